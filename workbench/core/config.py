@@ -1,0 +1,169 @@
+"""Frozen option dataclasses: checked on creation, to and from JSON, with stable ids."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from workbench.core.errors import ConfigError, unknown_name
+
+C = TypeVar("C")
+
+
+def option(
+    default: Any,
+    help: str,  # noqa: A002 - the field's own word, shown by widgets and errors
+    *,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    choices: tuple[Any, ...] | None = None,
+    unit: str | None = None,
+    advanced: bool = False,
+) -> Any:
+    """Declare one option of a frozen config: its default, what it means and which values are allowed.
+
+    ``minimum``/``maximum`` include the bound, ``above``/``below`` exclude it. Widgets build forms from the
+    same metadata.
+    """
+    meta = {
+        "help": help,
+        "minimum": minimum,
+        "maximum": maximum,
+        "above": above,
+        "below": below,
+        "choices": choices,
+        "unit": unit,
+        "advanced": advanced,
+    }
+    return dataclasses.field(default=default, metadata={"option": meta})
+
+
+class Config:
+    """Base of the frozen option dataclasses: checks every ``option`` when the object is made."""
+
+    def __post_init__(self) -> None:
+        hints = typing.get_type_hints(type(self))
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = _coerce(getattr(self, field.name), hints[field.name])
+            object.__setattr__(self, field.name, value)
+            _check(type(self).__name__, field.name, value, hints[field.name], field.metadata.get("option", {}))
+
+    def replace(self: C, **changes: Any) -> C:
+        """Return a copy with some options changed."""
+        return dataclasses.replace(self, **changes)  # type: ignore[type-var]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all options, defaults included, as JSON-ready values."""
+        return {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
+
+
+def from_dict(cls: type[C], values: Mapping[str, Any]) -> C:
+    """Build a config from a mapping; an unknown option is an error that suggests the nearest name."""
+    hints = typing.get_type_hints(cls)
+    names = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    for key in values:
+        if key not in names:
+            raise ConfigError(unknown_name(f"option of {cls.__name__}", key, names))
+    ready = {}
+    for key, value in values.items():
+        nested = next((t for t in _members(hints[key]) if isinstance(t, type) and issubclass(t, Config)), None)
+        ready[key] = from_dict(nested, value) if nested and isinstance(value, Mapping) else value
+    return cls(**ready)
+
+
+def canonical_json(value: Any) -> str:
+    """Return JSON with sorted keys and no spaces: equal values give equal text."""
+    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def short_id(value: Any) -> str:
+    """Return the first 12 hex digits of the sha256 over the canonical JSON of ``value``."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:12]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Config):
+        return value.to_dict()
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return value
+
+
+def _members(hint: Any) -> tuple[Any, ...]:
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return typing.get_args(hint)
+    return (hint,)
+
+
+def _coerce(value: Any, hint: Any) -> Any:
+    members = _members(hint)
+    if isinstance(value, list) and any(typing.get_origin(m) is tuple or m is tuple for m in members):
+        return tuple(value)
+    if isinstance(value, int) and not isinstance(value, bool) and float in members and int not in members:
+        return float(value)
+    return value
+
+
+def _matches(value: Any, hint: Any) -> bool:
+    origin = typing.get_origin(hint)
+    if hint is Any:
+        return True
+    if origin is typing.Literal:
+        return value in typing.get_args(hint)
+    if origin is tuple:
+        inner = typing.get_args(hint)[0]
+        return isinstance(value, tuple) and all(_matches(v, inner) for v in value)
+    if origin in (dict, Mapping) or (isinstance(origin, type) and issubclass(origin, Mapping)):
+        return isinstance(value, Mapping)
+    if isinstance(value, bool):
+        return hint is bool
+    return isinstance(hint, type) and isinstance(value, hint)
+
+
+def _type_name(hint: Any) -> str:
+    names = {type(None): "None"}
+    return " or ".join(
+        names.get(m, " | ".join(map(repr, typing.get_args(m))) if typing.get_origin(m) is typing.Literal
+                  else getattr(m, "__name__", str(m)))
+        for m in _members(hint)
+    )
+
+
+def _check(owner: str, name: str, value: Any, hint: Any, meta: Mapping[str, Any]) -> None:
+    where = f"{owner}.{name}"
+    if not any(_matches(value, m) for m in _members(hint)):
+        raise ConfigError(f"{where} must be {_type_name(hint)}, got {value!r} ({type(value).__name__}).")
+    if value is None or not meta:
+        return
+    if meta["choices"] is not None and value not in meta["choices"]:
+        raise ConfigError(f"{where}: " + unknown_name("value", value, map(str, meta["choices"])))
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        _check_range(where, value, meta)
+
+
+def _check_range(where: str, value: float, meta: Mapping[str, Any]) -> None:
+    low, high, above, below = meta["minimum"], meta["maximum"], meta["above"], meta["below"]
+    fits = (
+        math.isfinite(value)
+        and (low is None or value >= low)
+        and (high is None or value <= high)
+        and (above is None or value > above)
+        and (below is None or value < below)
+    )
+    if not fits:
+        bounds = [
+            f"{word} {bound:g}"
+            for word, bound in (("at least", low), ("above", above), ("at most", high), ("below", below))
+            if bound is not None
+        ]
+        raise ConfigError(f"{where} must be {' and '.join(bounds) or 'finite'}, got {value!r}.")

@@ -1,0 +1,76 @@
+"""Errors that say what was wrong, what was given, what is allowed and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class WorkbenchError(Exception):
+    """Base of every error the workbench raises on purpose."""
+
+
+class ConfigError(WorkbenchError, ValueError):
+    """A setting has a wrong type, an unknown name or a value out of range."""
+
+
+class TaskError(WorkbenchError, ValueError):
+    """A task's data, model, metric or loss cannot be used."""
+
+
+class RecipeError(WorkbenchError, ValueError):
+    """Steps stand in an order that cannot work."""
+
+
+class CoverageError(WorkbenchError):
+    """A step touched no layer at all."""
+
+
+class ExportError(WorkbenchError):
+    """A module cannot be written in the format a backend needs."""
+
+
+class ArtifactError(WorkbenchError):
+    """An artefact is missing, damaged, or does not fit the task."""
+
+
+class BackendUnavailable(WorkbenchError):
+    """A backend cannot run here; the message names the command that would get it."""
+
+
+class EngineError(WorkbenchError):
+    """An engine is used wrongly: before initialize, after dispose, or with outputs that do not fit."""
+
+
+class InputError(WorkbenchError, ValueError):
+    """Inputs given to an engine have a wrong shape, dtype, structure or size."""
+
+
+class StudyError(WorkbenchError):
+    """A study cannot start, resume or answer."""
+
+
+class TrialFailed(WorkbenchError):
+    """A trial's process ended without a result."""
+
+
+class Cancelled(WorkbenchError):
+    """Work was stopped because the user asked for it."""
+
+
+def did_you_mean(given: str, allowed: Iterable[str]) -> str:
+    """Return ``" Did you mean 'x'?"`` for the nearest allowed name, or an empty string.
+
+    Examples
+    --------
+    >>> did_you_mean("onnxruntim", ["onnxruntime", "openvino"])
+    " Did you mean 'onnxruntime'?"
+    """
+    near = difflib.get_close_matches(given, list(allowed), n=1, cutoff=0.6)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def unknown_name(kind: str, given: object, allowed: Iterable[str]) -> str:
+    """Return the message for a name that is not one of the allowed ones."""
+    names = sorted(allowed)
+    return f"Unknown {kind} {given!r}.{did_you_mean(str(given), names)} Allowed: {', '.join(names)}."

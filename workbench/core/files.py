@@ -1,0 +1,58 @@
+"""Files that are never half written, and their hashes."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from workbench.core.errors import WorkbenchError
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary name beside ``path``; on success it takes the place of ``path`` in one step.
+
+    Raises
+    ------
+    WorkbenchError
+        If the folder cannot be written or the disk is full; ``path`` keeps its old content.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+        os.close(handle)
+    except OSError as error:
+        raise WorkbenchError(f"Cannot write {path}: {error.strerror}. Choose a folder you can write to.") from error
+    temporary = Path(name)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise WorkbenchError(f"Cannot write {path}: {error.strerror}. Nothing was changed.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sha256_file(path: str | Path) -> str:
+    """Return the hex sha256 of a file's bytes."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def require_writable(folder: str | Path) -> Path:
+    """Return ``folder`` as a path, made where missing, or say before work starts why it cannot be written."""
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise WorkbenchError(
+            f"Cannot write to the folder {folder}: {error.strerror}. Choose another folder or change its rights."
+        ) from error
+    return folder
