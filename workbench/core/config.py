@@ -18,7 +18,7 @@ C = TypeVar("C")
 
 def option(
     default: Any,
-    help: str,  # noqa: A002 - the field's own word, shown by widgets and errors
+    help: str,
     *,
     minimum: float | None = None,
     maximum: float | None = None,
@@ -133,8 +133,12 @@ def _matches(value: Any, hint: Any) -> bool:
 def _type_name(hint: Any) -> str:
     names = {type(None): "None"}
     return " or ".join(
-        names.get(m, " | ".join(map(repr, typing.get_args(m))) if typing.get_origin(m) is typing.Literal
-                  else getattr(m, "__name__", str(m)))
+        names.get(
+            m,
+            " | ".join(map(repr, typing.get_args(m)))
+            if typing.get_origin(m) is typing.Literal
+            else getattr(m, "__name__", str(m)),
+        )
         for m in _members(hint)
     )
 

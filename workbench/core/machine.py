@@ -1,0 +1,182 @@
+"""What this machine is: cores that may be used, instruction sets, memory, GPUs, and a fingerprint of all that."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import math
+import os
+import platform
+import subprocess
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+
+from workbench.core.config import short_id
+
+INSTRUCTION_SETS = (
+    "sse4_2",
+    "avx",
+    "avx2",
+    "fma",
+    "avx512f",
+    "avx512_vnni",
+    "avx_vnni",
+    "avx512_bf16",
+    "amx_int8",
+    "amx_bf16",
+    "asimd",
+    "asimddp",
+    "i8mm",
+    "bf16",
+)
+INT8_DOT = frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"})
+FINGERPRINT_LIBRARIES = ("torch", "torchao", "torch-pruning", "onnxruntime", "openvino", "numpy", "inference-workbench")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """One machine as a process on it may use it; memory in MiB."""
+
+    system: str
+    python: str
+    cpu_model: str
+    cores_physical: int
+    cores_logical: int
+    cores_allowed: int
+    memory_mib: int
+    isa: tuple[str, ...]
+    gpus: tuple[str, ...]
+    gpu_reason: str | None
+
+    @property
+    def int8_dot(self) -> bool:
+        """True where the CPU multiplies int8 into int32 without saturating in between (VNNI, AMX, Arm dot product)."""
+        return bool(INT8_DOT.intersection(self.isa))
+
+
+@functools.cache
+def this_machine() -> Machine:
+    """Return what is known of this machine; read once per process.
+
+    Examples
+    --------
+    >>> this_machine().cores_allowed >= 1
+    True
+    """
+    gpus, reason = _gpus()
+    info = _cpu_info()
+    logical = os.cpu_count() or 1
+    return Machine(
+        system=f"{platform.system()} {platform.release()}",
+        python=platform.python_version(),
+        cpu_model=info.get("model name") or platform.processor() or platform.machine(),
+        cores_physical=psutil.cpu_count(logical=False) or logical,
+        cores_logical=logical,
+        cores_allowed=cores_allowed(),
+        memory_mib=_memory_mib(),
+        isa=_instruction_sets(info),
+        gpus=gpus,
+        gpu_reason=reason,
+    )
+
+
+def cores_allowed() -> int:
+    """Return how many logical cores this process may keep busy: its affinity, cut by the cgroup's CPU quota."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _cgroup_quota(Path("/sys/fs/cgroup"))
+    return affinity if quota is None else max(1, min(affinity, math.floor(quota)))
+
+
+def default_threads() -> int:
+    """Return the threads an engine gets unless told: physical cores within what is allowed."""
+    machine = this_machine()
+    return max(1, min(machine.cores_physical, machine.cores_allowed))
+
+
+def library_versions(names: Iterable[str]) -> dict[str, str | None]:
+    """Return the installed version of each distribution, None where it is missing; imports none of them."""
+    versions: dict[str, str | None] = {}
+    for name in names:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = None
+    return versions
+
+
+@functools.cache
+def fingerprint() -> dict[str, object]:
+    """Return what makes two timings comparable: the machine and the versions of the libraries that run."""
+    return {**asdict(this_machine()), "libraries": library_versions(FINGERPRINT_LIBRARIES)}
+
+
+def fingerprint_id() -> str:
+    """Return 12 hex digits that name :func:`fingerprint`."""
+    return short_id(fingerprint())
+
+
+def _cpu_info() -> dict[str, str]:
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return _sysctl_info() if platform.system() == "Darwin" else {}
+    first = text.split("\n\n", 1)[0]
+    pairs = (line.split(":", 1) for line in first.splitlines() if ":" in line)
+    return {key.strip(): value.strip() for key, value in pairs}
+
+
+def _sysctl_info() -> dict[str, str]:
+    names = {"model name": "machdep.cpu.brand_string", "flags": "machdep.cpu.leaf7_features"}
+    found = {}
+    for key, name in names.items():
+        answer = subprocess.run(["sysctl", "-n", name], capture_output=True, text=True, check=False)
+        found[key] = answer.stdout.strip().lower() if key == "flags" else answer.stdout.strip()
+    return found
+
+
+def _instruction_sets(info: dict[str, str]) -> tuple[str, ...]:
+    flags = set((info.get("flags") or info.get("Features") or "").lower().split())
+    if platform.machine() in ("arm64", "aarch64"):
+        flags.add("asimd")
+        if platform.system() == "Darwin":
+            flags.add("asimddp")  # every Apple processor since the M1 has it
+    return tuple(name for name in INSTRUCTION_SETS if name in flags)
+
+
+def _cgroup_quota(root: Path) -> float | None:
+    """Return the CPU quota in cores from cgroup v2, else v1, else None."""
+    try:
+        quota, period = (root / "cpu.max").read_text().split()
+        return None if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError):
+        pass
+    try:
+        limit = int((root / "cpu" / "cpu.cfs_quota_us").read_text())
+        return None if limit <= 0 else limit / int((root / "cpu" / "cpu.cfs_period_us").read_text())
+    except (OSError, ValueError, ZeroDivisionError):
+        return None
+
+
+def _memory_mib() -> int:
+    total = psutil.virtual_memory().total
+    try:
+        total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    except (OSError, ValueError):  # no limit set, or no cgroup v2
+        pass
+    return total // 2**20
+
+
+def _gpus() -> tuple[tuple[str, ...], str | None]:
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as error:  # asked first, since nvitop prints a page of hints where there is no driver
+        return (), f"No NVIDIA GPU: {str(error).strip().rstrip('.')}."
+    from nvitop import Device
+
+    names = tuple(str(device.name()) for device in Device.all())
+    return names, None if names else "No NVIDIA GPU: the driver is there but lists no device."
