@@ -1,0 +1,45 @@
+# Everything runs in .venv; nothing is installed outside it.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+OUTPUT ?= reports/$(TASK)
+TASK ?= digits
+# Set TORCH_INDEX_URL to take torch from another index, for example one with CPU-only or other CUDA builds.
+PIP_TORCH := $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL),)
+
+.PHONY: help install report lab test test-all lint clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
+
+install: $(STAMP) ## make .venv and install the workbench with its tools
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet $(PIP_TORCH) --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $(STAMP)
+
+report: install ## run the main job on the embedded digits (TASK=..., OUTPUT=...) and print where the HTML is
+	$(BIN)/workbench report --task $(TASK) --output $(OUTPUT)
+
+lab: install ## open JupyterLab on the quickstart notebook
+	$(BIN)/jupyter lab notebooks/00_quickstart.ipynb
+
+lint: install ## ruff, mypy, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint ## lint and the fast tests
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+test-all: lint ## lint and every test
+	$(BIN)/python -m pytest
+
+clean: ## remove what the targets made
+	rm -rf $(VENV) reports dist build .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,32 @@
+"""Small real tasks that every room's tests may use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+import pytest
+
+FIXTURES = Path(__file__).parent / "fixtures"
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep every test out of the user's cache."""
+    monkeypatch.setenv("WORKBENCH_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def tiny_task():
+    """Return a task of 8x8 images in four classes, learned well by a net of a few thousand weights."""
+    from workbench.tasks.load import load_task
+
+    return load_task(f"{FIXTURES / 'tiny.py'}:tiny")
+
+
+@pytest.fixture
+def tiny_spec() -> str:
+    """Return the same task as a reference that a shell or a child process can load."""
+    return f"{FIXTURES / 'tiny.py'}:tiny"

@@ -1,0 +1,44 @@
+"""Files are replaced whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from workbench.core.errors import WorkbenchError
+from workbench.core.files import replacing, require_writable, sha256_file
+
+
+def test_a_failure_keeps_the_old_content_and_no_leftovers(tmp_path: Path) -> None:
+    target = tmp_path / "rows.jsonl"
+    target.write_text("old")
+    with pytest.raises(RuntimeError), replacing(target) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert target.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
+def test_success_replaces_in_one_step(tmp_path: Path) -> None:
+    with replacing(tmp_path / "deep" / "a.txt") as temporary:
+        temporary.write_bytes(b"new")
+    assert sha256_file(tmp_path / "deep" / "a.txt") == hashlib.sha256(b"new").hexdigest()
+
+
+def test_a_full_disk_is_said_in_words(tmp_path: Path) -> None:
+    target = tmp_path / "a.txt"
+    target.write_text("old")
+    with pytest.raises(WorkbenchError, match="No space left"), replacing(target):
+        raise OSError(28, os.strerror(28))
+    assert target.read_text() == "old"
+
+
+def test_a_file_in_the_way_of_a_folder_is_said_in_words(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(WorkbenchError, match="Choose another folder"):
+        require_writable(tmp_path / "file" / "sub")
+    with pytest.raises(WorkbenchError, match="Choose a folder"), replacing(tmp_path / "file" / "x.txt"):
+        pass

@@ -1,0 +1,55 @@
+"""`import workbench` is light, and its public face is whole."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = [
+    "torch",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+    "matplotlib",
+    "pandas",
+    "sqlalchemy",
+    "ipywidgets",
+    "torch_pruning",
+    "torchao",
+    "papermill",
+    "IPython",
+]
+
+
+def loaded_after(code: str) -> set[str]:
+    """Return which heavy packages a fresh interpreter holds after ``code``."""
+    script = f"{code}\nimport sys\nprint(*[m for m in {HEAVY!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize("module", ["workbench", "workbench.study.worker", "workbench.cli", "workbench.engine.engine"])
+def test_imports_load_nothing_heavy(module: str) -> None:
+    assert loaded_after(f"import {module}") == set()
+
+
+def test_recipes_are_written_without_torch() -> None:
+    code = "import workbench as wb; wb.Recipe(wb.Prune(ratio=0.5), wb.Quantize()).to_json()"
+    assert loaded_after(code) == set()
+
+
+def test_every_public_name_resolves() -> None:
+    import workbench as wb
+
+    for name in wb.__all__:
+        assert getattr(wb, name) is not None
+    assert set(wb.__all__) <= set(dir(wb))
+
+
+def test_a_wrong_name_suggests_the_right_one() -> None:
+    import workbench as wb
+
+    with pytest.raises(AttributeError, match="Did you mean 'Recipe'"):
+        _ = wb.Recipee
