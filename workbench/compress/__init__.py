@@ -1,0 +1,34 @@
+"""Compression: steps, recipes, and what comes out of them."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from workbench.compress.order import check_order
+from workbench.compress.recipe import Recipe
+from workbench.compress.steps import STEP_TYPES, Distill, Factorize, Prune, Quantize, Recover, Step
+
+if TYPE_CHECKING:
+    from workbench.compress.variant import LayerReport, StepReport, Variant
+
+__all__ = [
+    "STEP_TYPES",
+    "Distill",
+    "Factorize",
+    "LayerReport",
+    "Prune",
+    "Quantize",
+    "Recipe",
+    "Recover",
+    "Step",
+    "StepReport",
+    "Variant",
+    "check_order",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("LayerReport", "StepReport", "Variant"):
+        return getattr(import_module("workbench.compress.variant"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

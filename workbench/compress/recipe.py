@@ -1,0 +1,158 @@
+"""Recipe: an ordered tuple of steps with a seed; JSON in, JSON out; equal recipes have equal ids."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, MutableMapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from workbench.compress.order import check_order
+from workbench.compress.steps import Distill, Factorize, Prune, Quantize, Step, describe, step_from_dict, step_to_dict
+from workbench.core.config import canonical_json, short_id
+from workbench.core.errors import RecipeError, unknown_name
+from workbench.core.progress import ProgressCallback, ignore
+
+if TYPE_CHECKING:
+    from workbench.compress.variant import Variant
+    from workbench.tasks.task import Task
+
+
+class Recipe:
+    """What to do to a model, in order. A recipe without steps is the float model itself.
+
+    Parameters
+    ----------
+    *steps : Prune, Distill, Recover, Factorize or Quantize
+        Checked at once: an order that cannot work raises :class:`RecipeError` with the reason.
+    seed : int
+        Fixes every random choice. The same seed gives the same variant on the same machine, unless a step is
+        cut by ``max_seconds``.
+    name : str, optional
+        For tables and charts; not part of the id.
+
+    Examples
+    --------
+    >>> recipe = Recipe(Prune(ratio=0.5), Distill(epochs=3), Quantize())
+    >>> recipe.label
+    'prune 0.5 + distill + int8'
+    >>> Recipe.from_json(recipe.to_json()) == recipe
+    True
+    """
+
+    def __init__(self, *steps: Step, seed: int = 0, name: str | None = None) -> None:
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**31:
+            raise RecipeError(f"Recipe seed must be an integer from 0 to 2**31 - 1, got {seed!r}.")
+        if name is not None and not isinstance(name, str):
+            raise RecipeError(f"Recipe name must be a string or None, got {name!r}.")
+        check_order(steps)
+        self.steps = tuple(steps)
+        self.seed = seed
+        self.name = name
+
+    def __setattr__(self, key: str, value: Any) -> None:
+        if key in self.__dict__:
+            raise AttributeError(f"A Recipe cannot be changed: make a new one (tried to set {key!r}).")
+        super().__setattr__(key, value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Recipe) and (self.steps, self.seed) == (other.steps, other.seed)
+
+    def __hash__(self) -> int:
+        return hash((self.steps, self.seed))
+
+    def __repr__(self) -> str:
+        extra = [f"seed={self.seed}"] if self.seed else []
+        extra += [f"name={self.name!r}"] if self.name else []
+        return f"Recipe({', '.join([*map(repr, self.steps), *extra])})"
+
+    @property
+    def label(self) -> str:
+        """A few words: ``"prune 0.5 + distill + int8"``; ``"float"`` without steps."""
+        return " + ".join(describe(step) for step in self.steps) or "float"
+
+    @property
+    def technique(self) -> str:
+        """The word that chooses colour and marker: float, prune, distill, factorize, quantize or chain."""
+        kinds = {type(step) for step in self.steps}
+        compressing = kinds & {Prune, Factorize, Quantize}
+        if not kinds:
+            return "float"
+        if len(compressing) > 1 or (Distill in kinds and compressing & {Factorize, Quantize}):
+            return "chain"
+        if Distill in kinds:
+            return "distill"
+        return {Prune: "prune", Factorize: "factorize", Quantize: "quantize"}[compressing.pop()]
+
+    @cached_property
+    def recipe_id(self) -> str:
+        """12 hex digits over the steps with all defaults and the seed; the name is not part of it."""
+        return short_id({"steps": [step_to_dict(step) for step in self.steps], "seed": self.seed})
+
+    def prefixes(self) -> tuple[Recipe, ...]:
+        """Return the recipes of the first step, the first two steps, and so on; the last one is the whole."""
+        return tuple(Recipe(*self.steps[:n], seed=self.seed) for n in range(1, len(self.steps) + 1))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return steps, seed and name as JSON-ready values."""
+        return {"steps": [step_to_dict(step) for step in self.steps], "seed": self.seed, "name": self.name}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
+        """Build a recipe from what :meth:`to_dict` returned."""
+        for key in values:
+            if key not in ("steps", "seed", "name"):
+                raise RecipeError(unknown_name("part of a recipe", key, ("steps", "seed", "name")))
+        steps = values.get("steps", ())
+        if not isinstance(steps, list | tuple) or not all(isinstance(step, Mapping) for step in steps):
+            raise RecipeError(f"A recipe's steps must be a list of objects such as {{'step': 'Prune'}}, got {steps!r}.")
+        return cls(*map(step_from_dict, steps), seed=values.get("seed", 0), name=values.get("name"))
+
+    def to_json(self) -> str:
+        """Return canonical JSON, all defaults included."""
+        return canonical_json(self.to_dict())
+
+    @classmethod
+    def from_json(cls, text: str) -> Recipe:
+        """Build a recipe from JSON; what is wrong is said with the nearest right name."""
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise RecipeError(f"Not JSON: {error}. Expected what Recipe.to_json() wrote.") from error
+        if not isinstance(values, Mapping):
+            raise RecipeError(f"A recipe in JSON is an object with 'steps', got {type(values).__name__}.")
+        return cls.from_dict(values)
+
+    def apply(
+        self,
+        task: Task,
+        *,
+        progress: ProgressCallback = ignore,
+        cache: MutableMapping[str, Variant] | None = None,
+    ) -> Variant:
+        """Carry out the steps on a copy of the task's model.
+
+        Parameters
+        ----------
+        task : Task
+            Checked first; its own model is never changed, and its evaluation split is never used.
+        progress : callable
+            Called with each :class:`Progress`; raising :class:`Cancelled` in it stops the work.
+        cache : mutable mapping, optional
+            Prefix id to variant: shared beginnings of recipes are computed once.
+
+        Returns
+        -------
+        Variant
+            The module with one :class:`StepReport` per step.
+
+        Raises
+        ------
+        TaskError
+            If the task cannot be used.
+        CoverageError
+            If a step changes no layer and does not allow that.
+        """
+        from workbench.compress.apply import apply_recipe
+
+        return apply_recipe(self, task, progress=progress, cache=cache)

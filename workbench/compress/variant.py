@@ -1,0 +1,148 @@
+"""Variant: a module after a recipe, with a report per step; parameters and multiply-accumulates counted."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from workbench.compress.recipe import Recipe
+from workbench.compress.steps import Step, step_to_dict
+from workbench.tasks.trees import batch_size, call_model
+
+if TYPE_CHECKING:
+    from workbench.tasks.task import Task
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerReport:
+    """One layer in a step's coverage: touched, and how (or why not)."""
+
+    name: str
+    type: str
+    touched: bool
+    reason: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON-ready values."""
+        return dataclasses.asdict(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class StepReport:
+    """What one step did. Quality is measured on the validation split; MACs are per sample."""
+
+    step: Step
+    label: str
+    layers: tuple[LayerReport, ...]
+    params_before: int
+    params_after: int
+    macs_before: int
+    macs_after: int
+    quality_before: float
+    quality_after: float
+    seconds: float
+    epochs_done: float
+    notes: tuple[str, ...] = ()
+
+    @property
+    def touched(self) -> int:
+        """Number of layers that the step changed."""
+        return sum(layer.touched for layer in self.layers)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all fields as JSON-ready values; ``step`` as :func:`step_to_dict` writes it."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        values.update(
+            step=step_to_dict(self.step),
+            layers=[layer.to_dict() for layer in self.layers],
+            touched=self.touched,
+            notes=list(self.notes),
+        )
+        return values
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Variant:
+    """A module after a recipe.
+
+    Attributes
+    ----------
+    module : torch.nn.Module
+        In eval mode, called like the task's own model and with the same output structure. When ``quantized``,
+        a ``torch.fx.GraphModule`` with rounding simulated, which has no ``train`` or ``eval``.
+    params, macs : int
+        Parameters, and multiply-accumulates per sample.
+    quality : float
+        The task's metric on the *validation* split.
+    """
+
+    module: nn.Module
+    recipe: Recipe
+    reports: tuple[StepReport, ...]
+    task: Task
+    quantized: bool
+    params: int
+    macs: int
+    quality: float
+
+    @classmethod
+    def original(cls, task: Task) -> Variant:
+        """Return the task's own model as a variant: the recipe without steps."""
+        return Recipe().apply(task)
+
+    def predict(self, inputs: Any) -> Any:
+        """Run the module without gradients; inputs and outputs in the task's structure, [n, ...] leaves."""
+        return predict_with(self.module, inputs)
+
+    def __repr__(self) -> str:
+        return (
+            f"Variant({self.recipe.label!r}, params={self.params:,}, macs={self.macs:,}, "
+            f"validation quality={self.quality:.4f})"
+        )
+
+
+def predict_with(module: nn.Module, inputs: Any) -> Any:
+    """Call ``module`` on a batch without recording gradients."""
+    with torch.no_grad():
+        return call_model(module, inputs)
+
+
+def count_params(module: nn.Module) -> int:
+    """Return the number of trainable and frozen parameters; buffers are not counted."""
+    return sum(p.numel() for p in module.parameters())
+
+
+def count_macs(module: nn.Module, inputs: Any) -> int:
+    """Return multiply-accumulates per sample of convolutions and matrix products, attention included.
+
+    Counted while the module runs on ``inputs`` (batch leading), so that functional calls count too.
+    Elementwise work, normalisation and pooling are not counted.
+    """
+    with _without_attention_fast_path(), _quiet_flop_counter(), FlopCounterMode(display=False) as counter:
+        call_model(module, inputs)
+    return int(counter.get_total_flops()) // (2 * batch_size(inputs))
+
+
+@contextmanager
+def _without_attention_fast_path() -> Iterator[None]:
+    # The fused attention kernels hide their matrix products from the counter; they are off while gradients are on.
+    with torch.enable_grad():
+        yield
+
+
+@contextmanager
+def _quiet_flop_counter() -> Iterator[None]:
+    logger = logging.getLogger("torch.utils.flop_counter")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
