@@ -1,10 +1,10 @@
 # Everything runs in .venv; nothing is installed outside it.
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-OUTPUT ?= reports/$(TASK)
 TASK ?= digits
+OUTPUT ?= reports/$(notdir $(subst :,/,$(TASK)))
 # Set TORCH_INDEX_URL to take torch from another index, for example one with CPU-only or other CUDA builds.
 PIP_TORCH := $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL),)
 
@@ -16,7 +16,7 @@ help: ## list the targets
 install: $(STAMP) ## make .venv and install the workbench with its tools
 
 $(STAMP): pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11")'
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make install PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet $(PIP_TORCH) --constraint constraints.txt torch
