@@ -1,0 +1,23 @@
+"""Run a model through one of the backends. Light: names are imported from their modules when first used."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_HOMES = {
+    "OptimizedInferenceEngine": "engine",
+    "InferenceConfig": "config",
+    "QuantizationConfig": "config",
+    "InferenceMetrics": "result",
+    "InferenceResult": "result",
+    "backend_status": "backends",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

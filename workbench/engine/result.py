@@ -1,0 +1,34 @@
+"""What predict gives back."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+
+class InferenceMetrics(NamedTuple):
+    """Where the time of one call went, in milliseconds.
+
+    ``queue_ms`` waiting for the engine while another thread used it, ``copy_ms`` checking, converting and copying
+    inputs and outputs, ``compute_ms`` inside the runtime; ``total_ms`` is the whole call.
+    ``batch_size`` is the number of samples that the call carried.
+    """
+
+    queue_ms: float
+    copy_ms: float
+    compute_ms: float
+    total_ms: float
+    batch_size: int
+    device: str
+    backend: str
+
+    @property
+    def inference_time_ms(self) -> float:
+        """Time inside the runtime: the same as ``compute_ms``."""
+        return self.compute_ms
+
+
+class InferenceResult(NamedTuple):
+    """Outputs in the eager model's structure (arrays the caller owns) and the metrics of the call."""
+
+    result: Any
+    metrics: InferenceMetrics

@@ -1,0 +1,189 @@
+"""What a model takes and gives: names, dtypes, per-sample shapes and structure. numpy only, never torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from workbench.core.errors import ArtifactError
+
+Tree = Any
+"""A leaf, or a tuple, list or dict of trees."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorSpec:
+    """One input or output: ``shape`` is that of one sample, without the batch; None stands for any length."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...]
+
+    def describe(self) -> str:
+        """Return the tensor as words, for error messages: ``"x: float32 [batch, 3, 32, 32]"``."""
+        dims = ["batch", *("any" if d is None else str(d) for d in self.shape)]
+        return f"{self.name}: {self.dtype} [{', '.join(dims)}]"
+
+
+@dataclasses.dataclass(frozen=True)
+class IOSpec:
+    """The inputs and outputs of an exported model.
+
+    Attributes
+    ----------
+    kind
+        Structure of the inputs: one tensor, a tuple of tensors (positional) or a dict (forward keywords).
+    inputs, outputs
+        The flat tensors in the order the runtime takes and gives them.
+    output_tree
+        The eager model's output structure as :func:`describe_tree` gives it.
+    batch
+        The only batch size the file runs, or None where the batch is dynamic.
+    """
+
+    kind: Literal["tensor", "tuple", "dict"]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    output_tree: Mapping[str, Any]
+    batch: int | None = None
+
+    @property
+    def dynamic_batch(self) -> bool:
+        """True where any batch size runs."""
+        return self.batch is None
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Names of the inputs in the runtime's order."""
+        return tuple(spec.name for spec in self.inputs)
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Names of the outputs in the runtime's order."""
+        return tuple(spec.name for spec in self.outputs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON-ready form kept in ``io.json``."""
+        return {
+            "kind": self.kind,
+            "inputs": [dataclasses.asdict(spec) for spec in self.inputs],
+            "outputs": [dataclasses.asdict(spec) for spec in self.outputs],
+            "output_tree": self.output_tree,
+            "dynamic_batch": self.dynamic_batch,
+            "batch": self.batch,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> IOSpec:
+        """Build from the content of ``io.json``."""
+        return cls(
+            kind=values["kind"],
+            inputs=tuple(_tensor_spec(v) for v in values["inputs"]),
+            outputs=tuple(_tensor_spec(v) for v in values["outputs"]),
+            output_tree=values["output_tree"],
+            batch=values["batch"],
+        )
+
+    @classmethod
+    def read(cls, path: str | Path) -> IOSpec:
+        """Read ``io.json``.
+
+        Raises
+        ------
+        ArtifactError
+            If the file is missing or is not what :meth:`to_dict` writes.
+        """
+        try:
+            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ArtifactError(f"{path} does not describe a model's inputs and outputs: {error!r}.") from error
+
+    def describe_inputs(self) -> str:
+        """Return the expected inputs as words, for error messages."""
+        inner = "; ".join(spec.describe() for spec in self.inputs)
+        return {"tensor": inner, "tuple": f"a tuple ({inner})", "dict": f"a dict {{{inner}}}"}[self.kind]
+
+
+def _tensor_spec(values: Mapping[str, Any]) -> TensorSpec:
+    return TensorSpec(values["name"], values["dtype"], tuple(values["shape"]))
+
+
+def input_kind(inputs: Tree) -> Literal["tensor", "tuple", "dict"]:
+    """Return the structure of a task's inputs."""
+    if isinstance(inputs, Mapping):
+        return "dict"
+    return "tuple" if isinstance(inputs, tuple | list) else "tensor"
+
+
+def input_leaves(inputs: Tree) -> list[Any]:
+    """Return the tensors of a task's inputs in order; a dict keeps its own order."""
+    if isinstance(inputs, Mapping):
+        return list(inputs.values())
+    return list(inputs) if isinstance(inputs, tuple | list) else [inputs]
+
+
+def rebuild_inputs(kind: str, names: Sequence[str], values: Sequence[Any]) -> Tree:
+    """Return flat tensors in a task's input structure: the inverse of :func:`input_leaves`."""
+    if kind == "dict":
+        return dict(zip(names, values, strict=True))
+    return tuple(values) if kind == "tuple" else values[0]
+
+
+def describe_tree(tree: Tree, is_leaf: Callable[[Any], bool]) -> tuple[dict[str, Any], list[tuple[str, Any]]]:
+    """Return the JSON form of an output structure and its leaves with a name each.
+
+    A leaf becomes ``{"leaf": index}``; tuples, lists and dicts (or their subclasses, as the model outputs of
+    transformers) become plain ones; None stays None.
+
+    Raises
+    ------
+    TypeError
+        If the tree holds anything else, naming where.
+    """
+    found: list[tuple[str, Any]] = []
+
+    def walk(node: Any, name: str) -> dict[str, Any]:
+        if is_leaf(node):
+            found.append((name or "output", node))
+            return {"leaf": len(found) - 1}
+        if node is None:
+            return {"none": True}
+        if isinstance(node, Mapping):
+            return {"dict": {str(k): walk(v, _join(name, str(k))) for k, v in node.items()}}
+        if isinstance(node, tuple | list):
+            items = [walk(v, _join(name or "output", str(i))) for i, v in enumerate(node)]
+            return {"tuple" if isinstance(node, tuple) else "list": items}
+        raise TypeError(f"{name or 'the output'} is a {type(node).__name__}, not a tensor, tuple, list or dict")
+
+    return walk(tree, ""), found
+
+
+def _join(name: str, part: str) -> str:
+    return f"{name}_{part}" if name else part
+
+
+def tree_builder(description: Mapping[str, Any]) -> Callable[[Sequence[Any]], Tree]:
+    """Return a function that puts flat leaves into the structure :func:`describe_tree` described.
+
+    Examples
+    --------
+    >>> tree_builder({"dict": {"logits": {"leaf": 0}, "aux": {"none": True}}})([3])
+    {'logits': 3, 'aux': None}
+    """
+    ((kind, value),) = description.items()
+    if kind == "leaf":
+        index = int(value)
+        return lambda leaves: leaves[index]
+    if kind == "none":
+        return lambda leaves: None
+    if kind == "dict":
+        members = [(key, tree_builder(child)) for key, child in value.items()]
+        return lambda leaves: {key: build(leaves) for key, build in members}
+    if kind in ("tuple", "list"):
+        container: Callable[[Any], Any] = tuple if kind == "tuple" else list
+        items = [tree_builder(child) for child in value]
+        return lambda leaves: container(build(leaves) for build in items)
+    raise ArtifactError(f"Unknown node {kind!r} in an output structure. Allowed: dict, leaf, list, none, tuple.")
