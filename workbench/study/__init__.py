@@ -1,0 +1,35 @@
+"""Studies: trials of a question, each in a process of its own, kept in a database, resumed, cancelled, answered."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+_FACE = {
+    "Best": "workbench.study.answers",
+    "Job": "workbench.study.job",
+    "RunSummary": "workbench.study.run",
+    "Study": "workbench.study.study",
+    "COLUMNS": "workbench.study.rows",
+    "STATES": "workbench.study.rows",
+    "TrialRow": "workbench.study.rows",
+    "default_recipes": "workbench.study.defaults",
+}
+
+__all__ = ["COLUMNS", "STATES", "Best", "Job", "RunSummary", "Study", "TrialRow", "default_recipes"]
+
+if TYPE_CHECKING:
+    from workbench.study.answers import Best
+    from workbench.study.defaults import default_recipes
+    from workbench.study.job import Job
+    from workbench.study.rows import COLUMNS, STATES, TrialRow
+    from workbench.study.run import RunSummary
+    from workbench.study.study import Study
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _FACE:
+        raise AttributeError(f"module 'workbench.study' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_FACE[name]), name)
+    globals()[name] = value
+    return value

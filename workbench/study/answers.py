@@ -1,0 +1,186 @@
+"""Answers from the rows of a study: which one to take, and which ones nothing else beats."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from workbench.core.errors import StudyError, unknown_name
+from workbench.study.rows import NUMERIC, TrialRow
+
+HIGHER_IS_BETTER = frozenset({"quality", "throughput_per_s", "speedup", "speedup_low", "speedup_high"})
+
+
+@dataclass(frozen=True)
+class Best:
+    """The answer of :meth:`Study.best`.
+
+    ``row`` is the row to take: the fastest within the limit when ``met`` is True, else the nearest miss, or None
+    while no trial has finished. ``reason`` says in words why; ``candidates`` counts the rows that were compared.
+    """
+
+    row: TrialRow | None
+    met: bool
+    reason: str
+    candidates: int
+
+    def __repr__(self) -> str:
+        name = "nothing" if self.row is None else f"{self.row['recipe']} on {self.row['backend']}"
+        return f"Best({name}: {self.reason})"
+
+
+def best_row(
+    rows: Sequence[TrialRow],
+    *,
+    quality_drop: float = 0.01,
+    minimise: str = "latency_ms_p50",
+    batch_size: int | None = None,
+    machine: str | None = None,
+) -> Best:
+    """Return exactly one recommended row, or the nearest miss, or the plain word that there is none yet.
+
+    Parameters
+    ----------
+    rows : sequence of TrialRow
+        All rows of a study; only complete ones of one machine take part.
+    quality_drop : float
+        Largest measured drop of quality allowed, in the metric's units.
+    minimise : str
+        Numeric column to make smallest among the rows within the limit.
+    batch_size : int, optional
+        Batch size asked; by default 32 where it was measured, else the largest measured.
+    machine : str, optional
+        Preferred machine ``fingerprint``; where it has no complete row, the machine with most rows is taken.
+
+    Raises
+    ------
+    StudyError
+        For an unknown column, a negative limit, or a batch size that was not measured.
+    """
+    check_question(quality_drop=quality_drop, minimise=minimise)
+    complete, other = _one_machine([r for r in rows if r["state"] == "complete"], machine)
+    if not complete:
+        return Best(None, False, "No trial has finished yet.", 0)
+    batch_size = _batch_size(complete, batch_size)
+    rivals = [
+        r
+        for r in complete
+        if r["batch_size"] == batch_size and r["quality_drop"] is not None and r.get(minimise) is not None
+    ]
+    if not rivals:
+        return Best(None, False, f"No finished trial at batch {batch_size} has both a quality and {minimise}.", 0)
+    within = [r for r in rivals if _drop(r) <= quality_drop]
+    if within:
+        row = min(within, key=lambda r: (_number(r, minimise), _drop(r)))
+        reason = _why(row, within, rivals, quality_drop, minimise)
+    else:
+        row = min(rivals, key=lambda r: (_drop(r), _number(r, minimise)))
+        reason = (
+            f"Nothing met the goal: none of the {len(rivals)} finished variants at batch {batch_size} keeps the quality "
+            f"within {quality_drop:g}. The nearest miss loses {_drop(row):.4g}{_interval(row)}."
+        )
+    return Best(row, bool(within), reason + other, len(rivals))
+
+
+def pareto_rows(rows: Iterable[TrialRow], *, x: str, y: str, batch_size: int | None = None) -> list[TrialRow]:
+    """Return the complete rows that no other row beats in both columns, sorted by ``x``.
+
+    Throughput, speed-up and quality are better when higher, everything else when lower. Equal rows all stay.
+    """
+    for column in (x, y):
+        _check_column(column)
+    known = [
+        r
+        for r in rows
+        if r["state"] == "complete"
+        and r.get(x) is not None
+        and r.get(y) is not None
+        and (batch_size is None or r["batch_size"] == batch_size)
+    ]
+    costs = [(_cost(r, x), _cost(r, y)) for r in known]
+    front = [
+        row
+        for row, (a, b) in zip(known, costs, strict=True)
+        if not any((c <= a and d <= b) and (c < a or d < b) for c, d in costs)
+    ]
+    return sorted(front, key=lambda r: _number(r, x))
+
+
+def check_question(*, quality_drop: float, minimise: str) -> None:
+    """Refuse a question that has no answer, before any work starts."""
+    if not isinstance(quality_drop, int | float) or not math.isfinite(quality_drop) or quality_drop < 0:
+        raise StudyError(f"quality_drop must be a number of at least 0 in the metric's units, got {quality_drop!r}.")
+    _check_column(minimise)
+    if minimise in HIGHER_IS_BETTER:
+        raise StudyError(f"{minimise} is better when higher, so it cannot be minimised. Try 'latency_ms_p50'.")
+
+
+def _check_column(name: str) -> None:
+    if name not in NUMERIC:
+        raise StudyError(unknown_name("numeric column", name, NUMERIC))
+
+
+def _one_machine(rows: list[TrialRow], machine: str | None) -> tuple[list[TrialRow], str]:
+    """Timings of two machines are never compared: keep the rows of one."""
+    counts: dict[str, int] = {}
+    for row in rows:
+        counts[row["fingerprint"]] = counts.get(row["fingerprint"], 0) + 1
+    if not counts:
+        return [], ""
+    chosen = machine if machine in counts else max(counts, key=lambda name: counts[name])
+    note = "" if machine in (None, chosen) else f" These rows were measured on another machine ({chosen})."
+    return [r for r in rows if r["fingerprint"] == chosen], note
+
+
+def _batch_size(rows: list[TrialRow], asked: int | None) -> int:
+    measured = sorted({r["batch_size"] for r in rows})
+    if asked is None:
+        return 32 if 32 in measured else measured[-1]
+    if asked not in measured:
+        raise StudyError(f"No trial has finished at batch size {asked}. Measured: {', '.join(map(str, measured))}.")
+    return asked
+
+
+def _why(row: TrialRow, within: list[TrialRow], rivals: list[TrialRow], limit: float, minimise: str) -> str:
+    words = "fastest" if minimise == "latency_ms_p50" else f"smallest {minimise}"
+    text = (
+        f"The {words} of {len(within)} variants within a drop of {limit:g} ({len(rivals)} compared, batch "
+        f"{row['batch_size']}): drop {_drop(row):.4g}{_interval(row)}"
+    )
+    if row["speedup"] is not None and not row["baseline"]:
+        text += f", {row['speedup']:.2f}x against the baseline"
+        if row["speedup_low"] is not None and row["speedup_high"] is not None:
+            text += f" (95 % interval {row['speedup_low']:.2f} to {row['speedup_high']:.2f}; {row['verdict']})"
+    text += "."
+    if row["baseline"]:
+        text += " It is the baseline itself: nothing within the limit beats it."
+    high = row["quality_drop_high"]
+    if high is not None and high > limit:
+        text += f" The interval of the drop reaches {high:.4g}, beyond the limit: measure on more data to be sure."
+    return text
+
+
+def _interval(row: TrialRow) -> str:
+    low, high = row["quality_drop_low"], row["quality_drop_high"]
+    return "" if low is None or high is None else f" (95 % interval {low:.4g} to {high:.4g})"
+
+
+def _drop(row: TrialRow) -> float:
+    return _number(row, "quality_drop")
+
+
+def _number(row: TrialRow, column: str) -> float:
+    return float(row[column])  # type: ignore[literal-required]
+
+
+def _cost(row: TrialRow, column: str) -> float:
+    value = _number(row, column)
+    return -value if column in HIGHER_IS_BETTER else value
+
+
+def mark_recommended(rows: list[TrialRow], best: Best) -> list[TrialRow]:
+    """Return ``rows`` with ``recommended`` true on the row of ``best`` where the goal was met, and on no other."""
+    chosen: Any = best.row if best.met else None
+    return [{**row, "recommended": row is chosen} for row in rows]

@@ -1,0 +1,89 @@
+"""The row of a trial: its columns in order, their meaning, and an empty one.
+
+Units stand in the names. A column that could not be measured is None, and ``notes[column]`` says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypedDict
+
+STATES = ("waiting", "running", "complete", "failed", "cancelled")
+
+
+class TrialRow(TypedDict):
+    """One trial: task x recipe x backend x batch size, as :meth:`Study.rows` returns it.
+
+    ``speedup`` is baseline latency over this latency at the same batch size; ``quality_drop`` is baseline
+    quality minus this one in the metric's own units, measured on the engine that is timed. ``steps`` holds one
+    dict per StepReport. ``candidates`` counts the (recipe, backend) pairs whose quality was measured on the
+    evaluation split of this study. ``notes`` maps a column to the reason why it is None or needs a word.
+    """
+
+    task: str
+    recipe: str
+    recipe_id: str
+    technique: str
+    backend: str
+    batch_size: int
+    threads: int
+    state: str
+    recommended: bool
+    quality: float | None
+    quality_drop: float | None
+    quality_drop_low: float | None
+    quality_drop_high: float | None
+    latency_ms_p50: float | None
+    latency_ms_iqr: float | None
+    latency_ms_low: float | None
+    latency_ms_high: float | None
+    latency_ms_p90: float | None
+    latency_ms_p99: float | None
+    throughput_per_s: float | None
+    speedup: float | None
+    speedup_low: float | None
+    speedup_high: float | None
+    verdict: str | None
+    peak_rss_mib: float | None
+    size_mib: float | None
+    params: int | None
+    macs: int | None
+    max_abs_diff: float | None
+    load_s: float | None
+    prepare_s: float | None
+    candidates: int | None
+    steps: list[dict[str, Any]]
+    recipe_json: str
+    task_fingerprint: str
+    fingerprint: str
+    baseline: bool
+    notes: dict[str, str]
+    error: str | None
+
+
+COLUMNS: tuple[str, ...] = tuple(TrialRow.__annotations__)
+"""All columns, in the order of tables and files."""
+
+NUMERIC = tuple(name for name, kind in TrialRow.__annotations__.items() if "int" in str(kind) or "float" in str(kind))
+"""The columns that hold numbers, and so can be plotted or minimised."""
+
+
+def new_row(**known: Any) -> TrialRow:
+    """Return a waiting row with every column present, None where nothing is known yet.
+
+    Examples
+    --------
+    >>> row = new_row(task="digits", recipe="float", batch_size=32)
+    >>> row["state"], row["quality"], row["notes"]
+    ('waiting', None, {})
+    """
+    row: dict[str, Any] = dict.fromkeys(COLUMNS)
+    row.update(state="waiting", recommended=False, baseline=False, steps=[], notes={})
+    row.update(known)
+    return row  # type: ignore[return-value]
+
+
+def update_row(row: Mapping[str, Any], **changes: Any) -> TrialRow:
+    """Return a copy of ``row`` with changes; given notes are added to those that are there."""
+    notes = {**row["notes"], **changes.pop("notes", {})}
+    return {**row, **changes, "notes": notes}  # type: ignore[typeddict-item]
