@@ -1,0 +1,189 @@
+"""Everything about a task that would otherwise fail in the middle of the work."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from workbench.core.errors import TaskError
+from workbench.tasks.split import Split, raw_bytes
+from workbench.tasks.trees import Tree, call_model, named_leaves, tree_map
+
+if TYPE_CHECKING:
+    from workbench.tasks.task import Task
+
+_ROLES = ("train", "calibration", "validation", "evaluation")
+_CHUNK = 1024
+_OVERLAP_LIMIT = 0.01
+
+
+def check_task(task: Task) -> tuple[str, ...]:
+    """Raise ``TaskError`` for the first thing that cannot work; return remarks on what is only unusual."""
+    for role in _ROLES:
+        _check_values(task, task.split(role))
+        _check_structure(task, task.split(role).take([0]).inputs, role)
+    _check_structure(task, task.examples(1), "example_inputs")
+    outputs = _check_model(task)
+    _check_loss(task, outputs)
+    _check_metric(task)
+    _check_augment(task)
+    return _check_overlap(task)
+
+
+def _fail(task: Task, message: str, cause: Exception | None = None) -> TaskError:
+    reason = f" ({type(cause).__name__}: {cause})" if cause is not None else ""
+    return TaskError(f"Task {task.name}: {message}{reason}")
+
+
+def _check_values(task: Task, split: Split) -> None:
+    for start, (inputs, targets) in zip(range(0, len(split), _CHUNK), split.batches(_CHUNK), strict=True):
+        for role, tree in (("inputs", inputs), ("targets", targets)):
+            for path, leaf in named_leaves(tree, role):
+                if leaf.is_floating_point() and not bool(leaf.isfinite().all()):
+                    row = int((~leaf.isfinite()).reshape(len(leaf), -1).any(1).nonzero()[0])
+                    raise _fail(
+                        task,
+                        f"{split.name} {path} holds NaN or infinite values, first in sample {start + row}. "
+                        "Remove or fill such samples.",
+                    )
+
+
+def _describe(inputs: Tree) -> dict[str, str]:
+    return {path: f"{str(leaf.dtype)[6:]} {list(leaf.shape[1:])}" for path, leaf in named_leaves(inputs, "inputs")}
+
+
+def _check_structure(task: Task, inputs: Tree, role: str) -> None:
+    given, expected = _describe(inputs), _describe(task.train.take([0]).inputs)
+    if given != expected:
+        words = [", ".join(f"{k}: {v}" for k, v in d.items()) for d in (given, expected)]
+        raise _fail(task, f"{role} has inputs of {words[0]} per sample, but train has {words[1]}. Make them equal.")
+
+
+def _probe(task: Task) -> Split:
+    """Two training samples; with class labels, those of the lowest and highest label."""
+    targets = task.train.targets
+    count = len(task.train)
+    if isinstance(targets, torch.Tensor) and targets.ndim == 1:
+        return task.train.take([int(targets.argmin()), int(targets.argmax())])
+    return task.train.take([0, min(1, count - 1)])
+
+
+def _check_model(task: Task) -> Tree:
+    from workbench.tasks.task import weights_digest
+
+    model = task.model()
+    if weights_digest(model) != weights_digest(task.model()):
+        raise _fail(task, "build() gives other weights each time. Load the trained weights inside build().")
+    probe = _probe(task)
+    names = ", ".join(task.parameter_names)
+    try:
+        with torch.no_grad():
+            outputs = call_model(model, probe.inputs)
+            single = call_model(model, probe.take([0]).inputs)
+    except Exception as error:
+        shapes = ", ".join(f"{k} {v}" for k, v in _describe(probe.inputs).items())
+        raise _fail(task, f"the model failed on a batch of 2 ({names}; per sample: {shapes})", error) from error
+    listed = list(named_leaves(outputs, "output"))
+    if not listed:
+        raise _fail(task, "the model returned nothing; forward must return tensors.")
+    for path, leaf in listed:
+        if not isinstance(leaf, torch.Tensor):
+            raise _fail(task, f"the model's {path} is {type(leaf).__name__}; forward must return tensors.")
+        if leaf.ndim == 0 or leaf.shape[0] != 2:
+            raise _fail(
+                task,
+                f"the model's {path} has shape {list(leaf.shape)} for a batch of 2; the first dimension "
+                "must be the batch. Look for a reshape with a fixed size or a mean over the batch.",
+            )
+        if leaf.is_floating_point() and not bool(leaf.isfinite().all()):
+            raise _fail(task, f"the model's {path} holds NaN or infinite values for good inputs. Check its weights.")
+    _check_alone(task, listed, list(named_leaves(single, "output")))
+    return outputs
+
+
+def _check_alone(task: Task, pair: list[tuple[str, Any]], single: list[tuple[str, Any]]) -> None:
+    for (path, both), (_, one) in zip(pair, single, strict=True):
+        first, alone = both[:1].double(), one.double()
+        if first.shape != alone.shape or not torch.allclose(first, alone, rtol=1e-2, atol=1e-3):
+            raise _fail(
+                task,
+                f"the model's {path} for a sample depends on the other samples of its batch. Layers must treat "
+                "samples apart in eval mode (and dropout must be off).",
+            )
+
+
+def _check_loss(task: Task, outputs: Tree) -> None:
+    probe = _probe(task)
+    leaves = tree_map(lambda t: t.clone().requires_grad_() if t.is_floating_point() else t, outputs)
+    try:
+        value = task.loss(leaves, probe.targets)
+    except Exception as error:
+        shapes = ", ".join(f"{k} {list(v.shape)}" for k, v in named_leaves(outputs, "output"))
+        aims = (
+            ", ".join(
+                f"{k} {v.tolist() if v.ndim == 1 else list(v.shape)}" for k, v in named_leaves(probe.targets, "targets")
+            )
+            or "no targets"
+        )
+        raise _fail(task, f"the loss failed with {shapes} and {aims}", error) from error
+    if not isinstance(value, torch.Tensor) or value.numel() != 1:
+        given = f"a tensor {list(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
+        raise _fail(task, f"the loss must return one number as a tensor, got {given}. Take the mean over the batch.")
+    if not math.isfinite(value.item()):
+        raise _fail(task, f"the loss is {value.item()} on two training samples. Check the labels and the loss.")
+    if not value.requires_grad:
+        raise _fail(task, "the loss has no gradient towards the outputs. Compute it with torch, without detach().")
+
+
+def _check_metric(task: Task) -> None:
+    some = task.evaluation.take(range(min(len(task.evaluation), 8)))
+    value = task.evaluate(task.model(), split=some, batch_size=8)
+    if not math.isfinite(value):
+        raise _fail(task, f"the metric is {value} on {len(some)} evaluation samples; it must be a finite number.")
+
+
+def _check_augment(task: Task) -> None:
+    if task.augment is None:
+        return
+    inputs = _probe(task).inputs
+    try:
+        changed = task.augment(tree_map(torch.clone, inputs), torch.Generator().manual_seed(0))
+        after = _describe(changed)
+    except Exception as error:
+        raise _fail(task, "augment(inputs, generator) failed on a batch of 2", error) from error
+    if after != _describe(inputs) or any(len(leaf) != 2 for _, leaf in named_leaves(changed)):
+        raise _fail(task, f"augment must keep shapes and dtypes; it made {after} of {_describe(inputs)}.")
+
+
+def _hashes(split: Split) -> list[bytes]:
+    found = []
+    for inputs, _ in split.batches(_CHUNK):
+        parts = [leaf.reshape(len(leaf), -1) for _, leaf in named_leaves(inputs)]
+        found += [_hash_row([part[i] for part in parts]) for i in range(len(parts[0]))]
+    return found
+
+
+def _hash_row(parts: list[torch.Tensor]) -> bytes:
+    total = hashlib.blake2b(digest_size=12)
+    for part in parts:
+        total.update(raw_bytes(part))
+    return total.digest()
+
+
+def _check_overlap(task: Task) -> tuple[str, ...]:
+    hashes = {role: _hashes(task.split(role)) for role in _ROLES}
+    learnt = {h for role in _ROLES[:3] for h in hashes[role]}
+    notes = []
+    for judge, known in (("evaluation", learnt), ("validation", set(hashes["train"]))):
+        shared = sum(h in known for h in hashes[judge])
+        # data of few distinct values repeats itself without any leak
+        distinct = len(set(hashes[judge])) >= (1 - _OVERLAP_LIMIT) * len(hashes[judge])
+        share = f"{shared} of {len(hashes[judge])} {judge} samples are also among the training samples"
+        if distinct and shared > _OVERLAP_LIMIT * len(hashes[judge]):
+            raise _fail(task, f"{share}, so quality would be measured on what was learnt. Remove them from one side.")
+        if shared:
+            notes.append(f"{share}.")
+    return tuple(notes)
