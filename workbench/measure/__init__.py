@@ -1,0 +1,24 @@
+"""Measurement: steady warm-up, interleaved blocks, comparisons with an interval, peak memory. Needs numpy only."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+_HOMES = {"Comparison": "compare", "compare": "compare", "Timing": "timing", "peak_rss_mib": "memory"}
+
+__all__ = ["Comparison", "Timing", "compare", "peak_rss_mib"]
+
+if TYPE_CHECKING:
+    from workbench.measure.compare import Comparison, compare
+    from workbench.measure.memory import peak_rss_mib
+    from workbench.measure.timing import Timing
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(f"{__name__}.{_HOMES[name]}")
+    # importing the submodule compare binds the module under the function's name: bind the function over it
+    globals()[name] = getattr(module, name)
+    return globals()[name]

@@ -1,0 +1,213 @@
+"""Timing in blocks that alternate between arms, so that slow drift of the machine meets all of them alike."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from workbench.core.errors import TrialFailed
+from workbench.core.stats import median_interval, median_iqr, percentile
+
+Samples = npt.NDArray[np.float64]
+
+SETTLE_S = 0.05
+BLOCK_S = 0.08
+WARM_WINDOW_S = 0.03
+WARM_TOLERANCE = 0.05
+WARM_LIMIT_S = 1.0
+_NEEDED = {"p90": (0.9, 36), "p99": (0.99, 368)}
+
+
+class Arm(Protocol):
+    """One thing to time: an engine in this process, or a child process that holds one."""
+
+    name: str
+
+    def warm(self) -> None:
+        """Run until the time per call is steady."""
+
+    def block(self, seconds: float) -> Sequence[float]:
+        """Throw away what the switch to this arm cost, then return ms per call for about ``seconds``."""
+
+
+class CallArm:
+    """An arm in this process: ``call`` runs one batch."""
+
+    def __init__(self, name: str, call: Callable[[], object], *, settle_s: float = SETTLE_S) -> None:
+        self.name = name
+        self.settle_s = settle_s
+        self._call = call
+
+    def warm(self) -> None:
+        """Run until the time per call is steady."""
+        warm_until_steady(self._call)
+
+    def block(self, seconds: float) -> list[float]:
+        """Return ms per call for about ``seconds``, at least one call, after ``settle_s`` that is not counted."""
+        run_for(self._call, self.settle_s)
+        return run_for(self._call, seconds)
+
+
+def run_for(call: Callable[[], object], seconds: float) -> list[float]:
+    """Call until ``seconds`` have passed, at least once; return ms per call."""
+    clock = time.perf_counter
+    samples = []
+    last = clock()
+    end = last + seconds
+    while True:
+        call()
+        now = clock()
+        samples.append((now - last) * 1e3)
+        last = now
+        if now >= end:
+            return samples
+
+
+def warm_until_steady(
+    call: Callable[[], object],
+    *,
+    window_s: float = WARM_WINDOW_S,
+    tolerance: float = WARM_TOLERANCE,
+    limit_s: float = WARM_LIMIT_S,
+) -> tuple[int, bool]:
+    """Call until two windows in a row agree; return (calls, steady).
+
+    A window is ``window_s`` of calls, at least two; windows agree when the later median is no more than
+    ``tolerance`` below the earlier. Gives up after ``limit_s`` with ``steady`` False.
+    """
+    end = time.perf_counter() + limit_s
+    call()
+    calls, previous = 1, float("inf")
+    while True:
+        samples = run_for(call, window_s)
+        if len(samples) < 2:
+            samples += run_for(call, 0.0)
+        calls += len(samples)
+        current = float(np.median(samples))
+        if previous < float("inf") and current >= previous * (1 - tolerance):
+            return calls, True
+        previous = current
+        if time.perf_counter() >= end:
+            return calls, False
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """What :func:`interleave` timed.
+
+    ``blocks[name][i]`` are the ms per call of that arm in round ``i``; ``order[i]`` is the order of the arms in
+    that round; ``lost`` maps an arm whose process ended to the reason (its blocks are left out).
+    """
+
+    blocks: dict[str, list[Samples]]
+    order: list[list[str]]
+    lost: dict[str, TrialFailed] = field(default_factory=dict)
+
+
+def interleave(
+    arms: Sequence[Arm],
+    *,
+    rounds: tuple[int, int] = (6, 20),
+    block_s: float = BLOCK_S,
+    budget_s: float | None = None,
+    seed: int = 0,
+    enough: Callable[[Mapping[str, list[Samples]]], bool] | None = None,
+    after_round: Callable[[int], None] | None = None,
+) -> Rounds:
+    """Time the arms in alternating blocks, in a new random order each round.
+
+    Parameters
+    ----------
+    arms : sequence of Arm
+        Warm already. The first one is the reference: losing it ends the timing, losing another drops that one.
+    rounds : (int, int)
+        Least and most rounds.
+    block_s : float
+        Seconds recorded per block, after the arm's own settling time.
+    budget_s : float, optional
+        No further round starts after this many seconds, once the least number is done.
+    enough : callable, optional
+        Asked after each round from the least on; True ends the timing early.
+    after_round : callable, optional
+        Called with the number of rounds done, while nothing runs.
+
+    Raises
+    ------
+    TrialFailed
+        If the reference arm's process ended.
+    """
+    rng = np.random.default_rng(seed)
+    alive = {arm.name: arm for arm in arms}
+    if len(alive) != len(arms):
+        raise ValueError(f"Arms need different names, got {[arm.name for arm in arms]}.")
+    done = Rounds({name: [] for name in alive}, [])
+    end = None if budget_s is None else time.perf_counter() + budget_s
+    for number in range(1, rounds[1] + 1):
+        names = [str(name) for name in rng.permutation(list(alive))]
+        for name in names:
+            try:
+                done.blocks[name].append(np.asarray(alive[name].block(block_s), dtype=np.float64))
+            except TrialFailed as error:
+                if name == arms[0].name:
+                    raise
+                done.lost[name] = error
+                del alive[name], done.blocks[name]
+        done.order.append(names)
+        if after_round is not None:
+            after_round(number)
+        if number >= rounds[0] and (
+            (enough is not None and enough(done.blocks)) or (end is not None and time.perf_counter() >= end)
+        ):
+            break
+    return done
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Latency of one arm, in ms per call.
+
+    ``low``/``high`` bound the median at 95 % by order statistics over the medians of blocks, since calls within a
+    block are not independent. A figure that the samples do not resolve is None, and ``notes`` says why.
+    """
+
+    blocks: tuple[Samples, ...]
+    p50: float
+    iqr: float
+    low: float | None
+    high: float | None
+    p90: float | None
+    p99: float | None
+    notes: dict[str, str]
+
+    @property
+    def calls(self) -> int:
+        """Number of calls that were timed."""
+        return sum(block.size for block in self.blocks)
+
+    @classmethod
+    def of(cls, blocks: Sequence[Any]) -> Timing:
+        """Summarise blocks of ms per call.
+
+        Examples
+        --------
+        >>> timing = Timing.of([[1.0, 2.0, 3.0]] * 6)
+        >>> timing.p50, timing.p99, timing.notes["p99"]
+        (2.0, None, '18 calls do not resolve p99: 368 are needed.')
+        """
+        arrays = tuple(np.asarray(block, dtype=np.float64) for block in blocks)
+        samples = np.concatenate(arrays)
+        p50, iqr = median_iqr(samples)
+        bounds = median_interval([float(np.median(block)) for block in arrays])
+        notes = {} if bounds else {"low": f"{len(arrays)} blocks do not bound the median: 6 are needed."}
+        tails: dict[str, float | None] = {}
+        for name, (q, needed) in _NEEDED.items():
+            tails[name] = percentile(samples, q)
+            if tails[name] is None:
+                notes[name] = f"{samples.size} calls do not resolve {name}: {needed} are needed."
+        low, high = bounds or (None, None)
+        return cls(arrays, p50, iqr, low, high, tails["p90"], tails["p99"], notes)
