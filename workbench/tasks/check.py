@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from workbench.core.errors import TaskError
-from workbench.tasks.split import Split, raw_bytes
+from workbench.tasks.digest import raw_bytes, weights_digest
+from workbench.tasks.split import ROLES, Split
 from workbench.tasks.trees import Tree, call_model, named_leaves, tree_map
 
 if TYPE_CHECKING:
     from workbench.tasks.task import Task
 
-_ROLES = ("train", "calibration", "validation", "evaluation")
 _CHUNK = 1024
 _OVERLAP_LIMIT = 0.01
 
 
 def check_task(task: Task) -> tuple[str, ...]:
     """Raise ``TaskError`` for the first thing that cannot work; return remarks on what is only unusual."""
-    for role in _ROLES:
+    for role in ROLES:
         _check_values(task, task.split(role))
         _check_structure(task, task.split(role).take([0]).inputs, role)
     _check_structure(task, task.examples(1), "example_inputs")
@@ -72,8 +72,6 @@ def _probe(task: Task) -> Split:
 
 
 def _check_model(task: Task) -> Tree:
-    from workbench.tasks.task import weights_digest
-
     model = task.model()
     if weights_digest(model) != weights_digest(task.model()):
         raise _fail(task, "build() gives other weights each time. Load the trained weights inside build().")
@@ -174,8 +172,8 @@ def _hash_row(parts: list[torch.Tensor]) -> bytes:
 
 
 def _check_overlap(task: Task) -> tuple[str, ...]:
-    hashes = {role: _hashes(task.split(role)) for role in _ROLES}
-    learnt = {h for role in _ROLES[:3] for h in hashes[role]}
+    hashes = {role: _hashes(task.split(role)) for role in ROLES}
+    learnt = {h for role in ROLES[:3] for h in hashes[role]}
     notes = []
     for judge, known in (("evaluation", learnt), ("validation", set(hashes["train"]))):
         shared = sum(h in known for h in hashes[judge])

@@ -12,8 +12,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, default_collate
 
 from workbench.core.errors import TaskError
+from workbench.tasks.digest import raw_bytes
 from workbench.tasks.trees import Tree, batch_size, concat, named_leaves, to_torch, tree_map
 
+ROLES = ("train", "calibration", "validation", "evaluation")
 TARGET_KEYS = ("targets", "target", "labels", "label")
 _CHUNK = 1024
 
@@ -183,12 +185,6 @@ class Split:
         # a view must not carry all the samples that it leaves out into another process
         self._materialise()
         return self.__dict__
-
-
-def raw_bytes(tensor: torch.Tensor) -> memoryview:
-    """Return the bytes of a CPU tensor in row order, without a copy where it is contiguous."""
-    flat = tensor.detach().contiguous().reshape(-1)
-    return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")
 
 
 def _tensors(tree: Tree, where: str, *, is_target: bool) -> Tree:

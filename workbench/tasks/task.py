@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import hashlib
 import inspect
 import math
 import numbers
@@ -17,12 +16,12 @@ from torch import nn
 
 from workbench.core.config import short_id
 from workbench.core.errors import TaskError, unknown_name
-from workbench.tasks.split import Split, raw_bytes
+from workbench.tasks.digest import weights_digest
+from workbench.tasks.split import ROLES, Split
 from workbench.tasks.trees import Tree, batch_size, call_model, concat, named_leaves, slice_batch, to_torch, tree_map
 
-__all__ = ["ROLES", "Split", "Task"]
+__all__ = ["Split", "Task"]
 
-ROLES = ("train", "calibration", "validation", "evaluation")
 MAX_VALIDATION = 2000
 MAX_CALIBRATION = 256
 _SPLIT_SEED = 20_240_229
@@ -282,16 +281,6 @@ class Task:
         for role in ROLES:
             self._read(role)
         return self.__dict__
-
-
-def weights_digest(module: nn.Module) -> str:
-    """Return the sha256 (hex) over names, dtypes, shapes and bytes of a module's parameters and buffers."""
-    total = hashlib.sha256()
-    for key, value in module.state_dict().items():
-        if isinstance(value, torch.Tensor):
-            total.update(f"{key} {value.dtype} {list(value.shape)}\n".encode())
-            total.update(raw_bytes(value.cpu()))
-    return total.hexdigest()
 
 
 def _named(split: Split, role: str) -> Split:

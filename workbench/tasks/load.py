@@ -1,0 +1,171 @@
+"""Find a task by name, by file and function, or by module and function."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.machinery
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import cloudpickle
+
+from workbench.core.errors import TaskError, did_you_mean
+from workbench.tasks.task import Task
+
+BUILTIN = ("digits", "digits_vit")
+_FORMS = f"Give {' or '.join(map(repr, BUILTIN))}, 'path/to/file.py:function', or 'package.module:function'."
+
+
+def load_task(spec: str | Path | Task | Callable[[], Task]) -> Task:
+    """Return the task that ``spec`` names.
+
+    Parameters
+    ----------
+    spec
+        A Task, a function that returns one, ``"digits"``, ``"digits_vit"``, ``"path/to/file.py:function"`` or
+        ``"package.module:function"``. The function is called without arguments.
+
+    Returns
+    -------
+    Task
+        With ``reference`` set where another process can find it the same way.
+
+    Raises
+    ------
+    TaskError
+        If there is no such file, module or function, it fails, or returns no Task.
+
+    Examples
+    --------
+    >>> load_task("digits").name
+    'digits'
+    """
+    if isinstance(spec, Task):
+        return spec
+    if callable(spec):
+        return _called(spec, getattr(spec, "__name__", repr(spec)))
+    text = str(spec).strip()
+    if text in BUILTIN:
+        from workbench.tasks import builtin
+
+        return _called(getattr(builtin, text), text)
+    place, colon, function = text.rpartition(":")
+    # the colon of a Windows drive parts no function from its file
+    if not colon or "/" in function or "\\" in function:
+        raise TaskError(f"Unknown task {text!r}.{_near(text)} {_FORMS}")
+    if not place or not function.isidentifier():
+        raise TaskError(f"Task {text!r} does not name a function. {_FORMS}")
+    if place.endswith(".py") or "/" in place or "\\" in place:
+        path = Path(place).expanduser().resolve()
+        module, reference = _from_file(path), f"{path}:{function}"
+    else:
+        module, reference = _from_module(place), text
+    task = _called(_function(module, function, place), text)
+    task.reference = reference
+    return task
+
+
+def _near(text: str) -> str:
+    if text.endswith(".py"):
+        return f" Name the function too: {text}:function."
+    return did_you_mean(text, BUILTIN)
+
+
+def _called(function: Callable[[], Any], name: str) -> Task:
+    try:
+        task = function()
+    except TaskError:
+        raise
+    except Exception as error:
+        raise TaskError(f"Task {name!r} failed while it was made: {type(error).__name__}: {error}") from error
+    if not isinstance(task, Task):
+        raise TaskError(f"Task {name!r} must return a workbench Task, got {type(task).__name__}.")
+    return task
+
+
+def _function(module: ModuleType, name: str, place: str) -> Callable[[], Any]:
+    found = getattr(module, name, None)
+    if callable(found):
+        return found  # type: ignore[no-any-return]
+    own = [
+        key
+        for key, value in vars(module).items()
+        if inspect.isfunction(value) and value.__module__ == module.__name__ and not key.startswith("_")
+    ]
+    hint = did_you_mean(name, own)
+    what = "is no function" if found is not None else "is not there"
+    raise TaskError(f"{place}: {name!r} {what}.{hint} Functions of that file: {', '.join(own) or 'none'}.")
+
+
+def _from_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        beside = [str(p) for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
+        where = "" if path.parent.is_dir() else f" The folder {path.parent} does not exist."
+        raise TaskError(f"There is no task file {path}.{where}{did_you_mean(str(path), beside)}")
+    # one module per file and content: an edited file is read again, an unedited one keeps its classes
+    mark = hashlib.sha256(str(path).encode() + b"\0" + path.read_bytes()).hexdigest()[:12]
+    name = f"workbench_task_{path.stem if path.stem.isidentifier() else 'file'}_{mark}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise TaskError(f"{path} is no Python file; its name must end in .py.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    before, path_before = set(sys.modules), list(sys.path)
+    # a script may import its neighbours, and so may a task file; later imports (inside build) find them last
+    sys.path.insert(0, str(path.parent))
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise TaskError(f"The task file {path} cannot be imported: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.remove(str(path.parent))
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    # another process cannot import these by name: their functions must travel with their code
+    cloudpickle.register_pickle_by_value(module)
+    for other in sorted(set(sys.modules) - before):
+        if _only_here(other, path_before):
+            cloudpickle.register_pickle_by_value(sys.modules[other])
+    return module
+
+
+def _only_here(name: str, path: list[str]) -> bool:
+    """Whether a module that a task file imported would not be found with the usual search path."""
+    file = getattr(sys.modules[name], "__file__", None)
+    if not file or not file.endswith(".py"):
+        return False
+    package = name.partition(".")[0]
+    usual = importlib.machinery.PathFinder.find_spec(package, path)
+    origin = getattr(sys.modules.get(package), "__file__", None)
+    return usual is None or (origin is not None and usual.origin != origin)
+
+
+def _from_module(name: str) -> ModuleType:
+    here = str(Path.cwd())
+    added = here not in sys.path and "" not in sys.path
+    if added:  # a console script does not look where the user stands, python -m does
+        sys.path.append(here)
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        missing = error.name or name
+        if name == missing or name.startswith(f"{missing}."):
+            raise TaskError(
+                f"There is no module {missing!r} on Python's path. Install it, or give the file: "
+                "path/to/file.py:function."
+            ) from error
+        raise TaskError(f"The module {name} needs {missing!r}, which is not installed.") from error
+    except Exception as error:
+        raise TaskError(f"The module {name} cannot be imported: {type(error).__name__}: {error}") from error
+    finally:
+        if added and here in sys.path:
+            sys.path.remove(here)
