@@ -1,0 +1,218 @@
+"""Write a module as an ONNX file that ONNX Runtime and OpenVINO both run, and prove that it does the same."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from workbench.core.errors import ExportError
+from workbench.core.files import replacing
+from workbench.export.agreement import compare_outputs
+from workbench.export.capture import (
+    Captured,
+    capture_dynamic,
+    capture_fixed,
+    evaluating,
+    is_quantized,
+    reason_of,
+    resize_batch,
+)
+from workbench.export.io import IOSpec, TensorSpec, Tree, describe_tree, input_kind, input_leaves
+from workbench.export.quiet import quiet_export
+from workbench.tasks.trees import batch_size, call_model
+
+OPSET = 18
+"""The opset the exporter writes without conversion; it has per-channel int8 and both runtimes support it fully."""
+
+_PROOF_BATCHES = (1, 3)
+
+# Neutral names while the exporter works: a user's name may be that of a weight or of a value inside the graph.
+_INPUT, _OUTPUT = "workbench.input.{}", "workbench.output.{}"
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportReport:
+    """What was written: ``batch`` is the only size the file runs, None where ``dynamic_batch``."""
+
+    path: Path
+    opset: int
+    dynamic_batch: bool
+    batch: int | None
+    notes: tuple[str, ...]
+    io: IOSpec
+    program: Any = dataclasses.field(repr=False, compare=False)
+
+
+def export_onnx(
+    module: nn.Module, inputs: Tree, path: str | Path, *, names: Sequence[str], batch: int | None = None
+) -> ExportReport:
+    """Write ``module`` to ``path``, with a dynamic batch where the module allows it.
+
+    Parameters
+    ----------
+    module
+        A float module (exported as in eval mode), or one that torchao's PT2E converted, whose roundings are written
+        as QuantizeLinear and DequantizeLinear.
+    inputs
+        A batch ``[n, ...]`` in the structure that ``forward`` takes: a tensor, a tuple or a dict of keywords.
+    names
+        A name for each input.
+    batch
+        The size to fall back to where the batch cannot be dynamic; None: that of ``inputs``.
+
+    Raises
+    ------
+    ExportError
+        If the module cannot be exported, or the file gives other outputs than the module.
+
+    Examples
+    --------
+    >>> export_onnx(nn.Linear(4, 2), torch.zeros(1, 4), "linear.onnx", names=["x"]).dynamic_batch
+    True
+    """
+    path = Path(path)
+    if len(names) != len(input_leaves(inputs)):
+        raise ExportError(f"{len(input_leaves(inputs))} inputs need as many names, got {list(names)}.")
+    module, fixed = evaluating(module), batch or batch_size(inputs)
+    try:
+        return _write(module, capture_dynamic(module, inputs), inputs, path, names)
+    except ExportError as error:
+        reason = str(error).removeprefix("The module cannot be exported: ")
+    return _write(module, capture_fixed(module, inputs, fixed, reason=reason), inputs, path, names)
+
+
+def _write(module: nn.Module, captured: Captured, inputs: Tree, path: Path, names: Sequence[str]) -> ExportReport:
+    with torch.no_grad():
+        outputs = call_model(module, resize_batch(inputs, captured.batch or 2))
+    io = _describe(inputs, outputs, names, captured.batch)
+    model = _convert(captured.program, io)
+    _tidy(model, io)
+    try:
+        content = model.SerializeToString()
+    except Exception as error:
+        raise ExportError(f"The module cannot be written as one ONNX file: {reason_of(error)}") from error
+    _prove(content, module, inputs, io, quantized=is_quantized(captured))
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+    return ExportReport(path, OPSET, captured.batch is None, captured.batch, captured.notes, io, captured.program)
+
+
+def _describe(inputs: Tree, outputs: Tree, names: Sequence[str], batch: int | None) -> IOSpec:
+    try:
+        tree, found = describe_tree(outputs, lambda node: isinstance(node, torch.Tensor))
+    except TypeError as error:
+        raise ExportError(f"The module's outputs cannot be exported: {error}.") from error
+    size = batch or 2
+    for name, leaf in found:
+        if leaf.ndim == 0 or leaf.shape[0] != size:
+            raise ExportError(
+                f"Output {name!r} has shape {list(leaf.shape)} for a batch of {size}: every output must have the "
+                "batch as its first dimension. Return per-sample values, or leave this output out."
+            )
+    return IOSpec(
+        kind=input_kind(inputs),
+        inputs=tuple(_spec(n, leaf) for n, leaf in zip(names, input_leaves(inputs), strict=True)),
+        outputs=tuple(_spec(n, leaf) for n, leaf in _distinct(found, names)),
+        output_tree=tree,
+        batch=batch,
+    )
+
+
+def _spec(name: str, leaf: torch.Tensor) -> TensorSpec:
+    return TensorSpec(name, str(leaf.dtype).removeprefix("torch."), tuple(leaf.shape[1:]))
+
+
+def _distinct(found: list[tuple[str, Any]], taken: Sequence[str]) -> list[tuple[str, Any]]:
+    return [(f"{name}_out" if name in taken else name, leaf) for name, leaf in found]
+
+
+def _convert(program: Any, io: IOSpec) -> Any:
+    try:
+        with torch.no_grad(), quiet_export():
+            exported = torch.onnx.export(
+                program,
+                (),
+                dynamo=True,
+                verbose=False,
+                opset_version=OPSET,
+                input_names=[_INPUT.format(i) for i in range(len(io.inputs))],
+                output_names=[_OUTPUT.format(i) for i in range(len(io.outputs))],
+            )
+    except Exception as error:
+        raise ExportError(f"The module cannot be exported: {reason_of(error)}") from error
+    return exported.model_proto  # type: ignore[union-attr]
+
+
+def _tidy(model: Any, io: IOSpec) -> None:
+    """Name inputs, outputs and batch; drop source paths and stack traces, which can outweigh the weights."""
+    names = {_INPUT.format(i): name for i, name in enumerate(io.input_names)}
+    names |= {_OUTPUT.format(i): name for i, name in enumerate(io.output_names)}
+    _rename(model.graph, {name: f"{name}.inner" for name in names.values()} | names)
+    symbol = next(
+        (d.dim_param for v in model.graph.input for d in v.type.tensor_type.shape.dim[:1] if d.dim_param), None
+    )
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if symbol and dim.dim_param:
+                dim.dim_param = re.sub(rf"\b{re.escape(symbol)}\b", "batch", dim.dim_param)
+    for owner in (model, model.graph, *model.graph.node, *model.graph.input, *model.graph.value_info, *model.functions):
+        del owner.metadata_props[:]
+        owner.doc_string = ""
+    for node in (n for function in model.functions for n in function.node):
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for tensor in model.graph.initializer:
+        del tensor.metadata_props[:]
+        tensor.doc_string = ""
+
+
+def _rename(graph: Any, names: dict[str, str]) -> None:
+    for value in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        value.name = names.get(value.name, value.name)
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+        for attribute in node.attribute:
+            for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
+                _rename(inner, names)
+
+
+def _prove(content: bytes, module: nn.Module, inputs: Tree, io: IOSpec, *, quantized: bool) -> None:
+    """Check the file, and run it at two batch sizes beside the module."""
+    import onnx
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    # Without optimization quantized graphs are rounded as torch does it: the file is judged here, not the kernels.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4
+    try:
+        onnx.checker.check_model(content)
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise ExportError(f"The module cannot be exported: the ONNX file is not valid: {reason_of(error)}") from error
+    for size in _PROOF_BATCHES if io.batch is None else (io.batch,):
+        batch = resize_batch(inputs, size)
+        with torch.no_grad():
+            want = [leaf.numpy() for _, leaf in describe_tree(call_model(module, batch), torch.is_tensor)[1]]
+        feed = {n: np.ascontiguousarray(leaf) for n, leaf in zip(io.input_names, input_leaves(batch), strict=True)}
+        try:
+            got = session.run(list(io.output_names), feed)
+        except Exception as error:
+            raise ExportError(
+                f"The module cannot be exported: the ONNX file does not run at batch size {size}: {reason_of(error)}"
+            ) from error
+        problem = compare_outputs(want, got, quantized=quantized).problem
+        if problem:
+            raise ExportError(
+                f"The module cannot be exported: the ONNX file gives other outputs than torch at batch size {size} "
+                f"({problem}). Its code may do something that depends on the batch or on chance."
+            )
