@@ -1,0 +1,146 @@
+"""Tidy data of the charts, checked against plain loops over the same rows."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from workbench.core.errors import StudyError
+from workbench.plots import memory_data, throughput_data, tradeoff_data, waterfall_data
+from workbench.plots.frame import pareto_mask
+
+
+def brute_front(points: list[tuple[float, float]]) -> list[bool]:
+    return [not any((a <= x and b >= y) and (a < x or b > y) for a, b in points) for x, y in points]
+
+
+def test_pareto_mask_agrees_with_a_double_loop() -> None:
+    rng = np.random.default_rng(0)
+    points = [(float(a), float(b)) for a, b in rng.integers(0, 12, size=(60, 2))]
+    assert pareto_mask([p[0] for p in points], [p[1] for p in points]).tolist() == brute_front(points)
+
+
+def test_pareto_mask_leaves_unknown_points_out_and_keeps_ties() -> None:
+    assert pareto_mask([1, 1, math.nan, 2], [5, 5, 9, 4]).tolist() == [True, True, False, False]
+
+
+def test_tradeoff_has_one_line_per_recipe_and_backend(rows: list[dict[str, Any]]) -> None:
+    frame = tradeoff_data(rows, batch_size=32)
+    at = [r for r in rows if r["batch_size"] == 32]
+    assert len(frame) == len(at) == 18
+    assert frame["latency_ms_p50"].is_monotonic_increasing
+    oracle = {(r["recipe"], r["backend"]): r for r in at}
+    expected = brute_front([(r["latency_ms_p50"], r["quality"]) for r in at])
+    on_front = {(r["recipe"], r["backend"]) for r, keep in zip(at, expected, strict=True) if keep}
+    for _, line in frame.iterrows():
+        row = oracle[line["recipe"], line["backend"]]
+        assert line["quality"] == row["quality"]
+        assert line["quality_low"] == pytest.approx(row["quality"] - 0.003 * (row["recipe"] != "float"))
+        assert line["quality_high"] == pytest.approx(row["quality"] + 0.003 * (row["recipe"] != "float"))
+        assert line["pareto"] == ((row["recipe"], row["backend"]) in on_front)
+    assert frame.loc[frame["recommended"], "recipe"].tolist() == ["prune+distill+qat"]
+    assert frame.loc[frame["baseline"], "backend"].tolist() == ["torch-eager"]
+
+
+def test_unmeasured_batch_falls_back_to_the_recommended_rows(rows: list[dict[str, Any]]) -> None:
+    assert set(tradeoff_data(rows, batch_size=64)["batch_size"]) == {32}
+    without = [dict(r, recommended=False) for r in rows if r["batch_size"] != 32]
+    assert set(tradeoff_data(without, batch_size=64)["batch_size"]) == {8}
+
+
+def test_only_complete_rows_count(rows: list[dict[str, Any]]) -> None:
+    rows[0]["state"] = "failed"
+    rows[3]["latency_ms_p50"] = None
+    gone = {(rows[0]["recipe"], rows[0]["backend"]), (rows[3]["recipe"], rows[3]["backend"])}
+    frame = tradeoff_data(rows, batch_size=1)
+    assert len(frame) == 16
+    assert gone.isdisjoint(zip(frame["recipe"], frame["backend"], strict=True))
+
+
+def test_rows_may_be_a_frame_or_a_study(rows: list[dict[str, Any]]) -> None:
+    class Study:
+        def rows(self) -> list[dict[str, Any]]:
+            return rows
+
+    expected = tradeoff_data(rows)
+    pd.testing.assert_frame_equal(tradeoff_data(pd.DataFrame(rows)), expected)
+    pd.testing.assert_frame_equal(tradeoff_data(Study()), expected)
+
+
+@pytest.mark.parametrize("wrong", [3, "rows", {"recipe": "float"}, None])
+def test_rows_of_another_kind_are_refused(wrong: Any) -> None:
+    with pytest.raises(StudyError, match=type(wrong).__name__):
+        tradeoff_data(wrong)
+
+
+def test_the_baseline_column_wins_over_the_guess(rows: list[dict[str, Any]]) -> None:
+    marked = [dict(r, baseline=r["recipe"] == "float" and r["backend"] == "openvino") for r in rows]
+    assert set(tradeoff_data(marked).query("baseline")["backend"]) == {"openvino"}
+
+
+def test_throughput_interval_comes_from_the_latency(rows: list[dict[str, Any]]) -> None:
+    frame = throughput_data(rows)
+    assert len(frame) == len(rows)
+    oracle = {(r["recipe"], r["backend"], r["batch_size"]): r for r in rows}
+    for _, line in frame.iterrows():
+        row = oracle[line["recipe"], line["backend"], line["batch_size"]]
+        assert line["throughput_per_s"] == pytest.approx(row["throughput_per_s"])
+        assert line["throughput_low"] == pytest.approx(row["batch_size"] / row["latency_ms_high"] * 1000)
+        assert line["throughput_low"] <= line["throughput_per_s"] <= line["throughput_high"]
+
+
+def test_throughput_says_why_a_line_stands_out(rows: list[dict[str, Any]]) -> None:
+    frame = throughput_data(rows)
+    words = {(r["recipe"], r["backend"]): r["emphasis"] for _, r in frame.iterrows()}
+    assert words["prune+distill+qat", "openvino"] == "recommended"
+    assert words["float", "torch-eager"] == "baseline"
+    assert words["quantize", "openvino"] == "pareto"
+    assert words["prune+distill+qat", "onnxruntime"] == words["float", "onnxruntime"] == "reference"
+    assert words["factorize", "torch-eager"] == ""
+
+
+def test_memory_fronts(rows: list[dict[str, Any]]) -> None:
+    frame = memory_data(rows, batch_size=8)
+    peak = brute_front(list(zip(frame["peak_rss_mib"], frame["quality"], strict=True)))
+    size = brute_front(list(zip(frame["size_mib"], frame["quality"], strict=True)))
+    assert frame["pareto"].tolist() == peak
+    assert frame["pareto_size"].tolist() == size
+
+
+def test_waterfall_follows_the_measured_beginnings(rows: list[dict[str, Any]]) -> None:
+    frame = waterfall_data(rows)
+    assert frame["label"].tolist() == ["original model", "on OpenVINO", "prune 0.5", "distill", "int8 (QAT)"]
+    assert frame["kind"].tolist() == ["baseline", "backend", "step", "step", "step"]
+    assert frame["latency_ms_p50"].tolist() == [27.0, 17.2, 8.1, 8.0, 4.4]
+    assert frame["latency_ms_change"].tolist()[1:] == pytest.approx([-9.8, -9.1, -0.1, -3.6])
+    assert frame["quality_validation"].tolist() == [0.974, 0.974, 0.912, 0.969, 0.9675]
+    assert frame["quality_change"].tolist()[1:] == pytest.approx([0, -0.062, 0.057, -0.0015])
+    assert frame["macs"].tolist() == [42e6, 42e6, 15.5e6, 15.5e6, 15.5e6]
+    assert math.isnan(frame["latency_ms_change"][0])
+
+
+def test_waterfall_counts_a_change_from_the_last_known_stage(rows: list[dict[str, Any]]) -> None:
+    frame = waterfall_data([r for r in rows if r["recipe"] not in ("prune", "distill")])
+    assert np.isnan(frame["latency_ms_p50"][2:4]).all()
+    assert frame["latency_ms_change"][4] == pytest.approx(4.4 - 17.2)
+    assert frame["macs_change"][2] == pytest.approx(-26.5e6)
+
+
+def test_waterfall_takes_a_beginning_only_with_the_same_seed(rows: list[dict[str, Any]]) -> None:
+    other = [dict(r, recipe_json='{"seed": 1}') if r["recipe"] == "prune" else r for r in rows]
+    assert np.isnan(waterfall_data(other)["latency_ms_p50"][2])
+
+
+def test_waterfall_without_a_recommended_row_is_empty_unless_a_row_is_named(rows: list[dict[str, Any]]) -> None:
+    plain = [dict(r, recommended=False) for r in rows]
+    assert waterfall_data(plain).empty
+    named = next(
+        r for r in plain if r["recipe"] == "quantize" and r["backend"] == "onnxruntime" and r["batch_size"] == 8
+    )
+    frame = waterfall_data(plain, row=named)
+    assert frame["label"].tolist() == ["original model", "on ONNX Runtime", "int8"]
+    assert frame["latency_ms_p50"].tolist() == [8.1, 5.2, 3.2]

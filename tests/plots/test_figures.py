@@ -1,0 +1,168 @@
+"""The figures themselves: they draw, they say why they are empty, and no label is cut or covers another."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.text import Annotation, Text
+from matplotlib.transforms import Bbox
+
+from workbench.plots import figure_png, plot_memory, plot_throughput, plot_tradeoff, plot_waterfall
+from workbench.plots.canvas import nice_ticks
+from workbench.plots.style import BACKENDS, TECHNIQUES
+
+Rows = list[dict[str, Any]]
+CHARTS: list[Callable[..., Figure]] = [plot_tradeoff, plot_throughput, plot_memory, plot_waterfall]
+
+
+def crowded(rows: Rows) -> Rows:
+    """Return twice the recipes, with long names and one far below."""
+    more = []
+    for number, row in enumerate(rows):
+        if row["technique"] in ("distill", "chain"):
+            factor = 0.7 + 0.05 * (number % 7)
+            changes = {k: row[k] * factor for k in ("latency_ms_p50", "latency_ms_low", "latency_ms_high", "size_mib")}
+            name = f"prune 0.3 + distill + int8 (QAT), gentle {row['technique']}"
+            more.append(dict(row, **changes, recipe=name, recipe_id=f"x{row['technique']}", recommended=False))
+        if row["technique"] == "prune":
+            more.append(dict(row, recipe="prune 0.9 without recovery", recipe_id="far", quality=0.31))
+    return rows + more
+
+
+def labels(ax: Axes) -> list[Annotation]:
+    return [t for t in ax.texts if isinstance(t, Annotation) and t.get_visible() and t.get_text()]
+
+
+def words_box(note: Text) -> Bbox:
+    return Text.get_window_extent(note)  # without the leader line of an annotation
+
+
+def check_labels(figure: Figure) -> None:
+    figure.draw_without_rendering()
+    width, height = figure.canvas.get_width_height()
+    boxes = [(note.get_text(), words_box(note)) for ax in figure.axes for note in labels(ax)]
+    for text, box in boxes:
+        assert box.x0 >= -1 and box.y0 >= -1 and box.x1 <= width + 1 and box.y1 <= height + 1, f"cut: {text!r}"
+    for (one, a), (two, b) in itertools.combinations(boxes, 2):
+        across, down = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
+        assert across <= 1 or down <= 1, f"{one!r} covers {two!r}"
+
+
+@pytest.mark.parametrize("chart", CHARTS)
+@pytest.mark.parametrize("many", [False, True])
+def test_no_label_is_cut_or_covers_another(chart: Callable[..., Figure], many: bool, rows: Rows) -> None:
+    options = {"quality_drop": 0.01} if chart in (plot_tradeoff, plot_memory) else {}
+    figure = chart(crowded(rows) if many else rows, **options)
+    assert sum(len(labels(ax)) for ax in figure.axes) >= 4
+    check_labels(figure)
+
+
+@pytest.mark.parametrize("chart", CHARTS)
+def test_empty_and_failed_studies_say_so(chart: Callable[..., Figure], rows: Rows) -> None:
+    failed = [dict(r, state="failed", recommended=False, error="ExportError: no such operator") for r in rows]
+    nothing, all_failed = chart([]), chart(failed)
+    assert "No trials yet" in text_of(nothing)
+    assert "54 failed" in text_of(all_failed) and "no such operator" in text_of(all_failed)
+    assert figure_png(all_failed).startswith(b"\x89PNG")
+
+
+def text_of(figure: Figure) -> str:
+    return " ".join(t.get_text().replace("\n", " ") for ax in figure.axes for t in ax.texts)
+
+
+def test_waterfall_says_that_nothing_met_the_goal(rows: Rows) -> None:
+    assert "none met the quality limit" in text_of(plot_waterfall([dict(r, recommended=False) for r in rows]))
+
+
+@pytest.mark.parametrize("chart", CHARTS)
+def test_one_point_draws(chart: Callable[..., Figure], rows: Rows) -> None:
+    assert figure_png(chart(rows[:1])).startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("chart", CHARTS)
+def test_draws_into_a_given_axes(chart: Callable[..., Figure], rows: Rows) -> None:
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    ax = figure.subplots()
+    assert chart(rows, ax=ax) is figure
+    assert ax.get_title(loc="left")
+
+
+def test_units_stand_on_the_axes(rows: Rows) -> None:
+    assert "ms per batch of 32" in plot_tradeoff(rows).axes[0].get_xlabel()
+    assert "samples per second" in plot_throughput(rows).axes[0].get_ylabel()
+    peak, size = plot_memory(rows).axes
+    assert "MiB" in peak.get_xlabel() and "MiB" in size.get_xlabel()
+    details = [ax.get_title(loc="left") for ax in plot_waterfall(rows).axes]
+    assert details[0] == "ms per batch of 32" and "per sample" in details[1] and "MiB" in details[2]
+
+
+def test_the_limit_the_baseline_and_the_recommended_point_are_named(rows: Rows) -> None:
+    words = text_of(plot_tradeoff(rows, quality_drop=0.01))
+    assert "acceptable: 0.9612 or more (drop 0.01)" in words
+    assert "baseline 0.9712" in words
+    assert "recommended prune+distill+qat 6.1×, drop 0.006" in words
+
+
+def test_points_far_below_keep_the_rest_readable(rows: Rows) -> None:
+    figure = plot_tradeoff(crowded(rows), quality_drop=0.01)
+    low, _ = figure.axes[0].get_ylim()
+    assert low > 0.9
+    assert "prune 0.9 without recovery ↓ 0.31" in text_of(figure)
+
+
+def test_memory_without_peak_shows_size_and_says_so(rows: Rows) -> None:
+    figure = plot_memory([dict(r, peak_rss_mib=None) for r in rows])
+    assert len(figure.axes) == 1
+    assert "peak memory was not measured" in figure.axes[0].get_title(loc="left")
+
+
+def test_log_axis_only_where_the_range_asks_for_it(rows: Rows) -> None:
+    assert plot_tradeoff(rows).axes[0].get_xscale() == "log"
+    near = [r for r in rows if r["recipe"] in ("float", "quantize") and r["backend"] == "torch-eager"]
+    assert plot_tradeoff(near).axes[0].get_xscale() == "linear"
+
+
+def test_every_technique_and_backend_looks_different_without_colour() -> None:
+    assert len({mark.marker for mark in TECHNIQUES.values()}) == len(TECHNIQUES)
+    assert len({mark.colour for mark in TECHNIQUES.values()}) == len(TECHNIQUES)
+    assert len({(stroke.fill, str(stroke.dash)) for stroke in BACKENDS.values()}) == len(BACKENDS)
+    used = [BACKENDS[name] for name in ("torch-eager", "onnxruntime", "openvino")]
+    assert len({stroke.fill for stroke in used}) == len({str(stroke.dash) for stroke in used}) == 3
+
+
+def test_unknown_technique_and_backend_still_draw(rows: Rows) -> None:
+    odd = [dict(rows[0], technique="magic", backend="abacus", recipe_id="odd"), *rows]
+    assert figure_png(plot_tradeoff(odd, batch_size=1)).startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.013, 0.9), (1, 4), (3, 90), (0.5, 2e5), (1e-4, 1e7)])
+def test_ticks_lie_inside_and_are_few(low: float, high: float) -> None:
+    ticks = nice_ticks(low, high)
+    assert 2 <= len(ticks) <= 12
+    assert all(low <= t <= high for t in ticks)
+
+
+def test_drawing_in_threads_at_once(rows: Rows) -> None:
+    results: list[bytes] = []
+    threads = [threading.Thread(target=lambda: results.append(figure_png(plot_tradeoff(rows)))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 3 and len(set(results)) == 1
+
+
+def test_the_package_never_imports_pyplot() -> None:
+    code = (
+        "import sys, workbench.plots as p; assert 'matplotlib' not in sys.modules;"
+        "p.plot_tradeoff([]), p.plot_waterfall([]); sys.exit('matplotlib.pyplot' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,47 @@
+"""Trade-off curves: tidy data apart from drawing. Takes rows (dicts, a DataFrame or a Study), returns Figures."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+_WHERE = {
+    "figure_png": "canvas",
+    "memory_data": "memory",
+    "plot_memory": "memory",
+    "plot_throughput": "throughput",
+    "plot_tradeoff": "tradeoff",
+    "plot_waterfall": "waterfall",
+    "throughput_data": "throughput",
+    "tradeoff_data": "tradeoff",
+    "waterfall_data": "waterfall",
+}
+
+__all__ = [
+    "figure_png",
+    "memory_data",
+    "plot_memory",
+    "plot_throughput",
+    "plot_tradeoff",
+    "plot_waterfall",
+    "throughput_data",
+    "tradeoff_data",
+    "waterfall_data",
+]
+
+if TYPE_CHECKING:
+    from workbench.plots.canvas import figure_png
+    from workbench.plots.memory import memory_data, plot_memory
+    from workbench.plots.throughput import plot_throughput, throughput_data
+    from workbench.plots.tradeoff import plot_tradeoff, tradeoff_data
+    from workbench.plots.waterfall import plot_waterfall, waterfall_data
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'workbench.plots' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"workbench.plots.{_WHERE[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,134 @@
+"""Peak memory and model size against quality."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from workbench.plots.canvas import dress, figure_of, new_figure, say, title
+from workbench.plots.frame import choose_batch, complete_frame, pareto_mask, why_empty
+from workbench.plots.scatter import Axis, key, scatter
+
+COLUMNS = [
+    "recipe",
+    "recipe_id",
+    "technique",
+    "backend",
+    "batch_size",
+    "peak_rss_mib",
+    "size_mib",
+    "quality",
+    "quality_low",
+    "quality_high",
+    "quality_drop",
+    "pareto",
+    "pareto_size",
+    "recommended",
+    "baseline",
+]
+
+
+def memory_data(rows: Any, *, batch_size: int = 32) -> pd.DataFrame:
+    """Return one line per complete trial at a batch size: peak memory, model size and quality, leanest first.
+
+    ``peak_rss_mib`` is that of the trial's own process, ``size_mib`` that of the model on disk; ``pareto`` and
+    ``pareto_size`` mark the front of quality against each of the two.
+    """
+    frame = complete_frame(rows)
+    frame = frame[frame["batch_size"] == choose_batch(frame, batch_size)]
+    frame = frame.dropna(subset=["quality"]).dropna(subset=["peak_rss_mib", "size_mib"], how="all").copy()
+    frame["pareto"] = pareto_mask(frame["peak_rss_mib"], frame["quality"])
+    frame["pareto_size"] = pareto_mask(frame["size_mib"], frame["quality"])
+    frame["batch_size"] = frame["batch_size"].astype(int)
+    return frame.sort_values("peak_rss_mib")[COLUMNS].reset_index(drop=True)
+
+
+def plot_memory(
+    rows: Any, *, batch_size: int = 32, quality_drop: float | None = None, ax: Axes | None = None
+) -> Figure:
+    """Draw quality against peak memory of the process (MiB) and, beside it, against model size on disk (MiB).
+
+    Parameters
+    ----------
+    rows
+        A study's rows: list of dicts, DataFrame or Study.
+    batch_size
+        The batch size to show.
+    quality_drop
+        The largest acceptable drop below the baseline, in the metric's units; drawn as a line.
+    ax
+        Draw the peak memory alone here instead of both into a new figure.
+    """
+    frame = memory_data(rows, batch_size=batch_size)
+    if frame.empty:
+        target = new_figure(9.0, 2.6)[1][0] if ax is None else ax
+        say(target, why_empty(rows, "memory with quality"))
+        return figure_of(target)
+    panels = _panels(frame, alone=ax is not None)
+    figure_width = 3.4 + 4.2 * len(panels)
+    axes = [dress(ax)] if ax is not None else new_figure(figure_width, 5.0, columns=len(panels), share_y=True)[1]
+    pending = []
+    for target, panel in zip(axes, panels, strict=True):
+        title(target, panel.title, panel.detail)
+        points = frame.dropna(subset=[panel.axis.column])
+        if panel.axis.column == "size_mib":
+            points = _one_per_recipe(points)
+        options: Any = {"label": panel.label, "fill": panel.fill, "quality_drop": quality_drop}
+        pending.append(scatter(target, points, panel.axis, **options))
+    for target in axes[1:]:
+        target.set_ylabel("")
+    key(axes[-1], frame)
+    for write in pending:
+        write()
+    return figure_of(axes[0])
+
+
+@dataclass(frozen=True)
+class _Panel:
+    axis: Axis
+    title: str
+    detail: str
+    label: Callable[[Any], str]
+    fill: str | None = None
+
+
+def _panels(frame: pd.DataFrame, *, alone: bool) -> list[_Panel]:
+    """Return the panels whose figures were measured; what is missing is said in the other one."""
+    batch = int(frame["batch_size"].iloc[0])
+    has_peak, has_size = frame["peak_rss_mib"].notna().any(), frame["size_mib"].notna().any()
+    peak_axis = Axis("peak_rss_mib", f"peak memory of the process at batch {batch}, MiB (lower is better)")
+    size_axis = Axis("size_mib", "model on disk, MiB (lower is better)")
+    peak_detail = "runtime included, each trial in a process of its own"
+    size_detail = "the ONNX file, the same for every backend"
+    peak = _Panel(peak_axis, "Peak memory and quality", peak_detail, _label)
+    size = _Panel(size_axis, "Model size and quality", size_detail, _size_label, "full")
+    if has_peak and has_size and not alone:
+        return [peak, size]
+    if has_peak:
+        return [peak if alone else replace(peak, detail=f"{peak_detail}; size on disk was not measured")]
+    return [replace(size, detail=f"{size_detail}; peak memory was not measured")]
+
+
+def _one_per_recipe(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return one point for each file on disk: the backends of a recipe share it."""
+    order = frame.sort_values(["recommended", "baseline"], ascending=False, kind="stable")
+    once = order.drop_duplicates(["recipe_id", "size_mib", "quality"])
+    return once.assign(pareto=once["pareto_size"])
+
+
+def _label(row: Any) -> str:
+    words = _size_label(row)
+    return (
+        words if pd.isna(row["size_mib"]) or not row["recommended"] else f"{words}\n{row['size_mib']:.2g} MiB on disk"
+    )
+
+
+def _size_label(row: Any) -> str:
+    if row["recommended"]:
+        return f"recommended\n{row['recipe']}"
+    return f"{row['recipe']} (baseline)" if row["baseline"] else str(row["recipe"])

@@ -1,0 +1,84 @@
+"""One colour and marker per technique, one fill and line per backend: the same in every chart.
+
+Colours are those of Okabe and Ito (2008), told apart with any common colour vision; the marker says the same
+again, so that a chart also reads in grey.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+INK = "#222222"
+MUTED = "#6b6b6b"
+FAINT = "#c9c9c9"
+GOOD = "#009E73"
+BAD = "#D55E00"
+RING = "#D55E00"
+
+
+@dataclass(frozen=True)
+class Mark:
+    """How a technique is drawn: colour, marker, and the word in the legend."""
+
+    colour: str
+    marker: str
+    word: str
+    size: float = 8.0
+
+
+@dataclass(frozen=True)
+class Stroke:
+    """How a backend is drawn: how its markers are filled and how its lines are dashed."""
+
+    fill: str
+    dash: Any
+    word: str
+
+
+TECHNIQUES = {
+    "float": Mark("#000000", "o", "float (not compressed)"),
+    "prune": Mark("#E69F00", "s", "prune"),
+    "distill": Mark("#0072B2", "^", "prune + distill", 9.0),
+    "factorize": Mark("#009E73", "D", "factorize", 7.5),
+    "quantize": Mark("#CC79A7", "P", "quantize", 9.5),
+    "chain": Mark("#D55E00", "*", "chain", 13.0),
+}
+OTHER_TECHNIQUE = Mark("#56B4E9", "h", "other", 9.0)
+
+BACKENDS = {
+    "torch-eager": Stroke("none", ":", "torch eager"),
+    "onnxruntime": Stroke("left", "--", "ONNX Runtime"),
+    "openvino": Stroke("full", "-", "OpenVINO"),
+    "torch-compile": Stroke("top", "-.", "torch.compile"),
+    "torchscript": Stroke("bottom", (0, (1, 1, 4, 1)), "TorchScript"),
+    "aotinductor": Stroke("right", (0, (5, 1, 1, 1, 1, 1)), "AOTInductor"),
+    "tensorrt": Stroke("top", (0, (8, 2)), "TensorRT"),
+    "litert": Stroke("bottom", (0, (3, 3)), "LiteRT"),
+}
+
+
+def technique(name: Any) -> Mark:
+    """Return the mark of a technique; an unknown one gets the mark of ``other``."""
+    return TECHNIQUES.get(name, OTHER_TECHNIQUE)
+
+
+def backend(name: Any) -> Stroke:
+    """Return the stroke of a backend; an unknown one is drawn half filled and keeps its own name."""
+    return BACKENDS.get(name, Stroke("right", (0, (2, 2)), str(name)))
+
+
+def marker(row: Any, **changes: Any) -> dict[str, Any]:
+    """Return the marker options of :meth:`matplotlib.axes.Axes.plot` for one row (technique and backend)."""
+    mark = technique(row["technique"])
+    style = {
+        "marker": mark.marker,
+        "markersize": mark.size,
+        "fillstyle": backend(row["backend"]).fill,
+        "color": mark.colour,
+        "markerfacecoloralt": "white",
+        "markeredgecolor": mark.colour,
+        "markeredgewidth": 1.3,
+        "linestyle": "none",
+    }
+    return style | changes

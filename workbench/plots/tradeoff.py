@@ -1,0 +1,94 @@
+"""Latency against quality: the chart that answers which variant to take."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from workbench.plots.canvas import dress, figure_of, new_figure, plural, say, title
+from workbench.plots.frame import choose_batch, complete_frame, pareto_mask, why_empty
+from workbench.plots.scatter import Axis, key, scatter
+
+COLUMNS = [
+    "recipe",
+    "recipe_id",
+    "technique",
+    "backend",
+    "batch_size",
+    "latency_ms_p50",
+    "latency_ms_low",
+    "latency_ms_high",
+    "quality",
+    "quality_low",
+    "quality_high",
+    "quality_drop",
+    "speedup",
+    "speedup_low",
+    "speedup_high",
+    "size_mib",
+    "pareto",
+    "recommended",
+    "baseline",
+]
+
+
+def tradeoff_data(rows: Any, *, batch_size: int = 32) -> pd.DataFrame:
+    """Return one line per complete trial at a batch size, fastest first, with Pareto and recommended marks.
+
+    Latency is in milliseconds per batch, quality in the metric's own units. Where ``batch_size`` was not
+    measured, the recommended row's batch or the largest one stands in.
+    """
+    frame = complete_frame(rows)
+    frame = frame[frame["batch_size"] == choose_batch(frame, batch_size)]
+    frame = frame.dropna(subset=["latency_ms_p50", "quality"]).copy()
+    frame["pareto"] = pareto_mask(frame["latency_ms_p50"], frame["quality"])
+    frame["batch_size"] = frame["batch_size"].astype(int)
+    return frame.sort_values("latency_ms_p50")[COLUMNS].reset_index(drop=True)
+
+
+def plot_tradeoff(
+    rows: Any, *, batch_size: int = 32, quality_drop: float | None = None, ax: Axes | None = None
+) -> Figure:
+    """Draw latency (ms per batch, lower is better) against quality (higher is better) at one batch size.
+
+    Parameters
+    ----------
+    rows
+        A study's rows: list of dicts, DataFrame or Study.
+    batch_size
+        The batch size to show.
+    quality_drop
+        The largest acceptable drop below the baseline, in the metric's units; drawn as a line.
+    ax
+        Draw here instead of into a new figure.
+
+    Examples
+    --------
+    >>> figure = plot_tradeoff([])  # an empty chart says why it is empty
+    """
+    frame = tradeoff_data(rows, batch_size=batch_size)
+    ax = dress(ax) if ax is not None else new_figure(9.0, 2.6 if frame.empty else 5.6)[1][0]
+    if frame.empty:
+        say(ax, why_empty(rows, "latency with quality"))
+        return figure_of(ax)
+    batch = int(frame["batch_size"].iloc[0])
+    axis = Axis(
+        "latency_ms_p50", f"latency, ms per batch of {batch} (lower is better)", "latency_ms_low", "latency_ms_high"
+    )
+    counts = f"{plural(frame['recipe_id'].nunique(), 'recipe')} on {plural(frame['backend'].nunique(), 'backend')}"
+    title(ax, "Latency and quality", f"{counts}, batch {batch}; bars: 95 % intervals")
+    label_points = scatter(ax, frame, axis, quality_drop=quality_drop, label=_label, speedups=True)
+    key(ax, frame)
+    label_points()
+    return figure_of(ax)
+
+
+def _label(row: Any) -> str:
+    if row["recommended"]:
+        return f"recommended\n{row['recipe']}\n{row['speedup']:.1f}×, drop {row['quality_drop']:.2g}"
+    if row["baseline"]:
+        return f"{row['recipe']} (baseline)"
+    return str(row["recipe"])

@@ -1,0 +1,149 @@
+"""What each step of one recipe gained and cost: latency, work, size and quality after each step."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from workbench.plots import style
+from workbench.plots.bars import Measure, draw_measure, gain_key, name_stages
+from workbench.plots.canvas import dress, figure_of, new_figure, say
+from workbench.plots.frame import is_baseline, rows_of, why_empty
+
+COLUMNS = [
+    "stage",
+    "label",
+    "kind",
+    "latency_ms_p50",
+    "size_mib",
+    "params",
+    "macs",
+    "quality_validation",
+    "latency_ms_change",
+    "size_mib_change",
+    "params_change",
+    "macs_change",
+    "quality_change",
+]
+
+
+def waterfall_data(rows: Any, *, batch_size: int = 32, row: Mapping[str, Any] | None = None) -> pd.DataFrame:
+    """Return one line per stage from the baseline to the recommended variant (or to the variant of ``row``).
+
+    Stages are the baseline, the same model on the variant's backend, and each step. ``latency_ms_p50`` (ms per
+    batch) and ``size_mib`` come from measured trials of the recipe's beginnings, NaN where a beginning is not a
+    recipe of the study; ``macs`` (per sample), ``params`` and ``quality_validation`` from the step reports. A
+    ``_change`` is counted from the last stage where the figure is known. Empty when there is no such variant.
+    """
+    table = [r for r in rows_of(rows) if r.get("state", "complete") == "complete"]
+    target = row if row is not None else next((r for r in table if r.get("recommended") is True), None)
+    if target is None:
+        return pd.DataFrame(columns=COLUMNS)
+    batch = target["batch_size"] if row is not None or target["batch_size"] != batch_size else batch_size
+    same = [r for r in table if r["batch_size"] == batch]
+    steps = list(target.get("steps") or [])
+    first = next((r for r in same if is_baseline(r)), {})
+    stages = [_stage("original model", "baseline", first, steps[0] if steps else None, after=False)]
+    if target["backend"] != first.get("backend"):
+        moved = next((r for r in same if not r.get("steps") and r["backend"] == target["backend"]), {})
+        words = f"on {style.backend(target['backend']).word}"
+        stages.append(_stage(words, "backend", moved, steps[0] if steps else None, after=False))
+    for number, step in enumerate(steps, start=1):
+        known = target if number == len(steps) else _prefix(same, target, number)
+        stages.append(_stage(str(step["label"]), "step", known, step, after=True))
+    frame = pd.DataFrame(stages)
+    frame.insert(0, "stage", range(len(frame)))
+    for column in ("latency_ms_p50", "size_mib", "params", "macs", "quality_validation"):
+        frame[column] = pd.to_numeric(frame[column]).astype(float)
+        change = column.replace("_p50", "").replace("_validation", "") + "_change"
+        frame[change] = frame[column] - frame[column].ffill().shift()
+    return frame[COLUMNS]
+
+
+def plot_waterfall(
+    rows: Any, *, batch_size: int = 32, row: Mapping[str, Any] | None = None, ax: Axes | None = None
+) -> Figure:
+    """Draw, from the baseline down to the recommended variant, what each step gained and what it cost.
+
+    Parameters
+    ----------
+    rows
+        A study's rows: list of dicts, DataFrame or Study.
+    batch_size
+        The batch size of the latencies, where the recommended row does not name its own.
+    row
+        Explain this row instead of the recommended one.
+    ax
+        Draw the latency alone here instead of latency, work, size and quality into a new figure.
+    """
+    frame = waterfall_data(rows, batch_size=batch_size, row=row)
+    if frame.empty:
+        target = new_figure(9.0, 2.6)[1][0] if ax is None else ax
+        say(target, _why_none(rows))
+        return figure_of(target)
+    chosen = row if row is not None else next(r for r in rows_of(rows) if r.get("recommended") is True)
+    measures = [m for m in _measures(chosen) if frame[m.column].notna().sum() >= 1]
+    if ax is None:
+        height = 1.75 + 0.52 * (len(frame) + 1)
+        axes = new_figure(3.0 + 3.0 * len(measures), height, columns=len(measures), share_y=True)[1]
+    else:
+        axes = [dress(ax)]
+    for number, (target, measure) in enumerate(zip(axes, measures, strict=False)):
+        draw_measure(target, frame, measure, first=number == 0)
+    gain_key(axes[min(len(axes), len(measures)) - 1])
+    name_stages(axes[0], [*frame["label"], f"result: {chosen['recipe']}"])
+    return figure_of(axes[0])
+
+
+def _measures(row: Mapping[str, Any]) -> Sequence[Measure]:
+    return (
+        Measure("latency_ms_p50", "Latency", f"ms per batch of {row['batch_size']}", "timed"),
+        Measure("macs", "Work", "million multiply-accumulates per sample", "counted", scale=1e-6),
+        Measure("size_mib", "Size", "MiB on disk", "measured"),
+        Measure(
+            "quality_validation", "Quality", "on validation data (higher is better)", "measured", higher_is_better=True
+        ),
+    )
+
+
+def _stage(
+    label: str, kind: str, row: Mapping[str, Any], step: Mapping[str, Any] | None, *, after: bool
+) -> dict[str, Any]:
+    moment = "after" if after else "before"
+    found = {name: (step or {}).get(f"{name}_{moment}") for name in ("params", "macs", "quality")}
+    return {
+        "label": label,
+        "kind": kind,
+        "latency_ms_p50": row.get("latency_ms_p50", np.nan),
+        "size_mib": row.get("size_mib", np.nan),
+        "params": found["params"] if found["params"] is not None else row.get("params", np.nan),
+        "macs": found["macs"] if found["macs"] is not None else row.get("macs", np.nan),
+        "quality_validation": found["quality"] if found["quality"] is not None else np.nan,
+    }
+
+
+def _prefix(rows: Sequence[Mapping[str, Any]], target: Mapping[str, Any], count: int) -> Mapping[str, Any]:
+    """Return the row of the recipe that is the first ``count`` steps of the target's, on the same backend."""
+    wanted = [step["step"] for step in target["steps"][:count]]
+    for row in rows:
+        steps = [step["step"] for step in row.get("steps") or []]
+        if steps == wanted and row["backend"] == target["backend"] and _seed(row) == _seed(target):
+            return row
+    return {}
+
+
+def _seed(row: Mapping[str, Any]) -> Any:
+    return json.loads(row.get("recipe_json") or "{}").get("seed")
+
+
+def _why_none(rows: Any) -> str:
+    states = [row.get("state") for row in rows_of(rows)]
+    if "complete" not in states:
+        return why_empty(rows, "a waterfall")
+    return "No variant is recommended, since none met the quality limit, so there are no steps to explain."
