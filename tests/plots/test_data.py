@@ -123,6 +123,13 @@ def test_waterfall_follows_the_measured_beginnings(rows: list[dict[str, Any]]) -
     assert math.isnan(frame["latency_ms_change"][0])
 
 
+def test_waterfall_gives_a_stage_the_latency_of_the_same_structure_trained(rows: list[dict[str, Any]]) -> None:
+    frame = waterfall_data([r for r in rows if r["recipe"] != "prune"])
+    assert frame["latency_ms_p50"].tolist() == [27.0, 17.2, 8.0, 8.0, 4.4]
+    assert frame["size_mib"][2] == frame["size_mib"][3] != frame["size_mib"][1]
+    assert frame["timed_at"].tolist()[2:4] == ["distill", "distill"]
+
+
 def test_waterfall_counts_a_change_from_the_last_known_stage(rows: list[dict[str, Any]]) -> None:
     frame = waterfall_data([r for r in rows if r["recipe"] not in ("prune", "distill")])
     assert np.isnan(frame["latency_ms_p50"][2:4]).all()
@@ -132,7 +139,8 @@ def test_waterfall_counts_a_change_from_the_last_known_stage(rows: list[dict[str
 
 def test_waterfall_takes_a_beginning_only_with_the_same_seed(rows: list[dict[str, Any]]) -> None:
     other = [dict(r, recipe_json='{"seed": 1}') if r["recipe"] == "prune" else r for r in rows]
-    assert np.isnan(waterfall_data(other)["latency_ms_p50"][2])
+    assert waterfall_data(other)["timed_at"][2] == "distill"
+    assert waterfall_data(rows)["timed_at"][2] == "prune 0.5"
 
 
 def test_waterfall_without_a_recommended_row_is_empty_unless_a_row_is_named(rows: list[dict[str, Any]]) -> None:

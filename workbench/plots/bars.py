@@ -22,7 +22,10 @@ COST: dict[str, Any] = {"facecolor": "#F6D6C1", "edgecolor": style.BAD, "linewid
 
 @dataclass(frozen=True)
 class Measure:
-    """One panel: the column, its title and unit, and the word for how it is known."""
+    """One panel: the column, its title and unit, and the word for how it is known.
+
+    A ``structural`` figure is the same for two stages of one structure, and was taken once for both.
+    """
 
     column: str
     name: str
@@ -30,6 +33,7 @@ class Measure:
     verb: str
     scale: float = 1.0
     higher_is_better: bool = False
+    structural: bool = False
 
 
 def draw_measure(ax: Axes, frame: pd.DataFrame, measure: Measure, *, first: bool) -> None:
@@ -51,7 +55,9 @@ def draw_measure(ax: Axes, frame: pd.DataFrame, measure: Measure, *, first: bool
             _words(ax, place, previous, f"not {measure.verb} alone", style.MUTED)
         elif place > first_known:
             together = "" if place - since == 1 else f" ({place - since} steps)"
+            shared = frame["timed_at"].iloc[place] == frame["timed_at"].iloc[place - 1]
             same = "same model" if frame["kind"].iloc[place] == "backend" else "no change"
+            same = "same structure" if shared and measure.structural else same
             _step_bar(ax, place, previous, float(values[place]), measure, together, same)
             ax.plot([previous] * 2, [since, place], color=style.MUTED, linewidth=0.7, zorder=2)
             previous, since = float(values[place]), place

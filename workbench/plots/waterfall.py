@@ -30,7 +30,9 @@ COLUMNS = [
     "params_change",
     "macs_change",
     "quality_change",
+    "timed_at",
 ]
+TRAINING = ("Distill", "Recover")
 
 
 def waterfall_data(rows: Any, *, batch_size: int = 32, row: Mapping[str, Any] | None = None) -> pd.DataFrame:
@@ -38,8 +40,10 @@ def waterfall_data(rows: Any, *, batch_size: int = 32, row: Mapping[str, Any] | 
 
     Stages are the baseline, the same model on the variant's backend, and each step. ``latency_ms_p50`` (ms per
     batch) and ``size_mib`` come from measured trials of the recipe's beginnings, NaN where a beginning is not a
-    recipe of the study; ``macs`` (per sample), ``params`` and ``quality_validation`` from the step reports. A
-    ``_change`` is counted from the last stage where the figure is known. Empty when there is no such variant.
+    recipe of the study. A stage that only trains (distill, recover) has the structure of the one before it, so
+    that the two share latency and size: ``timed_at`` names the stage they were taken from. ``macs`` (per sample),
+    ``params`` and ``quality_validation`` come from the step reports. A ``_change`` is counted from the last stage
+    where the figure is known. Empty when there is no such variant.
     """
     table = [r for r in rows_of(rows) if r.get("state", "complete") == "complete"]
     target = row if row is not None else next((r for r in table if r.get("recommended") is True), None)
@@ -57,6 +61,7 @@ def waterfall_data(rows: Any, *, batch_size: int = 32, row: Mapping[str, Any] | 
     for number, step in enumerate(steps, start=1):
         known = target if number == len(steps) else _prefix(same, target, number)
         stages.append(_stage(str(step["label"]), "step", known, step, after=True))
+    _share_structure(stages, steps)
     frame = pd.DataFrame(stages)
     frame.insert(0, "stage", range(len(frame)))
     for column in ("latency_ms_p50", "size_mib", "params", "macs", "quality_validation"):
@@ -103,9 +108,9 @@ def plot_waterfall(
 
 def _measures(row: Mapping[str, Any]) -> Sequence[Measure]:
     return (
-        Measure("latency_ms_p50", "Latency", f"ms per batch of {row['batch_size']}", "timed"),
+        Measure("latency_ms_p50", "Latency", f"ms per batch of {row['batch_size']}", "timed", structural=True),
         Measure("macs", "Work", "million multiply-accumulates per sample", "counted", scale=1e-6),
-        Measure("size_mib", "Size", "MiB on disk", "measured"),
+        Measure("size_mib", "Size", "MiB on disk", "measured", structural=True),
         Measure(
             "quality_validation", "Quality", "on validation data (higher is better)", "measured", higher_is_better=True
         ),
@@ -120,12 +125,24 @@ def _stage(
     return {
         "label": label,
         "kind": kind,
+        "timed_at": label,
         "latency_ms_p50": row.get("latency_ms_p50", np.nan),
         "size_mib": row.get("size_mib", np.nan),
         "params": found["params"] if found["params"] is not None else row.get("params", np.nan),
         "macs": found["macs"] if found["macs"] is not None else row.get("macs", np.nan),
         "quality_validation": found["quality"] if found["quality"] is not None else np.nan,
     }
+
+
+def _share_structure(stages: list[dict[str, Any]], steps: Sequence[Mapping[str, Any]]) -> None:
+    """Give a stage that was not timed the figures of the next one, where that one only trained the same structure."""
+    first = len(stages) - len(steps)
+    for place in range(len(stages) - 2, first - 1, -1):
+        here, after = stages[place], stages[place + 1]
+        trained = steps[place + 1 - first]["step"].get("step") in TRAINING
+        if trained and pd.isna(here["latency_ms_p50"]) and not pd.isna(after["latency_ms_p50"]):
+            shared = {name: after[name] for name in ("latency_ms_p50", "size_mib", "timed_at")}
+            here.update(shared)
 
 
 def _prefix(rows: Sequence[Mapping[str, Any]], target: Mapping[str, Any], count: int) -> Mapping[str, Any]:
