@@ -78,8 +78,8 @@ def best_row(
     else:
         row = min(rivals, key=lambda r: (_drop(r), _number(r, minimise)))
         reason = (
-            f"Nothing met the goal: none of the {len(rivals)} finished variants at batch {batch_size} keeps the quality "
-            f"within {quality_drop:g}. The nearest miss loses {_drop(row):.4g}{_interval(row)}."
+            f"Nothing met the goal: none of the {len(rivals)} finished variants at batch {batch_size} loses at most "
+            f"{quality_drop:g} of quality. The nearest miss loses {_drop(row):.4g}{_interval(row)}."
         )
     return Best(row, bool(within), reason + other, len(rivals))
 

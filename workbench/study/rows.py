@@ -17,7 +17,9 @@ class TrialRow(TypedDict):
     ``speedup`` is baseline latency over this latency at the same batch size; ``quality_drop`` is baseline
     quality minus this one in the metric's own units, measured on the engine that is timed. ``steps`` holds one
     dict per StepReport. ``candidates`` counts the (recipe, backend) pairs whose quality was measured on the
-    evaluation split of this study. ``notes`` maps a column to the reason why it is None or needs a word.
+    evaluation split of this study. ``samples`` names the file with the raw ms per call, of this trial and of
+    the baseline next to it, in the folder ``samples`` beside the database. ``notes`` maps a column to the
+    reason why it is None or needs a word.
     """
 
     task: str
@@ -57,6 +59,7 @@ class TrialRow(TypedDict):
     task_fingerprint: str
     fingerprint: str
     baseline: bool
+    samples: str | None
     notes: dict[str, str]
     error: str | None
 

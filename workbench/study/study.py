@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
+import threading
+import time
 from collections.abc import Sequence
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from workbench.core.progress import ProgressCallback, ignore
-from workbench.study.answers import Best, best_row, mark_recommended, pareto_rows
+from workbench.core.errors import StudyError, unknown_name
+from workbench.core.machine import default_threads, fingerprint_id
+from workbench.core.progress import Progress, ProgressCallback, ignore
+from workbench.study.answers import Best, best_row, check_question, mark_recommended, pareto_rows
 from workbench.study.rows import COLUMNS, TrialRow
+from workbench.study.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -15,10 +22,11 @@ if TYPE_CHECKING:
 
     from workbench.compress.recipe import Recipe
     from workbench.study.job import Job
+    from workbench.study.plan import Plan
     from workbench.study.run import RunSummary
     from workbench.tasks.task import Task
 
-BACKENDS = ("torch-eager", "onnxruntime", "openvino")
+PLOTS = ("tradeoff", "throughput", "memory", "waterfall")
 
 
 class Study:
@@ -45,6 +53,17 @@ class Study:
     >>> study.best(quality_drop=0.01)  # doctest: +SKIP
     """
 
+    def __init__(self, task: Task | str, *, storage: str = "sqlite:///workbench.db", name: str | None = None) -> None:
+        from workbench.tasks.load import load_task
+
+        self.task = load_task(task)
+        self.name = name or self.task.name
+        self.storage = storage
+        self._store = Store(storage)
+        self.files = self._store.files
+        self._lock = threading.Lock()
+        self._stop: Any = None
+
     def run(
         self,
         recipes: Sequence[Recipe] | None = None,
@@ -58,34 +77,219 @@ class Study:
     ) -> RunSummary:
         """Run every trial that is not complete yet; complete rows are reused.
 
-        Progress events have ``stage="study"``, ``done``/``total`` in trials (``done`` moves in fractions while a
-        variant is prepared), a ``message`` in words, and ``values``: ``{"row": TrialRow}`` when a trial changed
-        state, ``{"best": TrialRow | None}`` after each complete trial, ``{"step": Progress as a dict}`` while a
-        recipe is applied, ``{"plan": [...]}`` before work starts.
+        Parameters
+        ----------
+        recipes : sequence of Recipe, optional
+            By default :func:`workbench.study.default_recipes`. The float model is added: it is the baseline.
+        backends : sequence of str, optional
+            By default all that run here.
+        batch_sizes : sequence of int
+            32, or the largest where it is not among them, is measured first for all recipes.
+        threads : int, optional
+            Of every engine; by default the physical cores that this process may use.
+        budget_s : float, optional
+            Seconds for the whole run; what does not fit is left waiting and said.
+        quality_drop : float
+            Largest drop of quality that a recommended variant may have, in the metric's units.
+        progress : callable
+            Gets :class:`Progress` with ``stage="study"``, ``done`` of ``total`` trials (``done`` moves in fractions
+            while a variant is prepared), a ``message`` in words, and ``values``: ``{"plan": [TrialRow, ...]}`` before
+            work starts, ``{"row": TrialRow}`` when a trial changed state, with ``{"best": TrialRow | None}`` after
+            each complete one, ``{"step": {...}}`` while a recipe is applied. Raising Cancelled in it stops the run.
+
+        Returns
+        -------
+        RunSummary
+            After a cancel too, with ``cancelled`` True.
+
+        Raises
+        ------
+        StudyError, TaskError, ConfigError, BackendUnavailable
+            Before any work starts, when something asked for cannot be done.
+        KeyboardInterrupt
+            After Ctrl-C, once the children are ended and what is complete is kept.
         """
+        stop = self._begin(budget_s)
+        return self._run(
+            stop,
+            recipes,
+            backends,
+            batch_sizes,
+            threads=threads,
+            budget_s=budget_s,
+            quality_drop=quality_drop,
+            progress=progress,
+        )
 
     def start(self, *args: Any, **options: Any) -> Job:
-        """Start :meth:`run` in a thread and return at once. ``job.cancel() .wait(timeout) .error .done .result``."""
+        """Start :meth:`run` with the same arguments in a thread and return at once.
+
+        The job has ``cancel()``, ``wait(timeout)``, ``done``, ``error`` and ``result``.
+        """
+        from workbench.study.job import Job
+
+        stop = self._begin(options.get("budget_s"))
+        return Job(lambda: self._run(stop, *args, **options), stop.set)
 
     def cancel(self) -> None:
         """Stop a running :meth:`run`, from any thread; trials that are complete stay."""
+        stop = self._stop
+        if stop is not None:
+            stop.set()
 
     def rows(self) -> list[TrialRow]:
-        """Return all rows, waiting and failed ones too, ``recommended`` set on one row at most."""
+        """Return all rows of this task, waiting and failed ones too, in the order they were planned.
+
+        ``recommended`` is True on one row at most: :meth:`best` with the limit of the last run.
+        """
+        rows = self._rows()
+        return mark_recommended(rows, self._best(rows))
 
     def frame(self) -> pd.DataFrame:
-        """Return all rows as a frame with every column of a row."""
+        """Return :meth:`rows` as a frame, with every column of a row."""
+        import pandas as pd
+
+        return pd.DataFrame(self.rows(), columns=list(COLUMNS))
 
     def pareto(self, x: str = "latency_ms_p50", y: str = "quality", *, batch_size: int | None = None) -> pd.DataFrame:
-        """Return the rows that no other row beats in both columns."""
+        """Return the rows that no other row beats in both columns, sorted by ``x``; all batch sizes by default."""
+        import pandas as pd
+
+        return pd.DataFrame(pareto_rows(self.rows(), x=x, y=y, batch_size=batch_size), columns=list(COLUMNS))
 
     def best(
         self, quality_drop: float | None = None, minimise: str = "latency_ms_p50", *, batch_size: int | None = None
     ) -> Best:
-        """Return the recommended row, or the nearest miss, with the reason in words."""
+        """Return the one row to take, or the nearest miss, with the reason in words.
+
+        Parameters
+        ----------
+        quality_drop : float, optional
+            Largest measured drop allowed, in the metric's units; that of the last run by default.
+        minimise : str
+            Column to make smallest among the rows within the limit.
+        batch_size : int, optional
+            32 where measured, else the largest, by default.
+        """
+        return self._best(self._rows(), quality_drop, minimise, batch_size)
 
     def plot(self, kind: str = "tradeoff", **options: Any) -> Figure:
-        """Draw ``workbench.plots.plot_<kind>`` from the rows."""
+        """Draw a chart of the rows: tradeoff, throughput, memory or waterfall."""
+        if kind not in PLOTS:
+            raise StudyError(unknown_name("chart", kind, PLOTS))
+        draw = getattr(importlib.import_module("workbench.plots"), f"plot_{kind}")
+        figure: Figure = draw(self.rows(), **options)
+        return figure
 
     def close(self) -> None:
-        """Close the database; a Study is a context manager too."""
+        """Stop a run in another thread and close the database."""
+        self.cancel()
+        self._store.close()
+
+    def __enter__(self) -> Study:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        rows = self._rows()
+        complete = sum(row["state"] == "complete" for row in rows)
+        return f"Study({self.name!r}, storage={self.storage!r}: {complete} of {len(rows)} trials complete)"
+
+    def _begin(self, budget_s: float | None) -> Any:
+        from workbench.study.child import Stop
+
+        if budget_s is not None and not (isinstance(budget_s, int | float) and budget_s > 0):
+            raise StudyError(f"budget_s must be above 0 seconds, or None for no limit; got {budget_s!r}.")
+        with self._lock:
+            if self._stop is not None:
+                raise StudyError("This study is running already. Cancel it or wait for it, then run again.")
+            self._stop = Stop(None if budget_s is None else time.monotonic() + budget_s)
+            return self._stop
+
+    def _run(
+        self,
+        stop: Any,
+        recipes: Sequence[Recipe] | None = None,
+        backends: Sequence[str] | None = None,
+        batch_sizes: Sequence[int] = (1, 8, 32),
+        *,
+        threads: int | None = None,
+        budget_s: float | None = None,
+        quality_drop: float = 0.01,
+        progress: ProgressCallback = ignore,
+    ) -> RunSummary:
+        from workbench.study.ledger import Ledger
+        from workbench.study.prepare import pack
+        from workbench.study.run import Run
+
+        try:
+            check_question(quality_drop=quality_drop, minimise="latency_ms_p50")
+            progress(Progress("study", 0, 0, "checking the task"))
+            plan = self._plan(recipes, backends, batch_sizes, threads, budget_s)
+            self.task.check()
+            shipment = pack(self.task)
+            self._store.set_setting(self.name, "quality_drop", quality_drop)
+            rows = plan.rows(self.task.name, shipment.fingerprint)
+            ledger = Ledger(self._store, self.name, plan, rows, quality_drop=quality_drop, progress=progress)
+            with ledger:
+                ledger.say(plan.words(), plan=list(rows.values()))
+                return Run(self.task, plan, ledger, shipment, self.files, stop).work()
+        finally:
+            self._stop = None
+
+    def _plan(
+        self,
+        recipes: Sequence[Recipe] | None,
+        backends: Sequence[str] | None,
+        batch_sizes: Sequence[int],
+        threads: int | None,
+        budget_s: float | None,
+    ) -> Plan:
+        from workbench.engine.backends import BACKENDS, backend_status, require_backend
+        from workbench.study.defaults import default_recipes
+        from workbench.study.plan import make_plan
+
+        if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+            raise StudyError(f"threads must be an integer of at least 1, or None; got {threads!r}.")
+        if backends is None:
+            backends = [state.name for state in backend_status() if state.available]
+        if isinstance(backends, str) or isinstance(batch_sizes, int):
+            raise StudyError("backends and batch_sizes are lists: backends=['openvino'], batch_sizes=[32].")
+        for name in backends:
+            if name not in BACKENDS:
+                raise StudyError(unknown_name("backend", name, BACKENDS))
+            require_backend(name)
+        chosen = default_recipes(budget_s) if recipes is None else recipes
+        return make_plan(self.task.fingerprint, chosen, backends, batch_sizes, threads=threads or default_threads())
+
+    def _rows(self) -> list[TrialRow]:
+        """Rows of this task as it is now; of two with the same settings (libraries were updated) the newer one."""
+        newest: dict[tuple[Any, ...], tuple[float, TrialRow]] = {}
+        for stored in self._store.load(self.name).values():
+            row = stored.row
+            if row["task_fingerprint"] != self.task.fingerprint:
+                continue
+            settings = (row["recipe_id"], row["backend"], row["batch_size"], row["threads"], row["fingerprint"])
+            if settings not in newest or newest[settings][0] < stored.updated:
+                newest[settings] = (stored.updated, row)
+        rows = [row for _, row in newest.values()]
+        judged = {(r["recipe_id"], r["backend"]) for r in rows if r["quality"] is not None}
+        return [{**row, "candidates": len(judged)} for row in rows]
+
+    def _best(
+        self,
+        rows: list[TrialRow],
+        quality_drop: float | None = None,
+        minimise: str = "latency_ms_p50",
+        batch_size: int | None = None,
+    ) -> Best:
+        if quality_drop is None:
+            stored = self._store.setting(self.name, "quality_drop")
+            quality_drop = 0.01 if stored is None else float(stored)
+        return best_row(
+            rows, quality_drop=quality_drop, minimise=minimise, batch_size=batch_size, machine=fingerprint_id()
+        )

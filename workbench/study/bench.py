@@ -1,0 +1,249 @@
+"""The bench: the baseline's process and those of a group, timed in turns by a token that the study passes."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from workbench.core.errors import TrialFailed
+from workbench.core.stats import ratio_interval
+from workbench.measure.timing import Rounds, Samples, interleave
+from workbench.study.child import Child, Stop
+from workbench.study.plan import Planned
+
+TWIN = "twin"
+_ENOUGH = 0.05
+_RESAMPLES = 300
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What every timing process of a run needs to know."""
+
+    files: Path
+    inputs: Mapping[str | int, Path]
+    artifact: Callable[[Planned], Path]
+    build: bytes
+    stop: Stop
+
+
+@dataclass
+class RemoteArm:
+    """An engine in a process of its own; it is an :class:`workbench.measure.timing.Arm`."""
+
+    name: str
+    trial: Planned
+    setup: Setup
+    child: Child
+    opened: dict[str, Any] = field(default_factory=dict)
+    memory: tuple[float | None, str | None] = (None, None)
+    evaluated: bool = False
+
+    @classmethod
+    def start(cls, trial: Planned, setup: Setup, *, name: str = "") -> RemoteArm:
+        """Start the process; it imports its runtime while the study does something else."""
+        name = name or trial.key
+        child = Child(
+            "time",
+            {"backend": trial.backend},
+            log=setup.files / "logs" / f"{name}.log",
+            stop=setup.stop,
+        )
+        return cls(name, trial, setup, child)
+
+    def open(self) -> None:
+        """Load the artefact."""
+        self.opened = self.child.ask(
+            "open",
+            self.setup.build if self.trial.backend.startswith("torch") else b"",
+            artifact=str(self.setup.artifact(self.trial)),
+            inputs=str(self.setup.inputs[self.trial.batch_size]),
+            batch_size=self.trial.batch_size,
+            threads=self.trial.threads,
+        )
+
+    def warm(self) -> None:
+        """Run until steady."""
+        self.opened["steady"] = self.child.ask("warm")["steady"]
+
+    def block(self, seconds: float) -> Sequence[float]:
+        """Hand over the token for one block."""
+        samples: list[float] = self.child.ask("block", seconds=seconds)["ms"]
+        return samples
+
+    def measure_memory(self) -> None:
+        """Note the process's peak so far, once: evaluation afterwards is not the trial's own."""
+        if self.memory == (None, None):
+            answer = self.child.ask("memory")
+            self.memory = (answer["mib"], answer["reason"])
+
+    def evaluate(self, outputs: Path, on_event: Callable[[dict[str, Any]], None]) -> None:
+        """Run the evaluation inputs and have the outputs written into ``outputs``."""
+        self.child.ask(
+            "evaluate",
+            on_event=on_event,
+            inputs=str(self.setup.inputs["evaluation"]),
+            outputs=str(outputs),
+            batch_size=self.trial.batch_size,
+        )
+
+
+@dataclass(frozen=True)
+class Timed:
+    """What a group gave: the rounds, the arms that came through by trial key, and why the others did not."""
+
+    rounds: Rounds
+    arms: dict[str, RemoteArm]
+    failed: dict[str, TrialFailed]
+
+
+class Bench:
+    """Holds the baseline's process and starts, times and ends the processes of groups."""
+
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
+        self._baseline: RemoteArm | None = None
+        self._started: dict[str, RemoteArm] = {}
+
+    def prestart(self, trials: Sequence[Planned], *, twin: Planned | None = None) -> None:
+        """Start the processes of the next group, so that their imports overlap with what is done now."""
+        wanted = [(t.key, t) for t in trials if not t.baseline]
+        wanted += [(TWIN, twin)] if twin is not None else []
+        for name, trial in wanted:
+            if name not in self._started:
+                self._started[name] = RemoteArm.start(trial, self._setup, name=name)
+
+    def start_baseline(self, trial: Planned) -> None:
+        """Start the baseline's process for a batch size, unless it runs already."""
+        if self._baseline is not None and (self._baseline.trial.key != trial.key or not self._baseline.child.alive):
+            self._baseline.child.close()
+            self._baseline = None
+        if self._baseline is None:
+            self._baseline = RemoteArm.start(trial, self._setup, name=f"baseline-{trial.key}")
+
+    def baseline(self, trial: Planned) -> RemoteArm:
+        """Return the baseline's arm for a batch size, open and warm."""
+        self.start_baseline(trial)
+        arm = self._baseline
+        if arm is None:
+            raise TrialFailed("The baseline's process could not be started.")
+        if not arm.opened:
+            arm.open()
+            arm.warm()
+        return arm
+
+    def time(
+        self,
+        trials: Sequence[Planned],
+        baseline: Planned,
+        *,
+        twin: bool,
+        rounds: tuple[int, int],
+        block_s: float,
+        budget_s: float,
+        after_round: Callable[[int], None],
+    ) -> Timed:
+        """Time a group against the baseline. A lost baseline is started again once.
+
+        Raises
+        ------
+        TrialFailed
+            If the baseline cannot be run.
+        """
+        self.start_baseline(baseline)
+        self.prestart(trials, twin=baseline if twin else None)
+        failed: dict[str, TrialFailed] = {}
+        arms = self._open([t.key for t in trials if not t.baseline] + ([TWIN] if twin else []), failed)
+        for attempt in (1, 2):
+            try:
+                reference = self.baseline(baseline)
+                living = [arm for arm in arms.values() if arm.child.alive]
+                timed = interleave(
+                    [reference, *living],
+                    rounds=rounds,
+                    block_s=block_s,
+                    budget_s=budget_s,
+                    enough=functools.partial(_narrow, reference.name),
+                    after_round=after_round,
+                )
+                break
+            except TrialFailed:
+                if attempt == 2:
+                    raise
+        failed |= timed.lost
+        for name, arm in arms.items():
+            if name not in timed.blocks and name not in failed:
+                failed[name] = _ended(arm)
+        arms = {name: arm for name, arm in arms.items() if name not in failed}
+        self._measure_memory(arms, failed)
+        if reference.child.alive:
+            reference.measure_memory()
+        return Timed(timed, {**arms, baseline.key: reference}, failed)
+
+    def end(self, names: Sequence[str]) -> None:
+        """End the processes of arms that are done with."""
+        for name in names:
+            arm = self._started.pop(name, None)
+            if arm is not None:
+                arm.child.close()
+
+    def close(self, *, kill: bool = False) -> None:
+        """End every process; ``kill`` does not wait for the work they are at."""
+        arms = [*self._started.values(), *([self._baseline] if self._baseline else [])]
+        self._started, self._baseline = {}, None
+        for arm in arms:
+            if kill:
+                arm.child.kill()
+            else:
+                arm.child.close()
+
+    def _open(self, names: Sequence[str], failed: dict[str, TrialFailed]) -> dict[str, RemoteArm]:
+        """Open and warm one after the other once all imports are over, so that load times do not disturb each other."""
+        started = {name: self._started[name] for name in names}
+        if self._baseline is not None:
+            with contextlib.suppress(TrialFailed):  # the baseline is tried again where it is used
+                self._baseline.child.wait_ready()
+        arms = {}
+        for name, arm in started.items():
+            try:
+                arm.child.wait_ready()
+                arms[name] = arm
+            except TrialFailed as error:
+                failed[name] = error
+        for name, arm in list(arms.items()):
+            try:
+                arm.open()
+                arm.warm()
+            except TrialFailed as error:
+                failed[name] = error
+                del arms[name]
+        return arms
+
+    def _measure_memory(self, arms: dict[str, RemoteArm], failed: dict[str, TrialFailed]) -> None:
+        for name, arm in list(arms.items()):
+            try:
+                arm.measure_memory()
+            except TrialFailed as error:
+                failed[name] = error
+                del arms[name]
+
+
+def _ended(arm: RemoteArm) -> TrialFailed:
+    try:
+        arm.child.ask("memory")
+    except TrialFailed as error:
+        return error
+    return TrialFailed("The process was not timed.")
+
+
+def _narrow(reference: str, blocks: Mapping[str, list[Samples]]) -> bool:
+    for name, mine in blocks.items():
+        if name != reference:
+            _, low, high = ratio_interval(blocks[reference], mine, resamples=_RESAMPLES)
+            if high / low > 1 + _ENOUGH:
+                return False
+    return True

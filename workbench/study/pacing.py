@@ -1,0 +1,68 @@
+"""Time: what still fits into the budget, and how long the timing of a group may take."""
+
+from __future__ import annotations
+
+from workbench.compress.recipe import Recipe
+from workbench.study.child import Stop
+from workbench.study.plan import Plan
+
+EXPORT_S = 5.0
+"""Estimate of the export and the loading of one variant."""
+TRAINING_S = 60.0
+"""Guess for a training step without a limit of its own."""
+_ROUNDS = (6, 20)
+_BLOCK_S = 0.06
+_SHARE_S = (1.0, 6.0)
+_FIRST_S = {True: 7.0, False: 4.0}
+
+
+class Pacing:
+    """Knows the deadline, what was planned, and how long things took so far."""
+
+    rounds = _ROUNDS
+    block_s = _BLOCK_S
+
+    def __init__(self, plan: Plan, stop: Stop) -> None:
+        self._stop = stop
+        self._unprepared = {recipe: self.prepare_s(recipe) for recipe in plan.recipes}
+        self._groups = {True: len(plan.recipes), False: len(plan.recipes) * len(plan.others)}
+        self._group_s = dict(_FIRST_S)
+        self._timed_s = 0.0
+
+    @staticmethod
+    def prepare_s(recipe: Recipe) -> float:
+        """Estimate of the seconds that preparing a recipe takes: the limits of its trainings and the export."""
+        seconds = EXPORT_S if recipe.steps else EXPORT_S / 2
+        for step in recipe.steps:
+            trains = getattr(step, "qat_epochs", getattr(step, "epochs", 0.0)) > 0
+            seconds += (getattr(step, "max_seconds", None) or TRAINING_S) if trains else 0.0
+        return seconds
+
+    def fits(self, recipe: Recipe, *, prepared: bool) -> bool:
+        """Say whether preparing a recipe and timing it once still fits."""
+        needed = self._group_s[True] + (0.0 if prepared else self.prepare_s(recipe))
+        return self._stop.remaining() >= needed
+
+    def group_fits(self) -> bool:
+        """Say whether one more group at another batch size still fits."""
+        return self._stop.remaining() >= self._group_s[False]
+
+    def share_s(self) -> float:
+        """Seconds that the next group may spend in timing: an equal share of what is left after everything else."""
+        left = sum(self._groups.values())
+        overhead = sum(max(0.0, self._group_s[kind] - _SHARE_S[0]) * n for kind, n in self._groups.items())
+        free = self._stop.remaining() - sum(self._unprepared.values()) - overhead
+        return min(max(free / max(left, 1), _SHARE_S[0]), _SHARE_S[1])
+
+    def prepared(self, recipe: Recipe) -> None:
+        """Note that a recipe is prepared, or never will be."""
+        self._unprepared.pop(recipe, None)
+
+    def skip(self, *, primary: bool) -> None:
+        """Note that a group will not be timed."""
+        self._groups[primary] = max(0, self._groups[primary] - 1)
+
+    def grouped(self, seconds: float, *, primary: bool) -> None:
+        """Note how long a group took, so that the next estimate is better."""
+        self._groups[primary] = max(0, self._groups[primary] - 1)
+        self._group_s[primary] = 0.5 * (self._group_s[primary] + seconds)

@@ -1,0 +1,156 @@
+"""The plan of a study: which trials there are, their keys, and the order in which they are worth doing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from workbench.compress.recipe import Recipe
+from workbench.core.config import short_id
+from workbench.core.errors import StudyError
+from workbench.core.machine import FINGERPRINT_LIBRARIES, fingerprint_id, library_versions, this_machine
+from workbench.study.rows import TrialRow, new_row
+
+BASELINE_BACKEND = "torch-eager"
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One trial to do. ``baseline`` marks the float model on torch eager, which the others are compared with."""
+
+    key: str
+    recipe: Recipe
+    name: str
+    backend: str
+    batch_size: int
+    threads: int
+    artifact_key: str
+    baseline: bool
+
+    @property
+    def words(self) -> str:
+        """The trial in words."""
+        return f"{self.name} on {self.backend} at batch {self.batch_size}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All trials in the order of work: every recipe at the ``primary`` batch size, then the other batch sizes."""
+
+    trials: tuple[Planned, ...]
+    recipes: tuple[Recipe, ...]
+    backends: tuple[str, ...]
+    primary: int
+    others: tuple[int, ...]
+
+    def words(self) -> str:
+        """Return what will be done, in a sentence."""
+        names = ", ".join(r.name or r.label for r in self.recipes)
+        sizes = " then ".join(str(size) for size in (self.primary, *self.others))
+        return (
+            f"plan: {len(self.trials)} trials of {len(self.recipes)} recipes ({names}) on {', '.join(self.backends)}, "
+            f"batch {sizes}, {self.trials[0].threads} threads"
+        )
+
+    def group(self, recipe: Recipe, batch_size: int) -> list[Planned]:
+        """Return the trials of one recipe at one batch size: they are timed together."""
+        return [t for t in self.trials if t.recipe == recipe and t.batch_size == batch_size]
+
+    def of(self, recipe: Recipe) -> list[Planned]:
+        """Return all trials of a recipe."""
+        return [t for t in self.trials if t.recipe == recipe]
+
+    def baseline(self, batch_size: int) -> Planned:
+        """Return the baseline trial at a batch size."""
+        return next(t for t in self.trials if t.baseline and t.batch_size == batch_size)
+
+    def rows(self, task: str, task_fingerprint: str) -> dict[str, TrialRow]:
+        """Return a waiting row for each trial, by key."""
+        machine = fingerprint_id()
+        return {
+            t.key: new_row(
+                task=task,
+                recipe=t.name,
+                recipe_id=t.recipe.recipe_id,
+                recipe_json=t.recipe.to_json(),
+                technique=t.recipe.technique,
+                backend=t.backend,
+                batch_size=t.batch_size,
+                threads=t.threads,
+                baseline=t.baseline,
+                task_fingerprint=task_fingerprint,
+                fingerprint=machine,
+            )
+            for t in self.trials
+        }
+
+
+def make_plan(
+    task_fingerprint: str,
+    recipes: Sequence[Recipe],
+    backends: Sequence[str],
+    batch_sizes: Sequence[int],
+    *,
+    threads: int,
+) -> Plan:
+    """Return the plan, with the float model first; it is added where it is missing, since it is the baseline.
+
+    The primary batch size is 32 where asked, else the largest: it is measured for every recipe before the others.
+
+    Raises
+    ------
+    StudyError
+        For an empty list, a batch size that is no positive integer, or one name for two different recipes.
+    """
+    sizes = _sizes(batch_sizes)
+    ordered = _recipes(recipes)
+    chosen = tuple(dict.fromkeys(backends))
+    if not chosen:
+        raise StudyError("backends is empty; give at least one, or leave it out for all that run here.")
+    primary = 32 if 32 in sizes else max(sizes)
+    others = tuple(sorted((s for s in sizes if s != primary), reverse=True))
+    trials = []
+    for batch in (primary, *others):
+        for recipe in ordered:
+            runs_on = chosen if recipe.steps else tuple(dict.fromkeys((BASELINE_BACKEND, *chosen)))
+            trials += [_planned(task_fingerprint, recipe, b, batch, threads) for b in runs_on]
+    return Plan(tuple(trials), ordered, chosen, primary, others)
+
+
+def _planned(task_fingerprint: str, recipe: Recipe, backend: str, batch: int, threads: int) -> Planned:
+    artifact = short_id(
+        {
+            "recipe": recipe.recipe_id,
+            "task": task_fingerprint,
+            "libraries": library_versions(FINGERPRINT_LIBRARIES),
+            "int8_dot": this_machine().int8_dot,  # int8 schemes are chosen for the CPU
+        }
+    )
+    engine = {"backend": backend, "threads": threads}
+    key = short_id({"artifact": artifact, "engine": engine, "batch_size": batch, "machine": fingerprint_id()})
+    baseline = not recipe.steps and backend == BASELINE_BACKEND
+    return Planned(key, recipe, recipe.name or recipe.label, backend, batch, threads, artifact, baseline)
+
+
+def _sizes(batch_sizes: Sequence[int]) -> tuple[int, ...]:
+    sizes = tuple(dict.fromkeys(batch_sizes))
+    bad = [s for s in sizes if isinstance(s, bool) or not isinstance(s, int) or s < 1]
+    if bad or not sizes:
+        raise StudyError(f"batch_sizes must be integers of at least 1, for example (1, 8, 32); got {batch_sizes!r}.")
+    return sizes
+
+
+def _recipes(recipes: Sequence[Recipe]) -> tuple[Recipe, ...]:
+    for recipe in recipes:
+        if not isinstance(recipe, Recipe):
+            raise StudyError(f"recipes must hold Recipe objects, got {recipe!r}. Write Recipe(Prune(0.5), ...).")
+    # of two floats that differ in their seed only, one is enough: a seed changes nothing without steps
+    floats = [r for r in recipes if not r.steps][:1] or [Recipe(name="float")]
+    ordered = tuple(dict.fromkeys([*floats, *(r for r in recipes if r.steps)]))
+    named: dict[str, Recipe] = {}
+    for recipe in ordered:
+        name = recipe.name or recipe.label
+        if name in named:
+            raise StudyError(f"Two different recipes are both called {name!r}. Give each Recipe a name of its own.")
+        named[name] = recipe
+    return ordered

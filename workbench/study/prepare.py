@@ -1,0 +1,117 @@
+"""The *prepare* child as the study sees it, and how a task travels into children."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workbench.compress.recipe import Recipe
+from workbench.core.errors import StudyError, TrialFailed
+from workbench.study.child import Child, ChildError, Stop
+
+if TYPE_CHECKING:
+    from workbench.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class Shipment:
+    """A task ready to travel: its reference or, where it has none, the whole of it pickled; and its ``build``."""
+
+    reference: str | None
+    task: bytes
+    build: bytes
+    fingerprint: str
+
+
+def pack(task: Task) -> Shipment:
+    """Return what children need of a task.
+
+    Raises
+    ------
+    StudyError
+        If its functions cannot be pickled; said here, before any work starts.
+    """
+    build = _pickled(task.build, f"build of task {task.name!r}")
+    whole = b"" if task.reference is not None else _pickled(task, f"task {task.name!r}")
+    return Shipment(task.reference, whole, build, task.fingerprint)
+
+
+def _pickled(thing: Any, words: str) -> bytes:
+    import cloudpickle
+
+    try:
+        data: bytes = cloudpickle.dumps(thing)
+    except Exception as error:
+        raise StudyError(
+            f"The {words} cannot be sent to a child process: {type(error).__name__}: {error}. Write it as functions in "
+            "a file and use load_task('file.py:function'), and open files, locks and connections inside build()."
+        ) from error
+    return data
+
+
+class PrepareHost:
+    """Starts the child when it is first needed, and again after it was lost."""
+
+    def __init__(self, shipment: Shipment, files: Path, stop: Stop) -> None:
+        self._shipment, self._files, self._stop = shipment, files, stop
+        self._child: Child | None = None
+        self._loaded = False
+
+    def start(self) -> None:
+        """Start the process, so that its imports overlap with what the study does meanwhile."""
+        if self._child is not None and not self._child.alive:
+            self._child.close()
+            self._child = None
+        if self._child is None:
+            self._loaded = False
+            self._child = Child("prepare", {}, log=self._files / "logs" / "prepare.log", stop=self._stop)
+
+    def prepare(self, recipe: Recipe, folder: Path, on_event: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+        """Apply a recipe in the child and have its artefact written into ``folder``.
+
+        Raises
+        ------
+        TrialFailed
+            If the recipe failed (the child goes on) or the process ended (the next call starts another).
+        StudyError
+            If the task is another one there.
+        """
+        self.start()
+        child = self._child
+        if child is None:
+            raise TrialFailed("The preparing process could not be started.")
+        if folder.exists():
+            shutil.rmtree(folder)  # what a killed process left
+        try:
+            if not self._loaded:
+                self._load(child)
+            return child.ask("prepare", on_event=on_event, recipe=recipe.to_dict(), folder=str(folder))
+        except ChildError:
+            raise
+        except TrialFailed:
+            with contextlib.suppress(OSError):
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+    def close(self, *, kill: bool = False) -> None:
+        """End the process."""
+        child, self._child = self._child, None
+        if child is not None:
+            if kill:
+                child.kill()
+            else:
+                child.close()
+
+    def _load(self, child: Child) -> None:
+        answer = child.ask("task", self._shipment.task, reference=self._shipment.reference)
+        if answer["fingerprint"] != self._shipment.fingerprint:
+            raise StudyError(
+                f"The task that {self._shipment.reference!r} gives in a child process is not the one of this study "
+                f"({answer['fingerprint']} instead of {self._shipment.fingerprint}): its data, weights or version "
+                "differ. Fix random seeds in it, and do not change a task after loading it."
+            )
+        self._loaded = True

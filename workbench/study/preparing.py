@@ -1,0 +1,93 @@
+"""Inside a *prepare* child: apply recipes and write artefacts, keeping the task and shared beginnings warm."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from workbench.core.errors import StudyError
+from workbench.core.progress import Progress
+
+if TYPE_CHECKING:
+    from workbench.compress.variant import Variant
+    from workbench.tasks.task import Task
+
+_EVERY_S = 0.2
+
+
+class Preparer:
+    """Answers ``task`` (which task to work on) and ``prepare`` (one recipe into one folder)."""
+
+    def __init__(self, emit: Callable[..., None]) -> None:
+        import torch
+
+        from workbench.core.machine import default_threads
+
+        torch.set_num_threads(default_threads())
+        self._emit = emit
+        self._task: Task | None = None
+        self._cache: dict[str, Variant] = {}
+
+    def handlers(self) -> dict[str, Callable[[dict[str, Any], bytes], dict[str, Any]]]:
+        """Return the commands by name."""
+        return {"task": self.load, "prepare": self.prepare}
+
+    def load(self, command: dict[str, Any], payload: bytes) -> dict[str, Any]:
+        """Load the task by reference, else from what the study pickled."""
+        if command["reference"] is not None:
+            from workbench.tasks.load import load_task
+
+            self._task = load_task(command["reference"])
+        else:
+            import cloudpickle
+
+            self._task = cloudpickle.loads(payload)
+        return {"fingerprint": self._task.fingerprint}
+
+    def prepare(self, command: dict[str, Any], payload: bytes) -> dict[str, Any]:
+        """Apply a recipe, write the artefact into ``folder``, and return what the rows need."""
+        from workbench.artifact import save_variant
+        from workbench.compress.recipe import Recipe
+
+        if self._task is None:
+            raise StudyError("The preparing process was asked for a recipe before it got a task.")
+        started = time.perf_counter()
+        recipe = Recipe.from_dict(command["recipe"])
+        report = _Throttled(self._emit)
+        variant = recipe.apply(self._task, progress=report, cache=self._cache)
+        applied = time.perf_counter()
+        report(Progress("export", 0, 1, "writing the artefact"))
+        save_variant(variant, command["folder"])
+        return {
+            "steps": [step.to_dict() for step in variant.reports],
+            "params": variant.params,
+            "macs": variant.macs,
+            "validation_quality": variant.quality,
+            "apply_s": applied - started,
+            "export_s": time.perf_counter() - applied,
+        }
+
+
+class _Throttled:
+    """Passes progress on a few times a second; a training loop may report every batch."""
+
+    def __init__(self, emit: Callable[..., None]) -> None:
+        self._emit = emit
+        self._next = 0.0
+        self._stage = ""
+
+    def __call__(self, progress: Progress) -> None:
+        now = time.monotonic()
+        if now < self._next and progress.stage == self._stage:
+            return
+        self._next, self._stage = now + _EVERY_S, progress.stage
+        values = {k: v for k, v in progress.values.items() if isinstance(v, bool | int | float | str)}
+        self._emit(
+            "progress",
+            stage=progress.stage,
+            done=float(progress.done),
+            total=float(progress.total),
+            message=progress.message,
+            values=values,
+        )

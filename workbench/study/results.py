@@ -1,0 +1,132 @@
+"""From what was timed to the columns of a row."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from workbench.core.files import replacing
+from workbench.core.stats import ratio_interval, verdict
+from workbench.measure.timing import Samples, Timing
+from workbench.study.bench import RemoteArm
+from workbench.study.plan import Planned
+
+_WEIGHTS = ("weights.safetensors", "exported.pt2")
+
+
+@dataclass(frozen=True)
+class NoiseFloor:
+    """How far two processes of the same baseline were apart: the floor as a share, and the interval of their ratio.
+
+    ``low`` and ``high`` are None where it was not measured for this trial; the floor is at least 2 %.
+    """
+
+    floor: float = 0.02
+    low: float | None = None
+    high: float | None = None
+
+
+class Noise:
+    """The noise floors of a study (A-A timings), kept in a file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._known: dict[str, list[float]] = json.loads(path.read_text()) if path.exists() else {}
+
+    def measure(self, baseline: Planned, first: Sequence[Samples], second: Sequence[Samples]) -> None:
+        """Keep the interval of one process of the baseline against another."""
+        _, low, high = ratio_interval(first, second)
+        self._known[baseline.key] = [low, high]
+        with replacing(self._path) as path:
+            path.write_text(json.dumps(self._known), encoding="utf-8")
+
+    def of(self, baseline: Planned) -> NoiseFloor:
+        """Return the floor; for a batch size that was not measured, the largest of the others."""
+        floor = max([0.02, *(max(high - 1, 1 / low - 1) for low, high in self._known.values())])
+        low, high = self._known.get(baseline.key, (None, None))
+        return NoiseFloor(floor, low, high)
+
+
+def timed_columns(
+    arm: RemoteArm, blocks: Sequence[Samples], base: Sequence[Samples], noise: NoiseFloor
+) -> dict[str, Any]:
+    """Return latency, throughput, speed-up, verdict, memory and load time, with notes for what is None."""
+    timing = Timing.of(blocks)
+    notes = {f"latency_ms_{name}": reason for name, reason in timing.notes.items() if name != "low"}
+    if "low" in timing.notes:
+        notes |= dict.fromkeys(("latency_ms_low", "latency_ms_high"), timing.notes["low"])
+    ratio, low, high = ratio_interval(base, blocks)
+    columns = {
+        "latency_ms_p50": timing.p50,
+        "latency_ms_iqr": timing.iqr,
+        "latency_ms_low": timing.low,
+        "latency_ms_high": timing.high,
+        "latency_ms_p90": timing.p90,
+        "latency_ms_p99": timing.p99,
+        "throughput_per_s": arm.trial.batch_size * 1e3 / timing.p50,
+        "speedup": ratio,
+        "speedup_low": low,
+        "speedup_high": high,
+        "verdict": verdict(low, high, floor=noise.floor),
+    }
+    if not arm.opened.get("steady", True):
+        notes["latency_ms_p50"] = "The warm-up did not become steady within its limit."
+    if noise.floor > 0.02:
+        notes["verdict"] = f"Differences up to {noise.floor:.1%} count as noise: so far apart were two baselines (A-A)."
+    return {**columns, **opened_columns(arm, notes), "notes": notes}
+
+
+def baseline_columns(arm: RemoteArm, blocks: Sequence[Samples], noise: NoiseFloor) -> dict[str, Any]:
+    """Return the columns of the baseline: speed-up 1 by definition, its interval that of a second baseline process."""
+    columns = timed_columns(arm, blocks, blocks, noise)
+    columns |= {"speedup": 1.0, "speedup_low": None, "speedup_high": None, "verdict": "same"}
+    if noise.low is None or noise.high is None:
+        columns["notes"] |= dict.fromkeys(("speedup_low", "speedup_high"), "This is the baseline: 1 by definition.")
+    else:
+        columns |= {"speedup_low": min(1.0, noise.low), "speedup_high": max(1.0, noise.high)}
+        columns["notes"]["speedup"] = "1 by definition; the interval is that of a second process of the baseline (A-A)."
+    return columns
+
+
+def opened_columns(arm: RemoteArm, notes: dict[str, str]) -> dict[str, Any]:
+    """Return what loading told: load time, difference from torch, memory, the engine's own remarks."""
+    mib, reason = arm.memory
+    if mib is None:
+        notes["peak_rss_mib"] = reason or "not measured"
+    diff = arm.opened["max_abs_diff"]
+    if diff is None or not math.isfinite(diff):
+        notes["max_abs_diff"] = "The outputs were not compared with torch." if diff is None else f"It is {diff}."
+        diff = None
+    if arm.opened["notes"]:
+        notes["backend"] = " ".join(arm.opened["notes"])
+    return {"load_s": arm.opened["load_s"], "max_abs_diff": diff, "peak_rss_mib": mib}
+
+
+def size_columns(folder: Path, backend: str) -> dict[str, Any]:
+    """Return the size in MiB of the file that the backend loads, and a note that names the file."""
+    names = _WEIGHTS if backend.startswith("torch") else ("model.onnx",)
+    for name in names:
+        found = [folder / name, *folder.glob(f"{name}.data")]
+        if found[0].exists():
+            size = sum(path.stat().st_size for path in found) / 2**20
+            return {"size_mib": size, "notes": {"size_mib": f"The size of {name}."}}
+    return {"size_mib": None, "notes": {"size_mib": f"The artefact has no {' or '.join(names)}."}}
+
+
+def save_samples(folder: Path, blocks: Sequence[Samples], base: Sequence[Samples]) -> str:
+    """Write the raw ms per call of a trial and of the baseline next to it; return the name, made from the content."""
+    arrays = {f"{name}_{i}": block for name, kind in (("arm", blocks), ("base", base)) for i, block in enumerate(kind)}
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)  # type: ignore[arg-type]
+    name = f"{hashlib.sha256(content.getvalue()).hexdigest()[:16]}.npz"
+    with replacing(folder / name) as path:
+        path.write_bytes(content.getvalue())
+    return name

@@ -1,0 +1,251 @@
+"""One run of a study: prepare each recipe, time its group, judge its quality, keep every finished row."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workbench.compress.recipe import Recipe
+from workbench.core.errors import Cancelled, StudyError, TrialFailed
+from workbench.core.files import replacing
+from workbench.study.bench import TWIN, Bench, RemoteArm, Setup, Timed
+from workbench.study.child import OutOfTime, Stop
+from workbench.study.ledger import Ledger, words_of
+from workbench.study.pacing import Pacing
+from workbench.study.plan import Plan, Planned
+from workbench.study.prepare import PrepareHost, Shipment
+from workbench.study.quality import judge, write_inputs
+from workbench.study.results import Noise, baseline_columns, save_samples, size_columns, timed_columns
+
+if TYPE_CHECKING:
+    from workbench.tasks.task import Task
+
+_QUALITY = ("quality", "quality_drop", "quality_drop_low", "quality_drop_high")
+_BUDGET = "the time budget does not allow it"
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What a run did: trials finished now, reused from before, failed, still open; ``cut`` says what was left out."""
+
+    finished: int
+    reused: int
+    failed: int
+    open: int
+    cancelled: bool
+    seconds: float
+    cut: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        counts = ((self.reused, "reused"), (self.failed, "failed"), (self.open, "open"))
+        parts = [f"{self.finished} trials finished in {self.seconds:.0f} s", *(f"{n} {w}" for n, w in counts if n)]
+        text = ", ".join(parts) + ("; cancelled" if self.cancelled else "")
+        return "\n".join([f"RunSummary({text})", *(f"  {line}" for line in self.cut)])
+
+
+class Run:
+    """Does the trials of a plan that are not complete; see :meth:`work`."""
+
+    def __init__(self, task: Task, plan: Plan, ledger: Ledger, shipment: Shipment, files: Path, stop: Stop) -> None:
+        self._task, self._plan, self._ledger, self._files, self._stop = task, plan, ledger, files, stop
+        self._pacing = Pacing(plan, stop)
+        self._host = PrepareHost(shipment, files, stop)
+        self._host.start()
+        inputs = write_inputs(task, files / "inputs" / task.fingerprint, batch_sizes=(plan.primary, *plan.others))
+        self._bench = Bench(Setup(files, inputs, self._artifact, shipment.build, stop))
+        self._noise = Noise(files / "noise.json")
+        self._cut: list[str] = []
+
+    def work(self) -> RunSummary:
+        """Do everything that can be done; a cancel or the end of the budget leaves finished rows as they are.
+
+        Raises
+        ------
+        StudyError
+            If the baseline cannot be prepared or timed: nothing could be compared with it.
+        KeyboardInterrupt
+            Passed on, after the children are ended and the running trials are marked.
+        """
+        started = time.monotonic()
+        state, reason, whole = "cancelled", "Cancelled while it ran.", False
+        try:
+            self._pass()
+            while self._wait_for_others():
+                self._pass()
+            whole = True
+        except OutOfTime:
+            state, reason = "waiting", "Stopped while it ran: the time budget was used up."
+            self._note_cut(self._ledger.missing(self._plan.trials))
+        except Cancelled:
+            pass
+        finally:
+            self._ledger.abandon(state=state, reason=reason)
+            self._bench.close(kill=not whole)
+            self._host.close(kill=not whole)
+        cancelled = not whole and state == "cancelled"
+        seconds = time.monotonic() - started
+        return RunSummary(**self._ledger.counts(), cancelled=cancelled, seconds=seconds, cut=tuple(self._cut))
+
+    def _pass(self) -> None:
+        """Every recipe at the primary batch size first, so that the main question is answered early."""
+        ready = []
+        for position, recipe in enumerate(self._plan.recipes):
+            following = self._plan.recipes[position + 1 : position + 2]
+            if self._first(recipe, following):
+                ready.append(recipe)
+        rest = [(recipe, batch) for batch in self._plan.others for recipe in ready]
+        for position, (recipe, batch) in enumerate(rest):
+            group = self._ledger.still_mine(self._plan.group(recipe, batch))
+            if group and not self._pacing.group_fits():
+                self._leave_out(group, primary=False)
+            elif group:
+                self._group(group, [t for r, b in rest[position + 1 : position + 2] for t in self._plan.group(r, b)])
+
+    def _first(self, recipe: Recipe, following: Sequence[Recipe]) -> bool:
+        """Claim a recipe, prepare it, and time it at the primary batch size; False where nothing more is to do."""
+        mine = self._ledger.claim(self._plan.of(recipe))
+        if not mine:
+            self._pacing.prepared(recipe)
+            return False
+        if not self._pacing.fits(recipe, prepared=self._prepared(mine[0]) is not None):
+            self._leave_out(mine, primary=True)
+            return False
+        first = [t for t in mine if t.batch_size == self._plan.primary]
+        if self._prepared(mine[0]) is None and not self._prepare(mine, first):
+            return False
+        self._pacing.prepared(recipe)
+        if first:
+            self._group(first, [t for r in following for t in self._plan.group(r, self._plan.primary)])
+        return True
+
+    def _prepare(self, mine: Sequence[Planned], first: Sequence[Planned]) -> bool:
+        trial, recipe = mine[0], mine[0].recipe
+        self._ledger.running(first or mine[:1])
+        self._bench.prestart(first, twin=self._twin(first))
+        started = time.monotonic()
+        try:
+            listen = self._ledger.following(trial.name, seconds=self._pacing.prepare_s(recipe))
+            answer = self._host.prepare(recipe, self._artifact(trial), listen)
+        except TrialFailed as error:
+            self._bench.end([*(t.key for t in first), TWIN])
+            self._ledger.fail(mine, f"The variant could not be prepared: {error}")
+            self._pacing.prepared(recipe)
+            if not recipe.steps:
+                raise StudyError(f"The float model cannot be prepared, so there is no baseline: {error}") from error
+            return False
+        answer["prepare_s"] = time.monotonic() - started
+        with replacing(self._prepared_path(trial)) as path:
+            path.write_text(json.dumps(answer), encoding="utf-8")
+        return True
+
+    def _group(self, trials: Sequence[Planned], following: Sequence[Planned]) -> None:
+        """Time one recipe at one batch size on all its backends, in turns with the baseline; then judge quality."""
+        batch = trials[0].batch_size
+        base, twin = self._plan.baseline(batch), self._twin(trials)
+        self._ledger.running(trials)
+        started = time.monotonic()
+        try:
+            timed = self._bench.time(
+                trials,
+                base,
+                twin=twin is not None,
+                rounds=self._pacing.rounds,
+                block_s=self._pacing.block_s,
+                budget_s=self._pacing.share_s(),
+                after_round=lambda n: self._ledger.say(f"timing {words_of(trials)}: round {n}"),
+            )
+        except TrialFailed as error:
+            self._ledger.fail(trials, f"The baseline's process could not be timed: {error}")
+            raise StudyError(f"The baseline at batch {batch} cannot be timed: {error}") from error
+        self._bench.end([TWIN])
+        self._bench.prestart(self._ledger.missing(following))  # nothing is timed until the next group
+        if twin is not None and TWIN in timed.rounds.blocks:
+            self._noise.measure(base, timed.rounds.blocks[timed.arms[base.key].name], timed.rounds.blocks[TWIN])
+        for trial in trials:
+            self._finish(trial, timed, base)
+            self._bench.end([trial.key])
+        self._pacing.grouped(time.monotonic() - started, primary=batch == self._plan.primary)
+
+    def _finish(self, trial: Planned, timed: Timed, base: Planned) -> None:
+        """Complete one row of a group, or fail it."""
+        if trial.key in timed.failed:
+            self._ledger.fail([trial], str(timed.failed[trial.key]))
+            return
+        arm, reference = timed.arms[trial.key], timed.arms[base.key]
+        mine, theirs = (timed.rounds.blocks[a.name] for a in (arm, reference))
+        noise = self._noise.of(base)
+        columns = baseline_columns(arm, mine, noise) if trial.baseline else timed_columns(arm, mine, theirs, noise)
+        try:
+            quality = self._quality(trial, arm, reference)
+        except TrialFailed as error:
+            self._ledger.fail([trial], f"The evaluation failed: {error}")
+            return
+        prepared = self._prepared(trial) or {}
+        size = size_columns(self._artifact(trial), trial.backend)
+        notes = {**columns.pop("notes"), **quality.pop("notes"), **size.pop("notes")}
+        known = {name: prepared.get(name) for name in ("steps", "params", "macs", "prepare_s")}
+        samples = save_samples(self._files / "samples", mine, theirs)
+        self._ledger.complete(trial, {**columns, **quality, **size, **known, "samples": samples, "notes": notes})
+
+    def _quality(self, trial: Planned, arm: RemoteArm, reference: RemoteArm) -> dict[str, Any]:
+        """Quality on the engine that was timed: evaluated once per recipe and backend, shared by the batch sizes."""
+        for row in self._ledger.complete_rows():
+            same = row["recipe_id"] == trial.recipe.recipe_id and row["backend"] == trial.backend
+            if same and row["quality"] is not None:
+                notes = {name: row["notes"][name] for name in _QUALITY if name in row["notes"]}
+                notes["quality"] = f"Measured at batch {row['batch_size']} on the same backend."
+                return {**{name: row[name] for name in _QUALITY}, "notes": notes}  # type: ignore[literal-required]
+        baseline = self._files / "outputs" / f"baseline-{reference.trial.artifact_key}"
+        if trial.baseline or not (baseline / "tree.json").exists():
+            reference.evaluate(baseline, self._ledger.following(f"evaluating {reference.trial.words}"))
+        outputs = baseline if trial.baseline else self._files / "outputs" / trial.key
+        if not trial.baseline:
+            arm.evaluate(outputs, self._ledger.following(f"evaluating {trial.words}"))
+        quality = judge(self._task, outputs, baseline).columns()
+        if not trial.baseline:
+            shutil.rmtree(outputs)
+        return quality
+
+    def _twin(self, trials: Sequence[Planned]) -> Planned | None:
+        """Return the baseline trial where it is timed for the first time: the noise floor is measured with it."""
+        base = next((t for t in trials if t.baseline and t.batch_size == self._plan.primary), None)
+        return base if base is not None and self._noise.of(base).low is None else None
+
+    def _wait_for_others(self) -> bool:
+        """Wait while other runs work on trials of this plan; True when one of those was left undone."""
+        waited = False
+        while others := self._ledger.others_at_work():
+            waited = True
+            self._ledger.say(f"waiting for another run: {words_of(others)}")
+            self._stop.wait(1.0)
+            self._stop.check()
+        return waited and bool(self._ledger.missing(self._plan.trials))
+
+    def _leave_out(self, trials: Sequence[Planned], *, primary: bool) -> None:
+        self._pacing.skip(primary=primary)
+        self._pacing.prepared(trials[0].recipe)
+        self._note_cut(trials)
+        self._ledger.cut(trials, _BUDGET)
+
+    def _note_cut(self, trials: Sequence[Planned]) -> None:
+        for recipe in dict.fromkeys(t.recipe for t in trials):
+            self._cut.append(f"not run, {_BUDGET}: {words_of([t for t in trials if t.recipe == recipe])}")
+
+    def _artifact(self, trial: Planned) -> Path:
+        return self._files / "artifacts" / trial.artifact_key
+
+    def _prepared_path(self, trial: Planned) -> Path:
+        return self._files / "artifacts" / f"{trial.artifact_key}.json"
+
+    def _prepared(self, trial: Planned) -> dict[str, Any] | None:
+        """Return what preparing told, where it was done and its artefact is still there."""
+        path = self._prepared_path(trial)
+        if not path.exists() or not self._artifact(trial).is_dir():
+            return None
+        known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return known

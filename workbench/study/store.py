@@ -1,0 +1,302 @@
+"""The database of trials: one table that is the truth, shared by any number of processes without double work.
+
+Our tables are called ``workbench_*``, since Optuna keeps a table ``trials`` of its own in the same database.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import exc
+from sqlalchemy.engine import URL, Connection, Engine, make_url
+
+from workbench.core.errors import StudyError, WorkbenchError
+from workbench.core.files import require_writable
+from workbench.study.rows import TrialRow
+
+SCHEMA_VERSION = 1
+STALE_S = 30.0
+
+_METADATA = sa.MetaData()
+TRIALS = sa.Table(
+    "workbench_trials",
+    _METADATA,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("study", sa.String(200), nullable=False),
+    sa.Column("trial_key", sa.String(64), nullable=False),
+    sa.Column("position", sa.Integer, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("owner", sa.String(200)),
+    sa.Column("heartbeat", sa.Float),
+    sa.Column("updated", sa.Float, nullable=False),
+    sa.Column("row", sa.Text, nullable=False),
+    sa.UniqueConstraint("study", "trial_key"),
+)
+SETTINGS = sa.Table(
+    "workbench_settings",
+    _METADATA,
+    sa.Column("study", sa.String(200), primary_key=True),
+    sa.Column("name", sa.String(100), primary_key=True),
+    sa.Column("value", sa.Text, nullable=False),
+)
+_SCHEMA_KEY = {"study": "", "name": "schema_version"}
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A trial as the database holds it; ``owner`` is the run that works on it, ``updated`` is in seconds since 1970."""
+
+    key: str
+    row: TrialRow
+    state: str
+    owner: str | None
+    heartbeat: float | None
+    updated: float
+
+
+def new_owner() -> str:
+    """Return a name for one run: host, process and a random part."""
+    return f"{platform.node()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+
+
+def is_stale(owner: str, heartbeat: float | None, *, now: float | None = None) -> bool:
+    """Say whether a run is dead: its process is gone from this host, or it has not been heard of for 30 s."""
+    import psutil
+
+    host, _, rest = owner.rpartition(":")[0].rpartition(":")
+    if host == platform.node() and rest.isdigit() and not psutil.pid_exists(int(rest)):
+        return True
+    return heartbeat is None or (time.time() if now is None else now) - heartbeat > STALE_S
+
+
+class Store:
+    """Open the database at ``url``, making tables where they are missing.
+
+    Raises
+    ------
+    StudyError
+        If the URL cannot be understood, the folder cannot be written, the file is no database, or the tables were
+        written by another version.
+    """
+
+    def __init__(self, url: str) -> None:
+        parsed = _parse(url)
+        self.url = url
+        self.files = _files_folder(parsed)
+        self._engine = _engine(parsed)
+        with self._explained():
+            self._create()
+
+    def add(self, study: str, rows: Mapping[str, TrialRow]) -> None:
+        """Insert rows whose key is not there yet; those that are there stay as they are."""
+        with self._begin() as connection:
+            known = set(connection.scalars(sa.select(TRIALS.c.trial_key).where(TRIALS.c.study == study)))
+        now = time.time()
+        for position, (key, row) in enumerate(rows.items()):
+            if key not in known:
+                values = {"study": study, "trial_key": key, "position": position, "updated": now, **_columns(row)}
+                # two runs may insert at the same moment: the unique key decides, and one copy is enough
+                with contextlib.suppress(exc.IntegrityError), self._begin() as connection:
+                    connection.execute(TRIALS.insert().values(**values))
+
+    def load(self, study: str, keys: Iterable[str] | None = None) -> dict[str, Stored]:
+        """Return the trials of a study by key, in the order they were planned."""
+        query = sa.select(TRIALS).where(TRIALS.c.study == study).order_by(TRIALS.c.position, TRIALS.c.id)
+        if keys is not None:
+            query = query.where(TRIALS.c.trial_key.in_(list(keys)))
+        with self._begin() as connection:
+            found = connection.execute(query).mappings().all()
+        return {
+            r["trial_key"]: Stored(
+                r["trial_key"], json.loads(r["row"]), r["state"], r["owner"], r["heartbeat"], r["updated"]
+            )
+            for r in found
+        }
+
+    def claim(self, study: str, keys: Iterable[str], owner: str) -> set[str]:
+        """Take the trials that nobody owns, or whose owner is dead; return the keys that are now ours.
+
+        Complete trials are never taken. Each take compares and swaps in one statement, so that of two runs only
+        one gets a trial.
+        """
+        taken = set()
+        for key, trial in self.load(study, keys).items():
+            if trial.owner is not None and not is_stale(trial.owner, trial.heartbeat):
+                continue
+            same_owner = TRIALS.c.owner.is_(None) if trial.owner is None else TRIALS.c.owner == trial.owner
+            with self._begin() as connection:
+                changed = connection.execute(
+                    TRIALS.update()
+                    .where(TRIALS.c.study == study, TRIALS.c.trial_key == key)
+                    .where(same_owner, TRIALS.c.state != "complete")
+                    .values(owner=owner, heartbeat=time.time())
+                )
+            if changed.rowcount == 1:
+                taken.add(key)
+        return taken
+
+    def save(self, study: str, key: str, row: TrialRow, owner: str, *, release: bool) -> None:
+        """Write a row we own; ``release`` gives it free for other runs.
+
+        Raises
+        ------
+        StudyError
+            If another run took the trial over, because this process did not answer for too long.
+        """
+        values = {"updated": time.time(), **_columns(row)}
+        values.update(owner=None, heartbeat=None) if release else values.update(heartbeat=time.time())
+        with self._begin() as connection:
+            changed = connection.execute(
+                TRIALS.update()
+                .where(TRIALS.c.study == study, TRIALS.c.trial_key == key, TRIALS.c.owner == owner)
+                .values(**values)
+            )
+        if changed.rowcount != 1:
+            raise StudyError(
+                f"Trial {row['recipe']} on {row['backend']} at batch {row['batch_size']} was taken over by another "
+                f"run: this process gave no sign for {STALE_S:g} s. Run the study again; what is complete is kept."
+            )
+
+    def release(self, study: str, owner: str) -> None:
+        """Give free everything a run still owns."""
+        with self._begin() as connection:
+            connection.execute(
+                TRIALS.update()
+                .where(TRIALS.c.study == study, TRIALS.c.owner == owner)
+                .values(owner=None, heartbeat=None)
+            )
+
+    def beat(self, owner: str) -> None:
+        """Say that a run is alive."""
+        with self._begin() as connection:
+            connection.execute(TRIALS.update().where(TRIALS.c.owner == owner).values(heartbeat=time.time()))
+
+    def setting(self, study: str, name: str) -> Any:
+        """Return a stored value of a study, or None."""
+        query = sa.select(SETTINGS.c.value).where(SETTINGS.c.study == study, SETTINGS.c.name == name)
+        with self._begin() as connection:
+            value = connection.scalar(query)
+        return None if value is None else json.loads(value)
+
+    def set_setting(self, study: str, name: str, value: Any) -> None:
+        """Store a JSON-ready value for a study."""
+        where = (SETTINGS.c.study == study, SETTINGS.c.name == name)
+        with self._begin() as connection:
+            changed = connection.execute(SETTINGS.update().where(*where).values(value=json.dumps(value)))
+            if changed.rowcount == 0:
+                connection.execute(SETTINGS.insert().values(study=study, name=name, value=json.dumps(value)))
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._engine.dispose()
+
+    def _create(self) -> None:
+        with self._engine.begin() as connection:
+            for table in _METADATA.sorted_tables:
+                connection.execute(sa.schema.CreateTable(table, if_not_exists=True))
+        with contextlib.suppress(exc.IntegrityError), self._engine.begin() as connection:
+            connection.execute(SETTINGS.insert().values(**_SCHEMA_KEY, value=str(SCHEMA_VERSION)))
+        found = self.setting(**_SCHEMA_KEY)
+        if found != SCHEMA_VERSION:
+            age = "a newer" if isinstance(found, int) and found > SCHEMA_VERSION else "an older"
+            raise StudyError(
+                f"{self.url} was written by {age} workbench (schema {found}; this one reads {SCHEMA_VERSION}). "
+                "Use that version, or give another storage."
+            )
+
+    @contextlib.contextmanager
+    def _begin(self) -> Iterator[Connection]:
+        with self._explained(), self._engine.begin() as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except exc.IntegrityError:
+            raise
+        except exc.SQLAlchemyError as error:
+            cause = str(getattr(error, "orig", None) or error).splitlines()[0]
+            raise StudyError(f"The storage {self.url} cannot be used: {cause}. {_advice(cause)}") from error
+
+
+def _columns(row: TrialRow) -> dict[str, Any]:
+    return {"state": row["state"], "row": json.dumps(row, allow_nan=False)}
+
+
+def _advice(cause: str) -> str:
+    words = {
+        "not a database": "Give the path of a SQLite file, or of a file that does not exist yet.",
+        "readonly": "Change its rights, or give another file.",
+        "locked": "Another program keeps it locked; close that one and run again.",
+        "full": "Free some space and run again; what is complete is kept.",
+    }
+    return next((advice for part, advice in words.items() if part in cause), "Check the address and the rights.")
+
+
+def _parse(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+        parsed.get_dialect()
+    except exc.NoSuchModuleError as error:
+        raise StudyError(
+            f"storage {url!r}: unknown kind of database. Use for example 'sqlite:///study.db' or "
+            "'postgresql+psycopg://user@host/name'."
+        ) from error
+    except exc.ArgumentError as error:
+        raise StudyError(
+            f"storage {url!r} is no database URL. For a file write 'sqlite:///{url}' (three slashes, then the path)."
+        ) from error
+    if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
+        raise StudyError(
+            f"storage {url!r} is in memory, so a crash would lose it and children could not see it. "
+            "Give a file: 'sqlite:///study.db'."
+        )
+    return parsed
+
+
+def _files_folder(url: URL) -> Path:
+    if url.get_backend_name() == "sqlite":
+        path = Path(str(url.database)).absolute()
+        if path.is_dir():
+            raise StudyError(f"storage: {path} is a folder. Give a file in it: 'sqlite:///{path}/study.db'.")
+        folder = path.parent / f"{path.stem}_files"
+    else:
+        import platformdirs
+
+        cache = os.environ.get("WORKBENCH_CACHE") or platformdirs.user_cache_dir("inference-workbench")
+        folder = Path(cache) / "studies" / hashlib.sha256(str(url).encode()).hexdigest()[:12]
+    try:
+        return require_writable(folder)
+    except WorkbenchError as error:
+        raise StudyError(f"storage {url}: {error}") from error
+
+
+def _engine(url: URL) -> Engine:
+    try:
+        if url.get_backend_name() != "sqlite":
+            return sa.create_engine(url, pool_pre_ping=True)
+        path = str(Path(str(url.database)).absolute())  # a later chdir must not lead to another file
+        engine = sa.create_engine(url.set(database=path), connect_args={"timeout": 30})
+    except ModuleNotFoundError as error:
+        raise StudyError(f"storage {url}: the driver {error.name!r} is not installed. pip install it.") from error
+    sa.event.listen(engine, "connect", _tune_sqlite)
+    return engine
+
+
+def _tune_sqlite(connection: Any, _record: object) -> None:
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")  # readers and the heartbeat do not wait for a writer
+    cursor.execute("PRAGMA synchronous=NORMAL")
+    cursor.close()
