@@ -1,0 +1,64 @@
+"""wb.compare: two engines in this process, a ratio that is known beforehand, and words."""
+
+import time
+
+import numpy as np
+import pytest
+import workbench as wb
+from workbench.core.errors import ConfigError, InputError
+
+
+class Sleeper:
+    """An engine whose latency is known."""
+
+    def __init__(self, name, seconds, threads=1):
+        self.backend, self.seconds, self.threads = name, seconds, threads
+
+    def predict(self, inputs):
+        time.sleep(self.seconds)
+        return inputs
+
+
+def quick(a, b, **options):
+    return wb.compare(a, b, np.zeros((1, 2)), block_s=0.01, budget_s=0.5, rounds=(6, 8), **options)
+
+
+def test_a_candidate_of_a_quarter_of_the_time_is_faster_with_an_interval_around_the_ratio():
+    found = quick(Sleeper("slow", 0.008), Sleeper("quick", 0.002))
+    assert found.verdict == "faster"
+    assert 2.5 < found.low <= found.ratio <= found.high < 4.5
+    assert "quick is faster than slow" in repr(found)
+    assert "95 % interval" in repr(found)
+
+
+def test_the_other_way_round_is_slower_in_words():
+    found = quick(Sleeper("quick", 0.002), Sleeper("slow", 0.008))
+    assert found.verdict == "slower"
+    assert "slow is slower than quick" in repr(found)
+
+
+def test_the_noise_floor_decides_what_counts_as_the_same():
+    found = quick(Sleeper("a", 0.004), Sleeper("b", 0.004), floor=0.5)
+    assert found.verdict == "same"
+    assert "b is as fast as a" in repr(found)
+
+
+def test_two_engines_of_one_backend_are_told_apart():
+    found = quick(Sleeper("onnxruntime", 0.001), Sleeper("onnxruntime", 0.001))
+    assert (found.baseline_name, found.candidate_name) == ("onnxruntime (baseline)", "onnxruntime (candidate)")
+
+
+def test_different_threads_are_noted():
+    assert "threads differ: 1" in repr(quick(Sleeper("a", 0.001, 1), Sleeper("b", 0.001, 2)))
+
+
+def test_comparing_an_engine_with_itself_is_refused():
+    engine = Sleeper("a", 0.001)
+    with pytest.raises(InputError, match="the same engine"):
+        quick(engine, engine)
+
+
+@pytest.mark.parametrize("options", [{"rounds": (1, 5)}, {"rounds": (6, 2)}, {"budget_s": 0.0}, {"block_s": -1.0}])
+def test_settings_that_cannot_work_are_refused(options):
+    with pytest.raises(ConfigError, match="compare"):
+        wb.compare(Sleeper("a", 0.001), Sleeper("b", 0.001), None, **options)

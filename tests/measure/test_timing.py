@@ -1,0 +1,128 @@
+"""Blocks alternate, lost arms are dropped, summaries agree with numpy."""
+
+import time
+
+import numpy as np
+import pytest
+from workbench.core.errors import TrialFailed
+from workbench.measure.timing import CallArm, Timing, interleave, run_for, warm_until_steady
+
+
+class Scripted:
+    """An arm that answers from a list and writes down when it was asked."""
+
+    def __init__(self, name, ms, log, dies_at=None):
+        self.name, self.ms, self.log, self.dies_at = name, ms, log, dies_at
+        self.asked = 0
+
+    def warm(self):
+        pass
+
+    def block(self, seconds):
+        self.asked += 1
+        if self.asked == self.dies_at:
+            raise TrialFailed(f"{self.name} was killed")
+        self.log.append(self.name)
+        return [self.ms] * 3
+
+
+def test_every_round_holds_every_arm_once_in_changing_order():
+    log = []
+    arms = [Scripted(name, 1.0, log) for name in "abcd"]
+    timed = interleave(arms, rounds=(12, 12), seed=3)
+    rounds = [log[i : i + 4] for i in range(0, len(log), 4)]
+    assert len(rounds) == 12
+    assert all(sorted(r) == list("abcd") for r in rounds)
+    assert rounds == timed.order
+    assert len({tuple(r) for r in rounds}) > 3
+    assert all(len(timed.blocks[name]) == 12 for name in "abcd")
+
+
+def test_the_same_seed_gives_the_same_order():
+    orders = [interleave([Scripted(n, 1.0, []) for n in "abc"], rounds=(5, 5), seed=7).order for _ in range(2)]
+    assert orders[0] == orders[1]
+
+
+def test_a_lost_arm_is_dropped_with_its_reason_and_the_others_go_on():
+    arms = [Scripted("base", 2.0, []), Scripted("gone", 1.0, [], dies_at=3), Scripted("kept", 1.0, [])]
+    timed = interleave(arms, rounds=(6, 6))
+    assert str(timed.lost["gone"]) == "gone was killed"
+    assert set(timed.blocks) == {"base", "kept"}
+    assert len(timed.blocks["kept"]) == len(timed.blocks["base"]) == 6
+
+
+def test_losing_the_reference_ends_the_timing():
+    with pytest.raises(TrialFailed, match="base was killed"):
+        interleave([Scripted("base", 2.0, [], dies_at=2), Scripted("other", 1.0, [])], rounds=(6, 6))
+
+
+def test_enough_ends_early_but_not_before_the_least_number_of_rounds():
+    asked = []
+    timed = interleave(
+        [Scripted("a", 1.0, [])], rounds=(4, 20), enough=lambda blocks: asked.append(len(blocks["a"])) or True
+    )
+    assert asked == [4]
+    assert len(timed.blocks["a"]) == 4
+
+
+def test_a_used_up_budget_still_leaves_the_least_number_of_rounds():
+    timed = interleave([Scripted("a", 1.0, [])], rounds=(3, 20), budget_s=0.0, enough=lambda blocks: False)
+    assert len(timed.blocks["a"]) == 3
+
+
+def test_two_arms_of_one_name_are_refused():
+    with pytest.raises(ValueError, match="different names"):
+        interleave([Scripted("a", 1.0, []), Scripted("a", 1.0, [])])
+
+
+def test_settling_calls_are_not_recorded():
+    calls = []
+    arm = CallArm("x", lambda: (calls.append(1), time.sleep(0.002)), settle_s=0.02)
+    samples = arm.block(0.02)
+    assert 0 < len(samples) < len(calls)
+    assert min(samples) >= 2.0
+
+
+def test_a_block_holds_at_least_one_call():
+    assert len(run_for(lambda: time.sleep(0.01), 0.0)) == 1
+
+
+def test_warm_up_goes_on_while_calls_still_get_faster():
+    left = [0.02, 0.016, 0.012, 0.008, 0.004]
+
+    def call():
+        time.sleep(left.pop(0) if left else 0.002)
+
+    calls, steady = warm_until_steady(call, window_s=0.0, limit_s=5.0)
+    assert steady
+    assert calls > 5
+
+
+def test_warm_up_gives_up_and_says_so():
+    pause = iter(np.geomspace(0.05, 1e-5, 400))
+    calls, steady = warm_until_steady(lambda: time.sleep(next(pause)), window_s=0.0, limit_s=0.05)
+    assert not steady
+    assert calls >= 3
+
+
+def test_summary_agrees_with_numpy_over_the_pooled_calls():
+    rng = np.random.default_rng(0)
+    blocks = [rng.gamma(4.0, 1.0, size=60) for _ in range(8)]
+    timing = Timing.of(blocks)
+    pooled = np.concatenate(blocks)
+    assert timing.p50 == pytest.approx(np.percentile(pooled, 50))
+    assert timing.iqr == pytest.approx(np.percentile(pooled, 75) - np.percentile(pooled, 25))
+    assert timing.p90 == pytest.approx(np.percentile(pooled, 90))
+    assert timing.p99 == pytest.approx(np.percentile(pooled, 99))
+    assert timing.calls == 480
+    medians = sorted(np.median(b) for b in blocks)
+    assert (timing.low, timing.high) == (medians[0], medians[-1])  # 8 blocks: the outer ones bound it at 99 %
+    assert timing.notes == {}
+
+
+def test_what_the_calls_do_not_resolve_is_none_with_a_reason():
+    timing = Timing.of([[1.0] * 5] * 5)
+    assert timing.p90 is None and timing.p99 is None and timing.low is None and timing.high is None
+    assert "36 are needed" in timing.notes["p90"]
+    assert "368 are needed" in timing.notes["p99"]
+    assert "6 are needed" in timing.notes["low"]

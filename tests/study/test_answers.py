@@ -1,0 +1,133 @@
+"""Best and Pareto against answers worked out by hand."""
+
+import itertools
+
+import pytest
+from workbench.core.errors import StudyError
+from workbench.study.answers import best_row, mark_recommended, pareto_rows
+from workbench.study.rows import COLUMNS, new_row
+
+
+def row(name, latency, drop, *, batch=32, state="complete", baseline=False, machine="here", **more):
+    return new_row(
+        recipe=name,
+        backend="openvino",
+        batch_size=batch,
+        state=state,
+        latency_ms_p50=latency,
+        quality=None if drop is None else 0.95 - drop,
+        quality_drop=drop,
+        speedup=20.0 / latency,
+        verdict="faster",
+        baseline=baseline,
+        fingerprint=machine,
+        **more,
+    )
+
+
+ROWS = [
+    row("float", 20.0, 0.0, baseline=True),
+    row("a", 6.0, 0.004),
+    row("b", 4.0, 0.0101),
+    row("c", 5.0, 0.010),
+    row("d", 3.0, 0.2),
+    row("small batch", 0.5, 0.0, batch=1),
+    row("broken", 0.1, 0.0, state="failed"),
+    row("unknown quality", 0.1, None),
+]
+
+
+def test_the_fastest_within_the_limit_wins_limit_included():
+    best = best_row(ROWS, quality_drop=0.01)
+    assert (best.row["recipe"], best.met, best.candidates) == ("c", True, 5)
+    assert "3 variants within a drop of 0.01 (5 compared, batch 32)" in best.reason
+    assert "4.00x against the baseline" in best.reason
+
+
+def test_a_wider_limit_and_another_batch_size_change_the_answer():
+    assert best_row(ROWS, quality_drop=0.3).row["recipe"] == "d"
+    assert best_row(ROWS, quality_drop=0.01, batch_size=1).row["recipe"] == "small batch"
+
+
+def test_another_column_can_be_minimised():
+    rows = [row("a", 6.0, 0.0, size_mib=3.0), row("b", 4.0, 0.0, size_mib=5.0), row("c", 3.0, 0.0)]
+    assert best_row(rows, minimise="size_mib").row["recipe"] == "a"
+
+
+def test_nothing_within_the_limit_gives_the_nearest_miss_and_says_so():
+    best = best_row([row("a", 6.0, 0.05), row("b", 9.0, 0.03)], quality_drop=0.01)
+    assert (best.row["recipe"], best.met) == ("b", False)
+    assert best.reason.startswith("Nothing met the goal")
+    assert "0.03" in best.reason
+
+
+def test_no_finished_trial_gives_no_row_but_a_reason():
+    best = best_row([row("a", 1.0, 0.0, state="waiting")])
+    assert (best.row, best.met, best.reason) == (None, False, "No trial has finished yet.")
+
+
+def test_the_baseline_may_win_and_the_reason_says_what_that_means():
+    best = best_row([row("float", 20.0, 0.0, baseline=True), row("slow", 30.0, 0.0)])
+    assert best.row["baseline"] and "nothing within the limit beats it" in best.reason
+
+
+def test_an_interval_that_reaches_beyond_the_limit_is_said():
+    best = best_row([row("a", 6.0, 0.004, quality_drop_low=-0.002, quality_drop_high=0.013)])
+    assert best.met and "0.013, beyond the limit" in best.reason
+
+
+def test_timings_of_two_machines_are_never_mixed():
+    rows = [row("a", 6.0, 0.0), row("b", 5.0, 0.0), row("c", 1.0, 0.0, machine="there")]
+    assert best_row(rows, machine="here").row["recipe"] == "b"
+    assert best_row(rows, machine="there").row["recipe"] == "c"
+    elsewhere = best_row(rows, machine="nowhere")
+    assert elsewhere.row["recipe"] == "b" and "another machine" in elsewhere.reason
+
+
+def test_exactly_one_row_is_marked_and_none_when_the_goal_is_missed():
+    marked = mark_recommended(ROWS, best_row(ROWS))
+    assert [r["recipe"] for r in marked if r["recommended"]] == ["c"]
+    missed = [row("a", 6.0, 0.05)]
+    assert not any(r["recommended"] for r in mark_recommended(missed, best_row(missed)))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"minimise": "latency"}, "Did you mean 'latency_ms_"),
+        ({"minimise": "quality"}, "better when higher"),
+        ({"quality_drop": -0.1}, "at least 0"),
+        ({"quality_drop": float("nan")}, "at least 0"),
+        ({"batch_size": 7}, "Measured: 1, 32"),
+    ],
+)
+def test_questions_without_an_answer_are_refused_in_words(options, words):
+    with pytest.raises(StudyError, match=words):
+        best_row(ROWS, **options)
+
+
+def test_pareto_front_equals_the_definition_on_every_subset_of_a_grid():
+    points = [(1.0, 0.5), (2.0, 0.8), (2.0, 0.7), (3.0, 0.8), (4.0, 0.9), (4.0, 0.9)]
+    for chosen in itertools.combinations(points, 4):
+        rows = [
+            new_row(recipe=str(i), state="complete", latency_ms_p50=x, quality=y) for i, (x, y) in enumerate(chosen)
+        ]
+        front = {r["recipe"] for r in pareto_rows(rows, x="latency_ms_p50", y="quality")}
+        by_hand = {
+            str(i)
+            for i, (x, y) in enumerate(chosen)
+            if not any(a <= x and b >= y and (a, b) != (x, y) for a, b in chosen)
+        }
+        assert front == by_hand
+
+
+def test_pareto_knows_which_way_is_better_and_leaves_unfinished_rows_out():
+    rows = [*ROWS, row("more", 10.0, 0.0, throughput_per_s=1.0)]
+    front = pareto_rows(rows, x="latency_ms_p50", y="quality", batch_size=32)
+    assert [r["recipe"] for r in front] == ["d", "b", "c", "a", "more"]
+    with pytest.raises(StudyError, match="numeric column"):
+        pareto_rows(rows, x="recipe", y="quality")
+
+
+def test_a_new_row_has_every_column():
+    assert tuple(new_row()) == COLUMNS
