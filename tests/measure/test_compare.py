@@ -4,6 +4,7 @@ import time
 
 import numpy as np
 import pytest
+
 import workbench as wb
 from workbench.core.errors import ConfigError, InputError
 

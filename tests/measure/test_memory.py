@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from workbench.measure.memory import _from_status, peak_rss_mib
 
 _PEAK = """

@@ -4,6 +4,7 @@ import time
 
 import numpy as np
 import pytest
+
 from workbench.core.errors import TrialFailed
 from workbench.measure.timing import CallArm, Timing, interleave, run_for, warm_until_steady
 

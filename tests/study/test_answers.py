@@ -3,6 +3,7 @@
 import itertools
 
 import pytest
+
 from workbench.core.errors import StudyError
 from workbench.study.answers import best_row, mark_recommended, pareto_rows
 from workbench.study.rows import COLUMNS, new_row

@@ -8,6 +8,7 @@ import sys
 import threading
 
 import pytest
+
 from workbench.core.errors import StudyError
 from workbench.study.rows import new_row
 from workbench.study.store import STALE_S, Store, is_stale, new_owner

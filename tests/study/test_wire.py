@@ -4,6 +4,7 @@ import io
 
 import numpy as np
 import pytest
+
 from workbench.study.wire import load_arrays, read_frame, save_arrays, write_frame
 
 
