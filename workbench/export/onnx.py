@@ -89,9 +89,7 @@ def export_onnx(
 
 
 def _write(module: nn.Module, captured: Captured, inputs: Tree, path: Path, names: Sequence[str]) -> ExportReport:
-    with torch.no_grad():
-        outputs = call_model(module, resize_batch(inputs, captured.batch or 2))
-    io = _describe(inputs, outputs, names, captured.batch)
+    io = describe_io(module, inputs, names, batch=captured.batch)
     model = _convert(captured.program, io)
     _tidy(model, io)
     try:
@@ -104,9 +102,18 @@ def _write(module: nn.Module, captured: Captured, inputs: Tree, path: Path, name
     return ExportReport(path, OPSET, captured.batch is None, captured.batch, captured.notes, io, captured.program)
 
 
-def _describe(inputs: Tree, outputs: Tree, names: Sequence[str], batch: int | None) -> IOSpec:
+def describe_io(module: nn.Module, inputs: Tree, names: Sequence[str], *, batch: int | None = None) -> IOSpec:
+    """Return what a module takes and gives, found by running it on a small batch of ``inputs``.
+
+    Raises
+    ------
+    ExportError
+        If an output is no tensor, or one without the batch as its first dimension.
+    """
+    with torch.no_grad():
+        outputs = call_model(module, resize_batch(inputs, batch or 2))
     try:
-        tree, found = describe_tree(outputs, lambda node: isinstance(node, torch.Tensor))
+        tree, found = describe_tree(outputs, torch.is_tensor)
     except TypeError as error:
         raise ExportError(f"The module's outputs cannot be exported: {error}.") from error
     size = batch or 2

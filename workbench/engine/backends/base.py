@@ -7,12 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
+from workbench.artifact.reference import Arrays, Reference
 from workbench.engine.config import InferenceConfig
 from workbench.export.io import IOSpec
-
-Arrays = list["np.ndarray[Any, Any]"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,14 +25,6 @@ class Availability:
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON-ready values."""
         return dataclasses.asdict(self)
-
-
-@dataclasses.dataclass(frozen=True)
-class Reference:
-    """A small batch and the outputs that torch gave for it: flat arrays in the order of the io description."""
-
-    inputs: Arrays
-    outputs: Arrays
 
 
 @dataclasses.dataclass(frozen=True)

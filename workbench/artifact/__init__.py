@@ -1,0 +1,22 @@
+"""Variants on disk. Light: names are imported from their modules when first used."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_HOMES = {
+    "Artifact": "artifact",
+    "open_artifact": "artifact",
+    "Reference": "reference",
+    "save_variant": "save",
+    "load_module": "load",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

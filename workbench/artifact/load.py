@@ -1,0 +1,102 @@
+"""Make the torch module of an artefact again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import nn
+
+from workbench.artifact.artifact import PROGRAM, STRUCTURE, WEIGHTS, Artifact
+from workbench.artifact.structure import own_tensors, replay
+from workbench.core.errors import ArtifactError
+from workbench.export.quiet import quiet_export
+
+
+def load_module(artifact: Artifact, build: Callable[[], nn.Module] | None = None, *, trust: bool = False) -> nn.Module:
+    """Return the module of an artefact, in eval mode.
+
+    Parameters
+    ----------
+    build
+        The task's function that makes the original module. Its structure is edited and its weights are replaced,
+        and the result can be trained on. Not needed for a quantized variant.
+    trust
+        A quantized variant, or one whose structure cannot be written down, is kept as a torch export program, a format
+        that can run code while it is read. Give True only for a folder that you or your study wrote.
+
+    Raises
+    ------
+    ArtifactError
+        If ``build`` or ``trust`` is needed and missing, or the artefact does not fit what ``build`` makes.
+
+    Examples
+    --------
+    >>> load_module(open_artifact("artefacts/prune-0.5"), task.build).training
+    False
+    """
+    if artifact.manifest.get("replayable"):
+        if build is None:
+            raise ArtifactError(
+                f"The artefact {artifact.folder} holds weights for the module of its task: give build=task.build."
+            )
+        return _rebuild(artifact, build)
+    if not trust:
+        why = artifact.manifest.get("replay_reason") or "rounding to integers is part of its graph"
+        raise ArtifactError(
+            f"The module of {artifact.folder} is kept as a torch export program ({why}), a format that can run code "
+            "while it is read. If you or your study wrote this folder, give trust=True; otherwise use its ONNX file "
+            "with the backend onnxruntime or openvino."
+        )
+    return load_program(artifact)
+
+
+def _rebuild(artifact: Artifact, build: Callable[[], nn.Module]) -> nn.Module:
+    edits = json.loads((artifact.folder / STRUCTURE).read_text(encoding="utf-8"))
+    module = replay(build(), edits).eval()
+    set_weights(module, safetensors.torch.load_file(artifact.folder / WEIGHTS))
+    return module
+
+
+def set_weights(module: nn.Module, weights: dict[str, torch.Tensor]) -> None:
+    """Copy weights into a module: every tensor of it must be there, with the same shape, and none besides.
+
+    Raises
+    ------
+    ArtifactError
+        Naming the first tensor that does not fit.
+    """
+    own = dict(own_tensors(module))
+    missing, unknown = own.keys() - weights.keys(), weights.keys() - own.keys()
+    if missing or unknown:
+        name = min(missing or unknown)
+        where = "is in the module but not in the artefact" if missing else "is in the artefact but not in the module"
+        raise ArtifactError(f"The artefact does not fit the module that build() makes: the tensor {name!r} {where}.")
+    with torch.no_grad():
+        for name, tensor in own.items():
+            if tensor.shape != weights[name].shape:
+                raise ArtifactError(
+                    f"The artefact does not fit the module that build() makes: {name!r} has shape "
+                    f"{list(weights[name].shape)} in the artefact and {list(tensor.shape)} in the module."
+                )
+            tensor.copy_(weights[name])
+
+
+def load_program(artifact: Artifact) -> nn.Module:
+    """Read the torch export program of an artefact; the caller has made sure that it is trusted."""
+    # Registers the operators that quantized graphs call; torchao itself does it with this import.
+    import torch.ao.quantization.fx._decomposed
+
+    try:
+        with quiet_export():
+            module: Any = torch.export.load(artifact.folder / PROGRAM).module()
+    except Exception as error:
+        raise ArtifactError(
+            f"{artifact.folder / PROGRAM} cannot be read by this torch ({torch.__version__}): "
+            f"{type(error).__name__}. Write the artefact again."
+        ) from error
+    return module  # type: ignore[no-any-return]

@@ -1,0 +1,216 @@
+"""Write a variant to disk: everything that another process or person needs to run it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import nn
+
+from workbench.artifact.artifact import (
+    FORMAT,
+    IO,
+    MANIFEST,
+    ONNX,
+    PROGRAM,
+    REFERENCE,
+    STRUCTURE,
+    WEIGHTS,
+    Artifact,
+    open_artifact,
+)
+from workbench.artifact.load import set_weights
+from workbench.artifact.reference import Reference, sample_count
+from workbench.artifact.structure import StructureError, describe_structure, own_tensors, replay
+from workbench.core.errors import ArtifactError, ExportError
+from workbench.core.files import sha256_file
+from workbench.core.machine import FINGERPRINT_LIBRARIES, library_versions, this_machine
+from workbench.export.capture import capture_dynamic, resize_batch
+from workbench.export.io import IOSpec, Tree, describe_tree, input_leaves
+from workbench.export.onnx import describe_io, export_onnx
+from workbench.export.quiet import quiet_export
+from workbench.tasks.trees import call_model, leaves
+
+if TYPE_CHECKING:
+    from workbench.compress.variant import Variant
+
+
+def save_variant(variant: Variant, folder: str | Path, *, batch: int = 1) -> Artifact:
+    """Write a variant into ``folder``, all or nothing; an artefact that was there is replaced.
+
+    A module that cannot be exported is written without an ONNX file: torch eager can still run it, and
+    :attr:`Artifact.export_error` says why no other backend can.
+
+    Parameters
+    ----------
+    batch
+        The size of the ONNX file's batch where the module allows no dynamic one.
+
+    Raises
+    ------
+    ArtifactError
+        If the module can be written neither as edits of ``task.build()`` nor as a program, or the folder holds
+        something else or cannot be written.
+
+    Examples
+    --------
+    >>> save_variant(recipe.apply(task), "artefacts/prune-0.5").size_mib
+    0.31
+    """
+    folder = Path(folder)
+    with _replacing_folder(folder) as temporary:
+        export = _write_onnx(variant, temporary / ONNX, batch)
+        make_reference(variant.module, variant.task.examples(8), export.io).write(temporary / REFERENCE)
+        _write_json(temporary / IO, export.io.to_dict())
+        reason = (
+            "rounding to integers is part of its graph" if variant.quantized else _write_weights(variant, temporary)
+        )
+        if reason:
+            _write_program(variant, export, temporary / PROGRAM, reason)
+        _write_json(temporary / MANIFEST, _manifest(variant, export, reason, temporary))
+    return open_artifact(folder)
+
+
+def make_reference(module: nn.Module, examples: Tree, io: IOSpec) -> Reference:
+    """Return a small batch of ``examples`` and what ``module`` gives for it."""
+    total = sum(leaf.numel() * leaf.element_size() // max(1, leaf.shape[0]) for leaf in input_leaves(examples))
+    size = sample_count(total) if io.batch is None else io.batch
+    inputs = resize_batch(examples, size)
+    with torch.inference_mode():
+        _, outputs = describe_tree(call_model(module, inputs), torch.is_tensor)
+    return Reference(
+        [np.ascontiguousarray(leaf.numpy()) for leaf in input_leaves(inputs)],
+        [np.array(leaf.numpy()) for _, leaf in outputs],
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Export:
+    """The outcome of the ONNX export: ``program`` is None and ``error`` says why where it failed."""
+
+    io: IOSpec
+    program: Any = None
+    error: str | None = None
+    opset: int | None = None
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"error": self.error, "opset": self.opset, "batch": self.io.batch, "notes": list(self.notes)}
+
+
+def _write_onnx(variant: Variant, path: Path, batch: int) -> _Export:
+    task, inputs = variant.task, variant.task.examples(2)
+    try:
+        report = export_onnx(variant.module, inputs, path, names=task.parameter_names, batch=batch)
+    except ExportError as error:
+        return _Export(describe_io(variant.module, inputs, task.parameter_names), error=str(error))
+    return _Export(report.io, report.program, opset=report.opset, notes=report.notes)
+
+
+def _write_weights(variant: Variant, folder: Path) -> str | None:
+    """Write structure and weights and prove that they give the same module; return why not where they cannot."""
+    try:
+        edits = describe_structure(variant.module, variant.task.model())
+    except StructureError as error:
+        return str(error)
+    weights = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in own_tensors(variant.module)}
+    try:
+        again = replay(variant.task.model(), edits)
+        set_weights(again, weights)
+        if not _same_outputs(variant, again.eval()):
+            return "edits of build() do not give the same outputs"
+    except ArtifactError as error:
+        return str(error)
+    _write_json(folder / STRUCTURE, edits)
+    safetensors.torch.save_file(weights, folder / WEIGHTS)
+    return None
+
+
+def _same_outputs(variant: Variant, module: nn.Module) -> bool:
+    inputs = variant.task.examples(2)
+    with torch.no_grad():
+        want = leaves(call_model(variant.module, inputs))
+        got = leaves(call_model(module, inputs))
+    return len(want) == len(got) and all(
+        a.shape == b.shape and torch.allclose(a, b, rtol=1e-4, atol=1e-5, equal_nan=True)
+        for a, b in zip(want, got, strict=True)
+    )
+
+
+def _write_program(variant: Variant, export: _Export, path: Path, reason: str) -> None:
+    program = export.program
+    if program is None:
+        try:
+            program = capture_dynamic(variant.module, variant.task.examples(2)).program
+        except ExportError as error:
+            raise ArtifactError(
+                f"The variant {variant.recipe.label!r} cannot be written: {reason}, so that its weights alone do not "
+                f"make it again, and as a program: {error}"
+            ) from error
+    with quiet_export():
+        torch.export.save(program, path)
+
+
+def _manifest(variant: Variant, export: _Export, reason: str | None, folder: Path) -> dict[str, Any]:
+    task, machine = variant.task, this_machine()
+    return {
+        "format": FORMAT,
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "recipe": json.loads(variant.recipe.to_json()),
+        "recipe_id": variant.recipe.recipe_id,
+        "label": variant.recipe.label,
+        "technique": variant.recipe.technique,
+        "task": {"name": task.name, "version": task.version, "fingerprint": task.fingerprint},
+        "quantized": variant.quantized,
+        "params": variant.params,
+        "macs": variant.macs,
+        "validation_quality": variant.quality,
+        "steps": [report.to_dict() for report in variant.reports],
+        "export": export.to_dict(),
+        "replayable": reason is None,
+        "replay_reason": reason,
+        "machine": {"cpu_model": machine.cpu_model, "isa": list(machine.isa), "int8_dot": machine.int8_dot},
+        "versions": library_versions((*FINGERPRINT_LIBRARIES, "onnx", "onnxscript", "safetensors")),
+        "files": {
+            path.name: {"sha256": sha256_file(path), "bytes": path.stat().st_size} for path in sorted(folder.iterdir())
+        },
+    }
+
+
+def _write_json(path: Path, values: Any) -> None:
+    path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _replacing_folder(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside ``folder`` that takes its place when the block ends well."""
+    if folder.exists() and not (folder / MANIFEST).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ArtifactError(f"{folder} exists and is not an artefact. Choose another folder; nothing was changed.")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    except OSError as error:
+        raise ArtifactError(f"Cannot write {folder}: {error.strerror}. Choose a folder you can write to.") from error
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        old = temporary.with_name(f"{temporary.name}.old")
+        if folder.exists():
+            os.replace(folder, old)
+        os.replace(temporary, folder)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        raise ArtifactError(f"Cannot write {folder}: {error.strerror}. Nothing was kept.") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

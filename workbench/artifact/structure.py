@@ -1,0 +1,279 @@
+"""How a module differs in structure from the one build() makes, as JSON, and the same edits made again.
+
+Only submodules of the types in ``TYPES`` are ever constructed, and only plain values are set: reading
+``structure.json`` runs no code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from workbench.core.errors import ArtifactError
+
+_Args = Callable[[Any], dict[str, Any]]
+
+
+def _take(*names: str) -> _Args:
+    return lambda module: {name: getattr(module, name) for name in names}
+
+
+def _with_bias(*names: str) -> _Args:
+    return lambda module: {**_take(*names)(module), "bias": module.bias is not None}
+
+
+_CONV = _with_bias(
+    "in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode"
+)
+_NORM = _take("num_features", "eps", "momentum", "affine", "track_running_stats")
+_POOL = _take("kernel_size", "stride", "padding")
+
+TYPES: dict[str, tuple[type[nn.Module], _Args]] = {
+    "Linear": (nn.Linear, _with_bias("in_features", "out_features")),
+    "Conv1d": (nn.Conv1d, _CONV),
+    "Conv2d": (nn.Conv2d, _CONV),
+    "Conv3d": (nn.Conv3d, _CONV),
+    "BatchNorm1d": (nn.BatchNorm1d, _NORM),
+    "BatchNorm2d": (nn.BatchNorm2d, _NORM),
+    "BatchNorm3d": (nn.BatchNorm3d, _NORM),
+    "LayerNorm": (nn.LayerNorm, _take("normalized_shape", "eps", "elementwise_affine")),
+    "GroupNorm": (nn.GroupNorm, _take("num_groups", "num_channels", "eps", "affine")),
+    "Embedding": (nn.Embedding, _take("num_embeddings", "embedding_dim")),
+    "AvgPool2d": (nn.AvgPool2d, _POOL),
+    "MaxPool2d": (nn.MaxPool2d, _POOL),
+    "AdaptiveAvgPool2d": (nn.AdaptiveAvgPool2d, _take("output_size")),
+    "Sequential": (nn.Sequential, _take()),
+    "ModuleList": (nn.ModuleList, _take()),
+    "Identity": (nn.Identity, _take()),
+    "Flatten": (nn.Flatten, _take("start_dim", "end_dim")),
+    "Dropout": (nn.Dropout, _take("p")),
+    "ReLU": (nn.ReLU, _take()),
+    "ReLU6": (nn.ReLU6, _take()),
+    "GELU": (nn.GELU, _take("approximate")),
+    "SiLU": (nn.SiLU, _take()),
+    "Hardswish": (nn.Hardswish, _take()),
+    "Sigmoid": (nn.Sigmoid, _take()),
+    "Tanh": (nn.Tanh, _take()),
+}
+"""Submodule types that an artefact may put in place of others, and the arguments that make them again."""
+
+_PLAIN = (bool, int, float, str, type(None))
+_OWN = frozenset(vars(nn.Module()))
+
+
+class StructureError(Exception):
+    """The differences cannot be written down; the message says which."""
+
+
+def describe_structure(module: nn.Module, base: nn.Module) -> dict[str, Any]:
+    """Return the edits that give ``base`` the structure of ``module``; ``base`` is edited on the way.
+
+    Raises
+    ------
+    StructureError
+        If a difference is not among those that can be made again: it is named.
+    """
+    found: dict[str, Any] = {"modules": {}, "removed": [], "order": {}, "attributes": {}, "tensors": {}, "aliases": {}}
+    first_paths: dict[int, str] = {}
+    for path, wanted in module.named_modules(remove_duplicate=False):
+        first = first_paths.setdefault(id(wanted), path)
+        edit = _module_edit(path, wanted, first, base)
+        if edit is not None:
+            found["modules"][path] = edit
+            _put_module(base, path, edit)
+    paths = {path for path, _ in module.named_modules(remove_duplicate=False)}
+    for path in [p for p, _ in base.named_modules(remove_duplicate=False) if p not in paths]:
+        if not any(path.startswith(f"{gone}.") for gone in found["removed"]):
+            found["removed"].append(path)
+    for path, wanted in module.named_modules():
+        have = base.get_submodule(path)
+        names = list(wanted._modules)
+        if [n for n in have._modules if n in names] != names:
+            found["order"][path] = names
+        _collect(found["attributes"], path, _attribute_edits(path, wanted, have))
+        _collect(found["tensors"], path, _tensor_edits(wanted, have))
+    found["aliases"] = aliases(module)
+    return found
+
+
+def replay(base: nn.Module, edits: Mapping[str, Any]) -> nn.Module:
+    """Make the edits of :func:`describe_structure` on a fresh ``build()``; values of weights are not set.
+
+    Raises
+    ------
+    ArtifactError
+        If the edits do not fit this module or name a type that is not allowed.
+    """
+    try:
+        for path, edit in edits["modules"].items():
+            _put_module(base, path, edit)
+        for path in edits["removed"]:
+            parent, _, name = path.rpartition(".")
+            del base.get_submodule(parent)._modules[name]
+        for path, names in edits["order"].items():
+            children = base.get_submodule(path)._modules
+            for name in names:
+                children[name] = children.pop(name)
+        for path, values in edits["attributes"].items():
+            for name, value in values.items():
+                _set_attribute(base.get_submodule(path), name, _decode(value))
+        for path, tensors in edits["tensors"].items():
+            for name, edit in tensors.items():
+                _set_tensor(base.get_submodule(path), name, edit)
+        for name, owner in edits["aliases"].items():
+            _set_alias(base, name, owner)
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ArtifactError(
+            f"The artefact's structure does not fit the module that build() makes: {error}. "
+            "Use the build function of the task that it was written with."
+        ) from error
+    return base
+
+
+def own_tensors(module: nn.Module, *, duplicates: bool = False) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield parameters and buffers, those left out of ``state_dict`` too; shared ones once unless ``duplicates``."""
+    yield from module.named_parameters(remove_duplicate=not duplicates)
+    yield from module.named_buffers(remove_duplicate=not duplicates)
+
+
+def aliases(module: nn.Module) -> dict[str, str]:
+    """Return the names of tensors that are another tensor's second name, with the first name."""
+    owners: dict[int, str] = {}
+    return {
+        name: owners[id(tensor)]
+        for name, tensor in own_tensors(module, duplicates=True)
+        if owners.setdefault(id(tensor), name) != name
+    }
+
+
+def _type_key(module: nn.Module) -> tuple[str, str]:
+    # A class defined inside build() is another object each time it is called: the name tells.
+    return type(module).__module__, type(module).__qualname__
+
+
+def _module_edit(path: str, wanted: nn.Module, first: str, base: nn.Module) -> dict[str, Any] | None:
+    try:
+        have: nn.Module | None = base.get_submodule(path)
+    except AttributeError:
+        have = None
+    if first != path:
+        return None if have is not None and have is base.get_submodule(first) else {"same_as": first}
+    if have is not None and _type_key(have) == _type_key(wanted):
+        return None
+    name = type(wanted).__name__
+    if name not in TYPES or type(wanted) is not TYPES[name][0] or not path:
+        raise StructureError(f"{path or 'the module itself'} is a {name} where build() has {_name_of(have)}")
+    return {"type": name, "args": {key: _encode(value) for key, value in TYPES[name][1](wanted).items()}}
+
+
+def _name_of(module: nn.Module | None) -> str:
+    return "nothing" if module is None else f"a {type(module).__name__}"
+
+
+def _put_module(base: nn.Module, path: str, edit: Mapping[str, Any]) -> None:
+    parent, _, name = path.rpartition(".")
+    if "same_as" in edit:
+        made = base.get_submodule(edit["same_as"])
+    elif edit["type"] in TYPES:
+        made = TYPES[edit["type"]][0](**{key: _decode(value) for key, value in edit["args"].items()})
+    else:
+        raise ValueError(f"type {edit['type']!r} is not among those allowed")
+    base.get_submodule(parent)._modules[name] = made.eval()
+
+
+def _attribute_edits(path: str, wanted: nn.Module, have: nn.Module) -> dict[str, Any]:
+    edits = {}
+    known = vars(have)
+    for name, value in vars(wanted).items():
+        if name in _OWN:
+            continue
+        if isinstance(value, torch.Tensor):
+            old = known.get(name)
+            if not (isinstance(old, torch.Tensor) and old.shape == value.shape and torch.equal(old, value)):
+                raise StructureError(f"{path}.{name} is a changed tensor that is neither parameter nor buffer")
+        elif _is_plain(value) and (name not in known or _encode_or_none(known[name]) != _encode(value)):
+            edits[name] = _encode(value)
+    return edits
+
+
+def _tensor_edits(wanted: nn.Module, have: nn.Module) -> dict[str, Any]:
+    edits: dict[str, Any] = {}
+    for kind in ("_parameters", "_buffers"):
+        new, old = getattr(wanted, kind), getattr(have, kind)
+        for name in new.keys() | old.keys():
+            a, b = _tensor_form(kind, new.get(name)), _tensor_form(kind, old.get(name))
+            if a != b or name not in new or name not in old:
+                edits[name] = a if name in new else {"kind": kind, "absent": True}
+    return edits
+
+
+def _tensor_form(kind: str, tensor: torch.Tensor | None) -> dict[str, Any]:
+    if tensor is None:
+        return {"kind": kind, "shape": None}
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    return {"kind": kind, "shape": list(tensor.shape), "dtype": dtype, "grad": tensor.requires_grad}
+
+
+def _set_tensor(module: nn.Module, name: str, edit: Mapping[str, Any]) -> None:
+    if edit["kind"] not in ("_parameters", "_buffers"):
+        raise ValueError(f"unknown kind of tensor {edit['kind']!r}")
+    store = getattr(module, edit["kind"])
+    if edit.get("absent"):
+        store.pop(name, None)
+        return
+    if edit["shape"] is None:
+        store[name] = None
+        return
+    dtype = getattr(torch, edit["dtype"])
+    if not isinstance(dtype, torch.dtype):
+        raise ValueError(f"unknown dtype {edit['dtype']!r}")
+    tensor = torch.zeros(edit["shape"], dtype=dtype)
+    store[name] = nn.Parameter(tensor, requires_grad=edit["grad"]) if edit["kind"] == "_parameters" else tensor
+
+
+def _set_alias(base: nn.Module, name: str, owner: str) -> None:
+    def place(path: str) -> tuple[dict[str, Any], str]:
+        parent, _, last = path.rpartition(".")
+        module = base.get_submodule(parent)
+        return (module._parameters if last in module._parameters else module._buffers), last
+
+    store, last = place(name)
+    source, key = place(owner)
+    store[last] = source[key]
+
+
+def _set_attribute(module: nn.Module, name: str, value: Any) -> None:
+    if name in _OWN or name.startswith("__") or not name.isidentifier() or callable(getattr(type(module), name, None)):
+        raise ValueError(f"attribute {name!r} must not be set")
+    vars(module)[name] = value
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, tuple | list):
+        return all(_is_plain(item) for item in value)
+    return isinstance(value, _PLAIN)
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        return {"tuple" if isinstance(value, tuple) else "list": [_encode(item) for item in value]}
+    return value
+
+
+def _encode_or_none(value: Any) -> Any:
+    return _encode(value) if _is_plain(value) else ("not plain",)
+
+
+def _decode(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        ((kind, items),) = value.items()
+        return (tuple if kind == "tuple" else list)(_decode(item) for item in items)
+    return value
+
+
+def _collect(into: dict[str, Any], path: str, edits: dict[str, Any]) -> None:
+    if edits:
+        into[path] = edits
