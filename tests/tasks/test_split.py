@@ -110,7 +110,7 @@ def test_own_collate_function_pads():
 
 def test_inputs_alone_have_no_targets():
     assert Split.of(X).targets is None
-    assert Split.of([x for x in X]).inputs.shape == (23, 3)
+    assert Split.of(list(X)).inputs.shape == (23, 3)
     assert [y for _, y in Split.of(X).batches(10)] == [None] * 3
 
 
@@ -143,8 +143,17 @@ def test_digest_changes_with_any_part():
 
     other = X.copy()
     other[22, 2] += 1e-6
-    found = [digest(), digest(x=other), digest(y=Y[::-1].copy()), digest(y=None), digest(x=X.reshape(23, 1, 3)),
-             digest(x=(X,)), digest(x={"a": X}), digest(x=X.astype(np.float16)), digest(x=X[::-1].copy())]
+    found = [
+        digest(),
+        digest(x=other),
+        digest(y=Y[::-1].copy()),
+        digest(y=None),
+        digest(x=X.reshape(23, 1, 3)),
+        digest(x=(X,)),
+        digest(x={"a": X}),
+        digest(x=X.astype(np.float16)),
+        digest(x=X[::-1].copy()),
+    ]
     assert len(set(found)) == len(found)
     assert digest(x=X.copy()) == digest()
 
