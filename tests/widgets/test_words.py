@@ -1,0 +1,112 @@
+"""What the panel says: times, states, the table and the recommended point."""
+
+from __future__ import annotations
+
+import pytest
+
+from workbench.study.rows import update_row
+from workbench.widgets.table import table_html
+from workbench.widgets.words import Pace, clock, number, point_name, recommendation, trials_sentence
+
+
+@pytest.fixture
+def rows(fakes):
+    study = fakes.FakeStudy()
+    study.start(fakes.RECIPES, ["torch-eager", "openvino"], [1, 32], quality_drop=0.01).wait()
+    return study.rows()
+
+
+def test_clock() -> None:
+    assert [clock(s) for s in (0, 83.9, 3661)] == ["0:00", "1:23", "1:01:01"]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "–"),
+        (0.0, "0.00"),
+        (1.234567, "1.23"),
+        (0.000421, "0.000421"),
+        (12.0, "12.0"),
+        (123.4, "123"),
+        (5e4, "50,000"),
+    ],
+)
+def test_numbers_have_three_digits(value: float | None, text: str) -> None:
+    assert number(value) == text
+
+
+def test_the_recommended_point_is_told_with_gain_cost_and_certainty(fakes) -> None:
+    study = fakes.FakeStudy()
+    study.start(fakes.RECIPES, ["torch-eager", "openvino"], [1, 32], quality_drop=0.01).wait()
+    headline, text = recommendation(study.best())
+    assert headline == "Recommended: chain on OpenVINO, batch size 32."
+    assert "3.73 ms a batch" in text
+    assert "quality 0.9440" in text
+    assert "7.98x against the baseline (95 % interval 7.58 to 8.46; faster)" in text
+
+
+def test_nothing_met_the_goal_is_said_plainly(fakes) -> None:
+    study = fakes.FakeStudy()
+    study.start(fakes.RECIPES[1:], ["openvino"], [8], quality_drop=0.001).wait()
+    headline, text = recommendation(study.best(0.001))
+    assert headline == "Nothing met the goal."
+    assert "nearest miss" in text
+    assert "distill on OpenVINO, batch size 8" in text
+
+
+def test_before_the_first_trial_there_is_no_recommendation(fakes) -> None:
+    assert recommendation(fakes.FakeStudy().best())[0] == "No recommendation yet."
+
+
+def test_trials_are_counted_by_state(rows) -> None:
+    rows[0] = update_row(rows[0], state="failed")
+    rows[1] = update_row(rows[1], state="waiting")
+    assert trials_sentence(rows) == "10 of 12 trials finished, 1 failed"
+
+
+def test_the_pace_counts_only_new_work_and_keeps_to_the_budget() -> None:
+    pace = Pace(100.0, 200.0)
+    assert pace.sentence(101.0, None) == "0:01 elapsed"
+    assert pace.sentence(110.0, 0.5) == "0:10 elapsed, at most about 3:10 left"
+    assert pace.sentence(120.0, 0.75) == "0:20 elapsed, about 0:20 left"
+    assert Pace(0.0, 30.0).sentence(29.0, 0.1) == "0:29 elapsed, at most about 0:01 left"
+
+
+def test_the_table_marks_the_recommended_row_first_and_says_states_in_words(rows) -> None:
+    html = table_html(rows, batch_size=32)
+    body = html.split("<tbody>")[1]
+    first = body.split("</tr>")[0]
+    assert "★ recommended" in first
+    assert html.count("★ recommended") == 1
+    assert point_name(next(r for r in rows if r["recommended"])) in first
+    assert body.count("<tr") == 6
+    assert "finished" in first
+    assert "faster" in first
+
+
+def test_the_table_escapes_what_others_wrote_and_shows_why_a_trial_failed(fakes) -> None:
+    row = update_row(
+        fakes.waiting(fakes.RECIPES[0], "openvino", 1),
+        state="failed",
+        error="no <b>such</b> op\nand more",
+        recipe="<i>",
+    )
+    html = table_html([row])
+    assert "no &lt;b&gt;such&lt;/b&gt; op" in html
+    assert "&lt;i&gt;" in html
+    assert "and more" not in html
+    assert "failed" in html
+
+
+def test_a_missing_figure_is_a_dash_with_its_reason(fakes) -> None:
+    row = update_row(
+        fakes.finished(fakes.waiting(fakes.RECIPES[0], "openvino", 1)),
+        peak_rss_mib=None,
+        notes={"peak_rss_mib": "not on this system"},
+    )
+    assert '<span title="not on this system">–</span>' in table_html([row])
+
+
+def test_no_rows_is_said() -> None:
+    assert "No trials at batch size 4 yet" in table_html([], batch_size=4)

@@ -1,0 +1,16 @@
+"""The panel and its forms: a view over tasks, recipes and studies. Importing this room loads no ipywidgets."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_HOMES = {"Form": "workbench.widgets.form", "Workbench": "workbench.widgets.panel"}
+
+__all__ = ["Form", "Workbench"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,209 @@
+"""One option of a config as a widget: the right control for its type, with text read back into a value."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import ipywidgets as widgets
+
+from workbench.core.config import Config
+from workbench.core.errors import ConfigError
+
+_WORDS = {None: "not set", True: "yes", False: "no"}
+_UNIT_WORDS = {"s": "seconds"}
+_STYLE = {"description_width": "120px"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """A control for one option.
+
+    ``read`` gives its value (ConfigError where text cannot be read), ``write`` shows another one, and ``listen``
+    takes what is called after every edit.
+    """
+
+    name: str
+    control: widgets.Widget
+    read: Callable[[], Any]
+    write: Callable[[Any], None]
+    listen: Callable[[Callable[[], None]], None]
+    advanced: bool
+
+
+def make_field(owner: type[Config], field: dataclasses.Field[Any], value: Any) -> Field:
+    """Build the control for one dataclass field of ``owner``, showing ``value``.
+
+    Fixed choices become a dropdown, flags a checkbox, plain numbers a number box; optional numbers, lists and
+    everything else become text, where ``none`` or an empty box stands for None.
+    """
+    hint = typing.get_type_hints(owner)[field.name]
+    meta = option_meta(field)
+    words = {
+        "description": label_for(field),
+        "tooltip": _tooltip(meta, value),
+        "style": _STYLE,
+        "layout": widgets.Layout(width="auto", max_width="300px"),
+    }
+    choices = _choices(hint, meta)
+    if choices:
+        control = widgets.Dropdown(options=[(_word(c), c) for c in choices], value=value, **words)
+    elif hint is bool:
+        control = widgets.Checkbox(value=value, indent=True, **words)
+    elif hint is int:
+        control = widgets.IntText(value=value, **words)
+    elif hint is float:
+        control = widgets.FloatText(value=value, step=_step(meta), **words)
+    else:
+        return _text_field(owner, field, hint, value, words)
+
+    def write(new: Any) -> None:
+        control.value = new
+
+    return Field(
+        field.name, control, lambda: control.value, write, listener(control), bool(option_meta(field).get("advanced"))
+    )
+
+
+def _text_field(
+    owner: type[Config], field: dataclasses.Field[Any], hint: Any, value: Any, words: Mapping[str, Any]
+) -> Field:
+    control = widgets.Text(value=_as_text(value), placeholder=_placeholder(hint), continuous_update=False, **words)
+
+    def read() -> Any:
+        return parse_text(control.value, hint, f"{owner.__name__}.{field.name}")
+
+    def write(new: Any) -> None:
+        control.value = _as_text(new)
+
+    return Field(field.name, control, read, write, listener(control), bool(option_meta(field).get("advanced")))
+
+
+def listener(control: widgets.Widget) -> Callable[[Callable[[], None]], None]:
+    """Return what calls a callback, without arguments, whenever the control's value changes."""
+    return lambda callback: control.observe(lambda _change: callback(), names="value")
+
+
+def option_meta(field: dataclasses.Field[Any]) -> Mapping[str, Any]:
+    """Return what :func:`workbench.core.config.option` noted about a field; empty for a plain one."""
+    meta: Mapping[str, Any] = field.metadata.get("option", {})
+    return meta
+
+
+def label_for(field: dataclasses.Field[Any]) -> str:
+    """Return the option's name in words, with its unit where the name does not end in it.
+
+    Examples
+    --------
+    >>> label_for(dataclasses.fields(Prune)[0])  # doctest: +SKIP
+    'ratio'
+    """
+    unit = option_meta(field).get("unit")
+    words = field.name.removesuffix(f"_{unit}").replace("_", " ")
+    said = not unit or unit in words.split() or _UNIT_WORDS.get(unit) in words.split()
+    return words if said else f"{words} ({unit})"
+
+
+def parse_text(text: str, hint: Any, where: str) -> Any:
+    """Read the text of a control as a value of type ``hint``.
+
+    Raises
+    ------
+    ConfigError
+        If the text fits none of the allowed types; the message starts with ``where``.
+
+    Examples
+    --------
+    >>> parse_text("1, 8, 32", tuple[int, ...], "Run.batch_sizes")
+    (1, 8, 32)
+    """
+    text = text.strip()
+    members = members_of(hint)
+    if type(None) in members and text.lower() in ("", "none", "not set"):
+        return None
+    for member in members:
+        if typing.get_origin(member) is tuple or member is tuple:
+            inner = (typing.get_args(member) or (str,))[0]
+            return tuple(parse_text(part, inner, where) for part in text.split(",") if part.strip())
+    for member in members:
+        if member in (int, float):
+            try:
+                return member(text)
+            except ValueError:
+                continue
+    if str in members or Any in members:
+        return text
+    raise ConfigError(f"{where} must be {_kind_words(members)}, got {text!r}.")
+
+
+def members_of(hint: Any) -> tuple[Any, ...]:
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return typing.get_args(hint)
+    return (hint,)
+
+
+def _choices(hint: Any, meta: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return the values of an option that has only a few, or an empty tuple."""
+    found: list[Any] = list(meta.get("choices") or ())
+    if found:
+        return (*found, *([None] if type(None) in members_of(hint) and None not in found else []))
+    for member in members_of(hint):
+        if typing.get_origin(member) is typing.Literal:
+            found += typing.get_args(member)
+        elif member is bool and len(members_of(hint)) > 1:
+            found += [True, False]
+        elif member is type(None):
+            found.append(None)
+        elif hint is not bool:
+            return ()
+    return () if hint is bool else tuple(found)
+
+
+def _step(meta: Mapping[str, Any]) -> float:
+    """Return how far an arrow of a number box moves: a twentieth inside unit ranges, one elsewhere."""
+    low = meta.get("minimum") if meta.get("minimum") is not None else meta.get("above")
+    high = meta.get("maximum") if meta.get("maximum") is not None else meta.get("below")
+    return 0.05 if low is not None and high is not None and high - low <= 1 else 1.0
+
+
+def _tooltip(meta: Mapping[str, Any], default: Any) -> str:
+    bounds = [
+        f"{word} {meta[key]:g}"
+        for key, word in (("minimum", "at least"), ("above", "above"), ("maximum", "at most"), ("below", "below"))
+        if meta.get(key) is not None
+    ]
+    parts = [str(meta.get("help", "")).rstrip("."), "; ".join(bounds), f"default {_word(default)}"]
+    return ". ".join(part[:1].upper() + part[1:] for part in parts if part) + "."
+
+
+def _word(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return _WORDS[value]
+    if isinstance(value, tuple):
+        return _as_text(value) or "none"
+    return str(value)
+
+
+def _as_text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, tuple | list):
+        return ", ".join(map(str, value))
+    return str(value)
+
+
+def _placeholder(hint: Any) -> str:
+    members = members_of(hint)
+    if type(None) in members:
+        return "not set"
+    if any(typing.get_origin(m) is tuple or m is tuple for m in members):
+        return "a, b, c"
+    return ""
+
+
+def _kind_words(members: tuple[Any, ...]) -> str:
+    names = {int: "a whole number", float: "a number", type(None): "empty"}
+    return " or ".join(names.get(m, getattr(m, "__name__", str(m))) for m in members)

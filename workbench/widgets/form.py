@@ -1,0 +1,197 @@
+"""A form for any frozen config: one control an option, what is wrong said beside it, ``.value`` the config."""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import typing
+from collections.abc import Callable, Collection
+from typing import Any, Generic, TypeVar
+
+import ipywidgets as widgets
+
+from workbench.core.config import Config
+from workbench.core.errors import ConfigError
+from workbench.widgets.fields import Field, label_for, listener, make_field, members_of, option_meta
+
+C = TypeVar("C", bound=Config)
+
+
+class Form(Generic[C]):
+    """A form made from the option metadata of a frozen config.
+
+    Parameters
+    ----------
+    start : Config or type
+        The config to show first; a class stands for its defaults.
+    on_change : callable, optional
+        Called without arguments after every edit, valid or not.
+    hide : collection of str
+        Options that are not shown; they keep the value of ``start``.
+    explain : bool
+        Show each option's help as a line below its control too, not only as a tooltip.
+
+    Examples
+    --------
+    >>> form = Form(Prune)                     # doctest: +SKIP
+    >>> form.view                              # the widget, shown by JupyterLab  # doctest: +SKIP
+    >>> form.value                             # doctest: +SKIP
+    Prune(ratio=0.5, ...)
+    """
+
+    def __init__(
+        self,
+        start: C | type[C],
+        *,
+        on_change: Callable[[], None] | None = None,
+        hide: Collection[str] = (),
+        explain: bool = False,
+    ) -> None:
+        self._start: C = start() if isinstance(start, type) else start
+        self._owner = type(self._start)
+        self._listeners = [on_change] if on_change else []
+        self._quiet = False
+        shown = [f for f in dataclasses.fields(self._owner) if f.name not in hide]  # type: ignore[arg-type]
+        self._fields = {f.name: _field(self._owner, f, getattr(self._start, f.name)) for f in shown}
+        self._messages = {name: _message() for name in self._fields}
+        self._whole = _message()
+        self._help = {f.name: str(option_meta(f).get("help", "")) for f in shown} if explain else {}
+        self.view = widgets.VBox(self._rows())
+        self.view.add_class("wb-form")
+        for field in self._fields.values():
+            field.listen(self._edited)
+        self._check()
+
+    @property
+    def value(self) -> C:
+        """The config as edited.
+
+        Raises
+        ------
+        ConfigError
+            If an option cannot be used; the form shows the same text beside it.
+        """
+        return self._start.replace(**{name: field.read() for name, field in self._fields.items()})
+
+    @property
+    def error(self) -> str | None:
+        """What is wrong with the form as it stands, or None."""
+        texts = [box.value for box in (*self._messages.values(), self._whole) if box.value]
+        return html.unescape(texts[0]) if texts else None
+
+    def control(self, name: str) -> widgets.Widget:
+        """Return the control of one option."""
+        return self._fields[name].control
+
+    def on_change(self, callback: Callable[[], None]) -> None:
+        """Call ``callback`` without arguments after every edit, valid or not."""
+        self._listeners.append(callback)
+
+    def set(self, value: C) -> None:
+        """Show another config of the same class."""
+        self._start, self._quiet = value, True
+        try:
+            for name, field in self._fields.items():
+                field.write(getattr(value, name))
+        finally:
+            self._quiet = False
+        self._check()
+
+    def _repr_mimebundle_(self, **options: Any) -> Any:
+        return self.view._repr_mimebundle_(**options)
+
+    def _rows(self) -> list[widgets.Widget]:
+        rows = {
+            name: widgets.VBox([f.control, *map(_line, filter(None, [self._help.get(name)])), self._messages[name]])
+            for name, f in self._fields.items()
+        }
+        plain = [rows[name] for name, field in self._fields.items() if not field.advanced]
+        more = [rows[name] for name, field in self._fields.items() if field.advanced]
+        if plain and more:
+            fold = widgets.Accordion([widgets.VBox(more)], titles=("More settings",), selected_index=None)
+            fold.add_class("wb-more")
+            more = [fold]
+        return [*plain, *more, self._whole]
+
+    def _edited(self) -> None:
+        if not self._quiet:
+            self._check()
+            for callback in self._listeners:
+                callback()
+
+    def _check(self) -> None:
+        """Say beside each option what is wrong with it, and below the form what is wrong with the whole."""
+        defaults = self._owner()
+        for name, field in self._fields.items():
+            _say(self._messages[name], self._fault(field, defaults))
+        alone = any(box.value for box in self._messages.values())
+        try:
+            _ = self.value
+        except ConfigError as error:
+            _say(self._whole, "" if alone else str(error))
+        else:
+            _say(self._whole, "")
+
+    def _fault(self, field: Field, defaults: C) -> str:
+        try:
+            defaults.replace(**{field.name: field.read()})
+        except ConfigError as error:
+            text = str(error)
+            return text if text.startswith(f"{self._owner.__name__}.{field.name}") else ""
+        return ""
+
+
+def _field(owner: type[Config], field: dataclasses.Field[Any], value: Any) -> Field:
+    """Return the control of a field; a config inside a config gets a form of its own."""
+    members = members_of(typing.get_type_hints(owner)[field.name])
+    inner = next((m for m in members if isinstance(m, type) and issubclass(m, Config)), None)
+    if inner is None:
+        return make_field(owner, field, value)
+    return _nested_field(field, inner, value, optional=type(None) in members)
+
+
+def _nested_field(field: dataclasses.Field[Any], inner: type[Config], value: Any, *, optional: bool) -> Field:
+    form: Form[Any] = Form(inner if value is None else value)
+    switch = widgets.Checkbox(
+        value=value is not None, disabled=not optional, description=label_for(field), indent=False
+    )
+
+    def show() -> None:
+        form.view.layout.display = "" if switch.value else "none"
+
+    def write(new: Any) -> None:
+        switch.value = new is not None
+        if new is not None:
+            form.set(new)
+
+    def listen(callback: Callable[[], None]) -> None:
+        form.on_change(callback)
+        listener(switch)(callback)
+
+    show()
+    listener(switch)(show)
+    return Field(
+        field.name,
+        widgets.VBox([switch, form.view]),
+        lambda: form.value if switch.value else None,
+        write,
+        listen,
+        bool(option_meta(field).get("advanced")),
+    )
+
+
+def _line(text: str) -> widgets.HTML:
+    line = widgets.HTML(html.escape(text[:1].upper() + text[1:]))
+    line.add_class("wb-hint")
+    return line
+
+
+def _message() -> widgets.HTML:
+    box = widgets.HTML("", layout=widgets.Layout(display="none"))
+    box.add_class("wb-fault")
+    return box
+
+
+def _say(box: widgets.HTML, text: str) -> None:
+    box.value = html.escape(text)
+    box.layout.display = "" if text else "none"

@@ -1,0 +1,136 @@
+"""The life of a panel's run: one thread that starts the study's job, ticks while it works, and says how it ended."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from workbench.core.errors import Cancelled, StudyError
+from workbench.core.progress import Progress
+
+if TYPE_CHECKING:
+    from workbench.study.job import Job
+    from workbench.study.run import RunSummary
+    from workbench.study.study import Study
+
+TICK_S = 0.5
+
+
+class Runner:
+    """Runs one job at a time, away from the thread that asks for it.
+
+    Parameters
+    ----------
+    open_study : callable
+        Gives the study; called in the run's thread.
+    tick : callable
+        Called about twice a second in the run's thread with the last progress event (or None) and whether rows
+        changed since the last tick.
+    ended : callable
+        Called once in the run's thread after the job, with ``state`` and ``error`` set.
+
+    Attributes
+    ----------
+    state : str
+        ready, running, cancelling, cancelled, finished or failed.
+    error : Exception or None
+        What stopped the last run; a cancel is no error.
+    result : RunSummary or None
+        What the last run did, where it came to an end.
+    seconds : float
+        How long the last run took.
+    """
+
+    def __init__(
+        self,
+        open_study: Callable[[], Study],
+        *,
+        tick: Callable[[Progress | None, bool], None],
+        ended: Callable[[], None],
+    ) -> None:
+        self._open_study, self._tick, self._ended = open_study, tick, ended
+        self._lock = threading.RLock()
+        self._thread: threading.Thread | None = None
+        self._job: Job | None = None
+        self._stop = False
+        self._latest: Progress | None = None
+        self._rows_changed = threading.Event()
+        self.state = "ready"
+        self.error: Exception | None = None
+        self.result: RunSummary | None = None
+        self.started = self.seconds = 0.0
+
+    @property
+    def busy(self) -> bool:
+        """True while a run is going on."""
+        return self.state in ("running", "cancelling")
+
+    def start(self, plan: dict[str, Any]) -> bool:
+        """Start ``study.start(**plan)`` in a thread; False where a run is going on already."""
+        with self._lock:
+            if self.busy:
+                return False
+            self.wait()  # the last run's thread may still be telling how it ended
+            self.state, self.error, self._stop = "running", None, False
+            self._job, self._latest, self.result = None, None, None
+            self._rows_changed.clear()
+            self.started = time.monotonic()
+            self._thread = threading.Thread(target=self._work, args=(plan,), name="workbench-run", daemon=True)
+            self._thread.start()
+            return True
+
+    def cancel(self) -> bool:
+        """Ask the run to stop and return at once; False where none is running."""
+        with self._lock:
+            if self.state != "running":
+                return False
+            self.state, self._stop = "cancelling", True
+            if self._job is not None:
+                self._job.cancel()
+            return True
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait at most ``timeout`` seconds for the run to end and be shown; True when that is so."""
+        thread = self._thread
+        if thread is None or thread is threading.current_thread():
+            return not self.busy
+        thread.join(timeout)
+        return not thread.is_alive()
+
+    def _heard(self, event: Progress) -> None:
+        self._latest = event
+        if not {"row", "best", "plan"}.isdisjoint(event.values):
+            self._rows_changed.set()
+
+    def _work(self, plan: dict[str, Any]) -> None:
+        error: Exception | None = None
+        try:
+            self._watch(plan)
+        except Exception as problem:  # noqa: BLE001 - nobody above this thread could tell the person
+            error = problem
+        with self._lock:
+            stopped = self._stop or (self.result is not None and self.result.cancelled)
+            cancelled = stopped and (error is None or isinstance(error, Cancelled))
+            self.error = None if cancelled else error
+            self.state = "cancelled" if cancelled else "failed" if error is not None else "finished"
+            self.seconds = time.monotonic() - self.started
+        self._ended()
+
+    def _watch(self, plan: dict[str, Any]) -> None:
+        job = self._open_study().start(**plan, progress=self._heard)
+        with self._lock:
+            self._job = job
+            if self._stop:
+                job.cancel()
+        while not job.done:
+            job.wait(TICK_S)
+            changed = self._rows_changed.is_set()
+            self._rows_changed.clear()
+            self._tick(self._latest, changed)
+        if isinstance(job.error, Exception):
+            raise job.error
+        if job.error is not None:
+            raise StudyError(f"The run ended with {type(job.error).__name__}.") from job.error
+        self.result = job.result

@@ -1,0 +1,242 @@
+"""The panel's widgets and where they stand: controls at the left, results at the right. Knows nothing of jobs."""
+
+from __future__ import annotations
+
+import html
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import ipywidgets as widgets
+
+from workbench.compress.recipe import Recipe
+from workbench.plots import figure_png, plot_tradeoff
+from workbench.study.answers import Best
+from workbench.widgets.choose import EnginePicker, RecipeList, StepPicker
+from workbench.widgets.form import Form
+from workbench.widgets.guard import Guard
+from workbench.widgets.looks import STYLE
+from workbench.widgets.settings import RunSettings
+from workbench.widgets.table import table_html
+from workbench.widgets.words import Row, offer_sentence, point_name, recommendation
+
+BAR_STYLES = {"failed": "danger", "cancelled": "warning", "finished": "success"}
+
+
+def chart_png(rows: Sequence[Row], batch_size: int, limit: float) -> bytes:
+    """Return the trade-off chart of ``rows`` at one batch size as PNG bytes."""
+    return figure_png(plot_tradeoff(rows, batch_size=batch_size, quality_drop=limit), dpi=150)
+
+
+class Results:
+    """Progress, the chart, the answer in words, the table, and the code of a point.
+
+    Drawing takes a lock: a job's thread and the front end's callbacks may both ask for it. The chart is drawn
+    only when its rows changed: the time it takes is taken from the trials that are being timed.
+    """
+
+    def __init__(self, guard: Guard, make_code: Callable[[Row], str]) -> None:
+        self._make_code = make_code
+        self._lock = threading.RLock()
+        self._rows: list[Row] = []
+        self._limit = 0.01
+        self._quiet = False
+        self._picked = False
+        self._drawn: Any = None
+        self.state = _html("<b>Ready.</b> Choose at the left, then Run. Chart and table fill while trials finish.")
+        self.bar = widgets.FloatProgress(
+            min=0, max=1, layout=widgets.Layout(width="100%", height="14px", margin="2px 0")
+        )
+        self.time = _html("", "wb-hint")
+        self.answer = _html("", "wb-answer", hidden=True)
+        self.batch = widgets.ToggleButtons(style={"button_width": "52px"})
+        self.batch_row = widgets.HBox([_html("Batch size shown"), self.batch])
+        self.batch_row.add_class("wb-batch")
+        self.chart = widgets.Image(format="png", layout=widgets.Layout(width="100%", max_width="980px"))
+        self.table = _html("")
+        self.point = widgets.Dropdown(description="Code for", layout=widgets.Layout(width="100%", max_width="640px"))
+        self.code = _html("")
+        self._latecomers = (self.batch_row, self.chart, self.point, self.code)
+        for widget in self._latecomers:
+            widget.layout.display = "none"
+        self.batch.observe(guard(self._batch_changed), names="value")
+        self.point.observe(guard(self._point_changed), names="value")
+        self.summary = widgets.VBox(
+            [self.state, self.bar, self.time, guard.view, self.answer, self.batch_row, self.chart]
+        )
+        self.details = widgets.VBox(
+            [_head("Trials"), self.table, _head("Repeat a point in Python"), self.point, self.code]
+        )
+        self.details.layout.display = "none"
+
+    def say(self, headline: str, message: str = "", *, fraction: float | None = None, state: str = "") -> None:
+        """Show the state in words, with the bar at ``fraction``."""
+        self.state.value = f"<b>{html.escape(headline)}</b> {html.escape(message)}"
+        if fraction is not None:
+            self.bar.value = fraction
+        self.bar.bar_style = BAR_STYLES.get(state, "")
+
+    def show(self, rows: Sequence[Row], best: Best, *, limit: float) -> None:
+        """Show these rows and this answer: chart, table, and the code of the chosen point."""
+        with self._lock:
+            self._rows, self._limit = list(rows), limit
+            finished = [row for row in self._rows if row["state"] == "complete"]
+            self.details.layout.display = "" if self._rows else "none"
+            for widget in self._latecomers:
+                widget.layout.display = "" if finished else "none"
+            headline, text = recommendation(best)
+            self.answer.value = f"<b>{html.escape(headline)}</b> {html.escape(text)}"
+            self.answer.layout.display = "" if finished else "none"
+            self._offer_batches(best)
+            self._offer_points(finished, best)
+            self._draw()
+
+    def _offer_batches(self, best: Best) -> None:
+        sizes = sorted({row["batch_size"] for row in self._rows})
+        if sizes == list(self.batch.options):
+            return
+        before = self.batch.value
+        asked = best.row["batch_size"] if best.row else 32
+        self._quietly(
+            self.batch, options=sizes, value=before if before in sizes else asked if asked in sizes else sizes[-1]
+        )
+
+    def _offer_points(self, finished: list[Row], best: Best) -> None:
+        chosen = _key(best.row) if best.row else None
+        ordered = sorted(
+            finished, key=lambda row: (_key(row) != chosen, -row["batch_size"], row["latency_ms_p50"] or 0)
+        )
+        lead = "recommended: " if best.met else "nearest miss: "
+        options = [((lead if _key(row) == chosen else "") + point_name(row), _key(row)) for row in ordered]
+        keys = [key for _, key in options]
+        value = self.point.value if self._picked and self.point.value in keys else keys[0] if keys else None
+        if list(self.point.options) != options or self.point.value != value:
+            self._quietly(self.point, options=options, value=value)
+
+    def _quietly(self, control: widgets.Widget, **traits: Any) -> None:
+        """Set traits without taking that for the person's choice."""
+        self._quiet = True
+        try:
+            for name, value in traits.items():
+                setattr(control, name, value)
+        finally:
+            self._quiet = False
+
+    def _draw(self) -> None:
+        size = self.batch.value
+        self.table.value = table_html(self._rows, batch_size=size)
+        finished = [row for row in self._rows if row["state"] == "complete" and row["batch_size"] == size]
+        drawn = (size, self._limit, [(_key(row), row["latency_ms_p50"], row["recommended"]) for row in finished])
+        if finished and drawn != self._drawn:
+            self.chart.value, self._drawn = chart_png(finished, size, self._limit), drawn
+        self.chart.layout.display = "" if finished else "none"
+        row = next((row for row in self._rows if _key(row) == self.point.value), None)
+        self.code.value = f'<pre class="wb-code">{html.escape(self._make_code(row))}</pre>' if row else ""
+
+    def _batch_changed(self, _change: Any) -> None:
+        with self._lock:
+            if not self._quiet:
+                self._draw()
+
+    def _point_changed(self, _change: Any) -> None:
+        with self._lock:
+            if not self._quiet:
+                self._picked = True
+                self._draw()
+
+
+class View:
+    """All widgets of a panel. ``on_run``, ``on_cancel`` and ``on_settings`` are called by its buttons and forms."""
+
+    def __init__(
+        self,
+        title: str,
+        *,
+        statuses: Sequence[Any],
+        presets: Sequence[Recipe],
+        settings: RunSettings,
+        make_code: Callable[[Row], str],
+        on_run: Callable[[], None],
+        on_cancel: Callable[[], None],
+        on_settings: Callable[[], None],
+    ) -> None:
+        self.guard = Guard()
+        self.offer = _html("", "wb-hint")
+        self.results = Results(self.guard, make_code)
+        self.recipes = RecipeList(presets, on_change=self._make_offer)
+        self.steps = StepPicker(self.recipes.add)
+        self.steps.add.on_click(self.guard(lambda _: self.steps.add_recipe()))
+        self.engines = EnginePicker(statuses, on_change=self._make_offer)
+        self.settings = Form(settings, on_change=self.guard(on_settings), explain=True)
+        self.settings.on_change(self._make_offer)
+        self.run = widgets.Button(description="Run", button_style="primary", icon="play")
+        self.cancel = widgets.Button(description="Cancel", icon="stop", disabled=True)
+        self.run.on_click(self.guard(lambda _: on_run()))
+        self.cancel.on_click(self.guard(lambda _: on_cancel()))
+        self.box = self._layout(title)
+        self._make_offer()
+
+    def busy(self, value: bool) -> None:
+        """Offer Cancel while a job runs, and Run while none does."""
+        self.run.disabled, self.cancel.disabled = value, not value
+
+    def close(self) -> None:
+        """Take the widgets away from the page."""
+        self.box.close()
+
+    def _make_offer(self) -> None:
+        """Say below the buttons what Run would do."""
+        if not hasattr(self, "box"):
+            return
+        if self.settings.error is not None:
+            self.offer.value = html.escape(self.settings.error)
+            return
+        settings = self.settings.value
+        self.offer.value = offer_sentence(
+            len(self.recipes.chosen), len(self.engines.chosen), len(settings.batch_sizes), settings.budget_s
+        )
+
+    def _layout(self, title: str) -> widgets.Widget:
+        buttons = widgets.HBox([self.run, self.cancel])
+        buttons.add_class("wb-buttons")
+        builder = widgets.Accordion([self.steps.view], titles=("Make a recipe from steps",), selected_index=None)
+        controls = widgets.VBox(
+            [
+                _html(f'<p class="wb-title">{html.escape(title)}</p>'),
+                buttons,
+                self.offer,
+                _head("Recipes to run"),
+                self.recipes.view,
+                builder,
+                _head("Engines"),
+                self.engines.view,
+                _head("Measurement"),
+                self.settings.view,
+            ]
+        )
+        grid = widgets.GridBox([controls, self.results.summary, self.results.details])
+        for widget, name in (
+            (controls, "wb-controls"),
+            (self.results.summary, "wb-results"),
+            (self.results.details, "wb-details"),
+            (grid, "wb-grid"),
+        ):
+            widget.add_class(name)
+        panel = widgets.VBox([_html(STYLE), grid])
+        panel.add_class("wb-panel")
+        return panel
+
+
+def _html(text: str, kind: str = "", *, hidden: bool = False) -> widgets.HTML:
+    box = widgets.HTML(text, layout=widgets.Layout(display="none") if hidden else widgets.Layout())
+    if kind:
+        box.add_class(kind)
+    return box
+
+
+def _head(text: str) -> widgets.HTML:
+    return _html(f'<div class="wb-head">{html.escape(text)}</div>')
+
+
+def _key(row: Row) -> str:
+    return f"{row['recipe_id']}/{row['backend']}/{row['batch_size']}/{row['threads']}"

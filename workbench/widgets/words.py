@@ -1,0 +1,131 @@
+"""What a panel says: states, times and the recommended point in sentences. Pure functions over rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from workbench.plots import style
+from workbench.study.answers import Best
+from workbench.study.rows import STATES
+
+_STATE_WORDS = {"complete": "finished"}
+
+Row = Mapping[str, Any]
+
+
+def engine_name(backend: str) -> str:
+    """Return the name a person knows a backend by."""
+    return style.backend(backend).word
+
+
+def state_word(state: str) -> str:
+    """Return a trial's state as shown: ``complete`` reads ``finished``."""
+    return _STATE_WORDS.get(state, state)
+
+
+def clock(seconds: float) -> str:
+    """Return minutes and seconds, hours where needed.
+
+    Examples
+    --------
+    >>> clock(83.4)
+    '1:23'
+    """
+    whole = max(0, int(seconds))
+    hours, rest = divmod(whole, 3600)
+    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
+
+
+def count_states(rows: Iterable[Row]) -> dict[str, int]:
+    """Return how many rows are in each state, every state present."""
+    counts = dict.fromkeys(STATES, 0)
+    for row in rows:
+        counts[row["state"]] = counts.get(row["state"], 0) + 1
+    return counts
+
+
+def trials_sentence(rows: Sequence[Row]) -> str:
+    """Return how far the trials are: ``"12 of 63 trials finished, 1 failed"``."""
+    counts = count_states(rows)
+    text = f"{counts['complete']} of {len(rows)} trials finished"
+    extra = [f"{counts[state]} {state_word(state)}" for state in ("failed", "cancelled") if counts[state]]
+    return ", ".join([text, *extra])
+
+
+def offer_sentence(recipes: int, engines: int, batch_sizes: int, budget_s: float) -> str:
+    """Return what a run would do: ``"54 trials (6 recipes, 3 engines, 3 batch sizes) in at most 20:00."``."""
+    parts = [(recipes, "recipe"), (engines, "engine"), (batch_sizes, "batch size")]
+    counts = ", ".join(f"{n} {word}{'' if n == 1 else 's'}" for n, word in parts)
+    total = recipes * engines * batch_sizes
+    return f"{total} trial{'' if total == 1 else 's'} ({counts}) in about {clock(budget_s)} at most."
+
+
+def point_name(row: Row) -> str:
+    """Return what a row is: ``"prune on OpenVINO, batch size 32"``."""
+    return f"{row['recipe']} on {engine_name(row['backend'])}, batch size {row['batch_size']}"
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Return a figure with ``digits`` significant digits; a dash where there is none."""
+    if value is None:
+        return "–"
+    if value and abs(value) >= 10**digits:
+        return f"{value:,.0f}"
+    text = f"{value:#.{digits}g}"
+    return text.rstrip(".") if "e" not in text else f"{value:.{digits - 1}e}"
+
+
+def interval(low: float | None, high: float | None, digits: int = 3) -> str:
+    """Return ``"3.9 to 4.4"``, or an empty text where there is no interval."""
+    return f"{number(low, digits)} to {number(high, digits)}" if low is not None and high is not None else ""
+
+
+def recommendation(best: Best) -> tuple[str, str]:
+    """Return the answer of a study as a headline and the sentences below it."""
+    if best.row is None:
+        return "No recommendation yet.", best.reason
+    row = best.row
+    if not best.met:
+        return "Nothing met the goal.", f"{best.reason} That is {point_name(row)}: {_figures(row)}."
+    return f"Recommended: {point_name(row)}.", f"{_figures(row)}. {best.reason}"
+
+
+def _figures(row: Row) -> str:
+    parts = []
+    if row.get("latency_ms_p50") is not None:
+        parts.append(f"{number(row['latency_ms_p50'])} ms a batch")
+    if row.get("throughput_per_s") is not None:
+        parts.append(f"{number(row['throughput_per_s'])} samples a second")
+    if row.get("quality") is not None:
+        parts.append(f"quality {row['quality']:.4f}")
+    if row.get("peak_rss_mib") is not None:
+        parts.append(f"{number(row['peak_rss_mib'])} MiB of memory")
+    return ", ".join(parts) or "no figures"
+
+
+class Pace:
+    """How long a run has taken and what is left, from the share done."""
+
+    def __init__(self, started: float, budget_s: float | None) -> None:
+        self._started, self._budget = started, budget_s
+        self._first: float | None = None
+
+    def sentence(self, now: float, fraction: float | None) -> str:
+        """Return ``"0:42 elapsed, about 1:10 left"``; what is left is unknown until some work is done.
+
+        Work reused from an earlier run is not counted as speed, and the budget bounds the estimate.
+        """
+        elapsed = now - self._started
+        text = f"{clock(elapsed)} elapsed"
+        if fraction is None:
+            return text
+        if self._first is None:
+            self._first = fraction
+        gained = fraction - self._first
+        limit = max(0.0, self._budget - elapsed) if self._budget else float("inf")
+        if gained > 0.02:
+            limit = min(limit, elapsed * (1 - fraction) / gained)
+        elif self._budget:
+            return f"{text}, at most about {clock(limit)} left"
+        return text if limit == float("inf") else f"{text}, about {clock(limit)} left"
