@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -125,24 +122,7 @@ def count_macs(module: nn.Module, inputs: Any) -> int:
     Counted while the module runs on ``inputs`` (batch leading), so that functional calls count too.
     Elementwise work, normalisation and pooling are not counted.
     """
-    with _without_attention_fast_path(), _quiet_flop_counter(), FlopCounterMode(display=False) as counter:
+    # The fused attention kernels hide their matrix products from the counter; they are off while gradients are on.
+    with torch.enable_grad(), FlopCounterMode(display=False) as counter:
         call_model(module, inputs)
     return int(counter.get_total_flops()) // (2 * batch_size(inputs))
-
-
-@contextmanager
-def _without_attention_fast_path() -> Iterator[None]:
-    # The fused attention kernels hide their matrix products from the counter; they are off while gradients are on.
-    with torch.enable_grad():
-        yield
-
-
-@contextmanager
-def _quiet_flop_counter() -> Iterator[None]:
-    logger = logging.getLogger("torch.utils.flop_counter")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

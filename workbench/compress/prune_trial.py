@@ -1,0 +1,163 @@
+"""Try cuts on a copy first: a cut is right when the model without the channels equals the model with them at zero."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from workbench.tasks.trees import Tree, call_model, leaves
+
+# Relative to the largest output; sums over fewer terms round differently.
+_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Output channels of ``root`` to remove; ``members`` are the layers whose outputs go with them."""
+
+    root: str
+    members: tuple[str, ...]
+    channels: tuple[int, ...]
+
+
+def dependency_graph(module: nn.Module, example: Tree) -> Any:
+    """Return torch-pruning's graph of which channels can only go together."""
+    import torch_pruning
+
+    with warnings.catch_warnings(), torch.enable_grad():
+        # Parameters outside layers (positions, class tokens) are cut along their last dimension, as the warning says.
+        warnings.filterwarnings("ignore", message="Unwrapped parameters detected")
+        warnings.filterwarnings("ignore", category=UserWarning, module="torch_pruning")
+        return torch_pruning.DependencyGraph().build_dependency(
+            module, example_inputs=example, forward_fn=call_model, output_transform=leaves
+        )
+
+
+def apply_cuts(module: nn.Module, cuts: Sequence[Cut], example: Tree) -> None:
+    """Remove the channels from ``module`` in place."""
+    frozen = _unfreeze(module)
+    graph = dependency_graph(module, example)
+    for cut in cuts:
+        _pruning_group(graph, module, cut).prune()
+    for name in frozen:
+        module.get_parameter(name).requires_grad_(False)
+
+
+def surviving(module: nn.Module, cuts: Sequence[Cut], example: Tree) -> tuple[list[Cut], list[tuple[Cut, str]]]:
+    """Return the cuts that keep the model whole, and the others with the reason."""
+    if not cuts or _failure(module, cuts, example) is None:
+        return list(cuts), []
+    good: list[Cut] = []
+    broken: list[tuple[Cut, str]] = []
+    for cut in cuts:
+        why = _failure(module, [cut], example)
+        if why is None:
+            good.append(cut)
+        else:
+            broken.append((cut, why))
+    if _failure(module, good, example) is None:
+        return good, broken
+    return _greedy(module, good, broken, example)
+
+
+def _greedy(
+    module: nn.Module, cuts: Sequence[Cut], broken: list[tuple[Cut, str]], example: Tree
+) -> tuple[list[Cut], list[tuple[Cut, str]]]:
+    """Add one cut after the other, for cuts that work alone but not together."""
+    good: list[Cut] = []
+    for cut in cuts:
+        why = _failure(module, [*good, cut], example)
+        if why is None:
+            good.append(cut)
+        else:
+            broken.append((cut, f"together with other groups: {why}"))
+    return good, broken
+
+
+def _failure(module: nn.Module, cuts: Sequence[Cut], example: Tree) -> str | None:
+    """Return why the model without the channels is not the model with those channels at zero, or None."""
+    if not cuts:
+        return None
+    trial = copy.deepcopy(module)
+    _unfreeze(trial)
+    original = _run(trial, example)
+    try:
+        graph = dependency_graph(trial, example)
+        comparable = _silence_all(graph, trial, cuts)
+        silent = _run(trial, example)
+        for cut in cuts:
+            group = _pruning_group(graph, trial, cut)
+            if not graph.check_pruning_group(group):
+                return "nothing would be left of a layer"
+            group.prune()
+        outputs = _run(trial, example)
+    except Exception as error:  # noqa: BLE001 - whatever a forward with a fixed size raises is the answer
+        return f"the model's forward fails without its channels ({type(error).__name__}: {_first_line(error)})"
+    return _difference(original, silent if comparable else None, outputs)
+
+
+def _difference(
+    original: Sequence[torch.Tensor], silent: Sequence[torch.Tensor] | None, outputs: Sequence[torch.Tensor]
+) -> str | None:
+    if [o.shape for o in original] != [o.shape for o in outputs]:
+        return "its channels are outputs of the model"
+    if not all(bool(o.isfinite().all()) for o in outputs if o.is_floating_point()):
+        return "the model gives NaN or infinity without its channels"
+    for want, got in zip(silent or (), outputs, strict=bool(silent)):
+        if want.is_floating_point() and bool((want - got).abs().max() > _TOLERANCE * want.abs().max() + 1e-6):
+            return "a fixed reshape or padding in forward mixes its channels up: the outputs would be wrong"
+    return None
+
+
+def _silence_all(graph: Any, module: nn.Module, cuts: Sequence[Cut]) -> bool:
+    comparable = True
+    for cut in cuts:
+        for dep, channels in _pruning_group(graph, module, cut):
+            comparable &= _silence(graph, dep, channels)
+    return comparable
+
+
+def _silence(graph: Any, dep: Any, channels: Sequence[int]) -> bool:
+    """Set the channels' producers to zero; return whether the outputs may then be compared."""
+    layer = dep.target.module
+    index = torch.as_tensor(channels)
+    if isinstance(layer, nn.Parameter):
+        layer.data.index_fill_(dep.target.pruning_dim, index, 0.0)
+        return True
+    if not graph.is_out_channel_pruning_fn(dep.handler) or not isinstance(getattr(layer, "weight", None), nn.Parameter):
+        return True
+    along = 1 if getattr(layer, "transposed", False) or isinstance(layer, nn.Embedding) else 0
+    if not isinstance(layer, nn.PReLU):
+        layer.weight.data.index_fill_(along, index, 0.0)
+    if isinstance(getattr(layer, "bias", None), nn.Parameter):
+        layer.bias.data.index_fill_(0, index, 0.0)
+    # Group norm takes its statistics over silent channels too, so the outputs rightly differ.
+    return not isinstance(layer, nn.GroupNorm)
+
+
+def _pruning_group(graph: Any, module: nn.Module, cut: Cut) -> Any:
+    root = module.get_submodule(cut.root)
+    return graph.get_pruning_group(root, graph.get_pruner_of_module(root).prune_out_channels, list(cut.channels))
+
+
+def _unfreeze(module: nn.Module) -> list[str]:
+    """Let every parameter ask for gradients, which the graph is traced by; return those that did not."""
+    frozen = [name for name, p in module.named_parameters() if not p.requires_grad]
+    for name in frozen:
+        module.get_parameter(name).requires_grad_(True)
+    return frozen
+
+
+def _run(module: nn.Module, example: Tree) -> list[torch.Tensor]:
+    with torch.no_grad():
+        return leaves(call_model(module, example))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or ["no message"])[0][:120]
