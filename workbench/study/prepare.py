@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
+import functools
+import io
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import cloudpickle
 
 from workbench.compress.recipe import Recipe
 from workbench.core.errors import StudyError, TrialFailed
@@ -41,16 +46,33 @@ def pack(task: Task) -> Shipment:
 
 
 def _pickled(thing: Any, words: str) -> bytes:
-    import cloudpickle
-
+    stream = io.BytesIO()
     try:
-        data: bytes = cloudpickle.dumps(thing)
+        _Pickler(stream).dump(thing)
     except Exception as error:
         raise StudyError(
             f"The {words} cannot be sent to a child process: {type(error).__name__}: {error}. Write it as functions in "
             "a file and use load_task('file.py:function'), and open files, locks and connections inside build()."
         ) from error
-    return data
+    return stream.getvalue()
+
+
+def _reduce_cached(cached: Any) -> Any:
+    """Let a cached function of a notebook or task file travel with its code; Python would send its name only."""
+    module = cached.__wrapped__.__module__
+    if module == "__main__" or module in cloudpickle.list_registry_pickle_by_value():
+        return _cached, (cached.__wrapped__, cached.cache_parameters())
+    return cached.__reduce__()
+
+
+def _cached(function: Callable[..., Any], parameters: dict[str, Any]) -> Any:
+    return functools.lru_cache(**parameters)(function)
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    dispatch_table: ClassVar = collections.ChainMap(
+        {functools._lru_cache_wrapper: _reduce_cached}, cloudpickle.Pickler.dispatch_table
+    )
 
 
 class PrepareHost:
@@ -70,7 +92,14 @@ class PrepareHost:
             self._loaded = False
             self._child = Child("prepare", {}, log=self._files / "logs" / "prepare.log", stop=self._stop)
 
-    def prepare(self, recipe: Recipe, folder: Path, on_event: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    def prepare(
+        self,
+        recipe: Recipe,
+        folder: Path,
+        on_event: Callable[[dict[str, Any]], None],
+        *,
+        batch_sizes: Sequence[int],
+    ) -> dict[str, Any]:
         """Apply a recipe in the child and have its artefact written into ``folder``.
 
         Raises
@@ -89,7 +118,13 @@ class PrepareHost:
         try:
             if not self._loaded:
                 self._load(child)
-            return child.ask("prepare", on_event=on_event, recipe=recipe.to_dict(), folder=str(folder))
+            return child.ask(
+                "prepare",
+                on_event=on_event,
+                recipe=recipe.to_dict(),
+                folder=str(folder),
+                batch_sizes=list(batch_sizes),
+            )
         except ChildError:
             raise
         except TrialFailed:

@@ -46,7 +46,10 @@ class Preparer:
         return {"fingerprint": self._task.fingerprint}
 
     def prepare(self, command: dict[str, Any], payload: bytes) -> dict[str, Any]:
-        """Apply a recipe, write the artefact into ``folder``, and return what the rows need."""
+        """Apply a recipe, write the artefact into ``folder``, and return what the rows need.
+
+        Where the export allows no dynamic batch, each further batch size gets an artefact ``<folder>-b<size>``.
+        """
         from workbench.artifact import save_variant
         from workbench.compress.recipe import Recipe
 
@@ -58,8 +61,13 @@ class Preparer:
         variant = recipe.apply(self._task, progress=report, cache=self._cache)
         applied = time.perf_counter()
         report(Progress("export", 0, 1, "writing the artefact"))
-        save_variant(variant, command["folder"])
+        sizes = command["batch_sizes"]
+        artifact = save_variant(variant, command["folder"], batch=sizes[0])
+        fixed = artifact.onnx_path is not None and not artifact.io.dynamic_batch
+        for size in sizes[1:] if fixed else ():
+            save_variant(variant, f"{command['folder']}-b{size}", batch=size)
         return {
+            "fixed_sizes": sizes if fixed else None,
             "steps": [step.to_dict() for step in variant.reports],
             "params": variant.params,
             "macs": variant.macs,

@@ -19,17 +19,20 @@ from workbench.measure.timing import Samples, Timing
 from workbench.study.bench import RemoteArm
 from workbench.study.plan import Planned
 
+_FLOOR = (0.02, 0.10)
 _WEIGHTS = ("weights.safetensors", "exported.pt2")
 
 
 @dataclass(frozen=True)
 class NoiseFloor:
-    """How far two processes of the same baseline were apart: the floor as a share, and the interval of their ratio.
+    """How far two processes of the same baseline were apart: ``ratio`` of their latencies with its interval.
 
-    ``low`` and ``high`` are None where it was not measured for this trial; the floor is at least 2 %.
+    All three are None where it was not measured for this trial. ``floor`` is the share up to which differences
+    count as noise: between 2 % and 10 %, since on a busy machine the two may be further apart than any verdict bears.
     """
 
-    floor: float = 0.02
+    floor: float = _FLOOR[0]
+    ratio: float | None = None
     low: float | None = None
     high: float | None = None
 
@@ -42,17 +45,16 @@ class Noise:
         self._known: dict[str, list[float]] = json.loads(path.read_text()) if path.exists() else {}
 
     def measure(self, baseline: Planned, first: Sequence[Samples], second: Sequence[Samples]) -> None:
-        """Keep the interval of one process of the baseline against another."""
-        _, low, high = ratio_interval(first, second)
-        self._known[baseline.key] = [low, high]
+        """Keep the ratio of one process of the baseline against another."""
+        self._known[baseline.key] = list(ratio_interval(first, second))
         with replacing(self._path) as path:
             path.write_text(json.dumps(self._known), encoding="utf-8")
 
     def of(self, baseline: Planned) -> NoiseFloor:
         """Return the floor; for a batch size that was not measured, the largest of the others."""
-        floor = max([0.02, *(max(high - 1, 1 / low - 1) for low, high in self._known.values())])
-        low, high = self._known.get(baseline.key, (None, None))
-        return NoiseFloor(floor, low, high)
+        apart = max((max(ratio, 1 / ratio) - 1 for ratio, _, _ in self._known.values()), default=0.0)
+        floor = min(max(apart, _FLOOR[0]), _FLOOR[1])
+        return NoiseFloor(floor, *self._known.get(baseline.key, (None, None, None)))
 
 
 def timed_columns(
@@ -79,8 +81,14 @@ def timed_columns(
     }
     if not arm.opened.get("steady", True):
         notes["latency_ms_p50"] = "The warm-up did not become steady within its limit."
-    if noise.floor > 0.02:
-        notes["verdict"] = f"Differences up to {noise.floor:.1%} count as noise: so far apart were two baselines (A-A)."
+    if noise.floor > _FLOOR[0]:
+        notes["verdict"] = (
+            f"Differences up to {noise.floor:.1%} count as noise: two baselines (A-A) were that far apart."
+        )
+    if noise.floor == _FLOOR[1]:
+        notes["verdict"] = (
+            "Two processes of the baseline were over 10 % apart (A-A): the machine is busy. Time it again."
+        )
     return {**columns, **opened_columns(arm, notes), "notes": notes}
 
 

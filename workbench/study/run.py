@@ -130,7 +130,9 @@ class Run:
         started = time.monotonic()
         try:
             listen = self._ledger.following(trial.name, seconds=self._pacing.prepare_s(recipe))
-            answer = self._host.prepare(recipe, self._artifact(trial), listen)
+            sizes = (self._plan.primary, *self._plan.others)
+            folder = self._files / "artifacts" / trial.artifact_key
+            answer = self._host.prepare(recipe, folder, listen, batch_sizes=sizes)
         except TrialFailed as error:
             self._bench.end([*(t.key for t in first), TWIN])
             self._ledger.fail(mine, f"The variant could not be prepared: {error}")
@@ -237,7 +239,10 @@ class Run:
             self._cut.append(f"not run, {_BUDGET}: {words_of([t for t in trials if t.recipe == recipe])}")
 
     def _artifact(self, trial: Planned) -> Path:
-        return self._files / "artifacts" / trial.artifact_key
+        """Return the artefact's folder; where its batch is fixed, the one for this batch size."""
+        folder = self._files / "artifacts" / trial.artifact_key
+        own = folder.with_name(f"{folder.name}-b{trial.batch_size}")
+        return own if own.is_dir() else folder
 
     def _prepared_path(self, trial: Planned) -> Path:
         return self._files / "artifacts" / f"{trial.artifact_key}.json"
@@ -248,4 +253,5 @@ class Run:
         if not path.exists() or not self._artifact(trial).is_dir():
             return None
         known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return known
+        sizes = known["fixed_sizes"]
+        return known if sizes is None or {self._plan.primary, *self._plan.others} <= set(sizes) else None

@@ -99,7 +99,9 @@ class TimedEngine:
             found.append(self._predict(chunk, min(size, n - start), fixed))
             if time.monotonic() - said > _EVERY_S:
                 said = time.monotonic()
-                self._emit("progress", stage="evaluate", done=start + size, total=n, message="", values={})
+                done = min(start + size, n)
+                words = f"{done} of {n} samples"
+                self._emit("progress", stage="evaluate", done=done, total=n, message=words, values={})
         save_arrays(concat(found), command["outputs"])
         return {"samples": n}
 
