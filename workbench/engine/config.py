@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Mapping
+from typing import Any
 
-from workbench.core.config import Config, option
+from workbench.core.config import Config, from_dict, option
 from workbench.core.errors import ConfigError
 
 BACKEND_NAMES = ("torch-eager", "onnxruntime", "openvino")
@@ -73,3 +75,15 @@ class InferenceConfig(Config):
         if isinstance(path, os.PathLike):
             object.__setattr__(self, "model_path", os.fspath(path))
         super().__post_init__()
+        if self.quantization is not None and self.backend == "torch-eager":
+            raise ConfigError(
+                "Backend 'torch-eager' has no weight-only int8: InferenceConfig.quantization needs the backend "
+                'onnxruntime, openvino or auto. Recipe(Quantize(bits=8, activations="none")) runs on all three.'
+            )
+
+
+def config_of(options: Mapping[str, Any]) -> InferenceConfig:
+    """Return the config of an engine whose model is given otherwise; an unknown option suggests the nearest name."""
+    if options.get("model_path") is not None:
+        raise ConfigError("model_path does not go with from_variant or from_artifact: they say what the model is.")
+    return from_dict(InferenceConfig, options)

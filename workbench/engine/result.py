@@ -27,6 +27,12 @@ class InferenceMetrics(NamedTuple):
         return self.compute_ms
 
 
+def metrics_of(queued: float, computed: float, total: float, size: int, device: str, backend: str) -> InferenceMetrics:
+    """Return the metrics of a call from its times in seconds; what is neither queue nor compute is copy."""
+    copied = total - queued - computed
+    return InferenceMetrics(queued * 1e3, copied * 1e3, computed * 1e3, total * 1e3, size, device, backend)
+
+
 class InferenceResult(NamedTuple):
     """Outputs in the eager model's structure (arrays the caller owns) and the metrics of the call."""
 

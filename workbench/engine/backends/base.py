@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from workbench.artifact.reference import Arrays, Reference
+from workbench.core.errors import ExportError
 from workbench.engine.config import InferenceConfig
 from workbench.export.io import IOSpec
 
@@ -72,3 +73,21 @@ class Backend(Protocol):
 
     def load(self, source: ModelSource, config: InferenceConfig) -> Session:
         """Load a model; raises EngineError or BackendUnavailable with a readable reason."""
+
+
+def require_onnx(source: ModelSource, backend: str) -> Path:
+    """Return the ONNX file of a source.
+
+    Raises
+    ------
+    ExportError
+        With the reason why there is none.
+    """
+    if source.onnx_path is None:
+        raise ExportError(f"Backend {backend!r} needs an ONNX file, and {source.label} has none: {source.onnx_reason}")
+    return source.onnx_path
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an exception's text that says something."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,0 +1,155 @@
+"""OpenVINO."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import time
+from typing import Any
+
+import numpy as np
+
+from workbench.artifact.reference import Arrays
+from workbench.core.errors import EngineError
+from workbench.core.machine import default_threads
+from workbench.engine.backends.base import Availability, ModelSource, Session, require_onnx
+from workbench.engine.config import InferenceConfig
+
+NAME = "openvino"
+_HOW = "pip install openvino"
+_TELEMETRY = "openvino_telemetry"
+DYNAMIC = (
+    "OpenVINO also rounds the inputs of matrix products to int8 as it runs where only their weights are int8 "
+    "(dynamic quantization): faster, and part of the quality measured on this engine"
+)
+
+
+@functools.cache
+def import_openvino() -> Any:
+    """Import OpenVINO with its telemetry off: it would report to its maker as soon as it is imported.
+
+    Without the telemetry package OpenVINO uses its own stub, so the package is hidden during the import.
+    """
+    absent = object()
+    before = sys.modules.get(_TELEMETRY, absent)
+    sys.modules[_TELEMETRY] = None  # type: ignore[assignment]
+    try:
+        import openvino
+    finally:
+        if before is absent:
+            del sys.modules[_TELEMETRY]
+        else:
+            sys.modules[_TELEMETRY] = before  # type: ignore[assignment]
+    return openvino
+
+
+class OpenVino:
+    """The backend that compiles the ONNX file with OpenVINO."""
+
+    name = NAME
+
+    def status(self) -> Availability:
+        """Say whether OpenVINO can be imported and finds a device."""
+        try:
+            openvino = import_openvino()
+            devices = openvino.Core().available_devices
+        except (ImportError, OSError, RuntimeError) as error:
+            return Availability(NAME, False, None, str(error).splitlines()[0], _HOW)
+        version = openvino.get_version().split("-")[0]
+        if "CPU" not in devices:
+            return Availability(NAME, False, version, f"OpenVINO finds no CPU plugin, only {devices}", _HOW)
+        return Availability(NAME, True, version)
+
+    def load(self, source: ModelSource, config: InferenceConfig) -> Session:
+        """Compile the ONNX file for latency on the given threads."""
+        path = require_onnx(source, NAME)
+        try:
+            return OpenVinoSession(str(path), source, config)
+        except Exception as error:
+            raise EngineError(
+                f"OpenVINO cannot compile {source.label}: {str(error).strip().splitlines()[-1]}"
+            ) from error
+
+
+class OpenVinoSession:
+    """A model compiled for the configured batch size, and once more for all others when one of those comes."""
+
+    def __init__(self, path: str, source: ModelSource, config: InferenceConfig) -> None:
+        ov = import_openvino()
+        self._core, self._path, self._tensor = ov.Core(), path, ov.Tensor
+        self.threads = config.threads or default_threads()
+        self.notes: tuple[str, ...] = ()
+        self.placement = "CPU"
+        if config.use_gpu and "GPU" in self._core.available_devices:
+            self.placement = "GPU"
+        elif config.use_gpu:
+            self.notes = ("use_gpu=True, but OpenVINO finds no GPU it supports: running on the CPU",)
+        self.device = self.placement.lower()
+        self._io = source.io
+        self._count = len(source.io.outputs)
+        self._batch = source.io.batch or config.batch_size
+        self._request: Any = self._compile(self._batch)
+        self._any_request: Any = None
+        if source.quantized and _rounds_on_the_fly(self._core.read_model(path)):
+            self.notes = (*self.notes, DYNAMIC)
+
+    def _compile(self, batch: int | None) -> Any:
+        """Return an infer request; a static batch saves the runtime from working out shapes in every call."""
+        model = self._core.read_model(self._path)
+        shapes_known = all(None not in spec.shape for spec in self._io.inputs)
+        if batch is not None and self._io.batch is None and shapes_known:
+            model.reshape({spec.name: [batch, *spec.shape] for spec in self._io.inputs})
+        settings: dict[str, Any] = {
+            "PERFORMANCE_HINT": "LATENCY",
+            # bfloat16 would be taken silently on CPUs that have it.
+            "INFERENCE_PRECISION_HINT": "f32",
+        }
+        if self.placement == "CPU":
+            settings["INFERENCE_NUM_THREADS"] = self.threads
+            # Pinned threads cannot step aside for other processes that OpenVINO or the system put on the same core.
+            settings["ENABLE_CPU_PINNING"] = False
+        return self._core.compile_model(model, self.placement, settings).create_infer_request()
+
+    def run(self, inputs: Arrays) -> tuple[Arrays, float]:
+        """Run one batch."""
+        request, tensor = self._request, self._tensor
+        if inputs[0].shape[0] != self._batch:
+            if self._any_request is None:
+                self._any_request = self._compile(None)
+            request = self._any_request
+        start = time.perf_counter()
+        for index, array in enumerate(inputs):
+            request.set_input_tensor(
+                index, tensor(array if array.flags.writeable else array.copy(), shared_memory=True)
+            )
+        begun = time.perf_counter()
+        request.infer()
+        ended = time.perf_counter()
+        outputs = [np.array(request.get_output_tensor(i).data) for i in range(self._count)]
+        return outputs, (begun - start) + (time.perf_counter() - ended)
+
+    def close(self) -> None:
+        """Free the compiled model."""
+        self._request = self._any_request = self._core = None
+
+
+def _rounds_on_the_fly(model: Any) -> bool:
+    """Return whether a matrix product has int8 weights and a float input: OpenVINO quantizes that input itself."""
+    return any(
+        op.get_type_name() == "MatMul"
+        and _from_int8(op.input_value(1).get_node())
+        and not _from_int8(op.input_value(0).get_node())
+        for op in model.get_ops()
+    )
+
+
+def _from_int8(node: Any) -> bool:
+    """Return whether a value is nothing but a dequantized int8 one."""
+    while node.get_type_name() in ("Convert", "Multiply", "Subtract", "Reshape", "Transpose"):
+        node = node.input_value(0).get_node()
+        if node.get_output_element_type(0).get_type_name() in ("i8", "u8"):
+            return True
+    return bool(node.get_type_name() == "FakeQuantize")
+
+
+BACKEND = OpenVino()

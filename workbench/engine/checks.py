@@ -1,0 +1,45 @@
+"""Does a loaded model give the outputs it should, and what must a reader of its figures know. numpy only."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from workbench.core.machine import this_machine
+from workbench.engine.backends.base import ModelSource, Session
+from workbench.engine.config import InferenceConfig
+from workbench.export.agreement import Agreement, compare_outputs
+
+FAR = 0.05
+"""Share of the reference's range from which a difference is worth a note."""
+
+
+def verify(session: Session, source: ModelSource, config: InferenceConfig) -> Agreement | None:
+    """Run the reference inputs in calls of the configured batch size; None where there is no reference."""
+    reference = source.reference
+    if reference is None:
+        return None
+    size, total = source.io.batch or config.batch_size, reference.batch_size
+    parts = []
+    for start in range(0, total, size):
+        inputs = [array.take(range(start, start + size), axis=0, mode="wrap") for array in reference.inputs]
+        parts.append([output[: total - start] for output in session.run(inputs)[0]])
+    outputs = [np.concatenate([part[i] for part in parts]) for i in range(len(parts[0]))]
+    return compare_outputs(reference.outputs, outputs, quantized=source.quantized, tolerance=config.tolerance)
+
+
+def quality_notes(source: ModelSource, agreement: Agreement | None) -> list[str]:
+    """Return what must be said about quality, a sentence each."""
+    notes = []
+    if source.quantized and not this_machine().int8_dot:
+        notes.append(
+            "this CPU has no int8 dot product (VNNI): int8 products may saturate unless the model was quantized with a "
+            'reduced range, which Quantize(reduce_range="auto") does; trust the quality measured on this engine'
+        )
+    if agreement is not None and agreement.share > FAR:
+        notes.append(
+            f"outputs differ from the reference by up to {agreement.max_abs_diff:.3g} ({agreement.share:.0%} of its "
+            "range): trust the quality measured on this engine"
+        )
+    if agreement is None:
+        notes.append("outputs were not compared with a reference")
+    return notes

@@ -1,0 +1,301 @@
+"""The engine: a model loaded in a backend, checked against torch and ready to run. Imports no torch itself."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from workbench.artifact.artifact import Artifact, open_artifact
+from workbench.artifact.reference import Arrays
+from workbench.core.errors import ConfigError, EngineError, InputError
+from workbench.engine.backends.base import ModelSource, Session, first_line
+from workbench.engine.batching import pad, run_in_batches
+from workbench.engine.checks import quality_notes, verify
+from workbench.engine.config import InferenceConfig, config_of
+from workbench.engine.inputs import Binder, to_torch
+from workbench.engine.result import InferenceResult, metrics_of
+from workbench.engine.selection import Candidate, Choice, choose, load
+from workbench.engine.source import source_from_artifact, source_from_path, source_from_variant
+from workbench.engine.weights import weight_only
+from workbench.export.io import IOSpec, tree_builder
+
+if TYPE_CHECKING:
+    from workbench.compress.variant import Variant
+
+
+class OptimizedInferenceEngine:
+    """A model in a backend.
+
+    Use it in a ``with`` block, or call :meth:`initialize` and :meth:`dispose`. All methods may be called from
+    several threads; calls wait for each other.
+
+    Attributes
+    ----------
+    backend : str
+        The backend that runs, also where the config said ``auto``.
+    threads : int
+        Threads of one call.
+    load_s : float
+        Seconds that the backend took to load the model; importing the runtime is not counted.
+    max_abs_diff : float or None
+        Largest difference of the outputs from the reference (torch's outputs for a few example inputs).
+    placement, notes : str, tuple of str
+        Where it runs, and what a reader of its figures must know.
+    selection : tuple of Candidate
+        With ``backend="auto"``: what was measured, fastest first.
+    io : IOSpec
+        What the model takes and gives; ``io.batch`` is the only batch size where it is fixed, else None.
+
+    Examples
+    --------
+    >>> with OptimizedInferenceEngine.from_variant(variant, backend="openvino", batch_size=16) as engine:
+    ...     result = engine.predict(x)
+    >>> result.metrics.inference_time_ms
+    2.4
+    """
+
+    def __init__(self, config: InferenceConfig, *, source: ModelSource | None = None) -> None:
+        if not isinstance(config, InferenceConfig):
+            raise ConfigError(f"OptimizedInferenceEngine takes an InferenceConfig, got {type(config).__name__}.")
+        if source is None and config.model_path is None:
+            raise ConfigError(
+                "InferenceConfig.model_path is not set. Give an ONNX file or an artefact's folder, "
+                "or use OptimizedInferenceEngine.from_variant(variant)."
+            )
+        self.config = config
+        self.backend, self.placement, self.threads = config.backend, "", config.threads or 0
+        self.load_s = 0.0
+        self.max_abs_diff: float | None = None
+        self.selection: tuple[Candidate, ...] = ()
+        self._notes: dict[str, None] = {}
+        self._given = source
+        self._session: Session | None = None
+        self._disposed = False
+        self._lock = threading.Lock()
+
+    @classmethod
+    def from_variant(cls, variant: Variant, **options: Any) -> Self:
+        """Return an initialized engine for a variant; ``options`` are those of :class:`InferenceConfig`.
+
+        torch eager runs a copy of the variant's module; other backends run an export of it, which is made once
+        and kept while the variant lives.
+
+        Raises
+        ------
+        ConfigError, BackendUnavailable, ExportError
+            If an option is wrong, the backend is missing, or the module cannot be exported for it.
+        EngineError
+            If outputs are too far from torch's.
+        """
+        config = config_of(options)
+        source = source_from_variant(variant, onnx=config.backend != "torch-eager", batch=config.batch_size)
+        return cls(config, source=source).initialize()
+
+    @classmethod
+    def from_artifact(
+        cls,
+        artifact: Artifact | str | Path,
+        *,
+        build: Callable[[], Any] | None = None,
+        trust: bool = False,
+        **options: Any,
+    ) -> Self:
+        """Return an initialized engine for an artefact or its folder.
+
+        ``build`` (the task's) and ``trust`` are needed for torch eager only:
+        see :func:`workbench.artifact.load.load_module`. Raises as :meth:`from_variant`, and ArtifactError.
+        """
+        config = config_of(options)
+        opened = artifact if isinstance(artifact, Artifact) else open_artifact(artifact)
+        return cls(config, source=source_from_artifact(opened, build=build, trust=trust)).initialize()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of this engine's figures must know, a sentence each."""
+        return tuple(self._notes)
+
+    @property
+    def io(self) -> IOSpec:
+        """What the model takes and gives."""
+        if self._session is None:
+            raise self._not_ready()
+        return self._io
+
+    def initialize(self) -> Self:
+        """Load the model and check its outputs against the reference; does nothing when it is loaded already.
+
+        Raises
+        ------
+        EngineError
+            After :meth:`dispose`, if the model cannot be loaded, or if its outputs are too far from the reference:
+            for float models more than ``tolerance`` (0.001) of the reference's range, for quantized ones not finite
+            or a root mean square error above half of the reference's spread.
+        """
+        with self._lock:
+            if self._disposed:
+                raise self._not_ready()
+            if self._session is None:
+                self._load()
+        return self
+
+    def _load(self) -> None:
+        config = self.config
+        source = self._given or source_from_path(str(config.model_path))
+        if config.quantization is not None:
+            source = weight_only(source)
+        if config.backend == "auto":
+            choice = choose(source, config)
+            self.selection = choice.table
+            self._note("auto: " + "; ".join(map(str, choice.table)))
+        else:
+            choice = self._load_one(source)
+        session, self.backend, self.load_s = choice.session, choice.backend, choice.load_s
+        for note in (*source.notes, *session.notes, *quality_notes(source, choice.agreement)):
+            self._note(note)
+        self.max_abs_diff = choice.agreement.max_abs_diff if choice.agreement else None
+        self._io, self._fixed, self._keep = source.io, source.io.batch, source.keep_alive
+        self._bind = Binder(source.io, self._note).bind
+        self._build = tree_builder(source.io.output_tree)
+        self.placement, self.threads, self._device = session.placement, session.threads, session.device
+        self._session = session
+
+    def _load_one(self, source: ModelSource) -> Choice:
+        name = self.config.backend
+        session, seconds = load(name, source, self.config)
+        found = verify(session, source, self.config) if self.config.verify else None
+        if found is not None and found.problem:
+            session.close()
+            raise EngineError(
+                f"{name} gives other outputs than torch for {source.label}: {found.problem}. Use another backend, or "
+                "set InferenceConfig.tolerance (a share of the range) or verify=False if that is what you want."
+            )
+        return Choice(name, session, found, seconds, ())
+
+    def _note(self, note: str) -> None:
+        self._notes[note] = None
+
+    def _not_ready(self) -> EngineError:
+        if self._disposed:
+            return EngineError("The engine was disposed. Make a new one.")
+        return EngineError("The engine is not initialized. Call engine.initialize(), or use it in a with block.")
+
+    def predict(self, inputs: Any) -> InferenceResult:
+        """Run one batch.
+
+        Parameters
+        ----------
+        inputs
+            numpy arrays or torch tensors ``[n, ...]`` in the structure the model takes (a tensor, a tuple, or a dict
+            of keywords). float64 is converted to float32 and int32 to int64, with a note; other dtypes must fit.
+
+        Returns
+        -------
+        InferenceResult
+            ``result`` in the eager model's output structure, torch tensors if torch was given and else numpy
+            arrays, owned by the caller; and ``metrics``.
+
+        Raises
+        ------
+        InputError
+            If structure, dtype, shape or batch size do not fit, before the runtime sees anything.
+        EngineError
+            Before :meth:`initialize`, after :meth:`dispose`, or if the runtime fails.
+        """
+        start = time.perf_counter()
+        if self._session is None:
+            raise self._not_ready()
+        arrays, size, as_torch = self._bind(inputs)
+        fixed = self._fixed
+        if fixed is not None and size != fixed:
+            arrays = self._fill(arrays, size, fixed)
+        asked = time.perf_counter()
+        with self._lock:
+            begun = time.perf_counter()
+            outputs, copied = self._call(arrays)
+            ended = time.perf_counter()
+        if fixed is not None and size != fixed:
+            outputs = [output[:size] for output in outputs]
+        result = self._build(to_torch(outputs) if as_torch else outputs)
+        queued, computed, total = begun - asked, ended - begun - copied, time.perf_counter() - start
+        return InferenceResult(result, metrics_of(queued, computed, total, size, self._device, self.backend))
+
+    def _call(self, arrays: Arrays) -> tuple[Arrays, float]:
+        session = self._session
+        if session is None:
+            raise self._not_ready()
+        try:
+            return session.run(arrays)
+        except Exception as error:
+            raise EngineError(f"{self.backend} failed while it ran the model: {first_line(error)}") from error
+
+    def _fill(self, arrays: Arrays, size: int, fixed: int) -> Arrays:
+        if size > fixed:
+            raise InputError(
+                f"The model was exported for a fixed batch of {fixed} and was given {size} samples. "
+                "Use predict_batch([x]), which splits them, or export it again for this batch size."
+            )
+        return pad(arrays, fixed)
+
+    def predict_batch(self, items: Sequence[Any]) -> list[InferenceResult]:
+        """Run many inputs in calls of ``config.batch_size`` samples (or the fixed batch of the export).
+
+        Each item is what :meth:`predict` takes, with its leading batch dimension, of any size. Items are joined and
+        split as needed; the results come in the order of the items. An item's ``compute_ms`` is the sum of the calls
+        that carried it, ``queue_ms`` the wait until the first of them, ``total_ms`` the time until the last ended.
+
+        Raises
+        ------
+        InputError, EngineError
+            As :meth:`predict`; nothing is run if one item does not fit, and its position is named.
+        """
+        start = time.perf_counter()
+        if self._session is None:
+            raise self._not_ready()
+        if not isinstance(items, list | tuple):
+            raise InputError(f"predict_batch takes a list of inputs, got {type(items).__name__}. For one: predict(x).")
+        bound = [self._bind_item(position, item) for position, item in enumerate(items)]
+        if not bound:
+            return []
+        asked = time.perf_counter()
+        batch = self._fixed or self.config.batch_size
+        fixed = self._fixed is not None
+        with self._lock:
+            done = run_in_batches([arrays for arrays, _, _ in bound], batch, fixed=fixed, call=self._call)
+        results = []
+        for (outputs, runs), (_, size, as_torch) in zip(done, bound, strict=True):
+            computed = sum(run.ended - run.begun - run.copied for run in runs)
+            queued, total = runs[0].begun - asked, runs[-1].ended - start
+            metrics = metrics_of(queued, computed, total, size, self._device, self.backend)
+            results.append(InferenceResult(self._build(to_torch(outputs) if as_torch else outputs), metrics))
+        return results
+
+    def _bind_item(self, position: int, item: Any) -> tuple[Arrays, int, bool]:
+        try:
+            return self._bind(item)
+        except InputError as error:
+            raise InputError(f"Item {position}: {error}") from error
+
+    def dispose(self) -> None:
+        """Free the model and put back what was switched for it. May be called twice."""
+        with self._lock:
+            self._disposed = True
+            session, self._session = self._session, None
+            self._given = self._keep = None
+            if session is not None:
+                session.close()
+
+    def __enter__(self) -> Self:
+        return self.initialize()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.dispose()
+
+    def __repr__(self) -> str:
+        state = "disposed" if self._disposed else "ready" if self._session is not None else "not initialized"
+        return f"OptimizedInferenceEngine({self.backend}, batch_size={self.config.batch_size}, {state})"

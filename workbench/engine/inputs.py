@@ -1,0 +1,123 @@
+"""Check what a caller gives an engine, before the runtime sees it. numpy only."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from workbench.artifact.reference import Arrays
+from workbench.core.errors import InputError
+from workbench.export.io import IOSpec, TensorSpec
+
+SAFE_CASTS = {("float64", "float32"), ("int32", "int64")}
+"""Conversions done for the caller, with a note; every other dtype must fit exactly."""
+
+
+class Binder:
+    """Turns a caller's inputs into the flat, contiguous arrays that a session takes.
+
+    Parameters
+    ----------
+    io
+        What the model takes.
+    note
+        Called with a sentence when an input is converted.
+    """
+
+    __slots__ = ("_io", "_kind", "_names", "_note", "_specs")
+
+    def __init__(self, io: IOSpec, note: Callable[[str], None]) -> None:
+        self._io, self._kind, self._names, self._note = io, io.kind, io.input_names, note
+        self._specs = [(spec, np.dtype(spec.dtype), spec.shape) for spec in io.inputs]
+
+    def bind(self, inputs: Any) -> tuple[Arrays, int, bool]:
+        """Return the arrays, the number of samples, and whether torch tensors were given.
+
+        Raises
+        ------
+        InputError
+            If structure, dtype, shape or batch do not fit; what is expected stands in the message.
+        """
+        leaves = (inputs,) if self._kind == "tensor" else self._unpack(inputs)
+        arrays: Arrays = []
+        torch_given = False
+        size = -1
+        for leaf, (spec, dtype, shape) in zip(leaves, self._specs, strict=True):
+            if type(leaf) is not np.ndarray:
+                leaf, is_torch = self._to_array(leaf, spec)
+                torch_given |= is_torch
+            if leaf.dtype != dtype:
+                leaf = self._cast(leaf, spec)
+            if leaf.ndim == 0 or leaf.shape[1:] != shape:
+                self._check_shape(leaf, spec)
+            if size < 0:
+                size = leaf.shape[0]
+            if leaf.shape[0] != size or size == 0:
+                self._refuse_batch(arrays, leaf, spec)
+            arrays.append(leaf if leaf.flags.c_contiguous else np.ascontiguousarray(leaf))
+        return arrays, size, torch_given
+
+    def _unpack(self, inputs: Any) -> list[Any]:
+        if self._kind == "dict":
+            if not isinstance(inputs, Mapping) or set(inputs) != set(self._names):
+                given = f"a dict with {sorted(map(str, inputs))}" if isinstance(inputs, Mapping) else _kind_of(inputs)
+                raise self._expected(given)
+            return [inputs[name] for name in self._names]
+        if not isinstance(inputs, tuple | list) or len(inputs) != len(self._names):
+            given = f"{_kind_of(inputs)} of {len(inputs)}" if isinstance(inputs, tuple | list) else _kind_of(inputs)
+            raise self._expected(given)
+        return list(inputs)
+
+    def _expected(self, given: str) -> InputError:
+        return InputError(f"The model takes {self._io.describe_inputs()}, but it was given {given}.")
+
+    def _to_array(self, leaf: Any, spec: TensorSpec) -> tuple[np.ndarray[Any, Any], bool]:
+        if isinstance(leaf, np.ndarray):
+            return np.asarray(leaf), False
+        if hasattr(leaf, "detach") and hasattr(leaf, "numpy"):
+            try:
+                return leaf.detach().cpu().numpy(), True
+            except TypeError as error:
+                raise InputError(f"Input {spec.describe()} was given as {leaf.dtype}: convert it first.") from error
+        if len(self._names) == 1:
+            raise self._expected(_kind_of(leaf))
+        raise InputError(f"Input {spec.describe()} must be a numpy array or torch tensor, got {_kind_of(leaf)}.")
+
+    def _cast(self, leaf: np.ndarray[Any, Any], spec: TensorSpec) -> np.ndarray[Any, Any]:
+        if (str(leaf.dtype), spec.dtype) not in SAFE_CASTS:
+            raise InputError(
+                f"Input {spec.describe()} was given as {leaf.dtype}. Convert it first; only float64 to float32 and "
+                "int32 to int64 are converted here."
+            )
+        self._note(f"Input {spec.name} was given as {leaf.dtype} and is converted to {spec.dtype} in every call.")
+        return leaf.astype(spec.dtype)
+
+    def _check_shape(self, leaf: np.ndarray[Any, Any], spec: TensorSpec) -> None:
+        if leaf.ndim == len(spec.shape) + 1 and all(
+            want is None or want == got for want, got in zip(spec.shape, leaf.shape[1:], strict=True)
+        ):
+            return
+        hint = ""
+        if leaf.shape == spec.shape:
+            hint = " The batch dimension is missing: give x[None] for one sample."
+        raise InputError(f"Input {spec.describe()} was given with shape {list(leaf.shape)}.{hint}")
+
+    def _refuse_batch(self, before: Arrays, leaf: np.ndarray[Any, Any], spec: TensorSpec) -> None:
+        if leaf.shape[0] == 0:
+            raise InputError(f"Input {spec.describe()} holds no sample: its shape is {list(leaf.shape)}.")
+        sizes = [*(array.shape[0] for array in before), leaf.shape[0]]
+        listed = ", ".join(f"{name} has {n}" for name, n in zip(self._names, sizes, strict=False))
+        raise InputError(f"All inputs must hold the same number of samples, but {listed}.")
+
+
+def to_torch(outputs: Arrays) -> list[Any]:
+    """Return outputs as tensors that share their memory, for a caller who gave tensors: torch is imported then."""
+    torch = sys.modules["torch"]
+    return [torch.from_numpy(output) for output in outputs]
+
+
+def _kind_of(value: Any) -> str:
+    return "None" if value is None else f"a {type(value).__name__}"

@@ -1,0 +1,130 @@
+"""backend="auto": measure the backends that can run the model here, and take the fastest that gives its outputs."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import statistics
+import time
+
+from workbench.artifact.reference import Arrays
+from workbench.core.errors import EngineError, WorkbenchError
+from workbench.engine.backends import BACKENDS, require_backend
+from workbench.engine.backends.base import ModelSource, Session
+from workbench.engine.checks import verify
+from workbench.engine.config import InferenceConfig
+from workbench.export.agreement import Agreement
+
+ROUNDS = 7
+BLOCK_S = 0.03
+SETTLE_S = 0.01
+TOTAL_S = 3.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """One backend in the choice: ``median_ms`` per call, or None and the ``reason`` why it was left out."""
+
+    backend: str
+    median_ms: float | None = None
+    max_abs_diff: float | None = None
+    reason: str | None = None
+
+    def __str__(self) -> str:
+        if self.reason is not None:
+            return f"{self.backend} left out: {self.reason}"
+        return f"{self.backend} {self.median_ms:.3g} ms" if self.median_ms else f"{self.backend} not measured"
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """A loaded session, how it agreed with the reference, and the table it was chosen from, fastest first."""
+
+    backend: str
+    session: Session
+    agreement: Agreement | None
+    load_s: float
+    table: tuple[Candidate, ...]
+
+
+def load(name: str, source: ModelSource, config: InferenceConfig) -> tuple[Session, float]:
+    """Load a model in one backend; also return the seconds it took, the import of the runtime not counted."""
+    backend = require_backend(name)
+    start = time.perf_counter()
+    session = backend.load(source, config)
+    return session, time.perf_counter() - start
+
+
+def choose(source: ModelSource, config: InferenceConfig) -> Choice:
+    """Load the model in every backend, measure them by turns and return the fastest that agrees, with the table.
+
+    Raises
+    ------
+    EngineError
+        If no backend runs the model; the reason of each is named.
+    """
+    loaded, left_out = _load_all(source, config)
+    if not loaded:
+        reasons = "; ".join(f"{c.backend}: {c.reason}" for c in left_out)
+        raise EngineError(f"No backend can run {source.label} here. {reasons}")
+    medians = _measure({name: choice.session for name, choice in loaded.items()}, source, config)
+    ranked = sorted(loaded.values(), key=lambda choice: medians.get(choice.backend, 0.0))
+    for choice in ranked[1:]:
+        choice.session.close()
+    table = [
+        Candidate(c.backend, medians.get(c.backend), c.agreement.max_abs_diff if c.agreement else None) for c in ranked
+    ]
+    return dataclasses.replace(ranked[0], table=(*table, *left_out))
+
+
+def _load_all(source: ModelSource, config: InferenceConfig) -> tuple[dict[str, Choice], list[Candidate]]:
+    loaded: dict[str, Choice] = {}
+    left_out: list[Candidate] = []
+    for name in BACKENDS:
+        try:
+            session, seconds = load(name, source, config)
+        except WorkbenchError as error:
+            left_out.append(Candidate(name, reason=str(error)))
+            continue
+        found = verify(session, source, config) if config.verify else None
+        if found is not None and found.problem:
+            session.close()
+            left_out.append(Candidate(name, max_abs_diff=found.max_abs_diff, reason=found.problem))
+        else:
+            loaded[name] = Choice(name, session, found, seconds, ())
+    return loaded, left_out
+
+
+def _measure(sessions: dict[str, Session], source: ModelSource, config: InferenceConfig) -> dict[str, float]:
+    """Return the median milliseconds of a call by backend, in blocks that take turns in random order.
+
+    Nothing is measured where there are no example inputs: the first backend is taken then.
+    """
+    if source.reference is None:
+        return {}
+    inputs = source.reference.tiled_inputs(source.io.batch or config.batch_size)
+    samples: dict[str, list[float]] = {name: [] for name in sessions}
+    order, generator = list(sessions), random.Random(0)
+    for session in sessions.values():
+        session.run(inputs)
+    end = time.perf_counter() + TOTAL_S
+    for _ in range(ROUNDS):
+        generator.shuffle(order)
+        for name in order:
+            samples[name] += _block(sessions[name], inputs)
+        if time.perf_counter() > end:
+            break
+    return {name: statistics.median(values) for name, values in samples.items()}
+
+
+def _block(session: Session, inputs: Arrays) -> list[float]:
+    samples: list[float] = []
+    begun = time.perf_counter()
+    while not samples or time.perf_counter() - begun < BLOCK_S:
+        start = time.perf_counter()
+        session.run(inputs)
+        stop = time.perf_counter()
+        # The first calls after a switch still meet the other runtime's caches and threads.
+        if stop - begun > SETTLE_S:
+            samples.append((stop - start) * 1e3)
+    return samples

@@ -1,0 +1,210 @@
+"""Where an engine's model comes from: a variant, an artefact or a user's ONNX file. torch is imported for variants."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from workbench.artifact.artifact import MANIFEST, Artifact, open_artifact
+from workbench.artifact.reference import Arrays, Reference
+from workbench.core.errors import EngineError, ExportError
+from workbench.core.machine import this_machine
+from workbench.engine.backends.base import ModelSource
+from workbench.export.io import IOSpec, TensorSpec
+
+if TYPE_CHECKING:
+    from workbench.compress.variant import Variant
+
+_EXPORTS: weakref.WeakKeyDictionary[Any, dict[int, ModelSource]] = weakref.WeakKeyDictionary()
+
+
+def source_from_path(path: str | Path) -> ModelSource:
+    """Return the model of an artefact's folder or of an ONNX file.
+
+    Raises
+    ------
+    EngineError
+        If there is no such file or it is neither.
+    """
+    path = Path(path)
+    if path.is_dir() and (path / MANIFEST).is_file():
+        return source_from_artifact(open_artifact(path))
+    if path.is_dir():
+        raise EngineError(f"model_path {str(path)!r} is a folder without {MANIFEST}: give an artefact or an ONNX file.")
+    if not path.is_file():
+        raise EngineError(f"model_path {str(path)!r} does not exist. Give an ONNX file or an artefact's folder.")
+    return _source_from_onnx(path)
+
+
+def source_from_artifact(
+    artifact: Artifact, *, build: Callable[[], Any] | None = None, trust: bool = False
+) -> ModelSource:
+    """Return the model of an artefact; ``build`` and ``trust`` as :func:`workbench.artifact.load.load_module` says."""
+
+    def module() -> Any:
+        from workbench.artifact.load import load_module
+
+        return load_module(artifact, build, trust=trust)
+
+    return ModelSource(
+        label=str(artifact.folder),
+        io=artifact.io,
+        onnx_path=artifact.onnx_path,
+        onnx_reason=artifact.export_error,
+        module=module,
+        quantized=artifact.quantized,
+        reference=artifact.reference,
+        notes=(*artifact.notes, *_target_notes(artifact)),
+    )
+
+
+def _target_notes(artifact: Artifact) -> tuple[str, ...]:
+    written = artifact.manifest.get("machine", {})
+    here = this_machine()
+    if not artifact.quantized or written.get("int8_dot") == here.int8_dot:
+        return ()
+    return (
+        f"quantized on {written.get('cpu_model')}, which handles int8 products differently from this CPU "
+        f"({here.cpu_model}): quality must be measured again here",
+    )
+
+
+def source_from_variant(variant: Variant, *, onnx: bool, batch: int) -> ModelSource:
+    """Return the model of a variant, exported into a temporary folder where ``onnx`` is wanted.
+
+    The export is kept as long as the variant lives, so that a second engine does not repeat it. A module that
+    cannot be exported gives a source without ONNX file and the reason.
+    """
+    from workbench.artifact.save import make_reference
+    from workbench.export.onnx import describe_io
+
+    if onnx:
+        return _exported(variant, batch)
+    inputs, names = variant.task.examples(8), variant.task.parameter_names
+    io = describe_io(variant.module, inputs, names)
+    return _variant_source(variant, io, make_reference(variant.module, inputs, io))
+
+
+def _exported(variant: Variant, batch: int) -> ModelSource:
+    from workbench.artifact.save import make_reference
+    from workbench.export.onnx import describe_io, export_onnx
+
+    kept = _EXPORTS.setdefault(variant, {})
+    source = kept.get(0) or kept.get(batch)
+    if source is None:
+        task = variant.task
+        folder = tempfile.TemporaryDirectory(prefix="workbench-export-")
+        path = Path(folder.name) / "model.onnx"
+        found: dict[str, Any] = {"keep_alive": folder}
+        try:
+            report = export_onnx(variant.module, task.examples(2), path, names=task.parameter_names, batch=batch)
+            io = report.io
+            found |= {"onnx_path": path, "notes": report.notes}
+        except ExportError as error:
+            io = describe_io(variant.module, task.examples(2), task.parameter_names)
+            found["onnx_reason"] = str(error)
+        source = _variant_source(variant, io, make_reference(variant.module, task.examples(8), io), **found)
+        kept[0 if io.batch is None else batch] = source
+    return source
+
+
+def _variant_source(variant: Variant, io: IOSpec, reference: Reference, **more: Any) -> ModelSource:
+    module = variant.module
+    return ModelSource(
+        label=f"variant {variant.recipe.label!r}",
+        io=io,
+        module=lambda: copy.deepcopy(module),
+        quantized=variant.quantized,
+        reference=reference,
+        **more,
+    )
+
+
+def _source_from_onnx(path: Path) -> ModelSource:
+    import onnx
+
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+        io = _io_of(model.graph, path)
+    except (OSError, ValueError, IndexError, onnx.checker.ValidationError) as error:
+        raise EngineError(f"{path} cannot be read as an ONNX file: {str(error).splitlines()[0]}") from error
+    except Exception as error:
+        if "DecodeError" not in type(error).__name__:
+            raise
+        raise EngineError(f"{path} is not an ONNX file, or it is damaged.") from error
+    quantized = any("QuantizeLinear" in node.op_type or "Integer" in node.op_type for node in model.graph.node)
+    reference, note = _unoptimized_reference(path, io)
+    return ModelSource(
+        label=path.name,
+        io=io,
+        onnx_path=path,
+        module_reason="an ONNX file holds no torch module. Use the backend onnxruntime or openvino.",
+        quantized=quantized,
+        reference=reference,
+        notes=(note,),
+    )
+
+
+def _io_of(graph: Any, path: Path) -> IOSpec:
+    weights = {tensor.name for tensor in graph.initializer}
+    inputs = [_tensor(value, path) for value in graph.input if value.name not in weights]
+    outputs = [_tensor(value, path) for value in graph.output]
+    sizes = {size for _, size in inputs if size is not None}
+    if len(sizes) > 1:
+        raise EngineError(
+            f"{path}: inputs have different fixed batch sizes {sorted(sizes)}; the first dimension must agree."
+        )
+    names = [spec.name for spec, _ in outputs]
+    tree = {"leaf": 0} if len(names) == 1 else {"dict": {name: {"leaf": i} for i, name in enumerate(names)}}
+    return IOSpec(
+        kind="tensor" if len(inputs) == 1 else "dict",
+        inputs=tuple(spec for spec, _ in inputs),
+        outputs=tuple(spec for spec, _ in outputs),
+        output_tree=tree,
+        batch=next(iter(sizes), None),
+    )
+
+
+def _tensor(value: Any, path: Path) -> tuple[TensorSpec, int | None]:
+    import onnx
+
+    kind = value.type.tensor_type
+    if not kind.elem_type or not kind.HasField("shape") or not kind.shape.dim:
+        raise EngineError(f"{path}: {value.name!r} is no tensor with a batch dimension; engines need one everywhere.")
+    dims = [dim.dim_value if dim.HasField("dim_value") else None for dim in kind.shape.dim]
+    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)).name
+    return TensorSpec(value.name, dtype, tuple(dims[1:])), dims[0]
+
+
+def _unoptimized_reference(path: Path, io: IOSpec) -> tuple[Reference | None, str]:
+    """Return what ONNX Runtime gives without any optimization for made-up inputs: there is no torch to ask."""
+    if any(None in spec.shape for spec in io.inputs):
+        return None, "outputs are not checked: the file leaves the shape of its inputs open"
+    generator = np.random.default_rng(0)
+    size = io.batch or 2
+    inputs: Arrays = [_made_up(generator, (size, *spec.shape), spec.dtype) for spec in io.inputs]  # type: ignore[arg-type]
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        outputs = session.run(list(io.output_names), dict(zip(io.input_names, inputs, strict=True)))
+    except Exception as error:
+        raise EngineError(f"ONNX Runtime cannot run {path}: {str(error).splitlines()[0]}") from error
+    note = "outputs are checked against ONNX Runtime without optimizations, on random inputs: an ONNX file has no torch"
+    return Reference(inputs, outputs), note
+
+
+def _made_up(generator: np.random.Generator, shape: tuple[int, ...], dtype: str) -> np.ndarray[Any, Any]:
+    if np.issubdtype(np.dtype(dtype), np.floating):
+        return generator.standard_normal(shape).astype(dtype)
+    return np.zeros(shape, dtype)
