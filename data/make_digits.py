@@ -12,19 +12,20 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 from pathlib import Path
 
 import numpy as np
 
 SEED = 20_240_607
 SIDE = 32
-EVALUATION = 3000
-TURN = 0.5  # radians either way
-SCALE = (0.65, 1.15)
-SHEAR = 0.35
-SHIFT = 3.5  # pixels either way
-CONTRAST = (0.45, 1.0)
-NOISE = (0.08, 0.24)  # standard deviation, of a full scale of 1
+EVALUATION = 0.3  # share of every label
+TURN = 0.75  # radians either way
+SCALE = (0.55, 1.22)
+SHEAR = 0.45
+SHIFT = 4.5  # pixels either way
+CONTRAST = (0.5, 1.0)
+NOISE = (0.05, 0.2)  # standard deviation, of a full scale of 1
 
 
 def read(source: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -61,8 +62,8 @@ def distort(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def bilinear(image: np.ndarray, row: np.ndarray, column: np.ndarray) -> np.ndarray:
     """Return the image's values at fractional positions; outside it is 0."""
     padded = np.pad(image, 1)
-    row, column = (np.clip(axis + 1, 0, 28.999) for axis in (row, column))
-    top, left = row.astype(int), column.astype(int)
+    row, column = (np.clip(axis + 1, 0, 29) for axis in (row, column))
+    top, left = (np.minimum(axis.astype(int), 28) for axis in (row, column))
     down, right = row - top, column - left
     upper = padded[top, left] * (1 - right) + padded[top, left + 1] * right
     lower = padded[top + 1, left] * (1 - right) + padded[top + 1, left + 1] * right
@@ -74,7 +75,7 @@ def evaluation_indices(labels: np.ndarray, rng: np.random.Generator) -> np.ndarr
     chosen = []
     for digit in range(10):
         members = rng.permutation(np.flatnonzero(labels == digit))
-        chosen.append(members[: -(-len(members) * EVALUATION // len(labels))])
+        chosen.append(members[: math.ceil(EVALUATION * len(members))])
     return np.sort(np.concatenate(chosen))
 
 
