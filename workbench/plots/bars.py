@@ -88,7 +88,7 @@ def _scale(ax: Axes, measure: Measure, low: float, high: float) -> float:
     """Set the x range with room for words at the right; returns where full bars start."""
     if measure.higher_is_better:
         span = (high - low) or 0.02 * abs(high) or 1.0
-        left, right = low - 0.35 * span, high + 0.95 * span
+        left, right = low - 0.35 * span, high + 1.15 * span
     else:
         left, right = 0.0, (high or 1.0) * 1.55
     ax.set_xlim(left, right)
@@ -138,5 +138,5 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
-def _short(name: str, limit: int = 34) -> str:
+def _short(name: str, limit: int = 30) -> str:
     return name if len(name) <= limit else name[: limit - 1] + "…"

@@ -72,7 +72,7 @@ def plot_throughput(rows: Any, *, batch_size: int = 32, ax: Axes | None = None) 
     present = set(frame["backend"])
     backends = [b for b in style.BACKENDS if b in present] + sorted(present - set(style.BACKENDS))
     groups = [[b] for b in backends] if ax is None else [backends]
-    width = min(15.0, 1.6 + 3.7 * len(groups))
+    width = min(15.0, 1.9 + 3.2 * len(groups))
     axes = new_figure(width, 4.6, columns=len(groups), share_y=True)[1] if ax is None else [dress(ax)]
     _axes_scale(axes, frame)
     reference = frame[frame["baseline"]]

@@ -96,7 +96,7 @@ def plot_waterfall(
     measures = [m for m in _measures(chosen) if frame[m.column].notna().sum() >= 1]
     if ax is None:
         height = 1.75 + 0.52 * (len(frame) + 1)
-        axes = new_figure(3.0 + 3.0 * len(measures), height, columns=len(measures), share_y=True)[1]
+        axes = new_figure(2.3 + 2.3 * len(measures), height, columns=len(measures), share_y=True)[1]
     else:
         axes = [dress(ax)]
     for number, (target, measure) in enumerate(zip(axes, measures, strict=False)):
@@ -109,7 +109,7 @@ def plot_waterfall(
 def _measures(row: Mapping[str, Any]) -> Sequence[Measure]:
     return (
         Measure("latency_ms_p50", "Latency", f"ms per batch of {row['batch_size']}", "timed", structural=True),
-        Measure("macs", "Work", "million multiply-accumulates per sample", "counted", scale=1e-6),
+        Measure("macs", "Work", "million MACs per sample", "counted", scale=1e-6),
         Measure("size_mib", "Size", "MiB on disk", "measured", structural=True),
         Measure(
             "quality_validation", "Quality", "on validation data (higher is better)", "measured", higher_is_better=True

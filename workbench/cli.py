@@ -1,0 +1,226 @@
+"""The command ``workbench``: doctor, report, study.
+
+Exit codes: 0 done, 1 work failed, 2 bad input, 130 stopped by Ctrl-C. Every error is one line on standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from workbench import __version__
+from workbench.core.errors import ConfigError, StudyError, TrialFailed, WorkbenchError, did_you_mean
+
+DONE, FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 130
+COMMANDS = ("doctor", "report", "study")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line, without the program's name, and return the exit code.
+
+    Examples
+    --------
+    >>> main(["report", "--task", "digits", "--output", "reports/digits"])  # doctest: +SKIP
+    0
+    """
+    given = list(sys.argv[1:] if argv is None else argv)
+    try:
+        arguments = _parser().parse_args(given)
+        return int(arguments.work(arguments))
+    except _Usage as error:
+        _say(str(error))
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        _say("Stopped before any work was done.")
+        return STOPPED
+    except WorkbenchError as error:
+        _explain(error, "--debug" in given)
+        return FAILED if isinstance(error, StudyError | TrialFailed) else BAD_INPUT
+    except BrokenPipeError:  # the reader of our output has gone, as in `workbench doctor | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+
+
+class _Usage(Exception):
+    """The command line itself is wrong."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line instead of a page of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        if "invalid choice" in message and "argument command" in message:
+            given = message.split("'")[1]
+            message = f"Unknown command {given!r}.{did_you_mean(given, COMMANDS)} Commands: {', '.join(COMMANDS)}"
+        raise _Usage(f"{message.rstrip('.')}. See: {self.prog} --help")
+
+
+def _parser() -> _Parser:
+    parser = _Parser(prog="workbench", description="Find out what a PyTorch model should run as, on this machine.")
+    parser.add_argument("--version", action="version", version=f"workbench {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command", parser_class=_Parser)
+    _add_doctor(commands)
+    _add_report(commands)
+    _add_study(commands)
+    return parser
+
+
+def _add(commands: Any, name: str, words: str, work: Any) -> Any:
+    command = commands.add_parser(name, help=words, description=words)
+    command.add_argument("--debug", action="store_true", help="show the stack trace of an error")
+    command.set_defaults(work=work)
+    return command
+
+
+def _add_doctor(commands: Any) -> None:
+    words = "Show the machine, its instruction sets, cores and GPU, and each backend with how to get it."
+    command = _add(commands, "doctor", words, _doctor)
+    command.add_argument("--json", action="store_true", help="as JSON")
+
+
+def _add_report(commands: Any) -> None:
+    words = "Measure a task and write report.html, the executed notebook and trials.jsonl into a folder."
+    command = _add(commands, "report", words, _report)
+    command.add_argument(
+        "--task", required=True, help="digits, digits_vit, path/to/file.py:function or module:function"
+    )
+    command.add_argument("--output", required=True, type=Path, help="folder for the results; running again resumes")
+    command.add_argument(
+        "-p",
+        "--parameter",
+        dest="parameters",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help="a parameter of the notebook, such as -p budget_s 600 or -p batch_sizes 1,32; may be repeated",
+    )
+
+
+def _add_study(commands: Any) -> None:
+    words = "Run or resume a study in a database, and print its rows."
+    command = _add(commands, "study", words, _study)
+    command.add_argument(
+        "--task", required=True, help="digits, digits_vit, path/to/file.py:function or module:function"
+    )
+    command.add_argument("--storage", required=True, help="database URL, such as sqlite:///studies.db")
+    command.add_argument("--recipes", type=Path, help="JSON file with a list of recipes; without it the default ones")
+    command.add_argument("--backends", nargs="+", help="such as torch-eager onnxruntime openvino; default: all here")
+    command.add_argument("--batch-sizes", nargs="+", type=_positive, default=[1, 8, 32], metavar="N")
+    command.add_argument("--threads", type=_positive, help="CPU threads of every engine")
+    command.add_argument("--budget-s", type=float, help="seconds for the whole; training lengths follow it")
+    command.add_argument("--quality-drop", type=float, default=0.01, help="largest acceptable drop (default 0.01)")
+    command.add_argument("--json", action="store_true", help="print the rows as JSON instead of a table")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    return int(text)
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from workbench.report.doctor import examine, words
+
+    found = examine()
+    _print(json.dumps(found, indent=2) if arguments.json else words(found))
+    return DONE
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from workbench.report.run import run_report
+
+    parameters: dict[str, Any] = {}
+    for name, value in arguments.parameters:
+        if name in parameters:
+            raise ConfigError(f"Parameter {name!r} is given twice.")
+        parameters[name] = value
+    result = run_report(arguments.task, output=arguments.output, parameters=parameters)
+    _print(f"report    {result.html}\nnotebook  {result.notebook}\ntrials    {result.trials}")
+    if result.ok:
+        return DONE
+    if result.stopped:
+        _say(f"{result.reason} Finished trials are kept in {result.html.parent}; the same command goes on from there.")
+        return STOPPED
+    _say(f"The report is incomplete. {result.reason}")
+    return FAILED
+
+
+def _study(arguments: argparse.Namespace) -> int:
+    from workbench.engine.backends import require_backend
+    from workbench.report.lines import Lines
+    from workbench.report.text import rows_text
+
+    recipes = _read_recipes(arguments.recipes) if arguments.recipes else None
+    for name in arguments.backends or ():
+        require_backend(name)
+    study = _open_study(arguments)
+    stopped = False
+    with study:
+        try:
+            study.run(
+                recipes,
+                arguments.backends,
+                arguments.batch_sizes,
+                threads=arguments.threads,
+                budget_s=arguments.budget_s,
+                quality_drop=arguments.quality_drop,
+                progress=Lines(sys.stderr),
+            )
+        except KeyboardInterrupt:
+            stopped = True
+            _say(f"Stopped by Ctrl-C. Finished trials are kept in {arguments.storage}; the same command resumes.")
+        rows, best = study.rows(), study.best(arguments.quality_drop)
+    _print(json.dumps(rows, indent=1) if arguments.json else rows_text(rows, best))
+    return STOPPED if stopped else DONE
+
+
+def _open_study(arguments: argparse.Namespace) -> Any:
+    """Load and check the task and open the storage; what is wrong with them is bad input, not failed work."""
+    from workbench.study.study import Study
+    from workbench.tasks.load import load_task
+
+    task = load_task(arguments.task)
+    task.check()
+    try:
+        return Study(task, storage=arguments.storage)
+    except StudyError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _read_recipes(path: Path) -> list[Any]:
+    from workbench.compress.recipe import Recipe
+
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"Cannot read the recipes in {path}: {error.strerror}.") from error
+    except ValueError as error:
+        raise ConfigError(f"{path} is no JSON: {error}.") from error
+    if not isinstance(found, list) or not found:
+        raise ConfigError(
+            f"{path} must hold a list of recipes, each like Recipe.to_json() writes it: "
+            '[{"steps": [{"step": "Prune", "ratio": 0.5}]}].'
+        )
+    return [Recipe.from_dict(item) for item in found]
+
+
+def _explain(error: WorkbenchError, debug: bool) -> None:
+    if debug:
+        traceback.print_exception(error)
+    _say(" ".join(str(error).split()))
+
+
+def _say(words: str) -> None:
+    sys.stderr.write(f"workbench: {words}\n")
+
+
+def _print(words: str) -> None:
+    sys.stdout.write(f"{words}\n")
+    sys.stdout.flush()

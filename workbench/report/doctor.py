@@ -1,0 +1,88 @@
+"""What this machine offers: cores, instruction sets and what they mean for int8, GPU, and each backend."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from workbench.core.machine import (
+    FINGERPRINT_LIBRARIES,
+    INT8_DOT,
+    Machine,
+    default_threads,
+    fingerprint_id,
+    library_versions,
+    this_machine,
+)
+
+WIDE = {"avx512f": "AVX-512", "avx2": "AVX2", "asimd": "NEON"}
+
+
+def examine() -> dict[str, Any]:
+    """Return all of it as JSON-ready values; imports every runtime that is installed."""
+    from workbench.engine.backends import backend_status
+
+    machine = this_machine()
+    return {
+        "machine": {key: _plain(value) for key, value in dataclasses.asdict(machine).items()},
+        "int8_dot": machine.int8_dot,
+        "int8": int8_advice(machine),
+        "default_threads": default_threads(),
+        "fingerprint": fingerprint_id(),
+        "libraries": library_versions(FINGERPRINT_LIBRARIES),
+        "backends": [status.to_dict() for status in backend_status()],
+    }
+
+
+def int8_advice(machine: Machine) -> str:
+    """Return what the CPU's instruction sets mean for int8."""
+    dots = [name for name in machine.isa if name in INT8_DOT]
+    if dots:
+        return (
+            f"{', '.join(dots)}: int8 products are summed in 32 bits, so full 8-bit weights are safe, and "
+            "usually faster than float."
+        )
+    wide = next((word for name, word in WIDE.items() if name in machine.isa), "no wide vectors")
+    return (
+        f"no dot-product instructions ({wide}): pairs of int8 products can saturate at 16 bits, so Quantize takes "
+        "7-bit weights here (reduce_range); expect less speed from int8, and measure its quality on the engine."
+    )
+
+
+def words(found: Mapping[str, Any]) -> str:
+    """Return what :func:`examine` found as lines of text."""
+    machine = found["machine"]
+    cores = (
+        f"{machine['cores_allowed']} allowed here, of {machine['cores_physical']} physical and "
+        f"{machine['cores_logical']} logical; engines use {_threads(found['default_threads'])} unless told"
+    )
+    facts = {
+        "machine": f"{machine['cpu_model']}, {machine['system']}, Python {machine['python']}",
+        "cores": cores,
+        "memory": f"{machine['memory_mib']:,} MiB",
+        "vectors": " ".join(machine["isa"]) or "unknown",
+        "int8": found["int8"],
+        "GPU": ", ".join(machine["gpus"]) or machine["gpu_reason"] or "none",
+        "libraries": ", ".join(f"{name} {version or 'missing'}" for name, version in found["libraries"].items()),
+    }
+    lines = [f"{name:<10} {value}" for name, value in facts.items()]
+    lines += ["", "backends"]
+    lines += [_backend(status) for status in found["backends"]]
+    return "\n".join(lines)
+
+
+def _backend(status: Mapping[str, Any]) -> str:
+    name = f"  {status['name']:<14}"
+    if status["available"]:
+        return f"{name} available   {status['version'] or ''}".rstrip()
+    how = f" Get it: {status['how']}" if status["how"] else ""
+    return f"{name} missing     {str(status['reason']).rstrip('.')}.{how}"
+
+
+def _threads(count: int) -> str:
+    return "1 thread" if count == 1 else f"{count} threads"
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,41 @@
+"""Progress as lines of text, for logs and terminals without widgets."""
+
+from __future__ import annotations
+
+import time
+from typing import TextIO
+
+from workbench.core.progress import Progress
+
+QUIET_S = 2.0
+
+
+class Lines:
+    """A progress callback that writes ``[ 12 s]  3/54  message`` when there is news, at most every two seconds.
+
+    The end of a trial is always written.
+    """
+
+    def __init__(self, stream: TextIO, *, every_s: float = QUIET_S) -> None:
+        self._stream, self._every_s = stream, every_s
+        self._start = time.monotonic()
+        self._last, self._said = float("-inf"), ""
+
+    def __call__(self, event: Progress) -> None:
+        now = time.monotonic()
+        message = event.message or event.stage
+        row = event.values.get("row")
+        settled = isinstance(row, dict) and row.get("state") in ("complete", "failed")
+        if message == self._said or (now - self._last < self._every_s and not settled):
+            return
+        self._last, self._said = now, message
+        self.say(f"{_share(event)}{message}")
+
+    def say(self, words: str) -> None:
+        """Write one line with the time since the start."""
+        self._stream.write(f"[{time.monotonic() - self._start:4.0f} s] {words}\n")
+        self._stream.flush()
+
+
+def _share(event: Progress) -> str:
+    return f"{event.done:.0f}/{event.total:.0f} " if event.total >= 1 else ""

@@ -1,0 +1,251 @@
+"""Report: what the report notebook calls, one method per piece of the page."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workbench.core.config import from_dict
+from workbench.core.errors import WorkbenchError
+from workbench.core.files import require_writable
+from workbench.core.machine import this_machine
+from workbench.core.progress import ProgressCallback
+from workbench.report import pieces, tables
+from workbench.report.code import code_for, highlighted
+from workbench.report.lines import Lines
+from workbench.report.settings import ReportSettings
+from workbench.report.show import Html, Picture, details, style, text
+from workbench.report.trials import write_trials
+from workbench.report.words import Row, headline
+from workbench.study.answers import Best, best_row, mark_recommended
+
+if TYPE_CHECKING:
+    from workbench.compress.recipe import Recipe
+    from workbench.study.run import RunSummary
+    from workbench.study.study import Study
+    from workbench.tasks.task import Task
+
+TRIALS_FILE = "trials.jsonl"
+DATABASE_FILE = "study.db"
+
+
+class Report:
+    """One report: opens the study, runs it within the budget, and gives each piece of the page.
+
+    Keywords are those of :class:`ReportSettings`. A study that fails part of the way is remembered, so that the
+    pieces show what was measured; :meth:`finish` then raises what went wrong.
+
+    Examples
+    --------
+    >>> report = Report(task="digits", output_dir="reports/digits")  # doctest: +SKIP
+    >>> report.run()                                                 # doctest: +SKIP
+    >>> report.recommendation()                                      # doctest: +SKIP
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings = from_dict(ReportSettings, settings)
+        self.folder = require_writable(self.settings.output_dir).resolve()
+        self.summary: RunSummary | None = None
+        self.failure: WorkbenchError | None = None
+
+    @cached_property
+    def task(self) -> Task:
+        """The task."""
+        from workbench.tasks.load import load_task
+
+        return load_task(self.settings.task)
+
+    @cached_property
+    def study(self) -> Study:
+        """The study behind the report."""
+        from workbench.study.study import Study
+
+        return Study(self.task, storage=storage_url(self.settings, self.folder))
+
+    @cached_property
+    def recipes(self) -> list[Recipe]:
+        """The recipes that are tried: the defaults for the budget, with this report's seed."""
+        from workbench.compress.recipe import Recipe
+        from workbench.study.defaults import default_recipes
+
+        found = default_recipes(self.settings.study_budget)
+        return [Recipe(*recipe.steps, seed=self.settings.seed, name=recipe.name) for recipe in found]
+
+    def run(self, *, progress: ProgressCallback | None = None) -> None:
+        """Run the study; trials that are complete from an earlier run are reused.
+
+        Progress goes to standard error as lines unless ``progress`` takes it. ``trials.jsonl`` is written in any
+        case. What stops the study is kept for :meth:`finish`.
+        """
+        told = progress or Lines(sys.stderr)
+        study = self.study
+        try:
+            self.summary = study.run(
+                self.recipes,
+                list(self.settings.backends) or None,
+                self.settings.batch_sizes,
+                threads=self.settings.threads or None,
+                budget_s=self.settings.study_budget,
+                quality_drop=self.settings.quality_drop,
+                progress=told,
+            )
+        except WorkbenchError as error:
+            self.failure = error
+        finally:
+            self._forget()
+            self.save_trials()
+        if isinstance(told, Lines):
+            told.say(headline(self.best))
+
+    @cached_property
+    def _answer(self) -> tuple[list[Row], Best]:
+        known = {recipe.recipe_id for recipe in self.recipes if recipe.steps}
+        wanted = [
+            row
+            for row in self.study.rows()
+            if (row["recipe_id"] in known or row["technique"] == "float")
+            and row["batch_size"] in self.settings.batch_sizes
+            and (not self.settings.backends or row["backend"] in self.settings.backends or row["baseline"])
+        ]
+        best = self._best(wanted)
+        return list(mark_recommended(wanted, best)), best
+
+    def _best(self, rows: Sequence[Any]) -> Best:
+        done = [row for row in rows if row["state"] == "complete" and row["batch_size"] == self.settings.batch_size]
+        size = self.settings.batch_size if done else None
+        return best_row(rows, quality_drop=self.settings.quality_drop, batch_size=size)
+
+    def _forget(self) -> None:
+        self.__dict__.pop("_answer", None)
+
+    @property
+    def rows(self) -> list[Row]:
+        """The rows of this report's recipes, backends and batch sizes, at most one of them recommended."""
+        return self._answer[0]
+
+    @property
+    def best(self) -> Best:
+        """The recommended row, or the nearest miss, with the reason."""
+        return self._answer[1]
+
+    @property
+    def shown(self) -> Row | None:
+        """The row that steps and code are shown for: the recommended one, else the nearest miss."""
+        return next((r for r in self.rows if r["recommended"]), self.best.row)
+
+    def save_trials(self) -> Path:
+        """Write ``trials.jsonl``."""
+        return write_trials(self.rows, self.folder / TRIALS_FILE)
+
+    def header(self) -> Html:
+        """Return the title with task, machine, date and versions, and the style that all pieces share."""
+        facts = {"samples": f"{len(self.task.evaluation):,} for evaluation, {len(self.task.train):,} for training"}
+        if self.task.reference and self.task.reference != self.task.name:
+            facts["from"] = self.task.reference
+        page = pieces.header(facts, this_machine(), self.settings, name=self.task.name)
+        return Html(f"<style>{style()}</style>{page}")
+
+    def recommendation(self) -> Html:
+        """Return the answer in words."""
+        failed = f'<p class="failure">{text(self.failure)}</p>' if self.failure else ""
+        limit = self.settings.quality_drop
+        return Html(failed + pieces.recommendation(self.best, self._baseline(), self.rows, quality_drop=limit))
+
+    def tradeoff(self) -> Picture:
+        """Return the chart of latency against quality."""
+        from workbench.plots import plot_tradeoff
+
+        size, limit = self.settings.batch_size, self.settings.quality_drop
+        return Picture(plot_tradeoff(self.rows, batch_size=size, quality_drop=limit), headline(self.best))
+
+    def tradeoff_table(self) -> Html:
+        """Return the figures behind :meth:`tradeoff`, fastest first."""
+        return Html(tables.table(tables.TRADEOFF, self._at_batch("latency_ms_p50")))
+
+    def throughput(self) -> Picture:
+        """Return the chart of samples per second against batch size."""
+        from workbench.plots import plot_throughput
+
+        return Picture(
+            plot_throughput(self.rows, batch_size=self.settings.batch_size),
+            "Samples per second against batch size, a panel for each backend; the table below has the figures.",
+        )
+
+    def throughput_table(self) -> Html:
+        """Return samples per second for each recipe, backend and batch size."""
+        return Html(tables.throughput_table([row for row in self.rows if row["state"] == "complete"]))
+
+    def memory(self) -> Picture:
+        """Return the charts of peak memory and of model size against quality."""
+        from workbench.plots import plot_memory
+
+        size, limit = self.settings.batch_size, self.settings.quality_drop
+        return Picture(
+            plot_memory(self.rows, batch_size=size, quality_drop=limit),
+            "Peak memory and model size against quality; the table below has the figures.",
+        )
+
+    def memory_table(self) -> Html:
+        """Return the figures behind :meth:`memory`, leanest first."""
+        return Html(tables.table(tables.MEMORY_TABLE, self._at_batch("peak_rss_mib")))
+
+    def waterfall(self) -> Picture:
+        """Return the chart of what each step gained and cost."""
+        from workbench.plots import plot_waterfall
+
+        size = self.settings.batch_size
+        words = "Latency, work, size and quality after each step; the table below has the figures."
+        return Picture(plot_waterfall(self.rows, batch_size=size, row=self.shown), words)
+
+    def waterfall_table(self) -> Html:
+        """Return the figures behind :meth:`waterfall`."""
+        from workbench.plots import waterfall_data
+
+        frame = waterfall_data(self.rows, batch_size=self.settings.batch_size, row=self.shown)
+        return Html(tables.waterfall_table(frame))
+
+    def trials_table(self) -> Html:
+        """Return every trial with every figure."""
+        order = sorted(self.rows, key=lambda r: (r["batch_size"] != self.settings.batch_size, r["batch_size"]))
+        return Html(details(f"All {len(order)} trials", tables.table(tables.TRIALS, order), opened=len(order) <= 24))
+
+    def coverage(self) -> Html:
+        """Return which layers each step touched, folded."""
+        return Html(pieces.coverage(self.rows))
+
+    def notes(self) -> Html:
+        """Return what was cut, what failed, and what could not be measured."""
+        return Html(pieces.notes(self.rows, self.summary.cut if self.summary else ()))
+
+    def code(self) -> Html:
+        """Return the Python code that makes the recommended point again."""
+        if self.shown is None:
+            return Html('<p class="hint">No trial has finished, so there is nothing to repeat.</p>')
+        return Html(highlighted(code_for(self.shown, reference=self.task.reference)))
+
+    def method(self) -> Html:
+        """Return how the numbers were made."""
+        return Html(pieces.method())
+
+    def finish(self) -> None:
+        """Close the study; raises what stopped it, if anything did."""
+        self.study.close()
+        if self.failure is not None:
+            raise self.failure
+
+    def _at_batch(self, column: str) -> list[Row]:
+        rows = [r for r in self.rows if r["state"] == "complete" and r["batch_size"] == self.settings.batch_size]
+        return sorted(rows, key=lambda row: (row.get(column) is None, row.get(column) or 0.0))
+
+    def _baseline(self) -> Mapping[str, Any] | None:
+        rows = [row for row in self.rows if row["baseline"] and row["state"] == "complete"]
+        same = [row for row in rows if self.best.row is None or row["batch_size"] == self.best.row["batch_size"]]
+        return same[0] if same else None
+
+
+def storage_url(settings: ReportSettings, folder: Path) -> str:
+    """Return the database of a report's study: the one asked for, else ``study.db`` in the output folder."""
+    return settings.storage or f"sqlite:///{folder / DATABASE_FILE}"

@@ -1,0 +1,69 @@
+"""The parameters of the report notebook, checked before any work starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from workbench.core.config import Config, option
+from workbench.core.errors import ConfigError, unknown_name
+from workbench.engine.backends import BACKENDS
+
+DEFAULT_BUDGET_S = 1200.0
+TASK_BUDGET_S = {"digits": 200.0}
+RESERVE_S = 15.0  # starting the kernel, loading the task, drawing and writing: not the study's to spend
+LEAST_BUDGET_S = 30.0
+
+
+@dataclass(frozen=True)
+class ReportSettings(Config):
+    """What a report is asked. An empty or zero value means: choose for me.
+
+    Examples
+    --------
+    >>> ReportSettings(task="digits").budget
+    200.0
+    """
+
+    task: str = option("digits", "built-in name, path/to/file.py:function, or package.module:function")
+    output_dir: str = option("reports/digits", "folder of trials.jsonl and, by default, of the study's database")
+    storage: str = option("", "database URL of the study; empty: study.db in the output folder")
+    budget_s: float = option(0, "seconds for the whole report; 0: 200 for digits, 1,200 for others", minimum=0)
+    batch_sizes: tuple[int, ...] = option((1, 8, 32), "samples in one call; each size is measured on its own")
+    backends: tuple[str, ...] = option((), "runtimes to try; empty: all that run here")
+    quality_drop: float = option(0.01, "largest acceptable loss of quality, in the metric's units", minimum=0)
+    threads: int = option(0, "CPU threads of every engine; 0: the physical cores allowed here", minimum=0)
+    seed: int = option(0, "fixes every random choice of the recipes", minimum=0)
+    interactive: bool = option(False, "show the panel at the end; never when run headless")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.task.strip():
+            raise ConfigError("ReportSettings.task is empty: name a task, for example 'digits'.")
+        if 0 < self.budget_s < LEAST_BUDGET_S:
+            raise ConfigError(
+                f"ReportSettings.budget_s must be 0 (choose for me) or at least {LEAST_BUDGET_S:g} seconds, "
+                f"got {self.budget_s:g}: loading and drawing alone take half of that."
+            )
+        sizes = self.batch_sizes
+        if not sizes or min(sizes) < 1 or len(set(sizes)) < len(sizes):
+            raise ConfigError(
+                f"ReportSettings.batch_sizes must be different whole numbers of at least 1, got {list(sizes)}."
+            )
+        for name in self.backends:
+            if name not in BACKENDS:
+                raise ConfigError(unknown_name("backend", name, BACKENDS))
+
+    @property
+    def budget(self) -> float:
+        """Seconds for the whole report."""
+        return float(self.budget_s) or TASK_BUDGET_S.get(self.task, DEFAULT_BUDGET_S)
+
+    @property
+    def study_budget(self) -> float:
+        """Seconds that the study may take of them."""
+        return self.budget - RESERVE_S
+
+    @property
+    def batch_size(self) -> int:
+        """The batch size of the recommendation: 32 where it is measured, else the largest."""
+        return 32 if 32 in self.batch_sizes else max(self.batch_sizes)

@@ -1,0 +1,172 @@
+"""Tables of trials: figures with units, intervals beside them, the recommended row marked in words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from workbench.report.show import text
+from workbench.report.words import (
+    Row,
+    count,
+    drop,
+    engine_name,
+    first_line,
+    interval,
+    number,
+    quality,
+    quality_interval,
+    signed,
+)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A head with its unit, and what to write for a row: the figure and, smaller, what stands beside it."""
+
+    head: str
+    unit: str
+    figure: Callable[[Row], str]
+    beside: Callable[[Row], str] = lambda _: ""
+    note: str = ""
+    words: bool = False
+
+
+def table(columns: Sequence[Column], rows: Sequence[Row], *, empty: str = "No finished trials.") -> str:
+    """Return an HTML table; a figure that is missing shows its reason when pointed at."""
+    if not rows:
+        return f'<p class="hint">{text(empty)}</p>'
+    heads = "".join(_head(column) for column in columns)
+    body = "".join(_line(columns, row) for row in rows)
+    return f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _head(column: Column) -> str:
+    kind = ' class="words"' if column.words else ""
+    unit = f"<small>{text(column.unit)}</small>" if column.unit else ""
+    return f"<th{kind}>{text(column.head)}{unit}</th>"
+
+
+def _line(columns: Sequence[Column], row: Row) -> str:
+    kind = "recommended" if row.get("recommended") else row.get("state", "")
+    return f'<tr class="{text(kind)}">' + "".join(_cell(column, row) for column in columns) + "</tr>"
+
+
+def _cell(column: Column, row: Row) -> str:
+    figure = column.figure(row)
+    beside = column.beside(row)
+    reason = (row.get("notes") or {}).get(column.note) if figure == "–" else None
+    hint = f' title="{text(reason)}"' if reason else ""
+    small = f"<small>{text(beside)}</small>" if beside else ""
+    mark = ' <b class="mark">★ recommended</b>' if column.head == "recipe" and row.get("recommended") else ""
+    kind = ' class="words"' if column.words else ""
+    return f"<td{kind}{hint}>{text(figure)}{mark}{small}</td>"
+
+
+def _plain(name: str, digits: int = 3) -> Callable[[Row], str]:
+    return lambda row: number(row.get(name), digits)
+
+
+RECIPE = Column("recipe", "", lambda row: str(row["recipe"]), words=True)
+BACKEND = Column("backend", "", lambda row: engine_name(row["backend"]).replace(" ", "\u00a0"), words=True)
+BATCH = Column("batch", "samples", lambda row: str(row["batch_size"]))
+LATENCY = Column(
+    "latency",
+    "ms per batch, median",
+    _plain("latency_ms_p50"),
+    lambda row: interval(row.get("latency_ms_low"), row.get("latency_ms_high")),
+    "latency_ms_p50",
+)
+SPREAD = Column("spread", "ms, IQR", _plain("latency_ms_iqr", 2), note="latency_ms_iqr")
+P90 = Column("p90", "ms", _plain("latency_ms_p90"), note="latency_ms_p90")
+P99 = Column("p99", "ms", _plain("latency_ms_p99"), note="latency_ms_p99")
+SPEEDUP = Column(
+    "speed-up",
+    "× the baseline",
+    lambda row: "–" if row.get("speedup") is None else f"{number(row['speedup'])}×",
+    lambda row: interval(row.get("speedup_low"), row.get("speedup_high")),
+    "speedup",
+)
+VERDICT = Column(
+    "verdict", "95 %", lambda row: "baseline" if row.get("baseline") else row.get("verdict") or "–", words=True
+)
+QUALITY = Column("quality", "task's metric", lambda row: quality(row.get("quality")), note="quality")
+DROP = Column(
+    "quality drop",
+    "metric's units",
+    lambda row: drop(row.get("quality_drop")),
+    lambda row: quality_interval(row.get("quality_drop_low"), row.get("quality_drop_high")),
+    "quality_drop",
+)
+THROUGHPUT = Column("throughput", "samples/s", _plain("throughput_per_s"), note="throughput_per_s")
+MEMORY = Column("peak memory", "MiB", _plain("peak_rss_mib"), note="peak_rss_mib")
+SIZE = Column("size", "MiB on disk", _plain("size_mib"), note="size_mib")
+PARAMS = Column("parameters", "", lambda row: count(row.get("params")), note="params")
+MACS = Column("MACs", "per sample", lambda row: count(row.get("macs")), note="macs")
+DIFFERENCE = Column("max diff", "outputs, to torch", _plain("max_abs_diff", 2), note="max_abs_diff")
+LOAD = Column("load", "s", _plain("load_s", 2), note="load_s")
+PREPARE = Column("prepare", "s", _plain("prepare_s", 2), note="prepare_s")
+THREADS = Column("threads", "", lambda row: count(row.get("threads")))
+STATE = Column(
+    "state",
+    "",
+    lambda row: "finished" if row["state"] == "complete" else str(row["state"]),
+    lambda row: first_line(str(row["error"]), 120) if row.get("error") else "",
+    words=True,
+)
+
+TRADEOFF = (RECIPE, BACKEND, LATENCY, SPREAD, SPEEDUP, VERDICT, QUALITY, DROP, SIZE, MACS)
+MEMORY_TABLE = (RECIPE, BACKEND, MEMORY, SIZE, PARAMS, QUALITY, DROP)
+TRIALS = (
+    *(RECIPE, BACKEND, BATCH, STATE, LATENCY, SPREAD, P90, P99, THROUGHPUT, SPEEDUP, VERDICT, QUALITY, DROP, MEMORY),
+    *(SIZE, PARAMS, MACS, DIFFERENCE, LOAD, PREPARE, THREADS),
+)
+
+
+def throughput_table(rows: Sequence[Row]) -> str:
+    """Return samples per second, a line for each recipe and backend, a column for each batch size."""
+    sizes = sorted({row["batch_size"] for row in rows})
+    lines: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in rows:
+        line = lines.setdefault(
+            (row["recipe_id"], row["backend"]),
+            {"recipe": row["recipe"], "backend": row["backend"], "sizes": {}, "recommended": False},
+        )
+        line["sizes"][row["batch_size"]] = row.get("throughput_per_s")
+        line["recommended"] |= bool(row.get("recommended"))
+    columns = [RECIPE, BACKEND]
+    columns += [Column(f"batch {size}", "samples/s", _at(size)) for size in sizes]
+    order = sorted(lines.values(), key=lambda line: -(line["sizes"].get(sizes[-1]) or 0.0))
+    return table(columns, order)
+
+
+def _at(size: int) -> Callable[[Row], str]:
+    return lambda line: number(line["sizes"].get(size))
+
+
+def waterfall_table(frame: pd.DataFrame) -> str:
+    """Return the stages of ``waterfall_data`` with each figure and its change."""
+    lines = [{str(key): None if pd.isna(v) else v for key, v in line.items()} for line in frame.to_dict("records")]
+    columns = [Column("stage", "", lambda line: str(line["label"]), words=True)]
+    for head, unit, name, scale in (
+        ("latency", "ms per batch", "latency_ms_p50", 1.0),
+        ("MACs", "M per sample", "macs", 1e-6),
+        ("parameters", "thousand", "params", 1e-3),
+        ("size", "MiB on disk", "size_mib", 1.0),
+        ("quality", "validation", "quality_validation", 1.0),
+    ):
+        change = name.replace("_p50", "").replace("_validation", "") + "_change"
+        columns.append(Column(head, unit, _scaled(name, scale, number), _scaled(change, scale, _changed)))
+    return table(columns, lines)
+
+
+def _scaled(name: str, scale: float, write: Callable[[float | None, int], str]) -> Callable[[Row], str]:
+    digits = 4 if name == "quality_validation" else 3
+    return lambda line: write(None if line[name] is None else line[name] * scale, digits)
+
+
+def _changed(value: float | None, digits: int) -> str:
+    return "" if value is None else "no change" if value == 0 else signed(value, digits)

@@ -1,0 +1,166 @@
+"""Figures and findings in words: what a reader takes away without reading a chart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from workbench.plots import style
+from workbench.study.answers import Best
+
+Row = Mapping[str, Any]
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Return a figure with ``digits`` significant digits, whole above 1000; a dash where there is none.
+
+    Examples
+    --------
+    >>> number(0.012345), number(8.0), number(12345.6), number(None)
+    ('0.0123', '8.00', '12,346', '–')
+    """
+    if value is None or value != value:
+        return "–"
+    if value == 0:
+        return "0"
+    if abs(value) >= 10**digits:
+        return f"{value:,.0f}".replace("-", "−")
+    written = f"{value:#.{digits}g}" if abs(value) >= 1e-4 else f"{value:.{digits - 1}e}"
+    return written.rstrip(".").replace("-", "−")
+
+
+def signed(value: float | None, digits: int = 3) -> str:
+    """Return a change with its sign."""
+    if value is None or value != value:
+        return "–"
+    return f"+{number(value, digits)}" if value > 0 else number(value, digits)
+
+
+def quality(value: float | None) -> str:
+    """Return a figure in the metric's units: four decimals, two where it is large."""
+    if value is None or value != value:
+        return "–"
+    return f"{value:.{2 if abs(value) >= 100 else 4}f}".replace("-", "−")
+
+
+def drop(value: float | None) -> str:
+    """Return a loss of quality with its sign; a gain is negative."""
+    return f"+{quality(value)}" if value is not None and value > 0 else quality(value)
+
+
+def quality_interval(low: float | None, high: float | None) -> str:
+    """Return the interval of a quality drop, or an empty text where there is none or it is the baseline's own."""
+    return "" if low is None or high is None or low == high == 0 else f"{quality(low)} to {quality(high)}"
+
+
+def interval(low: float | None, high: float | None, digits: int = 3) -> str:
+    """Return ``"3.9 to 4.4"``, or an empty text where there is no interval."""
+    return "" if low is None or high is None else f"{number(low, digits)} to {number(high, digits)}"
+
+
+def count(value: float | None) -> str:
+    """Return a large count in thousands or millions: ``"1.25 M"``."""
+    if value is None:
+        return "–"
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g} {letter}"
+    return f"{value:.0f}"
+
+
+def engine_name(backend: str) -> str:
+    """Return the name a person knows a backend by."""
+    return style.backend(backend).word
+
+
+def headline(best: Best) -> str:
+    """Return the answer of a study in one sentence."""
+    row = best.row
+    if row is None:
+        return "There is no recommendation: no trial has finished."
+    name = f"{row['recipe']} on {engine_name(row['backend'])}"
+    if not best.met:
+        return f"Nothing met the goal. The nearest miss is {name}."
+    if row["baseline"]:
+        return "Keep the original model in torch eager: nothing within the quality limit is faster."
+    return f"Take {name}: {speed_words(row)}, {quality_words(row)}."
+
+
+def speed_words(row: Row) -> str:
+    """Return how a row's speed stands to the baseline's, in words."""
+    ratio, verdict = row.get("speedup"), row.get("verdict")
+    if ratio is None:
+        return "its speed-up was not measured"
+    times = f"{ratio:.2f}×" if ratio < 10 else f"{ratio:.1f}×"
+    if verdict == "same":
+        return f"as fast as the original ({times})"
+    if verdict == "undecided":
+        return f"{times} the original's speed, but undecided"
+    return f"{times} faster than the original" if ratio >= 1 else f"slower than the original ({times})"
+
+
+def quality_words(row: Row) -> str:
+    """Return what a row's quality lost or won, in the metric's units."""
+    lost = row.get("quality_drop")
+    if lost is None:
+        return "quality not measured"
+    if abs(lost) < 5e-5:
+        return f"at the same quality ({quality(row['quality'])})"
+    change = "losing" if lost > 0 else "winning"
+    return f"{change} {quality(abs(lost))} of quality ({quality(row['quality'])})"
+
+
+def caveats(best: Best, rows: Sequence[Row], *, quality_drop: float) -> list[str]:
+    """Return what weakens a recommendation, one sentence each."""
+    row = best.row
+    if row is None:
+        return []
+    found = []
+    high = row.get("quality_drop_high")
+    if best.met and high is not None and high > quality_drop:
+        found.append(
+            f"The 95 % interval of the quality drop reaches {quality(high)}, beyond the limit of {quality_drop:g}: "
+            "more evaluation samples would tell."
+        )
+    tried = row.get("candidates") or best.candidates
+    if tried and tried > 1:
+        found.append(
+            f"{tried} combinations of recipe and backend were judged on the same evaluation samples, so the best one "
+            "looks a little better here than it will on new ones."
+        )
+    if row.get("verdict") == "undecided":
+        found.append("The interval of the speed-up contains 1: measure longer before you rely on it.")
+    open_rows = sum(r["state"] not in ("complete", "failed") for r in rows)
+    if open_rows:
+        found.append(f"{open_rows} of {len(rows)} planned trials were not run: see the notes.")
+    return found
+
+
+def notes_by_reason(rows: Sequence[Row]) -> list[tuple[str, str, list[str]]]:
+    """Return (column, reason, trials) for every note and error of the rows, equal ones together."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        where = f"{row['recipe']} on {engine_name(row['backend'])}, batch {row['batch_size']}"
+        if row.get("error"):
+            found.setdefault((row["state"], first_line(str(row["error"]))), []).append(where)
+        for column, reason in (row.get("notes") or {}).items():
+            found.setdefault((column, str(reason)), []).append(where)
+    return [(column, reason, where) for (column, reason), where in found.items()]
+
+
+def some(names: Sequence[str], limit: int = 4) -> str:
+    """Return a list in words, cut after ``limit``.
+
+    Examples
+    --------
+    >>> some(["a", "b", "c"], limit=2)
+    'a; b; and 1 more'
+    """
+    shown = "; ".join(names[:limit])
+    return shown if len(names) <= limit else f"{shown}; and {len(names) - limit} more"
+
+
+def first_line(words: str, limit: int = 300) -> str:
+    """Return the first line that says something, cut at ``limit`` characters."""
+    line = next((line.strip() for line in words.splitlines() if line.strip()), "")
+    return line if len(line) <= limit else line[: limit - 1] + "…"
