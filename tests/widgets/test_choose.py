@@ -47,7 +47,7 @@ def test_a_wrong_option_stops_the_recipe() -> None:
     picker.ticks[Prune].value = True
     picker.forms[Prune].control("ratio").value = 1.5
     assert picker.add.disabled
-    assert "below 1" in picker.says.value
+    assert picker.says.value == "Put right what is marked above."
     with pytest.raises(ConfigError):
         picker.recipe()
 

@@ -137,7 +137,7 @@ def test_what_did_not_fit_into_the_budget_is_said(open_panel) -> None:
     panel = open_panel()
     panel.study.cut = ("Not done: chain on openvino, because it no longer fits into the time budget.",)
     panel.run()
-    assert "Not done: chain on openvino" in panel.view.results.state.value
+    assert "Not done: chain on openvino" in panel.view.results.time.value
 
 
 def test_a_second_start_while_running_changes_nothing(open_panel) -> None:
@@ -267,9 +267,18 @@ def test_a_storage_that_cannot_be_opened_is_said_in_the_panel(tiny_task, monkeyp
         Workbench(tiny_task, storage="sqlite:////no/where.db", interactive=False)
 
 
-def test_a_wrong_task_is_refused_at_once() -> None:
+def test_a_wrong_task_or_setting_is_refused_at_once(tiny_task) -> None:
     with pytest.raises(TaskError):
         Workbench("digit")
+    with pytest.raises(ConfigError, match="Did you mean 'budget_s'"):
+        Workbench(tiny_task, budget=60)
+
+
+def test_given_settings_are_where_the_panel_starts(tiny_task, fakes) -> None:
+    with Workbench(tiny_task, study=fakes.FakeStudy(), batch_sizes=[4], budget_s=60, quality_drop=0.02) as panel:
+        plan = panel.plan()
+    assert (plan["batch_sizes"], plan["budget_s"], plan["quality_drop"]) == ((4,), 60.0, 0.02)
+    assert panel.view.settings.control("batch_sizes").value == "4"
 
 
 def test_headless_builds_no_widget_and_returns_figures(tiny_task, fakes, caplog: pytest.LogCaptureFixture) -> None:

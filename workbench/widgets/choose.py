@@ -11,8 +11,8 @@ import ipywidgets as widgets
 from workbench.compress.recipe import Recipe
 from workbench.compress.steps import Distill, Factorize, Prune, Quantize, Recover, Step
 from workbench.core.errors import ConfigError, RecipeError
+from workbench.report.words import engine_name
 from workbench.widgets.form import Form
-from workbench.widgets.words import engine_name
 
 STEP_ORDER: tuple[type[Step], ...] = (Prune, Factorize, Recover, Distill, Quantize)
 _STEP_WORDS = {
@@ -87,7 +87,9 @@ class StepPicker:
             self.forms[kind].view.layout.display = "" if self.ticks[kind].value else "none"
         try:
             text, ready = f"Will add: {self.recipe().label}", True
-        except (ConfigError, RecipeError) as error:
+        except ConfigError:  # said beside the option already
+            text, ready = "Put right what is marked above.", False
+        except RecipeError as error:
             text, ready = str(error), False
         self.says.value = html.escape(text)
         self.add.disabled = not ready

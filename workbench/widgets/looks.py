@@ -42,16 +42,19 @@ STYLE = """<style>
 .wb-more .jupyter-widget-Collapse-header { font-weight: 400; padding-left: 60px; }
 .wb-batch { align-items: center; gap: 10px; margin-top: 6px; }
 .wb-panel .progress { border-radius: 3px; }
-.wb-table { border-collapse: collapse; width: 100%; font-size: 12px; line-height: 1.3;
+.wb-table table { border-collapse: collapse; width: 100%; font-size: 12px; line-height: 1.3;
   font-variant-numeric: tabular-nums; }
-.wb-table th { text-align: left; font-weight: 600; vertical-align: bottom;
-  border-bottom: 2px solid var(--jp-border-color1, #bbb); padding: 3px 8px 3px 0; }
-.wb-table td { vertical-align: top; border-bottom: 1px solid var(--jp-border-color3, #eee); padding: 4px 8px 4px 0; }
-.wb-table small { display: block; color: var(--jp-content-font-color2, #666); font-size: 11px; }
-.wb-table tr.wb-recommended td { background: rgba(0, 158, 115, .12); }
-.wb-table tr.wb-waiting td, .wb-table tr.wb-cancelled td { color: var(--jp-content-font-color2, #777); }
-.wb-table tr.wb-failed td:last-child { color: var(--jp-error-color0, #b00020); }
-.wb-mark { font-weight: 600; color: #00704f; white-space: nowrap; }
+.wb-table th, .wb-table td { text-align: right; vertical-align: top; padding: 4px 0 4px 10px; white-space: nowrap; }
+.wb-table th { font-weight: 600; border-bottom: 2px solid var(--jp-border-color1, #bbb); }
+.wb-table td { border-bottom: 1px solid var(--jp-border-color3, #eee); }
+.wb-table .words { text-align: left; white-space: normal; }
+.wb-table th:first-child, .wb-table td:first-child { padding-left: 4px; }
+.wb-table small { display: block; color: var(--jp-content-font-color2, #666); font-size: 11px; font-weight: 400; }
+.wb-table tr.recommended td { background: rgba(0, 158, 115, .12); }
+.wb-table tr.waiting td, .wb-table tr.cancelled td { color: var(--jp-content-font-color2, #777); }
+.wb-table tr.failed td:last-child { color: var(--jp-error-color0, #b00020); }
+.wb-table .mark { color: #00704f; white-space: nowrap; }
 .wb-panel pre.wb-code { font-family: var(--jp-code-font-family, monospace); font-size: 12px; line-height: 1.45;
-  margin: 0; white-space: pre-wrap; background: var(--jp-layout-color2, #f5f5f5); padding: 10px 12px; user-select: all; }
+  margin: 0; padding: 10px 12px; white-space: pre-wrap; background: var(--jp-layout-color2, #f5f5f5);
+  user-select: all; }
 </style>"""

@@ -8,17 +8,17 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from workbench.compress.recipe import Recipe
 from workbench.core.errors import RecipeError, StudyError
 from workbench.core.progress import Progress
 from workbench.engine.backends import backend_status
+from workbench.report.code import code_for
+from workbench.report.words import Row
 from workbench.study.defaults import default_recipes
 from workbench.study.study import Study
 from workbench.tasks.load import load_task
-from workbench.widgets.code import code_for
 from workbench.widgets.runner import Runner
 from workbench.widgets.settings import RunSettings
-from workbench.widgets.words import Pace, Row, clock, trials_sentence
+from workbench.widgets.words import Pace, clock, trials_sentence
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -49,6 +49,15 @@ class Workbench:
         With False no widget is made at all: :meth:`run` does the same work and returns the charts.
     study : Study, optional
         Show and run this study instead of opening one; it stays open after :meth:`close`.
+    **settings
+        What the measurement starts from: ``batch_sizes``, ``threads``, ``quality_drop`` and ``budget_s``.
+
+    Raises
+    ------
+    TaskError
+        If there is no such task.
+    ConfigError
+        If a setting is unknown or cannot be used.
 
     Examples
     --------
@@ -64,12 +73,14 @@ class Workbench:
         storage: str | None = None,
         interactive: bool = True,
         study: Study | None = None,
+        **settings: Any,
     ) -> None:
         self.task = load_task(task)
+        self._settings = RunSettings.for_task(self.task.name, settings)
         self.storage = storage or DEFAULT_STORAGE
         self._given_study, self._study = study, study
         self._runner = Runner(self._open_study, tick=self._tick, ended=self._ended)
-        self._limit = RunSettings().quality_drop
+        self._limit = self._settings.quality_drop
         self._said = ""
         self._saying = threading.Lock()  # what is said last must be what happened last
         self._pace: Pace | None = None
@@ -126,7 +137,7 @@ class Workbench:
         StudyError
             If no engine is ticked.
         """
-        settings = RunSettings.for_task(self.task.name) if self._view is None else self._view.settings.value
+        settings = self._settings if self._view is None else self._view.settings.value
         settings = settings.replace(**{name: changes.pop(name) for name in settings.to_dict() if name in changes})
         if self._view is None:
             changes.setdefault("recipes", default_recipes(settings.budget_s))
@@ -187,8 +198,7 @@ class Workbench:
 
     def code(self, row: Row) -> str:
         """Return the Python code that repeats one row of :meth:`Study.rows`."""
-        recipe = Recipe.from_json(row["recipe_json"])
-        return code_for(row, recipe, task_name=self.task.name, reference=self.task.reference)
+        return code_for(row, reference=self.task.reference)
 
     def close(self) -> None:
         """Cancel what runs, wait for it, and take the widgets away."""
@@ -215,12 +225,11 @@ class Workbench:
     def _build_view(self) -> View:
         from workbench.widgets.view import View
 
-        settings = RunSettings.for_task(self.task.name)
         return View(
             f"Workbench: {self.task.name}",
             statuses=backend_status(),
-            presets=default_recipes(settings.budget_s),
-            settings=settings,
+            presets=default_recipes(self._settings.budget_s),
+            settings=self._settings,
             make_code=self.code,
             on_run=self.start,
             on_cancel=self.cancel,
@@ -264,7 +273,7 @@ class Workbench:
             return
         fraction = event.fraction if event is not None else None
         if self._pace is not None:
-            self._view.results.time.value = self._pace.sentence(time.monotonic(), fraction)
+            self._view.results.note(self._pace.sentence(time.monotonic(), fraction))
         with self._saying:
             if event is not None and self.state == "running":
                 self._view.results.say("Running.", message, fraction=fraction)
@@ -284,9 +293,9 @@ class Workbench:
     def _show_end(self) -> None:
         rows = self.study.rows()
         cut = self._runner.result.cut if self._runner.result is not None else ()
-        trials = " ".join([f"{trials_sentence(rows)}.", *cut])
+        trials = f"{trials_sentence(rows)}."
         results, state = self.view.results, self.state
-        results.time.value = f"{clock(self._runner.seconds)} in all"
+        results.note(f"{clock(self._runner.seconds)} in all", *cut)
         if state == "finished":
             results.say("Finished.", trials, fraction=1.0, state=state)
         elif state == "cancelled":

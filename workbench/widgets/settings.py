@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from workbench.core.config import Config, option
+from workbench.core.config import Config, from_dict, option
 from workbench.core.errors import ConfigError
 
 QUICK_TASKS = ("digits",)
@@ -32,9 +33,10 @@ class RunSettings(Config):
             )
 
     @classmethod
-    def for_task(cls, name: str) -> RunSettings:
-        """Return the defaults for a task: 200 s for the built-in digits, 1,200 s for others."""
-        return cls(budget_s=200.0) if name in QUICK_TASKS else cls()
+    def for_task(cls, name: str, given: Mapping[str, Any]) -> RunSettings:
+        """Return the settings for a task: 200 s for the built-in digits, 1,200 s for others, then what is ``given``."""
+        usual = cls(budget_s=200.0) if name in QUICK_TASKS else cls()
+        return from_dict(cls, {**usual.to_dict(), **given})
 
     def options(self) -> dict[str, Any]:
         """Return the settings as arguments of :meth:`Study.run`."""

@@ -11,6 +11,7 @@ import ipywidgets as widgets
 
 from workbench.compress.recipe import Recipe
 from workbench.plots import figure_png, plot_tradeoff
+from workbench.report.words import Row
 from workbench.study.answers import Best
 from workbench.widgets.choose import EnginePicker, RecipeList, StepPicker
 from workbench.widgets.form import Form
@@ -18,7 +19,7 @@ from workbench.widgets.guard import Guard
 from workbench.widgets.looks import STYLE
 from workbench.widgets.settings import RunSettings
 from workbench.widgets.table import table_html
-from workbench.widgets.words import Row, offer_sentence, point_name, recommendation
+from workbench.widgets.words import offer_sentence, point_name, recommendation
 
 BAR_STYLES = {"failed": "danger", "cancelled": "warning", "finished": "success"}
 
@@ -53,7 +54,7 @@ class Results:
         self.batch_row = widgets.HBox([_html("Batch size shown"), self.batch])
         self.batch_row.add_class("wb-batch")
         self.chart = widgets.Image(format="png", layout=widgets.Layout(width="100%", max_width="980px"))
-        self.table = _html("")
+        self.table = _html("", "wb-table")
         self.point = widgets.Dropdown(description="Code for", layout=widgets.Layout(width="100%", max_width="640px"))
         self.code = _html("")
         self._latecomers = (self.batch_row, self.chart, self.point, self.code)
@@ -75,6 +76,10 @@ class Results:
         if fraction is not None:
             self.bar.value = fraction
         self.bar.bar_style = BAR_STYLES.get(state, "")
+
+    def note(self, *lines: str) -> None:
+        """Show small lines below the bar: times, and what was left out."""
+        self.time.value = "<br>".join(map(html.escape, lines))
 
     def show(self, rows: Sequence[Row], best: Best, *, limit: float) -> None:
         """Show these rows and this answer: chart, table, and the code of the chosen point."""

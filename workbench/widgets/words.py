@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
-from workbench.plots import style
+from workbench.report.words import Row, engine_name, number, quality
 from workbench.study.answers import Best
 from workbench.study.rows import STATES
 
 _STATE_WORDS = {"complete": "finished"}
-
-Row = Mapping[str, Any]
-
-
-def engine_name(backend: str) -> str:
-    """Return the name a person knows a backend by."""
-    return style.backend(backend).word
 
 
 def state_word(state: str) -> str:
@@ -66,21 +58,6 @@ def point_name(row: Row) -> str:
     return f"{row['recipe']} on {engine_name(row['backend'])}, batch size {row['batch_size']}"
 
 
-def number(value: float | None, digits: int = 3) -> str:
-    """Return a figure with ``digits`` significant digits; a dash where there is none."""
-    if value is None:
-        return "–"
-    if value and abs(value) >= 10**digits:
-        return f"{value:,.0f}"
-    text = f"{value:#.{digits}g}"
-    return text.rstrip(".") if "e" not in text else f"{value:.{digits - 1}e}"
-
-
-def interval(low: float | None, high: float | None, digits: int = 3) -> str:
-    """Return ``"3.9 to 4.4"``, or an empty text where there is no interval."""
-    return f"{number(low, digits)} to {number(high, digits)}" if low is not None and high is not None else ""
-
-
 def recommendation(best: Best) -> tuple[str, str]:
     """Return the answer of a study as a headline and the sentences below it."""
     if best.row is None:
@@ -98,7 +75,7 @@ def _figures(row: Row) -> str:
     if row.get("throughput_per_s") is not None:
         parts.append(f"{number(row['throughput_per_s'])} samples a second")
     if row.get("quality") is not None:
-        parts.append(f"quality {row['quality']:.4f}")
+        parts.append(f"quality {quality(row['quality'])}")
     if row.get("peak_rss_mib") is not None:
         parts.append(f"{number(row['peak_rss_mib'])} MiB of memory")
     return ", ".join(parts) or "no figures"

@@ -1,0 +1,119 @@
+"""The panel in a real JupyterLab: run, cancel, run again, read the answer, and take the code home."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+OPEN = 'import workbench as wb\n\ntask = wb.load_task("tiny.py:tiny")'
+SHOW = 'panel = wb.Workbench(task, storage="sqlite:///study.db")\npanel'
+# The cell is busy until Run was clicked: a callback that waited for the cell would never be called.
+WAIT = """import time
+
+end = time.monotonic() + 90
+while panel.state == "ready" and time.monotonic() < end:
+    time.sleep(0.05)
+print("seen:", panel.state)"""
+
+
+def open_notebook(page, lab, name: str) -> None:
+    """Show a notebook and run all of its cells."""
+    page.goto(lab.address(name))
+    page.wait_for_function("window.jupyterapp && document.querySelector('.jp-Notebook .jp-Cell')")
+    page.wait_for_function(
+        "window.jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel?.connectionStatus === 'connected'"
+    )
+    page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells') }")
+
+
+def test_run_cancel_and_run_again(page, start_lab, write_notebook, shoot) -> None:
+    from playwright.sync_api import expect
+
+    write_notebook("panel.ipynb", OPEN, SHOW, WAIT)
+    lab = start_lab()
+    shutil.copy(FIXTURES / "tiny.py", lab.root / "tiny.py")
+    page.set_viewport_size({"width": 1280, "height": 1800})
+    open_notebook(page, lab, "panel.ipynb")
+    panel = page.locator(".wb-panel")
+    panel.wait_for()
+    expect(panel).to_contain_text("Ready.")
+    run, cancel = (panel.get_by_role("button", name=name) for name in ("Run", "Cancel"))
+    expect(cancel).to_be_disabled()
+    shoot(panel, "panel-ready")
+
+    choose(page, panel)
+    expect(panel.locator(".wb-results")).to_contain_text("Ready.")
+    shoot(panel, "panel-chosen")
+    run.click()
+    expect(page.locator(".jp-OutputArea-output").filter(has_text="seen: running")).to_be_visible()
+    expect(panel).to_contain_text(re.compile(r"Running\."))
+    expect(panel).to_contain_text(re.compile(r"\d:\d\d elapsed"))
+    expect(run).to_be_disabled()
+    finished = panel.locator(".wb-table tr", has=page.get_by_role("cell", name="finished", exact=True))
+    expect(finished).not_to_have_count(0, timeout=60_000)
+    shoot(panel, "panel-running")
+    cancel.click()
+    expect(panel).to_contain_text("Cancelled.", timeout=30_000)
+    before = states(lab)
+    assert before.count("complete") >= 1
+    assert before.count("complete") < len(before)
+    assert "running" not in before
+    shoot(panel, "panel-cancelled")
+
+    run.click()
+    expect(panel).to_contain_text("Finished.", timeout=90_000)
+    after = states(lab)
+    assert after.count("complete") == len(after)
+    assert len(after) == len(before)
+    expect(panel.locator(".wb-answer")).to_contain_text("Recommended:")
+    expect(panel.locator(".wb-table .mark")).to_have_count(1)
+    chart = panel.locator(".wb-results img")
+    expect(chart).to_be_visible()
+    assert chart.evaluate("image => image.naturalWidth") > 400
+    shoot(panel, "panel-finished")
+    checks = lab.ask(
+        "shown = panel.view.results",
+        ["panel.error", "panel.state", "bytes(shown.chart.value[:4])", "panel.study.best().met"],
+    )
+    assert list(checks.values()) == ["None", "'finished'", repr(b"\x89PNG"), "True"]
+    code = panel.locator(".wb-code").inner_text()
+    assert "wb.Recipe(" in code
+    answer = lab.ask(f"exec({code!r})", ["tuple(outcome.result.shape)", "engine.backend"])
+    assert re.fullmatch(r"\((1|8), 4\)", answer["tuple(outcome.result.shape)"])
+    assert not page.locator(".jp-RenderedText[data-mime-type='application/vnd.jupyter.stderr']").count()
+
+
+def choose(page, panel) -> None:
+    """Leave the float model, int8 and a recipe of our own, on two engines, at two batch sizes."""
+    for box in panel.get_by_role("checkbox").all():
+        name = box.locator("xpath=..").inner_text().strip()
+        if name not in ("float", "quantize") and not re.match("torch|ONNX|OpenVINO", name) and box.is_visible():
+            box.uncheck()
+    panel.locator("label", has_text="OpenVINO").get_by_role("checkbox").uncheck()
+    panel.get_by_text("Make a recipe from steps").click()
+    panel.locator("label", has_text=re.compile("^Prune")).get_by_role("checkbox").check()
+    panel.get_by_label("ratio").first.fill("1.5")
+    page.keyboard.press("Tab")
+    panel.get_by_text("Prune.ratio must be above 0 and below 1, got 1.5.").wait_for()
+    panel.get_by_label("ratio").first.fill("0.25")
+    page.keyboard.press("Tab")
+    panel.get_by_text("Will add: prune 0.25").wait_for()
+    panel.get_by_role("button", name="Add recipe").click()
+    panel.get_by_text("Make a recipe from steps").click()
+    panel.get_by_label("batch sizes").fill("1, 8")
+    page.keyboard.press("Tab")
+    panel.get_by_label("budget (s)").fill("60")
+    page.keyboard.press("Tab")
+    panel.get_by_text("12 trials (3 recipes, 2 engines, 2 batch sizes) in about 1:00 at most.").wait_for()
+
+
+def states(lab) -> list[str]:
+    """Return the state of every trial, as the kernel has it."""
+    answer = lab.ask("import json", ["json.dumps([row['state'] for row in panel.study.rows()])"])
+    return re.findall(r"\w+", next(iter(answer.values())))
