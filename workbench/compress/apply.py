@@ -50,7 +50,7 @@ HANDLERS: dict[type[Step], str] = {
     Distill: "workbench.compress.distill:distill",
     Recover: "workbench.compress.distill:recover",
     Factorize: "workbench.compress.factorize:factorize",
-    Quantize: "workbench.compress.quantize:quantize",
+    Quantize: "workbench.compress.quantize.step:quantize",
 }
 
 

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from workbench.compress.apply import Outcome, Work
 from workbench.compress.steps import Distill, Recover
-from workbench.compress.training import BatchLoss, Plan, channels_last, set_layout, train
+from workbench.compress.training import BatchLoss, Plan, channels_last, is_normalised_by_layer, set_layout, train
 from workbench.compress.variant import LayerReport
 from workbench.core.errors import WorkbenchError
 from workbench.tasks.trees import Tree, call_model, leaves, tree_map
@@ -103,7 +103,8 @@ def leaf_loss(student: torch.Tensor, teacher: torch.Tensor, temperature: float) 
 def _trained(step: Distill | Recover, work: Work, loss: BatchLoss, stage: str) -> Outcome:
     module, task = set_layout(work.module, torch.channels_last), work.task
     before = {key: value.clone() for key, value in module.state_dict().items()}
-    plan = Plan(step.epochs, step.batch_size, step.learning_rate, step.max_seconds)
+    transformer = is_normalised_by_layer(module)
+    plan = Plan(step.epochs, step.batch_size, step.learning_rate, step.max_seconds, transformer=transformer)
     trained = train(
         module.train(),
         task.train,

@@ -31,6 +31,7 @@ class Plan:
     learning_rate: float | None
     max_seconds: float | None
     rate_scale: float = 1.0
+    transformer: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def make_optimizer(module: nn.Module, plan: Plan) -> torch.optim.Optimizer:
     """Return AdamW for transformers and SGD with Nesterov momentum for the rest; no decay on vectors."""
     named = [p for p in module.parameters() if p.requires_grad]
     matrices, vectors = [p for p in named if p.ndim > 1], [p for p in named if p.ndim <= 1]
-    if is_normalised_by_layer(module):
+    if plan.transformer:
         groups = [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}]
         return torch.optim.AdamW(groups, lr=plan.learning_rate or 1e-3 * plan.rate_scale)
     groups = [{"params": matrices, "weight_decay": 5e-4}, {"params": vectors, "weight_decay": 0.0}]
