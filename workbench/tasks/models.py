@@ -118,7 +118,7 @@ class DigitsViT(nn.Module):
         Number of outputs.
     """
 
-    def __init__(self, width: int = 96, depth: int = 4, heads: int = 4, hidden: int = 384, classes: int = 10) -> None:
+    def __init__(self, width: int = 96, depth: int = 4, heads: int = 4, hidden: int = 256, classes: int = 10) -> None:
         super().__init__()
         self.embed = nn.Conv2d(1, width, 4, stride=4)
         self.position = nn.Parameter(torch.randn(1, 64, width) * 0.02)
