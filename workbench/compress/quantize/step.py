@@ -15,7 +15,7 @@ from workbench.compress.names import excluded_names
 from workbench.compress.quantize.annotate import Touch
 from workbench.compress.quantize.capture import capture
 from workbench.compress.quantize.quiet import quiet_torchao
-from workbench.compress.quantize.specs import make_quantizer, scheme_for
+from workbench.compress.quantize.specs import Scheme, make_quantizer, scheme_for
 from workbench.compress.steps import Quantize
 from workbench.compress.training import Plan, Trained, is_normalised_by_layer, set_layout, train
 from workbench.compress.variant import LayerReport, predict_with
@@ -39,8 +39,7 @@ def quantize(step: Quantize, work: Work) -> Outcome:
     graph = capture(module, task.examples(2))
     prepared = _prepare(graph, quantizer, training=training)
     trained = Trained(0.0, 0, ())
-    if scheme.activations:
-        _calibrate(prepared, work)
+    _calibrate(prepared, work, scheme)
     if training and any(touch.touched for touch in quantizer.annotator.touches):
         prepared, trained = _train(prepared, step, work, transformer=is_normalised_by_layer(module))
     work.progress(Progress("quantize", 1, 1, "converting"))
@@ -58,11 +57,13 @@ def _prepare(graph: GraphModule, quantizer: Any, *, training: bool) -> GraphModu
     return prepared
 
 
-def _calibrate(prepared: GraphModule, work: Work) -> None:
+def _calibrate(prepared: GraphModule, work: Work, scheme: Scheme) -> None:
     """Show the observers the calibration samples, and fix the ranges where training follows."""
     from workbench.compress.quantize.ranged import fix_ranges
 
     batches = list(work.task.calibration.batches(_CALIBRATION_BATCH))
+    if not scheme.activations:
+        batches = batches[:1]  # weights are seen on any call
     for index, (inputs, _) in enumerate(batches):
         work.progress(Progress("calibrate", index, len(batches)))
         predict_with(prepared, inputs)
