@@ -96,7 +96,18 @@ def describe_structure(module: nn.Module, base: nn.Module) -> dict[str, Any]:
         _collect(found["attributes"], path, _attribute_edits(path, wanted, have))
         _collect(found["tensors"], path, _tensor_edits(wanted, have))
     found["aliases"] = aliases(module)
+    _untie(found, module, base)
     return found
+
+
+def _untie(found: dict[str, Any], module: nn.Module, base: nn.Module) -> None:
+    """Give a tensor of its own to every name that is another's second name in ``base`` only."""
+    for name, owner in aliases(base).items():
+        path, _, last = name.rpartition(".")
+        if found["aliases"].get(name) != owner and name in dict(own_tensors(module, duplicates=True)):
+            store = module.get_submodule(path)
+            kind = "_parameters" if last in store._parameters else "_buffers"
+            found["tensors"].setdefault(path, {})[last] = _tensor_form(kind, getattr(store, kind)[last])
 
 
 def replay(base: nn.Module, edits: Mapping[str, Any]) -> nn.Module:
