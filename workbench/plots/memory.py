@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -104,7 +105,7 @@ def _panels(frame: pd.DataFrame, *, alone: bool) -> list[_Panel]:
     peak_axis = Axis("peak_rss_mib", f"peak memory of the process at batch {batch}, MiB (lower is better)")
     size_axis = Axis("size_mib", "model on disk, MiB (lower is better)")
     peak_detail = "runtime included, each trial in a process of its own"
-    size_detail = "the ONNX file, the same for every backend"
+    size_detail = "the file that the backend loads"
     peak = _Panel(peak_axis, "Peak memory and quality", peak_detail, _label)
     size = _Panel(size_axis, "Model size and quality", size_detail, _size_label, "full")
     if has_peak and has_size and not alone:
@@ -115,9 +116,10 @@ def _panels(frame: pd.DataFrame, *, alone: bool) -> list[_Panel]:
 
 
 def _one_per_recipe(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return one point for each file on disk: the backends of a recipe share it."""
+    """Return one point for the backends of a recipe that load files of one size, give or take a few per cent."""
     order = frame.sort_values(["recommended", "baseline"], ascending=False, kind="stable")
-    once = order.drop_duplicates(["recipe_id", "size_mib", "quality"])
+    rough = (np.log(order["size_mib"].clip(lower=1e-9)) * 16).round()
+    once = order[~order.assign(rough=rough).duplicated(["recipe_id", "rough", "quality"])]
     return once.assign(pareto=once["pareto_size"])
 
 

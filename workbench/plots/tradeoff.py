@@ -88,7 +88,7 @@ def plot_tradeoff(
 
 def _label(row: Any) -> str:
     if row["recommended"]:
-        return f"recommended\n{row['recipe']}\n{row['speedup']:.1f}×, drop {row['quality_drop']:.2g}"
+        return f"recommended\n{row['recipe']}\n{row['speedup']:.3g}×, drop {row['quality_drop']:.2g}"
     if row["baseline"]:
         return f"{row['recipe']} (baseline)"
     return str(row["recipe"])

@@ -108,6 +108,8 @@ def _kernel_manager(started: list[Any]) -> type:
     class OwnKernel(AsyncKernelManager):
         def __init__(self, *args: Any, **options: Any) -> None:
             super().__init__(*args, **options)
+            if self.has_trait("transport_encryption"):  # jupyter_client 8.10; else the kernel warns on every start
+                self.set_trait("transport_encryption", "auto")
             started.append(self)
 
         @property

@@ -7,11 +7,11 @@ from typing import TextIO
 
 from workbench.core.progress import Progress
 
-QUIET_S = 2.0
+QUIET_S = 5.0
 
 
 class Lines:
-    """A progress callback that writes ``[ 12 s]  3/54  message`` when there is news, at most every two seconds.
+    """A progress callback that writes ``[ 12 s]  3/54  message`` when there is news, at most every five seconds.
 
     The end of a trial is always written.
     """
@@ -38,4 +38,4 @@ class Lines:
 
 
 def _share(event: Progress) -> str:
-    return f"{event.done:.0f}/{event.total:.0f} " if event.total >= 1 else ""
+    return f"{int(event.done)}/{int(event.total)} " if event.total >= 1 else ""

@@ -22,6 +22,7 @@ from workbench.report.words import (
     quality,
     quality_interval,
     some,
+    times,
 )
 from workbench.study.answers import Best
 
@@ -79,7 +80,7 @@ def recommendation(best: Best, baseline: Row | None, rows: Sequence[Row], *, qua
 def _tiles(row: Row, baseline: Row | None) -> str:
     base = baseline or {}
     tiles = [
-        _tile("speed-up", _times(row.get("speedup")), _between(row, "speedup", 3), "against torch eager"),
+        _tile("speed-up", times(row.get("speedup")), _between(row, "speedup", 3), "against torch eager"),
         _tile(
             f"latency, batch {row['batch_size']}",
             f"{number(row.get('latency_ms_p50'))} ms",
@@ -106,10 +107,6 @@ def _tiles(row: Row, baseline: Row | None) -> str:
 def _tile(name: str, figure: str, beside: str, below: str) -> str:
     lines = "".join(f"<small>{text(line)}</small>" for line in (beside, below) if line)
     return f'<div class="tile"><span>{text(name)}</span><strong>{text(figure)}</strong>{lines}</div>'
-
-
-def _times(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}×" if value < 10 else f"{value:.1f}×"
 
 
 def _between(row: Row, name: str, digits: int) -> str:

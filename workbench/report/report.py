@@ -88,7 +88,7 @@ class Report:
                 list(self.settings.backends) or None,
                 self.settings.batch_sizes,
                 threads=self.settings.threads or None,
-                budget_s=self.settings.study_budget,
+                budget_s=self.settings.seconds_left(),
                 quality_drop=self.settings.quality_drop,
                 progress=told,
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from workbench.tasks.task import Task
 
 NOTEBOOK = "90_tradeoff_report.ipynb"
-GIVEN_APART = ("task", "output_dir", "interactive")  # not for -p: run_report sets them itself
+GIVEN_APART = ("task", "output_dir", "started_at", "interactive")  # not for -p: run_report sets them itself
 
 
 @dataclass(frozen=True)
@@ -70,12 +71,18 @@ def run_report(
     >>> run_report("digits", output="reports/digits").html  # doctest: +SKIP
     PosixPath('reports/digits/report.html')
     """
-    say = progress or _to_stderr
+    started, say = time.time(), progress or _to_stderr
     notebook = find_notebook(NOTEBOOK)
     given = _checked(notebook, parameters or {})
     folder = require_writable(output).resolve()
     loaded = _load(task)
-    ready = {**given, "task": _reference(loaded), "output_dir": str(folder), "interactive": False}
+    ready = {
+        **given,
+        "task": _reference(loaded),
+        "output_dir": str(folder),
+        "started_at": started,
+        "interactive": False,
+    }
     settings = from_dict(ReportSettings, ready)
     loaded.check()
     say(f"report of {loaded.name}: at most {settings.budget:.0f} s, into {folder}\n")

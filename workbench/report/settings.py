@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 from workbench.core.config import Config, option
@@ -11,7 +12,9 @@ from workbench.engine.backends import BACKENDS
 DEFAULT_BUDGET_S = 1200.0
 TASK_BUDGET_S = {"digits": 200.0}
 RESERVE_S = 15.0  # starting the kernel, loading the task, drawing and writing: not the study's to spend
+DRAW_S = 8.0  # the part of it that comes after the study
 LEAST_BUDGET_S = 30.0
+LEAST_STUDY_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class ReportSettings(Config):
     quality_drop: float = option(0.01, "largest acceptable loss of quality, in the metric's units", minimum=0)
     threads: int = option(0, "CPU threads of every engine; 0: the physical cores allowed here", minimum=0)
     seed: int = option(0, "fixes every random choice of the recipes", minimum=0)
+    started_at: float = option(0, "when the whole was asked for, in seconds since 1970; 0: now", minimum=0)
     interactive: bool = option(False, "show the panel at the end; never when run headless")
 
     def __post_init__(self) -> None:
@@ -60,8 +64,15 @@ class ReportSettings(Config):
 
     @property
     def study_budget(self) -> float:
-        """Seconds that the study may take of them."""
+        """Seconds that recipes are planned for; the same in every run, so that a second one finds the trials."""
         return self.budget - RESERVE_S
+
+    def seconds_left(self) -> float:
+        """Return the seconds that the study may still take: less than planned where starting took long."""
+        if not self.started_at:
+            return self.study_budget
+        left = self.budget - DRAW_S - (time.time() - self.started_at)
+        return max(LEAST_STUDY_S, min(left, self.study_budget))
 
     @property
     def batch_size(self) -> int:

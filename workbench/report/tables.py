@@ -20,6 +20,7 @@ from workbench.report.words import (
     quality,
     quality_interval,
     signed,
+    times,
 )
 
 
@@ -86,7 +87,7 @@ P99 = Column("p99", "ms", _plain("latency_ms_p99"), note="latency_ms_p99")
 SPEEDUP = Column(
     "speed-up",
     "× the baseline",
-    lambda row: "–" if row.get("speedup") is None else f"{number(row['speedup'])}×",
+    lambda row: times(row.get("speedup")),
     lambda row: interval(row.get("speedup_low"), row.get("speedup_high")),
     "speedup",
 )

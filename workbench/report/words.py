@@ -86,17 +86,21 @@ def headline(best: Best) -> str:
     return f"Take {name}: {speed_words(row)}, {quality_words(row)}."
 
 
+def times(value: float | None) -> str:
+    """Return a ratio: ``"4.25×"``."""
+    return "–" if value is None else f"{number(value)}×"
+
+
 def speed_words(row: Row) -> str:
     """Return how a row's speed stands to the baseline's, in words."""
     ratio, verdict = row.get("speedup"), row.get("verdict")
     if ratio is None:
         return "its speed-up was not measured"
-    times = f"{ratio:.2f}×" if ratio < 10 else f"{ratio:.1f}×"
     if verdict == "same":
-        return f"as fast as the original ({times})"
+        return f"as fast as the original ({times(ratio)})"
     if verdict == "undecided":
-        return f"{times} the original's speed, but undecided"
-    return f"{times} faster than the original" if ratio >= 1 else f"slower than the original ({times})"
+        return f"{times(ratio)} the original's speed, but undecided"
+    return f"{times(ratio)} faster than the original" if ratio >= 1 else f"slower than the original ({times(ratio)})"
 
 
 def quality_words(row: Row) -> str:
