@@ -118,10 +118,10 @@ class OpenVinoSession:
                 self._any_request = self._compile(None)
             request = self._any_request
         start = time.perf_counter()
-        for index, array in enumerate(inputs):
-            request.set_input_tensor(
-                index, tensor(array if array.flags.writeable else array.copy(), shared_memory=True)
-            )
+        # The tensors only point at this memory, and must be writable: the arrays have to outlive the call.
+        held = [array if array.flags.writeable else array.copy() for array in inputs]
+        for index, array in enumerate(held):
+            request.set_input_tensor(index, tensor(array, shared_memory=True))
         begun = time.perf_counter()
         request.infer()
         ended = time.perf_counter()

@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import pytest
+
+BACKENDS = ["torch-eager", "onnxruntime", "openvino"]
+
+
+@pytest.fixture(scope="session")
+def images():
+    """Return a variant of a small CNN; its export is made once for all tests."""
+    from engine_models import images_variant
+
+    return images_variant()
+
+
+@pytest.fixture(scope="session")
+def words():
+    """Return a variant with a dict of inputs and a nested output."""
+    from engine_models import words_variant
+
+    return words_variant()
+
+
+@pytest.fixture(scope="session")
+def saved(images, tmp_path_factory):
+    """Return the artefact of the small CNN."""
+    from workbench.artifact import save_variant
+
+    return save_variant(images, tmp_path_factory.mktemp("engine") / "images")
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request):
+    """Return the name of each backend."""
+    return request.param

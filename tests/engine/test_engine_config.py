@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from workbench.core.config import from_dict
+from workbench.core.errors import ConfigError
+from workbench.engine import InferenceConfig, OptimizedInferenceEngine, QuantizationConfig
+from workbench.engine.backends import BACKENDS, backend_status, get_backend, require_backend
+from workbench.engine.config import BACKEND_NAMES
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"backend": "onnxruntim"}, "Did you mean 'onnxruntime'"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"batch_size": 2.5}, "batch_size must be int"),
+        ({"threads": 0}, "threads must be at least 1"),
+        ({"tolerance": 0.0}, "tolerance must be above 0"),
+        ({"quantization": 8}, "quantization must be QuantizationConfig or None"),
+        ({"backend": "torch-eager", "quantization": QuantizationConfig()}, "has no weight-only int8"),
+    ],
+)
+def test_wrong_options_are_refused_when_the_config_is_made(options, words):
+    with pytest.raises(ConfigError, match=words):
+        InferenceConfig(model_path="m.onnx", **options)
+
+
+def test_activations_are_refused_with_the_recipe_to_write():
+    with pytest.raises(ConfigError, match=r'Recipe\(Quantize\(bits=8, activations="static"\)\)\.apply\(task\)'):
+        QuantizationConfig(quantize_activations=True)
+    with pytest.raises(ConfigError, match="would do nothing"):
+        QuantizationConfig(quantize_weights=False)
+    with pytest.raises(ConfigError, match="quantization_bits"):
+        QuantizationConfig(quantization_bits=4)
+
+
+def test_the_guidelines_own_spelling_works_and_survives_json():
+    config = InferenceConfig(
+        model_path=Path("model.onnx"),
+        use_gpu=True,
+        batch_size=16,
+        quantization=QuantizationConfig(quantization_bits=8, quantize_weights=True),
+    )
+    assert config.model_path == "model.onnx"
+    assert from_dict(InferenceConfig, config.to_dict()) == config
+
+
+def test_an_engine_needs_a_model(images):
+    with pytest.raises(ConfigError, match="model_path is not set"):
+        OptimizedInferenceEngine(InferenceConfig())
+    with pytest.raises(ConfigError, match="takes an InferenceConfig"):
+        OptimizedInferenceEngine("model.onnx")
+    with pytest.raises(ConfigError, match="Did you mean 'batch_size'"):
+        OptimizedInferenceEngine.from_variant(images, batchsize=3)
+    with pytest.raises(ConfigError, match="model_path does not go with"):
+        OptimizedInferenceEngine.from_variant(images, model_path="m.onnx")
+
+
+def test_every_backend_says_whether_it_runs_here():
+    assert tuple(BACKENDS) == BACKEND_NAMES
+    for status in backend_status():
+        assert status.available and status.version, status.reason
+        assert set(status.to_dict()) == {"name", "available", "version", "reason", "how"}
+    with pytest.raises(ConfigError, match="Unknown backend 'tensort'"):
+        get_backend("tensort")
+
+
+def test_a_missing_runtime_is_named_with_the_command_that_gets_it(monkeypatch):
+    import sys
+
+    from workbench.core.errors import BackendUnavailable
+
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(BackendUnavailable, match=r"'onnxruntime' cannot run here: .*pip install onnxruntime"):
+        require_backend("onnxruntime")
