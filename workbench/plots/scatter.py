@@ -131,7 +131,7 @@ def _edge_text(ax: Axes, frame: pd.DataFrame, axis: Axis, y: float, words: str, 
     return ax.annotate(
         words,
         (1.0 if right else 0.0, y),
-        (-3 if right else 3, 2.5),
+        (-3 if right else 3, 5.5 if len(near) else 2.5),
         xycoords=ax.get_yaxis_transform(),
         textcoords="offset points",
         ha="right" if right else "left",

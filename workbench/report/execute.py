@@ -56,6 +56,7 @@ def execute_notebook(
                 str(path).replace("{", "{{").replace("}", "}}"),  # papermill formats the path
                 parameters=dict(parameters),
                 kernel_name="python3",
+                language="python",
                 kernel_manager_class=_kernel_manager(kernels),
                 progress_bar=False,
                 stderr_file=_Writer(log),

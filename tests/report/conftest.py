@@ -1,0 +1,53 @@
+"""A report over rows that are there already, so that its pieces can be looked at without running anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from fixtures.rows import make_rows
+
+from workbench.report.report import Report
+
+
+class FakeStudy:
+    """Answers ``rows`` and fails, stops or succeeds in ``run`` as told."""
+
+    def __init__(self, rows: list[dict[str, Any]], outcome: BaseException | None = None) -> None:
+        self.kept, self.outcome, self.closed = rows, outcome, False
+        self.asked: dict[str, Any] = {}
+
+    def rows(self) -> list[dict[str, Any]]:
+        return self.kept
+
+    def run(self, recipes: Any, backends: Any, batch_sizes: Any, **options: Any) -> Any:
+        self.asked = {"recipes": recipes, "backends": backends, "batch_sizes": batch_sizes, **options}
+        if self.outcome is not None:
+            raise self.outcome
+        return SimpleNamespace(cut=("not run, the time budget does not allow it: chain at batch 1",))
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture
+def rows() -> list[dict[str, Any]]:
+    """Return 54 complete rows: 6 recipes x 3 backends x 3 batch sizes."""
+    return make_rows()
+
+
+@pytest.fixture
+def make_report(tmp_path: Path) -> Any:
+    """Return a function that makes a Report whose study has given rows."""
+
+    def make(rows: list[dict[str, Any]], outcome: BaseException | None = None, **settings: Any) -> Report:
+        report = Report(output_dir=str(tmp_path / "out"), **settings)
+        ids = {(row["recipe_id"], bool(row["steps"])) for row in rows}
+        made = [SimpleNamespace(recipe_id=name, steps=stepped) for name, stepped in ids]
+        task = SimpleNamespace(name="digits", reference="digits", evaluation=range(3005), train=range(6300))
+        report.__dict__.update(study=FakeStudy(rows, outcome), task=task, recipes=made)
+        return report
+
+    return make

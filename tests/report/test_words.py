@@ -1,0 +1,104 @@
+"""Figures and findings in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from workbench.report import words
+from workbench.report.text import rows_text
+from workbench.study.answers import best_row
+
+Rows = list[dict[str, Any]]
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        (None, "–"),
+        (float("nan"), "–"),
+        (0, "0"),
+        (8.0, "8.00"),
+        (27, "27.0"),
+        (0.0123456, "0.0123"),
+        (-3.14159, "−3.14"),
+    ],
+)
+def test_numbers(value: float | None, written: str) -> None:
+    assert words.number(value) == written
+
+
+def test_large_and_tiny_numbers() -> None:
+    assert words.number(12345.6) == "12,346"
+    assert words.number(2.1e-6) == "2.10e−06"
+    assert [words.count(n) for n in (None, 12, 296_000, 42_000_000, 3.1e9)] == ["–", "12", "296 k", "42 M", "3.1 G"]
+
+
+def test_quality_and_its_drop() -> None:
+    assert words.quality(0.97123) == "0.9712"
+    assert words.quality(-312.5) == "−312.50"
+    assert words.drop(0.006) == "+0.0060"
+    assert words.drop(-0.0004) == "−0.0004"
+    assert words.quality_interval(0.0, 0.0) == words.quality_interval(None, 1.0) == ""
+
+
+def test_headline_of_a_recommended_row(rows: Rows) -> None:
+    best = best_row(rows, quality_drop=0.01)
+    said = "Take prune+distill+qat on OpenVINO: 6.14× faster than the original, losing 0.0060 of quality (0.9652)."
+    assert words.headline(best) == said
+
+
+def test_headline_where_nothing_met_the_goal(rows: Rows) -> None:
+    hard = [dict(r, quality_drop=r["quality_drop"] + 0.5) for r in rows if not r["baseline"]]
+    assert words.headline(best_row(hard, quality_drop=0.01)).startswith("Nothing met the goal. The nearest miss is")
+
+
+def test_headline_where_the_baseline_is_best(rows: Rows) -> None:
+    alone = [r for r in rows if r["baseline"]]
+    assert words.headline(best_row(alone, quality_drop=0.01)).startswith("Keep the original model")
+
+
+def test_headline_without_any_finished_trial(rows: Rows) -> None:
+    waiting = [dict(r, state="waiting") for r in rows]
+    assert "no trial has finished" in words.headline(best_row(waiting))
+
+
+@pytest.mark.parametrize(
+    ("ratio", "verdict", "said"),
+    [
+        (4.25, "faster", "4.25× faster than the original"),
+        (0.8, "slower", "slower than the original (0.800×)"),
+        (1.01, "same", "as fast as the original (1.01×)"),
+        (1.3, "undecided", "1.30× the original's speed, but undecided"),
+        (None, None, "its speed-up was not measured"),
+    ],
+)
+def test_speed_in_words(ratio: float | None, verdict: str | None, said: str) -> None:
+    assert words.speed_words({"speedup": ratio, "verdict": verdict}) == said
+
+
+def test_caveats_name_what_weakens_the_answer(rows: Rows) -> None:
+    rows[0]["state"] = "waiting"
+    for row in rows:
+        row.update(candidates=18, quality_drop_high=row["quality_drop"] + 0.02)
+    said = " ".join(words.caveats(best_row(rows, quality_drop=0.01), rows, quality_drop=0.01))
+    assert "reaches 0.0260, beyond the limit of 0.01" in said
+    assert "18 combinations" in said
+    assert "1 of 54 planned trials were not run" in said
+
+
+def test_equal_reasons_are_told_once(rows: Rows) -> None:
+    rows[0].update(state="failed", error="\n  ExportError: no such operator\n  more")
+    found = words.notes_by_reason(rows)
+    assert found[0] == ("failed", "ExportError: no such operator", ["float on torch eager, batch 1"])
+    column, reason, where = found[1]
+    assert (column, reason, len(where)) == ("latency_ms_p99", "needs 368 samples, 120 were taken", 54)
+
+
+def test_a_terminal_gets_the_answer_and_a_line_per_trial(rows: Rows) -> None:
+    lines = rows_text(rows, best_row(rows, quality_drop=0.01)).splitlines()
+    assert lines[0].startswith("Take prune+distill+qat on OpenVINO")
+    assert len(lines) == 2 + 1 + 1 + 54
+    starred = [line for line in lines if line.startswith("*")]
+    assert len(starred) == 1 and "6.14×" in starred[0]
