@@ -206,3 +206,20 @@ def test_a_failing_runtime_is_reported_in_one_line(images, monkeypatch):
         monkeypatch.setattr(engine._session, "run", lambda arrays: (_ for _ in ()).throw(RuntimeError("no\nmemory")))
         with pytest.raises(EngineError, match=r"onnxruntime failed while it ran the model: no$"):
             engine.predict(IMAGES[:1])
+
+
+def test_temporary_exports_go_with_their_variant():
+    import gc
+
+    from engine_models import words_variant
+
+    from workbench.engine.source import source_from_variant
+
+    variant = words_variant()
+    first = source_from_variant(variant, onnx=True, batch=1)
+    assert source_from_variant(variant, onnx=True, batch=8) is first  # exported once
+    path = first.onnx_path
+    assert path.is_file()
+    del first, variant
+    gc.collect()
+    assert not path.parent.exists()

@@ -57,7 +57,9 @@ class InferenceConfig(Config):
     model_path: str | None = option(None, "An ONNX file or an artefact's folder.")
     backend: str = option("auto", "The runtime; auto measures those available.", choices=("auto", *BACKEND_NAMES))
     use_gpu: bool = option(False, "Run on a GPU where the backend has one; else on the CPU, with a note.")
-    batch_size: int = option(1, "Samples in one call: predict_batch groups by it.", minimum=1, unit="samples")
+    batch_size: int = option(
+        1, "Samples in one call: predict_batch groups by it, OpenVINO compiles for it.", minimum=1, unit="samples"
+    )
     threads: int | None = option(
         None, "Threads of one call; None: the physical cores this process may use.", minimum=1, unit="threads"
     )

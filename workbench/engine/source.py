@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 import tempfile
 import weakref
 from collections.abc import Callable
@@ -22,6 +23,14 @@ if TYPE_CHECKING:
     from workbench.compress.variant import Variant
 
 _EXPORTS: weakref.WeakKeyDictionary[Any, dict[int, ModelSource]] = weakref.WeakKeyDictionary()
+
+
+class TemporaryFolder:
+    """A folder that is removed when nobody holds this object any more, or when the process ends."""
+
+    def __init__(self) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix="workbench-"))
+        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
 
 
 def source_from_path(path: str | Path) -> ModelSource:
@@ -99,8 +108,8 @@ def _exported(variant: Variant, batch: int) -> ModelSource:
     source = kept.get(0) or kept.get(batch)
     if source is None:
         task = variant.task
-        folder = tempfile.TemporaryDirectory(prefix="workbench-export-")
-        path = Path(folder.name) / "model.onnx"
+        folder = TemporaryFolder()
+        path = folder.path / "model.onnx"
         found: dict[str, Any] = {"keep_alive": folder}
         try:
             report = export_onnx(variant.module, task.examples(2), path, names=task.parameter_names, batch=batch)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 
 from workbench.core.errors import ConfigError, EngineError
 from workbench.engine.backends.base import ModelSource, require_onnx
+from workbench.engine.source import TemporaryFolder
 
 MIN_WEIGHTS = 256
 """Smaller weights are left alone: their scales would outweigh what is saved."""
@@ -111,8 +111,8 @@ def weight_only(source: ModelSource) -> ModelSource:
     if source.quantized:
         raise ConfigError(f"{source.label} is quantized already: leave InferenceConfig.quantization at None.")
     path = require_onnx(source, "weight-only int8")
-    folder = tempfile.TemporaryDirectory(prefix="workbench-int8-")
-    target = Path(folder.name) / "model.onnx"
+    folder = TemporaryFolder()
+    target = folder.path / "model.onnx"
     report = quantize_weights(path, target)
     return dataclasses.replace(
         source,
