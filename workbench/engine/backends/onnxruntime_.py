@@ -48,7 +48,9 @@ class OnnxRuntimeSession:
         options.inter_op_num_threads = 1
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.log_severity_level = 4
-        # Idle workers would otherwise spin on for a while after a run, on the cores another engine is timed on.
+        # Workers that spin while they wait gain a tenth at batch 1 on an idle machine, and halve the speed (seen on
+        # two cores) as soon as anything else runs; between calls they would take the cores of the engine that is timed.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.force_spinning_stop", "1")
         providers, self.notes = _providers(config)
         session = onnxruntime.InferenceSession(path, options, providers=providers)
