@@ -52,6 +52,20 @@ def test_a_quantized_model_may_round_but_not_fail(saved):
         load(wrong)
 
 
+def test_int8_on_a_cpu_without_the_instructions_is_said(saved, monkeypatch):
+    from workbench.core.machine import this_machine
+
+    old = dataclasses.replace(this_machine(), isa=("avx2",), cpu_model="an old CPU")
+    monkeypatch.setattr("workbench.engine.checks.this_machine", lambda: old)
+    monkeypatch.setattr("workbench.engine.source.this_machine", lambda: old)
+    written = {"machine": {"int8_dot": True, "cpu_model": "a new CPU"}, "quantized": True}
+    elsewhere = dataclasses.replace(saved, manifest={**saved.manifest, **written})
+    notes = load(source_from_artifact(elsewhere)).notes
+    assert any("no int8 dot product (VNNI)" in note for note in notes)
+    assert any("quantized on a new CPU" in note and "an old CPU" in note for note in notes)
+    assert not any("VNNI" in note for note in load(source_from_artifact(saved)).notes)
+
+
 def test_an_artefact_runs_in_every_backend(saved, images, backend):
     with Engine.from_artifact(saved.folder, build=images.task.build, backend=backend, batch_size=3) as engine:
         assert engine.max_abs_diff < 1e-5 and engine.load_s > 0

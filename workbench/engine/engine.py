@@ -30,8 +30,7 @@ if TYPE_CHECKING:
 class OptimizedInferenceEngine:
     """A model in a backend.
 
-    Use it in a ``with`` block, or call :meth:`initialize` and :meth:`dispose`. All methods may be called from
-    several threads; calls wait for each other.
+    Use it in a ``with`` block, or call :meth:`initialize` and :meth:`dispose`. Threads may share it; calls wait.
 
     Attributes
     ----------
@@ -153,10 +152,11 @@ class OptimizedInferenceEngine:
             self._note("auto: " + "; ".join(map(str, choice.table)))
         else:
             choice = self._load_one(source)
-        session, self.backend, self.load_s = choice.session, choice.backend, choice.load_s
-        for note in (*source.notes, *session.notes, *quality_notes(source, choice.agreement)):
+        session, agreement = choice.session, choice.agreement
+        self.backend, self.load_s = choice.backend, choice.load_s
+        self.max_abs_diff = agreement.max_abs_diff if agreement else None
+        for note in (*source.notes, *session.notes, *quality_notes(source, agreement)):
             self._note(note)
-        self.max_abs_diff = choice.agreement.max_abs_diff if choice.agreement else None
         self._io, self._fixed, self._keep = source.io, source.io.batch, source.keep_alive
         self._bind = Binder(source.io, self._note).bind
         self._build = tree_builder(source.io.output_tree)
@@ -243,9 +243,9 @@ class OptimizedInferenceEngine:
     def predict_batch(self, items: Sequence[Any]) -> list[InferenceResult]:
         """Run many inputs in calls of ``config.batch_size`` samples (or the fixed batch of the export).
 
-        Each item is what :meth:`predict` takes, with its leading batch dimension, of any size. Items are joined and
-        split as needed; the results come in the order of the items. An item's ``compute_ms`` is the sum of the calls
-        that carried it, ``queue_ms`` the wait until the first of them, ``total_ms`` the time until the last ended.
+        Each item is what :meth:`predict` takes, with a leading batch dimension of any size. Items are joined and split
+        as needed; the results come in their order. An item's ``compute_ms`` is the sum of the calls that carried it,
+        ``queue_ms`` the wait until the first of them, ``total_ms`` the time until the last ended.
 
         Raises
         ------
@@ -260,8 +260,7 @@ class OptimizedInferenceEngine:
         bound = [self._bind_item(position, item) for position, item in enumerate(items)]
         if not bound:
             return []
-        asked = time.perf_counter()
-        batch = self._fixed or self.config.batch_size
+        asked, batch = time.perf_counter(), self._fixed or self.config.batch_size
         fixed = self._fixed is not None
         with self._lock:
             done = run_in_batches([arrays for arrays, _, _ in bound], batch, fixed=fixed, call=self._call)
