@@ -28,6 +28,7 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+WAIT_MS = 60_000
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
 
 
@@ -120,8 +121,9 @@ def chromium() -> str:
 @pytest.fixture
 def page(chromium: str, tmp_path: Path) -> Iterator[Any]:
     """Return a page of a new browser with an empty profile, 1280 pixels wide, that reaches loopback only."""
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=WAIT_MS)
     with sync_playwright() as playwright:
         context = playwright.chromium.launch_persistent_context(
             str(tmp_path / "profile"),
@@ -130,7 +132,7 @@ def page(chromium: str, tmp_path: Path) -> Iterator[Any]:
             args=FLAGS,
             viewport={"width": 1280, "height": 900},
         )
-        context.set_default_timeout(45_000)
+        context.set_default_timeout(WAIT_MS)
         yield context.pages[0] if context.pages else context.new_page()
         context.close()
 

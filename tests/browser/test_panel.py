@@ -8,18 +8,12 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 
+QUICKSTART = Path(__file__).parents[2] / "notebooks" / "00_quickstart.ipynb"
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 OPEN = 'import workbench as wb\n\ntask = wb.load_task("tiny.py:tiny")'
 SHOW = 'panel = wb.Workbench(task, storage="sqlite:///study.db")\npanel'
-# The cell is busy until Run was clicked: a callback that waited for the cell would never be called.
-WAIT = """import time
-
-end = time.monotonic() + 90
-while panel.state == "ready" and time.monotonic() < end:
-    time.sleep(0.05)
-print("seen:", panel.state)"""
 
 
 def open_notebook(page, lab, name: str) -> None:
@@ -35,7 +29,7 @@ def open_notebook(page, lab, name: str) -> None:
 def test_run_cancel_and_run_again(page, start_lab, write_notebook, shoot) -> None:
     from playwright.sync_api import expect
 
-    write_notebook("panel.ipynb", OPEN, SHOW, WAIT)
+    write_notebook("panel.ipynb", OPEN, SHOW)
     lab = start_lab()
     shutil.copy(FIXTURES / "tiny.py", lab.root / "tiny.py")
     page.set_viewport_size({"width": 1280, "height": 1800})
@@ -51,12 +45,11 @@ def test_run_cancel_and_run_again(page, start_lab, write_notebook, shoot) -> Non
     expect(panel.locator(".wb-results")).to_contain_text("Ready.")
     shoot(panel, "panel-chosen")
     run.click()
-    expect(page.locator(".jp-OutputArea-output").filter(has_text="seen: running")).to_be_visible()
     expect(panel).to_contain_text(re.compile(r"Running\."))
     expect(panel).to_contain_text(re.compile(r"\d:\d\d elapsed"))
     expect(run).to_be_disabled()
     finished = panel.locator(".wb-table tr", has=page.get_by_role("cell", name="finished", exact=True))
-    expect(finished).not_to_have_count(0, timeout=60_000)
+    expect(finished).not_to_have_count(0, timeout=200_000)
     shoot(panel, "panel-running")
     cancel.click()
     expect(panel).to_contain_text("Cancelled.", timeout=30_000)
@@ -67,7 +60,7 @@ def test_run_cancel_and_run_again(page, start_lab, write_notebook, shoot) -> Non
     shoot(panel, "panel-cancelled")
 
     run.click()
-    expect(panel).to_contain_text("Finished.", timeout=90_000)
+    expect(panel).to_contain_text("Finished.", timeout=200_000)
     after = states(lab)
     assert after.count("complete") == len(after)
     assert len(after) == len(before)
@@ -85,15 +78,15 @@ def test_run_cancel_and_run_again(page, start_lab, write_notebook, shoot) -> Non
     code = panel.locator(".wb-code").inner_text()
     assert "wb.Recipe(" in code
     answer = lab.ask(f"exec({code!r})", ["tuple(outcome.result.shape)", "engine.backend"])
-    assert re.fullmatch(r"\((1|8), 4\)", answer["tuple(outcome.result.shape)"])
+    assert answer["tuple(outcome.result.shape)"] == "(8, 4)"
     assert not page.locator(".jp-RenderedText[data-mime-type='application/vnd.jupyter.stderr']").count()
 
 
 def choose(page, panel) -> None:
-    """Leave the float model, int8 and a recipe of our own, on two engines, at two batch sizes."""
+    """Leave the float model and a recipe of our own, on two engines, at one batch size."""
     for box in panel.get_by_role("checkbox").all():
         name = box.locator("xpath=..").inner_text().strip()
-        if name not in ("float", "quantize") and not re.match("torch|ONNX|OpenVINO", name) and box.is_visible():
+        if name != "float" and not re.match("torch|ONNX|OpenVINO", name) and box.is_visible():
             box.uncheck()
     panel.locator("label", has_text="OpenVINO").get_by_role("checkbox").uncheck()
     panel.get_by_text("Make a recipe from steps").click()
@@ -106,14 +99,32 @@ def choose(page, panel) -> None:
     panel.get_by_text("Will add: prune 0.25").wait_for()
     panel.get_by_role("button", name="Add recipe").click()
     panel.get_by_text("Make a recipe from steps").click()
-    panel.get_by_label("batch sizes").fill("1, 8")
+    panel.get_by_label("batch sizes").fill("8")
     page.keyboard.press("Tab")
-    panel.get_by_label("budget (s)").fill("60")
+    panel.get_by_label("budget (s)").fill("300")
     page.keyboard.press("Tab")
-    panel.get_by_text("12 trials (3 recipes, 2 engines, 2 batch sizes) in about 1:00 at most.").wait_for()
+    panel.get_by_text("4 trials (2 recipes, 2 engines, 1 batch size) in about 5:00 at most.").wait_for()
 
 
 def states(lab) -> list[str]:
     """Return the state of every trial, as the kernel has it."""
     answer = lab.ask("import json", ["json.dumps([row['state'] for row in panel.study.rows()])"])
     return re.findall(r"\w+", next(iter(answer.values())))
+
+
+def test_the_quickstart_notebook_opens_and_runs(page, start_lab, shoot) -> None:
+    from playwright.sync_api import expect
+
+    lab = start_lab()
+    shutil.copy(QUICKSTART, lab.root / "quickstart.ipynb")
+    page.set_viewport_size({"width": 1280, "height": 1600})
+    open_notebook(page, lab, "quickstart.ipynb")
+    panel = page.locator(".wb-panel")
+    expect(panel).to_contain_text("Ready.")
+    expect(panel).to_contain_text("in about 3:20 at most")
+    page.wait_for_function(
+        "[...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].every(p => /\\d/.test(p.textContent))"
+    )
+    assert not page.locator(".jp-RenderedText[data-mime-type='application/vnd.jupyter.error']").count()
+    assert lab.ask("", ["panel.error", "panel.state"]) == {"panel.error": "None", "panel.state": "'ready'"}
+    shoot(page, "quickstart")

@@ -53,7 +53,7 @@ STYLE = """<style>
 .wb-table tr.recommended td { background: rgba(0, 158, 115, .12); }
 .wb-table tr.waiting td, .wb-table tr.cancelled td { color: var(--jp-content-font-color2, #777); }
 .wb-table tr.failed td:last-child { color: var(--jp-error-color0, #b00020); }
-.wb-table .mark { color: #00704f; white-space: nowrap; }
+.wb-table .mark { color: var(--jp-success-color0, #00704f); white-space: nowrap; }
 .wb-panel pre.wb-code { font-family: var(--jp-code-font-family, monospace); font-size: 12px; line-height: 1.45;
   margin: 0; padding: 10px 12px; white-space: pre-wrap; background: var(--jp-layout-color2, #f5f5f5);
   user-select: all; }

@@ -45,9 +45,8 @@ class Results:
         self._picked = False
         self._drawn: Any = None
         self.state = _html("<b>Ready.</b> Choose at the left, then Run. Chart and table fill while trials finish.")
-        self.bar = widgets.FloatProgress(
-            min=0, max=1, layout=widgets.Layout(width="100%", height="14px", margin="2px 0")
-        )
+        thin = widgets.Layout(width="auto", height="14px", margin="2px 0")
+        self.bar = widgets.FloatProgress(min=0, max=1, layout=thin)
         self.time = _html("", "wb-hint")
         self.answer = _html("", "wb-answer", hidden=True)
         self.batch = widgets.ToggleButtons(style={"button_width": "52px"})
@@ -57,8 +56,7 @@ class Results:
         self.table = _html("", "wb-table")
         self.point = widgets.Dropdown(description="Code for", layout=widgets.Layout(width="100%", max_width="640px"))
         self.code = _html("")
-        self._latecomers = (self.batch_row, self.chart, self.point, self.code)
-        for widget in self._latecomers:
+        for widget in (self.batch_row, self.chart, self.point, self.code):
             widget.layout.display = "none"
         self.batch.observe(guard(self._batch_changed), names="value")
         self.point.observe(guard(self._point_changed), names="value")
@@ -87,14 +85,15 @@ class Results:
             self._rows, self._limit = list(rows), limit
             finished = [row for row in self._rows if row["state"] == "complete"]
             self.details.layout.display = "" if self._rows else "none"
-            for widget in self._latecomers:
-                widget.layout.display = "" if finished else "none"
             headline, text = recommendation(best)
             self.answer.value = f"<b>{html.escape(headline)}</b> {html.escape(text)}"
             self.answer.layout.display = "" if finished else "none"
             self._offer_batches(best)
             self._offer_points(finished, best)
             self._draw()
+            self.batch_row.layout.display = "" if len(self.batch.options) > 1 else "none"
+            for widget in (self.point, self.code):
+                widget.layout.display = "" if finished else "none"
 
     def _offer_batches(self, best: Best) -> None:
         sizes = sorted({row["batch_size"] for row in self._rows})
@@ -134,7 +133,7 @@ class Results:
         drawn = (size, self._limit, [(_key(row), row["latency_ms_p50"], row["recommended"]) for row in finished])
         if finished and drawn != self._drawn:
             self.chart.value, self._drawn = chart_png(finished, size, self._limit), drawn
-        self.chart.layout.display = "" if finished else "none"
+        self.chart.layout.display = "" if finished else "none"  # after its bytes: an empty image looks broken
         row = next((row for row in self._rows if _key(row) == self.point.value), None)
         self.code.value = f'<pre class="wb-code">{html.escape(self._make_code(row))}</pre>' if row else ""
 
