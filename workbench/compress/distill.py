@@ -10,7 +10,16 @@ from torch.nn import functional
 
 from workbench.compress.apply import Outcome, Work
 from workbench.compress.steps import Distill, Recover
-from workbench.compress.training import BatchLoss, Plan, channels_last, is_normalised_by_layer, set_layout, train
+from workbench.compress.training import (
+    BatchLoss,
+    Plan,
+    channels_last,
+    fast_products,
+    in_full,
+    is_normalised_by_layer,
+    set_layout,
+    train,
+)
 from workbench.compress.variant import LayerReport
 from workbench.core.errors import WorkbenchError
 from workbench.tasks.trees import Tree, call_model, leaves, tree_map
@@ -49,8 +58,8 @@ class Teacher:
         """Return the teacher's outputs for ``inputs``, which are the training samples ``indices``."""
         if self._cached and bool(self._known[indices].all()):
             return tree_map(lambda kept: kept[indices], self._store)
-        with torch.no_grad():
-            outputs = call_model(self.module, channels_last(inputs))
+        with torch.no_grad(), fast_products():
+            outputs = tree_map(in_full, call_model(self.module, channels_last(inputs)))
         if self._cached:
             self._keep(outputs, indices)
         return outputs

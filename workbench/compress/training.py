@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
 from workbench.core.errors import WorkbenchError
+from workbench.core.machine import this_machine
 from workbench.core.progress import Progress, ProgressCallback
 from workbench.tasks.split import Split
 from workbench.tasks.trees import Tree, call_model, tree_map
@@ -74,6 +77,15 @@ def channels_last(tree: Tree) -> Tree:
     return tree_map(lambda x: x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x, tree)
 
 
+def fast_products() -> AbstractContextManager[Any]:
+    """Return a context in which matrix products use bfloat16, where the CPU has instructions for it.
+
+    Weights, gradients and losses stay float32. Where it is emulated it would be slower, so it is off there.
+    """
+    native = {"avx512_bf16", "amx_bf16"} & set(this_machine().isa)
+    return torch.autocast("cpu", torch.bfloat16, enabled=bool(native))
+
+
 def set_layout(module: nn.Module, layout: torch.memory_format) -> nn.Module:
     """Put the 4-d weights of ``module`` into a memory layout, in place."""
     return module.to(memory_format=layout)  # type: ignore[call-overload, no-any-return]
@@ -117,7 +129,9 @@ def train(
         batch, wanted = (tree_map(lambda x: x[indices], tree) for tree in (inputs, targets))  # noqa: B023
         if augment is not None:
             batch = channels_last(augment(batch, generator))
-        value = loss(call_model(module, batch), batch, wanted, indices)
+        with fast_products():
+            outputs = call_model(module, batch)
+        value = loss(tree_map(in_full, outputs), batch, wanted, indices)
         _step(optimizer, parameters, value)
         done += 1
         mean_loss = _running(mean_loss, float(value.detach()), stage)
@@ -133,6 +147,10 @@ def _step(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], valu
     value.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(parameters, 5.0)
     optimizer.step()
+
+
+def in_full(x: torch.Tensor) -> torch.Tensor:
+    return x.float() if x.is_floating_point() else x
 
 
 def _batches(count: int, size: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
