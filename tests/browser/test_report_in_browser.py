@@ -11,7 +11,7 @@ from workbench.report import run_report
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 
 SHORT = Path(__file__).parents[1] / "fixtures" / "short.py"
-SMALL = {"budget_s": 90, "batch_sizes": [4], "backends": ["onnxruntime"], "threads": 1}
+SMALL = {"budget_s": 240, "batch_sizes": [4], "backends": ["onnxruntime"], "threads": 1}
 
 
 def test_a_report_shows_and_asks_nothing_of_the_network(page, tmp_path: Path, shoot) -> None:

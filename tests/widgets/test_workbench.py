@@ -6,6 +6,7 @@ import logging
 import time
 
 import pytest
+from ipywidgets import Layout, Style
 from ipywidgets.widgets import widget as registry
 
 from workbench.core.errors import ConfigError, RecipeError, StudyError, TaskError
@@ -245,6 +246,17 @@ def test_closing_cancels_the_run(open_panel) -> None:
     assert panel.state == "cancelled"
     assert panel.view.box.comm is None
     assert not panel.study.closed
+
+
+def test_closing_frees_every_widget(tiny_task, fakes) -> None:
+    before = set(registry._instances)
+    panel = Workbench(tiny_task, study=fakes.FakeStudy())
+    panel.view.settings.control("budget_s").value = 60.0
+    panel.run()
+    assert len(registry._instances) > len(before) + 50
+    panel.close()
+    left = [widget for key, widget in registry._instances.items() if key not in before]
+    assert [widget for widget in left if not isinstance(widget, Style | Layout)] == []
 
 
 def test_a_new_panel_over_the_same_study_takes_the_old_ones_place(open_panel, tiny_task) -> None:

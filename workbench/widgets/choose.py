@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import ipywidgets as widgets
@@ -13,6 +14,7 @@ from workbench.compress.steps import Distill, Factorize, Prune, Quantize, Recove
 from workbench.core.errors import ConfigError, RecipeError
 from workbench.report.words import engine_name
 from workbench.widgets.form import Form
+from workbench.widgets.parts import close_tree, hint
 
 STEP_ORDER: tuple[type[Step], ...] = (Prune, Factorize, Recover, Distill, Quantize)
 _STEP_WORDS = {
@@ -95,23 +97,38 @@ class StepPicker:
         self.add.disabled = not ready
 
 
+@dataclass(frozen=True)
+class _Entry:
+    recipe: Recipe
+    box: widgets.Checkbox
+    view: widgets.Widget
+    preset: bool
+
+    @property
+    def name(self) -> str:
+        return self.recipe.name or self.recipe.label
+
+
 class RecipeList:
     """The recipes to run: presets and the person's own, each with a checkbox."""
 
     def __init__(self, recipes: Sequence[Recipe] = (), *, on_change: Callable[[], None] = lambda: None) -> None:
-        self._entries: dict[str, tuple[Recipe, widgets.Checkbox, bool]] = {}
+        self._entries: dict[str, _Entry] = {}
         self._on_change = on_change
         self.view = widgets.VBox()
         self.view.add_class("wb-list")
         self.set_presets(recipes)
 
     def set_presets(self, recipes: Sequence[Recipe]) -> None:
-        """Replace the presets; the person's own recipes and ticks taken away by name stay as they are."""
-        off = {recipe.name for recipe, box, preset in self._entries.values() if preset and not box.value}
-        own = {key: entry for key, entry in self._entries.items() if not entry[2]}
-        presets = {r.recipe_id: (r, self._box(r, r.name not in off or r.name is None), True) for r in recipes}
-        self._entries = {**presets, **{key: entry for key, entry in own.items() if key not in presets}}
+        """Replace the presets; the person's own recipes stay, and so do ticks that were taken away."""
+        old = [entry for entry in self._entries.values() if entry.preset]
+        off = {entry.name for entry in old if not entry.box.value}
+        own = {key: entry for key, entry in self._entries.items() if not entry.preset}
+        new = [self._entry(r, (r.name or r.label) not in off, True) for r in recipes if r.recipe_id not in own]
+        self._entries = {entry.recipe.recipe_id: entry for entry in new} | own
         self._show()
+        for entry in old:
+            close_tree(entry.view)
 
     def add(self, recipe: Recipe) -> None:
         """Put a recipe on the list; one that is there already is ticked.
@@ -121,45 +138,42 @@ class RecipeList:
         RecipeError
             If another recipe has the same name: rows could not be told apart.
         """
-        for key, (other, box, _) in self._entries.items():
-            if key == recipe.recipe_id:
-                box.value = True
-                return
-            if recipe.name and recipe.name == (other.name or other.label):
-                raise RecipeError(f"There is a recipe named {recipe.name!r} already ({other.label}). Choose another.")
-        self._entries[recipe.recipe_id] = (recipe, self._box(recipe, True), False)
+        known = self._entries.get(recipe.recipe_id)
+        if known is not None:
+            known.box.value = True
+            return
+        for entry in self._entries.values():
+            if recipe.name == entry.name:
+                raise RecipeError(
+                    f"There is a recipe named {recipe.name!r} already ({entry.recipe.label}). Choose another name."
+                )
+        self._entries[recipe.recipe_id] = self._entry(recipe, True, False)
         self._show()
-
-    def find(self, recipe_id: str) -> Recipe | None:
-        """Return the recipe with this id, ticked or not."""
-        entry = self._entries.get(recipe_id)
-        return entry[0] if entry else None
 
     def tick(self, name: str, value: bool) -> None:
         """Tick a recipe, or take the tick away, by its name."""
-        for recipe, box, _ in self._entries.values():
-            if (recipe.name or recipe.label) == name:
-                box.value = value
+        for entry in self._entries.values():
+            if entry.name == name:
+                entry.box.value = value
                 return
-        known = ", ".join(recipe.name or recipe.label for recipe, _, _ in self._entries.values())
+        known = ", ".join(entry.name for entry in self._entries.values())
         raise RecipeError(f"No recipe named {name!r} on the list. There are: {known}.")
 
     @property
     def chosen(self) -> list[Recipe]:
         """The ticked recipes, in the order shown."""
-        return [recipe for recipe, box, _ in self._entries.values() if box.value]
+        return [entry.recipe for entry in self._entries.values() if entry.box.value]
 
     def _show(self) -> None:
-        self.view.children = [
-            widgets.VBox([box, hint(recipe.label)]) if recipe.name and recipe.name != recipe.label else box
-            for recipe, box, _ in self._entries.values()
-        ]
+        self.view.children = [entry.view for entry in self._entries.values()]
         self._on_change()
 
-    def _box(self, recipe: Recipe, value: bool) -> widgets.Checkbox:
-        box = widgets.Checkbox(value=value, description=recipe.name or recipe.label, indent=False, tooltip=repr(recipe))
+    def _entry(self, recipe: Recipe, ticked: bool, preset: bool) -> _Entry:
+        name = recipe.name or recipe.label
+        box = widgets.Checkbox(value=ticked, description=name, indent=False, tooltip=repr(recipe))
         box.observe(lambda _change: self._on_change(), names="value")
-        return box
+        view = box if name == recipe.label else widgets.VBox([box, hint(recipe.label)])
+        return _Entry(recipe, box, view, preset)
 
 
 class EnginePicker:
@@ -186,10 +200,3 @@ class EnginePicker:
     def chosen(self) -> list[str]:
         """Names of the ticked engines."""
         return [name for name, box in self.boxes.items() if box.value and not box.disabled]
-
-
-def hint(text: str) -> widgets.HTML:
-    """Return a line of small grey text."""
-    line = widgets.HTML(html.escape(text))
-    line.add_class("wb-hint")
-    return line

@@ -13,6 +13,7 @@ import ipywidgets as widgets
 from workbench.core.config import Config
 from workbench.core.errors import ConfigError
 from workbench.widgets.fields import Field, label_for, listener, make_field, members_of, option_meta
+from workbench.widgets.parts import hint
 
 C = TypeVar("C", bound=Config)
 
@@ -55,7 +56,7 @@ class Form(Generic[C]):
         self._fields = {f.name: _field(self._owner, f, getattr(self._start, f.name)) for f in shown}
         self._messages = {name: _message() for name in self._fields}
         self._whole = _message()
-        self._help = {f.name: str(option_meta(f).get("help", "")) for f in shown} if explain else {}
+        self._help = {f.name: _sentence(str(option_meta(f).get("help", ""))) for f in shown} if explain else {}
         self.view = widgets.VBox(self._rows())
         self.view.add_class("wb-form")
         for field in self._fields.values():
@@ -102,7 +103,7 @@ class Form(Generic[C]):
 
     def _rows(self) -> list[widgets.Widget]:
         rows = {
-            name: widgets.VBox([f.control, *map(_line, filter(None, [self._help.get(name)])), self._messages[name]])
+            name: widgets.VBox([f.control, *map(hint, filter(None, [self._help.get(name)])), self._messages[name]])
             for name, f in self._fields.items()
         }
         plain = [rows[name] for name, field in self._fields.items() if not field.advanced]
@@ -180,10 +181,8 @@ def _nested_field(field: dataclasses.Field[Any], inner: type[Config], value: Any
     )
 
 
-def _line(text: str) -> widgets.HTML:
-    line = widgets.HTML(html.escape(text[:1].upper() + text[1:]))
-    line.add_class("wb-hint")
-    return line
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _message() -> widgets.HTML:

@@ -79,7 +79,7 @@ class Workbench:
         self._settings = RunSettings.for_task(self.task.name, settings)
         self.storage = storage or DEFAULT_STORAGE
         self._given_study, self._study = study, study
-        self._runner = Runner(self._open_study, tick=self._tick, ended=self._ended)
+        self._runner = Runner(lambda: self.study, tick=self._tick, ended=self._ended)
         self._limit = self._settings.quality_drop
         self._said = ""
         self._saying = threading.Lock()  # what is said last must be what happened last
@@ -90,12 +90,14 @@ class Workbench:
             self._take_over()
             self._view.guard(self._show_earlier)()
         else:
-            self._open_study()
+            _ = self.study  # what is wrong with the storage is said now
 
     @property
     def study(self) -> Study:
-        """The study behind the panel."""
-        return self._open_study()
+        """The study behind the panel, opened on first use."""
+        if self._study is None:
+            self._study = Study(self.task, storage=self.storage)
+        return self._study
 
     @property
     def state(self) -> str:
@@ -244,15 +246,14 @@ class Workbench:
         if earlier is not None:
             earlier.close()
 
-    def _open_study(self) -> Study:
-        if self._study is None:
-            self._study = Study(self.task, storage=self.storage)
-        return self._study
-
     def _settings_changed(self) -> None:
         """Training lengths of the presets follow the budget."""
-        if self.view.settings.error is None:
-            self.view.recipes.set_presets(default_recipes(self.view.settings.value.budget_s))
+        if self.view.settings.error is not None:
+            return
+        settings = self.view.settings.value
+        if settings.budget_s != self._settings.budget_s:
+            self.view.recipes.set_presets(default_recipes(settings.budget_s))
+        self._settings = settings
 
     def _show_earlier(self) -> None:
         rows = self.study.rows()

@@ -17,6 +17,7 @@ from workbench.widgets.choose import EnginePicker, RecipeList, StepPicker
 from workbench.widgets.form import Form
 from workbench.widgets.guard import Guard
 from workbench.widgets.looks import STYLE
+from workbench.widgets.parts import close_tree
 from workbench.widgets.settings import RunSettings
 from workbench.widgets.table import table_html
 from workbench.widgets.words import offer_sentence, point_name, recommendation
@@ -185,8 +186,8 @@ class View:
         self.run.disabled, self.cancel.disabled = value, not value
 
     def close(self) -> None:
-        """Take the widgets away from the page."""
-        self.box.close()
+        """Take the widgets away from the page and free them."""
+        close_tree(self.box)
 
     def _make_offer(self) -> None:
         """Say below the buttons what Run would do."""
