@@ -20,11 +20,13 @@ import numpy as np
 SEED = 20_240_607
 SIDE = 32
 EVALUATION = 0.3  # share of every label
-TURN = 0.75  # radians either way
-SCALE = (0.55, 1.22)
-SHEAR = 0.45
-SHIFT = 4.5  # pixels either way
+TURN = 0.5  # radians either way
+SCALE = (0.65, 1.15)
+SHEAR = 0.35
+SHIFT = 3.5  # pixels either way
 CONTRAST = (0.5, 1.0)
+PATCHES = 1  # pieces of other digits, strewn over each
+PATCH = 7  # pixels
 NOISE = (0.05, 0.2)  # standard deviation, of a full scale of 1
 
 
@@ -56,7 +58,21 @@ def distort(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         column = (turned_x + shear[i] * turned_y) / scale_x[i] + 13.5
         row = turned_y / scale_y[i] + 13.5
         out[i] = contrast[i] * bilinear(images[i], row, column)
-    return out + noise[:, None, None] * rng.standard_normal(out.shape)
+    return strew(out, rng) + noise[:, None, None] * rng.standard_normal(out.shape)
+
+
+def strew(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return the images with pieces of others laid over them; the brighter pixel shows."""
+    n = len(images)
+    sources = rng.integers(0, n, (n, PATCHES))
+    taken = rng.integers(SIDE // 4, 3 * SIDE // 4 - PATCH + 1, (n, PATCHES, 2))
+    laid = rng.integers(0, SIDE - PATCH + 1, (n, PATCHES, 2))
+    out = images.copy()
+    for i, k in np.ndindex(n, PATCHES):
+        (y, x), (row, column) = taken[i, k], laid[i, k]
+        place = out[i, row : row + PATCH, column : column + PATCH]
+        np.maximum(place, images[sources[i, k], y : y + PATCH, x : x + PATCH], out=place)
+    return out
 
 
 def bilinear(image: np.ndarray, row: np.ndarray, column: np.ndarray) -> np.ndarray:

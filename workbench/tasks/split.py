@@ -111,7 +111,8 @@ class Split:
         except (RuntimeError, TypeError, KeyError) as error:
             raise TaskError(
                 f"{name}: the samples do not stack into one batch ({error}). Give samples of one shape "
-                "made of numbers, arrays or tensors, or a DataLoader whose collate_fn pads them."
+                "made of numbers, arrays or tensors, a DataLoader whose collate_fn pads them, or whole arrays as the "
+                "tuple (inputs, targets)."
             ) from error
         # default_collate turns a tuple of parts into a list
         return cls(tree_map(lambda x: x, _tupled(joined[0])), _tupled(joined[1]), name=name)
