@@ -231,8 +231,9 @@ class Report:
         return Html(pieces.method())
 
     def finish(self) -> None:
-        """Close the study; raises what stopped it, if anything did."""
-        self.study.close()
+        """Close the study, unless the panel still shows it; raises what stopped it, if anything did."""
+        if not self.settings.interactive:
+            self.study.close()
         if self.failure is not None:
             raise self.failure
 

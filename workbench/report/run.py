@@ -74,17 +74,13 @@ def run_report(
     started, say = time.time(), progress or _to_stderr
     notebook = find_notebook(NOTEBOOK)
     given = _checked(notebook, parameters or {})
+    asked = {**given, "output_dir": str(output), "started_at": started, "interactive": False}
+    from_dict(ReportSettings, asked)  # a wrong setting is told before the task is loaded
     folder = require_writable(output).resolve()
     loaded = _load(task)
-    ready = {
-        **given,
-        "task": _reference(loaded),
-        "output_dir": str(folder),
-        "started_at": started,
-        "interactive": False,
-    }
-    settings = from_dict(ReportSettings, ready)
     loaded.check()
+    ready = {**asked, "task": _reference(loaded), "output_dir": str(folder)}
+    settings = from_dict(ReportSettings, ready)
     say(f"report of {loaded.name}: at most {settings.budget:.0f} s, into {folder}\n")
     return _execute(notebook, folder, ready, settings, loaded, say)
 

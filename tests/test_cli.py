@@ -1,0 +1,202 @@
+"""The command: exit codes, one line for an error, JSON that programs can read."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from workbench import __version__, cli
+from workbench.core.errors import ConfigError, StudyError, TaskError
+from workbench.report import doctor
+from workbench.report.run import ReportResult
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    code = cli.main(arguments)
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "required: command"),
+        (["dcotor"], "Did you mean 'doctor'?"),
+        (["report", "--task", "digits"], "required: --output"),
+        (["report", "--task", "digits", "--output", "x", "-p", "budget_s"], "expected 2 arguments"),
+        (["study", "--task", "digits", "--storage", "s", "--batch-sizes", "0"], "whole number of at least 1"),
+        (["study", "--task", "digits", "--storage", "s", "--budget-s", "long"], "invalid float value"),
+        (["doctor", "--jsn"], "unrecognized arguments: --jsn"),
+    ],
+)
+def test_a_wrong_command_line_is_told_in_one_line(arguments: list[str], words: str, capsys: Any) -> None:
+    code, out, err = run(capsys, *arguments)
+    assert code == 2 and out == ""
+    assert words in err and len(err.splitlines()) == 1 and err.startswith("workbench: ")
+
+
+def test_help_and_version(capsys: Any) -> None:
+    for arguments, words in (["--version"], __version__), (["--help"], "doctor"), (["study", "--help"], "--recipes"):
+        with pytest.raises(SystemExit) as caught:
+            cli.main(arguments)
+        assert caught.value.code == 0
+        assert words in capsys.readouterr().out
+
+
+def test_doctor_as_json_and_as_text(capsys: Any) -> None:
+    code, out, _ = run(capsys, "doctor", "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert {"machine", "int8_dot", "int8", "default_threads", "fingerprint", "libraries", "backends"} <= set(found)
+    assert {b["name"] for b in found["backends"]} == {"torch-eager", "onnxruntime", "openvino"}
+    assert all(b["available"] and b["version"] for b in found["backends"])
+    assert found["machine"]["cores_allowed"] >= found["default_threads"] >= 1
+    code, out, _ = run(capsys, "doctor")
+    assert code == 0
+    for words in ("cores", "allowed here", "int8", "GPU", "openvino", found["libraries"]["torch"]):
+        assert words in out
+
+
+def test_doctor_says_how_to_get_what_is_missing() -> None:
+    found = doctor.examine()
+    found["backends"][1] |= {"available": False, "reason": "not installed", "how": "pip install onnxruntime"}
+    assert "onnxruntime    missing     not installed. Get it: pip install onnxruntime" in doctor.words(found)
+
+
+def test_doctor_says_what_the_instruction_sets_mean() -> None:
+    machine = doctor.this_machine()
+    assert "saturate" in doctor.int8_advice(type(machine)(**{**vars(machine), "isa": ("avx2",)}))
+    assert "safe" in doctor.int8_advice(type(machine)(**{**vars(machine), "isa": ("avx2", "avx_vnni")}))
+
+
+@pytest.mark.parametrize(
+    ("raised", "code"), [(ConfigError("wrong\n  thing"), 2), (TaskError("bad"), 2), (StudyError("broke"), 1)]
+)
+def test_errors_are_one_line_and_debug_shows_the_trace(
+    raised: Exception, code: int, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise raised
+
+    monkeypatch.setattr("workbench.report.run.run_report", fail)
+    arguments = ["report", "--task", "digits", "--output", "x"]
+    found, _, err = run(capsys, *arguments)
+    assert found == code
+    assert err == f"workbench: {' '.join(str(raised).split())}\n"
+    found, _, err = run(capsys, *arguments, "--debug")
+    assert found == code
+    assert "Traceback" in err
+
+
+@pytest.mark.parametrize(
+    ("ok", "stopped", "code", "words"),
+    [
+        (True, False, 0, ""),
+        (False, False, 1, "incomplete. The cell"),
+        (False, True, 130, "the same command goes on from there"),
+    ],
+)
+def test_report_passes_parameters_on_and_says_how_it_ended(
+    ok: bool, stopped: bool, code: int, words: str, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def fake(task: str, **options: Any) -> ReportResult:
+        asked.update(options, task=task)
+        paths = (Path("o/report.html"), Path("o/report.ipynb"), Path("o/trials.jsonl"))
+        return ReportResult(*paths, ok=ok, reason="" if ok else "The cell 'x' stopped.", stopped=stopped)
+
+    monkeypatch.setattr("workbench.report.run.run_report", fake)
+    given = ["report", "--task", "digits", "--output", "o", "-p", "budget_s", "60", "-p", "batch_sizes", "1,8"]
+    found, out, err = run(capsys, *given)
+    assert found == code
+    assert asked == {"task": "digits", "output": Path("o"), "parameters": {"budget_s": "60", "batch_sizes": "1,8"}}
+    assert "o/report.html" in out
+    assert words in err
+    assert run(capsys, *given, "-p", "budget_s", "70")[2] == "workbench: Parameter 'budget_s' is given twice.\n"
+
+
+def test_stopping_before_any_work(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("workbench.report.run.run_report", stop)
+    code, _, err = run(capsys, "report", "--task", "digits", "--output", "x")
+    assert code == 130 and "before any work" in err
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "Cannot read the recipes"),
+        ("{", "is no JSON"),
+        ("{}", "must hold a list"),
+        ("[]", "must hold a list"),
+        ('[{"steps": [{"step": "Prun"}]}]', "Prune"),
+        ('[{"steps": [{"step": "Prune", "ratio": 1.5}]}]', "below 1"),
+    ],
+)
+def test_wrong_recipe_files_are_refused(text: str | None, words: str, capsys: Any, tmp_path: Path) -> None:
+    path = tmp_path / "recipes.json"
+    if text is not None:
+        path.write_text(text)
+    given = ["study", "--task", "digits", "--storage", "sqlite:///x.db", "--recipes", str(path)]
+    code, _, err = run(capsys, *given)
+    assert code == 2 and words in err and len(err.splitlines()) == 1
+
+
+def test_a_storage_that_cannot_be_opened_is_bad_input(capsys: Any, tiny_spec: str, tmp_path: Path) -> None:
+    storage = f"sqlite:///{tmp_path / 'none' / 'x' / 's.db'}"
+    (tmp_path / "none").write_text("in the way")
+    code, _, err = run(capsys, "study", "--task", tiny_spec, "--storage", storage)
+    assert code == 2 and len(err.splitlines()) == 1
+
+
+def test_study_runs_resumes_and_prints_rows(capsys: Any, tiny_spec: str, tmp_path: Path) -> None:
+    (tmp_path / "r.json").write_text('[{"steps": [{"step": "Prune", "ratio": 0.5}], "name": "half"}]')
+    given = ["study", "--task", tiny_spec, "--storage", f"sqlite:///{tmp_path / 's.db'}", "--batch-sizes", "4"]
+    given += ["--recipes", str(tmp_path / "r.json"), "--backends", "onnxruntime", "--threads", "1"]
+    code, out, err = run(capsys, *given, "--json")
+    assert code == 0
+    rows = json.loads(out)
+    assert {(r["recipe"], r["backend"], r["state"]) for r in rows} == {
+        ("float", "torch-eager", "complete"),
+        ("float", "onnxruntime", "complete"),
+        ("half", "onnxruntime", "complete"),
+    }
+    assert " s] " in err
+    code, out, err = run(capsys, *given)
+    assert code == 0 and "timing" not in err
+    assert "half" in out and "quality" in out
+
+
+def test_the_command_stops_quietly_when_its_reader_has_gone() -> None:
+    pipe = f"{sys.executable} -m workbench doctor --json | head -c 10"
+    done = subprocess.run(["bash", "-c", pipe], capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_ctrl_c_keeps_the_study_and_says_how_to_resume(tiny_spec: str, tmp_path: Path) -> None:
+    import signal
+
+    storage = f"sqlite:///{tmp_path / 's.db'}"
+    given = [sys.executable, "-m", "workbench", "study", "--task", tiny_spec, "--storage", storage, "--json"]
+    child = subprocess.Popen(given, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=dict(os.environ))
+    assert child.stderr is not None
+    for line in child.stderr:
+        if "timing" in line or "1/" in line:
+            break
+    time.sleep(0.5)
+    child.send_signal(signal.SIGINT)
+    out, err = child.communicate(timeout=60)
+    assert child.returncode == 130
+    assert "the same command resumes" in err and "Traceback" not in err
+    assert json.loads(out)
