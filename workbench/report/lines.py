@@ -13,12 +13,12 @@ QUIET_S = 5.0
 class Lines:
     """A progress callback that writes ``[ 12 s]  3/54  message`` when there is news, at most every five seconds.
 
-    The end of a trial is always written.
+    The end of a trial is always written. Seconds count from ``started_at`` (since 1970), or from now.
     """
 
-    def __init__(self, stream: TextIO, *, every_s: float = QUIET_S) -> None:
+    def __init__(self, stream: TextIO, *, every_s: float = QUIET_S, started_at: float = 0.0) -> None:
         self._stream, self._every_s = stream, every_s
-        self._start = time.monotonic()
+        self._start = time.monotonic() - (time.time() - started_at if started_at else 0.0)
         self._last, self._said = float("-inf"), ""
 
     def __call__(self, event: Progress) -> None:

@@ -80,7 +80,7 @@ class Report:
         Progress goes to standard error as lines unless ``progress`` takes it. ``trials.jsonl`` is written in any
         case. What stops the study is kept for :meth:`finish`.
         """
-        told = progress or Lines(sys.stderr)
+        told = progress or Lines(sys.stderr, started_at=self.settings.started_at)
         study = self.study
         try:
             self.summary = study.run(
