@@ -29,6 +29,7 @@ EPOCHS = {"resnet": 14, "vit": 40}
 BATCH = {"resnet": 128, "vit": 64}
 RATE = {"resnet": 4e-3, "vit": 1.5e-3}
 DECAY = {"resnet": 0.02, "vit": 0.05}
+WARM_UP = {"resnet": 0.2, "vit": 0.15}
 TEMPERATURE = 2.0
 
 
@@ -45,7 +46,7 @@ def train(
     inputs, targets = task.train.inputs, task.train.targets
     steps = epochs * (len(targets) // batch)
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=DECAY[kind])
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=WARM_UP[kind])
     model.to(memory_format=torch.channels_last).train()
     start = time.monotonic()
     for epoch in range(epochs):

@@ -117,7 +117,7 @@ def test_inputs_alone_have_no_targets():
 def test_views_copy_nothing_until_asked():
     whole = Split(X, Y)
     view = whole.take([5, 1, 9]).take([2, 0])
-    assert view._inputs is whole._inputs
+    assert view._data[0] is whole.inputs
     assert [y.tolist() for _, y in view.batches(1)] == [[1], [1]]
     assert np.array_equal(view.inputs, X[[9, 5]]) and len(view) == 2
     assert view.digest == Split(X[[9, 5]], Y[[9, 5]]).digest

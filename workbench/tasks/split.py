@@ -50,11 +50,11 @@ class Split:
 
     def __init__(self, inputs: Tree, targets: Tree = None, *, name: str = "data") -> None:
         self.name = name
-        self._inputs = _tensors(inputs, f"{name} inputs", is_target=False)
-        self._targets = _tensors(targets, f"{name} targets", is_target=True)
-        self._index: torch.Tensor | None = None
+        x, y = _tensors(inputs, f"{name} inputs", is_target=False), _tensors(targets, f"{name} targets", is_target=True)
+        self._size = _common_size(name, x, y)
+        # inputs, targets and the rows of them that a view shows: one tuple, so that threads see all or nothing change
+        self._data: tuple[Tree, Tree, torch.Tensor | None] = (x, y, None)
         self._digest: str | None = None
-        self._size = _common_size(name, self._inputs, self._targets)
 
     @classmethod
     def of(cls, source: Any, *, name: str = "data") -> Split:
@@ -120,20 +120,18 @@ class Split:
     @property
     def inputs(self) -> Tree:
         """Tensors ``[n, ...]`` in the structure that was given; a view is copied the first time."""
-        self._materialise()
-        return self._inputs
+        return self._materialise()[0]
 
     @property
     def targets(self) -> Tree:
         """Tensors ``[n, ...]`` in the structure that was given, or ``None``."""
-        self._materialise()
-        return self._targets
+        return self._materialise()[1]
 
     def __len__(self) -> int:
         return self._size
 
     def __repr__(self) -> str:
-        shapes = ", ".join(f"{key or 'inputs'} {list(t.shape[1:])}" for key, t in named_leaves(self._inputs))
+        shapes = ", ".join(f"{key or 'inputs'} {list(t.shape[1:])}" for key, t in named_leaves(self._data[0]))
         return f"Split({self.name}: {len(self)} samples, {shapes})"
 
     def take(self, indices: Sequence[int] | torch.Tensor | np.ndarray[Any, Any], *, name: str | None = None) -> Split:
@@ -145,8 +143,8 @@ class Split:
             )
         view = object.__new__(type(self))
         view.name = name or self.name
-        view._inputs, view._targets = self._inputs, self._targets
-        view._index = index if self._index is None else self._index[index]
+        inputs, targets, rows = self._data
+        view._data = (inputs, targets, index if rows is None else rows[index])
         view._size = len(index)
         view._digest = None
         return view
@@ -155,37 +153,39 @@ class Split:
         """Yield ``(inputs, targets)`` of ``size`` samples in order; the last may be smaller."""
         if size < 1:
             raise TaskError(f"The batch size must be at least 1, got {size}.")
+        inputs, targets, rows = self._data
         for start in range(0, len(self), size):
-            yield self._rows(self._inputs, start, start + size), self._rows(self._targets, start, start + size)
+            yield _rows(inputs, rows, start, start + size), _rows(targets, rows, start, start + size)
 
     @property
     def digest(self) -> str:
         """sha256 (hex) over names, dtypes, shapes and raw bytes of inputs and targets."""
         if self._digest is None:
             total = hashlib.sha256()
-            for role, tree in (("inputs", self._inputs), ("targets", self._targets)):
+            inputs, targets, rows = self._data
+            for role, tree in (("inputs", inputs), ("targets", targets)):
                 for key, leaf in named_leaves(tree, role):
                     total.update(f"{key} {leaf.dtype} {len(self)} {list(leaf.shape[1:])}\n".encode())
                     for start in range(0, len(self), _CHUNK):
-                        total.update(raw_bytes(self._rows(leaf, start, start + _CHUNK)))
+                        total.update(raw_bytes(_rows(leaf, rows, start, start + _CHUNK)))
             self._digest = total.hexdigest()
         return self._digest
 
-    def _rows(self, tree: Tree, start: int, stop: int) -> Tree:
-        index = self._index
-        if index is None:
-            return tree_map(lambda leaf: leaf[start:stop], tree)
-        return tree_map(lambda leaf: leaf[index[start:stop]], tree)
-
-    def _materialise(self) -> None:
-        if self._index is not None:
-            self._inputs, self._targets = (self._rows(t, 0, len(self)) for t in (self._inputs, self._targets))
-            self._index = None
+    def _materialise(self) -> tuple[Tree, Tree]:
+        inputs, targets, rows = self._data
+        if rows is not None:
+            inputs, targets = (_rows(tree, rows, 0, len(self)) for tree in (inputs, targets))
+            self._data = (inputs, targets, None)
+        return inputs, targets
 
     def __getstate__(self) -> dict[str, Any]:
         # a view must not carry all the samples that it leaves out into another process
         self._materialise()
         return self.__dict__
+
+
+def _rows(tree: Tree, rows: torch.Tensor | None, start: int, stop: int) -> Tree:
+    return tree_map(lambda leaf: leaf[start:stop] if rows is None else leaf[rows[start:stop]], tree)
 
 
 def _tensors(tree: Tree, where: str, *, is_target: bool) -> Tree:
