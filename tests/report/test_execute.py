@@ -56,6 +56,9 @@ def test_a_foreign_error_keeps_its_name_and_a_dead_kernel_is_told(tmp_path: Path
     with pytest.raises(NotebookFailed, match="process ended without a word"):
         killed = notebook(tmp_path, "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
         execute_notebook(killed, tmp_path / "out.ipynb", {}, log=lambda _: None)
+    with pytest.raises(NotebookFailed, match="Its last words: Fatal Python error: Aborted"):
+        aborted = notebook(tmp_path, "import faulthandler, os; faulthandler.enable(); os.abort()")
+        execute_notebook(aborted, tmp_path / "out.ipynb", {}, log=lambda _: None)
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="signals as on Linux and macOS")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import re
 import signal
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from workbench.core import errors
 from workbench.core.errors import WorkbenchError
@@ -49,7 +50,11 @@ def execute_notebook(
     logging.getLogger("papermill").setLevel(logging.ERROR)
     failure: NotebookFailed | None = None
     kernels: list[Any] = []
-    with replacing(target) as path, _first_interrupt_to(kernels) as interrupted:
+    with (
+        replacing(target) as path,
+        tempfile.TemporaryFile() as last_words,
+        _first_interrupt_to(kernels) as interrupted,
+    ):
         try:
             papermill.execute_notebook(
                 str(source),
@@ -57,7 +62,7 @@ def execute_notebook(
                 parameters=dict(parameters),
                 kernel_name="python3",
                 language="python",
-                kernel_manager_class=_kernel_manager(kernels),
+                kernel_manager_class=_kernel_manager(kernels, last_words),
                 progress_bar=False,
                 stderr_file=_Writer(log),
             )
@@ -65,13 +70,21 @@ def execute_notebook(
             stopped = interrupted.is_set() or error.ename == "KeyboardInterrupt"
             failure = NotebookFailed("Stopped by Ctrl-C." if stopped else _sentence(error), stopped=stopped)
         except DeadKernelError:
-            failure = NotebookFailed(
-                "The notebook's process ended without a word; where memory ran out, the system ends it like that."
-            )
+            failure = NotebookFailed(_obituary(last_words))
         except KeyboardInterrupt:
             failure = NotebookFailed("Stopped by Ctrl-C.", stopped=True)
     if failure is not None:
         raise failure
+
+
+def _obituary(last_words: IO[bytes]) -> str:
+    """Return how a kernel ended that gave no answer."""
+    last_words.seek(0)
+    lines = last_words.read().decode(errors="replace").strip().splitlines()
+    said = next((line for line in lines if line.startswith(("Fatal", "terminate"))), lines[-1] if lines else "")
+    if said:
+        return f"The notebook's process ended. Its last words: {said[:300]}"
+    return "The notebook's process ended without a word; where memory ran out, the system ends it like that."
 
 
 def _sentence(error: Any) -> str:
@@ -80,11 +93,8 @@ def _sentence(error: Any) -> str:
     reason = _COLOURS.sub("", str(error.evalue)).strip().splitlines()
     words = " ".join(line.strip() for line in reason) if len(reason) <= 3 else reason[0]
     own = isinstance(getattr(errors, error.ename, None), type)  # our own messages speak for themselves
-    return (
-        f"The cell {source.strip()!r} stopped: {words}"
-        if own
-        else (f"The cell {source.strip()!r} stopped with {error.ename}: {words or 'no message'}")
-    )
+    where = f"The cell {source.strip()!r} stopped"
+    return f"{where}: {words}" if own and words else f"{where} with {error.ename}: {words or 'no message'}"
 
 
 class _Writer:
@@ -100,8 +110,11 @@ class _Writer:
         """Nothing is held back."""
 
 
-def _kernel_manager(started: list[Any]) -> type:
-    """Return a kernel manager that starts this Python, whatever kernels are installed or which venv is active."""
+def _kernel_manager(started: list[Any], last_words: IO[bytes]) -> type:
+    """Return a kernel manager that starts this Python, whatever kernels are installed or which venv is active.
+
+    What the process itself writes, apart from its cells, goes to ``last_words``.
+    """
     from ipykernel.kernelspec import RESOURCES, get_kernel_dict
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
@@ -112,6 +125,9 @@ def _kernel_manager(started: list[Any]) -> type:
             if self.has_trait("transport_encryption"):  # jupyter_client 8.10; else the kernel warns on every start
                 self.set_trait("transport_encryption", "auto")
             started.append(self)
+
+        async def _async_launch_kernel(self, kernel_cmd: list[str], **options: Any) -> None:
+            await super()._async_launch_kernel(kernel_cmd, **{**options, "stderr": last_words})
 
         @property
         def kernel_spec(self) -> KernelSpec:
