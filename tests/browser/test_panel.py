@@ -101,6 +101,8 @@ def choose(page, panel) -> None:
     panel.get_by_text("Make a recipe from steps").click()
     panel.get_by_label("batch sizes").fill("8")
     page.keyboard.press("Tab")
+    panel.get_by_label("threads").fill("1")
+    page.keyboard.press("Tab")
     panel.get_by_label("budget (s)").fill("300")
     page.keyboard.press("Tab")
     panel.get_by_text("4 trials (2 recipes, 2 engines, 1 batch size) in about 5:00 at most.").wait_for()

@@ -54,10 +54,8 @@ class Workbench:
 
     Raises
     ------
-    TaskError
-        If there is no such task.
-    ConfigError
-        If a setting is unknown or cannot be used.
+    TaskError, ConfigError
+        If there is no such task, or a setting is unknown or cannot be used.
 
     Examples
     --------
@@ -84,6 +82,7 @@ class Workbench:
         self._said = ""
         self._saying = threading.Lock()  # what is said last must be what happened last
         self._pace: Pace | None = None
+        self._share: float | None = None
         self._view: View | None = None
         if interactive:
             self._view = self._build_view()
@@ -116,13 +115,7 @@ class Workbench:
 
     @property
     def view(self) -> View:
-        """The panel's widgets.
-
-        Raises
-        ------
-        StudyError
-            If the panel was made with ``interactive=False``.
-        """
+        """The panel's widgets; StudyError where it was made with ``interactive=False``."""
         if self._view is None:
             raise StudyError("This Workbench has no widgets: it was made with interactive=False.")
         return self._view
@@ -132,12 +125,8 @@ class Workbench:
 
         Raises
         ------
-        ConfigError
-            If a setting cannot be used.
-        RecipeError
-            If no recipe is ticked.
-        StudyError
-            If no engine is ticked.
+        ConfigError, RecipeError, StudyError
+            If a setting cannot be used, or no recipe or no engine is ticked.
         """
         settings = self._settings if self._view is None else self._view.settings.value
         settings = settings.replace(**{name: changes.pop(name) for name in settings.to_dict() if name in changes})
@@ -159,7 +148,7 @@ class Workbench:
             return
         plan = self.plan(**changes)
         self._limit = plan["quality_drop"]
-        self._pace = Pace(time.monotonic(), plan["budget_s"])
+        self._pace, self._share = Pace(time.monotonic(), plan["budget_s"]), None
         if self._view is not None:
             self._view.guard.clear()
             self._view.busy(True)
@@ -272,12 +261,15 @@ class Workbench:
                 logger.info("%s", message)
             self._said = message
             return
-        fraction = event.fraction if event is not None else None
+        if event is not None and event.fraction is not None:
+            self._share = max(
+                self._share or 0.0, event.fraction
+            )  # a study gives parts of a trial back; the bar does not
         if self._pace is not None:
-            self._view.results.note(self._pace.sentence(time.monotonic(), fraction))
+            self._view.results.note(self._pace.sentence(time.monotonic(), self._share))
         with self._saying:
             if event is not None and self.state == "running":
-                self._view.results.say("Running.", message, fraction=fraction)
+                self._view.results.say("Running.", message, fraction=self._share)
         if rows_changed:
             self._show_rows()
 
