@@ -58,8 +58,8 @@ def apply_recipe(
     recipe: Recipe, task: Task, *, progress: ProgressCallback, cache: MutableMapping[str, Variant] | None
 ) -> Variant:
     """Return the variant of ``recipe``; see :meth:`Recipe.apply`."""
-    task.check()
     with torch.random.fork_rng(devices=[]):
+        task.check()
         variant = _start(recipe, task, progress, cache)
         for index in range(len(variant.reports), len(recipe.steps)):
             variant = _apply_step(recipe, index, variant, progress)

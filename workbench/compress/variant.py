@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from workbench.compress.recipe import Recipe
 from workbench.compress.steps import Step, step_to_dict
@@ -123,6 +123,12 @@ def count_macs(module: nn.Module, inputs: Any) -> int:
     Elementwise work, normalisation and pooling are not counted.
     """
     # The fused attention kernels hide their matrix products from the counter; they are off while gradients are on.
-    with torch.enable_grad(), FlopCounterMode(display=False) as counter:
+    cpu_attention = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
+    with torch.enable_grad(), FlopCounterMode(display=False, custom_mapping=cpu_attention) as counter:
         call_model(module, inputs)
     return int(counter.get_total_flops()) // (2 * batch_size(inputs))
+
+
+def _attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    """Return the operations of the CPU's fused attention, which torch's counter does not know."""
+    return int(sdpa_flop_count(query, key, value))

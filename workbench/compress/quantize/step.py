@@ -111,6 +111,8 @@ def _convert(prepared: GraphModule) -> GraphModule:
         from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
         converted: GraphModule = convert_pt2e(prepared)
+    for part in converted.modules():
+        part.training = False  # the graph was captured for inference; exporters ask
     return converted
 
 

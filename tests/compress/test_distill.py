@@ -1,0 +1,164 @@
+"""Distillation: the loss by hand, the teacher's memory, and training that ends on time."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from compress_models import images, seeded, task_of, two_heads_task
+from scipy.special import log_softmax
+from torch import nn
+from torch.nn import functional as F
+
+from workbench.compress import Distill, Prune, Recipe, Recover
+from workbench.compress.distill import Teacher, leaf_loss, mixed_loss
+from workbench.compress.training import Plan, make_optimizer, rate_factor, train
+from workbench.core.errors import WorkbenchError
+from workbench.tasks.split import Split
+
+
+def test_the_loss_of_logits_is_the_divergence_by_hand():
+    rng = np.random.default_rng(0)
+    student, teacher = rng.normal(size=(5, 7)), rng.normal(size=(5, 7))
+    temperature = 3.0
+    p, q = log_softmax(teacher / temperature, axis=1), log_softmax(student / temperature, axis=1)
+    by_hand = (np.exp(p) * (p - q)).sum(1).mean() * temperature**2
+    got = leaf_loss(torch.from_numpy(student), torch.from_numpy(teacher), temperature)
+    assert float(got) == pytest.approx(by_hand, rel=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(5, 1), (5,), (5, 2, 3)])
+def test_other_outputs_are_compared_by_their_squares(shape):
+    student, teacher = torch.randn(shape), torch.randn(shape)
+    by_hand = float(((student - teacher) ** 2).mean())
+    assert float(leaf_loss(student, teacher, 4.0)) == pytest.approx(by_hand, rel=1e-5)
+
+
+def test_all_floating_leaves_and_the_labels_are_mixed():
+    mine = {"logits": torch.randn(4, 3), "map": torch.randn(4, 2, 2), "count": torch.zeros(4, dtype=torch.int64)}
+    theirs = {"logits": torch.randn(4, 3), "map": torch.randn(4, 2, 2), "count": torch.ones(4, dtype=torch.int64)}
+    labels = torch.tensor([0, 1, 2, 0])
+    soft = (leaf_loss(mine["logits"], theirs["logits"], 2.0) + F.mse_loss(mine["map"], theirs["map"])) / 2
+    hard = F.cross_entropy(mine["logits"], labels)
+
+    def label_loss(out, y):
+        return F.cross_entropy(out["logits"], y)
+
+    got = mixed_loss(mine, theirs, labels, label_loss, temperature=2.0, alpha=0.7)
+    assert float(got) == pytest.approx(float(0.7 * soft + 0.3 * hard), rel=1e-5)
+    with pytest.raises(WorkbenchError, match="floating-point output"):
+        mixed_loss(labels, labels, labels, label_loss, temperature=2.0, alpha=0.7)
+
+
+class Counting(nn.Module):
+    """Counts its calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.calls = nn.Linear(3, 2), 0
+
+    def forward(self, x):
+        self.calls += 1
+        return {"y": self.linear(x)}
+
+
+def test_the_teacher_is_asked_once_per_sample():
+    teacher = Teacher(Counting(), cached=True, count=6)
+    x = torch.randn(6, 3)
+    first = teacher(x[[0, 2, 4]], torch.tensor([0, 2, 4]))
+    teacher(x[[1, 3, 5]], torch.tensor([1, 3, 5]))
+    again = teacher(x[[4, 1]], torch.tensor([4, 1]))
+    assert teacher.module.calls == 2
+    assert torch.equal(again["y"][0], first["y"][2])
+    live = Teacher(Counting(), cached=False, count=6)
+    live(x, torch.arange(6)), live(x, torch.arange(6))
+    assert live.module.calls == 2
+
+
+def test_the_rate_warms_up_and_anneals():
+    rates = [rate_factor(share) for share in np.linspace(0, 1, 201)]
+    assert rates[0] < 0.2
+    assert max(rates) == pytest.approx(1.0, abs=1e-3)
+    assert rates[-1] == pytest.approx(0.0, abs=1e-9)
+    peak = int(np.argmax(rates))
+    assert rates[peak:] == sorted(rates[peak:], reverse=True)
+
+
+def test_the_optimizer_suits_the_model():
+    plan = Plan(1, 8, None, None)
+    assert isinstance(make_optimizer(nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2)), plan), torch.optim.SGD)
+    optimizer = make_optimizer(nn.LayerNorm(4), Plan(1, 8, 0.5, None, transformer=True))
+    assert isinstance(optimizer, torch.optim.AdamW)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.5, 0.5]
+
+
+def run(plan, loss=None, **options):
+    module = nn.Linear(3, 2)
+    data = Split(torch.randn(50, 3), torch.zeros(50, dtype=torch.int64))
+    seen = []
+
+    def counted(outputs, inputs, targets, indices):
+        seen.append(indices)
+        return (loss or F.cross_entropy)(outputs, targets)
+
+    done = train(module, data, counted, plan, stage="x", progress=lambda _: None, seed=0, **options)
+    return done, seen
+
+
+def test_epochs_may_be_parts_and_every_sample_comes_once_per_epoch():
+    done, seen = run(Plan(1.5, 10, None, None))
+    assert (done.steps, done.epochs) == (8, 1.6)  # 7.5 steps, rounded to even
+    assert sorted(torch.cat(seen[:5]).tolist()) == list(range(50))
+
+
+def test_a_time_limit_cuts_the_training_and_says_so():
+    done, _ = run(Plan(1e6, 10, None, 0.2))
+    assert 0 < done.epochs < 1e6
+    assert "max_seconds=0.2" in done.notes[0]
+    assert run(Plan(1.0, 10, None, 1e4))[0].notes == ()
+
+
+def test_augmented_inputs_reach_the_model_and_a_loss_that_explodes_is_told():
+    shapes = []
+
+    def augment(x, generator):
+        shapes.append(tuple(x.shape))
+        return x + torch.randn(x.shape, generator=generator)
+
+    run(Plan(1, 10, None, None), augment=augment)
+    assert shapes == [(10, 3)] * 5
+    with pytest.raises(WorkbenchError, match=r"loss became nan.*learning_rate"):
+        run(Plan(1, 10, None, None), loss=lambda out, y: out.sum() * math.nan)
+
+
+def test_distillation_wins_back_what_pruning_cost(tiny_task):
+    cache = {}
+    pruned = Recipe(Prune(0.5)).apply(tiny_task, cache=cache)
+    distilled = Recipe(Prune(0.5), Distill(epochs=6)).apply(tiny_task, cache=cache)
+    recovered = Recipe(Prune(0.5), Recover(epochs=6)).apply(tiny_task, cache=cache)
+    assert pruned.quality < 0.8
+    assert min(distilled.quality, recovered.quality) > pruned.quality + 0.1
+    assert distilled.module.stem.weight.is_contiguous()
+    assert not distilled.module.training
+    report = distilled.reports[-1]
+    assert report.touched == len(report.layers)
+    assert (report.params_before, report.macs_before) == (report.params_after, report.macs_after)
+
+
+def test_several_inputs_and_outputs_can_be_distilled():
+    variant = Recipe(Distill(epochs=1)).apply(two_heads_task())
+    assert variant.reports[0].epochs_done == 1
+
+
+def test_weights_that_are_frozen_stay_and_are_reported():
+    def build():
+        module = seeded(lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 4)))()
+        module[1].requires_grad_(False)
+        return module
+
+    x, y = images()
+    report = Recipe(Distill(epochs=1, alpha=0.0)).apply(task_of(build, x, y)).reports[0]
+    assert {layer.name: layer.touched for layer in report.layers} == {"1": False, "3": True}
+    assert "gradients" in report.layers[0].reason

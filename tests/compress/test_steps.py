@@ -1,0 +1,77 @@
+"""Steps: their checks, their JSON, their words."""
+
+from __future__ import annotations
+
+import pytest
+
+from workbench.compress.steps import (
+    STEP_TYPES,
+    Distill,
+    Factorize,
+    Prune,
+    Quantize,
+    Recover,
+    describe,
+    step_from_dict,
+    step_to_dict,
+)
+from workbench.core.errors import ConfigError, RecipeError
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Prune(ratio=1.5), "Prune.ratio must be above 0 and below 1, got 1.5"),
+        (lambda: Prune(ratio="half"), "Prune.ratio must be float"),
+        (lambda: Prune(importance="randm"), "Did you mean 'random'"),
+        (lambda: Distill(temperature=0), "Distill.temperature must be above 0"),
+        (lambda: Distill(alpha=1.1), "at most 1"),
+        (lambda: Recover(batch_size=1), "at least 2"),
+        (lambda: Factorize(types=("Conv3d",)), "Did you mean 'Conv2d'"),
+        (lambda: Quantize(bits=4), "Quantize.bits"),
+        (lambda: Quantize(reduce_range="yes"), "Quantize.reduce_range"),
+        (lambda: Quantize(activations="none", qat_epochs=1), "weight-only quantization is not trained"),
+    ],
+)
+def test_a_wrong_option_is_named_with_what_is_allowed(make, words):
+    with pytest.raises(ConfigError, match=words.replace(".", r"\.").replace("(", r"\(")):
+        make()
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        Prune(ratio=0.3, exclude=("stem", "blocks.*")),
+        Distill(epochs=0.5, max_seconds=4),
+        Recover(learning_rate=0.01),
+        Factorize(ratio=0.25, types=("Linear",)),
+        Quantize(qat_epochs=2, reduce_range=True),
+    ],
+)
+def test_a_step_comes_back_from_its_dict(step):
+    values = step_to_dict(step)
+    assert values["step"] == type(step).__name__
+    assert step_from_dict(values) == step
+    assert hash(step_from_dict(values)) == hash(step)
+
+
+def test_options_left_out_take_their_defaults():
+    assert step_from_dict({"step": "Prune", "ratio": 0.25}) == Prune(ratio=0.25)
+
+
+def test_unknown_names_are_answered_with_the_nearest():
+    with pytest.raises(RecipeError, match="Did you mean 'Quantize'"):
+        step_from_dict({"step": "Quantise"})
+    with pytest.raises(ConfigError, match="Did you mean 'ratio'"):
+        step_from_dict({"step": "Prune", "ration": 0.5})
+    with pytest.raises(RecipeError, match="needs its name"):
+        step_from_dict({"ratio": 0.5})
+
+
+def test_every_step_has_words_of_its_own():
+    words = [describe(make()) for make in STEP_TYPES.values()]
+    assert words == ["prune 0.5", "distill", "recover", "low-rank 0.9 energy", "int8"]
+    assert describe(Quantize(activations="none")) == "int8 weights"
+    assert describe(Quantize(qat_epochs=1)) == "int8 qat"
+    assert describe(Prune(0.25, scope="global")) == "prune 0.25 global"
+    assert describe(Factorize(ratio=0.5)) == "low-rank 0.5"
