@@ -118,6 +118,18 @@ def test_points_far_below_keep_the_rest_readable(rows: Rows) -> None:
     assert "prune 0.9 without recovery ↓ 0.31" in text_of(figure)
 
 
+def test_both_memory_panels_share_one_quality_axis(rows: Rows) -> None:
+    best = [dict(r, recommended=r["recipe"] == "float" and r["backend"] == "openvino") for r in crowded(rows)]
+    figure = plot_memory(best, quality_drop=0.01)
+    peak, size = figure.axes
+    assert peak.get_ylim() == size.get_ylim()
+    assert peak.get_ylim()[0] > 0.9
+    for ax in figure.axes:
+        assert any("acceptable" in t.get_text() for t in ax.texts)
+        bottom = min(float(y) for line in ax.get_lines() for y in line.get_ydata())
+        assert bottom >= ax.get_ylim()[0]
+
+
 def test_memory_without_peak_shows_size_and_says_so(rows: Rows) -> None:
     figure = plot_memory([dict(r, peak_rss_mib=None) for r in rows])
     assert len(figure.axes) == 1

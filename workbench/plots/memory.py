@@ -79,7 +79,7 @@ def plot_memory(
         points = frame.dropna(subset=[panel.axis.column])
         if panel.axis.column == "size_mib":
             points = _one_per_recipe(points)
-        options: Any = {"label": panel.label, "fill": panel.fill, "quality_drop": quality_drop}
+        options: Any = {"label": panel.label, "fill": panel.fill, "quality_drop": quality_drop, "whole": frame}
         pending.append(scatter(target, points, panel.axis, **options))
     for target in axes[1:]:
         target.set_ylabel("")

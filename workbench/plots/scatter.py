@@ -38,17 +38,21 @@ def scatter(
     label: Callable[[Any], str],
     speedups: bool = False,
     fill: str | None = None,
+    whole: pd.DataFrame | None = None,
 ) -> Callable[[], object]:
     """Draw ``frame`` (columns of ``tradeoff_data`` or ``memory_data``) as quality against ``axis``.
 
-    ``fill`` draws every marker alike, where the backend makes no difference. Returns what writes the labels: to
-    be called once everything else is in the figure, so that the layout they are fitted to is the final one.
+    ``fill`` draws every marker alike, where the backend makes no difference. ``whole`` gives the quality axis and
+    its reference lines, where ``frame`` is a part of it and another panel shares the axis. Returns what writes
+    the labels: to be called once everything else is in the figure, so that they are fitted to the final layout.
     """
-    floor = _floor(frame, quality_drop)
-    log = _limits(ax, frame, axis, floor, quality_drop)
+    whole = frame if whole is None else whole
+    floor = _floor(whole, quality_drop)
+    _quality_limits(ax, whole, floor, quality_drop)
+    log = _cost_limits(ax, frame, axis)
     shown = frame.assign(drawn_at=frame["quality"].where(frame["quality"] >= floor, ax.get_ylim()[0]))
     line = _front(ax, frame, axis, floor)
-    texts = _reference_lines(ax, shown, axis, quality_drop)
+    texts = _reference_lines(ax, shown, axis, _baseline(whole), quality_drop)
     for _, row in shown.iterrows():
         _point(ax, row, axis, floor, {"fillstyle": fill} if fill else {})
     ax.set_xlabel(axis.words, fontsize=TEXT + 0.5, color=style.INK)
@@ -60,27 +64,36 @@ def scatter(
     return lambda: place_labels(ax, labels, obstacles)
 
 
+def _baseline(frame: pd.DataFrame) -> float | None:
+    quality = frame.loc[frame["baseline"], "quality"]
+    return None if quality.empty else float(quality.iloc[0])
+
+
 def _floor(frame: pd.DataFrame, quality_drop: float | None) -> float:
     """Return the quality below which points are drawn at the lower edge, -inf where all fit."""
     worst, best = frame["quality"].min(), frame["quality"].max()
-    base = frame.loc[frame["baseline"], "quality"]
-    if not quality_drop or base.empty:
+    base = _baseline(frame)
+    if not quality_drop or base is None:
         return float("-inf")
-    floor = float(base.iloc[0]) - FAR_BELOW * quality_drop
+    floor = base - FAR_BELOW * quality_drop
     return floor if best - worst > 2 * (best - floor) else float("-inf")
 
 
-def _limits(ax: Axes, frame: pd.DataFrame, axis: Axis, floor: float, quality_drop: float | None) -> bool:
+def _quality_limits(ax: Axes, frame: pd.DataFrame, floor: float, quality_drop: float | None) -> None:
     inside = frame[frame["quality"] >= floor]
     low = min(inside["quality"].min(), inside["quality_low"].min(skipna=True))
     high = max(inside["quality"].max(), inside["quality_high"].max(skipna=True))
-    base = frame.loc[frame["baseline"], "quality"]
-    if len(base):
-        high = max(high, float(base.iloc[0]))
-        low = min(low, float(base.iloc[0]) - (quality_drop or 0.0))
+    base = _baseline(frame)
+    if base is not None:
+        high = max(high, base)
+        low = min(low, base - (quality_drop or 0.0))
     margin = 0.1 * (high - low) or 0.02 * abs(high) or 0.1
     below = 1.4 if floor > float("-inf") else 1.0
     ax.set_ylim(low - below * margin, high + 1.6 * margin)
+
+
+def _cost_limits(ax: Axes, frame: pd.DataFrame, axis: Axis) -> bool:
+    """Set the x axis, on a log scale where the range asks for it; returns whether it did."""
     x = frame[axis.column]
     log = wants_log(list(x))
     if log:
@@ -106,36 +119,39 @@ def _front(ax: Axes, frame: pd.DataFrame, axis: Axis, floor: float) -> list[tupl
     return [(float(x), float(y)) for x, y in corners]
 
 
-def _reference_lines(ax: Axes, frame: pd.DataFrame, axis: Axis, quality_drop: float | None) -> list[Any]:
-    base = frame.loc[frame["baseline"], "quality"]
-    if base.empty:
+def _reference_lines(
+    ax: Axes, frame: pd.DataFrame, axis: Axis, quality: float | None, quality_drop: float | None
+) -> list[Any]:
+    """Draw the baseline's quality, named above its line, and the lowest acceptable one, named below its line."""
+    if quality is None:
         return []
-    quality = float(base.iloc[0])
     ax.axhline(quality, color=style.INK, linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
-    texts = [_edge_text(ax, frame, axis, quality, f"baseline {quality:.4g}", style.INK)]
+    texts = [_edge_text(ax, frame, axis, quality, f"baseline {quality:.4g}", style.INK, above=True)]
     if quality_drop:
         limit = quality - quality_drop
         ax.axhline(limit, color=style.BAD, linewidth=1.2, linestyle=(0, (6, 3)), zorder=1)
         words = f"acceptable: {limit:.4g} or more (drop {quality_drop:g})"
-        texts.append(_edge_text(ax, frame, axis, limit, words, style.BAD))
+        texts.append(_edge_text(ax, frame, axis, limit, words, style.BAD, above=False))
     return texts
 
 
-def _edge_text(ax: Axes, frame: pd.DataFrame, axis: Axis, y: float, words: str, colour: str) -> Any:
-    """Write on a horizontal line, at the end where fewer points are near."""
+def _edge_text(ax: Axes, frame: pd.DataFrame, axis: Axis, y: float, words: str, colour: str, *, above: bool) -> Any:
+    """Write above or below a horizontal line, at the end where fewer points are near."""
     points = ax.transData.transform(frame[[axis.column, "drawn_at"]].to_numpy(dtype=float))
     inside = ax.get_window_extent()
-    height = ax.transData.transform((0, y) if ax.get_xscale() == "linear" else (1, y))[1]
-    near = points[(points[:, 1] > height - 10) & (points[:, 1] < height + 0.06 * inside.height + 10)][:, 0]
+    height = ax.transData.transform((ax.get_xlim()[1], y))[1]
+    reach = (10, 0.06 * inside.height + 10) if above else (0.06 * inside.height + 10, 10)
+    near = points[(points[:, 1] > height - reach[0]) & (points[:, 1] < height + reach[1])][:, 0]
     right = (near > inside.x0 + 0.6 * inside.width).sum() <= (near < inside.x0 + 0.4 * inside.width).sum()
+    gap = 5.5 if len(near) else 2.5
     return ax.annotate(
         words,
         (1.0 if right else 0.0, y),
-        (-3 if right else 3, 5.5 if len(near) else 2.5),
+        (-3 if right else 3, gap if above else -gap),
         xycoords=ax.get_yaxis_transform(),
         textcoords="offset points",
         ha="right" if right else "left",
-        va="bottom",
+        va="bottom" if above else "top",
         fontsize=TEXT - 1,
         color=colour,
         zorder=7,
