@@ -196,7 +196,7 @@ def test_dicts_in_and_out_keep_their_structure():
 
 
 def test_training_with_rounding_wins_back_what_rounding_cost():
-    x, y = images(512)
+    x, _ = images(512)
 
     def build():
         module = seeded(OptionA)()
@@ -245,3 +245,21 @@ def test_the_whole_chain_stays_within_a_point_on_digits():
     recipe = Recipe(Prune(0.5), Distill(epochs=8), Quantize(qat_epochs=1))
     variant = recipe.apply(task)
     assert task.evaluate(variant.predict) >= task.evaluate(task.model()) - 0.01
+
+
+def test_simulated_rounding_is_that_of_torch():
+    from workbench.compress.quantize.ranged import Rounded
+
+    x = torch.randn(1000, requires_grad=True)
+    scale, zero = 0.013, 77
+    mine = Rounded.apply(x, scale, (0 - zero) * scale, (255 - zero) * scale)
+    oracle = torch.fake_quantize_per_tensor_affine(x, scale, zero, 0, 255)
+    assert torch.allclose(mine, oracle, atol=1e-6)
+    (own,) = torch.autograd.grad(mine.square().sum(), x)
+    (theirs,) = torch.autograd.grad(oracle.square().sum(), x)
+    # within half a step beyond the ends torch rounds back into the range and lets the gradient through
+    inside = (x > (1 - zero) * scale) & (x < (254 - zero) * scale)
+    outside = (x < (-1 - zero) * scale) | (x > (256 - zero) * scale)
+    assert torch.allclose(own[inside], theirs[inside], atol=1e-5)
+    assert not own[outside].any()
+    assert not theirs[outside].any()

@@ -131,4 +131,4 @@ def count_macs(module: nn.Module, inputs: Any) -> int:
 
 def _attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
     """Return the operations of the CPU's fused attention, which torch's counter does not know."""
-    return int(sdpa_flop_count(query, key, value))
+    return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
