@@ -44,6 +44,7 @@ class Ledger:
         self._mine: set[str] = set()
         self._given_up: set[str] = set()
         self._finished = self._failed = 0
+        self._shown = 0.0
         self._end = threading.Event()
         self._heart = threading.Thread(target=self._beat, name="workbench-heartbeat", daemon=True)
 
@@ -145,7 +146,8 @@ class Ledger:
     def say(self, message: str, *, extra: float = 0.0, **values: Any) -> None:
         """Send a progress event; ``extra`` is the part of a trial that is done beyond whole ones."""
         done = sum(row["state"] in ("complete", "failed") for row in self._rows.values())
-        self._progress(Progress("study", done + extra, len(self._rows), message, values))
+        self._shown = max(self._shown, min(done + extra, len(self._rows)))  # a bar never goes back
+        self._progress(Progress("study", self._shown, len(self._rows), message, values))
 
     def following(self, words: str, *, seconds: float | None = None) -> Callable[[dict[str, Any]], None]:
         """Return a listener that passes a child's progress on, prefixed with what it works on.

@@ -1,0 +1,45 @@
+"""One small study that several tests look at, and a way to get at the processes of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+ANSWERS = f"{Path(__file__).parents[1] / 'fixtures' / 'answers.py'}:answers"
+
+
+@pytest.fixture(scope="session")
+def shared_task():
+    """Return a task that needs no training, checked once for all tests of this room."""
+    from workbench.tasks.load import load_task
+
+    return load_task(ANSWERS)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _short_timing():
+    """Time in few and short blocks: these tests are about what happens, not about narrow intervals."""
+    from workbench.study.pacing import Pacing
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Pacing, "rounds", (6, 6))
+        patch.setattr(Pacing, "block_s", 0.01)
+        yield
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """Return a list that fills with (trial, child) as timing processes are started."""
+    from workbench.study.bench import RemoteArm
+
+    found = []
+    start = RemoteArm.start.__func__
+
+    def spy(cls, trial, setup, *, name=""):
+        arm = start(cls, trial, setup, name=name)
+        found.append((arm.name, trial, arm.child))
+        return arm
+
+    monkeypatch.setattr(RemoteArm, "start", classmethod(spy))
+    return found

@@ -1,0 +1,168 @@
+"""A whole small study with real processes: what the rows say is what was done."""
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+
+import workbench as wb
+from workbench.core.errors import BackendUnavailable, StudyError
+from workbench.study.rows import COLUMNS
+from workbench.tasks.trees import call_model
+
+BACKENDS = ["torch-eager", "onnxruntime"]
+RECIPES = [wb.Recipe(wb.Prune(ratio=0.5), name="prune")]
+
+
+@dataclasses.dataclass
+class Ran:
+    """A finished study with what it reported."""
+
+    study: wb.Study
+    summary: object
+    events: list
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory, shared_task):
+    folder = tmp_path_factory.mktemp("study")
+    events = []
+    with wb.Study(shared_task, storage=f"sqlite:///{folder}/tiny.db") as study:
+        summary = study.run(RECIPES, BACKENDS, (4, 1), threads=1, progress=events.append)
+        yield Ran(study, summary, events)
+
+
+def test_every_trial_is_complete_and_nothing_is_left_running(ran):
+    assert (ran.summary.finished, ran.summary.failed, ran.summary.open, ran.summary.cancelled) == (8, 0, 0, False)
+    rows = ran.study.rows()
+    assert {(r["recipe"], r["backend"], r["batch_size"]) for r in rows} == {
+        (recipe, backend, batch) for recipe in ("float", "prune") for backend in BACKENDS for batch in (4, 1)
+    }
+    assert all(r["state"] == "complete" and r["error"] is None for r in rows)
+
+
+def test_columns_are_there_and_none_always_has_a_reason(ran):
+    for row in ran.study.rows():
+        assert tuple(row) == COLUMNS
+        missing = [name for name, value in row.items() if value is None and name != "error"]
+        assert set(missing) <= set(row["notes"]), (row["recipe"], row["backend"], missing, row["notes"])
+
+
+def test_the_baseline_is_a_row_of_its_own_with_speedup_one(ran):
+    (row,) = [r for r in ran.study.rows() if r["baseline"] and r["batch_size"] == 4]
+    assert (row["recipe"], row["backend"], row["speedup"], row["quality_drop"]) == ("float", "torch-eager", 1.0, 0.0)
+    assert row["speedup_low"] <= 1.0 <= row["speedup_high"]
+    assert "A-A" in row["notes"]["speedup"]
+
+
+def test_quality_on_an_engine_is_that_of_the_model_itself(ran, shared_task):
+    model = shared_task.model()
+    expected = shared_task.evaluate(lambda inputs: call_model(model, inputs))
+    for row in ran.study.rows():
+        if row["recipe"] == "float":
+            assert row["quality"] == pytest.approx(expected, abs=1e-9)
+            assert abs(row["max_abs_diff"]) < 1e-3
+    pruned = [r for r in ran.study.rows() if r["recipe"] == "prune"]
+    assert expected == pytest.approx(0.9)
+    assert len({r["quality"] for r in pruned}) == 1  # float arithmetic: every engine gives the same answers
+    assert all(r["quality_drop"] == pytest.approx(expected - r["quality"]) for r in pruned)
+    assert all(r["quality_drop_low"] <= r["quality_drop"] <= r["quality_drop_high"] for r in pruned)
+    assert all("Measured at batch 4" in r["notes"]["quality"] for r in pruned if r["batch_size"] == 1)
+
+
+def test_figures_follow_from_the_raw_samples(ran):
+    for row in ran.study.rows():
+        with np.load(ran.study.files / "samples" / row["samples"]) as stored:
+            mine = [stored[name] for name in stored.files if name.startswith("arm_")]
+            base = [stored[name] for name in stored.files if name.startswith("base_")]
+        assert row["latency_ms_p50"] == pytest.approx(np.median(np.concatenate(mine)))
+        assert row["throughput_per_s"] == pytest.approx(1e3 * row["batch_size"] / row["latency_ms_p50"])
+        if not row["baseline"]:
+            logs = [np.log(np.median(b) / np.median(m)) for b, m in zip(base, mine, strict=True)]
+            assert row["speedup"] == pytest.approx(np.exp(np.median(logs)), rel=1e-6)
+
+
+def test_a_runtime_without_torch_needs_less_memory_than_torch(ran):
+    peaks = {(r["backend"], r["batch_size"]): r["peak_rss_mib"] for r in ran.study.rows() if r["recipe"] == "float"}
+    if None in peaks.values():
+        pytest.skip("this machine does not count peak memory")
+    assert peaks["onnxruntime", 4] < 0.7 * peaks["torch-eager", 4]
+
+
+def test_pruning_shows_in_params_macs_size_and_steps(ran):
+    rows = {(r["recipe"], r["backend"]): r for r in ran.study.rows() if r["batch_size"] == 4}
+    before, after = rows["float", "onnxruntime"], rows["prune", "onnxruntime"]
+    assert after["params"] < before["params"] and after["macs"] < before["macs"]
+    assert after["size_mib"] < before["size_mib"]
+    assert before["steps"] == [] and after["steps"][0]["step"]["step"] == "Prune"
+    assert wb.Recipe.from_json(after["recipe_json"]) == RECIPES[0]
+
+
+def test_exactly_one_row_is_recommended_and_best_names_it(ran):
+    rows = ran.study.rows()
+    best = ran.study.best(quality_drop=1.0)
+    assert best.met and best.row["batch_size"] == 4
+    assert best.row["latency_ms_p50"] == min(r["latency_ms_p50"] for r in rows if r["batch_size"] == 4)
+    assert sum(r["recommended"] for r in rows) == 1
+    assert {r["candidates"] for r in rows} == {4}
+
+
+def test_frames_hold_every_row_and_the_front_is_part_of_it(ran):
+    frame = ran.study.frame()
+    assert list(frame.columns) == list(COLUMNS) and len(frame) == 8
+    front = ran.study.pareto(batch_size=4)
+    assert 1 <= len(front) <= 4 and front["latency_ms_p50"].is_monotonic_increasing
+
+
+def test_events_tell_the_plan_each_row_and_the_best_so_far(ran):
+    assert {e.stage for e in ran.events} == {"study"}
+    assert any(len(e.values.get("plan", ())) == 8 for e in ran.events)
+    states = [e.values["row"]["state"] for e in ran.events if "row" in e.values]
+    assert states.count("complete") == 8 and states.count("running") == 8
+    assert ran.events[-1].done == ran.events[-1].total == 8
+    assert any(e.values.get("best") for e in ran.events)
+    assert any("round 1" in e.message for e in ran.events)
+    done = [e.done for e in ran.events if e.total]
+    assert all(later >= earlier for earlier, later in itertools.pairwise(done))
+
+
+def test_running_again_reuses_what_is_complete(ran, started):
+    again = ran.study.run(RECIPES, BACKENDS, (4, 1), threads=1)
+    assert (again.finished, again.reused) == (0, 8)
+    assert started == []
+
+
+def test_another_study_object_finds_the_rows_in_the_database(ran, shared_task):
+    with wb.Study(shared_task, storage=ran.study.storage) as other:
+        assert other.rows() == ran.study.rows()
+    with wb.Study(shared_task, storage=ran.study.storage, name="another question") as empty:
+        assert empty.rows() == [] and empty.best().row is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ({"backends": ["onnxruntim"]}, StudyError, "Did you mean 'onnxruntime'"),
+        ({"backends": "openvino"}, StudyError, "are lists"),
+        ({"batch_sizes": [0]}, StudyError, "at least 1"),
+        ({"threads": 0}, StudyError, "threads must be"),
+        ({"budget_s": -1.0}, StudyError, "budget_s must be above 0"),
+        ({"quality_drop": -1.0}, StudyError, "quality_drop"),
+    ],
+)
+def test_bad_arguments_are_answered_before_work_starts(ran, started, arguments, error, words):
+    with pytest.raises(error, match=words):
+        ran.study.run(RECIPES, **arguments)
+    assert started == []
+
+
+def test_a_backend_that_is_not_installed_is_said_with_the_way_to_get_it(ran, monkeypatch):
+    from workbench.engine import backends
+
+    def missing(name):
+        raise BackendUnavailable(f"Backend {name!r} cannot run here: not installed. pip install it")
+
+    monkeypatch.setattr(backends, "require_backend", missing)
+    with pytest.raises(BackendUnavailable, match="pip install"):
+        ran.study.run(RECIPES, ["openvino"])
