@@ -51,6 +51,11 @@ def click(button) -> None:
     button.click()
 
 
+def go(panel: Workbench) -> None:
+    panel.start()
+    assert panel.wait(30)
+
+
 def until(condition, seconds: float = 20.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
@@ -90,7 +95,7 @@ def test_what_is_chosen_reaches_the_study(open_panel) -> None:
     panel.view.engines.boxes["torch-eager"].value = False
     for name, value in {"batch_sizes": "4", "threads": "1", "quality_drop": 0.02, "budget_s": 60.0}.items():
         panel.view.settings.control(name).value = value
-    panel.run()
+    go(panel)
     call = panel.study.calls[0]
     assert [recipe.name for recipe in call["recipes"]] == ["float", "chain"]
     assert call["backends"] == ["onnxruntime"]
@@ -137,7 +142,7 @@ def test_cancel_keeps_finished_trials_and_run_goes_on(open_panel) -> None:
 def test_what_did_not_fit_into_the_budget_is_said(open_panel) -> None:
     panel = open_panel()
     panel.study.cut = ("Not done: chain on openvino, because it no longer fits into the time budget.",)
-    panel.run()
+    go(panel)
     assert "Not done: chain on openvino" in panel.view.results.time.value
 
 
@@ -188,6 +193,20 @@ def test_an_unexpected_error_names_its_kind(open_panel) -> None:
         panel.run()
 
 
+def test_a_chart_that_cannot_be_drawn_does_not_stop_the_run(open_panel, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> bytes:
+        raise ValueError("no font")
+
+    panel = open_panel()
+    monkeypatch.setattr(view, "chart_png", fail)
+    click(panel.view.run)
+    panel.wait(30)
+    assert finished(panel) == 12
+    assert isinstance(panel.error, ValueError)
+    assert "no font" in panel.view.guard.view.value
+    assert not panel.view.run.disabled
+
+
 @pytest.mark.parametrize(("what", "error"), [("recipes", RecipeError), ("engines", StudyError)])
 def test_choosing_nothing_is_answered(open_panel, what: str, error: type[Exception]) -> None:
     panel = open_panel()
@@ -204,7 +223,7 @@ def test_choosing_nothing_is_answered(open_panel, what: str, error: type[Excepti
 
 def test_failed_trials_show_their_reason(open_panel) -> None:
     panel = open_panel(broken="onnxruntime")
-    panel.run()
+    go(panel)
     assert "6 of 12 trials finished, 6 failed" in panel.view.results.state.value
     assert "onnxruntime could not load &lt;the&gt; model." in panel.view.results.table.value
     assert panel.error is None
@@ -212,7 +231,7 @@ def test_failed_trials_show_their_reason(open_panel) -> None:
 
 def test_the_code_follows_the_chosen_point_and_the_table_the_batch_size(open_panel) -> None:
     panel = open_panel()
-    panel.run()
+    go(panel)
     results = panel.view.results
     _label, key = next(o for o in results.point.options if o[0] == "distill on torch eager, batch size 1")
     results.point.value = key
@@ -222,7 +241,7 @@ def test_the_code_follows_the_chosen_point_and_the_table_the_batch_size(open_pan
     before = results.chart.value
     results.batch.value = 1
     assert results.chart.value != before
-    panel.run()
+    go(panel)
     assert results.point.value == key
     assert results.batch.value == 1
 
@@ -234,7 +253,7 @@ def test_a_recipe_made_from_steps_runs(open_panel) -> None:
     panel.view.steps.ticks[Factorize].value = True
     panel.view.steps.forms[Factorize].control("energy").value = 0.8
     click(panel.view.steps.add)
-    panel.run()
+    go(panel)
     assert "low-rank 0.8 energy" in {row["recipe"] for row in panel.study.rows()}
 
 
@@ -252,7 +271,7 @@ def test_closing_frees_every_widget(tiny_task, fakes) -> None:
     before = set(registry._instances)
     panel = Workbench(tiny_task, study=fakes.FakeStudy())
     panel.view.settings.control("budget_s").value = 60.0
-    panel.run()
+    go(panel)
     assert len(registry._instances) > len(before) + 50
     panel.close()
     left = [widget for key, widget in registry._instances.items() if key not in before]

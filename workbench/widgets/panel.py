@@ -255,21 +255,20 @@ class Workbench:
 
     def _tick(self, event: Progress | None, rows_changed: bool) -> None:
         """Show how far the run is; called in the run's thread."""
-        message = event.message if event is not None else ""
-        if self._view is None:
-            if message and message != self._said:
-                logger.info("%s", message)
-            self._said = message
-            return
+        if self._view is not None:
+            self._view.guard(self._paint)(event, rows_changed)
+        elif event is not None and event.message and event.message != self._said:
+            self._said = event.message
+            logger.info("%s", event.message)
+
+    def _paint(self, event: Progress | None, rows_changed: bool) -> None:
         if event is not None and event.fraction is not None:
-            self._share = max(
-                self._share or 0.0, event.fraction
-            )  # a study gives parts of a trial back; the bar does not
+            self._share = max(self._share or 0.0, event.fraction)  # the bar never goes back
         if self._pace is not None:
-            self._view.results.note(self._pace.sentence(time.monotonic(), self._share))
+            self.view.results.note(self._pace.sentence(time.monotonic(), self._share))
         with self._saying:
             if event is not None and self.state == "running":
-                self._view.results.say("Running.", message, fraction=self._share)
+                self.view.results.say("Running.", event.message, fraction=self._share)
         if rows_changed:
             self._show_rows()
 
