@@ -19,7 +19,7 @@ from workbench.tasks.task import Task
 SHA256 = {
     "digits.npz": "c4a02c44e3318eabbfc30abb7daa2919f5701d380379b989e6943c27ef7f5789",
     "digits_resnet.safetensors": "5ab8f277ca5f1adc3e9b6631a3953dd76fc6914aa7316a5994cf4bf6a51a83f7",
-    "digits_vit.safetensors": "",
+    "digits_vit.safetensors": "20566acddc715c248e7944d1e19ecb712c892e9ea464cbdd0aa58bc033ad8249",
 }
 SIDE = 32
 MEAN, STD = 0.102, 0.185
