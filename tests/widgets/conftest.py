@@ -103,7 +103,7 @@ class FakeStudy:
             self.ran.append((recipe.label, backend, batch))
             self._rows[key] = self._outcome(recipe, backend, batch)
             progress(Progress("study", index + 1, len(plan), message, {"row": self._rows[key]}))
-        return RunSummary(len(plan), 0, 0, 0, cancelled=False, seconds=0.1, cut=self.cut)
+        return RunSummary(len(plan), 0, 0, len(self.cut), cancelled=False, seconds=0.1, cut=self.cut)
 
     def _outcome(self, recipe: Recipe, backend: str, batch: int) -> TrialRow:
         row = waiting(recipe, backend, batch)

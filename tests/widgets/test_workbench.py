@@ -144,6 +144,7 @@ def test_what_did_not_fit_into_the_budget_is_said(open_panel) -> None:
     panel.study.cut = ("Not done: chain on openvino, because it no longer fits into the time budget.",)
     go(panel)
     assert "Not done: chain on openvino" in panel.view.results.time.value
+    assert "Time is up." in panel.view.results.state.value
 
 
 def test_a_second_start_while_running_changes_nothing(open_panel) -> None:

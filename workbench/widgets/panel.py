@@ -284,11 +284,13 @@ class Workbench:
 
     def _show_end(self) -> None:
         rows = self.study.rows()
-        cut = self._runner.result.cut if self._runner.result is not None else ()
+        result = self._runner.result
         trials = f"{trials_sentence(rows)}."
         results, state = self.view.results, self.state
-        results.note(f"{clock(self._runner.seconds)} in all", *cut)
-        if state == "finished":
+        results.note(f"{clock(self._runner.seconds)} in all", *(result.cut if result is not None else ()))
+        if state == "finished" and result is not None and result.open:
+            results.say("Time is up.", f"{trials} Run goes on with the rest.", state="cancelled")
+        elif state == "finished":
             results.say("Finished.", trials, fraction=1.0, state=state)
         elif state == "cancelled":
             results.say("Cancelled.", f"{trials} Run goes on where this stopped.", state=state)

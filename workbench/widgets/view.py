@@ -57,16 +57,15 @@ class Results:
         self.table = _html("", "wb-table")
         self.point = widgets.Dropdown(description="Code for", layout=widgets.Layout(width="100%", max_width="640px"))
         self.code = _html("")
-        for widget in (self.batch_row, self.chart, self.point, self.code):
+        for widget in (self.batch_row, self.chart, self.take_home):
             widget.layout.display = "none"
         self.batch.observe(guard(self._batch_changed), names="value")
         self.point.observe(guard(self._point_changed), names="value")
         self.summary = widgets.VBox(
             [self.state, self.bar, self.time, guard.view, self.answer, self.batch_row, self.chart]
         )
-        self.details = widgets.VBox(
-            [_head("Trials"), self.table, _head("Repeat a point in Python"), self.point, self.code]
-        )
+        self.take_home = widgets.VBox([_head("Repeat a point in Python"), self.point, self.code])
+        self.details = widgets.VBox([_head("Trials"), self.table, self.take_home])
         self.details.layout.display = "none"
 
     def say(self, headline: str, message: str = "", *, fraction: float | None = None, state: str = "") -> None:
@@ -93,8 +92,7 @@ class Results:
             self._offer_points(finished, best)
             self._draw()
             self.batch_row.layout.display = "" if len(self.batch.options) > 1 else "none"
-            for widget in (self.point, self.code):
-                widget.layout.display = "" if finished else "none"
+            self.take_home.layout.display = "" if finished else "none"
 
     def _offer_batches(self, best: Best) -> None:
         sizes = sorted({row["batch_size"] for row in self._rows})
