@@ -57,6 +57,7 @@ class Results:
         self.table = _html("", "wb-table")
         self.point = widgets.Dropdown(description="Code for", layout=widgets.Layout(width="100%", max_width="640px"))
         self.code = _html("")
+        self.take_home = widgets.VBox([_head("Repeat a point in Python"), self.point, self.code])
         for widget in (self.batch_row, self.chart, self.take_home):
             widget.layout.display = "none"
         self.batch.observe(guard(self._batch_changed), names="value")
@@ -64,7 +65,6 @@ class Results:
         self.summary = widgets.VBox(
             [self.state, self.bar, self.time, guard.view, self.answer, self.batch_row, self.chart]
         )
-        self.take_home = widgets.VBox([_head("Repeat a point in Python"), self.point, self.code])
         self.details = widgets.VBox([_head("Trials"), self.table, self.take_home])
         self.details.layout.display = "none"
 
