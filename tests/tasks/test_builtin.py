@@ -18,11 +18,12 @@ def test_digits_are_what_the_readme_says():
     assert (len(task.evaluation), sum(len(task.split(r)) for r in ROLES)) == (3005, 10_000)
     images, labels = task.evaluation.inputs, task.evaluation.targets
     assert images.dtype == torch.float32 and images.shape[1:] == (1, 32, 32)
-    assert torch.bincount(labels).float().std() < 20 and labels.max() == 9
+    everywhere = torch.bincount(builtin.digits_data()[1])
+    assert torch.bincount(labels).tolist() == [-(-3 * int(n) // 10) for n in everywhere] and len(everywhere) == 10
     levels = (images * builtin.STD + builtin.MEAN) * 15
     assert torch.allclose(levels, levels.round(), atol=1e-4)
     assert levels.min() >= 0 and levels.max() < 15.001
-    assert abs(float(images.mean())) < 0.05 and abs(float(images.std()) - 1) < 0.05
+    assert abs(float(images.mean())) < 0.1 and abs(float(images.std()) - 1) < 0.1
 
 
 def readme_accuracy(network):

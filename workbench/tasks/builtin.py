@@ -26,7 +26,7 @@ MEAN, STD = 0.102, 0.185
 
 
 def digits() -> Task:
-    """Return the task of reading distorted, noisy digits with a residual CNN of 0.32M parameters.
+    """Return the task of reading distorted, noisy digits with a residual CNN of 0.32M parameters (94.3 %).
 
     Inputs ``image``: float32 ``[n, 1, 32, 32]``; targets: int64 ``[n]`` of 0 to 9; metric: accuracy. 3,005 of the
     10,000 digits are for evaluation. Origin and licence: ``data/README.md``.
@@ -40,13 +40,13 @@ def digits() -> Task:
     --------
     >>> task = digits()
     >>> task.evaluate(task.model())
-    0.95
+    0.943...
     """
     return _task("digits", _build_resnet)
 
 
 def digits_vit() -> Task:
-    """Return the task of :func:`digits` for a vision transformer of 0.4M parameters."""
+    """Return the task of :func:`digits` for a vision transformer of 0.4M parameters (91.4 %)."""
     return _task("digits_vit", _build_vit)
 
 
