@@ -28,6 +28,20 @@ def test_success_replaces_in_one_step(tmp_path: Path) -> None:
     assert sha256_file(tmp_path / "deep" / "a.txt") == hashlib.sha256(b"new").hexdigest()
 
 
+def test_files_can_be_read_by_whom_the_umask_allows(tmp_path: Path) -> None:
+    old = os.umask(0o022)
+    try:
+        with replacing(tmp_path / "a.txt") as temporary:
+            temporary.write_text("x")
+        assert (tmp_path / "a.txt").stat().st_mode & 0o777 == 0o644
+        (tmp_path / "a.txt").chmod(0o600)
+        with replacing(tmp_path / "a.txt") as temporary:
+            temporary.write_text("y")
+        assert (tmp_path / "a.txt").stat().st_mode & 0o777 == 0o600
+    finally:
+        os.umask(old)
+
+
 def test_a_full_disk_is_said_in_words(tmp_path: Path) -> None:
     target = tmp_path / "a.txt"
     target.write_text("old")

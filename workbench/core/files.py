@@ -31,11 +31,18 @@ def replacing(path: str | Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
+        temporary.chmod(path.stat().st_mode if path.exists() else 0o666 & ~_umask())  # mkstemp gives 0600
         os.replace(temporary, path)
     except OSError as error:
         raise WorkbenchError(f"Cannot write {path}: {error.strerror}. Nothing was changed.") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)  # there is no way to read it but to set it
+    os.umask(mask)
+    return mask
 
 
 def sha256_file(path: str | Path) -> str:
