@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import runpy
+from pathlib import Path
 from typing import Any
 
 import pytest
-from fixtures.rows import make_rows
+
+MAKE_ROWS = runpy.run_path(str(Path(__file__).parents[1] / "fixtures" / "rows.py"))["make_rows"]
 
 
 @pytest.fixture
 def rows() -> list[dict[str, Any]]:
     """Return 54 complete rows: 6 recipes x 3 backends x 3 batch sizes."""
-    return make_rows()
+    return MAKE_ROWS()

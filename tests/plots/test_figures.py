@@ -111,6 +111,15 @@ def test_the_limit_the_baseline_and_the_recommended_point_are_named(rows: Rows) 
     assert "recommended prune+distill+qat 6.14×, drop 0.006" in words
 
 
+def test_a_recipe_named_twice_is_named_with_its_backend(rows: Rows) -> None:
+    for row in rows:
+        if row["recipe"] == "quantize" and row["backend"] == "onnxruntime":
+            row["quality"] += 0.0004
+    words = text_of(plot_tradeoff(rows))
+    assert "quantize, ONNX Runtime" in words and "quantize, OpenVINO" in words
+    assert "distill, " not in words
+
+
 def test_points_far_below_keep_the_rest_readable(rows: Rows) -> None:
     figure = plot_tradeoff(crowded(rows), quality_drop=0.01)
     low, _ = figure.axes[0].get_ylim()

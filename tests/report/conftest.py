@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import runpy
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from fixtures.rows import make_rows
 
 from workbench.report.report import Report
+
+MAKE_ROWS = runpy.run_path(str(Path(__file__).parents[1] / "fixtures" / "rows.py"))["make_rows"]
 
 
 class FakeStudy:
@@ -35,7 +37,7 @@ class FakeStudy:
 @pytest.fixture
 def rows() -> list[dict[str, Any]]:
     """Return 54 complete rows: 6 recipes x 3 backends x 3 batch sizes."""
-    return make_rows()
+    return MAKE_ROWS()
 
 
 @pytest.fixture

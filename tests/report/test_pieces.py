@@ -89,7 +89,7 @@ def test_waterfall_table_says_what_did_not_change(rows: Rows) -> None:
 
 def test_the_box_has_the_figures_beside_the_originals(rows: Rows) -> None:
     baseline = next(r for r in rows if r["baseline"] and r["batch_size"] == 32)
-    source = pieces.recommendation(best_row(rows, quality_drop=0.01), baseline, rows, quality_drop=0.01)
+    source = pieces.recommendation(best_row(rows, quality_drop=0.01), baseline, rows)
     text = " ".join(parsed(source).words)
     assert 'class="answer good"' in source
     for words in ("6.14×", "4.40 ms", "original: 27.0 ms", "+0.0060", "0.9652, original: 0.9712", "159 MiB"):
@@ -98,13 +98,13 @@ def test_the_box_has_the_figures_beside_the_originals(rows: Rows) -> None:
 
 def test_the_box_says_plainly_that_nothing_met_the_goal(rows: Rows) -> None:
     hard = [dict(r, quality_drop=r["quality_drop"] + 0.5, recommended=False) for r in rows if not r["baseline"]]
-    source = pieces.recommendation(best_row(hard, quality_drop=0.01), None, hard, quality_drop=0.01)
+    source = pieces.recommendation(best_row(hard, quality_drop=0.01), None, hard)
     assert 'class="answer miss"' in source
     assert "Nothing met the goal" in source
 
 
 def test_the_box_without_any_result() -> None:
-    text = " ".join(parsed(pieces.recommendation(best_row([]), None, [], quality_drop=0.01)).words)
+    text = " ".join(parsed(pieces.recommendation(best_row([]), None, [])).words)
     assert "no trial has finished" in text
 
 

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
@@ -37,8 +36,12 @@ class Label:
 
 @dataclass
 class Obstacles:
-    """What labels keep clear of, in data units: marks, bars (x0, y0, x1, y1), and texts already on the axes."""
+    """What labels keep clear of, in data units: marks, bars (x0, y0, x1, y1), and texts already on the axes.
 
+    ``rings`` are marks that no label may touch at all; ``lines`` is one polyline.
+    """
+
+    rings: list[tuple[float, float]] = field(default_factory=list)
     points: list[tuple[float, float]] = field(default_factory=list)
     bars: list[tuple[float, float, float, float]] = field(default_factory=list)
     lines: list[tuple[float, float]] = field(default_factory=list)
@@ -56,14 +59,15 @@ def place_labels(ax: Axes, labels: Sequence[Label], obstacles: Obstacles) -> lis
     scale = figure.dpi / 72
     inside = ax.get_window_extent()
     hard = [text.get_window_extent() for text in obstacles.texts]
-    soft = [_around(ax, x, y, 6 * scale) for x, y in obstacles.points] + _bar_boxes(ax, obstacles.bars)
-    path = [_around(ax, x, y, 2 * scale) for x, y in _dense(ax, obstacles.lines)]
+    hard += [around(ax, x, y, 12 * scale) for x, y in obstacles.rings]
+    soft = [around(ax, x, y, 6 * scale) for x, y in obstacles.points] + bar_boxes(ax, obstacles.bars)
+    path = [around(ax, x, y, 2 * scale) for x, y in _dense(ax, obstacles.lines)]
     written = []
     for label in labels:
-        note = _write(ax, label)
+        note = write_label(ax, label)
         box = note.get_window_extent()
         point = ax.transData.transform((label.x, label.y))
-        place = _cheapest(box, point, scale, inside, hard, soft, path)
+        place = _cheapest(box, point, label.clear, scale, inside, hard, soft, path)
         if place is None and not label.essential:
             note.remove()
             continue
@@ -72,11 +76,14 @@ def place_labels(ax: Axes, labels: Sequence[Label], obstacles: Obstacles) -> lis
         if distance <= LEADER_FROM and note.arrow_patch is not None:
             note.arrow_patch.set_visible(False)
         hard.append(taken)
+        if distance > LEADER_FROM:
+            hard += _leader(taken, point, label.clear * scale)
         written.append(note)
     return written
 
 
-def _write(ax: Axes, label: Label) -> Annotation:
+def write_label(ax: Axes, label: Label) -> Annotation:
+    """Write a label with a leader line to its point, to be moved to its place."""
     note = ax.annotate(
         label.words,
         (label.x, label.y),
@@ -96,12 +103,14 @@ def _write(ax: Axes, label: Label) -> Annotation:
     return note
 
 
-def _around(ax: Axes, x: float, y: float, radius: float) -> Bbox:
+def around(ax: Axes, x: float, y: float, radius: float) -> Bbox:
+    """Return the box of ``radius`` pixels around a point in data units."""
     px, py = ax.transData.transform((x, y))
     return Bbox.from_extents(px - radius, py - radius, px + radius, py + radius)
 
 
-def _bar_boxes(ax: Axes, bars: Iterable[tuple[float, float, float, float]]) -> list[Bbox]:
+def bar_boxes(ax: Axes, bars: Iterable[tuple[float, float, float, float]]) -> list[Bbox]:
+    """Return the boxes in pixels of bars (x0, y0, x1, y1) in data units."""
     boxes = []
     for x0, y0, x1, y1 in bars:
         (ax0, ay0), (ax1, ay1) = ax.transData.transform([(x0, y0), (x1, y1)])
@@ -121,13 +130,15 @@ def _dense(ax: Axes, line: Sequence[tuple[float, float]]) -> list[tuple[float, f
     return points
 
 
-def _overlap(a: Bbox, b: Bbox) -> float:
+def overlap(a: Bbox, b: Bbox) -> float:
+    """Return the area that two boxes share."""
     width = min(a.x1, b.x1) - max(a.x0, b.x0)
     height = min(a.y1, b.y1) - max(a.y0, b.y0)
     return width * height if width > 0 and height > 0 else 0.0
 
 
-def _moved(box: Bbox, dx: float, dy: float) -> Bbox:
+def moved_by(box: Bbox, dx: float, dy: float) -> Bbox:
+    """Return the box moved by so many pixels."""
     return Bbox.from_extents(box.x0 + dx, box.y0 + dy, box.x1 + dx, box.y1 + dy)
 
 
@@ -135,20 +146,45 @@ Place = tuple[tuple[float, float], Bbox, float]
 
 
 def _cheapest(
-    box: Bbox, point: Any, scale: float, inside: Bbox, hard: list[Bbox], soft: list[Bbox], path: list[Bbox]
+    box: Bbox,
+    point: Any,
+    clear: float,
+    scale: float,
+    inside: Bbox,
+    hard: list[Bbox],
+    soft: list[Bbox],
+    path: list[Bbox],
 ) -> Place | None:
     best: tuple[float, Place] | None = None
     for distance in DISTANCES:
         for turn, angle in enumerate(ANGLES):
             shift = _shift(box, distance * scale, math.radians(angle))
-            moved = _moved(box, point[0] + shift[0] - box.x0, point[1] + shift[1] - box.y0)
-            if not _within(moved, inside) or any(_overlap(moved.padded(GAP), other) for other in hard):
+            moved = moved_by(box, point[0] + shift[0] - box.x0, point[1] + shift[1] - box.y0)
+            if not _within(moved, inside) or _touches(moved.padded(GAP), hard):
                 continue
-            covered = sum(_overlap(moved, other) for other in soft) + 0.3 * sum(_overlap(moved, p) for p in path)
+            if distance > LEADER_FROM and any(_touches(bit, hard) for bit in _leader(moved, point, clear * scale)):
+                continue
+            covered = sum(overlap(moved, other) for other in soft) + 0.3 * sum(overlap(moved, p) for p in path)
             cost = covered * 6 + distance * 3 + turn * 0.6
             if best is None or cost < best[0]:
                 best = cost, (shift, moved.padded(GAP), distance)
     return best[1] if best else None
+
+
+def _touches(box: Bbox, others: list[Bbox]) -> bool:
+    return any(overlap(box, other) > 0 for other in others)
+
+
+def _leader(box: Bbox, point: Any, clear: float) -> list[Bbox]:
+    """Return small boxes along the line from a label's centre to its mark, without its ends."""
+    x, y = (box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2
+    bits = []
+    for i in range(1, 24):
+        px, py = x + (point[0] - x) * i / 24, y + (point[1] - y) * i / 24
+        bit = Bbox.from_extents(px - 1, py - 1, px + 1, py + 1)
+        if math.dist((px, py), point) > clear + 4 and not overlap(bit, box.padded(3)):
+            bits.append(bit)
+    return bits
 
 
 def _shift(box: Bbox, distance: float, angle: float) -> tuple[float, float]:
@@ -171,60 +207,11 @@ def _fallback(box: Bbox, point: Any, inside: Bbox, hard: list[Bbox]) -> Place:
         for j in range(21):
             x = inside.x0 + max(0.0, inside.width - box.width) * i / 20
             y = inside.y0 + max(0.0, inside.height - box.height) * j / 20
-            moved = _moved(box, x - box.x0, y - box.y0)
+            moved = moved_by(box, x - box.x0, y - box.y0)
             away = math.dist((moved.x0, moved.y0), point)
-            cost = sum(_overlap(moved, other) for other in hard) * 10 + away
+            cost = sum(overlap(moved, other) for other in hard) * 10 + away
             if best is None or cost < best[0]:
                 best = cost, ((x - point[0], y - point[1]), moved, away)
     if best is None:
         raise ValueError("The axes has no extent.")
     return best[1]
-
-
-def spread_right(ax: Axes, labels: Sequence[Label]) -> list[Annotation]:
-    """Write labels of line ends in the right half of the axes, moved up and down until none touches another.
-
-    The axis is widened to the right, so that the words stand inside it. Returns them from bottom to top.
-    """
-    if not labels:
-        return []
-    figure = figure_of(ax)
-    figure.draw_without_rendering()
-    scale = figure.dpi / 72
-    notes = [_write(ax, label) for label in sorted(labels, key=lambda item: item.y)]
-    widest = max(note.get_window_extent().width for note in notes)
-    inside = ax.get_window_extent()
-    _widen(ax, share=min(0.6, (widest + 14 * scale) / inside.width))
-    points = [ax.transData.transform(note.xy) for note in notes]
-    heights = [note.get_window_extent().height + 2 * GAP for note in notes]
-    centres = _apart([float(p[1]) for p in points], heights, inside.y0, inside.y1)
-    for note, point, centre, height in zip(notes, points, centres, heights, strict=True):
-        note.set_position((10, (centre - height / 2 + GAP - point[1]) / scale))
-        if note.arrow_patch is not None:
-            note.arrow_patch.set_visible(abs(centre - point[1]) > 4 * scale)
-    return notes
-
-
-def _widen(ax: Axes, share: float) -> None:
-    low, high = ax.get_xlim()
-    ends = [float(np.max(np.asarray(line.get_xdata(), dtype=float))) for line in ax.get_lines()]
-    end = max(ends)
-    if ax.get_xscale() == "log":
-        span = math.log(end / low) / (1 - share)
-        ax.set_xlim(low, max(high, low * math.exp(span)))
-    else:
-        ax.set_xlim(low, max(high, low + (end - low) / (1 - share)))
-
-
-def _apart(wanted: list[float], heights: list[float], low: float, high: float) -> list[float]:
-    """Return centres near the wanted ones, in the same order, such that boxes of these heights do not overlap."""
-    centres: list[float] = []
-    edge = low
-    for want, height in zip(wanted, heights, strict=True):
-        centres.append(max(want, edge + height / 2))
-        edge = centres[-1] + height / 2
-    edge = high
-    for i in range(len(centres) - 1, -1, -1):
-        centres[i] = min(centres[i], edge - heights[i] / 2)
-        edge = centres[i] - heights[i] / 2
-    return centres

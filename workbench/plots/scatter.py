@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -9,10 +10,10 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from workbench.plots import style
-from workbench.plots.canvas import TEXT, nice_ticks, plain_log, wants_log
+from workbench.plots.canvas import TEXT, plain_log, wants_log
+from workbench.plots.edges import LineWords, place_on_lines
 from workbench.plots.frame import front
 from workbench.plots.labels import Label, Obstacles, place_labels
 
@@ -36,10 +37,9 @@ def scatter(
     *,
     quality_drop: float | None,
     label: Callable[[Any], str],
-    speedups: bool = False,
     fill: str | None = None,
     whole: pd.DataFrame | None = None,
-) -> Callable[[], object]:
+) -> Callable[[], None]:
     """Draw ``frame`` (columns of ``tradeoff_data`` or ``memory_data``) as quality against ``axis``.
 
     ``fill`` draws every marker alike, where the backend makes no difference. ``whole`` gives the quality axis and
@@ -49,19 +49,22 @@ def scatter(
     whole = frame if whole is None else whole
     floor = _floor(whole, quality_drop)
     _quality_limits(ax, whole, floor, quality_drop)
-    log = _cost_limits(ax, frame, axis)
+    _cost_limits(ax, frame, axis)
     shown = frame.assign(drawn_at=frame["quality"].where(frame["quality"] >= floor, ax.get_ylim()[0]))
     line = _front(ax, frame, axis, floor)
-    texts = _reference_lines(ax, shown, axis, _baseline(whole), quality_drop)
+    on_lines = _reference_lines(ax, _baseline(whole), quality_drop)
     for _, row in shown.iterrows():
         _point(ax, row, axis, floor, {"fillstyle": fill} if fill else {})
     ax.set_xlabel(axis.words, fontsize=TEXT + 0.5, color=style.INK)
     ax.set_ylabel("quality, the task's metric (higher is better)", fontsize=TEXT + 0.5, color=style.INK)
-    if speedups:
-        _speedup_axis(ax, frame, log=log)
     labels, obstacles = _labels(shown, axis, floor, label)
-    obstacles.lines, obstacles.texts = line, texts
-    return lambda: place_labels(ax, labels, obstacles)
+    obstacles.lines = line
+
+    def write() -> None:
+        obstacles.texts = place_on_lines(ax, on_lines, obstacles)
+        place_labels(ax, labels, obstacles)
+
+    return write
 
 
 def _baseline(frame: pd.DataFrame) -> float | None:
@@ -92,18 +95,18 @@ def _quality_limits(ax: Axes, frame: pd.DataFrame, floor: float, quality_drop: f
     ax.set_ylim(low - below * margin, high + 1.6 * margin)
 
 
-def _cost_limits(ax: Axes, frame: pd.DataFrame, axis: Axis) -> bool:
-    """Set the x axis, on a log scale where the range asks for it; returns whether it did."""
+def _cost_limits(ax: Axes, frame: pd.DataFrame, axis: Axis) -> None:
+    """Set the x axis, on a log scale where the range asks for it, with room for labels at the better, left end."""
     x = frame[axis.column]
-    log = wants_log(list(x))
-    if log:
+    low, high = float(x.min()), float(x.max())
+    if wants_log(list(x)):
+        span = math.log(high / low)
         ax.set_xscale("log")
-        ax.set_xlim(x.min() / 1.28, x.max() * 1.28)
+        ax.set_xlim(low / math.exp(0.2 * span), high * math.exp(0.07 * span))
         plain_log(ax.xaxis, *ax.get_xlim())
     else:
-        pad = 0.12 * (x.max() - x.min()) or 0.1 * x.max() or 1.0
-        ax.set_xlim(x.min() - pad, x.max() + pad)
-    return log
+        span = (high - low) or 0.4 * high or 1.0
+        ax.set_xlim(low - 0.22 * span, high + 0.12 * span)
 
 
 def _front(ax: Axes, frame: pd.DataFrame, axis: Axis, floor: float) -> list[tuple[float, float]]:
@@ -119,43 +122,18 @@ def _front(ax: Axes, frame: pd.DataFrame, axis: Axis, floor: float) -> list[tupl
     return [(float(x), float(y)) for x, y in corners]
 
 
-def _reference_lines(
-    ax: Axes, frame: pd.DataFrame, axis: Axis, quality: float | None, quality_drop: float | None
-) -> list[Any]:
+def _reference_lines(ax: Axes, quality: float | None, quality_drop: float | None) -> list[LineWords]:
     """Draw the baseline's quality, named above its line, and the lowest acceptable one, named below its line."""
     if quality is None:
         return []
     ax.axhline(quality, color=style.INK, linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
-    texts = [_edge_text(ax, frame, axis, quality, f"baseline {quality:.4g}", style.INK, above=True)]
+    words = [LineWords(f"baseline {quality:.4g}", quality, style.INK, above=True)]
     if quality_drop:
         limit = quality - quality_drop
         ax.axhline(limit, color=style.BAD, linewidth=1.2, linestyle=(0, (6, 3)), zorder=1)
-        words = f"acceptable: {limit:.4g} or more (drop {quality_drop:g})"
-        texts.append(_edge_text(ax, frame, axis, limit, words, style.BAD, above=False))
-    return texts
-
-
-def _edge_text(ax: Axes, frame: pd.DataFrame, axis: Axis, y: float, words: str, colour: str, *, above: bool) -> Any:
-    """Write above or below a horizontal line, at the end where fewer points are near."""
-    points = ax.transData.transform(frame[[axis.column, "drawn_at"]].to_numpy(dtype=float))
-    inside = ax.get_window_extent()
-    height = ax.transData.transform((ax.get_xlim()[1], y))[1]
-    reach = (10, 0.06 * inside.height + 10) if above else (0.06 * inside.height + 10, 10)
-    near = points[(points[:, 1] > height - reach[0]) & (points[:, 1] < height + reach[1])][:, 0]
-    right = (near > inside.x0 + 0.6 * inside.width).sum() <= (near < inside.x0 + 0.4 * inside.width).sum()
-    gap = 5.5 if len(near) else 2.5
-    return ax.annotate(
-        words,
-        (1.0 if right else 0.0, y),
-        (-3 if right else 3, gap if above else -gap),
-        xycoords=ax.get_yaxis_transform(),
-        textcoords="offset points",
-        ha="right" if right else "left",
-        va="bottom" if above else "top",
-        fontsize=TEXT - 1,
-        color=colour,
-        zorder=7,
-    )
+        said = f"acceptable: {limit:.4g} or more (drop {quality_drop:g})"
+        words.append(LineWords(said, limit, style.BAD, above=False))
+    return words
 
 
 def _point(ax: Axes, row: Any, axis: Axis, floor: float, look: dict[str, Any]) -> None:
@@ -228,37 +206,29 @@ def key(ax: Axes, frame: pd.DataFrame) -> None:
             text.set_x(-22)
 
 
-def _speedup_axis(ax: Axes, frame: pd.DataFrame, *, log: bool) -> None:
-    base = frame.loc[frame["baseline"], "latency_ms_p50"]
-    if base.empty or not log:
-        return
-    milliseconds = float(base.iloc[0])
-    low, high = (milliseconds / x for x in reversed(ax.get_xlim()))
-    top = ax.secondary_xaxis("top", functions=(lambda x: x, lambda x: x))
-    ticks = nice_ticks(low, high)
-    top.xaxis.set_major_locator(FixedLocator([milliseconds / tick for tick in ticks]))
-    top.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{milliseconds / x:.3g}×"))
-    top.xaxis.set_minor_locator(NullLocator())
-    top.tick_params(labelsize=TEXT - 0.5, labelcolor=style.MUTED, color=style.FAINT, pad=1)
-    top.spines["top"].set_visible(False)
-    top.set_xlabel("speed-up over the baseline", fontsize=TEXT, color=style.MUTED, loc="right")
-
-
 def _labels(
     shown: pd.DataFrame, axis: Axis, floor: float, words: Callable[[Any], str]
 ) -> tuple[list[Label], Obstacles]:
-    labels, obstacles, named = [], Obstacles(), set()
-    order = shown.sort_values(["recommended", "baseline", "pareto"], ascending=False, kind="stable")
-    for _, row in order.iterrows():
-        off_scale = row["quality"] < floor
+    obstacles = Obstacles()
+    chosen, named = [], set()
+    for _, row in shown.sort_values(["recommended", "baseline", "pareto"], ascending=False, kind="stable").iterrows():
         place = float(row[axis.column]), float(row["drawn_at"])
-        obstacles.points.append(place)
+        (obstacles.rings if row["recommended"] else obstacles.points).append(place)
+        off_scale = row["quality"] < floor
         if not off_scale and pd.notna(row["quality_low"]):
             obstacles.bars.append((place[0], row["quality_low"], place[0], row["quality_high"]))
-        bold = bool(row["recommended"])
-        if (off_scale and row["recipe_id"] not in named) or bold or row["baseline"] or row["pareto"]:
+        if row["recommended"] or row["baseline"] or row["pareto"] or (off_scale and row["recipe_id"] not in named):
             named.add(row["recipe_id"])
-            text = f"{words(row)} ↓ {row['quality']:.3g}" if off_scale else words(row)
-            clear = 12.0 if bold else 5.0
-            labels.append(Label(text, *place, bold=bold, essential=bool(bold or row["baseline"]), clear=clear))
+            chosen.append((row, place, off_scale))
+    recipes = [row["recipe"] for row, _, off_scale in chosen if not off_scale]
+    labels = []
+    for row, place, off_scale in chosen:
+        said = words(row)
+        if off_scale:
+            said += f" ↓ {row['quality']:.3g}"
+        elif said == row["recipe"] and recipes.count(said) > 1:
+            said += f", {style.backend(row['backend']).word}"
+        bold = bool(row["recommended"])
+        essential = bool(bold or row["baseline"])
+        labels.append(Label(said, *place, bold=bold, essential=essential, clear=12.0 if bold else 5.0))
     return labels, obstacles

@@ -12,8 +12,9 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
 from workbench.plots import style
 from workbench.plots.canvas import TEXT, dress, figure_of, new_figure, plain_log, say, title, wants_log
+from workbench.plots.edges import spread_right
 from workbench.plots.frame import choose_batch, complete_frame, pareto_mask, why_empty
-from workbench.plots.labels import Label, spread_right
+from workbench.plots.labels import Label
 
 COLUMNS = [
     "recipe",

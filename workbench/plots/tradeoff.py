@@ -80,7 +80,7 @@ def plot_tradeoff(
     )
     counts = f"{plural(frame['recipe_id'].nunique(), 'recipe')} on {plural(frame['backend'].nunique(), 'backend')}"
     title(ax, "Latency and quality", f"{counts}, batch {batch}; bars: 95 % intervals")
-    label_points = scatter(ax, frame, axis, quality_drop=quality_drop, label=_label, speedups=True)
+    label_points = scatter(ax, frame, axis, quality_drop=quality_drop, label=_label)
     key(ax, frame)
     label_points()
     return figure_of(ax)
@@ -88,7 +88,8 @@ def plot_tradeoff(
 
 def _label(row: Any) -> str:
     if row["recommended"]:
-        return f"recommended\n{row['recipe']}\n{row['speedup']:.3g}×, drop {row['quality_drop']:.2g}"
+        figures = f"{row['speedup']:.3g}×, drop {row['quality_drop']:.2g}".replace("-", "−")
+        return f"recommended\n{row['recipe']}\n{figures}"
     if row["baseline"]:
         return f"{row['recipe']} (baseline)"
     return str(row["recipe"])

@@ -107,8 +107,9 @@ def plot_waterfall(
 
 
 def _measures(row: Mapping[str, Any]) -> Sequence[Measure]:
+    unit = f"ms per batch of {row['batch_size']}"
     return (
-        Measure("latency_ms_p50", "Latency", f"ms per batch of {row['batch_size']}", "timed", structural=True),
+        Measure("latency_ms_p50", "Latency", unit, "timed", structural=True, ratio=row.get("speedup")),
         Measure("macs", "Work", "million MACs per sample", "counted", scale=1e-6),
         Measure("size_mib", "Size", "MiB on disk", "measured", structural=True),
         Measure(

@@ -13,6 +13,7 @@ from workbench.report.words import (
     Row,
     caveats,
     count,
+    cuts_by_reason,
     drop,
     engine_name,
     headline,
@@ -49,7 +50,6 @@ def header(facts: Mapping[str, str], machine: Machine, settings: ReportSettings,
     versions = library_versions(LIBRARIES)
     shown = [f"{lib} {version}" for lib, version in versions.items() if version]
     pairs = {
-        "task": name,
         **facts,
         "machine": f"{machine.cpu_model}, {machine.memory_mib / 1024:.0f} GiB, {machine.system}",
         "cores": f"{machine.cores_allowed} allowed of {machine.cores_logical}; int8 {int8_words(machine)}",
@@ -67,11 +67,11 @@ def int8_words(machine: Machine) -> str:
     return "with dot-product instructions" if machine.int8_dot else "without dot-product instructions (7-bit weights)"
 
 
-def recommendation(best: Best, baseline: Row | None, rows: Sequence[Row], *, quality_drop: float) -> str:
+def recommendation(best: Best, baseline: Row | None, rows: Sequence[Row]) -> str:
     """Return the answer in a box: one sentence, the figures beside the baseline's, and what weakens them."""
     kind = "good" if best.met else "miss"
     tiles = "" if best.row is None else _tiles(best.row, baseline)
-    warnings = "".join(f"<li>{text(words)}</li>" for words in caveats(best, rows, quality_drop=quality_drop))
+    warnings = "".join(f"<li>{text(words)}</li>" for words in caveats(best, rows))
     reason = f"<p>{text(best.reason)}</p>"
     listed = f'<ul class="caveats">{warnings}</ul>' if warnings else ""
     return f'<section class="answer {kind}"><h3>{text(headline(best))}</h3>{tiles}{reason}{listed}</section>'
@@ -183,7 +183,7 @@ def notes(rows: Sequence[Row], cut: Sequence[str]) -> str:
     rest = [n for n in found if n not in failed]
     parts = []
     if cut:
-        items = "".join(f"<li>{text(words)}</li>" for words in cut)
+        items = "".join(f"<li>{text(words)}</li>" for words in cuts_by_reason(cut))
         parts.append(f"<h4>Not run in this report</h4><ul>{items}</ul>")
     if failed:
         items = "".join(f"<li><b>{text(s)}</b>: {text(why)} <i>({text(some(who))})</i></li>" for s, why, who in failed)

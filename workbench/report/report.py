@@ -151,8 +151,7 @@ class Report:
     def recommendation(self) -> Html:
         """Return the answer in words."""
         failed = f'<p class="failure">{text(self.failure)}</p>' if self.failure else ""
-        limit = self.settings.quality_drop
-        return Html(failed + pieces.recommendation(self.best, self._baseline(), self.rows, quality_drop=limit))
+        return Html(failed + pieces.recommendation(self.best, self._baseline(), self.rows))
 
     def tradeoff(self) -> Picture:
         """Return the chart of latency against quality."""

@@ -114,18 +114,12 @@ def quality_words(row: Row) -> str:
     return f"{change} {quality(abs(lost))} of quality ({quality(row['quality'])})"
 
 
-def caveats(best: Best, rows: Sequence[Row], *, quality_drop: float) -> list[str]:
-    """Return what weakens a recommendation, one sentence each."""
+def caveats(best: Best, rows: Sequence[Row]) -> list[str]:
+    """Return what weakens a recommendation beside its own reason, one sentence each."""
     row = best.row
     if row is None:
         return []
     found = []
-    high = row.get("quality_drop_high")
-    if best.met and high is not None and high > quality_drop:
-        found.append(
-            f"The 95 % interval of the quality drop reaches {quality(high)}, beyond the limit of {quality_drop:g}: "
-            "more evaluation samples would tell."
-        )
     tried = row.get("candidates") or best.candidates
     if tried and tried > 1:
         found.append(
@@ -138,6 +132,21 @@ def caveats(best: Best, rows: Sequence[Row], *, quality_drop: float) -> list[str
     if open_rows:
         found.append(f"{open_rows} of {len(rows)} planned trials were not run: see the notes.")
     return found
+
+
+def cuts_by_reason(cuts: Sequence[str]) -> list[str]:
+    """Return what was cut with each reason told once: ``"the reason: this; that"``.
+
+    Examples
+    --------
+    >>> cuts_by_reason(["no time: a at batch 1", "no time: b at batch 1", "else"])
+    ['no time: a at batch 1; b at batch 1', 'else']
+    """
+    found: dict[str, list[str]] = {}
+    for cut in cuts:
+        reason, _, what = cut.partition(": ")
+        found.setdefault(reason, []).append(what)
+    return [f"{reason}: {'; '.join(what)}" if any(what) else reason for reason, what in found.items()]
 
 
 def notes_by_reason(rows: Sequence[Row]) -> list[tuple[str, str, list[str]]]:
