@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from workbench.compress import Distill, Prune, Recipe, Recover
-from workbench.compress.distill import Teacher, leaf_loss, mixed_loss
+from workbench.compress.lesson import Lesson, Teacher, blend, leaf_loss, mixed_loss
 from workbench.compress.training import Plan, make_optimizer, rate_factor, train
 from workbench.core.errors import WorkbenchError
 from workbench.tasks.split import Split
@@ -65,16 +65,48 @@ class Counting(nn.Module):
 
 
 def test_the_teacher_is_asked_once_per_sample():
-    teacher = Teacher(Counting(), cached=True, count=6)
+    teacher = Teacher(Counting(), count=6)
     x = torch.randn(6, 3)
     first = teacher(x[[0, 2, 4]], torch.tensor([0, 2, 4]))
     teacher(x[[1, 3, 5]], torch.tensor([1, 3, 5]))
     again = teacher(x[[4, 1]], torch.tensor([4, 1]))
     assert teacher.module.calls == 2
     assert torch.equal(again["y"][0], first["y"][2])
-    live = Teacher(Counting(), cached=False, count=6)
-    live(x, torch.arange(6)), live(x, torch.arange(6))
-    assert live.module.calls == 2
+    teacher(x, None), teacher(x, None)
+    assert teacher.module.calls == 4
+
+
+def test_blends_lie_between_two_samples():
+    x = torch.arange(8.0)[:, None].expand(8, 3)
+    mixed = blend({"a": x, "b": x[:, :, None]}, torch.Generator().manual_seed(0))
+    assert torch.equal(mixed["a"], mixed["b"][:, :, 0])
+    assert torch.allclose(mixed["a"][:, 0], mixed["a"][:, 2])
+    assert not torch.equal(mixed["a"], x)
+    assert 0 <= float(mixed["a"].min()) <= float(mixed["a"].max()) <= 7
+
+
+def blended(task, share, **options):
+    lesson = Lesson(task, temperature=4.0, alpha=0.9, **options)
+    lesson.at(share)
+    x, generator = task.train.inputs[:8], torch.Generator().manual_seed(0)
+    return [not torch.equal(lesson.augment(x, generator), x) for _ in range(40)]
+
+
+def test_half_of_the_batches_are_blends_until_the_last_part(tiny_task):
+    assert 10 < sum(blended(tiny_task, 0.5)) < 30
+    assert not any(blended(tiny_task, 0.9))
+    assert not any(blended(tiny_task, 0.5, blend=False))
+    x, y = images()
+    own = task_of(seeded(lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 4))), x, y, augment=lambda x, g: x + 1)
+    assert all(blended(own, 0.9))
+
+
+def test_integer_inputs_are_never_blended():
+    tokens = torch.randint(0, 9, (64, 5))
+    task = task_of(
+        seeded(lambda: nn.Sequential(nn.Embedding(20, 8), nn.Flatten(), nn.Linear(40, 4))), tokens, images()[1]
+    )
+    assert not any(blended(task, 0.5))
 
 
 def test_the_rate_warms_up_and_anneals():

@@ -57,6 +57,9 @@ class Distill(Config):
     epochs: float = option(3.0, "passes over the training data", above=0.0)
     temperature: float = option(4.0, "softens the teacher's answer", above=0.0)
     alpha: float = option(0.9, "weight of the teacher against the labels", minimum=0.0, maximum=1.0)
+    blend: bool = option(
+        True, "learn from mixtures of samples too, where the task has no augmentation of its own", advanced=True
+    )
     learning_rate: float | None = option(None, _RATE, above=0.0, advanced=True)
     batch_size: int = option(128, "samples per training step", minimum=2, advanced=True)
     max_seconds: float | None = option(None, _SECONDS, above=0.0, unit="s")

@@ -10,7 +10,7 @@ import torch
 from torch.fx import GraphModule
 
 from workbench.compress.apply import Outcome, Work
-from workbench.compress.distill import Teacher, mixed_loss
+from workbench.compress.lesson import Lesson
 from workbench.compress.names import excluded_names
 from workbench.compress.quantize.annotate import Touch
 from workbench.compress.quantize.capture import capture
@@ -74,24 +74,22 @@ def _calibrate(prepared: GraphModule, work: Work, scheme: Scheme) -> None:
 def _train(prepared: GraphModule, step: Quantize, work: Work, *, transformer: bool) -> tuple[GraphModule, Trained]:
     task = work.task
     start, quality = copy.deepcopy(prepared.state_dict()), _quality(prepared, work)
-    teacher = Teacher(task.model(), cached=task.augment is None, count=len(task.train)) if step.distill else None
+    lesson = Lesson(task, temperature=_TEMPERATURE, alpha=_ALPHA) if step.distill else None
 
-    def loss(outputs: Tree, inputs: Tree, targets: Tree, indices: torch.Tensor) -> torch.Tensor:
-        if teacher is None:
-            return task.loss(outputs, targets)
-        wanted = teacher(inputs, indices)
-        return mixed_loss(outputs, wanted, targets, task.loss, temperature=_TEMPERATURE, alpha=_ALPHA)
+    def label_loss(outputs: Tree, inputs: Tree, targets: Tree, indices: torch.Tensor) -> torch.Tensor:
+        return task.loss(outputs, targets)
 
     plan = Plan(step.qat_epochs, step.batch_size, step.learning_rate, step.max_seconds, _RATE_SCALE, transformer)
     trained = train(
         set_layout(prepared, torch.channels_last),
         task.train,
-        loss,
+        lesson.loss if lesson else label_loss,
         plan,
         stage="quantize",
         progress=work.progress,
         seed=work.seed,
-        augment=task.augment,
+        augment=lesson.augment if lesson else task.augment,
+        on_share=lesson.at if lesson else None,
     )
     set_layout(prepared, torch.contiguous_format)
     after = _quality(prepared, work)
