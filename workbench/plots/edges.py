@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.text import Annotation
-from matplotlib.transforms import Bbox
 
+from workbench.plots import boxes
+from workbench.plots.boxes import Boxes
 from workbench.plots.canvas import TEXT, figure_of
-from workbench.plots.labels import GAP, Label, Obstacles, around, bar_boxes, moved_by, overlap, write_label
+from workbench.plots.labels import GAP, Label, Obstacles, write_label
 
 
 @dataclass(frozen=True)
@@ -26,16 +27,16 @@ class LineWords:
 
 
 def place_on_lines(ax: Axes, lines: Sequence[LineWords], obstacles: Obstacles) -> list[Annotation]:
-    """Write the words of horizontal lines where they cover the fewest marks, near an end if there is a choice."""
-    figure = figure_of(ax)
-    figure.draw_without_rendering()
-    scale = figure.dpi / 72
-    inside = ax.get_window_extent()
-    marks = [around(ax, x, y, 7 * scale) for x, y in obstacles.points] + bar_boxes(ax, obstacles.bars)
-    return [_on_line(ax, line, inside, marks) for line in lines]
+    """Write the words of horizontal lines where they cover the fewest marks, near an end if there is a choice.
+
+    The figure's layout must be settled.
+    """
+    scale = figure_of(ax).dpi / 72
+    marks = boxes.around(boxes.pixels(ax, obstacles.points + obstacles.rings), 7 * scale)
+    return [_on_line(ax, line, np.vstack([marks, boxes.bars(ax, obstacles.bars)])) for line in lines]
 
 
-def _on_line(ax: Axes, line: LineWords, inside: Bbox, marks: list[Bbox]) -> Annotation:
+def _on_line(ax: Axes, line: LineWords, marks: Boxes) -> Annotation:
     note = ax.annotate(
         line.words,
         (0, line.y),
@@ -48,14 +49,14 @@ def _on_line(ax: Axes, line: LineWords, inside: Bbox, marks: list[Bbox]) -> Anno
         zorder=7,
     )
     note.set_in_layout(False)
-    box = note.get_window_extent()
-    room = max(0.0, (inside.width - box.width - 6) / inside.width)
+    box, width = boxes.of(note), ax.get_window_extent().width
+    room = max(0.0, (width - (box[2] - box[0]) - 6) / width)
     shares = [room * i / 12 for i in range(13)]
     middle = room / 2
 
     def cost(share: float) -> float:
-        covered = sum(overlap(moved_by(box, share * inside.width, 0.0), mark) for mark in marks)
-        return covered + 30 * (1 - abs(share - middle) / (middle or 1.0))
+        covered = float(boxes.overlaps(boxes.moved(box, (share * width, 0.0)), marks).sum())
+        return float(covered + 30 * (1 - abs(share - middle) / (middle or 1.0)))
 
     note.xy = (min(reversed(shares), key=cost), line.y)
     return note

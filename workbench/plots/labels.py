@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.text import Annotation
-from matplotlib.transforms import Bbox
 
+from workbench.plots import boxes
+from workbench.plots.boxes import Boxes
 from workbench.plots.canvas import TEXT, figure_of
 from workbench.plots.style import INK, MUTED
 
@@ -48,36 +49,59 @@ class Obstacles:
     texts: list[Any] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class _Place:
+    shift: tuple[float, float]
+    box: Boxes
+    distance: float
+
+
+class _Ground:
+    """The axes in pixels with what stands on it: ``hard`` must not be touched, ``soft`` and ``path`` should not be."""
+
+    def __init__(self, ax: Axes, obstacles: Obstacles) -> None:
+        self.scale = figure_of(ax).dpi / 72
+        self.frame = boxes.of(ax.get_window_extent())
+        texts = [boxes.of(text) for text in obstacles.texts]
+        rings = boxes.around(boxes.pixels(ax, obstacles.rings), 12 * self.scale)
+        self.hard = np.vstack([rings, *texts])
+        marks = boxes.around(boxes.pixels(ax, obstacles.points), 6 * self.scale)
+        self.soft = np.vstack([marks, boxes.bars(ax, obstacles.bars)])
+        self.path = boxes.around(boxes.along(boxes.pixels(ax, obstacles.lines), 8.0), 2 * self.scale)
+
+    def blocked(self, found: Boxes) -> bool:
+        return bool((boxes.overlaps(found, self.hard) > 0).any())
+
+    def covered(self, found: Boxes) -> float:
+        return float(boxes.overlaps(found, self.soft).sum() + 0.3 * boxes.overlaps(found, self.path).sum())
+
+    def take(self, found: Boxes) -> None:
+        self.hard = np.vstack([self.hard, found.reshape(-1, 4)])
+
+
 def place_labels(ax: Axes, labels: Sequence[Label], obstacles: Obstacles) -> list[Annotation]:
     """Write each label at the cheapest free place near its point; returns those written, in the order given.
 
-    The order is the priority. A label for which every place is taken by another label is left out, unless it is
-    essential; then it takes the place that covers least.
+    The figure's layout must be settled. The order is the priority: a label for which every place is taken by
+    another one is left out, unless it is essential; then it takes the place that covers least.
     """
-    figure = figure_of(ax)
-    figure.draw_without_rendering()
-    scale = figure.dpi / 72
-    inside = ax.get_window_extent()
-    hard = [text.get_window_extent() for text in obstacles.texts]
-    hard += [around(ax, x, y, 12 * scale) for x, y in obstacles.rings]
-    soft = [around(ax, x, y, 6 * scale) for x, y in obstacles.points] + bar_boxes(ax, obstacles.bars)
-    path = [around(ax, x, y, 2 * scale) for x, y in _dense(ax, obstacles.lines)]
+    ground = _Ground(ax, obstacles)
     written = []
     for label in labels:
         note = write_label(ax, label)
-        box = note.get_window_extent()
-        point = ax.transData.transform((label.x, label.y))
-        place = _cheapest(box, point, label.clear, scale, inside, hard, soft, path)
+        box = boxes.of(note)
+        point = boxes.pixels(ax, [(label.x, label.y)])[0]
+        place = _cheapest(box, point, label.clear, ground)
         if place is None and not label.essential:
             note.remove()
             continue
-        shift, taken, distance = place or _fallback(box, point, inside, hard)
-        note.set_position((shift[0] / scale, shift[1] / scale))
-        if distance <= LEADER_FROM and note.arrow_patch is not None:
+        place = place or _fallback(box, point, ground)
+        note.set_position((place.shift[0] / ground.scale, place.shift[1] / ground.scale))
+        ground.take(place.box)
+        if place.distance > LEADER_FROM:
+            ground.take(_leader(place.box, point, label.clear * ground.scale))
+        elif note.arrow_patch is not None:
             note.arrow_patch.set_visible(False)
-        hard.append(taken)
-        if distance > LEADER_FROM:
-            hard += _leader(taken, point, label.clear * scale)
         written.append(note)
     return written
 
@@ -103,115 +127,52 @@ def write_label(ax: Axes, label: Label) -> Annotation:
     return note
 
 
-def around(ax: Axes, x: float, y: float, radius: float) -> Bbox:
-    """Return the box of ``radius`` pixels around a point in data units."""
-    px, py = ax.transData.transform((x, y))
-    return Bbox.from_extents(px - radius, py - radius, px + radius, py + radius)
-
-
-def bar_boxes(ax: Axes, bars: Iterable[tuple[float, float, float, float]]) -> list[Bbox]:
-    """Return the boxes in pixels of bars (x0, y0, x1, y1) in data units."""
-    boxes = []
-    for x0, y0, x1, y1 in bars:
-        (ax0, ay0), (ax1, ay1) = ax.transData.transform([(x0, y0), (x1, y1)])
-        boxes.append(Bbox.from_extents(min(ax0, ax1) - 1, min(ay0, ay1) - 1, max(ax0, ax1) + 1, max(ay0, ay1) + 1))
-    return boxes
-
-
-def _dense(ax: Axes, line: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Return points along a polyline, about 8 pixels apart."""
-    points = []
-    for (x0, y0), (x1, y1) in itertools.pairwise(line):
-        a, b = ax.transData.transform([(x0, y0), (x1, y1)])
-        count = max(1, int(math.dist(a, b) / 8))
-        for i in range(count + 1):
-            x, y = ax.transData.inverted().transform(a + (b - a) * i / count)
-            points.append((float(x), float(y)))
-    return points
-
-
-def overlap(a: Bbox, b: Bbox) -> float:
-    """Return the area that two boxes share."""
-    width = min(a.x1, b.x1) - max(a.x0, b.x0)
-    height = min(a.y1, b.y1) - max(a.y0, b.y0)
-    return width * height if width > 0 and height > 0 else 0.0
-
-
-def moved_by(box: Bbox, dx: float, dy: float) -> Bbox:
-    """Return the box moved by so many pixels."""
-    return Bbox.from_extents(box.x0 + dx, box.y0 + dy, box.x1 + dx, box.y1 + dy)
-
-
-Place = tuple[tuple[float, float], Bbox, float]
-
-
-def _cheapest(
-    box: Bbox,
-    point: Any,
-    clear: float,
-    scale: float,
-    inside: Bbox,
-    hard: list[Bbox],
-    soft: list[Bbox],
-    path: list[Bbox],
-) -> Place | None:
-    best: tuple[float, Place] | None = None
+def _cheapest(box: Boxes, point: Boxes, clear: float, ground: _Ground) -> _Place | None:
+    """Return the free place that covers least and is nearest, None where there is no free one."""
+    best: tuple[float, _Place] | None = None
     for distance in DISTANCES:
+        if best is not None and best[0] <= distance * 3:
+            break  # farther places only cost more
         for turn, angle in enumerate(ANGLES):
-            shift = _shift(box, distance * scale, math.radians(angle))
-            moved = moved_by(box, point[0] + shift[0] - box.x0, point[1] + shift[1] - box.y0)
-            if not _within(moved, inside) or _touches(moved.padded(GAP), hard):
+            shift = _shift(box, distance * ground.scale, math.radians(angle))
+            found = boxes.moved(box, point + shift - box[:2])
+            if not boxes.inside(found, ground.frame) or ground.blocked(boxes.padded(found, GAP)):
                 continue
-            if distance > LEADER_FROM and any(_touches(bit, hard) for bit in _leader(moved, point, clear * scale)):
+            if distance > LEADER_FROM and any(map(ground.blocked, _leader(found, point, clear * ground.scale))):
                 continue
-            covered = sum(overlap(moved, other) for other in soft) + 0.3 * sum(overlap(moved, p) for p in path)
-            cost = covered * 6 + distance * 3 + turn * 0.6
+            cost = ground.covered(found) * 6 + distance * 3 + turn * 0.6
             if best is None or cost < best[0]:
-                best = cost, (shift, moved.padded(GAP), distance)
+                best = cost, _Place(shift, boxes.padded(found, GAP), distance)
     return best[1] if best else None
 
 
-def _touches(box: Bbox, others: list[Bbox]) -> bool:
-    return any(overlap(box, other) > 0 for other in others)
-
-
-def _leader(box: Bbox, point: Any, clear: float) -> list[Bbox]:
+def _leader(box: Boxes, point: Boxes, clear: float) -> Boxes:
     """Return small boxes along the line from a label's centre to its mark, without its ends."""
-    x, y = (box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2
-    bits = []
-    for i in range(1, 24):
-        px, py = x + (point[0] - x) * i / 24, y + (point[1] - y) * i / 24
-        bit = Bbox.from_extents(px - 1, py - 1, px + 1, py + 1)
-        if math.dist((px, py), point) > clear + 4 and not overlap(bit, box.padded(3)):
-            bits.append(bit)
-    return bits
+    centre = (box[:2] + box[2:]) / 2
+    line = centre + (point - centre) * (np.arange(1, 24) / 24)[:, None]
+    bits = boxes.around(line, 1.0)
+    outside = boxes.overlaps(boxes.padded(box, 3.0), bits) == 0
+    return np.asarray(bits[outside & (np.hypot(*(line - point).T) > clear + 4)])
 
 
-def _shift(box: Bbox, distance: float, angle: float) -> tuple[float, float]:
+def _shift(box: Boxes, distance: float, angle: float) -> tuple[float, float]:
     """Return where the label's lower left corner goes, seen from the point, in pixels."""
     cos, sin = math.cos(angle), math.sin(angle)
-    x = cos * distance + (0 if cos > 0.3 else -box.width if cos < -0.3 else -box.width / 2)
-    y = sin * distance + (0 if sin > 0.3 else -box.height if sin < -0.3 else -box.height / 2)
+    width, height = float(box[2] - box[0]), float(box[3] - box[1])
+    x = cos * distance + (0 if cos > 0.3 else -width if cos < -0.3 else -width / 2)
+    y = sin * distance + (0 if sin > 0.3 else -height if sin < -0.3 else -height / 2)
     return x, y
 
 
-def _within(box: Bbox, inside: Bbox) -> bool:
-    across = box.x0 >= inside.x0 and box.x1 <= inside.x1
-    return bool(across and box.y0 >= inside.y0 and box.y1 <= inside.y1)
-
-
-def _fallback(box: Bbox, point: Any, inside: Bbox, hard: list[Bbox]) -> Place:
+def _fallback(box: Boxes, point: Boxes, ground: _Ground) -> _Place:
     """Return the place on a coarse grid over the axes that covers the least of other labels."""
-    best: tuple[float, Place] | None = None
-    for i in range(21):
-        for j in range(21):
-            x = inside.x0 + max(0.0, inside.width - box.width) * i / 20
-            y = inside.y0 + max(0.0, inside.height - box.height) * j / 20
-            moved = moved_by(box, x - box.x0, y - box.y0)
-            away = math.dist((moved.x0, moved.y0), point)
-            cost = sum(overlap(moved, other) for other in hard) * 10 + away
-            if best is None or cost < best[0]:
-                best = cost, ((x - point[0], y - point[1]), moved, away)
-    if best is None:
-        raise ValueError("The axes has no extent.")
-    return best[1]
+    room = np.maximum(0.0, (ground.frame[2:] - ground.frame[:2]) - (box[2:] - box[:2]))
+    places = []
+    for share in np.stack(np.meshgrid(np.linspace(0, 1, 21), np.linspace(0, 1, 21)), axis=-1).reshape(-1, 2):
+        corner = ground.frame[:2] + room * share
+        found = boxes.moved(box, corner - box[:2])
+        away = float(np.hypot(*(corner - point)))
+        cost = float(boxes.overlaps(found, ground.hard).sum()) * 10 + away
+        shift = float(corner[0] - point[0]), float(corner[1] - point[1])
+        places.append((cost, _Place(shift, found, away)))
+    return min(places, key=lambda item: item[0])[1]

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from workbench.plots import style
-from workbench.plots.canvas import TEXT, plain_log, wants_log
+from workbench.plots.canvas import TEXT, figure_of, plain_log, wants_log
 from workbench.plots.edges import LineWords, place_on_lines
 from workbench.plots.frame import front
 from workbench.plots.labels import Label, Obstacles, place_labels
@@ -61,6 +61,7 @@ def scatter(
     obstacles.lines = line
 
     def write() -> None:
+        figure_of(ax).draw_without_rendering()  # settles the layout
         obstacles.texts = place_on_lines(ax, on_lines, obstacles)
         place_labels(ax, labels, obstacles)
 
