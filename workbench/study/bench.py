@@ -14,6 +14,7 @@ from workbench.core.stats import ratio_interval
 from workbench.measure.timing import Rounds, Samples, interleave
 from workbench.study.child import Child, Stop
 from workbench.study.plan import Planned
+from workbench.study.quality import evaluation_folder, examples_folder
 
 TWIN = "twin"
 _ENOUGH = 0.05
@@ -25,7 +26,7 @@ class Setup:
     """What every timing process of a run needs to know."""
 
     files: Path
-    inputs: Mapping[str | int, Path]
+    inputs: Path
     artifact: Callable[[Planned], Path]
     build: bytes
     stop: Stop
@@ -61,7 +62,7 @@ class RemoteArm:
             "open",
             self.setup.build if self.trial.backend.startswith("torch") else b"",
             artifact=str(self.setup.artifact(self.trial)),
-            inputs=str(self.setup.inputs[self.trial.batch_size]),
+            inputs=str(examples_folder(self.setup.inputs, self.trial.batch_size)),
             batch_size=self.trial.batch_size,
             threads=self.trial.threads,
         )
@@ -86,7 +87,7 @@ class RemoteArm:
         self.child.ask(
             "evaluate",
             on_event=on_event,
-            inputs=str(self.setup.inputs["evaluation"]),
+            inputs=str(evaluation_folder(self.setup.inputs)),
             outputs=str(outputs),
             batch_size=self.trial.batch_size,
         )

@@ -79,6 +79,10 @@ class Ledger:
         """Return the row of a trial as it stands."""
         return self._rows[trial.key]
 
+    def rows(self) -> list[TrialRow]:
+        """Return all rows of the plan."""
+        return list(self._rows.values())
+
     def complete_rows(self) -> list[TrialRow]:
         """Return the plan's rows that are complete."""
         return [row for row in self._rows.values() if row["state"] == "complete"]

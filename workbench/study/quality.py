@@ -42,16 +42,27 @@ class Quality:
         }
 
 
-def write_inputs(task: Task, folder: Path, *, batch_sizes: tuple[int, ...]) -> dict[str | int, Path]:
-    """Write the evaluation inputs and one example batch per size, once; return the folders."""
-    folders: dict[str | int, Path] = {"evaluation": folder / "evaluation"}
-    if not (folders["evaluation"] / "tree.json").exists():
-        save_arrays(to_numpy(task.evaluation.inputs), folders["evaluation"])
+def write_inputs(task: Task, folder: Path, *, batch_sizes: tuple[int, ...]) -> None:
+    """Write the evaluation inputs and one example batch per size into ``folder``, where they are not there yet."""
+    if not _written(evaluation_folder(folder)):
+        save_arrays(to_numpy(task.evaluation.inputs), evaluation_folder(folder))
     for size in batch_sizes:
-        folders[size] = folder / f"batch-{size}"
-        if not (folders[size] / "tree.json").exists():
-            save_arrays(to_numpy(task.examples(size)), folders[size])
-    return folders
+        if not _written(examples_folder(folder, size)):
+            save_arrays(to_numpy(task.examples(size)), examples_folder(folder, size))
+
+
+def _written(folder: Path) -> bool:
+    return (folder / "tree.json").exists()  # written last
+
+
+def evaluation_folder(folder: Path) -> Path:
+    """Return where the evaluation inputs lie."""
+    return folder / "evaluation"
+
+
+def examples_folder(folder: Path, batch_size: int) -> Path:
+    """Return where the inputs of one timed call lie."""
+    return folder / f"batch-{batch_size}"
 
 
 def judge(task: Task, outputs: Path, baseline: Path) -> Quality:

@@ -55,9 +55,7 @@ class Run:
         self._task, self._plan, self._ledger, self._files, self._stop = task, plan, ledger, files, stop
         self._pacing = Pacing(plan, stop)
         self._host = PrepareHost(shipment, files, stop)
-        self._host.start()
-        inputs = write_inputs(task, files / "inputs" / task.fingerprint, batch_sizes=(plan.primary, *plan.others))
-        self._bench = Bench(Setup(files, inputs, self._artifact, shipment.build, stop))
+        self._bench = Bench(Setup(files, files / "inputs" / task.fingerprint, self._artifact, shipment.build, stop))
         self._noise = Noise(files / "noise.json")
         self._cut: list[str] = []
 
@@ -74,6 +72,7 @@ class Run:
         started = time.monotonic()
         state, reason, whole = "cancelled", "Cancelled while it ran.", False
         try:
+            self._ledger.say(self._plan.words(), plan=self._ledger.rows())
             self._pass()
             while self._wait_for_others():
                 self._pass()
@@ -93,6 +92,10 @@ class Run:
 
     def _pass(self) -> None:
         """Every recipe at the primary batch size first, so that the main question is answered early."""
+        sizes = (self._plan.primary, *self._plan.others)
+        if self._ledger.missing(self._plan.trials):
+            self._host.start()  # imports while the inputs are written
+            write_inputs(self._task, self._files / "inputs" / self._task.fingerprint, batch_sizes=sizes)
         ready = []
         for position, recipe in enumerate(self._plan.recipes):
             following = self._plan.recipes[position + 1 : position + 2]

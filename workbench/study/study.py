@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from workbench.core.errors import StudyError, unknown_name
+from workbench.core.errors import Cancelled, StudyError, unknown_name
 from workbench.core.machine import default_threads, fingerprint_id
 from workbench.core.progress import Progress, ProgressCallback, ignore
 from workbench.study.answers import Best, best_row, check_question, mark_recommended, pareto_rows
@@ -224,19 +224,22 @@ class Study:
     ) -> RunSummary:
         from workbench.study.ledger import Ledger
         from workbench.study.prepare import pack
-        from workbench.study.run import Run
+        from workbench.study.run import Run, RunSummary
 
+        started = time.monotonic()
         try:
-            check_question(quality_drop=quality_drop, minimise="latency_ms_p50")
-            progress(Progress("study", 0, 0, "checking the task"))
-            plan = self._plan(recipes, backends, batch_sizes, threads, budget_s)
-            self.task.check()
-            shipment = pack(self.task)
+            try:
+                check_question(quality_drop=quality_drop, minimise="latency_ms_p50")
+                progress(Progress("study", 0, 0, "checking the task"))
+                plan = self._plan(recipes, backends, batch_sizes, threads, budget_s)
+                self.task.check()
+                shipment = pack(self.task)
+                stop.check()
+            except Cancelled:
+                return RunSummary(0, 0, 0, 0, cancelled=True, seconds=time.monotonic() - started)
             self._store.set_setting(self.name, "quality_drop", quality_drop)
             rows = plan.rows(self.task.name, shipment.fingerprint)
-            ledger = Ledger(self._store, self.name, plan, rows, quality_drop=quality_drop, progress=progress)
-            with ledger:
-                ledger.say(plan.words(), plan=list(rows.values()))
+            with Ledger(self._store, self.name, plan, rows, quality_drop=quality_drop, progress=progress) as ledger:
                 return Run(self.task, plan, ledger, shipment, self.files, stop).work()
         finally:
             self._stop = None
