@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -66,7 +67,10 @@ class Lab:
         info = self._runtime / f"jpserver-{self._process.pid}.json"
         while time.monotonic() < end and self._process.poll() is None:
             if info.exists() and info.read_text().strip().endswith("}"):
-                return str(json.loads(info.read_text())["url"])
+                url = str(json.loads(info.read_text())["url"])
+                with contextlib.suppress(OSError):  # the file is there a little before the server listens
+                    urllib.request.urlopen(f"{url}api?token={self.token}", timeout=5).close()
+                    return url
             time.sleep(0.1)
         raise RuntimeError(f"JupyterLab did not start:\n{self.log.read_text()[-2000:]}")
 
