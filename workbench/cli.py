@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 work failed, 2 bad input, 130 stopped by Ctrl-C. Every err
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -218,7 +219,8 @@ def _explain(error: WorkbenchError, debug: bool) -> None:
 
 
 def _say(words: str) -> None:
-    sys.stderr.write(f"workbench: {words}\n")
+    with contextlib.suppress(BrokenPipeError):
+        sys.stderr.write(f"workbench: {words}\n")
 
 
 def _print(words: str) -> None:

@@ -27,3 +27,11 @@ def test_stage_stands_in_for_a_message_and_seconds_count_from_the_start() -> Non
     stream = io.StringIO()
     Lines(stream, started_at=time.time() - 100)(Progress("load"))
     assert re.fullmatch(r"\[ 10\d s\] load\n", stream.getvalue())
+
+
+def test_a_reader_that_has_gone_does_not_end_the_work() -> None:
+    class Closed(io.StringIO):
+        def write(self, words: str) -> int:
+            raise BrokenPipeError
+
+    Lines(Closed())(Progress("study", message="unheard"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TextIO
 
@@ -33,8 +34,9 @@ class Lines:
 
     def say(self, words: str) -> None:
         """Write one line with the time since the start."""
-        self._stream.write(f"[{time.monotonic() - self._start:4.0f} s] {words}\n")
-        self._stream.flush()
+        with contextlib.suppress(BrokenPipeError):  # nobody listens any more; the work is worth finishing
+            self._stream.write(f"[{time.monotonic() - self._start:4.0f} s] {words}\n")
+            self._stream.flush()
 
 
 def _share(event: Progress) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -148,5 +149,6 @@ def _reference(task: Task) -> str:
 
 
 def _to_stderr(words: str) -> None:
-    sys.stderr.write(words)
-    sys.stderr.flush()
+    with contextlib.suppress(BrokenPipeError):  # nobody listens any more; the work is worth finishing
+        sys.stderr.write(words)
+        sys.stderr.flush()
