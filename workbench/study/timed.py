@@ -95,7 +95,7 @@ class TimedEngine:
         found, said = [], time.monotonic()
         for start in range(0, n, size):
             chunk = tree_map(np.array, slice_batch(inputs, start, min(start + size, n)))
-            found.append(engine.predict(chunk).result)
+            found.append(slice_batch(engine.predict(_filled(chunk, size)).result, 0, min(size, n - start)))
             if time.monotonic() - said > _EVERY_S:
                 said = time.monotonic()
                 done = min(start + size, n)
@@ -111,3 +111,8 @@ class TimedEngine:
         if self._engine is None:
             raise StudyError("The timing process was asked to run before it opened an engine.")
         return self._engine
+
+
+def _filled(chunk: Any, size: int) -> Any:
+    """Repeat samples up to ``size``: a runtime that compiles for one batch size would compile again for the rest."""
+    return tree_map(lambda leaf: np.resize(leaf, (size, *leaf.shape[1:])), chunk)
