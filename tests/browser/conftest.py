@@ -58,6 +58,7 @@ class Lab:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **{name: str(home / folder) for name, folder in own.items()}},
+                start_new_session=True,
             )
         self.url = self._wait_until_up()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import time
 from pathlib import Path
 
 import pytest
@@ -50,7 +49,7 @@ def test_run_cancel_and_run_again(page, start_lab, write_notebook, shoot) -> Non
     expect(panel).to_contain_text(re.compile(r"\d:\d\d elapsed"))
     expect(run).to_be_disabled()
     finished = panel.locator(".wb-table tr", has=page.get_by_role("cell", name="finished", exact=True))
-    wait_for(page, lab, lambda: finished.count() > 0)
+    expect(finished).not_to_have_count(0, timeout=200_000)
     shoot(panel, "panel-running")
     cancel.click()
     expect(panel).to_contain_text("Cancelled.", timeout=30_000)
@@ -61,7 +60,7 @@ def test_run_cancel_and_run_again(page, start_lab, write_notebook, shoot) -> Non
     shoot(panel, "panel-cancelled")
 
     run.click()
-    wait_for(page, lab, lambda: "Finished." in panel.inner_text())
+    expect(panel).to_contain_text("Finished.", timeout=200_000)
     after = states(lab)
     assert after.count("complete") == len(after)
     assert len(after) == len(before)
@@ -107,33 +106,6 @@ def choose(page, panel) -> None:
     panel.get_by_label("budget (s)").fill("300")
     page.keyboard.press("Tab")
     panel.get_by_text("4 trials (2 recipes, 2 engines, 1 batch size) in about 5:00 at most.").wait_for()
-
-
-def wait_for(page, lab, reached, seconds: float = 200.0) -> None:
-    """Wait for the running panel to get there; where it ends or hangs before, say what the kernel knows."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if reached():
-            return
-        page.wait_for_timeout(250)
-        if "Running." not in page.locator(".wb-results").inner_text():
-            page.wait_for_timeout(2000)  # the last table may still be on its way
-            break
-    if reached():
-        return
-    known = lab.ask(
-        "import threading; event = panel._runner._latest",
-        [
-            "panel.state",
-            "panel.error_details",
-            "event",
-            "[(r['recipe'], r['backend'], r['state'], r['error']) for r in panel.study.rows()]",
-            "[thread.name for thread in threading.enumerate()]",
-        ],
-    )
-    shown = page.locator(".wb-results").inner_text()
-    told = [f"The panel shows: {shown}", *(f"{name}: {value}" for name, value in known.items())]
-    raise AssertionError("\n".join(told))
 
 
 def states(lab) -> list[str]:
