@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from workbench.compress import Distill, Prune, Quantize, Recipe
+from workbench.compress.quantize.capture import capture
 from workbench.core.errors import CoverageError, ExportError
 
 
@@ -41,6 +42,54 @@ def linear_net():
 
 def nodes(variant, word):
     return [n for n in variant.module.graph.nodes if word in str(n.target)]
+
+
+class PreActivation(nn.Module):
+    """The stem's output is normalised on one way and taken as it is on the other; one convolution serves twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.twice = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(8) for _ in range(3))
+        self.head = nn.Linear(8, 4)
+        for norm in self.norms:
+            nn.init.uniform_(norm.running_var, 0.05, 4.0)
+            nn.init.uniform_(norm.running_mean, -1.0, 1.0)
+
+    def forward(self, x):
+        h = self.stem(x)
+        h = h + self.norms[1](self.twice(F.silu(self.norms[0](h))))
+        h = h + self.norms[2](self.twice(F.silu(h)))
+        return self.head(h.mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    "step", [Quantize(target="int8_dot"), Quantize(target="int8_dot", qat_epochs=0.1), Quantize(activations="none")]
+)
+def test_a_norm_after_a_value_that_others_take_too_is_not_folded_into_it(step, tmp_path):
+    build = seeded(PreActivation)
+    variant = quantized(build, step)
+    x = variant.task.examples(8)
+    wanted = build().eval()(x).detach().numpy()
+    got = variant.predict(x).numpy()
+    assert np.abs(got - wanted).max() < 0.05 * np.ptp(wanted)
+    assert not nodes(variant, "aten.batch_norm")
+    session = onnxruntime.InferenceSession(export(variant, tmp_path / "m.onnx"))
+    ran = session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
+    np.testing.assert_allclose(ran, got, atol=0.03 * np.ptp(wanted))
+
+
+def test_a_graph_that_computes_something_else_is_refused():
+    class Random(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lin = nn.Linear(64, 4)
+
+        def forward(self, x):
+            return self.lin(x.flatten(1)) * torch.rand(())
+
+    with pytest.raises(ExportError, match="computes something else"):
+        capture(Random(), torch.randn(2, 1, 8, 8))
 
 
 @pytest.mark.parametrize(("reduce_range", "levels"), [(False, 127), (True, 63)])

@@ -21,6 +21,9 @@ COLUMNS = [
     "latency_ms_p50",
     "latency_ms_low",
     "latency_ms_high",
+    "paired_ms",
+    "paired_ms_low",
+    "paired_ms_high",
     "quality",
     "quality_low",
     "quality_high",
@@ -38,15 +41,21 @@ COLUMNS = [
 def tradeoff_data(rows: Any, *, batch_size: int = 32) -> pd.DataFrame:
     """Return one line per complete trial at a batch size, fastest first, with Pareto and recommended marks.
 
-    Latency is in milliseconds per batch, quality in the metric's own units. Where ``batch_size`` was not
+    Latency is in milliseconds per batch, quality in the metric's own units. ``paired_ms`` is the baseline's latency
+    divided by the speed-up, which was measured in turns with it: two rows can be compared by it although the machine's
+    pace drifted between them; its interval is that of the speed-up, the whole interval of the latency where it has
+    none. Where ``batch_size`` was not
     measured, the recommended row's batch or the largest one stands in.
     """
     frame = complete_frame(rows)
     frame = frame[frame["batch_size"] == choose_batch(frame, batch_size)]
     frame = frame.dropna(subset=["latency_ms_p50", "quality"]).copy()
-    frame["pareto"] = pareto_mask(frame["latency_ms_p50"], frame["quality"])
+    frame["pareto"] = pareto_mask(frame["paired_ms"], frame["quality"])
+    scale = frame["paired_ms"] * frame["speedup"]
+    frame["paired_ms_low"] = (scale / frame["speedup_high"]).fillna(frame["latency_ms_low"])
+    frame["paired_ms_high"] = (scale / frame["speedup_low"]).fillna(frame["latency_ms_high"])
     frame["batch_size"] = frame["batch_size"].astype(int)
-    return frame.sort_values("latency_ms_p50")[COLUMNS].reset_index(drop=True)
+    return frame.sort_values("paired_ms")[COLUMNS].reset_index(drop=True)
 
 
 def plot_tradeoff(
@@ -75,9 +84,7 @@ def plot_tradeoff(
         say(ax, why_empty(rows, "latency with quality"))
         return figure_of(ax)
     batch = int(frame["batch_size"].iloc[0])
-    axis = Axis(
-        "latency_ms_p50", f"latency, ms per batch of {batch} (lower is better)", "latency_ms_low", "latency_ms_high"
-    )
+    axis = Axis("paired_ms", f"latency, ms per batch of {batch} (lower is better)", "paired_ms_low", "paired_ms_high")
     counts = f"{plural(frame['recipe_id'].nunique(), 'recipe')} on {plural(frame['backend'].nunique(), 'backend')}"
     title(ax, "Latency and quality", f"{counts}, batch {batch}; bars: 95 % intervals")
     label_points = scatter(ax, frame, axis, quality_drop=quality_drop, label=_label)

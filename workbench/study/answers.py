@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,7 +48,7 @@ def best_row(
     quality_drop : float
         Largest measured drop of quality allowed, in the metric's units.
     minimise : str
-        Numeric column to make smallest among the rows within the limit.
+        Numeric column to make smallest among the rows within the limit; see :func:`comparable` for latencies.
     batch_size : int, optional
         Batch size asked; by default 32 where it was measured, else the largest measured.
     machine : str, optional
@@ -73,7 +73,8 @@ def best_row(
         return Best(None, False, f"No finished trial at batch {batch_size} has both a quality and {minimise}.", 0)
     within = [r for r in rivals if _drop(r) <= quality_drop]
     if within:
-        row = min(within, key=lambda r: (_number(r, minimise), _drop(r)))
+        costs = dict(zip(map(id, complete), comparable(complete, minimise), strict=True))
+        row = min(within, key=lambda r: (costs[id(r)] or 0.0, _drop(r)))
         reason = _why(row, within, rivals, quality_drop, minimise)
     else:
         row = min(rivals, key=lambda r: (_drop(r), _number(r, minimise)))
@@ -87,7 +88,8 @@ def best_row(
 def pareto_rows(rows: Iterable[TrialRow], *, x: str, y: str, batch_size: int | None = None) -> list[TrialRow]:
     """Return the complete rows that no other row beats in both columns, sorted by ``x``.
 
-    Throughput, speed-up and quality are better when higher, everything else when lower. Equal rows all stay.
+    Throughput, speed-up and quality are better when higher, everything else when lower; see :func:`comparable` for
+    latencies. Equal rows all stay.
     """
     for column in (x, y):
         _check_column(column)
@@ -99,13 +101,31 @@ def pareto_rows(rows: Iterable[TrialRow], *, x: str, y: str, batch_size: int | N
         and r.get(y) is not None
         and (batch_size is None or r["batch_size"] == batch_size)
     ]
-    costs = [(_cost(r, x), _cost(r, y)) for r in known]
+    costs = [*zip(_costs(known, x), _costs(known, y), strict=True)]
     front = [
         row
         for row, (a, b) in zip(known, costs, strict=True)
         if not any((c <= a and d <= b) and (c < a or d < b) for c, d in costs)
     ]
     return sorted(front, key=lambda r: _number(r, x))
+
+
+def comparable(rows: Sequence[Mapping[str, Any]], column: str) -> list[float | None]:
+    """Return a column's values as they can be compared between rows.
+
+    The machine's pace drifts between two rows that were timed minutes apart, and each was timed in turns with the
+    baseline. So ``latency_ms_p50`` becomes the baseline's latency at that batch size divided by the row's speed-up;
+    where either is unknown, and for other columns, it is what was measured.
+    """
+    values = [row.get(column) for row in rows]
+    if column != "latency_ms_p50":
+        return values
+    base = {(r["batch_size"], r.get("fingerprint")): r.get(column) for r in rows if r.get("baseline")}
+    places = [base.get((row["batch_size"], row.get("fingerprint"))) for row in rows]
+    return [
+        place / row["speedup"] if value and place and row.get("speedup") else value
+        for row, value, place in zip(rows, values, places, strict=True)
+    ]
 
 
 def check_question(*, quality_drop: float, minimise: str) -> None:
@@ -175,9 +195,9 @@ def _number(row: TrialRow, column: str) -> float:
     return float(row[column])  # type: ignore[literal-required]
 
 
-def _cost(row: TrialRow, column: str) -> float:
-    value = _number(row, column)
-    return -value if column in HIGHER_IS_BETTER else value
+def _costs(rows: Sequence[TrialRow], column: str) -> list[float]:
+    sign = -1.0 if column in HIGHER_IS_BETTER else 1.0
+    return [sign * float(value or 0.0) for value in comparable(rows, column)]
 
 
 def mark_recommended(rows: list[TrialRow], best: Best) -> list[TrialRow]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from workbench.compress.recipe import Recipe
@@ -35,7 +35,7 @@ class Planned:
 
 @dataclass(frozen=True)
 class Plan:
-    """All trials in the order of work: every recipe at the ``primary`` batch size, then the other batch sizes."""
+    """All trials: every recipe at the ``primary`` batch size first, then the other batch sizes, see :meth:`rest`."""
 
     trials: tuple[Planned, ...]
     recipes: tuple[Recipe, ...]
@@ -59,6 +59,15 @@ class Plan:
     def of(self, recipe: Recipe) -> list[Planned]:
         """Return all trials of a recipe."""
         return [t for t in self.trials if t.recipe == recipe]
+
+    def rest(self, recipes: Sequence[Recipe], *, first: Collection[str]) -> list[tuple[Recipe, int]]:
+        """Return the groups at the other batch sizes, those of the float model and of the recipe ids ``first`` ahead.
+
+        A budget that ends early then cuts what nobody would choose, not a whole batch size.
+        """
+        ahead = [r for r in recipes if not r.steps or r.recipe_id in first]
+        later = [r for r in recipes if r not in ahead]
+        return [(recipe, batch) for part in (ahead, later) for batch in self.others for recipe in part]
 
     def baseline(self, batch_size: int) -> Planned:
         """Return the baseline trial at a batch size."""

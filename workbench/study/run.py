@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from workbench.compress.recipe import Recipe
 from workbench.core.errors import Cancelled, StudyError, TrialFailed
 from workbench.core.files import replacing
+from workbench.study.answers import pareto_rows
 from workbench.study.bench import TWIN, Bench, RemoteArm, Setup, Timed
 from workbench.study.child import OutOfTime, Stop
 from workbench.study.ledger import Ledger, words_of
@@ -101,7 +102,8 @@ class Run:
             following = self._plan.recipes[position + 1 : position + 2]
             if self._first(recipe, following):
                 ready.append(recipe)
-        rest = [(recipe, batch) for batch in self._plan.others for recipe in ready]
+        front = pareto_rows(self._ledger.rows(), x="latency_ms_p50", y="quality", batch_size=self._plan.primary)
+        rest = self._plan.rest(ready, first={row["recipe_id"] for row in front})
         for position, (recipe, batch) in enumerate(rest):
             group = self._ledger.still_mine(self._plan.group(recipe, batch))
             if group and not self._pacing.group_fits():

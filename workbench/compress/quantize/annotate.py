@@ -20,6 +20,7 @@ CONVOLUTIONS = frozenset(
     | {_aten.conv1d.padding, _aten.conv2d.padding, _aten.conv3d.padding}
 )
 LINEAR = _aten.linear.default
+WEIGHTED = CONVOLUTIONS | {LINEAR}
 _RELUS = frozenset({_aten.relu.default, _aten.relu_.default, _aten.hardtanh.default, _aten.hardtanh_.default})
 _ADDS = frozenset({_aten.add.Tensor, _aten.add_.Tensor})
 _POOLS = frozenset({_aten.avg_pool2d.default, _aten.adaptive_avg_pool2d.default})
@@ -56,7 +57,7 @@ class Touch:
 def weighted_nodes(graph: GraphModule) -> Iterator[tuple[Node, str | None]]:
     """Yield every convolution and Linear with the name of the module that owns its weight, None if computed."""
     for node in graph.graph.nodes:
-        if node.op == "call_function" and (node.target in CONVOLUTIONS or node.target is LINEAR):
+        if node.op == "call_function" and node.target in WEIGHTED:
             weight = node.args[1]
             owner = str(weight.target).rpartition(".")[0] if weight.op == "get_attr" else None
             yield node, owner
