@@ -32,7 +32,8 @@ def test_tradeoff_has_one_line_per_recipe_and_backend(rows: list[dict[str, Any]]
     frame = tradeoff_data(rows, batch_size=32)
     at = [r for r in rows if r["batch_size"] == 32]
     assert len(frame) == len(at) == 18
-    assert frame["latency_ms_p50"].is_monotonic_increasing
+    assert frame["paired_ms"].is_monotonic_increasing
+    assert frame["paired_ms"].to_numpy() == pytest.approx(frame["latency_ms_p50"].to_numpy(), rel=0.02)
     oracle = {(r["recipe"], r["backend"]): r for r in at}
     expected = brute_front([(r["latency_ms_p50"], r["quality"]) for r in at])
     on_front = {(r["recipe"], r["backend"]) for r, keep in zip(at, expected, strict=True) if keep}
@@ -44,6 +45,17 @@ def test_tradeoff_has_one_line_per_recipe_and_backend(rows: list[dict[str, Any]]
         assert line["pareto"] == ((row["recipe"], row["backend"]) in on_front)
     assert frame.loc[frame["recommended"], "recipe"].tolist() == ["prune+distill+qat"]
     assert frame.loc[frame["baseline"], "backend"].tolist() == ["torch-eager"]
+
+
+def test_the_chart_s_latency_is_the_baseline_s_divided_by_the_speed_up(rows: list[dict[str, Any]]) -> None:
+    at = {(r["recipe"], r["backend"]): r for r in rows if r["batch_size"] == 32}
+    drifted = at["quantize", "openvino"]
+    drifted |= {"latency_ms_p50": 30.0, "speedup": 9.0, "speedup_low": 8.0, "speedup_high": 10.0}
+    base = at["float", "torch-eager"]["latency_ms_p50"]
+    frame = tradeoff_data(rows, batch_size=32).set_index(["recipe", "backend"])
+    line = frame.loc["quantize", "openvino"]
+    assert frame.index[0] == ("quantize", "openvino") and line["pareto"] and line["latency_ms_p50"] == 30.0
+    assert [line["paired_ms_low"], line["paired_ms"], line["paired_ms_high"]] == [base / 10, base / 9, base / 8]
 
 
 def test_unmeasured_batch_falls_back_to_the_recommended_rows(rows: list[dict[str, Any]]) -> None:

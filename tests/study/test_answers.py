@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from workbench.core.errors import StudyError
-from workbench.study.answers import best_row, mark_recommended, pareto_rows
+from workbench.study.answers import best_row, comparable, mark_recommended, pareto_rows
 from workbench.study.rows import COLUMNS, new_row
 
 
@@ -43,6 +43,20 @@ def test_the_fastest_within_the_limit_wins_limit_included():
     assert (best.row["recipe"], best.met, best.candidates) == ("c", True, 5)
     assert "3 variants within a drop of 0.01 (5 compared, batch 32)" in best.reason
     assert "4.00x against the baseline" in best.reason
+
+
+def test_rows_timed_minutes_apart_are_compared_by_what_was_timed_in_turns_with_the_baseline():
+    base = row("float", 20.0, 0.0, baseline=True)
+    early = {**row("early", 9.0, 0.0), "speedup": 2.5}  # the machine was slow then, the baseline too
+    late = {**row("late", 8.0, 0.0), "speedup": 2.0}
+    alone = {**row("alone", 7.0, 0.0, batch=8), "speedup": 4.0}  # no baseline at this batch size
+    rows = [base, late, early, alone]
+    assert comparable(rows, "latency_ms_p50") == [20.0, 10.0, 8.0, 7.0]
+    assert comparable(rows, "quality_drop") == [0.0] * 4
+    assert comparable([{**early, "speedup": None}, base], "latency_ms_p50") == [9.0, 20.0]
+    assert best_row(rows).row["recipe"] == "early"
+    front = pareto_rows(rows, x="latency_ms_p50", y="quality", batch_size=32)
+    assert [r["recipe"] for r in front] == ["early"]
 
 
 def test_a_wider_limit_and_another_batch_size_change_the_answer():

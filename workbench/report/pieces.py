@@ -37,7 +37,8 @@ after each switch, are thrown away.|
 Latency is the median time of one call with a whole batch; throughput follows from it. Intervals are 95 %
 intervals: order statistics for the median, a bootstrap over pairs of blocks for the speed-up, a paired
 bootstrap over evaluation samples for the quality drop. p90 and p99 appear only where the samples resolve them.
-Faster and slower mean that the interval of the speed-up excludes 1; same, that it lies within the noise floor.|
+Faster and slower mean that the interval of the speed-up excludes 1; same, that it lies within the noise floor.
+Trials are ranked by that speed-up, because the pace of a machine drifts between trials that run minutes apart.|
 Quality is the task's own metric on its evaluation samples, run on the engine that was timed. Training,
 calibration and the figures after each step use other samples. Peak memory is that of the trial's
 process, runtime included. Size is the model file on disk.
