@@ -46,14 +46,15 @@ def test_the_fastest_within_the_limit_wins_limit_included():
 
 
 def test_rows_timed_minutes_apart_are_compared_by_what_was_timed_in_turns_with_the_baseline():
-    base = row("float", 20.0, 0.0, baseline=True)
-    early = {**row("early", 9.0, 0.0), "speedup": 2.5}  # the machine was slow then, the baseline too
-    late = {**row("late", 8.0, 0.0), "speedup": 2.0}
-    alone = {**row("alone", 7.0, 0.0, batch=8), "speedup": 4.0}  # no baseline at this batch size
-    rows = [base, late, early, alone]
-    assert comparable(rows, "latency_ms_p50") == [20.0, 10.0, 8.0, 7.0]
-    assert comparable(rows, "quality_drop") == [0.0] * 4
-    assert comparable([{**early, "speedup": None}, base], "latency_ms_p50") == [9.0, 20.0]
+    base = {**row("float", 20.0, 0.0, baseline=True), "speedup_low": 0.6}
+    early = {**row("early", 9.0, 0.0), "speedup_low": 2.5}  # the machine was slow then, the baseline too
+    late = {**row("late", 8.0, 0.0), "speedup_low": 2.0}
+    shaken = {**row("shaken", 8.5, 0.0), "speedup": 9.0, "speedup_low": 2.2}  # something else slowed the baseline
+    alone = {**row("alone", 7.0, 0.0, batch=8), "speedup_low": 4.0}  # no baseline at this batch size
+    rows = [base, late, early, alone, shaken]
+    assert comparable(rows, "latency_ms_p50") == pytest.approx([20.0, 10.0, 8.0, 7.0, 20 / 2.2])
+    assert comparable(rows, "quality_drop") == [0.0] * 5
+    assert comparable([{**early, "speedup_low": None}, base], "latency_ms_p50") == [9.0, 20.0]
     assert best_row(rows).row["recipe"] == "early"
     front = pareto_rows(rows, x="latency_ms_p50", y="quality", batch_size=32)
     assert [r["recipe"] for r in front] == ["early"]

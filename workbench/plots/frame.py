@@ -54,14 +54,14 @@ def rows_of(rows: Any) -> list[dict[str, Any]]:
 def complete_frame(rows: Any) -> pd.DataFrame:
     """Return the complete rows as a frame with every column that charts use; numbers are float, NaN where unknown.
 
-    ``paired_ms`` is the latency that rows are compared by: see :func:`workbench.study.answers.comparable`.
+    ``certain_ms`` is the latency that rows are compared by: see :func:`workbench.study.answers.comparable`.
     """
     table = [row for row in rows_of(rows) if row.get("state", "complete") == "complete"]
     frame = pd.DataFrame({name: [row.get(name) for row in table] for name in WORDS})
     for name in NUMBERS:
         frame[name] = pd.to_numeric(pd.Series([row.get(name) for row in table], dtype=object)).astype(float)
-    paired = pd.Series(comparable(table, "latency_ms_p50"), dtype=object)
-    frame["paired_ms"] = pd.to_numeric(paired).astype(float)
+    certain = pd.Series(comparable(table, "latency_ms_p50"), dtype=object)
+    frame["certain_ms"] = pd.to_numeric(certain).astype(float)
     frame["recommended"] = np.array([row.get("recommended") is True for row in table], dtype=bool)
     frame["baseline"] = np.array([is_baseline(row) for row in table], dtype=bool)
     frame["quality_low"] = frame["quality"] - (frame["quality_drop_high"] - frame["quality_drop"])

@@ -111,7 +111,7 @@ def _cost_limits(ax: Axes, frame: pd.DataFrame, axis: Axis) -> None:
 
 
 def _front(ax: Axes, frame: pd.DataFrame, axis: Axis, floor: float) -> list[tuple[float, float]]:
-    points = front(frame, axis.column)
+    points = front(frame[frame["pareto"]], axis.column)
     points = points[points["quality"] >= floor]
     corners = []
     height = ax.get_ylim()[0]

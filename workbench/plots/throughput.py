@@ -44,7 +44,7 @@ def throughput_data(rows: Any, *, batch_size: int = 32) -> pd.DataFrame:
     frame["throughput_low"] = 1000 * frame["batch_size"] / frame["latency_ms_high"]
     frame["throughput_high"] = 1000 * frame["batch_size"] / frame["latency_ms_low"]
     at = frame[frame["batch_size"] == choose_batch(frame, batch_size)]
-    best = at[pareto_mask(at["paired_ms"], at["quality"])]
+    best = at[pareto_mask(at["certain_ms"], at["quality"])]
     known = frame.loc[frame["recommended"], "recipe_id"]
     groups = {
         "recommended": _keys(frame[frame["recommended"]]),

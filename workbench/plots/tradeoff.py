@@ -43,15 +43,16 @@ def tradeoff_data(rows: Any, *, batch_size: int = 32) -> pd.DataFrame:
 
     Latency is in milliseconds per batch, quality in the metric's own units. ``paired_ms`` is the baseline's latency
     divided by the speed-up, which was measured in turns with it: two rows can be compared by it although the machine's
-    pace drifted between them; its interval is that of the speed-up, the whole interval of the latency where it has
-    none. Where ``batch_size`` was not
-    measured, the recommended row's batch or the largest one stands in.
+    pace drifted between them. Its interval is that of the speed-up; the front goes by its slow end. Where
+    ``batch_size`` was not measured, the recommended row's batch or the largest one stands in.
     """
     frame = complete_frame(rows)
     frame = frame[frame["batch_size"] == choose_batch(frame, batch_size)]
     frame = frame.dropna(subset=["latency_ms_p50", "quality"]).copy()
-    frame["pareto"] = pareto_mask(frame["paired_ms"], frame["quality"])
-    scale = frame["paired_ms"] * frame["speedup"]
+    frame["pareto"] = pareto_mask(frame["certain_ms"], frame["quality"])
+    base = frame.loc[frame["baseline"], "latency_ms_p50"]
+    scale = float(base.iloc[0]) if len(base) else float("nan")
+    frame["paired_ms"] = (scale / frame["speedup"]).fillna(frame["latency_ms_p50"])
     frame["paired_ms_low"] = (scale / frame["speedup_high"]).fillna(frame["latency_ms_low"])
     frame["paired_ms_high"] = (scale / frame["speedup_low"]).fillna(frame["latency_ms_high"])
     frame["batch_size"] = frame["batch_size"].astype(int)

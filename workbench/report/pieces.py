@@ -38,7 +38,8 @@ Latency is the median time of one call with a whole batch; throughput follows fr
 intervals: order statistics for the median, a bootstrap over pairs of blocks for the speed-up, a paired
 bootstrap over evaluation samples for the quality drop. p90 and p99 appear only where the samples resolve them.
 Faster and slower mean that the interval of the speed-up excludes 1; same, that it lies within the noise floor.
-Trials are ranked by that speed-up, because the pace of a machine drifts between trials that run minutes apart.|
+Trials are ranked by the lower end of that interval: the pace of a machine drifts between trials that run minutes
+apart, and what disturbed the baseline shall not choose.|
 Quality is the task's own metric on its evaluation samples, run on the engine that was timed. Training,
 calibration and the figures after each step use other samples. Peak memory is that of the trial's
 process, runtime included. Size is the model file on disk.

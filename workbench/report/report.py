@@ -161,7 +161,7 @@ class Report:
         return Picture(plot_tradeoff(self.rows, batch_size=size, quality_drop=limit), headline(self.best))
 
     def tradeoff_table(self) -> Html:
-        """Return the figures behind :meth:`tradeoff`, fastest (against the baseline timed with it) first."""
+        """Return the figures behind :meth:`tradeoff`, ranked as :func:`workbench.study.answers.comparable` says."""
         return Html(tables.table(tables.TRADEOFF, self._at_batch("latency_ms_p50")))
 
     def throughput(self) -> Picture:

@@ -114,8 +114,9 @@ def comparable(rows: Sequence[Mapping[str, Any]], column: str) -> list[float | N
     """Return a column's values as they can be compared between rows.
 
     The machine's pace drifts between two rows that were timed minutes apart, and each was timed in turns with the
-    baseline. So ``latency_ms_p50`` becomes the baseline's latency at that batch size divided by the row's speed-up;
-    where either is unknown, and for other columns, it is what was measured.
+    baseline. So ``latency_ms_p50`` becomes the baseline's latency at that batch size divided by the lower end of the
+    row's speed-up, which is certain: a disturbance that slowed the baseline does not make a row win. Where either is
+    unknown, and for other columns, it is what was measured.
     """
     values = [row.get(column) for row in rows]
     if column != "latency_ms_p50":
@@ -123,7 +124,7 @@ def comparable(rows: Sequence[Mapping[str, Any]], column: str) -> list[float | N
     base = {(r["batch_size"], r.get("fingerprint")): r.get(column) for r in rows if r.get("baseline")}
     places = [base.get((row["batch_size"], row.get("fingerprint"))) for row in rows]
     return [
-        place / row["speedup"] if value and place and row.get("speedup") else value
+        place / row["speedup_low"] if value and place and row.get("speedup_low") and not row.get("baseline") else value
         for row, value, place in zip(rows, values, places, strict=True)
     ]
 
