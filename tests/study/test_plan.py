@@ -96,12 +96,14 @@ def test_default_trainings_leave_room_for_exports_and_timings(budget):
     assert 0 < total <= (0.61 if (budget or 1200) >= 600 else 0.4) * (budget or 1200)
 
 
-def test_at_other_batch_sizes_the_baseline_and_the_front_come_before_the_rest():
-    planned = plan(recipes=(Recipe(), PRUNE, QUANTIZE), sizes=(1, 8, 32))
-    rest = planned.rest(planned.recipes, first={QUANTIZE.recipe_id})
-    names = [(recipe.name or recipe.label, batch) for recipe, batch in rest]
-    assert names == [("float", 8), ("quantize", 8), ("float", 1), ("quantize", 1), ("prune", 8), ("prune", 1)]
-    assert planned.rest((PRUNE,), first=()) == [(PRUNE, 8), (PRUNE, 1)]
+def test_at_other_batch_sizes_the_baseline_and_the_best_come_first_and_the_front_before_the_rest():
+    front = Recipe(Prune(0.3), name="front")
+    planned = plan(recipes=(Recipe(), PRUNE, front, QUANTIZE), sizes=(1, 8, 32))
+    best, all_of_it = {QUANTIZE.recipe_id}, {QUANTIZE.recipe_id, front.recipe_id}
+    rest = planned.rest(planned.recipes, tiers=(best, all_of_it))
+    names = [f"{recipe.name or recipe.label} {batch}" for recipe, batch in rest]
+    assert names == ["float 8", "quantize 8", "float 1", "quantize 1", "front 8", "front 1", "prune 8", "prune 1"]
+    assert planned.rest((PRUNE,), tiers=((), ())) == [(PRUNE, 8), (PRUNE, 1)]
 
 
 def test_more_time_brings_more_recipes():

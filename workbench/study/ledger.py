@@ -87,6 +87,11 @@ class Ledger:
         """Return the plan's rows that are complete."""
         return [row for row in self._rows.values() if row["state"] == "complete"]
 
+    def best(self) -> TrialRow | None:
+        """Return the row that would be recommended now, None where none meets the goal."""
+        best = best_row(self.complete_rows(), quality_drop=self._quality_drop)
+        return best.row if best.met else None
+
     def running(self, trials: Iterable[Planned]) -> None:
         """Mark trials as running."""
         for trial in trials:
@@ -174,12 +179,8 @@ class Ledger:
             self._mine.discard(trial.key)
         values: dict[str, Any] = {"row": row}
         if row["state"] == "complete":
-            values["best"] = self._best()
+            values["best"] = self.best()
         self.say(message, **values)
-
-    def _best(self) -> TrialRow | None:
-        best = best_row(self.complete_rows(), quality_drop=self._quality_drop)
-        return best.row if best.met else None
 
     def _beat(self) -> None:
         while not self._end.wait(BEAT_S):

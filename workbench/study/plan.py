@@ -60,14 +60,16 @@ class Plan:
         """Return all trials of a recipe."""
         return [t for t in self.trials if t.recipe == recipe]
 
-    def rest(self, recipes: Sequence[Recipe], *, first: Collection[str]) -> list[tuple[Recipe, int]]:
-        """Return the groups at the other batch sizes, those of the float model and of the recipe ids ``first`` ahead.
+    def rest(self, recipes: Sequence[Recipe], *, tiers: Sequence[Collection[str]]) -> list[tuple[Recipe, int]]:
+        """Return the groups at the other batch sizes: the float model's and those of each tier of recipe ids ahead.
 
         A budget that ends early then cuts what nobody would choose, not a whole batch size.
         """
-        ahead = [r for r in recipes if not r.steps or r.recipe_id in first]
-        later = [r for r in recipes if r not in ahead]
-        return [(recipe, batch) for part in (ahead, later) for batch in self.others for recipe in part]
+        left, parts = list(recipes), []
+        for number, tier in enumerate(tiers):
+            parts.append([r for r in left if r.recipe_id in tier or (number == 0 and not r.steps)])
+            left = [r for r in left if r not in parts[-1]]
+        return [(recipe, batch) for part in (*parts, left) for batch in self.others for recipe in part]
 
     def baseline(self, batch_size: int) -> Planned:
         """Return the baseline trial at a batch size."""

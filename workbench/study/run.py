@@ -103,7 +103,8 @@ class Run:
             if self._first(recipe, following):
                 ready.append(recipe)
         front = pareto_rows(self._ledger.rows(), x="latency_ms_p50", y="quality", batch_size=self._plan.primary)
-        rest = self._plan.rest(ready, first={row["recipe_id"] for row in front})
+        best = self._ledger.best()
+        rest = self._plan.rest(ready, tiers=({best["recipe_id"]} if best else (), {row["recipe_id"] for row in front}))
         for position, (recipe, batch) in enumerate(rest):
             group = self._ledger.still_mine(self._plan.group(recipe, batch))
             if group and not self._pacing.group_fits():
