@@ -85,11 +85,14 @@ def test_a_failed_study_still_shows_what_was_measured(rows: Rows, make_report: A
         report.finish()
 
 
-def test_stopping_leaves_the_trials(rows: Rows, make_report: Any) -> None:
+def test_stopping_leaves_the_trials_and_shows_what_was_finished(rows: Rows, make_report: Any) -> None:
     report = make_report(rows, KeyboardInterrupt())
-    with pytest.raises(KeyboardInterrupt):
-        report.run(progress=lambda _: None)
+    report.run(progress=lambda _: None)
     assert len((report.folder / "trials.jsonl").read_text().splitlines()) == 54
+    shown = str(report.recommendation())
+    assert "Stopped by Ctrl-C. Below is what was finished; the same command goes on" in shown and "6.14×" in shown
+    with pytest.raises(KeyboardInterrupt):
+        report.finish()
 
 
 def test_seed_and_budget_reach_the_recipes(tmp_path: Any) -> None:

@@ -82,6 +82,15 @@ def test_no_finished_trial_gives_no_row_but_a_reason():
     assert (best.row, best.met, best.reason) == (None, False, "No trial has finished yet.")
 
 
+def test_what_is_within_the_limit_for_certain_is_named_beside_a_winner_that_is_not():
+    daring = {**row("daring", 4.0, 0.009), "quality_drop_low": 0.001, "quality_drop_high": 0.015}
+    sure = {**row("sure", 5.0, 0.001), "quality_drop_low": 0.0, "quality_drop_high": 0.002}
+    best = best_row([row("float", 20.0, 0.0, baseline=True), daring, sure])
+    assert best.row["recipe"] == "daring" and best.reason.startswith("daring on openvino: the fastest")
+    assert best.reason.endswith("Within the limit by its whole interval: sure on openvino, 4.00x.")
+    assert "whole interval" not in best_row([daring]).reason
+
+
 def test_the_baseline_may_win_and_the_reason_says_what_that_means():
     best = best_row([row("float", 20.0, 0.0, baseline=True), row("slow", 30.0, 0.0)])
     assert best.row["baseline"] and "nothing within the limit beats it" in best.reason

@@ -49,7 +49,7 @@ class Report:
         self.settings = from_dict(ReportSettings, settings)
         self.folder = require_writable(self.settings.output_dir).resolve()
         self.summary: RunSummary | None = None
-        self.failure: WorkbenchError | None = None
+        self.failure: WorkbenchError | KeyboardInterrupt | None = None
 
     @cached_property
     def task(self) -> Task:
@@ -77,8 +77,8 @@ class Report:
     def run(self, *, progress: ProgressCallback | None = None) -> None:
         """Run the study; trials that are complete from an earlier run are reused.
 
-        Progress goes to standard error as lines unless ``progress`` takes it. ``trials.jsonl`` is written in any
-        case. What stops the study is kept for :meth:`finish`.
+        An error or Ctrl-C is kept for :meth:`finish`, so that the pieces between show what is complete. Progress
+        goes to standard error as lines unless ``progress`` takes it. ``trials.jsonl`` is written in any case.
         """
         told = progress or Lines(sys.stderr, started_at=self.settings.started_at)
         study = self.study
@@ -92,7 +92,7 @@ class Report:
                 quality_drop=self.settings.quality_drop,
                 progress=told,
             )
-        except WorkbenchError as error:
+        except (WorkbenchError, KeyboardInterrupt) as error:
             self.failure = error
         finally:
             self._forget()
@@ -150,7 +150,7 @@ class Report:
 
     def recommendation(self) -> Html:
         """Return the answer in words."""
-        failed = f'<p class="failure">{text(self.failure)}</p>' if self.failure else ""
+        failed = f'<p class="failure">{text(self._what_stopped())}</p>' if self.failure else ""
         return Html(failed + pieces.recommendation(self.best, self._baseline(), self.rows))
 
     def tradeoff(self) -> Picture:
@@ -240,6 +240,11 @@ class Report:
         rows = [r for r in self.rows if r["state"] == "complete" and r["batch_size"] == self.settings.batch_size]
         costs = {id(row): cost for row, cost in zip(rows, comparable(rows, column), strict=True)}
         return sorted(rows, key=lambda row: (costs[id(row)] is None, costs[id(row)] or 0.0))
+
+    def _what_stopped(self) -> str:
+        if isinstance(self.failure, KeyboardInterrupt):
+            return "Stopped by Ctrl-C. Below is what was finished; the same command goes on from there."
+        return str(self.failure)
 
     def _baseline(self) -> Mapping[str, Any] | None:
         rows = [row for row in self.rows if row["baseline"] and row["state"] == "complete"]

@@ -77,7 +77,7 @@ def headline(best: Best) -> str:
     """Return the answer of a study in one sentence."""
     row = best.row
     if row is None:
-        return "There is no recommendation: no trial has finished."
+        return "There is no recommendation: no trial has finished. Run it again to go on, or raise budget_s."
     name = f"{row['recipe']} on {engine_name(row['backend'])}"
     if not best.met:
         return f"Nothing met the goal. The nearest miss is {name}."

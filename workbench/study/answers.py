@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,8 +74,12 @@ def best_row(
     within = [r for r in rivals if _drop(r) <= quality_drop]
     if within:
         costs = dict(zip(map(id, complete), comparable(complete, minimise), strict=True))
-        row = min(within, key=lambda r: (costs[id(r)] or 0.0, _drop(r)))
-        reason = _why(row, within, rivals, quality_drop, minimise)
+
+        def cost(row: TrialRow) -> tuple[float, float]:
+            return costs[id(row)] or 0.0, _drop(row)
+
+        row = min(within, key=cost)
+        reason = _why(row, within, rivals, quality_drop, minimise, cost)
     else:
         row = min(rivals, key=lambda r: (_drop(r), _number(r, minimise)))
         reason = (
@@ -164,11 +168,18 @@ def _batch_size(rows: list[TrialRow], asked: int | None) -> int:
     return asked
 
 
-def _why(row: TrialRow, within: list[TrialRow], rivals: list[TrialRow], limit: float, minimise: str) -> str:
+def _why(
+    row: TrialRow,
+    within: list[TrialRow],
+    rivals: list[TrialRow],
+    limit: float,
+    minimise: str,
+    cost: Callable[[TrialRow], tuple[float, float]],
+) -> str:
     words = "fastest" if minimise == "latency_ms_p50" else f"smallest {minimise}"
     text = (
-        f"The {words} of {len(within)} variants within a drop of {limit:g} ({len(rivals)} compared, batch "
-        f"{row['batch_size']}): drop {_drop(row):.4g}{_interval(row)}"
+        f"{row['recipe']} on {row['backend']}: the {words} of {len(within)} variants within a drop of {limit:g} "
+        f"({len(rivals)} compared, batch {row['batch_size']}): drop {_drop(row):.4g}{_interval(row)}"
     )
     if row["speedup"] is not None and not row["baseline"]:
         text += f", {row['speedup']:.2f}x against the baseline"
@@ -180,6 +191,10 @@ def _why(row: TrialRow, within: list[TrialRow], rivals: list[TrialRow], limit: f
     high = row["quality_drop_high"]
     if high is not None and high > limit:
         text += f" The interval of the drop reaches {high:.4g}, beyond the limit: measure on more data to be sure."
+        sure = [r for r in within if r["quality_drop_high"] is not None and r["quality_drop_high"] <= limit]
+        if sure and not (safe := min(sure, key=cost))["baseline"]:
+            text += f" Within the limit by its whole interval: {safe['recipe']} on {safe['backend']}"
+            text += f", {safe['speedup']:.2f}x." if safe["speedup"] is not None else "."
     return text
 
 
