@@ -9,7 +9,7 @@ from compress_models import OptionA, TinyViT, images, seeded, task_of
 from torch import nn
 from torch.nn import functional as F
 
-from workbench.compress import Prune, Recipe
+from workbench.compress import Prune, Recipe, Recover
 from workbench.core.errors import ConfigError, CoverageError
 
 
@@ -193,3 +193,149 @@ def test_frozen_weights_stay_frozen():
     module = pruned(build, Prune(0.5)).module
     assert not module.stem.weight.requires_grad
     assert module.conv1.weight.requires_grad
+
+
+class Attentive(nn.Module):
+    """Attention whose forward takes as many heads of width 4 as the Linear makes; fused or three Linears."""
+
+    def __init__(self, fused: bool, heads: int = 4) -> None:
+        super().__init__()
+        self.head_dim, self.fused = 4, fused
+        width = 4 * heads
+        self.embed = nn.Conv2d(1, width, 4, stride=4)
+        self.norm = nn.LayerNorm(width)
+        if fused:
+            self.qkv = nn.Linear(width, 3 * width)
+        else:
+            self.q, self.k, self.v = (nn.Linear(width, width) for _ in range(3))
+        self.proj = nn.Linear(width, width)
+        self.head = nn.Linear(width, 4)
+
+    def forward(self, image):
+        x = self.embed(image).flatten(2).transpose(1, 2)
+        y = self.norm(x)
+        parts = self.qkv(y).chunk(3, -1) if self.fused else (self.q(y), self.k(y), self.v(y))
+        q, k, v = (part.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for part in parts)
+        x = x + self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return self.head(x.mean(1))
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_attention_heads_leave_whole_and_the_rest_answers_as_if_they_were_silent(fused):
+    build = seeded(lambda: Attentive(fused))
+    variant = pruned(build, Prune(0.5))
+    whole = build()
+    assert variant.module.proj.in_features == 8
+    kept = {tuple(column.tolist()) for column in variant.module.proj.weight.T}
+    gone = [i for i, column in enumerate(whole.proj.weight.T) if tuple(column.tolist()) not in kept]
+    assert len({place // 4 for place in gone}) == 2 and len(gone) == 8
+    with torch.no_grad():
+        whole.proj.weight[:, gone] = 0
+        x, _ = images()
+        assert torch.allclose(variant.predict(x), whole(x), atol=1e-5)
+
+
+def test_heads_leave_in_later_steps_too():
+    x, y = images()
+    recipe = Recipe(Prune(0.25), Recover(epochs=0.1), Prune(0.3))
+    variant = recipe.apply(task_of(seeded(lambda: Attentive(True)), x, y))
+    assert variant.module.proj.in_features == 8
+
+
+def gradients(build, count, size):
+    """Return the module, and the loss's gradients over the training samples in batches of ``size``."""
+    x, y = images()
+    task = task_of(build, x, y)
+    module = build()
+    index = torch.randperm(len(task.train), generator=torch.Generator().manual_seed(0))[:count]
+    found = []
+    for start in range(0, count, size):
+        part = task.train.take(index[start : start + size])
+        loss = F.cross_entropy(module(part.inputs), part.targets)
+        found.append(torch.autograd.grad(loss, list(module.parameters())))
+    return module, x, [torch.stack(column) for column in zip(*found, strict=True)]
+
+
+def test_taylor_is_that_of_torch_pruning_called_directly():
+    build = seeded(Plain)
+    variant = pruned(build, Prune(0.5, importance="taylor", samples=32))
+    oracle, x, columns = gradients(build, 32, 32)
+    for parameter, column in zip(oracle.parameters(), columns, strict=True):
+        parameter.grad = column.mean(0)
+    pruner = torch_pruning.pruner.BasePruner(
+        oracle,
+        x[:2],
+        torch_pruning.importance.TaylorImportance(),
+        pruning_ratio=0.5,
+        ignored_layers=[oracle.head],
+        round_to=8,
+    )
+    pruner.step()
+    assert torch.allclose(variant.predict(x), oracle.eval()(x), atol=1e-6)
+
+
+def test_hessian_takes_the_squares_of_every_sample():
+    build = seeded(lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 4)))
+    variant = pruned(build, Prune(0.5, importance="hessian", samples=20))
+    whole, _, columns = gradients(build, 20, 1)
+    first, _, last, _ = (column.square().mean(0) for column in columns)
+    with torch.no_grad():
+        worth = [(whole[1].weight.square() * first).sum(1), (whole[3].weight.square() * last).sum(0)]
+    kept = torch.stack(worth).mean(0).argsort(descending=True)[:8].sort().values
+    assert torch.equal(variant.module[1].weight, whole[1].weight[kept])
+
+
+@pytest.mark.parametrize("kind", ["lamp", "bn_scale", "random"])
+def test_every_other_importance_halves_the_widths_too(kind):
+    assert pruned(seeded(Plain), Prune(0.5, importance=kind)).module.conv1.out_channels == 16
+
+
+@pytest.mark.parametrize("scope", ["local", "global"])
+@pytest.mark.parametrize("of", ["macs", "params"])
+def test_a_budget_is_met_as_closely_as_whole_channels_allow(of, scope):
+    variant = pruned(seeded(Plain), Prune(0.6, of=of, round_to=1, scope=scope))
+    report = variant.reports[0]
+    before, after = (getattr(report, f"{of}_{word}") for word in ("before", "after"))
+    assert 0.33 < after / before <= 0.4
+
+
+def test_a_budget_that_no_width_meets_is_refused():
+    with pytest.raises(ConfigError, match="cannot be met"):
+        pruned(seeded(Plain), Prune(0.95, of="params", round_to=8))
+
+
+def test_layers_can_have_ratios_of_their_own():
+    variant = pruned(seeded(Plain), Prune(0.5, ratios=("conv1=0.75", "st*=0")))
+    assert (variant.module.stem.out_channels, variant.module.conv1.out_channels) == (16, 8)
+    with pytest.raises(ConfigError, match="Did you mean 'conv1'"):
+        pruned(seeded(Plain), Prune(0.5, ratios=("conv_1=0.5",)))
+
+
+@pytest.mark.parametrize("entry", ["conv1", "conv1=", "=0.5", "conv1=1.0", "conv1=-0.1", "conv1=nan"])
+def test_a_ratio_that_is_none_is_refused(entry):
+    with pytest.raises(ConfigError, match="name=ratio"):
+        Prune(0.5, ratios=(entry,))
+
+
+@pytest.mark.parametrize("scope", ["local", "global"])
+def test_rounds_end_at_the_widths_of_one_shot(scope):
+    once = pruned(seeded(Plain), Prune(0.5, scope=scope, round_to=1))
+    often = pruned(seeded(Plain), Prune(0.5, scope=scope, round_to=1, rounds=3, schedule="cubic"))
+    total = [v.module.stem.out_channels + v.module.conv1.out_channels for v in (once, often)]
+    assert total[0] == pytest.approx(total[1], abs=2)
+    assert total[0] == 24
+
+
+def test_training_between_rounds_is_counted_and_changes_the_weights():
+    still = pruned(seeded(Plain), Prune(0.5, rounds=2))
+    moved = pruned(seeded(Plain), Prune(0.5, rounds=2, recover_epochs=1.0))
+    assert (still.reports[0].epochs_done, moved.reports[0].epochs_done) == (0.0, 1.0)
+    assert moved.module.conv1.out_channels == still.module.conv1.out_channels == 16
+    assert not torch.allclose(moved.predict(images()[0]), still.predict(images()[0]), atol=1e-3)
+
+
+def test_a_type_of_layer_can_be_excluded():
+    variant = pruned(seeded(TinyViT), Prune(0.5, exclude=("Conv2d",)))
+    assert variant.module.fc1.out_features == 16
+    with pytest.raises(CoverageError):
+        pruned(seeded(Plain), Prune(0.5, exclude=("Conv2d",)))

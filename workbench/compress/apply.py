@@ -46,7 +46,7 @@ class Outcome:
 Handler = Callable[[Any, Work], Outcome]
 # By name, so that torch-pruning and torchao are only imported by the steps that use them.
 HANDLERS: dict[type[Step], str] = {
-    Prune: "workbench.compress.prune:prune",
+    Prune: "workbench.compress.prune.step:prune",
     Distill: "workbench.compress.distill:distill",
     Recover: "workbench.compress.distill:recover",
     Factorize: "workbench.compress.factorize:factorize",

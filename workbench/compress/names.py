@@ -11,20 +11,23 @@ from workbench.core.errors import ConfigError, did_you_mean
 
 
 def excluded_names(module: nn.Module, patterns: Sequence[str], *, where: str) -> frozenset[str]:
-    """Return the names of modules that ``patterns`` cover: a name covers everything below it, ``*`` and ``?`` match.
+    """Return the names of modules that ``patterns`` cover, and of everything below them.
+
+    A pattern is a module's name, with ``*`` and ``?`` as in file names, or a type of layer, as ``"LayerNorm"``.
 
     Raises
     ------
     ConfigError
         If a pattern matches nothing, so that a slip of the pen does not go unseen.
     """
-    names = [name for name, _ in module.named_modules() if name]
+    kinds = {name: type(layer).__name__ for name, layer in module.named_modules() if name}
+    names = list(kinds)
     found: set[str] = set()
     for pattern in patterns:
-        roots = [name for name in names if name == pattern or fnmatchcase(name, pattern)]
+        roots = [name for name in names if pattern in (name, kinds[name]) or fnmatchcase(name, pattern)]
         if not roots:
             raise ConfigError(
-                f"{where}.exclude: no module is called {pattern!r}.{did_you_mean(pattern, names)} "
+                f"{where}.exclude: no module or type of layer is called {pattern!r}.{did_you_mean(pattern, names)} "
                 f"The model has {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}."
             )
         found.update(name for name in names if any(name == root or name.startswith(f"{root}.") for root in roots))

@@ -1,0 +1,90 @@
+"""Which units of each group leave, for a share of the channels: group by group, or ranked over the whole model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from math import floor
+
+import torch
+
+from workbench.compress.prune.groups import Group
+from workbench.compress.prune.trial import Cut
+from workbench.compress.steps import Prune
+from workbench.core.errors import ConfigError, did_you_mean
+
+# A group is never cut below this share of its width by a global ranking: a layer of a few channels blocks the net.
+_LEAST_GLOBAL = 0.1
+
+
+def own_ratios(step: Prune, groups: Sequence[Group]) -> dict[str, float]:
+    """Return the ratios that ``step.ratios`` gives to groups by name, by the groups' roots.
+
+    Raises
+    ------
+    ConfigError
+        If a name matches no layer whose channels can be cut.
+    """
+    found: dict[str, float] = {}
+    for entry in step.ratios:
+        pattern, _, value = entry.rpartition("=")
+        matched = [g.root for g in groups if any(n == pattern or fnmatchcase(n, pattern) for n in g.members)]
+        if not matched:
+            names = [name for group in groups for name in group.members]
+            raise ConfigError(
+                f"Prune.ratios: {pattern!r} matches no layer whose channels can be cut.{did_you_mean(pattern, names)} "
+                f"There are {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}."
+            )
+        found.update(dict.fromkeys(matched, float(value)))
+    return found
+
+
+def choose(
+    step: Prune, groups: Sequence[Group], ratio: float, *, own: Mapping[str, float], whole: Mapping[str, int]
+) -> tuple[list[Cut], dict[str, str]]:
+    """Return the channels to remove in each group, and for the layers of groups that stay whole the reason.
+
+    ``ratio`` and ``own`` are shares of ``whole``, the widths before the first round.
+    """
+    ranked = [group for group in groups if group.root not in own]
+    threshold = _threshold(ranked, ratio, whole) if step.scope == "global" else None
+    cuts: list[Cut] = []
+    reasons: dict[str, str] = {}
+    for group in groups:
+        size = whole[group.root]
+        if threshold is not None and group.root not in own:
+            above = int((group.worth > threshold).sum())
+            wanted = max(float(above), _LEAST_GLOBAL * size * len(group.units) / group.width)
+        else:
+            wanted = size * (1 - own.get(group.root, ratio)) * len(group.units) / group.width
+        kept = rounded(wanted, group.step, len(group.units))
+        if kept == len(group.units):
+            why = _why_whole(step, group, ranked=threshold is not None and group.root not in own)
+            reasons.update(dict.fromkeys(group.members, why))
+            continue
+        gone = group.worth.argsort(stable=True)[: len(group.units) - kept].tolist()
+        channels = sorted(channel for place in gone for channel in group.units[place])
+        cuts.append(Cut(group.root, group.members, tuple(channels)))
+    return cuts, reasons
+
+
+def rounded(wanted: float, multiple: int, most: int) -> int:
+    """Return the multiple nearest to ``wanted``, at least one and at most ``most``."""
+    return min(most, max(multiple, floor(wanted / multiple + 0.5) * multiple))
+
+
+def _threshold(groups: Sequence[Group], ratio: float, whole: Mapping[str, int]) -> float:
+    """Return the worth up to which channels leave, so that ``1 - ratio`` of all channels of ``whole`` stay."""
+    if not groups:
+        return 0.0
+    scores = torch.cat([g.worth.repeat_interleave(len(g.units[0])) for g in groups]).sort().values
+    gone = len(scores) - round((1 - ratio) * sum(whole[group.root] for group in groups))
+    return float(scores[gone - 1]) if gone > 0 else float("-inf")
+
+
+def _why_whole(step: Prune, group: Group, *, ranked: bool) -> str:
+    if ranked:
+        return f"all its channels rank high keeps all {group.width} channels"
+    if group.heads:
+        return f"the nearest number of attention heads keeps all {len(group.units)}"
+    return f"round_to={step.round_to} keeps all {group.width} channels"

@@ -1,0 +1,158 @@
+"""Which channels can only go together, which of them may go at all, and in which units."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import lcm
+from typing import Any
+
+import torch
+from torch import nn
+
+from workbench.compress.prune.trial import dependency_graph
+from workbench.tasks.trees import Tree, call_model, leaves
+
+PRUNABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
+_HEAD_WIDTH = ("head_dim", "head_width", "attention_head_size", "dim_head", "d_head")
+_HEADS = ("num_heads", "heads", "n_heads", "n_head", "nhead", "num_attention_heads")
+
+Judge = Callable[[Any], torch.Tensor | None]
+"""Gives a torch-pruning group a score per channel of its root, or None where it has none."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Layers whose output channels can only go together.
+
+    ``units`` are the channels of ``root`` that leave at once (one of them, one in each block of a grouped
+    convolution, an attention head); ``worth`` is the mean importance of each unit; ``step`` is how many units
+    leave at a time, so that the channels left are a multiple of ``round_to``.
+    """
+
+    root: str
+    members: tuple[str, ...]
+    units: tuple[tuple[int, ...], ...]
+    worth: torch.Tensor
+    step: int
+    heads: bool = False
+
+    @property
+    def width(self) -> int:
+        """Number of channels."""
+        return sum(len(unit) for unit in self.units)
+
+
+def find_groups(
+    module: nn.Module, example: Tree, judge: Judge, *, excluded: frozenset[str], round_to: int
+) -> tuple[list[Group], dict[str, str]]:
+    """Return the groups that may be cut, and for every layer of the other ones the reason."""
+    graph = dependency_graph(module, example)
+    fixed = _output_layers(module, example)
+    names = {layer: name for name, layer in module.named_modules()}
+    groups: list[Group] = []
+    reasons: dict[str, str] = {}
+    for group in graph.get_all_groups(root_module_types=list(PRUNABLE)):
+        outs = [dep.target.module for dep, _ in group if graph.is_out_channel_pruning_fn(dep.handler)]
+        members = tuple(dict.fromkeys(names[m] for m in outs if isinstance(m, PRUNABLE) and m in names))
+        why = _refusal(members, outs, excluded, fixed)
+        scores = None if why else judge(group)
+        if scores is None:
+            reasons.update(dict.fromkeys(members, why or "the importance asked for does not apply to it"))
+            continue
+        groups.append(_group(module, members, scores.detach().double(), graph, group, outs, round_to))
+    return groups, reasons
+
+
+def _group(
+    module: nn.Module,
+    members: tuple[str, ...],
+    scores: torch.Tensor,
+    graph: Any,
+    group: Any,
+    outs: Sequence[nn.Module],
+    round_to: int,
+) -> Group:
+    width = len(scores)
+    heads = _attention_units(module, members[0], width, graph, group)
+    if heads is not None:
+        units, step = heads, 1
+    else:
+        blocks = _channel_blocks(outs, [dep.target.module for dep, _ in group])
+        size = width // blocks
+        units = tuple(tuple(place + block * size for block in range(blocks)) for place in range(size))
+        step = lcm(round_to, blocks) // blocks
+    worth = torch.stack([scores[list(unit)].mean() for unit in units])
+    return Group(members[0], members, units, worth, step, heads is not None)
+
+
+def _output_layers(module: nn.Module, example: Tree) -> frozenset[str]:
+    """Return the layers whose output is an output of the whole model."""
+    made: dict[int, str] = {}
+    hooks = [
+        layer.register_forward_hook(lambda _m, _i, out, name=name: made.update({out.data_ptr(): name}))
+        for name, layer in module.named_modules()
+        if isinstance(layer, PRUNABLE)
+    ]
+    try:
+        with torch.no_grad():
+            outputs = leaves(call_model(module, example))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return frozenset(made[out.data_ptr()] for out in outputs if out.data_ptr() in made)
+
+
+def _refusal(
+    members: Sequence[str], outs: Sequence[nn.Module], excluded: frozenset[str], fixed: frozenset[str]
+) -> str | None:
+    if any(name in fixed for name in members):
+        return "its channels are outputs of the model"
+    blocked = [name for name in members if name in excluded]
+    if blocked:
+        return "excluded by name" if len(members) == 1 else f"shares its channels with {blocked[0]}, excluded by name"
+    if any(isinstance(m, nn.LayerNorm | nn.RMSNorm) for m in outs):
+        return "its channels are normalised together (LayerNorm): cutting some changes all the others"
+    if any(isinstance(m, nn.LSTM | nn.MultiheadAttention) for m in outs):
+        return "its channels belong to attention heads or recurrent gates"
+    return None
+
+
+def _channel_blocks(outs: Sequence[nn.Module], touched: Sequence[nn.Module]) -> int:
+    """Return into how many equal blocks the channels fall, which must lose the same places (grouped layers)."""
+    blocks = 1
+    for layer in touched:
+        if isinstance(layer, nn.GroupNorm):
+            blocks = lcm(blocks, layer.num_groups)
+        elif isinstance(layer, nn.modules.conv._ConvNd) and 1 < layer.groups < layer.in_channels:
+            blocks = lcm(blocks, layer.groups)
+    return blocks
+
+
+def _attention_units(
+    module: nn.Module, root: str, width: int, graph: Any, group: Any
+) -> tuple[tuple[int, ...], ...] | None:
+    """Return the channels of each attention head, where ``root`` makes queries, keys or values, else None.
+
+    The layer or a module around it says how many heads there are; one Linear may make queries, keys and values side
+    by side. Whether the model's forward takes fewer heads is found out by the trial.
+    """
+    if not isinstance(module.get_submodule(root), nn.Linear):
+        return None
+    parent = module.get_submodule(root.rpartition(".")[0])
+    taken = [len(idxs) for dep, idxs in group if graph.is_in_channel_pruning_fn(dep.handler)]
+    inner = min(taken, default=width)
+    # The width of a head stays when heads go, the number of heads that a module remembers may be that of before.
+    size = _whole_number(parent, _HEAD_WIDTH) or inner // (_whole_number(parent, _HEADS) or inner)
+    heads = inner // size
+    if size < 2 or heads < 1 or inner % size or width % inner:
+        return None
+    return tuple(
+        tuple(part + head * size + place for part in range(0, width, inner) for place in range(size))
+        for head in range(heads)
+    )
+
+
+def _whole_number(module: nn.Module, names: Sequence[str]) -> int | None:
+    found = (getattr(module, name, None) for name in names)
+    return next((value for value in found if isinstance(value, int) and value > 0), None)
