@@ -235,6 +235,29 @@ def test_attention_heads_leave_whole_and_the_rest_answers_as_if_they_were_silent
         assert torch.allclose(variant.predict(x), whole(x), atol=1e-5)
 
 
+class Counting(Attentive):
+    """Attention that reads the number of heads and their joint width from attributes."""
+
+    def __init__(self) -> None:
+        super().__init__(fused=False)
+        self.num_attention_heads, self.all_head_size = 4, 16
+
+    def forward(self, image):
+        x = self.embed(image).flatten(2).transpose(1, 2)
+        n, tokens, _ = x.shape
+        split = (n, tokens, self.num_attention_heads, 4)
+        q, k, v = (layer(self.norm(x)).view(split).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, tokens, self.all_head_size)
+        return self.head((x + self.proj(y)).mean(1))
+
+
+def test_attributes_that_count_heads_are_changed_with_them():
+    variant = pruned(seeded(Counting), Prune(0.5))
+    module = variant.module
+    assert (module.num_attention_heads, module.all_head_size, module.proj.in_features) == (2, 8, 8)
+    assert variant.predict(images()[0]).shape == (64, 4)
+
+
 def test_heads_leave_in_later_steps_too():
     x, y = images()
     recipe = Recipe(Prune(0.25), Recover(epochs=0.1), Prune(0.3))

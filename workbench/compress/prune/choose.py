@@ -64,7 +64,9 @@ def choose(
             continue
         gone = group.worth.argsort(stable=True)[: len(group.units) - kept].tolist()
         channels = sorted(channel for place in gone for channel in group.units[place])
-        cuts.append(Cut(group.root, group.members, tuple(channels)))
+        counters = group.heads.counters if group.heads else ()
+        counted = tuple((path, name, kept * each) for path, name, each in counters)
+        cuts.append(Cut(group.root, group.members, tuple(channels), counted=counted))
     return cuts, reasons
 
 

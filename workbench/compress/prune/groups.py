@@ -10,13 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from workbench.compress.prune.heads import Heads, find_heads
 from workbench.compress.prune.trial import dependency_graph
 from workbench.tasks.trees import Tree, call_model, leaves
 
 PRUNABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
-_HEAD_WIDTH = ("head_dim", "head_width", "attention_head_size", "dim_head", "d_head")
-_HEADS = ("num_heads", "heads", "n_heads", "n_head", "nhead", "num_attention_heads")
-
 Judge = Callable[[Any], torch.Tensor | None]
 """Gives a torch-pruning group a score per channel of its root, or None where it has none."""
 
@@ -27,7 +25,7 @@ class Group:
 
     ``units`` are the channels of ``root`` that leave at once (one of them, one in each block of a grouped
     convolution, an attention head); ``worth`` is the mean importance of each unit; ``step`` is how many units
-    leave at a time, so that the channels left are a multiple of ``round_to``.
+    leave at a time, so that the channels left are a multiple of ``round_to``. ``heads`` is set where units are heads.
     """
 
     root: str
@@ -35,7 +33,7 @@ class Group:
     units: tuple[tuple[int, ...], ...]
     worth: torch.Tensor
     step: int
-    heads: bool = False
+    heads: Heads | None = None
 
     @property
     def width(self) -> int:
@@ -74,16 +72,17 @@ def _group(
     round_to: int,
 ) -> Group:
     width = len(scores)
-    heads = _attention_units(module, members[0], width, graph, group)
+    taken = [len(idxs) for dep, idxs in group if graph.is_in_channel_pruning_fn(dep.handler)]
+    heads = find_heads(module, members[0], width, taken)
     if heads is not None:
-        units, step = heads, 1
+        units, step = heads.units, 1
     else:
         blocks = _channel_blocks(outs, [dep.target.module for dep, _ in group])
         size = width // blocks
         units = tuple(tuple(place + block * size for block in range(blocks)) for place in range(size))
         step = lcm(round_to, blocks) // blocks
     worth = torch.stack([scores[list(unit)].mean() for unit in units])
-    return Group(members[0], members, units, worth, step, heads is not None)
+    return Group(members[0], members, units, worth, step, heads)
 
 
 def _output_layers(module: nn.Module, example: Tree) -> frozenset[str]:
@@ -127,32 +126,3 @@ def _channel_blocks(outs: Sequence[nn.Module], touched: Sequence[nn.Module]) -> 
         elif isinstance(layer, nn.modules.conv._ConvNd) and 1 < layer.groups < layer.in_channels:
             blocks = lcm(blocks, layer.groups)
     return blocks
-
-
-def _attention_units(
-    module: nn.Module, root: str, width: int, graph: Any, group: Any
-) -> tuple[tuple[int, ...], ...] | None:
-    """Return the channels of each attention head, where ``root`` makes queries, keys or values, else None.
-
-    The layer or a module around it says how many heads there are; one Linear may make queries, keys and values side
-    by side. Whether the model's forward takes fewer heads is found out by the trial.
-    """
-    if not isinstance(module.get_submodule(root), nn.Linear):
-        return None
-    parent = module.get_submodule(root.rpartition(".")[0])
-    taken = [len(idxs) for dep, idxs in group if graph.is_in_channel_pruning_fn(dep.handler)]
-    inner = min(taken, default=width)
-    # The width of a head stays when heads go, the number of heads that a module remembers may be that of before.
-    size = _whole_number(parent, _HEAD_WIDTH) or inner // (_whole_number(parent, _HEADS) or inner)
-    heads = inner // size
-    if size < 2 or heads < 1 or inner % size or width % inner:
-        return None
-    return tuple(
-        tuple(part + head * size + place for part in range(0, width, inner) for place in range(size))
-        for head in range(heads)
-    )
-
-
-def _whole_number(module: nn.Module, names: Sequence[str]) -> int | None:
-    found = (getattr(module, name, None) for name in names)
-    return next((value for value in found if isinstance(value, int) and value > 0), None)

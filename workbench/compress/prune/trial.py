@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,11 +19,17 @@ _TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class Cut:
-    """Output channels of ``root`` to remove; ``members`` are the layers whose outputs go with them."""
+    """Output channels of ``root`` to remove; ``members`` are the layers whose outputs go with them.
+
+    ``numbers`` are attributes to set with it, as ``("encoder.0.attention", "num_heads", 3)``: ``counted`` holds those
+    that a forward which counts its heads needs, and is tried where the cut alone breaks the model.
+    """
 
     root: str
     members: tuple[str, ...]
     channels: tuple[int, ...]
+    numbers: tuple[tuple[str, str, int], ...] = ()
+    counted: tuple[tuple[str, str, int], ...] = ()
 
 
 def dependency_graph(module: nn.Module, example: Tree) -> Any:
@@ -45,6 +51,7 @@ def apply_cuts(module: nn.Module, cuts: Sequence[Cut], example: Tree) -> None:
     graph = dependency_graph(module, example)
     for cut in cuts:
         _pruning_group(graph, module, cut).prune()
+        _set_numbers(module, cut)
     for name in frozen:
         module.get_parameter(name).requires_grad_(False)
 
@@ -57,6 +64,10 @@ def surviving(module: nn.Module, cuts: Sequence[Cut], example: Tree) -> tuple[li
     broken: list[tuple[Cut, str]] = []
     for cut in cuts:
         why = _failure(module, [cut], example)
+        if why is not None and cut.counted:
+            counted = replace(cut, numbers=cut.counted)
+            if _failure(module, [counted], example) is None:
+                cut, why = counted, None
         if why is None:
             good.append(cut)
         else:
@@ -96,6 +107,7 @@ def _failure(module: nn.Module, cuts: Sequence[Cut], example: Tree) -> str | Non
             if not graph.check_pruning_group(group):
                 return "nothing would be left of a layer"
             group.prune()
+            _set_numbers(trial, cut)
         outputs = _run(trial, example)
     except Exception as error:  # noqa: BLE001 - whatever a forward with a fixed size raises is the answer
         return f"the model's forward fails without its channels ({type(error).__name__}: {_first_line(error)})"
@@ -144,6 +156,11 @@ def _silence(graph: Any, dep: Any, channels: Sequence[int]) -> bool:
 def _pruning_group(graph: Any, module: nn.Module, cut: Cut) -> Any:
     root = module.get_submodule(cut.root)
     return graph.get_pruning_group(root, graph.get_pruner_of_module(root).prune_out_channels, list(cut.channels))
+
+
+def _set_numbers(module: nn.Module, cut: Cut) -> None:
+    for path, name, value in cut.numbers:
+        setattr(module.get_submodule(path), name, value)
 
 
 def _unfreeze(module: nn.Module) -> list[str]:
