@@ -55,3 +55,12 @@ def test_a_variant_keeps_the_mode_for_inference():
     net = seeded(lambda: nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, 4)))
     variant = Variant.original(task_of(net, x, y))
     assert not any(m.training for m in variant.module.modules())
+
+
+def test_recurrent_layers_are_counted_step_by_step(recwarn):
+    x = torch.randn(2, 16, 48)
+    assert count_macs(nn.LSTM(48, 32, batch_first=True), x) == 16 * 4 * 32 * (48 + 32)
+    both_ways = nn.GRU(48, 32, num_layers=2, batch_first=True, bidirectional=True)
+    assert count_macs(both_ways, x) == 16 * 3 * 32 * 2 * ((48 + 32) + (64 + 32))
+    assert torch.backends.mkldnn.enabled
+    assert not recwarn.list

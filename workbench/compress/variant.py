@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import warnings
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -117,16 +120,29 @@ def count_params(module: nn.Module) -> int:
 
 
 def count_macs(module: nn.Module, inputs: Any) -> int:
-    """Return multiply-accumulates per sample of convolutions and matrix products, attention included.
+    """Return multiply-accumulates per sample of convolutions and matrix products, attention and recurrence included.
 
     Counted while the module runs on ``inputs`` (batch leading), so that functional calls count too.
     Elementwise work, normalisation and pooling are not counted.
     """
     # The fused attention kernels hide their matrix products from the counter; they are off while gradients are on.
     cpu_attention = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
-    with torch.enable_grad(), FlopCounterMode(display=False, custom_mapping=cpu_attention) as counter:
+    counter = FlopCounterMode(display=False, custom_mapping=cpu_attention)
+    with _open_recurrence(module), torch.enable_grad(), counter:
         call_model(module, inputs)
     return int(counter.get_total_flops()) // (2 * batch_size(inputs))
+
+
+@contextlib.contextmanager
+def _open_recurrence(module: nn.Module) -> Iterator[None]:
+    """Let LSTM and GRU run as matrix products that the counter sees, not as one kernel of oneDNN."""
+    if not any(isinstance(layer, nn.RNNBase) for layer in module.modules()):
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="TF32 acceleration")  # switching oneDNN on and off says so
+        with torch.backends.mkldnn.flags(enabled=False):
+            yield
 
 
 def _attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
