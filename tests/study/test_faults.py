@@ -171,12 +171,16 @@ def wait_for(process, words):
     raise AssertionError(f"the process ended before it said {words!r}")
 
 
+def training_in_a_shell(task, tmp_path):
+    """Return the process of a study that has begun to train, and its children."""
+    process = shell(task.reference, f"sqlite:///{tmp_path}/s.db")
+    wait_for(process, "epoch")
+    return process, psutil.Process(process.pid).children(recursive=True)
+
+
 @pytest.mark.slow
 def test_ctrl_c_in_a_shell_marks_the_running_trial_and_keeps_the_others(shared_task, tmp_path):
-    url = f"sqlite:///{tmp_path}/s.db"
-    process = shell(shared_task.reference, url)
-    wait_for(process, "epoch")
-    children = psutil.Process(process.pid).children(recursive=True)
+    process, children = training_in_a_shell(shared_task, tmp_path)
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=60)
     assert "INTERRUPTED" in out
@@ -188,10 +192,7 @@ def test_ctrl_c_in_a_shell_marks_the_running_trial_and_keeps_the_others(shared_t
 
 @pytest.mark.slow
 def test_a_run_that_was_killed_is_taken_up_again(shared_task, tmp_path):
-    url = f"sqlite:///{tmp_path}/s.db"
-    process = shell(shared_task.reference, url)
-    wait_for(process, "epoch")
-    children = psutil.Process(process.pid).children(recursive=True)
+    process, children = training_in_a_shell(shared_task, tmp_path)
     process.kill()
     process.wait()
     _, alive = psutil.wait_procs(children, timeout=10)

@@ -24,11 +24,19 @@ def excluded_names(module: nn.Module, patterns: Sequence[str], *, where: str) ->
     names = list(kinds)
     found: set[str] = set()
     for pattern in patterns:
-        roots = [name for name in names if pattern in (name, kinds[name]) or fnmatchcase(name, pattern)]
+        roots = [name for name in names if pattern == kinds[name] or matches(name, pattern)]
         if not roots:
-            raise ConfigError(
-                f"{where}.exclude: no module or type of layer is called {pattern!r}.{did_you_mean(pattern, names)} "
-                f"The model has {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}."
-            )
+            raise no_match(f"{where}.exclude: no module or type of layer is called", pattern, names)
         found.update(name for name in names if any(name == root or name.startswith(f"{root}.") for root in roots))
     return frozenset(found)
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Return whether a module's name is the pattern, or matches it with ``*`` and ``?`` as in file names."""
+    return name == pattern or fnmatchcase(name, pattern)
+
+
+def no_match(words: str, pattern: str, names: Sequence[str]) -> ConfigError:
+    """Return the error for a pattern that matches none of ``names``."""
+    shown = f"{', '.join(names[:8])}{', ...' if len(names) > 8 else ''}"
+    return ConfigError(f"{words} {pattern!r}.{did_you_mean(pattern, names)} The model has {shown}.")

@@ -20,7 +20,7 @@ from workbench.report.settings import ReportSettings
 from workbench.report.show import Html, Picture, details, style, text
 from workbench.report.trials import write_trials
 from workbench.report.words import Row, headline
-from workbench.study.answers import Best, best_row, comparable, mark_recommended
+from workbench.study.answers import Best, best_row, mark_recommended, ranked
 
 if TYPE_CHECKING:
     from workbench.compress.recipe import Recipe
@@ -161,7 +161,7 @@ class Report:
         return Picture(plot_tradeoff(self.rows, batch_size=size, quality_drop=limit), headline(self.best))
 
     def tradeoff_table(self) -> Html:
-        """Return the figures behind :meth:`tradeoff`, ranked as :func:`workbench.study.answers.comparable` says."""
+        """Return the figures behind :meth:`tradeoff`, ranked as :func:`workbench.study.answers.ranked` says."""
         return Html(tables.table(tables.TRADEOFF, self._at_batch("latency_ms_p50")))
 
     def throughput(self) -> Picture:
@@ -238,8 +238,7 @@ class Report:
 
     def _at_batch(self, column: str) -> list[Row]:
         rows = [r for r in self.rows if r["state"] == "complete" and r["batch_size"] == self.settings.batch_size]
-        costs = {id(row): cost for row, cost in zip(rows, comparable(rows, column), strict=True)}
-        return sorted(rows, key=lambda row: (costs[id(row)] is None, costs[id(row)] or 0.0))
+        return ranked(rows, column)
 
     def _what_stopped(self) -> str:
         if isinstance(self.failure, KeyboardInterrupt):

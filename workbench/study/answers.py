@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from workbench.core.errors import StudyError, unknown_name
 from workbench.study.rows import NUMERIC, TrialRow
 
+_Row = TypeVar("_Row", bound=Mapping[str, Any])
 HIGHER_IS_BETTER = frozenset({"quality", "throughput_per_s", "speedup", "speedup_low", "speedup_high"})
 
 
@@ -66,20 +67,15 @@ def best_row(
     batch_size = _batch_size(complete, batch_size)
     rivals = [
         r
-        for r in complete
+        for r in ranked(complete, minimise)
         if r["batch_size"] == batch_size and r["quality_drop"] is not None and r.get(minimise) is not None
     ]
     if not rivals:
         return Best(None, False, f"No finished trial at batch {batch_size} has both a quality and {minimise}.", 0)
     within = [r for r in rivals if _drop(r) <= quality_drop]
     if within:
-        costs = dict(zip(map(id, complete), comparable(complete, minimise), strict=True))
-
-        def cost(row: TrialRow) -> tuple[float, float]:
-            return costs[id(row)] or 0.0, _drop(row)
-
-        row = min(within, key=cost)
-        reason = _why(row, within, rivals, quality_drop, minimise, cost)
+        row = within[0]
+        reason = _why(within, rivals, quality_drop, minimise)
     else:
         row = min(rivals, key=lambda r: (_drop(r), _number(r, minimise)))
         reason = (
@@ -133,6 +129,16 @@ def comparable(rows: Sequence[Mapping[str, Any]], column: str) -> list[float | N
     ]
 
 
+def ranked(rows: Sequence[_Row], column: str) -> list[_Row]:
+    """Return rows sorted by :func:`comparable`, of equal ones that with the smaller drop first, unknown ones last."""
+
+    def known(value: float | None) -> tuple[bool, float]:
+        return value is None, value or 0.0
+
+    pairs = zip(comparable(rows, column), rows, strict=True)
+    return [row for _, row in sorted(pairs, key=lambda pair: (known(pair[0]), known(pair[1]["quality_drop"])))]
+
+
 def check_question(*, quality_drop: float, minimise: str) -> None:
     """Refuse a question that has no answer, before any work starts."""
     if not isinstance(quality_drop, int | float) or not math.isfinite(quality_drop) or quality_drop < 0:
@@ -168,14 +174,9 @@ def _batch_size(rows: list[TrialRow], asked: int | None) -> int:
     return asked
 
 
-def _why(
-    row: TrialRow,
-    within: list[TrialRow],
-    rivals: list[TrialRow],
-    limit: float,
-    minimise: str,
-    cost: Callable[[TrialRow], tuple[float, float]],
-) -> str:
+def _why(within: list[TrialRow], rivals: list[TrialRow], limit: float, minimise: str) -> str:
+    """Say why the first of ``within``, which are ranked, is the one to take."""
+    row = within[0]
     words = "fastest" if minimise == "latency_ms_p50" else f"smallest {minimise}"
     text = (
         f"{row['recipe']} on {row['backend']}: the {words} of {len(within)} variants within a drop of {limit:g} "
@@ -191,8 +192,9 @@ def _why(
     high = row["quality_drop_high"]
     if high is not None and high > limit:
         text += f" The interval of the drop reaches {high:.4g}, beyond the limit: measure on more data to be sure."
-        sure = [r for r in within if r["quality_drop_high"] is not None and r["quality_drop_high"] <= limit]
-        if sure and not (safe := min(sure, key=cost))["baseline"]:
+        sure = (r for r in within if r["quality_drop_high"] is not None and r["quality_drop_high"] <= limit)
+        safe = next(sure, None)
+        if safe is not None and not safe["baseline"]:
             text += f" Within the limit by its whole interval: {safe['recipe']} on {safe['backend']}"
             text += f", {safe['speedup']:.2f}x." if safe["speedup"] is not None else "."
     return text

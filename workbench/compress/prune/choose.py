@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
 from math import floor
 
 import torch
 
+from workbench.compress.names import matches, no_match
 from workbench.compress.prune.groups import Group
 from workbench.compress.prune.trial import Cut
 from workbench.compress.steps import Prune
-from workbench.core.errors import ConfigError, did_you_mean
 
 # A group is never cut below this share of its width by a global ranking: a layer of a few channels blocks the net.
 _LEAST_GLOBAL = 0.1
@@ -28,13 +27,10 @@ def own_ratios(step: Prune, groups: Sequence[Group]) -> dict[str, float]:
     found: dict[str, float] = {}
     for entry in step.ratios:
         pattern, _, value = entry.rpartition("=")
-        matched = [g.root for g in groups if any(n == pattern or fnmatchcase(n, pattern) for n in g.members)]
+        matched = [g.root for g in groups if any(matches(name, pattern) for name in g.members)]
         if not matched:
             names = [name for group in groups for name in group.members]
-            raise ConfigError(
-                f"Prune.ratios: {pattern!r} matches no layer whose channels can be cut.{did_you_mean(pattern, names)} "
-                f"There are {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}."
-            )
+            raise no_match("Prune.ratios: no layer whose channels can be cut is called", pattern, names)
         found.update(dict.fromkeys(matched, float(value)))
     return found
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 from torch import nn
 
@@ -28,12 +28,12 @@ _MOST = 0.95
 
 @dataclass
 class _State:
-    """What lasts over the rounds: widths and costs before the first, why layers stay whole, what broke."""
+    """What lasts over the rounds: widths and cost before the first, why layers stay whole, what broke."""
 
-    widths: dict[str, int]
     cost: int
-    reasons: dict[str, str]
-    broken: dict[str, str]
+    widths: dict[str, int] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+    broken: dict[str, str] = field(default_factory=dict)
     epochs: float = 0.0
 
 
@@ -41,37 +41,38 @@ def prune(step: Prune, work: Work) -> Outcome:
     """Remove channels of the variant's module, group by group; see :class:`Prune`."""
     module = work.module
     shapes = _widths(module)
-    state = _State({}, _cost(step, module, work), {}, {})
+    state = _State(_cost(step, module, work))
     for number in range(1, step.rounds + 1):
         done = number / step.rounds
-        share = done if step.schedule == "even" else 1 - (1 - done) ** 3
-        cuts = _round(step, work, module, state, share * step.ratio, share)
+        cuts = _round(step, work, state, done if step.schedule == "even" else 1 - (1 - done) ** 3)
         apply_cuts(module, cuts, work.task.examples(2))
         module.eval()
         if step.recover_epochs and number < step.rounds:
-            state.epochs += _recovered(step, replace(work, module=module, seed=work.seed + number))
+            between = replace(work, seed=work.seed + number)
+            state.epochs += recover(Recover(epochs=step.recover_epochs), between).epochs_done
     layers = _report(module, shapes, state.reasons | state.broken)
     return Outcome(module, layers, state.epochs, _notes(state))
 
 
-def _round(step: Prune, work: Work, module: nn.Module, state: _State, ratio: float, share: float) -> list[Cut]:
-    """Return the cuts of one round, each of which was tried."""
-    example = work.task.examples(2)
+def _round(step: Prune, work: Work, state: _State, share: float) -> list[Cut]:
+    """Return the cuts, each of which was tried, that bring the module to ``share`` of the way."""
+    module, example = work.module, work.task.examples(2)
     excluded = excluded_names(module, step.exclude, where="Prune") | state.broken.keys()
     judge = judge_for(step, module, work)
     groups, reasons = find_groups(module, example, judge, excluded=excluded, round_to=step.round_to)
     module.zero_grad(set_to_none=True)
     own = {root: share * value for root, value in own_ratios(step, groups).items()}
     state.widths = {group.root: group.width for group in groups} | state.widths
-    state.reasons = reasons
 
-    def cuts_at(channels: float) -> list[Cut]:
-        cuts, whole = choose(step, groups, channels, own=own, whole=state.widths)
-        state.reasons = reasons | whole
-        return cuts
+    def choice(ratio: float) -> tuple[list[Cut], dict[str, str]]:
+        return choose(step, groups, ratio, own=own, whole=state.widths)
 
     while True:
-        cuts = cuts_at(ratio) if step.of == "channels" else _within_budget(step, work, module, state, ratio, cuts_at)
+        ratio = share * step.ratio
+        if step.of != "channels":
+            ratio = _ratio_for_budget(step, work, state, (1 - ratio) * state.cost, lambda ratio: choice(ratio)[0])
+        cuts, whole = choice(ratio)
+        state.reasons = reasons | whole
         work.progress(Progress("prune", 0, 1, f"trying {len(cuts)} groups"))
         good, broken = surviving(module, cuts, example)
         state.broken.update({name: why for cut, why in broken for name in cut.members})
@@ -81,45 +82,40 @@ def _round(step: Prune, work: Work, module: nn.Module, state: _State, ratio: flo
         groups = [group for group in groups if group.root not in gone]
 
 
-def _within_budget(
-    step: Prune, work: Work, module: nn.Module, state: _State, ratio: float, cuts_at: Callable[[float], list[Cut]]
-) -> list[Cut]:
-    """Return the cuts at the smallest ratio of channels that takes ``ratio`` of the MACs or parameters away."""
-    budget = (1 - ratio) * state.cost
-    low, high, best = 0.0, _MOST, cuts_at(_MOST)
-    if _cost_after(step, work, module, best) > budget * (1 + _CLOSE):
-        left = _cost_after(step, work, module, best) / state.cost
+def _ratio_for_budget(
+    step: Prune, work: Work, state: _State, budget: float, cuts_at: Callable[[float], list[Cut]]
+) -> float:
+    """Return the smallest ratio of channels that brings the MACs or parameters down to ``budget``."""
+
+    def cost_at(ratio: float) -> int:
+        trial = copy.deepcopy(work.module)
+        apply_cuts(trial, cuts_at(ratio), work.task.examples(2))
+        return _cost(step, trial, work)
+
+    low, high = 0.0, _MOST
+    least = cost_at(_MOST)
+    if least > budget * (1 + _CLOSE):
         raise ConfigError(
             f"Prune(ratio={step.ratio:g}, of={step.of!r}) cannot be met: with all but one channel in "
-            f"{1 / (1 - _MOST):.0f} taken away, {left:.0%} of the {step.of} are left. Take a smaller ratio or round_to."
+            f"{1 / (1 - _MOST):.0f} taken away, {least / state.cost:.0%} of the {step.of} are left. Take a smaller "
+            "ratio or round_to."
         )
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        cuts = cuts_at(middle)
-        cost = _cost_after(step, work, module, cuts)
+        cost = cost_at(middle)
         if cost > budget:
             low = middle
             continue
-        high, best = middle, cuts
+        high = middle
         if cost >= budget - _CLOSE * state.cost:
             break
-    return best
-
-
-def _cost_after(step: Prune, work: Work, module: nn.Module, cuts: Sequence[Cut]) -> int:
-    trial = copy.deepcopy(module)
-    apply_cuts(trial, cuts, work.task.examples(2))
-    return _cost(step, trial, work)
+    return high
 
 
 def _cost(step: Prune, module: nn.Module, work: Work) -> int:
     if step.of == "channels":
         return 0
     return count_params(module) if step.of == "params" else count_macs(module, work.task.examples(2))
-
-
-def _recovered(step: Prune, work: Work) -> float:
-    return recover(Recover(epochs=step.recover_epochs), work).epochs_done
 
 
 def _widths(module: nn.Module) -> dict[str, tuple[int, ...]]:
