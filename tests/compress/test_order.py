@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
+from workbench.compress import Recipe
 from workbench.compress.order import check_order
-from workbench.compress.steps import Distill, Factorize, Prune, Quantize, Recover
+from workbench.compress.steps import STEP_TYPES, Distill, Factorize, Prune, Quantize, Recover
 from workbench.core.errors import RecipeError
 
 
@@ -47,3 +50,35 @@ def test_what_is_no_step_is_refused():
         check_order([Prune])
     with pytest.raises(RecipeError, match="not a step"):
         check_order(["prune"])
+
+
+def test_a_rule_is_known_to_both_steps():
+    for earlier, later in itertools.product(STEP_TYPES.values(), repeat=2):
+        assert (earlier.__name__ in later.not_after) == (later.__name__ in earlier.not_before), (earlier, later)
+
+
+def _quick(name):
+    """Return a step with options that take no time on a tiny model."""
+    options = {
+        "Distill": {"epochs": 0.1},
+        "Recover": {"epochs": 0.1},
+        "Factorize": {"ratio": 0.3},
+        "Prune": {"ratio": 0.3, "round_to": 1},
+    }
+    return STEP_TYPES[name](**options.get(name, {}))
+
+
+def _allowed_pairs():
+    for names in itertools.product(STEP_TYPES, repeat=2):
+        try:
+            check_order([_quick(name) for name in names])
+        except RecipeError:
+            continue
+        yield names
+
+
+@pytest.mark.parametrize("names", list(_allowed_pairs()), ids="-".join)
+def test_every_allowed_pair_runs(names, tiny_task):
+    variant = Recipe(*map(_quick, names)).apply(tiny_task)
+    assert [type(report.step).__name__ for report in variant.reports] == list(names)
+    assert all(report.touched for report in variant.reports)

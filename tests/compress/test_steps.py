@@ -11,7 +11,6 @@ from workbench.compress.steps import (
     Prune,
     Quantize,
     Recover,
-    describe,
     step_from_dict,
     step_to_dict,
 )
@@ -69,9 +68,9 @@ def test_unknown_names_are_answered_with_the_nearest():
 
 
 def test_every_step_has_words_of_its_own():
-    words = [describe(make()) for make in STEP_TYPES.values()]
+    words = [make().label for make in STEP_TYPES.values()]
     assert words == ["prune 0.5", "distill", "recover", "low-rank 0.9 energy", "int8"]
-    assert describe(Quantize(activations="none")) == "int8 weights"
-    assert describe(Quantize(qat_epochs=1)) == "int8 qat"
-    assert describe(Prune(0.25, scope="global")) == "prune 0.25 global"
-    assert describe(Factorize(ratio=0.5)) == "low-rank 0.5"
+    assert Quantize(activations="none").label == "int8 weights"
+    assert Quantize(qat_epochs=1).label == "int8 qat"
+    assert Prune(0.25, scope="global").label == "prune 0.25 global"
+    assert Factorize(ratio=0.5).label == "low-rank 0.5"

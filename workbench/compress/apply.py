@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 
-from workbench.compress.steps import Distill, Factorize, Prune, Quantize, Recover, Step, describe
+from workbench.compress.steps import Distill, Factorize, Prune, Quantize, Recover, Step
 from workbench.compress.variant import LayerReport, StepReport, Variant, count_macs, count_params, predict_with
 from workbench.core.errors import CoverageError
 from workbench.core.progress import Progress, ProgressCallback
@@ -91,7 +91,7 @@ def _own_copy(variant: Variant) -> Variant:
 def _apply_step(recipe: Recipe, index: int, before: Variant, progress: ProgressCallback) -> Variant:
     step, task = recipe.steps[index], before.task
     started = time.perf_counter()
-    stage = describe(step)
+    stage = step.label
     progress(Progress(stage, message=f"step {index + 1} of {len(recipe.steps)}"))
     # The seed depends on the place in the recipe only, so that equal beginnings give equal variants.
     seed = recipe.seed * 7919 + index

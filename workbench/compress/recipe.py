@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from workbench.compress.order import check_order
-from workbench.compress.steps import Distill, Factorize, Prune, Quantize, Step, describe, step_from_dict, step_to_dict
+from workbench.compress.steps import Distill, Factorize, Prune, Quantize, Step, step_from_dict, step_to_dict
 from workbench.core.config import canonical_json, short_id
 from workbench.core.errors import RecipeError, unknown_name
 from workbench.core.progress import ProgressCallback, ignore
@@ -69,7 +69,7 @@ class Recipe:
     @property
     def label(self) -> str:
         """A few words: ``"prune 0.5 + distill + int8"``; ``"float"`` without steps."""
-        return " + ".join(describe(step) for step in self.steps) or "float"
+        return " + ".join(step.label for step in self.steps) or "float"
 
     @property
     def technique(self) -> str:

@@ -54,7 +54,7 @@ def step_code(step: Step) -> str:
     default = type(step)()
     given = [
         f"{field.name}={getattr(step, field.name)!r}"
-        for field in dataclasses.fields(step)
+        for field in dataclasses.fields(step)  # type: ignore[arg-type]
         if getattr(step, field.name) != getattr(default, field.name)
     ]
     return f"wb.{type(step).__name__}({', '.join(given)})"

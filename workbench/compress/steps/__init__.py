@@ -1,0 +1,46 @@
+"""The steps of a recipe: frozen options, without torch, so that forms and databases can use them freely."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from workbench.compress.steps.base import Step
+from workbench.compress.steps.distill import Distill, Recover
+from workbench.compress.steps.factorize import FACTORIZE_TYPES, Factorize
+from workbench.compress.steps.prune import PRUNE_BY_LOSS, Prune
+from workbench.compress.steps.quantize import Quantize
+from workbench.core.config import from_dict
+from workbench.core.errors import RecipeError, unknown_name
+
+__all__ = [
+    "FACTORIZE_TYPES",
+    "PRUNE_BY_LOSS",
+    "STEP_TYPES",
+    "Distill",
+    "Factorize",
+    "Prune",
+    "Quantize",
+    "Recover",
+    "Step",
+    "step_from_dict",
+    "step_to_dict",
+]
+
+STEP_TYPES: dict[str, type[Step]] = {cls.__name__: cls for cls in (Prune, Distill, Recover, Factorize, Quantize)}
+
+
+def step_to_dict(step: Step) -> dict[str, Any]:
+    """Return ``{"step": "Prune", ...all options...}``, ready for JSON."""
+    return {"step": type(step).__name__, **step.to_dict()}
+
+
+def step_from_dict(values: Mapping[str, Any]) -> Step:
+    """Build a step from what :func:`step_to_dict` returned; options left out take their defaults."""
+    rest = dict(values)
+    name = rest.pop("step", None)
+    if name is None:
+        raise RecipeError(f"A step needs its name under 'step', got {dict(values)!r}. Known: {', '.join(STEP_TYPES)}.")
+    if name not in STEP_TYPES:
+        raise RecipeError(unknown_name("step", name, STEP_TYPES))
+    return from_dict(STEP_TYPES[name], rest)

@@ -1,0 +1,42 @@
+"""What every step has: a label, and rules about what may come before and after it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from workbench.core.config import Config
+
+UNTOUCHED = "let the step pass although it changes no layer (otherwise that is an error)"
+EXCLUDE = "modules to leave alone, by name (covers everything below it; * and ? match) or type, as 'LayerNorm'"
+SECONDS = "wall-clock limit of the training; the learning rate then anneals over the time, not the epochs"
+RATE = "peak learning rate; None chooses one for the kind of model"
+
+
+class Step(Config):
+    """Base of the steps of a recipe: frozen options, and rules of order by the names of other steps.
+
+    ``not_after`` says after which steps this one cannot stand, and why; ``not_right_after`` the same of the step just
+    before it. ``not_before`` names the steps that cannot follow it: the other end of their ``not_after``, so that one
+    sees it from either side. ``needs`` names steps of which one must have come before, and ``needs_why`` says why.
+    """
+
+    not_after: ClassVar[Mapping[str, str]] = {}
+    not_right_after: ClassVar[Mapping[str, str]] = {}
+    not_before: ClassVar[tuple[str, ...]] = ()
+    needs: ClassVar[tuple[str, ...]] = ()
+    needs_why: ClassVar[str] = ""
+    allow_untouched: bool
+
+    @property
+    def label(self) -> str:
+        """A few words for tables and charts: ``"prune 0.5"``, ``"int8 qat"``."""
+        return type(self).__name__.lower()
+
+
+AFTER_QUANTIZE = {
+    "Quantize": (
+        "Quantize must be the last step: its integer graph can be neither trained nor cut. To train with rounding "
+        "simulated, use Quantize(qat_epochs=...)."
+    )
+}
