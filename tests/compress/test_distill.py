@@ -13,7 +13,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from workbench.compress import Distill, Prune, Recipe, Recover
-from workbench.compress.lesson import Lesson, Teacher, blend, leaf_loss, mixed_loss
+from workbench.compress.lesson import Lesson, Teacher, blend
+from workbench.compress.losses import leaf_loss, mixed_loss
 from workbench.compress.training import Plan, make_optimizer, rate_factor, train
 from workbench.core.errors import WorkbenchError
 from workbench.tasks.split import Split

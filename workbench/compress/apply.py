@@ -7,14 +7,17 @@ import time
 from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass, replace
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
 
 from workbench.compress.steps import Distill, Factorize, Prune, Quantize, Recover, Step
+from workbench.compress.training import Checkpoint
 from workbench.compress.variant import LayerReport, StepReport, Variant, count_macs, count_params, predict_with
 from workbench.core.errors import CoverageError
+from workbench.core.files import require_writable
 from workbench.core.progress import Progress, ProgressCallback
 
 if TYPE_CHECKING:
@@ -24,23 +27,39 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Work:
-    """What a step gets: the task, a module of its own to change, and where to report."""
+    """What a step gets: the task, a module of its own to change, where to report and where to keep a training's state.
+
+    ``checkpoints`` is a folder, or None; ``key`` names recipe and task there.
+    """
 
     task: Task
     module: nn.Module
     progress: ProgressCallback
     seed: int
+    checkpoints: Path | None = None
+    key: str = ""
+
+    def checkpoint(self, stage: str) -> Checkpoint | None:
+        """Return where the training of that name keeps its state; None where nothing is kept."""
+        if self.checkpoints is None:
+            return None
+        return Checkpoint(self.checkpoints / f"{self.key}-{stage}-{self.seed}.pt")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a step gives back; ``layers`` says for every candidate layer whether it was touched, or why not."""
+    """What a step gives back; ``layers`` says for every candidate layer whether it was touched, or why not.
+
+    ``declined``: the step did its work and put the module back as it was, since what it made was no better. That is
+    no error, although no layer is touched.
+    """
 
     module: nn.Module
     layers: tuple[LayerReport, ...]
     epochs_done: float = 0.0
     notes: tuple[str, ...] = ()
     quantized: bool = False
+    declined: bool = False
 
 
 Handler = Callable[[Any, Work], Outcome]
@@ -53,16 +72,29 @@ HANDLERS: dict[type[Step], str] = {
     Quantize: "workbench.compress.quantize.step:quantize",
 }
 
+# What can be found wrong with a step's options before the first step starts.
+CHECKS: dict[type[Step], str] = {Distill: "workbench.compress.distill:check"}
+
 
 def apply_recipe(
-    recipe: Recipe, task: Task, *, progress: ProgressCallback, cache: MutableMapping[str, Variant] | None
+    recipe: Recipe,
+    task: Task,
+    *,
+    progress: ProgressCallback,
+    cache: MutableMapping[str, Variant] | None,
+    checkpoints: Path | None = None,
 ) -> Variant:
     """Return the variant of ``recipe``; see :meth:`Recipe.apply`."""
+    if checkpoints is not None:
+        require_writable(checkpoints)
     with torch.random.fork_rng(devices=[]):
         task.check()
+        for step in recipe.steps:
+            if type(step) in CHECKS:
+                _found(CHECKS[type(step)])(step, task)
         variant = _start(recipe, task, progress, cache)
         for index in range(len(variant.reports), len(recipe.steps)):
-            variant = _apply_step(recipe, index, variant, progress)
+            variant = _apply_step(recipe, index, variant, progress, checkpoints)
             if cache is not None and not variant.quantized:
                 cache[variant.recipe.recipe_id] = _own_copy(variant)
     return replace(variant, recipe=recipe)
@@ -88,7 +120,9 @@ def _own_copy(variant: Variant) -> Variant:
     return replace(variant, module=copy.deepcopy(variant.module))
 
 
-def _apply_step(recipe: Recipe, index: int, before: Variant, progress: ProgressCallback) -> Variant:
+def _apply_step(
+    recipe: Recipe, index: int, before: Variant, progress: ProgressCallback, checkpoints: Path | None
+) -> Variant:
     step, task = recipe.steps[index], before.task
     started = time.perf_counter()
     stage = step.label
@@ -96,9 +130,13 @@ def _apply_step(recipe: Recipe, index: int, before: Variant, progress: ProgressC
     # The seed depends on the place in the recipe only, so that equal beginnings give equal variants.
     seed = recipe.seed * 7919 + index
     torch.manual_seed(seed)
-    outcome = _handler(step)(step, Work(task, before.module, progress, seed))
+    prefix = recipe.prefixes()[index]
+    key = f"{prefix.recipe_id}-{task.fingerprint}" if checkpoints is not None else ""
+    outcome = cast(Handler, _found(HANDLERS[type(step)]))(
+        step, Work(task, before.module, progress, seed, checkpoints, key)
+    )
     touched = sum(layer.touched for layer in outcome.layers)
-    if not touched and not step.allow_untouched:
+    if not touched and not outcome.declined and not step.allow_untouched:
         raise CoverageError(_nothing_touched(stage, outcome.layers))
     module = outcome.module
     quality = task.evaluate(lambda inputs: predict_with(module, inputs), split="validation")
@@ -120,7 +158,7 @@ def _apply_step(recipe: Recipe, index: int, before: Variant, progress: ProgressC
     progress(Progress(stage, 1, 1, values={"quality": quality, "params": params, "macs": macs}))
     return Variant(
         module=module,
-        recipe=recipe.prefixes()[index],
+        recipe=prefix,
         reports=(*before.reports, report),
         task=task,
         quantized=outcome.quantized,
@@ -137,9 +175,9 @@ def _count(outcome: Outcome, before: Variant) -> tuple[int, int]:
     return count_params(outcome.module), count_macs(outcome.module, before.task.examples(2))
 
 
-def _handler(step: Step) -> Handler:
-    module, name = HANDLERS[type(step)].split(":")
-    return cast(Handler, getattr(import_module(module), name))
+def _found(where: str) -> Callable[..., Any]:
+    module, name = where.split(":")
+    return cast(Callable[..., Any], getattr(import_module(module), name))
 
 
 def _nothing_touched(stage: str, layers: tuple[LayerReport, ...]) -> str:

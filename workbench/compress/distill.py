@@ -1,63 +1,179 @@
-"""Distillation from the task's own model, and plain recovery on the labels."""
+"""Distillation from the task's own model or another teacher, and recovery on the labels."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from workbench.compress.apply import Outcome, Work
+from workbench.compress.batchnorm import norms_with_statistics, reestimate
+from workbench.compress.features import Matching, Pair, check_layers
+from workbench.compress.fold import fold_batch_norms
 from workbench.compress.lesson import Lesson
+from workbench.compress.losses import check_heads
 from workbench.compress.steps import Distill, Recover
-from workbench.compress.training import BatchLoss, Plan, is_normalised_by_layer, set_layout, train
-from workbench.compress.variant import LayerReport
-from workbench.tasks.trees import Tree
+from workbench.compress.training import (
+    BatchLoss,
+    Plan,
+    Trained,
+    is_normalised_by_layer,
+    set_layout,
+    train,
+    validation_quality,
+)
+from workbench.compress.variant import LayerReport, predict_with
+from workbench.core.errors import ConfigError, TaskError
+from workbench.tasks.load import load_module
+from workbench.tasks.trees import Tree, named_leaves
+
+if TYPE_CHECKING:
+    from workbench.tasks.task import Task
+
+_PROOF_SAMPLES = 8
 
 
 def distill(step: Distill, work: Work) -> Outcome:
-    """Train the variant to answer like the task's own model."""
-    lesson = Lesson(work.task, temperature=step.temperature, alpha=step.alpha, blend=step.blend)
-    return _trained(step, work, "distill", lesson.loss, lesson.augment, lesson.at)
+    """Train the variant, or a module of the user's, to answer like the teacher; see :class:`Distill`."""
+    task, own = work.task, step.student is not None
+    student = _load(step, "student", task) if own else work.module
+    teacher = _load(step, "teacher", task) if step.teacher is not None else task.model()
+    pairs = [Pair(*names, "features") for names in step.feature_pairs]
+    pairs += [Pair(*names, "attention") for names in step.attention_pairs]
+    weights = {"features": step.feature_weight, "attention": step.attention_weight}
+    with Matching(student, teacher, task.examples(2), pairs, weights=weights, seed=work.seed) as matching:
+        lesson = Lesson(
+            task,
+            temperature=step.temperature,
+            alpha=step.alpha,
+            blend=step.blend,
+            temperature_end=step.temperature_end,
+            alpha_end=step.alpha_end,
+            teacher=teacher,
+            heads=step.head_rules,
+            matching=matching,
+            precision=step.precision,
+        )
+        outcome = _trained(
+            step,
+            replace(work, module=student),
+            "distill",
+            lesson.loss,
+            augment=lesson.augment,
+            on_share=lesson.at,
+            memory=lesson,
+            extra=matching.projections if matching else None,
+        )
+    if own:
+        note = f"The structure is that of student={step.student!r}, not of the task's own model."
+        outcome = replace(outcome, notes=(note, *outcome.notes), declined=False)
+    return outcome
 
 
 def recover(step: Recover, work: Work) -> Outcome:
-    """Train the variant on the labels."""
+    """Train the variant on the labels, and tidy its batch norms where asked; see :class:`Recover`."""
 
     def loss(outputs: Tree, inputs: Tree, targets: Tree, indices: torch.Tensor) -> torch.Tensor:
         return work.task.loss(outputs, targets)
 
-    return _trained(step, work, "recover", loss, work.task.augment)
+    if step.epochs:
+        outcome = _trained(step, work, "recover", loss, augment=work.task.augment)
+    else:
+        outcome = Outcome(work.module, _layers(work.module, _weights(work.module), "not trained: epochs is 0"))
+    if step.batch_norm == "reestimate":
+        outcome = _reestimated(step, work, outcome)
+    return _folded(work, outcome) if step.fold else outcome
 
 
-def _trained(
-    step: Distill | Recover,
-    work: Work,
-    stage: str,
-    loss: BatchLoss,
-    augment: Callable[[Tree, torch.Generator], Tree] | None,
-    on_share: Callable[[float], None] | None = None,
-) -> Outcome:
+def check(step: Distill, task: Task) -> None:
+    """Raise :class:`ConfigError` before any work starts where teacher, student, heads or layers cannot be used."""
+    model = task.model()
+    with torch.no_grad():
+        check_heads(predict_with(model, task.examples(2)), step.head_rules)
+    teacher = _load(step, "teacher", task) if step.teacher is not None else model
+    wanted = [(theirs, "features") for _, theirs in step.feature_pairs]
+    check_layers(teacher, wanted + [(theirs, "attention") for _, theirs in step.attention_pairs], "teacher")
+    if step.student is not None:
+        student = _load(step, "student", task)
+        wanted = [(mine, "features") for mine, _ in step.feature_pairs]
+        check_layers(student, wanted + [(mine, "attention") for mine, _ in step.attention_pairs], "student")
+
+
+def _load(step: Distill, role: str, task: Task) -> nn.Module:
+    """Return the step's own teacher or student; its outputs must be like those of the task's own model."""
+    reference = getattr(step, role)
+    where, inputs = f"Distill.{role}={reference!r}", task.examples(2)
+    try:
+        module = load_module(reference)
+    except TaskError as error:
+        raise ConfigError(f"{where}: {error}") from error
+    expected = _describe(predict_with(task.model(), inputs))
+    try:
+        given = _describe(predict_with(module, inputs))
+    except Exception as error:
+        raise ConfigError(f"{where} cannot run on the task's inputs: {type(error).__name__}: {error}") from error
+    if given != expected:
+        raise ConfigError(
+            f"{where} gives {_words(given)} per sample, but the task's own model gives {_words(expected)}. "
+            "Teacher and student must give outputs of one structure."
+        )
+    return module
+
+
+def _describe(outputs: Tree) -> dict[str, str]:
+    return {name: f"{str(x.dtype)[6:]} {list(x.shape[1:])}" for name, x in named_leaves(outputs)}
+
+
+def _words(description: Mapping[str, str]) -> str:
+    return ", ".join(f"{name or 'output'}: {kind}" for name, kind in description.items())
+
+
+def _weights(module: nn.Module) -> dict[str, torch.Tensor]:
+    return {key: value.clone() for key, value in module.state_dict().items()}
+
+
+def _trained(step: Distill | Recover, work: Work, stage: str, loss: BatchLoss, **options: Any) -> Outcome:
     module, task = set_layout(work.module, torch.channels_last), work.task
-    before = {key: value.clone() for key, value in module.state_dict().items()}
-    transformer = is_normalised_by_layer(module)
-    plan = Plan(step.epochs, step.batch_size, step.learning_rate, step.max_seconds, transformer=transformer)
+    before = _weights(module)
     trained = train(
         module.train(),
         task.train,
         loss,
-        plan,
+        _plan(step, module),
         stage=stage,
         progress=work.progress,
         seed=work.seed,
-        augment=augment,
-        on_share=on_share,
+        quality=(lambda: validation_quality(module, task)) if step.evaluate_every else None,
+        checkpoint=work.checkpoint(stage),
+        **options,
     )
     set_layout(module.eval(), torch.contiguous_format)
-    return Outcome(module, _layers(module, before), trained.epochs, trained.notes)
+    layers = _layers(module, before, _why_unchanged(trained))
+    return Outcome(module, layers, trained.epochs, trained.notes, declined=trained.kept_start)
 
 
-def _layers(module: nn.Module, before: dict[str, torch.Tensor]) -> tuple[LayerReport, ...]:
+def _plan(step: Distill | Recover, module: nn.Module) -> Plan:
+    return Plan(
+        step.epochs,
+        step.batch_size,
+        step.learning_rate,
+        step.max_seconds,
+        transformer=is_normalised_by_layer(module),
+        schedule=step.schedule,
+        precision=step.precision,
+        evaluate_every=step.evaluate_every,
+        patience=step.patience,
+    )
+
+
+def _why_unchanged(trained: Trained) -> str:
+    return "trained, but no better than before: put back" if trained.kept_start else "nothing to learn"
+
+
+def _layers(module: nn.Module, before: Mapping[str, torch.Tensor], unchanged: str) -> tuple[LayerReport, ...]:
     """Report every layer with weights of its own: trained, or why it stayed."""
     reports = []
     for name, layer in module.named_modules():
@@ -67,6 +183,41 @@ def _layers(module: nn.Module, before: dict[str, torch.Tensor]) -> tuple[LayerRe
         prefix = f"{name}." if name else ""
         changed = any(not torch.equal(value, before[prefix + key]) for key, value in own.items())
         frozen = not any(value.requires_grad for value in own.values())
-        reason = "trained" if changed else "its weights do not ask for gradients" if frozen else "nothing to learn"
+        reason = "trained" if changed else "its weights do not ask for gradients" if frozen else unchanged
         reports.append(LayerReport(name or "(model)", type(layer).__name__, changed, reason))
     return tuple(reports)
+
+
+def _reestimated(step: Recover, work: Work, outcome: Outcome) -> Outcome:
+    known = norms_with_statistics(outcome.module)
+    names = reestimate(outcome.module, work.task.train, batch_size=step.batch_size, progress=work.progress)
+    reasons = dict.fromkeys(names, "running statistics computed anew")
+    reasons |= dict.fromkeys(known.keys() - names, "not reached from the model's inputs")
+    kinds = {name: type(layer).__name__ for name, layer in known.items()}
+    notes = () if known else ("There is no BatchNorm with running statistics: nothing to compute anew.",)
+    return replace(outcome, layers=_merged(outcome.layers, kinds, reasons, names), notes=(*outcome.notes, *notes))
+
+
+def _folded(work: Work, outcome: Outcome) -> Outcome:
+    kinds = {name: type(layer).__name__ for name, layer in outcome.module.named_modules()}
+    reasons = fold_batch_norms(outcome.module, work.task.examples(_PROOF_SAMPLES))
+    folded = {name for name, words in reasons.items() if words.startswith("folded into")}
+    reasons |= {name: f"not folded: {reasons[name]}" for name in reasons.keys() - folded}
+    layers = _merged(outcome.layers, kinds, reasons, folded)
+    note = f"{len(folded)} of {len(reasons)} batch norms were folded into the convolution before them."
+    return replace(outcome, layers=layers, notes=(*outcome.notes, note))
+
+
+def _merged(
+    layers: tuple[LayerReport, ...],
+    kinds: Mapping[str, str],
+    reasons: Mapping[str, str],
+    touched: frozenset[str] | set[str],
+) -> tuple[LayerReport, ...]:
+    """Return the reports with what became of some layers added."""
+    known = {layer.name: layer for layer in layers}
+    for name, words in reasons.items():
+        old = known.get(name)
+        said = f"{old.reason}; {words}" if old is not None and old.touched else words
+        known[name] = LayerReport(name, kinds[name], name in touched or (old is not None and old.touched), said)
+    return tuple(known.values())

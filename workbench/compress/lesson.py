@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.nn import functional
 
+from workbench.compress.features import Matching
+from workbench.compress.losses import mixed_loss
+from workbench.compress.steps.distill import Head
 from workbench.compress.training import channels_last, fast_products, in_full, set_layout
-from workbench.core.errors import WorkbenchError
+from workbench.tasks.digest import weights_digest
 from workbench.tasks.trees import Tree, call_model, leaves, tree_map
 
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ _BLENDED, _BLENDED_UNTIL = 0.5, 0.85
 
 
 class Lesson:
-    """Batches and loss for a student whose teacher is the task's own model.
+    """Batches and loss for a student whose teacher is the task's own model, or another one.
 
     Where the task has no augmentation of its own, half of the batches are blended: pairs of samples are mixed, and the
     teacher's answer to the mixture is the aim. With few samples this keeps the student from learning them by heart
@@ -32,23 +34,50 @@ class Lesson:
     Parameters
     ----------
     task : Task
-        Gives teacher, label loss and augmentation.
+        Gives label loss and augmentation, and the teacher unless another is given.
     temperature, alpha
         As in :func:`mixed_loss`.
     blend : bool
         False trains on the samples as they are.
+    temperature_end, alpha_end
+        What they are at the end of the training, reached in a straight line; None keeps them.
+    teacher : torch.nn.Module, optional
+        Put into eval mode; its outputs have the structure of the task's own model.
+    heads
+        Weight and kind of outputs, by name.
+    matching : Matching, optional
+        Layers inside the student and this teacher that are compared too.
+    precision
+        As in :func:`fast_products`, for the teacher.
     """
 
-    def __init__(self, task: Task, *, temperature: float, alpha: float, blend: bool = True) -> None:
-        self._task, self._temperature, self._alpha = task, temperature, alpha
-        self._teacher = Teacher(task.model(), count=len(task.train))
+    def __init__(
+        self,
+        task: Task,
+        *,
+        temperature: float,
+        alpha: float,
+        blend: bool = True,
+        temperature_end: float | None = None,
+        alpha_end: float | None = None,
+        teacher: nn.Module | None = None,
+        heads: Mapping[str, Head] | None = None,
+        matching: Matching | None = None,
+        precision: str = "auto",
+    ) -> None:
+        self._task, self._heads, self._matching = task, heads, matching
+        self._temperature = (temperature, temperature if temperature_end is None else temperature_end)
+        self._alpha = (alpha, alpha if alpha_end is None else alpha_end)
+        module = task.model() if teacher is None else teacher
+        self.identity = weights_digest(module)
+        self._teacher = Teacher(module, count=len(task.train), precision=precision)
         floating = all(leaf.is_floating_point() for leaf in leaves(task.examples(1)))
         self._blends = blend and task.augment is None and floating
         self._blended, self._share = False, 0.0
 
     def at(self, share: float) -> None:
         """Take note of how much of the training is done."""
-        self._share = share
+        self._share = min(1.0, share)
 
     def augment(self, inputs: Tree, generator: torch.Generator) -> Tree:
         """Return the batch as the student sees it."""
@@ -60,17 +89,39 @@ class Lesson:
 
     def loss(self, outputs: Tree, inputs: Tree, targets: Tree, indices: torch.Tensor) -> torch.Tensor:
         """Return the loss of a batch; blends have no label."""
-        known = self._task.augment is None and not self._blended
+        # what happens inside the teacher is not remembered, so that it has to run where layers are matched
+        known = self._task.augment is None and not self._blended and not self._matching
         wanted = self._teacher(inputs, indices if known else None)
-        alpha = 1.0 if self._blended else self._alpha
-        return mixed_loss(outputs, wanted, targets, self._task.loss, temperature=self._temperature, alpha=alpha)
+        value = mixed_loss(
+            outputs,
+            wanted,
+            targets,
+            self._task.loss,
+            temperature=self._now(self._temperature),
+            alpha=1.0 if self._blended else self._now(self._alpha),
+            heads=self._heads,
+        )
+        return value + self._matching.loss() if self._matching else value
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the teacher's answers so far, for a checkpoint."""
+        return self._teacher.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take the teacher's answers from a checkpoint."""
+        self._teacher.load_state_dict(state, self._task.train.take([0]).inputs)
+
+    def _now(self, ends: tuple[float, float]) -> float:
+        start, end = ends
+        return start + self._share * (end - start)
 
 
 class Teacher:
     """A model in eval mode that remembers its answers to samples that stay as they are."""
 
-    def __init__(self, module: nn.Module, *, count: int) -> None:
+    def __init__(self, module: nn.Module, *, count: int, precision: str = "auto") -> None:
         self.module = set_layout(module, torch.channels_last).eval()
+        self._precision = precision
         self._known = torch.zeros(count, dtype=torch.bool)
         self._store: Tree = None
 
@@ -78,11 +129,22 @@ class Teacher:
         """Return the outputs for ``inputs``; ``indices`` says which samples they are, None that they are new."""
         if indices is not None and bool(self._known[indices].all()):
             return tree_map(lambda kept: kept[indices], self._store)
-        with torch.no_grad(), fast_products():
+        with torch.no_grad(), fast_products(self._precision):
             outputs = tree_map(in_full, call_model(self.module, channels_last(inputs)))
         if indices is not None:
             self._keep(outputs, indices)
         return outputs
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the answers so far as plain tensors."""
+        return {"known": self._known, "answers": leaves(self._store)}
+
+    def load_state_dict(self, state: dict[str, Any], example: Tree) -> None:
+        """Take the answers back; ``example`` is a batch of inputs that shows their structure."""
+        self._known = state["known"]
+        if state["answers"]:
+            kept = iter(state["answers"])
+            self._store = tree_map(lambda _: next(kept), self(example, None))
 
     def _keep(self, outputs: Tree, indices: torch.Tensor) -> None:
         if self._store is None:
@@ -101,40 +163,3 @@ def blend(inputs: Tree, generator: torch.Generator) -> Tree:
         return torch.lerp(x, x[partners], shares.to(x.dtype).reshape(-1, *[1] * (x.ndim - 1)))
 
     return tree_map(mix, inputs)
-
-
-def mixed_loss(
-    outputs: Tree,
-    teacher: Tree,
-    targets: Tree,
-    label_loss: Callable[[Tree, Tree], torch.Tensor],
-    *,
-    temperature: float,
-    alpha: float,
-) -> torch.Tensor:
-    """Return ``alpha * teacher part + (1 - alpha) * label loss``.
-
-    The teacher part is the mean over floating output leaves of :func:`leaf_loss`.
-    """
-    parts = [
-        leaf_loss(mine, theirs, temperature)
-        for mine, theirs in zip(leaves(outputs), leaves(teacher), strict=True)
-        if mine.is_floating_point()
-    ]
-    if not parts:
-        raise WorkbenchError("Distill needs a floating-point output to learn from; this model gives none.")
-    soft = torch.stack(parts).mean()
-    return soft if alpha == 1.0 else alpha * soft + (1 - alpha) * label_loss(outputs, targets)
-
-
-def leaf_loss(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Return ``T^2 * KL(teacher || student)`` for logits [n, classes], the mean squared error for other shapes."""
-    if student.ndim == 2 and student.shape[1] > 1:
-        divergence = functional.kl_div(
-            functional.log_softmax(student / temperature, dim=1),
-            functional.log_softmax(teacher / temperature, dim=1),
-            reduction="batchmean",
-            log_target=True,
-        )
-        return divergence * temperature**2
-    return functional.mse_loss(student, teacher)

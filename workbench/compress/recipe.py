@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, MutableMapping
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.compress.order import check_order
@@ -129,6 +130,7 @@ class Recipe:
         *,
         progress: ProgressCallback = ignore,
         cache: MutableMapping[str, Variant] | None = None,
+        checkpoints: str | Path | None = None,
     ) -> Variant:
         """Carry out the steps on a copy of the task's model.
 
@@ -140,6 +142,10 @@ class Recipe:
             Called with each :class:`Progress`; raising :class:`Cancelled` in it stops the work.
         cache : mutable mapping, optional
             Prefix id to variant: shared beginnings of recipes are computed once.
+        checkpoints : path, optional
+            A folder in which Distill and Recover keep their state every half minute, in a file that is gone once they
+            end. Killed in the middle and applied again, a training goes on from there, and ends with the same
+            weights bit by bit, unless ``max_seconds`` cuts it.
 
         Returns
         -------
@@ -155,4 +161,5 @@ class Recipe:
         """
         from workbench.compress.apply import apply_recipe
 
-        return apply_recipe(self, task, progress=progress, cache=cache)
+        folder = None if checkpoints is None else Path(checkpoints)
+        return apply_recipe(self, task, progress=progress, cache=cache, checkpoints=folder)

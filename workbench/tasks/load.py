@@ -1,25 +1,28 @@
-"""Find a task by name, by file and function, or by module and function."""
+"""Find a task by name, by file and function, or by module and function; and models in the same way."""
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib
 import importlib.machinery
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import cloudpickle
+from torch import nn
 
 from workbench.core.errors import TaskError, did_you_mean
 from workbench.tasks.task import Task
 
 BUILTIN = ("digits", "digits_vit")
-_FORMS = f"Give {' or '.join(map(repr, BUILTIN))}, 'path/to/file.py:function', or 'package.module:function'."
+_PLACES = "'path/to/file.py:function' or 'package.module:function'"
+_FORMS = f"Give {' or '.join(map(repr, BUILTIN))}, {_PLACES}."
 
 
 def load_task(spec: str | Path | Task | Callable[[], Task]) -> Task:
@@ -55,26 +58,59 @@ def load_task(spec: str | Path | Task | Callable[[], Task]) -> Task:
         from workbench.tasks import builtin
 
         return _called(getattr(builtin, text), text)
-    place, colon, function = text.rpartition(":")
-    # the colon of a Windows drive parts no function from its file
-    if not colon or "/" in function or "\\" in function:
-        raise TaskError(f"Unknown task {text!r}.{_near(text)} {_FORMS}")
-    if not place or not function.isidentifier():
-        raise TaskError(f"Task {text!r} does not name a function. {_FORMS}")
-    if place.endswith(".py") or "/" in place or "\\" in place:
-        path = Path(place).expanduser().resolve()
-        module, reference = _from_file(path), f"{path}:{function}"
-    else:
-        module, reference = _from_module(place), text
-    task = _called(_function(module, function, place), text)
+    found, reference = _named(text, "task", BUILTIN, _FORMS)
+    task = _called(found, text)
     task.reference = reference
     return task
 
 
-def _near(text: str) -> str:
+def load_module(reference: str) -> nn.Module:
+    """Return the module that a function makes, on the CPU, float32, in eval mode.
+
+    Parameters
+    ----------
+    reference
+        ``"path/to/file.py:function"`` or ``"package.module:function"``. The function is called without arguments.
+
+    Raises
+    ------
+    TaskError
+        If there is no such file, module or function, it fails, or returns no module.
+
+    Examples
+    --------
+    >>> load_module("models.py:small_net")  # doctest: +SKIP
+    SmallNet(...)
+    """
+    function, _ = _named(reference.strip(), "model", (), f"Give {_PLACES}.")
+    try:
+        module = function()
+    except Exception as error:
+        raise TaskError(f"Model {reference!r} failed while it was made: {type(error).__name__}: {error}") from error
+    if not isinstance(module, nn.Module):
+        raise TaskError(f"Model {reference!r} must return a torch.nn.Module, got {type(module).__name__}.")
+    # a function that hands out one module again and again must not see it trained
+    return copy.deepcopy(module).to("cpu").float().eval()
+
+
+def _named(text: str, kind: str, known: Sequence[str], forms: str) -> tuple[Callable[[], Any], str]:
+    """Return the function that ``text`` names and the reference by which another process finds it."""
+    place, colon, function = text.rpartition(":")
+    # the colon of a Windows drive parts no function from its file
+    if not colon or "/" in function or "\\" in function:
+        raise TaskError(f"Unknown {kind} {text!r}.{_near(text, known)} {forms}")
+    if not place or not function.isidentifier():
+        raise TaskError(f"{kind.capitalize()} {text!r} does not name a function. {forms}")
+    if place.endswith(".py") or "/" in place or "\\" in place:
+        path = Path(place).expanduser().resolve()
+        return _function(_from_file(path, kind), function, place), f"{path}:{function}"
+    return _function(_from_module(place), function, place), text
+
+
+def _near(text: str, known: Sequence[str]) -> str:
     if text.endswith(".py"):
         return f" Name the function too: {text}:function."
-    return did_you_mean(text, BUILTIN)
+    return did_you_mean(text, known)
 
 
 def _called(function: Callable[[], Any], name: str) -> Task:
@@ -103,11 +139,11 @@ def _function(module: ModuleType, name: str, place: str) -> Callable[[], Any]:
     raise TaskError(f"{place}: {name!r} {what}.{hint} Functions of that file: {', '.join(own) or 'none'}.")
 
 
-def _from_file(path: Path) -> ModuleType:
+def _from_file(path: Path, kind: str) -> ModuleType:
     if not path.is_file():
         beside = [str(p) for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
         where = "" if path.parent.is_dir() else f" The folder {path.parent} does not exist."
-        raise TaskError(f"There is no task file {path}.{where}{did_you_mean(str(path), beside)}")
+        raise TaskError(f"There is no {kind} file {path}.{where}{did_you_mean(str(path), beside)}")
     # one module per file and content: an edited file is read again, an unedited one keeps its classes
     mark = hashlib.sha256(str(path).encode() + b"\0" + path.read_bytes()).hexdigest()[:12]
     name = f"workbench_task_{path.stem if path.stem.isidentifier() else 'file'}_{mark}"
@@ -125,7 +161,7 @@ def _from_file(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
-        raise TaskError(f"The task file {path} cannot be imported: {type(error).__name__}: {error}") from error
+        raise TaskError(f"The {kind} file {path} cannot be imported: {type(error).__name__}: {error}") from error
     finally:
         sys.path.remove(str(path.parent))
     if str(path.parent) not in sys.path:

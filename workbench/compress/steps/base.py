@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from workbench.core.config import Config
@@ -32,6 +32,10 @@ class Step(Config):
     def label(self) -> str:
         """A few words for tables and charts: ``"prune 0.5"``, ``"int8 qat"``."""
         return type(self).__name__.lower()
+
+    def misplaced(self, before: Sequence[str]) -> str | None:
+        """Return why a step with these options cannot come after the steps named; None if it can."""
+        return None
 
 
 AFTER_QUANTIZE = {

@@ -2,25 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from workbench.compress.steps.base import AFTER_QUANTIZE, RATE, SECONDS, UNTOUCHED, Step
 from workbench.core.config import option
+from workbench.core.errors import ConfigError, unknown_name
+
+SCHEDULES = ("cosine", "one_cycle", "constant")
+PRECISIONS = ("auto", "float32", "bfloat16")
+HEAD_KINDS = ("auto", "kl", "kl_last", "mse")
+
+_SCHEDULE = "course of the learning rate: warm-up and cosine, up and down once, or the same all the time"
+_PRECISION = "number format of matrix products: auto is bfloat16 where the CPU computes with it, else float32"
+_EVALUATE = "passes between two looks at the validation metric; 0 never looks"
+_PATIENCE = "stop after this many looks without a better one, and keep the best weights; None trains to the end"
+
+
+class Head(NamedTuple):
+    """How one output counts: its weight among the outputs, and how it is compared."""
+
+    weight: float = 1.0
+    kind: str = "auto"
 
 
 @dataclass(frozen=True)
 class Distill(Step):
-    """Train the current variant to answer like the task's own model (the teacher).
+    """Train the current variant (the student) to answer like a teacher: the task's own model, unless another is given.
 
-    The loss is ``alpha * T^2 * KL(teacher || student) + (1 - alpha) * label loss`` for every floating output
-    [n, classes], and the mean squared error in place of KL for outputs of another rank.
+    The loss is ``alpha * T^2 * KL(teacher || student) + (1 - alpha) * label loss`` (Hinton et al. 2015, arXiv
+    1503.02531) for every floating output [n, classes], with the mean squared error in place of KL for outputs of
+    another rank; plus ``feature_weight`` times the error of the layers in ``features`` (FitNets, arXiv 1412.6550)
+    and ``attention_weight`` times that of the attention maps in ``attention`` (arXiv 1612.03928).
+
+    ``teacher`` and ``student`` name functions that return a module, as ``"file.py:function"`` or
+    ``"package.module:function"``; their outputs must have the structure of the task's own model. The name is part
+    of a recipe's id, what stands in the file is not: give another function another name.
 
     Examples
     --------
     >>> Distill(epochs=5, max_seconds=60.0).temperature
     4.0
+    >>> Distill(features=("layer2", "small.3=layer3"), heads=("logits=1", "boxes=0.1:mse")).feature_pairs
+    (('layer2', 'layer2'), ('small.3', 'layer3'))
     """
 
     not_after: ClassVar[Mapping[str, str]] = AFTER_QUANTIZE
@@ -35,18 +61,149 @@ class Distill(Step):
     batch_size: int = option(128, "samples per training step", minimum=2, advanced=True)
     max_seconds: float | None = option(None, SECONDS, above=0.0, unit="s")
     allow_untouched: bool = option(False, UNTOUCHED, advanced=True)
+    temperature_end: float | None = option(
+        None, "temperature at the end, reached in a straight line; None keeps it", above=0.0, advanced=True
+    )
+    alpha_end: float | None = option(
+        None, "alpha at the end, reached in a straight line; None keeps it", minimum=0.0, maximum=1.0, advanced=True
+    )
+    heads: tuple[str, ...] = option(
+        (),
+        "weights of several outputs, as 'boxes=0.1' or 'boxes=0.1:mse' (auto, kl, kl_last, mse); others count 1",
+        advanced=True,
+    )
+    features: tuple[str, ...] = option(
+        (), "layers whose outputs the student learns too: 'layer2', or 'its=teachers' where names differ", advanced=True
+    )
+    feature_weight: float = option(
+        1.0, "weight of the error of features, relative to their mean square", minimum=0.0, advanced=True
+    )
+    attention: tuple[str, ...] = option(
+        (), "layers whose attention maps the student learns too, named as for features", advanced=True
+    )
+    attention_weight: float = option(
+        10.0, "weight of the attention maps' error (1 - cosine)", minimum=0.0, advanced=True
+    )
+    teacher: str | None = option(
+        None, "who teaches, as 'file.py:function' that returns a module; None is the task's own model", advanced=True
+    )
+    student: str | None = option(
+        None, "who learns, as 'file.py:function' that returns a module; None is the current variant", advanced=True
+    )
+    schedule: str = option("cosine", _SCHEDULE, choices=SCHEDULES, advanced=True)
+    precision: str = option("auto", _PRECISION, choices=PRECISIONS, advanced=True)
+    evaluate_every: float = option(1.0, _EVALUATE, minimum=0.0, advanced=True)
+    patience: int | None = option(None, _PATIENCE, minimum=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_patience(self)
+        _ = self.head_rules, self.feature_pairs, self.attention_pairs  # raise where they cannot be read
+
+    @property
+    def label(self) -> str:
+        """A few words for tables and charts."""
+        return "distill" if self.student is None else f"distill into {self.student.rpartition(':')[2]}"
+
+    @property
+    def head_rules(self) -> dict[str, Head]:
+        """The weight and kind of every output in ``heads``."""
+        rules = {}
+        for entry in self.heads:
+            name, equals, rest = entry.rpartition("=")
+            number, _, kind = rest.partition(":")
+            if not equals or not name.strip() or not _is_weight(number):
+                raise ConfigError(f"Distill.heads: {entry!r} is not 'name=weight' with a weight of 0 or more.")
+            if kind and kind not in HEAD_KINDS:
+                raise ConfigError(f"Distill.heads: {entry!r}: " + unknown_name("comparison", kind, HEAD_KINDS))
+            rules[name.strip()] = Head(float(number), kind or "auto")
+        if len(rules) != len(self.heads):
+            raise ConfigError(f"Distill.heads names an output twice: {', '.join(self.heads)}.")
+        return rules
+
+    @property
+    def feature_pairs(self) -> tuple[tuple[str, str], ...]:
+        """The layers of student and teacher in ``features``."""
+        return _pairs("features", self.features)
+
+    @property
+    def attention_pairs(self) -> tuple[tuple[str, str], ...]:
+        """The layers of student and teacher in ``attention``."""
+        return _pairs("attention", self.attention)
+
+    def misplaced(self, before: Sequence[str]) -> str | None:
+        """Return why a student of one's own cannot come after other steps."""
+        if self.student is None or not before:
+            return None
+        return f"With student={self.student!r} it starts from another module, and what {before[-1]} did would be lost."
 
 
 @dataclass(frozen=True)
 class Recover(Step):
-    """Train the current variant on the labels alone, to win back what an earlier step cost."""
+    """Train the current variant on the labels alone, to win back what an earlier step cost.
+
+    After training, ``batch_norm="reestimate"`` computes the running statistics of BatchNorm anew from the whole
+    training split, and ``fold`` merges each BatchNorm into the convolution before it, where nothing else uses the
+    convolution's output. ``epochs=0`` does these alone.
+
+    Examples
+    --------
+    >>> Recover(epochs=10, patience=3).schedule
+    'cosine'
+    >>> Recover(epochs=0, batch_norm="reestimate", fold=True).epochs
+    0.0
+    """
 
     not_after: ClassVar[Mapping[str, str]] = AFTER_QUANTIZE
     needs: ClassVar[tuple[str, ...]] = ("Prune", "Factorize")
     needs_why: ClassVar[str] = "Recover wins back what Prune or Factorize cost; put one of them before it."
 
-    epochs: float = option(2.0, "passes over the training data", above=0.0)
+    epochs: float = option(2.0, "passes over the training data", minimum=0.0)
     learning_rate: float | None = option(None, RATE, above=0.0, advanced=True)
     batch_size: int = option(128, "samples per training step", minimum=2, advanced=True)
     max_seconds: float | None = option(None, SECONDS, above=0.0, unit="s")
     allow_untouched: bool = option(False, UNTOUCHED, advanced=True)
+    schedule: str = option("cosine", _SCHEDULE, choices=SCHEDULES, advanced=True)
+    precision: str = option("auto", _PRECISION, choices=PRECISIONS, advanced=True)
+    evaluate_every: float = option(1.0, _EVALUATE, minimum=0.0, advanced=True)
+    patience: int | None = option(None, _PATIENCE, minimum=1)
+    batch_norm: str = option(
+        "keep",
+        "running statistics after training: as training left them, or computed anew from the training split",
+        choices=("keep", "reestimate"),
+        advanced=True,
+    )
+    fold: bool = option(False, "merge each BatchNorm into the convolution before it", advanced=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_patience(self)
+        if not self.epochs and self.batch_norm == "keep" and not self.fold:
+            raise ConfigError(
+                "Recover(epochs=0) does nothing. Train for some epochs, or give batch_norm='reestimate' or fold=True."
+            )
+
+
+def _check_patience(step: Distill | Recover) -> None:
+    if step.patience is not None and not step.evaluate_every:
+        raise ConfigError(
+            f"{type(step).__name__}(patience={step.patience}, evaluate_every=0): an early stop has to look at the "
+            "validation metric. Give evaluate_every, in epochs."
+        )
+
+
+def _is_weight(text: str) -> bool:
+    try:
+        return 0.0 <= float(text) < math.inf
+    except ValueError:
+        return False
+
+
+def _pairs(option_name: str, entries: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    pairs = []
+    for entry in entries:
+        mine, equals, theirs = (part.strip() for part in entry.partition("="))
+        if not mine or (equals and not theirs):
+            raise ConfigError(f"Distill.{option_name}: {entry!r} is neither a layer's name nor 'student=teacher'.")
+        pairs.append((mine, theirs or mine))
+    return tuple(pairs)

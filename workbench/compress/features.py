@@ -1,0 +1,197 @@
+"""Layers inside student and teacher matched with each other: caught by hooks, projected to the same width."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from workbench.compress.losses import attention_error, feature_error
+from workbench.compress.names import no_match
+from workbench.compress.training import in_full
+from workbench.core.errors import ConfigError
+from workbench.tasks.trees import Tree, call_model, leaves
+
+# Layers that treat the last dimension as the channels, and those that treat the one after the batch as such.
+_LAST = (nn.Linear, nn.LayerNorm, nn.RMSNorm, nn.Embedding, nn.MultiheadAttention, nn.RNNBase)
+_FIRST = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm)
+_POOLS: dict[int, Callable[..., torch.Tensor]] = {
+    1: functional.adaptive_avg_pool1d,
+    2: functional.adaptive_avg_pool2d,
+    3: functional.adaptive_avg_pool3d,
+}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A layer of the student and the layer of the teacher that it learns from; ``kind`` is features or attention."""
+
+    student: str
+    teacher: str
+    kind: str
+
+
+class Taps:
+    """Catches what layers give out in the last call of a module; an end comes with :meth:`close`."""
+
+    def __init__(self, module: nn.Module, names: Sequence[str]) -> None:
+        self.caught: dict[str, torch.Tensor] = {}
+        self._hooks = [module.get_submodule(n).register_forward_hook(self._catcher(n)) for n in dict.fromkeys(names)]
+
+    def _catcher(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def catch(layer: nn.Module, inputs: Any, outputs: Any) -> None:
+            found = leaves(outputs)
+            if found and isinstance(found[0], torch.Tensor):
+                self.caught[name] = found[0]
+
+        return catch
+
+    def close(self) -> None:
+        """Take the hooks away."""
+        for hook in self._hooks:
+            hook.remove()
+
+
+class Matching:
+    """The pairs of layers, with a projection learned beside the student where a pair differs in width.
+
+    A projection is a Linear over the channels, which on images is a 1x1 convolution. It is thrown away with this
+    object. Maps of different size are averaged down to the smaller one.
+
+    Parameters
+    ----------
+    student, teacher
+        Hooked until :meth:`close`; also a context manager.
+    example
+        A batch of inputs; both are run on it once to learn their shapes.
+    pairs
+        What to match.
+    weights
+        By kind: ``{"features": 1.0, "attention": 10.0}``.
+    seed
+        Fixes the projections' first weights.
+
+    Raises
+    ------
+    ConfigError
+        If a layer is not there or not reached, or two layers cannot be matched; with their names and shapes.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module,
+        example: Tree,
+        pairs: Sequence[Pair],
+        *,
+        weights: Mapping[str, float],
+        seed: int,
+    ) -> None:
+        self.pairs, self.weights = tuple(pairs), dict(weights)
+        self._modules = student, teacher
+        for module, role in ((student, "student"), (teacher, "teacher")):
+            check_layers(module, [(getattr(pair, role), pair.kind) for pair in pairs], role)
+        self._taps = (
+            Taps(student, [pair.student for pair in pairs]),
+            Taps(teacher, [pair.teacher for pair in pairs]),
+        )
+        self.projections = nn.ModuleList()
+        try:
+            self._learn_shapes(example, seed)
+        except BaseException:
+            self.close()
+            raise
+
+    def __bool__(self) -> bool:
+        return bool(self.pairs)
+
+    def __enter__(self) -> Matching:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take the hooks away."""
+        for taps in self._taps:
+            taps.close()
+
+    def loss(self) -> torch.Tensor:
+        """Return the weighted error of the last calls of student and teacher: a mean over the pairs of each kind."""
+        total = torch.zeros(())
+        for pair, projection in zip(self.pairs, self.projections, strict=True):
+            mine, theirs = self._sides(pair)
+            error = attention_error if pair.kind == "attention" else feature_error
+            count = sum(other.kind == pair.kind for other in self.pairs)
+            total = total + self.weights[pair.kind] / count * error(projection(mine), theirs.detach())
+        for taps in self._taps:
+            taps.caught.clear()
+        return total
+
+    def _learn_shapes(self, example: Tree, seed: int) -> None:
+        if not self.pairs:
+            return
+        with torch.no_grad():
+            for module in self._modules:
+                call_model(module, example)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            for pair in self.pairs:
+                mine, theirs = self._sides(pair)
+                same = pair.kind == "attention" or mine.shape[-1] == theirs.shape[-1]
+                self.projections.append(nn.Identity() if same else nn.Linear(mine.shape[-1], theirs.shape[-1]))
+
+    def _sides(self, pair: Pair) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return what both layers gave in the last call as ``[n, positions, channels]``."""
+        sides, names = [], (pair.student, pair.teacher)
+        for module, taps, name in zip(self._modules, self._taps, names, strict=True):
+            if name not in taps.caught:
+                raise ConfigError(f"Distill.{pair.kind}: the layer {name!r} gives no tensor when the model runs.")
+            caught = in_full(taps.caught[name])
+            if caught.ndim < (3 if pair.kind == "attention" else 2) or not caught.is_floating_point():
+                raise ConfigError(
+                    f"Distill.{pair.kind}: the layer {name!r} gives {list(caught.shape)}; "
+                    + ("a map over positions" if pair.kind == "attention" else "floating values [n, ...]")
+                    + " is needed."
+                )
+            sides.append(caught.movedim(_channel_axis(module.get_submodule(name), caught), -1))
+        mine, theirs = _same_size(sides[0], sides[1], pair)
+        return mine.reshape(len(mine), -1, mine.shape[-1]), theirs.reshape(len(theirs), -1, theirs.shape[-1])
+
+
+def check_layers(module: nn.Module, wanted: Sequence[tuple[str, str]], role: str) -> None:
+    """Raise :class:`ConfigError` for the first of ``wanted`` (name, option) that is no layer of ``module``."""
+    names = [name for name, _ in module.named_modules() if name]
+    for name, option in wanted:
+        if name not in names:
+            raise no_match(f"Distill.{option}: the {role} has no layer", name, names)
+
+
+def _channel_axis(layer: nn.Module, output: torch.Tensor) -> int:
+    """Return the dimension of the channels: by the kinds of layers inside, else 1 for images and last for tokens."""
+    if output.ndim == 2:
+        return 1
+    last = any(isinstance(part, _LAST) for part in layer.modules())
+    first = any(isinstance(part, _FIRST) for part in layer.modules())
+    if last != first:
+        return 1 if first else -1
+    return 1 if output.ndim > 3 else -1
+
+
+def _same_size(mine: torch.Tensor, theirs: torch.Tensor, pair: Pair) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return both ``[n, ..., channels]`` with the larger averaged down to the size of the smaller."""
+    a, b = mine.shape[1:-1], theirs.shape[1:-1]
+    if a == b:
+        return mine, theirs
+    if len(a) != len(b) or len(a) not in _POOLS:
+        raise ConfigError(
+            f"Distill.{pair.kind}: the student's {pair.student!r} has positions {list(a)} and the teacher's "
+            f"{pair.teacher!r} has {list(b)}; they cannot be matched. Choose layers of one kind."
+        )
+    size = [min(pair) for pair in zip(a, b, strict=True)]
+    pooled = [_POOLS[len(a)](x.movedim(-1, 1), size).movedim(1, -1) for x in (mine, theirs)]
+    return pooled[0], pooled[1]

@@ -1,0 +1,98 @@
+"""How far a student is from its teacher: outputs, features, attention maps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch.nn import functional
+
+from workbench.compress.steps.distill import Head
+from workbench.core.errors import ConfigError, WorkbenchError, unknown_name
+from workbench.tasks.trees import Tree, leaves, named_leaves
+
+LONE = "output"
+"""What the output of a model that gives a single tensor is called."""
+
+
+def mixed_loss(
+    outputs: Tree,
+    teacher: Tree,
+    targets: Tree,
+    label_loss: Callable[[Tree, Tree], torch.Tensor],
+    *,
+    temperature: float,
+    alpha: float,
+    heads: Mapping[str, Head] | None = None,
+) -> torch.Tensor:
+    """Return ``alpha * teacher part + (1 - alpha) * label loss``.
+
+    The teacher part is the mean over floating output leaves of :func:`leaf_loss`, weighted by ``heads``.
+    """
+    known, total, weight = heads or {}, torch.zeros(()), 0.0
+    for (name, mine), theirs in zip(named_leaves(outputs), leaves(teacher), strict=True):
+        head = known.get(name or LONE, Head())
+        if mine.is_floating_point() and head.weight:
+            total = total + head.weight * leaf_loss(mine, theirs, temperature, head.kind)
+            weight += head.weight
+    if not weight:
+        raise WorkbenchError("Distill needs a floating-point output to learn from; this model gives none.")
+    soft = total / weight
+    return soft if alpha == 1.0 else alpha * soft + (1 - alpha) * label_loss(outputs, targets)
+
+
+def leaf_loss(student: torch.Tensor, teacher: torch.Tensor, temperature: float, kind: str = "auto") -> torch.Tensor:
+    """Return how far one output is from the teacher's.
+
+    ``"kl"``: ``T^2 * KL(teacher || student)`` over dimension 1, mean over the others; ``"kl_last"``: over the last
+    dimension; ``"mse"``: the mean squared error; ``"auto"``: ``"kl"`` for logits [n, classes], else ``"mse"``.
+    """
+    if kind == "auto":
+        kind = "kl" if student.ndim == 2 and student.shape[1] > 1 else "mse"
+    if kind == "mse":
+        return functional.mse_loss(student, teacher)
+    axis = 1 if kind == "kl" else -1
+    mine, theirs = (x.movedim(axis, -1).flatten(0, -2) for x in (student, teacher))
+    divergence = functional.kl_div(
+        functional.log_softmax(mine / temperature, dim=1),
+        functional.log_softmax(theirs / temperature, dim=1),
+        reduction="batchmean",
+        log_target=True,
+    )
+    return divergence * temperature**2
+
+
+def check_heads(outputs: Tree, heads: Mapping[str, Head]) -> None:
+    """Raise :class:`ConfigError` where ``heads`` does not fit the outputs of the model."""
+    found = {name or LONE: leaf for name, leaf in named_leaves(outputs)}
+    floating = [name for name, leaf in found.items() if leaf.is_floating_point()]
+    for name, head in heads.items():
+        if name not in floating:
+            raise ConfigError("Distill.heads: " + unknown_name("floating-point output", name, floating))
+        if head.kind in ("kl", "kl_last") and found[name].ndim < 2:
+            raise ConfigError(f"Distill.heads: {name} has no classes to compare by {head.kind}: use mse.")
+    if floating and not any(heads.get(name, Head()).weight for name in floating):
+        raise ConfigError(f"Distill.heads gives weight 0 to every output ({', '.join(floating)}).")
+
+
+def feature_error(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """Return the squared error of features of one shape, relative to the teacher's mean square.
+
+    The hint loss of Romero et al. 2015 (FitNets, arXiv 1412.6550), made free of the scale of the layer.
+    """
+    scale = teacher.pow(2).mean().clamp_min(torch.finfo(teacher.dtype).tiny)
+    return functional.mse_loss(student, teacher) / scale
+
+
+def attention_error(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """Return half the squared distance of the attention maps of features ``[n, positions, channels]``.
+
+    That is 1 minus the cosine between the maps, 0 to 1 (Zagoruyko and Komodakis 2017, arXiv 1612.03928, with p = 2).
+    """
+    difference = attention_map(student) - attention_map(teacher)
+    return 0.5 * difference.pow(2).sum(1).mean()
+
+
+def attention_map(features: torch.Tensor) -> torch.Tensor:
+    """Return where features ``[n, positions, channels]`` are strong: squares summed over channels, of length 1."""
+    return functional.normalize(features.pow(2).sum(-1), dim=1)

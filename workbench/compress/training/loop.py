@@ -1,0 +1,283 @@
+"""The training loop: a schedule that fits a wall-clock limit, an eye on the validation split, a state to go on from."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from workbench.compress.training.checkpoint import Checkpoint
+from workbench.compress.training.numerics import channels_last, fast_products, in_full
+from workbench.compress.training.plan import Plan, Trained, make_optimizer, rate_factor
+from workbench.compress.training.watch import Watch
+from workbench.core.config import short_id
+from workbench.core.errors import WorkbenchError
+from workbench.core.progress import Progress, ProgressCallback
+from workbench.tasks.digest import weights_digest
+from workbench.tasks.split import Split
+from workbench.tasks.trees import Tree, call_model, tree_map
+
+BatchLoss = Callable[[Tree, Tree, Tree, torch.Tensor], torch.Tensor]
+"""``loss(outputs, inputs, targets, indices)``: inputs as the model saw them, indices into the training split."""
+
+_REPORT_EVERY_S = 0.25
+_LONGEST_GRADIENT = 5.0
+
+
+class Memory(Protocol):
+    """What a loss remembers from batch to batch, and a checkpoint must keep; ``identity`` names what it works with."""
+
+    identity: str
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+def train(
+    module: nn.Module,
+    data: Split,
+    loss: BatchLoss,
+    plan: Plan,
+    *,
+    stage: str,
+    progress: ProgressCallback,
+    seed: int,
+    augment: Callable[[Tree, torch.Generator], Tree] | None = None,
+    on_share: Callable[[float], None] | None = None,
+    quality: Callable[[], float] | None = None,
+    extra: nn.Module | None = None,
+    memory: Memory | None = None,
+    checkpoint: Checkpoint | None = None,
+) -> Trained:
+    """Train ``module`` in place and leave it in the mode it was given in.
+
+    The learning rate follows the larger of the share of steps and the share of ``max_seconds``, so that a training
+    that is cut short still ends with a small one.
+
+    Parameters
+    ----------
+    progress
+        Gets ``values``: ``loss`` (running mean), ``epoch``, ``step``, ``learning_rate``, and once it was measured
+        ``metric`` on the validation split with ``metric_epoch``, the epoch that it is of.
+    augment
+        Changes a batch of inputs; draws from the generator that it gets.
+    on_share
+        Is told how much of the training is done, 0 to 1, before every step.
+    quality
+        Measures the module on the validation split, in a mode of its choice; higher is better.
+    extra
+        Parameters that learn too and are no part of the model.
+    memory
+        What ``loss`` remembers, so that a checkpoint can keep it.
+    checkpoint
+        Go on from there if it is of this very training (equal weights, plan and seed), write it while training,
+        remove it at the end. Not cut by seconds, the weights end bit by bit as they would have without a break.
+
+    Examples
+    --------
+    >>> train(model.train(), task.train, loss, Plan(3, 128, None, None), stage="train", progress=print, seed=0)
+    Trained(epochs=3.0, ...)
+    """
+    run = _Run(module, data, plan, stage, progress, seed, quality, extra, memory)
+    notes = run.begin(checkpoint)
+    while not run.is_over():
+        run.step(loss, augment, on_share)
+        run.report()
+        run.save_if_due(checkpoint)
+    done = run.end(notes)
+    if checkpoint is not None:
+        checkpoint.remove()
+    return done
+
+
+class _Run:
+    """One training: its state between two steps."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        data: Split,
+        plan: Plan,
+        stage: str,
+        progress: ProgressCallback,
+        seed: int,
+        quality: Callable[[], float] | None,
+        extra: nn.Module | None,
+        memory: Memory | None,
+    ) -> None:
+        self.module, self.plan, self.stage, self.progress = module, plan, stage, progress
+        self.extra, self.memory, self.seed = extra or nn.Module(), memory, seed
+        self.optimizer = make_optimizer(module, plan, extra=extra)
+        self.peaks = [group["lr"] for group in self.optimizer.param_groups]
+        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.generator = torch.Generator().manual_seed(seed)
+        self.inputs, self.targets = channels_last(data.inputs), data.targets
+        self.batches = _Batches(len(data), plan.batch_size, self.generator)
+        self.per_epoch = self.batches.per_epoch
+        self.total = max(1, round(plan.epochs * self.per_epoch))
+        every = max(1, round(plan.evaluate_every * self.per_epoch)) if plan.evaluate_every else 0
+        self.watch = Watch(module, quality, every=every, patience=plan.patience)
+        self.done, self.mean_loss, self.rate = 0, math.nan, 0.0
+        self.started = self.reported = time.perf_counter()
+        self.signature, self.next_save = "", math.inf
+
+    def begin(self, checkpoint: Checkpoint | None) -> tuple[str, ...]:
+        """Take up where a checkpoint ends, or look at the model as it is; return what to say about it."""
+        state, note = None, None
+        if checkpoint is not None:
+            self.signature = self._signature()
+            state, note = checkpoint.load(self.signature)
+            self.next_save = checkpoint.due(time.perf_counter())
+        if state is not None:
+            self._load(state)
+            note = f"Training went on from a checkpoint at epoch {self.done / self.per_epoch:.1f}."
+        if self.watch.look(self.done):
+            self._say(0.0)
+        return (note,) if note else ()
+
+    def share(self) -> float:
+        """Return how much is done, by steps or by time, whichever is more."""
+        limit, elapsed = self.plan.max_seconds, time.perf_counter() - self.started
+        return max(self.done / self.total, elapsed / limit if limit else 0.0)
+
+    def is_over(self) -> bool:
+        """Return whether the steps, the time or the patience are used up; at least one step is always made."""
+        return self.done > 0 and (self.done >= self.total or self.share() >= 1.0 or self.watch.stopped)
+
+    def step(
+        self,
+        loss: BatchLoss,
+        augment: Callable[[Tree, torch.Generator], Tree] | None,
+        on_share: Callable[[float], None] | None,
+    ) -> None:
+        """Learn from one batch."""
+        share = self.share()
+        factor = rate_factor(share, self.plan.schedule)
+        for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
+            group["lr"] = peak * factor
+        self.rate = self.peaks[0] * factor
+        if on_share is not None:
+            on_share(share)
+        indices = self.batches.draw()
+        batch, wanted = (tree_map(lambda x: x[indices], tree) for tree in (self.inputs, self.targets))
+        if augment is not None:
+            batch = channels_last(augment(batch, self.generator))
+        with fast_products(self.plan.precision):
+            outputs = call_model(self.module, batch)
+        value = loss(tree_map(in_full, outputs), batch, wanted, indices)
+        self.optimizer.zero_grad(set_to_none=True)
+        value.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.parameters, _LONGEST_GRADIENT)
+        self.optimizer.step()
+        self.done += 1
+        self.mean_loss = _running(self.mean_loss, float(value.detach()), self.stage)
+
+    def report(self) -> None:
+        """Evaluate if it is time, and say how it goes a few times a second."""
+        looked = self.watch.look(self.done)
+        if looked or self.done == 1 or time.perf_counter() - self.reported > _REPORT_EVERY_S:
+            self._say(min(1.0, self.share()))
+
+    def save_if_due(self, checkpoint: Checkpoint | None) -> None:
+        """Write the state, where it is kept and the time has come."""
+        if checkpoint is not None and time.perf_counter() >= self.next_save:
+            self.next_save = checkpoint.save(self.signature, self._state())
+
+    def end(self, notes: tuple[str, ...]) -> Trained:
+        """Look at the last weights, keep the best where asked, and say what was done."""
+        self.watch.look(self.done, last=True)
+        self._say(1.0)
+        epochs = self.done / self.per_epoch
+        kept = self.watch.restore(self.per_epoch, self.plan.epochs)
+        best = self.watch.best
+        started_best = best is not None and best[1] == 0
+        return Trained(epochs, self.done, (*notes, *kept, *self._cut(epochs)), started_best)
+
+    def _cut(self, epochs: float) -> tuple[str, ...]:
+        if self.done >= self.total or self.watch.stopped or self.plan.max_seconds is None:
+            return ()
+        return (
+            f"Training was cut by max_seconds={self.plan.max_seconds:g}: {epochs:.1f} of {self.plan.epochs:g} epochs; "
+            "the learning rate was annealed over that time.",
+        )
+
+    def _say(self, share: float) -> None:
+        self.reported = time.perf_counter()
+        epoch, watch = self.done / self.per_epoch, self.watch
+        values: dict[str, Any] = {"epoch": epoch, "step": self.done, "learning_rate": self.rate}
+        message = f"epoch {epoch:.1f} of {self.total / self.per_epoch:g}"
+        if self.done:
+            values["loss"] = self.mean_loss
+            message += f", loss {self.mean_loss:.4f}"
+        if watch.metric is not None and watch.at is not None:
+            values |= {"metric": watch.metric, "metric_epoch": watch.at / self.per_epoch}
+            message += f", validation {watch.metric:.4f}"
+        self.progress(Progress(self.stage, share, 1.0, message, values))
+
+    def _signature(self) -> str:
+        """Name everything that decides how this training goes."""
+        return short_id(
+            {
+                "plan": dataclasses.asdict(self.plan),
+                "seed": self.seed,
+                "weights": [weights_digest(self.module), weights_digest(self.extra)],
+                "memory": self.memory.identity if self.memory is not None else None,
+                "torch": torch.__version__,
+            }
+        )
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "module": dict(self.module.state_dict()),
+            "extra": dict(self.extra.state_dict()),
+            "optimizer": self.optimizer.state_dict(),
+            "generators": [self.generator.get_state(), torch.get_rng_state()],
+            "batches": [self.batches.order, self.batches.position],
+            "progress": [self.done, self.mean_loss, time.perf_counter() - self.started],
+            "watch": self.watch.state_dict(),
+            "memory": self.memory.state_dict() if self.memory is not None else {},
+        }
+
+    def _load(self, state: dict[str, Any]) -> None:
+        self.module.load_state_dict(state["module"])
+        self.extra.load_state_dict(state["extra"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        own, common = state["generators"]
+        self.generator.set_state(own)
+        torch.set_rng_state(common)
+        self.batches.order, self.batches.position = state["batches"]
+        self.done, self.mean_loss, elapsed = state["progress"]
+        self.started = time.perf_counter() - elapsed
+        self.watch.load_state_dict(state["watch"])
+        if self.memory is not None:
+            self.memory.load_state_dict(state["memory"])
+
+
+class _Batches:
+    """Shuffled index batches without end; a rest smaller than a batch waits for the next shuffle."""
+
+    def __init__(self, count: int, size: int, generator: torch.Generator) -> None:
+        self.count, self.size, self.generator = count, min(size, count), generator
+        self.per_epoch = max(1, count // self.size)
+        self.order, self.position = torch.empty(0, dtype=torch.int64), count
+
+    def draw(self) -> torch.Tensor:
+        """Return the indices of the next batch."""
+        if self.position + self.size > self.count:
+            self.order, self.position = torch.randperm(self.count, generator=self.generator), 0
+        self.position += self.size
+        return self.order[self.position - self.size : self.position]
+
+
+def _running(mean: float, value: float, stage: str) -> float:
+    if not math.isfinite(value):
+        raise WorkbenchError(
+            f"{stage}: the training loss became {value}. Lower learning_rate, or check the data and the loss."
+        )
+    return value if math.isnan(mean) else 0.95 * mean + 0.05 * value

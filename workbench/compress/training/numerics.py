@@ -1,0 +1,38 @@
+"""Memory layout and number formats of training."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import nn
+
+from workbench.core.machine import this_machine
+from workbench.tasks.trees import Tree, tree_map
+
+
+def channels_last(tree: Tree) -> Tree:
+    """Return images ``[n, c, h, w]`` with the channels innermost in memory: convolutions run faster so."""
+    return tree_map(lambda x: x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x, tree)
+
+
+def set_layout(module: nn.Module, layout: torch.memory_format) -> nn.Module:
+    """Put the 4-d weights of ``module`` into a memory layout, in place."""
+    return module.to(memory_format=layout)  # type: ignore[call-overload, no-any-return]
+
+
+def fast_products(precision: str = "auto") -> AbstractContextManager[Any]:
+    """Return a context in which matrix products use bfloat16; weights, gradients and losses stay float32.
+
+    ``"auto"`` does so where the CPU has instructions for it (where it is emulated it is slower), ``"bfloat16"``
+    always, ``"float32"`` never.
+    """
+    native = bool({"avx512_bf16", "amx_bf16"} & set(this_machine().isa))
+    enabled = native if precision == "auto" else precision == "bfloat16"
+    return torch.autocast("cpu", torch.bfloat16, enabled=enabled)
+
+
+def in_full(x: torch.Tensor) -> torch.Tensor:
+    """Return floating values as float32, others as they are."""
+    return x.float() if x.is_floating_point() else x
