@@ -14,7 +14,7 @@ from torch import nn
 
 from workbench.compress.steps import Distill, Factorize, Prune, Quantize, Recover, Step
 from workbench.compress.variant import LayerReport, StepReport, Variant, count_macs, count_params, predict_with
-from workbench.core.errors import CoverageError
+from workbench.core.errors import ConfigError, CoverageError
 from workbench.core.progress import Progress, ProgressCallback
 
 if TYPE_CHECKING:
@@ -22,14 +22,19 @@ if TYPE_CHECKING:
     from workbench.tasks.task import Task
 
 
+Cost = Callable[[Variant], float]
+"""What a variant costs where it will run, for example ms per batch: measured by someone who knows the engines."""
+
+
 @dataclass(frozen=True)
 class Work:
-    """What a step gets: the task, a module of its own to change, and where to report."""
+    """What a step gets: the task, a module of its own to change, where to report, and how to measure a cost."""
 
     task: Task
     module: nn.Module
     progress: ProgressCallback
     seed: int
+    cost: Cost | None = None
 
 
 @dataclass(frozen=True)
@@ -55,17 +60,41 @@ HANDLERS: dict[type[Step], str] = {
 
 
 def apply_recipe(
-    recipe: Recipe, task: Task, *, progress: ProgressCallback, cache: MutableMapping[str, Variant] | None
+    recipe: Recipe,
+    task: Task,
+    *,
+    progress: ProgressCallback,
+    cache: MutableMapping[str, Variant] | None,
+    cost: Cost | None = None,
 ) -> Variant:
     """Return the variant of ``recipe``; see :meth:`Recipe.apply`."""
+    _check_cost(recipe, cost)
     with torch.random.fork_rng(devices=[]):
         task.check()
         variant = _start(recipe, task, progress, cache)
         for index in range(len(variant.reports), len(recipe.steps)):
-            variant = _apply_step(recipe, index, variant, progress)
+            variant = _apply_step(recipe, index, variant, progress, cost)
             if cache is not None and not variant.quantized:
                 cache[variant.recipe.recipe_id] = _own_copy(variant)
     return replace(variant, recipe=recipe)
+
+
+def _check_cost(recipe: Recipe, cost: Cost | None) -> None:
+    for step in recipe.steps:
+        if step.measured_on is None:
+            continue
+        engine, batch = step.measured_on
+        words = f"The step '{step.label}' goes by latency measured on {engine} at batch {batch}"
+        if cost is None:
+            raise ConfigError(
+                f"{words}, and nothing was given to measure it with. Use recipe.apply(task, "
+                "cost=wb.latency_cost(recipe)); a Study measures by itself."
+            )
+        measures = getattr(cost, "measures", (engine, batch))
+        if measures != (engine, batch):
+            raise ConfigError(
+                f"{words}; the cost given measures {measures[0]} at batch {measures[1]}. Use wb.latency_cost(recipe)."
+            )
 
 
 def _start(
@@ -88,7 +117,7 @@ def _own_copy(variant: Variant) -> Variant:
     return replace(variant, module=copy.deepcopy(variant.module))
 
 
-def _apply_step(recipe: Recipe, index: int, before: Variant, progress: ProgressCallback) -> Variant:
+def _apply_step(recipe: Recipe, index: int, before: Variant, progress: ProgressCallback, cost: Cost | None) -> Variant:
     step, task = recipe.steps[index], before.task
     started = time.perf_counter()
     stage = step.label
@@ -96,7 +125,7 @@ def _apply_step(recipe: Recipe, index: int, before: Variant, progress: ProgressC
     # The seed depends on the place in the recipe only, so that equal beginnings give equal variants.
     seed = recipe.seed * 7919 + index
     torch.manual_seed(seed)
-    outcome = _handler(step)(step, Work(task, before.module, progress, seed))
+    outcome = _handler(step)(step, Work(task, before.module, progress, seed, cost))
     touched = sum(layer.touched for layer in outcome.layers)
     if not touched and not step.allow_untouched:
         raise CoverageError(_nothing_touched(stage, outcome.layers))

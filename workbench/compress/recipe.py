@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -129,6 +129,7 @@ class Recipe:
         *,
         progress: ProgressCallback = ignore,
         cache: MutableMapping[str, Variant] | None = None,
+        cost: Callable[[Variant], float] | None = None,
     ) -> Variant:
         """Carry out the steps on a copy of the task's model.
 
@@ -140,6 +141,9 @@ class Recipe:
             Called with each :class:`Progress`; raising :class:`Cancelled` in it stops the work.
         cache : mutable mapping, optional
             Prefix id to variant: shared beginnings of recipes are computed once.
+        cost : callable, optional
+            What a variant costs on the engine it will run on, for steps that go by it (``Prune(of="latency")``):
+            ``wb.latency_cost(recipe)``, or a function of your own; less is better.
 
         Returns
         -------
@@ -150,9 +154,11 @@ class Recipe:
         ------
         TaskError
             If the task cannot be used.
+        ConfigError
+            If an option does not fit the model, or a step needs ``cost`` and has none.
         CoverageError
             If a step changes no layer and does not allow that.
         """
         from workbench.compress.apply import apply_recipe
 
-        return apply_recipe(self, task, progress=progress, cache=cache)
+        return apply_recipe(self, task, progress=progress, cache=cache, cost=cost)

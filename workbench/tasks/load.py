@@ -71,6 +71,27 @@ def load_task(spec: str | Path | Task | Callable[[], Task]) -> Task:
     return task
 
 
+def load_function(spec: str) -> Callable[..., Any]:
+    """Return the function that ``"path/to/file.py:function"`` or ``"package.module:function"`` names.
+
+    Raises
+    ------
+    TaskError
+        If there is no such file, module or function, or it cannot be imported.
+
+    Examples
+    --------
+    >>> load_function("math:sqrt")(9.0)
+    3.0
+    """
+    place, colon, name = spec.strip().rpartition(":")
+    if not colon or not place or not name.isidentifier():
+        raise TaskError(f"{spec!r} names no function. Give 'path/to/file.py:function' or 'package.module:function'.")
+    in_file = place.endswith(".py") or "/" in place or "\\" in place
+    module = _from_file(Path(place).expanduser().resolve(), kind="file") if in_file else _from_module(place)
+    return _function(module, name, place)
+
+
 def _near(text: str) -> str:
     if text.endswith(".py"):
         return f" Name the function too: {text}:function."
@@ -103,11 +124,11 @@ def _function(module: ModuleType, name: str, place: str) -> Callable[[], Any]:
     raise TaskError(f"{place}: {name!r} {what}.{hint} Functions of that file: {', '.join(own) or 'none'}.")
 
 
-def _from_file(path: Path) -> ModuleType:
+def _from_file(path: Path, *, kind: str = "task file") -> ModuleType:
     if not path.is_file():
         beside = [str(p) for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
         where = "" if path.parent.is_dir() else f" The folder {path.parent} does not exist."
-        raise TaskError(f"There is no task file {path}.{where}{did_you_mean(str(path), beside)}")
+        raise TaskError(f"There is no {kind} {path}.{where}{did_you_mean(str(path), beside)}")
     # one module per file and content: an edited file is read again, an unedited one keeps its classes
     mark = hashlib.sha256(str(path).encode() + b"\0" + path.read_bytes()).hexdigest()[:12]
     name = f"workbench_task_{path.stem if path.stem.isidentifier() else 'file'}_{mark}"
@@ -125,7 +146,7 @@ def _from_file(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
-        raise TaskError(f"The task file {path} cannot be imported: {type(error).__name__}: {error}") from error
+        raise TaskError(f"The {kind} {path} cannot be imported: {type(error).__name__}: {error}") from error
     finally:
         sys.path.remove(str(path.parent))
     if str(path.parent) not in sys.path:
