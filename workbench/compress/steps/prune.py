@@ -99,7 +99,7 @@ class Prune(Step):
         minimum=0.0,
         advanced=True,
     )
-    sparse_strength: float = option(0.1, "how hard weak channels are pulled towards zero", above=0.0, advanced=True)
+    sparse_strength: float = option(0.3, "how hard weak channels are pulled towards zero", above=0.0, advanced=True)
     sparse_by: str = option(
         "group_norm",
         "the penalty: on the norm of whole groups, growing as training goes on, or on BatchNorm scales",
