@@ -30,6 +30,7 @@ _FACE = {
     "OptimizedInferenceEngine": "workbench.engine.engine",
     "compare": "workbench.measure.compare",
     "Study": "workbench.study.study",
+    "latency_cost": "workbench.study.cost",
     "run_report": "workbench.report.run",
     "Workbench": "workbench.widgets.panel",
 }
@@ -55,6 +56,7 @@ __all__ = [
     "compress",
     "engine",
     "export",
+    "latency_cost",
     "load_task",
     "measure",
     "plots",
@@ -74,6 +76,7 @@ if TYPE_CHECKING:
     from workbench.engine.engine import OptimizedInferenceEngine
     from workbench.measure.compare import compare
     from workbench.report.run import run_report
+    from workbench.study.cost import latency_cost
     from workbench.study.study import Study
     from workbench.tasks.load import load_task
     from workbench.tasks.task import Task

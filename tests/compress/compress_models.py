@@ -92,6 +92,32 @@ class TinyViT(nn.Module):
         return self.head(x.mean(1))
 
 
+class Attentive(nn.Module):
+    """Attention whose forward takes as many heads of width 4 as the Linear makes; fused or three Linears."""
+
+    def __init__(self, fused: bool, heads: int = 4) -> None:
+        super().__init__()
+        self.head_dim, self.fused = 4, fused
+        width = 4 * heads
+        self.embed = nn.Conv2d(1, width, 4, stride=4)
+        self.norm = nn.LayerNorm(width)
+        if fused:
+            self.qkv = nn.Linear(width, 3 * width)
+        else:
+            self.q, self.k, self.v = (nn.Linear(width, width) for _ in range(3))
+        self.proj = nn.Linear(width, width)
+        self.head = nn.Linear(width, 4)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return logits [n, 4]."""
+        x = self.embed(image).flatten(2).transpose(1, 2)
+        y = self.norm(x)
+        parts = self.qkv(y).chunk(3, -1) if self.fused else (self.q(y), self.k(y), self.v(y))
+        q, k, v = (part.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for part in parts)
+        x = x + self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return self.head(x.mean(1))
+
+
 class TwoHeads(nn.Module):
     """Two inputs by keyword, a dict of two outputs: logits [n, 4] and a map [n, 2, 4, 4]."""
 

@@ -16,7 +16,7 @@ from torch import nn
 from workbench.compress.steps import Distill, Factorize, Prune, Quantize, Recover, Step
 from workbench.compress.training import Checkpoint
 from workbench.compress.variant import LayerReport, StepReport, Variant, count_macs, count_params, predict_with
-from workbench.core.errors import CoverageError
+from workbench.core.errors import ConfigError, CoverageError
 from workbench.core.files import require_writable
 from workbench.core.progress import Progress, ProgressCallback
 
@@ -25,17 +25,23 @@ if TYPE_CHECKING:
     from workbench.tasks.task import Task
 
 
+Cost = Callable[[Variant], float]
+"""What a variant costs where it will run, for example ms per batch: measured by someone who knows the engines."""
+
+
 @dataclass(frozen=True)
 class Work:
-    """What a step gets: the task, a module of its own to change, where to report and where to keep a training's state.
+    """What a step gets: the task, a module of its own to change, and who to ask or tell.
 
-    ``checkpoints`` is a folder, or None; ``key`` names recipe and task there.
+    ``cost`` measures a variant where it will run. ``checkpoints`` is a folder where a training keeps its state, or
+    None; ``key`` names recipe and task there.
     """
 
     task: Task
     module: nn.Module
     progress: ProgressCallback
     seed: int
+    cost: Cost | None = None
     checkpoints: Path | None = None
     key: str = ""
 
@@ -82,9 +88,11 @@ def apply_recipe(
     *,
     progress: ProgressCallback,
     cache: MutableMapping[str, Variant] | None,
+    cost: Cost | None = None,
     checkpoints: Path | None = None,
 ) -> Variant:
     """Return the variant of ``recipe``; see :meth:`Recipe.apply`."""
+    _check_cost(recipe, cost)
     if checkpoints is not None:
         require_writable(checkpoints)
     with torch.random.fork_rng(devices=[]):
@@ -94,10 +102,29 @@ def apply_recipe(
                 _found(CHECKS[type(step)])(step, task)
         variant = _start(recipe, task, progress, cache)
         for index in range(len(variant.reports), len(recipe.steps)):
-            variant = _apply_step(recipe, index, variant, progress, checkpoints)
+            work = Work(task, variant.module, progress, _seed(recipe, index), cost, checkpoints)
+            variant = _apply_step(recipe, index, variant, work)
             if cache is not None and not variant.quantized:
                 cache[variant.recipe.recipe_id] = _own_copy(variant)
     return replace(variant, recipe=recipe)
+
+
+def _check_cost(recipe: Recipe, cost: Cost | None) -> None:
+    for step in recipe.steps:
+        if step.measured_on is None:
+            continue
+        engine, batch = step.measured_on
+        words = f"The step '{step.label}' goes by latency measured on {engine} at batch {batch}"
+        if cost is None:
+            raise ConfigError(
+                f"{words}, and nothing was given to measure it with. Use recipe.apply(task, "
+                "cost=wb.latency_cost(recipe)); a Study measures by itself."
+            )
+        measures = getattr(cost, "measures", (engine, batch))
+        if measures != (engine, batch):
+            raise ConfigError(
+                f"{words}; the cost given measures {measures[0]} at batch {measures[1]}. Use wb.latency_cost(recipe)."
+            )
 
 
 def _start(
@@ -120,21 +147,21 @@ def _own_copy(variant: Variant) -> Variant:
     return replace(variant, module=copy.deepcopy(variant.module))
 
 
-def _apply_step(
-    recipe: Recipe, index: int, before: Variant, progress: ProgressCallback, checkpoints: Path | None
-) -> Variant:
+def _seed(recipe: Recipe, index: int) -> int:
+    # It depends on the place in the recipe only, so that equal beginnings give equal variants.
+    return recipe.seed * 7919 + index
+
+
+def _apply_step(recipe: Recipe, index: int, before: Variant, work: Work) -> Variant:
     step, task = recipe.steps[index], before.task
     started = time.perf_counter()
     stage = step.label
-    progress(Progress(stage, message=f"step {index + 1} of {len(recipe.steps)}"))
-    # The seed depends on the place in the recipe only, so that equal beginnings give equal variants.
-    seed = recipe.seed * 7919 + index
-    torch.manual_seed(seed)
+    work.progress(Progress(stage, message=f"step {index + 1} of {len(recipe.steps)}"))
+    torch.manual_seed(work.seed)
     prefix = recipe.prefixes()[index]
-    key = f"{prefix.recipe_id}-{task.fingerprint}" if checkpoints is not None else ""
-    outcome = cast(Handler, _found(HANDLERS[type(step)]))(
-        step, Work(task, before.module, progress, seed, checkpoints, key)
-    )
+    if work.checkpoints is not None:
+        work = replace(work, key=f"{prefix.recipe_id}-{task.fingerprint}")
+    outcome = cast(Handler, _found(HANDLERS[type(step)]))(step, work)
     touched = sum(layer.touched for layer in outcome.layers)
     if not touched and not outcome.declined and not step.allow_untouched:
         raise CoverageError(_nothing_touched(stage, outcome.layers))
@@ -155,7 +182,7 @@ def _apply_step(
         epochs_done=outcome.epochs_done,
         notes=outcome.notes if touched else (*outcome.notes, "This step changed no layer."),
     )
-    progress(Progress(stage, 1, 1, values={"quality": quality, "params": params, "macs": macs}))
+    work.progress(Progress(stage, 1, 1, values={"quality": quality, "params": params, "macs": macs}))
     return Variant(
         module=module,
         recipe=prefix,

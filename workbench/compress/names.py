@@ -7,28 +7,72 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
-from workbench.core.errors import ConfigError, did_you_mean
+from workbench.core.errors import ConfigError, TaskError, did_you_mean
+from workbench.tasks.load import load_function
 
 
 def excluded_names(module: nn.Module, patterns: Sequence[str], *, where: str) -> frozenset[str]:
     """Return the names of modules that ``patterns`` cover, and of everything below them.
 
-    A pattern is a module's name, with ``*`` and ``?`` as in file names, or a type of layer, as ``"LayerNorm"``.
+    A pattern is a module's name, with ``*`` and ``?`` as in file names, a type of layer, as ``"LayerNorm"``, or a
+    reference to a predicate, ``"file.py:function"``, which is asked about every module and covers that one only.
 
     Raises
     ------
     ConfigError
-        If a pattern matches nothing, so that a slip of the pen does not go unseen.
+        If a pattern matches nothing, so that a slip of the pen does not go unseen, or a predicate fails.
     """
+    return _covered(module, patterns, f"{where}.exclude")
+
+
+def left_out(module: nn.Module, include: Sequence[str], exclude: Sequence[str], *, where: str) -> dict[str, str]:
+    """Return the modules that a step must leave alone, with the reason: excluded, or not among those to look at.
+
+    Patterns and errors as in :func:`excluded_names`; an empty ``include`` stands for everything.
+    """
+    reasons: dict[str, str] = {}
+    if include:
+        wanted = _covered(module, include, f"{where}.include")
+        reasons = {name: "not among those to include" for name, _ in module.named_modules() if name not in wanted}
+    return reasons | dict.fromkeys(excluded_names(module, exclude, where=where), "excluded by name")
+
+
+def _covered(module: nn.Module, patterns: Sequence[str], where: str) -> frozenset[str]:
     kinds = {name: type(layer).__name__ for name, layer in module.named_modules() if name}
     names = list(kinds)
     found: set[str] = set()
     for pattern in patterns:
+        if ":" in pattern:
+            found |= _chosen(module, pattern, where)
+            continue
         roots = [name for name in names if pattern == kinds[name] or matches(name, pattern)]
         if not roots:
-            raise no_match(f"{where}.exclude: no module or type of layer is called", pattern, names)
+            raise no_match(f"{where}: no module or type of layer is called", pattern, names)
         found.update(name for name in names if any(name == root or name.startswith(f"{root}.") for root in roots))
     return frozenset(found)
+
+
+def _chosen(module: nn.Module, reference: str, where: str) -> set[str]:
+    try:
+        predicate = load_function(reference)
+    except TaskError as error:
+        raise ConfigError(f"{where}: {error}") from error
+    found = set()
+    for name, layer in module.named_modules():
+        try:
+            answer = predicate(name, layer) if name else False
+        except Exception as error:
+            raise ConfigError(f"{where}: {reference} failed for {name!r}: {type(error).__name__}: {error}") from error
+        if not isinstance(answer, bool):
+            raise ConfigError(
+                f"{where}: {reference} must return True or False, and returned {answer!r} for {name!r} "
+                f"({type(layer).__name__})."
+            )
+        if answer:
+            found.add(name)
+    if not found:
+        raise ConfigError(f"{where}: {reference} returned True for no module of the model.")
+    return found
 
 
 def matches(name: str, pattern: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -131,6 +131,7 @@ class Recipe:
         progress: ProgressCallback = ignore,
         cache: MutableMapping[str, Variant] | None = None,
         checkpoints: str | Path | None = None,
+        cost: Callable[[Variant], float] | None = None,
     ) -> Variant:
         """Carry out the steps on a copy of the task's model.
 
@@ -146,6 +147,9 @@ class Recipe:
             A folder in which Distill and Recover keep their state every half minute, in a file that is gone once they
             end. Killed in the middle and applied again, a training goes on from there, and ends with the same
             weights bit by bit, unless ``max_seconds`` cuts it.
+        cost : callable, optional
+            What a variant costs on the engine it will run on, for steps that go by it (``Prune(of="latency")``):
+            ``wb.latency_cost(recipe)``, or a function of your own; less is better.
 
         Returns
         -------
@@ -156,10 +160,12 @@ class Recipe:
         ------
         TaskError
             If the task cannot be used.
+        ConfigError
+            If an option does not fit the model, or a step needs ``cost`` and has none.
         CoverageError
             If a step changes no layer and does not allow that.
         """
         from workbench.compress.apply import apply_recipe
 
         folder = None if checkpoints is None else Path(checkpoints)
-        return apply_recipe(self, task, progress=progress, cache=cache, checkpoints=folder)
+        return apply_recipe(self, task, progress=progress, cache=cache, checkpoints=folder, cost=cost)

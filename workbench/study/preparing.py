@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -52,13 +53,15 @@ class Preparer:
         """
         from workbench.artifact import save_variant
         from workbench.compress.recipe import Recipe
+        from workbench.study.cost import latency_cost
 
         if self._task is None:
             raise StudyError("The preparing process was asked for a recipe before it got a task.")
         started = time.perf_counter()
         recipe = Recipe.from_dict(command["recipe"])
         report = _Throttled(self._emit)
-        variant = recipe.apply(self._task, progress=report, cache=self._cache)
+        with latency_cost(recipe) or contextlib.nullcontext() as cost:
+            variant = recipe.apply(self._task, progress=report, cache=self._cache, cost=cost)
         applied = time.perf_counter()
         report(Progress("export", 0, 1, "writing the artefact"))
         sizes = command["batch_sizes"]

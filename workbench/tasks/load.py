@@ -64,6 +64,22 @@ def load_task(spec: str | Path | Task | Callable[[], Task]) -> Task:
     return task
 
 
+def load_function(reference: str) -> Callable[..., Any]:
+    """Return the function that ``"path/to/file.py:function"`` or ``"package.module:function"`` names.
+
+    Raises
+    ------
+    TaskError
+        If there is no such file, module or function, or it cannot be imported.
+
+    Examples
+    --------
+    >>> load_function("math:sqrt")(9.0)
+    3.0
+    """
+    return _named(reference.strip(), "function", (), f"Give {_PLACES}.")[0]
+
+
 def load_module(reference: str) -> nn.Module:
     """Return the module that a function makes, on the CPU, float32, in eval mode.
 
@@ -71,6 +87,10 @@ def load_module(reference: str) -> nn.Module:
     ----------
     reference
         ``"path/to/file.py:function"`` or ``"package.module:function"``. The function is called without arguments.
+
+    Raises
+    ------
+    TaskError
 
     Raises
     ------
@@ -93,7 +113,7 @@ def load_module(reference: str) -> nn.Module:
     return copy.deepcopy(module).to("cpu").float().eval()
 
 
-def _named(text: str, kind: str, known: Sequence[str], forms: str) -> tuple[Callable[[], Any], str]:
+def _named(text: str, kind: str, known: Sequence[str], forms: str) -> tuple[Callable[..., Any], str]:
     """Return the function that ``text`` names and the reference by which another process finds it."""
     place, colon, function = text.rpartition(":")
     # the colon of a Windows drive parts no function from its file
@@ -125,7 +145,7 @@ def _called(function: Callable[[], Any], name: str) -> Task:
     return task
 
 
-def _function(module: ModuleType, name: str, place: str) -> Callable[[], Any]:
+def _function(module: ModuleType, name: str, place: str) -> Callable[..., Any]:
     found = getattr(module, name, None)
     if callable(found):
         return found  # type: ignore[no-any-return]

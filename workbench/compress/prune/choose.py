@@ -1,4 +1,4 @@
-"""Which units of each group leave, for a share of the channels: group by group, or ranked over the whole model."""
+"""Which units of each group leave, for a share of the channels: group by group, or ranked among many groups."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from workbench.compress.prune.groups import Group
 from workbench.compress.prune.trial import Cut
 from workbench.compress.steps import Prune
 
-# A group is never cut below this share of its width by a global ranking: a layer of a few channels blocks the net.
-_LEAST_GLOBAL = 0.1
+# A ranking among many groups never cuts one below this share of its width: a layer of a few channels blocks the net.
+_LEAST_RANKED = 0.1
 
 
 def own_ratios(step: Prune, groups: Sequence[Group]) -> dict[str, float]:
@@ -42,20 +42,20 @@ def choose(
 
     ``ratio`` and ``own`` are shares of ``whole``, the widths before the first round.
     """
-    ranked = [group for group in groups if group.root not in own]
-    threshold = _threshold(ranked, ratio, whole) if step.scope == "global" else None
+    thresholds = _thresholds(step, [group for group in groups if group.root not in own], ratio, whole)
     cuts: list[Cut] = []
     reasons: dict[str, str] = {}
     for group in groups:
         size = whole[group.root]
-        if threshold is not None and group.root not in own:
+        threshold = thresholds.get(group.root)
+        if threshold is not None:
             above = int((group.worth > threshold).sum())
-            wanted = max(float(above), _LEAST_GLOBAL * size * len(group.units) / group.width)
+            wanted = max(float(above), _LEAST_RANKED * size * len(group.units) / group.width)
         else:
             wanted = size * (1 - own.get(group.root, ratio)) * len(group.units) / group.width
         kept = rounded(wanted, group.step, len(group.units))
         if kept == len(group.units):
-            why = _why_whole(step, group, ranked=threshold is not None and group.root not in own)
+            why = _why_whole(step, group, ranked=threshold is not None)
             reasons.update(dict.fromkeys(group.members, why))
             continue
         gone = group.worth.argsort(stable=True)[: len(group.units) - kept].tolist()
@@ -71,10 +71,21 @@ def rounded(wanted: float, multiple: int, most: int) -> int:
     return min(most, max(multiple, floor(wanted / multiple + 0.5) * multiple))
 
 
+def _thresholds(step: Prune, groups: Sequence[Group], ratio: float, whole: Mapping[str, int]) -> dict[str, float]:
+    """Return for each group that is ranked with others, by its root, the worth up to which channels leave."""
+    if step.scope == "local":
+        return {}
+    together: dict[str, list[Group]] = {}
+    for group in groups:
+        together.setdefault(group.structure if step.scope == "isomorphic" else "", []).append(group)
+    found: dict[str, float] = {}
+    for peers in together.values():
+        found.update(dict.fromkeys((group.root for group in peers), _threshold(peers, ratio, whole)))
+    return found
+
+
 def _threshold(groups: Sequence[Group], ratio: float, whole: Mapping[str, int]) -> float:
     """Return the worth up to which channels leave, so that ``1 - ratio`` of all channels of ``whole`` stay."""
-    if not groups:
-        return 0.0
     scores = torch.cat([g.worth.repeat_interleave(len(g.units[0])) for g in groups]).sort().values
     gone = len(scores) - round((1 - ratio) * sum(whole[group.root] for group in groups))
     return float(scores[gone - 1]) if gone > 0 else float("-inf")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import lcm
 from typing import Any
@@ -26,6 +26,7 @@ class Group:
     ``units`` are the channels of ``root`` that leave at once (one of them, one in each block of a grouped
     convolution, an attention head); ``worth`` is the mean importance of each unit; ``step`` is how many units
     leave at a time, so that the channels left are a multiple of ``round_to``. ``heads`` is set where units are heads.
+    Groups with an equal ``structure`` are made of the same kinds of layer in the same places.
     """
 
     root: str
@@ -33,6 +34,7 @@ class Group:
     units: tuple[tuple[int, ...], ...]
     worth: torch.Tensor
     step: int
+    structure: str
     heads: Heads | None = None
 
     @property
@@ -42,9 +44,12 @@ class Group:
 
 
 def find_groups(
-    module: nn.Module, example: Tree, judge: Judge, *, excluded: frozenset[str], round_to: int
+    module: nn.Module, example: Tree, judge: Judge, *, left_out: Mapping[str, str], round_to: int
 ) -> tuple[list[Group], dict[str, str]]:
-    """Return the groups that may be cut, and for every layer of the other ones the reason."""
+    """Return the groups that may be cut, and for every layer of the other ones the reason.
+
+    ``left_out`` holds the layers that keep their outputs, with the reason.
+    """
     graph = dependency_graph(module, example)
     fixed = _output_layers(module, example)
     names = {layer: name for name, layer in module.named_modules()}
@@ -53,7 +58,7 @@ def find_groups(
     for group in graph.get_all_groups(root_module_types=list(PRUNABLE)):
         outs = [dep.target.module for dep, _ in group if graph.is_out_channel_pruning_fn(dep.handler)]
         members = tuple(dict.fromkeys(names[m] for m in outs if isinstance(m, PRUNABLE) and m in names))
-        why = _refusal(members, outs, excluded, fixed)
+        why = _refusal(members, outs, left_out, fixed)
         scores = None if why else judge(group)
         if scores is None:
             reasons.update(dict.fromkeys(members, why or "the importance asked for does not apply to it"))
@@ -82,7 +87,22 @@ def _group(
         units = tuple(tuple(place + block * size for block in range(blocks)) for place in range(size))
         step = lcm(round_to, blocks) // blocks
     worth = torch.stack([scores[list(unit)].mean() for unit in units])
-    return Group(members[0], members, units, worth, step, heads)
+    structure = _structure(graph, group) + (" heads" if heads is not None else "")
+    return Group(members[0], members, units, worth, step, structure, heads)
+
+
+def _structure(graph: Any, group: Any) -> str:
+    """Return the kinds of the layers that a torch-pruning group joins, with the side on which each is cut.
+
+    The notion of its own isomorphic pruner (Fang et al., Isomorphic Pruning for Vision Models, arXiv 2407.04616),
+    which it keeps inside the pruner's loop: two groups are alike when each dependency joins the same two types on the
+    same side.
+    """
+    parts = []
+    for dep, _ in group:
+        side = "out" if graph.is_out_channel_pruning_fn(dep.handler) else "in"
+        parts.append(f"{type(dep.source.module).__name__}>{type(dep.target.module).__name__}:{side}")
+    return " ".join(parts)
 
 
 def _output_layers(module: nn.Module, example: Tree) -> frozenset[str]:
@@ -103,13 +123,14 @@ def _output_layers(module: nn.Module, example: Tree) -> frozenset[str]:
 
 
 def _refusal(
-    members: Sequence[str], outs: Sequence[nn.Module], excluded: frozenset[str], fixed: frozenset[str]
+    members: Sequence[str], outs: Sequence[nn.Module], left_out: Mapping[str, str], fixed: frozenset[str]
 ) -> str | None:
     if any(name in fixed for name in members):
         return "its channels are outputs of the model"
-    blocked = [name for name in members if name in excluded]
+    blocked = [name for name in members if name in left_out]
     if blocked:
-        return "excluded by name" if len(members) == 1 else f"shares its channels with {blocked[0]}, excluded by name"
+        why = left_out[blocked[0]]
+        return why if len(members) == 1 else f"shares its channels with {blocked[0]}, {why}"
     if any(isinstance(m, nn.LayerNorm | nn.RMSNorm) for m in outs):
         return "its channels are normalised together (LayerNorm): cutting some changes all the others"
     if any(isinstance(m, nn.LSTM | nn.MultiheadAttention) for m in outs):

@@ -3,34 +3,30 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from torch import nn
 
 from workbench.compress.apply import Outcome, Work
 from workbench.compress.distill import recover
-from workbench.compress.names import excluded_names
+from workbench.compress.names import left_out
+from workbench.compress.prune.budget import Gauge
 from workbench.compress.prune.choose import choose, own_ratios
-from workbench.compress.prune.groups import PRUNABLE, find_groups
+from workbench.compress.prune.groups import PRUNABLE, Group, find_groups
 from workbench.compress.prune.importance import judge_for
+from workbench.compress.prune.shrink import shrink
 from workbench.compress.prune.trial import Cut, apply_cuts, surviving
+from workbench.compress.schedule import share_due
 from workbench.compress.steps import Prune, Recover
-from workbench.compress.variant import LayerReport, count_macs, count_params
-from workbench.core.errors import ConfigError
+from workbench.compress.variant import LayerReport
 from workbench.core.progress import Progress
-
-# A budget of MACs or parameters is met within this share of it, where whole channels allow.
-_CLOSE = 0.01
-_HALVINGS = 10
-_MOST = 0.95
 
 
 @dataclass
 class _State:
-    """What lasts over the rounds: widths and cost before the first, why layers stay whole, what broke."""
+    """What lasts over the rounds: widths before the first, why layers stay whole, what broke."""
 
-    cost: int
     widths: dict[str, int] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
     broken: dict[str, str] = field(default_factory=dict)
@@ -39,83 +35,72 @@ class _State:
 
 def prune(step: Prune, work: Work) -> Outcome:
     """Remove channels of the variant's module, group by group; see :class:`Prune`."""
-    module = work.module
+    module, example = work.module, work.task.examples(2)
     shapes = _widths(module)
-    state = _State(_cost(step, module, work))
+    gauge, state = Gauge(step, work), _State()
+    before = copy.deepcopy(module) if step.rewind else None
+    if step.sparse_epochs:
+        state.epochs += shrink(step, work, _groups(step, work, state)[0])
     for number in range(1, step.rounds + 1):
-        done = number / step.rounds
-        cuts = _round(step, work, state, done if step.schedule == "even" else 1 - (1 - done) ** 3)
-        apply_cuts(module, cuts, work.task.examples(2))
+        cuts = _round(step, work, state, gauge, share_due(step.schedule, number / step.rounds))
+        apply_cuts(module, cuts, example)
+        if before is not None:
+            apply_cuts(before, cuts, example)
+            module.load_state_dict(before.state_dict())
         module.eval()
         if step.recover_epochs and number < step.rounds:
             between = replace(work, seed=work.seed + number)
             state.epochs += recover(Recover(epochs=step.recover_epochs), between).epochs_done
     layers = _report(module, shapes, state.reasons | state.broken)
-    return Outcome(module, layers, state.epochs, _notes(state))
+    return Outcome(module, layers, state.epochs, (*_notes(step, state), *gauge.notes()))
 
 
-def _round(step: Prune, work: Work, state: _State, share: float) -> list[Cut]:
-    """Return the cuts, each of which was tried, that bring the module to ``share`` of the way."""
-    module, example = work.module, work.task.examples(2)
-    excluded = excluded_names(module, step.exclude, where="Prune") | state.broken.keys()
+def _groups(step: Prune, work: Work, state: _State) -> tuple[list[Group], dict[str, str]]:
+    module = work.module
+    blocked = left_out(module, step.include, step.exclude, where="Prune") | state.broken
     judge = judge_for(step, module, work)
-    groups, reasons = find_groups(module, example, judge, excluded=excluded, round_to=step.round_to)
+    found = find_groups(module, work.task.examples(2), judge, left_out=blocked, round_to=step.round_to)
     module.zero_grad(set_to_none=True)
+    return found
+
+
+def _round(step: Prune, work: Work, state: _State, gauge: Gauge, share: float) -> list[Cut]:
+    """Return the cuts, each of which was tried, that bring the module to ``share`` of the way."""
+    groups, reasons = _groups(step, work, state)
     own = {root: share * value for root, value in own_ratios(step, groups).items()}
     state.widths = {group.root: group.width for group in groups} | state.widths
+    ratio = share * step.ratio
+    # Of the channels it is a share at once; for a budget, cuts of about that size show first which groups break.
+    good, broken = _tried(step, work, state, groups, reasons, ratio, own)
+    while step.of != "channels":
+        groups = [group for group in groups if not broken & {group.root}]
 
-    def choice(ratio: float) -> tuple[list[Cut], dict[str, str]]:
-        return choose(step, groups, ratio, own=own, whole=state.widths)
+        def cuts_at(ratio: float, groups: list[Group] = groups) -> list[Cut]:
+            return choose(step, groups, ratio, own=own, whole=state.widths)[0]
 
-    while True:
-        ratio = share * step.ratio
-        if step.of != "channels":
-            ratio = _ratio_for_budget(step, work, state, (1 - ratio) * state.cost, lambda ratio: choice(ratio)[0])
-        cuts, whole = choice(ratio)
-        state.reasons = reasons | whole
-        work.progress(Progress("prune", 0, 1, f"trying {len(cuts)} groups"))
-        good, broken = surviving(module, cuts, example)
-        state.broken.update({name: why for cut, why in broken for name in cut.members})
-        if not broken or step.of == "channels":
-            return good
-        gone = {cut.root for cut, _ in broken}
-        groups = [group for group in groups if group.root not in gone]
-
-
-def _ratio_for_budget(
-    step: Prune, work: Work, state: _State, budget: float, cuts_at: Callable[[float], list[Cut]]
-) -> float:
-    """Return the smallest ratio of channels that brings the MACs or parameters down to ``budget``."""
-
-    def cost_at(ratio: float) -> int:
-        trial = copy.deepcopy(work.module)
-        apply_cuts(trial, cuts_at(ratio), work.task.examples(2))
-        return _cost(step, trial, work)
-
-    low, high = 0.0, _MOST
-    least = cost_at(_MOST)
-    if least > budget * (1 + _CLOSE):
-        raise ConfigError(
-            f"Prune(ratio={step.ratio:g}, of={step.of!r}) cannot be met: with all but one channel in "
-            f"{1 / (1 - _MOST):.0f} taken away, {least / state.cost:.0%} of the {step.of} are left. Take a smaller "
-            "ratio or round_to."
-        )
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        cost = cost_at(middle)
-        if cost > budget:
-            low = middle
-            continue
-        high = middle
-        if cost >= budget - _CLOSE * state.cost:
+        found = gauge.ratio(work.module, ratio, cuts_at)
+        good, broken = _tried(step, work, state, groups, reasons, found, own)
+        if not broken:
             break
-    return high
+    return good
 
 
-def _cost(step: Prune, module: nn.Module, work: Work) -> int:
-    if step.of == "channels":
-        return 0
-    return count_params(module) if step.of == "params" else count_macs(module, work.task.examples(2))
+def _tried(
+    step: Prune,
+    work: Work,
+    state: _State,
+    groups: Sequence[Group],
+    reasons: dict[str, str],
+    ratio: float,
+    own: dict[str, float],
+) -> tuple[list[Cut], set[str]]:
+    """Return the cuts at ``ratio`` that keep the model whole, and the roots of the groups where it breaks."""
+    cuts, whole = choose(step, groups, ratio, own=own, whole=state.widths)
+    state.reasons = reasons | whole
+    work.progress(Progress("prune", 0, 1, f"trying {len(cuts)} groups"))
+    good, broken = surviving(work.module, cuts, work.task.examples(2))
+    state.broken.update({name: why for cut, why in broken for name in cut.members})
+    return good, {cut.root for cut, _ in broken}
 
 
 def _widths(module: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -142,10 +127,16 @@ def _sides(
     return ("outputs", old[out], new[out]), ("inputs", old[into], new[into])
 
 
-def _notes(state: _State) -> tuple[str, ...]:
-    if not state.broken:
-        return ()
-    return (
-        f"{len(state.broken)} layers were left alone, because the model breaks or computes something else without "
-        "their channels (fixed sizes in its forward).",
-    )
+def _notes(step: Prune, state: _State) -> tuple[str, ...]:
+    notes = []
+    if state.broken:
+        notes.append(
+            f"{len(state.broken)} layers were left alone, because the model breaks or computes something else without "
+            "their channels (fixed sizes in its forward)."
+        )
+    if step.rewind:
+        notes.append(
+            "Weight rewinding: the surviving weights have their values from before this step; its training only chose "
+            "what to cut. Train after it, with Distill or Recover."
+        )
+    return tuple(notes)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,14 +33,21 @@ class Cut:
     counted: tuple[tuple[str, str, int], ...] = ()
 
 
-def dependency_graph(module: nn.Module, example: Tree) -> Any:
-    """Return torch-pruning's graph of which channels can only go together."""
-    import torch_pruning
-
+@contextmanager
+def tracing() -> Iterator[None]:
+    """Let torch-pruning trace a module: with gradients, and without warnings about what is meant so."""
     with warnings.catch_warnings(), torch.enable_grad():
         # Parameters outside layers (positions, class tokens) are cut along their last dimension, as the warning says.
         warnings.filterwarnings("ignore", message="Unwrapped parameters detected")
         warnings.filterwarnings("ignore", category=UserWarning, module="torch_pruning")
+        yield
+
+
+def dependency_graph(module: nn.Module, example: Tree) -> Any:
+    """Return torch-pruning's graph of which channels can only go together."""
+    import torch_pruning
+
+    with tracing():
         return torch_pruning.DependencyGraph().build_dependency(
             module, example_inputs=example, forward_fn=call_model, output_transform=leaves
         )
@@ -47,13 +55,22 @@ def dependency_graph(module: nn.Module, example: Tree) -> Any:
 
 def apply_cuts(module: nn.Module, cuts: Sequence[Cut], example: Tree) -> None:
     """Remove the channels from ``module`` in place."""
+    with unfrozen(module):
+        graph = dependency_graph(module, example)
+        for cut in cuts:
+            _pruning_group(graph, module, cut).prune()
+            _set_numbers(module, cut)
+
+
+@contextmanager
+def unfrozen(module: nn.Module) -> Iterator[None]:
+    """Let every parameter ask for gradients, which the graph is traced by, and freeze again those that did not."""
     frozen = _unfreeze(module)
-    graph = dependency_graph(module, example)
-    for cut in cuts:
-        _pruning_group(graph, module, cut).prune()
-        _set_numbers(module, cut)
-    for name in frozen:
-        module.get_parameter(name).requires_grad_(False)
+    try:
+        yield
+    finally:
+        for name in frozen:
+            module.get_parameter(name).requires_grad_(False)
 
 
 def surviving(module: nn.Module, cuts: Sequence[Cut], example: Tree) -> tuple[list[Cut], list[tuple[Cut, str]]]:

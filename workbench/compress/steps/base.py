@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar
 
 from workbench.core.config import Config
+from workbench.core.errors import ConfigError
 
 UNTOUCHED = "let the step pass although it changes no layer (otherwise that is an error)"
-EXCLUDE = "modules to leave alone, by name (covers everything below it; * and ? match) or type, as 'LayerNorm'"
+EXCLUDE = (
+    "modules to leave alone, by name (covers everything below it; * and ? match), type, as 'LayerNorm', or predicate, "
+    "as 'file.py:function'"
+)
+INCLUDE = "modules to look at, by name, type or predicate as in exclude; empty: all of them"
 SECONDS = "wall-clock limit of the training; the learning rate then anneals over the time, not the epochs"
 RATE = "peak learning rate; None chooses one for the kind of model"
 
@@ -36,6 +41,24 @@ class Step(Config):
     def misplaced(self, before: Sequence[str]) -> str | None:
         """Return why a step with these options cannot come after the steps named; None if it can."""
         return None
+
+    @property
+    def measured_on(self) -> tuple[str, int] | None:
+        """Engine and batch size whose measured cost the step goes by; None where it needs no measurement."""
+        return None
+
+
+def check_patterns(step: str, **options: Any) -> None:
+    """Refuse functions among name patterns: a step is kept as JSON, where a function can only stand by reference."""
+    for option, entries in options.items():
+        found = entries if isinstance(entries, Iterable) and not isinstance(entries, str) else (entries,)
+        for entry in found:
+            if callable(entry):
+                raise ConfigError(
+                    f"{step}.{option}: {getattr(entry, '__name__', entry)!r} is a function, and a recipe is kept as "
+                    "JSON, which holds none. Write it in a file and give the reference 'file.py:function' or "
+                    "'module:function'; it is called as function(name, module) and returns True or False."
+                )
 
 
 AFTER_QUANTIZE = {

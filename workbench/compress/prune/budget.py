@@ -1,0 +1,101 @@
+"""The ratio of channels that meets a budget of multiply-accumulates, parameters or measured latency."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from workbench.compress.apply import Work
+from workbench.compress.prune.trial import Cut, apply_cuts
+from workbench.compress.recipe import Recipe
+from workbench.compress.steps import Prune
+from workbench.compress.variant import Variant, count_macs, count_params
+from workbench.core.errors import ConfigError
+from workbench.core.progress import Progress
+
+_MOST = 0.95
+# How near to a budget is near enough, as a share of the cost before, and how often the ratio's range is halved. A
+# measurement costs seconds and carries noise.
+_COUNTED = (0.01, 10)
+_MEASURED = (0.03, 6)
+
+
+@dataclass
+class Gauge:
+    """What the budget of a Prune step counts, and what it was at first."""
+
+    step: Prune
+    work: Work
+    candidates: int = 0
+    last: float = 0.0
+    first: float = field(init=False, default=0.0)
+
+    def __post_init__(self) -> None:
+        if self.step.of != "channels":
+            self.first = self.last = self(self.work.module)
+
+    def __call__(self, module: nn.Module) -> float:
+        """Return what ``module`` costs."""
+        if self.step.of == "params":
+            return count_params(module)
+        macs = count_macs(module, self.work.task.examples(2))
+        if self.step.of == "macs" or self.work.cost is None:
+            return macs
+        variant = Variant(module, Recipe(), (), self.work.task, False, count_params(module), macs, math.nan)
+        return float(self.work.cost(variant))
+
+    def ratio(self, module: nn.Module, share: float, cuts_at: Callable[[float], list[Cut]]) -> float:
+        """Return the smallest ratio of channels that leaves ``1 - share`` of the first cost.
+
+        Raises
+        ------
+        ConfigError
+            If no ratio does.
+        """
+        step, budget = self.step, (1 - share) * self.first
+        close, halvings = _MEASURED if step.of == "latency" else _COUNTED
+        known: dict[tuple[tuple[str, int], ...], float] = {}
+
+        def cost_at(ratio: float) -> float:
+            cuts = cuts_at(ratio)
+            key = tuple((cut.root, len(cut.channels)) for cut in cuts)
+            if key not in known:
+                trial = copy.deepcopy(module)
+                apply_cuts(trial, cuts, self.work.task.examples(2))
+                known[key] = self(trial.eval())
+                self.candidates += 1
+                self.work.progress(Progress("prune", len(known), 0, f"{step.of}: {known[key] / self.first:.0%} left"))
+            return known[key]
+
+        low, high = 0.0, _MOST
+        self.last = cost_at(_MOST)
+        if self.last > budget + close * self.first:
+            raise ConfigError(
+                f"Prune(ratio={step.ratio:g}, of={step.of!r}) cannot be met: with all but one channel in "
+                f"{1 / (1 - _MOST):.0f} taken away, {self.last / self.first:.0%} of the {step.of} are left. Take a "
+                "smaller ratio or round_to."
+            )
+        for _ in range(halvings):
+            middle = (low + high) / 2
+            cost = cost_at(middle)
+            if cost > budget:
+                low = middle
+                continue
+            high, self.last = middle, cost
+            if cost >= budget - close * self.first:
+                break
+        return high
+
+    def notes(self) -> tuple[str, ...]:
+        """Return what a reader must know about a budget that was measured."""
+        step = self.step
+        if step.of != "latency":
+            return ()
+        return (
+            f"Latency on {step.engine} at batch {step.engine_batch}: {self.last:.4g} of {self.first:.4g} as measured "
+            f"({self.last / self.first:.0%} left, {1 - step.ratio:.0%} asked for), {self.candidates} candidates tried.",
+        )

@@ -1,0 +1,46 @@
+"""Call back around the steps of whichever optimizer trains a module, without a word to the one who trains it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.optim.optimizer import (
+    Optimizer,
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
+
+StepHook = Callable[[Optimizer], None]
+
+
+def _nothing(_: Optimizer) -> None:
+    return None
+
+
+@contextmanager
+def around_steps(*, before: StepHook = _nothing, after: StepHook = _nothing) -> Iterator[None]:
+    """While open, call ``before(optimizer)`` and ``after(optimizer)`` around every optimizer step of this thread.
+
+    Gradients are there in ``before``, new weights in ``after``; both run without recording gradients. What must hold in
+    every training (zeros that stay zero, a penalty on groups of weights) is kept in one place so, whoever trains.
+    """
+    thread = threading.get_ident()
+
+    def mine(hook: StepHook) -> Callable[[Optimizer, Any, Any], None]:
+        def call(optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
+            if threading.get_ident() == thread:
+                with torch.no_grad():
+                    hook(optimizer)
+
+        return call
+
+    handles = [register_optimizer_step_pre_hook(mine(before)), register_optimizer_step_post_hook(mine(after))]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
