@@ -8,6 +8,7 @@ import statistics
 import time
 
 from workbench.artifact.reference import Arrays
+from workbench.compress.quantize.modes import refusal
 from workbench.core.errors import EngineError, WorkbenchError
 from workbench.engine.backends import BACKENDS, require_backend
 from workbench.engine.backends.base import ModelSource, Session
@@ -48,7 +49,16 @@ class Choice:
 
 
 def load(name: str, source: ModelSource, config: InferenceConfig) -> tuple[Session, float]:
-    """Load a model in one backend; also return the seconds it took, the import of the runtime not counted."""
+    """Load a model in one backend; also return the seconds it took, the import of the runtime not counted.
+
+    Raises
+    ------
+    EngineError
+        If the model is quantized in a way that the backend does not run as such; the message says why.
+    """
+    reason = refusal(source.mode, name)
+    if reason is not None:
+        raise EngineError(f"{source.label} is quantized as {source.mode!r}: {reason}")
     backend = require_backend(name)
     start = time.perf_counter()
     session = backend.load(source, config)

@@ -14,6 +14,7 @@ import numpy as np
 
 from workbench.artifact.artifact import MANIFEST, Artifact, open_artifact
 from workbench.artifact.reference import Arrays, Reference
+from workbench.compress.quantize.modes import mode_of_recipe
 from workbench.core.errors import EngineError, ExportError
 from workbench.core.machine import this_machine
 from workbench.engine.backends.base import ModelSource
@@ -68,6 +69,7 @@ def source_from_artifact(
         onnx_reason=artifact.export_error,
         module=module,
         quantized=artifact.quantized,
+        mode=mode_of_recipe(artifact.manifest.get("recipe", {})) if artifact.quantized else None,
         reference=artifact.reference,
         notes=(*artifact.notes, *_target_notes(artifact)),
     )
@@ -130,6 +132,7 @@ def _variant_source(variant: Variant, io: IOSpec, reference: Reference, **more: 
         io=io,
         module=lambda: copy.deepcopy(module),
         quantized=variant.quantized,
+        mode=mode_of_recipe(variant.recipe.to_dict()) if variant.quantized else None,
         reference=reference,
         **more,
     )

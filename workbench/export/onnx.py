@@ -24,12 +24,10 @@ from workbench.export.capture import (
     reason_of,
     resize_batch,
 )
+from workbench.export.integers import Needs, needs_of, rewrite, translations
 from workbench.export.io import IOSpec, TensorSpec, Tree, describe_tree, input_kind, input_leaves
 from workbench.export.quiet import quiet_export
 from workbench.tasks.trees import batch_size, call_model
-
-OPSET = 18
-"""The opset the exporter writes without conversion; it has per-channel int8 and both runtimes support it fully."""
 
 _PROOF_BATCHES = (1, 3)
 
@@ -90,7 +88,9 @@ def export_onnx(
 
 def _write(module: nn.Module, captured: Captured, inputs: Tree, path: Path, names: Sequence[str]) -> ExportReport:
     io = describe_io(module, inputs, names, batch=captured.batch)
-    model = _convert(captured.program, io)
+    needs = needs_of(captured.program)
+    model = _convert(captured.program, io, needs)
+    rewrite(model, needs)
     _tidy(model, io)
     try:
         content = model.SerializeToString()
@@ -99,7 +99,7 @@ def _write(module: nn.Module, captured: Captured, inputs: Tree, path: Path, name
     _prove(content, module, inputs, io, quantized=is_quantized(captured))
     with replacing(path) as temporary:
         temporary.write_bytes(content)
-    return ExportReport(path, OPSET, captured.batch is None, captured.batch, captured.notes, io, captured.program)
+    return ExportReport(path, needs.opset, captured.batch is None, captured.batch, captured.notes, io, captured.program)
 
 
 def describe_io(module: nn.Module, inputs: Tree, names: Sequence[str], *, batch: int | None = None) -> IOSpec:
@@ -140,7 +140,7 @@ def _distinct(found: list[tuple[str, Any]], taken: Sequence[str]) -> list[tuple[
     return [(f"{name}_out" if name in taken else name, leaf) for name, leaf in found]
 
 
-def _convert(program: Any, io: IOSpec) -> Any:
+def _convert(program: Any, io: IOSpec, needs: Needs) -> Any:
     try:
         with torch.no_grad(), quiet_export():
             exported = torch.onnx.export(
@@ -148,7 +148,8 @@ def _convert(program: Any, io: IOSpec) -> Any:
                 (),
                 dynamo=True,
                 verbose=False,
-                opset_version=OPSET,
+                opset_version=needs.opset,
+                custom_translation_table=translations() if needs.dynamic else None,
                 input_names=[_INPUT.format(i) for i in range(len(io.inputs))],
                 output_names=[_OUTPUT.format(i) for i in range(len(io.outputs))],
             )

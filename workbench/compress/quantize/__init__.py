@@ -1,1 +1,1 @@
-"""8-bit quantization through torchao's PT2E: capture, annotate, calibrate or train, convert."""
+"""Quantization: torchao's PT2E captures, annotates, calibrates or trains and converts; and what makes it better."""

@@ -7,7 +7,7 @@ floats out, because transformers normalise and add in float. Softmax, norms and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,12 +70,25 @@ class Annotator:
     ----------
     activation, weight : QuantizationSpec
         How a value is observed and rounded; ``activation`` None quantizes weights only.
-    excluded : set of str
-        Names of modules to leave in float.
+    excluded : mapping of str to str
+        Names of modules to leave in float, and why.
+    flow : bool
+        Keep integers between operators; False rounds the inputs of convolutions and Linears only.
+    words : callable, optional
+        What to say of a layer that is quantized, from its weight's shape.
     """
 
-    def __init__(self, activation: Any, weight: Any, excluded: frozenset[str]) -> None:
+    def __init__(
+        self,
+        activation: Any,
+        weight: Any,
+        excluded: Mapping[str, str],
+        *,
+        flow: bool = True,
+        words: Callable[[torch.Size], str] = lambda _: "int8 weights and inputs",
+    ) -> None:
         self.activation, self.weight, self.excluded = activation, weight, excluded
+        self.flow, self._words = flow and activation is not None, words
         self.touches: list[Touch] = []
         self._chosen: set[Node] = set()
         self._integers: set[Node] = set()
@@ -87,26 +100,25 @@ class Annotator:
         for node in graph.graph.nodes:
             if node in self._chosen:
                 self._weighted(node)
-            elif self.activation is not None and node.op == "call_function":
+            elif self.flow and node.op == "call_function":
                 self._follow(node)
-        if self.activation is not None:
+        if self.flow:
             self._drop_dead_ends(graph)
 
     def _decide(self, node: Node, owner: str | None) -> Touch:
         if owner is None:
             return Touch(str(node), False, "its weight is computed in forward, not stored")
         if owner in self.excluded:
-            return Touch(owner, False, "excluded by name")
+            return Touch(owner, False, self.excluded[owner])
         self._chosen.add(node)
-        kind = "weights" if self.activation is None else "weights and inputs"
-        return Touch(owner, True, f"int8 {kind}")
+        return Touch(owner, True, self._words(node.args[1].meta["val"].shape))  # type: ignore[union-attr]
 
     def _weighted(self, node: Node) -> None:
         if self.activation is None:
             _mark(node, {node.args[1]: self.weight}, None)
             return
         _mark(node, {node.args[0]: self.activation, node.args[1]: self.weight}, None)
-        if node.target is LINEAR or _ends_in_float(node):
+        if not self.flow or node.target is LINEAR or _ends_in_float(node):
             return
         self._integers.add(node)
         if not self._fused_relu(node):

@@ -1,79 +1,113 @@
-"""The Quantize step: calibrate, or train with rounding simulated, and convert."""
+"""The Quantize step: even out, calibrate or train with rounding simulated, convert, and correct."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from importlib import import_module
+from typing import cast
 
 import torch
 from torch.fx import GraphModule
 
-from workbench.compress.apply import Outcome, Work
+from workbench.compress.apply import Handler, Outcome, Work
 from workbench.compress.lesson import Lesson
 from workbench.compress.names import excluded_names
 from workbench.compress.quantize.annotate import Touch
+from workbench.compress.quantize.biases import correct_biases
+from workbench.compress.quantize.calibrate import calibrate, convert, prepare, quality_of, quantized_copy, samples
 from workbench.compress.quantize.capture import capture
-from workbench.compress.quantize.quiet import quiet_torchao
-from workbench.compress.quantize.specs import Scheme, make_quantizer, scheme_for
+from workbench.compress.quantize.equalize import equalize_pairs, smooth
+from workbench.compress.quantize.sensitive import fewest, signal_to_noise
+from workbench.compress.quantize.specs import Scheme, scheme_for
 from workbench.compress.steps import Quantize
 from workbench.compress.training import Plan, Trained, is_normalised_by_layer, set_layout, train
-from workbench.compress.variant import LayerReport, predict_with
+from workbench.compress.variant import LayerReport
 from workbench.core.progress import Progress
 from workbench.tasks.trees import Tree
 
 _TEMPERATURE, _ALPHA = 4.0, 0.9
-_CALIBRATION_BATCH = 32
 # Weights that are right already only have to move by rounding errors.
 _RATE_SCALE = 0.1
+_SMOOTH_SAMPLES, _BIAS_SAMPLES, _RANKING_SAMPLES = 64, 128, 32
+# By name: another quantizer works on the exported model, and exporting lies to the right of compressing.
+_NATIVE = "workbench.export.native:quantize_native"
 
 
 def quantize(step: Quantize, work: Work) -> Outcome:
-    """Turn the variant's module into an 8-bit graph; see :class:`Quantize`."""
-    module, task = work.module, work.task
-    excluded = excluded_names(module, step.exclude, where="Quantize")
+    """Turn the variant's module into a graph of small integers; see :class:`Quantize`."""
+    if step.route != "qdq":
+        module, name = _NATIVE.split(":")
+        return cast(Handler, getattr(import_module(module), name))(step, work)
+    excluded = dict.fromkeys(excluded_names(work.module, step.exclude, where="Quantize"), "excluded by name")
     scheme = scheme_for(step)
-    training = step.qat_epochs > 0
-    quantizer = make_quantizer(scheme, excluded, training=training)
     work.progress(Progress("quantize", 0, 1, "capturing the graph"))
-    graph = capture(module, task.examples(2))
-    prepared = _prepare(graph, quantizer, training=training)
-    trained = Trained(0.0, 0, ())
-    _calibrate(prepared, work, scheme)
-    if training and any(touch.touched for touch in quantizer.annotator.touches):
-        prepared, trained = _train(prepared, step, work, transformer=is_normalised_by_layer(module))
+    graph = capture(work.module, work.task.examples(2))
+    said = [_equalize(graph, step, work)]
+    notes = list(scheme.notes)
+    if step.keep_drop is not None:
+        kept, ranked, note = _keep_worst(graph, step, work, scheme, excluded)
+        excluded |= kept
+        said.append(ranked)
+        notes.append(note)
+    plain = copy.deepcopy(graph) if step.bias_correction else None
+    converted, touches, trained = _round(graph, step, work, scheme, excluded)
+    if plain is not None:
+        work.progress(Progress("quantize", 0, 1, "correcting biases"))
+        said.append(correct_biases(plain, converted, samples(work, _BIAS_SAMPLES)))
+    layers = _layers(work.module, [_with(touch, said) for touch in touches])
+    return Outcome(converted, layers, trained.epochs, (*notes, *trained.notes), quantized=True)
+
+
+def _equalize(graph: GraphModule, step: Quantize, work: Work) -> dict[str, str]:
+    if step.equalize == "cross_layer":
+        return equalize_pairs(graph)
+    if step.equalize == "smooth":
+        return smooth(graph, samples(work, _SMOOTH_SAMPLES), alpha=step.smooth_alpha)
+    return {}
+
+
+def _keep_worst(
+    graph: GraphModule, step: Quantize, work: Work, scheme: Scheme, excluded: Mapping[str, str]
+) -> tuple[dict[str, str], dict[str, str], str]:
+    """Return the layers to leave in float with the reason, what to say of each layer, and a note."""
+    before, allowed = quality_of(work.module, work), step.keep_drop or 0.0
+    whole, _ = quantized_copy(graph, work, scheme, excluded)
+    ratios = signal_to_noise(graph, whole, samples(work, _RANKING_SAMPLES))
+    ranking = sorted(ratios, key=ratios.__getitem__)
+    drops: dict[int, float] = {}
+
+    def holds(count: int) -> bool:
+        work.progress(Progress("quantize", 0, 1, f"{count} of {len(ranking)} layers in float"))
+        kept = dict.fromkeys(ranking[:count], "kept in float")
+        part = whole if not count else quantized_copy(graph, work, scheme, {**excluded, **kept})[0]
+        drops[count] = before - quality_of(part, work)
+        return drops[count] <= allowed
+
+    count = 0 if holds(0) else 1 + fewest(len(ranking) - 1, lambda n: holds(n + 1))
+    reason = f"kept in float, so that the validation quality drops by at most {allowed:g}"
+    tried = ", ".join(f"{n} in float: {drop:+.4f}" for n, drop in sorted(drops.items()))
+    note = f"keep_drop={allowed:g}: {count} of {len(ranking)} layers stay in float (validation drop with {tried})."
+    said = {name: f"outputs at {ratio:.1f} dB when it alone is rounded" for name, ratio in ratios.items()}
+    return dict.fromkeys(ranking[:count], reason), said, note
+
+
+def _round(
+    graph: GraphModule, step: Quantize, work: Work, scheme: Scheme, excluded: Mapping[str, str]
+) -> tuple[GraphModule, list[Touch], Trained]:
+    training, trained = step.qat_epochs > 0, Trained(0.0, 0, ())
+    prepared, touches = prepare(graph, scheme, excluded, training=training)
+    calibrate(prepared, work, scheme)
+    if training and any(touch.touched for touch in touches):
+        prepared, trained = _train(prepared, step, work, transformer=is_normalised_by_layer(work.module))
     work.progress(Progress("quantize", 1, 1, "converting"))
-    converted = _convert(prepared)
-    layers = _layers(module, quantizer.annotator.touches)
-    notes = (*scheme.notes, *trained.notes)
-    return Outcome(converted, layers, trained.epochs, notes, quantized=True)
-
-
-def _prepare(graph: GraphModule, quantizer: Any, *, training: bool) -> GraphModule:
-    with quiet_torchao():
-        from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e, prepare_qat_pt2e
-
-        prepared: GraphModule = (prepare_qat_pt2e if training else prepare_pt2e)(graph, quantizer)
-    return prepared
-
-
-def _calibrate(prepared: GraphModule, work: Work, scheme: Scheme) -> None:
-    """Show the observers the calibration samples, and fix the ranges where training follows."""
-    from workbench.compress.quantize.ranged import fix_ranges
-
-    batches = list(work.task.calibration.batches(_CALIBRATION_BATCH))
-    if not scheme.activations:
-        batches = batches[:1]  # weights are seen on any call
-    for index, (inputs, _) in enumerate(batches):
-        work.progress(Progress("calibrate", index, len(batches)))
-        predict_with(prepared, inputs)
-    with quiet_torchao():
-        fix_ranges(prepared)
+    return convert(prepared), touches, trained
 
 
 def _train(prepared: GraphModule, step: Quantize, work: Work, *, transformer: bool) -> tuple[GraphModule, Trained]:
     task = work.task
-    start, quality = copy.deepcopy(prepared.state_dict()), _quality(prepared, work)
+    start, quality = copy.deepcopy(prepared.state_dict()), quality_of(prepared, work)
     lesson = Lesson(task, temperature=_TEMPERATURE, alpha=_ALPHA) if step.distill else None
 
     def label_loss(outputs: Tree, inputs: Tree, targets: Tree, indices: torch.Tensor) -> torch.Tensor:
@@ -92,7 +126,7 @@ def _train(prepared: GraphModule, step: Quantize, work: Work, *, transformer: bo
         on_share=lesson.at if lesson else None,
     )
     set_layout(prepared, torch.contiguous_format)
-    after = _quality(prepared, work)
+    after = quality_of(prepared, work)
     if after >= quality:
         return prepared, trained
     prepared.load_state_dict(start)
@@ -100,18 +134,10 @@ def _train(prepared: GraphModule, step: Quantize, work: Work, *, transformer: bo
     return prepared, replace(trained, notes=(*trained.notes, note))
 
 
-def _quality(prepared: GraphModule, work: Work) -> float:
-    return work.task.evaluate(lambda inputs: predict_with(prepared, inputs), split="validation")
-
-
-def _convert(prepared: GraphModule) -> GraphModule:
-    with quiet_torchao():
-        from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
-
-        converted: GraphModule = convert_pt2e(prepared)
-    for part in converted.modules():
-        part.training = False  # the graph was captured for inference; exporters ask
-    return converted
+def _with(touch: Touch, said: list[dict[str, str]]) -> Touch:
+    """Return a layer's report with what else was done to it, or why not."""
+    more = [words[touch.name] for words in said if touch.name in words]
+    return replace(touch, reason="; ".join([touch.reason, *more]))
 
 
 def _layers(module: torch.nn.Module, touches: list[Touch]) -> tuple[LayerReport, ...]:

@@ -33,7 +33,8 @@ class ModelSource:
     """A model ready to be loaded by a backend.
 
     ``onnx_path`` is None where the module could not be exported (``onnx_reason`` says why), ``module`` makes the
-    torch module and is None where there is none (``module_reason`` says why).
+    torch module and is None where there is none (``module_reason`` says why). ``mode`` says how it was quantized where
+    that is known: a key of :data:`workbench.compress.quantize.modes.MODES`.
     """
 
     label: str
@@ -43,6 +44,7 @@ class ModelSource:
     module: Callable[[], Any] | None = None
     module_reason: str | None = None
     quantized: bool = False
+    mode: str | None = None
     reference: Reference | None = None
     notes: tuple[str, ...] = ()
     keep_alive: Any = None

@@ -1,0 +1,63 @@
+"""Run a captured graph node by node, to see or to change values on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from operator import attrgetter
+from typing import Any
+
+import torch
+from torch.fx import GraphModule, Interpreter, Node
+
+from workbench.tasks.trees import Tree, leaves
+
+Visit = Callable[[Node, tuple[Any, ...], Any], Any]
+"""``visit(node, its arguments, its value)`` returns the value that goes on."""
+
+
+class _Walker(Interpreter):
+    def __init__(self, graph: GraphModule, visit: Visit) -> None:
+        super().__init__(graph)
+        self._visit = visit
+
+    def run_node(self, n: Node) -> Any:
+        value = super().run_node(n)
+        if n.op != "call_function":
+            return value
+        return self._visit(n, self.fetch_args_kwargs_from_env(n)[0], value)
+
+
+def walk(graph: GraphModule, inputs: Tree, visit: Visit) -> list[torch.Tensor]:
+    """Run ``graph`` on a batch, show every function's value to ``visit``, and return the output tensors."""
+    names = [str(node.target) for node in graph.graph.nodes if node.op == "placeholder"]
+    if isinstance(inputs, Mapping) and set(names) == set(inputs):
+        flat = [inputs[name] for name in names]
+    else:
+        flat = leaves(inputs)
+    with torch.no_grad():
+        outputs = _Walker(graph, visit).run(*flat, enable_io_processing=False)
+    return [leaf for leaf in leaves(outputs) if isinstance(leaf, torch.Tensor)]
+
+
+def stored(graph: GraphModule, node: Any) -> torch.Tensor | None:
+    """Return the tensor behind a node that reads one of the graph's own, None for any other."""
+    if not isinstance(node, Node) or node.op != "get_attr":
+        return None
+    found: torch.Tensor = attrgetter(str(node.target))(graph)
+    return found
+
+
+def replace_stored(graph: GraphModule, node: Node, value: torch.Tensor) -> None:
+    """Write ``value`` over the tensor that ``node`` reads; it keeps its memory and its name."""
+    tensor = stored(graph, node)
+    if tensor is None:
+        raise TypeError(f"{node} reads no tensor of the graph")
+    with torch.no_grad():
+        tensor.copy_(value)
+
+
+def readers(graph: GraphModule, node: Node) -> int:
+    """Return how many operators take the tensor that ``node`` reads, by whatever node."""
+    return sum(
+        len(other.users) for other in graph.graph.nodes if other.op == "get_attr" and other.target == node.target
+    )
