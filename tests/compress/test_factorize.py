@@ -263,10 +263,10 @@ def test_types_and_names_choose_the_layers():
 def test_measured_splits_stay_where_the_clock_says_so():
     task, seen = net_task(), []
 
-    def cost(module):
+    def cost(variant):
         """A clock that dislikes a split of the first layer."""
-        seen.append(module)
-        return count_macs(module, task.examples(2)) + 1e6 * isinstance(module[0], nn.Sequential)
+        seen.append(variant)
+        return variant.macs + 1e6 * isinstance(variant.module[0], nn.Sequential)
 
     class Timed(Work):
         pass
@@ -277,7 +277,9 @@ def test_measured_splits_stay_where_the_clock_says_so():
     assert not report["0"].touched and "past the measured break-even" in report["0"].reason
     assert report["4"].touched and "ms" in report["4"].reason
     assert len(seen) == 1 + 5
-    with pytest.raises(ConfigError, match=r"Pass Recipe.apply\(task, cost"):
+    assert Factorize().measured_on is None
+    assert Factorize(measured=True, engine="openvino").measured_on == ("openvino", 32)
+    with pytest.raises(ConfigError, match=r"recipe.apply\(task, cost=wb.latency_cost"):
         factorize(Factorize(measured=True), Work(task, task.model(), ignore, 0))
 
 

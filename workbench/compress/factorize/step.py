@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +15,9 @@ from workbench.compress.factorize.split import Choice, Split, open_split
 from workbench.compress.factorize.spots import Spot, find_spots, put
 from workbench.compress.factorize.whiten import output_moments
 from workbench.compress.names import matches, no_match
+from workbench.compress.recipe import Recipe
 from workbench.compress.steps import Factorize
-from workbench.compress.variant import LayerReport, count_macs, count_params
+from workbench.compress.variant import LayerReport, Variant, count_macs, count_params
 from workbench.core.errors import ConfigError
 from workbench.core.progress import Progress
 
@@ -45,7 +47,7 @@ def factorize(step: Factorize, work: Work) -> Outcome:
             reasons[spot.name] = plan
             continue
         put(module, spot.names, plan.new)
-        pays, timed = clock.judge(module) if clock else (True, "")
+        pays, timed = clock.judge() if clock else (True, "")
         if pays:
             touched[spot.name] = f"{_what(step, plan.choice)}; {_fewer(spot, plan.choice)}{timed}"
         else:
@@ -157,15 +159,22 @@ def _fewer(spot: Spot, choice: Choice) -> str:
 class _Clock:
     """Says by the engine's own time whether a split pays."""
 
-    def __init__(self, cost: Callable[[nn.Module], float], module: nn.Module) -> None:
-        self._cost, self._best = cost, cost(module)
+    def __init__(self, cost: Callable[[Variant], float], work: Work) -> None:
+        self._cost, self._work = cost, work
+        self._best = self._time()
 
-    def judge(self, module: nn.Module) -> tuple[bool, str]:
+    def judge(self) -> tuple[bool, str]:
         """Return whether the module as it is now is the fastest so far, and the figures in words."""
-        before, now = self._best, self._cost(module)
+        before, now = self._best, self._time()
         self._best = min(before, now)
         pays = now < before
         return pays, f"; measured {before:.4g} -> {now:.4g} ms{'' if pays else ': past the measured break-even'}"
+
+    def _time(self) -> float:
+        task, module = self._work.task, self._work.module
+        # what a variant costs has nothing to do with its quality, which is not measured for a trial
+        macs = count_macs(module, task.examples(2))
+        return float(self._cost(Variant(module, Recipe(), (), task, False, count_params(module), macs, math.nan)))
 
 
 def _clock(step: Factorize, work: Work) -> _Clock | None:
@@ -174,8 +183,9 @@ def _clock(step: Factorize, work: Work) -> _Clock | None:
     cost: Any = getattr(work, "cost", None)
     if cost is None:
         raise ConfigError(
-            "Factorize(measured=True) times the model with and without each split layer, and was given nothing to time "
-            "it with. Pass Recipe.apply(task, cost=...), a function that takes a module and returns milliseconds on "
-            "the engine it must run on; or leave measured at False, which counts parameters and MACs."
+            f"Factorize(measured=True) times the model on {step.engine} with and without each split layer, and was "
+            "given nothing to time it with. Use recipe.apply(task, cost=wb.latency_cost(recipe)), or a function of "
+            "your own that takes a Variant and returns milliseconds; or leave measured at False, which counts "
+            "parameters and MACs."
         )
-    return _Clock(cost, work.module)
+    return _Clock(cost, work)

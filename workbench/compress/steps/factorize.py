@@ -19,7 +19,7 @@ class Factorize(Step):
     for some layers by name; 1 leaves them whole), or is what stands out of the noise (``rank="vbmf"``), or is chosen
     over all layers so that the whole model keeps ``budget`` of its MACs or parameters (``of``). A layer is replaced
     only where both its parameters and its multiply-accumulates fall by ``min_saving``, and with ``measured`` only
-    where the model gets faster on the engine that ``Recipe.apply(task, cost=...)`` times it on.
+    where the model gets faster on ``engine`` at ``engine_batch`` samples, which needs ``Recipe.apply(task, cost=...)``.
 
     ``conv`` says how a kernel is cut: ``channel`` (the kernel to fewer channels, then 1x1), ``spatial`` (k x 1, then
     1 x k), ``tucker2`` (1x1, the kernel between fewer channels, 1x1), or ``auto``: the cheapest of them that keeps as
@@ -62,8 +62,10 @@ class Factorize(Step):
     whiten: bool = option(
         False, "keep the energy of the outputs on the calibration data, not of the weights", advanced=True
     )
-    measured: bool = option(
-        False, "split only where the timed engine gets faster (needs Recipe.apply(cost=...))", advanced=True
+    measured: bool = option(False, "split only where the model gets faster as measured on an engine", advanced=True)
+    engine: str = option("onnxruntime", "the engine that measured splits are timed on", advanced=True)
+    engine_batch: int = option(
+        32, "the batch size that measured splits are timed at", minimum=1, unit="samples", advanced=True
     )
     min_saving: float = option(
         0.1, "least share of parameters and of MACs that a layer must save", minimum=0.0, below=1.0, advanced=True
@@ -103,6 +105,11 @@ class Factorize(Step):
                 f"Factorize(whiten=True) with {given[0]}: that compares the energy of weights. Use energy or ratio, or "
                 "whiten=False."
             )
+
+    @property
+    def measured_on(self) -> tuple[str, int] | None:
+        """Engine and batch size of ``measured``."""
+        return (self.engine, self.engine_batch) if self.measured else None
 
     @property
     def label(self) -> str:
