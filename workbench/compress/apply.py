@@ -74,7 +74,7 @@ HANDLERS: dict[type[Step], str] = {
     Prune: "workbench.compress.prune.step:prune",
     Distill: "workbench.compress.distill:distill",
     Recover: "workbench.compress.distill:recover",
-    Factorize: "workbench.compress.factorize:factorize",
+    Factorize: "workbench.compress.factorize.step:factorize",
     Quantize: "workbench.compress.quantize.step:quantize",
 }
 
