@@ -27,9 +27,9 @@ from workbench.core.errors import ConfigError, RecipeError
         (lambda: Distill(alpha=1.1), "at most 1"),
         (lambda: Recover(batch_size=1), "at least 2"),
         (lambda: Factorize(types=("Conv3d",)), "Did you mean 'Conv2d'"),
-        (lambda: Quantize(bits=4), "Quantize.bits"),
+        (lambda: Quantize(bits=3), "Quantize.bits"),
         (lambda: Quantize(reduce_range="yes"), "Quantize.reduce_range"),
-        (lambda: Quantize(activations="none", qat_epochs=1), "weight-only quantization is not trained"),
+        (lambda: Quantize(activations="none", qat_epochs=1), "only static activations are trained"),
     ],
 )
 def test_a_wrong_option_is_named_with_what_is_allowed(make, words):
