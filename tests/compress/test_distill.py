@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -15,9 +13,7 @@ from torch.nn import functional as F
 from workbench.compress import Distill, Prune, Recipe, Recover
 from workbench.compress.lesson import Lesson, Teacher, blend
 from workbench.compress.losses import leaf_loss, mixed_loss
-from workbench.compress.training import Plan, make_optimizer, rate_factor, train
 from workbench.core.errors import WorkbenchError
-from workbench.tasks.split import Split
 
 
 def test_the_loss_of_logits_is_the_divergence_by_hand():
@@ -108,62 +104,6 @@ def test_integer_inputs_are_never_blended():
         seeded(lambda: nn.Sequential(nn.Embedding(20, 8), nn.Flatten(), nn.Linear(40, 4))), tokens, images()[1]
     )
     assert not any(blended(task, 0.5))
-
-
-def test_the_rate_warms_up_and_anneals():
-    rates = [rate_factor(share) for share in np.linspace(0, 1, 201)]
-    assert rates[0] < 0.2
-    assert max(rates) == pytest.approx(1.0, abs=1e-3)
-    assert rates[-1] == pytest.approx(0.0, abs=1e-9)
-    peak = int(np.argmax(rates))
-    assert rates[peak:] == sorted(rates[peak:], reverse=True)
-
-
-def test_the_optimizer_suits_the_model():
-    plan = Plan(1, 8, None, None)
-    assert isinstance(make_optimizer(nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2)), plan), torch.optim.SGD)
-    optimizer = make_optimizer(nn.LayerNorm(4), Plan(1, 8, 0.5, None, transformer=True))
-    assert isinstance(optimizer, torch.optim.AdamW)
-    assert [group["lr"] for group in optimizer.param_groups] == [0.5, 0.5]
-
-
-def run(plan, loss=None, **options):
-    module = nn.Linear(3, 2)
-    data = Split(torch.randn(50, 3), torch.zeros(50, dtype=torch.int64))
-    seen = []
-
-    def counted(outputs, inputs, targets, indices):
-        seen.append(indices)
-        return (loss or F.cross_entropy)(outputs, targets)
-
-    done = train(module, data, counted, plan, stage="x", progress=lambda _: None, seed=0, **options)
-    return done, seen
-
-
-def test_epochs_may_be_parts_and_every_sample_comes_once_per_epoch():
-    done, seen = run(Plan(1.5, 10, None, None))
-    assert (done.steps, done.epochs) == (8, 1.6)  # 7.5 steps, rounded to even
-    assert sorted(torch.cat(seen[:5]).tolist()) == list(range(50))
-
-
-def test_a_time_limit_cuts_the_training_and_says_so():
-    done, _ = run(Plan(1e6, 10, None, 0.2))
-    assert 0 < done.epochs < 1e6
-    assert "max_seconds=0.2" in done.notes[0]
-    assert run(Plan(1.0, 10, None, 1e4))[0].notes == ()
-
-
-def test_augmented_inputs_reach_the_model_and_a_loss_that_explodes_is_told():
-    shapes = []
-
-    def augment(x, generator):
-        shapes.append(tuple(x.shape))
-        return x + torch.randn(x.shape, generator=generator)
-
-    run(Plan(1, 10, None, None), augment=augment)
-    assert shapes == [(10, 3)] * 5
-    with pytest.raises(WorkbenchError, match=r"loss became nan.*learning_rate"):
-        run(Plan(1, 10, None, None), loss=lambda out, y: out.sum() * math.nan)
 
 
 def test_distillation_wins_back_what_pruning_cost(tiny_task):
