@@ -127,6 +127,17 @@ def test_the_teacher_is_asked_once_per_sample():
     assert teacher.module.calls == 4
 
 
+def test_the_teachers_answers_outlast_a_break():
+    x, index = torch.randn(6, 3), torch.arange(6)
+    teacher = Teacher(Counting(), count=6)
+    answers = teacher(x, index)
+    again = Teacher(Counting(), count=6)
+    again.load_state_dict(teacher.state_dict(), x[:1])
+    asked = again.module.calls
+    assert torch.equal(again(torch.zeros(6, 3), index)["y"], answers["y"])
+    assert again.module.calls == asked
+
+
 def test_blends_lie_between_two_samples():
     x = torch.arange(8.0)[:, None].expand(8, 3)
     mixed = blend({"a": x, "b": x[:, :, None]}, torch.Generator().manual_seed(0))

@@ -218,7 +218,7 @@ own.RECIPES[{name!r}].apply(own.small_task(), progress=progress, checkpoints={fo
 """
 
 RECIPES = {
-    "distill": Recipe(Distill(epochs=3, batch_size=16, patience=50, evaluate_every=0.5)),
+    "distill": Recipe(Distill(epochs=3, batch_size=16, evaluate_every=0.5)),
     "features": Recipe(
         Prune(0.5, round_to=1), Distill(epochs=2, batch_size=16, features=("2",), attention=("5",), alpha_end=0.1)
     ),
@@ -256,6 +256,7 @@ def test_a_cancelled_training_goes_on_and_ends_the_same(tmp_path, every_step, na
         recipe.apply(task, progress=cancel_at(stage, step + 2), checkpoints=tmp_path)
     steps = []
     again = recipe.apply(task, progress=lambda e: steps.append(e.values.get("step")), checkpoints=tmp_path)
+    assert not same(whole.module.state_dict(), task.model().state_dict())
     assert same(again.module.state_dict(), whole.module.state_dict())
     assert again.quality == whole.quality
     # the checkpoint is that of the step before the one that was cancelled, since it is told before it is kept
@@ -263,6 +264,36 @@ def test_a_cancelled_training_goes_on_and_ends_the_same(tmp_path, every_step, na
     assert any("went on from a checkpoint" in note for note in again.reports[-1].notes)
     assert again.reports[-1].epochs_done == whole.reports[-1].epochs_done
     assert not list(tmp_path.iterdir())
+
+
+def test_an_early_stop_goes_on_counting_after_a_break(tmp_path, every_step):
+    values, start = [0.5, 0.9, 0.8, 0.85, 0.7, 0.95], nn.Linear(3, 2).state_dict()
+    x = torch.randn(50, 3)
+
+    def go(script, stop_at=math.inf):
+        module, asked = nn.Linear(3, 2), iter(script)
+        module.load_state_dict(start)
+
+        def progress(event):
+            if event.values["step"] >= stop_at:
+                raise Cancelled("enough")
+
+        def loss(outputs, inputs, targets, indices):
+            return F.cross_entropy(outputs, targets)
+
+        data = Split(x, torch.zeros(50, dtype=torch.int64))
+        keep = None if script is values and stop_at == math.inf else Checkpoint(tmp_path / "x.pt")
+        plan = Plan(9, 10, None, None, patience=3)
+        quality = {"quality": lambda: next(asked), "checkpoint": keep, "progress": progress, "seed": 0}
+        return train(module, data, loss, plan, stage="x", **quality), module
+
+    done, whole = go(values)
+    with pytest.raises(Cancelled):
+        go(values, stop_at=12)  # after the third value, which is the first without a better one
+    again, module = go(values[3:])
+    assert (again.epochs, done.epochs) == (4.0, 4.0)
+    assert again.notes[1:] == done.notes
+    assert same(module.state_dict(), whole.state_dict())
 
 
 def test_a_training_whose_process_was_killed_goes_on_and_ends_the_same(tmp_path):

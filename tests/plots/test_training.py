@@ -61,21 +61,27 @@ def test_events_of_a_real_training_are_read():
 
 
 @pytest.mark.parametrize("many", [False, True])
-def test_curves_are_named_without_touching(many):
+def test_curves_and_references_are_named(many):
     names = [f"a recipe with a rather long name {i}" for i in range(6)] if many else ["labels", "logits"]
     runs = {name: events([0.1, 0.8, 0.9 + 0.001 * i]) for i, name in enumerate(names)}
     figure = plot_training(runs, references={"original model": 0.94, "after pruning": 0.1}, metric="accuracy")
     figure.draw_without_rendering()
-    (ax,) = figure.axes
-    assert "epochs" in ax.get_xlabel()
-    assert "accuracy" in ax.get_ylabel()
+    whole, late = figure.axes
+    assert late.get_xlim()[0] == 1.0
+    assert late.get_ylim()[0] > 0.5
     width, height = figure.canvas.get_width_height()
-    notes = [t for t in ax.texts if isinstance(t, Annotation) and any(n in t.get_text() for n in [*names, "original"])]
-    assert len(notes) == len(names) + 1
-    boxes = [Text.get_window_extent(note) for note in notes]
-    assert all(box.x0 >= 0 and box.x1 <= width and box.y0 >= 0 and box.y1 <= height for box in boxes)
-    for a, b in itertools.combinations(boxes[: len(names)], 2):
-        assert min(a.x1, b.x1) - max(a.x0, b.x0) <= 1 or min(a.y1, b.y1) - max(a.y0, b.y0) <= 1
+    for ax, wanted in ((whole, ["original", "after"]), (late, ["original"])):
+        assert "epochs" in ax.get_xlabel()
+        assert "accuracy" in ax.get_ylabel()
+        notes = [t for t in ax.texts if isinstance(t, Annotation) and any(name in t.get_text() for name in wanted)]
+        key = [ax.get_legend().get_window_extent()] if ax.get_legend() else []
+        boxes = [Text.get_window_extent(note) for note in notes] + key
+        assert len(notes) == len(wanted)
+        assert all(box.x0 >= 0 and box.x1 <= width and box.y0 >= 0 and box.y1 <= height for box in boxes)
+        for a, b in itertools.combinations(boxes, 2):
+            assert min(a.x1, b.x1) - max(a.x0, b.x0) <= 1 or min(a.y1, b.y1) - max(a.y0, b.y0) <= 1
+    said = [text.get_text() for text in whole.get_legend().get_texts()]
+    assert said == [f"{name}: {0.9 + 0.001 * i:.3f} at the end" for i, name in enumerate(names)]
     assert figure_png(figure).startswith(b"\x89PNG")
 
 

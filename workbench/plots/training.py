@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from workbench.core.progress import Progress
 from workbench.plots import style
 from workbench.plots.canvas import TEXT, dress, figure_of, new_figure, plural, say, title
-from workbench.plots.edges import LineWords, place_on_lines, spread_right
-from workbench.plots.labels import Label, Obstacles
+from workbench.plots.edges import LineWords, place_on_lines
+from workbench.plots.labels import Obstacles
 
 COLUMNS = ["run", "part", "stage", "epoch", "total_epoch", "step", "loss", "learning_rate", "metric"]
 # Colours and markers of runs; those of techniques say something else.
@@ -87,7 +87,7 @@ def plot_training(
     metric: str = "metric",
     ax: Axes | None = None,
 ) -> Figure:
-    """Draw the validation metric against the epochs trained, one curve per run, each named at its end.
+    """Draw the validation metric against the epochs trained, one curve per run.
 
     Parameters
     ----------
@@ -98,24 +98,53 @@ def plot_training(
     metric
         What the metric is, for the axis: ``"accuracy"``.
     ax
-        Draw here instead of into a new figure.
+        Draw all epochs here, instead of into a new figure with the last half of them enlarged beside it.
     """
     frame = training_data(runs).dropna(subset=["metric"])
-    target = new_figure(9.0, 4.6)[1][0] if ax is None else dress(ax)
+    axes = new_figure(11.0, 4.6, columns=2)[1] if ax is None else [dress(ax)]
     if frame.empty:
-        say(target, "No training told a validation metric. Train with evaluate_every above 0, and record the progress.")
-        return figure_of(target)
-    title(target, "What training wins back", f"{plural(frame['run'].nunique(), 'run')}, measured on validation data")
-    target.set_xlabel("epochs (passes over the training data)", fontsize=TEXT + 0.5, color=style.INK)
-    target.set_ylabel(f"{metric} on validation data (higher is better)", fontsize=TEXT + 0.5, color=style.INK)
-    labels = [_curve(target, line, *_LOOKS[i % len(_LOOKS)]) for i, (_, line) in enumerate(_in_order(frame, runs))]
-    for value in (references or {}).values():
-        target.axhline(value, color=style.MUTED, linewidth=1.0, linestyle=":")
-    target.margins(y=0.1)
-    target.set_xlim(left=0.0)
-    spread_right(target, labels)
-    _name_references(target, references or {}, frame)
-    return figure_of(target)
+        for target in axes[1:]:
+            target.remove()
+        say(axes[0], "No training told a validation metric. Train with evaluate_every above 0 and record the progress.")
+        return figure_of(axes[0])
+    known = references or {}
+    curves = _in_order(frame, runs)
+    _panel(axes[0], curves, known, metric)
+    title(axes[0], "What training wins back", f"{plural(len(curves), 'run')}, all epochs")
+    axes[0].margins(y=0.1)
+    axes[0].legend(frameon=False, fontsize=TEXT, loc="lower right", bbox_to_anchor=(1.0, 0.1))
+    if ax is None:
+        _panel(axes[1], curves, known, metric)
+        title(axes[1], "The last half", "enlarged")
+        _enlarge(axes[1], frame, known)
+    for target in axes:
+        _name_references(target, known, frame)
+    return figure_of(axes[0])
+
+
+def _panel(ax: Axes, curves: list[tuple[str, pd.DataFrame]], references: Mapping[str, float], metric: str) -> None:
+    ax.set_xlabel("epochs (passes over the training data)", fontsize=TEXT + 0.5, color=style.INK)
+    ax.set_ylabel(f"{metric} on validation data (higher is better)", fontsize=TEXT + 0.5, color=style.INK)
+    for number, (name, line) in enumerate(curves):
+        colour, marker = _LOOKS[number % len(_LOOKS)]
+        look: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 4.5, "linewidth": 1.6, "zorder": 4}
+        words = f"{name}: {line['metric'].iloc[-1]:.3f} at the end"
+        ax.plot(line["total_epoch"], line["metric"], label=words, **look)
+    for value in references.values():
+        ax.axhline(value, color=style.MUTED, linewidth=1.0, linestyle=":")
+    ax.set_xlim(left=0.0)
+
+
+def _enlarge(ax: Axes, frame: pd.DataFrame, references: Mapping[str, float]) -> None:
+    """Show the epochs of the second half, and the references that are near to what is seen there."""
+    half = frame["total_epoch"].max() / 2
+    late = frame.loc[frame["total_epoch"] >= half, "metric"]
+    low, high = float(late.min()), float(late.max())
+    room = max(high - low, 1e-3)
+    near = [value for value in references.values() if low - room <= value <= high + room]
+    low, high = min([low, *near]), max([high, *near])
+    ax.set_ylim(low - 0.15 * (high - low or 1e-3), high + 0.15 * (high - low or 1e-3))
+    ax.set_xlim(left=half)
 
 
 def _in_order(frame: pd.DataFrame, runs: Mapping[str, Any]) -> list[tuple[str, pd.DataFrame]]:
@@ -123,18 +152,13 @@ def _in_order(frame: pd.DataFrame, runs: Mapping[str, Any]) -> list[tuple[str, p
     return [(name, groups[name]) for name in runs if name in groups]
 
 
-def _curve(ax: Axes, line: pd.DataFrame, colour: str, marker: str) -> Label:
-    ax.plot(line["total_epoch"], line["metric"], color=colour, marker=marker, markersize=4.5, linewidth=1.6, zorder=4)
-    last = line.iloc[-1]
-    return Label(f"{last['run']}: {last['metric']:.3f}", last["total_epoch"], last["metric"], essential=True)
-
-
 def _name_references(ax: Axes, references: Mapping[str, float], frame: pd.DataFrame) -> None:
     figure_of(ax).draw_without_rendering()
     points = list(zip(frame["total_epoch"], frame["metric"], strict=True))
     low, high = ax.get_ylim()
     lines = [
-        LineWords(f"{name}: {value:.3f}", value, style.MUTED, above=value < (low + high) / 2)
+        LineWords(f"{name}: {value:.3f}", value, style.MUTED, above=value > (low + high) / 2)
         for name, value in references.items()
+        if low <= value <= high
     ]
     place_on_lines(ax, lines, Obstacles(points=points))
