@@ -372,7 +372,7 @@ def test_a_student_of_ones_own_is_trained_reported_and_saved(models, tmp_path, n
     assert report.params_after < report.params_before
     assert report.label == recipe.label == f"distill into {name}"
     assert any("structure is that of student=" in note for note in report.notes)
-    assert all(layer.touched for layer in report.layers)
+    assert {(layer.touched, layer.reason) for layer in report.layers} == {(True, "the student's own: trained")}
     artifact = save_variant(variant, tmp_path / "a")
     again = load_module(artifact, task.build, trust=True)
     x = task.validation.inputs
