@@ -228,7 +228,9 @@ def test_a_projection_is_a_convolution_of_1x1_that_learns():
     student(x), teacher(x)
     value = matching.loss()
     by_convolution = F.conv2d(student[:3](x), projection.weight[:, :, None, None], projection.bias)
-    assert float(value.detach()) == pytest.approx(float(feature_error(by_convolution, teacher[:3](x))), rel=1e-4)
+    assert float(value.detach()) == pytest.approx(
+        float(feature_error(by_convolution, teacher[:3](x)).detach()), rel=1e-4
+    )
     value.backward()
     assert projection.weight.grad.abs().sum() > 0
     assert student[0].weight.grad.abs().sum() > 0
