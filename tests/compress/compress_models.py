@@ -145,3 +145,25 @@ def two_heads_task() -> Task:
         metric=lambda out, y: float((out["logits"].argmax(1) == y).float().mean()),
         loss=lambda out, y: F.cross_entropy(out["logits"], y) + 0 * out["maps"].mean(),
     )
+
+
+def small_net(dropout: float = 0.0, width: int = 8) -> nn.Module:
+    """Return two convolutions with batch norm and a head: logits [n, 4] of images [n, 1, 8, 8]."""
+    return nn.Sequential(
+        nn.Conv2d(1, width, 3, padding=1, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(),
+        nn.Conv2d(width, 2 * width, 3, stride=2, padding=1),
+        nn.BatchNorm2d(2 * width),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Dropout(dropout),
+        nn.Linear(2 * width, 4),
+    )
+
+
+def small_task(dropout: float = 0.0) -> Task:
+    """Return a task of 96 images for :func:`small_net`, a training of which takes a moment."""
+    x, y = images(96)
+    return task_of(seeded(lambda: small_net(dropout)), x, y)

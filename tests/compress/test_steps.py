@@ -42,7 +42,9 @@ def test_a_wrong_option_is_named_with_what_is_allowed(make, words):
     [
         Prune(ratio=0.3, exclude=("stem", "blocks.*")),
         Distill(epochs=0.5, max_seconds=4),
+        Distill(features=("a", "b=c"), heads=("logits=1", "boxes=0.1:mse"), teacher="a.py:f", alpha_end=0, patience=2),
         Recover(learning_rate=0.01),
+        Recover(epochs=0, batch_norm="reestimate", fold=True),
         Factorize(ratio=0.25, types=("Linear",)),
         Quantize(qat_epochs=2, reduce_range=True),
     ],

@@ -59,3 +59,20 @@ def test_the_quickstart_runs_without_a_widget(tmp_path: Path, monkeypatch: pytes
     assert "widget-view" not in shown
     assert "import workbench as wb" in shown
     assert (tmp_path / "study.db").exists()
+
+
+def test_the_distillation_notebook_draws_its_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    parameters: dict[str, Any] = {
+        "task": f"{SHORT}:short",
+        "epochs": 0.5,
+        "layers": ["norm2", "norm3"],
+        "interactive": False,
+    }
+    target = tmp_path / "out.ipynb"
+    execute_notebook(ROOT / "notebooks" / "11_distill.ipynb", target, parameters, log=lambda _: None)
+    book = nbformat.read(target, as_version=4)
+    shown = [o for c in book.cells if c.cell_type == "code" for o in c.outputs]
+    assert sum("image/png" in o.get("data", {}) for o in shown) == 1
+    table = next(o.data["text/plain"] for o in shown if "learns from" in o.get("data", {}).get("text/plain", ""))
+    assert all(name in table for name in ("labels", "logits", "features", "attention", "less teacher"))

@@ -8,6 +8,7 @@ import torch
 
 from workbench.core.errors import TaskError
 from workbench.tasks import Task, load_task
+from workbench.tasks.load import load_module
 
 SOURCE = """
 import torch
@@ -139,6 +140,19 @@ def test_builtin_names():
 def test_wrong_specs_are_answered(spec, words, file):
     with pytest.raises(TaskError, match=words):
         load_task(spec.format(file=file, folder=file.parent))
+
+
+def test_a_module_is_found_in_the_same_way(file):
+    module = load_module(f"{file}:build")
+    assert not module.training and module is not load_module(f"{file}:build")
+    with pytest.raises(TaskError, match=r"must return a torch\.nn\.Module, got Task"):
+        load_module(f"{file}:mine")
+    with pytest.raises(TaskError, match=r"Model '.*:broken' failed while it was made: RuntimeError: no disk"):
+        load_module(f"{file}:broken")
+    with pytest.raises(TaskError, match="There is no model file"):
+        load_module("nowhere/model.py:build")
+    with pytest.raises(TaskError, match=r"Unknown model 'digits'\. Give 'path/to/file\.py:function' or"):
+        load_module("digits")
 
 
 def test_errors_inside_files_and_modules(tmp_path, monkeypatch):

@@ -61,7 +61,9 @@ def reestimate(module: nn.Module, data: Split, *, batch_size: int, progress: Pro
 
 
 def _run_all(module: nn.Module, data: Split, batch_size: int, progress: ProgressCallback) -> None:
-    parts = np.array_split(np.arange(len(data)), max(1, round(len(data) / batch_size)))
+    # a norm cannot run on a single sample, so that no batch is smaller than two
+    count = max(1, min(len(data) // 2, round(len(data) / batch_size)))
+    parts = np.array_split(np.arange(len(data)), count)
     for index, rows in enumerate(parts):
         progress(Progress("recover", index, len(parts), "computing the statistics of BatchNorm anew"))
         call_model(module, data.take(rows).inputs)

@@ -69,7 +69,10 @@ def distill(step: Distill, work: Work) -> Outcome:
         )
     if own:
         note = f"The structure is that of student={step.student!r}, not of the task's own model."
-        outcome = replace(outcome, notes=(note, *outcome.notes), declined=False)
+        layers = tuple(
+            replace(layer, touched=True, reason=f"the student's own: {layer.reason}") for layer in outcome.layers
+        )
+        outcome = replace(outcome, layers=layers, notes=(note, *outcome.notes))
     return outcome
 
 

@@ -23,11 +23,9 @@ _TOLERANCE = 1e-4
 
 @dataclass
 class _Use:
-    """What was seen of a module while the model ran once: its calls, its input and its output."""
+    """What a layer was given and what it made, a pair for each of its calls while the model ran once."""
 
-    calls: int = 0
-    given: Any = None
-    made: Any = None
+    calls: list[tuple[Any, Any]] = field(default_factory=list)
 
 
 @dataclass
@@ -62,7 +60,7 @@ def _watch(module: nn.Module, example: Tree) -> _Uses:
     for name, layer in module.named_modules():
         if isinstance(layer, Conv | BatchNorm):
             use = uses.layers[name] = _Use()
-            hooks.append(layer.register_forward_hook(_noting(use, uses)))
+            hooks.append(layer.register_forward_hook(_noting(use)))
     try:
         with _Reads(uses):
             outputs = predict_with(module, example)
@@ -74,11 +72,9 @@ def _watch(module: nn.Module, example: Tree) -> _Uses:
     return uses
 
 
-def _noting(use: _Use, uses: _Uses) -> Any:
+def _noting(use: _Use) -> Any:
     def note(layer: nn.Module, given: tuple[Any, ...], made: Any) -> None:
-        use.calls += 1
-        use.given, use.made = given[0] if given else None, made
-        uses.kept += [given, made]  # an id is of use only while its tensor lives
+        use.calls.append((given[0] if given else None, made))
 
     return note
 
@@ -93,7 +89,7 @@ class _Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         for tensor in _tensors([*args, *(kwargs or {}).values()]):
             self._uses.reads[id(tensor)] += 1
-            self._uses.kept.append(tensor)
+            self._uses.kept.append(tensor)  # an id is of use only while its tensor lives
         return func(*args, **(kwargs or {}))
 
 
@@ -107,21 +103,22 @@ def _tensors(values: Iterable[Any]) -> Iterable[torch.Tensor]:
 
 def _partner(module: nn.Module, name: str, norm: BatchNorm, uses: _Uses) -> tuple[str, str | None]:
     """Return the convolution that ``norm`` can be folded into, or why there is none."""
-    use = uses.layers[name]
-    if use.calls != 1:
-        return "", f"runs {use.calls} times" if use.calls else "is not reached from the model's inputs"
+    calls = uses.layers[name].calls
+    if len(calls) != 1:
+        return "", f"runs {len(calls)} times" if calls else "is not reached from the model's inputs"
     if norm.running_mean is None or norm.running_var is None:
         return "", "keeps no running statistics"
-    makers = [n for n, other in uses.layers.items() if other.made is use.given and n != name]
+    made = calls[0][0]
+    makers = [n for n, use in uses.layers.items() if n != name and any(out is made for _, out in use.calls)]
     if len(makers) != 1 or not isinstance(module.get_submodule(makers[0]), Conv):
         return "", "does not follow a convolution"
-    conv, made = module.get_submodule(makers[0]), uses.layers[makers[0]].made
-    if uses.layers[makers[0]].calls != 1 or uses.reads[id(conv.weight)] != 1:
+    conv = module.get_submodule(makers[0])
+    if "weight" not in conv._parameters or (getattr(conv, "transposed", False) and getattr(conv, "groups", 1) != 1):
+        return "", f"{makers[0]} is of a kind that cannot be folded"
+    if len(uses.layers[makers[0]].calls) != 1 or uses.reads[id(conv.weight)] != 1:
         return "", f"{makers[0]} is used more than once"
     if uses.reads[id(made)] != 1 or id(made) in uses.outputs:
         return "", f"others take the output of {makers[0]} too"
-    if "weight" not in conv._parameters or (getattr(conv, "transposed", False) and getattr(conv, "groups", 1) != 1):
-        return "", f"{makers[0]} is of a kind that cannot be folded"
     return makers[0], None
 
 

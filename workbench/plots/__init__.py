@@ -1,4 +1,4 @@
-"""Trade-off curves: tidy data apart from drawing. Takes rows (dicts, a DataFrame or a Study), returns Figures."""
+"""Charts: tidy data apart from drawing. Take rows (dicts, a DataFrame or a Study) or events, return Figures."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ _WHERE = {
     "plot_memory": "memory",
     "plot_throughput": "throughput",
     "plot_tradeoff": "tradeoff",
+    "plot_training": "training",
     "plot_waterfall": "waterfall",
     "throughput_data": "throughput",
     "tradeoff_data": "tradeoff",
+    "training_data": "training",
     "waterfall_data": "waterfall",
 }
 
@@ -23,9 +25,11 @@ __all__ = [
     "plot_memory",
     "plot_throughput",
     "plot_tradeoff",
+    "plot_training",
     "plot_waterfall",
     "throughput_data",
     "tradeoff_data",
+    "training_data",
     "waterfall_data",
 ]
 
@@ -34,6 +38,7 @@ if TYPE_CHECKING:
     from workbench.plots.memory import memory_data, plot_memory
     from workbench.plots.throughput import plot_throughput, throughput_data
     from workbench.plots.tradeoff import plot_tradeoff, tradeoff_data
+    from workbench.plots.training import plot_training, training_data
     from workbench.plots.waterfall import plot_waterfall, waterfall_data
 
 
