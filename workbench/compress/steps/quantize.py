@@ -21,7 +21,7 @@ class Quantize(Step):
     """
 
     not_after: ClassVar[Mapping[str, str]] = AFTER_QUANTIZE
-    not_before: ClassVar[tuple[str, ...]] = ("Distill", "Factorize", "Prune", "Quantize", "Recover")
+    not_before: ClassVar[tuple[str, ...]] = ("Distill", "Factorize", "Prune", "Quantize", "Recover", "Sparsify")
 
     bits: int = option(8, "bits per weight and activation", choices=(8,))
     activations: str = option(
