@@ -23,6 +23,7 @@ _FACE = {
     "Factorize": "workbench.compress.steps",
     "Quantize": "workbench.compress.steps",
     "Recover": "workbench.compress.steps",
+    "Sparsify": "workbench.compress.steps",
     "Recipe": "workbench.compress.recipe",
     "Variant": "workbench.compress.variant",
     "InferenceConfig": "workbench.engine.config",
@@ -46,6 +47,7 @@ __all__ = [
     "Quantize",
     "Recipe",
     "Recover",
+    "Sparsify",
     "Study",
     "Task",
     "Variant",
@@ -70,7 +72,7 @@ __all__ = [
 if TYPE_CHECKING:
     from workbench import artifact, compress, engine, export, measure, plots, report, study, tasks, widgets
     from workbench.compress.recipe import Recipe
-    from workbench.compress.steps import Distill, Factorize, Prune, Quantize, Recover
+    from workbench.compress.steps import Distill, Factorize, Prune, Quantize, Recover, Sparsify
     from workbench.compress.variant import Variant
     from workbench.engine.config import InferenceConfig, QuantizationConfig
     from workbench.engine.engine import OptimizedInferenceEngine

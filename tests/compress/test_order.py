@@ -8,7 +8,7 @@ import pytest
 
 from workbench.compress import Recipe
 from workbench.compress.order import check_order
-from workbench.compress.steps import STEP_TYPES, Distill, Factorize, Prune, Quantize, Recover
+from workbench.compress.steps import STEP_TYPES, Distill, Factorize, Prune, Quantize, Recover, Sparsify
 from workbench.core.errors import RecipeError
 
 
@@ -21,6 +21,8 @@ from workbench.core.errors import RecipeError
         [Prune(), Recover()],
         [Prune(), Distill(), Factorize(), Recover(), Quantize()],
         [Prune(0.2), Distill(), Prune(0.2), Distill()],
+        [Prune(), Factorize(), Sparsify(), Distill(), Quantize()],
+        [Sparsify(0.3), Recover(), Sparsify(0.6)],
     ],
 )
 def test_orders_that_work(steps):
@@ -36,6 +38,10 @@ def test_orders_that_work(steps):
         ([Factorize(), Prune()], "Prune must come before Factorize"),
         ([Factorize(), Factorize(0.5)], "low-rank already"),
         ([Prune(0.2), Prune(0.3)], "Two Prune steps in a row"),
+        ([Sparsify(), Prune()], "N:M pattern apart"),
+        ([Sparsify(), Distill(), Factorize()], "have no zeros left"),
+        ([Sparsify(), Sparsify()], "Two Sparsify steps in a row"),
+        ([Quantize(), Sparsify()], "Quantize must be the last step"),
         ([Recover()], "put one of them before it"),
         ([Distill(), Recover()], "put one of them before it"),
     ],

@@ -71,7 +71,7 @@ def test_unknown_names_are_answered_with_the_nearest():
 
 def test_every_step_has_words_of_its_own():
     words = [make().label for make in STEP_TYPES.values()]
-    assert words == ["prune 0.5", "distill", "recover", "low-rank 0.9 energy", "int8"]
+    assert words == ["prune 0.5", "distill", "recover", "low-rank 0.9 energy", "sparse 0.5", "int8"]
     assert Quantize(activations="none").label == "int8 weights"
     assert Quantize(qat_epochs=1).label == "int8 qat"
     assert Prune(0.25, scope="global").label == "prune 0.25 global"

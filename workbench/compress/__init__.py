@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.compress.order import check_order
 from workbench.compress.recipe import Recipe
-from workbench.compress.steps import STEP_TYPES, Distill, Factorize, Prune, Quantize, Recover, Step
+from workbench.compress.steps import STEP_TYPES, Distill, Factorize, Prune, Quantize, Recover, Sparsify, Step
 
 if TYPE_CHECKING:
     from workbench.compress.variant import LayerReport, StepReport, Variant
@@ -21,6 +21,7 @@ __all__ = [
     "Quantize",
     "Recipe",
     "Recover",
+    "Sparsify",
     "Step",
     "StepReport",
     "Variant",

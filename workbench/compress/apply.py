@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, MutableMapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -13,7 +14,8 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 
-from workbench.compress.steps import Distill, Factorize, Prune, Quantize, Recover, Step
+from workbench.compress.sparsify.zeros import Held, zeros_held
+from workbench.compress.steps import Distill, Factorize, Prune, Quantize, Recover, Sparsify, Step
 from workbench.compress.training import Checkpoint
 from workbench.compress.variant import LayerReport, StepReport, Variant, count_macs, count_params, predict_with
 from workbench.core.errors import ConfigError, CoverageError
@@ -75,6 +77,7 @@ HANDLERS: dict[type[Step], str] = {
     Distill: "workbench.compress.distill:distill",
     Recover: "workbench.compress.distill:recover",
     Factorize: "workbench.compress.factorize.step:factorize",
+    Sparsify: "workbench.compress.sparsify.step:sparsify",
     Quantize: "workbench.compress.quantize.step:quantize",
 }
 
@@ -161,13 +164,19 @@ def _apply_step(recipe: Recipe, index: int, before: Variant, work: Work) -> Vari
     prefix = recipe.prefixes()[index]
     if work.checkpoints is not None:
         work = replace(work, key=f"{prefix.recipe_id}-{task.fingerprint}")
-    outcome = cast(Handler, _found(HANDLERS[type(step)]))(step, work)
+    with _zeros_of(before, step) as held:
+        outcome = cast(Handler, _found(HANDLERS[type(step)]))(step, work)
     touched = sum(layer.touched for layer in outcome.layers)
     if not touched and not outcome.declined and not step.allow_untouched:
         raise CoverageError(_nothing_touched(stage, outcome.layers))
     module = outcome.module
     quality = task.evaluate(lambda inputs: predict_with(module, inputs), split="validation")
     params, macs = _count(outcome, before)
+    notes = [*outcome.notes]
+    if held.zeros:
+        notes.append(f"Zeros of Sparsify held in training: {held.zeros:,} of {held.weights:,} weights.")
+    if not touched:
+        notes.append("This step changed no layer.")
     report = StepReport(
         step=step,
         label=stage,
@@ -180,7 +189,7 @@ def _apply_step(recipe: Recipe, index: int, before: Variant, work: Work) -> Vari
         quality_after=quality,
         seconds=time.perf_counter() - started,
         epochs_done=outcome.epochs_done,
-        notes=outcome.notes if touched else (*outcome.notes, "This step changed no layer."),
+        notes=tuple(notes),
     )
     work.progress(Progress(stage, 1, 1, values={"quality": quality, "params": params, "macs": macs}))
     return Variant(
@@ -193,6 +202,16 @@ def _apply_step(recipe: Recipe, index: int, before: Variant, work: Work) -> Vari
         macs=macs,
         quality=quality,
     )
+
+
+def _zeros_of(before: Variant, step: Step) -> AbstractContextManager[Held]:
+    """Return a context in which a step's training keeps the zeros that an earlier Sparsify made.
+
+    Sparsify itself says when to hold them and when to let them go.
+    """
+    made = [report.step for report in before.reports if isinstance(report.step, Sparsify)]
+    sparse = any(not earlier.dense_epochs for earlier in made) and not isinstance(step, Sparsify)
+    return zeros_held() if sparse else nullcontext(Held())
 
 
 def _count(outcome: Outcome, before: Variant) -> tuple[int, int]:

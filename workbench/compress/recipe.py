@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.compress.order import check_order
-from workbench.compress.steps import Distill, Factorize, Prune, Quantize, Step, step_from_dict, step_to_dict
+from workbench.compress.steps import Distill, Factorize, Prune, Quantize, Sparsify, Step, step_from_dict, step_to_dict
 from workbench.core.config import canonical_json, short_id
 from workbench.core.errors import RecipeError, unknown_name
 from workbench.core.progress import ProgressCallback, ignore
@@ -24,7 +24,7 @@ class Recipe:
 
     Parameters
     ----------
-    *steps : Prune, Distill, Recover, Factorize or Quantize
+    *steps : Prune, Distill, Recover, Factorize, Sparsify or Quantize
         Checked at once: an order that cannot work raises :class:`RecipeError` with the reason.
     seed : int
         Fixes every random choice. The same seed gives the same variant on the same machine, unless a step is
@@ -74,16 +74,16 @@ class Recipe:
 
     @property
     def technique(self) -> str:
-        """The word that chooses colour and marker: float, prune, distill, factorize, quantize or chain."""
+        """The word that chooses colour and marker: float, one of the techniques, or chain."""
         kinds = {type(step) for step in self.steps}
-        compressing = kinds & {Prune, Factorize, Quantize}
+        compressing = kinds & {Prune, Factorize, Sparsify, Quantize}
         if not kinds:
             return "float"
-        if len(compressing) > 1 or (Distill in kinds and compressing & {Factorize, Quantize}):
+        if len(compressing) > 1 or (Distill in kinds and compressing - {Prune}):
             return "chain"
         if Distill in kinds:
             return "distill"
-        return {Prune: "prune", Factorize: "factorize", Quantize: "quantize"}[compressing.pop()]
+        return compressing.pop().__name__.lower()
 
     @cached_property
     def recipe_id(self) -> str:

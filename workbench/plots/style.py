@@ -41,10 +41,11 @@ TECHNIQUES = {
     "prune": Mark("#E69F00", "s", "prune"),
     "distill": Mark("#0072B2", "^", "prune + distill", 9.0),
     "factorize": Mark("#009E73", "D", "factorize", 7.5),
+    "sparsify": Mark("#56B4E9", "v", "sparsify", 9.0),
     "quantize": Mark("#CC79A7", "P", "quantize", 9.5),
     "chain": Mark("#D55E00", "*", "chain", 13.0),
 }
-OTHER_TECHNIQUE = Mark("#56B4E9", "h", "other", 9.0)
+OTHER_TECHNIQUE = Mark("#7F7F7F", "h", "other", 9.0)
 
 BACKENDS = {
     "torch-eager": Stroke("none", ":", "torch eager"),

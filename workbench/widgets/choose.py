@@ -10,16 +10,17 @@ from typing import Any
 import ipywidgets as widgets
 
 from workbench.compress.recipe import Recipe
-from workbench.compress.steps import Distill, Factorize, Prune, Quantize, Recover, Step
+from workbench.compress.steps import Distill, Factorize, Prune, Quantize, Recover, Sparsify, Step
 from workbench.core.errors import ConfigError, RecipeError
 from workbench.report.words import engine_name
 from workbench.widgets.form import Form
 from workbench.widgets.parts import close_tree, hint
 
-STEP_ORDER: tuple[type[Step], ...] = (Prune, Factorize, Recover, Distill, Quantize)
+STEP_ORDER: tuple[type[Step], ...] = (Prune, Factorize, Sparsify, Recover, Distill, Quantize)
 _STEP_WORDS = {
     Prune: "take whole channels away",
     Factorize: "split layers into two thinner ones",
+    Sparsify: "set single connections to zero",
     Recover: "train on the labels again",
     Distill: "train to answer like the original",
     Quantize: "8-bit integers; always last",

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import nn
 
 from workbench.compress.apply import Work
+from workbench.compress.gradients import gather_gradients
 from workbench.compress.prune.groups import Judge
 from workbench.compress.steps import PRUNE_BY_LOSS, Prune
-from workbench.core.progress import Progress
-from workbench.tasks.trees import call_model
-
-_BATCH = 32
 
 
 def judge_for(step: Prune, module: nn.Module, work: Work) -> Judge:
@@ -35,29 +31,6 @@ def judge_for(step: Prune, module: nn.Module, work: Work) -> Judge:
         "random": importance.RandomImportance,
     }
     if step.importance in PRUNE_BY_LOSS:
-        _gather_gradients(step, module, work)
+        gather_gradients(module, work, samples=step.samples, squared=step.importance == "hessian", stage="prune")
     judge: Judge = kinds[step.importance]()
     return judge
-
-
-def _gather_gradients(step: Prune, module: nn.Module, work: Work) -> None:
-    """Leave in ``grad`` of every parameter the mean gradient, or for ``hessian`` the mean of its squares by sample."""
-    split = work.task.train
-    count = min(step.samples, len(split))
-    chosen = torch.randperm(len(split), generator=torch.Generator().manual_seed(work.seed))[:count]
-    squared = step.importance == "hessian"
-    size = 1 if squared else _BATCH
-    parameters = list(module.parameters())
-    sums = [torch.zeros_like(p) for p in parameters]
-    for start in range(0, count, size):
-        if start % _BATCH == 0:
-            work.progress(Progress("prune", start, count, "gradients"))
-        part = split.take(chosen[start : start + size])
-        loss = work.task.loss(call_model(module, part.inputs), part.targets)
-        found = torch.autograd.grad(loss, parameters, allow_unused=True)
-        for total, gradient in zip(sums, found, strict=True):
-            if gradient is not None:
-                total += gradient.square() if squared else gradient
-    batches = -(-count // size)
-    for parameter, total in zip(parameters, sums, strict=True):
-        parameter.grad = total / batches

@@ -10,6 +10,7 @@ from workbench.compress.steps.distill import Distill, Recover
 from workbench.compress.steps.factorize import FACTORIZE_TYPES, Factorize
 from workbench.compress.steps.prune import PRUNE_BY_LOSS, Prune
 from workbench.compress.steps.quantize import Quantize
+from workbench.compress.steps.sparsify import Sparsify
 from workbench.core.config import from_dict
 from workbench.core.errors import RecipeError, unknown_name
 
@@ -22,12 +23,15 @@ __all__ = [
     "Prune",
     "Quantize",
     "Recover",
+    "Sparsify",
     "Step",
     "step_from_dict",
     "step_to_dict",
 ]
 
-STEP_TYPES: dict[str, type[Step]] = {cls.__name__: cls for cls in (Prune, Distill, Recover, Factorize, Quantize)}
+STEP_TYPES: dict[str, type[Step]] = {
+    cls.__name__: cls for cls in (Prune, Distill, Recover, Factorize, Sparsify, Quantize)
+}
 
 
 def step_to_dict(step: Step) -> dict[str, Any]:

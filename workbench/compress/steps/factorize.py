@@ -35,7 +35,8 @@ class Factorize(Step):
     """
 
     not_after: ClassVar[Mapping[str, str]] = AFTER_QUANTIZE | {
-        "Factorize": "Factorize can stand once: its layers are low-rank already. Lower energy or ratio instead."
+        "Factorize": "Factorize can stand once: its layers are low-rank already. Lower energy or ratio instead.",
+        "Sparsify": "Factorize must come before Sparsify: the factors of a sparse weight have no zeros left.",
     }
     not_before: ClassVar[tuple[str, ...]] = ("Factorize", "Prune")
 

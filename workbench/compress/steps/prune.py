@@ -50,7 +50,11 @@ class Prune(Step):
     """
 
     not_after: ClassVar[Mapping[str, str]] = AFTER_QUANTIZE | {
-        "Factorize": "Prune must come before Factorize: a rank chosen for full layers does not fit cut ones."
+        "Factorize": "Prune must come before Factorize: a rank chosen for full layers does not fit cut ones.",
+        "Sparsify": (
+            "Prune must come before Sparsify: cutting channels tears the groups of an N:M pattern apart, and judges "
+            "channels by what the zeros left of them."
+        ),
     }
     not_right_after: ClassVar[Mapping[str, str]] = {
         "Prune": "Two Prune steps in a row are one: use a larger ratio, or put Distill or Recover between them."

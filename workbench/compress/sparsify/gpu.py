@@ -1,0 +1,83 @@
+"""2:4 sparse Linear layers on a GPU that has instructions for them."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+from workbench.compress.variant import LayerReport
+from workbench.core.errors import BackendUnavailable, CoverageError
+
+_LEAST_CAPABILITY = (8, 0)
+
+
+def semi_structured(
+    module: nn.Module, *, dtype: torch.dtype = torch.float16
+) -> tuple[nn.Module, tuple[LayerReport, ...]]:
+    """Return a copy of ``module`` on the GPU whose 2:4 sparse Linear layers are stored and computed without the zeros.
+
+    For a variant of ``Sparsify(pattern="2:4")``: its weights have at most two of every four neighbouring inputs that
+    are not zero. Inputs are given in ``dtype`` on the GPU; the products are those of
+    ``torch.sparse.to_sparse_semi_structured`` (the tutorial "Accelerating BERT with semi-structured sparsity" of the
+    PyTorch documentation). The copy is for inference with torch eager, not for training or export.
+
+    Returns
+    -------
+    module, reports
+        The copy in ``dtype``, and for every Linear whether it was converted, or why not.
+
+    Raises
+    ------
+    BackendUnavailable
+        Without a CUDA GPU of compute capability 8.0 or later.
+    CoverageError
+        If no Linear could be converted.
+
+    Examples
+    --------
+    >>> fast, reports = semi_structured(variant.module)  # doctest: +SKIP
+    """
+    _require_gpu()
+    changed = copy.deepcopy(module).eval().to("cuda", dtype)
+    reports = []
+    for name, layer in changed.named_modules():
+        if isinstance(layer, nn.Linear):
+            why = _convert(layer)
+            reports.append(LayerReport(name, "Linear", why is None, why or "2:4 sparse"))
+    if not any(report.touched for report in reports):
+        shown = "; ".join(f"{r.name}: {r.reason}" for r in reports[:5]) or "the model has no Linear"
+        raise CoverageError(f"No layer can run as 2:4 sparse. {shown}. Use Sparsify(pattern='2:4') on wide Linears.")
+    return changed, tuple(reports)
+
+
+def is_two_of_four(weight: torch.Tensor) -> bool:
+    """Return whether at most two of every four neighbours along the last dimension are not zero."""
+    return weight.shape[-1] % 4 == 0 and int((weight.reshape(-1, 4) != 0).sum(1).max()) <= 2
+
+
+def _require_gpu() -> None:
+    if not torch.cuda.is_available():
+        raise BackendUnavailable(
+            "2:4 sparse products need a CUDA GPU of compute capability 8.0 or later, and torch sees no GPU here. The "
+            "weights keep their zeros: any engine runs them as they are, without a gain in speed."
+        )
+    capability = torch.cuda.get_device_capability()
+    if capability < _LEAST_CAPABILITY:
+        raise BackendUnavailable(
+            f"2:4 sparse products need compute capability 8.0 or later; {torch.cuda.get_device_name()} has "
+            f"{capability[0]}.{capability[1]}."
+        )
+
+
+def _convert(layer: nn.Linear) -> str | None:
+    """Store the weight of ``layer`` in 2:4 form; return why not where that fails."""
+    if not is_two_of_four(layer.weight):
+        return "its weight is not 2:4 sparse"
+    try:
+        packed = torch.sparse.to_sparse_semi_structured(layer.weight.detach())
+    except (RuntimeError, NotImplementedError) as error:  # shapes and types that the kernels do not take
+        return str(error).splitlines()[0]
+    layer.weight = nn.Parameter(packed, requires_grad=False)
+    return None

@@ -1,0 +1,190 @@
+"""Zero connections: which ones, in how many rounds, trained how; the report says who gains what from them."""
+
+from __future__ import annotations
+
+import contextlib
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import nn
+from torch.optim.optimizer import Optimizer
+
+from workbench.compress.apply import Outcome, Work
+from workbench.compress.distill import recover
+from workbench.compress.gradients import gather_gradients
+from workbench.compress.names import left_out
+from workbench.compress.schedule import share_due
+from workbench.compress.sparsify.blocks import (
+    SPARSE_LAYERS,
+    Blocks,
+    blocks_of,
+    keep_best,
+    keep_of_each,
+    pattern_blocks,
+)
+from workbench.compress.sparsify.zeros import zeros_held
+from workbench.compress.stepping import around_steps
+from workbench.compress.steps import Recover, Sparsify
+from workbench.compress.variant import LayerReport, count_params
+
+# docs.openvino.ai, CPU device, "Sparse weights decompression": int8, matrix products, AMX, off unless asked for.
+_ENGINES = (
+    "What the zeros gain: torch eager and ONNX Runtime compute with them as with any number, so latency and memory "
+    "stay. OpenVINO can unpack the sparse weights of int8 matrix products (64, 128, ... channels) on CPUs with AMX, "
+    "when told to by CPU_SPARSE_WEIGHTS_DECOMPRESSION_RATE, which the workbench does not set; else it computes with "
+    "them too."
+)
+_PATTERN = (
+    " GPUs from compute capability 8.0 on have instructions for 2:4 in Linear layers: "
+    "workbench.compress.sparsify.gpu.semi_structured uses them."
+)
+
+
+@dataclass
+class _Work:
+    """The layers that get zeros, how their weights fall into blocks, and what training has said about them."""
+
+    layers: dict[str, nn.Module]
+    blocks: dict[str, Blocks]
+    reasons: dict[str, str]
+    moved: dict[str, torch.Tensor] = field(default_factory=dict)
+    trainings: int = 0
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        return {name: layer.get_parameter("weight").detach() for name, layer in self.layers.items()}
+
+
+def sparsify(step: Sparsify, work: Work) -> Outcome:
+    """Set connections of the variant's module to zero; see :class:`Sparsify`."""
+    module = work.module
+    state = _layers(step, module)
+    size_before, epochs = deflated_bytes(module), 0.0
+    for number in range(1, step.rounds + 1):
+        if step.criterion == "movement":
+            with _watching(state):
+                epochs += _train(step.recover_epochs, work, state, hold=True)
+        _set_zeros(step, work, state, share_due(step.schedule, number / step.rounds))
+        if step.criterion != "movement" and step.recover_epochs and number < step.rounds:
+            epochs += _train(step.recover_epochs, work, state, hold=True)
+    if step.dense_epochs:
+        epochs += _train(step.recover_epochs, work, state, hold=True)
+        epochs += _train(step.dense_epochs, work, state, hold=False)
+    return Outcome(module, _report(module, state), epochs, _notes(step, module, size_before))
+
+
+def deflated_bytes(module: nn.Module) -> int:
+    """Return the bytes that the parameters take when each is deflated as in a zip file (level 6, no headers)."""
+    return sum(len(zlib.compress(p.detach().contiguous().numpy().tobytes(), 6, wbits=-15)) for p in module.parameters())
+
+
+def _layers(step: Sparsify, module: nn.Module) -> _Work:
+    blocked = left_out(module, step.include, step.exclude, where="Sparsify")
+    found = _Work({}, {}, {})
+    owners: dict[int, str] = {}
+    for name, layer in module.named_modules():
+        if not any(p.ndim > 1 for p in layer.parameters(recurse=False)) and not isinstance(layer, SPARSE_LAYERS):
+            continue
+        why = blocked.get(name) or _refusal(layer)
+        if why is None and owners.setdefault(id(layer.weight), name) != name:
+            why = f"shares its weight with {owners[id(layer.weight)]}"
+        blocks = why if why is not None else _blocks(step, layer)
+        if isinstance(blocks, str):
+            found.reasons[name] = blocks
+        else:
+            found.layers[name], found.blocks[name] = layer, blocks
+    return found
+
+
+def _refusal(layer: nn.Module) -> str | None:
+    if not isinstance(layer, SPARSE_LAYERS):
+        return f"{type(layer).__name__} is not handled: Linear and convolutions that are not transposed are"
+    if not isinstance(layer._parameters.get("weight"), nn.Parameter):
+        return "its weight is computed from others (a parametrization such as weight norm)"
+    return None
+
+
+def _blocks(step: Sparsify, layer: nn.Module) -> Blocks | str:
+    if not isinstance(layer, SPARSE_LAYERS):
+        raise TypeError(f"no layer for Sparsify: {type(layer).__name__}")
+    return pattern_blocks(layer, step.kept_of[1]) if step.kept_of else blocks_of(layer, step.granularity)
+
+
+def _set_zeros(step: Sparsify, work: Work, state: _Work, share: float) -> None:
+    weights, scores = state.weights(), _scores(step, work, state)
+    if step.kept_of is not None:
+        kept, size = step.kept_of
+        left = size - round(share * (size - kept))
+        masks = {n: keep_of_each(scores[n], weights[n], state.blocks[n], left) for n in weights}
+    else:
+        together = step.scope == "global"
+        masks = keep_best(scores, weights, state.blocks, share * step.ratio, together=together) if weights else {}
+    for name, mask in masks.items():
+        weights[name].masked_fill_(~mask, 0.0)
+
+
+def _scores(step: Sparsify, work: Work, state: _Work) -> dict[str, torch.Tensor]:
+    """Return for every weight what it is worth."""
+    weights = state.weights()
+    if step.criterion == "magnitude":
+        return {name: weight.abs() for name, weight in weights.items()}
+    if step.criterion == "movement":
+        return dict(state.moved)
+    gather_gradients(work.module, work, samples=step.samples, stage="sparsify")
+    scores = {}
+    for name, layer in state.layers.items():
+        gradient = layer.get_parameter("weight").grad
+        scores[name] = (weights[name] * gradient).abs() if gradient is not None else torch.zeros_like(weights[name])
+    work.module.zero_grad(set_to_none=True)
+    return scores
+
+
+@contextlib.contextmanager
+def _watching(state: _Work) -> Iterator[None]:
+    """Add up ``-weight * gradient`` over the steps of a training: above zero where a weight moves away from zero."""
+    for name, weight in state.weights().items():
+        state.moved.setdefault(name, torch.zeros_like(weight))
+
+    def before(_: Optimizer) -> None:
+        for name, layer in state.layers.items():
+            weight = layer.get_parameter("weight")
+            if weight.grad is not None:
+                state.moved[name] -= weight * weight.grad
+
+    with around_steps(before=before):
+        yield
+
+
+def _train(epochs: float, work: Work, state: _Work, *, hold: bool) -> float:
+    state.trainings += 1
+    again = replace(work, seed=work.seed + state.trainings)
+    with zeros_held() if hold else contextlib.nullcontext():
+        return recover(Recover(epochs=epochs), again).epochs_done
+
+
+def _report(module: nn.Module, state: _Work) -> tuple[LayerReport, ...]:
+    reports = []
+    for name, layer in module.named_modules():
+        if name in state.reasons:
+            reports.append(LayerReport(name or "(model)", type(layer).__name__, False, state.reasons[name]))
+        elif name in state.layers:
+            weight = layer.get_parameter("weight")
+            zeros = int((weight == 0).sum())
+            reason = f"{zeros:,} of {weight.numel():,} weights are zero ({zeros / weight.numel():.1%})"
+            reports.append(LayerReport(name or "(model)", type(layer).__name__, True, reason))
+    return tuple(reports)
+
+
+def _notes(step: Sparsify, module: nn.Module, size_before: int) -> tuple[str, ...]:
+    total = count_params(module)
+    nonzero = sum(int(p.count_nonzero()) for p in module.parameters())
+    if step.dense_epochs:
+        return ("Dense-sparse-dense: the zeros were let go again, the model is as large as before.",)
+    return (
+        f"{nonzero:,} of {total:,} parameters are not zero ({nonzero / total:.1%}). Parameters and MACs are counted as "
+        "if the zeros were none.",
+        f"Zipped, the weights take {deflated_bytes(module) / 2**20:.3g} MiB; before this step {size_before / 2**20:.3g}"
+        " MiB (deflated, level 6).",
+        _ENGINES + (_PATTERN if step.pattern == "2:4" else ""),
+    )
