@@ -30,6 +30,7 @@ _FACE = {
     "QuantizationConfig": "workbench.engine.config",
     "OptimizedInferenceEngine": "workbench.engine.engine",
     "compare": "workbench.measure.compare",
+    "debug_accuracy": "workbench.measure.debug",
     "Study": "workbench.study.study",
     "run_report": "workbench.report.run",
     "Workbench": "workbench.widgets.panel",
@@ -54,6 +55,7 @@ __all__ = [
     "artifact",
     "compare",
     "compress",
+    "debug_accuracy",
     "engine",
     "export",
     "load_task",
@@ -76,6 +78,7 @@ if TYPE_CHECKING:
     from workbench.engine.config import InferenceConfig, QuantizationConfig
     from workbench.engine.engine import OptimizedInferenceEngine
     from workbench.measure.compare import compare
+    from workbench.measure.debug import debug_accuracy
     from workbench.report.run import run_report
     from workbench.study.study import Study
     from workbench.tasks.load import load_task

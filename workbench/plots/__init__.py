@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 _WHERE = {
     "figure_png": "canvas",
+    "layer_sqnr_data": "signals",
     "memory_data": "memory",
+    "plot_layer_sqnr": "signals",
     "plot_memory": "memory",
     "plot_sensitivity": "heatmap",
     "plot_throughput": "throughput",
@@ -21,7 +23,9 @@ _WHERE = {
 
 __all__ = [
     "figure_png",
+    "layer_sqnr_data",
     "memory_data",
+    "plot_layer_sqnr",
     "plot_memory",
     "plot_sensitivity",
     "plot_throughput",
@@ -37,6 +41,7 @@ if TYPE_CHECKING:
     from workbench.plots.canvas import figure_png
     from workbench.plots.heatmap import plot_sensitivity, sensitivity_data
     from workbench.plots.memory import memory_data, plot_memory
+    from workbench.plots.signals import layer_sqnr_data, plot_layer_sqnr
     from workbench.plots.throughput import plot_throughput, throughput_data
     from workbench.plots.tradeoff import plot_tradeoff, tradeoff_data
     from workbench.plots.waterfall import plot_waterfall, waterfall_data
