@@ -26,10 +26,12 @@ _FACE = {
     "Sparsify": "workbench.compress.steps",
     "Recipe": "workbench.compress.recipe",
     "Variant": "workbench.compress.variant",
+    "sensitivity": "workbench.compress.sensitivity",
     "InferenceConfig": "workbench.engine.config",
     "QuantizationConfig": "workbench.engine.config",
     "OptimizedInferenceEngine": "workbench.engine.engine",
     "compare": "workbench.measure.compare",
+    "debug_accuracy": "workbench.measure.debug",
     "Study": "workbench.study.study",
     "latency_cost": "workbench.study.cost",
     "run_report": "workbench.report.run",
@@ -56,6 +58,7 @@ __all__ = [
     "artifact",
     "compare",
     "compress",
+    "debug_accuracy",
     "engine",
     "export",
     "latency_cost",
@@ -64,6 +67,7 @@ __all__ = [
     "plots",
     "report",
     "run_report",
+    "sensitivity",
     "study",
     "tasks",
     "widgets",
@@ -72,11 +76,13 @@ __all__ = [
 if TYPE_CHECKING:
     from workbench import artifact, compress, engine, export, measure, plots, report, study, tasks, widgets
     from workbench.compress.recipe import Recipe
+    from workbench.compress.sensitivity import sensitivity
     from workbench.compress.steps import Distill, Factorize, Prune, Quantize, Recover, Sparsify
     from workbench.compress.variant import Variant
     from workbench.engine.config import InferenceConfig, QuantizationConfig
     from workbench.engine.engine import OptimizedInferenceEngine
     from workbench.measure.compare import compare
+    from workbench.measure.debug import debug_accuracy
     from workbench.report.run import run_report
     from workbench.study.cost import latency_cost
     from workbench.study.study import Study

@@ -305,6 +305,7 @@ def test_labels_tell_the_ways_apart():
         {"conv": "auto", "budget": 0.5},
         {"conv": "tucker2", "rank": "vbmf"},
         {"whiten": True, "measured": True},
+        {"ratios": ("*=1", "conv=0.5")},
     ]
     assert [Factorize(**each).label for each in options] == [
         "low-rank 0.9 energy",
@@ -313,4 +314,5 @@ def test_labels_tell_the_ways_apart():
         "low-rank auto to 0.5 of macs",
         "low-rank tucker2 vbmf",
         "low-rank whitened 0.9 energy measured",
+        "low-rank by layer",
     ]

@@ -165,7 +165,7 @@ def _apply_step(recipe: Recipe, index: int, before: Variant, work: Work) -> Vari
     if work.checkpoints is not None:
         work = replace(work, key=f"{prefix.recipe_id}-{task.fingerprint}")
     with _zeros_of(before, step) as held:
-        outcome = cast(Handler, _found(HANDLERS[type(step)]))(step, work)
+        outcome = carry_out(step, work)
     touched = sum(layer.touched for layer in outcome.layers)
     if not touched and not outcome.declined and not step.allow_untouched:
         raise CoverageError(_nothing_touched(stage, outcome.layers))
@@ -219,6 +219,11 @@ def _count(outcome: Outcome, before: Variant) -> tuple[int, int]:
     if outcome.quantized:
         return before.params, before.macs
     return count_params(outcome.module), count_macs(outcome.module, before.task.examples(2))
+
+
+def carry_out(step: Step, work: Work) -> Outcome:
+    """Change ``work.module`` as one step says, without judging what comes out."""
+    return cast(Handler, _found(HANDLERS[type(step)]))(step, work)
 
 
 def _found(where: str) -> Callable[..., Any]:

@@ -5,12 +5,20 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-_HOMES = {"Comparison": "compare", "compare": "compare", "Timing": "timing", "peak_rss_mib": "memory"}
+_HOMES = {
+    "AccuracyReport": "debug",
+    "Comparison": "compare",
+    "Timing": "timing",
+    "compare": "compare",
+    "debug_accuracy": "debug",
+    "peak_rss_mib": "memory",
+}
 
-__all__ = ["Comparison", "Timing", "compare", "peak_rss_mib"]
+__all__ = ["AccuracyReport", "Comparison", "Timing", "compare", "debug_accuracy", "peak_rss_mib"]
 
 if TYPE_CHECKING:
     from workbench.measure.compare import Comparison, compare
+    from workbench.measure.debug import AccuracyReport, debug_accuracy
     from workbench.measure.memory import peak_rss_mib
     from workbench.measure.timing import Timing
 

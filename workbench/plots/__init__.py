@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 _WHERE = {
     "figure_png": "canvas",
+    "layer_sqnr_data": "signals",
     "memory_data": "memory",
+    "plot_layer_sqnr": "signals",
     "plot_memory": "memory",
+    "plot_sensitivity": "heatmap",
     "plot_throughput": "throughput",
     "plot_tradeoff": "tradeoff",
     "plot_training": "training",
     "plot_waterfall": "waterfall",
+    "sensitivity_data": "heatmap",
     "throughput_data": "throughput",
     "tradeoff_data": "tradeoff",
     "training_data": "training",
@@ -21,12 +25,16 @@ _WHERE = {
 
 __all__ = [
     "figure_png",
+    "layer_sqnr_data",
     "memory_data",
+    "plot_layer_sqnr",
     "plot_memory",
+    "plot_sensitivity",
     "plot_throughput",
     "plot_tradeoff",
     "plot_training",
     "plot_waterfall",
+    "sensitivity_data",
     "throughput_data",
     "tradeoff_data",
     "training_data",
@@ -35,7 +43,9 @@ __all__ = [
 
 if TYPE_CHECKING:
     from workbench.plots.canvas import figure_png
+    from workbench.plots.heatmap import plot_sensitivity, sensitivity_data
     from workbench.plots.memory import memory_data, plot_memory
+    from workbench.plots.signals import layer_sqnr_data, plot_layer_sqnr
     from workbench.plots.throughput import plot_throughput, throughput_data
     from workbench.plots.tradeoff import plot_tradeoff, tradeoff_data
     from workbench.plots.training import plot_training, training_data

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from workbench.compress.allocate import lower_hull, walk
 from workbench.compress.factorize.split import Choice, Floats, Split, Table
 
 _ROUNDING = 1e-9
@@ -49,23 +49,24 @@ def by_budget(
 ) -> tuple[dict[str, Choice], float]:
     """Return for some layers a choice, so that together they save ``excess``; and what of it cannot be saved.
 
-    Each layer gives up the energy that is cheapest to give up, measured as a share of its own, until enough is saved:
-    the steps are those of the lower convex hull of loss over cost, which makes the greedy walk over all layers the best
-    for every cost that it passes. A choice that saves less than ``least`` of parameters or MACs is not taken.
+    Each layer gives up the energy, as a share of its own, that is cheapest to give up for what it saves, until enough
+    is saved. A choice that saves less than ``least`` of parameters or MACs is not taken.
     """
-    waiting: list[tuple[float, int, str, int]] = []
-    paths = {}
-    for order, (name, ways) in enumerate(tables.items()):
-        paths[name] = _hull(ways, whole[name], of, least)
-        _push(waiting, paths[name], order, name, 0, of)
+    choices = {name: _hull(ways, whole[name], of, least) for name, ways in tables.items()}
+    paths = {name: [(_cost(choice, of), 1 - choice.kept) for choice in path] for name, path in choices.items()}
     taken: dict[str, Choice] = {}
-    while excess > 0 and waiting:
-        _, order, name, place = heapq.heappop(waiting)
-        path = paths[name]
-        excess -= _cost(path[place], of) - _cost(path[place + 1], of)
-        taken[name] = path[place + 1]
-        _push(waiting, path, order, name, place + 1, of)
-    return taken, max(0.0, excess)
+    missing = excess
+
+    def accept(name: str, place: int) -> bool:
+        nonlocal missing
+        if missing <= 0:
+            return False
+        missing -= paths[name][place - 1][0] - paths[name][place][0]
+        taken[name] = choices[name][place]
+        return True
+
+    walk(paths, accept)
+    return taken, max(0.0, missing)
 
 
 def saves(choice: Table | Choice, whole: Choice, least: float) -> Any:
@@ -139,17 +140,15 @@ def _cost(choice: Choice, of: str) -> float:
 
 def _hull(tables: Sequence[Table], whole: Choice, of: str, least: float) -> list[Choice]:
     """Return the choices on the lower convex hull of lost energy over cost, from the whole layer to the cheapest."""
-    points = [(_cost(whole, of), 0.0, -1, -1)]
-    for way, table in enumerate(tables):
+    points = [(_cost(whole, of), 0.0)]
+    sources = []
+    for table in tables:
         cost = getattr(table, of)
-        places = _front(cost, table.kept, saves(table, whole, least) & (cost < points[0][0]))
-        points += [(float(cost[i]), 1 - float(table.kept[i]), way, int(i)) for i in places]
-    hull: list[tuple[float, float, int, int]] = []
-    for point in sorted(points, key=lambda p: (-p[0], p[1])):
-        while len(hull) > 1 and _slope(hull[-2], hull[-1]) >= _slope(hull[-2], point):
-            hull.pop()
-        hull.append(point)
-    return [whole if way < 0 else tables[way].at(place) for _, _, way, place in hull]
+        for place in _front(cost, table.kept, saves(table, whole, least)):
+            points.append((float(cost[place]), 1 - float(table.kept[place])))
+            sources.append((table, int(place)))
+    tables_at = [sources[place - 1] for place in lower_hull(points)[1:]]
+    return [whole, *(table.at(place) for table, place in tables_at)]
 
 
 def _front(cost: Floats, kept: Floats, fits: npt.NDArray[np.bool_]) -> npt.NDArray[np.intp]:
@@ -158,17 +157,3 @@ def _front(cost: Floats, kept: Floats, fits: npt.NDArray[np.bool_]) -> npt.NDArr
     places = places[np.lexsort((-kept[places], cost[places]))]
     best = np.maximum.accumulate(np.concatenate([[-np.inf], kept[places]]))[:-1]
     return places[kept[places] > best]
-
-
-def _slope(a: tuple[float, float, int, int], b: tuple[float, float, int, int]) -> float:
-    saved = a[0] - b[0]
-    return (b[1] - a[1]) / saved if saved > 0 else math.inf
-
-
-def _push(
-    waiting: list[tuple[float, int, str, int]], path: Sequence[Choice], order: int, name: str, place: int, of: str
-) -> None:
-    if place + 1 < len(path):
-        lost = path[place].kept - path[place + 1].kept
-        saved = _cost(path[place], of) - _cost(path[place + 1], of)
-        heapq.heappush(waiting, (lost / saved, order, name, place))

@@ -76,6 +76,9 @@ def _one_by_one(step: Factorize, work: Work, spots: Sequence[Spot], own: Mapping
     plans: dict[str, _Plan | str] = {}
     for index, spot in enumerate(spots):
         work.progress(Progress("factorize", index, len(spots), spot.name))
+        if own.get(spot.name) == 1:
+            plans[spot.name] = "left whole: its ratio is 1"
+            continue
         splits = [open_split(spot, method, grams.get(spot.name)) for method in spot.methods(step.conv)]
         choice = _choice(step, splits, own.get(spot.name, step.ratio))
         why = "nothing in its weight stands out of the noise" if choice is None else _refused(step, spot, choice)

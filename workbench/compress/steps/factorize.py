@@ -116,7 +116,9 @@ class Factorize(Step):
     def label(self) -> str:
         """A few words for tables and charts."""
         how = f"{self.energy:g} energy"
-        if self.ratio is not None:
+        if any(entry.startswith("*=") for entry in self.ratios):
+            how = "by layer"
+        elif self.ratio is not None:
             how = f"{self.ratio:g}"
         elif self.budget is not None:
             how = f"to {self.budget:g} of {self.of}"
