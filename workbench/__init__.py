@@ -25,6 +25,8 @@ _FACE = {
     "Recover": "workbench.compress.steps",
     "Recipe": "workbench.compress.recipe",
     "Variant": "workbench.compress.variant",
+    "load_variant": "workbench.artifact.restore",
+    "InferenceModel": "workbench.artifact.restore",
     "InferenceConfig": "workbench.engine.config",
     "QuantizationConfig": "workbench.engine.config",
     "OptimizedInferenceEngine": "workbench.engine.engine",
@@ -39,6 +41,7 @@ __all__ = [
     "Distill",
     "Factorize",
     "InferenceConfig",
+    "InferenceModel",
     "OptimizedInferenceEngine",
     "Prune",
     "QuantizationConfig",
@@ -56,6 +59,7 @@ __all__ = [
     "engine",
     "export",
     "load_task",
+    "load_variant",
     "measure",
     "plots",
     "report",
@@ -67,6 +71,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from workbench import artifact, compress, engine, export, measure, plots, report, study, tasks, widgets
+    from workbench.artifact.restore import InferenceModel, load_variant
     from workbench.compress.recipe import Recipe
     from workbench.compress.steps import Distill, Factorize, Prune, Quantize, Recover
     from workbench.compress.variant import Variant

@@ -11,6 +11,8 @@ _HOMES = {
     "Reference": "reference",
     "save_variant": "save",
     "load_module": "load",
+    "load_variant": "restore",
+    "InferenceModel": "restore",
 }
 
 __all__ = sorted(_HOMES)
