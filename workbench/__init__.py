@@ -25,6 +25,7 @@ _FACE = {
     "Recover": "workbench.compress.steps",
     "Recipe": "workbench.compress.recipe",
     "Variant": "workbench.compress.variant",
+    "PrefixCache": "workbench.artifact.cache",
     "load_variant": "workbench.artifact.restore",
     "InferenceModel": "workbench.artifact.restore",
     "InferenceConfig": "workbench.engine.config",
@@ -43,6 +44,7 @@ __all__ = [
     "InferenceConfig",
     "InferenceModel",
     "OptimizedInferenceEngine",
+    "PrefixCache",
     "Prune",
     "QuantizationConfig",
     "Quantize",
@@ -71,6 +73,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from workbench import artifact, compress, engine, export, measure, plots, report, study, tasks, widgets
+    from workbench.artifact.cache import PrefixCache
     from workbench.artifact.restore import InferenceModel, load_variant
     from workbench.compress.recipe import Recipe
     from workbench.compress.steps import Distill, Factorize, Prune, Quantize, Recover

@@ -13,6 +13,7 @@ _HOMES = {
     "load_module": "load",
     "load_variant": "restore",
     "InferenceModel": "restore",
+    "PrefixCache": "cache",
 }
 
 __all__ = sorted(_HOMES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, overload
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from workbench.artifact.artifact import Artifact, open_artifact
+from workbench.artifact.manifest import read_manifest
 from workbench.compress.recipe import Recipe
 from workbench.core.errors import ArtifactError, WorkbenchError
 from workbench.core.machine import library_versions
@@ -45,7 +47,7 @@ class InferenceModel:
                 "its task: give load_variant(folder, task)."
             )
         self.artifact = artifact
-        self.recipe = _recipe(artifact)
+        self.recipe = _recipe(artifact.folder, artifact.manifest)
         self.steps = tuple(artifact.manifest["steps"])
         self._backend = backend
         self._engine: Any = None
@@ -161,26 +163,39 @@ def load_variant(
 
 def _with_task(artifact: Artifact, task: Task, trust: bool) -> Variant:
     from workbench.artifact.load import load_module
-    from workbench.compress.variant import Variant
 
-    manifest = artifact.manifest
-    check_task(artifact.folder, manifest["task"], task)
-    module = load_module(artifact, task.build, trust=trust)
-    variant = Variant(
-        module=module,
-        recipe=_recipe(artifact),
-        reports=read_reports(artifact.folder, manifest),
-        task=task,
-        quantized=artifact.quantized,
-        params=manifest["params"],
-        macs=manifest["macs"],
-        quality=float(manifest["validation_quality"]),
-    )
+    _check_task(artifact.folder, artifact.manifest["task"], task)
+    module = load_module(artifact, task.model, trust=trust)
+    variant = _variant(artifact.folder, artifact.manifest, module, task)
     _check_outputs(artifact, variant)
     return variant
 
 
-def check_task(folder: Path, written: dict[str, Any], task: Task) -> None:
+def load_prefix(folder: Path, task: Task) -> Variant:
+    """Return a variant that :func:`workbench.artifact.save.save_prefix` wrote; ArtifactError as there."""
+    from workbench.artifact.load import rebuild
+
+    manifest = read_manifest(folder, needs=())
+    _check_task(folder, manifest["task"], task)
+    return _variant(folder, manifest, rebuild(folder, task.model()), task)
+
+
+def _variant(folder: Path, manifest: Mapping[str, Any], module: Any, task: Task) -> Variant:
+    from workbench.compress.variant import Variant
+
+    return Variant(
+        module=module,
+        recipe=_recipe(folder, manifest),
+        reports=_reports(folder, manifest),
+        task=task,
+        quantized=manifest["quantized"],
+        params=manifest["params"],
+        macs=manifest["macs"],
+        quality=float(manifest["validation_quality"]),
+    )
+
+
+def _check_task(folder: Path, written: Mapping[str, Any], task: Task) -> None:
     """Raise ArtifactError where ``task`` is not the one whose name, version and fingerprint were written."""
     if written.get("fingerprint") != task.fingerprint:
         raise ArtifactError(
@@ -191,7 +206,7 @@ def check_task(folder: Path, written: dict[str, Any], task: Task) -> None:
         )
 
 
-def read_recipe(folder: Path, manifest: dict[str, Any] | Any) -> Recipe:
+def _recipe(folder: Path, manifest: Mapping[str, Any]) -> Recipe:
     """Return the recipe of a manifest, or an ArtifactError that names the version it was written by."""
     try:
         return Recipe.from_dict(manifest["recipe"])
@@ -199,7 +214,7 @@ def read_recipe(folder: Path, manifest: dict[str, Any] | Any) -> Recipe:
         raise ArtifactError(f"The recipe of {folder} cannot be used: {error} {_written_by(manifest)}") from error
 
 
-def read_reports(folder: Path, manifest: dict[str, Any] | Any) -> tuple[StepReport, ...]:
+def _reports(folder: Path, manifest: Mapping[str, Any]) -> tuple[StepReport, ...]:
     """Return the step reports of a manifest, or an ArtifactError that names the version it was written by."""
     from workbench.compress.variant import StepReport
 
@@ -209,11 +224,7 @@ def read_reports(folder: Path, manifest: dict[str, Any] | Any) -> tuple[StepRepo
         raise ArtifactError(f"The reports of {folder} cannot be used: {error} {_written_by(manifest)}") from error
 
 
-def _recipe(artifact: Artifact) -> Recipe:
-    return read_recipe(artifact.folder, artifact.manifest)
-
-
-def _written_by(manifest: Any) -> str:
+def _written_by(manifest: Mapping[str, Any]) -> str:
     here = library_versions([_OURS])[_OURS]
     return f"It was written by {_OURS} {manifest['versions'].get(_OURS)}; this is {here}."
 

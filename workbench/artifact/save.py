@@ -34,6 +34,8 @@ from workbench.tasks.trees import call_model, leaves
 if TYPE_CHECKING:
     from workbench.compress.variant import Variant
 
+_ROUNDING = "rounding to integers is part of its graph"
+
 
 def save_variant(variant: Variant, folder: str | Path, *, batch: int = 1) -> Artifact:
     """Write a variant into ``folder``, all or nothing; an artefact that was there is replaced.
@@ -62,13 +64,26 @@ def save_variant(variant: Variant, folder: str | Path, *, batch: int = 1) -> Art
         export = _write_onnx(variant, temporary / ONNX, batch)
         make_reference(variant.module, variant.task.examples(8), export.io).write(temporary / REFERENCE)
         _write_json(temporary / IO, export.io.to_dict())
-        reason = (
-            "rounding to integers is part of its graph" if variant.quantized else _write_weights(variant, temporary)
-        )
+        reason = _ROUNDING if variant.quantized else _write_weights(variant, temporary)
         if reason:
             _write_program(variant, export, temporary / PROGRAM, reason)
         write_manifest(temporary, _manifest(variant, export.to_dict(), reason))
     return open_artifact(folder)
+
+
+def save_prefix(variant: Variant, folder: Path) -> None:
+    """Write structure, weights and reports only: what :func:`workbench.artifact.restore.load_prefix` needs.
+
+    Raises
+    ------
+    ArtifactError
+        If the folder cannot be written, or edits of ``task.build()`` do not make the module again.
+    """
+    with replacing_folder(folder) as temporary:
+        reason = _ROUNDING if variant.quantized else _write_weights(variant, temporary)
+        if reason:
+            raise ArtifactError(f"The variant {variant.recipe.label!r} cannot be kept as weights: {reason}.")
+        write_manifest(temporary, _manifest(variant, {"error": "kept as the beginning of recipes"}, None))
 
 
 def make_reference(module: nn.Module, examples: Tree, io: IOSpec) -> Reference:

@@ -139,7 +139,8 @@ class Recipe:
         progress : callable
             Called with each :class:`Progress`; raising :class:`Cancelled` in it stops the work.
         cache : mutable mapping, optional
-            Prefix id to variant: shared beginnings of recipes are computed once.
+            Prefix id to variant: shared beginnings of recipes are computed once. A dict serves one process; a
+            :class:`workbench.PrefixCache` is on disk and serves all.
 
         Returns
         -------

@@ -100,6 +100,8 @@ class Variant:
         Parameters, and multiply-accumulates per sample.
     quality : float
         The task's metric on the *validation* split.
+    reused_steps : int
+        How many of the first steps came from a cache of finished beginnings when this variant was made.
     """
 
     module: nn.Module
@@ -110,6 +112,7 @@ class Variant:
     params: int
     macs: int
     quality: float
+    reused_steps: int = 0
 
     @classmethod
     def original(cls, task: Task) -> Variant:
