@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 import pytest
 
+# Fixtures of a whole module are made before _own_cache below: they too must keep out of the user's cache.
+os.environ["WORKBENCH_CACHE"] = tempfile.mkdtemp(prefix="workbench-tests-")
+atexit.register(shutil.rmtree, os.environ["WORKBENCH_CACHE"], ignore_errors=True)
 FIXTURES = Path(__file__).parent / "fixtures"
 
 

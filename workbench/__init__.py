@@ -27,6 +27,9 @@ _FACE = {
     "Recipe": "workbench.compress.recipe",
     "Variant": "workbench.compress.variant",
     "sensitivity": "workbench.compress.sensitivity",
+    "PrefixCache": "workbench.artifact.cache",
+    "load_variant": "workbench.artifact.restore",
+    "InferenceModel": "workbench.artifact.restore",
     "InferenceConfig": "workbench.engine.config",
     "QuantizationConfig": "workbench.engine.config",
     "OptimizedInferenceEngine": "workbench.engine.engine",
@@ -43,7 +46,9 @@ __all__ = [
     "Distill",
     "Factorize",
     "InferenceConfig",
+    "InferenceModel",
     "OptimizedInferenceEngine",
+    "PrefixCache",
     "Prune",
     "QuantizationConfig",
     "Quantize",
@@ -63,6 +68,7 @@ __all__ = [
     "export",
     "latency_cost",
     "load_task",
+    "load_variant",
     "measure",
     "plots",
     "report",
@@ -75,6 +81,8 @@ __all__ = [
 
 if TYPE_CHECKING:
     from workbench import artifact, compress, engine, export, measure, plots, report, study, tasks, widgets
+    from workbench.artifact.cache import PrefixCache
+    from workbench.artifact.restore import InferenceModel, load_variant
     from workbench.compress.recipe import Recipe
     from workbench.compress.sensitivity import sensitivity
     from workbench.compress.steps import Distill, Factorize, Prune, Quantize, Recover, Sparsify

@@ -11,6 +11,9 @@ _HOMES = {
     "Reference": "reference",
     "save_variant": "save",
     "load_module": "load",
+    "load_variant": "restore",
+    "InferenceModel": "restore",
+    "PrefixCache": "cache",
 }
 
 __all__ = sorted(_HOMES)

@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from workbench.artifact.manifest import IO, ONNX, PROGRAM, REFERENCE, WEIGHTS, read_manifest
 from workbench.artifact.reference import Reference
 from workbench.core.errors import ArtifactError
-from workbench.core.files import sha256_file
-from workbench.export.io import IOSpec
-
-FORMAT = 1
-MANIFEST = "manifest.json"
-ONNX = "model.onnx"
-IO = "io.json"
-REFERENCE = "reference.npz"
-WEIGHTS = "weights.safetensors"
-STRUCTURE = "structure.json"
-PROGRAM = "exported.pt2"
+from workbench.export.io import IOSpec, tree_builder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,42 +84,21 @@ def open_artifact(folder: str | Path) -> Artifact:
     True
     """
     folder = Path(folder)
-    manifest = _read_manifest(folder)
-    for name, expected in manifest["files"].items():
-        _check_file(folder, name, expected)
-    return Artifact(folder, manifest, IOSpec.read(folder / IO))
+    manifest = read_manifest(folder, needs=(IO, REFERENCE))
+    return Artifact(folder, manifest, _read_io(folder / IO))
 
 
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    path = folder / MANIFEST
-    if not path.is_file():
-        what = "is no folder" if not folder.is_dir() else f"holds no {MANIFEST}"
-        raise ArtifactError(f"{folder} is not an artefact: it {what}. Write one with save_variant(variant, folder).")
+def _read_io(path: Path) -> IOSpec:
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        found = manifest["format"]
-        complete = all(key in manifest for key in ("files", "quantized", "export")) and IO in manifest["files"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{path} cannot be read as a manifest: {error!r}. Write the artefact again.") from error
-    if found != FORMAT:
+        io = IOSpec.read(path)
+        tree_builder(io.output_tree)(io.outputs)
+        io.describe_inputs()
+        whole = [isinstance(s.name, str) and np.dtype(s.dtype).kind in "biufc" for s in (*io.inputs, *io.outputs)]
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, ArtifactError) as error:
+        said = error if isinstance(error, ArtifactError) else repr(error)
         raise ArtifactError(
-            f"{folder} has artefact format {found!r}; this version reads {FORMAT}. Write it again with save_variant."
-        )
-    if not complete:
-        raise ArtifactError(f"{path} is incomplete. Write the artefact again.")
-    return dict(manifest)
-
-
-def _check_file(folder: Path, name: str, expected: Mapping[str, Any]) -> None:
-    path = folder / name
-    if Path(name).name != name:
-        raise ArtifactError(
-            f"{folder / MANIFEST} names the file {name!r} outside its folder. Do not use this artefact."
-        )
-    if not path.is_file():
-        raise ArtifactError(f"The artefact {folder} lacks its file {name}. Write the artefact again.")
-    if path.stat().st_size != expected["bytes"] or sha256_file(path) != expected["sha256"]:
-        raise ArtifactError(
-            f"{path} is not the file that was written with this artefact (its sha256 differs). "
-            "Write the artefact again, or get an undamaged copy."
-        )
+            f"{path} does not describe a model's inputs and outputs: {str(said).rstrip('.')}."
+        ) from error
+    if not io.inputs or not io.outputs or not all(whole):
+        raise ArtifactError(f"{path} does not describe a model's inputs and outputs: one of them is no array.")
+    return io

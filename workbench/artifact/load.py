@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import safetensors
@@ -11,7 +12,8 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from workbench.artifact.artifact import PROGRAM, STRUCTURE, WEIGHTS, Artifact
+from workbench.artifact.artifact import Artifact
+from workbench.artifact.manifest import PROGRAM, STRUCTURE, WEIGHTS
 from workbench.artifact.structure import own_tensors, replay
 from workbench.core.errors import ArtifactError
 from workbench.export.quiet import quiet_export
@@ -44,26 +46,34 @@ def load_module(artifact: Artifact, build: Callable[[], nn.Module] | None = None
             raise ArtifactError(
                 f"The artefact {artifact.folder} holds weights for the module of its task: give build=task.build."
             )
-        return _rebuild(artifact, build)
+        return rebuild(artifact.folder, build())
     if not trust:
         why = artifact.manifest.get("replay_reason") or "rounding to integers is part of its graph"
         raise ArtifactError(
             f"The module of {artifact.folder} is kept as a torch export program ({why}), a format that can run code "
-            "while it is read. If you or your study wrote this folder, give trust=True; otherwise use its ONNX file "
-            "with the backend onnxruntime or openvino."
+            "while it is read. If you or your study wrote this folder, give trust=True; otherwise use its ONNX file: "
+            "load_variant(folder) without the task, or the backend onnxruntime or openvino."
         )
     return load_program(artifact)
 
 
-def _rebuild(artifact: Artifact, build: Callable[[], nn.Module]) -> nn.Module:
-    edits = json.loads((artifact.folder / STRUCTURE).read_text(encoding="utf-8"))
-    module = replay(build(), edits).eval()
-    set_weights(module, safetensors.torch.load_file(artifact.folder / WEIGHTS))
+def rebuild(folder: Path, base: nn.Module) -> nn.Module:
+    """Return ``base``, a fresh ``build()``, with the structure and weights of ``folder``, in eval mode."""
+    try:
+        edits = json.loads((folder / STRUCTURE).read_text(encoding="utf-8"))
+        weights = safetensors.torch.load_file(folder / WEIGHTS)
+    except (OSError, ValueError, RecursionError, safetensors.SafetensorError) as error:
+        raise ArtifactError(f"Structure or weights of {folder} cannot be read: {error}.") from error
+    module = replay(base, edits).eval()
+    set_weights(module, weights)
     return module
 
 
 def set_weights(module: nn.Module, weights: dict[str, torch.Tensor]) -> None:
-    """Copy weights into a module: every tensor of it must be there, with the same shape, and none besides.
+    """Put weights into a module: every tensor of it must be there, with the same shape, and none besides.
+
+    Tensors that :func:`replay` made hold no memory until here, so that a structure cannot ask for more of it than
+    there are weights.
 
     Raises
     ------
@@ -76,6 +86,7 @@ def set_weights(module: nn.Module, weights: dict[str, torch.Tensor]) -> None:
         name = min(missing or unknown)
         where = "is in the module but not in the artefact" if missing else "is in the artefact but not in the module"
         raise ArtifactError(f"The artefact does not fit the module that build() makes: the tensor {name!r} {where}.")
+    made: dict[int, torch.Tensor] = {}
     with torch.no_grad():
         for name, tensor in own.items():
             if tensor.shape != weights[name].shape:
@@ -83,7 +94,20 @@ def set_weights(module: nn.Module, weights: dict[str, torch.Tensor]) -> None:
                     f"The artefact does not fit the module that build() makes: {name!r} has shape "
                     f"{list(weights[name].shape)} in the artefact and {list(tensor.shape)} in the module."
                 )
-            tensor.copy_(weights[name])
+            if tensor.is_meta:
+                made[id(tensor)] = _filled(tensor, weights[name])
+            else:
+                tensor.copy_(weights[name])
+    for part in module.modules():
+        for store in (part._parameters, part._buffers):
+            for name, held in store.items():
+                if held is not None:
+                    store[name] = made.get(id(held), held)  # type: ignore[assignment]
+
+
+def _filled(tensor: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    values = values.to(tensor.dtype)
+    return nn.Parameter(values, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else values
 
 
 def load_program(artifact: Artifact) -> nn.Module:

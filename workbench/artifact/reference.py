@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +45,13 @@ class Reference:
     def read(cls, path: Path) -> Reference:
         """Read what :meth:`write` wrote; ArtifactError if it is something else."""
         try:
+            with zipfile.ZipFile(path) as packed:
+                if any(part.compress_type != zipfile.ZIP_STORED for part in packed.infolist()):
+                    raise ValueError("it is compressed, and could unfold to any size")
             with np.load(path, allow_pickle=False) as stored:
                 inputs = [stored[f"input_{i}"] for i in range(sum(n.startswith("input_") for n in stored.files))]
                 outputs = [stored[f"output_{i}"] for i in range(sum(n.startswith("output_") for n in stored.files))]
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, MemoryError, zipfile.BadZipFile) as error:
             raise ArtifactError(f"{path} does not hold reference inputs and outputs: {error}.") from error
         if not inputs or not outputs:
             raise ArtifactError(f"{path} does not hold reference inputs and outputs.")

@@ -5,36 +5,25 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import errno
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import safetensors
 import safetensors.torch
 import torch
 from torch import nn
 
-from workbench.artifact.artifact import (
-    FORMAT,
-    IO,
-    MANIFEST,
-    ONNX,
-    PROGRAM,
-    REFERENCE,
-    STRUCTURE,
-    WEIGHTS,
-    Artifact,
-    open_artifact,
-)
+from workbench.artifact.artifact import Artifact, open_artifact
+from workbench.artifact.folder import replacing_folder
 from workbench.artifact.load import set_weights
+from workbench.artifact.manifest import IO, ONNX, PROGRAM, REFERENCE, STRUCTURE, WEIGHTS, write_manifest
 from workbench.artifact.reference import Reference, sample_count
 from workbench.artifact.structure import StructureError, describe_structure, own_tensors, replay
 from workbench.core.errors import ArtifactError, ExportError
-from workbench.core.files import sha256_file
 from workbench.core.machine import FINGERPRINT_LIBRARIES, library_versions, this_machine
 from workbench.export.capture import capture_dynamic, resize_batch
 from workbench.export.io import IOSpec, Tree, describe_tree, input_leaves
@@ -44,6 +33,8 @@ from workbench.tasks.trees import call_model, leaves
 
 if TYPE_CHECKING:
     from workbench.compress.variant import Variant
+
+_ROUNDING = "rounding to integers is part of its graph"
 
 
 def save_variant(variant: Variant, folder: str | Path, *, batch: int = 1) -> Artifact:
@@ -69,17 +60,30 @@ def save_variant(variant: Variant, folder: str | Path, *, batch: int = 1) -> Art
     0.31
     """
     folder = Path(folder)
-    with _replacing_folder(folder) as temporary:
+    with replacing_folder(folder) as temporary:
         export = _write_onnx(variant, temporary / ONNX, batch)
         make_reference(variant.module, variant.task.examples(8), export.io).write(temporary / REFERENCE)
         _write_json(temporary / IO, export.io.to_dict())
-        reason = (
-            "rounding to integers is part of its graph" if variant.quantized else _write_weights(variant, temporary)
-        )
+        reason = _ROUNDING if variant.quantized else _write_weights(variant, temporary)
         if reason:
             _write_program(variant, export, temporary / PROGRAM, reason)
-        _write_json(temporary / MANIFEST, _manifest(variant, export, reason, temporary))
+        write_manifest(temporary, _manifest(variant, export.to_dict(), reason))
     return open_artifact(folder)
+
+
+def save_prefix(variant: Variant, folder: Path) -> None:
+    """Write structure, weights and reports only: what :func:`workbench.artifact.restore.load_prefix` needs.
+
+    Raises
+    ------
+    ArtifactError
+        If the folder cannot be written, or edits of ``task.build()`` do not make the module again.
+    """
+    with replacing_folder(folder) as temporary:
+        reason = _ROUNDING if variant.quantized else _write_weights(variant, temporary)
+        if reason:
+            raise ArtifactError(f"The variant {variant.recipe.label!r} cannot be kept as weights: {reason}.")
+        write_manifest(temporary, _manifest(variant, {"error": "kept as the beginning of recipes"}, None))
 
 
 def make_reference(module: nn.Module, examples: Tree, io: IOSpec) -> Reference:
@@ -114,8 +118,17 @@ def _write_onnx(variant: Variant, path: Path, batch: int) -> _Export:
     try:
         report = export_onnx(variant.module, inputs, path, names=task.parameter_names, batch=batch)
     except ExportError as error:
+        if (cause := _disk_error(error)) is not None:  # no fault of the module: the next try may do better
+            raise cause from error
         return _Export(describe_io(variant.module, inputs, task.parameter_names), error=str(error))
     return _Export(report.io, report.program, opset=report.opset, notes=report.notes)
+
+
+def _disk_error(error: BaseException) -> OSError | None:
+    found: BaseException | None = error
+    while found is not None and not (isinstance(found, OSError) and found.errno is not None):
+        found = found.__cause__ or found.__context__
+    return found
 
 
 def _write_weights(variant: Variant, folder: Path) -> str | None:
@@ -133,7 +146,9 @@ def _write_weights(variant: Variant, folder: Path) -> str | None:
     except ArtifactError as error:
         return str(error)
     _write_json(folder / STRUCTURE, edits)
-    safetensors.torch.save_file(weights, folder / WEIGHTS)
+    with _plain_errors():
+        safetensors.torch.save_file(weights, folder / WEIGHTS)
+    (folder / WEIGHTS).chmod((folder / STRUCTURE).stat().st_mode)  # safetensors makes it 0600
     return None
 
 
@@ -158,14 +173,22 @@ def _write_program(variant: Variant, export: _Export, path: Path, reason: str) -
                 f"The variant {variant.recipe.label!r} cannot be written: {reason}, so that its weights alone do not "
                 f"make it again, and as a program: {error}"
             ) from error
-    with quiet_export():
+    with quiet_export(), _plain_errors():
         torch.export.save(program, path)
 
 
-def _manifest(variant: Variant, export: _Export, reason: str | None, folder: Path) -> dict[str, Any]:
+@contextlib.contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Turn what safetensors and torch raise when a disk is full into the OSError that it is."""
+    try:
+        yield
+    except (safetensors.SafetensorError, RuntimeError) as error:
+        raise OSError(errno.EIO, str(error).splitlines()[0]) from error
+
+
+def _manifest(variant: Variant, export: dict[str, Any], reason: str | None) -> dict[str, Any]:
     task, machine = variant.task, this_machine()
     return {
-        "format": FORMAT,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "recipe": json.loads(variant.recipe.to_json()),
         "recipe_id": variant.recipe.recipe_id,
@@ -177,40 +200,13 @@ def _manifest(variant: Variant, export: _Export, reason: str | None, folder: Pat
         "macs": variant.macs,
         "validation_quality": variant.quality,
         "steps": [report.to_dict() for report in variant.reports],
-        "export": export.to_dict(),
+        "export": export,
         "replayable": reason is None,
         "replay_reason": reason,
         "machine": {"cpu_model": machine.cpu_model, "isa": list(machine.isa), "int8_dot": machine.int8_dot},
         "versions": library_versions((*FINGERPRINT_LIBRARIES, "onnx", "onnxscript", "safetensors")),
-        "files": {
-            path.name: {"sha256": sha256_file(path), "bytes": path.stat().st_size} for path in sorted(folder.iterdir())
-        },
     }
 
 
 def _write_json(path: Path, values: Any) -> None:
     path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-
-
-@contextlib.contextmanager
-def _replacing_folder(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside ``folder`` that takes its place when the block ends well."""
-    if folder.exists() and not (folder / MANIFEST).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ArtifactError(f"{folder} exists and is not an artefact. Choose another folder; nothing was changed.")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    except OSError as error:
-        raise ArtifactError(f"Cannot write {folder}: {error.strerror}. Choose a folder you can write to.") from error
-    try:
-        yield temporary
-        temporary.chmod(0o755)
-        old = temporary.with_name(f"{temporary.name}.old")
-        if folder.exists():
-            os.replace(folder, old)
-        os.replace(temporary, folder)
-        shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        raise ArtifactError(f"Cannot write {folder}: {error.strerror}. Nothing was kept.") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

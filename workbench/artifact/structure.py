@@ -111,7 +111,9 @@ def _untie(found: dict[str, Any], module: nn.Module, base: nn.Module) -> None:
 
 
 def replay(base: nn.Module, edits: Mapping[str, Any]) -> nn.Module:
-    """Make the edits of :func:`describe_structure` on a fresh ``build()``; values of weights are not set.
+    """Make the edits of :func:`describe_structure` on a fresh ``build()``.
+
+    Tensors that are new are on the device ``meta``, without memory or values: :func:`set_weights` fills them.
 
     Raises
     ------
@@ -136,7 +138,7 @@ def replay(base: nn.Module, edits: Mapping[str, Any]) -> nn.Module:
                 _set_tensor(base.get_submodule(path), name, edit)
         for name, owner in edits["aliases"].items():
             _set_alias(base, name, owner)
-    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (AttributeError, LookupError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         raise ArtifactError(
             f"The artefact's structure does not fit the module that build() makes: {error}. "
             "Use the build function of the task that it was written with."
@@ -189,7 +191,8 @@ def _put_module(base: nn.Module, path: str, edit: Mapping[str, Any]) -> None:
     if "same_as" in edit:
         made = base.get_submodule(edit["same_as"])
     elif edit["type"] in TYPES:
-        made = TYPES[edit["type"]][0](**{key: _decode(value) for key, value in edit["args"].items()})
+        with torch.device("meta"):
+            made = TYPES[edit["type"]][0](**{key: _decode(value) for key, value in edit["args"].items()})
     else:
         raise ValueError(f"type {edit['type']!r} is not among those allowed")
     base.get_submodule(parent)._modules[name] = made.eval()
@@ -241,7 +244,7 @@ def _set_tensor(module: nn.Module, name: str, edit: Mapping[str, Any]) -> None:
     dtype = getattr(torch, edit["dtype"])
     if not isinstance(dtype, torch.dtype):
         raise ValueError(f"unknown dtype {edit['dtype']!r}")
-    tensor = torch.zeros(edit["shape"], dtype=dtype)
+    tensor = torch.zeros(edit["shape"], dtype=dtype, device="meta")
     store[name] = nn.Parameter(tensor, requires_grad=edit["grad"]) if edit["kind"] == "_parameters" else tensor
 
 

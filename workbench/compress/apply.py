@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import time
 from collections.abc import Callable, MutableMapping
@@ -9,7 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import nn
@@ -85,6 +86,14 @@ HANDLERS: dict[type[Step], str] = {
 CHECKS: dict[type[Step], str] = {Distill: "workbench.compress.distill:check"}
 
 
+@runtime_checkable
+class SharedPrefixes(Protocol):
+    """A cache that several processes use: ``making`` holds the right to make one entry."""
+
+    def making(self, recipe_id: str, waiting: Callable[[], None]) -> contextlib.AbstractContextManager[None]:
+        """Wait, calling ``waiting``, while another process makes the entry."""
+
+
 def apply_recipe(
     recipe: Recipe,
     task: Task,
@@ -104,12 +113,19 @@ def apply_recipe(
             if type(step) in CHECKS:
                 _found(CHECKS[type(step)])(step, task)
         variant = _start(recipe, task, progress, cache)
-        for index in range(len(variant.reports), len(recipe.steps)):
-            work = Work(task, variant.module, progress, _seed(recipe, index), cost, checkpoints)
-            variant = _apply_step(recipe, index, variant, work)
-            if cache is not None and not variant.quantized:
-                cache[variant.recipe.recipe_id] = _own_copy(variant)
-    return replace(variant, recipe=recipe)
+        reused = len(variant.reports)
+        for index in range(reused, len(recipe.steps)):
+            prefix = recipe.prefixes()[index]
+            with _making(cache, prefix, progress):
+                found = _cached(cache, prefix, task)  # another process may have made it meanwhile
+                if found is not None:
+                    variant, reused = found, index + 1
+                    continue
+                work = Work(task, variant.module, progress, _seed(recipe, index), cost, checkpoints)
+                variant = _apply_step(recipe, index, variant, work)
+                if cache is not None and not variant.quantized:
+                    cache[prefix.recipe_id] = _own_copy(variant)
+    return replace(variant, recipe=recipe, reused_steps=reused)
 
 
 def _check_cost(recipe: Recipe, cost: Cost | None) -> None:
@@ -135,15 +151,33 @@ def _start(
 ) -> Variant:
     """Return the longest cached beginning of ``recipe``, or the float model."""
     for prefix in reversed(recipe.prefixes()):
-        found = cache.get(prefix.recipe_id) if cache is not None else None
-        if found is not None and found.task.fingerprint == task.fingerprint:
-            return replace(_own_copy(found), task=task)
+        found = _cached(cache, prefix, task)
+        if found is not None:
+            return found
     progress(Progress("float", message=f"measuring the float model of {task.name}"))
     module = task.model()
     empty = type(recipe)(seed=recipe.seed)
     macs = count_macs(module, task.examples(2))
     quality = task.evaluate(lambda inputs: predict_with(module, inputs), split="validation")
     return Variant(module, empty, (), task, False, count_params(module), macs, quality)
+
+
+def _cached(cache: MutableMapping[str, Variant] | None, prefix: Recipe, task: Task) -> Variant | None:
+    found = cache.get(prefix.recipe_id) if cache is not None else None
+    if found is None or found.task.fingerprint != task.fingerprint:
+        return None
+    return replace(_own_copy(found), task=task)
+
+
+def _making(
+    cache: MutableMapping[str, Variant] | None, prefix: Recipe, progress: ProgressCallback
+) -> contextlib.AbstractContextManager[None]:
+    shared: object = cache
+    # A quantized variant ends a recipe: nobody waits for it.
+    if not isinstance(shared, SharedPrefixes) or isinstance(prefix.steps[-1], Quantize):
+        return contextlib.nullcontext()
+    words = f"waiting for another process that prepares {prefix.label}"
+    return shared.making(prefix.recipe_id, lambda: progress(Progress(prefix.steps[-1].label, message=words)))
 
 
 def _own_copy(variant: Variant) -> Variant:

@@ -142,7 +142,8 @@ class Recipe:
         progress : callable
             Called with each :class:`Progress`; raising :class:`Cancelled` in it stops the work.
         cache : mutable mapping, optional
-            Prefix id to variant: shared beginnings of recipes are computed once.
+            Prefix id to variant: shared beginnings of recipes are computed once. A dict serves one process; a
+            :class:`workbench.PrefixCache` is on disk and serves all.
         checkpoints : path, optional
             A folder in which Distill and Recover keep their state every half minute, in a file that is gone once they
             end. Killed in the middle and applied again, a training goes on from there, and ends with the same

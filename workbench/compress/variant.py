@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,10 +15,11 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from workbench.compress.recipe import Recipe
-from workbench.compress.steps import Step, step_to_dict
+from workbench.compress.steps import Step, step_from_dict, step_to_dict
 from workbench.tasks.trees import batch_size, call_model
 
 if TYPE_CHECKING:
+    from workbench.artifact.artifact import Artifact
     from workbench.tasks.task import Task
 
 
@@ -32,6 +35,11 @@ class LayerReport:
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON-ready values."""
         return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> LayerReport:
+        """Build from what :meth:`to_dict` returned."""
+        return cls(**_fields(cls, values))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +75,17 @@ class StepReport:
         )
         return values
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> StepReport:
+        """Build from what :meth:`to_dict` returned; an unknown step or option is a :class:`WorkbenchError`."""
+        known = _fields(cls, values)
+        known.update(
+            step=step_from_dict(values["step"]),
+            layers=tuple(map(LayerReport.from_dict, values["layers"])),
+            notes=tuple(values.get("notes", ())),
+        )
+        return cls(**known)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Variant:
@@ -81,6 +100,8 @@ class Variant:
         Parameters, and multiply-accumulates per sample.
     quality : float
         The task's metric on the *validation* split.
+    reused_steps : int
+        How many of the first steps came from a cache of finished beginnings when this variant was made.
     """
 
     module: nn.Module
@@ -91,6 +112,7 @@ class Variant:
     params: int
     macs: int
     quality: float
+    reused_steps: int = 0
 
     @classmethod
     def original(cls, task: Task) -> Variant:
@@ -101,11 +123,35 @@ class Variant:
         """Run the module without gradients; inputs and outputs in the task's structure, [n, ...] leaves."""
         return predict_with(self.module, inputs)
 
+    def save(self, folder: str | Path, *, batch: int = 1) -> Artifact:
+        """Write structure, weights, recipe, reports and an ONNX file into ``folder``, all or nothing.
+
+        :func:`workbench.load_variant` reads it again. ``batch`` is the size of the ONNX file's batch where the module
+        allows no dynamic one. An artefact that was there is replaced; any other folder is refused.
+
+        Raises
+        ------
+        ArtifactError
+            If the folder holds something else or cannot be written, or the module can be written in no form.
+
+        Examples
+        --------
+        >>> variant.save("artefacts/prune-0.5").size_mib
+        0.31
+        """
+        save = importlib.import_module("workbench.artifact.save").save_variant  # artifact stands to the right of this
+        artifact: Artifact = save(self, folder, batch=batch)
+        return artifact
+
     def __repr__(self) -> str:
         return (
             f"Variant({self.recipe.label!r}, params={self.params:,}, macs={self.macs:,}, "
             f"validation quality={self.quality:.4f})"
         )
+
+
+def _fields(cls: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {field.name: values[field.name] for field in dataclasses.fields(cls) if field.name in values}
 
 
 def predict_with(module: nn.Module, inputs: Any) -> Any:

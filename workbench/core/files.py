@@ -45,6 +45,13 @@ def _umask() -> int:
     return mask
 
 
+def cache_dir() -> Path:
+    """Return the folder for what can be made again: ``WORKBENCH_CACHE`` where set, else the user's cache folder."""
+    import platformdirs
+
+    return Path(os.environ.get("WORKBENCH_CACHE") or platformdirs.user_cache_dir("inference-workbench"))
+
+
 def sha256_file(path: str | Path) -> str:
     """Return the hex sha256 of a file's bytes."""
     with open(path, "rb") as stream:

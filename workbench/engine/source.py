@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from workbench.artifact.artifact import MANIFEST, Artifact, open_artifact
+from workbench.artifact.artifact import Artifact, open_artifact
+from workbench.artifact.manifest import MANIFEST
 from workbench.artifact.reference import Arrays, Reference
 from workbench.compress.quantize.modes import mode_of_recipe
 from workbench.core.errors import EngineError, ExportError

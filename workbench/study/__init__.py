@@ -9,6 +9,7 @@ _FACE = {
     "Best": "workbench.study.answers",
     "Job": "workbench.study.job",
     "RunSummary": "workbench.study.run",
+    "Spread": "workbench.study.spread",
     "Study": "workbench.study.study",
     "COLUMNS": "workbench.study.rows",
     "STATES": "workbench.study.rows",
@@ -16,7 +17,7 @@ _FACE = {
     "default_recipes": "workbench.study.defaults",
 }
 
-__all__ = ["COLUMNS", "STATES", "Best", "Job", "RunSummary", "Study", "TrialRow", "default_recipes"]
+__all__ = ["COLUMNS", "STATES", "Best", "Job", "RunSummary", "Spread", "Study", "TrialRow", "default_recipes"]
 
 if TYPE_CHECKING:
     from workbench.study.answers import Best
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from workbench.study.job import Job
     from workbench.study.rows import COLUMNS, STATES, TrialRow
     from workbench.study.run import RunSummary
+    from workbench.study.spread import Spread
     from workbench.study.study import Study
 
 

@@ -7,8 +7,14 @@ from dataclasses import dataclass
 
 from workbench.compress.recipe import Recipe
 from workbench.core.config import short_id
-from workbench.core.errors import StudyError
-from workbench.core.machine import FINGERPRINT_LIBRARIES, fingerprint_id, library_versions, this_machine
+from workbench.core.errors import StudyError, unknown_name
+from workbench.core.machine import (
+    FINGERPRINT_LIBRARIES,
+    default_threads,
+    fingerprint_id,
+    library_versions,
+    this_machine,
+)
 from workbench.study.rows import TrialRow, new_row
 
 BASELINE_BACKEND = "torch-eager"
@@ -94,6 +100,33 @@ class Plan:
             )
             for t in self.trials
         }
+
+
+def plan_for(
+    task_fingerprint: str,
+    recipes: Sequence[Recipe] | None,
+    backends: Sequence[str] | None,
+    batch_sizes: Sequence[int],
+    *,
+    threads: int | None,
+    budget_s: float | None,
+) -> Plan:
+    """Return the plan of what :meth:`Study.run` was asked for, with its defaults; errors as there."""
+    from workbench.engine.backends import BACKENDS, backend_status, require_backend
+    from workbench.study.defaults import default_recipes
+
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+        raise StudyError(f"threads must be an integer of at least 1, or None; got {threads!r}.")
+    if backends is None:
+        backends = [state.name for state in backend_status() if state.available]
+    if isinstance(backends, str) or isinstance(batch_sizes, int):
+        raise StudyError("backends and batch_sizes are lists: backends=['openvino'], batch_sizes=[32].")
+    for name in backends:
+        if name not in BACKENDS:
+            raise StudyError(unknown_name("backend", name, BACKENDS))
+        require_backend(name)
+    chosen = default_recipes(budget_s) if recipes is None else recipes
+    return make_plan(task_fingerprint, chosen, backends, batch_sizes, threads=threads or default_threads())
 
 
 def make_plan(

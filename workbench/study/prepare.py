@@ -78,8 +78,9 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
 class PrepareHost:
     """Starts the child when it is first needed, and again after it was lost."""
 
-    def __init__(self, shipment: Shipment, files: Path, stop: Stop) -> None:
+    def __init__(self, shipment: Shipment, files: Path, stop: Stop, *, prefix_cache: bool = True) -> None:
         self._shipment, self._files, self._stop = shipment, files, stop
+        self._prefix_cache = prefix_cache
         self._child: Child | None = None
         self._loaded = False
 
@@ -142,7 +143,9 @@ class PrepareHost:
                 child.close()
 
     def _load(self, child: Child) -> None:
-        answer = child.ask("task", self._shipment.task, reference=self._shipment.reference)
+        answer = child.ask(
+            "task", self._shipment.task, reference=self._shipment.reference, prefix_cache=self._prefix_cache
+        )
         if answer["fingerprint"] != self._shipment.fingerprint:
             raise StudyError(
                 f"The task that {self._shipment.reference!r} gives in a child process is not the one of this study "

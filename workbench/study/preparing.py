@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from workbench.core.errors import StudyError
@@ -28,14 +28,16 @@ class Preparer:
         torch.set_num_threads(default_threads())
         self._emit = emit
         self._task: Task | None = None
-        self._cache: dict[str, Variant] = {}
+        self._cache: MutableMapping[str, Variant] = {}
 
     def handlers(self) -> dict[str, Callable[[dict[str, Any], bytes], dict[str, Any]]]:
         """Return the commands by name."""
         return {"task": self.load, "prepare": self.prepare}
 
     def load(self, command: dict[str, Any], payload: bytes) -> dict[str, Any]:
-        """Load the task by reference, else from what the study pickled."""
+        """Load the task by reference, else from what the study pickled; say where finished beginnings are kept."""
+        from workbench.artifact import PrefixCache
+
         if command["reference"] is not None:
             from workbench.tasks.load import load_task
 
@@ -44,6 +46,7 @@ class Preparer:
             import cloudpickle
 
             self._task = cloudpickle.loads(payload)
+        self._cache = PrefixCache(self._task) if command["prefix_cache"] else {}
         return {"fingerprint": self._task.fingerprint}
 
     def prepare(self, command: dict[str, Any], payload: bytes) -> dict[str, Any]:
@@ -77,7 +80,24 @@ class Preparer:
             "validation_quality": variant.quality,
             "apply_s": applied - started,
             "export_s": time.perf_counter() - applied,
+            "notes": _reused_notes(variant),
         }
+
+
+def _reused_notes(variant: Variant) -> dict[str, str]:
+    """Return what a row must say where steps came from the cache: their time is not in ``prepare_s``."""
+    count = variant.reused_steps
+    if not count:
+        return {}
+    reused = variant.reports[:count]
+    which = "The first step" if count == 1 else f"The first {count} steps"
+    words = (
+        f"{which} ({' + '.join(report.label for report in reused)}) came from the cache of finished beginnings; the "
+        f"{sum(report.seconds for report in reused):.1f} s that were needed once are not in this time."
+    )
+    if any("cut by max_seconds" in note for report in reused for note in report.notes):
+        words += " A training there was cut by max_seconds; Study(..., prefix_cache=False) trains anew."
+    return {"prepare_s": words}
 
 
 class _Throttled:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Sequence
@@ -12,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.compress.recipe import Recipe
 from workbench.core.errors import Cancelled, StudyError, TrialFailed
-from workbench.core.files import replacing
 from workbench.study.answers import pareto_rows
 from workbench.study.bench import TWIN, Bench, RemoteArm, Setup, Timed
 from workbench.study.child import OutOfTime, Stop
@@ -22,6 +20,7 @@ from workbench.study.plan import Plan, Planned
 from workbench.study.prepare import PrepareHost, Shipment
 from workbench.study.quality import judge, write_inputs
 from workbench.study.results import Noise, baseline_columns, save_samples, size_columns, timed_columns
+from workbench.study.shelf import Shelf
 
 if TYPE_CHECKING:
     from workbench.tasks.task import Task
@@ -52,11 +51,23 @@ class RunSummary:
 class Run:
     """Does the trials of a plan that are not complete; see :meth:`work`."""
 
-    def __init__(self, task: Task, plan: Plan, ledger: Ledger, shipment: Shipment, files: Path, stop: Stop) -> None:
+    def __init__(
+        self,
+        task: Task,
+        plan: Plan,
+        ledger: Ledger,
+        shipment: Shipment,
+        files: Path,
+        stop: Stop,
+        *,
+        prefix_cache: bool = True,
+    ) -> None:
         self._task, self._plan, self._ledger, self._files, self._stop = task, plan, ledger, files, stop
         self._pacing = Pacing(plan, stop)
-        self._host = PrepareHost(shipment, files, stop)
-        self._bench = Bench(Setup(files, files / "inputs" / task.fingerprint, self._artifact, shipment.build, stop))
+        self._host = PrepareHost(shipment, files, stop, prefix_cache=prefix_cache)
+        self._shelf = Shelf(files)
+        inputs = files / "inputs" / task.fingerprint
+        self._bench = Bench(Setup(files, inputs, self._shelf.artifact, shipment.build, stop))
         self._noise = Noise(files / "noise.json")
         self._cut: list[str] = []
 
@@ -137,8 +148,7 @@ class Run:
         try:
             listen = self._ledger.following(trial.name, seconds=self._pacing.prepare_s(recipe))
             sizes = (self._plan.primary, *self._plan.others)
-            folder = self._files / "artifacts" / trial.artifact_key
-            answer = self._host.prepare(recipe, folder, listen, batch_sizes=sizes)
+            answer = self._host.prepare(recipe, self._shelf.target(trial), listen, batch_sizes=sizes)
         except TrialFailed as error:
             self._bench.end([*(t.key for t in first), TWIN])
             self._ledger.fail(mine, f"The variant could not be prepared: {error}")
@@ -147,8 +157,7 @@ class Run:
                 raise StudyError(f"The float model cannot be prepared, so there is no baseline: {error}") from error
             return False
         answer["prepare_s"] = time.monotonic() - started
-        with replacing(self._prepared_path(trial)) as path:
-            path.write_text(json.dumps(answer), encoding="utf-8")
+        self._shelf.keep(trial, answer)
         return True
 
     def _group(self, trials: Sequence[Planned], following: Sequence[Planned]) -> None:
@@ -194,8 +203,8 @@ class Run:
             self._ledger.fail([trial], f"The evaluation failed: {error}")
             return
         prepared = self._prepared(trial) or {}
-        size = size_columns(self._artifact(trial), trial.backend)
-        notes = {**columns.pop("notes"), **quality.pop("notes"), **size.pop("notes")}
+        size = size_columns(self._shelf.artifact(trial), trial.backend)
+        notes = {**columns.pop("notes"), **quality.pop("notes"), **size.pop("notes"), **prepared.get("notes", {})}
         known = {name: prepared.get(name) for name in ("steps", "params", "macs", "prepare_s")}
         samples = save_samples(self._files / "samples", mine, theirs)
         self._ledger.complete(trial, {**columns, **quality, **size, **known, "samples": samples, "notes": notes})
@@ -244,20 +253,5 @@ class Run:
         for recipe in dict.fromkeys(t.recipe for t in trials):
             self._cut.append(f"not run, {_BUDGET}: {words_of([t for t in trials if t.recipe == recipe])}")
 
-    def _artifact(self, trial: Planned) -> Path:
-        """Return the artefact's folder; where its batch is fixed, the one for this batch size."""
-        folder = self._files / "artifacts" / trial.artifact_key
-        own = folder.with_name(f"{folder.name}-b{trial.batch_size}")
-        return own if own.is_dir() else folder
-
-    def _prepared_path(self, trial: Planned) -> Path:
-        return self._files / "artifacts" / f"{trial.artifact_key}.json"
-
     def _prepared(self, trial: Planned) -> dict[str, Any] | None:
-        """Return what preparing told, where it was done and its artefact is still there."""
-        path = self._prepared_path(trial)
-        if not path.exists() or not self._artifact(trial).is_dir():
-            return None
-        known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        sizes = known["fixed_sizes"]
-        return known if sizes is None or {self._plan.primary, *self._plan.others} <= set(sizes) else None
+        return self._shelf.prepared(trial, (self._plan.primary, *self._plan.others))

@@ -22,7 +22,7 @@ from sqlalchemy import exc
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 
 from workbench.core.errors import StudyError, WorkbenchError
-from workbench.core.files import require_writable
+from workbench.core.files import cache_dir, require_writable
 from workbench.study.rows import TrialRow
 
 SCHEMA_VERSION = 1
@@ -273,10 +273,7 @@ def _files_folder(url: URL) -> Path:
             raise StudyError(f"storage: {path} is a folder. Give a file in it: 'sqlite:///{path}/study.db'.")
         folder = path.parent / f"{path.stem}_files"
     else:
-        import platformdirs
-
-        cache = os.environ.get("WORKBENCH_CACHE") or platformdirs.user_cache_dir("inference-workbench")
-        folder = Path(cache) / "studies" / hashlib.sha256(str(url).encode()).hexdigest()[:12]
+        folder = cache_dir() / "studies" / hashlib.sha256(str(url).encode()).hexdigest()[:12]
     try:
         return require_writable(folder)
     except WorkbenchError as error:

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from workbench.core.errors import Cancelled, StudyError, unknown_name
-from workbench.core.machine import default_threads, fingerprint_id
+from workbench.core.machine import fingerprint_id
 from workbench.core.progress import Progress, ProgressCallback, ignore
 from workbench.study.answers import Best, best_row, check_question, mark_recommended, pareto_rows
 from workbench.study.rows import COLUMNS, TrialRow
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from workbench.compress.recipe import Recipe
     from workbench.study.job import Job
-    from workbench.study.plan import Plan
     from workbench.study.run import RunSummary
+    from workbench.study.spread import Spread
     from workbench.tasks.task import Task
 
 PLOTS = ("tradeoff", "throughput", "memory", "waterfall")
@@ -40,6 +40,10 @@ class Study:
         Database URL; for SQLite the artefacts and raw samples lie beside the file in ``<name>_files``.
     name : str, optional
         Name of the study in the database; the task's name by default.
+    prefix_cache : bool
+        Take finished beginnings of recipes from the :class:`workbench.PrefixCache` of this user, and keep new ones
+        there: equal steps are never trained twice, in later studies neither. Rows say where that happened. False
+        shares them among the recipes of one run only.
 
     Raises
     ------
@@ -53,12 +57,20 @@ class Study:
     >>> study.best(quality_drop=0.01)  # doctest: +SKIP
     """
 
-    def __init__(self, task: Task | str, *, storage: str = "sqlite:///workbench.db", name: str | None = None) -> None:
+    def __init__(
+        self,
+        task: Task | str,
+        *,
+        storage: str = "sqlite:///workbench.db",
+        name: str | None = None,
+        prefix_cache: bool = True,
+    ) -> None:
         from workbench.tasks.load import load_task
 
         self.task = load_task(task)
         self.name = name or self.task.name
         self.storage = storage
+        self.prefix_cache = prefix_cache
         self._store = Store(storage)
         self.files = self._store.files
         self._lock = threading.Lock()
@@ -173,6 +185,46 @@ class Study:
         """
         return self._best(self._rows(), quality_drop, minimise, batch_size)
 
+    def spread(
+        self,
+        recipe: Recipe | None = None,
+        seeds: int | Sequence[int] = 3,
+        *,
+        backend: str | None = None,
+        progress: ProgressCallback = ignore,
+    ) -> Spread:
+        """Prepare a recipe with several seeds and measure the quality of each on one engine; rows stay as they are.
+
+        Parameters
+        ----------
+        recipe : Recipe, optional
+            That of :meth:`best` by default.
+        seeds : int or sequence of int
+            A number n stands for 0 to n - 1.
+        backend : str, optional
+            Engine that quality is measured on; that of :meth:`best` by default.
+
+        Returns
+        -------
+        Spread
+            ``frame()`` has a row per seed, and their mean, min and max.
+
+        Raises
+        ------
+        StudyError
+            If there is nothing to spread, or a seed's variant cannot be prepared or run.
+        Cancelled
+            After :meth:`cancel`.
+        """
+        from workbench.study.spread import measure_spread
+
+        asked = recipe, seeds, backend
+        stop = self._begin(None)
+        try:
+            return measure_spread(self.task, *asked, self.best(), self.files, stop, progress, cache=self.prefix_cache)
+        finally:
+            self._stop = None
+
     def plot(self, kind: str = "tradeoff", **options: Any) -> Figure:
         """Draw a chart of the rows: tradeoff, throughput, memory or waterfall."""
         if kind not in PLOTS:
@@ -223,6 +275,7 @@ class Study:
         progress: ProgressCallback = ignore,
     ) -> RunSummary:
         from workbench.study.ledger import Ledger
+        from workbench.study.plan import plan_for
         from workbench.study.prepare import pack
         from workbench.study.run import Run, RunSummary
 
@@ -231,7 +284,9 @@ class Study:
             try:
                 check_question(quality_drop=quality_drop, minimise="latency_ms_p50")
                 progress(Progress("study", 0, 0, "checking the task"))
-                plan = self._plan(recipes, backends, batch_sizes, threads, budget_s)
+                plan = plan_for(
+                    self.task.fingerprint, recipes, backends, batch_sizes, threads=threads, budget_s=budget_s
+                )
                 self.task.check()
                 shipment = pack(self.task)
                 stop.check()
@@ -240,34 +295,10 @@ class Study:
             self._store.set_setting(self.name, "quality_drop", quality_drop)
             rows = plan.rows(self.task.name, shipment.fingerprint)
             with Ledger(self._store, self.name, plan, rows, quality_drop=quality_drop, progress=progress) as ledger:
-                return Run(self.task, plan, ledger, shipment, self.files, stop).work()
+                run = Run(self.task, plan, ledger, shipment, self.files, stop, prefix_cache=self.prefix_cache)
+                return run.work()
         finally:
             self._stop = None
-
-    def _plan(
-        self,
-        recipes: Sequence[Recipe] | None,
-        backends: Sequence[str] | None,
-        batch_sizes: Sequence[int],
-        threads: int | None,
-        budget_s: float | None,
-    ) -> Plan:
-        from workbench.engine.backends import BACKENDS, backend_status, require_backend
-        from workbench.study.defaults import default_recipes
-        from workbench.study.plan import make_plan
-
-        if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
-            raise StudyError(f"threads must be an integer of at least 1, or None; got {threads!r}.")
-        if backends is None:
-            backends = [state.name for state in backend_status() if state.available]
-        if isinstance(backends, str) or isinstance(batch_sizes, int):
-            raise StudyError("backends and batch_sizes are lists: backends=['openvino'], batch_sizes=[32].")
-        for name in backends:
-            if name not in BACKENDS:
-                raise StudyError(unknown_name("backend", name, BACKENDS))
-            require_backend(name)
-        chosen = default_recipes(budget_s) if recipes is None else recipes
-        return make_plan(self.task.fingerprint, chosen, backends, batch_sizes, threads=threads or default_threads())
 
     def _rows(self) -> list[TrialRow]:
         """Rows of this task as it is now; of two with the same settings (libraries were updated) the newer one."""
