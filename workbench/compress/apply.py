@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 
+from workbench.compress.plain import with_plain_linears
 from workbench.compress.steps import Distill, Factorize, Prune, Quantize, Recover, Step
 from workbench.compress.variant import LayerReport, StepReport, Variant, count_macs, count_params, predict_with
 from workbench.core.errors import CoverageError
@@ -96,7 +97,7 @@ def _apply_step(recipe: Recipe, index: int, before: Variant, progress: ProgressC
     # The seed depends on the place in the recipe only, so that equal beginnings give equal variants.
     seed = recipe.seed * 7919 + index
     torch.manual_seed(seed)
-    outcome = _handler(step)(step, Work(task, before.module, progress, seed))
+    outcome = _handler(step)(step, Work(task, with_plain_linears(before.module), progress, seed))
     touched = sum(layer.touched for layer in outcome.layers)
     if not touched and not step.allow_untouched:
         raise CoverageError(_nothing_touched(stage, outcome.layers))

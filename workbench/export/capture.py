@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from workbench.compress.program import export_program
 from workbench.core.errors import ExportError
 from workbench.export.io import Tree
 from workbench.export.quiet import quiet_export
@@ -78,7 +79,7 @@ def _arguments(inputs: Tree) -> tuple[tuple[Any, ...], dict[str, Any]]:
 def _export(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any) -> Any:
     try:
         with torch.no_grad(), quiet_export():
-            return torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
+            return export_program(module, args, kwargs, shapes)
     except Exception as error:
         raise ExportError(f"The module cannot be exported: {reason_of(error)}") from error
 

@@ -34,13 +34,13 @@ class Cut:
 
 def dependency_graph(module: nn.Module, example: Tree) -> Any:
     """Return torch-pruning's graph of which channels can only go together."""
-    import torch_pruning
+    from workbench.compress.prune.graph import ChannelGraph
 
     with warnings.catch_warnings(), torch.enable_grad():
         # Parameters outside layers (positions, class tokens) are cut along their last dimension, as the warning says.
         warnings.filterwarnings("ignore", message="Unwrapped parameters detected")
         warnings.filterwarnings("ignore", category=UserWarning, module="torch_pruning")
-        return torch_pruning.DependencyGraph().build_dependency(
+        return ChannelGraph().build_dependency(
             module, example_inputs=example, forward_fn=call_model, output_transform=leaves
         )
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.fx import GraphModule, Node
 
+from workbench.compress.program import export_program
 from workbench.compress.quantize.annotate import WEIGHTED
 from workbench.compress.quantize.quiet import quiet_torchao
 from workbench.core.errors import ExportError
@@ -31,7 +32,7 @@ def capture(module: nn.Module, example: Tree) -> GraphModule:
     """
     args, kwargs, shapes = _call(example)
     try:
-        program = torch.export.export(module.eval(), args, kwargs, dynamic_shapes=shapes)
+        program = export_program(module.eval(), args, kwargs, shapes)
     except Exception as error:
         raise ExportError(
             f"{type(module).__name__} cannot be captured as a graph with a dynamic batch, which Quantize needs "
@@ -40,6 +41,7 @@ def capture(module: nn.Module, example: Tree) -> GraphModule:
         ) from error
     # The guards repeat what the task checked already, and cost time on every call.
     graph = program.module(check_guards=False)
+    _drop_assertions(graph)
     _spell_out(graph, unfoldable=True)
     _fold_batch_norm(graph)
     _spell_out(graph, unfoldable=False)
@@ -47,8 +49,18 @@ def capture(module: nn.Module, example: Tree) -> GraphModule:
     return graph
 
 
+def _drop_assertions(graph: GraphModule) -> None:
+    """Take out checks of dtypes, which a ``.to(...)`` in forward leaves behind: training may run in bfloat16."""
+    for node in list(graph.graph.nodes):
+        if node.target is _aten._assert_tensor_metadata.default:
+            graph.graph.erase_node(node)
+    graph.recompile()
+
+
 def _call(example: Tree) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
-    dynamic = tree_map(lambda _: {0: torch.export.Dim.DYNAMIC}, example)
+    # One name for all: inputs of a model with several must have the same number of samples.
+    batch = torch.export.Dim("batch")
+    dynamic = tree_map(lambda _: {0: batch}, example)
     if isinstance(example, Mapping):
         return (), dict(example), dynamic
     if isinstance(example, tuple | list):
