@@ -14,6 +14,7 @@ import workbench as wb
 from workbench.compress.plain import with_plain_linears
 from workbench.compress.program import export_program
 from workbench.compress.prune.trial import dependency_graph
+from workbench.core.errors import ExportError
 
 
 class Shuffle(nn.Module):
@@ -263,3 +264,44 @@ class TestTransposedLinears:
         x = task.examples(3)
         with torch.no_grad():
             assert torch.equal(loaded(x), variant.predict(x))
+
+
+class TestReasons:
+    @staticmethod
+    def of(module: nn.Module) -> str:
+        """Return what Quantize says about a module that it cannot capture."""
+        x = torch.randn(24, 1, 8, 8)
+        task = wb.Task(
+            name="refused",
+            build=lambda: module,
+            train=(x, x.flatten(1)[:, :4]),
+            evaluation=(x[:4] + 1, x.flatten(1)[:4, :4]),
+            metric=lambda out, y: -float(F.mse_loss(out, y)),
+            loss=F.mse_loss,
+        )
+        with pytest.raises(ExportError) as found:
+            wb.Recipe(wb.Quantize()).apply(task)
+        return str(found.value)
+
+    def test_a_branch_on_a_value_is_named_with_its_line(self) -> None:
+        class Branching(nn.Linear):
+            def forward(self, x: Tensor) -> Tensor:
+                y = super().forward(x.flatten(1))
+                return y * 2 if float(y.abs().max()) > 1e9 else y
+
+        assert self.of(Branching(64, 4)) == (
+            "Branching cannot be captured as a graph with a dynamic batch, which Quantize needs: its code branches on "
+            "the value of a tensor (test_foreign_models.py, line "
+            f"{Branching.forward.__code__.co_firstlineno + 2}: `return y * 2 if float(y.abs().max()) > 1e9 else y`). "
+            "Use torch.where or torch.cond there, or leave Quantize out of the recipe."
+        )
+
+    def test_anything_else_is_one_line_with_a_way_out(self) -> None:
+        class Odd(nn.Linear):
+            def forward(self, x: Tensor) -> Tensor:
+                y = super().forward(x.flatten(1))
+                return torch.from_numpy(y.detach().numpy() * 2) if torch.compiler.is_exporting() else y
+
+        said = self.of(Odd(64, 4))
+        assert "\n" not in said
+        assert said.endswith("or leave Quantize out of the recipe.")

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.fx import GraphModule, Node
 
-from workbench.compress.program import export_program
+from workbench.compress.program import export_program, reason_of
 from workbench.compress.quantize.annotate import WEIGHTED
 from workbench.compress.quantize.quiet import quiet_torchao
 from workbench.core.errors import ExportError
@@ -35,9 +35,8 @@ def capture(module: nn.Module, example: Tree) -> GraphModule:
         program = export_program(module.eval(), args, kwargs, shapes)
     except Exception as error:
         raise ExportError(
-            f"{type(module).__name__} cannot be captured as a graph with a dynamic batch, which Quantize needs "
-            f"({type(error).__name__}: {_first_line(error)}). Avoid Python branches on tensor values and fixed batch "
-            "sizes in forward, or leave Quantize out of the recipe."
+            f"{type(module).__name__} cannot be captured as a graph with a dynamic batch, which Quantize needs: "
+            + reason_of(error, otherwise="leave Quantize out of the recipe")
         ) from error
     # The guards repeat what the task checked already, and cost time on every call.
     graph = program.module(check_guards=False)
@@ -125,7 +124,3 @@ def _check_same(graph: GraphModule, module: nn.Module, example: Tree) -> None:
                     f"outputs are up to {apart:.3g} apart. A forward with random values, or one that changes the "
                     "module's own state, cannot be quantized; leave Quantize out of the recipe."
                 )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or ["no message"])[0][:160]
