@@ -14,7 +14,7 @@ import workbench as wb
 from workbench.compress.plain import with_plain_linears
 from workbench.compress.program import export_program
 from workbench.compress.prune.trial import dependency_graph
-from workbench.core.errors import ExportError
+from workbench.core.errors import CoverageError, ExportError
 
 
 class Shuffle(nn.Module):
@@ -305,3 +305,19 @@ class TestReasons:
         said = self.of(Odd(64, 4))
         assert "\n" not in said
         assert said.endswith("or leave Quantize out of the recipe.")
+
+
+def test_a_recurrent_layer_is_reported_as_one_that_is_not_cut() -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.lstm, self.head = nn.Embedding(9, 16), nn.LSTM(16, 16, batch_first=True), nn.Linear(16, 4)
+
+        def forward(self, words: Tensor) -> Tensor:
+            return self.head(self.lstm(self.embed(words))[0][:, -1])
+
+    generator = torch.Generator().manual_seed(4)
+    words = torch.randint(0, 8, (40, 6), generator=generator)
+    task = task_of(seeded(Recurrent), words, words[:, 0] % 4)
+    with pytest.raises(CoverageError, match=r"lstm \(LSTM\): recurrent: .* not cut it; head \(Linear\): its"):
+        wb.Recipe(wb.Prune(ratio=0.3)).apply(task)
