@@ -91,13 +91,14 @@ def _own_copy(variant: Variant) -> Variant:
 
 def _apply_step(recipe: Recipe, index: int, before: Variant, progress: ProgressCallback) -> Variant:
     step, task = recipe.steps[index], before.task
+    with_plain_linears(before.module)
     started = time.perf_counter()
     stage = step.label
     progress(Progress(stage, message=f"step {index + 1} of {len(recipe.steps)}"))
     # The seed depends on the place in the recipe only, so that equal beginnings give equal variants.
     seed = recipe.seed * 7919 + index
     torch.manual_seed(seed)
-    outcome = _handler(step)(step, Work(task, with_plain_linears(before.module), progress, seed))
+    outcome = _handler(step)(step, Work(task, before.module, progress, seed))
     touched = sum(layer.touched for layer in outcome.layers)
     if not touched and not step.allow_untouched:
         raise CoverageError(_nothing_touched(stage, outcome.layers))

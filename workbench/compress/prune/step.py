@@ -24,7 +24,6 @@ from workbench.core.progress import Progress
 _CLOSE = 0.01
 _HALVINGS = 10
 _MOST = 0.95
-_RECURRENT = "recurrent: its outputs are its state of the next place, and its gates share them; Prune does not cut it"
 
 
 @dataclass
@@ -127,7 +126,8 @@ def _report(module: nn.Module, before: dict[str, tuple[int, ...]], reasons: dict
     reports = []
     for name, layer in module.named_modules():
         if isinstance(layer, nn.RNNBase):
-            reports.append(LayerReport(name, type(layer).__name__, False, _RECURRENT))
+            why = "recurrent: its outputs are also its state, which all its gates share; Prune does not cut it"
+            reports.append(LayerReport(name, type(layer).__name__, False, why))
         if name not in before:
             continue
         old, new = before[name], tuple(layer.weight.shape)
