@@ -25,6 +25,7 @@ _FACE = {
     "Recover": "workbench.compress.steps",
     "Recipe": "workbench.compress.recipe",
     "Variant": "workbench.compress.variant",
+    "sensitivity": "workbench.compress.sensitivity",
     "InferenceConfig": "workbench.engine.config",
     "QuantizationConfig": "workbench.engine.config",
     "OptimizedInferenceEngine": "workbench.engine.engine",
@@ -60,6 +61,7 @@ __all__ = [
     "plots",
     "report",
     "run_report",
+    "sensitivity",
     "study",
     "tasks",
     "widgets",
@@ -68,6 +70,7 @@ __all__ = [
 if TYPE_CHECKING:
     from workbench import artifact, compress, engine, export, measure, plots, report, study, tasks, widgets
     from workbench.compress.recipe import Recipe
+    from workbench.compress.sensitivity import sensitivity
     from workbench.compress.steps import Distill, Factorize, Prune, Quantize, Recover
     from workbench.compress.variant import Variant
     from workbench.engine.config import InferenceConfig, QuantizationConfig

@@ -1,0 +1,261 @@
+"""Sensitivity: single layers against numpy and the steps themselves; values per layer against exhaustive search."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from compress_models import images, seeded, task_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import workbench as wb
+from workbench.compress import Factorize, Prune, Quantize, Recipe
+from workbench.compress.allocate import lower_hull, walk
+from workbench.compress.sensitivity import Cell, Sensitivity, run, sensitivity
+from workbench.compress.variant import count_macs, count_params
+from workbench.core.errors import Cancelled, ConfigError
+
+
+def net():
+    return nn.Sequential(
+        nn.Conv2d(1, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(16, 32, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(32, 32),
+        nn.Linear(32, 4),
+    )
+
+
+def net_task():
+    return task_of(seeded(net), *images(80))
+
+
+def outputs_with(task, name, weight):
+    """Return the outputs on the calibration split with another weight in one layer."""
+    module = task.model()
+    with torch.no_grad():
+        module.get_submodule(name).weight.copy_(torch.from_numpy(weight))
+        return module(task.calibration.inputs)
+
+
+def sqnr(task, outputs):
+    with torch.no_grad():
+        reference = task.model()(task.calibration.inputs).double().numpy()
+    error = reference - outputs.double().numpy()
+    return 10 * math.log10((reference**2).sum() / (error**2).sum())
+
+
+def test_pruning_one_layer_is_the_step_with_one_ratio():
+    task = net_task()
+    frame = sensitivity(task, "prune", settings=(0.5,)).frame().set_index("layer")
+    assert list(frame.index) == ["0", "2", "6"]
+    model = task.model()
+    for name in frame.index:
+        variant = Recipe(Prune(ratios=("*=0", f"{name}=0.5"))).apply(task)
+        assert frame.loc[name, "quality"] == variant.quality
+        assert frame.loc[name, "params_share"] == pytest.approx(variant.params / count_params(model))
+        assert frame.loc[name, "macs_share"] == pytest.approx(variant.macs / count_macs(model, task.examples(2)))
+    base = task.evaluate(lambda x: model(x), split="validation")
+    assert np.allclose(frame["quality_drop"], base - frame["quality"])
+
+
+def test_a_lower_rank_in_one_layer_is_numpys_truncation():
+    task = net_task()
+    table = sensitivity(task, Factorize(min_saving=0), settings=(0.25, 0.75), measure="sqnr_db", layers=("2", "6"))
+    frame = table.frame().set_index(["layer", "setting"])
+    for name, share in itertools.product(("2", "6"), (0.25, 0.75)):
+        weight = task.model().get_submodule(name).weight.detach().numpy()
+        u, s, v = np.linalg.svd(weight.reshape(len(weight), -1), full_matrices=False)
+        rank = round(share * len(s))
+        cut = ((u[:, :rank] * s[:rank]) @ v[:rank]).reshape(weight.shape)
+        found = frame.loc[(name, share)]
+        if rank * (weight.shape[0] + weight[0].size) >= weight.size:
+            assert math.isnan(found["sqnr_db"]) and "break-even" in found["note"]
+        else:
+            assert found["sqnr_db"] == pytest.approx(sqnr(task, outputs_with(task, name, cut)), abs=0.01)
+    assert frame["sqnr_db"].notna().sum() == 3
+
+
+def test_bits_of_one_layer_are_a_rounding_by_hand():
+    task = net_task()
+    frame = sensitivity(task, Quantize(activations="none"), measure="sqnr_db").frame().set_index("layer")
+    assert list(frame.index) == ["0", "2", "6", "7"]
+    for name in frame.index:
+        weight = task.model().get_submodule(name).weight.detach().numpy()
+        scale = np.abs(weight).reshape(len(weight), -1).max(1).reshape(-1, *[1] * (weight.ndim - 1)) / 127
+        by_hand = sqnr(task, outputs_with(task, name, np.rint(weight / scale) * scale))
+        assert frame.loc[name, "sqnr_db"] == pytest.approx(by_hand, abs=0.5)
+        share = weight.size / count_params(task.model())
+        assert frame.loc[name, "size_share"] == pytest.approx(1 - 0.75 * share)
+        assert frame.loc[name, "macs_share"] == 1
+
+
+def test_what_was_measured_is_kept_and_a_cancelled_run_goes_on(monkeypatch):
+    task, done = net_task(), []
+    real = run.carry_out
+    monkeypatch.setattr(run, "carry_out", lambda step, work: (done.append(step), real(step, work))[1])
+
+    def stop(progress):
+        if progress.done >= 2:
+            raise Cancelled("enough")
+
+    with pytest.raises(Cancelled):
+        sensitivity(task, "factorize", settings=(0.25, 0.5), progress=stop)
+    assert len(done) == 3  # finding the layers, and two cells
+    seen = []
+    whole = sensitivity(task, "factorize", settings=(0.25, 0.5), progress=seen.append)
+    assert len(done) == 1 + len(whole.cells)
+    assert (seen[-1].done, seen[-1].total) == (len(whole.cells), len(whole.cells))
+    assert sensitivity(task, "factorize", settings=(0.25, 0.5)) == whole
+    assert len(done) == 1 + len(whole.cells)
+    sensitivity(task, "factorize", settings=(0.25, 0.5), cache=False)
+    assert len(done) == 2 * (1 + len(whole.cells))
+
+
+def test_a_damaged_cache_is_measured_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORKBENCH_CACHE", str(tmp_path))
+    task = net_task()
+    table = sensitivity(task, "factorize", settings=(0.25,))
+    (path,) = (tmp_path / "sensitivity").iterdir()
+    path.write_text('{"cells": ')
+    assert sensitivity(task, "factorize", settings=(0.25,)) == table
+
+
+def test_the_evaluation_split_is_not_used(monkeypatch):
+    task = net_task()
+    task.check()  # looks at the shapes of a few samples of every split
+    splits = []
+    real = type(task).outputs
+    monkeypatch.setattr(
+        type(task),
+        "outputs",
+        lambda self, predict, split="evaluation", *a: (splits.append(split), real(self, predict, split, *a))[1],
+    )
+    sensitivity(task, "factorize", settings=(0.25,))
+    sensitivity(task, "factorize", settings=(0.25,), measure="sqnr_db")
+    assert set(splits) == {"validation", "calibration"}
+
+
+def test_the_step_of_a_table_holds_its_goal_on_a_real_model():
+    task = net_task()
+    table = sensitivity(task, "prune", settings=(0.25, 0.5))
+    step = table.step(drop=1.0)
+    assert step.ratios == ("*=0", *(f"{name}=0.5" for name in ("0", "2", "6")))
+    assert Recipe(step).apply(task).macs == Recipe(Prune(0.5)).apply(task).macs
+    noise = sensitivity(task, "factorize", settings=(0.25, 0.5), measure="sqnr_db", layers=("2", "6"))
+    variant = Recipe(noise.step(sqnr_db=1.0)).apply(task)
+    assert variant.recipe.label == "low-rank by layer"
+    assert {report.name for report in variant.reports[0].layers if report.touched} == set(noise.settings(sqnr_db=1.0))
+    bits = sensitivity(task, Quantize(activations="none"), measure="sqnr_db")
+    goal = bits.frame()["sqnr_db"].min() + 0.5  # the worst layer alone would miss it
+    rounded = bits.step(sqnr_db=goal)
+    touched = {report.name for report in Recipe(rounded).apply(task).reports[0].layers if report.touched}
+    assert touched == set(bits.settings(sqnr_db=goal)) and 0 < len(touched) < 4
+
+
+def table_of(cells, measure="quality", technique="prune", base=0.9):
+    made = tuple(
+        Cell(layer, "Conv2d", (layer,), setting, value, cost, cost, cost) for layer, setting, value, cost in cells
+    )
+    return Sensitivity("t", technique, measure, base, Prune(), tuple(dict.fromkeys(c.layer for c in made)), made)
+
+
+def test_layers_give_up_what_costs_least_until_the_goal_is_reached():
+    table = table_of(
+        [
+            ("a", 0.25, 0.91, 0.95),  # better than before: noise
+            ("a", 0.5, 0.88, 0.9),
+            ("b", 0.25, 0.70, 0.9),
+            ("b", 0.5, None, 1.0),
+            ("c", 0.5, 0.89, 0.7),
+        ]
+    )
+    assert table.settings(drop=0.0) == {"a": 0.25}
+    assert table.settings(drop=0.011) == {"a": 0.25, "c": 0.5}
+    assert table.settings(drop=0.03) == {"a": 0.5, "c": 0.5}
+    assert table.step(drop=0.03).ratios == ("*=0", "a=0.5", "c=0.5")
+    assert table.saved({"a": 0.5, "c": 0.5}) == pytest.approx(0.4)
+    frame = table.frame()
+    assert frame["quality"].isna().sum() == 1
+    with pytest.raises(ConfigError, match=r"step\(drop=0\): every layer costs more"):
+        table_of([("a", 0.5, 0.1, 0.5)]).step(drop=0)
+
+
+def test_errors_of_layers_add_up_in_energy():
+    table = table_of([("a", 8, 0.001, 0.9), ("b", 8, 0.001, 0.9), ("c", 8, 0.02, 0.9)], measure="sqnr_db", base=0.0)
+    assert table.settings(sqnr_db=30) == {"a": 8}
+    assert table.settings(sqnr_db=10 * math.log10(1 / 0.0021)) == {"a": 8, "b": 8}
+    assert table.frame()["sqnr_db"].tolist() == pytest.approx([30, 30, 16.9897], abs=1e-3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.lists(st.tuples(st.floats(0.1, 0.95), st.floats(0, 0.5)), min_size=1, max_size=3), min_size=1, max_size=3
+    )
+)
+def test_the_walk_loses_least_for_what_it_saves(layers):
+    points = {str(i): [(1.0, 0.0), *layer] for i, layer in enumerate(layers)}
+    paths = {name: [p[place] for place in lower_hull(p)] for name, p in points.items()}
+    at = dict.fromkeys(paths, 0)
+
+    def accept(name, place):
+        assert place == at[name] + 1
+        at[name] = place
+        saved = sum(1 - paths[n][at[n]][0] for n in paths)
+        lost = sum(paths[n][at[n]][1] for n in paths)
+        for way in itertools.product(*points.values()):
+            if sum(1 - cost for cost, _ in way) >= saved:
+                assert sum(loss for _, loss in way) >= lost - 1e-9
+        return True
+
+    walk(paths, accept)
+    assert all(at[name] == len(path) - 1 for name, path in paths.items())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("prun",), "Did you mean 'prune'"),
+        (("distill",), "Unknown technique 'distill'"),
+        ((Prune(ratios=("a=0.5",)),), "ratios of the step to prune must be empty"),
+    ],
+)
+def test_a_technique_that_is_not_one_is_named(arguments, words):
+    with pytest.raises(ConfigError, match=words):
+        sensitivity(net_task(), *arguments)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"settings": (1.5,)}, "above 0 and below 1, got 1.5"),
+        ({"settings": (True,)}, "above 0 and below 1"),
+        ({"measure": "sqnr"}, "Did you mean 'sqnr_db'"),
+        ({"layers": ("9",)}, "no layer that factorize can change is called '9'"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(options, words):
+    with pytest.raises(ConfigError, match=words):
+        wb.sensitivity(net_task(), "factorize", **options)
+    with pytest.raises(ConfigError, match=r"settings of .*8 bits, got 5"):
+        wb.sensitivity(net_task(), "quantize", settings=(5,))
+
+
+def test_a_goal_of_the_other_measure_is_refused():
+    table = table_of([("a", 0.5, 0.8, 0.5)])
+    for goal in ({}, {"sqnr_db": 20.0}, {"drop": 0.1, "sqnr_db": 20.0}):
+        with pytest.raises(ConfigError, match="This table measured quality: give drop"):
+            table.settings(**goal)
+    with pytest.raises(ConfigError, match="Did you mean 'macs'"):
+        table.settings(drop=0.1, of="mac")
+    with pytest.raises(ConfigError, match="at least 0"):
+        table.settings(drop=-0.1)

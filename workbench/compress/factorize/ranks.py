@@ -1,0 +1,159 @@
+"""How much of a layer to keep: by energy, by ratio, by what stands out of the noise, or by a budget for the model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from workbench.compress.allocate import lower_hull, walk
+from workbench.compress.factorize.split import Choice, Floats, Split, Table
+
+_ROUNDING = 1e-9
+
+
+def by_energy(tables: Sequence[Table], energy: float, of: str) -> Choice:
+    """Return the cheapest choice in MACs or parameters (``of``) that keeps a share ``energy``; ties keep more."""
+    found = [table.at(_cheapest(table, energy, of)) for table in tables]
+    return min(found, key=lambda choice: (_cost(choice, of), -choice.kept))
+
+
+def by_ratio(tables: Sequence[Table], ratio: float, of: str) -> Choice:
+    """Return the choice with a share ``ratio`` of the full rank.
+
+    Of several ways to cut, the first one's rank says what must be kept, and the cheapest way to keep that is taken.
+    """
+    first = tables[0].with_ranks([max(1, round(ratio * full)) for full in tables[0].full])
+    return first if len(tables) == 1 else by_energy(tables, first.kept, of)
+
+
+def by_noise(splits: Sequence[Split], of: str) -> Choice | None:
+    """Return the ranks that variational Bayes finds, or None where nothing stands out of the noise.
+
+    Of several ways to cut, the first one's rank says what must be kept, as with a ratio.
+    """
+    first = splits[0]
+    ranks = [max(vbmf_rank(matrix.numpy()) for matrix in matrices) for matrices in first.unfolded()]
+    if 0 in ranks:
+        return None
+    table = first.table()
+    choice = table.with_ranks(ranks)
+    return choice if len(splits) == 1 else by_energy([split.table() for split in splits], choice.kept, of)
+
+
+def by_budget(
+    tables: Mapping[str, Sequence[Table]], whole: Mapping[str, Choice], excess: float, of: str, *, least: float
+) -> tuple[dict[str, Choice], float]:
+    """Return for some layers a choice, so that together they save ``excess``; and what of it cannot be saved.
+
+    Each layer gives up the energy, as a share of its own, that is cheapest to give up for what it saves, until enough
+    is saved. A choice that saves less than ``least`` of parameters or MACs is not taken.
+    """
+    choices = {name: _hull(ways, whole[name], of, least) for name, ways in tables.items()}
+    paths = {name: [(_cost(choice, of), 1 - choice.kept) for choice in path] for name, path in choices.items()}
+    taken: dict[str, Choice] = {}
+    missing = excess
+
+    def accept(name: str, place: int) -> bool:
+        nonlocal missing
+        if missing <= 0:
+            return False
+        missing -= paths[name][place - 1][0] - paths[name][place][0]
+        taken[name] = choices[name][place]
+        return True
+
+    walk(paths, accept)
+    return taken, max(0.0, missing)
+
+
+def saves(choice: Table | Choice, whole: Choice, least: float) -> Any:
+    """Say whether a choice, or each of a table, saves a share ``least`` of parameters and of MACs.
+
+    A layer that does not multiply (an embedding) has no MACs to save: its parameters decide.
+    """
+    few = choice.params <= (1 - least) * whole.params
+    return few & (choice.macs <= (1 - least) * whole.macs) if whole.macs else few
+
+
+def vbmf_rank(matrix: npt.ArrayLike) -> int:
+    """Return how many singular values stand out of the noise, by empirical variational Bayes.
+
+    The analytic solution of Nakajima, Sugiyama, Babacan and Tomioka (2013), Global analytic solution of
+    fully-observed variational Bayesian matrix factorization, JMLR 14; the variance of the noise is estimated too.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> vbmf_rank(rng.normal(size=(40, 3)) @ rng.normal(size=(3, 60)) + 0.1 * rng.normal(size=(40, 60)))
+    3
+    """
+    values = np.asarray(matrix, dtype=np.float64)
+    short, long = sorted(values.shape)
+    squares = np.linalg.svd(values, compute_uv=False) ** 2
+    total = float(squares.sum())
+    if total == 0:
+        return 0
+    alpha = short / long
+    root = 2.5129 * math.sqrt(alpha)  # the fixed point of their equation 33, which this fits to four digits
+    edge = (1 + root) * (1 + alpha / root)
+    most = min(math.ceil(short / (1 + alpha)) - 1, short - 1)
+    high = total / (short * long)
+    low = max(squares[most] / (long * edge), float(squares[most:].mean()) / long)
+    if low <= 0:  # no noise at all: what is left is the rank
+        return int((squares > squares[0] * 1e-20).sum())
+    # a value of exactly 0 would have no logarithm
+    variance = _least(np.maximum(squares, total * 1e-30) / long, alpha, edge, min(low, high), high)
+    return int((squares > long * variance * edge).sum())
+
+
+def _least(scaled: Floats, alpha: float, edge: float, low: float, high: float) -> float:
+    """Return the variance of the noise in [low, high] with the least free energy: on a grid, then on finer ones."""
+    for _ in range(4):
+        grid = np.geomspace(low, high, 200) if high > low else np.array([low])
+        best = int(np.argmin(_free_energy(scaled[None] / grid[:, None], alpha, edge)))
+        low, high = float(grid[max(best - 1, 0)]), float(grid[min(best + 1, len(grid) - 1)])
+    return float(grid[best])
+
+
+def _free_energy(ratios: Floats, alpha: float, edge: float) -> Floats:
+    """Return the free energy up to constants for ``ratios [n, values]`` of the squared values to the noise."""
+    energy = ratios - np.log(ratios)
+    inside = ratios - (1 + alpha)
+    tau = (inside + np.sqrt(np.maximum(inside**2 - 4 * alpha, 0))) / 2
+    tau = np.where(ratios > edge, tau, 1.0)
+    signal = np.log(tau + 1) + alpha * np.log(tau / alpha + 1) - tau
+    found: Floats = (energy + np.where(ratios > edge, signal, 0)).sum(axis=1)
+    return found
+
+
+def _cheapest(table: Table, energy: float, of: str) -> int:
+    cost = np.where(table.kept >= energy - _ROUNDING, getattr(table, of), np.inf)
+    return int(np.lexsort((-table.kept, cost))[0])
+
+
+def _cost(choice: Choice, of: str) -> float:
+    return choice.params if of == "params" else choice.macs
+
+
+def _hull(tables: Sequence[Table], whole: Choice, of: str, least: float) -> list[Choice]:
+    """Return the choices on the lower convex hull of lost energy over cost, from the whole layer to the cheapest."""
+    points = [(_cost(whole, of), 0.0)]
+    sources = []
+    for table in tables:
+        cost = getattr(table, of)
+        for place in _front(cost, table.kept, saves(table, whole, least)):
+            points.append((float(cost[place]), 1 - float(table.kept[place])))
+            sources.append((table, int(place)))
+    tables_at = [sources[place - 1] for place in lower_hull(points)[1:]]
+    return [whole, *(table.at(place) for table, place in tables_at)]
+
+
+def _front(cost: Floats, kept: Floats, fits: npt.NDArray[np.bool_]) -> npt.NDArray[np.intp]:
+    """Return the places that fit and of which no cheaper one keeps as much."""
+    places = np.flatnonzero(fits)
+    places = places[np.lexsort((-kept[places], cost[places]))]
+    best = np.maximum.accumulate(np.concatenate([[-np.inf], kept[places]]))[:-1]
+    return places[kept[places] > best]

@@ -1,0 +1,200 @@
+"""How each technique changes one layer and leaves the others, and how values per layer make a step of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self
+
+from torch import nn
+
+from workbench.compress.apply import Outcome
+from workbench.compress.steps import Factorize, Prune, Quantize, Step
+from workbench.compress.variant import LayerReport
+from workbench.core.errors import ConfigError
+
+_SHARES = (0.25, 0.5, 0.75)
+
+
+class Probe(ABC):
+    """One technique, with the options that hold for all cells of a table.
+
+    Parameters
+    ----------
+    step : Step or None
+        The template; None takes the technique's defaults.
+
+    Raises
+    ------
+    ConfigError
+        If the template has values per layer already.
+    """
+
+    technique: str
+    settings: tuple[float, ...] = _SHARES
+
+    def __init__(self, step: Any) -> None:
+        self.step: Any = self.default() if step is None else step
+        ratios: tuple[str, ...] = getattr(self.step, "ratios", ())
+        if ratios:
+            raise ConfigError(
+                f"sensitivity: the ratios of the step to {self.technique} must be empty, got {ratios!r}: what each "
+                "layer bears is what is to be found out."
+            )
+
+    @abstractmethod
+    def default(self) -> Step:
+        """Return the template where none is given."""
+
+    def with_settings(self, settings: Sequence[float]) -> Self:
+        """Return the probe with other settings, in ascending order, each once."""
+        for setting in settings:
+            self.check(setting)
+        self.settings = tuple(sorted(set(settings)))
+        return self
+
+    def check(self, setting: float) -> None:
+        """Refuse a setting that the technique does not have."""
+        if isinstance(setting, bool) or not isinstance(setting, int | float) or not 0 < setting < 1:
+            raise ConfigError(
+                f"sensitivity: a setting of {self.technique} must be above 0 and below 1, got {setting!r}."
+            )
+
+    @abstractmethod
+    def layers(self, module: nn.Module, run: Callable[[Step], Outcome]) -> list[str]:
+        """Return the names of the layers that the technique can change, in the model's order."""
+
+    @abstractmethod
+    def step_for(self, layer: str, setting: float, layers: Sequence[str]) -> Step:
+        """Return the step that changes one of ``layers`` alone."""
+
+    @abstractmethod
+    def step_with(self, values: Mapping[str, float], layers: Sequence[str]) -> Step:
+        """Return the step that gives some of ``layers`` these settings and leaves the others."""
+
+    def applies(self, reports: Mapping[str, LayerReport], layer: str) -> bool:
+        """Say whether the setting exists for the layer: ``reports`` are those of the step that changed it."""
+        return reports[layer].touched
+
+    def members(self, module: nn.Module, outcome: Outcome, layer: str) -> tuple[str, ...]:
+        """Return the layers that changed together with ``layer``, itself among them."""
+        return (layer,)
+
+
+class PruneProbe(Probe):
+    """Channels away in one group of layers."""
+
+    technique = "prune"
+
+    def default(self) -> Step:
+        return Prune()
+
+    def layers(self, module: nn.Module, run: Callable[[Step], Outcome]) -> list[str]:
+        step = self.step.replace(ratio=max(self.settings), of="channels", scope="local", allow_untouched=True)
+        outcome = run(step)
+        before = _outputs(module)
+        return [name for name, width in _outputs(outcome.module).items() if width != before.get(name)]
+
+    def step_for(self, layer: str, setting: float, layers: Sequence[str]) -> Step:
+        return self.step_with({layer: setting}, layers)
+
+    def step_with(self, values: Mapping[str, float], layers: Sequence[str]) -> Step:
+        ratios = ("*=0", *(f"{name}={value:g}" for name, value in values.items()))
+        # every layer has a ratio of its own: the common one only stands in the label
+        common = sum(values.values()) / len(layers) if values else min(self.settings)
+        changes = {"ratio": round(common, 2) or min(self.settings), "ratios": ratios}
+        step: Step = self.step.replace(of="channels", scope="local", **changes)
+        return step
+
+    def applies(self, reports: Mapping[str, LayerReport], layer: str) -> bool:
+        return True  # a ratio that rounds to all channels costs and saves nothing, which is a result too
+
+    def members(self, module: nn.Module, outcome: Outcome, layer: str) -> tuple[str, ...]:
+        before = _outputs(module)
+        changed = [name for name, width in _outputs(outcome.module).items() if width != before.get(name)]
+        return tuple(changed) if layer in changed else (layer,)
+
+
+class FactorizeProbe(Probe):
+    """A lower rank in one layer."""
+
+    technique = "factorize"
+
+    def default(self) -> Step:
+        return Factorize()
+
+    def layers(self, module: nn.Module, run: Callable[[Step], Outcome]) -> list[str]:
+        step = self.step.replace(budget=None, rank="energy", ratio=min(self.settings), measured=False)
+        return [layer.name for layer in run(step).layers if layer.touched]
+
+    def step_for(self, layer: str, setting: float, layers: Sequence[str]) -> Step:
+        return self.step_with({layer: setting}, layers)
+
+    def step_with(self, values: Mapping[str, float], layers: Sequence[str]) -> Step:
+        ratios = ("*=1", *(f"{name}={value:g}" for name, value in values.items()))
+        step: Step = self.step.replace(budget=None, rank="energy", ratio=None, measured=False, ratios=ratios)
+        return step
+
+
+class QuantizeProbe(Probe):
+    """Fewer bits in one layer."""
+
+    technique = "quantize"
+
+    def __init__(self, step: Any) -> None:
+        super().__init__(step)
+        self.settings = _bits() if step is None else (self.step.bits,)
+
+    def default(self) -> Step:
+        return Quantize()
+
+    def check(self, setting: float) -> None:
+        if setting not in _bits():
+            allowed = " or ".join(f"{bits:g}" for bits in _bits())
+            raise ConfigError(f"sensitivity: quantize has settings of {allowed} bits, got {setting!r}.")
+
+    def layers(self, module: nn.Module, run: Callable[[Step], Outcome]) -> list[str]:
+        names = {name for name, _ in module.named_modules()}
+        return [layer.name for layer in run(self._with_bits(8)).layers if layer.touched and layer.name in names]
+
+    def step_for(self, layer: str, setting: float, layers: Sequence[str]) -> Step:
+        # excluding a module excludes what is below it: a layer inside another one is measured together with it
+        others = [name for name in layers if name != layer and not layer.startswith(f"{name}.")]
+        step = self._with_bits(setting)
+        return step.replace(exclude=(*step.exclude, *others))
+
+    def step_with(self, values: Mapping[str, float], layers: Sequence[str]) -> Step:
+        step = self._with_bits(min(values.values(), default=8))
+        return step.replace(exclude=(*step.exclude, *(name for name in layers if name not in values)))
+
+    def members(self, module: nn.Module, outcome: Outcome, layer: str) -> tuple[str, ...]:
+        return tuple(report.name for report in outcome.layers if report.touched and report.name == layer)
+
+    def _with_bits(self, bits: float) -> Quantize:
+        # below 8 bits there are no integer kernels: the weights alone are rounded
+        more = {"activations": "none", "qat_epochs": 0.0} if bits < 8 else {}
+        step: Quantize = self.step.replace(bits=int(bits), **more)
+        return step
+
+
+PROBES: dict[str, Callable[[Any], Probe]] = {
+    "prune": PruneProbe,
+    "factorize": FactorizeProbe,
+    "quantize": QuantizeProbe,
+}
+
+
+def _bits() -> tuple[float, ...]:
+    field = next(field for field in dataclasses.fields(Quantize) if field.name == "bits")
+    return tuple(sorted(float(bits) for bits in field.metadata["option"]["choices"]))
+
+
+def _outputs(module: nn.Module) -> dict[str, int]:
+    """Return the number of output channels of every layer that has a weight matrix."""
+    found = {}
+    for name, layer in module.named_modules():
+        weight = getattr(layer, "weight", None)
+        if isinstance(weight, nn.Parameter) and weight.ndim > 1 and not isinstance(layer, nn.Embedding):
+            found[name] = weight.shape[1 if getattr(layer, "transposed", False) else 0]
+    return found

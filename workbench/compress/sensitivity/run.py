@@ -1,0 +1,250 @@
+"""Measure a table of sensitivity, or what is missing of it on disk."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from workbench.compress.apply import Outcome, Work, carry_out
+from workbench.compress.names import matches, no_match
+from workbench.compress.sensitivity.probe import PROBES, Probe
+from workbench.compress.sensitivity.table import Cell, Sensitivity
+from workbench.compress.steps import Step, step_to_dict
+from workbench.compress.variant import count_macs, count_params, predict_with
+from workbench.core.config import short_id
+from workbench.core.errors import ConfigError, unknown_name
+from workbench.core.files import replacing
+from workbench.core.machine import library_versions
+from workbench.core.progress import Progress, ProgressCallback, ignore
+from workbench.tasks.trees import Tree, leaves
+
+if TYPE_CHECKING:
+    from workbench.tasks.task import Task
+
+MEASURES = ("quality", "sqnr_db")
+_FORMAT = 1
+_LIBRARIES = ("torch", "torchao", "torch-pruning", "inference-workbench")
+
+
+def sensitivity(
+    task: Task,
+    technique: str | Step,
+    *,
+    settings: Sequence[float] = (),
+    layers: Sequence[str] = (),
+    measure: str = "quality",
+    seed: int = 0,
+    progress: ProgressCallback = ignore,
+    cache: bool = True,
+) -> Sensitivity:
+    """Change one layer at a time on a copy of the task's model, and measure what that costs and saves.
+
+    Parameters
+    ----------
+    technique : str or Step
+        ``"prune"``, ``"factorize"`` or ``"quantize"``; or a step, whose other options then hold:
+        ``wb.Prune(importance="taylor")``.
+    settings : numbers
+        Shares of channels removed, shares of the full rank kept, or bits. By default 0.25, 0.5 and 0.75, or what
+        bits ``Quantize`` has; fewer than 8 bits are for weights alone.
+    layers : names
+        Only these (``*`` and ``?`` match); by default all that the technique can change.
+    measure : str
+        ``"quality"``: the task's metric on the validation split. ``"sqnr_db"``, the quick mode: how far the model's
+        outputs on the calibration split stand above the error made, in dB; needs no labels and shows small errors.
+    progress : callable
+        Called for every cell; raising :class:`Cancelled` in it stops the work. What was measured is kept, and the
+        next call goes on from there.
+    cache : bool
+        Keep the cells on disk (``WORKBENCH_CACHE``), by the task's fingerprint, the options and the libraries.
+
+    Returns
+    -------
+    Sensitivity
+        A table of layer x setting, which makes a step with values per layer: :meth:`Sensitivity.step`.
+
+    Raises
+    ------
+    ConfigError
+        If the technique, a setting or the measure is unknown, or a name matches no layer that can be changed.
+
+    Examples
+    --------
+    >>> table = wb.sensitivity(task, "prune", settings=(0.25, 0.5))  # doctest: +SKIP
+    >>> wb.Recipe(table.step(drop=0.01)).apply(task)  # doctest: +SKIP
+    """
+    probe = _probe(technique, settings, measure)
+    with torch.random.fork_rng(devices=[]):
+        task.check()
+        return _Run(task, probe, tuple(layers), measure, seed, progress, cache).table()
+
+
+def _probe(technique: str | Step, settings: Sequence[float], measure: str) -> Probe:
+    word = technique if isinstance(technique, str) else type(technique).__name__.lower()
+    if word not in PROBES:
+        raise ConfigError("sensitivity: " + unknown_name("technique", word, PROBES))
+    if measure not in MEASURES:
+        raise ConfigError("sensitivity: " + unknown_name("measure", measure, MEASURES))
+    probe = PROBES[word](None if isinstance(technique, str) else technique)
+    return probe.with_settings(settings) if settings else probe
+
+
+class _Run:
+    """One table in the making."""
+
+    def __init__(
+        self,
+        task: Task,
+        probe: Probe,
+        layers: tuple[str, ...],
+        measure: str,
+        seed: int,
+        progress: ProgressCallback,
+        cache: bool,
+    ) -> None:
+        self.task, self.probe, self.measure, self.seed, self.progress = task, probe, measure, seed, progress
+        self.patterns = layers
+        self.module = task.model()
+        self.params, self.macs = count_params(self.module), count_macs(self.module, task.examples(2))
+        self.path = self._path() if cache else None
+        self.known: dict[str, Any] = _read(self.path)
+        self._reference: Tree = None
+
+    def table(self) -> Sensitivity:
+        """Measure what is not known yet."""
+        base = self._base()
+        names = self._layers()
+        total, done = len(names) * len(self.probe.settings), 0
+        taken: set[str] = set()
+        cells: list[Cell] = []
+        for name in names:
+            if name in taken:  # it changes with a layer that was measured
+                total -= len(self.probe.settings)
+                continue
+            for setting in self.probe.settings:
+                cell = self._cell(name, setting, names, Progress("sensitivity", done, total, f"{name} at {setting:g}"))
+                taken.update(cell.members)
+                cells.append(cell)
+                done += 1
+                figures = {} if cell.value is None else {self.measure: cell.value}
+                self.progress(Progress("sensitivity", done, total, f"{name} at {setting:g}", figures))
+        return Sensitivity(
+            task=self.task.name,
+            technique=self.probe.technique,
+            measure=self.measure,
+            base=base,
+            template=self.probe.step,
+            layers=tuple(self.known["layers"]),
+            cells=tuple(cells),
+        )
+
+    def _base(self) -> float:
+        if self.measure != "quality":
+            return 0.0
+        if "base" not in self.known:
+            self.progress(Progress("sensitivity", message="measuring the float model"))
+            self.known["base"] = self._value(self.module)
+            self._keep()
+        return float(self.known["base"])
+
+    def _layers(self) -> list[str]:
+        if "layers" not in self.known:
+            self.progress(Progress("sensitivity", message="finding the layers"))
+            self.known["layers"] = self.probe.layers(self.module, self._run)
+            self._keep()
+        names: list[str] = self.known["layers"]
+        for pattern in self.patterns:
+            if not any(matches(name, pattern) for name in names):
+                raise no_match(
+                    f"sensitivity: no layer that {self.probe.technique} can change is called", pattern, names
+                )
+        return [name for name in names if not self.patterns or any(matches(name, p) for p in self.patterns)]
+
+    def _cell(self, name: str, setting: float, names: Sequence[str], here: Progress) -> Cell:
+        cells = self.known.setdefault("cells", {})
+        key = f"{name}={setting:g}"
+        if key not in cells:
+            self.progress(here)
+            cell = self._measure(name, setting, names, here)
+            cells[key] = dataclasses.asdict(cell)
+            self._keep()
+        return Cell(**{**cells[key], "members": tuple(cells[key]["members"])})
+
+    def _measure(self, name: str, setting: float, names: Sequence[str], here: Progress) -> Cell:
+        step = self.probe.step_for(name, setting, self.known["layers"])
+        outcome = self._run(step, here)
+        kind = type(self.module.get_submodule(name)).__name__
+        reports = {layer.name: layer for layer in outcome.layers}
+        if not self.probe.applies(reports, name):
+            return Cell(name, kind, (name,), setting, None, 1.0, 1.0, 1.0, reports[name].reason)
+        members = self.probe.members(self.module, outcome, name)
+        value = self._value(outcome.module)
+        if outcome.quantized:
+            owned = sum(_weights(self.module, member) for member in members)
+            params, macs, size = 1.0, 1.0, 1 - owned * (1 - setting / 32) / self.params
+        else:
+            params = count_params(outcome.module) / self.params
+            macs, size = count_macs(outcome.module, self.task.examples(2)) / max(1, self.macs), params
+        return Cell(name, kind, members, setting, value, params, macs, size, reports[name].reason)
+
+    def _run(self, step: Step, here: Progress | None = None) -> Outcome:
+        """Carry a step out on a copy; its own progress only lets the caller cancel."""
+        torch.manual_seed(self.seed)
+        note = here or Progress("sensitivity", message="finding the layers")
+        work = Work(self.task, copy.deepcopy(self.module), lambda _: self.progress(note), self.seed)
+        return carry_out(step, work)
+
+    def _value(self, module: nn.Module) -> float:
+        """Return the quality, or the share of the error in the energy of the outputs."""
+        if self.measure == "quality":
+            return self.task.evaluate(lambda inputs: predict_with(module, inputs), split="validation")
+        if self._reference is None:
+            self._reference = self._outputs(self.module)
+        pairs = list(zip(leaves(self._reference), leaves(self._outputs(module)), strict=True))
+        signal = sum(float(a.double().square().sum()) for a, _ in pairs)
+        noise = sum(float((a.double() - b.double()).square().sum()) for a, b in pairs)
+        return noise / max(signal, 1e-300)
+
+    def _outputs(self, module: nn.Module) -> Tree:
+        return self.task.outputs(lambda inputs: predict_with(module, inputs), "calibration")
+
+    def _path(self) -> Path:
+        import platformdirs
+
+        key = {
+            "format": _FORMAT,
+            "task": self.task.fingerprint,
+            "step": step_to_dict(self.probe.step),
+            "measure": self.measure,
+            "seed": self.seed,
+            "libraries": library_versions(_LIBRARIES),
+        }
+        root = os.environ.get("WORKBENCH_CACHE") or platformdirs.user_cache_dir("inference-workbench")
+        return Path(root) / "sensitivity" / f"{short_id(key)}.json"
+
+    def _keep(self) -> None:
+        if self.path is not None:
+            with replacing(self.path) as temporary:
+                temporary.write_text(json.dumps(self.known), encoding="utf-8")
+
+
+def _weights(module: nn.Module, name: str) -> int:
+    weight: Any = module.get_submodule(name).weight
+    return int(weight.numel())
+
+
+def _read(path: Path | None) -> dict[str, Any]:
+    """Return what was kept; a file that is missing or damaged is as good as none."""
+    try:
+        known = json.loads(path.read_text(encoding="utf-8")) if path is not None else {}
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
