@@ -150,6 +150,13 @@ def test_layers_that_give_several_values_are_pruned() -> None:
     assert [tuple(leaf.shape) for leaf in variant.predict(lengths_task().examples(3))] == [(3, 4), (3,)]
 
 
+def test_layers_that_give_several_values_are_passed_over_when_others_are_factorized() -> None:
+    variant = wb.Recipe(wb.Factorize(ratio=0.3, min_saving=0.0)).apply(lengths_task())
+    layers = {layer.name: layer for layer in variant.reports[0].layers}
+    assert [name for name, layer in layers.items() if layer.touched] == ["head"]
+    assert layers["first"].reason == "a Masked does more than a plain Conv1d"
+
+
 @pytest.mark.parametrize("recipe", [wb.Recipe(), wb.Recipe(wb.Quantize())], ids=["float", "int8"])
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
 def test_the_length_of_a_tensor_keeps_the_batch_dynamic(recipe: wb.Recipe, backend: str) -> None:
