@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 import torch
 from torch import nn
 
+from workbench.compress.plain import with_plain_linears
 from workbench.compress.sparsify.zeros import Held, zeros_held
 from workbench.compress.steps import Distill, Factorize, Prune, Quantize, Recover, Sparsify, Step
 from workbench.compress.training import Checkpoint
@@ -191,6 +192,7 @@ def _seed(recipe: Recipe, index: int) -> int:
 
 def _apply_step(recipe: Recipe, index: int, before: Variant, work: Work) -> Variant:
     step, task = recipe.steps[index], before.task
+    with_plain_linears(before.module)
     started = time.perf_counter()
     stage = step.label
     work.progress(Progress(stage, message=f"step {index + 1} of {len(recipe.steps)}"))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import re
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import fx, nn
 
+from workbench.compress.program import export_program, reason_of
 from workbench.core.errors import ExportError
 from workbench.export.io import Tree
 from workbench.export.quiet import quiet_export
@@ -78,32 +78,6 @@ def _arguments(inputs: Tree) -> tuple[tuple[Any, ...], dict[str, Any]]:
 def _export(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any) -> Any:
     try:
         with torch.no_grad(), quiet_export():
-            return torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
+            return export_program(module, args, kwargs, shapes)
     except Exception as error:
         raise ExportError(f"The module cannot be exported: {reason_of(error)}") from error
-
-
-def reason_of(error: BaseException) -> str:
-    """Return one readable sentence for an exporter's exception, which may be pages long."""
-    cause = error
-    while cause.__cause__ is not None:
-        cause = cause.__cause__
-    text = str(cause) or str(error)
-    kind = type(cause).__name__
-    if "data-dependent" in text or "DataDependent" in kind:
-        place = re.search(r'File "[^"]*?([^"/\\]+)", line (\d+), in (\w+)\n\s*(\S.*)', text)
-        where = f" ({place[1]}, line {place[2]}: `{place[4].strip()}`)" if place else ""
-        return (
-            f"its code branches on the value of a tensor{where}. "
-            "Use torch.where or torch.cond there, or run it with the backend torch-eager."
-        )
-    missing = re.search(r"OpOverload\(op='([^']+)'", text)
-    if missing:
-        return (
-            f"ONNX has no translation for its operator {missing[1]}. "
-            "Replace that operator, or run it with the backend torch-eager."
-        )
-    if "specialized" in text or "ConstraintViolation" in text or "constraints" in text.lower():
-        return "its code turns the batch size into a constant."
-    line = next((part.strip() for part in text.splitlines() if part.strip()), kind)
-    return f"{kind}: {line[:300]}"

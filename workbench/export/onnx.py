@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from workbench.compress.program import reason_of
 from workbench.core.errors import ExportError
 from workbench.core.files import replacing
 from workbench.export.agreement import compare_outputs
@@ -21,7 +22,6 @@ from workbench.export.capture import (
     capture_fixed,
     evaluating,
     is_quantized,
-    reason_of,
     resize_batch,
 )
 from workbench.export.integers import Needs, needs_of, rewrite, translations

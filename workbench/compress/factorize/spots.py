@@ -153,7 +153,8 @@ def _calls(names: dict[nn.Module, list[str]], module: nn.Module, example: Tree) 
     calls: dict[nn.Module, list[Any]] = {}
 
     def note(layer: nn.Module, inputs: Any, output: Any) -> None:
-        if inputs:
+        # a subclass may take and give several values; it is refused for that, not measured
+        if inputs and torch.is_tensor(inputs[0]) and torch.is_tensor(output):
             calls.setdefault(layer, []).append((tuple(inputs[0].shape), tuple(output.shape)))
 
     hooks = [layer.register_forward_hook(note) for layer in names]

@@ -58,7 +58,7 @@ def find_groups(
     for group in graph.get_all_groups(root_module_types=list(PRUNABLE)):
         outs = [dep.target.module for dep, _ in group if graph.is_out_channel_pruning_fn(dep.handler)]
         members = tuple(dict.fromkeys(names[m] for m in outs if isinstance(m, PRUNABLE) and m in names))
-        why = _refusal(members, outs, left_out, fixed)
+        why = _refusal(members, outs, left_out, fixed) or _astray(graph, group)
         scores = None if why else judge(group)
         if scores is None:
             reasons.update(dict.fromkeys(members, why or "the importance asked for does not apply to it"))
@@ -109,7 +109,9 @@ def _output_layers(module: nn.Module, example: Tree) -> frozenset[str]:
     """Return the layers whose output is an output of the whole model."""
     made: dict[int, str] = {}
     hooks = [
-        layer.register_forward_hook(lambda _m, _i, out, name=name: made.update({out.data_ptr(): name}))
+        layer.register_forward_hook(
+            lambda _m, _i, out, name=name: made.update((leaf.data_ptr(), name) for leaf in leaves(out))
+        )
         for name, layer in module.named_modules()
         if isinstance(layer, PRUNABLE)
     ]
@@ -135,6 +137,16 @@ def _refusal(
         return "its channels are normalised together (LayerNorm): cutting some changes all the others"
     if any(isinstance(m, nn.LSTM | nn.MultiheadAttention) for m in outs):
         return "its channels belong to attention heads or recurrent gates"
+    return None
+
+
+def _astray(graph: Any, group: Any) -> str | None:
+    """Return a reason if torch-pruning lost its way through a reshape and counts channels that do not exist."""
+    for dep, channels in group:
+        out = graph.is_out_channel_pruning_fn(dep.handler)
+        width = (graph.get_out_channels if out else graph.get_in_channels)(dep.target)
+        if width is not None and max(channels, default=0) >= width:
+            return "its channels cannot be followed through the split or shuffle behind it"
     return None
 
 

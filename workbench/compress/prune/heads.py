@@ -9,7 +9,7 @@ from torch import nn
 
 _WIDTH_OF_ONE = ("head_dim", "head_width", "attention_head_size", "dim_head", "d_head")
 _NUMBER = ("num_heads", "heads", "n_heads", "n_head", "nhead", "num_attention_heads")
-_WIDTH_OF_ALL = ("all_head_size", "inner_dim", "embed_dim")
+_WIDTH_OF_ALL = ("all_head_size", "inner_dim", "embed_dim", "split_size")
 
 
 @dataclass(frozen=True)

@@ -110,6 +110,9 @@ def _widths(module: nn.Module) -> dict[str, tuple[int, ...]]:
 def _report(module: nn.Module, before: dict[str, tuple[int, ...]], reasons: dict[str, str]) -> tuple[LayerReport, ...]:
     reports = []
     for name, layer in module.named_modules():
+        if isinstance(layer, nn.RNNBase):
+            why = "recurrent: its outputs are also its state, which all its gates share; Prune does not cut it"
+            reports.append(LayerReport(name, type(layer).__name__, False, why))
         if name not in before:
             continue
         old, new = before[name], tuple(layer.weight.shape)

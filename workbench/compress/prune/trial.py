@@ -45,10 +45,10 @@ def tracing() -> Iterator[None]:
 
 def dependency_graph(module: nn.Module, example: Tree) -> Any:
     """Return torch-pruning's graph of which channels can only go together."""
-    import torch_pruning
+    from workbench.compress.prune.graph import ChannelGraph
 
     with tracing():
-        return torch_pruning.DependencyGraph().build_dependency(
+        return ChannelGraph().build_dependency(
             module, example_inputs=example, forward_fn=call_model, output_transform=leaves
         )
 

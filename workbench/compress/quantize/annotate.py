@@ -156,9 +156,13 @@ class Annotator:
             self._integers.add(node)
 
     def _drop_dead_ends(self, graph: GraphModule) -> None:
-        """Take the annotation from data movement that leads to no integer operator."""
+        """Take the annotation from data movement and concatenations that lead to no integer operator.
+
+        In networks that normalise before they convolve (DenseNet) only floats read the concatenations; rounding them
+        costs quality, and OpenVINO 2026.4 crashes when it compiles long chains of such ones.
+        """
         for node in reversed(graph.graph.nodes):
-            if node.target not in _MOVES and node.target not in _POOLS:
+            if node.target not in _MOVES | _POOLS | {_aten.cat.default}:
                 continue
             if node in self._integers and not any(_is_marked(user) for user in node.users):
                 node.meta.pop("quantization_annotation", None)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.fx import GraphModule, Node
 
+from workbench.compress.program import export_program, reason_of
 from workbench.compress.quantize.annotate import WEIGHTED
 from workbench.compress.quantize.quiet import quiet_torchao
 from workbench.core.errors import ExportError
@@ -31,15 +32,15 @@ def capture(module: nn.Module, example: Tree) -> GraphModule:
     """
     args, kwargs, shapes = _call(example)
     try:
-        program = torch.export.export(module.eval(), args, kwargs, dynamic_shapes=shapes)
+        program = export_program(module.eval(), args, kwargs, shapes)
     except Exception as error:
         raise ExportError(
-            f"{type(module).__name__} cannot be captured as a graph with a dynamic batch, which Quantize needs "
-            f"({type(error).__name__}: {_first_line(error)}). Avoid Python branches on tensor values and fixed batch "
-            "sizes in forward, or leave Quantize out of the recipe."
+            f"{type(module).__name__} cannot be captured as a graph with a dynamic batch, which Quantize needs: "
+            + reason_of(error, otherwise="leave Quantize out of the recipe")
         ) from error
     # The guards repeat what the task checked already, and cost time on every call.
     graph = program.module(check_guards=False)
+    _drop_assertions(graph)
     _spell_out(graph, unfoldable=True)
     _fold_batch_norm(graph)
     _spell_out(graph, unfoldable=False)
@@ -47,8 +48,18 @@ def capture(module: nn.Module, example: Tree) -> GraphModule:
     return graph
 
 
+def _drop_assertions(graph: GraphModule) -> None:
+    """Take out checks of dtypes, which a ``.to(...)`` in forward leaves behind: training may run in bfloat16."""
+    for node in list(graph.graph.nodes):
+        if node.target is _aten._assert_tensor_metadata.default:
+            graph.graph.erase_node(node)
+    graph.recompile()
+
+
 def _call(example: Tree) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
-    dynamic = tree_map(lambda _: {0: torch.export.Dim.DYNAMIC}, example)
+    # One name for all: inputs of a model with several must have the same number of samples.
+    batch = torch.export.Dim("batch")
+    dynamic = tree_map(lambda _: {0: batch}, example)
     if isinstance(example, Mapping):
         return (), dict(example), dynamic
     if isinstance(example, tuple | list):
@@ -113,7 +124,3 @@ def _check_same(graph: GraphModule, module: nn.Module, example: Tree) -> None:
                     f"outputs are up to {apart:.3g} apart. A forward with random values, or one that changes the "
                     "module's own state, cannot be quantized; leave Quantize out of the recipe."
                 )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or ["no message"])[0][:160]

@@ -1,0 +1,47 @@
+"""torch-pruning's graph of which channels belong together, with care where it misreads a model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch_pruning
+from torch_pruning.dependency import index_mapping, shape_infer
+from torch_pruning.ops import OPTYPE
+
+
+class ChannelGraph(torch_pruning.DependencyGraph):  # type: ignore[misc]
+    """A dependency graph that lets channels pass straight through what torch-pruning 1.6 misreads.
+
+    Whether they really do shows in the trial of every cut.
+    """
+
+    def _build_dependency(self, module2node: dict[Any, Any]) -> None:
+        super()._build_dependency(module2node)
+        shape_infer.init_shape_information(self)
+        for node in module2node.values():
+            if node.type == OPTYPE.CONCAT and not self._joins_channels(node):
+                # Halves of each attention head, as rotary positions swap them: taken for channels, their numbers would
+                # grow without end.
+                node.enable_index_mapping = False
+            elif node.type == OPTYPE.RESHAPE and self._stumbles(node):
+                node.type = OPTYPE.ELEMENTWISE
+
+    def _joins_channels(self, node: Any) -> bool:
+        """Return whether the result is as wide as the channels of what a concatenation joins."""
+        metadata = getattr(node.grad_fn, "_input_metadata", None)
+        dim = getattr(node.grad_fn, "_saved_dim", None)
+        if not metadata or dim is None:
+            return True
+        shape = metadata[0].shape
+        # a negative dimension is saved as an unsigned number of 64 bits
+        width = shape[dim if dim < len(shape) else dim - 2**64]
+        counts = [shape_infer.infer_channels_between(self, source, node) for source in node.inputs]
+        return None in counts or sum(counts) == width
+
+    def _stumbles(self, node: Any) -> bool:
+        """Return whether torch-pruning divides by zero: channels that are split after a shuffle (ShuffleNet)."""
+        try:
+            index_mapping.update_reshape_index_mapping(self, node)
+        except ZeroDivisionError:
+            return True
+        return False
