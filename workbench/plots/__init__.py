@@ -9,9 +9,11 @@ _WHERE = {
     "figure_png": "canvas",
     "memory_data": "memory",
     "plot_memory": "memory",
+    "plot_pruning": "pruning",
     "plot_throughput": "throughput",
     "plot_tradeoff": "tradeoff",
     "plot_waterfall": "waterfall",
+    "pruning_data": "pruning",
     "throughput_data": "throughput",
     "tradeoff_data": "tradeoff",
     "waterfall_data": "waterfall",
@@ -21,9 +23,11 @@ __all__ = [
     "figure_png",
     "memory_data",
     "plot_memory",
+    "plot_pruning",
     "plot_throughput",
     "plot_tradeoff",
     "plot_waterfall",
+    "pruning_data",
     "throughput_data",
     "tradeoff_data",
     "waterfall_data",
@@ -32,6 +36,7 @@ __all__ = [
 if TYPE_CHECKING:
     from workbench.plots.canvas import figure_png
     from workbench.plots.memory import memory_data, plot_memory
+    from workbench.plots.pruning import plot_pruning, pruning_data
     from workbench.plots.throughput import plot_throughput, throughput_data
     from workbench.plots.tradeoff import plot_tradeoff, tradeoff_data
     from workbench.plots.waterfall import plot_waterfall, waterfall_data
