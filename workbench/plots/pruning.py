@@ -75,10 +75,7 @@ def plot_pruning(variants: Iterable[Variant], *, ax: Axes | None = None) -> Figu
         say(target, "No variant to show: give the variants of recipes with Prune.")
         return figure_of(target)
     parts = [part for _, part in frame.groupby(frame["epochs"] > 0)]
-    if ax is None:
-        axes = new_figure(1.6 + 4.4 * len(parts), 4.4, columns=len(parts))[1]
-    else:
-        axes = [dress(ax)] * len(parts)
+    axes = new_figure(1.6 + 4.4 * len(parts), 4.4, columns=len(parts))[1] if ax is None else [dress(ax)] * len(parts)
     labels: list[tuple[Axes, list[Label]]] = []
     for target, part in zip(axes, parts, strict=True):
         labels.append((target, _curves(target, part, dashed=ax is not None and not part["epochs"].any())))
