@@ -110,6 +110,12 @@ def test_a_cost_that_no_width_lowers_is_said():
         applied(LATENCY, lambda variant: 2.0)
 
 
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_cost_that_is_none_is_refused(value):
+    with pytest.raises(ConfigError, match="cost must return a number above 0"):
+        applied(LATENCY, lambda variant: value)
+
+
 def test_the_label_says_what_ratio_counts():
     assert LATENCY.label == "prune 0.4 latency"
     assert Prune(0.4, of="macs", scope="global").label == "prune 0.4 macs global"

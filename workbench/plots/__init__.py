@@ -11,11 +11,13 @@ _WHERE = {
     "memory_data": "memory",
     "plot_layer_sqnr": "signals",
     "plot_memory": "memory",
+    "plot_pruning": "pruning",
     "plot_sensitivity": "heatmap",
     "plot_throughput": "throughput",
     "plot_tradeoff": "tradeoff",
     "plot_training": "training",
     "plot_waterfall": "waterfall",
+    "pruning_data": "pruning",
     "sensitivity_data": "heatmap",
     "throughput_data": "throughput",
     "tradeoff_data": "tradeoff",
@@ -29,11 +31,13 @@ __all__ = [
     "memory_data",
     "plot_layer_sqnr",
     "plot_memory",
+    "plot_pruning",
     "plot_sensitivity",
     "plot_throughput",
     "plot_tradeoff",
     "plot_training",
     "plot_waterfall",
+    "pruning_data",
     "sensitivity_data",
     "throughput_data",
     "tradeoff_data",
@@ -45,6 +49,7 @@ if TYPE_CHECKING:
     from workbench.plots.canvas import figure_png
     from workbench.plots.heatmap import plot_sensitivity, sensitivity_data
     from workbench.plots.memory import memory_data, plot_memory
+    from workbench.plots.pruning import plot_pruning, pruning_data
     from workbench.plots.signals import layer_sqnr_data, plot_layer_sqnr
     from workbench.plots.throughput import plot_throughput, throughput_data
     from workbench.plots.tradeoff import plot_tradeoff, tradeoff_data

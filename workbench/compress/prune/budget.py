@@ -46,7 +46,10 @@ class Gauge:
         if self.step.of == "macs" or self.work.cost is None:
             return macs
         variant = Variant(module, Recipe(), (), self.work.task, False, count_params(module), macs, math.nan)
-        return float(self.work.cost(variant))
+        value = float(self.work.cost(variant))
+        if not (math.isfinite(value) and value > 0):
+            raise ConfigError(f"Recipe.apply: cost must return a number above 0, and returned {value!r}.")
+        return value
 
     def ratio(self, module: nn.Module, share: float, cuts_at: Callable[[float], list[Cut]]) -> float:
         """Return the smallest ratio of channels that leaves ``1 - share`` of the first cost.
