@@ -18,8 +18,8 @@ import cloudpickle
 from workbench.core.errors import TaskError, did_you_mean
 from workbench.tasks.task import Task
 
-BUILTIN = ("digits", "digits_vit")
-_FORMS = f"Give {' or '.join(map(repr, BUILTIN))}, 'path/to/file.py:function', or 'package.module:function'."
+BUILTIN = {"digits": "builtin", "digits_vit": "builtin", "minilm": "sentences"}
+_FORMS = f"Give {', '.join(map(repr, BUILTIN))}, 'path/to/file.py:function', or 'package.module:function'."
 
 
 def load_task(spec: str | Path | Task | Callable[[], Task]) -> Task:
@@ -28,8 +28,8 @@ def load_task(spec: str | Path | Task | Callable[[], Task]) -> Task:
     Parameters
     ----------
     spec
-        A Task, a function that returns one, ``"digits"``, ``"digits_vit"``, ``"path/to/file.py:function"`` or
-        ``"package.module:function"``. The function is called without arguments.
+        A Task, a function that returns one, ``"digits"``, ``"digits_vit"``, ``"minilm"``,
+        ``"path/to/file.py:function"`` or ``"package.module:function"``. The function is called without arguments.
 
     Returns
     -------
@@ -52,9 +52,8 @@ def load_task(spec: str | Path | Task | Callable[[], Task]) -> Task:
         return _called(spec, getattr(spec, "__name__", repr(spec)))
     text = str(spec).strip()
     if text in BUILTIN:
-        from workbench.tasks import builtin
-
-        return _called(getattr(builtin, text), text)
+        module = importlib.import_module(f"workbench.tasks.{BUILTIN[text]}")
+        return _called(getattr(module, text), text)
     place, colon, function = text.rpartition(":")
     # the colon of a Windows drive parts no function from its file
     if not colon or "/" in function or "\\" in function:
