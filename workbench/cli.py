@@ -89,7 +89,7 @@ def _add_report(commands: Any) -> None:
     words = "Measure a task and write report.html, the executed notebook and trials.jsonl into a folder."
     command = _add(commands, "report", words, _report)
     command.add_argument(
-        "--task", required=True, help="digits, digits_vit, path/to/file.py:function or module:function"
+        "--task", required=True, help="digits, digits_vit, minilm, path/to/file.py:function or module:function"
     )
     command.add_argument("--output", required=True, type=Path, help="folder for the results; running again resumes")
     command.add_argument(
@@ -108,7 +108,7 @@ def _add_study(commands: Any) -> None:
     words = "Run or resume a study in a database, and print its rows."
     command = _add(commands, "study", words, _study)
     command.add_argument(
-        "--task", required=True, help="digits, digits_vit, path/to/file.py:function or module:function"
+        "--task", required=True, help="digits, digits_vit, minilm, path/to/file.py:function or module:function"
     )
     command.add_argument("--storage", required=True, help="database URL, such as sqlite:///studies.db")
     command.add_argument("--recipes", type=Path, help="JSON file with a list of recipes; without it the default ones")

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from workbench.tasks.builtin import digits as digits
     from workbench.tasks.builtin import digits_vit as digits_vit
     from workbench.tasks.load import load_task as load_task
+    from workbench.tasks.sentences import minilm as minilm
     from workbench.tasks.split import Split as Split
     from workbench.tasks.task import Task as Task
 
@@ -17,9 +18,10 @@ _HOMES = {
     "Split": "split",
     "digits": "builtin",
     "digits_vit": "builtin",
+    "minilm": "sentences",
     "load_task": "load",
 }
-__all__ = ["Split", "Task", "digits", "digits_vit", "load_task"]
+__all__ = ["Split", "Task", "digits", "digits_vit", "load_task", "minilm"]
 
 
 def __getattr__(name: str) -> Any:

@@ -26,21 +26,23 @@ def data_dir() -> Path:
     raise TaskError(f"The built-in data is missing: no digits.npz in {looked}. Install the package again.")
 
 
+_RESTORE = (
+    "Restore it from git, or, if you made it again on purpose, put the new sum into the table in workbench/tasks."
+)
+
+
 @functools.lru_cache
-def checked_file(path: Path, sha256: str) -> Path:
+def checked_file(path: Path, sha256: str, *, advice: str = _RESTORE) -> Path:
     """Return ``path`` if its content has this sha256; the answer is remembered.
 
     Raises
     ------
     TaskError
-        If the file is missing or its content differs.
+        If the file is missing or its content differs; ``advice`` says what to do then.
     """
     if not path.is_file():
         raise TaskError(f"{path} is missing. Install the package again, or restore the file from git.")
     found = sha256_file(path)
     if found != sha256:
-        raise TaskError(
-            f"{path} is damaged or changed: its sha256 is {found}, expected {sha256}. Restore it from git, or, "
-            "if you made it again on purpose, put the new sum into the table of workbench/tasks/builtin.py."
-        )
+        raise TaskError(f"{path} is damaged or changed: its sha256 is {found}, expected {sha256}. {advice}")
     return path

@@ -20,9 +20,9 @@ from torch import nn
 from workbench.core.errors import TaskError, did_you_mean
 from workbench.tasks.task import Task
 
-BUILTIN = ("digits", "digits_vit")
+BUILTIN = {"digits": "builtin", "digits_vit": "builtin", "minilm": "sentences"}
 _PLACES = "'path/to/file.py:function' or 'package.module:function'"
-_FORMS = f"Give {' or '.join(map(repr, BUILTIN))}, {_PLACES}."
+_FORMS = f"Give {', '.join(map(repr, BUILTIN))}, {_PLACES}."
 
 
 def load_task(spec: str | Path | Task | Callable[[], Task]) -> Task:
@@ -31,8 +31,8 @@ def load_task(spec: str | Path | Task | Callable[[], Task]) -> Task:
     Parameters
     ----------
     spec
-        A Task, a function that returns one, ``"digits"``, ``"digits_vit"``, ``"path/to/file.py:function"`` or
-        ``"package.module:function"``. The function is called without arguments.
+        A Task, a function that returns one, ``"digits"``, ``"digits_vit"``, ``"minilm"``,
+        ``"path/to/file.py:function"`` or ``"package.module:function"``. The function is called without arguments.
 
     Returns
     -------
@@ -55,10 +55,9 @@ def load_task(spec: str | Path | Task | Callable[[], Task]) -> Task:
         return _called(spec, getattr(spec, "__name__", repr(spec)))
     text = str(spec).strip()
     if text in BUILTIN:
-        from workbench.tasks import builtin
-
-        return _called(getattr(builtin, text), text)
-    found, reference = _named(text, "task", BUILTIN, _FORMS)
+        module = importlib.import_module(f"workbench.tasks.{BUILTIN[text]}")
+        return _called(getattr(module, text), text)
+    found, reference = _named(text, "task", tuple(BUILTIN), _FORMS)
     task = _called(found, text)
     task.reference = reference
     return task
