@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import onnx
@@ -123,6 +124,9 @@ def test_a_quantized_variant_runs_everywhere_and_says_what_is_simulated(tiny_tas
     assert max(right.values()) - min(right.values()) < 0.03
     with pytest.raises(ConfigError, match="is quantized already"):
         Engine.from_variant(variant, backend="onnxruntime", quantization=QuantizationConfig())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)  # torch's own about a captured graph that is copied
+        Engine.from_variant(variant, backend="torch-eager", threads=1).dispose()
 
 
 def test_weights_are_rounded_by_at_most_half_a_step_of_their_channel(saved, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import shutil
 import tempfile
+import warnings
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -131,12 +132,19 @@ def _variant_source(variant: Variant, io: IOSpec, reference: Reference, **more: 
     return ModelSource(
         label=f"variant {variant.recipe.label!r}",
         io=io,
-        module=lambda: copy.deepcopy(module),
+        module=lambda: _copy(module),
         quantized=variant.quantized,
         mode=mode_of_recipe(variant.recipe.to_dict()) if variant.quantized else None,
         reference=reference,
         **more,
     )
+
+
+def _copy(module: Any) -> Any:
+    """Return a copy of a module; copying a captured graph makes torch warn about a type of its own."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated", category=FutureWarning)
+        return copy.deepcopy(module)
 
 
 def _source_from_onnx(path: Path) -> ModelSource:
