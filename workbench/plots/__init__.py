@@ -11,14 +11,18 @@ _WHERE = {
     "memory_data": "memory",
     "plot_layer_sqnr": "signals",
     "plot_memory": "memory",
+    "plot_rank_energy": "ways",
     "plot_sensitivity": "heatmap",
     "plot_throughput": "throughput",
     "plot_tradeoff": "tradeoff",
     "plot_waterfall": "waterfall",
+    "plot_ways": "ways",
+    "rank_energy_data": "ways",
     "sensitivity_data": "heatmap",
     "throughput_data": "throughput",
     "tradeoff_data": "tradeoff",
     "waterfall_data": "waterfall",
+    "ways_data": "ways",
 }
 
 __all__ = [
@@ -27,14 +31,18 @@ __all__ = [
     "memory_data",
     "plot_layer_sqnr",
     "plot_memory",
+    "plot_rank_energy",
     "plot_sensitivity",
     "plot_throughput",
     "plot_tradeoff",
     "plot_waterfall",
+    "plot_ways",
+    "rank_energy_data",
     "sensitivity_data",
     "throughput_data",
     "tradeoff_data",
     "waterfall_data",
+    "ways_data",
 ]
 
 if TYPE_CHECKING:
@@ -45,6 +53,7 @@ if TYPE_CHECKING:
     from workbench.plots.throughput import plot_throughput, throughput_data
     from workbench.plots.tradeoff import plot_tradeoff, tradeoff_data
     from workbench.plots.waterfall import plot_waterfall, waterfall_data
+    from workbench.plots.ways import plot_rank_energy, plot_ways, rank_energy_data, ways_data
 
 
 def __getattr__(name: str) -> Any:
