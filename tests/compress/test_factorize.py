@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -268,11 +269,8 @@ def test_measured_splits_stay_where_the_clock_says_so():
         seen.append(variant)
         return variant.macs + 1e6 * isinstance(variant.module[0], nn.Sequential)
 
-    class Timed(Work):
-        pass
-
-    Timed.cost = staticmethod(cost)
-    outcome = factorize(Factorize(ratio=0.25, measured=True), Timed(task, task.model(), ignore, 0))
+    work = SimpleNamespace(task=task, module=task.model(), progress=ignore, seed=0, cost=cost)
+    outcome = factorize(Factorize(ratio=0.25, measured=True), work)
     report = {layer.name: layer for layer in outcome.layers}
     assert not report["0"].touched and "past the measured break-even" in report["0"].reason
     assert report["4"].touched and "ms" in report["4"].reason
