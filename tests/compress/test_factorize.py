@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -269,8 +268,11 @@ def test_measured_splits_stay_where_the_clock_says_so():
         seen.append(variant)
         return variant.macs + 1e6 * isinstance(variant.module[0], nn.Sequential)
 
-    work = SimpleNamespace(task=task, module=task.model(), progress=ignore, seed=0, cost=cost)
-    outcome = factorize(Factorize(ratio=0.25, measured=True), work)
+    class Timed(Work):
+        pass
+
+    Timed.cost = staticmethod(cost)
+    outcome = factorize(Factorize(ratio=0.25, measured=True), Timed(task, task.model(), ignore, 0))
     report = {layer.name: layer for layer in outcome.layers}
     assert not report["0"].touched and "past the measured break-even" in report["0"].reason
     assert report["4"].touched and "ms" in report["4"].reason
