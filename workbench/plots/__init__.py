@@ -12,17 +12,21 @@ _WHERE = {
     "plot_layer_sqnr": "signals",
     "plot_memory": "memory",
     "plot_pruning": "pruning",
+    "plot_rank_energy": "ways",
     "plot_sensitivity": "heatmap",
     "plot_throughput": "throughput",
     "plot_tradeoff": "tradeoff",
     "plot_training": "training",
     "plot_waterfall": "waterfall",
+    "plot_ways": "ways",
     "pruning_data": "pruning",
+    "rank_energy_data": "ways",
     "sensitivity_data": "heatmap",
     "throughput_data": "throughput",
     "tradeoff_data": "tradeoff",
     "training_data": "training",
     "waterfall_data": "waterfall",
+    "ways_data": "ways",
 }
 
 __all__ = [
@@ -32,17 +36,21 @@ __all__ = [
     "plot_layer_sqnr",
     "plot_memory",
     "plot_pruning",
+    "plot_rank_energy",
     "plot_sensitivity",
     "plot_throughput",
     "plot_tradeoff",
     "plot_training",
     "plot_waterfall",
+    "plot_ways",
     "pruning_data",
+    "rank_energy_data",
     "sensitivity_data",
     "throughput_data",
     "tradeoff_data",
     "training_data",
     "waterfall_data",
+    "ways_data",
 ]
 
 if TYPE_CHECKING:
@@ -55,6 +63,7 @@ if TYPE_CHECKING:
     from workbench.plots.tradeoff import plot_tradeoff, tradeoff_data
     from workbench.plots.training import plot_training, training_data
     from workbench.plots.waterfall import plot_waterfall, waterfall_data
+    from workbench.plots.ways import plot_rank_energy, plot_ways, rank_energy_data, ways_data
 
 
 def __getattr__(name: str) -> Any:

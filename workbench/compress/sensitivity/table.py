@@ -83,7 +83,10 @@ class Sensitivity:
         """Return the setting of every layer that is to be changed, so that most is saved for a loss that is allowed.
 
         The losses of single layers are taken to add up, as errors that do not know of each other do; noise that makes
-        a layer look better than before counts as no loss. Judge the step that comes out by its own quality.
+        a layer look better than before counts as no loss. Where changes are large and nothing is trained in between
+        (pruning above all), the whole loses more than the sum, and a metric that does not see small errors one by
+        one sees them together: tables of ``sqnr_db`` are the better guide then. Judge the step that comes out by its
+        own quality.
 
         Parameters
         ----------
