@@ -1,0 +1,182 @@
+"""The convolutional networks of the zoo."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.zoo.build import from_pytorchcv, from_transformers
+from benchmarks.zoo.task import Architecture, images, spectrograms
+
+_TEN: dict[str, Any] = {"num_classes": 10}
+_RESIDUAL: dict[str, Any] = _TEN | {"init_block_channels": 16, "bottleneck": False}
+_STAGES = [[16, 16], [32, 32], [64, 64]]
+
+CNNS = (
+    Architecture(
+        "ResNet",
+        "CNN",
+        "pytorchcv",
+        "residual sums, batch norm",
+        from_pytorchcv("resnet_cifar", "CIFARResNet", channels=_STAGES, **_RESIDUAL),
+        images(32),
+    ),
+    Architecture(
+        "MobileNetV2",
+        "CNN",
+        "pytorchcv",
+        "depthwise convolutions, ReLU6, a convolution as head",
+        from_pytorchcv(
+            "mobilenetv2",
+            "MobileNetV2",
+            channels=[[16], [24, 24], [32, 32]],
+            init_block_channels=16,
+            final_block_channels=128,
+            remove_exp_conv=False,
+            **_TEN,
+        ),
+        images(56),
+    ),
+    Architecture(
+        "DenseNet",
+        "CNN",
+        "pytorchcv",
+        "every layer reads the concatenation of all before it, normalised before it convolves",
+        from_pytorchcv(
+            "densenet_cifar",
+            "CIFARDenseNet",
+            channels=[[28, 40, 52], [38, 50, 62], [43, 55, 67]],
+            init_block_channels=16,
+            bottleneck=False,
+            **_TEN,
+        ),
+        images(32),
+    ),
+    Architecture(
+        "SE-ResNet",
+        "CNN",
+        "pytorchcv",
+        "squeeze-and-excitation gates on the channels",
+        from_pytorchcv("seresnet_cifar", "CIFARSEResNet", channels=_STAGES, **_RESIDUAL),
+        images(32),
+    ),
+    Architecture(
+        "U-Net",
+        "CNN",
+        "pytorchcv",
+        "skips joined by concatenation, bilinear upsampling, an image out",
+        from_pytorchcv(
+            "unet",
+            "UNet",
+            channels=[[32, 64, 64], [64, 32, 16]],
+            init_block_channels=16,
+            in_size=(32, 32),
+            **_TEN,
+        ),
+        images(32),
+    ),
+    Architecture(
+        "ResNeXt",
+        "CNN",
+        "pytorchcv",
+        "grouped convolutions",
+        from_pytorchcv(
+            "resnext_cifar",
+            "CIFARResNeXt",
+            channels=[[64, 64], [128], [256]],
+            init_block_channels=32,
+            cardinality=4,
+            bottleneck_width=16,
+            **_TEN,
+        ),
+        images(32),
+    ),
+    Architecture(
+        "ShuffleNetV2",
+        "CNN",
+        "pytorchcv",
+        "channels split in halves, joined and shuffled by a reshape",
+        from_pytorchcv(
+            "shufflenetv2",
+            "ShuffleNetV2",
+            channels=[[48, 48, 48], [96, 96]],
+            init_block_channels=24,
+            final_block_channels=128,
+            **_TEN,
+        ),
+        images(112),
+    ),
+    Architecture(
+        "SqueezeNet",
+        "CNN",
+        "pytorchcv",
+        "parallel convolutions joined by concatenation, no norm",
+        from_pytorchcv(
+            "squeezenet",
+            "SqueezeNet",
+            channels=[[64, 64], [128, 128]],
+            residuals=None,
+            init_block_kernel_size=3,
+            init_block_channels=32,
+            **_TEN,
+        ),
+        images(112),
+    ),
+    Architecture(
+        "EfficientNet",
+        "CNN",
+        "pytorchcv",
+        "depthwise convolutions with gates and swish",
+        from_pytorchcv(
+            "efficientnet",
+            "EfficientNet",
+            channels=[[16], [24, 24], [40, 40]],
+            init_block_channels=16,
+            final_block_channels=128,
+            kernel_sizes=[[3], [3, 3], [5, 5]],
+            strides_per_stage=[1, 2, 2],
+            expansion_factors=[[1], [4, 4], [4, 4]],
+            **_TEN,
+        ),
+        images(32),
+    ),
+    Architecture(
+        "ConvNeXt",
+        "CNN",
+        "transformers",
+        "7x7 depthwise convolutions, LayerNorm, Linears over channels, a learned scale per channel",
+        from_transformers(
+            "ConvNextForImageClassification",
+            "ConvNextConfig",
+            hidden_sizes=[32, 64],
+            depths=[2, 2],
+            num_stages=2,
+            patch_size=4,
+            image_size=32,
+            layer_scale_init_value=0.5,
+            num_labels=10,
+            initializer_range=0.1,
+        ),
+        images(32),
+    ),
+    Architecture(
+        "QuartzNet",
+        "CNN",
+        "pytorchcv",
+        "Conv1d over sound features; two inputs (features and int64 lengths), two outputs, masks by length",
+        from_pytorchcv(
+            "jasper",
+            "Jasper",
+            channels=[32, 32, 64, 64, 64, 128],
+            kernel_sizes=[11, 11, 13, 15, 17, 1],
+            bn_eps=1e-3,
+            dropout_rates=[0.0] * 6,
+            repeat=2,
+            use_dw=True,
+            use_dr=False,
+            from_audio=False,
+            in_channels=32,
+            **_TEN,
+        ),
+        spectrograms,
+    ),
+)
