@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, MutableMapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.core.errors import StudyError
@@ -52,7 +53,8 @@ class Preparer:
     def prepare(self, command: dict[str, Any], payload: bytes) -> dict[str, Any]:
         """Apply a recipe, write the artefact into ``folder``, and return what the rows need.
 
-        Where the export allows no dynamic batch, each further batch size gets an artefact ``<folder>-b<size>``.
+        Where the export allows no dynamic batch, each further batch size gets an artefact ``<folder>-b<size>``. A
+        training that a kill ended goes on from its last checkpoint.
         """
         from workbench.artifact import save_variant
         from workbench.compress.recipe import Recipe
@@ -64,7 +66,8 @@ class Preparer:
         recipe = Recipe.from_dict(command["recipe"])
         report = _Throttled(self._emit)
         with latency_cost(recipe) or contextlib.nullcontext() as cost:
-            variant = recipe.apply(self._task, progress=report, cache=self._cache, cost=cost)
+            kept = Path(command["folder"]).with_name("checkpoints")
+            variant = recipe.apply(self._task, progress=report, cache=self._cache, cost=cost, checkpoints=kept)
         applied = time.perf_counter()
         report(Progress("export", 0, 1, "writing the artefact"))
         sizes = command["batch_sizes"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from torch import nn
 
@@ -183,12 +182,11 @@ class _Clock:
 def _clock(step: Factorize, work: Work) -> _Clock | None:
     if not step.measured:
         return None
-    cost: Any = getattr(work, "cost", None)
-    if cost is None:
+    if work.cost is None:
         raise ConfigError(
             f"Factorize(measured=True) times the model on {step.engine} with and without each split layer, and was "
             "given nothing to time it with. Use recipe.apply(task, cost=wb.latency_cost(recipe)), or a function of "
             "your own that takes a Variant and returns milliseconds; or leave measured at False, which counts "
             "parameters and MACs."
         )
-    return _Clock(cost, work)
+    return _Clock(work.cost, work)

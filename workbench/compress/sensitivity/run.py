@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,7 @@ from workbench.compress.steps import Step, step_to_dict
 from workbench.compress.variant import count_macs, count_params, predict_with
 from workbench.core.config import short_id
 from workbench.core.errors import ConfigError, unknown_name
-from workbench.core.files import replacing
+from workbench.core.files import cache_dir, replacing
 from workbench.core.machine import library_versions
 from workbench.core.progress import Progress, ProgressCallback, ignore
 from workbench.tasks.trees import Tree, leaves
@@ -217,8 +216,6 @@ class _Run:
         return self.task.outputs(lambda inputs: predict_with(module, inputs), "calibration")
 
     def _path(self) -> Path:
-        import platformdirs
-
         key = {
             "format": _FORMAT,
             "task": self.task.fingerprint,
@@ -227,8 +224,7 @@ class _Run:
             "seed": self.seed,
             "libraries": library_versions(_LIBRARIES),
         }
-        root = os.environ.get("WORKBENCH_CACHE") or platformdirs.user_cache_dir("inference-workbench")
-        return Path(root) / "sensitivity" / f"{short_id(key)}.json"
+        return cache_dir() / "sensitivity" / f"{short_id(key)}.json"
 
     def _keep(self) -> None:
         if self.path is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import torch
 
+from workbench.core.errors import WorkbenchError
 from workbench.core.files import replacing
 
 EVERY_S = 30.0
@@ -53,9 +55,12 @@ class Checkpoint:
         return None, f"The checkpoint {self.path.name} was not used: {reason}. Training began anew."
 
     def save(self, signature: str, state: dict[str, Any]) -> float:
-        """Write the state; return when it should be written again, in seconds of ``time.perf_counter``."""
+        """Write the state; return when it should be written again, in seconds of ``time.perf_counter``.
+
+        A disk that is full ends no training: the state before it stays.
+        """
         started = time.perf_counter()
-        with replacing(self.path) as temporary:
+        with contextlib.suppress(OSError, RuntimeError, WorkbenchError), replacing(self.path) as temporary:
             torch.save({**state, "signature": signature}, temporary)
         ended = time.perf_counter()
         return self.due(ended, (ended - started) / _SHARE)
