@@ -193,9 +193,9 @@ def small(task):
     ("steps", "floor"),
     [
         ((wb.Prune(ratio=0.25),), 0.2),
-        ((wb.Factorize(energy=0.97),), 0.5),
+        ((wb.Factorize(),), 0.5),
         ((wb.Prune(ratio=0.25), wb.Distill(epochs=1, batch_size=16)), 0.2),
-        ((wb.Factorize(energy=0.97), wb.Recover(epochs=1, batch_size=16)), 0.5),
+        ((wb.Factorize(), wb.Recover(epochs=1, batch_size=16)), 0.5),
         ((wb.Quantize(),), 0.5),
         ((wb.Quantize(activations="none"),), 0.9),
         ((wb.Quantize(qat_epochs=1, batch_size=16),), 0.5),
