@@ -39,6 +39,7 @@ from workbench.core.machine import FINGERPRINT_LIBRARIES, library_versions, this
 from workbench.export.capture import capture_dynamic, resize_batch
 from workbench.export.io import IOSpec, Tree, describe_tree, input_leaves
 from workbench.export.onnx import describe_io, export_onnx
+from workbench.export.onnx_module import OnnxModule
 from workbench.export.quiet import quiet_export
 from workbench.tasks.trees import call_model, leaves
 
@@ -76,7 +77,7 @@ def save_variant(variant: Variant, folder: str | Path, *, batch: int = 1) -> Art
         reason = (
             "rounding to integers is part of its graph" if variant.quantized else _write_weights(variant, temporary)
         )
-        if reason:
+        if reason and not isinstance(variant.module, OnnxModule):
             _write_program(variant, export, temporary / PROGRAM, reason)
         _write_json(temporary / MANIFEST, _manifest(variant, export, reason, temporary))
     return open_artifact(folder)
