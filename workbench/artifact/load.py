@@ -16,6 +16,7 @@ from workbench.artifact.artifact import Artifact
 from workbench.artifact.manifest import PROGRAM, STRUCTURE, WEIGHTS
 from workbench.artifact.structure import own_tensors, replay
 from workbench.core.errors import ArtifactError
+from workbench.export.onnx_module import OnnxModule
 from workbench.export.quiet import quiet_export
 
 
@@ -47,6 +48,8 @@ def load_module(artifact: Artifact, build: Callable[[], nn.Module] | None = None
                 f"The artefact {artifact.folder} holds weights for the module of its task: give build=task.build."
             )
         return rebuild(artifact.folder, build())
+    if PROGRAM not in artifact.manifest["files"] and artifact.onnx_path is not None:
+        return OnnxModule(artifact.onnx_path.read_bytes(), artifact.io)
     if not trust:
         why = artifact.manifest.get("replay_reason") or "rounding to integers is part of its graph"
         raise ArtifactError(

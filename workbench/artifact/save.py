@@ -28,6 +28,7 @@ from workbench.core.machine import FINGERPRINT_LIBRARIES, library_versions, this
 from workbench.export.capture import capture_dynamic, resize_batch
 from workbench.export.io import IOSpec, Tree, describe_tree, input_leaves
 from workbench.export.onnx import describe_io, export_onnx
+from workbench.export.onnx_module import OnnxModule
 from workbench.export.quiet import quiet_export
 from workbench.tasks.trees import call_model, leaves
 
@@ -65,7 +66,7 @@ def save_variant(variant: Variant, folder: str | Path, *, batch: int = 1) -> Art
         make_reference(variant.module, variant.task.examples(8), export.io).write(temporary / REFERENCE)
         _write_json(temporary / IO, export.io.to_dict())
         reason = _ROUNDING if variant.quantized else _write_weights(variant, temporary)
-        if reason:
+        if reason and not isinstance(variant.module, OnnxModule):
             _write_program(variant, export, temporary / PROGRAM, reason)
         write_manifest(temporary, _manifest(variant, export.to_dict(), reason))
     return open_artifact(folder)

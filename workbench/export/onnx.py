@@ -26,6 +26,7 @@ from workbench.export.capture import (
 )
 from workbench.export.integers import Needs, needs_of, rewrite, translations
 from workbench.export.io import IOSpec, TensorSpec, Tree, describe_tree, input_kind, input_leaves
+from workbench.export.onnx_module import OnnxModule
 from workbench.export.quiet import quiet_export
 from workbench.tasks.trees import batch_size, call_model
 
@@ -57,7 +58,7 @@ def export_onnx(
     ----------
     module
         A float module (exported as in eval mode), or one that torchao's PT2E converted, whose roundings are written
-        as QuantizeLinear and DequantizeLinear.
+        as QuantizeLinear and DequantizeLinear; or an :class:`OnnxModule`, whose file is written as it is.
     inputs
         A batch ``[n, ...]`` in the structure that ``forward`` takes: a tensor, a tuple or a dict of keywords.
     names
@@ -78,6 +79,10 @@ def export_onnx(
     path = Path(path)
     if len(names) != len(input_leaves(inputs)):
         raise ExportError(f"{len(input_leaves(inputs))} inputs need as many names, got {list(names)}.")
+    if isinstance(module, OnnxModule):
+        with replacing(path) as temporary:
+            temporary.write_bytes(module.content)
+        return ExportReport(path, module.opset, True, None, (), module.io, None)
     module, fixed = evaluating(module), batch or batch_size(inputs)
     try:
         return _write(module, capture_dynamic(module, inputs), inputs, path, names)

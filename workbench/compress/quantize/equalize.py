@@ -54,12 +54,12 @@ def equalize_pairs(graph: GraphModule) -> dict[str, str]:
     for node, owner in owners.items():
         follower = _follower(node)
         if isinstance(follower, str):
-            said[owner] = f"not equalized: {follower}"
+            said[owner] = f"outputs not equalized: {follower}"
         elif follower not in owners or max(readers(graph, n.args[1]) for n in (node, follower)) > 1:  # type: ignore[arg-type]
-            said[owner] = "not equalized: it or the next layer shares its weight or computes it"
+            said[owner] = "outputs not equalized: it or the next layer shares its weight or computes it"
         else:
             pairs.append((node, follower))
-            said[owner] = f"equalized with {owners[follower]}"
+            said[owner] = f"outputs equalized with {owners[follower]}"
     for _ in range(_ROUNDS):
         if not pairs or max(_balance(graph, first, second) for first, second in pairs) < _SETTLED:
             break
@@ -99,7 +99,7 @@ def _balance(graph: GraphModule, first: Node, second: Node) -> float:
         raise TypeError(f"{first} and {second} have to read their weights from the graph")
     groups = _groups(second)
     reach, taken = before.abs().flatten(1).amax(1), _by_input(after, groups).abs().amax(1)
-    scale = torch.sqrt(reach / taken)
+    scale = torch.sqrt(reach / taken).detach()
     scale = torch.where((reach > 0) & (taken > 0), scale, torch.ones_like(scale))
     replace_stored(graph, first.args[1], before / scale.reshape(-1, *[1] * (before.ndim - 1)))  # type: ignore[arg-type]
     bias = first.args[2] if len(first.args) > 2 else None
@@ -190,7 +190,7 @@ def _affine(norm: Node) -> Iterator[Node]:
 def _shift_range(graph: GraphModule, norm: Node, users: Sequence[Node], reached: torch.Tensor, alpha: float) -> None:
     weights = [stored(graph, user.args[1]) for user in users]
     met = torch.stack([weight.abs().amax(0) for weight in weights if weight is not None]).amax(0)
-    scale = reached.pow(alpha) / met.pow(1 - alpha)
+    scale = (reached.pow(alpha) / met.pow(1 - alpha)).detach()
     scale = torch.where((reached > 0) & (met > 0), scale, torch.ones_like(scale))
     for node in _affine(norm):
         value = stored(graph, node)

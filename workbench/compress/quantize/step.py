@@ -44,8 +44,10 @@ def quantize(step: Quantize, work: Work) -> Outcome:
     scheme = scheme_for(step)
     work.progress(Progress("quantize", 0, 1, "capturing the graph"))
     graph = capture(work.module, work.task.examples(2))
-    said = [_equalize(graph, step, work)]
-    notes = list(scheme.notes)
+    evened = _equalize(graph, step, work)
+    said, notes = [evened], list(scheme.notes)
+    if step.equalize != "none" and all("not " in words for words in evened.values()):
+        notes.append(f"equalize={step.equalize!r} found nothing to even out: the layers' reports say why.")
     if step.keep_drop is not None:
         kept, ranked, note = _keep_worst(graph, step, work, scheme, excluded)
         excluded |= kept
@@ -56,7 +58,7 @@ def quantize(step: Quantize, work: Work) -> Outcome:
     if plain is not None:
         work.progress(Progress("quantize", 0, 1, "correcting biases"))
         said.append(correct_biases(plain, converted, samples(work, _BIAS_SAMPLES)))
-    layers = _layers(work.module, [_with(touch, said) for touch in touches])
+    layers = report_layers(work.module, [_with(touch, said) for touch in touches])
     return Outcome(converted, layers, trained.epochs, (*notes, *trained.notes), quantized=True)
 
 
@@ -140,7 +142,7 @@ def _with(touch: Touch, said: list[dict[str, str]]) -> Touch:
     return replace(touch, reason="; ".join([touch.reason, *more]))
 
 
-def _layers(module: torch.nn.Module, touches: list[Touch]) -> tuple[LayerReport, ...]:
+def report_layers(module: torch.nn.Module, touches: list[Touch]) -> tuple[LayerReport, ...]:
     """Report every layer that computes with a weight matrix, in the model's order."""
     kinds = {name: type(layer).__name__ for name, layer in module.named_modules()}
     found = {touch.name: touch for touch in touches}

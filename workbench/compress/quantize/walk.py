@@ -48,12 +48,14 @@ def stored(graph: GraphModule, node: Any) -> torch.Tensor | None:
 
 
 def replace_stored(graph: GraphModule, node: Node, value: torch.Tensor) -> None:
-    """Write ``value`` over the tensor that ``node`` reads; it keeps its memory and its name."""
-    tensor = stored(graph, node)
-    if tensor is None:
+    """Give the graph a tensor of its own in the place of the one that ``node`` reads, which a module may share."""
+    old = stored(graph, node)
+    if old is None:
         raise TypeError(f"{node} reads no tensor of the graph")
-    with torch.no_grad():
-        tensor.copy_(value)
+    path, _, name = str(node.target).rpartition(".")
+    value = value.detach()
+    new = torch.nn.Parameter(value, old.requires_grad) if isinstance(old, torch.nn.Parameter) else value
+    setattr(graph.get_submodule(path), name, new)
 
 
 def readers(graph: GraphModule, node: Node) -> int:

@@ -12,6 +12,10 @@ from workbench.engine.config import InferenceConfig
 
 NAME = "onnxruntime"
 _HOW = "pip install onnxruntime"
+DYNAMIC = (
+    "ONNX Runtime also rounds the inputs of matrix products to int8 as it runs where only their weights are integers "
+    "and it can fuse the two (MatMulNBits): part of the quality measured on this engine"
+)
 
 
 class OnnxRuntime:
@@ -58,6 +62,8 @@ class OnnxRuntimeSession:
         self.device = "cuda:0" if self.placement == "CUDAExecutionProvider" else "cpu"
         if self.device == "cpu" and "CUDAExecutionProvider" in providers:
             self.notes = ("use_gpu=True, but ONNX Runtime could not start its CUDA provider: running on the CPU",)
+        if source.mode is not None and "weights" in source.mode:
+            self.notes = (*self.notes, DYNAMIC)
         if config.quantization is not None:
             self.notes = (
                 *self.notes,

@@ -19,7 +19,7 @@ NAME = "openvino"
 _HOW = "pip install openvino"
 _TELEMETRY = "openvino_telemetry"
 DYNAMIC = (
-    "OpenVINO also rounds the inputs of matrix products to int8 as it runs where only their weights are int8 "
+    "OpenVINO also rounds the inputs of matrix products to int8 as it runs where only their weights are integers "
     "(dynamic quantization): faster, and part of the quality measured on this engine"
 )
 
@@ -147,7 +147,7 @@ def _from_int8(node: Any) -> bool:
     """Return whether a value is nothing but a dequantized int8 one."""
     while node.get_type_name() in ("Convert", "Multiply", "Subtract", "Reshape", "Transpose"):
         node = node.input_value(0).get_node()
-        if node.get_output_element_type(0).get_type_name() in ("i8", "u8"):
+        if node.get_output_element_type(0).get_type_name() in ("i8", "u8", "i4", "u4"):
             return True
     return bool(node.get_type_name() == "FakeQuantize")
 

@@ -1,0 +1,231 @@
+"""The quantizers of ONNX Runtime and NNCF, on the exported float model and the same calibration samples."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from workbench.compress.apply import Outcome, Work
+from workbench.compress.names import excluded_names
+from workbench.compress.quantize.annotate import Touch
+from workbench.compress.quantize.capture import capture
+from workbench.compress.quantize.specs import scheme_for
+from workbench.compress.quantize.step import report_layers
+from workbench.compress.steps import Quantize
+from workbench.core.errors import BackendUnavailable, ExportError
+from workbench.core.progress import Progress
+from workbench.export.io import input_leaves
+from workbench.export.onnx import export_onnx
+from workbench.export.onnx_module import OnnxModule
+from workbench.export.quiet import quiet_export
+
+_BATCH = 16
+_MAKERS = {"onnxruntime": "ONNX Runtime's quantizer", "nncf": "NNCF"}
+_TELEMETRY = "openvino_telemetry"
+
+
+def quantize_native(step: Quantize, work: Work) -> Outcome:
+    """Quantize the variant's module by ``step.route``; the outcome's module runs the ONNX file that this gave.
+
+    Raises
+    ------
+    BackendUnavailable
+        If the library is not installed, with the command that would get it.
+    ExportError
+        If the module cannot be exported, or the library fails on it.
+    """
+    nncf = _import_nncf() if step.route == "nncf" else None
+    task, module = work.task, work.module
+    excluded = excluded_names(module, step.exclude, where="Quantize")
+    scheme = scheme_for(step)
+    work.progress(Progress("quantize", 0, 1, "exporting the float model"))
+    graph = capture(module, task.examples(2))
+    with tempfile.TemporaryDirectory(prefix="workbench-") as folder:
+        path, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
+        io = export_onnx(graph, task.examples(2), path, names=task.parameter_names).io
+        names = _layer_names(path, module)
+        left = [node for node, name in names.items() if name in excluded]
+        feeds = _feeds(work, io.input_names, 1 if nncf else _BATCH)
+        work.progress(Progress("quantize", 0, 1, f"{_MAKERS[step.route]} at work"))
+        reduced = scheme.levels[1] < 127
+        try:
+            with quiet_export(), _quiet_root(), _without_telemetry():
+                if nncf is not None:
+                    _by_nncf(nncf, path, target, feeds, left, step, reduced)
+                else:
+                    _by_onnxruntime(path, target, feeds, left, step, reduced)
+        except Exception as error:
+            raise ExportError(
+                f"{_MAKERS[step.route]} failed on {type(module).__name__}: {type(error).__name__}: "
+                f"{str(error).strip().splitlines()[0] if str(error).strip() else ''}. Use route='qdq'."
+            ) from error
+        touches = _touches(target, names, excluded, _MAKERS[step.route])
+        quantized = OnnxModule(target.read_bytes(), io)
+    notes = (*scheme.notes, f"Quantized by {_MAKERS[step.route]} in its own way, from the same calibration samples.")
+    return Outcome(quantized, report_layers(module, touches), notes=notes, quantized=True)
+
+
+def _feeds(work: Work, names: tuple[str, ...], size: int) -> list[dict[str, np.ndarray[Any, Any]]]:
+    batches = (inputs for inputs, _ in work.task.calibration.batches(size))
+    return [
+        {name: np.ascontiguousarray(leaf) for name, leaf in zip(names, input_leaves(inputs), strict=True)}
+        for inputs in batches
+    ]
+
+
+def _layer_names(path: Path, module: nn.Module) -> dict[str, str]:
+    """Return the module behind each weighted node of a float ONNX file, known by the name or values of its weight."""
+    import onnx
+
+    graph = onnx.load(str(path)).graph
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    modules = dict(module.named_modules())
+    by_value = {
+        form.tobytes(): name
+        for name, layer in modules.items()
+        if hasattr(layer, "weight") and getattr(layer.weight, "ndim", 0) > 1
+        for form in _forms(layer.weight.detach().numpy())
+    }
+    found = {}
+    for node in graph.node:
+        if node.op_type not in ("Conv", "MatMul", "Gemm") or node.input[1] not in stored:
+            continue
+        owner = node.input[1].rpartition(".")[0]
+        value = np.ascontiguousarray(onnx.numpy_helper.to_array(stored[node.input[1]]))
+        found[node.name] = owner if owner and owner in modules else by_value.get(value.tobytes(), node.name)
+    return found
+
+
+def _forms(weight: np.ndarray[Any, Any]) -> Iterator[np.ndarray[Any, Any]]:
+    yield np.ascontiguousarray(weight)
+    if weight.ndim == 2:
+        yield np.ascontiguousarray(weight.T)
+
+
+def _touches(path: Path, names: Mapping[str, str], excluded: frozenset[str], maker: str) -> list[Touch]:
+    """Return which layers of a quantized ONNX file multiply integers: those whose weight and input are dequantized."""
+    import onnx
+
+    graph = onnx.load(str(path)).graph
+    producers = {name: node for node in graph.node for name in node.output}
+    touches = []
+    for node in graph.node:
+        if node.name not in names:
+            continue
+        name = names[node.name]
+        done = all(_is_dequantized(producers.get(value), producers) for value in node.input[:2])
+        reason = "int8 weights and inputs" if done else f"left in float by {maker}"
+        touches.append(Touch(name, done, "excluded by name" if name in excluded and not done else reason))
+    return touches
+
+
+def _is_dequantized(node: Any, producers: Mapping[str, Any]) -> bool:
+    while node is not None and node.op_type in ("Transpose", "Reshape"):
+        node = producers.get(node.input[0])
+    return node is not None and node.op_type == "DequantizeLinear"
+
+
+def _by_onnxruntime(
+    path: Path, target: Path, feeds: list[dict[str, Any]], left: list[str], step: Quantize, reduced: bool
+) -> None:
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self._left = iter(feeds)
+
+        def get_next(self) -> dict[str, Any] | None:
+            return next(self._left, None)
+
+    quantize_static(
+        str(path),
+        str(target),
+        Reader(),
+        quant_format=QuantFormat.QDQ,
+        per_channel=step.per_channel,
+        reduce_range=reduced,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        nodes_to_exclude=left,
+    )
+
+
+def _by_nncf(
+    nncf: Any,
+    path: Path,
+    target: Path,
+    feeds: list[dict[str, Any]],
+    left: list[str],
+    step: Quantize,
+    reduced: bool,
+) -> None:
+    import onnx
+    from nncf.quantization import advanced_parameters as parameters
+
+    # No model_type: with TRANSFORMER, OpenVINO 2026.4 gave outputs a quarter of their range away from what the same
+    # file gives in ONNX Runtime, and both were further from the float model than without.
+    fix = parameters.OverflowFix.ENABLE if reduced else parameters.OverflowFix.DISABLE
+    weights = parameters.QuantizationParameters(per_channel=step.per_channel)
+    quantized = nncf.quantize(
+        onnx.load(str(path)),
+        nncf.Dataset(feeds),
+        subset_size=len(feeds),
+        target_device=nncf.TargetDevice.CPU,
+        ignored_scope=nncf.IgnoredScope(names=left) if left else None,
+        advanced_parameters=parameters.AdvancedQuantizationParameters(
+            overflow_fix=fix, weights_quantization_params=weights
+        ),
+    )
+    onnx.save(quantized, str(target))
+
+
+def _import_nncf() -> Any:
+    try:
+        with quiet_export(), _without_telemetry():
+            import nncf
+    except ImportError as error:
+        raise BackendUnavailable(
+            f"Quantize(route='nncf') needs NNCF, which cannot be imported ({error}): "
+            "pip install 'inference-workbench[nncf]', or use route='qdq'."
+        ) from error
+    return nncf
+
+
+@contextlib.contextmanager
+def _without_telemetry() -> Iterator[None]:
+    """Hide the package through which OpenVINO and NNCF would report to their maker; both run without it."""
+    absent = object()
+    before = sys.modules.get(_TELEMETRY, absent)
+    sys.modules[_TELEMETRY] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if before is absent:
+            del sys.modules[_TELEMETRY]
+        else:
+            sys.modules[_TELEMETRY] = before  # type: ignore[assignment]
+
+
+@contextlib.contextmanager
+def _quiet_root() -> Iterator[None]:
+    """Drop warnings to the root logger, and take away again the handlers that a library hangs on it."""
+    root, handlers = logging.getLogger(), list(logging.getLogger().handlers)
+
+    def keep(record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.ERROR
+
+    root.addFilter(keep)
+    try:
+        yield
+    finally:
+        root.removeFilter(keep)
+        for handler in [one for one in root.handlers if one not in handlers]:
+            root.removeHandler(handler)
