@@ -81,7 +81,8 @@ def read_manifest(folder: Path, *, needs: Collection[str]) -> dict[str, Any]:
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             raise ArtifactError(f"{folder / MANIFEST} has no usable {key!r}: {_short(value)}. {_AGAIN}")
     files = manifest["files"]
-    kept = (STRUCTURE, WEIGHTS) if manifest["replayable"] else (PROGRAM,)
+    program = ONNX if manifest["export"].get("is_module") else PROGRAM
+    kept = (STRUCTURE, WEIGHTS) if manifest["replayable"] else (program,)
     for name in (*needs, *kept):
         if name not in files:
             raise ArtifactError(f"{folder / MANIFEST} is incomplete: it does not name {name}. {_AGAIN}")

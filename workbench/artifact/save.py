@@ -66,7 +66,7 @@ def save_variant(variant: Variant, folder: str | Path, *, batch: int = 1) -> Art
         make_reference(variant.module, variant.task.examples(8), export.io).write(temporary / REFERENCE)
         _write_json(temporary / IO, export.io.to_dict())
         reason = _ROUNDING if variant.quantized else _write_weights(variant, temporary)
-        if reason and not isinstance(variant.module, OnnxModule):
+        if reason and not export.is_module:
             _write_program(variant, export, temporary / PROGRAM, reason)
         write_manifest(temporary, _manifest(variant, export.to_dict(), reason))
     return open_artifact(folder)
@@ -102,16 +102,26 @@ def make_reference(module: nn.Module, examples: Tree, io: IOSpec) -> Reference:
 
 @dataclasses.dataclass(frozen=True)
 class _Export:
-    """The outcome of the ONNX export: ``program`` is None and ``error`` says why where it failed."""
+    """The outcome of the ONNX export: ``program`` is None and ``error`` says why where it failed.
+
+    ``is_module``: the file is not made from the module, the module runs the file.
+    """
 
     io: IOSpec
     program: Any = None
     error: str | None = None
     opset: int | None = None
     notes: tuple[str, ...] = ()
+    is_module: bool = False
 
     def to_dict(self) -> dict[str, Any]:
-        return {"error": self.error, "opset": self.opset, "batch": self.io.batch, "notes": list(self.notes)}
+        return {
+            "error": self.error,
+            "opset": self.opset,
+            "batch": self.io.batch,
+            "notes": list(self.notes),
+            "is_module": self.is_module,
+        }
 
 
 def _write_onnx(variant: Variant, path: Path, batch: int) -> _Export:
@@ -122,7 +132,8 @@ def _write_onnx(variant: Variant, path: Path, batch: int) -> _Export:
         if (cause := _disk_error(error)) is not None:  # no fault of the module: the next try may do better
             raise cause from error
         return _Export(describe_io(variant.module, inputs, task.parameter_names), error=str(error))
-    return _Export(report.io, report.program, opset=report.opset, notes=report.notes)
+    ready = isinstance(variant.module, OnnxModule)
+    return _Export(report.io, report.program, opset=report.opset, notes=report.notes, is_module=ready)
 
 
 def _disk_error(error: BaseException) -> OSError | None:
