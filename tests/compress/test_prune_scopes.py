@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from workbench.compress import Prune, Recipe
+from workbench.compress import Distill, Prune, Recipe
 from workbench.compress.prune.choose import choose
 from workbench.compress.prune.groups import Group
 from workbench.compress.schedule import SCHEDULES, share_due
-from workbench.core.errors import ConfigError, CoverageError
+from workbench.core.errors import ConfigError, CoverageError, WorkbenchError
 
 
 def pruned(build, step):
@@ -201,3 +201,22 @@ def test_rewinding_keeps_the_values_from_before_the_step():
 def test_nothing_to_rewind_is_refused(options):
     with pytest.raises(ConfigError, match="needs training to rewind"):
         Prune(rewind=True, **options)
+
+
+@pytest.mark.parametrize("importance", ["l2", "taylor"])
+def test_frozen_weights_are_cut_like_others_and_stay_frozen(importance):
+    def frozen():
+        return Twins().requires_grad_(False)
+
+    cut, free = (pruned(build, Prune(0.5, importance=importance)) for build in (seeded(frozen), seeded(Twins)))
+    assert [(x.name, x.touched, x.reason) for x in cut.reports[0].layers] == [
+        (x.name, x.touched, x.reason) for x in free.reports[0].layers
+    ]
+    assert cut.params == free.params
+    assert not any(p.requires_grad for p in cut.module.parameters())
+
+
+def test_a_frozen_model_cannot_be_trained_and_says_so():
+    task = task_of(seeded(lambda: Twins().requires_grad_(False)), *images(80))
+    with pytest.raises(WorkbenchError, match=r"distill: the model has no parameter that asks for gradients"):
+        Recipe(Distill(epochs=1)).apply(task)

@@ -259,3 +259,23 @@ def test_a_goal_of_the_other_measure_is_refused():
         table.settings(drop=0.1, of="mac")
     with pytest.raises(ConfigError, match="at least 0"):
         table.settings(drop=-0.1)
+
+
+def test_other_settings_find_their_own_layers():
+    task = net_task()
+    assert sensitivity(task, Prune(), settings=(0.05,)).frame().empty  # round_to lets nothing go
+    found = sensitivity(task, Prune(), settings=(0.5,)).frame()
+    assert list(found["layer"]) == ["0", "2", "6"]
+    fresh = sensitivity(task, Prune(), settings=(0.5,), cache=False).frame()
+    assert found.equals(fresh)
+
+
+def test_attention_has_weights_of_its_own_name():
+    def build():
+        block = nn.TransformerEncoderLayer(16, 2, 32, 0.0, batch_first=True)
+        return nn.Sequential(nn.Linear(8, 16), block, nn.Flatten(), nn.Linear(64, 4))
+
+    x = torch.randn(60, 4, 8, generator=torch.Generator().manual_seed(0))
+    task = task_of(seeded(build), x, torch.arange(60) % 4)
+    frame = sensitivity(task, "quantize", settings=(8,), measure="sqnr_db").frame()
+    assert {"0", "1.linear1", "1.linear2"} <= set(frame["layer"])

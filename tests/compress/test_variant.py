@@ -33,6 +33,9 @@ def test_macs_of_attention_are_counted_with_and_without_the_fused_path():
     with torch.no_grad():
         counted = count_macs(layer, torch.randn(3, tokens, width))
     assert counted == tokens * (4 * width * width + 2 * width * 32) + attention
+    fast = torch.backends.mha.get_fastpath_enabled()
+    assert count_macs(layer.requires_grad_(False), torch.randn(3, tokens, width)) == counted
+    assert torch.backends.mha.get_fastpath_enabled() == fast
 
 
 def test_the_original_is_a_variant_without_steps(tiny_task):

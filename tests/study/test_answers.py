@@ -54,6 +54,8 @@ def test_rows_timed_minutes_apart_are_compared_by_what_was_timed_in_turns_with_t
     rows = [base, late, early, alone, shaken]
     assert comparable(rows, "latency_ms_p50") == pytest.approx([20.0, 10.0, 8.0, 7.0, 20 / 2.2])
     assert comparable(rows, "quality_drop") == [0.0] * 5
+    stood = {**row("stood", 8.0, 0.0), "speedup": 1576.0, "speedup_low": 987.0}  # the baseline stood still meanwhile
+    assert comparable([base, stood], "latency_ms_p50") == [20.0, 4.0]
     assert comparable([{**early, "speedup_low": None}, base], "latency_ms_p50") == [9.0, 20.0]
     assert best_row(rows).row["recipe"] == "early"
     front = pareto_rows(rows, x="latency_ms_p50", y="quality", batch_size=32)

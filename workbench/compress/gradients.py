@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from workbench.compress.apply import Work
+from workbench.compress.prune.trial import unfrozen
 from workbench.core.progress import Progress
 from workbench.tasks.trees import call_model
 
@@ -27,8 +28,9 @@ def gather_gradients(module: nn.Module, work: Work, *, samples: int, stage: str,
         if start % _BATCH == 0:
             work.progress(Progress(stage, start, count, "gradients"))
         part = split.take(chosen[start : start + size])
-        loss = work.task.loss(call_model(module, part.inputs), part.targets)
-        found = torch.autograd.grad(loss, parameters, allow_unused=True)
+        with unfrozen(module):
+            loss = work.task.loss(call_model(module, part.inputs), part.targets)
+            found = torch.autograd.grad(loss, parameters, allow_unused=True)
         for total, gradient in zip(sums, found, strict=True):
             if gradient is not None:
                 total += gradient.square() if squared else gradient

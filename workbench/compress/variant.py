@@ -174,8 +174,14 @@ def count_macs(module: nn.Module, inputs: Any) -> int:
     # The fused attention kernels hide their matrix products from the counter; they are off while gradients are on.
     cpu_attention = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
     counter = FlopCounterMode(display=False, custom_mapping=cpu_attention)
-    with _open_recurrence(module), torch.enable_grad(), counter:
-        call_model(module, inputs)
+    fast = torch.backends.mha.get_fastpath_enabled()
+    # So is the one kernel of a whole encoder layer, which a model with frozen weights would take.
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with _open_recurrence(module), torch.enable_grad(), counter:
+            call_model(module, inputs)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
     return int(counter.get_total_flops()) // (2 * batch_size(inputs))
 
 

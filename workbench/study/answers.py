@@ -11,6 +11,7 @@ from workbench.core.errors import StudyError, unknown_name
 from workbench.study.rows import NUMERIC, TrialRow
 
 _Row = TypeVar("_Row", bound=Mapping[str, Any])
+_DRIFT = 0.5
 HIGHER_IS_BETTER = frozenset({"quality", "throughput_per_s", "speedup", "speedup_low", "speedup_high"})
 
 
@@ -115,8 +116,9 @@ def comparable(rows: Sequence[Mapping[str, Any]], column: str) -> list[float | N
 
     The machine's pace drifts between two rows that were timed minutes apart, and each was timed in turns with the
     baseline. So ``latency_ms_p50`` becomes the baseline's latency at that batch size divided by the lower end of the
-    row's speed-up, which is certain: a disturbance that slowed the baseline does not make a row win. Where either is
-    unknown, and for other columns, it is what was measured.
+    row's speed-up, which is certain. A machine's pace does not drift twofold: where that is less than half of what was
+    measured, something slowed the baseline alone, and half of the measured latency stands in its place. Where either
+    is unknown, and for other columns, it is what was measured.
     """
     values = [row.get(column) for row in rows]
     if column != "latency_ms_p50":
@@ -124,7 +126,9 @@ def comparable(rows: Sequence[Mapping[str, Any]], column: str) -> list[float | N
     base = {(r["batch_size"], r.get("fingerprint")): r.get(column) for r in rows if r.get("baseline")}
     places = [base.get((row["batch_size"], row.get("fingerprint"))) for row in rows]
     return [
-        place / row["speedup_low"] if value and place and row.get("speedup_low") and not row.get("baseline") else value
+        max(place / row["speedup_low"], _DRIFT * value)
+        if value and place and row.get("speedup_low") and not row.get("baseline")
+        else value
         for row, value, place in zip(rows, values, places, strict=True)
     ]
 

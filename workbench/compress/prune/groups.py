@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from workbench.compress.prune.heads import Heads, find_heads
-from workbench.compress.prune.trial import dependency_graph
+from workbench.compress.prune.trial import dependency_graph, unfrozen
 from workbench.tasks.trees import Tree, call_model, leaves
 
 PRUNABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
@@ -50,7 +50,8 @@ def find_groups(
 
     ``left_out`` holds the layers that keep their outputs, with the reason.
     """
-    graph = dependency_graph(module, example)
+    with unfrozen(module):
+        graph = dependency_graph(module, example)
     fixed = _output_layers(module, example)
     names = {layer: name for name, layer in module.named_modules()}
     groups: list[Group] = []

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from workbench.tasks.task import Task
 
 MEASURES = ("quality", "sqnr_db")
-_FORMAT = 1
+_FORMAT = 2
 _LIBRARIES = ("torch", "torchao", "torch-pruning", "inference-workbench")
 
 
@@ -141,7 +141,7 @@ class _Run:
             measure=self.measure,
             base=base,
             template=self.probe.step,
-            layers=tuple(self.known["layers"]),
+            layers=tuple(self._candidates()),
             cells=tuple(cells),
         )
 
@@ -154,12 +154,18 @@ class _Run:
             self._keep()
         return float(self.known["base"])
 
-    def _layers(self) -> list[str]:
-        if "layers" not in self.known:
+    def _candidates(self) -> list[str]:
+        """Return the layers that change with one of the settings; other settings may reach others."""
+        known: dict[str, list[str]] = self.known.setdefault("layers", {})
+        key = " ".join(f"{setting:g}" for setting in self.probe.settings)
+        if key not in known:
             self.progress(Progress("sensitivity", message="finding the layers"))
-            self.known["layers"] = self.probe.layers(self.module, self._run)
+            known[key] = self.probe.layers(self.module, self._run)
             self._keep()
-        names: list[str] = self.known["layers"]
+        return known[key]
+
+    def _layers(self) -> list[str]:
+        names = self._candidates()
         for pattern in self.patterns:
             if not any(matches(name, pattern) for name in names):
                 raise no_match(
@@ -178,7 +184,7 @@ class _Run:
         return Cell(**{**cells[key], "members": tuple(cells[key]["members"])})
 
     def _measure(self, name: str, setting: float, names: Sequence[str], here: Progress) -> Cell:
-        step = self.probe.step_for(name, setting, self.known["layers"])
+        step = self.probe.step_for(name, setting, self._candidates())
         outcome = self._run(step, here)
         kind = type(self.module.get_submodule(name)).__name__
         reports = {layer.name: layer for layer in outcome.layers}
@@ -233,8 +239,7 @@ class _Run:
 
 
 def _weights(module: nn.Module, name: str) -> int:
-    weight: Any = module.get_submodule(name).weight
-    return int(weight.numel())
+    return sum(p.numel() for key, p in module.get_submodule(name).named_parameters() if "bias" not in key)
 
 
 def _read(path: Path | None) -> dict[str, Any]:

@@ -111,6 +111,11 @@ class _Run:
         extra: nn.Module | None,
         memory: Memory | None,
     ) -> None:
+        if not any(p.requires_grad for p in module.parameters()):
+            raise WorkbenchError(
+                f"{stage}: the model has no parameter that asks for gradients (requires_grad), so there is nothing to "
+                "train. Call requires_grad_(True) on the module in build(), or leave the training out of the recipe."
+            )
         self.module, self.plan, self.stage, self.progress = module, plan, stage, progress
         self.extra, self.memory, self.seed = extra or nn.Module(), memory, seed
         self.optimizer = make_optimizer(module, plan, extra=extra)
