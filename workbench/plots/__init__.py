@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 _WHERE = {
     "figure_png": "canvas",
+    "layer_rounding_data": "modes",
     "layer_sqnr_data": "signals",
     "memory_data": "memory",
+    "plot_layer_rounding": "modes",
     "plot_layer_sqnr": "signals",
     "plot_memory": "memory",
     "plot_pruning": "pruning",
+    "plot_quantize_modes": "modes",
     "plot_rank_energy": "ways",
     "plot_sensitivity": "heatmap",
     "plot_throughput": "throughput",
@@ -20,6 +23,7 @@ _WHERE = {
     "plot_waterfall": "waterfall",
     "plot_ways": "ways",
     "pruning_data": "pruning",
+    "quantize_modes_data": "modes",
     "rank_energy_data": "ways",
     "sensitivity_data": "heatmap",
     "throughput_data": "throughput",
@@ -31,11 +35,14 @@ _WHERE = {
 
 __all__ = [
     "figure_png",
+    "layer_rounding_data",
     "layer_sqnr_data",
     "memory_data",
+    "plot_layer_rounding",
     "plot_layer_sqnr",
     "plot_memory",
     "plot_pruning",
+    "plot_quantize_modes",
     "plot_rank_energy",
     "plot_sensitivity",
     "plot_throughput",
@@ -44,6 +51,7 @@ __all__ = [
     "plot_waterfall",
     "plot_ways",
     "pruning_data",
+    "quantize_modes_data",
     "rank_energy_data",
     "sensitivity_data",
     "throughput_data",
@@ -57,6 +65,12 @@ if TYPE_CHECKING:
     from workbench.plots.canvas import figure_png
     from workbench.plots.heatmap import plot_sensitivity, sensitivity_data
     from workbench.plots.memory import memory_data, plot_memory
+    from workbench.plots.modes import (
+        layer_rounding_data,
+        plot_layer_rounding,
+        plot_quantize_modes,
+        quantize_modes_data,
+    )
     from workbench.plots.pruning import plot_pruning, pruning_data
     from workbench.plots.signals import layer_sqnr_data, plot_layer_sqnr
     from workbench.plots.throughput import plot_throughput, throughput_data
