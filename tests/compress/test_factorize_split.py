@@ -126,7 +126,8 @@ def test_an_embedding_becomes_a_table_and_a_linear():
 
 
 def test_the_linear_of_transformers_is_cut_too():
-    utils = pytest.importorskip("transformers.pytorch_utils", reason="transformers is an extra: pip install transformers")
+    why = "transformers is no dependency: pip install transformers"
+    utils = pytest.importorskip("transformers.pytorch_utils", reason=why)
 
     torch.manual_seed(6)
     layer, x = utils.Conv1D(20, 12), torch.randn(3, 4, 12)
