@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -223,3 +227,26 @@ def test_temporary_exports_go_with_their_variant():
     del first, variant
     gc.collect()
     assert not path.parent.exists()
+
+
+def test_ctrl_c_after_openvino_engines_that_closed_in_the_order_they_opened():
+    """Each Core installs a stack for signal handlers; a freed one left behind would end the process by a signal."""
+    script = """
+import os, signal
+from engine_models import Images, make_variant
+from workbench.engine import OptimizedInferenceEngine
+import torch
+variant = make_variant(Images, torch.randn(4, 3, 8, 8))
+engines = [OptimizedInferenceEngine.from_variant(variant, backend="openvino") for _ in range(2)]
+for engine in engines:
+    engine.dispose()
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+except KeyboardInterrupt:
+    raise SystemExit(7)
+"""
+    folders = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[2])])
+    ended = subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-c", script], env={**os.environ, "PYTHONPATH": folders}, timeout=120
+    )
+    assert ended.returncode == 7

@@ -23,9 +23,7 @@ from workbench.measure.signals import sqnr_db
 from workbench.measure.taps import align, layer_points
 from workbench.tasks.task import Task
 
-# With OpenVINO in the slow tier: after it, a Ctrl-C that a later test sends to this process has ended it with a
-# segmentation fault. What leaves the process so is not known yet.
-ENGINES = ["onnxruntime", pytest.param("openvino", marks=pytest.mark.slow)]
+ENGINES = ["onnxruntime", "openvino"]
 
 
 class Net(nn.Module):

@@ -14,6 +14,7 @@ from workbench.artifact.manifest import MANIFEST
 from workbench.core.errors import ArtifactError, WorkbenchError
 
 _TRIES = 100
+_OCCUPIED = (errno.ENOTEMPTY, errno.EEXIST)  # by an artefact that must make room first
 
 
 @contextlib.contextmanager
@@ -54,8 +55,8 @@ def _take_place(temporary: Path, folder: Path) -> None:
             try:
                 os.replace(temporary, folder)
                 return
-            except OSError:
-                if not folder.exists():  # else it is full, and must make room first
+            except OSError as error:
+                if error.errno not in _OCCUPIED and not folder.exists():
                     raise
             _refuse_other(folder)
             shutil.rmtree(old, ignore_errors=True)
@@ -71,8 +72,29 @@ def _take_place(temporary: Path, folder: Path) -> None:
 
 
 def _refuse_other(folder: Path) -> None:
-    if folder.exists() and not (folder / MANIFEST).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ArtifactError(f"{folder} exists and is not an artefact. Choose another folder; nothing was changed.")
+    for _ in range(_TRIES):
+        before = _identity(folder)
+        if before is None:
+            return
+        try:
+            names = [path.name for path in folder.iterdir()]
+        except NotADirectoryError:
+            break
+        except FileNotFoundError:
+            continue
+        if not names or MANIFEST in names:
+            return
+        if _identity(folder) == before:  # else another writer took it away, or emptied it, while it was read
+            break
+    raise ArtifactError(f"{folder} exists and is not an artefact. Choose another folder; nothing was changed.")
+
+
+def _identity(path: Path) -> tuple[int, int, int] | None:
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino, status.st_ctime_ns
 
 
 def _advice(folder: Path, error: OSError) -> str:

@@ -43,6 +43,16 @@ def import_openvino() -> Any:
     return openvino
 
 
+@functools.cache
+def shared_core() -> Any:
+    """Return the one Core of this process, which stays until it ends.
+
+    A Core's CPU plugin installs a stack for signal handlers and puts back the one before when the Core goes. With two
+    that go in the order they came, a freed stack is left behind, and the next signal (Ctrl-C) ends the process.
+    """
+    return import_openvino().Core()
+
+
 class OpenVino:
     """The backend that compiles the ONNX file with OpenVINO."""
 
@@ -52,7 +62,7 @@ class OpenVino:
         """Say whether OpenVINO can be imported and finds a device."""
         try:
             openvino = import_openvino()
-            devices = openvino.Core().available_devices
+            devices = shared_core().available_devices
         except (ImportError, OSError, RuntimeError) as error:
             return Availability(NAME, False, None, str(error).splitlines()[0], _HOW)
         version = openvino.get_version().split("-")[0]
@@ -75,8 +85,7 @@ class OpenVinoSession:
     """A model compiled for the configured batch size, and once more for all others when one of those comes."""
 
     def __init__(self, path: str, source: ModelSource, config: InferenceConfig) -> None:
-        ov = import_openvino()
-        self._core, self._path, self._tensor = ov.Core(), path, ov.Tensor
+        self._core, self._path, self._tensor = shared_core(), path, import_openvino().Tensor
         self.threads = config.threads or default_threads()
         self.notes: tuple[str, ...] = ()
         self.placement = "CPU"
