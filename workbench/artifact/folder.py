@@ -92,7 +92,7 @@ def _refuse_other(folder: Path) -> None:
 def _identity(path: Path) -> tuple[int, int, int] | None:
     try:
         status = path.stat()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     return status.st_dev, status.st_ino, status.st_ctime_ns
 
