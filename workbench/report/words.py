@@ -127,7 +127,8 @@ def caveats(best: Best, rows: Sequence[Row]) -> list[str]:
             "looks a little better here than it will on new ones."
         )
     if row.get("verdict") == "undecided":
-        found.append("The interval of the speed-up contains 1: measure longer before you rely on it.")
+        why = (row.get("notes") or {}).get("speedup")
+        found.append(why or "The interval of the speed-up contains 1: measure longer before you rely on it.")
     open_rows = sum(r["state"] not in ("complete", "failed") for r in rows)
     if open_rows:
         found.append(f"{open_rows} of {len(rows)} planned trials were not run: see the notes.")

@@ -20,6 +20,7 @@ from workbench.study.bench import RemoteArm
 from workbench.study.plan import Planned
 
 _FLOOR = (0.02, 0.10)
+_STALL = 1.5
 _WEIGHTS = ("weights.safetensors", "exported.pt2")
 
 
@@ -58,9 +59,18 @@ class Noise:
 
 
 def timed_columns(
-    arm: RemoteArm, blocks: Sequence[Samples], base: Sequence[Samples], noise: NoiseFloor
+    arm: RemoteArm,
+    blocks: Sequence[Samples],
+    base: Sequence[Samples],
+    noise: NoiseFloor,
+    *,
+    base_ms: float | None = None,
 ) -> dict[str, Any]:
-    """Return latency, throughput, speed-up, verdict, memory and load time, with notes for what is None."""
+    """Return latency, throughput, speed-up, verdict, memory and load time, with notes for what is None.
+
+    ``base_ms`` is the baseline's latency in its own row: one far from it here means that something else held the
+    cores, and the speed-up is left undecided.
+    """
     timing = Timing.of(blocks)
     notes = {f"latency_ms_{name}": reason for name, reason in timing.notes.items() if name != "low"}
     if "low" in timing.notes:
@@ -88,6 +98,13 @@ def timed_columns(
     if noise.floor == _FLOOR[1]:
         notes["verdict"] = (
             "Two processes of the baseline were over 10 % apart (A-A): the machine is busy. Time it again."
+        )
+    pace = Timing.of(base).p50 / base_ms if base_ms else 1.0
+    if not 1 / _STALL <= pace <= _STALL:
+        columns["verdict"] = "undecided"
+        notes["speedup"] = notes["verdict"] = (
+            f"While this was timed the baseline took {pace:.1f} times as long as in its own row: something else used "
+            "the cores, and the speed-up may be wrong. Time it again on a quiet machine."
         )
     return {**columns, **opened_columns(arm, notes), "notes": notes}
 

@@ -196,7 +196,10 @@ class Run:
         arm, reference = timed.arms[trial.key], timed.arms[base.key]
         mine, theirs = (timed.rounds.blocks[a.name] for a in (arm, reference))
         noise = self._noise.of(base)
-        columns = baseline_columns(arm, mine, noise) if trial.baseline else timed_columns(arm, mine, theirs, noise)
+        if trial.baseline:
+            columns = baseline_columns(arm, mine, noise)
+        else:
+            columns = timed_columns(arm, mine, theirs, noise, base_ms=self._ledger.latency_ms(base))
         try:
             quality = self._quality(trial, arm, reference)
         except TrialFailed as error:

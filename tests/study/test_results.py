@@ -1,0 +1,33 @@
+"""Columns of a row from blocks of known length, without a clock."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from workbench.study.results import NoiseFloor, timed_columns
+
+
+def columns(base_ms: float, *, row_ms: float | None):
+    blocks = [np.full(5, 2.0) + i / 1000 for i in range(6)]
+    base = [np.full(5, base_ms) + i / 1000 for i in range(6)]
+    opened = {"load_s": 0.1, "max_abs_diff": 0.0, "notes": [], "steady": True}
+    arm = SimpleNamespace(trial=SimpleNamespace(batch_size=4), opened=opened, memory=(10.0, None))
+    return timed_columns(arm, blocks, base, NoiseFloor(), base_ms=row_ms)
+
+
+@pytest.mark.parametrize(("base_ms", "times"), [(40.0, "4.0"), (4.0, "0.4")])
+def test_a_baseline_far_from_its_own_row_leaves_the_speedup_undecided(base_ms, times):
+    found = columns(base_ms, row_ms=10.0)
+    assert found["speedup"] == pytest.approx(base_ms / 2, rel=0.01)
+    assert found["verdict"] == "undecided"
+    assert f"the baseline took {times} times as long as in its own row" in found["notes"]["speedup"]
+
+
+@pytest.mark.parametrize("row_ms", [10.0, None])
+def test_a_baseline_at_its_usual_pace_decides(row_ms):
+    found = columns(12.0, row_ms=row_ms)
+    assert found["verdict"] == "faster"
+    assert "speedup" not in found["notes"]
