@@ -219,3 +219,27 @@ def test_weights_and_structure_that_do_not_fit_are_refused(copy, task):
     forge_file(copy, "weights.safetensors", b"\xff" * 200)
     with pytest.raises(ArtifactError, match="cannot be read"):
         wb.load_variant(copy, task)
+
+
+def test_a_students_own_structure_comes_back_trainable_where_its_function_is_trusted(task, tmp_path):
+    place = tmp_path / "small.py"
+    place.write_text(
+        "from torch import nn\n\n"
+        "def small():\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 4))\n"
+    )
+    recipe = wb.Recipe(wb.Distill(epochs=0.2, student=f"{place}:small"), wb.Factorize(allow_untouched=True))
+    variant = recipe.apply(task, cache=wb.PrefixCache(task, folder=tmp_path / "cache"))
+    folder = variant.save(tmp_path / "student").folder
+    with pytest.raises(ArtifactError, match=r"made by the function '.*small\.py:small'.*trust=True"):
+        wb.load_variant(folder, task)
+    again = wb.load_variant(folder, task, trust=True)
+    exactly_like(variant, again)
+    again.module.train()
+    again.module(task.examples(4)).sum().backward()
+    assert all(weight.grad is not None for weight in again.module.parameters())
+    cached = recipe.apply(task, cache=wb.PrefixCache(task, folder=tmp_path / "cache"))
+    assert cached.reused_steps >= 1
+    place.write_text("gone = 1\n")
+    with pytest.raises(ArtifactError, match="cannot be made again"):
+        wb.load_variant(folder, task, trust=True)

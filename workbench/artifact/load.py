@@ -15,9 +15,10 @@ from torch import nn
 from workbench.artifact.artifact import Artifact
 from workbench.artifact.manifest import PROGRAM, STRUCTURE, WEIGHTS
 from workbench.artifact.structure import own_tensors, replay
-from workbench.core.errors import ArtifactError
+from workbench.core.errors import ArtifactError, TaskError
 from workbench.export.onnx_module import OnnxModule
 from workbench.export.quiet import quiet_export
+from workbench.tasks.load import load_module as load_named
 
 
 def load_module(artifact: Artifact, build: Callable[[], nn.Module] | None = None, *, trust: bool = False) -> nn.Module:
@@ -30,7 +31,8 @@ def load_module(artifact: Artifact, build: Callable[[], nn.Module] | None = None
         and the result can be trained on. Not needed for a quantized variant.
     trust
         A quantized variant, or one whose structure cannot be written down, is kept as a torch export program, a format
-        that can run code while it is read. Give True only for a folder that you or your study wrote.
+        that can run code while it is read; and a student of one's own is made by the function that the artefact names.
+        Give True only for a folder that you or your study wrote.
 
     Raises
     ------
@@ -43,6 +45,9 @@ def load_module(artifact: Artifact, build: Callable[[], nn.Module] | None = None
     False
     """
     if artifact.manifest.get("replayable"):
+        base = artifact.manifest.get("base")
+        if base is not None:
+            return rebuild(artifact.folder, named_module(artifact.folder, base, trust=trust))
         if build is None:
             raise ArtifactError(
                 f"The artefact {artifact.folder} holds weights for the module of its task: give build=task.build."
@@ -58,6 +63,26 @@ def load_module(artifact: Artifact, build: Callable[[], nn.Module] | None = None
             "load_variant(folder) without the task, or the backend onnxruntime or openvino."
         )
     return load_program(artifact)
+
+
+def named_module(folder: Path, reference: str, *, trust: bool) -> nn.Module:
+    """Return what the function gives whose name an artefact holds: the student of a Distill step.
+
+    Raises
+    ------
+    ArtifactError
+        If it may not be called, since ``trust`` is not given, or cannot be.
+    """
+    if not trust:
+        raise ArtifactError(
+            f"The module of {folder} is made by the function {reference!r} (Distill.student), and calling it runs code "
+            "that the folder names. If you or your study wrote this folder, give trust=True; otherwise use its ONNX "
+            "file: load_variant(folder) without the task, or the backend onnxruntime or openvino."
+        )
+    try:
+        return load_named(reference)
+    except TaskError as error:
+        raise ArtifactError(f"The module of {folder} cannot be made again: {error}") from error
 
 
 def rebuild(folder: Path, base: nn.Module) -> nn.Module:

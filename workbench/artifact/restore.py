@@ -135,9 +135,10 @@ def load_variant(
         back, whose module can be trained unless it is quantized. Without it an :class:`InferenceModel` comes back,
         which predicts from the ONNX file and imports no torch.
     trust
-        A quantized variant keeps its module as a torch export program, a format that can run code while it is read.
-        True reads it: only for a folder that you or your study wrote. Without it a quantized variant still runs from
-        its ONNX file: leave the task out.
+        A quantized variant keeps its module as a torch export program, a format that can run code while it is read,
+        and a student of one's own (``Distill(student=...)``) is made by the function that the artefact names. True
+        allows both: only for a folder that you or your study wrote. Without it such a variant still runs from its
+        ONNX file: leave the task out.
 
     Raises
     ------
@@ -173,11 +174,13 @@ def _with_task(artifact: Artifact, task: Task, trust: bool) -> Variant:
 
 def load_prefix(folder: Path, task: Task) -> Variant:
     """Return a variant that :func:`workbench.artifact.save.save_prefix` wrote; ArtifactError as there."""
-    from workbench.artifact.load import rebuild
+    from workbench.artifact.load import named_module, rebuild
 
     manifest = read_manifest(folder, needs=())
     _check_task(folder, manifest["task"], task)
-    return _variant(folder, manifest, rebuild(folder, task.model()), task)
+    base = manifest.get("base")
+    start = task.model() if base is None else named_module(folder, base, trust=True)  # its recipe was asked for by id
+    return _variant(folder, manifest, rebuild(folder, start), task)
 
 
 def _variant(folder: Path, manifest: Mapping[str, Any], module: Any, task: Task) -> Variant:

@@ -146,12 +146,12 @@ def _disk_error(error: BaseException) -> OSError | None:
 def _write_weights(variant: Variant, folder: Path) -> str | None:
     """Write structure and weights and prove that they give the same module; return why not where they cannot."""
     try:
-        edits = describe_structure(variant.module, variant.task.model())
+        edits = describe_structure(variant.module, variant.start())
     except StructureError as error:
         return str(error)
     weights = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in own_tensors(variant.module)}
     try:
-        again = replay(variant.task.model(), edits)
+        again = replay(variant.start(), edits)
         set_weights(again, weights)
         if not _same_outputs(variant, again.eval()):
             return "edits of build() do not give the same outputs"
@@ -215,6 +215,7 @@ def _manifest(variant: Variant, export: dict[str, Any], reason: str | None) -> d
         "export": export,
         "replayable": reason is None,
         "replay_reason": reason,
+        "base": variant.recipe.student,
         "machine": {"cpu_model": machine.cpu_model, "isa": list(machine.isa), "int8_dot": machine.int8_dot},
         "versions": library_versions((*FINGERPRINT_LIBRARIES, "onnx", "onnxscript", "safetensors")),
     }

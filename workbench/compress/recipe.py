@@ -85,6 +85,11 @@ class Recipe:
             return "distill"
         return compressing.pop().__name__.lower()
 
+    @property
+    def student(self) -> str | None:
+        """The function that makes the module which the steps start from, where it is not the task's own."""
+        return next((step.student for step in self.steps if isinstance(step, Distill) and step.student), None)
+
     @cached_property
     def recipe_id(self) -> str:
         """12 hex digits over the steps with all defaults and the seed; the name is not part of it."""
