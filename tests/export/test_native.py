@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from workbench.artifact import load_module, save_variant
 from workbench.compress import Quantize, Recipe
 from workbench.compress.quantize.capture import capture
+from workbench.compress.variant import predict_with
 from workbench.core.errors import BackendUnavailable, ConfigError
 from workbench.engine import OptimizedInferenceEngine
 from workbench.export.native import _without_telemetry
@@ -97,16 +98,29 @@ def test_nncf_gives_what_a_direct_call_gives(task, tmp_path) -> None:
     found = Recipe(Quantize(route="nncf", target="int8_dot")).apply(task)
     with _without_telemetry():
         import nncf
+        from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
         oracle = nncf.quantize(
             onnx.load(float_file(task, tmp_path / "float.onnx")),
             nncf.Dataset(feeds(task, 1)),
             subset_size=len(task.calibration),
             target_device=nncf.TargetDevice.CPU,
-            advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.DISABLE),
+            advanced_parameters=nncf.AdvancedQuantizationParameters(
+                overflow_fix=nncf.OverflowFix.DISABLE,
+                activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX,
+                disable_bias_correction=True,
+            ),
         )
     assert _weights(oracle) == _weights(onnx.load_model_from_string(found.module.content))
     assert all(layer.touched for layer in found.reports[0].layers)
+
+
+@pytest.mark.parametrize("route", ["qdq", "onnxruntime", pytest.param("nncf", marks=needs_nncf)])
+def test_every_route_stays_near_a_trained_float_model(tiny_task, route) -> None:
+    images = tiny_task.examples(64)
+    wanted = predict_with(tiny_task.model(), images)
+    error = Recipe(Quantize(route=route, target="int8_dot")).apply(tiny_task).predict(images) - wanted
+    assert 10 * torch.log10(wanted.square().sum() / error.square().sum()) > 25
 
 
 def _weights(model):
