@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from workbench.compress.losses import attention_error, feature_error
 from workbench.compress.names import no_match
-from workbench.compress.training import in_full
+from workbench.compress.training.numerics import in_full
 from workbench.core.errors import ConfigError
 from workbench.tasks.trees import Tree, call_model, leaves
 

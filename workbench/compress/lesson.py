@@ -11,9 +11,9 @@ from torch import nn
 from workbench.compress.features import Matching
 from workbench.compress.losses import mixed_loss
 from workbench.compress.steps.distill import Head
-from workbench.compress.training import channels_last, fast_products, in_full, set_layout
+from workbench.compress.training import Forward, channels_last, set_layout
 from workbench.tasks.digest import weights_digest
-from workbench.tasks.trees import Tree, call_model, leaves, tree_map
+from workbench.tasks.trees import Tree, leaves, tree_map
 
 if TYPE_CHECKING:
     from workbench.tasks.task import Task
@@ -48,7 +48,7 @@ class Lesson:
     matching : Matching, optional
         Layers inside the student and this teacher that are compared too.
     precision
-        As in :func:`fast_products`, for the teacher.
+        As in the training, for the teacher.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class Teacher:
 
     def __init__(self, module: nn.Module, *, count: int, precision: str = "auto") -> None:
         self.module = set_layout(module, torch.channels_last).eval()
-        self._precision = precision
+        self._forward = Forward(precision)
         self._known = torch.zeros(count, dtype=torch.bool)
         self._store: Tree = None
 
@@ -129,8 +129,8 @@ class Teacher:
         """Return the outputs for ``inputs``; ``indices`` says which samples they are, None that they are new."""
         if indices is not None and bool(self._known[indices].all()):
             return tree_map(lambda kept: kept[indices], self._store)
-        with torch.no_grad(), fast_products(self._precision):
-            outputs = tree_map(in_full, call_model(self.module, channels_last(inputs)))
+        with torch.no_grad():
+            outputs = self._forward(self.module, channels_last(inputs))
         if indices is not None:
             self._keep(outputs, indices)
         return outputs

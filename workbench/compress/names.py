@@ -14,6 +14,9 @@ from workbench.tasks.load import load_function
 def excluded_names(module: nn.Module, patterns: Sequence[str], *, where: str) -> frozenset[str]:
     """Return the names of modules that ``patterns`` cover, and of everything below them.
 
+    A module with several names is covered by each of them, and so are the modules that share a weight with one: what
+    is done to it would be done to them too.
+
     A pattern is a module's name, with ``*`` and ``?`` as in file names, a type of layer, as ``"LayerNorm"``, or a
     reference to a predicate, ``"file.py:function"``, which is asked about every module and covers that one only.
 
@@ -38,7 +41,7 @@ def left_out(module: nn.Module, include: Sequence[str], exclude: Sequence[str], 
 
 
 def _covered(module: nn.Module, patterns: Sequence[str], where: str) -> frozenset[str]:
-    kinds = {name: type(layer).__name__ for name, layer in module.named_modules() if name}
+    kinds = {name: type(layer).__name__ for name, layer in module.named_modules(remove_duplicate=False) if name}
     names = list(kinds)
     found: set[str] = set()
     for pattern in patterns:
@@ -49,7 +52,18 @@ def _covered(module: nn.Module, patterns: Sequence[str], where: str) -> frozense
         if not roots:
             raise no_match(f"{where}: no module or type of layer is called", pattern, names)
         found.update(name for name in names if any(name == root or name.startswith(f"{root}.") for root in roots))
-    return frozenset(found)
+    return _with_sharers(module, found)
+
+
+def _with_sharers(module: nn.Module, found: set[str]) -> frozenset[str]:
+    layers = list(module.named_modules(remove_duplicate=False))
+    held = {layer for name, layer in layers if name in found}
+    weights = {weight for layer in held for weight in layer.parameters(recurse=False)}
+    return frozenset(
+        name
+        for name, layer in layers
+        if name and (layer in held or any(weight in weights for weight in layer.parameters(recurse=False)))
+    )
 
 
 def _chosen(module: nn.Module, reference: str, where: str) -> set[str]:

@@ -105,6 +105,9 @@ def find_spots(step: Factorize, module: nn.Module, example: Tree) -> tuple[list[
             spots.append(_spot(tuple(all_names), layer, calls[layer], batch_size(example)))
         else:
             reasons[all_names[0]] = why
+    for name, layer in module.named_modules():
+        if layer not in names and any(weight.ndim > 1 for weight in layer.parameters(recurse=False)):
+            reasons[name] = _no_split(layer)
     broken = _unreplaceable(module, spots, example)
     return [spot for spot in spots if spot.name not in broken], reasons | broken
 
@@ -131,6 +134,14 @@ def refusal(layer: nn.Module, step: Factorize) -> str | None:
         more = "" if len(layer.kernel_size) == 1 or math.prod(layer.kernel_size) == 1 else "; conv='spatial' can cut it"
         return f"depthwise: nothing to share between channels{more}"
     return None
+
+
+def _no_split(layer: nn.Module) -> str:
+    if isinstance(layer, nn.RNNBase):
+        return "recurrent: one operator multiplies by its weights step by step, and takes no factors in their place"
+    if isinstance(layer, nn.MultiheadAttention):
+        return "query, key and value are projected by one joined weight inside attention"
+    return f"a {type(layer).__name__} is none of {', '.join(_KINDS)}"
 
 
 def is_depthwise(layer: Convolution) -> bool:

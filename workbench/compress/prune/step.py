@@ -110,10 +110,9 @@ def _widths(module: nn.Module) -> dict[str, tuple[int, ...]]:
 def _report(module: nn.Module, before: dict[str, tuple[int, ...]], reasons: dict[str, str]) -> tuple[LayerReport, ...]:
     reports = []
     for name, layer in module.named_modules():
-        if isinstance(layer, nn.RNNBase):
-            why = "recurrent: its outputs are also its state, which all its gates share; Prune does not cut it"
-            reports.append(LayerReport(name, type(layer).__name__, False, why))
         if name not in before:
+            if any(weight.ndim > 1 for weight in layer.parameters(recurse=False)):
+                reports.append(LayerReport(name, type(layer).__name__, False, _why_not_looked_at(layer)))
             continue
         old, new = before[name], tuple(layer.weight.shape)
         changes = [f"{word} {a} -> {b}" for word, a, b in _sides(layer, old, new) if a != b]
@@ -121,6 +120,16 @@ def _report(module: nn.Module, before: dict[str, tuple[int, ...]], reasons: dict
         reason = ", ".join(changes) + own if changes else reasons.get(name, "not reached from the model's inputs")
         reports.append(LayerReport(name, type(layer).__name__, bool(changes), reason))
     return tuple(reports)
+
+
+def _why_not_looked_at(layer: nn.Module) -> str:
+    if isinstance(layer, nn.RNNBase):
+        return "recurrent: its outputs are also its state, which all its gates share; Prune does not cut it"
+    if isinstance(layer, nn.Embedding):
+        return "a table that is looked up: its width is that of what reads it, which stays whole"
+    if isinstance(layer, nn.MultiheadAttention):
+        return "query, key and value are projected by one joined weight; Prune does not cut it"
+    return f"Prune does not know how a {type(layer).__name__} is cut"
 
 
 def _sides(

@@ -144,23 +144,39 @@ def _with(touch: Touch, said: list[dict[str, str]]) -> Touch:
 
 def report_layers(module: torch.nn.Module, touches: list[Touch]) -> tuple[LayerReport, ...]:
     """Report every layer that computes with a weight matrix, in the model's order."""
-    kinds = {name: type(layer).__name__ for name, layer in module.named_modules()}
     found = {touch.name: touch for touch in touches}
-    reports = []
-    for name, layer in module.named_modules():
-        weight = getattr(layer, "weight", None)
-        if name in found:
-            reports.append(LayerReport(name, kinds[name], found[name].touched, found[name].reason))
-        elif isinstance(weight, torch.Tensor) and weight.ndim > 1:
-            reports.append(LayerReport(name, kinds[name], False, _why_untouched(layer)))
-    known = {report.name for report in reports}
-    reports += [LayerReport(t.name, "function", t.touched, t.reason) for t in touches if t.name not in known]
+    names: dict[torch.nn.Module, list[str]] = {}
+    for name, layer in module.named_modules(remove_duplicate=False):
+        names.setdefault(layer, []).append(name)
+    reports, told = [], set()
+    for layer, own in names.items():
+        told |= (mine := found.keys() & _aliases(layer, own, names))
+        if mine:
+            touch = found[min(mine)]
+            reports.append(LayerReport(own[0], type(layer).__name__, touch.touched, touch.reason))
+        elif any(weight.ndim > 1 for weight in layer.parameters(recurse=False)):
+            reports.append(LayerReport(own[0], type(layer).__name__, False, _why_untouched(layer)))
+    reports += [LayerReport(t.name, "function", t.touched, t.reason) for t in touches if t.name not in told]
     return tuple(reports)
+
+
+def _aliases(layer: torch.nn.Module, own: list[str], names: dict[torch.nn.Module, list[str]]) -> set[str]:
+    """Return the names under which a graph may know a layer: a shared weight goes by one of its owners' names.
+
+    An embedding is looked up, so that what the graph multiplies by its weight is the other owner.
+    """
+    weight = getattr(layer, "weight", None)
+    others = [o for o in names if o is not layer and weight is not None and getattr(o, "weight", None) is weight]
+    if isinstance(layer, torch.nn.Embedding) and others:
+        return set()
+    return {name for owner in (layer, *others) for name in names[owner]}
 
 
 def _why_untouched(layer: torch.nn.Module) -> str:
     if isinstance(layer, torch.nn.Embedding):
         return "a table that is looked up, not multiplied: stays in float"
+    if isinstance(layer, torch.nn.RNNBase):
+        return "recurrent: one operator multiplies by its weights step by step, and rounds none of them"
     if isinstance(layer, torch.nn.modules.conv._ConvTransposeNd):
         return "transposed convolutions have no int8 kernel in ONNX Runtime"
     return "not a convolution or Linear that the captured graph calls with its weight"

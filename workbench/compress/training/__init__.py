@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from workbench.compress.training.checkpoint import Checkpoint
 from workbench.compress.training.loop import BatchLoss, train
-from workbench.compress.training.numerics import channels_last, fast_products, in_full, set_layout
+from workbench.compress.training.numerics import Forward, channels_last, set_layout
 from workbench.compress.training.plan import Plan, Trained, is_normalised_by_layer, make_optimizer, rate_factor
 from workbench.compress.training.watch import validation_quality
 
 __all__ = [
     "BatchLoss",
     "Checkpoint",
+    "Forward",
     "Plan",
     "Trained",
     "channels_last",
-    "fast_products",
-    "in_full",
     "is_normalised_by_layer",
     "make_optimizer",
     "rate_factor",

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from workbench.compress.training.checkpoint import Checkpoint
-from workbench.compress.training.numerics import channels_last, fast_products, in_full
+from workbench.compress.training.numerics import Forward, channels_last
 from workbench.compress.training.plan import Plan, Trained, make_optimizer, rate_factor
 from workbench.compress.training.watch import Watch
 from workbench.core.config import short_id
@@ -20,7 +20,7 @@ from workbench.core.errors import WorkbenchError
 from workbench.core.progress import Progress, ProgressCallback
 from workbench.tasks.digest import weights_digest
 from workbench.tasks.split import Split
-from workbench.tasks.trees import Tree, call_model, tree_map
+from workbench.tasks.trees import Tree, tree_map
 
 BatchLoss = Callable[[Tree, Tree, Tree, torch.Tensor], torch.Tensor]
 """``loss(outputs, inputs, targets, indices)``: inputs as the model saw them, indices into the training split."""
@@ -118,6 +118,7 @@ class _Run:
             )
         self.module, self.plan, self.stage, self.progress = module, plan, stage, progress
         self.extra, self.memory, self.seed = extra or nn.Module(), memory, seed
+        self.forward = Forward(plan.precision)
         self.optimizer = make_optimizer(module, plan, extra=extra)
         self.peaks = [group["lr"] for group in self.optimizer.param_groups]
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -173,9 +174,7 @@ class _Run:
         batch, wanted = (tree_map(lambda x: x[indices], tree) for tree in (self.inputs, self.targets))
         if augment is not None:
             batch = channels_last(augment(batch, self.generator))
-        with fast_products(self.plan.precision):
-            outputs = call_model(self.module, batch)
-        value = loss(tree_map(in_full, outputs), batch, wanted, indices)
+        value = loss(self.forward(self.module, batch), batch, wanted, indices)
         self.optimizer.zero_grad(set_to_none=True)
         value.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.parameters, _LONGEST_GRADIENT)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from workbench.core.machine import this_machine
-from workbench.tasks.trees import Tree, tree_map
+from workbench.tasks.trees import Tree, call_model, tree_map
 
 
 def channels_last(tree: Tree) -> Tree:
@@ -31,6 +31,27 @@ def fast_products(precision: str = "auto") -> AbstractContextManager[Any]:
     native = bool({"avx512_bf16", "amx_bf16"} & set(this_machine().isa))
     enabled = native if precision == "auto" else precision == "bfloat16"
     return torch.autocast("cpu", torch.bfloat16, enabled=enabled)
+
+
+class Forward:
+    """Runs a module with :func:`fast_products`, its floating outputs as float32.
+
+    With ``"auto"`` it goes over to float32 for good where a layer of the module has no bfloat16 kernel.
+    """
+
+    def __init__(self, precision: str = "auto") -> None:
+        self.precision = precision
+
+    def __call__(self, module: nn.Module, batch: Tree) -> Tree:
+        """Return the outputs for a batch."""
+        try:
+            with fast_products(self.precision):
+                return tree_map(in_full, call_model(module, batch))
+        except RuntimeError:
+            if self.precision != "auto":
+                raise
+            self.precision = "float32"
+        return tree_map(in_full, call_model(module, batch))  # what fails now too is no matter of the format
 
 
 def in_full(x: torch.Tensor) -> torch.Tensor:
