@@ -103,8 +103,8 @@ def test_what_goes_together_goes_whole_and_the_least_first(granularity):
         assert gone.sum() == round(0.5 * len(blocks))
         assert before[gone].max() <= before[~gone].min()
     refused = [name for name in NAMES if not report[name].touched]
-    assert refused == (["9", "11"] if granularity == "kernel" else [])
-    if refused:
+    assert refused == {"vector": [], "kernel": ["9", "11"], "filter": ["11"]}[granularity]
+    if granularity == "kernel":
         assert "has no kernels" in report["9"].reason
 
 
@@ -375,3 +375,14 @@ def test_which_weights_a_gpu_takes_is_told_by_their_zeros():
     assert is_two_of_four(torch.tensor([[1.0, 0, 2, 0, 0, 0, 0, 3]]))
     assert not is_two_of_four(torch.tensor([[1.0, 4, 2, 0, 0, 0, 0, 3]]))
     assert not is_two_of_four(torch.zeros(2, 6))
+
+
+def test_no_filter_of_the_layer_that_answers_is_zeroed():
+    variant = sparse(Sparsify(0.5, granularity="filter"))
+    found = layers(variant)
+    answering = [name for name, layer in found.items() if "always the same" in layer.reason]
+    assert answering == [list(found)[-1]]
+    assert any(layer.touched for layer in found.values())
+    weight = variant.module.get_submodule(answering[0]).weight
+    assert (weight.abs().sum(tuple(range(1, weight.ndim))) > 0).all()
+    assert layers(sparse(Sparsify(0.5)))[answering[0]].touched

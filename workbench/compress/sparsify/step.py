@@ -27,7 +27,8 @@ from workbench.compress.sparsify.blocks import (
 from workbench.compress.sparsify.zeros import zeros_held
 from workbench.compress.stepping import around_steps
 from workbench.compress.steps import Recover, Sparsify
-from workbench.compress.variant import LayerReport, count_params
+from workbench.compress.variant import LayerReport, count_params, predict_with
+from workbench.tasks.trees import leaves
 
 # docs.openvino.ai, CPU device, "Sparse weights decompression": int8, matrix products, AMX, off unless asked for.
 _ENGINES = (
@@ -59,7 +60,7 @@ class _Work:
 def sparsify(step: Sparsify, work: Work) -> Outcome:
     """Set connections of the variant's module to zero; see :class:`Sparsify`."""
     module = work.module
-    state = _layers(step, module)
+    state = _layers(step, work)
     size_before, epochs = deflated_bytes(module), 0.0
     for number in range(1, step.rounds + 1):
         if step.criterion == "movement":
@@ -79,8 +80,12 @@ def deflated_bytes(module: nn.Module) -> int:
     return sum(len(zlib.compress(p.detach().contiguous().numpy().tobytes(), 6, wbits=-15)) for p in module.parameters())
 
 
-def _layers(step: Sparsify, module: nn.Module) -> _Work:
+def _layers(step: Sparsify, work: Work) -> _Work:
+    module = work.module
     blocked = left_out(module, step.include, step.exclude, where="Sparsify")
+    if step.granularity == "filter" and step.kept_of is None:
+        why = "its rows are the model's outputs, and one of zeros would be an answer that is always the same"
+        blocked = dict.fromkeys(_answering(work), why) | blocked
     found = _Work({}, {}, {})
     owners: dict[int, str] = {}
     for name, layer in module.named_modules():
@@ -95,6 +100,22 @@ def _layers(step: Sparsify, module: nn.Module) -> _Work:
         else:
             found.layers[name], found.blocks[name] = layer, blocks
     return found
+
+
+def _answering(work: Work) -> list[str]:
+    """Return the layers whose outputs are the model's own."""
+    given: dict[str, torch.Tensor] = {}
+    handles = []
+    for name, layer in work.module.named_modules():
+        if isinstance(layer, SPARSE_LAYERS):
+            handles.append(layer.register_forward_hook(lambda _, __, out, name=name: given.__setitem__(name, out)))
+    try:
+        outputs = predict_with(work.module, work.task.examples(2))
+    finally:
+        for handle in handles:
+            handle.remove()
+    places = {leaf.untyped_storage().data_ptr() for leaf in leaves(outputs)}
+    return [name for name, out in given.items() if out.untyped_storage().data_ptr() in places]
 
 
 def _refusal(layer: nn.Module) -> str | None:
