@@ -23,8 +23,8 @@ from workbench.compress.variant import LayerReport
 from workbench.core.progress import Progress
 
 _RECURRENT = (
-    "recurrent: its outputs are also its state, which all its gates share, so Prune does not cut it; train a narrower "
-    "one with Distill(student=...), or use Quantize or Sparsify on the layers around it"
+    "recurrent: its outputs are also its state, which all its gates share, so Prune does not cut it (train a narrower "
+    "one with Distill(student=...), or use Sparsify or Quantize on the layers around it)"
 )
 _NOT_TRACED = "not found when the model was traced: it is not called, or forward overwrites its output in place"
 
