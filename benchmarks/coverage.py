@@ -1,7 +1,7 @@
 """Try every technique on architectures that nobody here wrote, on every engine, and write docs/coverage.md.
 
     pip install --no-deps pytorchcv && pip install transformers
-    python -m benchmarks.coverage                           # the whole matrix, about ten minutes on two cores
+    python -m benchmarks.coverage                           # the whole matrix, about half an hour on two cores
     python -m benchmarks.coverage --only ResNet BERT        # these rows again, the others as they were
     python -m benchmarks.coverage --resume                  # only cells that do not work or are not there yet
     python -m benchmarks.coverage --page                    # write the page again from the figures

@@ -45,6 +45,8 @@ def _intro(values: dict[str, Any]) -> str:
     failed = sum(cell["status"] == "failed" for cell in cells)
     share = works / max(1, len(cells))
     defects = f" {failed} ended without a clear reason: defects of the workbench." if failed else ""
+    partly = sum(bool(cell.get("without")) for cell in cells)
+    fewer = f" In {partly} of those that work, one engine takes no such recipe." if partly else ""
     return f"""# What works on which architecture
 
 <!-- Written by `{COMMAND}` from coverage.json. Never edit it by hand. -->
@@ -53,7 +55,7 @@ Every technique of the workbench, tried on {len(values["architectures"])} archit
 come from PyPI packages, are small, and have random weights: the matrix says what a technique *can be applied to*, not \
 what quality it keeps.
 
-**{works} of {len(cells)} cells work ({share:.0%}); the others say why they do not.**{defects} Written on \
+**{works} of {len(cells)} cells work ({share:.0%}); the others say why they do not.**{fewer}{defects} Written on \
 {values["date"]} by
 
     pip install --no-deps pytorchcv && pip install transformers
@@ -61,8 +63,18 @@ what quality it keeps.
 
 A cell works when every step of the recipe touched at least one layer, and torch eager, ONNX Runtime and OpenVINO all \
 gave outputs of the float model's structure and shapes, at two batch sizes, near enough to torch's to pass the \
-engine's own check (a thousandth of the range for float models). All figures, with the layers that a step left alone \
-and the reasons, are in [coverage.json](coverage.json)."""
+engine's own check (a thousandth of the range for float models). {_left_out(values)}All figures, with the layers \
+that a step left alone and the reasons, are in [coverage.json](coverage.json)."""
+
+
+def _left_out(values: dict[str, Any]) -> str:
+    """Return why an engine refuses a technique on all models, in its own words."""
+    said = {
+        (name, engine, _plain(reason)): None
+        for _, name, cell in _cells(values)
+        for engine, reason in cell.get("without", {}).items()
+    }
+    return "".join(f"*{name}* is not for {engine}: {reason} " for name, engine, reason in said)
 
 
 def _reasons(values: dict[str, Any]) -> dict[str, list[str]]:
@@ -102,7 +114,9 @@ def _words(cell: dict[str, Any] | None, numbers: dict[str, int]) -> str:
         return f"[*{word}: {number}*](#why-{number})"
     steps = ", ".join(f"{step['touched']} of {step['candidates']}" for step in cell["steps"])
     fixed = any(engine["fixed_batch"] for engine in cell["engines"].values())
-    return steps + (" (fixed batch)" if fixed else "")
+    notes = ["fixed batch"] if fixed else []
+    notes += [f"not on {engine}" for engine in cell.get("without", ())]
+    return steps + (f" ({', '.join(notes)})" if notes else "")
 
 
 def _why(reasons: dict[str, list[str]]) -> str:
@@ -163,7 +177,10 @@ inputs of matrix products whose weights are int8.
 
 
 def _worst(cells: Sequence[tuple[dict[str, Any], dict[str, Any]]], engine: str) -> str:
-    row, cell = max(cells, key=lambda pair: pair[1]["engines"][engine]["share"])
+    answered = [pair for pair in cells if engine in pair[1]["engines"]]
+    if not answered:
+        return "not run"
+    row, cell = max(answered, key=lambda pair: pair[1]["engines"][engine]["share"])
     return f"{cell['engines'][engine]['share']:.2g} ({row['name']})"
 
 
@@ -181,7 +198,12 @@ def _size(row: dict[str, Any]) -> list[str]:
 
 def _recipes(values: dict[str, Any]) -> str:
     rows = [[technique["name"], f"`{technique['recipe']}`"] for technique in values["techniques"]]
-    return "## The techniques\n\nAll other options have their defaults.\n\n" + _table(["technique", "recipe"], rows)
+    about = (
+        "All other options have their defaults. The spatial and the tucker2 cut are for kernels larger than 1: Linears "
+        "and other layers are split as by plain Factorize, and a model without such kernels comes out the same. "
+        "*Distill features* also matches the outputs of one layer, the one called halfway through the model."
+    )
+    return f"## The techniques\n\n{about}\n\n" + _table(["technique", "recipe"], rows)
 
 
 def _versions(values: dict[str, Any]) -> str:

@@ -43,7 +43,8 @@ def reason_of(error: BaseException, *, otherwise: str = "run it with the backend
         place = re.search(r'File "[^"]*?([^"/\\]+)", line (\d+), in (\w+)\n\s*(\S.*)', text)
         where = f" ({place[1]}, line {place[2]}: `{place[4].strip()}`)" if place else ""
         return (
-            f"its code branches on the value of a tensor{where}. Use torch.where or torch.cond there, or {otherwise}."
+            f"its code branches on the value of a tensor{where}. Use torch.where or torch.cond there; where the tensor "
+            f"only holds a size, such as a padding, use a Python number; or {otherwise}."
         )
     missing = re.search(r"OpOverload\(op='([^']+)'", text)
     if missing:

@@ -22,6 +22,12 @@ from workbench.compress.steps import Prune, Recover
 from workbench.compress.variant import LayerReport
 from workbench.core.progress import Progress
 
+_RECURRENT = (
+    "recurrent: its outputs are also its state, which all its gates share, so Prune does not cut it (train a narrower "
+    "one with Distill(student=...), or use Sparsify or Quantize on the layers around it)"
+)
+_NOT_TRACED = "not found when the model was traced: it is not called, or forward overwrites its output in place"
+
 
 @dataclass
 class _State:
@@ -117,14 +123,14 @@ def _report(module: nn.Module, before: dict[str, tuple[int, ...]], reasons: dict
         old, new = before[name], tuple(layer.weight.shape)
         changes = [f"{word} {a} -> {b}" for word, a, b in _sides(layer, old, new) if a != b]
         own = f"; outputs kept: {reasons[name]}" if name in reasons else ""
-        reason = ", ".join(changes) + own if changes else reasons.get(name, "not reached from the model's inputs")
+        reason = ", ".join(changes) + own if changes else reasons.get(name, _NOT_TRACED)
         reports.append(LayerReport(name, type(layer).__name__, bool(changes), reason))
     return tuple(reports)
 
 
 def _why_not_looked_at(layer: nn.Module) -> str:
     if isinstance(layer, nn.RNNBase):
-        return "recurrent: its outputs are also its state, which all its gates share; Prune does not cut it"
+        return _RECURRENT
     if isinstance(layer, nn.Embedding):
         return "a table that is looked up: its width is that of what reads it, which stays whole"
     if isinstance(layer, nn.MultiheadAttention):

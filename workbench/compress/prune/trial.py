@@ -47,10 +47,23 @@ def dependency_graph(module: nn.Module, example: Tree) -> Any:
     """Return torch-pruning's graph of which channels can only go together."""
     from workbench.compress.prune.graph import ChannelGraph
 
-    with tracing():
+    with tracing(), _out_of_place(module):
         return ChannelGraph().build_dependency(
             module, example_inputs=example, forward_fn=call_model, output_transform=leaves
         )
+
+
+@contextmanager
+def _out_of_place(module: nn.Module) -> Iterator[None]:
+    """Let activations write elsewhere: one that overwrites a Linear's tokens hides the Linear from the trace."""
+    layers: list[Any] = [layer for layer in module.modules() if getattr(layer, "inplace", None) is True]
+    for layer in layers:
+        layer.inplace = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.inplace = True
 
 
 def apply_cuts(module: nn.Module, cuts: Sequence[Cut], example: Tree) -> None:
@@ -135,7 +148,7 @@ def _difference(
     original: Sequence[torch.Tensor], silent: Sequence[torch.Tensor] | None, outputs: Sequence[torch.Tensor]
 ) -> str | None:
     if [o.shape for o in original] != [o.shape for o in outputs]:
-        return "its channels are outputs of the model"
+        return "the model's outputs change their shape without its channels"
     if not all(bool(o.isfinite().all()) for o in outputs if o.is_floating_point()):
         return "the model gives NaN or infinity without its channels"
     for want, got in zip(silent or (), outputs, strict=bool(silent)):
