@@ -132,3 +132,24 @@ def test_load_variant_says_what_names_no_task_or_folder(variant, tmp_path):
         wb.load_variant(tmp_path / "kept", task=variant)
     with pytest.raises(ArtifactError, match=r"got 3 \(int\)"):
         wb.load_variant(3)
+
+
+@pytest.mark.parametrize("reference", ["nocolon", "file.py:", ":function", "file.py:not a name", ""])
+def test_a_teacher_or_student_that_names_no_function(reference):
+    for role in ("teacher", "student"):
+        with pytest.raises(
+            ConfigError, match=f"Distill.{role}='.*' names no function. Give 'path/to/file.py:function'"
+        ):
+            wb.Distill(**{role: reference})
+
+
+@pytest.mark.parametrize("batch", [0, -1, "x", 1.5, True])
+def test_the_batch_of_an_artefact(variant, tmp_path, batch):
+    with pytest.raises(ConfigError, match=r"Variant.save: batch must be an integer of at least 1"):
+        variant.save(tmp_path / "new", batch=batch)
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_folder_of_an_artefact(variant):
+    with pytest.raises(ConfigError, match=r"Variant.save: folder must be a folder as text or Path, got 3 \(int\)"):
+        variant.save(3)
