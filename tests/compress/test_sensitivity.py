@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -226,6 +227,8 @@ def test_the_walk_loses_least_for_what_it_saves(layers):
     [
         (("prun",), "Did you mean 'prune'"),
         (("distill",), "Unknown technique 'distill'"),
+        ((3,), r"technique must be 'prune' or .*wb.Prune\(...\), got 3 \(int\)"),
+        ((Recipe(Prune()),), "technique must be .*got Recipe"),
         ((Prune(ratios=("a=0.5",)),), "ratios of the step to prune must be empty"),
     ],
 )
@@ -241,6 +244,14 @@ def test_a_technique_that_is_not_one_is_named(arguments, words):
         ({"settings": (True,)}, "above 0 and below 1"),
         ({"measure": "sqnr"}, "Did you mean 'sqnr_db'"),
         ({"layers": ("9",)}, "no layer that factorize can change is called '9'"),
+        ({"settings": (math.nan,)}, "above 0 and below 1, got nan"),
+        ({"settings": ("0.5",)}, "above 0 and below 1, got '0.5'"),
+        ({"settings": 0.5}, r"settings must be a list or tuple, got 0.5 \(float\). Write settings=\(0.5,\)"),
+        ({"layers": "head"}, r"Write layers=\('head',\)"),
+        ({"layers": (3,)}, r"layers must hold names of layers, got 3 \(int\)"),
+        ({"seed": "x"}, "seed must be an integer of at least 0, got 'x'"),
+        ({"seed": -1}, "seed must be an integer of at least 0"),
+        ({"progress": 1}, "progress must be a function"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(options, words):
@@ -259,6 +270,69 @@ def test_a_goal_of_the_other_measure_is_refused():
         table.settings(drop=0.1, of="mac")
     with pytest.raises(ConfigError, match="at least 0"):
         table.settings(drop=-0.1)
+
+
+@pytest.mark.parametrize("goal", [math.nan, math.inf, "0.1", True, [0.1]])
+@pytest.mark.parametrize(("measure", "word"), [("quality", "drop"), ("sqnr_db", "sqnr_db")])
+def test_a_goal_that_is_no_finite_number_is_refused(measure, word, goal):
+    table = table_of([("a", 0.5, 0.8, 0.5)], measure=measure)
+    for ask in (table.settings, table.step):
+        with pytest.raises(ConfigError, match=f"{word} must be a finite number, got "):
+            ask(**{word: goal})
+    assert table.settings(**{word: np.float32(0.5)}) == table.settings(**{word: 0.5})
+
+
+@pytest.mark.parametrize("technique", ["prune", "factorize", "quantize"])
+def test_a_table_without_rows_answers_in_words(technique):
+    empty = table_of([], technique=technique)
+    full = table_of([("a", 0.5, 0.8, 0.5)])
+    assert empty.frame().empty
+    assert list(empty.frame().columns) == list(full.frame().columns)
+    assert empty.settings(drop=0.1) == {}
+    with pytest.raises(ConfigError, match=f"no rows, since {technique} can change no layer at its settings"):
+        empty.step(drop=0.1)
+    with pytest.raises(ConfigError, match=r"saved takes a dict .*got 3 \(int\)"):
+        full.saved(3)
+    assert repr(empty) == f"Sensitivity({technique} of task 't', quality: 0 layers)"
+    assert repr(full) == "Sensitivity(prune of task 't', quality: 1 layers at 0.5)"
+
+
+def chained():
+    """Return a model in which two convolutions are pruned together: their outputs are added."""
+
+    class Chained(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Conv2d(1, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1)
+            self.third, self.head = nn.Conv2d(16, 16, 3, padding=1), nn.Linear(16, 4)
+
+        def forward(self, x):
+            x = self.first(x).relu()
+            return self.head(self.third((x + self.second(x)).relu()).relu().mean((2, 3)))
+
+    return Chained()
+
+
+def test_progress_ends_at_its_total_although_layers_change_together():
+    task = task_of(seeded(chained), *images(60))
+    for _ in range(2):  # measured, and from the cache
+        events = []
+        table = sensitivity(task, Prune(round_to=4), settings=(0.25, 0.5), progress=events.append)
+        assert table.cells[0].members == ("first", "second")
+        assert len(table.cells) == 4
+        assert (events[-1].done, events[-1].total) == (4, 4)
+        counted = [event for event in events if event.total]
+        assert [event.done for event in counted] == sorted(event.done for event in counted)
+        assert all(event.done <= event.total for event in counted)
+    events = []
+    assert not sensitivity(net_task(), Prune(), settings=(0.05,), progress=events.append).cells
+    assert events[-1].fraction == 1
+
+
+def test_a_task_may_be_named():
+    spec = f"{Path(__file__).parents[1] / 'fixtures' / 'tiny.py'}:tiny"
+    table = sensitivity(spec, "prune", settings=(0.5,), layers=("hidden",), measure="sqnr_db")
+    assert {cell.layer for cell in table.cells} == {"hidden"}
 
 
 def test_other_settings_find_their_own_layers():

@@ -118,7 +118,8 @@ def test_the_spread_is_what_each_seed_gives_on_that_engine(spread, shared_task):
     assert "3 seeds: quality mean" in repr(found) and "<table" in found._repr_html_()
     (seed_zero,) = [row for row in rows if row["recipe"] == "prune"]
     assert seed_zero["quality"] == pytest.approx(values[0], abs=1e-9)
-    assert {event.stage for event in events} == {"spread"} and {event.done for event in events} == {0, 1, 2}
+    assert {event.stage for event in events} == {"spread"} and {event.done for event in events} == {0, 1, 2, 3}
+    assert {event.total for event in events} == {3} and events[-1].fraction == 1
 
 
 def test_the_spread_changes_no_row_and_not_the_recommendation(spread):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import reprlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,14 @@ def require_count(where: str, value: Any, *, minimum: int = 1) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
         raise ConfigError(f"{where} must be an integer of at least {minimum}, got {given(value)}.")
     return value
+
+
+def require_several(where: str, value: Any) -> tuple[Any, ...]:
+    """Return the entries of a list or tuple, or raise ConfigError; a single value is told to be put into a tuple."""
+    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+        name = where.rpartition(" ")[2]
+        raise ConfigError(f"{where} must be a list or tuple, got {given(value)}. Write {name}=({value!r},).")
+    return tuple(value)
 
 
 def require_function(where: str, value: Any, *, takes: str) -> None:

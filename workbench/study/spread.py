@@ -151,6 +151,8 @@ class _Bench:
             (trial,) = self._plan.of(recipe)
             self._say(trial.words)
             found.append(self._result(trial, reference))
+        self._done = len(recipes)
+        self._say("every seed is judged")
         return tuple(found)
 
     def _result(self, trial: Planned, reference: Path) -> SeedResult:

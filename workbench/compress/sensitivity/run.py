@@ -21,8 +21,10 @@ from workbench.compress.variant import count_macs, count_params, predict_with
 from workbench.core.config import short_id
 from workbench.core.errors import ConfigError, unknown_name
 from workbench.core.files import cache_dir, replacing
+from workbench.core.given import given, require_count, require_function, require_several
 from workbench.core.machine import library_versions
 from workbench.core.progress import Progress, ProgressCallback, ignore
+from workbench.tasks.load import load_task
 from workbench.tasks.trees import Tree, leaves
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ _LIBRARIES = ("torch", "torchao", "torch-pruning", "inference-workbench")
 
 
 def sensitivity(
-    task: Task,
+    task: Task | str,
     technique: str | Step,
     *,
     settings: Sequence[float] = (),
@@ -48,6 +50,8 @@ def sensitivity(
 
     Parameters
     ----------
+    task : Task or str
+        Or what :func:`workbench.load_task` understands.
     technique : str or Step
         ``"prune"``, ``"factorize"`` or ``"quantize"``; or a step, whose other options then hold:
         ``wb.Prune(importance="taylor")``.
@@ -73,20 +77,33 @@ def sensitivity(
     Raises
     ------
     ConfigError
-        If the technique, a setting or the measure is unknown, or a name matches no layer that can be changed.
+        If the technique, a setting or the measure is unknown, an argument is of a wrong type, or a name matches no
+        layer that can be changed.
 
     Examples
     --------
     >>> table = wb.sensitivity(task, "prune", settings=(0.25, 0.5))  # doctest: +SKIP
     >>> wb.Recipe(table.step(drop=0.01)).apply(task)  # doctest: +SKIP
     """
-    probe = _probe(technique, settings, measure)
+    require_function("sensitivity: progress", progress, takes="each Progress report")
+    require_count("sensitivity: seed", seed, minimum=0)
+    names = require_several("sensitivity: layers", layers)
+    for name in names:
+        if not isinstance(name, str):
+            raise ConfigError(f"sensitivity: layers must hold names of layers, got {given(name)}.")
+    probe = _probe(technique, require_several("sensitivity: settings", settings), measure)
+    task = load_task(task)
     with torch.random.fork_rng(devices=[]):
         task.check()
-        return _Run(task, probe, tuple(layers), measure, seed, progress, cache).table()
+        return _Run(task, probe, names, measure, seed, progress, cache).table()
 
 
 def _probe(technique: str | Step, settings: Sequence[float], measure: str) -> Probe:
+    if not isinstance(technique, str | Step):
+        raise ConfigError(
+            f"sensitivity: technique must be {' or '.join(map(repr, PROBES))}, or a step such as wb.Prune(...), got "
+            f"{given(technique)}."
+        )
     word = technique if isinstance(technique, str) else type(technique).__name__.lower()
     if word not in PROBES:
         raise ConfigError("sensitivity: " + unknown_name("technique", word, PROBES))
@@ -121,20 +138,24 @@ class _Run:
         """Measure what is not known yet."""
         base = self._base()
         names = self._layers()
-        total, done = len(names) * len(self.probe.settings), 0
+        each, done = len(self.probe.settings), 0
+        total = len(names) * each
         taken: set[str] = set()
         cells: list[Cell] = []
-        for name in names:
+        for place, name in enumerate(names, start=1):
             if name in taken:  # it changes with a layer that was measured
-                total -= len(self.probe.settings)
                 continue
+            finished = done + each
             for setting in self.probe.settings:
                 cell = self._cell(name, setting, names, Progress("sensitivity", done, total, f"{name} at {setting:g}"))
                 taken.update(cell.members)
                 cells.append(cell)
                 done += 1
+                total = finished + each * sum(later not in taken for later in names[place:])
                 figures = {} if cell.value is None else {self.measure: cell.value}
                 self.progress(Progress("sensitivity", done, total, f"{name} at {setting:g}", figures))
+        end = max(done, 1)  # a table without rows is finished too
+        self.progress(Progress("sensitivity", end, end, "the table is complete"))
         return Sensitivity(
             task=self.task.name,
             technique=self.probe.technique,

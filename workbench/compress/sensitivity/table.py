@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from numbers import Real
+from typing import TYPE_CHECKING, Any
 
 from workbench.compress.allocate import Point, lower_hull, walk
 from workbench.compress.steps import Step
 from workbench.core.errors import ConfigError, unknown_name
+from workbench.core.given import given
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,6 +61,13 @@ class Sensitivity:
     layers: tuple[str, ...]
     cells: tuple[Cell, ...]
 
+    def __repr__(self) -> str:
+        settings = ", ".join(f"{setting:g}" for setting in dict.fromkeys(cell.setting for cell in self.cells))
+        layers = len(dict.fromkeys(cell.layer for cell in self.cells))
+        return f"Sensitivity({self.technique} of task {self.task!r}, {self.measure}: {layers} layers" + (
+            f" at {settings})" if settings else ")"
+        )
+
     def frame(self) -> pd.DataFrame:
         """Return a row per cell: layer, setting, quality and its drop or SQNR, and the shares that are left.
 
@@ -73,7 +83,7 @@ class Sensitivity:
             shares = {f"{word}_share": getattr(cell, word) for word in _COSTS}
             here = {"layer": cell.layer, "type": cell.type, "members": ", ".join(cell.members), "setting": cell.setting}
             rows.append(here | known | shares | {"note": cell.note})
-        frame = pd.DataFrame(rows)
+        frame = pd.DataFrame(rows, columns=None if rows else self._columns())
         numbers = [name for name in ("quality", "quality_drop", "sqnr_db") if name in frame]
         return frame.astype(dict.fromkeys(numbers, float))
 
@@ -100,12 +110,10 @@ class Sensitivity:
         Raises
         ------
         ConfigError
-            If not exactly the goal that the table can answer is given.
+            If not exactly the goal that the table can answer is given, or it is no finite number.
         """
         allowed = self._allowed(drop, sqnr_db)
-        of = of or ("size" if self.technique == "quantize" else "macs")
-        if of not in _COSTS:
-            raise ConfigError("Sensitivity: " + unknown_name("cost (of)", of, _COSTS))
+        of = _cost_named(of or ("size" if self.technique == "quantize" else "macs"))
         choices = {layer: self._hull(layer, of) for layer in dict.fromkeys(cell.layer for cell in self.cells)}
         paths: dict[str, list[Point]] = {
             layer: [(1.0, 0.0), *((getattr(cell, of), self._loss(cell)) for cell in cells)]
@@ -135,8 +143,14 @@ class Sensitivity:
         Raises
         ------
         ConfigError
-            As :meth:`settings`, and if no layer can be changed for that little.
+            As :meth:`settings`, and if the table has no rows or no layer can be changed for that little.
         """
+        self._allowed(drop, sqnr_db)
+        if not self.cells:
+            raise ConfigError(
+                f"Sensitivity.step: the table has no rows, since {self.technique} can change no layer at its settings. "
+                "Measure others: wb.sensitivity(task, ..., settings=(...))."
+            )
         from workbench.compress.sensitivity.probe import PROBES
 
         probe = PROBES[self.technique](self.template)
@@ -154,25 +168,37 @@ class Sensitivity:
             )
         return probe.step_with(values, self.layers)
 
-    def saved(self, values: dict[str, float], of: str = "size") -> float:
+    def saved(self, values: Mapping[str, float], of: str = "size") -> float:
         """Return the sum of what single layers save at these settings, as a share of the model."""
+        if not isinstance(values, Mapping):
+            raise ConfigError(
+                f"Sensitivity.saved takes a dict of layers and settings, as settings(...) returns, got {given(values)}."
+            )
+        _cost_named(of)
         return math.fsum(1 - getattr(cell, of) for cell in self.cells if values.get(cell.layer) == cell.setting)
 
     def _by_setting(self) -> list[Sensitivity]:
         settings = dict.fromkeys(cell.setting for cell in self.cells)
         return [replace(self, cells=tuple(c for c in self.cells if c.setting == one)) for one in settings]
 
-    def _allowed(self, drop: float | None, sqnr_db: float | None) -> float:
-        wanted, given = ("drop", drop) if self.measure == "quality" else ("sqnr_db", sqnr_db)
+    def _allowed(self, drop: Any, sqnr_db: Any) -> float:
+        wanted, goal = ("drop", drop) if self.measure == "quality" else ("sqnr_db", sqnr_db)
         other = sqnr_db if self.measure == "quality" else drop
-        if given is None or other is not None:
+        if goal is None or other is not None:
             raise ConfigError(
                 f"This table measured {self.measure}: give {wanted}=... and nothing else, got drop={drop!r}, "
                 f"sqnr_db={sqnr_db!r}."
             )
-        if self.measure == "quality" and given < 0:
-            raise ConfigError(f"Sensitivity: drop must be at least 0, got {given!r}.")
-        return given if self.measure == "quality" else 10 ** (-given / 10)
+        if isinstance(goal, bool) or not isinstance(goal, Real) or not math.isfinite(goal):
+            raise ConfigError(f"Sensitivity: {wanted} must be a finite number, got {given(goal)}.")
+        if self.measure == "quality" and goal < 0:
+            raise ConfigError(f"Sensitivity: drop must be at least 0, got {goal!r}.")
+        return float(goal) if self.measure == "quality" else 10 ** (-float(goal) / 10)
+
+    def _columns(self) -> list[str]:
+        """Return the columns of a frame without rows."""
+        known = ["quality", "quality_drop"] if self.measure == "quality" else ["sqnr_db"]
+        return ["layer", "type", "members", "setting", *known, *(f"{word}_share" for word in _COSTS), "note"]
 
     def _hull(self, layer: str, of: str) -> list[Cell]:
         cells = [cell for cell in self.cells if cell.layer == layer and cell.value is not None]
@@ -182,6 +208,12 @@ class Sensitivity:
     def _loss(self, cell: Cell) -> float:
         value = cell.value if cell.value is not None else math.inf
         return max(0.0, self.base - value if self.measure == "quality" else value)
+
+
+def _cost_named(of: str) -> str:
+    if of not in _COSTS:
+        raise ConfigError("Sensitivity: " + unknown_name("cost (of)", of, _COSTS))
+    return of
 
 
 def _decibels(noise: float) -> float:
