@@ -58,3 +58,44 @@ def test_an_empty_table_says_so_and_anything_else_is_refused():
         sensitivity_data([])
     figure = Figure()
     assert plot_sensitivity(table(), ax=figure.add_subplot()) is figure
+
+
+def colours(ax):
+    """Return the colours of the cells as the chart shows them, [rows, columns, 4]."""
+    image = ax.images[0]
+    return image.cmap(image.norm(image.get_array().filled(math.nan)))
+
+
+@pytest.mark.parametrize(("base", "noise", "signal"), [(0.9, 0.001, 0.2), (90.0, 0.1, 20.0)])
+def test_noise_stays_pale(base, noise, signal):
+    def drawn(*values):
+        cells = tuple(Cell(f"l{i}", "Linear", (f"l{i}",), 0.5, base - v, 0.9, 0.9, 0.9) for i, v in enumerate(values))
+        return plot_sensitivity(Sensitivity("t", "prune", "quality", base, Prune(), ("l0",), cells)).axes[0]
+
+    quiet, loud = drawn(0.0, noise), drawn(0.0, signal)
+    assert quiet.images[0].norm.vmax == pytest.approx(0.005 * max(1.0, base))
+    assert loud.images[0].norm.vmax == pytest.approx(signal)
+    nothing, a_little, a_lot = colours(quiet)[0, 0], colours(quiet)[1, 0], colours(loud)[1, 0]
+    assert abs(a_little - nothing).max() < 0.35 < 0.7 < abs(a_lot - nothing).max()
+
+
+def test_ratios_that_are_nearly_equal_look_so():
+    cells = tuple(Cell(f"l{i}", "Linear", (f"l{i}",), 8, 10 ** -(3 + i / 100), 1, 1, 0.9) for i in range(3))
+    ax = plot_sensitivity(Sensitivity("t", "quantize", "sqnr_db", 0.0, Prune(), ("l0",), cells)).axes[0]
+    assert ax.images[0].norm.vmax - ax.images[0].norm.vmin == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize("measure", ["quality", "sqnr_db"])
+def test_hatching_is_explained_where_there_is_some(measure):
+    ax = plot_sensitivity(table(measure)).axes[0]
+    (entry,) = ax.get_legend().get_texts()
+    assert "not possible at this setting" in entry.get_text()
+    assert ax.get_legend().get_patches()[0].get_hatch()
+    cell = Cell("one", "Linear", ("one",), 0.5, 0.5, 0.9, 0.9, 0.9)
+    assert (
+        plot_sensitivity(Sensitivity("t", "prune", measure, 0.9, Prune(), ("one",), (cell,))).axes[0].get_legend()
+        is None
+    )
+    none = Cell("one", "Linear", ("one",), 0.5, None, 1.0, 1.0, 1.0)
+    figure = plot_sensitivity(Sensitivity("t", "prune", measure, 0.9, Prune(), ("one",), (none,)))
+    assert figure.axes[0].get_legend() is not None and figure_png(figure)

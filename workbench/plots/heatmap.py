@@ -9,12 +9,16 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
+from matplotlib.transforms import ScaledTranslation
 
 from workbench.core.errors import ConfigError
 from workbench.plots import style
 from workbench.plots.canvas import TEXT, dress, figure_of, new_figure, plural, say, title
 
 _ROW, _COLUMN, _MOST_NAMED = 0.24, 0.72, 60
+_LEAST_DROP = 0.005  # half a point of an accuracy, or of a metric in percent: less is mostly chance
+_LEAST_DB = 3.0
+_BELOW_AXIS = 0.5  # inches: below the settings and their name
 _PALE_TO_BAD = LinearSegmentedColormap.from_list("loss", ["#FFF8F0", "#F0B27A", style.BAD, "#6E2C00"])
 _ACROSS = {
     "prune": "channels removed (share of the layer)",
@@ -48,7 +52,8 @@ def sensitivity_data(table: Any) -> pd.DataFrame:
 def plot_sensitivity(table: Any, *, ax: Axes | None = None) -> Figure:
     """Draw layers on y, settings on x, and the loss as colour with its value where it fits.
 
-    Dark is what hurts. Hatched cells do not exist: the note in ``table.frame()`` says why.
+    Dark is what hurts; the scale spans at least half a point of quality, or 3 dB. Hatched cells do not exist: the
+    note in ``table.frame()`` says why.
 
     Examples
     --------
@@ -73,9 +78,7 @@ def _draw(figure: Figure, ax: Axes, table: Any, wide: pd.DataFrame) -> None:
     in_quality = table.measure == "quality"
     # what is better than the float model by chance is as pale as what loses nothing
     hurts = np.clip(values, 0, None) if in_quality else -np.clip(values, None, _finite(values).max(initial=0.0))
-    known = _finite(hurts)
-    low, high = (0.0, max(float(known.max(initial=0.0)), 1e-9)) if in_quality else (known.min(), known.max() + 1e-9)
-    shade = Normalize(float(low), float(high))
+    shade = Normalize(*_scale(_finite(hurts), table))
     ax.imshow(np.ma.masked_invalid(hurts), cmap=_PALE_TO_BAD, norm=shade, aspect="auto", interpolation="nearest")
     for row, column in np.argwhere(np.isnan(values)):
         place = {"xy": (column - 0.5, row - 0.5), "width": 1, "height": 1}
@@ -84,8 +87,34 @@ def _draw(figure: Figure, ax: Axes, table: Any, wide: pd.DataFrame) -> None:
     if len(wide) <= _MOST_NAMED:
         _write(ax, values, hurts, shade, in_quality)
     _key(figure, ax, shade, in_quality)
+    if np.isnan(values).any():
+        _explain_hatching(figure, ax)
     what = "drop of quality" if in_quality else "signal to error of the outputs"
     title(ax, f"{what.capitalize()}, one layer at a time", f"{table.task}, {table.technique}: {_detail(table, wide)}")
+
+
+def _scale(known: Any, table: Any) -> tuple[float, float]:
+    """Return the losses that are palest and darkest: far enough apart that noise does not look like a signal."""
+    if table.measure == "quality":
+        return 0.0, max(float(known.max(initial=0.0)), _LEAST_DROP * max(1.0, abs(float(table.base))))
+    low = float(known.min()) if known.size else 0.0
+    return low, max(float(known.max()) if known.size else 0.0, low + _LEAST_DB)
+
+
+def _explain_hatching(figure: Figure, ax: Axes) -> None:
+    """Say below the chart what hatched cells are."""
+    below = ScaledTranslation(0, -_BELOW_AXIS, figure.dpi_scale_trans)
+    ax.legend(
+        [_hatched(xy=(0, 0), width=1, height=1)],
+        ["not possible at this setting (why: note in table.frame())"],
+        frameon=False,
+        fontsize=TEXT - 1,
+        loc="upper left",
+        bbox_to_anchor=(0.0, 0.0),
+        bbox_transform=ax.transAxes + below,
+        borderaxespad=0.0,
+        borderpad=0.0,
+    )
 
 
 def _detail(table: Any, wide: pd.DataFrame) -> str:
