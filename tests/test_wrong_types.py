@@ -153,3 +153,20 @@ def test_the_batch_of_an_artefact(variant, tmp_path, batch):
 def test_the_folder_of_an_artefact(variant):
     with pytest.raises(ConfigError, match=r"Variant.save: folder must be a folder as text or Path, got 3 \(int\)"):
         variant.save(3)
+
+
+def test_every_repr_is_one_short_line(task, variant, tmp_path):
+    artifact = variant.save(tmp_path / "kept")
+    table = wb.sensitivity(task, "prune", settings=(0.5,), layers=("hidden",), measure="sqnr_db")
+    for thing in (task, RECIPE, variant, artifact, table):
+        assert "\n" not in repr(thing) and len(repr(thing)) < 120 + len(str(tmp_path)), repr(thing)
+    assert repr(table) == "Sensitivity(prune of task 'tiny', sqnr_db: 1 layers at 0.5)"
+
+
+def test_a_recipe_shows_its_label_and_what_is_not_the_default():
+    recipe = wb.Recipe(wb.Prune(0.3, exclude=("stem",)), wb.Distill(epochs=5), wb.Quantize(), seed=4, name="mine")
+    options = "Prune(ratio=0.3, exclude=('stem',)), Distill(epochs=5.0), Quantize()"
+    assert repr(recipe) == f"Recipe('prune 0.3 + distill + int8': {options}, seed=4, name='mine')"
+    assert repr(wb.Recipe()) == "Recipe('float')"
+    many = wb.Recipe(wb.Prune(ratios=tuple(f"blocks.{i}.conv=0.5" for i in range(90))))
+    assert len(repr(many)) < 300 and "..." in repr(many)

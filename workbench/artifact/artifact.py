@@ -60,6 +60,10 @@ class Artifact:
                 return float(files[name]["bytes"]) / 2**20
         raise ArtifactError(f"The artefact {self.folder} holds no model file.")
 
+    def __repr__(self) -> str:
+        task = self.manifest["task"].get("name")
+        return f"Artifact({str(self.folder)!r}, task {task!r}, params={self.manifest['params']:,})"
+
     @property
     def notes(self) -> tuple[str, ...]:
         """What a row about this artefact must say, for example that its batch size is fixed."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import reprlib
 from collections.abc import Callable, Mapping, MutableMapping
 from functools import cached_property
 from pathlib import Path
@@ -66,7 +68,8 @@ class Recipe:
     def __repr__(self) -> str:
         extra = [f"seed={self.seed}"] if self.seed else []
         extra += [f"name={self.name!r}"] if self.name else []
-        return f"Recipe({', '.join([*map(repr, self.steps), *extra])})"
+        parts = ", ".join([*map(_in_words, self.steps), *extra])
+        return f"Recipe({self.label!r}: {parts})" if parts else f"Recipe({self.label!r})"
 
     @property
     def label(self) -> str:
@@ -190,3 +193,10 @@ def _check_arguments(progress: object, cache: object, cost: object) -> None:
             f"Recipe.apply: cache must be a dict, a wb.PrefixCache(task) or None, got {given(cache)}. To keep finished "
             "beginnings in a folder, write wb.PrefixCache(task, folder)."
         )
+
+
+def _in_words(step: Step) -> str:
+    """Return a step with the options that are not its defaults, long ones cut."""
+    options = [(field.name, getattr(step, field.name), field.default) for field in dataclasses.fields(step)]  # type: ignore[arg-type]
+    changed = (f"{name}={reprlib.repr(value)}" for name, value, default in options if value != default)
+    return f"{type(step).__name__}({', '.join(changed)})"
