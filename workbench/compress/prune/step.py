@@ -42,7 +42,7 @@ class _State:
 def prune(step: Prune, work: Work) -> Outcome:
     """Remove channels of the variant's module, group by group; see :class:`Prune`."""
     module, example = work.module, work.task.examples(2)
-    shapes = _widths(module)
+    shapes, ties = _widths(module), _ties(module)
     gauge, state = Gauge(step, work), _State()
     before = copy.deepcopy(module) if step.rewind else None
     if step.sparse_epochs:
@@ -58,7 +58,7 @@ def prune(step: Prune, work: Work) -> Outcome:
             between = replace(work, seed=work.seed + number)
             state.epochs += recover(Recover(epochs=step.recover_epochs), between).epochs_done
     layers = _report(module, shapes, state.reasons | state.broken)
-    return Outcome(module, layers, state.epochs, (*_notes(step, state), *gauge.notes()))
+    return Outcome(module, layers, state.epochs, (*_notes(step, state), *gauge.notes(), *_untied(module, ties)))
 
 
 def _groups(step: Prune, work: Work, state: _State) -> tuple[list[Group], dict[str, str]]:
@@ -111,6 +111,26 @@ def _tried(
 
 def _widths(module: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(m.weight.shape) for name, m in module.named_modules() if isinstance(m, PRUNABLE)}
+
+
+def _ties(module: nn.Module) -> list[tuple[str, ...]]:
+    """Return the names of every weight that has several."""
+    names: dict[nn.Parameter, list[str]] = {}
+    for name, weight in module.named_parameters(remove_duplicate=False):
+        names.setdefault(weight, []).append(name)
+    return [tuple(own) for own in names.values() if len(own) > 1]
+
+
+def _untied(module: nn.Module, before: list[tuple[str, ...]]) -> tuple[str, ...]:
+    """Return a note for the weights that were one before and are several now."""
+    apart = [own for own in before if len({id(module.get_parameter(name)) for name in own}) > 1]
+    if not apart:
+        return ()
+    more = sum(module.get_parameter(name).numel() for own in apart for name in own[1:])
+    return (
+        f"No longer one weight, since the layers were cut apart: {'; '.join(' and '.join(own) for own in apart)} "
+        f"({more:,} parameters more than if they were). Exclude one of them from Prune to keep them tied.",
+    )
 
 
 def _report(module: nn.Module, before: dict[str, tuple[int, ...]], reasons: dict[str, str]) -> tuple[LayerReport, ...]:
