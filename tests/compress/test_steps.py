@@ -11,6 +11,7 @@ from workbench.compress.steps import (
     Prune,
     Quantize,
     Recover,
+    Sparsify,
     step_from_dict,
     step_to_dict,
 )
@@ -76,3 +77,22 @@ def test_every_step_has_words_of_its_own():
     assert Quantize(qat_epochs=1).label == "int8 qat"
     assert Prune(0.25, scope="global").label == "prune 0.25 global"
     assert Factorize(ratio=0.5).label == "low-rank 0.5"
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Prune(recover_epochs=2.0), r"recover_epochs=2.0 would do nothing. Set rounds above 1"),
+        (lambda: Prune(schedule="cubic"), "schedule='cubic' would do nothing"),
+        (lambda: Prune(engine="openvino"), "Set of='latency'"),
+        (lambda: Sparsify(pattern="2:4", ratio=0.3), "leave one of the two out"),
+        (lambda: Quantize(percentile=99.0), "Set observer='percentile'"),
+        (lambda: Quantize(learning_rate=1e-3), "set qat_epochs above 0"),
+        (lambda: Factorize(ratio=0.3, energy=0.5), "ratio chooses the rank"),
+        (lambda: Distill(feature_weight=2.0), "Name layers in features"),
+        (lambda: Prune(exclude="head"), r"must be tuple, got 'head' \(str\). Write exclude=\('head',\)"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(make, words):
+    with pytest.raises(ConfigError, match=words):
+        make()

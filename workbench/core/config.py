@@ -146,7 +146,9 @@ def _type_name(hint: Any) -> str:
 def _check(owner: str, name: str, value: Any, hint: Any, meta: Mapping[str, Any]) -> None:
     where = f"{owner}.{name}"
     if not any(_matches(value, m) for m in _members(hint)):
-        raise ConfigError(f"{where} must be {_type_name(hint)}, got {value!r} ({type(value).__name__}).")
+        several = isinstance(value, str) and any(typing.get_origin(m) is tuple for m in _members(hint))
+        advice = f" Write {name}=({value!r},)." if several else ""
+        raise ConfigError(f"{where} must be {_type_name(hint)}, got {value!r} ({type(value).__name__}).{advice}")
     if value is None or not meta:
         return
     if meta["choices"] is not None and value not in meta["choices"]:

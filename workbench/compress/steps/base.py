@@ -61,6 +61,15 @@ def check_patterns(step: str, **options: Any) -> None:
                 )
 
 
+def refuse_idle(step: Step, *rules: tuple[bool, Sequence[str], str]) -> None:
+    """Refuse options that were set and would do nothing: ``(whether they are idle, their names, what to do)``."""
+    for idle, names, advice in rules:
+        defaults = {name: type(step).__dataclass_fields__[name].default for name in names}  # type: ignore[attr-defined]
+        changed = [f"{name}={getattr(step, name)!r}" for name in names if getattr(step, name) != defaults[name]]
+        if idle and changed:
+            raise ConfigError(f"{type(step).__name__}: {', '.join(changed)} would do nothing. {advice}")
+
+
 AFTER_QUANTIZE = {
     "Quantize": (
         "Quantize must be the last step: its integer graph can be neither trained nor cut. To train with rounding "

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
-from workbench.compress.steps.base import AFTER_QUANTIZE, RATE, SECONDS, UNTOUCHED, Step
+from workbench.compress.steps.base import AFTER_QUANTIZE, RATE, SECONDS, UNTOUCHED, Step, refuse_idle
 from workbench.core.config import option
 from workbench.core.errors import ConfigError, unknown_name
 
@@ -98,6 +98,11 @@ class Distill(Step):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_patience(self)
+        refuse_idle(
+            self,
+            (not self.features, ("feature_weight",), "Name layers in features."),
+            (not self.attention, ("attention_weight",), "Name layers in attention."),
+        )
         _ = self.head_rules, self.feature_pairs, self.attention_pairs  # raise where they cannot be read
 
     @property

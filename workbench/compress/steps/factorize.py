@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from workbench.compress.steps.base import AFTER_QUANTIZE, EXCLUDE, UNTOUCHED, Step
+from workbench.compress.steps.base import AFTER_QUANTIZE, EXCLUDE, UNTOUCHED, Step, refuse_idle
 from workbench.core.config import option
 from workbench.core.errors import ConfigError, unknown_name
 
@@ -94,6 +94,11 @@ class Factorize(Step):
         given = [word for word, is_given in ways.items() if is_given]
         if len(given) > 1:
             raise ConfigError(f"Factorize: {' and '.join(given)} each choose the rank. Give one of them.")
+        refuse_idle(
+            self,
+            (bool(given), ("energy",), f"{given[0] if given else ''} chooses the rank: leave one of the two out."),
+            (not self.measured, ("engine", "engine_batch"), "Set measured=True."),
+        )
         if not self.whiten:
             return
         if self.conv != "channel":

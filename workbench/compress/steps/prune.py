@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from workbench.compress.schedule import SCHEDULES
-from workbench.compress.steps.base import AFTER_QUANTIZE, EXCLUDE, INCLUDE, UNTOUCHED, Step, check_patterns
+from workbench.compress.steps.base import AFTER_QUANTIZE, EXCLUDE, INCLUDE, UNTOUCHED, Step, check_patterns, refuse_idle
 from workbench.core.config import option
 from workbench.core.errors import ConfigError
 
@@ -131,6 +131,21 @@ class Prune(Step):
                 "Prune(rewind=True) needs training to rewind: set recover_epochs above 0 and rounds above 1, or "
                 "sparse_epochs. After a single cut the weights are those from before the step anyway."
             )
+        refuse_idle(
+            self,
+            (
+                self.rounds == 1,
+                ("schedule", "recover_epochs"),
+                "Set rounds above 1; or to train after a single cut, put Recover or Distill after Prune.",
+            ),
+            (not self.sparse_epochs, ("sparse_strength", "sparse_by"), "Set sparse_epochs above 0."),
+            (self.of != "latency", ("engine", "engine_batch"), "Set of='latency'."),
+            (
+                self.importance not in PRUNE_BY_LOSS,
+                ("samples",),
+                f"Set importance to {' or '.join(map(repr, PRUNE_BY_LOSS))}.",
+            ),
+        )
 
     @property
     def measured_on(self) -> tuple[str, int] | None:

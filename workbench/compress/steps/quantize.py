@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from workbench.compress.steps.base import AFTER_QUANTIZE, EXCLUDE, RATE, SECONDS, UNTOUCHED, Step
+from workbench.compress.steps.base import AFTER_QUANTIZE, EXCLUDE, RATE, SECONDS, UNTOUCHED, Step, refuse_idle
 from workbench.core.config import option
 from workbench.core.errors import ConfigError
 
@@ -94,6 +94,16 @@ class Quantize(Step):
         for clashes, words in _clashes(self):
             if clashes:
                 raise ConfigError(f"Quantize: {words}")
+        refuse_idle(
+            self,
+            (self.observer != "percentile", ("percentile",), "Set observer='percentile'."),
+            (self.equalize != "smooth", ("smooth_alpha",), "Set equalize='smooth'."),
+            (
+                not self.qat_epochs,
+                ("learning_rate", "batch_size", "max_seconds", "distill"),
+                "They are for training: set qat_epochs above 0.",
+            ),
+        )
 
     @property
     def label(self) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from workbench.compress.schedule import SCHEDULES
-from workbench.compress.steps.base import AFTER_QUANTIZE, EXCLUDE, INCLUDE, UNTOUCHED, Step, check_patterns
+from workbench.compress.steps.base import AFTER_QUANTIZE, EXCLUDE, INCLUDE, UNTOUCHED, Step, check_patterns, refuse_idle
 from workbench.core.config import option
 from workbench.core.errors import ConfigError
 
@@ -93,6 +93,19 @@ class Sparsify(Step):
             raise ConfigError(
                 "Sparsify(dense_epochs=...) trains sparse, then dense: set recover_epochs above 0 for the sparse part."
             )
+
+        trains = self.rounds > 1 or self.criterion == "movement" or self.dense_epochs > 0
+        refuse_idle(
+            self,
+            (self.rounds == 1, ("schedule",), "Set rounds above 1."),
+            (
+                not trains,
+                ("recover_epochs",),
+                "Set rounds above 1 or dense_epochs above 0; or put Recover after Sparsify.",
+            ),
+            (self.criterion != "gradient", ("samples",), "Set criterion='gradient'."),
+            (self.pattern is not None, ("ratio",), "The pattern says what stays: leave one of the two out."),
+        )
 
     def _check_pattern(self, pattern: str) -> None:
         found = re.fullmatch(r"(\d+):(\d+)", pattern)
