@@ -362,6 +362,6 @@ def test_a_recurrent_layer_is_reported_as_one_that_is_not_cut() -> None:
     words = torch.randint(0, 8, (40, 6), generator=generator)
     task = task_of(seeded(Recurrent), words, words[:, 0] % 4)
     with pytest.raises(
-        CoverageError, match=r"lstm \(LSTM\): recurrent: .* not cut it; .*student.*; head \(Linear\): its"
+        CoverageError, match=r"lstm \(LSTM\): recurrent: .* not cut it \(.*student.*\); head \(Linear\): its"
     ):
         wb.Recipe(wb.Prune(ratio=0.3)).apply(task)
