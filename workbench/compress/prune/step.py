@@ -129,7 +129,7 @@ def _untied(module: nn.Module, before: list[tuple[str, ...]]) -> tuple[str, ...]
     more = sum(module.get_parameter(name).numel() for own in apart for name in own[1:])
     return (
         f"No longer one weight, since the layers were cut apart: {'; '.join(' and '.join(own) for own in apart)} "
-        f"({more:,} parameters more than if they were). Exclude one of them from Prune to keep them tied.",
+        f"({more:,} parameters more than if they were).",
     )
 
 
