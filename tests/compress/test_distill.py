@@ -400,7 +400,6 @@ def test_a_student_of_ones_own_learns_features_by_other_names_and_is_quantized(m
     [
         ({"teacher": "{models}:nothing"}, "Distill.teacher=.*'nothing' is not there.*small, zeros"),
         ({"teacher": "{folder}/no.py:f"}, "There is no model file .*no.py"),
-        ({"student": "small"}, "Distill.student='small': Unknown model 'small'. Give 'path/to/file.py:function'"),
         ({"teacher": "{models}:number"}, "must return a torch.nn.Module, got int"),
         ({"teacher": "{models}:wide"}, r"gives output: float32 \[5\] .*own model gives output: float32 \[4\]"),
         ({"student": "{models}:other_input"}, "cannot run on the task's inputs: RuntimeError"),

@@ -226,7 +226,7 @@ def test_ratios_at_the_ends():
 def test_what_cannot_work_is_refused_before_it_starts():
     task = make_task()
     variant = Variant.original(task)
-    with pytest.raises(ConfigError, match="samples must be at least 1, got 0"):
+    with pytest.raises(ConfigError, match="samples must be an integer of at least 1, got 0"):
         debug_accuracy(task, variant, samples=0)
     with pytest.raises(ConfigError, match="name the timed engine"):
         debug_accuracy(task, variant, backend="auto")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import workbench as wb
-from workbench.core.errors import BackendUnavailable, StudyError
+from workbench.core.errors import BackendUnavailable, ConfigError, StudyError
 from workbench.study.answers import comparable
 from workbench.study.rows import COLUMNS
 from workbench.tasks.trees import call_model
@@ -159,6 +159,25 @@ def test_bad_arguments_are_answered_before_work_starts(ran, started, arguments, 
     with pytest.raises(error, match=words):
         ran.study.run(RECIPES, **arguments)
     assert started == []
+
+
+@pytest.mark.parametrize(
+    ("step", "words"),
+    [
+        (wb.Prune(of="latency", engine="tpu"), "Unknown backend 'tpu'. Allowed: onnxruntime, openvino, torch-eager"),
+        (wb.Distill(teacher="there/is/none.py:teacher"), "There is no model file"),
+        (wb.Distill(teacher="math:no_such"), "no_such"),
+        (wb.Distill(features=("no.such.layer",)), "no.such.layer"),
+    ],
+)
+def test_recipes_that_cannot_work_are_answered_before_work_starts(shared_task, tmp_path, started, step, words):
+    with wb.Study(shared_task, storage=f"sqlite:///{tmp_path}/s.db") as study:
+        for ask in (lambda: study.run([*RECIPES, wb.Recipe(step)]), lambda: study.spread(wb.Recipe(step))):
+            with pytest.raises(ConfigError) as caught:
+                ask()
+            assert words in str(caught.value)
+        assert started == []
+        assert study.rows() == []
 
 
 def test_a_backend_that_is_not_installed_is_said_with_the_way_to_get_it(ran, monkeypatch):

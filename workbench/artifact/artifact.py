@@ -13,6 +13,7 @@ import numpy as np
 from workbench.artifact.manifest import IO, ONNX, PROGRAM, REFERENCE, WEIGHTS, read_manifest
 from workbench.artifact.reference import Reference
 from workbench.core.errors import ArtifactError
+from workbench.core.given import require_path
 from workbench.export.io import IOSpec, tree_builder
 
 
@@ -83,7 +84,7 @@ def open_artifact(folder: str | Path) -> Artifact:
     >>> open_artifact("artefacts/prune-0.5").io.dynamic_batch
     True
     """
-    folder = Path(folder)
+    folder = require_path("An artefact's folder", folder, error=ArtifactError)
     manifest = read_manifest(folder, needs=(IO, REFERENCE))
     return Artifact(folder, manifest, _read_io(folder / IO))
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from workbench.core.config import short_id
 from workbench.core.errors import ArtifactError, ConfigError, WorkbenchError
 from workbench.core.files import cache_dir
+from workbench.core.given import given, require_path
 from workbench.core.machine import FINGERPRINT_LIBRARIES, library_versions
 
 if TYPE_CHECKING:
@@ -39,13 +40,18 @@ class PrefixCache(MutableMapping[str, "Variant"]):
 
     Parameters
     ----------
-    task : Task
-        Whose variants these are.
+    task : Task or str
+        Or what :func:`workbench.load_task` understands: whose variants these are.
     folder : path, optional
         By default ``prefixes`` in the folder that ``WORKBENCH_CACHE`` names, else in the user's cache.
     limit_mib : int, optional
         What all entries together may take, in MiB; those not used for longest go first. By default
         ``WORKBENCH_CACHE_MIB``, else 2048. 0 keeps nothing on disk.
+
+    Raises
+    ------
+    ConfigError, TaskError
+        If the folder or the limit is of a wrong type or below 0, or there is no such task.
 
     Examples
     --------
@@ -54,12 +60,17 @@ class PrefixCache(MutableMapping[str, "Variant"]):
     ...     wb.Recipe(wb.Prune(ratio=0.5), wb.Distill(), wb.Factorize(ratio=ratio)).apply(task, cache=cache)
     """
 
-    def __init__(self, task: Task, folder: str | Path | None = None, *, limit_mib: int | None = None) -> None:
-        self._task = task
-        self.folder = cache_dir() / "prefixes" if folder is None else Path(folder)
+    def __init__(self, task: Task | str, folder: str | Path | None = None, *, limit_mib: int | None = None) -> None:
+        from workbench.tasks.load import load_task
+
+        self.folder = cache_dir() / "prefixes" if folder is None else require_path("PrefixCache folder", folder)
         self.limit_mib = _limit() if limit_mib is None else limit_mib
         if isinstance(self.limit_mib, bool) or not isinstance(self.limit_mib, int) or self.limit_mib < 0:
-            raise ConfigError(f"PrefixCache limit_mib must be an integer of at least 0, got {self.limit_mib!r}.")
+            raise ConfigError(
+                f"PrefixCache limit_mib must be an integer of at least 0, got {given(self.limit_mib)}. 0 keeps nothing "
+                "on disk; None takes the usual limit."
+            )
+        self._task = load_task(task)
         self._memory: dict[str, Variant] = {}
 
     def __getitem__(self, recipe_id: str) -> Variant:
@@ -81,7 +92,13 @@ class PrefixCache(MutableMapping[str, "Variant"]):
 
     def __setitem__(self, recipe_id: str, variant: Variant) -> None:
         from workbench.artifact.save import save_prefix
+        from workbench.compress.variant import Variant
 
+        if not isinstance(recipe_id, str) or not isinstance(variant, Variant):
+            raise ConfigError(
+                "PrefixCache keeps variants by recipe id: cache[recipe.recipe_id] = variant; got "
+                f"{given(recipe_id)} and {given(variant)}."
+            )
         try:
             if self.limit_mib and variant.task.fingerprint == self._task.fingerprint:
                 save_prefix(variant, self._entry(recipe_id))

@@ -24,6 +24,7 @@ from workbench.artifact.manifest import IO, ONNX, PROGRAM, REFERENCE, STRUCTURE,
 from workbench.artifact.reference import Reference, sample_count
 from workbench.artifact.structure import StructureError, describe_structure, own_tensors, replay
 from workbench.core.errors import ArtifactError, ExportError
+from workbench.core.given import require_count, require_path
 from workbench.core.machine import FINGERPRINT_LIBRARIES, library_versions, this_machine
 from workbench.export.capture import capture_dynamic, resize_batch
 from workbench.export.io import IOSpec, Tree, describe_tree, input_leaves
@@ -51,6 +52,8 @@ def save_variant(variant: Variant, folder: str | Path, *, batch: int = 1) -> Art
 
     Raises
     ------
+    ConfigError
+        If ``batch`` is no integer of at least 1, or ``folder`` neither text nor a path.
     ArtifactError
         If the module can be written neither as edits of ``task.build()`` nor as a program, or the folder holds
         something else or cannot be written.
@@ -60,7 +63,8 @@ def save_variant(variant: Variant, folder: str | Path, *, batch: int = 1) -> Art
     >>> save_variant(recipe.apply(task), "artefacts/prune-0.5").size_mib
     0.31
     """
-    folder = Path(folder)
+    folder = require_path("Variant.save: folder", folder)
+    require_count("Variant.save: batch", batch)
     with replacing_folder(folder) as temporary:
         export = _write_onnx(variant, temporary / ONNX, batch)
         make_reference(variant.module, variant.task.examples(8), export.io).write(temporary / REFERENCE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import time
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterable, MutableMapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -110,9 +110,7 @@ def apply_recipe(
         require_writable(checkpoints)
     with torch.random.fork_rng(devices=[]):
         task.check()
-        for step in recipe.steps:
-            if type(step) in CHECKS:
-                _found(CHECKS[type(step)])(step, task)
+        check_steps(recipe.steps, task)
         variant = _start(recipe, task, progress, cache)
         reused = len(variant.reports)
         for index in range(reused, len(recipe.steps)):
@@ -127,6 +125,13 @@ def apply_recipe(
                 if cache is not None and not variant.quantized:
                     cache[prefix.recipe_id] = _own_copy(variant)
     return replace(variant, recipe=recipe, reused_steps=reused)
+
+
+def check_steps(steps: Iterable[Step], task: Task) -> None:
+    """Raise ConfigError where options do not fit the task, before any work starts: a teacher that is not there."""
+    for step in steps:
+        if type(step) in CHECKS:
+            _found(CHECKS[type(step)])(step, task)
 
 
 def _check_cost(recipe: Recipe, cost: Cost | None) -> None:

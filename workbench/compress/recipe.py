@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from workbench.compress.order import check_order
 from workbench.compress.steps import Distill, Factorize, Prune, Quantize, Sparsify, Step, step_from_dict, step_to_dict
 from workbench.core.config import canonical_json, short_id
-from workbench.core.errors import RecipeError, unknown_name
+from workbench.core.errors import ConfigError, RecipeError, unknown_name
+from workbench.core.given import given, require_function, require_path
 from workbench.core.progress import ProgressCallback, ignore
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ class Recipe:
 
     def apply(
         self,
-        task: Task,
+        task: Task | str,
         *,
         progress: ProgressCallback = ignore,
         cache: MutableMapping[str, Variant] | None = None,
@@ -142,8 +143,9 @@ class Recipe:
 
         Parameters
         ----------
-        task : Task
-            Checked first; its own model is never changed, and its evaluation split is never used.
+        task : Task or str
+            Or what :func:`workbench.load_task` understands. Checked first; its own model is never changed, and its
+            evaluation split is never used.
         progress : callable
             Called with each :class:`Progress`; raising :class:`Cancelled` in it stops the work.
         cache : mutable mapping, optional
@@ -167,11 +169,24 @@ class Recipe:
         TaskError
             If the task cannot be used.
         ConfigError
-            If an option does not fit the model, or a step needs ``cost`` and has none.
+            If an option does not fit the model, an argument is of a wrong type, or a step needs ``cost`` and has none.
         CoverageError
             If a step changes no layer and does not allow that.
         """
+        _check_arguments(progress, cache, cost)
+        folder = None if checkpoints is None else require_path("Recipe.apply: checkpoints", checkpoints)
         from workbench.compress.apply import apply_recipe
+        from workbench.tasks.load import load_task
 
-        folder = None if checkpoints is None else Path(checkpoints)
-        return apply_recipe(self, task, progress=progress, cache=cache, checkpoints=folder, cost=cost)
+        return apply_recipe(self, load_task(task), progress=progress, cache=cache, checkpoints=folder, cost=cost)
+
+
+def _check_arguments(progress: object, cache: object, cost: object) -> None:
+    require_function("Recipe.apply: progress", progress, takes="each Progress report")
+    if cost is not None:
+        require_function("Recipe.apply: cost", cost, takes="a Variant and returns a number")
+    if cache is not None and not isinstance(cache, MutableMapping):
+        raise ConfigError(
+            f"Recipe.apply: cache must be a dict, a wb.PrefixCache(task) or None, got {given(cache)}. To keep finished "
+            "beginnings in a folder, write wb.PrefixCache(task, folder)."
+        )

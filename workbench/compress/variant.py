@@ -137,6 +137,8 @@ class Variant:
 
         Raises
         ------
+        ConfigError
+            If ``batch`` is no integer of at least 1, or ``folder`` neither text nor a path.
         ArtifactError
             If the folder holds something else or cannot be written, or the module can be written in no form.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from workbench.core.errors import ConfigError
+from workbench.core.given import given, require_count, require_function
 from workbench.core.progress import Progress, ProgressCallback, ignore
 from workbench.engine.config import InferenceConfig, config_of
 from workbench.engine.engine import OptimizedInferenceEngine
@@ -85,7 +86,7 @@ class AccuracyReport:
 
 
 def debug_accuracy(
-    task: Task,
+    task: Task | str,
     variant: Variant,
     *,
     reference: Variant | None = None,
@@ -101,6 +102,8 @@ def debug_accuracy(
 
     Parameters
     ----------
+    task : Task or str
+        Or what :func:`workbench.load_task` understands.
     variant : Variant
         What lost accuracy, as a rule the quantized one.
     reference : Variant, optional
@@ -124,7 +127,7 @@ def debug_accuracy(
     Raises
     ------
     ConfigError
-        If ``samples`` is not positive, or the variants are of another task.
+        If an argument is of a wrong type or out of range, or the variants are of another task.
     ExportError, EngineError, BackendUnavailable
         If one of the two cannot run on the backend.
 
@@ -133,16 +136,17 @@ def debug_accuracy(
     >>> report = wb.debug_accuracy(task, variant, backend="openvino")  # doctest: +SKIP
     >>> report.layer_frame().nsmallest(3, "sqnr_db")  # doctest: +SKIP
     """
-    if samples < 1:
-        raise ConfigError(f"debug_accuracy: samples must be at least 1, got {samples!r}.")
+    from workbench.compress.variant import Variant
+    from workbench.tasks.load import load_task
+
+    _check_arguments(variant, reference, samples, metrics, progress)
     if backend == "auto":
         raise ConfigError("debug_accuracy: backend 'auto' would choose for each of the two: name the timed engine.")
-    from workbench.compress.variant import Variant
-
-    before = reference if reference is not None else Variant.original(task)
-    _check_tasks(task, before, variant)
     config = config_of({"backend": backend, "batch_size": batch_size, "threads": threads, "verify": False})
+    task = load_task(task)
     data = task.split(split)
+    _check_tasks(task, *(one for one in (reference, variant) if one is not None))
+    before = reference if reference is not None else Variant.original(task)
     progress(Progress("debug", 0, 3, f"the reference on {backend}"))
     first = _outputs(task, before, data, config)
     progress(Progress("debug", 1, 3, f"the variant on {backend}"))
@@ -168,6 +172,27 @@ def debug_accuracy(
         confusion=confusion,
         notes=notes,
     )
+
+
+def _check_arguments(variant: object, reference: object, samples: object, metrics: object, progress: object) -> None:
+    """Refuse what is of a wrong type before anything runs."""
+    from workbench.compress.variant import Variant
+
+    for word, one in (("variant", variant), ("reference", reference)):
+        if not isinstance(one, Variant) and not (word == "reference" and one is None):
+            raise ConfigError(
+                f"debug_accuracy: {word} must be a Variant, got {given(one)}. recipe.apply(task) and "
+                "wb.load_variant(folder, task) return one; call debug_accuracy(task, variant)."
+            )
+    require_count("debug_accuracy: samples", samples)
+    if metrics is not None and not isinstance(metrics, Mapping):
+        raise ConfigError(
+            f"debug_accuracy: metrics must be a dict of names and functions, such as {{'top 5': my_metric}}, got "
+            f"{given(metrics)}."
+        )
+    for name, metric in (metrics or {}).items():
+        require_function(f"debug_accuracy: the metric {name!r}", metric, takes="(outputs, targets) of a whole split")
+    require_function("debug_accuracy: progress", progress, takes="each Progress report")
 
 
 def _check_tasks(task: Task, *variants: Variant) -> None:

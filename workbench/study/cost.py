@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from workbench.compress.steps import Step
 from workbench.core.errors import ConfigError
+from workbench.core.given import given, require_count
 from workbench.core.stats import ratio_interval
 from workbench.engine.backends import require_backend
 from workbench.engine.engine import OptimizedInferenceEngine
@@ -125,13 +127,17 @@ def latency_cost(recipe: Recipe, *, threads: int | None = None) -> LatencyCost |
     Raises
     ------
     ConfigError, BackendUnavailable
-        If the steps name different engines or batch sizes, or one that is unknown or cannot run here.
+        If ``recipe`` is no Recipe, or its steps name different engines or batch sizes, or one that is unknown or
+        cannot run here.
 
     Examples
     --------
     >>> recipe = wb.Recipe(wb.Prune(0.4, of="latency", engine="openvino"))  # doctest: +SKIP
     >>> recipe.apply(task, cost=wb.latency_cost(recipe))  # doctest: +SKIP
     """
+    _check_recipe(recipe)
+    if threads is not None:
+        require_count("latency_cost: threads", threads)
     wanted = dict.fromkeys(step.measured_on for step in recipe.steps if step.measured_on is not None)
     if len(wanted) > 1:
         shown = " and ".join(f"{engine} at batch {batch}" for engine, batch in wanted)
@@ -142,3 +148,11 @@ def latency_cost(recipe: Recipe, *, threads: int | None = None) -> LatencyCost |
     for engine, batch in wanted:
         return LatencyCost(engine, batch_size=batch, threads=threads)
     return None
+
+
+def _check_recipe(recipe: object) -> None:
+    from workbench.compress.recipe import Recipe
+
+    if not isinstance(recipe, Recipe):
+        advice = "Put the step into one: wb.latency_cost(wb.Recipe(step))." if isinstance(recipe, Step) else ""
+        raise ConfigError(f"latency_cost takes a Recipe, got {given(recipe)}. {advice}".strip())

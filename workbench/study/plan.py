@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from workbench.compress.recipe import Recipe
 from workbench.core.config import short_id
@@ -16,6 +17,9 @@ from workbench.core.machine import (
     this_machine,
 )
 from workbench.study.rows import TrialRow, new_row
+
+if TYPE_CHECKING:
+    from workbench.tasks.task import Task
 
 BASELINE_BACKEND = "torch-eager"
 
@@ -127,6 +131,23 @@ def plan_for(
         require_backend(name)
     chosen = default_recipes(budget_s) if recipes is None else recipes
     return make_plan(task_fingerprint, chosen, backends, batch_sizes, threads=threads or default_threads())
+
+
+def check_recipes(recipes: Sequence[Recipe], task: Task) -> None:
+    """Refuse what cannot work with this task or on this machine, before the first recipe is prepared.
+
+    Raises
+    ------
+    TaskError, ConfigError, BackendUnavailable
+        If the task cannot be used, an option does not fit it, or latency is to be measured where it cannot be.
+    """
+    from workbench.compress.apply import check_steps
+    from workbench.study.cost import latency_cost
+
+    for recipe in recipes:
+        latency_cost(recipe)
+    task.check()
+    check_steps(dict.fromkeys(step for recipe in recipes for step in recipe.steps), task)
 
 
 def make_plan(

@@ -17,7 +17,7 @@ from workbench.core.progress import Progress, ProgressCallback
 from workbench.study.answers import Best
 from workbench.study.bench import RemoteArm, Setup
 from workbench.study.child import Stop
-from workbench.study.plan import BASELINE_BACKEND, Plan, Planned, plan_for
+from workbench.study.plan import BASELINE_BACKEND, Plan, Planned, check_recipes, plan_for
 from workbench.study.prepare import PrepareHost, Shipment, pack
 from workbench.study.quality import judge, write_inputs
 from workbench.study.shelf import Shelf
@@ -89,7 +89,7 @@ def measure_spread(
     batch, threads = (row["batch_size"], row["threads"]) if row else (_BATCH, default_threads())
     recipes = [Recipe(*recipe.steps, seed=seed, name=f"{recipe.label}, seed {seed}") for seed in wanted]
     plan = plan_for(task.fingerprint, recipes, [backend], [batch], threads=threads, budget_s=None)
-    task.check()
+    check_recipes(plan.recipes, task)
     bench = _Bench(task, plan, pack(task), files, stop, progress, cache=cache)
     with bench.closing():
         return Spread(recipe, backend, batch, bench.results(recipes))

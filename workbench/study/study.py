@@ -275,7 +275,7 @@ class Study:
         progress: ProgressCallback = ignore,
     ) -> RunSummary:
         from workbench.study.ledger import Ledger
-        from workbench.study.plan import plan_for
+        from workbench.study.plan import check_recipes, plan_for
         from workbench.study.prepare import pack
         from workbench.study.run import Run, RunSummary
 
@@ -287,7 +287,7 @@ class Study:
                 plan = plan_for(
                     self.task.fingerprint, recipes, backends, batch_sizes, threads=threads, budget_s=budget_s
                 )
-                self.task.check()
+                check_recipes(plan.recipes, self.task)
                 shipment = pack(self.task)
                 stop.check()
             except Cancelled:

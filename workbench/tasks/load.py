@@ -18,6 +18,7 @@ import cloudpickle
 from torch import nn
 
 from workbench.core.errors import TaskError, did_you_mean
+from workbench.core.given import given
 from workbench.tasks.task import Task
 
 BUILTIN = {"digits": "builtin", "digits_vit": "builtin", "minilm": "sentences"}
@@ -51,6 +52,8 @@ def load_task(spec: str | Path | Task | Callable[[], Task]) -> Task:
     """
     if isinstance(spec, Task):
         return spec
+    if not isinstance(spec, str | Path) and not callable(spec):
+        raise TaskError(f"A task must be a Task or name one, got {given(spec)}. {_FORMS}")
     if callable(spec):
         return _called(spec, getattr(spec, "__name__", repr(spec)))
     text = str(spec).strip()

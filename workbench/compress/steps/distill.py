@@ -101,6 +101,8 @@ class Distill(Step):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_patience(self)
+        for role in ("teacher", "student"):
+            _check_reference(role, getattr(self, role))
         refuse_idle(
             self,
             (not self.features, ("feature_weight",), "Name layers in features."),
@@ -197,6 +199,16 @@ def _check_patience(step: Distill | Recover) -> None:
         raise ConfigError(
             f"{type(step).__name__}(patience={step.patience}, evaluate_every=0): an early stop has to look at the "
             "validation metric. Give evaluate_every, in epochs."
+        )
+
+
+def _check_reference(role: str, reference: str | None) -> None:
+    """Refuse what cannot name a function; whether there is one is seen when the step meets a task."""
+    place, _, function = (reference or "").strip().rpartition(":")
+    if reference is not None and not (place and function.isidentifier()):
+        raise ConfigError(
+            f"Distill.{role}={reference!r} names no function. Give 'path/to/file.py:function' or "
+            "'package.module:function', a function that returns the module."
         )
 
 

@@ -1,0 +1,44 @@
+"""Checks of arguments: a wrong type is said before work starts, with what was given and what to give instead."""
+
+from __future__ import annotations
+
+import os
+import reprlib
+from pathlib import Path
+from typing import Any
+
+from workbench.core.errors import ConfigError
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 60
+
+
+def given(value: object) -> str:
+    """Return a value for a message, in few words.
+
+    Examples
+    --------
+    >>> given("digits"), given(None)
+    ("'digits' (str)", 'None')
+    """
+    return "None" if value is None else f"{_SHORT.repr(value)} ({type(value).__name__})"
+
+
+def require_path(where: str, value: Any, *, error: type[Exception] = ConfigError) -> Path:
+    """Return a path, or raise ``error`` where ``value`` is neither text nor a path."""
+    if not isinstance(value, str | os.PathLike):
+        raise error(f"{where} must be a folder as text or Path, got {given(value)}. Write 'path/to/folder'.")
+    return Path(value)
+
+
+def require_count(where: str, value: Any, *, minimum: int = 1) -> int:
+    """Return a whole number of at least ``minimum``, or raise ConfigError."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        raise ConfigError(f"{where} must be an integer of at least {minimum}, got {given(value)}.")
+    return value
+
+
+def require_function(where: str, value: Any, *, takes: str) -> None:
+    """Raise ConfigError where ``value`` cannot be called; ``takes`` says what it is called with."""
+    if not callable(value):
+        raise ConfigError(f"{where} must be a function that takes {takes}, got {given(value)}.")
