@@ -161,6 +161,13 @@ def test_half_of_the_batches_are_blends_until_the_last_part(tiny_task):
     x, y = images()
     own = task_of(seeded(lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 4))), x, y, augment=lambda x, g: x + 1)
     assert all(blended(own, 0.9))
+    lesson = Lesson(own, temperature=4.0, alpha=0.9, blend=True)
+    sample, generator = own.train.inputs[:8], torch.Generator().manual_seed(0)
+    made = [lesson.augment(sample, generator) for _ in range(40)]
+    assert 10 < sum(torch.equal(x, sample + 1) for x in made) < 30
+    assert all(
+        torch.equal(Lesson(own, temperature=4.0, alpha=0.9).augment(sample, generator), sample + 1) for _ in made
+    )
 
 
 def test_integer_inputs_are_never_blended():

@@ -104,3 +104,41 @@ def test_a_tied_head_is_what_is_said_to_be_rounded_not_the_table(task):
     found = layers(task, wb.Quantize())
     assert found["head"].touched
     assert not found["table"].touched and "looked up" in found["table"].reason
+
+
+class Plain(nn.Module):
+    """Four Linears in a row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(16, 64), nn.Linear(64, 64)
+        self.third, self.head = nn.Linear(64, 64), nn.Linear(64, 3)
+
+    def forward(self, x):
+        return self.head(self.third(self.second(self.first(x).relu()).relu()).relu())
+
+
+@pytest.fixture(scope="module")
+def plain():
+    def build():
+        with torch.random.fork_rng():
+            torch.manual_seed(3)
+            return Plain().eval()
+
+    inputs = torch.randn(240, 16, generator=torch.Generator().manual_seed(0))
+    labels = (inputs[:, 0] > 0).long()
+    return wb.Task(
+        name="plain",
+        build=build,
+        train=(inputs[:160], labels[:160]),
+        evaluation=(inputs[160:], labels[160:]),
+        metric=lambda outputs, targets: float((outputs.argmax(1) == targets).float().mean()),
+        loss=functional.cross_entropy,
+    )
+
+
+@pytest.mark.parametrize(("round_to", "told"), [(32, True), (1, False)])
+def test_a_budget_that_was_missed_is_told_of(plain, round_to, told):
+    report = wb.Recipe(wb.Prune(0.3, of="macs", round_to=round_to)).apply(plain).reports[0]
+    left = f"{report.macs_after / report.macs_before:.0%} of the macs are left, where 70% were asked for"
+    assert any(note.startswith(left) for note in report.notes) is told

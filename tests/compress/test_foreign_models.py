@@ -316,6 +316,17 @@ class TestReasons:
         assert said.endswith("or leave Quantize out of the recipe.")
 
 
+def test_a_layer_with_weight_norm_is_said_to_have_a_computed_weight() -> None:
+    def build() -> nn.Module:
+        normed = nn.utils.parametrizations.weight_norm(nn.Linear(64, 32))
+        return nn.Sequential(nn.Flatten(), normed, nn.ReLU(), nn.Linear(32, 4))
+
+    variant = wb.Recipe(wb.Factorize(ratio=0.3)).apply(task_of(seeded(build), *images()))
+    layers = {layer.name: layer for layer in variant.reports[0].layers}
+    assert layers["1"].reason == "its weight is computed (parametrized), not stored"
+    assert layers["3"].type == "Linear"
+
+
 class Overwritten(nn.Module):
     """Linears over tokens [n, 4, 16] with activations that write into what the Linears gave."""
 
@@ -362,6 +373,6 @@ def test_a_recurrent_layer_is_reported_as_one_that_is_not_cut() -> None:
     words = torch.randint(0, 8, (40, 6), generator=generator)
     task = task_of(seeded(Recurrent), words, words[:, 0] % 4)
     with pytest.raises(
-        CoverageError, match=r"lstm \(LSTM\): recurrent: .* not cut it; .*student.*; head \(Linear\): its"
+        CoverageError, match=r"lstm \(LSTM\): recurrent: .* not cut it \(.*student.*\); head \(Linear\): its"
     ):
         wb.Recipe(wb.Prune(ratio=0.3)).apply(task)

@@ -26,10 +26,10 @@ _BLENDED, _BLENDED_UNTIL = 0.5, 0.85
 class Lesson:
     """Batches and loss for a student whose teacher is the task's own model, or another one.
 
-    Where the task has no augmentation of its own, half of the batches are blended: pairs of samples are mixed, and the
-    teacher's answer to the mixture is the aim. With few samples this keeps the student from learning them by heart
-    (Beyer et al. 2022, Knowledge distillation: a good teacher is patient and consistent). Integer inputs are never
-    blended.
+    With ``blend`` half of the batches are blended: pairs of samples (augmented ones, where the task augments) are
+    mixed, and the teacher's answer to the mixture is the aim. With few samples this keeps the student from learning
+    them by heart (Beyer et al. 2022, Knowledge distillation: a good teacher is patient and consistent). Integer inputs
+    are never blended.
 
     Parameters
     ----------
@@ -37,8 +37,8 @@ class Lesson:
         Gives label loss and augmentation, and the teacher unless another is given.
     temperature, alpha
         As in :func:`mixed_loss`.
-    blend : bool
-        False trains on the samples as they are.
+    blend : bool or "auto"
+        Whether to blend; ``"auto"`` does where the task has no augmentation of its own.
     temperature_end, alpha_end
         What they are at the end of the training, reached in a straight line; None keeps them.
     teacher : torch.nn.Module, optional
@@ -57,7 +57,7 @@ class Lesson:
         *,
         temperature: float,
         alpha: float,
-        blend: bool = True,
+        blend: bool | str = "auto",
         temperature_end: float | None = None,
         alpha_end: float | None = None,
         teacher: nn.Module | None = None,
@@ -72,7 +72,8 @@ class Lesson:
         self.identity = weights_digest(module)
         self._teacher = Teacher(module, count=len(task.train), precision=precision)
         floating = all(leaf.is_floating_point() for leaf in leaves(task.examples(1)))
-        self._blends = blend and task.augment is None and floating
+        wanted = task.augment is None if blend == "auto" else bool(blend)
+        self._blends = wanted and floating
         self._blended, self._share = False, 0.0
 
     def at(self, share: float) -> None:
@@ -82,7 +83,7 @@ class Lesson:
     def augment(self, inputs: Tree, generator: torch.Generator) -> Tree:
         """Return the batch as the student sees it."""
         if self._task.augment is not None:
-            return self._task.augment(inputs, generator)
+            inputs = self._task.augment(inputs, generator)
         draw = float(torch.rand((), generator=generator))
         self._blended = self._blends and self._share < _BLENDED_UNTIL and draw < _BLENDED
         return blend(inputs, generator) if self._blended else inputs

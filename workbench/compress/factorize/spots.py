@@ -124,10 +124,11 @@ def refusal(layer: nn.Module, step: Factorize) -> str | None:
     kind = next((word for word, cls in _KINDS.items() if isinstance(layer, cls)), "Linear")
     if kind not in step.types:
         return "not among the types asked for"
-    if type(layer) is not _KINDS[kind] and not _is_transposed(layer):
-        return f"a {type(layer).__name__} does more than a plain {kind}"
+    # parametrizing a layer changes its type
     if nn.utils.parametrize.is_parametrized(layer):
         return "its weight is computed (parametrized), not stored"
+    if type(layer) is not _KINDS[kind] and not _is_transposed(layer):
+        return f"a {type(layer).__name__} does more than a plain {kind}"
     if isinstance(layer, nn.Embedding) and layer.max_norm is not None:
         return "its rows are normalised as they are looked up (max_norm)"
     if isinstance(layer, Convolution) and is_depthwise(layer) and not _separable(layer, step.conv):

@@ -22,6 +22,7 @@ _MOST = 0.95
 # measurement costs seconds and carries noise.
 _COUNTED = (0.01, 10)
 _MEASURED = (0.03, 6)
+_FAR = 0.05  # from here on a budget was missed, and the report says so
 
 
 @dataclass
@@ -94,10 +95,18 @@ class Gauge:
         return high
 
     def notes(self) -> tuple[str, ...]:
-        """Return what a reader must know about a budget that was measured."""
+        """Return what a reader must know about a budget that was measured, or missed."""
         step = self.step
-        if step.of != "latency":
+        if step.of == "channels":
             return ()
+        if step.of != "latency":
+            left, asked = self.last / self.first, 1 - step.ratio
+            if abs(left - asked) <= _FAR:
+                return ()
+            return (
+                f"{left:.0%} of the {step.of} are left, where {asked:.0%} were asked for: channels leave in steps of "
+                f"round_to={step.round_to}, and some layers cannot be cut. A smaller round_to comes nearer.",
+            )
         return (
             f"Latency on {step.engine} at batch {step.engine_batch}: {self.last:.4g} of {self.first:.4g} as measured "
             f"({self.last / self.first:.0%} left, {1 - step.ratio:.0%} asked for), {self.candidates} candidates tried.",

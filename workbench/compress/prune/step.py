@@ -16,10 +16,11 @@ from workbench.compress.prune.choose import choose, own_ratios
 from workbench.compress.prune.groups import PRUNABLE, Group, find_groups
 from workbench.compress.prune.importance import judge_for
 from workbench.compress.prune.shrink import shrink
-from workbench.compress.prune.trial import Cut, apply_cuts, surviving
+from workbench.compress.prune.ties import find_ties, tie_words
+from workbench.compress.prune.trial import TIED, Cut, apply_cuts, surviving
 from workbench.compress.schedule import share_due
 from workbench.compress.steps import Prune, Recover
-from workbench.compress.variant import LayerReport
+from workbench.compress.variant import LayerReport, count_params
 from workbench.core.progress import Progress
 
 _RECURRENT = (
@@ -58,7 +59,7 @@ def prune(step: Prune, work: Work) -> Outcome:
             between = replace(work, seed=work.seed + number)
             state.epochs += recover(Recover(epochs=step.recover_epochs), between).epochs_done
     layers = _report(module, shapes, state.reasons | state.broken)
-    return Outcome(module, layers, state.epochs, (*_notes(step, state), *gauge.notes()))
+    return Outcome(module, layers, state.epochs, (*_notes(step, state, module), *gauge.notes()))
 
 
 def _groups(step: Prune, work: Work, state: _State) -> tuple[list[Group], dict[str, str]]:
@@ -110,7 +111,8 @@ def _tried(
 
 
 def _widths(module: nn.Module) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(m.weight.shape) for name, m in module.named_modules() if isinstance(m, PRUNABLE)}
+    kinds = (*PRUNABLE, nn.Embedding)
+    return {name: tuple(m.weight.shape) for name, m in module.named_modules() if isinstance(m, kinds)}
 
 
 def _report(module: nn.Module, before: dict[str, tuple[int, ...]], reasons: dict[str, str]) -> tuple[LayerReport, ...]:
@@ -123,7 +125,8 @@ def _report(module: nn.Module, before: dict[str, tuple[int, ...]], reasons: dict
         old, new = before[name], tuple(layer.weight.shape)
         changes = [f"{word} {a} -> {b}" for word, a, b in _sides(layer, old, new) if a != b]
         own = f"; outputs kept: {reasons[name]}" if name in reasons else ""
-        reason = ", ".join(changes) + own if changes else reasons.get(name, _NOT_TRACED)
+        why = _why_not_looked_at(layer) if isinstance(layer, nn.Embedding) else _NOT_TRACED
+        reason = ", ".join(changes) + own if changes else reasons.get(name, why)
         reports.append(LayerReport(name, type(layer).__name__, bool(changes), reason))
     return tuple(reports)
 
@@ -141,16 +144,26 @@ def _why_not_looked_at(layer: nn.Module) -> str:
 def _sides(
     layer: nn.Module, old: tuple[int, ...], new: tuple[int, ...]
 ) -> tuple[tuple[str, int, int], tuple[str, int, int]]:
-    out, into = (1, 0) if getattr(layer, "transposed", False) else (0, 1)
+    by_column = isinstance(layer, nn.Embedding) or getattr(layer, "transposed", False)
+    out, into = (1, 0) if by_column else (0, 1)
     return ("outputs", old[out], new[out]), ("inputs", old[into], new[into])
 
 
-def _notes(step: Prune, state: _State) -> tuple[str, ...]:
+def _notes(step: Prune, state: _State, module: nn.Module) -> tuple[str, ...]:
     notes = []
-    if state.broken:
+    tied = [name for name, why in state.broken.items() if TIED in why]
+    if tied:
         notes.append(
-            f"{len(state.broken)} layers were left alone, because the model breaks or computes something else without "
-            "their channels (fixed sizes in its forward)."
+            f"{len(tied)} layers were left alone ({', '.join(tied)}), because cutting them would make several tensors "
+            f"of a weight that layers share: {count_params(module):,} parameters are left."
+        )
+    ties = find_ties(module)
+    if ties:
+        notes.append(f"Weights that layers share are still one tensor: {'; '.join(map(tie_words, ties))}.")
+    if len(state.broken) > len(tied):
+        notes.append(
+            f"{len(state.broken) - len(tied)} layers were left alone, because the model breaks or computes something "
+            "else without their channels (fixed sizes in its forward)."
         )
     if step.rewind:
         notes.append(

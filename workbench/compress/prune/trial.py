@@ -12,10 +12,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from workbench.compress.prune.ties import find_ties, tie_again, tie_words, torn
 from workbench.tasks.trees import Tree, call_model, leaves
 
 # Relative to the largest output; sums over fewer terms round differently.
 _TOLERANCE = 1e-3
+TIED = "it would tear the tied weight"
 
 
 @dataclass(frozen=True)
@@ -67,12 +69,14 @@ def _out_of_place(module: nn.Module) -> Iterator[None]:
 
 
 def apply_cuts(module: nn.Module, cuts: Sequence[Cut], example: Tree) -> None:
-    """Remove the channels from ``module`` in place."""
+    """Remove the channels from ``module`` in place; weights that layers share stay one tensor."""
+    ties = find_ties(module)
     with unfrozen(module):
         graph = dependency_graph(module, example)
         for cut in cuts:
             _pruning_group(graph, module, cut).prune()
             _set_numbers(module, cut)
+        tie_again(module, ties)
 
 
 @contextmanager
@@ -126,6 +130,7 @@ def _failure(module: nn.Module, cuts: Sequence[Cut], example: Tree) -> str | Non
     if not cuts:
         return None
     trial = copy.deepcopy(module)
+    ties = find_ties(trial)
     _unfreeze(trial)
     original = _run(trial, example)
     try:
@@ -138,6 +143,9 @@ def _failure(module: nn.Module, cuts: Sequence[Cut], example: Tree) -> str | Non
                 return "nothing would be left of a layer"
             group.prune()
             _set_numbers(trial, cut)
+        apart = torn(trial, ties)
+        if apart is not None:
+            return f"{TIED} of {tie_words(apart)}, which only a cut of all of them alike would leave one tensor"
         outputs = _run(trial, example)
     except Exception as error:  # noqa: BLE001 - whatever a forward with a fixed size raises is the answer
         return f"the model's forward fails without its channels ({type(error).__name__}: {_first_line(error)})"

@@ -84,8 +84,8 @@ def _layers(step: Sparsify, work: Work) -> _Work:
     module = work.module
     blocked = left_out(module, step.include, step.exclude, where="Sparsify")
     if step.granularity == "filter" and step.kept_of is None:
-        why = "its rows are the model's outputs, and one of zeros would be an answer that is always the same"
-        blocked = dict.fromkeys(_answering(work), why) | blocked
+        kept = "its rows are the model's outputs, and one of zeros would be an answer that is always the same"
+        blocked = dict.fromkeys(_answering(work), kept) | blocked
     found = _Work({}, {}, {})
     owners: dict[int, str] = {}
     for name, layer in module.named_modules():

@@ -54,8 +54,11 @@ class Distill(Step):
     epochs: float = option(3.0, "passes over the training data", above=0.0)
     temperature: float = option(4.0, "softens the teacher's answer", above=0.0)
     alpha: float = option(0.9, "weight of the teacher against the labels", minimum=0.0, maximum=1.0)
-    blend: bool = option(
-        True, "learn from mixtures of samples too, where the task has no augmentation of its own", advanced=True
+    blend: bool | str = option(
+        "auto",
+        "learn from mixtures of samples too; auto: where the task has no augmentation of its own",
+        choices=("auto", True, False),
+        advanced=True,
     )
     learning_rate: float | None = option(None, RATE, above=0.0, advanced=True)
     batch_size: int = option(128, "samples per training step", minimum=2, advanced=True)

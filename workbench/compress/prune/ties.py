@@ -1,0 +1,48 @@
+"""Weights that several layers share: a cut keeps them one tensor, or is none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+Tie = tuple[tuple[str, str], ...]
+"""The layers that share a parameter, each with its own name for it: ``(("embed", "weight"), ("head", "weight"))``."""
+
+
+def find_ties(module: nn.Module) -> tuple[Tie, ...]:
+    """Return the parameters that more than one layer holds; a layer that is called twice holds its own once."""
+    owners: dict[int, list[tuple[str, str]]] = {}
+    for name, layer in module.named_modules():
+        for own, parameter in layer.named_parameters(recurse=False):
+            owners.setdefault(id(parameter), []).append((name, own))
+    return tuple(tuple(places) for places in owners.values() if len(places) > 1)
+
+
+def torn(module: nn.Module, ties: Sequence[Tie]) -> Tie | None:
+    """Return a tie whose parameters were cut in different ways, or None."""
+    return next((tie for tie in ties if not _is_one(module, tie)), None)
+
+
+def tie_again(module: nn.Module, ties: Sequence[Tie]) -> None:
+    """Make the parameters of every tie one again, which cutting layer by layer made several, where they are equal."""
+    for tie in ties:
+        if _is_one(module, tie):
+            first = _parameter(module, *tie[0])
+            for name, own in tie[1:]:
+                setattr(module.get_submodule(name), own, first)
+
+
+def tie_words(tie: Tie) -> str:
+    """Return the names of the layers of a tie: ``"embed and head"``."""
+    return " and ".join(name or "(model)" for name, _ in tie)
+
+
+def _is_one(module: nn.Module, tie: Tie) -> bool:
+    first, *others = (_parameter(module, *place) for place in tie)
+    return all(other is first or torch.equal(other, first) for other in others)
+
+
+def _parameter(module: nn.Module, name: str, own: str) -> nn.Parameter:
+    return module.get_submodule(name).get_parameter(own)
