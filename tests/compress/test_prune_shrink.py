@@ -134,7 +134,7 @@ def test_channels_shrink_and_less_is_lost_when_they_go(tiny_task):
         assert shrink(step, work, _groups(step, work, _State())[0]) == 16.0
         sizes = norms(work.module)
         weakest[strength] = float(sizes[:8].mean() / sizes.mean())
-        outcome = prune(step.replace(sparse_epochs=0.0), work)
+        outcome = prune(step.replace(sparse_epochs=0.0, sparse_strength=0.3), work)
         assert outcome.module.inner1.out_channels == 8
         with torch.no_grad():
             outputs = outcome.module(tiny_task.train.inputs)
