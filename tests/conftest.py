@@ -11,6 +11,12 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 import pytest
+from hypothesis import settings
+
+# The same examples in every run: what fails here fails everywhere. To search for new ones:
+# pytest --hypothesis-profile=default --hypothesis-seed=random
+settings.register_profile("same", derandomize=True, deadline=None)
+settings.load_profile("same")
 
 # Fixtures of a whole module are made before _own_cache below: they too must keep out of the user's cache.
 os.environ["WORKBENCH_CACHE"] = tempfile.mkdtemp(prefix="workbench-tests-")
