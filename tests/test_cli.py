@@ -189,7 +189,9 @@ def test_ctrl_c_keeps_the_study_and_says_how_to_resume(tiny_spec: str, tmp_path:
 
     storage = f"sqlite:///{tmp_path / 's.db'}"
     given = [sys.executable, "-m", "workbench", "study", "--task", tiny_spec, "--storage", storage, "--json"]
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # an ignored one would be handed down
     child = subprocess.Popen(given, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=dict(os.environ))
+    signal.signal(signal.SIGINT, before)
     assert child.stderr is not None
     for line in child.stderr:
         if "timing" in line or "1/" in line:

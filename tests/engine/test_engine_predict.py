@@ -233,6 +233,7 @@ def test_ctrl_c_after_openvino_engines_that_closed_in_the_order_they_opened():
     """Each Core installs a stack for signal handlers; a freed one left behind would end the process by a signal."""
     script = """
 import os, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job may start with it ignored
 from engine_models import Images, make_variant
 from workbench.engine import OptimizedInferenceEngine
 import torch

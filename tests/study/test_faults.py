@@ -138,7 +138,8 @@ def test_a_budget_leaves_what_does_not_fit_waiting_and_says_so(shared_task, tmp_
 
 
 _SCRIPT = """
-    import sys
+    import signal, sys
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job may start with it ignored
     import workbench as wb
     from workbench.study.pacing import Pacing
     Pacing.rounds, Pacing.block_s = (6, 6), 0.01
