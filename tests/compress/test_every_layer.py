@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from compress_models import seeded, task_of
 from torch import nn
-from torch.nn import functional
 
 import workbench as wb
 
@@ -38,21 +38,8 @@ WEIGHTED = ("table", "rnn", "attention", "along", "back", "pair", "mix", "head")
 
 @pytest.fixture(scope="module")
 def task():
-    def build():
-        with torch.random.fork_rng():
-            torch.manual_seed(3)
-            return Everything().eval()
-
-    words = torch.randint(0, 12, (240, 6), generator=torch.Generator().manual_seed(0))
-    labels = words[:, 0]
-    return wb.Task(
-        name="everything",
-        build=build,
-        train=(words[:160], labels[:160]),
-        evaluation=(words[160:], labels[160:]),
-        metric=lambda outputs, targets: float((outputs.argmax(1) == targets).float().mean()),
-        loss=functional.cross_entropy,
-    )
+    words = torch.randint(0, 11, (160, 6), generator=torch.Generator().manual_seed(0))
+    return task_of(seeded(Everything), words, words[:, 0])
 
 
 def layers(task, step):
@@ -120,21 +107,8 @@ class Plain(nn.Module):
 
 @pytest.fixture(scope="module")
 def plain():
-    def build():
-        with torch.random.fork_rng():
-            torch.manual_seed(3)
-            return Plain().eval()
-
-    inputs = torch.randn(240, 16, generator=torch.Generator().manual_seed(0))
-    labels = (inputs[:, 0] > 0).long()
-    return wb.Task(
-        name="plain",
-        build=build,
-        train=(inputs[:160], labels[:160]),
-        evaluation=(inputs[160:], labels[160:]),
-        metric=lambda outputs, targets: float((outputs.argmax(1) == targets).float().mean()),
-        loss=functional.cross_entropy,
-    )
+    inputs = torch.randn(160, 16, generator=torch.Generator().manual_seed(0))
+    return task_of(seeded(Plain), inputs, (inputs[:, 0] > 0).long())
 
 
 @pytest.mark.parametrize(("round_to", "told"), [(32, True), (1, False)])

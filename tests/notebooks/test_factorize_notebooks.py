@@ -5,23 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import pytest
-
-from workbench.report.execute import execute_notebook
 
 ROOT = Path(__file__).parents[2]
 SHORT = ROOT / "tests" / "fixtures" / "short.py"
 
 
-def shown_by(name: str, parameters: dict[str, Any], folder: Path) -> list[Any]:
-    target = folder / name
-    execute_notebook(ROOT / "notebooks" / name, target, parameters, log=lambda _: None)
-    book = nbformat.read(target, as_version=4)
-    return [output for cell in book.cells if cell.cell_type == "code" for output in cell.outputs]
-
-
-def test_the_factorization_notebook_draws_ranks_and_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_factorization_notebook_draws_ranks_and_ways(
+    run_outputs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     parameters = {
         "task": f"{SHORT}:short",
@@ -30,14 +22,14 @@ def test_the_factorization_notebook_draws_ranks_and_ways(tmp_path: Path, monkeyp
         "recover_epochs": 0.2,
         "interactive": False,
     }
-    shown = shown_by("12_factorize.ipynb", parameters, tmp_path)
+    shown = run_outputs("12_factorize.ipynb", parameters)
     assert sum("image/png" in output.get("data", {}) for output in shown) == 3
     table = next(o.data["text/plain"] for o in shown if "macs_share" in o.get("data", {}).get("text/plain", ""))
     assert all(way in table for way in ("channel", "spatial", "whitened"))
 
 
 def test_the_sensitivity_notebook_draws_the_map_and_the_comparison(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run_outputs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     parameters = {
@@ -47,7 +39,7 @@ def test_the_sensitivity_notebook_draws_the_map_and_the_comparison(
         "uniform": [0.4],
         "interactive": False,
     }
-    shown = shown_by("14_sensitivity.ipynb", parameters, tmp_path)
+    shown = run_outputs("14_sensitivity.ipynb", parameters)
     assert sum("image/png" in output.get("data", {}) for output in shown) == 2
     table = next(o.data["text/plain"] for o in shown if "quality_drop" in o.get("data", {}).get("text/plain", ""))
     assert "each layer what it bears" in table and "one ratio for all" in table

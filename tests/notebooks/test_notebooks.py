@@ -9,7 +9,6 @@ from typing import Any
 import nbformat
 import pytest
 
-from workbench.report.execute import execute_notebook
 from workbench.report.parameters import read_parameters
 
 ROOT = Path(__file__).parents[2]
@@ -42,7 +41,9 @@ def test_parameters_are_literals_that_papermill_can_read(path: Path) -> None:
     assert all(line.count("=") == 1 and ":" not in line.split("=")[0] for line in cell["source"])
 
 
-def test_the_quickstart_runs_without_a_widget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_quickstart_runs_without_a_widget(
+    run_notebook: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     parameters: dict[str, Any] = {
         "task": f"{SHORT}:short",
@@ -51,9 +52,7 @@ def test_the_quickstart_runs_without_a_widget(tmp_path: Path, monkeypatch: pytes
         "batch_sizes": [4],
         "interactive": False,
     }
-    target = tmp_path / "out.ipynb"
-    execute_notebook(ROOT / "notebooks" / "00_quickstart.ipynb", target, parameters, log=lambda _: None)
-    book = nbformat.read(target, as_version=4)
+    book = run_notebook("00_quickstart.ipynb", parameters)
     assert "widgets" not in book.metadata
     shown = "".join(json.dumps(o) for c in book.cells if c.cell_type == "code" for o in c.outputs)
     assert "widget-view" not in shown
@@ -61,7 +60,9 @@ def test_the_quickstart_runs_without_a_widget(tmp_path: Path, monkeypatch: pytes
     assert (tmp_path / "study.db").exists()
 
 
-def test_the_distillation_notebook_draws_its_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_distillation_notebook_draws_its_curves(
+    run_outputs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     parameters: dict[str, Any] = {
         "task": f"{SHORT}:short",
@@ -69,10 +70,7 @@ def test_the_distillation_notebook_draws_its_curves(tmp_path: Path, monkeypatch:
         "layers": ["norm2", "norm3"],
         "interactive": False,
     }
-    target = tmp_path / "out.ipynb"
-    execute_notebook(ROOT / "notebooks" / "11_distill.ipynb", target, parameters, log=lambda _: None)
-    book = nbformat.read(target, as_version=4)
-    shown = [o for c in book.cells if c.cell_type == "code" for o in c.outputs]
+    shown = run_outputs("11_distill.ipynb", parameters)
     assert sum("image/png" in o.get("data", {}) for o in shown) == 1
     table = next(o.data["text/plain"] for o in shown if "learns from" in o.get("data", {}).get("text/plain", ""))
     assert all(name in table for name in ("labels", "logits", "features", "attention", "less teacher"))

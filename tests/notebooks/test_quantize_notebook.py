@@ -5,10 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import pytest
-
-from workbench.report.execute import execute_notebook
 
 ROOT = Path(__file__).parents[2]
 SHORT = ROOT / "tests" / "fixtures" / "short.py"
@@ -22,7 +19,9 @@ def short():
 """
 
 
-def test_the_quantization_notebook_shows_modes_and_layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_quantization_notebook_shows_modes_and_layers(
+    run_outputs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "hiding.py").write_text(HIDING)
     parameters: dict[str, Any] = {
@@ -33,10 +32,7 @@ def test_the_quantization_notebook_shows_modes_and_layers(tmp_path: Path, monkey
         "layer_modes": ["int8 histogram", "4-bit by 32"],
         "interactive": False,
     }
-    target = tmp_path / "out.ipynb"
-    execute_notebook(ROOT / "notebooks" / "13_quantize.ipynb", target, parameters, log=lambda _: None)
-    book = nbformat.read(target, as_version=4)
-    outputs = [o for cell in book.cells if cell.cell_type == "code" for o in cell.outputs]
+    outputs = run_outputs("13_quantize.ipynb", parameters)
     assert sum("image/png" in o.get("data", {}) for o in outputs) == 2
     printed = "".join(o.get("text", "") for o in outputs)
     assert "nncf's own" in printed and "inference-workbench[nncf]" in printed

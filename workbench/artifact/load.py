@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,14 +45,7 @@ def load_module(artifact: Artifact, build: Callable[[], nn.Module] | None = None
     False
     """
     if artifact.manifest.get("replayable"):
-        base = artifact.manifest.get("base")
-        if base is not None:
-            return rebuild(artifact.folder, named_module(artifact.folder, base, trust=trust))
-        if build is None:
-            raise ArtifactError(
-                f"The artefact {artifact.folder} holds weights for the module of its task: give build=task.build."
-            )
-        return rebuild(artifact.folder, build())
+        return rebuild(artifact.folder, start_of(artifact.folder, artifact.manifest, build, trust=trust))
     if PROGRAM not in artifact.manifest["files"] and artifact.onnx_path is not None:
         return OnnxModule(artifact.onnx_path.read_bytes(), artifact.io)
     if not trust:
@@ -65,22 +58,31 @@ def load_module(artifact: Artifact, build: Callable[[], nn.Module] | None = None
     return load_program(artifact)
 
 
-def named_module(folder: Path, reference: str, *, trust: bool) -> nn.Module:
-    """Return what the function gives whose name an artefact holds: the student of a Distill step.
+def start_of(
+    folder: Path, manifest: Mapping[str, Any], build: Callable[[], nn.Module] | None, *, trust: bool
+) -> nn.Module:
+    """Return the module that the edits of an artefact start from: what ``build`` gives, or a student by its name.
 
     Raises
     ------
     ArtifactError
-        If it may not be called, since ``trust`` is not given, or cannot be.
+        If it needs ``build``, or a function that may not be called without ``trust`` or cannot be.
     """
+    student = manifest.get("base")
+    if student is None:
+        if build is None:
+            raise ArtifactError(
+                f"The artefact {folder} holds weights for the module of its task: give build=task.build."
+            )
+        return build()
     if not trust:
         raise ArtifactError(
-            f"The module of {folder} is made by the function {reference!r} (Distill.student), and calling it runs code "
+            f"The module of {folder} is made by the function {student!r} (Distill.student), and calling it runs code "
             "that the folder names. If you or your study wrote this folder, give trust=True; otherwise use its ONNX "
             "file: load_variant(folder) without the task, or the backend onnxruntime or openvino."
         )
     try:
-        return load_named(reference)
+        return load_named(student)
     except TaskError as error:
         raise ArtifactError(f"The module of {folder} cannot be made again: {error}") from error
 

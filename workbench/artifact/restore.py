@@ -174,12 +174,11 @@ def _with_task(artifact: Artifact, task: Task, trust: bool) -> Variant:
 
 def load_prefix(folder: Path, task: Task) -> Variant:
     """Return a variant that :func:`workbench.artifact.save.save_prefix` wrote; ArtifactError as there."""
-    from workbench.artifact.load import named_module, rebuild
+    from workbench.artifact.load import rebuild, start_of
 
     manifest = read_manifest(folder, needs=())
     _check_task(folder, manifest["task"], task)
-    base = manifest.get("base")
-    start = task.model() if base is None else named_module(folder, base, trust=True)  # its recipe was asked for by id
+    start = start_of(folder, manifest, task.model, trust=True)  # its recipe was asked for by id
     return _variant(folder, manifest, rebuild(folder, start), task)
 
 

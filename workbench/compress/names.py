@@ -55,6 +55,11 @@ def _covered(module: nn.Module, patterns: Sequence[str], where: str) -> frozense
     return _with_sharers(module, found)
 
 
+def holds_matrix(layer: nn.Module) -> bool:
+    """Return whether a layer has a weight of its own with more than one dimension: a report must list it."""
+    return any(weight.ndim > 1 for weight in layer.parameters(recurse=False))
+
+
 def _with_sharers(module: nn.Module, found: set[str]) -> frozenset[str]:
     layers = list(module.named_modules(remove_duplicate=False))
     held = {layer for name, layer in layers if name in found}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import reprlib
 from collections.abc import Callable, Mapping, MutableMapping
@@ -197,6 +196,5 @@ def _check_arguments(progress: object, cache: object, cost: object) -> None:
 
 def _in_words(step: Step) -> str:
     """Return a step with the options that are not its defaults, long ones cut."""
-    options = [(field.name, getattr(step, field.name), field.default) for field in dataclasses.fields(step)]  # type: ignore[arg-type]
-    changed = (f"{name}={reprlib.repr(value)}" for name, value, default in options if value != default)
+    changed = (f"{name}={reprlib.repr(value)}" for name, value in step.changed().items())
     return f"{type(step).__name__}({', '.join(changed)})"

@@ -60,6 +60,11 @@ class Config:
         """Return a copy with some options changed."""
         return dataclasses.replace(self, **changes)  # type: ignore[type-var]
 
+    def changed(self) -> dict[str, Any]:
+        """Return the options that are not at their defaults."""
+        fields = dataclasses.fields(self)  # type: ignore[arg-type]
+        return {f.name: getattr(self, f.name) for f in fields if getattr(self, f.name) != f.default}
+
     def to_dict(self) -> dict[str, Any]:
         """Return all options, defaults included, as JSON-ready values."""
         return {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}  # type: ignore[arg-type]

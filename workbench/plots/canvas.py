@@ -30,6 +30,14 @@ def new_figure(width: float, height: float, *, columns: int = 1, share_y: bool =
     return figure, list(axes)
 
 
+def axes_or_new(ax: Axes | None, width: float, height: float) -> tuple[Figure, Axes]:
+    """Return where a chart is drawn: ``ax`` dressed, or a new figure of ``width`` x ``height`` inches."""
+    if ax is not None:
+        return figure_of(dress(ax)), ax
+    figure, (new,) = new_figure(width, height)
+    return figure, new
+
+
 def dress(ax: Axes) -> Axes:
     """Give an axes the look that all charts share, and return it."""
     ax.set_facecolor("white")

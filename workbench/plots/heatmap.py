@@ -13,7 +13,7 @@ from matplotlib.transforms import ScaledTranslation
 
 from workbench.core.errors import ConfigError
 from workbench.plots import style
-from workbench.plots.canvas import TEXT, dress, figure_of, new_figure, plural, say, title
+from workbench.plots.canvas import TEXT, axes_or_new, plural, say, title
 
 _ROW, _COLUMN, _MOST_NAMED = 0.24, 0.72, 60
 _LEAST_DROP = 0.005  # half a point of an accuracy, or of a metric in percent: less is mostly chance
@@ -61,11 +61,8 @@ def plot_sensitivity(table: Any, *, ax: Axes | None = None) -> Figure:
     """
     wide = sensitivity_data(table)
     rows, columns = wide.shape if wide.size else (1, 1)
-    if ax is None:
-        width = 2.6 + max(3.2, _COLUMN * columns) + 0.07 * max((len(str(name)) for name in wide.index), default=0)
-        figure, (ax,) = new_figure(min(14.0, width), min(24.0, 1.5 + _ROW * rows))
-    else:
-        figure = figure_of(dress(ax))
+    width = 2.6 + max(3.2, _COLUMN * columns) + 0.07 * max((len(str(name)) for name in wide.index), default=0)
+    figure, ax = axes_or_new(ax, min(14.0, width), min(24.0, 1.5 + _ROW * rows))
     if not wide.size:
         say(ax, f"No layer that {table.technique} can change was found, so there is nothing to compare.")
         return figure

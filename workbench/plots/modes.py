@@ -19,7 +19,7 @@ from workbench.core.stats import bootstrap_drop
 from workbench.engine.backends import BACKENDS
 from workbench.measure.signals import sqnr_db
 from workbench.plots import style
-from workbench.plots.canvas import TEXT, dress, figure_of, new_figure, plural, say, title
+from workbench.plots.canvas import TEXT, axes_or_new, figure_of, new_figure, plural, say, title
 from workbench.tasks.trees import batch_size, leaves, tree_map
 
 if TYPE_CHECKING:
@@ -226,10 +226,7 @@ def plot_layer_rounding(frame: pd.DataFrame, *, ax: Axes | None = None) -> Figur
     """
     from matplotlib import colormaps
 
-    if ax is None:
-        figure, (ax,) = new_figure(9.0, 4.4)
-    else:
-        figure = figure_of(dress(ax))
+    figure, ax = axes_or_new(ax, 9.0, 4.4)
     if frame.empty:
         say(ax, "No layer to draw: give variants whose only step is Quantize, neither trained nor evened out.")
         return figure

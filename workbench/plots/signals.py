@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from workbench.core.errors import ConfigError
 from workbench.plots import style
-from workbench.plots.canvas import TEXT, dress, figure_of, new_figure, plural, say, title
+from workbench.plots.canvas import TEXT, axes_or_new, plural, say, title
 
 _ROW, _MOST_NAMED = 0.22, 80
 
@@ -41,10 +41,7 @@ def plot_layer_sqnr(report: Any, *, ax: Axes | None = None) -> Figure:
     >>> plot_layer_sqnr(wb.debug_accuracy(task, variant))  # doctest: +SKIP
     """
     frame = layer_sqnr_data(report)
-    if ax is None:
-        figure, (ax,) = new_figure(7.6, min(24.0, 1.5 + _ROW * max(4, len(frame))))
-    else:
-        figure = figure_of(dress(ax))
+    figure, ax = axes_or_new(ax, 7.6, min(24.0, 1.5 + _ROW * max(4, len(frame))))
     if frame.empty:
         say(ax, " ".join(report.notes) or "No layer could be compared.")
         return figure

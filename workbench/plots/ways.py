@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from workbench.plots import style
-from workbench.plots.canvas import TEXT, dress, figure_of, new_figure, plural, say, title
+from workbench.plots.canvas import TEXT, axes_or_new, plural, say, title
 
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
 _MARKERS = ("o", "s", "^", "D", "P", "v", "X")
@@ -46,10 +46,7 @@ def plot_ways(ways: Mapping[str, Sequence[Any]], original: Any, *, ax: Axes | No
     >>> plot_ways({"spatial": variants}, wb.Variant.original(task))  # doctest: +SKIP
     """
     frame = ways_data(ways, original)
-    if ax is None:
-        figure, (ax,) = new_figure(7.2, 4.4)
-    else:
-        figure = figure_of(dress(ax))
+    figure, ax = axes_or_new(ax, 7.2, 4.4)
     if frame.empty:
         say(ax, "No variant to draw: give at least one way with one variant.")
         return figure
@@ -108,10 +105,7 @@ def plot_rank_energy(task: Any, *, conv: str = "channel", ax: Axes | None = None
     >>> plot_rank_energy(wb.tasks.digits(), conv="spatial")  # doctest: +SKIP
     """
     frame = rank_energy_data(task, conv=conv)
-    if ax is None:
-        figure, (ax,) = new_figure(7.2, 4.4)
-    else:
-        figure = figure_of(dress(ax))
+    figure, ax = axes_or_new(ax, 7.2, 4.4)
     if frame.empty:
         say(ax, "The model has no layer that can be split.")
         return figure

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 
 from workbench.compress.recipe import Recipe
@@ -51,12 +50,7 @@ def step_code(step: Step) -> str:
     >>> step_code(Prune(ratio=0.3))
     'wb.Prune(ratio=0.3)'
     """
-    default = type(step)()
-    given = [
-        f"{field.name}={getattr(step, field.name)!r}"
-        for field in dataclasses.fields(step)  # type: ignore[arg-type]
-        if getattr(step, field.name) != getattr(default, field.name)
-    ]
+    given = [f"{name}={value!r}" for name, value in step.changed().items()]
     return f"wb.{type(step).__name__}({', '.join(given)})"
 
 

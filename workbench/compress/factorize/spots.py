@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from workbench.compress.names import excluded_names
+from workbench.compress.names import excluded_names, holds_matrix
 from workbench.compress.steps import Factorize
 from workbench.tasks.trees import Tree, batch_size, call_model
 
@@ -106,7 +106,7 @@ def find_spots(step: Factorize, module: nn.Module, example: Tree) -> tuple[list[
         else:
             reasons[all_names[0]] = why
     for name, layer in module.named_modules():
-        if layer not in names and any(weight.ndim > 1 for weight in layer.parameters(recurse=False)):
+        if layer not in names and holds_matrix(layer):
             reasons[name] = _no_split(layer)
     broken = _unreplaceable(module, spots, example)
     return [spot for spot in spots if spot.name not in broken], reasons | broken

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from workbench.compress.outputs import answering_layers
 from workbench.compress.prune.heads import Heads, find_heads
 from workbench.compress.prune.trial import dependency_graph, unfrozen
-from workbench.tasks.trees import Tree, call_model, leaves
+from workbench.tasks.trees import Tree
 
 PRUNABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
 Judge = Callable[[Any], torch.Tensor | None]
@@ -52,7 +53,7 @@ def find_groups(
     """
     with unfrozen(module):
         graph = dependency_graph(module, example)
-    fixed = _output_layers(module, example)
+    fixed = answering_layers(module, example, PRUNABLE)
     names = {layer: name for name, layer in module.named_modules()}
     groups: list[Group] = []
     reasons: dict[str, str] = {}
@@ -104,25 +105,6 @@ def _structure(graph: Any, group: Any) -> str:
         side = "out" if graph.is_out_channel_pruning_fn(dep.handler) else "in"
         parts.append(f"{type(dep.source.module).__name__}>{type(dep.target.module).__name__}:{side}")
     return " ".join(parts)
-
-
-def _output_layers(module: nn.Module, example: Tree) -> frozenset[str]:
-    """Return the layers whose output is an output of the whole model."""
-    made: dict[int, str] = {}
-    hooks = [
-        layer.register_forward_hook(
-            lambda _m, _i, out, name=name: made.update((leaf.data_ptr(), name) for leaf in leaves(out))
-        )
-        for name, layer in module.named_modules()
-        if isinstance(layer, PRUNABLE)
-    ]
-    try:
-        with torch.no_grad():
-            outputs = leaves(call_model(module, example))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return frozenset(made[out.data_ptr()] for out in outputs if out.data_ptr() in made)
 
 
 def _refusal(

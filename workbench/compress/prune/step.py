@@ -10,7 +10,7 @@ from torch import nn
 
 from workbench.compress.apply import Outcome, Work
 from workbench.compress.distill import recover
-from workbench.compress.names import left_out
+from workbench.compress.names import holds_matrix, left_out
 from workbench.compress.prune.budget import Gauge
 from workbench.compress.prune.choose import choose, own_ratios
 from workbench.compress.prune.groups import PRUNABLE, Group, find_groups
@@ -119,7 +119,7 @@ def _report(module: nn.Module, before: dict[str, tuple[int, ...]], reasons: dict
     reports = []
     for name, layer in module.named_modules():
         if name not in before:
-            if any(weight.ndim > 1 for weight in layer.parameters(recurse=False)):
+            if holds_matrix(layer):
                 reports.append(LayerReport(name, type(layer).__name__, False, _why_not_looked_at(layer)))
             continue
         old, new = before[name], tuple(layer.weight.shape)

@@ -6,14 +6,14 @@ import copy
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib import import_module
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch.fx import GraphModule
 
 from workbench.compress.apply import Handler, Outcome, Work
 from workbench.compress.lesson import Lesson
-from workbench.compress.names import excluded_names
+from workbench.compress.names import excluded_names, holds_matrix
 from workbench.compress.quantize.annotate import Touch
 from workbench.compress.quantize.biases import correct_biases
 from workbench.compress.quantize.calibrate import calibrate, convert, prepare, quality_of, quantized_copy, samples
@@ -148,28 +148,24 @@ def report_layers(module: torch.nn.Module, touches: list[Touch]) -> tuple[LayerR
     names: dict[torch.nn.Module, list[str]] = {}
     for name, layer in module.named_modules(remove_duplicate=False):
         names.setdefault(layer, []).append(name)
+    owners: dict[Any, list[torch.nn.Module]] = {}
+    for layer in names:
+        owners.setdefault(getattr(layer, "weight", None), []).append(layer)
     reports, told = [], set()
     for layer, own in names.items():
-        told |= (mine := found.keys() & _aliases(layer, own, names))
+        weight = getattr(layer, "weight", None)
+        known = own if weight is None else [name for owner in owners[weight] for name in names[owner]]
+        # a table is looked up: what the graph multiplies by its weight, under either name, is the other owner
+        looked_up = isinstance(layer, torch.nn.Embedding) and len(owners[weight]) > 1
+        mine = set() if looked_up else found.keys() & set(known)
+        told |= mine
         if mine:
             touch = found[min(mine)]
             reports.append(LayerReport(own[0], type(layer).__name__, touch.touched, touch.reason))
-        elif any(weight.ndim > 1 for weight in layer.parameters(recurse=False)):
+        elif holds_matrix(layer):
             reports.append(LayerReport(own[0], type(layer).__name__, False, _why_untouched(layer)))
     reports += [LayerReport(t.name, "function", t.touched, t.reason) for t in touches if t.name not in told]
     return tuple(reports)
-
-
-def _aliases(layer: torch.nn.Module, own: list[str], names: dict[torch.nn.Module, list[str]]) -> set[str]:
-    """Return the names under which a graph may know a layer: a shared weight goes by one of its owners' names.
-
-    An embedding is looked up, so that what the graph multiplies by its weight is the other owner.
-    """
-    weight = getattr(layer, "weight", None)
-    others = [o for o in names if o is not layer and weight is not None and getattr(o, "weight", None) is weight]
-    if isinstance(layer, torch.nn.Embedding) and others:
-        return set()
-    return {name for owner in (layer, *others) for name in names[owner]}
 
 
 def _why_untouched(layer: torch.nn.Module) -> str:

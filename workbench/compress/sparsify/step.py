@@ -14,7 +14,8 @@ from torch.optim.optimizer import Optimizer
 from workbench.compress.apply import Outcome, Work
 from workbench.compress.distill import recover
 from workbench.compress.gradients import gather_gradients
-from workbench.compress.names import left_out
+from workbench.compress.names import holds_matrix, left_out
+from workbench.compress.outputs import answering_layers
 from workbench.compress.schedule import share_due
 from workbench.compress.sparsify.blocks import (
     SPARSE_LAYERS,
@@ -27,8 +28,7 @@ from workbench.compress.sparsify.blocks import (
 from workbench.compress.sparsify.zeros import zeros_held
 from workbench.compress.stepping import around_steps
 from workbench.compress.steps import Recover, Sparsify
-from workbench.compress.variant import LayerReport, count_params, predict_with
-from workbench.tasks.trees import leaves
+from workbench.compress.variant import LayerReport, count_params
 
 # docs.openvino.ai, CPU device, "Sparse weights decompression": int8, matrix products, AMX, off unless asked for.
 _ENGINES = (
@@ -85,11 +85,11 @@ def _layers(step: Sparsify, work: Work) -> _Work:
     blocked = left_out(module, step.include, step.exclude, where="Sparsify")
     if step.granularity == "filter" and step.kept_of is None:
         kept = "its rows are the model's outputs, and one of zeros would be an answer that is always the same"
-        blocked = dict.fromkeys(_answering(work), kept) | blocked
+        blocked = dict.fromkeys(answering_layers(module, work.task.examples(2), SPARSE_LAYERS), kept) | blocked
     found = _Work({}, {}, {})
     owners: dict[int, str] = {}
     for name, layer in module.named_modules():
-        if not any(p.ndim > 1 for p in layer.parameters(recurse=False)) and not isinstance(layer, SPARSE_LAYERS):
+        if not holds_matrix(layer) and not isinstance(layer, SPARSE_LAYERS):
             continue
         why = blocked.get(name) or _refusal(layer)
         if why is None and owners.setdefault(id(layer.weight), name) != name:
@@ -100,22 +100,6 @@ def _layers(step: Sparsify, work: Work) -> _Work:
         else:
             found.layers[name], found.blocks[name] = layer, blocks
     return found
-
-
-def _answering(work: Work) -> list[str]:
-    """Return the layers whose outputs are the model's own."""
-    given: dict[str, torch.Tensor] = {}
-    handles = []
-    for name, layer in work.module.named_modules():
-        if isinstance(layer, SPARSE_LAYERS):
-            handles.append(layer.register_forward_hook(lambda _, __, out, name=name: given.__setitem__(name, out)))
-    try:
-        outputs = predict_with(work.module, work.task.examples(2))
-    finally:
-        for handle in handles:
-            handle.remove()
-    places = {leaf.untyped_storage().data_ptr() for leaf in leaves(outputs)}
-    return [name for name, out in given.items() if out.untyped_storage().data_ptr() in places]
 
 
 def _refusal(layer: nn.Module) -> str | None:

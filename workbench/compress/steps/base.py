@@ -64,10 +64,9 @@ def check_patterns(step: str, **options: Any) -> None:
 def refuse_idle(step: Step, *rules: tuple[bool, Sequence[str], str]) -> None:
     """Refuse options that were set and would do nothing: ``(whether they are idle, their names, what to do)``."""
     for idle, names, advice in rules:
-        defaults = {name: type(step).__dataclass_fields__[name].default for name in names}  # type: ignore[attr-defined]
-        changed = [f"{name}={getattr(step, name)!r}" for name in names if getattr(step, name) != defaults[name]]
-        if idle and changed:
-            raise ConfigError(f"{type(step).__name__}: {', '.join(changed)} would do nothing. {advice}")
+        found = [f"{name}={value!r}" for name, value in step.changed().items() if name in names]
+        if idle and found:
+            raise ConfigError(f"{type(step).__name__}: {', '.join(found)} would do nothing. {advice}")
 
 
 AFTER_QUANTIZE = {

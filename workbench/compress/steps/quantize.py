@@ -158,7 +158,7 @@ def _clashes(step: Quantize) -> Iterator[tuple[bool, str]]:
         "qat_epochs above 0 trains the biases itself, on symmetric weights: leave bias_correction off and symmetric "
         "at 'weights' or 'both'.",
     )
-    changed = [name for name in _QDQ_ONLY if getattr(step, name) != Quantize.__dataclass_fields__[name].default]
+    changed = [name for name in step.changed() if name in _QDQ_ONLY]
     yield (
         step.route != "qdq" and bool(changed),
         f"route={step.route!r} uses that quantizer's own ways: leave {', '.join(changed)} at the default, or use "
