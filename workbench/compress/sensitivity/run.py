@@ -113,6 +113,32 @@ def _probe(technique: str | Step, settings: Sequence[float], measure: str) -> Pr
     return probe.with_settings(settings) if settings else probe
 
 
+class Judge:
+    """Measures whole steps as a table measured single layers, on the model that the table is of."""
+
+    def __init__(self, table: Sensitivity, task: Task | str, *, seed: int, progress: ProgressCallback) -> None:
+        require_count("Sensitivity.fit: seed", seed, minimum=0)
+        require_function("Sensitivity.fit: progress", progress, takes="each Progress report")
+        task = load_task(task)
+        if task.name != table.task:
+            raise ConfigError(
+                f"Sensitivity.fit: the table is of task {table.task!r}, got {task.name!r}. Give that one."
+            )
+        task.check()
+        probe = PROBES[table.technique](table.template)
+        self._run = _Run(task, probe, (), table.measure, seed, progress, cache=False)
+        self._base, self._progress, self._tried = table.base, progress, 0
+
+    def loss(self, step: Step) -> float:
+        """Return the drop of quality, or the share of the error in the energy of the outputs."""
+        self._tried += 1
+        here = Progress("sensitivity", message=f"measuring step {self._tried} as a whole")
+        self._progress(here)
+        with torch.random.fork_rng(devices=[]):
+            value = self._run.value_of(step, here)
+        return self._base - value if self._run.measure == "quality" else value
+
+
 class _Run:
     """One table in the making."""
 
@@ -220,6 +246,10 @@ class _Run:
             params = count_params(outcome.module) / self.params
             macs, size = count_macs(outcome.module, self.task.examples(2)) / max(1, self.macs), params
         return Cell(name, kind, members, setting, value, params, macs, size, reports[name].reason)
+
+    def value_of(self, step: Step, here: Progress) -> float:
+        """Return what the measure says of a step as a whole."""
+        return self._value(self._run(step, here).module)
 
     def _run(self, step: Step, here: Progress | None = None) -> Outcome:
         """Carry a step out on a copy; its own progress only lets the caller cancel."""

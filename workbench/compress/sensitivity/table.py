@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Any
 from workbench.compress.allocate import Point, lower_hull, walk
 from workbench.compress.steps import Step
 from workbench.core.errors import ConfigError, unknown_name
-from workbench.core.given import given
+from workbench.core.given import given, require_count
+from workbench.core.progress import ProgressCallback, ignore
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from workbench.tasks.task import Task
 
 _COSTS = ("macs", "params", "size")
 
@@ -96,7 +99,7 @@ class Sensitivity:
         a layer look better than before counts as no loss. Where changes are large and nothing is trained in between
         (pruning above all), the whole loses more than the sum, and a metric that does not see small errors one by
         one sees them together: tables of ``sqnr_db`` are the better guide then. Judge the step that comes out by its
-        own quality.
+        own quality, or let :meth:`fit` do so.
 
         Parameters
         ----------
@@ -167,6 +170,49 @@ class Sensitivity:
                 "more, or measure milder settings."
             )
         return probe.step_with(values, self.layers)
+
+    def fit(
+        self,
+        task: Task | str,
+        *,
+        drop: float | None = None,
+        sqnr_db: float | None = None,
+        of: str | None = None,
+        tries: int = 6,
+        seed: int = 0,
+        progress: ProgressCallback = ignore,
+    ) -> Step:
+        """Return the largest :meth:`step` that holds the goal by measurement, all its layers changed together.
+
+        Nothing is trained. ``tries`` different steps are carried out on copies of the task's model and measured as the
+        table was (validation or calibration split); the allowance for single layers is halved or widened in between.
+
+        Raises
+        ------
+        ConfigError
+            As :meth:`step`; if the table is of another task; or if no step that was tried holds the goal.
+
+        Examples
+        --------
+        >>> table = wb.sensitivity(task, "factorize")  # doctest: +SKIP
+        >>> wb.Recipe(table.fit(task, drop=0.01)).apply(task)  # doctest: +SKIP
+        """
+        from workbench.compress.sensitivity.fit import largest_holding
+        from workbench.compress.sensitivity.run import Judge
+
+        goal = self._allowed(drop, sqnr_db)
+        require_count("Sensitivity.fit: tries", tries, minimum=1)
+        judge = Judge(self, task, seed=seed, progress=progress)
+
+        def step_for(allowed: float) -> Step:
+            if self.measure == "quality":
+                return self.step(drop=allowed, of=of)
+            return self.step(sqnr_db=_decibels(allowed), of=of)
+
+        def words(loss: float) -> str:
+            return f"a drop of {loss:.4g}" if self.measure == "quality" else f"{_decibels(loss):.1f} dB"
+
+        return largest_holding(step_for, judge.loss, goal, tries=tries, words=words)
 
     def saved(self, values: Mapping[str, float], of: str = "size") -> float:
         """Return the sum of what single layers save at these settings, as a share of the model."""
