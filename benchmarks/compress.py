@@ -325,7 +325,7 @@ def main() -> int:
         [
             table(rows),
             f"{one[0]}\n{two[0]}",
-            "A speed-up is the median of the ratios block by block, arms beside each other in time; the milliseconds are "
+            "A speed-up is the median of the ratios block by block, arms beside each other in time; milliseconds are "
             "medians over the whole run. Where the baseline's threads stall now and then, the two differ.",
             f"{machine.cpu_model}, {given.threads} threads, {len(task.evaluation)} test images; "
             + ", ".join(f"{name} {version}" for name, version in versions.items()),

@@ -353,3 +353,54 @@ def test_attention_has_weights_of_its_own_name():
     task = task_of(seeded(build), x, torch.arange(60) % 4)
     frame = sensitivity(task, "quantize", settings=(8,), measure="sqnr_db").frame()
     assert {"0", "1.linear1", "1.linear2"} <= set(frame["layer"])
+
+
+class TwoHeads(nn.Module):
+    """A small output beside a large one, and a weight that the model itself owns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.own = nn.Parameter(torch.randn(16, 1, 3, 3))
+        self.small, self.large = nn.Linear(16, 4), nn.Linear(16, 64)
+
+    def forward(self, x):
+        """Return outputs [n, 4] and [n, 64], the second a hundred times as large."""
+        x = nn.functional.conv2d(x, self.own, padding=1).relu().mean((2, 3))
+        return {"small": self.small(x), "large": 100 * self.large(x)}
+
+
+def two_heads_task():
+    inputs, labels = images(80)
+    return task_of(
+        seeded(TwoHeads),
+        inputs,
+        labels,
+        metric=lambda out, y: float((out["small"].argmax(1) == y).float().mean()),
+        loss=lambda out, y: nn.functional.cross_entropy(out["small"], y),
+    )
+
+
+def test_a_large_output_does_not_hide_what_a_small_one_loses():
+    task = two_heads_task()
+    table = sensitivity(task, "factorize", settings=(0.25,), measure="sqnr_db", layers=("small",))
+    whole = task.model()
+    cut = task.model()
+    with torch.no_grad():
+        u, s, v = np.linalg.svd(whole.small.weight.detach().numpy(), full_matrices=False)
+        cut.small.weight.copy_(torch.from_numpy(u[:, :1] * s[:1] @ v[:1]))
+        want, got = (m(task.calibration.inputs)["small"].double() for m in (whole, cut))
+    share = float(((want - got) ** 2).sum() / (want**2).sum())
+    (cell,) = table.cells
+    assert cell.value == pytest.approx(share / 2, rel=1e-4)  # the large output loses nothing
+
+
+def test_a_weight_that_the_model_owns_is_no_layer_of_the_table():
+    table = sensitivity(two_heads_task(), Quantize(activations="none"), measure="sqnr_db")
+    assert table.layers == ("small", "large")
+
+
+@pytest.mark.parametrize("step", [Prune(0.5), Factorize(ratio=0.25), Quantize()])
+def test_the_model_itself_has_a_name_in_reports(step):
+    step = step.replace(allow_untouched=True)
+    names = {layer.name for layer in Recipe(step).apply(two_heads_task()).reports[0].layers}
+    assert "" not in names and "(model)" in names

@@ -15,6 +15,7 @@ from workbench.compress.features import Matching, Pair, check_layers
 from workbench.compress.fold import fold_batch_norms
 from workbench.compress.lesson import Lesson
 from workbench.compress.losses import check_heads
+from workbench.compress.names import shown
 from workbench.compress.steps import Distill, Recover
 from workbench.compress.training import (
     BatchLoss,
@@ -187,7 +188,7 @@ def _layers(module: nn.Module, before: Mapping[str, torch.Tensor], unchanged: st
         changed = any(not torch.equal(value, before[prefix + key]) for key, value in own.items())
         frozen = not any(value.requires_grad for value in own.values())
         reason = "trained" if changed else "its weights do not ask for gradients" if frozen else unchanged
-        reports.append(LayerReport(name or "(model)", type(layer).__name__, changed, reason))
+        reports.append(LayerReport(shown(name), type(layer).__name__, changed, reason))
     return tuple(reports)
 
 

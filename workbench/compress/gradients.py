@@ -33,7 +33,6 @@ def gather_gradients(module: nn.Module, work: Work, *, samples: int, stage: str,
             found = torch.autograd.grad(loss, parameters, allow_unused=True)
         for total, gradient in zip(sums, found, strict=True):
             if gradient is not None:
-                total += gradient.square() if squared else gradient
-    batches = -(-count // size)
+                total += gradient.square() if squared else gradient * len(part)
     for parameter, total in zip(parameters, sums, strict=True):
-        parameter.grad = total / batches
+        parameter.grad = total / count

@@ -55,6 +55,11 @@ def _covered(module: nn.Module, patterns: Sequence[str], where: str) -> frozense
     return _with_sharers(module, found)
 
 
+def shown(name: str) -> str:
+    """Return what a report calls a layer: the model itself has no name."""
+    return name or "(model)"
+
+
 def holds_matrix(layer: nn.Module) -> bool:
     """Return whether a layer has a weight of its own with more than one dimension: a report must list it."""
     return any(weight.ndim > 1 for weight in layer.parameters(recurse=False))

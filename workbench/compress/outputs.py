@@ -1,7 +1,8 @@
-"""Which layers give a model's own outputs."""
+"""A model's own outputs: which layers give them, and how far others are from them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -36,3 +37,13 @@ def answering_layers(module: nn.Module, example: Tree, kinds: tuple[type[nn.Modu
 
 def _place(tensor: torch.Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
+
+
+def noise_share(wanted: Sequence[torch.Tensor], got: Sequence[torch.Tensor]) -> float:
+    """Return the share of the error in the energy of the outputs: the mean over the floating ones, each by its own.
+
+    A large output beside a small one would hide what the small one loses, if their energies were added up.
+    """
+    pairs = [(a.double(), b.double()) for a, b in zip(wanted, got, strict=True) if a.is_floating_point()]
+    shares = [float((a - b).square().sum()) / max(float(a.square().sum()), 1e-300) for a, b in pairs]
+    return sum(shares) / max(1, len(shares))

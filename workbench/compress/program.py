@@ -1,12 +1,23 @@
-"""Trace a module into an exported program whose batch may be of any size, or say in one line why that fails."""
+"""Trace a module into an exported program whose batch may be of any size, or say why that fails; copy modules."""
 
 from __future__ import annotations
 
+import copy
 import re
-from typing import Any
+import warnings
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def copied(module: M) -> M:
+    """Return a copy of a module; copying a captured graph makes torch warn about a type of its own."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated", category=FutureWarning)
+        return copy.deepcopy(module)
 
 
 def export_program(

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import shutil
 import tempfile
-import warnings
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -128,23 +126,18 @@ def _exported(variant: Variant, batch: int) -> ModelSource:
 
 
 def _variant_source(variant: Variant, io: IOSpec, reference: Reference, **more: Any) -> ModelSource:
+    from workbench.compress.program import copied
+
     module = variant.module
     return ModelSource(
         label=f"variant {variant.recipe.label!r}",
         io=io,
-        module=lambda: _copy(module),
+        module=lambda: copied(module),
         quantized=variant.quantized,
         mode=mode_of_recipe(variant.recipe.to_dict()) if variant.quantized else None,
         reference=reference,
         **more,
     )
-
-
-def _copy(module: Any) -> Any:
-    """Return a copy of a module; copying a captured graph makes torch warn about a type of its own."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated", category=FutureWarning)
-        return copy.deepcopy(module)
 
 
 def _source_from_onnx(path: Path) -> ModelSource:

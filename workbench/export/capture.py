@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from workbench.compress.program import export_program, reason_of
+from workbench.compress.program import copied, export_program, reason_of
 from workbench.core.errors import ExportError
 from workbench.export.io import Tree
 from workbench.export.quiet import quiet_export
@@ -36,7 +35,7 @@ def evaluating(module: nn.Module) -> nn.Module:
     """Return the module in eval mode: itself, or a copy where some part of it is training."""
     if isinstance(module, fx.GraphModule) or not any(m.training for m in module.modules()):
         return module
-    return copy.deepcopy(module).eval()
+    return copied(module).eval()
 
 
 def is_quantized(captured: Captured) -> bool:

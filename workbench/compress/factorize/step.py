@@ -13,7 +13,7 @@ from workbench.compress.factorize.ranks import by_budget, by_energy, by_noise, b
 from workbench.compress.factorize.split import Choice, Split, open_split
 from workbench.compress.factorize.spots import Spot, find_spots, put
 from workbench.compress.factorize.whiten import output_moments
-from workbench.compress.names import matches, no_match
+from workbench.compress.names import matches, no_match, shown
 from workbench.compress.recipe import Recipe
 from workbench.compress.steps import Factorize
 from workbench.compress.variant import LayerReport, Variant, count_macs, count_params
@@ -53,7 +53,7 @@ def factorize(step: Factorize, work: Work) -> Outcome:
             put(module, spot.names, spot.layer)
             reasons[spot.name] = f"{_what(step, plan.choice)}{timed}"
     named = touched | reasons
-    return Outcome(module, tuple(LayerReport(n, kinds[n], n in touched, named[n]) for n in kinds if n in named))
+    return Outcome(module, tuple(LayerReport(shown(n), kinds[n], n in touched, named[n]) for n in kinds if n in named))
 
 
 def _own_ratios(step: Factorize, spots: Sequence[Spot]) -> dict[str, float]:

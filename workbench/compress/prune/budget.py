@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
 from torch import nn
 
 from workbench.compress.apply import Work
@@ -47,10 +48,10 @@ class Gauge:
         if self.step.of == "macs" or self.work.cost is None:
             return macs
         variant = Variant(module, Recipe(), (), self.work.task, False, count_params(module), macs, math.nan)
-        value = float(self.work.cost(variant))
-        if not (math.isfinite(value) and value > 0):
+        value: object = self.work.cost(variant)
+        if not isinstance(value, int | float | np.number) or not (math.isfinite(value) and value > 0):
             raise ConfigError(f"Recipe.apply: cost must return a number above 0, and returned {value!r}.")
-        return value
+        return float(value)
 
     def ratio(self, module: nn.Module, share: float, cuts_at: Callable[[float], list[Cut]]) -> float:
         """Return the smallest ratio of channels that leaves ``1 - share`` of the first cost.

@@ -96,4 +96,9 @@ def _why_whole(step: Prune, group: Group, *, ranked: bool) -> str:
         return f"all its channels rank high keeps all {group.width} channels"
     if group.heads:
         return f"the nearest number of attention heads keeps all {len(group.units)}"
-    return f"round_to={step.round_to} keeps all {group.width} channels"
+    multiple = group.step * len(group.units[0])
+    if multiple > step.round_to:
+        words = f"its groups lose the same number each, {multiple} channels at a time, which"
+    else:
+        words = f"round_to={step.round_to}"
+    return f"{words} keeps all {group.width} channels"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch_pruning
-from torch_pruning.dependency import index_mapping, shape_infer
+from torch_pruning.dependency import Dependency, Group, index_mapping, shape_infer
 from torch_pruning.ops import OPTYPE
 
 
@@ -25,6 +25,19 @@ class ChannelGraph(torch_pruning.DependencyGraph):  # type: ignore[misc]
                 node.enable_index_mapping = False
             elif node.type == OPTYPE.RESHAPE and self._stumbles(node):
                 node.type = OPTYPE.ELEMENTWISE
+
+    def get_pruning_group(self, module: Any, pruning_fn: Any, idxs: Any) -> Any:
+        """Return the group, or where its channels cannot be followed (``is_lost``) one of the root alone."""
+        try:
+            return super().get_pruning_group(module, pruning_fn, idxs)
+        except (
+            IndexError,
+            ZeroDivisionError,
+        ):  # numbers of channels that a split inside a recurrent layer does not have
+            node, group = self.module2node[module], Group()
+            group.add_dep(Dependency(pruning_fn, pruning_fn, source=node, target=node), list(idxs))
+            group.is_lost = True
+            return group
 
     def _joins_channels(self, node: Any) -> bool:
         """Return whether the result is as wide as the channels of what a concatenation joins."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import lcm
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import nn
@@ -18,6 +18,9 @@ from workbench.tasks.trees import Tree
 PRUNABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
 Judge = Callable[[Any], torch.Tensor | None]
 """Gives a torch-pruning group a score per channel of its root, or None where it has none."""
+
+
+_LOST = "its channels cannot be followed through what lies behind it (a split, a shuffle or a function of its own)"
 
 
 @dataclass(frozen=True)
@@ -125,11 +128,13 @@ def _refusal(
 
 def _astray(graph: Any, group: Any) -> str | None:
     """Return a reason if torch-pruning lost its way through a reshape and counts channels that do not exist."""
+    if getattr(group, "is_lost", False):
+        return _LOST
     for dep, channels in group:
         out = graph.is_out_channel_pruning_fn(dep.handler)
         width = (graph.get_out_channels if out else graph.get_in_channels)(dep.target)
         if width is not None and max(channels, default=0) >= width:
-            return "its channels cannot be followed through the split or shuffle behind it"
+            return _LOST
     return None
 
 
@@ -139,6 +144,11 @@ def _channel_blocks(outs: Sequence[nn.Module], touched: Sequence[nn.Module]) -> 
     for layer in touched:
         if isinstance(layer, nn.GroupNorm):
             blocks = lcm(blocks, layer.num_groups)
-        elif isinstance(layer, nn.modules.conv._ConvNd) and 1 < layer.groups < layer.in_channels:
+        elif is_grouped(layer):
             blocks = lcm(blocks, layer.groups)
     return blocks
+
+
+def is_grouped(layer: nn.Module) -> TypeGuard[nn.modules.conv._ConvNd]:
+    """Return whether a layer is a convolution in groups of several channels."""
+    return isinstance(layer, nn.modules.conv._ConvNd) and 1 < layer.groups < layer.in_channels

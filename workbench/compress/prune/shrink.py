@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from workbench.compress.apply import Work
 from workbench.compress.distill import recover
-from workbench.compress.prune.groups import PRUNABLE, Group
+from workbench.compress.prune.groups import PRUNABLE, Group, is_grouped
 from workbench.compress.prune.trial import tracing, unfrozen
 from workbench.compress.stepping import around_steps
 from workbench.compress.steps import Prune, Recover
@@ -72,8 +72,9 @@ def _spare_others(step: Prune, pruner: Any, module: nn.Module, groups: Sequence[
     for group in pruner.DG.get_all_groups(root_module_types=list(PRUNABLE)):
         layers = [dep.target.module for dep, _ in group]
         outs = [dep.target.module for dep, _ in group if pruner.DG.is_out_channel_pruning_fn(dep.handler)]
-        # torch-pruning's penalties take the wrong dimension of transposed convolutions.
-        if roots.isdisjoint(outs) or any(getattr(layer, "transposed", False) for layer in layers):
+        # torch-pruning's penalties take the wrong dimension of transposed convolutions, and too many of grouped ones.
+        strange = any(getattr(layer, "transposed", False) or is_grouped(layer) for layer in layers)
+        if roots.isdisjoint(outs) or strange:
             spared += outs
         else:
             pulled.update(outs)

@@ -10,7 +10,7 @@ from torch import nn
 
 from workbench.compress.apply import Outcome, Work
 from workbench.compress.distill import recover
-from workbench.compress.names import holds_matrix, left_out
+from workbench.compress.names import holds_matrix, left_out, shown
 from workbench.compress.prune.budget import Gauge
 from workbench.compress.prune.choose import choose, own_ratios
 from workbench.compress.prune.groups import PRUNABLE, Group, find_groups
@@ -120,14 +120,16 @@ def _report(module: nn.Module, before: dict[str, tuple[int, ...]], reasons: dict
     for name, layer in module.named_modules():
         if name not in before:
             if holds_matrix(layer):
-                reports.append(LayerReport(name, type(layer).__name__, False, _why_not_looked_at(layer)))
+                reports.append(LayerReport(shown(name), type(layer).__name__, False, _why_not_looked_at(layer)))
             continue
         old, new = before[name], tuple(layer.weight.shape)
-        changes = [f"{word} {a} -> {b}" for word, a, b in _sides(layer, old, new) if a != b]
-        own = f"; outputs kept: {reasons[name]}" if name in reasons else ""
+        changed = [side for side in _sides(layer, old, new) if side[1] != side[2]]
+        changes = [f"{word} {a} -> {b}" for word, a, b in changed]
+        cut = any(word == "outputs" for word, *_ in changed)
+        own = f"; {'then no more' if cut else 'outputs kept'}: {reasons[name]}" if name in reasons else ""
         why = _why_not_looked_at(layer) if isinstance(layer, nn.Embedding) else _NOT_TRACED
         reason = ", ".join(changes) + own if changes else reasons.get(name, why)
-        reports.append(LayerReport(name, type(layer).__name__, bool(changes), reason))
+        reports.append(LayerReport(shown(name), type(layer).__name__, bool(changes), reason))
     return tuple(reports)
 
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from workbench.compress.names import shown
+
 Tie = tuple[tuple[str, str], ...]
 """The layers that share a parameter, each with its own name for it: ``(("embed", "weight"), ("head", "weight"))``."""
 
@@ -36,7 +38,7 @@ def tie_again(module: nn.Module, ties: Sequence[Tie]) -> None:
 
 def tie_words(tie: Tie) -> str:
     """Return the names of the layers of a tie: ``"embed and head"``."""
-    return " and ".join(name or "(model)" for name, _ in tie)
+    return " and ".join(shown(name) for name, _ in tie)
 
 
 def _is_one(module: nn.Module, tie: Tie) -> bool:

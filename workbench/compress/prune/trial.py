@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from workbench.compress.prune.ties import find_ties, tie_again, tie_words, torn
 from workbench.tasks.trees import Tree, call_model, leaves
@@ -135,8 +136,8 @@ def _failure(module: nn.Module, cuts: Sequence[Cut], example: Tree) -> str | Non
     original = _run(trial, example)
     try:
         graph = dependency_graph(trial, example)
-        comparable = _silence_all(graph, trial, cuts)
-        silent = _run(trial, example)
+        with _silenced(graph, trial, cuts):
+            silent = _run(trial, example)
         for cut in cuts:
             group = _pruning_group(graph, trial, cut)
             if not graph.check_pruning_group(group):
@@ -149,46 +150,65 @@ def _failure(module: nn.Module, cuts: Sequence[Cut], example: Tree) -> str | Non
         outputs = _run(trial, example)
     except Exception as error:  # noqa: BLE001 - whatever a forward with a fixed size raises is the answer
         return f"the model's forward fails without its channels ({type(error).__name__}: {_first_line(error)})"
-    return _difference(original, silent if comparable else None, outputs)
+    return _difference(original, silent, outputs)
 
 
 def _difference(
-    original: Sequence[torch.Tensor], silent: Sequence[torch.Tensor] | None, outputs: Sequence[torch.Tensor]
+    original: Sequence[torch.Tensor], silent: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]
 ) -> str | None:
     if [o.shape for o in original] != [o.shape for o in outputs]:
         return "the model's outputs change their shape without its channels"
     if not all(bool(o.isfinite().all()) for o in outputs if o.is_floating_point()):
         return "the model gives NaN or infinity without its channels"
-    for want, got in zip(silent or (), outputs, strict=bool(silent)):
+    for want, got in zip(silent, outputs, strict=True):
         if want.is_floating_point() and bool((want - got).abs().max() > _TOLERANCE * want.abs().max() + 1e-6):
             return "a fixed reshape or padding in forward mixes its channels up: the outputs would be wrong"
     return None
 
 
-def _silence_all(graph: Any, module: nn.Module, cuts: Sequence[Cut]) -> bool:
-    comparable = True
+@contextmanager
+def _silenced(graph: Any, module: nn.Module, cuts: Sequence[Cut]) -> Iterator[None]:
+    """Set the channels' producers to zero, and let group norms, for as long as this lasts, not count the channels."""
+    quiet: dict[nn.GroupNorm, set[int]] = {}
     for cut in cuts:
         for dep, channels in _pruning_group(graph, module, cut):
-            comparable &= _silence(graph, dep, channels)
-    return comparable
+            _silence(graph, dep, channels)
+            if isinstance(dep.target.module, nn.GroupNorm):
+                quiet.setdefault(dep.target.module, set()).update(channels)
+    hooks = [layer.register_forward_hook(_without(channels)) for layer, channels in quiet.items()]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
-def _silence(graph: Any, dep: Any, channels: Sequence[int]) -> bool:
-    """Set the channels' producers to zero; return whether the outputs may then be compared."""
+def _without(channels: set[int]) -> Callable[[nn.GroupNorm, tuple[torch.Tensor], torch.Tensor], torch.Tensor]:
+    """Return a hook that normalises the other channels alone, as a group norm does once these are gone."""
+
+    def normalise(layer: nn.GroupNorm, given: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
+        kept = torch.tensor([place for place in range(layer.num_channels) if place not in channels])
+        weight, bias = (None if p is None else p[kept] for p in (layer.weight, layer.bias))
+        silent = torch.zeros_like(output)
+        silent[:, kept] = functional.group_norm(given[0][:, kept], layer.num_groups, weight, bias, layer.eps)
+        return silent
+
+    return normalise
+
+
+def _silence(graph: Any, dep: Any, channels: Sequence[int]) -> None:
     layer = dep.target.module
     index = torch.as_tensor(channels)
     if isinstance(layer, nn.Parameter):
         layer.data.index_fill_(dep.target.pruning_dim, index, 0.0)
-        return True
+        return
     if not graph.is_out_channel_pruning_fn(dep.handler) or not isinstance(getattr(layer, "weight", None), nn.Parameter):
-        return True
+        return
     along = 1 if getattr(layer, "transposed", False) or isinstance(layer, nn.Embedding) else 0
     if not isinstance(layer, nn.PReLU):
         layer.weight.data.index_fill_(along, index, 0.0)
     if isinstance(getattr(layer, "bias", None), nn.Parameter):
         layer.bias.data.index_fill_(0, index, 0.0)
-    # Group norm takes its statistics over silent channels too, so the outputs rightly differ.
-    return not isinstance(layer, nn.GroupNorm)
 
 
 def _pruning_group(graph: Any, module: nn.Module, cut: Cut) -> Any:

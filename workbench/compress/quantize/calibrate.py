@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch.fx import GraphModule
 
 from workbench.compress.apply import Work
+from workbench.compress.program import copied
 from workbench.compress.quantize.annotate import Touch
 from workbench.compress.quantize.quiet import quiet_torchao
 from workbench.compress.quantize.specs import Scheme, make_quantizer
@@ -61,7 +61,7 @@ def quantized_copy(
     graph: GraphModule, work: Work, scheme: Scheme, excluded: Mapping[str, str]
 ) -> tuple[GraphModule, list[Touch]]:
     """Return a calibrated and converted copy of ``graph``, and which layers it quantizes."""
-    prepared, touches = prepare(copy.deepcopy(graph), scheme, excluded, training=False)
+    prepared, touches = prepare(copied(graph), scheme, excluded, training=False)
     calibrate(prepared, work, scheme)
     return convert(prepared), touches
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
+from workbench.compress.outputs import noise_share
 from workbench.compress.quantize.annotate import weighted_nodes
 from workbench.compress.quantize.walk import stored, walk
 from workbench.tasks.trees import Tree
@@ -71,10 +72,8 @@ def _value(graph: GraphModule, item: Any, known: dict[str, Any]) -> Any:
 
 
 def _sqnr(wanted: Sequence[torch.Tensor], got: Sequence[torch.Tensor]) -> float:
-    pairs = [(a.double(), b.double()) for a, b in zip(wanted, got, strict=True) if a.is_floating_point()]
-    signal = sum(float(a.square().sum()) for a, _ in pairs)
-    noise = sum(float((a - b).square().sum()) for a, b in pairs)
-    return math.inf if noise == 0 else 10 * math.log10(max(signal, 1e-300) / noise)
+    noise = noise_share(wanted, got)
+    return math.inf if noise == 0 else -10 * math.log10(noise)
 
 
 def fewest(count: int, holds: Callable[[int], bool]) -> int:

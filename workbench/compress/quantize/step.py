@@ -13,7 +13,8 @@ from torch.fx import GraphModule
 
 from workbench.compress.apply import Handler, Outcome, Work
 from workbench.compress.lesson import Lesson
-from workbench.compress.names import excluded_names, holds_matrix
+from workbench.compress.names import excluded_names, holds_matrix, shown
+from workbench.compress.program import copied
 from workbench.compress.quantize.annotate import Touch
 from workbench.compress.quantize.biases import correct_biases
 from workbench.compress.quantize.calibrate import calibrate, convert, prepare, quality_of, quantized_copy, samples
@@ -53,7 +54,7 @@ def quantize(step: Quantize, work: Work) -> Outcome:
         excluded |= kept
         said.append(ranked)
         notes.append(note)
-    plain = copy.deepcopy(graph) if step.bias_correction else None
+    plain = copied(graph) if step.bias_correction else None
     converted, touches, trained = _round(graph, step, work, scheme, excluded)
     if plain is not None:
         work.progress(Progress("quantize", 0, 1, "correcting biases"))
@@ -161,9 +162,9 @@ def report_layers(module: torch.nn.Module, touches: list[Touch]) -> tuple[LayerR
         told |= mine
         if mine:
             touch = found[min(mine)]
-            reports.append(LayerReport(own[0], type(layer).__name__, touch.touched, touch.reason))
+            reports.append(LayerReport(shown(own[0]), type(layer).__name__, touch.touched, touch.reason))
         elif holds_matrix(layer):
-            reports.append(LayerReport(own[0], type(layer).__name__, False, _why_untouched(layer)))
+            reports.append(LayerReport(shown(own[0]), type(layer).__name__, False, _why_untouched(layer)))
     reports += [LayerReport(t.name, "function", t.touched, t.reason) for t in touches if t.name not in told]
     return tuple(reports)
 
@@ -174,5 +175,5 @@ def _why_untouched(layer: torch.nn.Module) -> str:
     if isinstance(layer, torch.nn.RNNBase):
         return "recurrent: one operator multiplies by its weights step by step, and rounds none of them"
     if isinstance(layer, torch.nn.modules.conv._ConvTransposeNd):
-        return "transposed convolutions have no int8 kernel in ONNX Runtime"
+        return "a transposed convolution: stays in float in every mode, since ONNX Runtime has no int8 kernel for it"
     return "not a convolution or Linear that the captured graph calls with its weight"

@@ -101,7 +101,7 @@ class PruneProbe(Probe):
 
     def step_with(self, values: Mapping[str, float], layers: Sequence[str]) -> Step:
         ratios = ("*=0", *(f"{name}={value:g}" for name, value in values.items()))
-        # every layer has a ratio of its own: the common one only stands in the label
+        # every layer has a ratio of its own: the common one only stands in the label, beside "by layer"
         common = sum(values.values()) / len(layers) if values else min(self.settings)
         changes = {"ratio": round(common, 2) or min(self.settings), "ratios": ratios}
         step: Step = self.step.replace(of="channels", scope="local", **changes)

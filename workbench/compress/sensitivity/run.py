@@ -14,6 +14,7 @@ from torch import nn
 
 from workbench.compress.apply import Outcome, Work, carry_out
 from workbench.compress.names import matches, no_match
+from workbench.compress.outputs import noise_share
 from workbench.compress.sensitivity.probe import PROBES, Probe
 from workbench.compress.sensitivity.table import Cell, Sensitivity
 from workbench.compress.steps import Step, step_to_dict
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from workbench.tasks.task import Task
 
 MEASURES = ("quality", "sqnr_db")
-_FORMAT = 2
+_FORMAT = 3
 _LIBRARIES = ("torch", "torchao", "torch-pruning", "inference-workbench")
 
 
@@ -264,10 +265,7 @@ class _Run:
             return self.task.evaluate(lambda inputs: predict_with(module, inputs), split="validation")
         if self._reference is None:
             self._reference = self._outputs(self.module)
-        pairs = list(zip(leaves(self._reference), leaves(self._outputs(module)), strict=True))
-        signal = sum(float(a.double().square().sum()) for a, _ in pairs)
-        noise = sum(float((a.double() - b.double()).square().sum()) for a, b in pairs)
-        return noise / max(signal, 1e-300)
+        return noise_share(leaves(self._reference), leaves(self._outputs(module)))
 
     def _outputs(self, module: nn.Module) -> Tree:
         return self.task.outputs(lambda inputs: predict_with(module, inputs), "calibration")

@@ -26,9 +26,10 @@ _COSTS = ("macs", "params", "size")
 class Cell:
     """One layer at one setting, all others as they are.
 
-    ``value`` is the quality, or with ``sqnr_db`` the share of the error in the energy of the outputs; None where the
-    setting does not exist for the layer, and ``note`` says why. ``params``, ``macs`` and ``size`` (bits of all
-    weights) are shares of the float model's. ``members`` are the layers that change together.
+    ``value`` is the quality, or with ``sqnr_db`` the share of the error in the energy of the outputs (of several, the
+    mean of each one's share); None where the setting does not exist for the layer, and ``note`` says why. ``params``,
+    ``macs`` and ``size`` (bits of all weights) are shares of the float model's. ``members`` are the layers that change
+    together.
     """
 
     layer: str

@@ -14,7 +14,7 @@ from torch.optim.optimizer import Optimizer
 from workbench.compress.apply import Outcome, Work
 from workbench.compress.distill import recover
 from workbench.compress.gradients import gather_gradients
-from workbench.compress.names import holds_matrix, left_out
+from workbench.compress.names import holds_matrix, left_out, shown
 from workbench.compress.outputs import answering_layers
 from workbench.compress.schedule import share_due
 from workbench.compress.sparsify.blocks import (
@@ -172,12 +172,12 @@ def _report(module: nn.Module, state: _Work) -> tuple[LayerReport, ...]:
     reports = []
     for name, layer in module.named_modules():
         if name in state.reasons:
-            reports.append(LayerReport(name or "(model)", type(layer).__name__, False, state.reasons[name]))
+            reports.append(LayerReport(shown(name), type(layer).__name__, False, state.reasons[name]))
         elif name in state.layers:
             weight = layer.get_parameter("weight")
             zeros = int((weight == 0).sum())
             reason = f"{zeros:,} of {weight.numel():,} weights are zero ({zeros / weight.numel():.1%})"
-            reports.append(LayerReport(name or "(model)", type(layer).__name__, True, reason))
+            reports.append(LayerReport(shown(name), type(layer).__name__, True, reason))
     return tuple(reports)
 
 

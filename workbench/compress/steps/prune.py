@@ -156,7 +156,8 @@ class Prune(Step):
     def label(self) -> str:
         """A few words for tables and charts."""
         share = f"{self.ratio:g}" if self.of == "channels" else f"{self.ratio:g} {self.of}"
-        return f"prune {share}" + ("" if self.scope == "local" else f" {self.scope}")
+        by_layer = " by layer" if "*=0" in self.ratios else ""
+        return f"prune {share}{by_layer}" + ("" if self.scope == "local" else f" {self.scope}")
 
 
 PRUNE_BY_LOSS = ("taylor", "hessian")
