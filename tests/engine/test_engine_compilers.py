@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import types
 import warnings
 
 import numpy as np
@@ -23,6 +24,18 @@ COMPILERS = [
     pytest.param(name, marks=[pytest.mark.skipif(name in MISSING, reason=str(MISSING.get(name)))])
     for name in ("torchscript", "torch-compile", "aot-inductor")
 ]
+CODE = """
+import torch
+from torch.nn import functional as F
+def twice(x):
+    return F.relu(x) * 2
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(6, 4)
+    def forward(self, x):
+        return F.gelu(twice(self.linear(x)))
+"""
 GENERATOR = torch.Generator().manual_seed(3)
 ROWS = torch.randn(20, 6, generator=GENERATOR)
 INPUTS = {
@@ -161,6 +174,16 @@ def test_modes_of_torch_compile(mode):
         check(engine, variant(Pair), INPUTS[Pair], (1,))
         said = any("the same as 'default'" in note for note in engine.notes)
         assert said == (mode == "reduce-overhead" and not torch.cuda.is_available())
+
+
+@pytest.mark.skipif("torch-compile" in MISSING, reason=str(MISSING.get("torch-compile")))
+def test_torch_compile_runs_code_whose_module_is_not_there():
+    """A study's process gets a task's code by cloudpickle: the file it came from is no module there."""
+    module = types.ModuleType("a_file_elsewhere")
+    exec(CODE, vars(module))
+    made = make_variant(module.Net, ROWS)
+    with Engine.from_variant(made, backend="torch-compile", batch_size=2) as engine:
+        check(engine, made, ROWS, (2, 3))
 
 
 def test_auto_measures_only_the_candidates():

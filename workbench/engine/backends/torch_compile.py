@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
+import types
 from typing import Any
 
 from workbench.core.errors import EngineError
@@ -44,6 +46,7 @@ class CompiledSession(TorchSession):
         if config.compile_mode == "reduce-overhead" and self.device == "cpu":
             self.notes = (*self.notes, _NO_GRAPHS)
         flat = FlatModule(self._module, source.io)
+        _own_scopes(flat)
         options = {**torch._inductor.list_mode_options(config.compile_mode), **inductor_options(source, self.device)}
         # Lengths that are open beside the batch must not count as a new size each.
         open_lengths = any(None in spec.shape for spec in source.io.inputs)
@@ -90,6 +93,24 @@ class CompiledSession(TorchSession):
         """Free the compiled code too."""
         super().close()
         self._fixed = self._other = self._each = None  # type: ignore[assignment]
+
+
+def _own_scopes(flat: Any) -> None:
+    """Let torch look names up where the code that came by cloudpickle has them, as a study's processes get it.
+
+    torch imports the module that such code names, but no such module is there, or a ``__main__`` that is another.
+    """
+    left = [f for part in flat.modules() for kind in type(part).__mro__ for f in vars(kind).values()]
+    seen: set[int] = set()
+    while left:
+        scope = getattr(left.pop(), "__globals__", None)
+        if scope is None or id(scope) in seen:
+            continue
+        seen.add(id(scope))
+        module = sys.modules.get(scope.get("__name__", ""))
+        if module is None or vars(module) is not scope:
+            scope.pop("__name__", None)
+            left += [value for value in scope.values() if isinstance(value, types.FunctionType)]
 
 
 def _compiled(torch: Any, flat: Any, options: dict[str, Any], *, dynamic: bool | None) -> Any:
