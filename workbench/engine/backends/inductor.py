@@ -11,7 +11,10 @@ from typing import Any
 from workbench.engine.backends.base import Availability, ModelSource, first_line
 from workbench.engine.backends.torch_session import torch_status
 
-_COMPILERS = {"darwin": ("clang++", "xcode-select --install"), "win32": ("cl", "winget install BuildTools")}
+_COMPILERS = {
+    "darwin": ("clang++", "xcode-select --install"),
+    "win32": ("cl", "winget install Microsoft.VisualStudio.2022.BuildTools"),
+}
 _LINUX = ("g++", "sudo apt-get install g++")
 
 
@@ -36,6 +39,6 @@ def inductor_options(source: ModelSource, device: str) -> dict[str, Any]:
     """Return the options of Inductor for a model: weights frozen into the code, on the CPU and for float models.
 
     Its integer kernels are what freezing would take for a quantized model. They are wrong on CPUs without VNNI, and
-    the convolutions fail to compile on others (torch 2.13), so such a model is computed as it is simulated.
+    failed to compile on one with it (torch 2.13), so such a model is computed as it is simulated.
     """
     return {"freezing": device == "cpu" and not source.quantized}
