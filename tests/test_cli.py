@@ -55,13 +55,19 @@ def test_doctor_as_json_and_as_text(capsys: Any) -> None:
     found = json.loads(out)
     assert code == 0
     assert {"machine", "int8_dot", "int8", "default_threads", "fingerprint", "libraries", "backends"} <= set(found)
-    assert {b["name"] for b in found["backends"]} == {"torch-eager", "onnxruntime", "openvino"}
-    assert all(b["available"] and b["version"] for b in found["backends"])
+    backends = {b["name"]: b for b in found["backends"]}
+    assert list(backends)[:3] == ["torch-eager", "onnxruntime", "openvino"]
+    assert {"torch-compile", "torchscript", "aot-inductor"} <= set(backends)
+    assert all(b["available"] and b["version"] for b in found["backends"][:3])
+    assert backends["openvino"]["capabilities"]["precisions"] == ["float32", "int8"]
     assert found["machine"]["cores_allowed"] >= found["default_threads"] >= 1
     code, out, _ = run(capsys, "doctor")
     assert code == 0
     for words in ("cores", "allowed here", "int8", "GPU", "openvino", found["libraries"]["torch"]):
         assert words in out
+    lines = [line for line in out.splitlines() if "  available  " in line]
+    assert len({line.index("threads per") for line in lines}) == 1  # they stand in columns
+    assert max(map(len, lines)) <= 100
 
 
 def test_doctor_says_how_to_get_what_is_missing() -> None:

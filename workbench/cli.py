@@ -112,7 +112,7 @@ def _add_study(commands: Any) -> None:
     )
     command.add_argument("--storage", required=True, help="database URL, such as sqlite:///studies.db")
     command.add_argument("--recipes", type=Path, help="JSON file with a list of recipes; without it the default ones")
-    command.add_argument("--backends", nargs="+", help="such as torch-eager onnxruntime openvino; default: all here")
+    command.add_argument("--backends", nargs="+", help="such as torch-eager onnxruntime openvino; default: these three")
     command.add_argument("--batch-sizes", nargs="+", type=_positive, default=[1, 8, 32], metavar="N")
     command.add_argument("--threads", type=_positive, help="CPU threads of every engine")
     command.add_argument("--budget-s", type=float, help="seconds for the whole; training lengths follow it")

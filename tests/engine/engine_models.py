@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from workbench.compress.recipe import Recipe
 from workbench.compress.variant import Variant, count_params
+from workbench.export.io import input_leaves
 from workbench.tasks.task import Task
 
 
@@ -52,6 +53,50 @@ class Branches(nn.Module):
         return x * self.scale if self.scale.sum() > 0 else -x
 
 
+class Pair(nn.Module):
+    """Two tensors in, a tuple of two out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = self.first(left + right).relu()
+        return self.second(hidden), hidden
+
+
+class Signed(nn.Module):
+    """Branches on the values of its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x) if x.sum() > 0 else -2 * self.linear(x)
+
+
+class Sized(nn.Module):
+    """Computes with the batch size as a plain number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = float(int(x.shape[0]))
+        return self.linear(x) + size - size
+
+
+class Encoder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x).mean(1)
+
+
 class Same(nn.Module):
     """Gives its input back: the same memory."""
 
@@ -65,7 +110,7 @@ def make_variant(cls: type[nn.Module], inputs: object) -> Variant:
             torch.manual_seed(11)
             return cls().eval()
 
-    first = inputs if isinstance(inputs, Tensor) else next(iter(inputs.values()))
+    first = input_leaves(inputs)[0]
     targets = torch.zeros(len(first), dtype=torch.long)
     task = Task(
         name=cls.__name__.lower(),

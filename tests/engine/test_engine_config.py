@@ -7,8 +7,7 @@ import pytest
 from workbench.core.config import from_dict
 from workbench.core.errors import ConfigError
 from workbench.engine import InferenceConfig, OptimizedInferenceEngine, QuantizationConfig
-from workbench.engine.backends import BACKENDS, backend_status, get_backend, require_backend
-from workbench.engine.config import BACKEND_NAMES
+from workbench.engine.backends import BACKENDS, DEFAULT_BACKENDS, backend_status, get_backend, require_backend
 
 
 @pytest.mark.parametrize(
@@ -21,6 +20,13 @@ from workbench.engine.config import BACKEND_NAMES
         ({"tolerance": 0.0}, "tolerance must be above 0"),
         ({"quantization": 8}, "quantization must be QuantizationConfig or None"),
         ({"backend": "torch-eager", "quantization": QuantizationConfig()}, "has no weight-only int8"),
+        ({"backend": "torchscript", "quantization": QuantizationConfig()}, "'torchscript' has no weight-only int8"),
+        ({"candidates": ()}, "candidates is empty"),
+        ({"candidates": ("openvno",)}, "Did you mean 'openvino'"),
+        ({"backend": "openvino", "candidates": ("openvino",)}, "candidates would do nothing"),
+        ({"backend": "openvino", "compile_mode": "max-autotune"}, "compile_mode='max-autotune' would do nothing"),
+        ({"compile_mode": "max-autotune"}, "torch-eager onnxruntime openvino was asked for"),
+        ({"backend": "torch-compile", "compile_mode": "max"}, "Allowed: default, max-autotune, reduce-overhead"),
     ],
 )
 def test_wrong_options_are_refused_when_the_config_is_made(options, words):
@@ -60,8 +66,9 @@ def test_an_engine_needs_a_model(images):
 
 
 def test_every_backend_says_whether_it_runs_here():
-    assert tuple(BACKENDS) == BACKEND_NAMES
-    for status in backend_status():
+    assert tuple(BACKENDS)[:3] == DEFAULT_BACKENDS
+    assert [status.name for status in backend_status(["openvino"])] == ["openvino"]
+    for status in backend_status(DEFAULT_BACKENDS):
         assert status.available and status.version, status.reason
         assert set(status.to_dict()) == {"name", "available", "version", "reason", "how"}
     with pytest.raises(ConfigError, match="Unknown backend 'tensort'"):

@@ -19,7 +19,7 @@ from workbench.compress.quantize.modes import MODES, mode_of, mode_of_recipe, re
 from workbench.compress.variant import Variant
 from workbench.core.errors import EngineError
 from workbench.engine import OptimizedInferenceEngine
-from workbench.engine.backends import BACKENDS
+from workbench.engine.backends import BACKENDS, get_backend
 from workbench.engine.backends.openvino_ import import_openvino
 from workbench.tasks.task import Task
 
@@ -38,6 +38,8 @@ OPTIONS = {
     "onnxruntime": {"route": "onnxruntime"},
     "nncf": {"route": "nncf"},
 }
+COMPILERS = ("torch-compile", "aot-inductor")
+"""They take some ten seconds for each model: one mode of them is in the fast tier."""
 RUNS = [(mode, engine) for mode in MODES for engine in BACKENDS if engine not in MODES[mode]]
 REFUSED = [(mode, engine) for mode in MODES for engine in MODES[mode]]
 TOLERANCE = 0.03
@@ -102,12 +104,19 @@ def test_every_mode_has_options_here_and_a_label_of_its_own() -> None:
     assert mode_of_recipe(Recipe().to_dict()) is None
 
 
-@pytest.mark.parametrize(("mode", "engine"), RUNS)
+def run(mode: str, engine: str):
+    late = engine in COMPILERS and mode != "static"
+    return pytest.param(mode, engine, marks=[pytest.mark.slow] if late else [])
+
+
+@pytest.mark.parametrize(("mode", "engine"), [run(mode, engine) for mode, engine in RUNS])
 def test_outputs_are_those_that_torch_simulates(mode: str, engine: str) -> None:
     x = task().examples(8)
     wanted = variant(mode).predict(x).numpy()
     with OptimizedInferenceEngine.from_variant(variant(mode), backend=engine, batch_size=8) as loaded:
         got = loaded.predict(x.numpy()).result
+        simulated = "int8" not in get_backend(engine).capabilities.precisions
+        assert any("simulated int8" in note for note in loaded.notes) == simulated
     assert np.abs(got - wanted).max() <= TOLERANCE * np.ptp(wanted)
     whole = build()(x).detach().numpy()
     limit = 0.25 if "4-bit" in mode or mode in ("onnxruntime", "nncf") else 0.06

@@ -164,7 +164,10 @@ def test_bad_arguments_are_answered_before_work_starts(ran, started, arguments, 
 @pytest.mark.parametrize(
     ("step", "words"),
     [
-        (wb.Prune(of="latency", engine="tpu"), "Unknown backend 'tpu'. Allowed: onnxruntime, openvino, torch-eager"),
+        (
+            wb.Prune(of="latency", engine="tpu"),
+            "Unknown backend 'tpu'. Allowed: aot-inductor, onnxruntime, openvino, torch",
+        ),
         (wb.Distill(teacher="there/is/none.py:teacher"), "There is no model file"),
         (wb.Distill(teacher="math:no_such"), "no_such"),
         (wb.Distill(features=("no.such.layer",)), "no.such.layer"),

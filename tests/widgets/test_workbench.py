@@ -27,7 +27,7 @@ ENGINES = [
 def _quick(monkeypatch: pytest.MonkeyPatch, fakes) -> None:
     monkeypatch.setattr(runner, "TICK_S", 0.02)
     monkeypatch.setattr(panel_module, "default_recipes", lambda budget_s: fakes.RECIPES)
-    monkeypatch.setattr(panel_module, "backend_status", lambda: ENGINES)
+    monkeypatch.setattr(panel_module, "backend_status", lambda names: ENGINES)
     monkeypatch.setattr(view, "chart_png", lambda rows, size, limit: f"{size} {len(rows)} {limit}".encode())
 
 

@@ -9,8 +9,9 @@ from typing import Any
 
 from workbench.core.config import Config, from_dict, option
 from workbench.core.errors import ConfigError
+from workbench.engine.names import DEFAULT_BACKENDS, MODULE_BACKENDS, is_backend, unknown_backend
 
-BACKEND_NAMES = ("torch-eager", "onnxruntime", "openvino")
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,13 +56,19 @@ class InferenceConfig(Config):
     """
 
     model_path: str | None = option(None, "An ONNX file or an artefact's folder.")
-    backend: str = option("auto", "The runtime; auto measures those available.", choices=("auto", *BACKEND_NAMES))
+    backend: str = option("auto", "The runtime; auto measures the candidates and takes the fastest.")
+    candidates: tuple[str, ...] = option(
+        DEFAULT_BACKENDS, "What auto measures; torch-compile and aot-inductor take minutes to load.", advanced=True
+    )
     use_gpu: bool = option(False, "Run on a GPU where the backend has one; else on the CPU, with a note.")
     batch_size: int = option(
-        1, "Samples in one call: predict_batch groups by it, OpenVINO compiles for it.", minimum=1, unit="samples"
+        1, "Samples in one call: predict_batch groups by it, compilers compile for it.", minimum=1, unit="samples"
     )
     threads: int | None = option(
         None, "Threads of one call; None: the physical cores this process may use.", minimum=1, unit="threads"
+    )
+    compile_mode: str = option(
+        "default", "How hard torch-compile tries, which costs time at loading.", choices=COMPILE_MODES, advanced=True
     )
     quantization: QuantizationConfig | None = option(None, "Weight-only quantization of a float model.")
     verify: bool = option(True, "Compare outputs with the reference when the engine is loaded.", advanced=True)
@@ -77,11 +84,31 @@ class InferenceConfig(Config):
         if isinstance(path, os.PathLike):
             object.__setattr__(self, "model_path", os.fspath(path))
         super().__post_init__()
-        if self.quantization is not None and self.backend == "torch-eager":
+        self._check_backends()
+        if self.quantization is not None and self.backend in MODULE_BACKENDS:
             raise ConfigError(
-                "Backend 'torch-eager' has no weight-only int8: InferenceConfig.quantization needs the backend "
-                'onnxruntime, openvino or auto. Recipe(Quantize(bits=8, activations="none")) runs on all three.'
+                f"Backend {self.backend!r} has no weight-only int8: InferenceConfig.quantization needs the backend "
+                'onnxruntime, openvino or auto. Recipe(Quantize(bits=8, activations="none")) runs on all of them.'
             )
+        runs = self.candidates if self.backend == "auto" else (self.backend,)
+        if self.compile_mode != "default" and "torch-compile" not in runs:
+            raise ConfigError(
+                f"InferenceConfig.compile_mode={self.compile_mode!r} would do nothing: it is for the backend "
+                f"torch-compile, and {' '.join(runs)} was asked for. Leave it at 'default'."
+            )
+
+    def _check_backends(self) -> None:
+        if not self.candidates:
+            raise ConfigError(
+                f"InferenceConfig.candidates is empty: name at least one backend, such as {DEFAULT_BACKENDS!r}."
+            )
+        if self.backend != "auto" and self.candidates != DEFAULT_BACKENDS:
+            raise ConfigError(
+                f"InferenceConfig.candidates would do nothing with backend={self.backend!r}: it is for backend='auto'."
+            )
+        for name in self.candidates if self.backend == "auto" else (self.backend,):
+            if not is_backend(name):
+                raise ConfigError(f"InferenceConfig: {unknown_backend(name)} Or 'auto', which measures several.")
 
 
 def config_of(options: Mapping[str, Any]) -> InferenceConfig:

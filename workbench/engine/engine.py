@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 from workbench.artifact.artifact import Artifact, open_artifact
 from workbench.artifact.reference import Arrays
 from workbench.core.errors import ConfigError, EngineError, InputError
+from workbench.engine.backends import takes_onnx
 from workbench.engine.backends.base import ModelSource, Session, first_line
 from workbench.engine.batching import pad, run_in_batches
 from workbench.engine.checks import quality_notes, verify
@@ -80,8 +81,7 @@ class OptimizedInferenceEngine:
     def from_variant(cls, variant: Variant, **options: Any) -> Self:
         """Return an initialized engine for a variant; ``options`` are those of :class:`InferenceConfig`.
 
-        torch eager runs a copy of the variant's module; other backends run an export of it, which is made once
-        and kept while the variant lives.
+        torch's backends run a copy of the module, others an export that is made once and kept while the variant lives.
 
         Raises
         ------
@@ -91,7 +91,7 @@ class OptimizedInferenceEngine:
             If outputs are too far from torch's.
         """
         config = config_of(options)
-        source = source_from_variant(variant, onnx=config.backend != "torch-eager", batch=config.batch_size)
+        source = source_from_variant(variant, onnx=takes_onnx(config.backend), batch=config.batch_size)
         return cls(config, source=source).initialize()
 
     @classmethod
@@ -105,7 +105,7 @@ class OptimizedInferenceEngine:
     ) -> Self:
         """Return an initialized engine for an artefact or its folder.
 
-        ``build`` (the task's) and ``trust`` are needed for torch eager only:
+        ``build`` (the task's) and ``trust`` are needed for the backends of torch only:
         see :func:`workbench.artifact.load.load_module`. Raises as :meth:`from_variant`, and ArtifactError.
         """
         config = config_of(options)

@@ -1,4 +1,10 @@
-"""backend="auto": measure the backends that can run the model here, and take the fastest that gives its outputs."""
+"""backend="auto": measure the backends that can run the model here, and take the fastest that gives its outputs.
+
+Measured are torch-eager, onnxruntime and openvino, which load in about a second each, for ``TOTAL_S`` seconds at most.
+torch-compile and aot-inductor call a C++ compiler for every part of a model, which takes from ten seconds to minutes
+and cannot be cut short, and torchscript is deprecated: auto takes them in only where ``InferenceConfig.candidates``
+names them.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +16,7 @@ import time
 from workbench.artifact.reference import Arrays
 from workbench.compress.quantize.modes import refusal
 from workbench.core.errors import EngineError, WorkbenchError
-from workbench.engine.backends import BACKENDS, require_backend
+from workbench.engine.backends import require_backend
 from workbench.engine.backends.base import ModelSource, Session
 from workbench.engine.checks import verify
 from workbench.engine.config import InferenceConfig
@@ -66,7 +72,7 @@ def load(name: str, source: ModelSource, config: InferenceConfig) -> tuple[Sessi
 
 
 def choose(source: ModelSource, config: InferenceConfig) -> Choice:
-    """Load the model in every backend, measure them by turns and return the fastest that agrees, with the table.
+    """Load the model in every candidate, measure them by turns and return the fastest that agrees, with the table.
 
     Raises
     ------
@@ -90,7 +96,7 @@ def choose(source: ModelSource, config: InferenceConfig) -> Choice:
 def _load_all(source: ModelSource, config: InferenceConfig) -> tuple[dict[str, Choice], list[Candidate]]:
     loaded: dict[str, Choice] = {}
     left_out: list[Candidate] = []
-    for name in BACKENDS:
+    for name in dict.fromkeys(config.candidates):
         try:
             session, seconds = load(name, source, config)
         except WorkbenchError as error:

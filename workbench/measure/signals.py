@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from workbench.core.errors import ConfigError
+from workbench.engine.backends import takes_onnx
 from workbench.engine.backends.base import ModelSource, Session, require_onnx
 from workbench.engine.config import InferenceConfig
 from workbench.engine.selection import load
@@ -56,8 +57,8 @@ def layer_signals(
     ExportError, EngineError
         If a variant has no ONNX file, or the engine cannot load one with more outputs.
     """
-    if config.backend == "torch-eager":
-        words = "no layers: torch eager runs a module, and values are read from ONNX files; name another engine"
+    if not takes_onnx(config.backend):
+        words = f"no layers: {config.backend} runs a module, and values are read from ONNX files; name another engine"
         return Signals((), (), (words,))
     sources = [source_from_variant(variant, onnx=True, batch=config.batch_size) for variant in variants]
     first, second = (

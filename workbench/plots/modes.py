@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from workbench.compress.quantize.modes import mode_of, refusal
 from workbench.compress.steps import Quantize
 from workbench.core.stats import bootstrap_drop
-from workbench.engine.backends import BACKENDS
+from workbench.engine.names import DEFAULT_BACKENDS
 from workbench.measure.signals import sqnr_db
 from workbench.plots import style
 from workbench.plots.canvas import TEXT, axes_or_new, figure_of, new_figure, plural, say, title
@@ -49,7 +49,7 @@ def quantize_modes_data(variants: Mapping[str, Variant], original: Variant) -> p
     """
     wanted = _outputs(original)
     rows = [_row(name, variant, original, wanted) for name, variant in {"float": original, **variants}.items()]
-    frame = pd.DataFrame(rows, columns=[*MODE_COLUMNS, *BACKENDS])
+    frame = pd.DataFrame(rows, columns=[*MODE_COLUMNS, *DEFAULT_BACKENDS])
     return frame.sort_values(["size_kib", "sqnr_db"], ascending=False, kind="stable", ignore_index=True)
 
 
@@ -67,7 +67,7 @@ def _row(name: str, variant: Variant, original: Variant, wanted: Any) -> dict[st
         "drop_points": 100 * (original.quality - variant.quality),
         "drop_low": 100 * low,
         "drop_high": 100 * high,
-        **{engine: refusal(mode, engine) or "" for engine in BACKENDS},
+        **{engine: refusal(mode, engine) or "" for engine in DEFAULT_BACKENDS},
     }
 
 
@@ -175,12 +175,12 @@ def _draw_drops(ax: Axes, frame: pd.DataFrame) -> None:
 
 
 def _draw_engines(ax: Axes, frame: pd.DataFrame) -> None:
-    for column, engine in enumerate(BACKENDS):
+    for column, engine in enumerate(DEFAULT_BACKENDS):
         runs = [not reason for reason in frame[engine]]
         for place, fine in enumerate(runs):
             colour, marker = (style.GOOD, "o") if fine else (style.BAD, "x")
             ax.plot(column, place, color=colour, marker=marker, markersize=6, linestyle="none")
-    words = [style.backend(engine).word for engine in BACKENDS]
+    words = [style.backend(engine).word for engine in DEFAULT_BACKENDS]
     ax.set_xticks(range(len(words)), words, fontsize=TEXT - 1, rotation=35, ha="right", rotation_mode="anchor")
     ax.set_xlim(-0.6, len(words) - 0.4)
     ax.grid(visible=False)

@@ -53,7 +53,7 @@ BACKENDS = {
     "openvino": Stroke("full", "-", "OpenVINO"),
     "torch-compile": Stroke("top", "-.", "torch.compile"),
     "torchscript": Stroke("bottom", (0, (1, 1, 4, 1)), "TorchScript"),
-    "aotinductor": Stroke("right", (0, (5, 1, 1, 1, 1, 1)), "AOTInductor"),
+    "aot-inductor": Stroke("right", (0, (5, 1, 1, 1, 1, 1)), "AOTInductor"),
     "tensorrt": Stroke("top", (0, (8, 2)), "TensorRT"),
     "litert": Stroke("bottom", (0, (3, 3)), "LiteRT"),
 }

@@ -21,7 +21,11 @@ WIDE = {"avx512f": "AVX-512", "avx2": "AVX2", "asimd": "NEON"}
 
 def examine() -> dict[str, Any]:
     """Return all of it as JSON-ready values; imports every runtime that is installed."""
-    from workbench.engine.backends import backend_status
+    from workbench.engine.backends import backend_status, capabilities_of
+
+    def capable(name: str) -> dict[str, Any] | None:
+        found = capabilities_of(name)
+        return found.to_dict() if found is not None else None
 
     machine = this_machine()
     return {
@@ -31,7 +35,7 @@ def examine() -> dict[str, Any]:
         "default_threads": default_threads(),
         "fingerprint": fingerprint_id(),
         "libraries": library_versions(FINGERPRINT_LIBRARIES),
-        "backends": [status.to_dict() for status in backend_status()],
+        "backends": [{**status.to_dict(), "capabilities": capable(status.name)} for status in backend_status()],
     }
 
 
@@ -68,16 +72,28 @@ def words(found: Mapping[str, Any]) -> str:
     }
     lines = [f"{name:<10} {value}" for name, value in facts.items()]
     lines += ["", "backends"]
-    lines += [_backend(status) for status in found["backends"]]
+    width = max(14, *(len(status["name"]) for status in found["backends"]))
+    lines += [_backend(status, width) for status in found["backends"]]
     return "\n".join(lines)
 
 
-def _backend(status: Mapping[str, Any]) -> str:
-    name = f"  {status['name']:<14}"
+def _backend(status: Mapping[str, Any], width: int) -> str:
+    name = f"  {status['name']:<{width}}"
     if status["available"]:
-        return f"{name} available   {status['version'] or ''}".rstrip()
+        version = (status["version"] or "").partition("+")[0]
+        return f"{name} available   {version:<9} {_can(status['capabilities'])}".rstrip()
     how = f" Get it: {status['how']}" if status["how"] else ""
     return f"{name} missing     {str(status['reason']).rstrip('.')}.{how}"
+
+
+def _can(found: Mapping[str, Any] | None) -> str:
+    """Return what a backend loads, where it runs and what it computes in, in columns."""
+    if found is None:
+        return ""
+    batch = "" if found["dynamic_batch"] else "  fixed batch"
+    threads = "threads not set" if found["threads"] == "none" else f"threads per {found['threads']}"
+    places, kinds = "/".join(found["devices"]), "/".join(found["precisions"])
+    return f"{'/'.join(found['formats']):<7} {places:<9} {kinds:<13} {threads}{batch}"
 
 
 def _threads(count: int) -> str:

@@ -6,8 +6,8 @@ import time
 from dataclasses import dataclass
 
 from workbench.core.config import Config, option
-from workbench.core.errors import ConfigError, unknown_name
-from workbench.engine.backends import BACKENDS
+from workbench.core.errors import ConfigError
+from workbench.engine.names import is_backend, unknown_backend
 
 DEFAULT_BUDGET_S = 1200.0
 TASK_BUDGET_S = {"digits": 200.0}
@@ -32,7 +32,7 @@ class ReportSettings(Config):
     storage: str = option("", "database URL of the study; empty: study.db in the output folder")
     budget_s: float = option(0, "seconds for the whole report; 0: 200 for digits, 1,200 for others", minimum=0)
     batch_sizes: tuple[int, ...] = option((1, 8, 32), "samples in one call; each size is measured on its own")
-    backends: tuple[str, ...] = option((), "runtimes to try; empty: all that run here")
+    backends: tuple[str, ...] = option((), "runtimes to try; empty: torch-eager, onnxruntime, openvino")
     quality_drop: float = option(0.01, "largest acceptable loss of quality, in the metric's units", minimum=0)
     threads: int = option(0, "CPU threads of every engine; 0: the physical cores allowed here", minimum=0)
     seed: int = option(0, "fixes every random choice of the recipes", minimum=0)
@@ -54,8 +54,8 @@ class ReportSettings(Config):
                 f"ReportSettings.batch_sizes must be different whole numbers of at least 1, got {list(sizes)}."
             )
         for name in self.backends:
-            if name not in BACKENDS:
-                raise ConfigError(unknown_name("backend", name, BACKENDS))
+            if not is_backend(name):
+                raise ConfigError(unknown_backend(name))
 
     @property
     def budget(self) -> float:

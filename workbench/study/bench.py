@@ -11,6 +11,7 @@ from typing import Any
 
 from workbench.core.errors import TrialFailed
 from workbench.core.stats import ratio_interval
+from workbench.engine.backends import runs_module
 from workbench.measure.timing import Rounds, Samples, interleave
 from workbench.study.child import Child, Stop
 from workbench.study.plan import Planned
@@ -60,7 +61,7 @@ class RemoteArm:
         """Load the artefact."""
         self.opened = self.child.ask(
             "open",
-            self.setup.build if self.trial.backend.startswith("torch") else b"",
+            self.setup.build if runs_module(self.trial.backend) else b"",
             artifact=str(self.setup.artifact(self.trial)),
             inputs=str(examples_folder(self.setup.inputs, self.trial.batch_size)),
             batch_size=self.trial.batch_size,

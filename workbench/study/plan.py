@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from workbench.compress.recipe import Recipe
 from workbench.core.config import short_id
-from workbench.core.errors import StudyError, unknown_name
+from workbench.core.errors import StudyError
 from workbench.core.machine import (
     FINGERPRINT_LIBRARIES,
     default_threads,
@@ -116,18 +116,19 @@ def plan_for(
     budget_s: float | None,
 ) -> Plan:
     """Return the plan of what :meth:`Study.run` was asked for, with its defaults; errors as there."""
-    from workbench.engine.backends import BACKENDS, backend_status, require_backend
+    from workbench.engine.backends import DEFAULT_BACKENDS, backend_status, require_backend
+    from workbench.engine.names import is_backend, unknown_backend
     from workbench.study.defaults import default_recipes
 
     if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
         raise StudyError(f"threads must be an integer of at least 1, or None; got {threads!r}.")
     if backends is None:
-        backends = [state.name for state in backend_status() if state.available]
+        backends = [state.name for state in backend_status(DEFAULT_BACKENDS) if state.available]
     if isinstance(backends, str) or isinstance(batch_sizes, int):
         raise StudyError("backends and batch_sizes are lists: backends=['openvino'], batch_sizes=[32].")
     for name in backends:
-        if name not in BACKENDS:
-            raise StudyError(unknown_name("backend", name, BACKENDS))
+        if not is_backend(name):
+            raise StudyError(unknown_backend(name))
         require_backend(name)
     chosen = default_recipes(budget_s) if recipes is None else recipes
     return make_plan(task_fingerprint, chosen, backends, batch_sizes, threads=threads or default_threads())
@@ -171,7 +172,9 @@ def make_plan(
     ordered = _recipes(recipes)
     chosen = tuple(dict.fromkeys(backends))
     if not chosen:
-        raise StudyError("backends is empty; give at least one, or leave it out for all that run here.")
+        raise StudyError(
+            "backends is empty; give at least one, or leave it out for torch-eager, onnxruntime and openvino."
+        )
     primary = 32 if 32 in sizes else max(sizes)
     others = tuple(sorted((s for s in sizes if s != primary), reverse=True))
     trials = []

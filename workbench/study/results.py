@@ -15,6 +15,7 @@ import numpy as np
 
 from workbench.core.files import replacing
 from workbench.core.stats import ratio_interval, verdict
+from workbench.engine.backends import runs_module
 from workbench.measure.timing import Samples, Timing
 from workbench.study.bench import RemoteArm
 from workbench.study.plan import Planned
@@ -137,7 +138,7 @@ def opened_columns(arm: RemoteArm, notes: dict[str, str]) -> dict[str, Any]:
 
 def size_columns(folder: Path, backend: str) -> dict[str, Any]:
     """Return the size in MiB of the file that the backend loads, and a note that names the file."""
-    names = _WEIGHTS if backend.startswith("torch") else ("model.onnx",)
+    names = _WEIGHTS if runs_module(backend) else ("model.onnx",)
     for name in names:
         found = [folder / name, *folder.glob(f"{name}.data")]
         if found[0].exists():

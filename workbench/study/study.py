@@ -94,7 +94,7 @@ class Study:
         recipes : sequence of Recipe, optional
             By default :func:`workbench.study.default_recipes`. The float model is added: it is the baseline.
         backends : sequence of str, optional
-            By default all that run here.
+            By default those of torch-eager, onnxruntime and openvino that run here.
         batch_sizes : sequence of int
             32, or the largest where it is not among them, is measured first for all recipes.
         threads : int, optional

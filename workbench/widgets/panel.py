@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.core.errors import RecipeError, StudyError
 from workbench.core.progress import Progress
-from workbench.engine.backends import backend_status
+from workbench.engine.backends import DEFAULT_BACKENDS, backend_status
 from workbench.report.code import code_for
 from workbench.report.words import Row
 from workbench.study.defaults import default_recipes
@@ -132,7 +132,7 @@ class Workbench:
         settings = settings.replace(**{name: changes.pop(name) for name in settings.to_dict() if name in changes})
         if self._view is None:
             changes.setdefault("recipes", default_recipes(settings.budget_s))
-            changes.setdefault("backends", [status.name for status in backend_status() if status.available])
+            changes.setdefault("backends", [s.name for s in backend_status(DEFAULT_BACKENDS) if s.available])
         else:
             changes.setdefault("recipes", self._view.recipes.chosen)
             changes.setdefault("backends", self._view.engines.chosen)
@@ -218,7 +218,7 @@ class Workbench:
 
         return View(
             f"Workbench: {self.task.name}",
-            statuses=backend_status(),
+            statuses=backend_status(DEFAULT_BACKENDS),
             presets=default_recipes(self._settings.budget_s),
             settings=self._settings,
             make_code=self.code,

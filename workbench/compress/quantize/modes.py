@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from workbench.compress.steps import Quantize
 
 _NO_MODULE = (
-    "torch-eager cannot compute this: the route {} makes an ONNX file only. Use the backend onnxruntime or openvino, "
+    "{} cannot compute this: the route {} makes an ONNX file only. Use the backend onnxruntime or openvino, "
     "or Quantize(route='qdq')."
 )
 _NO_DYNAMIC = (
@@ -21,6 +21,13 @@ _NO_WEIGHT_ZERO = (
     "OpenVINO has no integer convolution for weights with a zero point and would compute in float. Use the backend "
     "onnxruntime, or Quantize(symmetric='weights')."
 )
+
+_TORCH = ("torch-eager", "torch-compile", "torchscript", "aot-inductor")
+
+
+def _file_only(route: str) -> Mapping[str, str]:
+    return {engine: _NO_MODULE.format(engine, route) for engine in _TORCH}
+
 
 EVERYWHERE: Mapping[str, str] = {}
 MODES: dict[str, Mapping[str, str]] = {
@@ -34,8 +41,8 @@ MODES: dict[str, Mapping[str, str]] = {
     "4-bit weights asymmetric": EVERYWHERE,
     "4-bit weights in groups": EVERYWHERE,
     "4-bit weights in groups asymmetric": EVERYWHERE,
-    "onnxruntime": {"torch-eager": _NO_MODULE.format("onnxruntime")},
-    "nncf": {"torch-eager": _NO_MODULE.format("nncf")},
+    "onnxruntime": _file_only("onnxruntime"),
+    "nncf": _file_only("nncf"),
 }
 """Name of each mode, and for each engine that it is refused on the reason; on all others it runs."""
 

@@ -3,30 +3,68 @@
 from __future__ import annotations
 
 import importlib
-from typing import cast
+from collections.abc import Sequence
+from typing import Any, cast
 
-from workbench.core.errors import BackendUnavailable, ConfigError, unknown_name
-from workbench.engine.backends.base import Availability, Backend
+from workbench.core.errors import BackendUnavailable, ConfigError
+from workbench.engine.backends.base import Availability, Backend, Capabilities, first_line
+from workbench.engine.names import BACKENDS, DEFAULT_BACKENDS, all_names, third_party, unknown_backend
 
-BACKENDS = {
-    "torch-eager": "workbench.engine.backends.torch_eager",
-    "onnxruntime": "workbench.engine.backends.onnxruntime_",
-    "openvino": "workbench.engine.backends.openvino_",
-}
-"""Name of each backend and the module that holds its ``BACKEND``."""
+__all__ = [
+    "BACKENDS",
+    "DEFAULT_BACKENDS",
+    "backend_status",
+    "capabilities_of",
+    "get_backend",
+    "require_backend",
+    "runs_module",
+    "takes_onnx",
+]
 
 
 def get_backend(name: str) -> Backend:
     """Return a backend by name, whether it can run here or not.
 
+    Another package adds one by an entry point in the group ``workbench.backends``, which names a
+    :class:`~workbench.engine.backends.base.Backend`: an object with ``name``, ``capabilities``, ``status`` and
+    ``load``.
+
     Raises
     ------
     ConfigError
         If there is no backend of that name.
+    BackendUnavailable
+        If another package offers it and it cannot be imported, or is no backend.
+
+    Examples
+    --------
+    >>> get_backend("torch-eager").capabilities.formats
+    ('module',)
     """
-    if name not in BACKENDS:
-        raise ConfigError(unknown_name("backend", name, BACKENDS))
-    return cast(Backend, importlib.import_module(BACKENDS[name]).BACKEND)
+    if name in BACKENDS:
+        return cast(Backend, importlib.import_module(BACKENDS[name]).BACKEND)
+    point = third_party().get(name)
+    if point is None:
+        raise ConfigError(unknown_backend(name))
+    package = point.dist.name if point.dist is not None else "another package"
+    try:
+        return _checked(point.load(), name, point.value)
+    except Exception as error:
+        raise BackendUnavailable(
+            f"Backend {name!r} of {package} cannot be loaded: {type(error).__name__}: {first_line(error)}. "
+            f"Update or remove {package}."
+        ) from error
+
+
+def _checked(found: Any, name: str, where: str) -> Backend:
+    missing = [part for part in ("name", "capabilities", "status", "load") if not hasattr(found, part)]
+    if missing:
+        raise TypeError(f"{where} is no backend, it has no {', '.join(missing)}")
+    if found.name != name:
+        raise TypeError(f"{where} calls itself {found.name!r}, its entry point calls it {name!r}")
+    if not isinstance(found.capabilities, Capabilities):
+        raise TypeError(f"{where} has capabilities of type {type(found.capabilities).__name__}, not Capabilities")
+    return cast(Backend, found)
 
 
 def require_backend(name: str) -> Backend:
@@ -44,6 +82,33 @@ def require_backend(name: str) -> Backend:
     return backend
 
 
-def backend_status() -> list[Availability]:
-    """Return the state of every backend here; importing each runtime is part of the check."""
-    return [get_backend(name).status() for name in BACKENDS]
+def runs_module(name: str) -> bool:
+    """Return whether a backend runs the torch module."""
+    return "module" in get_backend(name).capabilities.formats
+
+
+def takes_onnx(name: str) -> bool:
+    """Return whether a backend runs an ONNX file; ``auto`` has candidates that do."""
+    return name == "auto" or "onnx" in get_backend(name).capabilities.formats
+
+
+def capabilities_of(name: str) -> Capabilities | None:
+    """Return what a backend can do, None where it cannot be imported."""
+    try:
+        return get_backend(name).capabilities
+    except BackendUnavailable:
+        return None
+
+
+def backend_status(names: Sequence[str] | None = None) -> list[Availability]:
+    """Return the state of each backend here, of all by default; importing each runtime is part of the check."""
+    return [_status(name) for name in (all_names() if names is None else names)]
+
+
+def _status(name: str) -> Availability:
+    if name in BACKENDS:
+        return get_backend(name).status()
+    try:
+        return get_backend(name).status()
+    except Exception as error:  # noqa: BLE001 - it is another package's code, and must not take the others along
+        return Availability(name, False, reason=first_line(error).rstrip("."))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from workbench.artifact.reference import Arrays, Reference
-from workbench.core.errors import ExportError
+from workbench.core.errors import EngineError, ExportError
 from workbench.engine.config import InferenceConfig
 from workbench.export.io import IOSpec
 
@@ -26,6 +26,46 @@ class Availability:
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON-ready values."""
         return dataclasses.asdict(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class Capabilities:
+    """What a backend can do, whether it is installed or not.
+
+    Attributes
+    ----------
+    formats
+        What it loads: ``"module"`` (a torch module) or ``"onnx"``.
+    devices
+        Where it can run: ``"cpu"``, ``"cuda"``, ``"gpu"`` (OpenVINO's).
+    precisions
+        What it computes in; a backend without ``"int8"`` runs a quantized model as a simulation in float.
+    dynamic_batch
+        Whether one loaded model takes any batch size, where the model itself does.
+    threads
+        Whose the thread count is: each ``"engine"``'s own, the whole ``"process"``'s (set before every call), or
+        ``"none"`` where it cannot be set.
+
+    Examples
+    --------
+    >>> str(Capabilities(formats=("onnx",), precisions=("float32", "int8")))
+    'onnx; cpu; float32 int8; any batch; threads per engine'
+    """
+
+    formats: tuple[str, ...]
+    devices: tuple[str, ...] = ("cpu",)
+    precisions: tuple[str, ...] = ("float32",)
+    dynamic_batch: bool = True
+    threads: Literal["engine", "process", "none"] = "engine"
+
+    def __str__(self) -> str:
+        batch = "any batch" if self.dynamic_batch else "fixed batch"
+        threads = "threads not set" if self.threads == "none" else f"threads per {self.threads}"
+        return "; ".join((*map(" ".join, (self.formats, self.devices, self.precisions)), batch, threads))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON-ready values."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +109,7 @@ class Backend(Protocol):
     """A runtime."""
 
     name: str
+    capabilities: Capabilities
 
     def status(self) -> Availability:
         """Say whether the runtime can be used here."""
@@ -88,6 +129,21 @@ def require_onnx(source: ModelSource, backend: str) -> Path:
     if source.onnx_path is None:
         raise ExportError(f"Backend {backend!r} needs an ONNX file, and {source.label} has none: {source.onnx_reason}")
     return source.onnx_path
+
+
+def require_module(source: ModelSource, backend: str) -> Any:
+    """Return the torch module of a source, made anew.
+
+    Raises
+    ------
+    EngineError
+        With the reason why there is none.
+    """
+    if source.module is None:
+        raise EngineError(
+            f"Backend {backend!r} needs a torch module, and {source.label} gives none: {source.module_reason}"
+        )
+    return source.module()
 
 
 def first_line(error: BaseException) -> str:

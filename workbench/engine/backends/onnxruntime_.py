@@ -7,7 +7,7 @@ from typing import Any
 from workbench.artifact.reference import Arrays
 from workbench.core.errors import EngineError
 from workbench.core.machine import default_threads
-from workbench.engine.backends.base import Availability, ModelSource, Session, require_onnx
+from workbench.engine.backends.base import Availability, Capabilities, ModelSource, Session, require_onnx
 from workbench.engine.config import InferenceConfig
 
 NAME = "onnxruntime"
@@ -22,6 +22,7 @@ class OnnxRuntime:
     """The backend that runs the ONNX file in ONNX Runtime."""
 
     name = NAME
+    capabilities = Capabilities(formats=("onnx",), devices=("cpu", "cuda"), precisions=("float32", "int8"))
 
     def status(self) -> Availability:
         """Say whether ONNX Runtime can be imported."""

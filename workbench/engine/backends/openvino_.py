@@ -12,7 +12,7 @@ import numpy as np
 from workbench.artifact.reference import Arrays
 from workbench.core.errors import EngineError
 from workbench.core.machine import default_threads
-from workbench.engine.backends.base import Availability, ModelSource, Session, require_onnx
+from workbench.engine.backends.base import Availability, Capabilities, ModelSource, Session, require_onnx
 from workbench.engine.config import InferenceConfig
 
 NAME = "openvino"
@@ -57,6 +57,7 @@ class OpenVino:
     """The backend that compiles the ONNX file with OpenVINO."""
 
     name = NAME
+    capabilities = Capabilities(formats=("onnx",), devices=("cpu", "gpu"), precisions=("float32", "int8"))
 
     def status(self) -> Availability:
         """Say whether OpenVINO can be imported and finds a device."""

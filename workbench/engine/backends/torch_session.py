@@ -1,0 +1,126 @@
+"""What every backend that runs a torch module shares: device, threads, tensors in and arrays out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from workbench.artifact.reference import Arrays
+from workbench.core.machine import default_threads, library_versions
+from workbench.engine.backends.base import Availability, ModelSource, require_module
+from workbench.engine.config import InferenceConfig
+from workbench.export.io import IOSpec
+
+SIMULATED = (
+    "simulated int8: {} runs quantize and dequantize as separate float operations; quality is that of int8, "
+    "speed is not"
+)
+Call = Callable[[list[Any]], Any]
+"""Takes the input tensors in the order of the io description and gives the flat output tensors."""
+
+
+class TorchSession:
+    """A module with its device and thread count; a subclass says in :meth:`_prepare` what runs it."""
+
+    words = "torch"
+
+    def __init__(self, source: ModelSource, config: InferenceConfig, *, backend: str) -> None:
+        import torch
+
+        from workbench.engine.threads import ThreadClaim
+
+        self.notes: tuple[str, ...] = (SIMULATED.format(self.words),) if source.quantized else ()
+        self.device = "cpu"
+        if config.use_gpu and torch.cuda.is_available():
+            self.device = "cuda:0"
+        elif config.use_gpu:
+            self.notes = (*self.notes, "use_gpu=True, but torch finds no CUDA device: running on the CPU")
+        self.placement = self.device
+        self.threads = config.threads or default_threads()
+        self._torch = torch
+        self._module: Any = require_module(source, backend)
+        if self.device != "cpu":
+            self._module = self._module.to(self.device)
+        self._claim = ThreadClaim(self.threads)
+        self._call: Any = None
+        try:
+            self._call = self._prepare(source, config)
+        except BaseException:
+            self.close()
+            raise
+
+    def _prepare(self, source: ModelSource, config: InferenceConfig) -> Call:
+        """Return what runs the module; its threads and device are set."""
+        raise NotImplementedError
+
+    def _examples(self, source: ModelSource, size: int) -> list[Any] | None:
+        """Return example inputs on the device, None where the source has none."""
+        if source.reference is None:
+            return None
+        tensors = [self._torch.from_numpy(array) for array in source.reference.tiled_inputs(size)]
+        return [tensor.to(self.device) for tensor in tensors]
+
+    def run(self, inputs: Arrays) -> tuple[Arrays, float]:
+        """Run one batch."""
+        torch = self._torch
+        start = time.perf_counter()
+        self._claim.apply()
+        # torch must not write to memory that the caller marked read-only
+        tensors = [torch.from_numpy(a if a.flags.writeable else a.copy()) for a in inputs]
+        if self.device != "cpu":
+            tensors = [tensor.to(self.device) for tensor in tensors]
+            torch.cuda.synchronize()
+        begun = time.perf_counter()
+        with torch.inference_mode():
+            leaves = self._call(tensors)
+        if self.device != "cpu":
+            torch.cuda.synchronize()
+        ended = time.perf_counter()
+        outputs = [_owned(leaf.detach().cpu().numpy(), inputs) for leaf in leaves]
+        return outputs, (begun - start) + (time.perf_counter() - ended)
+
+    def close(self) -> None:
+        """Free the module and put the thread count back."""
+        self._module = self._call = None
+        self._claim.release()
+
+
+def torch_status(name: str) -> Availability:
+    """Say whether torch can be imported."""
+    version = library_versions(["torch"])["torch"]
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        return Availability(name, False, version, str(error).splitlines()[0], "pip install torch==2.13.0")
+    return Availability(name, True, torch.__version__)
+
+
+def _owned(output: np.ndarray[Any, Any], inputs: Arrays) -> np.ndarray[Any, Any]:
+    # A module may return its input or an expanded view of something it keeps.
+    if not output.flags.c_contiguous or any(np.may_share_memory(output, given) for given in inputs):
+        return np.array(output, order="C")
+    return output
+
+
+def flat_call(module: Any, io: IOSpec) -> Call:
+    """Return a function that calls a module with flat tensors and gives its outputs as a flat list."""
+    flatten = _flattener(io.output_tree)
+    if io.kind == "dict":
+        names = io.input_names
+        return lambda tensors: flatten(module(**dict(zip(names, tensors, strict=True))))
+    return lambda tensors: flatten(module(*tensors))
+
+
+def _flattener(tree: Mapping[str, Any]) -> Callable[[Any], list[Any]]:
+    """Return a function that takes the leaves out of an eager output, in the order of the io description."""
+    ((kind, value),) = tree.items()
+    if kind == "leaf":
+        return lambda output: [output]
+    if kind == "none":
+        return lambda output: []
+    items = value.items() if kind == "dict" else enumerate(value)
+    parts = [(key, _flattener(child)) for key, child in items]
+    return lambda output: [leaf for key, flatten in parts for leaf in flatten(output[key])]
