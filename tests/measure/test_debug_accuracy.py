@@ -119,7 +119,7 @@ def test_classes_and_metrics_are_counted_by_hand():
         variant.module.head.bias[2] += 1.0
     metrics = {"top 2": lambda out, y: float((out.topk(2).indices == y[:, None]).any(1).double().mean())}
     report = debug_accuracy(task, variant, backend="torch-eager", metrics=metrics, split="train")
-    assert "torch eager runs a module" in report.notes[0] and report.layers == ()
+    assert "torch-eager runs a module" in report.notes[0] and report.layers == ()
     x, y = task.train.inputs, task.train.targets.numpy()
     with torch.no_grad():
         first, second = task.model()(x), variant.module(x)
