@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from workbench.core.machine import Machine, library_versions
+from workbench.engine.names import DEFAULT_BACKENDS
 from workbench.report.settings import ReportSettings
 from workbench.report.show import details, text
 from workbench.report.words import (
@@ -140,7 +141,7 @@ def _quality(row: Row, base: Row) -> str:
 def _asked(settings: ReportSettings) -> str:
     threads = f"{settings.threads} threads" if settings.threads else "default threads"
     sizes = ", ".join(map(str, settings.batch_sizes))
-    backends = ", ".join(map(engine_name, settings.backends)) or "all backends that run here"
+    backends = ", ".join(map(engine_name, settings.backends or DEFAULT_BACKENDS))
     return (
         f"batch sizes {sizes}; {backends}; {threads}; quality drop at most {settings.quality_drop:g}; "
         f"{settings.budget:.0f} s in all; seed {settings.seed}"
