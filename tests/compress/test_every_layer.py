@@ -116,3 +116,14 @@ def test_a_budget_that_was_missed_is_told_of(plain, round_to, told):
     report = wb.Recipe(wb.Prune(0.3, of="macs", round_to=round_to)).apply(plain).reports[0]
     left = f"{report.macs_after / report.macs_before:.0%} of the macs are left, where 70% were asked for"
     assert any(note.startswith(left) for note in report.notes) is told
+
+
+def test_a_parametrized_weight_which_is_made_anew_at_every_look_is_reported():
+    def build():
+        return nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv1d(4, 8, 3)), nn.Flatten(), nn.Linear(32, 2))
+
+    inputs = torch.randn(160, 4, 6, generator=torch.Generator().manual_seed(0))
+    task = task_of(seeded(build), inputs, (inputs[:, 0, 0] > 0).long())
+    layers = {layer.name: layer for layer in wb.Recipe(wb.Quantize()).apply(task).reports[0].layers}
+    assert layers["2"].touched
+    assert layers["conv1d"].reason == "its weight is computed in forward, not stored"

@@ -149,12 +149,13 @@ def report_layers(module: torch.nn.Module, touches: list[Touch]) -> tuple[LayerR
     names: dict[torch.nn.Module, list[str]] = {}
     for name, layer in module.named_modules(remove_duplicate=False):
         names.setdefault(layer, []).append(name)
+    weights = {layer: getattr(layer, "weight", None) for layer in names}  # read once: a parametrized one is made anew
     owners: dict[Any, list[torch.nn.Module]] = {}
-    for layer in names:
-        owners.setdefault(getattr(layer, "weight", None), []).append(layer)
+    for layer, weight in weights.items():
+        owners.setdefault(weight, []).append(layer)
     reports, told = [], set()
     for layer, own in names.items():
-        weight = getattr(layer, "weight", None)
+        weight = weights[layer]
         known = own if weight is None else [name for owner in owners[weight] for name in names[owner]]
         # a table is looked up: what the graph multiplies by its weight, under either name, is the other owner
         looked_up = isinstance(layer, torch.nn.Embedding) and len(owners[weight]) > 1
