@@ -13,6 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from workbench.compress.outputs import noise_share
 from workbench.compress.quantize.modes import mode_of, refusal
 from workbench.compress.steps import Quantize
 from workbench.core.stats import bootstrap_drop
@@ -86,11 +87,7 @@ def _size_kib(variant: Variant) -> float:
 
 
 def _outputs_sqnr(wanted: Any, got: Any) -> float:
-    pairs = [
-        (a.double(), b.double()) for a, b in zip(leaves(wanted), leaves(got), strict=True) if a.is_floating_point()
-    ]
-    signal = sum(float(a.square().sum()) for a, _ in pairs)
-    return sqnr_db(signal, sum(float((a - b).square().sum()) for a, b in pairs))
+    return sqnr_db(1.0, noise_share(leaves(wanted), leaves(got)))
 
 
 def _interval(original: Variant, wanted: Any, got: Any) -> tuple[float, float]:
@@ -168,7 +165,8 @@ def _draw_errors(ax: Axes, frame: pd.DataFrame) -> None:
 def _draw_drops(ax: Axes, frame: pd.DataFrame) -> None:
     ax.axvline(0, color=style.MUTED, linestyle=":", linewidth=1)
     for place, row in enumerate(frame.to_dict("records")):
-        ax.plot([row["drop_low"], row["drop_high"]], [place, place], color=style.FAINT, linewidth=4, zorder=2)
+        ends = [row["drop_low"], row["drop_high"]]
+        ax.plot(ends, [place, place], color=style.FAINT, linewidth=4, solid_capstyle="butt", zorder=2)
         ax.plot(row["drop_points"], place, linestyle="none", zorder=3, **_look(row["mode"]))
     ax.set_xlabel("drop of validation quality (points)", fontsize=TEXT)
     title(ax, "What the metric notices", "left is better; grey: paired 95 % interval")
