@@ -1,0 +1,180 @@
+"""What an engine's predict costs on top of the runtime's own call, on models that the workbench brings.
+
+    python benchmarks/engine_overhead.py [--rounds 20] [--threads N]
+
+Each engine is held against the call that a careful person writes by hand for the same runtime, with the same threads
+and settings, in blocks that alternate in one run. Prints the medians of both, the overhead with its interval, and where
+predict itself says that the time went. Exits with 1 where the overhead is above 25 microseconds and above 2 % of the
+call.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+import workbench as wb
+from workbench.compress.variant import Variant
+from workbench.core.machine import default_threads, library_versions, this_machine
+from workbench.engine.backends.openvino_ import import_openvino, shared_core
+from workbench.measure.timing import CallArm, interleave
+from workbench.tasks import Task
+
+LIMIT_US, LIMIT_SHARE = 25.0, 0.02
+BATCHES = (1, 32)
+Call = Callable[[np.ndarray], Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Overhead:
+    """One model on one engine: medians in microseconds, and the interval of their difference."""
+
+    model: str
+    backend: str
+    batch: int
+    bare_us: float
+    engine_us: float
+    low_us: float
+    high_us: float
+
+    @property
+    def fine(self) -> bool:
+        """Whether the overhead is within the limits."""
+        return self.engine_us - self.bare_us <= max(LIMIT_US, LIMIT_SHARE * self.bare_us)
+
+
+def tiny() -> Task:
+    """Return a task around two small matrix products: nearly all of a call is overhead."""
+
+    def build() -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)).eval()
+
+    generator = torch.Generator().manual_seed(1)
+    inputs, labels = torch.randn(256, 64, generator=generator), torch.randint(0, 10, (256,), generator=generator)
+    return Task(
+        name="two products",
+        build=build,
+        train=(inputs, labels),
+        evaluation=(inputs + 1, labels),
+        metric=lambda outputs, targets: float((outputs.argmax(1) == targets).float().mean()),
+        loss=nn.functional.cross_entropy,
+    )
+
+
+def bare(backend: str, module: nn.Module, path: Path, threads: int, shape: tuple[int, ...]) -> Call:
+    """Return the runtime's own call, with outputs that the caller owns, as predict gives them."""
+    if backend == "torch-eager":
+
+        def run_module(x: np.ndarray) -> np.ndarray:
+            with torch.inference_mode():
+                return module(torch.from_numpy(x)).numpy()
+
+        return run_module
+    if backend == "onnxruntime":
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        name = session.get_inputs()[0].name
+        return lambda x: session.run(None, {name: x})
+    model = shared_core().read_model(str(path))
+    model.reshape(list(shape))
+    settings = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_NUM_THREADS": threads,
+        "ENABLE_CPU_PINNING": False,
+    }
+    request = shared_core().compile_model(model, "CPU", settings).create_infer_request()
+    tensor = import_openvino().Tensor
+
+    def run_request(x: np.ndarray) -> np.ndarray:
+        request.set_input_tensor(tensor(x, shared_memory=True))
+        request.infer()
+        return np.array(request.get_output_tensor(0).data)
+
+    return run_request
+
+
+def measured(task: Task, batch: int, threads: int, rounds: int) -> Iterator[Overhead]:
+    """Yield the overhead on every engine, one after the other, each beside its own bare call."""
+    variant = Variant.original(task)
+    x = np.ascontiguousarray(task.examples(batch).numpy())
+    with tempfile.TemporaryDirectory() as folder:
+        variant.save(Path(folder) / "artefact")
+        path = Path(folder) / "artefact" / "model.onnx"
+        for backend in ("torch-eager", "onnxruntime", "openvino"):
+            call = bare(backend, variant.module, path, threads, x.shape)
+            options = {"backend": backend, "batch_size": batch, "threads": threads}
+            with wb.OptimizedInferenceEngine.from_variant(variant, **options) as engine:
+                arms = [
+                    CallArm("bare", lambda call=call: call(x), settle_s=0.02),
+                    CallArm("engine", lambda predict=engine.predict: predict(x), settle_s=0.02),
+                ]
+                for arm in arms:
+                    arm.warm()
+                blocks = interleave(arms, rounds=(rounds, rounds)).blocks
+            yield summary(task.name, backend, batch, blocks)
+
+
+def summary(model: str, backend: str, batch: int, blocks: dict[str, list[np.ndarray]]) -> Overhead:
+    """Return medians over blocks, and the bootstrap interval of the median difference of pairs of blocks."""
+    own, with_engine = (np.array([np.median(block) for block in blocks[name]]) * 1e3 for name in ("bare", "engine"))
+    difference = with_engine - own
+    picks = np.random.default_rng(0).integers(0, len(difference), (2000, len(difference)))
+    low, high = np.quantile(np.median(difference[picks], axis=1), (0.025, 0.975))
+    middle = float(np.median(own))
+    return Overhead(model, backend, batch, middle, middle + float(np.median(difference)), float(low), float(high))
+
+
+def table(rows: list[Overhead]) -> str:
+    """Return the rows as a table in Markdown."""
+    lines = [
+        "| model | engine | batch | bare call (µs) | predict (µs) | overhead in µs (95 %) | of the call |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for row in rows:
+        more = row.engine_us - row.bare_us
+        lines.append(
+            f"| {row.model} | {row.backend} | {row.batch} | {row.bare_us:.1f} | {row.engine_us:.1f} "
+            f"| {more:+.1f} ({row.low_us:+.1f} to {row.high_us:+.1f}) | {more / row.bare_us:+.1%} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Measure, print, and judge."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=20, help="pairs of blocks of 80 ms")
+    parser.add_argument("--threads", type=int, default=default_threads())
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    rows = [
+        row
+        for task in (tiny(), wb.tasks.digits())
+        for batch in BATCHES
+        for row in measured(task, batch, given.threads, given.rounds)
+    ]
+    versions = library_versions(("torch", "onnxruntime", "openvino", "numpy"))
+    print(table(rows))
+    print(
+        f"\n{this_machine().cpu_model}, {given.threads} threads; " + ", ".join(f"{k} {v}" for k, v in versions.items())
+    )
+    return int(not all(row.fine for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
