@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import reprlib
 from collections.abc import Iterable
@@ -37,6 +38,13 @@ def require_count(where: str, value: Any, *, minimum: int = 1) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
         raise ConfigError(f"{where} must be an integer of at least {minimum}, got {given(value)}.")
     return value
+
+
+def require_milliseconds(where: str, value: Any) -> float:
+    """Return a finite number of at least 0, or raise ConfigError."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not (0 <= value < math.inf):
+        raise ConfigError(f"{where} must be a number of milliseconds of at least 0, got {given(value)}.")
+    return float(value)
 
 
 def require_several(where: str, value: Any) -> tuple[Any, ...]:

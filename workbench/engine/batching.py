@@ -11,6 +11,15 @@ import numpy as np
 from workbench.artifact.reference import Arrays
 
 
+class Bound(NamedTuple):
+    """Checked inputs: flat arrays, samples, whether torch tensors were given, and when they were asked for."""
+
+    arrays: Arrays
+    size: int
+    as_torch: bool
+    asked: float
+
+
 class Run(NamedTuple):
     """One call of the runtime: when it began and ended, and the seconds of it spent on copying."""
 

@@ -71,6 +71,9 @@ class InferenceConfig(Config):
         "default", "How hard torch-compile tries, which costs time at loading.", choices=COMPILE_MODES, advanced=True
     )
     quantization: QuantizationConfig | None = option(None, "Weight-only quantization of a float model.")
+    check_finite: bool = option(
+        False, "Refuse inputs with NaN or infinity; reads every input once more in every call.", advanced=True
+    )
     verify: bool = option(True, "Compare outputs with the reference when the engine is loaded.", advanced=True)
     tolerance: float | None = option(
         None,

@@ -14,12 +14,13 @@ from workbench.artifact.reference import Arrays
 from workbench.core.errors import ConfigError, EngineError, InputError
 from workbench.engine.backends import takes_onnx
 from workbench.engine.backends.base import ModelSource, Session, first_line
-from workbench.engine.batching import pad, run_in_batches
-from workbench.engine.checks import quality_notes, verify
+from workbench.engine.batching import Bound, pad, run_in_batches
+from workbench.engine.checks import quality_notes
+from workbench.engine.concurrent import ConcurrentCalls
 from workbench.engine.config import InferenceConfig, config_of
 from workbench.engine.inputs import Binder, to_torch
 from workbench.engine.result import InferenceResult, metrics_of
-from workbench.engine.selection import Candidate, Choice, choose, load
+from workbench.engine.selection import Candidate, choose, load_checked
 from workbench.engine.source import source_from_artifact, source_from_path, source_from_variant
 from workbench.engine.weights import weight_only
 from workbench.export.io import IOSpec, tree_builder
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from workbench.compress.variant import Variant
 
 
-class OptimizedInferenceEngine:
+class OptimizedInferenceEngine(ConcurrentCalls):
     """A model in a backend.
 
     Use it in a ``with`` block, or call :meth:`initialize` and :meth:`dispose`. Threads may share it; calls wait.
@@ -76,6 +77,7 @@ class OptimizedInferenceEngine:
         self._session: Session | None = None
         self._disposed = False
         self._lock = threading.Lock()
+        super().__init__()
 
     @classmethod
     def from_variant(cls, variant: Variant, **options: Any) -> Self:
@@ -120,8 +122,7 @@ class OptimizedInferenceEngine:
     @property
     def io(self) -> IOSpec:
         """What the model takes and gives."""
-        if self._session is None:
-            raise self._not_ready()
+        self._ready()
         return self._io
 
     def initialize(self) -> Self:
@@ -136,7 +137,7 @@ class OptimizedInferenceEngine:
         """
         with self._lock:
             if self._disposed:
-                raise self._not_ready()
+                self._ready()
             if self._session is None:
                 self._load()
         return self
@@ -146,42 +147,32 @@ class OptimizedInferenceEngine:
         source = self._given or source_from_path(str(config.model_path))
         if config.quantization is not None:
             source = weight_only(source)
-        if config.backend == "auto":
-            choice = choose(source, config)
-            self.selection = choice.table
+        choice = (choose if config.backend == "auto" else load_checked)(source, config)
+        self.selection, session, agreement = choice.table, choice.session, choice.agreement
+        if choice.table:
             self._note("auto: " + "; ".join(map(str, choice.table)))
-        else:
-            choice = self._load_one(source)
-        session, agreement = choice.session, choice.agreement
         self.backend, self.load_s = choice.backend, choice.load_s
         self.max_abs_diff = agreement.max_abs_diff if agreement else None
         for note in (*source.notes, *session.notes, *quality_notes(source, agreement)):
             self._note(note)
         self._io, self._fixed, self._keep = source.io, source.io.batch, source.keep_alive
-        self._bind = Binder(source.io, self._note).bind
+        self._bind = Binder(source.io, self._note, finite=config.check_finite).bind
         self._build = tree_builder(source.io.output_tree)
         self.placement, self.threads, self._device = session.placement, session.threads, session.device
         self._session = session
 
-    def _load_one(self, source: ModelSource) -> Choice:
-        name = self.config.backend
-        session, seconds = load(name, source, self.config)
-        found = verify(session, source, self.config) if self.config.verify else None
-        if found is not None and found.problem:
-            session.close()
-            raise EngineError(
-                f"{name} gives other outputs than torch for {source.label}: {found.problem}. Use another backend, or "
-                "set InferenceConfig.tolerance (a share of the range) or verify=False if that is what you want."
-            )
-        return Choice(name, session, found, seconds, ())
-
     def _note(self, note: str) -> None:
         self._notes[note] = None
 
-    def _not_ready(self) -> EngineError:
-        if self._disposed:
-            return EngineError("The engine was disposed. Make a new one.")
-        return EngineError("The engine is not initialized. Call engine.initialize(), or use it in a with block.")
+    def _ready(self) -> Session:
+        session = self._session
+        if session is None:
+            raise EngineError(
+                "The engine was disposed. Make a new one."
+                if self._disposed
+                else "The engine is not initialized. Call engine.initialize(), or use it in a with block."
+            )
+        return session
 
     def predict(self, inputs: Any) -> InferenceResult:
         """Run one batch.
@@ -206,8 +197,7 @@ class OptimizedInferenceEngine:
             Before :meth:`initialize`, after :meth:`dispose`, or if the runtime fails.
         """
         start = time.perf_counter()
-        if self._session is None:
-            raise self._not_ready()
+        self._ready()
         arrays, size, as_torch = self._bind(inputs)
         fixed = self._fixed
         if fixed is not None and size != fixed:
@@ -224,9 +214,7 @@ class OptimizedInferenceEngine:
         return InferenceResult(result, metrics_of(queued, computed, total, size, self._device, self.backend))
 
     def _call(self, arrays: Arrays) -> tuple[Arrays, float]:
-        session = self._session
-        if session is None:
-            raise self._not_ready()
+        session = self._ready()
         try:
             return session.run(arrays)
         except Exception as error:
@@ -252,31 +240,44 @@ class OptimizedInferenceEngine:
         InputError, EngineError
             As :meth:`predict`; nothing is run if one item does not fit, and its position is named.
         """
-        start = time.perf_counter()
-        if self._session is None:
-            raise self._not_ready()
+        self._ready()
         if not isinstance(items, list | tuple):
             raise InputError(f"predict_batch takes a list of inputs, got {type(items).__name__}. For one: predict(x).")
-        bound = [self._bind_item(position, item) for position, item in enumerate(items)]
-        if not bound:
-            return []
-        asked, batch = time.perf_counter(), self._fixed or self.config.batch_size
-        fixed = self._fixed is not None
-        with self._lock:
-            done = run_in_batches([arrays for arrays, _, _ in bound], batch, fixed=fixed, call=self._call)
-        results = []
-        for (outputs, runs), (_, size, as_torch) in zip(done, bound, strict=True):
-            computed = sum(run.ended - run.begun - run.copied for run in runs)
-            queued, total = runs[0].begun - asked, runs[-1].ended - start
-            metrics = metrics_of(queued, computed, total, size, self._device, self.backend)
-            results.append(InferenceResult(self._build(to_torch(outputs) if as_torch else outputs), metrics))
-        return results
+        return self.run_bound([self._bind_item(position, item) for position, item in enumerate(items)], self.call_size)
 
-    def _bind_item(self, position: int, item: Any) -> tuple[Arrays, int, bool]:
+    def _bind_item(self, position: int, item: Any) -> Bound:
         try:
-            return self._bind(item)
+            return self.bound(item)
         except InputError as error:
             raise InputError(f"Item {position}: {error}") from error
+
+    @property
+    def call_size(self) -> int:
+        """Samples in one call of :meth:`predict_batch`: ``config.batch_size``, or the fixed batch of the export."""
+        self._ready()
+        return self._fixed or self.config.batch_size
+
+    def bound(self, inputs: Any) -> Bound:
+        """Return inputs checked and flattened, as :meth:`run_bound` takes them; raises as :meth:`predict`."""
+        asked = time.perf_counter()
+        self._ready()
+        return Bound(*self._bind(inputs), asked)
+
+    def run_bound(self, bound: Sequence[Bound], batch: int) -> list[InferenceResult]:
+        """Run checked inputs in calls of ``batch`` samples (or the fixed batch), and return their results in order."""
+        if not bound:
+            return []
+        fixed = self._fixed is not None
+        with self._lock:
+            size = self._fixed or batch
+            done = run_in_batches([item.arrays for item in bound], size, fixed=fixed, call=self._call)
+        results = []
+        for (outputs, runs), item in zip(done, bound, strict=True):
+            computed = sum(run.ended - run.begun - run.copied for run in runs)
+            queued, total = runs[0].begun - item.asked, time.perf_counter() - item.asked
+            metrics = metrics_of(queued, computed, total, item.size, self._device, self.backend)
+            results.append(InferenceResult(self._build(to_torch(outputs) if item.as_torch else outputs), metrics))
+        return results
 
     def dispose(self) -> None:
         """Free the model and put back what was switched for it. May be called twice."""
@@ -286,6 +287,7 @@ class OptimizedInferenceEngine:
             self._given = self._keep = None
             if session is not None:
                 session.close()
+        self._drop_calls()
 
     def __enter__(self) -> Self:
         return self.initialize()

@@ -25,12 +25,14 @@ class Binder:
         What the model takes.
     note
         Called with a sentence when an input is converted.
+    finite
+        Refuse NaN and infinity.
     """
 
-    __slots__ = ("_io", "_kind", "_names", "_note", "_specs")
+    __slots__ = ("_finite", "_io", "_kind", "_names", "_note", "_specs")
 
-    def __init__(self, io: IOSpec, note: Callable[[str], None]) -> None:
-        self._io, self._kind, self._names, self._note = io, io.kind, io.input_names, note
+    def __init__(self, io: IOSpec, note: Callable[[str], None], *, finite: bool = False) -> None:
+        self._io, self._kind, self._names, self._note, self._finite = io, io.kind, io.input_names, note, finite
         self._specs = [(spec, np.dtype(spec.dtype), spec.shape) for spec in io.inputs]
 
     def bind(self, inputs: Any) -> tuple[Arrays, int, bool]:
@@ -57,6 +59,8 @@ class Binder:
                 size = leaf.shape[0]
             if leaf.shape[0] != size or size == 0:
                 self._refuse_batch(arrays, leaf, spec)
+            if self._finite:
+                _check_finite(leaf, spec)
             arrays.append(leaf if leaf.flags.c_contiguous else np.ascontiguousarray(leaf))
         return arrays, size, torch_given
 
@@ -111,6 +115,16 @@ class Binder:
         sizes = [*(array.shape[0] for array in before), leaf.shape[0]]
         listed = ", ".join(f"{name} has {n}" for name, n in zip(self._names, sizes, strict=False))
         raise InputError(f"All inputs must hold the same number of samples, but {listed}.")
+
+
+def _check_finite(leaf: np.ndarray[Any, Any], spec: TensorSpec) -> None:
+    if leaf.dtype.kind != "f" or bool(np.isfinite(leaf).all()):
+        return
+    bad = ~np.isfinite(leaf.reshape(len(leaf), -1)).all(axis=1)
+    raise InputError(
+        f"Input {spec.describe()} holds NaN or infinity in {int(bad.sum())} of {len(leaf)} samples, first in sample "
+        f"{int(bad.argmax())}. Mend the data, or leave InferenceConfig.check_finite off."
+    )
 
 
 def to_torch(outputs: Arrays) -> list[Any]:

@@ -71,6 +71,25 @@ def load(name: str, source: ModelSource, config: InferenceConfig) -> tuple[Sessi
     return session, time.perf_counter() - start
 
 
+def load_checked(source: ModelSource, config: InferenceConfig) -> Choice:
+    """Load a model in the configured backend and hold its outputs against the reference.
+
+    Raises
+    ------
+    EngineError
+        As :func:`load`, or if the outputs are too far from the reference.
+    """
+    session, seconds = load(config.backend, source, config)
+    found = verify(session, source, config) if config.verify else None
+    if found is not None and found.problem:
+        session.close()
+        raise EngineError(
+            f"{config.backend} gives other outputs than torch for {source.label}: {found.problem}. Use another backend "
+            "or set InferenceConfig.tolerance (a share of the range) or verify=False if that is what you want."
+        )
+    return Choice(config.backend, session, found, seconds, ())
+
+
 def choose(source: ModelSource, config: InferenceConfig) -> Choice:
     """Load the model in every candidate, measure them by turns and return the fastest that agrees, with the table.
 

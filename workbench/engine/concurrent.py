@@ -1,0 +1,97 @@
+"""Calls of an engine that overlap: awaited, from several threads, or as a stream."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from workbench.engine.batcher import Batcher
+from workbench.engine.batching import Bound
+from workbench.engine.result import InferenceResult
+from workbench.engine.streaming import stream
+
+
+class ConcurrentCalls(ABC):
+    """What an engine offers beyond one call after the other, on top of checked inputs and calls of several of them."""
+
+    def __init__(self) -> None:
+        self._executor: ThreadPoolExecutor | None = None
+
+    @property
+    @abstractmethod
+    def call_size(self) -> int:
+        """Samples in one call, where nothing else is asked for."""
+
+    @abstractmethod
+    def bound(self, inputs: Any) -> Bound:
+        """Return inputs checked and flattened."""
+
+    @abstractmethod
+    def run_bound(self, bound: Sequence[Bound], batch: int) -> list[InferenceResult]:
+        """Run checked inputs in calls of ``batch`` samples, and return their results in order."""
+
+    async def apredict(self, inputs: Any) -> InferenceResult:
+        """Run one batch without blocking the event loop; as :meth:`predict`, on a thread of the engine's own.
+
+        Calls run in the order in which they were awaited. A call that was cancelled before it began is dropped; one
+        that runs ends, and its result is lost.
+
+        Examples
+        --------
+        >>> results = await asyncio.gather(*(engine.apredict(x) for x in images))  # doctest: +SKIP
+        """
+        bound = self.bound(inputs)
+        if self._executor is None:
+            self._executor = ThreadPoolExecutor(1, thread_name_prefix="workbench-engine")
+        loop = asyncio.get_running_loop()
+        (result,) = await loop.run_in_executor(self._executor, self.run_bound, [bound], bound.size)
+        return result
+
+    def batcher(
+        self, *, batch_size: int | None = None, max_wait_ms: float | None = 2.0, pending: int | None = None
+    ) -> Batcher:
+        """Return what joins the calls of several threads into larger ones; see :class:`Batcher`."""
+        return Batcher(self, batch_size=batch_size, max_wait_ms=max_wait_ms, pending=pending)
+
+    def stream(
+        self,
+        items: Iterable[Any],
+        *,
+        batch_size: int | None = None,
+        max_wait_ms: float | None = None,
+        prefetch: int = 2,
+    ) -> Iterator[InferenceResult]:
+        """Yield a result for each of ``items``, in their order, while further ones are read and run.
+
+        Parameters
+        ----------
+        items : iterable
+            What :meth:`predict` takes, each with a leading batch dimension of any size. Read on a thread of its own.
+        batch_size : int, optional
+            Samples in one call; None: :attr:`call_size`.
+        max_wait_ms : float, optional
+            How long an item may wait for a full batch; None waits, and only the last call is smaller.
+        prefetch : int
+            Batches that are read ahead. Where results are taken slowly, reading stops after so many.
+
+        Raises
+        ------
+        ConfigError, InputError
+            At once, where the arguments cannot be used; while iterating, where an item does not fit, after the results
+            of those before it. What ``items`` raises is raised in its place too.
+
+        Examples
+        --------
+        >>> for result in engine.stream(load_images(), batch_size=32):  # doctest: +SKIP
+        ...     save(result.result)
+        """
+        return stream(self, items, batch_size=batch_size, max_wait_ms=max_wait_ms, prefetch=prefetch)
+
+    def _drop_calls(self) -> None:
+        """Cancel what is awaited and has not begun."""
+        executor, self._executor = self._executor, None
+        if executor is not None:
+            executor.shutdown(wait=False, cancel_futures=True)
