@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections import deque
 from concurrent.futures import Future
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from workbench.core.errors import ConfigError, EngineError
 from workbench.core.given import require_count, require_milliseconds
 from workbench.engine.batching import Bound
+from workbench.engine.gathering import Gatherer
 
 if TYPE_CHECKING:
     from workbench.engine.concurrent import ConcurrentCalls
@@ -57,19 +56,17 @@ class Batcher:
     ) -> None:
         self.batch_size = engine.call_size if batch_size is None else batch_size
         require_count("batcher: batch_size", self.batch_size, minimum=1)
-        self._wait_s = None if max_wait_ms is None else require_milliseconds("batcher: max_wait_ms", max_wait_ms) / 1e3
-        self._pending = 4 * self.batch_size if pending is None else pending
-        require_count("batcher: pending", self._pending, minimum=1)
-        if max_wait_ms is None and self._pending < self.batch_size:
+        wait_s = None if max_wait_ms is None else require_milliseconds("batcher: max_wait_ms", max_wait_ms) / 1e3
+        limit = 4 * self.batch_size if pending is None else pending
+        require_count("batcher: pending", limit, minimum=1)
+        if max_wait_ms is None and limit < self.batch_size:
             raise ConfigError(
                 f"batcher: with max_wait_ms=None a call waits for {self.batch_size} samples, and pending={pending} "
                 "inputs may not hold so many. Give a larger pending, or a max_wait_ms."
             )
         self._engine = engine
-        self._changed = threading.Condition()
-        self._asks: deque[_Ask] = deque()
-        self._samples = 0
-        self._closed = False
+        self._line: Gatherer[_Ask] = Gatherer(size=self.batch_size, wait_s=wait_s, limit=limit)
+        self._lock = threading.Lock()
         self._worker: threading.Thread | None = None  # starts with the first input
 
     def submit(self, inputs: Any) -> Future[InferenceResult]:
@@ -82,19 +79,19 @@ class Batcher:
         EngineError
             If batcher or engine are closed.
         """
-        ask = _Ask(self._engine.bound(inputs), Future())
-        with self._changed:
-            while len(self._asks) >= self._pending and not self._closed:
-                self._changed.wait()
-            if self._closed:
-                raise EngineError("The batcher is closed. Make a new one with engine.batcher(...).")
-            if self._worker is None:
-                self._worker = threading.Thread(target=self._work, name="workbench-batcher", daemon=True)
-                self._worker.start()
-            self._asks.append(ask)
-            self._samples += ask.bound.size
-            self._changed.notify_all()
+        bound = self._engine.bound(inputs)
+        ask = _Ask(bound, Future())
+        self._start()
+        if not self._line.put(ask, samples=bound.size, weight=1, asked=bound.asked):
+            raise EngineError("The batcher is closed. Make a new one with engine.batcher(...).")
         return ask.future
+
+    def _start(self) -> None:
+        if self._worker is None:
+            with self._lock:
+                if self._worker is None:
+                    self._worker = threading.Thread(target=self._work, name="workbench-batcher", daemon=True)
+                    self._worker.start()
 
     def predict(self, inputs: Any) -> InferenceResult:
         """Run inputs, together with what other threads bring meanwhile; as ``engine.predict``.
@@ -111,18 +108,11 @@ class Batcher:
 
     def finish(self) -> None:
         """Take nothing more and run what waits without waiting for others; returns at once."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
+        self._line.finish()
 
     def cancel(self) -> None:
         """Drop what waits: its futures are cancelled. The call that runs now ends."""
-        with self._changed:
-            self._closed = True
-            dropped, self._samples = list(self._asks), 0
-            self._asks.clear()
-            self._changed.notify_all()
-        for ask in dropped:
+        for ask in self._line.cancel():
             ask.future.cancel()
 
     def __enter__(self) -> Self:
@@ -134,7 +124,7 @@ class Batcher:
         self.close()
 
     def _work(self) -> None:
-        while group := self._next():
+        while group := self._line.take():
             live = [ask for ask in group if ask.future.set_running_or_notify_cancel()]
             if not live:
                 continue
@@ -146,28 +136,3 @@ class Batcher:
                 continue
             for ask, result in zip(live, results, strict=True):
                 ask.future.set_result(result)
-
-    def _next(self) -> list[_Ask]:
-        """Wait for what goes into the next call; nothing once the batcher is closed and empty."""
-        with self._changed:
-            while not self._due():
-                self._changed.wait(self._patience())
-            group: list[_Ask] = []
-            taken = 0
-            while self._asks and (not group or taken + self._asks[0].bound.size <= self.batch_size):
-                ask = self._asks.popleft()
-                taken += ask.bound.size
-                group.append(ask)
-            self._samples -= taken
-            self._changed.notify_all()
-            return group
-
-    def _due(self) -> bool:
-        patience = self._patience()
-        return self._closed or self._samples >= self.batch_size or (patience is not None and patience <= 0)
-
-    def _patience(self) -> float | None:
-        """Return the seconds until the first input has waited long enough; None where nothing sets a time."""
-        if not self._asks or self._wait_s is None:
-            return None
-        return self._asks[0].bound.asked + self._wait_s - time.perf_counter()

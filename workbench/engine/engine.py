@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 from workbench.artifact.artifact import Artifact, open_artifact
 from workbench.artifact.reference import Arrays
 from workbench.core.errors import ConfigError, EngineError, InputError
-from workbench.engine.backends import takes_onnx
+from workbench.engine.backends import get_backend, takes_onnx
 from workbench.engine.backends.base import ModelSource, Session, first_line
 from workbench.engine.batching import Bound, pad, run_in_batches
 from workbench.engine.checks import quality_notes
@@ -256,6 +256,11 @@ class OptimizedInferenceEngine(ConcurrentCalls):
         """Samples in one call of :meth:`predict_batch`: ``config.batch_size``, or the fixed batch of the export."""
         self._ready()
         return self._fixed or self.config.batch_size
+
+    @property
+    def prefers_one_thread(self) -> bool:
+        """Whether the runtime's workers belong to the thread that calls, as torch's do."""
+        return get_backend(self.backend).capabilities.threads == "process"
 
     def bound(self, inputs: Any) -> Bound:
         """Return inputs checked and flattened, as :meth:`run_bound` takes them; raises as :meth:`predict`."""
