@@ -123,7 +123,7 @@ def bare(backend: str, module: nn.Module, path: Path, threads: int, shape: tuple
 
     def run_request(x: np.ndarray) -> np.ndarray:
         request.set_input_tensor(tensor(x, shared_memory=True))
-        request.infer()
+        request.infer(share_outputs=True)
         return np.array(request.get_output_tensor(0).data)
 
     return run_request

@@ -33,3 +33,12 @@ def saved(images, tmp_path_factory):
 def backend(request):
     """Return the name of each backend."""
     return request.param
+
+
+@pytest.fixture(scope="session")
+def wide():
+    """Return a variant whose outputs are as large as its inputs, and 64 KiB of inputs."""
+    from engine_models import wide_variant
+
+    variant = wide_variant()
+    return variant, variant.task.examples(64).numpy()

@@ -136,3 +136,18 @@ def words_variant() -> Variant:
         Words,
         {"tokens": torch.randint(0, 30, (20, 7), generator=generator), "weight": torch.rand(20, generator=generator)},
     )
+
+
+class Wide(nn.Module):
+    """Outputs as large as the inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(256, 256)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x).relu()
+
+
+def wide_variant() -> Variant:
+    return make_variant(Wide, torch.randn(64, 256, generator=torch.Generator().manual_seed(0)))

@@ -30,8 +30,8 @@ def engine(images):
 @pytest.fixture
 def calls(engine, monkeypatch):
     """Return the batch sizes of the runtime's calls."""
-    sizes, run = [], engine._session.run
-    monkeypatch.setattr(engine._session, "run", lambda arrays: (sizes.append(len(arrays[0])), run(arrays))[1])
+    sizes, run = [], engine._runner.session.run
+    monkeypatch.setattr(engine._runner.session, "run", lambda arrays: (sizes.append(len(arrays[0])), run(arrays))[1])
     return sizes
 
 
@@ -83,7 +83,7 @@ class TestBatcher:
             check(images, [item], [batcher.predict(item)])
 
     def test_a_runtime_that_fails_is_told_to_all_who_asked_and_the_next_call_goes_on(self, engine, images, monkeypatch):
-        run, broken = engine._session.run, [True]
+        run, broken = engine._runner.session.run, [True]
 
         def sometimes(arrays):
             if broken.pop():
@@ -91,7 +91,7 @@ class TestBatcher:
             broken.append(False)
             return run(arrays)
 
-        monkeypatch.setattr(engine._session, "run", sometimes)
+        monkeypatch.setattr(engine._runner.session, "run", sometimes)
         items = samples(images, 2, 2, 4)
         with engine.batcher(batch_size=4, max_wait_ms=None) as batcher:
             first, second = batcher.submit(items[0]), batcher.submit(items[1])
@@ -102,8 +102,8 @@ class TestBatcher:
             check(images, items[2:], [batcher.submit(items[2]).result(SOON)])
 
     def test_one_who_brings_too_much_waits(self, engine, images, monkeypatch):
-        gate, run = threading.Event(), engine._session.run
-        monkeypatch.setattr(engine._session, "run", lambda arrays: (gate.wait(SOON), run(arrays))[1])
+        gate, run = threading.Event(), engine._runner.session.run
+        monkeypatch.setattr(engine._runner.session, "run", lambda arrays: (gate.wait(SOON), run(arrays))[1])
         items = samples(images, *[4] * 5)
         with engine.batcher(batch_size=4, max_wait_ms=0, pending=1) as batcher, ThreadPoolExecutor(1) as pool:
             brought: list = []

@@ -193,7 +193,7 @@ def test_torchs_threads_are_put_back(images):
 def test_the_variants_module_is_not_touched(images):
     state = {name: value.clone() for name, value in images.module.state_dict().items()}
     with Engine.from_variant(images, backend="torch-eager") as engine:
-        engine._session._module.head.weight.data.zero_()
+        engine._runner.session._module.head.weight.data.zero_()
     assert all(torch.equal(state[name], value) for name, value in images.module.state_dict().items())
 
 
@@ -207,7 +207,9 @@ def test_a_gpu_that_is_not_there_is_said(images, backend):
 
 def test_a_failing_runtime_is_reported_in_one_line(images, monkeypatch):
     with Engine.from_variant(images, backend="onnxruntime") as engine:
-        monkeypatch.setattr(engine._session, "run", lambda arrays: (_ for _ in ()).throw(RuntimeError("no\nmemory")))
+        monkeypatch.setattr(
+            engine._runner.session, "run", lambda arrays: (_ for _ in ()).throw(RuntimeError("no\nmemory"))
+        )
         with pytest.raises(EngineError, match=r"onnxruntime failed while it ran the model: no$"):
             engine.predict(IMAGES[:1])
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from workbench.artifact.reference import Arrays
+from workbench.engine.buffers import BufferPool
 
 
 class Bound(NamedTuple):
@@ -33,31 +34,68 @@ def pad(arrays: Arrays, size: int) -> Arrays:
     return [np.concatenate([a, np.repeat(a[-1:], size - a.shape[0], axis=0)]) for a in arrays]
 
 
+def by_shape(items: Sequence[Arrays]) -> list[list[int]]:
+    """Return the positions of items that can be joined: those with the same shape of a sample."""
+    groups: dict[tuple[tuple[int, ...], ...], list[int]] = {}
+    for position, arrays in enumerate(items):
+        groups.setdefault(tuple(array.shape[1:] for array in arrays), []).append(position)
+    return list(groups.values())
+
+
 def run_in_batches(
-    items: Sequence[Arrays], batch: int, *, fixed: bool, call: Callable[[Arrays], tuple[Arrays, float]]
+    items: Sequence[Arrays],
+    batch: int,
+    *,
+    fixed: bool,
+    call: Callable[[Arrays], tuple[Arrays, float]],
+    pool: BufferPool,
 ) -> list[tuple[Arrays, list[Run]]]:
     """Run the samples of all items in calls of ``batch`` samples; return each item's outputs and the calls it was in.
 
-    The last call is smaller, or padded and cut where the batch is ``fixed``.
+    The samples of all items have one shape. The last call is smaller, or padded and cut where the batch is ``fixed``.
+    Items are joined in buffers of ``pool``.
     """
-    joined = items[0] if len(items) == 1 else [np.concatenate(parts) for parts in zip(*items, strict=True)]
+    joined, lent = _joined(items, pool)
     total = joined[0].shape[0]
     parts: list[Arrays] = []
     runs: list[Run] = []
-    for start in range(0, total, batch):
-        inputs = [array[start : start + batch] for array in joined]
-        count = inputs[0].shape[0]
-        begun = time.perf_counter()
-        outputs, copied = call(pad(inputs, batch) if fixed and count < batch else inputs)
-        runs.append(Run(begun, time.perf_counter(), copied))
-        parts.append([output[:count] for output in outputs])
+    try:
+        for start in range(0, total, batch):
+            inputs = joined if batch >= total else [array[start : start + batch] for array in joined]
+            count = inputs[0].shape[0]
+            begun = time.perf_counter()
+            outputs, copied = call(pad(inputs, batch) if fixed and count < batch else inputs)
+            runs.append(Run(begun, time.perf_counter(), copied))
+            parts.append(outputs if outputs[0].shape[0] == count else [output[:count] for output in outputs])
+    finally:
+        for array in lent:
+            pool.give(array)
     outputs = [_join([part[i] for part in parts]) for i in range(len(parts[0]))]
+    return [(outputs, runs)] if len(items) == 1 else _shared_out(items, outputs, runs, batch)
+
+
+def _joined(items: Sequence[Arrays], pool: BufferPool) -> tuple[Arrays, Arrays]:
+    """Return the samples of all items behind one another, and the buffers of it that go back to the pool."""
+    if len(items) == 1:
+        return items[0], []
+    lent: Arrays = []
+    for parts in zip(*items, strict=True):
+        total = sum(part.shape[0] for part in parts)
+        buffer = pool.take((total, *parts[0].shape[1:]), parts[0].dtype.name)
+        lent.append(buffer)
+        np.concatenate(parts, out=buffer)
+    return list(lent), lent
+
+
+def _shared_out(
+    items: Sequence[Arrays], outputs: Arrays, runs: list[Run], batch: int
+) -> list[tuple[Arrays, list[Run]]]:
     results = []
     start = 0
     for item in items:
         stop = start + item[0].shape[0]
-        own = outputs if len(items) == 1 else [np.array(output[start:stop]) for output in outputs]
-        results.append((own, runs[start // batch : (stop - 1) // batch + 1]))
+        own = [output[start:stop].copy() for output in outputs]
+        results.append((own, runs if len(runs) == 1 else runs[start // batch : (stop - 1) // batch + 1]))
         start = stop
     return results
 

@@ -74,6 +74,9 @@ class InferenceConfig(Config):
     check_finite: bool = option(
         False, "Refuse inputs with NaN or infinity; reads every input once more in every call.", advanced=True
     )
+    pool_limit_mib: float = option(
+        64.0, "Memory kept for joining inputs while no call needs it.", minimum=0.0, unit="MiB", advanced=True
+    )
     verify: bool = option(True, "Compare outputs with the reference when the engine is loaded.", advanced=True)
     tolerance: float | None = option(
         None,

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from workbench.artifact.artifact import Artifact, open_artifact
-from workbench.artifact.reference import Arrays
 from workbench.core.errors import ConfigError, EngineError, InputError
+from workbench.core.given import require_count
 from workbench.engine.backends import get_backend, takes_onnx
-from workbench.engine.backends.base import ModelSource, Session, first_line
-from workbench.engine.batching import Bound, pad, run_in_batches
+from workbench.engine.backends.base import ModelSource
+from workbench.engine.batching import Bound
+from workbench.engine.buffers import BufferPool, BufferStatistics
 from workbench.engine.checks import quality_notes
 from workbench.engine.concurrent import ConcurrentCalls
 from workbench.engine.config import InferenceConfig, config_of
-from workbench.engine.inputs import Binder, to_torch
-from workbench.engine.result import InferenceResult, metrics_of
+from workbench.engine.result import InferenceResult
+from workbench.engine.runner import CLOSED, Runner
 from workbench.engine.selection import Candidate, choose, load_checked
 from workbench.engine.source import source_from_artifact, source_from_path, source_from_variant
 from workbench.engine.weights import weight_only
-from workbench.export.io import IOSpec, tree_builder
+from workbench.export.io import IOSpec
 
 if TYPE_CHECKING:
     from workbench.compress.variant import Variant
@@ -74,7 +74,8 @@ class OptimizedInferenceEngine(ConcurrentCalls):
         self.selection: tuple[Candidate, ...] = ()
         self._notes: dict[str, None] = {}
         self._given = source
-        self._session: Session | None = None
+        self._runner: Runner | None = None
+        self._pool = BufferPool(limit_mib=config.pool_limit_mib)
         self._disposed = False
         self._lock = threading.Lock()
         super().__init__()
@@ -122,8 +123,7 @@ class OptimizedInferenceEngine(ConcurrentCalls):
     @property
     def io(self) -> IOSpec:
         """What the model takes and gives."""
-        self._ready()
-        return self._io
+        return self._ready().io
 
     def initialize(self) -> Self:
         """Load the model and check its outputs against the reference; does nothing when it is loaded already.
@@ -138,7 +138,7 @@ class OptimizedInferenceEngine(ConcurrentCalls):
         with self._lock:
             if self._disposed:
                 self._ready()
-            if self._session is None:
+            if self._runner is None:
                 self._load()
         return self
 
@@ -155,26 +155,32 @@ class OptimizedInferenceEngine(ConcurrentCalls):
         self.max_abs_diff = agreement.max_abs_diff if agreement else None
         for note in (*source.notes, *session.notes, *quality_notes(source, agreement)):
             self._note(note)
-        self._io, self._fixed, self._keep = source.io, source.io.batch, source.keep_alive
-        self._bind = Binder(source.io, self._note, finite=config.check_finite).bind
-        self._build = tree_builder(source.io.output_tree)
-        self.placement, self.threads, self._device = session.placement, session.threads, session.device
-        self._session = session
+        self._keep = source.keep_alive
+        self.placement, self.threads = session.placement, session.threads
+        self._runner = Runner(
+            session,
+            io=source.io,
+            backend=self.backend,
+            batch_size=config.batch_size,
+            note=self._note,
+            finite=config.check_finite,
+            pool=self._pool,
+        )
 
     def _note(self, note: str) -> None:
         self._notes[note] = None
 
-    def _ready(self) -> Session:
-        session = self._session
-        if session is None:
+    def _ready(self) -> Runner:
+        runner = self._runner
+        if runner is None:
             raise EngineError(
-                "The engine was disposed. Make a new one."
+                CLOSED
                 if self._disposed
                 else "The engine is not initialized. Call engine.initialize(), or use it in a with block."
             )
-        return session
+        return runner
 
-    def predict(self, inputs: Any) -> InferenceResult:
+    def predict(self, inputs: Any, *, out: Any = None) -> InferenceResult:
         """Run one batch.
 
         Parameters
@@ -182,12 +188,15 @@ class OptimizedInferenceEngine(ConcurrentCalls):
         inputs
             numpy arrays or torch tensors ``[n, ...]`` in the structure the model takes (a tensor, a tuple, or a dict
             of keywords). float64 is converted to float32 and int32 to int64, with a note; other dtypes must fit.
+        out : optional
+            Buffers to write the outputs into, in their structure: :meth:`output_buffers` makes them. ONNX Runtime and
+            OpenVINO write there themselves, and such a call allocates no memory for data; torch's backends copy.
 
         Returns
         -------
         InferenceResult
             ``result`` in the eager model's output structure, torch tensors if torch was given and else numpy
-            arrays, owned by the caller; and ``metrics``.
+            arrays, owned by the caller; with ``out`` that object; and ``metrics``.
 
         Raises
         ------
@@ -196,37 +205,28 @@ class OptimizedInferenceEngine(ConcurrentCalls):
         EngineError
             Before :meth:`initialize`, after :meth:`dispose`, or if the runtime fails.
         """
-        start = time.perf_counter()
-        self._ready()
-        arrays, size, as_torch = self._bind(inputs)
-        fixed = self._fixed
-        if fixed is not None and size != fixed:
-            arrays = self._fill(arrays, size, fixed)
-        asked = time.perf_counter()
-        with self._lock:
-            begun = time.perf_counter()
-            outputs, copied = self._call(arrays)
-            ended = time.perf_counter()
-        if fixed is not None and size != fixed:
-            outputs = [output[:size] for output in outputs]
-        result = self._build(to_torch(outputs) if as_torch else outputs)
-        queued, computed, total = begun - asked, ended - begun - copied, time.perf_counter() - start
-        return InferenceResult(result, metrics_of(queued, computed, total, size, self._device, self.backend))
+        return self._ready().predict(inputs, out)
 
-    def _call(self, arrays: Arrays) -> tuple[Arrays, float]:
-        session = self._ready()
-        try:
-            return session.run(arrays)
-        except Exception as error:
-            raise EngineError(f"{self.backend} failed while it ran the model: {first_line(error)}") from error
+    def output_buffers(self, size: int) -> Any:
+        """Return arrays for the outputs of ``size`` samples, to be given to :meth:`predict` as ``out``.
 
-    def _fill(self, arrays: Arrays, size: int, fixed: int) -> Arrays:
-        if size > fixed:
-            raise InputError(
-                f"The model was exported for a fixed batch of {fixed} and was given {size} samples. "
-                "Use predict_batch([x]), which splits them, or export it again for this batch size."
-            )
-        return pad(arrays, fixed)
+        Raises
+        ------
+        InputError
+            If the shape of an output depends on the input.
+
+        Examples
+        --------
+        >>> buffers = engine.output_buffers(32)  # doctest: +SKIP
+        >>> for x in images:
+        ...     use(engine.predict(x, out=buffers).result)
+        """
+        return self._ready().outputs.new(require_count("output_buffers: size", size))
+
+    @property
+    def buffers(self) -> BufferStatistics:
+        """What the pool did in which calls of several inputs are joined; its limit is ``config.pool_limit_mib``."""
+        return self._pool.statistics
 
     def predict_batch(self, items: Sequence[Any]) -> list[InferenceResult]:
         """Run many inputs in calls of ``config.batch_size`` samples (or the fixed batch of the export).
@@ -240,10 +240,11 @@ class OptimizedInferenceEngine(ConcurrentCalls):
         InputError, EngineError
             As :meth:`predict`; nothing is run if one item does not fit, and its position is named.
         """
-        self._ready()
+        runner = self._ready()
         if not isinstance(items, list | tuple):
             raise InputError(f"predict_batch takes a list of inputs, got {type(items).__name__}. For one: predict(x).")
-        return self.run_bound([self._bind_item(position, item) for position, item in enumerate(items)], self.call_size)
+        bound = [self._bind_item(position, item) for position, item in enumerate(items)]
+        return runner.run_bound(bound, runner.call_size)
 
     def _bind_item(self, position: int, item: Any) -> Bound:
         try:
@@ -254,8 +255,7 @@ class OptimizedInferenceEngine(ConcurrentCalls):
     @property
     def call_size(self) -> int:
         """Samples in one call of :meth:`predict_batch`: ``config.batch_size``, or the fixed batch of the export."""
-        self._ready()
-        return self._fixed or self.config.batch_size
+        return self._ready().call_size
 
     @property
     def prefers_one_thread(self) -> bool:
@@ -264,34 +264,20 @@ class OptimizedInferenceEngine(ConcurrentCalls):
 
     def bound(self, inputs: Any) -> Bound:
         """Return inputs checked and flattened, as :meth:`run_bound` takes them; raises as :meth:`predict`."""
-        asked = time.perf_counter()
-        self._ready()
-        return Bound(*self._bind(inputs), asked)
+        return self._ready().bound(inputs)
 
     def run_bound(self, bound: Sequence[Bound], batch: int) -> list[InferenceResult]:
         """Run checked inputs in calls of ``batch`` samples (or the fixed batch), and return their results in order."""
-        if not bound:
-            return []
-        fixed = self._fixed is not None
-        with self._lock:
-            size = self._fixed or batch
-            done = run_in_batches([item.arrays for item in bound], size, fixed=fixed, call=self._call)
-        results = []
-        for (outputs, runs), item in zip(done, bound, strict=True):
-            computed = sum(run.ended - run.begun - run.copied for run in runs)
-            queued, total = runs[0].begun - item.asked, time.perf_counter() - item.asked
-            metrics = metrics_of(queued, computed, total, item.size, self._device, self.backend)
-            results.append(InferenceResult(self._build(to_torch(outputs) if item.as_torch else outputs), metrics))
-        return results
+        return self._ready().run_bound(bound, batch)
 
     def dispose(self) -> None:
         """Free the model and put back what was switched for it. May be called twice."""
         with self._lock:
             self._disposed = True
-            session, self._session = self._session, None
+            runner, self._runner = self._runner, None
             self._given = self._keep = None
-            if session is not None:
-                session.close()
+        if runner is not None:
+            runner.close()
         self._drop_calls()
 
     def __enter__(self) -> Self:
@@ -303,5 +289,5 @@ class OptimizedInferenceEngine(ConcurrentCalls):
         self.dispose()
 
     def __repr__(self) -> str:
-        state = "disposed" if self._disposed else "ready" if self._session is not None else "not initialized"
+        state = "disposed" if self._disposed else "ready" if self._runner is not None else "not initialized"
         return f"OptimizedInferenceEngine({self.backend}, batch_size={self.config.batch_size}, {state})"

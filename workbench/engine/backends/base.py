@@ -91,7 +91,11 @@ class ModelSource:
 
 
 class Session(Protocol):
-    """A loaded model. ``run`` gives arrays that the caller owns, and the seconds of it spent on copying."""
+    """A loaded model. ``run`` gives arrays that the caller owns, and the seconds of it spent on copying.
+
+    A session may also have ``run_into(inputs, outputs)``, which writes into contiguous arrays that the caller keeps and
+    gives the seconds of copying; without it an engine copies what ``run`` gives.
+    """
 
     device: str
     threads: int

@@ -1,0 +1,153 @@
+"""A loaded model and its calls: what an engine is between initialize and dispose. Imports no torch itself."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from workbench.artifact.reference import Arrays
+from workbench.core.errors import EngineError, InputError
+from workbench.engine.backends.base import Session, first_line
+from workbench.engine.batching import Bound, Run, by_shape, pad, run_in_batches
+from workbench.engine.buffers import BufferPool
+from workbench.engine.inputs import Binder, to_torch
+from workbench.engine.outputs import OutputBinder
+from workbench.engine.result import InferenceResult, metrics_of
+from workbench.export.io import IOSpec, tree_builder
+
+CLOSED = "The engine was disposed. Make a new one."
+
+
+class Runner:
+    """A session with the checks, buffers and lock around it; threads may share it."""
+
+    def __init__(
+        self,
+        session: Session,
+        *,
+        io: IOSpec,
+        backend: str,
+        batch_size: int,
+        note: Callable[[str], None],
+        finite: bool,
+        pool: BufferPool,
+    ) -> None:
+        self.session: Session | None = session
+        self.io, self.backend, self.pool = io, backend, pool
+        self.fixed = io.batch
+        self.call_size = io.batch or batch_size
+        self.outputs = OutputBinder(io)
+        self._device = session.device
+        self._open = any(None in spec.shape for spec in io.inputs)
+        self._bind = Binder(io, note, finite=finite).bind
+        self._build = tree_builder(io.output_tree)
+        self._lock = threading.Lock()
+
+    def predict(self, inputs: Any, out: Any = None) -> InferenceResult:
+        """Run one batch; see :meth:`OptimizedInferenceEngine.predict`."""
+        start = time.perf_counter()
+        arrays, size, as_torch = self._bind(inputs)
+        into = None if out is None else self.outputs.bind(out, size, arrays)
+        padded = self.fixed is not None and size != self.fixed
+        if padded:
+            arrays = self._fill(arrays, size)
+        asked = time.perf_counter()
+        with self._lock:
+            begun = time.perf_counter()
+            if into is None or padded:
+                outputs, copied = self.call(arrays)
+            else:
+                outputs, copied = into, self._call_into(arrays, into)
+            ended = time.perf_counter()
+        if padded:
+            outputs = [output[:size] for output in outputs]
+        if into is not None:
+            if padded:
+                _copy(outputs, into)
+            result = out
+        else:
+            result = self._build(to_torch(outputs) if as_torch else outputs)
+        queued, computed, total = begun - asked, ended - begun - copied, time.perf_counter() - start
+        return InferenceResult(result, metrics_of(queued, computed, total, size, self._device, self.backend))
+
+    def call(self, arrays: Arrays) -> tuple[Arrays, float]:
+        """Call the runtime once; also return the seconds that it copied."""
+        session = self.session
+        if session is None:
+            raise EngineError(CLOSED)
+        try:
+            return session.run(arrays)
+        except Exception as error:
+            raise self._failed(error) from error
+
+    def _call_into(self, arrays: Arrays, into: Arrays) -> float:
+        run_into = getattr(self.session, "run_into", None)
+        if run_into is None:  # another package's backend, or disposed meanwhile
+            outputs, copied = self.call(arrays)
+            start = time.perf_counter()
+            _copy(outputs, into)
+            return copied + time.perf_counter() - start
+        try:
+            return float(run_into(arrays, into))
+        except Exception as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: Exception) -> EngineError:
+        return EngineError(f"{self.backend} failed while it ran the model: {first_line(error)}")
+
+    def _fill(self, arrays: Arrays, size: int) -> Arrays:
+        fixed = self.call_size
+        if size > fixed:
+            raise InputError(
+                f"The model was exported for a fixed batch of {fixed} and was given {size} samples. "
+                "Use predict_batch([x]), which splits them, or export it again for this batch size."
+            )
+        return pad(arrays, fixed)
+
+    def bound(self, inputs: Any) -> Bound:
+        """Return inputs checked and flattened."""
+        asked = time.perf_counter()
+        return Bound(*self._bind(inputs), asked)
+
+    def run_bound(self, bound: Sequence[Bound], batch: int) -> list[InferenceResult]:
+        """Run checked inputs in calls of ``batch`` samples (or the fixed batch), and return their results in order."""
+        if not bound:
+            return []
+        with self._lock:
+            done = self._run_groups([item.arrays for item in bound], self.fixed or batch)
+        results = []
+        for (outputs, runs), item in zip(done, bound, strict=True):
+            computed = sum([run.ended - run.begun - run.copied for run in runs])
+            queued, total = runs[0].begun - item.asked, time.perf_counter() - item.asked
+            metrics = metrics_of(queued, computed, total, item.size, self._device, self.backend)
+            results.append(InferenceResult(self._build(to_torch(outputs) if item.as_torch else outputs), metrics))
+        return results
+
+    def _run_groups(self, items: list[Arrays], batch: int) -> list[tuple[Arrays, list[Run]]]:
+        """Run items in calls of ``batch`` samples; where the model leaves shapes open, those of each shape together."""
+        groups = by_shape(items) if self._open else [list(range(len(items)))]
+        done: list[tuple[Arrays, list[Run]]] = [([], [])] * len(items)
+        for group in groups:
+            found = run_in_batches(
+                [items[i] for i in group], batch, fixed=self.fixed is not None, call=self.call, pool=self.pool
+            )
+            for position, result in zip(group, found, strict=True):
+                done[position] = result
+        return done
+
+    def close(self) -> None:
+        """Free the model, once the call that runs has ended; calls that wait are told."""
+        with self._lock:
+            session, self.session = self.session, None
+            if session is not None:
+                session.close()
+        self.pool.clear()
+
+
+def _copy(outputs: Arrays, into: Arrays) -> None:
+    for target, output in zip(into, outputs, strict=True):
+        np.copyto(target, output)
