@@ -91,7 +91,10 @@ class ModelSource:
 
 
 class Session(Protocol):
-    """A loaded model. ``run`` gives arrays that the caller owns, and the seconds of it spent on copying."""
+    """A loaded model. ``run`` gives arrays that the caller owns, and the seconds of it spent on copying.
+
+    It may have a ``precision``, a key of :data:`workbench.engine.precision.TOLERANCES`; float32 where it says nothing.
+    """
 
     device: str
     threads: int
