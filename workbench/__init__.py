@@ -32,6 +32,7 @@ _FACE = {
     "InferenceModel": "workbench.artifact.restore",
     "InferenceConfig": "workbench.engine.config",
     "QuantizationConfig": "workbench.engine.config",
+    "Precision": "workbench.engine.precision",
     "OptimizedInferenceEngine": "workbench.engine.engine",
     "compare": "workbench.measure.compare",
     "debug_accuracy": "workbench.measure.debug",
@@ -48,6 +49,7 @@ __all__ = [
     "InferenceConfig",
     "InferenceModel",
     "OptimizedInferenceEngine",
+    "Precision",
     "PrefixCache",
     "Prune",
     "QuantizationConfig",
@@ -89,6 +91,7 @@ if TYPE_CHECKING:
     from workbench.compress.variant import Variant
     from workbench.engine.config import InferenceConfig, QuantizationConfig
     from workbench.engine.engine import OptimizedInferenceEngine
+    from workbench.engine.precision import Precision
     from workbench.measure.compare import compare
     from workbench.measure.debug import debug_accuracy
     from workbench.report.run import run_report

@@ -9,6 +9,7 @@ _HOMES = {
     "OptimizedInferenceEngine": "engine",
     "InferenceConfig": "config",
     "QuantizationConfig": "config",
+    "Precision": "precision",
     "InferenceMetrics": "result",
     "InferenceResult": "result",
     "backend_status": "backends",

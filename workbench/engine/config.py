@@ -10,6 +10,7 @@ from typing import Any
 from workbench.core.config import Config, from_dict, option
 from workbench.core.errors import ConfigError
 from workbench.engine.names import DEFAULT_BACKENDS, MODULE_BACKENDS, is_backend, unknown_backend
+from workbench.engine.precision import TOLERANCES, Precision
 
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")
 
@@ -70,6 +71,7 @@ class InferenceConfig(Config):
     compile_mode: str = option(
         "default", "How hard torch-compile tries, which costs time at loading.", choices=COMPILE_MODES, advanced=True
     )
+    precision: Precision = option(Precision(), "What a float model is computed in; its name alone will do.")
     quantization: QuantizationConfig | None = option(None, "Weight-only quantization of a float model.")
     check_finite: bool = option(
         False, "Refuse inputs with NaN or infinity; reads every input once more in every call.", advanced=True
@@ -80,7 +82,8 @@ class InferenceConfig(Config):
     verify: bool = option(True, "Compare outputs with the reference when the engine is loaded.", advanced=True)
     tolerance: float | None = option(
         None,
-        "Largest accepted difference from the reference as a share of its range; None: 0.001 for float models.",
+        "Largest accepted difference from the reference as a share of its range, where the precision sets none; None: "
+        "that of the precision, 0.001 in float32.",
         above=0.0,
         advanced=True,
     )
@@ -89,6 +92,9 @@ class InferenceConfig(Config):
         path: object = self.model_path
         if isinstance(path, os.PathLike):
             object.__setattr__(self, "model_path", os.fspath(path))
+        precision: object = self.precision
+        if isinstance(precision, str):
+            object.__setattr__(self, "precision", Precision(precision))
         super().__post_init__()
         self._check_backends()
         if self.quantization is not None and self.backend in MODULE_BACKENDS:
@@ -102,6 +108,20 @@ class InferenceConfig(Config):
                 f"InferenceConfig.compile_mode={self.compile_mode!r} would do nothing: it is for the backend "
                 f"torch-compile, and {' '.join(runs)} was asked for. Leave it at 'default'."
             )
+
+        if self.precision.compute == "tf32" and not self.use_gpu:
+            raise ConfigError(
+                "InferenceConfig.precision='tf32' is a mode of CUDA devices, and this engine runs on the CPU. "
+                "Set use_gpu=True, or take 'bfloat16', which many CPUs have."
+            )
+
+    def accepted(self, precision: str, *, quantized: bool) -> float | None:
+        """Return the accepted share of the reference's range for what a session computes in.
+
+        None for a quantized model without a tolerance: it is held to its root mean square error.
+        """
+        given = self.tolerance if self.precision.tolerance is None else self.precision.tolerance
+        return TOLERANCES[precision] if given is None and not quantized else given
 
     def _check_backends(self) -> None:
         if not self.candidates:

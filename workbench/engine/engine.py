@@ -15,7 +15,7 @@ from workbench.engine.backends import get_backend, takes_onnx
 from workbench.engine.backends.base import ModelSource
 from workbench.engine.batching import Bound
 from workbench.engine.buffers import BufferPool, BufferStatistics
-from workbench.engine.checks import quality_notes
+from workbench.engine.checks import precision_of, quality_notes
 from workbench.engine.concurrent import ConcurrentCalls
 from workbench.engine.config import InferenceConfig, config_of
 from workbench.engine.result import InferenceResult
@@ -44,6 +44,8 @@ class OptimizedInferenceEngine(ConcurrentCalls):
         Seconds that the backend took to load the model; importing the runtime is not counted.
     max_abs_diff : float or None
         Largest difference of the outputs from the reference (torch's outputs for a few example inputs).
+    precision : str
+        What it computes in: that of the config, or float32 where backend or device do not have it.
     placement, notes : str, tuple of str
         Where it runs, and what a reader of its figures must know.
     selection : tuple of Candidate
@@ -69,6 +71,7 @@ class OptimizedInferenceEngine(ConcurrentCalls):
             )
         self.config = config
         self.backend, self.placement, self.threads = config.backend, "", config.threads or 0
+        self.precision = config.precision.compute
         self.load_s = 0.0
         self.max_abs_diff: float | None = None
         self.selection: tuple[Candidate, ...] = ()
@@ -132,7 +135,8 @@ class OptimizedInferenceEngine(ConcurrentCalls):
         ------
         EngineError
             After :meth:`dispose`, if the model cannot be loaded, or if its outputs are too far from the reference:
-            for float models more than ``tolerance`` (0.001) of the reference's range, for quantized ones not finite
+            for float models more than the precision's tolerance (0.001 of the reference's range in float32, see
+            :data:`workbench.engine.precision.TOLERANCES`), for quantized ones not finite
             or a root mean square error above half of the reference's spread.
         """
         with self._lock:
@@ -153,6 +157,7 @@ class OptimizedInferenceEngine(ConcurrentCalls):
             self._note("auto: " + "; ".join(map(str, choice.table)))
         self.backend, self.load_s = choice.backend, choice.load_s
         self.max_abs_diff = agreement.max_abs_diff if agreement else None
+        self.precision = precision_of(session)
         for note in (*source.notes, *session.notes, *quality_notes(source, agreement)):
             self._note(note)
         self._keep = source.keep_alive

@@ -17,9 +17,10 @@ from workbench.artifact.reference import Arrays
 from workbench.compress.quantize.modes import refusal
 from workbench.core.errors import EngineError, WorkbenchError
 from workbench.engine.backends import require_backend
-from workbench.engine.backends.base import ModelSource, Session
-from workbench.engine.checks import verify
+from workbench.engine.backends.base import ModelSource, Session, first_line
+from workbench.engine.checks import precision_of, verify
 from workbench.engine.config import InferenceConfig
+from workbench.engine.precision import fallen
 from workbench.export.agreement import Agreement
 
 ROUNDS = 7
@@ -79,15 +80,48 @@ def load_checked(source: ModelSource, config: InferenceConfig) -> Choice:
     EngineError
         As :func:`load`, or if the outputs are too far from the reference.
     """
-    session, seconds = load(config.backend, source, config)
-    found = verify(session, source, config) if config.verify else None
-    if found is not None and found.problem:
+    choice = _load_agreeing(config.backend, source, config)
+    if choice.agreement is not None and choice.agreement.problem:
+        choice.session.close()
+        raise EngineError(_disagrees(choice, source, choice.agreement.problem))
+    return choice
+
+
+def _load_agreeing(name: str, source: ModelSource, config: InferenceConfig) -> Choice:
+    """Load and verify; where the precision is left open and 16 bits are too far off, once more in float32."""
+    session, seconds = load(name, source, config)
+    try:
+        found = verify(session, source, config) if config.verify else None
+    except Exception as error:
         session.close()
         raise EngineError(
-            f"{config.backend} gives other outputs than torch for {source.label}: {found.problem}. Use another backend "
+            f"{name} cannot run {source.label} in {precision_of(session)}: {first_line(error)}"
+        ) from error
+    if (
+        found is not None
+        and found.problem
+        and config.precision.compute == "auto"
+        and precision_of(session) != "float32"
+    ):
+        session.close()
+        choice = _load_agreeing(name, source, config.replace(precision=config.precision.replace(compute="float32")))
+        note = fallen("auto", f"in {precision_of(session)} the {found.problem}").notes
+        choice.session.notes = (*choice.session.notes, *note)
+        return choice
+    return Choice(name, session, found, seconds, ())
+
+
+def _disagrees(choice: Choice, source: ModelSource, problem: str) -> str:
+    precision = precision_of(choice.session)
+    if precision == "float32":
+        return (
+            f"{choice.backend} gives other outputs than torch for {source.label}: {problem}. Use another backend "
             "or set InferenceConfig.tolerance (a share of the range) or verify=False if that is what you want."
         )
-    return Choice(config.backend, session, found, seconds, ())
+    return (
+        f"{choice.backend} in {precision} is too far from the float model for {source.label}: {problem}. Use "
+        f"precision='float32', or Precision({precision!r}, tolerance=...) (a share of the range) if so much is right."
+    )
 
 
 def choose(source: ModelSource, config: InferenceConfig) -> Choice:
@@ -117,16 +151,16 @@ def _load_all(source: ModelSource, config: InferenceConfig) -> tuple[dict[str, C
     left_out: list[Candidate] = []
     for name in dict.fromkeys(config.candidates):
         try:
-            session, seconds = load(name, source, config)
+            choice = _load_agreeing(name, source, config)
         except WorkbenchError as error:
             left_out.append(Candidate(name, reason=str(error)))
             continue
-        found = verify(session, source, config) if config.verify else None
+        found = choice.agreement
         if found is not None and found.problem:
-            session.close()
+            choice.session.close()
             left_out.append(Candidate(name, max_abs_diff=found.max_abs_diff, reason=found.problem))
         else:
-            loaded[name] = Choice(name, session, found, seconds, ())
+            loaded[name] = choice
     return loaded, left_out
 
 

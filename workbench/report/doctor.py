@@ -93,7 +93,7 @@ def _can(found: Mapping[str, Any] | None) -> str:
     batch = "" if found["dynamic_batch"] else "  fixed batch"
     threads = "threads not set" if found["threads"] == "none" else f"threads per {found['threads']}"
     places, kinds = "/".join(found["devices"]), "/".join(found["precisions"])
-    return f"{'/'.join(found['formats']):<7} {places:<9} {kinds:<13} {threads}{batch}"
+    return f"{'/'.join(found['formats']):<7} {places:<9} {kinds:<30} {threads}{batch}"
 
 
 def _threads(count: int) -> str:

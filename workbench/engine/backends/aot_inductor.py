@@ -11,7 +11,7 @@ from typing import Any
 from workbench.core.errors import EngineError, ExportError
 from workbench.engine.backends.base import Availability, Capabilities, ModelSource, Session
 from workbench.engine.backends.inductor import inductor_options, inductor_status, reason_from
-from workbench.engine.backends.torch_session import Call, TorchSession
+from workbench.engine.backends.torch_session import PRECISIONS, Call, TorchSession
 from workbench.engine.config import InferenceConfig
 
 NAME = "aot-inductor"
@@ -22,7 +22,7 @@ class AotInductor:
     """The backend that runs a compiled export of the module."""
 
     name = NAME
-    capabilities = Capabilities(formats=("module",), devices=("cpu", "cuda"), threads="process")
+    capabilities = Capabilities(formats=("module",), devices=("cpu", "cuda"), precisions=PRECISIONS, threads="process")
 
     def status(self) -> Availability:
         """Say whether torch and a C++ compiler are here."""
@@ -51,7 +51,7 @@ class AotSession(TorchSession):
         first = [tensor[:size] for tensor in examples]
         if source.io.batch is None and (runner := self._for_all(examples)) is not None:
             batches = [first, need_examples(self._examples(source, size + 1), source.label, NAME)]
-            checks = {"quantized": source.quantized, "tolerance": config.tolerance}
+            checks = {"quantized": source.quantized, "tolerance": self.tolerance}
             if wrong_at(self._flat, runner, batches, **checks) is None:  # type: ignore[arg-type]
                 return lambda tensors: runner(*tensors)
         if source.io.batch is None:

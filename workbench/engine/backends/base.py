@@ -94,7 +94,8 @@ class Session(Protocol):
     """A loaded model. ``run`` gives arrays that the caller owns, and the seconds of it spent on copying.
 
     A session may also have ``run_into(inputs, outputs)``, which writes into contiguous arrays that the caller keeps and
-    gives the seconds of copying; without it an engine copies what ``run`` gives.
+    gives the seconds of copying; without it an engine copies what ``run`` gives. It may have
+    a ``precision``, a key of :data:`workbench.engine.precision.TOLERANCES`; float32 where it says nothing.
     """
 
     device: str

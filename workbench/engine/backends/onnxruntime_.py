@@ -8,6 +8,7 @@ from workbench.artifact.reference import Arrays
 from workbench.core.errors import EngineError
 from workbench.core.machine import default_threads
 from workbench.engine.backends.base import Availability, Capabilities, ModelSource, Session, require_onnx
+from workbench.engine.backends.precisions import take_onnxruntime
 from workbench.engine.config import InferenceConfig
 
 NAME = "onnxruntime"
@@ -58,11 +59,16 @@ class OnnxRuntimeSession:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.force_spinning_stop", "1")
         providers, self.notes = _providers(config)
+        taken, entries = take_onnxruntime(config.precision, quantized=source.quantized)
+        self.precision, self.notes = taken.precision, (*self.notes, *taken.notes)
+        for key, value in entries.items():
+            options.add_session_config_entry(key, value)
         session = onnxruntime.InferenceSession(path, options, providers=providers)
         self.placement = session.get_providers()[0]
         self.device = "cuda:0" if self.placement == "CUDAExecutionProvider" else "cpu"
         if self.device == "cpu" and "CUDAExecutionProvider" in providers:
-            self.notes = ("use_gpu=True, but ONNX Runtime could not start its CUDA provider: running on the CPU",)
+            fell = "use_gpu=True, but ONNX Runtime could not start its CUDA provider: running on the CPU"
+            self.notes = (*self.notes, fell)
         if source.mode is not None and "weights" in source.mode:
             self.notes = (*self.notes, DYNAMIC)
         if config.quantization is not None:

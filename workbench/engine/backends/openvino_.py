@@ -13,6 +13,7 @@ from workbench.artifact.reference import Arrays
 from workbench.core.errors import EngineError
 from workbench.core.machine import default_threads
 from workbench.engine.backends.base import Availability, Capabilities, ModelSource, Session, require_onnx
+from workbench.engine.backends.precisions import HINTS, take_openvino
 from workbench.engine.config import InferenceConfig
 
 NAME = "openvino"
@@ -57,7 +58,9 @@ class OpenVino:
     """The backend that compiles the ONNX file with OpenVINO."""
 
     name = NAME
-    capabilities = Capabilities(formats=("onnx",), devices=("cpu", "gpu"), precisions=("float32", "int8"))
+    capabilities = Capabilities(
+        formats=("onnx",), devices=("cpu", "gpu"), precisions=("float32", "bfloat16", "float16", "int8")
+    )
 
     def status(self) -> Availability:
         """Say whether OpenVINO can be imported and finds a device."""
@@ -95,6 +98,9 @@ class OpenVinoSession:
         elif config.use_gpu:
             self.notes = ("use_gpu=True, but OpenVINO finds no GPU it supports: running on the CPU",)
         self.device = self.placement.lower()
+        can = self._core.get_property(self.placement, "OPTIMIZATION_CAPABILITIES")
+        taken = take_openvino(config.precision, self.placement, can)
+        self.precision, self.notes = taken.precision, (*self.notes, *taken.notes)
         self._io = source.io
         self._count = len(source.io.outputs)
         self._batch = source.io.batch or config.batch_size
@@ -114,7 +120,7 @@ class OpenVinoSession:
         settings: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
             # bfloat16 would be taken silently on CPUs that have it.
-            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_PRECISION_HINT": HINTS[self.precision],
         }
         if self.placement == "CPU":
             settings["INFERENCE_NUM_THREADS"] = self.threads

@@ -11,7 +11,7 @@ from typing import Any
 from workbench.core.errors import EngineError
 from workbench.engine.backends.base import Availability, Capabilities, ModelSource, Session
 from workbench.engine.backends.inductor import inductor_options, inductor_status, reason_from
-from workbench.engine.backends.torch_session import Call, TorchSession
+from workbench.engine.backends.torch_session import PRECISIONS, Call, TorchSession
 from workbench.engine.config import InferenceConfig
 
 NAME = "torch-compile"
@@ -22,7 +22,7 @@ class TorchCompile:
     """The backend that runs what ``torch.compile`` makes of the module."""
 
     name = NAME
-    capabilities = Capabilities(formats=("module",), devices=("cpu", "cuda"), threads="process")
+    capabilities = Capabilities(formats=("module",), devices=("cpu", "cuda"), precisions=PRECISIONS, threads="process")
 
     def status(self) -> Availability:
         """Say whether torch and a C++ compiler are here."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from workbench.engine.backends.base import Availability, Capabilities, ModelSource, Session
-from workbench.engine.backends.torch_session import Call, TorchSession, flat_call, torch_status
+from workbench.engine.backends.torch_session import PRECISIONS, Call, TorchSession, flat_call, torch_status
 from workbench.engine.config import InferenceConfig
 
 NAME = "torch-eager"
@@ -13,7 +13,7 @@ class TorchEager:
     """The backend that runs the torch module itself."""
 
     name = NAME
-    capabilities = Capabilities(formats=("module",), devices=("cpu", "cuda"), threads="process")
+    capabilities = Capabilities(formats=("module",), devices=("cpu", "cuda"), precisions=PRECISIONS, threads="process")
 
     def status(self) -> Availability:
         """Say whether torch can be imported."""

@@ -12,12 +12,14 @@ from workbench.artifact.reference import Arrays
 from workbench.core.machine import default_threads, library_versions
 from workbench.engine.backends.base import Availability, ModelSource, require_module
 from workbench.engine.config import InferenceConfig
+from workbench.engine.precision import take_on_cpu
 from workbench.export.io import IOSpec
 
 SIMULATED = (
     "simulated int8: {} runs quantize and dequantize as separate float operations; quality is that of int8, "
     "speed is not"
 )
+PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
 Call = Callable[[list[Any]], Any]
 """Takes the input tensors in the order of the io description and gives the flat output tensors."""
 
@@ -44,6 +46,7 @@ class TorchSession:
         self._module: Any = require_module(source, backend)
         if self.device != "cpu":
             self._module = self._module.to(self.device)
+        self._take_precision(source, config)
         self._claim = ThreadClaim(self.threads)
         self._call: Any = None
         try:
@@ -51,6 +54,15 @@ class TorchSession:
         except BaseException:
             self.close()
             raise
+
+    def _take_precision(self, source: ModelSource, config: InferenceConfig) -> None:
+        taken = take_on_cpu(config.precision, quantized=source.quantized, gpu_asked=config.use_gpu)
+        self.precision, self.notes = taken.precision, (*self.notes, *taken.notes)
+        self.tolerance = config.accepted(self.precision, quantized=source.quantized)
+        if self.precision in ("bfloat16", "float16"):
+            from workbench.engine.backends.torch_precision import Reduced
+
+            self._module = Reduced(self._module, self.precision, self.device)
 
     def _prepare(self, source: ModelSource, config: InferenceConfig) -> Call:
         """Return what runs the module; its threads and device are set."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from workbench.core.errors import EngineError
 from workbench.engine.backends.base import Availability, Capabilities, ModelSource, Session, first_line
-from workbench.engine.backends.torch_session import Call, TorchSession, torch_status
+from workbench.engine.backends.torch_session import PRECISIONS, Call, TorchSession, torch_status
 from workbench.engine.config import InferenceConfig
 
 NAME = "torchscript"
@@ -21,7 +21,7 @@ class TorchScript:
     """The backend that runs a frozen trace of the module."""
 
     name = NAME
-    capabilities = Capabilities(formats=("module",), devices=("cpu", "cuda"), threads="process")
+    capabilities = Capabilities(formats=("module",), devices=("cpu", "cuda"), precisions=PRECISIONS, threads="process")
 
     def status(self) -> Availability:
         """Say whether torch can be imported."""
@@ -51,7 +51,7 @@ class ScriptSession(TorchSession):
             ) from error
         sizes = [size] if source.io.batch is not None else [size, size + 1]
         batches = [need_examples(self._examples(source, count), source.label, NAME) for count in sizes]
-        problem = wrong_at(flat, script, batches, quantized=source.quantized, tolerance=config.tolerance)
+        problem = wrong_at(flat, script, batches, quantized=source.quantized, tolerance=self.tolerance)
         if problem is not None:
             raise EngineError(
                 f"TorchScript traces {source.label} wrongly, {problem.rstrip('.')}. Its code depends on values or "

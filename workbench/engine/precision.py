@@ -1,0 +1,106 @@
+"""What an engine computes in: the policy, the tolerance of each precision, and what this CPU does natively.
+
+Imports no runtime. Inputs and outputs of an engine keep the float model's own dtypes whatever it computes in.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+from workbench.core.config import Config, option
+from workbench.core.machine import Machine, this_machine
+from workbench.export.agreement import FLOAT_TOLERANCE
+
+COMPUTE = ("float32", "tf32", "bfloat16", "float16", "auto")
+
+TOLERANCES = {"float32": FLOAT_TOLERANCE, "tf32": 5e-3, "float16": 1e-2, "bfloat16": 5e-2}
+"""Largest accepted difference from the float model, as a share of its range.
+
+One rounding is off by 2**-24 of the value in float32, 2**-11 (0.0005) in float16 and tf32, 2**-8 (0.004) in bfloat16 at
+worst. Tens of layers add up to some ten roundings; tf32 rounds only what goes into products and sums in float32.
+"""
+
+_NATIVE = {
+    "bfloat16": ("amx_bf16", "avx512_bf16", "bf16"),
+    "float16": ("amx_fp16", "avx512_fp16", "asimdhp"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Precision(Config):
+    """What the products of a float model are computed in; a string stands for it: ``precision="bfloat16"``.
+
+    ``"tf32"`` is a mode of CUDA devices. ``"auto"`` takes the 16-bit format that the device computes natively
+    (bfloat16; float16 on CUDA devices without it) if the outputs stay within its tolerance, and float32 else. A backend
+    or a device that does not have what is asked for computes in float32 and says so in a note.
+
+    Examples
+    --------
+    >>> InferenceConfig(precision="bfloat16").precision == Precision(compute="bfloat16")
+    True
+    """
+
+    compute: str = option("float32", "What products are computed in.", choices=COMPUTE)
+    tolerance: float | None = option(
+        None,
+        "Largest accepted difference from the float model as a share of its range; None: 0.001 in float32, 0.005 in "
+        "tf32, 0.01 in float16, 0.05 in bfloat16.",
+        above=0.0,
+        advanced=True,
+    )
+
+
+class Taken(NamedTuple):
+    """The precision that a session computes in, and what must be said about it."""
+
+    precision: str = "float32"
+    notes: tuple[str, ...] = ()
+
+
+def native_set(precision: str, machine: Machine | None = None) -> str | None:
+    """Return the instruction set by which this CPU computes in a 16-bit format, None where it has none.
+
+    Examples
+    --------
+    >>> native_set("float32") is None
+    True
+    """
+    isa = (machine or this_machine()).isa
+    return next((name for name in _NATIVE.get(precision, ()) if name in isa), None)
+
+
+def take_on_cpu(wanted: Precision, *, quantized: bool = False, gpu_asked: bool = False) -> Taken:
+    """Return what a runtime with kernels for all formats takes on this CPU.
+
+    A format that the CPU lacks is emulated, and said to be, where it was asked for a CPU; not where a GPU was asked for
+    that is not there.
+    """
+    compute = wanted.compute
+    if compute == "float32":
+        return Taken()
+    if quantized:
+        return fallen(compute, "the model is quantized, and its rounding is simulated in float32")
+    if compute == "tf32":
+        return fallen(compute, "it is a mode of CUDA devices, and this runs on the CPU")
+    native = native_set("bfloat16" if compute == "auto" else compute)
+    if compute == "auto":
+        return (
+            taken("bfloat16", native) if native else fallen(compute, "this CPU computes in no 16-bit format natively")
+        )
+    if native is None and gpu_asked:
+        return fallen(compute, "this CPU would only emulate it")
+    return taken(compute, native)
+
+
+def taken(precision: str, native: str | None) -> Taken:
+    """Return a precision with the note that says by what it is computed."""
+    by = (
+        f"natively ({native})" if native else "emulated on this CPU, which has no instructions for it: expect it slower"
+    )
+    return Taken(precision, (f"computes in {precision}, {by}; inputs and outputs stay as in the float model",))
+
+
+def fallen(compute: str, reason: str) -> Taken:
+    """Return float32 with the note that says why it is not what was asked for."""
+    return Taken("float32", (f"precision={compute!r}: {reason}; computing in float32",))
