@@ -35,6 +35,7 @@ _FACE = {
     "Precision": "workbench.engine.precision",
     "OptimizedInferenceEngine": "workbench.engine.engine",
     "compare": "workbench.measure.compare",
+    "time_calls": "workbench.measure.calls",
     "debug_accuracy": "workbench.measure.debug",
     "Study": "workbench.study.study",
     "latency_cost": "workbench.study.cost",
@@ -78,6 +79,7 @@ __all__ = [
     "sensitivity",
     "study",
     "tasks",
+    "time_calls",
     "widgets",
 ]
 
@@ -92,6 +94,7 @@ if TYPE_CHECKING:
     from workbench.engine.config import InferenceConfig, QuantizationConfig
     from workbench.engine.engine import OptimizedInferenceEngine
     from workbench.engine.precision import Precision
+    from workbench.measure.calls import time_calls
     from workbench.measure.compare import compare
     from workbench.measure.debug import debug_accuracy
     from workbench.report.run import run_report

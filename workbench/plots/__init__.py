@@ -6,10 +6,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 _WHERE = {
+    "calls_data": "calls",
     "figure_png": "canvas",
     "layer_rounding_data": "modes",
     "layer_sqnr_data": "signals",
     "memory_data": "memory",
+    "plot_calls": "calls",
     "plot_layer_rounding": "modes",
     "plot_layer_sqnr": "signals",
     "plot_memory": "memory",
@@ -34,10 +36,12 @@ _WHERE = {
 }
 
 __all__ = [
+    "calls_data",
     "figure_png",
     "layer_rounding_data",
     "layer_sqnr_data",
     "memory_data",
+    "plot_calls",
     "plot_layer_rounding",
     "plot_layer_sqnr",
     "plot_memory",
@@ -62,6 +66,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from workbench.plots.calls import calls_data, plot_calls
     from workbench.plots.canvas import figure_png
     from workbench.plots.heatmap import plot_sensitivity, sensitivity_data
     from workbench.plots.memory import memory_data, plot_memory

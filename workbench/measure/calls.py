@@ -1,0 +1,96 @@
+"""Any number of calls timed side by side in this process: settings of an engine, ways to feed it, a loop by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from workbench.core.errors import ConfigError
+from workbench.core.given import given, require_count, require_function
+from workbench.core.stats import ratio_interval
+from workbench.measure.timing import BLOCK_S, SETTLE_S, CallArm, Samples, interleave
+
+
+@dataclass(frozen=True)
+class CallTime:
+    """One call: median over blocks with its interval in ms, samples per second, and how it stands to the first.
+
+    ``ratio`` is the first call's time over this one's (above 1: faster than the first), ``ratio_low`` and
+    ``ratio_high`` bound it at 95 %.
+    """
+
+    name: str
+    ms: float
+    low_ms: float
+    high_ms: float
+    per_s: float
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.ms:.3g} ms, {self.ratio:.2f}x ({self.ratio_low:.2f} to {self.ratio_high:.2f})"
+
+
+def time_calls(
+    calls: Mapping[str, Callable[[], Any]],
+    *,
+    samples: int = 1,
+    budget_s: float = 10.0,
+    block_s: float = BLOCK_S,
+    settle_s: float = SETTLE_S,
+    rounds: tuple[int, int] = (6, 20),
+    seed: int = 0,
+) -> list[CallTime]:
+    """Time calls in blocks that alternate in random order; the first one is what the others are held against.
+
+    Parameters
+    ----------
+    calls : mapping of name to function
+        Each is called without arguments; what it returns is dropped.
+    samples : int
+        Samples that one call carries, for ``per_s``.
+    budget_s : float
+        No further round starts after this many seconds, once the least number of rounds is done.
+    rounds : (int, int)
+        Least and most rounds; a round has one block of ``block_s`` seconds of every call, after ``settle_s`` seconds
+        that are not counted.
+
+    Raises
+    ------
+    ConfigError
+        If there is nothing to time, or a number is out of range.
+
+    Examples
+    --------
+    >>> for row in wb.time_calls({"eager": lambda: eager.predict(x), "fast": lambda: fast.predict(x)}, samples=32):
+    ...     print(row)  # doctest: +SKIP
+    """
+    if not isinstance(calls, Mapping) or not calls:
+        raise ConfigError(
+            f"time_calls: calls must be a mapping of at least one name to a function, got {given(calls)}."
+        )
+    for name, call in calls.items():
+        require_function(f"time_calls: {name!r}", call, takes="no arguments")
+    require_count("time_calls: samples", samples)
+    if len(rounds) != 2 or not 2 <= rounds[0] <= rounds[1]:
+        raise ConfigError(f"time_calls: rounds must be (least, most) with 2 <= least <= most, got {rounds!r}.")
+    if budget_s <= 0 or block_s <= 0:
+        raise ConfigError(f"time_calls: budget_s and block_s must be above 0, got {budget_s!r} and {block_s!r}.")
+    arms = [CallArm(name, call, settle_s=settle_s) for name, call in calls.items()]
+    for arm in arms:
+        arm.warm()
+    blocks = interleave(arms, rounds=rounds, block_s=block_s, budget_s=budget_s, seed=seed).blocks
+    first = blocks[next(iter(calls))]
+    return [_call_time(name, blocks[name], first, samples, seed) for name in calls]
+
+
+def _call_time(name: str, blocks: list[Samples], first: list[Samples], samples: int, seed: int) -> CallTime:
+    medians = np.array([np.median(block) for block in blocks])
+    picks = np.random.default_rng(seed).integers(0, len(medians), (2000, len(medians)))
+    low, high = np.quantile(np.median(medians[picks], axis=1), (0.025, 0.975))
+    ms = float(np.median(medians))
+    return CallTime(name, ms, float(low), float(high), 1e3 * samples / ms, *ratio_interval(first, blocks, seed=seed))

@@ -1,0 +1,84 @@
+"""Calls timed side by side: a bar for each, in panels with a scale of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from workbench.plots import style
+from workbench.plots.canvas import TEXT, dress, figure_of, new_figure, say, title
+
+COLUMNS = ["group", "name", "ms", "low_ms", "high_ms", "per_s", "ratio", "ratio_low", "ratio_high"]
+_HEIGHT = 0.62
+_BLUE = "#56B4E9"
+_ROOM = 1.75
+"""The axis goes on beyond the longest bar for the words at its end."""
+
+
+def calls_data(groups: Mapping[str, Sequence[Any]]) -> pd.DataFrame:
+    """Return a row for each call of each group, as :func:`workbench.measure.calls.time_calls` gave them."""
+    rows = [
+        {"group": group, **{column: getattr(call, column) for column in COLUMNS[1:]}}
+        for group, calls in groups.items()
+        for call in calls
+    ]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def plot_calls(
+    groups: Mapping[str, Sequence[Any]], *, words: str = "Time of one call", ax: Axes | None = None
+) -> Figure:
+    """Draw the time of each call, shorter is better, with its 95 % interval and how it stands to the first.
+
+    Parameters
+    ----------
+    groups
+        What to draw in each panel: its title, and the calls that were timed side by side. The first of a panel is what
+        the ratios are taken against.
+    words
+        The title of the whole.
+    ax
+        Draw the first group alone here.
+
+    Examples
+    --------
+    >>> plot_calls({"batch 1": wb.time_calls(calls)})  # doctest: +SKIP
+    """
+    frame = calls_data(groups)
+    if frame.empty:
+        target = new_figure(7.0, 2.6)[1][0] if ax is None else ax
+        say(target, "No call to draw: give at least one group with one call.")
+        return figure_of(target)
+    names = list(groups)[:1] if ax is not None else [name for name in groups if len(groups[name])]
+    most = max(len(groups[name]) for name in names)
+    axes = (
+        [dress(ax)] if ax is not None else new_figure(2.2 + 3.7 * len(names), 1.3 + 0.42 * most, columns=len(names))[1]
+    )
+    for number, (target, name) in enumerate(zip(axes, names, strict=True)):
+        rows = frame[frame["group"] == name]
+        same = number > 0 and list(rows["name"]) == list(frame.loc[frame["group"] == names[0], "name"])
+        _panel(target, rows, named=not same)
+        detail = f"{name}; bars: 95 % intervals, ratio to the first" if number == 0 else name
+        title(target, words if number == 0 else "", detail)
+    return figure_of(axes[0])
+
+
+def _panel(ax: Axes, frame: pd.DataFrame, *, named: bool) -> None:
+    for place, row in enumerate(frame.to_dict("records")):
+        ax.barh(place, row["ms"], height=_HEIGHT, color=style.FAINT if place == 0 else _BLUE, zorder=3)
+        ax.hlines(place, row["low_ms"], row["high_ms"], color=style.INK, linewidth=1.6, zorder=4)
+        end = f"{row['ms']:.3g} ms" + ("" if place == 0 else f" ({row['ratio']:.2f}×)")
+        ax.annotate(
+            end, (max(row["ms"], row["high_ms"]), place), (5, 0), textcoords="offset points", va="center",
+            fontsize=TEXT - 0.5, color=style.INK,
+        )  # fmt: skip
+    ax.set_yticks(range(len(frame)), list(frame["name"]), fontsize=TEXT)
+    ax.set_ylim(len(frame) - 0.45, -0.55)
+    ax.set_xlim(0, max(frame["high_ms"].max(), frame["ms"].max()) * _ROOM)
+    ax.set_xlabel("milliseconds per call (less is better)", fontsize=TEXT, color=style.INK)
+    ax.grid(visible=False, axis="y")
+    ax.tick_params(axis="y", length=0, labelleft=named)
