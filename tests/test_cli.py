@@ -59,7 +59,7 @@ def test_doctor_as_json_and_as_text(capsys: Any) -> None:
     assert list(backends)[:3] == ["torch-eager", "onnxruntime", "openvino"]
     assert {"torch-compile", "torchscript", "aot-inductor"} <= set(backends)
     assert all(b["available"] and b["version"] for b in found["backends"][:3])
-    assert backends["openvino"]["capabilities"]["precisions"] == ["float32", "int8"]
+    assert backends["openvino"]["capabilities"]["precisions"] == ["float32", "bfloat16", "float16", "int8"]
     assert found["machine"]["cores_allowed"] >= found["default_threads"] >= 1
     code, out, _ = run(capsys, "doctor")
     assert code == 0
