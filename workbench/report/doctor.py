@@ -16,6 +16,7 @@ from workbench.core.machine import (
     this_machine,
 )
 
+SHORT = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 WIDE = {"avx512f": "AVX-512", "avx2": "AVX2", "asimd": "NEON"}
 
 
@@ -92,8 +93,8 @@ def _can(found: Mapping[str, Any] | None) -> str:
         return ""
     batch = "" if found["dynamic_batch"] else "  fixed batch"
     threads = "threads not set" if found["threads"] == "none" else f"threads per {found['threads']}"
-    places, kinds = "/".join(found["devices"]), "/".join(found["precisions"])
-    return f"{'/'.join(found['formats']):<7} {places:<9} {kinds:<30} {threads}{batch}"
+    places, kinds = "/".join(found["devices"]), "/".join(SHORT.get(name, name) for name in found["precisions"])
+    return f"{'/'.join(found['formats']):<7} {places:<9} {kinds:<19} {threads}{batch}"
 
 
 def _threads(count: int) -> str:
