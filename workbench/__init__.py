@@ -36,6 +36,7 @@ _FACE = {
     "OptimizedInferenceEngine": "workbench.engine.engine",
     "compare": "workbench.measure.compare",
     "time_calls": "workbench.measure.calls",
+    "trace_allocations": "workbench.measure.allocations",
     "debug_accuracy": "workbench.measure.debug",
     "Study": "workbench.study.study",
     "latency_cost": "workbench.study.cost",
@@ -80,6 +81,7 @@ __all__ = [
     "study",
     "tasks",
     "time_calls",
+    "trace_allocations",
     "widgets",
 ]
 
@@ -94,6 +96,7 @@ if TYPE_CHECKING:
     from workbench.engine.config import InferenceConfig, QuantizationConfig
     from workbench.engine.engine import OptimizedInferenceEngine
     from workbench.engine.precision import Precision
+    from workbench.measure.allocations import trace_allocations
     from workbench.measure.calls import time_calls
     from workbench.measure.compare import compare
     from workbench.measure.debug import debug_accuracy

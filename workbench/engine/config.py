@@ -13,6 +13,16 @@ from workbench.engine.names import DEFAULT_BACKENDS, MODULE_BACKENDS, is_backend
 from workbench.engine.precision import TOLERANCES, Precision
 
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")
+GRAPH_OPTIMIZATIONS = ("none", "basic", "extended", "layout", "all")
+_ONLY_FOR = {
+    "compile_mode": ("torch-compile",),
+    "providers": ("onnxruntime",),
+    "provider_options": ("onnxruntime",),
+    "graph_optimization": ("onnxruntime",),
+    "keep_optimized": ("onnxruntime",),
+    "spin": ("onnxruntime",),
+}
+"""Options that mean something to some built-in backends only: refused where none of those runs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +81,29 @@ class InferenceConfig(Config):
     compile_mode: str = option(
         "default", "How hard torch-compile tries, which costs time at loading.", choices=COMPILE_MODES, advanced=True
     )
+    providers: tuple[str, ...] = option(
+        (),
+        "ONNX Runtime's execution providers, the preferred one first, such as ('tensorrt', 'cuda'); empty: by device.",
+        advanced=True,
+    )
+    provider_options: Mapping[str, Any] | None = option(
+        None, "Options of those providers, such as {'cuda': {'cudnn_conv_algo_search': 'HEURISTIC'}}.", advanced=True
+    )
+    graph_optimization: str = option(
+        "all", "How far ONNX Runtime rewrites the graph.", choices=GRAPH_OPTIMIZATIONS, advanced=True
+    )
+    keep_optimized: bool = option(
+        False, "Keep the graph that ONNX Runtime has rewritten, for faster loading next time.", advanced=True
+    )
+    spin: bool | None = option(
+        None,
+        "Whether ONNX Runtime's workers wait in a loop: faster on idle cores, slower where other work wants them. "
+        "None: they do, and auto measures both.",
+        advanced=True,
+    )
+    strict: bool = option(
+        False, "Raise an error where the engine would run on another device, provider or precision than asked for."
+    )
     precision: Precision = option(Precision(), "What a float model is computed in; its name alone will do.")
     quantization: QuantizationConfig | None = option(None, "Weight-only quantization of a float model.")
     check_finite: bool = option(
@@ -102,13 +135,7 @@ class InferenceConfig(Config):
                 f"Backend {self.backend!r} has no weight-only int8: InferenceConfig.quantization needs the backend "
                 'onnxruntime, openvino or auto. Recipe(Quantize(bits=8, activations="none")) runs on all of them.'
             )
-        runs = self.candidates if self.backend == "auto" else (self.backend,)
-        if self.compile_mode != "default" and "torch-compile" not in runs:
-            raise ConfigError(
-                f"InferenceConfig.compile_mode={self.compile_mode!r} would do nothing: it is for the backend "
-                f"torch-compile, and {' '.join(runs)} was asked for. Leave it at 'default'."
-            )
-
+        self._check_idle()
         if self.precision.compute == "tf32" and not self.use_gpu:
             raise ConfigError(
                 "InferenceConfig.precision='tf32' is a mode of CUDA devices, and this engine runs on the CPU. "
@@ -122,6 +149,17 @@ class InferenceConfig(Config):
         """
         given = self.tolerance if self.precision.tolerance is None else self.precision.tolerance
         return TOLERANCES[precision] if given is None and not quantized else given
+
+    def _check_idle(self) -> None:
+        runs = self.candidates if self.backend == "auto" else (self.backend,)
+        for name in self.changed().keys() & _ONLY_FOR.keys():
+            backends = _ONLY_FOR[name]
+            if not set(backends).intersection(runs):
+                default = next(field.default for field in dataclasses.fields(self) if field.name == name)
+                raise ConfigError(
+                    f"InferenceConfig.{name}={getattr(self, name)!r} would do nothing: it is for the backend "
+                    f"{' or '.join(backends)}, and {' '.join(runs)} was asked for. Leave it at {default!r}."
+                )
 
     def _check_backends(self) -> None:
         if not self.candidates:

@@ -18,6 +18,7 @@ from workbench.engine.buffers import BufferPool, BufferStatistics
 from workbench.engine.checks import precision_of, quality_notes
 from workbench.engine.concurrent import ConcurrentCalls
 from workbench.engine.config import InferenceConfig, config_of
+from workbench.engine.placement import Placement, placement_of
 from workbench.engine.result import InferenceResult
 from workbench.engine.runner import CLOSED, Runner
 from workbench.engine.selection import Candidate, choose, load_checked
@@ -46,8 +47,10 @@ class OptimizedInferenceEngine(ConcurrentCalls):
         Largest difference of the outputs from the reference (torch's outputs for a few example inputs).
     precision : str
         What it computes in: that of the config, or float32 where backend or device do not have it.
-    placement, notes : str, tuple of str
-        Where it runs, and what a reader of its figures must know.
+    placement : Placement
+        Where it runs, with the nodes by provider where the runtime tells, and what fell back to somewhere else.
+    notes : tuple of str
+        What a reader of its figures must know.
     selection : tuple of Candidate
         With ``backend="auto"``: what was measured, fastest first.
     io : IOSpec
@@ -70,7 +73,7 @@ class OptimizedInferenceEngine(ConcurrentCalls):
                 "or use OptimizedInferenceEngine.from_variant(variant)."
             )
         self.config = config
-        self.backend, self.placement, self.threads = config.backend, "", config.threads or 0
+        self.backend, self.placement, self.threads = config.backend, Placement(""), config.threads or 0
         self.precision = config.precision.compute
         self.load_s = 0.0
         self.max_abs_diff: float | None = None
@@ -161,7 +164,7 @@ class OptimizedInferenceEngine(ConcurrentCalls):
         for note in (*source.notes, *session.notes, *quality_notes(source, agreement)):
             self._note(note)
         self._keep = source.keep_alive
-        self.placement, self.threads = session.placement, session.threads
+        self.placement, self.threads = placement_of(session), session.threads
         self._runner = Runner(
             session,
             io=source.io,

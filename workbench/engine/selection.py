@@ -12,14 +12,18 @@ import dataclasses
 import random
 import statistics
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from workbench.artifact.reference import Arrays
 from workbench.compress.quantize.modes import refusal
 from workbench.core.errors import EngineError, WorkbenchError
+from workbench.core.machine import default_threads
 from workbench.engine.backends import require_backend
 from workbench.engine.backends.base import ModelSource, Session, first_line
 from workbench.engine.checks import precision_of, verify
 from workbench.engine.config import InferenceConfig
+from workbench.engine.placement import placement_of
 from workbench.engine.precision import fallen
 from workbench.export.agreement import Agreement
 
@@ -31,17 +35,32 @@ TOTAL_S = 3.0
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """One backend in the choice: ``median_ms`` per call, or None and the ``reason`` why it was left out."""
+    """One backend in the choice: ``median_ms`` per call, or None and the ``reason`` why it was left out.
+
+    ``settings`` are the options in which it differs from the config, where auto measures a backend in several ways.
+    """
 
     backend: str
     median_ms: float | None = None
     max_abs_diff: float | None = None
     reason: str | None = None
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __str__(self) -> str:
+        name = _label(self.backend, self.settings)
         if self.reason is not None:
-            return f"{self.backend} left out: {self.reason}"
-        return f"{self.backend} {self.median_ms:.3g} ms" if self.median_ms else f"{self.backend} not measured"
+            return f"{name} left out: {self.reason}"
+        return f"{name} {self.median_ms:.3g} ms" if self.median_ms else f"{name} not measured"
+
+
+def _label(backend: str, settings: Mapping[str, Any]) -> str:
+    return " ".join((backend, *(f"{key}={value}" for key, value in settings.items())))
+
+
+def _ways(name: str, config: InferenceConfig) -> list[dict[str, Any]]:
+    """Return the settings in which auto measures a backend."""
+    several = name == "onnxruntime" and config.spin is None and (config.threads or default_threads()) > 1
+    return [{}, {"spin": False}] if several else [{}]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +72,7 @@ class Choice:
     agreement: Agreement | None
     load_s: float
     table: tuple[Candidate, ...]
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def load(name: str, source: ModelSource, config: InferenceConfig) -> tuple[Session, float]:
@@ -90,6 +110,8 @@ def load_checked(source: ModelSource, config: InferenceConfig) -> Choice:
 def _load_agreeing(name: str, source: ModelSource, config: InferenceConfig) -> Choice:
     """Load and verify; where the precision is left open and 16 bits are too far off, once more in float32."""
     session, seconds = load(name, source, config)
+    if config.strict:
+        _require_as_asked(name, session, source, config)
     try:
         found = verify(session, source, config) if config.verify else None
     except Exception as error:
@@ -109,6 +131,20 @@ def _load_agreeing(name: str, source: ModelSource, config: InferenceConfig) -> C
         choice.session.notes = (*choice.session.notes, *note)
         return choice
     return Choice(name, session, found, seconds, ())
+
+
+def _require_as_asked(name: str, session: Session, source: ModelSource, config: InferenceConfig) -> None:
+    """Close the session and raise EngineError if it runs elsewhere, or in another precision, than the config says."""
+    found = list(placement_of(session).fallbacks)
+    wanted, taken = config.precision.compute, precision_of(session)
+    if wanted not in ("auto", taken):
+        found.append(f"computes in {taken}, not in {wanted}")
+    if found:
+        session.close()
+        raise EngineError(
+            f"{name} does not run {source.label} as asked, and strict=True: {'; '.join(found)}. "
+            "Ask for what is there (workbench doctor), or leave strict at False and read engine.notes."
+        )
 
 
 def _disagrees(choice: Choice, source: ModelSource, problem: str) -> str:
@@ -136,31 +172,35 @@ def choose(source: ModelSource, config: InferenceConfig) -> Choice:
     if not loaded:
         reasons = "; ".join(f"{c.backend}: {c.reason}" for c in left_out)
         raise EngineError(f"No backend can run {source.label} here. {reasons}")
-    medians = _measure({name: choice.session for name, choice in loaded.items()}, source, config)
-    ranked = sorted(loaded.values(), key=lambda choice: medians.get(choice.backend, 0.0))
-    for choice in ranked[1:]:
-        choice.session.close()
-    table = [
-        Candidate(c.backend, medians.get(c.backend), c.agreement.max_abs_diff if c.agreement else None) for c in ranked
-    ]
-    return dataclasses.replace(ranked[0], table=(*table, *left_out))
+    medians = _measure({label: choice.session for label, choice in loaded.items()}, source, config)
+    ranked = sorted(loaded, key=lambda label: medians.get(label, 0.0))
+    for label in ranked[1:]:
+        loaded[label].session.close()
+    table = [_row(loaded[label], medians.get(label)) for label in ranked]
+    return dataclasses.replace(loaded[ranked[0]], table=(*table, *left_out))
+
+
+def _row(choice: Choice, median_ms: float | None) -> Candidate:
+    difference = choice.agreement.max_abs_diff if choice.agreement else None
+    return Candidate(choice.backend, median_ms, difference, settings=choice.settings)
 
 
 def _load_all(source: ModelSource, config: InferenceConfig) -> tuple[dict[str, Choice], list[Candidate]]:
     loaded: dict[str, Choice] = {}
     left_out: list[Candidate] = []
     for name in dict.fromkeys(config.candidates):
-        try:
-            choice = _load_agreeing(name, source, config)
-        except WorkbenchError as error:
-            left_out.append(Candidate(name, reason=str(error)))
-            continue
-        found = choice.agreement
-        if found is not None and found.problem:
-            choice.session.close()
-            left_out.append(Candidate(name, max_abs_diff=found.max_abs_diff, reason=found.problem))
-        else:
-            loaded[name] = choice
+        for settings in _ways(name, config):
+            try:
+                choice = _load_agreeing(name, source, config.replace(**settings))
+            except WorkbenchError as error:
+                left_out.append(Candidate(name, reason=str(error)))
+                break
+            found = choice.agreement
+            if found is not None and found.problem:
+                choice.session.close()
+                left_out.append(Candidate(name, max_abs_diff=found.max_abs_diff, reason=found.problem))
+                break
+            loaded[_label(name, settings)] = dataclasses.replace(choice, settings=settings)
     return loaded, left_out
 
 

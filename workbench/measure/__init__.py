@@ -7,16 +7,33 @@ from typing import TYPE_CHECKING, Any
 
 _HOMES = {
     "AccuracyReport": "debug",
+    "Allocations": "allocations",
+    "CallTime": "calls",
     "Comparison": "compare",
     "Timing": "timing",
     "compare": "compare",
     "debug_accuracy": "debug",
     "peak_rss_mib": "memory",
+    "time_calls": "calls",
+    "trace_allocations": "allocations",
 }
 
-__all__ = ["AccuracyReport", "Comparison", "Timing", "compare", "debug_accuracy", "peak_rss_mib"]
+__all__ = [
+    "AccuracyReport",
+    "Allocations",
+    "CallTime",
+    "Comparison",
+    "Timing",
+    "compare",
+    "debug_accuracy",
+    "peak_rss_mib",
+    "time_calls",
+    "trace_allocations",
+]
 
 if TYPE_CHECKING:
+    from workbench.measure.allocations import Allocations, trace_allocations
+    from workbench.measure.calls import CallTime, time_calls
     from workbench.measure.compare import Comparison, compare
     from workbench.measure.debug import AccuracyReport, debug_accuracy
     from workbench.measure.memory import peak_rss_mib

@@ -11,6 +11,7 @@ _WHERE = {
     "layer_rounding_data": "modes",
     "layer_sqnr_data": "signals",
     "memory_data": "memory",
+    "plot_amounts": "amounts",
     "plot_calls": "calls",
     "plot_layer_rounding": "modes",
     "plot_layer_sqnr": "signals",
@@ -19,6 +20,7 @@ _WHERE = {
     "plot_quantize_modes": "modes",
     "plot_rank_energy": "ways",
     "plot_sensitivity": "heatmap",
+    "plot_sweep": "sweep",
     "plot_throughput": "throughput",
     "plot_tradeoff": "tradeoff",
     "plot_training": "training",
@@ -28,6 +30,7 @@ _WHERE = {
     "quantize_modes_data": "modes",
     "rank_energy_data": "ways",
     "sensitivity_data": "heatmap",
+    "sweep_data": "sweep",
     "throughput_data": "throughput",
     "tradeoff_data": "tradeoff",
     "training_data": "training",
@@ -41,6 +44,7 @@ __all__ = [
     "layer_rounding_data",
     "layer_sqnr_data",
     "memory_data",
+    "plot_amounts",
     "plot_calls",
     "plot_layer_rounding",
     "plot_layer_sqnr",
@@ -49,6 +53,7 @@ __all__ = [
     "plot_quantize_modes",
     "plot_rank_energy",
     "plot_sensitivity",
+    "plot_sweep",
     "plot_throughput",
     "plot_tradeoff",
     "plot_training",
@@ -58,6 +63,7 @@ __all__ = [
     "quantize_modes_data",
     "rank_energy_data",
     "sensitivity_data",
+    "sweep_data",
     "throughput_data",
     "tradeoff_data",
     "training_data",
@@ -66,6 +72,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from workbench.plots.amounts import plot_amounts
     from workbench.plots.calls import calls_data, plot_calls
     from workbench.plots.canvas import figure_png
     from workbench.plots.heatmap import plot_sensitivity, sensitivity_data
@@ -78,6 +85,7 @@ if TYPE_CHECKING:
     )
     from workbench.plots.pruning import plot_pruning, pruning_data
     from workbench.plots.signals import layer_sqnr_data, plot_layer_sqnr
+    from workbench.plots.sweep import plot_sweep, sweep_data
     from workbench.plots.throughput import plot_throughput, throughput_data
     from workbench.plots.tradeoff import plot_tradeoff, tradeoff_data
     from workbench.plots.training import plot_training, training_data

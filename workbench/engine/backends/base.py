@@ -95,7 +95,8 @@ class Session(Protocol):
 
     A session may also have ``run_into(inputs, outputs)``, which writes into contiguous arrays that the caller keeps and
     gives the seconds of copying; without it an engine copies what ``run`` gives. It may have
-    a ``precision``, a key of :data:`workbench.engine.precision.TOLERANCES`; float32 where it says nothing.
+    a ``precision``, a key of :data:`workbench.engine.precision.TOLERANCES`, float32 where it says nothing, and
+    ``nodes`` and ``fallbacks`` as in :class:`workbench.engine.placement.Placement`.
     """
 
     device: str

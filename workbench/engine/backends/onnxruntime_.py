@@ -2,17 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from workbench.artifact.reference import Arrays
-from workbench.core.errors import EngineError
+from workbench.core.errors import ConfigError, EngineError, WorkbenchError
 from workbench.core.machine import default_threads
-from workbench.engine.backends.base import Availability, Capabilities, ModelSource, Session, require_onnx
+from workbench.engine.backends.base import Availability, Capabilities, ModelSource, Session, first_line, require_onnx
+from workbench.engine.backends.optimized import keeping, kept_graph, too_large, touch
 from workbench.engine.backends.precisions import take_onnxruntime
+from workbench.engine.backends.providers import (
+    CPU,
+    CUDA,
+    Providers,
+    choose_providers,
+    count_nodes,
+    device_of,
+    fallbacks,
+    short_name,
+)
 from workbench.engine.config import InferenceConfig
 
 NAME = "onnxruntime"
 _HOW = "pip install onnxruntime"
+_RECORD = "session.record_ep_graph_assignment_info"
+_LEVELS = {
+    "none": "ORT_DISABLE_ALL",
+    "basic": "ORT_ENABLE_BASIC",
+    "extended": "ORT_ENABLE_EXTENDED",
+    "layout": "ORT_ENABLE_LAYOUT",
+    "all": "ORT_ENABLE_ALL",
+}
+# Workers that wait in a loop for the next piece of work are awake at once: on two idle cores small calls took up to
+# 1.9 times as long without. Beside another busy process they are in its way and their own: twice as slow with.
+_ASLEEP = {"session.intra_op.allow_spinning": "0", "session.force_spinning_stop": "1"}
 DYNAMIC = (
     "ONNX Runtime also rounds the inputs of matrix products to int8 as it runs where only their weights are integers "
     "and it can fuse the two (MatMulNBits): part of the quality measured on this engine"
@@ -34,10 +58,12 @@ class OnnxRuntime:
         return Availability(NAME, True, onnxruntime.__version__)
 
     def load(self, source: ModelSource, config: InferenceConfig) -> Session:
-        """Load the ONNX file with all graph optimizations."""
+        """Load the ONNX file."""
         path = require_onnx(source, NAME)
         try:
             return OnnxRuntimeSession(str(path), source, config)
+        except ConfigError:
+            raise
         except Exception as error:
             raise EngineError(f"ONNX Runtime cannot load {source.label}: {str(error).splitlines()[0]}") from error
 
@@ -49,39 +75,31 @@ class OnnxRuntimeSession:
         import onnxruntime
 
         self.threads = config.threads or default_threads()
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self.threads
-        options.inter_op_num_threads = 1
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-        options.log_severity_level = 4
-        # Workers that spin while they wait gain a tenth at batch 1 on an idle machine, and halve the speed (seen on
-        # two cores) as soon as anything else runs; between calls they would take the cores of the engine that is timed.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        providers, self.notes = _providers(config)
         taken, entries = take_onnxruntime(config.precision, quantized=source.quantized)
-        self.precision, self.notes = taken.precision, (*self.notes, *taken.notes)
-        for key, value in entries.items():
-            options.add_session_config_entry(key, value)
-        session = onnxruntime.InferenceSession(path, options, providers=providers)
-        self.placement = session.get_providers()[0]
-        self.device = "cuda:0" if self.placement == "CUDAExecutionProvider" else "cpu"
-        if self.device == "cpu" and "CUDAExecutionProvider" in providers:
-            fell = "use_gpu=True, but ONNX Runtime could not start its CUDA provider: running on the CPU"
-            self.notes = (*self.notes, fell)
-        if source.mode is not None and "weights" in source.mode:
-            self.notes = (*self.notes, DYNAMIC)
-        if config.quantization is not None:
-            self.notes = (
-                *self.notes,
-                "ONNX Runtime computes with these weights in float: a smaller file, no faster model",
-            )
+        self.precision, self.notes = taken.precision, taken.notes
+        if config.spin is False:
+            entries |= _ASLEEP
+        known, available = onnxruntime.get_all_providers(), onnxruntime.get_available_providers()
+        chosen = choose_providers(config, known=known, available=available)
+        opened = _Opener(onnxruntime, config, chosen, entries, self.threads)
+        session, kept = opened.kept(path) if config.keep_optimized else (opened.open(path), ())
+        self._place(session, chosen, config)
+        self.notes = (*self.notes, *self.fallbacks, *kept, *_weights_notes(source, config))
         self._session: Any = session
         self._run = session.run
         self._inputs = source.io.input_names
         self._outputs = list(source.io.output_names)
         self._binding: Any = None
         self._bound: tuple[Arrays, Arrays] = ([], [])
+
+    def _place(self, session: Any, chosen: Providers, config: InferenceConfig) -> None:
+        """Find out which provider runs what; a session that reads a kept graph counts the nodes of that one."""
+        running = session.get_providers()
+        recorded = getattr(session, "get_provider_graph_assignment_info", None)  # ONNX Runtime 1.24 and later
+        self.nodes = count_nodes(recorded()) if recorded is not None else {}
+        self.placement = next(iter(self.nodes), running[0])
+        self.device = device_of(self.placement, dict(chosen.asked).get(self.placement, {}))
+        self.fallbacks = tuple(fallbacks(chosen, running=running, nodes=self.nodes, named=config.providers))
 
     def run(self, inputs: Arrays) -> tuple[Arrays, float]:
         """Run one batch."""
@@ -114,18 +132,66 @@ def _same(arrays: Arrays, others: Arrays) -> bool:
     return len(arrays) == len(others) and all(a is b for a, b in zip(arrays, others, strict=True))
 
 
-def _providers(config: InferenceConfig) -> tuple[list[str], tuple[str, ...]]:
-    import onnxruntime
+class _Opener:
+    """Opens sessions with one set of options."""
 
-    if not config.use_gpu:
-        return ["CPUExecutionProvider"], ()
-    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-        return ["CUDAExecutionProvider", "CPUExecutionProvider"], ()
-    note = (
-        "use_gpu=True, but this ONNX Runtime has no CUDA provider: running on the CPU "
-        "(pip install onnxruntime-gpu on a machine with CUDA)"
-    )
-    return ["CPUExecutionProvider"], (note,)
+    def __init__(
+        self, runtime: Any, config: InferenceConfig, chosen: Providers, entries: Mapping[str, str], threads: int
+    ) -> None:
+        self._runtime, self._chosen, self._threads = runtime, chosen, threads
+        self._level, self._entries = config.graph_optimization, {**entries, _RECORD: "1"}
+
+    def open(self, path: str | Path, *, level: str | None = None, write: Path | None = None) -> Any:
+        """Return a session for a file; it writes its rewritten graph to ``write``."""
+        options = self._runtime.SessionOptions()
+        options.intra_op_num_threads = self._threads
+        options.inter_op_num_threads = 1
+        levels = self._runtime.GraphOptimizationLevel.__members__
+        options.graph_optimization_level = levels[_LEVELS[level or self._level]]
+        options.log_severity_level = 4
+        if write is not None:
+            options.optimized_model_filepath = str(write)
+        for key, value in self._entries.items():
+            options.add_session_config_entry(key, value)
+        # Without this a provider that cannot start is replaced in silence, with a line printed to stdout.
+        return self._runtime.InferenceSession(
+            str(path), options, providers=list(self._chosen.asked), enable_fallback=False
+        )
+
+    def kept(self, path: str) -> tuple[Any, tuple[str, ...]]:
+        """Return a session of the kept graph, which is made where there is none yet, and what must be said of it."""
+        why = _not_kept(path, self._chosen.names)
+        if why:
+            return self.open(path), (f"keep_optimized: {why}; nothing is kept",)
+        settings = {"providers": self._chosen.asked, "level": self._level, "entries": self._entries}
+        graph = kept_graph(path, version=self._runtime.__version__, settings=settings)
+        if graph.is_file():
+            try:
+                session = self.open(graph, level="none")
+            except Exception:  # noqa: BLE001 - ONNX Runtime's errors have no common class; damaged: made again
+                graph.unlink(missing_ok=True)
+            else:
+                touch(graph)
+                return session, ("reads the graph that ONNX Runtime rewrote before (keep_optimized)",)
+        try:
+            with keeping(graph) as temporary:
+                return self.open(path, write=temporary), ()
+        except WorkbenchError as error:
+            return self.open(path), (f"keep_optimized: {first_line(error).rstrip('.')}; nothing is kept",)
+
+
+def _not_kept(path: str, providers: Sequence[str]) -> str | None:
+    compiling = [short_name(name) for name in providers if name not in (CPU, CUDA)]
+    if compiling:
+        return f"a graph that {' '.join(compiling)} has compiled cannot be written"
+    return "the rewritten graph may be too large for one file" if too_large(path) else None
+
+
+def _weights_notes(source: ModelSource, config: InferenceConfig) -> tuple[str, ...]:
+    notes = (DYNAMIC,) if source.mode is not None and "weights" in source.mode else ()
+    if config.quantization is None:
+        return notes
+    return (*notes, "ONNX Runtime computes with these weights in float: a smaller file, no faster model")
 
 
 BACKEND = OnnxRuntime()

@@ -88,6 +88,8 @@ class OpenVino:
 class OpenVinoSession:
     """A model compiled for the configured batch size, and once more for all others when one of those comes."""
 
+    fallbacks: tuple[str, ...] = ()
+
     def __init__(self, path: str, source: ModelSource, config: InferenceConfig) -> None:
         self._core, self._path, self._tensor = shared_core(), path, import_openvino().Tensor
         self.threads = config.threads or default_threads()
@@ -96,7 +98,8 @@ class OpenVinoSession:
         if config.use_gpu and "GPU" in self._core.available_devices:
             self.placement = "GPU"
         elif config.use_gpu:
-            self.notes = ("use_gpu=True, but OpenVINO finds no GPU it supports: running on the CPU",)
+            self.fallbacks = ("use_gpu=True, but OpenVINO finds no GPU it supports: running on the CPU",)
+            self.notes = self.fallbacks
         self.device = self.placement.lower()
         can = self._core.get_property(self.placement, "OPTIMIZATION_CAPABILITIES")
         taken = take_openvino(config.precision, self.placement, can)

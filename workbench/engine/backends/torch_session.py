@@ -28,6 +28,7 @@ class TorchSession:
     """A module with its device and thread count; a subclass says in :meth:`_prepare` what runs it."""
 
     words = "torch"
+    fallbacks: tuple[str, ...] = ()
 
     def __init__(self, source: ModelSource, config: InferenceConfig, *, backend: str) -> None:
         import torch
@@ -39,7 +40,8 @@ class TorchSession:
         if config.use_gpu and torch.cuda.is_available():
             self.device = "cuda:0"
         elif config.use_gpu:
-            self.notes = (*self.notes, "use_gpu=True, but torch finds no CUDA device: running on the CPU")
+            self.fallbacks = ("use_gpu=True, but torch finds no CUDA device: running on the CPU",)
+            self.notes = (*self.notes, *self.fallbacks)
         self.placement = self.device
         self.threads = config.threads or default_threads()
         self._torch = torch

@@ -1,0 +1,62 @@
+"""The notebooks about engines, with small parameters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SHORT = f"{Path(__file__).parents[2] / 'tests' / 'fixtures' / 'short.py'}:short"
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the folder that the notebook runs in; what it caches goes there too."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WORKBENCH_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
+def printed(outputs: list[Any]) -> str:
+    """Return all that a notebook printed or showed as text."""
+    return "".join(str(o.get("text", "")) + str(o.get("data", {}).get("text/plain", "")) for o in outputs)
+
+
+def pictures(outputs: list[Any]) -> int:
+    """Return the number of charts."""
+    return sum("image/png" in o.get("data", {}) for o in outputs)
+
+
+def test_the_engine_notebook_compares_runtimes_and_their_settings(run_outputs: Any, here: Path) -> None:
+    parameters = {
+        "task": SHORT,
+        "backends": ["torch-eager", "onnxruntime", "openvino"],
+        "compilers": [],
+        "batch_sizes": [1, 4],
+        "budget_s": 0.3,
+        "interactive": False,
+    }
+    outputs = run_outputs("20_engines.ipynb", parameters)
+    text = printed(outputs)
+    assert pictures(outputs) == 2
+    for words in ("every engine loaded", "max_abs_diff", "rewrote before", "takes none of the model's", "40 results"):
+        assert words in text
+    assert (here / "artefacts" / "engines" / "manifest.json").is_file()
+
+
+def test_the_memory_notebook_shows_batches_threads_and_buffers(run_outputs: Any, here: Path) -> None:
+    parameters = {
+        "task": SHORT,
+        "batch_sizes": [1, 4],
+        "compare_with": ["openvino"],
+        "requests": 8,
+        "threads": 2,
+        "budget_s": 0.3,
+        "interactive": False,
+    }
+    outputs = run_outputs("22_memory_and_batching.ipynb", parameters)
+    text = printed(outputs)
+    assert pictures(outputs) == 5
+    for words in ("times the samples per second", "queue_ms", "served from kept buffers"):
+        assert words in text

@@ -1,0 +1,46 @@
+"""Amounts side by side: a bar for each name, with a number and its unit at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from workbench.plots import style
+from workbench.plots.canvas import TEXT, axes_or_new, figure_of, say, title
+
+_HEIGHT = 0.62
+_ROOM = 1.3
+"""The axis goes on beyond the longest bar for the words at its end."""
+
+
+def plot_amounts(
+    amounts: Mapping[str, float], *, unit: str, words: str, detail: str = "", ax: Axes | None = None
+) -> Figure:
+    """Draw a horizontal bar for each amount; the first one is what the others are compared with, and grey.
+
+    Examples
+    --------
+    >>> plot_amounts({"new arrays": 128.0, "out=": 0.3}, unit="KiB", words="Memory of one call")  # doctest: +SKIP
+    """
+    _, target = axes_or_new(ax, 6.4, 1.2 + 0.42 * max(1, len(amounts)))
+    if not amounts:
+        say(target, "No amount to draw: give at least one.")
+        return figure_of(target)
+    most = max([0.0, *amounts.values()])
+    for place, amount in enumerate(amounts.values()):
+        colour = style.FAINT if place == 0 else "#56B4E9"
+        target.barh(place, amount, height=_HEIGHT, color=colour, zorder=3)
+        target.annotate(
+            f"{amount:,.3g} {unit}", (max(amount, 0.0), place), (5, 0), textcoords="offset points", va="center",
+            fontsize=TEXT - 0.5, color=style.INK,
+        )  # fmt: skip
+    target.set_yticks(range(len(amounts)), list(amounts), fontsize=TEXT)
+    target.set_ylim(len(amounts) - 0.45, -0.55)
+    target.set_xlim(0, (most or 1.0) * _ROOM)
+    target.set_xlabel(unit, fontsize=TEXT, color=style.INK)
+    target.grid(visible=False, axis="y")
+    target.tick_params(axis="y", length=0)
+    title(target, words, detail)
+    return figure_of(target)
