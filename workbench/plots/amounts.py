@@ -32,8 +32,9 @@ def plot_amounts(
     for place, amount in enumerate(amounts.values()):
         colour = style.FAINT if place == 0 else "#56B4E9"
         target.barh(place, amount, height=_HEIGHT, color=colour, zorder=3)
+        number = f"{amount:,.0f}" if amount >= 100 else f"{amount:.3g}"
         target.annotate(
-            f"{amount:,.0f} {unit}" if amount >= 100 else f"{amount:.3g} {unit}", (max(amount, 0.0), place), (5, 0), textcoords="offset points", va="center",
+            f"{number} {unit}", (max(amount, 0.0), place), (5, 0), textcoords="offset points", va="center",
             fontsize=TEXT - 0.5, color=style.INK,
         )  # fmt: skip
     target.set_yticks(range(len(amounts)), list(amounts), fontsize=TEXT)
