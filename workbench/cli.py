@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 from workbench import __version__
 from workbench.core.errors import ConfigError, StudyError, TrialFailed, WorkbenchError, did_you_mean
+from workbench.core.lazy import explained
 
 DONE, FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 130
 COMMANDS = ("doctor", "report", "study")
@@ -43,6 +44,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except WorkbenchError as error:
         _explain(error, "--debug" in given)
         return FAILED if isinstance(error, StudyError | TrialFailed) else BAD_INPUT
+    except ModuleNotFoundError as error:  # a runtime install has no packages of the lab
+        missing = explained(error, f"workbench {given[0]}")
+        if missing is None:
+            raise
+        _explain(missing, "--debug" in given)
+        return BAD_INPUT
     except BrokenPipeError:  # the reader of our output has gone, as in `workbench doctor | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE

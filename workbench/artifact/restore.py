@@ -14,6 +14,7 @@ from workbench.artifact.artifact import Artifact, open_artifact
 from workbench.artifact.manifest import read_manifest
 from workbench.compress.recipe import Recipe
 from workbench.core.errors import ArtifactError, WorkbenchError
+from workbench.core.lazy import needing
 from workbench.core.machine import library_versions
 from workbench.export.agreement import compare_outputs
 from workbench.export.io import IOSpec, rebuild_inputs
@@ -157,7 +158,8 @@ def load_variant(
         if trust:
             raise ArtifactError("trust=True is for the torch module of a quantized variant: give its task too.")
         return InferenceModel(artifact)
-    from workbench.tasks.load import load_task
+    with needing("load_variant with a task"):
+        from workbench.tasks.load import load_task
 
     return _with_task(artifact, load_task(task), trust)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 
 from workbench.core.config import short_id
+from workbench.core.lazy import how_to_get
 
 INSTRUCTION_SETS = (
     "sse4_2",
@@ -173,6 +174,13 @@ def _memory_mib() -> int:
 
 
 def _gpus() -> tuple[tuple[str, ...], str | None]:
+    try:
+        return _nvidia_gpus()
+    except ModuleNotFoundError as error:  # a runtime install
+        return (), f"GPUs were not looked for: {error.name} is not installed. Get it: {how_to_get('lab')}"
+
+
+def _nvidia_gpus() -> tuple[tuple[str, ...], str | None]:
     import pynvml
 
     try:

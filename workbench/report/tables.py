@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from workbench.report.show import text
 from workbench.report.words import (
@@ -22,6 +20,9 @@ from workbench.report.words import (
     signed,
     times,
 )
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,9 @@ def _at(size: int) -> Callable[[Row], str]:
 
 def waterfall_table(frame: pd.DataFrame) -> str:
     """Return the stages of ``waterfall_data`` with each figure and its change."""
-    lines = [{str(key): None if pd.isna(v) else v for key, v in line.items()} for line in frame.to_dict("records")]
+    lines = [
+        {str(key): None if v is None or v != v else v for key, v in line.items()} for line in frame.to_dict("records")
+    ]
     columns = [Column("stage", "", lambda line: str(line["label"]), words=True)]
     for head, unit, name, scale in (
         ("latency", "ms per batch", "latency_ms_p50", 1.0),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
+
+from workbench.core.lazy import attribute
 
 _FACE = {
     "Best": "workbench.study.answers",
@@ -32,6 +33,6 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name not in _FACE:
         raise AttributeError(f"module 'workbench.study' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_FACE[name]), name)
+    value = attribute(_FACE[name], name)
     globals()[name] = value
     return value
