@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+import workbench as wb
+
 ROOT = Path(__file__).parents[1]
 PROGRAM = Path(__file__).parent / "fixtures" / "runtime_only.py"
 GET_LAB = 'pip install "inference-workbench[lab]"'
@@ -22,8 +24,6 @@ OFFLINE = re.compile("NewConnectionError|connection broken|Max retries|timed out
 @pytest.fixture(scope="module")
 def artefact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return an artefact of the float model, made with all that this install has."""
-    import workbench as wb
-
     task = wb.load_task(f"{PROGRAM.with_name('answers.py')}:answers")
     return wb.Recipe().apply(task).save(tmp_path_factory.mktemp("artefact") / "float").folder
 
@@ -37,7 +37,7 @@ def run(command: list[str], folder: Path, *, python_path: str) -> dict[str, Any]
     return found
 
 
-def check(found: dict[str, Any]) -> None:
+def check(found: dict[str, Any], folder: Path) -> None:
     """Assert that everything of the runtime works, and that the rest is refused in a sentence."""
     assert found["importable"] == []
     assert all(difference < 1e-4 for difference in found["outputs"].values()) and len(found["outputs"]) == 2
@@ -52,6 +52,12 @@ def check(found: dict[str, Any]) -> None:
     assert found["doctor"]["code"] == 0
     assert re.search(r"torch-eager +missing .*pip install torch", found["doctor"]["out"])
     assert re.search(r"GPU +GPUs were not looked for: \w+ is not installed", found["doctor"]["out"])
+    assert found["bench"]["code"] == 0, found["bench"]["err"]
+    task = f"{PROGRAM.with_name('answers.py')}:answers"
+    with wb.Study(task, storage=f"sqlite:///{folder / 's.db'}") as study:
+        merged = study.merge(folder / "rows.jsonl")
+        assert (merged.added, len(merged.machines)) == (2, 1)
+        assert {row["backend"] for row in study.rows()} == {"onnxruntime", "openvino"}
     for command in ("study", "report"):
         assert found[command]["code"] == 2 and found[command]["out"] == ""
         assert found[command]["err"].startswith("workbench: ") and found[command]["err"].endswith(f"{GET_LAB}\n")
@@ -60,7 +66,7 @@ def check(found: dict[str, Any]) -> None:
 def test_without_the_packages_of_the_lab_artefacts_run_and_the_rest_says_what_to_install(
     artefact: Path, tmp_path: Path
 ) -> None:
-    check(run([sys.executable, str(PROGRAM), str(artefact), "--block"], tmp_path, python_path=str(ROOT)))
+    check(run([sys.executable, str(PROGRAM), str(artefact), "--block"], tmp_path, python_path=str(ROOT)), tmp_path)
 
 
 @pytest.mark.slow
@@ -73,7 +79,7 @@ def test_the_wheel_with_the_extra_runtime_alone(artefact: Path, tmp_path: Path) 
         path for path in (tmp_path / "venv/bin/python", tmp_path / "venv/Scripts/python.exe") if path.exists()
     )
     pip("install", f"{wheel}[runtime]", python=str(python))
-    check(run([str(python), str(PROGRAM), str(artefact)], tmp_path, python_path=""))
+    check(run([str(python), str(PROGRAM), str(artefact)], tmp_path, python_path=""), tmp_path)
 
 
 def pip(*arguments: str, python: str = sys.executable) -> None:

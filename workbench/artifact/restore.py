@@ -48,7 +48,7 @@ class InferenceModel:
                 "its task: give load_variant(folder, task)."
             )
         self.artifact = artifact
-        self.recipe = _recipe(artifact.folder, artifact.manifest)
+        self.recipe = recipe_of(artifact.folder, artifact.manifest)
         self.steps = tuple(artifact.manifest["steps"])
         self._backend = backend
         self._engine: Any = None
@@ -189,7 +189,7 @@ def _variant(folder: Path, manifest: Mapping[str, Any], module: Any, task: Task)
 
     return Variant(
         module=module,
-        recipe=_recipe(folder, manifest),
+        recipe=recipe_of(folder, manifest),
         reports=_reports(folder, manifest),
         task=task,
         quantized=manifest["quantized"],
@@ -210,7 +210,7 @@ def _check_task(folder: Path, written: Mapping[str, Any], task: Task) -> None:
         )
 
 
-def _recipe(folder: Path, manifest: Mapping[str, Any]) -> Recipe:
+def recipe_of(folder: Path, manifest: Mapping[str, Any]) -> Recipe:
     """Return the recipe of a manifest, or an ArtifactError that names the version it was written by."""
     try:
         return Recipe.from_dict(manifest["recipe"])

@@ -87,6 +87,19 @@ def this_machine() -> Machine:
     )
 
 
+def machine_words() -> str:
+    """Return this machine in a few words.
+
+    Examples
+    --------
+    >>> machine_words()  # doctest: +SKIP
+    'AMD EPYC 7763, 4 cores, 16,384 MiB, Linux'
+    """
+    machine, system = this_machine(), platform.system()
+    cores = f"{machine.cores_allowed} core{'s' if machine.cores_allowed > 1 else ''}"
+    return ", ".join((machine.cpu_model, cores, f"{machine.memory_mib:,} MiB", system, *machine.gpus))
+
+
 def cores_allowed() -> int:
     """Return how many logical cores this process may keep busy: its affinity, cut by the cgroup's CPU quota."""
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -112,6 +112,7 @@ DIFFERENCE = Column("max diff", "outputs, to torch", _plain("max_abs_diff", 2), 
 LOAD = Column("load", "s", _plain("load_s", 2), note="load_s")
 PREPARE = Column("prepare", "s", _plain("prepare_s", 2), note="prepare_s")
 THREADS = Column("threads", "", lambda row: count(row.get("threads")))
+MACHINE = Column("machine", "", lambda row: f"{row.get('machine') or '–'} ({row.get('fingerprint')})", words=True)
 STATE = Column(
     "state",
     "",

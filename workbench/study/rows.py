@@ -18,8 +18,9 @@ class TrialRow(TypedDict):
     quality minus this one in the metric's own units, measured on the engine that is timed. ``steps`` holds one
     dict per StepReport. ``candidates`` counts the (recipe, backend) pairs whose quality was measured on the
     evaluation split of this study. ``samples`` names the file with the raw ms per call, of this trial and of
-    the baseline next to it, in the folder ``samples`` beside the database. ``notes`` maps a column to the
-    reason why it is None or needs a word.
+    the baseline next to it, in the folder ``samples`` beside the database. ``fingerprint`` names the machine with the
+    versions of its libraries, ``machine`` says in words what it is: figures of two fingerprints are never compared.
+    ``notes`` maps a column to the reason why it is None or needs a word.
     """
 
     task: str
@@ -56,8 +57,11 @@ class TrialRow(TypedDict):
     candidates: int | None
     steps: list[dict[str, Any]]
     recipe_json: str
+    trial_key: str
+    artifact_key: str
     task_fingerprint: str
     fingerprint: str
+    machine: str
     baseline: bool
     samples: str | None
     notes: dict[str, str]
@@ -90,3 +94,10 @@ def update_row(row: Mapping[str, Any], **changes: Any) -> TrialRow:
     """Return a copy of ``row`` with changes; given notes are added to those that are there."""
     notes = {**row["notes"], **changes.pop("notes", {})}
     return {**row, **changes, "notes": notes}  # type: ignore[typeddict-item]
+
+
+def whole_row(known: Mapping[str, Any]) -> TrialRow:
+    """Return a row with every column, whichever version wrote it; what it did not know is None with a note."""
+    row = new_row(**{name: value for name, value in known.items() if name in COLUMNS})
+    unknown = [name for name in COLUMNS if name not in known]
+    return update_row(row, notes=dict.fromkeys(unknown, "The version that wrote this row did not record it."))

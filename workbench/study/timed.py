@@ -58,7 +58,7 @@ class TimedEngine:
         engine = OptimizedInferenceEngine.from_artifact(
             artifact,
             build=build,
-            trust=True,  # the study wrote this artefact itself, and its hashes were checked
+            trust=command["trust"],
             backend=self._backend,
             batch_size=command["batch_size"],
             threads=command["threads"],
