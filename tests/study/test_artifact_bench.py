@@ -48,6 +48,12 @@ def test_the_columns_are_those_of_a_study_and_none_always_has_a_reason(rows):
         assert "needs the task" in row["notes"]["quality"] and row["verdict"] is None
 
 
+def test_openvino_tells_compiling_apart_from_loading(rows):
+    for row in rows:
+        assert (row["compile_ms"] is not None) == (row["backend"] == "openvino")
+        assert row["load_ms"] > 0 and row["first_call_ms"] > 0
+
+
 def test_keys_tell_artefact_engine_and_batch_apart_and_are_those_of_the_study(rows, shared_task):
     from workbench.study.plan import make_plan
 

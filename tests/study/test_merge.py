@@ -89,6 +89,7 @@ def test_rows_of_another_study_lose_their_raw_samples_and_old_ones_get_a_key(stu
     study.merge([old])
     (found,) = study.rows()
     assert found["samples"] is None and "where it was timed" in found["notes"]["samples"]
+    assert found["load_ms"] == 500.0 and "With compiling" in found["notes"]["load_ms"]
     assert found["artifact_key"] is None and "did not record it" in found["notes"]["artifact_key"]
 
 

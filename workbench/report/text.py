@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from workbench.report.tables import (
     BACKEND,
     BATCH,
+    COLD,
     LATENCY,
     MACHINE,
     MEMORY,
@@ -24,7 +25,7 @@ from workbench.report.words import Row, headline, notes_by_reason
 from workbench.study.answers import Best
 
 COLUMNS = (RECIPE, BACKEND, BATCH, STATE, LATENCY, SPEEDUP, VERDICT, QUALITY, MEMORY, SIZE)
-BENCH = (BACKEND, BATCH, STATE, LATENCY, P90, THROUGHPUT, MEMORY, SIZE)
+BENCH = (BACKEND, BATCH, STATE, LATENCY, P90, THROUGHPUT, MEMORY, SIZE, *COLD)
 _TOLD = ("latency_ms_p50", "backend", "failed")
 
 

@@ -66,7 +66,7 @@ class TimedEngine:
         self._inputs = tree_map(np.array, load_arrays(command["inputs"]))
         self._engine = engine
         return {
-            "load_s": engine.load_s,
+            "cold": {"load_s": engine.load_s, "compile_s": engine.compile_s, "first_call_s": engine.first_call_s},
             "max_abs_diff": engine.max_abs_diff,
             "threads": engine.threads,
             "placement": str(engine.placement),
