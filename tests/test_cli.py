@@ -33,6 +33,11 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
         (["report", "--task", "digits", "--output", "x", "-p", "budget_s"], "expected 2 arguments"),
         (["study", "--task", "digits", "--storage", "s", "--batch-sizes", "0"], "whole number of at least 1"),
         (["study", "--task", "digits", "--storage", "s", "--budget-s", "long"], "invalid float value"),
+        (["bench"], "required: ARTEFACT"),
+        (["bench", "none"], "none is not an artefact: it does not exist"),
+        (["bench", "none", "--output", "."], "--output . is a folder"),
+        (["bench", "none", "--batch-sizes", "0"], "whole number of at least 1"),
+        (["study", "--task", "digits", "--storage", "sqlite:///x.db", "--merge", "none.jsonl"], "Cannot read the rows"),
         (["doctor", "--jsn"], "unrecognized arguments: --jsn"),
     ],
 )
@@ -181,6 +186,62 @@ def test_study_runs_resumes_and_prints_rows(capsys: Any, tiny_spec: str, tmp_pat
     code, out, err = run(capsys, *given)
     assert code == 0 and "timing" not in err
     assert "half" in out and "quality" in out
+
+
+def test_bench_writes_rows_that_a_study_merges(
+    capsys: Any, tiny_spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import workbench as wb
+    from workbench.study.pacing import Pacing
+
+    monkeypatch.setattr(Pacing, "rounds", (6, 6))
+    monkeypatch.setattr(Pacing, "block_s", 0.01)
+    folder = str(wb.Recipe().apply(wb.load_task(tiny_spec)).save(tmp_path / "float").folder)
+    output = tmp_path / "out" / "rows.jsonl"
+    code, out, err = run(capsys, "bench", folder, "--batch-sizes", "4", "--threads", "1", "--output", str(output))
+    assert code == 0 and "loading onnxruntime, openvino" in err
+    assert out.startswith("float of task tiny on ") and "1 thread each" in out
+    assert [json.loads(line)["backend"] for line in output.read_text().splitlines()] == ["onnxruntime", "openvino"]
+    assert list(output.parent.iterdir()) == [output]
+    code, out, _ = run(capsys, "bench", folder, "--backends", "onnxruntime", "--batch-sizes", "4", "--json")
+    assert code == 0 and json.loads(out)[0]["state"] == "complete"
+
+    rows = [{**json.loads(line), "fingerprint": "f" * 12} for line in output.read_text().splitlines()]
+    (tmp_path / "there.jsonl").write_text("".join(f"{json.dumps({**r, 'trial_key': r['backend']})}\n" for r in rows))
+    given = ["study", "--task", tiny_spec, "--storage", f"sqlite:///{tmp_path / 's.db'}", "--merge", str(output)]
+    code, out, err = run(capsys, *given, str(tmp_path / "there.jsonl"))
+    assert code == 0 and err.count("2 rows added, 0 replaced") == 2
+    assert out.count("ffffffffffff") == 2 and "machine" in out
+    assert len(json.loads(run(capsys, *given, "--json")[1])) == 4
+
+
+def test_what_was_timed_is_printed_where_it_cannot_be_written(
+    capsys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from workbench.core.errors import WorkbenchError
+    from workbench.study.rows import new_row
+
+    def full(*_: Any) -> None:
+        raise WorkbenchError("Cannot write rows.jsonl: No space left on device. Nothing was changed.")
+
+    row = new_row(state="complete", recipe="r", task="t", backend="openvino", batch_size=1, threads=1)
+    monkeypatch.setattr("workbench.study.artifact_bench.bench_artifact", lambda *_, **__: [row])
+    monkeypatch.setattr("workbench.report.trials.write_trials", full)
+    code, out, err = run(capsys, "bench", "folder", "--output", str(tmp_path / "rows.jsonl"))
+    assert code == 2 and "OpenVINO" in out and "No space left" in err
+
+
+def test_bench_fails_where_no_backend_runs_the_artefact(
+    capsys: Any, tiny_spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from workbench.study.rows import new_row
+
+    rows = [
+        new_row(state="failed", error="It broke.", recipe="r", task="t", backend="openvino", batch_size=1, threads=1)
+    ]
+    monkeypatch.setattr("workbench.study.artifact_bench.bench_artifact", lambda *_, **__: rows)
+    code, out, _ = run(capsys, "bench", "folder")
+    assert code == 1 and "It broke." in out
 
 
 def test_the_command_stops_quietly_when_its_reader_has_gone() -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from workbench.core import lazy
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -31,12 +33,36 @@ def test_constraints_pin_only_what_the_project_depends_on() -> None:
     lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and not line.startswith("#")]
     pinned = {distribution(line): line for line in lines}
     assert "torch==" in pinned["torch"]
-    assert set(pinned) <= {distribution(line) for line in PROJECT["dependencies"]}
+    assert set(pinned) <= installed("lab")
 
 
-def test_the_core_packages_are_dependencies() -> None:
+def installed(*extras: str) -> set[str]:
+    """Return the distributions that this project and these extras ask for, its own extras followed."""
+    found: set[str] = set()
+    lines = [*PROJECT["dependencies"], *(x for extra in extras for x in PROJECT["optional-dependencies"][extra])]
+    for line in lines:
+        own = re.fullmatch(rf"{PROJECT['name']}\[(.+)\]", line)
+        found |= installed(*own[1].split(",")) if own else {distribution(line)}
+    return found
+
+
+def test_the_base_and_the_runtime_stay_small() -> None:
+    assert installed() == {"numpy", "platformdirs", "psutil"}
+    assert installed("runtime") == installed() | {"onnx", "onnxruntime", "openvino"}
+
+
+def test_the_lab_has_all_that_a_report_needs_and_every_other_extra_has_the_lab() -> None:
     core = {"jupyterlab", "ipywidgets", "torch", "onnxruntime", "matplotlib", "pandas", "nvitop", "torch-pruning"}
-    assert core <= {distribution(line) for line in PROJECT["dependencies"]}
+    assert core <= installed("lab")
+    for extra in set(PROJECT["optional-dependencies"]) - {"runtime"}:
+        assert installed("lab") <= installed(extra), extra
+
+
+def test_what_is_said_about_missing_packages_fits_the_extras() -> None:
+    modules = {"IPython": "ipykernel", "nbformat": "nbconvert", "traitlets": "ipywidgets", "pynvml": "nvidia-ml-py"}
+    for extra, names in ("lab", lazy.LAB), ("runtime", lazy.RUNTIME):
+        assert {modules.get(name, distribution(name)) for name in names} <= installed(extra)
+    assert lazy.how_to_get("runtime") in README and lazy.how_to_get("lab") in README
 
 
 def test_readme_names_what_exists() -> None:

@@ -13,6 +13,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from workbench.core.lazy import attribute as _attribute
+
 __version__ = "0.1.0"
 
 _FACE = {
@@ -110,7 +112,7 @@ if TYPE_CHECKING:
 
 def __getattr__(name: str) -> Any:
     if name in _FACE:
-        value = getattr(importlib.import_module(_FACE[name]), name)
+        value = _attribute(_FACE[name], name)
     elif name in _ROOMS:
         value = importlib.import_module(f"workbench.{name}")
     else:

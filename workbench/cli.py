@@ -1,4 +1,4 @@
-"""The command ``workbench``: doctor, report, study.
+"""The command ``workbench``: doctor, report, study, bench.
 
 Exit codes: 0 done, 1 work failed, 2 bad input, 130 stopped by Ctrl-C. Every error is one line on standard error.
 """
@@ -6,7 +6,6 @@ Exit codes: 0 done, 1 work failed, 2 bad input, 130 stopped by Ctrl-C. Every err
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import sys
@@ -16,10 +15,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from workbench import __version__
+from workbench.commands.base import BAD_INPUT, DONE, FAILED, STOPPED, add_command, positive, say, write
+from workbench.commands.bench import add_bench
 from workbench.core.errors import ConfigError, StudyError, TrialFailed, WorkbenchError, did_you_mean
+from workbench.core.lazy import explained
 
-DONE, FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 130
-COMMANDS = ("doctor", "report", "study")
+COMMANDS = ("doctor", "report", "study", "bench")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,14 +36,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = _parser().parse_args(given)
         return int(arguments.work(arguments))
     except _Usage as error:
-        _say(str(error))
+        say(str(error))
         return BAD_INPUT
     except KeyboardInterrupt:
-        _say("Stopped before any work was done.")
+        say("Stopped before any work was done.")
         return STOPPED
     except WorkbenchError as error:
         _explain(error, "--debug" in given)
         return FAILED if isinstance(error, StudyError | TrialFailed) else BAD_INPUT
+    except ModuleNotFoundError as error:  # a runtime install has no packages of the lab
+        missing = explained(error, f"workbench {given[0]}")
+        if missing is None:
+            raise
+        _explain(missing, "--debug" in given)
+        return BAD_INPUT
     except BrokenPipeError:  # the reader of our output has gone, as in `workbench doctor | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
@@ -69,25 +76,19 @@ def _parser() -> _Parser:
     _add_doctor(commands)
     _add_report(commands)
     _add_study(commands)
+    add_bench(commands)
     return parser
-
-
-def _add(commands: Any, name: str, words: str, work: Any) -> Any:
-    command = commands.add_parser(name, help=words, description=words)
-    command.add_argument("--debug", action="store_true", help="show the stack trace of an error")
-    command.set_defaults(work=work)
-    return command
 
 
 def _add_doctor(commands: Any) -> None:
     words = "Show the machine, its instruction sets, cores and GPU, and each backend with how to get it."
-    command = _add(commands, "doctor", words, _doctor)
+    command = add_command(commands, "doctor", words, _doctor)
     command.add_argument("--json", action="store_true", help="as JSON")
 
 
 def _add_report(commands: Any) -> None:
     words = "Measure a task and write report.html, the executed notebook and trials.jsonl into a folder."
-    command = _add(commands, "report", words, _report)
+    command = add_command(commands, "report", words, _report)
     command.add_argument(
         "--task", required=True, help="digits, digits_vit, minilm, path/to/file.py:function or module:function"
     )
@@ -106,31 +107,32 @@ def _add_report(commands: Any) -> None:
 
 def _add_study(commands: Any) -> None:
     words = "Run or resume a study in a database, and print its rows."
-    command = _add(commands, "study", words, _study)
+    command = add_command(commands, "study", words, _study)
     command.add_argument(
         "--task", required=True, help="digits, digits_vit, minilm, path/to/file.py:function or module:function"
     )
     command.add_argument("--storage", required=True, help="database URL, such as sqlite:///studies.db")
     command.add_argument("--recipes", type=Path, help="JSON file with a list of recipes; without it the default ones")
     command.add_argument("--backends", nargs="+", help="such as torch-eager onnxruntime openvino; default: these three")
-    command.add_argument("--batch-sizes", nargs="+", type=_positive, default=[1, 8, 32], metavar="N")
-    command.add_argument("--threads", type=_positive, help="CPU threads of every engine")
+    command.add_argument("--batch-sizes", nargs="+", type=positive, default=[1, 8, 32], metavar="N")
+    command.add_argument("--threads", type=positive, help="CPU threads of every engine")
     command.add_argument("--budget-s", type=float, help="seconds for the whole; training lengths follow it")
     command.add_argument("--quality-drop", type=float, default=0.01, help="largest acceptable drop (default 0.01)")
     command.add_argument("--json", action="store_true", help="print the rows as JSON instead of a table")
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
-    return int(text)
+    command.add_argument(
+        "--merge",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="take rows in that `workbench bench --output FILE` wrote elsewhere, and print all; nothing is run",
+    )
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
     from workbench.report.doctor import examine, words
 
     found = examine()
-    _print(json.dumps(found, indent=2) if arguments.json else words(found))
+    write(json.dumps(found, indent=2) if arguments.json else words(found))
     return DONE
 
 
@@ -143,13 +145,13 @@ def _report(arguments: argparse.Namespace) -> int:
             raise ConfigError(f"Parameter {name!r} is given twice.")
         parameters[name] = value
     result = run_report(arguments.task, output=arguments.output, parameters=parameters)
-    _print(f"report    {result.html}\nnotebook  {result.notebook}\ntrials    {result.trials}")
+    write(f"report    {result.html}\nnotebook  {result.notebook}\ntrials    {result.trials}")
     if result.ok:
         return DONE
     if result.stopped:
-        _say(f"{result.reason} Finished trials are kept in {result.html.parent}; the same command goes on from there.")
+        say(f"{result.reason} Finished trials are kept in {result.html.parent}; the same command goes on from there.")
         return STOPPED
-    _say(f"The report is incomplete. {result.reason}")
+    say(f"The report is incomplete. {result.reason}")
     return FAILED
 
 
@@ -162,6 +164,8 @@ def _study(arguments: argparse.Namespace) -> int:
     for name in arguments.backends or ():
         require_backend(name)
     study = _open_study(arguments)
+    if arguments.merge:
+        return _merge(study, arguments)
     stopped = False
     with study:
         try:
@@ -176,10 +180,24 @@ def _study(arguments: argparse.Namespace) -> int:
             )
         except KeyboardInterrupt:
             stopped = True
-            _say(f"Stopped by Ctrl-C. Finished trials are kept in {arguments.storage}; the same command resumes.")
+            say(f"Stopped by Ctrl-C. Finished trials are kept in {arguments.storage}; the same command resumes.")
         rows, best = study.rows(), study.best(arguments.quality_drop)
-    _print(json.dumps(rows, indent=1) if arguments.json else rows_text(rows, best))
+    write(json.dumps(rows, indent=1) if arguments.json else rows_text(rows, best))
     return STOPPED if stopped else DONE
+
+
+def _merge(study: Any, arguments: argparse.Namespace) -> int:
+    from workbench.report.text import rows_text
+
+    with study:
+        try:
+            for path in arguments.merge:
+                say(f"{path}: {study.merge(path)}")
+        except StudyError as error:
+            raise ConfigError(str(error)) from error
+        rows, best = study.rows(), study.best(arguments.quality_drop)
+    write(json.dumps(rows, indent=1) if arguments.json else rows_text(rows, best))
+    return DONE
 
 
 def _open_study(arguments: argparse.Namespace) -> Any:
@@ -215,14 +233,4 @@ def _read_recipes(path: Path) -> list[Any]:
 def _explain(error: WorkbenchError, debug: bool) -> None:
     if debug:
         traceback.print_exception(error)
-    _say(" ".join(str(error).split()))
-
-
-def _say(words: str) -> None:
-    with contextlib.suppress(BrokenPipeError):
-        sys.stderr.write(f"workbench: {words}\n")
-
-
-def _print(words: str) -> None:
-    sys.stdout.write(f"{words}\n")
-    sys.stdout.flush()
+    say(" ".join(str(error).split()))

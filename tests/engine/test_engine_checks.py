@@ -74,6 +74,15 @@ def test_an_artefact_runs_in_every_backend(saved, images, backend):
             np.testing.assert_allclose(engine.predict(IMAGES[:3].numpy()).result, images.module(IMAGES[:3]), atol=1e-5)
 
 
+def test_an_engine_tells_how_long_its_cold_start_took(saved, images, backend):
+    with Engine.from_artifact(saved.folder, build=images.task.build, backend=backend, batch_size=3) as engine:
+        assert engine.first_call_s > 0
+        assert engine.compile_s is None or 0 < engine.compile_s < engine.load_s
+        assert (engine.compile_s is not None) == (backend == "openvino")
+    with Engine.from_artifact(saved.folder, backend="onnxruntime", verify=False) as engine:
+        assert engine.first_call_s is None
+
+
 def test_torch_needs_the_tasks_build_for_an_artefact(saved):
     with pytest.raises(ArtifactError, match=r"build=task\.build"):
         Engine.from_artifact(saved, backend="torch-eager")

@@ -7,14 +7,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from workbench.study.results import NoiseFloor, timed_columns
+from workbench.study.results import NoiseFloor, cold_columns, timed_columns
 
 
 def columns(base_ms: float, *, row_ms: float | None):
     blocks = [np.full(5, 2.0) + i / 1000 for i in range(6)]
     base = [np.full(5, base_ms) + i / 1000 for i in range(6)]
-    opened = {"load_s": 0.1, "max_abs_diff": 0.0, "notes": [], "steady": True}
-    arm = SimpleNamespace(trial=SimpleNamespace(batch_size=4), opened=opened, memory=(10.0, None))
+    cold = {"load_s": 0.1, "compile_s": None, "first_call_s": 0.01}
+    opened = {"cold": cold, "max_abs_diff": 0.0, "notes": [], "steady": True}
+    arm = SimpleNamespace(
+        trial=SimpleNamespace(batch_size=4, backend="onnxruntime"), opened=opened, memory=(10.0, None)
+    )
     return timed_columns(arm, blocks, base, NoiseFloor(), base_ms=row_ms)
 
 
@@ -31,3 +34,14 @@ def test_a_baseline_at_its_usual_pace_decides(row_ms):
     found = columns(12.0, row_ms=row_ms)
     assert found["verdict"] == "faster"
     assert "speedup" not in found["notes"]
+
+
+def test_the_cold_start_is_told_in_parts_that_add_up():
+    opened = {"cold": {"load_s": 0.5, "compile_s": 0.4, "first_call_s": 0.02}}
+    notes: dict[str, str] = {}
+    found = cold_columns(SimpleNamespace(opened=opened, trial=SimpleNamespace(backend="openvino")), notes)
+    assert found == pytest.approx({"load_ms": 100.0, "compile_ms": 400.0, "first_call_ms": 20.0}) and notes == {}
+    opened["cold"] |= {"compile_s": None, "first_call_s": None}
+    found = cold_columns(SimpleNamespace(opened=opened, trial=SimpleNamespace(backend="onnxruntime")), notes)
+    assert found == {"load_ms": 500.0, "compile_ms": None, "first_call_ms": None}
+    assert "part of load_ms" in notes["compile_ms"] and "first_call_ms" in notes

@@ -91,6 +91,12 @@ def test_a_runtime_without_torch_needs_less_memory_than_torch(ran):
     assert peaks["onnxruntime", 4] < 0.7 * peaks["torch-eager", 4]
 
 
+def test_every_row_tells_its_cold_start(ran):
+    for row in ran.study.rows():
+        assert row["load_ms"] > 0 and row["first_call_ms"] > 0
+        assert row["compile_ms"] is None and "part of load_ms" in row["notes"]["compile_ms"]
+
+
 def test_pruning_shows_in_params_macs_size_and_steps(ran):
     rows = {(r["recipe"], r["backend"]): r for r in ran.study.rows() if r["batch_size"] == 4}
     before, after = rows["float", "onnxruntime"], rows["prune", "onnxruntime"]

@@ -169,7 +169,7 @@ def finished(row: TrialRow) -> TrialRow:
         params=300_000,
         macs=20_000_000,
         max_abs_diff=1e-6,
-        load_s=0.2,
+        load_ms=200.0,
         prepare_s=1.0,
         candidates=9,
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
+
+from workbench.core.lazy import attribute
 
 _HOMES = {
     "Artifact": "artifact",
@@ -21,5 +22,5 @@ __all__ = sorted(_HOMES)
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
-        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+        return attribute(f"{__name__}.{_HOMES[name]}", name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -15,6 +15,7 @@ from workbench.core.config import short_id
 from workbench.core.errors import ArtifactError, ConfigError, WorkbenchError
 from workbench.core.files import cache_dir
 from workbench.core.given import given, require_path
+from workbench.core.lazy import needing
 from workbench.core.machine import FINGERPRINT_LIBRARIES, library_versions
 
 if TYPE_CHECKING:
@@ -61,7 +62,8 @@ class PrefixCache(MutableMapping[str, "Variant"]):
     """
 
     def __init__(self, task: Task | str, folder: str | Path | None = None, *, limit_mib: int | None = None) -> None:
-        from workbench.tasks.load import load_task
+        with needing("PrefixCache"):
+            from workbench.tasks.load import load_task
 
         self.folder = cache_dir() / "prefixes" if folder is None else require_path("PrefixCache folder", folder)
         self.limit_mib = _limit() if limit_mib is None else limit_mib

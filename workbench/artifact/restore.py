@@ -14,6 +14,7 @@ from workbench.artifact.artifact import Artifact, open_artifact
 from workbench.artifact.manifest import read_manifest
 from workbench.compress.recipe import Recipe
 from workbench.core.errors import ArtifactError, WorkbenchError
+from workbench.core.lazy import needing
 from workbench.core.machine import library_versions
 from workbench.export.agreement import compare_outputs
 from workbench.export.io import IOSpec, rebuild_inputs
@@ -47,7 +48,7 @@ class InferenceModel:
                 "its task: give load_variant(folder, task)."
             )
         self.artifact = artifact
-        self.recipe = _recipe(artifact.folder, artifact.manifest)
+        self.recipe = recipe_of(artifact.folder, artifact.manifest)
         self.steps = tuple(artifact.manifest["steps"])
         self._backend = backend
         self._engine: Any = None
@@ -157,7 +158,8 @@ def load_variant(
         if trust:
             raise ArtifactError("trust=True is for the torch module of a quantized variant: give its task too.")
         return InferenceModel(artifact)
-    from workbench.tasks.load import load_task
+    with needing("load_variant with a task"):
+        from workbench.tasks.load import load_task
 
     return _with_task(artifact, load_task(task), trust)
 
@@ -187,7 +189,7 @@ def _variant(folder: Path, manifest: Mapping[str, Any], module: Any, task: Task)
 
     return Variant(
         module=module,
-        recipe=_recipe(folder, manifest),
+        recipe=recipe_of(folder, manifest),
         reports=_reports(folder, manifest),
         task=task,
         quantized=manifest["quantized"],
@@ -208,7 +210,7 @@ def _check_task(folder: Path, written: Mapping[str, Any], task: Task) -> None:
         )
 
 
-def _recipe(folder: Path, manifest: Mapping[str, Any]) -> Recipe:
+def recipe_of(folder: Path, manifest: Mapping[str, Any]) -> Recipe:
     """Return the recipe of a manifest, or an ArtifactError that names the version it was written by."""
     try:
         return Recipe.from_dict(manifest["recipe"])

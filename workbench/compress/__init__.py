@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from workbench.compress.order import check_order
 from workbench.compress.recipe import Recipe
 from workbench.compress.steps import STEP_TYPES, Distill, Factorize, Prune, Quantize, Recover, Sparsify, Step
+from workbench.core.lazy import attribute
 
 if TYPE_CHECKING:
     from workbench.compress.variant import LayerReport, StepReport, Variant
@@ -31,5 +31,5 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in ("LayerReport", "StepReport", "Variant"):
-        return getattr(import_module("workbench.compress.variant"), name)
+        return attribute("workbench.compress.variant", name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

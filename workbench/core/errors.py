@@ -38,6 +38,10 @@ class BackendUnavailable(WorkbenchError):
     """A backend cannot run here; the message names the command that would get it."""
 
 
+class PackageMissing(WorkbenchError, ImportError):
+    """A package is not installed; the message names the command that installs it."""
+
+
 class EngineError(WorkbenchError):
     """An engine is used wrongly: before initialize, after dispose, or with outputs that do not fit."""
 

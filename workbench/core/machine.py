@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 
 from workbench.core.config import short_id
+from workbench.core.lazy import how_to_get
 
 INSTRUCTION_SETS = (
     "sse4_2",
@@ -84,6 +85,19 @@ def this_machine() -> Machine:
         gpus=gpus,
         gpu_reason=reason,
     )
+
+
+def machine_words() -> str:
+    """Return this machine in a few words.
+
+    Examples
+    --------
+    >>> machine_words()  # doctest: +SKIP
+    'AMD EPYC 7763, 4 cores, 16,384 MiB, Linux'
+    """
+    machine, system = this_machine(), platform.system()
+    cores = f"{machine.cores_allowed} core{'s' if machine.cores_allowed > 1 else ''}"
+    return ", ".join((machine.cpu_model, cores, f"{machine.memory_mib:,} MiB", system, *machine.gpus))
 
 
 def cores_allowed() -> int:
@@ -173,6 +187,13 @@ def _memory_mib() -> int:
 
 
 def _gpus() -> tuple[tuple[str, ...], str | None]:
+    try:
+        return _nvidia_gpus()
+    except ModuleNotFoundError as error:  # a runtime install
+        return (), f"GPUs were not looked for: {error.name} is not installed. Get it: {how_to_get('lab')}"
+
+
+def _nvidia_gpus() -> tuple[tuple[str, ...], str | None]:
     import pynvml
 
     try:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 
+from workbench.artifact.reference import Arrays
 from workbench.core.machine import this_machine
 from workbench.engine.backends.base import ModelSource, Session
 from workbench.engine.config import InferenceConfig
@@ -13,7 +16,23 @@ FAR = 0.05
 """Share of the reference's range from which a difference is worth a note."""
 
 
-def verify(session: Session, source: ModelSource, config: InferenceConfig) -> Agreement | None:
+class FirstCall:
+    """Runs a session, and keeps how many seconds its first call took; None until then."""
+
+    def __init__(self, session: Session) -> None:
+        self.seconds: float | None = None
+        self._run = session.run
+
+    def __call__(self, inputs: Arrays) -> Arrays:
+        """Run one batch."""
+        start = time.perf_counter()
+        outputs, _ = self._run(inputs)
+        if self.seconds is None:
+            self.seconds = time.perf_counter() - start
+        return outputs
+
+
+def verify(run: FirstCall, session: Session, source: ModelSource, config: InferenceConfig) -> Agreement | None:
     """Run the reference inputs in calls of the configured batch size; None where there is no reference."""
     reference = source.reference
     if reference is None:
@@ -22,7 +41,7 @@ def verify(session: Session, source: ModelSource, config: InferenceConfig) -> Ag
     parts = []
     for start in range(0, total, size):
         inputs = [array.take(range(start, start + size), axis=0, mode="wrap") for array in reference.inputs]
-        parts.append([output[: total - start] for output in session.run(inputs)[0]])
+        parts.append([output[: total - start] for output in run(inputs)])
     outputs = [np.concatenate([part[i] for part in parts]) for i in range(len(parts[0]))]
     precision = precision_of(session)
     if (

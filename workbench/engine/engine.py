@@ -42,7 +42,11 @@ class OptimizedInferenceEngine(ConcurrentCalls):
     threads : int
         Threads of one call.
     load_s : float
-        Seconds that the backend took to load the model; importing the runtime is not counted.
+        Seconds that the backend took to load the model, compiling included; importing the runtime is not counted.
+    compile_s : float or None
+        Seconds of ``load_s`` that were compiling; None where the backend does not do it in a step of its own.
+    first_call_s : float or None
+        Seconds of the first call, at the configured batch size; None where the outputs were not checked.
     max_abs_diff : float or None
         Largest difference of the outputs from the reference (torch's outputs for a few example inputs).
     precision : str
@@ -76,6 +80,8 @@ class OptimizedInferenceEngine(ConcurrentCalls):
         self.backend, self.placement, self.threads = config.backend, Placement(""), config.threads or 0
         self.precision = config.precision.compute
         self.load_s = 0.0
+        self.compile_s: float | None = None
+        self.first_call_s: float | None = None
         self.max_abs_diff: float | None = None
         self.selection: tuple[Candidate, ...] = ()
         self._notes: dict[str, None] = {}
@@ -159,6 +165,7 @@ class OptimizedInferenceEngine(ConcurrentCalls):
         if choice.table:
             self._note("auto: " + "; ".join(map(str, choice.table)))
         self.backend, self.load_s = choice.backend, choice.load_s
+        self.compile_s, self.first_call_s = getattr(session, "compile_s", None), choice.first_call_s
         self.max_abs_diff = agreement.max_abs_diff if agreement else None
         self.precision = precision_of(session)
         for note in (*source.notes, *session.notes, *quality_notes(source, agreement)):

@@ -21,7 +21,7 @@ from workbench.core.errors import EngineError, WorkbenchError
 from workbench.core.machine import default_threads
 from workbench.engine.backends import require_backend
 from workbench.engine.backends.base import ModelSource, Session, first_line
-from workbench.engine.checks import precision_of, verify
+from workbench.engine.checks import FirstCall, precision_of, verify
 from workbench.engine.config import InferenceConfig
 from workbench.engine.placement import placement_of
 from workbench.engine.precision import fallen
@@ -65,12 +65,16 @@ def _ways(name: str, config: InferenceConfig) -> list[dict[str, Any]]:
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """A loaded session, how it agreed with the reference, and the table it was chosen from, fastest first."""
+    """A loaded session, how it agreed with the reference, and the table it was chosen from, fastest first.
+
+    ``first_call_s`` is None where nothing was run: without a reference, or with ``verify=False``.
+    """
 
     backend: str
     session: Session
     agreement: Agreement | None
     load_s: float
+    first_call_s: float | None
     table: tuple[Candidate, ...]
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -113,7 +117,8 @@ def _load_agreeing(name: str, source: ModelSource, config: InferenceConfig) -> C
     if config.strict:
         _require_as_asked(name, session, source, config)
     try:
-        found = verify(session, source, config) if config.verify else None
+        first = FirstCall(session)
+        found = verify(first, session, source, config) if config.verify else None
     except Exception as error:
         session.close()
         raise EngineError(
@@ -130,7 +135,7 @@ def _load_agreeing(name: str, source: ModelSource, config: InferenceConfig) -> C
         note = fallen("auto", f"in {precision_of(session)} the {found.problem}").notes
         choice.session.notes = (*choice.session.notes, *note)
         return choice
-    return Choice(name, session, found, seconds, ())
+    return Choice(name, session, found, seconds, first.seconds, ())
 
 
 def _require_as_asked(name: str, session: Session, source: ModelSource, config: InferenceConfig) -> None:

@@ -16,6 +16,7 @@ from workbench.artifact.manifest import MANIFEST
 from workbench.artifact.reference import Arrays, Reference
 from workbench.compress.quantize.modes import mode_of_recipe
 from workbench.core.errors import EngineError, ExportError
+from workbench.core.lazy import needing
 from workbench.core.machine import this_machine
 from workbench.engine.backends.base import ModelSource
 from workbench.export.io import IOSpec, TensorSpec
@@ -58,7 +59,8 @@ def source_from_artifact(
     """Return the model of an artefact; ``build`` and ``trust`` as :func:`workbench.artifact.load.load_module` says."""
 
     def module() -> Any:
-        from workbench.artifact.load import load_module
+        with needing("A backend of torch"):
+            from workbench.artifact.load import load_module
 
         return load_module(artifact, build, trust=trust)
 
@@ -141,7 +143,9 @@ def _variant_source(variant: Variant, io: IOSpec, reference: Reference, **more: 
 
 
 def _source_from_onnx(path: Path) -> ModelSource:
-    import onnx
+    with needing("An engine for an ONNX file"):
+        import onnx
+        import onnxruntime  # noqa: F401 - gives the reference that outputs are checked against
 
     try:
         model = onnx.load(str(path), load_external_data=False)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
+
+from workbench.core.lazy import attribute
 
 _HOMES = {
     "AccuracyReport": "debug",
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = importlib.import_module(f"{__name__}.{_HOMES[name]}")
     # importing the submodule compare binds the module under the function's name: bind the function over it
-    globals()[name] = getattr(module, name)
+    globals()[name] = attribute(f"{__name__}.{_HOMES[name]}", name)
     return globals()[name]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
+
+from workbench.core.lazy import attribute
 
 _WHERE = {
     "calls_data": "calls",
@@ -96,7 +97,7 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name not in _WHERE:
         raise AttributeError(f"module 'workbench.plots' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"workbench.plots.{_WHERE[name]}"), name)
+    return attribute(f"workbench.plots.{_WHERE[name]}", name)
 
 
 def __dir__() -> list[str]:

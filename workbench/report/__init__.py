@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
+
+from workbench.core.lazy import attribute
 
 _WHERE = {
     "Report": "workbench.report.report",
@@ -23,6 +24,6 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name not in _WHERE:
         raise AttributeError(f"module 'workbench.report' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_WHERE[name]), name)
+    value = attribute(_WHERE[name], name)
     globals()[name] = value
     return value

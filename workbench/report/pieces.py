@@ -17,6 +17,7 @@ from workbench.report.words import (
     cuts_by_reason,
     drop,
     engine_name,
+    first_answer_ms,
     headline,
     interval,
     notes_by_reason,
@@ -43,7 +44,8 @@ Trials are ranked by the lower end of that interval: the pace of a machine drift
 apart, and what disturbed the baseline shall not choose.|
 Quality is the task's own metric on its evaluation samples, run on the engine that was timed. Training,
 calibration and the figures after each step use other samples. Peak memory is that of the trial's
-process, runtime included. Size is the model file on disk.
+process, runtime included. Size is the model file on disk. Load, compile and first call are the cold start of a fresh
+process, without the import of the runtime; they add up to the time until its first answer.
 """
 
 
@@ -104,6 +106,8 @@ def _tiles(row: Row, baseline: Row | None) -> str:
             _was(base, "size_mib", "MiB"),
         ),
     ]
+    if (waited := first_answer_ms(row)) is not None:
+        tiles.append(_tile("first answer", f"{number(waited)} ms", "load, compile and first call", ""))
     return f'<div class="tiles">{"".join(tiles)}</div>'
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from workbench.core.config import from_dict
 from workbench.core.errors import ConfigError, WorkbenchError
 from workbench.core.files import require_writable
+from workbench.core.lazy import needing
 from workbench.report.parameters import check_parameters, find_notebook, read_parameters
 from workbench.report.settings import ReportSettings
 
@@ -134,7 +135,8 @@ def _checked(notebook: Path, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _load(task: str | Task) -> Task:
-    from workbench.tasks.load import load_task
+    with needing("run_report"):
+        from workbench.tasks.load import load_task
 
     return load_task(task)
 

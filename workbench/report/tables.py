@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from workbench.report.show import text
 from workbench.report.words import (
@@ -22,6 +20,9 @@ from workbench.report.words import (
     signed,
     times,
 )
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -108,9 +109,13 @@ SIZE = Column("size", "MiB on disk", _plain("size_mib"), note="size_mib")
 PARAMS = Column("parameters", "", lambda row: count(row.get("params")), note="params")
 MACS = Column("MACs", "per sample", lambda row: count(row.get("macs")), note="macs")
 DIFFERENCE = Column("max diff", "outputs, to torch", _plain("max_abs_diff", 2), note="max_abs_diff")
-LOAD = Column("load", "s", _plain("load_s", 2), note="load_s")
+LOAD = Column("load", "ms", _plain("load_ms", 2), note="load_ms")
+COMPILE = Column("compile", "ms", _plain("compile_ms", 2), note="compile_ms")
+FIRST = Column("first call", "ms", _plain("first_call_ms", 2), note="first_call_ms")
+COLD = (LOAD, COMPILE, FIRST)
 PREPARE = Column("prepare", "s", _plain("prepare_s", 2), note="prepare_s")
 THREADS = Column("threads", "", lambda row: count(row.get("threads")))
+MACHINE = Column("machine", "", lambda row: f"{row.get('machine') or '–'} ({row.get('fingerprint')})", words=True)
 STATE = Column(
     "state",
     "",
@@ -123,7 +128,7 @@ TRADEOFF = (RECIPE, BACKEND, LATENCY, SPREAD, SPEEDUP, VERDICT, QUALITY, DROP, S
 MEMORY_TABLE = (RECIPE, BACKEND, MEMORY, SIZE, PARAMS, QUALITY, DROP)
 TRIALS = (
     *(RECIPE, BACKEND, BATCH, STATE, LATENCY, SPREAD, P90, P99, THROUGHPUT, SPEEDUP, VERDICT, QUALITY, DROP, MEMORY),
-    *(SIZE, PARAMS, MACS, DIFFERENCE, LOAD, PREPARE, THREADS),
+    *(SIZE, PARAMS, MACS, DIFFERENCE, *COLD, PREPARE, THREADS),
 )
 
 
@@ -150,7 +155,9 @@ def _at(size: int) -> Callable[[Row], str]:
 
 def waterfall_table(frame: pd.DataFrame) -> str:
     """Return the stages of ``waterfall_data`` with each figure and its change."""
-    lines = [{str(key): None if pd.isna(v) else v for key, v in line.items()} for line in frame.to_dict("records")]
+    lines = [
+        {str(key): None if v is None or v != v else v for key, v in line.items()} for line in frame.to_dict("records")
+    ]
     columns = [Column("stage", "", lambda line: str(line["label"]), words=True)]
     for head, unit, name, scale in (
         ("latency", "ms per batch", "latency_ms_p50", 1.0),

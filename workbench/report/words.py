@@ -114,6 +114,18 @@ def quality_words(row: Row) -> str:
     return f"{change} {quality(abs(lost))} of quality ({quality(row['quality'])})"
 
 
+def first_answer_ms(row: Row) -> float | None:
+    """Return how long a fresh process waits for its first answer: loading, compiling and the first call together.
+
+    Examples
+    --------
+    >>> first_answer_ms({"load_ms": 4.0, "compile_ms": 36.0, "first_call_ms": 0.5})
+    40.5
+    """
+    load, first = row.get("load_ms"), row.get("first_call_ms")
+    return None if load is None or first is None else float(load + (row.get("compile_ms") or 0.0) + first)
+
+
 def caveats(best: Best, rows: Sequence[Row]) -> list[str]:
     """Return what weakens a recommendation beside its own reason, one sentence each."""
     row = best.row

@@ -62,7 +62,7 @@ def best_row(
         For an unknown column, a negative limit, or a batch size that was not measured.
     """
     check_question(quality_drop=quality_drop, minimise=minimise)
-    complete, other = _one_machine([r for r in rows if r["state"] == "complete"], machine)
+    complete, other = one_machine([r for r in rows if r["state"] == "complete"], machine)
     if not complete:
         return Best(None, False, "No trial has finished yet.", 0)
     batch_size = _batch_size(complete, batch_size)
@@ -90,7 +90,7 @@ def pareto_rows(rows: Iterable[TrialRow], *, x: str, y: str, batch_size: int | N
     """Return the complete rows that no other row beats in both columns, sorted by ``x``.
 
     Throughput, speed-up and quality are better when higher, everything else when lower; see :func:`comparable` for
-    latencies. Equal rows all stay.
+    latencies. Equal rows all stay. Rows of two machines are never compared: each stands against those of its own.
     """
     for column in (x, y):
         _check_column(column)
@@ -102,11 +102,15 @@ def pareto_rows(rows: Iterable[TrialRow], *, x: str, y: str, batch_size: int | N
         and r.get(y) is not None
         and (batch_size is None or r["batch_size"] == batch_size)
     ]
-    costs = [*zip(_costs(known, x), _costs(known, y), strict=True)]
+    costs = [*zip(known, _costs(known, x), _costs(known, y), strict=True)]
     front = [
         row
-        for row, (a, b) in zip(known, costs, strict=True)
-        if not any((c <= a and d <= b) and (c < a or d < b) for c, d in costs)
+        for row, a, b in costs
+        if not any(
+            (c <= a and d <= b) and (c < a or d < b)
+            for rival, c, d in costs
+            if rival["fingerprint"] == row["fingerprint"]
+        )
     ]
     return sorted(front, key=lambda r: _number(r, x))
 
@@ -157,16 +161,21 @@ def _check_column(name: str) -> None:
         raise StudyError(unknown_name("numeric column", name, NUMERIC))
 
 
-def _one_machine(rows: list[TrialRow], machine: str | None) -> tuple[list[TrialRow], str]:
-    """Timings of two machines are never compared: keep the rows of one."""
-    counts: dict[str, int] = {}
+def one_machine(rows: Sequence[_Row], machine: str | None) -> tuple[list[_Row], str]:
+    """Timings of two machines are never compared: return the rows of one, and a sentence where it is not this one.
+
+    ``machine`` is the fingerprint that is preferred; where it has no row, the machine with most rows is taken.
+    """
+    counts: dict[Any, int] = {}
     for row in rows:
-        counts[row["fingerprint"]] = counts.get(row["fingerprint"], 0) + 1
+        name = row.get("fingerprint")
+        counts[name] = counts.get(name, 0) + 1
     if not counts:
         return [], ""
     chosen = machine if machine in counts else max(counts, key=lambda name: counts[name])
-    note = "" if machine in (None, chosen) else f" These rows were measured on another machine ({chosen})."
-    return [r for r in rows if r["fingerprint"] == chosen], note
+    kept = [r for r in rows if r.get("fingerprint") == chosen]
+    words = f"{kept[0]['machine']}, {chosen}" if kept[0].get("machine") else chosen
+    return kept, "" if machine in (None, chosen) else f" These rows were measured on another machine ({words})."
 
 
 def _batch_size(rows: list[TrialRow], asked: int | None) -> int:

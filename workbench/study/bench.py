@@ -31,6 +31,7 @@ class Setup:
     artifact: Callable[[Planned], Path]
     build: bytes
     stop: Stop
+    trust: bool = True  # a study wrote its artefacts itself, and their hashes are checked
 
 
 @dataclass
@@ -66,6 +67,7 @@ class RemoteArm:
             inputs=str(examples_folder(self.setup.inputs, self.trial.batch_size)),
             batch_size=self.trial.batch_size,
             threads=self.trial.threads,
+            trust=self.setup.trust,
         )
 
     def warm(self) -> None:
@@ -169,7 +171,7 @@ class Bench:
                     rounds=rounds,
                     block_s=block_s,
                     budget_s=budget_s,
-                    enough=functools.partial(_narrow, reference.name),
+                    enough=functools.partial(narrow, reference.name),
                     after_round=after_round,
                 )
                 break
@@ -181,7 +183,7 @@ class Bench:
             if name not in timed.blocks and name not in failed:
                 failed[name] = _ended(arm)
         arms = {name: arm for name, arm in arms.items() if name not in failed}
-        self._measure_memory(arms, failed)
+        measure_memory(arms, failed)
         if reference.child.alive:
             reference.measure_memory()
         return Timed(timed, {**arms, baseline.key: reference}, failed)
@@ -204,34 +206,39 @@ class Bench:
                 arm.child.close()
 
     def _open(self, names: Sequence[str], failed: dict[str, TrialFailed]) -> dict[str, RemoteArm]:
-        """Open and warm one after the other once all imports are over, so that load times do not disturb each other."""
-        started = {name: self._started[name] for name in names}
         if self._baseline is not None:
             with contextlib.suppress(TrialFailed):  # the baseline is tried again where it is used
                 self._baseline.child.wait_ready()
-        arms = {}
-        for name, arm in started.items():
-            try:
-                arm.child.wait_ready()
-                arms[name] = arm
-            except TrialFailed as error:
-                failed[name] = error
-        for name, arm in list(arms.items()):
-            try:
-                arm.open()
-                arm.warm()
-            except TrialFailed as error:
-                failed[name] = error
-                del arms[name]
-        return arms
+        return open_arms({name: self._started[name] for name in names}, failed)
 
-    def _measure_memory(self, arms: dict[str, RemoteArm], failed: dict[str, TrialFailed]) -> None:
-        for name, arm in list(arms.items()):
-            try:
-                arm.measure_memory()
-            except TrialFailed as error:
-                failed[name] = error
-                del arms[name]
+
+def open_arms(started: Mapping[str, RemoteArm], failed: dict[str, TrialFailed]) -> dict[str, RemoteArm]:
+    """Open and warm one after the other once all imports are over, so that load times do not disturb each other."""
+    arms = {}
+    for name, arm in started.items():
+        try:
+            arm.child.wait_ready()
+            arms[name] = arm
+        except TrialFailed as error:
+            failed[name] = error
+    for name, arm in list(arms.items()):
+        try:
+            arm.open()
+            arm.warm()
+        except TrialFailed as error:
+            failed[name] = error
+            del arms[name]
+    return arms
+
+
+def measure_memory(arms: dict[str, RemoteArm], failed: dict[str, TrialFailed]) -> None:
+    """Note the peak of every arm's process; an arm that is lost goes over to ``failed``."""
+    for name, arm in list(arms.items()):
+        try:
+            arm.measure_memory()
+        except TrialFailed as error:
+            failed[name] = error
+            del arms[name]
 
 
 def _ended(arm: RemoteArm) -> TrialFailed:
@@ -242,7 +249,8 @@ def _ended(arm: RemoteArm) -> TrialFailed:
     return TrialFailed("The process was not timed.")
 
 
-def _narrow(reference: str, blocks: Mapping[str, list[Samples]]) -> bool:
+def narrow(reference: str, blocks: Mapping[str, list[Samples]]) -> bool:
+    """Say whether every speed-up over the reference is known well enough to stop timing."""
     for name, mine in blocks.items():
         if name != reference:
             _, low, high = ratio_interval(blocks[reference], mine, resamples=_RESAMPLES)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from workbench.compress.recipe import Recipe
 from workbench.core.config import short_id
@@ -14,6 +14,7 @@ from workbench.core.machine import (
     default_threads,
     fingerprint_id,
     library_versions,
+    machine_words,
     this_machine,
 )
 from workbench.study.rows import TrialRow, new_row
@@ -87,7 +88,7 @@ class Plan:
 
     def rows(self, task: str, task_fingerprint: str) -> dict[str, TrialRow]:
         """Return a waiting row for each trial, by key."""
-        machine = fingerprint_id()
+        machine, words = fingerprint_id(), machine_words()
         return {
             t.key: new_row(
                 task=task,
@@ -99,8 +100,11 @@ class Plan:
                 batch_size=t.batch_size,
                 threads=t.threads,
                 baseline=t.baseline,
+                trial_key=t.key,
+                artifact_key=t.artifact_key,
                 task_fingerprint=task_fingerprint,
                 fingerprint=machine,
+                machine=words,
             )
             for t in self.trials
         }
@@ -186,18 +190,29 @@ def make_plan(
 
 
 def _planned(task_fingerprint: str, recipe: Recipe, backend: str, batch: int, threads: int) -> Planned:
-    artifact = short_id(
-        {
-            "recipe": recipe.recipe_id,
-            "task": task_fingerprint,
-            "libraries": library_versions(FINGERPRINT_LIBRARIES),
-            "int8_dot": this_machine().int8_dot,  # int8 schemes are chosen for the CPU
-        }
-    )
-    engine = {"backend": backend, "threads": threads}
-    key = short_id({"artifact": artifact, "engine": engine, "batch_size": batch, "machine": fingerprint_id()})
+    versions = library_versions(FINGERPRINT_LIBRARIES)
+    artifact = artifact_key(recipe.recipe_id, task_fingerprint, versions, int8_dot=this_machine().int8_dot)
+    key = trial_key(artifact, backend, batch, threads)
     baseline = not recipe.steps and backend == BASELINE_BACKEND
     return Planned(key, recipe, recipe.name or recipe.label, backend, batch, threads, artifact, baseline)
+
+
+def artifact_key(recipe_id: str, task_fingerprint: str, libraries: Mapping[str, str | None], *, int8_dot: bool) -> str:
+    """Return the 12 hex digits that name what a recipe makes of a task, with these libraries, for this kind of CPU."""
+    return short_id(
+        {
+            "recipe": recipe_id,
+            "task": task_fingerprint,
+            "libraries": {name: libraries.get(name) for name in FINGERPRINT_LIBRARIES},
+            "int8_dot": int8_dot,  # int8 schemes are chosen for the CPU
+        }
+    )
+
+
+def trial_key(artifact: str, backend: str, batch: int, threads: int, **more: Any) -> str:
+    """Return the 12 hex digits that name a trial on this machine; ``more`` tells apart what was measured otherwise."""
+    engine = {"backend": backend, "threads": threads}
+    return short_id({"artifact": artifact, "engine": engine, "batch_size": batch, "machine": fingerprint_id(), **more})
 
 
 def _sizes(batch_sizes: Sequence[int]) -> tuple[int, ...]:

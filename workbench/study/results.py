@@ -123,7 +123,7 @@ def baseline_columns(arm: RemoteArm, blocks: Sequence[Samples], noise: NoiseFloo
 
 
 def opened_columns(arm: RemoteArm, notes: dict[str, str]) -> dict[str, Any]:
-    """Return what loading told: load time, difference from torch, memory, the engine's own remarks."""
+    """Return what loading told: the cold start, difference from torch, memory, the engine's own remarks."""
     mib, reason = arm.memory
     if mib is None:
         notes["peak_rss_mib"] = reason or "not measured"
@@ -133,7 +133,26 @@ def opened_columns(arm: RemoteArm, notes: dict[str, str]) -> dict[str, Any]:
         diff = None
     if arm.opened["notes"]:
         notes["backend"] = " ".join(arm.opened["notes"])
-    return {"load_s": arm.opened["load_s"], "max_abs_diff": diff, "peak_rss_mib": mib}
+    return {**cold_columns(arm, notes), "max_abs_diff": diff, "peak_rss_mib": mib}
+
+
+def cold_columns(arm: RemoteArm, notes: dict[str, str]) -> dict[str, float | None]:
+    """Return what a fresh process waited for before its first answer: loading, compiling and the first call, in ms.
+
+    The three add up: what is compiling in a step of its own is not in ``load_ms``. The import of the runtime is not
+    counted, and the warm-up comes later.
+    """
+    cold, backend = arm.opened["cold"], arm.trial.backend
+    compiled, first = cold["compile_s"], cold["first_call_s"]
+    if compiled is None:
+        notes["compile_ms"] = f"{backend} has no step of its own for compiling: what it does of it is part of load_ms."
+    if first is None:
+        notes["first_call_ms"] = "The outputs were not compared with torch, which is the first call."
+    return {
+        "load_ms": 1e3 * (cold["load_s"] - (compiled or 0.0)),
+        "compile_ms": None if compiled is None else 1e3 * compiled,
+        "first_call_ms": None if first is None else 1e3 * first,
+    }
 
 
 def size_columns(folder: Path, backend: str) -> dict[str, Any]:

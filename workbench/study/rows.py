@@ -18,8 +18,12 @@ class TrialRow(TypedDict):
     quality minus this one in the metric's own units, measured on the engine that is timed. ``steps`` holds one
     dict per StepReport. ``candidates`` counts the (recipe, backend) pairs whose quality was measured on the
     evaluation split of this study. ``samples`` names the file with the raw ms per call, of this trial and of
-    the baseline next to it, in the folder ``samples`` beside the database. ``notes`` maps a column to the
-    reason why it is None or needs a word.
+    the baseline next to it, in the folder ``samples`` beside the database. ``load_ms``,
+    ``compile_ms`` and ``first_call_ms`` are the cold start, what a fresh process waits for before its first answer:
+    reading the model and creating the session, compiling where the backend does that in a step of its own, and the
+    first call; they add up. ``fingerprint`` names the machine with the versions of its libraries, ``machine`` says in
+    words what it is: figures of two fingerprints are never compared.
+    ``notes`` maps a column to the reason why it is None or needs a word.
     """
 
     task: str
@@ -51,13 +55,18 @@ class TrialRow(TypedDict):
     params: int | None
     macs: int | None
     max_abs_diff: float | None
-    load_s: float | None
+    load_ms: float | None
+    compile_ms: float | None
+    first_call_ms: float | None
     prepare_s: float | None
     candidates: int | None
     steps: list[dict[str, Any]]
     recipe_json: str
+    trial_key: str
+    artifact_key: str
     task_fingerprint: str
     fingerprint: str
+    machine: str
     baseline: bool
     samples: str | None
     notes: dict[str, str]
@@ -90,3 +99,14 @@ def update_row(row: Mapping[str, Any], **changes: Any) -> TrialRow:
     """Return a copy of ``row`` with changes; given notes are added to those that are there."""
     notes = {**row["notes"], **changes.pop("notes", {})}
     return {**row, **changes, "notes": notes}  # type: ignore[typeddict-item]
+
+
+def whole_row(known: Mapping[str, Any]) -> TrialRow:
+    """Return a row with every column, whichever version wrote it; what it did not know is None with a note."""
+    row = new_row(**{name: value for name, value in known.items() if name in COLUMNS})
+    unknown = [name for name in COLUMNS if name not in known]
+    notes = dict.fromkeys(unknown, "The version that wrote this row did not record it.")
+    if known.get("load_s") is not None:
+        row["load_ms"] = 1e3 * known["load_s"]
+        notes["load_ms"] = "With compiling: the version that wrote this row did not tell them apart."
+    return update_row(row, notes=notes)

@@ -6,7 +6,6 @@ Our tables are called ``workbench_*``, since Optuna keeps a table ``trials`` of 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import platform
@@ -14,15 +13,14 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import exc
-from sqlalchemy.engine import URL, Connection, Engine, make_url
+from sqlalchemy.engine import Connection
 
-from workbench.core.errors import StudyError, WorkbenchError
-from workbench.core.files import cache_dir, require_writable
+from workbench.core.errors import StudyError
+from workbench.study.address import connect, files_folder, parse_url
 from workbench.study.rows import TrialRow
 
 SCHEMA_VERSION = 1
@@ -91,10 +89,10 @@ class Store:
     """
 
     def __init__(self, url: str) -> None:
-        parsed = _parse(url)
+        parsed = parse_url(url)
         self.url = url
-        self.files = _files_folder(parsed)
-        self._engine = _engine(parsed)
+        self.files = files_folder(parsed)
+        self._engine = connect(parsed)
         with self._explained():
             self._create()
 
@@ -123,6 +121,26 @@ class Store:
             )
             for r in found
         }
+
+    def merge(self, study: str, rows: Mapping[str, TrialRow]) -> tuple[int, int]:
+        """Take rows in that were measured elsewhere; return how many are new, and how many replaced an older one.
+
+        What this study has timed itself, whose raw samples lie here, stays; so does what a run works on.
+        """
+        before = self.load(study, rows)
+        self.add(study, rows)
+        replaced = 0
+        for key, old in before.items():
+            own = old.owner is not None or (old.state == "complete" and old.row["samples"] is not None)
+            if not own and old.row != rows[key]:
+                replaced += 1
+                with self._begin() as connection:
+                    connection.execute(
+                        TRIALS.update()
+                        .where(TRIALS.c.study == study, TRIALS.c.trial_key == key, TRIALS.c.owner.is_(None))
+                        .values(updated=time.time(), **_columns(rows[key]))
+                    )
+        return len(rows) - len(before), replaced
 
     def claim(self, study: str, keys: Iterable[str], owner: str) -> set[str]:
         """Take the trials that nobody owns, or whose owner is dead; return the keys that are now ours.
@@ -243,57 +261,3 @@ def _advice(cause: str) -> str:
         "full": "Free some space and run again; what is complete is kept.",
     }
     return next((advice for part, advice in words.items() if part in cause), "Check the address and the rights.")
-
-
-def _parse(url: str) -> URL:
-    try:
-        parsed = make_url(url)
-        parsed.get_dialect()
-    except exc.NoSuchModuleError as error:
-        raise StudyError(
-            f"storage {url!r}: unknown kind of database. Use for example 'sqlite:///study.db' or "
-            "'postgresql+psycopg://user@host/name'."
-        ) from error
-    except exc.ArgumentError as error:
-        raise StudyError(
-            f"storage {url!r} is no database URL. For a file write 'sqlite:///{url}' (three slashes, then the path)."
-        ) from error
-    if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
-        raise StudyError(
-            f"storage {url!r} is in memory, so a crash would lose it and children could not see it. "
-            "Give a file: 'sqlite:///study.db'."
-        )
-    return parsed
-
-
-def _files_folder(url: URL) -> Path:
-    if url.get_backend_name() == "sqlite":
-        path = Path(str(url.database)).absolute()
-        if path.is_dir():
-            raise StudyError(f"storage: {path} is a folder. Give a file in it: 'sqlite:///{path}/study.db'.")
-        folder = path.parent / f"{path.stem}_files"
-    else:
-        folder = cache_dir() / "studies" / hashlib.sha256(str(url).encode()).hexdigest()[:12]
-    try:
-        return require_writable(folder)
-    except WorkbenchError as error:
-        raise StudyError(f"storage {url}: {error}") from error
-
-
-def _engine(url: URL) -> Engine:
-    try:
-        if url.get_backend_name() != "sqlite":
-            return sa.create_engine(url, pool_pre_ping=True)
-        path = str(Path(str(url.database)).absolute())  # a later chdir must not lead to another file
-        engine = sa.create_engine(url.set(database=path), connect_args={"timeout": 30})
-    except ModuleNotFoundError as error:
-        raise StudyError(f"storage {url}: the driver {error.name!r} is not installed. pip install it.") from error
-    sa.event.listen(engine, "connect", _tune_sqlite)
-    return engine
-
-
-def _tune_sqlite(connection: Any, _record: object) -> None:
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")  # readers and the heartbeat do not wait for a writer
-    cursor.execute("PRAGMA synchronous=NORMAL")
-    cursor.close()

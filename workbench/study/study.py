@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from workbench.core.errors import Cancelled, StudyError, unknown_name
 from workbench.core.machine import fingerprint_id
 from workbench.core.progress import Progress, ProgressCallback, ignore
 from workbench.study.answers import Best, best_row, check_question, mark_recommended, pareto_rows
+from workbench.study.merge import Merged, merge_rows, rows_of_task
 from workbench.study.rows import COLUMNS, TrialRow
 from workbench.study.store import Store
 
@@ -156,6 +158,25 @@ class Study:
         """
         rows = self._rows()
         return mark_recommended(rows, self._best(rows))
+
+    def merge(self, rows: str | Path | Iterable[Mapping[str, Any]]) -> Merged:
+        """Take in rows that were measured elsewhere: a file that ``workbench bench --output`` wrote, or rows.
+
+        Rows of another machine stand beside this one's and are never compared with them: their ``fingerprint`` tells
+        them apart, ``machine`` says what it is. Merging twice changes nothing; a newer measurement of the same thing
+        replaces an older one that was merged, and never what this study has timed itself.
+
+        Raises
+        ------
+        StudyError
+            If the file cannot be read, a row is none, is of another task, or no row is finished; nothing is taken then.
+
+        Examples
+        --------
+        >>> print(study.merge("rows.jsonl"))  # doctest: +SKIP
+        6 rows added, 0 replaced, 0 known already; measured on Neoverse-N1, 4 cores, 7,820 MiB, Linux (5c1f2a90b3de)
+        """
+        return merge_rows(self._store, self.name, self.task, rows)
 
     def frame(self) -> pd.DataFrame:
         """Return :meth:`rows` as a frame, with every column of a row."""
@@ -301,18 +322,7 @@ class Study:
             self._stop = None
 
     def _rows(self) -> list[TrialRow]:
-        """Rows of this task as it is now; of two with the same settings (libraries were updated) the newer one."""
-        newest: dict[tuple[Any, ...], tuple[float, TrialRow]] = {}
-        for stored in self._store.load(self.name).values():
-            row = stored.row
-            if row["task_fingerprint"] != self.task.fingerprint:
-                continue
-            settings = (row["recipe_id"], row["backend"], row["batch_size"], row["threads"], row["fingerprint"])
-            if settings not in newest or newest[settings][0] < stored.updated:
-                newest[settings] = (stored.updated, row)
-        rows = [row for _, row in newest.values()]
-        judged = {(r["recipe_id"], r["backend"]) for r in rows if r["quality"] is not None}
-        return [{**row, "candidates": len(judged)} for row in rows]
+        return rows_of_task(self._store.load(self.name).values(), self.task.fingerprint)
 
     def _best(
         self,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
+
+from workbench.core.lazy import attribute
 
 if TYPE_CHECKING:
     from workbench.tasks.builtin import digits as digits
@@ -27,7 +28,7 @@ __all__ = ["Split", "Task", "digits", "digits_vit", "load_task", "minilm"]
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return attribute(f"{__name__}.{_HOMES[name]}", name)
 
 
 def __dir__() -> list[str]:

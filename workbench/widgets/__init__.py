@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
+
+from workbench.core.lazy import attribute
 
 _HOMES = {"Form": "workbench.widgets.form", "Workbench": "workbench.widgets.panel"}
 
@@ -12,5 +13,5 @@ __all__ = ["Form", "Workbench"]
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
+        return attribute(_HOMES[name], name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

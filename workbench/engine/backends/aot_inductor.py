@@ -37,6 +37,7 @@ class AotSession(TorchSession):
     """A library for all batch sizes, or one for each where the module's code fixes them."""
 
     words = "AOTInductor"
+    compiles = True
 
     def _prepare(self, source: ModelSource, config: InferenceConfig) -> Call:
         from workbench.engine.backends.flat import FlatModule, need_examples, wrong_at

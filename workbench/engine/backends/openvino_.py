@@ -129,7 +129,10 @@ class OpenVinoSession:
             settings["INFERENCE_NUM_THREADS"] = self.threads
             # Pinned threads cannot step aside for other processes that OpenVINO or the system put on the same core.
             settings["ENABLE_CPU_PINNING"] = False
-        return self._core.compile_model(model, self.placement, settings)
+        begun = time.perf_counter()
+        compiled = self._core.compile_model(model, self.placement, settings)
+        self.compile_s = time.perf_counter() - begun
+        return compiled
 
     def run(self, inputs: Arrays) -> tuple[Arrays, float]:
         """Run one batch."""

@@ -37,6 +37,7 @@ class CompiledSession(TorchSession):
     """A module compiled for the configured batch size, and once more for all others when one of those comes."""
 
     words = "torch.compile"
+    compiles = True
 
     def _prepare(self, source: ModelSource, config: InferenceConfig) -> Call:
         from workbench.engine.backends.flat import FlatModule

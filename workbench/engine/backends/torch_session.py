@@ -28,6 +28,8 @@ class TorchSession:
     """A module with its device and thread count; a subclass says in :meth:`_prepare` what runs it."""
 
     words = "torch"
+    compiles = False
+    compile_s: float | None = None
     fallbacks: tuple[str, ...] = ()
 
     def __init__(self, source: ModelSource, config: InferenceConfig, *, backend: str) -> None:
@@ -52,7 +54,9 @@ class TorchSession:
         self._claim = ThreadClaim(self.threads)
         self._call: Any = None
         try:
+            begun = time.perf_counter()
             self._call = self._prepare(source, config)
+            self.compile_s = time.perf_counter() - begun if self.compiles else None
         except BaseException:
             self.close()
             raise

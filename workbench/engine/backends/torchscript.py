@@ -36,6 +36,7 @@ class ScriptSession(TorchSession):
     """A trace that gives the module's own outputs."""
 
     words = "TorchScript"
+    compiles = True
 
     def _prepare(self, source: ModelSource, config: InferenceConfig) -> Call:
         from workbench.engine.backends.flat import FlatModule, need_examples, wrong_at

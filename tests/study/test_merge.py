@@ -1,0 +1,160 @@
+"""Rows from elsewhere: taken in once, kept apart by machine, refused in words where they do not belong."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import workbench as wb
+from workbench.core.errors import StudyError
+from workbench.study.answers import best_row, pareto_rows
+from workbench.study.rows import new_row
+
+
+@pytest.fixture
+def study(shared_task, tmp_path):
+    with wb.Study(shared_task, storage=f"sqlite:///{tmp_path}/s.db") as opened:
+        yield opened
+
+
+@pytest.fixture
+def row(shared_task):
+    def make(**more):
+        known = {
+            "task": "answers",
+            "recipe": "prune",
+            "recipe_id": "0123456789ab",
+            "recipe_json": wb.Recipe(wb.Prune()).to_json(),
+            "backend": "onnxruntime",
+            "batch_size": 4,
+            "threads": 2,
+            "state": "complete",
+            "latency_ms_p50": 3.0,
+            "trial_key": "k" * 12,
+            "artifact_key": "a" * 12,
+            "task_fingerprint": shared_task.fingerprint,
+            "fingerprint": "f" * 12,
+            "machine": "Neoverse-N1, 4 cores",
+            "notes": {"quality": "needs the task"},
+        }
+        return dict(new_row(**{**known, **more}))
+
+    return make
+
+
+def test_rows_come_in_once_and_say_which_machine(study, row, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row(trial_key=key, batch_size=i)) + "\n" for i, key in enumerate("abc", 1)))
+    merged = study.merge(path)
+    assert str(merged) == ("3 rows added, 0 replaced, 0 known already; measured on Neoverse-N1, 4 cores (ffffffffffff)")
+    before = study.rows()
+    again = study.merge(path)
+    assert (again.added, again.replaced, again.known) == (0, 0, 3)
+    assert study.rows() == before and len(before) == 3
+    assert before[0]["notes"]["quality"] == "needs the task"
+
+
+def test_what_json_printed_and_rows_themselves_are_taken_too(study, row, tmp_path):
+    (tmp_path / "rows.json").write_text(json.dumps([row()], indent=1))
+    assert study.merge(tmp_path / "rows.json").added == 1
+    assert study.merge([row()]).known == 1
+
+
+def test_a_newer_measurement_replaces_a_merged_one_and_never_the_studys_own(study, row):
+    own = row(trial_key="own", samples="raw.npz")
+    study._store.add(study.name, {"own": own})
+    study.merge([row()])
+    merged = study.merge([row(latency_ms_p50=2.0), {**own, "latency_ms_p50": 1.0}])
+    assert (merged.added, merged.replaced, merged.known) == (0, 1, 1)
+    stored = study._store.load(study.name)
+    assert stored["own"].row["latency_ms_p50"] == 3.0
+    assert stored["k" * 12].row["latency_ms_p50"] == 2.0
+
+
+def test_unfinished_rows_are_left_out_and_none_at_all_is_told(study, row):
+    merged = study.merge([row(), row(trial_key="w", state="waiting"), row(trial_key="x", state="failed")])
+    assert (merged.added, merged.left_out) == (1, 2)
+    assert "2 left out, since they are not finished" in str(merged)
+    for rows in ([], [row(state="failed")]):
+        with pytest.raises(StudyError, match="holds no finished row"):
+            study.merge(rows)
+
+
+def test_rows_of_another_study_lose_their_raw_samples_and_old_ones_get_a_key(study, row):
+    old = row(samples="raw.npz", load_s=0.5)
+    for name in ("trial_key", "artifact_key", "machine"):
+        del old[name]
+    study.merge([old])
+    study.merge([old])
+    (found,) = study.rows()
+    assert found["samples"] is None and "where it was timed" in found["notes"]["samples"]
+    assert found["load_ms"] == 500.0 and "With compiling" in found["notes"]["load_ms"]
+    assert found["artifact_key"] is None and "did not record it" in found["notes"]["artifact_key"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"task_fingerprint": "0" * 12}, "of the task 'answers' with the fingerprint 000000000000, and this study"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"batch_size": True}, "batch_size is True"),
+        ({"backend": None}, "backend is None"),
+        ({"state": "done"}, "state is 'done'"),
+        ({"latency_ms_p50": "fast"}, "latency_ms_p50 is 'fast'"),
+        ({"quality": float("nan")}, "quality is nan"),
+        ({"notes": []}, "notes is"),
+        ({"steps": "none"}, "steps is 'none'"),
+    ],
+)
+def test_rows_that_do_not_belong_are_refused_and_nothing_is_taken(study, row, change, words):
+    with pytest.raises(StudyError, match=words):
+        study.merge([row(trial_key="good"), row(**change)])
+    assert study.rows() == []
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "Cannot read the rows"),
+        ("{}\n{", "line 2 of"),
+        ('{"quality": NaN}', "NaN is no number"),
+        ("[", "is no row"),
+        ("7", "is no row of a study, but 7"),
+        ("", "holds no finished row"),
+    ],
+)
+def test_files_that_hold_no_rows_are_told(study, tmp_path, text, words):
+    path = tmp_path / "rows.jsonl"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(StudyError, match=words):
+        study.merge(path)
+
+
+def test_other_things_are_no_rows(study, tmp_path):
+    (tmp_path / "b").write_bytes(b"\xff\xfe")
+    with pytest.raises(StudyError, match="it is no text"):
+        study.merge(tmp_path / "b")
+    for wrong in (5, {"a": 1}, b"x"):
+        with pytest.raises(StudyError, match="takes the path of a file"):
+            study.merge(wrong)
+
+
+def test_machines_are_never_compared(row):
+    here = row(fingerprint="here", machine="this one", quality_drop=0.0, quality=0.9, latency_ms_p50=9.0)
+    there = row(quality_drop=0.0, quality=0.9, latency_ms_p50=1.0)
+    front = pareto_rows([here, there], x="latency_ms_p50", y="quality")
+    assert [r["fingerprint"] for r in front] == ["f" * 12, "here"]
+    assert best_row([here, there], machine="here").row["fingerprint"] == "here"
+    elsewhere = best_row([there], machine="here")
+    assert "measured on another machine (Neoverse-N1, 4 cores, ffffffffffff)" in elsewhere.reason
+
+
+def test_charts_show_one_machine(row):
+    from workbench.core.machine import fingerprint_id
+    from workbench.plots.frame import complete_frame
+
+    rows = [row(fingerprint=fingerprint_id(), latency_ms_p50=9.0), *[row(trial_key=str(i)) for i in range(3)]]
+    assert complete_frame(rows)["latency_ms_p50"].tolist() == [9.0]
+    assert complete_frame(rows[1:])["latency_ms_p50"].tolist() == [3.0] * 3

@@ -1,0 +1,37 @@
+"""What all commands share: exit codes, how they are added, and where they write."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from typing import Any
+
+DONE, FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 130
+
+
+def add_command(commands: Any, name: str, words: str, work: Any) -> Any:
+    """Return the parser of a new command; ``work`` gets the arguments and returns the exit code."""
+    command = commands.add_parser(name, help=words, description=words)
+    command.add_argument("--debug", action="store_true", help="show the stack trace of an error")
+    command.set_defaults(work=work)
+    return command
+
+
+def positive(text: str) -> int:
+    """Return a whole number of at least 1, for argparse."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    return int(text)
+
+
+def say(words: str) -> None:
+    """Write one line to standard error."""
+    with contextlib.suppress(BrokenPipeError):
+        sys.stderr.write(f"workbench: {words}\n")
+
+
+def write(words: str) -> None:
+    """Write to standard output."""
+    sys.stdout.write(f"{words}\n")
+    sys.stdout.flush()

@@ -1,0 +1,69 @@
+"""``workbench bench``: time an artefact on this machine, without torch."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from workbench.commands.base import DONE, FAILED, STOPPED, add_command, positive, say, write
+from workbench.core.errors import ConfigError
+from workbench.core.files import require_writable
+
+
+def add_bench(commands: Any) -> None:
+    """Add the command."""
+    words = "Time an artefact on this machine, and write rows that a study elsewhere can merge."
+    command = add_command(commands, "bench", words, bench)
+    command.add_argument("artifact", metavar="ARTEFACT", help="folder that variant.save or workbench export wrote")
+    command.add_argument("--backends", nargs="+", help="such as onnxruntime openvino; default: those that run here")
+    command.add_argument("--batch-sizes", nargs="+", type=positive, metavar="N", help="default: 1 8 32")
+    command.add_argument("--threads", type=positive, help="CPU threads of every backend")
+    command.add_argument("--output", type=Path, help="file for the rows, one line of JSON each")
+    command.add_argument("--data", type=Path, help=".npz file with an array for each input; default: its own samples")
+    command.add_argument("--task", help="the task it was made for, which backends of torch need")
+    command.add_argument("--trust", action="store_true", help="let backends of torch run code that the artefact names")
+    command.add_argument("--json", action="store_true", help="print the rows as JSON instead of a table")
+
+
+def bench(arguments: argparse.Namespace) -> int:
+    """Do it: 0 where at least one backend ran the artefact, 1 where none did."""
+    from workbench.report.lines import Lines
+    from workbench.report.text import bench_text
+    from workbench.report.trials import write_trials
+    from workbench.study.artifact_bench import bench_artifact
+
+    if arguments.output is not None:
+        _require_file(arguments.output)
+    task = None
+    if arguments.task is not None:
+        from workbench.tasks.load import load_task
+
+        task = load_task(arguments.task)
+    try:
+        rows = bench_artifact(
+            arguments.artifact,
+            backends=arguments.backends,
+            batch_sizes=arguments.batch_sizes,
+            threads=arguments.threads,
+            data=arguments.data,
+            task=task,
+            trust=arguments.trust,
+            progress=Lines(sys.stderr),
+        )
+    except KeyboardInterrupt:
+        say("Stopped by Ctrl-C. Nothing was written.")
+        return STOPPED
+    write(json.dumps(rows, indent=1) if arguments.json else bench_text(rows))
+    if arguments.output is not None:  # afterwards, so that a full disk loses nothing that was measured
+        write_trials(rows, arguments.output)
+    return DONE if any(row["state"] == "complete" for row in rows) else FAILED
+
+
+def _require_file(path: Path) -> None:
+    """Say before work starts that the rows could not be written."""
+    if path.is_dir():
+        raise ConfigError(f"--output {path} is a folder. Name a file in it: {path / 'rows.jsonl'}")
+    require_writable(path.parent)

@@ -1,0 +1,89 @@
+"""Names that are imported on first use, and what is said where an install lacks the package that they need."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from collections.abc import Iterator
+from typing import Any
+
+from workbench.core.errors import PackageMissing
+
+LAB = frozenset(
+    {
+        "IPython",
+        "cloudpickle",
+        "filelock",
+        "ipykernel",
+        "ipywidgets",
+        "matplotlib",
+        "nbconvert",
+        "nbformat",
+        "nvitop",
+        "onnxscript",
+        "pandas",
+        "papermill",
+        "pynvml",
+        "safetensors",
+        "sqlalchemy",
+        "torch",
+        "torch_pruning",
+        "torchao",
+        "traitlets",
+    }
+)
+"""Modules that come with the extra ``lab``: what makes, compresses and compares models."""
+
+RUNTIME = frozenset({"onnx", "onnxruntime", "openvino"})
+"""Modules that come with the extra ``runtime``: what loads artefacts and runs them."""
+
+
+def how_to_get(extra: str) -> str:
+    """Return the command that installs one extra of this distribution.
+
+    Examples
+    --------
+    >>> how_to_get("lab")
+    'pip install "inference-workbench[lab]"'
+    """
+    return f'pip install "inference-workbench[{extra}]"'
+
+
+def explained(error: ModuleNotFoundError, what: str) -> PackageMissing | None:
+    """Return what to say where ``what`` failed for a package of an extra, None where another module is missing."""
+    extra = "lab" if error.name in LAB else "runtime" if error.name in RUNTIME else None
+    if extra is None:
+        return None
+    return PackageMissing(
+        f"{what} needs the package {error.name!r}, which this install does not have. Get it: {how_to_get(extra)}",
+        name=error.name,
+    )
+
+
+@contextlib.contextmanager
+def needing(what: str) -> Iterator[None]:
+    """Say which command installs what a block lacks, instead of a ModuleNotFoundError.
+
+    Raises
+    ------
+    PackageMissing
+        If a package of an extra is not installed.
+
+    Examples
+    --------
+    >>> with needing("wb.Task"):
+    ...     import torch
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        found = explained(error, what)
+        if found is None:
+            raise
+        raise found from None  # the trace of the import leads nowhere that the reader could mend
+
+
+def attribute(module: str, name: str) -> Any:
+    """Return a name of a module that is imported now; PackageMissing where its packages are not installed."""
+    with needing(f"workbench's {name}"):
+        return getattr(importlib.import_module(module), name)

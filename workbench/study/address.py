@@ -1,0 +1,71 @@
+"""Database URLs of studies: what they mean, where the files of a study lie, and the connection."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import exc
+from sqlalchemy.engine import URL, Engine, make_url
+
+from workbench.core.errors import StudyError, WorkbenchError
+from workbench.core.files import cache_dir, require_writable
+
+
+def parse_url(url: str) -> URL:
+    """Return the parts of a database URL; StudyError where it cannot be understood or names no file."""
+    try:
+        parsed = make_url(url)
+        parsed.get_dialect()
+    except exc.NoSuchModuleError as error:
+        raise StudyError(
+            f"storage {url!r}: unknown kind of database. Use for example 'sqlite:///study.db' or "
+            "'postgresql+psycopg://user@host/name'."
+        ) from error
+    except exc.ArgumentError as error:
+        raise StudyError(
+            f"storage {url!r} is no database URL. For a file write 'sqlite:///{url}' (three slashes, then the path)."
+        ) from error
+    if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
+        raise StudyError(
+            f"storage {url!r} is in memory, so a crash would lose it and children could not see it. "
+            "Give a file: 'sqlite:///study.db'."
+        )
+    return parsed
+
+
+def files_folder(url: URL) -> Path:
+    """Return the folder for artefacts and raw samples, made where missing: beside a SQLite file, else in the cache."""
+    if url.get_backend_name() == "sqlite":
+        path = Path(str(url.database)).absolute()
+        if path.is_dir():
+            raise StudyError(f"storage: {path} is a folder. Give a file in it: 'sqlite:///{path}/study.db'.")
+        folder = path.parent / f"{path.stem}_files"
+    else:
+        folder = cache_dir() / "studies" / hashlib.sha256(str(url).encode()).hexdigest()[:12]
+    try:
+        return require_writable(folder)
+    except WorkbenchError as error:
+        raise StudyError(f"storage {url}: {error}") from error
+
+
+def connect(url: URL) -> Engine:
+    """Return the engine of a database; StudyError where its driver is missing."""
+    try:
+        if url.get_backend_name() != "sqlite":
+            return sa.create_engine(url, pool_pre_ping=True)
+        path = str(Path(str(url.database)).absolute())  # a later chdir must not lead to another file
+        engine = sa.create_engine(url.set(database=path), connect_args={"timeout": 30})
+    except ModuleNotFoundError as error:
+        raise StudyError(f"storage {url}: the driver {error.name!r} is not installed. pip install it.") from error
+    sa.event.listen(engine, "connect", _tune_sqlite)
+    return engine
+
+
+def _tune_sqlite(connection: Any, _record: object) -> None:
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")  # readers and the heartbeat do not wait for a writer
+    cursor.execute("PRAGMA synchronous=NORMAL")
+    cursor.close()
