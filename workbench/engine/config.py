@@ -9,6 +9,7 @@ from typing import Any
 
 from workbench.core.config import Config, from_dict, option
 from workbench.core.errors import ConfigError
+from workbench.engine.device import check_device, wants_gpu
 from workbench.engine.names import DEFAULT_BACKENDS, MODULE_BACKENDS, is_backend, unknown_backend
 from workbench.engine.precision import TOLERANCES, Precision
 
@@ -72,6 +73,7 @@ class InferenceConfig(Config):
         DEFAULT_BACKENDS, "What auto measures; torch-compile and aot-inductor take minutes to load.", advanced=True
     )
     use_gpu: bool = option(False, "Run on a GPU where the backend has one; else on the CPU, with a note.")
+    device: str | None = option(None, "Which one: 'cpu', 'cuda' or 'cuda:1'; None goes by use_gpu.", advanced=True)
     batch_size: int = option(
         1, "Samples in one call: predict_batch groups by it, compilers compile for it.", minimum=1, unit="samples"
     )
@@ -130,13 +132,14 @@ class InferenceConfig(Config):
             object.__setattr__(self, "precision", Precision(precision))
         super().__post_init__()
         self._check_backends()
+        check_device(self.device, use_gpu=self.use_gpu)
         if self.quantization is not None and self.backend in MODULE_BACKENDS:
             raise ConfigError(
                 f"Backend {self.backend!r} has no weight-only int8: InferenceConfig.quantization needs the backend "
                 'onnxruntime, openvino or auto. Recipe(Quantize(bits=8, activations="none")) runs on all of them.'
             )
         self._check_idle()
-        if self.precision.compute == "tf32" and not self.use_gpu:
+        if self.precision.compute == "tf32" and not wants_gpu(self):
             raise ConfigError(
                 "InferenceConfig.precision='tf32' is a mode of CUDA devices, and this engine runs on the CPU. "
                 "Set use_gpu=True, or take 'bfloat16', which many CPUs have."

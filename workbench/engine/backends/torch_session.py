@@ -12,6 +12,7 @@ from workbench.artifact.reference import Arrays
 from workbench.core.machine import default_threads, library_versions
 from workbench.engine.backends.base import Availability, ModelSource, require_module
 from workbench.engine.config import InferenceConfig
+from workbench.engine.device import choose_device, wants_gpu
 from workbench.engine.precision import take_on_cpu
 from workbench.export.io import IOSpec
 
@@ -36,12 +37,9 @@ class TorchSession:
         from workbench.engine.threads import ThreadClaim
 
         self.notes: tuple[str, ...] = (SIMULATED.format(self.words),) if source.quantized else ()
-        self.device = "cpu"
-        if config.use_gpu and torch.cuda.is_available():
-            self.device = "cuda:0"
-        elif config.use_gpu:
-            self.fallbacks = ("use_gpu=True, but torch finds no CUDA device: running on the CPU",)
-            self.notes = (*self.notes, *self.fallbacks)
+        where = choose_device(config)
+        self.device, self.fallbacks = where.name, where.notes
+        self.notes = (*self.notes, *self.fallbacks)
         self.placement = self.device
         self.threads = config.threads or default_threads()
         self._torch = torch
@@ -58,7 +56,7 @@ class TorchSession:
             raise
 
     def _take_precision(self, source: ModelSource, config: InferenceConfig) -> None:
-        taken = take_on_cpu(config.precision, quantized=source.quantized, gpu_asked=config.use_gpu)
+        taken = take_on_cpu(config.precision, quantized=source.quantized, gpu_asked=wants_gpu(config))
         self.precision, self.notes = taken.precision, (*self.notes, *taken.notes)
         self.tolerance = config.accepted(self.precision, quantized=source.quantized)
         if self.precision in ("bfloat16", "float16"):
