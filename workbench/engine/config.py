@@ -22,8 +22,12 @@ _ONLY_FOR = {
     "graph_optimization": ("onnxruntime",),
     "keep_optimized": ("onnxruntime",),
     "spin": ("onnxruntime",),
+    "cuda_graph": ("torch-eager",),
 }
 """Options that mean something to some built-in backends only: refused where none of those runs."""
+
+_ON_GPU_ONLY = {"cuda_graph"}
+"""Options that mean something on GPUs only: refused where none is asked for."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +110,11 @@ class InferenceConfig(Config):
     strict: bool = option(
         False, "Raise an error where the engine would run on another device, provider or precision than asked for."
     )
+    cuda_graph: bool = option(
+        False,
+        "torch-eager on a GPU: record the launches of a call as a CUDA graph, one for each of up to four shapes.",
+        advanced=True,
+    )
     precision: Precision = option(Precision(), "What a float model is computed in; its name alone will do.")
     quantization: QuantizationConfig | None = option(None, "Weight-only quantization of a float model.")
     check_finite: bool = option(
@@ -162,6 +171,12 @@ class InferenceConfig(Config):
                 raise ConfigError(
                     f"InferenceConfig.{name}={getattr(self, name)!r} would do nothing: it is for the backend "
                     f"{' or '.join(backends)}, and {' '.join(runs)} was asked for. Leave it at {default!r}."
+                )
+        for name in self.changed().keys() & _ON_GPU_ONLY:
+            if not wants_gpu(self):
+                raise ConfigError(
+                    f"InferenceConfig.{name}={getattr(self, name)!r} would do nothing: it is for GPUs, and this engine "
+                    "runs on the CPU. Set use_gpu=True, or leave it out."
                 )
 
     def _check_backends(self) -> None:

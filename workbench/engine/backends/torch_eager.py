@@ -30,7 +30,26 @@ class EagerSession(TorchSession):
     words = "torch eager"
 
     def _prepare(self, source: ModelSource, config: InferenceConfig) -> Call:
-        return flat_call(self._module, source.io)
+        call = flat_call(self._module, source.io)
+        return self._graphed(call, source, config) if config.cuda_graph else call
+
+    def _graphed(self, call: Call, source: ModelSource, config: InferenceConfig) -> Call:
+        """Return what calls the module by recorded graphs; that of the configured batch size is recorded now."""
+        from workbench.engine.backends.cuda_graphs import ONLY_CUDA, GraphedCall
+
+        if self.pipe is None:
+            self.notes = (*self.notes, ONLY_CUDA)
+            return call
+        graphed = GraphedCall(call, self.device, note=self._say)
+        examples = self._examples(source, source.io.batch or config.batch_size)
+        if examples is not None:
+            with self._torch.inference_mode():
+                for _ in range(2):
+                    graphed(examples)
+        return graphed
+
+    def _say(self, note: str) -> None:
+        self.notes = (*self.notes, note)
 
 
 BACKEND = TorchEager()
