@@ -177,7 +177,7 @@ def test_a_stream_never_waits_for_an_input_before_it_gives_a_result(images, pipe
 def test_results_come_before_the_error_that_ends_a_stream(images, piped, monkeypatch):
     x = images.task.examples(1)
     with Engine.from_variant(images, backend="torch-eager") as engine:
-        session = engine._runner.session
+        session = engine._runner.session.session
         before, calls = session._call, []
 
         def call(tensors):

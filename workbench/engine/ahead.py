@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from workbench.artifact.reference import Arrays
 from workbench.core.errors import EngineError
+from workbench.engine.backoff import GuardedPipe
 from workbench.engine.batching import Bound, Run, by_shape, cut, join, pad, share_out
 from workbench.engine.gathering import Gatherer
 from workbench.engine.result import InferenceResult
@@ -36,8 +37,8 @@ class _Call(NamedTuple):
 class Ahead:
     """Begins and ends the calls of one runner."""
 
-    def __init__(self, runner: Runner, session: Any, lock: threading.Lock) -> None:
-        self._runner, self._pipe, self._lock = runner, session.pipe, lock
+    def __init__(self, runner: Runner, pipe: GuardedPipe, lock: threading.Lock) -> None:
+        self._runner, self._pipe, self._lock = runner, pipe, lock
 
     def calls(self, batches: Iterable[Arrays]) -> Iterator[tuple[Arrays, Run]]:
         """Run batches that are all there already, two under way at a time; the caller holds the lock."""
@@ -84,6 +85,8 @@ class Ahead:
         self._runner.require_session()
         try:
             return self._pipe.begin(inputs)
+        except EngineError:
+            raise
         except Exception as error:
             raise self._runner.failed(error) from error
 

@@ -26,7 +26,7 @@ _ONLY_FOR = {
 }
 """Options that mean something to some built-in backends only: refused where none of those runs."""
 
-_ON_GPU_ONLY = {"cuda_graph"}
+_ON_GPU_ONLY = {"cuda_graph", "gpu_memory_limit_mib"}
 """Options that mean something on GPUs only: refused where none is asked for."""
 
 
@@ -122,6 +122,13 @@ class InferenceConfig(Config):
     )
     pool_limit_mib: float = option(
         64.0, "Memory kept for joining inputs while no call needs it.", minimum=0.0, unit="MiB", advanced=True
+    )
+    gpu_memory_limit_mib: float | None = option(
+        None,
+        "Largest share of a GPU's memory for all engines of this process together; None: all of it.",
+        above=0.0,
+        unit="MiB",
+        advanced=True,
     )
     verify: bool = option(True, "Compare outputs with the reference when the engine is loaded.", advanced=True)
     tolerance: float | None = option(

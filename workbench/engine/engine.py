@@ -22,7 +22,7 @@ from workbench.engine.config import InferenceConfig, config_of
 from workbench.engine.gathering import Gatherer
 from workbench.engine.placement import Placement, placement_of
 from workbench.engine.result import InferenceResult
-from workbench.engine.runner import CLOSED, Runner
+from workbench.engine.runner import CLOSED, NOT_YET, Runner
 from workbench.engine.selection import Candidate, choose, load_checked
 from workbench.engine.source import source_from_artifact, source_from_path, source_from_variant
 from workbench.engine.weights import weight_only
@@ -183,11 +183,7 @@ class OptimizedInferenceEngine(ConcurrentCalls):
     def _ready(self) -> Runner:
         runner = self._runner
         if runner is None:
-            raise EngineError(
-                CLOSED
-                if self._disposed
-                else "The engine is not initialized. Call engine.initialize(), or use it in a with block."
-            )
+            raise EngineError(CLOSED if self._disposed else NOT_YET)
         return runner
 
     def predict(self, inputs: Any, *, out: Any = None) -> InferenceResult:

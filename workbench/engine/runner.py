@@ -12,7 +12,8 @@ import numpy as np
 from workbench.artifact.reference import Arrays
 from workbench.core.errors import EngineError, InputError
 from workbench.engine.ahead import Ahead
-from workbench.engine.backends.base import Session, first_line
+from workbench.engine.backends.base import first_line
+from workbench.engine.backoff import BackingOff
 from workbench.engine.batching import Bound, Run, by_shape, one_by_one, pad, run_in_batches
 from workbench.engine.buffers import BufferPool
 from workbench.engine.inputs import Binder, to_torch
@@ -21,6 +22,7 @@ from workbench.engine.result import InferenceResult, metrics_of
 from workbench.export.io import IOSpec, tree_builder
 
 CLOSED = "The engine was disposed. Make a new one."
+NOT_YET = "The engine is not initialized. Call engine.initialize(), or use it in a with block."
 
 
 class Runner:
@@ -28,7 +30,7 @@ class Runner:
 
     def __init__(
         self,
-        session: Session,
+        session: BackingOff,
         *,
         io: IOSpec,
         backend: str,
@@ -37,7 +39,7 @@ class Runner:
         finite: bool,
         pool: BufferPool,
     ) -> None:
-        self.session: Session | None = session
+        self.session: BackingOff | None = session
         self.io, self.backend, self.pool = io, backend, pool
         self.fixed = io.batch
         self.call_size = io.batch or batch_size
@@ -47,7 +49,7 @@ class Runner:
         self._bind = Binder(io, note, finite=finite).bind
         self._build = tree_builder(io.output_tree)
         self._lock = threading.Lock()
-        self.ahead = Ahead(self, session, self._lock) if getattr(session, "pipe", None) is not None else None
+        self.ahead = Ahead(self, session.pipe, self._lock) if session.pipe is not None else None
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -87,24 +89,23 @@ class Runner:
         session = self.require_session()
         try:
             return session.run(arrays)
+        except EngineError:
+            raise
         except Exception as error:
             raise self.failed(error) from error
 
-    def require_session(self) -> Session:
+    def require_session(self) -> BackingOff:
         """Return the session, or raise EngineError where the engine was disposed meanwhile."""
         if self.session is None:
             raise EngineError(CLOSED)
         return self.session
 
     def _call_into(self, arrays: Arrays, into: Arrays) -> float:
-        run_into = getattr(self.session, "run_into", None)
-        if run_into is None:  # another package's backend, or disposed meanwhile
-            outputs, copied = self.call(arrays)
-            start = time.perf_counter()
-            _copy(outputs, into)
-            return copied + time.perf_counter() - start
+        session = self.require_session()
         try:
-            return float(run_into(arrays, into))
+            return session.run_into(arrays, into)
+        except EngineError:
+            raise
         except Exception as error:
             raise self.failed(error) from error
 

@@ -147,6 +147,12 @@ class CudaPipe:
         for array in lent:
             self.pool.give(array)
 
+    def free_memory(self) -> None:
+        """Give back the device's memory that torch keeps without using it."""
+        with contextlib.suppress(Exception):  # as above
+            self._cuda.synchronize(self._device)
+            self._cuda.empty_cache()
+
     def close(self) -> None:
         """Free the pinned memory."""
         self.pool.clear()

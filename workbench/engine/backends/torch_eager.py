@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from workbench.engine.backends.base import Availability, Capabilities, ModelSource, Session
 from workbench.engine.backends.torch_session import PRECISIONS, Call, TorchSession, flat_call, torch_status
+from workbench.engine.backoff import memory_reason
 from workbench.engine.config import InferenceConfig
 
 NAME = "torch-eager"
@@ -43,10 +46,17 @@ class EagerSession(TorchSession):
         graphed = GraphedCall(call, self.device, note=self._say)
         examples = self._examples(source, source.io.batch or config.batch_size)
         if examples is not None:
+            self._record(graphed, examples)
+        return graphed
+
+    def _record(self, graphed: Call, examples: list[Any]) -> None:
+        try:
             with self._torch.inference_mode():
                 for _ in range(2):
                     graphed(examples)
-        return graphed
+        except Exception as error:
+            if memory_reason(error) is None:  # else the calls to come find the size that fits
+                raise
 
     def _say(self, note: str) -> None:
         self.notes = (*self.notes, note)

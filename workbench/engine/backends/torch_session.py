@@ -19,6 +19,7 @@ from workbench.export.io import IOSpec
 
 if TYPE_CHECKING:
     from workbench.engine.backends.cuda import CudaPipe
+    from workbench.engine.backends.cuda_memory import MemoryLimit
     from workbench.engine.tf32 import Tf32Claim
 
 SIMULATED = (
@@ -49,6 +50,7 @@ class TorchSession:
         self.threads = config.threads or default_threads()
         self.pipe: CudaPipe | None = None
         self._tf32: Tf32Claim | None = None
+        self._limit: MemoryLimit | None = None
         self._torch = torch
         self._module: Any = require_module(source, backend)
         if self.device != "cpu":
@@ -80,10 +82,19 @@ class TorchSession:
 
     def _open_pipe(self, config: InferenceConfig) -> None:
         from workbench.engine.backends.cuda import CudaPipe
+        from workbench.engine.backends.cuda_memory import MemoryLimit
         from workbench.engine.tf32 import Tf32Claim
 
+        if config.gpu_memory_limit_mib is not None:
+            self._limit = MemoryLimit(config.gpu_memory_limit_mib, self.device)
+            self.notes = (*self.notes, *self._limit.notes)
         self._tf32 = Tf32Claim(self.precision == "tf32")
         self.pipe = CudaPipe(self._on_device, self.device, limit_mib=config.pool_limit_mib)
+
+    def free_memory(self) -> None:
+        """Give back what torch keeps of the GPU's memory without using it."""
+        if self.pipe is not None:
+            self.pipe.free_memory()
 
     def _on_device(self, tensors: list[Any]) -> Any:
         """Run the module on tensors that are on the GPU; the pipe sets the stream."""
@@ -137,8 +148,9 @@ class TorchSession:
         """Free the module and put the thread count back."""
         self._module = self._call = None
         self._claim.release()
-        if self._tf32 is not None:
-            self._tf32.release()
+        for claim in (self._tf32, self._limit):
+            if claim is not None:
+                claim.release()
         if self.pipe is not None:
             self.pipe.close()
 
