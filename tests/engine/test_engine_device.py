@@ -8,6 +8,7 @@ import torch
 from workbench.core.config import from_dict
 from workbench.core.errors import ConfigError
 from workbench.engine import InferenceConfig, OptimizedInferenceEngine
+from workbench.engine.backends.providers import choose_providers
 from workbench.engine.device import Found, choose_device, device_index, find_cuda, no_cuda, openvino_device, wants_gpu
 
 NONE = no_cuda(built=None, version="2.13.0+cpu", gpus=(), reason="No NVIDIA GPU: NVML Shared Library Not Found.")
@@ -105,6 +106,24 @@ def test_openvino_takes_intels_gpus_and_no_others():
     ]:
         name, (note,) = openvino_device(config, available)
         assert name == "CPU" and note.startswith(words)
+
+
+def test_onnx_runtime_is_told_the_number():
+    def chosen(**options):
+        found = choose_providers(InferenceConfig(**options), known=known, available=available)
+        return dict(found.asked), found.missing
+
+    known = ["CPUExecutionProvider", "CUDAExecutionProvider", "DmlExecutionProvider", "TensorrtExecutionProvider"]
+    available = known
+    assert chosen(device="cuda:1") == ({known[1]: {"device_id": "1"}, known[0]: {}}, ())
+    assert chosen(use_gpu=True) == ({known[1]: {}, known[0]: {}}, ())
+    assert chosen(device="cpu") == ({known[0]: {}}, ())
+    asked, _ = chosen(device="cuda:2", providers=("tensorrt", "cuda"), provider_options={"cuda": {"device_id": 0}})
+    assert asked[known[3]] == {"device_id": "2"} and asked[known[1]] == {"device_id": "0"}
+    available = ["DmlExecutionProvider", "CPUExecutionProvider"]
+    assert known[2] in chosen(use_gpu=True)[0]
+    asked, (missing,) = chosen(device="cuda")
+    assert list(asked) == [known[0]] and missing.startswith("device='cuda', but this ONNX Runtime has no provider")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this says what happens without a GPU, and there is one")

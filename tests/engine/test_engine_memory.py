@@ -9,10 +9,13 @@ import textwrap
 import numpy as np
 import pytest
 import torch
+from fake_cuda import FakeCuda, plain_array
 
 from workbench.core.errors import ConfigError
-from workbench.engine import InferenceConfig
-from workbench.engine.backends.cuda_memory import MemoryLimit
+from workbench.engine import InferenceConfig, OptimizedInferenceEngine
+from workbench.engine.backends.cuda import CudaPipe
+from workbench.engine.backends.cuda_memory import WATCHED, MemoryLimit, PeakMemory
+from workbench.engine.backends.torch_eager import EagerSession
 from workbench.engine.backoff import memory_reason
 
 
@@ -133,3 +136,94 @@ def test_a_limit_needs_a_gpu_to_limit():
     with pytest.raises(ConfigError, match="gpu_memory_limit_mib must be above 0"):
         InferenceConfig(gpu_memory_limit_mib=0, use_gpu=True)
     assert InferenceConfig(gpu_memory_limit_mib=512, device="cuda:1").gpu_memory_limit_mib == 512.0
+
+
+class Allocator:
+    """torch.cuda's counters of memory, for a device that tests fill and empty."""
+
+    def __init__(self):
+        self.now = self.peak = self.resets = 0
+
+    def take(self, mib):
+        self.now += int(mib * 2**20)
+        self.peak = max(self.peak, self.now)
+
+    def memory_allocated(self, device):
+        return self.now
+
+    def max_memory_allocated(self, device):
+        return self.peak
+
+    def reset_peak_memory_stats(self, device):
+        self.peak, self.resets = self.now, self.resets + 1
+
+
+def call(peak, cuda, mib, rows=4):
+    before = peak.start([np.zeros((rows, 2))])
+    cuda.take(mib), cuda.take(-mib)
+    peak.stop(before)
+
+
+def test_an_engine_is_charged_for_its_weights_and_its_calls_and_for_nothing_else():
+    cuda = Allocator()
+    cuda.take(500)  # another engine's
+    peak = PeakMemory("cuda:0", cuda=cuda)
+    cuda.take(20)
+    peak.loaded()
+    assert peak.mib == 20
+    call(peak, cuda, 5)
+    assert peak.mib == 25
+    cuda.take(-500)  # the other one is closed
+    call(peak, cuda, 7)
+    assert peak.mib == 27
+    call(peak, cuda, 1)
+    assert peak.mib == 27
+    cuda.take(900), cuda.take(-900)  # somebody else's call
+    call(peak, cuda, 3, rows=8)
+    assert peak.mib == 27
+
+
+def test_only_the_first_calls_of_a_shape_are_watched():
+    cuda = Allocator()
+    peak = PeakMemory("cuda:0", cuda=cuda)
+    for _ in range(10):
+        call(peak, cuda, 1)
+    assert cuda.resets == WATCHED
+    call(peak, cuda, 2, rows=5)
+    assert cuda.resets == WATCHED + 1 and peak.mib == 2
+
+
+def test_nothing_is_claimed_on_the_cpu(images, backend):
+    x = images.task.examples(2)
+    with OptimizedInferenceEngine.from_variant(images, backend=backend) as engine:
+        found = [engine.predict(x), *engine.predict_batch([x]), *engine.stream([x])]
+    assert [result.metrics.peak_memory_mib for result in found] == [None] * 3
+
+
+def test_what_the_pipe_watches_stands_in_the_metrics(images, monkeypatch):
+    cuda, prepare = FakeCuda(), EagerSession._prepare
+    counters = Allocator()
+    counters.take(20)
+    for name in ("memory_allocated", "max_memory_allocated", "reset_peak_memory_stats"):
+        setattr(cuda, name, getattr(counters, name))
+
+    def piped(self, source, config):
+        peak = PeakMemory("cpu", cuda=cuda)
+        counters.take(3)
+        peak.loaded()
+        self.pipe = CudaPipe(self._on_device, "cpu", limit_mib=8, peak=peak, cuda=cuda, make=plain_array)
+        return prepare(self, source, config)
+
+    monkeypatch.setattr(EagerSession, "_prepare", piped)
+    on_device = EagerSession._on_device
+    monkeypatch.setattr(
+        EagerSession,
+        "_on_device",
+        lambda self, t: (counters.take(len(t[0])), counters.take(-len(t[0]))) and on_device(self, t),
+    )
+    x = images.task.examples(9)
+    with OptimizedInferenceEngine.from_variant(images, backend="torch-eager") as engine:
+        assert engine.predict(x[:2]).metrics.peak_memory_mib == 5
+        assert [r.metrics.peak_memory_mib for r in engine.predict_batch([x])] == [5]  # nine calls of one sample
+        assert engine.predict(x).metrics.peak_memory_mib == 12
+        assert engine.predict(x[:2]).metrics.peak_memory_mib == 12

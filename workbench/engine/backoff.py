@@ -86,6 +86,12 @@ class BackingOff:
         own = self._own_notes()
         self.session.notes = tuple(note for note in notes if note not in own)
 
+    @property
+    def peak_memory_mib(self) -> float | None:
+        """The most device memory that the model held so far, None where that is not known."""
+        peak = None if self.pipe is None else self.pipe.peak
+        return None if peak is None else peak.mib
+
     def _own_notes(self) -> list[str]:
         return sorted(
             f"{self._backend} ran out of memory with {limit.failed} samples on {self.session.device} ({limit.reason}): "

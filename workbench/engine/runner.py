@@ -57,6 +57,11 @@ class Runner:
         session = self.session
         return session.notes if session is not None else ()
 
+    @property
+    def _peak_mib(self) -> float | None:
+        session = self.session
+        return session.peak_memory_mib if session is not None else None
+
     def predict(self, inputs: Any, out: Any = None) -> InferenceResult:
         """Run one batch; see :meth:`OptimizedInferenceEngine.predict`."""
         start = time.perf_counter()
@@ -82,7 +87,9 @@ class Runner:
         else:
             result = self._build(to_torch(outputs) if as_torch else outputs)
         queued, computed, total = begun - asked, ended - begun - copied, time.perf_counter() - start
-        return InferenceResult(result, metrics_of(queued, computed, total, size, self._device, self.backend))
+        return InferenceResult(
+            result, metrics_of(queued, computed, total, size, self._device, self.backend, self._peak_mib)
+        )
 
     def call(self, arrays: Arrays) -> tuple[Arrays, float]:
         """Call the runtime once; also return the seconds that it copied."""
@@ -146,7 +153,7 @@ class Runner:
         for (outputs, runs), item in zip(done, bound, strict=True):
             computed = sum([run.ended - run.begun - run.copied for run in runs])
             queued, total = runs[0].begun - item.asked, time.perf_counter() - item.asked
-            metrics = metrics_of(queued, computed, total, item.size, self._device, self.backend)
+            metrics = metrics_of(queued, computed, total, item.size, self._device, self.backend, self._peak_mib)
             results.append(InferenceResult(self._build(to_torch(outputs) if item.as_torch else outputs), metrics))
         return results
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from workbench.artifact.reference import Arrays
+from workbench.engine.backends.cuda_memory import PeakMemory
 from workbench.engine.buffers import Array, BufferPool
 
 Compute = Callable[[list[Tensor]], Any]
@@ -59,6 +60,8 @@ class CudaPipe:
         ``"cuda:0"``.
     limit_mib
         How much pinned memory is kept while no call needs it.
+    peak
+        Watches the memory of the device; made before the model was moved there.
     cuda, make
         torch.cuda, and what allocates pinned memory; others in tests.
     """
@@ -69,12 +72,14 @@ class CudaPipe:
         device: str,
         *,
         limit_mib: float,
+        peak: PeakMemory | None = None,
         cuda: Any = torch.cuda,
         make: Callable[[tuple[int, ...], str], Array] = pinned_array,
     ) -> None:
         self._compute, self._device, self._cuda = compute, device, cuda
         self._copies, self._work = cuda.Stream(device), cuda.Stream(device)
         self.pool = BufferPool(limit_mib=limit_mib, make=make)
+        self.peak = peak
         self._marks: list[Marks] = []
 
     @contextlib.contextmanager
@@ -84,12 +89,15 @@ class CudaPipe:
         with self._cuda.stream(self._work):
             yield
         self._cuda.synchronize(self._device)
+        if self.peak is not None:
+            self.peak.loaded()
 
     def begin(self, inputs: Arrays) -> Flight:
         """Send one batch on its way, and return at once; the inputs may be overwritten then."""
         begun = time.perf_counter()
         marks = self._marks.pop() if self._marks else Marks(self._cuda)
         lent: Arrays = []
+        before = None if self.peak is None else self.peak.start(inputs)
         try:
             staged = [self._stage(array, lent) for array in inputs]
             with self._cuda.stream(self._copies):
@@ -106,6 +114,8 @@ class CudaPipe:
         except BaseException:
             self._give_up(lent)
             raise
+        if self.peak is not None:
+            self.peak.stop(before)
         return Flight(begun, lent[: len(inputs)], tensors, outputs, marks)
 
     def finish(self, flight: Flight, into: Arrays | None = None) -> tuple[Arrays, float, float]:

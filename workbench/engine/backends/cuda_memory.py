@@ -1,4 +1,7 @@
-"""How much device memory torch may take: one limit for the whole process and device, set and put back here only."""
+"""Device memory: the most that an engine held, and how much torch may take of it.
+
+The limit is one for the whole process and device: set and put back here only.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,12 @@ from typing import Any
 
 import torch
 
+from workbench.artifact.reference import Arrays
+
 MIB = 2**20
+
+WATCHED = 3
+"""Calls of each shape that are watched: the first may still tune and record, and from then on all are alike."""
 
 _lock = threading.Lock()
 _claims: dict[str, dict[MemoryLimit, float]] = {}
@@ -54,3 +62,46 @@ class MemoryLimit:
                 del _claims[self._device]
             fraction = min(claims.values(), default=_originals[self._device])
             self._cuda.set_per_process_memory_fraction(fraction, self._device)
+
+
+class PeakMemory:
+    """The most device memory that one engine held since it was loaded: its weights, and what its calls took on top.
+
+    Measured in torch's allocator, in the first calls of each shape; torch's own peak is reset for that. Memory of other
+    engines is not counted, unless they allocate at the same moment.
+
+    Parameters
+    ----------
+    device
+        ``"cuda:0"``; the model is moved there afterwards.
+    cuda
+        torch.cuda; another in tests.
+    """
+
+    def __init__(self, device: str, *, cuda: Any = torch.cuda) -> None:
+        self._device, self._cuda = device, cuda
+        self._before = cuda.memory_allocated(device)
+        self._own = 0
+        self._seen: dict[tuple[tuple[int, ...], ...], int] = {}
+        self.mib = 0.0
+
+    def loaded(self) -> None:
+        """Take what is held more than before as the engine's own at rest."""
+        self._own = max(0, self._cuda.memory_allocated(self._device) - self._before)
+        self.mib = self._own / MIB
+
+    def start(self, inputs: Arrays) -> int | None:
+        """Begin to watch a call; return what :meth:`stop` takes."""
+        shapes = tuple(array.shape for array in inputs)
+        seen = self._seen.get(shapes, 0)
+        if seen == WATCHED:
+            return None
+        self._seen[shapes] = seen + 1
+        self._cuda.reset_peak_memory_stats(self._device)
+        return int(self._cuda.memory_allocated(self._device))
+
+    def stop(self, before: int | None) -> None:
+        """End watching: all that a call needs is allocated while it is begun."""
+        if before is not None:
+            peak = self._own + self._cuda.max_memory_allocated(self._device) - before
+            self.mib = max(self.mib, peak / MIB)

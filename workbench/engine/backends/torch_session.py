@@ -19,7 +19,7 @@ from workbench.export.io import IOSpec
 
 if TYPE_CHECKING:
     from workbench.engine.backends.cuda import CudaPipe
-    from workbench.engine.backends.cuda_memory import MemoryLimit
+    from workbench.engine.backends.cuda_memory import MemoryLimit, PeakMemory
     from workbench.engine.tf32 import Tf32Claim
 
 SIMULATED = (
@@ -53,7 +53,11 @@ class TorchSession:
         self._limit: MemoryLimit | None = None
         self._torch = torch
         self._module: Any = require_module(source, backend)
+        self._peak: PeakMemory | None = None
         if self.device != "cpu":
+            from workbench.engine.backends.cuda_memory import PeakMemory
+
+            self._peak = PeakMemory(self.device)
             self._module = self._module.to(self.device)
         self._take_precision(source, config)
         self._claim = ThreadClaim(self.threads)
@@ -89,7 +93,7 @@ class TorchSession:
             self._limit = MemoryLimit(config.gpu_memory_limit_mib, self.device)
             self.notes = (*self.notes, *self._limit.notes)
         self._tf32 = Tf32Claim(self.precision == "tf32")
-        self.pipe = CudaPipe(self._on_device, self.device, limit_mib=config.pool_limit_mib)
+        self.pipe = CudaPipe(self._on_device, self.device, limit_mib=config.pool_limit_mib, peak=self._peak)
 
     def free_memory(self) -> None:
         """Give back what torch keeps of the GPU's memory without using it."""
