@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workbench.engine.batching import pad, run_in_batches
+from workbench.engine.batching import one_by_one, pad, run_in_batches
 from workbench.engine.buffers import BufferPool
 
 
@@ -20,7 +20,7 @@ def test_items_of_any_size_come_back_in_order_and_calls_are_full(sizes, batch, f
         calls.append(arrays[0].shape[0])
         return [arrays[0] * 2, arrays[0] + arrays[1]], 0.25
 
-    done = run_in_batches(items, batch, fixed=fixed, call=call, pool=BufferPool(limit_mib=1))
+    done = run_in_batches(items, batch, fixed=fixed, calls=one_by_one(call), pool=BufferPool(limit_mib=1))
     for (outputs, runs), (first, second) in zip(done, items, strict=True):
         np.testing.assert_array_equal(outputs[0], first * 2)
         np.testing.assert_array_equal(outputs[1], first + second)
@@ -37,7 +37,7 @@ def test_outputs_of_two_items_share_no_memory():
         return [arrays[0] * 1], 0.0
 
     (a, _), (b, _) = run_in_batches(
-        [[np.zeros((1, 2))], [np.zeros((1, 2))]], 8, fixed=False, call=call, pool=BufferPool(limit_mib=1)
+        [[np.zeros((1, 2))], [np.zeros((1, 2))]], 8, fixed=False, calls=one_by_one(call), pool=BufferPool(limit_mib=1)
     )
     assert not np.shares_memory(a[0], b[0])
     assert a[0].base is None

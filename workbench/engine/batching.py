@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +22,10 @@ class Bound(NamedTuple):
 
 
 class Run(NamedTuple):
-    """One call of the runtime: when it began and ended, and the seconds of it spent on copying."""
+    """One call of the runtime: when it began and ended, and the seconds of it spent on copying.
+
+    A call that waited for another one on its device begins when it has.
+    """
 
     begun: float
     ended: float
@@ -47,34 +50,57 @@ def run_in_batches(
     batch: int,
     *,
     fixed: bool,
-    call: Callable[[Arrays], tuple[Arrays, float]],
+    calls: Callable[[Iterable[Arrays]], Iterable[tuple[Arrays, Run]]],
     pool: BufferPool,
 ) -> list[tuple[Arrays, list[Run]]]:
     """Run the samples of all items in calls of ``batch`` samples; return each item's outputs and the calls it was in.
 
     The samples of all items have one shape. The last call is smaller, or padded and cut where the batch is ``fixed``.
-    Items are joined in buffers of ``pool``.
+    Items are joined in buffers of ``pool``. ``calls`` runs what it is given call by call, in order.
     """
-    joined, lent = _joined(items, pool)
+    joined, lent = join(items, pool)
     total = joined[0].shape[0]
+    counts = [min(batch, total - start) for start in range(0, total, batch)]
     parts: list[Arrays] = []
     runs: list[Run] = []
     try:
-        for start in range(0, total, batch):
-            inputs = joined if batch >= total else [array[start : start + batch] for array in joined]
-            count = inputs[0].shape[0]
-            begun = time.perf_counter()
-            outputs, copied = call(pad(inputs, batch) if fixed and count < batch else inputs)
-            runs.append(Run(begun, time.perf_counter(), copied))
-            parts.append(outputs if outputs[0].shape[0] == count else [output[:count] for output in outputs])
+        for count, (outputs, run) in zip(counts, calls(_cut(joined, batch, fixed=fixed)), strict=True):
+            runs.append(run)
+            parts.append(cut(outputs, count))
     finally:
         for array in lent:
             pool.give(array)
     outputs = [_join([part[i] for part in parts]) for i in range(len(parts[0]))]
-    return [(outputs, runs)] if len(items) == 1 else _shared_out(items, outputs, runs, batch)
+    return [(outputs, runs)] if len(items) == 1 else share_out(items, outputs, runs, batch)
 
 
-def _joined(items: Sequence[Arrays], pool: BufferPool) -> tuple[Arrays, Arrays]:
+def _cut(joined: Arrays, batch: int, *, fixed: bool) -> Iterator[Arrays]:
+    total = joined[0].shape[0]
+    for start in range(0, total, batch):
+        inputs = joined if batch >= total else [array[start : start + batch] for array in joined]
+        yield pad(inputs, batch) if fixed and inputs[0].shape[0] < batch else inputs
+
+
+def one_by_one(
+    call: Callable[[Arrays], tuple[Arrays, float]],
+) -> Callable[[Iterable[Arrays]], Iterator[tuple[Arrays, Run]]]:
+    """Return what makes one call after the other with ``call``, which gives outputs and the seconds that it copied."""
+
+    def calls(batches: Iterable[Arrays]) -> Iterator[tuple[Arrays, Run]]:
+        for inputs in batches:
+            begun = time.perf_counter()
+            outputs, copied = call(inputs)
+            yield outputs, Run(begun, time.perf_counter(), copied)
+
+    return calls
+
+
+def cut(outputs: Arrays, count: int) -> Arrays:
+    """Return the outputs of the first ``count`` samples."""
+    return outputs if outputs[0].shape[0] == count else [output[:count] for output in outputs]
+
+
+def join(items: Sequence[Arrays], pool: BufferPool) -> tuple[Arrays, Arrays]:
     """Return the samples of all items behind one another, and the buffers of it that go back to the pool."""
     if len(items) == 1:
         return items[0], []
@@ -87,9 +113,8 @@ def _joined(items: Sequence[Arrays], pool: BufferPool) -> tuple[Arrays, Arrays]:
     return list(lent), lent
 
 
-def _shared_out(
-    items: Sequence[Arrays], outputs: Arrays, runs: list[Run], batch: int
-) -> list[tuple[Arrays, list[Run]]]:
+def share_out(items: Sequence[Arrays], outputs: Arrays, runs: list[Run], batch: int) -> list[tuple[Arrays, list[Run]]]:
+    """Give each item its outputs, and of the calls of ``batch`` samples those that it was in."""
     results = []
     start = 0
     for item in items:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -43,6 +43,8 @@ class BufferPool:
     limit_mib : float
         How much may be kept while nobody uses it; what was not asked for the longest goes first. What is lent out does
         not count: the pool never refuses memory.
+    make
+        Allocates an array by shape and dtype.
 
     Examples
     --------
@@ -54,7 +56,8 @@ class BufferPool:
     True
     """
 
-    def __init__(self, *, limit_mib: float) -> None:
+    def __init__(self, *, limit_mib: float, make: Callable[[tuple[int, ...], str], Array] = np.empty) -> None:
+        self._make = make
         self._limit = int(limit_mib * MIB)
         self._free: OrderedDict[_Key, list[Array]] = OrderedDict()
         self._lock = threading.Lock()
@@ -75,7 +78,7 @@ class BufferPool:
             else:
                 found = None
                 self._misses += 1
-        array = np.empty(shape, dtype) if found is None else found
+        array = self._make(shape, dtype) if found is None else found
         with self._lock:
             self._lent += array.nbytes
             self._peak = max(self._peak, self._lent + self._kept)

@@ -10,6 +10,7 @@ from typing import Any
 
 from workbench.engine.batcher import Batcher
 from workbench.engine.batching import Bound
+from workbench.engine.gathering import Gatherer
 from workbench.engine.result import InferenceResult
 from workbench.engine.streaming import stream
 
@@ -37,6 +38,10 @@ class ConcurrentCalls(ABC):
     @abstractmethod
     def run_bound(self, bound: Sequence[Bound], batch: int) -> list[InferenceResult]:
         """Run checked inputs in calls of ``batch`` samples, and return their results in order."""
+
+    @abstractmethod
+    def run_line(self, line: Gatherer[Bound], batch: int) -> Iterator[list[InferenceResult]]:
+        """Run what a line hands out, group by group, until it ends."""
 
     async def apredict(self, inputs: Any) -> InferenceResult:
         """Run one batch without blocking the event loop; as :meth:`predict`, on a thread of the engine's own.
@@ -72,7 +77,8 @@ class ConcurrentCalls(ABC):
         """Yield a result for each of ``items``, in their order, while further ones are read and run.
 
         torch's backends run on the thread that asks for results: torch would keep a second set of workers for a thread
-        of ours, and both would be slower (0.64 of the throughput, seen on two cores). Others run ahead.
+        of ours, and both would be slower (0.64 of the throughput, seen on two cores). On a GPU, the inputs of the next
+        call travel there while it computes the one before. Others run ahead.
 
         Parameters
         ----------

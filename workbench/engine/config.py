@@ -9,6 +9,7 @@ from typing import Any
 
 from workbench.core.config import Config, from_dict, option
 from workbench.core.errors import ConfigError
+from workbench.engine.device import check_device, wants_gpu
 from workbench.engine.names import DEFAULT_BACKENDS, MODULE_BACKENDS, is_backend, unknown_backend
 from workbench.engine.precision import TOLERANCES, Precision
 
@@ -21,8 +22,12 @@ _ONLY_FOR = {
     "graph_optimization": ("onnxruntime",),
     "keep_optimized": ("onnxruntime",),
     "spin": ("onnxruntime",),
+    "cuda_graph": ("torch-eager",),
 }
 """Options that mean something to some built-in backends only: refused where none of those runs."""
+
+_ON_GPU_ONLY = {"cuda_graph", "gpu_memory_limit_mib"}
+"""Options that mean something on GPUs only: refused where none is asked for."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +77,7 @@ class InferenceConfig(Config):
         DEFAULT_BACKENDS, "What auto measures; torch-compile and aot-inductor take minutes to load.", advanced=True
     )
     use_gpu: bool = option(False, "Run on a GPU where the backend has one; else on the CPU, with a note.")
+    device: str | None = option(None, "Which one: 'cpu', 'cuda' or 'cuda:1'; None goes by use_gpu.", advanced=True)
     batch_size: int = option(
         1, "Samples in one call: predict_batch groups by it, compilers compile for it.", minimum=1, unit="samples"
     )
@@ -104,6 +110,11 @@ class InferenceConfig(Config):
     strict: bool = option(
         False, "Raise an error where the engine would run on another device, provider or precision than asked for."
     )
+    cuda_graph: bool = option(
+        False,
+        "torch-eager on a GPU: record the launches of a call as a CUDA graph, one for each of up to four shapes.",
+        advanced=True,
+    )
     precision: Precision = option(Precision(), "What a float model is computed in; its name alone will do.")
     quantization: QuantizationConfig | None = option(None, "Weight-only quantization of a float model.")
     check_finite: bool = option(
@@ -111,6 +122,13 @@ class InferenceConfig(Config):
     )
     pool_limit_mib: float = option(
         64.0, "Memory kept for joining inputs while no call needs it.", minimum=0.0, unit="MiB", advanced=True
+    )
+    gpu_memory_limit_mib: float | None = option(
+        None,
+        "Largest share of a GPU's memory for all engines of this process together; None: all of it.",
+        above=0.0,
+        unit="MiB",
+        advanced=True,
     )
     verify: bool = option(True, "Compare outputs with the reference when the engine is loaded.", advanced=True)
     tolerance: float | None = option(
@@ -130,13 +148,14 @@ class InferenceConfig(Config):
             object.__setattr__(self, "precision", Precision(precision))
         super().__post_init__()
         self._check_backends()
+        check_device(self.device, use_gpu=self.use_gpu)
         if self.quantization is not None and self.backend in MODULE_BACKENDS:
             raise ConfigError(
                 f"Backend {self.backend!r} has no weight-only int8: InferenceConfig.quantization needs the backend "
                 'onnxruntime, openvino or auto. Recipe(Quantize(bits=8, activations="none")) runs on all of them.'
             )
         self._check_idle()
-        if self.precision.compute == "tf32" and not self.use_gpu:
+        if self.precision.compute == "tf32" and not wants_gpu(self):
             raise ConfigError(
                 "InferenceConfig.precision='tf32' is a mode of CUDA devices, and this engine runs on the CPU. "
                 "Set use_gpu=True, or take 'bfloat16', which many CPUs have."
@@ -159,6 +178,12 @@ class InferenceConfig(Config):
                 raise ConfigError(
                     f"InferenceConfig.{name}={getattr(self, name)!r} would do nothing: it is for the backend "
                     f"{' or '.join(backends)}, and {' '.join(runs)} was asked for. Leave it at {default!r}."
+                )
+        for name in self.changed().keys() & _ON_GPU_ONLY:
+            if not wants_gpu(self):
+                raise ConfigError(
+                    f"InferenceConfig.{name}={getattr(self, name)!r} would do nothing: it is for GPUs, and this engine "
+                    "runs on the CPU. Set use_gpu=True, or leave it out."
                 )
 
     def _check_backends(self) -> None:

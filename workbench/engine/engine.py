@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 from workbench.artifact.artifact import Artifact, open_artifact
 from workbench.core.errors import ConfigError, EngineError, InputError
 from workbench.core.given import require_count
+from workbench.engine.ahead import run_line
 from workbench.engine.backends import get_backend, takes_onnx
 from workbench.engine.backends.base import ModelSource
 from workbench.engine.batching import Bound
@@ -18,9 +19,10 @@ from workbench.engine.buffers import BufferPool, BufferStatistics
 from workbench.engine.checks import precision_of, quality_notes
 from workbench.engine.concurrent import ConcurrentCalls
 from workbench.engine.config import InferenceConfig, config_of
+from workbench.engine.gathering import Gatherer
 from workbench.engine.placement import Placement, placement_of
 from workbench.engine.result import InferenceResult
-from workbench.engine.runner import CLOSED, Runner
+from workbench.engine.runner import CLOSED, NOT_YET, Runner
 from workbench.engine.selection import Candidate, choose, load_checked
 from workbench.engine.source import source_from_artifact, source_from_path, source_from_variant
 from workbench.engine.weights import weight_only
@@ -129,7 +131,9 @@ class OptimizedInferenceEngine(ConcurrentCalls):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a reader of this engine's figures must know, a sentence each."""
+        """What a reader of this engine's figures must know, a sentence each; running may add some."""
+        if self._runner is not None:
+            self._notes |= dict.fromkeys(self._runner.notes)
         return tuple(self._notes)
 
     @property
@@ -164,12 +168,10 @@ class OptimizedInferenceEngine(ConcurrentCalls):
         self.selection, session, agreement = choice.table, choice.session, choice.agreement
         if choice.table:
             self._note("auto: " + "; ".join(map(str, choice.table)))
-        self.backend, self.load_s = choice.backend, choice.load_s
+        self.backend, self.load_s, self.precision = choice.backend, choice.load_s, precision_of(session)
         self.compile_s, self.first_call_s = getattr(session, "compile_s", None), choice.first_call_s
         self.max_abs_diff = agreement.max_abs_diff if agreement else None
-        self.precision = precision_of(session)
-        for note in (*source.notes, *session.notes, *quality_notes(source, agreement)):
-            self._note(note)
+        self._notes |= dict.fromkeys((*source.notes, *session.notes, *quality_notes(source, agreement)))
         self._keep = source.keep_alive
         self.placement, self.threads = placement_of(session), session.threads
         self._runner = Runner(
@@ -188,11 +190,7 @@ class OptimizedInferenceEngine(ConcurrentCalls):
     def _ready(self) -> Runner:
         runner = self._runner
         if runner is None:
-            raise EngineError(
-                CLOSED
-                if self._disposed
-                else "The engine is not initialized. Call engine.initialize(), or use it in a with block."
-            )
+            raise EngineError(CLOSED if self._disposed else NOT_YET)
         return runner
 
     def predict(self, inputs: Any, *, out: Any = None) -> InferenceResult:
@@ -258,14 +256,7 @@ class OptimizedInferenceEngine(ConcurrentCalls):
         runner = self._ready()
         if not isinstance(items, list | tuple):
             raise InputError(f"predict_batch takes a list of inputs, got {type(items).__name__}. For one: predict(x).")
-        bound = [self._bind_item(position, item) for position, item in enumerate(items)]
-        return runner.run_bound(bound, runner.call_size)
-
-    def _bind_item(self, position: int, item: Any) -> Bound:
-        try:
-            return self.bound(item)
-        except InputError as error:
-            raise InputError(f"Item {position}: {error}") from error
+        return runner.run_bound([runner.bound(item, position) for position, item in enumerate(items)], runner.call_size)
 
     @property
     def call_size(self) -> int:
@@ -285,10 +276,15 @@ class OptimizedInferenceEngine(ConcurrentCalls):
         """Run checked inputs in calls of ``batch`` samples (or the fixed batch), and return their results in order."""
         return self._ready().run_bound(bound, batch)
 
+    def run_line(self, line: Gatherer[Bound], batch: int) -> Iterator[list[InferenceResult]]:
+        """Run what a line hands out in calls of ``batch`` samples, group by group, until it ends."""
+        return run_line(self._ready(), line, batch)
+
     def dispose(self) -> None:
         """Free the model and put back what was switched for it. May be called twice."""
         with self._lock:
             self._disposed = True
+            self._notes |= dict.fromkeys(self.notes)
             runner, self._runner = self._runner, None
             self._given = self._keep = None
         if runner is not None:

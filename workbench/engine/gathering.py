@@ -59,6 +59,13 @@ class Gatherer(Generic[T]):
                 self._due.wait(left)
             return self._pop()
 
+    @property
+    def ready(self) -> bool:
+        """Whether :meth:`take` would return at once, as long as nobody else takes."""
+        with self._due:
+            left = self._patience()
+            return self._closed or self._samples >= self._size or (left is not None and left <= 0)
+
     def _patience(self) -> float | None:
         """Return the seconds until the first input has waited long enough; None where nothing sets a time."""
         if not self._items or self._wait_s is None:

@@ -26,6 +26,14 @@ _NATIVE = {
     "float16": ("amx_fp16", "avx512_fp16", "asimdhp"),
 }
 
+_SINCE = {"tf32": (8, 0), "bfloat16": (8, 0), "float16": (7, 0)}
+"""The compute capability of CUDA devices from which on they have each format."""
+
+FULL = (
+    "computes in float32 in full: torch's own default computes convolutions on this GPU in tf32, as precision='tf32' "
+    "does with all products"
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Precision(Config):
@@ -91,6 +99,29 @@ def take_on_cpu(wanted: Precision, *, quantized: bool = False, gpu_asked: bool =
     if native is None and gpu_asked:
         return fallen(compute, "this CPU would only emulate it")
     return taken(compute, native)
+
+
+def take_on_cuda(wanted: Precision, capability: tuple[int, int], *, quantized: bool = False) -> Taken:
+    """Return what torch takes on a CUDA device of a compute capability; nothing is emulated there.
+
+    bfloat16 and tf32 came with capability 8.0, float16 products in hardware made for them with 7.0.
+
+    Examples
+    --------
+    >>> take_on_cuda(Precision("auto"), (7, 5)).precision
+    'float16'
+    """
+    compute = wanted.compute
+    if compute == "float32":
+        return Taken("float32", (FULL,) if capability >= _SINCE["tf32"] else ())
+    if quantized:
+        return fallen(compute, "the model is quantized, and its rounding is simulated in float32")
+    here = f"compute capability {capability[0]}.{capability[1]}"
+    for name in ("bfloat16", "float16") if compute == "auto" else (compute,):
+        if capability >= _SINCE[name]:
+            return taken(name, here)
+    major, minor = _SINCE["float16" if compute == "auto" else compute]
+    return fallen(compute, f"it needs compute capability {major}.{minor}, and this GPU has {here}")
 
 
 def taken(precision: str, native: str | None) -> Taken:

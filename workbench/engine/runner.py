@@ -11,8 +11,10 @@ import numpy as np
 
 from workbench.artifact.reference import Arrays
 from workbench.core.errors import EngineError, InputError
-from workbench.engine.backends.base import Session, first_line
-from workbench.engine.batching import Bound, Run, by_shape, pad, run_in_batches
+from workbench.engine.ahead import Ahead
+from workbench.engine.backends.base import first_line
+from workbench.engine.backoff import BackingOff
+from workbench.engine.batching import Bound, Run, by_shape, one_by_one, pad, run_in_batches
 from workbench.engine.buffers import BufferPool
 from workbench.engine.inputs import Binder, to_torch
 from workbench.engine.outputs import OutputBinder
@@ -20,6 +22,7 @@ from workbench.engine.result import InferenceResult, metrics_of
 from workbench.export.io import IOSpec, tree_builder
 
 CLOSED = "The engine was disposed. Make a new one."
+NOT_YET = "The engine is not initialized. Call engine.initialize(), or use it in a with block."
 
 
 class Runner:
@@ -27,7 +30,7 @@ class Runner:
 
     def __init__(
         self,
-        session: Session,
+        session: BackingOff,
         *,
         io: IOSpec,
         backend: str,
@@ -36,7 +39,7 @@ class Runner:
         finite: bool,
         pool: BufferPool,
     ) -> None:
-        self.session: Session | None = session
+        self.session: BackingOff | None = session
         self.io, self.backend, self.pool = io, backend, pool
         self.fixed = io.batch
         self.call_size = io.batch or batch_size
@@ -46,6 +49,18 @@ class Runner:
         self._bind = Binder(io, note, finite=finite).bind
         self._build = tree_builder(io.output_tree)
         self._lock = threading.Lock()
+        self.ahead = Ahead(self, session.pipe, self._lock) if session.pipe is not None else None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the session says by now; running may add to it."""
+        session = self.session
+        return session.notes if session is not None else ()
+
+    @property
+    def _peak_mib(self) -> float | None:
+        session = self.session
+        return session.peak_memory_mib if session is not None else None
 
     def predict(self, inputs: Any, out: Any = None) -> InferenceResult:
         """Run one batch; see :meth:`OptimizedInferenceEngine.predict`."""
@@ -72,31 +87,37 @@ class Runner:
         else:
             result = self._build(to_torch(outputs) if as_torch else outputs)
         queued, computed, total = begun - asked, ended - begun - copied, time.perf_counter() - start
-        return InferenceResult(result, metrics_of(queued, computed, total, size, self._device, self.backend))
+        return InferenceResult(
+            result, metrics_of(queued, computed, total, size, self._device, self.backend, self._peak_mib)
+        )
 
     def call(self, arrays: Arrays) -> tuple[Arrays, float]:
         """Call the runtime once; also return the seconds that it copied."""
-        session = self.session
-        if session is None:
-            raise EngineError(CLOSED)
+        session = self.require_session()
         try:
             return session.run(arrays)
+        except EngineError:
+            raise
         except Exception as error:
-            raise self._failed(error) from error
+            raise self.failed(error) from error
+
+    def require_session(self) -> BackingOff:
+        """Return the session, or raise EngineError where the engine was disposed meanwhile."""
+        if self.session is None:
+            raise EngineError(CLOSED)
+        return self.session
 
     def _call_into(self, arrays: Arrays, into: Arrays) -> float:
-        run_into = getattr(self.session, "run_into", None)
-        if run_into is None:  # another package's backend, or disposed meanwhile
-            outputs, copied = self.call(arrays)
-            start = time.perf_counter()
-            _copy(outputs, into)
-            return copied + time.perf_counter() - start
+        session = self.require_session()
         try:
-            return float(run_into(arrays, into))
+            return session.run_into(arrays, into)
+        except EngineError:
+            raise
         except Exception as error:
-            raise self._failed(error) from error
+            raise self.failed(error) from error
 
-    def _failed(self, error: Exception) -> EngineError:
+    def failed(self, error: Exception) -> EngineError:
+        """Return what is raised where the runtime fails."""
         return EngineError(f"{self.backend} failed while it ran the model: {first_line(error)}")
 
     def _fill(self, arrays: Arrays, size: int) -> Arrays:
@@ -108,10 +129,15 @@ class Runner:
             )
         return pad(arrays, fixed)
 
-    def bound(self, inputs: Any) -> Bound:
-        """Return inputs checked and flattened."""
+    def bound(self, inputs: Any, position: int | None = None) -> Bound:
+        """Return inputs checked and flattened; an error names their ``position`` among others."""
         asked = time.perf_counter()
-        return Bound(*self._bind(inputs), asked)
+        try:
+            return Bound(*self._bind(inputs), asked)
+        except InputError as error:
+            if position is None:
+                raise
+            raise InputError(f"Item {position}: {error}") from error
 
     def run_bound(self, bound: Sequence[Bound], batch: int) -> list[InferenceResult]:
         """Run checked inputs in calls of ``batch`` samples (or the fixed batch), and return their results in order."""
@@ -119,11 +145,15 @@ class Runner:
             return []
         with self._lock:
             done = self._run_groups([item.arrays for item in bound], self.fixed or batch)
+        return self.results(done, bound)
+
+    def results(self, done: Sequence[tuple[Arrays, list[Run]]], bound: Sequence[Bound]) -> list[InferenceResult]:
+        """Return outputs in the model's structure, with the metrics of the calls that they came from."""
         results = []
         for (outputs, runs), item in zip(done, bound, strict=True):
             computed = sum([run.ended - run.begun - run.copied for run in runs])
             queued, total = runs[0].begun - item.asked, time.perf_counter() - item.asked
-            metrics = metrics_of(queued, computed, total, item.size, self._device, self.backend)
+            metrics = metrics_of(queued, computed, total, item.size, self._device, self.backend, self._peak_mib)
             results.append(InferenceResult(self._build(to_torch(outputs) if item.as_torch else outputs), metrics))
         return results
 
@@ -131,9 +161,10 @@ class Runner:
         """Run items in calls of ``batch`` samples; where the model leaves shapes open, those of each shape together."""
         groups = by_shape(items) if self._open else [list(range(len(items)))]
         done: list[tuple[Arrays, list[Run]]] = [([], [])] * len(items)
+        calls = one_by_one(self.call) if self.ahead is None else self.ahead.calls
         for group in groups:
             found = run_in_batches(
-                [items[i] for i in group], batch, fixed=self.fixed is not None, call=self.call, pool=self.pool
+                [items[i] for i in group], batch, fixed=self.fixed is not None, calls=calls, pool=self.pool
             )
             for position, result in zip(group, found, strict=True):
                 done[position] = result

@@ -21,6 +21,7 @@ from workbench.core.errors import EngineError, WorkbenchError
 from workbench.core.machine import default_threads
 from workbench.engine.backends import require_backend
 from workbench.engine.backends.base import ModelSource, Session, first_line
+from workbench.engine.backoff import BackingOff, memory_reason
 from workbench.engine.checks import FirstCall, precision_of, verify
 from workbench.engine.config import InferenceConfig
 from workbench.engine.placement import placement_of
@@ -71,7 +72,7 @@ class Choice:
     """
 
     backend: str
-    session: Session
+    session: BackingOff
     agreement: Agreement | None
     load_s: float
     first_call_s: float | None
@@ -79,21 +80,33 @@ class Choice:
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def load(name: str, source: ModelSource, config: InferenceConfig) -> tuple[Session, float]:
+def load(name: str, source: ModelSource, config: InferenceConfig) -> tuple[BackingOff, float]:
     """Load a model in one backend; also return the seconds it took, the import of the runtime not counted.
 
     Raises
     ------
     EngineError
-        If the model is quantized in a way that the backend does not run as such; the message says why.
+        If the model is quantized in a way that the backend does not run as such, or if there is no memory for it; the
+        message says why.
     """
     reason = refusal(source.mode, name)
     if reason is not None:
         raise EngineError(f"{source.label} is quantized as {source.mode!r}: {reason}")
     backend = require_backend(name)
     start = time.perf_counter()
-    session = backend.load(source, config)
-    return session, time.perf_counter() - start
+    try:
+        loaded = backend.load(source, config)
+    except WorkbenchError:
+        raise
+    except Exception as error:
+        if (missing := memory_reason(error)) is None:
+            raise
+        raise EngineError(
+            f"{name} ran out of memory while it loaded {source.label}: {missing}. Free what others hold, "
+            "or use a smaller model or batch_size."
+        ) from error
+    seconds = time.perf_counter() - start
+    return BackingOff(loaded, backend=name, fixed=source.io.batch is not None), seconds
 
 
 def load_checked(source: ModelSource, config: InferenceConfig) -> Choice:

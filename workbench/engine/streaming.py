@@ -53,8 +53,7 @@ class _Reader:
 
     def results(self) -> Iterator[list[InferenceResult]]:
         """Run group by group, and then raise what ended the reading."""
-        while group := self.line.take():
-            yield self.engine.run_bound(group, self.size)
+        yield from self.engine.run_line(self.line, self.size)
         if self._error is not None:
             raise self._error
 

@@ -15,6 +15,7 @@ from workbench.core.machine import default_threads
 from workbench.engine.backends.base import Availability, Capabilities, ModelSource, Session, require_onnx
 from workbench.engine.backends.precisions import HINTS, take_openvino
 from workbench.engine.config import InferenceConfig
+from workbench.engine.device import openvino_device, wants_gpu
 
 NAME = "openvino"
 _HOW = "pip install openvino"
@@ -95,10 +96,8 @@ class OpenVinoSession:
         self.threads = config.threads or default_threads()
         self.notes: tuple[str, ...] = ()
         self.placement = "CPU"
-        if config.use_gpu and "GPU" in self._core.available_devices:
-            self.placement = "GPU"
-        elif config.use_gpu:
-            self.fallbacks = ("use_gpu=True, but OpenVINO finds no GPU it supports: running on the CPU",)
+        if wants_gpu(config):
+            self.placement, self.fallbacks = openvino_device(config, self._core.available_devices)
             self.notes = self.fallbacks
         self.device = self.placement.lower()
         can = self._core.get_property(self.placement, "OPTIMIZATION_CAPABILITIES")

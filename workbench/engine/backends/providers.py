@@ -8,6 +8,7 @@ from typing import Any
 
 from workbench.core.errors import ConfigError, unknown_name
 from workbench.engine.config import InferenceConfig
+from workbench.engine.device import asked, device_index, wants_gpu
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _ENDING = "ExecutionProvider"
@@ -62,11 +63,11 @@ def choose_providers(config: InferenceConfig, *, known: Sequence[str], available
     wanted = [_full_name(name, known) for name in config.providers]
     options = {_full_name(name, known): value for name, value in (config.provider_options or {}).items()}
     missing: tuple[str, ...] = ()
-    if not wanted and config.use_gpu:
-        wanted = [name for name in _ON_GPU if name in available][:1]
+    if not wanted and wants_gpu(config):
+        wanted = [name for name in (_ON_GPU if config.device is None else (CUDA,)) if name in available][:1]
         if not wanted:
             missing = (
-                "use_gpu=True, but this ONNX Runtime has no provider for a GPU, no CUDA provider for one: "
+                f"{asked(config)}, but this ONNX Runtime has no provider for a GPU, no CUDA provider for one: "
                 f"running on the CPU ({_HOW[CUDA]})",
             )
     missing += tuple(_absent(name, available) for name in wanted if name not in available)
@@ -74,6 +75,9 @@ def choose_providers(config: InferenceConfig, *, known: Sequence[str], available
     if CPU not in found:
         found.append(CPU)
     _check_options(options, [*wanted, CPU])
+    for name in found:
+        if name in _CUDA_DEVICES and device_index(config):
+            options[name] = {"device_id": device_index(config), **options.get(name, {})}
     return Providers(tuple((name, _texts(options.get(name, {}))) for name in found), missing)
 
 

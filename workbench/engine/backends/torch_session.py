@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,8 +13,14 @@ from workbench.artifact.reference import Arrays
 from workbench.core.machine import default_threads, library_versions
 from workbench.engine.backends.base import Availability, ModelSource, require_module
 from workbench.engine.config import InferenceConfig
-from workbench.engine.precision import take_on_cpu
+from workbench.engine.device import choose_device, wants_gpu
+from workbench.engine.precision import take_on_cpu, take_on_cuda
 from workbench.export.io import IOSpec
+
+if TYPE_CHECKING:
+    from workbench.engine.backends.cuda import CudaPipe
+    from workbench.engine.backends.cuda_memory import MemoryLimit, PeakMemory
+    from workbench.engine.tf32 import Tf32Claim
 
 SIMULATED = (
     "simulated int8: {} runs quantize and dequantize as separate float operations; quality is that of int8, "
@@ -38,37 +45,72 @@ class TorchSession:
         from workbench.engine.threads import ThreadClaim
 
         self.notes: tuple[str, ...] = (SIMULATED.format(self.words),) if source.quantized else ()
-        self.device = "cpu"
-        if config.use_gpu and torch.cuda.is_available():
-            self.device = "cuda:0"
-        elif config.use_gpu:
-            self.fallbacks = ("use_gpu=True, but torch finds no CUDA device: running on the CPU",)
-            self.notes = (*self.notes, *self.fallbacks)
+        where = choose_device(config)
+        self.device, self.fallbacks = where.name, where.notes
+        self.notes = (*self.notes, *self.fallbacks)
         self.placement = self.device
         self.threads = config.threads or default_threads()
+        self.pipe: CudaPipe | None = None
+        self._tf32: Tf32Claim | None = None
+        self._limit: MemoryLimit | None = None
         self._torch = torch
         self._module: Any = require_module(source, backend)
+        self._peak: PeakMemory | None = None
         if self.device != "cpu":
+            from workbench.engine.backends.cuda_memory import PeakMemory
+
+            self._peak = PeakMemory(self.device)
             self._module = self._module.to(self.device)
         self._take_precision(source, config)
         self._claim = ThreadClaim(self.threads)
         self._call: Any = None
         try:
+            if where.is_cuda:
+                self._open_pipe(config)
             begun = time.perf_counter()
-            self._call = self._prepare(source, config)
+            with self.pipe.preparing() if self.pipe is not None else contextlib.nullcontext():
+                self._call = self._prepare(source, config)
             self.compile_s = time.perf_counter() - begun if self.compiles else None
         except BaseException:
             self.close()
             raise
 
     def _take_precision(self, source: ModelSource, config: InferenceConfig) -> None:
-        taken = take_on_cpu(config.precision, quantized=source.quantized, gpu_asked=config.use_gpu)
+        if self.device == "cpu":
+            taken = take_on_cpu(config.precision, quantized=source.quantized, gpu_asked=wants_gpu(config))
+        else:
+            capability = self._torch.cuda.get_device_capability(self.device)
+            taken = take_on_cuda(config.precision, capability, quantized=source.quantized)
         self.precision, self.notes = taken.precision, (*self.notes, *taken.notes)
         self.tolerance = config.accepted(self.precision, quantized=source.quantized)
         if self.precision in ("bfloat16", "float16"):
             from workbench.engine.backends.torch_precision import Reduced
 
             self._module = Reduced(self._module, self.precision, self.device)
+
+    def _open_pipe(self, config: InferenceConfig) -> None:
+        from workbench.engine.backends.cuda import CudaPipe
+        from workbench.engine.backends.cuda_memory import MemoryLimit
+        from workbench.engine.tf32 import Tf32Claim
+
+        if config.gpu_memory_limit_mib is not None:
+            self._limit = MemoryLimit(config.gpu_memory_limit_mib, self.device)
+            self.notes = (*self.notes, *self._limit.notes)
+        self._tf32 = Tf32Claim(self.precision == "tf32")
+        self.pipe = CudaPipe(self._on_device, self.device, limit_mib=config.pool_limit_mib, peak=self._peak)
+
+    def free_memory(self) -> None:
+        """Give back what torch keeps of the GPU's memory without using it."""
+        if self.pipe is not None:
+            self.pipe.free_memory()
+
+    def _on_device(self, tensors: list[Any]) -> Any:
+        """Run the module on tensors that are on the GPU; the pipe sets the stream."""
+        self._claim.apply()
+        if self._tf32 is not None:
+            self._tf32.apply()
+        with self._torch.inference_mode():
+            return self._call(tensors)
 
     def _prepare(self, source: ModelSource, config: InferenceConfig) -> Call:
         """Return what runs the module; its threads and device are set."""
@@ -83,12 +125,16 @@ class TorchSession:
 
     def run(self, inputs: Arrays) -> tuple[Arrays, float]:
         """Run one batch."""
+        if self.pipe is not None:
+            return self.pipe.run(inputs)
         leaves, before, ended = self._run(inputs)
         outputs = [_owned(leaf.detach().cpu().numpy(), inputs) for leaf in leaves]
         return outputs, before + (time.perf_counter() - ended)
 
     def run_into(self, inputs: Arrays, outputs: Arrays) -> float:
         """Run one batch and copy its outputs into the caller's arrays; torch allocates them first all the same."""
+        if self.pipe is not None:
+            return self.pipe.run(inputs, outputs)[1]
         leaves, before, ended = self._run(inputs)
         for leaf, array in zip(leaves, outputs, strict=True):
             self._torch.from_numpy(array).copy_(leaf.detach())
@@ -101,20 +147,20 @@ class TorchSession:
         self._claim.apply()
         # torch must not write to memory that the caller marked read-only
         tensors = [torch.from_numpy(a if a.flags.writeable else a.copy()) for a in inputs]
-        if self.device != "cpu":
-            tensors = [tensor.to(self.device) for tensor in tensors]
-            torch.cuda.synchronize()
         begun = time.perf_counter()
         with torch.inference_mode():
             leaves = self._call(tensors)
-        if self.device != "cpu":
-            torch.cuda.synchronize()
         return leaves, begun - start, time.perf_counter()
 
     def close(self) -> None:
         """Free the module and put the thread count back."""
         self._module = self._call = None
         self._claim.release()
+        for claim in (self._tf32, self._limit):
+            if claim is not None:
+                claim.release()
+        if self.pipe is not None:
+            self.pipe.close()
 
 
 def torch_status(name: str) -> Availability:
