@@ -154,5 +154,14 @@ def require_module(source: ModelSource, backend: str) -> Any:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an exception's text that says something."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    """Return the first line of an exception's text that says something.
+
+    Examples
+    --------
+    >>> first_line(ValueError("\nno such layer\nat line 3"))
+    'no such layer'
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if lines and lines[0].startswith("The following operation failed in the TorchScript interpreter"):
+        return lines[-1]  # a trace through the interpreter comes first
+    return lines[0] if lines else type(error).__name__
