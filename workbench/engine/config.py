@@ -15,6 +15,7 @@ from workbench.engine.precision import TOLERANCES, Precision
 
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")
 GRAPH_OPTIMIZATIONS = ("none", "basic", "extended", "layout", "all")
+MEMORY_FORMATS = ("contiguous", "channels_last")
 _ONLY_FOR = {
     "compile_mode": ("torch-compile",),
     "providers": ("onnxruntime",),
@@ -23,6 +24,7 @@ _ONLY_FOR = {
     "keep_optimized": ("onnxruntime",),
     "spin": ("onnxruntime",),
     "cuda_graph": ("torch-eager",),
+    "memory_format": MODULE_BACKENDS,
 }
 """Options that mean something to some built-in backends only: refused where none of those runs."""
 
@@ -106,6 +108,12 @@ class InferenceConfig(Config):
         "Whether ONNX Runtime's workers wait in a loop: faster on idle cores, slower where other work wants them. "
         "None: they do, and auto measures both.",
         advanced=True,
+    )
+    memory_format: str = option(
+        "contiguous", "How 4-d tensors lie in memory, for torch's backends.", choices=MEMORY_FORMATS, advanced=True
+    )
+    flush_denormals: bool = option(
+        False, "Take floats below 1.2e-38 as zero, which are slow on many CPUs.", advanced=True
     )
     strict: bool = option(
         False, "Raise an error where the engine would run on another device, provider or precision than asked for."
