@@ -115,6 +115,9 @@ class InferenceConfig(Config):
     flush_denormals: bool = option(
         False, "Take floats below 1.2e-38 as zero, which are slow on many CPUs.", advanced=True
     )
+    pin_threads: bool | None = option(
+        None, "Keep each worker on a physical core of its own, on one NUMA node where they fit.", advanced=True
+    )
     strict: bool = option(
         False, "Raise an error where the engine would run on another device, provider or precision than asked for."
     )

@@ -24,6 +24,7 @@ from workbench.engine.backends.providers import (
     short_name,
 )
 from workbench.engine.config import InferenceConfig
+from workbench.engine.pinning import take_pins
 
 NAME = "onnxruntime"
 _HOW = "pip install onnxruntime"
@@ -83,12 +84,15 @@ class OnnxRuntimeSession:
             entries |= _ASLEEP
         if config.flush_denormals:
             entries |= _FLUSHING
+        pins = take_pins(config.pin_threads, self.threads)
+        if pins.cpus:  # counted from 1
+            entries["session.intra_op_thread_affinities"] = ";".join(str(cpu + 1) for cpu in pins.cpus)
         known, available = onnxruntime.get_all_providers(), onnxruntime.get_available_providers()
         chosen = choose_providers(config, known=known, available=available)
         opened = _Opener(onnxruntime, config, chosen, entries, self.threads)
         session, kept = opened.kept(path) if config.keep_optimized else (opened.open(path), ())
         self._place(session, chosen, config)
-        self.notes = (*self.notes, *self.fallbacks, *kept, *_weights_notes(source, config))
+        self.notes = (*self.notes, *pins.notes, *self.fallbacks, *kept, *_weights_notes(source, config))
         self._session: Any = session
         # The entry is for the workers of the session; the thread that calls works beside them.
         as_asked = flushing_call if config.flush_denormals else _as_it_is

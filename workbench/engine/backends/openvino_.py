@@ -30,6 +30,9 @@ DENORMALS = (
     "flush_denormals=True: OpenVINO's CPU_DENORMALS_OPTIMIZATION does not reach the workers of a single stream: "
     "denormals are computed"
 )
+PINNED = (
+    "pinned threads while they compute, the one that calls too, to cores that OpenVINO chooses (ENABLE_CPU_PINNING)"
+)
 
 
 @functools.cache
@@ -110,8 +113,11 @@ class OpenVinoSession:
         taken = take_openvino(config.precision, self.placement, can)
         self.precision, self.notes = taken.precision, (*self.notes, *taken.notes)
         self._flush = config.flush_denormals and self.placement == "CPU"
+        self._pin = bool(config.pin_threads)
         if self._flush:
             self.notes = (*self.notes, DENORMALS)
+        if self._pin:
+            self.notes = (*self.notes, PINNED)
         self._io = source.io
         self._count = len(source.io.outputs)
         self._batch = source.io.batch or config.batch_size
@@ -136,7 +142,7 @@ class OpenVinoSession:
         if self.placement == "CPU":
             settings["INFERENCE_NUM_THREADS"] = self.threads
             # Pinned threads cannot step aside for other processes that OpenVINO or the system put on the same core.
-            settings["ENABLE_CPU_PINNING"] = False
+            settings["ENABLE_CPU_PINNING"] = self._pin
         if self._flush:
             settings["CPU_DENORMALS_OPTIMIZATION"] = True
         begun = time.perf_counter()

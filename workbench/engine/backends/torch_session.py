@@ -64,7 +64,7 @@ class TorchSession:
             self._module = self._module.to(self.device)
         self._layout = Layout(self._module, source.io, config.memory_format)
         self._take_precision(source, config)
-        self._claim = ThreadClaim(self.threads, flush=config.flush_denormals)
+        self._claim = ThreadClaim.of(config, self.threads)
         self.notes = (*self.notes, *self._layout.notes, *self._claim.notes)
         self._call: Any = None
         try:
