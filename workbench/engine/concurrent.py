@@ -31,6 +31,11 @@ class ConcurrentCalls(ABC):
     def prefers_one_thread(self) -> bool:
         """Whether calls from a second thread slow the runtime down."""
 
+    @property
+    @abstractmethod
+    def parallel_calls(self) -> int:
+        """How many calls run at once; those of further threads wait."""
+
     @abstractmethod
     def bound(self, inputs: Any) -> Bound:
         """Return inputs checked and flattened."""
@@ -46,7 +51,7 @@ class ConcurrentCalls(ABC):
     async def apredict(self, inputs: Any) -> InferenceResult:
         """Run one batch without blocking the event loop; as :meth:`predict`, on a thread of the engine's own.
 
-        Calls run in the order in which they were awaited. A call that was cancelled before it began is dropped; one
+        Calls begin in the order in which they were awaited. A call that was cancelled before it began is dropped; one
         that runs ends, and its result is lost.
 
         Examples
@@ -55,7 +60,7 @@ class ConcurrentCalls(ABC):
         """
         bound = self.bound(inputs)
         if self._executor is None:
-            self._executor = ThreadPoolExecutor(1, thread_name_prefix="workbench-engine")
+            self._executor = ThreadPoolExecutor(self.parallel_calls, thread_name_prefix="workbench-engine")
         loop = asyncio.get_running_loop()
         (result,) = await loop.run_in_executor(self._executor, self.run_bound, [bound], bound.size)
         return result

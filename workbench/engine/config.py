@@ -25,6 +25,7 @@ _ONLY_FOR = {
     "spin": ("onnxruntime",),
     "cuda_graph": ("torch-eager",),
     "memory_format": MODULE_BACKENDS,
+    "streams": ("openvino",),
 }
 """Options that mean something to some built-in backends only: refused where none of those runs."""
 
@@ -114,6 +115,12 @@ class InferenceConfig(Config):
     )
     flush_denormals: bool = option(
         False, "Take floats below 1.2e-38 as zero, which are slow on many CPUs.", advanced=True
+    )
+    streams: int | None = option(
+        None,
+        "Calls that OpenVINO runs at once, on shares of the threads, for throughput; None: one call on all of them.",
+        minimum=1,
+        advanced=True,
     )
     pin_threads: bool | None = option(
         None, "Keep each worker on a physical core of its own, on one NUMA node where they fit.", advanced=True

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 class OptimizedInferenceEngine(ConcurrentCalls):
     """A model in a backend.
 
-    Use it in a ``with`` block, or call :meth:`initialize` and :meth:`dispose`. Threads may share it; calls wait.
+    Use it in a ``with`` block, or call :meth:`initialize` and :meth:`dispose`. Threads may share it: as many calls as
+    :attr:`parallel_calls` says run at once, others wait.
 
     Attributes
     ----------
@@ -174,15 +175,7 @@ class OptimizedInferenceEngine(ConcurrentCalls):
         self._notes |= dict.fromkeys((*source.notes, *session.notes, *quality_notes(source, agreement)))
         self._keep = source.keep_alive
         self.placement, self.threads = placement_of(session), session.threads
-        self._runner = Runner(
-            session,
-            io=source.io,
-            backend=self.backend,
-            batch_size=config.batch_size,
-            note=self._note,
-            finite=config.check_finite,
-            pool=self._pool,
-        )
+        self._runner = Runner(session, config, io=source.io, backend=self.backend, note=self._note, pool=self._pool)
 
     def _note(self, note: str) -> None:
         self._notes[note] = None
@@ -262,6 +255,11 @@ class OptimizedInferenceEngine(ConcurrentCalls):
     def call_size(self) -> int:
         """Samples in one call of :meth:`predict_batch`: ``config.batch_size``, or the fixed batch of the export."""
         return self._ready().call_size
+
+    @property
+    def parallel_calls(self) -> int:
+        """How many calls run at once: ``config.streams`` where the backend has them, else 1."""
+        return self._ready().gate.width
 
     @property
     def prefers_one_thread(self) -> bool:
