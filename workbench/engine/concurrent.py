@@ -1,4 +1,4 @@
-"""Calls of an engine that overlap: awaited, from several threads, or as a stream."""
+"""Calls of an engine beyond one after the other: many at a time, awaited, from several threads, or as a stream."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from workbench.core.errors import InputError
 from workbench.engine.batcher import Batcher
 from workbench.engine.batching import Bound
 from workbench.engine.gathering import Gatherer
@@ -37,8 +38,8 @@ class ConcurrentCalls(ABC):
         """How many calls run at once; those of further threads wait."""
 
     @abstractmethod
-    def bound(self, inputs: Any) -> Bound:
-        """Return inputs checked and flattened."""
+    def bound(self, inputs: Any, position: int | None = None) -> Bound:
+        """Return inputs checked and flattened; an error names their ``position`` among others."""
 
     @abstractmethod
     def run_bound(self, bound: Sequence[Bound], batch: int) -> list[InferenceResult]:
@@ -47,6 +48,23 @@ class ConcurrentCalls(ABC):
     @abstractmethod
     def run_line(self, line: Gatherer[Bound], batch: int) -> Iterator[list[InferenceResult]]:
         """Run what a line hands out, group by group, until it ends."""
+
+    def predict_batch(self, items: Sequence[Any]) -> list[InferenceResult]:
+        """Run many inputs in calls of ``config.batch_size`` samples (or the fixed batch of the export).
+
+        Each item is what :meth:`predict` takes, with a leading batch dimension of any size. Items are joined and split
+        as needed; the results come in their order. An item's ``compute_ms`` is the sum of the calls that carried it,
+        ``queue_ms`` the wait until the first of them, ``total_ms`` the time until the last ended.
+
+        Raises
+        ------
+        InputError, EngineError
+            As :meth:`predict`; nothing is run if one item does not fit, and its position is named.
+        """
+        size = self.call_size
+        if not isinstance(items, list | tuple):
+            raise InputError(f"predict_batch takes a list of inputs, got {type(items).__name__}. For one: predict(x).")
+        return self.run_bound([self.bound(item, position) for position, item in enumerate(items)], size)
 
     async def apredict(self, inputs: Any) -> InferenceResult:
         """Run one batch without blocking the event loop; as :meth:`predict`, on a thread of the engine's own.

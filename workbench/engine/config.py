@@ -16,7 +16,7 @@ from workbench.engine.precision import TOLERANCES, Precision
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")
 GRAPH_OPTIMIZATIONS = ("none", "basic", "extended", "layout", "all")
 MEMORY_FORMATS = ("contiguous", "channels_last")
-_ONLY_FOR = {
+ONLY_FOR = {
     "compile_mode": ("torch-compile",),
     "providers": ("onnxruntime",),
     "provider_options": ("onnxruntime",),
@@ -189,8 +189,8 @@ class InferenceConfig(Config):
 
     def _check_idle(self) -> None:
         runs = self.candidates if self.backend == "auto" else (self.backend,)
-        for name in self.changed().keys() & _ONLY_FOR.keys():
-            backends = _ONLY_FOR[name]
+        for name in self.changed().keys() & ONLY_FOR.keys():
+            backends = ONLY_FOR[name]
             if not set(backends).intersection(runs):
                 default = next(field.default for field in dataclasses.fields(self) if field.name == name)
                 raise ConfigError(
