@@ -64,7 +64,7 @@ class TunedSetting:
     def __str__(self) -> str:
         if self.median_ms is None or self.ratio is None:
             return f"{self.name}: {self.reason}"
-        return f"{self.name}: {self.median_ms:.3g} ms, {self.ratio:.2f} ({self.ratio_low:.2f} to {self.ratio_high:.2f})"
+        return f"{self.name}: {self.median_ms:.3g} ms, {self.ratio:.3g} ({self.ratio_low:.3g} to {self.ratio_high:.3g})"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -275,7 +275,7 @@ def verdict_of(final: TunedSetting | None, table: Sequence[TunedSetting], *, won
         return "The default stays: nothing that was tried was clearly faster."
     if final.ratio is None:
         return f"The default stays: {final.name} was the fastest, and {final.reason} for the decision."
-    share = f"{final.ratio:.2f} of the default's time (95 % interval {final.ratio_low:.2f} to {final.ratio_high:.2f})"
+    share = f"{final.ratio:.3g} of the default's time (95 % interval {final.ratio_low:.3g} to {final.ratio_high:.3g})"
     if won:
         return f"Chosen: {final.name}, {share}."
     if final.rounds < DECIDING_ROUNDS:
