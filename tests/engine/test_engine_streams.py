@@ -97,6 +97,36 @@ def test_predict_batch_keeps_the_order_and_counts_each_call_once(engine, images)
         assert result.metrics.compute_ms > 0 and 0 <= result.metrics.queue_ms <= result.metrics.total_ms
 
 
+def test_a_batcher_runs_as_many_calls_at_once(engine, images, monkeypatch):
+    barrier, run = threading.Barrier(2), engine._runner.session.run
+    monkeypatch.setattr(engine._runner.session, "run", lambda arrays: (barrier.wait(SOON), run(arrays))[1])
+    x = images.task.examples(8).numpy()
+    with engine.batcher(batch_size=4, max_wait_ms=None) as batcher:
+        futures = [batcher.submit(np.ascontiguousarray(x[i : i + 1])) for i in range(8)]
+        found = np.concatenate([future.result(SOON).result for future in futures])
+    np.testing.assert_allclose(found, expected(images, x), atol=1e-5)
+
+
+def test_what_one_worker_leaves_in_the_line_another_takes_in_time(engine, images, monkeypatch):
+    gate, run, sizes = threading.Event(), engine._runner.session.run, []
+
+    def wait_for_full(arrays):
+        sizes.append(len(arrays[0]))
+        if len(arrays[0]) == 3 and len(sizes) == 1:
+            gate.wait(SOON)
+        return run(arrays)
+
+    monkeypatch.setattr(engine._runner.session, "run", wait_for_full)
+    x = images.task.examples(3).numpy()
+    with engine.batcher(batch_size=4, max_wait_ms=50.0) as batcher:
+        first, second = batcher.submit(x), batcher.submit(x)  # three and three: one call takes the first alone
+        assert second.result(SOON).result.shape == (3, 5)  # while that one still runs
+        assert not first.done()
+        gate.set()
+        first.result(SOON)
+    assert sizes == [3, 3]
+
+
 def test_one_call_that_fails_is_told_and_leaves_none_running(engine, images, monkeypatch):
     run, running, calls = engine._runner.session.run, [], iter(range(100))
 

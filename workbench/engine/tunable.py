@@ -148,19 +148,15 @@ def model_digest(source: ModelSource, backend: str) -> str:
         for file in (path, *_outside(path)):
             found.update(sha256_file(file).encode())
         return found.hexdigest()
+    import torch
+
     module = require_module(source, backend)
     found.update(repr(module).encode() + str(getattr(module, "code", "")).encode())
     for name, tensor in sorted(module.state_dict().items()):
         if hasattr(tensor, "detach"):
             found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            found.update(tensor.detach().cpu().contiguous().flatten().view(dtype=_bytes()).numpy().tobytes())
+            found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return found.hexdigest()
-
-
-def _bytes() -> Any:
-    import torch
-
-    return torch.uint8
 
 
 def _outside(path: Path) -> list[Path]:
