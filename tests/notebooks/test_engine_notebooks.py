@@ -60,3 +60,28 @@ def test_the_memory_notebook_shows_batches_threads_and_buffers(run_outputs: Any,
     assert pictures(outputs) == 5
     for words in ("times the samples per second", "queue_ms", "served from kept buffers"):
         assert words in text
+
+
+def test_the_tuning_notebook_reads_its_own_numbers_and_keeps_what_it_chose(run_outputs: Any, here: Path) -> None:
+    parameters = {
+        "task": SHORT,
+        "backends": ["torch-eager", "onnxruntime", "openvino"],
+        "batch_sizes": [1, 4],
+        "thread_counts": [1, 2],
+        "stream_counts": [2],
+        "budget_s": 0.3,
+        "tune_s": 1.5,
+        "interactive": False,
+    }
+    outputs = run_outputs("21_cpu_tuning.ipynb", parameters)
+    text = printed(outputs)
+    assert pictures(outputs) == 8
+    for words in (
+        "CPUs of each core",
+        "of the weights are denormal",
+        "held against usual weights",
+        "samples per second",
+    ):
+        assert words in text or any(words in o.get("data", {}).get("text/html", "") for o in outputs)
+    assert text.count("Kept for the next engine: True.") == 3
+    assert len(list((here / "cache" / "tuning").glob("*.json"))) == 3

@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 
 from workbench.core.config import short_id
+from workbench.core.cpu import this_topology
 from workbench.core.lazy import how_to_get
 
 INSTRUCTION_SETS = (
@@ -108,9 +109,13 @@ def cores_allowed() -> int:
 
 
 def default_threads() -> int:
-    """Return the threads an engine gets unless told: physical cores within what is allowed."""
-    machine = this_machine()
-    return max(1, min(machine.cores_physical, machine.cores_allowed))
+    """Return the threads an engine gets unless told: physical cores within what is allowed.
+
+    Two hardware threads of one core in the affinity mask count as one.
+    """
+    machine, topology = this_machine(), this_topology()
+    physical = machine.cores_physical if topology is None else len(topology.cores)
+    return max(1, min(physical, machine.cores_allowed))
 
 
 def library_versions(names: Iterable[str]) -> dict[str, str | None]:

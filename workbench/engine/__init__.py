@@ -13,6 +13,8 @@ _HOMES = {
     "Precision": "precision",
     "InferenceMetrics": "result",
     "InferenceResult": "result",
+    "TuneResult": "tune",
+    "TunedSetting": "tune",
     "backend_status": "backends",
 }
 

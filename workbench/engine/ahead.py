@@ -5,7 +5,6 @@ For sessions with a ``pipe``: ``begin(inputs)`` returns at once, ``finish`` of w
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,6 +14,7 @@ from workbench.artifact.reference import Arrays
 from workbench.core.errors import EngineError
 from workbench.engine.backoff import GuardedPipe
 from workbench.engine.batching import Bound, Run, by_shape, cut, join, pad, share_out
+from workbench.engine.gate import Gate
 from workbench.engine.gathering import Gatherer
 from workbench.engine.result import InferenceResult
 
@@ -37,11 +37,11 @@ class _Call(NamedTuple):
 class Ahead:
     """Begins and ends the calls of one runner."""
 
-    def __init__(self, runner: Runner, pipe: GuardedPipe, lock: threading.Lock) -> None:
-        self._runner, self._pipe, self._lock = runner, pipe, lock
+    def __init__(self, runner: Runner, pipe: GuardedPipe, gate: Gate) -> None:
+        self._runner, self._pipe, self._gate = runner, pipe, gate
 
     def calls(self, batches: Iterable[Arrays]) -> Iterator[tuple[Arrays, Run]]:
-        """Run batches that are all there already, two under way at a time; the caller holds the lock."""
+        """Run batches that are all there already, two under way at a time; the caller is in the gate."""
         under_way: deque[Any] = deque()
         try:
             for inputs in batches:
@@ -60,7 +60,7 @@ class Ahead:
         size = self._runner.fixed or batch
         if total > size or len(by_shape(items)) > 1:
             return None
-        with self._lock:
+        with self._gate:
             joined, lent = join(items, self._runner.pool)
             try:
                 flight = self._begin(pad(joined, size) if self._runner.fixed and total < size else joined)

@@ -25,9 +25,9 @@ class _Ask(NamedTuple):
 class Batcher:
     """Joins inputs into calls of up to ``batch_size`` samples; made by ``engine.batcher(...)``.
 
-    A worker thread takes the inputs in the order in which they came. A call starts once enough samples wait for a full
-    batch, or ``max_wait_ms`` after the first of them came, or when the batcher is closed. At most ``pending`` inputs
-    wait: one more blocks the thread that brings it until there is room.
+    Worker threads, as many as the engine runs calls at once, take the inputs in the order in which they came. A call
+    starts once enough samples wait for a full batch, or ``max_wait_ms`` after the first of them came, or when the
+    batcher is closed. At most ``pending`` inputs wait: one more blocks the thread that brings it until there is room.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ class Batcher:
         self._engine = engine
         self._line: Gatherer[_Ask] = Gatherer(size=self.batch_size, wait_s=wait_s, limit=limit)
         self._lock = threading.Lock()
-        self._worker: threading.Thread | None = None  # starts with the first input
+        self._workers: tuple[threading.Thread, ...] = ()  # start with the first input
 
     def submit(self, inputs: Any) -> Future[InferenceResult]:
         """Hand inputs over and return at once with a future; blocks while ``pending`` inputs wait.
@@ -87,11 +87,15 @@ class Batcher:
         return ask.future
 
     def _start(self) -> None:
-        if self._worker is None:
+        if not self._workers:
             with self._lock:
-                if self._worker is None:
-                    self._worker = threading.Thread(target=self._work, name="workbench-batcher", daemon=True)
-                    self._worker.start()
+                if not self._workers:
+                    count = self._engine.parallel_calls
+                    self._workers = tuple(
+                        threading.Thread(target=self._work, name="workbench-batcher", daemon=True) for _ in range(count)
+                    )
+                    for worker in self._workers:
+                        worker.start()
 
     def predict(self, inputs: Any) -> InferenceResult:
         """Run inputs, together with what other threads bring meanwhile; as ``engine.predict``.
@@ -103,8 +107,8 @@ class Batcher:
     def close(self) -> None:
         """Run what still waits, and end; may be called twice."""
         self.finish()
-        if self._worker is not None:
-            self._worker.join()
+        for worker in self._workers:
+            worker.join()
 
     def finish(self) -> None:
         """Take nothing more and run what waits without waiting for others; returns at once."""

@@ -1,4 +1,4 @@
-"""Calls of an engine that overlap: awaited, from several threads, or as a stream."""
+"""Calls of an engine beyond one after the other: many at a time, awaited, from several threads, or as a stream."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from workbench.core.errors import InputError
 from workbench.engine.batcher import Batcher
 from workbench.engine.batching import Bound
 from workbench.engine.gathering import Gatherer
@@ -31,9 +32,14 @@ class ConcurrentCalls(ABC):
     def prefers_one_thread(self) -> bool:
         """Whether calls from a second thread slow the runtime down."""
 
+    @property
     @abstractmethod
-    def bound(self, inputs: Any) -> Bound:
-        """Return inputs checked and flattened."""
+    def parallel_calls(self) -> int:
+        """How many calls run at once; those of further threads wait."""
+
+    @abstractmethod
+    def bound(self, inputs: Any, position: int | None = None) -> Bound:
+        """Return inputs checked and flattened; an error names their ``position`` among others."""
 
     @abstractmethod
     def run_bound(self, bound: Sequence[Bound], batch: int) -> list[InferenceResult]:
@@ -43,10 +49,27 @@ class ConcurrentCalls(ABC):
     def run_line(self, line: Gatherer[Bound], batch: int) -> Iterator[list[InferenceResult]]:
         """Run what a line hands out, group by group, until it ends."""
 
+    def predict_batch(self, items: Sequence[Any]) -> list[InferenceResult]:
+        """Run many inputs in calls of ``config.batch_size`` samples (or the fixed batch of the export).
+
+        Each item is what :meth:`predict` takes, with a leading batch dimension of any size. Items are joined and split
+        as needed; the results come in their order. An item's ``compute_ms`` is the sum of the calls that carried it,
+        ``queue_ms`` the wait until the first of them, ``total_ms`` the time until the last ended.
+
+        Raises
+        ------
+        InputError, EngineError
+            As :meth:`predict`; nothing is run if one item does not fit, and its position is named.
+        """
+        size = self.call_size
+        if not isinstance(items, list | tuple):
+            raise InputError(f"predict_batch takes a list of inputs, got {type(items).__name__}. For one: predict(x).")
+        return self.run_bound([self.bound(item, position) for position, item in enumerate(items)], size)
+
     async def apredict(self, inputs: Any) -> InferenceResult:
         """Run one batch without blocking the event loop; as :meth:`predict`, on a thread of the engine's own.
 
-        Calls run in the order in which they were awaited. A call that was cancelled before it began is dropped; one
+        Calls begin in the order in which they were awaited. A call that was cancelled before it began is dropped; one
         that runs ends, and its result is lost.
 
         Examples
@@ -55,7 +78,7 @@ class ConcurrentCalls(ABC):
         """
         bound = self.bound(inputs)
         if self._executor is None:
-            self._executor = ThreadPoolExecutor(1, thread_name_prefix="workbench-engine")
+            self._executor = ThreadPoolExecutor(self.parallel_calls, thread_name_prefix="workbench-engine")
         loop = asyncio.get_running_loop()
         (result,) = await loop.run_in_executor(self._executor, self.run_bound, [bound], bound.size)
         return result

@@ -15,7 +15,8 @@ from workbench.engine.precision import TOLERANCES, Precision
 
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")
 GRAPH_OPTIMIZATIONS = ("none", "basic", "extended", "layout", "all")
-_ONLY_FOR = {
+MEMORY_FORMATS = ("contiguous", "channels_last")
+ONLY_FOR = {
     "compile_mode": ("torch-compile",),
     "providers": ("onnxruntime",),
     "provider_options": ("onnxruntime",),
@@ -23,6 +24,8 @@ _ONLY_FOR = {
     "keep_optimized": ("onnxruntime",),
     "spin": ("onnxruntime",),
     "cuda_graph": ("torch-eager",),
+    "memory_format": MODULE_BACKENDS,
+    "streams": ("openvino",),
 }
 """Options that mean something to some built-in backends only: refused where none of those runs."""
 
@@ -107,6 +110,21 @@ class InferenceConfig(Config):
         "None: they do, and auto measures both.",
         advanced=True,
     )
+    memory_format: str = option(
+        "contiguous", "How 4-d tensors lie in memory, for torch's backends.", choices=MEMORY_FORMATS, advanced=True
+    )
+    flush_denormals: bool = option(
+        False, "Take floats below 1.2e-38 as zero, which are slow on many CPUs.", advanced=True
+    )
+    streams: int | None = option(
+        None,
+        "Calls that OpenVINO runs at once, on shares of the threads, for throughput; None: one call on all of them.",
+        minimum=1,
+        advanced=True,
+    )
+    pin_threads: bool | None = option(
+        None, "Keep each worker on a physical core of its own, on one NUMA node where they fit.", advanced=True
+    )
     strict: bool = option(
         False, "Raise an error where the engine would run on another device, provider or precision than asked for."
     )
@@ -171,8 +189,8 @@ class InferenceConfig(Config):
 
     def _check_idle(self) -> None:
         runs = self.candidates if self.backend == "auto" else (self.backend,)
-        for name in self.changed().keys() & _ONLY_FOR.keys():
-            backends = _ONLY_FOR[name]
+        for name in self.changed().keys() & ONLY_FOR.keys():
+            backends = ONLY_FOR[name]
             if not set(backends).intersection(runs):
                 default = next(field.default for field in dataclasses.fields(self) if field.name == name)
                 raise ConfigError(

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from workbench.artifact.artifact import Artifact, open_artifact
-from workbench.core.errors import ConfigError, EngineError, InputError
+from workbench.core.errors import ConfigError, EngineError
 from workbench.core.given import require_count
 from workbench.engine.ahead import run_line
 from workbench.engine.backends import get_backend, takes_onnx
@@ -17,7 +17,6 @@ from workbench.engine.backends.base import ModelSource
 from workbench.engine.batching import Bound
 from workbench.engine.buffers import BufferPool, BufferStatistics
 from workbench.engine.checks import precision_of, quality_notes
-from workbench.engine.concurrent import ConcurrentCalls
 from workbench.engine.config import InferenceConfig, config_of
 from workbench.engine.gathering import Gatherer
 from workbench.engine.placement import Placement, placement_of
@@ -25,6 +24,7 @@ from workbench.engine.result import InferenceResult
 from workbench.engine.runner import CLOSED, NOT_YET, Runner
 from workbench.engine.selection import Candidate, choose, load_checked
 from workbench.engine.source import source_from_artifact, source_from_path, source_from_variant
+from workbench.engine.tunable import TunableCalls
 from workbench.engine.weights import weight_only
 from workbench.export.io import IOSpec
 
@@ -32,10 +32,11 @@ if TYPE_CHECKING:
     from workbench.compress.variant import Variant
 
 
-class OptimizedInferenceEngine(ConcurrentCalls):
+class OptimizedInferenceEngine(TunableCalls):
     """A model in a backend.
 
-    Use it in a ``with`` block, or call :meth:`initialize` and :meth:`dispose`. Threads may share it; calls wait.
+    Use it in a ``with`` block, or call :meth:`initialize` and :meth:`dispose`. Threads may share it: as many calls as
+    :attr:`parallel_calls` says run at once, others wait.
 
     Attributes
     ----------
@@ -160,10 +161,7 @@ class OptimizedInferenceEngine(ConcurrentCalls):
         return self
 
     def _load(self) -> None:
-        config = self.config
-        source = self._given or source_from_path(str(config.model_path))
-        if config.quantization is not None:
-            source = weight_only(source)
+        config, source = self.config, self._source()
         choice = (choose if config.backend == "auto" else load_checked)(source, config)
         self.selection, session, agreement = choice.table, choice.session, choice.agreement
         if choice.table:
@@ -174,15 +172,24 @@ class OptimizedInferenceEngine(ConcurrentCalls):
         self._notes |= dict.fromkeys((*source.notes, *session.notes, *quality_notes(source, agreement)))
         self._keep = source.keep_alive
         self.placement, self.threads = placement_of(session), session.threads
-        self._runner = Runner(
-            session,
-            io=source.io,
-            backend=self.backend,
-            batch_size=config.batch_size,
-            note=self._note,
-            finite=config.check_finite,
-            pool=self._pool,
-        )
+        self._runner = Runner(session, config, io=source.io, backend=self.backend, note=self._note, pool=self._pool)
+
+    def _source(self) -> ModelSource:
+        source = self._given or source_from_path(str(self.config.model_path))
+        return source if self.config.quantization is None else weight_only(source)
+
+    def _reload(self, config: InferenceConfig, note: str) -> None:
+        with self._lock:
+            before, selection, kept = self._ready(), self.selection, (self.config, self._notes)
+            self.config, self._notes = config, {n: None for n in self._notes if n.startswith("auto: ")}
+            try:
+                self._load()
+            except BaseException:  # the one that runs goes on
+                self.config, self._notes = kept
+                raise
+            self.selection = selection
+            self._note(note)
+        before.close()
 
     def _note(self, note: str) -> None:
         self._notes[note] = None
@@ -241,36 +248,24 @@ class OptimizedInferenceEngine(ConcurrentCalls):
         """What the pool did in which calls of several inputs are joined; its limit is ``config.pool_limit_mib``."""
         return self._pool.statistics
 
-    def predict_batch(self, items: Sequence[Any]) -> list[InferenceResult]:
-        """Run many inputs in calls of ``config.batch_size`` samples (or the fixed batch of the export).
-
-        Each item is what :meth:`predict` takes, with a leading batch dimension of any size. Items are joined and split
-        as needed; the results come in their order. An item's ``compute_ms`` is the sum of the calls that carried it,
-        ``queue_ms`` the wait until the first of them, ``total_ms`` the time until the last ended.
-
-        Raises
-        ------
-        InputError, EngineError
-            As :meth:`predict`; nothing is run if one item does not fit, and its position is named.
-        """
-        runner = self._ready()
-        if not isinstance(items, list | tuple):
-            raise InputError(f"predict_batch takes a list of inputs, got {type(items).__name__}. For one: predict(x).")
-        return runner.run_bound([runner.bound(item, position) for position, item in enumerate(items)], runner.call_size)
-
     @property
     def call_size(self) -> int:
         """Samples in one call of :meth:`predict_batch`: ``config.batch_size``, or the fixed batch of the export."""
         return self._ready().call_size
 
     @property
+    def parallel_calls(self) -> int:
+        """How many calls run at once: ``config.streams`` where the backend has them, else 1."""
+        return self._ready().gate.width
+
+    @property
     def prefers_one_thread(self) -> bool:
         """Whether the runtime's workers belong to the thread that calls, as torch's do."""
         return get_backend(self.backend).capabilities.threads == "process"
 
-    def bound(self, inputs: Any) -> Bound:
+    def bound(self, inputs: Any, position: int | None = None) -> Bound:
         """Return inputs checked and flattened, as :meth:`run_bound` takes them; raises as :meth:`predict`."""
-        return self._ready().bound(inputs)
+        return self._ready().bound(inputs, position)
 
     def run_bound(self, bound: Sequence[Bound], batch: int) -> list[InferenceResult]:
         """Run checked inputs in calls of ``batch`` samples (or the fixed batch), and return their results in order."""

@@ -82,6 +82,8 @@ class Gatherer(Generic[T]):
             group.append(item)
         self._samples -= taken
         self._room.notify_all()
+        if self._items:  # another taker may wait, and does not know how long these may
+            self._due.notify()
         return group
 
     def finish(self) -> None:

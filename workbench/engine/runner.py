@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,6 +16,8 @@ from workbench.engine.backends.base import first_line
 from workbench.engine.backoff import BackingOff
 from workbench.engine.batching import Bound, Run, by_shape, one_by_one, pad, run_in_batches
 from workbench.engine.buffers import BufferPool
+from workbench.engine.config import InferenceConfig
+from workbench.engine.gate import AtOnce, Gate
 from workbench.engine.inputs import Binder, to_torch
 from workbench.engine.outputs import OutputBinder
 from workbench.engine.result import InferenceResult, metrics_of
@@ -26,30 +28,30 @@ NOT_YET = "The engine is not initialized. Call engine.initialize(), or use it in
 
 
 class Runner:
-    """A session with the checks, buffers and lock around it; threads may share it."""
+    """A session with the checks, buffers and gate around it; threads may share it."""
 
     def __init__(
         self,
         session: BackingOff,
+        config: InferenceConfig,
         *,
         io: IOSpec,
         backend: str,
-        batch_size: int,
         note: Callable[[str], None],
-        finite: bool,
         pool: BufferPool,
     ) -> None:
         self.session: BackingOff | None = session
         self.io, self.backend, self.pool = io, backend, pool
         self.fixed = io.batch
-        self.call_size = io.batch or batch_size
+        self.call_size = io.batch or config.batch_size
         self.outputs = OutputBinder(io)
         self._device = session.device
         self._open = any(None in spec.shape for spec in io.inputs)
-        self._bind = Binder(io, note, finite=finite).bind
+        self._bind = Binder(io, note, finite=config.check_finite).bind
         self._build = tree_builder(io.output_tree)
-        self._lock = threading.Lock()
-        self.ahead = Ahead(self, session.pipe, self._lock) if session.pipe is not None else None
+        self.gate = Gate(getattr(session, "parallel_calls", 1))
+        self.ahead = Ahead(self, session.pipe, self.gate) if session.pipe is not None else None
+        self._at_once = AtOnce(self.call, self.gate) if self.gate.width > 1 else None
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -71,7 +73,7 @@ class Runner:
         if padded:
             arrays = self._fill(arrays, size)
         asked = time.perf_counter()
-        with self._lock:
+        with self.gate:
             begun = time.perf_counter()
             if into is None or padded:
                 outputs, copied = self.call(arrays)
@@ -143,7 +145,7 @@ class Runner:
         """Run checked inputs in calls of ``batch`` samples (or the fixed batch), and return their results in order."""
         if not bound:
             return []
-        with self._lock:
+        with self.gate if self._at_once is None else contextlib.nullcontext():  # else each call enters by itself
             done = self._run_groups([item.arrays for item in bound], self.fixed or batch)
         return self.results(done, bound)
 
@@ -161,7 +163,8 @@ class Runner:
         """Run items in calls of ``batch`` samples; where the model leaves shapes open, those of each shape together."""
         groups = by_shape(items) if self._open else [list(range(len(items)))]
         done: list[tuple[Arrays, list[Run]]] = [([], [])] * len(items)
-        calls = one_by_one(self.call) if self.ahead is None else self.ahead.calls
+        several = self.ahead or self._at_once
+        calls = one_by_one(self.call) if several is None else several.calls
         for group in groups:
             found = run_in_batches(
                 [items[i] for i in group], batch, fixed=self.fixed is not None, calls=calls, pool=self.pool
@@ -171,11 +174,13 @@ class Runner:
         return done
 
     def close(self) -> None:
-        """Free the model, once the call that runs has ended; calls that wait are told."""
-        with self._lock:
+        """Free the model, once the calls that run have ended; calls that wait are told."""
+        with self.gate.alone():
             session, self.session = self.session, None
             if session is not None:
                 session.close()
+        if self._at_once is not None:
+            self._at_once.close()
         self.pool.clear()
 
 

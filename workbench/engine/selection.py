@@ -9,7 +9,8 @@ names them.
 from __future__ import annotations
 
 import dataclasses
-import random
+import functools
+import itertools
 import statistics
 import time
 from collections.abc import Mapping
@@ -26,6 +27,7 @@ from workbench.engine.checks import FirstCall, precision_of, verify
 from workbench.engine.config import InferenceConfig
 from workbench.engine.placement import placement_of
 from workbench.engine.precision import fallen
+from workbench.engine.turns import by_turns, timed_block
 from workbench.export.agreement import Agreement
 
 ROUNDS = 7
@@ -230,28 +232,12 @@ def _measure(sessions: dict[str, Session], source: ModelSource, config: Inferenc
     if source.reference is None:
         return {}
     inputs = source.reference.tiled_inputs(source.io.batch or config.batch_size)
-    samples: dict[str, list[float]] = {name: [] for name in sessions}
-    order, generator = list(sessions), random.Random(0)
     for session in sessions.values():
         session.run(inputs)
-    end = time.perf_counter() + TOTAL_S
-    for _ in range(ROUNDS):
-        generator.shuffle(order)
-        for name in order:
-            samples[name] += _block(sessions[name], inputs)
-        if time.perf_counter() > end:
-            break
-    return {name: statistics.median(values) for name, values in samples.items()}
+    blocks = {name: functools.partial(_block, session, inputs) for name, session in sessions.items()}
+    found = by_turns(blocks, rounds=(1, ROUNDS), end=time.perf_counter() + TOTAL_S)
+    return {name: statistics.median(itertools.chain(*parts)) for name, parts in found.items()}
 
 
 def _block(session: Session, inputs: Arrays) -> list[float]:
-    samples: list[float] = []
-    begun = time.perf_counter()
-    while not samples or time.perf_counter() - begun < BLOCK_S:
-        start = time.perf_counter()
-        session.run(inputs)
-        stop = time.perf_counter()
-        # The first calls after a switch still meet the other runtime's caches and threads.
-        if stop - begun > SETTLE_S:
-            samples.append((stop - start) * 1e3)
-    return samples
+    return timed_block(lambda: session.run(inputs), block_s=BLOCK_S, settle_s=SETTLE_S)

@@ -25,6 +25,7 @@ _WHERE = {
     "plot_throughput": "throughput",
     "plot_tradeoff": "tradeoff",
     "plot_training": "training",
+    "plot_tuning": "tuning",
     "plot_waterfall": "waterfall",
     "plot_ways": "ways",
     "pruning_data": "pruning",
@@ -35,6 +36,7 @@ _WHERE = {
     "throughput_data": "throughput",
     "tradeoff_data": "tradeoff",
     "training_data": "training",
+    "tuning_data": "tuning",
     "waterfall_data": "waterfall",
     "ways_data": "ways",
 }
@@ -58,6 +60,7 @@ __all__ = [
     "plot_throughput",
     "plot_tradeoff",
     "plot_training",
+    "plot_tuning",
     "plot_waterfall",
     "plot_ways",
     "pruning_data",
@@ -68,6 +71,7 @@ __all__ = [
     "throughput_data",
     "tradeoff_data",
     "training_data",
+    "tuning_data",
     "waterfall_data",
     "ways_data",
 ]
@@ -90,6 +94,7 @@ if TYPE_CHECKING:
     from workbench.plots.throughput import plot_throughput, throughput_data
     from workbench.plots.tradeoff import plot_tradeoff, tradeoff_data
     from workbench.plots.training import plot_training, training_data
+    from workbench.plots.tuning import plot_tuning, tuning_data
     from workbench.plots.waterfall import plot_waterfall, waterfall_data
     from workbench.plots.ways import plot_rank_energy, plot_ways, rank_energy_data, ways_data
 

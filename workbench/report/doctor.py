@@ -1,4 +1,4 @@
-"""What this machine offers: cores, instruction sets and what they mean for int8, GPU, and each backend."""
+"""What this machine offers: cores, instruction sets and what they mean for int8 and bf16, GPU, and each backend."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from workbench.core.cpu import this_topology
 from workbench.core.machine import (
     FINGERPRINT_LIBRARIES,
     INT8_DOT,
@@ -33,6 +34,8 @@ def examine() -> dict[str, Any]:
         "machine": {key: _plain(value) for key, value in dataclasses.asdict(machine).items()},
         "int8_dot": machine.int8_dot,
         "int8": int8_advice(machine),
+        "bf16": bf16_advice(machine),
+        "topology": str(this_topology() or "topology unknown"),
         "default_threads": default_threads(),
         "fingerprint": fingerprint_id(),
         "libraries": library_versions(FINGERPRINT_LIBRARIES),
@@ -55,12 +58,22 @@ def int8_advice(machine: Machine) -> str:
     )
 
 
+def bf16_advice(machine: Machine) -> str:
+    """Return what the CPU's instruction sets mean for bfloat16."""
+    from workbench.engine.precision import native_set
+
+    native = native_set("bfloat16", machine)
+    if native is None:
+        return 'no instructions for it: precision="bfloat16" is emulated here, and slower than fp32.'
+    return f'{native}: computed natively, so precision="bfloat16" may beat fp32; measure it.'
+
+
 def words(found: Mapping[str, Any]) -> str:
     """Return what :func:`examine` found as lines of text."""
     machine = found["machine"]
     cores = (
         f"{machine['cores_allowed']} allowed here, of {machine['cores_physical']} physical and "
-        f"{machine['cores_logical']} logical; engines use {_threads(found['default_threads'])} unless told"
+        f"{machine['cores_logical']} logical; {found['topology']}; engines use {_threads(found['default_threads'])}"
     )
     facts = {
         "machine": f"{machine['cpu_model']}, {machine['system']}, Python {machine['python']}",
@@ -68,6 +81,7 @@ def words(found: Mapping[str, Any]) -> str:
         "memory": f"{machine['memory_mib']:,} MiB",
         "vectors": " ".join(machine["isa"]) or "unknown",
         "int8": found["int8"],
+        "bf16": found["bf16"],
         "GPU": ", ".join(machine["gpus"]) or machine["gpu_reason"] or "none",
         "libraries": ", ".join(f"{name} {version or 'missing'}" for name, version in found["libraries"].items()),
     }

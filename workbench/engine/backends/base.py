@@ -95,9 +95,10 @@ class Session(Protocol):
 
     A session may also have ``run_into(inputs, outputs)``, which writes into contiguous arrays that the caller keeps and
     gives the seconds of copying; without it an engine copies what ``run`` gives. It may have
-    a ``precision``, a key of :data:`workbench.engine.precision.TOLERANCES`, float32 where it says nothing, and
-    ``nodes`` and ``fallbacks`` as in :class:`workbench.engine.placement.Placement`, and ``compile_s``, the seconds of
-    its loading that were compiling where the runtime does that in a step of its own.
+    a ``precision``, a key of :data:`workbench.engine.precision.TOLERANCES`, float32 where it says nothing,
+    ``nodes`` and ``fallbacks`` as in :class:`workbench.engine.placement.Placement`, ``compile_s``, the seconds of
+    its loading that were compiling where the runtime does that in a step of its own, and ``parallel_calls``, how many
+    threads may call it at once; one where it says nothing.
     """
 
     device: str

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.artifact.reference import Arrays
+from workbench.core.denormals import flushed, flushing_call
 from workbench.core.errors import ConfigError, EngineError, WorkbenchError
 from workbench.core.machine import default_threads
 from workbench.engine.backends.base import Availability, Capabilities, ModelSource, Session, first_line, require_onnx
@@ -23,6 +24,7 @@ from workbench.engine.backends.providers import (
     short_name,
 )
 from workbench.engine.config import InferenceConfig
+from workbench.engine.pinning import take_pins
 
 NAME = "onnxruntime"
 _HOW = "pip install onnxruntime"
@@ -37,6 +39,7 @@ _LEVELS = {
 # Workers that wait in a loop for the next piece of work are awake at once: on two idle cores small calls took up to
 # 1.9 times as long without. Beside another busy process they are in its way and their own: twice as slow with.
 _ASLEEP = {"session.intra_op.allow_spinning": "0", "session.force_spinning_stop": "1"}
+_FLUSHING = {"session.set_denormal_as_zero": "1"}
 DYNAMIC = (
     "ONNX Runtime also rounds the inputs of matrix products to int8 as it runs where only their weights are integers "
     "and it can fuse the two (MatMulNBits): part of the quality measured on this engine"
@@ -79,14 +82,21 @@ class OnnxRuntimeSession:
         self.precision, self.notes = taken.precision, taken.notes
         if config.spin is False:
             entries |= _ASLEEP
+        if config.flush_denormals:
+            entries |= _FLUSHING
+        pins = take_pins(config.pin_threads, self.threads)
+        if pins.cpus:  # counted from 1
+            entries["session.intra_op_thread_affinities"] = ";".join(str(cpu + 1) for cpu in pins.cpus)
         known, available = onnxruntime.get_all_providers(), onnxruntime.get_available_providers()
         chosen = choose_providers(config, known=known, available=available)
         opened = _Opener(onnxruntime, config, chosen, entries, self.threads)
         session, kept = opened.kept(path) if config.keep_optimized else (opened.open(path), ())
         self._place(session, chosen, config)
-        self.notes = (*self.notes, *self.fallbacks, *kept, *_weights_notes(source, config))
+        self.notes = (*self.notes, *pins.notes, *self.fallbacks, *kept, *_weights_notes(source, config))
         self._session: Any = session
-        self._run = session.run
+        # The entry is for the workers of the session; the thread that calls works beside them.
+        as_asked = flushing_call if config.flush_denormals else _as_it_is
+        self._run, self._run_bound = as_asked(session.run), as_asked(session.run_with_iobinding)
         self._inputs = source.io.input_names
         self._outputs = list(source.io.output_names)
         self._binding: Any = None
@@ -109,7 +119,7 @@ class OnnxRuntimeSession:
         """Run one batch between the caller's own arrays: nothing is allocated or copied on the CPU."""
         if not (_same(inputs, self._bound[0]) and _same(outputs, self._bound[1])):
             self._bind(inputs, outputs)
-        self._session.run_with_iobinding(self._binding)
+        self._run_bound(self._binding)
         return 0.0
 
     def _bind(self, inputs: Arrays, outputs: Arrays) -> None:
@@ -123,8 +133,12 @@ class OnnxRuntimeSession:
 
     def close(self) -> None:
         """Free the session."""
-        self._session = self._run = self._binding = None
+        self._session = self._run = self._run_bound = self._binding = None
         self._bound = [], []
+
+
+def _as_it_is(function: Any) -> Any:
+    return function
 
 
 def _same(arrays: Arrays, others: Arrays) -> bool:
@@ -154,9 +168,10 @@ class _Opener:
         for key, value in self._entries.items():
             options.add_session_config_entry(key, value)
         # Without this a provider that cannot start is replaced in silence, with a line printed to stdout.
-        return self._runtime.InferenceSession(
-            str(path), options, providers=list(self._chosen.asked), enable_fallback=False
-        )
+        with flushed(None):  # the first session of a process sets how the thread that makes it treats denormals
+            return self._runtime.InferenceSession(
+                str(path), options, providers=list(self._chosen.asked), enable_fallback=False
+            )
 
     def kept(self, path: str) -> tuple[Any, tuple[str, ...]]:
         """Return a session of the kept graph, which is made where there is none yet, and what must be said of it."""

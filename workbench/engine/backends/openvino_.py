@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -23,6 +26,17 @@ _TELEMETRY = "openvino_telemetry"
 DYNAMIC = (
     "OpenVINO also rounds the inputs of matrix products to int8 as it runs where only their weights are integers "
     "(dynamic quantization): faster, and part of the quality measured on this engine"
+)
+
+# The property sets the thread that compiles, from which new threads take it: those of a single stream do not follow,
+# and those that another engine left are used again, as this one's would be by the next (seen with 2026.4).
+DENORMALS = (
+    "flush_denormals=True: OpenVINO has no switch that holds on all its threads (CPU_DENORMALS_OPTIMIZATION holds on "
+    "some): denormals are computed"
+)
+STREAMS = "streams={}: {} at once, {} threads for all; a call beside others is slower than one alone"
+PINNED = (
+    "pinned threads while they compute, the one that calls too, to cores that OpenVINO chooses (ENABLE_CPU_PINNING)"
 )
 
 
@@ -76,7 +90,7 @@ class OpenVino:
         return Availability(NAME, True, version)
 
     def load(self, source: ModelSource, config: InferenceConfig) -> Session:
-        """Compile the ONNX file for latency on the given threads."""
+        """Compile the ONNX file for latency on the given threads, or for throughput in streams."""
         path = require_onnx(source, NAME)
         try:
             return OpenVinoSession(str(path), source, config)
@@ -84,6 +98,18 @@ class OpenVino:
             raise EngineError(
                 f"OpenVINO cannot compile {source.label}: {str(error).strip().splitlines()[-1]}"
             ) from error
+
+
+class _Requests:
+    """What one call at a time uses: requests for the configured batch, for other sizes, and into given memory."""
+
+    __slots__ = ("any_size", "fixed", "into")
+
+    def __init__(self, fixed: Any) -> None:
+        self.fixed = fixed
+        self.any_size: Any = None
+        # One of its own: a request that has once written into a caller's memory goes on to do so.
+        self.into: Any = None
 
 
 class OpenVinoSession:
@@ -103,15 +129,29 @@ class OpenVinoSession:
         can = self._core.get_property(self.placement, "OPTIMIZATION_CAPABILITIES")
         taken = take_openvino(config.precision, self.placement, can)
         self.precision, self.notes = taken.precision, (*self.notes, *taken.notes)
+        self._pin, self._streams = bool(config.pin_threads), config.streams
+        if config.flush_denormals:
+            self.notes = (*self.notes, DENORMALS)
+        if self._pin:
+            self.notes = (*self.notes, PINNED)
         self._io = source.io
         self._count = len(source.io.outputs)
         self._batch = source.io.batch or config.batch_size
         self._compiled: Any = self._compile(self._batch)
-        self._request: Any = self._compiled.create_infer_request()
-        self._any_request: Any = None
-        self._into_request: Any = None
+        self._any_size: Any = None
+        self._lock = threading.Lock()
+        self._idle: list[_Requests] = [self._requests()]
+        self._count_streams(config)
         if source.quantized and _rounds_on_the_fly(self._core.read_model(path)):
             self.notes = (*self.notes, DYNAMIC)
+
+    def _count_streams(self, config: InferenceConfig) -> None:
+        """Let as many calls in as there are streams, which OpenVINO may make fewer than asked for."""
+        self.parallel_calls = 1
+        if config.streams is not None:
+            self.parallel_calls = max(1, int(self._compiled.get_property("NUM_STREAMS")))
+            calls = "1 call" if self.parallel_calls == 1 else f"{self.parallel_calls} calls"
+            self.notes = (*self.notes, STREAMS.format(config.streams, calls, self.threads))
 
     def _compile(self, batch: int | None) -> Any:
         """Return a compiled model; a static batch saves the runtime from working out shapes in every call."""
@@ -120,31 +160,54 @@ class OpenVinoSession:
         if batch is not None and self._io.batch is None and shapes_known:
             model.reshape({spec.name: [batch, *spec.shape] for spec in self._io.inputs})
         settings: dict[str, Any] = {
-            "PERFORMANCE_HINT": "LATENCY",
+            "PERFORMANCE_HINT": "LATENCY" if self._streams is None else "THROUGHPUT",
             # bfloat16 would be taken silently on CPUs that have it.
             "INFERENCE_PRECISION_HINT": HINTS[self.precision],
         }
+        if self._streams is not None:
+            settings["NUM_STREAMS"] = self._streams
         if self.placement == "CPU":
             settings["INFERENCE_NUM_THREADS"] = self.threads
             # Pinned threads cannot step aside for other processes that OpenVINO or the system put on the same core.
-            settings["ENABLE_CPU_PINNING"] = False
+            settings["ENABLE_CPU_PINNING"] = self._pin
         begun = time.perf_counter()
         compiled = self._core.compile_model(model, self.placement, settings)
         self.compile_s = time.perf_counter() - begun
         return compiled
 
+    def _requests(self) -> _Requests:
+        return _Requests(self._compiled.create_infer_request())
+
+    @contextlib.contextmanager
+    def _lent(self) -> Iterator[_Requests]:
+        """Lend requests that no other call uses; a session that runs one call at a time has one set of them."""
+        try:
+            requests = self._idle.pop()
+        except IndexError:
+            requests = self._requests()
+        try:
+            yield requests
+        finally:
+            self._idle.append(requests)
+
+    def _for_any_size(self) -> Any:
+        with self._lock:
+            self._any_size = self._any_size or self._compile(None)
+        return self._any_size.create_infer_request()
+
     def run(self, inputs: Arrays) -> tuple[Arrays, float]:
         """Run one batch."""
         start = time.perf_counter()
-        request = self._request
-        if inputs[0].shape[0] != self._batch:
-            request = self._any_request = self._any_request or self._compile(None).create_infer_request()
-        held = self._give(request, inputs)
-        begun = time.perf_counter()
-        request.infer(share_outputs=True)  # else OpenVINO copies every output once more
-        ended = time.perf_counter()
-        del held
-        outputs = [np.array(request.get_output_tensor(i).data) for i in range(self._count)]
+        with self._lent() as requests:
+            request = requests.fixed
+            if inputs[0].shape[0] != self._batch:
+                request = requests.any_size = requests.any_size or self._for_any_size()
+            held = self._give(request, inputs)
+            begun = time.perf_counter()
+            request.infer(share_outputs=True)  # else OpenVINO copies every output once more
+            ended = time.perf_counter()
+            del held
+            outputs = [np.array(request.get_output_tensor(i).data) for i in range(self._count)]
         return outputs, (begun - start) + (time.perf_counter() - ended)
 
     def run_into(self, inputs: Arrays, outputs: Arrays) -> float:
@@ -156,14 +219,14 @@ class OpenVinoSession:
             for target, array in zip(outputs, found, strict=True):
                 np.copyto(target, array)
             return copied + time.perf_counter() - begun
-        # A request of its own: one that has once written into a caller's memory goes on to do so.
-        request = self._into_request = self._into_request or self._compiled.create_infer_request()
-        held = self._give(request, inputs)
-        for index, array in enumerate(outputs):
-            request.set_output_tensor(index, self._tensor(array, shared_memory=True))
-        copied = time.perf_counter() - start
-        request.infer(share_outputs=True)  # else OpenVINO copies every output once more
-        del held
+        with self._lent() as requests:
+            request = requests.into = requests.into or self._compiled.create_infer_request()
+            held = self._give(request, inputs)
+            for index, array in enumerate(outputs):
+                request.set_output_tensor(index, self._tensor(array, shared_memory=True))
+            copied = time.perf_counter() - start
+            request.infer(share_outputs=True)  # else OpenVINO copies every output once more
+            del held
         return copied
 
     def _give(self, request: Any, inputs: Arrays) -> Arrays:
@@ -176,7 +239,8 @@ class OpenVinoSession:
 
     def close(self) -> None:
         """Free the compiled model."""
-        self._request = self._any_request = self._into_request = self._compiled = self._core = None
+        self._idle = []
+        self._compiled = self._any_size = self._core = None
 
 
 def _rounds_on_the_fly(model: Any) -> bool:

@@ -42,6 +42,7 @@ class TorchSession:
     def __init__(self, source: ModelSource, config: InferenceConfig, *, backend: str) -> None:
         import torch
 
+        from workbench.engine.backends.layout import Layout
         from workbench.engine.threads import ThreadClaim
 
         self.notes: tuple[str, ...] = (SIMULATED.format(self.words),) if source.quantized else ()
@@ -61,8 +62,10 @@ class TorchSession:
 
             self._peak = PeakMemory(self.device)
             self._module = self._module.to(self.device)
+        self._layout = Layout(self._module, source.io, config.memory_format)
         self._take_precision(source, config)
-        self._claim = ThreadClaim(self.threads)
+        self._claim = ThreadClaim.of(config, self.threads)
+        self.notes = (*self.notes, *self._layout.notes, *self._claim.notes)
         self._call: Any = None
         try:
             if where.is_cuda:
@@ -110,7 +113,7 @@ class TorchSession:
         if self._tf32 is not None:
             self._tf32.apply()
         with self._torch.inference_mode():
-            return self._call(tensors)
+            return self._call(self._layout(tensors))
 
     def _prepare(self, source: ModelSource, config: InferenceConfig) -> Call:
         """Return what runs the module; its threads and device are set."""
@@ -121,7 +124,7 @@ class TorchSession:
         if source.reference is None:
             return None
         tensors = [self._torch.from_numpy(array) for array in source.reference.tiled_inputs(size)]
-        return [tensor.to(self.device) for tensor in tensors]
+        return self._layout([tensor.to(self.device) for tensor in tensors])
 
     def run(self, inputs: Arrays) -> tuple[Arrays, float]:
         """Run one batch."""
@@ -147,13 +150,14 @@ class TorchSession:
         self._claim.apply()
         # torch must not write to memory that the caller marked read-only
         tensors = [torch.from_numpy(a if a.flags.writeable else a.copy()) for a in inputs]
+        tensors = self._layout(tensors)
         begun = time.perf_counter()
-        with torch.inference_mode():
+        with torch.inference_mode(), self._claim:
             leaves = self._call(tensors)
         return leaves, begun - start, time.perf_counter()
 
     def close(self) -> None:
-        """Free the module and put the thread count back."""
+        """Free the module and put back what was changed of torch's threads."""
         self._module = self._call = None
         self._claim.release()
         for claim in (self._tf32, self._limit):

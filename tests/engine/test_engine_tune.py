@@ -1,0 +1,369 @@
+"""Tuning: what is chosen of made-up speeds, and real engines that go on with it; times themselves are not asserted."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from engine_models import Images, make_variant
+
+import workbench as wb
+from workbench.core.errors import ConfigError, EngineError, InputError
+from workbench.engine import InferenceConfig, OptimizedInferenceEngine, TuneResult, tunable, tune
+from workbench.engine.placement import Placement
+from workbench.engine.source import source_from_path, source_from_variant
+from workbench.engine.tunable import model_digest, own_config
+from workbench.engine.turns import by_turns, timed_block
+
+Engine = OptimizedInferenceEngine
+
+
+class TestTurns:
+    def test_every_block_has_its_turn_in_every_round_and_the_order_changes(self):
+        seen = []
+
+        def block(name):
+            return lambda: (seen.append(name), [1.0])[1]
+
+        found = by_turns({name: block(name) for name in "abc"}, rounds=(2, 20), end=time.perf_counter() + 60)
+        rounds = [tuple(seen[i : i + 3]) for i in range(0, 60, 3)]
+        assert len(seen) == 60 and all(set(order) == set("abc") for order in rounds) and len(set(rounds)) > 2
+        assert found == {name: [[1.0]] * 20 for name in "abc"}
+
+    def test_no_round_starts_that_would_not_end_in_time(self):
+        found = by_turns({"a": lambda: (time.sleep(0.05), [1.0])[1]}, rounds=(2, 50), end=time.perf_counter() + 0.12)
+        assert len(found["a"]) == 2
+
+    def test_a_block_leaves_out_what_the_switch_cost_and_has_a_call_at_least(self):
+        calls = itertools.count()
+        assert len(timed_block(lambda: next(calls), block_s=0.0, settle_s=0.0)) == 1
+        slow_start = iter([0.03, *[0.0] * 10**7])
+        samples = timed_block(lambda: time.sleep(next(slow_start)), block_s=0.06, settle_s=0.05)
+        assert max(samples) < 30.0
+
+
+@pytest.fixture
+def speeds(monkeypatch):
+    """Return how the speed of a config is made up: factors by (option, value) on 10 ms, and noise."""
+    factors: dict = {"noise": 0.01}
+    generator = np.random.default_rng(0)
+
+    class Made:
+        notes: tuple[str, ...] = ()
+
+        def __init__(self, config):
+            self.config = config
+            self.parallel_calls, self.threads = config.streams or 1, config.threads or 4
+
+        def run(self, inputs):
+            return [], 0.0
+
+        def close(self):
+            pass
+
+    def block(session, inputs, calls):
+        options = {**session.config.to_dict(), "threads": session.config.threads or 4}
+        ms = 10.0 * np.prod(
+            [factors.get((name, options[name]), 1.0) for name in ("threads", "memory_format", "streams", "spin")]
+        )
+        return list(ms * np.exp(generator.normal(0, factors["noise"], 5)))
+
+    class Loaded:
+        def __init__(self, source, config):
+            if config.threads in factors.get("broken", ()):
+                raise EngineError("no room")
+            self.session = Made(config)
+
+    monkeypatch.setattr(tune, "load_checked", Loaded)
+    monkeypatch.setattr(tune, "_block", block)
+    monkeypatch.setattr(tune, "cores_allowed", lambda: 8)
+    monkeypatch.setattr(tune, "default_threads", lambda: 4)
+    return factors
+
+
+def search(images, *, backend="torch-eager", goal="latency", budget_s=60.0, **options) -> TuneResult:
+    source = source_from_variant(images, onnx=False, batch=2)
+    config = InferenceConfig(backend=backend, **options)
+    return tune.Search(source, config, [], goal=goal, budget_s=budget_s).result()
+
+
+class TestSearch:
+    def test_each_option_is_tried_on_top_of_the_best_so_far_and_the_last_measurement_decides(self, images, speeds):
+        speeds |= {
+            ("threads", 1): 1.5,
+            ("threads", 2): 0.8,
+            ("threads", 8): 1.1,
+            ("memory_format", "channels_last"): 0.5,
+        }
+        found = search(images)
+        assert found.changes == {"threads": 2, "memory_format": "channels_last"}
+        assert found.config == InferenceConfig(backend="torch-eager", threads=2, memory_format="channels_last")
+        assert [(row.stage, row.name) for row in found.table] == [
+            ("default", "default (4 threads)"),
+            ("threads", "threads=1"),
+            ("threads", "threads=2"),
+            ("threads", "threads=8"),
+            ("memory_format", "threads=2"),
+            ("memory_format", "threads=2, memory_format='channels_last'"),
+            ("final", "threads=2, memory_format='channels_last'"),
+        ]
+        ratios = {row.name: row.ratio for row in found.table}
+        wanted = {"threads=1": 1.5, "threads=2": 0.8, "threads=8": 1.1, found.table[-1].name: 0.4}
+        for name, ratio in wanted.items():
+            assert ratios[name] == pytest.approx(ratio, rel=0.01)
+        final = found.table[-1]
+        assert final.ratio_low < 0.4 < final.ratio_high < 0.41 and final.median_ms == pytest.approx(4.0, rel=0.01)
+        assert found.verdict.startswith("Chosen: threads=2, memory_format='channels_last', 0.")
+        assert "of the default's time (95 % interval 0." in found.verdict
+
+    def test_what_is_not_clearly_faster_leaves_the_default(self, images, speeds):
+        speeds["noise"] = 0.2
+        found = search(images)
+        assert found.changes == {} and found.config == InferenceConfig(backend="torch-eager")
+        assert found.verdict.startswith("The default stays: ")
+
+    def test_luck_of_the_first_comparison_does_not_win(self, images, speeds, monkeypatch):
+        speeds[("threads", 2)] = 0.5
+        plain = tune.by_turns
+
+        def unlucky(blocks, *, rounds, end):
+            if len(blocks) == 2 and "threads=2" in blocks and rounds[1] == 40:
+                speeds[("threads", 2)] = 1.0
+            return plain(blocks, rounds=rounds, end=end)
+
+        monkeypatch.setattr(tune, "by_turns", unlucky)
+        found = search(images, backend="torch-eager")
+        assert [row.stage for row in found.table][-1] == "final" and found.changes == {}
+        assert "does not lie wholly below 1" in found.verdict
+
+    def test_few_rounds_decide_nothing(self, images, speeds, monkeypatch):
+        speeds[("threads", 2)] = 0.5
+        monkeypatch.setattr(tune, "_ROUNDS", 3)
+        found = search(images)
+        assert found.changes == {} and "only 3 rounds fitted into the time, and 6 are needed" in found.verdict
+
+    def test_no_time_is_said(self, images, speeds):
+        found = search(images, budget_s=1e-9)
+        assert found.changes == {} and "the time was up. Give a larger budget_s." in found.verdict
+        assert {row.reason for row in found.table} == {"not measured: the time was up"}
+
+    def test_what_does_not_load_is_in_the_table_with_its_reason(self, images, speeds):
+        speeds |= {"broken": (8,), ("threads", 1): 0.5}
+        found = search(images)
+        (row,) = [row for row in found.table if row.changes == {"threads": 8}]
+        assert row.reason == "no room" and row.median_ms is None and str(row) == "threads=8: no room"
+        assert found.changes == {"threads": 1}
+
+    def test_throughput_tries_streams_of_openvino_first(self, images, speeds):
+        speeds[("streams", 4)] = 0.5
+        found = search(images, backend="openvino", goal="throughput")
+        stages = list(dict.fromkeys(row.stage for row in found.table))
+        assert stages == ["default", "streams", "threads", "final"] and found.changes == {"streams": 4}
+        assert {row.changes["streams"] for row in found.table if row.stage == "streams"} == {2, 4, 8}
+        assert "streams" not in {row.stage for row in search(images, backend="openvino").table}
+
+    def test_workers_of_onnxruntime_that_do_not_spin_are_tried_unless_there_are_none(self, images, speeds):
+        speeds |= {("threads", 2): 0.8, ("spin", False): 0.5}
+        found = search(images, backend="onnxruntime")
+        assert found.changes == {"threads": 2, "spin": False}
+        assert search(images, backend="onnxruntime", spin=False).changes == {"threads": 2}
+        speeds[("threads", 1)] = 0.2
+        (row,) = [row for row in search(images, backend="onnxruntime").table if "spin" in row.changes]
+        assert row.reason == "not measured: with one thread there is no worker that could spin"
+
+    def test_own_threads_are_the_default_that_others_are_held_against(self, images, speeds):
+        found = search(images, threads=2)
+        assert found.table[0].name == "default (2 threads)"
+        assert {row.changes.get("threads") for row in found.table if row.stage == "threads"} == {1, 4, 8}
+
+
+@pytest.mark.parametrize("backend", ["torch-eager", "torchscript", "onnxruntime", "openvino"])
+@pytest.mark.parametrize("goal", ["latency", "throughput"])
+def test_real_engines_go_on_right_after_tuning(images, backend, goal):
+    x = images.task.examples(4)
+    with torch.no_grad():
+        expected = images.module(x).numpy()
+    with Engine.from_variant(images, backend=backend, batch_size=4) as engine:
+        found = engine.tune(budget_s=1.0, goal=goal)
+        assert not found.cached and found.batch_size == 4 and found.backend == backend and found.goal == goal
+        assert engine.config == found.config == InferenceConfig(backend=backend, batch_size=4, **found.changes)
+        np.testing.assert_allclose(engine.predict(x.numpy()).result, expected, atol=1e-5)
+        assert bool(found.changes) == any(note.startswith(f"tuned for {goal}") for note in engine.notes)
+        assert found.seconds > 0 and str(found) == found.verdict
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Make every search choose one thread at once, and count them."""
+    searches = []
+
+    def result(self):
+        searches.append(self._config)
+        row = tune.TunedSetting("threads=1", "final", {"threads": 1}, 1.0, 0.5, 0.4, 0.6, 9)
+        changed = self._config.replace(threads=1)
+        return TuneResult(
+            self._config.backend, 4, self._goal, {"threads": 1}, changed, (row,), "Chosen: threads=1.", 0.1
+        )
+
+    monkeypatch.setattr(tune.Search, "result", result)
+    return searches
+
+
+def test_a_result_is_kept_for_the_next_engine_and_measured_again_on_request(images, quick):
+    options = {"backend": "onnxruntime", "batch_size": 4}
+    with Engine.from_variant(images, **options) as engine:
+        first = engine.tune()
+        assert engine.threads == 1 and engine.config.threads == 1 and "tuned for latency: threads=1" in engine.notes
+        assert engine.tune() == tune.dataclasses.replace(first, cached=True)
+        assert len(quick) == 1
+        assert not engine.tune(again=True).cached and len(quick) == 2
+        assert quick[1] == quick[0] == InferenceConfig(**options)  # from its own config, not from the tuned one
+    with Engine.from_variant(images, **options) as other:
+        found = other.tune()
+        assert found.cached and found.table == first.table and other.threads == 1 and len(quick) == 2
+        assert other.predict(images.task.examples(4).numpy()).result.shape == (4, 5)
+
+
+def test_another_question_is_measured_anew(images, quick):
+    other = make_variant(Images, torch.randn(20, 3, 8, 8, generator=torch.Generator().manual_seed(0)))
+    with torch.no_grad():
+        other.module.head.bias.add_(1.0)
+    several = [
+        (images, {"backend": "onnxruntime"}, {}),
+        (images, {"backend": "openvino"}, {}),
+        (images, {"backend": "torch-eager"}, {}),
+        (images, {"backend": "onnxruntime", "batch_size": 8}, {}),
+        (images, {"backend": "onnxruntime", "threads": 2}, {}),
+        (images, {"backend": "onnxruntime"}, {"goal": "throughput"}),
+        (other, {"backend": "onnxruntime"}, {}),
+        (other, {"backend": "torch-eager"}, {}),
+    ]
+    for variant, options, how in several:
+        with Engine.from_variant(variant, **{"batch_size": 4, **options}) as engine:
+            assert not engine.tune(**how).cached
+            assert engine.tune(**how).cached
+    assert len(quick) == len(several)
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"result": {"table": [], "notes": [], "changes": {"thread": 1}}}', "[1]"])
+def test_a_damaged_result_is_measured_again(images, quick, text):
+    with Engine.from_variant(images, backend="onnxruntime", batch_size=4) as engine:
+        engine.tune()
+        (path,) = (wb.core.files.cache_dir() / "tuning").glob("*.json")
+        json.loads(path.read_text())
+        path.write_text(text)
+        assert not engine.tune().cached and engine.tune().cached
+
+
+def test_a_cache_that_cannot_be_written_costs_a_note_only(images, quick, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("WORKBENCH_CACHE", str(tmp_path / "file"))
+    with Engine.from_variant(images, backend="onnxruntime", batch_size=4) as engine:
+        found = engine.tune()
+        assert any(note.startswith("not kept for the next time: Cannot write") for note in found.notes)
+        assert engine.threads == 1
+
+
+def test_auto_is_tuned_on_the_backend_it_chose(images, quick):
+    with Engine.from_variant(images, backend="auto", candidates=("onnxruntime",), batch_size=4) as engine:
+        selection = engine.selection
+        engine.tune()
+        assert quick[0] == InferenceConfig(backend="onnxruntime", batch_size=4, **selection[0].settings)
+        assert engine.backend == "onnxruntime" and engine.selection == selection
+        assert any(note.startswith("auto: ") for note in engine.notes)
+    config = InferenceConfig(memory_format="channels_last", streams=2, graph_optimization="basic", batch_size=3)
+    alone = {"batch_size": 3}
+    assert own_config(config, "torch-eager", {}) == InferenceConfig(
+        backend="torch-eager", memory_format="channels_last", **alone
+    )
+    assert own_config(config, "openvino", {}) == InferenceConfig(backend="openvino", streams=2, **alone)
+    found = own_config(config, "onnxruntime", {"spin": False})
+    assert found == InferenceConfig(backend="onnxruntime", graph_optimization="basic", spin=False, **alone)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"budget_s": 0}, ConfigError, "budget_s must be a number of seconds above 0"),
+        ({"budget_s": "soon"}, ConfigError, "budget_s"),
+        ({"budget_s": float("nan")}, ConfigError, "budget_s"),
+        ({"goal": "latencyy"}, ConfigError, "Did you mean 'latency'"),
+        ({"inputs": np.zeros((3, 3, 8, 8), np.float32)}, InputError, "must have 4 samples"),
+        ({"inputs": np.zeros((4, 3, 8, 9), np.float32)}, InputError, "shape"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_work_starts(images, quick, options, error, words):
+    with Engine.from_variant(images, backend="onnxruntime", batch_size=4) as engine:
+        with pytest.raises(error, match=words):
+            engine.tune(**options)
+        engine.placement = Placement("cuda:0")
+        with pytest.raises(ConfigError, match=r"settings of the CPU, and this engine runs on cuda:0\. Load it without"):
+            engine.tune()
+    assert quick == []
+
+
+def test_an_engine_that_is_not_ready_says_so(saved):
+    engine = Engine(InferenceConfig(model_path=str(saved.folder), backend="onnxruntime"))
+    with pytest.raises(EngineError, match="not initialized"):
+        engine.tune()
+    engine.initialize().dispose()
+    with pytest.raises(EngineError, match="disposed"):
+        engine.tune()
+
+
+def test_a_model_without_examples_needs_inputs(tmp_path, quick):
+    helper = onnx.helper
+    ends = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n", "length"]) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "open", ends[:1], ends[1:])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), tmp_path / "m.onnx")
+    with Engine(InferenceConfig(model_path=tmp_path / "m.onnx", backend="onnxruntime", batch_size=2)) as engine:
+        with pytest.raises(EngineError, match=r"has no examples\. Give inputs=2 samples"):
+            engine.tune()
+        assert not engine.tune(inputs=np.zeros((2, 7), np.float32)).cached
+        assert not engine.tune(inputs=np.zeros((2, 8), np.float32)).cached
+        assert engine.tune(inputs=np.ones((2, 7), np.float32)).cached
+
+
+def test_a_format_that_does_nothing_is_not_measured(words):
+    with Engine.from_variant(words, backend="torch-eager", batch_size=4) as engine:
+        found = engine.tune(budget_s=2.0)
+    (row,) = [row for row in found.table if "channels_last" in row.name]
+    assert "no weight or input with four dimensions" in row.reason
+
+
+def test_the_digest_follows_the_weights_also_those_outside_the_file(tmp_path):
+    def write(folder: Path, value: float) -> Path:
+        helper = onnx.helper
+        folder.mkdir()
+        ends = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n", 512]) for name in ("x", "y")]
+        weight = onnx.numpy_helper.from_array(np.full(512, value, np.float32), "w")
+        graph = helper.make_graph([helper.make_node("Mul", ["x", "w"], ["y"])], "g", ends[:1], ends[1:], [weight])
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+        onnx.save_model(model, folder / "m.onnx", save_as_external_data=True, location="side.bin", size_threshold=0)
+        return folder / "m.onnx"
+
+    one, same, two = (write(tmp_path / name, value) for name, value in (("a", 1.0), ("b", 1.0), ("c", 2.0)))
+    assert one.read_bytes() == two.read_bytes()
+    digests = [model_digest(source_from_path(path), "onnxruntime") for path in (one, same, two)]
+    assert digests[0] == digests[1] != digests[2]
+    assert tunable.FORMAT == 1
+
+
+def test_a_winner_that_does_not_load_leaves_the_engine_as_it_was(images, quick, monkeypatch):
+    with Engine.from_variant(images, backend="onnxruntime", batch_size=4) as engine:
+        config, notes = engine.config, engine.notes
+
+        def fail(source, config):
+            raise EngineError("no memory left")
+
+        monkeypatch.setattr("workbench.engine.engine.load_checked", fail)
+        with pytest.raises(EngineError, match="no memory left"):
+            engine.tune()
+        assert engine.config == config and engine.notes == notes
+        assert engine.predict(images.task.examples(4).numpy()).result.shape == (4, 5)

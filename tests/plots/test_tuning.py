@@ -1,0 +1,72 @@
+"""Marks of tuned settings."""
+
+from __future__ import annotations
+
+import pytest
+
+import workbench as wb
+from workbench.engine import InferenceConfig, TunedSetting, TuneResult
+
+
+def result(*rows: TunedSetting, **changes: object) -> TuneResult:
+    config = InferenceConfig(backend="torch-eager")
+    return TuneResult("torch-eager", 8, "latency", changes, config, rows, "The default stays: no reason.", 1.0)
+
+
+ROWS = (
+    TunedSetting("default (2 threads)", "default", {}, 4.0, 1.0, 1.0, 1.0, 9),
+    TunedSetting("threads=1", "threads", {"threads": 1}, 6.0, 1.5, 1.4, 1.6, 9),
+    TunedSetting("threads=4", "threads", {"threads": 4}, reason="no room"),
+    TunedSetting("threads=1", "memory_format", {"threads": 1}, 6.0, 1.5, 1.4, 1.6, 9),
+    TunedSetting("memory_format='channels_last'", "memory_format", {}, 3.0, 0.75, 0.7, 0.8, 9),
+    TunedSetting("memory_format='channels_last'", "final", {}, 3.1, 0.76, 0.7, 0.8, 9),
+)
+
+
+def test_the_data_has_every_setting_with_the_reason_of_those_left_out():
+    frame = wb.plots.tuning_data(result(*ROWS, memory_format="channels_last"))
+    assert list(frame["stage"]) == ["default", "threads", "threads", "memory_format", "memory_format", "final"]
+    assert list(frame["chosen"]) == [False] * 5 + [True]
+    assert list(frame["reason"]) == ["", "", "no room", "", "", ""]
+    assert not wb.plots.tuning_data(result(*ROWS))["chosen"].any()
+
+
+def test_marks_stand_at_their_ratio_and_say_their_time():
+    figure = wb.plots.plot_tuning(result(*ROWS, memory_format="channels_last"))
+    (ax,) = figure.axes
+    marks = [line.get_xdata()[0] for line in ax.lines if line.get_marker() == "o"]
+    assert marks == [1.0, 1.5, 0.75, 0.76]
+    labels = [tick.get_text() for tick in ax.get_yticklabels()]
+    assert labels == [
+        "default (2 threads)",
+        "threads=1",
+        "memory_format=channels_last",
+        "memory_format=channels_last\n(measured anew)",
+    ]
+    words = " ".join(text.get_text() for text in ax.texts) + ax.get_title(loc="left")
+    assert "3.1 ms" in words and "filled green: chosen" in words
+    assert "the default stays" in wb.plots.plot_tuning(result(*ROWS)).axes[0].get_title(loc="left")
+
+
+def test_a_setting_many_times_as_fast_is_shown_on_a_log_scale():
+    fast = TunedSetting("threads=1", "threads", {"threads": 1}, 0.04, 0.01, 0.009, 0.011, 9)
+    assert wb.plots.plot_tuning(result(ROWS[0], fast)).axes[0].get_xscale() == "log"
+    assert wb.plots.plot_tuning(result(*ROWS)).axes[0].get_xscale() == "linear"
+
+
+@pytest.mark.parametrize("rows", [(), ROWS[:1], (ROWS[2],)])
+def test_nothing_measured_is_said(rows: tuple[TunedSetting, ...]):
+    figure = wb.plots.plot_tuning(result(*rows))
+    assert "Nothing to draw" in figure.axes[0].texts[0].get_text().replace("\n", " ")
+    again = wb.plots.plot_tuning(result(*ROWS), ax=figure.add_subplot())
+    assert again is figure
+
+
+def test_no_label_is_cut():
+    figure = wb.plots.plot_tuning(result(*ROWS, memory_format="channels_last"))
+    figure.canvas.draw()
+    box = figure.bbox
+    ax = figure.axes[0]
+    for text in (*ax.texts, *ax.get_yticklabels(), ax._left_title):
+        extent = text.get_window_extent()
+        assert extent.x1 <= box.x1 + 1 and extent.x0 >= box.x0 - 1, text.get_text()

@@ -1,0 +1,35 @@
+"""What the doctor says of the processor."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from workbench.core.cpu import this_topology
+from workbench.report import doctor
+
+
+@pytest.mark.parametrize(
+    ("isa", "words"),
+    [
+        (("avx2", "avx512_bf16"), "avx512_bf16: computed natively"),
+        (("avx512_bf16", "amx_bf16"), "amx_bf16: computed natively"),
+        (("asimd", "bf16"), "bf16: computed natively"),
+        (("avx2", "avx512f"), "emulated here, and slower than fp32"),
+        ((), "no instructions for it"),
+    ],
+)
+def test_it_says_by_what_bfloat16_is_computed(isa: tuple[str, ...], words: str) -> None:
+    said = doctor.bf16_advice(dataclasses.replace(doctor.this_machine(), isa=isa))
+    assert words in said
+    assert len(said) <= 89  # after the name, within 100 columns
+
+
+def test_cores_hardware_threads_and_memory_nodes_stand_in_one_short_line() -> None:
+    found = doctor.examine()
+    lines = {line.partition(" ")[0]: line for line in doctor.words(found).splitlines()}
+    assert str(this_topology() or "topology unknown") in lines["cores"]
+    assert "NUMA" in lines["cores"] or this_topology() is None
+    assert lines["bf16"].endswith(found["bf16"])
+    assert len(lines["cores"]) <= 110

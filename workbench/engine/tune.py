@@ -1,0 +1,286 @@
+"""Which settings are fastest for one model on this machine: measured by turns, and kept for the next time."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from workbench.artifact.reference import Arrays
+from workbench.core.errors import WorkbenchError
+from workbench.core.machine import cores_allowed, default_threads
+from workbench.core.stats import ratio_interval
+from workbench.engine.backends import get_backend
+from workbench.engine.backends.base import ModelSource, Session
+from workbench.engine.config import MEMORY_FORMATS, InferenceConfig
+from workbench.engine.names import MODULE_BACKENDS
+from workbench.engine.selection import load_checked
+from workbench.engine.turns import Block, by_turns, timed_block
+
+GOALS = ("latency", "throughput")
+BLOCK_S = 0.06
+SETTLE_S = 0.02
+DECIDING_ROUNDS = 6
+"""Rounds below which an interval is no base for a decision."""
+FINAL_SHARE = 0.35
+"""Of the budget, for the measurement that decides."""
+_ROUNDS = 40
+Times = Sequence[Sequence[float]]
+"""Milliseconds per call in each block of one setting."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TunedSetting:
+    """One setting that was measured, or the ``reason`` why it was not.
+
+    ``changes`` are the options that differ from the engine's own config; ``stage`` is the option that was looked at,
+    or ``"final"`` for the fresh measurement that decides. ``median_ms`` is per call, and where calls run at once the
+    time of all over their number. ``ratio`` is this time over the default's, timed beside it, with its 95 % interval:
+    below 1 it is faster.
+    """
+
+    name: str
+    stage: str
+    changes: Mapping[str, Any]
+    median_ms: float | None = None
+    ratio: float | None = None
+    ratio_low: float | None = None
+    ratio_high: float | None = None
+    rounds: int = 0
+    reason: str | None = None
+
+    @property
+    def clearly_faster(self) -> bool:
+        """Whether the whole interval of the ratio lies below 1."""
+        return self.ratio_high is not None and self.ratio_high < 1.0
+
+    def __str__(self) -> str:
+        if self.median_ms is None or self.ratio is None:
+            return f"{self.name}: {self.reason}"
+        return f"{self.name}: {self.median_ms:.3g} ms, {self.ratio:.3g} ({self.ratio_low:.3g} to {self.ratio_high:.3g})"
+
+
+@dataclasses.dataclass(frozen=True)
+class TuneResult:
+    """What :meth:`OptimizedInferenceEngine.tune` found.
+
+    ``changes`` are the options of the winner that differ from the engine's own config, empty where that stays;
+    ``config`` is the winner. ``table`` has the default first, then what was measured, in that order. ``cached`` says
+    that it was measured earlier.
+    """
+
+    backend: str
+    batch_size: int
+    goal: str
+    changes: Mapping[str, Any]
+    config: InferenceConfig
+    table: tuple[TunedSetting, ...]
+    verdict: str
+    seconds: float
+    cached: bool = False
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return self.verdict
+
+
+def describe(changes: Mapping[str, Any]) -> str:
+    """Return settings as they are written in a config."""
+    return ", ".join(f"{name}={value!r}" for name, value in changes.items()) or "default"
+
+
+def axes(config: InferenceConfig, goal: str) -> dict[str, list[Any]]:
+    """Return the options worth trying for a backend and their values, the one looked at first first.
+
+    Examples
+    --------
+    >>> list(axes(InferenceConfig(backend="torch-eager"), "latency"))
+    ['threads', 'memory_format']
+    """
+    allowed, physical = cores_allowed(), default_threads()
+    counts = [2**power for power in range(allowed.bit_length()) if 2**power <= allowed]
+    found: dict[str, list[Any]] = {}
+    if get_backend(config.backend).capabilities.threads != "none":
+        found["threads"] = sorted({*counts, physical, allowed})
+    if config.backend in MODULE_BACKENDS:
+        found["memory_format"] = list(MEMORY_FORMATS)
+    if config.backend == "onnxruntime":
+        found["spin"] = [True, False]
+    if config.backend == "openvino" and goal == "throughput":
+        # First: with one call at a time a small model may want a single thread, which leaves nothing to share.
+        found = {"streams": sorted({*counts, physical} - {1}), **found}
+    return found
+
+
+class Search:
+    """Tries one option after the other, each on top of the best so far, and lets a last measurement decide."""
+
+    def __init__(
+        self, source: ModelSource, config: InferenceConfig, inputs: Arrays, *, goal: str, budget_s: float
+    ) -> None:
+        self._source, self._config, self._inputs = source, config, inputs
+        self._goal, self._budget = goal, budget_s
+        self._begun = time.perf_counter()
+        self._longest_load = 0.0
+        self._table: list[TunedSetting] = []
+
+    def result(self) -> TuneResult:
+        """Measure and decide."""
+        best: dict[str, Any] = {}
+        stages = axes(self._config, self._goal)
+        with self._arm({}) as default:
+            for number, (name, values) in enumerate(stages.items(), start=1):
+                end = self._begun + self._budget * (1 - FINAL_SHARE) * number / len(stages)
+                best = self._stage(default, name, values, best, end)
+            # Anew: what came first among many was also lucky, and that luck is not in here.
+            end = self._begun + self._budget
+            final = self._measure(default, {describe(best): best}, "final", end)[0][0] if best else None
+        won = final is not None and final.rounds >= DECIDING_ROUNDS and final.clearly_faster
+        changes = best if won else {}
+        return TuneResult(
+            backend=self._config.backend,
+            batch_size=self._source.io.batch or self._config.batch_size,
+            goal=self._goal,
+            changes=changes,
+            config=self._config.replace(**changes),
+            table=tuple(self._table),
+            verdict=verdict_of(final, self._table, won=won),
+            seconds=time.perf_counter() - self._begun,
+        )
+
+    def _stage(
+        self, default: Block, name: str, values: Sequence[Any], best: dict[str, Any], end: float
+    ) -> dict[str, Any]:
+        """Measure the values of one option on top of the best so far; return the best now."""
+        given = _in_force(self._config, name)
+        several = [{**best, name: value} for value in values if value != best.get(name, given)]
+        tried = {describe(changes): changes for changes in ([best, *several] if best else several)}
+        rows, times = self._measure(default, tried, name, end)
+        if best and describe(best) not in times:
+            return best
+        base = times.get(describe(best)) if best else times.get("default")
+        faster = [row for row in rows if row.name in times and row.changes != best and _beats(times[row.name], base)]
+        return dict(min(faster, key=lambda row: row.ratio or 1.0).changes) if faster else best
+
+    def _measure(
+        self, default: Block, tried: Mapping[str, dict[str, Any]], stage: str, end: float
+    ) -> tuple[list[TunedSetting], Mapping[str, Times]]:
+        rows: list[TunedSetting] = []
+        times: Mapping[str, Times] = {}
+        with contextlib.ExitStack() as stack:
+            blocks: dict[str, Block] = {}
+            for name, changes in tried.items():
+                try:
+                    if time.perf_counter() + self._longest_load > end:
+                        raise _NotMeasured("not measured: the time was up")
+                    blocks[name] = stack.enter_context(self._arm(changes))
+                except WorkbenchError as error:
+                    rows.append(TunedSetting(name, stage, changes, reason=str(error)))
+            if blocks:
+                times = by_turns({"default": default, **blocks}, rounds=(2, _ROUNDS), end=end)
+                if not any(row.stage == "default" for row in self._table):
+                    threads = self._config.threads or default_threads()
+                    name = f"default ({threads} thread{'s' if threads > 1 else ''})"
+                    self._table.append(_row(name, "default", {}, times["default"], times["default"]))
+                rows += [_row(name, stage, tried[name], times[name], times["default"]) for name in blocks]
+        self._table += rows
+        return rows, times
+
+    @contextlib.contextmanager
+    def _arm(self, changes: Mapping[str, Any]) -> Iterator[Block]:
+        """Load the model with some changes; yield what runs one block."""
+        begun = time.perf_counter()
+        session = load_checked(self._source, self._config.replace(**changes)).session
+        try:
+            calls = getattr(session, "parallel_calls", 1)
+            if changes.get("streams", calls) != calls:
+                raise _NotMeasured(f"not measured: no more than {calls} at once with so many threads")
+            if changes.get("spin") is False and session.threads == 1:
+                raise _NotMeasured("not measured: with one thread there is no worker that could spin")
+            if "memory_format" in changes and any(note.startswith("memory_format=") for note in session.notes):
+                raise _NotMeasured("not measured: the model has no weight or input with four dimensions")
+            for _ in range(2):
+                session.run(self._inputs)
+            self._longest_load = max(self._longest_load, time.perf_counter() - begun)
+            yield functools.partial(_block, session, self._inputs, calls)
+        finally:
+            session.close()
+
+
+def _in_force(config: InferenceConfig, name: str) -> Any:
+    """Return the value of an option, where None stands for one: what that is."""
+    if name == "threads":
+        return config.threads or default_threads()
+    return config.spin is not False if name == "spin" else getattr(config, name)
+
+
+class _NotMeasured(WorkbenchError):
+    """A setting is not worth a measurement; the text says why."""
+
+
+def _row(name: str, stage: str, changes: Mapping[str, Any], times: Times, default: Times) -> TunedSetting:
+    median = statistics.median(statistics.median(block) for block in times)
+    return TunedSetting(name, stage, changes, median, *_ratio(times, default), rounds=len(times))
+
+
+def _ratio(times: Times, base: Times) -> tuple[float, float, float]:
+    """Return the time over that of the base, with its interval: below 1 is faster."""
+    return ratio_interval([np.asarray(block) for block in times], [np.asarray(block) for block in base])
+
+
+def _beats(times: Times, base: Times | None) -> bool:
+    return base is not None and _ratio(times, base)[2] < 1.0
+
+
+def _block(session: Session, inputs: Arrays, calls: int) -> list[float]:
+    call = functools.partial(session.run, inputs)
+    if calls == 1:
+        return timed_block(call, block_s=BLOCK_S, settle_s=SETTLE_S)
+    return [_at_once(call, calls)]
+
+
+def _at_once(call: Callable[[], object], calls: int) -> float:
+    """Return the milliseconds per call while so many threads call, over all of them."""
+    for_each = [0] * calls
+    begun = time.perf_counter()
+
+    def work(number: int) -> None:
+        while not for_each[number] or time.perf_counter() - begun < BLOCK_S:
+            call()
+            for_each[number] += 1
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(calls)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return (time.perf_counter() - begun) * 1e3 / sum(for_each)
+
+
+def verdict_of(final: TunedSetting | None, table: Sequence[TunedSetting], *, won: bool) -> str:
+    """Return in a sentence what was chosen and why."""
+    if final is None:
+        reasons = [row.reason for row in table]
+        if not reasons:
+            return "The default stays: there is nothing else to try here."
+        if all(reasons):
+            return f"The default stays: {reasons[0]}. Give a larger budget_s."
+        return "The default stays: nothing that was tried was clearly faster."
+    if final.ratio is None:
+        return f"The default stays: {final.name} was the fastest, and {final.reason} for the decision."
+    share = f"{final.ratio:.3g} of the default's time (95 % interval {final.ratio_low:.3g} to {final.ratio_high:.3g})"
+    if won:
+        return f"Chosen: {final.name}, {share}."
+    if final.rounds < DECIDING_ROUNDS:
+        return (
+            f"The default stays: {final.name} took {share}, but only {final.rounds} rounds fitted into the time, and "
+            f"{DECIDING_ROUNDS} are needed. Give a larger budget_s."
+        )
+    return f"The default stays: {final.name} took {share}, which does not lie wholly below 1."

@@ -1,0 +1,58 @@
+"""Timing by turns: calls in short blocks whose order is drawn anew in each round, so that a slow moment hits all."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+Block = Callable[[], Sequence[float]]
+"""Runs for a moment and returns milliseconds per call, one number for each call or for all together."""
+
+
+def by_turns(blocks: Mapping[str, Block], *, rounds: tuple[int, int], end: float) -> dict[str, list[Sequence[float]]]:
+    """Return what each block gave in each round.
+
+    Parameters
+    ----------
+    blocks : mapping of name to function
+        One turn of each.
+    rounds : (int, int)
+        Least and most rounds.
+    end : float
+        Value of ``time.perf_counter`` after which no further round starts once the least number is done, nor one that
+        would last until after it, going by the round before.
+
+    Examples
+    --------
+    >>> by_turns({"a": lambda: [1.0], "b": lambda: [2.0, 2.0]}, rounds=(2, 2), end=0.0)
+    {'a': [[1.0], [1.0]], 'b': [[2.0, 2.0], [2.0, 2.0]]}
+    """
+    found: dict[str, list[Sequence[float]]] = {name: [] for name in blocks}
+    order, generator = list(blocks), random.Random(0)
+    for number in range(1, rounds[1] + 1):
+        begun = time.perf_counter()
+        generator.shuffle(order)
+        for name in order:
+            found[name].append(blocks[name]())
+        now = time.perf_counter()
+        if number >= rounds[0] and now + (now - begun) > end:
+            break
+    return found
+
+
+def timed_block(call: Callable[[], object], *, block_s: float, settle_s: float) -> list[float]:
+    """Call for ``block_s`` seconds, at least once, and return the milliseconds of each call.
+
+    Calls that end within ``settle_s`` are left out: after a switch they still meet the caches and threads of whoever
+    ran before.
+    """
+    samples: list[float] = []
+    begun = time.perf_counter()
+    while not samples or time.perf_counter() - begun < block_s:
+        start = time.perf_counter()
+        call()
+        stop = time.perf_counter()
+        if stop - begun > settle_s:
+            samples.append((stop - start) * 1e3)
+    return samples
