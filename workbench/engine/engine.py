@@ -175,13 +175,7 @@ class OptimizedInferenceEngine(ConcurrentCalls):
         self._keep = source.keep_alive
         self.placement, self.threads = placement_of(session), session.threads
         self._runner = Runner(
-            session,
-            io=source.io,
-            backend=self.backend,
-            batch_size=config.batch_size,
-            note=self._note,
-            finite=config.check_finite,
-            pool=self._pool,
+            session, io=source.io, backend=self.backend, config=config, note=self._note, pool=self._pool
         )
 
     def _note(self, note: str) -> None:

@@ -16,6 +16,7 @@ from workbench.engine.backends.base import first_line
 from workbench.engine.backoff import BackingOff
 from workbench.engine.batching import Bound, Run, by_shape, one_by_one, pad, run_in_batches
 from workbench.engine.buffers import BufferPool
+from workbench.engine.config import InferenceConfig
 from workbench.engine.inputs import Binder, to_torch
 from workbench.engine.outputs import OutputBinder
 from workbench.engine.result import InferenceResult, metrics_of
@@ -34,19 +35,18 @@ class Runner:
         *,
         io: IOSpec,
         backend: str,
-        batch_size: int,
+        config: InferenceConfig,
         note: Callable[[str], None],
-        finite: bool,
         pool: BufferPool,
     ) -> None:
         self.session: BackingOff | None = session
         self.io, self.backend, self.pool = io, backend, pool
         self.fixed = io.batch
-        self.call_size = io.batch or batch_size
+        self.call_size = io.batch or config.batch_size
         self.outputs = OutputBinder(io)
         self._device = session.device
         self._open = any(None in spec.shape for spec in io.inputs)
-        self._bind = Binder(io, note, finite=finite).bind
+        self._bind = Binder(io, note, finite=config.check_finite).bind
         self._build = tree_builder(io.output_tree)
         self._lock = threading.Lock()
         self.ahead = Ahead(self, session.pipe, self._lock) if session.pipe is not None else None
