@@ -17,6 +17,7 @@ _WHERE = {
     "plot_layer_rounding": "modes",
     "plot_layer_sqnr": "signals",
     "plot_memory": "memory",
+    "plot_precisions": "precisions",
     "plot_pruning": "pruning",
     "plot_quantize_modes": "modes",
     "plot_rank_energy": "ways",
@@ -28,6 +29,7 @@ _WHERE = {
     "plot_tuning": "tuning",
     "plot_waterfall": "waterfall",
     "plot_ways": "ways",
+    "precision_data": "precisions",
     "pruning_data": "pruning",
     "quantize_modes_data": "modes",
     "rank_energy_data": "ways",
@@ -52,6 +54,7 @@ __all__ = [
     "plot_layer_rounding",
     "plot_layer_sqnr",
     "plot_memory",
+    "plot_precisions",
     "plot_pruning",
     "plot_quantize_modes",
     "plot_rank_energy",
@@ -63,6 +66,7 @@ __all__ = [
     "plot_tuning",
     "plot_waterfall",
     "plot_ways",
+    "precision_data",
     "pruning_data",
     "quantize_modes_data",
     "rank_energy_data",
@@ -88,6 +92,7 @@ if TYPE_CHECKING:
         plot_quantize_modes,
         quantize_modes_data,
     )
+    from workbench.plots.precisions import plot_precisions, precision_data
     from workbench.plots.pruning import plot_pruning, pruning_data
     from workbench.plots.signals import layer_sqnr_data, plot_layer_sqnr
     from workbench.plots.sweep import plot_sweep, sweep_data
