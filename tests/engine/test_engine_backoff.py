@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 import torch
 from engine_models import FixedBatch, make_variant
-from fake_cuda import FakeCuda, plain_array
+from fake_cuda import FakeCuda, give_pipe
 from hypothesis import given
 from hypothesis import strategies as st
 
 from workbench.core.errors import EngineError
 from workbench.engine import OptimizedInferenceEngine
-from workbench.engine.backends.cuda import CudaPipe
 from workbench.engine.backends.torch_eager import EagerSession
 from workbench.engine.backoff import BackingOff, memory_reason
 
@@ -244,12 +243,8 @@ def test_a_model_that_does_not_fit_is_an_engine_error(images, monkeypatch):
 
 
 def test_calls_under_way_are_run_alone_where_two_do_not_fit(images, monkeypatch):
-    cuda, prepare, on_device, sizes = FakeCuda(), EagerSession._prepare, EagerSession._on_device, []
-    cuda.empty_cache = lambda: None
-
-    def piped(self, source, config):
-        self.pipe = CudaPipe(self._on_device, "cpu", limit_mib=8, cuda=cuda, make=plain_array)
-        return prepare(self, source, config)
+    cuda, on_device, sizes = FakeCuda(), EagerSession._on_device, []
+    give_pipe(monkeypatch, cuda)
 
     def small(self, tensors):
         sizes.append(len(tensors[0]))
@@ -257,16 +252,14 @@ def test_calls_under_way_are_run_alone_where_two_do_not_fit(images, monkeypatch)
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return on_device(self, tensors)
 
-    monkeypatch.setattr(EagerSession, "_prepare", piped)
     x = images.task.examples(20)
     with torch.no_grad():
         wanted = images.module(x)
     with Engine.from_variant(images, backend="torch-eager", batch_size=8) as engine:
         monkeypatch.setattr(EagerSession, "_on_device", small)
-        engine._runner.session.session.pipe._compute = engine._runner.session.session._on_device
         for found in (engine.predict_batch([x]), list(engine.stream(list(x.split(2))))):
             torch.testing.assert_close(torch.cat([r.result for r in found]), wanted, rtol=1e-4, atol=1e-5)
             for result in found:
                 assert result.metrics.compute_ms >= 0 and result.metrics.copy_ms >= 0
-        assert sizes[:4] == [8, 8, 4, 2] and max(sizes[4:]) == 2
+        assert sizes[:4] == [8, 8, 4, 2] and max(sizes[4:]) == 2 and ("empties the cache",) in cuda.log
         assert engine._runner.session.pipe.pool.statistics.lent_mib == 0
