@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -97,6 +99,32 @@ def test_the_batch_is_halved_and_the_size_that_fits_is_used_from_the_start():
     )
     session.notes = (*session.notes, "more")
     assert session.notes == ("says so", "more", note)
+
+
+def test_threads_that_run_out_together_agree_on_the_smallest_size():
+    small, meet = Small(4), threading.Barrier(4)
+    session, found = guarded(small), []
+    run = small.run
+
+    def together(inputs):
+        if len(inputs[0]) > 16:
+            meet.wait(30)
+        return run(inputs)
+
+    small.run = together
+    batches = [rows(size) for size in (40, 32, 24, 20)]
+    threads = [threading.Thread(target=lambda x=x: found.append((x, session.run([x])[0][0]))) for x in batches]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert len(found) == 4
+    for x, output in found:
+        np.testing.assert_array_equal(output, x * 2)
+    small.sizes.clear()
+    session.run([rows(40)])
+    assert max(small.sizes) <= 4
+    assert len(session.notes) == 2
 
 
 def test_each_shape_of_a_sample_has_a_limit_of_its_own():
