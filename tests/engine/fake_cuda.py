@@ -12,6 +12,9 @@ import time
 
 import torch
 
+from workbench.engine.backends.cuda import CudaPipe
+from workbench.engine.backends.torch_eager import EagerSession
+
 
 class Stream:
     def __init__(self, cuda, device):
@@ -68,6 +71,9 @@ class FakeCuda:
     def current_stream(self, device):
         return type("Current", (), {"name": self.streams[-1], "wait_stream": lambda self, other: None})()
 
+    def empty_cache(self):
+        self.log.append(("empties the cache",))
+
     def synchronize(self, device):
         self.log.append(("host waits", device))
 
@@ -90,3 +96,18 @@ def plain_array(shape, dtype):
     array = torch.empty(shape, dtype=getattr(torch, dtype)).numpy()
     array.view("u1").fill(0xAB)
     return array
+
+
+def give_pipe(monkeypatch, cuda, *, peak=None):
+    """Give torch-eager a pipe to the CPU, as it has one on a GPU; ``peak()`` makes what watches its memory."""
+    before = EagerSession._prepare
+
+    def prepare(self, source, config):
+        limit = config.pool_limit_mib
+        watched = None if peak is None else peak()
+        self.pipe = CudaPipe(
+            lambda tensors: self._on_device(tensors), "cpu", limit_mib=limit, peak=watched, cuda=cuda, make=plain_array
+        )
+        return before(self, source, config)
+
+    monkeypatch.setattr(EagerSession, "_prepare", prepare)

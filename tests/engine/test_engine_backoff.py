@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 import torch
 from engine_models import FixedBatch, make_variant
-from fake_cuda import FakeCuda, plain_array
+from fake_cuda import FakeCuda, give_pipe
 from hypothesis import given
 from hypothesis import strategies as st
 
 from workbench.core.errors import EngineError
 from workbench.engine import OptimizedInferenceEngine
-from workbench.engine.backends.cuda import CudaPipe
 from workbench.engine.backends.torch_eager import EagerSession
 from workbench.engine.backoff import BackingOff, memory_reason
 
@@ -98,6 +99,32 @@ def test_the_batch_is_halved_and_the_size_that_fits_is_used_from_the_start():
     )
     session.notes = (*session.notes, "more")
     assert session.notes == ("says so", "more", note)
+
+
+def test_threads_that_run_out_together_agree_on_the_smallest_size():
+    small, meet = Small(4), threading.Barrier(4)
+    session, found = guarded(small), []
+    run = small.run
+
+    def together(inputs):
+        if len(inputs[0]) > 16:
+            meet.wait(30)
+        return run(inputs)
+
+    small.run = together
+    batches = [rows(size) for size in (40, 32, 24, 20)]
+    threads = [threading.Thread(target=lambda x=x: found.append((x, session.run([x])[0][0]))) for x in batches]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert len(found) == 4
+    for x, output in found:
+        np.testing.assert_array_equal(output, x * 2)
+    small.sizes.clear()
+    session.run([rows(40)])
+    assert max(small.sizes) <= 4
+    assert len(session.notes) == 2
 
 
 def test_each_shape_of_a_sample_has_a_limit_of_its_own():
@@ -244,12 +271,8 @@ def test_a_model_that_does_not_fit_is_an_engine_error(images, monkeypatch):
 
 
 def test_calls_under_way_are_run_alone_where_two_do_not_fit(images, monkeypatch):
-    cuda, prepare, on_device, sizes = FakeCuda(), EagerSession._prepare, EagerSession._on_device, []
-    cuda.empty_cache = lambda: None
-
-    def piped(self, source, config):
-        self.pipe = CudaPipe(self._on_device, "cpu", limit_mib=8, cuda=cuda, make=plain_array)
-        return prepare(self, source, config)
+    cuda, on_device, sizes = FakeCuda(), EagerSession._on_device, []
+    give_pipe(monkeypatch, cuda)
 
     def small(self, tensors):
         sizes.append(len(tensors[0]))
@@ -257,16 +280,14 @@ def test_calls_under_way_are_run_alone_where_two_do_not_fit(images, monkeypatch)
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return on_device(self, tensors)
 
-    monkeypatch.setattr(EagerSession, "_prepare", piped)
     x = images.task.examples(20)
     with torch.no_grad():
         wanted = images.module(x)
     with Engine.from_variant(images, backend="torch-eager", batch_size=8) as engine:
         monkeypatch.setattr(EagerSession, "_on_device", small)
-        engine._runner.session.session.pipe._compute = engine._runner.session.session._on_device
         for found in (engine.predict_batch([x]), list(engine.stream(list(x.split(2))))):
             torch.testing.assert_close(torch.cat([r.result for r in found]), wanted, rtol=1e-4, atol=1e-5)
             for result in found:
                 assert result.metrics.compute_ms >= 0 and result.metrics.copy_ms >= 0
-        assert sizes[:4] == [8, 8, 4, 2] and max(sizes[4:]) == 2
+        assert sizes[:4] == [8, 8, 4, 2] and max(sizes[4:]) == 2 and ("empties the cache",) in cuda.log
         assert engine._runner.session.pipe.pool.statistics.lent_mib == 0

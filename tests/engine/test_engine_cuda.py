@@ -8,13 +8,14 @@ import time
 import numpy as np
 import pytest
 import torch
-from fake_cuda import FakeCuda, plain_array
+from fake_cuda import FakeCuda, give_pipe, plain_array
 
 from workbench.core.errors import ConfigError, EngineError
 from workbench.engine import InferenceConfig, OptimizedInferenceEngine
 from workbench.engine.backends.cuda import CudaPipe
 from workbench.engine.backends.cuda_graphs import GRAPHS, GraphedCall
 from workbench.engine.backends.torch_eager import EagerSession
+from workbench.engine.gathering import Gatherer
 from workbench.engine.precision import Precision, take_on_cuda
 from workbench.engine.tf32 import Tf32Claim
 
@@ -30,13 +31,7 @@ def cuda():
 @pytest.fixture
 def piped(monkeypatch, cuda):
     """Give torch-eager a pipe, as it has on a GPU; return the stand-in for torch.cuda."""
-    before = EagerSession._prepare
-
-    def prepare(self, source, config):
-        self.pipe = CudaPipe(self._on_device, "cpu", limit_mib=config.pool_limit_mib, cuda=cuda, make=plain_array)
-        return before(self, source, config)
-
-    monkeypatch.setattr(EagerSession, "_prepare", prepare)
+    give_pipe(monkeypatch, cuda)
     return cuda
 
 
@@ -172,6 +167,20 @@ def test_a_stream_never_waits_for_an_input_before_it_gives_a_result(images, pipe
             found.append(result)
             given.release()
     assert len(found) == 5
+
+
+def test_a_line_says_whether_a_group_is_due():
+    line = Gatherer(size=2, wait_s=None, limit=9)
+    assert not line.ready
+    line.put("a", samples=1, weight=1, asked=0.0)
+    assert not line.ready
+    line.put("b", samples=1, weight=1, asked=0.0)
+    assert line.ready and line.take() == ["a", "b"] and not line.ready
+    late = Gatherer(size=2, wait_s=0.0, limit=9)
+    late.put("a", samples=1, weight=1, asked=0.0)
+    assert late.ready and late.take() == ["a"] and not late.ready
+    line.finish()
+    assert line.ready and line.take() == []
 
 
 def test_results_come_before_the_error_that_ends_a_stream(images, piped, monkeypatch):

@@ -9,11 +9,10 @@ import textwrap
 import numpy as np
 import pytest
 import torch
-from fake_cuda import FakeCuda, plain_array
+from fake_cuda import FakeCuda, give_pipe
 
 from workbench.core.errors import ConfigError
 from workbench.engine import InferenceConfig, OptimizedInferenceEngine
-from workbench.engine.backends.cuda import CudaPipe
 from workbench.engine.backends.cuda_memory import WATCHED, MemoryLimit, PeakMemory
 from workbench.engine.backends.torch_eager import EagerSession
 from workbench.engine.backoff import memory_reason
@@ -201,20 +200,18 @@ def test_nothing_is_claimed_on_the_cpu(images, backend):
 
 
 def test_what_the_pipe_watches_stands_in_the_metrics(images, monkeypatch):
-    cuda, prepare = FakeCuda(), EagerSession._prepare
-    counters = Allocator()
+    cuda, counters = FakeCuda(), Allocator()
     counters.take(20)
     for name in ("memory_allocated", "max_memory_allocated", "reset_peak_memory_stats"):
         setattr(cuda, name, getattr(counters, name))
 
-    def piped(self, source, config):
+    def watched():
         peak = PeakMemory("cpu", cuda=cuda)
         counters.take(3)
         peak.loaded()
-        self.pipe = CudaPipe(self._on_device, "cpu", limit_mib=8, peak=peak, cuda=cuda, make=plain_array)
-        return prepare(self, source, config)
+        return peak
 
-    monkeypatch.setattr(EagerSession, "_prepare", piped)
+    give_pipe(monkeypatch, cuda, peak=watched)
     on_device = EagerSession._on_device
     monkeypatch.setattr(
         EagerSession,

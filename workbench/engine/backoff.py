@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
+import threading
 import time
 from typing import Any, NamedTuple
 
@@ -70,6 +71,7 @@ class BackingOff:
         self.session = session
         self._backend, self._fixed = backend, fixed
         self._limits: dict[_Shapes, _Limit] = {}
+        self._lock = threading.Lock()
         pipe = getattr(session, "pipe", None)
         self.pipe = None if pipe is None else GuardedPipe(self, pipe)
 
@@ -96,7 +98,7 @@ class BackingOff:
         return sorted(
             f"{self._backend} ran out of memory with {limit.failed} samples on {self.session.device} ({limit.reason}): "
             f"larger batches run in parts of {limit.samples}"
-            for limit in self._limits.values()
+            for limit in list(self._limits.values())
         )
 
     def run(self, inputs: Arrays) -> tuple[Arrays, float]:
@@ -155,9 +157,11 @@ class BackingOff:
         if size == 1 or self._fixed:
             raise EngineError(self._hopeless(size, reason))
         shapes = _shapes(inputs)
-        first = self._limits.get(shapes, _Limit(size, size, reason))
-        self._limits[shapes] = first._replace(samples=size // 2)
-        return size // 2
+        with self._lock:
+            first = self._limits.get(shapes, _Limit(size, size, reason))
+            # Another thread may have come to a smaller size meanwhile.
+            self._limits[shapes] = first._replace(samples=min(first.samples, size // 2))
+            return self._limits[shapes].samples
 
     def _hopeless(self, size: int, reason: str) -> str:
         where = f"{self._backend} ran out of memory on {self.session.device}"

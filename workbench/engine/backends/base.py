@@ -99,6 +99,9 @@ class Session(Protocol):
     ``nodes`` and ``fallbacks`` as in :class:`workbench.engine.placement.Placement`, ``compile_s``, the seconds of
     its loading that were compiling where the runtime does that in a step of its own, and ``parallel_calls``, how many
     threads may call it at once; one where it says nothing.
+
+    One on a device that computes on its own may have a ``pipe``, :class:`workbench.engine.backends.cuda.CudaPipe`, with
+    calls that overlap, and ``free_memory()``, which gives cached memory back before a smaller batch is tried.
     """
 
     device: str
