@@ -1,4 +1,4 @@
-"""The command ``workbench``: doctor, report, study, bench.
+"""The command ``workbench``: doctor, report, study, bench, export.
 
 Exit codes: 0 done, 1 work failed, 2 bad input, 130 stopped by Ctrl-C. Every error is one line on standard error.
 """
@@ -17,10 +17,11 @@ from typing import Any, NoReturn
 from workbench import __version__
 from workbench.commands.base import BAD_INPUT, DONE, FAILED, STOPPED, add_command, positive, say, write
 from workbench.commands.bench import add_bench
+from workbench.commands.export import add_export
 from workbench.core.errors import ConfigError, StudyError, TrialFailed, WorkbenchError, did_you_mean
 from workbench.core.lazy import explained
 
-COMMANDS = ("doctor", "report", "study", "bench")
+COMMANDS = ("doctor", "report", "study", "bench", "export")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -77,6 +78,7 @@ def _parser() -> _Parser:
     _add_report(commands)
     _add_study(commands)
     add_bench(commands)
+    add_export(commands)
     return parser
 
 
