@@ -105,7 +105,12 @@ class StudyAnswers:
         return pd.DataFrame(pareto_rows(self.rows(), x=x, y=y, batch_size=batch_size), columns=list(COLUMNS))
 
     def best(
-        self, quality_drop: float | None = None, minimise: str = "latency_ms_p50", *, batch_size: int | None = None
+        self,
+        quality_drop: float | None = None,
+        minimise: str = "latency_ms_p50",
+        *,
+        batch_size: int | None = None,
+        shape: str | None = None,
     ) -> Best:
         """Return the one row to take, or the nearest miss, with the reason in words.
 
@@ -117,8 +122,10 @@ class StudyAnswers:
             Column to make smallest among the rows within the limit.
         batch_size : int, optional
             32 where measured, else the largest, by default.
+        shape : str, optional
+            As the rows' column holds it, such as ``"sequence=64"``; the one with most rows by default.
         """
-        return self._best(self._rows(), quality_drop, minimise, batch_size)
+        return self._best(self._rows(), quality_drop, minimise, batch_size, shape)
 
     def plot(self, kind: str = "tradeoff", **options: Any) -> Figure:
         """Draw a chart of the rows: tradeoff, throughput, memory or waterfall."""
@@ -137,10 +144,10 @@ class StudyAnswers:
         quality_drop: float | None = None,
         minimise: str = "latency_ms_p50",
         batch_size: int | None = None,
+        shape: str | None = None,
     ) -> Best:
         if quality_drop is None:
             stored = self._store.setting(self.name, "quality_drop")
             quality_drop = 0.01 if stored is None else float(stored)
-        return best_row(
-            rows, quality_drop=quality_drop, minimise=minimise, batch_size=batch_size, machine=fingerprint_id()
-        )
+        asked: dict[str, Any] = {"minimise": minimise, "batch_size": batch_size, "shape": shape}
+        return best_row(rows, quality_drop=quality_drop, machine=fingerprint_id(), **asked)

@@ -96,7 +96,7 @@ def page(row: Row, artifact: Artifact, *, reason: str, replaced: str | None, rem
         machine=row.get("machine") or "a machine",
         fingerprint=row["fingerprint"],
         threads=f"{count} thread{'s' if count > 1 else ''}",
-        batch=row["batch_size"],
+        batch=", ".join(str(part) for part in (row["batch_size"], row.get("shape")) if part),
         figures="\n".join(f"| {name} | {figure} |" for name, figure in _figures(row).items()),
         elsewhere=(_REMADE if remade else "") + _ELSEWHERE,
         instructions=instruction_words(artifact.manifest),

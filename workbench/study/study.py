@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +78,7 @@ class Study(StudyAnswers):
         threads: int | None = None,
         budget_s: float | None = None,
         quality_drop: float = 0.01,
+        shapes: Mapping[str, Sequence[int]] | None = None,
         progress: ProgressCallback = ignore,
     ) -> RunSummary:
         """Run every trial that is not complete yet; complete rows are reused.
@@ -96,6 +97,10 @@ class Study(StudyAnswers):
             Seconds for the whole run; what does not fit is left waiting and said.
         quality_drop : float
             Largest drop of quality that a recommended variant may have, in the metric's units.
+        shapes : dict of sequences of int, optional
+            Sizes of dimensions that ``Task(dynamic=...)`` leaves open: ``{"sequence": [16, 64]}``. Several are taken
+            together, position by position. Every batch size is timed at every shape, on example inputs that are cut
+            or repeated to it; the first one is measured first. Quality is that of the evaluation samples as they are.
         progress : callable
             Gets :class:`Progress` with ``stage="study"``, ``done`` of ``total`` trials (``done`` moves in fractions
             while a variant is prepared), a ``message`` in words, and ``values``: ``{"plan": [TrialRow, ...]}`` before
@@ -123,6 +128,7 @@ class Study(StudyAnswers):
             threads=threads,
             budget_s=budget_s,
             quality_drop=quality_drop,
+            shapes=shapes,
             progress=progress,
         )
 
@@ -221,21 +227,24 @@ class Study(StudyAnswers):
         threads: int | None = None,
         budget_s: float | None = None,
         quality_drop: float = 0.01,
+        shapes: Mapping[str, Sequence[int]] | None = None,
         progress: ProgressCallback = ignore,
     ) -> RunSummary:
         from workbench.study.ledger import Ledger
         from workbench.study.plan import check_recipes, plan_for
         from workbench.study.prepare import pack
         from workbench.study.run import Run, RunSummary
+        from workbench.study.shapes import shapes_of
 
         started = time.monotonic()
         try:
             try:
                 check_question(quality_drop=quality_drop, minimise="latency_ms_p50")
                 progress(Progress("study", 0, 0, "checking the task"))
-                plan = plan_for(
-                    self.task.fingerprint, recipes, backends, batch_sizes, threads=threads, budget_s=budget_s
-                )
+                axes = dict.fromkeys(axis for dims in self.task.open_dims for axis in dims.values())
+                points = shapes_of(shapes, axes, whose="the task's")
+                asked = (self.task.fingerprint, recipes, backends, batch_sizes)
+                plan = plan_for(*asked, threads=threads, budget_s=budget_s, shapes=points)
                 check_recipes(plan.recipes, self.task)
                 shipment = pack(self.task)
                 stop.check()
