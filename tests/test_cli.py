@@ -38,6 +38,11 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
         (["bench", "none", "--output", "."], "--output . is a folder"),
         (["bench", "none", "--batch-sizes", "0"], "whole number of at least 1"),
         (["study", "--task", "digits", "--storage", "sqlite:///x.db", "--merge", "none.jsonl"], "Cannot read the rows"),
+        (["export", "--study", "sqlite:///none.db", "--output", "w"], "none.db does not exist"),
+        (["export", "--study", "none.db", "--output", "w"], "is no database URL"),
+        (["bench", "none", "--shape", "sequence"], "write a name and its sizes"),
+        (["study", "--task", "digits", "--storage", "s", "--shape", "n=0x"], "write a name and its sizes"),
+        (["export", "--output", "w"], "required: --study"),
         (["doctor", "--jsn"], "unrecognized arguments: --jsn"),
     ],
 )
@@ -186,6 +191,14 @@ def test_study_runs_resumes_and_prints_rows(capsys: Any, tiny_spec: str, tmp_pat
     code, out, err = run(capsys, *given)
     assert code == 0 and "timing" not in err
     assert "half" in out and "quality" in out
+    winner = str(tmp_path / "winner")
+    code, out, err = run(capsys, "export", "--study", given[4], "--output", winner, "--quality-drop", "1.0")
+    assert code == 0, err
+    assert f"folder   {winner}" in out and (tmp_path / "winner" / "run.py").is_file()
+    code, _, err = run(
+        capsys, "export", "--study", given[4], "--output", winner, "--trial", "none", "--task", tiny_spec
+    )
+    assert code == 2 and "is no trial_key of a finished row" in err and len(err.splitlines()) == 1
 
 
 def test_bench_writes_rows_that_a_study_merges(

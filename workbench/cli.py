@@ -1,4 +1,4 @@
-"""The command ``workbench``: doctor, report, study, bench.
+"""The command ``workbench``: doctor, report, study, bench, export.
 
 Exit codes: 0 done, 1 work failed, 2 bad input, 130 stopped by Ctrl-C. Every error is one line on standard error.
 """
@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from workbench import __version__
-from workbench.commands.base import BAD_INPUT, DONE, FAILED, STOPPED, add_command, positive, say, write
+from workbench.commands.base import BAD_INPUT, DONE, FAILED, STOPPED, add_command, add_shape, positive, say, write
 from workbench.commands.bench import add_bench
+from workbench.commands.export import add_export
 from workbench.core.errors import ConfigError, StudyError, TrialFailed, WorkbenchError, did_you_mean
 from workbench.core.lazy import explained
 
-COMMANDS = ("doctor", "report", "study", "bench")
+COMMANDS = ("doctor", "report", "study", "bench", "export")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -77,6 +78,7 @@ def _parser() -> _Parser:
     _add_report(commands)
     _add_study(commands)
     add_bench(commands)
+    add_export(commands)
     return parser
 
 
@@ -115,6 +117,7 @@ def _add_study(commands: Any) -> None:
     command.add_argument("--recipes", type=Path, help="JSON file with a list of recipes; without it the default ones")
     command.add_argument("--backends", nargs="+", help="such as torch-eager onnxruntime openvino; default: these three")
     command.add_argument("--batch-sizes", nargs="+", type=positive, default=[1, 8, 32], metavar="N")
+    add_shape(command)
     command.add_argument("--threads", type=positive, help="CPU threads of every engine")
     command.add_argument("--budget-s", type=float, help="seconds for the whole; training lengths follow it")
     command.add_argument("--quality-drop", type=float, default=0.01, help="largest acceptable drop (default 0.01)")
@@ -159,7 +162,9 @@ def _study(arguments: argparse.Namespace) -> int:
     from workbench.engine.backends import require_backend
     from workbench.report.lines import Lines
     from workbench.report.text import rows_text
+    from workbench.study.shapes import parsed_shapes
 
+    shapes = parsed_shapes(arguments.shape)
     recipes = _read_recipes(arguments.recipes) if arguments.recipes else None
     for name in arguments.backends or ():
         require_backend(name)
@@ -176,6 +181,7 @@ def _study(arguments: argparse.Namespace) -> int:
                 threads=arguments.threads,
                 budget_s=arguments.budget_s,
                 quality_drop=arguments.quality_drop,
+                shapes=shapes,
                 progress=Lines(sys.stderr),
             )
         except KeyboardInterrupt:

@@ -7,6 +7,7 @@ from workbench.compress.steps import Distill, Prune, Quantize
 from workbench.core.errors import StudyError
 from workbench.study.defaults import default_recipes
 from workbench.study.plan import make_plan
+from workbench.study.shapes import Point
 
 PRUNE = Recipe(Prune(0.5), name="prune")
 QUANTIZE = Recipe(Quantize(), name="quantize")
@@ -18,14 +19,14 @@ def plan(recipes=(PRUNE,), backends=("torch-eager", "openvino"), sizes=(1, 8, 32
 
 def test_the_primary_batch_size_comes_first_for_all_recipes():
     made = plan(sizes=(1, 32, 8))
-    assert (made.primary, made.others) == (32, (8, 1))
+    assert [point.batch for point in made.points] == [32, 8, 1]
     order = [(t.batch_size, t.name) for t in made.trials]
     assert order[:4] == [(32, "float"), (32, "float"), (32, "prune"), (32, "prune")]
     assert [batch for batch, _ in order] == [32] * 4 + [8] * 4 + [1] * 4
 
 
 def test_without_32_the_largest_is_the_primary():
-    assert plan(sizes=(4, 64, 16)).primary == 64
+    assert plan(sizes=(4, 64, 16)).primary.batch == 64
 
 
 def test_the_baseline_is_added_when_neither_float_nor_eager_was_asked_for():
@@ -35,7 +36,7 @@ def test_the_baseline_is_added_when_neither_float_nor_eager_was_asked_for():
         ("float", "openvino", False),
         ("prune", "openvino", False),
     ]
-    assert made.baseline(8).name == "float"
+    assert made.baseline(Point(8)).name == "float"
 
 
 def test_a_recipe_given_twice_is_done_once():
@@ -101,9 +102,9 @@ def test_at_other_batch_sizes_the_baseline_and_the_best_come_first_and_the_front
     planned = plan(recipes=(Recipe(), PRUNE, front, QUANTIZE), sizes=(1, 8, 32))
     best, all_of_it = {QUANTIZE.recipe_id}, {QUANTIZE.recipe_id, front.recipe_id}
     rest = planned.rest(planned.recipes, tiers=(best, all_of_it))
-    names = [f"{recipe.name or recipe.label} {batch}" for recipe, batch in rest]
+    names = [f"{recipe.name or recipe.label} {point.words}" for recipe, point in rest]
     assert names == ["float 8", "quantize 8", "float 1", "quantize 1", "front 8", "front 1", "prune 8", "prune 1"]
-    assert planned.rest((PRUNE,), tiers=((), ())) == [(PRUNE, 8), (PRUNE, 1)]
+    assert planned.rest((PRUNE,), tiers=((), ())) == [(PRUNE, Point(8)), (PRUNE, Point(1))]
 
 
 def test_more_time_brings_more_recipes():

@@ -26,7 +26,7 @@ from workbench.artifact.structure import StructureError, describe_structure, own
 from workbench.core.errors import ArtifactError, ExportError
 from workbench.core.given import require_count, require_path
 from workbench.core.machine import FINGERPRINT_LIBRARIES, library_versions, this_machine
-from workbench.export.capture import capture_dynamic, resize_batch
+from workbench.export.capture import Captured, capture_dynamic, resize_batch
 from workbench.export.io import IOSpec, Tree, describe_tree, input_leaves
 from workbench.export.onnx import describe_io, export_onnx
 from workbench.export.onnx_module import OnnxModule
@@ -131,7 +131,7 @@ class _Export:
 def _write_onnx(variant: Variant, path: Path, batch: int) -> _Export:
     task, inputs = variant.task, variant.task.examples(2)
     try:
-        report = export_onnx(variant.module, inputs, path, names=task.parameter_names, batch=batch)
+        report = export_onnx(variant.module, inputs, path, names=task.parameter_names, batch=batch, dims=task.open_dims)
     except ExportError as error:
         if (cause := _disk_error(error)) is not None:  # no fault of the module: the next try may do better
             raise cause from error
@@ -183,7 +183,7 @@ def _write_program(variant: Variant, export: _Export, path: Path, reason: str) -
     program = export.program
     if program is None:
         try:
-            program = capture_dynamic(variant.module, variant.task.examples(2)).program
+            program = _captured(variant).program
         except ExportError as error:
             raise ArtifactError(
                 f"The variant {variant.recipe.label!r} cannot be written: {reason}, so that its weights alone do not "
@@ -191,6 +191,16 @@ def _write_program(variant: Variant, export: _Export, path: Path, reason: str) -
             ) from error
     with quiet_export(), _plain_errors():
         torch.export.save(program, path)
+
+
+def _captured(variant: Variant) -> Captured:
+    task, dims = variant.task, variant.task.open_dims
+    try:
+        return capture_dynamic(variant.module, task.examples(2), dims=dims)
+    except ExportError:
+        if not any(dims):
+            raise
+    return capture_dynamic(variant.module, task.examples(2))
 
 
 @contextlib.contextmanager

@@ -18,6 +18,12 @@ def add_command(commands: Any, name: str, words: str, work: Any) -> Any:
     return command
 
 
+def add_shape(command: Any) -> None:
+    """Add the option for the sizes of open dimensions."""
+    words = "sizes of an open dimension beside the batch, such as sequence=16,64; may be repeated, then taken together"
+    command.add_argument("--shape", action="append", metavar="NAME=SIZES", help=words)
+
+
 def positive(text: str) -> int:
     """Return a whole number of at least 1, for argparse."""
     if not text.isdecimal() or int(text) < 1:

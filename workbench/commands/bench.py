@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from workbench.commands.base import DONE, FAILED, STOPPED, add_command, positive, say, write
+from workbench.commands.base import DONE, FAILED, STOPPED, add_command, add_shape, positive, say, write
 from workbench.core.errors import ConfigError
 from workbench.core.files import require_writable
 
@@ -21,6 +21,7 @@ def add_bench(commands: Any) -> None:
     command.add_argument("--backends", nargs="+", help="such as onnxruntime openvino; default: those that run here")
     command.add_argument("--batch-sizes", nargs="+", type=positive, metavar="N", help="default: 1 8 32")
     command.add_argument("--threads", type=positive, help="CPU threads of every backend")
+    add_shape(command)
     command.add_argument("--output", type=Path, help="file for the rows, one line of JSON each")
     command.add_argument("--data", type=Path, help=".npz file with an array for each input; default: its own samples")
     command.add_argument("--task", help="the task it was made for, which backends of torch need")
@@ -34,10 +35,11 @@ def bench(arguments: argparse.Namespace) -> int:
     from workbench.report.text import bench_text
     from workbench.report.trials import write_trials
     from workbench.study.artifact_bench import bench_artifact
+    from workbench.study.shapes import parsed_shapes
 
     if arguments.output is not None:
         _require_file(arguments.output)
-    task = None
+    shapes, task = parsed_shapes(arguments.shape), None
     if arguments.task is not None:
         from workbench.tasks.load import load_task
 
@@ -48,6 +50,7 @@ def bench(arguments: argparse.Namespace) -> int:
             backends=arguments.backends,
             batch_sizes=arguments.batch_sizes,
             threads=arguments.threads,
+            shapes=shapes,
             data=arguments.data,
             task=task,
             trust=arguments.trust,

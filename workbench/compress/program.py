@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import logging
 import re
+import threading
 import warnings
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import torch
@@ -35,9 +39,25 @@ def export_program(
         if shapes is None or "specialized" not in str(error):
             raise
         try:
-            return torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=True)
+            with _quiet_guards():
+                return torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=True)
         except Exception:  # noqa: BLE001 - the first way's answer names the line of the user's code
             raise error from None
+
+
+@contextlib.contextmanager
+def _quiet_guards() -> Iterator[None]:
+    """Drop the pages that torch logs in this thread where following the bytecode fails: the first error is told."""
+    logger, owner = logging.getLogger("torch._guards"), threading.get_ident()
+
+    def keep(record: logging.LogRecord) -> bool:
+        return record.thread != owner
+
+    logger.addFilter(keep)
+    try:
+        yield
+    finally:
+        logger.removeFilter(keep)
 
 
 def reason_of(error: BaseException, *, otherwise: str = "run it with the backend torch-eager") -> str:

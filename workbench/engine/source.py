@@ -100,7 +100,7 @@ def source_from_variant(variant: Variant, *, onnx: bool, batch: int) -> ModelSou
     if onnx:
         return _exported(variant, batch)
     inputs, names = variant.task.examples(8), variant.task.parameter_names
-    io = describe_io(variant.module, inputs, names)
+    io = describe_io(variant.module, inputs, names, dims=variant.task.open_dims)
     return _variant_source(variant, io, make_reference(variant.module, inputs, io))
 
 
@@ -116,7 +116,9 @@ def _exported(variant: Variant, batch: int) -> ModelSource:
         path = folder.path / "model.onnx"
         found: dict[str, Any] = {"keep_alive": folder}
         try:
-            report = export_onnx(variant.module, task.examples(2), path, names=task.parameter_names, batch=batch)
+            report = export_onnx(
+                variant.module, task.examples(2), path, names=task.parameter_names, batch=batch, dims=task.open_dims
+            )
             io = report.io
             found |= {"onnx_path": path, "notes": report.notes}
         except ExportError as error:

@@ -13,6 +13,7 @@ from workbench.compress.program import copied, export_program, reason_of
 from workbench.core.errors import ExportError
 from workbench.export.io import Tree
 from workbench.export.quiet import quiet_export
+from workbench.tasks.axes import OpenDims
 from workbench.tasks.trees import batch_size, named_leaves, tree_map
 
 
@@ -43,8 +44,8 @@ def is_quantized(captured: Captured) -> bool:
     return any("quantize_per" in str(node.target) for node in captured.program.graph.nodes)
 
 
-def capture_dynamic(module: nn.Module, inputs: Tree) -> Captured:
-    """Capture with a dynamic leading batch.
+def capture_dynamic(module: nn.Module, inputs: Tree, *, dims: OpenDims = ()) -> Captured:
+    """Capture with a dynamic leading batch, and with ``dims``, the open dimensions of each input, dynamic too.
 
     Raises
     ------
@@ -56,8 +57,9 @@ def capture_dynamic(module: nn.Module, inputs: Tree) -> Captured:
     args, kwargs = _arguments(example)
     shapes = torch.export.ShapesCollection()  # type: ignore[no-untyped-call]
     batch = torch.export.Dim("batch")
-    for _, leaf in named_leaves(example):
-        shapes[leaf] = {0: batch}
+    # A named one would have to be right for every size from 0 on, which a convolution's output is not.
+    for position, (_, leaf) in enumerate(named_leaves(example)):
+        shapes[leaf] = {0: batch, **dict.fromkeys(dims[position] if dims else (), torch.export.Dim.DYNAMIC)}
     return Captured(_export(module, args, kwargs, shapes), None)
 
 

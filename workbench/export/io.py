@@ -16,15 +16,20 @@ Tree = Any
 
 @dataclasses.dataclass(frozen=True)
 class TensorSpec:
-    """One input or output: ``shape`` is that of one sample, without the batch; None stands for any length."""
+    """One input or output: ``shape`` is that of one sample, without the batch; None stands for any length.
+
+    ``axes`` names such lengths, dimension by dimension, where the task does; it is empty where none has a name.
+    """
 
     name: str
     dtype: str
     shape: tuple[int | None, ...]
+    axes: tuple[str | None, ...] = ()
 
     def describe(self) -> str:
         """Return the tensor as words, for error messages: ``"x: float32 [batch, 3, 32, 32]"``."""
-        dims = ["batch", *("any" if d is None else str(d) for d in self.shape)]
+        names = self.axes or (None,) * len(self.shape)
+        dims = ["batch", *((name or "any") if d is None else str(d) for d, name in zip(self.shape, names, strict=True))]
         return f"{self.name}: {self.dtype} [{', '.join(dims)}]"
 
 
@@ -54,6 +59,16 @@ class IOSpec:
     def dynamic_batch(self) -> bool:
         """True where any batch size runs."""
         return self.batch is None
+
+    @property
+    def open_dims(self) -> list[dict[int, str]]:
+        """For each input, the dimensions that may have any size beside the batch, with their names; batch is 0."""
+        return [{dim: name for dim, name in enumerate(spec.axes, 1) if name} for spec in self.inputs]
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """Names of the dimensions that may have any size beside the batch, each once."""
+        return tuple(dict.fromkeys(name for dims in self.open_dims for name in dims.values()))
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -108,7 +123,7 @@ class IOSpec:
 
 
 def _tensor_spec(values: Mapping[str, Any]) -> TensorSpec:
-    return TensorSpec(values["name"], values["dtype"], tuple(values["shape"]))
+    return TensorSpec(values["name"], values["dtype"], tuple(values["shape"]), tuple(values.get("axes", ())))
 
 
 def input_kind(inputs: Tree) -> Literal["tensor", "tuple", "dict"]:

@@ -47,10 +47,10 @@ def quantize_native(step: Quantize, work: Work) -> Outcome:
     excluded = excluded_names(module, step.exclude, where="Quantize")
     scheme = scheme_for(step)
     work.progress(Progress("quantize", 0, 1, "exporting the float model"))
-    graph = capture(module, task.examples(2))
+    graph = capture(module, task.examples(2), dims=task.open_dims)
     with tempfile.TemporaryDirectory(prefix="workbench-") as folder:
         path, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
-        io = export_onnx(graph, task.examples(2), path, names=task.parameter_names).io
+        io = export_onnx(graph, task.examples(2), path, names=task.parameter_names, dims=task.open_dims).io
         names = _layer_names(path, module)
         left = [node for node, name in names.items() if name in excluded]
         feeds = _feeds(work, io.input_names, 1 if nncf else _BATCH)

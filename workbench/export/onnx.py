@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from workbench.export.integers import Needs, needs_of, rewrite, translations
 from workbench.export.io import IOSpec, TensorSpec, Tree, describe_tree, input_kind, input_leaves
 from workbench.export.onnx_module import OnnxModule
 from workbench.export.quiet import quiet_export
+from workbench.tasks.axes import OpenDims, axis_sizes, other_sizes, resized
 from workbench.tasks.trees import batch_size, call_model
 
 _PROOF_BATCHES = (1, 3)
@@ -50,7 +51,13 @@ class ExportReport:
 
 
 def export_onnx(
-    module: nn.Module, inputs: Tree, path: str | Path, *, names: Sequence[str], batch: int | None = None
+    module: nn.Module,
+    inputs: Tree,
+    path: str | Path,
+    *,
+    names: Sequence[str],
+    batch: int | None = None,
+    dims: OpenDims = (),
 ) -> ExportReport:
     """Write ``module`` to ``path``, with a dynamic batch where the module allows it.
 
@@ -65,6 +72,9 @@ def export_onnx(
         A name for each input.
     batch
         The size to fall back to where the batch cannot be dynamic; None: that of ``inputs``.
+    dims
+        For each input its dimensions that may have any size beside the batch, with their names; where the module
+        allows none, they are fixed at the sizes of ``inputs``, and a note says why.
 
     Raises
     ------
@@ -84,6 +94,14 @@ def export_onnx(
             temporary.write_bytes(module.content)
         return ExportReport(path, module.opset, True, None, (), module.io, None)
     module, fixed = evaluating(module), batch or batch_size(inputs)
+    if any(dims):
+        try:
+            return _write(module, capture_dynamic(module, inputs, dims=dims), inputs, path, names, dims)
+        except ExportError as error:
+            if not isinstance(error.__cause__, OSError):
+                report = export_onnx(module, inputs, path, names=names, batch=batch)
+                return dataclasses.replace(report, notes=(*report.notes, _closed(inputs, dims, error)))
+            raise
     try:
         return _write(module, capture_dynamic(module, inputs), inputs, path, names)
     except ExportError as error:
@@ -91,8 +109,16 @@ def export_onnx(
     return _write(module, capture_fixed(module, inputs, fixed, reason=reason), inputs, path, names)
 
 
-def _write(module: nn.Module, captured: Captured, inputs: Tree, path: Path, names: Sequence[str]) -> ExportReport:
-    io = describe_io(module, inputs, names, batch=captured.batch)
+def _closed(inputs: Tree, dims: OpenDims, error: ExportError) -> str:
+    sizes = ", ".join(f"{axis} at {size}" for axis, size in axis_sizes(inputs, dims).items())
+    reason = str(error).removeprefix("The module cannot be exported: ").replace("the batch size", "a size")
+    return f"Fixed although the task leaves it open: {sizes}. {reason[:1].upper()}{reason[1:]}"
+
+
+def _write(
+    module: nn.Module, captured: Captured, inputs: Tree, path: Path, names: Sequence[str], dims: OpenDims = ()
+) -> ExportReport:
+    io = describe_io(module, inputs, names, batch=captured.batch, dims=dims)
     needs = needs_of(captured.program)
     model = _convert(captured.program, io, needs)
     rewrite(model, needs)
@@ -107,8 +133,12 @@ def _write(module: nn.Module, captured: Captured, inputs: Tree, path: Path, name
     return ExportReport(path, needs.opset, captured.batch is None, captured.batch, captured.notes, io, captured.program)
 
 
-def describe_io(module: nn.Module, inputs: Tree, names: Sequence[str], *, batch: int | None = None) -> IOSpec:
+def describe_io(
+    module: nn.Module, inputs: Tree, names: Sequence[str], *, batch: int | None = None, dims: OpenDims = ()
+) -> IOSpec:
     """Return what a module takes and gives, found by running it on a small batch of ``inputs``.
+
+    With ``dims`` it runs at other sizes too, which shows the dimensions of the outputs that follow them.
 
     Raises
     ------
@@ -128,17 +158,42 @@ def describe_io(module: nn.Module, inputs: Tree, names: Sequence[str], *, batch:
                 f"Output {name!r} has shape {list(leaf.shape)} for a batch of {size}: every output must have the "
                 "batch as its first dimension. Return per-sample values, or leave this output out."
             )
+    shapes = _output_shapes(module, inputs, [tuple(leaf.shape[1:]) for _, leaf in found], dims)
+    known = [*dims] or [{} for _ in names]
     return IOSpec(
         kind=input_kind(inputs),
-        inputs=tuple(_spec(n, leaf) for n, leaf in zip(names, input_leaves(inputs), strict=True)),
-        outputs=tuple(_spec(n, leaf) for n, leaf in _distinct(found, names)),
+        inputs=tuple(_spec(n, leaf, d) for n, leaf, d in zip(names, input_leaves(inputs), known, strict=True)),
+        outputs=tuple(
+            dataclasses.replace(_spec(name, leaf, {}), shape=shape)
+            for (name, leaf), shape in zip(_distinct(found, names), shapes, strict=True)
+        ),
         output_tree=tree,
         batch=batch,
     )
 
 
-def _spec(name: str, leaf: torch.Tensor) -> TensorSpec:
-    return TensorSpec(name, str(leaf.dtype).removeprefix("torch."), tuple(leaf.shape[1:]))
+def _output_shapes(
+    module: nn.Module, inputs: Tree, shapes: list[tuple[int | None, ...]], dims: OpenDims
+) -> list[tuple[int | None, ...]]:
+    """Return the shapes of the outputs, None in place of a size that is another one at other sizes of the inputs."""
+    if not any(dims):
+        return shapes
+    sizes = other_sizes(inputs, dims)
+    try:
+        with torch.no_grad():
+            outputs = call_model(module, resized(resize_batch(inputs, 2), dims, sizes))
+        others = [tuple(leaf.shape[1:]) for _, leaf in describe_tree(outputs, torch.is_tensor)[1]]
+        pairs = [zip(one, other, strict=True) for one, other in zip(shapes, others, strict=True)]
+        return [tuple(size if size == other else None for size, other in pair) for pair in pairs]
+    except Exception as error:
+        words = ", ".join(f"{axis} = {size}" for axis, size in sizes.items())
+        raise ExportError(f"The module cannot be exported: it does not run at {words}: {reason_of(error)}") from error
+
+
+def _spec(name: str, leaf: torch.Tensor, dims: Mapping[int, str]) -> TensorSpec:
+    shape = tuple(None if dim in dims else size for dim, size in enumerate(leaf.shape[1:], 1))
+    axes = tuple(dims.get(dim) for dim in range(1, leaf.ndim)) if dims else ()
+    return TensorSpec(name, str(leaf.dtype).removeprefix("torch."), shape, axes)
 
 
 def _distinct(found: list[tuple[str, Any]], taken: Sequence[str]) -> list[tuple[str, Any]]:
@@ -168,13 +223,17 @@ def _tidy(model: Any, io: IOSpec) -> None:
     names = {_INPUT.format(i): name for i, name in enumerate(io.input_names)}
     names |= {_OUTPUT.format(i): name for i, name in enumerate(io.output_names)}
     _rename(model.graph, {name: f"{name}.inner" for name in names.values()} | names)
-    symbol = next(
-        (d.dim_param for v in model.graph.input for d in v.type.tensor_type.shape.dim[:1] if d.dim_param), None
-    )
+    symbols: dict[str, str] = {}
+    open_dims = dict(zip(io.input_names, io.open_dims, strict=True))
+    for value in model.graph.input:
+        for position, dim in enumerate(value.type.tensor_type.shape.dim):
+            name = {0: "batch", **open_dims.get(value.name, {})}.get(position)
+            if dim.dim_param and name:
+                symbols.setdefault(dim.dim_param, name)
     for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
         for dim in value.type.tensor_type.shape.dim:
-            if symbol and dim.dim_param:
-                dim.dim_param = re.sub(rf"\b{re.escape(symbol)}\b", "batch", dim.dim_param)
+            if dim.dim_param:
+                dim.dim_param = re.sub(r"\w+", lambda found: symbols.get(found[0], found[0]), dim.dim_param)
     for owner in (model, model.graph, *model.graph.node, *model.graph.input, *model.graph.value_info, *model.functions):
         del owner.metadata_props[:]
         owner.doc_string = ""
@@ -197,6 +256,10 @@ def _rename(graph: Any, names: dict[str, str]) -> None:
                 _rename(inner, names)
 
 
+def _at(sizes: Mapping[str, int]) -> str:
+    return "".join(f", {axis} {size}" for axis, size in sizes.items())
+
+
 def _prove(content: bytes, module: nn.Module, inputs: Tree, io: IOSpec, *, quantized: bool) -> None:
     """Check the file, and run it at two batch sizes beside the module."""
     import onnx
@@ -212,8 +275,11 @@ def _prove(content: bytes, module: nn.Module, inputs: Tree, io: IOSpec, *, quant
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise ExportError(f"The module cannot be exported: the ONNX file is not valid: {reason_of(error)}") from error
-    for size in _PROOF_BATCHES if io.batch is None else (io.batch,):
+    other = other_sizes(inputs, io.open_dims) if io.axes else {}
+    for number, size in enumerate(_PROOF_BATCHES if io.batch is None else (io.batch,)):
         batch = resize_batch(inputs, size)
+        if number:
+            batch = resized(batch, io.open_dims, other)
         with torch.no_grad():
             want = [leaf.numpy() for _, leaf in describe_tree(call_model(module, batch), torch.is_tensor)[1]]
         feed = {n: np.ascontiguousarray(leaf) for n, leaf in zip(io.input_names, input_leaves(batch), strict=True)}
@@ -226,6 +292,6 @@ def _prove(content: bytes, module: nn.Module, inputs: Tree, io: IOSpec, *, quant
         problem = compare_outputs(want, got, quantized=quantized).problem
         if problem:
             raise ExportError(
-                f"The module cannot be exported: the ONNX file gives other outputs than torch at batch size {size} "
-                f"({problem}). Its code may do something that depends on the batch or on chance."
+                f"The module cannot be exported: the ONNX file gives other outputs than torch at batch size {size}"
+                f"{_at(other)} ({problem}). Its code may do something that depends on the batch or on chance."
             )

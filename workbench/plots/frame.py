@@ -11,7 +11,7 @@ import pandas as pd
 
 from workbench.core.errors import StudyError
 from workbench.core.machine import fingerprint_id
-from workbench.study.answers import comparable, one_machine
+from workbench.study.answers import comparable, one_machine, usual_shape
 
 BASELINE_BACKEND = "torch-eager"
 NUMBERS = (
@@ -55,11 +55,14 @@ def rows_of(rows: Any) -> list[dict[str, Any]]:
 def complete_frame(rows: Any) -> pd.DataFrame:
     """Return the complete rows as a frame with every column that charts use; numbers are float, NaN where unknown.
 
-    Only those of one machine: this one, or, where it has none, the one with most rows.
+    Only those of one machine: this one, or, where it has none, the one with most rows; and of one shape, the one with
+    most rows.
     ``certain_ms`` is the latency that rows are compared by: see :func:`workbench.study.answers.comparable`.
     """
     complete = [row for row in rows_of(rows) if row.get("state", "complete") == "complete"]
-    table, _ = one_machine(complete, fingerprint_id())
+    same, _ = one_machine(complete, fingerprint_id())
+    shape = usual_shape(same)
+    table = [row for row in same if (row.get("shape") or "") == shape]
     frame = pd.DataFrame({name: [row.get(name) for row in table] for name in WORDS})
     for name in NUMBERS:
         frame[name] = pd.to_numeric(pd.Series([row.get(name) for row in table], dtype=object)).astype(float)

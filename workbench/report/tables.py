@@ -75,6 +75,7 @@ def _plain(name: str, digits: int = 3) -> Callable[[Row], str]:
 RECIPE = Column("recipe", "", lambda row: str(row["recipe"]), words=True)
 BACKEND = Column("backend", "", lambda row: engine_name(row["backend"]).replace(" ", "\u00a0"), words=True)
 BATCH = Column("batch", "samples", lambda row: str(row["batch_size"]))
+SHAPE = Column("shape", "", lambda row: str(row.get("shape") or "–"), words=True)
 LATENCY = Column(
     "latency",
     "ms per batch, median",

@@ -14,6 +14,7 @@ from workbench.report.tables import (
     P90,
     QUALITY,
     RECIPE,
+    SHAPE,
     SIZE,
     SPEEDUP,
     STATE,
@@ -46,6 +47,9 @@ def bench_text(rows: Sequence[Row]) -> str:
 
 
 def _lines(columns: Sequence[Column], rows: Sequence[Row]) -> list[str]:
+    if any(row.get("shape") for row in rows):
+        place = columns.index(BATCH) + 1
+        columns = (*columns[:place], SHAPE, *columns[place:])
     heads = ["", *(f"{c.head}, {c.unit.split(',')[0]}" if c.unit and not c.words else c.head for c in columns)]
     table = [heads] + [["*" if row.get("recommended") else "", *(c.figure(row) for c in columns)] for row in rows]
     widths = [max(len(line[i]) for line in table) for i in range(len(heads))]

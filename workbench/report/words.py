@@ -167,6 +167,7 @@ def notes_by_reason(rows: Sequence[Row]) -> list[tuple[str, str, list[str]]]:
     found: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         where = f"{row['recipe']} on {engine_name(row['backend'])}, batch {row['batch_size']}"
+        where += f", {row['shape']}" if row.get("shape") else ""
         if row.get("error"):
             found.setdefault((row["state"], first_line(str(row["error"]))), []).append(where)
         for column, reason in (row.get("notes") or {}).items():

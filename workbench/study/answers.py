@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -39,6 +40,7 @@ def best_row(
     quality_drop: float = 0.01,
     minimise: str = "latency_ms_p50",
     batch_size: int | None = None,
+    shape: str | None = None,
     machine: str | None = None,
 ) -> Best:
     """Return exactly one recommended row, or the nearest miss, or the plain word that there is none yet.
@@ -53,6 +55,9 @@ def best_row(
         Numeric column to make smallest among the rows within the limit; see :func:`comparable` for latencies.
     batch_size : int, optional
         Batch size asked; by default 32 where it was measured, else the largest measured.
+    shape : str, optional
+        Shape asked, as the rows' column holds it; by default the one most rows of that batch size have, of equals the
+        first.
     machine : str, optional
         Preferred machine ``fingerprint``; where it has no complete row, the machine with most rows is taken.
 
@@ -66,21 +71,26 @@ def best_row(
     if not complete:
         return Best(None, False, "No trial has finished yet.", 0)
     batch_size = _batch_size(complete, batch_size)
+    shape = _shape([r for r in complete if r["batch_size"] == batch_size], shape)
+    asked = f"batch {batch_size}" + (f", {shape}" if shape else "")
     rivals = [
         r
         for r in ranked(complete, minimise)
-        if r["batch_size"] == batch_size and r["quality_drop"] is not None and r.get(minimise) is not None
+        if r["batch_size"] == batch_size
+        and (r.get("shape") or "") == shape
+        and r["quality_drop"] is not None
+        and r.get(minimise) is not None
     ]
     if not rivals:
-        return Best(None, False, f"No finished trial at batch {batch_size} has both a quality and {minimise}.", 0)
+        return Best(None, False, f"No finished trial at {asked} has both a quality and {minimise}.", 0)
     within = [r for r in rivals if _drop(r) <= quality_drop]
     if within:
         row = within[0]
-        reason = _why(within, rivals, quality_drop, minimise)
+        reason = _why(within, rivals, quality_drop, minimise, asked)
     else:
         row = min(rivals, key=lambda r: (_drop(r), _number(r, minimise)))
         reason = (
-            f"Nothing met the goal: none of the {len(rivals)} finished variants at batch {batch_size} loses at most "
+            f"Nothing met the goal: none of the {len(rivals)} finished variants at {asked} loses at most "
             f"{quality_drop:g} of quality. The nearest miss loses {_drop(row):.4g}{_interval(row)}."
         )
     return Best(row, bool(within), reason + other, len(rivals))
@@ -90,7 +100,8 @@ def pareto_rows(rows: Iterable[TrialRow], *, x: str, y: str, batch_size: int | N
     """Return the complete rows that no other row beats in both columns, sorted by ``x``.
 
     Throughput, speed-up and quality are better when higher, everything else when lower; see :func:`comparable` for
-    latencies. Equal rows all stay. Rows of two machines are never compared: each stands against those of its own.
+    latencies. Equal rows all stay. Rows of two machines or shapes are never compared: each
+    stands against those of its own.
     """
     for column in (x, y):
         _check_column(column)
@@ -109,7 +120,7 @@ def pareto_rows(rows: Iterable[TrialRow], *, x: str, y: str, batch_size: int | N
         if not any(
             (c <= a and d <= b) and (c < a or d < b)
             for rival, c, d in costs
-            if rival["fingerprint"] == row["fingerprint"]
+            if rival["fingerprint"] == row["fingerprint"] and rival["shape"] == row["shape"]
         )
     ]
     return sorted(front, key=lambda r: _number(r, x))
@@ -127,14 +138,18 @@ def comparable(rows: Sequence[Mapping[str, Any]], column: str) -> list[float | N
     values = [row.get(column) for row in rows]
     if column != "latency_ms_p50":
         return values
-    base = {(r["batch_size"], r.get("fingerprint")): r.get(column) for r in rows if r.get("baseline")}
-    places = [base.get((row["batch_size"], row.get("fingerprint"))) for row in rows]
+    base = {_place(row): row.get(column) for row in rows if row.get("baseline")}
+    places = [base.get(_place(row)) for row in rows]
     return [
         max(place / row["speedup_low"], _DRIFT * value)
         if value and place and row.get("speedup_low") and not row.get("baseline")
         else value
         for row, value, place in zip(rows, values, places, strict=True)
     ]
+
+
+def _place(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return row["batch_size"], row.get("shape") or "", row.get("fingerprint")
 
 
 def ranked(rows: Sequence[_Row], column: str) -> list[_Row]:
@@ -187,13 +202,28 @@ def _batch_size(rows: list[TrialRow], asked: int | None) -> int:
     return asked
 
 
-def _why(within: list[TrialRow], rivals: list[TrialRow], limit: float, minimise: str) -> str:
+def usual_shape(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Return the shape that most rows have, of equals the first; empty where there are no rows."""
+    counts = Counter(row.get("shape") or "" for row in rows)
+    return max(counts, key=lambda name: counts[name], default="")
+
+
+def _shape(rows: list[TrialRow], asked: str | None) -> str:
+    counts = dict.fromkeys(row.get("shape") or "" for row in rows)
+    if asked is None:
+        return usual_shape(rows)
+    if asked not in counts:
+        raise StudyError(f"No trial has finished at the shape {asked!r}. Measured: {', '.join(map(repr, counts))}.")
+    return asked
+
+
+def _why(within: list[TrialRow], rivals: list[TrialRow], limit: float, minimise: str, asked: str) -> str:
     """Say why the first of ``within``, which are ranked, is the one to take."""
     row = within[0]
     words = "fastest" if minimise == "latency_ms_p50" else f"smallest {minimise}"
     text = (
         f"{row['recipe']} on {row['backend']}: the {words} of {len(within)} variants within a drop of {limit:g} "
-        f"({len(rivals)} compared, batch {row['batch_size']}): drop {_drop(row):.4g}{_interval(row)}"
+        f"({len(rivals)} compared, {asked}): drop {_drop(row):.4g}{_interval(row)}"
     )
     if row["speedup"] is not None and not row["baseline"]:
         text += f", {row['speedup']:.2f}x against the baseline"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,15 +24,16 @@ from workbench.study.child import Stop
 from workbench.study.pacing import Pacing
 from workbench.study.plan import Planned, artifact_key, trial_key
 from workbench.study.quality import examples_folder
-from workbench.study.results import NoiseFloor, baseline_columns, size_columns, timed_columns
+from workbench.study.results import NoiseFloor, baseline_columns, shape_notes, size_columns, timed_columns
 from workbench.study.rows import TrialRow, new_row, update_row
+from workbench.study.shapes import Point, shape_words
 from workbench.study.wire import save_arrays
 
 if TYPE_CHECKING:
     from workbench.tasks.task import Task
 
 GROUP_S = 6.0
-"""Most seconds that the backends are timed at one batch size."""
+"""Most seconds that the backends are timed at one batch size and shape."""
 _QUALITY = "Quality needs the task and its data: run a study with them on this machine."
 _SPEEDUP = "Needs the float model in torch eager, timed beside it on this machine: run a study here."
 NOTES = {
@@ -49,12 +50,13 @@ def bench_artifact(
     backends: Sequence[str] | None = None,
     batch_sizes: Sequence[int] | None = None,
     threads: int | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
     data: str | Path | None = None,
     task: Task | None = None,
     trust: bool = False,
     progress: ProgressCallback = ignore,
 ) -> list[TrialRow]:
-    """Return a row for each backend and batch size, timed in processes of their own that take turns.
+    """Return a row for each backend, batch size and shape, timed in processes of their own that take turns.
 
     Parameters
     ----------
@@ -66,6 +68,9 @@ def bench_artifact(
         1, 8 and 32 by default; where the model's batch is fixed, that one.
     threads : int, optional
         Of every backend; by default the physical cores that this process may use.
+    shapes : dict of sequences of int, optional
+        Sizes of dimensions that the model leaves open beside the batch: ``{"sequence": [16, 64]}``; several are taken
+        together, position by position. The samples are cut or repeated to them.
     data : path, optional
         An .npz file with an array ``[n, ...]`` for each input, by its name; by default the artefact's own samples.
         Fewer samples than a batch are repeated.
@@ -93,21 +98,25 @@ def bench_artifact(
     """
     opened = artifact if isinstance(artifact, Artifact) else open_artifact(artifact)
     request = BenchRequest.of(
-        opened, backends=backends, batch_sizes=batch_sizes, threads=threads, data=data, task=task, trust=trust
+        opened,
+        backends=backends,
+        batch_sizes=batch_sizes,
+        threads=threads,
+        shapes=shapes,
+        data=data,
+        task=task,
+        trust=trust,
     )
     rows: list[TrialRow] = []
-    total = len(request.backends) * len(request.batch_sizes)
+    total = len(request.backends) * len(request.points)
     with tempfile.TemporaryDirectory(prefix="workbench-bench-") as folder:
         files = Path(folder)
         setup = Setup(files, files / "inputs", lambda _: opened.folder, request.build, Stop(), trust)
-        for size in request.batch_sizes:
-            flat = request.inputs(size)
-            save_arrays(
-                rebuild_inputs(opened.io.kind, opened.io.input_names, flat), examples_folder(setup.inputs, size)
-            )
-            trials = _planned(opened, request, size)
-
-            timed = _time(trials, setup, functools.partial(_say, progress, f"batch {size}", len(rows), total))
+        for point in request.points:
+            inputs = rebuild_inputs(opened.io.kind, opened.io.input_names, request.inputs(point))
+            save_arrays(inputs, examples_folder(setup.inputs, point))
+            trials = _planned(opened, request, point)
+            timed = _time(trials, setup, functools.partial(_say, progress, f"batch {point.words}", len(rows), total))
             rows += [_row(opened, trial, timed) for trial in trials]
     progress(Progress("bench", total, total, "done"))
     return rows
@@ -117,22 +126,23 @@ def _say(progress: ProgressCallback, where: str, done: int, total: int, words: s
     progress(Progress("bench", done, total, f"{where}: {words}"))
 
 
-def _planned(artifact: Artifact, request: BenchRequest, size: int) -> list[Planned]:
-    """Return the trials at one batch size, the baseline first where it is among them."""
+def _planned(artifact: Artifact, request: BenchRequest, point: Point) -> list[Planned]:
+    """Return the trials at one point, the baseline first where it is among them."""
     manifest = artifact.manifest
     recipe = recipe_of(artifact.folder, manifest)
     versions, dot = manifest["versions"], bool(manifest["machine"].get("int8_dot"))
     made = artifact_key(manifest["recipe_id"], str(manifest["task"].get("fingerprint")), versions, int8_dot=dot)
     trials = [
         Planned(
-            key=trial_key(made, backend, size, request.threads, measured="bench"),
+            key=trial_key(made, backend, point, request.threads, measured="bench"),
             recipe=recipe,
             name=recipe.name or recipe.label,
             backend=backend,
-            batch_size=size,
+            batch_size=point.batch,
             threads=request.threads,
             artifact_key=made,
             baseline=not recipe.steps and backend == "torch-eager",
+            shape=point.shape,
         )
         for backend in request.backends
     ]
@@ -140,7 +150,7 @@ def _planned(artifact: Artifact, request: BenchRequest, size: int) -> list[Plann
 
 
 def _time(trials: Sequence[Planned], setup: Setup, say: Callable[[str], None]) -> Timed:
-    """Time trials of one batch size in turns; the first that lives is the reference of how long is enough."""
+    """Time trials of one point in turns; the first that lives is the reference of how long is enough."""
     failed: dict[str, TrialFailed] = {}
     started: dict[str, RemoteArm] = {}
     try:
@@ -182,6 +192,7 @@ def _row(artifact: Artifact, trial: Planned, timed: Timed) -> TrialRow:
         technique=manifest["technique"],
         backend=trial.backend,
         batch_size=trial.batch_size,
+        shape=shape_words(trial.shape),
         threads=trial.threads,
         baseline=trial.baseline,
         params=manifest["params"],
@@ -207,5 +218,5 @@ def _row(artifact: Artifact, trial: Planned, timed: Timed) -> TrialRow:
         columns = {**timed_columns(arm, mine, mine, NoiseFloor()), **unknown}
         columns["notes"] |= dict.fromkeys(unknown, _SPEEDUP)
     size = size_columns(artifact.folder, trial.backend)
-    notes = {**columns.pop("notes"), **size.pop("notes")}
+    notes = {**columns.pop("notes"), **size.pop("notes"), **shape_notes(trial)}
     return update_row(row, **columns, **size, state="complete", notes=notes)

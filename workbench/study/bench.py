@@ -64,7 +64,7 @@ class RemoteArm:
             "open",
             self.setup.build if runs_module(self.trial.backend) else b"",
             artifact=str(self.setup.artifact(self.trial)),
-            inputs=str(examples_folder(self.setup.inputs, self.trial.batch_size)),
+            inputs=str(examples_folder(self.setup.inputs, self.trial.point)),
             batch_size=self.trial.batch_size,
             threads=self.trial.threads,
             trust=self.setup.trust,

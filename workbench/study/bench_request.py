@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,8 @@ from workbench.core.machine import default_threads
 from workbench.engine.backends import DEFAULT_BACKENDS, backend_status, require_backend, runs_module
 from workbench.engine.inputs import Binder
 from workbench.export.io import IOSpec, rebuild_inputs
+from workbench.study.shapes import Point, shapes_of
+from workbench.tasks.axes import OpenDims, resized
 
 if TYPE_CHECKING:
     from workbench.tasks.task import Task
@@ -28,12 +30,13 @@ BATCH_SIZES = (1, 8, 32)
 
 @dataclass(frozen=True)
 class BenchRequest:
-    """Backends and batch sizes to time, the threads, the samples, and the pickled ``build`` for backends of torch."""
+    """What to time: backends at points (batch size and shape); threads, samples, and the pickled ``build``."""
 
     backends: tuple[str, ...]
-    batch_sizes: tuple[int, ...]
+    points: tuple[Point, ...]
     threads: int
     samples: Reference
+    dims: OpenDims
     build: bytes
 
     @classmethod
@@ -44,6 +47,7 @@ class BenchRequest:
         backends: Sequence[str] | None,
         batch_sizes: Sequence[int] | None,
         threads: int | None,
+        shapes: Mapping[str, Sequence[int]] | None,
         data: str | Path | None,
         task: Task | None,
         trust: bool,
@@ -56,14 +60,19 @@ class BenchRequest:
         refused = [why for name in chosen if (why := _module_refused(name, artifact, task, trust)) is not None]
         if refused:
             raise ConfigError(refused[0])
-        return cls(chosen, sizes, count, samples, _packed(artifact, task))
+        known = shapes_of(shapes, artifact.io.axes, whose="this artefact's")
+        points = tuple(Point(size, shape) for size in sizes for shape in known)
+        return cls(chosen, points, count, samples, artifact.io.open_dims, _packed(artifact, task))
 
-    def inputs(self, size: int) -> Arrays:
-        """Return flat inputs for one call of ``size`` samples."""
+    def inputs(self, point: Point) -> Arrays:
+        """Return flat inputs for one call."""
         try:
-            return self.samples.tiled_inputs(size)
+            found: Arrays = resized(self.samples.tiled_inputs(point.batch), self.dims, dict(point.shape))
+            return found
         except MemoryError as error:
-            raise ConfigError(f"bench: a batch of {size} does not fit into memory: {error}. Ask for less.") from error
+            raise ConfigError(
+                f"bench: a batch of {point.words} does not fit into memory: {error}. Ask for less."
+            ) from error
 
 
 def _default_backends(artifact: Artifact, task: Task | None, trust: bool) -> tuple[str, ...]:

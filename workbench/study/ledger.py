@@ -83,6 +83,10 @@ class Ledger:
         """Return all rows of the plan."""
         return list(self._rows.values())
 
+    def items(self) -> list[tuple[Planned, TrialRow]]:
+        """Return every trial of the plan with its row."""
+        return [(trial, self._rows[trial.key]) for trial in self._plan.trials]
+
     def complete_rows(self) -> list[TrialRow]:
         """Return the plan's rows that are complete."""
         return [row for row in self._rows.values() if row["state"] == "complete"]
@@ -210,5 +214,5 @@ def _result(row: TrialRow) -> str:
 def words_of(trials: Sequence[Planned]) -> str:
     """Return a group of trials in a few words."""
     backends = ", ".join(dict.fromkeys(t.backend for t in trials))
-    sizes = ", ".join(dict.fromkeys(str(t.batch_size) for t in trials))
+    sizes = ", ".join(dict.fromkeys(t.point.words for t in trials))
     return f"{trials[0].name} on {backends} at batch {sizes}"

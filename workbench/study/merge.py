@@ -66,7 +66,14 @@ def rows_of_task(stored: Iterable[Stored], task_fingerprint: str) -> list[TrialR
         row = whole_row({"trial_key": trial.key, **trial.row})
         if row["task_fingerprint"] != task_fingerprint:
             continue
-        settings = (row["recipe_id"], row["backend"], row["batch_size"], row["threads"], row["fingerprint"])
+        settings = (
+            row["recipe_id"],
+            row["backend"],
+            row["batch_size"],
+            row["shape"],
+            row["threads"],
+            row["fingerprint"],
+        )
         rank = (row["samples"] is not None, row["quality"] is not None, trial.updated)
         if settings not in best or best[settings][0] < rank:
             best[settings] = (rank, row)
@@ -137,6 +144,7 @@ def _check_fields(row: Mapping[str, Any], where: str) -> None:
     bad += [name for name in _COUNTS if not _number(row.get(name), int) or row[name] < 1]
     bad += [name for name in NUMERIC if row.get(name) is not None and not _number(row[name], int | float)]
     bad += ["state"] if row.get("state") not in STATES else []
+    bad += ["shape"] if not isinstance(row.get("shape", ""), str) else []
     bad += ["notes"] if not isinstance(row.get("notes", {}), Mapping) else []
     bad += ["steps"] if not isinstance(row.get("steps", []), list) else []
     if bad:

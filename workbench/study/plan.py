@@ -18,6 +18,7 @@ from workbench.core.machine import (
     this_machine,
 )
 from workbench.study.rows import TrialRow, new_row
+from workbench.study.shapes import Point, Shape, shape_words
 
 if TYPE_CHECKING:
     from workbench.tasks.task import Task
@@ -37,42 +38,61 @@ class Planned:
     threads: int
     artifact_key: str
     baseline: bool
+    shape: Shape = ()
+
+    @property
+    def point(self) -> Point:
+        """Where it is timed."""
+        return Point(self.batch_size, self.shape)
 
     @property
     def words(self) -> str:
         """The trial in words."""
-        return f"{self.name} on {self.backend} at batch {self.batch_size}"
+        return f"{self.name} on {self.backend} at batch {self.point.words}"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All trials: every recipe at the ``primary`` batch size first, then the other batch sizes, see :meth:`rest`."""
+    """All trials: every recipe at the ``primary`` point first, then at the other ones, see :meth:`rest`.
+
+    A point is a batch size with the sizes of the other open dimensions.
+    """
 
     trials: tuple[Planned, ...]
     recipes: tuple[Recipe, ...]
     backends: tuple[str, ...]
-    primary: int
-    others: tuple[int, ...]
+    primary: Point
+    others: tuple[Point, ...]
+
+    @property
+    def points(self) -> tuple[Point, ...]:
+        """All of them, the primary one first."""
+        return (self.primary, *self.others)
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """Every batch size once."""
+        return tuple(dict.fromkeys(point.batch for point in self.points))
 
     def words(self) -> str:
         """Return what will be done, in a sentence."""
         names = ", ".join(r.name or r.label for r in self.recipes)
-        sizes = " then ".join(str(size) for size in (self.primary, *self.others))
+        sizes = " then ".join(point.words for point in self.points)
         return (
             f"plan: {len(self.trials)} trials of {len(self.recipes)} recipes ({names}) on {', '.join(self.backends)}, "
             f"batch {sizes}, {self.trials[0].threads} threads"
         )
 
-    def group(self, recipe: Recipe, batch_size: int) -> list[Planned]:
-        """Return the trials of one recipe at one batch size: they are timed together."""
-        return [t for t in self.trials if t.recipe == recipe and t.batch_size == batch_size]
+    def group(self, recipe: Recipe, point: Point) -> list[Planned]:
+        """Return the trials of one recipe at one point: they are timed together."""
+        return [t for t in self.trials if t.recipe == recipe and t.point == point]
 
     def of(self, recipe: Recipe) -> list[Planned]:
         """Return all trials of a recipe."""
         return [t for t in self.trials if t.recipe == recipe]
 
-    def rest(self, recipes: Sequence[Recipe], *, tiers: Sequence[Collection[str]]) -> list[tuple[Recipe, int]]:
-        """Return the groups at the other batch sizes: the float model's and those of each tier of recipe ids ahead.
+    def rest(self, recipes: Sequence[Recipe], *, tiers: Sequence[Collection[str]]) -> list[tuple[Recipe, Point]]:
+        """Return the groups at the other points: the float model's and those of each tier of recipe ids ahead.
 
         A budget that ends early then cuts what nobody would choose, not a whole batch size.
         """
@@ -80,11 +100,11 @@ class Plan:
         for number, tier in enumerate(tiers):
             parts.append([r for r in left if r.recipe_id in tier or (number == 0 and not r.steps)])
             left = [r for r in left if r not in parts[-1]]
-        return [(recipe, batch) for part in (*parts, left) for batch in self.others for recipe in part]
+        return [(recipe, point) for part in (*parts, left) for point in self.others for recipe in part]
 
-    def baseline(self, batch_size: int) -> Planned:
-        """Return the baseline trial at a batch size."""
-        return next(t for t in self.trials if t.baseline and t.batch_size == batch_size)
+    def baseline(self, point: Point) -> Planned:
+        """Return the baseline trial at a point."""
+        return next(t for t in self.trials if t.baseline and t.point == point)
 
     def rows(self, task: str, task_fingerprint: str) -> dict[str, TrialRow]:
         """Return a waiting row for each trial, by key."""
@@ -98,6 +118,7 @@ class Plan:
                 technique=t.recipe.technique,
                 backend=t.backend,
                 batch_size=t.batch_size,
+                shape=shape_words(t.shape),
                 threads=t.threads,
                 baseline=t.baseline,
                 trial_key=t.key,
@@ -118,6 +139,7 @@ def plan_for(
     *,
     threads: int | None,
     budget_s: float | None,
+    shapes: tuple[Shape, ...] = ((),),
 ) -> Plan:
     """Return the plan of what :meth:`Study.run` was asked for, with its defaults; errors as there."""
     from workbench.engine.backends import DEFAULT_BACKENDS, backend_status, require_backend
@@ -135,7 +157,9 @@ def plan_for(
             raise StudyError(unknown_backend(name))
         require_backend(name)
     chosen = default_recipes(budget_s) if recipes is None else recipes
-    return make_plan(task_fingerprint, chosen, backends, batch_sizes, threads=threads or default_threads())
+    return make_plan(
+        task_fingerprint, chosen, backends, batch_sizes, threads=threads or default_threads(), shapes=shapes
+    )
 
 
 def check_recipes(recipes: Sequence[Recipe], task: Task) -> None:
@@ -162,10 +186,12 @@ def make_plan(
     batch_sizes: Sequence[int],
     *,
     threads: int,
+    shapes: tuple[Shape, ...] = ((),),
 ) -> Plan:
     """Return the plan, with the float model first; it is added where it is missing, since it is the baseline.
 
-    The primary batch size is 32 where asked, else the largest: it is measured for every recipe before the others.
+    The primary batch size is 32 where asked, else the largest, at the first shape: that is measured for every recipe
+    before the others.
 
     Raises
     ------
@@ -179,22 +205,24 @@ def make_plan(
         raise StudyError(
             "backends is empty; give at least one, or leave it out for torch-eager, onnxruntime and openvino."
         )
-    primary = 32 if 32 in sizes else max(sizes)
-    others = tuple(sorted((s for s in sizes if s != primary), reverse=True))
+    batch = 32 if 32 in sizes else max(sizes)
+    ordered_sizes = (batch, *sorted((s for s in sizes if s != batch), reverse=True))
+    primary, *others = [Point(size, shape) for size in ordered_sizes for shape in shapes]
     trials = []
-    for batch in (primary, *others):
+    for point in (primary, *others):
         for recipe in ordered:
             runs_on = chosen if recipe.steps else tuple(dict.fromkeys((BASELINE_BACKEND, *chosen)))
-            trials += [_planned(task_fingerprint, recipe, b, batch, threads) for b in runs_on]
-    return Plan(tuple(trials), ordered, chosen, primary, others)
+            trials += [_planned(task_fingerprint, recipe, b, point, threads) for b in runs_on]
+    return Plan(tuple(trials), ordered, chosen, primary, tuple(others))
 
 
-def _planned(task_fingerprint: str, recipe: Recipe, backend: str, batch: int, threads: int) -> Planned:
+def _planned(task_fingerprint: str, recipe: Recipe, backend: str, point: Point, threads: int) -> Planned:
     versions = library_versions(FINGERPRINT_LIBRARIES)
     artifact = artifact_key(recipe.recipe_id, task_fingerprint, versions, int8_dot=this_machine().int8_dot)
-    key = trial_key(artifact, backend, batch, threads)
+    key = trial_key(artifact, backend, point, threads)
     baseline = not recipe.steps and backend == BASELINE_BACKEND
-    return Planned(key, recipe, recipe.name or recipe.label, backend, batch, threads, artifact, baseline)
+    name = recipe.name or recipe.label
+    return Planned(key, recipe, name, backend, point.batch, threads, artifact, baseline, point.shape)
 
 
 def artifact_key(recipe_id: str, task_fingerprint: str, libraries: Mapping[str, str | None], *, int8_dot: bool) -> str:
@@ -209,10 +237,13 @@ def artifact_key(recipe_id: str, task_fingerprint: str, libraries: Mapping[str, 
     )
 
 
-def trial_key(artifact: str, backend: str, batch: int, threads: int, **more: Any) -> str:
+def trial_key(artifact: str, backend: str, point: Point, threads: int, **more: Any) -> str:
     """Return the 12 hex digits that name a trial on this machine; ``more`` tells apart what was measured otherwise."""
     engine = {"backend": backend, "threads": threads}
-    return short_id({"artifact": artifact, "engine": engine, "batch_size": batch, "machine": fingerprint_id(), **more})
+    if point.shape:
+        more["shape"] = shape_words(point.shape)
+    known = {"artifact": artifact, "engine": engine, "batch_size": point.batch, "machine": fingerprint_id()}
+    return short_id({**known, **more})
 
 
 def _sizes(batch_sizes: Sequence[int]) -> tuple[int, ...]:

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.core.errors import WorkbenchError
 from workbench.core.stats import bootstrap_drop
+from workbench.study.shapes import Point
 from workbench.study.wire import load_arrays, save_arrays
+from workbench.tasks.axes import resized
 from workbench.tasks.trees import batch_size, to_numpy, to_torch, tree_map
 
 if TYPE_CHECKING:
@@ -42,13 +44,14 @@ class Quality:
         }
 
 
-def write_inputs(task: Task, folder: Path, *, batch_sizes: tuple[int, ...]) -> None:
-    """Write the evaluation inputs and one example batch per size into ``folder``, where they are not there yet."""
+def write_inputs(task: Task, folder: Path, *, points: tuple[Point, ...]) -> None:
+    """Write the evaluation inputs and one example batch per point into ``folder``, where they are not there yet."""
     if not _written(evaluation_folder(folder)):
         save_arrays(to_numpy(task.evaluation.inputs), evaluation_folder(folder))
-    for size in batch_sizes:
-        if not _written(examples_folder(folder, size)):
-            save_arrays(to_numpy(task.examples(size)), examples_folder(folder, size))
+    for point in points:
+        if not _written(examples_folder(folder, point)):
+            examples = resized(task.examples(point.batch), task.open_dims, dict(point.shape))
+            save_arrays(to_numpy(examples), examples_folder(folder, point))
 
 
 def _written(folder: Path) -> bool:
@@ -60,9 +63,9 @@ def evaluation_folder(folder: Path) -> Path:
     return folder / "evaluation"
 
 
-def examples_folder(folder: Path, batch_size: int) -> Path:
+def examples_folder(folder: Path, point: Point) -> Path:
     """Return where the inputs of one timed call lie."""
-    return folder / f"batch-{batch_size}"
+    return folder / "-".join((f"batch-{point.batch}", *(f"{name}-{size}" for name, size in point.shape)))
 
 
 def judge(task: Task, outputs: Path, baseline: Path) -> Quality:

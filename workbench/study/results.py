@@ -155,6 +155,14 @@ def cold_columns(arm: RemoteArm, notes: dict[str, str]) -> dict[str, float | Non
     }
 
 
+def shape_notes(trial: Planned) -> dict[str, str]:
+    """Return what must be said of a row whose inputs were cut or repeated to another size than their own."""
+    if not trial.shape:
+        return {}
+    own = "At the inputs' own sizes, not at those of this row."
+    return {"macs": own, "first_call_ms": own, "shape": "The example inputs were cut, or repeated from the start."}
+
+
 def size_columns(folder: Path, backend: str) -> dict[str, Any]:
     """Return the size in MiB of the file that the backend loads, and a note that names the file."""
     names = _WEIGHTS if runs_module(backend) else ("model.onnx",)

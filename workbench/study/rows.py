@@ -14,11 +14,12 @@ STATES = ("waiting", "running", "complete", "failed", "cancelled")
 class TrialRow(TypedDict):
     """One trial: task x recipe x backend x batch size, as :meth:`Study.rows` returns it.
 
-    ``speedup`` is baseline latency over this latency at the same batch size; ``quality_drop`` is baseline
-    quality minus this one in the metric's own units, measured on the engine that is timed. ``steps`` holds one
-    dict per StepReport. ``candidates`` counts the (recipe, backend) pairs whose quality was measured on the
-    evaluation split of this study. ``samples`` names the file with the raw ms per call, of this trial and of
-    the baseline next to it, in the folder ``samples`` beside the database. ``load_ms``,
+    ``shape`` holds the sizes of the inputs' open dimensions beside the batch, such as ``"sequence=64"``; it is empty
+    where the inputs have their own. ``speedup`` is baseline latency over this latency at the same batch size and
+    shape; ``quality_drop`` is baseline quality minus this one in the metric's own units, measured on the engine that
+    is timed. ``steps`` holds one dict per StepReport. ``candidates`` counts the (recipe, backend) pairs whose quality
+    was measured on the evaluation split of this study. ``samples`` names the file with the raw ms per call, of this
+    trial and of the baseline next to it, in the folder ``samples`` beside the database. ``load_ms``,
     ``compile_ms`` and ``first_call_ms`` are the cold start, what a fresh process waits for before its first answer:
     reading the model and creating the session, compiling where the backend does that in a step of its own, and the
     first call; they add up. ``fingerprint`` names the machine with the versions of its libraries, ``machine`` says in
@@ -32,6 +33,7 @@ class TrialRow(TypedDict):
     technique: str
     backend: str
     batch_size: int
+    shape: str
     threads: int
     state: str
     recommended: bool
@@ -90,7 +92,7 @@ def new_row(**known: Any) -> TrialRow:
     ('waiting', None, {})
     """
     row: dict[str, Any] = dict.fromkeys(COLUMNS)
-    row.update(state="waiting", recommended=False, baseline=False, steps=[], notes={})
+    row.update(state="waiting", shape="", recommended=False, baseline=False, steps=[], notes={})
     row.update(known)
     return row  # type: ignore[return-value]
 

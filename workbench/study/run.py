@@ -19,7 +19,7 @@ from workbench.study.pacing import Pacing
 from workbench.study.plan import Plan, Planned
 from workbench.study.prepare import PrepareHost, Shipment
 from workbench.study.quality import judge, write_inputs
-from workbench.study.results import Noise, baseline_columns, save_samples, size_columns, timed_columns
+from workbench.study.results import Noise, baseline_columns, save_samples, shape_notes, size_columns, timed_columns
 from workbench.study.shelf import Shelf
 
 if TYPE_CHECKING:
@@ -103,28 +103,28 @@ class Run:
         return RunSummary(**self._ledger.counts(), cancelled=cancelled, seconds=seconds, cut=tuple(self._cut))
 
     def _pass(self) -> None:
-        """Every recipe at the primary batch size first, so that the main question is answered early."""
-        sizes = (self._plan.primary, *self._plan.others)
+        """Every recipe at the primary point first, so that the main question is answered early."""
         if self._ledger.missing(self._plan.trials):
             self._host.start()  # imports while the inputs are written
-            write_inputs(self._task, self._files / "inputs" / self._task.fingerprint, batch_sizes=sizes)
+            write_inputs(self._task, self._files / "inputs" / self._task.fingerprint, points=self._plan.points)
         ready = []
         for position, recipe in enumerate(self._plan.recipes):
             following = self._plan.recipes[position + 1 : position + 2]
             if self._first(recipe, following):
                 ready.append(recipe)
-        front = pareto_rows(self._ledger.rows(), x="latency_ms_p50", y="quality", batch_size=self._plan.primary)
+        primary = [row for t, row in self._ledger.items() if t.point == self._plan.primary]
+        front = pareto_rows(primary, x="latency_ms_p50", y="quality")
         best = self._ledger.best()
         rest = self._plan.rest(ready, tiers=({best["recipe_id"]} if best else (), {row["recipe_id"] for row in front}))
-        for position, (recipe, batch) in enumerate(rest):
-            group = self._ledger.still_mine(self._plan.group(recipe, batch))
+        for position, (recipe, point) in enumerate(rest):
+            group = self._ledger.still_mine(self._plan.group(recipe, point))
             if group and not self._pacing.group_fits():
                 self._leave_out(group, primary=False)
             elif group:
-                self._group(group, [t for r, b in rest[position + 1 : position + 2] for t in self._plan.group(r, b)])
+                self._group(group, [t for r, p in rest[position + 1 : position + 2] for t in self._plan.group(r, p)])
 
     def _first(self, recipe: Recipe, following: Sequence[Recipe]) -> bool:
-        """Claim a recipe, prepare it, and time it at the primary batch size; False where nothing more is to do."""
+        """Claim a recipe, prepare it, and time it at the primary point; False where nothing more is to do."""
         mine = self._ledger.claim(self._plan.of(recipe))
         if not mine:
             self._pacing.prepared(recipe)
@@ -132,7 +132,7 @@ class Run:
         if not self._pacing.fits(recipe, prepared=self._prepared(mine[0]) is not None):
             self._leave_out(mine, primary=True)
             return False
-        first = [t for t in mine if t.batch_size == self._plan.primary]
+        first = [t for t in mine if t.point == self._plan.primary]
         if self._prepared(mine[0]) is None and not self._prepare(mine, first):
             return False
         self._pacing.prepared(recipe)
@@ -147,7 +147,7 @@ class Run:
         started = time.monotonic()
         try:
             listen = self._ledger.following(trial.name, seconds=self._pacing.prepare_s(recipe))
-            sizes = (self._plan.primary, *self._plan.others)
+            sizes = self._plan.batch_sizes
             answer = self._host.prepare(recipe, self._shelf.target(trial), listen, batch_sizes=sizes)
         except TrialFailed as error:
             self._bench.end([*(t.key for t in first), TWIN])
@@ -161,9 +161,9 @@ class Run:
         return True
 
     def _group(self, trials: Sequence[Planned], following: Sequence[Planned]) -> None:
-        """Time one recipe at one batch size on all its backends, in turns with the baseline; then judge quality."""
-        batch = trials[0].batch_size
-        base, twin = self._plan.baseline(batch), self._twin(trials)
+        """Time one recipe at one point on all its backends, in turns with the baseline; then judge quality."""
+        point = trials[0].point
+        base, twin = self._plan.baseline(point), self._twin(trials)
         self._ledger.running(trials)
         started = time.monotonic()
         try:
@@ -178,7 +178,7 @@ class Run:
             )
         except TrialFailed as error:
             self._ledger.fail(trials, f"The baseline's process could not be timed: {error}")
-            raise StudyError(f"The baseline at batch {batch} cannot be timed: {error}") from error
+            raise StudyError(f"The baseline at batch {point.words} cannot be timed: {error}") from error
         self._bench.end([TWIN])
         self._bench.prestart(self._ledger.missing(following))  # nothing is timed until the next group
         if twin is not None and TWIN in timed.rounds.blocks:
@@ -186,7 +186,7 @@ class Run:
         for trial in trials:
             self._finish(trial, timed, base)
             self._bench.end([trial.key])
-        self._pacing.grouped(time.monotonic() - started, primary=batch == self._plan.primary)
+        self._pacing.grouped(time.monotonic() - started, primary=point == self._plan.primary)
 
     def _finish(self, trial: Planned, timed: Timed, base: Planned) -> None:
         """Complete one row of a group, or fail it."""
@@ -209,6 +209,7 @@ class Run:
         size = size_columns(self._shelf.artifact(trial), trial.backend)
         notes = {**columns.pop("notes"), **quality.pop("notes"), **size.pop("notes"), **prepared.get("notes", {})}
         known = {name: prepared.get(name) for name in ("steps", "params", "macs", "prepare_s")}
+        notes |= shape_notes(trial)
         samples = save_samples(self._files / "samples", mine, theirs)
         self._ledger.complete(trial, {**columns, **quality, **size, **known, "samples": samples, "notes": notes})
 
@@ -233,7 +234,7 @@ class Run:
 
     def _twin(self, trials: Sequence[Planned]) -> Planned | None:
         """Return the baseline trial where it is timed for the first time: the noise floor is measured with it."""
-        base = next((t for t in trials if t.baseline and t.batch_size == self._plan.primary), None)
+        base = next((t for t in trials if t.baseline and t.point == self._plan.primary), None)
         return base if base is not None and self._noise.of(base).low is None else None
 
     def _wait_for_others(self) -> bool:
@@ -257,4 +258,4 @@ class Run:
             self._cut.append(f"not run, {_BUDGET}: {words_of([t for t in trials if t.recipe == recipe])}")
 
     def _prepared(self, trial: Planned) -> dict[str, Any] | None:
-        return self._shelf.prepared(trial, (self._plan.primary, *self._plan.others))
+        return self._shelf.prepared(trial, self._plan.batch_sizes)

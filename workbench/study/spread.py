@@ -141,7 +141,7 @@ class _Bench:
 
     def results(self, recipes: Sequence[Recipe]) -> tuple[SeedResult, ...]:
         self._host.start()  # imports while the inputs are written
-        write_inputs(self._task, self._setup.inputs, batch_sizes=(self._plan.primary,))
+        write_inputs(self._task, self._setup.inputs, points=(self._plan.primary,))
         base = self._plan.baseline(self._plan.primary)
         reference = self._files / "outputs" / f"baseline-{base.artifact_key}"
         if not (reference / "tree.json").exists():
@@ -182,7 +182,7 @@ class _Bench:
         return answer
 
     def _prepared(self, trial: Planned) -> dict[str, Any]:
-        sizes = (self._plan.primary,)
+        sizes = self._plan.batch_sizes
         known = self._shelf.prepared(trial, sizes)
         if known is None:
             started = time.monotonic()

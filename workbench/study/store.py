@@ -108,6 +108,11 @@ class Store:
                 with contextlib.suppress(exc.IntegrityError), self._begin() as connection:
                     connection.execute(TRIALS.insert().values(**values))
 
+    def studies(self) -> list[str]:
+        """Return the names of the studies that have trials."""
+        with self._begin() as connection:
+            return list(connection.scalars(sa.select(TRIALS.c.study).distinct().order_by(TRIALS.c.study)))
+
     def load(self, study: str, keys: Iterable[str] | None = None) -> dict[str, Stored]:
         """Return the trials of a study by key, in the order they were planned."""
         query = sa.select(TRIALS).where(TRIALS.c.study == study).order_by(TRIALS.c.position, TRIALS.c.id)

@@ -2,36 +2,27 @@
 
 from __future__ import annotations
 
-import importlib
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from workbench.core.errors import Cancelled, StudyError, unknown_name
-from workbench.core.machine import fingerprint_id
+from workbench.core.errors import Cancelled, StudyError
 from workbench.core.progress import Progress, ProgressCallback, ignore
-from workbench.study.answers import Best, best_row, check_question, mark_recommended, pareto_rows
-from workbench.study.merge import Merged, merge_rows, rows_of_task
-from workbench.study.rows import COLUMNS, TrialRow
+from workbench.study.answers import check_question
+from workbench.study.asking import StudyAnswers
 from workbench.study.store import Store
 
 if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.figure import Figure
-
     from workbench.compress.recipe import Recipe
     from workbench.study.job import Job
     from workbench.study.run import RunSummary
     from workbench.study.spread import Spread
     from workbench.tasks.task import Task
 
-PLOTS = ("tradeoff", "throughput", "memory", "waterfall")
 
-
-class Study:
+class Study(StudyAnswers):
     """Trials of one task: recipes x backends x batch sizes, each timed in a process of its own.
 
     Parameters
@@ -87,6 +78,7 @@ class Study:
         threads: int | None = None,
         budget_s: float | None = None,
         quality_drop: float = 0.01,
+        shapes: Mapping[str, Sequence[int]] | None = None,
         progress: ProgressCallback = ignore,
     ) -> RunSummary:
         """Run every trial that is not complete yet; complete rows are reused.
@@ -105,6 +97,10 @@ class Study:
             Seconds for the whole run; what does not fit is left waiting and said.
         quality_drop : float
             Largest drop of quality that a recommended variant may have, in the metric's units.
+        shapes : dict of sequences of int, optional
+            Sizes of dimensions that ``Task(dynamic=...)`` leaves open: ``{"sequence": [16, 64]}``. Several are taken
+            together, position by position. Every batch size is timed at every shape, on example inputs that are cut
+            or repeated to it; the first one is measured first. Quality is that of the evaluation samples as they are.
         progress : callable
             Gets :class:`Progress` with ``stage="study"``, ``done`` of ``total`` trials (``done`` moves in fractions
             while a variant is prepared), a ``message`` in words, and ``values``: ``{"plan": [TrialRow, ...]}`` before
@@ -132,6 +128,7 @@ class Study:
             threads=threads,
             budget_s=budget_s,
             quality_drop=quality_drop,
+            shapes=shapes,
             progress=progress,
         )
 
@@ -150,61 +147,6 @@ class Study:
         stop = self._stop
         if stop is not None:
             stop.set()
-
-    def rows(self) -> list[TrialRow]:
-        """Return all rows of this task, waiting and failed ones too, in the order they were planned.
-
-        ``recommended`` is True on one row at most: :meth:`best` with the limit of the last run.
-        """
-        rows = self._rows()
-        return mark_recommended(rows, self._best(rows))
-
-    def merge(self, rows: str | Path | Iterable[Mapping[str, Any]]) -> Merged:
-        """Take in rows that were measured elsewhere: a file that ``workbench bench --output`` wrote, or rows.
-
-        Rows of another machine stand beside this one's and are never compared with them: their ``fingerprint`` tells
-        them apart, ``machine`` says what it is. Merging twice changes nothing; a newer measurement of the same thing
-        replaces an older one that was merged, and never what this study has timed itself.
-
-        Raises
-        ------
-        StudyError
-            If the file cannot be read, a row is none, is of another task, or no row is finished; nothing is taken then.
-
-        Examples
-        --------
-        >>> print(study.merge("rows.jsonl"))  # doctest: +SKIP
-        6 rows added, 0 replaced, 0 known already; measured on Neoverse-N1, 4 cores, 7,820 MiB, Linux (5c1f2a90b3de)
-        """
-        return merge_rows(self._store, self.name, self.task, rows)
-
-    def frame(self) -> pd.DataFrame:
-        """Return :meth:`rows` as a frame, with every column of a row."""
-        import pandas as pd
-
-        return pd.DataFrame(self.rows(), columns=list(COLUMNS))
-
-    def pareto(self, x: str = "latency_ms_p50", y: str = "quality", *, batch_size: int | None = None) -> pd.DataFrame:
-        """Return the rows that no other row beats in both columns, sorted by ``x``; all batch sizes by default."""
-        import pandas as pd
-
-        return pd.DataFrame(pareto_rows(self.rows(), x=x, y=y, batch_size=batch_size), columns=list(COLUMNS))
-
-    def best(
-        self, quality_drop: float | None = None, minimise: str = "latency_ms_p50", *, batch_size: int | None = None
-    ) -> Best:
-        """Return the one row to take, or the nearest miss, with the reason in words.
-
-        Parameters
-        ----------
-        quality_drop : float, optional
-            Largest measured drop allowed, in the metric's units; that of the last run by default.
-        minimise : str
-            Column to make smallest among the rows within the limit.
-        batch_size : int, optional
-            32 where measured, else the largest, by default.
-        """
-        return self._best(self._rows(), quality_drop, minimise, batch_size)
 
     def spread(
         self,
@@ -246,14 +188,6 @@ class Study:
         finally:
             self._stop = None
 
-    def plot(self, kind: str = "tradeoff", **options: Any) -> Figure:
-        """Draw a chart of the rows: tradeoff, throughput, memory or waterfall."""
-        if kind not in PLOTS:
-            raise StudyError(unknown_name("chart", kind, PLOTS))
-        draw = getattr(importlib.import_module("workbench.plots"), f"plot_{kind}")
-        figure: Figure = draw(self.rows(), **options)
-        return figure
-
     def close(self) -> None:
         """Stop a run in another thread and close the database."""
         self.cancel()
@@ -293,21 +227,24 @@ class Study:
         threads: int | None = None,
         budget_s: float | None = None,
         quality_drop: float = 0.01,
+        shapes: Mapping[str, Sequence[int]] | None = None,
         progress: ProgressCallback = ignore,
     ) -> RunSummary:
         from workbench.study.ledger import Ledger
         from workbench.study.plan import check_recipes, plan_for
         from workbench.study.prepare import pack
         from workbench.study.run import Run, RunSummary
+        from workbench.study.shapes import shapes_of
 
         started = time.monotonic()
         try:
             try:
                 check_question(quality_drop=quality_drop, minimise="latency_ms_p50")
                 progress(Progress("study", 0, 0, "checking the task"))
-                plan = plan_for(
-                    self.task.fingerprint, recipes, backends, batch_sizes, threads=threads, budget_s=budget_s
-                )
+                axes = dict.fromkeys(axis for dims in self.task.open_dims for axis in dims.values())
+                points = shapes_of(shapes, axes, whose="the task's")
+                asked = (self.task.fingerprint, recipes, backends, batch_sizes)
+                plan = plan_for(*asked, threads=threads, budget_s=budget_s, shapes=points)
                 check_recipes(plan.recipes, self.task)
                 shipment = pack(self.task)
                 stop.check()
@@ -320,20 +257,3 @@ class Study:
                 return run.work()
         finally:
             self._stop = None
-
-    def _rows(self) -> list[TrialRow]:
-        return rows_of_task(self._store.load(self.name).values(), self.task.fingerprint)
-
-    def _best(
-        self,
-        rows: list[TrialRow],
-        quality_drop: float | None = None,
-        minimise: str = "latency_ms_p50",
-        batch_size: int | None = None,
-    ) -> Best:
-        if quality_drop is None:
-            stored = self._store.setting(self.name, "quality_drop")
-            quality_drop = 0.01 if stored is None else float(stored)
-        return best_row(
-            rows, quality_drop=quality_drop, minimise=minimise, batch_size=batch_size, machine=fingerprint_id()
-        )

@@ -28,6 +28,7 @@ def check_task(task: Task) -> tuple[str, ...]:
         _check_structure(task, task.split(role).take([0]).inputs, role)
     _check_structure(task, task.examples(1), "example_inputs")
     outputs = _check_model(task)
+    _ = task.open_dims  # says what does not fit
     _check_loss(task, outputs)
     _check_metric(task)
     _check_augment(task)

@@ -16,6 +16,7 @@ from torch import nn
 
 from workbench.core.config import short_id
 from workbench.core.errors import TaskError, unknown_name
+from workbench.tasks.axes import checked_dynamic, open_dims, plain
 from workbench.tasks.digest import weights_digest
 from workbench.tasks.split import ROLES, Split
 from workbench.tasks.trees import Tree, batch_size, call_model, concat, named_leaves, slice_batch, to_torch, tree_map
@@ -44,12 +45,13 @@ class Task:
     loss
         ``loss(outputs, targets) -> scalar tensor`` over a batch.
     calibration, validation
-        As ``train``. By default 256 and a tenth (at most 2,000) of the training samples, chosen with a fixed seed
-        and taken out of ``train``.
+        As ``train``. By default 256 and a tenth (at most 2,000) of the training samples, taken out with a fixed seed.
     example_inputs
         A batch ``[n, ...]`` in the structure of the inputs; by default the first training samples.
     augment
         ``augment(inputs, generator) -> inputs`` for a batch, used in training only.
+    dynamic
+        Dimensions of ``forward``'s parameters that may have any size: ``{"tokens": {1: "sequence"}}``; batch is 0.
     version
         Change it when metric or loss change: results of another version are never mixed.
     reference
@@ -77,6 +79,7 @@ class Task:
         validation: Any = None,
         example_inputs: Tree = None,
         augment: Callable[[Tree, torch.Generator], Tree] | None = None,
+        dynamic: Mapping[str, Mapping[int, str]] | None = None,
         version: str = "1",
         reference: str | None = None,
     ) -> None:
@@ -94,6 +97,7 @@ class Task:
                 raise TaskError(f"Task {word} must be given: (inputs, targets), a Dataset or a DataLoader.")
         self.name, self.version, self.reference = name, str(version), reference
         self.build, self.metric, self.loss, self.augment = build, metric, loss, augment
+        self.dynamic = checked_dynamic(dynamic)
         self._example_inputs = None if example_inputs is None else to_torch(example_inputs)
         self._sources: dict[str, Any] = {"train": train, "evaluation": evaluation}
         self._sources |= {"calibration": calibration, "validation": validation}
@@ -217,6 +221,11 @@ class Task:
             )
         return tuple(names[:count])
 
+    @functools.cached_property
+    def open_dims(self) -> list[dict[int, str]]:
+        """For each input, flat and in order, the dimensions that ``dynamic`` leaves open."""
+        return open_dims(self.dynamic, self.parameter_names, self.examples(1))
+
     def outputs(self, predict: Callable[[Tree], Tree], split: str | Split = "evaluation", batch_size: int = 64) -> Tree:
         """Return the outputs for a whole split, joined, as CPU tensors in the model's output structure.
 
@@ -274,7 +283,8 @@ class Task:
     def fingerprint(self) -> str:
         """12 hex digits over the data of all splits, the float weights and the version."""
         digests = {role: self.split(role).digest for role in ROLES}
-        return short_id({"data": digests, "weights": weights_digest(self.model()), "version": self.version})
+        known = {"data": digests, "weights": weights_digest(self.model()), "version": self.version}
+        return short_id({**known, "dynamic": plain(self.dynamic)} if self.dynamic else known)
 
     def __getstate__(self) -> dict[str, Any]:
         # another process gets the samples as they were split here, not the loaders they came from

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from operator import attrgetter
 from typing import Any
@@ -14,6 +15,7 @@ from workbench.compress.program import export_program, reason_of
 from workbench.compress.quantize.annotate import WEIGHTED
 from workbench.compress.quantize.quiet import quiet_torchao
 from workbench.core.errors import ExportError
+from workbench.tasks.axes import OpenDims
 from workbench.tasks.trees import Tree, call_model, leaves, tree_map
 
 _aten = torch.ops.aten
@@ -22,15 +24,24 @@ _FOLDS = WEIGHTED | {_aten.conv_transpose1d.default, _aten.conv_transpose2d.inpu
 _TOLERANCE = 1e-3
 
 
-def capture(module: nn.Module, example: Tree) -> GraphModule:
+def capture(module: nn.Module, example: Tree, *, dims: OpenDims = ()) -> GraphModule:
     """Return the graph of ``module`` in eval mode; any batch size fits, the inputs stand as in ``example``.
+
+    So does any size of ``dims``, the open dimensions of each input, where the module allows it.
 
     Raises
     ------
     ExportError
         If torch.export cannot follow the module, or only for one fixed batch size, or the graph gives other outputs.
     """
-    args, kwargs, shapes = _call(example)
+    if any(dims):
+        with contextlib.suppress(ExportError):  # the export says what is fixed then
+            return _captured(module, example, dims)
+    return _captured(module, example, ())
+
+
+def _captured(module: nn.Module, example: Tree, dims: OpenDims) -> GraphModule:
+    args, kwargs, shapes = _call(example, dims)
     try:
         program = export_program(module.eval(), args, kwargs, shapes)
     except Exception as error:
@@ -56,10 +67,11 @@ def _drop_assertions(graph: GraphModule) -> None:
     graph.recompile()
 
 
-def _call(example: Tree) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
+def _call(example: Tree, dims: OpenDims) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
     # One name for all: inputs of a model with several must have the same number of samples.
     batch = torch.export.Dim("batch")
-    dynamic = tree_map(lambda _: {0: batch}, example)
+    left = iter(dims)
+    dynamic = tree_map(lambda _: {0: batch, **dict.fromkeys(next(left, {}), torch.export.Dim.DYNAMIC)}, example)
     if isinstance(example, Mapping):
         return (), dict(example), dynamic
     if isinstance(example, tuple | list):

@@ -44,7 +44,7 @@ def quantize(step: Quantize, work: Work) -> Outcome:
     excluded = dict.fromkeys(excluded_names(work.module, step.exclude, where="Quantize"), "excluded by name")
     scheme = scheme_for(step)
     work.progress(Progress("quantize", 0, 1, "capturing the graph"))
-    graph = capture(work.module, work.task.examples(2))
+    graph = capture(work.module, work.task.examples(2), dims=work.task.open_dims)
     evened = _equalize(graph, step, work)
     said, notes = [evened], list(scheme.notes)
     if step.equalize != "none" and all("not " in words for words in evened.values()):

@@ -42,16 +42,19 @@ class AotSession(TorchSession):
     def _prepare(self, source: ModelSource, config: InferenceConfig) -> Call:
         from workbench.engine.backends.flat import FlatModule, need_examples, wrong_at
         from workbench.engine.source import TemporaryFolder
+        from workbench.tasks.axes import other_sizes, resized
 
         self._flat = FlatModule(self._module, source.io)
         self._folder = TemporaryFolder()
         self._label, self._options = source.label, inductor_options(source, self.device)
-        self._runners: dict[int, Any] = {}
+        self._runners: dict[tuple[Any, ...], Any] = {}
+        self._dims = source.io.open_dims
         size = source.io.batch or config.batch_size
         examples = need_examples(self._examples(source, max(size, 2)), source.label, NAME)
         first = [tensor[:size] for tensor in examples]
         if source.io.batch is None and (runner := self._for_all(examples)) is not None:
-            batches = [first, need_examples(self._examples(source, size + 1), source.label, NAME)]
+            more = need_examples(self._examples(source, size + 1), source.label, NAME)
+            batches = [first, more, resized(more, self._dims, other_sizes(more, self._dims))]
             checks = {"quantized": source.quantized, "tolerance": self.tolerance}
             if wrong_at(self._flat, runner, batches, **checks) is None:  # type: ignore[arg-type]
                 return lambda tensors: runner(*tensors)
@@ -63,9 +66,11 @@ class AotSession(TorchSession):
 
     def _for_all(self, examples: list[Any]) -> Any:
         """Return a library that takes any batch size, None where the module's code fixes it or Inductor does not."""
-        batch = self._torch.export.Dim("batch")
+        dim = self._torch.export.Dim
+        batch = dim("batch")
+        shapes = tuple({0: batch, **dict.fromkeys(known, dim.DYNAMIC)} for known in self._dims)
         try:
-            return self._compile(examples, {"tensors": tuple({0: batch} for _ in examples)})
+            return self._compile(examples, {"tensors": shapes})
         except ExportError as error:
             if "batch size" in str(error):
                 return None
@@ -74,17 +79,17 @@ class AotSession(TorchSession):
             return None
 
     def _each(self, tensors: list[Any]) -> Any:
-        size = len(tensors[0])
-        if size not in self._runners:
-            self._runners[size] = self._compile(tensors, None)
-        return self._runners[size](*tensors)
+        sizes = tuple(tuple(tensor.shape) for tensor in tensors)
+        if sizes not in self._runners:
+            self._runners[sizes] = self._compile(tensors, None)
+        return self._runners[sizes](*tensors)
 
     def _compile(self, examples: list[Any], shapes: Any) -> Any:
         from workbench.compress.program import export_program, reason_of
         from workbench.export.quiet import quiet_export
 
         inductor = self._torch._inductor
-        path = str(self._folder.path / f"{'any' if shapes else len(examples[0])}.pt2")
+        path = str(self._folder.path / f"{'any' if shapes else len(self._runners)}.pt2")
         # Tensors made in inference mode cannot be followed by the exporter.
         with self._torch.inference_mode(False), self._torch.no_grad(), quiet_export():
             try:

@@ -1,0 +1,43 @@
+"""``workbench export``: hand the winner of a study over as a folder that runs without torch."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from workbench.commands.base import DONE, STOPPED, add_command, say, write
+from workbench.core.errors import ConfigError, StudyError
+
+
+def add_export(commands: Any) -> None:
+    """Add the command."""
+    words = "Write the winner of a study into a folder, with all that it needs to run without torch."
+    command = add_command(commands, "export", words, export)
+    command.add_argument("--study", required=True, metavar="URL", help="its database, such as sqlite:///studies.db")
+    command.add_argument("--output", required=True, type=Path, help="folder to write; an artefact there is replaced")
+    command.add_argument("--task", help="which task of the database; also makes an artefact again that is gone")
+    command.add_argument("--trial", metavar="ID", help="trial_key of another row than the winner, or its beginning")
+    command.add_argument("--quality-drop", type=float, help="largest acceptable drop; default: that of the last run")
+
+
+def export(arguments: argparse.Namespace) -> int:
+    """Do it."""
+    from workbench.study.handover import PROGRAM
+    from workbench.study.stored import export_stored
+
+    try:
+        folder = export_stored(
+            arguments.study,
+            arguments.output,
+            task=arguments.task,
+            trial=arguments.trial,
+            quality_drop=arguments.quality_drop,
+        )
+    except KeyboardInterrupt:
+        say("Stopped by Ctrl-C. Nothing was written.")
+        return STOPPED
+    except StudyError as error:
+        raise ConfigError(str(error)) from error
+    write(f"folder   {folder}\nprogram  {folder / PROGRAM}\nread     {folder / 'README.md'}")
+    return DONE

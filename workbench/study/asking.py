@@ -1,0 +1,153 @@
+"""What a study answers from its rows: tables, the row to take, charts, and what goes to or comes from elsewhere."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workbench.core.errors import StudyError, unknown_name
+from workbench.core.machine import fingerprint_id
+from workbench.study.answers import Best, best_row, mark_recommended, pareto_rows
+from workbench.study.merge import Merged, merge_rows, rows_of_task
+from workbench.study.rows import COLUMNS, TrialRow
+from workbench.study.store import Store
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from workbench.tasks.task import Task
+
+PLOTS = ("tradeoff", "throughput", "memory", "waterfall")
+
+
+class StudyAnswers:
+    """The half of a :class:`Study` that reads: it needs the task, the name and the store, and runs nothing."""
+
+    task: Task
+    name: str
+    files: Path
+    _store: Store
+
+    def rows(self) -> list[TrialRow]:
+        """Return all rows of this task, waiting and failed ones too, in the order they were planned.
+
+        ``recommended`` is True on one row at most: :meth:`best` with the limit of the last run.
+        """
+        rows = self._rows()
+        return mark_recommended(rows, self._best(rows))
+
+    def merge(self, rows: str | Path | Iterable[Mapping[str, Any]]) -> Merged:
+        """Take in rows that were measured elsewhere: a file that ``workbench bench --output`` wrote, or rows.
+
+        Rows of another machine stand beside this one's and are never compared with them: their ``fingerprint`` tells
+        them apart, ``machine`` says what it is. Merging twice changes nothing; a newer measurement of the same thing
+        replaces an older one that was merged, and never what this study has timed itself.
+
+        Raises
+        ------
+        StudyError
+            If the file cannot be read, a row is none, is of another task, or no row is finished; nothing is taken then.
+
+        Examples
+        --------
+        >>> print(study.merge("rows.jsonl"))  # doctest: +SKIP
+        6 rows added, 0 replaced, 0 known already; measured on Neoverse-N1, 4 cores, 7,820 MiB, Linux (5c1f2a90b3de)
+        """
+        return merge_rows(self._store, self.name, self.task, rows)
+
+    def export(self, output: str | Path, *, trial: str | None = None, quality_drop: float | None = None) -> Path:
+        """Write the winner into a folder that runs where there is no torch, and return the folder.
+
+        It holds the artefact, ``engine.json`` (backend, batch, threads and precision that won), ``README.md`` (what it
+        is, what was measured, how to run it, for which instruction sets it was made) and ``run.py``. An artefact that
+        is no longer among the study's files is made again from its recipe.
+
+        Parameters
+        ----------
+        output : path
+            A folder that is new, empty, or an artefact, which is replaced.
+        trial : str, optional
+            The ``trial_key`` of a finished row, or its beginning; by default the row of :meth:`best`.
+        quality_drop : float, optional
+            As in :meth:`best`.
+
+        Raises
+        ------
+        StudyError
+            If nothing met the goal, there is no such trial, or the model has no ONNX file.
+        ArtifactError
+            If the folder holds something else or cannot be written.
+
+        Examples
+        --------
+        >>> study.export("winner")  # doctest: +SKIP
+        PosixPath('winner')
+        """
+        from workbench.study.handover import hand_over
+
+        rows = self._rows()
+        best = self._best(rows, quality_drop)
+        return hand_over(rows, best, output, files=self.files, trial=trial, task=self.task)
+
+    def frame(self) -> pd.DataFrame:
+        """Return :meth:`rows` as a frame, with every column of a row."""
+        import pandas as pd
+
+        return pd.DataFrame(self.rows(), columns=list(COLUMNS))
+
+    def pareto(self, x: str = "latency_ms_p50", y: str = "quality", *, batch_size: int | None = None) -> pd.DataFrame:
+        """Return the rows that no other row beats in both columns, sorted by ``x``; all batch sizes by default."""
+        import pandas as pd
+
+        return pd.DataFrame(pareto_rows(self.rows(), x=x, y=y, batch_size=batch_size), columns=list(COLUMNS))
+
+    def best(
+        self,
+        quality_drop: float | None = None,
+        minimise: str = "latency_ms_p50",
+        *,
+        batch_size: int | None = None,
+        shape: str | None = None,
+    ) -> Best:
+        """Return the one row to take, or the nearest miss, with the reason in words.
+
+        Parameters
+        ----------
+        quality_drop : float, optional
+            Largest measured drop allowed, in the metric's units; that of the last run by default.
+        minimise : str
+            Column to make smallest among the rows within the limit.
+        batch_size : int, optional
+            32 where measured, else the largest, by default.
+        shape : str, optional
+            As the rows' column holds it, such as ``"sequence=64"``; the one with most rows by default.
+        """
+        return self._best(self._rows(), quality_drop, minimise, batch_size, shape)
+
+    def plot(self, kind: str = "tradeoff", **options: Any) -> Figure:
+        """Draw a chart of the rows: tradeoff, throughput, memory or waterfall."""
+        if kind not in PLOTS:
+            raise StudyError(unknown_name("chart", kind, PLOTS))
+        draw = getattr(importlib.import_module("workbench.plots"), f"plot_{kind}")
+        figure: Figure = draw(self.rows(), **options)
+        return figure
+
+    def _rows(self) -> list[TrialRow]:
+        return rows_of_task(self._store.load(self.name).values(), self.task.fingerprint)
+
+    def _best(
+        self,
+        rows: list[TrialRow],
+        quality_drop: float | None = None,
+        minimise: str = "latency_ms_p50",
+        batch_size: int | None = None,
+        shape: str | None = None,
+    ) -> Best:
+        if quality_drop is None:
+            stored = self._store.setting(self.name, "quality_drop")
+            quality_drop = 0.01 if stored is None else float(stored)
+        asked: dict[str, Any] = {"minimise": minimise, "batch_size": batch_size, "shape": shape}
+        return best_row(rows, quality_drop=quality_drop, machine=fingerprint_id(), **asked)

@@ -1,0 +1,208 @@
+"""What stands beside a model that is handed over: a page in plain words, and a program that runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from workbench.artifact.artifact import Artifact
+from workbench.core.machine import INT8_DOT
+from workbench.export.io import IOSpec, TensorSpec
+
+Row = Mapping[str, Any]
+
+PAGE = """# {recipe} of task {task}
+
+{what}
+
+{reason}
+
+## Run it
+
+```sh
+pip install "inference-workbench[runtime]"
+python run.py
+```
+
+In a program of your own:
+
+```python
+import json, workbench as wb
+options = json.load(open("engine.json"))
+with wb.OptimizedInferenceEngine.from_artifact(".", **options) as engine:
+    print(engine.predict(inputs).result)
+```
+
+{engine}
+
+## Inputs and outputs
+
+{io}
+
+## Measured
+
+On {machine} (fingerprint {fingerprint}), with {threads} and a batch of {batch}:
+
+| | |
+|---|---|
+{figures}
+
+{elsewhere}
+
+## Instruction sets
+
+{instructions}
+"""
+
+PROGRAM = '''"""Run the model in this folder. It needs: pip install "inference-workbench[runtime]"."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+import workbench as wb
+
+folder = Path(__file__).parent
+options = json.loads((folder / "engine.json").read_text())
+{change}stored = np.load(folder / "reference.npz")  # a few samples of the task; put your own arrays in their place
+{inputs}
+with wb.OptimizedInferenceEngine.from_artifact(folder, **options) as engine:
+    answer = engine.predict(inputs)
+print(answer.result)
+print(f"{{answer.metrics.inference_time_ms:.3g}} ms on {{engine.backend}}")
+'''
+
+_ELSEWHERE = (
+    "Another machine gives other figures. `workbench doctor` shows what it is, `workbench bench . --output rows.jsonl` "
+    "measures this folder there, and `workbench study --merge rows.jsonl` brings the rows home."
+)
+_REMADE = (
+    "The artefact that was measured was gone, and this one was made again from its recipe: measure it before you rely "
+    "on the figures. "
+)
+
+
+def page(row: Row, artifact: Artifact, *, reason: str, replaced: str | None, remade: bool) -> str:
+    """Return the page; ``replaced`` is the backend that the program takes where the winner's needs torch."""
+    count = row["threads"]
+    return PAGE.format(
+        recipe=row["recipe"],
+        task=row["task"],
+        what=_what(artifact),
+        reason=reason,
+        engine=_engine(row, replaced),
+        io=_tensors(artifact.io),
+        machine=row.get("machine") or "a machine",
+        fingerprint=row["fingerprint"],
+        threads=f"{count} thread{'s' if count > 1 else ''}",
+        batch=", ".join(str(part) for part in (row["batch_size"], row.get("shape")) if part),
+        figures="\n".join(f"| {name} | {figure} |" for name, figure in _figures(row).items()),
+        elsewhere=(_REMADE if remade else "") + _ELSEWHERE,
+        instructions=instruction_words(artifact.manifest),
+    )
+
+
+def program(io: IOSpec, replaced: str | None) -> str:
+    """Return a program that runs the folder it lies in with the extra ``runtime`` alone."""
+    names = [f'stored["input_{index}"]' for index in range(len(io.inputs))]
+    if io.kind == "dict":
+        pairs = ", ".join(f"{spec.name!r}: {name}" for spec, name in zip(io.inputs, names, strict=True))
+        inputs = f"{{{pairs}}}"
+    else:
+        inputs = names[0] if io.kind == "tensor" else f"({', '.join(names)},)"
+    change = f'options["backend"] = "{replaced}"  # the winner\'s own backend needs torch and the task\n'
+    described = "".join(f"# {spec.describe()}\n" for spec in io.inputs)
+    return PROGRAM.format(change=change if replaced else "", inputs=f"{described}inputs = {inputs}")
+
+
+def _what(artifact: Artifact) -> str:
+    manifest = artifact.manifest
+    size = artifact.manifest["files"]["model.onnx"]["bytes"] / 2**20
+    made = f"made by: {manifest['label']}" if manifest["recipe"].get("steps") else "the original model, not compressed"
+    return (
+        f"An ONNX model of {manifest['params']:,} parameters, {manifest['macs']:,} multiply-accumulates per sample and "
+        f"{size:.3g} MiB, {made}. Recipe {manifest['recipe_id']}, in whole in `manifest.json`."
+    )
+
+
+def _engine(row: Row, replaced: str | None) -> str:
+    words = (
+        f"`engine.json` holds what was measured: {row['backend']}, batches of {row['batch_size']}, {row['threads']} "
+        "threads. Leave `threads` out to take the physical cores of the machine at hand."
+    )
+    if replaced:
+        words += (
+            f" {row['backend']} needs torch and the task, so `run.py` takes {replaced} instead, and the figures below "
+            "are not those of that backend."
+        )
+    return words
+
+
+def _tensors(io: IOSpec) -> str:
+    batch = "any size" if io.batch is None else f"{io.batch} samples and no other"
+    structure = {"tensor": "one array", "tuple": "a tuple", "dict": "a dict with these names"}[io.kind]
+    lines = [f"It takes {structure}; the batch may have {batch}."]
+    lines += [f"- input {_tensor(spec)}" for spec in io.inputs]
+    lines += [f"- output {_tensor(spec)}" for spec in io.outputs]
+    return "\n".join((lines[0], "", *lines[1:]))
+
+
+def _tensor(spec: TensorSpec) -> str:
+    name, _, rest = spec.describe().partition(": ")
+    return f"`{name}`: {rest}"
+
+
+def _figures(row: Row) -> dict[str, str]:
+    """Return what is known of a row, in words; what is None is left out."""
+    found = {
+        "latency of a batch, median": _figure(row, "latency_ms_p50", "ms", "latency_ms_low", "latency_ms_high"),
+        "throughput": _figure(row, "throughput_per_s", "samples/s"),
+        "speed-up over the original in torch eager": _figure(row, "speedup", "times", "speedup_low", "speedup_high"),
+        "quality, the task's metric": _figure(row, "quality", ""),
+        "quality lost": _figure(row, "quality_drop", "", "quality_drop_low", "quality_drop_high"),
+        "peak memory of the process": _figure(row, "peak_rss_mib", "MiB"),
+        "loading": _figure(row, "load_ms", "ms"),
+        "compiling": _figure(row, "compile_ms", "ms"),
+        "first call": _figure(row, "first_call_ms", "ms"),
+    }
+    return {name: words for name, words in found.items() if words}
+
+
+def _figure(row: Row, name: str, unit: str, low: str = "", high: str = "") -> str:
+    if row.get(name) is None:
+        return ""
+    words = f"{_number(row[name])} {unit}".rstrip()
+    known = row.get(low) is not None and row.get(high) is not None
+    return f"{words} (95 % interval {_number(row[low])} to {_number(row[high])})" if known else words
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
+
+
+def instruction_words(manifest: Mapping[str, Any]) -> str:
+    """Return for which instruction sets a model was made, and what to check on a CPU that has others."""
+    machine = manifest["machine"]
+    isa = machine.get("isa") or []
+    where = f"{machine.get('cpu_model') or 'an unknown CPU'} ({' '.join(isa) or 'instruction sets unknown'})"
+    if not manifest["quantized"]:
+        return f"The model computes in float and runs on every CPU. It was made on {where}; wider vectors are faster."
+    step = manifest["recipe"]["steps"][-1]
+    said = [str(note) for note in (manifest["steps"][-1].get("notes") if manifest["steps"] else None) or ()]
+    if step.get("activations") == "none":
+        words = "Its weights are integers and its arithmetic is float, so it needs no special instructions."
+    elif step["target"] == "int8_dot" or (step["target"] == "this" and machine.get("int8_dot")):
+        dots = ", ".join(name for name in isa if name in INT8_DOT) or "dot-product instructions"
+        words = (
+            f"The int8 scheme was chosen for a CPU that sums int8 products in 32 bits (here: {dots}). On a CPU without "
+            "such instructions pairs of products can saturate at 16 bits, and answers go wrong without an error. Look "
+            "at the line `int8` of `workbench doctor` there; where they are missing, make the model again with "
+            '`Quantize(target="no_int8_dot")`, or measure its quality before you rely on it.'
+        )
+    else:
+        words = (
+            "The int8 scheme was chosen for a CPU without int8 dot-product instructions, and is safe on every CPU. "
+            'Where they are there, `Quantize(target="int8_dot")` may lose less quality.'
+        )
+    return "\n".join((f"{words} It was made on {where}.", *("", *(f"- {note}" for note in said)) * bool(said)))

@@ -1,0 +1,103 @@
+"""The second axis of a study: sizes of the inputs beside the batch, such as a sequence's length or a resolution."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from workbench.core.errors import ConfigError, did_you_mean
+from workbench.core.given import given, require_count, require_several
+
+Shape = tuple[tuple[str, int], ...]
+"""Names of open dimensions with a size each; empty for the sizes that the inputs have by themselves."""
+
+
+class Point(NamedTuple):
+    """Where a group of trials is timed: the batch size, and the sizes of the other open dimensions."""
+
+    batch: int
+    shape: Shape = ()
+
+    @property
+    def words(self) -> str:
+        """The point in words: ``"32"``, or ``"32 (sequence=64)"``."""
+        return f"{self.batch} ({shape_words(self.shape)})" if self.shape else str(self.batch)
+
+
+def shape_words(shape: Shape) -> str:
+    """Return a shape as the column ``shape`` of a row holds it.
+
+    Examples
+    --------
+    >>> shape_words((("height", 32), ("width", 32)))
+    'height=32, width=32'
+    """
+    return ", ".join(f"{name}={size}" for name, size in shape)
+
+
+def shapes_of(shapes: Mapping[str, Sequence[int]] | None, axes: Collection[str], *, whose: str) -> tuple[Shape, ...]:
+    """Return the shapes to time: one for each position of the lists, which are taken together.
+
+    Raises
+    ------
+    ConfigError
+        If ``whose`` inputs have no open dimension of a name, a size is no integer of at least 1, or the lists differ
+        in their length.
+
+    Examples
+    --------
+    >>> shapes_of({"height": [32, 64], "width": [32, 64]}, ["height", "width"], whose="the task's")
+    ((('height', 32), ('width', 32)), (('height', 64), ('width', 64)))
+    """
+    if shapes is None or shapes == {}:
+        return ((),)
+    if not isinstance(shapes, Mapping):
+        raise ConfigError(f"shapes must be sizes by name, such as {{'sequence': [16, 64]}}; got {given(shapes)}.")
+    for name in shapes:
+        if name not in axes:
+            raise ConfigError(_unknown(name, axes, whose))
+    found = {name: _sizes(name, sizes) for name, sizes in shapes.items()}
+    counts = {len(sizes) for sizes in found.values()}
+    if len(counts) > 1:
+        words = ", ".join(f"{name} {list(sizes)}" for name, sizes in found.items())
+        raise ConfigError(f"shapes are taken together, position by position, so all need equally many sizes: {words}.")
+    rows = zip(*found.values(), strict=True)
+    return tuple(dict.fromkeys(tuple(zip(found, sizes, strict=True)) for sizes in rows))
+
+
+def _unknown(name: Any, axes: Collection[str], whose: str) -> str:
+    if not axes:
+        return (
+            f"shapes names {name!r}, but {whose} inputs have fixed shapes: only the batch may have any size. Write "
+            "Task(dynamic={'tokens': {1: 'sequence'}}) for what your model leaves open, and make the artefact again."
+        )
+    return (
+        f"shapes names {name!r}, which {whose} inputs do not leave open.{did_you_mean(str(name), axes)} "
+        f"Open: {', '.join(axes)}."
+    )
+
+
+def _sizes(name: str, sizes: Any) -> tuple[int, ...]:
+    found = require_several(f"shapes: {name}", sizes)
+    if not found:
+        raise ConfigError(f"shapes: {name} is empty. Give at least one size.")
+    return tuple(require_count(f"shapes: each size of {name}", size) for size in found)
+
+
+def parsed_shapes(words: Sequence[str] | None) -> dict[str, list[int]] | None:
+    """Return what ``--shape NAME=SIZES`` said, each ``"sequence=16,64"``.
+
+    Raises
+    ------
+    ConfigError
+        If it is not of that form, or a name comes twice.
+    """
+    found: dict[str, list[int]] = {}
+    for word in words or ():
+        name, _, sizes = word.partition("=")
+        parts = sizes.split(",")
+        if not name.isidentifier() or name in found or not all(part.isdecimal() for part in parts):
+            twice = " twice" if name in found else ""
+            raise ConfigError(f"--shape {word!r}{twice}: write a name and its sizes, once each: sequence=16,64")
+        found[name] = [int(part) for part in parts]
+    return found or None

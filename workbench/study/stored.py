@@ -1,0 +1,75 @@
+"""Studies in a database that are asked without their task: its data and code may be elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from workbench.core.errors import StudyError
+from workbench.core.machine import fingerprint_id
+from workbench.study.address import parse_url
+from workbench.study.answers import best_row
+from workbench.study.handover import hand_over
+from workbench.study.merge import rows_of_task
+from workbench.study.store import Store
+
+if TYPE_CHECKING:
+    from workbench.tasks.task import Task
+
+DROP = 0.01
+
+
+def export_stored(
+    storage: str,
+    output: str | Path,
+    *,
+    task: Task | str | None = None,
+    trial: str | None = None,
+    quality_drop: float | None = None,
+) -> Path:
+    """Write the winner of a study into a folder; as :meth:`Study.export`, but the task may be left out.
+
+    Raises
+    ------
+    StudyError
+        If there is no such database, it holds several studies and no task says which, or as :meth:`Study.export`.
+
+    Examples
+    --------
+    >>> export_stored("sqlite:///studies.db", "winner")  # doctest: +SKIP
+    PosixPath('winner')
+    """
+    _require_database(storage)
+    if task is not None:
+        from workbench.study.study import Study
+
+        with Study(task, storage=storage) as study:
+            return study.export(output, trial=trial, quality_drop=quality_drop)
+    store = Store(storage)
+    try:
+        name = _only_study(store, storage)
+        stored = store.load(name)
+        if not stored:
+            raise StudyError(f"{storage} holds no trial. Run the study first.")
+        latest = max(stored.values(), key=lambda trial: trial.updated).row["task_fingerprint"]
+        rows = rows_of_task(stored.values(), latest)
+        asked = store.setting(name, "quality_drop") if quality_drop is None else quality_drop
+        best = best_row(rows, quality_drop=DROP if asked is None else asked, machine=fingerprint_id())
+        return hand_over(rows, best, output, files=store.files, trial=trial, task=None)
+    finally:
+        store.close()
+
+
+def _only_study(store: Store, storage: str) -> str:
+    names = store.studies()
+    if len(names) != 1:
+        known = f"the studies {', '.join(map(repr, names))}: say which with --task" if names else "no study"
+        raise StudyError(f"{storage} holds {known}.")
+    return names[0]
+
+
+def _require_database(storage: str) -> None:
+    """Refuse a file that is not there: opening it would make an empty study."""
+    url = parse_url(storage)
+    if url.get_backend_name() == "sqlite" and not Path(str(url.database)).is_file():
+        raise StudyError(f"There is no study in {storage}: the file {url.database} does not exist. Check the address.")
