@@ -159,6 +159,8 @@ class TestSearch:
         (row,) = [row for row in found.table if row.changes == {"threads": 8}]
         assert row.reason == "no room" and row.median_ms is None and str(row) == "threads=8: no room"
         assert found.changes == {"threads": 1}
+        speeds["broken"] = (1, 2, 8)
+        assert search(images).table[0].stage == "default"  # first also where the first option gave nothing
 
     def test_throughput_tries_streams_of_openvino_first(self, images, speeds):
         speeds[("streams", 4)] = 0.5
