@@ -70,12 +70,15 @@ def test_doctor_as_json_and_as_text(capsys: Any) -> None:
     assert {"torch-compile", "torchscript", "aot-inductor"} <= set(backends)
     assert all(b["available"] and b["version"] for b in found["backends"][:3])
     assert backends["openvino"]["capabilities"]["precisions"] == ["float32", "bfloat16", "float16", "int8"]
+    providers = {p["name"]: p for p in found["onnxruntime_providers"]}
+    assert providers["cpu"]["available"] and {"cuda", "tensorrt", "openvino", "directml", "coreml"} <= set(providers)
+    assert all(p["available"] or p["how"] for p in providers.values())
     assert found["machine"]["cores_allowed"] >= found["default_threads"] >= 1
     code, out, _ = run(capsys, "doctor")
     assert code == 0
     for words in ("cores", "allowed here", "int8", "GPU", "openvino", found["libraries"]["torch"]):
         assert words in out
-    lines = [line for line in out.splitlines() if "  available  " in line]
+    lines = [line for line in out.splitlines() if "  available  " in line and "threads" in line]
     assert len({line.index("threads per") for line in lines}) == 1  # they stand in columns
     assert max(map(len, lines)) <= 100
 

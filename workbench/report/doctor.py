@@ -24,6 +24,7 @@ WIDE = {"avx512f": "AVX-512", "avx2": "AVX2", "asimd": "NEON"}
 def examine() -> dict[str, Any]:
     """Return all of it as JSON-ready values; imports every runtime that is installed."""
     from workbench.engine.backends import backend_status, capabilities_of
+    from workbench.engine.backends.providers import provider_status
 
     def capable(name: str) -> dict[str, Any] | None:
         found = capabilities_of(name)
@@ -40,6 +41,7 @@ def examine() -> dict[str, Any]:
         "fingerprint": fingerprint_id(),
         "libraries": library_versions(FINGERPRINT_LIBRARIES),
         "backends": [{**status.to_dict(), "capabilities": capable(status.name)} for status in backend_status()],
+        "onnxruntime_providers": [status.to_dict() for status in provider_status()],
     }
 
 
@@ -89,6 +91,9 @@ def words(found: Mapping[str, Any]) -> str:
     lines += ["", "backends"]
     width = max(14, *(len(status["name"]) for status in found["backends"]))
     lines += [_backend(status, width) for status in found["backends"]]
+    if found["onnxruntime_providers"]:
+        lines += ["", "execution providers of ONNX Runtime, for InferenceConfig.providers"]
+        lines += [_backend({**status, "capabilities": None}, width) for status in found["onnxruntime_providers"]]
     return "\n".join(lines)
 
 

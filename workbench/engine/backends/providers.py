@@ -1,4 +1,4 @@
-"""Which of ONNX Runtime's execution providers a session gets, and what became of them. Imports no ONNX Runtime."""
+"""Which of ONNX Runtime's execution providers a session gets, and what became of them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from workbench.core.errors import ConfigError, unknown_name
+from workbench.engine.backends.base import Availability
 from workbench.engine.config import InferenceConfig
 from workbench.engine.device import asked, device_index, wants_gpu
 
@@ -79,6 +80,23 @@ def choose_providers(config: InferenceConfig, *, known: Sequence[str], available
         if name in _CUDA_DEVICES and device_index(config):
             options[name] = {"device_id": device_index(config), **options.get(name, {})}
     return Providers(tuple((name, _texts(options.get(name, {}))) for name in found), missing)
+
+
+def provider_status() -> list[Availability]:
+    """Return which execution providers this ONNX Runtime has, and how to get the ones that it lacks; [] without it."""
+    try:
+        import onnxruntime
+    except (ImportError, OSError):
+        return []
+    available = onnxruntime.get_available_providers()
+    version = onnxruntime.__version__
+    names = dict.fromkeys((*sorted(available, key=lambda name: name != CPU), *_HOW))
+    return [
+        Availability(short_name(name), True, version)
+        if name in available
+        else Availability(short_name(name), False, reason="not in this build", how=_HOW[name])
+        for name in names
+    ]
 
 
 def _full_name(given: str, known: Sequence[str]) -> str:
