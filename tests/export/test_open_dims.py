@@ -84,6 +84,27 @@ def test_every_backend_runs_every_length(folders, backend, quantize):
                 assert float((got[name] - want[name]).abs().max()) < (0.05 if quantize else 1e-5), (size, name)
 
 
+@pytest.mark.parametrize(
+    "step",
+    [
+        wb.Quantize(activations="dynamic"),
+        wb.Quantize(activations="none", bits=4, group_size=16),
+        wb.Quantize(route="onnxruntime"),
+    ],
+    ids=lambda step: str(step.changed()),
+)
+def test_every_way_of_quantizing_keeps_lengths_open(step, tmp_path):
+    task = wb.load_task(LENGTHS)
+    artifact = wb.Recipe(step).apply(task).save(tmp_path / "a")
+    assert artifact.io.axes == ("sequence",)
+    with wb.OptimizedInferenceEngine.from_artifact(artifact, backend="onnxruntime", batch_size=4) as engine:
+        for size in (3, 17):
+            inputs = resized(task.examples(4), task.open_dims, {"sequence": size})
+            with torch.no_grad():
+                want = task.model()(**inputs)["logits"]
+            assert float((engine.predict(inputs).result["logits"] - want).abs().max()) < 0.1
+
+
 def test_a_wrong_number_of_dimensions_or_another_size_is_refused(folders):
     task, _, artifact = saved(False, folders[False])
     with wb.OptimizedInferenceEngine.from_artifact(artifact, backend="onnxruntime") as engine:
