@@ -95,7 +95,7 @@ class ConcurrentCalls(ABC):
         *,
         batch_size: int | None = None,
         max_wait_ms: float | None = None,
-        prefetch: int = 2,
+        prefetch: int = 4,
     ) -> Iterator[InferenceResult]:
         """Yield a result for each of ``items``, in their order, while further ones are read and run.
 

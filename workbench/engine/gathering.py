@@ -81,7 +81,9 @@ class Gatherer(Generic[T]):
             self._weight -= weight
             group.append(item)
         self._samples -= taken
-        self._room.notify_all()
+        # Not for every group: a thread that wakes up takes the core of one that computes. But before a taker waits.
+        if self._weight <= self._limit // 2 or self._samples < self._size:
+            self._room.notify_all()
         if self._items:  # another taker may wait, and does not know how long these may
             self._due.notify()
         return group

@@ -131,7 +131,7 @@ class TorchSession:
         if self.pipe is not None:
             return self.pipe.run(inputs)
         leaves, before, ended = self._run(inputs)
-        outputs = [_owned(leaf.detach().cpu().numpy(), inputs) for leaf in leaves]
+        outputs = [_owned((leaf.detach() if leaf.requires_grad else leaf).numpy(), inputs) for leaf in leaves]
         return outputs, before + (time.perf_counter() - ended)
 
     def run_into(self, inputs: Arrays, outputs: Arrays) -> float:
@@ -152,8 +152,12 @@ class TorchSession:
         tensors = [torch.from_numpy(a if a.flags.writeable else a.copy()) for a in inputs]
         tensors = self._layout(tensors)
         begun = time.perf_counter()
-        with torch.inference_mode(), self._claim:
-            leaves = self._call(tensors)
+        with torch.inference_mode():
+            if self._claim.flush:
+                with self._claim:
+                    leaves = self._call(tensors)
+            else:
+                leaves = self._call(tensors)
         return leaves, begun - start, time.perf_counter()
 
     def close(self) -> None:
