@@ -37,6 +37,13 @@ def test_every_block_of_every_call_is_in_one_run():
         ({"a": list}, {"samples": 0}, "samples"),
         ({"a": list}, {"rounds": (1, 3)}, "2 <= least <= most"),
         ({"a": list}, {"budget_s": 0}, "above 0"),
+        ({"a": list}, {"budget_s": "1"}, "budget_s must be a number of seconds above 0"),
+        ({"a": list}, {"budget_s": float("nan")}, "budget_s"),
+        ({"a": list}, {"settle_s": -1}, "settle_s must be a number of seconds at least 0"),
+        ({"a": list}, {"rounds": 5}, "rounds must be"),
+        ({"a": list}, {"rounds": ("1", "2")}, "rounds must be"),
+        ({"a": list}, {"seed": "x"}, "seed"),
+        ({1: list}, {}, "one name to a function"),
     ],
 )
 def test_what_cannot_be_timed_is_refused(calls, options, words):

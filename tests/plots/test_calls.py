@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 import workbench as wb
+from workbench.core.errors import ConfigError
 from workbench.measure.calls import CallTime
 
 
@@ -29,7 +30,7 @@ def test_bars_are_as_long_as_their_calls_and_say_their_ratio():
     left, right = figure.axes
     assert [bar.get_width() for bar in left.patches] == [4.0, 1.0]
     words = [text.get_text() for text in right.texts]
-    assert "90 ms" in words and "60 ms (1.50×)" in words
+    assert "90 ms" in words and "60 ms  1.50× (1.42 to 1.58)" in words
     assert [tick.get_text() for tick in left.get_yticklabels()] == ["torch-eager", "openvino"]
     assert "milliseconds" in left.get_xlabel()
 
@@ -41,8 +42,24 @@ def test_a_group_of_its_own_axes_and_nothing_to_draw():
     assert again is figure and len(again.axes) == 2
 
 
-def test_no_label_is_cut():
-    figure = wb.plots.plot_calls(GROUPS, words="A long title")
+@pytest.mark.parametrize("groups", [GROUPS["batch 1"], None, {"batch 1": [3]}, {"batch 1": GROUPS["batch 1"][0]}])
+def test_what_is_no_group_of_calls_is_refused(groups):
+    with pytest.raises(ConfigError, match="plot_calls takes titles and the calls"):
+        wb.plots.plot_calls(groups)
+
+
+def test_the_axis_says_what_a_call_does():
+    (ax,) = wb.plots.plot_calls({"a": [call("x", 2222.0, 1.0)]}, per="64 samples").axes
+    assert "milliseconds per 64 samples" in ax.get_xlabel() and ax.texts[0].get_text() == "2,222 ms"
+
+
+@pytest.mark.parametrize(
+    "name", ["openvino", "a very long name of a setting that goes on, with spin=False, threads=12"]
+)
+def test_no_label_is_cut(name):
+    figure = wb.plots.plot_calls(
+        {**GROUPS, "more": [call("one", 4.0, 1.0), call(name, 3.0, 1.3)]}, words="A long title"
+    )
     figure.canvas.draw()
     box = figure.bbox
     for ax in figure.axes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -69,23 +71,32 @@ def time_calls(
     >>> for row in wb.time_calls({"eager": lambda: eager.predict(x), "fast": lambda: fast.predict(x)}, samples=32):
     ...     print(row)  # doctest: +SKIP
     """
-    if not isinstance(calls, Mapping) or not calls:
-        raise ConfigError(
-            f"time_calls: calls must be a mapping of at least one name to a function, got {given(calls)}."
-        )
-    for name, call in calls.items():
-        require_function(f"time_calls: {name!r}", call, takes="no arguments")
-    require_count("time_calls: samples", samples)
-    if len(rounds) != 2 or not 2 <= rounds[0] <= rounds[1]:
-        raise ConfigError(f"time_calls: rounds must be (least, most) with 2 <= least <= most, got {rounds!r}.")
-    if budget_s <= 0 or block_s <= 0:
-        raise ConfigError(f"time_calls: budget_s and block_s must be above 0, got {budget_s!r} and {block_s!r}.")
+    _check(calls, samples, rounds, budget_s=budget_s, block_s=block_s, settle_s=settle_s, seed=seed)
     arms = [CallArm(name, call, settle_s=settle_s) for name, call in calls.items()]
     for arm in arms:
         arm.warm()
     blocks = interleave(arms, rounds=rounds, block_s=block_s, budget_s=budget_s, seed=seed).blocks
     first = blocks[next(iter(calls))]
     return [_call_time(name, blocks[name], first, samples, seed) for name in calls]
+
+
+def _check(calls: Any, samples: Any, rounds: Any, *, seed: Any, **seconds: Any) -> None:
+    if not isinstance(calls, Mapping) or not calls or not all(isinstance(name, str) for name in calls):
+        raise ConfigError(
+            f"time_calls: calls must be a mapping of at least one name to a function, got {given(calls)}."
+        )
+    for name, call in calls.items():
+        require_function(f"time_calls: {name!r}", call, takes="no arguments")
+    require_count("time_calls: samples", samples)
+    require_count("time_calls: seed", seed, minimum=0)
+    whole = isinstance(rounds, tuple | list) and len(rounds) == 2 and all(type(n) is int for n in rounds)
+    if not whole or not 2 <= rounds[0] <= rounds[1]:
+        raise ConfigError(f"time_calls: rounds must be (least, most) with 2 <= least <= most, got {given(rounds)}.")
+    for name, value in seconds.items():
+        least = 0.0 if name == "settle_s" else sys.float_info.min
+        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < math.inf:
+            words = "at least" if name == "settle_s" else "above"
+            raise ConfigError(f"time_calls: {name} must be a number of seconds {words} 0, got {given(value)}.")
 
 
 def _call_time(name: str, blocks: list[Samples], first: list[Samples], samples: int, seed: int) -> CallTime:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from workbench.core.errors import ConfigError
+from workbench.core.given import given
 from workbench.plots import style
 from workbench.plots.canvas import TEXT, axes_or_new, figure_of, say, title
 
@@ -24,6 +28,9 @@ def plot_amounts(
     --------
     >>> plot_amounts({"new arrays": 128.0, "out=": 0.3}, unit="KiB", words="Memory of one call")  # doctest: +SKIP
     """
+    for name, amount in amounts.items():
+        if isinstance(amount, bool) or not isinstance(amount, int | float | np.number) or not 0 <= amount < math.inf:
+            raise ConfigError(f"plot_amounts: {name!r} must be a number of at least 0, got {given(amount)}.")
     _, target = axes_or_new(ax, 6.4, 1.2 + 0.42 * max(1, len(amounts)))
     if not amounts:
         say(target, "No amount to draw: give at least one.")
@@ -40,7 +47,7 @@ def plot_amounts(
     target.set_yticks(range(len(amounts)), list(amounts), fontsize=TEXT)
     target.set_ylim(len(amounts) - 0.45, -0.55)
     target.set_xlim(0, (most or 1.0) * _ROOM)
-    target.set_xlabel(unit, fontsize=TEXT, color=style.INK)
+    target.set_xlabel(f"{unit} (less is better)", fontsize=TEXT, color=style.INK)
     target.grid(visible=False, axis="y")
     target.tick_params(axis="y", length=0)
     title(target, words, detail)

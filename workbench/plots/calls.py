@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,18 +10,29 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from workbench.core.errors import ConfigError
+from workbench.core.given import given
 from workbench.plots import style
 from workbench.plots.canvas import TEXT, dress, figure_of, new_figure, say, title
 
 COLUMNS = ["group", "name", "ms", "low_ms", "high_ms", "per_s", "ratio", "ratio_low", "ratio_high"]
 _HEIGHT = 0.62
 _BLUE = "#56B4E9"
-_ROOM = 1.75
+_ROOM = 2.05
 """The axis goes on beyond the longest bar for the words at its end."""
+_WRAP = 26
 
 
 def calls_data(groups: Mapping[str, Sequence[Any]]) -> pd.DataFrame:
     """Return a row for each call of each group, as :func:`workbench.measure.calls.time_calls` gave them."""
+    if not isinstance(groups, Mapping) or not all(
+        isinstance(calls, list | tuple) and all(hasattr(call, "ratio_low") for call in calls)
+        for calls in groups.values()
+    ):
+        raise ConfigError(
+            'plot_calls takes titles and the calls that wb.time_calls gave, such as {"batch 1": wb.time_calls(calls)}; '
+            f"got {given(groups)}."
+        )
     rows = [
         {"group": group, **{column: getattr(call, column) for column in COLUMNS[1:]}}
         for group, calls in groups.items()
@@ -30,9 +42,16 @@ def calls_data(groups: Mapping[str, Sequence[Any]]) -> pd.DataFrame:
 
 
 def plot_calls(
-    groups: Mapping[str, Sequence[Any]], *, words: str = "Time of one call", ax: Axes | None = None
+    groups: Mapping[str, Sequence[Any]],
+    *,
+    words: str = "Time of one call",
+    per: str = "call",
+    ax: Axes | None = None,
 ) -> Figure:
-    """Draw the time of each call, shorter is better, with its 95 % interval and how it stands to the first.
+    """Draw the time of each call, shorter is better, with its 95 % interval and its pace beside the first.
+
+    The pace is the median over rounds of the first call's time over this one's in the same round: where the machine's
+    own pace changes between rounds, it is another number than the ratio of the two medians, and the one to trust.
 
     Parameters
     ----------
@@ -41,8 +60,15 @@ def plot_calls(
         the ratios are taken against.
     words
         The title of the whole.
+    per
+        What one call does, for the axis: ``"64 samples"``.
     ax
         Draw the first group alone here.
+
+    Raises
+    ------
+    ConfigError
+        If ``groups`` is no mapping of titles to calls.
 
     Examples
     --------
@@ -55,30 +81,40 @@ def plot_calls(
         return figure_of(target)
     names = list(groups)[:1] if ax is not None else [name for name in groups if len(groups[name])]
     most = max(len(groups[name]) for name in names)
+    longest = min(_WRAP, max(map(len, frame["name"])))
     axes = (
-        [dress(ax)] if ax is not None else new_figure(2.2 + 3.7 * len(names), 1.3 + 0.42 * most, columns=len(names))[1]
+        [dress(ax)]
+        if ax is not None
+        else new_figure(1.4 + 0.08 * longest + 4.2 * len(names), 1.4 + 0.42 * most, columns=len(names))[1]
     )
     for number, (target, name) in enumerate(zip(axes, names, strict=True)):
         rows = frame[frame["group"] == name]
         same = number > 0 and list(rows["name"]) == list(frame.loc[frame["group"] == names[0], "name"])
-        _panel(target, rows, named=not same)
-        detail = f"{name}; bars: 95 % intervals, ratio to the first" if number == 0 else name
+        _panel(target, rows, named=not same, per=per)
+        detail = f"{name}; lines and brackets: 95 % intervals" if number == 0 else name
         title(target, words if number == 0 else "", detail)
     return figure_of(axes[0])
 
 
-def _panel(ax: Axes, frame: pd.DataFrame, *, named: bool) -> None:
+def _panel(ax: Axes, frame: pd.DataFrame, *, named: bool, per: str) -> None:
     for place, row in enumerate(frame.to_dict("records")):
         ax.barh(place, row["ms"], height=_HEIGHT, color=style.FAINT if place == 0 else _BLUE, zorder=3)
         ax.hlines(place, row["low_ms"], row["high_ms"], color=style.INK, linewidth=1.6, zorder=4)
-        end = f"{row['ms']:.3g} ms" + ("" if place == 0 else f" ({row['ratio']:.2f}×)")
+        pace = f"  {row['ratio']:.2f}× ({row['ratio_low']:.2f} to {row['ratio_high']:.2f})"
+        end = f"{_number(row['ms'])} ms" + ("" if place == 0 else pace)
         ax.annotate(
             end, (max(row["ms"], row["high_ms"]), place), (5, 0), textcoords="offset points", va="center",
             fontsize=TEXT - 0.5, color=style.INK,
         )  # fmt: skip
-    ax.set_yticks(range(len(frame)), list(frame["name"]), fontsize=TEXT)
+    ax.set_yticks(range(len(frame)), [textwrap.fill(name, _WRAP) for name in frame["name"]], fontsize=TEXT)
     ax.set_ylim(len(frame) - 0.45, -0.55)
     ax.set_xlim(0, max(frame["high_ms"].max(), frame["ms"].max()) * _ROOM)
-    ax.set_xlabel("milliseconds per call (less is better)", fontsize=TEXT, color=style.INK)
+    ax.set_xlabel(
+        f"milliseconds per {per} (less is better);\n×: pace beside the first, of the same rounds", fontsize=TEXT
+    )
     ax.grid(visible=False, axis="y")
     ax.tick_params(axis="y", length=0, labelleft=named)
+
+
+def _number(ms: float) -> str:
+    return f"{ms:,.0f}" if ms >= 100 else f"{ms:.3g}"

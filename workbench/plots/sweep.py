@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
+from workbench.core.errors import ConfigError
+from workbench.core.given import given
 from workbench.plots import style
 from workbench.plots.canvas import TEXT, axes_or_new, figure_of, plain_log, say, title, wants_log
 from workbench.plots.edges import spread_right
@@ -18,10 +21,21 @@ from workbench.plots.labels import Label
 COLUMNS = ["name", "setting", "per_s", "low_per_s", "high_per_s", "ms"]
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKS = "os^DvPX"
+_PLACES = tuple(style.BACKENDS)[: len(_COLOURS)]
+"""A backend has the same colour and mark in every chart."""
 
 
 def sweep_data(lines: Mapping[str, Mapping[int, Any]]) -> pd.DataFrame:
     """Return a row for each name and setting; the calls are those of :func:`workbench.measure.calls.time_calls`."""
+    if not isinstance(lines, Mapping) or not all(
+        isinstance(calls, Mapping)
+        and all(isinstance(n, int | float | np.number) and hasattr(call, "per_s") for n, call in calls.items())
+        for calls in lines.values()
+    ):
+        raise ConfigError(
+            "plot_sweep takes for each name the calls of wb.time_calls by a number, such as "
+            f'{{"openvino": {{1: one, 8: eight}}}}; got {given(lines)}.'
+        )
     rows = [
         {
             "name": name,
@@ -68,7 +82,8 @@ def plot_sweep(
     target.set_ylabel("samples per second\n(more is better)", fontsize=TEXT + 0.5, color=style.INK)
     labels = []
     for number, (name, line) in enumerate(frame.groupby("name", sort=False)):
-        colour, mark = _COLOURS[number % len(_COLOURS)], _MARKS[number % len(_MARKS)]
+        place = _PLACES.index(name) if name in _PLACES else number + len(_PLACES)
+        colour, mark = _COLOURS[place % len(_COLOURS)], _MARKS[place % len(_MARKS)]
         target.plot(line["setting"], line["per_s"], color=colour, marker=mark, linewidth=1.6, markersize=5, zorder=4)
         target.vlines(line["setting"], line["low_per_s"], line["high_per_s"], color=colour, linewidth=1.4, zorder=3)
         last = line.iloc[-1]
