@@ -3,10 +3,11 @@
     python -m benchmarks.agreement [--models NAME ...] [--backends NAME ...] [--output FILE]
 
 Each engine is loaded without its own check, run on a batch of the size it was loaded for and on a smaller one, and its
-outputs are held against the module's in float32, computed here. A difference is a share of the range of the reference's
-output. Cells above the tolerance of their precision are shown with what the engine says when its check is on: it must
-refuse them. Exits with 1 where a cell is above its tolerance and the engine would have run. Needs the dependencies of
-the zoo: see ``benchmarks/zoo/__init__.py``. Compilers take minutes for some models.
+outputs are held against the module's in float32, computed here. A difference is a share of the largest absolute value
+of the reference's output, as in the engine's own check. Cells above the tolerance of their precision are shown with
+what the engine says when its check is on: it must refuse them. Exits with 1 where a cell is above its tolerance and the engine
+would have run. Needs the dependencies of the zoo: see ``benchmarks/zoo/__init__.py``. Compilers take minutes for some
+models.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ OUTPUT = Path(__file__).parent / "results" / "agreement.md"
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One engine on one model: the largest difference as a share of the range, or why there is none."""
+    """One engine on one model: the largest difference as a share of the largest value, or why there is none."""
 
     model: str
     backend: str
@@ -86,7 +87,7 @@ def _first(inputs: Any, count: int) -> Any:
 
 
 def _share(variant: Variant, engine: Any, inputs: Any) -> float:
-    """Return the largest difference of any output as a share of its range in the reference."""
+    """Return the largest difference of any output as a share of its largest value in the reference."""
     with torch.inference_mode():
         expected = [leaf.numpy() for leaf in leaves(call_model(variant.module, inputs))]
     found = [leaf.numpy() for leaf in leaves(engine.predict(inputs).result)]
@@ -97,8 +98,7 @@ def _one(found: np.ndarray, expected: np.ndarray) -> float:
     if found.shape != expected.shape or found.dtype != expected.dtype:
         return float("inf")
     wide = expected.astype(np.float64)
-    spread = float(wide.max() - wide.min()) or float(np.abs(wide).max()) or 1.0
-    worst = float(np.abs(found.astype(np.float64) - wide).max()) / spread
+    worst = float(np.abs(found.astype(np.float64) - wide).max()) / (float(np.abs(wide).max()) or 1.0)
     return worst if np.isfinite(worst) else float("inf")
 
 
@@ -117,7 +117,7 @@ def page(cells: Sequence[Cell]) -> str:
     return "\n\n".join(
         (
             "Written by `python -m benchmarks.agreement`; not edited by hand.",
-            f"Largest difference from torch eager in float32, as a share of its range. Tolerances: {allowed}.",
+            f"Largest difference from torch eager in float32, as a share of its largest value. Tolerances: {allowed}.",
             "\n".join(lines),
             *(["Refused, or not to be run:\n\n" + "\n".join(reasons)] if reasons else []),
             f"{this_machine().cpu_model}; " + ", ".join(f"{name} {version}" for name, version in versions.items()),

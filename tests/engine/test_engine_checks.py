@@ -47,7 +47,7 @@ def test_a_quantized_model_may_round_but_not_fail(saved):
 
     rounded = dataclasses.replace(with_reference(saved, noisy), quantized=True)
     engine = load(rounded)
-    assert any("of its range): trust the quality measured" in note for note in engine.notes)
+    assert any("of its largest value): trust the quality measured" in note for note in engine.notes)
     wrong = dataclasses.replace(with_reference(saved, lambda output: -output), quantized=True)
     with pytest.raises(EngineError, match="root mean square"):
         load(wrong)

@@ -13,7 +13,7 @@ from workbench.engine.config import InferenceConfig
 from workbench.export.agreement import Agreement, compare_outputs
 
 FAR = 0.05
-"""Share of the reference's range from which a difference is worth a note."""
+"""Share of the reference's largest value from which a difference is worth a note."""
 
 
 class FirstCall:
@@ -71,7 +71,7 @@ def quality_notes(source: ModelSource, agreement: Agreement | None) -> list[str]
     if agreement is not None and agreement.share > FAR:
         notes.append(
             f"outputs differ from the reference by up to {agreement.max_abs_diff:.3g} ({agreement.share:.0%} of its "
-            "range): trust the quality measured on this engine"
+            "largest value): trust the quality measured on this engine"
         )
     if agreement is None:
         notes.append("outputs were not compared with a reference")

@@ -151,8 +151,8 @@ class InferenceConfig(Config):
     verify: bool = option(True, "Compare outputs with the reference when the engine is loaded.", advanced=True)
     tolerance: float | None = option(
         None,
-        "Largest accepted difference from the reference as a share of its range, where the precision sets none; None: "
-        "that of the precision, 0.001 in float32.",
+        "Largest accepted difference from the reference as a share of its largest value, where the precision sets "
+        "none; None: that of the precision, 0.001 in float32.",
         above=0.0,
         advanced=True,
     )
@@ -180,7 +180,7 @@ class InferenceConfig(Config):
             )
 
     def accepted(self, precision: str, *, quantized: bool) -> float | None:
-        """Return the accepted share of the reference's range for what a session computes in.
+        """Return the accepted share of the reference's largest value for what a session computes in.
 
         None for a quantized model without a tolerance: it is held to its root mean square error.
         """

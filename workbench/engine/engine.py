@@ -149,7 +149,7 @@ class OptimizedInferenceEngine(TunableCalls):
         ------
         EngineError
             After :meth:`dispose`, if the model cannot be loaded, or if its outputs are too far from the reference:
-            for float models more than the precision's tolerance (0.001 of the reference's range in float32, see
+            for float models more than the precision's tolerance (0.001 of the reference's largest value in float32, see
             :data:`workbench.engine.precision.TOLERANCES`), for quantized ones not finite
             or a root mean square error above half of the reference's spread.
         """

@@ -15,7 +15,7 @@ from workbench.export.agreement import FLOAT_TOLERANCE
 COMPUTE = ("float32", "tf32", "bfloat16", "float16", "auto")
 
 TOLERANCES = {"float32": FLOAT_TOLERANCE, "tf32": 5e-3, "float16": 1e-2, "bfloat16": 5e-2}
-"""Largest accepted difference from the float model, as a share of its range.
+"""Largest accepted difference from the float model, as a share of its largest value.
 
 One rounding is off by 2**-24 of the value in float32, 2**-11 (0.0005) in float16 and tf32, 2**-8 (0.004) in bfloat16 at
 worst. Tens of layers add up to some ten roundings; tf32 rounds only what goes into products and sums in float32.
@@ -52,8 +52,8 @@ class Precision(Config):
     compute: str = option("float32", "What products are computed in.", choices=COMPUTE)
     tolerance: float | None = option(
         None,
-        "Largest accepted difference from the float model as a share of its range; None: 0.001 in float32, 0.005 in "
-        "tf32, 0.01 in float16, 0.05 in bfloat16.",
+        "Largest accepted difference from the float model as a share of its largest value; None: 0.001 in float32, "
+        "0.005 in tf32, 0.01 in float16, 0.05 in bfloat16.",
         above=0.0,
         advanced=True,
     )

@@ -172,11 +172,12 @@ def _disagrees(choice: Choice, source: ModelSource, problem: str) -> str:
     if precision == "float32":
         return (
             f"{choice.backend} gives other outputs than torch for {source.label}: {problem}. Use another backend "
-            "or set InferenceConfig.tolerance (a share of the range) or verify=False if that is what you want."
+            "or set InferenceConfig.tolerance (a share of the largest value) or verify=False if that is what you want."
         )
     return (
         f"{choice.backend} in {precision} is too far from the float model for {source.label}: {problem}. Use "
-        f"precision='float32', or Precision({precision!r}, tolerance=...) (a share of the range) if so much is right."
+        f"precision='float32', or Precision({precision!r}, tolerance=...) (a share of the largest value) if so much is "
+        "right."
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 FLOAT_TOLERANCE = 1e-3
-"""Largest difference of a float model, as a share of the reference's range."""
+"""Largest difference of a float model, as a share of the reference's largest value."""
 
 QUANTIZED_ERROR = 0.5
 """Largest root mean square error of a quantized model, as a share of the reference's own spread.
@@ -86,4 +86,4 @@ def _problem(
     limit = FLOAT_TOLERANCE if tolerance is None else tolerance
     if share <= limit:
         return None
-    return f"largest difference is {share:.2g} of the reference's range, allowed is {limit:g}"
+    return f"largest difference is {share:.2g} of the reference's largest value, allowed is {limit:g}"
