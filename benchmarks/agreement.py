@@ -5,9 +5,10 @@
 Each engine is loaded without its own check, run on a batch of the size it was loaded for and on a smaller one, and its
 outputs are held against the module's in float32, computed here. A difference is a share of the largest absolute value
 of the reference's output, as in the engine's own check. Cells above the tolerance of their precision are shown with
-what the engine says when its check is on: it must refuse them. Exits with 1 where a cell is above its tolerance and the engine
-would have run. Needs the dependencies of the zoo: see ``benchmarks/zoo/__init__.py``. Compilers take minutes for some
-models.
+what the engine says when its check is on: it must refuse them. Exits with 1 where a cell is above its tolerance and the
+engine would have run.
+
+Needs the dependencies of the zoo: see ``benchmarks/zoo/__init__.py``. Compilers take minutes for some models.
 """
 
 from __future__ import annotations
