@@ -51,7 +51,8 @@ def test_the_folder_holds_the_winner_and_runs_without_the_lab(ran, tmp_path):
     code = WITHOUT_LAB.format(root=str(ROOT), fixtures=str(ROOT / "tests" / "fixtures"))
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "ms on onnxruntime" in done.stdout
+    count = len(open_artifact(folder).reference.inputs[0])
+    assert f" ms for {count} samples on onnxruntime" in done.stdout
     options = json.loads((folder / "engine.json").read_text())
     assert options == {"backend": "onnxruntime", "batch_size": 4, "threads": 1, "precision": "float32"}
     stored = open_artifact(folder).reference
@@ -87,11 +88,16 @@ def test_the_winner_of_the_study_is_the_one_that_is_written(ran, tmp_path):
     assert ran.export(folder) == folder  # an artefact there is replaced
 
 
-def test_a_winner_on_torch_says_that_the_program_takes_another_engine(ran, tmp_path):
+def test_a_row_on_torch_is_handed_over_with_an_engine_that_runs_there(ran, tmp_path):
     folder = ran.export(tmp_path / "base", trial=key_of(ran, "float", "torch-eager"))
-    assert json.loads((folder / "engine.json").read_text())["backend"] == "torch-eager"
-    assert 'options["backend"] = "onnxruntime"' in (folder / "run.py").read_text()
-    assert "`run.py` takes onnxruntime instead" in (folder / "README.md").read_text()
+    options = json.loads((folder / "engine.json").read_text())
+    assert options["backend"] == "onnxruntime" and options["batch_size"] == 4
+    with wb.OptimizedInferenceEngine.from_artifact(folder, **options) as engine:
+        assert engine.predict(open_artifact(folder).reference.inputs[0]).result is not None
+    text = (folder / "README.md").read_text()
+    assert "The figures below are those of torch-eager" in text and "`engine.json` names onnxruntime" in text
+    assert "\nOn torch-eager, on " in text
+    assert "this is the original in torch eager" in text and "1 times" not in text
 
 
 def test_without_the_task_the_database_is_enough(ran, tmp_path):
@@ -151,10 +157,37 @@ def test_other_folders_and_full_disks_leave_nothing_behind(ran, tmp_path, monkey
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
+@pytest.mark.parametrize("damaged", [False, True])
+def test_files_of_ones_own_in_an_artefact_are_not_lost(ran, tmp_path, monkeypatch, damaged):
+    folder = ran.export(tmp_path / "w")
+    (folder / "mine.txt").write_text("do not touch")
+    (folder / "rows").mkdir()
+    if damaged:
+        (folder / "manifest.json").write_text("{}")
+    with monkeypatch.context() as patch:
+        patch.setattr("workbench.study.handover._artifact", lambda *_: pytest.fail("work had begun"))
+        with pytest.raises(ArtifactError, match=r"would be lost: mine\.txt, rows\. Move them"):
+            ran.export(folder)
+    assert (folder / "mine.txt").read_text() == "do not touch"
+    (folder / "mine.txt").unlink()
+    (folder / "rows").rmdir()
+    (folder / "run.py").write_text("edited")
+    ran.export(folder)
+    assert "edited" not in (folder / "run.py").read_text()
+
+
 def test_a_database_that_is_not_there_is_not_made(tmp_path):
     with pytest.raises(StudyError, match="does not exist"):
         export_stored(f"sqlite:///{tmp_path}/none.db", tmp_path / "w")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_database_of_another_task_says_which_it_holds(ran, tmp_path):
+    from workbench.tasks.load import load_task
+
+    other = load_task(f"{ROOT / 'tests' / 'fixtures' / 'lengths.py'}:lengths")
+    with pytest.raises(StudyError, match=rf"'answers' \(study 'answers', fingerprint {ran.task.fingerprint}\)"):
+        export_stored(ran.storage, tmp_path / "w", task=other)
 
 
 def test_a_database_with_several_studies_or_none_asks_for_the_task(ran, shared_task, tmp_path):
@@ -206,7 +239,7 @@ def test_the_program_gives_inputs_in_the_models_structure(kind):
 
     names = ("a", "b") if kind != "tensor" else ("a",)
     io = IOSpec(kind, tuple(TensorSpec(n, "float32", (2,)) for n in names), (), {})
-    text = program(io, None)
+    text = program(io)
     compile(text, "run.py", "exec")
     line = next(line for line in text.splitlines() if line.startswith("inputs = "))
     stored = {"input_0": 1, "input_1": 2}
@@ -220,5 +253,5 @@ def test_the_program_gives_inputs_in_the_models_structure(kind):
 def test_a_row_that_knows_little_makes_a_page_too(ran, tmp_path):
     artifact = open_artifact(ran.export(tmp_path / "w"))
     row = {"recipe": "r", "task": "t", "threads": 2, "batch_size": 1, "backend": "openvino", "fingerprint": "f"}
-    assert "| latency" not in page(row, artifact, reason="Because.", replaced=None, remade=False)
+    assert "| latency" not in page(row, artifact, reason="Because.", runs_on="openvino", remade=False)
     assert engine_options(row)["backend"] == "openvino"
