@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 import workbench as wb
 from workbench.core.errors import ConfigError, EngineError, InputError
+from workbench.engine.runner import CLOSED
 
 SOON = 20.0
 """Seconds after which a test that waits for another thread gives up."""
@@ -277,6 +278,32 @@ class TestAwaited:
             time.sleep(0.01)
         with pytest.raises(EngineError, match="disposed"):
             asyncio.run(engine.apredict(images.task.examples(1)))
+
+    def test_dispose_tells_those_who_wait_and_a_cancelled_task_stays_cancelled(self, images, monkeypatch):
+        begun, go_on = threading.Event(), threading.Event()
+
+        async def work(engine):
+            x = images.task.examples(1)
+            tasks = [asyncio.create_task(engine.apredict(x)) for _ in range(6)]
+            while not begun.is_set():
+                await asyncio.sleep(0.001)
+            tasks[-1].cancel()
+            await asyncio.sleep(0)
+            closing = asyncio.create_task(asyncio.to_thread(engine.dispose))
+            await asyncio.sleep(0.02)
+            drop()  # as dispose does it at its end, while all the others still wait
+            go_on.set()
+            await closing
+            return await asyncio.gather(*tasks, return_exceptions=True)
+
+        with wb.OptimizedInferenceEngine.from_variant(images, backend="onnxruntime") as engine:
+            run, drop = engine._runner.session.run, engine._drop_calls
+            slow = lambda arrays: (begun.set(), go_on.wait(SOON), run(arrays))[2]  # noqa: E731
+            monkeypatch.setattr(engine._runner.session, "run", slow)
+            first, *waited, cancelled = asyncio.run(work(engine))
+        assert first.metrics.batch_size == 1
+        assert [(type(error), str(error)) for error in waited] == [(EngineError, CLOSED)] * 4
+        assert isinstance(cancelled, asyncio.CancelledError)
 
 
 class TestFinite:

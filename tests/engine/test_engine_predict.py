@@ -11,7 +11,7 @@ import pytest
 import torch
 from engine_models import Branches, FixedBatch, Same, make_variant
 
-from workbench.core.errors import EngineError, ExportError, InputError
+from workbench.core.errors import ConfigError, EngineError, ExportError, InputError
 from workbench.engine import OptimizedInferenceEngine
 
 Engine = OptimizedInferenceEngine
@@ -48,6 +48,14 @@ def test_the_eager_structure_comes_back(words, backend):
         torch.testing.assert_close(got["more"][0], want["more"][0], atol=1e-5, rtol=1e-4)
         assert torch.equal(got["more"][1], want["more"][1])
         assert got["more"][1].dtype == torch.int64
+
+
+@pytest.mark.parametrize("kind", ["task", "module", "nothing"])
+def test_what_is_no_variant_is_told_how_to_make_one(images, backend, kind):
+    given = {"task": images.task, "module": images.module, "nothing": None}[kind]
+    words = rf"^from_variant takes a Variant, got {type(given).__name__}: Variant\.original\(task\) makes one\.$"
+    with pytest.raises(ConfigError, match=words):
+        Engine.from_variant(given, backend=backend)
 
 
 def test_metrics_add_up(images, backend):

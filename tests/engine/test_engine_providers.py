@@ -68,6 +68,7 @@ def test_options_are_handed_over_as_text():
     found = chosen(providers=("cuda",), provider_options={"cuda": {"device_id": 1, "enable_cuda_graph": True}})
     assert found.asked == ((CUDA, {"device_id": "1", "enable_cuda_graph": "1"}), (CPU, {}))
     assert device_of(*found.asked[0]) == "cuda:1"
+    assert chosen(provider_options={"cpu": {}}).asked == ((CPU, {}),)
     assert device_of(CPU, {}) == "cpu" and device_of("DmlExecutionProvider", {}) == "gpu"
     assert device_of("OpenVINOExecutionProvider", {"device_type": "GPU.1"}) == "gpu"
 
@@ -78,11 +79,29 @@ def test_options_are_handed_over_as_text():
         ({"providers": ("cudda",)}, "Did you mean 'cuda'"),
         ({"providers": ("cuda",), "provider_options": {"tensorrt": {}}}, "'tensorrt', which is not among"),
         ({"providers": ("cuda",), "provider_options": {"cuda": 3}}, "must be a mapping of options, got 3"),
+        (
+            {"provider_options": {"nope": {}}},
+            r"InferenceConfig\.provider_options: Unknown provider 'nope'.*Allowed: .*cpu",
+        ),
+        ({"provider_options": {3: {}}}, r"InferenceConfig\.provider_options: Unknown provider 3"),
+        (
+            {"provider_options": {"cpu": {"use_arena": 0, "a": 1}}},
+            "has use_arena, a for 'cpu', but .* takes no options",
+        ),
+        ({"providers": (IDLE,), "provider_options": {IDLE: {"nope": 1}}}, "has nope for 'azure'"),
     ],
 )
 def test_wrong_providers_are_refused(options, words):
     with pytest.raises(ConfigError, match=words):
         chosen(**options)
+
+
+def test_onnxruntime_still_drops_the_options_that_are_refused(images):
+    with onnx_engine(images) as engine:
+        options = {"arena_extend_strategy": "rubbish"}
+        path = str(engine._keep.path / "model.onnx")
+        session = onnxruntime.InferenceSession(path, providers=[("AzureExecutionProvider", options), (CPU, options)])
+        assert not any(session.get_provider_options().values())
 
 
 def test_a_wrong_provider_is_a_config_error_of_the_engine(images):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import time
@@ -15,7 +16,7 @@ from engine_models import Images, make_variant
 
 import workbench as wb
 from workbench.core.errors import ConfigError, EngineError, InputError
-from workbench.engine import InferenceConfig, OptimizedInferenceEngine, TuneResult, tunable, tune
+from workbench.engine import InferenceConfig, OptimizedInferenceEngine, TuneResult, tunable, tune, tuned
 from workbench.engine.placement import Placement
 from workbench.engine.source import source_from_path, source_from_variant
 from workbench.engine.tunable import model_digest, own_config
@@ -147,11 +148,15 @@ class TestSearch:
         monkeypatch.setattr(tune, "_ROUNDS", 3)
         found = search(images)
         assert found.changes == {} and "only 3 rounds fitted into the time, and 6 are needed" in found.verdict
+        assert not found.decided
+        speeds[("threads", 2)] = 1.0
+        found = search(images)
+        assert not found.decided and "clearly faster, but only 3 rounds fitted" in found.verdict
 
     def test_no_time_is_said(self, images, speeds):
         found = search(images, budget_s=1e-9)
         assert found.changes == {} and "the time was up. Give a larger budget_s." in found.verdict
-        assert {row.reason for row in found.table} == {"not measured: the time was up"}
+        assert {row.reason for row in found.table} == {"not measured: the time was up"} and not found.decided
 
     def test_what_does_not_load_is_in_the_table_with_its_reason(self, images, speeds):
         speeds |= {"broken": (8,), ("threads", 1): 0.5}
@@ -159,6 +164,7 @@ class TestSearch:
         (row,) = [row for row in found.table if row.changes == {"threads": 8}]
         assert row.reason == "no room" and row.median_ms is None and str(row) == "threads=8: no room"
         assert found.changes == {"threads": 1}
+        assert found.decided
         speeds["broken"] = (1, 2, 8)
         assert search(images).table[0].stage == "default"  # first also where the first option gave nothing
 
@@ -222,7 +228,7 @@ def test_a_result_is_kept_for_the_next_engine_and_measured_again_on_request(imag
     with Engine.from_variant(images, **options) as engine:
         first = engine.tune()
         assert engine.threads == 1 and engine.config.threads == 1 and "tuned for latency: threads=1" in engine.notes
-        assert engine.tune() == tune.dataclasses.replace(first, cached=True)
+        assert engine.tune() == dataclasses.replace(first, cached=True)
         assert len(quick) == 1
         assert not engine.tune(again=True).cached and len(quick) == 2
         assert quick[1] == quick[0] == InferenceConfig(**options)  # from its own config, not from the tuned one
@@ -230,6 +236,27 @@ def test_a_result_is_kept_for_the_next_engine_and_measured_again_on_request(imag
         found = other.tune()
         assert found.cached and found.table == first.table and other.threads == 1 and len(quick) == 2
         assert other.predict(images.task.examples(4).numpy()).result.shape == (4, 5)
+
+
+def test_what_the_time_did_not_suffice_for_is_not_kept_and_replaces_nothing(images, monkeypatch):
+    def result(self):
+        done = self._budget >= 10
+        row = tuned.TunedSetting("threads=1", "final", {"threads": 1}, 1.0, 0.5, 0.4, 0.6, 9 if done else 2)
+        judged = tuned.judge(row, [row])
+        changes = {"threads": 1} if judged.won else {}
+        config = self._config.replace(**changes)
+        found = TuneResult(self._config.backend, 4, self._goal, changes, config, (row,), judged.verdict, 0.1)
+        return dataclasses.replace(found, decided=judged.decided)
+
+    monkeypatch.setattr(tune.Search, "result", result)
+    with Engine.from_variant(images, backend="onnxruntime", batch_size=4, threads=2) as engine:
+        short = engine.tune(budget_s=1)
+        assert not short.decided and short.notes == ("not kept for the next time: the time did not suffice for one",)
+        complete = engine.tune(budget_s=20)
+        assert complete.decided and not complete.cached and engine.threads == 1
+        assert "an earlier result stays" in engine.tune(budget_s=1, again=True).notes[0] and engine.threads == 2
+        found = engine.tune(budget_s=1)
+        assert found.cached and found.table == complete.table and engine.threads == 1
 
 
 def test_another_question_is_measured_anew(images, quick):
@@ -354,7 +381,7 @@ def test_the_digest_follows_the_weights_also_those_outside_the_file(tmp_path):
     assert one.read_bytes() == two.read_bytes()
     digests = [model_digest(source_from_path(path), "onnxruntime") for path in (one, same, two)]
     assert digests[0] == digests[1] != digests[2]
-    assert tunable.FORMAT == 1
+    assert tunable.FORMAT == 2
 
 
 def test_a_winner_that_does_not_load_leaves_the_engine_as_it_was(images, quick, monkeypatch):

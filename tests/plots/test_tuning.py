@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 import workbench as wb
 from workbench.engine import InferenceConfig, TunedSetting, TuneResult
+from workbench.engine.tuned import judge
 
 
 def result(*rows: TunedSetting, **changes: object) -> TuneResult:
@@ -62,8 +65,30 @@ def test_nothing_measured_is_said(rows: tuple[TunedSetting, ...]):
     assert again is figure
 
 
-def test_no_label_is_cut():
-    figure = wb.plots.plot_tuning(result(*ROWS, memory_format="channels_last"))
+def undecided() -> TuneResult:
+    rows = (*ROWS[:5], dataclasses.replace(ROWS[5], rounds=2))
+    return dataclasses.replace(result(*rows), decided=False, verdict=judge(rows[-1], rows).verdict)
+
+
+def test_what_is_undecided_is_said_with_the_reason():
+    words = wb.plots.plot_tuning(undecided()).axes[0].get_title(loc="left").replace("\n", " ")
+    assert words.startswith("95 % intervals; undecided. The default stays: ")
+    assert words.endswith("only 2 rounds fitted into the time, and 6 are needed. Give a larger budget_s.")
+
+
+def test_the_line_at_1_does_not_cross_a_time():
+    (ax,) = wb.plots.plot_tuning(result(*ROWS)).axes
+    (line,) = [line for line in ax.lines if list(line.get_xdata()) == [1.0, 1.0]]
+    times = [text for text in ax.texts if text.get_text().endswith(" ms")]
+    assert len(times) == 4
+    for text in times:
+        box = text.get_bbox_patch()
+        assert box is not None and box.get_facecolor() == (1, 1, 1, 1) and text.get_zorder() > line.get_zorder()
+
+
+@pytest.mark.parametrize("found", [result(*ROWS, memory_format="channels_last"), undecided()])
+def test_no_label_is_cut(found: TuneResult):
+    figure = wb.plots.plot_tuning(found)
     figure.canvas.draw()
     box = figure.bbox
     ax = figure.axes[0]

@@ -13,8 +13,8 @@ _HOMES = {
     "Precision": "precision",
     "InferenceMetrics": "result",
     "InferenceResult": "result",
-    "TuneResult": "tune",
-    "TunedSetting": "tune",
+    "TuneResult": "tuned",
+    "TunedSetting": "tuned",
     "backend_status": "backends",
 }
 

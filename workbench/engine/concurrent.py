@@ -70,7 +70,7 @@ class ConcurrentCalls(ABC):
         """Run one batch without blocking the event loop; as :meth:`predict`, on a thread of the engine's own.
 
         Calls begin in the order in which they were awaited. A call that was cancelled before it began is dropped; one
-        that runs ends, and its result is lost.
+        that runs ends, and its result is lost. Those that wait when the engine is disposed raise EngineError.
 
         Examples
         --------
@@ -128,7 +128,7 @@ class ConcurrentCalls(ABC):
         return stream(self, items, batch_size=batch_size, max_wait_ms=max_wait_ms, prefetch=prefetch)
 
     def _drop_calls(self) -> None:
-        """Cancel what is awaited and has not begun."""
+        """End the thread of awaited calls: those that have not begun find the engine disposed, and say so."""
         executor, self._executor = self._executor, None
         if executor is not None:
-            executor.shutdown(wait=False, cancel_futures=True)
+            executor.shutdown(wait=False)  # cancelled futures would cancel the tasks that wait for them

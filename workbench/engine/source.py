@@ -15,7 +15,7 @@ from workbench.artifact.artifact import Artifact, open_artifact
 from workbench.artifact.manifest import MANIFEST
 from workbench.artifact.reference import Arrays, Reference
 from workbench.compress.quantize.modes import mode_of_recipe
-from workbench.core.errors import EngineError, ExportError
+from workbench.core.errors import ConfigError, EngineError, ExportError
 from workbench.core.lazy import needing
 from workbench.core.machine import this_machine
 from workbench.engine.backends.base import ModelSource
@@ -93,10 +93,20 @@ def source_from_variant(variant: Variant, *, onnx: bool, batch: int) -> ModelSou
 
     The export is kept as long as the variant lives, so that a second engine does not repeat it. A module that
     cannot be exported gives a source without ONNX file and the reason.
+
+    Raises
+    ------
+    ConfigError
+        If it is something else than a variant.
     """
     from workbench.artifact.save import make_reference
+    from workbench.compress.variant import Variant
     from workbench.export.onnx import describe_io
 
+    if not isinstance(variant, Variant):
+        raise ConfigError(
+            f"from_variant takes a Variant, got {type(variant).__name__}: Variant.original(task) makes one."
+        )
     if onnx:
         return _exported(variant, batch)
     inputs, names = variant.task.examples(8), variant.task.parameter_names

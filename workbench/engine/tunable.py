@@ -25,9 +25,10 @@ from workbench.engine.config import ONLY_FOR, InferenceConfig
 from workbench.engine.names import DEFAULT_BACKENDS
 from workbench.engine.placement import Placement
 from workbench.engine.selection import Candidate
-from workbench.engine.tune import GOALS, Search, TunedSetting, TuneResult, describe
+from workbench.engine.tune import GOALS, Search
+from workbench.engine.tuned import TunedSetting, TuneResult, describe
 
-FORMAT = 1
+FORMAT = 2
 
 
 class TunableCalls(ConcurrentCalls):
@@ -56,7 +57,8 @@ class TunableCalls(ConcurrentCalls):
         Numbers of threads are tried, the memory format of torch's backends, whether ONNX Runtime's workers spin, and
         (``goal="throughput"``) OpenVINO's streams, each on top of the best so far, in blocks that take turns with the
         engine's own settings. The winner is measured once more, and chosen only if the 95 % interval of its time over
-        the default's lies wholly below 1. The result is kept for this machine, model, backend, batch size and config.
+        the default's lies wholly below 1. The result is kept for this machine, model, backend, batch size and config;
+        one that the time did not suffice for (``decided`` is False) is not, and leaves an earlier one as it was.
 
         Nothing else should use the machine meanwhile, this engine included: other threads must not call it.
 
@@ -69,7 +71,7 @@ class TunableCalls(ConcurrentCalls):
         inputs : optional
             What :meth:`predict` takes, with ``config.batch_size`` samples; None: the model's example inputs.
         again : bool
-            Measure also where there is an earlier result, and replace it.
+            Measure also where there is an earlier result, and replace it by one that is decided.
 
         Raises
         ------
@@ -182,7 +184,10 @@ def _path(source: ModelSource, config: InferenceConfig, inputs: Arrays, goal: st
 
 
 def _kept(result: TuneResult, path: Path) -> TuneResult:
-    """Write a result for the next time; where that is not possible a note says so."""
+    """Write a result for the next time; where that is not possible, or it is undecided, a note says so."""
+    if not result.decided:
+        why = "an earlier result stays, tune() takes it" if path.is_file() else "the time did not suffice for one"
+        return dataclasses.replace(result, notes=(*result.notes, f"not kept for the next time: {why}"))
     values = {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
     values["table"] = [dataclasses.asdict(row) for row in result.table]
     del values["config"]  # the engine's own with these changes

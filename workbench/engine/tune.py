@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import statistics
 import threading
@@ -22,78 +21,17 @@ from workbench.engine.backends.base import ModelSource, Session
 from workbench.engine.config import MEMORY_FORMATS, InferenceConfig
 from workbench.engine.names import MODULE_BACKENDS
 from workbench.engine.selection import load_checked
+from workbench.engine.tuned import TIME_UP, TunedSetting, TuneResult, describe, judge
 from workbench.engine.turns import Block, by_turns, timed_block
 
 GOALS = ("latency", "throughput")
 BLOCK_S = 0.06
 SETTLE_S = 0.02
-DECIDING_ROUNDS = 6
-"""Rounds below which an interval is no base for a decision."""
 FINAL_SHARE = 0.35
 """Of the budget, for the measurement that decides."""
 _ROUNDS = 40
 Times = Sequence[Sequence[float]]
 """Milliseconds per call in each block of one setting."""
-
-
-@dataclasses.dataclass(frozen=True)
-class TunedSetting:
-    """One setting that was measured, or the ``reason`` why it was not.
-
-    ``changes`` are the options that differ from the engine's own config; ``stage`` is the option that was looked at,
-    or ``"final"`` for the fresh measurement that decides. ``median_ms`` is per call, and where calls run at once the
-    time of all over their number. ``ratio`` is this time over the default's, timed beside it, with its 95 % interval:
-    below 1 it is faster.
-    """
-
-    name: str
-    stage: str
-    changes: Mapping[str, Any]
-    median_ms: float | None = None
-    ratio: float | None = None
-    ratio_low: float | None = None
-    ratio_high: float | None = None
-    rounds: int = 0
-    reason: str | None = None
-
-    @property
-    def clearly_faster(self) -> bool:
-        """Whether the whole interval of the ratio lies below 1."""
-        return self.ratio_high is not None and self.ratio_high < 1.0
-
-    def __str__(self) -> str:
-        if self.median_ms is None or self.ratio is None:
-            return f"{self.name}: {self.reason}"
-        return f"{self.name}: {self.median_ms:.3g} ms, {self.ratio:.3g} ({self.ratio_low:.3g} to {self.ratio_high:.3g})"
-
-
-@dataclasses.dataclass(frozen=True)
-class TuneResult:
-    """What :meth:`OptimizedInferenceEngine.tune` found.
-
-    ``changes`` are the options of the winner that differ from the engine's own config, empty where that stays;
-    ``config`` is the winner. ``table`` has the default first, then what was measured, in that order. ``cached`` says
-    that it was measured earlier.
-    """
-
-    backend: str
-    batch_size: int
-    goal: str
-    changes: Mapping[str, Any]
-    config: InferenceConfig
-    table: tuple[TunedSetting, ...]
-    verdict: str
-    seconds: float
-    cached: bool = False
-    notes: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        return self.verdict
-
-
-def describe(changes: Mapping[str, Any]) -> str:
-    """Return settings as they are written in a config."""
-    return ", ".join(f"{name}={value!r}" for name, value in changes.items()) or "default"
 
 
 def axes(config: InferenceConfig, goal: str) -> dict[str, list[Any]]:
@@ -142,8 +80,8 @@ class Search:
             # Anew: what came first among many was also lucky, and that luck is not in here.
             end = self._begun + self._budget
             final = self._measure(default, {describe(best): best}, "final", end)[0][0] if best else None
-        won = final is not None and final.rounds >= DECIDING_ROUNDS and final.clearly_faster
-        changes = best if won else {}
+        judged = judge(final, self._table)
+        changes = best if judged.won else {}
         return TuneResult(
             backend=self._config.backend,
             batch_size=self._source.io.batch or self._config.batch_size,
@@ -151,8 +89,9 @@ class Search:
             changes=changes,
             config=self._config.replace(**changes),
             table=tuple(self._table),
-            verdict=verdict_of(final, self._table, won=won),
+            verdict=judged.verdict,
             seconds=time.perf_counter() - self._begun,
+            decided=judged.decided,
         )
 
     def _stage(
@@ -181,7 +120,7 @@ class Search:
             for name, changes in tried.items():
                 try:
                     if time.perf_counter() + self._longest_load > load_by:
-                        raise _NotMeasured("not measured: the time was up")
+                        raise _NotMeasured(TIME_UP)
                     blocks[name] = stack.enter_context(self._arm(changes))
                 except WorkbenchError as error:
                     rows.append(TunedSetting(name, stage, changes, reason=str(error)))
@@ -264,25 +203,3 @@ def _at_once(call: Callable[[], object], calls: int) -> float:
     for thread in threads:
         thread.join()
     return (time.perf_counter() - begun) * 1e3 / sum(for_each)
-
-
-def verdict_of(final: TunedSetting | None, table: Sequence[TunedSetting], *, won: bool) -> str:
-    """Return in a sentence what was chosen and why."""
-    if final is None:
-        reasons = [row.reason for row in table]
-        if not reasons:
-            return "The default stays: there is nothing else to try here."
-        if all(reasons):
-            return f"The default stays: {reasons[0]}. Give a larger budget_s."
-        return "The default stays: nothing that was tried was clearly faster."
-    if final.ratio is None:
-        return f"The default stays: {final.name} was the fastest, and {final.reason} for the decision."
-    share = f"{final.ratio:.3g} of the default's time (95 % interval {final.ratio_low:.3g} to {final.ratio_high:.3g})"
-    if won:
-        return f"Chosen: {final.name}, {share}."
-    if final.rounds < DECIDING_ROUNDS:
-        return (
-            f"The default stays: {final.name} took {share}, but only {final.rounds} rounds fitted into the time, and "
-            f"{DECIDING_ROUNDS} are needed. Give a larger budget_s."
-        )
-    return f"The default stays: {final.name} took {share}, which does not lie wholly below 1."

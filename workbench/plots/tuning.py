@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,8 @@ from workbench.plots.canvas import TEXT, axes_or_new, figure_of, plain_log, say,
 
 COLUMNS = ["stage", "name", "ms", "ratio", "ratio_low", "ratio_high", "rounds", "chosen", "reason"]
 _BLUE = "#0072B2"
+_LINE = 64
+"""Letters of a line below the title that the axes are wide enough for."""
 
 
 def tuning_data(result: Any) -> pd.DataFrame:
@@ -66,9 +69,15 @@ def plot_tuning(result: Any, *, ax: Axes | None = None) -> Figure:
     target.set_xlabel("time over the default's (less is better)", fontsize=TEXT, color=style.INK)
     target.grid(visible=False, axis="y")
     target.tick_params(axis="y", length=0)
-    chosen = "filled green: chosen" if result.changes else "the default stays"
-    title(target, f"Settings of {result.backend}, batch {result.batch_size}", f"95 % intervals; {chosen}")
+    title(target, f"Settings of {result.backend}, batch {result.batch_size}", _outcome(result))
     return figure_of(target)
+
+
+def _outcome(result: Any) -> str:
+    """Return what came of it; where the time did not suffice to decide, the verdict says why."""
+    if result.decided:
+        return f"95 % intervals; {'filled green: chosen' if result.changes else 'the default stays'}"
+    return textwrap.fill(f"95 % intervals; undecided. {result.verdict}", _LINE)
 
 
 def _scale(ax: Axes, low: float, high: float) -> None:
@@ -88,7 +97,8 @@ def _mark(ax: Axes, place: int, row: Mapping[Any, Any]) -> None:
     ax.plot([row["ratio"]], [place], "o", markersize=6.5, color=colour, markerfacecolor=fill, zorder=4)
     ax.annotate(
         f"{row['ms']:.3g} ms", (max(row["ratio_high"], row["ratio"]), place), (7, 0), textcoords="offset points",
-        va="center", fontsize=TEXT - 0.5, color=style.INK,
+        va="center", fontsize=TEXT - 0.5, color=style.INK, zorder=5,
+        bbox={"boxstyle": "square,pad=0.15", "facecolor": "white", "edgecolor": "none"},  # over the line at 1
     )  # fmt: skip
 
 

@@ -23,6 +23,8 @@ _HOW = {
     "DmlExecutionProvider": "pip install onnxruntime-directml on Windows",
     "CoreMLExecutionProvider": "pip install onnxruntime on macOS",
 }
+_TAKE_NONE = (CPU, "AzureExecutionProvider")
+"""Providers whose options ONNX Runtime drops without a word (seen with 1.32), those of the CPU's C interface too."""
 _CUDA_DEVICES = (CUDA, "TensorrtExecutionProvider", "NvTensorRTRTXExecutionProvider")
 
 
@@ -59,10 +61,12 @@ def choose_providers(config: InferenceConfig, *, known: Sequence[str], available
     Raises
     ------
     ConfigError
-        If the config names a provider that there is none of, or gives options to one that it does not name.
+        If the config names a provider that there is none of, or gives options to one that it does not name or
+        that takes none.
     """
-    wanted = [_full_name(name, known) for name in config.providers]
-    options = {_full_name(name, known): value for name, value in (config.provider_options or {}).items()}
+    wanted = [_full_name(name, known, "providers") for name in config.providers]
+    given = config.provider_options or {}
+    options = {_full_name(name, known, "provider_options"): value for name, value in given.items()}
     missing: tuple[str, ...] = ()
     if not wanted and wants_gpu(config):
         wanted = [name for name in (_ON_GPU if config.device is None else (CUDA,)) if name in available][:1]
@@ -99,11 +103,11 @@ def provider_status() -> list[Availability]:
     ]
 
 
-def _full_name(given: str, known: Sequence[str]) -> str:
+def _full_name(given: object, known: Sequence[str], option: str) -> str:
     by_short = {short_name(name): name for name in known}
-    found = by_short.get(short_name(given))
+    found = by_short.get(short_name(given)) if isinstance(given, str) else None
     if found is None:
-        raise ConfigError("InferenceConfig.providers: " + unknown_name("provider", given, by_short))
+        raise ConfigError(f"InferenceConfig.{option}: " + unknown_name("provider", given, by_short))
     return found
 
 
@@ -123,6 +127,11 @@ def _check_options(options: Mapping[str, Any], wanted: Sequence[str]) -> None:
         if not isinstance(value, Mapping):
             raise ConfigError(
                 f"InferenceConfig.provider_options[{short_name(name)!r}] must be a mapping of options, got {value!r}."
+            )
+        if value and name in _TAKE_NONE:
+            raise ConfigError(
+                f"InferenceConfig.provider_options has {', '.join(map(str, value))} for {short_name(name)!r}, but ONNX "
+                "Runtime takes no options for that provider and would drop them. Leave them out."
             )
 
 
