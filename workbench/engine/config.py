@@ -136,7 +136,10 @@ class InferenceConfig(Config):
     precision: Precision = option(Precision(), "What a float model is computed in; its name alone will do.")
     quantization: QuantizationConfig | None = option(None, "Weight-only quantization of a float model.")
     check_finite: bool = option(
-        False, "Refuse inputs with NaN or infinity; reads every input once more in every call.", advanced=True
+        False,
+        "Refuse inputs with NaN or infinity; reads every input once more in every call. Without, backends differ on "
+        "them: where one gives NaN, OpenVINO may give finite numbers.",
+        advanced=True,
     )
     pool_limit_mib: float = option(
         64.0, "Memory kept for joining inputs while no call needs it.", minimum=0.0, unit="MiB", advanced=True
