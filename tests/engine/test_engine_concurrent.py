@@ -76,6 +76,11 @@ class TestBatcher:
         check(images, items, [future.result(0) for future in futures])
         assert sum(calls) == 14 and max(calls) <= 4
 
+    def test_it_says_what_it_is(self, engine):
+        with engine.batcher(batch_size=4) as batcher:
+            assert repr(batcher) == "Batcher(batch_size=4, max_wait_ms=2.0, pending=16, open)"
+        assert repr(batcher).endswith("closed)")
+
     def test_one_bad_input_is_refused_where_it_is_brought(self, engine, images):
         with engine.batcher(batch_size=4) as batcher:
             with pytest.raises(InputError, match="shape"):

@@ -22,6 +22,8 @@ from workbench.engine.backends import BACKENDS, DEFAULT_BACKENDS, backend_status
         ({"backend": "torch-eager", "quantization": QuantizationConfig()}, "has no weight-only int8"),
         ({"backend": "torchscript", "quantization": QuantizationConfig()}, "'torchscript' has no weight-only int8"),
         ({"candidates": ()}, "candidates is empty"),
+        ({"providers": [1]}, r"providers must be tuple of str, got \(1,\)"),
+        ({"pool_limit_mib": float("inf")}, "pool_limit_mib must be finite and at least 0, got inf"),
         ({"candidates": ("openvno",)}, "Did you mean 'openvino'"),
         ({"backend": "openvino", "candidates": ("openvino",)}, "candidates would do nothing"),
         ({"backend": "openvino", "compile_mode": "max-autotune"}, "compile_mode='max-autotune' would do nothing"),
@@ -63,6 +65,23 @@ def test_an_engine_needs_a_model(images):
         OptimizedInferenceEngine.from_variant(images, batchsize=3)
     with pytest.raises(ConfigError, match="model_path does not go with"):
         OptimizedInferenceEngine.from_variant(images, model_path="m.onnx")
+
+
+def test_more_threads_than_cores_are_said(images, monkeypatch):
+    monkeypatch.setattr("workbench.engine.checks.cores_allowed", lambda: 1)
+    for threads, said in ((2, True), (1, False)):
+        with OptimizedInferenceEngine.from_variant(images, backend="onnxruntime", threads=threads) as engine:
+            note = f"threads={threads}: this process may use 1 core only, and more threads take turns there"
+            assert (note in engine.notes) == said
+
+
+@pytest.mark.parametrize("backend", ["torch-eager", "onnxruntime", "openvino"])
+def test_a_limit_of_gpu_memory_on_the_cpu_is_said(images, backend):
+    options = {"backend": backend, "use_gpu": True, "gpu_memory_limit_mib": 512}
+    with OptimizedInferenceEngine.from_variant(images, **options) as engine:
+        said = any(note.startswith("gpu_memory_limit_mib=512: it holds for torch's backends") for note in engine.notes)
+        assert said == (backend != "torch-eager" or engine.placement.place == "cpu")
+        assert any("this runs on the CPU without" in note for note in engine.notes) or engine.placement.place != "cpu"
 
 
 def test_every_backend_says_whether_it_runs_here():

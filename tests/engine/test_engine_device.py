@@ -123,7 +123,7 @@ def test_onnx_runtime_is_told_the_number():
     available = ["DmlExecutionProvider", "CPUExecutionProvider"]
     assert known[2] in chosen(use_gpu=True)[0]
     asked, (missing,) = chosen(device="cuda")
-    assert list(asked) == [known[0]] and missing.startswith("device='cuda', but this ONNX Runtime has no provider")
+    assert list(asked) == [known[0]] and missing.startswith("device='cuda', but this ONNX Runtime has no CUDA provider")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this says what happens without a GPU, and there is one")

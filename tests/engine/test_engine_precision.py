@@ -254,8 +254,11 @@ def test_options_are_checked_and_survive_json():
     assert from_dict(InferenceConfig, config.to_dict()) == config
     assert from_dict(InferenceConfig, {"precision": "float16"}).precision.compute == "float16"
     for wrong, words in [
-        ("bf16", "Allowed: auto, bfloat16, float16, float32, tf32"),
+        ("bf16", r"^InferenceConfig\.precision: Unknown precision 'bf16'\. Did you mean 'bfloat16'\? Allowed"),
+        ("FP16", r"Did you mean 'float16'\? Allowed: auto, bfloat16, float16, float32, tf32\."),
+        ("bfloat", "Did you mean 'bfloat16'"),
         (16, "precision must be Precision"),
+        (None, r"^InferenceConfig\.precision must be .* got None\. Allowed: auto, bfloat16, float16, float32, tf32"),
         ("tf32", r"'tf32' is a mode of CUDA devices.*use_gpu=True"),
     ]:
         with pytest.raises(ConfigError, match=words):

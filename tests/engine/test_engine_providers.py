@@ -56,7 +56,10 @@ def test_a_gpu_is_looked_for_in_every_build():
     for name in ("DmlExecutionProvider", "CoreMLExecutionProvider"):
         assert chosen([name, CPU], use_gpu=True).names == (name, CPU)
     assert chosen([CPU], use_gpu=True).names == (CPU,)
-    assert "pip install onnxruntime-gpu" in chosen([CPU], use_gpu=True).missing[0]
+    (any_gpu,), (cuda,) = chosen([CPU], use_gpu=True).missing, chosen([CPU], device="cuda").missing
+    how = "running on the CPU (pip install onnxruntime-gpu on a machine with CUDA)"
+    assert any_gpu == f"use_gpu=True, but this ONNX Runtime has no provider for a GPU: {how}"
+    assert cuda == f"device='cuda', but this ONNX Runtime has no CUDA provider: {how}"
 
 
 def test_a_missing_provider_says_how_to_get_it():

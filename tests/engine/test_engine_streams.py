@@ -13,6 +13,7 @@ import torch
 
 from workbench.core.errors import ConfigError, EngineError
 from workbench.engine import InferenceConfig, OptimizedInferenceEngine
+from workbench.engine.backends.openvino_ import streams_note
 from workbench.engine.gate import Gate
 
 Engine = OptimizedInferenceEngine
@@ -171,7 +172,16 @@ def test_dispose_waits_for_the_calls_that_run_and_tells_those_that_wait(images):
 def test_streams_are_said_and_none_is_as_it_was(images):
     with Engine.from_variant(images, backend="openvino", threads=2, streams=1) as engine:
         assert engine.parallel_calls == 1
-        assert any(note.startswith("streams=1: 1 call at once, 2 threads for all") for note in engine.notes)
+        assert any(note.startswith("streams=1: 1 call at once, on all threads (2)") for note in engine.notes)
+    assert streams_note(2, 2, 8).startswith("streams=2: 2 calls at once, which share the threads (8); a call beside")
+    assert (
+        streams_note(100, 1, 1)
+        == "streams=100: OpenVINO opens 1 of them for 1 thread: 1 call at once, on all threads (1)"
+    )
+    with Engine.from_variant(images, backend="openvino", threads=2, streams=100) as engine:
+        opened = engine.parallel_calls
+        said = f"streams=100: OpenVINO opens {opened} of them for 2 threads: {opened} call"
+        assert opened < 100 and any(note.startswith(said) for note in engine.notes)
     for backend in ("torch-eager", "onnxruntime", "openvino"):
         with Engine.from_variant(images, backend=backend) as engine:
             assert engine.parallel_calls == 1 and not any("streams" in note for note in engine.notes)

@@ -136,16 +136,15 @@ def _matches(value: Any, hint: Any) -> bool:
 
 
 def _type_name(hint: Any) -> str:
-    names = {type(None): "None"}
-    return " or ".join(
-        names.get(
-            m,
-            " | ".join(map(repr, typing.get_args(m)))
-            if typing.get_origin(m) is typing.Literal
-            else getattr(m, "__name__", str(m)),
-        )
-        for m in _members(hint)
-    )
+    return " or ".join(map(_member_name, _members(hint)))
+
+
+def _member_name(member: Any) -> str:
+    if typing.get_origin(member) is typing.Literal:
+        return " | ".join(map(repr, typing.get_args(member)))
+    if typing.get_origin(member) is tuple:
+        return f"tuple of {_type_name(typing.get_args(member)[0])}"
+    return "None" if member is type(None) else getattr(member, "__name__", str(member))
 
 
 def _check(owner: str, name: str, value: Any, hint: Any, meta: Mapping[str, Any]) -> None:
@@ -177,4 +176,6 @@ def _check_range(where: str, value: float, meta: Mapping[str, Any]) -> None:
             for word, bound in (("at least", low), ("above", above), ("at most", high), ("below", below))
             if bound is not None
         ]
-        raise ConfigError(f"{where} must be {' and '.join(bounds) or 'finite'}, got {value!r}.")
+        if not math.isfinite(value):
+            bounds.insert(0, "finite")
+        raise ConfigError(f"{where} must be {' and '.join(bounds)}, got {value!r}.")

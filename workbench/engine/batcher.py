@@ -64,7 +64,8 @@ class Batcher:
                 f"batcher: with max_wait_ms=None a call waits for {self.batch_size} samples, and pending={pending} "
                 "inputs may not hold so many. Give a larger pending, or a max_wait_ms."
             )
-        self._engine = engine
+        self._engine, self._closed = engine, False
+        self._limits = f"batch_size={self.batch_size}, max_wait_ms={max_wait_ms}, pending={limit}"
         self._line: Gatherer[_Ask] = Gatherer(size=self.batch_size, wait_s=wait_s, limit=limit)
         self._lock = threading.Lock()
         self._workers: tuple[threading.Thread, ...] = ()  # start with the first input
@@ -112,12 +113,17 @@ class Batcher:
 
     def finish(self) -> None:
         """Take nothing more and run what waits without waiting for others; returns at once."""
+        self._closed = True
         self._line.finish()
 
     def cancel(self) -> None:
         """Drop what waits: its futures are cancelled. The call that runs now ends."""
+        self._closed = True
         for ask in self._line.cancel():
             ask.future.cancel()
+
+    def __repr__(self) -> str:
+        return f"Batcher({self._limits}, {'closed' if self._closed else 'open'})"
 
     def __enter__(self) -> Self:
         return self

@@ -7,7 +7,7 @@ import time
 import numpy as np
 
 from workbench.artifact.reference import Arrays
-from workbench.core.machine import this_machine
+from workbench.core.machine import cores_allowed, this_machine
 from workbench.engine.backends.base import ModelSource, Session
 from workbench.engine.config import InferenceConfig
 from workbench.export.agreement import Agreement, compare_outputs
@@ -58,6 +58,28 @@ def verify(run: FirstCall, session: Session, source: ModelSource, config: Infere
 def precision_of(session: Session) -> str:
     """Return what a session computes in; one of another package that says nothing computes in float32."""
     return getattr(session, "precision", "float32")
+
+
+def load_notes(
+    source: ModelSource, session: Session, config: InferenceConfig, agreement: Agreement | None
+) -> dict[str, None]:
+    """Return all that must be said of a loaded model, a sentence each, none of them twice."""
+    asked = _idle_notes(session, config)
+    return dict.fromkeys((*source.notes, *session.notes, *asked, *quality_notes(source, agreement)))
+
+
+def _idle_notes(session: Session, config: InferenceConfig) -> list[str]:
+    """Return what was asked for and helps nothing here."""
+    notes = []
+    allowed = cores_allowed()
+    if session.device == "cpu" and config.threads is not None and config.threads > allowed:
+        cores = "1 core" if allowed == 1 else f"{allowed} cores"
+        notes.append(f"threads={config.threads}: this process may use {cores} only, and more threads take turns there")
+    if config.gpu_memory_limit_mib is not None and getattr(session, "pipe", None) is None:
+        where = "the CPU" if session.device == "cpu" else f"{session.device} in another runtime"
+        limit = f"gpu_memory_limit_mib={config.gpu_memory_limit_mib:g}"
+        notes.append(f"{limit}: it holds for torch's backends on CUDA devices, and this runs on {where} without")
+    return notes
 
 
 def quality_notes(source: ModelSource, agreement: Agreement | None) -> list[str]:

@@ -103,6 +103,9 @@ class ConcurrentCalls(ABC):
         of ours, and both would be slower (0.64 of the throughput, seen on two cores). On a GPU, the inputs of the next
         call travel there while it computes the one before. Others run ahead.
 
+        Leaving early, by ``break`` or ``close()``, stops the reading, and waits up to 1 s for it: longer where a call
+        runs, and a reader that still waits inside ``items`` after that ends with the next item.
+
         Parameters
         ----------
         items : iterable

@@ -11,7 +11,7 @@ from workbench.core.config import Config, from_dict, option
 from workbench.core.errors import ConfigError
 from workbench.engine.device import check_device, wants_gpu
 from workbench.engine.names import DEFAULT_BACKENDS, MODULE_BACKENDS, is_backend, unknown_backend
-from workbench.engine.precision import TOLERANCES, Precision
+from workbench.engine.precision import TOLERANCES, Precision, as_precision
 
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")
 GRAPH_OPTIMIZATIONS = ("none", "basic", "extended", "layout", "all")
@@ -136,14 +136,17 @@ class InferenceConfig(Config):
     precision: Precision = option(Precision(), "What a float model is computed in; its name alone will do.")
     quantization: QuantizationConfig | None = option(None, "Weight-only quantization of a float model.")
     check_finite: bool = option(
-        False, "Refuse inputs with NaN or infinity; reads every input once more in every call.", advanced=True
+        False,
+        "Refuse inputs with NaN or infinity; reads every input once more in every call. Without, backends differ on "
+        "them: where one gives NaN, OpenVINO may give finite numbers.",
+        advanced=True,
     )
     pool_limit_mib: float = option(
         64.0, "Memory kept for joining inputs while no call needs it.", minimum=0.0, unit="MiB", advanced=True
     )
     gpu_memory_limit_mib: float | None = option(
         None,
-        "Largest share of a GPU's memory for all engines of this process together; None: all of it.",
+        "Most of a GPU's memory that all torch engines of this process may hold together; None: all of it.",
         above=0.0,
         unit="MiB",
         advanced=True,
@@ -161,9 +164,7 @@ class InferenceConfig(Config):
         path: object = self.model_path
         if isinstance(path, os.PathLike):
             object.__setattr__(self, "model_path", os.fspath(path))
-        precision: object = self.precision
-        if isinstance(precision, str):
-            object.__setattr__(self, "precision", Precision(precision))
+        object.__setattr__(self, "precision", as_precision(self.precision))
         super().__post_init__()
         self._check_backends()
         check_device(self.device, use_gpu=self.use_gpu)

@@ -16,7 +16,7 @@ from workbench.engine.backends import get_backend, takes_onnx
 from workbench.engine.backends.base import ModelSource
 from workbench.engine.batching import Bound
 from workbench.engine.buffers import BufferPool, BufferStatistics
-from workbench.engine.checks import precision_of, quality_notes
+from workbench.engine.checks import load_notes, precision_of
 from workbench.engine.config import InferenceConfig, config_of
 from workbench.engine.gathering import Gatherer
 from workbench.engine.placement import Placement, placement_of
@@ -169,7 +169,7 @@ class OptimizedInferenceEngine(TunableCalls):
         self.backend, self.load_s, self.precision = choice.backend, choice.load_s, precision_of(session)
         self.compile_s, self.first_call_s = getattr(session, "compile_s", None), choice.first_call_s
         self.max_abs_diff = agreement.max_abs_diff if agreement else None
-        self._notes |= dict.fromkeys((*source.notes, *session.notes, *quality_notes(source, agreement)))
+        self._notes |= load_notes(source, session, config, agreement)
         self._keep = source.keep_alive
         self.placement, self.threads = placement_of(session), session.threads
         self._runner = Runner(session, config, io=source.io, backend=self.backend, note=self._note, pool=self._pool)

@@ -16,7 +16,9 @@ class Placement:
     place : str
         The runtime's name of it: ``"CPUExecutionProvider"``, ``"cuda:0"``, ``"GPU"``.
     nodes : mapping of str to int
-        Nodes of the graph by place, where the runtime tells; counted before it fuses them.
+        Nodes of the graph by place, where the runtime tells. ONNX Runtime counts them as it assigned them, before it
+        fuses any: the count is the same for every ``graph_optimization``. Where a kept graph is read
+        (``keep_optimized``) it counts that one's, which are fewer where nodes were fused.
     fallbacks : tuple of str
         What runs elsewhere than asked, a sentence each. ``InferenceConfig(strict=True)`` makes an error of them.
 

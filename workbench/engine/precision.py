@@ -9,6 +9,8 @@ import dataclasses
 from typing import NamedTuple
 
 from workbench.core.config import Config, option
+from workbench.core.errors import ConfigError, did_you_mean
+from workbench.core.given import given
 from workbench.core.machine import Machine, this_machine
 from workbench.export.agreement import FLOAT_TOLERANCE
 
@@ -20,6 +22,9 @@ TOLERANCES = {"float32": FLOAT_TOLERANCE, "tf32": 5e-3, "float16": 1e-2, "bfloat
 One rounding is off by 2**-24 of the value in float32, 2**-11 (0.0005) in float16 and tf32, 2**-8 (0.004) in bfloat16 at
 worst. Tens of layers add up to some ten roundings; tf32 rounds only what goes into products and sums in float32.
 """
+
+_ALSO_CALLED = {"bf16": "bfloat16", "fp16": "float16", "f16": "float16", "half": "float16", "fp32": "float32"}
+"""What other libraries call a precision: suggested, not taken."""
 
 _NATIVE = {
     "bfloat16": ("amx_bf16", "avx512_bf16", "bf16"),
@@ -57,6 +62,27 @@ class Precision(Config):
         above=0.0,
         advanced=True,
     )
+
+
+def as_precision(value: object) -> Precision:
+    """Return the policy that a name stands for, and a policy as it is.
+
+    Raises
+    ------
+    ConfigError
+        If it is neither; the message has the allowed names.
+    """
+    if isinstance(value, Precision):
+        return value
+    allowed = ", ".join(sorted(COMPUTE))
+    if not isinstance(value, str):
+        raise ConfigError(
+            f"InferenceConfig.precision must be Precision or its name, got {given(value)}. Allowed: {allowed}."
+        )
+    if value in COMPUTE:
+        return Precision(value)
+    advice = did_you_mean(_ALSO_CALLED.get(value.lower(), value), COMPUTE)
+    raise ConfigError(f"InferenceConfig.precision: Unknown precision {value!r}.{advice} Allowed: {allowed}.")
 
 
 class Taken(NamedTuple):

@@ -34,7 +34,6 @@ DENORMALS = (
     "flush_denormals=True: OpenVINO has no switch that holds on all its threads (CPU_DENORMALS_OPTIMIZATION holds on "
     "some): denormals are computed"
 )
-STREAMS = "streams={}: {} at once, {} threads for all; a call beside others is slower than one alone"
 PINNED = (
     "pinned threads while they compute, the one that calls too, to cores that OpenVINO chooses (ENABLE_CPU_PINNING)"
 )
@@ -67,6 +66,20 @@ def shared_core() -> Any:
     that go in the order they came, a freed stack is left behind, and the next signal (Ctrl-C) ends the process.
     """
     return import_openvino().Core()
+
+
+def streams_note(wanted: int, opened: int, threads: int) -> str:
+    """Return what streams mean for calls, and that there are fewer than asked for where that is so.
+
+    Examples
+    --------
+    >>> streams_note(1, 1, 4)
+    'streams=1: 1 call at once, on all threads (4)'
+    """
+    fewer = f"OpenVINO opens {opened} of them for {threads} thread{'s' if threads > 1 else ''}: "
+    calls = "1 call at once, on all threads" if opened == 1 else f"{opened} calls at once, which share the threads"
+    slower = "" if opened == 1 else "; a call beside others is slower than one alone"
+    return f"streams={wanted}: {fewer if opened < wanted else ''}{calls} ({threads}){slower}"
 
 
 class OpenVino:
@@ -150,8 +163,7 @@ class OpenVinoSession:
         self.parallel_calls = 1
         if config.streams is not None:
             self.parallel_calls = max(1, int(self._compiled.get_property("NUM_STREAMS")))
-            calls = "1 call" if self.parallel_calls == 1 else f"{self.parallel_calls} calls"
-            self.notes = (*self.notes, STREAMS.format(config.streams, calls, self.threads))
+            self.notes = (*self.notes, streams_note(config.streams, self.parallel_calls, self.threads))
 
     def _compile(self, batch: int | None) -> Any:
         """Return a compiled model; a static batch saves the runtime from working out shapes in every call."""

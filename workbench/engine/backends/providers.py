@@ -71,10 +71,8 @@ def choose_providers(config: InferenceConfig, *, known: Sequence[str], available
     if not wanted and wants_gpu(config):
         wanted = [name for name in (_ON_GPU if config.device is None else (CUDA,)) if name in available][:1]
         if not wanted:
-            missing = (
-                f"{asked(config)}, but this ONNX Runtime has no provider for a GPU, no CUDA provider for one: "
-                f"running on the CPU ({_HOW[CUDA]})",
-            )
+            kind = "provider for a GPU" if config.device is None else "CUDA provider"
+            missing = (f"{asked(config)}, but this ONNX Runtime has no {kind}: running on the CPU ({_HOW[CUDA]})",)
     missing += tuple(_absent(name, available) for name in wanted if name not in available)
     found = [name for name in dict.fromkeys(wanted) if name in available]
     if CPU not in found:
