@@ -151,6 +151,46 @@ def test_machines_are_never_compared(row):
     assert "measured on another machine (Neoverse-N1, 4 cores, ffffffffffff)" in elsewhere.reason
 
 
+def test_rows_without_a_quality_decide_neither_batch_nor_shape_nor_machine(study, row):
+    known = {"quality": 0.9, "quality_drop": 0.0, "fingerprint": "here"}
+    study.merge([row(trial_key="own", batch_size=8, samples="raw.npz", **known)])
+    before = study.best()
+    bench = [row(trial_key=f"b{n}", batch_size=n, shape="sequence=9", fingerprint="here") for n in (8, 32)]
+    bench += [row(trial_key=f"c{n}", batch_size=n, shape="sequence=8", fingerprint="here") for n in (8, 32)]
+    study.merge([*bench, *(row(trial_key=f"e{n}", batch_size=n) for n in range(1, 9))])
+    best = study.best()
+    assert (best.row["trial_key"], best.met, best.reason) == ("own", True, before.reason)
+    assert "both a quality and" in study.best(batch_size=32).reason
+    assert len(study.rows()) == 13 and sum(r["recommended"] for r in study.rows()) == 1
+
+
+def test_several_merges_come_in_the_order_of_one_plan(study, row):
+    def rows(size, backends):
+        names = [("prune", "prune"), ("float", "float")]
+        return [
+            row(trial_key=f"{size}{r}{b}", batch_size=size, recipe_id=r, technique=t, backend=b)
+            for b in backends
+            for r, t in names
+        ]
+
+    study.merge(rows(8, ["torch-eager", "onnxruntime"]))
+    study.merge(rows(1, ["onnxruntime"]))
+    study.merge(rows(32, ["onnxruntime", "torch-eager"]))
+    found = [(r["batch_size"], r["recipe_id"], r["backend"]) for r in study.rows()]
+    pairs = [(r, b) for r in ("float", "prune") for b in ("torch-eager", "onnxruntime")]
+    assert found == [(size, *p) for size in (32, 8) for p in pairs] + [(1, "float", "onnxruntime")] + [
+        (1, "prune", "onnxruntime")
+    ]
+
+
+def test_charts_take_machine_and_shape_from_rows_that_were_judged(row):
+    from workbench.plots.frame import complete_frame
+
+    own = row(quality=0.9, fingerprint="here", latency_ms_p50=9.0)
+    bench = [row(shape="sequence=4", fingerprint=name) for name in ("here", "here", *["there"] * 4)]
+    assert complete_frame([own, *bench])["latency_ms_p50"].tolist() == [9.0]
+
+
 def test_charts_show_one_machine(row):
     from workbench.core.machine import fingerprint_id
     from workbench.plots.frame import complete_frame

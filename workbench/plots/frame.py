@@ -60,9 +60,10 @@ def complete_frame(rows: Any) -> pd.DataFrame:
     ``certain_ms`` is the latency that rows are compared by: see :func:`workbench.study.answers.comparable`.
     """
     complete = [row for row in rows_of(rows) if row.get("state", "complete") == "complete"]
-    same, _ = one_machine(complete, fingerprint_id())
-    shape = usual_shape(same)
-    table = [row for row in same if (row.get("shape") or "") == shape]
+    judged = [row for row in complete if row.get("quality") is not None] or complete  # a bench's rows choose nothing
+    same, _ = one_machine(judged, fingerprint_id())
+    wanted = (same[0].get("fingerprint") if same else None, usual_shape(same))
+    table = [row for row in complete if (row.get("fingerprint"), row.get("shape") or "") == wanted]
     frame = pd.DataFrame({name: [row.get(name) for row in table] for name in WORDS})
     for name in NUMBERS:
         frame[name] = pd.to_numeric(pd.Series([row.get(name) for row in table], dtype=object)).astype(float)

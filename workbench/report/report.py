@@ -114,8 +114,8 @@ class Report:
         return list(mark_recommended(wanted, best)), best
 
     def _best(self, rows: Sequence[Any]) -> Best:
-        done = [row for row in rows if row["state"] == "complete" and row["batch_size"] == self.settings.batch_size]
-        size = self.settings.batch_size if done else None
+        judged = (row for row in rows if row["state"] == "complete" and row["quality_drop"] is not None)
+        size = self.settings.batch_size if any(r["batch_size"] == self.settings.batch_size for r in judged) else None
         return best_row(rows, quality_drop=self.settings.quality_drop, batch_size=size)
 
     def _forget(self) -> None:

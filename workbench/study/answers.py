@@ -54,7 +54,7 @@ def best_row(
     minimise : str
         Numeric column to make smallest among the rows within the limit; see :func:`comparable` for latencies.
     batch_size : int, optional
-        Batch size asked; by default 32 where it was measured, else the largest measured.
+        Batch size asked; by default 32 where it was measured with a quality, else the largest that was.
     shape : str, optional
         Shape asked, as the rows' column holds it; by default the one most rows of that batch size have, of equals the
         first.
@@ -67,19 +67,20 @@ def best_row(
         For an unknown column, a negative limit, or a batch size that was not measured.
     """
     check_question(quality_drop=quality_drop, minimise=minimise)
-    complete, other = one_machine([r for r in rows if r["state"] == "complete"], machine)
+    complete = [r for r in rows if r["state"] == "complete"]
     if not complete:
         return Best(None, False, "No trial has finished yet.", 0)
-    batch_size = _batch_size(complete, batch_size)
-    shape = _shape([r for r in complete if r["batch_size"] == batch_size], shape)
+    # what cannot be judged, such as the rows of a bench, decides nothing: neither machine nor batch size nor shape
+    judged, other = one_machine([r for r in complete if _judged(r, minimise)] or complete, machine)
+    complete = [r for r in complete if r.get("fingerprint") == judged[0].get("fingerprint")]
+    batch_size = _batch_size(complete, judged, batch_size)
+    same_batch, judged = ([r for r in part if r["batch_size"] == batch_size] for part in (complete, judged))
+    shape = _shape(same_batch, judged, shape)
     asked = f"batch {batch_size}" + (f", {shape}" if shape else "")
     rivals = [
         r
         for r in ranked(complete, minimise)
-        if r["batch_size"] == batch_size
-        and (r.get("shape") or "") == shape
-        and r["quality_drop"] is not None
-        and r.get(minimise) is not None
+        if r["batch_size"] == batch_size and (r.get("shape") or "") == shape and _judged(r, minimise)
     ]
     if not rivals:
         return Best(None, False, f"No finished trial at {asked} has both a quality and {minimise}.", 0)
@@ -193,10 +194,15 @@ def one_machine(rows: Sequence[_Row], machine: str | None) -> tuple[list[_Row], 
     return kept, "" if machine in (None, chosen) else f" These rows were measured on another machine ({words})."
 
 
-def _batch_size(rows: list[TrialRow], asked: int | None) -> int:
-    measured = sorted({r["batch_size"] for r in rows})
+def _judged(row: TrialRow, minimise: str) -> bool:
+    return row["quality_drop"] is not None and row.get(minimise) is not None
+
+
+def _batch_size(complete: list[TrialRow], judged: list[TrialRow], asked: int | None) -> int:
     if asked is None:
-        return 32 if 32 in measured else measured[-1]
+        sizes = {r["batch_size"] for r in judged}
+        return 32 if 32 in sizes else max(sizes)
+    measured = sorted({r["batch_size"] for r in complete})
     if asked not in measured:
         raise StudyError(f"No trial has finished at batch size {asked}. Measured: {', '.join(map(str, measured))}.")
     return asked
@@ -208,10 +214,10 @@ def usual_shape(rows: Iterable[Mapping[str, Any]]) -> str:
     return max(counts, key=lambda name: counts[name], default="")
 
 
-def _shape(rows: list[TrialRow], asked: str | None) -> str:
+def _shape(rows: list[TrialRow], judged: list[TrialRow], asked: str | None) -> str:
     counts = dict.fromkeys(row.get("shape") or "" for row in rows)
     if asked is None:
-        return usual_shape(rows)
+        return usual_shape(judged or rows)
     if asked not in counts:
         raise StudyError(f"No trial has finished at the shape {asked!r}. Measured: {', '.join(map(repr, counts))}.")
     return asked

@@ -60,6 +60,7 @@ def rows_of_task(stored: Iterable[Stored], task_fingerprint: str) -> list[TrialR
     """Return the rows of a task; of several with the same settings the one that knows most, then the newest.
 
     There are several where libraries were updated, or where a row was measured here and merged from elsewhere too.
+    They come in the order of one plan, though several runs and merges may have written them.
     """
     best: dict[tuple[Any, ...], tuple[tuple[bool, bool, float], TrialRow]] = {}
     for trial in stored:
@@ -77,9 +78,25 @@ def rows_of_task(stored: Iterable[Stored], task_fingerprint: str) -> list[TrialR
         rank = (row["samples"] is not None, row["quality"] is not None, trial.updated)
         if settings not in best or best[settings][0] < rank:
             best[settings] = (rank, row)
-    rows = [row for _, row in best.values()]
+    rows = _in_order([row for _, row in best.values()])
     judged = {(r["recipe_id"], r["backend"]) for r in rows if r["quality"] is not None}
     return [{**row, "candidates": len(judged)} for row in rows]
+
+
+def _in_order(rows: list[TrialRow]) -> list[TrialRow]:
+    """Return rows as a plan has them: batch 32 first, then from large to small; shapes, recipes and backends in turn.
+
+    The latter three come in the order in which they first stand in ``rows``, the float model first.
+    """
+    names = ("shape", "recipe_id", "backend", "fingerprint")
+    ahead: list[Mapping[str, Any]] = sorted(rows, key=lambda row: (row["technique"] != "float", not row["baseline"]))
+    ranks = {name: {value: i for i, value in enumerate(dict.fromkeys(r[name] for r in ahead))} for name in names}
+
+    def place(row: Mapping[str, Any]) -> tuple[Any, ...]:
+        size = row["batch_size"]
+        return size != 32, -size, *(ranks[name][row[name]] for name in names)
+
+    return sorted(rows, key=place)
 
 
 def _read(rows: Any) -> tuple[str, Sequence[Any]]:
