@@ -87,11 +87,16 @@ def test_the_winner_of_the_study_is_the_one_that_is_written(ran, tmp_path):
     assert ran.export(folder) == folder  # an artefact there is replaced
 
 
-def test_a_winner_on_torch_says_that_the_program_takes_another_engine(ran, tmp_path):
+def test_a_row_on_torch_is_handed_over_with_an_engine_that_runs_there(ran, tmp_path):
     folder = ran.export(tmp_path / "base", trial=key_of(ran, "float", "torch-eager"))
-    assert json.loads((folder / "engine.json").read_text())["backend"] == "torch-eager"
-    assert 'options["backend"] = "onnxruntime"' in (folder / "run.py").read_text()
-    assert "`run.py` takes onnxruntime instead" in (folder / "README.md").read_text()
+    options = json.loads((folder / "engine.json").read_text())
+    assert options["backend"] == "onnxruntime" and options["batch_size"] == 4
+    with wb.OptimizedInferenceEngine.from_artifact(folder, **options) as engine:
+        assert engine.predict(open_artifact(folder).reference.inputs[0]).result is not None
+    text = (folder / "README.md").read_text()
+    assert "The figures below are those of torch-eager" in text and "`engine.json` names onnxruntime" in text
+    assert "\nOn torch-eager, on " in text
+    assert "this is the original in torch eager" in text and "1 times" not in text
 
 
 def test_without_the_task_the_database_is_enough(ran, tmp_path):
@@ -206,7 +211,7 @@ def test_the_program_gives_inputs_in_the_models_structure(kind):
 
     names = ("a", "b") if kind != "tensor" else ("a",)
     io = IOSpec(kind, tuple(TensorSpec(n, "float32", (2,)) for n in names), (), {})
-    text = program(io, None)
+    text = program(io)
     compile(text, "run.py", "exec")
     line = next(line for line in text.splitlines() if line.startswith("inputs = "))
     stored = {"input_0": 1, "input_1": 2}
@@ -220,5 +225,5 @@ def test_the_program_gives_inputs_in_the_models_structure(kind):
 def test_a_row_that_knows_little_makes_a_page_too(ran, tmp_path):
     artifact = open_artifact(ran.export(tmp_path / "w"))
     row = {"recipe": "r", "task": "t", "threads": 2, "batch_size": 1, "backend": "openvino", "fingerprint": "f"}
-    assert "| latency" not in page(row, artifact, reason="Because.", replaced=None, remade=False)
+    assert "| latency" not in page(row, artifact, reason="Because.", runs_on="openvino", remade=False)
     assert engine_options(row)["backend"] == "openvino"

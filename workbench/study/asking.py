@@ -61,9 +61,9 @@ class StudyAnswers:
     def export(self, output: str | Path, *, trial: str | None = None, quality_drop: float | None = None) -> Path:
         """Write the winner into a folder that runs where there is no torch, and return the folder.
 
-        It holds the artefact, ``engine.json`` (backend, batch, threads and precision that won), ``README.md`` (what it
-        is, what was measured, how to run it, for which instruction sets it was made) and ``run.py``. An artefact that
-        is no longer among the study's files is made again from its recipe.
+        It holds the artefact, ``engine.json`` (backend, batch, threads and precision that won; onnxruntime in place of
+        a backend of torch), ``README.md`` (what it is, what was measured, how to run it, for which instruction sets it
+        was made) and ``run.py``. An artefact that is no longer among the study's files is made again from its recipe.
 
         Parameters
         ----------

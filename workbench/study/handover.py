@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 ENGINE, PAGE, PROGRAM = "engine.json", "README.md", "run.py"
 INSTEAD = "onnxruntime"
-"""What the program takes where the winner runs on torch, which a small install does not have."""
+"""What a folder names where the row ran on torch, which needs the task's code and is not in a small install."""
 
 
 def hand_over(
@@ -47,17 +47,17 @@ def hand_over(
             for name in (*artifact.manifest["files"], MANIFEST):
                 shutil.copyfile(artifact.folder / name, temporary / name)
             options = engine_options(row)
-            replaced = INSTEAD if runs_module(row["backend"]) else None
             _write(temporary / ENGINE, json.dumps(options, indent=1) + "\n")
-            _write(temporary / PROGRAM, program(artifact.io, replaced))
-            _write(temporary / PAGE, page(row, artifact, reason=reason, replaced=replaced, remade=remade))
+            _write(temporary / PROGRAM, program(artifact.io))
+            _write(temporary / PAGE, page(row, artifact, reason=reason, runs_on=options["backend"], remade=remade))
     open_artifact(folder)
     return folder
 
 
 def engine_options(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of the :class:`InferenceConfig` that a row was measured with."""
-    config = InferenceConfig(backend=row["backend"], batch_size=row["batch_size"], threads=row["threads"])
+    """Return the options of the :class:`InferenceConfig` that a row was measured with, on a backend without torch."""
+    backend = INSTEAD if runs_module(row["backend"]) else row["backend"]
+    config = InferenceConfig(backend=backend, batch_size=row["batch_size"], threads=row["threads"])
     return {
         "backend": config.backend,
         "batch_size": config.batch_size,

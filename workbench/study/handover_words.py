@@ -41,7 +41,7 @@ with wb.OptimizedInferenceEngine.from_artifact(".", **options) as engine:
 
 ## Measured
 
-On {machine} (fingerprint {fingerprint}), with {threads} and a batch of {batch}:
+On {backend}, on {machine} (fingerprint {fingerprint}), with {threads} and a batch of {batch}:
 
 | | |
 |---|---|
@@ -65,7 +65,7 @@ import workbench as wb
 
 folder = Path(__file__).parent
 options = json.loads((folder / "engine.json").read_text())
-{change}stored = np.load(folder / "reference.npz")  # a few samples of the task; put your own arrays in their place
+stored = np.load(folder / "reference.npz")  # a few samples of the task; put your own arrays in their place
 {inputs}
 with wb.OptimizedInferenceEngine.from_artifact(folder, **options) as engine:
     answer = engine.predict(inputs)
@@ -83,16 +83,17 @@ _REMADE = (
 )
 
 
-def page(row: Row, artifact: Artifact, *, reason: str, replaced: str | None, remade: bool) -> str:
-    """Return the page; ``replaced`` is the backend that the program takes where the winner's needs torch."""
+def page(row: Row, artifact: Artifact, *, reason: str, runs_on: str, remade: bool) -> str:
+    """Return the page; ``runs_on`` is the backend that ``engine.json`` names, not the row's where that needs torch."""
     count = row["threads"]
     return PAGE.format(
         recipe=row["recipe"],
         task=row["task"],
         what=_what(artifact),
         reason=reason,
-        engine=_engine(row, replaced),
+        engine=_engine(row, runs_on),
         io=_tensors(artifact.io),
+        backend=row["backend"],
         machine=row.get("machine") or "a machine",
         fingerprint=row["fingerprint"],
         threads=f"{count} thread{'s' if count > 1 else ''}",
@@ -103,7 +104,7 @@ def page(row: Row, artifact: Artifact, *, reason: str, replaced: str | None, rem
     )
 
 
-def program(io: IOSpec, replaced: str | None) -> str:
+def program(io: IOSpec) -> str:
     """Return a program that runs the folder it lies in with the extra ``runtime`` alone."""
     names = [f'stored["input_{index}"]' for index in range(len(io.inputs))]
     if io.kind == "dict":
@@ -111,9 +112,8 @@ def program(io: IOSpec, replaced: str | None) -> str:
         inputs = f"{{{pairs}}}"
     else:
         inputs = names[0] if io.kind == "tensor" else f"({', '.join(names)},)"
-    change = f'options["backend"] = "{replaced}"  # the winner\'s own backend needs torch and the task\n'
     described = "".join(f"# {spec.describe()}\n" for spec in io.inputs)
-    return PROGRAM.format(change=change if replaced else "", inputs=f"{described}inputs = {inputs}")
+    return PROGRAM.format(inputs=f"{described}inputs = {inputs}")
 
 
 def _what(artifact: Artifact) -> str:
@@ -126,17 +126,18 @@ def _what(artifact: Artifact) -> str:
     )
 
 
-def _engine(row: Row, replaced: str | None) -> str:
+def _engine(row: Row, runs_on: str) -> str:
     words = (
         f"`engine.json` holds what was measured: {row['backend']}, batches of {row['batch_size']}, {row['threads']} "
-        "threads. Leave `threads` out to take the physical cores of the machine at hand."
+        "threads."
     )
-    if replaced:
-        words += (
-            f" {row['backend']} needs torch and the task, so `run.py` takes {replaced} instead, and the figures below "
-            "are not those of that backend."
+    if runs_on != row["backend"]:
+        words = (
+            f"The figures below are those of {row['backend']}, which needs torch and the task's code. `engine.json` "
+            f"names {runs_on}, which runs this folder without them and was not measured for these figures; batches of "
+            f"{row['batch_size']} and {row['threads']} threads are as measured."
         )
-    return words
+    return f"{words} Leave `threads` out to take the physical cores of the machine at hand."
 
 
 def _tensors(io: IOSpec) -> str:
@@ -158,7 +159,7 @@ def _figures(row: Row) -> dict[str, str]:
     found = {
         "latency of a batch, median": _figure(row, "latency_ms_p50", "ms", "latency_ms_low", "latency_ms_high"),
         "throughput": _figure(row, "throughput_per_s", "samples/s"),
-        "speed-up over the original in torch eager": _figure(row, "speedup", "times", "speedup_low", "speedup_high"),
+        "speed-up over the original in torch eager": _speedup(row),
         "quality, the task's metric": _figure(row, "quality", ""),
         "quality lost": _figure(row, "quality_drop", "", "quality_drop_low", "quality_drop_high"),
         "peak memory of the process": _figure(row, "peak_rss_mib", "MiB"),
@@ -167,6 +168,12 @@ def _figures(row: Row) -> dict[str, str]:
         "first call": _figure(row, "first_call_ms", "ms"),
     }
     return {name: words for name, words in found.items() if words}
+
+
+def _speedup(row: Row) -> str:
+    if row.get("baseline"):  # the interval of its row is the noise of two equal processes, no gain
+        return "none: this is the original in torch eager, which the others are compared with"
+    return _figure(row, "speedup", "times", "speedup_low", "speedup_high")
 
 
 def _figure(row: Row, name: str, unit: str, low: str = "", high: str = "") -> str:
