@@ -156,6 +156,25 @@ def test_other_folders_and_full_disks_leave_nothing_behind(ran, tmp_path, monkey
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
+@pytest.mark.parametrize("damaged", [False, True])
+def test_files_of_ones_own_in_an_artefact_are_not_lost(ran, tmp_path, monkeypatch, damaged):
+    folder = ran.export(tmp_path / "w")
+    (folder / "mine.txt").write_text("do not touch")
+    (folder / "rows").mkdir()
+    if damaged:
+        (folder / "manifest.json").write_text("{}")
+    with monkeypatch.context() as patch:
+        patch.setattr("workbench.study.handover._artifact", lambda *_: pytest.fail("work had begun"))
+        with pytest.raises(ArtifactError, match=r"would be lost: mine\.txt, rows\. Move them"):
+            ran.export(folder)
+    assert (folder / "mine.txt").read_text() == "do not touch"
+    (folder / "mine.txt").unlink()
+    (folder / "rows").rmdir()
+    (folder / "run.py").write_text("edited")
+    ran.export(folder)
+    assert "edited" not in (folder / "run.py").read_text()
+
+
 def test_a_database_that_is_not_there_is_not_made(tmp_path):
     with pytest.raises(StudyError, match="does not exist"):
         export_stored(f"sqlite:///{tmp_path}/none.db", tmp_path / "w")

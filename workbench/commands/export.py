@@ -15,7 +15,10 @@ def add_export(commands: Any) -> None:
     words = "Write the winner of a study into a folder, with all that it needs to run without torch."
     command = add_command(commands, "export", words, export)
     command.add_argument("--study", required=True, metavar="URL", help="its database, such as sqlite:///studies.db")
-    command.add_argument("--output", required=True, type=Path, help="folder to write; an artefact there is replaced")
+    replaced = (
+        "an artefact there is replaced, and an edited run.py, engine.json or README.md with it; other files are refused"
+    )
+    command.add_argument("--output", required=True, type=Path, help=f"folder to write; {replaced}")
     command.add_argument("--task", help="which task of the database; also makes an artefact again that is gone")
     command.add_argument("--trial", metavar="ID", help="trial_key of another row than the winner, or its beginning")
     command.add_argument("--quality-drop", type=float, help="largest acceptable drop; default: that of the last run")

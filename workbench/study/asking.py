@@ -68,7 +68,8 @@ class StudyAnswers:
         Parameters
         ----------
         output : path
-            A folder that is new, empty, or an artefact, which is replaced.
+            A folder that is new, empty, or an artefact, which is replaced; an edited ``run.py``, ``engine.json`` or
+            ``README.md`` in it is overwritten, and a file of another name is refused.
         trial : str, optional
             The ``trial_key`` of a finished row, or its beginning; by default the row of :meth:`best`.
         quality_drop : float, optional

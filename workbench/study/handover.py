@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.artifact.artifact import Artifact, open_artifact
 from workbench.artifact.folder import replacing_folder
-from workbench.artifact.manifest import MANIFEST
+from workbench.artifact.manifest import FILES, MANIFEST
 from workbench.core.errors import ArtifactError, StudyError
 from workbench.core.given import given, require_path
 from workbench.engine.backends import runs_module
@@ -37,6 +37,7 @@ def hand_over(
     """Write the winner, or the row that ``trial`` names, into ``output``; see :meth:`Study.export`."""
     folder = require_path("Study.export: output", output)
     row, reason = _chosen(rows, best, trial)
+    _refuse_foreign(folder)
     with _artifact(row, files, task) as (artifact, remade):
         if artifact.onnx_path is None:
             raise StudyError(
@@ -52,6 +53,23 @@ def hand_over(
             _write(temporary / PAGE, page(row, artifact, reason=reason, runs_on=options["backend"], remade=remade))
     open_artifact(folder)
     return folder
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Refuse an artefact's folder with files that would be lost: the whole folder is replaced."""
+    try:
+        named = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+        written = {*FILES, *named, MANIFEST, ENGINE, PAGE, PROGRAM}
+    except (FileNotFoundError, NotADirectoryError):  # no artefact: replacing_folder says whether it may be written
+        return
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # a damaged one may be replaced too
+        written = {*FILES, MANIFEST, ENGINE, PAGE, PROGRAM}
+    foreign = sorted(path.name for path in folder.iterdir() if path.name not in written)
+    if foreign:
+        raise ArtifactError(
+            f"{folder} holds files that no export wrote, and they would be lost: {', '.join(foreign)}. Move them "
+            "away, or choose another folder; nothing was changed."
+        )
 
 
 def engine_options(row: Mapping[str, Any]) -> dict[str, Any]:
