@@ -51,7 +51,8 @@ def test_the_folder_holds_the_winner_and_runs_without_the_lab(ran, tmp_path):
     code = WITHOUT_LAB.format(root=str(ROOT), fixtures=str(ROOT / "tests" / "fixtures"))
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "ms on onnxruntime" in done.stdout
+    count = len(open_artifact(folder).reference.inputs[0])
+    assert f" ms for {count} samples on onnxruntime" in done.stdout
     options = json.loads((folder / "engine.json").read_text())
     assert options == {"backend": "onnxruntime", "batch_size": 4, "threads": 1, "precision": "float32"}
     stored = open_artifact(folder).reference

@@ -70,7 +70,9 @@ stored = np.load(folder / "reference.npz")  # a few samples of the task; put you
 with wb.OptimizedInferenceEngine.from_artifact(folder, **options) as engine:
     answer = engine.predict(inputs)
 print(answer.result)
-print(f"{{answer.metrics.inference_time_ms:.3g}} ms on {{engine.backend}}")
+count = answer.metrics.batch_size
+samples = f"{{count}} sample{{'s' if count > 1 else ''}}"
+print(f"{{answer.metrics.inference_time_ms:.3g}} ms for {{samples}} on {{engine.backend}}")
 '''
 
 _ELSEWHERE = (
