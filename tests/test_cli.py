@@ -43,7 +43,10 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
         (["bench", "none", "--shape", "sequence"], "write a name and its sizes"),
         (["study", "--task", "digits", "--storage", "s", "--shape", "n=0x"], "write a name and its sizes"),
         (["export", "--output", "w"], "required: --study"),
-        (["doctor", "--jsn"], "unrecognized arguments: --jsn"),
+        (["doctor", "--jsn"], "unrecognized arguments: --jsn. See: workbench doctor --help"),
+        (["bench", "a", "--shape", "s=16", "batch=3"], "unrecognized arguments: batch=3. See: workbench bench --help"),
+        (["bench", "a", "--shape", "s=-3"], "each size must be an integer of at least 1"),
+        (["bench", "a", "--output", "no/such/rows.jsonl"], "does not exist. Make it first"),
     ],
 )
 def test_a_wrong_command_line_is_told_in_one_line(arguments: list[str], words: str, capsys: Any) -> None:
@@ -219,6 +222,7 @@ def test_bench_writes_rows_that_a_study_merges(
     assert out.startswith("float of task tiny on ") and "1 thread each" in out
     assert [json.loads(line)["backend"] for line in output.read_text().splitlines()] == ["onnxruntime", "openvino"]
     assert list(output.parent.iterdir()) == [output]
+    assert f"workbench: 2 rows written to {output}." in err
     code, out, _ = run(capsys, "bench", folder, "--backends", "onnxruntime", "--batch-sizes", "4", "--json")
     assert code == 0 and json.loads(out)[0]["state"] == "complete"
 

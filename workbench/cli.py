@@ -63,6 +63,13 @@ class _Usage(Exception):
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line instead of a page of usage."""
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Refuse what is left over here, where the command is known whose --help tells more."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return found, unknown
+
     def error(self, message: str) -> NoReturn:
         if "invalid choice" in message and "argument command" in message:
             given = message.split("'")[1]

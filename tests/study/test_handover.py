@@ -182,6 +182,14 @@ def test_a_database_that_is_not_there_is_not_made(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_database_of_another_task_says_which_it_holds(ran, tmp_path):
+    from workbench.tasks.load import load_task
+
+    other = load_task(f"{ROOT / 'tests' / 'fixtures' / 'lengths.py'}:lengths")
+    with pytest.raises(StudyError, match=rf"'answers' \(study 'answers', fingerprint {ran.task.fingerprint}\)"):
+        export_stored(ran.storage, tmp_path / "w", task=other)
+
+
 def test_a_database_with_several_studies_or_none_asks_for_the_task(ran, shared_task, tmp_path):
     storage = f"sqlite:///{tmp_path}/s.db"
     rows = ran.rows()

@@ -120,3 +120,6 @@ def test_the_shells_form_is_read():
     for wrong in (["height"], ["height="], ["height=a"], ["=4"], ["h=4", "h=5"], ["h=4,"]):
         with pytest.raises(ConfigError, match="--shape"):
             parsed_shapes(wrong)
+    for small in ("h=0", "h=-3", "h=4,-1"):
+        with pytest.raises(ConfigError, match="at least 1"):
+            parsed_shapes([small])

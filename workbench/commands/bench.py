@@ -22,7 +22,7 @@ def add_bench(commands: Any) -> None:
     command.add_argument("--batch-sizes", nargs="+", type=positive, metavar="N", help="default: 1 8 32")
     command.add_argument("--threads", type=positive, help="CPU threads of every backend")
     add_shape(command)
-    command.add_argument("--output", type=Path, help="file for the rows, one line of JSON each")
+    command.add_argument("--output", type=Path, help="file for the rows, one line of JSON each; its folder is made")
     command.add_argument("--data", type=Path, help=".npz file with an array for each input; default: its own samples")
     command.add_argument("--task", help="the task it was made for, which backends of torch need")
     command.add_argument("--trust", action="store_true", help="let backends of torch run code that the artefact names")
@@ -62,6 +62,7 @@ def bench(arguments: argparse.Namespace) -> int:
     write(json.dumps(rows, indent=1) if arguments.json else bench_text(rows))
     if arguments.output is not None:  # afterwards, so that a full disk loses nothing that was measured
         write_trials(rows, arguments.output)
+        say(f"{len(rows)} row{'s' if len(rows) > 1 else ''} written to {arguments.output}.")
     return DONE if any(row["state"] == "complete" for row in rows) else FAILED
 
 
@@ -69,4 +70,7 @@ def _require_file(path: Path) -> None:
     """Say before work starts that the rows could not be written."""
     if path.is_dir():
         raise ConfigError(f"--output {path} is a folder. Name a file in it: {path / 'rows.jsonl'}")
+    above = path.absolute().parent.parent
+    if not above.is_dir():  # one folder is made, several would hide a mistyped path
+        raise ConfigError(f"--output {path}: the folder {above} does not exist. Make it first, or check the path.")
     require_writable(path.parent)

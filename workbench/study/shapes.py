@@ -90,12 +90,14 @@ def parsed_shapes(words: Sequence[str] | None) -> dict[str, list[int]] | None:
     Raises
     ------
     ConfigError
-        If it is not of that form, or a name comes twice.
+        If it is not of that form, a size is below 1, or a name comes twice.
     """
     found: dict[str, list[int]] = {}
     for word in words or ():
         name, _, sizes = word.partition("=")
         parts = sizes.split(",")
+        if any(part.removeprefix("-").isdecimal() and int(part) < 1 for part in parts):
+            raise ConfigError(f"--shape {word!r}: each size must be an integer of at least 1, as in sequence=16,64")
         if not name.isidentifier() or name in found or not all(part.isdecimal() for part in parts):
             twice = " twice" if name in found else ""
             raise ConfigError(f"--shape {word!r}{twice}: write a name and its sizes, once each: sequence=16,64")

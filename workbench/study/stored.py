@@ -44,6 +44,8 @@ def export_stored(
         from workbench.study.study import Study
 
         with Study(task, storage=storage) as study:
+            if not study.rows():
+                raise StudyError(_not_held(study.task, storage))
             return study.export(output, trial=trial, quality_drop=quality_drop)
     store = Store(storage)
     try:
@@ -66,6 +68,20 @@ def _only_study(store: Store, storage: str) -> str:
         known = f"the studies {', '.join(map(repr, names))}: say which with --task" if names else "no study"
         raise StudyError(f"{storage} holds {known}.")
     return names[0]
+
+
+def _not_held(task: Task, storage: str) -> str:
+    """Return in words that a database has no rows of a task, and of which ones it has."""
+    store = Store(storage)
+    try:
+        rows = [(name, trial.row) for name in store.studies() for trial in store.load(name).values()]
+    finally:
+        store.close()
+    held = dict.fromkeys(f"{r['task']!r} (study {n!r}, fingerprint {r['task_fingerprint']})" for n, r in rows)
+    return (
+        f"{storage} holds no trial of the task {task.name!r} (fingerprint {task.fingerprint}) in a study of that name. "
+        f"It holds those of {', '.join(held) or 'no task'}. Give --task the one that the study was run with."
+    )
 
 
 def _require_database(storage: str) -> None:
