@@ -70,6 +70,7 @@ def test_the_page_says_what_it_is_and_what_was_measured(ran, tmp_path):
         row["machine"],
         row["fingerprint"],
         "input `image`: float32 [batch, 1, 8, 8]",
+        "Every other dimension of the inputs is fixed.",
         "latency of a batch, median",
         "first call",
         'pip install "inference-workbench[runtime]"',

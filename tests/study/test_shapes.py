@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import workbench as wb
@@ -11,7 +12,7 @@ from workbench.core.errors import ConfigError, StudyError
 from workbench.plots.frame import complete_frame
 from workbench.study import COLUMNS, bench_artifact
 from workbench.study.plan import make_plan
-from workbench.study.shapes import Point, parsed_shapes, shape_words, shapes_of
+from workbench.study.shapes import Point, own_shape, parsed_shapes, shape_words, shapes_of
 
 LENGTHS = f"{Path(__file__).parents[1] / 'fixtures' / 'lengths.py'}:lengths"
 
@@ -30,12 +31,14 @@ def ran(tmp_path_factory):
 def test_each_shape_has_rows_of_its_own(ran):
     rows = ran.rows()
     assert {(r["backend"], r["shape"]) for r in rows} == {
-        (backend, shape) for backend in ("torch-eager", "onnxruntime") for shape in ("sequence=16", "sequence=4", "")
+        (backend, shape)
+        for backend in ("torch-eager", "onnxruntime")
+        for shape in ("sequence=16", "sequence=4", "sequence=8")
     }
     for row in rows:
         assert row["state"] == "complete" and tuple(row) == COLUMNS
         assert row["speedup"] == 1.0 or not row["baseline"]
-        assert ("own sizes" in row["notes"].get("macs", "")) == bool(row["shape"])
+        assert ("own sizes" in row["notes"].get("macs", "")) == (row["shape"] != "sequence=8")
     assert len({row["trial_key"] for row in rows}) == 6
 
 
@@ -47,7 +50,7 @@ def test_answers_never_compare_two_shapes(ran):
     with pytest.raises(StudyError, match="Measured: 'sequence=16'"):
         ran.best(shape="sequence=5")
     front = ran.pareto()
-    assert set(front["shape"]) == {"sequence=16", "sequence=4", ""}
+    assert set(front["shape"]) == {"sequence=16", "sequence=4", "sequence=8"}
     assert len(complete_frame(ran.rows())) == 2
 
 
@@ -60,6 +63,7 @@ def test_a_winner_at_a_shape_is_handed_over(ran, tmp_path):
     key = next(r["trial_key"] for r in ran.rows() if r["shape"] == "sequence=16" and not r["baseline"])
     folder = ran.export(tmp_path / "w", trial=key)
     text = (folder / "README.md").read_text()
+    assert "Besides the batch, any size may be given to `sequence`; the others are fixed." in text
     assert "`tokens`: int64 [batch, sequence]" in text and "a batch of 4, sequence=16:" in text
 
 
@@ -67,6 +71,8 @@ def test_a_bench_times_shapes_and_says_what_is_not_open(ran, shared_task, tmp_pa
     artifact = wb.Recipe().apply(ran.task).save(tmp_path / "a")
     rows = bench_artifact(artifact, backends=["onnxruntime"], batch_sizes=[2], shapes={"sequence": [4, 300]})
     assert [(r["shape"], r["state"]) for r in rows] == [("sequence=4", "complete"), ("sequence=300", "complete")]
+    (row,) = bench_artifact(artifact, backends=["onnxruntime"], batch_sizes=[2])
+    assert row["shape"] == "sequence=8" and "shape" not in row["notes"] and "macs" not in row["notes"]
     count = len(started)
     with pytest.raises(ConfigError, match="Did you mean 'sequence'"):
         bench_artifact(artifact, shapes={"sequenze": [4]})
@@ -98,6 +104,12 @@ def test_a_task_with_fixed_shapes_is_told_before_work_starts(shared_task, tmp_pa
 def test_shapes_that_cannot_be_timed_are_refused(shapes, words):
     with pytest.raises(ConfigError, match=words):
         shapes_of(shapes, ["sequence", "width"], whose="the task's")
+
+
+def test_a_name_with_two_sizes_at_once_has_none_of_its_own():
+    leaves = [np.zeros((2, 3)), np.zeros((2, 4, 5))]
+    assert own_shape(leaves, [{1: "s"}, {1: "s", 2: "t"}]) == (("t", 5),)
+    assert own_shape(leaves, [{}, {}]) == ()
 
 
 def test_several_names_are_taken_together_and_equal_shapes_once():

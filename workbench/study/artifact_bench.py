@@ -26,7 +26,7 @@ from workbench.study.plan import Planned, artifact_key, trial_key
 from workbench.study.quality import examples_folder
 from workbench.study.results import NoiseFloor, baseline_columns, shape_notes, size_columns, timed_columns
 from workbench.study.rows import TrialRow, new_row, update_row
-from workbench.study.shapes import Point, shape_words
+from workbench.study.shapes import Point, Shape, own_shape, shape_words
 from workbench.study.wire import save_arrays
 
 if TYPE_CHECKING:
@@ -70,7 +70,8 @@ def bench_artifact(
         Of every backend; by default the physical cores that this process may use.
     shapes : dict of sequences of int, optional
         Sizes of dimensions that the model leaves open beside the batch: ``{"sequence": [16, 64]}``; several are taken
-        together, position by position. The samples are cut or repeated to them.
+        together, position by position. The samples are cut or repeated to them; by default they stay as they are, and
+        the rows say which size that is.
     data : path, optional
         An .npz file with an array ``[n, ...]`` for each input, by its name; by default the artefact's own samples.
         Fewer samples than a batch are repeated.
@@ -117,7 +118,8 @@ def bench_artifact(
             save_arrays(inputs, examples_folder(setup.inputs, point))
             trials = _planned(opened, request, point)
             timed = _time(trials, setup, functools.partial(_say, progress, f"batch {point.words}", len(rows), total))
-            rows += [_row(opened, trial, timed) for trial in trials]
+            own = own_shape(request.samples.inputs, request.dims)
+            rows += [_row(opened, trial, timed, own) for trial in trials]
     progress(Progress("bench", total, total, "done"))
     return rows
 
@@ -182,7 +184,7 @@ def _time(trials: Sequence[Planned], setup: Setup, say: Callable[[str], None]) -
             arm.child.close()
 
 
-def _row(artifact: Artifact, trial: Planned, timed: Timed) -> TrialRow:
+def _row(artifact: Artifact, trial: Planned, timed: Timed, own: Shape) -> TrialRow:
     manifest = artifact.manifest
     row = new_row(
         task=str(manifest["task"].get("name")),
@@ -218,5 +220,5 @@ def _row(artifact: Artifact, trial: Planned, timed: Timed) -> TrialRow:
         columns = {**timed_columns(arm, mine, mine, NoiseFloor()), **unknown}
         columns["notes"] |= dict.fromkeys(unknown, _SPEEDUP)
     size = size_columns(artifact.folder, trial.backend)
-    notes = {**columns.pop("notes"), **size.pop("notes"), **shape_notes(trial)}
+    notes = {**columns.pop("notes"), **size.pop("notes"), **shape_notes(trial, own)}
     return update_row(row, **columns, **size, state="complete", notes=notes)

@@ -19,7 +19,7 @@ from workbench.core.machine import default_threads
 from workbench.engine.backends import DEFAULT_BACKENDS, backend_status, require_backend, runs_module
 from workbench.engine.inputs import Binder
 from workbench.export.io import IOSpec, rebuild_inputs
-from workbench.study.shapes import Point, shapes_of
+from workbench.study.shapes import Point, own_shape, shapes_of
 from workbench.tasks.axes import OpenDims, resized
 
 if TYPE_CHECKING:
@@ -60,7 +60,8 @@ class BenchRequest:
         refused = [why for name in chosen if (why := _module_refused(name, artifact, task, trust)) is not None]
         if refused:
             raise ConfigError(refused[0])
-        known = shapes_of(shapes, artifact.io.axes, whose="this artefact's")
+        own = own_shape(samples.inputs, artifact.io.open_dims)
+        known = shapes_of(shapes, artifact.io.axes, whose="this artefact's", own=own)
         points = tuple(Point(size, shape) for size in sizes for shape in known)
         return cls(chosen, points, count, samples, artifact.io.open_dims, _packed(artifact, task))
 

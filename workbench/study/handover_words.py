@@ -145,10 +145,20 @@ def _engine(row: Row, runs_on: str) -> str:
 def _tensors(io: IOSpec) -> str:
     batch = "any size" if io.batch is None else f"{io.batch} samples and no other"
     structure = {"tensor": "one array", "tuple": "a tuple", "dict": "a dict with these names"}[io.kind]
-    lines = [f"It takes {structure}; the batch may have {batch}."]
+    lines = [f"It takes {structure}; the batch may have {batch}. {_open(io)}"]
     lines += [f"- input {_tensor(spec)}" for spec in io.inputs]
     lines += [f"- output {_tensor(spec)}" for spec in io.outputs]
     return "\n".join((lines[0], "", *lines[1:]))
+
+
+def _open(io: IOSpec) -> str:
+    """Say which dimensions may have any size besides the batch."""
+    names = [f"`{name}`" for name in io.axes]
+    if any(None in spec.shape and not spec.axes for spec in io.inputs):
+        names.append("those written `any`")
+    if not names:
+        return "Every other dimension of the inputs is fixed."
+    return f"Besides the batch, any size may be given to {', '.join(names)}; the others are fixed."
 
 
 def _tensor(spec: TensorSpec) -> str:

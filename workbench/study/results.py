@@ -19,6 +19,7 @@ from workbench.engine.backends import runs_module
 from workbench.measure.timing import Samples, Timing
 from workbench.study.bench import RemoteArm
 from workbench.study.plan import Planned
+from workbench.study.shapes import Shape
 
 _FLOOR = (0.02, 0.10)
 _STALL = 1.5
@@ -155,12 +156,12 @@ def cold_columns(arm: RemoteArm, notes: dict[str, str]) -> dict[str, float | Non
     }
 
 
-def shape_notes(trial: Planned) -> dict[str, str]:
+def shape_notes(trial: Planned, own: Shape) -> dict[str, str]:
     """Return what must be said of a row whose inputs were cut or repeated to another size than their own."""
-    if not trial.shape:
+    if set(trial.shape) <= set(own):
         return {}
-    own = "At the inputs' own sizes, not at those of this row."
-    return {"macs": own, "first_call_ms": own, "shape": "The example inputs were cut, or repeated from the start."}
+    words = "At the inputs' own sizes, not at those of this row."
+    return {"macs": words, "first_call_ms": words, "shape": "The example inputs were cut, or repeated from the start."}
 
 
 def size_columns(folder: Path, backend: str) -> dict[str, Any]:

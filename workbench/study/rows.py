@@ -15,7 +15,7 @@ class TrialRow(TypedDict):
     """One trial: task x recipe x backend x batch size, as :meth:`Study.rows` returns it.
 
     ``shape`` holds the sizes of the inputs' open dimensions beside the batch, such as ``"sequence=64"``; it is empty
-    where the inputs have their own. ``speedup`` is baseline latency over this latency at the same batch size and
+    where they have none. ``speedup`` is baseline latency over this latency at the same batch size and
     shape; ``quality_drop`` is baseline quality minus this one in the metric's own units, measured on the engine that
     is timed. ``steps`` holds one dict per StepReport. ``candidates`` counts the (recipe, backend) pairs whose quality
     was measured on the evaluation split of this study. ``samples`` names the file with the raw ms per call, of this

@@ -20,6 +20,7 @@ from workbench.study.plan import Plan, Planned
 from workbench.study.prepare import PrepareHost, Shipment
 from workbench.study.quality import judge, write_inputs
 from workbench.study.results import Noise, baseline_columns, save_samples, shape_notes, size_columns, timed_columns
+from workbench.study.shapes import task_shape
 from workbench.study.shelf import Shelf
 
 if TYPE_CHECKING:
@@ -209,7 +210,7 @@ class Run:
         size = size_columns(self._shelf.artifact(trial), trial.backend)
         notes = {**columns.pop("notes"), **quality.pop("notes"), **size.pop("notes"), **prepared.get("notes", {})}
         known = {name: prepared.get(name) for name in ("steps", "params", "macs", "prepare_s")}
-        notes |= shape_notes(trial)
+        notes |= shape_notes(trial, task_shape(self._task))
         samples = save_samples(self._files / "samples", mine, theirs)
         self._ledger.complete(trial, {**columns, **quality, **size, **known, "samples": samples, "notes": notes})
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from workbench.core.errors import ConfigError, did_you_mean
 from workbench.core.given import given, require_count, require_several
+from workbench.export.io import input_leaves
+
+if TYPE_CHECKING:
+    from workbench.tasks.axes import OpenDims
+    from workbench.tasks.task import Task
 
 Shape = tuple[tuple[str, int], ...]
-"""Names of open dimensions with a size each; empty for the sizes that the inputs have by themselves."""
+"""Names of open dimensions with a size each; empty where the inputs leave none open."""
 
 
 class Point(NamedTuple):
@@ -35,8 +40,33 @@ def shape_words(shape: Shape) -> str:
     return ", ".join(f"{name}={size}" for name, size in shape)
 
 
-def shapes_of(shapes: Mapping[str, Sequence[int]] | None, axes: Collection[str], *, whose: str) -> tuple[Shape, ...]:
-    """Return the shapes to time: one for each position of the lists, which are taken together.
+def own_shape(leaves: Sequence[Any], dims: OpenDims) -> Shape:
+    """Return the sizes that the open dimensions of inputs have by themselves.
+
+    A name that stands for several sizes at once is left out: no one size tells what was measured.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> own_shape([np.zeros((2, 16)), np.zeros((2, 16))], [{1: "sequence"}, {1: "sequence"}])
+    (('sequence', 16),)
+    """
+    found: dict[str, set[int]] = {}
+    for leaf, names in zip(leaves, dims, strict=True):
+        for dim, name in names.items():
+            found.setdefault(name, set()).add(int(leaf.shape[dim]))
+    return tuple((name, sizes.pop()) for name, sizes in found.items() if len(sizes) == 1)
+
+
+def task_shape(task: Task) -> Shape:
+    """Return the sizes that the open dimensions of a task's example inputs have by themselves."""
+    return own_shape(input_leaves(task.examples(1)), task.open_dims)
+
+
+def shapes_of(
+    shapes: Mapping[str, Sequence[int]] | None, axes: Collection[str], *, whose: str, own: Shape = ()
+) -> tuple[Shape, ...]:
+    """Return the shapes to time: one for each position of the lists, which are taken together; ``own`` without any.
 
     Raises
     ------
@@ -50,7 +80,7 @@ def shapes_of(shapes: Mapping[str, Sequence[int]] | None, axes: Collection[str],
     ((('height', 32), ('width', 32)), (('height', 64), ('width', 64)))
     """
     if shapes is None or shapes == {}:
-        return ((),)
+        return (own,)
     if not isinstance(shapes, Mapping):
         raise ConfigError(f"shapes must be sizes by name, such as {{'sequence': [16, 64]}}; got {given(shapes)}.")
     for name in shapes:

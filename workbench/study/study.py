@@ -100,7 +100,8 @@ class Study(StudyAnswers):
         shapes : dict of sequences of int, optional
             Sizes of dimensions that ``Task(dynamic=...)`` leaves open: ``{"sequence": [16, 64]}``. Several are taken
             together, position by position. Every batch size is timed at every shape, on example inputs that are cut
-            or repeated to it; the first one is measured first. Quality is that of the evaluation samples as they are.
+            or repeated to it; the first one is measured first. By default they keep their own size. Quality is that
+            of the evaluation samples as they are.
         progress : callable
             Gets :class:`Progress` with ``stage="study"``, ``done`` of ``total`` trials (``done`` moves in fractions
             while a variant is prepared), a ``message`` in words, and ``values``: ``{"plan": [TrialRow, ...]}`` before
@@ -234,7 +235,7 @@ class Study(StudyAnswers):
         from workbench.study.plan import check_recipes, plan_for
         from workbench.study.prepare import pack
         from workbench.study.run import Run, RunSummary
-        from workbench.study.shapes import shapes_of
+        from workbench.study.shapes import shapes_of, task_shape
 
         started = time.monotonic()
         try:
@@ -242,7 +243,7 @@ class Study(StudyAnswers):
                 check_question(quality_drop=quality_drop, minimise="latency_ms_p50")
                 progress(Progress("study", 0, 0, "checking the task"))
                 axes = dict.fromkeys(axis for dims in self.task.open_dims for axis in dims.values())
-                points = shapes_of(shapes, axes, whose="the task's")
+                points = shapes_of(shapes, axes, whose="the task's", own=task_shape(self.task))
                 asked = (self.task.fingerprint, recipes, backends, batch_sizes)
                 plan = plan_for(*asked, threads=threads, budget_s=budget_s, shapes=points)
                 check_recipes(plan.recipes, self.task)
