@@ -61,6 +61,12 @@ def test_the_limit_of_this_report_decides(rows: Rows, make_report: Any) -> None:
     assert strict.shown["backend"] == "openvino"
 
 
+def test_rows_without_a_quality_do_not_hide_the_winner(rows: Rows, make_report: Any) -> None:
+    unknown = {"quality": None, "quality_drop": None, "recommended": False}
+    report = make_report([{**r, **unknown} if r["batch_size"] == 32 else r for r in rows])
+    assert report.best.met and report.best.row["batch_size"] == 8
+
+
 def test_running_passes_the_settings_on_and_writes_the_trials(rows: Rows, make_report: Any, capsys: Any) -> None:
     report = make_report(rows, threads=1, batch_sizes=[32], backends=["openvino"], budget_s=100)
     report.run()

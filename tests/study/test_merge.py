@@ -187,7 +187,7 @@ def test_charts_take_machine_and_shape_from_rows_that_were_judged(row):
     from workbench.plots.frame import complete_frame
 
     own = row(quality=0.9, fingerprint="here", latency_ms_p50=9.0)
-    bench = [row(shape="sequence=4", fingerprint=name) for name in ("here", "there", "there")]
+    bench = [row(shape="sequence=4", fingerprint=name) for name in ("here", "here", *["there"] * 4)]
     assert complete_frame([own, *bench])["latency_ms_p50"].tolist() == [9.0]
 
 

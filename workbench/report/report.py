@@ -114,9 +114,8 @@ class Report:
         return list(mark_recommended(wanted, best)), best
 
     def _best(self, rows: Sequence[Any]) -> Best:
-        size: int | None = self.settings.batch_size
-        if not any(row["batch_size"] == size and row["quality_drop"] is not None for row in rows):
-            size = None
+        judged = (row for row in rows if row["state"] == "complete" and row["quality_drop"] is not None)
+        size = self.settings.batch_size if any(r["batch_size"] == self.settings.batch_size for r in judged) else None
         return best_row(rows, quality_drop=self.settings.quality_drop, batch_size=size)
 
     def _forget(self) -> None:
