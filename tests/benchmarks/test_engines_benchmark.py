@@ -17,6 +17,7 @@ def line(arm: str, ms: float, low: float, high: float) -> Line:
         ("auto", 0.9, 1.0, True),
         ("auto", 1.01, 1.3, True),
         ("auto", 1.021, 1.03, False),
+        ("auto 16 bits", 1.021, 1.03, False),
         ("torch-eager", 3.0, 4.0, True),
     ],
 )

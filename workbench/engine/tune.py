@@ -25,8 +25,8 @@ from workbench.engine.tuned import TIME_UP, TunedSetting, TuneResult, describe, 
 from workbench.engine.turns import Block, by_turns, timed_block
 
 GOALS = ("latency", "throughput")
-BLOCK_S = 0.06
-SETTLE_S = 0.02
+BLOCK_S = 0.1
+SETTLE_S = 0.05
 FINAL_SHARE = 0.35
 """Of the budget, for the measurement that decides."""
 _ROUNDS = 40
