@@ -47,6 +47,8 @@ class TestTurns:
         slow_start = iter([0.03, *[0.0] * 10**7])
         samples = timed_block(lambda: time.sleep(next(slow_start)), block_s=0.06, settle_s=0.05)
         assert max(samples) < 30.0
+        slow_start = iter([0.03, *[0.01] * 100])  # longer than the settling itself
+        assert max(timed_block(lambda: time.sleep(next(slow_start)), block_s=0.0, settle_s=0.02)) < 29.0
 
 
 @pytest.fixture

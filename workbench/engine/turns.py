@@ -42,17 +42,18 @@ def by_turns(blocks: Mapping[str, Block], *, rounds: tuple[int, int], end: float
 
 
 def timed_block(call: Callable[[], object], *, block_s: float, settle_s: float) -> list[float]:
-    """Call for ``block_s`` seconds, at least once, and return the milliseconds of each call.
+    """Call for ``block_s`` seconds, and return the milliseconds of each call, of one at least.
 
-    Calls that end within ``settle_s`` are left out: after a switch they still meet the caches and threads of whoever
-    ran before.
+    Calls that begin within ``settle_s`` are left out, so the first one always: after a switch they still meet the
+    caches and threads of whoever ran before.
     """
     samples: list[float] = []
     begun = time.perf_counter()
+    call()
     while not samples or time.perf_counter() - begun < block_s:
         start = time.perf_counter()
         call()
         stop = time.perf_counter()
-        if stop - begun > settle_s:
+        if start - begun >= settle_s:
             samples.append((stop - start) * 1e3)
     return samples
