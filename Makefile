@@ -3,6 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+WORKERS ?= 2
 TASK ?= digits
 OUTPUT ?= reports/$(notdir $(subst :,/,$(TASK)))
 # Set TORCH_INDEX_URL to take torch from another index, for example one with CPU-only or other CUDA builds.
@@ -35,11 +36,11 @@ lint: install ## ruff, mypy, import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: lint ## lint and the fast tests
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+test: lint ## lint and the fast tests, in WORKERS processes
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not gpu"
 
-test-all: lint ## lint and every test
-	$(BIN)/python -m pytest
+test-all: test ## lint and every test, the slow ones one after the other
+	$(BIN)/python -m pytest -m "slow or gpu"
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) reports dist build .pytest_cache .mypy_cache .ruff_cache
