@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 
@@ -22,6 +23,7 @@ from workbench.engine.backends.providers import (
     fallbacks,
     short_name,
 )
+from workbench.engine.onnx_files import digest_of, onnx_files
 from workbench.engine.placement import Placement, placement_of
 
 KNOWN = onnxruntime.get_all_providers()
@@ -155,8 +157,6 @@ def test_what_fell_back_is_told(nodes, running, named, words):
 
 
 def test_the_placement_counts_the_models_nodes(images):
-    import onnx
-
     with onnx_engine(images) as engine:
         count = len(onnx.load(engine._keep.path / "model.onnx").graph.node)
         assert engine.placement == Placement(CPU, {CPU: count})
@@ -250,6 +250,20 @@ def test_a_rewritten_graph_is_kept_and_read_again(images, graphs):
     assert kept.read_bytes() == written
     onnx_engine(images, keep_optimized=True, graph_optimization="basic").dispose()
     assert len(list(graphs.iterdir())) == 2  # another level is another graph
+
+
+def test_weights_in_a_file_of_any_name_are_part_of_a_models_files(tmp_path):
+    weights = np.arange(6000, dtype=np.float32).reshape(1000, 6)
+    product = onnx.helper.make_node("MatMul", ["w", "x"], ["y"])
+    given, out = (onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [None, 2]) for n in "xy")
+    graph = onnx.helper.make_graph([product], "g", [given], [out], [onnx.numpy_helper.from_array(weights, "w")])
+    model, path = onnx.helper.make_model(graph), tmp_path / "model.onnx"
+    onnx.save_model(model, str(path), save_as_external_data=True, location="weights.bin", size_threshold=0)
+    files = onnx_files(path)
+    assert files == [path, tmp_path / "weights.bin"]
+    before = digest_of(files)
+    files[1].write_bytes(files[1].read_bytes()[::-1])
+    assert digest_of(files) != before  # else the graph kept for other weights would be read
 
 
 def test_a_damaged_graph_is_made_again(images, graphs):

@@ -15,7 +15,7 @@ from typing import Any
 from workbench.artifact.reference import Arrays
 from workbench.core.config import short_id
 from workbench.core.errors import ConfigError, EngineError, InputError, WorkbenchError, unknown_name
-from workbench.core.files import cache_dir, replacing, sha256_file
+from workbench.core.files import cache_dir, replacing
 from workbench.core.given import given
 from workbench.core.machine import default_threads, fingerprint
 from workbench.engine.backends import runs_module
@@ -23,6 +23,7 @@ from workbench.engine.backends.base import ModelSource, require_module, require_
 from workbench.engine.concurrent import ConcurrentCalls
 from workbench.engine.config import ONLY_FOR, InferenceConfig
 from workbench.engine.names import DEFAULT_BACKENDS
+from workbench.engine.onnx_files import digest_of, onnx_files
 from workbench.engine.placement import Placement
 from workbench.engine.selection import Candidate
 from workbench.engine.tune import GOALS, Search
@@ -144,30 +145,18 @@ def own_config(config: InferenceConfig, backend: str, settings: Mapping[str, Any
 
 def model_digest(source: ModelSource, backend: str) -> str:
     """Return a hash of what a backend loads: the ONNX file with its outside data, or the module's code and weights."""
-    found = hashlib.sha256()
     if not runs_module(backend):
-        path = require_onnx(source, backend)
-        for file in (path, *_outside(path)):
-            found.update(sha256_file(file).encode())
-        return found.hexdigest()
+        return digest_of(onnx_files(require_onnx(source, backend)))
     import torch
 
     module = require_module(source, backend)
+    found = hashlib.sha256()
     found.update(repr(module).encode() + str(getattr(module, "code", "")).encode())
     for name, tensor in sorted(module.state_dict().items()):
         if hasattr(tensor, "detach"):
             found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return found.hexdigest()
-
-
-def _outside(path: Path) -> list[Path]:
-    """Return the files in which an ONNX file keeps its large weights."""
-    import onnx
-
-    tensors = onnx.load(str(path), load_external_data=False).graph.initializer
-    names = {entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location"}
-    return [path.parent / name for name in sorted(names)]
 
 
 def _path(source: ModelSource, config: InferenceConfig, inputs: Arrays, goal: str) -> Path:

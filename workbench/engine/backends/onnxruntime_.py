@@ -24,6 +24,7 @@ from workbench.engine.backends.providers import (
     short_name,
 )
 from workbench.engine.config import InferenceConfig
+from workbench.engine.onnx_files import onnx_files
 from workbench.engine.pinning import take_pins
 
 NAME = "onnxruntime"
@@ -175,11 +176,12 @@ class _Opener:
 
     def kept(self, path: str) -> tuple[Any, tuple[str, ...]]:
         """Return a session of the kept graph, which is made where there is none yet, and what must be said of it."""
-        why = _not_kept(path, self._chosen.names)
+        files = onnx_files(path)
+        why = _not_kept(files, self._chosen.names)
         if why:
             return self.open(path), (f"keep_optimized: {why}; nothing is kept",)
         settings = {"providers": self._chosen.asked, "level": self._level, "entries": self._entries}
-        graph = kept_graph(path, version=self._runtime.__version__, settings=settings)
+        graph = kept_graph(files, version=self._runtime.__version__, settings=settings)
         if graph.is_file():
             try:
                 session = self.open(graph, level="none")
@@ -195,11 +197,11 @@ class _Opener:
             return self.open(path), (f"keep_optimized: {first_line(error).rstrip('.')}; nothing is kept",)
 
 
-def _not_kept(path: str, providers: Sequence[str]) -> str | None:
+def _not_kept(files: list[Path], providers: Sequence[str]) -> str | None:
     compiling = [short_name(name) for name in providers if name not in (CPU, CUDA)]
     if compiling:
         return f"a graph that {' '.join(compiling)} has compiled cannot be written"
-    return "the rewritten graph may be too large for one file" if too_large(path) else None
+    return "the rewritten graph may be too large for one file" if too_large(files) else None
 
 
 def _weights_notes(source: ModelSource, config: InferenceConfig) -> tuple[str, ...]:

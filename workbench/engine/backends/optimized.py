@@ -10,24 +10,23 @@ from typing import Any
 
 from workbench.core.config import short_id
 from workbench.core.errors import WorkbenchError
-from workbench.core.files import cache_dir, replacing, sha256_file
+from workbench.core.files import cache_dir, replacing
 from workbench.core.machine import this_machine
+from workbench.engine.onnx_files import digest_of
 
 FOLDER = "onnxruntime-graphs"
 LIMIT_MIB = 1024
 _LARGEST_MIB = 1800  # an ONNX file ends at 2 GiB
 
 
-def kept_graph(path: str | Path, *, version: str, settings: dict[str, Any]) -> Path:
-    """Return where the rewritten graph of an ONNX file is kept, whether it is there or not.
+def kept_graph(files: list[Path], *, version: str, settings: dict[str, Any]) -> Path:
+    """Return where the rewritten graph of a model is kept, whether it is there or not.
 
-    The name holds the file's content, ONNX Runtime's version, the settings and the CPU's instruction sets: the
-    rewriting arranges weights for the very CPU.
+    The name holds the content of the model's files, ONNX Runtime's version, the settings and the CPU's instruction
+    sets: the rewriting arranges weights for the very CPU.
     """
-    weights = Path(f"{path}.data")
     key = {
-        "model": sha256_file(path),
-        "weights": sha256_file(weights) if weights.is_file() else None,
+        "model": digest_of(files),
         "version": version,
         "settings": settings,
         "cpu": [this_machine().cpu_model, *this_machine().isa],
@@ -35,10 +34,9 @@ def kept_graph(path: str | Path, *, version: str, settings: dict[str, Any]) -> P
     return cache_dir() / FOLDER / f"{short_id(key)}.onnx"
 
 
-def too_large(path: str | Path) -> bool:
-    """Return whether the rewritten graph might not fit into one ONNX file."""
-    files = (Path(path), Path(f"{path}.data"))
-    return sum(file.stat().st_size for file in files if file.is_file()) > _LARGEST_MIB * 2**20
+def too_large(files: list[Path]) -> bool:
+    """Return whether the rewritten graph of a model might not fit into one ONNX file."""
+    return sum(file.stat().st_size for file in files) > _LARGEST_MIB * 2**20
 
 
 @contextlib.contextmanager
