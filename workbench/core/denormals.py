@@ -40,6 +40,17 @@ def _library() -> tuple[Any, _Register] | None:
     return (library, register) if hasattr(library, "fegetenv") and hasattr(library, "fesetenv") else None
 
 
+def _environment() -> tuple[Any, _Register, Any] | None:
+    """Return the calling thread's floating-point environment as words, with what reads and writes it."""
+    found = _library()
+    if found is None:
+        return None
+    library, register = found
+    words = (ctypes.c_uint32 * register.words)()
+    library.fegetenv(words)
+    return library, register, words
+
+
 def can_flush() -> bool:
     """Return whether threads can be told here to flush denormals to zero."""
     return _library() is not None
@@ -53,23 +64,19 @@ def flushing() -> bool:
     >>> flushing()
     False
     """
-    found = _library()
+    found = _environment()
     if found is None:
         return False
-    library, register = found
-    words = (ctypes.c_uint32 * register.words)()
-    library.fegetenv(words)
+    _, register, words = found
     return bool(words[register.place] & register.bits == register.bits)
 
 
 def set_flushing(on: bool) -> bool:
     """Let the calling thread flush denormals to zero, or not; return whether that can be set here."""
-    found = _library()
+    found = _environment()
     if found is None:
         return False
-    library, register = found
-    words = (ctypes.c_uint32 * register.words)()
-    library.fegetenv(words)
+    library, register, words = found
     if on:
         words[register.place] |= register.bits
     else:
