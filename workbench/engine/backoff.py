@@ -12,7 +12,7 @@ import numpy as np
 
 from workbench.artifact.reference import Arrays
 from workbench.core.errors import EngineError
-from workbench.engine.backends.base import Session, first_line
+from workbench.engine.backends.base import Session, first_line, run_and_copy
 
 _WORDS = re.compile(
     r"out of memory|bad[_ ]alloc|not enough memory|(failed|unable) to allocate (memory|[\d.]+ \w+)"
@@ -134,11 +134,7 @@ class BackingOff:
                     raise
             limit = self._lower(inputs, reason)
         if limit is None:
-            found, copied = self.run(inputs)
-            start = time.perf_counter()
-            for target, output in zip(outputs, found, strict=True):
-                np.copyto(target, output)
-            return copied + time.perf_counter() - start
+            return run_and_copy(self.run, inputs, outputs)
         pairs = zip(_parts(inputs, limit), _parts(outputs, limit), strict=True)
         return sum(self.run_into(part, into) for part, into in pairs)
 

@@ -7,12 +7,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
 from workbench.artifact.reference import Arrays
 from workbench.core.errors import EngineError, InputError
 from workbench.engine.ahead import Ahead
-from workbench.engine.backends.base import first_line
+from workbench.engine.backends.base import copy_into, first_line
 from workbench.engine.backoff import BackingOff
 from workbench.engine.batching import Bound, Run, by_shape, one_by_one, pad, run_in_batches
 from workbench.engine.buffers import BufferPool
@@ -84,7 +82,7 @@ class Runner:
             outputs = [output[:size] for output in outputs]
         if into is not None:
             if padded:
-                _copy(outputs, into)
+                copy_into(into, outputs)
             result = out
         else:
             result = self._build(to_torch(outputs) if as_torch else outputs)
@@ -182,8 +180,3 @@ class Runner:
         if self._at_once is not None:
             self._at_once.close()
         self.pool.clear()
-
-
-def _copy(outputs: Arrays, into: Arrays) -> None:
-    for target, output in zip(into, outputs, strict=True):
-        np.copyto(target, output)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, Protocol
+
+import numpy as np
 
 from workbench.artifact.reference import Arrays, Reference
 from workbench.core.errors import EngineError, ExportError
@@ -155,6 +158,20 @@ def require_module(source: ModelSource, backend: str) -> Any:
             f"Backend {backend!r} needs a torch module, and {source.label} gives none: {source.module_reason}"
         )
     return source.module()
+
+
+def copy_into(targets: Arrays, arrays: Arrays) -> None:
+    """Write arrays into those that a caller keeps."""
+    for target, array in zip(targets, arrays, strict=True):
+        np.copyto(target, array)
+
+
+def run_and_copy(run: Callable[[Arrays], tuple[Arrays, float]], inputs: Arrays, outputs: Arrays) -> float:
+    """Run one batch and copy what it gave into the caller's arrays, for what cannot write there; return as run_into."""
+    found, copied = run(inputs)
+    start = time.perf_counter()
+    copy_into(outputs, found)
+    return copied + time.perf_counter() - start
 
 
 def first_line(error: BaseException) -> str:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from workbench.artifact.reference import Arrays
+from workbench.engine.backends.base import copy_into
 from workbench.engine.backends.cuda_memory import PeakMemory
 from workbench.engine.buffers import Array, BufferPool
 
@@ -125,8 +126,7 @@ class CudaPipe:
         """
         flight.marks.done.synchronize()
         outputs = [np.empty_like(array) for array in flight.outputs] if into is None else into
-        for target, array in zip(outputs, flight.outputs, strict=True):
-            np.copyto(target, array)
+        copy_into(outputs, flight.outputs)
         waited, computed = flight.marks.spent()
         for array in (*flight.staged, *flight.outputs):
             self.pool.give(array)

@@ -15,7 +15,14 @@ import numpy as np
 from workbench.artifact.reference import Arrays
 from workbench.core.errors import EngineError
 from workbench.core.machine import default_threads
-from workbench.engine.backends.base import Availability, Capabilities, ModelSource, Session, require_onnx
+from workbench.engine.backends.base import (
+    Availability,
+    Capabilities,
+    ModelSource,
+    Session,
+    require_onnx,
+    run_and_copy,
+)
 from workbench.engine.backends.precisions import HINTS, take_openvino
 from workbench.engine.config import InferenceConfig
 from workbench.engine.device import openvino_device, wants_gpu
@@ -226,11 +233,7 @@ class OpenVinoSession:
         """Run one batch into the caller's own arrays."""
         start = time.perf_counter()
         if inputs[0].shape[0] != self._batch:
-            found, copied = self.run(inputs)
-            begun = time.perf_counter()
-            for target, array in zip(outputs, found, strict=True):
-                np.copyto(target, array)
-            return copied + time.perf_counter() - begun
+            return run_and_copy(self.run, inputs, outputs)
         with self._lent() as requests:
             request = requests.into = requests.into or self._compiled.create_infer_request()
             held = self._give(request, inputs)
