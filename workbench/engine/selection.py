@@ -11,16 +11,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-import numpy as np
 
 from workbench.artifact.reference import Arrays
 from workbench.compress.quantize.modes import refusal
 from workbench.core.errors import EngineError, WorkbenchError
 from workbench.core.machine import default_threads
-from workbench.core.stats import ratio_interval
 from workbench.engine.backends import require_backend
 from workbench.engine.backends.base import ModelSource, Session, first_line
 from workbench.engine.backoff import BackingOff, memory_reason
@@ -28,17 +25,15 @@ from workbench.engine.checks import FirstCall, precision_of, verify
 from workbench.engine.config import InferenceConfig
 from workbench.engine.placement import placement_of
 from workbench.engine.precision import fallen
-from workbench.engine.turns import by_turns, timed_block
+from workbench.engine.tuned import describe
+from workbench.engine.turns import Times, by_turns, median_ms, time_ratio, timed_block
 from workbench.export.agreement import Agreement
 
 ROUNDS = 7
 """Rounds after which what is clearly slower drops out."""
 BLOCK_S = 0.08
-SETTLE_S = 0.05
-"""OpenVINO takes half as long again for its first calls after other runtimes have run: seen for 30 ms."""
 TOTAL_S = 5.0
 WARM_CALLS = 3
-Samples = np.ndarray[Any, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +57,7 @@ class Candidate:
 
 
 def _label(backend: str, settings: Mapping[str, Any]) -> str:
-    return " ".join((backend, *(f"{key}={value}" for key, value in settings.items())))
+    return f"{backend} {describe(settings)}" if settings else backend
 
 
 def _ways(name: str, config: InferenceConfig) -> list[dict[str, Any]]:
@@ -244,25 +239,21 @@ def _measure(sessions: dict[str, Session], source: ModelSource, config: Inferenc
         for _ in range(WARM_CALLS):
             session.run(inputs)
     blocks = {name: functools.partial(_block, session, inputs) for name, session in sessions.items()}
-    times: dict[str, list[Samples]] = {name: [] for name in sessions}
+    times: dict[str, list[Sequence[float]]] = {name: [] for name in sessions}
     left, end = list(sessions), time.perf_counter() + TOTAL_S
     while True:
         for name, parts in by_turns({name: blocks[name] for name in left}, rounds=(2, ROUNDS), end=end).items():
-            times[name] += [np.asarray(part) for part in parts]
-        best = min(left, key=lambda name: _median(times[name]))
+            times[name] += parts
+        best = min(left, key=lambda name: median_ms(times[name]))
         left = [name for name in left if name == best or _over(times, name, best)[1] <= 1.0]
         if len(left) == 1 or time.perf_counter() > end:
-            return {name: _median(times[best]) * _over(times, name, best)[0] for name in sessions}
+            return {name: median_ms(times[best]) * _over(times, name, best)[0] for name in sessions}
 
 
-def _median(parts: list[Samples]) -> float:
-    return float(np.median([np.median(part) for part in parts]))
-
-
-def _over(times: dict[str, list[Samples]], name: str, best: str) -> tuple[float, float, float]:
+def _over(times: Mapping[str, Times], name: str, best: str) -> tuple[float, float, float]:
     """Return the time of one over that of the best in the rounds that both ran, with its interval."""
-    return ratio_interval(times[name], times[best][: len(times[name])])
+    return time_ratio(times[name], times[best][: len(times[name])])
 
 
 def _block(session: Session, inputs: Arrays) -> list[float]:
-    return timed_block(lambda: session.run(inputs), block_s=BLOCK_S, settle_s=SETTLE_S)
+    return timed_block(lambda: session.run(inputs), block_s=BLOCK_S)

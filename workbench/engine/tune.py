@@ -4,34 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from workbench.artifact.reference import Arrays
 from workbench.core.errors import WorkbenchError
 from workbench.core.machine import cores_allowed, default_threads
-from workbench.core.stats import ratio_interval
 from workbench.engine.backends import get_backend
 from workbench.engine.backends.base import ModelSource, Session
 from workbench.engine.config import MEMORY_FORMATS, InferenceConfig
 from workbench.engine.names import MODULE_BACKENDS
 from workbench.engine.selection import load_checked
 from workbench.engine.tuned import TIME_UP, TunedSetting, TuneResult, describe, judge
-from workbench.engine.turns import Block, by_turns, timed_block
+from workbench.engine.turns import Block, Times, by_turns, median_ms, time_ratio, timed_block
 
 GOALS = ("latency", "throughput")
 BLOCK_S = 0.1
-SETTLE_S = 0.05
 FINAL_SHARE = 0.35
 """Of the budget, for the measurement that decides."""
 _ROUNDS = 40
-Times = Sequence[Sequence[float]]
-"""Milliseconds per call in each block of one setting."""
 
 
 def axes(config: InferenceConfig, goal: str) -> dict[str, list[Any]]:
@@ -167,23 +160,17 @@ class _NotMeasured(WorkbenchError):
 
 
 def _row(name: str, stage: str, changes: Mapping[str, Any], times: Times, default: Times) -> TunedSetting:
-    median = statistics.median(statistics.median(block) for block in times)
-    return TunedSetting(name, stage, changes, median, *_ratio(times, default), rounds=len(times))
-
-
-def _ratio(times: Times, base: Times) -> tuple[float, float, float]:
-    """Return the time over that of the base, with its interval: below 1 is faster."""
-    return ratio_interval([np.asarray(block) for block in times], [np.asarray(block) for block in base])
+    return TunedSetting(name, stage, changes, median_ms(times), *time_ratio(times, default), rounds=len(times))
 
 
 def _beats(times: Times, base: Times | None) -> bool:
-    return base is not None and _ratio(times, base)[2] < 1.0
+    return base is not None and time_ratio(times, base)[2] < 1.0
 
 
 def _block(session: Session, inputs: Arrays, calls: int) -> list[float]:
     call = functools.partial(session.run, inputs)
     if calls == 1:
-        return timed_block(call, block_s=BLOCK_S, settle_s=SETTLE_S)
+        return timed_block(call, block_s=BLOCK_S)
     return [_at_once(call, calls)]
 
 

@@ -6,8 +6,34 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
+
+from workbench.core.stats import ratio_interval
+
+SETTLE_S = 0.05
+"""OpenVINO takes half as long again for its first calls after other runtimes have run: seen for 30 ms."""
 Block = Callable[[], Sequence[float]]
 """Runs for a moment and returns milliseconds per call, one number for each call or for all together."""
+
+
+Times = Sequence[Sequence[float]]
+"""Milliseconds per call in each block of one name."""
+
+
+def median_ms(times: Times) -> float:
+    """Return the median over blocks of the median of each.
+
+    Examples
+    --------
+    >>> median_ms([[1.0, 2.0, 9.0], [4.0]])
+    3.0
+    """
+    return float(np.median([np.median(block) for block in times]))
+
+
+def time_ratio(times: Times, base: Times) -> tuple[float, float, float]:
+    """Return the time over that of the base in the same rounds, with its 95 % interval: below 1 is faster."""
+    return ratio_interval([np.asarray(block) for block in times], [np.asarray(block) for block in base])
 
 
 def by_turns(blocks: Mapping[str, Block], *, rounds: tuple[int, int], end: float) -> dict[str, list[Sequence[float]]]:
@@ -41,7 +67,7 @@ def by_turns(blocks: Mapping[str, Block], *, rounds: tuple[int, int], end: float
     return found
 
 
-def timed_block(call: Callable[[], object], *, block_s: float, settle_s: float) -> list[float]:
+def timed_block(call: Callable[[], object], *, block_s: float, settle_s: float = SETTLE_S) -> list[float]:
     """Call for ``block_s`` seconds, and return the milliseconds of each call, of one at least.
 
     Calls that begin within ``settle_s`` are left out, so the first one always: after a switch they still meet the
