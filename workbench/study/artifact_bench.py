@@ -109,6 +109,7 @@ def bench_artifact(
         trust=trust,
     )
     rows: list[TrialRow] = []
+    own = own_shape(request.samples.inputs, request.dims)
     total = len(request.backends) * len(request.points)
     with tempfile.TemporaryDirectory(prefix="workbench-bench-") as folder:
         files = Path(folder)
@@ -118,7 +119,6 @@ def bench_artifact(
             save_arrays(inputs, examples_folder(setup.inputs, point))
             trials = _planned(opened, request, point)
             timed = _time(trials, setup, functools.partial(_say, progress, f"batch {point.words}", len(rows), total))
-            own = own_shape(request.samples.inputs, request.dims)
             rows += [_row(opened, trial, timed, own) for trial in trials]
     progress(Progress("bench", total, total, "done"))
     return rows

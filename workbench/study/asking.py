@@ -147,8 +147,6 @@ class StudyAnswers:
         batch_size: int | None = None,
         shape: str | None = None,
     ) -> Best:
-        if quality_drop is None:
-            stored = self._store.setting(self.name, "quality_drop")
-            quality_drop = 0.01 if stored is None else float(stored)
+        drop = self._store.accepted_drop(self.name, quality_drop)
         asked: dict[str, Any] = {"minimise": minimise, "batch_size": batch_size, "shape": shape}
-        return best_row(rows, quality_drop=quality_drop, machine=fingerprint_id(), **asked)
+        return best_row(rows, quality_drop=drop, machine=fingerprint_id(), **asked)

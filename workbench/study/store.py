@@ -25,6 +25,8 @@ from workbench.study.rows import TrialRow
 
 SCHEMA_VERSION = 1
 STALE_S = 30.0
+DROP = 0.01
+"""The largest drop of quality where nobody has asked for another."""
 
 _METADATA = sa.MetaData()
 TRIALS = sa.Table(
@@ -211,6 +213,13 @@ class Store:
         with self._begin() as connection:
             value = connection.scalar(query)
         return None if value is None else json.loads(value)
+
+    def accepted_drop(self, study: str, asked: float | None) -> float:
+        """Return the largest drop of quality: what is asked for, else that of the last run, else ``DROP``."""
+        if asked is not None:
+            return asked
+        stored = self.setting(study, "quality_drop")
+        return DROP if stored is None else float(stored)
 
     def set_setting(self, study: str, name: str, value: Any) -> None:
         """Store a JSON-ready value for a study."""

@@ -16,8 +16,6 @@ from workbench.study.store import Store
 if TYPE_CHECKING:
     from workbench.tasks.task import Task
 
-DROP = 0.01
-
 
 def export_stored(
     storage: str,
@@ -55,8 +53,8 @@ def export_stored(
             raise StudyError(f"{storage} holds no trial. Run the study first.")
         latest = max(stored.values(), key=lambda trial: trial.updated).row["task_fingerprint"]
         rows = rows_of_task(stored.values(), latest)
-        asked = store.setting(name, "quality_drop") if quality_drop is None else quality_drop
-        best = best_row(rows, quality_drop=DROP if asked is None else asked, machine=fingerprint_id())
+        drop = store.accepted_drop(name, quality_drop)
+        best = best_row(rows, quality_drop=drop, machine=fingerprint_id())
         return hand_over(rows, best, output, files=store.files, trial=trial, task=None)
     finally:
         store.close()
