@@ -72,9 +72,8 @@ class Ahead:
     def land(self, call: _Call) -> list[InferenceResult]:
         """Wait for a call, and return the result of each of its items."""
         outputs, run = self._finish(call.flight)
-        own = cut(outputs, call.total)
         items = [item.arrays for item in call.bound]
-        done = [(own, [run])] if len(items) == 1 else share_out(items, own, [run], call.batch)
+        done = share_out(items, cut(outputs, call.total), [run], call.batch)
         return self._runner.results(done, call.bound)
 
     def drop(self, calls: Iterable[_Call]) -> None:

@@ -71,7 +71,7 @@ def run_in_batches(
         for array in lent:
             pool.give(array)
     outputs = [_join([part[i] for part in parts]) for i in range(len(parts[0]))]
-    return [(outputs, runs)] if len(items) == 1 else share_out(items, outputs, runs, batch)
+    return share_out(items, outputs, runs, batch)
 
 
 def _cut(joined: Arrays, batch: int, *, fixed: bool) -> Iterator[Arrays]:
@@ -115,6 +115,8 @@ def join(items: Sequence[Arrays], pool: BufferPool) -> tuple[Arrays, Arrays]:
 
 def share_out(items: Sequence[Arrays], outputs: Arrays, runs: list[Run], batch: int) -> list[tuple[Arrays, list[Run]]]:
     """Give each item its outputs, and of the calls of ``batch`` samples those that it was in."""
+    if len(items) == 1:
+        return [(outputs, runs)]
     results = []
     start = 0
     for item in items:
