@@ -12,9 +12,10 @@ from matplotlib.figure import Figure
 from workbench.core.errors import ConfigError
 from workbench.core.given import given
 from workbench.plots import style
-from workbench.plots.canvas import TEXT, axes_or_new, figure_of, say, title
+from workbench.plots.canvas import TEXT, axes_or_new, figure_of, name_rows, say, title
 
 _HEIGHT = 0.62
+_BLUE = "#56B4E9"
 _ROOM = 1.3
 """The axis goes on beyond the longest bar for the words at its end."""
 
@@ -37,18 +38,31 @@ def plot_amounts(
         return figure_of(target)
     most = max([0.0, *amounts.values()])
     for place, amount in enumerate(amounts.values()):
-        colour = style.FAINT if place == 0 else "#56B4E9"
-        target.barh(place, amount, height=_HEIGHT, color=colour, zorder=3)
-        number = f"{amount:,.0f}" if amount >= 100 else f"{amount:.3g}"
-        target.annotate(
-            f"{number} {unit}", (max(amount, 0.0), place), (5, 0), textcoords="offset points", va="center",
-            fontsize=TEXT - 0.5, color=style.INK,
-        )  # fmt: skip
+        draw_bar(target, place, amount, f"{short(amount)} {unit}")
     target.set_yticks(range(len(amounts)), list(amounts), fontsize=TEXT)
     target.set_ylim(len(amounts) - 0.45, -0.55)
     target.set_xlim(0, (most or 1.0) * _ROOM)
     target.set_xlabel(f"{unit} (less is better)", fontsize=TEXT, color=style.INK)
-    target.grid(visible=False, axis="y")
-    target.tick_params(axis="y", length=0)
+    name_rows(target)
     title(target, words, detail)
     return figure_of(target)
+
+
+def draw_bar(ax: Axes, place: int, length: float, words: str, *, end: float = 0.0) -> None:
+    """Draw one bar, the first of them grey, with words behind it, or behind ``end`` where that is further."""
+    ax.barh(place, length, height=_HEIGHT, color=style.FAINT if place == 0 else _BLUE, zorder=3)
+    ax.annotate(
+        words, (max(length, end), place), (5, 0), textcoords="offset points", va="center", fontsize=TEXT - 0.5,
+        color=style.INK,
+    )  # fmt: skip
+
+
+def short(amount: float) -> str:
+    """Return three digits of an amount, or all before the point.
+
+    Examples
+    --------
+    >>> short(2222.2), short(0.12345)
+    ('2,222', '0.123')
+    """
+    return f"{amount:,.0f}" if amount >= 100 else f"{amount:.3g}"

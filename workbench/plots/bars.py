@@ -13,7 +13,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from workbench.plots import style
-from workbench.plots.canvas import TEXT, title
+from workbench.plots.canvas import TEXT, name_rows, title
 
 HEIGHT = 0.56
 GAIN: dict[str, Any] = {"facecolor": style.GOOD, "edgecolor": style.INK, "linewidth": 0.6}
@@ -69,8 +69,7 @@ def draw_measure(ax: Axes, frame: pd.DataFrame, measure: Measure, *, first: bool
         _words(ax, len(frame), max(end, zero), f"{_number(end)}{_ratio(start, end, measure)}", style.INK, bold=True)
     title(ax, measure.name, measure.unit)
     ax.set_ylim(len(frame) + 0.6, -0.6)
-    ax.grid(visible=False, axis="y")
-    ax.tick_params(axis="y", length=0, labelleft=first)
+    name_rows(ax, shown=first)
 
 
 def name_stages(ax: Axes, names: Sequence[str]) -> None:

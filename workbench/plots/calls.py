@@ -13,11 +13,10 @@ from matplotlib.figure import Figure
 from workbench.core.errors import ConfigError
 from workbench.core.given import given
 from workbench.plots import style
-from workbench.plots.canvas import TEXT, dress, figure_of, new_figure, say, title
+from workbench.plots.amounts import draw_bar, short
+from workbench.plots.canvas import TEXT, dress, figure_of, name_rows, new_figure, say, title
 
 COLUMNS = ["group", "name", "ms", "low_ms", "high_ms", "per_s", "ratio", "ratio_low", "ratio_high"]
-_HEIGHT = 0.62
-_BLUE = "#56B4E9"
 _ROOM = 2.05
 """The axis goes on beyond the longest bar for the words at its end."""
 _WRAP = 26
@@ -98,23 +97,13 @@ def plot_calls(
 
 def _panel(ax: Axes, frame: pd.DataFrame, *, named: bool, per: str) -> None:
     for place, row in enumerate(frame.to_dict("records")):
-        ax.barh(place, row["ms"], height=_HEIGHT, color=style.FAINT if place == 0 else _BLUE, zorder=3)
         ax.hlines(place, row["low_ms"], row["high_ms"], color=style.INK, linewidth=1.6, zorder=4)
         pace = f"  {row['ratio']:.2f}× ({row['ratio_low']:.2f} to {row['ratio_high']:.2f})"
-        end = f"{_number(row['ms'])} ms" + ("" if place == 0 else pace)
-        ax.annotate(
-            end, (max(row["ms"], row["high_ms"]), place), (5, 0), textcoords="offset points", va="center",
-            fontsize=TEXT - 0.5, color=style.INK,
-        )  # fmt: skip
+        draw_bar(ax, place, row["ms"], f"{short(row['ms'])} ms" + ("" if place == 0 else pace), end=row["high_ms"])
     ax.set_yticks(range(len(frame)), [textwrap.fill(name, _WRAP) for name in frame["name"]], fontsize=TEXT)
     ax.set_ylim(len(frame) - 0.45, -0.55)
     ax.set_xlim(0, max(frame["high_ms"].max(), frame["ms"].max()) * _ROOM)
     ax.set_xlabel(
         f"milliseconds per {per} (less is better);\n×: pace beside the first, of the same rounds", fontsize=TEXT
     )
-    ax.grid(visible=False, axis="y")
-    ax.tick_params(axis="y", length=0, labelleft=named)
-
-
-def _number(ms: float) -> str:
-    return f"{ms:,.0f}" if ms >= 100 else f"{ms:.3g}"
+    name_rows(ax, shown=named)

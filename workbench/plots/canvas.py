@@ -51,6 +51,17 @@ def dress(ax: Axes) -> Axes:
     return ax
 
 
+def name_rows(ax: Axes, *, shown: bool | None = None) -> None:
+    """Leave the names of rows alone at the axis of a chart of rows: no lines across, no ticks.
+
+    ``shown`` says whether the names stand here; None leaves that as it is, as where axes share one.
+    """
+    ax.grid(visible=False, axis="y")
+    ax.tick_params(axis="y", length=0)
+    if shown is not None:
+        ax.tick_params(axis="y", labelleft=shown)
+
+
 def figure_of(ax: Axes) -> Figure:
     """Return the figure that owns ``ax``, with a canvas that can draw it."""
     figure = ax.figure.figure

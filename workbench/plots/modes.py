@@ -20,7 +20,7 @@ from workbench.core.stats import bootstrap_drop
 from workbench.engine.names import DEFAULT_BACKENDS
 from workbench.measure.signals import sqnr_db
 from workbench.plots import style
-from workbench.plots.canvas import TEXT, axes_or_new, figure_of, new_figure, plural, say, title
+from workbench.plots.canvas import TEXT, axes_or_new, figure_of, name_rows, new_figure, plural, say, title
 from workbench.tasks.trees import batch_size, leaves, tree_map
 
 if TYPE_CHECKING:
@@ -127,8 +127,7 @@ def plot_quantize_modes(frame: pd.DataFrame) -> Figure:
     axes[0].set_yticks(range(len(frame)), frame["name"].tolist(), fontsize=TEXT)
     axes[0].set_ylim(len(frame) - 0.4, -0.6)
     for ax in axes:
-        ax.grid(visible=False, axis="y")
-        ax.tick_params(axis="y", length=0)
+        name_rows(ax)
     return figure_of(axes[0])
 
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from workbench.core.errors import ConfigError
 from workbench.plots import style
-from workbench.plots.canvas import TEXT, axes_or_new, plural, say, title
+from workbench.plots.canvas import TEXT, axes_or_new, name_rows, plural, say, title
 
 _ROW, _MOST_NAMED = 0.22, 80
 
@@ -59,8 +59,7 @@ def plot_layer_sqnr(report: Any, *, ax: Axes | None = None) -> Figure:
     ax.set_yticks(range(0, len(frame), step), frame["layer"].tolist()[::step], fontsize=TEXT - 0.5)
     ax.set_ylim(len(frame) - 0.4, -0.6)
     ax.set_xlim(min(0.0, float(lengths.min()) * 1.1), highest * 1.12)
-    ax.grid(visible=False, axis="y")
-    ax.tick_params(axis="y", length=0)
+    name_rows(ax)
     ax.set_xlabel("signal to error (dB); 10 dB less is ten times the error's energy", fontsize=TEXT)
     lost = f", {plural(len(report.unaligned), 'layer')} not compared" if report.unaligned else ""
     words = f"{report.task} on {report.backend}: {report.candidate} against {report.reference}; worst in orange{lost}"

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from workbench.plots import style
-from workbench.plots.canvas import TEXT, axes_or_new, figure_of, plain_log, say, title, wants_log
+from workbench.plots.canvas import TEXT, axes_or_new, figure_of, name_rows, plain_log, say, title, wants_log
 
 COLUMNS = ["stage", "name", "ms", "ratio", "ratio_low", "ratio_high", "rounds", "chosen", "reason"]
 _BLUE = "#0072B2"
@@ -67,8 +67,7 @@ def plot_tuning(result: Any, *, ax: Axes | None = None) -> Figure:
     target.set_ylim(len(shown) - 0.45, -0.55)
     _scale(target, min(0.95, *(row["ratio_low"] for row in shown)), max(1.05, *(row["ratio_high"] for row in shown)))
     target.set_xlabel("time over the default's (less is better)", fontsize=TEXT, color=style.INK)
-    target.grid(visible=False, axis="y")
-    target.tick_params(axis="y", length=0)
+    name_rows(target)
     title(target, f"Settings of {result.backend}, batch {result.batch_size}", _outcome(result))
     return figure_of(target)
 
