@@ -26,9 +26,12 @@ CANNOT = {
 
 
 def variant_of(name: str) -> Variant:
-    for package in ("pytorchcv", "transformers"):
+    for package, how in (
+        ("pytorchcv", "pip install --no-deps pytorchcv"),
+        ("transformers", "pip install --constraint constraints.txt --editable '.[minilm]'"),
+    ):
         if importlib.util.find_spec(package) is None:
-            pytest.skip(f"the zoo needs {package}: pip install --no-deps {package}")
+            pytest.skip(f"the zoo needs {package}: {how}")
     return Variant.original(task_of(next(a for a in ARCHITECTURES if a.name == name)))
 
 

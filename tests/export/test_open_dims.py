@@ -71,8 +71,6 @@ def test_the_file_and_its_description_name_what_is_open(folders, quantize):
 @pytest.mark.parametrize("quantize", [False, True])
 def test_every_backend_runs_every_length(folders, backend, quantize):
     task, variant, artifact = saved(quantize, folders[quantize])
-    if quantize and backend == "torchscript":
-        pytest.skip("a trace of a graph that the exporter made turns its batch into a constant: it is refused")
     options = {"backend": backend, "batch_size": 4, "build": task.build, "trust": True}
     with wb.OptimizedInferenceEngine.from_artifact(artifact, **options) as engine:
         for size in (3, 8, 17):
