@@ -188,6 +188,43 @@ class TestStream:
         assert len(read) <= 20  # what waits, what runs, what is done, and one in hand
         check(images, items[1:], list(found))
 
+    def test_items_and_results_that_take_no_time_start_no_thread(self, images):
+        items, names = samples(images, *[16] * 6), set()
+        with wb.OptimizedInferenceEngine.from_variant(images, backend="onnxruntime", batch_size=16) as engine:
+            run = engine._runner.session.run
+            engine._runner.session.run = lambda arrays: (time.sleep(0.05), run(arrays))[1]
+            for _ in engine.stream(iter(items)):
+                names |= {thread.name for thread in threading.enumerate()}
+        assert not [name for name in names if name.startswith("workbench-stream")]
+
+    @pytest.mark.parametrize("slow", ["source", "caller"])
+    def test_a_slow_source_or_caller_gets_threads_and_loses_nothing(self, engine, images, slow):
+        items, names = samples(images, *[1, 3, 2] * 8), set()
+
+        def source():
+            for item in items:
+                time.sleep(0.01 if slow == "source" else 0)
+                yield item
+
+        found = []
+        for result in engine.stream(source(), batch_size=4):
+            time.sleep(0.01 if slow == "caller" else 0)
+            names |= {thread.name for thread in threading.enumerate()}
+            found.append(result)
+        check(images, items, found)
+        assert "workbench-stream" in names
+
+    def test_ctrl_c_while_an_item_is_read_is_raised_at_once(self, engine, images, calls):
+        (item,) = samples(images, 1)
+
+        def source():
+            yield item
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            list(engine.stream(source(), batch_size=4))
+        assert calls == []
+
     def test_an_endless_source_is_left_when_the_caller_leaves(self, engine, images):
         (item,) = samples(images, 1)
         found = engine.stream(itertools.repeat(item), batch_size=4)

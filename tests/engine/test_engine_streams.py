@@ -108,6 +108,14 @@ def test_a_batcher_runs_as_many_calls_at_once(engine, images, monkeypatch):
     np.testing.assert_allclose(found, expected(images, x), atol=1e-5)
 
 
+def test_a_stream_runs_as_many_calls_at_once(engine, images, monkeypatch):
+    barrier, run = threading.Barrier(2), engine._runner.session.run
+    monkeypatch.setattr(engine._runner.session, "run", lambda arrays: (barrier.wait(SOON), run(arrays))[1])
+    x = images.task.examples(16).numpy()
+    found = [result.result for result in engine.stream(np.split(x, 4))]
+    np.testing.assert_allclose(np.concatenate(found), expected(images, x), atol=1e-5)
+
+
 def test_what_one_worker_leaves_in_the_line_another_takes_in_time(engine, images, monkeypatch):
     gate, run, sizes = threading.Event(), engine._runner.session.run, []
 

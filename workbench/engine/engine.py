@@ -259,6 +259,12 @@ class OptimizedInferenceEngine(TunableCalls):
         return self._ready().gate.width
 
     @property
+    def overlaps(self) -> bool:
+        """Whether a call can begin before the one before it has ended: on a GPU, and with streams."""
+        runner = self._ready()
+        return runner.ahead is not None or runner.gate.width > 1
+
+    @property
     def prefers_one_thread(self) -> bool:
         """Whether the runtime's workers belong to the thread that calls, as torch's do."""
         return get_backend(self.backend).capabilities.threads == "process"
