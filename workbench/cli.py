@@ -18,10 +18,11 @@ from workbench import __version__
 from workbench.commands.base import BAD_INPUT, DONE, FAILED, STOPPED, add_command, add_shape, positive, say, write
 from workbench.commands.bench import add_bench
 from workbench.commands.export import add_export
+from workbench.commands.noise import add_noise
 from workbench.core.errors import ConfigError, StudyError, TrialFailed, WorkbenchError, did_you_mean
 from workbench.core.lazy import explained
 
-COMMANDS = ("doctor", "report", "study", "bench", "export")
+COMMANDS = ("doctor", "report", "study", "bench", "export", "noise")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -86,6 +87,7 @@ def _parser() -> _Parser:
     _add_study(commands)
     add_bench(commands)
     add_export(commands)
+    add_noise(commands)
     return parser
 
 
@@ -121,7 +123,13 @@ def _add_study(commands: Any) -> None:
         "--task", required=True, help="digits, digits_vit, minilm, path/to/file.py:function or module:function"
     )
     command.add_argument("--storage", required=True, help="database URL, such as sqlite:///studies.db")
-    command.add_argument("--recipes", type=Path, help="JSON file with a list of recipes; without it the default ones")
+    command.add_argument(
+        "--recipes",
+        type=Path,
+        metavar="FILE",
+        help='JSON file with a list of recipes as Recipe.to_json() writes them, such as [{"steps": [{"step": "Prune", '
+        '"ratio": 0.5}, {"step": "Quantize"}]}]; without it the default ones',
+    )
     command.add_argument("--backends", nargs="+", help="such as torch-eager onnxruntime openvino; default: these three")
     command.add_argument("--batch-sizes", nargs="+", type=positive, default=[1, 8, 32], metavar="N")
     add_shape(command)

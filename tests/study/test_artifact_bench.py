@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -202,19 +204,29 @@ def test_a_program_is_read_by_torch_only_with_trust(artefact):
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_the_processes_and_writes_nothing(artefact, tmp_path):
+@pytest.mark.parametrize("finished", [0, 1])
+def test_ctrl_c_ends_the_processes_and_keeps_what_is_finished(artefact, tmp_path, finished):
     output = tmp_path / "rows.jsonl"
     given = [sys.executable, "-m", "workbench", "bench", str(artefact.folder), "--output", str(output)]
+    given += ["--backends", "onnxruntime", "--batch-sizes", "1", "2", "3"]
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # an ignored one would be handed down
     child = subprocess.Popen(given, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     signal.signal(signal.SIGINT, before)
-    assert "loading" in child.stderr.readline()
-    time.sleep(1.0)
+    end = time.monotonic() + 120
+    while finished and not re.search(r" [12]/3 ", child.stderr.readline()):
+        assert child.poll() is None and time.monotonic() < end
+    if not finished:
+        assert "loading" in child.stderr.readline()
+    time.sleep(0.5)
     child.send_signal(signal.SIGINT)
     out, err = child.communicate(timeout=60)
-    assert (child.returncode, out) == (130, "")
-    assert "Stopped by Ctrl-C. Nothing was written." in err and "Traceback" not in err
-    assert list(Path(tmp_path).iterdir()) == []
+    assert child.returncode == 130 and "Traceback" not in err
+    if finished:
+        row, *_ = map(json.loads, output.read_text().splitlines())
+        assert (row["state"], row["batch_size"]) == ("complete", 1) and "onnxruntime" in out
+    else:
+        assert "Stopped by Ctrl-C. Nothing was timed." in err
+        assert out == "" and list(tmp_path.iterdir()) == []
 
 
 def test_opening_by_path_is_the_same(artefact):

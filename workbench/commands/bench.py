@@ -6,11 +6,14 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from workbench.commands.base import DONE, FAILED, STOPPED, add_command, add_shape, positive, say, write
 from workbench.core.errors import ConfigError
 from workbench.core.files import require_writable
+
+if TYPE_CHECKING:
+    from workbench.study.rows import TrialRow
 
 
 def add_bench(commands: Any) -> None:
@@ -44,8 +47,10 @@ def bench(arguments: argparse.Namespace) -> int:
         from workbench.tasks.load import load_task
 
         task = load_task(arguments.task)
+    rows: list[TrialRow] = []
+    stopped = False
     try:
-        rows = bench_artifact(
+        bench_artifact(
             arguments.artifact,
             backends=arguments.backends,
             batch_sizes=arguments.batch_sizes,
@@ -55,14 +60,19 @@ def bench(arguments: argparse.Namespace) -> int:
             task=task,
             trust=arguments.trust,
             progress=Lines(sys.stderr),
+            on_row=rows.append,
         )
     except KeyboardInterrupt:
-        say("Stopped by Ctrl-C. Nothing was written.")
-        return STOPPED
+        stopped = True
+        say(f"Stopped by Ctrl-C. {'What was timed before is below.' if rows else 'Nothing was timed.'}")
+        if not rows:
+            return STOPPED
     write(json.dumps(rows, indent=1) if arguments.json else bench_text(rows))
     if arguments.output is not None:  # afterwards, so that a full disk loses nothing that was measured
         write_trials(rows, arguments.output)
         say(f"{len(rows)} row{'s' if len(rows) > 1 else ''} written to {arguments.output}.")
+    if stopped:
+        return STOPPED
     return DONE if any(row["state"] == "complete" for row in rows) else FAILED
 
 

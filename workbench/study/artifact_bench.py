@@ -17,6 +17,8 @@ from workbench.core.errors import TrialFailed
 from workbench.core.machine import fingerprint_id, machine_words
 from workbench.core.progress import Progress, ProgressCallback, ignore
 from workbench.export.io import rebuild_inputs
+from workbench.measure.conditions import Watch
+from workbench.measure.noise import machine_floor
 from workbench.measure.timing import interleave
 from workbench.study.bench import RemoteArm, Setup, Timed, measure_memory, narrow, open_arms
 from workbench.study.bench_request import BenchRequest
@@ -24,7 +26,7 @@ from workbench.study.child import Stop
 from workbench.study.pacing import Pacing
 from workbench.study.plan import Planned, artifact_key, trial_key
 from workbench.study.quality import examples_folder
-from workbench.study.results import NoiseFloor, baseline_columns, shape_notes, size_columns, timed_columns
+from workbench.study.results import Twin, baseline_columns, shape_notes, size_columns, timed_columns
 from workbench.study.rows import TrialRow, new_row, update_row
 from workbench.study.shapes import Point, Shape, own_shape, shape_words
 from workbench.study.wire import save_arrays
@@ -55,6 +57,7 @@ def bench_artifact(
     task: Task | None = None,
     trust: bool = False,
     progress: ProgressCallback = ignore,
+    on_row: Callable[[TrialRow], object] | None = None,
 ) -> list[TrialRow]:
     """Return a row for each backend, batch size and shape, timed in processes of their own that take turns.
 
@@ -79,6 +82,8 @@ def bench_artifact(
         The task that the artefact was made for; the backends of torch need its ``build``.
     trust : bool
         Backends of torch may read the artefact's program, a format that can run code: only for a folder of your own.
+    on_row : callable, optional
+        Gets each row as soon as it is there, so that Ctrl-C leaves those before it.
 
     Returns
     -------
@@ -119,7 +124,10 @@ def bench_artifact(
             save_arrays(inputs, examples_folder(setup.inputs, point))
             trials = _planned(opened, request, point)
             timed = _time(trials, setup, functools.partial(_say, progress, f"batch {point.words}", len(rows), total))
-            rows += [_row(opened, trial, timed, own) for trial in trials]
+            for trial in trials:
+                rows.append(_row(opened, trial, timed, own))
+                if on_row is not None:
+                    on_row(rows[-1])
     progress(Progress("bench", total, total, "done"))
     return rows
 
@@ -169,6 +177,7 @@ def _time(trials: Sequence[Planned], setup: Setup, say: Callable[[str], None]) -
                     budget_s=GROUP_S,
                     enough=functools.partial(narrow, next(iter(arms), "")),
                     after_round=lambda number: say(f"round {number}"),
+                    watch=Watch(),
                 )
                 break
             except TrialFailed as error:  # the reference is lost: the others go on without it
@@ -212,12 +221,12 @@ def _row(artifact: Artifact, trial: Planned, timed: Timed, own: Shape) -> TrialR
     arm, mine = timed.arms[trial.key], timed.rounds.blocks[trial.key]
     base = next((timed.rounds.blocks[key] for key, other in timed.arms.items() if other.trial.baseline), None)
     if trial.baseline:
-        columns = baseline_columns(arm, mine, NoiseFloor())
+        columns = baseline_columns(arm, mine, Twin(machine_floor()), timed.rounds)
     elif base is not None:
-        columns = timed_columns(arm, mine, base, NoiseFloor())
+        columns = timed_columns(arm, mine, base, Twin(machine_floor()), timed=timed.rounds)
     else:
         unknown = dict.fromkeys(("speedup", "speedup_low", "speedup_high", "verdict"))
-        columns = {**timed_columns(arm, mine, mine, NoiseFloor()), **unknown}
+        columns = {**timed_columns(arm, mine, mine, Twin(machine_floor()), timed=timed.rounds), **unknown}
         columns["notes"] |= dict.fromkeys(unknown, _SPEEDUP)
     size = size_columns(artifact.folder, trial.backend)
     notes = {**columns.pop("notes"), **size.pop("notes"), **shape_notes(trial, own)}
