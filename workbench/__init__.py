@@ -38,6 +38,7 @@ _FACE = {
     "OptimizedInferenceEngine": "workbench.engine.engine",
     "compare": "workbench.measure.compare",
     "time_calls": "workbench.measure.calls",
+    "measure_noise": "workbench.measure.noise",
     "trace_allocations": "workbench.measure.allocations",
     "debug_accuracy": "workbench.measure.debug",
     "Study": "workbench.study.study",
@@ -76,6 +77,7 @@ __all__ = [
     "load_task",
     "load_variant",
     "measure",
+    "measure_noise",
     "plots",
     "report",
     "run_report",
@@ -102,6 +104,7 @@ if TYPE_CHECKING:
     from workbench.measure.calls import time_calls
     from workbench.measure.compare import compare
     from workbench.measure.debug import debug_accuracy
+    from workbench.measure.noise import measure_noise
     from workbench.report.run import run_report
     from workbench.study.cost import latency_cost
     from workbench.study.study import Study

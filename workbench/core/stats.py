@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
+ASSUMED_NOISE = 0.02
+"""The share that counts as noise where the machine's own floor was not measured."""
 Verdict = Literal["faster", "same", "slower", "undecided"]
 
 
@@ -77,18 +79,24 @@ def ratio_interval(
     return float(np.exp(np.median(logs))), float(np.exp(low)), float(np.exp(high))
 
 
-def verdict(low: float, high: float, *, floor: float = 0.02) -> Verdict:
+def verdict(low: float, high: float, *, floor: float = ASSUMED_NOISE) -> Verdict:
     """Say in a word what an interval of the speed-up shows.
 
-    ``same`` needs the whole interval within ``floor`` of 1 (the A-A noise floor, or 2 % where that is larger);
-    otherwise ``faster`` or ``slower`` need it to exclude 1; anything else is ``undecided``.
+    ``floor`` is the A-A noise floor: how far two loads of one model are apart. ``faster`` and ``slower`` need the whole
+    interval to lie beyond it, since the interval of one pair of sessions does not hold what another load would change.
+    ``same`` needs the whole interval within it, or within 2 % where that is wider; anything else is ``undecided``.
+
+    Examples
+    --------
+    >>> verdict(1.05, 1.08), verdict(1.01, 1.08), verdict(0.99, 1.01)
+    ('faster', 'undecided', 'same')
     """
-    width = max(floor, 0.02)
+    width = max(floor, ASSUMED_NOISE)
     if low >= 1 / (1 + width) and high <= 1 + width:
         return "same"
-    if low > 1:
+    if low > 1 + floor:
         return "faster"
-    if high < 1:
+    if high < 1 / (1 + floor):
         return "slower"
     return "undecided"
 

@@ -11,12 +11,17 @@ _HOMES = {
     "Allocations": "allocations",
     "CallTime": "calls",
     "Comparison": "compare",
+    "Conditions": "conditions",
+    "NoiseFloor": "noise",
     "Timing": "timing",
     "compare": "compare",
     "debug_accuracy": "debug",
+    "known_noise": "noise",
+    "measure_noise": "noise",
     "peak_rss_mib": "memory",
     "time_calls": "calls",
     "trace_allocations": "allocations",
+    "Watch": "conditions",
 }
 
 __all__ = [
@@ -24,9 +29,14 @@ __all__ = [
     "Allocations",
     "CallTime",
     "Comparison",
+    "Conditions",
+    "NoiseFloor",
     "Timing",
+    "Watch",
     "compare",
     "debug_accuracy",
+    "known_noise",
+    "measure_noise",
     "peak_rss_mib",
     "time_calls",
     "trace_allocations",
@@ -36,8 +46,10 @@ if TYPE_CHECKING:
     from workbench.measure.allocations import Allocations, trace_allocations
     from workbench.measure.calls import CallTime, time_calls
     from workbench.measure.compare import Comparison, compare
+    from workbench.measure.conditions import Conditions, Watch
     from workbench.measure.debug import AccuracyReport, debug_accuracy
     from workbench.measure.memory import peak_rss_mib
+    from workbench.measure.noise import NoiseFloor, known_noise, measure_noise
     from workbench.measure.timing import Timing
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from workbench.core.errors import ConfigError, InputError
 from workbench.core.stats import Verdict, ratio_interval, verdict
-from workbench.measure.timing import BLOCK_S, CallArm, Samples, Timing, interleave
+from workbench.measure.conditions import Conditions, Watch
+from workbench.measure.noise import known_noise, machine_floor, noise_words
+from workbench.measure.timing import CallArm, Timing, block_seconds, disturbed_notes, interleave
 
 _NARROW = 0.05
 
@@ -24,7 +27,9 @@ class Comparison:
     """Two engines timed in turns on the same inputs.
 
     ``ratio`` is baseline latency over candidate latency (above 1: the candidate is faster), ``low`` and ``high``
-    bound it at 95 %. ``notes`` holds what a reader must know, for instance different thread counts.
+    bound it at 95 % for these two sessions. ``noise`` says how far two loads of one model are apart here: the
+    verdict is faster or slower only where the whole interval lies beyond that. ``notes`` holds what a reader must know,
+    for instance different thread counts, or that other processes disturbed the timing.
     """
 
     baseline_name: str
@@ -35,7 +40,9 @@ class Comparison:
     low: float
     high: float
     verdict: Verdict
+    noise: str = ""
     notes: tuple[str, ...] = ()
+    conditions: Conditions | None = None
 
     def __repr__(self) -> str:
         words = {
@@ -51,6 +58,8 @@ class Comparison:
                 f"  {name}: median {t.p50:.3f} ms, IQR {t.iqr:.3f} ms, {t.calls} calls in {len(t.blocks)} blocks"
                 for name, t in ((self.baseline_name, self.baseline), (self.candidate_name, self.candidate))
             ),
+            *([f"  {self.noise}"] if self.noise else []),
+            *([f"  meanwhile: {self.conditions}"] if self.conditions is not None else []),
             *(f"  note: {note}" for note in self.notes),
         ]
         return "\n".join(lines)
@@ -62,9 +71,9 @@ def compare(
     inputs: Any,
     *,
     budget_s: float = 10.0,
-    block_s: float = BLOCK_S,
-    rounds: tuple[int, int] = (6, 30),
-    floor: float = 0.02,
+    block_s: float | None = None,
+    rounds: tuple[int, int] = (6, 60),
+    floor: float | None = None,
     seed: int = 0,
 ) -> Comparison:
     """Time two engines in turns on one batch until the interval of their ratio is narrow.
@@ -76,9 +85,12 @@ def compare(
     inputs : array, tuple or dict
         One batch ``[n, ...]`` in the structure the engines take.
     budget_s : float
-        No further round starts after this many seconds.
-    floor : float
-        Differences up to this share count as noise (the A-A floor of the machine, at least 2 %).
+        No further round starts after this many seconds, the warm-up included.
+    block_s : float, optional
+        Seconds of one block; by default as long as a few calls of the slower engine.
+    floor : float, optional
+        Differences up to this share count as noise; by default what :func:`workbench.measure_noise` kept for this
+        machine, else 2 %.
 
     Raises
     ------
@@ -94,10 +106,13 @@ def compare(
     """
     if not 2 <= rounds[0] <= rounds[1]:
         raise ConfigError(f"compare: rounds must be (least, most) with 2 <= least <= most, got {rounds!r}.")
-    if budget_s <= 0 or block_s <= 0:
+    if budget_s <= 0 or (block_s is not None and block_s <= 0):
         raise ConfigError(f"compare: budget_s and block_s must be above 0, got {budget_s!r} and {block_s!r}.")
     if baseline is candidate:
         raise InputError("compare: baseline and candidate are the same engine; open two to see the noise floor.")
+    share, words = _noise(floor)
+    end = time.perf_counter() + budget_s
+    watch = Watch()
     names = _names(baseline, candidate)
     arms = [
         CallArm(name, lambda engine=engine: engine.predict(inputs))  # type: ignore[misc]
@@ -110,17 +125,36 @@ def compare(
         _, low, high = ratio_interval(blocks[names[0]], blocks[names[1]], seed=seed, resamples=500)
         return high / low < 1 + _NARROW
 
-    timed = interleave(arms, rounds=rounds, block_s=block_s, budget_s=budget_s, seed=seed, enough=narrow)
-    return _comparison(names, timed.blocks, floor, seed, _notes(baseline, candidate))
-
-
-def _comparison(
-    names: tuple[str, str], blocks: dict[str, list[Samples]], floor: float, seed: int, notes: tuple[str, ...]
-) -> Comparison:
-    first, second = blocks[names[0]], blocks[names[1]]
+    timed = interleave(
+        arms,
+        rounds=rounds,
+        block_s=block_s or block_seconds(arms),
+        budget_s=end - time.perf_counter(),
+        seed=seed,
+        enough=narrow,
+        watch=watch,
+    )
+    first, second = timed.blocks[names[0]], timed.blocks[names[1]]
     ratio, low, high = ratio_interval(first, second, seed=seed)
-    word = verdict(low, high, floor=floor)
-    return Comparison(*names, Timing.of(first), Timing.of(second), ratio, low, high, word, notes)
+    return Comparison(
+        *names,
+        Timing.of(first),
+        Timing.of(second),
+        ratio,
+        low,
+        high,
+        verdict(low, high, floor=share),
+        words,
+        (*_notes(baseline, candidate), *disturbed_notes(timed)),
+        timed.conditions,
+    )
+
+
+def _noise(floor: float | None) -> tuple[float, str]:
+    """Return the floor and what is said about it."""
+    if floor is not None:
+        return floor, f"noise floor {100 * floor:.1f} % (given)"
+    return machine_floor(), noise_words(known_noise())
 
 
 def _names(baseline: Engine, candidate: Engine) -> tuple[str, str]:

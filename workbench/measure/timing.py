@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from workbench.core.errors import TrialFailed
 from workbench.core.stats import median_interval, median_iqr, percentile
+from workbench.measure.conditions import Conditions, Watch
 
 Samples = npt.NDArray[np.float64]
 
@@ -20,6 +21,8 @@ BLOCK_S = 0.08
 WARM_WINDOW_S = 0.03
 WARM_TOLERANCE = 0.05
 WARM_LIMIT_S = 1.0
+_CALLS_IN_BLOCK = 5
+_BLOCK_RANGE_S = (0.04, 0.25)
 _NEEDED = {"p90": (0.9, 36), "p99": (0.99, 368)}
 
 
@@ -41,11 +44,13 @@ class CallArm:
     def __init__(self, name: str, call: Callable[[], object], *, settle_s: float = SETTLE_S) -> None:
         self.name = name
         self.settle_s = settle_s
+        self.warm_ms: float | None = None
         self._call = call
 
     def warm(self) -> None:
-        """Run until the time per call is steady."""
+        """Run until the time per call is steady, and note how long a call then takes."""
         warm_until_steady(self._call)
+        self.warm_ms = float(np.median(run_for(self._call, 0.0)))
 
     def block(self, seconds: float) -> list[float]:
         """Return ms per call for about ``seconds``, at least one call, after ``settle_s`` that is not counted."""
@@ -101,12 +106,16 @@ class Rounds:
     """What :func:`interleave` timed.
 
     ``blocks[name][i]`` are the ms per call of that arm in round ``i``; ``order[i]`` is the order of the arms in
-    that round; ``lost`` maps an arm whose process ended to the reason (its blocks are left out).
+    that round; ``lost`` maps an arm whose process ended to the reason (its blocks are left out). ``repeated`` rounds
+    were thrown away and timed again, since something else used the cores; ``conditions`` is what the machine did in
+    the whole time, None where nobody watched.
     """
 
     blocks: dict[str, list[Samples]]
     order: list[list[str]]
     lost: dict[str, TrialFailed] = field(default_factory=dict)
+    repeated: int = 0
+    conditions: Conditions | None = None
 
 
 def interleave(
@@ -118,6 +127,7 @@ def interleave(
     seed: int = 0,
     enough: Callable[[Mapping[str, list[Samples]]], bool] | None = None,
     after_round: Callable[[int], None] | None = None,
+    watch: Watch | None = None,
 ) -> Rounds:
     """Time the arms in alternating blocks, in a new random order each round.
 
@@ -135,6 +145,9 @@ def interleave(
         Asked after each round from the least on; True ends the timing early.
     after_round : callable, optional
         Called with the number of rounds done, while nothing runs.
+    watch : Watch, optional
+        A round in which something else used the cores is thrown away and timed again, as often as the least number of
+        rounds, and no longer than ``budget_s``.
 
     Raises
     ------
@@ -145,26 +158,65 @@ def interleave(
     alive = {arm.name: arm for arm in arms}
     if len(alive) != len(arms):
         raise ValueError(f"Arms need different names, got {[arm.name for arm in arms]}.")
-    done = Rounds({name: [] for name in alive}, [])
-    end = None if budget_s is None else time.perf_counter() + budget_s
-    for number in range(1, rounds[1] + 1):
+    blocks: dict[str, list[Samples]] = {name: [] for name in alive}
+    order: list[list[str]] = []
+    lost: dict[str, TrialFailed] = {}
+    end = float("inf") if budget_s is None else time.perf_counter() + budget_s
+    repeated = 0
+    while len(order) < rounds[1]:
         names = [str(name) for name in rng.permutation(list(alive))]
-        for name in names:
-            try:
-                done.blocks[name].append(np.asarray(alive[name].block(block_s), dtype=np.float64))
-            except TrialFailed as error:
-                if name == arms[0].name:
-                    raise
-                done.lost[name] = error
-                del alive[name], done.blocks[name]
-        done.order.append(names)
+        fresh = _round([alive[name] for name in names], block_s, arms[0].name, lost)
+        alive = {name: arm for name, arm in alive.items() if name not in lost}
+        if watch is not None and watch.lap().reasons and repeated < rounds[0] and time.perf_counter() < end:
+            repeated += 1
+            continue
+        for name, samples in fresh.items():
+            blocks[name].append(samples)
+        order.append(names)
         if after_round is not None:
-            after_round(number)
-        if number >= rounds[0] and (
-            (enough is not None and enough(done.blocks)) or (end is not None and time.perf_counter() >= end)
+            after_round(len(order))
+        if len(order) >= rounds[0] and (
+            (enough is not None and enough(_of(blocks, alive))) or time.perf_counter() >= end
         ):
             break
-    return done
+    return Rounds(_of(blocks, alive), order, lost, repeated, watch.total() if watch is not None else None)
+
+
+def block_seconds(arms: Sequence[CallArm]) -> float:
+    """Return how long a block should be: a few calls of the slowest arm, as far as their warm-up tells.
+
+    Short blocks leave room for more rounds, and it is the number of rounds that narrows an interval; a block of one
+    call would be no median.
+    """
+    slowest = max((arm.warm_ms or 0.0 for arm in arms), default=0.0)
+    return min(max(_CALLS_IN_BLOCK * slowest / 1e3, _BLOCK_RANGE_S[0]), _BLOCK_RANGE_S[1])
+
+
+def disturbed_notes(timed: Rounds) -> tuple[str, ...]:
+    """Return what a reader must know of what the machine did meanwhile, a sentence each."""
+    found = []
+    if timed.conditions is not None and timed.conditions.reasons:
+        found.append(f"disturbed: {', '.join(timed.conditions.reasons)}. Time it again on a quiet machine.")
+    if timed.repeated:
+        found.append(f"{timed.repeated} rounds were timed again, since something else used the cores.")
+    return tuple(found)
+
+
+def _round(arms: Sequence[Arm], block_s: float, reference: str, lost: dict[str, TrialFailed]) -> dict[str, Samples]:
+    """Return a block of every arm; one whose process ends goes over to ``lost``."""
+    found: dict[str, Samples] = {}
+    for arm in arms:
+        try:
+            found[arm.name] = np.asarray(arm.block(block_s), dtype=np.float64)
+        except TrialFailed as error:
+            if arm.name == reference:
+                raise
+            lost[arm.name] = error
+    return found
+
+
+def _of(blocks: Mapping[str, list[Samples]], names: Iterable[str]) -> dict[str, list[Samples]]:
+    return {name: blocks[name] for name in names}
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ def examine() -> dict[str, Any]:
     """Return all of it as JSON-ready values; imports every runtime that is installed."""
     from workbench.engine.backends import backend_status, capabilities_of
     from workbench.engine.backends.providers import provider_status
+    from workbench.measure.noise import known_noise, noise_words
 
     def capable(name: str) -> dict[str, Any] | None:
         found = capabilities_of(name)
@@ -40,6 +41,7 @@ def examine() -> dict[str, Any]:
         "default_threads": default_threads(),
         "fingerprint": fingerprint_id(),
         "libraries": library_versions(FINGERPRINT_LIBRARIES),
+        "noise": noise_words(known_noise()),
         "backends": [{**status.to_dict(), "capabilities": capable(status.name)} for status in backend_status()],
         "onnxruntime_providers": [status.to_dict() for status in provider_status()],
     }
@@ -85,6 +87,7 @@ def words(found: Mapping[str, Any]) -> str:
         "int8": found["int8"],
         "bf16": found["bf16"],
         "GPU": ", ".join(machine["gpus"]) or machine["gpu_reason"] or "none",
+        "noise": found["noise"],
         "libraries": ", ".join(f"{name} {version or 'missing'}" for name, version in found["libraries"].items()),
     }
     lines = [f"{name:<10} {value}" for name, value in facts.items()]

@@ -12,6 +12,7 @@ from typing import Any
 from workbench.core.errors import TrialFailed
 from workbench.core.stats import ratio_interval
 from workbench.engine.backends import runs_module
+from workbench.measure.conditions import Watch
 from workbench.measure.timing import Rounds, Samples, interleave
 from workbench.study.child import Child, Stop
 from workbench.study.plan import Planned
@@ -173,6 +174,7 @@ class Bench:
                     budget_s=budget_s,
                     enough=functools.partial(narrow, reference.name),
                     after_round=after_round,
+                    watch=Watch(),
                 )
                 break
             except TrialFailed:

@@ -14,38 +14,40 @@ from typing import Any
 import numpy as np
 
 from workbench.core.files import replacing
-from workbench.core.stats import ratio_interval, verdict
+from workbench.core.stats import ASSUMED_NOISE, ratio_interval, verdict
 from workbench.engine.backends import runs_module
-from workbench.measure.timing import Samples, Timing
+from workbench.measure.noise import machine_floor
+from workbench.measure.timing import Rounds, Samples, Timing, disturbed_notes
 from workbench.study.bench import RemoteArm
 from workbench.study.plan import Planned
 from workbench.study.shapes import Shape
 
-_FLOOR = (0.02, 0.10)
+_MOST = 0.10
 _STALL = 1.5
 _WEIGHTS = ("weights.safetensors", "exported.pt2")
 
 
 @dataclass(frozen=True)
-class NoiseFloor:
-    """How far two processes of the same baseline were apart: ``ratio`` of their latencies with its interval.
+class Twin:
+    """How far two processes of the same baseline were apart: ``ratio`` of their latencies with its interval (A-A).
 
-    All three are None where it was not measured for this trial. ``floor`` is the share up to which differences
-    count as noise: between 2 % and 10 %, since on a busy machine the two may be further apart than any verdict bears.
+    All three are None where it was not measured for this trial. ``floor`` is the share up to which differences count
+    as noise; at most 10 %, since on a busy machine the two may be further apart than any verdict bears.
     """
 
-    floor: float = _FLOOR[0]
+    floor: float = ASSUMED_NOISE
     ratio: float | None = None
     low: float | None = None
     high: float | None = None
 
 
 class Noise:
-    """The noise floors of a study (A-A timings), kept in a file."""
+    """The noise floors of a study (A-A timings), kept in a file; never below that of the machine where it is known."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._known: dict[str, list[float]] = json.loads(path.read_text()) if path.exists() else {}
+        self._least = machine_floor()
 
     def measure(self, baseline: Planned, first: Sequence[Samples], second: Sequence[Samples]) -> None:
         """Keep the ratio of one process of the baseline against another."""
@@ -53,20 +55,21 @@ class Noise:
         with replacing(self._path) as path:
             path.write_text(json.dumps(self._known), encoding="utf-8")
 
-    def of(self, baseline: Planned) -> NoiseFloor:
+    def of(self, baseline: Planned) -> Twin:
         """Return the floor; for a batch size that was not measured, the largest of the others."""
         apart = max((max(ratio, 1 / ratio) - 1 for ratio, _, _ in self._known.values()), default=0.0)
-        floor = min(max(apart, _FLOOR[0]), _FLOOR[1])
-        return NoiseFloor(floor, *self._known.get(baseline.key, (None, None, None)))
+        floor = min(max(apart, self._least), _MOST)
+        return Twin(floor, *self._known.get(baseline.key, (None, None, None)))
 
 
 def timed_columns(
     arm: RemoteArm,
     blocks: Sequence[Samples],
     base: Sequence[Samples],
-    noise: NoiseFloor,
+    noise: Twin,
     *,
     base_ms: float | None = None,
+    timed: Rounds | None = None,
 ) -> dict[str, Any]:
     """Return latency, throughput, speed-up, verdict, memory and load time, with notes for what is None.
 
@@ -90,14 +93,20 @@ def timed_columns(
         "speedup_low": low,
         "speedup_high": high,
         "verdict": verdict(low, high, floor=noise.floor),
+        "noise_floor": noise.floor,
+        "conditions": str(timed.conditions) if timed is not None and timed.conditions is not None else None,
     }
+    if columns["conditions"] is None:
+        notes["conditions"] = "Nobody watched the machine while this was timed."
+    if timed is not None and (said := disturbed_notes(timed)):
+        notes["conditions"] = " ".join(said)
     if not arm.opened.get("steady", True):
         notes["latency_ms_p50"] = "The warm-up did not become steady within its limit."
-    if noise.floor > _FLOOR[0]:
+    if noise.floor > ASSUMED_NOISE:
         notes["verdict"] = (
             f"Differences up to {noise.floor:.1%} count as noise: two baselines (A-A) were that far apart."
         )
-    if noise.floor == _FLOOR[1]:
+    if noise.floor == _MOST:
         notes["verdict"] = (
             "Two processes of the baseline were over 10 % apart (A-A): the machine is busy. Time it again."
         )
@@ -111,9 +120,11 @@ def timed_columns(
     return {**columns, **opened_columns(arm, notes), "notes": notes}
 
 
-def baseline_columns(arm: RemoteArm, blocks: Sequence[Samples], noise: NoiseFloor) -> dict[str, Any]:
+def baseline_columns(
+    arm: RemoteArm, blocks: Sequence[Samples], noise: Twin, timed: Rounds | None = None
+) -> dict[str, Any]:
     """Return the columns of the baseline: speed-up 1 by definition, its interval that of a second baseline process."""
-    columns = timed_columns(arm, blocks, blocks, noise)
+    columns = timed_columns(arm, blocks, blocks, noise, timed=timed)
     columns |= {"speedup": 1.0, "speedup_low": None, "speedup_high": None, "verdict": "same"}
     if noise.low is None or noise.high is None:
         columns["notes"] |= dict.fromkeys(("speedup_low", "speedup_high"), "This is the baseline: 1 by definition.")

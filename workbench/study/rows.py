@@ -19,7 +19,9 @@ class TrialRow(TypedDict):
     shape; ``quality_drop`` is baseline quality minus this one in the metric's own units, measured on the engine that
     is timed. ``steps`` holds one dict per StepReport. ``candidates`` counts the (recipe, backend) pairs whose quality
     was measured on the evaluation split of this study. ``samples`` names the file with the raw ms per call, of this
-    trial and of the baseline next to it, in the folder ``samples`` beside the database. ``load_ms``,
+    trial and of the baseline next to it, in the folder ``samples`` beside the database. ``noise_floor`` is the share up
+    to which a difference counts as noise in ``verdict``, ``conditions`` what the machine did while this was timed:
+    the load of other processes, stolen time, clock, temperature; its note says where that disturbed. ``load_ms``,
     ``compile_ms`` and ``first_call_ms`` are the cold start, what a fresh process waits for before its first answer:
     reading the model and creating the session, compiling where the backend does that in a step of its own, and the
     first call; they add up. ``fingerprint`` names the machine with the versions of its libraries, ``machine`` says in
@@ -52,6 +54,8 @@ class TrialRow(TypedDict):
     speedup_low: float | None
     speedup_high: float | None
     verdict: str | None
+    noise_floor: float | None
+    conditions: str | None
     peak_rss_mib: float | None
     size_mib: float | None
     params: int | None

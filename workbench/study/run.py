@@ -198,9 +198,10 @@ class Run:
         mine, theirs = (timed.rounds.blocks[a.name] for a in (arm, reference))
         noise = self._noise.of(base)
         if trial.baseline:
-            columns = baseline_columns(arm, mine, noise)
+            columns = baseline_columns(arm, mine, noise, timed.rounds)
         else:
-            columns = timed_columns(arm, mine, theirs, noise, base_ms=self._ledger.latency_ms(base))
+            base_ms = self._ledger.latency_ms(base)
+            columns = timed_columns(arm, mine, theirs, noise, base_ms=base_ms, timed=timed.rounds)
         try:
             quality = self._quality(trial, arm, reference)
         except TrialFailed as error:

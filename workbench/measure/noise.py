@@ -1,0 +1,185 @@
+"""The noise floor of this machine: how far two loads of one and the same model are apart (A-A), kept for later."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import itertools
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from workbench.core.errors import BackendUnavailable, ConfigError
+from workbench.core.files import cache_dir, replacing
+from workbench.core.given import given, require_count
+from workbench.core.machine import fingerprint_id, machine_words
+from workbench.core.progress import Progress, ProgressCallback, ignore
+from workbench.core.stats import ASSUMED_NOISE, ratio_interval
+from workbench.engine.backends import DEFAULT_BACKENDS, backend_status
+from workbench.measure.timing import CallArm, interleave
+
+if TYPE_CHECKING:
+    from workbench.compress.variant import Variant
+
+PAIR_S = 2.0
+LEAST_PAIRS = 6
+_SHARE = 0.95
+_ROUNDS = (6, 12)
+_BLOCK_S = 0.05
+
+
+@dataclass(frozen=True)
+class NoiseFloor:
+    """How far two loads of one model are apart on this machine: differences up to there are noise.
+
+    Attributes
+    ----------
+    floor : float
+        What 95 of 100 pairs stay below: 0.015 is 1.5 %.
+    apart : tuple of float
+        The ratio of each pair that was measured.
+    machine, fingerprint : str
+        Where; the fingerprint is the one in the rows of a study.
+    measured : str
+        The day.
+
+    Examples
+    --------
+    >>> print(NoiseFloor(0.012, (1.004, 0.988), "a machine", "0f", "2026-01-01"))
+    noise floor 1.2 %: two loads of one model were up to that far apart (2 pairs, 2026-01-01)
+    """
+
+    floor: float
+    apart: tuple[float, ...]
+    machine: str
+    fingerprint: str
+    measured: str
+
+    def __str__(self) -> str:
+        return (
+            f"noise floor {100 * self.floor:.1f} %: two loads of one model were up to that far apart "
+            f"({len(self.apart)} pairs, {self.measured})"
+        )
+
+
+def measure_noise(
+    variant: Variant | None = None,
+    *,
+    backends: Sequence[str] | None = None,
+    batch_size: int = 8,
+    budget_s: float = 60.0,
+    keep: bool = True,
+    progress: ProgressCallback = ignore,
+) -> NoiseFloor:
+    """Load one model again and again, time each two loads by turns, and keep how far they were apart.
+
+    Sessions of one model differ for as long as they live, by where their memory happens to lie; so an interval of the
+    ratio of two of them does not tell by itself that what they run differs. :func:`workbench.compare` and studies take
+    the floor that was kept for this machine and these versions of the runtimes.
+
+    Parameters
+    ----------
+    variant : Variant, optional
+        What is loaded; by default the embedded task ``digits``.
+    backends : sequence of str, optional
+        Taken in turn; by default torch-eager, onnxruntime and openvino, as far as they run here.
+    budget_s : float
+        Seconds for all pairs; at least 6 are measured.
+    keep : bool
+        Write the result into the cache (``WORKBENCH_CACHE``).
+
+    Raises
+    ------
+    ConfigError, BackendUnavailable
+        If an argument cannot be used.
+
+    Examples
+    --------
+    >>> print(wb.measure_noise())  # doctest: +SKIP
+    noise floor 1.6 %: two loads of one model were up to that far apart (24 pairs, 2026-01-01)
+    """
+    from workbench.compress.variant import Variant
+    from workbench.tasks import digits
+
+    require_count("measure_noise: batch_size", batch_size)
+    if isinstance(budget_s, bool) or not isinstance(budget_s, int | float) or not 0 <= budget_s < math.inf:
+        raise ConfigError(f"measure_noise: budget_s must be a number of seconds of at least 0, got {given(budget_s)}.")
+    chosen = Variant.original(digits()) if variant is None else variant
+    names = tuple(backends) if backends is not None else _running()
+    ratios: list[float] = []
+    end = time.perf_counter() + budget_s
+    for number, name in enumerate(itertools.cycle(names)):
+        if number >= LEAST_PAIRS and time.perf_counter() >= end:
+            break
+        progress(Progress("noise", number, 0, f"pair {number + 1}: {name} beside {name}"))
+        ratios.append(_apart(chosen, name, batch_size, seed=number))
+    found = _floor(ratios)
+    if keep:
+        _write(found)
+    return found
+
+
+def known_noise() -> NoiseFloor | None:
+    """Return the floor that was kept for this machine and these runtimes, None where there is none."""
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        values = json.loads(_path().read_text(encoding="utf-8"))
+        return NoiseFloor(**{**values, "apart": tuple(values["apart"])})
+    return None
+
+
+def machine_floor() -> float:
+    """Return the share that counts as noise on this machine: what was kept, else 2 %."""
+    known = known_noise()
+    return ASSUMED_NOISE if known is None else known.floor
+
+
+def noise_words(floor: NoiseFloor | None) -> str:
+    """Return what a verdict says about noise."""
+    if floor is not None:
+        return str(floor)
+    return f"noise floor {100 * ASSUMED_NOISE:.0f} % (assumed; the command `workbench noise` measures it here)"
+
+
+def _running() -> tuple[str, ...]:
+    names = tuple(status.name for status in backend_status(DEFAULT_BACKENDS) if status.available)
+    if not names:
+        raise BackendUnavailable("measure_noise: no backend runs here. See: workbench doctor")
+    return names
+
+
+def _apart(variant: Variant, backend: str, batch_size: int, *, seed: int) -> float:
+    """Return the ratio of two loads of one model on one backend."""
+    from workbench.engine.engine import OptimizedInferenceEngine
+
+    inputs = variant.task.examples(batch_size)
+    with contextlib.ExitStack() as stack:
+        arms = []
+        for name in ("first", "second"):
+            engine = OptimizedInferenceEngine.from_variant(variant, backend=backend, batch_size=batch_size)
+            stack.enter_context(engine)
+            arms.append(CallArm(name, lambda engine=engine: engine.predict(inputs)))
+        for arm in arms:
+            arm.warm()
+        timed = interleave(arms, rounds=_ROUNDS, block_s=_BLOCK_S, budget_s=PAIR_S, seed=seed)
+    return ratio_interval(timed.blocks["first"], timed.blocks["second"], resamples=1)[0]
+
+
+def _floor(ratios: Sequence[float]) -> NoiseFloor:
+    share = float(np.quantile(np.abs(np.log(ratios)), _SHARE))
+    today = datetime.date.today().isoformat()
+    return NoiseFloor(math.expm1(share), tuple(ratios), machine_words(), fingerprint_id(), today)
+
+
+def _path() -> Path:
+    return cache_dir() / "noise" / f"{fingerprint_id()}.json"
+
+
+def _write(found: NoiseFloor) -> None:
+    with replacing(_path()) as temporary:
+        temporary.write_text(json.dumps(asdict(found), indent=1), encoding="utf-8")
