@@ -19,10 +19,11 @@ from workbench.commands.base import BAD_INPUT, DONE, FAILED, STOPPED, add_comman
 from workbench.commands.bench import add_bench
 from workbench.commands.export import add_export
 from workbench.commands.noise import add_noise
+from workbench.commands.rows import add_fail_if, add_rows, judge
 from workbench.core.errors import ConfigError, StudyError, TrialFailed, WorkbenchError, did_you_mean
 from workbench.core.lazy import explained
 
-COMMANDS = ("doctor", "report", "study", "bench", "export", "noise")
+COMMANDS = ("doctor", "report", "study", "bench", "export", "noise", "rows", "regression")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -88,6 +89,7 @@ def _parser() -> _Parser:
     add_bench(commands)
     add_export(commands)
     add_noise(commands)
+    add_rows(commands)
     return parser
 
 
@@ -114,6 +116,7 @@ def _add_report(commands: Any) -> None:
         metavar=("NAME", "VALUE"),
         help="a parameter of the notebook, such as -p budget_s 600 or -p batch_sizes 1,32; may be repeated",
     )
+    add_fail_if(command)
 
 
 def _add_study(commands: Any) -> None:
@@ -137,6 +140,7 @@ def _add_study(commands: Any) -> None:
     command.add_argument("--budget-s", type=float, help="seconds for the whole; training lengths follow it")
     command.add_argument("--quality-drop", type=float, default=0.01, help="largest acceptable drop (default 0.01)")
     command.add_argument("--json", action="store_true", help="print the rows as JSON instead of a table")
+    add_fail_if(command)
     command.add_argument(
         "--merge",
         nargs="+",
@@ -156,7 +160,11 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 def _report(arguments: argparse.Namespace) -> int:
     from workbench.report.run import run_report
+    from workbench.report.trials import read_trials
+    from workbench.study.answers import marked
+    from workbench.study.gates import Gate
 
+    gates = [Gate.parse(words) for words in arguments.fail_if]
     parameters: dict[str, Any] = {}
     for name, value in arguments.parameters:
         if name in parameters:
@@ -165,7 +173,7 @@ def _report(arguments: argparse.Namespace) -> int:
     result = run_report(arguments.task, output=arguments.output, parameters=parameters)
     write(f"report    {result.html}\nnotebook  {result.notebook}\ntrials    {result.trials}")
     if result.ok:
-        return DONE
+        return DONE if judge(marked(read_trials(result.trials)), gates) else FAILED
     if result.stopped:
         say(f"{result.reason} Finished trials are kept in {result.html.parent}; the same command goes on from there.")
         return STOPPED
@@ -177,8 +185,10 @@ def _study(arguments: argparse.Namespace) -> int:
     from workbench.engine.backends import require_backend
     from workbench.report.lines import Lines
     from workbench.report.text import rows_text
+    from workbench.study.gates import Gate
     from workbench.study.shapes import parsed_shapes
 
+    gates = [Gate.parse(words) for words in arguments.fail_if]
     shapes = parsed_shapes(arguments.shape)
     recipes = _read_recipes(arguments.recipes) if arguments.recipes else None
     for name in arguments.backends or ():
@@ -204,7 +214,9 @@ def _study(arguments: argparse.Namespace) -> int:
             say(f"Stopped by Ctrl-C. Finished trials are kept in {arguments.storage}; the same command resumes.")
         rows, best = study.rows(), study.best(arguments.quality_drop)
     write(json.dumps(rows, indent=1) if arguments.json else rows_text(rows, best))
-    return STOPPED if stopped else DONE
+    if stopped:
+        return STOPPED
+    return DONE if judge(best, gates) else FAILED
 
 
 def _merge(study: Any, arguments: argparse.Namespace) -> int:

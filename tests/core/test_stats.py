@@ -62,6 +62,10 @@ def test_ratio_interval_refuses_unpaired_blocks() -> None:
         (0.96, 1.04, 0.02, "undecided"),
         (0.9, 1.3, 0.02, "undecided"),
         (1.001, 1.015, 0.0, "same"),
+        (1.01, 1.4, 0.02, "undecided"),
+        (1.01, 1.4, 0.005, "faster"),
+        (0.7, 0.99, 0.02, "undecided"),
+        (0.7, 0.99, 0.005, "slower"),
     ],
 )
 def test_verdict_words(low: float, high: float, floor: float, word: str) -> None:

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from workbench.study.results import NoiseFloor, cold_columns, timed_columns
+from workbench.study.results import Twin, cold_columns, timed_columns
 
 
 def columns(base_ms: float, *, row_ms: float | None):
@@ -18,7 +18,7 @@ def columns(base_ms: float, *, row_ms: float | None):
     arm = SimpleNamespace(
         trial=SimpleNamespace(batch_size=4, backend="onnxruntime"), opened=opened, memory=(10.0, None)
     )
-    return timed_columns(arm, blocks, base, NoiseFloor(), base_ms=row_ms)
+    return timed_columns(arm, blocks, base, Twin(), base_ms=row_ms)
 
 
 @pytest.mark.parametrize(("base_ms", "times"), [(40.0, "4.0"), (4.0, "0.4")])

@@ -13,6 +13,7 @@ import numpy as np
 from workbench.core.errors import ConfigError
 from workbench.core.given import given, require_count, require_function
 from workbench.core.stats import ratio_interval
+from workbench.measure.events import EventArm
 from workbench.measure.timing import BLOCK_S, SETTLE_S, CallArm, Samples, interleave
 
 
@@ -46,6 +47,7 @@ def time_calls(
     settle_s: float = SETTLE_S,
     rounds: tuple[int, int] = (6, 20),
     seed: int = 0,
+    device: str | None = None,
 ) -> list[CallTime]:
     """Time calls in blocks that alternate in random order; the first one is what the others are held against.
 
@@ -60,6 +62,9 @@ def time_calls(
     rounds : (int, int)
         Least and most rounds; a round has one block of ``block_s`` seconds of every call, after ``settle_s`` seconds
         that are not counted.
+    device : str, optional
+        Of calls that a GPU works off on its own, such as ``"cuda:0"``: blocks are timed by its events. Leave it out for
+        calls that wait for their result, as ``engine.predict`` does.
 
     Raises
     ------
@@ -72,7 +77,12 @@ def time_calls(
     ...     print(row)  # doctest: +SKIP
     """
     _check(calls, samples, rounds, budget_s=budget_s, block_s=block_s, settle_s=settle_s, seed=seed)
-    arms = [CallArm(name, call, settle_s=settle_s) for name, call in calls.items()]
+    arms: list[CallArm | EventArm] = [
+        CallArm(name, call, settle_s=settle_s)
+        if device is None
+        else EventArm(name, call, device=device, settle_s=settle_s)
+        for name, call in calls.items()
+    ]
     for arm in arms:
         arm.warm()
     blocks = interleave(arms, rounds=rounds, block_s=block_s, budget_s=budget_s, seed=seed).blocks

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from workbench.core.errors import ConfigError, InputError
-from workbench.core.stats import Verdict, ratio_interval, verdict
+from workbench.core.stats import ASSUMED_NOISE, Verdict, ratio_interval, verdict
 from workbench.measure.conditions import Conditions, Watch
 from workbench.measure.noise import known_noise, machine_floor, noise_words
 from workbench.measure.timing import CallArm, Timing, block_seconds, disturbed_notes, interleave
 
-_NARROW = 0.05
+_NARROW = 0.5
+"""Of the noise floor: an interval of that width says all that one pair of sessions can say."""
 
 
 class Engine(Protocol):
@@ -27,8 +28,9 @@ class Comparison:
     """Two engines timed in turns on the same inputs.
 
     ``ratio`` is baseline latency over candidate latency (above 1: the candidate is faster), ``low`` and ``high``
-    bound it at 95 % for these two sessions. ``noise`` says how far two loads of one model are apart here: the
-    verdict is faster or slower only where the whole interval lies beyond that. ``notes`` holds what a reader must know,
+    bound it at 95 % for these two sessions. ``floor`` is the share up to which two loads of one model are
+    apart here, and ``noise`` says how that is known: the verdict is faster or slower only where the whole interval lies
+    beyond it. ``notes`` holds what a reader must know,
     for instance different thread counts, or that other processes disturbed the timing.
     """
 
@@ -40,6 +42,7 @@ class Comparison:
     low: float
     high: float
     verdict: Verdict
+    floor: float = ASSUMED_NOISE
     noise: str = ""
     notes: tuple[str, ...] = ()
     conditions: Conditions | None = None
@@ -72,7 +75,7 @@ def compare(
     *,
     budget_s: float = 10.0,
     block_s: float | None = None,
-    rounds: tuple[int, int] = (6, 60),
+    rounds: tuple[int, int] = (8, 60),
     floor: float | None = None,
     seed: int = 0,
 ) -> Comparison:
@@ -123,7 +126,7 @@ def compare(
 
     def narrow(blocks: Any) -> bool:
         _, low, high = ratio_interval(blocks[names[0]], blocks[names[1]], seed=seed, resamples=500)
-        return high / low < 1 + _NARROW
+        return high / low < 1 + _NARROW * share
 
     timed = interleave(
         arms,
@@ -144,6 +147,7 @@ def compare(
         low,
         high,
         verdict(low, high, floor=share),
+        share,
         words,
         (*_notes(baseline, candidate), *disturbed_notes(timed)),
         timed.conditions,

@@ -17,11 +17,11 @@ import numpy as np
 
 from workbench.core.errors import BackendUnavailable, ConfigError
 from workbench.core.files import cache_dir, replacing
-from workbench.core.given import given, require_count
+from workbench.core.given import given, require_count, require_several
 from workbench.core.machine import fingerprint_id, machine_words
 from workbench.core.progress import Progress, ProgressCallback, ignore
 from workbench.core.stats import ASSUMED_NOISE, ratio_interval
-from workbench.engine.backends import DEFAULT_BACKENDS, backend_status
+from workbench.engine.backends import DEFAULT_BACKENDS, backend_status, require_backend
 from workbench.measure.timing import CallArm, interleave
 
 if TYPE_CHECKING:
@@ -111,7 +111,11 @@ def measure_noise(
     if isinstance(budget_s, bool) or not isinstance(budget_s, int | float) or not 0 <= budget_s < math.inf:
         raise ConfigError(f"measure_noise: budget_s must be a number of seconds of at least 0, got {given(budget_s)}.")
     chosen = Variant.original(digits()) if variant is None else variant
-    names = tuple(backends) if backends is not None else _running()
+    names = _running() if backends is None else require_several("measure_noise: backends", backends)
+    if not names:
+        raise ConfigError("measure_noise: backends is empty. Name at least one, such as ('onnxruntime',).")
+    for name in names:
+        require_backend(name)
     ratios: list[float] = []
     end = time.perf_counter() + budget_s
     for number, name in enumerate(itertools.cycle(names)):

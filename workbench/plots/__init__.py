@@ -14,9 +14,11 @@ _WHERE = {
     "memory_data": "memory",
     "plot_amounts": "amounts",
     "plot_calls": "calls",
+    "plot_comparison": "comparison",
     "plot_layer_rounding": "modes",
     "plot_layer_sqnr": "signals",
     "plot_memory": "memory",
+    "plot_noise": "comparison",
     "plot_precisions": "precisions",
     "plot_pruning": "pruning",
     "plot_quantize_modes": "modes",
@@ -51,9 +53,11 @@ __all__ = [
     "memory_data",
     "plot_amounts",
     "plot_calls",
+    "plot_comparison",
     "plot_layer_rounding",
     "plot_layer_sqnr",
     "plot_memory",
+    "plot_noise",
     "plot_precisions",
     "plot_pruning",
     "plot_quantize_modes",
@@ -84,6 +88,7 @@ if TYPE_CHECKING:
     from workbench.plots.amounts import plot_amounts
     from workbench.plots.calls import calls_data, plot_calls
     from workbench.plots.canvas import figure_png
+    from workbench.plots.comparison import plot_comparison, plot_noise
     from workbench.plots.heatmap import plot_sensitivity, sensitivity_data
     from workbench.plots.memory import memory_data, plot_memory
     from workbench.plots.modes import (

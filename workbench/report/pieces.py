@@ -12,6 +12,7 @@ from workbench.report.settings import ReportSettings
 from workbench.report.show import details, text
 from workbench.report.words import (
     Row,
+    break_even_words,
     caveats,
     count,
     cuts_by_reason,
@@ -39,7 +40,9 @@ after each switch, are thrown away.|
 Latency is the median time of one call with a whole batch; throughput follows from it. Intervals are 95 %
 intervals: order statistics for the median, a bootstrap over pairs of blocks for the speed-up, a paired
 bootstrap over evaluation samples for the quality drop. p90 and p99 appear only where the samples resolve them.
-Faster and slower mean that the interval of the speed-up excludes 1; same, that it lies within the noise floor.
+Faster and slower mean that the interval of the speed-up lies wholly beyond the noise floor, which is how far two
+loads of one model are apart here (A-A); same, that it lies within it. A round in which other processes used the cores
+is thrown away and timed again, and where that did not help the row says so.
 Trials are ranked by the lower end of that interval: the pace of a machine drifts between trials that run minutes
 apart, and what disturbed the baseline shall not choose.|
 Quality is the task's own metric on its evaluation samples, run on the engine that was timed. Training,
@@ -77,7 +80,8 @@ def recommendation(best: Best, baseline: Row | None, rows: Sequence[Row]) -> str
     kind = "good" if best.met else "miss"
     tiles = "" if best.row is None else _tiles(best.row, baseline)
     warnings = "".join(f"<li>{text(words)}</li>" for words in caveats(best, rows))
-    reason = f"<p>{text(best.reason)}</p>"
+    earned = break_even_words(best.row) if best.row is not None and best.met else ""
+    reason = f"<p>{text(best.reason)} {text(earned)}</p>"
     listed = f'<ul class="caveats">{warnings}</ul>' if warnings else ""
     return f'<section class="answer {kind}"><h3>{text(headline(best))}</h3>{tiles}{reason}{listed}</section>'
 

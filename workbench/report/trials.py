@@ -18,7 +18,7 @@ def write_trials(rows: Iterable[Mapping[str, Any]], path: str | Path) -> Path:
     in one step, so that a reader never sees half of it.
     """
     with replacing(path) as temporary:
-        lines = (json.dumps(_plain(_short(row)), ensure_ascii=False, allow_nan=False) for row in rows)
+        lines = (json.dumps(plain_row(row), ensure_ascii=False, allow_nan=False) for row in rows)
         temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     return Path(path)
 
@@ -28,9 +28,11 @@ def read_trials(path: str | Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines() if line]
 
 
-def _short(row: Mapping[str, Any]) -> dict[str, Any]:
+def plain_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row as JSON can hold it, without the steps' lists of layers; what is not finite is None."""
     steps = [{k: v for k, v in step.items() if k != "layers"} for step in row.get("steps") or []]
-    return {**row, "steps": steps}
+    plain: dict[str, Any] = _plain({**row, "steps": steps})
+    return plain
 
 
 def _plain(value: Any) -> Any:

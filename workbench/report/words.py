@@ -7,6 +7,7 @@ from typing import Any
 
 from workbench.plots import style
 from workbench.study.answers import Best
+from workbench.study.break_even import break_even
 
 Row = Mapping[str, Any]
 
@@ -124,6 +125,17 @@ def first_answer_ms(row: Row) -> float | None:
     """
     load, first = row.get("load_ms"), row.get("first_call_ms")
     return None if load is None or first is None else float(load + (row.get("compile_ms") or 0.0) + first)
+
+
+def break_even_words(row: Row) -> str:
+    """Return after how many samples the time that a variant took to make is earned back; empty where it is not."""
+    found = break_even(row)
+    if found is None:
+        return ""
+    return (
+        f"Making it took {number(found.spent_s)} s, which it has earned back after {count(found.samples)} samples: "
+        f"each batch of {row['batch_size']} saves {number(found.saved_ms)} ms."
+    )
 
 
 def caveats(best: Best, rows: Sequence[Row]) -> list[str]:

@@ -271,3 +271,10 @@ def mark_recommended(rows: list[TrialRow], best: Best) -> list[TrialRow]:
     """Return ``rows`` with ``recommended`` true on the row of ``best`` where the goal was met, and on no other."""
     chosen: Any = best.row if best.met else None
     return [{**row, "recommended": row is chosen} for row in rows]
+
+
+def marked(rows: Sequence[Mapping[str, Any]]) -> Best:
+    """Return the answer that rows carry already, as :func:`mark_recommended` left it there."""
+    chosen: Any = next((row for row in rows if row.get("recommended")), None)
+    reason = "Its row is marked." if chosen is not None else "Nothing met the goal: no row is recommended."
+    return Best(chosen, chosen is not None, reason, len(rows))

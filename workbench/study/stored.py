@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workbench.core.errors import StudyError
 from workbench.core.machine import fingerprint_id
 from workbench.study.address import parse_url
-from workbench.study.answers import best_row
+from workbench.study.answers import Best, best_row, mark_recommended
 from workbench.study.handover import hand_over
 from workbench.study.merge import rows_of_task
+from workbench.study.rows import TrialRow
 from workbench.study.store import Store
 
 if TYPE_CHECKING:
@@ -45,19 +48,58 @@ def export_stored(
             if not study.rows():
                 raise StudyError(_not_held(study.task, storage))
             return study.export(output, trial=trial, quality_drop=quality_drop)
+    with _opened(storage) as store:
+        rows, best = _answer(store, _only_study(store, storage), storage, quality_drop)
+        return hand_over(rows, best, output, files=store.files, trial=trial, task=None)
+
+
+def stored_rows(
+    storage: str, *, study: str | None = None, quality_drop: float | None = None
+) -> tuple[list[TrialRow], Best]:
+    """Return the rows of a study and its recommendation, without its task; ``recommended`` marks the row to take.
+
+    Of a task that changed, the rows of the version that was run last.
+
+    Parameters
+    ----------
+    study : str, optional
+        Its name; may be left out where the database holds one only.
+
+    Raises
+    ------
+    StudyError
+        If there is no such database or study, or it has no trial.
+
+    Examples
+    --------
+    >>> rows, best = stored_rows("sqlite:///studies.db")  # doctest: +SKIP
+    """
+    _require_database(storage)
+    with _opened(storage) as store:
+        name = _only_study(store, storage) if study is None else study
+        if name not in store.studies():
+            held = ", ".join(map(repr, store.studies())) or "none"
+            raise StudyError(f"{storage} holds no study {name!r}. It holds: {held}.")
+        rows, best = _answer(store, name, storage, quality_drop)
+    return mark_recommended(rows, best), best
+
+
+@contextlib.contextmanager
+def _opened(storage: str) -> Iterator[Store]:
     store = Store(storage)
     try:
-        name = _only_study(store, storage)
-        stored = store.load(name)
-        if not stored:
-            raise StudyError(f"{storage} holds no trial. Run the study first.")
-        latest = max(stored.values(), key=lambda trial: trial.updated).row["task_fingerprint"]
-        rows = rows_of_task(stored.values(), latest)
-        drop = store.accepted_drop(name, quality_drop)
-        best = best_row(rows, quality_drop=drop, machine=fingerprint_id())
-        return hand_over(rows, best, output, files=store.files, trial=trial, task=None)
+        yield store
     finally:
         store.close()
+
+
+def _answer(store: Store, name: str, storage: str, quality_drop: float | None) -> tuple[list[TrialRow], Best]:
+    stored = store.load(name)
+    if not stored:
+        raise StudyError(f"{storage} holds no trial. Run the study first.")
+    latest = max(stored.values(), key=lambda trial: trial.updated).row["task_fingerprint"]
+    rows = rows_of_task(stored.values(), latest)
+    return rows, best_row(rows, quality_drop=store.accepted_drop(name, quality_drop), machine=fingerprint_id())
 
 
 def _only_study(store: Store, storage: str) -> str:
@@ -70,11 +112,8 @@ def _only_study(store: Store, storage: str) -> str:
 
 def _not_held(task: Task, storage: str) -> str:
     """Return in words that a database has no rows of a task, and of which ones it has."""
-    store = Store(storage)
-    try:
+    with _opened(storage) as store:
         rows = [(name, trial.row) for name in store.studies() for trial in store.load(name).values()]
-    finally:
-        store.close()
     held = dict.fromkeys(f"{r['task']!r} (study {n!r}, fingerprint {r['task_fingerprint']})" for n, r in rows)
     return (
         f"{storage} holds no trial of the task {task.name!r} (fingerprint {task.fingerprint}) in a study of that name. "

@@ -1,0 +1,275 @@
+"""Whether the workbench's verdicts can be trusted on this machine, and whether its figures agree with other tools'.
+
+    python -m benchmarks.measurement [--pairs 200] [--planted 100] [--seed 0] [--output FILE]
+
+- A-A: two engines of one model, loaded separately, compared by ``wb.compare`` within 5 seconds. At most 8 % of the
+  pairs may be called different.
+- Planted: the same, but every call of the second engine spins for 5 % (and once more, 2 %) of its own time on top. At
+  least 90 % of the planted 5 % must be found; the 2 % are shown.
+- Beside other tools, on one engine in one run: the median of the workbench within 5 % of that of MLPerf LoadGen's
+  SingleStream log and of torch.utils.benchmark, and the intervals of the 90th percentiles of LoadGen and the workbench
+  overlap.
+
+Backends (torch eager, ONNX Runtime, OpenVINO) and batch sizes (1, 8, 32) take turns over the embedded task ``digits``.
+The noise floor is measured first, as ``workbench noise`` does. Nothing is run again. Takes about 25 minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import itertools
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import workbench as wb
+from workbench.compress.variant import Variant
+from workbench.core.machine import default_threads, library_versions, machine_words
+from workbench.core.stats import quantile_bounds
+from workbench.measure.noise import NoiseFloor, measure_noise
+from workbench.measure.timing import CallArm, interleave
+
+BACKENDS = ("torch-eager", "onnxruntime", "openvino")
+BATCHES = (1, 8, 32)
+LIMIT_S = 5.0
+BUDGET_S = 4.5
+"""For ``wb.compare``, whose last block may end later."""
+MOST_FALSE, LEAST_FOUND, CLOSE = 0.08, 0.90, 0.05
+PLANTED = (0.05, 0.02)
+OUTPUT = Path(__file__).parent / "results" / "measurement.md"
+
+
+class Slowed:
+    """An engine whose every call takes a share longer."""
+
+    def __init__(self, engine: Any, share: float) -> None:
+        self._engine, self._share = engine, share
+        self.backend, self.threads = f"{engine.backend}, slowed", engine.threads
+
+    def predict(self, inputs: Any) -> Any:
+        """Run, and spin for a share of the time that it took."""
+        begun = time.perf_counter()
+        result = self._engine.predict(inputs)
+        now = time.perf_counter()
+        end = now + (now - begun) * self._share
+        while time.perf_counter() < end:
+            pass
+        return result
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """One comparison: ``share`` that was planted, 0 for A-A."""
+
+    backend: str
+    batch: int
+    share: float
+    found: wb.measure.Comparison
+    seconds: float
+
+
+def pairs(variant: Variant, count: int, share: float, floor: float, seed: int) -> Iterator[Pair]:
+    """Yield ``count`` comparisons of two separately loaded engines."""
+    for number, (batch, backend) in enumerate(
+        itertools.islice(itertools.cycle(itertools.product(BATCHES, BACKENDS)), count)
+    ):
+        inputs = variant.task.examples(batch).numpy()
+        options = {"backend": backend, "batch_size": batch}
+        with contextlib.ExitStack() as stack:
+            first, second = (
+                stack.enter_context(wb.OptimizedInferenceEngine.from_variant(variant, **options)) for _ in range(2)
+            )
+            begun = time.perf_counter()
+            found = wb.compare(
+                first,
+                Slowed(second, share) if share else second,
+                inputs,
+                budget_s=BUDGET_S,
+                floor=floor,
+                seed=seed + number,
+            )
+            yield Pair(backend, batch, share, found, time.perf_counter() - begun)
+
+
+@dataclasses.dataclass(frozen=True)
+class Beside:
+    """One engine timed by three tools: ms of every call, and the median of those that tell no more."""
+
+    backend: str
+    batch: int
+    ours: np.ndarray
+    loadgen: np.ndarray
+    torch_ms: float
+
+    @property
+    def loadgen_apart(self) -> float:
+        """Return how far LoadGen's median is from ours, as a share."""
+        return float(np.median(self.loadgen) / np.median(self.ours) - 1)
+
+    @property
+    def torch_apart(self) -> float:
+        """Return how far the median of torch.utils.benchmark is from ours, as a share."""
+        return float(self.torch_ms / np.median(self.ours) - 1)
+
+    @property
+    def fine(self) -> bool:
+        """Whether the three agree."""
+        (low, high), (their_low, their_high) = p90_bounds(self.ours), p90_bounds(self.loadgen)
+        close = max(abs(self.loadgen_apart), abs(self.torch_apart)) <= CLOSE
+        return close and low <= their_high and their_low <= high
+
+
+def p90_bounds(samples: np.ndarray) -> tuple[float, float]:
+    """Return the order statistics that enclose the 90th percentile at 95 %."""
+    ranks = quantile_bounds(samples.size, 0.9)
+    if ranks is None:
+        raise SystemExit(f"{samples.size} calls do not bound the 90th percentile.")
+    ordered = np.sort(samples)
+    return float(ordered[ranks[0]]), float(ordered[ranks[1]])
+
+
+def beside(variant: Variant, backend: str, batch: int, *, turns: int = 4, seconds: float = 1.5) -> Beside:
+    """Time one engine by three tools, by turns."""
+    from torch.utils.benchmark import Timer
+
+    inputs = variant.task.examples(batch).numpy()
+    ours: list[np.ndarray] = []
+    loadgen: list[np.ndarray] = []
+    by_torch: list[float] = []
+    with wb.OptimizedInferenceEngine.from_variant(variant, backend=backend, batch_size=batch) as engine:
+        arm = CallArm(backend, lambda: engine.predict(inputs))
+        arm.warm()
+        for turn in range(turns):
+            timed = interleave([arm], rounds=(6, 100), budget_s=seconds, seed=turn)
+            ours += timed.blocks[backend]
+            scenario = wb.measure.run_scenario(
+                engine, inputs, scenario="multi-stream", samples_per_query=batch, duration_s=seconds
+            )
+            loadgen.append(np.asarray(scenario.latencies_ms))
+            timer = Timer("predict(x)", globals={"predict": engine.predict, "x": inputs}, num_threads=engine.threads)
+            by_torch += [1e3 * found for found in timer.blocked_autorange(min_run_time=seconds).times]
+    return Beside(backend, batch, np.concatenate(ours), np.concatenate(loadgen), float(np.median(by_torch)))
+
+
+def different(found: list[Pair]) -> list[Pair]:
+    """Return the pairs that were called different."""
+    return [pair for pair in found if pair.found.verdict in ("faster", "slower")]
+
+
+def pair_table(by_share: dict[float, list[Pair]]) -> str:
+    """Return the counts of verdicts as a table in Markdown."""
+    lines = [
+        "| planted | backend | pairs | faster | slower | same | undecided | ratio: median (5th to 95th of 100) |",
+        "|---|---|---:|---:|---:|---:|---:|---|",
+    ]
+    for share, found in by_share.items():
+        for backend in (*BACKENDS, "all"):
+            some = [pair for pair in found if backend in (pair.backend, "all")]
+            counts = Counter(pair.found.verdict for pair in some)
+            low, middle, high = np.quantile([pair.found.ratio for pair in some], (0.05, 0.5, 0.95))
+            words = " | ".join(str(counts[word]) for word in ("faster", "slower", "same", "undecided"))
+            planted = f"{share:.0%} slower" if share else "nothing (A-A)"
+            lines.append(f"| {planted} | {backend} | {len(some)} | {words} | {middle:.3f} ({low:.3f} to {high:.3f}) |")
+    return "\n".join(lines)
+
+
+def beside_table(found: list[Beside]) -> str:
+    """Return the medians of the three tools as a table in Markdown."""
+    lines = [
+        "| backend | batch | workbench (ms) | LoadGen | torch.utils.benchmark | p90, workbench | p90, LoadGen (ms) |",
+        "|---|---:|---:|---:|---:|---|---|",
+    ]
+    for one in found:
+        p90 = ["{:.4g} to {:.4g}".format(*p90_bounds(samples)) for samples in (one.ours, one.loadgen)]
+        lines.append(
+            f"| {one.backend} | {one.batch} | {np.median(one.ours):.4g} | {one.loadgen_apart:+.1%} "
+            f"| {one.torch_apart:+.1%} | {p90[0]} | {p90[1]} |"
+        )
+    return "\n".join(lines)
+
+
+def page(
+    floor: NoiseFloor, by_share: dict[float, list[Pair]], others: list[Beside], verdicts: list[str], seed: int
+) -> str:
+    """Return the whole result in Markdown."""
+    longest = max(pair.seconds for found in by_share.values() for pair in found)
+    versions = library_versions(("torch", "onnxruntime", "openvino", "mlcommons-loadgen", "numpy"))
+    machine = f"{machine_words()}, {default_threads()} threads; "
+    return "\n\n".join(
+        (
+            "Written by `python -m benchmarks.measurement`; not edited by hand.",
+            f"Seed {seed}. {str(floor).capitalize()}. The longest comparison took {longest:.1f} s.",
+            pair_table(by_share),
+            beside_table(others),
+            "\n".join(f"- {verdict}" for verdict in verdicts),
+            machine + ", ".join(f"{name} {version}" for name, version in versions.items()),
+        )
+    )
+
+
+def judged(by_share: dict[float, list[Pair]], others: list[Beside]) -> tuple[list[str], bool]:
+    """Return what holds and what does not, in sentences, and whether all does."""
+    same, slowed = by_share[0.0], by_share[PLANTED[0]]
+    false = different(same)
+    found = [pair for pair in slowed if pair.found.verdict == "slower"]
+    late = [pair for pairs in by_share.values() for pair in pairs if pair.seconds > LIMIT_S]
+    checks = [
+        (
+            len(false) <= MOST_FALSE * len(same),
+            f"{len(false)} of {len(same)} A-A pairs were called different (at most {MOST_FALSE:.0%}).",
+        ),
+        (
+            len(found) >= LEAST_FOUND * len(slowed),
+            f"{len(found)} of {len(slowed)} planted slow-downs of {PLANTED[0]:.0%} were found "
+            f"(at least {LEAST_FOUND:.0%}).",
+        ),
+        (not late, f"{len(late)} comparisons took more than {LIMIT_S:.0f} s."),
+        (
+            all(one.fine for one in others),
+            f"{sum(one.fine for one in others)} of {len(others)} engines: medians of the three tools within "
+            f"{CLOSE:.0%}, 90th percentiles overlap.",
+        ),
+    ]
+    return [f"{'holds' if holds else 'DOES NOT HOLD'}: {words}" for holds, words in checks], all(h for h, _ in checks)
+
+
+def main() -> int:
+    """Measure, write, and judge."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=200, help="A-A pairs")
+    parser.add_argument("--planted", type=int, default=100, help="pairs with a planted slow-down of 5 %%")
+    parser.add_argument("--small", type=int, default=45, help="pairs with a planted slow-down of 2 %%")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, default=OUTPUT)
+    given = parser.parse_args()
+    variant = Variant.original(wb.tasks.digits())
+    print(f"seed {given.seed}", flush=True)
+    floor = measure_noise(variant, keep=False)
+    print(floor, flush=True)
+    others = [beside(variant, backend, 8) for backend in BACKENDS]
+    print(beside_table(others), flush=True)
+    by_share: dict[float, list[Pair]] = {}
+    for share, count in ((0.0, given.pairs), (PLANTED[0], given.planted), (PLANTED[1], given.small)):
+        by_share[share] = []
+        for pair in pairs(variant, count, share, floor.floor, given.seed):
+            by_share[share].append(pair)
+            print(
+                f"{pair.backend} {pair.batch} planted {share:.0%}: {pair.found.ratio:.4f} {pair.found.verdict}",
+                flush=True,
+            )
+    verdicts, holds = judged(by_share, others)
+    text = page(floor, by_share, others, verdicts, given.seed)
+    print(text)
+    given.output.write_text(text + "\n", encoding="utf-8")
+    return int(not holds)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,174 @@
+"""What the machine did: other processes, stolen time and clocks, on counters that are known."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import psutil
+import pytest
+
+from workbench.measure import conditions
+from workbench.measure.conditions import Conditions, Watch
+from workbench.measure.timing import disturbed_notes, interleave
+
+BUSY = "import time\nend = time.monotonic() + 60\nwhile time.monotonic() < end: pass"
+
+
+@pytest.fixture
+def counters(monkeypatch):
+    """Replace the system's counters by ones that the test moves: two cores, of which one second each has passed."""
+    now = SimpleNamespace(at=0.0, busy=0.0, own=0.0, steal=0.0, mhz=3000.0, gpu=None)
+
+    def cpu_times(percpu):
+        core = SimpleNamespace(user=now.busy / 2, nice=0.0, system=0.0, irq=0.0, softirq=0.0, steal=now.steal / 2)
+        return [core, core]
+
+    monkeypatch.setattr(conditions.psutil, "cpu_times", cpu_times)
+    monkeypatch.setattr(conditions.time, "perf_counter", lambda: now.at)
+    monkeypatch.setattr(conditions, "_allowed", lambda: [0, 1])
+    monkeypatch.setattr(conditions, "_own_cpu_s", lambda pids: now.own)
+    monkeypatch.setattr(conditions, "_sensors", lambda: conditions._Sensors(now.mhz, 61.0, now.gpu))
+    return now
+
+
+def test_what_others_took_is_all_that_was_busy_without_the_own(counters):
+    watch = Watch()
+    counters.at, counters.busy, counters.own = 2.0, 3.0, 2.0
+    lap = watch.lap()
+    assert (lap.seconds, lap.others, lap.stolen) == (2.0, 0.25, 0.0)
+    assert lap.reasons == ("other processes took 25 % of the cores",)
+
+
+def test_a_quiet_lap_gives_no_reason_and_the_total_holds_all_laps(counters):
+    watch = Watch()
+    counters.at, counters.busy, counters.own = 1.0, 2.0, 1.0
+    assert watch.lap().reasons
+    counters.at, counters.busy, counters.own = 10.0, 12.0, 11.0
+    assert watch.lap().reasons == ()
+    assert watch.total().others == pytest.approx(1.0 / 20)
+
+
+def test_stolen_time_and_a_clock_that_falls_are_told(counters):
+    watch = Watch()
+    counters.at, counters.steal, counters.mhz, counters.gpu = 2.0, 0.2, 2400.0, 1980.0
+    watch.lap()
+    counters.at, counters.gpu = 4.0, 1200.0
+    watch.lap()
+    assert watch.total().reasons == (
+        "the hypervisor took 5 % of the cores",
+        "the CPU's clock went between 2400 and 3000 MHz",
+        "the GPU's clock went between 1200 and 1980 MHz",
+    )
+    assert str(watch.total()) == (
+        "4.0 s, other processes 0.0 %, stolen 5.0 %, CPU 2400 to 3000 MHz, GPU 1200 to 1980 MHz, 61 °C"
+    )
+
+
+def test_sensors_are_read_once_a_second_at_most(counters, monkeypatch):
+    reads = []
+    monkeypatch.setattr(conditions, "_sensors", lambda: reads.append(1) or conditions._NO_SENSORS)
+    watch = Watch()
+    for at in (0.2, 0.4, 0.9, 1.1):
+        counters.at = at
+        watch.lap()
+    assert len(reads) == 2
+
+
+def test_a_system_without_steal_or_sensors_says_none(counters, monkeypatch):
+    core = SimpleNamespace(user=0.0, system=0.0)
+    monkeypatch.setattr(conditions.psutil, "cpu_times", lambda percpu: [core])
+    monkeypatch.setattr(conditions, "_sensors", lambda: conditions._NO_SENSORS)
+    watch = Watch()
+    counters.at = 1.0
+    lap = watch.lap()
+    assert (lap.stolen, lap.mhz, lap.celsius, lap.gpu_mhz) == (None, None, None, None)
+    assert str(lap) == "1.0 s, other processes 0.0 %"
+
+
+def test_children_are_not_others():
+    watch = Watch()
+    before = conditions._own_cpu_s(())
+    child = subprocess.Popen([sys.executable, "-c", BUSY])
+    try:
+        end = time.monotonic() + 30
+        while conditions._own_cpu_s(()) - before < 0.5:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+    finally:
+        child.kill()
+        child.wait()
+    used = conditions._own_cpu_s(()) - before  # now among those that were waited for
+    assert used >= 0.45
+    assert watch.lap().seconds > 0
+
+
+def test_given_processes_count_as_own(monkeypatch):
+    other = psutil.Process(1) if psutil.pid_exists(1) else psutil.Process().parent()
+    assert conditions._own_cpu_s([other.pid]) >= conditions._own_cpu_s([])
+    assert conditions._own_cpu_s([2**22 + 1]) > 0  # there is no such process
+
+
+class Arm:
+    def __init__(self, name):
+        self.name = name
+
+    def block(self, seconds):
+        return [1.0]
+
+
+class Scripted:
+    """A watch whose laps are given."""
+
+    def __init__(self, *disturbed):
+        self.disturbed = list(disturbed)
+
+    def lap(self):
+        return Conditions(1.0, others=0.5 if self.disturbed.pop(0) else 0.0)
+
+    def total(self):
+        return Conditions(9.0, others=0.0)
+
+
+def test_a_disturbed_round_is_thrown_away_and_timed_again():
+    watch = Scripted(False, True, True, False, False)
+    timed = interleave([Arm("a"), Arm("b")], rounds=(3, 3), watch=watch)
+    assert watch.disturbed == []
+    assert (timed.repeated, len(timed.order), len(timed.blocks["a"]), len(timed.blocks["b"])) == (2, 3, 3, 3)
+    assert timed.conditions == Conditions(9.0, others=0.0)
+    assert disturbed_notes(timed) == ("2 rounds were timed again, since something else used the cores.",)
+
+
+def test_a_machine_that_is_never_quiet_is_timed_all_the_same():
+    timed = interleave([Arm("a")], rounds=(3, 3), watch=Scripted(*[True] * 6))
+    assert (timed.repeated, len(timed.blocks["a"])) == (3, 3)
+
+
+def test_no_round_is_repeated_when_the_time_is_up():
+    timed = interleave([Arm("a")], rounds=(2, 9), budget_s=0.0, watch=Scripted(True, True))
+    assert (timed.repeated, len(timed.blocks["a"])) == (0, 2)
+
+
+def test_a_watch_sees_a_real_process_that_burns_the_cores():
+    burner = subprocess.Popen(  # its own child: not one of ours once the shell between is gone
+        [
+            sys.executable,
+            "-c",
+            f"import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', {BUSY!r}]).pid)",
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    pid = int(burner.communicate(timeout=60)[0])
+    try:
+        time.sleep(0.3)
+        watch = Watch()
+        time.sleep(1.0)
+        lap = watch.lap()
+    finally:
+        psutil.Process(pid).kill()
+    assert lap.others is not None and lap.others > 0.1  # one busy core, or what is left of it
+    assert np.isfinite(lap.others)

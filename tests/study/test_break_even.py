@@ -1,0 +1,26 @@
+"""When compressing has paid."""
+
+import pytest
+
+from workbench.report.words import break_even_words
+from workbench.study.break_even import break_even
+
+ROW = {"latency_ms_p50": 2.0, "speedup": 5.0, "prepare_s": 80.0, "batch_size": 32, "verdict": "faster"}
+
+
+def test_the_seconds_spent_are_those_saved_by_so_many_calls():
+    found = break_even(ROW)
+    assert found.saved_ms == 8.0 and found.calls == 10_000
+    assert found.calls * found.saved_ms / 1e3 == pytest.approx(found.spent_s)
+    assert break_even_words(ROW) == (
+        "Making it took 80 s, which it has earned back after 320 k samples: each batch of 32 saves 8 ms."
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"verdict": "undecided"}, {"verdict": "slower"}, {"baseline": True}, {"speedup": None}, {"prepare_s": None}],
+)
+def test_what_is_not_surely_faster_never_pays(change):
+    assert break_even({**ROW, **change}) is None
+    assert break_even_words({**ROW, **change}) == ""

@@ -1,0 +1,90 @@
+"""``workbench rows`` and ``workbench regression``: what a study measured, for other tools and for one's own CI."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from workbench.commands.base import DONE, FAILED, add_command, say, write
+from workbench.core.errors import ConfigError, StudyError
+
+_WHERE = "database URL such as sqlite:///studies.db, or a trials.jsonl"
+
+
+def add_rows(commands: Any) -> None:
+    """Add the two commands."""
+    words = "Write the rows of a study into a file: .parquet, .csv, .jsonl or .html."
+    command = add_command(commands, "rows", words, rows)
+    command.add_argument("--storage", required=True, metavar="URL", help="its database, such as sqlite:///studies.db")
+    command.add_argument("--name", help="which study; may be left out where there is one only")
+    command.add_argument("--output", required=True, type=Path, help="the file; its ending says the format")
+    words = "Compare two states of a study, and exit with 1 where something became worse."
+    command = add_command(commands, "regression", words, regression)
+    command.add_argument("before", metavar="BEFORE", help=_WHERE)
+    command.add_argument("after", metavar="AFTER", help=_WHERE)
+    command.add_argument("--name", help="which study of a database; may be left out where there is one only")
+    command.add_argument("--json", action="store_true", help="print the changes as JSON")
+
+
+def add_fail_if(command: Any) -> None:
+    """Add the option for conditions on the recommended row."""
+    words = (
+        "exit with 1 where the recommended row has this, such as 'speedup<3' or 'quality_drop>0.005', or where nothing "
+        "met the goal; may be repeated"
+    )
+    command.add_argument("--fail-if", action="append", default=[], metavar="CONDITION", help=words)
+
+
+def judge(best: Any, gates: Sequence[Any]) -> bool:
+    """Say what fails, and return whether nothing does."""
+    from workbench.study.gates import failures
+
+    found = failures(best, gates)
+    for words in found:
+        say(f"FAILED: {words}")
+    return not found
+
+
+def rows(arguments: argparse.Namespace) -> int:
+    """Write the rows."""
+    from workbench.report.files import check_format, write_rows
+    from workbench.study.stored import stored_rows
+
+    check_format(arguments.output)
+    try:
+        found, _ = stored_rows(arguments.storage, study=arguments.name)
+    except StudyError as error:
+        raise ConfigError(str(error)) from error
+    write(f"{write_rows(found, arguments.output)}: {len(found)} rows")
+    return DONE
+
+
+def regression(arguments: argparse.Namespace) -> int:
+    """Compare two states."""
+    from workbench.study.regression import compare_rows
+
+    try:
+        found = compare_rows(*(_read(where, arguments.name) for where in (arguments.before, arguments.after)))
+    except StudyError as error:
+        raise ConfigError(str(error)) from error
+    write(json.dumps(dataclasses.asdict(found), indent=1) if arguments.json else str(found))
+    return FAILED if found.worse else DONE
+
+
+def _read(where: str, name: str | None) -> Sequence[Any]:
+    if "://" in where:
+        from workbench.study.stored import stored_rows
+
+        return stored_rows(where, study=name)[0]
+    from workbench.report.trials import read_trials
+
+    try:
+        return read_trials(where)
+    except OSError as error:
+        raise ConfigError(f"Cannot read {where}: {error.strerror}. Give {_WHERE}.") from error
+    except ValueError as error:
+        raise ConfigError(f"{where} is no file of rows, one line of JSON each: {error}.") from error

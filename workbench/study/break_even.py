@@ -1,0 +1,46 @@
+"""What compressing cost against what it saves: after how many samples the seconds are earned back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class BreakEven:
+    """When the seconds spent on a variant are earned back by its faster calls.
+
+    Attributes
+    ----------
+    spent_s : float
+        Seconds of preparing the variant: training, calibration and export.
+    saved_ms : float
+        Milliseconds that a call saves against the baseline that was timed in turns with it.
+    calls, samples : float
+        How many calls, and samples in them, save what was spent.
+    """
+
+    spent_s: float
+    saved_ms: float
+    calls: float
+    samples: float
+
+
+def break_even(row: Mapping[str, Any]) -> BreakEven | None:
+    """Return when a finished row has earned back what it cost, None where it is not faster or was not measured.
+
+    Counts this row's own preparation only, not that of the other variants that were tried.
+
+    Examples
+    --------
+    >>> row = {"latency_ms_p50": 2.0, "speedup": 5.0, "prepare_s": 80.0, "batch_size": 32, "verdict": "faster"}
+    >>> break_even(row).samples
+    320000.0
+    """
+    latency, ratio, spent = (row.get(name) for name in ("latency_ms_p50", "speedup", "prepare_s"))
+    if row.get("baseline") or row.get("verdict") != "faster" or not latency or not ratio or spent is None:
+        return None
+    saved = latency * (ratio - 1)
+    calls = 1e3 * spent / saved
+    return BreakEven(float(spent), saved, calls, calls * row["batch_size"])

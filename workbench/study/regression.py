@@ -1,0 +1,183 @@
+"""Two states of a study beside each other: what became slower, larger or worse between them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from workbench.core.errors import StudyError
+from workbench.core.stats import ASSUMED_NOISE
+
+Row = Mapping[str, Any]
+SIZE_SHARE = 0.01
+"""Of size and memory that counts as a change."""
+_IDENTITY = ("recipe_id", "backend", "batch_size", "shape", "threads")
+_KINDS = ("speed", "quality", "size")
+
+
+@dataclass(frozen=True)
+class Change:
+    """One trial in both: ``kind`` is speed, quality or size; ``worse`` tells the direction, ``words`` the figures."""
+
+    trial: str
+    kind: str
+    worse: bool
+    words: str
+
+
+@dataclass(frozen=True)
+class Regression:
+    """What changed from one state to another.
+
+    ``changes`` has what is beyond doubt only; ``missing`` are trials that the new state does not have complete,
+    ``added`` those that the old one did not; ``notes`` tell what a reader must know, such as other versions.
+    """
+
+    compared: int
+    changes: tuple[Change, ...]
+    missing: tuple[str, ...]
+    added: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def worse(self) -> tuple[Change, ...]:
+        """The changes for the worse."""
+        return tuple(change for change in self.changes if change.worse)
+
+    def __str__(self) -> str:
+        lines = [f"{self.compared} trials compared: {len(self.worse)} changes for the worse"]
+        lines[0] += f", {len(self.changes) - len(self.worse)} for the better."
+        for head, some in (("worse", True), ("better", False)):
+            lines += [f"  {head}: {c.trial}: {c.words}" for c in self.changes if c.worse is some]
+        lines += [f"  gone: {trial}" for trial in self.missing] + [f"  new: {trial}" for trial in self.added]
+        return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
+
+
+def compare_rows(before: Sequence[Row], after: Sequence[Row]) -> Regression:
+    """Compare the rows of two states of a study, trial by trial.
+
+    Speed is compared by the speed-up over the baseline, which was timed in turns with each: where the two intervals are
+    further apart than the noise floors of both, it changed. Quality is compared by the intervals of the drop. The
+    baselines' own latencies are told apart the same way. Two machines are never compared.
+
+    Raises
+    ------
+    StudyError
+        If the two have no finished trial in common, are of different tasks, or of different machines.
+
+    Examples
+    --------
+    >>> row = {"recipe": "a", "recipe_id": "1", "backend": "openvino", "batch_size": 1, "shape": "", "threads": 2,
+    ...     "state": "complete", "baseline": False, "task": "t", "fingerprint": "f", "machine": "m",
+    ...     "speedup": 4.0, "speedup_low": 3.9, "speedup_high": 4.1}
+    >>> print(compare_rows([row], [{**row, "speedup": 2.0, "speedup_low": 1.9, "speedup_high": 2.1}]))
+    1 trials compared: 1 changes for the worse, 0 for the better.
+      worse: a on openvino, batch 1: speed-up 4.00x (3.90 to 4.10) before, 2.00x (1.90 to 2.10) now
+    """
+    old, new = (_finished(rows) for rows in (before, after))
+    if not old or not new:
+        raise StudyError(f"There is nothing to compare: {len(old)} finished trials before, {len(new)} now.")
+    notes = _comparable(list(old.values()), list(new.values()))
+    common = [key for key in old if key in new]
+    if not common:
+        raise StudyError("The two have no finished trial in common: no equal recipe, backend, batch size and threads.")
+    changes = [change for key in common for change in _changes(old[key], new[key])]
+    return Regression(
+        len(common),
+        tuple(sorted(changes, key=lambda change: (not change.worse, _KINDS.index(change.kind)))),
+        tuple(_words(old[key]) for key in old if key not in new),
+        tuple(_words(new[key]) for key in new if key not in old),
+        tuple(notes),
+    )
+
+
+def _finished(rows: Sequence[Row]) -> dict[tuple[Any, ...], Row]:
+    return {tuple(row.get(name) for name in _IDENTITY): row for row in rows if row.get("state") == "complete"}
+
+
+def _comparable(old: list[Row], new: list[Row]) -> list[str]:
+    tasks, machines, prints = (
+        [{row.get(name) for row in rows} for rows in (old, new)] for name in ("task", "machine", "fingerprint")
+    )
+    if tasks[0] != tasks[1]:
+        raise StudyError(f"The two are of different tasks: {_listed(tasks[0])} before, {_listed(tasks[1])} now.")
+    if machines[0] != machines[1]:
+        raise StudyError(
+            f"Figures of two machines are never compared: {_listed(machines[0])} before, {_listed(machines[1])} now."
+        )
+    notes = []
+    if prints[0] != prints[1]:
+        notes.append(
+            "the fingerprints differ, so versions of libraries, the system or Python changed between the two: "
+            f"{_listed(prints[0])} before, {_listed(prints[1])} now"
+        )
+    data = [Counter(row.get("task_fingerprint") for row in rows) for rows in (old, new)]
+    if set(data[0]) != set(data[1]):
+        notes.append("the task's data, weights or version changed between the two")
+    return notes
+
+
+def _listed(values: set[Any]) -> str:
+    return ", ".join(sorted(str(value) for value in values))
+
+
+def _changes(old: Row, new: Row) -> list[Change]:
+    found = [_speed(old, new), _quality(old, new), _size(old, new, "size_mib"), _size(old, new, "peak_rss_mib")]
+    return [change for change in found if change is not None]
+
+
+def _speed(old: Row, new: Row) -> Change | None:
+    """Compare speed-ups; of the baseline, whose speed-up is 1 by definition, the latency."""
+    name = "latency_ms" if old.get("baseline") else "speedup"
+    middle = "latency_ms_p50" if old.get("baseline") else "speedup"
+    bounds = [(row.get(f"{name}_low"), row.get(f"{name}_high")) for row in (old, new)]
+    if any(value is None for pair in bounds for value in pair):
+        return None
+    floor = (1 + _floor(old)) * (1 + _floor(new))
+    (low, high), (new_low, new_high) = bounds
+    rose, fell = new_low > high * floor, new_high * floor < low
+    if not rose and not fell:
+        return None
+    unit = " ms" if old.get("baseline") else "x"
+    head = "latency of the baseline" if old.get("baseline") else "speed-up"
+    was, now = (f"{row[middle]:.2f}{unit} ({a:.2f} to {b:.2f})" for row, (a, b) in zip((old, new), bounds, strict=True))
+    return Change(_words(new), "speed", rose if old.get("baseline") else fell, f"{head} {was} before, {now} now")
+
+
+def _floor(row: Row) -> float:
+    floor = row.get("noise_floor")
+    return ASSUMED_NOISE if floor is None else float(floor)
+
+
+def _quality(old: Row, new: Row) -> Change | None:
+    """Compare quality: by the drop's interval where both have one, and else by the figure itself."""
+    bounds = [(row.get("quality_drop_low"), row.get("quality_drop_high")) for row in (old, new)]
+    if any(value is None for pair in bounds for value in pair):
+        return None
+    (low, high), (new_low, new_high) = bounds
+    if new_low <= high and low <= new_high:
+        return None
+    was, now = (f"{a:.4g} to {b:.4g}" for a, b in bounds)
+    return Change(_words(new), "quality", new_low > high, f"quality drop {was} before, {now} now (95 %)")
+
+
+def _size(old: Row, new: Row, column: str) -> Change | None:
+    was, now = old.get(column), new.get(column)
+    if was is None or now is None or was <= 0:
+        return None
+    share = now / was - 1
+    # The peak of a process depends on what else it loaded: only the file is exact.
+    least = SIZE_SHARE if column == "size_mib" else 10 * SIZE_SHARE
+    if abs(share) <= least:
+        return None
+    head = "size" if column == "size_mib" else "peak memory"
+    return Change(
+        _words(new), "size", share > 0, f"{head} {was:.3g} MiB before, {now:.3g} MiB now ({100 * share:+.1f} %)"
+    )
+
+
+def _words(row: Row) -> str:
+    shape = f", {row['shape']}" if row.get("shape") else ""
+    return f"{row['recipe']} on {row['backend']}, batch {row['batch_size']}{shape}"
