@@ -38,7 +38,7 @@ def rows():
 
 
 def test_csv_and_parquet_hold_every_column(tmp_path):
-    pytest.importorskip("pyarrow", reason="pyarrow is not installed: pip install pyarrow")
+    pytest.importorskip("pyarrow", reason='pyarrow is not installed: pip install "inference-workbench[parquet]"')
     for read, name in ((pd.read_csv, "rows.csv"), (pd.read_parquet, "rows.parquet")):
         frame = read(write_rows(rows(), tmp_path / name))
         assert list(frame.columns) == list(COLUMNS)
@@ -68,7 +68,7 @@ def test_another_ending_is_refused(tmp_path, name, words):
 
 def test_parquet_without_its_library_says_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
-    with pytest.raises(ConfigError, match="pip install pyarrow"):
+    with pytest.raises(ConfigError, match=r"pip install \"inference-workbench\[parquet\]"):
         write_rows(rows(), tmp_path / "rows.parquet")
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.core.errors import ConfigError
 from workbench.core.files import replacing
+from workbench.core.lazy import how_to_get
 from workbench.report.show import style, text
 from workbench.report.tables import MACHINE, SHAPE, TRIALS, table
 from workbench.report.trials import plain_row, write_trials
@@ -81,7 +82,7 @@ def check_format(path: Path) -> None:
             import pyarrow  # noqa: F401
         except ModuleNotFoundError as error:
             raise ConfigError(
-                f"{path}: Parquet files need pyarrow. Get it: pip install pyarrow, or write a .csv."
+                f"{path}: Parquet files need pyarrow. Get it: {how_to_get('parquet')}. Or write a .csv."
             ) from error
 
 
