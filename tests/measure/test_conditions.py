@@ -54,7 +54,7 @@ def test_a_quiet_lap_gives_no_reason_and_the_total_holds_all_laps(counters):
 
 def test_stolen_time_and_a_clock_that_falls_are_told(counters):
     watch = Watch()
-    counters.at, counters.steal, counters.mhz, counters.gpu = 2.0, 0.2, 2400.0, 1980.0
+    counters.at, counters.steal, counters.mhz, counters.gpu = 2.0, 0.4, 2400.0, 1980.0
     watch.lap()
     counters.at, counters.gpu = 4.0, 1200.0
     watch.lap()
@@ -153,14 +153,9 @@ def test_no_round_is_repeated_when_the_time_is_up():
 
 
 def test_a_watch_sees_a_real_process_that_burns_the_cores():
-    burner = subprocess.Popen(  # its own child: not one of ours once the shell between is gone
-        [
-            sys.executable,
-            "-c",
-            f"import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', {BUSY!r}]).pid)",
-        ],
-        stdout=subprocess.PIPE,
-        text=True,
+    start = f"subprocess.Popen([sys.executable, '-c', {BUSY!r}], stdout=subprocess.DEVNULL)"
+    burner = subprocess.Popen(  # its own child is none of ours once it has ended
+        [sys.executable, "-c", f"import subprocess, sys; print({start}.pid)"], stdout=subprocess.PIPE, text=True
     )
     pid = int(burner.communicate(timeout=60)[0])
     try:

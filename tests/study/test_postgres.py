@@ -47,14 +47,15 @@ class Server:
 
     def _do(self, program, *arguments):
         command = [*self.user, find(program), *map(str, arguments)]
-        subprocess.run(command, check=True, capture_output=True, text=True, timeout=120, cwd="/")
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd="/")
+        assert done.returncode == 0, f"{program}: {done.stdout} {done.stderr}"
 
     def start(self):
         options = f"-p {self.port} -k {self.sockets} -c listen_addresses=127.0.0.1 -c fsync=off"
         self._do("pg_ctl", "-D", self.data, "-l", self.data / "log", "-o", options, "-w", "start")
 
     def stop(self):
-        self._do("pg_ctl", "-D", self.data, "-m", "immediate", "-w", "stop")
+        self._do("pg_ctl", "-D", self.data, "-m", "fast", "-w", "stop")
 
     def url(self, name="postgres"):
         return f"postgresql+psycopg://postgres@127.0.0.1:{self.port}/{name}"

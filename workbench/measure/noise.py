@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import itertools
 import json
 import math
@@ -167,7 +168,7 @@ def _apart(variant: Variant, backend: str, batch_size: int, *, seed: int) -> flo
         for name in ("first", "second"):
             engine = OptimizedInferenceEngine.from_variant(variant, backend=backend, batch_size=batch_size)
             stack.enter_context(engine)
-            arms.append(CallArm(name, lambda engine=engine: engine.predict(inputs)))
+            arms.append(CallArm(name, functools.partial(engine.predict, inputs)))
         for arm in arms:
             arm.warm()
         timed = interleave(arms, rounds=_ROUNDS, block_s=_BLOCK_S, budget_s=PAIR_S, seed=seed)

@@ -67,7 +67,7 @@ def plot_noise(found: NoiseFloor, *, ax: Axes | None = None) -> Figure:
 
 
 def _rounds(ax: Axes, rounds: np.ndarray, medians: list[np.ndarray], names: list[str]) -> None:
-    ax.vlines(rounds, *medians, color=style.FAINT, linewidth=1.0, zorder=1)
+    ax.vlines(rounds, medians[0], medians[1], color=style.FAINT, linewidth=1.0, zorder=1)
     for name, values, colour, mark in zip(names, medians, _COLOURS, _MARKS, strict=True):
         ax.plot(rounds, values, mark, color=colour, markersize=4.5, zorder=3, label=name)
     top = max(values.max() for values in medians)

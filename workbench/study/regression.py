@@ -132,8 +132,8 @@ def _speed(old: Row, new: Row) -> Change | None:
     """Compare speed-ups; of the baseline, whose speed-up is 1 by definition, the latency."""
     name = "latency_ms" if old.get("baseline") else "speedup"
     middle = "latency_ms_p50" if old.get("baseline") else "speedup"
-    bounds = [(row.get(f"{name}_low"), row.get(f"{name}_high")) for row in (old, new)]
-    if any(value is None for pair in bounds for value in pair):
+    bounds = _intervals(old, new, name)
+    if bounds is None:
         return None
     floor = (1 + _floor(old)) * (1 + _floor(new))
     (low, high), (new_low, new_high) = bounds
@@ -146,6 +146,13 @@ def _speed(old: Row, new: Row) -> Change | None:
     return Change(_words(new), "speed", rose if old.get("baseline") else fell, f"{head} {was} before, {now} now")
 
 
+def _intervals(old: Row, new: Row, name: str) -> list[tuple[float, float]] | None:
+    """Return the interval of a column in both rows, None where one of them has none."""
+    found = [(row.get(f"{name}_low"), row.get(f"{name}_high")) for row in (old, new)]
+    known = [(float(low), float(high)) for low, high in found if low is not None and high is not None]
+    return known if len(known) == 2 else None
+
+
 def _floor(row: Row) -> float:
     floor = row.get("noise_floor")
     return ASSUMED_NOISE if floor is None else float(floor)
@@ -153,8 +160,8 @@ def _floor(row: Row) -> float:
 
 def _quality(old: Row, new: Row) -> Change | None:
     """Compare quality: by the drop's interval where both have one, and else by the figure itself."""
-    bounds = [(row.get("quality_drop_low"), row.get("quality_drop_high")) for row in (old, new)]
-    if any(value is None for pair in bounds for value in pair):
+    bounds = _intervals(old, new, "quality_drop")
+    if bounds is None:
         return None
     (low, high), (new_low, new_high) = bounds
     if new_low <= high and low <= new_high:

@@ -25,6 +25,7 @@ from workbench.study.rows import TrialRow
 
 SCHEMA_VERSION = 1
 STALE_S = 30.0
+_ATTEMPTS = 3
 DROP = 0.01
 """The largest drop of quality where nobody has asked for another."""
 
@@ -234,9 +235,16 @@ class Store:
         self._engine.dispose()
 
     def _create(self) -> None:
-        with self._engine.begin() as connection:
-            for table in _METADATA.sorted_tables:
-                connection.execute(sa.schema.CreateTable(table, if_not_exists=True))
+        for attempt in range(_ATTEMPTS):
+            try:
+                with self._engine.begin() as connection:
+                    for table in _METADATA.sorted_tables:
+                        connection.execute(sa.schema.CreateTable(table, if_not_exists=True))
+                break
+            # PostgreSQL looks whether a table is there and makes it in two steps: another run may come in between
+            except (exc.IntegrityError, exc.ProgrammingError):
+                if attempt == _ATTEMPTS - 1:
+                    raise
         with contextlib.suppress(exc.IntegrityError), self._engine.begin() as connection:
             connection.execute(SETTINGS.insert().values(**_SCHEMA_KEY, value=str(SCHEMA_VERSION)))
         found = self.setting(**_SCHEMA_KEY)
