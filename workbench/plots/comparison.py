@@ -5,17 +5,20 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from workbench.core.errors import ConfigError
 from workbench.core.given import given
 from workbench.measure.compare import Comparison
 from workbench.measure.noise import NoiseFloor
 from workbench.plots import style
-from workbench.plots.canvas import TEXT, axes_or_new, figure_of, new_figure, title
+from workbench.plots.canvas import TEXT, axes_or_new, figure_of, new_figure, plain_log, title, wants_log
 
 _COLOURS = ("#7F7F7F", "#0072B2")
 _MARKS = ("o", "s")
 _BAND = "#E8E2D0"
+_LEGEND_LINE = 28
+"""Letters of both names that fit beside each other."""
 
 
 def plot_comparison(found: Comparison) -> Figure:
@@ -70,11 +73,14 @@ def _rounds(ax: Axes, rounds: np.ndarray, medians: list[np.ndarray], names: list
     ax.vlines(rounds, medians[0], medians[1], color=style.FAINT, linewidth=1.0, zorder=1)
     for name, values, colour, mark in zip(names, medians, _COLOURS, _MARKS, strict=True):
         ax.plot(rounds, values, mark, color=colour, markersize=4.5, zorder=3, label=name)
+    beside = sum(map(len, names)) <= _LEGEND_LINE
     top = max(values.max() for values in medians)
-    ax.set_ylim(0, top * 1.3)
+    ax.set_ylim(0, top * (1.2 if beside else 1.32))
     ax.set_xlim(0.3, len(rounds) + 0.7)
-    ax.legend(loc="upper left", ncols=2, fontsize=TEXT, frameon=False, handletextpad=0.2, columnspacing=1.2)
-    ax.set_xlabel("round", fontsize=TEXT + 0.5, color=style.INK)
+    ax.legend(
+        loc="upper left", ncols=2 if beside else 1, fontsize=TEXT, frameon=False, handletextpad=0.2, columnspacing=1.2
+    )
+    _count(ax)
     ax.set_ylabel("ms per call, median of a block", fontsize=TEXT + 0.5, color=style.INK)
     title(ax, "In turns", "a block of each in every round, in random order")
 
@@ -87,10 +93,21 @@ def _ratios(ax: Axes, rounds: np.ndarray, ratios: np.ndarray, found: Comparison)
     ax.vlines(place, found.low, found.high, color=_COLOURS[1], linewidth=3, zorder=3)
     ax.plot([place], [found.ratio], "D", color=_COLOURS[1], markersize=6, zorder=4)
     low, high = min(ratios.min(), found.low, 1 - found.floor), max(ratios.max(), found.high, 1 + found.floor)
-    room = 0.12 * (high - low)
-    ax.set_ylim(low - room, high + room)
+    if wants_log([low, high]):
+        room = (high / low) ** 0.12
+        ax.set_yscale("log")
+        ax.set_ylim(low / room, high * room)
+        plain_log(ax.yaxis, *ax.get_ylim())
+    else:
+        room = 0.12 * (high - low)
+        ax.set_ylim(low - room, high + room)
     ax.set_xlim(0.3, place + max(1.0, 0.06 * len(rounds)))
-    ax.set_xlabel("round", fontsize=TEXT + 0.5, color=style.INK)
+    _count(ax)
     ax.set_ylabel(f"times as fast as {found.baseline_name}", fontsize=TEXT + 0.5, color=style.INK)
     detail = f"{found.ratio:.3f} ({found.low:.3f} to {found.high:.3f}); band: noise floor {100 * found.floor:.1f} %"
     title(ax, f"{found.candidate_name}: {found.verdict}", detail)
+
+
+def _count(ax: Axes) -> None:
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.set_xlabel("round", fontsize=TEXT + 0.5, color=style.INK)
