@@ -145,6 +145,26 @@ def test_report_passes_parameters_on_and_says_how_it_ended(
     assert run(capsys, *given, "-p", "budget_s", "70")[2] == "workbench: Parameter 'budget_s' is given twice.\n"
 
 
+def test_a_report_fails_on_conditions_of_its_recommended_row(
+    capsys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from workbench.report.trials import write_trials
+    from workbench.study.rows import new_row
+
+    row = new_row(recipe="r", backend="openvino", state="complete", recommended=True, speedup=2.5, notes={})
+    trials = write_trials([new_row(recipe="float", backend="torch-eager"), row], tmp_path / "trials.jsonl")
+    done = ReportResult(tmp_path / "report.html", tmp_path / "report.ipynb", trials, ok=True)
+    monkeypatch.setattr("workbench.report.run.run_report", lambda *_, **__: done)
+    given = ["report", "--task", "digits", "--output", str(tmp_path)]
+    assert run(capsys, *given, "--fail-if", "speedup<2")[0] == 0
+    code, out, err = run(capsys, *given, "--fail-if", "speedup<3", "--fail-if", "quality_drop>0.01")
+    assert code == 1 and "report.html" in out
+    assert "FAILED: r on openvino: speedup is 2.5, and speedup<3 fails." in err
+    assert "quality_drop is not known" in err
+    code, _, err = run(capsys, *given, "--fail-if", "sped_up<3")
+    assert code == 2 and "did you mean" in err.lower()
+
+
 def test_stopping_before_any_work(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt

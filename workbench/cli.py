@@ -173,7 +173,7 @@ def _report(arguments: argparse.Namespace) -> int:
     result = run_report(arguments.task, output=arguments.output, parameters=parameters)
     write(f"report    {result.html}\nnotebook  {result.notebook}\ntrials    {result.trials}")
     if result.ok:
-        return DONE if judge(marked(read_trials(result.trials)), gates) else FAILED
+        return DONE if not gates or judge(marked(read_trials(result.trials)), gates) else FAILED
     if result.stopped:
         say(f"{result.reason} Finished trials are kept in {result.html.parent}; the same command goes on from there.")
         return STOPPED

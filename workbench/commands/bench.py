@@ -47,10 +47,10 @@ def bench(arguments: argparse.Namespace) -> int:
         from workbench.tasks.load import load_task
 
         task = load_task(arguments.task)
-    rows: list[TrialRow] = []
+    finished: list[TrialRow] = []
     stopped = False
     try:
-        bench_artifact(
+        rows = bench_artifact(
             arguments.artifact,
             backends=arguments.backends,
             batch_sizes=arguments.batch_sizes,
@@ -60,10 +60,10 @@ def bench(arguments: argparse.Namespace) -> int:
             task=task,
             trust=arguments.trust,
             progress=Lines(sys.stderr),
-            on_row=rows.append,
+            on_row=finished.append,
         )
     except KeyboardInterrupt:
-        stopped = True
+        stopped, rows = True, finished
         say(f"Stopped by Ctrl-C. {'What was timed before is below.' if rows else 'Nothing was timed.'}")
         if not rows:
             return STOPPED
