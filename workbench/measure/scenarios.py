@@ -12,8 +12,9 @@ import numpy as np
 from workbench.core.errors import ConfigError, unknown_name
 from workbench.core.given import given, require_count, require_milliseconds, require_path
 from workbench.core.stats import quantile_bounds
+from workbench.measure.answering import System
 from workbench.measure.conditions import Conditions, Watch
-from workbench.measure.loadgen import Load, System, loadgen, run_load
+from workbench.measure.loadgen import Load, loadgen, run_load
 from workbench.measure.loadgen_log import LoadGenLog
 from workbench.measure.serving import Rows, ServedEngine, prepared
 from workbench.measure.timing import Samples

@@ -12,7 +12,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from workbench.core.errors import InputError, TaskError
-from workbench.measure.loadgen import Direct, Load, Queued, System
+from workbench.measure.answering import Direct, Queued, System
+from workbench.measure.loadgen import Load
 from workbench.measure.timing import run_for, warm_until_steady
 from workbench.tasks.trees import batch_size, slice_batch, tree_map
 
