@@ -146,7 +146,7 @@ def test_a_bound_below_the_time_of_one_row_is_said(tmp_path):
     assert "not even" in rate.ended and "a row alone takes" in rate.ended
     assert rate.failed_per_s == rate.probes[0].per_s == pytest.approx(0.05 * rate.single_stream.samples_per_s)
     assert "no rate holds p50 within 1 ms" in str(rate) and "no MLPerf result" in rate.notes[-1]
-    assert sorted(path.name.split("-")[0] for path in (tmp_path / "logs").iterdir()) == ["offline", "probe", "single"]
+    assert {path.name.split("-")[0] for path in (tmp_path / "logs").iterdir()} == {"offline", "probe", "single"}
 
 
 def test_a_budget_too_small_for_one_test_is_said():
