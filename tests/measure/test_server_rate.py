@@ -14,7 +14,7 @@ from served import Sleeper
 import workbench as wb
 from workbench.core.errors import ConfigError, InputError
 from workbench.measure.bisection import Limits, queries_needed, search
-from workbench.measure.server_rate import probe_seconds
+from workbench.measure.server_rate import judged, probe_seconds
 
 ROWS = np.zeros((4, 2), np.float32)
 
@@ -152,6 +152,19 @@ def test_a_bound_below_the_time_of_one_row_is_said(tmp_path):
 def test_a_budget_too_small_for_one_test_is_said():
     rate = wb.find_server_rate(Sleeper(2.0), ROWS, latency_bound_ms=50.0, budget_s=0.1)
     assert rate.per_s is None and not rate.probes and "Give a larger budget_s" in rate.ended
+
+
+def test_a_rate_that_holds_and_one_far_too_high_are_judged():
+    server = {"scenario": "server", "percentile": 0.9, "duration_s": 1.0}
+    high = judged(
+        wb.run_scenario(Sleeper(5.0, call_size=1), ROWS, target_per_s=1500.0, latency_bound_ms=50.0, **server)
+    )
+    assert not high.held and high.per_s == 1500.0 and high.result.latency_ms_target > 50.0
+    assert high.reason.startswith("p90 ") and high.reason.endswith(
+        "ms, and LoadGen ended the test: too many rows waited"
+    )
+    low = judged(wb.run_scenario(Sleeper(1.0), ROWS, target_per_s=100.0, latency_bound_ms=300.0, **server))
+    assert low.held and low.reason == "" and low.result.latency_ms_target <= 300.0
 
 
 @pytest.mark.slow

@@ -158,7 +158,7 @@ def find_server_rate(
         options = {"target_per_s": per_s, "latency_bound_ms": bound, "percentile": percentile}
         name = f"probe-{count:02}-{per_s:.4g}-per-s"
         seconds = probe_seconds(per_s, percentile, least_s)
-        return _judged(test(name, seconds, scenario="server", max_wait_ms=max_wait_ms, **options))
+        return judged(test(name, seconds, scenario="server", max_wait_ms=max_wait_ms, **options))
 
     def room_for(per_s: float) -> bool:
         return time.perf_counter() + probe_seconds(per_s, percentile, least_s) <= until
@@ -192,14 +192,16 @@ def _limits(single: ScenarioResult, offline: ScenarioResult, bound: float) -> Li
     )
 
 
-def _judged(result: ScenarioResult) -> RateProbe:
+def judged(result: ScenarioResult) -> RateProbe:
+    """Return whether a Server test held its bound, with the reason where it did not."""
     bound, latency = result.latency_bound_ms or 0.0, result.latency_ms_target
     within = latency is not None and latency <= bound
     reason = ""
     if not within:
         found = "not resolved" if latency is None else f"{latency:.3g} ms"
         reason = f"p{100 * result.percentile:g} {found}"
-        reason += " before LoadGen ended the test: too many rows waited" if result.log.errors else ""
+        if any("outstanding" in error for error in result.log.errors):
+            reason += ", and LoadGen ended the test: too many rows waited"
     elif not result.valid:
         reason = "; ".join(result.reasons)
     return RateProbe(result.target_per_s or 0.0, within and result.valid, reason, result)

@@ -145,8 +145,9 @@ def _queued(engine: ServedEngine, rows: Rows, max_wait_ms: float) -> Iterator[Sy
 def _outstanding(load: Load, call_size: int) -> int:
     """Return how many rows may wait before the percentile is lost for certain, so that LoadGen need not go on.
 
-    Of so many, all but those of one latency bound's time are late already: twice as many as may be of the whole test.
+    Of so many, all but those that arrived within the latency bound are late already, and those are more than may be of
+    the whole test; a quarter more, since arrivals come by chance.
     """
     within = load.per_s * load.latency_bound_ms / 1e3
     allowed = (1 - load.percentile) * load.per_s * load.duration_s
-    return math.ceil(2 * (within + allowed)) + 4 * call_size + 16
+    return math.ceil(1.25 * (within + allowed)) + 4 * call_size + 16
