@@ -49,18 +49,23 @@ def installed(*extras: str) -> set[str]:
 def test_the_base_and_the_runtime_stay_small() -> None:
     assert installed() == {"numpy", "platformdirs", "psutil"}
     assert installed("runtime") == installed() | {"onnx", "onnxruntime", "openvino"}
+    assert installed("loadgen") == installed("runtime") | {"mlcommons-loadgen"}
 
 
 def test_the_lab_has_all_that_a_report_needs_and_every_other_extra_has_the_lab() -> None:
     core = {"jupyterlab", "ipywidgets", "torch", "onnxruntime", "matplotlib", "pandas", "nvitop", "torch-pruning"}
     assert core <= installed("lab")
-    for extra in set(PROJECT["optional-dependencies"]) - {"runtime"}:
+    for extra in set(PROJECT["optional-dependencies"]) - {
+        "runtime",
+        "loadgen",
+    }:  # these run where nothing is compressed
         assert installed("lab") <= installed(extra), extra
 
 
 def test_what_is_said_about_missing_packages_fits_the_extras() -> None:
     modules = {"IPython": "ipykernel", "nbformat": "nbconvert", "traitlets": "ipywidgets", "pynvml": "nvidia-ml-py"}
-    for extra, names in ("lab", lazy.LAB), ("runtime", lazy.RUNTIME):
+    modules["mlperf_loadgen"] = "mlcommons-loadgen"
+    for extra, names in ("lab", lazy.LAB), ("runtime", lazy.RUNTIME), ("loadgen", lazy.LOADGEN):
         assert {modules.get(name, distribution(name)) for name in names} <= installed(extra)
     assert lazy.how_to_get("runtime") in README and lazy.how_to_get("lab") in README
 

@@ -39,6 +39,8 @@ _FACE = {
     "compare": "workbench.measure.compare",
     "time_calls": "workbench.measure.calls",
     "measure_noise": "workbench.measure.noise",
+    "run_scenario": "workbench.measure.scenarios",
+    "find_server_rate": "workbench.measure.server_rate",
     "trace_allocations": "workbench.measure.allocations",
     "debug_accuracy": "workbench.measure.debug",
     "Study": "workbench.study.study",
@@ -73,6 +75,7 @@ __all__ = [
     "debug_accuracy",
     "engine",
     "export",
+    "find_server_rate",
     "latency_cost",
     "load_task",
     "load_variant",
@@ -81,6 +84,7 @@ __all__ = [
     "plots",
     "report",
     "run_report",
+    "run_scenario",
     "sensitivity",
     "study",
     "tasks",
@@ -105,6 +109,8 @@ if TYPE_CHECKING:
     from workbench.measure.compare import compare
     from workbench.measure.debug import debug_accuracy
     from workbench.measure.noise import measure_noise
+    from workbench.measure.scenarios import run_scenario
+    from workbench.measure.server_rate import find_server_rate
     from workbench.report.run import run_report
     from workbench.study.cost import latency_cost
     from workbench.study.study import Study

@@ -37,6 +37,11 @@ LAB = frozenset(
 RUNTIME = frozenset({"onnx", "onnxruntime", "openvino"})
 """Modules that come with the extra ``runtime``: what loads artefacts and runs them."""
 
+LOADGEN = frozenset({"mlperf_loadgen"})
+"""Modules that come with the extra ``loadgen``: MLPerf's load generator."""
+
+_EXTRAS = {"lab": LAB, "runtime": RUNTIME, "loadgen": LOADGEN}
+
 
 def how_to_get(extra: str) -> str:
     """Return the command that installs one extra of this distribution.
@@ -51,7 +56,7 @@ def how_to_get(extra: str) -> str:
 
 def explained(error: ModuleNotFoundError, what: str) -> PackageMissing | None:
     """Return what to say where ``what`` failed for a package of an extra, None where another module is missing."""
-    extra = "lab" if error.name in LAB else "runtime" if error.name in RUNTIME else None
+    extra = next((extra for extra, modules in _EXTRAS.items() if error.name in modules), None)
     if extra is None:
         return None
     return PackageMissing(

@@ -13,15 +13,19 @@ _HOMES = {
     "Comparison": "compare",
     "Conditions": "conditions",
     "NoiseFloor": "noise",
+    "ScenarioResult": "scenarios",
+    "ServerRate": "server_rate",
     "Timing": "timing",
+    "Watch": "conditions",
     "compare": "compare",
     "debug_accuracy": "debug",
+    "find_server_rate": "server_rate",
     "known_noise": "noise",
     "measure_noise": "noise",
     "peak_rss_mib": "memory",
+    "run_scenario": "scenarios",
     "time_calls": "calls",
     "trace_allocations": "allocations",
-    "Watch": "conditions",
 }
 
 __all__ = [
@@ -31,13 +35,17 @@ __all__ = [
     "Comparison",
     "Conditions",
     "NoiseFloor",
+    "ScenarioResult",
+    "ServerRate",
     "Timing",
     "Watch",
     "compare",
     "debug_accuracy",
+    "find_server_rate",
     "known_noise",
     "measure_noise",
     "peak_rss_mib",
+    "run_scenario",
     "time_calls",
     "trace_allocations",
 ]
@@ -50,6 +58,8 @@ if TYPE_CHECKING:
     from workbench.measure.debug import AccuracyReport, debug_accuracy
     from workbench.measure.memory import peak_rss_mib
     from workbench.measure.noise import NoiseFloor, known_noise, measure_noise
+    from workbench.measure.scenarios import ScenarioResult, run_scenario
+    from workbench.measure.server_rate import ServerRate, find_server_rate
     from workbench.measure.timing import Timing
 
 

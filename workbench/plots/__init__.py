@@ -23,7 +23,9 @@ _WHERE = {
     "plot_pruning": "pruning",
     "plot_quantize_modes": "modes",
     "plot_rank_energy": "ways",
+    "plot_scenarios": "scenarios",
     "plot_sensitivity": "heatmap",
+    "plot_server_rate": "scenarios",
     "plot_sweep": "sweep",
     "plot_throughput": "throughput",
     "plot_tradeoff": "tradeoff",
@@ -35,7 +37,9 @@ _WHERE = {
     "pruning_data": "pruning",
     "quantize_modes_data": "modes",
     "rank_energy_data": "ways",
+    "scenario_data": "scenarios",
     "sensitivity_data": "heatmap",
+    "server_rate_data": "scenarios",
     "sweep_data": "sweep",
     "throughput_data": "throughput",
     "tradeoff_data": "tradeoff",
@@ -62,7 +66,9 @@ __all__ = [
     "plot_pruning",
     "plot_quantize_modes",
     "plot_rank_energy",
+    "plot_scenarios",
     "plot_sensitivity",
+    "plot_server_rate",
     "plot_sweep",
     "plot_throughput",
     "plot_tradeoff",
@@ -74,7 +80,9 @@ __all__ = [
     "pruning_data",
     "quantize_modes_data",
     "rank_energy_data",
+    "scenario_data",
     "sensitivity_data",
+    "server_rate_data",
     "sweep_data",
     "throughput_data",
     "tradeoff_data",
@@ -99,6 +107,7 @@ if TYPE_CHECKING:
     )
     from workbench.plots.precisions import plot_precisions, precision_data
     from workbench.plots.pruning import plot_pruning, pruning_data
+    from workbench.plots.scenarios import plot_scenarios, plot_server_rate, scenario_data, server_rate_data
     from workbench.plots.signals import layer_sqnr_data, plot_layer_sqnr
     from workbench.plots.sweep import plot_sweep, sweep_data
     from workbench.plots.throughput import plot_throughput, throughput_data

@@ -1,0 +1,47 @@
+"""Engines whose latency is known: they sleep, and keep what they were given."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from workbench.engine.batching import Bound
+from workbench.engine.concurrent import ConcurrentCalls
+from workbench.engine.result import InferenceResult, metrics_of
+
+
+class Sleeper(ConcurrentCalls):
+    """Takes ``ms`` for a call, whatever its rows; ``calls`` are (rows, thread) of each one.
+
+    ``on_call`` is called with the number of the call before it sleeps.
+    """
+
+    call_size, prefers_one_thread, parallel_calls, overlaps = 4, False, 1, False
+    backend = "sleeper"
+
+    def __init__(self, ms, *, call_size=4, on_call=None):
+        super().__init__()
+        self.ms, self.call_size, self.calls, self.on_call = ms, call_size, [], on_call
+
+    def call(self, rows):
+        if self.on_call is not None:
+            self.on_call(len(self.calls))
+        self.calls.append((rows, threading.get_ident()))
+        time.sleep(self.ms / 1e3)
+
+    def predict(self, inputs):
+        self.call(len(inputs))
+        return InferenceResult(inputs, metrics_of(0.0, 0.0, 0.0, len(inputs), "cpu", self.backend))
+
+    def bound(self, inputs, position=None):
+        return Bound([inputs], len(inputs), False, time.perf_counter())
+
+    def run_bound(self, bound, batch):
+        left = sum(item.size for item in bound)
+        while left > 0:
+            self.call(min(left, batch))
+            left -= batch
+        return [InferenceResult(item.arrays[0], None) for item in bound]
+
+    def run_line(self, line, batch):
+        raise NotImplementedError("No scenario streams.")
