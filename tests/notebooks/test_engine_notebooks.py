@@ -85,3 +85,22 @@ def test_the_tuning_notebook_reads_its_own_numbers_and_keeps_what_it_chose(run_o
         assert words in text or any(words in o.get("data", {}).get("text/html", "") for o in outputs)
     assert text.count("Kept for the next engine: ") == 3  # in so little time not all are decided
     assert len(list((here / "cache" / "tuning").glob("*.json"))) == text.count("Kept for the next engine: True.")
+
+
+def test_the_measurement_notebook_judges_engines_and_puts_them_under_load(run_outputs: Any, here: Path) -> None:
+    parameters = {
+        "task": SHORT,
+        "backends": ["torch-eager", "onnxruntime"],
+        "batch_size": 4,
+        "noise_s": 0.5,
+        "budget_s": 0.5,
+        "scenario_s": 0.2,
+        "latency_bound_ms": 500.0,
+        "interactive": False,
+    }
+    outputs = run_outputs("30_measure.ipynb", parameters)
+    text = printed(outputs)
+    assert pictures(outputs) == 5
+    for words in ("noise floor ", "95 % interval", "meanwhile: ", "single-stream on onnxruntime", "offline on", "20%"):
+        assert words in text
+    assert list((here / "cache" / "noise").glob("*.json"))
