@@ -38,7 +38,9 @@ _FACE = {
     "OptimizedInferenceEngine": "workbench.engine.engine",
     "compare": "workbench.measure.compare",
     "time_calls": "workbench.measure.calls",
+    "measure_energy": "workbench.measure.energy",
     "measure_noise": "workbench.measure.noise",
+    "Monitor": "workbench.measure.monitor",
     "trace_allocations": "workbench.measure.allocations",
     "debug_accuracy": "workbench.measure.debug",
     "Study": "workbench.study.study",
@@ -53,6 +55,7 @@ __all__ = [
     "Factorize",
     "InferenceConfig",
     "InferenceModel",
+    "Monitor",
     "OptimizedInferenceEngine",
     "Precision",
     "PrefixCache",
@@ -77,6 +80,7 @@ __all__ = [
     "load_task",
     "load_variant",
     "measure",
+    "measure_energy",
     "measure_noise",
     "plots",
     "report",
@@ -104,6 +108,8 @@ if TYPE_CHECKING:
     from workbench.measure.calls import time_calls
     from workbench.measure.compare import compare
     from workbench.measure.debug import debug_accuracy
+    from workbench.measure.energy import measure_energy
+    from workbench.measure.monitor import Monitor
     from workbench.measure.noise import measure_noise
     from workbench.report.run import run_report
     from workbench.study.cost import latency_cost
