@@ -216,7 +216,9 @@ class Bench:
             if name not in timed.blocks and name not in failed:
                 failed[name] = _ended(arm)
         arms = {name: arm for name, arm in arms.items() if name not in failed}
-        measure_footprints(arms, failed)
+        rows = {name: arm for name, arm in arms.items() if name != TWIN}  # the twin has no row
+        measure_footprints(rows, failed)
+        arms = {name: arm for name, arm in arms.items() if name not in failed}
         if reference.child.alive:
             reference.measure_footprint()
         return Timed(timed, {**arms, baseline.key: reference}, failed)
