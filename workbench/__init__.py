@@ -38,9 +38,11 @@ _FACE = {
     "OptimizedInferenceEngine": "workbench.engine.engine",
     "compare": "workbench.measure.compare",
     "time_calls": "workbench.measure.calls",
+    "measure_energy": "workbench.measure.energy",
     "measure_noise": "workbench.measure.noise",
     "run_scenario": "workbench.measure.scenarios",
     "find_server_rate": "workbench.measure.server_rate",
+    "Monitor": "workbench.measure.monitor",
     "trace_allocations": "workbench.measure.allocations",
     "debug_accuracy": "workbench.measure.debug",
     "Study": "workbench.study.study",
@@ -55,6 +57,7 @@ __all__ = [
     "Factorize",
     "InferenceConfig",
     "InferenceModel",
+    "Monitor",
     "OptimizedInferenceEngine",
     "Precision",
     "PrefixCache",
@@ -80,6 +83,7 @@ __all__ = [
     "load_task",
     "load_variant",
     "measure",
+    "measure_energy",
     "measure_noise",
     "plots",
     "report",
@@ -108,6 +112,8 @@ if TYPE_CHECKING:
     from workbench.measure.calls import time_calls
     from workbench.measure.compare import compare
     from workbench.measure.debug import debug_accuracy
+    from workbench.measure.energy import measure_energy
+    from workbench.measure.monitor import Monitor
     from workbench.measure.noise import measure_noise
     from workbench.measure.scenarios import run_scenario
     from workbench.measure.server_rate import find_server_rate

@@ -1,12 +1,13 @@
-"""Peak memory: a process that touches a known amount shows it; a kernel that does not count says so."""
+"""Memory: a process that touches a known amount shows it; a kernel that does not count says so."""
 
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
-from workbench.measure.memory import _from_status, peak_rss_mib
+from workbench.measure.memory import PeakPss, _line_mib, peak_rss_mib, pss_mib
 
 _PEAK = """
 import sys
@@ -30,12 +31,57 @@ def test_the_peak_grows_by_what_was_held_even_after_it_was_given_back():
 def test_a_kernel_without_the_counter_gives_a_reason(tmp_path: Path):
     status = tmp_path / "status"
     status.write_text("Name:\tpython\nVmRSS:\t 100 kB\n")
-    assert _from_status(status)[0] is None
-    assert "VmHWM" in _from_status(status)[1]
-    assert _from_status(tmp_path / "missing")[0] is None
+    assert _line_mib(status, "VmHWM:", "no count") == (None, f"{status} has no VmHWM line: no count.")
+    assert _line_mib(tmp_path / "missing", "VmHWM:", "")[0] is None
 
 
 def test_the_counter_is_read_in_mib(tmp_path: Path):
     status = tmp_path / "status"
     status.write_text("VmPeak:\t 999 kB\nVmHWM:\t    2048 kB\n")
-    assert _from_status(status) == (2.0, None)
+    assert _line_mib(status, "VmHWM:", "") == (2.0, None)
+
+
+@pytest.mark.skipif(pss_mib()[0] is None, reason="this machine does not tell how pages are shared")
+def test_the_proportional_set_is_the_sum_over_all_mappings():
+    held = b"x" * (64 * 2**20)
+    mine = pss_mib()[0]
+    summed = sum(mapping.pss for mapping in psutil.Process().memory_maps(grouped=False)) / 2**20  # from smaps itself
+    assert mine == pytest.approx(summed, rel=0.02) and mine > len(held) / 2**20
+
+
+@pytest.mark.skipif(pss_mib()[0] is None, reason="this machine does not tell how pages are shared")
+def test_pages_that_a_child_shares_count_half():
+    code = (
+        "import os, sys\n"
+        "from workbench.measure.memory import pss_mib\n"
+        "held = os.urandom(2**20) * 200\n"
+        "alone = pss_mib()[0]\n"
+        "ready, said = os.pipe()\n"
+        "if (pid := os.fork()) == 0:\n"
+        "    os.write(said, b'x'); os.read(0, 1); os._exit(0)\n"
+        "os.read(ready, 1)\n"
+        "print(alone - pss_mib()[0]); sys.stdout.flush(); os.kill(pid, 9); os.waitpid(pid, 0)\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL
+    )
+    assert float(run.stdout) == pytest.approx(100, abs=30)
+
+
+def test_the_largest_reading_is_kept_and_said(monkeypatch):
+    answers = [(None, "no file"), (30.0, None), (50.0, None), (40.0, None), (None, "gone")]
+    monkeypatch.setattr("workbench.measure.memory.pss_mib", lambda: answers.pop(0))
+    peak = PeakPss()
+    assert (peak.mib, peak.reason) == (None, "It was not read.")
+    peak.read()
+    assert (peak.mib, peak.reason) == (None, "no file")
+    seen = []
+    while answers:
+        peak.read()
+        seen.append(peak.mib)
+    assert seen == [30.0, 50.0, 50.0, 50.0] and "largest of a few readings" in peak.reason
+
+
+def test_other_systems_say_that_they_do_not_tell(monkeypatch):
+    monkeypatch.setattr("workbench.measure.memory.platform.system", lambda: "Darwin")
+    assert pss_mib() == (None, "Darwin does not tell how the pages of a process are shared: Linux alone does.")

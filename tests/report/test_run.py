@@ -53,7 +53,7 @@ def test_the_trials_are_those_asked_for(done: tuple[ReportResult, str]) -> None:
 def test_the_page_is_whole_and_needs_no_network(done: tuple[ReportResult, str]) -> None:
     page = done[0].html.read_text()
     assert fetches(page) == [] and "<script" not in page
-    assert page.count("data:image/png;base64,") == 4
+    assert page.count("data:image/png;base64,") == 5  # four charts of the trials, and what the run took
     order = [
         "Recommendation",
         "Latency and quality",

@@ -23,7 +23,9 @@ def child(tmp_path):
 
 def test_it_answers_and_ends_when_its_input_closes(child):
     answer = child.ask("memory")
-    assert answer["mib"] is None or answer["mib"] > 5
+    mib, reason = answer["rss"]
+    assert (mib is None) == (reason is not None) and (mib is None or mib > 5)
+    assert answer["allocator"] == [None, "No engine is open."] and answer["gpu"] is None
     child.close()
     assert not child.alive
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from workbench.study.results import Twin, cold_columns, timed_columns
+from workbench.study.results import FOOTPRINT, Twin, cold_columns, footprint_columns, timed_columns
 
 
 def columns(base_ms: float, *, row_ms: float | None):
@@ -16,7 +16,9 @@ def columns(base_ms: float, *, row_ms: float | None):
     cold = {"load_s": 0.1, "compile_s": None, "first_call_s": 0.01}
     opened = {"cold": cold, "max_abs_diff": 0.0, "notes": [], "steady": True}
     arm = SimpleNamespace(
-        trial=SimpleNamespace(batch_size=4, backend="onnxruntime"), opened=opened, memory=(10.0, None)
+        trial=SimpleNamespace(batch_size=4, backend="onnxruntime"),
+        opened=opened,
+        figures={"peak_rss_mib": (10.0, None)},
     )
     return timed_columns(arm, blocks, base, Twin(), base_ms=row_ms)
 
@@ -45,3 +47,22 @@ def test_the_cold_start_is_told_in_parts_that_add_up():
     found = cold_columns(SimpleNamespace(opened=opened, trial=SimpleNamespace(backend="onnxruntime")), notes)
     assert found == {"load_ms": 500.0, "compile_ms": None, "first_call_ms": None}
     assert "part of load_ms" in notes["compile_ms"] and "first_call_ms" in notes
+
+
+def test_memory_and_energy_come_with_a_word_where_one_is_needed():
+    said = {
+        "peak_rss_mib": (10.0, None),
+        "peak_pss_mib": (8.0, "The largest of a few readings."),
+        "gpu_memory_mib": (None, "It ran on the CPU."),
+        "energy_mj_per_sample": (None, None),
+    }
+    notes: dict[str, str] = {}
+    found = footprint_columns(SimpleNamespace(figures=said), notes)
+    assert tuple(found) == FOOTPRINT
+    assert (found["peak_rss_mib"], found["peak_pss_mib"]) == (10.0, 8.0)
+    assert notes == {
+        "peak_pss_mib": "The largest of a few readings.",
+        "gpu_memory_mib": "It ran on the CPU.",
+        "allocator_peak_mib": "It was not measured.",
+        "energy_mj_per_sample": "It was not measured.",
+    }

@@ -91,6 +91,61 @@ def test_a_runtime_without_torch_needs_less_memory_than_torch(ran):
     assert peaks["onnxruntime", 4] < 0.7 * peaks["torch-eager", 4]
 
 
+def test_shared_pages_make_the_proportional_set_the_smaller_one(ran):
+    for row in ran.study.rows():
+        if row["peak_pss_mib"] is not None and row["peak_rss_mib"] is not None:
+            assert 1 < row["peak_pss_mib"] <= row["peak_rss_mib"]
+
+
+def test_every_row_says_which_memory_and_energy_it_was(ran):
+    for row in ran.study.rows():
+        assert row["gpu_memory_mib"] is None and row["notes"]["gpu_memory_mib"] == "It ran on the CPU."
+        if row["backend"] == "torch-eager":  # activations of two convolutions: [4, 16, 8, 8] and what comes after
+            assert 16 * 8 * 8 * 4 * row["batch_size"] / 2**20 <= 2.2 * row["allocator_peak_mib"] < 10
+        else:
+            assert row["allocator_peak_mib"] is None and "torch alone does" in row["notes"]["allocator_peak_mib"]
+        assert row["energy_mj_per_sample"] is None or row["energy_mj_per_sample"] > 0
+        assert row["notes"]["energy_mj_per_sample"]
+
+
+def test_agreement_is_counted_on_the_engine_and_kept_for_the_other_batch_sizes(ran, shared_task):
+    model = shared_task.model()
+    for row in ran.study.rows():
+        assert "same largest output" in row["notes"]["agreement"] or row["baseline"]
+        if row["recipe"] == "float":  # every engine answers as torch does
+            assert row["agreement"] == 1.0
+    pruned = {row["agreement"] for row in ran.study.rows() if row["recipe"] == "prune"}
+    variant = RECIPES[0].apply(shared_task)
+    x = shared_task.evaluation.inputs
+    expected = (variant.module(x).argmax(1) == model(x).argmax(1)).float().mean().item()
+    assert len(pruned) == 1 and pruned.pop() == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_monitor_rests_while_something_is_timed(shared_task, tmp_path, monkeypatch):
+    from workbench.study import bench as room
+
+    monitor, held = wb.Monitor(rate_hz=100, gpu=False), []
+    interleave = room.interleave
+
+    def spy(*args, **options):
+        before = len(monitor.samples)
+        found = interleave(*args, **options)
+        held.append(len(monitor.samples) - before)
+        return found
+
+    monkeypatch.setattr(room, "interleave", spy)
+    with wb.Study(shared_task, storage=f"sqlite:///{tmp_path}/m.db") as study:
+        study.run(RECIPES, ["onnxruntime"], (4,), threads=1, monitor=monitor)
+        assert not monitor.running and len(monitor.samples) > 5
+        assert held == [0, 0] and len(monitor.pauses) == 2
+        assert [mark.name for mark in monitor.marks] == ["float", "prune"]
+        with monitor:  # one that runs already goes on
+            study.run(RECIPES, ["onnxruntime"], (4,), threads=1, monitor=monitor)
+            assert monitor.running
+        with pytest.raises(StudyError, match=r"Write monitor=wb\.Monitor"):
+            study.run(RECIPES, monitor=2.0)
+
+
 def test_every_row_tells_its_cold_start(ran):
     for row in ran.study.rows():
         assert row["load_ms"] > 0 and row["first_call_ms"] > 0

@@ -47,6 +47,13 @@ def require_milliseconds(where: str, value: Any) -> float:
     return float(value)
 
 
+def require_above_zero(where: str, value: Any, *, of: str) -> float:
+    """Return a finite number above 0, or raise ConfigError; ``of`` names its unit: ``"seconds"``."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not (0 < value < math.inf):
+        raise ConfigError(f"{where} must be a number of {of} above 0, got {given(value)}.")
+    return float(value)
+
+
 def require_several(where: str, value: Any) -> tuple[Any, ...]:
     """Return the entries of a list or tuple, or raise ConfigError; a single value is told to be put into a tuple."""
     if isinstance(value, str | bytes) or not isinstance(value, Iterable):

@@ -1,4 +1,4 @@
-"""Measurement: steady warm-up, interleaved blocks, comparisons with an interval, peak memory. Needs numpy only."""
+"""Measurement: warm-up, interleaved blocks, comparisons with an interval, memory, energy. Needs numpy and psutil."""
 
 from __future__ import annotations
 
@@ -9,32 +9,48 @@ from workbench.core.lazy import attribute
 _HOMES = {
     "AccuracyReport": "debug",
     "Allocations": "allocations",
+    "CallEnergy": "energy",
     "CallTime": "calls",
     "Comparison": "compare",
     "Conditions": "conditions",
+    "Energy": "energy",
+    "EnergyMeter": "energy",
+    "GpuMemory": "gpus",
+    "Monitor": "monitor",
     "NoiseFloor": "noise",
     "ScenarioResult": "scenarios",
     "ServerRate": "server_rate",
+    "PeakPss": "memory",
     "Timing": "timing",
     "Watch": "conditions",
     "compare": "compare",
     "debug_accuracy": "debug",
     "find_server_rate": "server_rate",
+    "gpu_devices": "gpus",
     "known_noise": "noise",
+    "measure_energy": "energy",
     "measure_noise": "noise",
     "peak_rss_mib": "memory",
     "run_scenario": "scenarios",
+    "pss_mib": "memory",
     "time_calls": "calls",
+    "torch_call_peak_mib": "torch_memory",
     "trace_allocations": "allocations",
 }
 
 __all__ = [
     "AccuracyReport",
     "Allocations",
+    "CallEnergy",
     "CallTime",
     "Comparison",
     "Conditions",
+    "Energy",
+    "EnergyMeter",
+    "GpuMemory",
+    "Monitor",
     "NoiseFloor",
+    "PeakPss",
     "ScenarioResult",
     "ServerRate",
     "Timing",
@@ -42,11 +58,15 @@ __all__ = [
     "compare",
     "debug_accuracy",
     "find_server_rate",
+    "gpu_devices",
     "known_noise",
+    "measure_energy",
     "measure_noise",
     "peak_rss_mib",
+    "pss_mib",
     "run_scenario",
     "time_calls",
+    "torch_call_peak_mib",
     "trace_allocations",
 ]
 
@@ -56,11 +76,15 @@ if TYPE_CHECKING:
     from workbench.measure.compare import Comparison, compare
     from workbench.measure.conditions import Conditions, Watch
     from workbench.measure.debug import AccuracyReport, debug_accuracy
-    from workbench.measure.memory import peak_rss_mib
+    from workbench.measure.energy import CallEnergy, Energy, EnergyMeter, measure_energy
+    from workbench.measure.gpus import GpuMemory, gpu_devices
+    from workbench.measure.memory import PeakPss, peak_rss_mib, pss_mib
+    from workbench.measure.monitor import Monitor
     from workbench.measure.noise import NoiseFloor, known_noise, measure_noise
     from workbench.measure.scenarios import ScenarioResult, run_scenario
     from workbench.measure.server_rate import ServerRate, find_server_rate
     from workbench.measure.timing import Timing
+    from workbench.measure.torch_memory import torch_call_peak_mib
 
 
 def __getattr__(name: str) -> Any:

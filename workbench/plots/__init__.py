@@ -12,6 +12,7 @@ _WHERE = {
     "layer_rounding_data": "modes",
     "layer_sqnr_data": "signals",
     "memory_data": "memory",
+    "monitor_data": "monitor",
     "plot_amounts": "amounts",
     "plot_calls": "calls",
     "plot_comparison": "comparison",
@@ -19,6 +20,7 @@ _WHERE = {
     "plot_layer_sqnr": "signals",
     "plot_memory": "memory",
     "plot_noise": "comparison",
+    "plot_monitor": "monitor",
     "plot_precisions": "precisions",
     "plot_pruning": "pruning",
     "plot_quantize_modes": "modes",
@@ -55,12 +57,14 @@ __all__ = [
     "layer_rounding_data",
     "layer_sqnr_data",
     "memory_data",
+    "monitor_data",
     "plot_amounts",
     "plot_calls",
     "plot_comparison",
     "plot_layer_rounding",
     "plot_layer_sqnr",
     "plot_memory",
+    "plot_monitor",
     "plot_noise",
     "plot_precisions",
     "plot_pruning",
@@ -105,6 +109,7 @@ if TYPE_CHECKING:
         plot_quantize_modes,
         quantize_modes_data,
     )
+    from workbench.plots.monitor import monitor_data, plot_monitor
     from workbench.plots.precisions import plot_precisions, precision_data
     from workbench.plots.pruning import plot_pruning, pruning_data
     from workbench.plots.scenarios import plot_scenarios, plot_server_rate, scenario_data, server_rate_data

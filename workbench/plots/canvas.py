@@ -30,6 +30,26 @@ def new_figure(width: float, height: float, *, columns: int = 1, share_y: bool =
     return figure, list(axes)
 
 
+def new_stack(width: float, heights: Sequence[float]) -> tuple[Figure, list[Axes]]:
+    """Return a figure of axes one below the other, of ``heights`` inches, that share the axis below them."""
+    figure = Figure(figsize=(width, sum(heights) + 0.3 * len(heights) + 0.9), dpi=DPI, layout="constrained")
+    figure.set_facecolor("white")
+    FigureCanvasAgg(figure)
+    axes = list(figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=list(heights))[:, 0])
+    for ax in axes:
+        dress(ax)
+    return figure, axes
+
+
+def lower(ax: Axes, heights: Sequence[float], height: float) -> None:
+    """Make the uppermost axes of :func:`new_stack` lower, and the figure with it."""
+    figure, spec = figure_of(ax), ax.get_subplotspec()
+    if spec is None:
+        raise ValueError("The axes do not stand in a stack.")
+    spec.get_gridspec().set_height_ratios([height, *heights[1:]])
+    figure.set_figheight(figure.get_figheight() - heights[0] + height)
+
+
 def axes_or_new(ax: Axes | None, width: float, height: float) -> tuple[Figure, Axes]:
     """Return where a chart is drawn: ``ax`` dressed, or a new figure of ``width`` x ``height`` inches."""
     if ax is not None:

@@ -46,9 +46,11 @@ is thrown away and timed again, and where that did not help the row says so.
 Trials are ranked by the lower end of that interval: the pace of a machine drifts between trials that run minutes
 apart, and what disturbed the baseline shall not choose.|
 Quality is the task's own metric on its evaluation samples, run on the engine that was timed. Training,
-calibration and the figures after each step use other samples. Peak memory is that of the trial's
-process, runtime included. Size is the model file on disk. Load, compile and first call are the cold start of a fresh
-process, without the import of the runtime; they add up to the time until its first answer.
+calibration and the figures after each step use other samples. Agreement is the share of those samples that get the
+float model's answer, right or wrong. Peak memory is that of the trial's process, runtime included; PSS divides pages
+that several processes share among them. Energy is what the counters of processor or GPU tell, above the machine at
+rest, and left out where they cannot be read. Size is the model file on disk. Load, compile and first call are the
+cold start of a fresh process, without the import of the runtime; they add up to the time until its first answer.
 """
 
 

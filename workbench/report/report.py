@@ -13,6 +13,7 @@ from workbench.core.errors import WorkbenchError
 from workbench.core.files import require_writable
 from workbench.core.machine import this_machine
 from workbench.core.progress import ProgressCallback
+from workbench.measure.monitor import Monitor
 from workbench.report import pieces, tables
 from workbench.report.code import code_for, highlighted
 from workbench.report.lines import Lines
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 TRIALS_FILE = "trials.jsonl"
 DATABASE_FILE = "study.db"
+_RATE_HZ = 2.0
 
 
 class Report:
@@ -50,6 +52,7 @@ class Report:
         self.folder = require_writable(self.settings.output_dir).resolve()
         self.summary: RunSummary | None = None
         self.failure: WorkbenchError | KeyboardInterrupt | None = None
+        self.monitor = Monitor(rate_hz=_RATE_HZ)
 
     @cached_property
     def task(self) -> Task:
@@ -90,6 +93,7 @@ class Report:
                 threads=self.settings.threads or None,
                 budget_s=self.settings.seconds_left(),
                 quality_drop=self.settings.quality_drop,
+                monitor=self.monitor,
                 progress=told,
             )
         except (WorkbenchError, KeyboardInterrupt) as error:
@@ -210,6 +214,13 @@ class Report:
         """Return every trial with every figure."""
         order = sorted(self.rows, key=lambda r: (r["batch_size"] != self.settings.batch_size, r["batch_size"]))
         return Html(details(f"All {len(order)} trials", tables.table(tables.TRIALS, order), opened=len(order) <= 24))
+
+    def resources(self) -> Picture:
+        """Return the chart of what the run took over its time: processor, memory, and the GPU where there is one."""
+        from workbench.plots import plot_monitor
+
+        words = "Processor and memory over the time of the run, with a line where each recipe was begun."
+        return Picture(plot_monitor(self.monitor, words="What the run took"), words)
 
     def coverage(self) -> Html:
         """Return which layers each step touched, folded."""

@@ -17,6 +17,7 @@ from workbench.report.words import (
     number,
     quality,
     quality_interval,
+    share,
     signed,
     times,
 )
@@ -105,7 +106,12 @@ DROP = Column(
     "quality_drop",
 )
 THROUGHPUT = Column("throughput", "samples/s", _plain("throughput_per_s"), note="throughput_per_s")
+AGREEMENT = Column("agreement", "% with the float model", lambda row: share(row.get("agreement")), note="agreement")
 MEMORY = Column("peak memory", "MiB", _plain("peak_rss_mib"), note="peak_rss_mib")
+PSS = Column("PSS", "MiB, shared pages divided", _plain("peak_pss_mib"), note="peak_pss_mib")
+GPU_MEMORY = Column("GPU memory", "MiB", _plain("gpu_memory_mib"), note="gpu_memory_mib")
+ALLOCATOR = Column("torch's allocator", "MiB", _plain("allocator_peak_mib"), note="allocator_peak_mib")
+ENERGY = Column("energy", "mJ per sample", _plain("energy_mj_per_sample"), note="energy_mj_per_sample")
 SIZE = Column("size", "MiB on disk", _plain("size_mib"), note="size_mib")
 PARAMS = Column("parameters", "", lambda row: count(row.get("params")), note="params")
 MACS = Column("MACs", "per sample", lambda row: count(row.get("macs")), note="macs")
@@ -126,9 +132,10 @@ STATE = Column(
 )
 
 TRADEOFF = (RECIPE, BACKEND, LATENCY, SPREAD, SPEEDUP, VERDICT, QUALITY, DROP, SIZE, MACS)
-MEMORY_TABLE = (RECIPE, BACKEND, MEMORY, SIZE, PARAMS, QUALITY, DROP)
+MEMORY_TABLE = (RECIPE, BACKEND, MEMORY, PSS, SIZE, PARAMS, QUALITY, DROP)
 TRIALS = (
-    *(RECIPE, BACKEND, BATCH, STATE, LATENCY, SPREAD, P90, P99, THROUGHPUT, SPEEDUP, VERDICT, QUALITY, DROP, MEMORY),
+    *(RECIPE, BACKEND, BATCH, STATE, LATENCY, SPREAD, P90, P99, THROUGHPUT, SPEEDUP, VERDICT, QUALITY, DROP),
+    *(AGREEMENT, MEMORY, PSS, GPU_MEMORY, ALLOCATOR, ENERGY),
     *(SIZE, PARAMS, MACS, DIFFERENCE, *COLD, PREPARE, THREADS),
 )
 

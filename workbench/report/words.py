@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -85,6 +86,19 @@ def headline(best: Best) -> str:
     if row["baseline"]:
         return "Keep the original model in torch eager: nothing within the quality limit is faster."
     return f"Take {name}: {speed_words(row)}, {quality_words(row)}."
+
+
+def share(value: float | None) -> str:
+    """Return a share in per cent: all of it is ``"100"``, and nothing less is.
+
+    Examples
+    --------
+    >>> share(1.0), share(0.99996), share(0.975)
+    ('100', '99.99', '97.50')
+    """
+    if value is None or value != value:
+        return "–"
+    return "100" if value == 1 else f"{math.floor(1e4 * value) / 100:.2f}"
 
 
 def times(value: float | None) -> str:

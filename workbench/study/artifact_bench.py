@@ -20,12 +20,12 @@ from workbench.export.io import rebuild_inputs
 from workbench.measure.conditions import Watch
 from workbench.measure.noise import machine_floor
 from workbench.measure.timing import interleave
-from workbench.study.bench import RemoteArm, Setup, Timed, measure_memory, narrow, open_arms
+from workbench.study.bench import RemoteArm, Setup, Timed, measure_footprints, narrow, open_arms
 from workbench.study.bench_request import BenchRequest
 from workbench.study.child import Stop
 from workbench.study.pacing import Pacing
 from workbench.study.plan import Planned, artifact_key, trial_key
-from workbench.study.quality import examples_folder
+from workbench.study.quality import QUALITY, examples_folder
 from workbench.study.results import Twin, baseline_columns, shape_notes, size_columns, timed_columns
 from workbench.study.rows import TrialRow, new_row, update_row
 from workbench.study.shapes import Point, Shape, own_shape, shape_words
@@ -39,7 +39,7 @@ GROUP_S = 6.0
 _QUALITY = "Quality needs the task and its data: run a study with them on this machine."
 _SPEEDUP = "Needs the float model in torch eager, timed beside it on this machine: run a study here."
 NOTES = {
-    **dict.fromkeys(("quality", "quality_drop", "quality_drop_low", "quality_drop_high"), _QUALITY),
+    **dict.fromkeys(QUALITY, _QUALITY),
     "prepare_s": "The artefact was there already.",
     "candidates": "One artefact was timed, and none was judged.",
     "samples": "A bench keeps no raw samples.",
@@ -186,7 +186,7 @@ def _time(trials: Sequence[Planned], setup: Setup, say: Callable[[str], None]) -
                 del arms[lost]
         failed |= rounds.lost
         arms = {name: arm for name, arm in arms.items() if name not in failed}
-        measure_memory(arms, failed)
+        measure_footprints(arms, failed)
         return Timed(rounds, arms, failed)
     finally:
         for arm in started.values():

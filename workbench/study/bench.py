@@ -13,12 +13,20 @@ from workbench.core.errors import TrialFailed
 from workbench.core.stats import ratio_interval
 from workbench.engine.backends import runs_module
 from workbench.measure.conditions import Watch
+from workbench.measure.gpus import GpuMemory
 from workbench.measure.timing import Rounds, Samples, interleave
-from workbench.study.child import Child, Stop
+from workbench.study.child import Child, ChildError, Stop
 from workbench.study.plan import Planned
 from workbench.study.quality import evaluation_folder, examples_folder
 
 TWIN = "twin"
+ENERGY_S = 1.0
+"""Seconds of calls that the energy of a trial is measured over."""
+REST_S = 0.5
+"""Seconds that the power of the machine at rest is measured for, before."""
+Figure = tuple[float | None, str | None]
+"""A figure with a word on it: why it is None, or what it is."""
+_ENERGY_ROOM = 8
 _ENOUGH = 0.05
 _RESAMPLES = 300
 
@@ -44,7 +52,8 @@ class RemoteArm:
     setup: Setup
     child: Child
     opened: dict[str, Any] = field(default_factory=dict)
-    memory: tuple[float | None, str | None] = (None, None)
+    figures: dict[str, Figure] = field(default_factory=dict)
+    gpu: GpuMemory | None = None
     evaluated: bool = False
 
     @classmethod
@@ -61,6 +70,7 @@ class RemoteArm:
 
     def open(self) -> None:
         """Load the artefact."""
+        self.gpu = GpuMemory(self.child.pid)
         self.opened = self.child.ask(
             "open",
             self.setup.build if runs_module(self.trial.backend) else b"",
@@ -74,17 +84,38 @@ class RemoteArm:
     def warm(self) -> None:
         """Run until steady."""
         self.opened["steady"] = self.child.ask("warm")["steady"]
+        if self.gpu is not None:
+            self.gpu.read()  # before the next arm loads its model: it may be on the same device
 
     def block(self, seconds: float) -> Sequence[float]:
         """Hand over the token for one block."""
         samples: list[float] = self.child.ask("block", seconds=seconds)["ms"]
         return samples
 
-    def measure_memory(self) -> None:
-        """Note the process's peak so far, once: evaluation afterwards is not the trial's own."""
-        if self.memory == (None, None):
-            answer = self.child.ask("memory")
-            self.memory = (answer["mib"], answer["reason"])
+    def measure_footprint(self) -> None:
+        """Note what the process took until now and its calls' energy, once: evaluation is not the trial's own."""
+        if self.figures:
+            return
+        answer = self.child.ask("memory")
+        names = {"peak_rss_mib": "rss", "peak_pss_mib": "pss", "allocator_peak_mib": "allocator"}
+        figures: dict[str, Figure] = {name: tuple(answer[key]) for name, key in names.items()}
+        index = answer["gpu"]
+        if index is None or self.gpu is None:
+            figures["gpu_memory_mib"] = None, "It ran on the CPU."
+        else:
+            figures["gpu_memory_mib"] = self.gpu.peak(index)
+        figures["energy_mj_per_sample"] = self._energy()
+        self.figures = figures
+
+    def _energy(self) -> Figure:
+        if self.setup.stop.remaining() < _ENERGY_ROOM * (ENERGY_S + REST_S):
+            return None, "The time budget did not allow it."
+        try:
+            answer = self.child.ask("energy", seconds=ENERGY_S, idle_s=REST_S)
+        except ChildError as error:  # a counter that fails takes no row along
+            return None, f"It could not be measured: {error}"
+        mj, said = answer["energy"]
+        return mj, said
 
     def evaluate(self, outputs: Path, on_event: Callable[[dict[str, Any]], None]) -> None:
         """Run the evaluation inputs and have the outputs written into ``outputs``."""
@@ -185,9 +216,11 @@ class Bench:
             if name not in timed.blocks and name not in failed:
                 failed[name] = _ended(arm)
         arms = {name: arm for name, arm in arms.items() if name not in failed}
-        measure_memory(arms, failed)
+        rows = {name: arm for name, arm in arms.items() if name != TWIN}  # the twin has no row
+        measure_footprints(rows, failed)
+        arms = {name: arm for name, arm in arms.items() if name not in failed}
         if reference.child.alive:
-            reference.measure_memory()
+            reference.measure_footprint()
         return Timed(timed, {**arms, baseline.key: reference}, failed)
 
     def end(self, names: Sequence[str]) -> None:
@@ -233,11 +266,11 @@ def open_arms(started: Mapping[str, RemoteArm], failed: dict[str, TrialFailed]) 
     return arms
 
 
-def measure_memory(arms: dict[str, RemoteArm], failed: dict[str, TrialFailed]) -> None:
-    """Note the peak of every arm's process; an arm that is lost goes over to ``failed``."""
+def measure_footprints(arms: dict[str, RemoteArm], failed: dict[str, TrialFailed]) -> None:
+    """Note what every arm's process took; an arm that is lost goes over to ``failed``."""
     for name, arm in list(arms.items()):
         try:
-            arm.measure_memory()
+            arm.measure_footprint()
         except TrialFailed as error:
             failed[name] = error
             del arms[name]

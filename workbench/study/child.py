@@ -205,6 +205,7 @@ class Child:
     def _last_words(self) -> str:
         try:
             lines = [x for x in self.log.read_text(errors="replace").splitlines() if x.strip()]
+            lines = [x for x in lines if not x.startswith("USDT:")]  # torch's profiler, which began or ended
         except OSError:
             return ""
         return f" It last printed: {lines[-1][:300]}" if lines else ""

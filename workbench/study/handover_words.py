@@ -174,7 +174,10 @@ def _figures(row: Row) -> dict[str, str]:
         "speed-up over the original in torch eager": _speedup(row),
         "quality, the task's metric": _figure(row, "quality", ""),
         "quality lost": _figure(row, "quality_drop", "", "quality_drop_low", "quality_drop_high"),
+        "answers that are the float model's": _share(row, "agreement"),
         "peak memory of the process": _figure(row, "peak_rss_mib", "MiB"),
+        "memory on the GPU": _figure(row, "gpu_memory_mib", "MiB"),
+        "energy of a sample, above the machine at rest": _figure(row, "energy_mj_per_sample", "mJ"),
         "loading": _figure(row, "load_ms", "ms"),
         "compiling": _figure(row, "compile_ms", "ms"),
         "first call": _figure(row, "first_call_ms", "ms"),
@@ -194,6 +197,10 @@ def _figure(row: Row, name: str, unit: str, low: str = "", high: str = "") -> st
     words = f"{_number(row[name])} {unit}".rstrip()
     known = row.get(low) is not None and row.get(high) is not None
     return f"{words} (95 % interval {_number(row[low])} to {_number(row[high])})" if known else words
+
+
+def _share(row: Row, name: str) -> str:
+    return "" if row.get(name) is None else f"{100 * row[name]:.4g} %"
 
 
 def _number(value: float) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.core.errors import WorkbenchError
 from workbench.core.stats import bootstrap_drop
+from workbench.study.agreement import agreement
 from workbench.study.shapes import Point
 from workbench.study.wire import load_arrays, save_arrays
 from workbench.tasks.axes import resized
@@ -18,6 +19,8 @@ from workbench.tasks.trees import batch_size, to_numpy, to_torch, tree_map
 if TYPE_CHECKING:
     from workbench.tasks.task import Task
 
+QUALITY = ("quality", "quality_drop", "quality_drop_low", "quality_drop_high", "agreement")
+"""The columns of a row that the outputs for the evaluation split give."""
 RESAMPLES = 200
 _LEAST_RESAMPLES = 100
 _LIMIT_S = 2.0
@@ -25,12 +28,16 @@ _LIMIT_S = 2.0
 
 @dataclass(frozen=True)
 class Quality:
-    """Quality and its drop against the baseline, both in the metric's units; ``notes`` say why one is None."""
+    """Quality and its drop against the baseline, both in the metric's units; ``notes`` say why one is None.
+
+    ``agreement`` is the share of samples with the baseline's answer.
+    """
 
     quality: float | None
     drop: float | None
     low: float | None
     high: float | None
+    agreement: float | None
     notes: dict[str, str]
 
     def columns(self) -> dict[str, Any]:
@@ -40,6 +47,7 @@ class Quality:
             "quality_drop": self.drop,
             "quality_drop_low": self.low,
             "quality_drop_high": self.high,
+            "agreement": self.agreement,
             "notes": self.notes,
         }
 
@@ -80,12 +88,16 @@ def judge(task: Task, outputs: Path, baseline: Path) -> Quality:
     drop = reference - quality
     if outputs == baseline:
         note = "This is the baseline: its drop is 0 by definition."
-        return Quality(quality, 0.0, 0.0, 0.0, {"quality_drop_low": note, "quality_drop_high": note})
+        own = "This is the baseline: it agrees with itself."
+        return Quality(
+            quality, 0.0, 0.0, 0.0, 1.0, {"quality_drop_low": note, "quality_drop_high": note, "agreement": own}
+        )
+    share, word = agreement(mine, base, task.evaluation.targets)
     interval = _interval(task, mine, base)
     if isinstance(interval, str):
-        notes = {"quality_drop_low": interval, "quality_drop_high": interval}
-        return Quality(quality, drop, None, None, notes)
-    return Quality(quality, drop, *interval, {})
+        notes = {"quality_drop_low": interval, "quality_drop_high": interval, "agreement": word}
+        return Quality(quality, drop, None, None, share, notes)
+    return Quality(quality, drop, *interval, share, {"agreement": word})
 
 
 def _interval(task: Task, mine: Any, base: Any) -> tuple[float, float] | str:
@@ -115,5 +127,4 @@ def _interval(task: Task, mine: Any, base: Any) -> tuple[float, float] | str:
 
 
 def _unknown(reason: str) -> Quality:
-    names = ("quality", "quality_drop", "quality_drop_low", "quality_drop_high")
-    return Quality(None, None, None, None, dict.fromkeys(names, reason))
+    return Quality(None, None, None, None, None, dict.fromkeys(QUALITY, reason))

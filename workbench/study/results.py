@@ -24,6 +24,7 @@ from workbench.study.shapes import Shape
 
 _MOST = 0.10
 _STALL = 1.5
+FOOTPRINT = ("peak_rss_mib", "peak_pss_mib", "gpu_memory_mib", "allocator_peak_mib", "energy_mj_per_sample")
 _WEIGHTS = ("weights.safetensors", "exported.pt2")
 
 
@@ -136,16 +137,23 @@ def baseline_columns(
 
 def opened_columns(arm: RemoteArm, notes: dict[str, str]) -> dict[str, Any]:
     """Return what loading told: the cold start, difference from torch, memory, the engine's own remarks."""
-    mib, reason = arm.memory
-    if mib is None:
-        notes["peak_rss_mib"] = reason or "not measured"
     diff = arm.opened["max_abs_diff"]
     if diff is None or not math.isfinite(diff):
         notes["max_abs_diff"] = "The outputs were not compared with torch." if diff is None else f"It is {diff}."
         diff = None
     if arm.opened["notes"]:
         notes["backend"] = " ".join(arm.opened["notes"])
-    return {**cold_columns(arm, notes), "max_abs_diff": diff, "peak_rss_mib": mib}
+    return {**cold_columns(arm, notes), "max_abs_diff": diff, **footprint_columns(arm, notes)}
+
+
+def footprint_columns(arm: RemoteArm, notes: dict[str, str]) -> dict[str, float | None]:
+    """Return memory and energy of an arm; what a figure is, or why it is None, goes into ``notes``."""
+    columns: dict[str, float | None] = {}
+    for name in FOOTPRINT:
+        columns[name], word = arm.figures.get(name, (None, None))
+        if word or columns[name] is None:
+            notes[name] = word or "It was not measured."
+    return columns
 
 
 def cold_columns(arm: RemoteArm, notes: dict[str, str]) -> dict[str, float | None]:

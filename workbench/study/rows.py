@@ -17,7 +17,12 @@ class TrialRow(TypedDict):
     ``shape`` holds the sizes of the inputs' open dimensions beside the batch, such as ``"sequence=64"``; it is empty
     where they have none. ``speedup`` is baseline latency over this latency at the same batch size and
     shape; ``quality_drop`` is baseline quality minus this one in the metric's own units, measured on the engine that
-    is timed. ``steps`` holds one dict per StepReport. ``candidates`` counts the (recipe, backend) pairs whose quality
+    is timed. ``agreement`` is the share of evaluation samples whose largest output is that of the float baseline; where
+    outputs have no classes it is None, and its note has their correlation and relative error. ``peak_rss_mib`` is the
+    most that the trial's process had in memory, ``peak_pss_mib`` the same with shared pages divided among those who map
+    them, ``gpu_memory_mib`` what it held on a GPU, and ``allocator_peak_mib`` what torch's allocator counts; the notes
+    say which of several ways it was. ``energy_mj_per_sample`` is what a sample takes above the machine at rest.
+    ``steps`` holds one dict per StepReport. ``candidates`` counts the (recipe, backend) pairs whose quality
     was measured on the evaluation split of this study. ``samples`` names the file with the raw ms per call, of this
     trial and of the baseline next to it, in the folder ``samples`` beside the database. ``noise_floor`` is the share up
     to which a difference counts as noise in ``verdict``, ``conditions`` what the machine did while this was timed:
@@ -43,6 +48,7 @@ class TrialRow(TypedDict):
     quality_drop: float | None
     quality_drop_low: float | None
     quality_drop_high: float | None
+    agreement: float | None
     latency_ms_p50: float | None
     latency_ms_iqr: float | None
     latency_ms_low: float | None
@@ -57,6 +63,10 @@ class TrialRow(TypedDict):
     noise_floor: float | None
     conditions: str | None
     peak_rss_mib: float | None
+    peak_pss_mib: float | None
+    gpu_memory_mib: float | None
+    allocator_peak_mib: float | None
+    energy_mj_per_sample: float | None
     size_mib: float | None
     params: int | None
     macs: int | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.compress.recipe import Recipe
 from workbench.core.errors import Cancelled, StudyError, TrialFailed
+from workbench.core.given import given
 from workbench.study.answers import pareto_rows
 from workbench.study.bench import TWIN, Bench, RemoteArm, Setup, Timed
 from workbench.study.child import OutOfTime, Stop
@@ -18,15 +20,16 @@ from workbench.study.ledger import Ledger, words_of
 from workbench.study.pacing import Pacing
 from workbench.study.plan import Plan, Planned
 from workbench.study.prepare import PrepareHost, Shipment
-from workbench.study.quality import judge, write_inputs
+from workbench.study.quality import QUALITY, judge, write_inputs
 from workbench.study.results import Noise, baseline_columns, save_samples, shape_notes, size_columns, timed_columns
+from workbench.study.rows import whole_row
 from workbench.study.shapes import task_shape
 from workbench.study.shelf import Shelf
 
 if TYPE_CHECKING:
+    from workbench.measure.monitor import Monitor
     from workbench.tasks.task import Task
 
-_QUALITY = ("quality", "quality_drop", "quality_drop_low", "quality_drop_high")
 _BUDGET = "the time budget does not allow it"
 
 
@@ -49,6 +52,23 @@ class RunSummary:
         return "\n".join([f"RunSummary({text})", *(f"  {line}" for line in self.cut)])
 
 
+def watching(monitor: Monitor | None) -> contextlib.AbstractContextManager[object]:
+    """Return what runs a monitor in a ``with`` block: nothing where there is none, or it runs already.
+
+    Raises
+    ------
+    StudyError
+        If it is no Monitor.
+    """
+    if monitor is None:
+        return contextlib.nullcontext()
+    from workbench.measure.monitor import Monitor
+
+    if not isinstance(monitor, Monitor):
+        raise StudyError(f"monitor must be a workbench.Monitor, got {given(monitor)}. Write monitor=wb.Monitor().")
+    return contextlib.nullcontext() if monitor.running else monitor
+
+
 class Run:
     """Does the trials of a plan that are not complete; see :meth:`work`."""
 
@@ -62,7 +82,9 @@ class Run:
         stop: Stop,
         *,
         prefix_cache: bool = True,
+        monitor: Monitor | None = None,
     ) -> None:
+        self._monitor = monitor
         self._task, self._plan, self._ledger, self._files, self._stop = task, plan, ledger, files, stop
         self._pacing = Pacing(plan, stop)
         self._host = PrepareHost(shipment, files, stop, prefix_cache=prefix_cache)
@@ -144,6 +166,8 @@ class Run:
     def _prepare(self, mine: Sequence[Planned], first: Sequence[Planned]) -> bool:
         trial, recipe = mine[0], mine[0].recipe
         self._ledger.running(first or mine[:1])
+        if self._monitor is not None:
+            self._monitor.mark(trial.name)
         self._bench.prestart(first, twin=self._twin(first))
         started = time.monotonic()
         try:
@@ -168,15 +192,16 @@ class Run:
         self._ledger.running(trials)
         started = time.monotonic()
         try:
-            timed = self._bench.time(
-                trials,
-                base,
-                twin=twin is not None,
-                rounds=self._pacing.rounds,
-                block_s=self._pacing.block_s,
-                budget_s=self._pacing.share_s(),
-                after_round=lambda n: self._ledger.say(f"timing {words_of(trials)}: round {n}"),
-            )
+            with self._monitor.paused() if self._monitor is not None else contextlib.nullcontext():
+                timed = self._bench.time(
+                    trials,
+                    base,
+                    twin=twin is not None,
+                    rounds=self._pacing.rounds,
+                    block_s=self._pacing.block_s,
+                    budget_s=self._pacing.share_s(),
+                    after_round=lambda n: self._ledger.say(f"timing {words_of(trials)}: round {n}"),
+                )
         except TrialFailed as error:
             self._ledger.fail(trials, f"The baseline's process could not be timed: {error}")
             raise StudyError(f"The baseline at batch {point.words} cannot be timed: {error}") from error
@@ -220,9 +245,10 @@ class Run:
         for row in self._ledger.complete_rows():
             same = row["recipe_id"] == trial.recipe.recipe_id and row["backend"] == trial.backend
             if same and row["quality"] is not None:
-                notes = {name: row["notes"][name] for name in _QUALITY if name in row["notes"]}
+                whole = whole_row(row)  # another version may have written it
+                notes = {name: whole["notes"][name] for name in QUALITY if name in whole["notes"]}
                 notes["quality"] = f"Measured at batch {row['batch_size']} on the same backend."
-                return {**{name: row[name] for name in _QUALITY}, "notes": notes}  # type: ignore[literal-required]
+                return {**{name: whole[name] for name in QUALITY}, "notes": notes}  # type: ignore[literal-required]
         baseline = self._files / "outputs" / f"baseline-{reference.trial.artifact_key}"
         if trial.baseline or not (baseline / "tree.json").exists():
             reference.evaluate(baseline, self._ledger.following(f"evaluating {reference.trial.words}"))

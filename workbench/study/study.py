@@ -16,6 +16,7 @@ from workbench.study.store import Store
 
 if TYPE_CHECKING:
     from workbench.compress.recipe import Recipe
+    from workbench.measure.monitor import Monitor
     from workbench.study.job import Job
     from workbench.study.run import RunSummary
     from workbench.study.spread import Spread
@@ -79,6 +80,7 @@ class Study(StudyAnswers):
         budget_s: float | None = None,
         quality_drop: float = 0.01,
         shapes: Mapping[str, Sequence[int]] | None = None,
+        monitor: Monitor | None = None,
         progress: ProgressCallback = ignore,
     ) -> RunSummary:
         """Run every trial that is not complete yet; complete rows are reused.
@@ -102,6 +104,9 @@ class Study(StudyAnswers):
             together, position by position. Every batch size is timed at every shape, on example inputs that are cut
             or repeated to it; the first one is measured first. By default they keep their own size. Quality is that
             of the evaluation samples as they are.
+        monitor : Monitor, optional
+            Samples what the run takes, with a mark for each recipe: started for the run unless it runs already, and
+            paused while processes are loaded and timed. :func:`workbench.plots.plot_monitor` draws it.
         progress : callable
             Gets :class:`Progress` with ``stage="study"``, ``done`` of ``total`` trials (``done`` moves in fractions
             while a variant is prepared), a ``message`` in words, and ``values``: ``{"plan": [TrialRow, ...]}`` before
@@ -130,6 +135,7 @@ class Study(StudyAnswers):
             budget_s=budget_s,
             quality_drop=quality_drop,
             shapes=shapes,
+            monitor=monitor,
             progress=progress,
         )
 
@@ -229,18 +235,20 @@ class Study(StudyAnswers):
         budget_s: float | None = None,
         quality_drop: float = 0.01,
         shapes: Mapping[str, Sequence[int]] | None = None,
+        monitor: Monitor | None = None,
         progress: ProgressCallback = ignore,
     ) -> RunSummary:
         from workbench.study.ledger import Ledger
         from workbench.study.plan import check_recipes, plan_for
         from workbench.study.prepare import pack
-        from workbench.study.run import Run, RunSummary
+        from workbench.study.run import Run, RunSummary, watching
         from workbench.study.shapes import shapes_of, task_shape
 
         started = time.monotonic()
         try:
             try:
                 check_question(quality_drop=quality_drop, minimise="latency_ms_p50")
+                watched = watching(monitor)
                 progress(Progress("study", 0, 0, "checking the task"))
                 axes = dict.fromkeys(axis for dims in self.task.open_dims for axis in dims.values())
                 points = shapes_of(shapes, axes, whose="the task's", own=task_shape(self.task))
@@ -254,7 +262,9 @@ class Study(StudyAnswers):
             self._store.set_setting(self.name, "quality_drop", quality_drop)
             rows = plan.rows(self.task.name, shipment.fingerprint)
             with Ledger(self._store, self.name, plan, rows, quality_drop=quality_drop, progress=progress) as ledger:
-                run = Run(self.task, plan, ledger, shipment, self.files, stop, prefix_cache=self.prefix_cache)
-                return run.work()
+                cached = self.prefix_cache
+                run = Run(self.task, plan, ledger, shipment, self.files, stop, prefix_cache=cached, monitor=monitor)
+                with watched:
+                    return run.work()
         finally:
             self._stop = None

@@ -1,0 +1,56 @@
+"""What a call holds in torch's CPU allocator, as torch's own profiler counts it."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from workbench.core.given import require_function
+from workbench.core.lazy import needing
+
+_CPU = 0  # c10::DeviceType of a memory event
+
+
+def torch_call_peak_mib(call: Callable[[], Any]) -> float:
+    """Return the most that one call held at a time in torch's CPU allocator, in MiB, beyond what was there before it.
+
+    That is activations and workspaces which go through torch; weights are there already, and what oneDNN or a runtime
+    of its own allocates is not seen. The first call is made unseen, since it may still prepare something. A profiled
+    call is slower: do not time it. On a GPU an engine's ``metrics.peak_memory_mib`` tells it.
+
+    Raises
+    ------
+    ConfigError
+        If ``call`` is no function.
+    PackageMissing
+        If torch is not installed.
+
+    Examples
+    --------
+    >>> import torch
+    >>> round(torch_call_peak_mib(lambda: torch.zeros(2**18)), 1)
+    1.0
+    """
+    require_function("torch_call_peak_mib: call", call, takes="no arguments")
+    with needing("torch_call_peak_mib"):
+        from torch.profiler import ProfilerActivity, profile
+    call()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as run:
+        call()
+    with tempfile.TemporaryDirectory(prefix="workbench-memory-") as folder:
+        path = Path(folder) / "trace.json"
+        run.export_chrome_trace(str(path))
+        events = json.loads(path.read_text(encoding="utf-8", errors="replace"))["traceEvents"]
+    return _peak_bytes(events) / 2**20
+
+
+def _peak_bytes(events: Iterable[Mapping[str, Any]]) -> int:
+    steps = [e for e in events if e.get("name") == "[memory]" and e["args"].get("Device Type") == _CPU]
+    held = peak = 0
+    for event in sorted(steps, key=lambda e: float(e["ts"])):
+        held += int(event["args"]["Bytes"])
+        peak = max(peak, held)
+    return peak
