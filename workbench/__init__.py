@@ -39,6 +39,11 @@ _FACE = {
     "compare": "workbench.measure.compare",
     "time_calls": "workbench.measure.calls",
     "measure_noise": "workbench.measure.noise",
+    "compare_profiles": "workbench.measure.explanation",
+    "explain": "workbench.measure.explanation",
+    "measure_peaks": "workbench.measure.peaks",
+    "profile": "workbench.measure.profiles",
+    "roofline": "workbench.measure.rooflines",
     "trace_allocations": "workbench.measure.allocations",
     "debug_accuracy": "workbench.measure.debug",
     "Study": "workbench.study.study",
@@ -69,17 +74,22 @@ __all__ = [
     "__version__",
     "artifact",
     "compare",
+    "compare_profiles",
     "compress",
     "debug_accuracy",
     "engine",
+    "explain",
     "export",
     "latency_cost",
     "load_task",
     "load_variant",
     "measure",
     "measure_noise",
+    "measure_peaks",
     "plots",
+    "profile",
     "report",
+    "roofline",
     "run_report",
     "sensitivity",
     "study",
@@ -104,7 +114,11 @@ if TYPE_CHECKING:
     from workbench.measure.calls import time_calls
     from workbench.measure.compare import compare
     from workbench.measure.debug import debug_accuracy
+    from workbench.measure.explanation import compare_profiles, explain
     from workbench.measure.noise import measure_noise
+    from workbench.measure.peaks import measure_peaks
+    from workbench.measure.profiles import profile
+    from workbench.measure.rooflines import roofline
     from workbench.report.run import run_report
     from workbench.study.cost import latency_cost
     from workbench.study.study import Study

@@ -12,16 +12,29 @@ _HOMES = {
     "CallTime": "calls",
     "Comparison": "compare",
     "Conditions": "conditions",
+    "Explanation": "explanation",
+    "LayerTime": "profiles",
+    "MachinePeaks": "peaks",
     "NoiseFloor": "noise",
+    "Profile": "profiles",
+    "ProfileComparison": "explanation",
+    "RooflinePoint": "rooflines",
     "Timing": "timing",
+    "Watch": "conditions",
     "compare": "compare",
+    "compare_profiles": "explanation",
     "debug_accuracy": "debug",
+    "explain": "explanation",
     "known_noise": "noise",
+    "known_peaks": "peaks",
     "measure_noise": "noise",
+    "measure_peaks": "peaks",
+    "nsight_command": "nvtx",
     "peak_rss_mib": "memory",
+    "profile": "profiles",
+    "roofline": "rooflines",
     "time_calls": "calls",
     "trace_allocations": "allocations",
-    "Watch": "conditions",
 }
 
 __all__ = [
@@ -30,14 +43,27 @@ __all__ = [
     "CallTime",
     "Comparison",
     "Conditions",
+    "Explanation",
+    "LayerTime",
+    "MachinePeaks",
     "NoiseFloor",
+    "Profile",
+    "ProfileComparison",
+    "RooflinePoint",
     "Timing",
     "Watch",
     "compare",
+    "compare_profiles",
     "debug_accuracy",
+    "explain",
     "known_noise",
+    "known_peaks",
     "measure_noise",
+    "measure_peaks",
+    "nsight_command",
     "peak_rss_mib",
+    "profile",
+    "roofline",
     "time_calls",
     "trace_allocations",
 ]
@@ -48,8 +74,13 @@ if TYPE_CHECKING:
     from workbench.measure.compare import Comparison, compare
     from workbench.measure.conditions import Conditions, Watch
     from workbench.measure.debug import AccuracyReport, debug_accuracy
+    from workbench.measure.explanation import Explanation, ProfileComparison, compare_profiles, explain
     from workbench.measure.memory import peak_rss_mib
     from workbench.measure.noise import NoiseFloor, known_noise, measure_noise
+    from workbench.measure.nvtx import nsight_command
+    from workbench.measure.peaks import MachinePeaks, known_peaks, measure_peaks
+    from workbench.measure.profiles import LayerTime, Profile, profile
+    from workbench.measure.rooflines import RooflinePoint, roofline
     from workbench.measure.timing import Timing
 
 

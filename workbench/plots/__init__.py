@@ -18,9 +18,12 @@ _WHERE = {
     "plot_layer_sqnr": "signals",
     "plot_memory": "memory",
     "plot_precisions": "precisions",
+    "plot_profile": "profiles",
+    "plot_profiles": "profiles",
     "plot_pruning": "pruning",
     "plot_quantize_modes": "modes",
     "plot_rank_energy": "ways",
+    "plot_roofline": "rooflines",
     "plot_sensitivity": "heatmap",
     "plot_sweep": "sweep",
     "plot_throughput": "throughput",
@@ -30,9 +33,12 @@ _WHERE = {
     "plot_waterfall": "waterfall",
     "plot_ways": "ways",
     "precision_data": "precisions",
+    "profile_data": "profiles",
+    "profiles_data": "profiles",
     "pruning_data": "pruning",
     "quantize_modes_data": "modes",
     "rank_energy_data": "ways",
+    "roofline_data": "rooflines",
     "sensitivity_data": "heatmap",
     "sweep_data": "sweep",
     "throughput_data": "throughput",
@@ -55,9 +61,12 @@ __all__ = [
     "plot_layer_sqnr",
     "plot_memory",
     "plot_precisions",
+    "plot_profile",
+    "plot_profiles",
     "plot_pruning",
     "plot_quantize_modes",
     "plot_rank_energy",
+    "plot_roofline",
     "plot_sensitivity",
     "plot_sweep",
     "plot_throughput",
@@ -67,9 +76,12 @@ __all__ = [
     "plot_waterfall",
     "plot_ways",
     "precision_data",
+    "profile_data",
+    "profiles_data",
     "pruning_data",
     "quantize_modes_data",
     "rank_energy_data",
+    "roofline_data",
     "sensitivity_data",
     "sweep_data",
     "throughput_data",
@@ -93,7 +105,9 @@ if TYPE_CHECKING:
         quantize_modes_data,
     )
     from workbench.plots.precisions import plot_precisions, precision_data
+    from workbench.plots.profiles import plot_profile, plot_profiles, profile_data, profiles_data
     from workbench.plots.pruning import plot_pruning, pruning_data
+    from workbench.plots.rooflines import plot_roofline, roofline_data
     from workbench.plots.signals import layer_sqnr_data, plot_layer_sqnr
     from workbench.plots.sweep import plot_sweep, sweep_data
     from workbench.plots.throughput import plot_throughput, throughput_data
