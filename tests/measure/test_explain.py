@@ -66,6 +66,10 @@ def test_launch_bound_by_hand(made):
     assert found.share == pytest.approx(1.0)
     assert "10 of 10 nodes take 10 µs or less, 0.04 ms" in found.words and "at least 0.06 ms" in found.words
     assert reasons.launch_bound(made["make_profile"]()) is None  # 0.2 of 1.2 ms outside
+    busy = made["make_profile"](plain_ms=9.0, disturbed=("other processes took 70 % of the cores",))
+    assert reasons.launch_bound(busy) is None
+    assert "disturbed: other processes took 70 %" in str(wb.explain(busy))
+    assert reasons.launch_bound(made["make_profile"](plain_ms=9.0, fast_ms=1.1)) is None  # one slow call in two
     assert "nodes take" not in reasons.launch_bound(made["make_profile"](plain_ms=2.0)).words
 
 
@@ -128,7 +132,7 @@ def test_fallback_by_hand(made):
     rows = [("a", "Conv", 0.8, "float32", "CUDAExecutionProvider"), ("b", "NonZero", 0.2)]
     found = reasons.fallback(made["make_profile"](rows, precision="float32", asked="float32"))
     assert found.share == pytest.approx(0.2)
-    assert "1 node run on CPUExecutionProvider beside CUDAExecutionProvider (NonZero), 20 %" in found.words
+    assert "1 node on CPUExecutionProvider beside CUDAExecutionProvider (NonZero), 20 %" in found.words
     found = reasons.fallback(made["make_profile"](asked="float16"))
     assert "computes in float32 where float16 was asked for" in found.words
     assert reasons.fallback(made["make_profile"](asked="auto", precision="float32")) is None
@@ -164,6 +168,14 @@ def test_what_no_step_could_shorten(made):
     found = reasons.untouched(before, made["make_profile"](rows, macs=before.macs // 4))
     assert "fell by 75 %, but 40 % of the time" in found.words and "(0.1 ms before, 0.1 ms now)" in found.words
     assert reasons.untouched(before, before) is None
+
+
+def test_layers_that_became_slower(made):
+    rows = [("stem", "QLinearConv", 0.45), ("relu", "Relu", 0.1), ("body", "QLinearConv", 0.2), ("new", "Cast", 0.25)]
+    found = reasons.slower_layers(made["make_profile"](), made["make_profile"](rows))
+    assert found.share == pytest.approx(0.15)
+    assert "1 layer with more time" in found.words and "stem went from 0.3 ms to 0.45 ms" in found.words
+    assert reasons.slower_layers(made["make_profile"](rows), made["make_profile"]([("stem", "Conv", 0.46)])) is None
 
 
 def test_reasons_stand_with_the_largest_first_and_say_what_was_not_looked_for(made):

@@ -19,6 +19,7 @@ from workbench.core.given import given, require_count
 from workbench.core.machine import default_threads, fingerprint_id, machine_words, this_machine
 from workbench.core.progress import Progress, ProgressCallback, ignore
 from workbench.engine.precision import native_set
+from workbench.measure.conditions import Watch
 from workbench.measure.products import Product, products_of
 from workbench.measure.timing import CallArm, run_for
 
@@ -137,7 +138,7 @@ def measure_peaks(
         raise BackendUnavailable(
             f"measure_peaks: no installed library computes {', '.join(wanted)} on this {device} ({'; '.join(notes)})."
         )
-    share, tried = budget_s / (len(products) + 1), []
+    share, tried, watch = budget_s / (len(products) + 1), [], Watch()
     for number, product in enumerate(products):
         progress(Progress("peaks", number, len(products) + 1, f"{product.precision} by {product.library}"))
         try:
@@ -146,6 +147,7 @@ def measure_peaks(
             notes.append(f"{product.precision} by {product.library}: {str(error).strip().splitlines()[0]}")
     progress(Progress("peaks", len(products), len(products) + 1, "copying memory"))
     copied = _copy_gb_s(count, share, device)
+    notes += [f"disturbed: {reason}. Measure it again on a quiet machine." for reason in watch.lap().reasons]
     progress(Progress("peaks", len(products) + 1, len(products) + 1))
     best = [max((p for p in tried if p.precision == name), key=lambda p: p.gflops, default=None) for name in native]
     today = datetime.date.today().isoformat()

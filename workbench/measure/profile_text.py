@@ -26,7 +26,15 @@ def profile_text(profile: Profile) -> str:
     if len(rows) > _MOST:
         rest = sum(row.ms for row in rows[_MOST:])
         lines.append(f"... and {len(rows) - _MOST} more: {rest:.4f} ms")
-    return "\n".join([*lines, "", *sums_of(profile), *(f"note: {note}" for note in profile.notes)])
+    notes = [*profile.notes, *disturbed_of(profile)]
+    return "\n".join([*lines, "", *sums_of(profile), *(f"note: {note}" for note in notes)])
+
+
+def disturbed_of(profile: Profile) -> list[str]:
+    """Return that the times are not to be trusted, where that is so."""
+    if not profile.disturbed:
+        return []
+    return [f"disturbed: {', '.join(profile.disturbed)}. Profile {profile.label} again on a quiet machine."]
 
 
 def head_of(profile: Profile) -> str:
@@ -42,7 +50,7 @@ def sums_of(profile: Profile) -> list[str]:
     extra = 100 * profile.overhead_ms / profile.plain_ms
     return [
         f"sum of {len(profile.rows)} rows  {profile.total_ms:.4f} ms",
-        f"a call, plain     {profile.plain_ms:.4f} ms",
+        f"a call, plain     {profile.plain_ms:.4f} ms (the fastest tenth {profile.fast_ms:.4f} or less)",
         f"a call, profiled  {profile.profiled_ms:.4f} ms (the profiler adds {extra:+.0f} %)",
     ]
 

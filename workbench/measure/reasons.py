@@ -26,7 +26,7 @@ class Reason:
     ----------
     rule : str
         ``launch-bound``, ``memory-bound``, ``channels``, ``precision changes``, ``fallback``, ``simulated``,
-        ``float products``, ``untouched``.
+        ``float products``, ``untouched``, ``slower layers``.
     share : float
         Of the plain call or of the rows, from 0 to 1; what the sentence says.
     """
@@ -41,16 +41,18 @@ class Reason:
 
 def launch_bound(profile: Profile) -> Reason | None:
     """Say so where much of a call is spent on starting tiny nodes, or outside of all nodes."""
-    call = max(profile.plain_ms, profile.total_ms)
+    # where others have the cores, a call waits for them between its nodes, and that says nothing of the model
+    outside = 0.0 if profile.disturbed else profile.outside_ms
+    call = profile.total_ms + outside
     tiny = [row.ms for row in profile.rows if row.ms <= TINY_MS]
-    share = (sum(tiny) + profile.outside_ms) / call if call else 0.0
+    share = (sum(tiny) + outside) / call if call else 0.0
     if share < _LAUNCH:
         return None
     parts = []
     if tiny:
         parts.append(f"{len(tiny)} of {len(profile.rows)} nodes take {1e3 * TINY_MS:g} µs or less, {_ms(sum(tiny))}")
-    if profile.outside_ms:
-        parts.append(f"at least {_ms(profile.outside_ms)} of a call lies outside of all nodes")
+    if outside:
+        parts.append(f"at least {_ms(outside)} of a call lies outside of all nodes")
     return Reason(
         "launch-bound",
         f"{'; '.join(parts)}: {_percent(share)} of a call's {_ms(call)} go into starting work, which smaller layers do "
@@ -148,8 +150,8 @@ def fallback(profile: Profile) -> Reason | None:
     if rows:
         ops = ", ".join(dict.fromkeys(row.op for row in rows))
         parts.append(
-            f"{_count(len(rows), 'node')} run on {rows[0].provider} beside {main} ({ops}), {_percent(share)} of the "
-            "time, and values are copied between the two"
+            f"{_count(len(rows), 'node')} on {rows[0].provider} beside {main} ({ops}), {_percent(share)} of the time: "
+            "values are copied between the two"
         )
     if profile.asked not in ("auto", profile.precision):
         parts.append(f"it computes in {profile.precision} where {profile.asked} was asked for")
@@ -205,6 +207,30 @@ def untouched(before: Profile, after: Profile) -> Reason | None:
         f"in nodes that have none ({_ms(ours)} before, {_ms(theirs)} now).",
         share,
     )
+
+
+def slower_layers(before: Profile, after: Profile) -> Reason | None:
+    """Say so where some layers take longer than before by much of the time."""
+    ours, theirs = _layer_times(before.rows), _layer_times(after.rows)
+    lost = {name: theirs[name] - ours[name] for name in theirs if name in ours and theirs[name] > ours[name]}
+    whole = sum(lost.values())
+    share = whole / (after.total_ms or 1.0)
+    if share < _SOME:
+        return None
+    first = max(lost, key=lambda name: lost[name])
+    return Reason(
+        "slower layers",
+        f"{_count(len(lost), 'layer')} with more time than before, {_ms(whole)} or {_percent(share)} of all of it: "
+        f"{first} went from {_ms(ours[first])} to {_ms(theirs[first])}.",
+        share,
+    )
+
+
+def _layer_times(rows: Sequence[LayerTime]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for row in rows:
+        found[row.layer] = found.get(row.layer, 0.0) + row.ms
+    return found
 
 
 def _product_times(rows: Sequence[LayerTime]) -> dict[str, tuple[float, str]]:

@@ -22,6 +22,10 @@ COUNTED = (
 )
 
 
+FROM_CACHE = "above the roof of memory: values stayed in the cache, which is faster"
+ABOVE = "above the measured peak: measure the peaks again on a quiet machine"
+
+
 @dataclass(frozen=True)
 class RooflinePoint:
     """One variant on one engine, or one layer of it.
@@ -41,11 +45,11 @@ class RooflinePoint:
     roof_gflops : float or None
         The most that the machine allows at this intensity and precision, None without a peak.
     share : float or None
-        Reached of the roof: 0.4 is 40 %. Above 1 where values stayed in the cache, whose bandwidth is higher.
+        Reached of the roof: 0.4 is 40 %.
     bound : str or None
         ``memory`` below the ridge, ``compute`` above.
     note : str or None
-        Why a figure is missing, or what was taken instead.
+        Why a figure is missing, what was taken instead, or how a share can be above 1.
     """
 
     name: str
@@ -182,4 +186,6 @@ def _point(
     gflops = None if ms is None else flop * batch / ms / 1e6
     share = None if gflops is None or roof is None else gflops / roof
     bound = None if ridge is None else "memory" if intensity < ridge else "compute"
+    if share is not None and share > 1 and note is None:
+        note = FROM_CACHE if bound == "memory" else ABOVE
     return RooflinePoint(name, precision, batch, flop, weights, values, intensity, ms, gflops, roof, share, bound, note)

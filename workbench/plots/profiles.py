@@ -29,7 +29,7 @@ _AFTER = "#56B4E9"
 def profile_data(profile: Profile, *, most: int = 14) -> pd.DataFrame:
     """Return ms and share of the longest layers by kind of operator, the rest of them together, and what is outside.
 
-    Columns: layer, kind, ms, share (of the plain call, or of the rows where these are longer), layer_ms.
+    Columns: layer, kind, ms, share (of an undisturbed call, or of the rows where these are longer), layer_ms.
 
     Raises
     ------
@@ -54,7 +54,7 @@ def profile_data(profile: Profile, *, most: int = 14) -> pd.DataFrame:
     if profile.outside_ms > 0:
         row = {"layer": [OUTSIDE], "kind": [OUTSIDE], "ms": [profile.outside_ms]}
         found = pd.concat([found, pd.DataFrame(row)], ignore_index=True)
-    found["share"] = found["ms"] / max(profile.plain_ms, profile.total_ms)
+    found["share"] = found["ms"] / max(profile.fast_ms, profile.total_ms)
     found["layer_ms"] = found.groupby("layer")["ms"].transform("sum")
     keys = found["layer"].map(places) * 100 + found["kind"].map(kinds).fillna(len(kinds))
     return found.iloc[keys.argsort(kind="stable")].reset_index(drop=True)[columns]
@@ -74,7 +74,7 @@ def plot_profile(profile: Profile, *, most: int = 14, ax: Axes | None = None) ->
     """
     frame = profile_data(profile, most=most)
     layers = list(dict.fromkeys(frame["layer"]))
-    _, target = axes_or_new(ax, 8.2, 1.5 + _ROW * max(5, len(layers)))
+    _, target = axes_or_new(ax, 9.2, 1.5 + _ROW * max(5, len(layers)))
     if frame.empty:
         say(target, "The runtime told of no node that took time.")
         return figure_of(target)
@@ -84,14 +84,14 @@ def plot_profile(profile: Profile, *, most: int = 14, ax: Axes | None = None) ->
         for row in rows.to_dict("records"):
             target.barh(place, row["ms"], left=start, height=_HEIGHT, zorder=3, **_look(row["kind"]))
             start += row["ms"]
-        words = f"{short(start)} ms, {100 * rows['share'].sum():.0f} %"
-        _behind(target, start, place, words)
+        share = 100 * rows["share"].sum()
+        _behind(target, start, place, f"{short(start)} ms, {f'{share:.0f}' if share >= 1 else '<1'} %")
     _rows(target, layers, float(frame["layer_ms"].max()) * 1.24)
     target.set_xlabel("milliseconds per call (less is better)", fontsize=TEXT, color=style.INK)
     _key(target, [kind for kind in (*KINDS, OUTSIDE) if kind in set(frame["kind"])])
     beside = f"nodes together {short(profile.total_ms)} ms, a plain call {short(profile.plain_ms)} ms"
     who = f"{profile.task}, {profile.label}, {_place(profile)}"
-    title(target, "Where the time of a call goes", f"{_cut(who, 74)}\n{beside}")
+    title(target, "Where the time of a call goes", f"{_cut(who, 74)}\n{beside}{_disturbed(profile)}")
     return figure_of(target)
 
 
@@ -120,7 +120,7 @@ def plot_profiles(comparison: ProfileComparison, *, most: int = 14, ax: Axes | N
     >>> plot_profiles(wb.compare_profiles(before, after))  # doctest: +SKIP
     """
     frame = profiles_data(comparison, most=most)
-    _, target = axes_or_new(ax, 8.2, 1.6 + 0.42 * max(4, len(frame)))
+    _, target = axes_or_new(ax, 8.4, 1.8 + 0.42 * max(4, len(frame)))
     if frame.empty:
         say(target, "Neither profile has a node that took time.")
         return figure_of(target)
@@ -138,9 +138,11 @@ def plot_profiles(comparison: ProfileComparison, *, most: int = 14, ax: Axes | N
         Patch(color=style.FAINT, label=_cut(f"before: {ours.label}, {ours.backend}", 44)),
         Patch(color=_AFTER, label=_cut(f"after: {theirs.label}, {theirs.backend}", 44)),
     ]
-    _legend(target, handles)
+    _key_below(target, handles, max(4, len(frame)))
+    nodes = f"all nodes {short(ours.total_ms)} → {short(theirs.total_ms)} ms"
     calls = f"a plain call {short(ours.plain_ms)} → {short(theirs.plain_ms)} ms ({comparison.speedup:.2f}×)"
-    title(target, "What became of every layer", f"{ours.task}, batch {ours.batch_size}: {calls}")
+    detail = f"{ours.task}, batch {ours.batch_size}: {nodes}, {calls}{_disturbed(ours, theirs)}"
+    title(target, "What became of every layer", detail)
     return figure_of(target)
 
 
@@ -172,12 +174,20 @@ def _rows(ax: Axes, names: list[str], right: float) -> None:
 
 
 def _key(ax: Axes, kinds: list[str]) -> None:
-    _legend(ax, [Patch(label=kind, **_look(kind)) for kind in kinds])
+    """Put the key of kinds at the right of ``ax``."""
+    handles = [Patch(label=kind, **_look(kind)) for kind in kinds]
+    place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0), "borderaxespad": 0.0}
+    ax.legend(handles=handles, frameon=False, fontsize=TEXT - 0.5, labelspacing=0.65, **place)
 
 
-def _legend(ax: Axes, handles: list[Patch]) -> None:
-    """Put the key at the right of the lower rows: the longest bars are on top."""
-    ax.legend(handles=handles, loc="lower right", frameon=True, framealpha=0.9, edgecolor="none", fontsize=TEXT - 0.5)
+def _key_below(ax: Axes, handles: list[Patch], rows: int) -> None:
+    """Put a key of two below the words of the axis; ``rows`` says how high the chart is."""
+    place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (0.0, -0.46 / (0.42 * rows)), "borderaxespad": 0.0}
+    ax.legend(handles=handles, ncols=2, frameon=False, fontsize=TEXT, **place)
+
+
+def _disturbed(*profiles: Profile) -> str:
+    return "; other work disturbed it" if any(profile.disturbed for profile in profiles) else ""
 
 
 def _place(profile: Profile) -> str:
