@@ -6,6 +6,7 @@ import gc
 import json
 import math
 import tempfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from workbench.core.errors import BackendUnavailable, ConfigError
 from workbench.measure.nodes import cut_median, owner_of
 from workbench.measure.profile_onnxruntime import by_node
 from workbench.measure.profile_openvino import mean_behind
+from workbench.measure.profile_torch import operators
 from workbench.measure.words import KINDS, is_product, kind_of
 
 ENGINES = ["torch-eager", "onnxruntime", "openvino"]
@@ -142,6 +144,34 @@ def test_a_backend_that_is_missing_is_said(tiny, monkeypatch):
     monkeypatch.setattr(OpenVino, "status", lambda self: Availability("openvino", False, None, "gone", "get it"))
     with pytest.raises(BackendUnavailable, match="gone"):
         wb.profile(tiny, backend="openvino")
+
+
+def test_compiled_code_is_said_to_hide_its_layers(tiny):
+    found = wb.profile(tiny, backend="torchscript", threads=1, calls=2)
+    assert "no row knows its layer" in found.notes[-1]
+    assert any(row.op.startswith("aten::") for row in found.rows)
+
+
+def seen(name, start, *inside, cpu=0.0, device=0.0):
+    return SimpleNamespace(
+        name=name,
+        time_range=SimpleNamespace(start=start),
+        cpu_children=list(inside),
+        cpu_time_total=cpu,
+        device_time_total=device,
+    )
+
+
+@pytest.mark.parametrize(("device", "ms"), [("cpu", [0.004, 0.002, 0.001]), ("cuda:0", [0.04, 0.02, 0.01])])
+def test_on_a_gpu_an_operator_takes_what_its_kernels_take(device, ms):
+    inner = seen("aten::convolution", 4, cpu=3, device=40)
+    conv = seen("workbench layer: conv", 2, seen("aten::conv2d", 3, inner, cpu=4, device=40))
+    relu = seen("aten::relu", 9, seen("cudaLaunchKernel", 9, cpu=1), cpu=2, device=20)
+    add = seen("Torch-Compiled Region", 10, seen("aten::add", 11, cpu=1, device=10))
+    call = seen("workbench call", 0, seen("aten::to", 1, cpu=9), seen("workbench layer: ", 2, relu, add, conv))
+    found = list(operators(call, None, device))
+    assert [(one.op, one.layer) for one in found] == [("aten::conv2d", "conv"), ("aten::relu", ""), ("aten::add", "")]
+    assert [one.ms for one in found] == ms
 
 
 def event(name, ts, dur, op="Conv"):

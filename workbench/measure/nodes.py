@@ -80,6 +80,10 @@ class LayerNames:
             return TOGETHER.join(found)
         return next((self._known[name] for name in names if name in self._known), None)
 
+    def has(self, names: Sequence[str]) -> bool:
+        """Return whether one of these is a node of the file, or a tensor that one gives."""
+        return any(name in self._nodes for name in names)
+
     def _learn(self, node: Any, layer: str) -> None:
         for name in (node.name, *node.output):
             if name:

@@ -105,7 +105,9 @@ def _node(
     first = next(event for events in runs for event in events)["args"]
     given = inputs.get(node, ())
     called = [node.removeprefix("fused ").removesuffix("_nchwc"), *outputs.get(node, ())]
-    layer = owner_of(given) or names.of(called, product=is_product(op)) or names.of(given)
+    layer = owner_of(given) or names.of(called, product=is_product(op))
+    if layer is None and not names.has(called):  # a node that the runtime put in: it prepares or completes a layer
+        layer = names.of(given)
     # a node in a loop runs several times in a call, and every time is cut off
     ms = cut_median([sum(e["dur"] for e in events) + (len(events) - 1) / 2 for events in runs if events]) / 1e3
     shapes = first.get("output_type_shape") or [{}]

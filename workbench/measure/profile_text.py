@@ -34,7 +34,7 @@ def disturbed_of(profile: Profile) -> list[str]:
     """Return that the times are not to be trusted, where that is so."""
     if not profile.disturbed:
         return []
-    return [f"disturbed: {', '.join(profile.disturbed)}. Profile {profile.label} again on a quiet machine."]
+    return [f"disturbed: {', '.join(profile.disturbed)}. Profile {profile.label!r} again on a quiet machine."]
 
 
 def head_of(profile: Profile) -> str:

@@ -76,7 +76,7 @@ def observe(session: Any, source: ModelSource, arrays: Arrays, calls: int, owner
         raise EngineError(f"torch.profiler cannot follow {source.label}: {first_line(error)}") from error
     events: Any = profiler.events()  # type: ignore[no-untyped-call]
     found = [event for event in events or [] if event.name == _CALL]
-    runs = [list(_operators(event, "" if compiled else None, device)) for event in found]
+    runs = [list(operators(event, "" if compiled else None, device)) for event in found]
     nodes = _nodes(runs, facts, session, _graph_layers(inner))
     notes = (COMPILED.format(backend=session.words),) if compiled else (OPERATORS,)
 
@@ -115,19 +115,19 @@ def _outputs(session: Any, module: nn.Module, arrays: Arrays) -> dict[str, tuple
     return found
 
 
-def _operators(event: Any, layer: str | None, device: str) -> Iterator[_Seen]:
+def operators(event: Any, layer: str | None, device: str) -> Iterator[_Seen]:
     """Yield the outermost operators within an event, in the order in which they began.
 
     Where ``layer`` is None the module has not begun: what turns arrays into tensors and back is left out.
     """
     for child in sorted(event.cpu_children, key=lambda one: one.time_range.start):
         if child.name.startswith(_LAYER):
-            yield from _operators(child, child.name.removeprefix(_LAYER), device)
+            yield from operators(child, child.name.removeprefix(_LAYER), device)
         elif "::" in child.name and layer is not None:
             us = child.device_time_total if device.startswith("cuda") else child.cpu_time_total
             yield _Seen(child.name, layer, us / 1e3)
         else:
-            yield from _operators(child, layer, device)
+            yield from operators(child, layer, device)
 
 
 def _nodes(
