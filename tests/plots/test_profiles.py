@@ -50,6 +50,15 @@ def test_the_bars_say_ms_and_share_and_nothing_is_cut():
     assert "other work disturbed it" in wb.plots.plot_profile(profile(disturbed=("x",))).axes[0].get_title(loc="left")
 
 
+def test_what_is_outside_does_not_hide_the_layers():
+    figure = wb.plots.plot_profile(profile(plain_ms=101.0))
+    (ax,) = figure.axes
+    assert "100 ms, 99 % (cut)" in [text.get_text() for text in ax.texts]
+    assert ax.get_xlim()[1] < 1.0 and max(bar.get_width() for bar in ax.patches) == 0.5
+    busy = wb.plots.profile_data(profile(plain_ms=101.0, disturbed=("other processes took 70 % of the cores",)))
+    assert "outside of all nodes" not in set(busy["layer"]) and busy["share"].sum() == pytest.approx(1.0)
+
+
 def test_two_profiles_stand_side_by_side():
     after = profile([("stem", "Conv", 0.15), ("body", "Conv", 0.5), ("extra", "Cast", 0.1)], plain_ms=0.8, label="int8")
     comparison = wb.compare_profiles(profile(), after)

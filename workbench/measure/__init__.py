@@ -13,10 +13,10 @@ _HOMES = {
     "Comparison": "compare",
     "Conditions": "conditions",
     "Explanation": "explanation",
-    "LayerTime": "profiles",
+    "LayerTime": "profile_rows",
     "MachinePeaks": "peaks",
     "NoiseFloor": "noise",
-    "Profile": "profiles",
+    "Profile": "profile_rows",
     "ProfileComparison": "explanation",
     "RooflinePoint": "rooflines",
     "Timing": "timing",
@@ -79,7 +79,8 @@ if TYPE_CHECKING:
     from workbench.measure.noise import NoiseFloor, known_noise, measure_noise
     from workbench.measure.nvtx import nsight_command
     from workbench.measure.peaks import MachinePeaks, known_peaks, measure_peaks
-    from workbench.measure.profiles import LayerTime, Profile, profile
+    from workbench.measure.profile_rows import LayerTime, Profile
+    from workbench.measure.profiles import profile
     from workbench.measure.rooflines import RooflinePoint, roofline
     from workbench.measure.timing import Timing
 

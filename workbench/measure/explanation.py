@@ -10,8 +10,8 @@ from workbench.core.errors import ConfigError
 from workbench.core.given import given
 from workbench.measure import reasons as rules
 from workbench.measure.peaks import MachinePeaks, known_peaks
+from workbench.measure.profile_rows import Profile
 from workbench.measure.profile_text import disturbed_of, head_of, table
-from workbench.measure.profiles import Profile
 from workbench.measure.reasons import Reason
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def explain(profile: Profile, before: Profile | None = None, *, peaks: MachinePe
         looked["slower layers"] = lambda: rules.slower_layers(before, profile)
     found = [reason for rule in looked.values() if (reason := rule()) is not None]
     ordered = tuple(sorted(found, key=lambda reason: -reason.share))
-    notes = [note for one in (profile, before) if one is not None for note in disturbed_of(one)]
+    notes = dict.fromkeys(note for one in (profile, before) if one is not None for note in disturbed_of(one))
     return Explanation(ordered, tuple(looked), (*notes, *((NO_PEAKS,) if peaks is None else ())))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from workbench.measure.profiles import Profile
+    from workbench.measure.profile_rows import Profile
 
 _MOST, _WIDEST = 15, 34
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from workbench.engine.names import MODULE_BACKENDS
 from workbench.measure.peaks import MachinePeaks
-from workbench.measure.profiles import LayerTime, Profile
+from workbench.measure.profile_rows import LayerTime, Profile
 from workbench.measure.words import bytes_each, is_precision_change, is_product, is_rounding
 
 TINY_MS = 0.01

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from workbench.core.errors import ConfigError
 from workbench.core.given import given, require_count
 from workbench.measure.peaks import MachinePeaks, known_peaks
-from workbench.measure.profiles import Profile
+from workbench.measure.profile_rows import Profile
 from workbench.measure.words import bytes_each, is_product
 
 if TYPE_CHECKING:

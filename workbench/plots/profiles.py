@@ -13,7 +13,7 @@ from matplotlib.patches import Patch
 from workbench.core.errors import ConfigError
 from workbench.core.given import given, require_count
 from workbench.measure.explanation import ProfileComparison
-from workbench.measure.profiles import Profile
+from workbench.measure.profile_rows import Profile
 from workbench.measure.words import KINDS, kind_of
 from workbench.plots import style
 from workbench.plots.amounts import short
@@ -22,6 +22,7 @@ from workbench.plots.canvas import TEXT, axes_or_new, figure_of, name_rows, plur
 COLOURS = dict(zip(KINDS, ("#0072B2", "#D55E00", "#E69F00", "#CC79A7", "#56B4E9", "#009E73"), strict=True))
 """The colour of each kind of operator, in every chart of profiles."""
 OUTSIDE = "outside of all nodes"
+_CUT = 2.5  # a bar of what is outside that is so many times as long as the longest layer is not drawn to its end
 _HEIGHT, _ROW, _WIDEST = 0.66, 0.3, 36
 _AFTER = "#56B4E9"
 
@@ -51,10 +52,11 @@ def profile_data(profile: Profile, *, most: int = 14) -> pd.DataFrame:
     found = frame.groupby(["layer", "kind"], sort=False)["ms"].sum().reset_index()
     places = {name: place for place, name in enumerate([*order.index[:most], others, OUTSIDE])}
     kinds = {name: place for place, name in enumerate(KINDS)}
-    if profile.outside_ms > 0:
+    if profile.outside_ms > 0 and not profile.disturbed:  # else it is the time of others
         row = {"layer": [OUTSIDE], "kind": [OUTSIDE], "ms": [profile.outside_ms]}
         found = pd.concat([found, pd.DataFrame(row)], ignore_index=True)
-    found["share"] = found["ms"] / max(profile.fast_ms, profile.total_ms)
+    whole = profile.total_ms if profile.disturbed else max(profile.fast_ms, profile.total_ms)
+    found["share"] = found["ms"] / whole
     found["layer_ms"] = found.groupby("layer")["ms"].transform("sum")
     keys = found["layer"].map(places) * 100 + found["kind"].map(kinds).fillna(len(kinds))
     return found.iloc[keys.argsort(kind="stable")].reset_index(drop=True)[columns]
@@ -78,15 +80,21 @@ def plot_profile(profile: Profile, *, most: int = 14, ax: Axes | None = None) ->
     if frame.empty:
         say(target, "The runtime told of no node that took time.")
         return figure_of(target)
+    longest = float(frame.loc[frame["layer"] != OUTSIDE, "layer_ms"].max())
     for place, name in enumerate(layers):
         start = 0.0
         rows = frame[frame["layer"] == name]
+        cut = name == OUTSIDE and rows["ms"].sum() > _CUT * longest
         for row in rows.to_dict("records"):
-            target.barh(place, row["ms"], left=start, height=_HEIGHT, zorder=3, **_look(row["kind"]))
-            start += row["ms"]
+            length = longest if cut else row["ms"]
+            target.barh(place, length, left=start, height=_HEIGHT, zorder=3, **_look(row["kind"]))
+            start += length
         share = 100 * rows["share"].sum()
-        _behind(target, start, place, f"{short(start)} ms, {f'{share:.0f}' if share >= 1 else '<1'} %")
-    _rows(target, layers, float(frame["layer_ms"].max()) * 1.24)
+        more = " (cut)" if cut else ""
+        said = f"{short(float(rows['ms'].sum()))} ms, {f'{share:.0f}' if share >= 1 else '<1'} %{more}"
+        _behind(target, start, place, said)
+    drawn = frame.loc[frame["layer_ms"] <= _CUT * longest, "layer_ms"].max()
+    _rows(target, layers, float(drawn) * 1.26)
     target.set_xlabel("milliseconds per call (less is better)", fontsize=TEXT, color=style.INK)
     _key(target, [kind for kind in (*KINDS, OUTSIDE) if kind in set(frame["kind"])])
     beside = f"nodes together {short(profile.total_ms)} ms, a plain call {short(profile.plain_ms)} ms"

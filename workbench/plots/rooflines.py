@@ -104,6 +104,7 @@ def _roofs(ax: Axes, peaks: MachinePeaks, left: float, right: float, obstacles: 
     for peak in peaks.peaks:
         colour = COLOURS.get(peak.precision, _OTHER)
         ax.plot([peak.gflops / peaks.copy_gb_s, right], [peak.gflops] * 2, color=colour, linewidth=1.6, zorder=2)
+        obstacles.bars.append((peak.gflops / peaks.copy_gb_s, peak.gflops / 1.03, right, peak.gflops * 1.03))
 
 
 def _name_roofs(ax: Axes, peaks: MachinePeaks, right: float) -> None:
