@@ -43,6 +43,11 @@ _FACE = {
     "run_scenario": "workbench.measure.scenarios",
     "find_server_rate": "workbench.measure.server_rate",
     "Monitor": "workbench.measure.monitor",
+    "compare_profiles": "workbench.measure.explanation",
+    "explain": "workbench.measure.explanation",
+    "measure_peaks": "workbench.measure.peaks",
+    "profile": "workbench.measure.profiles",
+    "roofline": "workbench.measure.rooflines",
     "trace_allocations": "workbench.measure.allocations",
     "debug_accuracy": "workbench.measure.debug",
     "Study": "workbench.study.study",
@@ -74,9 +79,11 @@ __all__ = [
     "__version__",
     "artifact",
     "compare",
+    "compare_profiles",
     "compress",
     "debug_accuracy",
     "engine",
+    "explain",
     "export",
     "find_server_rate",
     "latency_cost",
@@ -85,8 +92,11 @@ __all__ = [
     "measure",
     "measure_energy",
     "measure_noise",
+    "measure_peaks",
     "plots",
+    "profile",
     "report",
+    "roofline",
     "run_report",
     "run_scenario",
     "sensitivity",
@@ -113,8 +123,12 @@ if TYPE_CHECKING:
     from workbench.measure.compare import compare
     from workbench.measure.debug import debug_accuracy
     from workbench.measure.energy import measure_energy
+    from workbench.measure.explanation import compare_profiles, explain
     from workbench.measure.monitor import Monitor
     from workbench.measure.noise import measure_noise
+    from workbench.measure.peaks import measure_peaks
+    from workbench.measure.profiles import profile
+    from workbench.measure.rooflines import roofline
     from workbench.measure.scenarios import run_scenario
     from workbench.measure.server_rate import find_server_rate
     from workbench.report.run import run_report

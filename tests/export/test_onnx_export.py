@@ -126,3 +126,18 @@ def test_other_threads_are_heard_while_an_export_is_quiet(capsys):
         other.join()
     sys.stdout.write("after\n")
     assert capsys.readouterr().out == "other\nafter\n"
+
+
+def test_nodes_name_the_layer_that_they_came_from_and_nothing_else(tmp_path):
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Sequential(nn.Linear(4, 8), nn.Tanh())
+
+        def forward(self, x):
+            return (self.inner(x) * 2).relu()
+
+    export_onnx(Block().eval(), torch.zeros(2, 4), tmp_path / "block.onnx", names=["x"])
+    nodes = onnx.load(str(tmp_path / "block.onnx")).graph.node
+    said = {node.op_type: [(entry.key, entry.value) for entry in node.metadata_props] for node in nodes}
+    assert said == {"Gemm": [("layer", "inner.0")], "Tanh": [("layer", "inner.1")], "Mul": [], "Relu": []}

@@ -186,7 +186,7 @@ def count_macs(module: nn.Module, inputs: Any) -> int:
     # So is the one kernel of a whole encoder layer, which a model with frozen weights would take.
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with _open_recurrence(module), torch.enable_grad(), counter:
+        with open_recurrence(module), torch.enable_grad(), counter:
             call_model(module, inputs)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
@@ -194,7 +194,7 @@ def count_macs(module: nn.Module, inputs: Any) -> int:
 
 
 @contextlib.contextmanager
-def _open_recurrence(module: nn.Module) -> Iterator[None]:
+def open_recurrence(module: nn.Module) -> Iterator[None]:
     """Let LSTM and GRU run as matrix products that the counter sees, not as one kernel of oneDNN."""
     if not any(isinstance(layer, nn.RNNBase) for layer in module.modules()):
         yield

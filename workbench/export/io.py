@@ -10,6 +10,9 @@ from typing import Any, Literal
 
 from workbench.core.errors import ArtifactError
 
+LAYER_KEY = "layer"
+"""The key of the metadata by which a node of an ONNX file names the module that it came from."""
+
 Tree = Any
 """A leaf, or a tuple, list or dict of trees."""
 

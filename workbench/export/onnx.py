@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
@@ -25,13 +26,15 @@ from workbench.export.capture import (
     resize_batch,
 )
 from workbench.export.integers import Needs, needs_of, rewrite, translations
-from workbench.export.io import IOSpec, TensorSpec, Tree, describe_tree, input_kind, input_leaves
+from workbench.export.io import LAYER_KEY, IOSpec, TensorSpec, Tree, describe_tree, input_kind, input_leaves
 from workbench.export.onnx_module import OnnxModule
 from workbench.export.quiet import quiet_export
 from workbench.tasks.axes import OpenDims, axis_sizes, other_sizes, resized
 from workbench.tasks.trees import batch_size, call_model
 
 _PROOF_BATCHES = (1, 3)
+
+_SCOPES = "pkg.torch.onnx.name_scopes"
 
 # Neutral names while the exporter works: a user's name may be that of a weight or of a value inside the graph.
 _INPUT, _OUTPUT = "workbench.input.{}", "workbench.output.{}"
@@ -234,6 +237,7 @@ def _tidy(model: Any, io: IOSpec) -> None:
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param:
                 dim.dim_param = re.sub(r"\w+", lambda found: symbols.get(found[0], found[0]), dim.dim_param)
+    layers = [_layer_of(node) for node in model.graph.node]
     for owner in (model, model.graph, *model.graph.node, *model.graph.input, *model.graph.value_info, *model.functions):
         del owner.metadata_props[:]
         owner.doc_string = ""
@@ -243,6 +247,16 @@ def _tidy(model: Any, io: IOSpec) -> None:
     for tensor in model.graph.initializer:
         del tensor.metadata_props[:]
         tensor.doc_string = ""
+    for node, layer in zip(model.graph.node, layers, strict=True):
+        if layer:
+            node.metadata_props.add(key=LAYER_KEY, value=layer)
+
+
+def _layer_of(node: Any) -> str:
+    """Return the name of the module that a node came from, empty for the model itself and where nobody says."""
+    scopes = next((entry.value for entry in node.metadata_props if entry.key == _SCOPES), "[]")
+    names = ast.literal_eval(scopes)  # from the whole model down to the operator
+    return str(names[-2]) if len(names) > 1 else ""
 
 
 def _rename(graph: Any, names: dict[str, str]) -> None:

@@ -21,18 +21,33 @@ _HOMES = {
     "ScenarioResult": "scenarios",
     "ServerRate": "server_rate",
     "PeakPss": "memory",
+    "Explanation": "explanation",
+    "LayerTime": "profile_rows",
+    "MachinePeaks": "peaks",
+    "NoiseFloor": "noise",
+    "Profile": "profile_rows",
+    "ProfileComparison": "explanation",
+    "RooflinePoint": "rooflines",
     "Timing": "timing",
     "Watch": "conditions",
     "compare": "compare",
+    "compare_profiles": "explanation",
     "debug_accuracy": "debug",
     "find_server_rate": "server_rate",
     "gpu_devices": "gpus",
     "known_noise": "noise",
     "measure_energy": "energy",
+    "explain": "explanation",
+    "known_noise": "noise",
+    "known_peaks": "peaks",
     "measure_noise": "noise",
+    "measure_peaks": "peaks",
+    "nsight_command": "nvtx",
     "peak_rss_mib": "memory",
     "run_scenario": "scenarios",
     "pss_mib": "memory",
+    "profile": "profiles",
+    "roofline": "rooflines",
     "time_calls": "calls",
     "torch_call_peak_mib": "torch_memory",
     "trace_allocations": "allocations",
@@ -47,23 +62,36 @@ __all__ = [
     "Conditions",
     "Energy",
     "EnergyMeter",
+    "Explanation",
     "GpuMemory",
+    "LayerTime",
+    "MachinePeaks",
     "Monitor",
     "NoiseFloor",
     "PeakPss",
+    "Profile",
+    "ProfileComparison",
+    "RooflinePoint",
     "ScenarioResult",
     "ServerRate",
     "Timing",
     "Watch",
     "compare",
+    "compare_profiles",
     "debug_accuracy",
+    "explain",
     "find_server_rate",
     "gpu_devices",
     "known_noise",
+    "known_peaks",
     "measure_energy",
     "measure_noise",
+    "measure_peaks",
+    "nsight_command",
     "peak_rss_mib",
+    "profile",
     "pss_mib",
+    "roofline",
     "run_scenario",
     "time_calls",
     "torch_call_peak_mib",
@@ -77,10 +105,16 @@ if TYPE_CHECKING:
     from workbench.measure.conditions import Conditions, Watch
     from workbench.measure.debug import AccuracyReport, debug_accuracy
     from workbench.measure.energy import CallEnergy, Energy, EnergyMeter, measure_energy
+    from workbench.measure.explanation import Explanation, ProfileComparison, compare_profiles, explain
     from workbench.measure.gpus import GpuMemory, gpu_devices
     from workbench.measure.memory import PeakPss, peak_rss_mib, pss_mib
     from workbench.measure.monitor import Monitor
     from workbench.measure.noise import NoiseFloor, known_noise, measure_noise
+    from workbench.measure.nvtx import nsight_command
+    from workbench.measure.peaks import MachinePeaks, known_peaks, measure_peaks
+    from workbench.measure.profile_rows import LayerTime, Profile
+    from workbench.measure.profiles import profile
+    from workbench.measure.rooflines import RooflinePoint, roofline
     from workbench.measure.scenarios import ScenarioResult, run_scenario
     from workbench.measure.server_rate import ServerRate, find_server_rate
     from workbench.measure.timing import Timing

@@ -22,10 +22,13 @@ _WHERE = {
     "plot_noise": "comparison",
     "plot_monitor": "monitor",
     "plot_precisions": "precisions",
+    "plot_profile": "profiles",
+    "plot_profiles": "profiles",
     "plot_pruning": "pruning",
     "plot_quantize_modes": "modes",
     "plot_rank_energy": "ways",
     "plot_scenarios": "scenarios",
+    "plot_roofline": "rooflines",
     "plot_sensitivity": "heatmap",
     "plot_server_rate": "scenarios",
     "plot_sweep": "sweep",
@@ -36,10 +39,13 @@ _WHERE = {
     "plot_waterfall": "waterfall",
     "plot_ways": "ways",
     "precision_data": "precisions",
+    "profile_data": "profiles",
+    "profiles_data": "profiles",
     "pruning_data": "pruning",
     "quantize_modes_data": "modes",
     "rank_energy_data": "ways",
     "scenario_data": "scenarios",
+    "roofline_data": "rooflines",
     "sensitivity_data": "heatmap",
     "server_rate_data": "scenarios",
     "sweep_data": "sweep",
@@ -67,9 +73,12 @@ __all__ = [
     "plot_monitor",
     "plot_noise",
     "plot_precisions",
+    "plot_profile",
+    "plot_profiles",
     "plot_pruning",
     "plot_quantize_modes",
     "plot_rank_energy",
+    "plot_roofline",
     "plot_scenarios",
     "plot_sensitivity",
     "plot_server_rate",
@@ -81,9 +90,12 @@ __all__ = [
     "plot_waterfall",
     "plot_ways",
     "precision_data",
+    "profile_data",
+    "profiles_data",
     "pruning_data",
     "quantize_modes_data",
     "rank_energy_data",
+    "roofline_data",
     "scenario_data",
     "sensitivity_data",
     "server_rate_data",
@@ -111,7 +123,9 @@ if TYPE_CHECKING:
     )
     from workbench.plots.monitor import monitor_data, plot_monitor
     from workbench.plots.precisions import plot_precisions, precision_data
+    from workbench.plots.profiles import plot_profile, plot_profiles, profile_data, profiles_data
     from workbench.plots.pruning import plot_pruning, pruning_data
+    from workbench.plots.rooflines import plot_roofline, roofline_data
     from workbench.plots.scenarios import plot_scenarios, plot_server_rate, scenario_data, server_rate_data
     from workbench.plots.signals import layer_sqnr_data, plot_layer_sqnr
     from workbench.plots.sweep import plot_sweep, sweep_data

@@ -78,7 +78,7 @@ def spread_right(ax: Axes, labels: Sequence[Label]) -> list[Annotation]:
     _widen(ax, share=min(0.6, (widest + 14 * scale) / inside.width))
     points = [ax.transData.transform(note.xy) for note in notes]
     heights = [note.get_window_extent().height + 2 * GAP for note in notes]
-    centres = _apart([float(p[1]) for p in points], heights, inside.y0, inside.y1)
+    centres = apart([float(p[1]) for p in points], heights, inside.y0, inside.y1)
     for note, point, centre, height in zip(notes, points, centres, heights, strict=True):
         note.set_position((10, (centre - height / 2 + GAP - point[1]) / scale))
         if note.arrow_patch is not None:
@@ -97,7 +97,7 @@ def _widen(ax: Axes, share: float) -> None:
         ax.set_xlim(low, max(high, low + (end - low) / (1 - share)))
 
 
-def _apart(wanted: list[float], heights: list[float], low: float, high: float) -> list[float]:
+def apart(wanted: list[float], heights: list[float], low: float, high: float) -> list[float]:
     """Return centres near the wanted ones, in the same order, such that boxes of these heights do not overlap."""
     centres: list[float] = []
     edge = low

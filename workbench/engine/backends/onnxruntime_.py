@@ -92,6 +92,7 @@ class OnnxRuntimeSession:
         chosen = choose_providers(config, known=known, available=available)
         opened = _Opener(onnxruntime, config, chosen, entries, self.threads)
         session, kept = opened.kept(path) if config.keep_optimized else (opened.open(path), ())
+        self._opened, self._path = opened, path
         self._place(session, chosen, config)
         self.notes = (*self.notes, *pins.notes, *self.fallbacks, *kept, *_weights_notes(source, config))
         self._session: Any = session
@@ -132,6 +133,13 @@ class OnnxRuntimeSession:
         self._binding = binding
         self._bound = list(inputs), list(outputs)  # kept alive: the binding holds addresses only
 
+    def profiling(self, prefix: Path, *, write: Path | None = None) -> Any:
+        """Return a second session with the same settings that writes the times of its nodes to ``prefix`` and a date.
+
+        It writes the graph that runs to ``write``. Its file is complete once its ``end_profiling`` was called.
+        """
+        return self._opened.open(self._path, write=write, profile=prefix)
+
     def close(self) -> None:
         """Free the session."""
         self._session = self._run = self._run_bound = self._binding = None
@@ -156,8 +164,10 @@ class _Opener:
         self._runtime, self._chosen, self._threads = runtime, chosen, threads
         self._level, self._entries = config.graph_optimization, {**entries, _RECORD: "1"}
 
-    def open(self, path: str | Path, *, level: str | None = None, write: Path | None = None) -> Any:
-        """Return a session for a file; it writes its rewritten graph to ``write``."""
+    def open(
+        self, path: str | Path, *, level: str | None = None, write: Path | None = None, profile: Path | None = None
+    ) -> Any:
+        """Return a session for a file; it writes its rewritten graph to ``write``, times of nodes to ``profile``."""
         options = self._runtime.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
@@ -166,6 +176,8 @@ class _Opener:
         options.log_severity_level = 4
         if write is not None:
             options.optimized_model_filepath = str(write)
+        if profile is not None:
+            options.enable_profiling, options.profile_file_prefix = True, str(profile)
         for key, value in self._entries.items():
             options.add_session_config_entry(key, value)
         # Without this a provider that cannot start is replaced in silence, with a line printed to stdout.

@@ -7,7 +7,7 @@ import functools
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -172,7 +172,11 @@ class OpenVinoSession:
             self.parallel_calls = max(1, int(self._compiled.get_property("NUM_STREAMS")))
             self.notes = (*self.notes, streams_note(config.streams, self.parallel_calls, self.threads))
 
-    def _compile(self, batch: int | None) -> Any:
+    def counting(self, batch: int) -> Any:
+        """Return the model compiled once more with the same settings, so that its requests tell the times of nodes."""
+        return self._compile(batch, {"PERF_COUNT": True})
+
+    def _compile(self, batch: int | None, more: Mapping[str, Any] | None = None) -> Any:
         """Return a compiled model; a static batch saves the runtime from working out shapes in every call."""
         model = self._core.read_model(self._path)
         shapes_known = all(None not in spec.shape for spec in self._io.inputs)
@@ -182,6 +186,7 @@ class OpenVinoSession:
             "PERFORMANCE_HINT": "LATENCY" if self._streams is None else "THROUGHPUT",
             # bfloat16 would be taken silently on CPUs that have it.
             "INFERENCE_PRECISION_HINT": HINTS[self.precision],
+            **(more or {}),
         }
         if self._streams is not None:
             settings["NUM_STREAMS"] = self._streams
@@ -221,7 +226,7 @@ class OpenVinoSession:
             request = requests.fixed
             if inputs[0].shape[0] != self._batch:
                 request = requests.any_size = requests.any_size or self._for_any_size()
-            held = self._give(request, inputs)
+            held = self.give(request, inputs)
             begun = time.perf_counter()
             request.infer(share_outputs=True)  # else OpenVINO copies every output once more
             ended = time.perf_counter()
@@ -236,7 +241,7 @@ class OpenVinoSession:
             return run_and_copy(self.run, inputs, outputs)
         with self._lent() as requests:
             request = requests.into = requests.into or self._compiled.create_infer_request()
-            held = self._give(request, inputs)
+            held = self.give(request, inputs)
             for index, array in enumerate(outputs):
                 request.set_output_tensor(index, self._tensor(array, shared_memory=True))
             copied = time.perf_counter() - start
@@ -244,7 +249,7 @@ class OpenVinoSession:
             del held
         return copied
 
-    def _give(self, request: Any, inputs: Arrays) -> Arrays:
+    def give(self, request: Any, inputs: Arrays) -> Arrays:
         """Point a request at the inputs; the arrays that are returned have to outlive the call."""
         # Tensors must be writable memory for OpenVINO, though it only reads these.
         held = [array if array.flags.writeable else array.copy() for array in inputs]

@@ -102,6 +102,11 @@ class TorchSession:
         self._tf32 = Tf32Claim(self.precision == "tf32")
         self.pipe = CudaPipe(self._on_device, self.device, limit_mib=config.pool_limit_mib, peak=self._peak)
 
+    @property
+    def module(self) -> Any:
+        """The module that runs, for what looks into it; None once the session is closed."""
+        return self._module
+
     def free_memory(self) -> None:
         """Give back what torch keeps of the GPU's memory without using it."""
         if self.pipe is not None:

@@ -1,0 +1,51 @@
+"""The notebooks about profiles and the roofline, with small parameters."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SHORT = f"{Path(__file__).parents[2] / 'tests' / 'fixtures' / 'short.py'}:short"
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the folder that the notebook runs in; what it caches goes there too."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WORKBENCH_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
+def printed(outputs: list[Any]) -> str:
+    """Return all that a notebook printed or showed as text."""
+    return "".join(str(o.get("text", "")) + str(o.get("data", {}).get("text/plain", "")) for o in outputs)
+
+
+def pictures(outputs: list[Any]) -> int:
+    """Return the number of charts."""
+    return sum("image/png" in o.get("data", {}) for o in outputs)
+
+
+def test_the_profile_notebook_shows_layers_and_says_why(run_outputs: Any, here: Path) -> None:
+    parameters = {"task": SHORT, "batch_size": 4, "calls": 6, "peaks_s": 0.0, "interactive": False}
+    outputs = run_outputs("31_profile.ipynb", parameters)
+    text = printed(outputs)
+    assert pictures(outputs) == 4
+    for words in ("sum of", "a plain call (ms)", "Why is int8 not faster?", "simulated: torch-eager", "nsys profile"):
+        assert words in text
+    assert "USDT" not in text
+    for name in ("torch-eager", "onnxruntime", "openvino"):
+        assert json.loads((here / "profiles" / f"{name}.json").read_text())
+
+
+def test_the_roofline_notebook_draws_variants_and_layers(run_outputs: Any, here: Path) -> None:
+    parameters = {"task": SHORT, "batch_sizes": [1, 4], "peaks_s": 0.0, "calls": 4, "interactive": False}
+    outputs = run_outputs("32_roofline.ipynb", parameters)
+    text = printed(outputs)
+    assert pictures(outputs) == 2
+    for words in ("GFLOP/s", "flop/byte in float32", "% of the", "int8, openvino, batch 4"):
+        assert words in text
+    assert len(list((here / "cache" / "peaks").glob("*.json"))) == 1

@@ -1,0 +1,60 @@
+"""What the operators of all runtimes are, by their names: products, roundings and copies, and the rest."""
+
+from __future__ import annotations
+
+import re
+
+_PRODUCT = re.compile(
+    r"conv(?!ert)|gemm|matmul|linear(?!quant)|fullyconnected|addmm|bmm|(^|::)mm$|einsum|attention|lstm|gru|rnn",
+    re.IGNORECASE,
+)
+_CHANGES = re.compile(
+    r"quantize|^cast|^convert|reorder|^memcpy|_to_copy|(^|::)to$|choose_qparams|subgraph_convert", re.IGNORECASE
+)
+# ONNX Runtime's names of what computes in integers: QLinearConv, QLinearAdd, DynamicQuantizeMatMul
+_INTEGERS = re.compile(r"^(QLinear|DynamicQuantize(?!Linear))")
+_NORM = re.compile(r"norm", re.IGNORECASE)
+_POOL = re.compile(r"pool|mean|reduce|softmax|sum$|argmax|topk", re.IGNORECASE)
+_MOVE = re.compile(
+    r"transpose|permute|reshape|flatten|view|concat|(^|::)cat$|split|slice|gather|expand|squeeze|pad|embedding|copy"
+    r"|contiguous|select|stack|shape",
+    re.IGNORECASE,
+)
+_SIMULATED = re.compile(r"quantize_per|dequantize|fake_quant", re.IGNORECASE)
+_BYTES = {"float64": 8.0, "float32": 4.0, "tf32": 4.0, "bfloat16": 2.0, "float16": 2.0, "int8": 1.0, "int4": 0.5}
+
+KINDS = ("product", "precision change", "norm", "reduction", "moves", "elementwise")
+
+
+def kind_of(op: str) -> str:
+    """Return what an operator does, one of :data:`KINDS`, by the name that its runtime gives it.
+
+    Examples
+    --------
+    >>> [kind_of(op) for op in ("aten::conv2d", "QuantizeLinear", "Relu", "Transpose")]
+    ['product', 'precision change', 'elementwise', 'moves']
+    """
+    patterns = (_CHANGES, _PRODUCT, _NORM, _POOL, _MOVE)
+    op = _INTEGERS.sub("", op)
+    kinds = ("precision change", "product", "norm", "reduction", "moves")
+    return next((kind for kind, pattern in zip(kinds, patterns, strict=True) if pattern.search(op)), "elementwise")
+
+
+def is_product(op: str) -> bool:
+    """Return whether an operator multiplies matrices or convolves."""
+    return kind_of(op) == "product"
+
+
+def is_precision_change(op: str) -> bool:
+    """Return whether an operator only turns numbers into another type or layout."""
+    return kind_of(op) == "precision change"
+
+
+def is_rounding(op: str) -> bool:
+    """Return whether an operator of torch simulates int8 in float."""
+    return bool(_SIMULATED.search(op))
+
+
+def bytes_each(precision: str) -> float:
+    """Return the bytes of one number in a precision, those of float32 for an unknown one."""
+    return _BYTES.get(precision, 4.0)

@@ -1,0 +1,224 @@
+"""What each layer of a module computes and touches: operations, weights and activations, counted while it runs."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry, sdpa_flop_count
+
+from workbench.compress.variant import open_recurrence
+from workbench.tasks.trees import batch_size, call_model, leaves
+
+if TYPE_CHECKING:
+    from workbench.compress.variant import Variant
+
+WHOLE = "(model)"
+"""The layer of what a model computes in its own ``forward``."""
+
+
+@dataclass(frozen=True)
+class LayerWork:
+    """The matrix products and convolutions of one layer.
+
+    Attributes
+    ----------
+    layer : str
+        The module's name.
+    flop : int
+        Operations per sample, two for a multiply-accumulate.
+    weights : int
+        Stored numbers that it reads once per call, whatever the batch.
+    activations : int
+        Numbers per sample that it reads and writes, each once: what lies between two layers in a runtime that fuses
+        everything elementwise into them.
+    channels : (int, int) or None
+        Channels or features in and out; None where it multiplies no stored weights.
+    """
+
+    layer: str
+    flop: int
+    weights: int
+    activations: int
+    channels: tuple[int, int] | None = None
+
+    def intensity(self, batch_size: int, bytes_each: float) -> float:
+        """Return operations per byte moved, where every number takes ``bytes_each``.
+
+        Examples
+        --------
+        >>> LayerWork("fc", flop=200, weights=100, activations=20).intensity(1, 4.0)
+        0.4166666666666667
+        """
+        return self.flop * batch_size / self.bytes_moved(batch_size, bytes_each)
+
+    def bytes_moved(self, batch_size: int, bytes_each: float) -> float:
+        """Return the bytes that one call reads and writes at least: weights once, activations for every sample."""
+        return (self.weights + self.activations * batch_size) * bytes_each
+
+
+def layer_work(variant: Variant) -> tuple[LayerWork, ...]:
+    """Return the work of the layers that multiply matrices or convolve, in the order of computation.
+
+    Counted while the module runs on two samples, below its Python code, so that functional calls count too. Empty for
+    a module that does not compute with torch.
+
+    Examples
+    --------
+    >>> sum(layer.flop for layer in layer_work(variant)) == 2 * variant.macs  # doctest: +SKIP
+    True
+    """
+    module, inputs = variant.module, variant.task.examples(2)
+    counter = _Counter(module, batch_size(inputs))
+    fast = torch.backends.mha.get_fastpath_enabled()
+    # The one kernel of a whole encoder layer hides its products, as do the fused attention kernels without gradients.
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with open_recurrence(module), torch.enable_grad(), counter:
+            if isinstance(module, fx.GraphModule):
+                _Interpreter(module, counter).run(*leaves(inputs), enable_io_processing=False)
+            else:
+                with _named(module, counter):
+                    call_model(module, inputs)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+    return tuple(counter.found.values())
+
+
+@contextlib.contextmanager
+def layers_watched(module: nn.Module, enter: Any, leave: Any, *, whole: bool = False) -> Iterator[None]:
+    """Call ``enter(name)`` before and ``leave(name, output)`` after every module inside runs, while the block lasts.
+
+    With ``whole`` also around the module itself, whose name is empty.
+    """
+    handles = []
+    for name, part in module.named_modules():
+        if not name and not whole:
+            continue
+        handles.append(part.register_forward_pre_hook(lambda _m, _i, name=name: enter(name)))
+        handles.append(part.register_forward_hook(lambda _m, _i, out, name=name: leave(name, out), always_call=False))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextlib.contextmanager
+def _named(module: nn.Module, counter: _Counter) -> Iterator[None]:
+    def enter(name: str) -> None:
+        counter.inside.append(name)
+
+    def leave(_name: str, _out: Any) -> None:
+        counter.inside.pop()
+
+    with layers_watched(module, enter, leave):
+        yield
+
+
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Adds up the products of the layer that runs; a product's stored operand is what came of stored tensors alone."""
+
+    def __init__(self, module: nn.Module, samples: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.inside = [WHOLE]
+        self.found: dict[str, LayerWork] = {}
+        self._samples = samples
+        self._kept: list[Tensor] = [*module.parameters(), *module.buffers()]
+        self._stored = {_place(tensor) for tensor in self._kept}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        given = [one for one in _tensors((args, kwargs)) if one.numel()]
+        stored = [one for one in given if _place(one) in self._stored]
+        if given and len(stored) == len(given):
+            for tensor in _tensors(out):
+                self._stored.add(_place(tensor))
+                self._kept.append(tensor)  # else its memory may be given to an activation
+        count = _FLOP.get(func._overloadpacket)
+        if count is not None:
+            self._add(int(count(*args, **kwargs, out_val=out)), given, stored, out, args)
+        return out
+
+    def _add(self, flop: int, given: list[Tensor], stored: list[Tensor], out: Any, args: Any) -> None:
+        moved = sum(t.numel() for t in given) - sum(t.numel() for t in stored) + sum(t.numel() for t in _tensors(out))
+        here = LayerWork(
+            self.inside[-1],
+            flop // self._samples,
+            sum(t.numel() for t in stored),
+            moved // self._samples,
+            _channels(stored, args),
+        )
+        before = self.found.get(here.layer)
+        if before is not None:
+            here = replace(
+                before,
+                flop=before.flop + here.flop,
+                weights=before.weights + here.weights,
+                activations=before.activations + here.activations,
+            )
+        self.found[here.layer] = here
+
+
+def _attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    return int(sdpa_flop_count(query.shape, key.shape, value.shape))  # type: ignore[no-untyped-call]
+
+
+# torch's counter does not know the CPU's fused attention
+_FLOP = {**flop_registry, torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
+
+
+def _channels(stored: list[Tensor], args: Any) -> tuple[int, int] | None:
+    weight = next((tensor for tensor in stored if tensor.ndim > 1), None)
+    if weight is None:
+        return None
+    if weight.ndim == 2:  # as a product takes it: [in, out]
+        return weight.shape[0], weight.shape[1]
+    if len(args) < 9:
+        return None
+    transposed, groups = bool(args[6]), int(args[8])
+    ends = (weight.shape[0], weight.shape[1] * groups) if transposed else (weight.shape[1] * groups, weight.shape[0])
+    return int(ends[0]), int(ends[1])
+
+
+def _tensors(values: Any) -> list[Tensor]:
+    return [leaf for leaf in torch.utils._pytree.tree_leaves(values) if isinstance(leaf, Tensor)]
+
+
+def _place(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage().data_ptr())
+
+
+class _Interpreter(fx.Interpreter):
+    """Runs a captured graph node by node, so that each product is counted for the module that it was captured from."""
+
+    def __init__(self, module: fx.GraphModule, counter: _Counter) -> None:
+        super().__init__(module)
+        self._counter = counter
+
+    def run_node(self, n: fx.Node) -> Any:
+        self._counter.inside.append(layer_of_node(n) or WHOLE)
+        try:
+            return super().run_node(n)
+        finally:
+            self._counter.inside.pop()
+
+
+def layer_of_node(node: fx.Node) -> str:
+    """Return the module that a node of a captured graph came from, empty where it does not say."""
+    stack = node.meta.get("nn_module_stack") or {}
+    names = [str(path) for path, _ in stack.values()]
+    return names[-1].removeprefix("L['self'].").removeprefix("L__self___") if names else ""
+
+
+def module_names(module: nn.Module) -> frozenset[str]:
+    """Return the names of all layers of a module, those that it was captured from where it is a captured graph."""
+    if isinstance(module, fx.GraphModule):
+        return frozenset(filter(None, map(layer_of_node, module.graph.nodes)))
+    return frozenset(name for name, _ in module.named_modules() if name)
