@@ -43,6 +43,12 @@ _FACE = {
     "debug_accuracy": "workbench.measure.debug",
     "Study": "workbench.study.study",
     "latency_cost": "workbench.study.cost",
+    "Goals": "workbench.study.search.goals",
+    "Space": "workbench.study.search.space",
+    "between": "workbench.study.search.domain",
+    "choice": "workbench.study.search.domain",
+    "maybe": "workbench.study.search.domain",
+    "vary": "workbench.study.search.domain",
     "run_report": "workbench.report.run",
     "Workbench": "workbench.widgets.panel",
 }
@@ -51,6 +57,7 @@ _ROOMS = ("tasks", "compress", "export", "artifact", "engine", "measure", "study
 __all__ = [
     "Distill",
     "Factorize",
+    "Goals",
     "InferenceConfig",
     "InferenceModel",
     "OptimizedInferenceEngine",
@@ -61,6 +68,7 @@ __all__ = [
     "Quantize",
     "Recipe",
     "Recover",
+    "Space",
     "Sparsify",
     "Study",
     "Task",
@@ -68,6 +76,8 @@ __all__ = [
     "Workbench",
     "__version__",
     "artifact",
+    "between",
+    "choice",
     "compare",
     "compress",
     "debug_accuracy",
@@ -76,6 +86,7 @@ __all__ = [
     "latency_cost",
     "load_task",
     "load_variant",
+    "maybe",
     "measure",
     "measure_noise",
     "plots",
@@ -86,6 +97,7 @@ __all__ = [
     "tasks",
     "time_calls",
     "trace_allocations",
+    "vary",
     "widgets",
 ]
 
@@ -107,6 +119,9 @@ if TYPE_CHECKING:
     from workbench.measure.noise import measure_noise
     from workbench.report.run import run_report
     from workbench.study.cost import latency_cost
+    from workbench.study.search.domain import between, choice, maybe, vary
+    from workbench.study.search.goals import Goals
+    from workbench.study.search.space import Space
     from workbench.study.study import Study
     from workbench.tasks.load import load_task
     from workbench.tasks.task import Task

@@ -11,6 +11,8 @@ from workbench.study.address import parse_url
 from workbench.study.answers import best_row
 from workbench.study.handover import hand_over
 from workbench.study.merge import rows_of_task
+from workbench.study.search.face import stored_question
+from workbench.study.search.goals import recommend
 from workbench.study.store import Store
 
 if TYPE_CHECKING:
@@ -53,8 +55,11 @@ def export_stored(
             raise StudyError(f"{storage} holds no trial. Run the study first.")
         latest = max(stored.values(), key=lambda trial: trial.updated).row["task_fingerprint"]
         rows = rows_of_task(stored.values(), latest)
-        drop = store.accepted_drop(name, quality_drop)
-        best = best_row(rows, quality_drop=drop, machine=fingerprint_id())
+        searched = stored_question(store, name)
+        if searched is not None and quality_drop is None:
+            best = recommend(rows, searched, machine=fingerprint_id())
+        else:
+            best = best_row(rows, quality_drop=store.accepted_drop(name, quality_drop), machine=fingerprint_id())
         return hand_over(rows, best, output, files=store.files, trial=trial, task=None)
     finally:
         store.close()

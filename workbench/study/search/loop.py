@@ -1,0 +1,134 @@
+"""The loop of a search: ask Optuna, have the trial done or take its kept row, tell Optuna, until something ends it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from workbench.core.progress import Progress, ProgressCallback
+from workbench.study.plan import Planned
+from workbench.study.rows import TrialRow
+from workbench.study.search.goals import Question
+from workbench.study.search.history import COMPLETE, FAILED, PRUNED, distinct
+from workbench.study.search.proposer import Asked, Proposer
+from workbench.study.search.space import Proposal, Space
+
+IDLE = 50
+"""So many known points in a row end a search: the sampler has nothing new to propose."""
+_TOLD = ("recipe", "backend", "batch_size", "threads", "engine_json", "trial_key", "validation_drop")
+_FIGURES = ("latency_ms_p50", "throughput_per_s", "speedup", "peak_rss_mib", "size_mib", "params", "macs")
+
+
+class Runner(Protocol):
+    """What carries trials out: :class:`workbench.study.search.runner.SearchRun`."""
+
+    def trial(self, proposal: Proposal) -> Planned:
+        """Return the trial of a proposal."""
+
+    def do(self, trial: Planned) -> tuple[TrialRow, bool]:
+        """Return the row of a trial, and whether anything had to be done for it."""
+
+    def baseline(self, trial: Planned) -> TrialRow:
+        """Return the row of the baseline at the trial's point."""
+
+
+class Loop:
+    """See :meth:`work`.
+
+    Parameters
+    ----------
+    trials : int
+        How many different points the search has tried in the end, those of earlier calls included.
+    best : callable
+        Returns the row that would be recommended now, or None.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        question: Question,
+        proposer: Proposer,
+        runner: Runner,
+        *,
+        trials: int,
+        best: Callable[[], TrialRow | None],
+        progress: ProgressCallback,
+    ) -> None:
+        self._space, self._question, self._proposer, self._runner = space, question, proposer, runner
+        self._trials, self._best, self._progress = trials, best, progress
+        self._done = 0
+        self.new = self.reused = 0
+
+    def work(self) -> str:
+        """Search until the trials or the points of the space are used up, and return in words why it ended.
+
+        Raises
+        ------
+        OutOfTime, Cancelled
+            As the runner: what was being done is proposed again by the next call.
+        """
+        idle = 0
+        while True:
+            self._done = distinct(self._proposer.tried())
+            if self._done >= self._trials:
+                return f"{self._done} different points were tried, as many as asked for"
+            if self._space.size is not None and self._gone_through():
+                return f"the whole space was gone through: {self._space.size} points"
+            if idle >= IDLE:
+                return f"the last {IDLE} points proposed were known already: the sampler has nothing new"
+            asked = self._proposer.ask()
+            try:
+                idle = 0 if self._answer(asked) else idle + 1
+            except BaseException:  # a kill leaves it too, and take_up finds it
+                self._proposer.put_back(asked)
+                raise
+
+    def relay(self, event: Progress) -> None:
+        """Pass on what a run reports, counted in points of the search."""
+        values = dict(event.values)
+        if "best" in values:
+            values["best"] = self._best()
+        self._say(event.message, values)
+
+    def _answer(self, asked: Asked) -> bool:
+        """Have one point answered, and say whether it is one that was not known."""
+        before = {one.trial_key for one in self._proposer.tried()}
+        if asked.proposal is None:
+            self._proposer.tell(asked, FAILED, reason=asked.error)
+            return True
+        trial = self._runner.trial(asked.proposal)
+        self._proposer.note(asked, trial_key=trial.key)
+        row, did = self._runner.do(trial)
+        self.new, self.reused = self.new + did, self.reused + (not did)
+        self._tell(asked, row, self._runner.baseline(trial), reused=not did)
+        self._done = distinct(self._proposer.tried())
+        self._say(self._words(trial, row, did=did), {"row": row, "best": self._best()})
+        return trial.key not in before
+
+    def _tell(self, asked: Asked, row: TrialRow, base: TrialRow, *, reused: bool) -> None:
+        known: dict[str, Any] = {name: row[name] for name in _TOLD}  # type: ignore[literal-required]
+        known |= {name: row[name] for name in _FIGURES if row[name] is not None}  # type: ignore[literal-required]
+        known |= {"reused": reused, "reason": row["error"]}
+        excess = self._question.goals.excess(row, drop="validation_drop")
+        values = self._question.values(row, base) if row["state"] == COMPLETE else None
+        if isinstance(values, list):
+            self._proposer.tell(asked, COMPLETE, values=values, excess=excess, **known)
+        elif row["state"] == PRUNED:
+            self._proposer.tell(asked, PRUNED, excess=excess, **known)
+        else:
+            self._proposer.tell(asked, FAILED, **{**known, "reason": row["error"] or values})
+
+    def _gone_through(self) -> bool:
+        seen = {tuple(sorted(one.params.items())) for one in self._proposer.tried() if one.state != "interrupted"}
+        return len(seen) >= (self._space.size or 0)
+
+    def _words(self, trial: Planned, row: TrialRow, *, did: bool) -> str:
+        state = {COMPLETE: "finished"}.get(row["state"], row["state"])
+        best = self._best()
+        so_far = (
+            "nothing holds the goals yet" if best is None else f"best so far: {best['recipe']} on {best['backend']}"
+        )
+        return f"{trial.words}: {state if did else f'known already ({state})'}; {so_far}"
+
+    def _say(self, message: str, values: Mapping[str, Any]) -> None:
+        self._progress(Progress("search", min(self._done, self._trials), self._trials, message, values))
