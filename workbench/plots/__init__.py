@@ -21,6 +21,7 @@ _WHERE = {
     "plot_pruning": "pruning",
     "plot_quantize_modes": "modes",
     "plot_rank_energy": "ways",
+    "plot_search": "search",
     "plot_sensitivity": "heatmap",
     "plot_sweep": "sweep",
     "plot_throughput": "throughput",
@@ -33,6 +34,7 @@ _WHERE = {
     "pruning_data": "pruning",
     "quantize_modes_data": "modes",
     "rank_energy_data": "ways",
+    "search_data": "search",
     "sensitivity_data": "heatmap",
     "sweep_data": "sweep",
     "throughput_data": "throughput",
@@ -58,6 +60,7 @@ __all__ = [
     "plot_pruning",
     "plot_quantize_modes",
     "plot_rank_energy",
+    "plot_search",
     "plot_sensitivity",
     "plot_sweep",
     "plot_throughput",
@@ -70,6 +73,7 @@ __all__ = [
     "pruning_data",
     "quantize_modes_data",
     "rank_energy_data",
+    "search_data",
     "sensitivity_data",
     "sweep_data",
     "throughput_data",
@@ -94,6 +98,7 @@ if TYPE_CHECKING:
     )
     from workbench.plots.precisions import plot_precisions, precision_data
     from workbench.plots.pruning import plot_pruning, pruning_data
+    from workbench.plots.search import plot_search, search_data
     from workbench.plots.signals import layer_sqnr_data, plot_layer_sqnr
     from workbench.plots.sweep import plot_sweep, sweep_data
     from workbench.plots.throughput import plot_throughput, throughput_data

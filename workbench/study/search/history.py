@@ -35,6 +35,7 @@ class Tried:
     validation_drop: float | None
     excess: dict[str, float] = field(default_factory=dict)
     reason: str | None = None
+    technique: str | None = None
     reused: bool = False
     elapsed_s: float = 0.0
 
@@ -74,6 +75,7 @@ class History:
                 "state": one.state,
                 "elapsed_s": one.elapsed_s,
                 "recipe": one.recipe,
+                "technique": one.technique,
                 "backend": one.backend,
                 "batch_size": one.batch_size,
                 **dict(zip(figures, one.values or [None] * len(figures), strict=True)),

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 from workbench.core.progress import Progress, ProgressCallback
 from workbench.study.plan import Planned
 from workbench.study.rows import TrialRow
 from workbench.study.search.goals import Question
-from workbench.study.search.history import COMPLETE, FAILED, PRUNED, distinct
+from workbench.study.search.history import COMPLETE, FAILED, INTERRUPTED, PRUNED, Tried, distinct
 from workbench.study.search.proposer import Asked, Proposer
 from workbench.study.search.space import Proposal, Space
 
 IDLE = 50
 """So many known points in a row end a search: the sampler has nothing new to propose."""
-_TOLD = ("recipe", "backend", "batch_size", "threads", "engine_json", "trial_key", "validation_drop")
-_FIGURES = ("latency_ms_p50", "throughput_per_s", "speedup", "peak_rss_mib", "size_mib", "params", "macs")
+_TOLD = (
+    *("recipe", "technique", "backend", "batch_size", "threads", "engine_json", "validation_drop", "latency_ms_p50"),
+    *("throughput_per_s", "speedup", "peak_rss_mib", "size_mib", "params", "macs"),
+)
+"""What Optuna's tables show of a row: nothing of the evaluation split."""
 
 
 class Runner(Protocol):
@@ -69,19 +72,21 @@ class Loop:
         """
         idle = 0
         while True:
-            self._done = distinct(self._proposer.tried())
+            tried = self._proposer.tried()
+            self._done = distinct(tried)
             if self._done >= self._trials:
                 return f"{self._done} different points were tried, as many as asked for"
-            if self._space.size is not None and self._gone_through():
+            if self._space.size is not None and _places(tried) >= self._space.size:
                 return f"the whole space was gone through: {self._space.size} points"
             if idle >= IDLE:
                 return f"the last {IDLE} points proposed were known already: the sampler has nothing new"
             asked = self._proposer.ask()
             try:
-                idle = 0 if self._answer(asked) else idle + 1
+                fresh = self._answer(asked, {one.trial_key for one in tried if one.state != INTERRUPTED})
             except BaseException:  # a kill leaves it too, and take_up finds it
                 self._proposer.put_back(asked)
                 raise
+            idle = 0 if fresh else idle + 1
 
     def relay(self, event: Progress) -> None:
         """Pass on what a run reports, counted in points of the search."""
@@ -90,37 +95,30 @@ class Loop:
             values["best"] = self._best()
         self._say(event.message, values)
 
-    def _answer(self, asked: Asked) -> bool:
-        """Have one point answered, and say whether it is one that was not known."""
-        before = {one.trial_key for one in self._proposer.tried()}
+    def _answer(self, asked: Asked, known: Collection[str | None]) -> bool:
+        """Have one point answered, and say whether it is none of those known."""
         if asked.proposal is None:
             self._proposer.tell(asked, FAILED, reason=asked.error)
             return True
         trial = self._runner.trial(asked.proposal)
-        self._proposer.note(asked, trial_key=trial.key)
+        self._proposer.name(asked, trial.key)
         row, did = self._runner.do(trial)
+        fresh = trial.key not in known
         self.new, self.reused = self.new + did, self.reused + (not did)
         self._tell(asked, row, self._runner.baseline(trial), reused=not did)
-        self._done = distinct(self._proposer.tried())
+        self._done += fresh
         self._say(self._words(trial, row, did=did), {"row": row, "best": self._best()})
-        return trial.key not in before
+        return fresh
 
     def _tell(self, asked: Asked, row: TrialRow, base: TrialRow, *, reused: bool) -> None:
-        known: dict[str, Any] = {name: row[name] for name in _TOLD}  # type: ignore[literal-required]
-        known |= {name: row[name] for name in _FIGURES if row[name] is not None}  # type: ignore[literal-required]
-        known |= {"reused": reused, "reason": row["error"]}
+        known = {name: row[name] for name in _TOLD if row[name] is not None}  # type: ignore[literal-required]
         excess = self._question.goals.excess(row, drop="validation_drop")
-        values = self._question.values(row, base) if row["state"] == COMPLETE else None
+        values = self._question.values(row, base) if row["state"] == COMPLETE else row["error"]
         if isinstance(values, list):
-            self._proposer.tell(asked, COMPLETE, values=values, excess=excess, **known)
-        elif row["state"] == PRUNED:
-            self._proposer.tell(asked, PRUNED, excess=excess, **known)
-        else:
-            self._proposer.tell(asked, FAILED, **{**known, "reason": row["error"] or values})
-
-    def _gone_through(self) -> bool:
-        seen = {tuple(sorted(one.params.items())) for one in self._proposer.tried() if one.state != "interrupted"}
-        return len(seen) >= (self._space.size or 0)
+            self._proposer.tell(asked, COMPLETE, values=values, excess=excess, row=known, reused=reused)
+            return
+        state = PRUNED if row["state"] == PRUNED else FAILED
+        self._proposer.tell(asked, state, excess=excess, row=known, reason=values, reused=reused)
 
     def _words(self, trial: Planned, row: TrialRow, *, did: bool) -> str:
         state = {COMPLETE: "finished"}.get(row["state"], row["state"])
@@ -132,3 +130,8 @@ class Loop:
 
     def _say(self, message: str, values: Mapping[str, Any]) -> None:
         self._progress(Progress("search", min(self._done, self._trials), self._trials, message, values))
+
+
+def _places(tried: Sequence[Tried]) -> int:
+    """Return how many different parameters were tried."""
+    return len({tuple(sorted(one.params.items())) for one in tried if one.state != INTERRUPTED})

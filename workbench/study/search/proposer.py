@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import sqlalchemy as sa
+
 from workbench.core.config import short_id
 from workbench.core.errors import ConfigError, RecipeError
 from workbench.core.lazy import needing
-from workbench.study.address import parse_url
+from workbench.study.address import parse_url, tune_sqlite
 from workbench.study.search.domain import Between, Domain
 from workbench.study.search.goals import Question
 from workbench.study.search.history import COMPLETE, FAILED, INTERRUPTED, PRUNED, Tried
@@ -80,9 +82,9 @@ class Proposer:
     ) -> None:
         with needing("Study.search"):
             import optuna
-        self.name, self._space, self._question, self._owner = name, space, question, owner
+        self._space, self._question, self._owner = space, question, owner
         with quiet():
-            self._storage = optuna.storages.RDBStorage(_address(storage), engine_kwargs=_engine_options(storage))
+            self._storage = _database(storage)
             self._study = optuna.create_study(
                 storage=self._storage, study_name=name, directions=question.directions, load_if_exists=True
             )
@@ -113,26 +115,28 @@ class Proposer:
         *,
         values: Sequence[float] | None = None,
         excess: Mapping[str, float] | None = None,
-        **known: Any,
+        row: Mapping[str, Any] | None = None,
+        reason: str | None = None,
+        reused: bool = False,
     ) -> None:
-        """Say how a point ended, with what is known of it."""
+        """Say how a point ended; ``row`` holds the columns worth showing beside it."""
         from optuna.trial import TrialState
 
         states = {COMPLETE: TrialState.COMPLETE, PRUNED: TrialState.PRUNED, FAILED: TrialState.FAIL}
         elapsed = self._earlier_s + time.monotonic() - self._started
         with quiet():
-            for key, value in {**known, "elapsed_s": round(elapsed, 3)}.items():
-                asked.trial.set_user_attr(key, value)
+            ending = {"reason": reason, "reused": reused, "elapsed_s": round(elapsed, 3)}
+            asked.trial.set_user_attr("row", dict(row or {}))
+            asked.trial.set_user_attr("ending", ending)
             for goal, beyond in (excess or {}).items():
                 asked.trial.set_constraint(goal, beyond)
             self._study.tell(asked.trial, None if values is None else list(values), state=states[state])
         asked.told = True
 
-    def note(self, asked: Asked, **known: Any) -> None:
-        """Keep what is known of a point before it has ended."""
+    def name(self, asked: Asked, trial_key: str) -> None:
+        """Note which trial a point is, before work on it begins."""
         with quiet():
-            for key, value in known.items():
-                asked.trial.set_user_attr(key, value)
+            asked.trial.set_user_attr("trial_key", trial_key)
 
     def put_back(self, asked: Asked) -> None:
         """Have a point proposed again that was interrupted, unless it was told how it ended."""
@@ -189,7 +193,7 @@ def load_tried(storage: str, name: str) -> tuple[Tried, ...]:
         import optuna
 
     with quiet():
-        database = optuna.storages.RDBStorage(_address(storage), engine_kwargs=_engine_options(storage))
+        database = _database(storage)
         try:
             study = optuna.load_study(study_name=name, storage=database)
             return tuple(_tried(trial) for trial in study.get_trials() if trial.state.is_finished())
@@ -199,24 +203,24 @@ def load_tried(storage: str, name: str) -> tuple[Tried, ...]:
 
 
 def _tried(trial: Any) -> Tried:
-    known = trial.user_attrs
-    state = {"COMPLETE": COMPLETE, "PRUNED": PRUNED, "FAIL": INTERRUPTED if known.get(_MARK) else FAILED}[
-        trial.state.name
-    ]
+    told = trial.user_attrs
+    row, ending = told.get("row", {}), told.get("ending", {})
+    failed = INTERRUPTED if told.get(_MARK) else FAILED
     return Tried(
         number=trial.number,
-        state=state,
-        trial_key=known.get("trial_key"),
-        recipe=known.get("recipe"),
-        backend=known.get("backend"),
-        batch_size=known.get("batch_size"),
+        state={"COMPLETE": COMPLETE, "PRUNED": PRUNED, "FAIL": failed}[trial.state.name],
+        trial_key=told.get("trial_key"),
+        recipe=row.get("recipe"),
+        backend=row.get("backend"),
+        batch_size=row.get("batch_size"),
         params=dict(trial.params),
         values=None if trial.values is None else tuple(trial.values),
-        validation_drop=known.get("validation_drop"),
+        validation_drop=row.get("validation_drop"),
         excess={goal: float(beyond) for goal, beyond in trial.constraints.items()},
-        reason=known.get("reason"),
-        reused=bool(known.get("reused", False)),
-        elapsed_s=float(known.get("elapsed_s", 0.0)),
+        reason=ending.get("reason"),
+        technique=row.get("technique"),
+        reused=bool(ending.get("reused", False)),
+        elapsed_s=float(ending.get("elapsed_s", 0.0)),
     )
 
 
@@ -253,16 +257,18 @@ def _sampler(name: str, seed: int) -> Any:
     return _Grid(seed=seed)
 
 
-def _address(storage: str) -> str:
+def _database(storage: str) -> optuna.storages.RDBStorage:
+    """Open Optuna's tables in the study's database, with the same settings as ours."""
+    from optuna.storages import RDBStorage
+
     url = parse_url(storage)
-    if url.get_backend_name() == "sqlite":
-        url = url.set(database=str(Path(str(url.database)).absolute()))
-    return url.render_as_string(hide_password=False)
-
-
-def _engine_options(storage: str) -> dict[str, Any]:
-    sqlite = parse_url(storage).get_backend_name() == "sqlite"
-    return {"connect_args": {"timeout": _TIMEOUT_S}} if sqlite else {"pool_pre_ping": True}
+    if url.get_backend_name() != "sqlite":
+        return RDBStorage(url.render_as_string(hide_password=False), engine_kwargs={"pool_pre_ping": True})
+    url = url.set(database=str(Path(str(url.database)).absolute()))
+    made = RDBStorage(url.render_as_string(), engine_kwargs={"connect_args": {"timeout": _TIMEOUT_S}})
+    sa.event.listen(made.engine, "connect", tune_sqlite)
+    made.engine.dispose()  # connections from before the listener
+    return made
 
 
 def search_name(study: str, sampler: str, known: Mapping[str, Any]) -> str:
