@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Sequence
@@ -234,6 +235,8 @@ class Run:
         mine, theirs = ((self._prepared(t) or {}).get("validation_quality") for t in (trial, base))
         if mine is None or theirs is None:
             return {"validation_drop": None, "notes": {"validation_drop": "What preparing told is no longer kept."}}
+        if not math.isfinite(theirs - mine):
+            return {"validation_drop": None, "notes": {"validation_drop": f"The metric is {mine} on the variant."}}
         return {"validation_drop": theirs - mine, "notes": {"validation_drop": _IN_TORCH}}
 
     def _quality(self, trial: Planned, arm: RemoteArm, reference: RemoteArm) -> dict[str, Any]:

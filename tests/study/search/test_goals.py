@@ -140,7 +140,6 @@ def test_bad_questions_are_refused_in_words(make, words):
         (-0.2, 0.0, 0.5, 2000, False),
         (0.03, 0.01, -4.0, 2000, True),  # no share of right answers: beyond twice the limit
         (0.015, 0.01, -4.0, 2000, False),
-        (float("nan"), 0.01, 0.9, 2000, True),
     ],
 )
 def test_hopeless_is_what_chance_does_not_explain(drop, limit, quality, samples, expected):

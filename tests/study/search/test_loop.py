@@ -33,7 +33,7 @@ def oracle(formula, space, goals, sizes=(8,)):
 
 def test_a_grid_does_every_point_once_and_finds_the_best_by_definition(hunt, formula):
     words, runner, tried, asked = hunt(SPACE, sampler="grid", trials=1000)
-    assert words == f"the whole space was gone through: {SPACE.size} points"
+    assert words == f"the whole space was gone through ({SPACE.size} different points)"
     assert len(runner.done) == SPACE.size == 24 == len({t.key for t in runner.done})
     assert [one.state for one in tried] == ["complete"] * 24
     best = recommend(list(runner.rows.values()), asked)
@@ -43,9 +43,10 @@ def test_a_grid_does_every_point_once_and_finds_the_best_by_definition(hunt, for
 
 
 @pytest.mark.parametrize(
-    "sampler", ["tpe", *(pytest.param(name, marks=pytest.mark.slow) for name in ("random", "nsga2"))]
+    ("sampler", "near"),
+    [("tpe", 1.25), *(pytest.param(name, 1.5, marks=pytest.mark.slow) for name in ("random", "nsga2"))],
 )
-def test_each_sampler_comes_near_the_best_of_an_endless_space_within_the_goals(hunt, sampler):
+def test_each_sampler_comes_near_the_best_of_an_endless_space_within_the_goals(hunt, sampler, near):
     pruned = wb.maybe(wb.vary(wb.Prune, ratio=wb.between(0.1, 0.9)))
     space = wb.Space(pruned, wb.maybe(wb.Quantize()), backends=("onnxruntime", "openvino"), batch_sizes=8)
     words, runner, tried, asked = hunt(space, sampler=sampler, trials=30)
@@ -53,17 +54,18 @@ def test_each_sampler_comes_near_the_best_of_an_endless_space_within_the_goals(h
     best = recommend(list(runner.rows.values()), asked)
     # within a drop of 0.01 int8 and a ratio of (0.008 / 0.04) ** 0.5 are the best there is
     limit = 10 * (1 - 0.7 * (0.008 / 0.04) ** 0.5) * 0.6 * 0.4
-    assert best.met and limit <= best.row["latency_ms_p50"] < 1.25 * limit
+    assert best.met and limit <= best.row["latency_ms_p50"] < near * limit
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
 def test_goals_reach_the_sampler_as_constraints(hunt, sampler):
     """Without them the fastest points draw it to where nothing holds the goals."""
-    space = wb.Space(wb.vary(wb.Prune, ratio=wb.between(0.1, 0.9)), backends="openvino", batch_sizes=8)
-    _, _, tight, _ = hunt(space, sampler=sampler, trials=50)
-    late = tight[25:]
-    assert sum(one.holds for one in late) > 0.5 * len(late)  # by chance it would be half of them at most
+    pruned = wb.vary(wb.Prune, ratio=wb.between(0.1, 0.9))
+    space = wb.Space(pruned, wb.maybe(wb.Quantize()), backends=("onnxruntime", "openvino"), batch_sizes=8)
+    _, _, tight, _ = hunt(space, sampler=sampler, trials=60)
+    late = [one.params["Prune.ratio"] for one in tight[30:]]
+    assert sum(ratio > 0.65 for ratio in late) < 0.2 * len(late)  # by chance a third of them, and speed alone wants all
     with quiet():
         study = optuna.load_study(study_name="a search", storage=hunt.url)
         assert all(set(t.constraints) == {"max_quality_drop"} for t in study.trials)
@@ -107,14 +109,24 @@ def test_what_is_known_is_answered_from_its_row_and_counts_once(hunt):
     assert all(one.values == by_key[one.trial_key] for one in tried)
 
 
+def test_a_sampler_that_goes_round_in_circles_is_led_to_what_was_not_tried(hunt, monkeypatch):
+    monkeypatch.setattr("workbench.study.search.loop.STUCK", 1)
+    small = wb.Space(
+        wb.vary(wb.Prune, ratio=wb.choice(0.3, 0.6, 0.9)), backends=("onnxruntime", "openvino"), batch_sizes=8
+    )
+    words, runner, tried, _ = hunt(small, sampler="tpe", trials=100)
+    assert "gone through (6 different points)" in words and len(runner.done) == 6
+    known = [one.reused for one in tried]
+    assert [True, True] not in [known[n : n + 2] for n in range(len(known))]
+
+
 def test_a_sampler_with_nothing_new_ends_the_search(hunt, formula, monkeypatch):
     monkeypatch.setattr("workbench.study.search.loop.IDLE", 5)
     same = wb.Space(wb.Prune(0.5), backends="onnxruntime", batch_sizes=8)
     runner = formula()
     runner.trial = lambda _, trial=runner.trial: trial(same.at({}))  # whatever is proposed, it is one trial
-    words, _, tried, _ = hunt(
-        wb.Space(wb.vary(wb.Prune, ratio=wb.between(0.1, 0.2)), backends="onnxruntime", batch_sizes=8), runner=runner
-    )
+    endless = wb.Space(wb.vary(wb.Prune, ratio=wb.between(0.1, 0.2)), backends="onnxruntime", batch_sizes=8)
+    words, _, tried, _ = hunt(endless, runner=runner)
     assert "nothing new" in words and len(tried) == 6 and len(runner.done) == 1
 
 

@@ -79,7 +79,8 @@ class StudySearch:
         space : Space
             What may vary.
         sampler : str
-            ``"tpe"``, ``"random"``, ``"grid"`` (every point of a finite space, in an order by chance) or ``"nsga2"``.
+            ``"tpe"``, ``"random"``, ``"grid"`` (every point of a finite space, in an order by chance) or ``"nsga2"``,
+            which recombines points and so needs several open options.
         goals : Goals, optional
             What a point must hold; ``wb.Goals()``, a drop of at most 0.01, by default. TPE and NSGA-II get them as
             constraints.

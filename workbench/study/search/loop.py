@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -13,8 +14,8 @@ from workbench.study.search.history import COMPLETE, FAILED, INTERRUPTED, PRUNED
 from workbench.study.search.proposer import Asked, Proposer
 from workbench.study.search.space import Proposal, Space
 
-IDLE = 50
-"""So many known points in a row end a search: the sampler has nothing new to propose."""
+STUCK, IDLE = 8, 50
+"""So many known points in a row bring in one that is not, where the space can be gone through; and end the search."""
 _TOLD = (
     *("recipe", "technique", "backend", "batch_size", "threads", "engine_json", "validation_drop", "latency_ms_p50"),
     *("throughput_per_s", "speedup", "peak_rss_mib", "size_mib", "params", "macs"),
@@ -77,7 +78,9 @@ class Loop:
             if self._done >= self._trials:
                 return f"{self._done} different points were tried, as many as asked for"
             if self._space.size is not None and _places(tried) >= self._space.size:
-                return f"the whole space was gone through: {self._space.size} points"
+                return f"the whole space was gone through ({self._space.size} different points)"
+            if idle and idle % STUCK == 0:
+                self._leave_the_known(tried)
             if idle >= IDLE:
                 return f"the last {IDLE} points proposed were known already: the sampler has nothing new"
             asked = self._proposer.ask()
@@ -87,6 +90,13 @@ class Loop:
                 self._proposer.put_back(asked)
                 raise
             idle = 0 if fresh else idle + 1
+
+    def _leave_the_known(self, tried: Sequence[Tried]) -> None:
+        """Propose a point that was not tried: a sampler that has settled would go round in circles."""
+        if self._space.size is not None:
+            known = {_place(one.params) for one in tried if one.state != INTERRUPTED}
+            left = [point for point in self._space.points() if _place(point) not in known]
+            self._proposer.propose(random.Random(len(tried)).choice(left))
 
     def relay(self, event: Progress) -> None:
         """Pass on what a run reports, counted in points of the search."""
@@ -134,4 +144,8 @@ class Loop:
 
 def _places(tried: Sequence[Tried]) -> int:
     """Return how many different parameters were tried."""
-    return len({tuple(sorted(one.params.items())) for one in tried if one.state != INTERRUPTED})
+    return len({_place(one.params) for one in tried if one.state != INTERRUPTED})
+
+
+def _place(params: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    return tuple(sorted(params.items()))

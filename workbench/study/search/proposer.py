@@ -167,6 +167,11 @@ class Proposer:
                 for one in params:
                     self._study.enqueue_trial(dict(one))
 
+    def propose(self, params: Mapping[str, Any]) -> None:
+        """Have this point proposed next."""
+        with quiet():
+            self._study.enqueue_trial(dict(params))
+
     def tried(self) -> tuple[Tried, ...]:
         """Return what was proposed and has ended."""
         with quiet():

@@ -43,10 +43,10 @@ class SearchResult:
 
     def __repr__(self) -> str:
         found = counts(self.history.tried)
-        parts = [f"{found['complete']} points timed"]
+        parts = [f"{found['complete']} timed"]
         parts += [f"{found[state]} {state}" for state in ("pruned", "failed") if found[state]]
-        parts += [f"{self.new} of them new, {self.seconds:.0f} s", f"it ended since {self.ended}"]
-        return f"SearchResult({'; '.join(parts)})\n  {self.best.reason}"
+        text = f"points: {', '.join(parts)}; {self.new} trials done now in {self.seconds:.0f} s; it ended: {self.ended}"
+        return f"SearchResult({text})\n  {self.best.reason}"
 
     def frame(self) -> pd.DataFrame:
         """Return a row for each point that was tried; see :meth:`History.frame`."""

@@ -138,8 +138,10 @@ class SearchRun(Run):
         drop = self._prepared_drop(trial, base)
         size = size_columns(self._shelf.artifact(trial), trial.backend)
         reasons = []
-        limit, quality = self._goals.max_quality_drop, (self._prepared(base) or {}).get("validation_quality")
-        lost = drop["validation_drop"]
+        mine, quality = ((self._prepared(t) or {}).get("validation_quality") for t in (trial, base))
+        limit, lost = self._goals.max_quality_drop, drop["validation_drop"]
+        if mine is not None and not math.isfinite(mine):
+            reasons.append(f"The metric of the variant is {mine} on the validation split.")
         if lost is not None and hopeless(lost, limit, quality=quality, samples=len(self._task.validation)):
             reasons.append(f"The variant loses {lost:.4g} on the validation split, and {limit:g} is accepted.")
         most = self._goals.max_size_mib
@@ -192,8 +194,6 @@ def hopeless(drop: float, limit: float, *, quality: float | None, samples: int) 
     >>> hopeless(0.05, 0.01, quality=0.9, samples=2000), hopeless(0.05, 0.01, quality=0.9, samples=50)
     (True, False)
     """
-    if not math.isfinite(drop):
-        return True
     if quality is not None and 0 <= quality <= 1 and 0 <= quality - drop <= 1:
         return drop - 2 * math.sqrt(max(drop, 1 / samples) / samples) > limit
     return drop > 2 * limit
