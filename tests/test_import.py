@@ -20,6 +20,7 @@ HEAVY = [
     "torchao",
     "papermill",
     "IPython",
+    "optuna",
 ]
 
 
@@ -37,6 +38,11 @@ def test_imports_load_nothing_heavy(module: str) -> None:
 
 def test_recipes_are_written_without_torch() -> None:
     code = "import workbench as wb; wb.Recipe(wb.Prune(ratio=0.5), wb.Quantize()).to_json()"
+    assert loaded_after(code) == set()
+
+
+def test_spaces_and_goals_are_written_without_torch_and_optuna() -> None:
+    code = "import workbench as wb; wb.Space(wb.vary(wb.Prune, ratio=wb.between(0.1, 0.8))); wb.Goals()"
     assert loaded_after(code) == set()
 
 

@@ -52,6 +52,12 @@ _FACE = {
     "debug_accuracy": "workbench.measure.debug",
     "Study": "workbench.study.study",
     "latency_cost": "workbench.study.cost",
+    "Goals": "workbench.study.search.goals",
+    "Space": "workbench.study.search.space",
+    "between": "workbench.study.search.domain",
+    "choice": "workbench.study.search.domain",
+    "maybe": "workbench.study.search.domain",
+    "vary": "workbench.study.search.domain",
     "run_report": "workbench.report.run",
     "Workbench": "workbench.widgets.panel",
 }
@@ -60,6 +66,7 @@ _ROOMS = ("tasks", "compress", "export", "artifact", "engine", "measure", "study
 __all__ = [
     "Distill",
     "Factorize",
+    "Goals",
     "InferenceConfig",
     "InferenceModel",
     "Monitor",
@@ -71,6 +78,7 @@ __all__ = [
     "Quantize",
     "Recipe",
     "Recover",
+    "Space",
     "Sparsify",
     "Study",
     "Task",
@@ -78,6 +86,8 @@ __all__ = [
     "Workbench",
     "__version__",
     "artifact",
+    "between",
+    "choice",
     "compare",
     "compare_profiles",
     "compress",
@@ -89,6 +99,7 @@ __all__ = [
     "latency_cost",
     "load_task",
     "load_variant",
+    "maybe",
     "measure",
     "measure_energy",
     "measure_noise",
@@ -104,6 +115,7 @@ __all__ = [
     "tasks",
     "time_calls",
     "trace_allocations",
+    "vary",
     "widgets",
 ]
 
@@ -133,6 +145,9 @@ if TYPE_CHECKING:
     from workbench.measure.server_rate import find_server_rate
     from workbench.report.run import run_report
     from workbench.study.cost import latency_cost
+    from workbench.study.search.domain import between, choice, maybe, vary
+    from workbench.study.search.goals import Goals
+    from workbench.study.search.space import Space
     from workbench.study.study import Study
     from workbench.tasks.load import load_task
     from workbench.tasks.task import Task

@@ -158,3 +158,8 @@ def test_pareto_knows_which_way_is_better_and_leaves_unfinished_rows_out():
 
 def test_a_new_row_has_every_column():
     assert tuple(new_row()) == COLUMNS
+
+
+def test_options_of_an_engine_are_named_in_the_answer():
+    best = best_row([row("a", 6.0, 0.0, engine_json='{"precision":"bfloat16"}')])
+    assert best.reason.startswith("a on openvino (precision=bfloat16): the fastest")

@@ -256,3 +256,12 @@ def test_a_row_that_knows_little_makes_a_page_too(ran, tmp_path):
     row = {"recipe": "r", "task": "t", "threads": 2, "batch_size": 1, "backend": "openvino", "fingerprint": "f"}
     assert "| latency" not in page(row, artifact, reason="Because.", runs_on="openvino", remade=False)
     assert engine_options(row)["backend"] == "openvino"
+
+
+def test_the_options_of_the_engine_that_won_are_handed_over_and_those_of_torch_are_not():
+    row = {"backend": "openvino", "batch_size": 4, "threads": 1, "engine_json": '{"precision":"bfloat16","streams":2}'}
+    assert engine_options(row) == {
+        "backend": "openvino", "batch_size": 4, "threads": 1, "precision": "bfloat16", "streams": 2
+    }  # fmt: skip
+    torch = {**row, "backend": "torch-eager", "engine_json": '{"memory_format":"channels_last"}'}
+    assert engine_options(torch) == {"backend": "onnxruntime", "batch_size": 4, "threads": 1, "precision": "float32"}

@@ -105,6 +105,8 @@ def test_rows_of_another_study_lose_their_raw_samples_and_old_ones_get_a_key(stu
         ({"quality": float("nan")}, "quality is nan"),
         ({"notes": []}, "notes is"),
         ({"steps": "none"}, "steps is 'none'"),
+        ({"engine_json": "streams=2"}, "engine_json is 'streams=2'"),
+        ({"engine_json": None}, "engine_json is None"),
     ],
 )
 def test_rows_that_do_not_belong_are_refused_and_nothing_is_taken(study, row, change, words):
@@ -198,3 +200,15 @@ def test_charts_show_one_machine(row):
     rows = [row(fingerprint=fingerprint_id(), latency_ms_p50=9.0), *[row(trial_key=str(i)) for i in range(3)]]
     assert complete_frame(rows)["latency_ms_p50"].tolist() == [9.0]
     assert complete_frame(rows[1:])["latency_ms_p50"].tolist() == [3.0] * 3
+
+
+def test_rows_of_one_backend_with_other_options_stand_beside_each_other(study, row):
+    options = ["{}", '{"graph_optimization":"none"}']
+    study.merge([row(trial_key=str(n), engine_json=text, quality=0.9) for n, text in enumerate(options)])
+    assert [r["engine_json"] for r in study.rows()] == options
+    assert {r["candidates"] for r in study.rows()} == {2}
+    old = row(trial_key="old", batch_size=2)
+    del old["engine_json"]  # of a version before options could vary: it ran with the defaults
+    study.merge([old])
+    (found,) = [r for r in study.rows() if r["trial_key"] == "old"]
+    assert found["engine_json"] == "{}" and "engine_json" not in found["notes"]

@@ -6,7 +6,7 @@ from workbench.compress.recipe import Recipe
 from workbench.compress.steps import Distill, Prune, Quantize
 from workbench.core.errors import StudyError
 from workbench.study.defaults import default_recipes
-from workbench.study.plan import make_plan
+from workbench.study.plan import make_plan, planned
 from workbench.study.shapes import Point
 
 PRUNE = Recipe(Prune(0.5), name="prune")
@@ -109,3 +109,14 @@ def test_at_other_batch_sizes_the_baseline_and_the_best_come_first_and_the_front
 
 def test_more_time_brings_more_recipes():
     assert len(default_recipes(1200)) > len(default_recipes(200))
+
+
+def test_options_of_the_engine_make_another_trial_of_the_same_artefact():
+    def one(*options):
+        return planned("f" * 12, Recipe(), "torch-eager", Point(8), 2, options)
+
+    plain_trial, other = one(), one(("memory_format", "channels_last"))
+    assert plain_trial.key != other.key and plain_trial.artifact_key == other.artifact_key
+    assert plain_trial.baseline and not other.baseline
+    assert other.words == "float on torch-eager (memory_format=channels_last) at batch 8"
+    assert plain_trial.key == plan(recipes=(), sizes=(8,)).baseline(Point(8)).key

@@ -70,6 +70,23 @@ class Config:
         return {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
 
 
+def check_option(cls: type[Any], name: str, value: Any) -> Any:
+    """Return the value of one option as ``cls`` keeps it, whatever the others are.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such option, or it cannot have this value.
+    """
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    if name not in fields:
+        raise ConfigError(unknown_name(f"option of {cls.__name__}", name, fields))
+    hint = typing.get_type_hints(cls)[name]
+    value = _coerce(value, hint)
+    _check(cls.__name__, name, value, hint, fields[name].metadata.get("option", {}))
+    return value
+
+
 def from_dict(cls: type[C], values: Mapping[str, Any]) -> C:
     """Build a config from a mapping; an unknown option is an error that suggests the nearest name."""
     hints = typing.get_type_hints(cls)

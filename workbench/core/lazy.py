@@ -21,6 +21,7 @@ LAB = frozenset(
         "nbformat",
         "nvitop",
         "onnxscript",
+        "optuna",
         "pandas",
         "papermill",
         "pynvml",

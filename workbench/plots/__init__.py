@@ -29,6 +29,7 @@ _WHERE = {
     "plot_rank_energy": "ways",
     "plot_scenarios": "scenarios",
     "plot_roofline": "rooflines",
+    "plot_search": "search",
     "plot_sensitivity": "heatmap",
     "plot_server_rate": "scenarios",
     "plot_sweep": "sweep",
@@ -46,6 +47,7 @@ _WHERE = {
     "rank_energy_data": "ways",
     "scenario_data": "scenarios",
     "roofline_data": "rooflines",
+    "search_data": "search",
     "sensitivity_data": "heatmap",
     "server_rate_data": "scenarios",
     "sweep_data": "sweep",
@@ -80,6 +82,7 @@ __all__ = [
     "plot_rank_energy",
     "plot_roofline",
     "plot_scenarios",
+    "plot_search",
     "plot_sensitivity",
     "plot_server_rate",
     "plot_sweep",
@@ -97,6 +100,7 @@ __all__ = [
     "rank_energy_data",
     "roofline_data",
     "scenario_data",
+    "search_data",
     "sensitivity_data",
     "server_rate_data",
     "sweep_data",
@@ -127,6 +131,7 @@ if TYPE_CHECKING:
     from workbench.plots.pruning import plot_pruning, pruning_data
     from workbench.plots.rooflines import plot_roofline, roofline_data
     from workbench.plots.scenarios import plot_scenarios, plot_server_rate, scenario_data, server_rate_data
+    from workbench.plots.search import plot_search, search_data
     from workbench.plots.signals import layer_sqnr_data, plot_layer_sqnr
     from workbench.plots.sweep import plot_sweep, sweep_data
     from workbench.plots.throughput import plot_throughput, throughput_data

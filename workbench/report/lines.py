@@ -26,7 +26,7 @@ class Lines:
         now = time.monotonic()
         message = event.message or event.stage
         row = event.values.get("row")
-        settled = isinstance(row, dict) and row.get("state") in ("complete", "failed")
+        settled = isinstance(row, dict) and row.get("state") in ("complete", "pruned", "failed")
         if message == self._said or (now - self._last < self._every_s and not settled):
             return
         self._last, self._said = now, message

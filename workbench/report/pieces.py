@@ -198,7 +198,7 @@ def _step(step: Mapping[str, Any]) -> str:
 def notes(rows: Sequence[Row], cut: Sequence[str]) -> str:
     """Return what was cut, what failed and what could not be measured, equal reasons together."""
     found = notes_by_reason(rows)
-    failed = [n for n in found if n[0] in ("failed", "cancelled", "waiting", "running")]
+    failed = [n for n in found if n[0] in ("failed", "pruned", "cancelled", "waiting", "running")]
     rest = [n for n in found if n not in failed]
     parts = []
     if cut:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -74,7 +75,13 @@ def _plain(name: str, digits: int = 3) -> Callable[[Row], str]:
 
 
 RECIPE = Column("recipe", "", lambda row: str(row["recipe"]), words=True)
-BACKEND = Column("backend", "", lambda row: engine_name(row["backend"]).replace(" ", "\u00a0"), words=True)
+BACKEND = Column(
+    "backend",
+    "",
+    lambda row: engine_name(row["backend"]).replace(" ", "\u00a0"),
+    lambda row: ", ".join(f"{k}={v}" for k, v in json.loads(row.get("engine_json") or "{}").items()),
+    words=True,
+)
 BATCH = Column("batch", "samples", lambda row: str(row["batch_size"]))
 SHAPE = Column("shape", "", lambda row: str(row.get("shape") or "–"), words=True)
 LATENCY = Column(

@@ -167,7 +167,7 @@ def caveats(best: Best, rows: Sequence[Row]) -> list[str]:
     if row.get("verdict") == "undecided":
         why = (row.get("notes") or {}).get("speedup")
         found.append(why or "The interval of the speed-up contains 1: measure longer before you rely on it.")
-    open_rows = sum(r["state"] not in ("complete", "failed") for r in rows)
+    open_rows = sum(r["state"] not in ("complete", "pruned", "failed") for r in rows)
     if open_rows:
         found.append(f"{open_rows} of {len(rows)} planned trials were not run: see the notes.")
     return found

@@ -18,20 +18,36 @@ _FACE = {
     "STATES": "workbench.study.rows",
     "TrialRow": "workbench.study.rows",
     "default_recipes": "workbench.study.defaults",
+    "Goals": "workbench.study.search.goals",
+    "History": "workbench.study.search.history",
+    "SearchResult": "workbench.study.search.result",
+    "Space": "workbench.study.search.space",
+    "between": "workbench.study.search.domain",
+    "choice": "workbench.study.search.domain",
+    "maybe": "workbench.study.search.domain",
+    "vary": "workbench.study.search.domain",
 }
 
 __all__ = [
     "COLUMNS",
     "STATES",
     "Best",
+    "Goals",
+    "History",
     "Job",
     "Merged",
     "RunSummary",
+    "SearchResult",
+    "Space",
     "Spread",
     "Study",
     "TrialRow",
     "bench_artifact",
+    "between",
+    "choice",
     "default_recipes",
+    "maybe",
+    "vary",
 ]
 
 if TYPE_CHECKING:
@@ -42,6 +58,11 @@ if TYPE_CHECKING:
     from workbench.study.merge import Merged
     from workbench.study.rows import COLUMNS, STATES, TrialRow
     from workbench.study.run import RunSummary
+    from workbench.study.search.domain import between, choice, maybe, vary
+    from workbench.study.search.goals import Goals
+    from workbench.study.search.history import History
+    from workbench.study.search.result import SearchResult
+    from workbench.study.search.space import Space
     from workbench.study.spread import Spread
     from workbench.study.study import Study
 

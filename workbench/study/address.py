@@ -60,11 +60,12 @@ def connect(url: URL) -> Engine:
         engine = sa.create_engine(url.set(database=path), connect_args={"timeout": 30})
     except ModuleNotFoundError as error:
         raise StudyError(f"storage {url}: the driver {error.name!r} is not installed. pip install it.") from error
-    sa.event.listen(engine, "connect", _tune_sqlite)
+    sa.event.listen(engine, "connect", tune_sqlite)
     return engine
 
 
-def _tune_sqlite(connection: Any, _record: object) -> None:
+def tune_sqlite(connection: Any, _record: object) -> None:
+    """Set a new connection to SQLite so that readers and writers do not wait for each other."""
     cursor = connection.cursor()
     cursor.execute("PRAGMA journal_mode=WAL")  # readers and the heartbeat do not wait for a writer
     cursor.execute("PRAGMA synchronous=NORMAL")

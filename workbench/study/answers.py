@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from workbench.core.errors import StudyError, unknown_name
-from workbench.study.rows import NUMERIC, TrialRow
+from workbench.study.rows import NUMERIC, TrialRow, row_engine
 
 _Row = TypeVar("_Row", bound=Mapping[str, Any])
 _DRIFT = 0.5
@@ -30,7 +30,7 @@ class Best:
     candidates: int
 
     def __repr__(self) -> str:
-        name = "nothing" if self.row is None else f"{self.row['recipe']} on {self.row['backend']}"
+        name = "nothing" if self.row is None else f"{self.row['recipe']} on {row_engine(self.row)}"
         return f"Best({name}: {self.reason})"
 
 
@@ -92,7 +92,7 @@ def best_row(
         row = min(rivals, key=lambda r: (_drop(r), _number(r, minimise)))
         reason = (
             f"Nothing met the goal: none of the {len(rivals)} finished variants at {asked} loses at most "
-            f"{quality_drop:g} of quality. The nearest miss loses {_drop(row):.4g}{_interval(row)}."
+            f"{quality_drop:g} of quality. The nearest miss loses {_drop(row):.4g}{interval_words(row)}."
         )
     return Best(row, bool(within), reason + other, len(rivals))
 
@@ -228,9 +228,16 @@ def _why(within: list[TrialRow], rivals: list[TrialRow], limit: float, minimise:
     row = within[0]
     words = "fastest" if minimise == "latency_ms_p50" else f"smallest {minimise}"
     text = (
-        f"{row['recipe']} on {row['backend']}: the {words} of {len(within)} variants within a drop of {limit:g} "
-        f"({len(rivals)} compared, {asked}): drop {_drop(row):.4g}{_interval(row)}"
+        f"{row['recipe']} on {row_engine(row)}: the {words} of {len(within)} variants within a drop of {limit:g} "
+        f"({len(rivals)} compared, {asked}): "
     )
+    return text + evidence(within, limit)
+
+
+def evidence(within: Sequence[TrialRow], limit: float) -> str:
+    """Return what speaks for the first of ``within``, which are ranked and lose at most ``limit``, and what to mind."""
+    row = within[0]
+    text = f"drop {_drop(row):.4g}{interval_words(row)}"
     if row["speedup"] is not None and not row["baseline"]:
         text += f", {row['speedup']:.2f}x against the baseline"
         if row["speedup_low"] is not None and row["speedup_high"] is not None:
@@ -244,12 +251,13 @@ def _why(within: list[TrialRow], rivals: list[TrialRow], limit: float, minimise:
         sure = (r for r in within if r["quality_drop_high"] is not None and r["quality_drop_high"] <= limit)
         safe = next(sure, None)
         if safe is not None and not safe["baseline"]:
-            text += f" Within the limit by its whole interval: {safe['recipe']} on {safe['backend']}"
+            text += f" Within the limit by its whole interval: {safe['recipe']} on {row_engine(safe)}"
             text += f", {safe['speedup']:.2f}x." if safe["speedup"] is not None else "."
     return text
 
 
-def _interval(row: TrialRow) -> str:
+def interval_words(row: TrialRow) -> str:
+    """Return the interval of a row's drop in brackets, or nothing where there is none."""
     low, high = row["quality_drop_low"], row["quality_drop_high"]
     return "" if low is None or high is None else f" (95 % interval {low:.4g} to {high:.4g})"
 

@@ -40,6 +40,7 @@ _QUALITY = "Quality needs the task and its data: run a study with them on this m
 _SPEEDUP = "Needs the float model in torch eager, timed beside it on this machine: run a study here."
 NOTES = {
     **dict.fromkeys(QUALITY, _QUALITY),
+    "validation_drop": _QUALITY,
     "prepare_s": "The artefact was there already.",
     "candidates": "One artefact was timed, and none was judged.",
     "samples": "A bench keeps no raw samples.",

@@ -12,6 +12,8 @@ from workbench.core.machine import fingerprint_id
 from workbench.study.answers import Best, best_row, mark_recommended, pareto_rows
 from workbench.study.merge import Merged, merge_rows, rows_of_task
 from workbench.study.rows import COLUMNS, TrialRow
+from workbench.study.search.face import stored_question
+from workbench.study.search.goals import recommend
 from workbench.study.store import Store
 
 if TYPE_CHECKING:
@@ -108,19 +110,21 @@ class StudyAnswers:
     def best(
         self,
         quality_drop: float | None = None,
-        minimise: str = "latency_ms_p50",
+        minimise: str | None = None,
         *,
         batch_size: int | None = None,
         shape: str | None = None,
     ) -> Best:
         """Return the one row to take, or the nearest miss, with the reason in words.
 
+        After a search, and without an argument, it is the row that answers the question of the search.
+
         Parameters
         ----------
         quality_drop : float, optional
             Largest measured drop allowed, in the metric's units; that of the last run by default.
         minimise : str
-            Column to make smallest among the rows within the limit.
+            Column to make smallest among the rows within the limit; the latency by default.
         batch_size : int, optional
             32 where measured, else the largest, by default.
         shape : str, optional
@@ -143,10 +147,13 @@ class StudyAnswers:
         self,
         rows: list[TrialRow],
         quality_drop: float | None = None,
-        minimise: str = "latency_ms_p50",
+        minimise: str | None = None,
         batch_size: int | None = None,
         shape: str | None = None,
     ) -> Best:
+        searched = stored_question(self._store, self.name)
+        if searched is not None and (quality_drop, minimise, batch_size, shape) == (None,) * 4:
+            return recommend(rows, searched, machine=fingerprint_id())
         drop = self._store.accepted_drop(self.name, quality_drop)
-        asked: dict[str, Any] = {"minimise": minimise, "batch_size": batch_size, "shape": shape}
+        asked: dict[str, Any] = {"minimise": minimise or "latency_ms_p50", "batch_size": batch_size, "shape": shape}
         return best_row(rows, quality_drop=drop, machine=fingerprint_id(), **asked)

@@ -17,7 +17,7 @@ from workbench.measure.gpus import GpuMemory
 from workbench.measure.timing import Rounds, Samples, interleave
 from workbench.study.child import Child, ChildError, Stop
 from workbench.study.plan import Planned
-from workbench.study.quality import evaluation_folder, examples_folder
+from workbench.study.quality import examples_folder, split_folder
 
 TWIN = "twin"
 ENERGY_S = 1.0
@@ -78,6 +78,7 @@ class RemoteArm:
             inputs=str(examples_folder(self.setup.inputs, self.trial.point)),
             batch_size=self.trial.batch_size,
             threads=self.trial.threads,
+            options=dict(self.trial.options),
             trust=self.setup.trust,
         )
 
@@ -117,12 +118,12 @@ class RemoteArm:
         mj, said = answer["energy"]
         return mj, said
 
-    def evaluate(self, outputs: Path, on_event: Callable[[dict[str, Any]], None]) -> None:
-        """Run the evaluation inputs and have the outputs written into ``outputs``."""
+    def evaluate(self, outputs: Path, on_event: Callable[[dict[str, Any]], None], *, split: str = "evaluation") -> None:
+        """Run the inputs of a split and have the outputs written into ``outputs``."""
         self.child.ask(
             "evaluate",
             on_event=on_event,
-            inputs=str(evaluation_folder(self.setup.inputs)),
+            inputs=str(split_folder(self.setup.inputs, split)),
             outputs=str(outputs),
             batch_size=self.trial.batch_size,
         )

@@ -73,10 +73,16 @@ def _refuse_foreign(folder: Path) -> None:
 
 
 def engine_options(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of the :class:`InferenceConfig` that a row was measured with, on a backend without torch."""
-    backend = INSTEAD if runs_module(row["backend"]) else row["backend"]
-    config = InferenceConfig(backend=backend, batch_size=row["batch_size"], threads=row["threads"])
+    """Return the options of the :class:`InferenceConfig` that a row was measured with, on a backend without torch.
+
+    Where another backend stands in, the options of its own are left behind.
+    """
+    instead = runs_module(row["backend"])
+    backend = INSTEAD if instead else row["backend"]
+    more = {} if instead else json.loads(row.get("engine_json") or "{}")
+    config = InferenceConfig(backend=backend, batch_size=row["batch_size"], threads=row["threads"], **more)
     return {
+        **more,
         "backend": config.backend,
         "batch_size": config.batch_size,
         "threads": config.threads,

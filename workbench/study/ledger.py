@@ -39,7 +39,6 @@ class Ledger:
         self._progress = progress
         store.add(study, rows)
         self._rows = {key: trial.row for key, trial in store.load(study, rows).items()}
-        self._position = {key: i for i, key in enumerate(rows)}
         self._reused = sum(row["state"] == "complete" for row in self._rows.values())
         self._mine: set[str] = set()
         self._given_up: set[str] = set()
@@ -57,6 +56,16 @@ class Ledger:
     ) -> None:
         self._end.set()
         self._heart.join()
+
+    def extend(self, plan: Plan, rows: dict[str, TrialRow]) -> None:
+        """Go over to another plan, whose trials come on top of those known; a search finds them one by one."""
+        self._plan = plan
+        new = {key: row for key, row in rows.items() if key not in self._rows}
+        if new:
+            self._store.add(self._study, new)
+            found = {key: trial.row for key, trial in self._store.load(self._study, new).items()}
+            self._reused += sum(row["state"] == "complete" for row in found.values())
+            self._rows |= found
 
     def claim(self, trials: Iterable[Planned]) -> list[Planned]:
         """Take those of ``trials`` that are not complete, not given up in this run, and nobody else's."""
@@ -123,6 +132,12 @@ class Ledger:
                 row = update_row(self._rows[trial.key], state="failed", error=reason)
                 self._save(trial, row, f"{trial.words}: failed. {reason}", release=True)
 
+    def prune(self, trial: Planned, reason: str, columns: dict[str, Any]) -> None:
+        """Write that a trial is not worth timing, with what is known of it."""
+        self._given_up.add(trial.key)
+        row = update_row(self._rows[trial.key], **columns, state="pruned", error=reason)
+        self._save(trial, row, f"{trial.words}: pruned. {reason}", release=True)
+
     def cut(self, trials: Iterable[Planned], reason: str) -> None:
         """Leave trials waiting, with the reason; the next run takes them up."""
         for trial in trials:
@@ -163,7 +178,7 @@ class Ledger:
 
     def say(self, message: str, *, extra: float = 0.0, **values: Any) -> None:
         """Send a progress event; ``extra`` is the part of a trial that is done beyond whole ones."""
-        done = sum(row["state"] in ("complete", "failed") for row in self._rows.values())
+        done = sum(row["state"] in ("complete", "pruned", "failed") for row in self._rows.values())
         self._shown = max(self._shown, min(done + extra, len(self._rows)))  # a bar never goes back
         self._progress(Progress("study", self._shown, len(self._rows), message, values))
 

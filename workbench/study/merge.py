@@ -73,13 +73,14 @@ def rows_of_task(stored: Iterable[Stored], task_fingerprint: str) -> list[TrialR
             row["batch_size"],
             row["shape"],
             row["threads"],
+            row["engine_json"],
             row["fingerprint"],
         )
         rank = (row["samples"] is not None, row["quality"] is not None, trial.updated)
         if settings not in best or best[settings][0] < rank:
             best[settings] = (rank, row)
     rows = _in_order([row for _, row in best.values()])
-    judged = {(r["recipe_id"], r["backend"]) for r in rows if r["quality"] is not None}
+    judged = {(r["recipe_id"], r["backend"], r["engine_json"]) for r in rows if r["quality"] is not None}
     return [{**row, "candidates": len(judged)} for row in rows]
 
 
@@ -162,6 +163,7 @@ def _check_fields(row: Mapping[str, Any], where: str) -> None:
     bad += [name for name in NUMERIC if row.get(name) is not None and not _number(row[name], int | float)]
     bad += ["state"] if row.get("state") not in STATES else []
     bad += ["shape"] if not isinstance(row.get("shape", ""), str) else []
+    bad += ["engine_json"] if not _is_object(row.get("engine_json", "{}")) else []
     bad += ["notes"] if not isinstance(row.get("notes", {}), Mapping) else []
     bad += ["steps"] if not isinstance(row.get("steps", []), list) else []
     if bad:
@@ -169,6 +171,13 @@ def _check_fields(row: Mapping[str, Any], where: str) -> None:
             f"{where} is no row of a study: {bad[0]} is {given(row.get(bad[0]))}. Merge what `workbench bench "
             "--output` or a report (trials.jsonl) wrote, unchanged."
         )
+
+
+def _is_object(text: Any) -> bool:
+    try:
+        return isinstance(text, str) and isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _number(value: Any, kind: Any) -> bool:

@@ -38,6 +38,11 @@ class Pacing:
             seconds += (getattr(step, "max_seconds", None) or TRAINING_S) if trains else 0.0
         return seconds
 
+    def add(self, recipe: Recipe) -> None:
+        """Count one more recipe that is to be prepared, and timed once."""
+        self._unprepared[recipe] = self.prepare_s(recipe)
+        self._groups[True] += 1
+
     def fits(self, recipe: Recipe, *, prepared: bool) -> bool:
         """Say whether preparing a recipe and timing it once still fits."""
         needed = self._group_s[True] + (0.0 if prepared else self.prepare_s(recipe))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from workbench.compress.recipe import Recipe
-from workbench.core.config import short_id
+from workbench.core.config import canonical_json, short_id
 from workbench.core.errors import StudyError
 from workbench.core.machine import (
     FINGERPRINT_LIBRARIES,
@@ -17,7 +17,7 @@ from workbench.core.machine import (
     machine_words,
     this_machine,
 )
-from workbench.study.rows import TrialRow, new_row
+from workbench.study.rows import TrialRow, engine_words, new_row
 from workbench.study.shapes import Point, Shape, shape_words
 
 if TYPE_CHECKING:
@@ -28,7 +28,10 @@ BASELINE_BACKEND = "torch-eager"
 
 @dataclass(frozen=True)
 class Planned:
-    """One trial to do. ``baseline`` marks the float model on torch eager, which the others are compared with."""
+    """One trial to do. ``baseline`` marks the float model on torch eager, which the others are compared with.
+
+    ``options`` are those of the engine beyond backend, batch size and threads, sorted by name.
+    """
 
     key: str
     recipe: Recipe
@@ -39,6 +42,7 @@ class Planned:
     artifact_key: str
     baseline: bool
     shape: Shape = ()
+    options: tuple[tuple[str, Any], ...] = ()
 
     @property
     def point(self) -> Point:
@@ -48,7 +52,12 @@ class Planned:
     @property
     def words(self) -> str:
         """The trial in words."""
-        return f"{self.name} on {self.backend} at batch {self.point.words}"
+        return f"{self.name} on {self.engine_words} at batch {self.point.words}"
+
+    @property
+    def engine_words(self) -> str:
+        """The backend, with the options that are not its defaults."""
+        return engine_words(self.backend, dict(self.options))
 
 
 @dataclass(frozen=True)
@@ -120,6 +129,7 @@ class Plan:
                 batch_size=t.batch_size,
                 shape=shape_words(t.shape),
                 threads=t.threads,
+                engine_json=canonical_json(dict(t.options)),
                 baseline=t.baseline,
                 trial_key=t.key,
                 artifact_key=t.artifact_key,
@@ -212,17 +222,26 @@ def make_plan(
     for point in (primary, *others):
         for recipe in ordered:
             runs_on = chosen if recipe.steps else tuple(dict.fromkeys((BASELINE_BACKEND, *chosen)))
-            trials += [_planned(task_fingerprint, recipe, b, point, threads) for b in runs_on]
+            trials += [planned(task_fingerprint, recipe, b, point, threads) for b in runs_on]
     return Plan(tuple(trials), ordered, chosen, primary, tuple(others))
 
 
-def _planned(task_fingerprint: str, recipe: Recipe, backend: str, point: Point, threads: int) -> Planned:
+def planned(
+    task_fingerprint: str,
+    recipe: Recipe,
+    backend: str,
+    point: Point,
+    threads: int,
+    options: tuple[tuple[str, Any], ...] = (),
+) -> Planned:
+    """Return one trial of a task, with its keys."""
     versions = library_versions(FINGERPRINT_LIBRARIES)
     artifact = artifact_key(recipe.recipe_id, task_fingerprint, versions, int8_dot=this_machine().int8_dot)
-    key = trial_key(artifact, backend, point, threads)
-    baseline = not recipe.steps and backend == BASELINE_BACKEND
+    more = {"options": dict(options)} if options else {}
+    key = trial_key(artifact, backend, point, threads, **more)
+    baseline = not recipe.steps and backend == BASELINE_BACKEND and not options
     name = recipe.name or recipe.label
-    return Planned(key, recipe, name, backend, point.batch, threads, artifact, baseline, point.shape)
+    return Planned(key, recipe, name, backend, point.batch, threads, artifact, baseline, point.shape, options)
 
 
 def artifact_key(recipe_id: str, task_fingerprint: str, libraries: Mapping[str, str | None], *, int8_dot: bool) -> str:

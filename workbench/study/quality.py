@@ -54,21 +54,26 @@ class Quality:
 
 def write_inputs(task: Task, folder: Path, *, points: tuple[Point, ...]) -> None:
     """Write the evaluation inputs and one example batch per point into ``folder``, where they are not there yet."""
-    if not _written(evaluation_folder(folder)):
-        save_arrays(to_numpy(task.evaluation.inputs), evaluation_folder(folder))
+    write_split(task, folder, "evaluation")
     for point in points:
         if not _written(examples_folder(folder, point)):
             examples = resized(task.examples(point.batch), task.open_dims, dict(point.shape))
             save_arrays(to_numpy(examples), examples_folder(folder, point))
 
 
+def write_split(task: Task, folder: Path, split: str) -> None:
+    """Write the inputs of a split into ``folder``, where they are not there yet."""
+    if not _written(split_folder(folder, split)):
+        save_arrays(to_numpy(task.split(split).inputs), split_folder(folder, split))
+
+
 def _written(folder: Path) -> bool:
     return (folder / "tree.json").exists()  # written last
 
 
-def evaluation_folder(folder: Path) -> Path:
-    """Return where the evaluation inputs lie."""
-    return folder / "evaluation"
+def split_folder(folder: Path, split: str) -> Path:
+    """Return where the inputs of a split lie."""
+    return folder / split
 
 
 def examples_folder(folder: Path, point: Point) -> Path:

@@ -5,10 +5,11 @@ Units stand in the names. A column that could not be measured is None, and ``not
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any, TypedDict
 
-STATES = ("waiting", "running", "complete", "failed", "cancelled")
+STATES = ("waiting", "running", "complete", "pruned", "failed", "cancelled")
 
 
 class TrialRow(TypedDict):
@@ -22,7 +23,7 @@ class TrialRow(TypedDict):
     most that the trial's process had in memory, ``peak_pss_mib`` the same with shared pages divided among those who map
     them, ``gpu_memory_mib`` what it held on a GPU, and ``allocator_peak_mib`` what torch's allocator counts; the notes
     say which of several ways it was. ``energy_mj_per_sample`` is what a sample takes above the machine at rest.
-    ``steps`` holds one dict per StepReport. ``candidates`` counts the (recipe, backend) pairs whose quality
+    ``steps`` holds one dict per StepReport. ``candidates`` counts the (recipe, engine) pairs whose quality
     was measured on the evaluation split of this study. ``samples`` names the file with the raw ms per call, of this
     trial and of the baseline next to it, in the folder ``samples`` beside the database. ``noise_floor`` is the share up
     to which a difference counts as noise in ``verdict``, ``conditions`` what the machine did while this was timed:
@@ -31,6 +32,9 @@ class TrialRow(TypedDict):
     reading the model and creating the session, compiling where the backend does that in a step of its own, and the
     first call; they add up. ``fingerprint`` names the machine with the versions of its libraries, ``machine`` says in
     words what it is: figures of two fingerprints are never compared.
+    ``engine_json`` holds the engine's options beyond backend, batch size and threads, where they are not its defaults.
+    ``validation_drop`` is the drop on the validation split, which a search may look at; its note says where that was
+    measured. A ``pruned`` row is one that a search did not time, and ``error`` says why.
     ``notes`` maps a column to the reason why it is None or needs a word.
     """
 
@@ -76,8 +80,10 @@ class TrialRow(TypedDict):
     first_call_ms: float | None
     prepare_s: float | None
     candidates: int | None
+    validation_drop: float | None
     steps: list[dict[str, Any]]
     recipe_json: str
+    engine_json: str
     trial_key: str
     artifact_key: str
     task_fingerprint: str
@@ -106,9 +112,25 @@ def new_row(**known: Any) -> TrialRow:
     ('waiting', None, {})
     """
     row: dict[str, Any] = dict.fromkeys(COLUMNS)
-    row.update(state="waiting", shape="", recommended=False, baseline=False, steps=[], notes={})
+    row.update(state="waiting", shape="", engine_json="{}", recommended=False, baseline=False, steps=[], notes={})
     row.update(known)
     return row  # type: ignore[return-value]
+
+
+def engine_words(backend: str, options: Mapping[str, Any]) -> str:
+    """Return a backend with the engine's options in words.
+
+    Examples
+    --------
+    >>> engine_words("openvino", {"precision": "bfloat16", "streams": 2})
+    'openvino (precision=bfloat16, streams=2)'
+    """
+    return f"{backend} ({', '.join(f'{name}={value}' for name, value in options.items())})" if options else backend
+
+
+def row_engine(row: Mapping[str, Any]) -> str:
+    """Return the backend of a row with its engine's options in words."""
+    return engine_words(row["backend"], json.loads(row.get("engine_json") or "{}"))
 
 
 def update_row(row: Mapping[str, Any], **changes: Any) -> TrialRow:
@@ -120,7 +142,7 @@ def update_row(row: Mapping[str, Any], **changes: Any) -> TrialRow:
 def whole_row(known: Mapping[str, Any]) -> TrialRow:
     """Return a row with every column, whichever version wrote it; what it did not know is None with a note."""
     row = new_row(**{name: value for name, value in known.items() if name in COLUMNS})
-    unknown = [name for name in COLUMNS if name not in known]
+    unknown = [name for name in COLUMNS if name not in known and name != "engine_json"]  # there were the defaults only
     notes = dict.fromkeys(unknown, "The version that wrote this row did not record it.")
     if known.get("load_s") is not None:
         row["load_ms"] = 1e3 * known["load_s"]

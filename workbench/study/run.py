@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import shutil
 import time
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.compress.recipe import Recipe
+from workbench.core.config import canonical_json
 from workbench.core.errors import Cancelled, StudyError, TrialFailed
 from workbench.core.given import given
 from workbench.study.answers import pareto_rows
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from workbench.measure.monitor import Monitor
     from workbench.tasks.task import Task
 
+_IN_TORCH = "Of the variant in torch, on the validation split."
 _BUDGET = "the time budget does not allow it"
 
 
@@ -159,9 +162,14 @@ class Run:
         if self._prepared(mine[0]) is None and not self._prepare(mine, first):
             return False
         self._pacing.prepared(recipe)
-        if first:
-            self._group(first, [t for r in following for t in self._plan.group(r, self._plan.primary)])
+        worth = self._worth_timing(first)
+        if worth:
+            self._group(worth, [t for r in following for t in self._plan.group(r, self._plan.primary)])
         return True
+
+    def _worth_timing(self, trials: Sequence[Planned]) -> Sequence[Planned]:
+        """Return those of the prepared trials that are to be timed: in a plan, all."""
+        return trials
 
     def _prepare(self, mine: Sequence[Planned], first: Sequence[Planned]) -> bool:
         trial, recipe = mine[0], mine[0].recipe
@@ -229,21 +237,38 @@ class Run:
             columns = timed_columns(arm, mine, theirs, noise, base_ms=base_ms, timed=timed.rounds)
         try:
             quality = self._quality(trial, arm, reference)
+            validation = self._validation(trial, arm, reference)
         except TrialFailed as error:
             self._ledger.fail([trial], f"The evaluation failed: {error}")
             return
         prepared = self._prepared(trial) or {}
         size = size_columns(self._shelf.artifact(trial), trial.backend)
-        notes = {**columns.pop("notes"), **quality.pop("notes"), **size.pop("notes"), **prepared.get("notes", {})}
+        found = (columns, quality, size, validation)
+        notes = {name: words for part in found for name, words in part.pop("notes").items()} | prepared.get("notes", {})
         known = {name: prepared.get(name) for name in ("steps", "params", "macs", "prepare_s")}
         notes |= shape_notes(trial, task_shape(self._task))
         samples = save_samples(self._files / "samples", mine, theirs)
-        self._ledger.complete(trial, {**columns, **quality, **size, **known, "samples": samples, "notes": notes})
+        self._ledger.complete(
+            trial, {**columns, **quality, **size, **validation, **known, "samples": samples, "notes": notes}
+        )
+
+    def _validation(self, trial: Planned, arm: RemoteArm, reference: RemoteArm) -> dict[str, Any]:
+        """Return the drop on the validation split with its note: that of preparing, since it costs nothing more."""
+        return self._prepared_drop(trial, self._plan.baseline(trial.point))
+
+    def _prepared_drop(self, trial: Planned, base: Planned) -> dict[str, Any]:
+        mine, theirs = ((self._prepared(t) or {}).get("validation_quality") for t in (trial, base))
+        if mine is None or theirs is None:
+            return {"validation_drop": None, "notes": {"validation_drop": "What preparing told is no longer kept."}}
+        if not math.isfinite(theirs - mine):
+            return {"validation_drop": None, "notes": {"validation_drop": f"The metric is {mine} on the variant."}}
+        return {"validation_drop": theirs - mine, "notes": {"validation_drop": _IN_TORCH}}
 
     def _quality(self, trial: Planned, arm: RemoteArm, reference: RemoteArm) -> dict[str, Any]:
         """Quality on the engine that was timed: evaluated once per recipe and backend, shared by the batch sizes."""
         for row in self._ledger.complete_rows():
-            same = row["recipe_id"] == trial.recipe.recipe_id and row["backend"] == trial.backend
+            same = (row["recipe_id"], row["backend"]) == (trial.recipe.recipe_id, trial.backend)
+            same = same and row["engine_json"] == canonical_json(dict(trial.options))
             if same and row["quality"] is not None:
                 whole = whole_row(row)  # another version may have written it
                 notes = {name: whole["notes"][name] for name in QUALITY if name in whole["notes"]}

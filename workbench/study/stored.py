@@ -14,6 +14,8 @@ from workbench.study.answers import Best, best_row, mark_recommended
 from workbench.study.handover import hand_over
 from workbench.study.merge import rows_of_task
 from workbench.study.rows import TrialRow
+from workbench.study.search.face import stored_question
+from workbench.study.search.goals import recommend
 from workbench.study.store import Store
 
 if TYPE_CHECKING:
@@ -99,6 +101,9 @@ def _answer(store: Store, name: str, storage: str, quality_drop: float | None) -
         raise StudyError(f"{storage} holds no trial. Run the study first.")
     latest = max(stored.values(), key=lambda trial: trial.updated).row["task_fingerprint"]
     rows = rows_of_task(stored.values(), latest)
+    searched = stored_question(store, name)
+    if searched is not None and quality_drop is None:
+        return rows, recommend(rows, searched, machine=fingerprint_id())
     return rows, best_row(rows, quality_drop=store.accepted_drop(name, quality_drop), machine=fingerprint_id())
 
 

@@ -12,6 +12,7 @@ from workbench.core.errors import Cancelled, StudyError
 from workbench.core.progress import Progress, ProgressCallback, ignore
 from workbench.study.answers import check_question
 from workbench.study.asking import StudyAnswers
+from workbench.study.search.face import SETTING, StudySearch
 from workbench.study.store import Store
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from workbench.tasks.task import Task
 
 
-class Study(StudyAnswers):
+class Study(StudySearch, StudyAnswers):
     """Trials of one task: recipes x backends x batch sizes, each timed in a process of its own.
 
     Parameters
@@ -260,6 +261,7 @@ class Study(StudyAnswers):
             except Cancelled:
                 return RunSummary(0, 0, 0, 0, cancelled=True, seconds=time.monotonic() - started)
             self._store.set_setting(self.name, "quality_drop", quality_drop)
+            self._store.set_setting(self.name, SETTING, None)
             rows = plan.rows(self.task.name, shipment.fingerprint)
             with Ledger(self._store, self.name, plan, rows, quality_drop=quality_drop, progress=progress) as ledger:
                 cached = self.prefix_cache

@@ -67,6 +67,7 @@ class TimedEngine:
             backend=self._backend,
             batch_size=command["batch_size"],
             threads=command["threads"],
+            **command["options"],
         )
         self._inputs = tree_map(np.array, load_arrays(command["inputs"]))
         self._engine = engine

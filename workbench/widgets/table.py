@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from workbench.report import tables
 from workbench.report.words import Row, first_line
 
-_ORDER = {"complete": 0, "running": 1, "waiting": 2, "failed": 3, "cancelled": 4}
+_ORDER = {"complete": 0, "running": 1, "waiting": 2, "pruned": 3, "failed": 4, "cancelled": 5}
 
 
 def _reason(row: Row) -> str:

@@ -41,7 +41,7 @@ def trials_sentence(rows: Sequence[Row]) -> str:
     """Return how far the trials are: ``"12 of 63 trials finished, 1 failed"``."""
     counts = count_states(rows)
     text = f"{counts['complete']} of {len(rows)} trials finished"
-    extra = [f"{counts[state]} {state_word(state)}" for state in ("failed", "cancelled") if counts[state]]
+    extra = [f"{counts[state]} {state_word(state)}" for state in ("pruned", "failed", "cancelled") if counts[state]]
     return ", ".join([text, *extra])
 
 

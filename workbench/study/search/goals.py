@@ -1,0 +1,256 @@
+"""The question of a search: goals that a point must hold, figures to make small or large, and which row answers it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from workbench.core.config import Config, from_dict, option
+from workbench.core.errors import ConfigError, unknown_name
+from workbench.core.given import given
+from workbench.study.answers import HIGHER_IS_BETTER, Best, comparable, evidence, interval_words, one_machine
+from workbench.study.rows import NUMERIC, TrialRow, row_engine
+
+_COLUMNS = {
+    "max_quality_drop": "quality_drop",
+    "max_latency_ms": "latency_ms_p50",
+    "max_peak_rss_mib": "peak_rss_mib",
+    "max_size_mib": "size_mib",
+}
+_WORDS = {
+    "max_quality_drop": ("drop", ""),
+    "max_latency_ms": ("latency", " ms"),
+    "max_peak_rss_mib": ("peak memory", " MiB"),
+    "max_size_mib": ("size", " MiB"),
+}
+_FIGURES = {"latency_ms_p50": "fastest", "throughput_per_s": "highest throughput"}
+
+
+@dataclass(frozen=True)
+class Goals(Config):
+    """What a point must hold to be recommended; None asks for nothing.
+
+    Examples
+    --------
+    >>> Goals(max_quality_drop=0.02, max_size_mib=1.5).words()
+    'drop at most 0.02, size at most 1.5 MiB'
+    """
+
+    max_quality_drop: float = option(0.01, "largest drop of quality, in the metric's units", minimum=0.0)
+    max_latency_ms: float | None = option(None, "longest median latency of a call", above=0.0, unit="ms")
+    max_peak_rss_mib: float | None = option(None, "largest peak memory of the engine's process", above=0.0, unit="MiB")
+    max_size_mib: float | None = option(None, "largest file that the engine loads", above=0.0, unit="MiB")
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """The limits that were given, by the name of their goal."""
+        return {name: getattr(self, name) for name in _COLUMNS if getattr(self, name) is not None}
+
+    def words(self) -> str:
+        """Return the goals in words."""
+        return ", ".join(
+            f"{goal_words(name)[0]} at most {limit:g}{goal_words(name)[1]}" for name, limit in self.limits.items()
+        )
+
+    def excess(self, row: Mapping[str, Any], *, drop: str = "quality_drop") -> dict[str, float]:
+        """Return for each goal how far a row is beyond it, as a share of the limit; 0 or below where it holds.
+
+        What was not measured counts as one whole limit too much. ``drop`` names the column of the drop: a search may
+        look at ``"validation_drop"`` only.
+        """
+        found = {}
+        for name, limit in self.limits.items():
+            value = row.get(drop if name == "max_quality_drop" else _COLUMNS[name])
+            found[name] = 1.0 if value is None else (float(value) - limit) / (limit or 1.0)
+        return found
+
+    def hold(self, row: Mapping[str, Any], *, drop: str = "quality_drop") -> bool:
+        """Say whether a row holds all goals."""
+        return all(beyond <= 0 for beyond in self.excess(row, drop=drop).values())
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a search is asked: the goals, the figures to make small (or, of those where more is better, large)."""
+
+    goals: Goals
+    figures: tuple[str, ...]
+    batch_sizes: tuple[int, ...]
+    shape: str = ""
+
+    @property
+    def directions(self) -> list[Literal["minimize", "maximize"]]:
+        """For each figure, what Optuna calls its direction."""
+        return ["maximize" if figure in HIGHER_IS_BETTER else "minimize" for figure in self.figures]
+
+    def values(self, row: TrialRow, base: TrialRow | None) -> list[float] | str:
+        """Return the figures of a row as a search sees them, or why one is unknown.
+
+        Latency and throughput are those that rows are compared by, see :func:`workbench.study.answers.comparable`;
+        quality is that of the validation split.
+        """
+        found = [_figure(row, base, _SEEN.get(figure, figure)) for figure in self.figures]
+        for figure, value in zip(self.figures, found, strict=True):
+            if value is None or not math.isfinite(value):
+                return f"{figure} is unknown: {row['notes'].get(figure, 'it was not measured')}"
+        return [float(value) for value in found if value is not None]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-ready values."""
+        return {**dataclasses.asdict(self), "goals": self.goals.to_dict()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Question:
+        """Return what :meth:`to_dict` described."""
+        figures, sizes = tuple(values["figures"]), tuple(values["batch_sizes"])
+        return cls(from_dict(Goals, values["goals"]), figures, sizes, values["shape"])
+
+
+_SEEN = {"quality_drop": "validation_drop"}
+
+
+def question(
+    goals: Goals | None,
+    minimise: str | Sequence[str] | None,
+    maximise: str | Sequence[str] | None,
+    batch_sizes: tuple[int, ...],
+    *,
+    shape: str,
+) -> Question:
+    """Return the question of a search; without a figure, latency at one batch size and throughput over several.
+
+    Raises
+    ------
+    ConfigError
+        If ``goals`` is something else, or a figure is unknown, on the wrong side, or no figure at all over several
+        batch sizes, as latency is.
+    """
+    if goals is not None and not isinstance(goals, Goals):
+        raise ConfigError(f"search: goals must be wb.Goals(max_quality_drop=0.01, ...), got {given(goals)}.")
+    small, large = _several("minimise", minimise), _several("maximise", maximise)
+    if not small and not large:
+        small, large = (("latency_ms_p50",), ()) if len(batch_sizes) == 1 else ((), ("throughput_per_s",))
+    for name in (*small, *large):
+        if name not in NUMERIC:
+            raise ConfigError("search: " + unknown_name("numeric column", name, NUMERIC))
+        if name == "quality":
+            raise ConfigError("search: write minimise='quality_drop', the loss against the float model.")
+    for wrong, side, other in (
+        ([n for n in small if n in HIGHER_IS_BETTER], "minimise", "maximise"),
+        ([n for n in large if n not in HIGHER_IS_BETTER], "maximise", "minimise"),
+    ):
+        if wrong:
+            raise ConfigError(f"search: {wrong[0]} does not belong into {side}. Write {other}={wrong[0]!r}.")
+    if len(batch_sizes) > 1 and "latency_ms_p50" in small:
+        raise ConfigError(
+            f"search: a call of {min(batch_sizes)} and one of {max(batch_sizes)} samples are no rivals in latency, the "
+            "smaller one always wins. Give one batch size; or maximise='throughput_per_s' with a goal for the latency."
+        )
+    figures = tuple(dict.fromkeys((*small, *large)))
+    return Question(goals or Goals(), figures, batch_sizes, shape)
+
+
+def recommend(rows: Sequence[TrialRow], asked: Question, *, machine: str | None = None) -> Best:
+    """Return exactly one row that answers the question, or the nearest miss and the plain statement.
+
+    The rules are those of :func:`workbench.study.answers.best_row`: only complete rows of one machine, latencies
+    compared by what was timed in turns with the baseline, of equals the one that loses less. Quality is that of the
+    evaluation split, which the search did not see.
+    """
+    known = [r for r in rows if r["state"] == "complete" and r["batch_size"] in asked.batch_sizes]
+    known = [r for r in known if (r.get("shape") or "") == asked.shape and r["quality_drop"] is not None]
+    known, other = one_machine(known, machine)
+    order = {row["trial_key"]: cost for row, cost in zip(known, costs(known, asked.figures[0]), strict=True)}
+    rivals = [r for r in known if math.isfinite(order[r["trial_key"]])]
+    rivals.sort(key=lambda r: (order[r["trial_key"]], r["quality_drop"]))
+    if not rivals:
+        return Best(None, False, f"No finished trial has both a quality and {asked.figures[0]}.", 0)
+    held = [r for r in rivals if asked.goals.hold(r)]
+    if held:
+        words = _FIGURES.get(asked.figures[0]) or f"best {asked.figures[0]}"
+        many = f" at batch {held[0]['batch_size']}" if len(asked.batch_sizes) > 1 else ""
+        text = (
+            f"{held[0]['recipe']} on {row_engine(held[0])}{many}: the {words} of {len(held)} variants that hold the "
+            f"goals ({asked.goals.words()}; {len(rivals)} compared): {evidence(held, asked.goals.max_quality_drop)}"
+        )
+        return Best(held[0], True, text + other, len(rivals))
+    row = min(rivals, key=lambda r: (_total(asked.goals, r), order[r["trial_key"]]))
+    return Best(row, False, _nothing_held(rivals, row, asked.goals) + other, len(rivals))
+
+
+def nearest_misses(rows: Sequence[TrialRow], goals: Goals) -> dict[str, TrialRow]:
+    """Return for each goal the row that comes nearest to it among those that hold all others, where there are any."""
+    found = {}
+    for name in goals.limits:
+        others = [r for r in rows if all(b <= 0 for goal, b in goals.excess(r).items() if goal != name)]
+        if others:
+            found[name] = min(others, key=lambda r: goals.excess(r)[name])
+    return found
+
+
+def costs(rows: Sequence[TrialRow], figure: str) -> list[float]:
+    """Return a figure of rows as they are compared by, less is better; infinite where it is unknown."""
+    base = {(r["batch_size"], r["fingerprint"]): r for r in rows if r["baseline"]}
+    found = [_figure(row, base.get((row["batch_size"], row["fingerprint"])), figure) for row in rows]
+    sign = -1.0 if figure in HIGHER_IS_BETTER else 1.0
+    return [math.inf if value is None else sign * value for value in found]
+
+
+def goal_words(name: str) -> tuple[str, str]:
+    """Return what a goal limits in words, and its unit."""
+    return _WORDS[name]
+
+
+def goal_column(name: str) -> str:
+    """Return the column that a goal limits."""
+    return _COLUMNS[name]
+
+
+def _figure(row: TrialRow, base: TrialRow | None, column: str) -> float | None:
+    if column not in ("latency_ms_p50", "throughput_per_s"):
+        value: float | None = row[column]  # type: ignore[literal-required]
+        return value
+    pair = [row] if base is None or base["trial_key"] == row["trial_key"] else [row, base]
+    latency = comparable(pair, "latency_ms_p50")[0]
+    if not latency:
+        return None
+    return latency if column == "latency_ms_p50" else 1e3 * row["batch_size"] / latency
+
+
+def _several(side: str, names: str | Sequence[str] | None) -> tuple[str, ...]:
+    found = () if names is None else (names,) if isinstance(names, str) else tuple(names)
+    if not all(isinstance(name, str) for name in found):
+        raise ConfigError(f"search: {side} must be the name of a column, or several, got {given(names)}.")
+    return found
+
+
+def _total(goals: Goals, row: TrialRow) -> float:
+    return sum(max(0.0, beyond) for beyond in goals.excess(row).values())
+
+
+def _nothing_held(rivals: Sequence[TrialRow], row: TrialRow, goals: Goals) -> str:
+    text = (
+        f"Nothing met the goals ({goals.words()}): none of the {len(rivals)} finished variants does. The nearest is "
+        f"{row['recipe']} on {row_engine(row)}: {_misses(row, goals)}{interval_words(row)}."
+    )
+    for name, near in nearest_misses(rivals, goals).items():
+        if near is not row:
+            text += (
+                f" But for the {goal_words(name)[0]}, {near['recipe']} on {row_engine(near)} holds everything: "
+                f"{_misses(near, goals)}."
+            )
+    return text
+
+
+def _misses(row: TrialRow, goals: Goals) -> str:
+    words = []
+    for name, beyond in goals.excess(row).items():
+        if beyond > 0:
+            what, unit = goal_words(name)
+            value = row[_COLUMNS[name]]  # type: ignore[literal-required]
+            shown = "unknown" if value is None else f"{value:.4g}{unit}"
+            words.append(f"{what} {shown} instead of {goals.limits[name]:g}{unit}")
+    return ", ".join(words)
