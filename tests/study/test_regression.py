@@ -91,6 +91,12 @@ def test_trials_of_one_side_and_unfinished_ones_are_listed_or_left_out():
     assert "gone: prune on onnxruntime" in str(found) and "new: prune on openvino" in str(found)
 
 
+def test_engine_options_make_another_trial():
+    tuned = {**ROW, "engine_json": '{"precision":"bfloat16"}', "speedup": 8.0, "speedup_low": 7.9, "speedup_high": 8.1}
+    found = compare_rows([ROW], [ROW, tuned])
+    assert found.changes == () and found.added == ("prune on openvino (precision=bfloat16), batch 32",)
+
+
 def test_other_versions_and_other_data_are_noted():
     found = compare_rows([ROW], [{**ROW, "fingerprint": "f2", "task_fingerprint": "t2"}])
     assert "versions of libraries" in found.notes[0] and "f1 before, f2 now" in found.notes[0]

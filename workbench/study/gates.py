@@ -11,7 +11,7 @@ from typing import Any
 
 from workbench.core.errors import ConfigError, unknown_name
 from workbench.study.answers import Best
-from workbench.study.rows import NUMERIC
+from workbench.study.rows import NUMERIC, row_engine
 
 _COMPARE: dict[str, Callable[[float, float], bool]] = {
     "<=": operator.le,
@@ -83,6 +83,6 @@ def failures(best: Best, gates: Iterable[Gate]) -> list[str]:
         return []
     if best.row is None or not best.met:
         return [best.reason]
-    name = f"{best.row['recipe']} on {best.row['backend']}"
+    name = f"{best.row['recipe']} on {row_engine(best.row)}"
     found = [gate.failure(best.row) for gate in conditions]
     return [f"{name}: {words}." for words in found if words is not None]

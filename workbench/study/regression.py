@@ -9,6 +9,7 @@ from typing import Any
 
 from workbench.core.errors import StudyError
 from workbench.core.stats import ASSUMED_NOISE
+from workbench.study.rows import row_engine
 
 Row = Mapping[str, Any]
 SIZE_SHARE = 0.01
@@ -94,7 +95,12 @@ def compare_rows(before: Sequence[Row], after: Sequence[Row]) -> Regression:
 
 
 def _finished(rows: Sequence[Row]) -> dict[tuple[Any, ...], Row]:
-    return {tuple(row.get(name) for name in _IDENTITY): row for row in rows if row.get("state") == "complete"}
+    """Return the finished rows by what was measured; in older rows engines had no options but their defaults."""
+    return {
+        (*(row.get(name) for name in _IDENTITY), row.get("engine_json") or "{}"): row
+        for row in rows
+        if row.get("state") == "complete"
+    }
 
 
 def _comparable(old: list[Row], new: list[Row]) -> list[str]:
@@ -187,4 +193,4 @@ def _size(old: Row, new: Row, column: str) -> Change | None:
 
 def _words(row: Row) -> str:
     shape = f", {row['shape']}" if row.get("shape") else ""
-    return f"{row['recipe']} on {row['backend']}, batch {row['batch_size']}{shape}"
+    return f"{row['recipe']} on {row_engine(row)}, batch {row['batch_size']}{shape}"
