@@ -108,8 +108,8 @@ def mean_behind(before_us: float, after_us: float, warm: int, calls: int) -> flo
 
     Examples
     --------
-    >>> mean_behind(100, 20, warm=1, calls=9)
-    11.611111111111112
+    >>> round(mean_behind(100, 20, warm=1, calls=9), 2)
+    11.61
     """
     whole = (after_us + 0.5) * (warm + calls)
     return max(0.0, (whole - (before_us + 0.5) * warm) / calls)
