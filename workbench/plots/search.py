@@ -123,20 +123,22 @@ def _figures(ax: Axes, frame: pd.DataFrame, history: Any, against: str) -> None:
     known = [*frame["value"].dropna(), *([limit] if limit is not None else [])]
     if wants_log(known):
         ax.set_yscale("log")
-        ax.set_ylim(min(known) / 1.4, max(known) * 1.9)
+        ax.set_ylim(min(known) / 1.7, max(known) * 1.7)
         plain_log(ax.yaxis, *ax.get_ylim())
     elif known:
         room = 0.12 * (max(known) - min(known) or abs(max(known)) or 1.0)
-        ax.set_ylim(min(known) - room, max(known) + 2.2 * room)
-    _points(ax, frame, column, "value")
+        ax.set_ylim(min(known) - 1.6 * room, max(known) + 1.6 * room)
+    more = history.question.directions[0] == "maximize"
+    _points(ax, frame, column, "value", worse_below=more)
     best = frame.dropna(subset=["best_so_far"])
     ends = [*best[column], frame[column].iloc[-1]] if len(best) else []
     ax.step(ends, [*best["best_so_far"], *best["best_so_far"].iloc[-1:]], where="post", color=style.INK, linewidth=1.4)
     if limit is not None:
         _goal(ax, limit)
     _axis(ax, frame, against)
-    better = "more" if history.question.directions[0] == "maximize" else "less"
-    ax.set_ylabel(f"{_NAMES.get(name, name)}\n({better} is better)", fontsize=TEXT + 0.5, color=style.INK)
+    ax.set_ylabel(
+        f"{_NAMES.get(name, name)}\n({'more' if more else 'less'} is better)", fontsize=TEXT + 0.5, color=style.INK
+    )
     title(ax, "Best so far", _best_words(frame))
 
 
@@ -148,7 +150,8 @@ def _drops(ax: Axes, frame: pd.DataFrame, history: Any, against: str) -> None:
     if 0 < _FAR * limit < max(lost):  # what is hopeless must not press together what is close to the goal
         ax.set_yscale("symlog", linthresh=limit)
         ax.set_ylim(min(-0.3 * limit, 1.5 * min(lost)), max(lost) * 2.5)
-        ticks = [-limit, 0.0, *(tick for tick in nice_ticks(1.9 * limit, max(lost) * 2.5))]
+        beyond = nice_ticks(1.9 * limit, max(lost) * 2.5)
+        ticks = [-limit, 0.0, *beyond[:: -(-len(beyond) // 4)]]  # four of them at most
         ax.yaxis.set_major_locator(FixedLocator([tick for tick in ticks if tick >= ax.get_ylim()[0]]))
         ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
         ax.yaxis.set_minor_locator(NullLocator())
@@ -161,14 +164,15 @@ def _drops(ax: Axes, frame: pd.DataFrame, history: Any, against: str) -> None:
     title(ax, "Quality lost", "on the validation split, which the search may see")
 
 
-def _points(ax: Axes, frame: pd.DataFrame, x: str, y: str) -> None:
-    top = 0.965  # of the axes: where points without a figure stand
+def _points(ax: Axes, frame: pd.DataFrame, x: str, y: str, *, worse_below: bool = False) -> None:
+    """Draw every point; one without a figure stands at the edge where the worse ones are."""
+    edge = 0.035 if worse_below else 0.965  # of the axes
     for row in frame.to_dict("records"):
         colour = style.technique(row["technique"]).colour
         marker, _ = _LOOKS[row["look"]]
         fill = colour if row["look"] == "holds" else "white"
         known = pd.notna(row[y])
-        height, scale = (row[y], ax.transData) if known else (top, ax.get_xaxis_transform())
+        height, scale = (row[y], ax.transData) if known else (edge, ax.get_xaxis_transform())
         ax.plot([row[x]], [height], marker, color=colour, markerfacecolor=fill, markersize=6, zorder=4, transform=scale)
 
 
@@ -204,7 +208,8 @@ def _best_words(frame: pd.DataFrame) -> str:
     if best.empty:
         return f"{counted}; none holds the goals yet"
     row = best.iloc[0]
-    return f"{row['recipe']} on {row['backend']}: {row['value']:.4g} ({counted})"
+    shown = f"{row['value']:,.0f}" if row["value"] >= 1000 else f"{row['value']:.4g}"
+    return f"{row['recipe']} on {row['backend']}: {shown} ({counted})"
 
 
 def _legend(figure: Figure, frame: pd.DataFrame) -> None:

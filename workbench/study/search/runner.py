@@ -157,6 +157,12 @@ class SearchRun(Run):
         return True
 
     def _validation(self, trial: Planned, arm: RemoteArm, reference: RemoteArm) -> dict[str, Any]:
+        found = self._validated(trial, arm, reference)
+        if trial.threads != reference.trial.threads:
+            found["notes"]["threads"] = f"The baseline beside it ran on {reference.trial.threads}."
+        return found
+
+    def _validated(self, trial: Planned, arm: RemoteArm, reference: RemoteArm) -> dict[str, Any]:
         """Measure the drop that the search may see, on the engine; once per recipe and engine."""
         if trial.baseline:
             return _drop(0.0, "This is the baseline: its drop is 0 by definition.")
