@@ -96,7 +96,8 @@ class Loop:
         if self._space.size is not None:
             known = {_place(one.params) for one in tried if one.state != INTERRUPTED}
             left = [point for point in self._space.points() if _place(point) not in known]
-            self._proposer.propose(random.Random(len(tried)).choice(left))
+            if left:  # another process may have tried the last ones
+                self._proposer.propose(random.Random(len(tried)).choice(left))
 
     def relay(self, event: Progress) -> None:
         """Pass on what a run reports, counted in points of the search."""
