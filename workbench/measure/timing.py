@@ -162,10 +162,11 @@ def interleave(
     order: list[list[str]] = []
     lost: dict[str, TrialFailed] = {}
     end = float("inf") if budget_s is None else time.perf_counter() + budget_s
+    reference = next(iter(alive), "")
     repeated = 0
     while len(order) < rounds[1]:
         names = [str(name) for name in rng.permutation(list(alive))]
-        fresh = _round([alive[name] for name in names], block_s, arms[0].name, lost)
+        fresh = _round([alive[name] for name in names], block_s, reference, lost)
         alive = {name: arm for name, arm in alive.items() if name not in lost}
         if watch is not None and watch.lap().reasons and repeated < rounds[0] and time.perf_counter() < end:
             repeated += 1
