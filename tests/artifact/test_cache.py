@@ -74,6 +74,7 @@ def answer(process):
     return json.loads(out.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_a_grid_of_24_makes_each_distinct_beginning_once(filled, task):
     folder, watching, variants = filled
     wanted = GRID.prefixes()
@@ -106,6 +107,7 @@ def test_what_comes_from_the_cache_is_exactly_what_would_have_been_made(filled, 
             assert all(torch.equal(value, state[name]) for name, value in made.module.state_dict().items())
 
 
+@pytest.mark.slow
 def test_a_fresh_process_trains_nothing(filled):
     folder, _, _ = filled
     done = answer(run_grid(folder))
@@ -113,6 +115,7 @@ def test_a_fresh_process_trains_nothing(filled):
     assert done["reused"] == [len(recipe.steps) for recipe in GRID.grid()]
 
 
+@pytest.mark.slow
 def test_after_a_kill_only_what_was_missing_is_made(task, tmp_path):
     wanted = GRID.prefixes()
     process = run_grid(tmp_path / "grid", 20)

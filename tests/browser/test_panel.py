@@ -26,6 +26,7 @@ def open_notebook(page, lab, name: str) -> None:
     page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells') }")
 
 
+@pytest.mark.slow
 def test_run_cancel_and_run_again(page, start_lab, write_notebook, shoot) -> None:
     from playwright.sync_api import expect
 

@@ -125,6 +125,7 @@ def norms(module):
     return torch.stack(parts).sum(0).sqrt().sort().values
 
 
+@pytest.mark.slow
 def test_channels_shrink_and_less_is_lost_when_they_go(tiny_task):
     """Equal training with and without the penalty, then the same share of the channels cut."""
     weakest, lost = {}, {}
