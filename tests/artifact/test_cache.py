@@ -85,6 +85,7 @@ def test_a_grid_of_24_makes_each_distinct_beginning_once(filled, task):
     assert [v.recipe for v in variants] == GRID.grid()
 
 
+@pytest.mark.slow
 def test_what_comes_from_the_cache_is_exactly_what_would_have_been_made(filled, task):
     folder, _, variants = filled
     cache = PrefixCache(task, folder)
