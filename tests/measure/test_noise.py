@@ -24,7 +24,7 @@ def test_pairs_of_real_engines_give_a_floor_that_is_kept(tiny_task, monkeypatch)
         Variant.original(tiny_task), backends=["torch-eager", "onnxruntime"], budget_s=0, progress=said.append
     )
     assert len(found.apart) == noise.LEAST_PAIRS
-    assert found.floor == pytest.approx(math.expm1(np.quantile(np.abs(np.log(found.apart)), 0.95)))
+    assert 0.01 <= found.floor <= math.expm1(1.96 * np.max(np.abs(np.log(found.apart)))) + 0.01
     assert found.fingerprint == fingerprint_id()
     assert [event.message for event in said][:2] == [
         "pair 1: torch-eager beside torch-eager",
@@ -33,6 +33,17 @@ def test_pairs_of_real_engines_give_a_floor_that_is_kept(tiny_task, monkeypatch)
     assert known_noise() == found
     assert machine_floor() == found.floor
     assert f"noise floor {100 * found.floor:.1f} %" in noise_words(known_noise())
+
+
+def test_the_error_of_each_timing_is_taken_out():
+    rng = np.random.default_rng(0)
+    loads, errors = rng.normal(0, 0.01, 4000), rng.normal(0, 0.03, 4000)
+    assert noise._floor([(r, 0.03) for r in np.exp(loads + errors)]).floor == pytest.approx(0.0198, rel=0.15)
+    assert noise._floor([(r, 0.0) for r in np.exp(loads)]).floor == pytest.approx(0.0198, rel=0.05)
+    some = rng.choice([0.001, 0.03], 4000)  # a few that are sure of themselves do not decide alone
+    mixed = np.exp(loads + rng.normal(0, some))
+    assert noise._floor(list(zip(mixed, some, strict=True))).floor == pytest.approx(0.0198, rel=0.1)
+    assert noise._floor([(1.001, 0.03)] * 6).floor == 0.01
 
 
 def test_nothing_is_known_before_it_was_measured_and_that_is_said():
@@ -49,7 +60,7 @@ def test_a_file_that_cannot_be_understood_is_as_none(text):
 
 
 def test_keep_false_writes_nothing(tiny_task, monkeypatch):
-    monkeypatch.setattr(noise, "_apart", lambda *args, seed: 1.01)
+    monkeypatch.setattr(noise, "_apart", lambda *args, seed: (1.01, 0.0))
     measure_noise(Variant.original(tiny_task), backends=["onnxruntime"], budget_s=0, keep=False)
     assert known_noise() is None
 
@@ -105,9 +116,9 @@ def test_a_comparison_takes_the_floor_of_this_machine_and_prints_it():
 def test_the_command_measures_and_prints(monkeypatch, capsys):
     from workbench.cli import main
 
-    monkeypatch.setattr(noise, "_apart", lambda *args, seed: 1.03)
+    monkeypatch.setattr(noise, "_apart", lambda *args, seed: (1.03, 0.0))
     assert main(["noise", "--backends", "onnxruntime", "--budget-s", "0"]) == 0
-    assert capsys.readouterr().out.startswith("Noise floor 3.0 %: two loads of one model")
+    assert capsys.readouterr().out.startswith("Noise floor 6.0 %: two loads of one model")
     assert main(["noise", "--backends", "onnxruntime", "--budget-s", "0", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["floor"] == pytest.approx(0.03)
-    assert machine_floor() == pytest.approx(0.03)
+    assert json.loads(capsys.readouterr().out)["floor"] == pytest.approx(1.03**1.96 - 1)
+    assert machine_floor() == pytest.approx(1.03**1.96 - 1)

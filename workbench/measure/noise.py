@@ -21,17 +21,19 @@ from workbench.core.files import cache_dir, replacing
 from workbench.core.given import given, require_count, require_several
 from workbench.core.machine import fingerprint_id, machine_words
 from workbench.core.progress import Progress, ProgressCallback, ignore
-from workbench.core.stats import ASSUMED_NOISE, ratio_interval
+from workbench.core.stats import ASSUMED_NOISE, Array, ratio_interval
 from workbench.engine.backends import DEFAULT_BACKENDS, backend_status, require_backend
 from workbench.measure.timing import CallArm, interleave
 
 if TYPE_CHECKING:
     from workbench.compress.variant import Variant
 
-PAIR_S = 2.0
+PAIR_S = 2.5
 LEAST_PAIRS = 6
-_SHARE = 0.95
-_ROUNDS = (6, 12)
+_NORMAL = 1.96
+"""Standard deviations that hold 95 of 100 pairs."""
+_LEAST_FLOOR = 0.01
+_ROUNDS = (6, 20)
 _BLOCK_S = 0.05
 
 
@@ -42,7 +44,8 @@ class NoiseFloor:
     Attributes
     ----------
     floor : float
-        What 95 of 100 pairs stay below: 0.015 is 1.5 %.
+        What 95 of 100 pairs stay below, with the error of each pair's own timing taken out: 0.015 is 1.5 %. That error
+        is in the interval of a comparison already, and would count twice. At least 1 %.
     apart : tuple of float
         The ratio of each pair that was measured.
     machine, fingerprint : str
@@ -117,17 +120,17 @@ def measure_noise(
         raise ConfigError("measure_noise: backends is empty. Name at least one, such as ('onnxruntime',).")
     for name in names:
         require_backend(name)
-    ratios: list[float] = []
+    found: list[tuple[float, float]] = []
     end = time.perf_counter() + budget_s
     for number, name in enumerate(itertools.cycle(names)):
         if number >= LEAST_PAIRS and time.perf_counter() >= end:
             break
         progress(Progress("noise", number, 0, f"pair {number + 1}: {name} beside {name}"))
-        ratios.append(_apart(chosen, name, batch_size, seed=number))
-    found = _floor(ratios)
+        found.append(_apart(chosen, name, batch_size, seed=number))
+    floor = _floor(found)
     if keep:
-        _write(found)
-    return found
+        _write(floor)
+    return floor
 
 
 def known_noise() -> NoiseFloor | None:
@@ -158,8 +161,8 @@ def _running() -> tuple[str, ...]:
     return names
 
 
-def _apart(variant: Variant, backend: str, batch_size: int, *, seed: int) -> float:
-    """Return the ratio of two loads of one model on one backend."""
+def _apart(variant: Variant, backend: str, batch_size: int, *, seed: int) -> tuple[float, float]:
+    """Return the ratio of two loads of one model on one backend, and the standard error of its logarithm."""
     from workbench.engine.engine import OptimizedInferenceEngine
 
     inputs = variant.task.examples(batch_size)
@@ -172,13 +175,35 @@ def _apart(variant: Variant, backend: str, batch_size: int, *, seed: int) -> flo
         for arm in arms:
             arm.warm()
         timed = interleave(arms, rounds=_ROUNDS, block_s=_BLOCK_S, budget_s=PAIR_S, seed=seed)
-    return ratio_interval(timed.blocks["first"], timed.blocks["second"], resamples=1)[0]
+    ratio, low, high = ratio_interval(timed.blocks["first"], timed.blocks["second"], seed=seed)
+    return ratio, math.log(high / low) / (2 * _NORMAL)
 
 
-def _floor(ratios: Sequence[float]) -> NoiseFloor:
-    share = float(np.quantile(np.abs(np.log(ratios)), _SHARE))
+def _floor(pairs: Sequence[tuple[float, float]]) -> NoiseFloor:
+    """Return the floor from ratios and the standard errors of their logarithms."""
+    logs, errors = (
+        np.array(column) for column in zip(*((math.log(ratio), error) for ratio, error in pairs), strict=True)
+    )
+    floor = max(math.expm1(_NORMAL * _spread(logs, errors)), _LEAST_FLOOR)
     today = datetime.date.today().isoformat()
-    return NoiseFloor(math.expm1(share), tuple(ratios), machine_words(), fingerprint_id(), today)
+    return NoiseFloor(floor, tuple(ratio for ratio, _ in pairs), machine_words(), fingerprint_id(), today)
+
+
+def _spread(logs: Array, errors: Array) -> float:
+    """Return the standard deviation between loads, told apart from the error of each measurement.
+
+    The estimate of Paule and Mandel (1982), by bisection; that the true mean is 0 is known here.
+    """
+    low, high = 0.0, float(np.max(np.abs(logs)))
+    if float(np.sum(logs**2 / np.maximum(errors, 1e-9) ** 2)) <= logs.size:
+        return 0.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        if float(np.sum(logs**2 / (errors**2 + middle**2))) > logs.size:
+            low = middle
+        else:
+            high = middle
+    return high
 
 
 def _path() -> Path:
