@@ -10,7 +10,7 @@ import threading
 import pytest
 
 from workbench.core.errors import StudyError
-from workbench.study.rows import new_row
+from workbench.study.rows import COLUMNS, new_row
 from workbench.study.store import STALE_S, Store, is_stale, new_owner
 
 KEYS = [f"key{i}" for i in range(20)]
@@ -36,6 +36,16 @@ def test_rows_come_back_in_the_planned_order_and_are_added_once(store):
     assert list(found) == KEYS
     assert found["key0"].row["recipe"] == "key0"
     assert store.load("other study") == {}
+
+
+def test_a_row_of_an_older_version_comes_back_with_every_column(store):
+    with store._begin() as connection:
+        old = {"recipe": "key1", "recipe_id": "1", "backend": "b", "batch_size": 1, "state": "complete", "notes": {}}
+        connection.exec_driver_sql("UPDATE workbench_trials SET row = ? WHERE trial_key = 'key1'", (json.dumps(old),))
+    row = store.load("study", ["key1"])["key1"].row
+    assert set(row) == set(COLUMNS)
+    assert (row["trial_key"], row["engine_json"], row["noise_floor"]) == ("key1", "{}", None)
+    assert "did not record" in row["notes"]["noise_floor"]
 
 
 def test_a_claimed_trial_is_nobody_elses_until_released(store):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from workbench.core.config import short_id
 from workbench.core.errors import StudyError
 from workbench.core.given import given
-from workbench.study.rows import NUMERIC, STATES, TrialRow, update_row, whole_row
+from workbench.study.rows import NUMERIC, STATES, TrialRow, judged_on, update_row, whole_row
 
 if TYPE_CHECKING:
     from workbench.study.store import Store, Stored
@@ -64,7 +64,7 @@ def rows_of_task(stored: Iterable[Stored], task_fingerprint: str) -> list[TrialR
     """
     best: dict[tuple[Any, ...], tuple[tuple[bool, bool, float], TrialRow]] = {}
     for trial in stored:
-        row = whole_row({"trial_key": trial.key, **trial.row})
+        row = trial.row
         if row["task_fingerprint"] != task_fingerprint:
             continue
         settings = (
@@ -80,7 +80,7 @@ def rows_of_task(stored: Iterable[Stored], task_fingerprint: str) -> list[TrialR
         if settings not in best or best[settings][0] < rank:
             best[settings] = (rank, row)
     rows = _in_order([row for _, row in best.values()])
-    judged = {(r["recipe_id"], r["backend"], r["engine_json"]) for r in rows if r["quality"] is not None}
+    judged = {judged_on(r) for r in rows if r["quality"] is not None}
     return [{**row, "candidates": len(judged)} for row in rows]
 
 

@@ -55,6 +55,16 @@ class Planned:
         return f"{self.name} on {self.engine_words} at batch {self.point.words}"
 
     @property
+    def engine_json(self) -> str:
+        """The engine's options as a row holds them."""
+        return canonical_json(dict(self.options))
+
+    @property
+    def judged_on(self) -> tuple[str, str, str]:
+        """What quality depends on, as :func:`workbench.study.rows.judged_on` tells of a row."""
+        return self.recipe.recipe_id, self.backend, self.engine_json
+
+    @property
     def engine_words(self) -> str:
         """The backend, with the options that are not its defaults."""
         return engine_words(self.backend, dict(self.options))
@@ -129,7 +139,7 @@ class Plan:
                 batch_size=t.batch_size,
                 shape=shape_words(t.shape),
                 threads=t.threads,
-                engine_json=canonical_json(dict(t.options)),
+                engine_json=t.engine_json,
                 baseline=t.baseline,
                 trial_key=t.key,
                 artifact_key=t.artifact_key,

@@ -133,6 +133,11 @@ def row_engine(row: Mapping[str, Any]) -> str:
     return engine_words(row["backend"], json.loads(row.get("engine_json") or "{}"))
 
 
+def judged_on(row: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Return what quality depends on: recipe, backend and the engine's options; not the batch size."""
+    return row["recipe_id"], row["backend"], row["engine_json"]
+
+
 def update_row(row: Mapping[str, Any], **changes: Any) -> TrialRow:
     """Return a copy of ``row`` with changes; given notes are added to those that are there."""
     notes = {**row["notes"], **changes.pop("notes", {})}

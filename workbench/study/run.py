@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.compress.recipe import Recipe
-from workbench.core.config import canonical_json
 from workbench.core.errors import Cancelled, StudyError, TrialFailed
 from workbench.core.given import given
 from workbench.study.answers import pareto_rows
@@ -24,7 +23,7 @@ from workbench.study.plan import Plan, Planned
 from workbench.study.prepare import PrepareHost, Shipment
 from workbench.study.quality import QUALITY, judge, write_inputs
 from workbench.study.results import Noise, baseline_columns, save_samples, shape_notes, size_columns, timed_columns
-from workbench.study.rows import whole_row
+from workbench.study.rows import judged_on
 from workbench.study.shapes import task_shape
 from workbench.study.shelf import Shelf
 
@@ -267,13 +266,10 @@ class Run:
     def _quality(self, trial: Planned, arm: RemoteArm, reference: RemoteArm) -> dict[str, Any]:
         """Quality on the engine that was timed: evaluated once per recipe and backend, shared by the batch sizes."""
         for row in self._ledger.complete_rows():
-            same = (row["recipe_id"], row["backend"]) == (trial.recipe.recipe_id, trial.backend)
-            same = same and row["engine_json"] == canonical_json(dict(trial.options))
-            if same and row["quality"] is not None:
-                whole = whole_row(row)  # another version may have written it
-                notes = {name: whole["notes"][name] for name in QUALITY if name in whole["notes"]}
+            if judged_on(row) == trial.judged_on and row["quality"] is not None:
+                notes = {name: row["notes"][name] for name in QUALITY if name in row["notes"]}
                 notes["quality"] = f"Measured at batch {row['batch_size']} on the same backend."
-                return {**{name: whole[name] for name in QUALITY}, "notes": notes}  # type: ignore[literal-required]
+                return {**{name: row[name] for name in QUALITY}, "notes": notes}  # type: ignore[literal-required]
         baseline = self._files / "outputs" / f"baseline-{reference.trial.artifact_key}"
         if trial.baseline or not (baseline / "tree.json").exists():
             reference.evaluate(baseline, self._ledger.following(f"evaluating {reference.trial.words}"))

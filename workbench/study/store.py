@@ -21,7 +21,7 @@ from sqlalchemy.engine import Connection
 
 from workbench.core.errors import StudyError
 from workbench.study.address import connect, files_folder, parse_url
-from workbench.study.rows import TrialRow
+from workbench.study.rows import TrialRow, whole_row
 
 SCHEMA_VERSION = 1
 STALE_S = 30.0
@@ -117,7 +117,7 @@ class Store:
             return list(connection.scalars(sa.select(TRIALS.c.study).distinct().order_by(TRIALS.c.study)))
 
     def load(self, study: str, keys: Iterable[str] | None = None) -> dict[str, Stored]:
-        """Return the trials of a study by key, in the order they were planned."""
+        """Return the trials of a study by key, in the order they were planned, whichever version wrote them."""
         query = sa.select(TRIALS).where(TRIALS.c.study == study).order_by(TRIALS.c.position, TRIALS.c.id)
         if keys is not None:
             query = query.where(TRIALS.c.trial_key.in_(list(keys)))
@@ -125,7 +125,12 @@ class Store:
             found = connection.execute(query).mappings().all()
         return {
             r["trial_key"]: Stored(
-                r["trial_key"], json.loads(r["row"]), r["state"], r["owner"], r["heartbeat"], r["updated"]
+                r["trial_key"],
+                whole_row({"trial_key": r["trial_key"], **json.loads(r["row"])}),
+                r["state"],
+                r["owner"],
+                r["heartbeat"],
+                r["updated"],
             )
             for r in found
         }

@@ -10,7 +10,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from workbench.compress.recipe import Recipe
-from workbench.core.config import canonical_json
 from workbench.core.errors import WorkbenchError
 from workbench.study.bench import RemoteArm
 from workbench.study.child import OutOfTime, Stop
@@ -19,7 +18,7 @@ from workbench.study.plan import BASELINE_BACKEND, Plan, Planned, planned
 from workbench.study.prepare import Shipment
 from workbench.study.quality import write_inputs, write_split
 from workbench.study.results import size_columns
-from workbench.study.rows import TrialRow
+from workbench.study.rows import TrialRow, judged_on
 from workbench.study.run import Run
 from workbench.study.search.goals import Goals
 from workbench.study.search.space import Proposal
@@ -166,8 +165,7 @@ class SearchRun(Run):
         """Measure the drop that the search may see, on the engine; once per recipe and engine."""
         if trial.baseline:
             return _drop(0.0, "This is the baseline: its drop is 0 by definition.")
-        engine = (trial.recipe.recipe_id, trial.backend, canonical_json(dict(trial.options)))
-        known = _measured(self._ledger.complete_rows(), engine)
+        known = _measured(self._ledger.complete_rows(), trial.judged_on)
         if known is not None:
             return _drop(known, _ON_ENGINE)
         outputs = self._files / "outputs"
@@ -219,7 +217,6 @@ def _drop(value: float | None, note: str) -> dict[str, Any]:
 
 def _measured(rows: Iterable[TrialRow], engine: tuple[str, str, str]) -> float | None:
     for row in rows:
-        same = (row["recipe_id"], row["backend"], row["engine_json"]) == engine
-        if same and row["notes"].get("validation_drop") == _ON_ENGINE:
+        if judged_on(row) == engine and row["notes"].get("validation_drop") == _ON_ENGINE:
             return row["validation_drop"]
     return None
