@@ -29,6 +29,7 @@ from torch import nn
 import workbench as wb
 from workbench.compress.variant import Variant
 from workbench.core.machine import default_threads, library_versions, this_machine
+from workbench.core.stats import bootstrap_median
 from workbench.engine.backends.openvino_ import import_openvino, shared_core
 from workbench.engine.turns import SETTLE_S
 from workbench.measure.timing import CallArm, interleave
@@ -214,20 +215,15 @@ def by_hand(call: Call, samples: list[np.ndarray], batch: int) -> list[np.ndarra
 def share(words: str, backend: str, blocks: Blocks, *, judged: bool) -> Throughput:
     """Return the median of the ratios of pairs of blocks, and its bootstrap interval."""
     loop, stream = (np.array([np.median(block) for block in blocks[name]]) for name in ("loop", "stream"))
-    ratio = loop / stream
-    picks = np.random.default_rng(0).integers(0, len(ratio), (2000, len(ratio)))
-    low, high = np.quantile(np.median(ratio[picks], axis=1), (0.025, 0.975))
-    return Throughput(words, backend, float(np.median(loop)), float(np.median(ratio)), float(low), float(high), judged)
+    return Throughput(words, backend, float(np.median(loop)), *bootstrap_median(loop / stream), judged)
 
 
 def summary(model: str, backend: str, batch: int, blocks: Blocks) -> Overhead:
     """Return medians over blocks, and the bootstrap interval of the median difference of pairs of blocks."""
     own, with_engine = (np.array([np.median(block) for block in blocks[name]]) * 1e3 for name in ("bare", "engine"))
-    difference = with_engine - own
-    picks = np.random.default_rng(0).integers(0, len(difference), (2000, len(difference)))
-    low, high = np.quantile(np.median(difference[picks], axis=1), (0.025, 0.975))
+    more, low, high = bootstrap_median(with_engine - own)
     middle = float(np.median(own))
-    return Overhead(model, backend, batch, middle, middle + float(np.median(difference)), float(low), float(high))
+    return Overhead(model, backend, batch, middle, middle + more, low, high)
 
 
 def table(rows: list[Overhead]) -> str:

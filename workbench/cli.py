@@ -15,7 +15,18 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from workbench import __version__
-from workbench.commands.base import BAD_INPUT, DONE, FAILED, STOPPED, add_command, add_shape, positive, say, write
+from workbench.commands.base import (
+    BAD_INPUT,
+    DONE,
+    FAILED,
+    STOPPED,
+    add_command,
+    add_shape,
+    as_bad_input,
+    positive,
+    say,
+    write,
+)
 from workbench.commands.bench import add_bench
 from workbench.commands.export import add_export
 from workbench.commands.noise import add_noise
@@ -195,7 +206,7 @@ def _study(arguments: argparse.Namespace) -> int:
         require_backend(name)
     study = _open_study(arguments)
     if arguments.merge:
-        return _merge(study, arguments)
+        return _merge(study, arguments, gates)
     stopped = False
     with study:
         try:
@@ -219,18 +230,16 @@ def _study(arguments: argparse.Namespace) -> int:
     return DONE if judge(best, gates) else FAILED
 
 
-def _merge(study: Any, arguments: argparse.Namespace) -> int:
+def _merge(study: Any, arguments: argparse.Namespace, gates: Sequence[Any]) -> int:
     from workbench.report.text import rows_text
 
     with study:
-        try:
+        with as_bad_input():
             for path in arguments.merge:
                 say(f"{path}: {study.merge(path)}")
-        except StudyError as error:
-            raise ConfigError(str(error)) from error
         rows, best = study.rows(), study.best(arguments.quality_drop)
     write(json.dumps(rows, indent=1) if arguments.json else rows_text(rows, best))
-    return DONE
+    return DONE if judge(best, gates) else FAILED
 
 
 def _open_study(arguments: argparse.Namespace) -> Any:
@@ -240,10 +249,8 @@ def _open_study(arguments: argparse.Namespace) -> Any:
 
     task = load_task(arguments.task)
     task.check()
-    try:
+    with as_bad_input():
         return Study(task, storage=arguments.storage)
-    except StudyError as error:
-        raise ConfigError(str(error)) from error
 
 
 def _read_recipes(path: Path) -> list[Any]:

@@ -29,7 +29,7 @@ def counters(monkeypatch):
 
     monkeypatch.setattr(conditions.psutil, "cpu_times", cpu_times)
     monkeypatch.setattr(conditions.time, "perf_counter", lambda: now.at)
-    monkeypatch.setattr(conditions, "_allowed", lambda: [0, 1])
+    monkeypatch.setattr(conditions, "allowed_cores", lambda: [0, 1])
     monkeypatch.setattr(conditions, "_own_cpu_s", lambda pids: now.own)
     monkeypatch.setattr(conditions, "_sensors", lambda: conditions._Sensors(now.mhz, 61.0, now.gpu))
     return now

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 
@@ -11,6 +12,7 @@ import pytest
 import workbench as wb
 from workbench.compress.variant import Variant
 from workbench.core.errors import BackendUnavailable, ConfigError
+from workbench.core.files import write_json
 from workbench.core.machine import fingerprint_id
 from workbench.measure import noise
 from workbench.measure.noise import NoiseFloor, known_noise, machine_floor, measure_noise, noise_words
@@ -98,7 +100,8 @@ class Sleeper:
 
 
 def keep(floor):
-    noise._write(NoiseFloor(floor, (1.0, 1.0 + floor), "here", fingerprint_id(), "2026-01-01"))
+    known = NoiseFloor(floor, (1.0, 1.0 + floor), "here", fingerprint_id(), "2026-01-01")
+    write_json(noise._path(), dataclasses.asdict(known))
 
 
 def test_a_comparison_takes_the_floor_of_this_machine_and_prints_it():

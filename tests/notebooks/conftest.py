@@ -15,6 +15,14 @@ FOLDER = Path(__file__).parents[2] / "notebooks"
 
 
 @pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the folder that the notebook runs in; what it caches goes there too."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WORKBENCH_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
+@pytest.fixture
 def run_notebook(tmp_path: Path) -> Callable[..., Any]:
     """Return what runs a notebook by its name with parameters and gives the book as it came out."""
 

@@ -5,17 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
+from outputs import SHORT, pictures, printed
 
-SHORT = f"{Path(__file__).parents[2] / 'tests' / 'fixtures' / 'short.py'}:short"
 
-
-def test_the_precision_notebook_shows_time_distance_and_what_is_refused(
-    run_outputs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("WORKBENCH_CACHE", str(tmp_path / "cache"))
+def test_the_precision_notebook_shows_time_distance_and_what_is_refused(run_outputs: Any, here: Path) -> None:
     parameters: dict[str, Any] = {
         "task": SHORT,
         "backends": ["torch-eager", "onnxruntime"],
@@ -25,7 +19,7 @@ def test_the_precision_notebook_shows_time_distance_and_what_is_refused(
         "interactive": False,
     }
     outputs = run_outputs("23_precision.ipynb", parameters)
-    text = "".join(str(o.get("text", "")) + str(o.get("data", {}).get("text/plain", "")) for o in outputs)
+    text = printed(outputs)
     for words in (
         "ONNX Runtime's CPU kernels compute in float32 and integers only",
         "torch-eager in bfloat16 is too far from the float model",
@@ -34,6 +28,6 @@ def test_the_precision_notebook_shows_time_distance_and_what_is_refused(
     ):
         assert words in text
     gpu = torch.cuda.is_available()
-    assert sum("image/png" in o.get("data", {}) for o in outputs) == 2 + gpu
+    assert pictures(outputs) == 2 + gpu
     assert gpu or ("No GPU here: torch finds no CUDA device" in text and "not measured: no GPU" in text)
     assert gpu or "device='cuda', but torch finds no CUDA device" in text

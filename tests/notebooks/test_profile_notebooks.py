@@ -6,27 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-SHORT = f"{Path(__file__).parents[2] / 'tests' / 'fixtures' / 'short.py'}:short"
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the folder that the notebook runs in; what it caches goes there too."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("WORKBENCH_CACHE", str(tmp_path / "cache"))
-    return tmp_path
-
-
-def printed(outputs: list[Any]) -> str:
-    """Return all that a notebook printed or showed as text."""
-    return "".join(str(o.get("text", "")) + str(o.get("data", {}).get("text/plain", "")) for o in outputs)
-
-
-def pictures(outputs: list[Any]) -> int:
-    """Return the number of charts."""
-    return sum("image/png" in o.get("data", {}) for o in outputs)
+from outputs import SHORT, pictures, printed
 
 
 def test_the_profile_notebook_shows_layers_and_says_why(run_outputs: Any, here: Path) -> None:

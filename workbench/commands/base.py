@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
+from collections.abc import Iterator
 from typing import Any
+
+from workbench.core.errors import ConfigError, StudyError
 
 DONE, FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 130
 
@@ -29,6 +32,15 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
     return int(text)
+
+
+@contextlib.contextmanager
+def as_bad_input() -> Iterator[None]:
+    """Make an error of a study one of what was given: it exits with 2, since nothing was begun."""
+    try:
+        yield
+    except StudyError as error:
+        raise ConfigError(str(error)) from error
 
 
 def say(words: str) -> None:

@@ -6,8 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from workbench.commands.base import DONE, STOPPED, add_command, say, write
-from workbench.core.errors import ConfigError, StudyError
+from workbench.commands.base import DONE, STOPPED, add_command, as_bad_input, say, write
 
 
 def add_export(commands: Any) -> None:
@@ -30,17 +29,16 @@ def export(arguments: argparse.Namespace) -> int:
     from workbench.study.stored import export_stored
 
     try:
-        folder = export_stored(
-            arguments.study,
-            arguments.output,
-            task=arguments.task,
-            trial=arguments.trial,
-            quality_drop=arguments.quality_drop,
-        )
+        with as_bad_input():
+            folder = export_stored(
+                arguments.study,
+                arguments.output,
+                task=arguments.task,
+                trial=arguments.trial,
+                quality_drop=arguments.quality_drop,
+            )
     except KeyboardInterrupt:
         say("Stopped by Ctrl-C. Nothing was written.")
         return STOPPED
-    except StudyError as error:
-        raise ConfigError(str(error)) from error
     write(f"folder   {folder}\nprogram  {folder / PROGRAM}\nread     {folder / 'README.md'}")
     return DONE

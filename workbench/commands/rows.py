@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from workbench.commands.base import DONE, FAILED, add_command, say, write
-from workbench.core.errors import ConfigError, StudyError
+from workbench.commands.base import DONE, FAILED, add_command, as_bad_input, say, write
+from workbench.core.errors import ConfigError
 
 _WHERE = "database URL such as sqlite:///studies.db, or a trials.jsonl"
 
@@ -55,10 +55,8 @@ def rows(arguments: argparse.Namespace) -> int:
     from workbench.study.stored import stored_rows
 
     check_format(arguments.output)
-    try:
+    with as_bad_input():
         found, _ = stored_rows(arguments.storage, study=arguments.name)
-    except StudyError as error:
-        raise ConfigError(str(error)) from error
     write(f"{write_rows(found, arguments.output)}: {len(found)} rows")
     return DONE
 
@@ -67,10 +65,8 @@ def regression(arguments: argparse.Namespace) -> int:
     """Compare two states."""
     from workbench.study.regression import compare_rows
 
-    try:
+    with as_bad_input():
         found = compare_rows(*(_read(where, arguments.name) for where in (arguments.before, arguments.after)))
-    except StudyError as error:
-        raise ConfigError(str(error)) from error
     write(json.dumps(dataclasses.asdict(found), indent=1) if arguments.json else str(found))
     return FAILED if found.worse else DONE
 

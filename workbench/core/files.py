@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from workbench.core.errors import WorkbenchError
 
@@ -37,6 +39,17 @@ def replacing(path: str | Path) -> Iterator[Path]:
         raise WorkbenchError(f"Cannot write {path}: {error.strerror}. Nothing was changed.") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, value: Any, *, indent: int | None = None) -> None:
+    """Write a JSON-ready value in one step; raises as :func:`replacing`.
+
+    Examples
+    --------
+    >>> write_json("known.json", {"floor": 0.02})  # doctest: +SKIP
+    """
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=indent), encoding="utf-8")
 
 
 def _umask() -> int:

@@ -42,8 +42,13 @@ def require_count(where: str, value: Any, *, minimum: int = 1) -> int:
 
 def require_milliseconds(where: str, value: Any) -> float:
     """Return a finite number of at least 0, or raise ConfigError."""
+    return require_not_negative(where, value, of="milliseconds")
+
+
+def require_not_negative(where: str, value: Any, *, of: str) -> float:
+    """Return a finite number of at least 0, or raise ConfigError; ``of`` names its unit: ``"seconds"``."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not (0 <= value < math.inf):
-        raise ConfigError(f"{where} must be a number of milliseconds of at least 0, got {given(value)}.")
+        raise ConfigError(f"{where} must be a number of {of} of at least 0, got {given(value)}.")
     return float(value)
 
 

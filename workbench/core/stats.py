@@ -73,10 +73,25 @@ def ratio_interval(
     if len(base) != len(arm) or len(base) < 2:
         raise ValueError(f"Pairs of blocks are needed, at least 2; got {len(base)} and {len(arm)}.")
     logs = np.log([np.median(b) for b in base]) - np.log([np.median(a) for a in arm])
-    picks = np.random.default_rng(seed).integers(0, logs.size, size=(resamples, logs.size))
-    medians = np.median(logs[picks], axis=1)
-    low, high = np.quantile(medians, ((1 - level) / 2, (1 + level) / 2))
-    return float(np.exp(np.median(logs))), float(np.exp(low)), float(np.exp(high))
+    found = bootstrap_median(logs, seed=seed, level=level, resamples=resamples)
+    middle, low, high = (float(value) for value in np.exp(found))
+    return middle, low, high
+
+
+def bootstrap_median(
+    values: Sequence[float] | Array, *, seed: int = 0, level: float = 0.95, resamples: int = 2000
+) -> tuple[float, float, float]:
+    """Return (median, low, high): the median with its percentile bootstrap (Efron and Tibshirani 1993, chapter 13).
+
+    Examples
+    --------
+    >>> bootstrap_median([1.0, 1.0, 1.0])
+    (1.0, 1.0, 1.0)
+    """
+    known = np.asarray(values, dtype=np.float64)
+    picks = np.random.default_rng(seed).integers(0, known.size, size=(resamples, known.size))
+    low, high = np.quantile(np.median(known[picks], axis=1), ((1 - level) / 2, (1 + level) / 2))
+    return float(np.median(known)), float(low), float(high)
 
 
 def verdict(low: float, high: float, *, floor: float = ASSUMED_NOISE) -> Verdict:

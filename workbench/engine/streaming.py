@@ -129,22 +129,16 @@ class _Reader:
 
 
 def _results(reader: _Reader, *, plain: bool) -> Iterator[InferenceResult]:
-    run = _run_here if reader.engine.prefers_one_thread else _run_ahead
     try:
         if plain:
             for results in reader.plainly():
                 yield from results
         if not (plain and reader.finished):
-            for results in run(reader):
+            for results in reader.ahead() if reader.engine.prefers_one_thread else _run_ahead(reader):
                 yield from results
         reader.raise_error()
     finally:
         reader.leave()
-
-
-def _run_here(reader: _Reader) -> Iterator[list[InferenceResult]]:
-    """Run on the thread that asks for the results."""
-    return reader.ahead()
 
 
 def _run_ahead(reader: _Reader) -> Iterator[list[InferenceResult]]:

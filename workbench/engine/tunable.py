@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,8 +14,8 @@ from typing import Any
 from workbench.artifact.reference import Arrays
 from workbench.core.config import short_id
 from workbench.core.errors import ConfigError, EngineError, InputError, WorkbenchError, unknown_name
-from workbench.core.files import cache_dir, replacing
-from workbench.core.given import given
+from workbench.core.files import cache_dir, write_json
+from workbench.core.given import require_above_zero
 from workbench.core.machine import default_threads, fingerprint
 from workbench.engine.backends import runs_module
 from workbench.engine.backends.base import ModelSource, require_module, require_onnx
@@ -120,8 +119,7 @@ class TunableCalls(ConcurrentCalls):
 
 
 def _check(budget_s: object, goal: object, placement: str) -> None:
-    if isinstance(budget_s, bool) or not isinstance(budget_s, int | float) or not 0 < budget_s < math.inf:
-        raise ConfigError(f"tune: budget_s must be a number of seconds above 0, got {given(budget_s)}.")
+    require_above_zero("tune: budget_s", budget_s, of="seconds")
     if goal not in GOALS:
         raise ConfigError(f"tune: {unknown_name('goal', goal, GOALS)}")
     if placement and "cpu" not in placement.lower():
@@ -181,8 +179,7 @@ def _kept(result: TuneResult, path: Path) -> TuneResult:
     values["table"] = [dataclasses.asdict(row) for row in result.table]
     del values["config"]  # the engine's own with these changes
     try:
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps({"format": FORMAT, "result": values}, indent=1))
+        write_json(path, {"format": FORMAT, "result": values}, indent=1)
     except WorkbenchError as error:
         return dataclasses.replace(result, notes=(*result.notes, f"not kept for the next time: {error}"))
     return result

@@ -12,7 +12,7 @@ import numpy as np
 
 from workbench.core.errors import ConfigError
 from workbench.core.given import given, require_count, require_function
-from workbench.core.stats import ratio_interval
+from workbench.core.stats import bootstrap_median, ratio_interval
 from workbench.measure.events import EventArm
 from workbench.measure.timing import BLOCK_S, SETTLE_S, CallArm, Samples, interleave
 
@@ -110,8 +110,5 @@ def _check(calls: Any, samples: Any, rounds: Any, *, seed: Any, **seconds: Any) 
 
 
 def _call_time(name: str, blocks: list[Samples], first: list[Samples], samples: int, seed: int) -> CallTime:
-    medians = np.array([np.median(block) for block in blocks])
-    picks = np.random.default_rng(seed).integers(0, len(medians), (2000, len(medians)))
-    low, high = np.quantile(np.median(medians[picks], axis=1), (0.025, 0.975))
-    ms = float(np.median(medians))
-    return CallTime(name, ms, float(low), float(high), 1e3 * samples / ms, *ratio_interval(first, blocks, seed=seed))
+    ms, low, high = bootstrap_median([float(np.median(block)) for block in blocks], seed=seed)
+    return CallTime(name, ms, low, high, 1e3 * samples / ms, *ratio_interval(first, blocks, seed=seed))

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from workbench.core.errors import ConfigError, InputError
 from workbench.core.stats import ASSUMED_NOISE, Verdict, ratio_interval, verdict
 from workbench.measure.conditions import Conditions, Watch
-from workbench.measure.noise import known_noise, machine_floor, noise_words
+from workbench.measure.noise import floor_of, known_noise, noise_words
 from workbench.measure.timing import CallArm, Timing, block_seconds, disturbed_notes, interleave
 
 _NARROW = 0.5
@@ -158,7 +158,8 @@ def _noise(floor: float | None) -> tuple[float, str]:
     """Return the floor and what is said about it."""
     if floor is not None:
         return floor, f"noise floor {100 * floor:.1f} % (given)"
-    return machine_floor(), noise_words(known_noise())
+    known = known_noise()
+    return floor_of(known), noise_words(known)
 
 
 def _names(baseline: Engine, candidate: Engine) -> tuple[str, str]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import os
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import psutil
+
+from workbench.measure.gpus import gpu_devices, known
+from workbench.measure.processes import allowed_cores, cpu_seconds, own_processes
 
 OTHERS = 0.10
 """Share of the cores that other processes may take before a timing counts as disturbed."""
@@ -119,7 +120,7 @@ class Watch:
 
     def _read(self) -> _Reading:
         cpus = psutil.cpu_times(percpu=True)
-        mine = [cpus[i] for i in _allowed() if i < len(cpus)] or cpus
+        mine = [cpus[i] for i in allowed_cores() if i < len(cpus)] or cpus
         busy = sum(getattr(cpu, name, 0.0) for cpu in mine for name in _BUSY)
         stolen = sum(cpu.steal for cpu in mine) if hasattr(mine[0], "steal") else None
         now = time.perf_counter()
@@ -174,26 +175,12 @@ def _ends(values: Iterable[float | None]) -> tuple[float, float] | None:
     return (min(known), max(known)) if known else None
 
 
-def _allowed() -> list[int]:
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(psutil.cpu_count() or 1))
-
-
 def _own_cpu_s(pids: Iterable[int]) -> float:
     """Return the CPU seconds of this process, its children and ``pids``; those of ended children stay counted."""
-    this = psutil.Process()
-    own = {process.pid: process for process in (this, *this.children(recursive=True))}
-    for pid in pids:
-        with contextlib.suppress(psutil.Error):
-            own.setdefault(pid, psutil.Process(pid))
     total = 0.0
-    for process in own.values():
+    for process in own_processes(pids):
         with contextlib.suppress(psutil.Error):  # it has ended meanwhile
-            times = process.cpu_times()
-            total += times.user + times.system
-            # Linux alone counts the children that were waited for.
-            total += getattr(times, "children_user", 0.0) + getattr(times, "children_system", 0.0)
+            total += cpu_seconds(process)
     return total
 
 
@@ -211,25 +198,5 @@ def _sensors() -> _Sensors:
 
 def _gpu_mhz() -> float | None:
     """Return the highest clock of any GPU's cores, None where there is none."""
-    devices = _gpus()
-    if not devices:
-        return None
-    import pynvml
-
-    clocks = []
-    for device in devices:
-        with contextlib.suppress(pynvml.NVMLError):
-            clocks.append(float(pynvml.nvmlDeviceGetClockInfo(device, pynvml.NVML_CLOCK_SM)))
-    return max(clocks, default=None)
-
-
-@functools.cache
-def _gpus() -> tuple[Any, ...]:
-    """Return NVML's handles of the GPUs of this machine, none where it cannot be asked."""
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-        return tuple(pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount()))
-    except Exception:  # noqa: BLE001 - no driver, no GPU or no package: all mean that there is no clock to read
-        return ()
+    clocks = [known(device.sm_clock()) for device in gpu_devices()[0]]
+    return max((clock for clock in clocks if clock is not None), default=None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 import psutil
 
 from workbench.measure.gpus import MIB, gpu_devices, known
+from workbench.measure.processes import allowed_cores, cpu_seconds, own_processes
 
 
 class Sample(NamedTuple):
@@ -48,8 +48,7 @@ class Reader:
         if gpu and devices is None:
             found = gpu_devices()
         self._devices, self.gpu_reason = found
-        self._this = psutil.Process()
-        self._cores = _allowed_cores()
+        self._cores = allowed_cores()
         self.reset()
 
     @property
@@ -81,14 +80,10 @@ class Reader:
         The seconds of ended children are in those of the process that waited for them, on Linux.
         """
         cpu_s, rss = 0.0, 0
-        processes = [self._this]
-        with contextlib.suppress(psutil.Error):
-            processes += self._this.children(recursive=True)
-        for process in processes:
+        for process in own_processes():
             with contextlib.suppress(psutil.Error), process.oneshot():  # it may have ended meanwhile
-                times, rss = process.cpu_times(), rss + process.memory_info().rss
-                cpu_s += times.user + times.system
-                cpu_s += getattr(times, "children_user", 0.0) + getattr(times, "children_system", 0.0)
+                spent, rss = cpu_seconds(process), rss + process.memory_info().rss
+                cpu_s += spent
         return cpu_s, rss
 
     def _idle(self) -> float:
@@ -144,9 +139,3 @@ def _all(values: Sequence[float | None], join: Callable[[Sequence[float]], float
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
-
-
-def _allowed_cores() -> list[int]:
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(psutil.cpu_count() or 1))

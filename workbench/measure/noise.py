@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from workbench.core.errors import BackendUnavailable, ConfigError
-from workbench.core.files import cache_dir, replacing
-from workbench.core.given import given, require_count, require_several
+from workbench.core.files import cache_dir, write_json
+from workbench.core.given import require_count, require_not_negative, require_several
 from workbench.core.machine import fingerprint_id, machine_words
 from workbench.core.progress import Progress, ProgressCallback, ignore
 from workbench.core.stats import ASSUMED_NOISE, Array, ratio_interval
@@ -112,14 +112,9 @@ def measure_noise(
     from workbench.tasks import digits
 
     require_count("measure_noise: batch_size", batch_size)
-    if isinstance(budget_s, bool) or not isinstance(budget_s, int | float) or not 0 <= budget_s < math.inf:
-        raise ConfigError(f"measure_noise: budget_s must be a number of seconds of at least 0, got {given(budget_s)}.")
+    require_not_negative("measure_noise: budget_s", budget_s, of="seconds")
     chosen = Variant.original(digits()) if variant is None else variant
-    names = _running() if backends is None else require_several("measure_noise: backends", backends)
-    if not names:
-        raise ConfigError("measure_noise: backends is empty. Name at least one, such as ('onnxruntime',).")
-    for name in names:
-        require_backend(name)
+    names = _running() if backends is None else _named(backends)
     found: list[tuple[float, float]] = []
     end = time.perf_counter() + budget_s
     for number, name in enumerate(itertools.cycle(names)):
@@ -129,7 +124,7 @@ def measure_noise(
         found.append(_apart(chosen, name, batch_size, seed=number))
     floor = _floor(found)
     if keep:
-        _write(floor)
+        write_json(_path(), asdict(floor), indent=1)
     return floor
 
 
@@ -143,7 +138,11 @@ def known_noise() -> NoiseFloor | None:
 
 def machine_floor() -> float:
     """Return the share that counts as noise on this machine: what was kept, else 2 %."""
-    known = known_noise()
+    return floor_of(known_noise())
+
+
+def floor_of(known: NoiseFloor | None) -> float:
+    """Return the share that counts as noise: what was measured, else 2 %."""
     return ASSUMED_NOISE if known is None else known.floor
 
 
@@ -152,6 +151,15 @@ def noise_words(floor: NoiseFloor | None) -> str:
     if floor is not None:
         return str(floor)
     return f"noise floor {100 * ASSUMED_NOISE:.0f} % (assumed; the command `workbench noise` measures it here)"
+
+
+def _named(backends: Sequence[str]) -> tuple[str, ...]:
+    names = require_several("measure_noise: backends", backends)
+    if not names:
+        raise ConfigError("measure_noise: backends is empty. Name at least one, such as ('onnxruntime',).")
+    for name in names:
+        require_backend(name)
+    return names
 
 
 def _running() -> tuple[str, ...]:
@@ -208,8 +216,3 @@ def _spread(logs: Array, errors: Array) -> float:
 
 def _path() -> Path:
     return cache_dir() / "noise" / f"{fingerprint_id()}.json"
-
-
-def _write(found: NoiseFloor) -> None:
-    with replacing(_path()) as temporary:
-        temporary.write_text(json.dumps(asdict(found), indent=1), encoding="utf-8")

@@ -14,14 +14,14 @@ from pathlib import Path
 import psutil
 
 from workbench.core.errors import BackendUnavailable, ConfigError
-from workbench.core.files import cache_dir, replacing
-from workbench.core.given import given, require_count
+from workbench.core.files import cache_dir, write_json
+from workbench.core.given import given, require_count, require_not_negative
 from workbench.core.machine import default_threads, fingerprint_id, machine_words, this_machine
 from workbench.core.progress import Progress, ProgressCallback, ignore
 from workbench.engine.precision import native_set
 from workbench.measure.conditions import Watch
 from workbench.measure.products import Product, products_of
-from workbench.measure.timing import CallArm, run_for
+from workbench.measure.timing import run_for
 
 PRECISIONS = ("float32", "bfloat16", "float16", "int8")
 SIDES = {"cpu": 1536, "cuda": 8192}
@@ -156,8 +156,7 @@ def measure_peaks(
         fingerprint_id(), today, tuple(notes),
     )  # fmt: skip
     if keep:
-        with replacing(_path(count, device)) as temporary:
-            temporary.write_text(json.dumps(asdict(found), indent=1), encoding="utf-8")
+        write_json(_path(count, device), asdict(found), indent=1)
     return found
 
 
@@ -177,8 +176,7 @@ def _check(precisions: object, budget_s: object, device: object) -> tuple[str, .
         raise ConfigError(
             f"measure_peaks: precisions must be some of {', '.join(PRECISIONS)}, got {given(precisions)}."
         )
-    if isinstance(budget_s, bool) or not isinstance(budget_s, int | float) or not 0 <= budget_s < math.inf:
-        raise ConfigError(f"measure_peaks: budget_s must be a number of seconds of at least 0, got {given(budget_s)}.")
+    require_not_negative("measure_peaks: budget_s", budget_s, of="seconds")
     if device not in SIDES:
         raise ConfigError(f"measure_peaks: device must be 'cpu' or 'cuda', got {given(device)}.")
     return tuple(dict.fromkeys(precisions))  # type: ignore[call-overload]
@@ -207,14 +205,16 @@ def _native(wanted: Sequence[str], device: str) -> tuple[list[str], list[str]]:
 
 def _gflops(product: Product, budget_s: float) -> float:
     """Return GFLOP/s of the fastest call."""
-    end = time.perf_counter() + budget_s
     with product.opened() as call:
-        arm = CallArm(product.library, call, settle_s=0.0)
-        run_for(call, 0.0)
-        best, blocks = math.inf, 0
-        while blocks < _LEAST_BLOCKS or time.perf_counter() < end:
-            best, blocks = min(best, *arm.block(_BLOCK_S)), blocks + 1
-    return product.flop / best / 1e6
+        return product.flop / _fastest_ms(call, budget_s) / 1e6
+
+
+def _fastest_ms(call: Callable[[], object], budget_s: float) -> float:
+    end = time.perf_counter() + budget_s
+    best, blocks = math.inf, 0
+    while blocks < _LEAST_BLOCKS or time.perf_counter() < end:
+        best, blocks = min(best, *run_for(call, _BLOCK_S)), blocks + 1
+    return best
 
 
 def _copy_gb_s(threads: int, budget_s: float, device: str) -> float:
@@ -234,16 +234,10 @@ def _copy_gb_s(threads: int, budget_s: float, device: str) -> float:
             if device == "cuda":
                 torch.cuda.synchronize()
 
-        best, end, blocks = math.inf, time.perf_counter() + budget_s, 0
-        while blocks < _LEAST_BLOCKS or time.perf_counter() < end:
-            best, blocks = min(best, *_block(call)), blocks + 1
+        best = _fastest_ms(call, budget_s)
     finally:
         claim.release()
     return 2 * source.numel() * 4 / best / 1e6
-
-
-def _block(call: Callable[[], object]) -> list[float]:
-    return run_for(call, _BLOCK_S)
 
 
 def _cache_bytes() -> int:

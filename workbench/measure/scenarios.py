@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from workbench.core.errors import ConfigError, unknown_name
-from workbench.core.given import given, require_count, require_milliseconds, require_path
+from workbench.core.given import given, require_above_zero, require_count, require_milliseconds, require_path
 from workbench.core.stats import quantile_bounds
 from workbench.measure.answering import System
 from workbench.measure.conditions import Conditions, Watch
@@ -179,13 +178,6 @@ def run_scenario(
     return _result(scenario, expected, system, log, conditions, str(getattr(engine, "backend", "engine")), folder)
 
 
-def positive(where: str, value: Any, *, unit: str) -> float:
-    """Return a finite number above 0, or raise ConfigError."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise ConfigError(f"{where} must be a number of {unit} above 0, got {given(value)}.")
-    return float(value)
-
-
 def share(where: str, value: Any) -> float:
     """Return a percentile as a share between 0.5 and 1, or raise ConfigError."""
     if isinstance(value, bool) or not isinstance(value, float) or not 0.5 <= value < 1:
@@ -204,15 +196,15 @@ def _load(
             words = "needs" if server else "belongs to scenario='server', and"
             raise ConfigError(f"run_scenario: scenario={scenario!r} {words} {name}, got {given(value)}.")
     require_count("run_scenario: samples_per_query", samples_per_query)
-    seconds = positive("run_scenario: duration_s", duration_s, unit="seconds")
+    seconds = require_above_zero("run_scenario: duration_s", duration_s, of="seconds")
     judged = _JUDGED_BY[scenario] if percentile is None else share("run_scenario: percentile", percentile)
     return Load(
         SCENARIOS[scenario],
         seconds,
-        positive("run_scenario: target_per_s", target, unit="samples per second") if server else 1.0,
+        require_above_zero("run_scenario: target_per_s", target, of="samples per second") if server else 1.0,
         samples_per_query if scenario == "multi-stream" else 1,
         judged,
-        positive("run_scenario: latency_bound_ms", bound, unit="milliseconds") if server else 0.0,
+        require_above_zero("run_scenario: latency_bound_ms", bound, of="milliseconds") if server else 0.0,
         seed=require_count("run_scenario: seed", seed, minimum=0),
     )
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from workbench.core.errors import ConfigError
-from workbench.core.given import given, require_count, require_milliseconds, require_path
+from workbench.core.given import given, require_above_zero, require_count, require_milliseconds, require_path
 from workbench.measure.bisection import Limits, queries_needed, search
 from workbench.measure.loadgen import loadgen
-from workbench.measure.scenarios import ScenarioResult, positive, run_scenario, share
+from workbench.measure.scenarios import ScenarioResult, run_scenario, share
 from workbench.measure.serving import Rows, ServedEngine
 
 _START, _LOWEST, _HIGHEST = 0.5, 0.05, 4.0
@@ -133,10 +133,10 @@ def find_server_rate(
     (310.2, 'tolerance reached: ...')
     """
     loadgen()
-    bound = positive("find_server_rate: latency_bound_ms", latency_bound_ms, unit="milliseconds")
+    bound = require_above_zero("find_server_rate: latency_bound_ms", latency_bound_ms, of="milliseconds")
     share("find_server_rate: percentile", percentile)
-    least_s = positive("find_server_rate: probe_s", probe_s, unit="seconds")
-    until = time.perf_counter() + positive("find_server_rate: budget_s", budget_s, unit="seconds")
+    least_s = require_above_zero("find_server_rate: probe_s", probe_s, of="seconds")
+    until = time.perf_counter() + require_above_zero("find_server_rate: budget_s", budget_s, of="seconds")
     if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not 0.005 <= tolerance <= 1:
         raise ConfigError(f"find_server_rate: tolerance must be a share from 0.005 to 1, got {given(tolerance)}.")
     require_milliseconds("find_server_rate: max_wait_ms", max_wait_ms)

@@ -117,6 +117,7 @@ def bench_artifact(
     rows: list[TrialRow] = []
     own = own_shape(request.samples.inputs, request.dims)
     total = len(request.backends) * len(request.points)
+    twin = Twin(machine_floor())
     with tempfile.TemporaryDirectory(prefix="workbench-bench-") as folder:
         files = Path(folder)
         setup = Setup(files, files / "inputs", lambda _: opened.folder, request.build, Stop(), trust)
@@ -126,7 +127,7 @@ def bench_artifact(
             trials = _planned(opened, request, point)
             timed = _time(trials, setup, functools.partial(_say, progress, f"batch {point.words}", len(rows), total))
             for trial in trials:
-                rows.append(_row(opened, trial, timed, own))
+                rows.append(_row(opened, trial, timed, own, twin))
                 if on_row is not None:
                     on_row(rows[-1])
     progress(Progress("bench", total, total, "done"))
@@ -194,7 +195,7 @@ def _time(trials: Sequence[Planned], setup: Setup, say: Callable[[str], None]) -
             arm.child.close()
 
 
-def _row(artifact: Artifact, trial: Planned, timed: Timed, own: Shape) -> TrialRow:
+def _row(artifact: Artifact, trial: Planned, timed: Timed, own: Shape, twin: Twin) -> TrialRow:
     manifest = artifact.manifest
     row = new_row(
         task=str(manifest["task"].get("name")),
@@ -222,12 +223,12 @@ def _row(artifact: Artifact, trial: Planned, timed: Timed, own: Shape) -> TrialR
     arm, mine = timed.arms[trial.key], timed.rounds.blocks[trial.key]
     base = next((timed.rounds.blocks[key] for key, other in timed.arms.items() if other.trial.baseline), None)
     if trial.baseline:
-        columns = baseline_columns(arm, mine, Twin(machine_floor()), timed.rounds)
+        columns = baseline_columns(arm, mine, twin, timed.rounds)
     elif base is not None:
-        columns = timed_columns(arm, mine, base, Twin(machine_floor()), timed=timed.rounds)
+        columns = timed_columns(arm, mine, base, twin, timed=timed.rounds)
     else:
         unknown = dict.fromkeys(("speedup", "speedup_low", "speedup_high", "verdict"))
-        columns = {**timed_columns(arm, mine, mine, Twin(machine_floor()), timed=timed.rounds), **unknown}
+        columns = {**timed_columns(arm, mine, mine, twin, timed=timed.rounds), **unknown}
         columns["notes"] |= dict.fromkeys(unknown, _SPEEDUP)
     size = size_columns(artifact.folder, trial.backend)
     notes = {**columns.pop("notes"), **size.pop("notes"), **shape_notes(trial, own)}

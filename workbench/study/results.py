@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from workbench.core.files import replacing
+from workbench.core.files import replacing, write_json
 from workbench.core.stats import ASSUMED_NOISE, ratio_interval, verdict
 from workbench.engine.backends import runs_module
 from workbench.measure.noise import machine_floor
@@ -53,8 +53,7 @@ class Noise:
     def measure(self, baseline: Planned, first: Sequence[Samples], second: Sequence[Samples]) -> None:
         """Keep the ratio of one process of the baseline against another."""
         self._known[baseline.key] = list(ratio_interval(first, second))
-        with replacing(self._path) as path:
-            path.write_text(json.dumps(self._known), encoding="utf-8")
+        write_json(self._path, self._known)
 
     def of(self, baseline: Planned) -> Twin:
         """Return the floor; for a batch size that was not measured, the largest of the others."""

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from workbench.core.files import replacing
+from workbench.core.files import write_json
 from workbench.study.plan import Planned
 
 
@@ -29,8 +29,7 @@ class Shelf:
 
     def keep(self, trial: Planned, answer: dict[str, Any]) -> None:
         """Note what preparing told: the artefact is complete."""
-        with replacing(self._note(trial)) as path:
-            path.write_text(json.dumps(answer), encoding="utf-8")
+        write_json(self._note(trial), answer)
 
     def prepared(self, trial: Planned, batch_sizes: Collection[int]) -> dict[str, Any] | None:
         """Return what preparing told, where it was done for these batch sizes and its artefact is still there."""

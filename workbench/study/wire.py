@@ -14,7 +14,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from workbench.core.files import replacing
+from workbench.core.files import replacing, write_json
 from workbench.export.io import describe_tree, tree_builder
 
 _HEADER = struct.Struct("!IQ")
@@ -47,8 +47,7 @@ def save_arrays(tree: Any, folder: str | Path) -> Path:
     for index, (_, array) in enumerate(found):
         with replacing(folder / f"{index}.npy") as path:
             np.save(path, array, allow_pickle=False)
-    with replacing(folder / "tree.json") as path:
-        path.write_text(json.dumps({"tree": description, "arrays": len(found)}), encoding="utf-8")
+    write_json(folder / "tree.json", {"tree": description, "arrays": len(found)})
     return folder
 
 

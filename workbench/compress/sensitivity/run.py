@@ -21,7 +21,7 @@ from workbench.compress.steps import Step, step_to_dict
 from workbench.compress.variant import count_macs, count_params, predict_with
 from workbench.core.config import short_id
 from workbench.core.errors import ConfigError, unknown_name
-from workbench.core.files import cache_dir, replacing
+from workbench.core.files import cache_dir, write_json
 from workbench.core.given import given, require_count, require_function, require_several
 from workbench.core.machine import library_versions
 from workbench.core.progress import Progress, ProgressCallback, ignore
@@ -283,8 +283,7 @@ class _Run:
 
     def _keep(self) -> None:
         if self.path is not None:
-            with replacing(self.path) as temporary:
-                temporary.write_text(json.dumps(self.known), encoding="utf-8")
+            write_json(self.path, self.known)
 
 
 def _weights(module: nn.Module, name: str) -> int:
