@@ -146,13 +146,18 @@ def settled(latencies_ms: np.ndarray) -> np.ndarray:
 
 
 def beside(variant: Variant, backend: str, *, turns: int = 40, seconds: float = 0.25) -> Beside:
-    """Time one engine by three tools in turns of random order, one sample a call."""
+    """Time one engine by three tools in turns of random order, one sample a call.
+
+    The engine leaves one core free where it can: LoadGen writes its log on a thread of its own, which would otherwise
+    take turns with the engine's and lengthen every tenth call.
+    """
     from torch.utils.benchmark import Timer
 
     inputs = variant.task.examples(1).numpy()
+    threads = max(1, default_threads() - 1)
     found: dict[str, Turns] = {"ours": [], "loadgen": [], "by_torch": []}
     order = np.random.default_rng(0)
-    with wb.OptimizedInferenceEngine.from_variant(variant, backend=backend, batch_size=1) as engine:
+    with wb.OptimizedInferenceEngine.from_variant(variant, backend=backend, batch_size=1, threads=threads) as engine:
         arm = CallArm(backend, lambda: engine.predict(inputs))
         arm.warm()
         timer = Timer("predict(x)", globals={"predict": engine.predict, "x": inputs}, num_threads=engine.threads)

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from workbench.study.results import FOOTPRINT, Twin, cold_columns, footprint_columns, timed_columns
+from workbench.study.results import FOOTPRINT, Noise, Twin, cold_columns, footprint_columns, timed_columns
 
 
 def columns(base_ms: float, *, row_ms: float | None):
@@ -66,3 +66,16 @@ def test_memory_and_energy_come_with_a_word_where_one_is_needed():
         "allocator_peak_mib": "It was not measured.",
         "energy_mj_per_sample": "It was not measured.",
     }
+
+
+@pytest.mark.parametrize(
+    ("machine", "apart", "seen"),
+    [(0.01, 1.04, "two processes of the baseline (A-A)"), (0.05, 1.03, "when this machine's noise was measured")],
+)
+def test_a_floor_above_the_usual_says_where_it_comes_from(tmp_path, monkeypatch, machine, apart, seen):
+    monkeypatch.setattr("workbench.study.results.machine_floor", lambda: machine)
+    noise = Noise(tmp_path / "noise.json")
+    first = [np.full(5, 2.0) + i / 1000 for i in range(6)]
+    noise.measure(SimpleNamespace(key="k"), [apart * block for block in first], first)
+    twin = noise.of(SimpleNamespace(key="k"))
+    assert twin.floor == pytest.approx(max(machine, apart - 1)) and seen in twin.seen

@@ -33,10 +33,12 @@ class Twin:
     """How far two processes of the same baseline were apart: ``ratio`` of their latencies with its interval (A-A).
 
     All three are None where it was not measured for this trial. ``floor`` is the share up to which differences count
-    as noise; at most 10 %, since on a busy machine the two may be further apart than any verdict bears.
+    as noise, because of ``seen``; at most 10 %, since on a busy machine the two may be further apart than any verdict
+    bears.
     """
 
     floor: float = ASSUMED_NOISE
+    seen: str = "two loads of one model were up to that far apart when this machine's noise was measured"
     ratio: float | None = None
     low: float | None = None
     high: float | None = None
@@ -59,7 +61,8 @@ class Noise:
         """Return the floor; for a batch size that was not measured, the largest of the others."""
         apart = max((max(ratio, 1 / ratio) - 1 for ratio, _, _ in self._known.values()), default=0.0)
         floor = min(max(apart, self._least), _MOST)
-        return Twin(floor, *self._known.get(baseline.key, (None, None, None)))
+        seen = "two processes of the baseline (A-A) were that far apart" if apart > self._least else Twin.seen
+        return Twin(floor, seen, *self._known.get(baseline.key, (None, None, None)))
 
 
 def timed_columns(
@@ -103,9 +106,7 @@ def timed_columns(
     if not arm.opened.get("steady", True):
         notes["latency_ms_p50"] = "The warm-up did not become steady within its limit."
     if noise.floor > ASSUMED_NOISE:
-        notes["verdict"] = (
-            f"Differences up to {noise.floor:.1%} count as noise: two baselines (A-A) were that far apart."
-        )
+        notes["verdict"] = f"Differences up to {noise.floor:.1%} count as noise: {noise.seen}."
     if noise.floor == _MOST:
         notes["verdict"] = (
             "Two processes of the baseline were over 10 % apart (A-A): the machine is busy. Time it again."
