@@ -91,6 +91,7 @@ class Batcher:
         if not self._workers:
             with self._lock:
                 if not self._workers:
+                    self._engine.leave_to_others()
                     count = self._engine.parallel_calls
                     self._workers = tuple(
                         threading.Thread(target=self._work, name="workbench-batcher", daemon=True) for _ in range(count)

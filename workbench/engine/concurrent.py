@@ -32,6 +32,10 @@ class ConcurrentCalls(ABC):
     def prefers_one_thread(self) -> bool:
         """Whether calls from a second thread slow the runtime down."""
 
+    @abstractmethod
+    def leave_to_others(self) -> None:
+        """Say that other threads than the one that calls are to run the engine."""
+
     @property
     @abstractmethod
     def parallel_calls(self) -> int:
@@ -83,6 +87,7 @@ class ConcurrentCalls(ABC):
         """
         bound = self.bound(inputs)
         if self._executor is None:
+            self.leave_to_others()
             self._executor = ThreadPoolExecutor(self.parallel_calls, thread_name_prefix="workbench-engine")
         loop = asyncio.get_running_loop()
         (result,) = await loop.run_in_executor(self._executor, self.run_bound, [bound], bound.size)

@@ -158,6 +158,7 @@ class OptimizedInferenceEngine(TunableCalls):
                 self._ready()
             if self._runner is None:
                 self._load()
+        self.leave_to_others()
         return self
 
     def _load(self) -> None:
@@ -268,6 +269,13 @@ class OptimizedInferenceEngine(TunableCalls):
     def prefers_one_thread(self) -> bool:
         """Whether the runtime's workers belong to the thread that calls, as torch's do."""
         return get_backend(self.backend).capabilities.threads == "process"
+
+    def leave_to_others(self) -> None:
+        """Say that other threads than the one that calls are to run the engine: torch's workers follow one only."""
+        if self.prefers_one_thread:
+            from workbench.engine.threads import leave_to_others
+
+            leave_to_others()
 
     def bound(self, inputs: Any, position: int | None = None) -> Bound:
         """Return inputs checked and flattened, as :meth:`run_bound` takes them; raises as :meth:`predict`."""

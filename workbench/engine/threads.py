@@ -13,7 +13,7 @@ import torch
 from workbench.core.denormals import can_flush, flushing, set_flushing
 from workbench.engine.config import InferenceConfig
 from workbench.engine.pinning import not_pinned, take_pins
-from workbench.engine.workers import can_reach_workers, on_workers
+from workbench.engine.workers import can_reach_workers, end_workers, on_workers
 
 CANNOT_FLUSH = "flush_denormals=True: threads cannot be told to flush denormals on this platform; they are computed"
 CALLER_ONLY = (
@@ -106,6 +106,15 @@ class ThreadClaim:
                 _unpin_all()
                 _reign += 1
                 torch.set_num_threads(_original)
+
+
+def leave_to_others() -> None:
+    """End the calling thread's workers, since other threads are to run torch: see :func:`end_workers`.
+
+    Those that were told something stay: they would have to be told again.
+    """
+    if getattr(_told, "wish", None) is None:
+        end_workers()
 
 
 def _tell(wish: _Wish | None) -> None:

@@ -1,4 +1,4 @@
-"""Torch's OpenMP workers: run a function on each of those that belong to the calling thread. Imports torch.
+"""Torch's OpenMP workers: run a function on each of the calling thread's, or let them go. Imports torch.
 
 Torch offers no way to them, but the library that it was linked with has one: a parallel region of OpenMP, which
 compilers write as a call of ``GOMP_parallel``. Each thread that calls torch has workers of its own.
@@ -16,6 +16,8 @@ from typing import Any
 import torch
 
 _REGION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+_PAUSE_HARD = 2
+"""``omp_pause_hard`` of OpenMP 5.0: everything that the runtime holds for the thread is given back."""
 
 
 @functools.cache
@@ -64,3 +66,14 @@ def on_workers(function: Callable[[int], None]) -> bool:
     if errors:
         raise errors[0]
     return True
+
+
+def end_workers() -> bool:
+    """End the workers of the calling thread, until its next parallel work; return whether that could be done.
+
+    Workers wait for work by spinning, but only while all threads of all teams have a core: libgomp gives spinning up
+    for everybody as soon as a second thread has a team of its own, and small models then take several times as long.
+    """
+    library = _openmp()
+    pause = getattr(library, "omp_pause_resource_all", None)
+    return pause is not None and pause(_PAUSE_HARD) == 0
