@@ -21,11 +21,11 @@ class Sleeper:
 
 
 def quick(a, b, **options):
-    return wb.compare(a, b, np.zeros((1, 2)), block_s=0.01, budget_s=0.5, rounds=(6, 8), **options)
+    return wb.compare(a, b, np.zeros((1, 2)), **{"block_s": 0.01, "budget_s": 0.5, "rounds": (6, 8), **options})
 
 
 def test_a_candidate_of_a_quarter_of_the_time_is_faster_with_an_interval_around_the_ratio():
-    found = quick(Sleeper("slow", 0.008), Sleeper("quick", 0.002))
+    found = quick(Sleeper("slow", 0.02), Sleeper("quick", 0.005), block_s=0.04, budget_s=1.5)
     assert found.verdict == "faster"
     assert 2.5 < found.low <= found.ratio <= found.high < 4.5
     assert "quick is faster than slow" in repr(found)
@@ -39,7 +39,7 @@ def test_the_other_way_round_is_slower_in_words():
 
 
 def test_the_noise_floor_decides_what_counts_as_the_same():
-    found = quick(Sleeper("a", 0.004), Sleeper("b", 0.004), floor=0.5)
+    found = quick(Sleeper("a", 0.01), Sleeper("b", 0.01), floor=0.5, block_s=0.03, budget_s=1.5)
     assert found.verdict == "same"
     assert "b is as fast as a" in repr(found)
 

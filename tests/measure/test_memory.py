@@ -52,19 +52,17 @@ def test_the_proportional_set_is_the_sum_over_all_mappings():
 @pytest.mark.skipif(pss_mib()[0] is None, reason="this machine does not tell how pages are shared")
 def test_pages_that_a_child_shares_count_half():
     code = (
-        "import os, sys\n"
+        "import os, signal, sys\n"
         "from workbench.measure.memory import pss_mib\n"
         "held = os.urandom(2**20) * 200\n"
         "alone = pss_mib()[0]\n"
         "ready, said = os.pipe()\n"
         "if (pid := os.fork()) == 0:\n"
-        "    os.write(said, b'x'); os.read(0, 1); os._exit(0)\n"
+        "    os.write(said, b'x'); signal.pause()\n"
         "os.read(ready, 1)\n"
         "print(alone - pss_mib()[0]); sys.stdout.flush(); os.kill(pid, 9); os.waitpid(pid, 0)\n"
     )
-    run = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL
-    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert float(run.stdout) == pytest.approx(100, abs=30)
 
 
