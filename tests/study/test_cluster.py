@@ -1,6 +1,7 @@
 """A study on a real Dask cluster on this machine: all done once, whatever happens to its workers."""
 
 import itertools
+import json
 import os
 import platform
 import signal
@@ -8,12 +9,14 @@ import socket
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 
 import workbench as wb
+from workbench import cli
 from workbench.core.errors import BackendUnavailable, ConfigError, PackageMissing, StudyError
 from workbench.core.lazy import how_to_get
 from workbench.core.machine import fingerprint_id
@@ -22,6 +25,7 @@ from workbench.measure.processes import allowed_cores
 distributed = pytest.importorskip("distributed", reason=f"needs Dask: {how_to_get('cluster')}")
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(600)]
+ANSWERS = f"{Path(__file__).parents[1] / 'fixtures' / 'answers.py'}:answers"
 BACKENDS = ["torch-eager", "onnxruntime"]
 PRUNE = wb.Recipe(wb.Prune(ratio=0.5), name="prune")
 SLOW = wb.Recipe(wb.Prune(ratio=0.5), wb.Recover(epochs=500), name="slow")
@@ -34,7 +38,7 @@ def cluster_of(tmp_path):
 
     def start(n, resources=None):
         tags = {"workbench": 1} if resources is None else resources
-        options = {"processes": True, "threads_per_worker": 1, "resources": tags, "dashboard_address": None}
+        options = {"processes": True, "threads_per_worker": 1, "resources": tags, "dashboard_address": ":0"}
         cluster = distributed.LocalCluster(n_workers=n, local_directory=str(tmp_path / "dask"), **options)
         opened.append(cluster)
         return cluster
@@ -153,6 +157,17 @@ def test_what_lies_on_a_worker_is_not_sent_again(cluster_of, shared_task, tmp_pa
         assert client.status == "running"  # who gave a client keeps it
 
 
+def test_the_command_runs_on_a_cluster(cluster_of, tmp_path, capsys):
+    (tmp_path / "recipes.json").write_text(f"[{PRUNE.to_json()}]")
+    address = cluster_of(1).scheduler_address
+    where = ["--storage", f"sqlite:///{tmp_path}/s.db", "--cluster", address, "--json"]
+    what = ["--recipes", str(tmp_path / "recipes.json"), "--backends", "onnxruntime", "--batch-sizes", "2"]
+    assert cli.main(["study", "--task", ANSWERS, *what, "--threads", "1", *where]) == 0
+    out, err = capsys.readouterr()
+    assert [row["state"] for row in json.loads(out)] == ["complete"] * 3
+    assert "1 worker on " in err and "timing float" in err
+
+
 def test_cancel_ends_what_the_workers_do_and_keeps_what_is_complete(cluster_of, shared_task, tmp_path):
     with open_study(shared_task, tmp_path) as study:
 
@@ -213,14 +228,14 @@ def test_a_unit_that_takes_every_worker_along_fails_with_the_reason_and_others_g
 
 
 def test_a_recipe_that_fails_is_not_tried_on_another_worker(cluster_of, shared_task, tmp_path):
-    broken = wb.Recipe(wb.Prune(ratio=0.5, layers=["no_such_layer"]), name="broken")
+    impossible = wb.Recipe(wb.Factorize(ratio=1.0), name="impossible")
     with open_study(shared_task, tmp_path) as study:
-        with pytest.MonkeyPatch.context() as patch:  # it is found before work starts; here it comes to the workers
-            patch.setattr("workbench.study.cluster.start.check_recipes", lambda *_: None)
-            study.run([broken], ["torch-eager"], [2], threads=1, cluster=cluster_of(2))
+        summary = study.run([impossible], ["torch-eager"], [2], threads=1, cluster=cluster_of(2))
         rows = {row["recipe"]: row for row in study.rows()}
-        assert rows["float"]["state"] == "complete" and rows["broken"]["state"] == "failed"
-        assert "could not be prepared" in rows["broken"]["error"] and "no_such_layer" in rows["broken"]["error"]
+        assert rows["float"]["state"] == "complete" and rows["impossible"]["state"] == "failed"
+        assert "could not be prepared" in rows["impossible"]["error"]
+        assert "touched no layer" in rows["impossible"]["error"]
+        assert [span.words for span in summary.spans if span.kind == "prepare"].count("preparing impossible") == 1
 
 
 def test_a_budget_that_is_too_short_leaves_the_rest_waiting(cluster_of, shared_task, tmp_path):
@@ -237,10 +252,9 @@ def test_what_cannot_be_done_is_said_before_work_starts(cluster_of, shared_task,
     untagged = cluster_of(1, {"other": 1})
     with open_study(shared_task, tmp_path) as study:
 
-        def refused(kind, words, cluster, **more):
-            asked = {"threads": 1, "cluster": cluster, **more}
+        def refused(kind, words, cluster, *, backends=("torch-eager",), **more):
             with pytest.raises(kind, match=words):
-                study.run([PRUNE], more.pop("backends", ["torch-eager"]), [2], **asked)
+                study.run([PRUNE], backends, [2], threads=1, cluster=cluster, **more)
 
         refused(ConfigError, "no Dask scheduler answers", wb.study.Cluster(nobody, timeout_s=1))
         refused(ConfigError, "no Dask scheduler answers", wb.study.Cluster("nonsense://x", timeout_s=1))
@@ -257,11 +271,9 @@ def test_what_cannot_be_done_is_said_before_work_starts(cluster_of, shared_task,
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, "distributed", None)
             refused(PackageMissing, r"needs the package 'distributed'.*\[cluster\]", "tcp://127.0.0.1:1")
-        with pytest.raises(BackendUnavailable, match="Backend 'nonesuch' cannot run on worker 0"):
-            patch_names = pytest.MonkeyPatch()
-            with patch_names.context() as patch:  # a backend of a package that this process has and the worker lacks
-                patch.setattr("workbench.engine.names.is_backend", lambda _: True)
-                study.run([PRUNE], ["nonesuch"], [2], threads=1, cluster=tagged)
+        with monkeypatch.context() as patch:  # a backend of a package that this process has and the worker lacks
+            patch.setattr("workbench.engine.names.is_backend", lambda _: True)
+            refused(BackendUnavailable, "'nonesuch' cannot run on worker 0", tagged, backends=["nonesuch"])
         assert study.rows() == [] and children() == []
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import threading
 import time
 
+import psutil
 import pytest
 
 import workbench as wb
@@ -233,3 +234,25 @@ def test_a_wait_for_a_timing_ends_with_a_cancel_and_an_error_gives_the_host_free
         raise ValueError("inside")
     with room.alone(Stop(), lambda: None) as waited:
         assert waited < 1
+
+
+# what Dask leaves behind
+
+
+def test_what_a_nanny_sets_is_not_inherited_and_what_the_user_sets_is(monkeypatch, tmp_path):
+    pytest.importorskip("distributed")
+    from workbench.study.child import Child
+    from workbench.study.cluster.environment import set_by_dask
+
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "65536")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("MKL_NUM_THREADS", "3")
+    assert {"MALLOC_TRIM_THRESHOLD_", "OMP_NUM_THREADS"} <= set(set_by_dask())
+    assert "MKL_NUM_THREADS" not in set_by_dask()
+    child = Child("time", {"backend": "onnxruntime"}, log=tmp_path / "log", stop=Stop(), without=set_by_dask())
+    try:
+        child.wait_ready()
+        found = psutil.Process(child.pid).environ()
+        assert not {"MALLOC_TRIM_THRESHOLD_", "OMP_NUM_THREADS"} & set(found) and found["MKL_NUM_THREADS"] == "3"
+    finally:
+        child.close()

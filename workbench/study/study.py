@@ -252,6 +252,7 @@ class Study(StudySearch, StudyAnswers):
         cluster: Cluster | str | Any = None,
         progress: ProgressCallback = ignore,
     ) -> RunSummary:
+        from workbench.study.cluster.environment import set_by_dask
         from workbench.study.ledger import Ledger
         from workbench.study.plan import check_recipes, plan_for
         from workbench.study.prepare import pack
@@ -282,7 +283,8 @@ class Study(StudySearch, StudyAnswers):
             rows = plan.rows(self.task.name, shipment.fingerprint)
             with Ledger(self._store, self.name, plan, rows, quality_drop=quality_drop, progress=progress) as ledger:
                 cached = self.prefix_cache
-                run = Run(self.task, plan, ledger, shipment, self.files, stop, prefix_cache=cached, monitor=monitor)
+                more: dict[str, Any] = {"prefix_cache": cached, "monitor": monitor, "without": set_by_dask()}
+                run = Run(self.task, plan, ledger, shipment, self.files, stop, **more)
                 with watched:
                     return run.work()
         finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import getpass
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +19,8 @@ _POLL_S = 0.5
 
 def lock_file() -> Path:
     """Return the file that the workers of one user on one host lock while they time."""
-    return Path(tempfile.gettempdir()) / f"workbench-timing-{getpass.getuser()}.lock"
+    user = os.getuid() if hasattr(os, "getuid") else getpass.getuser()
+    return Path(tempfile.gettempdir()) / f"workbench-timing-{user}.lock"
 
 
 @contextlib.contextmanager

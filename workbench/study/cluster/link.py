@@ -28,6 +28,9 @@ _GATHER_S = 30.0
 class Cluster:
     """Where the units of a study run: workers of a Dask cluster that have the resource ``workbench``.
 
+    Who reaches the scheduler of such a cluster can run code on its workers: keep it inside a network that you trust, or
+    give a client with Dask's own TLS settings.
+
     Parameters
     ----------
     at : str, Client or cluster

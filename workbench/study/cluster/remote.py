@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import platform
 import shutil
 import tempfile
@@ -25,6 +24,7 @@ from workbench.core.progress import Progress
 from workbench.measure.processes import allowed_cores
 from workbench.study.child import Stop
 from workbench.study.cluster.alone import alone
+from workbench.study.cluster.environment import set_by_dask
 from workbench.study.cluster.nodes import Answer
 from workbench.study.cluster.order import WAITING, Order, Outcome, Span
 from workbench.study.cluster.parcels import Parcel, held, note, pack_artifact, unpack, unpack_task
@@ -118,7 +118,7 @@ class _Work:
     def __init__(self, order: Order, worker: Any, stop: Stop) -> None:
         self._order, self._worker, self._stop = order, worker, stop
         self._files = _folder(worker, order.fingerprint)
-        self._without = _set_by_dask()
+        self._without = set_by_dask()
         self._spans: list[Span] = []
         self._next = 0.0
 
@@ -290,14 +290,3 @@ def _task(shipment: Shipment) -> Task:
 
     found: Task = cloudpickle.loads(shipment.task)
     return found
-
-
-def _set_by_dask() -> tuple[str, ...]:
-    """Return the variables that Dask's nanny set for its workers: one thread for BLAS, another way to give memory back.
-
-    Trials must run as they would without Dask, so that rows of both may be compared.
-    """
-    import dask.config
-
-    known = dask.config.get("distributed.nanny.pre-spawn-environ", {})
-    return tuple(name for name, value in known.items() if os.environ.get(name) == str(value))
