@@ -187,6 +187,7 @@ class Link:
         from workbench.study.cluster.remote import probe
 
         there = self._workers()
+        self._seen &= set(there)  # one that comes back is asked again
         new = [address for address in able(there, gpu=self.config.gpu) if address not in self._seen]
         self._seen |= set(new)
         options = {"workers": new, "on_error": "return"}

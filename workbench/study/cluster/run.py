@@ -19,10 +19,11 @@ from workbench.core.files import replacing
 from workbench.study.answers import pareto_rows
 from workbench.study.child import OutOfTime, Stop
 from workbench.study.cluster.link import Link
-from workbench.study.cluster.nodes import Node, by_site, kinds_words
+from workbench.study.cluster.nodes import Node, kinds_words
 from workbench.study.cluster.order import Outcome, Span
 from workbench.study.cluster.orders import Orders
 from workbench.study.cluster.parcels import Parcel, unpack
+from workbench.study.cluster.roster import Roster
 from workbench.study.cluster.summary import ClusterSummary
 from workbench.study.cluster.units import PREPARE, Board, Unit
 from workbench.study.ledger import Ledger, words_of
@@ -38,12 +39,12 @@ if TYPE_CHECKING:
 
 _LOOK_S = 1.0
 _POLL_S = 0.2
-GONE_S = 60.0
-"""Seconds without any worker of a kind after which its trials are left for another run."""
 
 
 @dataclass
 class Flight:
+    """A unit that a worker is at."""
+
     unit: Unit
     node: Node
     future: Any
@@ -64,19 +65,21 @@ class ClusterRun:
         *,
         prefix_cache: bool,
     ) -> None:
-        self._plans, self._nodes, self._link, self._ledger = plans, list(nodes), link, ledger
+        self._plans, self._link, self._ledger = plans, link, ledger
         self._files, self._stop = files, stop
         self._shelf = Shelf(files)
         self._orders = Orders(link.run, shipment, files, ledger, stop, prefix_cache=prefix_cache)
+        backends = next(iter(plans.values())).backends
+        self._roster = Roster(link, nodes, backends, shipment.fingerprint)
         self._machines = tuple(kinds_words(nodes))
         self._pacing = {site: self._paced(site) for site in plans}
         self._boards: dict[str, Board] = {}
         self._flights: dict[str, Flight] = {}
+        self._tiers: dict[str, tuple[int, tuple[set[str], ...]]] = {}
         self._troubles: dict[Unit, list[tuple[str, str]]] = {}
         self._spans: list[Span] = []
         self._cut: list[str] = []
-        self._number, self._looked = 0, 0.0
-        self._without_since: dict[str, float] = {}
+        self._number = 0
 
     def work(self) -> ClusterSummary:
         """Do everything that can be done; errors as :meth:`workbench.study.run.Run.work`."""
@@ -123,7 +126,7 @@ class ClusterRun:
         while any(board.open for board in self._boards.values()):
             self._stop.check()
             self._look()
-            for node in self._idle():
+            for node in self._roster.idle({flight.node.address for flight in self._flights.values()}):
                 self._place(node)
             with contextlib.suppress(queue.Empty):
                 self._hear(*self._link.events.get(timeout=_POLL_S))
@@ -136,10 +139,6 @@ class ClusterRun:
             self._land(self._flights.pop(what.key))
 
     # what may start, and where
-
-    def _idle(self) -> list[Node]:
-        busy = {flight.node.address for flight in self._flights.values()}
-        return [node for node in self._nodes if node.address not in busy and node.site.fingerprint in self._boards]
 
     def _place(self, node: Node) -> None:
         board = self._boards[node.site.fingerprint]
@@ -156,17 +155,19 @@ class ClusterRun:
                 return
 
     def _worth(self, board: Board, *, near: Collection[str]) -> list[Unit]:
-        site = board.site
-        rows = [row for row in self._ledger.complete_rows() if row["fingerprint"] == site]
-        primary = [row for row in rows if row["batch_size"] == board.plan.primary.batch]
-        best, front = self._ledger.best(), pareto_rows(primary, x="latency_ms_p50", y="quality")
-        first = ({best["recipe_id"]} if best else (), {row["recipe_id"] for row in front})
-        return board.ready(first=first, near=near)
+        rows = [row for row in self._ledger.complete_rows() if row["fingerprint"] == board.site]
+        known, tiers = self._tiers.get(board.site, (-1, ()))
+        if known != len(rows):  # what is worth doing next changes with a new row only
+            primary = [row for row in rows if row["batch_size"] == board.plan.primary.batch]
+            best, front = self._ledger.best(), pareto_rows(primary, x="latency_ms_p50", y="quality")
+            tiers = ({best["recipe_id"]} if best else set(), {row["recipe_id"] for row in front})
+            self._tiers[board.site] = len(rows), tiers
+        return board.ready(first=tiers, near=near)
 
     def _fits(self, unit: Unit) -> bool:
         """Say whether a unit fits into the budget; leave it out where it does not."""
         board, pacing = self._boards[unit.site], self._pacing[unit.site]
-        primary = unit.point == board.plan.primary
+        primary = unit.point in (None, board.plan.primary)
         if unit.kind == PREPARE:
             if pacing.fits(unit.recipe, prepared=False) or not unit.recipe.steps:
                 return True
@@ -197,7 +198,7 @@ class ClusterRun:
             self._lose(node, f"could not be reached ({type(error).__name__}: {error})")
             return
         self._number += 1
-        future = self._link.submit(node, self._orders.order(unit, node, self._nodes, plan, pacing), self._number)
+        future = self._link.submit(node, self._orders.order(unit, node, self._roster.nodes, plan, pacing), self._number)
         self._boards[unit.site].start(unit)
         self._flights[future.key] = Flight(unit, node, future)
 
@@ -251,7 +252,7 @@ class ClusterRun:
         unit, known = flight.unit, self._troubles.setdefault(flight.unit, [])
         known.append((flight.node.address, f"{flight.node.words} {reason}"))
         tried = {address for address, _ in known}
-        living = {node.address for node in self._nodes if node.site.fingerprint == unit.site}
+        living = self._roster.addresses(unit.site)
         if len(known) >= self._link.config.tries or (living and living <= tried):
             count = f"{len(known)} tries" if len(known) > 1 else "one try"
             self._give_up(unit, f"Given up after {count}: {'; '.join(words for _, words in known)}.")
@@ -272,43 +273,23 @@ class ClusterRun:
     # who is there
 
     def _look(self) -> None:
-        """Look once a second who has gone and who has come."""
-        now = time.monotonic()
-        if now - self._looked < _LOOK_S:
-            return
-        self._looked = now
-        alive = self._link.alive()
-        for node in [node for node in self._nodes if node.address not in alive]:
-            self._lose(node, "ended while it ran this")
-        backends = next(iter(self._plans.values())).backends
-        found, refused = self._link.newcomers(backends, self._orders.fingerprint)
-        for node in found:
-            unfit = [name for name in backends if node.answer.backends.get(name) is not None]
-            if node.site.fingerprint in self._plans and not unfit:
-                self._nodes.append(node)
-            else:
-                refused.append(f"{node.words} is of another kind of machine than those that this run began with.")
+        lost, refused = self._roster.look()
+        for node in lost:
+            self._lose(node, "ended")
         for words in refused:
             self._ledger.say(f"not taken: {words}")
-        self._leave_without_workers(now)
+        for site in self._roster.deserted([site for site, board in self._boards.items() if board.open]):
+            plan = self._boards[site].plan
+            self._leave(self._ledger.still_mine(plan.trials), "every worker of their kind is gone")
+            self._boards[site] = Board(site, plan, (), prepared=())
 
     def _lose(self, node: Node, why: str) -> None:
-        self._nodes = [other for other in self._nodes if other is not node]
-        self._ledger.say(f"{node.words} is gone")
+        self._roster.drop(node)
+        self._ledger.say(f"{node.words} is gone: it {why}")
         for key in [key for key, flight in self._flights.items() if flight.node is node]:
             flight = self._flights.pop(key)
             self._link.cancel([flight.future])
-            self._trouble(flight, why)
-
-    def _leave_without_workers(self, now: float) -> None:
-        here = by_site(self._nodes)
-        for site, board in self._boards.items():
-            since = self._without_since.setdefault(site, now)
-            if site in here or not board.open:
-                self._without_since[site] = now
-            elif now - since > GONE_S:
-                self._leave(self._ledger.still_mine(board.plan.trials), "every worker of their kind is gone")
-                self._boards[site] = Board(site, board.plan, (), prepared=())
+            self._trouble(flight, f"{why} while it ran this")
 
     # what is left out
 
@@ -332,5 +313,5 @@ class ClusterRun:
 
     def _paced(self, site: str) -> Pacing:
         pacing = Pacing(self._plans[site], self._stop)
-        pacing.benches = len({node.answer.host for node in self._nodes if node.site.fingerprint == site})
+        pacing.benches = max(1, self._roster.hosts(site))
         return pacing

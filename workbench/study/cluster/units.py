@@ -54,15 +54,16 @@ class Board:
     def __init__(self, site: str, plan: Plan, trials: Sequence[Planned], *, prepared: Collection[str]) -> None:
         self.plan, self.site = plan, site
         self._float = plan.recipes[0]
-        wanted = [recipe for recipe in plan.recipes if any(t.recipe == recipe for t in trials)]
+        keys, recipes = {t.key for t in trials}, {t.recipe for t in trials}
+        wanted = [recipe for recipe in plan.recipes if recipe in recipes]
         self._waiting: list[Unit] = []
         for recipe in dict.fromkeys([self._float, *wanted] if wanted else []):  # the baseline stands beside them all
-            own = tuple(t for t in plan.of(recipe) if t in trials) or tuple(plan.of(recipe))[:1]
+            own = tuple(t for t in plan.of(recipe) if t.key in keys) or tuple(plan.of(recipe))[:1]
             if own[0].artifact_key not in prepared:
                 self._waiting.append(Unit(PREPARE, site, recipe, None, own))
         for point in plan.points:
             for recipe in wanted:
-                group = tuple(t for t in plan.group(recipe, point) if t in trials)
+                group = tuple(t for t in plan.group(recipe, point) if t.key in keys)
                 if group:
                     self._waiting.append(Unit(TIME, site, recipe, point, group))
         self._running: list[Unit] = []
@@ -87,7 +88,7 @@ class Board:
             place = (0, 0) if unit.point == self.plan.primary else (2, rank[unit.recipe, unit.point])
             return *place, unit.artifact_key not in near
 
-        return sorted((unit for unit in self._waiting if self._free(unit)), key=worth)
+        return sorted(self._free(), key=worth)
 
     def start(self, unit: Unit) -> None:
         """Note that a unit runs."""
@@ -107,15 +108,18 @@ class Board:
         """Take off what of a recipe waits."""
         self._waiting = [unit for unit in self._waiting if unit.recipe != recipe]
 
-    def _free(self, unit: Unit) -> bool:
-        """Say whether what a unit needs is there: artefacts, the baseline's own row, and the quality of the recipe."""
-        if unit.kind == PREPARE:
-            return True
-        for other in self.open:
-            if other.kind == PREPARE and other.recipe in (unit.recipe, self._float):
-                return False
-            if unit.recipe != self._float and other.recipe == self._float and other.point == unit.point:
-                return False
-            if other.recipe == unit.recipe and other.point == self.plan.primary != unit.point:
-                return False
-        return True
+    def _free(self) -> list[Unit]:
+        """Return what has all that it needs: artefacts, the baseline's own row, and the quality of its recipe."""
+        unmade = {unit.recipe for unit in self.open if unit.kind == PREPARE}
+        untimed = {(unit.recipe, unit.point) for unit in self.open if unit.kind == TIME}
+        primary = self.plan.primary
+        return [
+            unit
+            for unit in self._waiting
+            if unit.kind == PREPARE
+            or (
+                not unmade & {unit.recipe, self._float}
+                and (unit.recipe == self._float or (self._float, unit.point) not in untimed)
+                and (unit.point == primary or (unit.recipe, primary) not in untimed)
+            )
+        ]
