@@ -216,7 +216,7 @@ def _study(arguments: argparse.Namespace) -> int:
     stopped = False
     with study:
         try:
-            study.run(
+            summary = study.run(
                 recipes,
                 arguments.backends,
                 arguments.batch_sizes,
@@ -227,6 +227,8 @@ def _study(arguments: argparse.Namespace) -> int:
                 cluster=arguments.cluster,
                 progress=Lines(sys.stderr),
             )
+            for line in getattr(summary, "machines", ()):  # a cluster's
+                say(line)
         except KeyboardInterrupt:
             stopped = True
             say(f"Stopped by Ctrl-C. Finished trials are kept in {arguments.storage}; the same command resumes.")

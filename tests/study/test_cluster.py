@@ -165,7 +165,7 @@ def test_the_command_runs_on_a_cluster(cluster_of, tmp_path, capsys):
     assert cli.main(["study", "--task", ANSWERS, *what, "--threads", "1", *where]) == 0
     out, err = capsys.readouterr()
     assert [row["state"] for row in json.loads(out)] == ["complete"] * 3
-    assert "1 worker on " in err and "timing float" in err
+    assert "workbench: 1 worker on " in err and "(worker 0)" in err
 
 
 def test_cancel_ends_what_the_workers_do_and_keeps_what_is_complete(cluster_of, shared_task, tmp_path):

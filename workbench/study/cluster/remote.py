@@ -22,7 +22,7 @@ from workbench.core.errors import StudyError, TrialFailed
 from workbench.core.machine import this_site
 from workbench.core.progress import Progress
 from workbench.measure.processes import allowed_cores
-from workbench.study.child import Stop
+from workbench.study.child import ChildError, Stop
 from workbench.study.cluster.alone import alone
 from workbench.study.cluster.environment import set_by_dask
 from workbench.study.cluster.nodes import Answer
@@ -145,8 +145,8 @@ class _Work:
                 answer = host.prepare(unit.recipe, shelf.target(trial), self._follow, batch_sizes=sizes)
                 answer["prepare_s"] = time.monotonic() - started
             done = True
-        except TrialFailed as error:
-            return {"error": str(error), "refused": True}
+        except TrialFailed as error:  # a process that ended may have more memory elsewhere; a recipe stays as it is
+            return {"error": str(error), "refused": isinstance(error, ChildError)}
         finally:
             host.close(kill=not done)
         shelf.keep(trial, answer)
