@@ -150,6 +150,12 @@ def _add_study(commands: Any) -> None:
     command.add_argument("--threads", type=positive, help="CPU threads of every engine")
     command.add_argument("--budget-s", type=float, help="seconds for the whole; training lengths follow it")
     command.add_argument("--quality-drop", type=float, default=0.01, help="largest acceptable drop (default 0.01)")
+    command.add_argument(
+        "--cluster",
+        metavar="ADDRESS",
+        help="do the work on the workers of this Dask scheduler, such as tcp://head:8786; start them with: dask worker "
+        'ADDRESS --nthreads 1 --resources "workbench=1"',
+    )
     command.add_argument("--json", action="store_true", help="print the rows as JSON instead of a table")
     add_fail_if(command)
     command.add_argument(
@@ -210,7 +216,7 @@ def _study(arguments: argparse.Namespace) -> int:
     stopped = False
     with study:
         try:
-            study.run(
+            summary = study.run(
                 recipes,
                 arguments.backends,
                 arguments.batch_sizes,
@@ -218,8 +224,11 @@ def _study(arguments: argparse.Namespace) -> int:
                 budget_s=arguments.budget_s,
                 quality_drop=arguments.quality_drop,
                 shapes=shapes,
+                cluster=arguments.cluster,
                 progress=Lines(sys.stderr),
             )
+            for line in getattr(summary, "machines", ()):  # a cluster's
+                say(line)
         except KeyboardInterrupt:
             stopped = True
             say(f"Stopped by Ctrl-C. Finished trials are kept in {arguments.storage}; the same command resumes.")

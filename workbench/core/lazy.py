@@ -41,7 +41,10 @@ RUNTIME = frozenset({"onnx", "onnxruntime", "openvino"})
 LOADGEN = frozenset({"mlperf_loadgen"})
 """Modules that come with the extra ``loadgen``: MLPerf's load generator."""
 
-_EXTRAS = {"lab": LAB, "runtime": RUNTIME, "loadgen": LOADGEN}
+CLUSTER = frozenset({"distributed"})
+"""Modules that come with the extra ``cluster``: Dask's scheduler and workers."""
+
+_EXTRAS = {"lab": LAB, "runtime": RUNTIME, "loadgen": LOADGEN, "cluster": CLUSTER}
 
 
 def how_to_get(extra: str) -> str:

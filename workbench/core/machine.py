@@ -129,6 +129,30 @@ def library_versions(names: Iterable[str]) -> dict[str, str | None]:
     return versions
 
 
+@dataclass(frozen=True)
+class Site:
+    """Where trials run, as their keys and rows tell: ``threads`` is what an engine gets there unless told."""
+
+    fingerprint: str
+    words: str
+    int8_dot: bool
+    threads: int
+    libraries: tuple[tuple[str, str | None], ...]
+
+
+@functools.cache
+def this_site() -> Site:
+    """Return this machine with its libraries as a site of trials.
+
+    Examples
+    --------
+    >>> this_site().fingerprint == fingerprint_id()
+    True
+    """
+    libraries = tuple(library_versions(FINGERPRINT_LIBRARIES).items())
+    return Site(fingerprint_id(), machine_words(), this_machine().int8_dot, default_threads(), libraries)
+
+
 @functools.cache
 def fingerprint() -> dict[str, object]:
     """Return what makes two timings comparable: the machine and the versions of the libraries that run."""

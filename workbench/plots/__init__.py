@@ -8,6 +8,7 @@ from workbench.core.lazy import attribute
 
 _WHERE = {
     "calls_data": "calls",
+    "cluster_data": "cluster",
     "figure_png": "canvas",
     "layer_rounding_data": "modes",
     "layer_sqnr_data": "signals",
@@ -15,6 +16,7 @@ _WHERE = {
     "monitor_data": "monitor",
     "plot_amounts": "amounts",
     "plot_calls": "calls",
+    "plot_cluster": "cluster",
     "plot_comparison": "comparison",
     "plot_layer_rounding": "modes",
     "plot_layer_sqnr": "signals",
@@ -61,6 +63,7 @@ _WHERE = {
 
 __all__ = [
     "calls_data",
+    "cluster_data",
     "figure_png",
     "layer_rounding_data",
     "layer_sqnr_data",
@@ -68,6 +71,7 @@ __all__ = [
     "monitor_data",
     "plot_amounts",
     "plot_calls",
+    "plot_cluster",
     "plot_comparison",
     "plot_layer_rounding",
     "plot_layer_sqnr",
@@ -116,6 +120,7 @@ if TYPE_CHECKING:
     from workbench.plots.amounts import plot_amounts
     from workbench.plots.calls import calls_data, plot_calls
     from workbench.plots.canvas import figure_png
+    from workbench.plots.cluster import cluster_data, plot_cluster
     from workbench.plots.comparison import plot_comparison, plot_noise
     from workbench.plots.heatmap import plot_sensitivity, sensitivity_data
     from workbench.plots.memory import memory_data, plot_memory

@@ -8,6 +8,8 @@ from workbench.core.lazy import attribute
 
 _FACE = {
     "Best": "workbench.study.answers",
+    "Cluster": "workbench.study.cluster.link",
+    "ClusterSummary": "workbench.study.cluster.summary",
     "Merged": "workbench.study.merge",
     "bench_artifact": "workbench.study.artifact_bench",
     "Job": "workbench.study.job",
@@ -32,6 +34,8 @@ __all__ = [
     "COLUMNS",
     "STATES",
     "Best",
+    "Cluster",
+    "ClusterSummary",
     "Goals",
     "History",
     "Job",
@@ -53,6 +57,8 @@ __all__ = [
 if TYPE_CHECKING:
     from workbench.study.answers import Best
     from workbench.study.artifact_bench import bench_artifact
+    from workbench.study.cluster.link import Cluster
+    from workbench.study.cluster.summary import ClusterSummary
     from workbench.study.defaults import default_recipes
     from workbench.study.job import Job
     from workbench.study.merge import Merged

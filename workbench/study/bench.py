@@ -41,6 +41,7 @@ class Setup:
     build: bytes
     stop: Stop
     trust: bool = True  # a study wrote its artefacts itself, and their hashes are checked
+    without: tuple[str, ...] = ()  # environment variables that the processes do not inherit
 
 
 @dataclass
@@ -65,6 +66,7 @@ class RemoteArm:
             {"backend": trial.backend},
             log=setup.files / "logs" / f"{name}.log",
             stop=setup.stop,
+            without=setup.without,
         )
         return cls(name, trial, setup, child)
 

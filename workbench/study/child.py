@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -81,13 +81,17 @@ class Child:
         File for whatever the child and its libraries print; its end is quoted when the child dies.
     stop : Stop
         Looked at while waiting.
+    without : collection of str
+        Environment variables that the child does not inherit.
     """
 
-    def __init__(self, kind: str, hello: Mapping[str, Any], *, log: Path, stop: Stop) -> None:
+    def __init__(
+        self, kind: str, hello: Mapping[str, Any], *, log: Path, stop: Stop, without: Collection[str] = ()
+    ) -> None:
         self.log = log
         self._stop = stop
         self._events: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
-        self._process, stream = _spawn(kind, log)
+        self._process, stream = _spawn(kind, log, without)
         threading.Thread(target=self._read, args=(stream,), daemon=True).start()
         with contextlib.suppress(OSError):  # a child that died at once is noticed by the first wait
             write_frame(self._stdin, {**hello, "path": sys.path})
@@ -211,8 +215,9 @@ class Child:
         return f" It last printed: {lines[-1][:300]}" if lines else ""
 
 
-def _spawn(kind: str, log: Path) -> tuple[subprocess.Popen[bytes], IO[str]]:
+def _spawn(kind: str, log: Path, without: Collection[str]) -> tuple[subprocess.Popen[bytes], IO[str]]:
     command = [sys.executable, "-m", "workbench.study.worker", kind, "--events"]
+    environment = {name: value for name, value in os.environ.items() if name not in without}
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "wb") as errors:
         if not _POSIX:  # no inherited descriptors there: the worker keeps its standard output for events
@@ -221,6 +226,7 @@ def _spawn(kind: str, log: Path) -> tuple[subprocess.Popen[bytes], IO[str]]:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
+                env=environment,
                 creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
             )
             return process, os.fdopen(os.dup(process.stdout.fileno()), encoding="utf-8")  # type: ignore[union-attr]
@@ -231,6 +237,7 @@ def _spawn(kind: str, log: Path) -> tuple[subprocess.Popen[bytes], IO[str]]:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=errors,
+                env=environment,
                 pass_fds=[writing],
                 start_new_session=True,
             )

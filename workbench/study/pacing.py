@@ -21,6 +21,8 @@ class Pacing:
 
     rounds = _ROUNDS
     block_s = _BLOCK_S
+    benches = 1
+    """Groups that may be timed at the same moment: hosts of a cluster."""
 
     def __init__(self, plan: Plan, stop: Stop) -> None:
         self._stop = stop
@@ -56,7 +58,7 @@ class Pacing:
         """Seconds that the next group may spend in timing: an equal share of what is left after everything else."""
         left = sum(self._groups.values())
         overhead = sum(max(0.0, self._group_s[kind] - _SHARE_S[0]) * n for kind, n in self._groups.items())
-        free = self._stop.remaining() - sum(self._unprepared.values()) - overhead
+        free = self.benches * self._stop.remaining() - sum(self._unprepared.values()) - overhead
         return min(max(free / max(left, 1), _SHARE_S[0]), _SHARE_S[1])
 
     def prepared(self, recipe: Recipe) -> None:

@@ -9,14 +9,7 @@ from typing import TYPE_CHECKING, Any
 from workbench.compress.recipe import Recipe
 from workbench.core.config import canonical_json, short_id
 from workbench.core.errors import StudyError
-from workbench.core.machine import (
-    FINGERPRINT_LIBRARIES,
-    default_threads,
-    fingerprint_id,
-    library_versions,
-    machine_words,
-    this_machine,
-)
+from workbench.core.machine import FINGERPRINT_LIBRARIES, Site, fingerprint_id, this_site
 from workbench.study.rows import TrialRow, engine_words, new_row
 from workbench.study.shapes import Point, Shape, shape_words
 
@@ -125,9 +118,9 @@ class Plan:
         """Return the baseline trial at a point."""
         return next(t for t in self.trials if t.baseline and t.point == point)
 
-    def rows(self, task: str, task_fingerprint: str) -> dict[str, TrialRow]:
-        """Return a waiting row for each trial, by key."""
-        machine, words = fingerprint_id(), machine_words()
+    def rows(self, task: str, task_fingerprint: str, *, site: Site | None = None) -> dict[str, TrialRow]:
+        """Return a waiting row for each trial, by key; ``site`` is where the plan was made for, by default here."""
+        site = site or this_site()
         return {
             t.key: new_row(
                 task=task,
@@ -144,8 +137,8 @@ class Plan:
                 trial_key=t.key,
                 artifact_key=t.artifact_key,
                 task_fingerprint=task_fingerprint,
-                fingerprint=machine,
-                machine=words,
+                fingerprint=site.fingerprint,
+                machine=site.words,
             )
             for t in self.trials
         }
@@ -160,8 +153,12 @@ def plan_for(
     threads: int | None,
     budget_s: float | None,
     shapes: tuple[Shape, ...] = ((),),
+    site: Site | None = None,
 ) -> Plan:
-    """Return the plan of what :meth:`Study.run` was asked for, with its defaults; errors as there."""
+    """Return the plan of what :meth:`Study.run` was asked for, with its defaults; errors as there.
+
+    Where a ``site`` elsewhere is given, who asks has looked there for what of ``backends`` runs.
+    """
     from workbench.engine.backends import DEFAULT_BACKENDS, backend_status, require_backend
     from workbench.engine.names import is_backend, unknown_backend
     from workbench.study.defaults import default_recipes
@@ -175,11 +172,11 @@ def plan_for(
     for name in backends:
         if not is_backend(name):
             raise StudyError(unknown_backend(name))
-        require_backend(name)
+        if site is None:
+            require_backend(name)
     chosen = default_recipes(budget_s) if recipes is None else recipes
-    return make_plan(
-        task_fingerprint, chosen, backends, batch_sizes, threads=threads or default_threads(), shapes=shapes
-    )
+    count = threads or (site or this_site()).threads
+    return make_plan(task_fingerprint, chosen, backends, batch_sizes, threads=count, shapes=shapes, site=site)
 
 
 def check_recipes(recipes: Sequence[Recipe], task: Task) -> None:
@@ -207,6 +204,7 @@ def make_plan(
     *,
     threads: int,
     shapes: tuple[Shape, ...] = ((),),
+    site: Site | None = None,
 ) -> Plan:
     """Return the plan, with the float model first; it is added where it is missing, since it is the baseline.
 
@@ -232,7 +230,7 @@ def make_plan(
     for point in (primary, *others):
         for recipe in ordered:
             runs_on = chosen if recipe.steps else tuple(dict.fromkeys((BASELINE_BACKEND, *chosen)))
-            trials += [planned(task_fingerprint, recipe, b, point, threads) for b in runs_on]
+            trials += [planned(task_fingerprint, recipe, b, point, threads, site=site) for b in runs_on]
     return Plan(tuple(trials), ordered, chosen, primary, tuple(others))
 
 
@@ -243,12 +241,14 @@ def planned(
     point: Point,
     threads: int,
     options: tuple[tuple[str, Any], ...] = (),
+    *,
+    site: Site | None = None,
 ) -> Planned:
     """Return one trial of a task, with its keys."""
-    versions = library_versions(FINGERPRINT_LIBRARIES)
-    artifact = artifact_key(recipe.recipe_id, task_fingerprint, versions, int8_dot=this_machine().int8_dot)
+    site = site or this_site()
+    artifact = artifact_key(recipe.recipe_id, task_fingerprint, dict(site.libraries), int8_dot=site.int8_dot)
     more = {"options": dict(options)} if options else {}
-    key = trial_key(artifact, backend, point, threads, **more)
+    key = trial_key(artifact, backend, point, threads, site=site, **more)
     baseline = not recipe.steps and backend == BASELINE_BACKEND and not options
     name = recipe.name or recipe.label
     return Planned(key, recipe, name, backend, point.batch, threads, artifact, baseline, point.shape, options)
@@ -266,12 +266,17 @@ def artifact_key(recipe_id: str, task_fingerprint: str, libraries: Mapping[str, 
     )
 
 
-def trial_key(artifact: str, backend: str, point: Point, threads: int, **more: Any) -> str:
-    """Return the 12 hex digits that name a trial on this machine; ``more`` tells apart what was measured otherwise."""
+def trial_key(artifact: str, backend: str, point: Point, threads: int, *, site: Site | None = None, **more: Any) -> str:
+    """Return the 12 hex digits that name a trial on a machine; ``more`` tells apart what was measured otherwise."""
     engine = {"backend": backend, "threads": threads}
     if point.shape:
         more["shape"] = shape_words(point.shape)
-    known = {"artifact": artifact, "engine": engine, "batch_size": point.batch, "machine": fingerprint_id()}
+    known = {
+        "artifact": artifact,
+        "engine": engine,
+        "batch_size": point.batch,
+        "machine": site.fingerprint if site else fingerprint_id(),
+    }
     return short_id({**known, **more})
 
 

@@ -32,8 +32,8 @@ class Shipment:
     fingerprint: str
 
 
-def pack(task: Task) -> Shipment:
-    """Return what children need of a task.
+def pack(task: Task, *, elsewhere: bool = False) -> Shipment:
+    """Return what children need of a task; ``elsewhere`` sends the whole of it, for machines without its files.
 
     Raises
     ------
@@ -41,8 +41,9 @@ def pack(task: Task) -> Shipment:
         If its functions cannot be pickled; said here, before any work starts.
     """
     build = _pickled(task.build, f"build of task {task.name!r}")
-    whole = b"" if task.reference is not None else _pickled(task, f"task {task.name!r}")
-    return Shipment(task.reference, whole, build, task.fingerprint)
+    reference = None if elsewhere else task.reference
+    whole = b"" if reference is not None else _pickled(task, f"task {task.name!r}")
+    return Shipment(reference, whole, build, task.fingerprint)
 
 
 def _pickled(thing: Any, words: str) -> bytes:
@@ -78,9 +79,17 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
 class PrepareHost:
     """Starts the child when it is first needed, and again after it was lost."""
 
-    def __init__(self, shipment: Shipment, files: Path, stop: Stop, *, prefix_cache: bool = True) -> None:
+    def __init__(
+        self,
+        shipment: Shipment,
+        files: Path,
+        stop: Stop,
+        *,
+        prefix_cache: bool = True,
+        without: tuple[str, ...] = (),
+    ) -> None:
         self._shipment, self._files, self._stop = shipment, files, stop
-        self._prefix_cache = prefix_cache
+        self._prefix_cache, self._without = prefix_cache, without
         self._child: Child | None = None
         self._loaded = False
 
@@ -91,7 +100,8 @@ class PrepareHost:
             self._child = None
         if self._child is None:
             self._loaded = False
-            self._child = Child("prepare", {}, log=self._files / "logs" / "prepare.log", stop=self._stop)
+            log = self._files / "logs" / "prepare.log"
+            self._child = Child("prepare", {}, log=log, stop=self._stop, without=self._without)
 
     def prepare(
         self,

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from workbench.tasks.task import Task
 
 _IN_TORCH = "Of the variant in torch, on the validation split."
-_BUDGET = "the time budget does not allow it"
+BUDGET = "the time budget does not allow it"
 
 
 @dataclass(frozen=True)
@@ -85,14 +85,15 @@ class Run:
         *,
         prefix_cache: bool = True,
         monitor: Monitor | None = None,
+        without: tuple[str, ...] = (),
     ) -> None:
         self._monitor = monitor
         self._task, self._plan, self._ledger, self._files, self._stop = task, plan, ledger, files, stop
         self._pacing = Pacing(plan, stop)
-        self._host = PrepareHost(shipment, files, stop, prefix_cache=prefix_cache)
+        self._host = PrepareHost(shipment, files, stop, prefix_cache=prefix_cache, without=without)
         self._shelf = Shelf(files)
         inputs = files / "inputs" / task.fingerprint
-        self._bench = Bench(Setup(files, inputs, self._shelf.artifact, shipment.build, stop))
+        self._bench = Bench(Setup(files, inputs, self._shelf.artifact, shipment.build, stop, without=without))
         self._noise = Noise(files / "noise.json")
         self._cut: list[str] = []
 
@@ -300,11 +301,11 @@ class Run:
         self._pacing.skip(primary=primary)
         self._pacing.prepared(trials[0].recipe)
         self._note_cut(trials)
-        self._ledger.cut(trials, _BUDGET)
+        self._ledger.cut(trials, BUDGET)
 
     def _note_cut(self, trials: Sequence[Planned]) -> None:
         for recipe in dict.fromkeys(t.recipe for t in trials):
-            self._cut.append(f"not run, {_BUDGET}: {words_of([t for t in trials if t.recipe == recipe])}")
+            self._cut.append(f"not run, {BUDGET}: {words_of([t for t in trials if t.recipe == recipe])}")
 
     def _prepared(self, trial: Planned) -> dict[str, Any] | None:
         return self._shelf.prepared(trial, self._plan.batch_sizes)

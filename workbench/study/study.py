@@ -18,6 +18,7 @@ from workbench.study.store import Store
 if TYPE_CHECKING:
     from workbench.compress.recipe import Recipe
     from workbench.measure.monitor import Monitor
+    from workbench.study.cluster.link import Cluster
     from workbench.study.job import Job
     from workbench.study.run import RunSummary
     from workbench.study.spread import Spread
@@ -82,6 +83,7 @@ class Study(StudySearch, StudyAnswers):
         quality_drop: float = 0.01,
         shapes: Mapping[str, Sequence[int]] | None = None,
         monitor: Monitor | None = None,
+        cluster: Cluster | str | Any = None,
         progress: ProgressCallback = ignore,
     ) -> RunSummary:
         """Run every trial that is not complete yet; complete rows are reused.
@@ -108,6 +110,12 @@ class Study(StudySearch, StudyAnswers):
         monitor : Monitor, optional
             Samples what the run takes, with a mark for each recipe: started for the run unless it runs already, and
             paused while processes are loaded and timed. :func:`workbench.plots.plot_monitor` draws it.
+        cluster : str, Client or Cluster, optional
+            Do the work on the workers of a Dask cluster: the address of its scheduler, a connected
+            ``distributed.Client``, or a :class:`workbench.study.Cluster` with more options. Workers need the resource
+            ``workbench``: ``dask worker tcp://head:8786 --nthreads 1 --resources "workbench=1"``. Each does one unit at
+            a time, one worker of a host times at a time, and every comparison stays on one machine. Where machines
+            differ, each kind of them does the whole plan with a baseline of its own.
         progress : callable
             Gets :class:`Progress` with ``stage="study"``, ``done`` of ``total`` trials (``done`` moves in fractions
             while a variant is prepared), a ``message`` in words, and ``values``: ``{"plan": [TrialRow, ...]}`` before
@@ -117,12 +125,15 @@ class Study(StudySearch, StudyAnswers):
         Returns
         -------
         RunSummary
-            After a cancel too, with ``cancelled`` True.
+            After a cancel too, with ``cancelled`` True. On a cluster it also tells the machines, what each worker did
+            when (``spans``), and what was sent to it.
 
         Raises
         ------
         StudyError, TaskError, ConfigError, BackendUnavailable
             Before any work starts, when something asked for cannot be done.
+        PackageMissing
+            For ``cluster`` without the package distributed.
         KeyboardInterrupt
             After Ctrl-C, once the children are ended and what is complete is kept.
         """
@@ -137,6 +148,7 @@ class Study(StudySearch, StudyAnswers):
             quality_drop=quality_drop,
             shapes=shapes,
             monitor=monitor,
+            cluster=cluster,
             progress=progress,
         )
 
@@ -237,8 +249,10 @@ class Study(StudySearch, StudyAnswers):
         quality_drop: float = 0.01,
         shapes: Mapping[str, Sequence[int]] | None = None,
         monitor: Monitor | None = None,
+        cluster: Cluster | str | Any = None,
         progress: ProgressCallback = ignore,
     ) -> RunSummary:
+        from workbench.study.cluster.environment import set_by_dask
         from workbench.study.ledger import Ledger
         from workbench.study.plan import check_recipes, plan_for
         from workbench.study.prepare import pack
@@ -253,6 +267,11 @@ class Study(StudySearch, StudyAnswers):
                 progress(Progress("study", 0, 0, "checking the task"))
                 axes = dict.fromkeys(axis for dims in self.task.open_dims for axis in dims.values())
                 points = shapes_of(shapes, axes, whose="the task's", own=task_shape(self.task))
+                if cluster is not None:
+                    return self._run_on(
+                        cluster, stop, recipes=recipes, backends=backends, batch_sizes=batch_sizes, threads=threads,
+                        budget_s=budget_s, quality_drop=quality_drop, shapes=points, monitor=monitor, progress=progress,
+                    )  # fmt: skip
                 asked = (self.task.fingerprint, recipes, backends, batch_sizes)
                 plan = plan_for(*asked, threads=threads, budget_s=budget_s, shapes=points)
                 check_recipes(plan.recipes, self.task)
@@ -260,13 +279,25 @@ class Study(StudySearch, StudyAnswers):
                 stop.check()
             except Cancelled:
                 return RunSummary(0, 0, 0, 0, cancelled=True, seconds=time.monotonic() - started)
-            self._store.set_setting(self.name, "quality_drop", quality_drop)
-            self._store.set_setting(self.name, SETTING, None)
+            self._set_question(quality_drop)
             rows = plan.rows(self.task.name, shipment.fingerprint)
             with Ledger(self._store, self.name, plan, rows, quality_drop=quality_drop, progress=progress) as ledger:
                 cached = self.prefix_cache
-                run = Run(self.task, plan, ledger, shipment, self.files, stop, prefix_cache=cached, monitor=monitor)
+                more: dict[str, Any] = {"prefix_cache": cached, "monitor": monitor, "without": set_by_dask()}
+                run = Run(self.task, plan, ledger, shipment, self.files, stop, **more)
                 with watched:
                     return run.work()
         finally:
             self._stop = None
+
+    def _run_on(self, cluster: Any, stop: Any, *, monitor: Any, **asked: Any) -> RunSummary:
+        from workbench.study.cluster.start import run_on_cluster
+
+        if monitor is not None:
+            raise StudyError("A monitor watches this machine, and with cluster=... the work is done elsewhere.")
+        self._set_question(asked["quality_drop"])
+        return run_on_cluster(self.task, cluster, self._store, self.name, stop, prefix_cache=self.prefix_cache, **asked)
+
+    def _set_question(self, quality_drop: float) -> None:
+        self._store.set_setting(self.name, "quality_drop", quality_drop)
+        self._store.set_setting(self.name, SETTING, None)

@@ -1,0 +1,81 @@
+"""What a unit needs to run elsewhere: its parcels, and the order with the rows beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from workbench.study.child import Stop
+from workbench.study.cluster.nodes import Node, shares_cores
+from workbench.study.cluster.order import Order
+from workbench.study.cluster.parcels import Parcel, pack_artifact, pack_task
+from workbench.study.cluster.units import PREPARE, Unit
+from workbench.study.cost import latency_cost
+from workbench.study.ledger import Ledger
+from workbench.study.pacing import Pacing
+from workbench.study.plan import Plan, Planned
+from workbench.study.prepare import Shipment
+from workbench.study.rows import TrialRow, judged_on
+
+
+class Orders:
+    """Makes the orders of one run."""
+
+    def __init__(
+        self, run: str, shipment: Shipment, files: Path, ledger: Ledger, stop: Stop, *, prefix_cache: bool
+    ) -> None:
+        self.fingerprint = shipment.fingerprint
+        self._run, self._files, self._ledger, self._stop = run, files, ledger, stop
+        self._prefix_cache = prefix_cache
+        self._task = pack_task(shipment)
+        self._parcels: dict[str, Parcel] = {}
+
+    def keep(self, parcel: Parcel) -> None:
+        """Note the artefact that a worker has made."""
+        self._parcels[parcel.name] = parcel
+
+    def parcels(self, unit: Unit, plan: Plan) -> list[Parcel]:
+        """Return the task, and for a timing the artefacts of the recipe and of the baseline."""
+        if unit.kind == PREPARE:
+            return [self._task]
+        base = plan.baseline(plan.primary)
+        return [self._task, *map(self._artifact, dict.fromkeys((base.artifact_key, unit.artifact_key)))]
+
+    def order(self, unit: Unit, node: Node, nodes: Sequence[Node], plan: Plan, pacing: Pacing) -> Order:
+        """Return what ``node`` is told to do; ``nodes`` are all that take part."""
+        point = unit.point or plan.primary
+        base = plan.baseline(point)
+        trials = tuple(dict.fromkeys((base, *unit.trials)))
+        recipes = tuple(dict.fromkeys((base.recipe, unit.recipe)))
+        timing = unit.kind != PREPARE
+        return Order(
+            run=self._run,
+            unit=unit,
+            plan=Plan(trials, recipes, plan.backends, point, ()),
+            rows=self._rows_beside(unit, base) if timing else {},
+            fingerprint=self.fingerprint,
+            batch_sizes=plan.batch_sizes,
+            rounds=pacing.rounds,
+            block_s=pacing.block_s,
+            share_s=pacing.share_s(),
+            seconds=self._stop.remaining(),
+            prefix_cache=self._prefix_cache,
+            worker=node.name,
+            shares=shares_cores(node, nodes),
+            times=timing or latency_cost(unit.recipe) is not None,
+        )
+
+    def _artifact(self, key: str) -> Parcel:
+        if key not in self._parcels:
+            self._parcels[key] = pack_artifact(self._files, key)
+        return self._parcels[key]
+
+    def _rows_beside(self, unit: Unit, base: Planned) -> dict[str, TrialRow]:
+        """Return the rows that a worker needs: what it will fill, the baseline's, and those with the same quality."""
+        judged = {trial.judged_on for trial in unit.trials}
+        alike = {
+            row["trial_key"]: row
+            for row in self._ledger.complete_rows()
+            if row["fingerprint"] == unit.site and judged_on(row) in judged
+        }
+        return {**alike, **{trial.key: self._ledger.row(trial) for trial in (base, *unit.trials)}}
