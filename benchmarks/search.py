@@ -73,6 +73,8 @@ def kept(work: Path) -> list[tuple[Candidate, Path]]:
     """Return what is there already, tool by tool and seed by seed, each with its folder."""
     found = []
     for path in sorted((work / "chosen").glob("*/candidate.json")):
+        if path.parent.name.startswith("."):  # a search that was stopped
+            continue
         values = json.loads(path.read_text(encoding="utf-8"))
         found.append((Candidate(**{**values, "notes": tuple(values["notes"])}), path.parent))
     return found

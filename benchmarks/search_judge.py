@@ -1,4 +1,4 @@
-"""The search benchmark's last step: all chosen points on the workbench's engines, in one run, by images none has seen."""
+"""The search benchmark's last step: all chosen points on the workbench's engines in one run, on images new to all."""
 
 from __future__ import annotations
 

@@ -25,10 +25,10 @@ model loaded anew several times. ONNX files and OpenVINO models of the others ar
 - **Images.** 29,488 to train on, 512 to calibrate with (of which Olive and NNCF take 300, drawn by the seed), 1,000 to
   choose by. These are test images: the float model was trained on all others, and a drop on images that it knows by
   heart overstates what trained variants lose.
-- **workbench.** `study.search`, TPE: one to three blocks left out or channels cut, with 2 to 4 epochs of distillation;
-  int8; ONNX Runtime or OpenVINO; float32 or 16 bits. Its goal is a drop of {MARGIN:g}: of several trained points the fastest
-  within a goal is easily one that was judged too well, and 1,000 images tell a drop to about half a point. What is taken
-  is the fastest within the goal on the validation images; no cache of earlier searches.
+- **workbench.** `study.search`, TPE: one to three blocks left out or channels cut, and 2 to 4 epochs of distillation;
+  int8; ONNX Runtime or OpenVINO; float32 or 16 bits. Its goal is a drop of {MARGIN:g}: of several trained points the
+  fastest within a goal is easily one that was judged too well, and 1,000 images tell a drop to about half a point. What
+  is taken is the fastest within the goal on the validation images; no cache of earlier searches.
 - **olive.** Its own search over its ONNX Runtime and OpenVINO passes in an environment of its own, see
   [search_olive_worker.py](../../search_olive_worker.py). It trains nothing.
 - **nncf.** `quantize_with_accuracy_control` on OpenVINO, both presets and both bias corrections; the fastest is taken.

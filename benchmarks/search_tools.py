@@ -99,11 +99,11 @@ def space(seed: int) -> wb.Space:
     """Return what a user of a small residual network would vary.
 
     Blocks left out or channels cut, with a short training; int8 or not; and the engine. Two to four epochs: one takes
-    40 s on two cores, so that more do not fit into 20 minutes beside others; and the weights begin as the float model's.
+    40 s on two cores, so that more do not fit into 20 minutes beside others, and weights begin as the float model's.
     """
     student = wb.choice(*(f"benchmarks.cifar:{name}" for name in ("less_one", "shallow", "shallower")))
-    smaller = wb.vary(wb.Distill(learning_rate=0.01, blend=False), student=student, epochs=wb.choice(2.0, 4.0))
-    narrower = wb.Recipe(wb.Prune(ratio=0.25), wb.Distill(epochs=4.0, learning_rate=0.02, blend=False))
+    smaller = wb.vary(wb.Distill(learning_rate=0.01), student=student, epochs=wb.choice(2.0, 4.0))
+    narrower = wb.Recipe(wb.Prune(ratio=0.25), wb.Distill(epochs=4.0, learning_rate=0.02))
     return wb.Space(
         wb.choice(None, smaller, narrower),
         wb.maybe(wb.Quantize()),
@@ -177,14 +177,13 @@ def run_nncf(setting: Setting, seed: int, folder: Path, say: Say) -> Candidate:
     import nncf
 
     task, begun = setting.task, time.monotonic()
-    images, labels = task.calibration.inputs.numpy(), task.validation.targets.numpy()
+    images = task.calibration.inputs.numpy()
     order = np.random.default_rng(seed).permutation(len(images))[:CALIBRATION]
     calibration = nncf.Dataset([images[i : i + 1] for i in order])
-    held_out = [inputs.numpy() for inputs, _ in task.validation.batches(50)]
+    held_out = [(inputs.numpy(), labels.numpy()) for inputs, labels in task.validation.batches(50)]
 
     def accuracy(compiled: Any, batches: Any) -> float:
-        found = np.concatenate([compiled(batch)[0].argmax(1) for batch in batches])
-        return float((found == labels[: len(found)]).mean())
+        return float(np.mean(np.concatenate([compiled(x)[0].argmax(1) == labels for x, labels in batches])))
 
     base = accuracy(shared_core().compile_model(str(setting.onnx), "CPU"), held_out)
     found: list[tuple[str, Path, float]] = []
@@ -199,7 +198,7 @@ def run_nncf(setting: Setting, seed: int, folder: Path, say: Say) -> Candidate:
             model = nncf.quantize_with_accuracy_control(
                 shared_core().read_model(str(setting.onnx)),
                 calibration,
-                nncf.Dataset(held_out),
+                nncf.Dataset(held_out, lambda pair: pair[0]),
                 validation_fn=accuracy,
                 max_drop=LIMIT,
                 drop_type=nncf.DropType.ABSOLUTE,
@@ -234,7 +233,7 @@ def run_nncf(setting: Setting, seed: int, folder: Path, say: Say) -> Candidate:
 def _compiled(path: Path, setting: Setting) -> Callable[[], Any]:
     images = np.ascontiguousarray(setting.task.validation.inputs[:BATCH].numpy())
     model = shared_core().read_model(str(path))
-    model.reshape(images.shape)
+    model.reshape(list(images.shape))
     options = {"INFERENCE_NUM_THREADS": setting.threads, "PERFORMANCE_HINT": "LATENCY"}
     request = shared_core().compile_model(model, "CPU", options).create_infer_request()
     return lambda: request.infer({0: images})

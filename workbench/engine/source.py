@@ -39,7 +39,7 @@ class TemporaryFolder:
 
 
 def source_from_path(path: str | Path) -> ModelSource:
-    """Return the model of an artefact's folder, of an ONNX file, or of an OpenVINO model (``.xml``, beside its ``.bin``).
+    """Return the model of an artefact's folder, an ONNX file, or an OpenVINO model (``.xml``, beside its ``.bin``).
 
     Raises
     ------
