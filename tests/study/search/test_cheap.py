@@ -26,7 +26,7 @@ SPACE = wb.Space(
 @pytest.mark.parametrize(
     ("step", "expected"),
     [
-        (wb.Prune(0.5), False), (wb.Prune(0.5, recover_epochs=1), True), (wb.Quantize(), False),
+        (wb.Prune(0.5), False), (wb.Prune(0.5, rounds=2, recover_epochs=1), True), (wb.Quantize(), False),
         (wb.Quantize(qat_epochs=1), True), (wb.Distill(), True), (wb.Factorize(ratio=0.5), False),
         ((wb.Distill, (("student", wb.choice("a:b", "c:d")),)), True),
         ((wb.Quantize, (("qat_epochs", wb.between(0.0, 2.0)),)), True), ((wb.Quantize, (("bits", 8),)), False),
