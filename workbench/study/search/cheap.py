@@ -67,7 +67,7 @@ def trains(picked: Picked) -> bool:
 
 
 def _options(kind: type[Step], options: Sequence[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
-    known = {field.name: field.default for field in dataclasses.fields(kind)}
+    known = {field.name: field.default for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     yield from (known | dict(options)).items()
 
 
