@@ -25,19 +25,27 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
+from benchmarks.search_common import Candidate, Say, Setting, prepare
 from benchmarks.search_judge import Judged, duel, judge, median_of, table
+from benchmarks.search_nncf import run_nncf
+from benchmarks.search_olive import run_olive
+from benchmarks.search_ours import run_workbench
 from benchmarks.search_page import chart, page
-from benchmarks.search_tools import TOOLS, Candidate, Setting, prepare
 from workbench.core.machine import default_threads
 from workbench.measure.noise import machine_floor
 from workbench.plots.canvas import figure_png
 
 OURS = "workbench"
+TOOLS: dict[str, Callable[[Setting, int, Path, Say], Candidate]] = {
+    OURS: run_workbench,
+    "olive": run_olive,
+    "nncf": run_nncf,
+}
 RESULTS = Path(__file__).parent / "results" / "search"
 WORK = Path("search-benchmark")
 OLIVE = ("olive-ai==0.13.0", "torch", "onnxruntime", "openvino>=2026.0", "nncf>=3.0", "requests")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 import workbench as wb
-from benchmarks.search_tools import BATCH, LIMIT, Candidate, Say
+from benchmarks.search_common import BATCH, LIMIT, Candidate, Say
 from workbench.core.errors import WorkbenchError
 from workbench.core.stats import bootstrap_drop, ratio_interval
 from workbench.measure.timing import CallArm, interleave

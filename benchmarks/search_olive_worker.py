@@ -36,11 +36,11 @@ os.environ["OLIVE_DISABLE_TELEMETRY"] = "1"
 sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # OpenVINO and NNCF report to their maker else
 
 import numpy as np  # noqa: E402 - after the switches above
+from search_olive_flows import config, flows  # noqa: E402
 
 JOB_VARIABLE = "SEARCH_OLIVE_JOB"
 CALLS, WARM = 40, 10
-MOST = 60
-"""Of the samples of a workflow: asked for more than there are, Olive's TPE sampler never comes back."""
+SCRIPT = str(Path(__file__).resolve())
 
 
 @functools.cache
@@ -157,82 +157,6 @@ def judge(model: Any) -> tuple[float, float]:
     return accuracy, float(np.median(times[WARM:]))
 
 
-def data(name: str, batch: int) -> dict[str, Any]:
-    """Return Olive's description of a registered data set."""
-    loader = {"type": "default_dataloader", "params": {"batch_size": batch}}
-    plain = {"type": "skip_pre_process"}
-    kept = {"type": "skip_post_process"}
-    return {
-        "name": name,
-        "type": "DataContainer",
-        "load_dataset_config": {"type": name},
-        "pre_process_data_config": plain,
-        "post_process_data_config": kept,
-        "dataloader_config": loader,
-    }
-
-
-def flows() -> dict[str, tuple[str, dict[str, list[dict[str, Any]]]]]:
-    """Return sampler and passes of each workflow; a list of passes holds alternatives, and the search takes one."""
-    named, unnamed = data("search_calibration", 1), data("search_calibration_unnamed", 1)
-    convert = {"type": "OpenVINOConversion", "static": False, "compress_to_fp16": False}
-    nncf = [
-        {"type": kind, "data_config": unnamed, "preset": preset, "max_drop": job()["limit"]}
-        for kind in ("OpenVINOQuantization", "OpenVINOQuantizationWithAccuracy")
-        for preset in ("PERFORMANCE", "MIXED")
-    ]
-    static = {"type": "OnnxStaticQuantization", "data_config": named}
-    fed = {"user_script": str(Path(__file__).resolve()), "transform_fn": "feed"}
-    return {
-        "OpenVINO passes": ("sequential", {"convert": [convert], "quantize": nncf}),
-        "ONNX Runtime's quantization, run by OpenVINO": ("tpe", {"quantize": [static], "convert": [convert]}),
-        "ONNX Runtime's quantization": ("tpe", {"quantize": [static]}),
-        "other quantization, run by ONNX Runtime": (
-            "sequential",
-            {"quantize": [{"type": "OnnxDynamicQuantization"}, *({**one, **fed} for one in nncf)]},
-        ),
-    }
-
-
-def config(sampler: str, passes: dict[str, Any], folder: Path, seconds: float) -> dict[str, Any]:
-    """Return Olive's configuration of one workflow."""
-    goal = {"type": "max-degradation", "value": job()["limit"]}
-    of_classes = {"task": "multiclass", "num_classes": job()["classes"]}
-    metrics = [
-        {
-            "name": "accuracy",
-            "type": "accuracy",
-            "sub_types": [{"name": "accuracy_score", "priority": 2, "goal": goal, "metric_config": of_classes}],
-        },
-        {"name": "latency", "type": "latency", "sub_types": [{"name": "p50", "priority": 1}]},
-    ]
-    return {
-        "workflow_id": folder.name,
-        "input_model": {"type": "OnnxModel", "model_path": job()["float"]},
-        "systems": {
-            "here": {
-                "type": "LocalSystem",
-                "accelerators": [{"device": "cpu", "execution_providers": ["CPUExecutionProvider"]}],
-            }
-        },
-        "evaluators": {"judge": {"type": "SearchEvaluator", "metrics": metrics}},
-        "passes": passes,
-        "search_strategy": {
-            "execution_order": "joint",
-            "sampler": sampler,
-            "sampler_config": {"max_samples": MOST, **({"seed": job()["seed"]} if sampler == "tpe" else {})},
-            "max_time": max(1, int(seconds)),
-            "max_iter": 1000,
-        },
-        "evaluator": "judge",
-        "host": "here",
-        "target": "here",
-        "cache_dir": str(folder / "cache"),
-        "output_dir": str(folder / "out"),
-        "log_severity_level": 2,
-    }
-
-
 class Errors(logging.Handler):
     """Keeps what Olive logs of passes that failed: the words of each exception and how often it came."""
 
@@ -261,7 +185,7 @@ def run_flow(name: str, sampler: str, passes: dict[str, Any], folder: Path, seco
     begun = time.monotonic()
     found: dict[str, Any] = {"flow": name, "best": None, "tried": 0, "versions": versions()}
     try:
-        output = run(config(sampler, passes, folder, seconds))
+        output = run(config(job(), SCRIPT, sampler, passes, folder, seconds))
         nodes = list(output.footprint.nodes.values())
         found["tried"] = sum(1 for node in nodes if node.metrics and node.parent_model_id is not None)
         known = output.get_input_model_metrics()
@@ -324,7 +248,7 @@ def main() -> int:
     register()
     mend()
     begun, results = time.monotonic(), []
-    everything = flows()
+    everything = flows(job(), SCRIPT)
     for place, (name, (sampler, passes)) in enumerate(everything.items()):
         left = job()["seconds"] - (time.monotonic() - begun)
         if left < 1 and results:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
+from benchmarks.search_common import BATCH, LIMIT
 from benchmarks.search_judge import Judged
-from benchmarks.search_tools import BATCH, LIMIT, MARGIN
+from benchmarks.search_ours import MARGIN
 from workbench.core.machine import library_versions, machine_words
 from workbench.measure.noise import known_noise, noise_words
 from workbench.plots import style

@@ -9,10 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.search import kept, searched, verdicts
+from benchmarks.search import TOOLS, kept, searched, verdicts
+from benchmarks.search_common import Candidate, Setting
 from benchmarks.search_judge import Judged, duel, median_of, table
+from benchmarks.search_olive import olive_choice
+from benchmarks.search_olive_flows import config, flows
+from benchmarks.search_ours import best_seen
 from benchmarks.search_page import chart, page
-from benchmarks.search_tools import TOOLS, Candidate, Setting, best_seen, olive_choice
 from workbench.study.search.goals import Goals, Question
 from workbench.study.search.history import History, Tried
 
@@ -174,3 +177,18 @@ def test_a_candidate_comes_back_from_json_as_it_was():
     one = candidate("olive", 2, notes=("a", "b"), validation_drop=0.001)
     values = json.loads(json.dumps(dataclasses.asdict(one)))
     assert Candidate(**{**values, "notes": tuple(values["notes"])}) == one
+
+
+def test_olives_workflows_hold_the_goal_put_latency_first_and_share_no_folder():
+    job = {"limit": 0.01, "classes": 10, "float": "f.onnx", "seed": 3}
+    found = flows(job, "script.py")
+    assert {sampler for sampler, _ in found.values()} == {"sequential", "tpe"}
+    for sampler, passes in found.values():
+        made = config(job, "script.py", sampler, passes, Path("flow"), 12.7)
+        accuracy, latency = (metric["sub_types"][0] for metric in made["evaluators"]["judge"]["metrics"])
+        assert (latency["priority"], accuracy["priority"]) == (1, 2)
+        assert accuracy["goal"] == {"type": "max-degradation", "value": 0.01}
+        strategy = made["search_strategy"]
+        assert strategy["max_time"] == 12 and strategy["sampler"] == sampler
+        assert strategy["sampler_config"].get("seed") == (3 if sampler == "tpe" else None)
+        json.dumps(made)
