@@ -74,7 +74,7 @@ class InferenceConfig(Config):
     True
     """
 
-    model_path: str | None = option(None, "An ONNX file or an artefact's folder.")
+    model_path: str | None = option(None, "An ONNX file, OpenVINO's .xml, or an artefact's folder.")
     backend: str = option("auto", "The runtime; auto measures the candidates and takes the fastest.")
     candidates: tuple[str, ...] = option(
         DEFAULT_BACKENDS, "What auto measures; torch-compile and aot-inductor take minutes to load.", advanced=True

@@ -1,4 +1,7 @@
-"""Where an engine's model comes from: a variant, an artefact or a user's ONNX file. torch is imported for variants."""
+"""Where an engine's model comes from: a variant, an artefact, a user's ONNX file or OpenVINO model.
+
+torch is imported for variants alone.
+"""
 
 from __future__ import annotations
 
@@ -36,12 +39,12 @@ class TemporaryFolder:
 
 
 def source_from_path(path: str | Path) -> ModelSource:
-    """Return the model of an artefact's folder or of an ONNX file.
+    """Return the model of an artefact's folder, an ONNX file, or an OpenVINO model (``.xml``, beside its ``.bin``).
 
     Raises
     ------
     EngineError
-        If there is no such file or it is neither.
+        If there is no such file or it is none of them.
     """
     path = Path(path)
     if path.is_dir() and (path / MANIFEST).is_file():
@@ -49,7 +52,13 @@ def source_from_path(path: str | Path) -> ModelSource:
     if path.is_dir():
         raise EngineError(f"model_path {str(path)!r} is a folder without {MANIFEST}: give an artefact or an ONNX file.")
     if not path.is_file():
-        raise EngineError(f"model_path {str(path)!r} does not exist. Give an ONNX file or an artefact's folder.")
+        raise EngineError(
+            f"model_path {str(path)!r} does not exist. Give an ONNX file, OpenVINO's .xml, or an artefact's folder."
+        )
+    if path.suffix == ".xml":
+        from workbench.engine.openvino_files import source_from_openvino
+
+        return source_from_openvino(path)
     return _source_from_onnx(path)
 
 

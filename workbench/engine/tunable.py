@@ -143,6 +143,8 @@ def own_config(config: InferenceConfig, backend: str, settings: Mapping[str, Any
 
 def model_digest(source: ModelSource, backend: str) -> str:
     """Return a hash of what a backend loads: the ONNX file with its outside data, or the module's code and weights."""
+    if source.openvino_path is not None:
+        return digest_of([source.openvino_path, source.openvino_path.with_suffix(".bin")])
     if not runs_module(backend):
         return digest_of(onnx_files(require_onnx(source, backend)))
     import torch

@@ -191,6 +191,7 @@ class Run:
             return False
         answer["prepare_s"] = time.monotonic() - started
         self._shelf.keep(trial, answer)
+        self._pacing.learn(recipe, answer["steps"])
         return True
 
     def _group(self, trials: Sequence[Planned], following: Sequence[Planned]) -> None:

@@ -43,6 +43,9 @@ class Formula:
     def baseline(self, trial):
         return self._row(self.plan.baseline(trial.point))
 
+    def fits(self, trial):
+        return True
+
     def do(self, trial):
         if trial.key in self.rows:
             return self.rows[trial.key], False
@@ -96,6 +99,7 @@ def hunt(tmp_path):
                 runner,
                 trials=trials,
                 best=lambda: None,
+                follow=more.get("follow", False),
                 progress=more.get("progress", events.append),
             )
             words = loop.work()

@@ -139,3 +139,14 @@ def test_equal_spaces_have_equal_dicts_and_others_do_not():
 def test_what_cannot_work_is_refused_in_words(make, words):
     with pytest.raises(ConfigError, match=words):
         make()
+
+
+def test_a_choice_whose_name_has_a_point_in_it_is_no_option_of_a_recipe():
+    space = wb.Space(
+        wb.choice(None, wb.Prune(0.25), wb.vary(wb.Factorize, ratio=wb.choice(0.2, 0.4))),
+        wb.Quantize(),
+        backends="openvino",
+    )
+    names = [space.at(point).recipe.name for point in space.points()]
+    assert "0.25" in space.template[0].name
+    assert names[:2] == ["int8", "prune 0.25 + int8"] and not any("=None" in name for name in names)

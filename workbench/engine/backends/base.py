@@ -76,14 +76,16 @@ class ModelSource:
     """A model ready to be loaded by a backend.
 
     ``onnx_path`` is None where the module could not be exported (``onnx_reason`` says why), ``module`` makes the
-    torch module and is None where there is none (``module_reason`` says why). ``mode`` says how it was quantized where
-    that is known: a key of :data:`workbench.compress.quantize.modes.MODES`.
+    torch module and is None where there is none (``module_reason`` says why). ``openvino_path`` is a model in
+    OpenVINO's own format, which then is all there is. ``mode`` says how it was quantized where that is known: a key of
+    :data:`workbench.compress.quantize.modes.MODES`.
     """
 
     label: str
     io: IOSpec
     onnx_path: Path | None = None
     onnx_reason: str | None = None
+    openvino_path: Path | None = None
     module: Callable[[], Any] | None = None
     module_reason: str | None = None
     quantized: bool = False

@@ -90,7 +90,7 @@ def streams_note(wanted: int, opened: int, threads: int) -> str:
 
 
 class OpenVino:
-    """The backend that compiles the ONNX file with OpenVINO."""
+    """The backend that compiles the ONNX file, or one in its own format, with OpenVINO."""
 
     name = NAME
     capabilities = Capabilities(
@@ -110,8 +110,8 @@ class OpenVino:
         return Availability(NAME, True, version)
 
     def load(self, source: ModelSource, config: InferenceConfig) -> Session:
-        """Compile the ONNX file for latency on the given threads, or for throughput in streams."""
-        path = require_onnx(source, NAME)
+        """Compile the file for latency on the given threads, or for throughput in streams."""
+        path = source.openvino_path or require_onnx(source, NAME)
         try:
             return OpenVinoSession(str(path), source, config)
         except Exception as error:
@@ -181,7 +181,7 @@ class OpenVinoSession:
         model = self._core.read_model(self._path)
         shapes_known = all(None not in spec.shape for spec in self._io.inputs)
         if batch is not None and self._io.batch is None and shapes_known:
-            model.reshape({spec.name: [batch, *spec.shape] for spec in self._io.inputs})
+            model.reshape({place: [batch, *spec.shape] for place, spec in enumerate(self._io.inputs)})
         settings: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY" if self._streams is None else "THROUGHPUT",
             # bfloat16 would be taken silently on CPUs that have it.

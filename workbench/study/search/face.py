@@ -14,6 +14,7 @@ from workbench.core.given import given, require_count, require_function
 from workbench.core.machine import default_threads, fingerprint_id
 from workbench.core.progress import Progress, ProgressCallback, ignore
 from workbench.study.rows import TrialRow
+from workbench.study.search.cheap import untrained
 from workbench.study.search.goals import Goals, Question, nearest_misses, question, recommend
 from workbench.study.search.history import History
 from workbench.study.search.proposer import SAMPLERS, Proposer, search_name
@@ -70,9 +71,11 @@ class StudySearch:
         """Search a space of recipes, engines and batch sizes for the one point to take.
 
         Optuna proposes. Each point goes through the processes of :meth:`run` and becomes a row of this study; one that
-        is complete already is answered from its row. The same call again goes on where the last one ended, was
-        cancelled or killed. The search sees the validation split; quality on the evaluation split is measured once for
-        every finished row, and decides in the end.
+        is complete already is answered from its row. Where some points train and others do not, it begins with the
+        latter, and gives what a point trained the engine and the untrained steps of the best one so far: both cost
+        seconds. The same call again goes on where the last one ended, was cancelled or killed. The search sees the
+        validation split; quality on the evaluation split is measured once for every finished row, and decides in the
+        end.
 
         Parameters
         ----------
@@ -90,7 +93,8 @@ class StudySearch:
         trials : int
             How many different points have been tried in the end, those of interrupted calls included.
         budget_s : float, optional
-            Seconds for this call.
+            Seconds for this call. A training for which the time left is too short, as far as earlier ones of the call
+            tell, is not begun, and cheaper points are tried.
         seed : int
             Of the sampler.
         threads : int, optional
@@ -196,6 +200,8 @@ class StudySearch:
         progress(Progress("search", 0, trials, "checking the task"))
         check_recipes(_some_recipes(space), self.task)
         first = starts(prior, space, drop=asked.goals.max_quality_drop, task=self.task)
+        if sampler != "grid":
+            first = untrained(space) + first
         shipment = pack(self.task)
         known = {
             "space": space.to_dict(), "question": asked.to_dict(), "seed": seed, "threads": threads,
@@ -209,8 +215,9 @@ class StudySearch:
             proposer.start_with(first)
             proposer.take_up(self._at_work)
             new, reused, ended, cancelled = self._loop(
-                space, asked, proposer, shipment, stop, trials=trials, threads=threads, prune=prune, progress=progress
-            )
+                space, asked, proposer, shipment, stop, trials=trials, threads=threads, prune=prune,
+                follow=sampler != "grid" and len(asked.figures) == 1, progress=progress,
+            )  # fmt: skip
             history = History(name, asked, proposer.tried())
         finally:
             proposer.close()
@@ -231,6 +238,7 @@ class StudySearch:
         trials: int,
         threads: int,
         prune: bool,
+        follow: bool,
         progress: ProgressCallback,
     ) -> tuple[int, int, str, bool]:
         from workbench.study.child import OutOfTime
@@ -256,7 +264,9 @@ class StudySearch:
             cancelled = False
             try:
                 with SearchRun(self.task, ledger, shipment, self.files, stop, plan=plan, **more) as runner:
-                    loop = Loop(space, asked, proposer, runner, trials=trials, best=best, progress=progress)
+                    loop = Loop(
+                        space, asked, proposer, runner, trials=trials, best=best, follow=follow, progress=progress
+                    )
                     loops.append(loop)
                     words = loop.work()
             except OutOfTime:

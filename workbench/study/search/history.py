@@ -18,8 +18,9 @@ COMPLETE, PRUNED, FAILED, INTERRUPTED = "complete", "pruned", "failed", "interru
 class Tried:
     """One proposed point.
 
-    ``state`` is complete, pruned (not timed: hopeless), failed, or interrupted (a cancel or a kill; it is proposed
-    again). ``values`` are the figures of the question as the search saw them, ``excess`` how far each goal was missed
+    ``state`` is complete, pruned (not timed: hopeless), failed, or interrupted (a cancel or a kill: it is proposed
+    again; or the time left was too short for it, as ``reason`` then says).
+    ``values`` are the figures of the question as the search saw them, ``excess`` how far each goal was missed
     as a share of its limit (0 or below: held), ``reused`` True where the row was there already, ``elapsed_s`` the
     seconds of searching until then, those of interrupted calls included.
     """

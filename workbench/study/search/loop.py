@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from workbench.core.progress import Progress, ProgressCallback
 from workbench.study.plan import Planned
 from workbench.study.rows import TrialRow
+from workbench.study.search.cheap import crossed
 from workbench.study.search.goals import Question
 from workbench.study.search.history import COMPLETE, FAILED, INTERRUPTED, PRUNED, Tried, distinct
 from workbench.study.search.proposer import Asked, Proposer
@@ -16,6 +17,8 @@ from workbench.study.search.space import Proposal, Space
 
 STUCK, IDLE = 8, 50
 """So many known points in a row bring in one that is not, where the space can be gone through; and end the search."""
+TOO_LONG = 20
+"""So many points in a row for which the time is too short end the search."""
 _TOLD = (
     *("recipe", "technique", "backend", "batch_size", "threads", "engine_json", "validation_drop", "latency_ms_p50"),
     *("throughput_per_s", "speedup", "peak_rss_mib", "size_mib", "params", "macs"),
@@ -28,6 +31,9 @@ class Runner(Protocol):
 
     def trial(self, proposal: Proposal) -> Planned:
         """Return the trial of a proposal."""
+
+    def fits(self, trial: Planned) -> bool:
+        """Return False where the time left is enough for other points but not for this one."""
 
     def do(self, trial: Planned) -> tuple[TrialRow, bool]:
         """Return the row of a trial, and whether anything had to be done for it."""
@@ -45,6 +51,8 @@ class Loop:
         How many different points the search has tried in the end, those of earlier calls included.
     best : callable
         Returns the row that would be recommended now, or None.
+    follow : bool
+        After a point that trained something, propose the same with the rest of the best one so far.
     """
 
     def __init__(
@@ -57,9 +65,11 @@ class Loop:
         trials: int,
         best: Callable[[], TrialRow | None],
         progress: ProgressCallback,
+        follow: bool = False,
     ) -> None:
         self._space, self._question, self._proposer, self._runner = space, question, proposer, runner
         self._trials, self._best, self._progress = trials, best, progress
+        self._follow = follow
         self._done = 0
         self.new = self.reused = 0
 
@@ -71,7 +81,7 @@ class Loop:
         OutOfTime, Cancelled
             As the runner: what was being done is proposed again by the next call.
         """
-        idle = 0
+        idle = too_long = 0
         while True:
             tried = self._proposer.tried()
             self._done = distinct(tried)
@@ -84,12 +94,35 @@ class Loop:
             if idle >= IDLE:
                 return f"the last {IDLE} points proposed were known already: the sampler has nothing new"
             asked = self._proposer.ask()
+            if too_long < TOO_LONG and self._is_too_long(asked):
+                too_long += 1
+                self._proposer.drop(asked, "Not begun: the time left was too short for it.")
+                continue
+            too_long = 0
             try:
                 fresh = self._answer(asked, {one.trial_key for one in tried if one.state != INTERRUPTED})
             except BaseException:  # a kill leaves it too, and take_up finds it
                 self._proposer.put_back(asked)
                 raise
             idle = 0 if fresh else idle + 1
+            if fresh and self._follow and asked.proposal is not None:
+                self._follow_up(asked)
+
+    def _is_too_long(self, asked: Asked) -> bool:
+        return asked.proposal is not None and not self._runner.fits(self._runner.trial(asked.proposal))
+
+    def _follow_up(self, asked: Asked) -> None:
+        """Propose what was trained with the engine and the untrained steps of the best point, unless that is known."""
+        tried = self._proposer.tried()
+        better = max if self._question.directions[0] == "maximize" else min
+        held = [one for one in tried if one.holds and one.values]
+        this = next(one for one in tried if one.number == asked.number)
+        if not held or this.state != COMPLETE:
+            return
+        best = better(held, key=lambda one: one.values[0] if one.values else 0.0)
+        point = crossed(self._space, this.params, best.params)
+        if point is not None and _place(point) not in {_place(one.params) for one in tried}:
+            self._proposer.propose(point)
 
     def _leave_the_known(self, tried: Sequence[Tried]) -> None:
         """Propose a point that was not tried: a sampler that has settled would go round in circles."""

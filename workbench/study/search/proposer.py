@@ -123,9 +123,8 @@ class Proposer:
         from optuna.trial import TrialState
 
         states = {COMPLETE: TrialState.COMPLETE, PRUNED: TrialState.PRUNED, FAILED: TrialState.FAIL}
-        elapsed = self._earlier_s + time.monotonic() - self._started
         with quiet():
-            ending = {"reason": reason, "reused": reused, "elapsed_s": round(elapsed, 3)}
+            ending = {"reason": reason, "reused": reused, "elapsed_s": self._elapsed_s()}
             asked.trial.set_user_attr("row", dict(row or {}))
             asked.trial.set_user_attr("ending", ending)
             for goal, beyond in (excess or {}).items():
@@ -144,6 +143,16 @@ class Proposer:
             return
         with quiet():
             self._again(asked.trial.number, asked.trial._trial_id, asked.trial.params)
+
+    def drop(self, asked: Asked, reason: str) -> None:
+        """End a point that was not begun; unlike one that is put back it is not proposed again."""
+        from optuna.trial import TrialState
+
+        with quiet():
+            asked.trial.set_user_attr("ending", {"reason": reason, "reused": False, "elapsed_s": self._elapsed_s()})
+            asked.trial.set_user_attr(_MARK, True)
+            self._study.tell(asked.trial, state=TrialState.FAIL)
+        asked.told = True
 
     def take_up(self, at_work: Callable[[str], bool]) -> int:
         """Have points proposed again whose search was killed; ``at_work`` says of a trial key whether a run has it."""
@@ -182,6 +191,9 @@ class Proposer:
         """Close the connections."""
         self._storage.remove_session()
         self._storage.engine.dispose()
+
+    def _elapsed_s(self) -> float:
+        return round(self._earlier_s + time.monotonic() - self._started, 3)
 
     def _again(self, number: int, trial_id: int, params: dict[str, Any]) -> None:
         from optuna.trial import TrialState

@@ -88,6 +88,11 @@ class SearchRun(Run):
         """Return the row of the baseline that a trial is compared with; it is there once the trial was done."""
         return self._ledger.row(self._all.baseline(trial.point))
 
+    def fits(self, trial: Planned) -> bool:
+        """Return False where the time left is enough for a point without training but not for this one."""
+        ready = self._prepared(trial) is not None
+        return self._pacing.fits(trial.recipe, prepared=ready) or not self._pacing.fits(Recipe(), prepared=False)
+
     def do(self, trial: Planned) -> tuple[TrialRow, bool]:
         """Return the row of a trial, complete, pruned or failed, and whether anything had to be done for it.
 

@@ -179,11 +179,11 @@ class Space:
     def _recipe(self, picked: Sequence[Picked], drawn: Mapping[str, Any]) -> Recipe:
         """Return the recipe; drawn options that its label does not show go into its name, so that names differ."""
         plain_recipe = Recipe(*map(make, picked), seed=self.seed)
-        words = []
+        words, options = [], {name for node in self.template for name in node.options()}
         for name, value in drawn.items():
             option = name.rpartition(".")[2]
             shown = f"{value:g}" if isinstance(value, float) else str(value)
-            if "." in name and not name.startswith("engine.") and shown not in plain_recipe.label:
+            if name in options and shown not in plain_recipe.label:
                 words.append(f"{option}={shown}")
         return Recipe(*plain_recipe.steps, seed=self.seed, name=", ".join([plain_recipe.label, *words]))
 

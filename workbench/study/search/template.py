@@ -51,6 +51,13 @@ class Node:
         for node in self.inner:
             yield from node.domains()
 
+    def options(self) -> Iterator[str]:
+        """Yield the names of the open options of its steps."""
+        if isinstance(self.part, Varied):
+            yield from (f"{self.name}.{name}" for name, _ in self._open())
+        for node in self.inner:
+            yield from node.options()
+
     def path_to(self, step: type[Step], option: str) -> dict[str, Any] | None:
         """Return the choices that lead to an open option of a step, and None under the option's own name; or None."""
         if isinstance(self.part, Varied):

@@ -1,0 +1,75 @@
+"""A model in OpenVINO's own format (IR: an .xml file with its weights in a .bin beside it) as an engine's model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from workbench.core.errors import EngineError
+from workbench.core.lazy import needing
+from workbench.engine.backends.base import ModelSource, first_line
+from workbench.export.io import IOSpec, TensorSpec
+
+UNCHECKED = "an OpenVINO model has no torch, and no other runtime reads it: nothing to check outputs against"
+_ELSEWHERE = "it is an OpenVINO model, which only the backend openvino reads."
+
+
+def source_from_openvino(path: Path) -> ModelSource:
+    """Return the model of an ``.xml`` file.
+
+    Raises
+    ------
+    EngineError
+        If it cannot be read, or an input or output has no batch dimension.
+    """
+    with needing("An engine for an OpenVINO model"):
+        from workbench.engine.backends.openvino_ import import_openvino, shared_core
+
+        import_openvino()
+    try:
+        model = shared_core().read_model(str(path))
+    except RuntimeError as error:
+        raise EngineError(
+            f"{path} cannot be read as an OpenVINO model (its weights are {path.with_suffix('.bin').name} beside it): "
+            f"{first_line(error)}"
+        ) from error
+    return ModelSource(
+        label=path.name,
+        io=_io_of(model, path),
+        openvino_path=path,
+        onnx_reason=_ELSEWHERE,
+        module_reason=f"{_ELSEWHERE} Use backend='openvino'.",
+        quantized=any(node.get_type_name() == "FakeQuantize" for node in model.get_ops()),
+        notes=(UNCHECKED,),
+    )
+
+
+def _io_of(model: Any, path: Path) -> IOSpec:
+    inputs = [_tensor(port, f"input_{place}", path) for place, port in enumerate(model.inputs)]
+    outputs = [_tensor(port, f"output_{place}", path) for place, port in enumerate(model.outputs)]
+    sizes = {size for _, size in inputs if size is not None}
+    if len(sizes) > 1:
+        raise EngineError(
+            f"{path}: inputs have different fixed batch sizes {sorted(sizes)}; the first dimension must agree."
+        )
+    names = [spec.name for spec, _ in outputs]
+    tree = {"leaf": 0} if len(names) == 1 else {"dict": {name: {"leaf": i} for i, name in enumerate(names)}}
+    return IOSpec(
+        kind="tensor" if len(inputs) == 1 else "dict",
+        inputs=tuple(spec for spec, _ in inputs),
+        outputs=tuple(spec for spec, _ in outputs),
+        output_tree=tree,
+        batch=next(iter(sizes), None),
+    )
+
+
+def _tensor(port: Any, otherwise: str, path: Path) -> tuple[TensorSpec, int | None]:
+    """Return an input or output with its fixed batch size; one without a name gets that of its place."""
+    shape = port.get_partial_shape()
+    name = min(port.get_names(), default=otherwise)
+    if shape.rank.is_dynamic or not len(shape):
+        raise EngineError(f"{path}: {name!r} is no tensor with a batch dimension; engines need one everywhere.")
+    dims = [None if dim.is_dynamic else dim.get_length() for dim in shape]
+    return TensorSpec(name, np.dtype(port.get_element_type().to_dtype()).name, tuple(dims[1:])), dims[0]
