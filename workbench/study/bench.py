@@ -15,6 +15,7 @@ from workbench.engine.backends import runs_module
 from workbench.measure.conditions import Watch
 from workbench.measure.gpus import GpuMemory
 from workbench.measure.timing import Rounds, Samples, interleave
+from workbench.study.care import Care
 from workbench.study.child import Child, ChildError, Stop
 from workbench.study.plan import Planned
 from workbench.study.quality import examples_folder, split_folder
@@ -40,6 +41,7 @@ class Setup:
     artifact: Callable[[Planned], Path]
     build: bytes
     stop: Stop
+    care: Care = field(default_factory=Care)
     trust: bool = True  # a study wrote its artefacts itself, and their hashes are checked
 
 
@@ -65,6 +67,7 @@ class RemoteArm:
             {"backend": trial.backend},
             log=setup.files / "logs" / f"{name}.log",
             stop=setup.stop,
+            care=setup.care,
         )
         return cls(name, trial, setup, child)
 
@@ -223,6 +226,12 @@ class Bench:
         if reference.child.alive:
             reference.measure_footprint()
         return Timed(timed, {**arms, baseline.key: reference}, failed)
+
+    def settle(self) -> None:
+        """Wait until the processes that were started for the next group have imported what they need."""
+        for arm in self._started.values():
+            with contextlib.suppress(TrialFailed):  # said where it is used
+                arm.child.wait_ready()
 
     def end(self, names: Sequence[str]) -> None:
         """End the processes of arms that are done with."""

@@ -6,16 +6,18 @@ import contextlib
 import math
 import shutil
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.compress.recipe import Recipe
-from workbench.core.errors import Cancelled, StudyError, TrialFailed
+from workbench.core.errors import Cancelled, StudyError, TrialFailed, WorkbenchError
+from workbench.core.files import is_disk_full
 from workbench.core.given import given
+from workbench.core.machine import cores_allowed
 from workbench.study.answers import pareto_rows
 from workbench.study.bench import TWIN, Bench, RemoteArm, Setup, Timed
+from workbench.study.care import Care
 from workbench.study.child import OutOfTime, Stop
 from workbench.study.ledger import Ledger, words_of
 from workbench.study.pacing import Pacing
@@ -26,6 +28,8 @@ from workbench.study.results import Noise, baseline_columns, save_samples, shape
 from workbench.study.rows import judged_on
 from workbench.study.shapes import task_shape
 from workbench.study.shelf import Shelf
+from workbench.study.summary import RunSummary
+from workbench.study.turn_lock import turn
 
 if TYPE_CHECKING:
     from workbench.measure.monitor import Monitor
@@ -33,25 +37,8 @@ if TYPE_CHECKING:
 
 _IN_TORCH = "Of the variant in torch, on the validation split."
 _BUDGET = "the time budget does not allow it"
-
-
-@dataclass(frozen=True)
-class RunSummary:
-    """What a run did: trials finished now, reused from before, failed, still open; ``cut`` says what was left out."""
-
-    finished: int
-    reused: int
-    failed: int
-    open: int
-    cancelled: bool
-    seconds: float
-    cut: tuple[str, ...] = ()
-
-    def __repr__(self) -> str:
-        counts = ((self.reused, "reused"), (self.failed, "failed"), (self.open, "open"))
-        parts = [f"{self.finished} trials finished in {self.seconds:.0f} s", *(f"{n} {w}" for n, w in counts if n)]
-        text = ", ".join(parts) + ("; cancelled" if self.cancelled else "")
-        return "\n".join([f"RunSummary({text})", *(f"  {line}" for line in self.cut)])
+_FEW_CORES = 4
+"""On so few cores, preparing never overlaps with timing, that of another study neither."""
 
 
 def watching(monitor: Monitor | None) -> contextlib.AbstractContextManager[object]:
@@ -85,14 +72,18 @@ class Run:
         *,
         prefix_cache: bool = True,
         monitor: Monitor | None = None,
+        care: Care | None = None,
+        host: PrepareHost | None = None,
     ) -> None:
+        self._care = care or Care()
         self._monitor = monitor
         self._task, self._plan, self._ledger, self._files, self._stop = task, plan, ledger, files, stop
         self._pacing = Pacing(plan, stop)
-        self._host = PrepareHost(shipment, files, stop, prefix_cache=prefix_cache)
+        self._host = host or PrepareHost(None, files, stop, prefix_cache=prefix_cache, care=self._care)
+        self._host.carry(shipment)
         self._shelf = Shelf(files)
         inputs = files / "inputs" / task.fingerprint
-        self._bench = Bench(Setup(files, inputs, self._shelf.artifact, shipment.build, stop))
+        self._bench = Bench(Setup(files, inputs, self._shelf.artifact, shipment.build, stop, self._care))
         self._noise = Noise(files / "noise.json")
         self._cut: list[str] = []
 
@@ -102,7 +93,8 @@ class Run:
         Raises
         ------
         StudyError
-            If the baseline cannot be prepared or timed: nothing could be compared with it.
+            If the baseline cannot be prepared or timed: nothing could be compared with it; or if the disk is full or
+            the database cannot be used: nothing more could be kept.
         KeyboardInterrupt
             Passed on, after the children are ended and the running trials are marked.
         """
@@ -119,13 +111,37 @@ class Run:
             self._note_cut(self._ledger.missing(self._plan.trials))
         except Cancelled:
             pass
+        except WorkbenchError as error:
+            state, reason = "failed", f"The run stopped while it ran: {error}"
+            if isinstance(error, StudyError):
+                raise
+            raise StudyError(f"The run stopped: {error} What is complete is kept.") from error
         finally:
-            self._ledger.abandon(state=state, reason=reason)
-            self._bench.close(kill=not whole)
-            self._host.close(kill=not whole)
-        cancelled = not whole and state == "cancelled"
-        seconds = time.monotonic() - started
-        return RunSummary(**self._ledger.counts(), cancelled=cancelled, seconds=seconds, cut=tuple(self._cut))
+            self._leave(state, reason, kill=not whole)
+        phases = self._care.phases
+        return RunSummary(
+            **self._ledger.counts(),
+            cancelled=not whole and state == "cancelled",
+            seconds=time.monotonic() - started,
+            cut=tuple(self._cut),
+            phases_s=phases.seconds(),
+            covered_s=phases.covered_s(),
+        )
+
+    def _leave(self, state: str, reason: str, *, kill: bool) -> None:
+        """Give free what was running and end the processes: each of these, also where another one fails."""
+        with contextlib.ExitStack() as each:
+            each.callback(self._host.close, kill=kill)
+            each.callback(self._bench.close, kill=kill)
+            each.callback(self._ledger.abandon, state=state, reason=reason)
+
+    @contextlib.contextmanager
+    def _turn(self, *, alone: bool) -> Iterator[Callable[[], bool]]:
+        """Have this machine's turn; what it waited for is a phase of its own."""
+        with contextlib.ExitStack() as held:
+            with self._care.phases.during("waiting"):
+                wanted = held.enter_context(turn(alone=alone, stop=self._stop, say=self._ledger.say))
+            yield wanted
 
     def _pass(self) -> None:
         """Every recipe at the primary point first, so that the main question is answered early."""
@@ -176,15 +192,18 @@ class Run:
         if self._monitor is not None:
             self._monitor.mark(trial.name)
         self._bench.prestart(first, twin=self._twin(first))
-        started = time.monotonic()
         try:
             listen = self._ledger.following(trial.name, seconds=self._pacing.prepare_s(recipe))
             sizes = self._plan.batch_sizes
-            answer = self._host.prepare(recipe, self._shelf.target(trial), listen, batch_sizes=sizes)
+            few = cores_allowed() <= _FEW_CORES
+            with self._turn(alone=False) if few else contextlib.nullcontext():
+                started = time.monotonic()
+                answer = self._host.prepare(recipe, self._shelf.target(trial), listen, batch_sizes=sizes)
         except TrialFailed as error:
             self._bench.end([*(t.key for t in first), TWIN])
             self._ledger.fail(mine, f"The variant could not be prepared: {error}")
             self._pacing.prepared(recipe)
+            self._stop_if_full(error)
             if not recipe.steps:
                 raise StudyError(f"The float model cannot be prepared, so there is no baseline: {error}") from error
             return False
@@ -197,7 +216,17 @@ class Run:
         point = trials[0].point
         base, twin = self._plan.baseline(point), self._twin(trials)
         self._ledger.running(trials)
-        started = time.monotonic()
+        with self._turn(alone=True) as wanted:
+            started = time.monotonic()
+            self._time(trials, base, twin, following)
+            if wanted():
+                self._bench.settle()  # what imports would disturb whoever times next
+        self._pacing.grouped(time.monotonic() - started, primary=point == self._plan.primary)
+
+    def _time(
+        self, trials: Sequence[Planned], base: Planned, twin: Planned | None, following: Sequence[Planned]
+    ) -> None:
+        self._ledger.say(f"loading {words_of(trials)}")
         try:
             with self._monitor.paused() if self._monitor is not None else contextlib.nullcontext():
                 timed = self._bench.time(
@@ -211,7 +240,7 @@ class Run:
                 )
         except TrialFailed as error:
             self._ledger.fail(trials, f"The baseline's process could not be timed: {error}")
-            raise StudyError(f"The baseline at batch {point.words} cannot be timed: {error}") from error
+            raise StudyError(f"The baseline at batch {base.point.words} cannot be timed: {error}") from error
         self._bench.end([TWIN])
         self._bench.prestart(self._ledger.missing(following))  # nothing is timed until the next group
         if twin is not None and TWIN in timed.rounds.blocks:
@@ -219,7 +248,6 @@ class Run:
         for trial in trials:
             self._finish(trial, timed, base)
             self._bench.end([trial.key])
-        self._pacing.grouped(time.monotonic() - started, primary=point == self._plan.primary)
 
     def _finish(self, trial: Planned, timed: Timed, base: Planned) -> None:
         """Complete one row of a group, or fail it."""
@@ -239,6 +267,7 @@ class Run:
             validation = self._validation(trial, arm, reference)
         except TrialFailed as error:
             self._ledger.fail([trial], f"The evaluation failed: {error}")
+            self._stop_if_full(error)
             return
         prepared = self._prepared(trial) or {}
         size = size_columns(self._shelf.artifact(trial), trial.backend)
@@ -272,14 +301,19 @@ class Run:
                 return {**{name: row[name] for name in QUALITY}, "notes": notes}  # type: ignore[literal-required]
         baseline = self._files / "outputs" / f"baseline-{reference.trial.artifact_key}"
         if trial.baseline or not (baseline / "tree.json").exists():
-            reference.evaluate(baseline, self._ledger.following(f"evaluating {reference.trial.words}"))
+            self._evaluate(reference, baseline)
         outputs = baseline if trial.baseline else self._files / "outputs" / trial.key
         if not trial.baseline:
-            arm.evaluate(outputs, self._ledger.following(f"evaluating {trial.words}"))
+            self._evaluate(arm, outputs)
         quality = judge(self._task, outputs, baseline).columns()
         if not trial.baseline:
             shutil.rmtree(outputs)
         return quality
+
+    def _evaluate(self, arm: RemoteArm, outputs: Path) -> None:
+        words = f"evaluating {arm.trial.words}"
+        self._ledger.say(words)
+        arm.evaluate(outputs, self._ledger.following(words))
 
     def _twin(self, trials: Sequence[Planned]) -> Planned | None:
         """Return the baseline trial where it is timed for the first time: the noise floor is measured with it."""
@@ -301,6 +335,13 @@ class Run:
         self._pacing.prepared(trials[0].recipe)
         self._note_cut(trials)
         self._ledger.cut(trials, _BUDGET)
+
+    def _stop_if_full(self, error: TrialFailed) -> None:
+        """End the run where a child could not write: every other trial would fail in the same way."""
+        if is_disk_full(str(error)):
+            raise StudyError(
+                f"The disk of {self._files} is full: {error} Free some space and run again; what is complete is kept."
+            ) from error
 
     def _note_cut(self, trials: Sequence[Planned]) -> None:
         for recipe in dict.fromkeys(t.recipe for t in trials):

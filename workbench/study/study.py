@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -12,14 +14,25 @@ from workbench.core.errors import Cancelled, StudyError
 from workbench.core.progress import Progress, ProgressCallback, ignore
 from workbench.study.answers import check_question
 from workbench.study.asking import StudyAnswers
+from workbench.study.care import STALL_S, care_for
+from workbench.study.remembered import (
+    Remembered,
+    complete_rows,
+    finished_plan,
+    is_builtin,
+    recall,
+    remember,
+    tell_finished,
+)
 from workbench.study.search.face import SETTING, StudySearch
 from workbench.study.store import Store
+from workbench.study.summary import RunSummary
+from workbench.tasks.known import builtin_key
 
 if TYPE_CHECKING:
     from workbench.compress.recipe import Recipe
     from workbench.measure.monitor import Monitor
     from workbench.study.job import Job
-    from workbench.study.run import RunSummary
     from workbench.study.spread import Spread
     from workbench.tasks.task import Task
 
@@ -30,7 +43,9 @@ class Study(StudySearch, StudyAnswers):
     Parameters
     ----------
     task : Task or str
-        The task, or what :func:`workbench.load_task` understands.
+        The task, or what :func:`workbench.load_task` understands. One that ships with the workbench, given by its name,
+        is loaded when it is needed: a run whose rows are all there is answered without torch. A file's is loaded at
+        once, since only running it tells whether it is still the same.
     storage : str
         Database URL; for SQLite the artefacts and raw samples lie beside the file in ``<name>_files``.
     name : str, optional
@@ -60,16 +75,26 @@ class Study(StudySearch, StudyAnswers):
         name: str | None = None,
         prefix_cache: bool = True,
     ) -> None:
-        from workbench.tasks.load import load_task
-
-        self.task = load_task(task)
-        self.name = name or self.task.name
+        self._task: Task | None = None
+        self._builtin = task.strip() if isinstance(task, str) and is_builtin(task) else None
+        # what it is made of is looked at once: a change while the study is open would be loaded by nobody
+        self._key = None if self._builtin is None else builtin_key(self._builtin)
+        if self._key is None or self._builtin is None:
+            self._task = _loaded(task)
+        self.name = name or self._builtin or self.task.name
         self.storage = storage
         self.prefix_cache = prefix_cache
         self._store = Store(storage)
         self.files = self._store.files
         self._lock = threading.Lock()
         self._stop: Any = None
+
+    @property
+    def task(self) -> Task:
+        """The task; one that ships is loaded now unless it is already."""
+        if self._task is None:
+            self._task = _loaded(self._builtin)
+        return self._task
 
     def run(
         self,
@@ -82,6 +107,7 @@ class Study(StudySearch, StudyAnswers):
         quality_drop: float = 0.01,
         shapes: Mapping[str, Sequence[int]] | None = None,
         monitor: Monitor | None = None,
+        stall_timeout_s: float | None = STALL_S,
         progress: ProgressCallback = ignore,
     ) -> RunSummary:
         """Run every trial that is not complete yet; complete rows are reused.
@@ -108,6 +134,10 @@ class Study(StudySearch, StudyAnswers):
         monitor : Monitor, optional
             Samples what the run takes, with a mark for each recipe: started for the run unless it runs already, and
             paused while processes are loaded and timed. :func:`workbench.plots.plot_monitor` draws it.
+        stall_timeout_s : float, optional
+            Seconds that a process may prepare, load, time or evaluate without a sign of life (a training gives one
+            every batch, an export none until it is done). Then it is killed, its trial fails, and the others go on.
+            Half an hour by default; None waits for ever.
         progress : callable
             Gets :class:`Progress` with ``stage="study"``, ``done`` of ``total`` trials (``done`` moves in fractions
             while a variant is prepared), a ``message`` in words, and ``values``: ``{"plan": [TrialRow, ...]}`` before
@@ -137,6 +167,7 @@ class Study(StudySearch, StudyAnswers):
             quality_drop=quality_drop,
             shapes=shapes,
             monitor=monitor,
+            stall_timeout_s=stall_timeout_s,
             progress=progress,
         )
 
@@ -214,6 +245,24 @@ class Study(StudySearch, StudyAnswers):
         complete = sum(row["state"] == "complete" for row in rows)
         return f"Study({self.name!r}, storage={self.storage!r}: {complete} of {len(rows)} trials complete)"
 
+    @property
+    def task_fingerprint(self) -> str:
+        """12 hex digits over the task's data, weights and version; the task is loaded where nobody remembers them."""
+        known = self._recall()
+        return self.task.fingerprint if known is None else known.fingerprint
+
+    def _recall(self) -> Remembered | None:
+        """Return what is known of a task that is not loaded."""
+        return recall(self._store, self.name, self._key) if self._task is None else None
+
+    def _remember(self, found: Remembered) -> None:
+        if self._builtin is not None and self._key is not None:
+            remember(self._store, self.name, self._key, found)
+
+    def _note_question(self, quality_drop: float) -> None:
+        self._store.set_setting(self.name, "quality_drop", quality_drop)
+        self._store.set_setting(self.name, SETTING, None)
+
     def _begin(self, budget_s: float | None) -> Any:
         from workbench.study.child import Stop
 
@@ -237,36 +286,56 @@ class Study(StudySearch, StudyAnswers):
         quality_drop: float = 0.01,
         shapes: Mapping[str, Sequence[int]] | None = None,
         monitor: Monitor | None = None,
+        stall_timeout_s: float | None = STALL_S,
         progress: ProgressCallback = ignore,
     ) -> RunSummary:
         from workbench.study.ledger import Ledger
         from workbench.study.plan import check_recipes, plan_for
-        from workbench.study.prepare import pack
-        from workbench.study.run import Run, RunSummary, watching
-        from workbench.study.shapes import shapes_of, task_shape
+        from workbench.study.prepare import PrepareHost, pack
+        from workbench.study.run import Run, watching
+        from workbench.study.shapes import shapes_of
 
         started = time.monotonic()
+        asked = (recipes, backends, batch_sizes)
+        limits: dict[str, Any] = {"threads": threads, "budget_s": budget_s}
         try:
-            try:
-                check_question(quality_drop=quality_drop, minimise="latency_ms_p50")
-                watched = watching(monitor)
-                progress(Progress("study", 0, 0, "checking the task"))
-                axes = dict.fromkeys(axis for dims in self.task.open_dims for axis in dims.values())
-                points = shapes_of(shapes, axes, whose="the task's", own=task_shape(self.task))
-                asked = (self.task.fingerprint, recipes, backends, batch_sizes)
-                plan = plan_for(*asked, threads=threads, budget_s=budget_s, shapes=points)
-                check_recipes(plan.recipes, self.task)
-                shipment = pack(self.task)
-                stop.check()
-            except Cancelled:
-                return RunSummary(0, 0, 0, 0, cancelled=True, seconds=time.monotonic() - started)
-            self._store.set_setting(self.name, "quality_drop", quality_drop)
-            self._store.set_setting(self.name, SETTING, None)
-            rows = plan.rows(self.task.name, shipment.fingerprint)
-            with Ledger(self._store, self.name, plan, rows, quality_drop=quality_drop, progress=progress) as ledger:
-                cached = self.prefix_cache
-                run = Run(self.task, plan, ledger, shipment, self.files, stop, prefix_cache=cached, monitor=monitor)
-                with watched:
-                    return run.work()
+            with contextlib.ExitStack() as early:
+                try:
+                    check_question(quality_drop=quality_drop, minimise="latency_ms_p50")
+                    watched, care = watching(monitor), care_for(stall_timeout_s)
+                    progress(Progress("study", 0, 0, "checking the task"))
+                    known = self._recall()
+                    done = known and finished_plan(known, self._store, self.name, *asked, shapes=shapes, **limits)
+                    if done:
+                        self._note_question(quality_drop)
+                        return tell_finished(*done, time.monotonic() - started, progress)
+                    host = PrepareHost(None, self.files, stop, prefix_cache=self.prefix_cache, care=care)
+                    early.callback(host.close, kill=True)  # where the run does not come to that
+                    if self._task is None:
+                        host.start()  # it imports torch while we do
+                    known = Remembered.of(self.task)
+                    points = shapes_of(shapes, known.axes, whose="the task's", own=known.own)
+                    plan = plan_for(known.fingerprint, *asked, shapes=points, **limits)
+                    if complete_rows(self._store, self.name, plan) is None:
+                        host.start()
+                    check_recipes(plan.recipes, self.task)
+                    shipment = pack(self.task)
+                    stop.check()
+                except Cancelled:
+                    return RunSummary(0, 0, 0, 0, cancelled=True, seconds=time.monotonic() - started)
+                self._note_question(quality_drop)
+                self._remember(known)
+                rows = plan.rows(self.task.name, shipment.fingerprint)
+                with Ledger(self._store, self.name, plan, rows, quality_drop=quality_drop, progress=progress) as ledger:
+                    more: dict[str, Any] = {"host": host, "monitor": monitor, "care": care}
+                    run = Run(self.task, plan, ledger, shipment, self.files, stop, **more)
+                    with watched:
+                        return dataclasses.replace(run.work(), seconds=time.monotonic() - started)
         finally:
             self._stop = None
+
+
+def _loaded(task: Any) -> Task:
+    from workbench.tasks.load import load_task
+
+    return load_task(task)

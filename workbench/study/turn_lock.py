@@ -6,6 +6,7 @@ The lock is one of the operating system's on a file, so it ends with the process
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -39,8 +40,12 @@ def turn_folder() -> Path:
 
 
 @contextlib.contextmanager
-def turn(*, alone: bool, stop: Waiter, say: Callable[[str], None], folder: Path | None = None) -> Iterator[None]:
+def turn(
+    *, alone: bool, stop: Waiter, say: Callable[[str], None], folder: Path | None = None
+) -> Iterator[Callable[[], bool]]:
     """Hold this machine's turn within a ``with`` block: ``alone`` to time, else beside others who do not time.
+
+    The block gets a function that says whether somebody waits for it to end.
 
     Everyone queues for a second lock first: who has waited for the cores gets them before one who just gave them back
     and wants them again. A turn cannot be taken again inside of one.
@@ -68,6 +73,7 @@ def turn(*, alone: bool, stop: Waiter, say: Callable[[str], None], folder: Path 
     """
     where = turn_folder() if folder is None else folder
     with contextlib.ExitStack() as held:
+        wanted: Callable[[], bool] = _nobody
         try:
             where.mkdir(parents=True, exist_ok=True)
             queue, cores = (held.enter_context(_opened(where / f"{NAME}{suffix}")) for suffix in (".queue", ".lock"))
@@ -83,7 +89,20 @@ def turn(*, alone: bool, stop: Waiter, say: Callable[[str], None], folder: Path 
                     stop.wait(POLL_S)
                     stop.check()
             _give_back(queue)
-        yield
+            wanted = functools.partial(_waited_for, queue)
+        yield wanted
+
+
+def _nobody() -> bool:
+    return False
+
+
+def _waited_for(queue: int) -> bool:
+    """Say whether somebody has the queue, and so waits for the cores."""
+    if not _taken(queue, alone=True):
+        return True
+    _give_back(queue)
+    return False
 
 
 @contextlib.contextmanager
