@@ -150,8 +150,7 @@ class Run:
             write_inputs(self._task, self._files / "inputs" / self._task.fingerprint, points=self._plan.points)
         ready = []
         for position, recipe in enumerate(self._plan.recipes):
-            following = self._plan.recipes[position + 1 : position + 2]
-            if self._first(recipe, following):
+            if self._first(recipe, self._after(position)):
                 ready.append(recipe)
         primary = [row for t, row in self._ledger.items() if t.point == self._plan.primary]
         front = pareto_rows(primary, x="latency_ms_p50", y="quality")
@@ -164,7 +163,14 @@ class Run:
             elif group:
                 self._group(group, [t for r, p in rest[position + 1 : position + 2] for t in self._plan.group(r, p)])
 
-    def _first(self, recipe: Recipe, following: Sequence[Recipe]) -> bool:
+    def _after(self, position: int) -> list[Planned]:
+        """Return the group that is timed after the recipe at a position was at the primary point."""
+        recipes = self._plan.recipes
+        if position + 1 < len(recipes):
+            return self._plan.group(recipes[position + 1], self._plan.primary)
+        return self._plan.group(recipes[0], self._plan.others[0]) if self._plan.others else []
+
+    def _first(self, recipe: Recipe, following: Sequence[Planned]) -> bool:
         """Claim a recipe, prepare it, and time it at the primary point; False where nothing more is to do."""
         mine = self._ledger.claim(self._plan.of(recipe))
         if not mine:
@@ -179,7 +185,7 @@ class Run:
         self._pacing.prepared(recipe)
         worth = self._worth_timing(first)
         if worth:
-            self._group(worth, [t for r in following for t in self._plan.group(r, self._plan.primary)])
+            self._group(worth, following)
         return True
 
     def _worth_timing(self, trials: Sequence[Planned]) -> Sequence[Planned]:
@@ -191,6 +197,8 @@ class Run:
         self._ledger.running(first or mine[:1])
         if self._monitor is not None:
             self._monitor.mark(trial.name)
+        if first:
+            self._bench.start_baseline(self._plan.baseline(first[0].point))
         self._bench.prestart(first, twin=self._twin(first))
         try:
             listen = self._ledger.following(trial.name, seconds=self._pacing.prepare_s(recipe))
