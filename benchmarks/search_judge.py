@@ -72,7 +72,7 @@ class Duel:
             return False
         if not self.peer.within:
             return True
-        return self.ratio is not None and self.ratio[1] <= 1 + self.floor
+        return self.ratio is not None and self.ratio[0] <= 1 + self.floor
 
     @property
     def words(self) -> str:

@@ -25,6 +25,7 @@ from workbench.commands.base import (
     as_bad_input,
     positive,
     say,
+    seconds,
     write,
 )
 from workbench.commands.bench import add_bench
@@ -149,6 +150,12 @@ def _add_study(commands: Any) -> None:
     add_shape(command)
     command.add_argument("--threads", type=positive, help="CPU threads of every engine")
     command.add_argument("--budget-s", type=float, help="seconds for the whole; training lengths follow it")
+    command.add_argument(
+        "--stall-timeout-s",
+        type=seconds,
+        metavar="S",
+        help="a process that works for so long without a sign is killed and its trial fails (default 1800)",
+    )
     command.add_argument("--quality-drop", type=float, default=0.01, help="largest acceptable drop (default 0.01)")
     command.add_argument(
         "--cluster",
@@ -199,7 +206,7 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _study(arguments: argparse.Namespace) -> int:
-    from workbench.engine.backends import require_backend
+    from workbench.engine.names import is_backend, unknown_backend
     from workbench.report.lines import Lines
     from workbench.report.text import rows_text
     from workbench.study.gates import Gate
@@ -209,7 +216,8 @@ def _study(arguments: argparse.Namespace) -> int:
     shapes = parsed_shapes(arguments.shape)
     recipes = _read_recipes(arguments.recipes) if arguments.recipes else None
     for name in arguments.backends or ():
-        require_backend(name)
+        if not is_backend(name):
+            raise ConfigError(unknown_backend(name))
     study = _open_study(arguments)
     if arguments.merge:
         return _merge(study, arguments, gates)
@@ -225,6 +233,7 @@ def _study(arguments: argparse.Namespace) -> int:
                 quality_drop=arguments.quality_drop,
                 shapes=shapes,
                 cluster=arguments.cluster,
+                **({} if arguments.stall_timeout_s is None else {"stall_timeout_s": arguments.stall_timeout_s}),
                 progress=Lines(sys.stderr),
             )
             for line in getattr(summary, "machines", ()):  # a cluster's
@@ -252,14 +261,23 @@ def _merge(study: Any, arguments: argparse.Namespace, gates: Sequence[Any]) -> i
 
 
 def _open_study(arguments: argparse.Namespace) -> Any:
-    """Load and check the task and open the storage; what is wrong with them is bad input, not failed work."""
-    from workbench.study.study import Study
-    from workbench.tasks.load import load_task
+    """Load and check the task and open the storage; what is wrong with them is bad input, not failed work.
 
-    task = load_task(arguments.task)
-    task.check()
+    A task that ships is right, and loaded when it is needed.
+    """
+    from workbench.study.remembered import is_builtin
+    from workbench.study.study import Study
+
+    task = arguments.task
+    if not is_builtin(task):
+        from workbench.tasks.load import load_task
+
+        task = load_task(task)
+        task.check()
     with as_bad_input():
-        return Study(task, storage=arguments.storage)
+        study = Study(task, storage=arguments.storage)
+    study.task_fingerprint  # noqa: B018 - loads the task where that is needed: an import that Ctrl-C ends is never whole
+    return study
 
 
 def _read_recipes(path: Path) -> list[Any]:

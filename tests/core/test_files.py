@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from workbench.core import files
 from workbench.core.errors import WorkbenchError
-from workbench.core.files import replacing, require_writable, sha256_file
+from workbench.core.files import is_disk_full, replacing, require_writable, sha256_file
 
 
 def test_a_failure_keeps_the_old_content_and_no_leftovers(tmp_path: Path) -> None:
@@ -48,6 +50,17 @@ def test_a_full_disk_is_said_in_words(tmp_path: Path) -> None:
     with pytest.raises(WorkbenchError, match="No space left"), replacing(target):
         raise OSError(28, os.strerror(28))
     assert target.read_text() == "old"
+
+
+def test_a_write_that_was_cut_short_without_a_reason_is_a_full_disk_only_where_it_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """numpy says ``OSError("800 requested and 10 written")``, without a number."""
+    for free, words in ((0, "No space left"), (2**30, "800 requested and 10 written")):
+        monkeypatch.setattr(files.shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+        with pytest.raises(WorkbenchError, match=words) as caught, replacing(tmp_path / "a.npy"):
+            raise OSError("800 requested and 10 written")
+        assert is_disk_full(str(caught.value)) is (free == 0)
 
 
 def test_a_file_in_the_way_of_a_folder_is_said_in_words(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ import time
 import psutil
 import pytest
 
-from workbench.core.errors import Cancelled, TrialFailed
+from workbench.core.errors import Cancelled, StudyError, TrialFailed
+from workbench.study.care import Care
 from workbench.study.child import Child, ChildError, OutOfTime, Stop
 
 
@@ -133,3 +134,29 @@ def test_a_timing_child_without_torch_imports_none():
     for backend in ("onnxruntime", "openvino"):
         run = subprocess.run([sys.executable, "-c", code, backend], capture_output=True, text=True, check=True)
         assert run.stdout.strip() == "[]", backend
+
+
+def test_a_child_that_gives_no_sign_for_too_long_is_killed_and_that_is_said(tmp_path):
+    child = Child("time", {"backend": "onnxruntime"}, log=tmp_path / "log", stop=Stop())
+    child.wait_ready()
+    child._care = Care(stall_s=0.5)  # only now: on a busy machine the import may take longer than that
+    os.kill(child.pid, signal.SIGSTOP)
+    with pytest.raises(TrialFailed, match=r"gave no sign for 0\.5 s.*stall_timeout_s"):
+        child.ask("memory")
+    assert not child.alive
+
+
+def test_a_child_tells_which_phase_its_time_went_into(tmp_path):
+    care = Care()
+    child = Child("time", {"backend": "onnxruntime"}, log=tmp_path / "log", stop=Stop(), care=care)
+    begun = time.monotonic()
+    assert "spans" not in child.ask("memory")
+    ended = time.monotonic()
+    child.close()
+    assert list(care.phases.seconds()) == ["footprint"] and care.phases.covered_s() <= ended - begun
+
+
+def test_a_process_that_cannot_be_started_is_told_in_words(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StudyError, match="cannot be started"):
+        Child("time", {"backend": "onnxruntime"}, log=tmp_path / "file" / "log", stop=Stop())

@@ -1,17 +1,14 @@
 """What a cluster's run decides without a cluster: which worker may do what, what may start, what is sent."""
 
 import dataclasses
-import threading
-import time
 
 import psutil
 import pytest
 
 import workbench as wb
-from workbench.core.errors import Cancelled, ConfigError, StudyError
+from workbench.core.errors import ConfigError, StudyError
 from workbench.core.machine import this_site
 from workbench.study.child import Stop
-from workbench.study.cluster import alone as room
 from workbench.study.cluster.link import Cluster
 from workbench.study.cluster.nodes import Answer, Node, able, by_site, differences, kinds_words, shares_cores
 from workbench.study.cluster.parcels import Parcel, held, pack_artifact, unpack
@@ -199,43 +196,6 @@ def test_a_parcel_is_told_by_its_content_and_replaces_what_stood_there(tmp_path)
         pack_artifact(study, "none")
 
 
-# timing alone
-
-
-@pytest.fixture
-def own_lock(tmp_path, monkeypatch):
-    monkeypatch.setattr(room, "lock_file", lambda: tmp_path / "lock")
-    monkeypatch.setattr(room, "_POLL_S", 0.02)
-
-
-def test_two_never_time_at_the_same_moment(own_lock):
-    inside, most, waited = [], [], []
-
-    def time_something():
-        with room.alone(Stop(), lambda: waited.append(1)):
-            inside.append(1)
-            time.sleep(0.1)
-            most.append(len(inside))
-            inside.pop()
-
-    threads = [threading.Thread(target=time_something) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert most == [1, 1, 1] and waited
-
-
-def test_a_wait_for_a_timing_ends_with_a_cancel_and_an_error_gives_the_host_free(own_lock):
-    stop = Stop()
-    with room.alone(Stop(), lambda: None), pytest.raises(Cancelled), room.alone(stop, stop.set):
-        pass
-    with pytest.raises(ValueError, match="inside"), room.alone(Stop(), lambda: None):
-        raise ValueError("inside")
-    with room.alone(Stop(), lambda: None) as waited:
-        assert waited < 1
-
-
 # what Dask leaves behind
 
 
@@ -249,7 +209,7 @@ def test_what_a_nanny_sets_is_not_inherited_and_what_the_user_sets_is(monkeypatc
     monkeypatch.setenv("MKL_NUM_THREADS", "3")
     assert {"MALLOC_TRIM_THRESHOLD_", "OMP_NUM_THREADS"} <= set(set_by_dask())
     assert "MKL_NUM_THREADS" not in set_by_dask()
-    child = Child("time", {"backend": "onnxruntime"}, log=tmp_path / "log", stop=Stop(), without=set_by_dask())
+    child = Child("time", {"backend": "onnxruntime"}, log=tmp_path / "log", stop=Stop())
     try:
         child.wait_ready()
         found = psutil.Process(child.pid).environ()

@@ -15,7 +15,7 @@ from workbench.compress.steps import Distill, Prune, Quantize
 from workbench.core.progress import Progress, ignore
 from workbench.study.answers import Best, best_row, mark_recommended
 from workbench.study.rows import TrialRow, new_row, update_row
-from workbench.study.run import RunSummary
+from workbench.study.summary import RunSummary
 
 
 @pytest.fixture

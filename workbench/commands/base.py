@@ -34,6 +34,17 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def seconds(text: str) -> float:
+    """Return a number of seconds above 0, for argparse."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = 0.0
+    if not 0 < found < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
+    return found
+
+
 @contextlib.contextmanager
 def as_bad_input() -> Iterator[None]:
     """Make an error of a study one of what was given: it exits with 2, since nothing was begun."""

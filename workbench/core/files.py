@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from workbench.core.errors import WorkbenchError
+
+_FULL = os.strerror(errno.ENOSPC)
+_NOTHING = 2**16
 
 
 @contextlib.contextmanager
@@ -29,16 +34,38 @@ def replacing(path: str | Path) -> Iterator[Path]:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
         os.close(handle)
     except OSError as error:
-        raise WorkbenchError(f"Cannot write {path}: {error.strerror}. Choose a folder you can write to.") from error
+        raise WorkbenchError(f"Cannot write {path}: {error.strerror}. {_advice(error)}") from error
     temporary = Path(name)
     try:
         yield temporary
         temporary.chmod(path.stat().st_mode if path.exists() else 0o666 & ~_umask())  # mkstemp gives 0600
         os.replace(temporary, path)
     except OSError as error:
-        raise WorkbenchError(f"Cannot write {path}: {error.strerror}. Nothing was changed.") from error
+        raise WorkbenchError(f"Cannot write {path}: {_reason(error, path.parent)}. Nothing was changed.") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_disk_full(words: str) -> bool:
+    """Say whether an error's words are those of a full disk.
+
+    Examples
+    --------
+    >>> is_disk_full("Cannot write a.npy: No space left on device.")
+    True
+    """
+    return _FULL in words
+
+
+def _advice(error: OSError) -> str:
+    return "Free some space." if error.errno == errno.ENOSPC else "Choose a folder you can write to."
+
+
+def _reason(error: OSError, folder: Path) -> str:
+    """Return why a write failed; numpy says only how much of it was written."""
+    if error.strerror is not None:
+        return error.strerror
+    return _FULL if shutil.disk_usage(folder).free < _NOTHING else str(error)
 
 
 def write_json(path: str | Path, value: Any, *, indent: int | None = None) -> None:

@@ -12,6 +12,8 @@ from workbench.core.stats import ratio_interval
 
 SETTLE_S = 0.05
 """OpenVINO takes half as long again for its first calls after other runtimes have run: seen for 30 ms."""
+REST_S = 0.1
+_LOOK_S, _BUSY = 0.01, 0.3  # systems may count the time of running threads in steps of 10 ms
 Block = Callable[[], Sequence[float]]
 """Runs for a moment and returns milliseconds per call, one number for each call or for all together."""
 
@@ -67,11 +69,25 @@ def by_turns(blocks: Mapping[str, Block], *, rounds: tuple[int, int], end: float
     return found
 
 
+def until_quiet(*, limit_s: float = REST_S) -> None:
+    """Sleep until no thread of this process uses a core any more, but no longer than ``limit_s``.
+
+    After a call a runtime's workers spin in case another one comes: ONNX Runtime's for 40 ms, and for longer where they
+    share their core. Whoever is timed next would share it with them, in a process of its own too.
+    """
+    end = time.perf_counter() + limit_s
+    while (begun := time.perf_counter()) < end:
+        used = time.process_time()
+        time.sleep(_LOOK_S)
+        if time.process_time() - used < _BUSY * (time.perf_counter() - begun):
+            return
+
+
 def timed_block(call: Callable[[], object], *, block_s: float, settle_s: float = SETTLE_S) -> list[float]:
     """Call for ``block_s`` seconds, and return the milliseconds of each call, of one at least.
 
     Calls that begin within ``settle_s`` are left out, so the first one always: after a switch they still meet the
-    caches and threads of whoever ran before.
+    caches and threads of whoever ran before. Afterwards this process is left quiet, for whoever is next.
     """
     samples: list[float] = []
     begun = time.perf_counter()
@@ -82,4 +98,5 @@ def timed_block(call: Callable[[], object], *, block_s: float, settle_s: float =
         stop = time.perf_counter()
         if start - begun >= settle_s:
             samples.append((stop - start) * 1e3)
+    until_quiet()
     return samples

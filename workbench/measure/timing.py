@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from workbench.core.errors import TrialFailed
 from workbench.core.stats import median_interval, median_iqr, percentile
+from workbench.engine.turns import until_quiet
 from workbench.measure.conditions import Conditions, Watch
 
 Samples = npt.NDArray[np.float64]
@@ -53,9 +54,14 @@ class CallArm:
         self.warm_ms = float(np.median(run_for(self._call, 0.0)))
 
     def block(self, seconds: float) -> list[float]:
-        """Return ms per call for about ``seconds``, at least one call, after ``settle_s`` that is not counted."""
+        """Return ms per call for about ``seconds``, at least one call, after ``settle_s`` that is not counted.
+
+        Afterwards this process is left quiet, for whoever is timed next.
+        """
         run_for(self._call, self.settle_s)
-        return run_for(self._call, seconds)
+        samples = run_for(self._call, seconds)
+        until_quiet()
+        return samples
 
 
 def run_for(call: Callable[[], object], seconds: float) -> list[float]:

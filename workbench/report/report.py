@@ -25,8 +25,8 @@ from workbench.study.answers import Best, best_row, mark_recommended, ranked
 
 if TYPE_CHECKING:
     from workbench.compress.recipe import Recipe
-    from workbench.study.run import RunSummary
     from workbench.study.study import Study
+    from workbench.study.summary import RunSummary
     from workbench.tasks.task import Task
 
 TRIALS_FILE = "trials.jsonl"

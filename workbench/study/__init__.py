@@ -13,7 +13,7 @@ _FACE = {
     "Merged": "workbench.study.merge",
     "bench_artifact": "workbench.study.artifact_bench",
     "Job": "workbench.study.job",
-    "RunSummary": "workbench.study.run",
+    "RunSummary": "workbench.study.summary",
     "Spread": "workbench.study.spread",
     "Study": "workbench.study.study",
     "COLUMNS": "workbench.study.rows",
@@ -63,7 +63,6 @@ if TYPE_CHECKING:
     from workbench.study.job import Job
     from workbench.study.merge import Merged
     from workbench.study.rows import COLUMNS, STATES, TrialRow
-    from workbench.study.run import RunSummary
     from workbench.study.search.domain import between, choice, maybe, vary
     from workbench.study.search.goals import Goals
     from workbench.study.search.history import History
@@ -71,6 +70,7 @@ if TYPE_CHECKING:
     from workbench.study.search.space import Space
     from workbench.study.spread import Spread
     from workbench.study.study import Study
+    from workbench.study.summary import RunSummary
 
 
 def __getattr__(name: str) -> Any:

@@ -13,6 +13,8 @@ from sqlalchemy.engine import URL, Engine, make_url
 from workbench.core.errors import StudyError, WorkbenchError
 from workbench.core.files import cache_dir, require_writable
 
+LOCK_S = 30
+
 
 def parse_url(url: str) -> URL:
     """Return the parts of a database URL; StudyError where it cannot be understood or names no file."""
@@ -56,8 +58,10 @@ def connect(url: URL) -> Engine:
     try:
         if url.get_backend_name() != "sqlite":
             return sa.create_engine(url, pool_pre_ping=True)
+        # seconds to wait for another program's lock, unless the URL says: sqlite:///study.db?timeout=5
+        wait = {} if "timeout" in url.query else {"timeout": LOCK_S}
         path = str(Path(str(url.database)).absolute())  # a later chdir must not lead to another file
-        engine = sa.create_engine(url.set(database=path), connect_args={"timeout": 30})
+        engine = sa.create_engine(url.set(database=path), connect_args=wait)
     except ModuleNotFoundError as error:
         raise StudyError(f"storage {url}: the driver {error.name!r} is not installed. pip install it.") from error
     sa.event.listen(engine, "connect", tune_sqlite)

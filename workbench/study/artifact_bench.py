@@ -29,6 +29,7 @@ from workbench.study.quality import QUALITY, examples_folder
 from workbench.study.results import Twin, baseline_columns, shape_notes, size_columns, timed_columns
 from workbench.study.rows import TrialRow, new_row, update_row
 from workbench.study.shapes import Point, Shape, own_shape, shape_words
+from workbench.study.turn_lock import turn
 from workbench.study.wire import save_arrays
 
 if TYPE_CHECKING:
@@ -120,12 +121,14 @@ def bench_artifact(
     twin = Twin(machine_floor())
     with tempfile.TemporaryDirectory(prefix="workbench-bench-") as folder:
         files = Path(folder)
-        setup = Setup(files, files / "inputs", lambda _: opened.folder, request.build, Stop(), trust)
+        setup = Setup(files, files / "inputs", lambda _: opened.folder, request.build, Stop(), trust=trust)
         for point in request.points:
             inputs = rebuild_inputs(opened.io.kind, opened.io.input_names, request.inputs(point))
             save_arrays(inputs, examples_folder(setup.inputs, point))
             trials = _planned(opened, request, point)
-            timed = _time(trials, setup, functools.partial(_say, progress, f"batch {point.words}", len(rows), total))
+            say = functools.partial(_say, progress, f"batch {point.words}", len(rows), total)
+            with turn(alone=True, stop=setup.stop, say=say):
+                timed = _time(trials, setup, say)
             for trial in trials:
                 rows.append(_row(opened, trial, timed, own, twin))
                 if on_row is not None:

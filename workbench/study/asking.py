@@ -28,10 +28,17 @@ PLOTS = ("tradeoff", "throughput", "memory", "waterfall")
 class StudyAnswers:
     """The half of a :class:`Study` that reads: it needs the task, the name and the store, and runs nothing."""
 
-    task: Task
     name: str
     files: Path
     _store: Store
+
+    if TYPE_CHECKING:  # the other halves have them
+
+        @property
+        def task(self) -> Task: ...
+
+        @property
+        def task_fingerprint(self) -> str: ...
 
     def rows(self) -> list[TrialRow]:
         """Return all rows of this task, waiting and failed ones too, in the order they were planned.
@@ -141,7 +148,7 @@ class StudyAnswers:
         return figure
 
     def _rows(self) -> list[TrialRow]:
-        return rows_of_task(self._store.load(self.name).values(), self.task.fingerprint)
+        return rows_of_task(self._store.load(self.name).values(), self.task_fingerprint)
 
     def _best(
         self,

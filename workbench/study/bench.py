@@ -15,6 +15,7 @@ from workbench.engine.backends import runs_module
 from workbench.measure.conditions import Watch
 from workbench.measure.gpus import GpuMemory
 from workbench.measure.timing import Rounds, Samples, interleave
+from workbench.study.care import Care
 from workbench.study.child import Child, ChildError, Stop
 from workbench.study.plan import Planned
 from workbench.study.quality import examples_folder, split_folder
@@ -40,8 +41,8 @@ class Setup:
     artifact: Callable[[Planned], Path]
     build: bytes
     stop: Stop
+    care: Care = field(default_factory=Care)
     trust: bool = True  # a study wrote its artefacts itself, and their hashes are checked
-    without: tuple[str, ...] = ()  # environment variables that the processes do not inherit
 
 
 @dataclass
@@ -66,7 +67,7 @@ class RemoteArm:
             {"backend": trial.backend},
             log=setup.files / "logs" / f"{name}.log",
             stop=setup.stop,
-            without=setup.without,
+            care=setup.care,
         )
         return cls(name, trial, setup, child)
 
@@ -146,10 +147,16 @@ class Bench:
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
         self._baseline: RemoteArm | None = None
+        self._next: RemoteArm | None = None
+        """The baseline of another point, whose imports overlap with what is done before it is needed."""
         self._started: dict[str, RemoteArm] = {}
 
     def prestart(self, trials: Sequence[Planned], *, twin: Planned | None = None) -> None:
         """Start the processes of the next group, so that their imports overlap with what is done now."""
+        for trial in trials:
+            current = self._baseline.trial.key if self._baseline is not None else None
+            if trial.baseline and self._next is None and trial.key != current:
+                self._next = RemoteArm.start(trial, self._setup, name=f"baseline-{trial.key}")
         wanted = [(t.key, t) for t in trials if not t.baseline]
         wanted += [(TWIN, twin)] if twin is not None else []
         for name, trial in wanted:
@@ -161,6 +168,12 @@ class Bench:
         if self._baseline is not None and (self._baseline.trial.key != trial.key or not self._baseline.child.alive):
             self._baseline.child.close()
             self._baseline = None
+        if self._next is not None and self._baseline is None:
+            following, self._next = self._next, None
+            if following.trial.key == trial.key and following.child.alive:
+                self._baseline = following
+            else:
+                following.child.close()
         if self._baseline is None:
             self._baseline = RemoteArm.start(trial, self._setup, name=f"baseline-{trial.key}")
 
@@ -226,6 +239,12 @@ class Bench:
             reference.measure_footprint()
         return Timed(timed, {**arms, baseline.key: reference}, failed)
 
+    def settle(self) -> None:
+        """Wait until the processes that were started for the next group have imported what they need."""
+        for arm in (*self._started.values(), *([self._next] if self._next is not None else [])):
+            with contextlib.suppress(TrialFailed):  # said where it is used
+                arm.child.wait_ready()
+
     def end(self, names: Sequence[str]) -> None:
         """End the processes of arms that are done with."""
         for name in names:
@@ -235,8 +254,8 @@ class Bench:
 
     def close(self, *, kill: bool = False) -> None:
         """End every process; ``kill`` does not wait for the work they are at."""
-        arms = [*self._started.values(), *([self._baseline] if self._baseline else [])]
-        self._started, self._baseline = {}, None
+        arms = [*self._started.values(), *(arm for arm in (self._baseline, self._next) if arm is not None)]
+        self._started, self._baseline, self._next = {}, None, None
         for arm in arms:
             if kill:
                 arm.child.kill()

@@ -15,7 +15,8 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from workbench.core.errors import Cancelled, TrialFailed
+from workbench.core.errors import Cancelled, StudyError, TrialFailed
+from workbench.study.care import Care, stalled
 from workbench.study.wire import write_frame
 
 GRACE_S = 3.0
@@ -81,17 +82,27 @@ class Child:
         File for whatever the child and its libraries print; its end is quoted when the child dies.
     stop : Stop
         Looked at while waiting.
-    without : collection of str
-        Environment variables that the child does not inherit.
+    care : Care
+        How long it may be silent, and where it is noted what its time went into.
+
+    Raises
+    ------
+    StudyError
+        If it cannot be started.
     """
 
-    def __init__(
-        self, kind: str, hello: Mapping[str, Any], *, log: Path, stop: Stop, without: Collection[str] = ()
-    ) -> None:
+    def __init__(self, kind: str, hello: Mapping[str, Any], *, log: Path, stop: Stop, care: Care | None = None) -> None:
         self.log = log
         self._stop = stop
+        self._care = care or Care()
         self._events: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
-        self._process, stream = _spawn(kind, log, without)
+        try:
+            self._process, stream = _spawn(kind, log, self._care.without)
+        except OSError as error:
+            raise StudyError(
+                f"A process of the study cannot be started: {error.strerror} ({error.filename or log}). What is "
+                "complete is kept; run again once there is room."
+            ) from error
         threading.Thread(target=self._read, args=(stream,), daemon=True).start()
         with contextlib.suppress(OSError):  # a child that died at once is noticed by the first wait
             write_frame(self._stdin, {**hello, "path": sys.path})
@@ -124,13 +135,22 @@ class Child:
         ChildError
             When the command failed in the child.
         TrialFailed
-            When the child ended, with the reason.
+            When the child ended, with the reason; or gave no sign for too long, and was killed.
         """
         self.wait_ready()
+        self.send(command, payload, **fields)
+        return self.answer(command, on_event=on_event)
+
+    def send(self, command: str, payload: bytes = b"", **fields: Any) -> None:
+        """Send a command and go on; the child takes it up once it is ready. Raises TrialFailed where it has ended."""
         try:
             write_frame(self._stdin, {"command": command, **fields}, payload)
         except OSError as error:
             raise TrialFailed(self._ending()) from error
+
+    def answer(self, command: str, *, on_event: Callable[[dict[str, Any]], None] | None = None) -> dict[str, Any]:
+        """Wait for the answer to a command that was sent; as :meth:`ask`."""
+        self.wait_ready()
         return self._wait(command, on_event)
 
     def wait_ready(self) -> None:
@@ -175,18 +195,25 @@ class Child:
         self._events.put(None)
 
     def _wait(self, name: str, on_event: Callable[[dict[str, Any]], None] | None) -> dict[str, Any]:
+        heard, at = time.monotonic(), name
         while True:
             self._stop.check()
             try:
                 event = self._events.get(timeout=_POLL_S)
             except queue.Empty:
+                if self._care.stall_s is not None and time.monotonic() - heard > self._care.stall_s:
+                    self.kill()
+                    raise TrialFailed(stalled(self._care.stall_s, at)) from None
                 continue
+            heard = time.monotonic()
             if event is None:
                 raise TrialFailed(self._ending())
             if event["event"] == name:
+                self._care.phases.add(event.pop("spans", ()))
                 return event
             if event["event"] == "error":
                 raise ChildError(event["type"], event["message"], event["traceback"])
+            at = event.get("message") or event.get("stage") or at
             if on_event is not None:
                 on_event(event)
 

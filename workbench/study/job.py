@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from workbench.study.run import RunSummary
+    from workbench.study.summary import RunSummary
 
 
 class Job:

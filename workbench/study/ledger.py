@@ -14,7 +14,7 @@ from workbench.core.progress import Progress, ProgressCallback
 from workbench.study.answers import best_row
 from workbench.study.plan import Plan, Planned
 from workbench.study.rows import TrialRow, update_row
-from workbench.study.store import Store, is_stale, new_owner
+from workbench.study.store import Store, TakenOver, is_stale, new_owner
 
 BEAT_S = 3.0
 _CLEAR: dict[str, Any] = {"error": None, "notes": {}}
@@ -151,7 +151,7 @@ class Ledger:
         for trial in self._plan.trials:
             if trial.key in self._mine and self._rows[trial.key]["state"] == "running":
                 row = update_row(self._rows[trial.key], state=state, error=reason)
-                with contextlib.suppress(StudyError):  # another run has it by now
+                with contextlib.suppress(TakenOver):
                     self._store.save(self._study, trial.key, row, self._owner, release=True)
                     self._rows[trial.key] = row
         self._mine.clear()

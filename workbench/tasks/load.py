@@ -19,9 +19,9 @@ from torch import nn
 
 from workbench.core.errors import TaskError, did_you_mean
 from workbench.core.given import given
+from workbench.tasks.known import BUILTIN
 from workbench.tasks.task import Task
 
-BUILTIN = {"digits": "builtin", "digits_vit": "builtin", "minilm": "sentences"}
 _PLACES = "'path/to/file.py:function' or 'package.module:function'"
 _FORMS = f"Give {', '.join(map(repr, BUILTIN))}, {_PLACES}."
 

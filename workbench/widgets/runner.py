@@ -12,8 +12,8 @@ from workbench.core.progress import Progress
 
 if TYPE_CHECKING:
     from workbench.study.job import Job
-    from workbench.study.run import RunSummary
     from workbench.study.study import Study
+    from workbench.study.summary import RunSummary
 
 TICK_S = 0.5
 

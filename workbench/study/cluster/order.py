@@ -30,6 +30,8 @@ class Order:
         How long to time, as :class:`workbench.study.pacing.Pacing` tells.
     seconds : float
         What is left of the run's budget; infinite without one.
+    stall_s : float, optional
+        How long a process of the worker may work without a sign of life.
     worker : str
         What the cluster calls the worker; within it Dask may tell another name.
     shares : bool
@@ -49,6 +51,7 @@ class Order:
     share_s: float
     seconds: float
     prefix_cache: bool
+    stall_s: float | None
     worker: str
     shares: bool
     times: bool

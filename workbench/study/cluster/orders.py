@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from workbench.study.care import Care
 from workbench.study.child import Stop
 from workbench.study.cluster.nodes import Node, shares_cores
 from workbench.study.cluster.order import Order
@@ -22,11 +23,19 @@ class Orders:
     """Makes the orders of one run."""
 
     def __init__(
-        self, run: str, shipment: Shipment, files: Path, ledger: Ledger, stop: Stop, *, prefix_cache: bool
+        self,
+        run: str,
+        shipment: Shipment,
+        files: Path,
+        ledger: Ledger,
+        stop: Stop,
+        *,
+        prefix_cache: bool,
+        care: Care,
     ) -> None:
         self.fingerprint = shipment.fingerprint
         self._run, self._files, self._ledger, self._stop = run, files, ledger, stop
-        self._prefix_cache = prefix_cache
+        self._prefix_cache, self._care = prefix_cache, care
         self._task = pack_task(shipment)
         self._parcels: dict[str, Parcel] = {}
 
@@ -60,6 +69,7 @@ class Orders:
             share_s=pacing.share_s(),
             seconds=self._stop.remaining(),
             prefix_cache=self._prefix_cache,
+            stall_s=self._care.stall_s,
             worker=node.name,
             shares=shares_cores(node, nodes),
             times=timing or latency_cost(unit.recipe) is not None,

@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +22,8 @@ from workbench.core.errors import StudyError, TrialFailed
 from workbench.core.machine import this_site
 from workbench.core.progress import Progress
 from workbench.measure.processes import allowed_cores
+from workbench.study.care import Care
 from workbench.study.child import ChildError, Stop
-from workbench.study.cluster.alone import alone
-from workbench.study.cluster.environment import set_by_dask
 from workbench.study.cluster.nodes import Answer
 from workbench.study.cluster.order import WAITING, Order, Outcome, Span
 from workbench.study.cluster.parcels import Parcel, held, note, pack_artifact, unpack, unpack_task
@@ -36,12 +35,12 @@ from workbench.study.prepare import PrepareHost, Shipment
 from workbench.study.run import Run
 from workbench.study.shelf import Shelf
 from workbench.study.store import Store
+from workbench.study.turn_lock import turn
 
 if TYPE_CHECKING:
     from workbench.tasks.task import Task
 
 _EVERY_S = 0.5
-_WAIT_WORDS_S = 10.0
 _UNIT = "unit"
 _ACTIVE: dict[str, set[Stop]] = {}
 _ONE = threading.Lock()
@@ -118,7 +117,7 @@ class _Work:
     def __init__(self, order: Order, worker: Any, stop: Stop) -> None:
         self._order, self._worker, self._stop = order, worker, stop
         self._files = _folder(worker, order.fingerprint)
-        self._without = set_by_dask()
+        self._care = Care(order.stall_s)
         self._spans: list[Span] = []
         self._next = 0.0
 
@@ -133,9 +132,8 @@ class _Work:
     def _prepared(self, shipment: Shipment) -> dict[str, Any]:
         unit = self._order.unit
         shelf, trial = Shelf(self._files), unit.trials[0]
-        host = PrepareHost(
-            shipment, self._files, self._stop, prefix_cache=self._order.prefix_cache, without=self._without
-        )
+        more: dict[str, Any] = {"prefix_cache": self._order.prefix_cache, "care": self._care}
+        host = PrepareHost(shipment, self._files, self._stop, **more)
         done = False
         try:
             host.start()
@@ -161,7 +159,7 @@ class _Work:
             try:
                 more: dict[str, Any] = {"quality_drop": 0.0, "progress": self._report}
                 with Ledger(store, _UNIT, order.plan, order.rows, **more) as ledger:
-                    run = _UnitRun(_task(shipment), order, ledger, shipment, self._files, self._stop, self._without)
+                    run = _UnitRun(_task(shipment), order, ledger, shipment, self._files, self._stop, self._care)
                     try:
                         run.time_with(self._own_span(alone=True))
                     except StudyError as found:
@@ -203,9 +201,8 @@ class _Spanning:
     def __init__(self, order: Order, spans: list[Span], stop: Stop, tell: Any) -> None:
         self._span = functools.partial(Span, order.worker, platform.node())
         self._unit, self._spans, self._tell = order.unit, spans, tell
-        self._alone: Any = None if tell is None else alone(stop, self._waiting)
+        self._alone: Any = None if tell is None else turn(alone=True, stop=stop, say=self._waiting)
         self._asked = self._started = time.time()
-        self._said = 0.0
 
     def __enter__(self) -> None:
         self._asked = time.time()
@@ -223,10 +220,8 @@ class _Spanning:
     def _note(self, kind: str, started: float, ended: float) -> None:
         self._spans.append(self._span(kind, self._unit.words, self._unit.recipe.technique, started, ended))
 
-    def _waiting(self) -> None:
-        if time.time() - self._said > _WAIT_WORDS_S:
-            self._said = time.time()
-            self._tell(f"{self._unit.words}: waits for another worker of this host")
+    def _waiting(self, words: str) -> None:
+        self._tell(f"{self._unit.words}: {words}")
 
 
 class _UnitPacing(Pacing):
@@ -251,9 +246,9 @@ class _UnitRun(Run):
         shipment: Shipment,
         files: Path,
         stop: Stop,
-        without: tuple[str, ...],
+        care: Care,
     ) -> None:
-        super().__init__(task, order.plan, ledger, shipment, files, stop, without=without)
+        super().__init__(task, order.plan, ledger, shipment, files, stop, care=care)
         self._pacing = _UnitPacing(order, stop)
         self._unit = order.unit
 
@@ -273,6 +268,11 @@ class _UnitRun(Run):
         finally:
             self._ledger.abandon(state="waiting", reason="Stopped while it ran.")
             self._bench.close(kill=not whole)
+
+    @contextlib.contextmanager
+    def _turn(self, *, alone: bool) -> Iterator[Callable[[], bool]]:
+        """The unit has it already."""
+        yield lambda: False
 
     def _twin(self, trials: Sequence[Planned]) -> Planned | None:
         base = self._plan.baseline(self._plan.primary)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from workbench.core.errors import Cancelled, StudyError
 from workbench.core.files import replacing
 from workbench.study.answers import pareto_rows
+from workbench.study.care import Care
 from workbench.study.child import OutOfTime, Stop
 from workbench.study.cluster.link import Link
 from workbench.study.cluster.nodes import Node, kinds_words
@@ -64,11 +65,12 @@ class ClusterRun:
         stop: Stop,
         *,
         prefix_cache: bool,
+        care: Care,
     ) -> None:
         self._plans, self._link, self._ledger = plans, link, ledger
         self._files, self._stop = files, stop
         self._shelf = Shelf(files)
-        self._orders = Orders(link.run, shipment, files, ledger, stop, prefix_cache=prefix_cache)
+        self._orders = Orders(link.run, shipment, files, ledger, stop, prefix_cache=prefix_cache, care=care)
         backends = next(iter(plans.values())).backends
         self._roster = Roster(link, nodes, backends, shipment.fingerprint)
         self._machines = tuple(kinds_words(nodes))
@@ -102,8 +104,9 @@ class ClusterRun:
             if not whole:
                 self._link.halt(flight.future for flight in self._flights.values())
             self._ledger.abandon(state=state, reason=reason)
+        counts: dict[str, Any] = self._ledger.counts()
         return ClusterSummary(
-            **self._ledger.counts(),
+            **counts,
             cancelled=not whole and state == "cancelled",
             seconds=time.monotonic() - started,
             cut=tuple(self._cut),

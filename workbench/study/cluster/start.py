@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from workbench.core.machine import this_site
 from workbench.core.progress import Progress, ProgressCallback
 from workbench.engine.names import DEFAULT_BACKENDS
+from workbench.study.care import Care
 from workbench.study.child import Stop
 from workbench.study.cluster.link import connected
 from workbench.study.cluster.nodes import by_site
@@ -41,6 +42,7 @@ def run_on_cluster(
     quality_drop: float,
     shapes: tuple[Shape, ...],
     prefix_cache: bool,
+    care: Care,
     progress: ProgressCallback,
 ) -> ClusterSummary:
     """Run a plan on every kind of machine that the cluster has; errors as :meth:`workbench.Study.run`."""
@@ -69,5 +71,5 @@ def run_on_cluster(
         )
         with Ledger(store, study, whole, rows, quality_drop=quality_drop, progress=progress) as ledger:
             files: Path = store.files
-            run = ClusterRun(plans, nodes, link, ledger, shipment, files, stop, prefix_cache=prefix_cache)
+            run = ClusterRun(plans, nodes, link, ledger, shipment, files, stop, prefix_cache=prefix_cache, care=care)
             return run.work()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from workbench.study.cluster.link import Sent
 from workbench.study.cluster.order import Span
-from workbench.study.run import RunSummary
+from workbench.study.summary import RunSummary
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,10 @@ class ClusterSummary(RunSummary):
     dashboard: str = ""
     spans: tuple[Span, ...] = ()
     sent: tuple[Sent, ...] = ()
+
+    @property
+    def harness_s(self) -> None:
+        """Not known: each machine has a clock of its own."""
 
     def __repr__(self) -> str:
         lines = [super().__repr__(), *(f"  {line}" for line in self.machines)]

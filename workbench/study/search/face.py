@@ -13,6 +13,7 @@ from workbench.core.errors import Cancelled, ConfigError, unknown_name
 from workbench.core.given import given, require_count, require_function
 from workbench.core.machine import default_threads, fingerprint_id
 from workbench.core.progress import Progress, ProgressCallback, ignore
+from workbench.study.care import STALL_S, Care, care_for
 from workbench.study.rows import TrialRow
 from workbench.study.search.cheap import untrained
 from workbench.study.search.goals import Goals, Question, nearest_misses, question, recommend
@@ -37,7 +38,6 @@ _LOOKED_AT = 50
 class StudySearch:
     """The half of a :class:`Study` that searches."""
 
-    task: Task
     name: str
     storage: str
     files: Path
@@ -47,6 +47,9 @@ class StudySearch:
     _stop: Any
 
     if TYPE_CHECKING:  # the other halves have them
+
+        @property
+        def task(self) -> Task: ...
 
         def _begin(self, budget_s: float | None) -> Any: ...
 
@@ -66,6 +69,7 @@ class StudySearch:
         threads: int | None = None,
         prior: Sensitivity | Sequence[Sensitivity] | None = None,
         prune: bool = True,
+        stall_timeout_s: float | None = STALL_S,
         progress: ProgressCallback = ignore,
     ) -> SearchResult:
         """Search a space of recipes, engines and batch sizes for the one point to take.
@@ -104,6 +108,8 @@ class StudySearch:
         prune : bool
             Leave out the timing of what is hopeless after preparing: its validation quality is beyond the goal by more
             than chance explains, or its file is too large. Such rows have the state ``pruned`` and the reason.
+        stall_timeout_s : float, optional
+            As in :meth:`run`.
         progress : callable
             Gets :class:`Progress` with ``stage="search"``, ``done`` of ``total`` points, a ``message``, and ``values``
             as in :meth:`run`: ``{"row": TrialRow, "best": TrialRow | None}`` when a point has ended.
@@ -124,11 +130,12 @@ class StudySearch:
         >>> study.search(space, goals=wb.Goals(max_quality_drop=0.02), trials=20).best  # doctest: +SKIP
         """
         asked = self._asked(space, sampler, goals, minimise, maximise, trials, seed, threads, progress)
+        care = care_for(stall_timeout_s)
         stop = self._begin(budget_s)
         try:
             return self._search(
                 space, asked, stop, sampler, trials=trials, seed=seed, threads=threads or default_threads(),
-                prior=prior, prune=prune, progress=progress,
+                prior=prior, prune=prune, care=care, progress=progress,
             )  # fmt: skip
         finally:
             self._stop = None
@@ -190,6 +197,7 @@ class StudySearch:
         threads: int,
         prior: Any,
         prune: bool,
+        care: Care,
         progress: ProgressCallback,
     ) -> SearchResult:
         from workbench.study.plan import check_recipes
@@ -215,7 +223,7 @@ class StudySearch:
             proposer.start_with(first)
             proposer.take_up(self._at_work)
             new, reused, ended, cancelled = self._loop(
-                space, asked, proposer, shipment, stop, trials=trials, threads=threads, prune=prune,
+                space, asked, proposer, shipment, stop, trials=trials, threads=threads, prune=prune, care=care,
                 follow=sampler != "grid" and len(asked.figures) == 1, progress=progress,
             )  # fmt: skip
             history = History(name, asked, proposer.tried())
@@ -239,6 +247,7 @@ class StudySearch:
         threads: int,
         prune: bool,
         follow: bool,
+        care: Care,
         progress: ProgressCallback,
     ) -> tuple[int, int, str, bool]:
         from workbench.study.child import OutOfTime
@@ -260,6 +269,7 @@ class StudySearch:
 
         drop = asked.goals.max_quality_drop
         more: dict[str, Any] = {"goals": asked.goals, "prune": prune, "prefix_cache": self.prefix_cache}
+        more["care"] = care
         with Ledger(self._store, self.name, plan, rows, quality_drop=drop, progress=relay) as ledger:
             cancelled = False
             try:

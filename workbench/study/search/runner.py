@@ -10,8 +10,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from workbench.compress.recipe import Recipe
-from workbench.core.errors import WorkbenchError
+from workbench.core.errors import Cancelled, WorkbenchError
 from workbench.study.bench import RemoteArm
+from workbench.study.care import Care
 from workbench.study.child import OutOfTime, Stop
 from workbench.study.ledger import Ledger
 from workbench.study.plan import BASELINE_BACKEND, Plan, Planned, planned
@@ -56,8 +57,9 @@ class SearchRun(Run):
         goals: Goals,
         prune: bool,
         prefix_cache: bool,
+        care: Care,
     ) -> None:
-        super().__init__(task, plan, ledger, shipment, files, stop, prefix_cache=prefix_cache)
+        super().__init__(task, plan, ledger, shipment, files, stop, prefix_cache=prefix_cache, care=care)
         self._goals, self._prune, self._fingerprint = goals, prune, shipment.fingerprint
         self._all, self._seen = plan, set(plan.recipes)
         self._inputs = files / "inputs" / task.fingerprint
@@ -72,9 +74,9 @@ class SearchRun(Run):
         state, reason = "cancelled", "Cancelled while it ran."
         if isinstance(error, OutOfTime):
             state, reason = "waiting", "Stopped while it ran: the time budget was used up."
-        self._ledger.abandon(state=state, reason=reason)
-        self._bench.close(kill=error is not None)
-        self._host.close(kill=error is not None)
+        elif isinstance(error, WorkbenchError) and not isinstance(error, Cancelled):
+            state, reason = "failed", f"The search stopped while it ran: {error}"
+        self._leave(state, reason, kill=error is not None)
 
     def trial(self, proposal: Proposal) -> Planned:
         """Return the trial of a proposal."""

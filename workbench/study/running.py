@@ -1,0 +1,240 @@
+"""How a study runs a plan: from its store where it is finished, else here, or on a cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workbench.core.errors import Cancelled, StudyError
+from workbench.core.progress import Progress, ProgressCallback, ignore
+from workbench.study.answers import check_question
+from workbench.study.care import STALL_S, care_for
+from workbench.study.remembered import Remembered, complete_rows, finished_plan, recall, remember, tell_finished
+from workbench.study.search.face import SETTING
+from workbench.study.store import Store
+from workbench.study.summary import RunSummary
+
+if TYPE_CHECKING:
+    from workbench.compress.recipe import Recipe
+    from workbench.measure.monitor import Monitor
+    from workbench.study.cluster.link import Cluster
+    from workbench.study.job import Job
+    from workbench.tasks.task import Task
+
+
+class StudyRuns:
+    """The half of a :class:`Study` that runs plans."""
+
+    name: str
+    files: Path
+    prefix_cache: bool
+    _store: Store
+    _stop: Any
+    _task: Task | None
+    _builtin: str | None
+    _key: str | None
+
+    if TYPE_CHECKING:  # the other halves have them
+
+        @property
+        def task(self) -> Task: ...
+
+        def _begin(self, budget_s: float | None) -> Any: ...
+
+    def run(
+        self,
+        recipes: Sequence[Recipe] | None = None,
+        backends: Sequence[str] | None = None,
+        batch_sizes: Sequence[int] = (1, 8, 32),
+        *,
+        threads: int | None = None,
+        budget_s: float | None = None,
+        quality_drop: float = 0.01,
+        shapes: Mapping[str, Sequence[int]] | None = None,
+        monitor: Monitor | None = None,
+        cluster: Cluster | str | Any = None,
+        stall_timeout_s: float | None = STALL_S,
+        progress: ProgressCallback = ignore,
+    ) -> RunSummary:
+        """Run every trial that is not complete yet; complete rows are reused.
+
+        Parameters
+        ----------
+        recipes : sequence of Recipe, optional
+            By default :func:`workbench.study.default_recipes`. The float model is added: it is the baseline.
+        backends : sequence of str, optional
+            By default those of torch-eager, onnxruntime and openvino that run here.
+        batch_sizes : sequence of int
+            32, or the largest where it is not among them, is measured first for all recipes.
+        threads : int, optional
+            Of every engine; by default the physical cores that this process may use.
+        budget_s : float, optional
+            Seconds for the whole run; what does not fit is left waiting and said.
+        quality_drop : float
+            Largest drop of quality that a recommended variant may have, in the metric's units.
+        shapes : dict of sequences of int, optional
+            Sizes of dimensions that ``Task(dynamic=...)`` leaves open: ``{"sequence": [16, 64]}``. Several are taken
+            together, position by position. Every batch size is timed at every shape, on example inputs that are cut
+            or repeated to it; the first one is measured first. By default they keep their own size. Quality is that
+            of the evaluation samples as they are.
+        monitor : Monitor, optional
+            Samples what the run takes, with a mark for each recipe: started for the run unless it runs already, and
+            paused while processes are loaded and timed. :func:`workbench.plots.plot_monitor` draws it.
+        cluster : str, Client or Cluster, optional
+            Do the work on the workers of a Dask cluster: the address of its scheduler, a connected
+            ``distributed.Client``, or a :class:`workbench.study.Cluster` with more options. Workers need the resource
+            ``workbench``: ``dask worker tcp://head:8786 --nthreads 1 --resources "workbench=1"``. Each does one unit at
+            a time, one worker of a host times at a time, and every comparison stays on one machine. Where machines
+            differ, each kind of them does the whole plan with a baseline of its own.
+        stall_timeout_s : float, optional
+            Seconds that a process may prepare, load, time or evaluate without a sign of life (a training gives one
+            every batch, an export none until it is done). Then it is killed, its trial fails, and the others go on.
+            Half an hour by default; None waits for ever.
+        progress : callable
+            Gets :class:`Progress` with ``stage="study"``, ``done`` of ``total`` trials (``done`` moves in fractions
+            while a variant is prepared), a ``message`` in words, and ``values``: ``{"plan": [TrialRow, ...]}`` before
+            work starts, ``{"row": TrialRow}`` when a trial changed state, with ``{"best": TrialRow | None}`` after
+            each complete one, ``{"step": {...}}`` while a recipe is applied. Raising Cancelled in it stops the run.
+
+        Returns
+        -------
+        RunSummary
+            After a cancel too, with ``cancelled`` True. On a cluster it also tells the machines, what each worker did
+            when (``spans``), and what was sent to it.
+
+        Raises
+        ------
+        StudyError, TaskError, ConfigError, BackendUnavailable
+            Before any work starts, when something asked for cannot be done.
+        PackageMissing
+            For ``cluster`` without the package distributed.
+        KeyboardInterrupt
+            After Ctrl-C, once the children are ended and what is complete is kept.
+        """
+        stop = self._begin(budget_s)
+        return self._run(
+            stop,
+            recipes,
+            backends,
+            batch_sizes,
+            threads=threads,
+            budget_s=budget_s,
+            quality_drop=quality_drop,
+            shapes=shapes,
+            monitor=monitor,
+            cluster=cluster,
+            stall_timeout_s=stall_timeout_s,
+            progress=progress,
+        )
+
+    def start(self, *args: Any, **options: Any) -> Job:
+        """Start :meth:`run` with the same arguments in a thread and return at once.
+
+        The job has ``cancel()``, ``wait(timeout)``, ``done``, ``error`` and ``result``.
+        """
+        from workbench.study.job import Job
+
+        stop = self._begin(options.get("budget_s"))
+        return Job(lambda: self._run(stop, *args, **options), stop.set)
+
+    @property
+    def task_fingerprint(self) -> str:
+        """12 hex digits over the task's data, weights and version; the task is loaded where nobody remembers them."""
+        known = self._recall()
+        return self.task.fingerprint if known is None else known.fingerprint
+
+    def _recall(self) -> Remembered | None:
+        """Return what is known of a task that is not loaded."""
+        return recall(self._store, self.name, self._key) if self._task is None else None
+
+    def _remember(self, found: Remembered) -> None:
+        if self._builtin is not None and self._key is not None:
+            remember(self._store, self.name, self._key, found)
+
+    def _note_question(self, quality_drop: float) -> None:
+        self._store.set_setting(self.name, "quality_drop", quality_drop)
+        self._store.set_setting(self.name, SETTING, None)
+
+    def _run(
+        self,
+        stop: Any,
+        recipes: Sequence[Recipe] | None = None,
+        backends: Sequence[str] | None = None,
+        batch_sizes: Sequence[int] = (1, 8, 32),
+        *,
+        threads: int | None = None,
+        budget_s: float | None = None,
+        quality_drop: float = 0.01,
+        shapes: Mapping[str, Sequence[int]] | None = None,
+        monitor: Monitor | None = None,
+        cluster: Cluster | str | Any = None,
+        stall_timeout_s: float | None = STALL_S,
+        progress: ProgressCallback = ignore,
+    ) -> RunSummary:
+        from workbench.study.ledger import Ledger
+        from workbench.study.plan import check_recipes, plan_for
+        from workbench.study.prepare import PrepareHost, pack
+        from workbench.study.run import Run, watching
+        from workbench.study.shapes import shapes_of
+
+        started = time.monotonic()
+        asked = (recipes, backends, batch_sizes)
+        limits: dict[str, Any] = {"threads": threads, "budget_s": budget_s}
+        try:
+            with contextlib.ExitStack() as early:
+                try:
+                    check_question(quality_drop=quality_drop, minimise="latency_ms_p50")
+                    watched, care = watching(monitor), care_for(stall_timeout_s)
+                    progress(Progress("study", 0, 0, "checking the task"))
+                    if cluster is not None:
+                        return self._run_on(
+                            cluster, stop, monitor=monitor, recipes=recipes, backends=backends, batch_sizes=batch_sizes,
+                            quality_drop=quality_drop, shapes=shapes, care=care, progress=progress, **limits,
+                        )  # fmt: skip
+                    known = self._recall()
+                    done = known and finished_plan(known, self._store, self.name, *asked, shapes=shapes, **limits)
+                    if done:
+                        self._note_question(quality_drop)
+                        return tell_finished(*done, time.monotonic() - started, progress)
+                    host = PrepareHost(None, self.files, stop, prefix_cache=self.prefix_cache, care=care)
+                    early.callback(host.close, kill=True)  # where the run does not come to that
+                    if self._task is None:
+                        host.start()  # it imports torch while we do
+                    known = Remembered.of(self.task)
+                    points = shapes_of(shapes, known.axes, whose="the task's", own=known.own)
+                    plan = plan_for(known.fingerprint, *asked, shapes=points, **limits)
+                    if complete_rows(self._store, self.name, plan) is None:
+                        host.start()
+                    check_recipes(plan.recipes, self.task)
+                    shipment = pack(self.task)
+                    stop.check()
+                except Cancelled:
+                    return RunSummary(0, 0, 0, 0, cancelled=True, seconds=time.monotonic() - started)
+                self._note_question(quality_drop)
+                self._remember(known)
+                rows = plan.rows(self.task.name, shipment.fingerprint)
+                with Ledger(self._store, self.name, plan, rows, quality_drop=quality_drop, progress=progress) as ledger:
+                    more: dict[str, Any] = {"host": host, "monitor": monitor, "care": care}
+                    run = Run(self.task, plan, ledger, shipment, self.files, stop, **more)
+                    with watched:
+                        return dataclasses.replace(run.work(), seconds=time.monotonic() - started)
+        finally:
+            self._stop = None
+
+    def _run_on(
+        self, cluster: Any, stop: Any, *, monitor: Any, shapes: Any, quality_drop: float, **asked: Any
+    ) -> RunSummary:
+        from workbench.study.cluster.start import run_on_cluster
+        from workbench.study.shapes import shapes_of
+
+        if monitor is not None:
+            raise StudyError("A monitor watches this machine, and with cluster=... the work is done elsewhere.")
+        known = Remembered.of(self.task)
+        asked["shapes"] = shapes_of(shapes, known.axes, whose="the task's", own=known.own)
+        self._note_question(quality_drop)
+        more: dict[str, Any] = {"quality_drop": quality_drop, "prefix_cache": self.prefix_cache}
+        return run_on_cluster(self.task, cluster, self._store, self.name, stop, **more, **asked)
