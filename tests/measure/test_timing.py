@@ -127,3 +127,18 @@ def test_what_the_calls_do_not_resolve_is_none_with_a_reason():
     assert "36 are needed" in timing.notes["p90"]
     assert "368 are needed" in timing.notes["p99"]
     assert "6 are needed" in timing.notes["low"]
+
+
+def test_settling_ends_once_the_usual_pace_is_reached_and_lasts_the_whole_time_before_it_is_known():
+    pace = {"s": 0.002}
+    calls = []
+    arm = CallArm("x", lambda: (calls.append(1), time.sleep(pace["s"])), settle_s=0.2)
+    arm.block(0.01)
+    unknown = len(calls)
+    calls.clear()
+    arm.block(0.01)
+    assert len(calls) < unknown / 2
+    calls.clear()
+    pace["s"] = 0.004  # never as fast as before
+    slow = arm.block(0.01)
+    assert len(calls) > 2 * len(slow)

@@ -22,8 +22,9 @@ BLOCK_S = 0.08
 WARM_WINDOW_S = 0.03
 WARM_TOLERANCE = 0.05
 WARM_LIMIT_S = 1.0
+_SETTLE_LOOK_S = 0.01
 _CALLS_IN_BLOCK = 5
-_BLOCK_RANGE_S = (0.04, 0.25)
+_BLOCK_RANGE_S = (0.03, 0.25)
 _NEEDED = {"p90": (0.9, 36), "p99": (0.99, 368)}
 
 
@@ -40,13 +41,17 @@ class Arm(Protocol):
 
 
 class CallArm:
-    """An arm in this process: ``call`` runs one batch."""
+    """An arm in this process: ``call`` runs one batch.
+
+    ``settle_s`` is how long calls after a switch may be thrown away: until they are as fast as in the blocks before.
+    """
 
     def __init__(self, name: str, call: Callable[[], object], *, settle_s: float = SETTLE_S) -> None:
         self.name = name
         self.settle_s = settle_s
         self.warm_ms: float | None = None
         self._call = call
+        self._paces: list[float] = []
 
     def warm(self) -> None:
         """Run until the time per call is steady, and note how long a call then takes."""
@@ -54,14 +59,23 @@ class CallArm:
         self.warm_ms = float(np.median(run_for(self._call, 0.0)))
 
     def block(self, seconds: float) -> list[float]:
-        """Return ms per call for about ``seconds``, at least one call, after ``settle_s`` that is not counted.
+        """Return ms per call for about ``seconds``, at least one call, after what settling takes.
 
         Afterwards this process is left quiet, for whoever is timed next.
         """
-        run_for(self._call, self.settle_s)
+        self._settle()
         samples = run_for(self._call, seconds)
+        self._paces.append(float(np.median(samples)))
         until_quiet()
         return samples
+
+    def _settle(self) -> None:
+        """Call until the usual pace is reached; the whole time where it is not known yet, or not reached."""
+        end = time.perf_counter() + self.settle_s
+        usual = float(np.median(self._paces)) * (1 + WARM_TOLERANCE) if self._paces else 0.0
+        while (left := end - time.perf_counter()) > 0:
+            if np.median(run_for(self._call, min(left, _SETTLE_LOOK_S))) <= usual:
+                return
 
 
 def run_for(call: Callable[[], object], seconds: float) -> list[float]:
