@@ -236,8 +236,10 @@ def _study(arguments: argparse.Namespace) -> int:
                 **({} if arguments.stall_timeout_s is None else {"stall_timeout_s": arguments.stall_timeout_s}),
                 progress=Lines(sys.stderr),
             )
-            for line in getattr(summary, "machines", ()):  # a cluster's
+            for line in (*getattr(summary, "machines", ()), *summary.cut):  # a cluster's machines; what was left out
                 say(line)
+            if summary.open:
+                say(f"{summary.open} trials are not finished; the same command goes on with them.")
         except KeyboardInterrupt:
             stopped = True
             say(f"Stopped by Ctrl-C. Finished trials are kept in {arguments.storage}; the same command resumes.")

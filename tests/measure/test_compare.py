@@ -59,7 +59,35 @@ def test_comparing_an_engine_with_itself_is_refused():
         quick(engine, engine)
 
 
-@pytest.mark.parametrize("options", [{"rounds": (1, 5)}, {"rounds": (6, 2)}, {"budget_s": 0.0}, {"block_s": -1.0}])
-def test_settings_that_cannot_work_are_refused(options):
-    with pytest.raises(ConfigError, match="compare"):
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"rounds": (2, 5)}, "6 <= least <= most"),
+        ({"rounds": (6, 2)}, "6 <= least <= most"),
+        ({"rounds": (6.5, 8)}, "whole numbers"),
+        ({"rounds": None}, "rounds must be"),
+        ({"rounds": "ab"}, "rounds must be"),
+        ({"budget_s": 0.0}, "budget_s must be a number of seconds above 0"),
+        ({"budget_s": NAN}, "budget_s must be"),
+        ({"budget_s": "5"}, "budget_s must be"),
+        ({"block_s": -1.0}, "block_s must be"),
+        ({"block_s": NAN}, "block_s must be"),
+        ({"floor": -1}, "floor must be"),
+        ({"floor": NAN}, "floor must be"),
+        ({"floor": 5}, "a share below 1"),
+        ({"floor": "a"}, "floor must be"),
+        ({"seed": -1}, "seed must be"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(options, words):
+    with pytest.raises(ConfigError, match=f"compare: .*{words}"):
         wb.compare(Sleeper("a", 0.001), Sleeper("b", 0.001), None, **options)
+
+
+@pytest.mark.parametrize("engine", [None, "torch-eager", 3])
+def test_what_is_no_engine_is_refused(engine):
+    with pytest.raises(InputError, match="candidate must be an engine that is open"):
+        wb.compare(Sleeper("a", 0.001), engine, None)

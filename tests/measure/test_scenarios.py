@@ -144,7 +144,7 @@ def test_ctrl_c_while_an_answer_does_not_come():
     release = threading.Event()
 
     def hang(call):
-        if call == 12:
+        if call == 2:
             threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
             threading.Timer(1.0, release.set).start()
             release.wait()

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 from outputs import SHORT, pictures, printed
 
 
+@pytest.mark.slow
 def test_the_search_notebook_recommends_a_point_and_draws_the_front(run_outputs: Any, here: Path) -> None:
     parameters: dict[str, Any] = {
         "task": SHORT,

@@ -106,5 +106,8 @@ def test_the_command_compares_two_states(storage, tmp_path, capsys):
     assert main(["regression", str(after), str(before), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["compared"] == 1
     assert main(["regression", storage, str(before)]) == 0
+    both = write_rows([row, {**row, "recipe": "other", "recipe_id": "o"}], tmp_path / "both.jsonl")
+    assert main(["regression", str(both), str(before)]) == 1
+    assert main(["regression", str(both), str(before), "--allow-missing"]) == 0
     assert main(["regression", str(tmp_path / "none.jsonl"), str(after)]) == 2
     assert "Cannot read" in capsys.readouterr().err

@@ -120,3 +120,10 @@ def test_what_cannot_be_compared_is_refused(after, words):
 def test_figures_that_were_not_measured_give_no_change():
     unknown = {**ROW, "speedup_low": None, "quality_drop_low": None, "size_mib": None, "peak_rss_mib": None}
     assert compare_rows([ROW], [unknown]).changes == ()
+
+
+def test_a_trial_that_is_gone_does_not_hold():
+    other = {**ROW, "recipe": "int8", "recipe_id": "2"}
+    gone = compare_rows([ROW, other], [ROW, {**other, "state": "failed"}])
+    assert gone.worse == () and len(gone.missing) == 1 and not gone.holds
+    assert compare_rows([ROW], [ROW, other]).holds

@@ -156,3 +156,10 @@ def test_a_database_of_somebody_else_gets_our_tables_beside_theirs(tmp_path):
     store.close()
     with sqlite3.connect(path) as raw:
         assert raw.execute("SELECT trial_id FROM trials").fetchall() == [(7,)]
+
+
+def test_a_closed_store_says_so(tmp_path):
+    store = Store(f"sqlite:///{tmp_path / 's.db'}")
+    store.close()
+    with pytest.raises(StudyError, match=r"This study is closed\. Open it again"):
+        store.studies()

@@ -22,11 +22,14 @@ def add_rows(commands: Any) -> None:
     command.add_argument("--storage", required=True, metavar="URL", help="its database, such as sqlite:///studies.db")
     command.add_argument("--name", help="which study; may be left out where there is one only")
     command.add_argument("--output", required=True, type=Path, help="the file; its ending says the format")
-    words = "Compare two states of a study, and exit with 1 where something became worse."
+    words = "Compare two states of a study, and exit with 1 where something became worse or is gone."
     command = add_command(commands, "regression", words, regression)
     command.add_argument("before", metavar="BEFORE", help=_WHERE)
     command.add_argument("after", metavar="AFTER", help=_WHERE)
     command.add_argument("--name", help="which study of a database; may be left out where there is one only")
+    command.add_argument(
+        "--allow-missing", action="store_true", help="trials that AFTER has not finished are no failure"
+    )
     command.add_argument("--json", action="store_true", help="print the changes as JSON")
 
 
@@ -68,7 +71,7 @@ def regression(arguments: argparse.Namespace) -> int:
     with as_bad_input():
         found = compare_rows(*(_read(where, arguments.name) for where in (arguments.before, arguments.after)))
     write(json.dumps(dataclasses.asdict(found), indent=1) if arguments.json else str(found))
-    return FAILED if found.worse else DONE
+    return DONE if found.holds or (arguments.allow_missing and not found.worse) else FAILED
 
 
 def _read(where: str, name: str | None) -> Sequence[Any]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -13,7 +16,9 @@ from workbench.core.stats import ratio_interval
 SETTLE_S = 0.05
 """OpenVINO takes half as long again for its first calls after other runtimes have run: seen for 30 ms."""
 REST_S = 0.1
-_LOOK_S, _BUSY = 0.01, 0.3  # systems may count the time of running threads in steps of 10 ms
+_LOOK_S = 0.002
+_LONG_LOOK_S, _BUSY = 0.01, 0.3  # systems may count the time of running threads in steps of 10 ms
+_TASKS = Path("/proc/self/task")
 Block = Callable[[], Sequence[float]]
 """Runs for a moment and returns milliseconds per call, one number for each call or for all together."""
 
@@ -70,17 +75,31 @@ def by_turns(blocks: Mapping[str, Block], *, rounds: tuple[int, int], end: float
 
 
 def until_quiet(*, limit_s: float = REST_S) -> None:
-    """Sleep until no thread of this process uses a core any more, but no longer than ``limit_s``.
+    """Sleep until no other thread of this process wants a core any more, but no longer than ``limit_s``.
 
     After a call a runtime's workers spin in case another one comes: ONNX Runtime's for 40 ms, and for longer where they
     share their core. Whoever is timed next would share it with them, in a process of its own too.
     """
     end = time.perf_counter() + limit_s
-    while (begun := time.perf_counter()) < end:
-        used = time.process_time()
+    while _others_want_a_core() and time.perf_counter() < end:
         time.sleep(_LOOK_S)
-        if time.process_time() - used < _BUSY * (time.perf_counter() - begun):
-            return
+
+
+def _others_want_a_core() -> bool:
+    """Say whether other threads of this process run or wait for a core; where Linux does not tell, whether they ran."""
+    me = threading.get_native_id()
+    try:
+        return any(path.name != str(me) and _state(path) == "R" for path in _TASKS.iterdir())
+    except OSError:
+        used = time.process_time()
+        time.sleep(_LONG_LOOK_S)
+        return time.process_time() - used > _BUSY * _LONG_LOOK_S
+
+
+def _state(task: Path) -> str:
+    with contextlib.suppress(OSError):  # it has ended
+        return (task / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[0]
+    return ""
 
 
 def timed_block(call: Callable[[], object], *, block_s: float, settle_s: float = SETTLE_S) -> list[float]:

@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from workbench.core.errors import ConfigError, InputError
+from workbench.core.given import given, require_above_zero, require_count, require_not_negative
 from workbench.core.stats import ASSUMED_NOISE, Verdict, ratio_interval, verdict
 from workbench.measure.conditions import Conditions, Watch
 from workbench.measure.noise import floor_of, known_noise, noise_words
 from workbench.measure.timing import CallArm, Timing, block_seconds, disturbed_notes, interleave
 
+LEAST_ROUNDS = 6
+"""Of fewer blocks no order statistics bound a median at 95 %."""
 _NARROW = 0.5
 """Of the noise floor: an interval of that width says all that one pair of sessions can say."""
 
@@ -88,7 +91,7 @@ def compare(
     inputs : array, tuple or dict
         One batch ``[n, ...]`` in the structure the engines take.
     budget_s : float
-        No further round starts after this many seconds, the warm-up included.
+        No further round starts after this many seconds, the warm-up included; ``rounds[0]`` are timed anyhow.
     block_s : float, optional
         Seconds of one block; by default as long as a few calls of the slower engine.
     floor : float, optional
@@ -98,19 +101,28 @@ def compare(
     Raises
     ------
     ConfigError
-        If ``rounds`` is not (least, most) with 2 <= least <= most, or a time is not positive.
+        If ``rounds`` is not (least, most) with 6 <= least <= most, a time is not positive, or the floor no share.
     InputError
-        If both are the same engine.
+        If both are the same engine, or one is none.
 
     Examples
     --------
     >>> wb.compare(eager, fast, task.examples(16))  # doctest: +SKIP
     onnxruntime is faster than torch-eager: 2.31x (95 % interval 2.24 to 2.40)
     """
-    if not 2 <= rounds[0] <= rounds[1]:
-        raise ConfigError(f"compare: rounds must be (least, most) with 2 <= least <= most, got {rounds!r}.")
-    if budget_s <= 0 or (block_s is not None and block_s <= 0):
-        raise ConfigError(f"compare: budget_s and block_s must be above 0, got {budget_s!r} and {block_s!r}.")
+    _check_rounds(rounds)
+    require_above_zero("compare: budget_s", budget_s, of="seconds")
+    if block_s is not None:
+        require_above_zero("compare: block_s", block_s, of="seconds")
+    if floor is not None and not require_not_negative("compare: floor", floor, of="share") < 1:
+        raise ConfigError(f"compare: floor must be a share below 1, such as 0.02, got {given(floor)}.")
+    require_count("compare: seed", seed, minimum=0)
+    for name, engine in (("baseline", baseline), ("candidate", candidate)):
+        if not callable(getattr(engine, "predict", None)):
+            raise InputError(
+                f"compare: {name} must be an engine that is open, got {given(engine)}. Write "
+                "wb.OptimizedInferenceEngine.from_variant(variant, backend=...)."
+            )
     if baseline is candidate:
         raise InputError("compare: baseline and candidate are the same engine; open two to see the noise floor.")
     share, words = _noise(floor)
@@ -152,6 +164,16 @@ def compare(
         (*_notes(baseline, candidate), *disturbed_notes(timed)),
         timed.conditions,
     )
+
+
+def _check_rounds(rounds: Any) -> None:
+    whole = isinstance(rounds, tuple | list) and len(rounds) == 2
+    whole = whole and all(isinstance(n, int) and not isinstance(n, bool) for n in rounds)
+    if not whole or not LEAST_ROUNDS <= rounds[0] <= rounds[1]:
+        raise ConfigError(
+            f"compare: rounds must be (least, most), whole numbers with {LEAST_ROUNDS} <= least <= most: fewer rounds "
+            f"bound no median. Got {given(rounds)}."
+        )
 
 
 def _noise(floor: float | None) -> tuple[float, str]:

@@ -193,8 +193,8 @@ def _load(
     server = scenario == "server"
     for name, value in (("target_per_s", target), ("latency_bound_ms", bound)):
         if server == (value is None):
-            words = "needs" if server else "belongs to scenario='server', and"
-            raise ConfigError(f"run_scenario: scenario={scenario!r} {words} {name}, got {given(value)}.")
+            words = f"scenario='server' needs {name}" if server else f"{name} belongs to scenario='server' only"
+            raise ConfigError(f"run_scenario: {words}; got scenario={scenario!r} and {name}={given(value)}.")
     require_count("run_scenario: samples_per_query", samples_per_query)
     seconds = require_above_zero("run_scenario: duration_s", duration_s, of="seconds")
     judged = _JUDGED_BY[scenario] if percentile is None else share("run_scenario: percentile", percentile)

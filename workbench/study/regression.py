@@ -47,6 +47,11 @@ class Regression:
         """The changes for the worse."""
         return tuple(change for change in self.changes if change.worse)
 
+    @property
+    def holds(self) -> bool:
+        """Whether nothing became worse, and every trial is there still: one that fails now would be gone."""
+        return not self.worse and not self.missing
+
     def __str__(self) -> str:
         lines = [f"{self.compared} trials compared: {len(self.worse)} changes for the worse"]
         lines[0] += f", {len(self.changes) - len(self.worse)} for the better."

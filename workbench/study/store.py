@@ -98,6 +98,7 @@ class Store:
     def __init__(self, url: str) -> None:
         parsed = parse_url(url)
         self.url = url
+        self._closed = False
         self.files = files_folder(parsed)
         self._engine = connect(parsed)
         with self._explained():
@@ -240,7 +241,8 @@ class Store:
                 connection.execute(SETTINGS.insert().values(study=study, name=name, value=json.dumps(value)))
 
     def close(self) -> None:
-        """Close all connections."""
+        """Close all connections; nothing is read or written any more."""
+        self._closed = True
         self._engine.dispose()
 
     def _create(self) -> None:
@@ -266,6 +268,8 @@ class Store:
 
     @contextlib.contextmanager
     def _begin(self) -> Iterator[Connection]:
+        if self._closed:
+            raise StudyError(f"This study is closed. Open it again: Study(..., storage={self.url!r}).")
         with self._explained(), self._engine.begin() as connection:
             yield connection
 

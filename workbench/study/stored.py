@@ -110,7 +110,11 @@ def _answer(store: Store, name: str, storage: str, quality_drop: float | None) -
 def _only_study(store: Store, storage: str) -> str:
     names = store.studies()
     if len(names) != 1:
-        known = f"the studies {', '.join(map(repr, names))}: say which with --task" if names else "no study"
+        known = (
+            f"the studies {', '.join(map(repr, names))}: name one of them: --name (name=... in Python)"
+            if names
+            else "no study"
+        )
         raise StudyError(f"{storage} holds {known}.")
     return names[0]
 

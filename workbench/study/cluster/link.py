@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import platform
 import queue
+import re
 import time
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -19,6 +20,7 @@ from workbench.study.cluster.nodes import Answer, Node, able, differences, neede
 from workbench.study.cluster.order import Order, Outcome
 from workbench.study.cluster.parcels import Parcel
 
+_ADDRESS = re.compile(r"[a-z+]+://\S+|[^:/\s]+:\d+")
 _POLL_S = 0.2
 _HALT_S = 15.0
 _GATHER_S = 30.0
@@ -109,9 +111,13 @@ def connected(cluster: Any) -> Iterator[Link]:
             )
         yield Link(config.at, config)
         return
+    if isinstance(config.at, str) and not _ADDRESS.fullmatch(config.at):
+        raise ConfigError(
+            f"cluster: {given(config.at)} is no address of a Dask scheduler; write one such as 'tcp://head:8786'."
+        )
     try:
         client: Any = Client(config.at, timeout=config.timeout_s, set_as_default=False)
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RuntimeError, AssertionError) as error:
         raise ConfigError(
             f"cluster: no Dask scheduler answers at {given(config.at)} within {config.timeout_s:g} s "
             f"({type(error).__name__}: {error}). Start one with `dask scheduler`, and check address and firewall."

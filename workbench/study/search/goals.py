@@ -234,7 +234,7 @@ def _total(goals: Goals, row: TrialRow) -> float:
 def _nothing_held(rivals: Sequence[TrialRow], row: TrialRow, goals: Goals) -> str:
     text = (
         f"Nothing met the goals ({goals.words()}): none of the {len(rivals)} finished variants does. The nearest is "
-        f"{row['recipe']} on {row_engine(row)}: {_misses(row, goals)}{interval_words(row)}."
+        f"{row['recipe']} on {row_engine(row)}: {_misses(row, goals)}."
     )
     for name, near in nearest_misses(rivals, goals).items():
         if near is not row:
@@ -252,5 +252,6 @@ def _misses(row: TrialRow, goals: Goals) -> str:
             what, unit = goal_words(name)
             value = row[_COLUMNS[name]]  # type: ignore[literal-required]
             shown = "unknown" if value is None else f"{value:.4g}{unit}"
-            words.append(f"{what} {shown} instead of {goals.limits[name]:g}{unit}")
+            interval = interval_words(row) if name == "max_quality_drop" else ""
+            words.append(f"{what} {shown}{interval} instead of {goals.limits[name]:g}{unit}")
     return ", ".join(words)
