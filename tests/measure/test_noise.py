@@ -125,3 +125,9 @@ def test_the_command_measures_and_prints(monkeypatch, capsys):
     assert main(["noise", "--backends", "onnxruntime", "--budget-s", "0", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["floor"] == pytest.approx(1.03**1.96 - 1)
     assert machine_floor() == pytest.approx(1.03**1.96 - 1)
+
+
+@pytest.mark.parametrize("given", ["digits", 3])
+def test_what_is_no_variant_is_refused(given):
+    with pytest.raises(ConfigError, match="measure_noise takes a Variant"):
+        measure_noise(given)

@@ -194,6 +194,7 @@ def test_the_queries_needed_are_those_that_loadgen_names():
         ({"duration_s": 0}, "duration_s must be a number of seconds above 0"),
         ({"duration_s": "5"}, "duration_s"),
         ({"scenario": "server"}, "needs target_per_s"),
+        ({"scenario": []}, "Unknown scenario []"),
         ({"scenario": "server", "target_per_s": 5}, "needs latency_bound_ms"),
         ({"scenario": "server", "target_per_s": -5, "latency_bound_ms": 5}, "target_per_s must be a number"),
         ({"target_per_s": 5}, "belongs to scenario='server'"),
@@ -246,3 +247,11 @@ def test_a_test_takes_as_long_as_it_is_asked_to():
     began = time.perf_counter()
     run(Sleeper(1.0), "single-stream", duration_s=0.4)
     assert time.perf_counter() - began >= 0.4
+
+
+@pytest.mark.parametrize("engine", [None, "onnxruntime"])
+def test_what_is_no_engine_is_refused(engine):
+    with pytest.raises(InputError, match="run_scenario: engine must be an engine that is open"):
+        wb.run_scenario(engine, np.zeros((4, 2)))
+    with pytest.raises(InputError, match="find_server_rate: engine must be an engine that is open"):
+        wb.find_server_rate(engine, np.zeros((4, 2)), latency_bound_ms=5.0)

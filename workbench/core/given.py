@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from workbench.core.errors import ConfigError
+from workbench.core.errors import ConfigError, InputError
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 60
@@ -65,6 +65,15 @@ def require_several(where: str, value: Any) -> tuple[Any, ...]:
         name = where.rpartition(" ")[2]
         raise ConfigError(f"{where} must be a list or tuple, got {given(value)}. Write {name}=({value!r},).")
     return tuple(value)
+
+
+def require_engine(where: str, value: Any) -> None:
+    """Raise InputError where ``value`` has no ``predict`` to call, as engines have."""
+    if not callable(getattr(value, "predict", None)):
+        raise InputError(
+            f"{where} must be an engine that is open, got {given(value)}. Write "
+            "wb.OptimizedInferenceEngine.from_variant(variant, backend=...)."
+        )
 
 
 def require_function(where: str, value: Any, *, takes: str) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from workbench.core.errors import ConfigError, InputError
-from workbench.core.given import given, require_above_zero, require_count, require_not_negative
+from workbench.core.given import given, require_above_zero, require_count, require_engine, require_not_negative
 from workbench.core.stats import ASSUMED_NOISE, Verdict, ratio_interval, verdict
 from workbench.measure.conditions import Conditions, Watch
 from workbench.measure.noise import floor_of, known_noise, noise_words
@@ -118,11 +118,7 @@ def compare(
         raise ConfigError(f"compare: floor must be a share below 1, such as 0.02, got {given(floor)}.")
     require_count("compare: seed", seed, minimum=0)
     for name, engine in (("baseline", baseline), ("candidate", candidate)):
-        if not callable(getattr(engine, "predict", None)):
-            raise InputError(
-                f"compare: {name} must be an engine that is open, got {given(engine)}. Write "
-                "wb.OptimizedInferenceEngine.from_variant(variant, backend=...)."
-            )
+        require_engine(f"compare: {name}", engine)
     if baseline is candidate:
         raise InputError("compare: baseline and candidate are the same engine; open two to see the noise floor.")
     share, words = _noise(floor)

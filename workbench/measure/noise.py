@@ -18,7 +18,7 @@ import numpy as np
 
 from workbench.core.errors import BackendUnavailable, ConfigError
 from workbench.core.files import cache_dir, write_json
-from workbench.core.given import require_count, require_not_negative, require_several
+from workbench.core.given import given, require_count, require_not_negative, require_several
 from workbench.core.machine import fingerprint_id, machine_words
 from workbench.core.progress import Progress, ProgressCallback, ignore
 from workbench.core.stats import ASSUMED_NOISE, Array, ratio_interval
@@ -113,6 +113,8 @@ def measure_noise(
 
     require_count("measure_noise: batch_size", batch_size)
     require_not_negative("measure_noise: budget_s", budget_s, of="seconds")
+    if not isinstance(variant, Variant | None):
+        raise ConfigError(f"measure_noise takes a Variant, got {given(variant)}. wb.Variant.original(task) makes one.")
     chosen = Variant.original(digits()) if variant is None else variant
     names = _running() if backends is None else _named(backends)
     found: list[tuple[float, float]] = []

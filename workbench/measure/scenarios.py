@@ -9,7 +9,14 @@ from typing import Any, Literal
 import numpy as np
 
 from workbench.core.errors import ConfigError, unknown_name
-from workbench.core.given import given, require_above_zero, require_count, require_milliseconds, require_path
+from workbench.core.given import (
+    given,
+    require_above_zero,
+    require_count,
+    require_engine,
+    require_milliseconds,
+    require_path,
+)
 from workbench.core.stats import quantile_bounds
 from workbench.measure.answering import System
 from workbench.measure.conditions import Conditions, Watch
@@ -167,6 +174,7 @@ def run_scenario(
     (True, 11.4)
     """
     loadgen()
+    require_engine("run_scenario: engine", engine)
     require_milliseconds("run_scenario: max_wait_ms", max_wait_ms)
     load = _load(scenario, duration_s, samples_per_query, target_per_s, latency_bound_ms, percentile, seed)
     folder = None if logs is None else require_path("run_scenario: logs", logs)
@@ -188,7 +196,7 @@ def share(where: str, value: Any) -> float:
 def _load(
     scenario: Any, duration_s: Any, samples_per_query: Any, target: Any, bound: Any, percentile: Any, seed: Any
 ) -> Load:
-    if scenario not in SCENARIOS:
+    if not isinstance(scenario, str) or scenario not in SCENARIOS:
         raise ConfigError(unknown_name("scenario", scenario, SCENARIOS))
     server = scenario == "server"
     for name, value in (("target_per_s", target), ("latency_bound_ms", bound)):

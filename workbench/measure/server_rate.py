@@ -10,7 +10,14 @@ from typing import Any
 import numpy as np
 
 from workbench.core.errors import ConfigError
-from workbench.core.given import given, require_above_zero, require_count, require_milliseconds, require_path
+from workbench.core.given import (
+    given,
+    require_above_zero,
+    require_count,
+    require_engine,
+    require_milliseconds,
+    require_path,
+)
 from workbench.measure.bisection import Limits, queries_needed, search
 from workbench.measure.loadgen import loadgen
 from workbench.measure.scenarios import ScenarioResult, run_scenario, share
@@ -133,6 +140,7 @@ def find_server_rate(
     (310.2, 'tolerance reached: ...')
     """
     loadgen()
+    require_engine("find_server_rate: engine", engine)
     bound = require_above_zero("find_server_rate: latency_bound_ms", latency_bound_ms, of="milliseconds")
     share("find_server_rate: percentile", percentile)
     least_s = require_above_zero("find_server_rate: probe_s", probe_s, of="seconds")

@@ -23,7 +23,7 @@ _LOOKS: dict[str, dict[str, Any]] = {
     "time": {"alpha": 1.0},
     WAITING: {"color": style.FAINT},
 }
-_WORDS = {"prepare": "prepares", "time": "times", WAITING: "waits for a timing on its host"}
+_WORDS = {"prepare": "prepares", "time": "times", WAITING: "waits for its turn on the host"}
 
 
 def cluster_data(summary: Any) -> pd.DataFrame:

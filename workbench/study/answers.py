@@ -30,8 +30,7 @@ class Best:
     candidates: int
 
     def __repr__(self) -> str:
-        name = "nothing" if self.row is None else f"{self.row['recipe']} on {row_engine(self.row)}"
-        return f"Best({name}: {self.reason})"
+        return f"Best({self.reason})"
 
 
 def best_row(

@@ -61,6 +61,19 @@ def test_rows_timed_minutes_apart_are_compared_by_what_was_timed_beside_them():
     assert asked().values(early, BASE) == [8.0] and asked(("throughput_per_s",)).values(early, BASE) == [1000.0]
 
 
+def test_a_goal_for_the_latency_is_held_by_what_rows_are_compared_by():
+    slow_moment = row("early", 9.0, 0.0, speedup_low=2.5)  # 20 / 2.5 = 8 ms beside the baseline's own row
+    assert recommend([BASE, slow_moment], asked(max_latency_ms=8.0)).met
+    missed = recommend([BASE, slow_moment], asked(max_latency_ms=7.0))
+    assert not missed.met and "early on openvino: latency 8 ms instead of 7 ms." in missed.reason
+
+
+def test_the_interval_of_the_drop_stands_beside_the_drop_alone():
+    near = row("x", 5.0, 0.02, quality_drop_low=0.015, quality_drop_high=0.025)
+    assert "drop 0.02 (95 % interval 0.015 to 0.025) instead of 0.01." in recommend([near], asked()).reason
+    assert "interval" not in recommend([near], asked(max_quality_drop=0.1, max_latency_ms=1.0)).reason
+
+
 def test_nothing_met_names_the_nearest_and_the_nearest_but_for_each_goal():
     goals = {"max_quality_drop": 0.01, "max_latency_ms": 4.5, "max_size_mib": 2.2}
     best = recommend(ROWS[1:], asked(**goals))

@@ -55,21 +55,26 @@ class Goals(Config):
             f"{goal_words(name)[0]} at most {limit:g}{goal_words(name)[1]}" for name, limit in self.limits.items()
         )
 
-    def excess(self, row: Mapping[str, Any], *, drop: str = "quality_drop") -> dict[str, float]:
+    def excess(
+        self, row: Mapping[str, Any], *, base: Mapping[str, Any] | None = None, drop: str = "quality_drop"
+    ) -> dict[str, float]:
         """Return for each goal how far a row is beyond it, as a share of the limit; 0 or below where it holds.
 
-        What was not measured counts as one whole limit too much. ``drop`` names the column of the drop: a search may
-        look at ``"validation_drop"`` only.
+        What was not measured counts as one whole limit too much. With ``base``, the baseline's row, latency is what
+        rows are compared by (see :func:`workbench.study.answers.comparable`), else what was measured. ``drop`` names
+        the column of the drop: a search may look at ``"validation_drop"`` only.
         """
         found = {}
         for name, limit in self.limits.items():
-            value = row.get(drop if name == "max_quality_drop" else _COLUMNS[name])
+            value = _figure(row, base, drop if name == "max_quality_drop" else _COLUMNS[name])
             found[name] = 1.0 if value is None else (float(value) - limit) / (limit or 1.0)
         return found
 
-    def hold(self, row: Mapping[str, Any], *, drop: str = "quality_drop") -> bool:
-        """Say whether a row holds all goals."""
-        return all(beyond <= 0 for beyond in self.excess(row, drop=drop).values())
+    def hold(
+        self, row: Mapping[str, Any], *, base: Mapping[str, Any] | None = None, drop: str = "quality_drop"
+    ) -> bool:
+        """Say whether a row holds all goals; as :meth:`excess`."""
+        return all(far <= 0 for far in self.excess(row, base=base, drop=drop).values())
 
 
 @dataclass(frozen=True)
@@ -168,7 +173,8 @@ def recommend(rows: Sequence[TrialRow], asked: Question, *, machine: str | None 
     rivals.sort(key=lambda r: (order[r["trial_key"]], r["quality_drop"]))
     if not rivals:
         return Best(None, False, f"No finished trial has both a quality and {asked.figures[0]}.", 0)
-    held = [r for r in rivals if asked.goals.hold(r)]
+    base = _baselines(rivals)
+    held = [r for r in rivals if asked.goals.hold(r, base=base.get(_place(r)))]
     if held:
         words = _FIGURES.get(asked.figures[0]) or f"best {asked.figures[0]}"
         many = f" at batch {held[0]['batch_size']}" if len(asked.batch_sizes) > 1 else ""
@@ -177,24 +183,30 @@ def recommend(rows: Sequence[TrialRow], asked: Question, *, machine: str | None 
             f"goals ({asked.goals.words()}; {len(rivals)} compared): {evidence(held, asked.goals.max_quality_drop)}"
         )
         return Best(held[0], True, text + other, len(rivals))
-    row = min(rivals, key=lambda r: (_total(asked.goals, r), order[r["trial_key"]]))
+
+    def far(row: TrialRow) -> tuple[float, float]:
+        beyond = asked.goals.excess(row, base=base.get(_place(row)))
+        return sum(max(0.0, share) for share in beyond.values()), order[row["trial_key"]]
+
+    row = min(rivals, key=far)
     return Best(row, False, _nothing_held(rivals, row, asked.goals) + other, len(rivals))
 
 
 def nearest_misses(rows: Sequence[TrialRow], goals: Goals) -> dict[str, TrialRow]:
     """Return for each goal the row that comes nearest to it among those that hold all others, where there are any."""
-    found = {}
+    found, base = {}, _baselines(rows)
+    beyond = {row["trial_key"]: goals.excess(row, base=base.get(_place(row))) for row in rows}
     for name in goals.limits:
-        others = [r for r in rows if all(b <= 0 for goal, b in goals.excess(r).items() if goal != name)]
+        others = [r for r in rows if all(b <= 0 for goal, b in beyond[r["trial_key"]].items() if goal != name)]
         if others:
-            found[name] = min(others, key=lambda r: goals.excess(r)[name])
+            found[name] = min(others, key=lambda r: beyond[r["trial_key"]][name])
     return found
 
 
 def costs(rows: Sequence[TrialRow], figure: str) -> list[float]:
     """Return a figure of rows as they are compared by, less is better; infinite where it is unknown."""
-    base = {(r["batch_size"], r["fingerprint"]): r for r in rows if r["baseline"]}
-    found = [_figure(row, base.get((row["batch_size"], row["fingerprint"])), figure) for row in rows]
+    base = _baselines(rows)
+    found = [_figure(row, base.get(_place(row)), figure) for row in rows]
     sign = -1.0 if figure in HIGHER_IS_BETTER else 1.0
     return [math.inf if value is None else sign * value for value in found]
 
@@ -209,9 +221,17 @@ def goal_column(name: str) -> str:
     return _COLUMNS[name]
 
 
-def _figure(row: TrialRow, base: TrialRow | None, column: str) -> float | None:
+def _place(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return row["batch_size"], row["fingerprint"]
+
+
+def _baselines(rows: Sequence[TrialRow]) -> dict[tuple[Any, ...], TrialRow]:
+    return {_place(row): row for row in rows if row["baseline"]}
+
+
+def _figure(row: Mapping[str, Any], base: Mapping[str, Any] | None, column: str) -> float | None:
     if column not in ("latency_ms_p50", "throughput_per_s"):
-        value: float | None = row[column]  # type: ignore[literal-required]
+        value: float | None = row.get(column)
         return value
     pair = [row] if base is None or base["trial_key"] == row["trial_key"] else [row, base]
     latency = comparable(pair, "latency_ms_p50")[0]
@@ -227,30 +247,27 @@ def _several(side: str, names: str | Sequence[str] | None) -> tuple[str, ...]:
     return found
 
 
-def _total(goals: Goals, row: TrialRow) -> float:
-    return sum(max(0.0, beyond) for beyond in goals.excess(row).values())
-
-
 def _nothing_held(rivals: Sequence[TrialRow], row: TrialRow, goals: Goals) -> str:
+    base = _baselines(rivals)
     text = (
         f"Nothing met the goals ({goals.words()}): none of the {len(rivals)} finished variants does. The nearest is "
-        f"{row['recipe']} on {row_engine(row)}: {_misses(row, goals)}."
+        f"{row['recipe']} on {row_engine(row)}: {_misses(row, base, goals)}."
     )
     for name, near in nearest_misses(rivals, goals).items():
         if near is not row:
             text += (
                 f" But for the {goal_words(name)[0]}, {near['recipe']} on {row_engine(near)} holds everything: "
-                f"{_misses(near, goals)}."
+                f"{_misses(near, base, goals)}."
             )
     return text
 
 
-def _misses(row: TrialRow, goals: Goals) -> str:
+def _misses(row: TrialRow, base: Mapping[tuple[Any, ...], TrialRow], goals: Goals) -> str:
     words = []
-    for name, beyond in goals.excess(row).items():
+    for name, beyond in goals.excess(row, base=base.get(_place(row))).items():
         if beyond > 0:
             what, unit = goal_words(name)
-            value = row[_COLUMNS[name]]  # type: ignore[literal-required]
+            value = _figure(row, base.get(_place(row)), _COLUMNS[name])
             shown = "unknown" if value is None else f"{value:.4g}{unit}"
             interval = interval_words(row) if name == "max_quality_drop" else ""
             words.append(f"{what} {shown}{interval} instead of {goals.limits[name]:g}{unit}")

@@ -156,7 +156,7 @@ class Loop:
 
     def _tell(self, asked: Asked, row: TrialRow, base: TrialRow, *, reused: bool) -> None:
         known = {name: row[name] for name in _TOLD if row[name] is not None}  # type: ignore[literal-required]
-        excess = self._question.goals.excess(row, drop="validation_drop")
+        excess = self._question.goals.excess(row, base=base, drop="validation_drop")
         values = self._question.values(row, base) if row["state"] == COMPLETE else row["error"]
         if isinstance(values, list):
             self._proposer.tell(asked, COMPLETE, values=values, excess=excess, row=known, reused=reused)
