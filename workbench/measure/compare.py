@@ -57,9 +57,10 @@ class Comparison:
             "same": "as fast as",
             "undecided": "not told apart from",
         }
+        disturbed = "; the machine was disturbed" if self.conditions is not None and self.conditions.reasons else ""
         lines = [
             f"{self.candidate_name} is {words[self.verdict]} {self.baseline_name}: {self.ratio:.2f}x "
-            f"(95 % interval {self.low:.2f} to {self.high:.2f})",
+            f"(95 % interval {self.low:.2f} to {self.high:.2f}{disturbed})",
             *(
                 f"  {name}: median {t.p50:.3f} ms, IQR {t.iqr:.3f} ms, {t.calls} calls in {len(t.blocks)} blocks"
                 for name, t in ((self.baseline_name, self.baseline), (self.candidate_name, self.candidate))
