@@ -10,6 +10,7 @@ import numpy as np
 from workbench.core.errors import EngineError
 from workbench.core.lazy import needing
 from workbench.engine.backends.base import ModelSource, first_line
+from workbench.engine.source import Described, io_of
 from workbench.export.io import IOSpec, TensorSpec
 
 UNCHECKED = "an OpenVINO model has no torch, and no other runtime reads it: nothing to check outputs against"
@@ -49,23 +50,10 @@ def source_from_openvino(path: Path) -> ModelSource:
 def _io_of(model: Any, path: Path) -> IOSpec:
     inputs = [_tensor(port, f"input_{place}", path) for place, port in enumerate(model.inputs)]
     outputs = [_tensor(port, f"output_{place}", path) for place, port in enumerate(model.outputs)]
-    sizes = {size for _, size in inputs if size is not None}
-    if len(sizes) > 1:
-        raise EngineError(
-            f"{path}: inputs have different fixed batch sizes {sorted(sizes)}; the first dimension must agree."
-        )
-    names = [spec.name for spec, _ in outputs]
-    tree = {"leaf": 0} if len(names) == 1 else {"dict": {name: {"leaf": i} for i, name in enumerate(names)}}
-    return IOSpec(
-        kind="tensor" if len(inputs) == 1 else "dict",
-        inputs=tuple(spec for spec, _ in inputs),
-        outputs=tuple(spec for spec, _ in outputs),
-        output_tree=tree,
-        batch=next(iter(sizes), None),
-    )
+    return io_of(inputs, outputs, path)
 
 
-def _tensor(port: Any, otherwise: str, path: Path) -> tuple[TensorSpec, int | None]:
+def _tensor(port: Any, otherwise: str, path: Path) -> Described:
     """Return an input or output with its fixed batch size; one without a name gets that of its place."""
     shape = port.get_partial_shape()
     name = min(port.get_names(), default=otherwise)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,8 @@ from workbench.export.io import IOSpec, TensorSpec
 if TYPE_CHECKING:
     from workbench.compress.variant import Variant
 
+Described = tuple[TensorSpec, int | None]
+"""An input or output of a model file, with its batch size where that is fixed."""
 _EXPORTS: weakref.WeakKeyDictionary[Any, dict[int, ModelSource]] = weakref.WeakKeyDictionary()
 
 
@@ -194,6 +196,11 @@ def _io_of(graph: Any, path: Path) -> IOSpec:
     weights = {tensor.name for tensor in graph.initializer}
     inputs = [_tensor(value, path) for value in graph.input if value.name not in weights]
     outputs = [_tensor(value, path) for value in graph.output]
+    return io_of(inputs, outputs, path)
+
+
+def io_of(inputs: Sequence[Described], outputs: Sequence[Described], path: Path) -> IOSpec:
+    """Return what a model file takes and gives; raises EngineError where its inputs disagree on the batch size."""
     sizes = {size for _, size in inputs if size is not None}
     if len(sizes) > 1:
         raise EngineError(
@@ -210,7 +217,7 @@ def _io_of(graph: Any, path: Path) -> IOSpec:
     )
 
 
-def _tensor(value: Any, path: Path) -> tuple[TensorSpec, int | None]:
+def _tensor(value: Any, path: Path) -> Described:
     import onnx
 
     kind = value.type.tensor_type

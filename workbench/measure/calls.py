@@ -13,8 +13,9 @@ import numpy as np
 from workbench.core.errors import ConfigError
 from workbench.core.given import given, require_count, require_function
 from workbench.core.stats import bootstrap_median, ratio_interval
+from workbench.engine.turns import SETTLE_S
 from workbench.measure.events import EventArm
-from workbench.measure.timing import BLOCK_S, SETTLE_S, CallArm, Samples, interleave
+from workbench.measure.timing import BLOCK_S, CallArm, Samples, interleave
 
 
 @dataclass(frozen=True)

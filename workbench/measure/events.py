@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from workbench.core.errors import ConfigError
-from workbench.measure.timing import SETTLE_S, warm_until_steady
+from workbench.engine.turns import SETTLE_S
+from workbench.measure.timing import warm_until_steady
 
 _MOST_CALLS = 10_000
 

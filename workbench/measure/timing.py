@@ -12,12 +12,11 @@ import numpy.typing as npt
 
 from workbench.core.errors import TrialFailed
 from workbench.core.stats import median_interval, median_iqr, percentile
-from workbench.engine.turns import until_quiet
+from workbench.engine.turns import SETTLE_S, until_quiet
 from workbench.measure.conditions import Conditions, Watch
 
 Samples = npt.NDArray[np.float64]
 
-SETTLE_S = 0.05
 BLOCK_S = 0.08
 WARM_WINDOW_S = 0.03
 WARM_TOLERANCE = 0.05
