@@ -191,7 +191,7 @@ def test_a_database_of_another_task_says_which_it_holds(ran, tmp_path):
         export_stored(ran.storage, tmp_path / "w", task=other)
 
 
-def test_a_database_with_several_studies_or_none_asks_for_the_task(ran, shared_task, tmp_path):
+def test_a_database_with_several_studies_or_none_asks_for_a_name(ran, shared_task, tmp_path):
     storage = f"sqlite:///{tmp_path}/s.db"
     rows = ran.rows()
     with wb.Study(shared_task, storage=storage, name="one") as study:
@@ -200,7 +200,7 @@ def test_a_database_with_several_studies_or_none_asks_for_the_task(ran, shared_t
         study.merge(rows)
     with wb.Study(shared_task, storage=storage, name="two") as study:
         study.merge(rows)
-    with pytest.raises(StudyError, match="the studies 'one', 'two': say which with --task"):
+    with pytest.raises(StudyError, match="the studies 'one', 'two': name one of them: --name"):
         export_stored(storage, tmp_path / "w")
 
 
