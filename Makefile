@@ -39,8 +39,8 @@ lint: install ## ruff, mypy, import-linter
 test: lint ## lint and the fast tests, in WORKERS processes
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not gpu"
 
-test-all: test ## lint and every test, the slow ones one after the other
-	$(BIN)/python -m pytest -m "slow or gpu"
+test-all: test ## lint and every test; those of a GPU one after the other
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "slow or gpu"
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) reports dist build .pytest_cache .mypy_cache .ruff_cache

@@ -155,6 +155,20 @@ def test_the_folder_of_an_artefact(variant):
         variant.save(3)
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"name": 3}, r"Study: name must be text that is not empty, got 3 \(int\)"),
+        ({"name": " "}, "Study: name must be text that is not empty"),
+        ({"prefix_cache": "no"}, "Study: prefix_cache must be True or False"),
+    ],
+)
+def test_the_options_of_a_study(task, tmp_path, options, words):
+    with pytest.raises(ConfigError, match=words):
+        wb.Study(task, storage=f"sqlite:///{tmp_path}/s.db", **options)
+    assert not list(tmp_path.iterdir())
+
+
 def test_every_repr_is_one_short_line(task, variant, tmp_path):
     artifact = variant.save(tmp_path / "kept")
     table = wb.sensitivity(task, "prune", settings=(0.5,), layers=("hidden",), measure="sqnr_db")

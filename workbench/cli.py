@@ -23,6 +23,7 @@ from workbench.commands.base import (
     add_command,
     add_shape,
     as_bad_input,
+    drop,
     positive,
     say,
     seconds,
@@ -149,14 +150,14 @@ def _add_study(commands: Any) -> None:
     command.add_argument("--batch-sizes", nargs="+", type=positive, default=[1, 8, 32], metavar="N")
     add_shape(command)
     command.add_argument("--threads", type=positive, help="CPU threads of every engine")
-    command.add_argument("--budget-s", type=float, help="seconds for the whole; training lengths follow it")
+    command.add_argument("--budget-s", type=seconds, help="seconds for the whole; training lengths follow it")
     command.add_argument(
         "--stall-timeout-s",
         type=seconds,
         metavar="S",
         help="a process that works for so long without a sign is killed and its trial fails (default 1800)",
     )
-    command.add_argument("--quality-drop", type=float, default=0.01, help="largest acceptable drop (default 0.01)")
+    command.add_argument("--quality-drop", type=drop, default=0.01, help="largest acceptable drop (default 0.01)")
     command.add_argument(
         "--cluster",
         metavar="ADDRESS",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import pickle
 from typing import Literal
 
 import pytest
@@ -46,6 +48,12 @@ class Sample(Config):
 def test_bad_values_are_refused_in_words(change: dict, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         from_dict(Sample, change)
+
+
+def test_an_option_that_is_not_there_is_refused_with_the_one_that_was_meant() -> None:
+    with pytest.raises(ConfigError, match=r"Unknown option of Sample 'ration'\. Did you mean 'ratio'"):
+        Sample(ration=0.5)
+    assert copy.deepcopy(Sample(ratio=0.25)) == pickle.loads(pickle.dumps(Sample(ratio=0.25))) == Sample(0.25)
 
 
 def test_json_round_trip_keeps_the_value_and_the_id() -> None:

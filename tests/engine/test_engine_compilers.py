@@ -20,10 +20,24 @@ from workbench.tasks.trees import leaves, tree_map
 
 Engine = OptimizedInferenceEngine
 MISSING = {state.name: state.reason for state in backend_status(["torch-compile", "aot-inductor"]) if state.reason}
-COMPILERS = [
-    pytest.param(name, marks=[pytest.mark.skipif(name in MISSING, reason=str(MISSING.get(name)))])
-    for name in ("torchscript", "torch-compile", "aot-inductor")
-]
+
+
+def compilers(*, slow=()):
+    """Return the compilers as parameters: skipped where they are missing, those in ``slow`` in the slow tier."""
+    return [
+        pytest.param(
+            name,
+            marks=[
+                pytest.mark.skipif(name in MISSING, reason=str(MISSING.get(name))),
+                *([pytest.mark.slow] if name in slow else []),
+            ],
+        )
+        for name in ("torchscript", "torch-compile", "aot-inductor")
+    ]
+
+
+COMPILERS = compilers()
+AOT_SLOW = compilers(slow=("aot-inductor",))  # 15 s of g++ for each model
 CODE = """
 import torch
 from torch.nn import functional as F
@@ -66,7 +80,7 @@ def check(engine, model, inputs, sizes):
 
 
 @pytest.mark.parametrize("kind", [Pair, Images, Words])
-@pytest.mark.parametrize("backend", COMPILERS)
+@pytest.mark.parametrize("backend", AOT_SLOW)
 def test_outputs_are_the_modules_own_at_other_batch_sizes_too(backend, kind):
     before = torch.get_num_threads()
     with Engine.from_variant(variant(kind), backend=backend, batch_size=4, threads=before + 1) as engine:
@@ -92,7 +106,7 @@ def test_outputs_do_not_share_memory_with_inputs(backend):
         np.testing.assert_array_equal(first, x)
 
 
-@pytest.mark.parametrize("backend", COMPILERS)
+@pytest.mark.parametrize("backend", AOT_SLOW)
 def test_an_artefact_runs_with_the_tasks_build(backend, saved, images):
     with Engine.from_artifact(saved, build=images.task.build, backend=backend, batch_size=2) as engine:
         check(engine, images, INPUTS[Images], (2,))
@@ -124,7 +138,7 @@ def test_a_batch_size_that_a_trace_makes_a_constant_is_refused():
 
 
 @pytest.mark.parametrize("kind", [FixedBatch, Sized])
-@pytest.mark.parametrize("backend", COMPILERS[1:])
+@pytest.mark.parametrize("backend", AOT_SLOW[1:])
 def test_code_that_looks_at_the_batch_size_is_followed(backend, kind):
     with Engine.from_variant(variant(kind), backend=backend, batch_size=4) as engine:
         check(engine, variant(kind), ROWS, (4, 5))

@@ -13,6 +13,7 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if "tests/gpu/" in item.path.as_posix():
             item.add_marker(pytest.mark.gpu)
+            item.add_marker(pytest.mark.xdist_group("gpu"))  # what a device holds is measured: one test at a time
             if not torch.cuda.is_available():
                 item.add_marker(pytest.mark.skip(reason=REASON))
 

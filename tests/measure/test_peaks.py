@@ -159,6 +159,9 @@ def test_what_has_no_roof_is_refused(made, tiny):
         wb.roofline(made["make_profile"]())
     with pytest.raises(ConfigError, match="takes variants and profiles"):
         wb.roofline([3], made["make_peaks"]())
+    for empty in ([], {}):
+        with pytest.raises(ConfigError, match="Give at least one"):
+            wb.roofline(empty, made["make_peaks"]())
     with pytest.raises(ConfigError, match="no matrix product that could be counted"):
         wb.roofline(made["make_profile"](work=()), made["make_peaks"]())
     with pytest.raises(ConfigError, match="layers must be an integer"):

@@ -37,6 +37,8 @@ def test_rounds_ratios_and_the_band_are_drawn():
     words = {text.get_text() for text in right.texts}
     assert "onnxruntime: faster" in words
     assert right.get_ylabel() == "times as fast as torch-eager"
+    ticks = [text.get_text() for text in right.get_xticklabels()]
+    assert ticks[-1] == "all" and all(1 <= int(tick) <= 8 for tick in ticks[:-1])
     inside(figure)
     inside(wb.plots.plot_comparison(comparison(rounds=60)))
 

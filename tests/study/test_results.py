@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from workbench.study.results import FOOTPRINT, Noise, Twin, cold_columns, footprint_columns, timed_columns
+from workbench.study.seen import seen_note
 
 
 def columns(base_ms: float, *, row_ms: float | None):
@@ -21,6 +22,17 @@ def columns(base_ms: float, *, row_ms: float | None):
         figures={"peak_rss_mib": (10.0, None)},
     )
     return timed_columns(arm, blocks, base, Twin(), base_ms=row_ms)
+
+
+def test_a_model_that_knows_the_validation_split_is_told_of():
+    words = seen_note(0.99, 0.92, samples=(2000, 1000))
+    assert "it scores 0.99 there and 0.92 on the evaluation split" in words and "validation=(inputs, targets)" in words
+    # two proportions, pooled: 3 standard errors are 0.0354 of 500 and 500 samples around 0.96
+    share, error = 0.96, 3 * (0.96 * 0.04 * (2 / 500)) ** 0.5
+    assert seen_note(share + 0.49 * error, share - 0.49 * error, samples=(500, 500)) is None
+    assert seen_note(share + 0.51 * error, share - 0.51 * error, samples=(500, 500)) is not None
+    for unknown in ((None, 0.9), (0.9, None), (31.0, 0.9), (0.9, -0.2), (float("nan"), 0.9), (0.8, 0.9), (1.0, 1.0)):
+        assert seen_note(*unknown, samples=(500, 500)) is None
 
 
 @pytest.mark.parametrize(("base_ms", "times"), [(40.0, "4.0"), (4.0, "0.4")])

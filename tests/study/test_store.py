@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -134,6 +135,13 @@ def test_an_address_that_cannot_work_is_refused_in_words(tmp_path, url, words):
     (tmp_path / "file.txt").write_text("this is text, and long enough to be no empty database " * 40)
     with pytest.raises(StudyError, match=words):
         Store(url.format(tmp=tmp_path))
+
+
+@pytest.mark.parametrize(("url", "words"), [(None, "None"), (3, r"3 \(int\)"), ("", "''"), (Path("a/s.db"), "a/s.db")])
+def test_an_address_that_is_no_text_is_refused_with_one_that_is(url, words):
+    file = "sqlite:///a/s.db" if isinstance(url, Path) else "sqlite:///study.db"
+    with pytest.raises(StudyError, match=f"must be a database URL as text, got .*{words}.* write '{file}'"):
+        Store(url)
 
 
 @pytest.mark.parametrize(("version", "words"), [(99, "a newer workbench"), (0, "an older workbench")])

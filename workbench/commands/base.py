@@ -45,6 +45,17 @@ def seconds(text: str) -> float:
     return found
 
 
+def drop(text: str) -> float:
+    """Return a drop of quality, a finite number of at least 0, for argparse."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = -1.0
+    if not 0 <= found < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of at least 0, in the metric's units")
+    return found
+
+
 @contextlib.contextmanager
 def as_bad_input() -> Iterator[None]:
     """Make an error of a study one of what was given: it exits with 2, since nothing was begun."""

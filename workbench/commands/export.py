@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from workbench.commands.base import DONE, STOPPED, add_command, as_bad_input, say, write
+from workbench.commands.base import DONE, STOPPED, add_command, as_bad_input, drop, say, write
 
 
 def add_export(commands: Any) -> None:
@@ -20,7 +20,7 @@ def add_export(commands: Any) -> None:
     command.add_argument("--output", required=True, type=Path, help=f"folder to write; {replaced}")
     command.add_argument("--task", help="which task of the database; also makes an artefact again that is gone")
     command.add_argument("--trial", metavar="ID", help="trial_key of another row than the winner, or its beginning")
-    command.add_argument("--quality-drop", type=float, help="largest acceptable drop; default: that of the last run")
+    command.add_argument("--quality-drop", type=drop, help="largest acceptable drop; default: that of the last run")
 
 
 def export(arguments: argparse.Namespace) -> int:

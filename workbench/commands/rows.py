@@ -11,6 +11,7 @@ from typing import Any
 
 from workbench.commands.base import DONE, FAILED, add_command, as_bad_input, say, write
 from workbench.core.errors import ConfigError
+from workbench.core.given import given
 
 _WHERE = "database URL such as sqlite:///studies.db, or a trials.jsonl"
 
@@ -82,8 +83,12 @@ def _read(where: str, name: str | None) -> Sequence[Any]:
     from workbench.report.trials import read_trials
 
     try:
-        return read_trials(where)
+        found = read_trials(where)
     except OSError as error:
         raise ConfigError(f"Cannot read {where}: {error.strerror}. Give {_WHERE}.") from error
     except ValueError as error:
         raise ConfigError(f"{where} is no file of rows, one line of JSON each: {error}.") from error
+    strange = next((row for row in found if not isinstance(row, dict) or "trial_key" not in row), None)
+    if strange is not None:
+        raise ConfigError(f"{where} holds a line that is no row of a study: {given(strange)}. Give {_WHERE}.")
+    return found

@@ -9,7 +9,7 @@ import math
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from workbench.core.errors import ConfigError, unknown_name
 
@@ -48,6 +48,14 @@ def option(
 
 class Config:
     """Base of the frozen option dataclasses: checks every ``option`` when the object is made."""
+
+    def __new__(cls, *_: Any, **options: Any) -> Self:
+        """Refuse options that are not there by name, with the one that was meant; copies are made without any."""
+        names: list[str] = [field.name for field in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else []
+        for name in options:
+            if names and name not in names:
+                raise ConfigError(unknown_name(f"option of {cls.__name__}", name, names))
+        return super().__new__(cls)
 
     def __post_init__(self) -> None:
         hints = typing.get_type_hints(type(self))

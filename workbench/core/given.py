@@ -27,8 +27,8 @@ def given(value: object) -> str:
 
 
 def require_path(where: str, value: Any, *, error: type[Exception] = ConfigError) -> Path:
-    """Return a path, or raise ``error`` where ``value`` is neither text nor a path."""
-    if not isinstance(value, str | os.PathLike):
+    """Return a path, or raise ``error`` where ``value`` is neither text nor a path, or empty."""
+    if not isinstance(value, str | os.PathLike) or not str(value).strip():
         raise error(f"{where} must be a folder as text or Path, got {given(value)}. Write 'path/to/folder'.")
     return Path(value)
 
@@ -59,12 +59,31 @@ def require_above_zero(where: str, value: Any, *, of: str) -> float:
     return float(value)
 
 
-def require_several(where: str, value: Any) -> tuple[Any, ...]:
-    """Return the entries of a list or tuple, or raise ConfigError; a single value is told to be put into a tuple."""
+def require_several(where: str, value: Any, *, of: type = object) -> tuple[Any, ...]:
+    """Return the entries of a list or tuple, or raise ConfigError; a single value is told to be put into a tuple.
+
+    ``of``: the type of an entry; what is none of it is not told to be put anywhere.
+    """
     if isinstance(value, str | bytes) or not isinstance(value, Iterable):
         name = where.rpartition(" ")[2]
-        raise ConfigError(f"{where} must be a list or tuple, got {given(value)}. Write {name}=({value!r},).")
+        fits = value is not None and value != "" and isinstance(value, of)
+        advice = f" Write {name}=({value!r},)." if fits else ""
+        raise ConfigError(f"{where} must be a list or tuple, got {given(value)}.{advice}")
     return tuple(value)
+
+
+def require_flag(where: str, value: Any) -> bool:
+    """Return True or False, or raise ConfigError."""
+    if not isinstance(value, bool):
+        raise ConfigError(f"{where} must be True or False, got {given(value)}.")
+    return value
+
+
+def require_name(where: str, value: Any) -> str:
+    """Return text that is not empty, or raise ConfigError."""
+    if not isinstance(value, str) or not value.strip():
+        raise ConfigError(f"{where} must be text that is not empty, got {given(value)}.")
+    return value
 
 
 def require_engine(where: str, value: Any) -> None:

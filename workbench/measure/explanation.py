@@ -83,7 +83,11 @@ def explain(profile: Profile, before: Profile | None = None, *, peaks: MachinePe
         looked["slower layers"] = lambda: rules.slower_layers(before, profile)
     found = [reason for rule in looked.values() if (reason := rule()) is not None]
     ordered = tuple(sorted(found, key=lambda reason: -reason.share))
-    notes = dict.fromkeys(note for one in (profile, before) if one is not None for note in disturbed_of(one))
+    notes = list(dict.fromkeys(note for one in (profile, before) if one is not None for note in disturbed_of(one)))
+    if profile.disturbed and (words := rules.hidden_by_others(profile)):
+        notes.append(words)
+    if not found and profile.rows:
+        notes.append(_where(profile))
     return Explanation(ordered, tuple(looked), (*notes, *((NO_PEAKS,) if peaks is None else ())))
 
 
@@ -160,7 +164,7 @@ class ProfileComparison:
             )
             for row in self.rows
         ]
-        heads = ("layer", "op", "before ms", "after ms", "saved ms", "ratio", "")
+        heads = ("layer", "op", "before ms", "after ms", "saved ms", "ratio", "state")
         lines = [f"before: {head_of(self.before)}", f"after:  {head_of(self.after)}", ""]
         lines += table(heads, cells, right=(2, 3, 4, 5))
         sums = (
@@ -204,6 +208,14 @@ def _require(where: str, *profiles: object) -> None:
     for one in profiles:
         if not isinstance(one, Profile):
             raise ConfigError(f"{where} takes what wb.profile(...) returns, got {given(one)}.")
+
+
+def _where(profile: Profile) -> str:
+    """Return in words which layers the time goes into."""
+    times = {name: ms for name, (_, ms) in _layers(profile).items()}
+    first = sorted(times, key=lambda name: -times[name])[:3]
+    parts = (f"{name} {100 * times[name] / (profile.total_ms or 1.0):.0f} %" for name in first)
+    return f"the time of the nodes goes into {', '.join(parts)}: less work there would make it shorter"
 
 
 def _layers(profile: Profile) -> dict[str, tuple[str, float]]:

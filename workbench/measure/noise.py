@@ -156,7 +156,7 @@ def noise_words(floor: NoiseFloor | None) -> str:
 
 
 def _named(backends: Sequence[str]) -> tuple[str, ...]:
-    names = require_several("measure_noise: backends", backends)
+    names = require_several("measure_noise: backends", backends, of=str)
     if not names:
         raise ConfigError("measure_noise: backends is empty. Name at least one, such as ('onnxruntime',).")
     for name in names:

@@ -61,6 +61,18 @@ def launch_bound(profile: Profile) -> Reason | None:
     )
 
 
+def hidden_by_others(profile: Profile) -> str | None:
+    """Return in words what a disturbed profile cannot tell of a call's time outside of its nodes, where it is much."""
+    outside = profile.outside_ms
+    share = outside / ((profile.total_ms + outside) or 1.0)
+    if share < _LAUNCH:
+        return None
+    return (
+        f"{_ms(outside)} of a call ({_percent(share)}) lies outside of all nodes: starting work, or waiting for the "
+        "processes that disturbed it. Profile again on a quiet machine to tell which"
+    )
+
+
 def memory_bound(profile: Profile, peaks: MachinePeaks | None) -> Reason | None:
     """Say so where layers of few operations per byte take much of the time, and move bytes near the copy's pace."""
     if peaks is None:

@@ -103,6 +103,8 @@ def roofline(
     if layers is not None:
         require_count("roofline: layers", layers)
     named = list(_named(items))
+    if not named:
+        raise ConfigError("roofline: there is no variant or profile in what was given. Give at least one.")
     first = next((item for _, item in named if isinstance(item, Profile)), None)
     if peaks is None:
         peaks = known_peaks(threads=first.threads, device=first.device.partition(":")[0]) if first else known_peaks()

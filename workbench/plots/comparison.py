@@ -103,6 +103,9 @@ def _ratios(ax: Axes, rounds: np.ndarray, ratios: np.ndarray, found: Comparison)
         ax.set_ylim(low - room, high + room)
     ax.set_xlim(0.3, place + max(1.0, 0.06 * len(rounds)))
     _count(ax)
+    # the interval is of all rounds together, and stands behind the last one
+    counted = [tick for tick in ax.get_xticks() if 1 <= tick <= len(rounds) and tick < place - 0.06 * len(rounds)]
+    ax.set_xticks([*counted, place], [*(f"{tick:g}" for tick in counted), "all"])
     ax.set_ylabel(f"times as fast as {found.baseline_name}", fontsize=TEXT + 0.5, color=style.INK)
     detail = f"{found.ratio:.3f} ({found.low:.3f} to {found.high:.3f}); band: noise floor {100 * found.floor:.1f} %"
     title(ax, f"{found.candidate_name}: {found.verdict}", detail)

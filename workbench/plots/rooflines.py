@@ -139,6 +139,7 @@ def _point(ax: Axes, row: Mapping[Any, Any], obstacles: Obstacles) -> Label:
     y = row["gflops"] if ran else roof
     if ran and pd.notna(roof) and roof > y:
         ax.plot([x, x], [y, roof], color=colour, linewidth=0.9, linestyle=(0, (1, 2)), zorder=3)
+        obstacles.bars.append((x / 1.02, y, x * 1.02, roof))
     face = colour if ran else "white"
     ax.plot([x], [y], marker=mark, markersize=8, color=colour, markerfacecolor=face, linestyle="none", zorder=5)
     obstacles.rings.append((x, y))

@@ -43,6 +43,8 @@ _NAMES = {
     "size_mib": "size, MiB",
 }
 
+_UNITS = {"latency_ms_p50": " ms", "throughput_per_s": " per s", "peak_rss_mib": " MiB", "size_mib": " MiB"}
+
 
 def search_data(search: Any) -> pd.DataFrame:
     """Return a row for each different point that a search tried, in order; one that came back stands once.
@@ -139,7 +141,7 @@ def _figures(ax: Axes, frame: pd.DataFrame, history: Any, against: str) -> None:
     ax.set_ylabel(
         f"{_NAMES.get(name, name)}\n({'more' if more else 'less'} is better)", fontsize=TEXT + 0.5, color=style.INK
     )
-    title(ax, "Best so far", _best_words(frame))
+    title(ax, "Best so far", _best_words(frame, name))
 
 
 def _drops(ax: Axes, frame: pd.DataFrame, history: Any, against: str) -> None:
@@ -201,7 +203,7 @@ def _axis(ax: Axes, frame: pd.DataFrame, against: str) -> None:
     ax.set_xlabel(words, fontsize=TEXT + 0.5, color=style.INK)
 
 
-def _best_words(frame: pd.DataFrame) -> str:
+def _best_words(frame: pd.DataFrame, figure: str) -> str:
     best = frame[frame["look"] == "holds"].dropna(subset=["value"])
     best = best[best["value"] == frame["best_so_far"].dropna().iloc[-1]] if len(best) else best
     counted = plural(len(frame), "point")
@@ -209,7 +211,7 @@ def _best_words(frame: pd.DataFrame) -> str:
         return f"{counted}; none holds the goals yet"
     row = best.iloc[0]
     shown = f"{row['value']:,.0f}" if row["value"] >= 1000 else f"{row['value']:.4g}"
-    return f"{row['recipe']} on {row['backend']}: {shown} ({counted})"
+    return f"{row['recipe']} on {row['backend']}: {shown}{_UNITS.get(figure, '')} ({counted})"
 
 
 def _legend(figure: Figure, frame: pd.DataFrame) -> None:
@@ -223,5 +225,6 @@ def _legend(figure: Figure, frame: pd.DataFrame) -> None:
         handles.append(
             Line2D([], [], marker=marker, linestyle="none", color=style.MUTED, markerfacecolor=fill, label=words)
         )
-    handles.append(Line2D([], [], color=style.INK, linewidth=1.4, label="best so far"))
+    if frame["best_so_far"].notna().any():
+        handles.append(Line2D([], [], color=style.INK, linewidth=1.4, label="best so far"))
     figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=TEXT - 0.5, frameon=False)

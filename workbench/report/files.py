@@ -108,12 +108,12 @@ def _html(rows: Sequence[Row]) -> str:
         f"<li><b>{text(column)}</b>: {text(reason)} <small>{text(', '.join(where))}</small></li>"
         for column, reason, where in notes_by_reason(rows)
     )
-    title = f"{rows[0]['task']}: {len(rows)} trials"
+    title = f"{rows[0]['task']}: {len(rows)} {'trial' if len(rows) == 1 else 'trials'}"
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>{text(title)}</title><link rel="icon" href="data:,">
 <style>{style()}
 body {{ font-family: system-ui, "Segoe UI", "Liberation Sans", Arial, sans-serif; margin: 28px; color: #1d2429; }}
-th {{ cursor: pointer; }} .scroll {{ max-height: none; }}</style></head>
+th {{ cursor: pointer; }} .scroll {{ max-height: none; }} .wbr {{ max-width: none; }}</style></head>
 <body><h1>{text(title)}</h1><p>{text("; ".join(machines))}</p>
 <div class="wbr">{table(columns, rows)}</div>
 <details><summary>What must be known of the figures</summary><ul>{notes}</ul></details>

@@ -12,12 +12,16 @@ from sqlalchemy.engine import URL, Engine, make_url
 
 from workbench.core.errors import StudyError, WorkbenchError
 from workbench.core.files import cache_dir, require_writable
+from workbench.core.given import given
 
 LOCK_S = 30
 
 
-def parse_url(url: str) -> URL:
+def parse_url(url: object) -> URL:
     """Return the parts of a database URL; StudyError where it cannot be understood or names no file."""
+    if not isinstance(url, str) or not url.strip():
+        file = f"sqlite:///{url}" if isinstance(url, Path) else "sqlite:///study.db"
+        raise StudyError(f"storage must be a database URL as text, got {given(url)}. For a file write {file!r}.")
     try:
         parsed = make_url(url)
         parsed.get_dialect()

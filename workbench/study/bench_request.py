@@ -85,7 +85,7 @@ def _default_backends(artifact: Artifact, task: Task | None, trust: bool) -> tup
 
 
 def _backends(backends: Sequence[str]) -> tuple[str, ...]:
-    chosen = tuple(dict.fromkeys(require_several("bench: backends", backends)))
+    chosen = tuple(dict.fromkeys(require_several("bench: backends", backends, of=str)))
     if not chosen:
         raise ConfigError("bench: backends is empty. Name at least one, or leave it out for those that run here.")
     for name in chosen:
@@ -96,7 +96,7 @@ def _backends(backends: Sequence[str]) -> tuple[str, ...]:
 def _batch_sizes(io: IOSpec, batch_sizes: Sequence[int] | None) -> tuple[int, ...]:
     if batch_sizes is None:
         return BATCH_SIZES if io.batch is None else (io.batch,)
-    sizes = tuple(dict.fromkeys(require_several("bench: batch_sizes", batch_sizes)))
+    sizes = tuple(dict.fromkeys(require_several("bench: batch_sizes", batch_sizes, of=int)))
     for size in sizes:
         require_count("bench: each of batch_sizes", size)
     if not sizes:

@@ -15,6 +15,7 @@ from workbench.study.plan import Plan, Planned
 from workbench.study.quality import QUALITY, judge
 from workbench.study.results import Noise, baseline_columns, save_samples, shape_notes, size_columns, timed_columns
 from workbench.study.rows import judged_on
+from workbench.study.seen import seen_note
 from workbench.study.shapes import task_shape
 from workbench.study.shelf import Shelf
 
@@ -60,6 +61,10 @@ class Finishing:
         notes = {name: words for part in found for name, words in part.pop("notes").items()} | prepared.get("notes", {})
         known = {name: prepared.get(name) for name in ("steps", "params", "macs", "prepare_s")}
         notes |= shape_notes(trial, task_shape(self._task))
+        if trial.baseline:
+            sizes = len(self._task.validation), len(self._task.evaluation)
+            seen = seen_note(prepared.get("validation_quality"), quality["quality"], samples=sizes)
+            notes |= {} if seen is None else {"validation_drop": seen}
         samples = save_samples(self._files / "samples", mine, theirs)
         self._ledger.complete(
             trial, {**columns, **quality, **size, **validation, **known, "samples": samples, "notes": notes}

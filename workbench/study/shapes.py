@@ -108,7 +108,7 @@ def _unknown(name: Any, axes: Collection[str], whose: str) -> str:
 
 
 def _sizes(name: str, sizes: Any) -> tuple[int, ...]:
-    found = require_several(f"shapes: {name}", sizes)
+    found = require_several(f"shapes: {name}", sizes, of=int)
     if not found:
         raise ConfigError(f"shapes: {name} is empty. Give at least one size.")
     return tuple(require_count(f"shapes: each size of {name}", size) for size in found)

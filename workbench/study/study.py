@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from workbench.core.errors import StudyError
+from workbench.core.given import require_flag, require_name
 from workbench.core.progress import ProgressCallback, ignore
 from workbench.study.asking import StudyAnswers
 from workbench.study.remembered import is_builtin
@@ -45,6 +46,8 @@ class Study(StudyRuns, StudySearch, StudyAnswers):
     ------
     StudyError
         If the storage cannot be opened, written, or was made by another version.
+    ConfigError
+        If ``name`` is no text, or ``prefix_cache`` neither True nor False.
 
     Examples
     --------
@@ -61,6 +64,9 @@ class Study(StudyRuns, StudySearch, StudyAnswers):
         name: str | None = None,
         prefix_cache: bool = True,
     ) -> None:
+        if name is not None:
+            require_name("Study: name", name)
+        require_flag("Study: prefix_cache", prefix_cache)
         self._task: Task | None = None
         self._builtin = task.strip() if isinstance(task, str) and is_builtin(task) else None
         # what it is made of is looked at once: a change while the study is open would be loaded by nobody

@@ -183,6 +183,8 @@ def test_a_file_that_is_too_large_is_not_timed_and_nothing_met_is_said_plainly(s
         ({"goals": 0.01}, ConfigError, "goals must be"),
         ({"minimise": "speedup"}, ConfigError, "Write maximise='speedup'"),
         ({"prior": "prune"}, ConfigError, "prior must be"),
+        ({"prune": "no"}, ConfigError, r"prune must be True or False, got 'no' \(str\)"),
+        ({"minimise": []}, ConfigError, "minimise is empty. Name a column"),
         ({"progress": 1}, ConfigError, "progress must be a function"),
         ({"space": wb.Space(wb.vary(wb.Prune, ratio=wb.between(0.1, 0.8))), "sampler": "grid"}, ConfigError, "a step"),
         ({"space": wb.Space(wb.Distill(features=("no.such.layer",)))}, ConfigError, "no.such.layer"),

@@ -88,7 +88,7 @@ def sensitivity(
     """
     require_function("sensitivity: progress", progress, takes="each Progress report")
     require_count("sensitivity: seed", seed, minimum=0)
-    names = require_several("sensitivity: layers", layers)
+    names = require_several("sensitivity: layers", layers, of=str)
     for name in names:
         if not isinstance(name, str):
             raise ConfigError(f"sensitivity: layers must hold names of layers, got {given(name)}.")

@@ -209,6 +209,10 @@ def maybe(*parts: Step | Varied | Choice) -> Maybe:
     """
     if not parts:
         raise ConfigError("maybe() is empty: give the steps that may be left out, such as maybe(wb.Quantize()).")
+    if any(part is None for part in parts):
+        raise ConfigError(
+            "maybe(None) leaves nothing out: give the steps that may be left out, as maybe(wb.Quantize())."
+        )
     return Maybe(tuple(parts))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.core.errors import Cancelled, ConfigError, unknown_name
-from workbench.core.given import given, require_count, require_function
+from workbench.core.given import given, require_count, require_flag, require_function
 from workbench.core.machine import default_threads, fingerprint_id
 from workbench.core.progress import Progress, ProgressCallback, ignore
 from workbench.study.care import STALL_S, Care, care_for
@@ -21,6 +21,7 @@ from workbench.study.search.history import History
 from workbench.study.search.proposer import SAMPLERS, Proposer, search_name
 from workbench.study.search.result import SearchResult
 from workbench.study.search.space import Space
+from workbench.study.seen import SEEN
 from workbench.study.store import Store, is_stale, new_owner
 
 if TYPE_CHECKING:
@@ -129,6 +130,7 @@ class StudySearch:
         >>> space = wb.Space(wb.vary(wb.Prune, ratio=wb.between(0.1, 0.8)))  # doctest: +SKIP
         >>> study.search(space, goals=wb.Goals(max_quality_drop=0.02), trials=20).best  # doctest: +SKIP
         """
+        require_flag("search: prune", prune)
         asked = self._asked(space, sampler, goals, minimise, maximise, trials, seed, threads, progress)
         care = care_for(stall_timeout_s)
         stop = self._begin(budget_s)
@@ -233,7 +235,9 @@ class StudySearch:
         best = recommend(rows, asked, machine=fingerprint_id())
         complete = [r for r in rows if r["state"] == "complete" and r["batch_size"] in asked.batch_sizes]
         nearest = {} if best.met else nearest_misses(complete, asked.goals)
-        return SearchResult(best, nearest, history, new, reused, ended, cancelled, time.monotonic() - started)
+        told = (row["notes"].get("validation_drop", "") for row in rows if row["baseline"])
+        notes = tuple(dict.fromkeys(note for note in told if note.startswith(SEEN)))
+        return SearchResult(best, nearest, history, new, reused, ended, cancelled, time.monotonic() - started, notes)
 
     def _loop(
         self,

@@ -242,6 +242,8 @@ def _figure(row: Mapping[str, Any], base: Mapping[str, Any] | None, column: str)
 
 def _several(side: str, names: str | Sequence[str] | None) -> tuple[str, ...]:
     found = () if names is None else (names,) if isinstance(names, str) else tuple(names)
+    if not found and names is not None:
+        raise ConfigError(f"search: {side} is empty. Name a column, such as latency_ms_p50, or leave it out.")
     if not all(isinstance(name, str) for name in found):
         raise ConfigError(f"search: {side} must be the name of a column, or several, got {given(names)}.")
     return found

@@ -30,6 +30,8 @@ class SearchResult:
         Trials that were done in this call, and points that a kept row answered.
     ended : str
         Why the search ended.
+    notes : tuple of str
+        What a reader must know, such as that the float model seems to have been trained on the validation split.
     """
 
     best: Best
@@ -40,13 +42,14 @@ class SearchResult:
     ended: str
     cancelled: bool
     seconds: float
+    notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         found = counts(self.history.tried)
         parts = [f"{found['complete']} timed"]
         parts += [f"{found[state]} {state}" for state in ("pruned", "failed") if found[state]]
         text = f"points: {', '.join(parts)}; {self.new} trials done now in {self.seconds:.0f} s; it ended: {self.ended}"
-        return f"SearchResult({text})\n  {self.best.reason}"
+        return "\n  ".join([f"SearchResult({text})", self.best.reason, *(f"note: {note}" for note in self.notes)])
 
     def frame(self) -> pd.DataFrame:
         """Return a row for each point that was tried; see :meth:`History.frame`."""

@@ -249,7 +249,7 @@ def _config(backend: str, batch_size: int, options: str) -> InferenceConfig:
 
 
 def _backends(backends: Any) -> tuple[str, ...]:
-    found = (backends,) if isinstance(backends, str) else require_several("Space: backends", backends)
+    found = (backends,) if isinstance(backends, str) else require_several("Space: backends", backends, of=str)
     if not found:
         raise ConfigError("Space: backends is empty. Give at least one, such as backends=('onnxruntime',).")
     for name in found:
@@ -259,7 +259,7 @@ def _backends(backends: Any) -> tuple[str, ...]:
 
 
 def _batch_sizes(sizes: Any) -> tuple[int, ...]:
-    several = (sizes,) if isinstance(sizes, int) else require_several("Space: batch_sizes", sizes)
+    several = (sizes,) if isinstance(sizes, int) else require_several("Space: batch_sizes", sizes, of=int)
     found = tuple(require_count("Space: each of batch_sizes", size) for size in several)
     if not found:
         raise ConfigError("Space: batch_sizes is empty. Give at least one, such as batch_sizes=(32,).")
