@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WORKERS ?= 2
 TASK ?= digits
+# A file's tests stay in one process: what they share is then made once.
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 OUTPUT ?= reports/$(notdir $(subst :,/,$(TASK)))
 # Set TORCH_INDEX_URL to take torch from another index, for example one with CPU-only or other CUDA builds.
 PIP_TORCH := $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL),)
@@ -37,10 +39,10 @@ lint: install ## ruff, mypy, import-linter
 	$(BIN)/lint-imports
 
 test: lint ## lint and the fast tests, in WORKERS processes
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not gpu"
+	$(PYTEST) -m "not slow and not gpu"
 
-test-all: test ## lint and every test; those of a GPU one after the other
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "slow or gpu"
+test-all: test ## lint and every test
+	$(PYTEST) -m "slow or gpu"
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) reports dist build .pytest_cache .mypy_cache .ruff_cache

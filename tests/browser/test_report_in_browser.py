@@ -14,6 +14,7 @@ SHORT = Path(__file__).parents[1] / "fixtures" / "short.py"
 SMALL = {"budget_s": 240, "batch_sizes": [4], "backends": ["onnxruntime"], "threads": 1}
 
 
+@pytest.mark.slow
 def test_a_report_shows_and_asks_nothing_of_the_network(page, tmp_path: Path, shoot) -> None:
     result = run_report(f"{SHORT}:short", output=tmp_path / "report", parameters=SMALL, progress=lambda _: None)
     assert result.ok, result.reason

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+
 import pytest
 import torch
 
@@ -13,9 +16,17 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if "tests/gpu/" in item.path.as_posix():
             item.add_marker(pytest.mark.gpu)
-            item.add_marker(pytest.mark.xdist_group("gpu"))  # what a device holds is measured: one test at a time
             if not torch.cuda.is_available():
                 item.add_marker(pytest.mark.skip(reason=REASON))
+
+
+@pytest.fixture(autouse=True)
+def _alone(tmp_path_factory):
+    """Run one test at a time: what the whole device holds is measured."""
+    folder = tmp_path_factory.getbasetemp()
+    with open((folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "gpu.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.fixture(autouse=True)
