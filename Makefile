@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 WORKERS ?= 2
 TASK ?= digits
 # A file's tests stay in one process: what they share is then made once.
-PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 OUTPUT ?= reports/$(notdir $(subst :,/,$(TASK)))
 # Set TORCH_INDEX_URL to take torch from another index, for example one with CPU-only or other CUDA builds.
 PIP_TORCH := $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL),)
@@ -41,8 +41,8 @@ lint: install ## ruff, mypy, import-linter
 test: lint ## lint and the fast tests, in WORKERS processes
 	$(PYTEST) -m "not slow and not gpu"
 
-test-all: test ## lint and every test
-	$(PYTEST) -m "slow or gpu"
+test-all: test ## lint and every test, the slow ones one after the other
+	$(BIN)/python -m pytest -m "slow or gpu"
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) reports dist build .pytest_cache .mypy_cache .ruff_cache

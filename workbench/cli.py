@@ -157,7 +157,7 @@ def _add_study(commands: Any) -> None:
         metavar="S",
         help="a process that works for so long without a sign is killed and its trial fails (default 1800)",
     )
-    command.add_argument("--quality-drop", type=drop, default=0.01, help="largest acceptable drop (default 0.01)")
+    command.add_argument("--quality-drop", type=drop, help="largest acceptable drop (default 0.01)")
     command.add_argument(
         "--cluster",
         metavar="ADDRESS",
@@ -231,7 +231,7 @@ def _study(arguments: argparse.Namespace) -> int:
                 arguments.batch_sizes,
                 threads=arguments.threads,
                 budget_s=arguments.budget_s,
-                quality_drop=arguments.quality_drop,
+                **({} if arguments.quality_drop is None else {"quality_drop": arguments.quality_drop}),
                 shapes=shapes,
                 cluster=arguments.cluster,
                 **({} if arguments.stall_timeout_s is None else {"stall_timeout_s": arguments.stall_timeout_s}),

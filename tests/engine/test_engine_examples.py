@@ -47,7 +47,7 @@ def test_a_benchmark_over_batch_sizes(saved, images):
             inputs = images.task.examples(20)[np.arange(batch_size) % 20]
             times = [engine.predict(inputs).metrics.inference_time_ms for _ in range(5)]
             (call,) = wb.time_calls(
-                {"predict": lambda e=engine, x=inputs: e.predict(x)}, samples=batch_size, block_s=0.01, rounds=(2, 2)
+                {"predict": lambda e=engine, x=inputs: e.predict(x)}, samples=batch_size, block_s=0.01, rounds=(6, 6)
             )
         found[batch_size] = {"latency_ms": statistics.median(times), "throughput": call.per_s}
     assert list(found) == [1, 4, 8, 16, 32]

@@ -39,7 +39,7 @@ OPTIONS = {
     "nncf": {"route": "nncf"},
 }
 COMPILERS = ("torch-compile", "aot-inductor")
-"""They take some ten seconds for each model: one mode of them is in the fast tier."""
+"""They take some ten seconds for each model, and are in the slow tier."""
 RUNS = [(mode, engine) for mode in MODES for engine in BACKENDS if engine not in MODES[mode]]
 REFUSED = [(mode, engine) for mode in MODES for engine in MODES[mode]]
 TOLERANCE = 0.03
@@ -105,8 +105,7 @@ def test_every_mode_has_options_here_and_a_label_of_its_own() -> None:
 
 
 def run(mode: str, engine: str):
-    late = engine in COMPILERS and mode != "static"
-    return pytest.param(mode, engine, marks=[pytest.mark.slow] if late else [])
+    return pytest.param(mode, engine, marks=[pytest.mark.slow] if engine in COMPILERS else [])
 
 
 @pytest.mark.parametrize(("mode", "engine"), [run(mode, engine) for mode, engine in RUNS])

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from workbench.measure import conditions
-from workbench.measure.conditions import Conditions, Watch
+from workbench.measure.conditions import Conditions, Watch, joined
 from workbench.measure.timing import disturbed_notes, interleave
 
 BUSY = "import time\nend = time.monotonic() + 60\nwhile time.monotonic() < end: pass"
@@ -31,7 +31,9 @@ def counters(monkeypatch):
     monkeypatch.setattr(conditions.time, "perf_counter", lambda: now.at)
     monkeypatch.setattr(conditions, "allowed_cores", lambda: [0, 1])
     monkeypatch.setattr(conditions, "_own_cpu_s", lambda pids: now.own)
-    monkeypatch.setattr(conditions, "_sensors", lambda: conditions._Sensors(now.mhz, 61.0, now.gpu))
+    monkeypatch.setattr(
+        conditions, "_sensors", lambda gpu: conditions._Sensors(now.mhz, 61.0, now.gpu if gpu else None)
+    )
     return now
 
 
@@ -46,33 +48,53 @@ def test_what_others_took_is_all_that_was_busy_without_the_own(counters):
 def test_a_quiet_lap_gives_no_reason_and_the_total_holds_all_laps(counters):
     watch = Watch()
     counters.at, counters.busy, counters.own = 1.0, 2.0, 1.0
-    assert watch.lap().reasons
+    laps = [watch.lap()]
     counters.at, counters.busy, counters.own = 10.0, 12.0, 11.0
-    assert watch.lap().reasons == ()
-    assert watch.total().others == pytest.approx(1.0 / 20)
+    laps.append(watch.lap())
+    assert laps[0].reasons and laps[1].reasons == ()
+    assert joined(laps).others == pytest.approx(1.0 / 20) and joined([]) is None
 
 
 def test_stolen_time_and_a_clock_that_falls_are_told(counters):
-    watch = Watch()
-    counters.at, counters.steal, counters.mhz, counters.gpu = 2.0, 0.4, 2400.0, 1980.0
-    watch.lap()
-    counters.at, counters.gpu = 4.0, 1200.0
-    watch.lap()
-    assert watch.total().reasons == (
+    counters.mhz, counters.gpu = 800.0, 210.0  # as idle as they are before anything is timed
+    watch = Watch(gpu=True)
+    counters.at, counters.steal, counters.mhz, counters.gpu = 2.0, 0.4, 3000.0, 1980.0
+    laps = [watch.lap()]
+    counters.at, counters.mhz, counters.gpu = 4.0, 2400.0, 1200.0
+    whole = joined([*laps, watch.lap()])
+    assert whole.reasons == (
         "the hypervisor took 5 % of the cores",
         "the CPU's clock went between 2400 and 3000 MHz",
         "the GPU's clock went between 1200 and 1980 MHz",
     )
-    assert str(watch.total()) == (
+    assert str(whole) == (
         "4.0 s, other processes 0.0 %, stolen 5.0 %, CPU 2400 to 3000 MHz, GPU 1200 to 1980 MHz, 61 °C"
     )
 
 
+def test_the_clock_of_a_gpu_that_nothing_runs_on_is_no_matter(counters):
+    counters.gpu = 210.0
+    watch = Watch()
+    laps = []
+    for counters.at, counters.gpu in ((2.0, 210.0), (4.0, 1980.0)):
+        laps.append(watch.lap())
+    assert joined(laps).gpu_mhz is None and joined(laps).reasons == ()
+
+
+def test_the_clock_is_that_of_the_fastest_core_that_may_be_used(monkeypatch):
+    cores = [SimpleNamespace(current=mhz) for mhz in (800.0, 3100.0, 2900.0, 4000.0)]
+    monkeypatch.setattr(conditions.psutil, "cpu_freq", lambda percpu: cores)
+    monkeypatch.setattr(conditions, "allowed_cores", lambda: [0, 1, 2])
+    assert conditions._sensors(gpu=False).mhz == 3100.0
+    monkeypatch.setattr(conditions.psutil, "cpu_freq", lambda percpu: None)
+    assert conditions._sensors(gpu=False).mhz is None
+
+
 def test_sensors_are_read_once_a_second_at_most(counters, monkeypatch):
     reads = []
-    monkeypatch.setattr(conditions, "_sensors", lambda: reads.append(1) or conditions._NO_SENSORS)
+    monkeypatch.setattr(conditions, "_sensors", lambda gpu: reads.append(1) or conditions._NO_SENSORS)
     watch = Watch()
-    for at in (0.2, 0.4, 0.9, 1.1):
+    for at in (0.2, 0.4, 0.9, 1.3):
         counters.at = at
         watch.lap()
     assert len(reads) == 2
@@ -81,7 +103,7 @@ def test_sensors_are_read_once_a_second_at_most(counters, monkeypatch):
 def test_a_system_without_steal_or_sensors_says_none(counters, monkeypatch):
     core = SimpleNamespace(user=0.0, system=0.0)
     monkeypatch.setattr(conditions.psutil, "cpu_times", lambda percpu: [core])
-    monkeypatch.setattr(conditions, "_sensors", lambda: conditions._NO_SENSORS)
+    monkeypatch.setattr(conditions, "_sensors", lambda gpu: conditions._NO_SENSORS)
     watch = Watch()
     counters.at = 1.0
     lap = watch.lap()
@@ -127,10 +149,7 @@ class Scripted:
         self.disturbed = list(disturbed)
 
     def lap(self):
-        return Conditions(1.0, others=0.5 if self.disturbed.pop(0) else 0.0)
-
-    def total(self):
-        return Conditions(9.0, others=0.0)
+        return Conditions(1.0, others=0.5 if self.disturbed.pop(0) else 0.01)
 
 
 def test_a_disturbed_round_is_thrown_away_and_timed_again():
@@ -138,13 +157,14 @@ def test_a_disturbed_round_is_thrown_away_and_timed_again():
     timed = interleave([Arm("a"), Arm("b")], rounds=(3, 3), watch=watch)
     assert watch.disturbed == []
     assert (timed.repeated, len(timed.order), len(timed.blocks["a"]), len(timed.blocks["b"])) == (2, 3, 3, 3)
-    assert timed.conditions == Conditions(9.0, others=0.0)
+    assert timed.conditions.seconds == 3.0 and timed.conditions.others == pytest.approx(0.01)  # of what was kept
     assert disturbed_notes(timed) == ("2 rounds were timed again, since something else used the cores.",)
 
 
 def test_a_machine_that_is_never_quiet_is_timed_all_the_same():
     timed = interleave([Arm("a")], rounds=(3, 3), watch=Scripted(*[True] * 6))
     assert (timed.repeated, len(timed.blocks["a"])) == (3, 3)
+    assert timed.conditions.others == 0.5 and "disturbed: other processes took 50 %" in disturbed_notes(timed)[0]
 
 
 def test_no_round_is_repeated_when_the_time_is_up():

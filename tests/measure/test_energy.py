@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from pathlib import Path
 
 import pytest
@@ -270,3 +271,19 @@ def test_bad_arguments_are_answered_before_work_starts(ask, words):
 
 def test_an_empty_figure_says_why():
     assert str(Energy(1.0, reason="nothing tells")) == "not measured: nothing tells"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_no_thread_reads_on_when_the_rest_is_interrupted(tmp_path, error):
+    world = World(tmp_path, {"0": "package-0"})
+    naps = []
+
+    def sleep(seconds):
+        naps.append(seconds)
+        if len(naps) == 2:  # the one at rest, after settling
+            raise error
+        world.run(seconds)
+
+    with pytest.raises(error):
+        EnergyMeter(powercap=tmp_path, idle_s=2.0, gpus=(), clock=lambda: world.now, sleep=sleep).start()
+    assert not [thread for thread in threading.enumerate() if thread.name == "workbench-energy"]

@@ -140,6 +140,15 @@ def test_ctrl_c_ends_the_work_and_is_raised_afterwards(scenario):
     assert run(Sleeper(1.0), scenario, duration_s=0.1).queries > 0
 
 
+@pytest.fixture
+def heard():
+    """Have Ctrl-C raise: a shell's background job may start with it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard")
 def test_ctrl_c_while_an_answer_does_not_come():
     release = threading.Event()
 

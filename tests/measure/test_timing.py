@@ -111,7 +111,7 @@ def test_summary_agrees_with_numpy_over_the_pooled_calls():
     blocks = [rng.gamma(4.0, 1.0, size=60) for _ in range(8)]
     timing = Timing.of(blocks)
     pooled = np.concatenate(blocks)
-    assert timing.p50 == pytest.approx(np.percentile(pooled, 50))
+    assert timing.p50 == pytest.approx(np.median([np.median(block) for block in blocks]))
     assert timing.iqr == pytest.approx(np.percentile(pooled, 75) - np.percentile(pooled, 25))
     assert timing.p90 == pytest.approx(np.percentile(pooled, 90))
     assert timing.p99 == pytest.approx(np.percentile(pooled, 99))
@@ -119,6 +119,11 @@ def test_summary_agrees_with_numpy_over_the_pooled_calls():
     medians = sorted(np.median(b) for b in blocks)
     assert (timing.low, timing.high) == (medians[0], medians[-1])  # 8 blocks: the outer ones bound it at 99 %
     assert timing.notes == {}
+
+
+def test_the_median_lies_within_its_interval_where_the_machine_has_two_paces():
+    timing = Timing.of([[1.0] * 30] * 21 + [[2.0] * 15] * 39)  # most blocks are slow, and most calls are quick
+    assert timing.low <= timing.p50 <= timing.high and timing.p50 == 2.0
 
 
 def test_what_the_calls_do_not_resolve_is_none_with_a_reason():

@@ -163,3 +163,22 @@ def test_a_new_row_has_every_column():
 def test_options_of_an_engine_are_named_in_the_answer():
     best = best_row([row("a", 6.0, 0.0, engine_json='{"precision":"bfloat16"}')])
     assert best.reason.startswith("a on openvino (precision=bfloat16): the fastest")
+
+
+def test_each_row_stands_against_the_baseline_it_was_timed_with():
+    one = {**row("float", 100.0, 0.0, baseline=True, threads=1, trial_key="one"), "speedup_low": 1.0}
+    two = {**row("float", 55.0, 0.0, baseline=True, threads=2, trial_key="two"), "speedup_low": 1.0}
+    slow = {**row("x", 30.0, 0.0, threads=1), "speedup_low": 3.3}
+    fast = {**row("y", 20.0, 0.0, threads=2), "speedup_low": 2.7}
+    for rows in ([one, two, slow, fast], [two, one, slow, fast]):
+        assert comparable(rows, "latency_ms_p50")[2:] == pytest.approx([100 / 3.3, 55 / 2.7])
+        assert best_row(rows).row["recipe"] == "y"
+    named = {**slow, "threads": 4, "baseline_key": "two"}  # a search that varies threads
+    assert comparable([one, two, named], "latency_ms_p50")[2] == pytest.approx(55 / 3.3)
+
+
+def test_more_agreement_is_better():
+    rows = [row("a", 4.0, 0.0, agreement=0.9), row("b", 5.0, 0.0, agreement=0.99), row("c", 6.0, 0.0, agreement=0.95)]
+    assert [r["recipe"] for r in pareto_rows(rows, x="latency_ms_p50", y="agreement")] == ["a", "b"]
+    with pytest.raises(StudyError, match="agreement is better when higher"):
+        best_row(rows, minimise="agreement")

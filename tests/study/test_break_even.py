@@ -17,6 +17,12 @@ def test_the_seconds_spent_are_those_saved_by_so_many_calls():
     )
 
 
+def test_what_came_from_the_cache_counts_with_what_it_took_once():
+    steps = [{"seconds": 300.0}, {"seconds": 2.0}]
+    assert break_even({**ROW, "steps": steps}).spent_s == 302.0
+    assert break_even({**ROW, "steps": [{"seconds": 3.0}]}).spent_s == 80.0
+
+
 @pytest.mark.parametrize(
     "change",
     [{"verdict": "undecided"}, {"verdict": "slower"}, {"baseline": True}, {"speedup": None}, {"prepare_s": None}],

@@ -1,17 +1,19 @@
 """What a cluster's run decides without a cluster: which worker may do what, what may start, what is sent."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
 import workbench as wb
-from workbench.core.errors import ConfigError, StudyError
+from workbench.core.errors import ConfigError, StudyError, WorkbenchError
 from workbench.core.machine import this_site
 from workbench.study.child import Stop
 from workbench.study.cluster.link import Cluster
 from workbench.study.cluster.nodes import Answer, Node, able, by_site, differences, kinds_words, shares_cores
 from workbench.study.cluster.parcels import Parcel, held, pack_artifact, unpack
+from workbench.study.cluster.run import ClusterRun
 from workbench.study.cluster.units import Board
 from workbench.study.plan import make_plan
 from workbench.study.shapes import Point
@@ -216,3 +218,20 @@ def test_what_a_nanny_sets_is_not_inherited_and_what_the_user_sets_is(monkeypatc
         assert not {"MALLOC_TRIM_THRESHOLD_", "OMP_NUM_THREADS"} & set(found) and found["MKL_NUM_THREADS"] == "3"
     finally:
         child.close()
+
+
+def test_a_run_that_an_error_stops_says_so_in_its_rows(monkeypatch):
+    told = []
+    run = object.__new__(ClusterRun)
+    run._plans, run._flights = {}, {}
+    run._announce = lambda: None
+    run._link = SimpleNamespace(halt=lambda futures: told.append("halted"))
+    run._ledger = SimpleNamespace(abandon=lambda **how: told.append(how))
+
+    def full():
+        raise WorkbenchError("The disk is full.")
+
+    run._do_open = full
+    with pytest.raises(StudyError, match=r"The run stopped: The disk is full\. What is complete is kept\."):
+        run.work()
+    assert told == ["halted", {"state": "failed", "reason": "The run stopped while it ran: The disk is full."}]

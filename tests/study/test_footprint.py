@@ -71,7 +71,10 @@ def test_the_twin_of_the_baseline_is_not_asked(monkeypatch):
     made = {}
     for name in ("base", "one", bench.TWIN):
         made[name] = SimpleNamespace(
-            name=name, child=SimpleNamespace(alive=True), measure_footprint=lambda name=name: asked.append(name)
+            name=name,
+            opened={},
+            child=SimpleNamespace(alive=True),
+            measure_footprint=lambda name=name: asked.append(name),
         )
     room = bench.Bench(SimpleNamespace())
     for name in ("start_baseline", "prestart"):

@@ -202,6 +202,8 @@ def test_a_database_with_several_studies_or_none_asks_for_a_name(ran, shared_tas
         study.merge(rows)
     with pytest.raises(StudyError, match="the studies 'one', 'two': name one of them: --name"):
         export_stored(storage, tmp_path / "w")
+    with pytest.raises(StudyError, match=r"holds no study 'three'\. It holds: 'one', 'two'"):
+        export_stored(storage, tmp_path / "w", study="three")
 
 
 def test_a_model_without_an_onnx_file_is_refused(ran, tmp_path, monkeypatch):

@@ -127,3 +127,35 @@ def test_a_trial_that_is_gone_does_not_hold():
     gone = compare_rows([ROW, other], [ROW, {**other, "state": "failed"}])
     assert gone.worse == () and len(gone.missing) == 1 and not gone.holds
     assert compare_rows([ROW], [ROW, other]).holds
+
+
+def test_a_trial_that_fails_since_an_upgrade_is_gone_although_its_old_row_is_there():
+    failed = {**ROW, "fingerprint": "f2", "state": "failed"}
+    other = {**ROW, "recipe": "int8", "recipe_id": "2"}
+    found = compare_rows([ROW, other], [ROW, failed, other, {**other, "fingerprint": "f2"}])
+    assert found.missing == ("prune on openvino, batch 32",) and not found.holds and found.compared == 1
+    assert "rows of an earlier version on the same machine were left out: 0 before, 2 now" in found.notes
+
+
+def test_each_machine_stands_against_itself():
+    there = {**ROW, "machine": "another", "fingerprint": "g1", "speedup": None, "speedup_low": None}
+    slow = {**ROW, "speedup": 2.0, "speedup_low": 1.9, "speedup_high": 2.1}
+    for after in ([slow, there], [there, slow]):
+        found = compare_rows([ROW], after)
+        assert len(found.worse) == 1 and "only one of the two has rows of another" in found.notes[0]
+        assert len(compare_rows([ROW, there], after).worse) == 1
+
+
+def test_quality_without_an_interval_is_compared_by_the_figure():
+    known = {"quality": 0.95, "quality_drop": 0.01, "quality_drop_low": None, "quality_drop_high": None}
+    before = {**ROW, **known}
+    (change,) = compare_rows([before], [{**before, "quality": 0.45, "quality_drop": 0.51}]).worse
+    assert change.words == "quality drop 0.01 before, 0.51 now"
+    assert compare_rows([before], [{**before, "quality": 0.948, "quality_drop": 0.012}]).changes == ()
+    (change,) = compare_rows([{**before, "quality_drop": 0.51}], [before]).changes
+    assert not change.worse
+    (change,) = compare_rows([before], [{**before, "quality": None, "notes": {"quality": "The metric is nan."}}]).worse
+    assert change.words == "quality 0.95 before, unknown now: The metric is nan."
+    base = {**BASE, **known, "quality_drop": 0.0, "quality_drop_low": 0.0, "quality_drop_high": 0.0}
+    (change,) = compare_rows([base], [{**base, "quality": 0.6}]).worse
+    assert change.words == "quality 0.95 before, 0.6 now"

@@ -11,7 +11,7 @@ from workbench.study.results import FOOTPRINT, Noise, Twin, cold_columns, footpr
 from workbench.study.seen import seen_note
 
 
-def columns(base_ms: float, *, row_ms: float | None):
+def columns(base_ms: float, *, row_ms: float | None, noise=Twin()):  # noqa: B008 - frozen
     blocks = [np.full(5, 2.0) + i / 1000 for i in range(6)]
     base = [np.full(5, base_ms) + i / 1000 for i in range(6)]
     cold = {"load_s": 0.1, "compile_s": None, "first_call_s": 0.01}
@@ -21,17 +21,18 @@ def columns(base_ms: float, *, row_ms: float | None):
         opened=opened,
         figures={"peak_rss_mib": (10.0, None)},
     )
-    return timed_columns(arm, blocks, base, Twin(), base_ms=row_ms)
+    return timed_columns(arm, blocks, base, noise, base_ms=row_ms)
 
 
 def test_a_model_that_knows_the_validation_split_is_told_of():
     words = seen_note(0.99, 0.92, samples=(2000, 1000))
     assert "it scores 0.99 there and 0.92 on the evaluation split" in words and "validation=(inputs, targets)" in words
-    # two proportions, pooled: 3 standard errors are 0.0354 of 500 and 500 samples around 0.96
-    share, error = 0.96, 3 * (0.96 * 0.04 * (2 / 500)) ** 0.5
-    assert seen_note(share + 0.49 * error, share - 0.49 * error, samples=(500, 500)) is None
-    assert seen_note(share + 0.51 * error, share - 0.51 * error, samples=(500, 500)) is not None
-    for unknown in ((None, 0.9), (0.9, None), (31.0, 0.9), (0.9, -0.2), (float("nan"), 0.9), (0.8, 0.9), (1.0, 1.0)):
+    # two proportions, pooled: 3 standard errors of 500 and 500 samples around 0.96 are 18.6 samples
+    assert pytest.approx(18.6, abs=0.02) == 500 * 3 * (0.96 * 0.04 * (2 / 500)) ** 0.5
+    assert seen_note(489 / 500, 471 / 500, samples=(500, 500)) is None
+    assert seen_note(490 / 500, 470 / 500, samples=(500, 500)) is not None
+    no_shares = [(0.9812, 0.9), (31.0, 0.9), (0.9, -0.2), (float("nan"), 0.9)]
+    for unknown in (*no_shares, (None, 0.9), (0.9, None), (0.8, 0.9), (1.0, 1.0)):
         assert seen_note(*unknown, samples=(500, 500)) is None
 
 
@@ -91,3 +92,22 @@ def test_a_floor_above_the_usual_says_where_it_comes_from(tmp_path, monkeypatch,
     noise.measure(SimpleNamespace(key="k"), [apart * block for block in first], first)
     twin = noise.of(SimpleNamespace(key="k"))
     assert twin.floor == pytest.approx(max(machine, apart - 1)) and seen in twin.seen
+
+
+def test_a_machine_on_which_two_baselines_are_far_apart_decides_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr("workbench.study.results.machine_floor", lambda: 0.01)
+    noise = Noise(tmp_path / "noise.json")
+    first = [np.full(5, 2.0) + i / 1000 for i in range(6)]
+    noise.measure(SimpleNamespace(key="busy"), [1.4 * block for block in first], first)
+    noise.measure(SimpleNamespace(key="quiet"), [1.03 * block for block in first], first)
+    assert noise.of(SimpleNamespace(key="quiet")).floor == pytest.approx(0.03)  # its own, not the largest
+    twin = noise.of(SimpleNamespace(key="unknown"))
+    assert twin.busy and twin.floor == pytest.approx(0.4) and twin.ratio is None
+    found = columns(40.0, row_ms=40.0, noise=twin)
+    assert found["verdict"] == "undecided" and "40% apart (A-A)" in found["notes"]["verdict"]
+
+
+def test_a_noisy_machine_has_the_floor_that_was_measured_there(tmp_path, monkeypatch):
+    monkeypatch.setattr("workbench.study.results.machine_floor", lambda: 0.15)
+    twin = Noise(tmp_path / "noise.json").of(SimpleNamespace(key="k"))
+    assert twin.floor == 0.15 and not twin.busy

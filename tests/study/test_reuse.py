@@ -8,6 +8,7 @@ import workbench as wb
 from workbench.artifact import PrefixCache
 from workbench.core.errors import Cancelled, StudyError
 
+pytestmark = pytest.mark.slow
 TRAINED = (wb.Prune(ratio=0.5), wb.Recover(epochs=1))
 CHAIN = wb.Recipe(*TRAINED, wb.Factorize(allow_untouched=True), name="chain")
 OTHER = wb.Recipe(*TRAINED, wb.Recover(epochs=0.5, allow_untouched=True), name="other")
@@ -64,7 +65,6 @@ def test_a_later_study_trains_nothing_and_every_row_says_where_its_steps_came_fr
     assert "prepare_s" not in rows["float"]["notes"]
 
 
-@pytest.mark.slow
 def test_switched_off_it_trains_again_with_the_same_result(twice, shared_task, monkeypatch):
     (before, _), _, folder = twice
     monkeypatch.setenv("WORKBENCH_CACHE", str(folder / "cache"))

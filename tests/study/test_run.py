@@ -2,6 +2,8 @@
 
 import dataclasses
 import itertools
+import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import workbench as wb
 from workbench.core.errors import BackendUnavailable, ConfigError, StudyError
 from workbench.study.answers import comparable
 from workbench.study.rows import COLUMNS
+from workbench.study.run import Run
 from workbench.tasks.trees import call_model
 
 BACKENDS = ["torch-eager", "onnxruntime"]
@@ -77,7 +80,7 @@ def test_figures_follow_from_the_raw_samples(ran):
         with np.load(ran.study.files / "samples" / row["samples"]) as stored:
             mine = [stored[name] for name in stored.files if name.startswith("arm_")]
             base = [stored[name] for name in stored.files if name.startswith("base_")]
-        assert row["latency_ms_p50"] == pytest.approx(np.median(np.concatenate(mine)))
+        assert row["latency_ms_p50"] == pytest.approx(np.median([np.median(block) for block in mine]))
         assert row["throughput_per_s"] == pytest.approx(1e3 * row["batch_size"] / row["latency_ms_p50"])
         if not row["baseline"]:
             logs = [np.log(np.median(b) / np.median(m)) for b, m in zip(base, mine, strict=True)]
@@ -253,3 +256,52 @@ def test_a_backend_that_is_not_installed_is_said_with_the_way_to_get_it(ran, mon
     monkeypatch.setattr(backends, "require_backend", missing)
     with pytest.raises(BackendUnavailable, match="pip install"):
         ran.study.run(RECIPES, ["openvino"])
+
+
+class Others:
+    """Stands for a ledger whose trials others have; ``busy`` says how often somebody is at work still."""
+
+    def __init__(self, missing, busy=0):
+        self.left, self.busy = [SimpleNamespace(key=key, name="x", backend="b") for key in missing], busy
+
+    def others_at_work(self):
+        self.busy -= 1
+        return self.left[:1] if self.busy >= 0 else []
+
+    def missing(self, trials):
+        return self.left
+
+    def say(self, words):
+        pass
+
+
+def test_what_a_run_elsewhere_left_undone_meanwhile_is_done_in_another_pass(monkeypatch):
+    monkeypatch.setattr("workbench.study.run.words_of", lambda trials: "a trial")
+    stop = SimpleNamespace(wait=lambda seconds: None, check=lambda: None)
+    run = object.__new__(Run)
+    run._stop, run._plan, run._left = stop, SimpleNamespace(trials=()), None
+    run._ledger = Others(["a"])  # killed before this run came to look
+    assert run._wait_for_others()
+    assert not run._wait_for_others()  # that pass could not do it either, and nobody is at work
+    run._ledger = Others(["a"], busy=2)
+    assert run._wait_for_others()
+    run._ledger = Others([])
+    assert not run._wait_for_others()
+
+
+def test_a_wrong_name_of_an_argument_does_not_keep_the_study_busy(ran):
+    with pytest.raises(TypeError, match="recipies"):
+        ran.study.start(recipies=[])
+    job = ran.study.start(RECIPES, BACKENDS, (4, 1), threads=1)
+    assert job.wait(60) and job.error is None and job.result.reused == 8
+
+
+def test_closing_waits_until_a_run_in_another_thread_has_given_its_trials_free(shared_task, tmp_path):
+    begun = threading.Event()
+    storage = f"sqlite:///{tmp_path}/s.db"
+    with wb.Study(shared_task, storage=storage) as study:
+        job = study.start(RECIPES, BACKENDS, (4,), threads=1, progress=lambda event: begun.set())
+        assert begun.wait(60)
+    assert job.wait(1.0) and job.error is None and job.result.cancelled
+    with wb.Study(shared_task, storage=storage) as study:
+        assert "running" not in {row["state"] for row in study.rows()}

@@ -6,13 +6,15 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
+from sqlalchemy.exc import IntegrityError
 
 from workbench.core.errors import StudyError
 from workbench.study.rows import COLUMNS, new_row
-from workbench.study.store import STALE_S, Store, is_stale, new_owner
+from workbench.study.store import SETTINGS, STALE_S, Store, is_stale, new_owner
 
 KEYS = [f"key{i}" for i in range(20)]
 
@@ -171,3 +173,36 @@ def test_a_closed_store_says_so(tmp_path):
     store.close()
     with pytest.raises(StudyError, match=r"This study is closed\. Open it again"):
         store.studies()
+
+
+def test_what_is_not_finite_is_kept_as_none(store):
+    owner = new_owner()
+    store.claim("study", KEYS[:1], owner)
+    row = {**rows()[KEYS[0]], "steps": [{"quality_after": float("nan"), "layers": [{"x": float("inf")}]}]}
+    store.save("study", KEYS[0], row, owner, release=True)
+    assert store.load("study")[KEYS[0]].row["steps"] == [{"quality_after": None, "layers": [{"x": None}]}]
+
+
+def test_a_process_of_another_container_on_this_host_lives_as_long_as_it_gives_signs(monkeypatch):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    host, _, _ = new_owner().rpartition(":")[0].rpartition(":")
+    assert is_stale(f"{host}:{dead.pid}:x", time.time())
+    assert not is_stale(f"{host}0:{dead.pid}:x", time.time())
+    assert is_stale(f"{host}0:{dead.pid}:x", time.time() - STALE_S - 5)
+
+
+def test_a_setting_that_another_run_inserts_at_once_is_changed(store, monkeypatch):
+    begin, failed = store._begin, []
+
+    def late():
+        if not failed:
+            failed.append(True)
+            with begin() as connection:
+                connection.execute(SETTINGS.insert().values(study="study", name="limit", value="1"))
+            raise IntegrityError("INSERT", {}, Exception("UNIQUE"))
+        return begin()
+
+    monkeypatch.setattr(store, "_begin", late)
+    store.set_setting("study", "limit", 2)
+    assert store.setting("study", "limit") == 2

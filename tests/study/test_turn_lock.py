@@ -1,5 +1,6 @@
 """The turn between processes: one times alone, several prepare side by side, and the dead hold nothing."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -130,6 +131,17 @@ def test_where_no_lock_can_be_had_work_goes_on_and_that_is_said(tmp_path):
     said = []
     with turn(alone=True, stop=Stop(), say=said.append, folder=tmp_path / "file" / "folder"):
         assert "not waited for" in said[0]
+
+
+def test_a_file_system_without_locks_lets_the_work_go_on(tmp_path, monkeypatch):
+    def unable(descriptor, how):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", unable)
+    said = []
+    with turn(alone=True, stop=Stop(), say=said.append, folder=tmp_path) as wanted:
+        assert not wanted()
+    assert len(said) == 1 and said[0].endswith("gives no lock: No locks available")
 
 
 def test_a_link_in_place_of_the_lock_is_not_followed(tmp_path):

@@ -18,7 +18,8 @@ def add_export(commands: Any) -> None:
         "an artefact there is replaced, and an edited run.py, engine.json or README.md with it; other files are refused"
     )
     command.add_argument("--output", required=True, type=Path, help=f"folder to write; {replaced}")
-    command.add_argument("--task", help="which task of the database; also makes an artefact again that is gone")
+    command.add_argument("--name", help="which study of the database; may be left out where there is one only")
+    command.add_argument("--task", help="the task it is of: makes an artefact again that is gone")
     command.add_argument("--trial", metavar="ID", help="trial_key of another row than the winner, or its beginning")
     command.add_argument("--quality-drop", type=drop, help="largest acceptable drop; default: that of the last run")
 
@@ -33,6 +34,7 @@ def export(arguments: argparse.Namespace) -> int:
             folder = export_stored(
                 arguments.study,
                 arguments.output,
+                study=arguments.name,
                 task=arguments.task,
                 trial=arguments.trial,
                 quality_drop=arguments.quality_drop,

@@ -114,6 +114,21 @@ def canonical_json(value: Any) -> str:
     return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
+def without_nan(value: Any) -> Any:
+    """Return JSON-ready values with None for every number that is not finite, since JSON has none of those.
+
+    Examples
+    --------
+    >>> without_nan({"loss": [1.0, float("nan")]})
+    {'loss': [1.0, None]}
+    """
+    if isinstance(value, Mapping):
+        return {str(key): without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def short_id(value: Any) -> str:
     """Return the first 12 hex digits of the sha256 over the canonical JSON of ``value``."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:12]

@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+_GPUS = ("cuda", "CUDA", "Tensorrt", "NvTensorRT", "GPU")
+
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
@@ -41,3 +43,14 @@ class Placement:
 def placement_of(session: Any) -> Placement:
     """Return where a session runs; ``nodes`` and ``fallbacks`` are optional there."""
     return Placement(str(session.placement), getattr(session, "nodes", {}), tuple(getattr(session, "fallbacks", ())))
+
+
+def runs_on_gpu(place: object) -> bool:
+    """Say whether a placement, or its words, names a GPU.
+
+    Examples
+    --------
+    >>> runs_on_gpu("cuda:0"), runs_on_gpu(Placement("CPUExecutionProvider"))
+    (True, False)
+    """
+    return str(place).startswith(_GPUS)

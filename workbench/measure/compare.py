@@ -9,12 +9,11 @@ from typing import Any, Protocol
 from workbench.core.errors import ConfigError, InputError
 from workbench.core.given import given, require_above_zero, require_count, require_engine, require_not_negative
 from workbench.core.stats import ASSUMED_NOISE, Verdict, ratio_interval, verdict
+from workbench.engine.placement import runs_on_gpu
 from workbench.measure.conditions import Conditions, Watch
 from workbench.measure.noise import floor_of, known_noise, noise_words
-from workbench.measure.timing import CallArm, Timing, block_seconds, disturbed_notes, interleave
+from workbench.measure.timing import LEAST_ROUNDS, CallArm, Timing, block_seconds, disturbed_notes, interleave
 
-LEAST_ROUNDS = 6
-"""Of fewer blocks no order statistics bound a median at 95 %."""
 _NARROW = 0.5
 """Of the noise floor: an interval of that width says all that one pair of sessions can say."""
 
@@ -124,7 +123,7 @@ def compare(
         raise InputError("compare: baseline and candidate are the same engine; open two to see the noise floor.")
     share, words = _noise(floor)
     end = time.perf_counter() + budget_s
-    watch = Watch()
+    watch = Watch(gpu=any(runs_on_gpu(getattr(engine, "placement", "")) for engine in (baseline, candidate)))
     names = _names(baseline, candidate)
     arms = [
         CallArm(name, lambda engine=engine: engine.predict(inputs))  # type: ignore[misc]

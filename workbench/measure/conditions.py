@@ -97,6 +97,8 @@ class Watch:
     ----------
     pids : iterable of int
         Processes that belong to the timing, beside this one and its children.
+    gpu : bool
+        What is timed runs on a GPU, whose clock is read too: one that idles goes up and down as it likes.
 
     Examples
     --------
@@ -104,19 +106,16 @@ class Watch:
     True
     """
 
-    def __init__(self, pids: Iterable[int] = ()) -> None:
-        self._pids = tuple(pids)
+    def __init__(self, pids: Iterable[int] = (), *, gpu: bool = False) -> None:
+        self._pids, self._gpu = tuple(pids), gpu
+        self._sensors_at = float("inf")  # the clock of a core that idles yet is no clock that fell
+        self._last = self._read()
         self._sensors_at = float("-inf")
-        self._readings = [self._read()]
 
     def lap(self) -> Conditions:
         """Return what happened since the last lap, or since the watch was made."""
-        self._readings.append(self._read())
-        return _over(self._readings[-2:])
-
-    def total(self) -> Conditions:
-        """Return what happened from when the watch was made until the last lap."""
-        return _over(self._readings)
+        first, self._last = self._last, self._read()
+        return _over(first, self._last)
 
     def _read(self) -> _Reading:
         cpus = psutil.cpu_times(percpu=True)
@@ -126,7 +125,7 @@ class Watch:
         now = time.perf_counter()
         sensors = _NO_SENSORS
         if now - self._sensors_at >= _SENSORS_EVERY_S:
-            self._sensors_at, sensors = now, _sensors()
+            self._sensors_at, sensors = now, _sensors(gpu=self._gpu)
         return _Reading(now, len(mine), busy, _own_cpu_s(self._pids), stolen, sensors)
 
 
@@ -150,8 +149,33 @@ class _Reading(NamedTuple):
     sensors: _Sensors
 
 
-def _over(readings: Sequence[_Reading]) -> Conditions:
-    first, last = readings[0], readings[-1]
+def joined(laps: Sequence[Conditions]) -> Conditions | None:
+    """Return what happened in several laps together, None of none; shares are weighted by the laps' seconds.
+
+    Examples
+    --------
+    >>> joined([Conditions(seconds=1.0, others=0.3), Conditions(seconds=2.0, others=0.0)]).others
+    0.1
+    """
+    if not laps:
+        return None
+
+    def mean(values: Iterable[float | None]) -> float | None:
+        known = [(lap.seconds, value) for lap, value in zip(laps, values, strict=True) if value is not None]
+        weight = sum(seconds for seconds, _ in known)
+        return sum(seconds * value for seconds, value in known) / weight if weight else None
+
+    return Conditions(
+        seconds=sum(lap.seconds for lap in laps),
+        others=mean(lap.others for lap in laps),
+        stolen=mean(lap.stolen for lap in laps),
+        mhz=_ends(end for lap in laps for end in lap.mhz or ()),
+        celsius=max((lap.celsius for lap in laps if lap.celsius is not None), default=None),
+        gpu_mhz=_ends(end for lap in laps for end in lap.gpu_mhz or ()),
+    )
+
+
+def _over(first: _Reading, last: _Reading) -> Conditions:
     seconds = last.at - first.at
     room = max(seconds * last.cores, 1e-9)
     # The counters go in steps of 10 ms: on a short lap the difference can be a little above or below what there is.
@@ -159,14 +183,15 @@ def _over(readings: Sequence[_Reading]) -> Conditions:
     stolen = None
     if first.stolen is not None and last.stolen is not None:
         stolen = min(max(last.stolen - first.stolen, 0.0) / room, 1.0)
-    heat = [reading.sensors.celsius for reading in readings if reading.sensors.celsius is not None]
+    sensors = first.sensors, last.sensors
+    heat = [one.celsius for one in sensors if one.celsius is not None]
     return Conditions(
         seconds=seconds,
         others=others,
         stolen=stolen,
-        mhz=_ends(reading.sensors.mhz for reading in readings),
+        mhz=_ends(one.mhz for one in sensors),
         celsius=max(heat, default=None),
-        gpu_mhz=_ends(reading.sensors.gpu_mhz for reading in readings),
+        gpu_mhz=_ends(one.gpu_mhz for one in sensors),
     )
 
 
@@ -184,16 +209,18 @@ def _own_cpu_s(pids: Iterable[int]) -> float:
     return total
 
 
-def _sensors() -> _Sensors:
+def _sensors(*, gpu: bool) -> _Sensors:
     clock = celsius = None
     with contextlib.suppress(OSError, RuntimeError, NotImplementedError, AttributeError):
-        found = psutil.cpu_freq()
-        clock = found.current if found is not None and found.current > 0 else None
+        # the fastest of the cores that may be used: others idle, and a mean would tell of them
+        cores = psutil.cpu_freq(percpu=True) or []
+        mine = [cores[i].current for i in allowed_cores() if i < len(cores)] or [core.current for core in cores]
+        clock = max((mhz for mhz in mine if mhz > 0), default=None)
     with contextlib.suppress(OSError, RuntimeError, NotImplementedError, AttributeError):
         chips = psutil.sensors_temperatures()
         heat = [chip.current for name in _CPU_CHIPS for chip in chips.get(name, ()) if chip.current]
         celsius = max(heat, default=None)
-    return _Sensors(clock, celsius, _gpu_mhz())
+    return _Sensors(clock, celsius, _gpu_mhz() if gpu else None)
 
 
 def _gpu_mhz() -> float | None:

@@ -171,8 +171,11 @@ class EnergyMeter:
         self._sleep(_SETTLE_S)
         counters, _ = self._find()
         started, reader = self._clock(), _Reader(counters)
-        self._sleep(self._idle_s)
-        self._idle_watts = reader.stop() / (self._clock() - started)
+        try:
+            self._sleep(self._idle_s)
+        finally:
+            joules = reader.stop()
+        self._idle_watts = joules / (self._clock() - started)
 
     def _result(self, counters: list[Counter], reason: str | None, seconds: float, total: float) -> Energy:
         if not counters or self._idle_watts is None:
@@ -266,6 +269,7 @@ class _Reader:
     def __init__(self, counters: Sequence[Counter]) -> None:
         self._counters = counters
         self._lock, self._end = threading.Lock(), threading.Event()
+        self._error: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="workbench-energy", daemon=True)
         if counters:
             self._thread.start()
@@ -275,11 +279,16 @@ class _Reader:
         self._end.set()
         if self._thread.is_alive():
             self._thread.join()
+        if self._error is not None:
+            raise self._error
         return self._read()
 
     def _run(self) -> None:
-        while not self._end.wait(min(counter.every_s for counter in self._counters)):
-            self._read()
+        try:
+            while not self._end.wait(min(counter.every_s for counter in self._counters)):
+                self._read()
+        except Exception as error:  # noqa: BLE001 - raised where the figure is asked for
+            self._error = error
 
     def _read(self) -> float:
         with self._lock:

@@ -138,13 +138,14 @@ def measure_peaks(
         raise BackendUnavailable(
             f"measure_peaks: no installed library computes {', '.join(wanted)} on this {device} ({'; '.join(notes)})."
         )
-    share, tried, watch = budget_s / (len(products) + 1), [], Watch()
+    share, tried, watch = budget_s / (len(products) + 1), [], Watch(gpu=device != "cpu")
     for number, product in enumerate(products):
         progress(Progress("peaks", number, len(products) + 1, f"{product.precision} by {product.library}"))
         try:
             tried.append(Peak(product.precision, _gflops(product, share), product.library))
         except Exception as error:  # noqa: BLE001 - a library may lack a kernel; the others still tell the peak
-            notes.append(f"{product.precision} by {product.library}: {str(error).strip().splitlines()[0]}")
+            said = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            notes.append(f"{product.precision} by {product.library}: {said}")
     progress(Progress("peaks", len(products), len(products) + 1, "copying memory"))
     copied = _copy_gb_s(count, share, device)
     notes += [f"disturbed: {reason}. Measure it again on a quiet machine." for reason in watch.lap().reasons]

@@ -15,7 +15,7 @@ from workbench.core.given import given, require_count
 from workbench.engine.backends import takes_onnx
 from workbench.engine.config import config_of
 from workbench.engine.names import MODULE_BACKENDS, is_backend, unknown_backend
-from workbench.engine.placement import placement_of
+from workbench.engine.placement import placement_of, runs_on_gpu
 from workbench.engine.selection import load
 from workbench.engine.source import source_from_variant
 from workbench.measure.conditions import Watch
@@ -102,7 +102,8 @@ def profile(
         )
     found = variant.task.examples(batch) if inputs is None else inputs
     arrays = [np.ascontiguousarray(leaf) for leaf in leaves(to_numpy(found))]
-    session, watch = load(backend, source, config)[0], Watch()
+    session = load(backend, source, config)[0]
+    watch = Watch(gpu=runs_on_gpu(session.placement))
     try:
         plain = _plain(session, arrays)
         observe = importlib.import_module(f"workbench.measure.{_PROFILERS[backend]}").observe

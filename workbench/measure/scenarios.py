@@ -18,6 +18,7 @@ from workbench.core.given import (
     require_path,
 )
 from workbench.core.stats import quantile_bounds
+from workbench.engine.placement import runs_on_gpu
 from workbench.measure.answering import System
 from workbench.measure.conditions import Conditions, Watch
 from workbench.measure.loadgen import Load, loadgen, run_load
@@ -180,7 +181,7 @@ def run_scenario(
     folder = None if logs is None else require_path("run_scenario: logs", logs)
     rows = Rows(samples)
     with prepared(engine, rows, load, max_wait_ms=max_wait_ms) as (system, expected):
-        watch = Watch()
+        watch = Watch(gpu=runs_on_gpu(getattr(engine, "placement", "")))
         log = run_load(expected, system, count=rows.count, logs=folder)
         conditions = watch.lap()
     return _result(scenario, expected, system, log, conditions, str(getattr(engine, "backend", "engine")), folder)

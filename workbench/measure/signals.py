@@ -78,7 +78,7 @@ def layer_signals(
 
 
 def sqnr_db(signal: float, noise: float) -> float:
-    """Return the ratio of two energies in dB; infinite without noise.
+    """Return the ratio of two energies in dB; infinite without noise, and minus infinity where noise is no number.
 
     Examples
     --------
@@ -87,6 +87,8 @@ def sqnr_db(signal: float, noise: float) -> float:
     """
     if noise <= 0:
         return math.inf
+    if math.isfinite(signal) and not math.isfinite(noise):
+        return -math.inf
     return 10 * math.log10(signal / noise) if signal > 0 else -math.inf
 
 

@@ -13,11 +13,13 @@ import numpy.typing as npt
 from workbench.core.errors import TrialFailed
 from workbench.core.stats import median_interval, median_iqr, percentile
 from workbench.engine.turns import SETTLE_S, until_quiet
-from workbench.measure.conditions import Conditions, Watch
+from workbench.measure.conditions import Conditions, Watch, joined
 
 Samples = npt.NDArray[np.float64]
 
 BLOCK_S = 0.08
+LEAST_ROUNDS = 6
+"""Of fewer blocks no order statistics bound a median at 95 %."""
 WARM_WINDOW_S = 0.03
 WARM_TOLERANCE = 0.05
 WARM_LIMIT_S = 1.0
@@ -127,7 +129,7 @@ class Rounds:
     ``blocks[name][i]`` are the ms per call of that arm in round ``i``; ``order[i]`` is the order of the arms in
     that round; ``lost`` maps an arm whose process ended to the reason (its blocks are left out). ``repeated`` rounds
     were thrown away and timed again, since something else used the cores; ``conditions`` is what the machine did in
-    the whole time, None where nobody watched.
+    the rounds that were kept, None where nobody watched.
     """
 
     blocks: dict[str, list[Samples]]
@@ -183,13 +185,17 @@ def interleave(
     end = float("inf") if budget_s is None else time.perf_counter() + budget_s
     reference = next(iter(alive), "")
     repeated = 0
+    laps: list[Conditions] = []
     while len(order) < rounds[1]:
         names = [str(name) for name in rng.permutation(list(alive))]
         fresh = _round([alive[name] for name in names], block_s, reference, lost)
         alive = {name: arm for name, arm in alive.items() if name not in lost}
-        if watch is not None and watch.lap().reasons and repeated < rounds[0] and time.perf_counter() < end:
-            repeated += 1
-            continue
+        if watch is not None:
+            lap = watch.lap()
+            if lap.reasons and repeated < rounds[0] and time.perf_counter() < end:
+                repeated += 1
+                continue
+            laps.append(lap)
         for name, samples in fresh.items():
             blocks[name].append(samples)
         order.append(names)
@@ -199,7 +205,7 @@ def interleave(
             (enough is not None and enough(_of(blocks, alive))) or time.perf_counter() >= end
         ):
             break
-    return Rounds(_of(blocks, alive), order, lost, repeated, watch.total() if watch is not None else None)
+    return Rounds(_of(blocks, alive), order, lost, repeated, joined(laps))
 
 
 def block_seconds(arms: Sequence[CallArm]) -> float:
@@ -243,8 +249,9 @@ def _of(blocks: Mapping[str, list[Samples]], names: Iterable[str]) -> dict[str, 
 class Timing:
     """Latency of one arm, in ms per call.
 
-    ``low``/``high`` bound the median at 95 % by order statistics over the medians of blocks, since calls within a
-    block are not independent. A figure that the samples do not resolve is None, and ``notes`` says why.
+    ``p50`` is the median of the medians of blocks, and ``low``/``high`` bound it at 95 % by order statistics over them,
+    since calls within a block are not independent. The other figures are of all calls together. What the samples do
+    not resolve is None, and ``notes`` says why.
     """
 
     blocks: tuple[Samples, ...]
@@ -273,8 +280,8 @@ class Timing:
         """
         arrays = tuple(np.asarray(block, dtype=np.float64) for block in blocks)
         samples = np.concatenate(arrays)
-        p50, iqr = median_iqr(samples)
-        bounds = median_interval([float(np.median(block)) for block in arrays])
+        middles = [float(np.median(block)) for block in arrays]
+        iqr, bounds = median_iqr(samples)[1], median_interval(middles)
         notes = {} if bounds else {"low": f"{len(arrays)} blocks do not bound the median: 6 are needed."}
         tails: dict[str, float | None] = {}
         for name, (q, needed) in _NEEDED.items():
@@ -282,4 +289,4 @@ class Timing:
             if tails[name] is None:
                 notes[name] = f"{samples.size} calls do not resolve {name}: {needed} are needed."
         low, high = bounds or (None, None)
-        return cls(arrays, p50, iqr, low, high, tails["p90"], tails["p99"], notes)
+        return cls(arrays, float(np.median(middles)), iqr, low, high, tails["p90"], tails["p99"], notes)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from workbench.core.config import without_nan
 from workbench.core.files import replacing
 
 
@@ -31,15 +31,5 @@ def read_trials(path: str | Path) -> list[dict[str, Any]]:
 def plain_row(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return a row as JSON can hold it, without the steps' lists of layers; what is not finite is None."""
     steps = [{k: v for k, v in step.items() if k != "layers"} for step in row.get("steps") or []]
-    plain: dict[str, Any] = _plain({**row, "steps": steps})
+    plain: dict[str, Any] = without_nan({**row, "steps": steps})
     return plain
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

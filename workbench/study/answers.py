@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -13,7 +13,7 @@ from workbench.study.rows import NUMERIC, TrialRow, row_engine
 
 _Row = TypeVar("_Row", bound=Mapping[str, Any])
 _DRIFT = 0.5
-HIGHER_IS_BETTER = frozenset({"quality", "throughput_per_s", "speedup", "speedup_low", "speedup_high"})
+HIGHER_IS_BETTER = frozenset({"quality", "agreement", "throughput_per_s", "speedup", "speedup_low", "speedup_high"})
 
 
 @dataclass(frozen=True)
@@ -138,14 +138,33 @@ def comparable(rows: Sequence[Mapping[str, Any]], column: str) -> list[float | N
     values = [row.get(column) for row in rows]
     if column != "latency_ms_p50":
         return values
-    base = {_place(row): row.get(column) for row in rows if row.get("baseline")}
-    places = [base.get(_place(row)) for row in rows]
+    base = baseline_of(rows)
+    places = [None if (one := base(row)) is None else one.get(column) for row in rows]
     return [
         max(place / row["speedup_low"], _DRIFT * value)
         if value and place and row.get("speedup_low") and not row.get("baseline")
         else value
         for row, value, place in zip(rows, values, places, strict=True)
     ]
+
+
+def baseline_of(rows: Sequence[_Row]) -> Callable[[_Row], _Row | None]:
+    """Return what finds the baseline of a row: the one it was timed in turns with, as far as its row tells.
+
+    A study may hold baselines on several numbers of threads. Rows of older versions do not name theirs: of those it is
+    the one on as many threads.
+    """
+    found = [row for row in rows if row.get("baseline")]
+    by_key = {row.get("trial_key"): row for row in found}
+    by_threads = {(_place(row), row.get("threads")): row for row in found}
+    by_place = {_place(row): row for row in found}
+
+    def baseline(row: _Row) -> _Row | None:
+        near = by_threads.get((_place(row), row.get("threads")), by_place.get(_place(row)))
+        named = row.get("baseline_key")
+        return by_key.get(named, near) if named else near
+
+    return baseline
 
 
 def _place(row: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -16,6 +16,7 @@ from workbench.artifact.restore import recipe_of
 from workbench.core.errors import TrialFailed
 from workbench.core.machine import fingerprint_id, machine_words
 from workbench.core.progress import Progress, ProgressCallback, ignore
+from workbench.engine.placement import runs_on_gpu
 from workbench.export.io import rebuild_inputs
 from workbench.measure.conditions import Watch
 from workbench.measure.noise import machine_floor
@@ -182,7 +183,7 @@ def _time(trials: Sequence[Planned], setup: Setup, say: Callable[[str], None]) -
                     budget_s=GROUP_S,
                     enough=functools.partial(narrow, next(iter(arms), "")),
                     after_round=lambda number: say(f"round {number}"),
-                    watch=Watch(),
+                    watch=Watch(gpu=any(runs_on_gpu(arm.opened.get("placement")) for arm in arms.values())),
                 )
                 break
             except TrialFailed as error:  # the reference is lost: the others go on without it
@@ -224,15 +225,16 @@ def _row(artifact: Artifact, trial: Planned, timed: Timed, own: Shape, twin: Twi
     if trial.key in timed.failed:
         return update_row(row, state="failed", error=str(timed.failed[trial.key]))
     arm, mine = timed.arms[trial.key], timed.rounds.blocks[trial.key]
-    base = next((timed.rounds.blocks[key] for key, other in timed.arms.items() if other.trial.baseline), None)
+    base_key = next((key for key, other in timed.arms.items() if other.trial.baseline), None)
     if trial.baseline:
         columns = baseline_columns(arm, mine, twin, timed.rounds)
-    elif base is not None:
-        columns = timed_columns(arm, mine, base, twin, timed=timed.rounds)
+    elif base_key is not None:
+        columns = timed_columns(arm, mine, timed.rounds.blocks[base_key], twin, timed=timed.rounds)
     else:
-        unknown = dict.fromkeys(("speedup", "speedup_low", "speedup_high", "verdict"))
+        unknown = dict.fromkeys(("speedup", "speedup_low", "speedup_high", "verdict", "baseline_key"))
         columns = {**timed_columns(arm, mine, mine, twin, timed=timed.rounds), **unknown}
         columns["notes"] |= dict.fromkeys(unknown, _SPEEDUP)
+    columns["baseline_key"] = base_key
     size = size_columns(artifact.folder, trial.backend)
     notes = {**columns.pop("notes"), **size.pop("notes"), **shape_notes(trial, own)}
     return update_row(row, **columns, **size, state="complete", notes=notes)

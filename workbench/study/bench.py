@@ -12,6 +12,7 @@ from typing import Any
 from workbench.core.errors import TrialFailed
 from workbench.core.stats import ratio_interval
 from workbench.engine.backends import runs_module
+from workbench.engine.placement import runs_on_gpu
 from workbench.measure.conditions import Watch
 from workbench.measure.gpus import GpuMemory
 from workbench.measure.timing import Rounds, Samples, interleave
@@ -221,7 +222,7 @@ class Bench:
                     budget_s=budget_s,
                     enough=functools.partial(narrow, reference.name),
                     after_round=after_round,
-                    watch=Watch(),
+                    watch=Watch(gpu=any(runs_on_gpu(arm.opened.get("placement")) for arm in [reference, *living])),
                 )
                 break
             except TrialFailed:

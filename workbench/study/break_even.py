@@ -14,7 +14,8 @@ class BreakEven:
     Attributes
     ----------
     spent_s : float
-        Seconds of preparing the variant: training, calibration and export.
+        Seconds of preparing the variant: training, calibration and export. Steps that were taken from the cache of
+        finished beginnings count with what they took when they were made.
     saved_ms : float
         Milliseconds that a call saves against the baseline that was timed in turns with it.
     calls, samples : float
@@ -38,9 +39,10 @@ def break_even(row: Mapping[str, Any]) -> BreakEven | None:
     >>> break_even(row).samples
     320000.0
     """
-    latency, ratio, spent = (row.get(name) for name in ("latency_ms_p50", "speedup", "prepare_s"))
-    if row.get("baseline") or row.get("verdict") != "faster" or not latency or not ratio or spent is None:
+    latency, ratio, prepared = (row.get(name) for name in ("latency_ms_p50", "speedup", "prepare_s"))
+    if row.get("baseline") or row.get("verdict") != "faster" or not latency or not ratio or prepared is None:
         return None
+    spent = max(prepared, sum(step.get("seconds") or 0.0 for step in row.get("steps") or ()))
     saved = latency * (ratio - 1)
     calls = 1e3 * spent / saved
     return BreakEven(float(spent), saved, calls, calls * row["batch_size"])

@@ -56,6 +56,7 @@ class Finishing:
             self._stop_if_full(error)
             return
         prepared = self._prepared(trial) or {}
+        columns["baseline_key"] = base.key
         size = size_columns(self._shelf.artifact(trial), trial.backend)
         found = (columns, quality, size, validation)
         notes = {name: words for part in found for name, words in part.pop("notes").items()} | prepared.get("notes", {})

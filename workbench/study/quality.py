@@ -98,6 +98,10 @@ def judge(task: Task, outputs: Path, baseline: Path) -> Quality:
             quality, 0.0, 0.0, 0.0, 1.0, {"quality_drop_low": note, "quality_drop_high": note, "agreement": own}
         )
     share, word = agreement(mine, base, task.evaluation.targets)
+    if not math.isfinite(drop):
+        words = f"The metric of the baseline is {reference}: there is nothing to hold this one against."
+        names = ("quality_drop", "quality_drop_low", "quality_drop_high")
+        return Quality(quality, None, None, None, share, {**dict.fromkeys(names, words), "agreement": word})
     interval = _interval(task, mine, base)
     if isinstance(interval, str):
         notes = {"quality_drop_low": interval, "quality_drop_high": interval, "agreement": word}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +12,11 @@ from workbench.core.stats import ASSUMED_NOISE
 from workbench.study.rows import row_engine
 
 Row = Mapping[str, Any]
+QUALITY_SHARE = 0.005
+"""Of quality that counts as a change where no interval tells."""
 SIZE_SHARE = 0.01
 """Of size and memory that counts as a change."""
-_IDENTITY = ("recipe_id", "backend", "batch_size", "shape", "threads")
+_IDENTITY = ("machine", "recipe_id", "backend", "batch_size", "shape", "threads")
 _KINDS = ("speed", "quality", "size")
 
 
@@ -66,12 +68,13 @@ def compare_rows(before: Sequence[Row], after: Sequence[Row]) -> Regression:
 
     Speed is compared by the speed-up over the baseline, which was timed in turns with each: where the two intervals are
     further apart than the noise floors of both, it changed. Quality is compared by the intervals of the drop. The
-    baselines' own latencies are told apart the same way. Two machines are never compared.
+    baselines' own latencies are told apart the same way. Two machines are never compared: of several, each stands
+    against itself. Where one machine has rows of several versions, the new ones count.
 
     Raises
     ------
     StudyError
-        If the two have no finished trial in common, are of different tasks, or of different machines.
+        If the two have no finished trial in common, are of different tasks, or have no machine in common.
 
     Examples
     --------
@@ -82,10 +85,17 @@ def compare_rows(before: Sequence[Row], after: Sequence[Row]) -> Regression:
     1 trials compared: 1 changes for the worse, 0 for the better.
       worse: a on openvino, batch 1: speed-up 4.00x (3.90 to 4.10) before, 2.00x (1.90 to 2.10) now
     """
-    old, new = (_finished(rows) for rows in (before, after))
+    earlier = {row.get("fingerprint") for row in before}
+    current = _newest(before, ()), _newest(after, earlier)
+    old, new = (_finished(rows) for rows in current)
     if not old or not new:
         raise StudyError(f"There is nothing to compare: {len(old)} finished trials before, {len(new)} now.")
     notes = _comparable(list(old.values()), list(new.values()))
+    both = {row.get("machine") for row in old.values()} & {row.get("machine") for row in new.values()}
+    old, new = ({key: row for key, row in rows.items() if row.get("machine") in both} for rows in (old, new))
+    left = [len(rows) - len(kept) for rows, kept in zip((before, after), current, strict=True)]
+    if any(left):
+        notes.append(f"rows of an earlier version on the same machine were left out: {left[0]} before, {left[1]} now")
     common = [key for key in old if key in new]
     if not common:
         raise StudyError("The two have no finished trial in common: no equal recipe, backend, batch size and threads.")
@@ -97,6 +107,19 @@ def compare_rows(before: Sequence[Row], after: Sequence[Row]) -> Regression:
         tuple(_words(new[key]) for key in new if key not in old),
         tuple(notes),
     )
+
+
+def _newest(rows: Sequence[Row], earlier: Collection[Any]) -> list[Row]:
+    """Return the rows of each machine's newest fingerprint: one that was not there ``earlier``, else the last one.
+
+    What fails since an upgrade must not be taken for what it was before.
+    """
+    newest: dict[Any, Any] = {}
+    for row in rows:
+        machine, found = row.get("machine"), row.get("fingerprint")
+        if machine not in newest or found not in earlier or newest[machine] in earlier:
+            newest[machine] = found
+    return [row for row in rows if newest[row.get("machine")] == row.get("fingerprint")]
 
 
 def _finished(rows: Sequence[Row]) -> dict[tuple[Any, ...], Row]:
@@ -114,11 +137,13 @@ def _comparable(old: list[Row], new: list[Row]) -> list[str]:
     )
     if tasks[0] != tasks[1]:
         raise StudyError(f"The two are of different tasks: {_listed(tasks[0])} before, {_listed(tasks[1])} now.")
-    if machines[0] != machines[1]:
+    if not machines[0] & machines[1]:
         raise StudyError(
             f"Figures of two machines are never compared: {_listed(machines[0])} before, {_listed(machines[1])} now."
         )
     notes = []
+    if machines[0] != machines[1]:
+        notes.append(f"only one of the two has rows of {_listed(machines[0] ^ machines[1])}: they were left out")
     if prints[0] != prints[1]:
         notes.append(
             "the fingerprints differ, so versions of libraries, the system or Python changed between the two: "
@@ -170,10 +195,22 @@ def _floor(row: Row) -> float:
 
 
 def _quality(old: Row, new: Row) -> Change | None:
-    """Compare quality: by the drop's interval where both have one, and else by the figure itself."""
-    bounds = _intervals(old, new, "quality_drop")
+    """Compare quality: by the drop's interval where both have one, and else by the figure itself.
+
+    The baseline's drop is 0 by definition: its quality is compared, which changes with the weights or the data only.
+    """
+    known = old.get("quality"), new.get("quality")
+    if known[0] is not None and known[1] is None and "quality" in new:
+        why = (new.get("notes") or {}).get("quality", "it was not measured")
+        return Change(_words(new), "quality", True, f"quality {known[0]:.4g} before, unknown now: {why}")
+    bounds = None if old.get("baseline") else _intervals(old, new, "quality_drop")
     if bounds is None:
-        return None
+        column = "quality" if old.get("baseline") else "quality_drop"
+        before, after = old.get(column), new.get(column)
+        if before is None or after is None or abs(after - before) <= QUALITY_SHARE * abs(known[0] or 1.0):
+            return None
+        worse = (after < before) is (column == "quality")
+        return Change(_words(new), "quality", worse, f"{column.replace('_', ' ')} {before:.4g} before, {after:.4g} now")
     (low, high), (new_low, new_high) = bounds
     if new_low <= high and low <= new_high:
         return None

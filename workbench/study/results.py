@@ -7,7 +7,7 @@ import io
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,7 @@ class Twin:
     """How far two processes of the same baseline were apart: ``ratio`` of their latencies with its interval (A-A).
 
     All three are None where it was not measured for this trial. ``floor`` is the share up to which differences count
-    as noise, because of ``seen``; at most 10 %, since on a busy machine the two may be further apart than any verdict
-    bears.
+    as noise, because of ``seen``. ``busy``: the two were further apart than any verdict bears.
     """
 
     floor: float = ASSUMED_NOISE
@@ -42,6 +41,7 @@ class Twin:
     ratio: float | None = None
     low: float | None = None
     high: float | None = None
+    busy: bool = False
 
 
 class Noise:
@@ -59,10 +59,12 @@ class Noise:
 
     def of(self, baseline: Planned) -> Twin:
         """Return the floor; for a batch size that was not measured, the largest of the others."""
-        apart = max((max(ratio, 1 / ratio) - 1 for ratio, _, _ in self._known.values()), default=0.0)
-        floor = min(max(apart, self._least), _MOST)
+        own = self._known.get(baseline.key)
+        known = self._known.values() if own is None else [own]
+        apart = max((max(ratio, 1 / ratio) - 1 for ratio, _, _ in known), default=0.0)
         seen = "two processes of the baseline (A-A) were that far apart" if apart > self._least else Twin.seen
-        return Twin(floor, seen, *self._known.get(baseline.key, (None, None, None)))
+        twin = Twin(max(apart, self._least), seen, busy=apart > _MOST)
+        return twin if own is None else replace(twin, ratio=own[0], low=own[1], high=own[2])
 
 
 def timed_columns(
@@ -107,9 +109,11 @@ def timed_columns(
         notes["latency_ms_p50"] = "The warm-up did not become steady within its limit."
     if noise.floor > ASSUMED_NOISE:
         notes["verdict"] = f"Differences up to {noise.floor:.1%} count as noise: {noise.seen}."
-    if noise.floor == _MOST:
+    if noise.busy:
+        columns["verdict"] = "undecided"
         notes["verdict"] = (
-            "Two processes of the baseline were over 10 % apart (A-A): the machine is busy. Time it again."
+            f"Two processes of the baseline were {noise.floor:.0%} apart (A-A), and above {_MOST:.0%} nothing is "
+            "decided: the machine is busy. Time it again in a new study."
         )
     pace = Timing.of(base).p50 / base_ms if base_ms else 1.0
     if not 1 / _STALL <= pace <= _STALL:

@@ -35,6 +35,7 @@ class TrialRow(TypedDict):
     ``engine_json`` holds the engine's options beyond backend, batch size and threads, where they are not its defaults.
     ``validation_drop`` is the drop on the validation split, which a search may look at; its note says where that was
     measured. A ``pruned`` row is one that a search did not time, and ``error`` says why.
+    ``baseline_key`` is the trial_key of the baseline that this one was timed in turns with.
     ``notes`` maps a column to the reason why it is None or needs a word.
     """
 
@@ -90,6 +91,7 @@ class TrialRow(TypedDict):
     fingerprint: str
     machine: str
     baseline: bool
+    baseline_key: str | None
     samples: str | None
     notes: dict[str, str]
     error: str | None

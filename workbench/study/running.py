@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -34,6 +36,7 @@ class StudyRuns:
     prefix_cache: bool
     _store: Store
     _stop: Any
+    _runner: int | None
     _task: Task | None
     _builtin: str | None
     _key: str | None
@@ -138,8 +141,9 @@ class StudyRuns:
         """
         from workbench.study.job import Job
 
-        stop = self._begin(options.get("budget_s"))
-        return Job(lambda: self._run(stop, *args, **options), stop.set)
+        asked = inspect.signature(self.run).bind(*args, **options).arguments  # a wrong name is told before it begins
+        stop = self._begin(asked.get("budget_s"))
+        return Job(lambda: self._run(stop, **asked), stop.set)
 
     @property
     def task_fingerprint(self) -> str:
@@ -182,6 +186,7 @@ class StudyRuns:
         from workbench.study.shapes import shapes_of
 
         started = time.monotonic()
+        self._runner = threading.get_ident()
         asked = (recipes, backends, batch_sizes)
         limits: dict[str, Any] = {"threads": threads, "budget_s": budget_s}
         try:
@@ -202,12 +207,13 @@ class StudyRuns:
                         return tell_finished(*done, time.monotonic() - started, progress)
                     host = PrepareHost(None, self.files, stop, prefix_cache=self.prefix_cache, care=care)
                     early.callback(host.close, kill=True)  # where the run does not come to that
-                    if self._task is None:
+                    early_start = self._task is None
+                    if early_start:
                         host.start()  # it imports torch while we do
                     known = Remembered.of(self.task)
                     points = shapes_of(shapes, known.axes, whose="the task's", own=known.own)
                     plan = plan_for(known.fingerprint, *asked, shapes=points, **limits)
-                    if complete_rows(self._store, self.name, plan) is None:
+                    if not early_start and complete_rows(self._store, self.name, plan) is None:
                         host.start()
                     check_recipes(plan.recipes, self.task)
                     shipment = pack(self.task)

@@ -6,6 +6,7 @@ Our tables are called ``workbench_*``, since Optuna keeps a table ``trials`` of 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import platform
@@ -13,12 +14,14 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import exc
 from sqlalchemy.engine import Connection
 
+from workbench.core.config import without_nan
 from workbench.core.errors import StudyError
 from workbench.study.address import connect, files_folder, parse_url
 from workbench.study.rows import TrialRow, whole_row
@@ -72,15 +75,28 @@ class TakenOver(StudyError):
 
 def new_owner() -> str:
     """Return a name for one run: host, process and a random part."""
-    return f"{platform.node()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+    return f"{_processes()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+
+
+@functools.cache
+def _processes() -> str:
+    """Return whose numbers of processes ours is one of: the host's, since when it runs, and in which container."""
+    parts = [platform.node()]
+    with contextlib.suppress(OSError):  # Linux only
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()[:8])
+        parts.append(Path("/proc/self/ns/pid").readlink().name.strip("pid:[]"))
+    return "/".join(parts)
 
 
 def is_stale(owner: str, heartbeat: float | None, *, now: float | None = None) -> bool:
-    """Say whether a run is dead: its process is gone from this host, or it has not been heard of for 30 s."""
+    """Say whether a run is dead: its process is gone from this host, or it has not been heard of for 30 s.
+
+    Of a process in another container of this host nothing but its sign of life is known.
+    """
     import psutil
 
     host, _, rest = owner.rpartition(":")[0].rpartition(":")
-    if host == platform.node() and rest.isdigit() and not psutil.pid_exists(int(rest)):
+    if host == _processes() and rest.isdigit() and not psutil.pid_exists(int(rest)):
         return True
     return heartbeat is None or (time.time() if now is None else now) - heartbeat > STALE_S
 
@@ -235,10 +251,15 @@ class Store:
     def set_setting(self, study: str, name: str, value: Any) -> None:
         """Store a JSON-ready value for a study."""
         where = (SETTINGS.c.study == study, SETTINGS.c.name == name)
-        with self._begin() as connection:
-            changed = connection.execute(SETTINGS.update().where(*where).values(value=json.dumps(value)))
-            if changed.rowcount == 0:
-                connection.execute(SETTINGS.insert().values(study=study, name=name, value=json.dumps(value)))
+        words = json.dumps(value)
+        change = SETTINGS.update().where(*where).values(value=words)
+        try:
+            with self._begin() as connection:
+                if connection.execute(change).rowcount == 0:
+                    connection.execute(SETTINGS.insert().values(study=study, name=name, value=words))
+        except exc.IntegrityError:  # another run has inserted it just now
+            with self._begin() as connection:
+                connection.execute(change)
 
     def close(self) -> None:
         """Close all connections; nothing is read or written any more."""
@@ -280,15 +301,22 @@ class Store:
         except exc.IntegrityError:
             raise
         except exc.SQLAlchemyError as error:
-            cause = str(getattr(error, "orig", None) or error).splitlines()[0]
-            raise StudyError(f"The storage {self.url} cannot be used: {cause}. {_advice(cause)}") from error
+            cause = first_line(error)
+            raise StudyError(f"The storage {self.url} cannot be used: {cause}. {advice(cause)}") from error
 
 
 def _columns(row: TrialRow) -> dict[str, Any]:
-    return {"state": row["state"], "row": json.dumps(row, allow_nan=False)}
+    return {"state": row["state"], "row": json.dumps(without_nan(row), allow_nan=False)}
 
 
-def _advice(cause: str) -> str:
+def first_line(error: BaseException) -> str:
+    """Return what a database said, in one line."""
+    said = str(getattr(error, "orig", None) or error).strip()
+    return next(iter(said.splitlines()), type(error).__name__)
+
+
+def advice(cause: str) -> str:
+    """Return what to do about what a database said."""
     words = {
         "not a database": "Give the path of a SQLite file, or of a file that does not exist yet.",
         "readonly": "Change its rights, or give another file.",

@@ -26,16 +26,19 @@ def export_stored(
     storage: str,
     output: str | Path,
     *,
+    study: str | None = None,
     task: Task | str | None = None,
     trial: str | None = None,
     quality_drop: float | None = None,
 ) -> Path:
     """Write the winner of a study into a folder; as :meth:`Study.export`, but the task may be left out.
 
+    ``study`` is its name; it may be left out where the database holds one only, or the task says which.
+
     Raises
     ------
     StudyError
-        If there is no such database, it holds several studies and no task says which, or as :meth:`Study.export`.
+        If there is no such database or study, it holds several and none is named, or as :meth:`Study.export`.
 
     Examples
     --------
@@ -46,12 +49,12 @@ def export_stored(
     if task is not None:
         from workbench.study.study import Study
 
-        with Study(task, storage=storage) as study:
-            if not study.rows():
-                raise StudyError(_not_held(study.task, storage))
-            return study.export(output, trial=trial, quality_drop=quality_drop)
+        with Study(task, storage=storage, name=study) as opened:
+            if not opened.rows():
+                raise StudyError(_not_held(opened.task, storage))
+            return opened.export(output, trial=trial, quality_drop=quality_drop)
     with _opened(storage) as store:
-        rows, best = _answer(store, _only_study(store, storage), storage, quality_drop)
+        rows, best = _answer(store, _named(store, storage, study), storage, quality_drop)
         return hand_over(rows, best, output, files=store.files, trial=trial, task=None)
 
 
@@ -78,11 +81,7 @@ def stored_rows(
     """
     _require_database(storage)
     with _opened(storage) as store:
-        name = _only_study(store, storage) if study is None else study
-        if name not in store.studies():
-            held = ", ".join(map(repr, store.studies())) or "none"
-            raise StudyError(f"{storage} holds no study {name!r}. It holds: {held}.")
-        rows, best = _answer(store, name, storage, quality_drop)
+        rows, best = _answer(store, _named(store, storage, study), storage, quality_drop)
     return mark_recommended(rows, best), best
 
 
@@ -107,8 +106,14 @@ def _answer(store: Store, name: str, storage: str, quality_drop: float | None) -
     return rows, best_row(rows, quality_drop=store.accepted_drop(name, quality_drop), machine=fingerprint_id())
 
 
-def _only_study(store: Store, storage: str) -> str:
+def _named(store: Store, storage: str, study: str | None) -> str:
+    """Return the name of the study that is asked for: the only one where none is named."""
     names = store.studies()
+    if study is not None:
+        if study not in names:
+            held = ", ".join(map(repr, names)) or "none"
+            raise StudyError(f"{storage} holds no study {study!r}. It holds: {held}.")
+        return study
     if len(names) != 1:
         known = (
             f"the studies {', '.join(map(repr, names))}: name one of them: --name (name=... in Python)"

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from workbench.tasks.task import Task
 
 
+CLOSE_S = 20.0
+"""Seconds that closing waits for a run in another thread to end, which takes it as long as ending a process does."""
+
+
 class Study(StudyRuns, StudySearch, StudyAnswers):
     """Trials of one task: recipes x backends x batch sizes, each timed in a process of its own.
 
@@ -80,6 +84,7 @@ class Study(StudyRuns, StudySearch, StudyAnswers):
         self.files = self._store.files
         self._lock = threading.Lock()
         self._stop: Any = None
+        self._runner: int | None = None
 
     @property
     def task(self) -> Task:
@@ -129,14 +134,18 @@ class Study(StudyRuns, StudySearch, StudyAnswers):
 
         asked = recipe, seeds, backend
         stop = self._begin(None)
+        self._runner = threading.get_ident()
         try:
             return measure_spread(self.task, *asked, self.best(), self.files, stop, progress, cache=self.prefix_cache)
         finally:
             self._stop = None
 
     def close(self) -> None:
-        """Stop a run in another thread and close the database."""
+        """Stop a run in another thread, wait until it has given its trials free, and close the database."""
         self.cancel()
+        end = time.monotonic() + CLOSE_S
+        while self._stop is not None and threading.get_ident() != self._runner and time.monotonic() < end:
+            time.sleep(0.02)
         self._store.close()
 
     def __enter__(self) -> Study:
@@ -161,6 +170,7 @@ class Study(StudyRuns, StudySearch, StudyAnswers):
             if self._stop is not None:
                 raise StudyError("This study is running already. Cancel it or wait for it, then run again.")
             self._stop = Stop(None if budget_s is None else time.monotonic() + budget_s)
+            self._runner = None
             return self._stop
 
 

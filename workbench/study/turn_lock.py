@@ -73,24 +73,31 @@ def turn(
     """
     where = turn_folder() if folder is None else folder
     with contextlib.ExitStack() as held:
-        wanted: Callable[[], bool] = _nobody
         try:
-            where.mkdir(parents=True, exist_ok=True)
-            queue, cores = (held.enter_context(_opened(where / f"{NAME}{suffix}")) for suffix in (".queue", ".lock"))
-        except OSError as error:
+            wanted = _queued(held, where, alone=alone, stop=stop, say=say)
+        except OSError as error:  # no folder, or a file system without locks
+            held.close()
             say(f"other studies on this machine are not waited for, since {where} gives no lock: {error.strerror}")
-        else:
-            said = False
-            for descriptor, only_one in ((queue, True), (cores, alone)):
-                while not _taken(descriptor, alone=only_one):
-                    if not said:
-                        said = True
-                        say("waiting for another study on this machine, which has the cores")
-                    stop.wait(POLL_S)
-                    stop.check()
-            _give_back(queue)
-            wanted = functools.partial(_waited_for, queue)
+            wanted = _nobody
         yield wanted
+
+
+def _queued(
+    held: contextlib.ExitStack, where: Path, *, alone: bool, stop: Waiter, say: Callable[[str], None]
+) -> Callable[[], bool]:
+    """Take the turn, which ``held`` gives back, and return what says whether somebody waits for it."""
+    where.mkdir(parents=True, exist_ok=True)
+    queue, cores = (held.enter_context(_opened(where / f"{NAME}{suffix}")) for suffix in (".queue", ".lock"))
+    said = False
+    for descriptor, only_one in ((queue, True), (cores, alone)):
+        while not _taken(descriptor, alone=only_one):
+            if not said:
+                said = True
+                say("waiting for another study on this machine, which has the cores")
+            stop.wait(POLL_S)
+            stop.check()
+    _give_back(queue)
+    return functools.partial(_waited_for, queue)
 
 
 def _nobody() -> bool:

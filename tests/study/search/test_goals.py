@@ -7,7 +7,7 @@ import pytest
 import workbench as wb
 from workbench.core.errors import ConfigError
 from workbench.study.rows import new_row
-from workbench.study.search.goals import Question, nearest_misses, question, recommend
+from workbench.study.search.goals import Question, misses, nearest_misses, question, recommend
 from workbench.study.search.runner import hopeless
 
 
@@ -102,6 +102,13 @@ def test_rows_of_another_batch_size_or_state_or_machine_or_without_quality_take_
     assert (nothing.row, nothing.met) == (None, False) and "No finished trial" in nothing.reason
 
 
+def test_the_nearest_misses_are_of_the_rows_that_are_compared():
+    there = row("there", 1.0, 0.0, fingerprint="there", trial_key="t")
+    unknown, other = row("unknown", 1.0, None, trial_key="u"), row("other", 1.0, 0.0, shape="x=1", trial_key="o")
+    found = misses([*ROWS, there, unknown, other], asked(max_latency_ms=2.0), machine="here")
+    assert {name: near["recipe"] for name, near in found.items()} == {"max_latency_ms": "c"}
+
+
 def test_the_search_sees_the_validation_split_only():
     seen = row("x", 5.0, 0.5)
     seen["validation_drop"] = 0.002
@@ -134,6 +141,8 @@ def test_without_a_figure_it_is_latency_at_one_batch_size_and_throughput_over_se
         (lambda: question(None, "throughput_per_s", None, (8,), shape=""), "Write maximise='throughput_per_s'"),
         (lambda: question(None, None, "size_mib", (8,), shape=""), "Write minimise='size_mib'"),
         (lambda: question(None, None, "quality", (8,), shape=""), "minimise='quality_drop'"),
+        (lambda: question(None, None, "agreement", (8,), shape=""), "agreement is of the evaluation split"),
+        (lambda: question(None, "quality_drop_high", None, (8,), shape=""), "which a search does not see"),
         (lambda: question(None, "latency_ms_p50", None, (1, 8), shape=""), "a call of 1 and one of 8 samples"),
         (lambda: question(None, (1,), None, (8,), shape=""), "minimise must be the name of a column"),
     ],

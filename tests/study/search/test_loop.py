@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ import optuna
 import pytest
 
 import workbench as wb
-from workbench.core.errors import Cancelled
+from workbench.core.errors import Cancelled, StudyError
 from workbench.study.child import OutOfTime
 from workbench.study.search.goals import Goals, recommend
 from workbench.study.search.history import History, counts, distinct
@@ -238,3 +239,31 @@ def test_progress_counts_points_and_tells_the_row(hunt):
     done = [event.done for event in events]
     assert done == sorted(done) and done[-1] == 6
     assert all(event.values["row"]["state"] == "complete" for event in events)
+
+
+def test_a_point_that_another_process_has_ended_meanwhile_is_no_error(hunt):
+    from workbench.study.search.goals import Question
+
+    asked = Question(Goals(), ("latency_ms_p50",), (8,))
+    made = [Proposer(hunt.url, "a search", SPACE, asked, sampler="random", seed=1, owner=new_owner()) for _ in range(2)]
+    points = [made[0].ask(), made[0].ask()]
+    for point in points:  # the other one took this search for dead
+        made[1]._study.tell(point.number, state=optuna.trial.TrialState.FAIL)
+    made[0].tell(points[0], "complete", values=[1.0])
+    made[0].put_back(points[1])
+    assert [one.state for one in made[1].tried()] == ["failed", "failed"]
+    for one in made:
+        one.close()
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe"])
+def test_every_number_of_a_stepped_range_is_one_point(hunt, sampler):
+    space = wb.Space(wb.vary(wb.Prune, ratio=wb.between(0.1, 0.5, step=0.1)), backends="openvino", batch_sizes=8)
+    words, runner, _, _ = hunt(space, sampler=sampler, trials=50)
+    ratios = [json.loads(trial.recipe.to_json())["steps"][0]["ratio"] for trial in runner.done]
+    assert sorted(ratios) == [0.1, 0.2, 0.3, 0.4, 0.5] and "(5 different points)" in words
+
+
+def test_what_optuna_says_of_its_tables_comes_in_words():
+    with pytest.raises(StudyError, match=r"Optuna's tables .* cannot be used: disk is full. Free some space"), quiet():
+        raise optuna.exceptions.StorageInternalError("x") from OSError("disk is full")

@@ -14,7 +14,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from workbench.core.errors import Cancelled, StudyError
+from workbench.core.errors import Cancelled, StudyError, WorkbenchError
 from workbench.core.files import replacing
 from workbench.study.answers import pareto_rows
 from workbench.study.care import Care
@@ -81,6 +81,7 @@ class ClusterRun:
         self._troubles: dict[Unit, list[tuple[str, str]]] = {}
         self._spans: list[Span] = []
         self._cut: list[str] = []
+        self._left: set[str] | None = None
         self._number = 0
 
     def work(self) -> ClusterSummary:
@@ -100,6 +101,11 @@ class ClusterRun:
             self._note_cut(self._ledger.missing(trials), BUDGET)
         except Cancelled:
             pass
+        except WorkbenchError as error:
+            state, reason = "failed", f"The run stopped while it ran: {error}"
+            if isinstance(error, StudyError):
+                raise
+            raise StudyError(f"The run stopped: {error} What is complete is kept.") from error
         finally:
             if not whole:
                 self._link.halt(flight.future for flight in self._flights.values())
@@ -305,14 +311,17 @@ class ClusterRun:
             self._cut.append(f"not run, {reason}: {words_of([t for t in trials if t.recipe == recipe])}")
 
     def _waited_for_others(self, trials: Sequence[Planned]) -> bool:
-        """Wait while other runs work on these trials; True when one of those was left undone."""
+        """Wait while other runs work on these trials; True where something is left, as in :class:`Run`."""
         waited = False
         while others := self._ledger.others_at_work():
             waited = True
             self._ledger.say(f"waiting for another run: {words_of(others)}")
             self._stop.wait(_LOOK_S)
             self._stop.check()
-        return waited and bool(self._ledger.missing(trials))
+        left = {trial.key for trial in self._ledger.missing(trials)}
+        again = bool(left) and (waited or left != self._left)
+        self._left = left
+        return again
 
     def _paced(self, site: str) -> Pacing:
         pacing = Pacing(self._plans[site], self._stop)

@@ -16,7 +16,7 @@ from workbench.core.progress import Progress, ProgressCallback, ignore
 from workbench.study.care import STALL_S, Care, care_for
 from workbench.study.rows import TrialRow
 from workbench.study.search.cheap import untrained
-from workbench.study.search.goals import Goals, Question, nearest_misses, question, recommend
+from workbench.study.search.goals import Goals, Question, misses, question, recommend
 from workbench.study.search.history import History
 from workbench.study.search.proposer import SAMPLERS, Proposer, search_name
 from workbench.study.search.result import SearchResult
@@ -46,6 +46,7 @@ class StudySearch:
     _store: Store
     _lock: threading.Lock
     _stop: Any
+    _runner: int | None
 
     if TYPE_CHECKING:  # the other halves have them
 
@@ -134,6 +135,7 @@ class StudySearch:
         asked = self._asked(space, sampler, goals, minimise, maximise, trials, seed, threads, progress)
         care = care_for(stall_timeout_s)
         stop = self._begin(budget_s)
+        self._runner = threading.get_ident()
         try:
             return self._search(
                 space, asked, stop, sampler, trials=trials, seed=seed, threads=threads or default_threads(),
@@ -233,8 +235,7 @@ class StudySearch:
             proposer.close()
         rows = self._rows()
         best = recommend(rows, asked, machine=fingerprint_id())
-        complete = [r for r in rows if r["state"] == "complete" and r["batch_size"] in asked.batch_sizes]
-        nearest = {} if best.met else nearest_misses(complete, asked.goals)
+        nearest = {} if best.met else misses(rows, asked, machine=fingerprint_id())
         told = (row["notes"].get("validation_drop", "") for row in rows if row["baseline"])
         notes = tuple(dict.fromkeys(note for note in told if note.startswith(SEEN)))
         return SearchResult(best, nearest, history, new, reused, ended, cancelled, time.monotonic() - started, notes)

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from workbench.core.config import Config, from_dict, option
 from workbench.core.errors import ConfigError, unknown_name
 from workbench.core.given import given
-from workbench.study.answers import HIGHER_IS_BETTER, Best, comparable, evidence, interval_words, one_machine
+from workbench.study.answers import (
+    HIGHER_IS_BETTER,
+    Best,
+    baseline_of,
+    comparable,
+    evidence,
+    interval_words,
+    one_machine,
+)
 from workbench.study.rows import NUMERIC, TrialRow, row_engine
 
 _COLUMNS = {
@@ -115,6 +123,7 @@ class Question:
 
 
 _SEEN = {"quality_drop": "validation_drop"}
+_UNSEEN = ("agreement", "quality_drop_low", "quality_drop_high")
 
 
 def question(
@@ -143,6 +152,11 @@ def question(
             raise ConfigError("search: " + unknown_name("numeric column", name, NUMERIC))
         if name == "quality":
             raise ConfigError("search: write minimise='quality_drop', the loss against the float model.")
+        if name in _UNSEEN:
+            raise ConfigError(
+                f"search: {name} is of the evaluation split, which a search does not see. Write "
+                "minimise='quality_drop': it looks at the validation split then."
+            )
     for wrong, side, other in (
         ([n for n in small if n in HIGHER_IS_BETTER], "minimise", "maximise"),
         ([n for n in large if n not in HIGHER_IS_BETTER], "maximise", "minimise"),
@@ -165,16 +179,14 @@ def recommend(rows: Sequence[TrialRow], asked: Question, *, machine: str | None 
     compared by what was timed in turns with the baseline, of equals the one that loses less. Quality is that of the
     evaluation split, which the search did not see.
     """
-    known = [r for r in rows if r["state"] == "complete" and r["batch_size"] in asked.batch_sizes]
-    known = [r for r in known if (r.get("shape") or "") == asked.shape and r["quality_drop"] is not None]
-    known, other = one_machine(known, machine)
+    known, other = _rivals(rows, asked, machine)
     order = {row["trial_key"]: cost for row, cost in zip(known, costs(known, asked.figures[0]), strict=True)}
     rivals = [r for r in known if math.isfinite(order[r["trial_key"]])]
     rivals.sort(key=lambda r: (order[r["trial_key"]], r["quality_drop"]))
     if not rivals:
         return Best(None, False, f"No finished trial has both a quality and {asked.figures[0]}.", 0)
-    base = _baselines(rivals)
-    held = [r for r in rivals if asked.goals.hold(r, base=base.get(_place(r)))]
+    base = baseline_of(rivals)
+    held = [r for r in rivals if asked.goals.hold(r, base=base(r))]
     if held:
         words = _FIGURES.get(asked.figures[0]) or f"best {asked.figures[0]}"
         many = f" at batch {held[0]['batch_size']}" if len(asked.batch_sizes) > 1 else ""
@@ -185,17 +197,29 @@ def recommend(rows: Sequence[TrialRow], asked: Question, *, machine: str | None 
         return Best(held[0], True, text + other, len(rivals))
 
     def far(row: TrialRow) -> tuple[float, float]:
-        beyond = asked.goals.excess(row, base=base.get(_place(row)))
+        beyond = asked.goals.excess(row, base=base(row))
         return sum(max(0.0, share) for share in beyond.values()), order[row["trial_key"]]
 
     row = min(rivals, key=far)
     return Best(row, False, _nothing_held(rivals, row, asked.goals) + other, len(rivals))
 
 
+def misses(rows: Sequence[TrialRow], asked: Question, *, machine: str | None = None) -> dict[str, TrialRow]:
+    """Return :func:`nearest_misses` of the rows that :func:`recommend` compares."""
+    return nearest_misses(_rivals(rows, asked, machine)[0], asked.goals)
+
+
+def _rivals(rows: Sequence[TrialRow], asked: Question, machine: str | None) -> tuple[list[TrialRow], str]:
+    """Return the rows that may answer a question, all of one machine, with a sentence where that is not this one."""
+    known = [r for r in rows if r["state"] == "complete" and r["batch_size"] in asked.batch_sizes]
+    known = [r for r in known if (r.get("shape") or "") == asked.shape and r["quality_drop"] is not None]
+    return one_machine(known, machine)
+
+
 def nearest_misses(rows: Sequence[TrialRow], goals: Goals) -> dict[str, TrialRow]:
     """Return for each goal the row that comes nearest to it among those that hold all others, where there are any."""
-    found, base = {}, _baselines(rows)
-    beyond = {row["trial_key"]: goals.excess(row, base=base.get(_place(row))) for row in rows}
+    found, base = {}, baseline_of(rows)
+    beyond = {row["trial_key"]: goals.excess(row, base=base(row)) for row in rows}
     for name in goals.limits:
         others = [r for r in rows if all(b <= 0 for goal, b in beyond[r["trial_key"]].items() if goal != name)]
         if others:
@@ -205,8 +229,8 @@ def nearest_misses(rows: Sequence[TrialRow], goals: Goals) -> dict[str, TrialRow
 
 def costs(rows: Sequence[TrialRow], figure: str) -> list[float]:
     """Return a figure of rows as they are compared by, less is better; infinite where it is unknown."""
-    base = _baselines(rows)
-    found = [_figure(row, base.get(_place(row)), figure) for row in rows]
+    base = baseline_of(rows)
+    found = [_figure(row, base(row), figure) for row in rows]
     sign = -1.0 if figure in HIGHER_IS_BETTER else 1.0
     return [math.inf if value is None else sign * value for value in found]
 
@@ -219,14 +243,6 @@ def goal_words(name: str) -> tuple[str, str]:
 def goal_column(name: str) -> str:
     """Return the column that a goal limits."""
     return _COLUMNS[name]
-
-
-def _place(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return row["batch_size"], row["fingerprint"]
-
-
-def _baselines(rows: Sequence[TrialRow]) -> dict[tuple[Any, ...], TrialRow]:
-    return {_place(row): row for row in rows if row["baseline"]}
 
 
 def _figure(row: Mapping[str, Any], base: Mapping[str, Any] | None, column: str) -> float | None:
@@ -250,7 +266,7 @@ def _several(side: str, names: str | Sequence[str] | None) -> tuple[str, ...]:
 
 
 def _nothing_held(rivals: Sequence[TrialRow], row: TrialRow, goals: Goals) -> str:
-    base = _baselines(rivals)
+    base = baseline_of(rivals)
     text = (
         f"Nothing met the goals ({goals.words()}): none of the {len(rivals)} finished variants does. The nearest is "
         f"{row['recipe']} on {row_engine(row)}: {_misses(row, base, goals)}."
@@ -264,12 +280,12 @@ def _nothing_held(rivals: Sequence[TrialRow], row: TrialRow, goals: Goals) -> st
     return text
 
 
-def _misses(row: TrialRow, base: Mapping[tuple[Any, ...], TrialRow], goals: Goals) -> str:
+def _misses(row: TrialRow, base: Callable[[TrialRow], TrialRow | None], goals: Goals) -> str:
     words = []
-    for name, beyond in goals.excess(row, base=base.get(_place(row))).items():
+    for name, beyond in goals.excess(row, base=base(row)).items():
         if beyond > 0:
             what, unit = goal_words(name)
-            value = _figure(row, base.get(_place(row)), _COLUMNS[name])
+            value = _figure(row, base(row), _COLUMNS[name])
             shown = "unknown" if value is None else f"{value:.4g}{unit}"
             interval = interval_words(row) if name == "max_quality_drop" else ""
             words.append(f"{what} {shown}{interval} instead of {goals.limits[name]:g}{unit}")

@@ -182,4 +182,5 @@ def _places(tried: Sequence[Tried]) -> int:
 
 
 def _place(params: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
-    return tuple(sorted(params.items()))
+    # steps of a range add up to a little beside the numbers that are meant
+    return tuple(sorted((name, round(v, 9) if isinstance(v, float) else v) for name, v in params.items()))

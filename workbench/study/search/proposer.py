@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from workbench.core.config import short_id
-from workbench.core.errors import ConfigError, RecipeError
+from workbench.core.errors import ConfigError, RecipeError, StudyError
 from workbench.core.lazy import needing
 from workbench.study.address import parse_url, tune_sqlite
 from workbench.study.search.domain import Between, Domain
 from workbench.study.search.goals import Question
 from workbench.study.search.history import COMPLETE, FAILED, INTERRUPTED, PRUNED, Tried
 from workbench.study.search.space import Proposal, Space, meaning
-from workbench.study.store import is_stale
+from workbench.study.store import advice, first_line, is_stale
 
 if TYPE_CHECKING:
     import optuna
@@ -49,7 +49,7 @@ class Asked:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep Optuna from writing lines of its own, and put its loudness back afterwards."""
+    """Keep Optuna from writing lines of its own, put its loudness back afterwards, and say in words what it raises."""
     import optuna
 
     loudness = optuna.logging.get_verbosity()
@@ -58,8 +58,20 @@ def quiet() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             yield
+    except optuna.exceptions.StorageInternalError as error:
+        cause = first_line(error.__cause__ or error)
+        raise StudyError(f"Optuna's tables in the storage cannot be used: {cause}. {advice(cause)}") from error
     finally:
         optuna.logging.set_verbosity(loudness)
+
+
+@contextlib.contextmanager
+def _unless_ended() -> Iterator[None]:
+    """Leave a point as it is that another process has ended meanwhile: it took this search for one that is gone."""
+    import optuna
+
+    with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
+        yield
 
 
 class Proposer:
@@ -123,14 +135,14 @@ class Proposer:
         from optuna.trial import TrialState
 
         states = {COMPLETE: TrialState.COMPLETE, PRUNED: TrialState.PRUNED, FAILED: TrialState.FAIL}
-        with quiet():
+        asked.told = True
+        with quiet(), _unless_ended():
             ending = {"reason": reason, "reused": reused, "elapsed_s": self._elapsed_s()}
             asked.trial.set_user_attr("row", dict(row or {}))
             asked.trial.set_user_attr("ending", ending)
             for goal, beyond in (excess or {}).items():
                 asked.trial.set_constraint(goal, beyond)
             self._study.tell(asked.trial, None if values is None else list(values), state=states[state])
-        asked.told = True
 
     def name(self, asked: Asked, trial_key: str) -> None:
         """Note which trial a point is, before work on it begins."""
@@ -200,8 +212,9 @@ class Proposer:
 
         # in this order a kill in between proposes it twice, which costs nothing, and never loses it
         self._study.enqueue_trial(params)
-        self._storage.set_trial_user_attr(trial_id, _MARK, True)
-        self._study.tell(number, state=TrialState.FAIL)
+        with _unless_ended():
+            self._storage.set_trial_user_attr(trial_id, _MARK, True)
+            self._study.tell(number, state=TrialState.FAIL)
 
 
 def load_tried(storage: str, name: str) -> tuple[Tried, ...]:
@@ -247,7 +260,8 @@ def _suggest(trial: optuna.Trial, name: str, domain: Domain) -> Any:
     high = domain.values()[-1]  # the last step may end before the end of the range
     if domain.whole:
         return trial.suggest_int(name, int(domain.low), int(high), step=int(domain.step or 1), log=domain.log)
-    return trial.suggest_float(name, domain.low, high, step=domain.step, log=domain.log)
+    value = trial.suggest_float(name, domain.low, high, step=domain.step, log=domain.log)
+    return value if domain.step is None else domain.nearest(value)  # 0.1 + 2 * 0.1 is not 0.3
 
 
 def _sampler(name: str, seed: int) -> Any:
@@ -282,7 +296,8 @@ def _database(storage: str) -> optuna.storages.RDBStorage:
     if url.get_backend_name() != "sqlite":
         return RDBStorage(url.render_as_string(hide_password=False), engine_kwargs={"pool_pre_ping": True})
     url = url.set(database=str(Path(str(url.database)).absolute()))
-    made = RDBStorage(url.render_as_string(), engine_kwargs={"connect_args": {"timeout": _TIMEOUT_S}})
+    wait = {} if "timeout" in url.query else {"timeout": _TIMEOUT_S}
+    made = RDBStorage(url.render_as_string(), engine_kwargs={"connect_args": wait})
     sa.event.listen(made.engine, "connect", tune_sqlite)
     made.engine.dispose()  # connections from before the listener
     return made

@@ -114,6 +114,8 @@ class SearchRun(Run):
         self._ledger.extend(self._plan, self._plan.rows(self._task.name, self._fingerprint))
         if not self._ledger.missing(pair):
             return self._ledger.row(trial), False
+        self._ledger.claim(pair)  # before the work on the baseline: another search sees that this one lives
+        self._left = None
         self._make_ready()
         while True:
             for recipe in recipes:
