@@ -41,8 +41,8 @@ lint: install ## ruff, mypy, import-linter
 test: lint ## lint and the fast tests, in WORKERS processes
 	$(PYTEST) -m "not slow and not gpu"
 
-test-all: test ## lint and every test, the slow ones one after the other
-	$(BIN)/python -m pytest -m "slow or gpu"
+test-all: test ## lint and every test
+	$(PYTEST) -m "slow or gpu"
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) reports dist build .pytest_cache .mypy_cache .ruff_cache

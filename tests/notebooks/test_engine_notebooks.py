@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 from outputs import SHORT, pictures, printed
 
 
@@ -42,6 +43,7 @@ def test_the_memory_notebook_shows_batches_threads_and_buffers(run_outputs: Any,
         assert words in text
 
 
+@pytest.mark.slow
 def test_the_tuning_notebook_reads_its_own_numbers_and_keeps_what_it_chose(run_outputs: Any, here: Path) -> None:
     parameters = {
         "task": SHORT,
@@ -67,6 +69,7 @@ def test_the_tuning_notebook_reads_its_own_numbers_and_keeps_what_it_chose(run_o
     assert len(list((here / "cache" / "tuning").glob("*.json"))) == text.count("Kept for the next engine: True.")
 
 
+@pytest.mark.slow
 def test_the_measurement_notebook_judges_engines_and_puts_them_under_load(run_outputs: Any, here: Path) -> None:
     parameters = {
         "task": SHORT,

@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from outputs import SHORT, pictures, printed
 
 
+@pytest.mark.slow
 def test_the_profile_notebook_shows_layers_and_says_why(run_outputs: Any, here: Path) -> None:
     parameters = {"task": SHORT, "batch_size": 4, "calls": 6, "peaks_s": 0.0, "interactive": False}
     outputs = run_outputs("31_profile.ipynb", parameters)
@@ -21,6 +23,7 @@ def test_the_profile_notebook_shows_layers_and_says_why(run_outputs: Any, here: 
         assert json.loads((here / "profiles" / f"{name}.json").read_text())
 
 
+@pytest.mark.slow
 def test_the_roofline_notebook_draws_variants_and_layers(run_outputs: Any, here: Path) -> None:
     parameters = {"task": SHORT, "batch_sizes": [1, 4], "peaks_s": 0.0, "calls": 4, "interactive": False}
     outputs = run_outputs("32_roofline.ipynb", parameters)

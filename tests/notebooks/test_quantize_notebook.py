@@ -19,6 +19,7 @@ def short():
 """
 
 
+@pytest.mark.slow
 def test_the_quantization_notebook_shows_modes_and_layers(
     run_outputs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -113,7 +113,7 @@ def test_a_grid_is_done_once_although_a_worker_is_killed_in_the_middle(cluster_o
             missing = [name for name, value in row.items() if value is None and name != "error"]
             assert set(missing) <= set(row["notes"])
             with np.load(study.files / "samples" / row["samples"]) as stored:
-                mine = np.concatenate([stored[name] for name in stored.files if name.startswith("arm_")])
+                mine = [np.median(stored[name]) for name in stored.files if name.startswith("arm_")]
             assert row["latency_ms_p50"] == pytest.approx(np.median(mine))
         float_rows = [row for row in rows if row["recipe"] == "float"]
         assert [row["quality"] for row in float_rows] == pytest.approx([0.9] * 4)
