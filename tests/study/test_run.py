@@ -11,6 +11,7 @@ import pytest
 import workbench as wb
 from workbench.core.errors import BackendUnavailable, ConfigError, StudyError
 from workbench.study.answers import comparable
+from workbench.study.ledger import Ledger
 from workbench.study.rows import COLUMNS
 from workbench.study.run import Run
 from workbench.tasks.trees import call_model
@@ -258,11 +259,15 @@ def test_a_backend_that_is_not_installed_is_said_with_the_way_to_get_it(ran, mon
         ran.study.run(RECIPES, ["openvino"])
 
 
-class Others:
+class Others(Ledger):
     """Stands for a ledger whose trials others have; ``busy`` says how often somebody is at work still."""
 
     def __init__(self, missing, busy=0):
-        self.left, self.busy = [SimpleNamespace(key=key, name="x", backend="b") for key in missing], busy
+        self.left, self.busy, self._left = (
+            [SimpleNamespace(key=key, name="x", backend="b") for key in missing],
+            busy,
+            None,
+        )
 
     def others_at_work(self):
         self.busy -= 1
@@ -276,10 +281,10 @@ class Others:
 
 
 def test_what_a_run_elsewhere_left_undone_meanwhile_is_done_in_another_pass(monkeypatch):
-    monkeypatch.setattr("workbench.study.run.words_of", lambda trials: "a trial")
+    monkeypatch.setattr("workbench.study.ledger.words_of", lambda trials: "a trial")
     stop = SimpleNamespace(wait=lambda seconds: None, check=lambda: None)
     run = object.__new__(Run)
-    run._stop, run._plan, run._left = stop, SimpleNamespace(trials=()), None
+    run._stop, run._plan = stop, SimpleNamespace(trials=())
     run._ledger = Others(["a"])  # killed before this run came to look
     assert run._wait_for_others()
     assert not run._wait_for_others()  # that pass could not do it either, and nobody is at work

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from workbench.core.errors import ConfigError, StudyError
@@ -36,24 +37,19 @@ def positive(text: str) -> int:
 
 def seconds(text: str) -> float:
     """Return a number of seconds above 0, for argparse."""
-    try:
-        found = float(text)
-    except ValueError:
-        found = 0.0
-    if not 0 < found < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
-    return found
+    return _number(text, lambda found: 0 < found < math.inf, "number of seconds above 0")
 
 
 def drop(text: str) -> float:
     """Return a drop of quality, a finite number of at least 0, for argparse."""
-    try:
-        found = float(text)
-    except ValueError:
-        found = -1.0
-    if not 0 <= found < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of at least 0, in the metric's units")
-    return found
+    return _number(text, lambda found: 0 <= found < math.inf, "number of at least 0, in the metric's units")
+
+
+def _number(text: str, fits: Callable[[float], bool], words: str) -> float:
+    with contextlib.suppress(ValueError):
+        if fits(found := float(text)):
+            return found
+    raise argparse.ArgumentTypeError(f"{text!r} is no {words}")
 
 
 @contextlib.contextmanager

@@ -78,3 +78,17 @@ def unknown_name(kind: str, given: object, allowed: Iterable[str]) -> str:
     """Return the message for a name that is not one of the allowed ones."""
     names = sorted(allowed)
     return f"Unknown {kind} {given!r}.{did_you_mean(str(given), names)} Allowed: {', '.join(names)}."
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an exception's text that says something.
+
+    Examples
+    --------
+    >>> first_line(ValueError("\nno such layer\nat line 3"))
+    'no such layer'
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if lines and lines[0].startswith("The following operation failed in the TorchScript interpreter"):
+        return lines[-1]  # a trace through the interpreter comes first
+    return lines[0] if lines else type(error).__name__

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from workbench.artifact.reference import Arrays
-from workbench.core.errors import EngineError
-from workbench.engine.backends.base import Session, first_line, run_and_copy
+from workbench.core.errors import EngineError, first_line
+from workbench.engine.backends.base import Session, run_and_copy
 
 _WORDS = re.compile(
     r"out of memory|bad[_ ]alloc|not enough memory|(failed|unable) to allocate (memory|[\d.]+ \w+)"

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from workbench.core.errors import EngineError
+from workbench.core.errors import EngineError, first_line
 from workbench.core.lazy import needing
-from workbench.engine.backends.base import ModelSource, first_line
+from workbench.engine.backends.base import ModelSource
 from workbench.engine.source import Described, io_of
 from workbench.export.io import IOSpec, TensorSpec
 

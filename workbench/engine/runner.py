@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from workbench.artifact.reference import Arrays
-from workbench.core.errors import EngineError, InputError
+from workbench.core.errors import EngineError, InputError, first_line
 from workbench.engine.ahead import Ahead
-from workbench.engine.backends.base import copy_into, first_line
+from workbench.engine.backends.base import copy_into
 from workbench.engine.backoff import BackingOff
 from workbench.engine.batching import Bound, Run, by_shape, one_by_one, pad, run_in_batches
 from workbench.engine.buffers import BufferPool

@@ -16,10 +16,10 @@ from typing import Any
 
 from workbench.artifact.reference import Arrays
 from workbench.compress.quantize.modes import refusal
-from workbench.core.errors import EngineError, WorkbenchError
+from workbench.core.errors import EngineError, WorkbenchError, first_line
 from workbench.core.machine import default_threads
 from workbench.engine.backends import require_backend
-from workbench.engine.backends.base import ModelSource, Session, first_line
+from workbench.engine.backends.base import ModelSource, Session
 from workbench.engine.backoff import BackingOff, memory_reason
 from workbench.engine.checks import FirstCall, precision_of, verify
 from workbench.engine.config import InferenceConfig

@@ -15,7 +15,7 @@ from workbench.core.given import given, require_count, require_function
 from workbench.core.stats import bootstrap_median, ratio_interval
 from workbench.engine.turns import SETTLE_S
 from workbench.measure.events import EventArm
-from workbench.measure.timing import BLOCK_S, LEAST_ROUNDS, CallArm, Samples, interleave
+from workbench.measure.timing import BLOCK_S, CallArm, Samples, check_rounds, interleave
 
 
 @dataclass(frozen=True)
@@ -100,12 +100,7 @@ def _check(calls: Any, samples: Any, rounds: Any, *, seed: Any, **seconds: Any) 
         require_function(f"time_calls: {name!r}", call, takes="no arguments")
     require_count("time_calls: samples", samples)
     require_count("time_calls: seed", seed, minimum=0)
-    whole = isinstance(rounds, tuple | list) and len(rounds) == 2 and all(type(n) is int for n in rounds)
-    if not whole or not LEAST_ROUNDS <= rounds[0] <= rounds[1]:
-        raise ConfigError(
-            f"time_calls: rounds must be (least, most) with {LEAST_ROUNDS} <= least <= most: fewer rounds bound no "
-            f"median. Got {given(rounds)}."
-        )
+    check_rounds("time_calls", rounds)
     for name, value in seconds.items():
         least = 0.0 if name == "settle_s" else sys.float_info.min
         if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < math.inf:

@@ -12,7 +12,7 @@ from workbench.core.stats import ASSUMED_NOISE, Verdict, ratio_interval, verdict
 from workbench.engine.placement import runs_on_gpu
 from workbench.measure.conditions import Conditions, Watch
 from workbench.measure.noise import floor_of, known_noise, noise_words
-from workbench.measure.timing import LEAST_ROUNDS, CallArm, Timing, block_seconds, disturbed_notes, interleave
+from workbench.measure.timing import CallArm, Timing, block_seconds, check_rounds, disturbed_notes, interleave
 
 _NARROW = 0.5
 """Of the noise floor: an interval of that width says all that one pair of sessions can say."""
@@ -110,7 +110,7 @@ def compare(
     >>> wb.compare(eager, fast, task.examples(16))  # doctest: +SKIP
     onnxruntime is faster than torch-eager: 2.31x (95 % interval 2.24 to 2.40)
     """
-    _check_rounds(rounds)
+    check_rounds("compare", rounds)
     require_above_zero("compare: budget_s", budget_s, of="seconds")
     if block_s is not None:
         require_above_zero("compare: block_s", block_s, of="seconds")
@@ -160,16 +160,6 @@ def compare(
         (*_notes(baseline, candidate), *disturbed_notes(timed)),
         timed.conditions,
     )
-
-
-def _check_rounds(rounds: Any) -> None:
-    whole = isinstance(rounds, tuple | list) and len(rounds) == 2
-    whole = whole and all(isinstance(n, int) and not isinstance(n, bool) for n in rounds)
-    if not whole or not LEAST_ROUNDS <= rounds[0] <= rounds[1]:
-        raise ConfigError(
-            f"compare: rounds must be (least, most), whole numbers with {LEAST_ROUNDS} <= least <= most: fewer rounds "
-            f"bound no median. Got {given(rounds)}."
-        )
 
 
 def _noise(floor: float | None) -> tuple[float, str]:

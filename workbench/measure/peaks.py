@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from workbench.core.errors import BackendUnavailable, ConfigError
+from workbench.core.errors import BackendUnavailable, ConfigError, first_line
 from workbench.core.files import cache_dir, write_json
 from workbench.core.given import given, require_count, require_not_negative
 from workbench.core.machine import default_threads, fingerprint_id, machine_words, this_machine
@@ -144,8 +144,7 @@ def measure_peaks(
         try:
             tried.append(Peak(product.precision, _gflops(product, share), product.library))
         except Exception as error:  # noqa: BLE001 - a library may lack a kernel; the others still tell the peak
-            said = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            notes.append(f"{product.precision} by {product.library}: {said}")
+            notes.append(f"{product.precision} by {product.library}: {first_line(error)}")
     progress(Progress("peaks", len(products), len(products) + 1, "copying memory"))
     copied = _copy_gb_s(count, share, device)
     notes += [f"disturbed: {reason}. Measure it again on a quiet machine." for reason in watch.lap().reasons]

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from workbench.artifact.reference import Arrays
-from workbench.core.errors import EngineError
-from workbench.engine.backends.base import ModelSource, first_line, require_onnx
+from workbench.core.errors import EngineError, first_line
+from workbench.engine.backends.base import ModelSource, require_onnx
 from workbench.engine.backends.optimized import too_large
 from workbench.engine.onnx_files import onnx_files
 from workbench.engine.source import TemporaryFolder

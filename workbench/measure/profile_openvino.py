@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from workbench.artifact.reference import Arrays
-from workbench.core.errors import EngineError
-from workbench.engine.backends.base import ModelSource, first_line, require_onnx
+from workbench.core.errors import EngineError, first_line
+from workbench.engine.backends.base import ModelSource, require_onnx
 from workbench.measure.nodes import LayerNames, NodeTime, Observed
 from workbench.measure.words import is_product
 

@@ -10,7 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from workbench.core.errors import TrialFailed
+from workbench.core.errors import ConfigError, TrialFailed
+from workbench.core.given import given
 from workbench.core.stats import median_interval, median_iqr, percentile
 from workbench.engine.turns import SETTLE_S, until_quiet
 from workbench.measure.conditions import Conditions, Watch, joined
@@ -206,6 +207,17 @@ def interleave(
         ):
             break
     return Rounds(_of(blocks, alive), order, lost, repeated, joined(laps))
+
+
+def check_rounds(where: str, rounds: Any) -> None:
+    """Raise ConfigError where ``rounds`` is not (least, most) with enough of them to bound a median."""
+    whole = isinstance(rounds, tuple | list) and len(rounds) == 2
+    whole = whole and all(isinstance(n, int) and not isinstance(n, bool) for n in rounds)
+    if not whole or not LEAST_ROUNDS <= rounds[0] <= rounds[1]:
+        raise ConfigError(
+            f"{where}: rounds must be (least, most), whole numbers with {LEAST_ROUNDS} <= least <= most: fewer rounds "
+            f"bound no median. Got {given(rounds)}."
+        )
 
 
 def block_seconds(arms: Sequence[CallArm]) -> float:

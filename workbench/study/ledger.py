@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from workbench.core.errors import StudyError
 from workbench.core.progress import Progress, ProgressCallback
@@ -15,6 +15,9 @@ from workbench.study.answers import best_row
 from workbench.study.plan import Plan, Planned
 from workbench.study.rows import TrialRow, update_row
 from workbench.study.store import Store, TakenOver, is_stale, new_owner
+
+if TYPE_CHECKING:
+    from workbench.study.child import Stop
 
 BEAT_S = 3.0
 _CLEAR: dict[str, Any] = {"error": None, "notes": {}}
@@ -42,6 +45,7 @@ class Ledger:
         self._reused = sum(row["state"] == "complete" for row in self._rows.values())
         self._mine: set[str] = set()
         self._given_up: set[str] = set()
+        self._left: set[str] | None = None
         self._finished = self._failed = 0
         self._shown = 0.0
         self._end = threading.Event()
@@ -59,7 +63,7 @@ class Ledger:
 
     def extend(self, plan: Plan, rows: dict[str, TrialRow]) -> None:
         """Go over to another plan, whose trials come on top of those known; a search finds them one by one."""
-        self._plan = plan
+        self._plan, self._left = plan, None
         new = {key: row for key, row in rows.items() if key not in self._rows}
         if new:
             self._store.add(self._study, new)
@@ -165,6 +169,23 @@ class Ledger:
             self._rows[key] = stored.row
         busy = {k for k, s in found.items() if s.owner is not None and not is_stale(s.owner, s.heartbeat)}
         return [t for t in self._plan.trials if t.key in busy and self._rows[t.key]["state"] != "complete"]
+
+    def wait_for_others(self, trials: Sequence[Planned], stop: Stop, *, look_s: float) -> bool:
+        """Wait while other runs work on the plan's trials; True where something is left that another pass can do.
+
+        A run elsewhere may have been killed, or ended, while this one did other trials. A pass that left what the one
+        before left, with nobody at work meanwhile, would go on for ever.
+        """
+        waited = False
+        while others := self.others_at_work():
+            waited = True
+            self.say(f"waiting for another run: {words_of(others)}")
+            stop.wait(look_s)
+            stop.check()
+        left = {trial.key for trial in self.missing(trials)}
+        again = bool(left) and (waited or left != self._left)
+        self._left = left
+        return again
 
     def counts(self) -> dict[str, int]:
         """Return how many trials were finished now, were there before, failed, or are still open."""

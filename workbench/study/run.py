@@ -81,7 +81,6 @@ class Run(Finishing):
         self._bench = Bench(Setup(files, inputs, self._shelf.artifact, shipment.build, stop, self._care))
         self._noise = Noise(files / "noise.json")
         self._cut: list[str] = []
-        self._left: set[str] | None = None
 
     def work(self) -> RunSummary:
         """Do everything that can be done; a cancel or the end of the budget leaves finished rows as they are.
@@ -260,21 +259,8 @@ class Run(Finishing):
         return base if base is not None and self._noise.of(base).low is None else None
 
     def _wait_for_others(self) -> bool:
-        """Wait while other runs work on trials of this plan; True where something is left that another pass can do.
-
-        A run elsewhere may have been killed, or ended, while this one did other trials. A pass that left what the one
-        before left, with nobody at work meanwhile, would go on for ever.
-        """
-        waited = False
-        while others := self._ledger.others_at_work():
-            waited = True
-            self._ledger.say(f"waiting for another run: {words_of(others)}")
-            self._stop.wait(1.0)
-            self._stop.check()
-        left = {trial.key for trial in self._ledger.missing(self._plan.trials)}
-        again = bool(left) and (waited or left != self._left)
-        self._left = left
-        return again
+        """Wait while other runs work on trials of this plan; True where something is left that another pass can do."""
+        return self._ledger.wait_for_others(self._plan.trials, self._stop, look_s=1.0)
 
     def _leave_out(self, trials: Sequence[Planned], *, primary: bool) -> None:
         self._pacing.skip(primary=primary)

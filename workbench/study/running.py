@@ -141,9 +141,10 @@ class StudyRuns:
         """
         from workbench.study.job import Job
 
-        asked = inspect.signature(self.run).bind(*args, **options).arguments  # a wrong name is told before it begins
-        stop = self._begin(asked.get("budget_s"))
-        return Job(lambda: self._run(stop, **asked), stop.set)
+        asked = inspect.signature(self.run).bind(*args, **options)  # a wrong name is told before it begins
+        asked.apply_defaults()
+        stop = self._begin(asked.arguments["budget_s"])
+        return Job(lambda: self._run(stop, **asked.arguments), stop.set)
 
     @property
     def task_fingerprint(self) -> str:
@@ -166,18 +167,18 @@ class StudyRuns:
     def _run(
         self,
         stop: Any,
-        recipes: Sequence[Recipe] | None = None,
-        backends: Sequence[str] | None = None,
-        batch_sizes: Sequence[int] = (1, 8, 32),
+        recipes: Sequence[Recipe] | None,
+        backends: Sequence[str] | None,
+        batch_sizes: Sequence[int],
         *,
-        threads: int | None = None,
-        budget_s: float | None = None,
-        quality_drop: float = 0.01,
-        shapes: Mapping[str, Sequence[int]] | None = None,
-        monitor: Monitor | None = None,
-        cluster: Cluster | str | Any = None,
-        stall_timeout_s: float | None = STALL_S,
-        progress: ProgressCallback = ignore,
+        threads: int | None,
+        budget_s: float | None,
+        quality_drop: float,
+        shapes: Mapping[str, Sequence[int]] | None,
+        monitor: Monitor | None,
+        cluster: Any,
+        stall_timeout_s: float | None,
+        progress: ProgressCallback,
     ) -> RunSummary:
         from workbench.study.ledger import Ledger
         from workbench.study.plan import check_recipes, plan_for

@@ -22,7 +22,7 @@ from sqlalchemy import exc
 from sqlalchemy.engine import Connection
 
 from workbench.core.config import without_nan
-from workbench.core.errors import StudyError
+from workbench.core.errors import StudyError, first_line
 from workbench.study.address import connect, files_folder, parse_url
 from workbench.study.rows import TrialRow, whole_row
 
@@ -301,18 +301,12 @@ class Store:
         except exc.IntegrityError:
             raise
         except exc.SQLAlchemyError as error:
-            cause = first_line(error)
+            cause = first_line(getattr(error, "orig", None) or error)
             raise StudyError(f"The storage {self.url} cannot be used: {cause}. {advice(cause)}") from error
 
 
 def _columns(row: TrialRow) -> dict[str, Any]:
     return {"state": row["state"], "row": json.dumps(without_nan(row), allow_nan=False)}
-
-
-def first_line(error: BaseException) -> str:
-    """Return what a database said, in one line."""
-    said = str(getattr(error, "orig", None) or error).strip()
-    return next(iter(said.splitlines()), type(error).__name__)
 
 
 def advice(cause: str) -> str:

@@ -6,8 +6,8 @@ import importlib
 from collections.abc import Sequence
 from typing import Any, cast
 
-from workbench.core.errors import BackendUnavailable, ConfigError
-from workbench.engine.backends.base import Availability, Backend, Capabilities, first_line
+from workbench.core.errors import BackendUnavailable, ConfigError, first_line
+from workbench.engine.backends.base import Availability, Backend, Capabilities
 from workbench.engine.names import BACKENDS, DEFAULT_BACKENDS, all_names, third_party, unknown_backend
 
 __all__ = [

@@ -174,17 +174,3 @@ def run_and_copy(run: Callable[[Arrays], tuple[Arrays, float]], inputs: Arrays, 
     start = time.perf_counter()
     copy_into(outputs, found)
     return copied + time.perf_counter() - start
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an exception's text that says something.
-
-    Examples
-    --------
-    >>> first_line(ValueError("\nno such layer\nat line 3"))
-    'no such layer'
-    """
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if lines and lines[0].startswith("The following operation failed in the TorchScript interpreter"):
-        return lines[-1]  # a trace through the interpreter comes first
-    return lines[0] if lines else type(error).__name__

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from workbench.engine.backends.base import first_line
+from workbench.core.errors import first_line
 
 GRAPHS = 4
 """How many shapes of input are recorded; each keeps memory of its own for inputs and outputs."""

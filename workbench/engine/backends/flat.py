@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from workbench.core.errors import EngineError
-from workbench.engine.backends.base import first_line
+from workbench.core.errors import EngineError, first_line
 from workbench.engine.backends.torch_session import flat_call
 from workbench.export.agreement import compare_outputs
 from workbench.export.io import IOSpec

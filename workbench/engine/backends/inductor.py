@@ -8,7 +8,8 @@ import shutil
 import sys
 from typing import Any
 
-from workbench.engine.backends.base import Availability, ModelSource, first_line
+from workbench.core.errors import first_line
+from workbench.engine.backends.base import Availability, ModelSource
 from workbench.engine.backends.torch_session import torch_status
 
 _COMPILERS = {

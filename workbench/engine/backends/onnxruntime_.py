@@ -8,9 +8,9 @@ from typing import Any
 
 from workbench.artifact.reference import Arrays
 from workbench.core.denormals import flushed, flushing_call
-from workbench.core.errors import ConfigError, EngineError, WorkbenchError
+from workbench.core.errors import ConfigError, EngineError, WorkbenchError, first_line
 from workbench.core.machine import default_threads
-from workbench.engine.backends.base import Availability, Capabilities, ModelSource, Session, first_line, require_onnx
+from workbench.engine.backends.base import Availability, Capabilities, ModelSource, Session, require_onnx
 from workbench.engine.backends.optimized import keeping, kept_graph, too_large, touch
 from workbench.engine.backends.precisions import take_onnxruntime
 from workbench.engine.backends.providers import (

@@ -7,8 +7,8 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-from workbench.core.errors import EngineError
-from workbench.engine.backends.base import Availability, Capabilities, ModelSource, Session, first_line
+from workbench.core.errors import EngineError, first_line
+from workbench.engine.backends.base import Availability, Capabilities, ModelSource, Session
 from workbench.engine.backends.torch_session import PRECISIONS, Call, TorchSession, torch_status
 from workbench.engine.config import InferenceConfig
 

@@ -81,7 +81,6 @@ class ClusterRun:
         self._troubles: dict[Unit, list[tuple[str, str]]] = {}
         self._spans: list[Span] = []
         self._cut: list[str] = []
-        self._left: set[str] | None = None
         self._number = 0
 
     def work(self) -> ClusterSummary:
@@ -93,7 +92,7 @@ class ClusterRun:
             self._announce()
             while True:
                 self._do_open()
-                if not self._waited_for_others(trials):
+                if not self._ledger.wait_for_others(trials, self._stop, look_s=_LOOK_S):
                     break
             whole = True
         except OutOfTime:
@@ -309,19 +308,6 @@ class ClusterRun:
     def _note_cut(self, trials: Sequence[Planned], reason: str) -> None:
         for recipe in dict.fromkeys(t.recipe for t in trials):
             self._cut.append(f"not run, {reason}: {words_of([t for t in trials if t.recipe == recipe])}")
-
-    def _waited_for_others(self, trials: Sequence[Planned]) -> bool:
-        """Wait while other runs work on these trials; True where something is left, as in :class:`Run`."""
-        waited = False
-        while others := self._ledger.others_at_work():
-            waited = True
-            self._ledger.say(f"waiting for another run: {words_of(others)}")
-            self._stop.wait(_LOOK_S)
-            self._stop.check()
-        left = {trial.key for trial in self._ledger.missing(trials)}
-        again = bool(left) and (waited or left != self._left)
-        self._left = left
-        return again
 
     def _paced(self, site: str) -> Pacing:
         pacing = Pacing(self._plans[site], self._stop)

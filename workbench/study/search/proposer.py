@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from workbench.core.config import short_id
-from workbench.core.errors import ConfigError, RecipeError, StudyError
+from workbench.core.errors import ConfigError, RecipeError, StudyError, first_line
 from workbench.core.lazy import needing
 from workbench.study.address import parse_url, tune_sqlite
 from workbench.study.search.domain import Between, Domain
 from workbench.study.search.goals import Question
 from workbench.study.search.history import COMPLETE, FAILED, INTERRUPTED, PRUNED, Tried
 from workbench.study.search.space import Proposal, Space, meaning
-from workbench.study.store import advice, first_line, is_stale
+from workbench.study.store import advice, is_stale
 
 if TYPE_CHECKING:
     import optuna

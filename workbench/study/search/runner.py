@@ -115,7 +115,6 @@ class SearchRun(Run):
         if not self._ledger.missing(pair):
             return self._ledger.row(trial), False
         self._ledger.claim(pair)  # before the work on the baseline: another search sees that this one lives
-        self._left = None
         self._make_ready()
         while True:
             for recipe in recipes:
