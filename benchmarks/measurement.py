@@ -6,12 +6,14 @@
   pairs may be called different.
 - Planted: the same, but every call of the second engine spins for 5 % (and once more, 2 %) of its own time on top. At
   least 90 % of the planted 5 % must be found; the 2 % are shown.
-- Beside other tools, on one engine of ``digits_vit`` in 60 turns of a quarter of a second: the median of the workbench
-  within 5 % of that of MLPerf LoadGen's SingleStream log and of torch.utils.benchmark, turn by turn, and the intervals
-  of the 90th percentiles of LoadGen and the workbench overlap.
+- Beside other tools, in turns of a quarter of a second on one engine: the median of the workbench within 5 % of that
+  of MLPerf LoadGen's SingleStream log and of torch.utils.benchmark, turn by turn, and the intervals of the 90th
+  percentiles of LoadGen and the workbench overlap. LoadGen counts what its binding takes to hand a query over and
+  back, about 10 us here: 1.4 % of a call of ``digits_vit``, more than the width of the intervals. The percentiles are
+  therefore judged on that network with wider layers, whose calls take milliseconds, and shown of both.
 
 Backends (torch eager, ONNX Runtime, OpenVINO) and batch sizes (1, 8, 32) take turns over the embedded task ``digits``.
-The noise floor is measured first, as ``workbench noise`` does. Nothing is run again. Takes about 32 minutes.
+The noise floor is measured first, as ``workbench noise`` does. Nothing is run again. Takes about 35 minutes.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 import workbench as wb
 from workbench.compress.variant import Variant
@@ -35,6 +38,7 @@ from workbench.core.machine import default_threads, library_versions, machine_wo
 from workbench.core.stats import bootstrap_median
 from workbench.measure.noise import NoiseFloor, measure_noise
 from workbench.measure.timing import CallArm, interleave
+from workbench.tasks.models import DigitsViT
 
 BACKENDS = ("torch-eager", "onnxruntime", "openvino")
 BATCHES = (1, 8, 32)
@@ -44,6 +48,8 @@ BUDGET_S = 4.5
 MOST_FALSE, LEAST_FOUND, CLOSE = 0.08, 0.90, 0.05
 PLANTED = (0.05, 0.02)
 SWITCH_MS = 50.0
+TURNS = {False: 20, True: 60}
+"""Of networks whose calls are short, and long."""
 TOGETHER = 5
 """Turns that one pace of the machine may last."""
 OUTPUT = Path(__file__).parent / "results" / "measurement.md"
@@ -111,8 +117,11 @@ class Beside:
 
     This machine changes its pace for seconds at a time (a virtual core shares a real one with somebody else), so
     medians are set beside each other turn by turn, and what an interval may assume to be independent are the turns.
+    ``long``: whether a call takes so long that LoadGen's own time is lost in it, and percentiles can be judged.
     """
 
+    network: str
+    long: bool
     backend: str
     ours: Turns
     loadgen: Turns
@@ -126,9 +135,14 @@ class Beside:
     @property
     def fine(self) -> bool:
         """Whether the three agree."""
-        (low, high), (their_low, their_high) = p90_interval(self.ours), p90_interval(self.loadgen)
         close = max(abs(self.apart(theirs)[0]) for theirs in (self.loadgen, self.by_torch)) <= CLOSE
-        return close and low <= their_high and their_low <= high
+        return close and (self.overlap or not self.long)
+
+    @property
+    def overlap(self) -> bool:
+        """Whether the intervals of the 90th percentiles overlap."""
+        (low, high), (their_low, their_high) = p90_interval(self.ours), p90_interval(self.loadgen)
+        return low <= their_high and their_low <= high
 
 
 def p90_interval(turns: Turns, *, draws: int = 500) -> tuple[float, float]:
@@ -152,7 +166,29 @@ def settled(latencies_ms: np.ndarray) -> np.ndarray:
     return latencies_ms[np.cumsum(latencies_ms) > SWITCH_MS]
 
 
-def beside(variant: Variant, backend: str, *, turns: int = 60, seconds: float = 0.25) -> Beside:
+def untrained() -> torch.nn.Module:
+    """Return the transformer of ``digits_vit`` with wider layers; nothing is trained, since only its time counts."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return DigitsViT(width=256, hidden=1024).eval()
+
+
+def networks() -> Iterator[tuple[Variant, bool]]:
+    """Yield the networks that the tools time, and whether their calls are long."""
+    task = wb.tasks.digits_vit()
+    yield Variant.original(task), False
+    wide = wb.Task(
+        name="digits_vit_wide",
+        build=untrained,
+        train=(task.train.inputs, task.train.targets),
+        evaluation=(task.evaluation.inputs, task.evaluation.targets),
+        metric=task.metric,
+        loss=task.loss,
+    )
+    yield Variant.original(wide), True
+
+
+def beside(variant: Variant, backend: str, *, long: bool, seconds: float = 0.25) -> Beside:
     """Time one engine by three tools in turns of random order, one sample a call.
 
     The engine leaves one core free where it can: LoadGen writes its log on a thread of its own, which would otherwise
@@ -182,10 +218,10 @@ def beside(variant: Variant, backend: str, *, turns: int = 60, seconds: float = 
             "loadgen": loadgen,
             "by_torch": lambda _: 1e3 * np.asarray(timer.blocked_autorange(min_run_time=seconds).times),
         }
-        for turn in range(turns):
+        for turn in range(TURNS[long]):
             for tool in order.permutation(list(tools)):
                 found[tool].append(tools[tool](turn))
-    return Beside(backend, **found)
+    return Beside(variant.task.name, long, backend, **found)
 
 
 def different(found: list[Pair]) -> list[Pair]:
@@ -213,14 +249,14 @@ def pair_table(by_share: dict[float, list[Pair]]) -> str:
 def beside_table(found: list[Beside]) -> str:
     """Return the medians of the three tools as a table in Markdown."""
     lines = [
-        "| digits_vit, one sample | workbench (ms) | LoadGen | torch.utils.benchmark | p90, workbench | p90, LoadGen |",
-        "|---|---:|---|---|---|---|",
+        "| sample of | backend | workbench (ms) | LoadGen | torch.utils.benchmark | p90, workbench | p90, LoadGen |",
+        "|---|---|---:|---|---|---|---|",
     ]
     for one in found:
         apart = ["{:+.1%} ({:+.1%} to {:+.1%})".format(*one.apart(theirs)) for theirs in (one.loadgen, one.by_torch)]
         p90 = ["{:.4g} to {:.4g}".format(*p90_interval(turns)) for turns in (one.ours, one.loadgen)]
         median = np.median(np.concatenate(one.ours))
-        lines.append(f"| {one.backend} | {median:.4g} | {' | '.join((*apart, *p90))} |")
+        lines.append(f"| {one.network} | {one.backend} | {median:.4g} | {' | '.join((*apart, *p90))} |")
     return "\n".join(lines)
 
 
@@ -263,7 +299,8 @@ def judged(by_share: dict[float, list[Pair]], others: list[Beside]) -> tuple[lis
         (
             all(one.fine for one in others),
             f"{sum(one.fine for one in others)} of {len(others)} engines: medians of the three tools within "
-            f"{CLOSE:.0%}, 90th percentiles overlap.",
+            f"{CLOSE:.0%}, and 90th percentiles overlap where a call is long "
+            f"({sum(one.overlap for one in others if one.long)} of {sum(one.long for one in others)}).",
         ),
     ]
     return [f"{'holds' if holds else 'DOES NOT HOLD'}: {words}" for holds, words in checks], all(h for h, _ in checks)
@@ -282,8 +319,7 @@ def main() -> int:
     print(f"seed {given.seed}", flush=True)
     floor = measure_noise(variant, keep=False)
     print(floor, flush=True)
-    vit = Variant.original(wb.tasks.digits_vit())
-    others = [beside(vit, backend) for backend in BACKENDS]
+    others = [beside(network, backend, long=long) for network, long in networks() for backend in BACKENDS]
     print(beside_table(others), flush=True)
     by_share: dict[float, list[Pair]] = {}
     for share, count in ((0.0, given.pairs), (PLANTED[0], given.planted), (PLANTED[1], given.small)):

@@ -22,14 +22,14 @@ def test_settled_leaves_out_the_first_fifty_milliseconds() -> None:
 
 
 def test_two_tools_that_time_the_same_agree_on_a_machine_of_two_paces() -> None:
-    one = Beside("onnxruntime", turns(0, seed=1), turns(0, seed=2), turns(0.02, seed=3))
+    one = Beside("digits_vit", True, "onnxruntime", turns(0, seed=1), turns(0, seed=2), turns(0.02, seed=3))
     share, low, high = one.apart(one.by_torch)
     assert low < 0.02 < high and share == pytest.approx(0.02, abs=0.01)
     assert one.fine
 
 
 def test_a_tool_that_times_more_is_told() -> None:
-    one = Beside("onnxruntime", turns(0, seed=1), turns(0, seed=2), turns(2 * CLOSE, seed=3))
+    one = Beside("digits_vit", True, "onnxruntime", turns(0, seed=1), turns(0, seed=2), turns(2 * CLOSE, seed=3))
     assert not one.fine
 
 
@@ -41,5 +41,11 @@ def test_the_interval_of_the_90th_percentile_holds_the_true_one() -> None:
 
 def test_percentiles_that_do_not_meet_are_told() -> None:
     late = [np.where(np.arange(calls.size) < 0.3 * calls.size, 3 * calls, calls) for calls in turns(0, seed=6)]
-    one = Beside("openvino", turns(0, seed=7), late, turns(0, seed=8))
-    assert not one.fine
+    tools = (turns(0, seed=7), late, turns(0, seed=8))
+    assert not Beside("digits_vit_wide", True, "openvino", *tools).fine
+
+
+def test_percentiles_of_short_calls_are_shown_and_not_judged() -> None:
+    later = [1.03 * calls for calls in turns(0, seed=6)]
+    one = Beside("digits_vit", False, "openvino", turns(0, seed=6), later, turns(0, seed=8))
+    assert one.fine

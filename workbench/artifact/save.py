@@ -23,7 +23,7 @@ from workbench.artifact.load import set_weights
 from workbench.artifact.manifest import IO, ONNX, PROGRAM, REFERENCE, STRUCTURE, WEIGHTS, write_manifest
 from workbench.artifact.reference import Reference, sample_count
 from workbench.artifact.structure import StructureError, describe_structure, own_tensors, replay
-from workbench.core.errors import ArtifactError, ExportError
+from workbench.core.errors import ArtifactError, ExportError, first_line
 from workbench.core.given import require_count, require_path
 from workbench.core.machine import FINGERPRINT_LIBRARIES, library_versions, this_machine
 from workbench.export.capture import Captured, capture_dynamic, resize_batch
@@ -209,7 +209,7 @@ def _plain_errors() -> Iterator[None]:
     try:
         yield
     except (safetensors.SafetensorError, RuntimeError) as error:
-        raise OSError(errno.EIO, str(error).splitlines()[0]) from error
+        raise OSError(errno.EIO, first_line(error)) from error
 
 
 def _manifest(variant: Variant, export: dict[str, Any], reason: str | None) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from workbench.artifact.artifact import Artifact, open_artifact
 from workbench.artifact.manifest import MANIFEST
 from workbench.artifact.reference import Arrays, Reference
 from workbench.compress.quantize.modes import mode_of_recipe
-from workbench.core.errors import ConfigError, EngineError, ExportError
+from workbench.core.errors import ConfigError, EngineError, ExportError, first_line
 from workbench.core.lazy import needing
 from workbench.core.machine import this_machine
 from workbench.engine.backends.base import ModelSource
@@ -174,7 +174,7 @@ def _source_from_onnx(path: Path) -> ModelSource:
         model = onnx.load(str(path), load_external_data=False)
         io = _io_of(model.graph, path)
     except (OSError, ValueError, IndexError, onnx.checker.ValidationError) as error:
-        raise EngineError(f"{path} cannot be read as an ONNX file: {str(error).splitlines()[0]}") from error
+        raise EngineError(f"{path} cannot be read as an ONNX file: {first_line(error)}") from error
     except Exception as error:
         if "DecodeError" not in type(error).__name__:
             raise
@@ -245,7 +245,7 @@ def _unoptimized_reference(path: Path, io: IOSpec) -> tuple[Reference | None, st
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         outputs = session.run(list(io.output_names), dict(zip(io.input_names, inputs, strict=True)))
     except Exception as error:
-        raise EngineError(f"ONNX Runtime cannot run {path}: {str(error).splitlines()[0]}") from error
+        raise EngineError(f"ONNX Runtime cannot run {path}: {first_line(error)}") from error
     note = "outputs are checked against ONNX Runtime without optimizations, on random inputs: an ONNX file has no torch"
     return Reference(inputs, outputs), note
 

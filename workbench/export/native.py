@@ -20,7 +20,7 @@ from workbench.compress.quantize.capture import capture
 from workbench.compress.quantize.specs import scheme_for
 from workbench.compress.quantize.step import report_layers
 from workbench.compress.steps import Quantize
-from workbench.core.errors import BackendUnavailable, ExportError
+from workbench.core.errors import BackendUnavailable, ExportError, first_line
 from workbench.core.progress import Progress
 from workbench.export.io import input_leaves
 from workbench.export.onnx import export_onnx
@@ -65,7 +65,7 @@ def quantize_native(step: Quantize, work: Work) -> Outcome:
         except Exception as error:
             raise ExportError(
                 f"{_MAKERS[step.route]} failed on {type(module).__name__}: {type(error).__name__}: "
-                f"{str(error).strip().splitlines()[0] if str(error).strip() else ''}. Use route='qdq'."
+                f"{first_line(error)}. Use route='qdq'."
             ) from error
         touches = _touches(target, names, excluded, _MAKERS[step.route])
         quantized = OnnxModule(target.read_bytes(), io)

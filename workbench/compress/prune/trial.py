@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from workbench.compress.prune.ties import find_ties, tie_again, tie_words, torn
+from workbench.core.errors import first_line
 from workbench.tasks.trees import Tree, call_model, leaves
 
 # Relative to the largest output; sums over fewer terms round differently.
@@ -149,7 +150,7 @@ def _failure(module: nn.Module, cuts: Sequence[Cut], example: Tree) -> str | Non
             return f"{TIED} of {tie_words(apart)}, which only a cut of all of them alike would leave one tensor"
         outputs = _run(trial, example)
     except Exception as error:  # noqa: BLE001 - whatever a forward with a fixed size raises is the answer
-        return f"the model's forward fails without its channels ({type(error).__name__}: {_first_line(error)})"
+        return f"the model's forward fails without its channels ({type(error).__name__}: {first_line(error)[:120]})"
     return _difference(original, silent, outputs)
 
 
@@ -232,7 +233,3 @@ def _unfreeze(module: nn.Module) -> list[str]:
 def _run(module: nn.Module, example: Tree) -> list[torch.Tensor]:
     with torch.no_grad():
         return leaves(call_model(module, example))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or ["no message"])[0][:120]

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from workbench.compress.variant import LayerReport
-from workbench.core.errors import BackendUnavailable, CoverageError
+from workbench.core.errors import BackendUnavailable, CoverageError, first_line
 
 _LEAST_CAPABILITY = (8, 0)
 
@@ -78,6 +78,6 @@ def _convert(layer: nn.Linear) -> str | None:
     try:
         packed = torch.sparse.to_sparse_semi_structured(layer.weight.detach())
     except (RuntimeError, NotImplementedError) as error:  # shapes and types that the kernels do not take
-        return str(error).splitlines()[0]
+        return first_line(error)
     layer.weight = nn.Parameter(packed, requires_grad=False)
     return None

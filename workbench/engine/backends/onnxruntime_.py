@@ -58,7 +58,7 @@ class OnnxRuntime:
         try:
             import onnxruntime
         except (ImportError, OSError) as error:
-            return Availability(NAME, False, None, str(error).splitlines()[0], _HOW)
+            return Availability(NAME, False, None, first_line(error), _HOW)
         return Availability(NAME, True, onnxruntime.__version__)
 
     def load(self, source: ModelSource, config: InferenceConfig) -> Session:
@@ -69,7 +69,7 @@ class OnnxRuntime:
         except ConfigError:
             raise
         except Exception as error:
-            raise EngineError(f"ONNX Runtime cannot load {source.label}: {str(error).splitlines()[0]}") from error
+            raise EngineError(f"ONNX Runtime cannot load {source.label}: {first_line(error)}") from error
 
 
 class OnnxRuntimeSession:

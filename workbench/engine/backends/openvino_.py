@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from workbench.artifact.reference import Arrays
-from workbench.core.errors import EngineError
+from workbench.core.errors import EngineError, first_line
 from workbench.core.machine import default_threads
 from workbench.engine.backends.base import (
     Availability,
@@ -103,7 +103,7 @@ class OpenVino:
             openvino = import_openvino()
             devices = shared_core().available_devices
         except (ImportError, OSError, RuntimeError) as error:
-            return Availability(NAME, False, None, str(error).splitlines()[0], _HOW)
+            return Availability(NAME, False, None, first_line(error), _HOW)
         version = openvino.get_version().split("-")[0]
         if "CPU" not in devices:
             return Availability(NAME, False, version, f"OpenVINO finds no CPU plugin, only {devices}", _HOW)

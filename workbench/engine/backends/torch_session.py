@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from workbench.artifact.reference import Arrays
+from workbench.core.errors import first_line
 from workbench.core.machine import default_threads, library_versions
 from workbench.engine.backends.base import Availability, ModelSource, require_module
 from workbench.engine.config import InferenceConfig
@@ -182,7 +183,7 @@ def torch_status(name: str) -> Availability:
     try:
         import torch
     except (ImportError, OSError) as error:
-        return Availability(name, False, version, str(error).splitlines()[0], "pip install torch==2.13.0")
+        return Availability(name, False, version, first_line(error), "pip install torch==2.13.0")
     return Availability(name, True, torch.__version__)
 
 
