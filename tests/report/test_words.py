@@ -78,6 +78,11 @@ def test_speed_in_words(ratio: float | None, verdict: str | None, said: str) -> 
     assert words.speed_words({"speedup": ratio, "verdict": verdict}) == said
 
 
+def test_a_speed_that_is_undecided_is_told_by_its_interval() -> None:
+    row = {"speedup": 82.25, "speedup_low": 25.61, "speedup_high": 151.3, "verdict": "undecided"}
+    assert words.speed_words(row) == "25.6× to 151× the original's speed (undecided)"
+
+
 def test_caveats_name_what_weakens_the_answer(rows: Rows) -> None:
     rows[0]["state"] = "waiting"
     for row in rows:

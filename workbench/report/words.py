@@ -113,7 +113,10 @@ def speed_words(row: Row) -> str:
         return "its speed-up was not measured"
     if verdict == "same":
         return f"as fast as the original ({times(ratio)})"
-    if verdict == "undecided":
+    if verdict == "undecided":  # a middle that nothing bears must not be the headline
+        low, high = row.get("speedup_low"), row.get("speedup_high")
+        if low is not None and high is not None:
+            return f"{times(low)} to {times(high)} the original's speed (undecided)"
         return f"{times(ratio)} the original's speed, but undecided"
     return f"{times(ratio)} faster than the original" if ratio >= 1 else f"slower than the original ({times(ratio)})"
 
