@@ -86,11 +86,17 @@ def test_a_speed_that_is_undecided_is_told_by_its_interval() -> None:
 def test_caveats_name_what_weakens_the_answer(rows: Rows) -> None:
     rows[0]["state"] = "waiting"
     for row in rows:
-        row.update(candidates=18, verdict="undecided")
+        row.update(candidates=18, verdict="undecided", speedup_low=0.9)
     said = " ".join(words.caveats(best_row(rows, quality_drop=0.01), rows))
     assert "18 combinations" in said
     assert "contains 1" in said
     assert "1 of 54 planned trials were not run" in said
+
+
+def test_an_interval_away_from_one_is_not_said_to_contain_it(rows: Rows) -> None:
+    for row in rows:
+        row.update(verdict="undecided", speedup_low=2.4, speedup_high=2.6)
+    assert "contains 1" not in " ".join(words.caveats(best_row(rows, quality_drop=0.01), rows))
 
 
 def test_equal_reasons_are_told_once(rows: Rows) -> None:

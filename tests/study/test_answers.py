@@ -103,6 +103,13 @@ def test_an_interval_that_reaches_beyond_the_limit_is_said():
     assert best.met and "0.013, beyond the limit" in best.reason
 
 
+def test_an_undecided_verdict_comes_with_its_reason():
+    shaken = {**row("a", 6.0, 0.0), "verdict": "undecided", "speedup_low": 2.4, "speedup_high": 2.6}
+    shaken["notes"] = {"verdict": "Two processes of the baseline were 40% apart (A-A)."}
+    reason = best_row([ROWS[0], shaken]).reason
+    assert "2.40 to 2.60; undecided). Two processes of the baseline were 40% apart (A-A)." in reason
+
+
 def test_timings_of_two_machines_are_never_mixed():
     rows = [row("a", 6.0, 0.0), row("b", 5.0, 0.0), row("c", 1.0, 0.0, machine="there")]
     assert best_row(rows, machine="here").row["recipe"] == "b"

@@ -167,9 +167,9 @@ def caveats(best: Best, rows: Sequence[Row]) -> list[str]:
             f"{tried} combinations of recipe and backend were judged on the same evaluation samples, so the best one "
             "looks a little better here than it will on new ones."
         )
-    if row.get("verdict") == "undecided":
-        why = (row.get("notes") or {}).get("speedup")
-        found.append(why or "The interval of the speed-up contains 1: measure longer before you rely on it.")
+    low, high = row.get("speedup_low"), row.get("speedup_high")
+    if row.get("verdict") == "undecided" and low is not None and high is not None and low <= 1 <= high:
+        found.append("The interval of the speed-up contains 1: measure longer before you rely on it.")
     open_rows = sum(r["state"] not in ("complete", "pruned", "failed") for r in rows)
     if open_rows:
         found.append(f"{open_rows} of {len(rows)} planned trials were not run: see the notes.")

@@ -261,8 +261,8 @@ def evidence(within: Sequence[TrialRow], limit: float) -> str:
         if row["speedup_low"] is not None and row["speedup_high"] is not None:
             text += f" (95 % interval {row['speedup_low']:.2f} to {row['speedup_high']:.2f}; {row['verdict']})"
     text += "."
-    if row["verdict"] == "undecided" and row["notes"].get("speedup"):
-        text += f" {row['notes']['speedup']}"
+    if row["verdict"] == "undecided" and row["notes"].get("verdict"):
+        text += f" {row['notes']['verdict']}"
     if row["baseline"]:
         text += " It is the baseline itself: nothing within the limit beats it."
     high = row["quality_drop_high"]
