@@ -62,9 +62,22 @@ def test_a_file_that_cannot_be_understood_is_as_none(text):
 
 
 def test_keep_false_writes_nothing(tiny_task, monkeypatch):
-    monkeypatch.setattr(noise, "_apart", lambda *args, seed: (1.01, 0.0))
+    monkeypatch.setattr(noise, "_apart", lambda *args, seed: (1.01, 0.0, False))
     measure_noise(Variant.original(tiny_task), backends=["onnxruntime"], budget_s=0, keep=False)
     assert known_noise() is None
+
+
+def test_a_floor_measured_beside_other_work_says_so_and_replaces_no_quiet_one(tiny_task, monkeypatch):
+    def measured(ratio, disturbed):
+        monkeypatch.setattr(noise, "_apart", lambda *args, seed: (ratio, 0.0, disturbed))
+        return measure_noise(Variant.original(tiny_task), backends=["onnxruntime"], budget_s=0)
+
+    busy = measured(1.5, True)
+    assert busy.busy and known_noise() == busy
+    assert "other work disturbed 6 of them: run `workbench noise` on a quiet machine" in noise_words(busy)
+    quiet = measured(1.01, False)
+    assert not quiet.busy and known_noise() == quiet and "disturbed" not in str(quiet)
+    assert measured(1.5, True).busy and known_noise() == quiet
 
 
 @pytest.mark.parametrize(
@@ -119,12 +132,16 @@ def test_a_comparison_takes_the_floor_of_this_machine_and_prints_it():
 def test_the_command_measures_and_prints(monkeypatch, capsys):
     from workbench.cli import main
 
-    monkeypatch.setattr(noise, "_apart", lambda *args, seed: (1.03, 0.0))
+    monkeypatch.setattr(noise, "_apart", lambda *args, seed: (1.03, 0.0, False))
     assert main(["noise", "--backends", "onnxruntime", "--budget-s", "0"]) == 0
     assert capsys.readouterr().out.startswith("Noise floor 6.0 %: two loads of one model")
     assert main(["noise", "--backends", "onnxruntime", "--budget-s", "0", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["floor"] == pytest.approx(1.03**1.96 - 1)
     assert machine_floor() == pytest.approx(1.03**1.96 - 1)
+    assert "Kept" not in capsys.readouterr().err
+    monkeypatch.setattr(noise, "_apart", lambda *args, seed: (1.5, 0.0, True))
+    assert main(["noise", "--backends", "onnxruntime", "--budget-s", "0"]) == 0
+    assert "Kept for verdicts, since it was measured quietly: noise floor 6.0 %" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("given", ["digits", 3])

@@ -52,6 +52,9 @@ class NoiseFloor:
         Where; the fingerprint is the one in the rows of a study.
     measured : str
         The day.
+    disturbed : int
+        Pairs in whose timing other processes used the cores. A floor with more than a quarter of them is ``busy``: it
+        says so wherever it is printed, and does not take the place of one that was measured quietly.
 
     Examples
     --------
@@ -64,12 +67,18 @@ class NoiseFloor:
     machine: str
     fingerprint: str
     measured: str
+    disturbed: int = 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether it tells of other work more than of this machine."""
+        return 4 * self.disturbed > len(self.apart)
 
     def __str__(self) -> str:
-        return (
-            f"noise floor {100 * self.floor:.1f} %: two loads of one model were up to that far apart "
-            f"({len(self.apart)} pairs, {self.measured})"
-        )
+        words = f"{len(self.apart)} pairs, {self.measured}"
+        if self.busy:
+            words += f"; other work disturbed {self.disturbed} of them: run `workbench noise` on a quiet machine"
+        return f"noise floor {100 * self.floor:.1f} %: two loads of one model were up to that far apart ({words})"
 
 
 def measure_noise(
@@ -96,7 +105,7 @@ def measure_noise(
     budget_s : float
         Seconds for all pairs; at least 6 are measured.
     keep : bool
-        Write the result into the cache (``WORKBENCH_CACHE``).
+        Write the result into the cache (``WORKBENCH_CACHE``), unless it is ``busy`` and a quiet one is there.
 
     Raises
     ------
@@ -117,15 +126,16 @@ def measure_noise(
         raise ConfigError(f"measure_noise takes a Variant, got {given(variant)}. wb.Variant.original(task) makes one.")
     chosen = Variant.original(digits()) if variant is None else variant
     names = _running() if backends is None else _named(backends)
-    found: list[tuple[float, float]] = []
+    found: list[tuple[float, float, bool]] = []
     end = time.perf_counter() + budget_s
     for number, name in enumerate(itertools.cycle(names)):
         if number >= LEAST_PAIRS and time.perf_counter() >= end:
             break
         progress(Progress("noise", number, 0, f"pair {number + 1}: {name} beside {name}"))
         found.append(_apart(chosen, name, batch_size, seed=number))
-    floor = _floor(found)
-    if keep:
+    floor = _floor([pair[:2] for pair in found], disturbed=sum(pair[2] for pair in found))
+    known = known_noise()
+    if keep and (known is None or known.busy or not floor.busy):
         write_json(_path(), asdict(floor), indent=1)
     return floor
 
@@ -171,8 +181,9 @@ def _running() -> tuple[str, ...]:
     return names
 
 
-def _apart(variant: Variant, backend: str, batch_size: int, *, seed: int) -> tuple[float, float]:
-    """Return the ratio of two loads of one model on one backend, and the standard error of its logarithm."""
+def _apart(variant: Variant, backend: str, batch_size: int, *, seed: int) -> tuple[float, float, bool]:
+    """Return the ratio of two loads of one model on one backend, the standard error of its logarithm, and whether other
+    work disturbed it."""
     from workbench.engine.engine import OptimizedInferenceEngine
 
     inputs = variant.task.examples(batch_size)
@@ -186,17 +197,18 @@ def _apart(variant: Variant, backend: str, batch_size: int, *, seed: int) -> tup
             arm.warm()
         timed = interleave(arms, rounds=_ROUNDS, block_s=_BLOCK_S, budget_s=PAIR_S, seed=seed)
     ratio, low, high = ratio_interval(timed.blocks["first"], timed.blocks["second"], seed=seed)
-    return ratio, math.log(high / low) / (2 * _NORMAL)
+    disturbed = timed.conditions is not None and bool(timed.conditions.reasons)
+    return ratio, math.log(high / low) / (2 * _NORMAL), disturbed
 
 
-def _floor(pairs: Sequence[tuple[float, float]]) -> NoiseFloor:
+def _floor(pairs: Sequence[tuple[float, float]], *, disturbed: int = 0) -> NoiseFloor:
     """Return the floor from ratios and the standard errors of their logarithms."""
     logs, errors = (
         np.array(column) for column in zip(*((math.log(ratio), error) for ratio, error in pairs), strict=True)
     )
     floor = max(math.expm1(_NORMAL * _spread(logs, errors)), _LEAST_FLOOR)
     today = datetime.date.today().isoformat()
-    return NoiseFloor(floor, tuple(ratio for ratio, _ in pairs), machine_words(), fingerprint_id(), today)
+    return NoiseFloor(floor, tuple(ratio for ratio, _ in pairs), machine_words(), fingerprint_id(), today, disturbed)
 
 
 def _spread(logs: Array, errors: Array) -> float:

@@ -65,7 +65,11 @@ def plot_noise(found: NoiseFloor, *, ax: Axes | None = None) -> Figure:
     target.set_ylim(0, max(floor, apart[-1]) * 1.22)
     target.set_xlabel("pairs of loads, the nearest first", fontsize=TEXT + 0.5, color=style.INK)
     target.set_ylabel("apart, % of a call", fontsize=TEXT + 0.5, color=style.INK)
-    title(target, "Two loads of one and the same model", f"A-A on {found.machine}")
+    title(
+        target,
+        "Two loads of one and the same model",
+        f"A-A on {found.machine}{'; other work disturbed it' if found.busy else ''}",
+    )
     return figure_of(target)
 
 
