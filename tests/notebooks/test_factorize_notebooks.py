@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[2]
 SHORT = ROOT / "tests" / "fixtures" / "short.py"
 
 
+@pytest.mark.slow
 def test_the_factorization_notebook_draws_ranks_and_ways(
     run_outputs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -28,6 +29,7 @@ def test_the_factorization_notebook_draws_ranks_and_ways(
     assert all(way in table for way in ("channel", "spatial", "whitened"))
 
 
+@pytest.mark.slow
 def test_the_sensitivity_notebook_draws_the_map_and_the_comparison(
     run_outputs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,6 +31,7 @@ def states(study):
     return {(r["recipe"], r["backend"]): r["state"] for r in study.rows()}
 
 
+@pytest.mark.slow
 def test_a_killed_trial_fails_alone_and_is_tried_again_by_the_next_run(shared_task, tmp_path, started):
     def kill_once(event):
         for name, trial, child in started:
@@ -50,6 +51,7 @@ def test_a_killed_trial_fails_alone_and_is_tried_again_by_the_next_run(shared_ta
     assert workers() == []
 
 
+@pytest.mark.slow
 def test_cancel_from_another_thread_keeps_what_is_complete_and_ends_every_process(shared_task, tmp_path):
     with open_study(shared_task, tmp_path) as study:
 
