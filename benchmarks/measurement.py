@@ -13,7 +13,7 @@
   therefore judged on that network with wider layers, whose calls take milliseconds, and shown of both.
 
 Backends (torch eager, ONNX Runtime, OpenVINO) and batch sizes (1, 8, 32) take turns over the embedded task ``digits``.
-The noise floor is measured first, as ``workbench noise`` does. Nothing is run again. Takes about 35 minutes.
+The noise floor is measured first, as ``workbench noise`` does. Nothing is run again. Takes about 31 minutes.
 """
 
 from __future__ import annotations

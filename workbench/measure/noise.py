@@ -134,8 +134,7 @@ def measure_noise(
         progress(Progress("noise", number, 0, f"pair {number + 1}: {name} beside {name}"))
         found.append(_apart(chosen, name, batch_size, seed=number))
     floor = _floor([pair[:2] for pair in found], disturbed=sum(pair[2] for pair in found))
-    known = known_noise()
-    if keep and (known is None or known.busy or not floor.busy):
+    if keep and not (floor.busy and (known := known_noise()) and not known.busy):
         write_json(_path(), asdict(floor), indent=1)
     return floor
 
