@@ -13,7 +13,7 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 from workbench.plots import style
 from workbench.plots.canvas import TEXT, dress, figure_of, new_figure, plain_log, say, title, wants_log
 from workbench.plots.edges import spread_right
-from workbench.plots.frame import choose_batch, complete_frame, pareto_mask, why_empty
+from workbench.plots.frame import choose_batch, complete_frame, front_mask, why_empty
 from workbench.plots.labels import Label
 
 COLUMNS = [
@@ -32,7 +32,9 @@ COLUMNS = [
 
 
 def throughput_data(rows: Any, *, batch_size: int = 32) -> pd.DataFrame:
-    """Return samples per second for each recipe, backend and batch size, with the interval from the latency's.
+    """Return samples per second for each recipe, backend and batch size, with the interval of the latency as timed.
+
+    Reference rows are left out.
 
     ``emphasis`` names why a line stands out: ``"recommended"``, ``"baseline"``, ``"pareto"`` (on the
     latency-quality front at ``batch_size``), ``"reference"`` (the recommended recipe or the float model on
@@ -44,7 +46,7 @@ def throughput_data(rows: Any, *, batch_size: int = 32) -> pd.DataFrame:
     frame["throughput_low"] = 1000 * frame["batch_size"] / frame["latency_ms_high"]
     frame["throughput_high"] = 1000 * frame["batch_size"] / frame["latency_ms_low"]
     at = frame[frame["batch_size"] == choose_batch(frame, batch_size)]
-    best = at[pareto_mask(at["certain_ms"], at["quality"])]
+    best = at[front_mask(at, "latency_ms_rel")]
     known = frame.loc[frame["recommended"], "recipe_id"]
     groups = {
         "recommended": _keys(frame[frame["recommended"]]),
@@ -59,7 +61,7 @@ def throughput_data(rows: Any, *, batch_size: int = 32) -> pd.DataFrame:
 
 
 def plot_throughput(rows: Any, *, batch_size: int = 32, ax: Axes | None = None) -> Figure:
-    """Draw samples per second (higher is better) against batch size.
+    """Draw samples per second against batch size.
 
     One panel per backend, with the baseline repeated in each. The recommended recipe, the float model and the
     recipes on the latency-quality front at ``batch_size`` are drawn in colour and named, others thin and grey.
@@ -80,10 +82,10 @@ def plot_throughput(rows: Any, *, batch_size: int = 32, ax: Axes | None = None) 
     pending = []
     for number, (target, names) in enumerate(zip(axes, groups, strict=True)):
         words = style.backend(names[0]).word if len(names) == 1 else "all backends"
-        title(target, f"Throughput, {words}", "bars: 95 % intervals" if number == 0 else "same scale")
+        title(target, f"Throughput, {words}", "bars: 95 % CI" if number == 0 else "same scale")
         pending.append(_panel(target, frame[frame["backend"].isin(names)], reference))
-        target.set_xlabel("batch size, samples", fontsize=TEXT + 0.5, color=style.INK)
-    axes[0].set_ylabel("samples per second (higher is better)", fontsize=TEXT + 0.5, color=style.INK)
+        target.set_xlabel("Batch size (samples)", fontsize=TEXT + 0.5, color=style.INK)
+    axes[0].set_ylabel("Throughput (samples/s) ↑", fontsize=TEXT + 0.5, color=style.INK)
     _legend(axes[-1], frame)
     for target, labels in zip(axes, pending, strict=True):  # last, since they are fitted to the final layout
         spread_right(target, labels)
