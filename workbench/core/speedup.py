@@ -37,25 +37,40 @@ class SpeedupText:
     @property
     def brief(self) -> str:
         """The text without the 95 % CI, for a place where the interval is drawn or stands in a column of its own."""
-        fixed = {
-            "not measured": "speedup not measured",
-            "baseline": "the baseline",
-            "undecided": "speedup not decided",
-            "same": "same speed as the baseline",
-        }
-        return fixed.get(self.kind, f"{self.figure} speedup")
+        return self._claim("", "the baseline")
+
+    def over(self, name: str) -> str:
+        """Return the text with the name of the baseline.
+
+        Examples
+        --------
+        >>> speedup_text(4.2, 3.9, 4.5, "faster").over("torch-eager")
+        '4.2x speedup over torch-eager (95 % CI 3.9-4.5)'
+        """
+        return f"{self._claim(f' over {name}', name)}{self._certainty()}{self._slower(name)}"
 
     def __str__(self) -> str:
-        interval = f" (95 % CI {self.interval})" if self.interval else ""
+        return f"{self.brief}{self._certainty()}{self._slower('the baseline')}"
+
+    def _claim(self, over: str, name: str) -> str:
+        fixed = {
+            "not measured": f"speedup{over} not measured",
+            "baseline": "the baseline",
+            "undecided": f"speedup{over} not decided",
+            "same": f"same speed as {name}",
+        }
+        return fixed.get(self.kind, f"{self.figure} speedup{over}")
+
+    def _certainty(self) -> str:
         if self.kind == "no interval":
-            interval = " (no 95 % CI)"
-        slower = ", slower than the baseline" if self.kind in ("slower", "at most") else ""
-        return f"{self.brief}{interval}{slower}"
+            return " (no 95 % CI)"
+        return f" (95 % CI {self.interval})" if self.interval else ""
+
+    def _slower(self, name: str) -> str:
+        return f", slower than {name}" if self.kind in ("slower", "at most") else ""
 
 
-def speedup_text(
-    ratio: float | None, low: float | None, high: float | None, verdict: str | None = None
-) -> SpeedupText:
+def speedup_text(ratio: float | None, low: float | None, high: float | None, verdict: str | None = None) -> SpeedupText:
     """Return the text of a speedup, with no more digits and no stronger claim than its 95 % CI supports.
 
     Parameters

@@ -87,9 +87,7 @@ def plot_tradeoff(
         say(ax, why_empty(rows, "latency with quality"))
         return figure_of(ax)
     batch = int(frame["batch_size"].iloc[0])
-    axis = Axis(
-        "latency_ms_rel", f"Latency (ms/batch of {batch}) ↓", "latency_ms_rel_low", "latency_ms_rel_high"
-    )
+    axis = Axis("latency_ms_rel", f"Latency (ms/batch of {batch}) ↓", "latency_ms_rel_low", "latency_ms_rel_high")
     ranked = frame[frame["reference"] == ""]
     counts = f"{plural(ranked['recipe_id'].nunique(), 'recipe')} on {plural(ranked['backend'].nunique(), 'backend')}"
     title(ax, "Latency and quality", f"{counts}; latency = baseline latency / speedup; bars: 95 % CI")

@@ -42,7 +42,8 @@ def waterfall_data(rows: Any, *, batch_size: int = 32, row: Mapping[str, Any] | 
 
     Stages are the baseline, the same model on the variant's backend, and each step. ``latency_ms_rel`` (the
     baseline-normalised latency in ms per batch) and ``size_mib`` come from measured trials of the recipe's prefixes,
-    NaN if a prefix is not a recipe of the study. A stage that only trains (distill, recover) has the structure of the one before it, so
+    NaN if a prefix is not a recipe of the study.
+    A stage that only trains (distill, recover) has the structure of the one before it, so
     that the two share latency and size: ``timed_at`` names the stage they were taken from. ``macs`` (per sample),
     ``params`` and ``quality_validation`` come from the step reports. A ``_change`` is counted from the last stage
     where the figure is known. Empty when there is no such variant.

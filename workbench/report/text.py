@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from workbench.report.tables import (
     BACKEND,
@@ -19,14 +20,16 @@ from workbench.report.tables import (
     SPEEDUP,
     STATE,
     THROUGHPUT,
+    TIMED,
     VERDICT,
     Column,
 )
 from workbench.report.words import Row, headline, notes_by_reason
 from workbench.study.answers import Best
 
-COLUMNS = (RECIPE, BACKEND, BATCH, STATE, LATENCY, SPEEDUP, VERDICT, QUALITY, MEMORY, SIZE)
-BENCH = (BACKEND, BATCH, STATE, LATENCY, P90, THROUGHPUT, MEMORY, SIZE, *COLD)
+_SPEEDUP = replace(SPEEDUP, figure=lambda row: " ".join(filter(None, (SPEEDUP.figure(row), SPEEDUP.beside(row)))))
+COLUMNS = (RECIPE, BACKEND, BATCH, STATE, LATENCY, _SPEEDUP, VERDICT, QUALITY, MEMORY, SIZE)
+BENCH = (BACKEND, BATCH, STATE, TIMED, P90, THROUGHPUT, MEMORY, SIZE, *COLD)
 _TOLD = ("latency_ms_p50", "backend", "failed")
 
 

@@ -240,7 +240,9 @@ def evidence(within: Sequence[TrialRow], limit: float) -> str:
         sure = (r for r in within if r["quality_drop_high"] is not None and r["quality_drop_high"] <= limit)
         safe = next(sure, None)
         if safe is not None and not safe["baseline"]:
-            text += f" Within the limit by its whole 95 % CI: {safe['recipe']} on {row_engine(safe)}, {row_speedup(safe)}."
+            text += (
+                f" Within the limit by its whole 95 % CI: {safe['recipe']} on {row_engine(safe)}, {row_speedup(safe)}."
+            )
     return text
 
 

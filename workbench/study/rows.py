@@ -25,8 +25,9 @@ class TrialRow(TypedDict):
     of a finalist in the head-to-head timing, 1 for the first; None for the other rows. ``reference`` is None, or the
     label of a row that is shown for comparison and never ranked, such as ``"as commonly started"`` or
     ``"torch.compile"``. ``fidelity`` is ``"full"``, or ``"survey"`` for a row that was measured at low fidelity and is
-    never recommended. ``quality_drop`` is baseline quality minus this one in the metric's own units, measured on the engine that
-    is timed. ``agreement`` is the share of evaluation samples whose largest output is that of the float baseline; where
+    never recommended.
+    ``quality_drop`` is baseline quality minus this one in the metric's own units, measured on the engine that is timed.
+    ``agreement`` is the share of evaluation samples whose largest output is that of the float baseline; where
     outputs have no classes it is None, and its note has their correlation and relative error. ``peak_rss_mib`` is the
     most that the trial's process had in memory, ``peak_pss_mib`` the same with shared pages divided among those who map
     them, ``gpu_memory_mib`` what it held on a GPU, and ``allocator_peak_mib`` what torch's allocator counts; the notes
@@ -137,7 +138,14 @@ def new_row(**known: Any) -> TrialRow:
     """
     row: dict[str, Any] = dict.fromkeys(COLUMNS)
     row.update(
-        state="waiting", shape="", engine_json="{}", fidelity="full", recommended=False, baseline=False, steps=[], notes={}
+        state="waiting",
+        shape="",
+        engine_json="{}",
+        fidelity="full",
+        recommended=False,
+        baseline=False,
+        steps=[],
+        notes={},
     )
     row.update(known)
     return row  # type: ignore[return-value]

@@ -17,7 +17,9 @@ def row(name, latency, drop, *, batch=8, size=1.0, rss=50.0, state="complete", b
         known |= {"throughput_per_s": 1e3 * batch / latency, "speedup": 20.0 / latency}
     known |= {"quality": 0.9, "quality_drop": drop, "validation_drop": drop, "latency_ms_p50": latency}
     known |= {"size_mib": size, "peak_rss_mib": rss, "verdict": "faster"}
-    return new_row(recipe=name, backend="openvino", batch_size=batch, state=state, baseline=baseline, **{**known, **more})
+    return new_row(
+        recipe=name, backend="openvino", batch_size=batch, state=state, baseline=baseline, **{**known, **more}
+    )
 
 
 BASE = row("float", 20.0, 0.0, baseline=True, size=4.0, rss=200.0)
