@@ -191,3 +191,12 @@ def test_waterfall_without_a_recommended_row_is_empty_unless_a_row_is_named(rows
     frame = waterfall_data(plain, row=named)
     assert frame["label"].tolist() == ["original model", "on ONNX Runtime", "int8"]
     assert frame["latency_ms_rel"].tolist() == pytest.approx([8.1, 5.2, 3.2])
+
+
+def test_throughput_has_a_line_for_each_number_of_threads(rows: list[dict[str, Any]]) -> None:
+    more = [
+        {**row, "threads": 4, "throughput_per_s": 2 * row["throughput_per_s"], "recommended": False} for row in rows
+    ]
+    frame = throughput_data([*rows, *more])
+    assert (frame.groupby(["recipe_id", "backend", "threads"])["batch_size"].nunique() == 3).all()
+    assert frame.loc[frame["emphasis"] == "recommended", "threads"].unique().tolist() == [2]

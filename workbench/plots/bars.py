@@ -134,7 +134,7 @@ def _ratio(start: float, end: float, measure: Measure) -> str:
         return f" ({measure.result})"
     if end <= 0 or abs(start / end - 1) < 0.005:
         return ""
-    return f" ({start / end:.3g}× less)" if start > end else f" ({end / start:.3g}× more)"
+    return f" ({start / end:.3g}x less)" if start > end else f" ({end / start:.3g}x more)"
 
 
 def _number(value: float) -> str:

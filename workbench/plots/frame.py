@@ -38,7 +38,7 @@ NUMBERS = (
     "speedup_low",
     "speedup_high",
 )
-WORDS = ("task", "recipe", "recipe_id", "technique", "backend", "engine_json", "state", "verdict")
+WORDS = ("task", "recipe", "recipe_id", "technique", "backend", "state", "verdict")
 
 
 def rows_of(rows: Any) -> list[dict[str, Any]]:
@@ -85,6 +85,7 @@ def complete_frame(rows: Any, *, references: bool = False) -> pd.DataFrame:
         frame[name] = pd.to_numeric(pd.Series([row.get(name) for row in table], dtype=object)).astype(float)
     frame["reference"] = [row.get("reference") or "" for row in table]
     frame["fidelity"] = [row.get("fidelity") or "full" for row in table]
+    frame["engine_json"] = [row.get("engine_json") or "{}" for row in table]
     frame["ranked"] = np.array([is_ranked(row) for row in table], dtype=bool)
     frame["recommended"] = np.array([row.get("recommended") is True for row in table], dtype=bool)
     frame["baseline"] = np.array([row["baseline"] for row in table], dtype=bool)

@@ -48,7 +48,8 @@ TECHNIQUES = {
 REFERENCE: dict[str, Any] = {
     "marker": "o",
     "markersize": 9.0,
-    "fillstyle": "none",
+    "fillstyle": "full",
+    "markerfacecolor": "white",
     "color": "#8c8c8c",
     "markeredgecolor": "#8c8c8c",
     "markeredgewidth": 1.6,

@@ -91,6 +91,7 @@ def plot_tradeoff(
     ranked = frame[frame["reference"] == ""]
     counts = f"{plural(ranked['recipe_id'].nunique(), 'recipe')} on {plural(ranked['backend'].nunique(), 'backend')}"
     title(ax, "Latency and quality", f"{counts}; latency = baseline latency / speedup; bars: 95 % CI")
+    frame["several_baselines"] = frame.loc[frame["baseline"], "threads"].nunique() > 1
     label_points = scatter(ax, frame, axis, quality_drop=quality_drop, label=_label)
     key(ax, frame)
     label_points()
@@ -99,6 +100,6 @@ def plot_tradeoff(
 
 def _label(row: Any) -> str:
     if row["recommended"]:
-        lost = f"drop {row['quality_drop']:.2g}".replace("-", "−")
-        return f"recommended\n{row['recipe']}\n{row_speedup(row)}\n{lost}"
-    return mark_label(row)
+        return f"{mark_label(row)}\n{row_speedup(row)}".replace(" (95 %", "\n(95 %")
+    several = row["baseline"] and row["several_baselines"]
+    return f"{row['recipe']} (baseline, {plural(int(row['threads']), 'thread')})" if several else mark_label(row)

@@ -19,13 +19,14 @@ from workbench.report.tables import (
     SIZE,
     SPEEDUP,
     STATE,
+    THREADS,
     THROUGHPUT,
     TIMED,
     VERDICT,
     Column,
 )
 from workbench.report.words import Row, headline, notes_by_reason
-from workbench.study.answers import Best
+from workbench.study.answers import Best, references_placed
 
 _SPEEDUP = replace(SPEEDUP, figure=lambda row: " ".join(filter(None, (SPEEDUP.figure(row), SPEEDUP.beside(row)))))
 COLUMNS = (RECIPE, BACKEND, BATCH, STATE, LATENCY, _SPEEDUP, VERDICT, QUALITY, MEMORY, SIZE)
@@ -35,8 +36,12 @@ _TOLD = ("latency_ms_p50", "backend", "failed")
 
 def rows_text(rows: Sequence[Row], best: Best) -> str:
     """Return the answer in a sentence, and below it a line for each trial with the recommended one starred."""
-    several = len({row["fingerprint"] for row in rows}) > 1
-    lines = _lines((*COLUMNS, MACHINE) if several else COLUMNS, rows)
+    columns = [*COLUMNS]
+    if len({row["threads"] for row in rows}) > 1:
+        columns.insert(columns.index(BATCH) + 1, THREADS)
+    if len({row["fingerprint"] for row in rows}) > 1:
+        columns.append(MACHINE)
+    lines = _lines(columns, references_placed(rows))
     return "\n".join([headline(best), best.reason, "", *lines])
 
 

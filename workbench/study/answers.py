@@ -101,7 +101,7 @@ def best_row(
         return replace(best, reason=best.reason + other)
     row = min(rivals, key=_drop)  # of equal drops the first, which is the fastest
     reason = (
-        f"Nothing met the goal: of the {len(rivals)} finished variants at {asked}, the smallest drop is "
+        f"Nothing met the goal: the nearest miss of the {len(rivals)} finished variants at {asked} has a drop of "
         f"{_drop(row):.4g}{interval_words(row)}, above the limit of {quality_drop:g}."
     )
     return Best(row, False, reason + other, len(rivals))
@@ -153,8 +153,13 @@ def ranked(rows: Sequence[_Row], column: str) -> list[_Row]:
 
 def table_order(rows: Sequence[_Row], column: str) -> list[_Row]:
     """Return rows in the order of a table: ranked by a column, each reference row under its baseline."""
+    return references_placed(ranked(rows, column))
+
+
+def references_placed(rows: Sequence[_Row]) -> list[_Row]:
+    """Return rows in their order, each reference row under its baseline."""
     base = baseline_of(rows)
-    ordered = ranked([row for row in rows if row.get("reference") is None], column)
+    ordered = [row for row in rows if row.get("reference") is None]
     for row in reversed([row for row in rows if row.get("reference") is not None]):
         own = base(row)
         place = next((i + 1 for i, other in enumerate(ordered) if other is own), len(ordered))
