@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.core.errors import StudyError
 from workbench.core.progress import Progress, ProgressCallback
+from workbench.core.speedup import row_speedup
 from workbench.study.answers import best_row
 from workbench.study.plan import Plan, Planned
 from workbench.study.rows import TrialRow, update_row
@@ -236,7 +237,7 @@ def _step_words(step: dict[str, Any]) -> str:
 
 
 def _result(row: TrialRow) -> str:
-    parts = [f"{row['latency_ms_p50']:.3f} ms", f"{row['speedup']:.2f}x, {row['verdict']}"]
+    parts = [f"{row['latency_ms_p50']:.3f} ms", str(row_speedup(row))]
     if row["quality_drop"] is not None:
         parts.append(f"drop {row['quality_drop']:.4g}")
     return ", ".join(parts)

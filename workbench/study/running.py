@@ -196,7 +196,7 @@ class StudyRuns:
         try:
             with contextlib.ExitStack() as early:
                 try:
-                    check_question(quality_drop=quality_drop, minimise="latency_ms_p50")
+                    check_question(quality_drop=quality_drop, minimise="latency_ms_rel")
                     watched, care = watching(monitor), care_for(stall_timeout_s)
                     progress(Progress("study", 0, 0, "checking the task"))
                     if cluster is not None:
