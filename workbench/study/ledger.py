@@ -39,7 +39,7 @@ class Ledger:
     ) -> None:
         self._store, self._study, self._plan = store, study, plan
         self._owner = new_owner()
-        self._quality_drop = quality_drop
+        self.quality_drop = quality_drop
         self._progress = progress
         store.add(study, rows)
         self._rows = {key: trial.row for key, trial in store.load(study, rows).items()}
@@ -107,7 +107,7 @@ class Ledger:
 
     def best(self) -> TrialRow | None:
         """Return the row that would be recommended now, None where none meets the goal."""
-        best = best_row(self.complete_rows(), quality_drop=self._quality_drop)
+        best = best_row(self.complete_rows(), quality_drop=self.quality_drop)
         return best.row if best.met else None
 
     def running(self, trials: Iterable[Planned]) -> None:
@@ -122,6 +122,21 @@ class Ledger:
         self._finished += 1
         row = update_row(self._rows[trial.key], **columns, state="complete")
         self._save(trial, row, f"{trial.words}: {_result(row)}", release=True)
+
+    def amend(self, trial: Planned, columns: dict[str, Any]) -> None:
+        """Write columns of a complete row again; a row that another run holds stays as it is."""
+        row = update_row(self._rows[trial.key], **columns)
+        if self._store.amend(self._study, trial.key, row):
+            self._rows[trial.key] = row
+            self.say(f"{trial.words}: {_result(row)}", row=row, best=self.best())
+
+    def take_in(self, trial: Planned, *, like: Planned, columns: dict[str, Any]) -> None:
+        """Add a finished row that was not planned, with everything else as in the row of ``like``."""
+        row = update_row(
+            self._rows[like.key], **columns, trial_key=trial.key, baseline_key=trial.key, threads=trial.threads
+        )
+        self._store.add(self._study, {trial.key: row})
+        self._rows[trial.key] = row
 
     def fail(self, trials: Iterable[Planned], reason: str) -> None:
         """Write why trials failed; they are tried again in the next run, not in this one."""
