@@ -128,8 +128,13 @@ def apply_recipe(
 
 
 def check_steps(steps: Iterable[Step], task: Task) -> None:
-    """Raise ConfigError where options do not fit the task, before any work starts: a teacher that is not there."""
+    """Raise ConfigError if options do not fit the task, before any work starts: a teacher that is not there."""
     for step in steps:
+        if step.training_option is not None and not task.has_train:
+            raise ConfigError(
+                f"{type(step).__name__}({step.training_option}) needs a training split, and the task {task.name!r} "
+                "has none. Give Task(train=(inputs, targets)), or use options that train nothing."
+            )
         if type(step) in CHECKS:
             _found(CHECKS[type(step)])(step, task)
 

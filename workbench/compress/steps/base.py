@@ -43,6 +43,11 @@ class Step(Config):
         return None
 
     @property
+    def training_option(self) -> str | None:
+        """The option for which the step reads the training split, as ``"epochs=3"``; None if it reads none of it."""
+        return None
+
+    @property
     def measured_on(self) -> tuple[str, int] | None:
         """Engine and batch size whose measured cost the step goes by; None where it needs no measurement."""
         return None

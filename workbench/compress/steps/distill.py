@@ -141,6 +141,11 @@ class Distill(Step):
         """The layers of student and teacher in ``attention``."""
         return _pairs("attention", self.attention)
 
+    @property
+    def training_option(self) -> str | None:
+        """The option for which the step reads the training split; None if it reads none of it."""
+        return f"epochs={self.epochs:g}"
+
     def misplaced(self, before: Sequence[str]) -> str | None:
         """Return why a student of one's own cannot come after other steps."""
         if self.student is None or not before:
@@ -192,6 +197,13 @@ class Recover(Step):
             raise ConfigError(
                 "Recover(epochs=0) does nothing. Train for some epochs, or give batch_norm='reestimate' or fold=True."
             )
+
+    @property
+    def training_option(self) -> str | None:
+        """The option for which the step reads the training split; None if it reads none of it."""
+        if self.epochs:
+            return f"epochs={self.epochs:g}"
+        return None if self.batch_norm == "keep" else f"batch_norm={self.batch_norm!r}"
 
 
 def _check_patience(step: Distill | Recover) -> None:
