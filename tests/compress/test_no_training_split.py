@@ -63,3 +63,21 @@ def test_a_plan_is_refused_before_the_first_recipe_is_prepared():
 
     with pytest.raises(ConfigError, match="needs a training split"):
         check_recipes([wb.Recipe(), wb.Recipe(wb.Distill())], _task())
+
+
+@pytest.mark.parametrize("step", [wb.Distill(epochs=1), wb.Quantize(qat_epochs=1)], ids=["distill", "qat"])
+def test_a_single_training_sample_is_refused_before_any_work(step):
+    whole = task_of(BUILD, X, Y)
+
+    def task(count):
+        return wb.Task(
+            name="unit", build=BUILD, train=(X[:count], Y[:count]), evaluation=(X[50:], Y[50:]), metric=whole.metric,
+            loss=whole.loss,
+        )  # fmt: skip
+
+    assert len(task(3).train) == 1
+    with pytest.raises(ConfigError, match="needs at least 2 training samples"):
+        wb.Recipe(step).apply(task(3))
+    assert len(task(5).train) == 3
+    assert wb.Recipe(step).apply(task(5)).reports[0].epochs_done == 1
+    assert wb.Recipe(wb.Prune(0.5)).apply(task(3)).params > 0

@@ -54,7 +54,7 @@ def test_given_splits_leave_evaluation_whole():
 
 def test_the_training_split_is_refused_by_name():
     for read in (lambda: make().train, lambda: make().split("train")):
-        with pytest.raises(TaskError, match="mine has no training split. Give Task"):
+        with pytest.raises(TaskError, match=r"mine has no training split\. Give Task"):
             read()
 
 
@@ -76,7 +76,7 @@ def test_examples_come_from_calibration():
 
 
 def test_structure_is_compared_with_evaluation():
-    with pytest.raises(TaskError, match="calibration has inputs of .*, but evaluation has"):
+    with pytest.raises(TaskError, match=r"calibration has inputs of .*, but evaluation has"):
         make(calibration=OTHER[:, :2]).check()
 
 

@@ -15,7 +15,7 @@ EXCLUDE = (
 )
 INCLUDE = "modules to look at, by name, type or predicate as in exclude; empty: all of them"
 SECONDS = "wall-clock limit of the training; the learning rate then anneals over the time, not the epochs"
-RATE = "peak learning rate; None chooses one for the kind of model"
+RATE = "peak learning rate; None chooses one for the kind of model and of training"
 
 
 class Step(Config):

@@ -15,6 +15,7 @@ from workbench.compress.training.checkpoint import Checkpoint
 from workbench.compress.training.numerics import Forward, channels_last
 from workbench.compress.training.plan import Plan, Trained, make_optimizer, rate_factor
 from workbench.compress.training.watch import Watch
+from workbench.core.allocator import use_steady_allocator
 from workbench.core.config import short_id
 from workbench.core.errors import WorkbenchError
 from workbench.core.progress import Progress, ProgressCallback
@@ -58,13 +59,15 @@ def train(
     """Train ``module`` in place and leave it in the mode it was given in.
 
     The learning rate follows the larger of the share of steps and the share of ``max_seconds``, so that a training
-    that is cut short still ends with a small one.
+    that is cut short still ends with a small one. The process keeps a steady allocator from here on: activations
+    otherwise return to the kernel after every step (:func:`workbench.core.allocator.use_steady_allocator`).
 
     Parameters
     ----------
     progress
-        Gets ``values``: ``loss`` (running mean), ``epoch``, ``step``, ``learning_rate``, and once it was measured
-        ``metric`` on the validation split with ``metric_epoch``, the epoch that it is of.
+        Gets ``values``: ``loss`` (running mean), ``epoch``, ``step``, ``learning_rate``, ``samples_per_s`` (of the
+        steps, without evaluations), and once it was measured ``metric`` on the validation split with
+        ``metric_epoch``, the epoch that it is of.
     augment
         Changes a batch of inputs; draws from the generator that it gets.
     on_share
@@ -84,6 +87,7 @@ def train(
     >>> train(model.train(), task.train, loss, Plan(3, 128, None, None), stage="train", progress=print, seed=0)
     Trained(epochs=3.0, ...)
     """
+    use_steady_allocator()
     run = _Run(module, data, plan, stage, progress, seed, quality, extra, memory)
     notes = run.begin(checkpoint)
     while not run.is_over():
@@ -130,6 +134,7 @@ class _Run:
         every = max(1, round(plan.evaluate_every * self.per_epoch)) if plan.evaluate_every else 0
         self.watch = Watch(module, quality, every=every, patience=plan.patience)
         self.done, self.mean_loss, self.rate = 0, math.nan, 0.0
+        self.samples, self.step_s = 0, 0.0
         self.started = self.reported = time.perf_counter()
         self.signature, self.next_save = "", math.inf
 
@@ -163,6 +168,7 @@ class _Run:
         on_share: Callable[[float], None] | None,
     ) -> None:
         """Learn from one batch."""
+        started = time.perf_counter()
         share = self.share()
         factor = rate_factor(share, self.plan.schedule)
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
@@ -181,6 +187,13 @@ class _Run:
         self.optimizer.step()
         self.done += 1
         self.mean_loss = _running(self.mean_loss, float(value.detach()), self.stage)
+        self.samples += len(indices)
+        self.step_s += time.perf_counter() - started
+
+    @property
+    def samples_per_s(self) -> float | None:
+        """Training samples per second of the steps since this process took the training up; None before the first."""
+        return self.samples / self.step_s if self.step_s else None
 
     def report(self) -> None:
         """Evaluate if it is time, and say how it goes a few times a second."""
@@ -201,7 +214,8 @@ class _Run:
         kept = self.watch.restore(self.per_epoch, self.plan.epochs)
         best = self.watch.best
         started_best = best is not None and best[1] == 0
-        return Trained(epochs, self.done, (*notes, *kept, *self._cut(epochs)), started_best)
+        pace = (f"Trained at {self.samples_per_s:.0f} samples/s.",) if self.samples_per_s else ()
+        return Trained(epochs, self.done, (*notes, *kept, *self._cut(epochs), *pace), started_best)
 
     def _cut(self, epochs: float) -> tuple[str, ...]:
         if self.done >= self.total or self.watch.stopped or self.plan.max_seconds is None:
@@ -219,6 +233,9 @@ class _Run:
         if self.done:
             values["loss"] = self.mean_loss
             message += f", loss {self.mean_loss:.4f}"
+        if self.samples_per_s is not None:
+            values["samples_per_s"] = self.samples_per_s
+            message += f", {self.samples_per_s:.0f} samples/s"
         if watch.metric is not None and watch.at is not None:
             values |= {"metric": watch.metric, "metric_epoch": watch.at / self.per_epoch}
             message += f", validation {watch.metric:.4f}"

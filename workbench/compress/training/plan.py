@@ -50,6 +50,10 @@ def is_normalised_by_layer(module: nn.Module) -> bool:
     return not batch and any(issubclass(k, nn.LayerNorm | nn.RMSNorm) for k in kinds)
 
 
+SGD_RATE, ADAMW_RATE = 0.05, 1e-3
+"""Peak learning rates from random weights, or from weights far from the optimum."""
+
+
 def make_optimizer(module: nn.Module, plan: Plan, *, extra: nn.Module | None = None) -> torch.optim.Optimizer:
     """Return AdamW for transformers and SGD with Nesterov momentum for the rest; no decay on vectors.
 
@@ -60,9 +64,9 @@ def make_optimizer(module: nn.Module, plan: Plan, *, extra: nn.Module | None = N
     matrices, vectors = [p for p in learning if p.ndim > 1], [p for p in learning if p.ndim <= 1]
     if plan.transformer:
         groups = [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}]
-        return torch.optim.AdamW(groups, lr=plan.learning_rate or 1e-3 * plan.rate_scale)
+        return torch.optim.AdamW(groups, lr=plan.learning_rate or ADAMW_RATE * plan.rate_scale)
     groups = [{"params": matrices, "weight_decay": 5e-4}, {"params": vectors, "weight_decay": 0.0}]
-    rate = plan.learning_rate or 0.05 * plan.rate_scale
+    rate = plan.learning_rate or SGD_RATE * plan.rate_scale
     return torch.optim.SGD(groups, lr=rate, momentum=0.9, nesterov=True)
 
 
