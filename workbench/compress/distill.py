@@ -166,7 +166,7 @@ def _weights(module: nn.Module) -> dict[str, torch.Tensor]:
 def _trained(
     step: Distill | Recover, work: Work, stage: str, loss: BatchLoss, *, rate_scale: float, **options: Any
 ) -> Outcome:
-    module, task = set_layout(work.module, torch.channels_last), work.task
+    module, task = work.module, work.task
     before = _weights(module)
     trained = train(
         module.train(),
@@ -182,7 +182,7 @@ def _trained(
     )
     set_layout(module.eval(), torch.contiguous_format)
     layers = _layers(module, before, _why_unchanged(trained))
-    return Outcome(module, layers, trained.epochs, trained.notes, declined=trained.kept_start)
+    return Outcome(module, layers, trained.epochs, (*trained.notes, *trained.pace), declined=trained.kept_start)
 
 
 def _plan(step: Distill | Recover, module: nn.Module, rate_scale: float) -> Plan:
@@ -197,6 +197,7 @@ def _plan(step: Distill | Recover, module: nn.Module, rate_scale: float) -> Plan
         precision=step.precision,
         evaluate_every=step.evaluate_every,
         patience=step.patience,
+        timed=True,
     )
 
 
