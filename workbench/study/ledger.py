@@ -104,11 +104,6 @@ class Ledger:
         """Return the plan's rows that are complete."""
         return [row for row in self._rows.values() if row["state"] == "complete"]
 
-    def latency_ms(self, trial: Planned) -> float | None:
-        """Return the median latency in a trial's row, None where it is not complete."""
-        row = self._rows.get(trial.key)
-        return row["latency_ms_p50"] if row is not None and row["state"] == "complete" else None
-
     def best(self) -> TrialRow | None:
         """Return the row that would be recommended now, None where none meets the goal."""
         best = best_row(self.complete_rows(), quality_drop=self._quality_drop)

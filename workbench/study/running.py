@@ -15,6 +15,7 @@ from workbench.core.errors import Cancelled, StudyError
 from workbench.core.progress import Progress, ProgressCallback, ignore
 from workbench.study.answers import check_question
 from workbench.study.care import STALL_S, care_for
+from workbench.study.merge import rows_of_task
 from workbench.study.remembered import Remembered, complete_rows, finished_plan, recall, remember, tell_finished
 from workbench.study.search.face import SETTING
 from workbench.study.store import Store
@@ -180,11 +181,13 @@ class StudyRuns:
         stall_timeout_s: float | None,
         progress: ProgressCallback,
     ) -> RunSummary:
+        from workbench.study.baseline import with_earlier_baseline, with_fastest_baseline
         from workbench.study.ledger import Ledger
         from workbench.study.plan import check_recipes, plan_for
         from workbench.study.prepare import PrepareHost, pack
         from workbench.study.run import Run, watching
         from workbench.study.shapes import shapes_of
+        from workbench.study.turn_lock import turn
 
         started = time.monotonic()
         self._runner = threading.get_ident()
@@ -214,11 +217,16 @@ class StudyRuns:
                     known = Remembered.of(self.task)
                     points = shapes_of(shapes, known.axes, whose="the task's", own=known.own)
                     plan = plan_for(known.fingerprint, *asked, shapes=points, **limits)
+                    earlier = rows_of_task(self._store.load(self.name).values(), known.fingerprint)
+                    plan, new_points = with_earlier_baseline(plan, earlier)
                     if not early_start and complete_rows(self._store, self.name, plan) is None:
                         host.start()
                     check_recipes(plan.recipes, self.task)
                     shipment = pack(self.task)
+                    host.carry(shipment)
                     stop.check()
+                    with turn(alone=True, stop=stop, say=lambda words: progress(Progress("study", 0, 0, words))):
+                        plan = with_fastest_baseline(plan, new_points, host.choose_threads)
                 except Cancelled:
                     return RunSummary(0, 0, 0, 0, cancelled=True, seconds=time.monotonic() - started)
                 self._note_question(quality_drop)
