@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from compress_models import images, seeded, small_net, small_task
+from compress_models import TinyViT, images, seeded, small_net, small_task, task_of
 from torch import nn
 from torch.nn import functional as F
 
@@ -177,3 +177,30 @@ def test_nothing_trained_has_no_speed():
         Recipe(Prune(0.5, round_to=1), Recover(epochs=0, batch_norm="reestimate")).apply(small_task()).reports[-1].notes
     )
     assert not any("samples/s" in note for note in notes)
+
+
+MODELS = """
+from torch import nn
+
+def fresh():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
+"""
+
+
+def rate(recipe, task, stage):
+    events = []
+    recipe.apply(task, progress=events.append)
+    (value,) = {e.values["learning_rate"] for e in events if e.stage == stage and e.values.get("step")}
+    return value
+
+
+def test_training_from_the_models_own_weights_starts_with_a_smaller_rate(tmp_path):
+    (tmp_path / "models.py").write_text(MODELS)
+    options = {"epochs": 1, "batch_size": 16, "schedule": "constant", "evaluate_every": 0}
+    prune, task = Prune(0.5, round_to=1), small_task()
+    assert rate(Recipe(prune, Distill(**options)), task, "distill") == pytest.approx(0.02)
+    assert rate(Recipe(prune, Recover(**options)), task, "recover") == pytest.approx(0.02)
+    assert rate(Recipe(Distill(student=f"{tmp_path}/models.py:fresh", **options)), task, "distill") == 0.05
+    assert rate(Recipe(Distill(learning_rate=0.5, **options)), task, "distill") == 0.5
+    tokens = task_of(seeded(TinyViT), *images())
+    assert rate(Recipe(Distill(**options)), tokens, "distill") == pytest.approx(4e-4)
