@@ -8,7 +8,7 @@ import workbench as wb
 from workbench.core.errors import ConfigError
 from workbench.study.rows import new_row
 from workbench.study.search.goals import Question, misses, nearest_misses, question, recommend
-from workbench.study.search.runner import hopeless
+from workbench.study.limits import hopeless
 
 
 def row(name, latency, drop, *, batch=8, size=1.0, rss=50.0, state="complete", baseline=False, **more):
