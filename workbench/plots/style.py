@@ -39,6 +39,7 @@ class Stroke:
 TECHNIQUES = {
     "float": Mark("#000000", "o", "float (not compressed)"),
     "prune": Mark("#E69F00", "s", "prune"),
+    "depth": Mark("#F0E442", "X", "depth pruning", 9.0),
     "distill": Mark("#0072B2", "^", "prune + distill", 9.0),
     "factorize": Mark("#009E73", "D", "factorize", 7.5),
     "sparsify": Mark("#56B4E9", "v", "sparsify", 9.0),

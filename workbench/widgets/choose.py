@@ -10,14 +10,15 @@ from typing import Any
 import ipywidgets as widgets
 
 from workbench.compress.recipe import Recipe
-from workbench.compress.steps import Distill, Factorize, Prune, Quantize, Recover, Sparsify, Step
+from workbench.compress.steps import Distill, Factorize, Prune, PruneDepth, Quantize, Recover, Sparsify, Step
 from workbench.core.errors import ConfigError, RecipeError
 from workbench.report.words import engine_name
 from workbench.widgets.form import Form
 from workbench.widgets.parts import close_tree, hint
 
-STEP_ORDER: tuple[type[Step], ...] = (Prune, Factorize, Sparsify, Recover, Distill, Quantize)
+STEP_ORDER: tuple[type[Step], ...] = (PruneDepth, Prune, Factorize, Sparsify, Recover, Distill, Quantize)
 _STEP_WORDS = {
+    PruneDepth: "depth pruning: remove whole residual blocks",
     Prune: "take whole channels away",
     Factorize: "split layers into two thinner ones",
     Sparsify: "set single connections to zero",
