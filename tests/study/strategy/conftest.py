@@ -8,23 +8,12 @@ from dataclasses import dataclass
 
 import pytest
 
-from workbench.compress.steps import STEP_TYPES, Step
-from workbench.core.config import option
 from workbench.study.child import OutOfTime
 from workbench.study.strategy.evidence import Probe, Question, Result
 from workbench.study.strategy.record import Record
 from workbench.study.strategy.strategy import Strategy
 
 LOADING_S, EXPORT_S, TIMING_S, OTHER_S = 8.0, 4.0, 4.0, 3.0
-
-
-@dataclass(frozen=True)
-class PruneDepth(Step):
-    """Stands in for the step of depth pruning."""
-
-    ratio: float = option(0.3, "fraction of the removable blocks to remove", above=0.0, below=1.0)
-    blocks: int | None = option(None, "number of blocks to remove", minimum=1)
-    allow_untouched: bool = option(False, "untouched")
 
 
 class Memory:
@@ -233,12 +222,6 @@ class Played:
         return [decision.subject for decision in self.record.decisions if decision.outcome == outcome]
 
 
-@pytest.fixture(autouse=True)
-def _depth(monkeypatch):
-    if "PruneDepth" not in STEP_TYPES:
-        monkeypatch.setitem(STEP_TYPES, "PruneDepth", PruneDepth)
-
-
 @pytest.fixture
 def play():
     """Return a function that carries a plan out in a world: the same settings and world may be given again."""
@@ -252,6 +235,7 @@ def play():
         ended = True
         try:
             Strategy(question, world, record).run()
+            record.end(["a trial"])
         except OutOfTime:
             ended = False
         assert world.now <= world.budget_s + 1e-6 and math.isfinite(world.now)

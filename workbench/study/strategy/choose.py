@@ -35,7 +35,7 @@ def choose(context: Context, leader: Leader, prospects: list[Prospect]) -> Chose
         return None
     first = prospects[0]
     rivals = [first, *(same for one in prospects[1:] if (same := _as_fast(context, leader, one, first)) is not None)]
-    seconds = context.record.once("early seconds", lambda: round(_SHARE * max(0.0, context.left_s()), 1))
+    seconds = context.record.once("early seconds", lambda: round(_SHARE * max(0.0, context.left_s()), 1)) or 0.0
     if len(rivals) == 1 or context.left_s() < _LEAST_S or seconds < LEAST_TRAINING_S:
         for loser in prospects[1:]:
             why = f"{WORDS[first.axis.name]} is predicted to be faster for the same drop."
@@ -71,10 +71,12 @@ def _compared(context: Context, rivals: list[Prospect], seconds: float) -> Chose
             found.append(asdict(probes[0]) if probes else asdict(Probe(error="It took too long.")))
         return found
 
-    probes = [Probe(**values) for values in context.record.once("early comparison", make)]
+    probes = [Probe(**values) for values in context.record.once("early comparison", make) or ()]
     for probe in probes:
         if probe.epoch_s is not None:
             context.epoch_s = probe.epoch_s
+    if len(probes) < len(rivals):
+        return Chosen(rivals[0])
     ranked = sorted(zip(rivals, heads, probes, strict=True), key=lambda one: _badness(one[2]))
     best, head, probe = ranked[0]
     for rival, _, other in ranked[1:]:

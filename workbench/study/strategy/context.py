@@ -100,7 +100,7 @@ class Context:
         """Note how long int8 took from calibration to its rows; reused rows take no time and tell nothing."""
         if seconds > _TOLD_S and any(result.complete for result in found):
             seconds = max(seconds, _LEAST_FINISH_S)
-            self.finish_s = float(self.record.once("finish_s", lambda: round(seconds, 1)))
+            self.finish_s = float(self.record.once("finish_s", lambda: round(seconds, 1)) or seconds)
         else:
             self.finish_s = float(self.record.facts.get("finish_s", self.finish_s))
 

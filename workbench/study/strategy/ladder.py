@@ -23,6 +23,7 @@ _NEAR = 1.6
 """A rung that misses the limit by less than this factor may be trained longer."""
 _BATCH, _STEPS, _LEAST_EPOCHS = 128, 1200, 30
 _GAIN = 1.02
+_WON_BACK = 1 / 3
 
 
 @dataclass(frozen=True)
@@ -144,9 +145,11 @@ class Ladder:
         if not result.within(context.limit):
             self.high = rung.share
             self.missed = rung if drop is not None and drop <= _NEAR * context.limit else None
-            context.decide("training", subject, "dropped", "Its drop is beyond the limit.", **figures)
+            helped = self._helped(rung, drop)
+            why = "Its drop is beyond the limit" + ("." if helped else ", and the training won too little of it back.")
+            context.decide("training", subject, "dropped", why, **figures)
             self._train_rounding(rung, result, number)
-            return True
+            return helped
         if ratio < _GAIN:
             why = f"It is {ratio:.2f}x of {self.leader.name}: the axis gains nothing here."
             context.decide("training", subject, "dropped", why, **figures)
@@ -156,6 +159,14 @@ class Ladder:
         self.high = None if self.high is not None and self.high <= rung.share else self.high
         context.decide("training", subject, "kept", "It is within the limit.", **figures)
         return True
+
+    def _helped(self, rung: Rung, drop: float | None) -> bool:
+        """Return False if a training won back less than a third of what the cut costs without any."""
+        axis = self.prospect.axis
+        if drop is None or axis.untrained is None or self.best is not None:
+            return True
+        untrained = axis.untrained * min(1.0, rung.share / axis.probed)
+        return drop < (1 - _WON_BACK) * untrained or drop < _NEAR * self.context.limit
 
     def _without_result(
         self, rung: Rung, result: Result | None, subject: str, figures: dict[str, float | None]

@@ -60,12 +60,17 @@ class Record:
         self.recipes: dict[str, dict[str, Any]] = known.get("recipes", {})
         self._known = [Decision(**values) for values in known.get("decisions", [])]
         self.decisions: list[Decision] = []
-        self.ended = bool(known.get("ended", False))
+        self.ended = self.frozen = bool(known.get("ended", False))
         self.trials: list[str] = known.get("trials", [])
 
     def once(self, name: str, make: Callable[[], Any]) -> Any:
-        """Return a fact: the one that was kept, else the one made now; None is not kept."""
+        """Return a fact: the one that was kept, else the one made now; None is not kept.
+
+        After a plan has ended no new facts are made: running it again repeats it.
+        """
         if name not in self.facts:
+            if self.frozen:
+                return None
             made = make()
             if made is None:
                 return None
@@ -75,7 +80,7 @@ class Record:
 
     def restart(self) -> None:
         """Forget the decisions: the question has another budget now."""
-        self.facts, self.recipes, self.trials, self.ended = {}, {}, [], False
+        self.facts, self.recipes, self.trials, self.ended, self.frozen = {}, {}, [], False, False
 
     def recipe(self, recipe: Recipe) -> Recipe:
         """Note a recipe as part of the plan, and return it."""

@@ -73,6 +73,10 @@ class Strategy:
             return ()
         ladder = Ladder(context, leader, chosen.prospect, chosen.head)
         ladder.climb()
+        for prospect in prospects:
+            if ladder.best is None and prospect.axis.name != chosen.prospect.axis.name:
+                ladder = Ladder(context, leader, prospect)
+                ladder.climb()
         if context.question.train_samples < _FEW:
             self._note_data(bought_by_data(context, leader, [prospect.axis for prospect in prospects]))
         return ladder.prefix

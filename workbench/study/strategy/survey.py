@@ -37,13 +37,18 @@ def survey(context: Context, leader: Leader, trained: Steps) -> None:
     for item in _items(context, leader, trained):
         predicted = item.train_s + _FINISH * context.finish_s
         known = context.record.facts.get(f"survey {item.name}")
-        if known is None and context.work.remaining() < 1.2 * predicted + 2.0:
+        if known is None and (context.record.frozen or context.work.remaining() < 1.2 * predicted + 2.0):
             context.decide("survey", item.name, "not begun", "The time left is too short.")
             continue
         context.record.once(f"survey {item.name}", lambda: True)
         recipe = context.recipe(item.steps, item.name)
         found = context.measure(
-            recipe, [item.engine], predicted_s=predicted, survey=item.note, judged=item.judged, keep_s=_KEEP * context.finish_s
+            recipe,
+            [item.engine],
+            predicted_s=predicted,
+            survey=item.note,
+            judged=item.judged,
+            keep_s=_KEEP * context.finish_s,
         )
         for result in found:
             if result.complete:
@@ -55,7 +60,7 @@ def survey(context: Context, leader: Leader, trained: Steps) -> None:
 
 def _items(context: Context, leader: Leader, trained: Steps) -> Sequence[Item]:
     budget, engine = context.question.budget_s, leader.engine
-    train_s = float(context.record.once("survey seconds", lambda: _train_s(context)))
+    train_s = float(context.record.once("survey seconds", lambda: _train_s(context)) or 0.0)
     trains = context.question.train_samples > 0 and train_s >= LEAST_TRAINING_S / 2
     after: Steps = (recover(train_s),) if trains else ()
     seconds = train_s if trains else 0.0
