@@ -52,11 +52,6 @@ def test_the_survey_comes_after_every_rung_and_is_told_apart(world, play):
 def test_rungs_go_on_from_what_was_trained(world, play):
     played = play(world(1200.0))
     rungs = [row.recipe for row in played.world.rows.values() if "distill + int8" in (row.recipe.name or "")]
-    assert len(rungs) >= 2
-    for before, after in zip(rungs, rungs[1:], strict=False):
-        shared = len(before.steps) - 1  # without the finish
-        if after.steps[0] == before.steps[0]:
-            assert after.steps[:shared] == before.steps[:shared]
     assert rungs[1].steps[: len(rungs[0].steps) - 1] == rungs[0].steps[:-1]
 
 

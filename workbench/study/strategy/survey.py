@@ -42,13 +42,9 @@ def survey(context: Context, leader: Leader, trained: Steps) -> None:
             continue
         context.record.once(f"survey {item.name}", lambda: True)
         recipe = context.recipe(item.steps, item.name)
+        keep_s = _KEEP * context.finish_s
         found = context.measure(
-            recipe,
-            [item.engine],
-            predicted_s=predicted,
-            survey=item.note,
-            judged=item.judged,
-            keep_s=_KEEP * context.finish_s,
+            recipe, [item.engine], predicted_s=predicted, survey=item.note, judged=item.judged, keep_s=keep_s
         )
         for result in found:
             if result.complete:
