@@ -77,7 +77,9 @@ class FakeStudy:
         self.cut: tuple[str, ...] = ()
         self.closed = False
 
-    def start(self, recipes: Sequence[Recipe] | None, backends: Sequence[str], batch_sizes: Sequence[int], **options: Any):
+    def start(
+        self, recipes: Sequence[Recipe] | None, backends: Sequence[str], batch_sizes: Sequence[int], **options: Any
+    ):
         self.calls.append({"recipes": recipes, "backends": backends, "batch_sizes": batch_sizes, **options})
         self._limit = options["quality_drop"]
         plan = [(r, b, n) for r in recipes or RECIPES for b in backends for n in batch_sizes]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -86,6 +87,8 @@ class Context:
             return [Result(recipe, backend, "pruned", reason=stopped) for backend in backends]
         keep = self.reserve_s + self.finish_s if keep_s is None else keep_s
         limit = min(_OVERRUN * predicted_s + _SLACK_S, self.work.remaining() - keep)
+        if not recipe.steps:  # without the float model there is nothing to compare with: it may take all of the time
+            limit = math.inf
         self.record.recipe(recipe)
         found = self.work.measure(recipe, backends, limit_s=limit, survey=survey, judged=judged, watch=watch)
         for result in found:

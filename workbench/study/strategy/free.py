@@ -11,6 +11,8 @@ SIMULATED_NOTE = "Torch eager simulates int8 in float, so it is slower by design
 _WORTH = 1.03
 """A speedup over float from which int8 is taken for the faster one."""
 _MIXED_SHARE = 0.15
+_KEEP_S = 6.0
+"""Seconds that are kept for the timing of int8 while it is prepared."""
 
 
 def measure_free(context: Context) -> Leader | None:
@@ -26,7 +28,8 @@ def measure_free(context: Context) -> Leader | None:
         context.decide("no training", "int8", "dropped", "Only torch eager runs here, and it simulates int8 in float.")
         return leader_of(context, floats, [])
     before = context.work.remaining()
-    int8 = context.measure(context.recipe((Quantize(),), "quantize"), engines, predicted_s=2 * context.finish_s)
+    recipe = context.recipe((Quantize(),), "quantize")
+    int8 = context.measure(recipe, engines, predicted_s=2 * context.finish_s, keep_s=_KEEP_S)
     context.learn_finish(before - context.work.remaining(), int8)
     int8 += _mended(context, floats, int8)
     _tell(context, floats, int8)
