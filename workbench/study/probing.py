@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from workbench.study.cost import LatencyCost
 
 if TYPE_CHECKING:
-    from workbench.compress.variant import Variant
+    from workbench.compress.variant import LayerReport, Variant
     from workbench.tasks.task import Task
 
 _BATCH = 128
@@ -41,7 +41,7 @@ class Prober:
             "quality": variant.quality,
             "macs": variant.macs / first.macs_before if first is not None and first.macs_before else 1.0,
             "params": variant.params / first.params_before if first is not None and first.params_before else 1.0,
-            "units": len(first.layers) if first is not None else 0,
+            "units": sum(map(_could_go, first.layers)) if first is not None else 0,
             "taken": first.touched if first is not None else 0,
             "epoch_s": trained[-1].seconds / trained[-1].epochs_done if trained else None,
         }
@@ -53,6 +53,11 @@ class Prober:
             self._reference_ms = self._cost(variant)
             return 1.0
         return self._reference_ms / self._cost(variant)
+
+
+def _could_go(layer: LayerReport) -> bool:
+    """Return True for a block that was removed, or was scored and kept; others cannot be removed."""
+    return layer.touched or layer.reason.startswith("kept")
 
 
 def epoch_seconds(task: Task) -> float | None:

@@ -11,6 +11,8 @@ Steps = tuple[Step, ...]
 PROBED = {"depth": 0.3, "width": 0.3, "rank": 0.35}
 GENTLE = {"depth": 0.1, "width": 0.1, "rank": 0.15}
 """Shares that are probed if nothing can be trained."""
+_LOOKS = 12
+_LEAST = 0.02
 WORDS = {"depth": "depth pruning", "width": "structured pruning", "rank": "low-rank factorization"}
 
 
@@ -19,7 +21,7 @@ class Axis:
     """An axis as it was probed on the leading engine.
 
     ``unit`` is the smallest share that can be taken out: for depth a block's share of the multiply-accumulates.
-    ``untrained`` is the drop on the validation split before any recovery.
+    ``untrained`` is the drop on the validation split before any recovery, ``most`` the largest share there is.
     """
 
     name: str
@@ -28,6 +30,7 @@ class Axis:
     unit: float
     seconds: float
     untrained: float | None = None
+    most: float = 0.9
 
     def steps(self, share: float, *, taken: float = 0.0) -> Steps | None:
         """Return the steps that take a share out of a model that has lost ``taken`` already.
@@ -37,10 +40,11 @@ class Axis:
         if self.name == "depth":
             blocks = round((share - taken) / self.unit)
             return (depth_step(blocks=blocks),) if blocks >= 1 else None
+        if self.name == "width":
+            ratio = 1 - (1 - share) / (1 - taken)
+            return (Prune(ratio=round(ratio, 3)),) if ratio >= _LEAST else None
         if taken:
             return None
-        if self.name == "width":
-            return (Prune(ratio=round(share, 3)),)
         return (Factorize(budget=round(1 - share, 3)),)
 
     def words(self, share: float) -> str:
@@ -74,9 +78,13 @@ def probe_steps(name: str, share: float) -> Steps | None:
     return (Prune(ratio=share),) if name == "width" else (Factorize(budget=round(1 - share, 3)),)
 
 
-def distill(seconds: float, *, epochs: float) -> Distill:
-    """Return the recovery of a candidate."""
-    return Distill(epochs=epochs, max_seconds=round(seconds, 1))
+def distill(seconds: float, *, epochs: float, epoch_s: float | None = None) -> Distill:
+    """Return the recovery of a candidate; the validation metric is looked at a dozen times on the way.
+
+    ``epoch_s`` is what an epoch is expected to take, None if that is not known.
+    """
+    expected = epochs if epoch_s is None else min(epochs, seconds / epoch_s)
+    return Distill(epochs=epochs, max_seconds=round(seconds, 1), evaluate_every=max(0.25, round(expected / _LOOKS, 2)))
 
 
 def recover(seconds: float, *, epochs: float = 4.0) -> Recover:

@@ -57,7 +57,10 @@ def _as_fast(context: Context, leader: Leader, prospect: Prospect, first: Prospe
 
 
 def _compared(context: Context, rivals: list[Prospect], seconds: float) -> Chosen:
-    heads = [(*(rival.axis.steps(rival.share) or ()), distill(seconds, epochs=8.0)) for rival in rivals]
+    heads = [
+        (*(rival.axis.steps(rival.share) or ()), distill(seconds, epochs=8.0, epoch_s=context.epoch_s))
+        for rival in rivals
+    ]
 
     def make() -> list[dict[str, object]]:
         found = []

@@ -45,6 +45,9 @@ class Context:
     base_quality: float | None = None
     """Quality of the float model that trainings are watched against."""
 
+    impossible: dict[str, str] = field(default_factory=dict)
+    """Techniques that this model has nothing for, with the reason."""
+
     @property
     def limit(self) -> float:
         """The largest accepted drop of quality."""

@@ -54,6 +54,11 @@ class Result:
         """True if the trial was timed and has a speedup."""
         return self.state == "complete" and self.speedup is not None and math.isfinite(self.speedup)
 
+    @property
+    def name(self) -> str:
+        """The recipe's name."""
+        return self.recipe.name or self.recipe.label
+
     def within(self, limit: float) -> bool:
         """Return True if the trial is complete and its drop is within the limit."""
         return self.complete and self.drop is not None and self.drop <= limit

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from workbench.compress.order import check_order
 from workbench.compress.recipe import Recipe
-from workbench.compress.steps import Quantize
+from workbench.compress.steps import Distill, Quantize
+from workbench.core.errors import RecipeError
 from workbench.study.limits import futile, standard_error
 from workbench.study.strategy.axes import Steps, distill
 from workbench.study.strategy.context import LEAST_TRAINING_S, Context, Leader
 from workbench.study.strategy.evidence import Result, Watch
-from workbench.study.strategy.look import Prospect
+from workbench.study.strategy.look import Prospect, floor_of
 from workbench.study.strategy.recovery import next_share, speedup_at
 
 MOST_RUNGS = 6
@@ -45,13 +47,20 @@ class Ladder:
     leader: Leader
     prospect: Prospect
     head: Steps = ()
-    """Steps of an early comparison, trained already: the first rung goes on from them."""
+    """Steps of an early comparison, trained already: the first rung goes on from them. ``base`` are those of another
+    axis, which is climbed already."""
+    base: Steps = ()
     prefix: Steps = ()
     low: float = 0.0
     high: float | None = None
     missed: Rung | None = None
     best: Result | None = None
     prolonged: bool = field(default=False)
+
+    @property
+    def steps(self) -> Steps:
+        """The steps of the best variant that held the limit, before the finish."""
+        return self.prefix or self.base
 
     def climb(self) -> None:
         """Train rungs until the time is used up or no larger share is predicted to hold the limit."""
@@ -79,10 +88,12 @@ class Ladder:
     def _next(self, number: int) -> Rung | None:
         context, axis = self.context, self.prospect.axis
         allowed = context.limit - max(0.0, self.leader.drop)
-        if number == 0:
+        if number == 0 and not self.base:
             share: float | None = self.prospect.share
         else:
-            share = next_share(self.model, low=self.low, high=self.high, unit=axis.unit, allowed=_AIM * allowed)
+            share = next_share(
+                self.model, low=self.low, high=self.high, unit=axis.unit, allowed=_AIM * allowed, most=axis.most
+            )
         seconds = self._seconds(number)
         if seconds is None:
             context.decide("training", axis.words(share or self.low), "not begun", "The time left is too short.")
@@ -90,14 +101,14 @@ class Ladder:
         predicted = seconds * 1.1 + axis.seconds + context.finish_s
         if share is None:
             return self._longer(seconds, predicted)
-        steps = axis.steps(share, taken=self.low) if self.prefix else None
-        before = self.prefix if steps is not None else ()
+        steps = axis.steps(share, taken=self.low) if self.low else None
+        before = self.prefix if steps is not None else self.base
         if number == 0 and self.head:
             before, steps = self.head, ()
         steps = axis.steps(share) if steps is None else steps
-        if steps is None:
+        if steps is None or not _in_order((*before, *steps)):
             return None
-        return Rung(share, (*before, *steps, distill(seconds, epochs=self._epochs())), seconds, predicted)
+        return Rung(share, (*before, *steps, self._distill(seconds)), seconds, predicted)
 
     def _longer(self, seconds: float, predicted: float) -> Rung | None:
         """Train the rung that missed by little again, if no gentler one is between it and what held."""
@@ -105,7 +116,7 @@ class Ladder:
         if missed is None or self.prolonged:
             return None
         self.prolonged = True
-        steps = (*missed.steps, distill(seconds, epochs=self._epochs()))
+        steps = (*missed.steps, self._distill(seconds))
         return Rung(missed.share, steps, seconds, predicted, longer=True)
 
     def _seconds(self, number: int) -> float | None:
@@ -122,6 +133,9 @@ class Ladder:
         if context.epoch_s:
             seconds = min(seconds, self._epochs() * context.epoch_s * 1.2)
         return max(seconds, least)
+
+    def _distill(self, seconds: float) -> Distill:
+        return distill(seconds, epochs=self._epochs(), epoch_s=self.context.epoch_s)
 
     def _epochs(self) -> float:
         """Return the most epochs of a training; small data needs more of them for as many steps."""
@@ -150,7 +164,7 @@ class Ladder:
             context.decide("training", subject, "dropped", why, **figures)
             self._train_rounding(rung, result, number)
             return helped
-        if ratio < _GAIN:
+        if math.sqrt(ratio * expected) < _GAIN:  # two groups are minutes apart: the paired probe counts as much
             why = f"It is {ratio:.2f}x of {self.leader.name}: the axis gains nothing here."
             context.decide("training", subject, "dropped", why, **figures)
             return False
@@ -190,6 +204,7 @@ class Ladder:
 
     def _name(self, rung: Rung, number: int) -> str:
         words = self.prospect.axis.short(rung.share)
+        words += " on top" if self.base else ""
         end = " + int8" if self.leader.finish else ""
         return f"{words} + distill{' longer' if rung.longer else ''}{end} ({number + 1})"
 
@@ -197,7 +212,7 @@ class Ladder:
         if drop is None:
             return
         own = drop - max(0.0, self.leader.drop)
-        self.model = self.model.observed(share, own, floor=0.2 * self.context.limit or 1e-6)
+        self.model = self.model.observed(share, own, floor=floor_of(self.context))
 
     def _train_rounding(self, rung: Rung, result: Result, number: int) -> None:
         """Try quantization-aware training if rounding is what takes a variant beyond the limit."""
@@ -218,6 +233,14 @@ class Ladder:
             ratio = (found[0].speedup or 0.0) / self.leader.speedup
             why = "Training with simulated rounding brought it within the limit."
             context.decide("training", recipe.name or "", "kept", why, speedup=ratio, drop=found[0].drop)
+
+
+def _in_order(steps: Steps) -> bool:
+    try:
+        check_order(steps)
+    except RecipeError:
+        return False
+    return True
 
 
 def watch_for(context: Context) -> Watch:

@@ -9,7 +9,7 @@ from workbench.study.limits import is_share
 from workbench.study.strategy.axes import GENTLE, PROBED, WORDS, Axis, Steps, probe_steps
 from workbench.study.strategy.context import LEAST_TRAINING_S, Context, Leader
 from workbench.study.strategy.evidence import Probe
-from workbench.study.strategy.recovery import POINT, Recovery, next_share, prior, speedup_at
+from workbench.study.strategy.recovery import POINT, Recovery, informed, next_share, prior, speedup_at
 
 GAIN = 1.05
 """An axis that is predicted to gain less than this over the leading variant is dropped."""
@@ -18,6 +18,8 @@ PROBING = 1.5
 _SHARE = 0.2
 _FIRST = 0.6
 """The share of the limit that the first candidate of an axis is predicted to lose: it is the fallback of the others."""
+_SURVEYED = {"depth": "depth", "width": "prune", "rank": "factorize"}
+"""The names of the axes in the survey."""
 _MODEL_LESS = {"depth": "It has no residual block that can be taken out.", "width": "", "rank": ""}
 
 
@@ -80,6 +82,7 @@ def _probes(context: Context, leader: Leader, shares: dict[str, float]) -> dict[
     reference = probes.pop("reference", None)
     if reference is not None and reference.epoch_s is not None and context.epoch_s is None:
         context.epoch_s = reference.epoch_s
+    context.impossible |= {_SURVEYED[name]: probe.error for name, probe in probes.items() if probe.error}
     for name, _ in wanted:
         if name not in probes:
             context.decide("structures", WORDS[name], "not begun", "The time for probing was used up.")
@@ -89,20 +92,24 @@ def _probes(context: Context, leader: Leader, shares: dict[str, float]) -> dict[
 def _axis(name: str, probe: Probe, share: float) -> Axis | None:
     if probe.error or probe.ratio is None:
         return None
+    most = 0.9
     if name == "depth":
         removed = 1 - probe.macs
         if not probe.taken or removed <= 0:
             return None
         unit, share = removed / probe.taken, removed
+        most = min(most, unit * probe.units)
     else:
         unit = 0.05
-    return Axis(name, share, probe.ratio, unit, probe.seconds, probe.validation_drop)
+    return Axis(name, share, probe.ratio, unit, probe.seconds, probe.validation_drop, most)
 
 
 def _prospect(context: Context, leader: Leader, axis: Axis) -> Prospect | None:
     model = prior(axis.name, point=point_of(context), samples=context.question.train_samples)
+    lost = None if axis.untrained is None else axis.untrained - max(0.0, leader.drop)
+    model = informed(model, share=axis.probed, untrained=lost, floor=floor_of(context))
     allowed = context.limit - max(0.0, leader.drop)
-    share = next_share(model, low=0.0, high=None, unit=axis.unit, allowed=_FIRST * allowed)
+    share = next_share(model, low=0.0, high=None, unit=axis.unit, allowed=_FIRST * allowed, most=axis.most)
     if share is None and model.drop(axis.unit) <= allowed:
         share = axis.unit
     if share is None:
@@ -120,6 +127,11 @@ def _prospect(context: Context, leader: Leader, axis: Axis) -> Prospect | None:
     why = f"{axis.words(share)} is predicted at {speedup:.2f}x of {leader.name}, {drop:.4f} lost after recovery."
     context.decide("structures", WORDS[axis.name], "kept", why, **figures)
     return Prospect(axis, model, share, speedup, drop)
+
+
+def floor_of(context: Context) -> float:
+    """Return the drop below which drops are not told apart."""
+    return 0.2 * context.limit or 1e-6
 
 
 def point_of(context: Context) -> float:

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, replace
 
 POINT = 0.01
+_MOST = 0.9
 _TRUST = 0.75
 """Weight of an observation against the prior, on the logarithm of the scale."""
 _SAMPLES = 3370
@@ -58,11 +59,13 @@ def prior(axis: str, *, point: float, samples: int) -> Recovery:
     return Recovery(point * scarce, at, power)
 
 
-def next_share(model: Recovery, *, low: float, high: float | None, unit: float, allowed: float) -> float | None:
+def next_share(
+    model: Recovery, *, low: float, high: float | None, unit: float, allowed: float, most: float = _MOST
+) -> float | None:
     """Return the largest share above ``low`` that is predicted to lose at most ``allowed``, in multiples of ``unit``.
 
-    ``low`` is known to hold the limit, ``high`` to miss it. One unit above ``low`` is tried if its prediction is
-    beyond ``allowed`` by less than a quarter. None if there is no such share.
+    ``low`` is known to hold the limit, ``high`` to miss it; no more than ``most`` can be taken out. One unit above
+    ``low`` is tried if its prediction is beyond ``allowed`` by less than a quarter. None if there is no such share.
 
     Examples
     --------
@@ -70,15 +73,30 @@ def next_share(model: Recovery, *, low: float, high: float | None, unit: float, 
     >>> round(next_share(model, low=0.0, high=None, unit=1 / 27, allowed=0.005) * 27)
     8
     """
-    most = min(model.share(allowed), 0.9)
+    wanted = min(model.share(allowed), most)
     if high is not None:
-        most = min(most, high - unit)
-    wanted = math.floor(most / unit + 1e-6) * unit
+        wanted = min(wanted, high - unit)
+    wanted = math.floor(wanted / unit + 1e-6) * unit
     if wanted > low + unit / 2:
         return wanted
     step = (math.floor(low / unit + 1e-6) + 1) * unit
     beyond = high is not None and step > high - unit / 2
-    return step if not beyond and step < 0.9 and model.drop(step) <= 1.25 * allowed else None
+    return step if not beyond and step <= most + 1e-9 and model.drop(step) <= 1.25 * allowed else None
+
+
+def informed(model: Recovery, *, share: float, untrained: float | None, floor: float) -> Recovery:
+    """Return a prediction that uses the drop before any training: recovery leaves at most a quarter of it.
+
+    Examples
+    --------
+    >>> model = prior("depth", point=0.01, samples=3370)
+    >>> informed(model, share=0.37, untrained=0.008, floor=0.001).drop(0.37) < model.drop(0.37)
+    True
+    """
+    if untrained is None:
+        return model
+    bound = max(untrained, 0.0) / 4
+    return model.observed(share, bound, floor=floor) if max(bound, floor) < model.drop(share) else model
 
 
 def speedup_at(share: float, *, probed: float, ratio: float) -> float:

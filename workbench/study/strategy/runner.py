@@ -282,7 +282,7 @@ class StrategyRun(Run):
             return
         self._host.close(kill=True)
         if isinstance(error, Overrun):
-            self._ledger.cut(trials, f"{BUDGET}. {error}")
+            self._ledger.cut(trials, f"{BUDGET}. {str(error).rstrip('.')}")
             return
         for trial in trials:
             self._ledger.prune(trial, str(error), {"notes": {}})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from workbench.study.strategy.axes import Steps
 from workbench.study.strategy.choose import choose
 from workbench.study.strategy.context import LEAST_TRAINING_S, Context, Leader
@@ -74,12 +76,15 @@ class Strategy:
         ladder = Ladder(context, leader, chosen.prospect, chosen.head)
         ladder.climb()
         for prospect in prospects:
-            if ladder.best is None and prospect.axis.name != chosen.prospect.axis.name:
-                ladder = Ladder(context, leader, prospect)
+            if prospect.axis.name != chosen.prospect.axis.name:
+                best = ladder.best
+                if best is not None:  # the next axis goes on from there, with the drop that is left
+                    leader = replace(leader, speedup=best.speedup or 1.0, drop=best.drop or 0.0, name=best.name)
+                ladder = Ladder(context, leader, prospect, base=ladder.steps)
                 ladder.climb()
         if context.question.train_samples < _FEW:
             self._note_data(bought_by_data(context, leader, [prospect.axis for prospect in prospects]))
-        return ladder.prefix
+        return ladder.steps
 
     def _without_training(self, leader: Leader) -> None:
         """Try gentle cuts as they are, and note what training data would buy."""

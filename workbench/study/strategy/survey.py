@@ -35,6 +35,9 @@ class Item:
 def survey(context: Context, leader: Leader, trained: Steps) -> None:
     """Measure what the plan did not lead to, as long as it fits; what does not fit is noted."""
     for item in _items(context, leader, trained):
+        if item.name in context.impossible:
+            context.decide("survey", item.name, "dropped", context.impossible[item.name])
+            continue
         predicted = item.train_s + _FINISH * context.finish_s
         known = context.record.facts.get(f"survey {item.name}")
         if known is None and (context.record.frozen or context.work.remaining() < 1.2 * predicted + 2.0):
@@ -70,7 +73,14 @@ def _items(context: Context, leader: Leader, trained: Steps) -> Sequence[Item]:
     if SIMULATED in context.question.backends:
         items.append(Item("quantize", (Quantize(),), SIMULATED, SIMULATED_NOTE, judged=False))
     if trains:
-        items.append(Item("distill", (Prune(ratio=0.3), distill(train_s, epochs=6.0)), engine, train_s=seconds))
+        items.append(
+            Item(
+                "distill",
+                (Prune(ratio=0.3), distill(train_s, epochs=6.0, epoch_s=context.epoch_s)),
+                engine,
+                train_s=seconds,
+            )
+        )
     items.append(Item("sparsify", (Sparsify(ratio=0.5),), engine, MASKED, judged=False))
     if trains and budget >= _LONG_S:
         qat_s = _QAT_SHARE * budget
