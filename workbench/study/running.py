@@ -223,7 +223,7 @@ class StudyRuns:
                     if default:
                         more |= {"quality_drop": quality_drop, "seed": seed}
                     look: Callable[..., Any] = finished_default if default else finished_plan
-                    done = known and look(known, self._store, self.name, *asked, **more)
+                    done: Any = None if known is None else look(known, self._store, self.name, *asked, **more)
                     if done:
                         self._note_question(quality_drop, default=default)
                         return tell_finished(*done, time.monotonic() - started, progress)

@@ -164,7 +164,7 @@ class World:
                 blocks = step.blocks or max(1, round(step.ratio * self.blocks))
                 shares["depth"] += blocks / self.blocks
             elif kind == "Prune":
-                shares["width"] = step.ratio
+                shares["width"] = 1 - (1 - shares["width"]) * (1 - step.ratio)
             elif kind == "Factorize":
                 shares["rank"] = 0.35
         return shares

@@ -131,7 +131,7 @@ def _prospect(context: Context, leader: Leader, axis: Axis) -> Prospect | None:
 
 def floor_of(context: Context) -> float:
     """Return the drop below which drops are not told apart."""
-    return 0.2 * context.limit or 1e-6
+    return 0.1 * context.limit or 1e-6
 
 
 def point_of(context: Context) -> float:
