@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from workbench.report.report import Report
+from workbench.study.relative_latency import with_relative_latency
 from workbench.study.strategy.record import Decision
 
 MAKE_ROWS = runpy.run_path(str(Path(__file__).parents[1] / "fixtures" / "rows.py"))["make_rows"]
@@ -48,7 +49,7 @@ class FakeStudy:
 @pytest.fixture
 def rows() -> list[dict[str, Any]]:
     """Return 54 complete rows: 6 recipes x 3 backends x 3 batch sizes."""
-    return MAKE_ROWS()
+    return with_relative_latency(MAKE_ROWS())
 
 
 @pytest.fixture

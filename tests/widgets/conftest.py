@@ -14,6 +14,7 @@ from workbench.compress.recipe import Recipe
 from workbench.compress.steps import Distill, Prune, Quantize
 from workbench.core.progress import Progress, ignore
 from workbench.study.answers import Best, best_row, mark_recommended
+from workbench.study.relative_latency import with_relative_latency
 from workbench.study.rows import TrialRow, new_row, update_row
 from workbench.study.summary import RunSummary
 
@@ -114,7 +115,7 @@ class FakeStudy:
         return finished(row)
 
     def rows(self) -> list[TrialRow]:
-        rows = list(self._rows.values())
+        rows: Any = with_relative_latency(list(self._rows.values()))
         return mark_recommended(rows, best_row(rows, quality_drop=self._limit))
 
     def best(self, quality_drop: float | None = None, minimise: str = "latency_ms_p50", **_: Any) -> Best:
@@ -140,6 +141,7 @@ def waiting(recipe: Recipe, backend: str, batch: int) -> TrialRow:
         backend=backend,
         batch_size=batch,
         threads=2,
+        trial_key=f"{recipe.recipe_id}/{backend}/{batch}",
         fingerprint="here",
         baseline=not recipe.steps and backend == "torch-eager",
     )

@@ -170,7 +170,7 @@ class Recipe:
             weights bit by bit, unless ``max_seconds`` cuts it.
         cost : callable, optional
             What a variant costs on the engine it will run on, for steps that go by it (``Prune(of="latency")``):
-            ``wb.latency_cost(recipe)``, or a function of your own; less is better.
+            ``wb.latency_cost(recipe)``, or a function of your own, to be minimized.
 
         Returns
         -------

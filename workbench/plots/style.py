@@ -46,6 +46,18 @@ TECHNIQUES = {
     "quantize": Mark("#CC79A7", "P", "quantize", 9.5),
     "chain": Mark("#D55E00", "*", "chain", 13.0),
 }
+REFERENCE: dict[str, Any] = {
+    "marker": "o",
+    "markersize": 9.0,
+    "fillstyle": "full",
+    "markerfacecolor": "white",
+    "color": "#8c8c8c",
+    "markeredgecolor": "#8c8c8c",
+    "markeredgewidth": 1.6,
+}
+"""The look of a reference row: hollow and gray, whatever its technique and backend."""
+SURVEY: dict[str, Any] = {"alpha": 0.45, "markeredgewidth": 0.9}
+"""The look of a row that was measured at low fidelity."""
 OTHER_TECHNIQUE = Mark("#7F7F7F", "h", "other", 9.0)
 
 BACKENDS = {

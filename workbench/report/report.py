@@ -21,7 +21,9 @@ from workbench.report.settings import ReportSettings
 from workbench.report.show import Html, Picture, details, style, text
 from workbench.report.trials import write_trials
 from workbench.report.words import Row, headline
-from workbench.study.answers import Best, best_row, mark_recommended, ranked
+from workbench.study.answers import Best, best_row, mark_recommended, table_order
+from workbench.study.relative_latency import LATENCY, baseline_of
+from workbench.study.rows import is_ranked
 
 if TYPE_CHECKING:
     from workbench.study.study import Study
@@ -103,13 +105,13 @@ class Report:
             for row in self.study.rows()
             if (row["recipe_id"] in known or row["technique"] == "float")
             and row["batch_size"] in self.settings.batch_sizes
-            and (not self.settings.backends or row["backend"] in self.settings.backends or row["baseline"])
+            and (not self.settings.backends or row["backend"] in self.settings.backends or _is_shown_anyway(row))
         ]
         best = self._best(wanted)
         return list(mark_recommended(wanted, best)), best
 
     def _best(self, rows: Sequence[Any]) -> Best:
-        judged = (row for row in rows if row["state"] == "complete" and row["quality_drop"] is not None)
+        judged = (r for r in rows if r["state"] == "complete" and r["quality_drop"] is not None and is_ranked(r))
         size = self.settings.batch_size if any(r["batch_size"] == self.settings.batch_size for r in judged) else None
         return best_row(rows, quality_drop=self.settings.quality_drop, batch_size=size)
 
@@ -156,8 +158,8 @@ class Report:
         return Picture(plot_tradeoff(self.rows, batch_size=size, quality_drop=limit), headline(self.best))
 
     def tradeoff_table(self) -> Html:
-        """Return the figures behind :meth:`tradeoff`, ranked as :func:`workbench.study.answers.ranked` says."""
-        return Html(tables.table(tables.TRADEOFF, self._at_batch("latency_ms_p50")))
+        """Return the figures behind :meth:`tradeoff`, fastest first, reference rows under their baseline."""
+        return Html(tables.table(tables.TRADEOFF, self._at_batch(LATENCY)))
 
     def throughput(self) -> Picture:
         """Return the chart of samples per second against batch size."""
@@ -203,7 +205,10 @@ class Report:
 
     def trials_table(self) -> Html:
         """Return every trial with every figure."""
-        order = sorted(self.rows, key=lambda r: (r["batch_size"] != self.settings.batch_size, r["batch_size"]))
+        sizes = sorted(
+            {row["batch_size"] for row in self.rows}, key=lambda size: (size != self.settings.batch_size, size)
+        )
+        order = [r for size in sizes for r in table_order([r for r in self.rows if r["batch_size"] == size], LATENCY)]
         return Html(details(f"All {len(order)} trials", tables.table(tables.TRIALS, order), opened=len(order) <= 24))
 
     def resources(self) -> Picture:
@@ -244,7 +249,7 @@ class Report:
 
     def _at_batch(self, column: str) -> list[Row]:
         rows = [r for r in self.rows if r["state"] == "complete" and r["batch_size"] == self.settings.batch_size]
-        return ranked(rows, column)
+        return table_order(rows, column)
 
     def _what_stopped(self) -> str:
         if isinstance(self.failure, KeyboardInterrupt):
@@ -252,9 +257,14 @@ class Report:
         return str(self.failure)
 
     def _baseline(self) -> Mapping[str, Any] | None:
-        rows = [row for row in self.rows if row["baseline"] and row["state"] == "complete"]
-        same = [row for row in rows if self.best.row is None or row["batch_size"] == self.best.row["batch_size"]]
-        return same[0] if same else None
+        rows = [row for row in self.rows if row["state"] == "complete"]
+        if self.best.row is not None:
+            return baseline_of(rows)(self.best.row)
+        return next((row for row in rows if row["baseline"]), None)
+
+
+def _is_shown_anyway(row: Row) -> bool:
+    return bool(row["baseline"]) or row.get("reference") is not None
 
 
 def storage_url(settings: ReportSettings, folder: Path) -> str:

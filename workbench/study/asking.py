@@ -11,6 +11,7 @@ from workbench.core.errors import StudyError, unknown_name
 from workbench.core.machine import fingerprint_id
 from workbench.study.answers import Best, best_row, mark_recommended, pareto_rows
 from workbench.study.merge import Merged, merge_rows, rows_of_task
+from workbench.study.relative_latency import LATENCY
 from workbench.study.rows import COLUMNS, TrialRow
 from workbench.study.search.face import stored_question
 from workbench.study.search.goals import recommend
@@ -109,7 +110,7 @@ class StudyAnswers:
 
         return pd.DataFrame(self.rows(), columns=list(COLUMNS))
 
-    def pareto(self, x: str = "latency_ms_p50", y: str = "quality", *, batch_size: int | None = None) -> pd.DataFrame:
+    def pareto(self, x: str = LATENCY, y: str = "quality", *, batch_size: int | None = None) -> pd.DataFrame:
         """Return the rows that no other row beats in both columns, sorted by ``x``; all batch sizes by default."""
         import pandas as pd
 
@@ -176,5 +177,5 @@ class StudyAnswers:
         if searched is not None and (quality_drop, minimise, batch_size, shape) == (None,) * 4:
             return recommend(rows, searched, machine=fingerprint_id())
         drop = self._store.accepted_drop(self.name, quality_drop)
-        asked: dict[str, Any] = {"minimise": minimise or "latency_ms_p50", "batch_size": batch_size, "shape": shape}
+        asked: dict[str, Any] = {"minimise": minimise or LATENCY, "batch_size": batch_size, "shape": shape}
         return best_row(rows, quality_drop=drop, machine=fingerprint_id(), **asked)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.core.errors import StudyError
 from workbench.core.progress import Progress, ProgressCallback
+from workbench.core.speedup import row_speedup
 from workbench.study.answers import best_row
 from workbench.study.plan import Plan, Planned
 from workbench.study.rows import TrialRow, update_row
@@ -103,11 +104,6 @@ class Ledger:
     def complete_rows(self) -> list[TrialRow]:
         """Return the plan's rows that are complete."""
         return [row for row in self._rows.values() if row["state"] == "complete"]
-
-    def latency_ms(self, trial: Planned) -> float | None:
-        """Return the median latency in a trial's row, None where it is not complete."""
-        row = self._rows.get(trial.key)
-        return row["latency_ms_p50"] if row is not None and row["state"] == "complete" else None
 
     def best(self) -> TrialRow | None:
         """Return the row that would be recommended now, None where none meets the goal."""
@@ -241,7 +237,7 @@ def _step_words(step: dict[str, Any]) -> str:
 
 
 def _result(row: TrialRow) -> str:
-    parts = [f"{row['latency_ms_p50']:.3f} ms", f"{row['speedup']:.2f}x, {row['verdict']}"]
+    parts = [f"{row['latency_ms_p50']:.3f} ms", str(row_speedup(row))]
     if row["quality_drop"] is not None:
         parts.append(f"drop {row['quality_drop']:.4g}")
     return ", ".join(parts)

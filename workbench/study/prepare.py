@@ -16,8 +16,10 @@ import cloudpickle
 
 from workbench.compress.recipe import Recipe
 from workbench.core.errors import StudyError, TrialFailed
+from workbench.study.baseline import ThreadChoice
 from workbench.study.care import Care
 from workbench.study.child import Child, ChildError, Stop
+from workbench.study.shapes import Point
 
 if TYPE_CHECKING:
     from workbench.tasks.task import Task
@@ -178,6 +180,23 @@ class PrepareHost:
         )  # fmt: skip
         found: dict[str, Any] = answer["found"]
         return found
+
+    def choose_threads(self, points: Sequence[Point], threads: int) -> dict[Point, ThreadChoice]:
+        """Return the faster thread count of torch eager at each point, timed in the child.
+
+        Nothing is returned if the float model cannot be timed there: preparing it gives the reason.
+        """
+        self.start()
+        child = self._child
+        if child is None:
+            return {}
+        try:
+            if not self._loaded:
+                self._load(child)
+            answer = child.ask("threads", points=[list(point) for point in points], threads=threads)
+        except TrialFailed:
+            return {}
+        return {point: ThreadChoice(**choice) for point, choice in zip(points, answer["choices"], strict=True)}
 
     def close(self, *, kill: bool = False) -> None:
         """End the process."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Callable, MutableMapping
 from pathlib import Path
@@ -35,7 +36,9 @@ class Preparer:
 
     def handlers(self) -> dict[str, Callable[[dict[str, Any], bytes], dict[str, Any]]]:
         """Return the commands by name."""
-        return {"task": self.load, "prepare": self.prepare, "probe": self.probe}
+        return {
+            "task": self.load, "prepare": self.prepare, "probe": self.probe, "threads": self.choose_threads
+        }  # fmt: skip
 
     def load(self, command: dict[str, Any], payload: bytes) -> dict[str, Any]:
         """Load the task by reference, else from what the study pickled; say where finished beginnings are kept."""
@@ -115,6 +118,17 @@ class Preparer:
         ended = time.monotonic()
         spans = [("train", started, applied), ("timed", applied, ended)]
         return {"spans": spans, "found": {**found, "seconds": ended - started}}
+
+    def choose_threads(self, command: dict[str, Any], payload: bytes) -> dict[str, Any]:
+        """Time the float model in torch eager with 1 and ``threads`` threads at each of ``points``."""
+        from workbench.study.baseline import choose_threads
+        from workbench.study.shapes import Point
+
+        if self._task is None:
+            raise StudyError("The preparing process was asked to time a baseline before it got a task.")
+        points = [Point(batch, tuple((name, size) for name, size in shape)) for batch, shape in command["points"]]
+        choices = choose_threads(self._task, points, command["threads"])
+        return {"choices": [dataclasses.asdict(choices[point]) for point in points]}
 
 
 def _import_exporter() -> None:

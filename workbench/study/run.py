@@ -259,8 +259,8 @@ class Run(Finishing):
             raise StudyError(f"The baseline at batch {base.point.words} cannot be timed: {error}") from error
         self._bench.end([TWIN])
         self._bench.prestart(self._ledger.missing(following))  # nothing is timed until the next group
-        if twin is not None and TWIN in timed.rounds.blocks:
-            self._noise.measure(base, timed.rounds.blocks[timed.arms[base.key].name], timed.rounds.blocks[TWIN])
+        if twin is not None and TWIN in timed.rounds.timed:
+            self._noise.measure(base, timed.rounds.timed[timed.arms[base.key].name], timed.rounds.timed[TWIN])
         for trial in trials:
             self._finish(trial, timed, base)
             self._bench.end([trial.key])

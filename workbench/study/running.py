@@ -15,6 +15,7 @@ from workbench.core.errors import Cancelled, StudyError
 from workbench.core.progress import Progress, ProgressCallback, ignore
 from workbench.study.answers import check_question
 from workbench.study.care import STALL_S, care_for
+from workbench.study.merge import rows_of_task
 from workbench.study.remembered import Remembered, complete_rows, finished_plan, recall, remember, tell_finished
 from workbench.study.search.face import SETTING
 from workbench.study.store import Store
@@ -195,12 +196,14 @@ class StudyRuns:
         seed: int,
         progress: ProgressCallback,
     ) -> RunSummary:
+        from workbench.study.baseline import with_earlier_baseline, with_fastest_baseline
         from workbench.study.plan import check_recipes, plan_for
         from workbench.study.prepare import PrepareHost, pack
         from workbench.study.run import watching
         from workbench.study.shapes import shapes_of
         from workbench.study.strategy.leash import Leash
         from workbench.study.strategy.start import finished_default, float_only
+        from workbench.study.turn_lock import turn
 
         started = time.monotonic()
         self._runner = threading.get_ident()
@@ -210,7 +213,7 @@ class StudyRuns:
         try:
             with contextlib.ExitStack() as early:
                 try:
-                    check_question(quality_drop=quality_drop, minimise="latency_ms_p50")
+                    check_question(quality_drop=quality_drop, minimise="latency_ms_rel")
                     watched, care = watching(monitor), care_for(stall_timeout_s)
                     progress(Progress("study", 0, 0, "checking the task"))
                     if cluster is not None:
@@ -226,7 +229,7 @@ class StudyRuns:
                     done: Any = None if known is None else look(known, self._store, self.name, *asked, **more)
                     if done:
                         self._note_question(quality_drop, default=default)
-                        return tell_finished(*done, time.monotonic() - started, progress)
+                        return tell_finished(done[0], done[1], time.monotonic() - started, progress)
                     host = PrepareHost(None, self.files, leash, prefix_cache=self.prefix_cache, care=care)
                     early.callback(host.close, kill=True)  # where the run does not come to that
                     early_start = self._task is None
@@ -235,11 +238,16 @@ class StudyRuns:
                     known = Remembered.of(self.task)
                     points = shapes_of(shapes, known.axes, whose="the task's", own=known.own)
                     plan = plan_for(known.fingerprint, *asked, shapes=points, **limits)
+                    earlier = rows_of_task(self._store.load(self.name).values(), known.fingerprint)
+                    plan, new_points = with_earlier_baseline(plan, earlier)
                     if not early_start and complete_rows(self._store, self.name, plan) is None:
                         host.start()
                     check_recipes(plan.recipes, self.task)
                     shipment = pack(self.task)
+                    host.carry(shipment)
                     stop.check()
+                    with turn(alone=True, stop=stop, say=lambda words: progress(Progress("study", 0, 0, words))):
+                        plan = with_fastest_baseline(plan, new_points, host.choose_threads)
                 except Cancelled:
                     return RunSummary(0, 0, 0, 0, cancelled=True, seconds=time.monotonic() - started)
                 self._note_question(quality_drop, default=default)

@@ -17,10 +17,10 @@ from workbench.study.bench import RemoteArm
 from workbench.study.child import Stop
 from workbench.study.ledger import Ledger
 from workbench.study.pacing import Pacing
-from workbench.study.plan import Plan, Planned, planned
+from workbench.study.plan import BASELINE_BACKEND, Plan, Planned, planned
 from workbench.study.prepare import Shipment
 from workbench.study.quality import QUALITY, write_inputs
-from workbench.study.rows import COLUMNS
+from workbench.study.rows import is_ranked
 from workbench.study.run import BUDGET, Run
 from workbench.study.shapes import Point
 from workbench.study.strategy.evidence import Probe, Question, Result, Watch
@@ -82,6 +82,7 @@ class StrategyRun(Run):
         self._all, self._fingerprint = plan, shipment.fingerprint
         self._pacing: StrategyPacing = StrategyPacing(Plan((), (), (), plan.primary, plan.others), stop)
         self._end = time.monotonic() + question.budget_s
+        self._threads = max(trial.threads for trial in plan.trials)
         self._started = False
         self._known: dict[str, Recipe] = {recipe.recipe_id: recipe for recipe in plan.recipes}
         self._low: dict[str, tuple[str, bool]] = {}
@@ -152,7 +153,7 @@ class StrategyRun(Run):
     ) -> list[Probe]:
         """Apply recipes in the preparing process; an error of one is its result, and the end of the time ends all."""
         base, found = self._all.baseline(self._all.primary), []
-        options: dict[str, Any] = {"engine": engine, "batch_size": base.batch_size, "threads": base.threads}
+        options: dict[str, Any] = {"engine": engine, "batch_size": base.batch_size, "threads": self._threads}
         self._leash.limit(limit_s)
         try:
             with self._turn(alone=True) if cores_allowed() <= 4 else contextlib.nullcontext():
@@ -180,7 +181,7 @@ class StrategyRun(Run):
         """Time recipes and the baseline at the other points, as long as a group fits."""
         engines: dict[str, list[str]] = {}
         for row in self._ledger.complete_rows():
-            if row["batch_size"] == self._all.primary.batch and row["trial_key"] not in self._low:
+            if row["batch_size"] == self._all.primary.batch and is_ranked(row):
                 engines.setdefault(row["recipe_id"], []).append(row["backend"])
         self._pacing.timing_s = min(self._timing_s(), 3.0)
         for point in self._all.others:
@@ -205,7 +206,7 @@ class StrategyRun(Run):
     def front(self) -> list[Recipe]:
         """Return the recipes on the Pareto front at the primary point."""
         rows = [row for row in self._ledger.complete_rows() if row["batch_size"] == self._all.primary.batch]
-        ids = dict.fromkeys(row["recipe_id"] for row in pareto_rows(rows, x="latency_ms_p50", y="quality"))
+        ids = dict.fromkeys(row["recipe_id"] for row in pareto_rows(rows, x="latency_ms_rel", y="quality"))
         return [self._known[recipe_id] for recipe_id in ids if recipe_id in self._known]
 
     # how it is done
@@ -214,16 +215,16 @@ class StrategyRun(Run):
         return min(max(self._question.budget_s / _PACE, 2.0), _MOST_S)
 
     def _trial(self, recipe: Recipe, backend: str, point: Point) -> Planned:
-        base = self._all.baseline(point)
-        found = planned(self._fingerprint, recipe, backend, point, base.threads)
-        return base if found.key == base.key else found
+        if not recipe.steps and backend == BASELINE_BACKEND:
+            return self._all.baseline(point)  # its number of threads may be another one
+        return planned(self._fingerprint, recipe, backend, point, self._threads)
 
     def _planned(self, base: Planned, trials: Sequence[Planned], point: Point) -> tuple[Plan, dict[str, Any]]:
         each = tuple(dict.fromkeys((base, *trials)))
         recipes = tuple(dict.fromkeys(trial.recipe for trial in each))
         backends = tuple(dict.fromkeys(trial.backend for trial in each))
         others = tuple(other for other in self._all.points if other != point)
-        self._plan = Plan(each, recipes, backends, point, others)
+        self._plan = Plan(each, recipes, backends, point, others, self._all.baseline_notes)
         return self._plan, self._plan.rows(self._task.name, self._fingerprint)
 
     def _open(self, trials: Sequence[Planned]) -> bool:
@@ -295,9 +296,8 @@ class StrategyRun(Run):
     def _validation(self, trial: Planned, arm: RemoteArm, reference: RemoteArm) -> dict[str, Any]:
         found = super()._validation(trial, arm, reference)
         note = self._low.get(trial.key, ("", True))[0]
-        if note and "fidelity" in COLUMNS:
-            found["fidelity"] = "survey"
         if note:
+            found["fidelity"] = "survey"
             found["notes"]["fidelity"] = note
         return found
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from workbench.compress.recipe import Recipe
 from workbench.core.machine import fingerprint_id
 from workbench.study.defaults import DEFAULT_BUDGET_S
-from workbench.study.plan import Plan, Planned, plan_for
+from workbench.study.plan import Plan, plan_for
 from workbench.study.rows import TrialRow
 from workbench.study.shapes import shapes_of
 from workbench.study.store import Store
@@ -45,7 +46,7 @@ def record_for(
     asked = {
         "task": fingerprint, "machine": fingerprint_id(), "limit": limit, "backends": list(plan.backends),
         "points": [[point.batch, [list(pair) for pair in point.shape]] for point in plan.points],
-        "threads": plan.trials[0].threads, "seed": seed, "depth": has_depth(),
+        "threads": max(trial.threads for trial in plan.trials), "seed": seed, "depth": has_depth(),
     }  # fmt: skip
     record = Record(store, study, asked)
     budget = float(DEFAULT_BUDGET_S if budget_s is None else budget_s)
@@ -58,8 +59,7 @@ def record_for(
 
 def first_part(plan: Plan) -> Plan:
     """Return the trials of the plan at the primary point: the rows that a run of the strategy begins with."""
-    trials: Sequence[Planned] = [trial for trial in plan.trials if trial.point == plan.primary]
-    return Plan(tuple(trials), plan.recipes, plan.backends, plan.primary, plan.others)
+    return replace(plan, trials=tuple(trial for trial in plan.trials if trial.point == plan.primary))
 
 
 def float_only(seed: int) -> list[Recipe]:
