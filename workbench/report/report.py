@@ -139,7 +139,8 @@ class Report:
 
     def header(self) -> Html:
         """Return the title with task, machine, date and versions, and the style that all pieces share."""
-        facts = {"samples": f"{len(self.task.evaluation):,} for evaluation, {len(self.task.train):,} for training"}
+        training = f"{len(self.task.train):,}" if self.task.has_train else "none"
+        facts = {"samples": f"{len(self.task.evaluation):,} for evaluation, {training} for training"}
         if self.task.reference and self.task.reference != self.task.name:
             facts["from"] = self.task.reference
         page = pieces.header(facts, this_machine(), self.settings, name=self.task.name)
