@@ -114,7 +114,7 @@ class Preparer:
         options = {name: command[name] for name in ("engine", "batch_size", "threads")}
         found = self._prober.probe(variant, **options)
         if command["pace"]:
-            found["epoch_s"] = epoch_seconds(self._task) if getattr(self._task, "has_train", True) else None
+            found["epoch_s"] = epoch_seconds(self._task) if self._task.has_train else None
         ended = time.monotonic()
         spans = [("train", started, applied), ("timed", applied, ended)]
         return {"spans": spans, "found": {**found, "seconds": ended - started}}

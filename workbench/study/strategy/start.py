@@ -32,7 +32,7 @@ def question_for(task: Task, plan: Plan, *, limit: float, budget_s: float | None
         limit=limit,
         budget_s=float(DEFAULT_BUDGET_S if budget_s is None else budget_s),
         backends=plan.backends,
-        train_samples=len(task.train) if getattr(task, "has_train", True) else 0,
+        train_samples=len(task.train) if task.has_train else 0,
         validation_samples=len(task.validation),
         points=len(plan.points),
         seed=seed,
