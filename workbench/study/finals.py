@@ -109,7 +109,7 @@ def hold_finals(
     Beside other load the faster thread count of torch eager may have changed since the plan was made, so the other
     one is timed too; if it is told to be faster now, it becomes the baseline of the finalists.
     """
-    trials = leading([(t, row) for t, row in ledger.items() if t.point == plan.primary], ledger.quality_drop)
+    trials = leading([(t, row) for t, row in ledger.every_item() if t.point == plan.primary], ledger.quality_drop)
     base = plan.baseline(plan.primary)
     rivals = [trial for trial in trials if trial.key != base.key]
     if not rivals or all(ledger.row(trial)["final_rank"] is not None for trial in trials):

@@ -44,6 +44,7 @@ class Ledger:
         store.add(study, rows)
         self._rows = {key: trial.row for key, trial in store.load(study, rows).items()}
         self._reused = sum(row["state"] == "complete" for row in self._rows.values())
+        self._trials = {trial.key: trial for trial in plan.trials}
         self._mine: set[str] = set()
         self._given_up: set[str] = set()
         self._left: set[str] | None = None
@@ -65,6 +66,7 @@ class Ledger:
     def extend(self, plan: Plan, rows: dict[str, TrialRow]) -> None:
         """Go over to another plan, whose trials come on top of those known; a search finds them one by one."""
         self._plan, self._left = plan, None
+        self._trials |= {trial.key: trial for trial in plan.trials}
         new = {key: row for key, row in rows.items() if key not in self._rows}
         if new:
             self._store.add(self._study, new)
@@ -100,6 +102,10 @@ class Ledger:
     def items(self) -> list[tuple[Planned, TrialRow]]:
         """Return every trial of the plan with its row."""
         return [(trial, self._rows[trial.key]) for trial in self._plan.trials]
+
+    def every_item(self) -> list[tuple[Planned, TrialRow]]:
+        """Return every trial of this and of earlier plans of the run with its row."""
+        return [(trial, self._rows[key]) for key, trial in self._trials.items() if key in self._rows]
 
     def complete_rows(self) -> list[TrialRow]:
         """Return the plan's rows that are complete."""
