@@ -153,7 +153,8 @@ def ranked(rows: Sequence[_Row], column: str) -> list[_Row]:
 
 def table_order(rows: Sequence[_Row], column: str) -> list[_Row]:
     """Return rows in the order of a table: ranked by a column, each reference row under its baseline."""
-    return references_placed(ranked(rows, column))
+    ordinary = ranked([row for row in rows if row.get("reference") is None], column)
+    return references_placed([*ordinary, *(row for row in rows if row.get("reference") is not None)])
 
 
 def references_placed(rows: Sequence[_Row]) -> list[_Row]:

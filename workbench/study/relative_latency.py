@@ -40,26 +40,23 @@ def relative_latency(row: Row, base: Row | None) -> RelativeLatency:
     >>> relative_latency(row, base)[:3]
     (5.0, 4.0, 6.25)
     """
-    measured = RelativeLatency(*(_number(row.get(f"latency_ms_{name}")) for name in ("p50", "low", "high")))
+    measured = _of(row, ("latency_ms_p50", "latency_ms_low", "latency_ms_high"))
     if row.get("baseline") or measured.ms is None:
         return measured
-    place = None if base is None else _number(base.get("latency_ms_p50"))
-    if not place:
+    base_ms = None if base is None else _number(base.get("latency_ms_p50"))
+    if not base_ms:
         return measured._replace(note=_NO_BASELINE)
     ratio, low, high = (_number(row.get(name)) for name in ("speedup", "speedup_low", "speedup_high"))
     if not ratio:
         return measured._replace(note=_NO_SPEEDUP)
-    return RelativeLatency(place / ratio, place / high if high else None, place / low if low else None)
+    return RelativeLatency(base_ms / ratio, base_ms / high if high else None, base_ms / low if low else None)
 
 
 def relative_latencies(rows: Sequence[Row]) -> list[RelativeLatency]:
     """Return the baseline-normalised latency of each row; a row that has the columns already keeps them."""
     base = baseline_of(rows)
     return [
-        relative_latency(row, base(row))
-        if _number(row.get(LATENCY)) is None
-        else RelativeLatency(*(_number(row.get(name)) for name in COLUMNS))
-        for row in rows
+        relative_latency(row, base(row)) if _number(row.get(LATENCY)) is None else _of(row, COLUMNS) for row in rows
     ]
 
 
@@ -96,6 +93,11 @@ def baseline_of(rows: Sequence[_Row]) -> Callable[[_Row], _Row | None]:
         return by_key.get(key, near) if key else near
 
     return baseline
+
+
+def _of(row: Row, names: tuple[str, str, str]) -> RelativeLatency:
+    ms, low, high = (_number(row.get(name)) for name in names)
+    return RelativeLatency(ms, low, high)
 
 
 def _place(row: Row) -> tuple[Any, ...]:
