@@ -50,6 +50,13 @@ def table(columns: Sequence[Column], rows: Sequence[Row], *, empty: str = "No fi
     return f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
+def with_threads(columns: Sequence[Column], rows: Sequence[Row]) -> tuple[Column, ...]:
+    """Return columns with the threads after the backend if rows differ in them."""
+    place = columns.index(BACKEND) + 1
+    several = len({row.get("threads") for row in rows}) > 1
+    return (*columns[:place], *((THREADS,) if several else ()), *columns[place:])
+
+
 def _head(column: Column) -> str:
     kind = ' class="words"' if column.words else ""
     unit = f"<small>{text(column.unit)}</small>" if column.unit else ""
@@ -186,7 +193,7 @@ def throughput_table(rows: Sequence[Row]) -> str:
         line = lines.setdefault((row["recipe_id"], *own.values()), {**own, "sizes": {}, "recommended": False})
         line["sizes"][row["batch_size"]] = row.get("throughput_per_s")
         line["recommended"] |= bool(row.get("recommended"))
-    columns = [RECIPE, BACKEND, *([THREADS] if len({row.get("threads") for row in rows}) > 1 else [])]
+    columns = [*with_threads([RECIPE, BACKEND], rows)]
     columns += [Column(f"batch {size}", "samples/s", _at(size)) for size in sizes]
     order = sorted(lines.values(), key=lambda line: -(line["sizes"].get(sizes[-1]) or 0.0))
     return table(columns, order)

@@ -110,7 +110,8 @@ def best_row(
 def answer(winner: Winner, kind: str, counts: str, limit: float, candidates: int) -> Best:
     """Return the answer that a winner is: its name, how many were compared, the evidence, and what to mind."""
     row = winner.row
-    reason = f"{row['recipe']} on {row_engine(row)}: the {kind} {counts}: {evidence(winner.order, limit)}"
+    place = "among the" if winner.by == "size" else "the"
+    reason = f"{row['recipe']} on {row_engine(row)}: {place} {kind} {counts}: {evidence(winner.order, limit)}"
     return Best(row, True, reason + winner.note, candidates, winner.ties)
 
 
