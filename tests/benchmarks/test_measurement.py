@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.measurement import CLOSE, Beside, p90_interval, settled
+from benchmarks.measurement_tools import CLOSE, Beside, p90_interval, settled
 
 PACES = np.repeat([0.7, 1.4, 0.7, 1.4], 10)
 

@@ -26,7 +26,7 @@ def quick(a, b, **options):
 
 
 def test_a_candidate_of_a_quarter_of_the_time_is_faster_with_an_interval_around_the_ratio():
-    found = quick(Sleeper("slow", 0.02), Sleeper("quick", 0.005), block_s=0.04, budget_s=1.5)
+    found = quick(Sleeper("slow", 0.02), Sleeper("quick", 0.005), block_s=0.04, budget_s=1.5, floor=0.01)
     assert found.verdict == "faster"
     assert 2.5 < found.low <= found.ratio <= found.high < 4.5
     text = speedup_text(found.ratio, found.low, found.high, found.verdict)

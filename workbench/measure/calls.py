@@ -12,10 +12,12 @@ import numpy as np
 
 from workbench.core.errors import ConfigError
 from workbench.core.given import given, require_count, require_function
-from workbench.core.stats import bootstrap_median, ratio_interval
+from workbench.core.stats import bootstrap_median
 from workbench.engine.turns import SETTLE_S
+from workbench.measure.blocks import Block
 from workbench.measure.events import EventArm
-from workbench.measure.timing import BLOCK_S, CallArm, Samples, check_rounds, interleave
+from workbench.measure.pace import pace_ratio
+from workbench.measure.timing import BLOCK_S, CallArm, check_rounds, interleave
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ def time_calls(
     ]
     for arm in arms:
         arm.warm()
-    blocks = interleave(arms, rounds=rounds, block_s=block_s, budget_s=budget_s, seed=seed).blocks
+    blocks = interleave(arms, rounds=rounds, block_s=block_s, budget_s=budget_s, seed=seed).timed
     first = blocks[next(iter(calls))]
     return [_call_time(name, blocks[name], first, samples, seed) for name in calls]
 
@@ -108,6 +110,9 @@ def _check(calls: Any, samples: Any, rounds: Any, *, seed: Any, **seconds: Any) 
             raise ConfigError(f"time_calls: {name} must be a number of seconds {words} 0, got {given(value)}.")
 
 
-def _call_time(name: str, blocks: list[Samples], first: list[Samples], samples: int, seed: int) -> CallTime:
-    ms, low, high = bootstrap_median([float(np.median(block)) for block in blocks], seed=seed)
-    return CallTime(name, ms, low, high, 1e3 * samples / ms, *ratio_interval(first, blocks, seed=seed))
+def _call_time(name: str, blocks: list[Block], first: list[Block], samples: int, seed: int) -> CallTime:
+    kept = [block.undisturbed_ms for block in blocks if block.undisturbed_ms.size]
+    middles = [float(np.median(ms)) for ms in kept or [block.ms for block in blocks]]
+    ms, low, high = bootstrap_median(middles, seed=seed)
+    found = pace_ratio(first, blocks, seed=seed)
+    return CallTime(name, ms, low, high, 1e3 * samples / ms, found.ratio, found.low, found.high)

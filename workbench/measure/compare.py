@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from workbench.core.errors import ConfigError, InputError
 from workbench.core.given import given, require_above_zero, require_count, require_engine, require_not_negative
 from workbench.core.speedup import speedup_text
-from workbench.core.stats import ASSUMED_NOISE, Verdict, ratio_interval, verdict
+from workbench.core.stats import ASSUMED_NOISE, Verdict, verdict
 from workbench.engine.placement import runs_on_gpu
+from workbench.measure.blocks import Block
 from workbench.measure.conditions import Conditions, Watch
 from workbench.measure.noise import floor_of, known_noise, noise_words
-from workbench.measure.timing import CallArm, Timing, block_seconds, check_rounds, disturbed_notes, interleave
+from workbench.measure.pace import pace_ratio
+from workbench.measure.timing import (
+    CallArm,
+    Timing,
+    block_seconds,
+    check_rounds,
+    disturbed_notes,
+    interleave,
+    usage_per_call,
+)
 
 _NARROW = 0.5
 """Of the noise floor: an interval of that width says all that one pair of sessions can say."""
+MANY_FAULTS = 100.0
+"""Page faults per call above which a row or a comparison has a note: each takes about a microsecond."""
 
 
 class Engine(Protocol):
@@ -30,11 +43,11 @@ class Engine(Protocol):
 class Comparison:
     """Two engines timed in turns on the same inputs.
 
-    ``ratio`` is baseline latency over candidate latency (above 1: the candidate is faster), ``low`` and ``high``
-    bound it at 95 % for these two sessions. ``floor`` is the share up to which two loads of one model are
-    apart here, and ``noise`` says how that is known: the verdict is faster or slower only where the whole interval lies
-    beyond it. ``notes`` holds what a reader must know,
-    for instance different thread counts, or that other processes disturbed the timing.
+    ``ratio`` is baseline latency over candidate latency (above 1: the candidate is faster), both undisturbed, as
+    ``estimator`` names it. ``low`` and ``high`` bound it at 95 %, widened by ``floor``, the share up to which two loads
+    of one model are apart here (``noise`` holds its source), and by what disturbance may hide. The verdict is faster or
+    slower if that interval excludes 1. ``notes`` holds what a reader must know, for instance different thread counts,
+    page faults in every call, or other processes that disturbed the timing.
     """
 
     baseline_name: str
@@ -49,6 +62,7 @@ class Comparison:
     noise: str = ""
     notes: tuple[str, ...] = ()
     conditions: Conditions | None = None
+    estimator: str = ""
 
     def __repr__(self) -> str:
         speedup = speedup_text(self.ratio, self.low, self.high, self.verdict)
@@ -128,8 +142,8 @@ def compare(
         arm.warm()
 
     def narrow(blocks: Any) -> bool:
-        _, low, high = ratio_interval(blocks[names[0]], blocks[names[1]], seed=seed, resamples=500)
-        return high / low < 1 + _NARROW * share
+        found = pace_ratio(blocks[names[0]], blocks[names[1]], seed=seed, resamples=500)
+        return found.high / found.low < 1 + _NARROW * share
 
     timed = interleave(
         arms,
@@ -140,21 +154,36 @@ def compare(
         enough=narrow,
         watch=watch,
     )
-    first, second = timed.blocks[names[0]], timed.blocks[names[1]]
-    ratio, low, high = ratio_interval(first, second, seed=seed)
+    first, second = timed.timed[names[0]], timed.timed[names[1]]
+    notes = (*_notes(baseline, candidate), *fault_notes(timed.timed), *disturbed_notes(timed))
+    found = pace_ratio(first, second, floor=share, seed=seed)
     return Comparison(
         *names,
         Timing.of(first),
         Timing.of(second),
-        ratio,
-        low,
-        high,
-        verdict(low, high, floor=share),
+        found.ratio,
+        found.low,
+        found.high,
+        verdict(found.low, found.high, floor=share),
         share,
         words,
-        (*_notes(baseline, candidate), *disturbed_notes(timed)),
+        notes,
         timed.conditions,
+        found.estimator,
     )
+
+
+def fault_notes(timed: Mapping[str, Sequence[Block]]) -> tuple[str, ...]:
+    """Return a note for each arm whose calls take many page faults: its allocator returns memory after every call."""
+    notes = []
+    for name, blocks in timed.items():
+        faults, _ = usage_per_call(blocks)
+        if faults is not None and faults > MANY_FAULTS:
+            notes.append(
+                f"{name} took {faults:.0f} page faults per call, because its allocator returns memory to the kernel. "
+                "InferenceConfig(allocator='steady') keeps it."
+            )
+    return tuple(notes)
 
 
 def _noise(floor: float | None) -> tuple[float, str]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from workbench.core.errors import EngineError
-from workbench.measure.timing import Samples
+from workbench.measure.blocks import Samples
 
 PREFIX = "mlperf_log_"
 _DETAIL = ":::MLLOG "

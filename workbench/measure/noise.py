@@ -21,8 +21,10 @@ from workbench.core.files import cache_dir, write_json
 from workbench.core.given import given, require_count, require_not_negative, require_several
 from workbench.core.machine import fingerprint_id, machine_words
 from workbench.core.progress import Progress, ProgressCallback, ignore
-from workbench.core.stats import ASSUMED_NOISE, Array, ratio_interval
+from workbench.core.stats import ASSUMED_NOISE, Array
 from workbench.engine.backends import DEFAULT_BACKENDS, backend_status, require_backend
+from workbench.measure.conditions import Watch
+from workbench.measure.pace import pace_ratio
 from workbench.measure.timing import CallArm, interleave
 
 if TYPE_CHECKING:
@@ -194,10 +196,10 @@ def _apart(variant: Variant, backend: str, batch_size: int, *, seed: int) -> tup
             arms.append(CallArm(name, functools.partial(engine.predict, inputs)))
         for arm in arms:
             arm.warm()
-        timed = interleave(arms, rounds=_ROUNDS, block_s=_BLOCK_S, budget_s=PAIR_S, seed=seed)
-    ratio, low, high = ratio_interval(timed.blocks["first"], timed.blocks["second"], seed=seed)
+        timed = interleave(arms, rounds=_ROUNDS, block_s=_BLOCK_S, budget_s=PAIR_S, seed=seed, watch=Watch())
+    found = pace_ratio(timed.timed["first"], timed.timed["second"], seed=seed)
     disturbed = timed.conditions is not None and bool(timed.conditions.reasons)
-    return ratio, math.log(high / low) / (2 * _NORMAL), disturbed
+    return found.ratio, math.log(found.high / found.low) / (2 * _NORMAL), disturbed
 
 
 def _floor(pairs: Sequence[tuple[float, float]], *, disturbed: int = 0) -> NoiseFloor:

@@ -20,11 +20,11 @@ from workbench.core.given import (
 from workbench.core.stats import quantile_bounds
 from workbench.engine.placement import runs_on_gpu
 from workbench.measure.answering import System
+from workbench.measure.blocks import Samples
 from workbench.measure.conditions import Conditions, Watch
 from workbench.measure.loadgen import Load, loadgen, run_load
 from workbench.measure.loadgen_log import LoadGenLog
 from workbench.measure.serving import Rows, ServedEngine, prepared
-from workbench.measure.timing import Samples
 
 Scenario = Literal["single-stream", "multi-stream", "offline", "server"]
 SCENARIOS = {

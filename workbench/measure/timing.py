@@ -8,15 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from workbench.core.errors import ConfigError, TrialFailed
 from workbench.core.given import given
 from workbench.core.stats import median_interval, median_iqr, percentile
 from workbench.engine.turns import SETTLE_S, until_quiet
+from workbench.measure.blocks import Block, RunDelay, Samples, run_block
 from workbench.measure.conditions import Conditions, Watch, joined
-
-Samples = npt.NDArray[np.float64]
 
 BLOCK_S = 0.08
 LEAST_ROUNDS = 6
@@ -38,8 +36,8 @@ class Arm(Protocol):
     def warm(self) -> None:
         """Run until the time per call is steady."""
 
-    def block(self, seconds: float) -> Sequence[float]:
-        """Throw away what the switch to this arm cost, then return ms per call for about ``seconds``."""
+    def block(self, seconds: float) -> Block | Sequence[float]:
+        """Discard settling calls, then return the calls of about ``seconds``, or their ms alone."""
 
 
 class CallArm:
@@ -54,22 +52,23 @@ class CallArm:
         self.warm_ms: float | None = None
         self._call = call
         self._paces: list[float] = []
+        self._delay = RunDelay()
 
     def warm(self) -> None:
         """Run until the time per call is steady, and note how long a call then takes."""
         warm_until_steady(self._call)
         self.warm_ms = float(np.median(run_for(self._call, 0.0)))
 
-    def block(self, seconds: float) -> list[float]:
-        """Return ms per call for about ``seconds``, at least one call, after what settling takes.
+    def block(self, seconds: float) -> Block:
+        """Return the calls of about ``seconds``, at least one, after what settling takes.
 
         Afterwards this process is left quiet, for whoever is timed next.
         """
         self._settle()
-        samples = run_for(self._call, seconds)
-        self._paces.append(float(np.median(samples)))
+        block = run_block(self._call, seconds, self._delay)
+        self._paces.append(float(np.median(block.ms)))
         until_quiet()
-        return samples
+        return block
 
     def _settle(self) -> None:
         """Call until the usual pace is reached; the whole time where it is not known yet, or not reached."""
@@ -125,19 +124,22 @@ def warm_until_steady(
 
 @dataclass(frozen=True)
 class Rounds:
-    """What :func:`interleave` timed.
+    """Blocks of several arms in alternation.
 
-    ``blocks[name][i]`` are the ms per call of that arm in round ``i``; ``order[i]`` is the order of the arms in
-    that round; ``lost`` maps an arm whose process ended to the reason (its blocks are left out). ``repeated`` rounds
-    were thrown away and timed again, since something else used the cores; ``conditions`` is what the machine did in
-    the rounds that were kept, None where nobody watched.
+    ``timed[name][i]`` is the block of that arm in round ``i``; ``order[i]`` is the order of the arms in that round;
+    ``lost`` maps an arm whose process ended to the reason (its blocks are left out). ``conditions`` is the load of the
+    machine over all rounds, None if nobody watched.
     """
 
-    blocks: dict[str, list[Samples]]
+    timed: dict[str, list[Block]]
     order: list[list[str]]
     lost: dict[str, TrialFailed] = field(default_factory=dict)
-    repeated: int = 0
     conditions: Conditions | None = None
+
+    @property
+    def blocks(self) -> dict[str, list[Samples]]:
+        """The ms per call of every block."""
+        return {name: [block.ms for block in blocks] for name, blocks in self.timed.items()}
 
 
 def interleave(
@@ -147,7 +149,7 @@ def interleave(
     block_s: float = BLOCK_S,
     budget_s: float | None = None,
     seed: int = 0,
-    enough: Callable[[Mapping[str, list[Samples]]], bool] | None = None,
+    enough: Callable[[Mapping[str, list[Block]]], bool] | None = None,
     after_round: Callable[[int], None] | None = None,
     watch: Watch | None = None,
 ) -> Rounds:
@@ -168,8 +170,7 @@ def interleave(
     after_round : callable, optional
         Called with the number of rounds done, while nothing runs.
     watch : Watch, optional
-        A round in which something else used the cores is thrown away and timed again, as often as the least number of
-        rounds, and no longer than ``budget_s``.
+        Records the load of the machine in every round.
 
     Raises
     ------
@@ -180,25 +181,20 @@ def interleave(
     alive = {arm.name: arm for arm in arms}
     if len(alive) != len(arms):
         raise ValueError(f"Arms need different names, got {[arm.name for arm in arms]}.")
-    blocks: dict[str, list[Samples]] = {name: [] for name in alive}
+    blocks: dict[str, list[Block]] = {name: [] for name in alive}
     order: list[list[str]] = []
     lost: dict[str, TrialFailed] = {}
     end = float("inf") if budget_s is None else time.perf_counter() + budget_s
     reference = next(iter(alive), "")
-    repeated = 0
     laps: list[Conditions] = []
     while len(order) < rounds[1]:
         names = [str(name) for name in rng.permutation(list(alive))]
         fresh = _round([alive[name] for name in names], block_s, reference, lost)
         alive = {name: arm for name, arm in alive.items() if name not in lost}
         if watch is not None:
-            lap = watch.lap()
-            if lap.reasons and repeated < rounds[0] and time.perf_counter() < end:
-                repeated += 1
-                continue
-            laps.append(lap)
-        for name, samples in fresh.items():
-            blocks[name].append(samples)
+            laps.append(watch.lap())
+        for name, block in fresh.items():
+            blocks[name].append(block)
         order.append(names)
         if after_round is not None:
             after_round(len(order))
@@ -206,7 +202,7 @@ def interleave(
             (enough is not None and enough(_of(blocks, alive))) or time.perf_counter() >= end
         ):
             break
-    return Rounds(_of(blocks, alive), order, lost, repeated, joined(laps))
+    return Rounds(_of(blocks, alive), order, lost, joined(laps))
 
 
 def check_rounds(where: str, rounds: Any) -> None:
@@ -231,29 +227,36 @@ def block_seconds(arms: Sequence[CallArm]) -> float:
 
 
 def disturbed_notes(timed: Rounds) -> tuple[str, ...]:
-    """Return what a reader must know of what the machine did meanwhile, a sentence each."""
-    found = []
-    if timed.conditions is not None and timed.conditions.reasons:
-        found.append(f"disturbed: {', '.join(timed.conditions.reasons)}. Time it again on a quiet machine.")
-    if timed.repeated:
-        found.append(f"{timed.repeated} rounds were timed again, since something else used the cores.")
-    return tuple(found)
+    """Return what a reader must know of the machine's load meanwhile, a sentence each."""
+    if timed.conditions is None or not timed.conditions.reasons:
+        return ()
+    return (f"Disturbed: {', '.join(timed.conditions.reasons)}.",)
 
 
-def _round(arms: Sequence[Arm], block_s: float, reference: str, lost: dict[str, TrialFailed]) -> dict[str, Samples]:
+def usage_per_call(blocks: Sequence[Block]) -> tuple[float | None, float | None]:
+    """Return page faults and context switches per call over all blocks, None if they were not counted."""
+    counted = [block for block in blocks if block.usage is not None]
+    calls = sum(block.ms.size for block in counted)
+    if not calls:
+        return None, None
+    totals = [sum(block.usage[i] for block in counted if block.usage is not None) / calls for i in (0, 1)]
+    return totals[0], totals[1]
+
+
+def _round(arms: Sequence[Arm], block_s: float, reference: str, lost: dict[str, TrialFailed]) -> dict[str, Block]:
     """Return a block of every arm; one whose process ends goes over to ``lost``."""
-    found: dict[str, Samples] = {}
+    fresh: dict[str, Block] = {}
     for arm in arms:
         try:
-            found[arm.name] = np.asarray(arm.block(block_s), dtype=np.float64)
+            fresh[arm.name] = Block.of(arm.block(block_s))
         except TrialFailed as error:
             if arm.name == reference:
                 raise
             lost[arm.name] = error
-    return found
+    return fresh
 
 
-def _of(blocks: Mapping[str, list[Samples]], names: Iterable[str]) -> dict[str, list[Samples]]:
+def _of(blocks: Mapping[str, list[Block]], names: Iterable[str]) -> dict[str, list[Block]]:
     return {name: blocks[name] for name in names}
 
 
@@ -262,8 +265,9 @@ class Timing:
     """Latency of one arm, in ms per call.
 
     ``p50`` is the median of the medians of blocks, and ``low``/``high`` bound it at 95 % by order statistics over them,
-    since calls within a block are not independent. The other figures are of all calls together. What the samples do
-    not resolve is None, and ``notes`` says why.
+    because calls within a block are not independent. Calls that waited for a core are left out of these three as long
+    as undisturbed ones are in enough blocks; ``undisturbed`` is their share. The other figures are of all calls
+    together. What the samples do not resolve is None, and ``notes`` says why.
     """
 
     blocks: tuple[Samples, ...]
@@ -274,6 +278,7 @@ class Timing:
     p90: float | None
     p99: float | None
     notes: dict[str, str]
+    undisturbed: float = 1.0
 
     @property
     def calls(self) -> int:
@@ -282,7 +287,7 @@ class Timing:
 
     @classmethod
     def of(cls, blocks: Sequence[Any]) -> Timing:
-        """Summarise blocks of ms per call.
+        """Summarize blocks, or lists of ms per call.
 
         Examples
         --------
@@ -290,15 +295,21 @@ class Timing:
         >>> timing.p50, timing.p99, timing.notes["p99"]
         (2.0, None, '18 calls do not resolve p99: 368 are needed.')
         """
-        arrays = tuple(np.asarray(block, dtype=np.float64) for block in blocks)
+        timed = [Block.of(block) for block in blocks]
+        arrays = tuple(block.ms for block in timed)
         samples = np.concatenate(arrays)
-        middles = [float(np.median(block)) for block in arrays]
+        kept = [block.undisturbed_ms for block in timed]
+        share = sum(ms.size for ms in kept) / samples.size
+        enough = sum(ms.size > 0 for ms in kept) >= min(LEAST_ROUNDS, len(timed))
+        middles = [float(np.median(ms)) for ms in (kept if enough else arrays) if ms.size]
         iqr, bounds = median_iqr(samples)[1], median_interval(middles)
-        notes = {} if bounds else {"low": f"{len(arrays)} blocks do not bound the median: 6 are needed."}
+        notes = {} if bounds else {"low": f"{len(middles)} blocks do not bound the median: 6 are needed."}
+        if not enough:
+            notes["p50"] = f"{1 - share:.0%} of the calls waited for a core, which raises their median."
         tails: dict[str, float | None] = {}
         for name, (q, needed) in _NEEDED.items():
             tails[name] = percentile(samples, q)
             if tails[name] is None:
                 notes[name] = f"{samples.size} calls do not resolve {name}: {needed} are needed."
         low, high = bounds or (None, None)
-        return cls(arrays, float(np.median(middles)), iqr, low, high, tails["p90"], tails["p99"], notes)
+        return cls(arrays, float(np.median(middles)), iqr, low, high, tails["p90"], tails["p99"], notes, share)

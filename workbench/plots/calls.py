@@ -49,8 +49,8 @@ def plot_calls(
 ) -> Figure:
     """Draw the time of each call with its 95 % CI and its speedup over the first.
 
-    The speedup is the median over rounds of the first call's time over this one's in the same round. If the pace of the
-    machine changes between rounds, it differs from the ratio of the two medians, and is the more reliable one.
+    The speedup is that of :func:`workbench.measure.pace.pace_ratio`: if the machine's own pace changes between rounds,
+    it differs from the ratio of the two medians, and is the one to trust.
 
     Parameters
     ----------

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from workbench.core.allocator import allocator_state
 from workbench.core.cpu import this_topology
 from workbench.core.machine import (
     FINGERPRINT_LIBRARIES,
@@ -42,6 +43,7 @@ def examine() -> dict[str, Any]:
         "fingerprint": fingerprint_id(),
         "libraries": library_versions(FINGERPRINT_LIBRARIES),
         "noise": noise_words(known_noise()),
+        "allocator": allocator_advice(),
         "backends": [{**status.to_dict(), "capabilities": capable(status.name)} for status in backend_status()],
         "onnxruntime_providers": [status.to_dict() for status in provider_status()],
     }
@@ -72,6 +74,14 @@ def bf16_advice(machine: Machine) -> str:
     return f'{native}: computed natively, so precision="bfloat16" may beat fp32; measure it.'
 
 
+def allocator_advice() -> str:
+    """Return what the C allocator of a process started like this one means for torch's backends."""
+    state = allocator_state()
+    if state.steady or state.library != "glibc":
+        return f"{state}: {state.reason}"
+    return f'{state}: {state.reason} InferenceConfig(allocator="steady") keeps them; studies time every arm so.'
+
+
 def words(found: Mapping[str, Any]) -> str:
     """Return what :func:`examine` found as lines of text."""
     machine = found["machine"]
@@ -88,6 +98,7 @@ def words(found: Mapping[str, Any]) -> str:
         "bf16": found["bf16"],
         "GPU": ", ".join(machine["gpus"]) or machine["gpu_reason"] or "none",
         "noise": found["noise"],
+        "allocator": found["allocator"],
         "libraries": ", ".join(f"{name} {version or 'missing'}" for name, version in found["libraries"].items()),
     }
     lines = [f"{name:<10} {value}" for name, value in facts.items()]

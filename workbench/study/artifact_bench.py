@@ -225,12 +225,12 @@ def _row(artifact: Artifact, trial: Planned, timed: Timed, own: Shape, twin: Twi
     )
     if trial.key in timed.failed:
         return update_row(row, state="failed", error=str(timed.failed[trial.key]))
-    arm, mine = timed.arms[trial.key], timed.rounds.blocks[trial.key]
+    arm, mine = timed.arms[trial.key], timed.rounds.timed[trial.key]
     base_key = next((key for key, other in timed.arms.items() if other.trial.baseline), None)
     if trial.baseline:
         columns = baseline_columns(arm, mine, twin, timed.rounds)
     elif base_key is not None:
-        columns = timed_columns(arm, mine, timed.rounds.blocks[base_key], twin, timed=timed.rounds)
+        columns = timed_columns(arm, mine, timed.rounds.timed[base_key], twin, timed=timed.rounds)
     else:
         unknown = dict.fromkeys(("speedup", "speedup_low", "speedup_high", "verdict", "baseline_key"))
         columns = {**timed_columns(arm, mine, mine, twin, timed=timed.rounds), **unknown}

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from workbench.core.errors import TrialFailed
-from workbench.core.stats import ratio_interval
 from workbench.engine.backends import runs_module
 from workbench.engine.placement import runs_on_gpu
+from workbench.measure.blocks import Block
 from workbench.measure.conditions import Watch
 from workbench.measure.gpus import GpuMemory
-from workbench.measure.timing import Rounds, Samples, interleave
+from workbench.measure.pace import pace_ratio
+from workbench.measure.timing import Rounds, interleave
 from workbench.study.care import Care
 from workbench.study.child import Child, ChildError, Stop
 from workbench.study.plan import Planned
@@ -65,7 +66,7 @@ class RemoteArm:
         name = name or trial.key
         child = Child(
             "time",
-            {"backend": trial.backend},
+            {"backend": trial.backend, "allocator": dict(trial.options).get("allocator", "steady")},
             log=setup.files / "logs" / f"{name}.log",
             stop=setup.stop,
             care=setup.care,
@@ -92,10 +93,9 @@ class RemoteArm:
         if self.gpu is not None:
             self.gpu.read()  # before the next arm loads its model: it may be on the same device
 
-    def block(self, seconds: float) -> Sequence[float]:
+    def block(self, seconds: float) -> Block:
         """Hand over the token for one block."""
-        samples: list[float] = self.child.ask("block", seconds=seconds)["ms"]
-        return samples
+        return Block.from_dict(self.child.ask("block", seconds=seconds))
 
     def measure_footprint(self) -> None:
         """Note what the process took until now and its calls' energy, once: evaluation is not the trial's own."""
@@ -199,8 +199,13 @@ class Bench:
         block_s: float,
         budget_s: float,
         after_round: Callable[[int], None],
+        enough: Callable[[Mapping[str, list[Block]]], bool] | None = None,
+        footprint: bool = True,
     ) -> Timed:
         """Time a group against the baseline. A lost baseline is started again once.
+
+        ``enough`` ends the timing early; by default once every speedup over the baseline is known well. Memory and
+        energy are measured with ``footprint`` only.
 
         Raises
         ------
@@ -220,7 +225,7 @@ class Bench:
                     rounds=rounds,
                     block_s=block_s,
                     budget_s=budget_s,
-                    enough=functools.partial(narrow, reference.name),
+                    enough=enough or functools.partial(narrow, reference.name),
                     after_round=after_round,
                     watch=Watch(gpu=any(runs_on_gpu(arm.opened.get("placement")) for arm in [reference, *living])),
                 )
@@ -233,11 +238,12 @@ class Bench:
             if name not in timed.blocks and name not in failed:
                 failed[name] = _ended(arm)
         arms = {name: arm for name, arm in arms.items() if name not in failed}
-        rows = {name: arm for name, arm in arms.items() if name != TWIN}  # the twin has no row
-        measure_footprints(rows, failed)
-        arms = {name: arm for name, arm in arms.items() if name not in failed}
-        if reference.child.alive:
-            reference.measure_footprint()
+        if footprint:
+            rows = {name: arm for name, arm in arms.items() if name != TWIN}  # the twin has no row
+            measure_footprints(rows, failed)
+            arms = {name: arm for name, arm in arms.items() if name not in failed}
+            if reference.child.alive:
+                reference.measure_footprint()
         return Timed(timed, {**arms, baseline.key: reference}, failed)
 
     def settle(self) -> None:
@@ -307,11 +313,11 @@ def _ended(arm: RemoteArm) -> TrialFailed:
     return TrialFailed("The process was not timed.")
 
 
-def narrow(reference: str, blocks: Mapping[str, list[Samples]]) -> bool:
-    """Say whether every speed-up over the reference is known well enough to stop timing."""
+def narrow(reference: str, blocks: Mapping[str, list[Block]]) -> bool:
+    """Return True once every speedup over the reference is known well enough to stop timing."""
     for name, mine in blocks.items():
         if name != reference:
-            _, low, high = ratio_interval(blocks[reference], mine, resamples=_RESAMPLES)
-            if high / low > 1 + _ENOUGH:
+            found = pace_ratio(blocks[reference], mine, resamples=_RESAMPLES)
+            if found.high / found.low > 1 + _ENOUGH:
                 return False
     return True

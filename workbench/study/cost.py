@@ -6,15 +6,14 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
-
 from workbench.compress.steps import Step
 from workbench.core.errors import ConfigError
 from workbench.core.given import given, require_count
-from workbench.core.stats import ratio_interval
 from workbench.engine.backends import require_backend
 from workbench.engine.engine import OptimizedInferenceEngine
-from workbench.measure.timing import CallArm, Samples, interleave
+from workbench.measure.blocks import Block
+from workbench.measure.pace import pace_ratio
+from workbench.measure.timing import CallArm, Timing, interleave
 from workbench.tasks.trees import tree_map
 
 if TYPE_CHECKING:
@@ -82,15 +81,14 @@ class LatencyCost:
         engine, arm = self._open(variant)
         if self._reference is None:
             timed = interleave([arm], rounds=(_ROUNDS[0], _ROUNDS[0]), block_s=_BLOCK_S)
-            self._reference = _Reference(engine, arm, float(np.median(np.concatenate(timed.blocks[arm.name]))))
+            self._reference = _Reference(engine, arm, Timing.of(timed.timed[arm.name]).p50)
             return self._reference.ms
         reference = self._reference
         try:
             timed = interleave([reference.arm, arm], rounds=_ROUNDS, block_s=_BLOCK_S, enough=self._narrow)
         finally:
             engine.dispose()
-        ratio, _, _ = ratio_interval(timed.blocks[reference.arm.name], timed.blocks[arm.name])
-        return reference.ms / ratio
+        return reference.ms / pace_ratio(timed.timed[reference.arm.name], timed.timed[arm.name]).ratio
 
     def close(self) -> None:
         """Free the reference; the next variant measured becomes it."""
@@ -116,9 +114,9 @@ class LatencyCost:
         arm.warm()
         return engine, arm
 
-    def _narrow(self, blocks: Mapping[str, list[Samples]]) -> bool:
-        _, low, high = ratio_interval(blocks["reference"], blocks["candidate"], resamples=500)
-        return high / low < 1 + _NARROW
+    def _narrow(self, blocks: Mapping[str, list[Block]]) -> bool:
+        found = pace_ratio(blocks["reference"], blocks["candidate"], resamples=500)
+        return found.high / found.low < 1 + _NARROW
 
 
 def latency_cost(recipe: Recipe, *, threads: int | None = None) -> LatencyCost | None:

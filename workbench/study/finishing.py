@@ -41,13 +41,12 @@ class Finishing:
             self._ledger.fail([trial], str(timed.failed[trial.key]))
             return
         arm, reference = timed.arms[trial.key], timed.arms[base.key]
-        mine, theirs = (timed.rounds.blocks[a.name] for a in (arm, reference))
+        mine, theirs = (timed.rounds.timed[a.name] for a in (arm, reference))
         noise = self._noise.of(base)
         if trial.baseline:
             columns = baseline_columns(arm, mine, noise, timed.rounds)
         else:
-            base_ms = self._ledger.latency_ms(base)
-            columns = timed_columns(arm, mine, theirs, noise, base_ms=base_ms, timed=timed.rounds)
+            columns = timed_columns(arm, mine, theirs, noise, timed=timed.rounds)
         try:
             quality = self._quality(trial, arm, reference)
             validation = self._validation(trial, arm, reference)
@@ -66,6 +65,8 @@ class Finishing:
             sizes = len(self._task.validation), len(self._task.evaluation)
             seen = seen_note(prepared.get("validation_quality"), quality["quality"], samples=sizes)
             notes |= {} if seen is None else {"validation_drop": seen}
+            if trial.point in self._plan.baseline_notes:
+                notes["threads"] = self._plan.baseline_notes[trial.point]
         samples = save_samples(self._files / "samples", mine, theirs)
         self._ledger.complete(
             trial, {**columns, **quality, **size, **validation, **known, "samples": samples, "notes": notes}

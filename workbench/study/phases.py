@@ -17,6 +17,7 @@ _COMMANDS = {
     "open": "load",
     "warm": "warm-up",
     "block": "timed",
+    "threads": "timed",
     "memory": "footprint",
     "energy": "footprint",
     "evaluate": "quality",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from workbench.compress.recipe import Recipe
@@ -75,6 +75,8 @@ class Plan:
     backends: tuple[str, ...]
     primary: Point
     others: tuple[Point, ...]
+    baseline_notes: Mapping[Point, str] = field(default_factory=dict)
+    """Why the baseline of a point has its number of threads."""
 
     @property
     def points(self) -> tuple[Point, ...]:
@@ -92,7 +94,7 @@ class Plan:
         sizes = " then ".join(point.words for point in self.points)
         return (
             f"plan: {len(self.trials)} trials of {len(self.recipes)} recipes ({names}) on {', '.join(self.backends)}, "
-            f"batch {sizes}, {self.trials[0].threads} threads"
+            f"batch {sizes}, {max(trial.threads for trial in self.trials)} threads"
         )
 
     def group(self, recipe: Recipe, point: Point) -> list[Planned]:
@@ -117,6 +119,18 @@ class Plan:
     def baseline(self, point: Point) -> Planned:
         """Return the baseline trial at a point."""
         return next(t for t in self.trials if t.baseline and t.point == point)
+
+    def rebased(self, threads: Mapping[Point, int], notes: Mapping[Point, str]) -> Plan:
+        """Return the plan with other thread counts of the baseline; the other trials keep theirs."""
+
+        def moved(trial: Planned) -> Planned:
+            count = threads.get(trial.point, trial.threads)
+            if not trial.baseline or count == trial.threads:
+                return trial
+            key = trial_key(trial.artifact_key, trial.backend, trial.point, count)
+            return replace(trial, threads=count, key=key)
+
+        return replace(self, trials=tuple(map(moved, self.trials)), baseline_notes=notes)
 
     def rows(self, task: str, task_fingerprint: str, *, site: Site | None = None) -> dict[str, TrialRow]:
         """Return a waiting row for each trial, by key; ``site`` is where the plan was made for, by default here."""

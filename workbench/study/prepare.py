@@ -16,8 +16,10 @@ import cloudpickle
 
 from workbench.compress.recipe import Recipe
 from workbench.core.errors import StudyError, TrialFailed
+from workbench.study.baseline import ThreadChoice
 from workbench.study.care import Care
 from workbench.study.child import Child, ChildError, Stop
+from workbench.study.shapes import Point
 
 if TYPE_CHECKING:
     from workbench.tasks.task import Task
@@ -147,6 +149,54 @@ class PrepareHost:
             with contextlib.suppress(OSError):
                 shutil.rmtree(folder, ignore_errors=True)
             raise
+
+    def probe(
+        self,
+        recipe: Recipe,
+        on_event: Callable[[dict[str, Any]], None],
+        *,
+        engine: str | None,
+        batch_size: int,
+        threads: int,
+        pace: bool,
+    ) -> dict[str, Any]:
+        """Apply a recipe in the child without an artifact; on an engine, time it against the first one probed.
+
+        Raises
+        ------
+        TrialFailed
+            As :meth:`prepare`.
+        """
+        self.start()
+        child = self._child
+        if child is None:
+            raise TrialFailed("The preparing process could not be started.")
+        if not self._loaded:
+            self._load(child)
+        checkpoints = str(self._files / "artifacts" / "checkpoints")
+        answer = child.ask(
+            "probe", on_event=on_event, recipe=recipe.to_dict(), engine=engine, batch_size=batch_size,
+            threads=threads, pace=pace, checkpoints=checkpoints,
+        )  # fmt: skip
+        found: dict[str, Any] = answer["found"]
+        return found
+
+    def choose_threads(self, points: Sequence[Point], threads: int) -> dict[Point, ThreadChoice]:
+        """Return the faster thread count of torch eager at each point, timed in the child.
+
+        Nothing is returned if the float model cannot be timed there: preparing it gives the reason.
+        """
+        self.start()
+        child = self._child
+        if child is None:
+            return {}
+        try:
+            if not self._loaded:
+                self._load(child)
+            answer = child.ask("threads", points=[list(point) for point in points], threads=threads)
+        except TrialFailed:
+            return {}
+        return {point: ThreadChoice(**choice) for point, choice in zip(points, answer["choices"], strict=True)}
 
     def close(self, *, kill: bool = False) -> None:
         """End the process."""

@@ -40,7 +40,7 @@ def relative_latency(row: Row, base: Row | None) -> RelativeLatency:
     >>> relative_latency(row, base)[:3]
     (5.0, 4.0, 6.25)
     """
-    measured = _of(row, ("latency_ms_p50", "latency_ms_low", "latency_ms_high"))
+    measured = _columns(row, ("latency_ms_p50", "latency_ms_low", "latency_ms_high"))
     if row.get("baseline") or measured.ms is None:
         return measured
     base_ms = None if base is None else _number(base.get("latency_ms_p50"))
@@ -56,7 +56,8 @@ def relative_latencies(rows: Sequence[Row]) -> list[RelativeLatency]:
     """Return the baseline-normalised latency of each row; a row that has the columns already keeps them."""
     base = baseline_of(rows)
     return [
-        relative_latency(row, base(row)) if _number(row.get(LATENCY)) is None else _of(row, COLUMNS) for row in rows
+        relative_latency(row, base(row)) if _number(row.get(LATENCY)) is None else _columns(row, COLUMNS)
+        for row in rows
     ]
 
 
@@ -95,13 +96,13 @@ def baseline_of(rows: Sequence[_Row]) -> Callable[[_Row], _Row | None]:
     return baseline
 
 
-def _of(row: Row, names: tuple[str, str, str]) -> RelativeLatency:
-    ms, low, high = (_number(row.get(name)) for name in names)
-    return RelativeLatency(ms, low, high)
-
-
 def _place(row: Row) -> tuple[Any, ...]:
     return row.get("batch_size"), row.get("shape") or "", row.get("fingerprint")
+
+
+def _columns(row: Row, names: tuple[str, str, str]) -> RelativeLatency:
+    ms, low, high = (_number(row.get(name)) for name in names)
+    return RelativeLatency(ms, low, high)
 
 
 def _number(value: Any) -> float | None:

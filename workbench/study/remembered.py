@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from workbench.core.progress import Progress, ProgressCallback
+from workbench.study.baseline import with_earlier_baseline
+from workbench.study.merge import rows_of_task
 from workbench.study.plan import Plan, plan_for
 from workbench.study.rows import TrialRow
 from workbench.study.shapes import Shape, shapes_of, task_shape
@@ -72,6 +74,7 @@ def finished_plan(
     points = shapes_of(shapes, known.axes, whose="the task's", own=known.own)
     asked = (known.fingerprint, recipes, backends, batch_sizes)
     plan = plan_for(*asked, threads=threads, budget_s=budget_s, shapes=points, finished=True)
+    plan, _ = with_earlier_baseline(plan, rows_of_task(store.load(study).values(), known.fingerprint))
     rows = complete_rows(store, study, plan)
     return None if rows is None else (plan, rows)
 

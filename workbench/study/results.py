@@ -14,16 +14,17 @@ from typing import Any
 import numpy as np
 
 from workbench.core.files import replacing, write_json
-from workbench.core.stats import ASSUMED_NOISE, ratio_interval, verdict
+from workbench.core.stats import ASSUMED_NOISE, verdict
 from workbench.engine.backends import runs_module
+from workbench.measure.blocks import FREE, Block
+from workbench.measure.compare import MANY_FAULTS
 from workbench.measure.noise import machine_floor
-from workbench.measure.timing import Rounds, Samples, Timing, disturbed_notes
+from workbench.measure.pace import pace_ratio
+from workbench.measure.timing import Rounds, Timing, disturbed_notes, usage_per_call
 from workbench.study.bench import RemoteArm
 from workbench.study.plan import Planned
 from workbench.study.shapes import Shape
 
-_MOST = 0.10
-_STALL = 1.5
 FOOTPRINT = ("peak_rss_mib", "peak_pss_mib", "gpu_memory_mib", "allocator_peak_mib", "energy_mj_per_sample")
 _WEIGHTS = ("weights.safetensors", "exported.pt2")
 
@@ -32,8 +33,8 @@ _WEIGHTS = ("weights.safetensors", "exported.pt2")
 class Twin:
     """How far two processes of the same baseline were apart: ``ratio`` of their latencies with its interval (A-A).
 
-    All three are None where it was not measured for this trial. ``floor`` is the share up to which differences count
-    as noise, because of ``seen``. ``busy``: the two were further apart than any verdict bears.
+    All three are None if it was not measured for this trial. ``floor`` is the share up to which differences count
+    as noise, because of ``seen``.
     """
 
     floor: float = ASSUMED_NOISE
@@ -41,51 +42,48 @@ class Twin:
     ratio: float | None = None
     low: float | None = None
     high: float | None = None
-    busy: bool = False
 
 
 class Noise:
-    """The noise floors of a study (A-A timings), kept in a file; never below that of the machine where it is known."""
+    """The noise floors of a study (A/A timings), kept in a file; never below that of the machine if it is known."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._known: dict[str, list[float]] = json.loads(path.read_text()) if path.exists() else {}
         self._least = machine_floor()
 
-    def measure(self, baseline: Planned, first: Sequence[Samples], second: Sequence[Samples]) -> None:
+    def measure(self, baseline: Planned, first: Sequence[Block], second: Sequence[Block]) -> None:
         """Keep the ratio of one process of the baseline against another."""
-        self._known[baseline.key] = list(ratio_interval(first, second))
+        found = pace_ratio(first, second)
+        self._known[baseline.key] = [found.ratio, found.low, found.high]
         write_json(self._path, self._known)
 
     def of(self, baseline: Planned) -> Twin:
         """Return the floor; for a batch size that was not measured, the largest of the others."""
         own = self._known.get(baseline.key)
         known = self._known.values() if own is None else [own]
-        apart = max((max(ratio, 1 / ratio) - 1 for ratio, _, _ in known), default=0.0)
-        seen = "two processes of the baseline (A-A) were that far apart" if apart > self._least else Twin.seen
-        twin = Twin(max(apart, self._least), seen, busy=apart > _MOST)
+        apart = max((_apart(*values) for values in known), default=0.0)
+        seen = "two processes of the baseline (A/A) were that far apart" if apart > self._least else Twin.seen
+        twin = Twin(max(apart, self._least), seen)
         return twin if own is None else replace(twin, ratio=own[0], low=own[1], high=own[2])
 
 
-def timed_columns(
-    arm: RemoteArm,
-    blocks: Sequence[Samples],
-    base: Sequence[Samples],
-    noise: Twin,
-    *,
-    base_ms: float | None = None,
-    timed: Rounds | None = None,
-) -> dict[str, Any]:
-    """Return latency, throughput, speed-up, verdict, memory and load time, with notes for what is None.
+def _apart(ratio: float, low: float, high: float) -> float:
+    """Return how far two processes of one model are apart beyond the error of their own timing, as a share."""
+    error = math.log(high / low) / 2
+    return math.expm1(math.sqrt(max(math.log(ratio) ** 2 - error**2, 0.0)))
 
-    ``base_ms`` is the baseline's latency in its own row: one far from it here means that something else held the
-    cores, and the speed-up is left undecided.
-    """
+
+def speed_columns(
+    arm: RemoteArm, blocks: Sequence[Block], base: Sequence[Block], noise: Twin, *, timed: Rounds | None = None
+) -> dict[str, Any]:
+    """Return latency, throughput, speedup and verdict, with notes for what is None."""
     timing = Timing.of(blocks)
     notes = {f"latency_ms_{name}": reason for name, reason in timing.notes.items() if name != "low"}
     if "low" in timing.notes:
         notes |= dict.fromkeys(("latency_ms_low", "latency_ms_high"), timing.notes["low"])
-    ratio, low, high = ratio_interval(base, blocks)
+    found = pace_ratio(base, blocks, floor=noise.floor)
+    faults, switches = usage_per_call(blocks)
     columns = {
         "latency_ms_p50": timing.p50,
         "latency_ms_iqr": timing.iqr,
@@ -94,39 +92,48 @@ def timed_columns(
         "latency_ms_p90": timing.p90,
         "latency_ms_p99": timing.p99,
         "throughput_per_s": arm.trial.batch_size * 1e3 / timing.p50,
-        "speedup": ratio,
-        "speedup_low": low,
-        "speedup_high": high,
-        "verdict": verdict(low, high, floor=noise.floor),
+        "speedup": found.ratio,
+        "speedup_low": found.low,
+        "speedup_high": found.high,
+        "verdict": verdict(found.low, found.high, floor=noise.floor),
+        "estimator": found.estimator,
         "noise_floor": noise.floor,
+        "page_faults_per_call": faults,
+        "context_switches_per_call": switches,
+        "allocator": arm.opened.get("allocator"),
         "conditions": str(timed.conditions) if timed is not None and timed.conditions is not None else None,
     }
     if columns["conditions"] is None:
-        notes["conditions"] = "Nobody watched the machine while this was timed."
-    if timed is not None and (said := disturbed_notes(timed)):
-        notes["conditions"] = " ".join(said)
+        notes["conditions"] = "System load was not monitored during this measurement."
+    if timed is not None and (disturbed := disturbed_notes(timed)):
+        notes["conditions"] = " ".join(disturbed)
+    if faults is None:
+        notes |= dict.fromkeys(("page_faults_per_call", "context_switches_per_call"), "Not counted for this arm.")
+    elif faults > MANY_FAULTS:
+        notes["page_faults_per_call"] = "The allocator returns memory to the kernel after every call."
     if not arm.opened.get("steady", True):
         notes["latency_ms_p50"] = "The warm-up did not become steady within its limit."
     if noise.floor > ASSUMED_NOISE:
         notes["verdict"] = f"Differences up to {noise.floor:.1%} count as noise: {noise.seen}."
-    if noise.busy:
-        columns["verdict"] = "undecided"
-        notes["verdict"] = (
-            f"Two processes of the baseline were {noise.floor:.0%} apart (A-A), and above {_MOST:.0%} nothing is "
-            "decided: the machine is busy. Time it again in a new study."
+    if max(found.waited) > FREE:
+        base_share, share = (f"{100 * waited:.0f} %" for waited in found.waited)
+        notes["speedup"] = (
+            f"Even the fastest calls waited for a core ({base_share} of the time for the baseline, {share} for this "
+            "arm). The interval allows for what that may hide."
         )
-    pace = Timing.of(base).p50 / base_ms if base_ms else 1.0
-    if not 1 / _STALL <= pace <= _STALL:
-        columns["verdict"] = "undecided"
-        notes["speedup"] = notes["verdict"] = (
-            f"While this was timed the baseline took {pace:.1f} times as long as in its own row: something else used "
-            "the cores, and the speed-up may be wrong. Time it again on a quiet machine."
-        )
-    return {**columns, **opened_columns(arm, notes), "notes": notes}
+    return {**columns, "notes": notes}
+
+
+def timed_columns(
+    arm: RemoteArm, blocks: Sequence[Block], base: Sequence[Block], noise: Twin, *, timed: Rounds | None = None
+) -> dict[str, Any]:
+    """Return latency, throughput, speedup, verdict, memory and load time, with notes for what is None."""
+    columns = speed_columns(arm, blocks, base, noise, timed=timed)
+    return {**columns, **opened_columns(arm, columns["notes"])}
 
 
 def baseline_columns(
-    arm: RemoteArm, blocks: Sequence[Samples], noise: Twin, timed: Rounds | None = None
+    arm: RemoteArm, blocks: Sequence[Block], noise: Twin, timed: Rounds | None = None
 ) -> dict[str, Any]:
     """Return the columns of the baseline: speed-up 1 by definition, its interval that of a second baseline process."""
     columns = timed_columns(arm, blocks, blocks, noise, timed=timed)
@@ -198,9 +205,17 @@ def size_columns(folder: Path, backend: str) -> dict[str, Any]:
     return {"size_mib": None, "notes": {"size_mib": f"The artefact has no {' or '.join(names)}."}}
 
 
-def save_samples(folder: Path, blocks: Sequence[Samples], base: Sequence[Samples]) -> str:
-    """Write the raw ms per call of a trial and of the baseline next to it; return the name, made from the content."""
-    arrays = {f"{name}_{i}": block for name, kind in (("arm", blocks), ("base", base)) for i, block in enumerate(kind)}
+def save_samples(folder: Path, blocks: Sequence[Block], base: Sequence[Block]) -> str:
+    """Write the raw ms per call of a trial and of the baseline beside it; return the name, made from the content.
+
+    ``arm_0`` holds the ms of the arm's first block and ``arm_wait_0`` the ms that its threads waited for a core.
+    """
+    arrays = {}
+    for name, kind in (("arm", blocks), ("base", base)):
+        for i, block in enumerate(kind):
+            arrays[f"{name}_{i}"] = block.ms
+            if block.wait_ms is not None:
+                arrays[f"{name}_wait_{i}"] = block.wait_ms
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)  # type: ignore[arg-type]
     name = f"{hashlib.sha256(content.getvalue()).hexdigest()[:16]}.npz"

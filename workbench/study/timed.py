@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from workbench.core.allocator import allocator_state
 from workbench.core.errors import StudyError, WorkbenchError
 from workbench.engine.device import device_index
 from workbench.measure.energy import EnergyMeter, measure_energy
@@ -37,6 +38,7 @@ class TimedEngine:
         self._emit = emit
         self._engine: Any = None
         self._inputs: Any = None
+        self._arm: CallArm | None = None
         self._pss = PeakPss()
         with contextlib.suppress(WorkbenchError):  # said by open, which answers with the same error
             require_backend(backend)
@@ -80,6 +82,7 @@ class TimedEngine:
             "max_abs_diff": engine.max_abs_diff,
             "threads": engine.threads,
             "placement": str(engine.placement),
+            "allocator": str(allocator_state()),
             "notes": [str(note) for note in engine.notes],
         }
 
@@ -90,9 +93,10 @@ class TimedEngine:
         return {"calls": calls, "steady": steady}
 
     def block(self, command: dict[str, Any], payload: bytes) -> dict[str, Any]:
-        """Run one block: ms per call, the settling after the switch left out."""
-        arm = CallArm(self._backend, self._call)
-        return {"ms": [round(ms, 6) for ms in arm.block(command["seconds"])]}
+        """Run one block of calls, the settling after the switch left out."""
+        if self._arm is None:
+            self._arm = CallArm(self._backend, self._call)
+        return self._arm.block(command["seconds"]).to_dict()
 
     def memory(self, command: dict[str, Any], payload: bytes) -> dict[str, Any]:
         """Return the peaks of this process so far, each with the reason where it is None; ``gpu`` is where it runs."""

@@ -31,7 +31,15 @@ class Quantize(Step):
     """
 
     not_after: ClassVar[Mapping[str, str]] = AFTER_QUANTIZE
-    not_before: ClassVar[tuple[str, ...]] = ("Distill", "Factorize", "Prune", "Quantize", "Recover", "Sparsify")
+    not_before: ClassVar[tuple[str, ...]] = (
+        "Distill",
+        "Factorize",
+        "Prune",
+        "PruneDepth",
+        "Quantize",
+        "Recover",
+        "Sparsify",
+    )
 
     bits: int = option(8, "bits per weight and activation; 4 for weights alone", choices=(8, 4))
     activations: str = option(
@@ -104,6 +112,11 @@ class Quantize(Step):
                 "They are for training: set qat_epochs above 0.",
             ),
         )
+
+    @property
+    def training_option(self) -> str | None:
+        """The option for which the step reads the training split; None if it reads none of it."""
+        return f"qat_epochs={self.qat_epochs:g}" if self.qat_epochs else None
 
     @property
     def label(self) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from workbench.artifact.reference import Arrays
+from workbench.core.allocator import use_steady_allocator
 from workbench.core.errors import first_line
 from workbench.core.machine import default_threads, library_versions
 from workbench.engine.backends.base import Availability, ModelSource, require_module
@@ -47,6 +48,8 @@ class TorchSession:
         from workbench.engine.threads import ThreadClaim
 
         self.notes: tuple[str, ...] = (SIMULATED.format(self.words),) if source.quantized else ()
+        if config.allocator == "steady" and not (allocator := use_steady_allocator()).steady:
+            self.notes = (*self.notes, f"allocator='steady' has no effect: {allocator.reason}")
         where = choose_device(config)
         self.device, self.fallbacks = where.name, where.notes
         self.notes = (*self.notes, *self.fallbacks)
