@@ -206,9 +206,11 @@ def test_an_undecided_row_is_tied_with_the_baseline():
 def test_the_head_to_head_timing_of_finalists_decides():
     first = interval("first", 4.0, 3.9, 4.1, final_rank=2)
     second = interval("second", 4.2, 4.1, 4.3, final_rank=1)
+    first["notes"] = {"final_rank": "Slower than second in head-to-head timing."}
     other = interval("other", 4.1, 3.9, 4.3)
     best = best_row([BASE, first, second, other])
     assert best.row is second and "2 finalists" in best.reason
+    assert "Second, first on openvino: Slower than second in head-to-head timing." in best.reason
     lossy = {**second, "quality_drop": 0.5}
     assert best_row([BASE, first, lossy, other]).row is first
     assert best_row([BASE, first, second, other], minimise="size_mib").row is not None

@@ -97,7 +97,11 @@ def _latency_hint(row: Row) -> str:
     return "; ".join(part for part in parts if part)
 
 
-RECIPE = Column("recipe", "", variant_name, _standing, words=True)
+def _note_of(column: str) -> Callable[[Row], str]:
+    return lambda row: str((row.get("notes") or {}).get(column, ""))
+
+
+RECIPE = Column("recipe", "", variant_name, _standing, words=True, hint=_note_of("fidelity"))
 BACKEND = Column(
     "backend",
     "",
@@ -159,8 +163,14 @@ COMPILE = Column("compile", "ms", _plain("compile_ms", 2), note="compile_ms")
 FIRST = Column("first call", "ms", _plain("first_call_ms", 2), note="first_call_ms")
 COLD = (LOAD, COMPILE, FIRST)
 PREPARE = Column("prepare", "s", _plain("prepare_s", 2), note="prepare_s")
-FINAL = Column("finals", "place, head to head", lambda row: count(row.get("final_rank")))
-FAULTS = Column("page faults", "per call", _plain("page_faults_per_call"), note="page_faults_per_call")
+FINAL = Column("finals", "place, head to head", lambda row: count(row.get("final_rank")), hint=_note_of("final_rank"))
+FAULTS = Column(
+    "page faults",
+    "per call",
+    _plain("page_faults_per_call"),
+    note="page_faults_per_call",
+    hint=_note_of("page_faults_per_call"),
+)
 SWITCHES = Column("context switches", "per call", _plain("context_switches_per_call"), note="context_switches_per_call")
 ESTIMATOR = Column("estimator", "", lambda row: str(row.get("estimator") or "–"), note="estimator", words=True)
 HEAP = Column("allocator", "", lambda row: str(row.get("allocator") or "–"), note="allocator", words=True)
