@@ -11,7 +11,7 @@ import pytest
 import workbench as wb
 from workbench.core.errors import BackendUnavailable, ConfigError, StudyError
 from workbench.study.ledger import Ledger
-from workbench.study.rows import COLUMNS
+from workbench.study.rows import COLUMNS, OPTIONAL
 from workbench.study.run import Run
 from workbench.tasks.trees import call_model
 
@@ -49,7 +49,7 @@ def test_every_trial_is_complete_and_nothing_is_left_running(ran):
 def test_columns_are_there_and_none_always_has_a_reason(ran):
     for row in ran.study.rows():
         assert tuple(row) == COLUMNS
-        missing = [name for name, value in row.items() if value is None and name != "error"]
+        missing = [name for name, value in row.items() if value is None and name not in OPTIONAL]
         assert set(missing) <= set(row["notes"]), (row["recipe"], row["backend"], missing, row["notes"])
 
 
