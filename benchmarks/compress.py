@@ -3,12 +3,12 @@
     python benchmarks/compress.py --data ../shared/data
 
 Our chain removes two residual blocks (``wb.PruneDepth``), learns from the float model at a small learning rate, so that
-what the weights know is kept, and ends in int8. Blocks are ranked by multiply-accumulates, which are equal here, and not
-by measured latency, so that the choice is the same on a busy machine. Latency goes by layers at least as much as by
-their width: a convolution of 8 channels takes 0.7 times as long as one of 16 (OpenVINO, int8, AVX-512). The narrow ones cut half of the channels inside the blocks: the
-weights that are left have to learn anew, and 30,000 images do not carry them back to what 50,000 had taught the float
-model. Six chains were looked at on the test images while this was found out; of the two within a point the one with the
-better validation accuracy is kept.
+what the weights know is kept, and ends in int8. Blocks are ranked by multiply-accumulates, which are equal here, and
+not by measured latency, so that the choice is the same on a busy machine. Latency goes by layers at least as much as by
+their width: a convolution of 8 channels takes 0.7 times as long as one of 16 (OpenVINO, int8, AVX-512). The narrow ones
+cut half of the channels inside the blocks: the weights that are left have to learn anew, and 30,000 images do not carry
+them back to what 50,000 had taught the float model. Six chains were looked at on the test images while this was found
+out; of the two within a point the one with the better validation accuracy is kept.
 
 Every model that is trained is kept in the store and read from there the next time, so that a second run takes minutes;
 ``--retrain`` makes them again (about half an hour for a chain, ten minutes for a peer, on one core). All rows are timed
