@@ -94,7 +94,7 @@ def test_every_step_has_words_of_its_own():
         (lambda: Quantize(percentile=99.0), "Set observer='percentile'"),
         (lambda: Quantize(learning_rate=1e-3), "set qat_epochs above 0"),
         (lambda: Factorize(ratio=0.3, energy=0.5), "ratio chooses the rank"),
-        (lambda: Distill(feature_weight=2.0), "Name layers in features"),
+        (lambda: Distill(features=(), feature_weight=2.0), "Name layers in features"),
         (lambda: Prune(exclude="head"), r"must be tuple of str, got 'head' \(str\). Write exclude=\('head',\)"),
     ],
 )

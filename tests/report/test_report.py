@@ -10,15 +10,15 @@ import nbformat
 import pytest
 
 from workbench.core.errors import StudyError
+from workbench.report import pieces
 from workbench.report.page import fetches, write_page
-from workbench.report.report import Report
 from workbench.report.show import Html, Picture
 
 Rows = list[dict[str, Any]]
 PICTURES = ("tradeoff", "throughput", "memory", "waterfall")
 PIECES = (
     *("header", "recommendation", "tradeoff_table", "throughput_table", "memory_table", "waterfall_table"),
-    *("trials_table", "coverage", "notes", "code", "method"),
+    *("trials_table", "coverage", "decisions", "notes", "code", "method"),
 )
 
 
@@ -101,11 +101,17 @@ def test_stopping_leaves_the_trials_and_shows_what_was_finished(rows: Rows, make
         report.finish()
 
 
-def test_seed_and_budget_reach_the_recipes(tmp_path: Any) -> None:
-    one, two = (Report(output_dir=str(tmp_path), seed=seed, budget_s=100) for seed in (0, 7))
-    assert {recipe.seed for recipe in two.recipes} == {7}
-    assert [r.name for r in one.recipes] == [r.name for r in two.recipes]
-    assert one.recipes[1].recipe_id != two.recipes[1].recipe_id
+def test_the_seed_reaches_the_default_plan(rows: Rows, make_report: Any) -> None:
+    report = make_report(rows, seed=7)
+    report.run(progress=lambda _: None)
+    assert report.study.asked["seed"] == 7 and report.study.asked["recipes"] is None
+
+
+def test_the_decisions_are_a_table(rows: Rows, make_report: Any) -> None:
+    shown = str(make_report(rows).decisions())
+    assert shown.count("<tr") == 1 + 2
+    assert "8 blocks out" in shown and "1.43x" in shown and "+0.0040" in shown and "not begun" in shown
+    assert "nothing to decide" in pieces.decisions(())
 
 
 def test_the_page_needs_nothing_from_the_network(rows: Rows, make_report: Any, tmp_path: Any) -> None:
@@ -131,3 +137,18 @@ def shown(piece: Html | Picture, name: str) -> Any:
         data["image/png"] = base64.b64encode(data["image/png"]).decode()
     cell.outputs = [nbformat.v4.new_output("execute_result", data, metadata=json.loads(json.dumps(meta)))]
     return cell
+
+
+def test_reference_rows_stand_under_the_baseline_and_are_never_the_answer(rows: Rows, make_report: Any) -> None:
+    base = next(r for r in rows if r["baseline"] and r["batch_size"] == 32)
+    common = {**base, "baseline": False, "reference": "as commonly started", "speedup": 40.0, "latency_ms_rel": 0.7}
+    compiled = {**common, "reference": "torch.compile", "backend": "torch-compile"}
+    report = make_report([common, *rows, compiled], backends=("torch-eager", "openvino"))
+    assert report.best.row["recipe"] == "prune+distill+qat" and not any(r["recommended"] for r in (common, compiled))
+    assert [r["reference"] for r in report.rows if r.get("reference")] == ["as commonly started", "torch.compile"]
+    for source in (str(report.tradeoff_table()), str(report.trials_table())):
+        lines = [line.split("<td")[1].split(">")[1].split("<")[0] for line in source.split("<tr class")[1:]]
+        place = lines.index("float, as commonly started")
+        assert lines[place - 1] == "float" and lines[place + 1] == "float, torch.compile"
+        assert 'class="reference"' in source
+    assert str(report.throughput_table()).count("reference, not ranked") == 2

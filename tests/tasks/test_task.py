@@ -209,7 +209,6 @@ def test_a_task_travels_by_value():
         ({"metric": 0.5}, "metric must be a function"),
         ({"loss": None}, "loss must be a function"),
         ({"augment": 3}, "augment must be a function"),
-        ({"train": None}, "train must be given"),
         ({"evaluation": None}, "evaluation must be given"),
     ],
 )

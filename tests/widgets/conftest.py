@@ -78,10 +78,12 @@ class FakeStudy:
         self.cut: tuple[str, ...] = ()
         self.closed = False
 
-    def start(self, recipes: Sequence[Recipe], backends: Sequence[str], batch_sizes: Sequence[int], **options: Any):
+    def start(
+        self, recipes: Sequence[Recipe] | None, backends: Sequence[str], batch_sizes: Sequence[int], **options: Any
+    ):
         self.calls.append({"recipes": recipes, "backends": backends, "batch_sizes": batch_sizes, **options})
         self._limit = options["quality_drop"]
-        plan = [(r, b, n) for r in recipes for b in backends for n in batch_sizes]
+        plan = [(r, b, n) for r in recipes or RECIPES for b in backends for n in batch_sizes]
         return FakeJob(lambda stop: self._run(plan, stop, options.get("progress", ignore)))
 
     def _run(self, plan: list[tuple[Recipe, str, int]], stop: threading.Event, progress: Any) -> RunSummary:

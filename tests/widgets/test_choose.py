@@ -110,3 +110,14 @@ def test_batch_sizes_that_cannot_be_are_said(sizes: str) -> None:
     form = Form(RunSettings)
     form.control("batch_sizes").value = sizes
     assert "batch_sizes" in str(form.error)
+
+
+def test_the_default_plan_is_chosen_until_a_recipe_is(fakes) -> None:
+    listed = RecipeList(fakes.RECIPES)
+    assert listed.automatic.value and listed.plan is None
+    listed.tick("distill", False)
+    assert not listed.automatic.value and [r.name for r in listed.plan] == ["float", "chain"]
+    listed.automatic.value = True
+    assert listed.plan is None
+    listed.add(Recipe(Factorize(), name="thin"))
+    assert [r.name for r in listed.plan] == ["float", "chain", "thin"]

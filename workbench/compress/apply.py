@@ -129,10 +129,27 @@ def apply_recipe(
 
 
 def check_steps(steps: Iterable[Step], task: Task) -> None:
-    """Raise ConfigError where options do not fit the task, before any work starts: a teacher that is not there."""
+    """Raise ConfigError if options do not fit the task, before any work starts: a teacher that is not there."""
     for step in steps:
+        _check_training_split(step, task)
         if type(step) in CHECKS:
             _found(CHECKS[type(step)])(step, task)
+
+
+def _check_training_split(step: Step, task: Task) -> None:
+    if step.training_option is None:
+        return
+    words = f"{type(step).__name__}({step.training_option})"
+    if not task.has_train:
+        raise ConfigError(
+            f"{words} needs a training split, and the task {task.name!r} has none. Give Task(train=(inputs, targets)), "
+            "or use options that train nothing."
+        )
+    if "epochs" in step.training_option and len(task.train) < 2:  # batch norm cannot train on a single sample
+        raise ConfigError(
+            f"{words} needs at least 2 training samples, and the task {task.name!r} has 1 beside validation and "
+            "calibration. Give more samples, or use options that train nothing."
+        )
 
 
 def _check_cost(recipe: Recipe, cost: Cost | None) -> None:

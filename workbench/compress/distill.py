@@ -11,7 +11,8 @@ from torch import nn
 
 from workbench.compress.apply import Outcome, Work
 from workbench.compress.batchnorm import norms_with_statistics, reestimate
-from workbench.compress.features import Matching, Pair, check_layers
+from workbench.compress.feature_map import trace_maps
+from workbench.compress.features import Matching, Pair, check_layers, match_last_maps
 from workbench.compress.fold import fold_batch_norms
 from workbench.compress.lesson import Lesson
 from workbench.compress.losses import check_heads
@@ -34,6 +35,8 @@ from workbench.tasks.trees import Tree, named_leaves
 if TYPE_CHECKING:
     from workbench.tasks.task import Task
 
+FINE_TUNING = 0.4
+"""Share of the default learning rate for a student made from the trained model: it starts near the optimum."""
 _PROOF_SAMPLES = 8
 
 
@@ -42,9 +45,8 @@ def distill(step: Distill, work: Work) -> Outcome:
     task, own = work.task, step.student is not None
     student = _load(step, "student", task) if own else work.module
     teacher = _load(step, "teacher", task) if step.teacher is not None else task.model()
-    pairs = [Pair(*names, "features") for names in step.feature_pairs]
-    pairs += [Pair(*names, "attention") for names in step.attention_pairs]
-    weights = {"features": step.feature_weight, "attention": step.attention_weight}
+    pairs, notes = _matched(step, task, student, teacher)
+    weights = dict.fromkeys(("features", "map"), step.feature_weight) | {"attention": step.attention_weight}
     with Matching(student, teacher, task.examples(2), pairs, weights=weights, seed=work.seed) as matching:
         lesson = Lesson(
             task,
@@ -63,11 +65,13 @@ def distill(step: Distill, work: Work) -> Outcome:
             replace(work, module=student),
             "distill",
             lesson.loss,
+            rate_scale=1.0 if own else FINE_TUNING,
             augment=lesson.augment,
             on_share=lesson.at,
             memory=lesson,
             extra=matching.projections if matching else None,
         )
+    outcome = replace(outcome, notes=(*notes, *outcome.notes))
     if own:
         note = f"The structure is that of student={step.student!r}, not of the task's own model."
         layers = tuple(
@@ -77,14 +81,32 @@ def distill(step: Distill, work: Work) -> Outcome:
     return outcome
 
 
-def recover(step: Recover, work: Work) -> Outcome:
-    """Train the variant on the labels, and tidy its batch norms where asked; see :class:`Recover`."""
+def _matched(step: Distill, task: Task, student: nn.Module, teacher: nn.Module) -> tuple[list[Pair], tuple[str, ...]]:
+    """Return the pairs of layers that the student learns, and a note on the last feature map."""
+    pairs = [Pair(*names, "features") for names in step.feature_pairs]
+    pairs += [Pair(*names, "attention") for names in step.attention_pairs]
+    if step.last_map is None or not step.feature_weight:
+        return pairs, ()
+    same_names = step.student is None and step.teacher is None
+    pair, words = match_last_maps(student, teacher, task.examples(2), same_names=same_names)
+    if pair is not None and (pair.kind == "map" or step.last_map == "last"):
+        return [*pairs, pair], (f"Learned the outputs and a feature map: {words}.",)
+    if step.last_map == "last":
+        raise ConfigError(f"Distill.features: {words}. Name a layer, or give features=().")
+    return pairs, (f"Learned the outputs alone: {words}.",)
+
+
+def recover(step: Recover, work: Work, *, rate_scale: float = FINE_TUNING) -> Outcome:
+    """Train the variant on the labels, and tidy its batch norms if the step says so; see :class:`Recover`.
+
+    ``rate_scale`` scales the default learning rate.
+    """
 
     def loss(outputs: Tree, inputs: Tree, targets: Tree, indices: torch.Tensor) -> torch.Tensor:
         return work.task.loss(outputs, targets)
 
     if step.epochs:
-        outcome = _trained(step, work, "recover", loss, augment=work.task.augment)
+        outcome = _trained(step, work, "recover", loss, rate_scale=rate_scale, augment=work.task.augment)
     else:
         outcome = Outcome(work.module, _layers(work.module, _weights(work.module), "not trained: epochs is 0"))
     if step.batch_norm == "reestimate":
@@ -100,6 +122,8 @@ def check(step: Distill, task: Task) -> None:
     teacher = _load(step, "teacher", task) if step.teacher is not None else model
     wanted = [(theirs, "features") for _, theirs in step.feature_pairs]
     check_layers(teacher, wanted + [(theirs, "attention") for _, theirs in step.attention_pairs], "teacher")
+    if step.last_map == "last" and trace_maps(teacher, task.examples(2)).last is None:
+        raise ConfigError("Distill.features='last': no feature map was found in the teacher. Name a layer instead.")
     if step.student is not None:
         student = _load(step, "student", task)
         wanted = [(mine, "features") for mine, _ in step.feature_pairs]
@@ -139,14 +163,16 @@ def _weights(module: nn.Module) -> dict[str, torch.Tensor]:
     return {key: value.clone() for key, value in module.state_dict().items()}
 
 
-def _trained(step: Distill | Recover, work: Work, stage: str, loss: BatchLoss, **options: Any) -> Outcome:
-    module, task = set_layout(work.module, torch.channels_last), work.task
+def _trained(
+    step: Distill | Recover, work: Work, stage: str, loss: BatchLoss, *, rate_scale: float, **options: Any
+) -> Outcome:
+    module, task = work.module, work.task
     before = _weights(module)
     trained = train(
         module.train(),
         task.train,
         loss,
-        _plan(step, module),
+        _plan(step, module, rate_scale),
         stage=stage,
         progress=work.progress,
         seed=work.seed,
@@ -156,20 +182,22 @@ def _trained(step: Distill | Recover, work: Work, stage: str, loss: BatchLoss, *
     )
     set_layout(module.eval(), torch.contiguous_format)
     layers = _layers(module, before, _why_unchanged(trained))
-    return Outcome(module, layers, trained.epochs, trained.notes, declined=trained.kept_start)
+    return Outcome(module, layers, trained.epochs, (*trained.notes, *trained.pace), declined=trained.kept_start)
 
 
-def _plan(step: Distill | Recover, module: nn.Module) -> Plan:
+def _plan(step: Distill | Recover, module: nn.Module, rate_scale: float) -> Plan:
     return Plan(
         step.epochs,
         step.batch_size,
         step.learning_rate,
         step.max_seconds,
+        rate_scale,
         transformer=is_normalised_by_layer(module),
         schedule=step.schedule,
         precision=step.precision,
         evaluate_every=step.evaluate_every,
         patience=step.patience,
+        timed=True,
     )
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from workbench.compress.feature_map import INPUT, FeatureMap, first_floating, trace_maps
 from workbench.compress.losses import attention_error, feature_error
 from workbench.compress.names import no_match
 from workbench.compress.training.numerics import in_full
@@ -28,7 +29,11 @@ _POOLS: dict[int, Callable[..., torch.Tensor]] = {
 
 @dataclass(frozen=True)
 class Pair:
-    """A layer of the student and the layer of the teacher that it learns from; ``kind`` is features or attention."""
+    """A layer of the student and the layer of the teacher that it learns from.
+
+    ``kind`` is ``"features"``, ``"attention"``, or ``"map"``: tensors of one shape, compared as they are. A name may
+    end in ``":input"``: what goes into the layer.
+    """
 
     student: str
     teacher: str
@@ -36,19 +41,27 @@ class Pair:
 
 
 class Taps:
-    """Catches what layers give out in the last call of a module; an end comes with :meth:`close`."""
+    """Catches what layers give or read in the last call of a module; an end comes with :meth:`close`."""
 
     def __init__(self, module: nn.Module, names: Sequence[str]) -> None:
         self.caught: dict[str, torch.Tensor] = {}
-        self._hooks = [module.get_submodule(n).register_forward_hook(self._catcher(n)) for n in dict.fromkeys(names)]
+        self._hooks = [self._hook(module, name) for name in dict.fromkeys(names)]
 
-    def _catcher(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def catch(layer: nn.Module, inputs: Any, outputs: Any) -> None:
-            found = leaves(outputs)
-            if found and isinstance(found[0], torch.Tensor):
-                self.caught[name] = found[0]
+    def _hook(self, module: nn.Module, name: str) -> Any:
+        layer = module.get_submodule(name.removesuffix(INPUT))
+        if not name.endswith(INPUT):
+            return layer.register_forward_hook(lambda _, inputs, outputs: self._catch(name, outputs))
+        return layer.register_forward_pre_hook(
+            lambda _, inputs, named: self._catch(name, (inputs, named)), with_kwargs=True
+        )
 
-        return catch
+    def _catch(self, name: str, given: Any) -> None:
+        found = leaves(given)
+        tensor = first_floating(found)
+        if tensor is None and found and isinstance(found[0], torch.Tensor):
+            tensor = found[0]
+        if tensor is not None:
+            self.caught[name] = tensor
 
     def close(self) -> None:
         """Take the hooks away."""
@@ -120,8 +133,17 @@ class Matching:
         for taps in self._taps:
             taps.close()
 
-    def loss(self) -> torch.Tensor:
-        """Return the weighted error of the last calls of student and teacher: a mean over the pairs of each kind."""
+    def teacher_maps(self) -> dict[str, torch.Tensor]:
+        """Return what the teacher's layers gave in its last call, by name."""
+        return {name: in_full(x) for name, x in self._taps[1].caught.items()}
+
+    def loss(self, teacher_maps: Mapping[str, torch.Tensor] | None = None) -> torch.Tensor:
+        """Return the weighted error of the last calls of student and teacher: a mean over the pairs of each kind.
+
+        ``teacher_maps`` stands for the teacher's last call if it did not run: what :meth:`teacher_maps` gave before.
+        """
+        if teacher_maps is not None:
+            self._taps[1].caught = dict(teacher_maps)
         total = torch.zeros(())
         for pair, projection in zip(self.pairs, self.projections, strict=True):
             mine, theirs = self._sides(pair)
@@ -142,7 +164,7 @@ class Matching:
             torch.manual_seed(seed)
             for pair in self.pairs:
                 mine, theirs = self._sides(pair)
-                same = pair.kind == "attention" or mine.shape[-1] == theirs.shape[-1]
+                same = pair.kind != "features" or mine.shape[-1] == theirs.shape[-1]
                 self.projections.append(nn.Identity() if same else nn.Linear(mine.shape[-1], theirs.shape[-1]))
 
     def _sides(self, pair: Pair) -> tuple[torch.Tensor, torch.Tensor]:
@@ -158,7 +180,10 @@ class Matching:
                     + ("a map over positions" if pair.kind == "attention" else "floating values [n, ...]")
                     + " is needed."
                 )
-            sides.append(caught.movedim(_channel_axis(module.get_submodule(name), caught), -1))
+            layer = module.get_submodule(name.removesuffix(INPUT))
+            sides.append(caught if pair.kind == "map" else caught.movedim(_channel_axis(layer, caught), -1))
+        if pair.kind == "map":
+            return sides[0], sides[1]
         mine, theirs = _same_size(sides[0], sides[1], pair)
         return mine.reshape(len(mine), -1, mine.shape[-1]), theirs.reshape(len(theirs), -1, theirs.shape[-1])
 
@@ -166,9 +191,35 @@ class Matching:
 def check_layers(module: nn.Module, wanted: Sequence[tuple[str, str]], role: str) -> None:
     """Raise :class:`ConfigError` for the first of ``wanted`` (name, option) that is no layer of ``module``."""
     names = [name for name, _ in module.named_modules() if name]
-    for name, option in wanted:
+    for tap, option in wanted:
+        name = tap.removesuffix(INPUT)
         if name not in names:
             raise no_match(f"Distill.{option}: the {role} has no layer", name, names)
+
+
+def match_last_maps(
+    student: nn.Module, teacher: nn.Module, example: Tree, *, same_names: bool
+) -> tuple[Pair | None, str]:
+    """Return the pair of last feature maps, and a description of what was found.
+
+    With ``same_names`` (the student is made from the teacher) the layer that gives the teacher's last map is looked up
+    in the student first: a step may have replaced the layers around it. The pair is of kind ``"map"`` if the shapes
+    are equal, else of kind ``"features"``; None if one of the two has no feature map.
+    """
+    theirs, own = trace_maps(teacher, example).last, trace_maps(student, example)
+    if theirs is None or own.last is None:
+        return None, f"no feature map was found in the {'teacher' if theirs is None else 'student'}"
+    mine = own.last
+    if same_names and own.shapes.get(theirs.tap) == theirs.shape:
+        mine = theirs
+    if mine.shape == theirs.shape:
+        return Pair(mine.tap, theirs.tap, "map"), f"{_described(theirs)} is the last feature map"
+    words = f"the last feature map is {_described(mine)} in the student and {_described(theirs)} in the teacher"
+    return Pair(mine.tap, theirs.tap, "features"), words
+
+
+def _described(found: FeatureMap) -> str:
+    return f"{found.tap} {list(found.shape[1:])}"
 
 
 def _channel_axis(layer: nn.Module, output: torch.Tensor) -> int:

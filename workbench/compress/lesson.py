@@ -18,6 +18,8 @@ from workbench.tasks.trees import Tree, leaves, tree_map
 if TYPE_CHECKING:
     from workbench.tasks.task import Task
 
+CACHE_BYTES = 256 << 20
+"""The most that the teacher's answers may take in memory; beyond it the teacher answers every time."""
 # Half of the batches are blends, until the last part of the training, which sees real samples only, so that batch
 # norm's running statistics end as those of real ones.
 _BLENDED, _BLENDED_UNTIL = 0.5, 0.85
@@ -70,7 +72,7 @@ class Lesson:
         self._alpha = (alpha, alpha if alpha_end is None else alpha_end)
         module = task.model() if teacher is None else teacher
         self.identity = weights_digest(module)
-        self._teacher = Teacher(module, count=len(task.train), precision=precision)
+        self._teacher = Teacher(module, count=len(task.train), precision=precision, matching=matching)
         floating = all(leaf.is_floating_point() for leaf in leaves(task.examples(1)))
         wanted = task.augment is None if blend == "auto" else bool(blend)
         self._blends = wanted and floating
@@ -90,9 +92,8 @@ class Lesson:
 
     def loss(self, outputs: Tree, inputs: Tree, targets: Tree, indices: torch.Tensor) -> torch.Tensor:
         """Return the loss of a batch; blends have no label."""
-        # what happens inside the teacher is not remembered, so that it has to run where layers are matched
-        known = self._task.augment is None and not self._blended and not self._matching
-        wanted = self._teacher(inputs, indices if known else None)
+        unchanged = self._task.augment is None and not self._blended
+        wanted, maps = self._teacher(inputs, indices if unchanged else None)
         value = mixed_loss(
             outputs,
             wanted,
@@ -102,7 +103,7 @@ class Lesson:
             alpha=1.0 if self._blended else self._now(self._alpha),
             heads=self._heads,
         )
-        return value + self._matching.loss() if self._matching else value
+        return value + self._matching.loss(maps) if self._matching else value
 
     def state_dict(self) -> dict[str, Any]:
         """Return the teacher's answers so far, for a checkpoint."""
@@ -118,23 +119,31 @@ class Lesson:
 
 
 class Teacher:
-    """A model in eval mode that remembers its answers to samples that stay as they are."""
+    """A model in eval mode that caches its answers to samples that stay as they are, if they fit in memory.
 
-    def __init__(self, module: nn.Module, *, count: int, precision: str = "auto") -> None:
+    An answer is the outputs, and the maps of the layers that ``matching`` compares.
+    """
+
+    def __init__(
+        self, module: nn.Module, *, count: int, precision: str = "auto", matching: Matching | None = None
+    ) -> None:
         self.module = set_layout(module, torch.channels_last).eval()
-        self._forward = Forward(precision)
+        self._forward, self._matching = Forward(precision), matching
         self._known = torch.zeros(count, dtype=torch.bool)
         self._store: Tree = None
+        self._fits = True
 
-    def __call__(self, inputs: Tree, indices: torch.Tensor | None) -> Tree:
-        """Return the outputs for ``inputs``; ``indices`` says which samples they are, None that they are new."""
+    def __call__(self, inputs: Tree, indices: torch.Tensor | None) -> tuple[Tree, dict[str, torch.Tensor]]:
+        """Return outputs and maps for ``inputs``; ``indices`` names the samples, None says that they are new."""
         if indices is not None and bool(self._known[indices].all()):
-            return tree_map(lambda kept: kept[indices], self._store)
+            cached: tuple[Tree, dict[str, torch.Tensor]] = tree_map(lambda kept: kept[indices], self._store)
+            return cached
         with torch.no_grad():
             outputs = self._forward(self.module, channels_last(inputs))
-        if indices is not None:
-            self._keep(outputs, indices)
-        return outputs
+        answer = outputs, self._matching.teacher_maps() if self._matching else {}
+        if indices is not None and self._fits:
+            self._keep(answer, indices)
+        return answer
 
     def state_dict(self) -> dict[str, Any]:
         """Return the answers so far as plain tensors."""
@@ -147,10 +156,15 @@ class Teacher:
             kept = iter(state["answers"])
             self._store = tree_map(lambda _: next(kept), self(example, None))
 
-    def _keep(self, outputs: Tree, indices: torch.Tensor) -> None:
+    def _keep(self, answer: Tree, indices: torch.Tensor) -> None:
         if self._store is None:
-            self._store = tree_map(lambda x: x.new_empty((len(self._known), *x.shape[1:])), outputs)
-        for kept, new in zip(leaves(self._store), leaves(outputs), strict=True):
+            tensors = leaves(answer)
+            size = sum(x.nbytes for x in tensors) / len(indices) * len(self._known)
+            self._fits = size <= CACHE_BYTES and all(x.ndim and len(x) == len(indices) for x in tensors)
+            if not self._fits:
+                return
+            self._store = tree_map(lambda x: x.new_empty((len(self._known), *x.shape[1:])), answer)
+        for kept, new in zip(leaves(self._store), leaves(answer), strict=True):
             kept[indices] = new
         self._known[indices] = True
 

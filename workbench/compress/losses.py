@@ -11,6 +11,7 @@ from workbench.compress.steps.distill import Head
 from workbench.core.errors import ConfigError, WorkbenchError, unknown_name
 from workbench.tasks.trees import Tree, leaves, named_leaves
 
+_CONSTANT = 1e-4
 LONE = "output"
 """What the output of a model that gives a single tensor is called."""
 
@@ -76,12 +77,13 @@ def check_heads(outputs: Tree, heads: Mapping[str, Head]) -> None:
 
 
 def feature_error(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    """Return the squared error of features of one shape, relative to the teacher's mean square.
+    """Return the mean squared error of features of one shape over the variance of the teacher's.
 
-    The hint loss of Romero et al. 2015 (FitNets, arXiv 1412.6550), made free of the scale of the layer.
+    The hint loss of Romero et al. 2015 (FitNets, arXiv 1412.6550), made free of the scale of the layer: 1 is the error
+    of a student that gives the teacher's mean everywhere. Features that hardly vary count by their mean square.
     """
-    scale = teacher.pow(2).mean().clamp_min(torch.finfo(teacher.dtype).tiny)
-    return functional.mse_loss(student, teacher) / scale
+    scale = teacher.var(correction=0).clamp_min(_CONSTANT * teacher.pow(2).mean())
+    return functional.mse_loss(student, teacher) / torch.where(scale > 0, scale, torch.ones_like(scale))
 
 
 def attention_error(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:

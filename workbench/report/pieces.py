@@ -29,6 +29,7 @@ from workbench.report.words import (
     some,
 )
 from workbench.study.answers import Best
+from workbench.study.strategy.record import Decision
 
 LIBRARIES = ("torch", "onnxruntime", "openvino", "torch-pruning", "torchao", "inference-workbench")
 
@@ -189,6 +190,34 @@ def _step(step: Mapping[str, Any]) -> str:
     notes = "".join(f'<p class="hint">{text(note)}</p>' for note in step.get("notes") or [])
     body = f"<table><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table>" if layers else ""
     return f"<h4>{text(step['label'])}</h4><p>{text('; '.join(facts))}</p>{notes}<div class='scroll'>{body}</div>"
+
+
+def decisions(found: Sequence[Decision]) -> str:
+    """Return the table of a plan's decisions: the candidates, predicted and measured, and why they were kept or not."""
+    if not found:
+        return '<p class="hint">The recipes were given: the plan had nothing to decide.</p>'
+    heads = ("part", "candidate", "predicted", "measured", "outcome", "why")
+    lines = []
+    for one in found:
+        cells = (
+            *(one.stage, one.subject, _speed_and_drop(one.predicted_speedup, one.predicted_drop)),
+            *(_speed_and_drop(one.speedup, one.drop), one.outcome, one.why),
+        )
+        body = "".join(f'<td class="words">{text(cell)}</td>' for cell in cells)
+        lines.append(f'<tr class="{"" if one.outcome == "kept" else "untouched"}">{body}</tr>')
+    head = "".join(f'<th class="words">{name}</th>' for name in heads)
+    hint = (
+        '<p class="hint">Speedups of free variants are over the baseline, those of structures and trainings over the '
+        "best variant without training. Drops are in the metric's units.</p>"
+    )
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+    return f'<div class="scroll">{table}</div>{hint}'
+
+
+def _speed_and_drop(speedup: float | None, lost: float | None) -> str:
+    parts = [f"{number(speedup)}x"] if speedup is not None else []
+    parts += [f"drop {drop(lost)}"] if lost is not None else []
+    return ", ".join(parts) or "–"
 
 
 def notes(rows: Sequence[Row], cut: Sequence[str]) -> str:

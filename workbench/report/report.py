@@ -26,7 +26,6 @@ from workbench.study.relative_latency import LATENCY, baseline_of
 from workbench.study.rows import is_ranked
 
 if TYPE_CHECKING:
-    from workbench.compress.recipe import Recipe
     from workbench.study.study import Study
     from workbench.study.summary import RunSummary
     from workbench.tasks.task import Task
@@ -70,15 +69,6 @@ class Report:
 
         return Study(self.task, storage=storage_url(self.settings, self.folder))
 
-    @cached_property
-    def recipes(self) -> list[Recipe]:
-        """The recipes that are tried: the defaults for the budget, with this report's seed."""
-        from workbench.compress.recipe import Recipe
-        from workbench.study.defaults import default_recipes
-
-        found = default_recipes(self.settings.study_budget)
-        return [Recipe(*recipe.steps, seed=self.settings.seed, name=recipe.name) for recipe in found]
-
     def run(self, *, progress: ProgressCallback | None = None) -> None:
         """Run the study; trials that are complete from an earlier run are reused.
 
@@ -89,13 +79,16 @@ class Report:
         study = self.study
         try:
             self.summary = study.run(
-                self.recipes,
+                None,
                 list(self.settings.backends) or None,
                 self.settings.batch_sizes,
                 threads=self.settings.threads or None,
                 budget_s=self.settings.seconds_left(),
                 quality_drop=self.settings.quality_drop,
                 monitor=self.monitor,
+                seed=self.settings.seed,
+                baseline=self.settings.baseline,
+                references=self.settings.references,
                 progress=told,
             )
         except (WorkbenchError, KeyboardInterrupt) as error:
@@ -108,7 +101,7 @@ class Report:
 
     @cached_property
     def _answer(self) -> tuple[list[Row], Best]:
-        known = {recipe.recipe_id for recipe in self.recipes if recipe.steps}
+        known = self.study.planned()
         wanted = [
             row
             for row in self.study.rows()
@@ -129,7 +122,7 @@ class Report:
 
     @property
     def rows(self) -> list[Row]:
-        """The rows of this report's recipes, backends and batch sizes, at most one of them recommended."""
+        """The rows of this report's plan, backends and batch sizes, at most one of them recommended."""
         return self._answer[0]
 
     @property
@@ -148,7 +141,8 @@ class Report:
 
     def header(self) -> Html:
         """Return the title with task, machine, date and versions, and the style that all pieces share."""
-        facts = {"samples": f"{len(self.task.evaluation):,} for evaluation, {len(self.task.train):,} for training"}
+        training = f"{len(self.task.train):,}" if self.task.has_train else "none"
+        facts = {"samples": f"{len(self.task.evaluation):,} for evaluation, {training} for training"}
         if self.task.reference and self.task.reference != self.task.name:
             facts["from"] = self.task.reference
         page = pieces.header(facts, this_machine(), self.settings, name=self.task.name)
@@ -168,7 +162,8 @@ class Report:
 
     def tradeoff_table(self) -> Html:
         """Return the figures behind :meth:`tradeoff`, fastest first, reference rows under their baseline."""
-        return Html(tables.table(tables.TRADEOFF, self._at_batch(LATENCY)))
+        rows = self._at_batch(LATENCY)
+        return Html(tables.table(tables.with_threads(tables.TRADEOFF, rows), rows))
 
     def throughput(self) -> Picture:
         """Return the chart of samples per second against batch size."""
@@ -195,7 +190,8 @@ class Report:
 
     def memory_table(self) -> Html:
         """Return the figures behind :meth:`memory`, leanest first."""
-        return Html(tables.table(tables.MEMORY_TABLE, self._at_batch("peak_rss_mib")))
+        rows = self._at_batch("peak_rss_mib")
+        return Html(tables.table(tables.with_threads(tables.MEMORY_TABLE, rows), rows))
 
     def waterfall(self) -> Picture:
         """Return the chart of what each step gained and cost."""
@@ -230,6 +226,10 @@ class Report:
     def coverage(self) -> Html:
         """Return which layers each step touched, folded."""
         return Html(pieces.coverage(self.rows))
+
+    def decisions(self) -> Html:
+        """Return what the plan considered, predicted and measured, and why it went on or not."""
+        return Html(pieces.decisions(self.study.decisions()))
 
     def notes(self) -> Html:
         """Return what was cut, what failed, and what could not be measured."""

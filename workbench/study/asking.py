@@ -16,6 +16,7 @@ from workbench.study.rows import COLUMNS, TrialRow
 from workbench.study.search.face import stored_question
 from workbench.study.search.goals import recommend
 from workbench.study.store import Store
+from workbench.study.strategy.record import Decision, last_decided
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -139,6 +140,19 @@ class StudyAnswers:
             As the rows' column holds it, such as ``"sequence=64"``; the one with most rows by default.
         """
         return self._best(self._rows(), quality_drop, minimise, batch_size, shape)
+
+    def decisions(self) -> tuple[Decision, ...]:
+        """Return what the default plan of the last run considered, predicted, measured, kept and dropped, in order.
+
+        Empty if the last run was given its recipes.
+        """
+        found = last_decided(self._store, self.name)
+        return () if found is None else found.decisions
+
+    def planned(self) -> tuple[str, ...]:
+        """Return the recipe_id of every recipe in the default plan of the last run; empty if it was given recipes."""
+        found = last_decided(self._store, self.name)
+        return () if found is None else found.recipe_ids
 
     def plot(self, kind: str = "tradeoff", **options: Any) -> Figure:
         """Draw a chart of the rows: tradeoff, throughput, memory or waterfall."""

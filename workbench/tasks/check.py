@@ -11,7 +11,7 @@ import torch
 
 from workbench.core.errors import TaskError
 from workbench.tasks.digest import raw_bytes, weights_digest
-from workbench.tasks.split import ROLES, Split
+from workbench.tasks.split import Split
 from workbench.tasks.trees import Tree, call_model, named_leaves, tree_map
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ _OVERLAP_LIMIT = 0.01
 
 def check_task(task: Task) -> tuple[str, ...]:
     """Raise ``TaskError`` for the first thing that cannot work; return remarks on what is only unusual."""
-    for role in ROLES:
+    for role in task.roles:
         _check_values(task, task.split(role))
         _check_structure(task, task.split(role).take([0]).inputs, role)
     _check_structure(task, task.examples(1), "example_inputs")
@@ -32,7 +32,7 @@ def check_task(task: Task) -> tuple[str, ...]:
     _check_loss(task, outputs)
     _check_metric(task)
     _check_augment(task)
-    return _check_overlap(task)
+    return (*_held_out(task), *_check_overlap(task))
 
 
 def _fail(task: Task, message: str, cause: Exception | None = None) -> TaskError:
@@ -58,19 +58,20 @@ def _describe(inputs: Tree) -> dict[str, str]:
 
 
 def _check_structure(task: Task, inputs: Tree, role: str) -> None:
-    given, expected = _describe(inputs), _describe(task.train.take([0]).inputs)
+    first = "train" if task.has_train else "evaluation"
+    given, expected = _describe(inputs), _describe(task.split(first).take([0]).inputs)
     if given != expected:
         words = [", ".join(f"{k}: {v}" for k, v in d.items()) for d in (given, expected)]
-        raise _fail(task, f"{role} has inputs of {words[0]} per sample, but train has {words[1]}. Make them equal.")
+        raise _fail(task, f"{role} has inputs of {words[0]} per sample, but {first} has {words[1]}. Make them equal.")
 
 
 def _probe(task: Task) -> Split:
-    """Two training samples; with class labels, those of the lowest and highest label."""
-    targets = task.train.targets
-    count = len(task.train)
+    """Return two training (else validation) samples; with class labels, those of the lowest and highest label."""
+    split = task.train if task.has_train else task.validation
+    targets = split.targets
     if isinstance(targets, torch.Tensor) and targets.ndim == 1:
-        return task.train.take([int(targets.argmin()), int(targets.argmax())])
-    return task.train.take([0, min(1, count - 1)])
+        return split.take([int(targets.argmin()), int(targets.argmax())])
+    return split.take([0, min(1, len(split) - 1)])
 
 
 def _check_model(task: Task) -> Tree:
@@ -133,7 +134,7 @@ def _check_loss(task: Task, outputs: Tree) -> None:
         given = f"a tensor {list(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
         raise _fail(task, f"the loss must return one number as a tensor, got {given}. Take the mean over the batch.")
     if not math.isfinite(value.item()):
-        raise _fail(task, f"the loss is {value.item()} on two training samples. Check the labels and the loss.")
+        raise _fail(task, f"the loss is {value.item()} on two {probe.name} samples. Check the labels and the loss.")
     if not value.requires_grad:
         raise _fail(task, "the loss has no gradient towards the outputs. Compute it with torch, without detach().")
 
@@ -158,6 +159,15 @@ def _check_augment(task: Task) -> None:
         raise _fail(task, f"augment must keep shapes and dtypes; it made {after} of {_describe(inputs)}.")
 
 
+def _held_out(task: Task) -> tuple[str, ...]:
+    """Return the remark on evaluation samples that serve as validation or calibration."""
+    if task.has_train:
+        return ()
+    held = [f"{role} ({len(task.split(role)):,})" for role in task.held_out]
+    taken = f" {' and '.join(held)} were taken out of evaluation ({len(task.evaluation):,} stay)." if held else ""
+    return (f"There is no training split: steps that train are refused.{taken}",)
+
+
 def _hashes(split: Split) -> list[bytes]:
     """Return a short hash of every sample's inputs."""
     found: list[bytes] = []
@@ -169,14 +179,15 @@ def _hashes(split: Split) -> list[bytes]:
 
 
 def _check_overlap(task: Task) -> tuple[str, ...]:
-    hashes = {role: _hashes(task.split(role)) for role in ROLES}
-    learnt = {h for role in ROLES[:3] for h in hashes[role]}
+    hashes = {role: _hashes(task.split(role)) for role in task.roles}
+    learnt = {h for role in task.roles[:-1] for h in hashes[role]}
+    others = "training" if task.has_train else "calibration or validation"
     notes = []
-    for judge, known in (("evaluation", learnt), ("validation", set(hashes["train"]))):
+    for judge, known in (("evaluation", learnt), ("validation", set(hashes.get("train", ())))):
         shared = sum(h in known for h in hashes[judge])
         # data of few distinct values repeats itself without any leak
         distinct = len(set(hashes[judge])) >= (1 - _OVERLAP_LIMIT) * len(hashes[judge])
-        share = f"{shared} of {len(hashes[judge])} {judge} samples are also among the training samples"
+        share = f"{shared} of {len(hashes[judge])} {judge} samples are also among the {others} samples"
         if distinct and shared > _OVERLAP_LIMIT * len(hashes[judge]):
             raise _fail(task, f"{share}, so quality would be measured on what was learnt. Remove them from one side.")
         if shared:

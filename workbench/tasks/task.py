@@ -39,15 +39,17 @@ class Task:
         Returns the trained module. Called without arguments, in other processes too; load the weights inside.
     train, evaluation
         ``(inputs, targets)`` as tensors or arrays ``[n, ...]``, a Dataset, a DataLoader, or a list of samples;
-        inputs may be a tuple or a dict (keywords of ``forward``). Read when first needed.
+        inputs may be a tuple or a dict (keywords of ``forward``). Read when first needed. ``train`` may be left out:
+        steps that train are then refused, the others work.
     metric
         ``metric(outputs, targets) -> float`` over a whole split as CPU tensors; higher is better.
     loss
         ``loss(outputs, targets) -> scalar tensor`` over a batch.
     calibration, validation
-        As ``train``. By default 256 and a tenth (at most 2,000) of the training samples, taken out with a fixed seed.
+        As ``train``. By default 256 and a tenth (at most 2,000) of the training samples, taken out with a fixed seed;
+        without a training split they are taken out of the evaluation samples. ``calibration`` needs no targets.
     example_inputs
-        A batch ``[n, ...]`` in the structure of the inputs; by default the first training samples.
+        A batch ``[n, ...]`` in the structure of the inputs; by default the first training (else calibration) samples.
     augment
         ``augment(inputs, generator) -> inputs`` for a batch, used in training only.
     dynamic
@@ -56,6 +58,13 @@ class Task:
         Change it when metric or loss change: results of another version are never mixed.
     reference
         How another process finds the task again; ``load_task`` sets it.
+
+    Attributes
+    ----------
+    has_train : bool
+        Whether there is a training split.
+    held_out : tuple of str
+        Which of validation and calibration are taken out of the training samples, else of the evaluation samples.
 
     Examples
     --------
@@ -71,10 +80,10 @@ class Task:
         *,
         name: str,
         build: Callable[[], nn.Module],
-        train: Any,
         evaluation: Any,
         metric: Callable[[Tree, Tree], float],
         loss: Callable[[Tree, Tree], torch.Tensor],
+        train: Any = None,
         calibration: Any = None,
         validation: Any = None,
         example_inputs: Tree = None,
@@ -92,15 +101,16 @@ class Task:
         for word, given in (("build", build), ("metric", metric), ("loss", loss), ("augment", augment)):
             if not callable(given) and not (word == "augment" and given is None):
                 raise TaskError(f"Task {word} must be a function, got {given!r}.")
-        for word, given in (("train", train), ("evaluation", evaluation)):
-            if given is None:
-                raise TaskError(f"Task {word} must be given: (inputs, targets), a Dataset or a DataLoader.")
+        if evaluation is None:
+            raise TaskError("Task evaluation must be given: (inputs, targets), a Dataset or a DataLoader.")
         self.name, self.version, self.reference = name, str(version), reference
         self.build, self.metric, self.loss, self.augment = build, metric, loss, augment
         self.dynamic = checked_dynamic(dynamic)
+        self.has_train = train is not None
         self._example_inputs = None if example_inputs is None else to_torch(example_inputs)
         self._sources: dict[str, Any] = {"train": train, "evaluation": evaluation}
         self._sources |= {"calibration": calibration, "validation": validation}
+        self.held_out = tuple(r for r in ("validation", "calibration") if self._sources[r] is None)
         self._splits: dict[str, Split] = {}
         self._notes: tuple[str, ...] | None = None
 
@@ -108,8 +118,19 @@ class Task:
         return f"Task({self.name!r}, version={self.version!r})"
 
     @property
+    def roles(self) -> tuple[str, ...]:
+        """Names of the splits that the task has: all, or all but train."""
+        return ROLES if self.has_train else ROLES[1:]
+
+    @property
     def train(self) -> Split:
-        """Samples to train on, without those of validation and calibration."""
+        """Samples to train on, without those of validation and calibration.
+
+        Raises
+        ------
+        TaskError
+            If the task has no training split; see :attr:`has_train`.
+        """
         return self._read("train")
 
     @property
@@ -134,8 +155,10 @@ class Task:
         return self._read(name)
 
     def _read(self, role: str) -> Split:
+        if role not in self.roles:
+            raise TaskError(f"Task {self.name} has no training split. Give Task(train=(inputs, targets)).")
         if role not in self._splits:
-            if role == "evaluation":
+            if role == "evaluation" and self.has_train:
                 self._splits[role] = _named(Split.of(self._sources[role], name=role), role)
             else:
                 self._divide()
@@ -143,15 +166,16 @@ class Task:
         return self._splits[role]
 
     def _divide(self) -> None:
-        """Read train, and take validation and calibration out of it where they are not given."""
-        given = {r: Split.of(self._sources[r], name=r) for r in ROLES[:3] if self._sources[r] is not None}
-        whole = given["train"]
-        wanted = [r for r in ("validation", "calibration") if r not in given]
+        """Read the splits; take validation and calibration out of train, else of evaluation, if they are not given."""
+        source, roles = ("train", ROLES[:3]) if self.has_train else ("evaluation", ROLES[1:])
+        given = {r: Split.of(self._sources[r], name=r) for r in roles if self._sources[r] is not None}
+        whole = given[source]
+        wanted = self.held_out
         counts = {"validation": min(MAX_VALIDATION, max(1, len(whole) // 10))}
         counts["calibration"] = min(MAX_CALIBRATION, max(1, (len(whole) - counts["validation"]) // 4))
         if wanted and len(whole) <= sum(counts[r] for r in wanted):
             raise TaskError(
-                f"train has {len(whole)} samples, too few to take {' and '.join(wanted)} from; give "
+                f"{source} has {len(whole)} samples, too few to take {' and '.join(wanted)} from; give "
                 f"more samples, or {' and '.join(wanted)}."
             )
         order = torch.from_numpy(np.random.default_rng(_SPLIT_SEED).permutation(len(whole)))
@@ -160,7 +184,7 @@ class Task:
             given[role] = whole.take(order[start : start + counts[role]].sort().values, name=role)
             start += counts[role]
         if wanted:
-            given["train"] = whole.take(order[start:].sort().values, name="train")
+            given[source] = whole.take(order[start:].sort().values, name=source)
         self._splits |= {role: _named(split, role) for role, split in given.items()}
 
     def model(self) -> nn.Module:
@@ -195,8 +219,9 @@ class Task:
         if self._example_inputs is not None:
             given, size = self._example_inputs, batch_size(self._example_inputs)
         else:
-            size = len(self.train)
-            given = self.train.take(range(min(n, size))).inputs
+            split = self._read(self.roles[0])
+            size = len(split)
+            given = split.take(range(min(n, size))).inputs
         if size >= n:
             return tree_map(torch.clone, slice_batch(given, 0, n))
         return slice_batch(concat([given] * math.ceil(n / size)), 0, n)
@@ -282,13 +307,13 @@ class Task:
     @functools.cached_property
     def fingerprint(self) -> str:
         """12 hex digits over the data of all splits, the float weights and the version."""
-        digests = {role: self.split(role).digest for role in ROLES}
+        digests = {role: self.split(role).digest for role in self.roles}
         known = {"data": digests, "weights": weights_digest(self.model()), "version": self.version}
         return short_id({**known, "dynamic": plain(self.dynamic)} if self.dynamic else known)
 
     def __getstate__(self) -> dict[str, Any]:
         # another process gets the samples as they were split here, not the loaders they came from
-        for role in ROLES:
+        for role in self.roles:
             self._read(role)
         return self.__dict__
 

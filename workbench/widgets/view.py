@@ -203,7 +203,10 @@ class View:
             return
         settings = self.settings.value
         self.offer.value = offer_sentence(
-            len(self.recipes.chosen), len(self.engines.chosen), len(settings.batch_sizes), settings.budget_s
+            None if self.recipes.automatic.value else len(self.recipes.chosen),
+            len(self.engines.chosen),
+            len(settings.batch_sizes),
+            settings.budget_s,
         )
 
     def _layout(self, title: str) -> widgets.Widget:
@@ -216,6 +219,7 @@ class View:
                 buttons,
                 self.offer,
                 _head("Recipes to run"),
+                self.recipes.automatic,
                 self.recipes.view,
                 builder,
                 _head("Engines"),

@@ -46,8 +46,13 @@ def trials_sentence(rows: Sequence[Row]) -> str:
     return ", ".join([text, *extra])
 
 
-def offer_sentence(recipes: int, engines: int, batch_sizes: int, budget_s: float) -> str:
-    """Return what a run would do: ``"54 trials (6 recipes, 3 engines, 3 batch sizes) in at most 20:00."``."""
+def offer_sentence(recipes: int | None, engines: int, batch_sizes: int, budget_s: float) -> str:
+    """Return what a run would do: ``"54 trials (6 recipes, 3 engines, 3 batch sizes) in at most 20:00."``.
+
+    ``recipes`` is None for the default plan, which decides how many there are.
+    """
+    if recipes is None:
+        return f"The default plan on {engines} engine{'' if engines == 1 else 's'}, in about {clock(budget_s)} at most."
     parts = [(recipes, "recipe"), (engines, "engine"), (batch_sizes, "batch size")]
     counts = ", ".join(f"{n} {word}{'' if n == 1 else 's'}" for n, word in parts)
     total = recipes * engines * batch_sizes

@@ -6,9 +6,9 @@ import pytest
 
 import workbench as wb
 from workbench.core.errors import ConfigError
+from workbench.study.limits import hopeless
 from workbench.study.rows import new_row
 from workbench.study.search.goals import Question, misses, nearest_misses, question, recommend
-from workbench.study.search.runner import hopeless
 
 
 def row(name, latency, drop, *, batch=8, size=1.0, rss=50.0, state="complete", baseline=False, **more):

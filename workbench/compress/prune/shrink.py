@@ -41,7 +41,7 @@ def shrink(step: Prune, work: Work, groups: Sequence[Group]) -> float:
     steps = max(1, round(training.epochs * max(1, len(work.task.train) // training.batch_size)))
     pull = _penalty(step, pruner, module, every=max(1, steps // _GROWTHS))
     with around_steps(before=lambda _: pull()):
-        return recover(training, work).epochs_done
+        return recover(training, work, rate_scale=1.0).epochs_done  # the pull is a share of the learning rate
 
 
 def _pruner(step: Prune, work: Work) -> Any:

@@ -15,7 +15,7 @@ EXCLUDE = (
 )
 INCLUDE = "modules to look at, by name, type or predicate as in exclude; empty: all of them"
 SECONDS = "wall-clock limit of the training; the learning rate then anneals over the time, not the epochs"
-RATE = "peak learning rate; None chooses one for the kind of model"
+RATE = "peak learning rate; None chooses one for the kind of model and of training"
 
 
 class Step(Config):
@@ -40,6 +40,11 @@ class Step(Config):
 
     def misplaced(self, before: Sequence[str]) -> str | None:
         """Return why a step with these options cannot come after the steps named; None if it can."""
+        return None
+
+    @property
+    def training_option(self) -> str | None:
+        """The option for which the step reads the training split, as ``"epochs=3"``; None if it reads none of it."""
         return None
 
     @property

@@ -14,6 +14,8 @@ from workbench.core.errors import ConfigError, unknown_name
 SCHEDULES = ("cosine", "one_cycle", "constant")
 PRECISIONS = ("auto", "float32", "bfloat16")
 HEAD_KINDS = ("auto", "kl", "kl_last", "mse")
+LAST_MAP = ("auto", "last")
+"""Entries of ``features`` that name no layer: the last feature map, if the shapes are equal or in any case."""
 
 _SCHEDULE = "course of the learning rate: warm-up and cosine, up and down once, or the same all the time"
 _PRECISION = "number format of matrix products: auto is bfloat16 where the CPU computes with it, else float32"
@@ -34,8 +36,15 @@ class Distill(Step):
 
     The loss is ``alpha * T^2 * KL(teacher || student) + (1 - alpha) * label loss`` (Hinton et al. 2015, arXiv
     1503.02531) for every floating output [n, classes], with the mean squared error in place of KL for outputs of
-    another rank; plus ``feature_weight`` times the error of the layers in ``features`` (FitNets, arXiv 1412.6550)
-    and ``attention_weight`` times that of the attention maps in ``attention`` (arXiv 1612.03928).
+    another rank; plus ``feature_weight`` times the error of the layers in ``features``, relative to the variance of the
+    teacher's (FitNets, arXiv 1412.6550), and ``attention_weight`` times that of the attention maps in ``attention``
+    (arXiv 1612.03928).
+
+    ``features`` names layers of student and teacher (``"layer2"``, ``"small.3=layer3"``; ``"head:input"`` is what goes
+    into a layer), or ``"auto"``: the last feature map before the head or its pooling, found by running both, if its
+    shape is the same in both. If structured pruning made it narrower, the outputs alone are learned and the step's
+    notes say so. ``"last"`` takes the last feature map in any case, by a learned projection if the widths differ.
+    ``()`` matches none.
 
     ``teacher`` and ``student`` name functions that return a module, as ``"file.py:function"`` or
     ``"package.module:function"``; their outputs must have the structure of the task's own model. The name is part
@@ -76,10 +85,13 @@ class Distill(Step):
         advanced=True,
     )
     features: tuple[str, ...] = option(
-        (), "layers whose outputs the student learns too: 'layer2', or 'its=teachers' where names differ", advanced=True
+        ("auto",),
+        "what the student learns beside the outputs: layers ('layer2', 'its=teachers'), last (the last feature map), "
+        "auto (that, if its shape is the same in both)",
+        advanced=True,
     )
     feature_weight: float = option(
-        1.0, "weight of the error of features, relative to their mean square", minimum=0.0, advanced=True
+        1.0, "weight of the error of features, relative to their variance", minimum=0.0, advanced=True
     )
     attention: tuple[str, ...] = option(
         (), "layers whose attention maps the student learns too, named as for features", advanced=True
@@ -108,6 +120,8 @@ class Distill(Step):
             (not self.features, ("feature_weight",), "Name layers in features."),
             (not self.attention, ("attention_weight",), "Name layers in attention."),
         )
+        if len(set(self.features) & set(LAST_MAP)) > 1:
+            raise ConfigError("Distill.features holds both 'auto' and 'last'. Keep one of them.")
         _ = self.head_rules, self.feature_pairs, self.attention_pairs  # raise where they cannot be read
 
     @property
@@ -133,13 +147,23 @@ class Distill(Step):
 
     @property
     def feature_pairs(self) -> tuple[tuple[str, str], ...]:
-        """The layers of student and teacher in ``features``."""
-        return _pairs("features", self.features)
+        """The layers of student and teacher that ``features`` names."""
+        return _pairs("features", [entry for entry in self.features if entry not in LAST_MAP])
+
+    @property
+    def last_map(self) -> str | None:
+        """Whether the last feature map is learned: ``"auto"``, ``"last"``, or None."""
+        return next((entry for entry in self.features if entry in LAST_MAP), None)
 
     @property
     def attention_pairs(self) -> tuple[tuple[str, str], ...]:
         """The layers of student and teacher in ``attention``."""
         return _pairs("attention", self.attention)
+
+    @property
+    def training_option(self) -> str | None:
+        """The option for which the step reads the training split; None if it reads none of it."""
+        return f"epochs={self.epochs:g}"
 
     def misplaced(self, before: Sequence[str]) -> str | None:
         """Return why a student of one's own cannot come after other steps."""
@@ -194,6 +218,13 @@ class Recover(Step):
             raise ConfigError(
                 "Recover(epochs=0) does nothing. Train for some epochs, or give batch_norm='reestimate' or fold=True."
             )
+
+    @property
+    def training_option(self) -> str | None:
+        """The option for which the step reads the training split; None if it reads none of it."""
+        if self.epochs:
+            return f"epochs={self.epochs:g}"
+        return None if self.batch_norm == "keep" else f"batch_norm={self.batch_norm!r}"
 
 
 def _check_patience(step: Distill | Recover) -> None:

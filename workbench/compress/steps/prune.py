@@ -148,6 +148,15 @@ class Prune(Step):
         )
 
     @property
+    def training_option(self) -> str | None:
+        """The option for which the step reads the training split; None if it reads none of it."""
+        if self.sparse_epochs:
+            return f"sparse_epochs={self.sparse_epochs:g}"
+        if self.importance in PRUNE_BY_LOSS:
+            return f"importance={self.importance!r}"
+        return f"recover_epochs={self.recover_epochs:g}" if self.recover_epochs else None
+
+    @property
     def measured_on(self) -> tuple[str, int] | None:
         """Engine and batch size of ``of="latency"``."""
         return (self.engine, self.engine_batch) if self.of == "latency" else None

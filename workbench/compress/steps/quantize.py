@@ -114,6 +114,11 @@ class Quantize(Step):
         )
 
     @property
+    def training_option(self) -> str | None:
+        """The option for which the step reads the training split; None if it reads none of it."""
+        return f"qat_epochs={self.qat_epochs:g}" if self.qat_epochs else None
+
+    @property
     def label(self) -> str:
         """A few words for tables and charts; different for every mode."""
         if self.route != "qdq":

@@ -128,6 +128,13 @@ class Sparsify(Step):
         return int(kept), int(size)
 
     @property
+    def training_option(self) -> str | None:
+        """The option for which the step reads the training split; None if it reads none of it."""
+        if self.recover_epochs:
+            return f"recover_epochs={self.recover_epochs:g}"
+        return f"criterion={self.criterion!r}" if self.criterion == "gradient" else None
+
+    @property
     def label(self) -> str:
         """A few words for tables and charts."""
         if self.dense_epochs:

@@ -12,9 +12,11 @@ import torch
 from torch import nn
 
 from workbench.compress.training.checkpoint import Checkpoint
-from workbench.compress.training.numerics import Forward, channels_last
+from workbench.compress.training.numerics import Forward
+from workbench.compress.training.pace import Numerics, choose_numerics, default_numerics
 from workbench.compress.training.plan import Plan, Trained, make_optimizer, rate_factor
 from workbench.compress.training.watch import Watch
+from workbench.core.allocator import use_steady_allocator
 from workbench.core.config import short_id
 from workbench.core.errors import WorkbenchError
 from workbench.core.progress import Progress, ProgressCallback
@@ -58,13 +60,15 @@ def train(
     """Train ``module`` in place and leave it in the mode it was given in.
 
     The learning rate follows the larger of the share of steps and the share of ``max_seconds``, so that a training
-    that is cut short still ends with a small one.
+    that is cut short still ends with a small one. The process keeps a steady allocator from here on: activations
+    otherwise return to the kernel after every step (:func:`workbench.core.allocator.use_steady_allocator`).
 
     Parameters
     ----------
     progress
-        Gets ``values``: ``loss`` (running mean), ``epoch``, ``step``, ``learning_rate``, and once it was measured
-        ``metric`` on the validation split with ``metric_epoch``, the epoch that it is of.
+        Gets ``values``: ``loss`` (running mean), ``epoch``, ``step``, ``learning_rate``, ``samples_per_s`` (of the
+        steps, without evaluations), and once it was measured ``metric`` on the validation split with
+        ``metric_epoch``, the epoch that it is of.
     augment
         Changes a batch of inputs; draws from the generator that it gets.
     on_share
@@ -84,6 +88,7 @@ def train(
     >>> train(model.train(), task.train, loss, Plan(3, 128, None, None), stage="train", progress=print, seed=0)
     Trained(epochs=3.0, ...)
     """
+    use_steady_allocator()
     run = _Run(module, data, plan, stage, progress, seed, quality, extra, memory)
     notes = run.begin(checkpoint)
     while not run.is_over():
@@ -118,18 +123,19 @@ class _Run:
             )
         self.module, self.plan, self.stage, self.progress = module, plan, stage, progress
         self.extra, self.memory, self.seed = extra or nn.Module(), memory, seed
-        self.forward = Forward(plan.precision)
+        self.numerics, self.forward = default_numerics(plan.precision), Forward(plan.precision)
         self.optimizer = make_optimizer(module, plan, extra=extra)
         self.peaks = [group["lr"] for group in self.optimizer.param_groups]
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.generator = torch.Generator().manual_seed(seed)
-        self.inputs, self.targets = channels_last(data.inputs), data.targets
+        self.inputs, self.targets = data.inputs, data.targets
         self.batches = _Batches(len(data), plan.batch_size, self.generator)
         self.per_epoch = self.batches.per_epoch
         self.total = max(1, round(plan.epochs * self.per_epoch))
         every = max(1, round(plan.evaluate_every * self.per_epoch)) if plan.evaluate_every else 0
         self.watch = Watch(module, quality, every=every, patience=plan.patience)
         self.done, self.mean_loss, self.rate = 0, math.nan, 0.0
+        self.samples, self.step_s = 0, 0.0
         self.started = self.reported = time.perf_counter()
         self.signature, self.next_save = "", math.inf
 
@@ -141,11 +147,22 @@ class _Run:
             state, note = checkpoint.load(self.signature)
             self.next_save = checkpoint.due(time.perf_counter())
         if state is not None:
-            self._load(state)
+            self._load(state)  # with its numerics, so that the weights end bit by bit as without a break
             note = f"Training went on from a checkpoint at epoch {self.done / self.per_epoch:.1f}."
+        elif self.plan.timed:
+            batch = tree_map(lambda x: x[: self.batches.size], self.inputs)
+            self.numerics = choose_numerics(self.module, batch, precision=self.plan.precision, steps=self.total)
+        self._arrange()
         if self.watch.look(self.done):
             self._say(0.0)
         return (note,) if note else ()
+
+    def _arrange(self) -> None:
+        """Bring module and data into the chosen layout and format."""
+        if self.plan.precision == "auto" and self.numerics != default_numerics("auto"):
+            self.forward = Forward(self.numerics.precision)
+        self.numerics.prepare(self.module)
+        self.inputs = self.numerics.arrange(self.inputs)
 
     def share(self) -> float:
         """Return how much is done, by steps or by time, whichever is more."""
@@ -163,6 +180,7 @@ class _Run:
         on_share: Callable[[float], None] | None,
     ) -> None:
         """Learn from one batch."""
+        started = time.perf_counter()
         share = self.share()
         factor = rate_factor(share, self.plan.schedule)
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
@@ -173,7 +191,7 @@ class _Run:
         indices = self.batches.draw()
         batch, wanted = (tree_map(lambda x: x[indices], tree) for tree in (self.inputs, self.targets))
         if augment is not None:
-            batch = channels_last(augment(batch, self.generator))
+            batch = self.numerics.arrange(augment(batch, self.generator))
         value = loss(self.forward(self.module, batch), batch, wanted, indices)
         self.optimizer.zero_grad(set_to_none=True)
         value.backward()  # type: ignore[no-untyped-call]
@@ -181,6 +199,13 @@ class _Run:
         self.optimizer.step()
         self.done += 1
         self.mean_loss = _running(self.mean_loss, float(value.detach()), self.stage)
+        self.samples += len(indices)
+        self.step_s += time.perf_counter() - started
+
+    @property
+    def samples_per_s(self) -> float | None:
+        """Training samples per second of the steps since this process took the training up; None before the first."""
+        return self.samples / self.step_s if self.step_s else None
 
     def report(self) -> None:
         """Evaluate if it is time, and say how it goes a few times a second."""
@@ -201,7 +226,9 @@ class _Run:
         kept = self.watch.restore(self.per_epoch, self.plan.epochs)
         best = self.watch.best
         started_best = best is not None and best[1] == 0
-        return Trained(epochs, self.done, (*notes, *kept, *self._cut(epochs)), started_best)
+        words = str(dataclasses.replace(self.numerics, precision=self.forward.actual))
+        said = (*notes, *kept, *self._cut(epochs))
+        return Trained(epochs, self.done, said, started_best, self.samples_per_s, words)
 
     def _cut(self, epochs: float) -> tuple[str, ...]:
         if self.done >= self.total or self.watch.stopped or self.plan.max_seconds is None:
@@ -219,6 +246,9 @@ class _Run:
         if self.done:
             values["loss"] = self.mean_loss
             message += f", loss {self.mean_loss:.4f}"
+        if self.samples_per_s is not None:
+            values["samples_per_s"] = self.samples_per_s
+            message += f", {self.samples_per_s:.0f} samples/s"
         if watch.metric is not None and watch.at is not None:
             values |= {"metric": watch.metric, "metric_epoch": watch.at / self.per_epoch}
             message += f", validation {watch.metric:.4f}"
@@ -243,6 +273,7 @@ class _Run:
             "optimizer": self.optimizer.state_dict(),
             "generators": [self.generator.get_state(), torch.get_rng_state()],
             "batches": [self.batches.order, self.batches.position],
+            "numerics": [self.numerics.channels_last, self.numerics.precision],
             "progress": [self.done, self.mean_loss, time.perf_counter() - self.started],
             "watch": self.watch.state_dict(),
             "memory": self.memory.state_dict() if self.memory is not None else {},
@@ -252,6 +283,7 @@ class _Run:
         self.module.load_state_dict(state["module"])
         self.extra.load_state_dict(state["extra"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.numerics = Numerics(*state["numerics"])
         own, common = state["generators"]
         self.generator.set_state(own)
         torch.set_rng_state(common)

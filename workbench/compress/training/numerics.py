@@ -22,14 +22,18 @@ def set_layout(module: nn.Module, layout: torch.memory_format) -> nn.Module:
     return module.to(memory_format=layout)  # type: ignore[call-overload, no-any-return]
 
 
+def has_native_bfloat16() -> bool:
+    """Return whether the CPU has instructions for bfloat16."""
+    return bool({"avx512_bf16", "amx_bf16"} & set(this_machine().isa))
+
+
 def fast_products(precision: str = "auto") -> AbstractContextManager[Any]:
     """Return a context in which matrix products use bfloat16; weights, gradients and losses stay float32.
 
     ``"auto"`` does so where the CPU has instructions for it (where it is emulated it is slower), ``"bfloat16"``
     always, ``"float32"`` never.
     """
-    native = bool({"avx512_bf16", "amx_bf16"} & set(this_machine().isa))
-    enabled = native if precision == "auto" else precision == "bfloat16"
+    enabled = has_native_bfloat16() if precision == "auto" else precision == "bfloat16"
     return torch.autocast("cpu", torch.bfloat16, enabled=enabled)
 
 
@@ -41,6 +45,13 @@ class Forward:
 
     def __init__(self, precision: str = "auto") -> None:
         self.precision = precision
+
+    @property
+    def actual(self) -> str:
+        """The number format in use."""
+        if self.precision != "auto":
+            return self.precision
+        return "bfloat16" if has_native_bfloat16() else "float32"
 
     def __call__(self, module: nn.Module, batch: Tree) -> Tree:
         """Return the outputs for a batch."""

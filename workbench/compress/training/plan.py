@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -18,7 +18,8 @@ _PEAK, _FIRST, _LAST = 0.3, 1 / 25, 1 / 25e4
 class Plan:
     """How long and how hard to train.
 
-    ``evaluate_every`` is counted in epochs, 0 for never; ``patience`` in evaluations, None for no early stop.
+    ``evaluate_every`` is counted in epochs, 0 for never; ``patience`` in evaluations, None for no early stop. With
+    ``timed`` the memory layout, and the number format of ``precision="auto"``, are those that are fastest here.
     """
 
     epochs: float
@@ -31,16 +32,30 @@ class Plan:
     precision: str = "auto"
     evaluate_every: float = 1.0
     patience: int | None = None
+    timed: bool = False
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What training did; ``kept_start`` says that no weights it came to were better than those it began with."""
+    """What training did; ``kept_start`` says that no weights it came to were better than those it began with.
+
+    ``samples_per_s`` counts the steps of this process alone, evaluations left out; ``numerics`` is their memory layout
+    and number format.
+    """
 
     epochs: float
     steps: int
     notes: tuple[str, ...]
     kept_start: bool = False
+    samples_per_s: float | None = field(default=None, compare=False)
+    numerics: str = ""
+
+    @property
+    def pace(self) -> tuple[str, ...]:
+        """A note on the speed of the training; none if there was no step."""
+        if self.samples_per_s is None:
+            return ()
+        return (f"Trained at {self.samples_per_s:.0f} samples/s ({self.numerics}).",)
 
 
 def is_normalised_by_layer(module: nn.Module) -> bool:
@@ -48,6 +63,10 @@ def is_normalised_by_layer(module: nn.Module) -> bool:
     kinds = [type(m) for m in module.modules()]
     batch = any(issubclass(k, nn.modules.batchnorm._BatchNorm) for k in kinds)
     return not batch and any(issubclass(k, nn.LayerNorm | nn.RMSNorm) for k in kinds)
+
+
+SGD_RATE, ADAMW_RATE = 0.05, 1e-3
+"""Peak learning rates from random weights, or from weights far from the optimum."""
 
 
 def make_optimizer(module: nn.Module, plan: Plan, *, extra: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -60,9 +79,9 @@ def make_optimizer(module: nn.Module, plan: Plan, *, extra: nn.Module | None = N
     matrices, vectors = [p for p in learning if p.ndim > 1], [p for p in learning if p.ndim <= 1]
     if plan.transformer:
         groups = [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}]
-        return torch.optim.AdamW(groups, lr=plan.learning_rate or 1e-3 * plan.rate_scale)
+        return torch.optim.AdamW(groups, lr=plan.learning_rate or ADAMW_RATE * plan.rate_scale)
     groups = [{"params": matrices, "weight_decay": 5e-4}, {"params": vectors, "weight_decay": 0.0}]
-    rate = plan.learning_rate or 0.05 * plan.rate_scale
+    rate = plan.learning_rate or SGD_RATE * plan.rate_scale
     return torch.optim.SGD(groups, lr=rate, momentum=0.9, nesterov=True)
 
 

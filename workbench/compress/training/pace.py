@@ -1,0 +1,130 @@
+"""Memory layout and number format of a training, chosen by timing a few steps on a copy of the module."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from workbench.compress.training.numerics import Forward, channels_last, has_native_bfloat16, set_layout
+from workbench.core.config import short_id
+from workbench.tasks.trees import Tree, leaves, tree_map
+
+MIN_STEPS = 100
+"""A training of fewer steps is not worth timing: it takes the default."""
+_SAMPLES, _ROUNDS = 64, 3
+# Another choice than the default must be this much faster, so that noise does not choose.
+_GAIN = 1.1
+
+
+@dataclass(frozen=True)
+class Numerics:
+    """Memory layout of images and number format of matrix products.
+
+    Examples
+    --------
+    >>> str(Numerics(True, "bfloat16"))
+    'channels_last, bfloat16'
+    """
+
+    channels_last: bool
+    precision: str
+
+    def __str__(self) -> str:
+        return f"{'channels_last' if self.channels_last else 'contiguous'}, {self.precision}"
+
+    def arrange(self, batch: Tree) -> Tree:
+        """Return a batch in this layout."""
+        return channels_last(batch) if self.channels_last else tree_map(torch.Tensor.contiguous, batch)
+
+    def prepare(self, module: nn.Module) -> nn.Module:
+        """Put a module's weights into this layout, in place."""
+        return set_layout(module, torch.channels_last if self.channels_last else torch.contiguous_format)
+
+
+_chosen: dict[str, Numerics] = {}
+
+
+def default_numerics(precision: str = "auto") -> Numerics:
+    """Return the layout and format without timing: channels_last, and bfloat16 if the CPU has instructions for it."""
+    if precision == "auto":
+        precision = "bfloat16" if has_native_bfloat16() else "float32"
+    return Numerics(True, precision)
+
+
+def choose_numerics(module: nn.Module, batch: Tree, *, precision: str, steps: int) -> Numerics:
+    """Return the layout and format in which ``module`` trains fastest here; the same for the rest of the process.
+
+    Forward and backward passes over (part of) ``batch`` on copies of the module are timed in turn. A training of
+    fewer than :data:`MIN_STEPS` steps takes :func:`default_numerics`.
+    """
+    default = default_numerics(precision)
+    candidates = _candidates(default, batch, precision)
+    if len(candidates) == 1 or steps < MIN_STEPS:
+        return default
+    key = short_id({"module": _structure(module), "batch": _shapes(batch), "precision": precision})
+    if key not in _chosen:
+        part = tree_map(lambda x: x[:_SAMPLES], batch)
+        seconds = {numerics: _timed(module, part, numerics) for numerics in candidates}
+        _chosen[key] = fastest(_rounds(seconds), default)
+    return _chosen[key]
+
+
+def fastest(seconds: dict[Numerics, float], default: Numerics) -> Numerics:
+    """Return the choice of the shortest time, or the default if it takes at most 1.1 times as long."""
+    best = min(seconds, key=lambda numerics: seconds[numerics], default=default)
+    near = default in seconds and seconds[default] <= _GAIN * seconds[best]
+    return default if near else best
+
+
+def _candidates(default: Numerics, batch: Tree, precision: str) -> list[Numerics]:
+    layouts = [True, False] if any(x.ndim == 4 for x in leaves(batch)) else [True]
+    formats = (
+        ["bfloat16", "float32"] if precision == "auto" and default.precision == "bfloat16" else [default.precision]
+    )
+    return [Numerics(layout, name) for name in formats for layout in layouts]
+
+
+def _rounds(steps: dict[Numerics, Callable[[], float]]) -> dict[Numerics, float]:
+    """Time every choice in turn; return the shortest time after the first round. What cannot run is left out."""
+    seconds: dict[Numerics, float] = {}
+    working = dict(steps)
+    with torch.random.fork_rng(devices=[]):
+        for turn in range(_ROUNDS):
+            for numerics, step in list(working.items()):
+                try:
+                    took = step()
+                except RuntimeError:  # no kernel for this format
+                    del working[numerics]
+                    seconds.pop(numerics, None)
+                    continue
+                if turn:
+                    seconds[numerics] = min(took, seconds.get(numerics, took))
+    return seconds
+
+
+def _timed(module: nn.Module, batch: Tree, numerics: Numerics) -> Callable[[], float]:
+    """Return a function that takes one training step's passes on a copy and returns its seconds."""
+    own, inputs = numerics.prepare(copy.deepcopy(module)), numerics.arrange(batch)
+    forward = Forward(numerics.precision)
+
+    def step() -> float:
+        started = time.perf_counter()
+        outputs = [x for x in leaves(forward(own, inputs)) if x.is_floating_point() and x.requires_grad]
+        torch.stack([x.square().mean() for x in outputs]).sum().backward()  # type: ignore[no-untyped-call]
+        return time.perf_counter() - started
+
+    return step
+
+
+def _structure(module: nn.Module) -> list[str]:
+    kinds = [type(part).__name__ for part in module.modules()]
+    return kinds + [str(list(x.shape)) for x in module.parameters()]
+
+
+def _shapes(batch: Tree) -> list[str]:
+    return [f"{x.dtype} {list(x.shape)}" for x in leaves(batch)]
