@@ -85,8 +85,8 @@ def chart(rows: Sequence[Judged], base: Judged) -> Figure:
             elinewidth=1, capsize=2,
         )  # fmt: skip
     ax.axhline(100 * LIMIT, color=style.BAD, linewidth=1.1, linestyle="--", label=f"limit: {100 * LIMIT:g} point")
-    ax.set_xlabel(f"ms per call of {BATCH} images (less is better)", fontsize=TEXT + 0.5, color=style.INK)
-    ax.set_ylabel("drop of accuracy in points\n(less is better)", fontsize=TEXT + 0.5, color=style.INK)
+    ax.set_xlabel(f"Latency (ms/call of {BATCH} images) ↓", fontsize=TEXT + 0.5, color=style.INK)
+    ax.set_ylabel("Accuracy drop (points) ↓", fontsize=TEXT + 0.5, color=style.INK)
     ax.set_xlim(0, 1.15 * max([row.ms[BATCH] for row in rows if BATCH in row.ms], default=1.0))
     float_ms = base.ms.get(BATCH)
     detail = f"the float model in torch eager takes {float_ms:.1f} ms" if float_ms else ""

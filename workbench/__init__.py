@@ -21,6 +21,7 @@ _FACE = {
     "Task": "workbench.tasks.task",
     "load_task": "workbench.tasks.load",
     "Prune": "workbench.compress.steps",
+    "PruneDepth": "workbench.compress.steps",
     "Distill": "workbench.compress.steps",
     "Factorize": "workbench.compress.steps",
     "Quantize": "workbench.compress.steps",
@@ -74,6 +75,7 @@ __all__ = [
     "Precision",
     "PrefixCache",
     "Prune",
+    "PruneDepth",
     "QuantizationConfig",
     "Quantize",
     "Recipe",
@@ -125,7 +127,7 @@ if TYPE_CHECKING:
     from workbench.artifact.restore import InferenceModel, load_variant
     from workbench.compress.recipe import Recipe
     from workbench.compress.sensitivity import sensitivity
-    from workbench.compress.steps import Distill, Factorize, Prune, Quantize, Recover, Sparsify
+    from workbench.compress.steps import Distill, Factorize, Prune, PruneDepth, Quantize, Recover, Sparsify
     from workbench.compress.variant import Variant
     from workbench.engine.config import InferenceConfig, QuantizationConfig
     from workbench.engine.engine import OptimizedInferenceEngine

@@ -61,11 +61,13 @@ def test_ratio_interval_refuses_unpaired_blocks() -> None:
         (0.96, 1.04, 0.05, "same"),
         (0.96, 1.04, 0.02, "undecided"),
         (0.9, 1.3, 0.02, "undecided"),
-        (1.001, 1.015, 0.0, "same"),
-        (1.01, 1.4, 0.02, "undecided"),
-        (1.01, 1.4, 0.005, "faster"),
-        (0.7, 0.99, 0.02, "undecided"),
-        (0.7, 0.99, 0.005, "slower"),
+        (0.999, 1.015, 0.0, "same"),
+        (0.979, 1.021, 0.02, "same"),
+        (0.97, 1.03, 0.02, "undecided"),
+        (1.001, 1.015, 0.02, "faster"),
+        (1.01, 1.4, 0.02, "faster"),
+        (0.7, 0.99, 0.02, "slower"),
+        (0.985, 0.999, 0.02, "slower"),
     ],
 )
 def test_verdict_words(low: float, high: float, floor: float, word: str) -> None:

@@ -123,7 +123,7 @@ class TestSearch:
         final = found.table[-1]
         assert final.ratio_low < 0.4 < final.ratio_high < 0.41 and final.median_ms == pytest.approx(4.0, rel=0.01)
         assert found.verdict.startswith("Chosen: threads=2, memory_format='channels_last', 0.")
-        assert "of the default's time (95 % interval 0." in found.verdict
+        assert "of the default's time (95 % CI 0." in found.verdict
 
     def test_what_is_not_clearly_faster_leaves_the_default(self, images, speeds):
         speeds["noise"] = 0.2

@@ -79,7 +79,7 @@ def test_two_arms_of_one_name_are_refused():
 def test_settling_calls_are_not_recorded():
     calls = []
     arm = CallArm("x", lambda: (calls.append(1), time.sleep(0.002)), settle_s=0.02)
-    samples = arm.block(0.02)
+    samples = arm.block(0.02).ms
     assert 0 < len(samples) < len(calls)
     assert min(samples) >= 2.0
 
@@ -146,4 +146,4 @@ def test_settling_ends_once_the_usual_pace_is_reached_and_lasts_the_whole_time_b
     calls.clear()
     pace["s"] = 0.004  # never as fast as before
     slow = arm.block(0.01)
-    assert len(calls) > 2 * len(slow)
+    assert len(calls) > 2 * slow.ms.size

@@ -30,9 +30,9 @@ def test_bars_are_as_long_as_their_calls_and_say_their_ratio():
     left, right = figure.axes
     assert [bar.get_width() for bar in left.patches] == [4.0, 1.0]
     words = [text.get_text() for text in right.texts]
-    assert "90 ms" in words and "60 ms  1.50× (1.42 to 1.58)" in words
+    assert "90 ms" in words and "60 ms  1.50x (1.42-1.58)" in words
     assert [tick.get_text() for tick in left.get_yticklabels()] == ["torch-eager", "openvino"]
-    assert "milliseconds" in left.get_xlabel()
+    assert "(ms/" in left.get_xlabel()
 
 
 def test_a_group_of_its_own_axes_and_nothing_to_draw():
@@ -50,7 +50,7 @@ def test_what_is_no_group_of_calls_is_refused(groups):
 
 def test_the_axis_says_what_a_call_does():
     (ax,) = wb.plots.plot_calls({"a": [call("x", 2222.0, 1.0)]}, per="64 samples").axes
-    assert "milliseconds per 64 samples" in ax.get_xlabel() and ax.texts[0].get_text() == "2,222 ms"
+    assert "(ms/64 samples)" in ax.get_xlabel() and ax.texts[0].get_text() == "2,222 ms"
 
 
 @pytest.mark.parametrize(

@@ -31,12 +31,12 @@ def test_rounds_ratios_and_the_band_are_drawn():
     figure = wb.plots.plot_comparison(comparison())
     left, right = figure.axes
     assert [list(np.round(line.get_ydata(), 3))[:2] for line in left.lines] == [[4.0, 4.04], [2.0, 2.02]]
-    assert left.get_ylim()[0] == 0 and "ms per call" in left.get_ylabel()
+    assert left.get_ylim()[0] == 0 and "ms/call" in left.get_ylabel()
     assert np.allclose(right.lines[1].get_ydata(), 2.0)
     assert right.get_ylim()[0] < 0.98  # the band around 1 is in sight
     words = {text.get_text() for text in right.texts}
     assert "onnxruntime: faster" in words
-    assert right.get_ylabel() == "times as fast as torch-eager"
+    assert right.get_ylabel() == "Speedup over torch-eager ↑"
     ticks = [text.get_text() for text in right.get_xticklabels()]
     assert ticks[-1] == "all" and all(1 <= int(tick) <= 8 for tick in ticks[:-1])
     inside(figure)

@@ -32,8 +32,8 @@ def test_tradeoff_has_one_line_per_recipe_and_backend(rows: list[dict[str, Any]]
     frame = tradeoff_data(rows, batch_size=32)
     at = [r for r in rows if r["batch_size"] == 32]
     assert len(frame) == len(at) == 18
-    assert frame["paired_ms"].is_monotonic_increasing
-    assert frame["paired_ms"].to_numpy() == pytest.approx(frame["latency_ms_p50"].to_numpy(), rel=0.02)
+    assert frame["latency_ms_rel"].is_monotonic_increasing
+    assert frame["latency_ms_rel"].to_numpy() == pytest.approx(frame["latency_ms_p50"].to_numpy(), rel=0.02)
     oracle = {(r["recipe"], r["backend"]): r for r in at}
     expected = brute_front([(r["latency_ms_p50"], r["quality"]) for r in at])
     on_front = {(r["recipe"], r["backend"]) for r, keep in zip(at, expected, strict=True) if keep}
@@ -55,7 +55,34 @@ def test_the_chart_s_latency_is_the_baseline_s_divided_by_the_speed_up(rows: lis
     frame = tradeoff_data(rows, batch_size=32).set_index(["recipe", "backend"])
     line = frame.loc["quantize", "openvino"]
     assert frame.index[0] == ("quantize", "openvino") and line["pareto"] and line["latency_ms_p50"] == 6.0
-    assert [line["paired_ms_low"], line["paired_ms"], line["paired_ms_high"]] == [base / 10, base / 9, base / 8]
+    found = [line[f"latency_ms_rel{end}"] for end in ("_low", "", "_high")]
+    assert found == pytest.approx([base / 10, base / 9, base / 8])
+
+
+def test_a_variant_is_placed_by_the_baseline_of_its_own_thread_count() -> None:
+    common = {"backend": "torch-eager", "batch_size": 32, "state": "complete", "quality": 0.9, "quality_drop": 0.0}
+    one = {**common, "recipe": "float", "trial_key": "1", "threads": 1, "baseline": True, "latency_ms_p50": 20.0}
+    four = {**one, "trial_key": "4", "threads": 4, "latency_ms_p50": 8.0}
+    variant = {**common, "recipe": "v", "trial_key": "v", "threads": 4, "baseline_key": "4", "baseline": False}
+    variant |= {"latency_ms_p50": 4.0, "speedup": 2.0}
+    for rows in ([one, four, variant], [four, one, variant]):
+        frame = tradeoff_data(rows).set_index(["recipe", "threads"])["latency_ms_rel"]
+        assert frame.to_dict() == {("v", 4): 4.0, ("float", 4): 8.0, ("float", 1): 20.0}
+
+
+def test_reference_rows_and_surveys_are_shown_and_never_on_the_front(rows: list[dict[str, Any]]) -> None:
+    base = next(r for r in rows if r["baseline"] and r["batch_size"] == 32)
+    reference = {**base, "baseline": False, "reference": "as commonly started", "speedup": 30.0, "quality": None}
+    survey = {**base, "baseline": False, "recipe": "quick", "fidelity": "survey", "speedup": 40.0}
+    frame = tradeoff_data([*rows, reference, survey])
+    marked = frame[frame["reference"] != ""]
+    assert marked["latency_ms_rel"].tolist() == pytest.approx([27.0 / 30]) and marked["quality"].tolist() == [0.9712]
+    assert not marked["pareto"].any() and not marked["baseline"].any()
+    assert frame.loc[frame["recipe"] == "quick", "pareto"].tolist() == [False]
+    assert frame["pareto"].sum() == tradeoff_data(rows)["pareto"].sum()
+    assert len(memory_data([*rows, reference])) == len(memory_data(rows))
+    assert len(throughput_data([*rows, reference])) == len(throughput_data(rows))
+    pd.testing.assert_frame_equal(waterfall_data([reference, *rows]), waterfall_data(rows))
 
 
 def test_unmeasured_batch_falls_back_to_the_recommended_rows(rows: list[dict[str, Any]]) -> None:
@@ -127,7 +154,7 @@ def test_waterfall_follows_the_measured_beginnings(rows: list[dict[str, Any]]) -
     frame = waterfall_data(rows)
     assert frame["label"].tolist() == ["original model", "on OpenVINO", "prune 0.5", "distill", "int8 (QAT)"]
     assert frame["kind"].tolist() == ["baseline", "backend", "step", "step", "step"]
-    assert frame["latency_ms_p50"].tolist() == [27.0, 17.2, 8.1, 8.0, 4.4]
+    assert frame["latency_ms_rel"].tolist() == pytest.approx([27.0, 17.2, 8.1, 8.0, 4.4])
     assert frame["latency_ms_change"].tolist()[1:] == pytest.approx([-9.8, -9.1, -0.1, -3.6])
     assert frame["quality_validation"].tolist() == [0.974, 0.974, 0.912, 0.969, 0.9675]
     assert frame["quality_change"].tolist()[1:] == pytest.approx([0, -0.062, 0.057, -0.0015])
@@ -137,14 +164,14 @@ def test_waterfall_follows_the_measured_beginnings(rows: list[dict[str, Any]]) -
 
 def test_waterfall_gives_a_stage_the_latency_of_the_same_structure_trained(rows: list[dict[str, Any]]) -> None:
     frame = waterfall_data([r for r in rows if r["recipe"] != "prune"])
-    assert frame["latency_ms_p50"].tolist() == [27.0, 17.2, 8.0, 8.0, 4.4]
+    assert frame["latency_ms_rel"].tolist() == pytest.approx([27.0, 17.2, 8.0, 8.0, 4.4])
     assert frame["size_mib"][2] == frame["size_mib"][3] != frame["size_mib"][1]
     assert frame["timed_at"].tolist()[2:4] == ["distill", "distill"]
 
 
 def test_waterfall_counts_a_change_from_the_last_known_stage(rows: list[dict[str, Any]]) -> None:
     frame = waterfall_data([r for r in rows if r["recipe"] not in ("prune", "distill")])
-    assert np.isnan(frame["latency_ms_p50"][2:4]).all()
+    assert np.isnan(frame["latency_ms_rel"][2:4]).all()
     assert frame["latency_ms_change"][4] == pytest.approx(4.4 - 17.2)
     assert frame["macs_change"][2] == pytest.approx(-26.5e6)
 
@@ -163,4 +190,13 @@ def test_waterfall_without_a_recommended_row_is_empty_unless_a_row_is_named(rows
     )
     frame = waterfall_data(plain, row=named)
     assert frame["label"].tolist() == ["original model", "on ONNX Runtime", "int8"]
-    assert frame["latency_ms_p50"].tolist() == [8.1, 5.2, 3.2]
+    assert frame["latency_ms_rel"].tolist() == pytest.approx([8.1, 5.2, 3.2])
+
+
+def test_throughput_has_a_line_for_each_number_of_threads(rows: list[dict[str, Any]]) -> None:
+    more = [
+        {**row, "threads": 4, "throughput_per_s": 2 * row["throughput_per_s"], "recommended": False} for row in rows
+    ]
+    frame = throughput_data([*rows, *more])
+    assert (frame.groupby(["recipe_id", "backend", "threads"])["batch_size"].nunique() == 3).all()
+    assert frame.loc[frame["emphasis"] == "recommended", "threads"].unique().tolist() == [2]

@@ -96,19 +96,32 @@ def test_draws_into_a_given_axes(chart: Callable[..., Figure], rows: Rows) -> No
 
 
 def test_units_stand_on_the_axes(rows: Rows) -> None:
-    assert "ms per batch of 32" in plot_tradeoff(rows).axes[0].get_xlabel()
-    assert "samples per second" in plot_throughput(rows).axes[0].get_ylabel()
+    assert plot_tradeoff(rows).axes[0].get_xlabel() == "Latency (ms/batch of 32) ↓"
+    assert plot_throughput(rows).axes[0].get_ylabel() == "Throughput (samples/s) ↑"
     peak, size = plot_memory(rows).axes
     assert "MiB" in peak.get_xlabel() and "MiB" in size.get_xlabel()
     details = [ax.get_title(loc="left") for ax in plot_waterfall(rows).axes]
-    assert details[0] == "ms per batch of 32" and "per sample" in details[1] and "MiB" in details[2]
+    assert "ms/batch of 32" in details[0] and "/sample" in details[1] and "MiB" in details[2]
 
 
 def test_the_limit_the_baseline_and_the_recommended_point_are_named(rows: Rows) -> None:
     words = text_of(plot_tradeoff(rows, quality_drop=0.01))
     assert "acceptable: 0.9612 or more (drop 0.01)" in words
     assert "baseline 0.9712" in words
-    assert "recommended prune+distill+qat 6.14×, drop 0.006" in words
+    assert "recommended prune+distill+qat 6.1x speedup (95 % CI 5.8-6.4)" in words
+
+
+def test_references_and_surveys_are_named(rows: Rows) -> None:
+    base = next(r for r in rows if r["baseline"] and r["batch_size"] == 32)
+    started = {**base, "baseline": False, "reference": "as commonly started", "speedup": 0.6}
+    compiled = {**started, "reference": "torch.compile", "backend": "torch-compile", "speedup": 1.4}
+    survey = {**base, "baseline": False, "recipe": "quick", "recipe_id": "q", "fidelity": "survey", "speedup": 1.2}
+    figure = plot_tradeoff([*rows, started, compiled, survey], quality_drop=0.01)
+    words = text_of(figure)
+    assert "torch eager, as commonly started" in words and "torch.compile" in words and "quick (survey)" in words
+    legend = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert "reference, not ranked" in legend and "survey, low fidelity" in legend
+    assert "reference, not ranked" not in [t.get_text() for t in plot_tradeoff(rows).axes[0].get_legend().get_texts()]
 
 
 def test_a_recipe_named_twice_is_named_with_its_backend(rows: Rows) -> None:

@@ -30,7 +30,7 @@ POINTS = (
 )
 
 
-def history(points=POINTS, figures=("latency_ms_p50",), **goals):
+def history(points=POINTS, figures=("latency_ms_rel",), **goals):
     return History("s", Question(wb.Goals(**goals), figures, (8,)), tuple(points))
 
 
@@ -47,7 +47,7 @@ def test_more_is_better_where_it_is():
     frame = wb.plots.search_data(history(points, ("throughput_per_s",)))
     assert list(frame["best_so_far"]) == [10, 10, 20]
     (ax, _) = wb.plots.plot_search(history(points, ("throughput_per_s",))).axes
-    assert "(more is better)" in ax.get_ylabel()
+    assert "↑" in ax.get_ylabel()
     lost = wb.plots.plot_search(history([*points, tried(3, "pruned", drop=0.4)], ("throughput_per_s",))).axes[0]
     assert marks(lost)[-1] == (4, 0.035, "v", True)  # where the worse ones are
 

@@ -27,7 +27,7 @@ def test_a_line_for_each_name_with_its_word_inside_the_figure():
     figure = wb.plots.plot_sweep(LINES, setting="threads")
     (ax,) = figure.axes
     assert [list(line.get_ydata()) for line in ax.lines[:2]] == [[500, 800], [1000, 2000]]
-    assert ax.get_xlabel() == "threads" and "per second" in ax.get_ylabel()
+    assert ax.get_xlabel() == "threads" and "samples/s" in ax.get_ylabel()
     assert {"eager", "openvino"} <= {text.get_text() for text in ax.texts}
     figure.canvas.draw()
     for text in ax.texts:
@@ -40,7 +40,7 @@ def test_bars_of_amounts():
     amounts = {"new arrays": 128.0, "out=": 0.0}
     (ax,) = wb.plots.plot_amounts(amounts, unit="KiB", words="Memory of one call").axes
     assert [bar.get_width() for bar in ax.patches] == [128.0, 0.0]
-    assert [text.get_text() for text in ax.texts] == ["128 KiB", "0 KiB"] and ax.get_xlabel() == "KiB (less is better)"
+    assert [text.get_text() for text in ax.texts] == ["128 KiB", "0 KiB"] and ax.get_xlabel() == "Amount (KiB) ↓"
     figure = wb.plots.plot_amounts({}, unit="KiB", words="Memory")
     assert "No amount" in figure.axes[0].texts[0].get_text()
     assert wb.plots.plot_amounts({"one": 0.0}, unit="KiB", words="x", ax=figure.add_subplot()) is figure

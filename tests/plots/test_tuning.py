@@ -72,7 +72,7 @@ def undecided() -> TuneResult:
 
 def test_what_is_undecided_is_said_with_the_reason():
     words = wb.plots.plot_tuning(undecided()).axes[0].get_title(loc="left").replace("\n", " ")
-    assert words.startswith("95 % intervals; undecided. The default stays: ")
+    assert words.startswith("95 % CI; undecided. The default stays: ")
     assert words.endswith("only 2 rounds fitted into the time, and 6 are needed. Give a larger budget_s.")
 
 

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from workbench.report.report import Report
+from workbench.study.relative_latency import with_relative_latency
+from workbench.study.strategy.record import Decision
 
 MAKE_ROWS = runpy.run_path(str(Path(__file__).parents[1] / "fixtures" / "rows.py"))["make_rows"]
 
@@ -20,6 +22,16 @@ class FakeStudy:
     def __init__(self, rows: list[dict[str, Any]], outcome: BaseException | None = None) -> None:
         self.kept, self.outcome, self.closed = rows, outcome, False
         self.asked: dict[str, Any] = {}
+        self.ids: tuple[str, ...] = ()
+
+    def planned(self) -> tuple[str, ...]:
+        return self.ids
+
+    def decisions(self) -> tuple[Decision, ...]:
+        return (
+            Decision("training", "8 blocks out", "kept", "It is within the limit.", 1.4, 0.005, 1.43, 0.004),
+            Decision("survey", "sparsify", "not begun", "The time left is too short."),
+        )
 
     def rows(self) -> list[dict[str, Any]]:
         return self.kept
@@ -37,7 +49,7 @@ class FakeStudy:
 @pytest.fixture
 def rows() -> list[dict[str, Any]]:
     """Return 54 complete rows: 6 recipes x 3 backends x 3 batch sizes."""
-    return MAKE_ROWS()
+    return with_relative_latency(MAKE_ROWS())
 
 
 @pytest.fixture
@@ -46,10 +58,10 @@ def make_report(tmp_path: Path) -> Any:
 
     def make(rows: list[dict[str, Any]], outcome: BaseException | None = None, **settings: Any) -> Report:
         report = Report(output_dir=str(tmp_path / "out"), **settings)
-        ids = {(row["recipe_id"], bool(row["steps"])) for row in rows}
-        made = [SimpleNamespace(recipe_id=name, steps=stepped) for name, stepped in ids]
+        study = FakeStudy(rows, outcome)
+        study.ids = tuple(dict.fromkeys(row["recipe_id"] for row in rows if row["steps"]))
         task = SimpleNamespace(name="digits", reference="digits", evaluation=range(3005), train=range(6300))
-        report.__dict__.update(study=FakeStudy(rows, outcome), task=task, recipes=made)
+        report.__dict__.update(study=study, task=task)
         return report
 
     return make

@@ -55,9 +55,20 @@ def test_the_code_makes_the_same_recipe(rows: Rows) -> None:
     compile(code, "code", "exec")
     assert code.startswith("# mine on OpenVINO, batch size 32")
     assert 'task = wb.load_task("some/file.py:make")' in code
-    assert "backend='openvino', batch_size=32, threads=2" in code
+    assert "backend='openvino', batch_size=32, threads=2" in " ".join(code.split())
     expression = code.split("recipe = ")[1].split("variant = ")[0]
     assert eval(expression, {"wb": wb}) == recipe
+
+
+def test_the_code_opens_the_engine_with_the_options_of_the_row(rows: Rows) -> None:
+    import ast
+
+    options = {"precision": "bfloat16", "streams": 2}
+    code = code_for(dict(rows[-1], engine_json=json.dumps(options)), reference=None)
+    calls = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)]
+    (call,) = [c for c in calls if isinstance(c.func, ast.Attribute) and c.func.attr == "from_variant"]
+    found = {word.arg: ast.literal_eval(word.value) for word in call.keywords}
+    assert found == {"backend": "openvino", "batch_size": 32, "threads": 2, **options}
 
 
 def test_default_options_are_left_out() -> None:

@@ -102,7 +102,7 @@ def test_the_command_compares_two_states(storage, tmp_path, capsys):
     slow = {**row, "speedup": 2.0, "speedup_low": 1.9, "speedup_high": 2.1}
     after = write_rows([slow], tmp_path / "after.jsonl")
     assert main(["regression", str(before), str(after)]) == 1
-    assert "worse: a <b> on openvino, batch 1: speed-up 4.00x" in capsys.readouterr().out
+    assert "worse: a <b> on openvino, batch 1: speedup 4.00x" in capsys.readouterr().out
     assert main(["regression", str(after), str(before), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["compared"] == 1
     assert main(["regression", storage, str(before)]) == 0

@@ -10,15 +10,15 @@ import nbformat
 import pytest
 
 from workbench.core.errors import StudyError
+from workbench.report import pieces
 from workbench.report.page import fetches, write_page
-from workbench.report.report import Report
 from workbench.report.show import Html, Picture
 
 Rows = list[dict[str, Any]]
 PICTURES = ("tradeoff", "throughput", "memory", "waterfall")
 PIECES = (
     *("header", "recommendation", "tradeoff_table", "throughput_table", "memory_table", "waterfall_table"),
-    *("trials_table", "coverage", "notes", "code", "method"),
+    *("trials_table", "coverage", "decisions", "notes", "code", "method"),
 )
 
 
@@ -85,7 +85,7 @@ def test_a_failed_study_still_shows_what_was_measured(rows: Rows, make_report: A
     report = make_report(rows, StudyError("The baseline at batch 8 cannot be timed."))
     report.run(progress=lambda _: None)
     assert "The baseline at batch 8 cannot be timed." in str(report.recommendation())
-    assert "6.14×" in str(report.recommendation())
+    assert "6.1x" in str(report.recommendation())
     assert (report.folder / "trials.jsonl").exists()
     with pytest.raises(StudyError, match="batch 8"):
         report.finish()
@@ -96,16 +96,22 @@ def test_stopping_leaves_the_trials_and_shows_what_was_finished(rows: Rows, make
     report.run(progress=lambda _: None)
     assert len((report.folder / "trials.jsonl").read_text().splitlines()) == 54
     shown = str(report.recommendation())
-    assert "Stopped by Ctrl-C. Below is what was finished; the same command goes on" in shown and "6.14×" in shown
+    assert "Stopped by Ctrl-C. Below is what was finished; the same command goes on" in shown and "6.1x" in shown
     with pytest.raises(KeyboardInterrupt):
         report.finish()
 
 
-def test_seed_and_budget_reach_the_recipes(tmp_path: Any) -> None:
-    one, two = (Report(output_dir=str(tmp_path), seed=seed, budget_s=100) for seed in (0, 7))
-    assert {recipe.seed for recipe in two.recipes} == {7}
-    assert [r.name for r in one.recipes] == [r.name for r in two.recipes]
-    assert one.recipes[1].recipe_id != two.recipes[1].recipe_id
+def test_the_seed_reaches_the_default_plan(rows: Rows, make_report: Any) -> None:
+    report = make_report(rows, seed=7)
+    report.run(progress=lambda _: None)
+    assert report.study.asked["seed"] == 7 and report.study.asked["recipes"] is None
+
+
+def test_the_decisions_are_a_table(rows: Rows, make_report: Any) -> None:
+    shown = str(make_report(rows).decisions())
+    assert shown.count("<tr") == 1 + 2
+    assert "8 blocks out" in shown and "1.43x" in shown and "+0.0040" in shown and "not begun" in shown
+    assert "nothing to decide" in pieces.decisions(())
 
 
 def test_the_page_needs_nothing_from_the_network(rows: Rows, make_report: Any, tmp_path: Any) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from workbench.core.speedup import row_speedup
 from workbench.report import words
 from workbench.report.text import rows_text
 from workbench.study.answers import best_row
@@ -45,8 +46,8 @@ def test_quality_and_its_drop() -> None:
 
 def test_headline_of_a_recommended_row(rows: Rows) -> None:
     best = best_row(rows, quality_drop=0.01)
-    said = "Take prune+distill+qat on OpenVINO: 6.14× faster than the original, losing 0.0060 of quality (0.9652)."
-    assert words.headline(best) == said
+    speedup = "6.1x speedup (95 % CI 5.8-6.4)"
+    assert words.headline(best) == f"Take prune+distill+qat on OpenVINO: {speedup}, quality drop 0.0060 (to 0.9652)."
 
 
 def test_headline_where_nothing_met_the_goal(rows: Rows) -> None:
@@ -56,7 +57,7 @@ def test_headline_where_nothing_met_the_goal(rows: Rows) -> None:
 
 def test_headline_where_the_baseline_is_best(rows: Rows) -> None:
     alone = [r for r in rows if r["baseline"]]
-    assert words.headline(best_row(alone, quality_drop=0.01)).startswith("Keep the original model")
+    assert words.headline(best_row(alone, quality_drop=0.01)).startswith("Keep the baseline")
 
 
 def test_headline_without_any_finished_trial(rows: Rows) -> None:
@@ -65,22 +66,26 @@ def test_headline_without_any_finished_trial(rows: Rows) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ratio", "verdict", "said"),
-    [
-        (4.25, "faster", "4.25× faster than the original"),
-        (0.8, "slower", "slower than the original (0.800×)"),
-        (1.01, "same", "as fast as the original (1.01×)"),
-        (1.3, "undecided", "1.30× the original's speed, but undecided"),
-        (None, None, "its speed-up was not measured"),
-    ],
+    ("low", "high", "verdict"),
+    [(4.1, 4.4, "faster"), (2.0, 9.0, "faster"), (0.9, 9.0, "undecided"), (0.5, 0.6, "slower")],
 )
-def test_speed_in_words(ratio: float | None, verdict: str | None, said: str) -> None:
-    assert words.speed_words({"speedup": ratio, "verdict": verdict}) == said
+def test_the_headline_has_the_one_form_of_a_speedup(rows: Rows, low: float, high: float, verdict: str) -> None:
+    row = next(r for r in rows if r["recommended"])
+    row.update(speedup=(low * high) ** 0.5, speedup_low=low, speedup_high=high, verdict=verdict)
+    best = best_row([row])
+    form = str(row_speedup(row))
+    assert form in words.headline(best) and form in best.reason and form in rows_text(rows, best)
 
 
-def test_a_speed_that_is_undecided_is_told_by_its_interval() -> None:
-    row = {"speedup": 82.25, "speedup_low": 25.61, "speedup_high": 151.3, "verdict": "undecided"}
-    assert words.speed_words(row) == "25.6× to 151× the original's speed (undecided)"
+def test_quality_in_words() -> None:
+    assert words.quality_words({"quality": 0.95, "quality_drop": 0.02}) == "quality drop 0.0200 (to 0.9500)"
+    assert words.quality_words({"quality": 0.95, "quality_drop": -0.01}) == "quality gain 0.0100 (to 0.9500)"
+    assert words.quality_words({"quality": 0.95, "quality_drop": 0.0}) == "same quality (0.9500)"
+
+
+def test_a_reference_is_named_in_the_notes(rows: Rows) -> None:
+    (found,) = words.notes_by_reason([{**rows[0], "reference": "as commonly started"}])
+    assert found[2] == ["float, as commonly started on torch eager, batch 1"]
 
 
 def test_caveats_name_what_weakens_the_answer(rows: Rows) -> None:
@@ -112,4 +117,4 @@ def test_a_terminal_gets_the_answer_and_a_line_per_trial(rows: Rows) -> None:
     assert lines[0].startswith("Take prune+distill+qat on OpenVINO")
     assert len(lines) == 2 + 1 + 1 + 54
     starred = [line for line in lines if line.startswith("*")]
-    assert len(starred) == 1 and "6.14×" in starred[0]
+    assert len(starred) == 1 and "6.1x 5.8-6.4" in starred[0]

@@ -10,7 +10,6 @@ import pytest
 
 import workbench as wb
 from workbench.core.errors import BackendUnavailable, ConfigError, StudyError
-from workbench.study.answers import comparable
 from workbench.study.ledger import Ledger
 from workbench.study.rows import COLUMNS
 from workbench.study.run import Run
@@ -170,18 +169,28 @@ def test_exactly_one_row_is_recommended_and_best_names_it(ran):
     best = ran.study.best(quality_drop=1.0)
     assert best.met and best.row["batch_size"] == 4
     asked = [r for r in rows if r["batch_size"] == 4]
-    costs = comparable(asked, "latency_ms_p50")  # timed in turns with the baseline, not minutes apart
-    named = [(r["recipe"], r["backend"]) for r in asked].index((best.row["recipe"], best.row["backend"]))
-    assert costs[named] == min(costs)
+    (base,) = [r for r in asked if r["baseline"]]
+    for r in asked:
+        assert r["latency_ms_rel"] == pytest.approx(base["latency_ms_p50"] / r["speedup"])
+    fastest = min(asked, key=lambda r: r["latency_ms_rel"])["trial_key"]
+    assert fastest in {best.row["trial_key"], *(r["trial_key"] for r in best.ties)}
     assert sum(r["recommended"] for r in rows) == 1
     assert {r["candidates"] for r in rows} == {4}
+
+
+def test_the_recommended_row_is_first_in_the_finals_and_says_so(ran):
+    rows = ran.study.rows()
+    first = [row for row in rows if row["final_rank"] == 1]
+    assert [row["trial_key"] for row in first] == [row["trial_key"] for row in rows if row["recommended"]]
+    assert all("final_rank" in row["notes"] for row in rows if row["final_rank"] is not None)
+    assert first[0]["batch_size"] == 4  # the primary point
 
 
 def test_frames_hold_every_row_and_the_front_is_part_of_it(ran):
     frame = ran.study.frame()
     assert list(frame.columns) == list(COLUMNS) and len(frame) == 8
     front = ran.study.pareto(batch_size=4)
-    assert 1 <= len(front) <= 4 and front["latency_ms_p50"].is_monotonic_increasing
+    assert 1 <= len(front) <= 4 and front["latency_ms_rel"].is_monotonic_increasing
 
 
 def test_events_tell_the_plan_each_row_and_the_best_so_far(ran):

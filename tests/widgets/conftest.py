@@ -14,6 +14,7 @@ from workbench.compress.recipe import Recipe
 from workbench.compress.steps import Distill, Prune, Quantize
 from workbench.core.progress import Progress, ignore
 from workbench.study.answers import Best, best_row, mark_recommended
+from workbench.study.relative_latency import with_relative_latency
 from workbench.study.rows import TrialRow, new_row, update_row
 from workbench.study.summary import RunSummary
 
@@ -77,10 +78,12 @@ class FakeStudy:
         self.cut: tuple[str, ...] = ()
         self.closed = False
 
-    def start(self, recipes: Sequence[Recipe], backends: Sequence[str], batch_sizes: Sequence[int], **options: Any):
+    def start(
+        self, recipes: Sequence[Recipe] | None, backends: Sequence[str], batch_sizes: Sequence[int], **options: Any
+    ):
         self.calls.append({"recipes": recipes, "backends": backends, "batch_sizes": batch_sizes, **options})
         self._limit = options["quality_drop"]
-        plan = [(r, b, n) for r in recipes for b in backends for n in batch_sizes]
+        plan = [(r, b, n) for r in recipes or RECIPES for b in backends for n in batch_sizes]
         return FakeJob(lambda stop: self._run(plan, stop, options.get("progress", ignore)))
 
     def _run(self, plan: list[tuple[Recipe, str, int]], stop: threading.Event, progress: Any) -> RunSummary:
@@ -112,7 +115,7 @@ class FakeStudy:
         return finished(row)
 
     def rows(self) -> list[TrialRow]:
-        rows = list(self._rows.values())
+        rows: Any = with_relative_latency(list(self._rows.values()))
         return mark_recommended(rows, best_row(rows, quality_drop=self._limit))
 
     def best(self, quality_drop: float | None = None, minimise: str = "latency_ms_p50", **_: Any) -> Best:
@@ -138,6 +141,7 @@ def waiting(recipe: Recipe, backend: str, batch: int) -> TrialRow:
         backend=backend,
         batch_size=batch,
         threads=2,
+        trial_key=f"{recipe.recipe_id}/{backend}/{batch}",
         fingerprint="here",
         baseline=not recipe.steps and backend == "torch-eager",
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from workbench.compress.recipe import Recipe
-from workbench.compress.steps import Distill, Factorize, Prune, Quantize, Recover, Sparsify
+from workbench.compress.steps import Distill, Factorize, Prune, PruneDepth, Quantize, Recover, Sparsify
 from workbench.core.errors import ConfigError, RecipeError
 from workbench.engine.backends.base import Availability
 from workbench.widgets.choose import EnginePicker, RecipeList, StepPicker
@@ -30,7 +30,7 @@ def test_ticked_steps_make_a_recipe_in_an_order_that_works() -> None:
 
 def test_every_pair_of_steps_that_may_follow_each_other_can_be_made() -> None:
     picker = StepPicker(lambda _: None)
-    for kind in (Prune, Factorize, Sparsify, Recover, Distill, Quantize):
+    for kind in (PruneDepth, Prune, Factorize, Sparsify, Recover, Distill, Quantize):
         picker.ticks[kind].value = True
     assert not picker.add.disabled
 
@@ -110,3 +110,14 @@ def test_batch_sizes_that_cannot_be_are_said(sizes: str) -> None:
     form = Form(RunSettings)
     form.control("batch_sizes").value = sizes
     assert "batch_sizes" in str(form.error)
+
+
+def test_the_default_plan_is_chosen_until_a_recipe_is(fakes) -> None:
+    listed = RecipeList(fakes.RECIPES)
+    assert listed.automatic.value and listed.plan is None
+    listed.tick("distill", False)
+    assert not listed.automatic.value and [r.name for r in listed.plan] == ["float", "chain"]
+    listed.automatic.value = True
+    assert listed.plan is None
+    listed.add(Recipe(Factorize(), name="thin"))
+    assert [r.name for r in listed.plan] == ["float", "chain", "thin"]

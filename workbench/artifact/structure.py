@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from workbench.compress.depth.pass_through import PassThrough
 from workbench.core.errors import ArtifactError
 
 _Args = Callable[[Any], dict[str, Any]]
@@ -48,6 +49,7 @@ TYPES: dict[str, tuple[type[nn.Module], _Args]] = {
     "Sequential": (nn.Sequential, _take()),
     "ModuleList": (nn.ModuleList, _take()),
     "Identity": (nn.Identity, _take()),
+    "PassThrough": (PassThrough, _take("outputs")),
     "Flatten": (nn.Flatten, _take("start_dim", "end_dim")),
     "Dropout": (nn.Dropout, _take("p")),
     "ReLU": (nn.ReLU, _take()),

@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.compress.order import check_order
 from workbench.compress.recipe import Recipe
-from workbench.compress.steps import STEP_TYPES, Distill, Factorize, Prune, Quantize, Recover, Sparsify, Step
+from workbench.compress.steps import (
+    STEP_TYPES,
+    Distill,
+    Factorize,
+    Prune,
+    PruneDepth,
+    Quantize,
+    Recover,
+    Sparsify,
+    Step,
+)
 from workbench.core.lazy import attribute
 
 if TYPE_CHECKING:
@@ -18,6 +28,7 @@ __all__ = [
     "Factorize",
     "LayerReport",
     "Prune",
+    "PruneDepth",
     "Quantize",
     "Recipe",
     "Recover",

@@ -17,7 +17,7 @@ from torch import nn
 
 from workbench.compress.plain import with_plain_linears
 from workbench.compress.sparsify.zeros import Held, zeros_held
-from workbench.compress.steps import Distill, Factorize, Prune, Quantize, Recover, Sparsify, Step
+from workbench.compress.steps import Distill, Factorize, Prune, PruneDepth, Quantize, Recover, Sparsify, Step
 from workbench.compress.training import Checkpoint
 from workbench.compress.variant import LayerReport, StepReport, Variant, count_macs, count_params, predict_with
 from workbench.core.errors import ConfigError, CoverageError
@@ -76,6 +76,7 @@ Handler = Callable[[Any, Work], Outcome]
 # By name, so that torch-pruning and torchao are only imported by the steps that use them.
 HANDLERS: dict[type[Step], str] = {
     Prune: "workbench.compress.prune.step:prune",
+    PruneDepth: "workbench.compress.depth.step:prune_depth",
     Distill: "workbench.compress.distill:distill",
     Recover: "workbench.compress.distill:recover",
     Factorize: "workbench.compress.factorize.step:factorize",

@@ -10,7 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.compress.order import check_order
-from workbench.compress.steps import Distill, Factorize, Prune, Quantize, Sparsify, Step, step_from_dict, step_to_dict
+from workbench.compress.steps import (
+    Distill,
+    Factorize,
+    Prune,
+    PruneDepth,
+    Quantize,
+    Sparsify,
+    Step,
+    step_from_dict,
+    step_to_dict,
+)
 from workbench.core.config import canonical_json, short_id
 from workbench.core.errors import ConfigError, RecipeError, unknown_name
 from workbench.core.given import given, require_function, require_path
@@ -26,7 +36,7 @@ class Recipe:
 
     Parameters
     ----------
-    *steps : Prune, Distill, Recover, Factorize, Sparsify or Quantize
+    *steps : Prune, PruneDepth, Distill, Recover, Factorize, Sparsify or Quantize
         Checked at once: an order that cannot work raises :class:`RecipeError` with the reason.
     seed : int
         Fixes every random choice. The same seed gives the same variant on the same machine, unless a step is
@@ -79,14 +89,15 @@ class Recipe:
     def technique(self) -> str:
         """The word that chooses colour and marker: float, one of the techniques, or chain."""
         kinds = {type(step) for step in self.steps}
-        compressing = kinds & {Prune, Factorize, Sparsify, Quantize}
+        compressing = kinds & {Prune, PruneDepth, Factorize, Sparsify, Quantize}
         if not kinds:
             return "float"
-        if len(compressing) > 1 or (Distill in kinds and compressing - {Prune}):
+        if len(compressing) > 1 or (Distill in kinds and compressing - {Prune, PruneDepth}):
             return "chain"
         if Distill in kinds:
             return "distill"
-        return compressing.pop().__name__.lower()
+        kind = compressing.pop()
+        return "depth" if kind is PruneDepth else kind.__name__.lower()
 
     @property
     def student(self) -> str | None:
@@ -159,7 +170,7 @@ class Recipe:
             weights bit by bit, unless ``max_seconds`` cuts it.
         cost : callable, optional
             What a variant costs on the engine it will run on, for steps that go by it (``Prune(of="latency")``):
-            ``wb.latency_cost(recipe)``, or a function of your own; less is better.
+            ``wb.latency_cost(recipe)``, or a function of your own, to be minimized.
 
         Returns
         -------

@@ -12,6 +12,7 @@ import numpy.typing as npt
 Array = npt.NDArray[np.float64]
 ASSUMED_NOISE = 0.02
 """The share that counts as noise where the machine's own floor was not measured."""
+_SAME = 1.25
 Verdict = Literal["faster", "same", "slower", "undecided"]
 
 
@@ -97,15 +98,15 @@ def bootstrap_median(
 def verdict(low: float, high: float, *, floor: float = ASSUMED_NOISE) -> Verdict:
     """Return the verdict on a 95 % interval of the speedup that noise and disturbance have widened already.
 
-    ``faster`` and ``slower`` need an interval that excludes 1. ``same`` needs one that holds 1 and lies within the A/A
-    noise floor, or within 2 % if that is wider; anything else is ``undecided``.
+    ``faster`` and ``slower`` need an interval that excludes 1. ``same`` needs one that holds 1 and lies within 2 %, or
+    within the A/A noise floor and a quarter more for the error of the timing itself; anything else is ``undecided``.
 
     Examples
     --------
     >>> verdict(1.01, 1.08), verdict(0.98, 1.08), verdict(0.99, 1.01)
     ('faster', 'undecided', 'same')
     """
-    width = max(floor, ASSUMED_NOISE)
+    width = max(_SAME * floor, ASSUMED_NOISE)
     if low > 1:
         return "faster"
     if high < 1:

@@ -56,7 +56,7 @@ class TunableCalls(ConcurrentCalls):
 
         Numbers of threads are tried, the memory format of torch's backends, whether ONNX Runtime's workers spin, and
         (``goal="throughput"``) OpenVINO's streams, each on top of the best so far, in blocks that take turns with the
-        engine's own settings. The winner is measured once more, and chosen only if the 95 % interval of its time over
+        engine's own settings. The winner is measured once more, and chosen only if the 95 % CI of its time over
         the default's lies wholly below 1. The result is kept for this machine, model, backend, batch size and config;
         one that the time did not suffice for (``decided`` is False) is not, and leaves an earlier one as it was.
 
@@ -85,7 +85,7 @@ class TunableCalls(ConcurrentCalls):
         >>> with wb.OptimizedInferenceEngine.from_variant(variant, backend="torch-eager") as engine:
         ...     result = engine.tune(budget_s=20)  # doctest: +SKIP
         >>> result.verdict  # doctest: +SKIP
-        "Chosen: threads=1, 0.81 of the default's time (95 % interval 0.79 to 0.83)."
+        "Chosen: threads=1, 0.81 of the default's time (95 % CI 0.79-0.83)."
         """
         _check(budget_s, goal, self.placement.place)
         size = self.call_size

@@ -20,7 +20,7 @@ class TunedSetting:
 
     ``changes`` are the options that differ from the engine's own config; ``stage`` is the option that was looked at,
     or ``"final"`` for the fresh measurement that decides. ``median_ms`` is per call, and where calls run at once the
-    time of all over their number. ``ratio`` is this time over the default's, timed beside it, with its 95 % interval:
+    time of all over their number. ``ratio`` is this time over the default's, timed beside it, with its 95 % CI:
     below 1 it is faster.
     """
 
@@ -91,7 +91,7 @@ def judge(final: TunedSetting | None, table: Sequence[TunedSetting]) -> Judged:
         more = f" {_MORE}" if final.reason == TIME_UP else ""
         reason = f"{final.name} was the fastest, and {final.reason} for the decision"
         return Judged(False, False, f"The default stays: {reason}.{more}")
-    share = f"{final.ratio:.3g} of the default's time (95 % interval {final.ratio_low:.3g} to {final.ratio_high:.3g})"
+    share = f"{final.ratio:.3g} of the default's time (95 % CI {final.ratio_low:.3g}-{final.ratio_high:.3g})"
     if final.rounds < DECIDING_ROUNDS:
         return Judged(False, False, f"The default stays: {final.name} took {share}, but {_too_few(final.rounds)}")
     if final.clearly_faster:

@@ -39,7 +39,7 @@ def median_ms(times: Times) -> float:
 
 
 def time_ratio(times: Times, base: Times) -> tuple[float, float, float]:
-    """Return the time over that of the base in the same rounds, with its 95 % interval: below 1 is faster."""
+    """Return the time over that of the base in the same rounds, with its 95 % CI: below 1 is faster."""
     return ratio_interval([np.asarray(block) for block in times], [np.asarray(block) for block in base])
 
 

@@ -24,7 +24,7 @@ from workbench.measure.timing import BLOCK_S, CallArm, check_rounds, interleave
 class CallTime:
     """One call: median over blocks with its interval in ms, samples per second, and how it stands to the first.
 
-    ``ratio`` is the first call's time over this one's (above 1: faster than the first), ``ratio_low`` and
+    ``ratio`` is the first call's time over this one's (above 1: a lower latency), ``ratio_low`` and
     ``ratio_high`` bound it at 95 %.
     """
 

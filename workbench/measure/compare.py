@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from workbench.core.errors import ConfigError, InputError
 from workbench.core.given import given, require_above_zero, require_count, require_engine, require_not_negative
+from workbench.core.speedup import speedup_text
 from workbench.core.stats import ASSUMED_NOISE, Verdict, verdict
 from workbench.engine.placement import runs_on_gpu
 from workbench.measure.blocks import Block
@@ -64,16 +65,10 @@ class Comparison:
     estimator: str = ""
 
     def __repr__(self) -> str:
-        words = {
-            "faster": "faster than",
-            "slower": "slower than",
-            "same": "as fast as",
-            "undecided": "not told apart from",
-        }
+        speedup = speedup_text(self.ratio, self.low, self.high, self.verdict)
         disturbed = "; the machine was disturbed" if self.conditions is not None and self.conditions.reasons else ""
         lines = [
-            f"{self.candidate_name} is {words[self.verdict]} {self.baseline_name}: {self.ratio:.2f}x "
-            f"(95 % interval {self.low:.2f} to {self.high:.2f}{disturbed})",
+            f"{self.candidate_name}: {speedup.over(self.baseline_name)}{disturbed}",
             *(
                 f"  {name}: median {t.p50:.3f} ms, IQR {t.iqr:.3f} ms, {t.calls} calls in {len(t.blocks)} blocks"
                 for name, t in ((self.baseline_name, self.baseline), (self.candidate_name, self.candidate))
@@ -122,7 +117,7 @@ def compare(
     Examples
     --------
     >>> wb.compare(eager, fast, task.examples(16))  # doctest: +SKIP
-    onnxruntime is faster than torch-eager: 2.31x (95 % interval 2.24 to 2.40)
+    onnxruntime: 2.31x speedup over torch-eager (95 % CI 2.24-2.40)
     """
     check_rounds("compare", rounds)
     require_above_zero("compare: budget_s", budget_s, of="seconds")

@@ -1,4 +1,4 @@
-"""Two profiles side by side, layer by layer, and why the second is not faster than it is."""
+"""Two profiles side by side, layer by layer, and the bottlenecks of the second."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Explanation:
 
 
 def explain(profile: Profile, before: Profile | None = None, *, peaks: MachinePeaks | None = None) -> Explanation:
-    """Return why a variant is not faster than it is, each reason with the evidence in its profile.
+    """Return the bottlenecks of a variant, each with the evidence in its profile.
 
     Parameters
     ----------
@@ -141,7 +141,7 @@ class ProfileComparison:
         return self.before.plain_ms / self.after.plain_ms
 
     def explain(self, *, peaks: MachinePeaks | None = None) -> Explanation:
-        """Return why the second is not faster than it is; see :func:`workbench.explain`."""
+        """Return the bottlenecks of the second profile; see :func:`workbench.explain`."""
         return explain(self.after, self.before, peaks=peaks)
 
     def frame(self) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Large matrix products in every library that is installed: what no model in that library can be faster than."""
+"""Large matrix products in every library that is installed: the peak throughput of that library."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def plot_amounts(
     target.set_yticks(range(len(amounts)), list(amounts), fontsize=TEXT)
     target.set_ylim(len(amounts) - 0.45, -0.55)
     target.set_xlim(0, (most or 1.0) * _ROOM)
-    target.set_xlabel(f"{unit} (less is better)", fontsize=TEXT, color=style.INK)
+    target.set_xlabel(f"Amount ({unit}) ↓", fontsize=TEXT, color=style.INK)
     name_rows(target)
     title(target, words, detail)
     return figure_of(target)

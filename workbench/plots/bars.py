@@ -24,8 +24,8 @@ COST: dict[str, Any] = {"facecolor": "#F6D6C1", "edgecolor": style.BAD, "linewid
 class Measure:
     """One panel: the column, its title and unit, and the word for how it is known.
 
-    A ``structural`` figure is the same for two stages of one structure, and was taken once for both. ``ratio`` is
-    how many times better the result is, where that was measured side by side and not from two separate figures.
+    A ``structural`` figure is the same for two stages of one structure, and was taken once for both. ``result`` is
+    the text of the ratio if that was measured directly, and not from two separate figures.
     """
 
     column: str
@@ -35,7 +35,7 @@ class Measure:
     scale: float = 1.0
     higher_is_better: bool = False
     structural: bool = False
-    ratio: float | None = None
+    result: str = ""
 
 
 def draw_measure(ax: Axes, frame: pd.DataFrame, measure: Measure, *, first: bool) -> None:
@@ -130,11 +130,11 @@ def _ratio(start: float, end: float, measure: Measure) -> str:
     if measure.higher_is_better:
         change = end - start
         return f" ({'+' if change >= 0 else '−'}{_number(abs(change))})"
-    if measure.ratio is not None:
-        return f" ({measure.ratio:.3g}× faster)" if measure.ratio >= 1 else f" ({1 / measure.ratio:.3g}× slower)"
+    if measure.result:
+        return f" ({measure.result})"
     if end <= 0 or abs(start / end - 1) < 0.005:
         return ""
-    return f" ({start / end:.3g}× less)" if start > end else f" ({end / start:.3g}× more)"
+    return f" ({start / end:.3g}x less)" if start > end else f" ({end / start:.3g}x more)"
 
 
 def _number(value: float) -> str:

@@ -47,10 +47,10 @@ def plot_calls(
     per: str = "call",
     ax: Axes | None = None,
 ) -> Figure:
-    """Draw the time of each call, shorter is better, with its 95 % interval and its pace beside the first.
+    """Draw the time of each call with its 95 % CI and its speedup over the first.
 
-    The pace is the median over rounds of the first call's time over this one's in the same round: where the machine's
-    own pace changes between rounds, it is another number than the ratio of the two medians, and the one to trust.
+    The speedup is that of :func:`workbench.measure.pace.pace_ratio`: if the machine's own pace changes between rounds,
+    it differs from the ratio of the two medians, and is the one to trust.
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ def plot_calls(
         rows = frame[frame["group"] == name]
         same = number > 0 and list(rows["name"]) == list(frame.loc[frame["group"] == names[0], "name"])
         _panel(target, rows, named=not same, per=per)
-        detail = f"{name}; lines and brackets: 95 % intervals" if number == 0 else name
+        detail = f"{name}; lines and brackets: 95 % CI" if number == 0 else name
         title(target, words if number == 0 else "", detail)
     return figure_of(axes[0])
 
@@ -98,12 +98,10 @@ def plot_calls(
 def _panel(ax: Axes, frame: pd.DataFrame, *, named: bool, per: str) -> None:
     for place, row in enumerate(frame.to_dict("records")):
         ax.hlines(place, row["low_ms"], row["high_ms"], color=style.INK, linewidth=1.6, zorder=4)
-        pace = f"  {row['ratio']:.2f}× ({row['ratio_low']:.2f} to {row['ratio_high']:.2f})"
+        pace = f"  {row['ratio']:.2f}x ({row['ratio_low']:.2f}-{row['ratio_high']:.2f})"
         draw_bar(ax, place, row["ms"], f"{short(row['ms'])} ms" + ("" if place == 0 else pace), end=row["high_ms"])
     ax.set_yticks(range(len(frame)), [textwrap.fill(name, _WRAP) for name in frame["name"]], fontsize=TEXT)
     ax.set_ylim(len(frame) - 0.45, -0.55)
     ax.set_xlim(0, max(frame["high_ms"].max(), frame["ms"].max()) * _ROOM)
-    ax.set_xlabel(
-        f"milliseconds per {per} (less is better);\n×: pace beside the first, of the same rounds", fontsize=TEXT
-    )
+    ax.set_xlabel(f"Time (ms/{per}) ↓\nx: speedup over the first, same rounds", fontsize=TEXT)
     name_rows(ax, shown=named)

@@ -24,7 +24,7 @@ _LEGEND_LINE = 28
 def plot_comparison(found: Comparison) -> Figure:
     """Draw a comparison: milliseconds per call round by round, and beside it the ratio of each round.
 
-    The shaded band is the noise floor; the upright bar is the 95 % interval of the ratio.
+    The shaded band is the noise floor; the upright bar is the 95 % CI of the ratio.
 
     Examples
     --------
@@ -85,7 +85,7 @@ def _rounds(ax: Axes, rounds: np.ndarray, medians: list[np.ndarray], names: list
         loc="upper left", ncols=2 if beside else 1, fontsize=TEXT, frameon=False, handletextpad=0.2, columnspacing=1.2
     )
     _count(ax)
-    ax.set_ylabel("ms per call, median of a block", fontsize=TEXT + 0.5, color=style.INK)
+    ax.set_ylabel("Latency (ms/call, median of a block) ↓", fontsize=TEXT + 0.5, color=style.INK)
     title(ax, "In turns", "a block of each in every round, in random order")
 
 
@@ -110,7 +110,7 @@ def _ratios(ax: Axes, rounds: np.ndarray, ratios: np.ndarray, found: Comparison)
     # the interval is of all rounds together, and stands behind the last one
     counted = [tick for tick in ax.get_xticks() if 1 <= tick <= len(rounds) and tick < place - 0.06 * len(rounds)]
     ax.set_xticks([*counted, place], [*(f"{tick:g}" for tick in counted), "all"])
-    ax.set_ylabel(f"times as fast as {found.baseline_name}", fontsize=TEXT + 0.5, color=style.INK)
+    ax.set_ylabel(f"Speedup over {found.baseline_name} ↑", fontsize=TEXT + 0.5, color=style.INK)
     detail = f"{found.ratio:.3f} ({found.low:.3f} to {found.high:.3f}); band: noise floor {100 * found.floor:.1f} %"
     title(ax, f"{found.candidate_name}: {found.verdict}", detail)
 

@@ -11,15 +11,21 @@ import pandas as pd
 
 from workbench.core.errors import StudyError
 from workbench.core.machine import fingerprint_id
-from workbench.study.answers import comparable, one_machine, usual_shape
+from workbench.study.answers import one_machine, usual_shape
+from workbench.study.relative_latency import with_relative_latency
+from workbench.study.rows import is_ranked
 
 BASELINE_BACKEND = "torch-eager"
 NUMBERS = (
     "batch_size",
+    "threads",
     "quality",
     "quality_drop",
     "quality_drop_low",
     "quality_drop_high",
+    "latency_ms_rel",
+    "latency_ms_rel_low",
+    "latency_ms_rel_high",
     "latency_ms_p50",
     "latency_ms_low",
     "latency_ms_high",
@@ -32,7 +38,7 @@ NUMBERS = (
     "speedup_low",
     "speedup_high",
 )
-WORDS = ("task", "recipe", "recipe_id", "technique", "backend", "state")
+WORDS = ("task", "recipe", "recipe_id", "technique", "backend", "state", "verdict")
 
 
 def rows_of(rows: Any) -> list[dict[str, Any]]:
@@ -44,7 +50,7 @@ def rows_of(rows: Any) -> list[dict[str, Any]]:
         If ``rows`` is none of these.
     """
     if isinstance(rows, pd.DataFrame):
-        return [{str(k): v for k, v in row.items()} for row in rows.to_dict("records")]
+        return [{str(k): None if v != v else v for k, v in row.items()} for row in _records(rows)]
     if callable(getattr(rows, "rows", None)):
         rows = rows.rows()
     if not isinstance(rows, Iterable) or isinstance(rows, str | bytes | Mapping):
@@ -52,14 +58,24 @@ def rows_of(rows: Any) -> list[dict[str, Any]]:
     return [dict(row) for row in rows]
 
 
-def complete_frame(rows: Any) -> pd.DataFrame:
-    """Return the complete rows as a frame with every column that charts use; numbers are float, NaN where unknown.
+def _records(frame: pd.DataFrame) -> list[dict[Any, Any]]:
+    return frame.to_dict("records")
 
-    Only those of one machine: this one, or, where it has none, the one with most rows; and of one shape, the one with
-    most rows.
-    ``certain_ms`` is the latency that rows are compared by: see :func:`workbench.study.answers.comparable`.
-    """
+
+def latency_rows(rows: Any) -> list[dict[str, Any]]:
+    """Return the complete rows, each with its baseline-normalised latency."""
     complete = [row for row in rows_of(rows) if row.get("state", "complete") == "complete"]
+    return with_relative_latency([{**row, "baseline": is_baseline(row)} for row in complete])
+
+
+def complete_frame(rows: Any, *, references: bool = False) -> pd.DataFrame:
+    """Return the complete rows as a frame with every column that charts use; numbers are float, NaN if unknown.
+
+    Only those of one machine: this one, or, if it has none, the one with most rows; and of one shape, the one with
+    most rows. Reference rows are left out unless ``references`` is True. ``ranked`` is False for them and for rows of a
+    survey: such rows are never on a Pareto front. ``reference`` is empty for every other row.
+    """
+    complete = [row for row in latency_rows(rows) if references or row.get("reference") is None]
     judged = [row for row in complete if row.get("quality") is not None] or complete  # a bench's rows choose nothing
     same, _ = one_machine(judged, fingerprint_id())
     wanted = (same[0].get("fingerprint") if same else None, usual_shape(same))
@@ -67,17 +83,21 @@ def complete_frame(rows: Any) -> pd.DataFrame:
     frame = pd.DataFrame({name: [row.get(name) for row in table] for name in WORDS})
     for name in NUMBERS:
         frame[name] = pd.to_numeric(pd.Series([row.get(name) for row in table], dtype=object)).astype(float)
-    certain = pd.Series(comparable(table, "latency_ms_p50"), dtype=object)
-    frame["certain_ms"] = pd.to_numeric(certain).astype(float)
+    frame["reference"] = [row.get("reference") or "" for row in table]
+    frame["fidelity"] = [row.get("fidelity") or "full" for row in table]
+    frame["engine_json"] = [row.get("engine_json") or "{}" for row in table]
+    frame["ranked"] = np.array([is_ranked(row) for row in table], dtype=bool)
     frame["recommended"] = np.array([row.get("recommended") is True for row in table], dtype=bool)
-    frame["baseline"] = np.array([is_baseline(row) for row in table], dtype=bool)
+    frame["baseline"] = np.array([row["baseline"] for row in table], dtype=bool)
     frame["quality_low"] = frame["quality"] - (frame["quality_drop_high"] - frame["quality_drop"])
     frame["quality_high"] = frame["quality"] + (frame["quality_drop"] - frame["quality_drop_low"])
     return frame
 
 
 def is_baseline(row: Mapping[str, Any]) -> bool:
-    """Say whether a row is the original model in torch eager, whose rows may lack the ``baseline`` column."""
+    """Return whether a row is a baseline: the original model in torch eager; rows may lack the ``baseline`` column."""
+    if row.get("reference") is not None:
+        return False
     return bool(row.get("baseline", row.get("technique") == "float" and row.get("backend") == BASELINE_BACKEND))
 
 
@@ -91,9 +111,9 @@ def choose_batch(frame: pd.DataFrame, wanted: int) -> int:
 
 
 def pareto_mask(cost: Iterable[float], gain: Iterable[float]) -> npt.NDArray[np.bool_]:
-    """Say for each point whether no other is at least as good in both and better in one.
+    """Return for each point whether no other one is at least as good in both and better in one.
 
-    ``cost`` is better when lower, ``gain`` when higher; NaN is never on the front; equal points both are.
+    ``cost`` is better if lower, ``gain`` if higher; NaN is never on the front; equal points both are.
 
     Examples
     --------
@@ -106,6 +126,11 @@ def pareto_mask(cost: Iterable[float], gain: Iterable[float]) -> npt.NDArray[np.
     better = (x[None, :] < x[:, None]) | (y[None, :] > y[:, None])
     beaten = (no_worse & better & known[None, :]).any(axis=1)
     return np.asarray(known & ~beaten, dtype=bool)
+
+
+def front_mask(frame: pd.DataFrame, cost: str, gain: str = "quality") -> npt.NDArray[np.bool_]:
+    """Return for each row whether it is on the Pareto front of the ranked rows."""
+    return pareto_mask(frame[cost].where(frame["ranked"]), frame[gain])
 
 
 def front(frame: pd.DataFrame, cost: str, gain: str = "quality") -> pd.DataFrame:

@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from workbench.plots.canvas import dress, figure_of, new_figure, say, title
-from workbench.plots.frame import choose_batch, complete_frame, pareto_mask, why_empty
-from workbench.plots.scatter import Axis, key, scatter
+from workbench.plots.frame import choose_batch, complete_frame, front_mask, why_empty
+from workbench.plots.scatter import Axis, key, mark_label, scatter
 
 COLUMNS = [
     "recipe",
@@ -27,6 +27,9 @@ COLUMNS = [
     "quality_low",
     "quality_high",
     "quality_drop",
+    "threads",
+    "reference",
+    "fidelity",
     "pareto",
     "pareto_size",
     "recommended",
@@ -38,13 +41,13 @@ def memory_data(rows: Any, *, batch_size: int = 32) -> pd.DataFrame:
     """Return one line per complete trial at a batch size: peak memory, model size and quality, leanest first.
 
     ``peak_rss_mib`` is that of the trial's own process, ``size_mib`` that of the model on disk; ``pareto`` and
-    ``pareto_size`` mark the front of quality against each of the two.
+    ``pareto_size`` mark the front of quality against each of the two. Reference rows are left out.
     """
     frame = complete_frame(rows)
     frame = frame[frame["batch_size"] == choose_batch(frame, batch_size)]
     frame = frame.dropna(subset=["quality"]).dropna(subset=["peak_rss_mib", "size_mib"], how="all").copy()
-    frame["pareto"] = pareto_mask(frame["peak_rss_mib"], frame["quality"])
-    frame["pareto_size"] = pareto_mask(frame["size_mib"], frame["quality"])
+    frame["pareto"] = front_mask(frame, "peak_rss_mib")
+    frame["pareto_size"] = front_mask(frame, "size_mib")
     frame["batch_size"] = frame["batch_size"].astype(int)
     return frame.sort_values("peak_rss_mib")[COLUMNS].reset_index(drop=True)
 
@@ -102,8 +105,8 @@ def _panels(frame: pd.DataFrame, *, alone: bool) -> list[_Panel]:
     """Return the panels whose figures were measured; what is missing is said in the other one."""
     batch = int(frame["batch_size"].iloc[0])
     has_peak, has_size = frame["peak_rss_mib"].notna().any(), frame["size_mib"].notna().any()
-    peak_axis = Axis("peak_rss_mib", f"peak memory of the process at batch {batch}, MiB (lower is better)")
-    size_axis = Axis("size_mib", "model on disk, MiB (lower is better)")
+    peak_axis = Axis("peak_rss_mib", f"Peak memory at batch {batch} (MiB) ↓")
+    size_axis = Axis("size_mib", "Model size (MiB on disk) ↓")
     peak_detail = "runtime included, each trial in a process of its own"
     size_detail = "the file that the backend loads"
     peak = _Panel(peak_axis, "Peak memory and quality", peak_detail, _label)
@@ -133,4 +136,4 @@ def _label(row: Any) -> str:
 def _size_label(row: Any) -> str:
     if row["recommended"]:
         return f"recommended\n{row['recipe']}"
-    return f"{row['recipe']} (baseline)" if row["baseline"] else str(row["recipe"])
+    return mark_label(row)

@@ -35,8 +35,8 @@ def quantize_modes_data(variants: Mapping[str, Variant], original: Variant) -> p
     """Return a row per variant and one for ``original``, the largest file first.
 
     ``size_kib`` is that of the ONNX file, ``sqnr_db`` the signal of the float model's outputs against what they moved
-    (higher is better, infinite where nothing moved), ``quality`` the task's metric and ``drop_points`` how far it fell
-    in hundredths, with its paired 95 % interval over resampled examples (NaN where the metric cannot be resampled);
+    (better if higher, infinite if nothing moved), ``quality`` the task's metric and ``drop_points`` how far it fell
+    in hundredths, with its paired 95 % CI over resampled examples (NaN where the metric cannot be resampled);
     all on the *validation* split. Then a column per engine: empty where it runs the mode, else why it does not.
 
     Raises
@@ -146,7 +146,7 @@ def _draw_sizes(ax: Axes, frame: pd.DataFrame) -> None:
     for place, size in enumerate(sizes):
         ax.annotate(f"{size:,.0f}", (size, place), (4, 0), textcoords="offset points", va="center", fontsize=TEXT - 1.5)
     ax.set_xlim(0, sizes.max() * 1.2)
-    ax.set_xlabel("ONNX file (KiB)", fontsize=TEXT)
+    ax.set_xlabel("ONNX file (KiB) ↓", fontsize=TEXT)
     title(ax, "Size", "hollow: computes in float")
 
 
@@ -157,8 +157,8 @@ def _draw_errors(ax: Axes, frame: pd.DataFrame) -> None:
         elif ratio > 0:
             ax.annotate("exact", (1, place), (-4, 0), ("axes fraction", "data"), "offset points", ha="right",
                         va="center", fontsize=TEXT - 0.5, color=style.MUTED)  # fmt: skip
-    ax.set_xlabel("signal to error of the outputs (dB)", fontsize=TEXT)
-    title(ax, "How far outputs move", "right is better; 6 dB more: half the error")
+    ax.set_xlabel("SQNR of the outputs (dB) ↑", fontsize=TEXT)
+    title(ax, "How far outputs move", "6 dB more: half the error")
 
 
 def _draw_drops(ax: Axes, frame: pd.DataFrame) -> None:
@@ -167,8 +167,8 @@ def _draw_drops(ax: Axes, frame: pd.DataFrame) -> None:
         ends = [row["drop_low"], row["drop_high"]]
         ax.plot(ends, [place, place], color=style.FAINT, linewidth=4, solid_capstyle="butt", zorder=2)
         ax.plot(row["drop_points"], place, linestyle="none", zorder=3, **_look(row["mode"]))
-    ax.set_xlabel("drop of validation quality (points)", fontsize=TEXT)
-    title(ax, "What the metric notices", "left is better; grey: paired 95 % interval")
+    ax.set_xlabel("Drop of validation quality (points) ↓", fontsize=TEXT)
+    title(ax, "What the metric notices", "gray: paired 95 % CI")
 
 
 def _draw_engines(ax: Axes, frame: pd.DataFrame) -> None:
@@ -235,7 +235,7 @@ def plot_layer_rounding(frame: pd.DataFrame, *, ax: Axes | None = None) -> Figur
         places = line["layer"].map(layers)
         ax.plot(places, line["sqnr_db"], color=shade, marker="osD^vPX"[number % 7], markersize=5, label=name)
     ax.set_xticks(range(len(layers)), list(layers), fontsize=TEXT - 1, rotation=45, ha="right", rotation_mode="anchor")
-    ax.set_ylabel("signal to error of the outputs (dB)", fontsize=TEXT)
+    ax.set_ylabel("SQNR of the outputs (dB) ↑", fontsize=TEXT)
     ax.legend(frameon=False, fontsize=TEXT - 0.5, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    title(ax, "What one layer's rounding costs", f"{plural(len(layers), 'layer')}, all others in float; up is better")
+    title(ax, "What one layer's rounding costs", f"{plural(len(layers), 'layer')}, all others in float")
     return figure

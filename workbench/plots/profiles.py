@@ -95,7 +95,7 @@ def plot_profile(profile: Profile, *, most: int = 14, ax: Axes | None = None) ->
         _behind(target, start, place, said)
     drawn = frame.loc[frame["layer_ms"] <= _CUT * longest, "layer_ms"].max()
     _rows(target, layers, float(drawn) * 1.26)
-    target.set_xlabel("milliseconds per call (less is better)", fontsize=TEXT, color=style.INK)
+    target.set_xlabel("Time (ms/call) ↓", fontsize=TEXT, color=style.INK)
     _key(target, [kind for kind in (*KINDS, OUTSIDE) if kind in set(frame["kind"])])
     beside = f"nodes together {short(profile.total_ms)} ms, a plain call {short(profile.plain_ms)} ms"
     who = f"{profile.task}, {profile.label}, {_place(profile)}"
@@ -140,7 +140,7 @@ def plot_profiles(comparison: ProfileComparison, *, most: int = 14, ax: Axes | N
         _behind(target, max(before, after), place, _change(row, before, after))
     longest = float(frame[["before_ms", "after_ms"]].max().max())
     _rows(target, list(frame["layer"]), longest * 1.42)
-    target.set_xlabel("milliseconds per call (less is better)", fontsize=TEXT, color=style.INK)
+    target.set_xlabel("Time (ms/call) ↓", fontsize=TEXT, color=style.INK)
     ours, theirs = comparison.before, comparison.after
     handles = [
         Patch(color=style.FAINT, label=_cut(f"before: {ours.label}, {ours.backend}", 44)),
@@ -148,7 +148,7 @@ def plot_profiles(comparison: ProfileComparison, *, most: int = 14, ax: Axes | N
     ]
     _key_below(target, handles, max(4, len(frame)))
     nodes = f"all nodes {short(ours.total_ms)} → {short(theirs.total_ms)} ms"
-    calls = f"a plain call {short(ours.plain_ms)} → {short(theirs.plain_ms)} ms ({comparison.speedup:.2f}×)"
+    calls = f"a plain call {short(ours.plain_ms)} → {short(theirs.plain_ms)} ms ({comparison.speedup:.2f}x speedup)"
     detail = f"{ours.task}, batch {ours.batch_size}: {nodes}, {calls}{_disturbed(ours, theirs)}"
     title(target, "What became of every layer", detail)
     return figure_of(target)
@@ -159,7 +159,7 @@ def _change(row: Mapping[Any, Any], before: float, after: float) -> str:
         return f"{short(before)} ms → gone"
     if row["state"] == "new":
         return f"new, {short(after)} ms"
-    return f"{short(before)} → {short(after)} ms ({row['ratio']:.2f}×)"
+    return f"{short(before)} → {short(after)} ms ({row['ratio']:.2f}x)"
 
 
 def _look(kind: str) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def pruning_data(variants: Iterable[Variant]) -> pd.DataFrame:
 
 
 def plot_pruning(variants: Iterable[Variant], *, ax: Axes | None = None) -> Figure:
-    """Draw quality on the validation split (higher is better) against the share of MACs left, a line per importance.
+    """Draw quality on the validation split against the share of MACs left, a line per importance.
 
     Variants that were trained after the cut stand in a panel of their own, with a scale of its own. With ``ax``, all
     stand there, those without training dashed.
@@ -81,12 +81,12 @@ def plot_pruning(variants: Iterable[Variant], *, ax: Axes | None = None) -> Figu
         labels.append((target, _curves(target, part, dashed=ax is not None and not part["epochs"].any())))
         if ax is None:
             title(target, *_words(part))
-        target.set_xlabel("multiply-accumulates taken away", fontsize=TEXT + 0.5, color=style.INK)
+        target.set_xlabel("MACs removed", fontsize=TEXT + 0.5, color=style.INK)
         target.set_xticks([0.0, 0.2, 0.4, 0.6, 0.8])
         target.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     if ax is not None:
         title(ax, "Pruning", "dashed: as cut; solid: trained after")
-    axes[0].set_ylabel("quality on the validation split (higher is better)", fontsize=TEXT + 0.5, color=style.INK)
+    axes[0].set_ylabel("Quality (validation split) ↑", fontsize=TEXT + 0.5, color=style.INK)
     for target, found in labels:
         spread_right(target, found)
     return figure_of(axes[0])

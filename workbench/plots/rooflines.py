@@ -60,8 +60,8 @@ def plot_roofline(points: Sequence[RooflinePoint], peaks: MachinePeaks, *, ax: A
         say(target, "No point to draw: give at least one variant or profile.")
         return figure_of(target)
     left, right = _limits(target, frame, peaks)
-    target.set_xlabel("operations per byte moved at least (flop/byte)", fontsize=TEXT + 0.5, color=style.INK)
-    target.set_ylabel("GFLOP/s (more is better)", fontsize=TEXT + 0.5, color=style.INK)
+    target.set_xlabel("Arithmetic intensity, upper bound (flop/byte)", fontsize=TEXT + 0.5, color=style.INK)
+    target.set_ylabel("Performance (GFLOP/s) ↑", fontsize=TEXT + 0.5, color=style.INK)
     obstacles = Obstacles()
     _roofs(target, peaks, left, right, obstacles)
     labels = [_point(target, row, obstacles) for row in frame.to_dict("records")]

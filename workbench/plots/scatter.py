@@ -56,7 +56,7 @@ def scatter(
     for _, row in shown.iterrows():
         _point(ax, row, axis, floor, {"fillstyle": fill} if fill else {})
     ax.set_xlabel(axis.words, fontsize=TEXT + 0.5, color=style.INK)
-    ax.set_ylabel("quality, the task's metric (higher is better)", fontsize=TEXT + 0.5, color=style.INK)
+    ax.set_ylabel("Quality (task's metric) ↑", fontsize=TEXT + 0.5, color=style.INK)
     labels, obstacles = _labels(shown, axis, floor, label)
     obstacles.lines = line
 
@@ -141,6 +141,10 @@ def _point(ax: Axes, row: Any, axis: Axis, floor: float, look: dict[str, Any]) -
     x, y = row[axis.column], row["drawn_at"]
     emphasised = bool(row["pareto"] or row["recommended"] or row["baseline"])
     off_scale = row["quality"] < floor
+    if row["reference"]:
+        look = {**look, **style.REFERENCE}
+    elif row["fidelity"] == "survey":
+        look = {**look, **style.SURVEY}
     marks = style.marker(row, zorder=6 if row["recommended"] else 5 if emphasised else 4, clip_on=False, **look)
     bar: dict[str, Any] = {
         "color": marks["color"],
@@ -163,6 +167,18 @@ def _point(ax: Axes, row: Any, axis: Axis, floor: float, look: dict[str, Any]) -
             "markeredgewidth": 1.8,
         }
         ax.plot([x], [y], zorder=6, clip_on=False, **ring)
+
+
+def mark_label(row: Any) -> str:
+    """Return the label of a mark: the recipe, or what makes the row special."""
+    if row["recommended"]:
+        return f"recommended\n{row['recipe']}"
+    if row["reference"]:
+        engine = style.backend(row["backend"]).word
+        return engine if row["reference"] == engine else f"{engine}, {row['reference']}"
+    if row["fidelity"] == "survey":
+        return f"{row['recipe']} (survey)"
+    return f"{row['recipe']} (baseline)" if row["baseline"] else str(row["recipe"])
 
 
 def key(ax: Axes, frame: pd.DataFrame) -> None:
@@ -191,6 +207,12 @@ def key(ax: Axes, frame: pd.DataFrame) -> None:
     handles.append(Line2D([], [], color=style.MUTED, linewidth=1.1, label="Pareto front"))
     if frame["recommended"].any():
         handles.append(Line2D([], [], markersize=13, label="recommended", **ring))
+    plain = {"technique": "float", "backend": "torch-eager"}
+    if (frame["reference"] != "").any():
+        handles.append(Line2D([], [], label="reference, not ranked", **style.marker(plain, **style.REFERENCE)))
+    if (frame["fidelity"] == "survey").any():
+        looks = {**style.SURVEY, "color": style.MUTED, "markeredgecolor": style.MUTED}
+        handles.append(Line2D([], [], label="survey, low fidelity", **style.marker(plain, **looks)))
     box = ax.legend(
         handles=handles,
         loc="upper left",
@@ -218,7 +240,9 @@ def _labels(
         off_scale = row["quality"] < floor
         if not off_scale and pd.notna(row["quality_low"]):
             obstacles.bars.append((place[0], row["quality_low"], place[0], row["quality_high"]))
-        if row["recommended"] or row["baseline"] or row["pareto"] or (off_scale and row["recipe_id"] not in named):
+        special = row["recommended"] or row["baseline"] or row["pareto"] or row["reference"]
+        surveyed = row["fidelity"] == "survey"
+        if special or ((off_scale or surveyed) and row["recipe_id"] not in named):
             named.add(row["recipe_id"])
             chosen.append((row, place, off_scale))
     recipes = [row["recipe"] for row, _, off_scale in chosen if not off_scale]
@@ -230,6 +254,6 @@ def _labels(
         elif said == row["recipe"] and recipes.count(said) > 1:
             said += f", {style.backend(row['backend']).word}"
         bold = bool(row["recommended"])
-        essential = bool(bold or row["baseline"])
+        essential = bool(bold or row["baseline"] or row["reference"])
         labels.append(Label(said, *place, bold=bold, essential=essential, clear=12.0 if bold else 5.0))
     return labels, obstacles

@@ -98,7 +98,7 @@ def _words(result: Any) -> str:
 
 
 def plot_scenarios(results: Sequence[Any], *, words: str = "MLPerf's scenarios, by LoadGen") -> Figure:
-    """Draw what each scenario gave: samples per second (more is better), and percentiles of the latency (less is).
+    """Draw the result of each scenario: samples per second, and percentiles of the latency.
 
     A hatched bar is a test that LoadGen does not call valid. A percentile that the queries do not resolve is left out.
 
@@ -131,7 +131,7 @@ def _throughput(ax: Axes, frame: pd.DataFrame) -> None:
     ax.set_yticks(range(len(frame)), names, fontsize=TEXT)
     ax.set_ylim(len(frame) - 0.45, -0.55)
     ax.set_xlim(0, frame["samples_per_s"].max() * 1.22)
-    ax.set_xlabel("samples per second (more is better)", fontsize=TEXT + 0.5, color=style.INK)
+    ax.set_xlabel("Throughput (samples/s) ↑", fontsize=TEXT + 0.5, color=style.INK)
     name_rows(ax)
 
 
@@ -156,7 +156,7 @@ def _latency(ax: Axes, frame: pd.DataFrame) -> None:
             ax.plot(ms, place, zorder=5, **look.marks)
         _behind(ax, place, " / ".join(short(ms) for ms, _ in found) + " ms", style.INK)
     ax.set_ylim(len(frame) - 0.45, -0.55)
-    ax.set_xlabel("milliseconds (less is better)", fontsize=TEXT + 0.5, color=style.INK)
+    ax.set_xlabel("Latency (ms) ↓", fontsize=TEXT + 0.5, color=style.INK)
     name_rows(ax, shown=False)
     _key(ax)
 
@@ -227,9 +227,9 @@ def plot_server_rate(rate: Any, *, ax: Axes | None = None) -> Figure:
     title(
         target, words, f"{rate.offline.backend}, Poisson arrivals (Offline: {short(rate.offline.samples_per_s)} per s)"
     )
-    target.set_xlabel("rows that arrive per second", fontsize=TEXT + 0.5, color=style.INK)
+    target.set_xlabel("Arrival rate (rows/s)", fontsize=TEXT + 0.5, color=style.INK)
     name = f"p{100 * rate.percentile:g}"
-    target.set_ylabel(f"{name} of the latency, ms\n(less is better)", fontsize=TEXT + 0.5, color=style.INK)
+    target.set_ylabel(f"{name} of the latency (ms) ↓", fontsize=TEXT + 0.5, color=style.INK)
     points = frame.assign(latency_ms=frame["latency_ms"].fillna(target.get_ylim()[1]))
     labels = []
     looks = ((True, "o", style.GOOD, "valid, says LoadGen"), (False, "X", style.BAD, "not valid"))

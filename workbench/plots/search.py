@@ -36,14 +36,21 @@ _LOOKS = {
     "failed": ("x", "failed"),
 }
 _NAMES = {
-    "latency_ms_p50": "latency, ms per batch",
-    "throughput_per_s": "samples per second",
-    "quality_drop": "drop of quality (validation)",
-    "peak_rss_mib": "peak memory, MiB",
-    "size_mib": "size, MiB",
+    "latency_ms_rel": "Latency (ms/batch)",
+    "latency_ms_p50": "Latency as timed (ms/batch)",
+    "throughput_per_s": "Throughput (samples/s)",
+    "quality_drop": "Quality drop (validation)",
+    "peak_rss_mib": "Peak memory (MiB)",
+    "size_mib": "Size (MiB)",
 }
 
-_UNITS = {"latency_ms_p50": " ms", "throughput_per_s": " per s", "peak_rss_mib": " MiB", "size_mib": " MiB"}
+_UNITS = {
+    "latency_ms_rel": " ms",
+    "latency_ms_p50": " ms",
+    "throughput_per_s": " per s",
+    "peak_rss_mib": " MiB",
+    "size_mib": " MiB",
+}
 
 
 def search_data(search: Any) -> pd.DataFrame:
@@ -119,7 +126,7 @@ def _figures(ax: Axes, frame: pd.DataFrame, history: Any, against: str) -> None:
     """Draw the figure of each timed point and the best so far; what has none stands at the upper edge."""
     column = AGAINST[against][1]
     name = history.question.figures[0]
-    limits = {"latency_ms_p50": history.question.goals.max_latency_ms, "size_mib": history.question.goals.max_size_mib,
+    limits = {"latency_ms_rel": history.question.goals.max_latency_ms, "size_mib": history.question.goals.max_size_mib,
               "peak_rss_mib": history.question.goals.max_peak_rss_mib}  # fmt: skip
     limit = limits.get(name)
     known = [*frame["value"].dropna(), *([limit] if limit is not None else [])]
@@ -138,9 +145,7 @@ def _figures(ax: Axes, frame: pd.DataFrame, history: Any, against: str) -> None:
     if limit is not None:
         _goal(ax, limit)
     _axis(ax, frame, against)
-    ax.set_ylabel(
-        f"{_NAMES.get(name, name)}\n({'more' if more else 'less'} is better)", fontsize=TEXT + 0.5, color=style.INK
-    )
+    ax.set_ylabel(f"{_NAMES.get(name, name)} {'↑' if more else '↓'}", fontsize=TEXT + 0.5, color=style.INK)
     title(ax, "Best so far", _best_words(frame, name))
 
 
@@ -162,7 +167,7 @@ def _drops(ax: Axes, frame: pd.DataFrame, history: Any, against: str) -> None:
     _points(ax, frame, AGAINST[against][1], "validation_drop")
     _goal(ax, limit)
     _axis(ax, frame, against)
-    ax.set_ylabel("drop of quality, metric's units\n(less is better)", fontsize=TEXT + 0.5, color=style.INK)
+    ax.set_ylabel("Quality drop (metric's units) ↓", fontsize=TEXT + 0.5, color=style.INK)
     title(ax, "Quality lost", "on the validation split, which the search may see")
 
 

@@ -60,7 +60,7 @@ def plot_layer_sqnr(report: Any, *, ax: Axes | None = None) -> Figure:
     ax.set_ylim(len(frame) - 0.4, -0.6)
     ax.set_xlim(min(0.0, float(lengths.min()) * 1.1), highest * 1.12)
     name_rows(ax)
-    ax.set_xlabel("signal to error (dB); 10 dB less is ten times the error's energy", fontsize=TEXT)
+    ax.set_xlabel("SQNR (dB) ↑; 10 dB less: ten times the error energy", fontsize=TEXT)
     lost = f", {plural(len(report.unaligned), 'layer')} not compared" if report.unaligned else ""
     words = f"{report.task} on {report.backend}: {report.candidate} against {report.reference}; worst in orange{lost}"
     title(ax, "What arrives behind each layer", words)

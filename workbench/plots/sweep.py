@@ -54,11 +54,11 @@ def sweep_data(lines: Mapping[str, Mapping[int, Any]]) -> pd.DataFrame:
 def plot_sweep(
     lines: Mapping[str, Mapping[int, Any]],
     *,
-    setting: str = "batch size, samples",
+    setting: str = "Batch size (samples)",
     words: str = "Throughput",
     ax: Axes | None = None,
 ) -> Figure:
-    """Draw samples per second, more is better, against a setting.
+    """Draw samples per second against a setting.
 
     Parameters
     ----------
@@ -77,9 +77,9 @@ def plot_sweep(
         say(target, "No call to draw: give at least one line with one setting.")
         return figure_of(target)
     _scales(target, frame)
-    title(target, words, "bars: 95 % intervals")
+    title(target, words, "bars: 95 % CI")
     target.set_xlabel(setting, fontsize=TEXT + 0.5, color=style.INK)
-    target.set_ylabel("samples per second\n(more is better)", fontsize=TEXT + 0.5, color=style.INK)
+    target.set_ylabel("Throughput (samples/s) ↑", fontsize=TEXT + 0.5, color=style.INK)
     labels = []
     for number, (name, line) in enumerate(frame.groupby("name", sort=False)):
         place = _PLACES.index(name) if name in _PLACES else number + len(_PLACES)

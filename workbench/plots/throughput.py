@@ -11,9 +11,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
 from workbench.plots import style
-from workbench.plots.canvas import TEXT, dress, figure_of, new_figure, plain_log, say, title, wants_log
+from workbench.plots.canvas import TEXT, dress, figure_of, new_figure, plain_log, plural, say, title, wants_log
 from workbench.plots.edges import spread_right
-from workbench.plots.frame import choose_batch, complete_frame, pareto_mask, why_empty
+from workbench.plots.frame import choose_batch, complete_frame, front_mask, why_empty
 from workbench.plots.labels import Label
 
 COLUMNS = [
@@ -21,6 +21,9 @@ COLUMNS = [
     "recipe_id",
     "technique",
     "backend",
+    "engine_json",
+    "threads",
+    "fidelity",
     "batch_size",
     "throughput_per_s",
     "throughput_low",
@@ -31,8 +34,14 @@ COLUMNS = [
 ]
 
 
+SERIES = ["recipe_id", "backend", "engine_json", "threads", "fidelity"]
+"""The columns that name a line: one variant over the batch sizes."""
+
+
 def throughput_data(rows: Any, *, batch_size: int = 32) -> pd.DataFrame:
-    """Return samples per second for each recipe, backend and batch size, with the interval from the latency's.
+    """Return samples per second for each variant and batch size, with the interval of the latency as timed.
+
+    A variant is a recipe on a backend with the engine's options and its threads. Reference rows are left out.
 
     ``emphasis`` names why a line stands out: ``"recommended"``, ``"baseline"``, ``"pareto"`` (on the
     latency-quality front at ``batch_size``), ``"reference"`` (the recommended recipe or the float model on
@@ -41,10 +50,11 @@ def throughput_data(rows: Any, *, batch_size: int = 32) -> pd.DataFrame:
     frame = complete_frame(rows)
     frame = frame.dropna(subset=["throughput_per_s", "batch_size"]).copy()
     frame["batch_size"] = frame["batch_size"].astype(int)
+    frame["threads"] = frame["threads"].fillna(0).astype(int)
     frame["throughput_low"] = 1000 * frame["batch_size"] / frame["latency_ms_high"]
     frame["throughput_high"] = 1000 * frame["batch_size"] / frame["latency_ms_low"]
     at = frame[frame["batch_size"] == choose_batch(frame, batch_size)]
-    best = at[pareto_mask(at["certain_ms"], at["quality"])]
+    best = at[front_mask(at, "latency_ms_rel")]
     known = frame.loc[frame["recommended"], "recipe_id"]
     groups = {
         "recommended": _keys(frame[frame["recommended"]]),
@@ -52,14 +62,14 @@ def throughput_data(rows: Any, *, batch_size: int = 32) -> pd.DataFrame:
         "pareto": _keys(best),
         "reference": _keys(frame[frame["recipe_id"].isin(known) | (frame["technique"] == "float")]),
     }
-    pairs = zip(frame["recipe_id"], frame["backend"], strict=True)
-    frame["emphasis"] = [next((word for word, keys in groups.items() if key in keys), "") for key in pairs]
-    order = frame.sort_values(["backend", "recipe", "recipe_id", "batch_size"])
+    keys = [*frame[SERIES].itertuples(index=False, name=None)]
+    frame["emphasis"] = [next((word for word, some in groups.items() if key in some), "") for key in keys]
+    order = frame.sort_values(["backend", "recipe", *SERIES, "batch_size"])
     return order[COLUMNS].reset_index(drop=True)
 
 
 def plot_throughput(rows: Any, *, batch_size: int = 32, ax: Axes | None = None) -> Figure:
-    """Draw samples per second (higher is better) against batch size.
+    """Draw samples per second against batch size.
 
     One panel per backend, with the baseline repeated in each. The recommended recipe, the float model and the
     recipes on the latency-quality front at ``batch_size`` are drawn in colour and named, others thin and grey.
@@ -76,22 +86,24 @@ def plot_throughput(rows: Any, *, batch_size: int = 32, ax: Axes | None = None) 
     width = min(15.0, 1.9 + 3.2 * len(groups))
     axes = new_figure(width, 4.6, columns=len(groups), share_y=True)[1] if ax is None else [dress(ax)]
     _axes_scale(axes, frame)
-    reference = frame[frame["baseline"]]
+    baselines = [line for _, line in frame[frame["baseline"]].groupby(SERIES)]
+    reference = max(baselines, key=len) if baselines else frame[frame["baseline"]]
+    several = frame["threads"].nunique() > 1
     pending = []
     for number, (target, names) in enumerate(zip(axes, groups, strict=True)):
         words = style.backend(names[0]).word if len(names) == 1 else "all backends"
-        title(target, f"Throughput, {words}", "bars: 95 % intervals" if number == 0 else "same scale")
-        pending.append(_panel(target, frame[frame["backend"].isin(names)], reference))
-        target.set_xlabel("batch size, samples", fontsize=TEXT + 0.5, color=style.INK)
-    axes[0].set_ylabel("samples per second (higher is better)", fontsize=TEXT + 0.5, color=style.INK)
+        title(target, f"Throughput, {words}", "bars: 95 % CI" if number == 0 else "same scale")
+        pending.append(_panel(target, frame[frame["backend"].isin(names)], reference, threads=several))
+        target.set_xlabel("Batch size (samples)", fontsize=TEXT + 0.5, color=style.INK)
+    axes[0].set_ylabel("Throughput (samples/s) ↑", fontsize=TEXT + 0.5, color=style.INK)
     _legend(axes[-1], frame)
     for target, labels in zip(axes, pending, strict=True):  # last, since they are fitted to the final layout
         spread_right(target, labels)
     return figure_of(axes[0])
 
 
-def _keys(frame: pd.DataFrame) -> set[tuple[str, str]]:
-    return set(zip(frame["recipe_id"], frame["backend"], strict=True))
+def _keys(frame: pd.DataFrame) -> set[tuple[Any, ...]]:
+    return set(frame[SERIES].itertuples(index=False, name=None))
 
 
 def _axes_scale(axes: list[Axes], frame: pd.DataFrame) -> None:
@@ -112,10 +124,10 @@ def _axes_scale(axes: list[Axes], frame: pd.DataFrame) -> None:
             target.set_ylim(0, values.max() * 1.12)
 
 
-def _panel(ax: Axes, frame: pd.DataFrame, reference: pd.DataFrame) -> list[Label]:
+def _panel(ax: Axes, frame: pd.DataFrame, reference: pd.DataFrame, *, threads: bool) -> list[Label]:
     labels = []
-    for _, line in frame.groupby(["emphasis", "backend", "recipe_id"], sort=True):
-        label = _line(ax, line)
+    for _, line in frame.groupby(["emphasis", *SERIES], sort=True):
+        label = _line(ax, line, threads=threads)
         if label:
             labels.append(label)
     if len(reference) and not frame["baseline"].any():
@@ -125,7 +137,7 @@ def _panel(ax: Axes, frame: pd.DataFrame, reference: pd.DataFrame) -> list[Label
     return labels
 
 
-def _line(ax: Axes, line: pd.DataFrame) -> Label | None:
+def _line(ax: Axes, line: pd.DataFrame, *, threads: bool) -> Label | None:
     line = line.sort_values("batch_size")
     last = line.iloc[-1]
     if not last["emphasis"]:
@@ -143,6 +155,8 @@ def _line(ax: Axes, line: pd.DataFrame) -> Label | None:
     )
     bold = last["emphasis"] == "recommended"
     words = {"recommended": "recommended:\n", "baseline": "baseline: "}.get(last["emphasis"], "") + str(last["recipe"])
+    words += " (survey)" if last["fidelity"] == "survey" else ""
+    words += f"\n{plural(int(last['threads']), 'thread')}" if threads else ""
     return Label(words, last["batch_size"], last["throughput_per_s"], bold=bold, essential=True)
 
 

@@ -8,9 +8,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from workbench.core.speedup import row_speedup
 from workbench.plots.canvas import dress, figure_of, new_figure, plural, say, title
-from workbench.plots.frame import choose_batch, complete_frame, pareto_mask, why_empty
-from workbench.plots.scatter import Axis, key, scatter
+from workbench.plots.frame import choose_batch, complete_frame, front_mask, why_empty
+from workbench.plots.scatter import Axis, key, mark_label, scatter
 
 COLUMNS = [
     "recipe",
@@ -18,12 +19,11 @@ COLUMNS = [
     "technique",
     "backend",
     "batch_size",
+    "threads",
+    "latency_ms_rel",
+    "latency_ms_rel_low",
+    "latency_ms_rel_high",
     "latency_ms_p50",
-    "latency_ms_low",
-    "latency_ms_high",
-    "paired_ms",
-    "paired_ms_low",
-    "paired_ms_high",
     "quality",
     "quality_low",
     "quality_high",
@@ -31,7 +31,10 @@ COLUMNS = [
     "speedup",
     "speedup_low",
     "speedup_high",
+    "verdict",
     "size_mib",
+    "reference",
+    "fidelity",
     "pareto",
     "recommended",
     "baseline",
@@ -41,28 +44,27 @@ COLUMNS = [
 def tradeoff_data(rows: Any, *, batch_size: int = 32) -> pd.DataFrame:
     """Return one line per complete trial at a batch size, fastest first, with Pareto and recommended marks.
 
-    Latency is in milliseconds per batch, quality in the metric's own units. ``paired_ms`` is the baseline's latency
-    divided by the speed-up, which was measured in turns with it: two rows can be compared by it although the machine's
-    pace drifted between them. Its interval is that of the speed-up; the front goes by its slow end. Where
-    ``batch_size`` was not measured, the recommended row's batch or the largest one stands in.
+    ``latency_ms_rel`` is the baseline-normalised latency in ms per batch, quality is in the metric's own units.
+    Reference rows and rows of a survey are never on the front; a reference without a quality has that of the baseline,
+    because its model is the same. If ``batch_size`` was not measured, the recommended row's batch size or the largest
+    one stands in.
     """
-    frame = complete_frame(rows)
+    frame = complete_frame(rows, references=True)
     frame = frame[frame["batch_size"] == choose_batch(frame, batch_size)]
-    frame = frame.dropna(subset=["latency_ms_p50", "quality"]).copy()
-    frame["pareto"] = pareto_mask(frame["certain_ms"], frame["quality"])
-    base = frame.loc[frame["baseline"], "latency_ms_p50"]
-    scale = float(base.iloc[0]) if len(base) else float("nan")
-    frame["paired_ms"] = (scale / frame["speedup"]).fillna(frame["latency_ms_p50"])
-    frame["paired_ms_low"] = (scale / frame["speedup_high"]).fillna(frame["latency_ms_low"])
-    frame["paired_ms_high"] = (scale / frame["speedup_low"]).fillna(frame["latency_ms_high"])
+    frame = frame.dropna(subset=["latency_ms_rel"]).copy()
+    same = (frame["reference"] != "") & frame["quality"].isna()
+    for name in ("quality", "quality_low", "quality_high"):
+        frame.loc[same, name] = frame.loc[frame["baseline"], name].mean()
+    frame = frame.dropna(subset=["quality"])
+    frame["pareto"] = front_mask(frame, "latency_ms_rel")
     frame["batch_size"] = frame["batch_size"].astype(int)
-    return frame.sort_values("paired_ms")[COLUMNS].reset_index(drop=True)
+    return frame.sort_values("latency_ms_rel")[COLUMNS].reset_index(drop=True)
 
 
 def plot_tradeoff(
     rows: Any, *, batch_size: int = 32, quality_drop: float | None = None, ax: Axes | None = None
 ) -> Figure:
-    """Draw latency (ms per batch, lower is better) against quality (higher is better) at one batch size.
+    """Draw the baseline-normalised latency against quality at one batch size.
 
     Parameters
     ----------
@@ -85,9 +87,11 @@ def plot_tradeoff(
         say(ax, why_empty(rows, "latency with quality"))
         return figure_of(ax)
     batch = int(frame["batch_size"].iloc[0])
-    axis = Axis("paired_ms", f"latency, ms per batch of {batch} (lower is better)", "paired_ms_low", "paired_ms_high")
-    counts = f"{plural(frame['recipe_id'].nunique(), 'recipe')} on {plural(frame['backend'].nunique(), 'backend')}"
-    title(ax, "Latency and quality", f"{counts}, batch {batch}; bars: 95 % intervals")
+    axis = Axis("latency_ms_rel", f"Latency (ms/batch of {batch}) ↓", "latency_ms_rel_low", "latency_ms_rel_high")
+    ranked = frame[frame["reference"] == ""]
+    counts = f"{plural(ranked['recipe_id'].nunique(), 'recipe')} on {plural(ranked['backend'].nunique(), 'backend')}"
+    title(ax, "Latency and quality", f"{counts}; latency = baseline latency / speedup; bars: 95 % CI")
+    frame["several_baselines"] = frame.loc[frame["baseline"], "threads"].nunique() > 1
     label_points = scatter(ax, frame, axis, quality_drop=quality_drop, label=_label)
     key(ax, frame)
     label_points()
@@ -96,8 +100,6 @@ def plot_tradeoff(
 
 def _label(row: Any) -> str:
     if row["recommended"]:
-        figures = f"{row['speedup']:.3g}×, drop {row['quality_drop']:.2g}".replace("-", "−")
-        return f"recommended\n{row['recipe']}\n{figures}"
-    if row["baseline"]:
-        return f"{row['recipe']} (baseline)"
-    return str(row["recipe"])
+        return f"{mark_label(row)}\n{row_speedup(row)}".replace(" (95 %", "\n(95 %")
+    several = row["baseline"] and row["several_baselines"]
+    return f"{row['recipe']} (baseline, {plural(int(row['threads']), 'thread')})" if several else mark_label(row)

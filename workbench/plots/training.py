@@ -124,7 +124,7 @@ def plot_training(
 
 def _panel(ax: Axes, curves: list[tuple[str, pd.DataFrame]], references: Mapping[str, float], metric: str) -> None:
     ax.set_xlabel("epochs (passes over the training data)", fontsize=TEXT + 0.5, color=style.INK)
-    ax.set_ylabel(f"{metric} on validation data (higher is better)", fontsize=TEXT + 0.5, color=style.INK)
+    ax.set_ylabel(f"{metric} (validation data) ↑", fontsize=TEXT + 0.5, color=style.INK)
     for number, (name, line) in enumerate(curves):
         colour, marker = _LOOKS[number % len(_LOOKS)]
         look: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 4.5, "linewidth": 1.6, "zorder": 4}

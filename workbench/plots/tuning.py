@@ -66,7 +66,7 @@ def plot_tuning(result: Any, *, ax: Axes | None = None) -> Figure:
     target.set_yticks(range(len(shown)), labels, fontsize=TEXT)
     target.set_ylim(len(shown) - 0.45, -0.55)
     _scale(target, min(0.95, *(row["ratio_low"] for row in shown)), max(1.05, *(row["ratio_high"] for row in shown)))
-    target.set_xlabel("time over the default's (less is better)", fontsize=TEXT, color=style.INK)
+    target.set_xlabel("Time relative to the default ↓", fontsize=TEXT, color=style.INK)
     name_rows(target)
     title(target, f"Settings of {result.backend}, batch {result.batch_size}", _outcome(result))
     return figure_of(target)
@@ -75,8 +75,8 @@ def plot_tuning(result: Any, *, ax: Axes | None = None) -> Figure:
 def _outcome(result: Any) -> str:
     """Return what came of it; where the time did not suffice to decide, the verdict says why."""
     if result.decided:
-        return f"95 % intervals; {'filled green: chosen' if result.changes else 'the default stays'}"
-    return textwrap.fill(f"95 % intervals; undecided. {result.verdict}", _LINE)
+        return f"95 % CI; {'filled green: chosen' if result.changes else 'the default stays'}"
+    return textwrap.fill(f"95 % CI; undecided. {result.verdict}", _LINE)
 
 
 def _scale(ax: Axes, low: float, high: float) -> None:

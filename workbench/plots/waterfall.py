@@ -11,16 +11,18 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from workbench.core.speedup import row_speedup
 from workbench.plots import style
 from workbench.plots.bars import Measure, draw_measure, gain_key, name_stages
 from workbench.plots.canvas import dress, figure_of, new_figure, say
-from workbench.plots.frame import is_baseline, rows_of, why_empty
+from workbench.plots.frame import latency_rows, rows_of, why_empty
+from workbench.study.relative_latency import baseline_of, with_relative_latency
 
 COLUMNS = [
     "stage",
     "label",
     "kind",
-    "latency_ms_p50",
+    "latency_ms_rel",
     "size_mib",
     "params",
     "macs",
@@ -38,21 +40,22 @@ TRAINING = ("Distill", "Recover")
 def waterfall_data(rows: Any, *, batch_size: int = 32, row: Mapping[str, Any] | None = None) -> pd.DataFrame:
     """Return one line per stage from the baseline to the recommended variant (or to the variant of ``row``).
 
-    Stages are the baseline, the same model on the variant's backend, and each step. ``latency_ms_p50`` (ms per
-    batch) and ``size_mib`` come from measured trials of the recipe's beginnings, NaN where a beginning is not a
-    recipe of the study. A stage that only trains (distill, recover) has the structure of the one before it, so
+    Stages are the baseline, the same model on the variant's backend, and each step. ``latency_ms_rel`` (the
+    baseline-normalised latency in ms per batch) and ``size_mib`` come from measured trials of the recipe's prefixes,
+    NaN if a prefix is not a recipe of the study.
+    A stage that only trains (distill, recover) has the structure of the one before it, so
     that the two share latency and size: ``timed_at`` names the stage they were taken from. ``macs`` (per sample),
     ``params`` and ``quality_validation`` come from the step reports. A ``_change`` is counted from the last stage
     where the figure is known. Empty when there is no such variant.
     """
-    table = [r for r in rows_of(rows) if r.get("state", "complete") == "complete"]
+    table = [r for r in latency_rows(rows) if r.get("reference") is None]
     target = row if row is not None else next((r for r in table if r.get("recommended") is True), None)
     if target is None:
         return pd.DataFrame(columns=COLUMNS)
-    batch = target["batch_size"] if row is not None or target["batch_size"] != batch_size else batch_size
-    same = [r for r in table if r["batch_size"] == batch]
+    target = with_relative_latency([*table, target])[-1]
+    same = _at_point(table, target)
     steps = list(target.get("steps") or [])
-    first = next((r for r in same if is_baseline(r)), {})
+    first = baseline_of(same)(target) or next((r for r in same if r["baseline"]), {})
     stages = [_stage("original model", "baseline", first, steps[0] if steps else None, after=False)]
     if target["backend"] != first.get("backend"):
         moved = next((r for r in same if not r.get("steps") and r["backend"] == target["backend"]), {})
@@ -64,11 +67,18 @@ def waterfall_data(rows: Any, *, batch_size: int = 32, row: Mapping[str, Any] | 
     _share_structure(stages, steps)
     frame = pd.DataFrame(stages)
     frame.insert(0, "stage", range(len(frame)))
-    for column in ("latency_ms_p50", "size_mib", "params", "macs", "quality_validation"):
+    for column in ("latency_ms_rel", "size_mib", "params", "macs", "quality_validation"):
         frame[column] = pd.to_numeric(frame[column]).astype(float)
-        change = column.replace("_p50", "").replace("_validation", "") + "_change"
+        change = column.replace("_rel", "").replace("_validation", "") + "_change"
         frame[change] = frame[column] - frame[column].ffill().shift()
     return frame[COLUMNS]
+
+
+def _at_point(rows: Sequence[Mapping[str, Any]], target: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the rows at the target's operating point and on its machine, those with as many threads first."""
+    names = ("batch_size", "shape", "fingerprint")
+    same = [r for r in rows if all((r.get(name) or "") == (target.get(name) or "") for name in names)]
+    return sorted(same, key=lambda r: r.get("threads") != target.get("threads"))
 
 
 def plot_waterfall(
@@ -81,7 +91,7 @@ def plot_waterfall(
     rows
         A study's rows: list of dicts, DataFrame or Study.
     batch_size
-        The batch size of the latencies, where the recommended row does not name its own.
+        Ignored: the operating point is that of the row.
     row
         Explain this row instead of the recommended one.
     ax
@@ -107,14 +117,12 @@ def plot_waterfall(
 
 
 def _measures(row: Mapping[str, Any]) -> Sequence[Measure]:
-    unit = f"ms per batch of {row['batch_size']}"
+    unit = f"(ms/batch of {row['batch_size']}) ↓"
     return (
-        Measure("latency_ms_p50", "Latency", unit, "timed", structural=True, ratio=row.get("speedup")),
-        Measure("macs", "Work", "million MACs per sample", "counted", scale=1e-6),
-        Measure("size_mib", "Size", "MiB on disk", "measured", structural=True),
-        Measure(
-            "quality_validation", "Quality", "on validation data (higher is better)", "measured", higher_is_better=True
-        ),
+        Measure("latency_ms_rel", "Latency", unit, "timed", structural=True, result=row_speedup(row).brief),
+        Measure("macs", "MACs", "(million/sample) ↓", "counted", scale=1e-6),
+        Measure("size_mib", "Size", "(MiB on disk) ↓", "measured", structural=True),
+        Measure("quality_validation", "Quality", "(validation data) ↑", "measured", higher_is_better=True),
     )
 
 
@@ -127,7 +135,7 @@ def _stage(
         "label": label,
         "kind": kind,
         "timed_at": label,
-        "latency_ms_p50": row.get("latency_ms_p50", np.nan),
+        "latency_ms_rel": row.get("latency_ms_rel", np.nan),
         "size_mib": row.get("size_mib", np.nan),
         "params": found["params"] if found["params"] is not None else row.get("params", np.nan),
         "macs": found["macs"] if found["macs"] is not None else row.get("macs", np.nan),
@@ -141,8 +149,8 @@ def _share_structure(stages: list[dict[str, Any]], steps: Sequence[Mapping[str, 
     for place in range(len(stages) - 2, first - 1, -1):
         here, after = stages[place], stages[place + 1]
         trained = steps[place + 1 - first]["step"].get("step") in TRAINING
-        if trained and pd.isna(here["latency_ms_p50"]) and not pd.isna(after["latency_ms_p50"]):
-            shared = {name: after[name] for name in ("latency_ms_p50", "size_mib", "timed_at")}
+        if trained and pd.isna(here["latency_ms_rel"]) and not pd.isna(after["latency_ms_rel"]):
+            shared = {name: after[name] for name in ("latency_ms_rel", "size_mib", "timed_at")}
             here.update(shared)
 
 

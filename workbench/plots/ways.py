@@ -39,7 +39,7 @@ def ways_data(ways: Mapping[str, Sequence[Any]], original: Any) -> pd.DataFrame:
 
 
 def plot_ways(ways: Mapping[str, Sequence[Any]], original: Any, *, ax: Axes | None = None) -> Figure:
-    """Draw validation quality over the MACs that are left, a line for each way; up and left is better.
+    """Draw validation quality over the MACs that are left, a line for each way.
 
     Examples
     --------
@@ -61,10 +61,10 @@ def plot_ways(ways: Mapping[str, Sequence[Any]], original: Any, *, ax: Axes | No
         "original", (1, original.quality), (-4, 3), ("axes fraction", "data"), "offset points", ha="right",
         fontsize=TEXT - 0.5, color=style.MUTED,
     )  # fmt: skip
-    ax.set_xlabel("multiply-accumulates left (% of the original)", fontsize=TEXT)
-    ax.set_ylabel("validation quality (the task's metric)", fontsize=TEXT)
+    ax.set_xlabel("MACs left (% of the original) ↓", fontsize=TEXT)
+    ax.set_ylabel("Validation quality (task's metric) ↑", fontsize=TEXT)
     ax.legend(frameon=False, fontsize=TEXT - 0.5, loc="lower right")
-    title(ax, "Quality for the work that is left", f"{original.task.name}: up and left is better")
+    title(ax, "Quality for the work that is left", original.task.name)
     return figure
 
 

@@ -7,6 +7,7 @@ import json
 from workbench.compress.recipe import Recipe
 from workbench.compress.steps import Step
 from workbench.report.words import Row, engine_name
+from workbench.study.rows import row_options
 
 
 def code_for(row: Row, *, reference: str | None) -> str:
@@ -15,25 +16,25 @@ def code_for(row: Row, *, reference: str | None) -> str:
     Parameters
     ----------
     row : mapping
-        A study's row; its recipe, backend, batch size and threads are used.
+        A study's row; its recipe, backend, batch size, threads and engine options are used.
     reference : str or None
         How :func:`workbench.load_task` finds the task; None where only the reader has it.
     """
     recipe = Recipe.from_json(row["recipe_json"]) if row.get("recipe_json") else Recipe()
     steps = [step_code(step) for step in recipe.steps]
     seed = [f"seed={recipe.seed}"] if recipe.seed else []
-    options = [f"backend={row['backend']!r}", f"batch_size={row['batch_size']}"]
-    if row.get("threads") is not None:
-        options.append(f"threads={row['threads']}")
+    options = [f"{name}={value!r}" for name, value in row_options(row).items()]
+    shape = f", {row['shape']}" if row.get("shape") else ""
     lines = [
-        f"# {row['recipe']} on {engine_name(row['backend'])}, batch size {row['batch_size']}",
+        f"# {row['recipe']} on {engine_name(row['backend'])}, batch size {row['batch_size']}{shape}",
         "import workbench as wb",
         "",
         _task_line(reference),
         _call("recipe = wb.Recipe", [*steps, *seed]),
         "variant = recipe.apply(task)",
         "",
-        f"with wb.OptimizedInferenceEngine.from_variant(variant, {', '.join(options)}) as engine:",
+        _call("engine = wb.OptimizedInferenceEngine.from_variant", ["variant", *options]),
+        "with engine:",
         f"    outcome = engine.predict(task.examples({row['batch_size']}))",
         "",
         "outcome.result, outcome.metrics.inference_time_ms",

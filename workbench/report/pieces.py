@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from workbench.core.machine import Machine, library_versions
+from workbench.core.speedup import row_speedup
 from workbench.engine.names import DEFAULT_BACKENDS
 from workbench.report.settings import ReportSettings
 from workbench.report.show import details, text
@@ -26,31 +27,33 @@ from workbench.report.words import (
     quality,
     quality_interval,
     some,
-    times,
 )
 from workbench.study.answers import Best
+from workbench.study.strategy.record import Decision
 
 LIBRARIES = ("torch", "onnxruntime", "openvino", "torch-pruning", "torchao", "inference-workbench")
 
 METHOD = """
-Every trial is one recipe on one backend at one batch size, timed in a fresh process of its own.
+Every trial is one recipe on one backend at one batch size, timed in a process of its own.
 It runs in short blocks that alternate in random order with blocks of the baseline: the original model in torch eager,
-float32, inference mode, with the same number of threads. Calls before the timing is steady, and the first 50 ms
-after each switch, are thrown away.|
-Latency is the median time of one call with a whole batch; throughput follows from it. Intervals are 95 %
-intervals: order statistics for the median, a bootstrap over pairs of blocks for the speed-up, a paired
-bootstrap over evaluation samples for the quality drop. p90 and p99 appear only where the samples resolve them.
-Faster and slower mean that the interval of the speed-up lies wholly beyond the noise floor, which is how far two
-loads of one model are apart here (A-A); same, that it lies within it. A round in which other processes used the cores
-is thrown away and timed again, and where that did not help the row says so.
-Trials are ranked by the lower end of that interval: the pace of a machine drifts between trials that run minutes
-apart, and what disturbed the baseline shall not choose.|
+float32, inference mode. Calls of the warm-up, and the first 50 ms after each switch, are discarded.|
+The speedup is the baseline's latency over the trial's latency, both from the same rounds. The latency in charts, tables
+and ranking is baseline-normalised: the latency of the baseline's own row, divided by the speedup. The drift of the
+machine between two trials is therefore left out. The latency as timed is the median time of one call with a whole
+batch; throughput follows from it.|
+Intervals are 95 % CIs: order statistics for the median, a bootstrap over pairs of blocks for the speedup, a paired
+bootstrap over evaluation samples for the quality drop. p90 and p99 appear only if the samples resolve them. The A/A
+noise floor is the difference between two loads of one model on this machine. Faster and slower mean that the interval
+of the speedup excludes 1 by more than the noise floor; same means that the interval lies within the noise floor; every
+other interval is undecided. An interval wider than a factor of 1.5 supports a bound only ("at least").|
+Trials are ranked by the baseline-normalised latency. Of trials that are not told apart, the smaller model is preferred.
+Reference rows and trials at low fidelity (survey) are shown and never recommended.|
 Quality is the task's own metric on its evaluation samples, run on the engine that was timed. Training,
-calibration and the figures after each step use other samples. Agreement is the share of those samples that get the
-float model's answer, right or wrong. Peak memory is that of the trial's process, runtime included; PSS divides pages
-that several processes share among them. Energy is what the counters of processor or GPU tell, above the machine at
-rest, and left out where they cannot be read. Size is the model file on disk. Load, compile and first call are the
-cold start of a fresh process, without the import of the runtime; they add up to the time until its first answer.
+calibration and the figures after each step use other samples. Agreement is the share of those samples for which the
+output equals that of the float model, right or wrong. Peak memory is that of the trial's process, runtime included; PSS
+divides pages that several processes share among them. Energy is read from the counters of processor or GPU, above the
+machine at rest, and left out if they cannot be read. Size is the model file on disk. Load, compile and first call are
+the cold start of a fresh process, without the import of the runtime; they add up to the time until its first answer.
 """
 
 
@@ -89,14 +92,14 @@ def recommendation(best: Best, baseline: Row | None, rows: Sequence[Row]) -> str
 
 
 def _tiles(row: Row, baseline: Row | None) -> str:
-    base = baseline or {}
+    base, speedup = baseline or {}, row_speedup(row)
     tiles = [
-        _tile("speed-up", times(row.get("speedup")), _between(row, "speedup", 3), "against torch eager"),
+        _tile("speedup", speedup.figure, f"95 % CI {speedup.interval}" if speedup.interval else "", "over torch eager"),
         _tile(
             f"latency, batch {row['batch_size']}",
-            f"{number(row.get('latency_ms_p50'))} ms",
-            _between(row, "latency_ms", 3),
-            _in_turns(row),
+            f"{number(row.get('latency_ms_rel'))} ms",
+            _between(row, "latency_ms_rel", 3),
+            _was(base, "latency_ms_rel", "ms"),
         ),
         _tile("quality drop", drop(row.get("quality_drop")), _drop_between(row), _quality(row, base)),
         _tile(
@@ -117,12 +120,6 @@ def _tiles(row: Row, baseline: Row | None) -> str:
     return f'<div class="tiles">{"".join(tiles)}</div>'
 
 
-def _in_turns(row: Row) -> str:
-    """Return the baseline's latency as it was when the two were timed in turns: that is what the speed-up divides."""
-    latency, ratio = row.get("latency_ms_p50"), row.get("speedup")
-    return f"original beside it: {number(latency * ratio)} ms" if latency and ratio else ""
-
-
 def _tile(name: str, figure: str, beside: str, below: str) -> str:
     lines = "".join(f"<small>{text(line)}</small>" for line in (beside, below) if line)
     return f'<div class="tile"><span>{text(name)}</span><strong>{text(figure)}</strong>{lines}</div>'
@@ -130,22 +127,22 @@ def _tile(name: str, figure: str, beside: str, below: str) -> str:
 
 def _between(row: Row, name: str, digits: int) -> str:
     words = interval(row.get(f"{name}_low"), row.get(f"{name}_high"), digits)
-    return f"95 % interval {words}" if words else ""
+    return f"95 % CI {words}" if words else ""
 
 
 def _drop_between(row: Row) -> str:
     words = quality_interval(row.get("quality_drop_low"), row.get("quality_drop_high"))
-    return f"95 % interval {words}" if words else ""
+    return f"95 % CI {words}" if words else ""
 
 
 def _was(base: Row, name: str, unit: str) -> str:
-    return "" if base.get(name) is None else f"original: {number(base[name])} {unit}"
+    return "" if base.get(name) is None else f"baseline: {number(base[name])} {unit}"
 
 
 def _quality(row: Row, base: Row) -> str:
     if row.get("quality") is None:
         return ""
-    return quality(row["quality"]) + ("" if base.get("quality") is None else f", original: {quality(base['quality'])}")
+    return quality(row["quality"]) + ("" if base.get("quality") is None else f", baseline: {quality(base['quality'])}")
 
 
 def _asked(settings: ReportSettings) -> str:
@@ -193,6 +190,34 @@ def _step(step: Mapping[str, Any]) -> str:
     notes = "".join(f'<p class="hint">{text(note)}</p>' for note in step.get("notes") or [])
     body = f"<table><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table>" if layers else ""
     return f"<h4>{text(step['label'])}</h4><p>{text('; '.join(facts))}</p>{notes}<div class='scroll'>{body}</div>"
+
+
+def decisions(found: Sequence[Decision]) -> str:
+    """Return the table of a plan's decisions: the candidates, predicted and measured, and why they were kept or not."""
+    if not found:
+        return '<p class="hint">The recipes were given: the plan had nothing to decide.</p>'
+    heads = ("part", "candidate", "predicted", "measured", "outcome", "why")
+    lines = []
+    for one in found:
+        cells = (
+            *(one.stage, one.subject, _speed_and_drop(one.predicted_speedup, one.predicted_drop)),
+            *(_speed_and_drop(one.speedup, one.drop), one.outcome, one.why),
+        )
+        body = "".join(f'<td class="words">{text(cell)}</td>' for cell in cells)
+        lines.append(f'<tr class="{"" if one.outcome == "kept" else "untouched"}">{body}</tr>')
+    head = "".join(f'<th class="words">{name}</th>' for name in heads)
+    hint = (
+        '<p class="hint">Speedups of free variants are over the baseline, those of structures and trainings over the '
+        "best variant without training. Drops are in the metric's units.</p>"
+    )
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+    return f'<div class="scroll">{table}</div>{hint}'
+
+
+def _speed_and_drop(speedup: float | None, lost: float | None) -> str:
+    parts = [f"{number(speedup)}x"] if speedup is not None else []
+    parts += [f"drop {drop(lost)}"] if lost is not None else []
+    return ", ".join(parts) or "–"
 
 
 def notes(rows: Sequence[Row], cut: Sequence[str]) -> str:

@@ -21,10 +21,11 @@ from workbench.report.settings import ReportSettings
 from workbench.report.show import Html, Picture, details, style, text
 from workbench.report.trials import write_trials
 from workbench.report.words import Row, headline
-from workbench.study.answers import Best, best_row, mark_recommended, ranked
+from workbench.study.answers import Best, best_row, mark_recommended, table_order
+from workbench.study.relative_latency import LATENCY, baseline_of
+from workbench.study.rows import is_ranked
 
 if TYPE_CHECKING:
-    from workbench.compress.recipe import Recipe
     from workbench.study.study import Study
     from workbench.study.summary import RunSummary
     from workbench.tasks.task import Task
@@ -68,15 +69,6 @@ class Report:
 
         return Study(self.task, storage=storage_url(self.settings, self.folder))
 
-    @cached_property
-    def recipes(self) -> list[Recipe]:
-        """The recipes that are tried: the defaults for the budget, with this report's seed."""
-        from workbench.compress.recipe import Recipe
-        from workbench.study.defaults import default_recipes
-
-        found = default_recipes(self.settings.study_budget)
-        return [Recipe(*recipe.steps, seed=self.settings.seed, name=recipe.name) for recipe in found]
-
     def run(self, *, progress: ProgressCallback | None = None) -> None:
         """Run the study; trials that are complete from an earlier run are reused.
 
@@ -87,13 +79,14 @@ class Report:
         study = self.study
         try:
             self.summary = study.run(
-                self.recipes,
+                None,
                 list(self.settings.backends) or None,
                 self.settings.batch_sizes,
                 threads=self.settings.threads or None,
                 budget_s=self.settings.seconds_left(),
                 quality_drop=self.settings.quality_drop,
                 monitor=self.monitor,
+                seed=self.settings.seed,
                 progress=told,
             )
         except (WorkbenchError, KeyboardInterrupt) as error:
@@ -106,19 +99,19 @@ class Report:
 
     @cached_property
     def _answer(self) -> tuple[list[Row], Best]:
-        known = {recipe.recipe_id for recipe in self.recipes if recipe.steps}
+        known = self.study.planned()
         wanted = [
             row
             for row in self.study.rows()
             if (row["recipe_id"] in known or row["technique"] == "float")
             and row["batch_size"] in self.settings.batch_sizes
-            and (not self.settings.backends or row["backend"] in self.settings.backends or row["baseline"])
+            and (not self.settings.backends or row["backend"] in self.settings.backends or _is_shown_anyway(row))
         ]
         best = self._best(wanted)
         return list(mark_recommended(wanted, best)), best
 
     def _best(self, rows: Sequence[Any]) -> Best:
-        judged = (row for row in rows if row["state"] == "complete" and row["quality_drop"] is not None)
+        judged = (r for r in rows if r["state"] == "complete" and r["quality_drop"] is not None and is_ranked(r))
         size = self.settings.batch_size if any(r["batch_size"] == self.settings.batch_size for r in judged) else None
         return best_row(rows, quality_drop=self.settings.quality_drop, batch_size=size)
 
@@ -127,7 +120,7 @@ class Report:
 
     @property
     def rows(self) -> list[Row]:
-        """The rows of this report's recipes, backends and batch sizes, at most one of them recommended."""
+        """The rows of this report's plan, backends and batch sizes, at most one of them recommended."""
         return self._answer[0]
 
     @property
@@ -166,8 +159,8 @@ class Report:
         return Picture(plot_tradeoff(self.rows, batch_size=size, quality_drop=limit), headline(self.best))
 
     def tradeoff_table(self) -> Html:
-        """Return the figures behind :meth:`tradeoff`, ranked as :func:`workbench.study.answers.ranked` says."""
-        return Html(tables.table(tables.TRADEOFF, self._at_batch("latency_ms_p50")))
+        """Return the figures behind :meth:`tradeoff`, fastest first, reference rows under their baseline."""
+        return Html(tables.table(tables.TRADEOFF, self._at_batch(LATENCY)))
 
     def throughput(self) -> Picture:
         """Return the chart of samples per second against batch size."""
@@ -213,7 +206,10 @@ class Report:
 
     def trials_table(self) -> Html:
         """Return every trial with every figure."""
-        order = sorted(self.rows, key=lambda r: (r["batch_size"] != self.settings.batch_size, r["batch_size"]))
+        sizes = sorted(
+            {row["batch_size"] for row in self.rows}, key=lambda size: (size != self.settings.batch_size, size)
+        )
+        order = [r for size in sizes for r in table_order([r for r in self.rows if r["batch_size"] == size], LATENCY)]
         return Html(details(f"All {len(order)} trials", tables.table(tables.TRIALS, order), opened=len(order) <= 24))
 
     def resources(self) -> Picture:
@@ -226,6 +222,10 @@ class Report:
     def coverage(self) -> Html:
         """Return which layers each step touched, folded."""
         return Html(pieces.coverage(self.rows))
+
+    def decisions(self) -> Html:
+        """Return what the plan considered, predicted and measured, and why it went on or not."""
+        return Html(pieces.decisions(self.study.decisions()))
 
     def notes(self) -> Html:
         """Return what was cut, what failed, and what could not be measured."""
@@ -250,7 +250,7 @@ class Report:
 
     def _at_batch(self, column: str) -> list[Row]:
         rows = [r for r in self.rows if r["state"] == "complete" and r["batch_size"] == self.settings.batch_size]
-        return ranked(rows, column)
+        return table_order(rows, column)
 
     def _what_stopped(self) -> str:
         if isinstance(self.failure, KeyboardInterrupt):
@@ -258,9 +258,14 @@ class Report:
         return str(self.failure)
 
     def _baseline(self) -> Mapping[str, Any] | None:
-        rows = [row for row in self.rows if row["baseline"] and row["state"] == "complete"]
-        same = [row for row in rows if self.best.row is None or row["batch_size"] == self.best.row["batch_size"]]
-        return same[0] if same else None
+        rows = [row for row in self.rows if row["state"] == "complete"]
+        if self.best.row is not None:
+            return baseline_of(rows)(self.best.row)
+        return next((row for row in rows if row["baseline"]), None)
+
+
+def _is_shown_anyway(row: Row) -> bool:
+    return bool(row["baseline"]) or row.get("reference") is not None
 
 
 def storage_url(settings: ReportSettings, folder: Path) -> str:

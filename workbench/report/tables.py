@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from workbench.core.speedup import row_speedup
 from workbench.report.show import text
 from workbench.report.words import (
     Row,
@@ -20,7 +21,7 @@ from workbench.report.words import (
     quality_interval,
     share,
     signed,
-    times,
+    variant_name,
 )
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Column:
-    """A head with its unit, and what to write for a row: the figure and, smaller, what stands beside it."""
+    """A head with its unit, and the text of a row: the figure, a smaller text beside it, and a hint on hovering."""
 
     head: str
     unit: str
@@ -37,6 +38,7 @@ class Column:
     beside: Callable[[Row], str] = lambda _: ""
     note: str = ""
     words: bool = False
+    hint: Callable[[Row], str] = lambda _: ""
 
 
 def table(columns: Sequence[Column], rows: Sequence[Row], *, empty: str = "No finished trials.") -> str:
@@ -55,14 +57,14 @@ def _head(column: Column) -> str:
 
 
 def _line(columns: Sequence[Column], row: Row) -> str:
-    kind = "recommended" if row.get("recommended") else row.get("state", "")
+    kind = "recommended" if row.get("recommended") else "reference" if row.get("reference") else row.get("state", "")
     return f'<tr class="{text(kind)}">' + "".join(_cell(column, row) for column in columns) + "</tr>"
 
 
 def _cell(column: Column, row: Row) -> str:
     figure = column.figure(row)
     beside = column.beside(row)
-    reason = (row.get("notes") or {}).get(column.note) if figure == "–" else None
+    reason = (row.get("notes") or {}).get(column.note) if figure == "–" else column.hint(row)
     hint = f' title="{text(reason)}"' if reason else ""
     small = f"<small>{text(beside)}</small>" if beside else ""
     mark = ' <b class="mark">★ recommended</b>' if column.head == "recipe" and row.get("recommended") else ""
@@ -74,7 +76,21 @@ def _plain(name: str, digits: int = 3) -> Callable[[Row], str]:
     return lambda row: number(row.get(name), digits)
 
 
-RECIPE = Column("recipe", "", lambda row: str(row["recipe"]), words=True)
+def _standing(row: Row) -> str:
+    """Return why a row is not ranked, empty if it is."""
+    if row.get("reference"):
+        return "reference, not ranked"
+    return "low fidelity, never recommended" if row.get("fidelity") == "survey" else ""
+
+
+def _latency_hint(row: Row) -> str:
+    """Return the estimator of the latency, and why it is not baseline-normalised if it is not."""
+    parts = [f"estimator: {row['estimator']}" if row.get("estimator") else ""]
+    parts.append((row.get("notes") or {}).get("latency_ms_rel", ""))
+    return "; ".join(part for part in parts if part)
+
+
+RECIPE = Column("recipe", "", variant_name, _standing, words=True)
 BACKEND = Column(
     "backend",
     "",
@@ -85,8 +101,16 @@ BACKEND = Column(
 BATCH = Column("batch", "samples", lambda row: str(row["batch_size"]))
 SHAPE = Column("shape", "", lambda row: str(row.get("shape") or "–"), words=True)
 LATENCY = Column(
-    "latency",
-    "ms per batch, median",
+    "latency ↓",
+    "ms/batch, baseline-normalised",
+    _plain("latency_ms_rel"),
+    lambda row: interval(row.get("latency_ms_rel_low"), row.get("latency_ms_rel_high")),
+    "latency_ms_rel",
+    hint=_latency_hint,
+)
+TIMED = Column(
+    "latency as timed",
+    "ms/batch, not comparable",
     _plain("latency_ms_p50"),
     lambda row: interval(row.get("latency_ms_low"), row.get("latency_ms_high")),
     "latency_ms_p50",
@@ -95,14 +119,14 @@ SPREAD = Column("spread", "ms, IQR", _plain("latency_ms_iqr", 2), note="latency_
 P90 = Column("p90", "ms", _plain("latency_ms_p90"), note="latency_ms_p90")
 P99 = Column("p99", "ms", _plain("latency_ms_p99"), note="latency_ms_p99")
 SPEEDUP = Column(
-    "speed-up",
-    "× the baseline",
-    lambda row: times(row.get("speedup")),
-    lambda row: interval(row.get("speedup_low"), row.get("speedup_high")),
+    "speedup ↑",
+    "95 % CI",
+    lambda row: row_speedup(row).figure,
+    lambda row: row_speedup(row).interval,
     "speedup",
 )
 VERDICT = Column(
-    "verdict", "95 %", lambda row: "baseline" if row.get("baseline") else row.get("verdict") or "–", words=True
+    "verdict", "", lambda row: "baseline" if row.get("baseline") else row.get("verdict") or "–", words=True
 )
 QUALITY = Column("quality", "task's metric", lambda row: quality(row.get("quality")), note="quality")
 DROP = Column(
@@ -128,6 +152,11 @@ COMPILE = Column("compile", "ms", _plain("compile_ms", 2), note="compile_ms")
 FIRST = Column("first call", "ms", _plain("first_call_ms", 2), note="first_call_ms")
 COLD = (LOAD, COMPILE, FIRST)
 PREPARE = Column("prepare", "s", _plain("prepare_s", 2), note="prepare_s")
+FINAL = Column("finals", "place, head to head", lambda row: count(row.get("final_rank")))
+FAULTS = Column("page faults", "per call", _plain("page_faults_per_call"), note="page_faults_per_call")
+SWITCHES = Column("context switches", "per call", _plain("context_switches_per_call"), note="context_switches_per_call")
+ESTIMATOR = Column("estimator", "", lambda row: str(row.get("estimator") or "–"), note="estimator", words=True)
+HEAP = Column("allocator", "", lambda row: str(row.get("allocator") or "–"), note="allocator", words=True)
 THREADS = Column("threads", "", lambda row: count(row.get("threads")))
 MACHINE = Column("machine", "", lambda row: f"{row.get('machine') or '–'} ({row.get('fingerprint')})", words=True)
 STATE = Column(
@@ -138,27 +167,26 @@ STATE = Column(
     words=True,
 )
 
-TRADEOFF = (RECIPE, BACKEND, LATENCY, SPREAD, SPEEDUP, VERDICT, QUALITY, DROP, SIZE, MACS)
+TRADEOFF = (RECIPE, BACKEND, LATENCY, SPEEDUP, VERDICT, QUALITY, DROP, TIMED, SPREAD, SIZE, MACS)
 MEMORY_TABLE = (RECIPE, BACKEND, MEMORY, PSS, SIZE, PARAMS, QUALITY, DROP)
 TRIALS = (
-    *(RECIPE, BACKEND, BATCH, STATE, LATENCY, SPREAD, P90, P99, THROUGHPUT, SPEEDUP, VERDICT, QUALITY, DROP),
-    *(AGREEMENT, MEMORY, PSS, GPU_MEMORY, ALLOCATOR, ENERGY),
-    *(SIZE, PARAMS, MACS, DIFFERENCE, *COLD, PREPARE, THREADS),
+    *(RECIPE, BACKEND, BATCH, STATE, LATENCY, SPEEDUP, VERDICT, FINAL, QUALITY, DROP, TIMED, SPREAD, P90, P99),
+    *(THROUGHPUT, AGREEMENT, MEMORY, PSS, GPU_MEMORY, ALLOCATOR, ENERGY),
+    *(SIZE, PARAMS, MACS, DIFFERENCE, *COLD, PREPARE, THREADS, ESTIMATOR, HEAP, FAULTS, SWITCHES),
 )
 
 
 def throughput_table(rows: Sequence[Row]) -> str:
-    """Return samples per second, a line for each recipe and backend, a column for each batch size."""
+    """Return samples per second, a line for each variant and engine, a column for each batch size."""
     sizes = sorted({row["batch_size"] for row in rows})
-    lines: dict[tuple[str, str], dict[str, Any]] = {}
+    lines: dict[tuple[Any, ...], dict[str, Any]] = {}
+    names = ("recipe", "backend", "engine_json", "threads", "reference", "fidelity")
     for row in rows:
-        line = lines.setdefault(
-            (row["recipe_id"], row["backend"]),
-            {"recipe": row["recipe"], "backend": row["backend"], "sizes": {}, "recommended": False},
-        )
+        own = {name: row.get(name) for name in names}
+        line = lines.setdefault((row["recipe_id"], *own.values()), {**own, "sizes": {}, "recommended": False})
         line["sizes"][row["batch_size"]] = row.get("throughput_per_s")
         line["recommended"] |= bool(row.get("recommended"))
-    columns = [RECIPE, BACKEND]
+    columns = [RECIPE, BACKEND, *([THREADS] if len({row.get("threads") for row in rows}) > 1 else [])]
     columns += [Column(f"batch {size}", "samples/s", _at(size)) for size in sizes]
     order = sorted(lines.values(), key=lambda line: -(line["sizes"].get(sizes[-1]) or 0.0))
     return table(columns, order)
@@ -175,13 +203,13 @@ def waterfall_table(frame: pd.DataFrame) -> str:
     ]
     columns = [Column("stage", "", lambda line: str(line["label"]), words=True)]
     for head, unit, name, scale in (
-        ("latency", "ms per batch", "latency_ms_p50", 1.0),
+        ("latency ↓", "ms/batch, baseline-normalised", "latency_ms_rel", 1.0),
         ("MACs", "M per sample", "macs", 1e-6),
         ("parameters", "thousand", "params", 1e-3),
         ("size", "MiB on disk", "size_mib", 1.0),
         ("quality", "validation", "quality_validation", 1.0),
     ):
-        change = name.replace("_p50", "").replace("_validation", "") + "_change"
+        change = name.replace("_rel", "").replace("_validation", "") + "_change"
         columns.append(Column(head, unit, _scaled(name, scale, number), _scaled(change, scale, _changed)))
     return table(columns, lines)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from workbench.report.tables import (
     BACKEND,
@@ -18,22 +19,29 @@ from workbench.report.tables import (
     SIZE,
     SPEEDUP,
     STATE,
+    THREADS,
     THROUGHPUT,
+    TIMED,
     VERDICT,
     Column,
 )
 from workbench.report.words import Row, headline, notes_by_reason
-from workbench.study.answers import Best
+from workbench.study.answers import Best, references_placed
 
-COLUMNS = (RECIPE, BACKEND, BATCH, STATE, LATENCY, SPEEDUP, VERDICT, QUALITY, MEMORY, SIZE)
-BENCH = (BACKEND, BATCH, STATE, LATENCY, P90, THROUGHPUT, MEMORY, SIZE, *COLD)
+_SPEEDUP = replace(SPEEDUP, figure=lambda row: " ".join(filter(None, (SPEEDUP.figure(row), SPEEDUP.beside(row)))))
+COLUMNS = (RECIPE, BACKEND, BATCH, STATE, LATENCY, _SPEEDUP, VERDICT, QUALITY, MEMORY, SIZE)
+BENCH = (BACKEND, BATCH, STATE, TIMED, P90, THROUGHPUT, MEMORY, SIZE, *COLD)
 _TOLD = ("latency_ms_p50", "backend", "failed")
 
 
 def rows_text(rows: Sequence[Row], best: Best) -> str:
     """Return the answer in a sentence, and below it a line for each trial with the recommended one starred."""
-    several = len({row["fingerprint"] for row in rows}) > 1
-    lines = _lines((*COLUMNS, MACHINE) if several else COLUMNS, rows)
+    columns = [*COLUMNS]
+    if len({row["threads"] for row in rows}) > 1:
+        columns.insert(columns.index(BATCH) + 1, THREADS)
+    if len({row["fingerprint"] for row in rows}) > 1:
+        columns.append(MACHINE)
+    lines = _lines(columns, references_placed(rows))
     return "\n".join([headline(best), best.reason, "", *lines])
 
 

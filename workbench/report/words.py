@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from workbench.core.speedup import row_speedup
 from workbench.plots import style
 from workbench.study.answers import Best
 from workbench.study.break_even import break_even
@@ -75,17 +76,24 @@ def engine_name(backend: str) -> str:
     return style.backend(backend).word
 
 
+def variant_name(row: Row) -> str:
+    """Return the name of a row's variant: its recipe, with the label of a reference row or of a survey."""
+    if row.get("reference"):
+        return f"{row['recipe']}, {row['reference']}"
+    return f"{row['recipe']} (survey)" if row.get("fidelity") == "survey" else str(row["recipe"])
+
+
 def headline(best: Best) -> str:
     """Return the answer of a study in one sentence."""
     row = best.row
     if row is None:
-        return "There is no recommendation: no trial has finished. Run it again to go on, or raise budget_s."
+        return "There is no recommendation: no trial has finished. Run again to continue, or raise budget_s."
     name = f"{row['recipe']} on {engine_name(row['backend'])}"
     if not best.met:
         return f"Nothing met the goal. The nearest miss is {name}."
     if row["baseline"]:
-        return "Keep the original model in torch eager: nothing within the quality limit is faster."
-    return f"Take {name}: {speed_words(row)}, {quality_words(row)}."
+        return "Keep the baseline in torch eager: no variant within the quality limit has a lower latency."
+    return f"Take {name}: {row_speedup(row)}, {quality_words(row)}."
 
 
 def share(value: float | None) -> str:
@@ -101,35 +109,14 @@ def share(value: float | None) -> str:
     return "100" if value == 1 else f"{math.floor(1e4 * value) / 100:.2f}"
 
 
-def times(value: float | None) -> str:
-    """Return a ratio: ``"4.25×"``."""
-    return "–" if value is None else f"{number(value)}×"
-
-
-def speed_words(row: Row) -> str:
-    """Return how a row's speed stands to the baseline's, in words."""
-    ratio, verdict = row.get("speedup"), row.get("verdict")
-    if ratio is None:
-        return "its speed-up was not measured"
-    if verdict == "same":
-        return f"as fast as the original ({times(ratio)})"
-    if verdict == "undecided":  # a middle that nothing bears must not be the headline
-        low, high = row.get("speedup_low"), row.get("speedup_high")
-        if low is not None and high is not None:
-            return f"{times(low)} to {times(high)} the original's speed (undecided)"
-        return f"{times(ratio)} the original's speed, but undecided"
-    return f"{times(ratio)} faster than the original" if ratio >= 1 else f"slower than the original ({times(ratio)})"
-
-
 def quality_words(row: Row) -> str:
-    """Return what a row's quality lost or won, in the metric's units."""
+    """Return a row's quality drop or gain in the metric's units, with its quality."""
     lost = row.get("quality_drop")
     if lost is None:
         return "quality not measured"
     if abs(lost) < 5e-5:
-        return f"at the same quality ({quality(row['quality'])})"
-    change = "losing" if lost > 0 else "winning"
-    return f"{change} {quality(abs(lost))} of quality ({quality(row['quality'])})"
+        return f"same quality ({quality(row['quality'])})"
+    return f"quality {'drop' if lost > 0 else 'gain'} {quality(abs(lost))} (to {quality(row['quality'])})"
 
 
 def first_answer_ms(row: Row) -> float | None:
@@ -145,18 +132,18 @@ def first_answer_ms(row: Row) -> float | None:
 
 
 def break_even_words(row: Row) -> str:
-    """Return after how many samples the time that a variant took to make is earned back; empty where it is not."""
+    """Return the break-even of a variant in samples; empty if there is none."""
     found = break_even(row)
     if found is None:
         return ""
     return (
-        f"Making it took {number(found.spent_s)} s, which it has earned back after {count(found.samples)} samples: "
-        f"each batch of {row['batch_size']} saves {number(found.saved_ms)} ms."
+        f"Break-even after {count(found.samples)} samples: {number(found.spent_s)} s to build, "
+        f"{number(found.saved_ms)} ms saved per batch of {row['batch_size']}."
     )
 
 
 def caveats(best: Best, rows: Sequence[Row]) -> list[str]:
-    """Return what weakens a recommendation beside its own reason, one sentence each."""
+    """Return the caveats of a recommendation beyond its reason, one sentence each."""
     row = best.row
     if row is None:
         return []
@@ -164,12 +151,12 @@ def caveats(best: Best, rows: Sequence[Row]) -> list[str]:
     tried = row.get("candidates") or best.candidates
     if tried and tried > 1:
         found.append(
-            f"{tried} combinations of recipe and backend were judged on the same evaluation samples, so the best one "
-            "looks a little better here than it will on new ones."
+            f"{tried} combinations of recipe and backend were evaluated on the same samples. The quality of the best "
+            "one is therefore slightly optimistic."
         )
     low, high = row.get("speedup_low"), row.get("speedup_high")
     if row.get("verdict") == "undecided" and low is not None and high is not None and low <= 1 <= high:
-        found.append("The interval of the speed-up contains 1: measure longer before you rely on it.")
+        found.append("The 95 % CI of the speedup contains 1. Measure longer before you rely on it.")
     open_rows = sum(r["state"] not in ("complete", "pruned", "failed") for r in rows)
     if open_rows:
         found.append(f"{open_rows} of {len(rows)} planned trials were not run: see the notes.")
@@ -195,7 +182,7 @@ def notes_by_reason(rows: Sequence[Row]) -> list[tuple[str, str, list[str]]]:
     """Return (column, reason, trials) for every note and error of the rows, equal ones together."""
     found: dict[tuple[str, str], list[str]] = {}
     for row in rows:
-        where = f"{row['recipe']} on {engine_name(row['backend'])}, batch {row['batch_size']}"
+        where = f"{variant_name(row)} on {engine_name(row['backend'])}, batch {row['batch_size']}"
         where += f", {row['shape']}" if row.get("shape") else ""
         if row.get("error"):
             found.setdefault((row["state"], first_line(str(row["error"]))), []).append(where)

@@ -1,18 +1,20 @@
-"""Answers from the rows of a study: which one to take, and which ones nothing else beats."""
+"""Answers from the rows of a study: the recommended row, the Pareto front, and the order of a table."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from workbench.core.errors import StudyError, unknown_name
-from workbench.study.rows import NUMERIC, TrialRow, row_engine
+from workbench.core.speedup import row_speedup
+from workbench.study.relative_latency import LATENCY, baseline_of, column_values
+from workbench.study.rows import NUMERIC, TrialRow, is_ranked, row_engine
+from workbench.study.winner import Winner, winner_of
 
 _Row = TypeVar("_Row", bound=Mapping[str, Any])
-_DRIFT = 0.5
 HIGHER_IS_BETTER = frozenset({"quality", "agreement", "throughput_per_s", "speedup", "speedup_low", "speedup_high"})
 
 
@@ -20,14 +22,16 @@ HIGHER_IS_BETTER = frozenset({"quality", "agreement", "throughput_per_s", "speed
 class Best:
     """The answer of :meth:`Study.best`.
 
-    ``row`` is the row to take: the fastest within the limit when ``met`` is True, else the nearest miss, or None
-    while no trial has finished. ``reason`` says in words why; ``candidates`` counts the rows that were compared.
+    ``row`` is the recommended row if ``met`` is True, else the nearest miss, or None if no trial has finished.
+    ``reason`` is a sentence with the evidence; ``candidates`` counts the rows that were compared. ``ties`` holds the
+    rows within the limit whose latency is not told apart from that of ``row``.
     """
 
     row: TrialRow | None
     met: bool
     reason: str
     candidates: int
+    ties: tuple[TrialRow, ...] = ()
 
     def __repr__(self) -> str:
         return f"Best({self.reason})"
@@ -37,12 +41,15 @@ def best_row(
     rows: Sequence[TrialRow],
     *,
     quality_drop: float = 0.01,
-    minimise: str = "latency_ms_p50",
+    minimise: str = LATENCY,
     batch_size: int | None = None,
     shape: str | None = None,
     machine: str | None = None,
 ) -> Best:
-    """Return exactly one recommended row, or the nearest miss, or the plain word that there is none yet.
+    """Return exactly one recommended row, or the nearest miss, or the reason why there is none.
+
+    Reference rows and rows of a survey are never recommended. See :func:`workbench.study.winner.winner_of` for the
+    head-to-head timing of finalists and for ties.
 
     Parameters
     ----------
@@ -51,7 +58,7 @@ def best_row(
     quality_drop : float
         Largest measured drop of quality allowed, in the metric's units.
     minimise : str
-        Numeric column to make smallest among the rows within the limit; see :func:`comparable` for latencies.
+        Numeric column to make smallest among the rows within the limit; the baseline-normalised latency by default.
     batch_size : int, optional
         Batch size asked; by default 32 where it was measured with a quality, else the largest that was.
     shape : str, optional
@@ -66,9 +73,11 @@ def best_row(
         For an unknown column, a negative limit, or a batch size that was not measured.
     """
     check_question(quality_drop=quality_drop, minimise=minimise)
-    complete = [r for r in rows if r["state"] == "complete"]
+    complete = [r for r in rows if r["state"] == "complete" and is_ranked(r)]
     if not complete:
-        return Best(None, False, "No trial has finished yet.", 0)
+        surveyed = any(r["state"] == "complete" and r.get("reference") is None for r in rows)
+        missing = "No trial has finished at full fidelity yet." if surveyed else "No trial has finished yet."
+        return Best(None, False, missing, 0)
     # what cannot be judged, such as the rows of a bench, decides nothing: neither machine nor batch size nor shape
     judged, other = one_machine([r for r in complete if _judged(r, minimise)] or complete, machine)
     complete = [r for r in complete if r.get("fingerprint") == judged[0].get("fingerprint")]
@@ -85,35 +94,40 @@ def best_row(
         return Best(None, False, f"No finished trial at {asked} has both a quality and {minimise}.", 0)
     within = [r for r in rivals if _drop(r) <= quality_drop]
     if within:
-        row = within[0]
-        reason = _why(within, rivals, quality_drop, minimise, asked)
-    else:
-        row = min(rivals, key=lambda r: (_drop(r), _number(r, minimise)))
-        reason = (
-            f"Nothing met the goal: none of the {len(rivals)} finished variants at {asked} loses at most "
-            f"{quality_drop:g} of quality. The nearest miss loses {_drop(row):.4g}{interval_words(row)}."
-        )
-    return Best(row, bool(within), reason + other, len(rivals))
+        winner = winner_of(within, minimise)
+        kind = "fastest" if minimise == LATENCY else f"smallest {minimise}"
+        counts = f"of {len(within)} variants within a drop of {quality_drop:g} ({len(rivals)} compared, {asked})"
+        best = answer(winner, kind, counts, quality_drop, len(rivals))
+        return replace(best, reason=best.reason + other)
+    row = min(rivals, key=_drop)  # of equal drops the first, which is the fastest
+    reason = (
+        f"Nothing met the goal: the nearest miss of the {len(rivals)} finished variants at {asked} has a drop of "
+        f"{_drop(row):.4g}{interval_words(row)}, above the limit of {quality_drop:g}."
+    )
+    return Best(row, False, reason + other, len(rivals))
+
+
+def answer(winner: Winner, kind: str, counts: str, limit: float, candidates: int) -> Best:
+    """Return the answer that a winner is: its name, how many were compared, the evidence, and what to mind."""
+    row = winner.row
+    reason = f"{row['recipe']} on {row_engine(row)}: the {kind} {counts}: {evidence(winner.order, limit)}"
+    return Best(row, True, reason + winner.note, candidates, winner.ties)
 
 
 def pareto_rows(rows: Iterable[TrialRow], *, x: str, y: str, batch_size: int | None = None) -> list[TrialRow]:
     """Return the complete rows that no other row beats in both columns, sorted by ``x``.
 
-    Throughput, speed-up and quality are better when higher, everything else when lower; see :func:`comparable` for
-    latencies. Equal rows all stay. Rows of two machines or shapes are never compared: each
-    stands against those of its own.
+    Throughput, speedup and quality are better if higher, every other column if lower. Equal rows all stay. Rows of two
+    machines or shapes are not compared with each other. Reference rows and rows of a survey are left out.
     """
     for column in (x, y):
         _check_column(column)
-    known = [
-        r
-        for r in rows
-        if r["state"] == "complete"
-        and r.get(x) is not None
-        and r.get(y) is not None
-        and (batch_size is None or r["batch_size"] == batch_size)
+    complete = [r for r in rows if r["state"] == "complete"]
+    costs = [
+        (r, a, b)
+        for r, a, b in zip(complete, _costs(complete, x), _costs(complete, y), strict=True)
+        if is_ranked(r) and a is not None and b is not None and batch_size in (None, r["batch_size"])
     ]
-    costs = [*zip(known, _costs(known, x), _costs(known, y), strict=True)]
     front = [
         row
         for row, a, b in costs
@@ -123,62 +137,34 @@ def pareto_rows(rows: Iterable[TrialRow], *, x: str, y: str, batch_size: int | N
             if rival["fingerprint"] == row["fingerprint"] and rival["shape"] == row["shape"]
         )
     ]
-    return sorted(front, key=lambda r: _number(r, x))
-
-
-def comparable(rows: Sequence[Mapping[str, Any]], column: str) -> list[float | None]:
-    """Return a column's values as they can be compared between rows.
-
-    The machine's pace drifts between two rows that were timed minutes apart, and each was timed in turns with the
-    baseline. So ``latency_ms_p50`` becomes the baseline's latency at that batch size divided by the lower end of the
-    row's speed-up, which is certain. A machine's pace does not drift twofold: where that is less than half of what was
-    measured, something slowed the baseline alone, and half of the measured latency stands in its place. Where either
-    is unknown, and for other columns, it is what was measured.
-    """
-    values = [row.get(column) for row in rows]
-    if column != "latency_ms_p50":
-        return values
-    base = baseline_of(rows)
-    places = [None if (one := base(row)) is None else one.get(column) for row in rows]
-    return [
-        max(place / row["speedup_low"], _DRIFT * value)
-        if value and place and row.get("speedup_low") and not row.get("baseline")
-        else value
-        for row, value, place in zip(rows, values, places, strict=True)
-    ]
-
-
-def baseline_of(rows: Sequence[_Row]) -> Callable[[_Row], _Row | None]:
-    """Return what finds the baseline of a row: the one it was timed in turns with, as far as its row tells.
-
-    A study may hold baselines on several numbers of threads. Rows of older versions do not name theirs: of those it is
-    the one on as many threads.
-    """
-    found = [row for row in rows if row.get("baseline")]
-    by_key = {row.get("trial_key"): row for row in found}
-    by_threads = {(_place(row), row.get("threads")): row for row in found}
-    by_place = {_place(row): row for row in found}
-
-    def baseline(row: _Row) -> _Row | None:
-        near = by_threads.get((_place(row), row.get("threads")), by_place.get(_place(row)))
-        named = row.get("baseline_key")
-        return by_key.get(named, near) if named else near
-
-    return baseline
-
-
-def _place(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return row["batch_size"], row.get("shape") or "", row.get("fingerprint")
+    places = {id(row): -a if x in HIGHER_IS_BETTER else a for row, a, _ in costs}
+    return sorted(front, key=lambda r: places[id(r)])
 
 
 def ranked(rows: Sequence[_Row], column: str) -> list[_Row]:
-    """Return rows sorted by :func:`comparable`, of equal ones that with the smaller drop first, unknown ones last."""
+    """Return rows sorted by a column, of equal ones that with the smaller drop first, unknown ones last."""
 
     def known(value: float | None) -> tuple[bool, float]:
         return value is None, value or 0.0
 
-    pairs = zip(comparable(rows, column), rows, strict=True)
+    pairs = zip(column_values(rows, column), rows, strict=True)
     return [row for _, row in sorted(pairs, key=lambda pair: (known(pair[0]), known(pair[1]["quality_drop"])))]
+
+
+def table_order(rows: Sequence[_Row], column: str) -> list[_Row]:
+    """Return rows in the order of a table: ranked by a column, each reference row under its baseline."""
+    return references_placed(ranked(rows, column))
+
+
+def references_placed(rows: Sequence[_Row]) -> list[_Row]:
+    """Return rows in their order, each reference row under its baseline."""
+    base = baseline_of(rows)
+    ordered = [row for row in rows if row.get("reference") is None]
+    for row in reversed([row for row in rows if row.get("reference") is not None]):
+        own = base(row)
+        place = next((i + 1 for i, other in enumerate(ordered) if other is own), len(ordered))
+        ordered.insert(place, row)
+    return ordered
 
 
 def check_question(*, quality_drop: float, minimise: str) -> None:
@@ -187,7 +173,7 @@ def check_question(*, quality_drop: float, minimise: str) -> None:
         raise StudyError(f"quality_drop must be a number of at least 0 in the metric's units, got {quality_drop!r}.")
     _check_column(minimise)
     if minimise in HIGHER_IS_BETTER:
-        raise StudyError(f"{minimise} is better when higher, so it cannot be minimised. Try 'latency_ms_p50'.")
+        raise StudyError(f"{minimise} is better if higher, so it cannot be minimized. Try {LATENCY!r}.")
 
 
 def _check_column(name: str) -> None:
@@ -213,7 +199,8 @@ def one_machine(rows: Sequence[_Row], machine: str | None) -> tuple[list[_Row], 
 
 
 def _judged(row: TrialRow, minimise: str) -> bool:
-    return row["quality_drop"] is not None and row.get(minimise) is not None
+    column = "latency_ms_p50" if minimise == LATENCY and row.get(LATENCY) is None else minimise
+    return row["quality_drop"] is not None and row.get(column) is not None
 
 
 def _batch_size(complete: list[TrialRow], judged: list[TrialRow], asked: int | None) -> int:
@@ -241,58 +228,42 @@ def _shape(rows: list[TrialRow], judged: list[TrialRow], asked: str | None) -> s
     return asked
 
 
-def _why(within: list[TrialRow], rivals: list[TrialRow], limit: float, minimise: str, asked: str) -> str:
-    """Say why the first of ``within``, which are ranked, is the one to take."""
-    row = within[0]
-    words = "fastest" if minimise == "latency_ms_p50" else f"smallest {minimise}"
-    text = (
-        f"{row['recipe']} on {row_engine(row)}: the {words} of {len(within)} variants within a drop of {limit:g} "
-        f"({len(rivals)} compared, {asked}): "
-    )
-    return text + evidence(within, limit)
-
-
 def evidence(within: Sequence[TrialRow], limit: float) -> str:
-    """Return what speaks for the first of ``within``, which are ranked and lose at most ``limit``, and what to mind."""
+    """Return the evidence for the first of ``within``, which are ranked and lose at most ``limit``, and its caveats."""
     row = within[0]
     text = f"drop {_drop(row):.4g}{interval_words(row)}"
     if row["speedup"] is not None and not row["baseline"]:
-        text += f", {row['speedup']:.2f}x against the baseline"
-        if row["speedup_low"] is not None and row["speedup_high"] is not None:
-            text += f" (95 % interval {row['speedup_low']:.2f} to {row['speedup_high']:.2f}; {row['verdict']})"
+        text += f", {row_speedup(row)}"
     text += "."
     if row["verdict"] == "undecided" and row["notes"].get("verdict"):
         text += f" {row['notes']['verdict']}"
     if row["baseline"]:
-        text += " It is the baseline itself: nothing within the limit beats it."
+        text += " It is the baseline itself: no variant within the limit has a lower latency."
     high = row["quality_drop_high"]
     if high is not None and high > limit:
-        text += f" The interval of the drop reaches {high:.4g}, beyond the limit: measure on more data to be sure."
+        text += f" The 95 % CI of the drop reaches {high:.4g}, beyond the limit. Evaluate on more data to be sure."
         sure = (r for r in within if r["quality_drop_high"] is not None and r["quality_drop_high"] <= limit)
         safe = next(sure, None)
         if safe is not None and not safe["baseline"]:
-            text += f" Within the limit by its whole interval: {safe['recipe']} on {row_engine(safe)}"
-            text += f", {safe['speedup']:.2f}x." if safe["speedup"] is not None else "."
+            text += (
+                f" Within the limit by its whole 95 % CI: {safe['recipe']} on {row_engine(safe)}, {row_speedup(safe)}."
+            )
     return text
 
 
 def interval_words(row: TrialRow) -> str:
-    """Return the interval of a row's drop in brackets, or nothing where there is none."""
+    """Return the 95 % CI of a row's drop in parentheses, or an empty text if there is none."""
     low, high = row["quality_drop_low"], row["quality_drop_high"]
-    return "" if low is None or high is None else f" (95 % interval {low:.4g} to {high:.4g})"
+    return "" if low is None or high is None else f" (95 % CI {low:.4g} to {high:.4g})"
 
 
 def _drop(row: TrialRow) -> float:
-    return _number(row, "quality_drop")
+    return float(row["quality_drop"] or 0.0)
 
 
-def _number(row: TrialRow, column: str) -> float:
-    return float(row[column])  # type: ignore[literal-required]
-
-
-def _costs(rows: Sequence[TrialRow], column: str) -> list[float]:
+def _costs(rows: Sequence[TrialRow], column: str) -> list[float | None]:
     sign = -1.0 if column in HIGHER_IS_BETTER else 1.0
-    return [sign * float(value or 0.0) for value in comparable(rows, column)]
+    return [None if value is None else sign * value for value in column_values(rows, column)]
 
 
 def mark_recommended(rows: list[TrialRow], best: Best) -> list[TrialRow]:

@@ -11,10 +11,12 @@ from workbench.core.errors import StudyError, unknown_name
 from workbench.core.machine import fingerprint_id
 from workbench.study.answers import Best, best_row, mark_recommended, pareto_rows
 from workbench.study.merge import Merged, merge_rows, rows_of_task
+from workbench.study.relative_latency import LATENCY
 from workbench.study.rows import COLUMNS, TrialRow
 from workbench.study.search.face import stored_question
 from workbench.study.search.goals import recommend
 from workbench.study.store import Store
+from workbench.study.strategy.record import Decision, last_decided
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -108,7 +110,7 @@ class StudyAnswers:
 
         return pd.DataFrame(self.rows(), columns=list(COLUMNS))
 
-    def pareto(self, x: str = "latency_ms_p50", y: str = "quality", *, batch_size: int | None = None) -> pd.DataFrame:
+    def pareto(self, x: str = LATENCY, y: str = "quality", *, batch_size: int | None = None) -> pd.DataFrame:
         """Return the rows that no other row beats in both columns, sorted by ``x``; all batch sizes by default."""
         import pandas as pd
 
@@ -139,6 +141,19 @@ class StudyAnswers:
         """
         return self._best(self._rows(), quality_drop, minimise, batch_size, shape)
 
+    def decisions(self) -> tuple[Decision, ...]:
+        """Return what the default plan of the last run considered, predicted, measured, kept and dropped, in order.
+
+        Empty if the last run was given its recipes.
+        """
+        found = last_decided(self._store, self.name)
+        return () if found is None else found.decisions
+
+    def planned(self) -> tuple[str, ...]:
+        """Return the recipe_id of every recipe in the default plan of the last run; empty if it was given recipes."""
+        found = last_decided(self._store, self.name)
+        return () if found is None else found.recipe_ids
+
     def plot(self, kind: str = "tradeoff", **options: Any) -> Figure:
         """Draw a chart of the rows: tradeoff, throughput, memory or waterfall."""
         if kind not in PLOTS:
@@ -162,5 +177,5 @@ class StudyAnswers:
         if searched is not None and (quality_drop, minimise, batch_size, shape) == (None,) * 4:
             return recommend(rows, searched, machine=fingerprint_id())
         drop = self._store.accepted_drop(self.name, quality_drop)
-        asked: dict[str, Any] = {"minimise": minimise or "latency_ms_p50", "batch_size": batch_size, "shape": shape}
+        asked: dict[str, Any] = {"minimise": minimise or LATENCY, "batch_size": batch_size, "shape": shape}
         return best_row(rows, quality_drop=drop, machine=fingerprint_id(), **asked)

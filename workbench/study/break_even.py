@@ -17,7 +17,7 @@ class BreakEven:
         Seconds of preparing the variant: training, calibration and export. Steps that were taken from the cache of
         finished beginnings count with what they took when they were made.
     saved_ms : float
-        Milliseconds that a call saves against the baseline that was timed in turns with it.
+        Milliseconds that a call saves against the baseline, by the baseline-normalised latency.
     calls, samples : float
         How many calls, and samples in them, save what was spent.
     """
@@ -35,11 +35,11 @@ def break_even(row: Mapping[str, Any]) -> BreakEven | None:
 
     Examples
     --------
-    >>> row = {"latency_ms_p50": 2.0, "speedup": 5.0, "prepare_s": 80.0, "batch_size": 32, "verdict": "faster"}
+    >>> row = {"latency_ms_rel": 2.0, "speedup": 5.0, "prepare_s": 80.0, "batch_size": 32, "verdict": "faster"}
     >>> break_even(row).samples
     320000.0
     """
-    latency, ratio, prepared = (row.get(name) for name in ("latency_ms_p50", "speedup", "prepare_s"))
+    latency, ratio, prepared = (row.get(name) for name in ("latency_ms_rel", "speedup", "prepare_s"))
     if row.get("baseline") or row.get("verdict") != "faster" or not latency or not ratio or prepared is None:
         return None
     spent = max(prepared, sum(step.get("seconds") or 0.0 for step in row.get("steps") or ()))

@@ -19,7 +19,7 @@ from workbench.engine.backends import runs_module
 from workbench.engine.config import InferenceConfig
 from workbench.study.answers import Best
 from workbench.study.handover_words import page, program
-from workbench.study.rows import TrialRow
+from workbench.study.rows import TrialRow, row_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,12 +77,12 @@ def engine_options(row: Mapping[str, Any]) -> dict[str, Any]:
 
     Where another backend stands in, the options of its own are left behind.
     """
-    instead = runs_module(row["backend"])
-    backend = INSTEAD if instead else row["backend"]
-    more = {} if instead else json.loads(row.get("engine_json") or "{}")
-    config = InferenceConfig(backend=backend, batch_size=row["batch_size"], threads=row["threads"], **more)
+    options = row_options(row)
+    if runs_module(row["backend"]):
+        options = {"backend": INSTEAD, "batch_size": row["batch_size"], "threads": row["threads"]}
+    config = InferenceConfig(**options)
     return {
-        **more,
+        **options,
         "backend": config.backend,
         "batch_size": config.batch_size,
         "threads": config.threads,

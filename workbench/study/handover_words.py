@@ -7,6 +7,7 @@ from typing import Any
 
 from workbench.artifact.artifact import Artifact
 from workbench.core.machine import INT8_DOT
+from workbench.core.speedup import row_speedup
 from workbench.export.io import IOSpec, TensorSpec
 
 Row = Mapping[str, Any]
@@ -169,9 +170,14 @@ def _tensor(spec: TensorSpec) -> str:
 def _figures(row: Row) -> dict[str, str]:
     """Return what is known of a row, in words; what is None is left out."""
     found = {
-        "latency of a batch, median": _figure(row, "latency_ms_p50", "ms", "latency_ms_low", "latency_ms_high"),
+        "latency of a batch, baseline-normalised": _figure(
+            row, "latency_ms_rel", "ms", "latency_ms_rel_low", "latency_ms_rel_high"
+        ),
+        "latency of a batch as timed, median": _figure(
+            row, "latency_ms_p50", "ms", "latency_ms_low", "latency_ms_high"
+        ),
         "throughput": _figure(row, "throughput_per_s", "samples/s"),
-        "speed-up over the original in torch eager": _speedup(row),
+        "speedup over the original in torch eager": _speedup(row),
         "quality, the task's metric": _figure(row, "quality", ""),
         "quality lost": _figure(row, "quality_drop", "", "quality_drop_low", "quality_drop_high"),
         "answers that are the float model's": _share(row, "agreement"),
@@ -188,7 +194,7 @@ def _figures(row: Row) -> dict[str, str]:
 def _speedup(row: Row) -> str:
     if row.get("baseline"):  # the interval of its row is the noise of two equal processes, no gain
         return "none: this is the original in torch eager, which the others are compared with"
-    return _figure(row, "speedup", "times", "speedup_low", "speedup_high")
+    return "" if row.get("speedup") is None else str(row_speedup(row))
 
 
 def _figure(row: Row, name: str, unit: str, low: str = "", high: str = "") -> str:
@@ -196,7 +202,7 @@ def _figure(row: Row, name: str, unit: str, low: str = "", high: str = "") -> st
         return ""
     words = f"{_number(row[name])} {unit}".rstrip()
     known = row.get(low) is not None and row.get(high) is not None
-    return f"{words} (95 % interval {_number(row[low])} to {_number(row[high])})" if known else words
+    return f"{words} (95 % CI {_number(row[low])} to {_number(row[high])})" if known else words
 
 
 def _share(row: Row, name: str) -> str:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from workbench.core.config import short_id
 from workbench.core.errors import StudyError
 from workbench.core.given import given
+from workbench.study.relative_latency import COLUMNS as LATENCY_COLUMNS
+from workbench.study.relative_latency import with_relative_latency
 from workbench.study.rows import NUMERIC, STATES, TrialRow, judged_on, update_row, whole_row
 
 if TYPE_CHECKING:
@@ -62,7 +64,7 @@ def rows_of_task(stored: Iterable[Stored], task_fingerprint: str) -> list[TrialR
     There are several where libraries were updated, or where a row was measured here and merged from elsewhere too.
     They come in the order of one plan, though several runs and merges may have written them.
     """
-    best: dict[tuple[Any, ...], tuple[tuple[bool, bool, float], TrialRow]] = {}
+    best: dict[tuple[Any, ...], tuple[tuple[bool, bool, bool, float], TrialRow]] = {}
     for trial in stored:
         row = trial.row
         if row["task_fingerprint"] != task_fingerprint:
@@ -75,13 +77,16 @@ def rows_of_task(stored: Iterable[Stored], task_fingerprint: str) -> list[TrialR
             row["threads"],
             row["engine_json"],
             row["fingerprint"],
+            row["reference"],
         )
-        rank = (row["samples"] is not None, row["quality"] is not None, trial.updated)
+        whole = row["fidelity"] != "survey"
+        rank = (whole, row["samples"] is not None, row["quality"] is not None, trial.updated)
         if settings not in best or best[settings][0] < rank:
             best[settings] = (rank, row)
     rows = _in_order([row for _, row in best.values()])
-    judged = {judged_on(r) for r in rows if r["quality"] is not None}
-    return [{**row, "candidates": len(judged)} for row in rows]
+    judged = {judged_on(r) for r in rows if r["quality"] is not None and r["reference"] is None}
+    counted = [{**row, "candidates": len(judged)} for row in rows]
+    return with_relative_latency(counted)  # type: ignore[return-value]
 
 
 def _in_order(rows: list[TrialRow]) -> list[TrialRow]:
@@ -146,7 +151,8 @@ def _checked(row: Any, where: str, task: Task) -> TrialRow:
             f"study is of {task.name!r} with {task.fingerprint}: data, float weights or version differ, so that "
             "the figures do not belong together. Open the study with that task."
         )
-    whole = whole_row({**row, "recommended": False, "candidates": None, "machine": row.get("machine") or "a machine"})
+    computed: dict[str, Any] = {"recommended": False, "candidates": None, **dict.fromkeys(LATENCY_COLUMNS)}
+    whole = whole_row({**row, **computed, "machine": row.get("machine") or "a machine"})
     if whole["samples"] is not None:
         whole = update_row(whole, samples=None, notes={"samples": _RAW})
     return {**whole, "trial_key": row.get("trial_key") or _key(row)}

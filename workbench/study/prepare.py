@@ -150,6 +150,37 @@ class PrepareHost:
                 shutil.rmtree(folder, ignore_errors=True)
             raise
 
+    def probe(
+        self,
+        recipe: Recipe,
+        on_event: Callable[[dict[str, Any]], None],
+        *,
+        engine: str | None,
+        batch_size: int,
+        threads: int,
+        pace: bool,
+    ) -> dict[str, Any]:
+        """Apply a recipe in the child without an artifact; on an engine, time it against the first one probed.
+
+        Raises
+        ------
+        TrialFailed
+            As :meth:`prepare`.
+        """
+        self.start()
+        child = self._child
+        if child is None:
+            raise TrialFailed("The preparing process could not be started.")
+        if not self._loaded:
+            self._load(child)
+        checkpoints = str(self._files / "artifacts" / "checkpoints")
+        answer = child.ask(
+            "probe", on_event=on_event, recipe=recipe.to_dict(), engine=engine, batch_size=batch_size,
+            threads=threads, pace=pace, checkpoints=checkpoints,
+        )  # fmt: skip
+        found: dict[str, Any] = answer["found"]
+        return found
+
     def choose_threads(self, points: Sequence[Point], threads: int) -> dict[Point, ThreadChoice]:
         """Return the faster thread count of torch eager at each point, timed in the child.
 

@@ -14,6 +14,7 @@ from workbench.core.progress import Progress
 
 if TYPE_CHECKING:
     from workbench.compress.variant import Variant
+    from workbench.study.probing import Prober
     from workbench.tasks.task import Task
 
 _EVERY_S = 0.2
@@ -31,10 +32,13 @@ class Preparer:
         self._emit = emit
         self._task: Task | None = None
         self._cache: MutableMapping[str, Variant] = {}
+        self._prober: Prober | None = None
 
     def handlers(self) -> dict[str, Callable[[dict[str, Any], bytes], dict[str, Any]]]:
         """Return the commands by name."""
-        return {"task": self.load, "prepare": self.prepare, "threads": self.choose_threads}
+        return {
+            "task": self.load, "prepare": self.prepare, "probe": self.probe, "threads": self.choose_threads
+        }  # fmt: skip
 
     def load(self, command: dict[str, Any], payload: bytes) -> dict[str, Any]:
         """Load the task by reference, else from what the study pickled; say where finished beginnings are kept."""
@@ -64,6 +68,8 @@ class Preparer:
 
         if self._task is None:
             raise StudyError("The preparing process was asked for a recipe before it got a task.")
+        if self._prober is not None:
+            self._prober.close()
         started = time.monotonic()
         recipe = Recipe.from_dict(command["recipe"])
         report = _Throttled(self._emit)
@@ -89,6 +95,29 @@ class Preparer:
             "export_s": ended - applied,
             "notes": _reused_notes(variant),
         }
+
+    def probe(self, command: dict[str, Any], payload: bytes) -> dict[str, Any]:
+        """Apply a recipe and return its quality and size, and on an engine its speedup over the first one probed.
+
+        No artifact is written; finished prefixes are kept as always. ``pace`` also measures how long an epoch takes.
+        """
+        from workbench.compress.recipe import Recipe
+        from workbench.study.probing import Prober, epoch_seconds
+
+        if self._task is None:
+            raise StudyError("The preparing process was asked for a probe before it got a task.")
+        self._prober = self._prober or Prober()
+        started = time.monotonic()
+        recipe, kept = Recipe.from_dict(command["recipe"]), Path(command["checkpoints"])
+        variant = recipe.apply(self._task, progress=_Throttled(self._emit), cache=self._cache, checkpoints=kept)
+        applied = time.monotonic()
+        options = {name: command[name] for name in ("engine", "batch_size", "threads")}
+        found = self._prober.probe(variant, **options)
+        if command["pace"]:
+            found["epoch_s"] = epoch_seconds(self._task) if self._task.has_train else None
+        ended = time.monotonic()
+        spans = [("train", started, applied), ("timed", applied, ended)]
+        return {"spans": spans, "found": {**found, "seconds": ended - started}}
 
     def choose_threads(self, command: dict[str, Any], payload: bytes) -> dict[str, Any]:
         """Time the float model in torch eager with 1 and ``threads`` threads at each of ``points``."""

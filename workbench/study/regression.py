@@ -16,7 +16,7 @@ QUALITY_SHARE = 0.005
 """Of quality that counts as a change where no interval tells."""
 SIZE_SHARE = 0.01
 """Of size and memory that counts as a change."""
-_IDENTITY = ("machine", "recipe_id", "backend", "batch_size", "shape", "threads")
+_IDENTITY = ("machine", "recipe_id", "backend", "batch_size", "shape", "threads", "reference", "fidelity")
 _KINDS = ("speed", "quality", "size")
 
 
@@ -66,7 +66,7 @@ class Regression:
 def compare_rows(before: Sequence[Row], after: Sequence[Row]) -> Regression:
     """Compare the rows of two states of a study, trial by trial.
 
-    Speed is compared by the speed-up over the baseline, which was timed in turns with each: where the two intervals are
+    Speed is compared by the speedup over the baseline, which was timed in turns with each: where the two intervals are
     further apart than the noise floors of both, it changed. Quality is compared by the intervals of the drop. The
     baselines' own latencies are told apart the same way. Two machines are never compared: of several, each stands
     against itself. Where one machine has rows of several versions, the new ones count.
@@ -83,7 +83,7 @@ def compare_rows(before: Sequence[Row], after: Sequence[Row]) -> Regression:
     ...     "speedup": 4.0, "speedup_low": 3.9, "speedup_high": 4.1}
     >>> print(compare_rows([row], [{**row, "speedup": 2.0, "speedup_low": 1.9, "speedup_high": 2.1}]))
     1 trials compared: 1 changes for the worse, 0 for the better.
-      worse: a on openvino, batch 1: speed-up 4.00x (3.90 to 4.10) before, 2.00x (1.90 to 2.10) now
+      worse: a on openvino, batch 1: speedup 4.00x (3.90 to 4.10) before, 2.00x (1.90 to 2.10) now
     """
     earlier = {row.get("fingerprint") for row in before}
     current = _newest(before, ()), _newest(after, earlier)
@@ -165,7 +165,7 @@ def _changes(old: Row, new: Row) -> list[Change]:
 
 
 def _speed(old: Row, new: Row) -> Change | None:
-    """Compare speed-ups; of the baseline, whose speed-up is 1 by definition, the latency."""
+    """Compare speedups; of the baseline, whose speedup is 1 by definition, the latency."""
     name = "latency_ms" if old.get("baseline") else "speedup"
     middle = "latency_ms_p50" if old.get("baseline") else "speedup"
     bounds = _intervals(old, new, name)
@@ -177,7 +177,7 @@ def _speed(old: Row, new: Row) -> Change | None:
     if not rose and not fell:
         return None
     unit = " ms" if old.get("baseline") else "x"
-    head = "latency of the baseline" if old.get("baseline") else "speed-up"
+    head = "latency of the baseline" if old.get("baseline") else "speedup"
     was, now = (f"{row[middle]:.2f}{unit} ({a:.2f} to {b:.2f})" for row, (a, b) in zip((old, new), bounds, strict=True))
     return Change(_words(new), "speed", rose if old.get("baseline") else fell, f"{head} {was} before, {now} now")
 

@@ -17,8 +17,17 @@ class TrialRow(TypedDict):
 
     ``shape`` holds the sizes of the inputs' open dimensions beside the batch, such as ``"sequence=64"``; it is empty
     where they have none. ``speedup`` is baseline latency over this latency at the same batch size and
-    shape; ``quality_drop`` is baseline quality minus this one in the metric's own units, measured on the engine that
-    is timed. ``agreement`` is the share of evaluation samples whose largest output is that of the float baseline; where
+    shape. ``latency_ms_rel`` is the baseline-normalised latency, with its 95 % CI: the ``latency_ms_p50`` of the row
+    that ``baseline_key`` names over this row's speedup. Rows are shown, ranked and compared by it; it is computed when
+    rows are read, see :mod:`workbench.study.relative_latency`. ``latency_ms_p50`` is what was timed. ``estimator``
+    names the estimator of the row's latency, ``allocator`` the memory allocator of the timing process;
+    ``page_faults_per_call`` and ``context_switches_per_call`` are counts of that process. ``final_rank`` is the place
+    of a finalist in the head-to-head timing, 1 for the first; None for the other rows. ``reference`` is None, or the
+    label of a row that is shown for comparison and never ranked, such as ``"as commonly started"`` or
+    ``"torch.compile"``. ``fidelity`` is ``"full"``, or ``"survey"`` for a row that was measured at low fidelity and is
+    never recommended.
+    ``quality_drop`` is baseline quality minus this one in the metric's own units, measured on the engine that is timed.
+    ``agreement`` is the share of evaluation samples whose largest output is that of the float baseline; where
     outputs have no classes it is None, and its note has their correlation and relative error. ``peak_rss_mib`` is the
     most that the trial's process had in memory, ``peak_pss_mib`` the same with shared pages divided among those who map
     them, ``gpu_memory_mib`` what it held on a GPU, and ``allocator_peak_mib`` what torch's allocator counts; the notes
@@ -49,11 +58,16 @@ class TrialRow(TypedDict):
     threads: int
     state: str
     recommended: bool
+    reference: str | None
+    fidelity: str
     quality: float | None
     quality_drop: float | None
     quality_drop_low: float | None
     quality_drop_high: float | None
     agreement: float | None
+    latency_ms_rel: float | None
+    latency_ms_rel_low: float | None
+    latency_ms_rel_high: float | None
     latency_ms_p50: float | None
     latency_ms_iqr: float | None
     latency_ms_low: float | None
@@ -65,8 +79,13 @@ class TrialRow(TypedDict):
     speedup_low: float | None
     speedup_high: float | None
     verdict: str | None
+    final_rank: int | None
     noise_floor: float | None
     conditions: str | None
+    estimator: str | None
+    allocator: str | None
+    page_faults_per_call: float | None
+    context_switches_per_call: float | None
     peak_rss_mib: float | None
     peak_pss_mib: float | None
     gpu_memory_mib: float | None
@@ -103,6 +122,10 @@ COLUMNS: tuple[str, ...] = tuple(TrialRow.__annotations__)
 NUMERIC = tuple(name for name, kind in TrialRow.__annotations__.items() if "int" in str(kind) or "float" in str(kind))
 """The columns that hold numbers, and so can be plotted or minimised."""
 
+_DEFAULTED = ("engine_json", "reference", "fidelity", "final_rank", "latency_ms_rel", "latency_ms_rel_low",
+              "latency_ms_rel_high")  # fmt: skip
+"""The columns whose value follows without a record: the defaults of earlier versions, and what is computed."""
+
 
 def new_row(**known: Any) -> TrialRow:
     """Return a waiting row with every column present, None where nothing is known yet.
@@ -114,7 +137,16 @@ def new_row(**known: Any) -> TrialRow:
     ('waiting', None, {})
     """
     row: dict[str, Any] = dict.fromkeys(COLUMNS)
-    row.update(state="waiting", shape="", engine_json="{}", recommended=False, baseline=False, steps=[], notes={})
+    row.update(
+        state="waiting",
+        shape="",
+        engine_json="{}",
+        fidelity="full",
+        recommended=False,
+        baseline=False,
+        steps=[],
+        notes={},
+    )
     row.update(known)
     return row  # type: ignore[return-value]
 
@@ -135,6 +167,24 @@ def row_engine(row: Mapping[str, Any]) -> str:
     return engine_words(row["backend"], json.loads(row.get("engine_json") or "{}"))
 
 
+def row_options(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of the :class:`InferenceConfig` that a row was measured with.
+
+    Examples
+    --------
+    >>> row_options({"backend": "openvino", "batch_size": 8, "threads": 2, "engine_json": '{"streams":2}'})
+    {'backend': 'openvino', 'batch_size': 8, 'threads': 2, 'streams': 2}
+    """
+    threads = {} if row.get("threads") is None else {"threads": row["threads"]}
+    more = json.loads(row.get("engine_json") or "{}")
+    return {"backend": row["backend"], "batch_size": row["batch_size"], **threads, **more}
+
+
+def is_ranked(row: Mapping[str, Any]) -> bool:
+    """Return whether a row may be ranked and recommended: no reference, and measured at full fidelity."""
+    return row.get("reference") is None and row.get("fidelity") != "survey"
+
+
 def judged_on(row: Mapping[str, Any]) -> tuple[str, str, str]:
     """Return what quality depends on: recipe, backend and the engine's options; not the batch size."""
     return row["recipe_id"], row["backend"], row["engine_json"]
@@ -149,7 +199,7 @@ def update_row(row: Mapping[str, Any], **changes: Any) -> TrialRow:
 def whole_row(known: Mapping[str, Any]) -> TrialRow:
     """Return a row with every column, whichever version wrote it; what it did not know is None with a note."""
     row = new_row(**{name: value for name, value in known.items() if name in COLUMNS})
-    unknown = [name for name in COLUMNS if name not in known and name != "engine_json"]  # there were the defaults only
+    unknown = [name for name in COLUMNS if name not in known and name not in _DEFAULTED]
     notes = dict.fromkeys(unknown, "The version that wrote this row did not record it.")
     if known.get("load_s") is not None:
         row["load_ms"] = 1e3 * known["load_s"]

@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from workbench.compress.recipe import Recipe
 from workbench.core.errors import Cancelled, StudyError, TrialFailed, WorkbenchError
@@ -16,6 +16,7 @@ from workbench.study.answers import pareto_rows
 from workbench.study.bench import TWIN, Bench, Setup
 from workbench.study.care import Care
 from workbench.study.child import OutOfTime, Stop
+from workbench.study.finals import LEAST_S, hold_finals
 from workbench.study.finishing import Finishing
 from workbench.study.ledger import Ledger, words_of
 from workbench.study.pacing import Pacing
@@ -73,6 +74,7 @@ class Run(Finishing):
         self._care = care or Care()
         self._monitor = monitor
         self._task, self._plan, self._ledger, self._files, self._stop = task, plan, ledger, files, stop
+        self._all = plan
         self._pacing = Pacing(plan, stop)
         self._host = host or PrepareHost(None, files, stop, prefix_cache=prefix_cache, care=self._care)
         self._host.carry(shipment)
@@ -96,10 +98,11 @@ class Run(Finishing):
         started = time.monotonic()
         state, reason, whole = "cancelled", "Cancelled while it ran.", False
         try:
-            self._ledger.say(self._plan.words(), plan=self._ledger.rows())
+            self._ledger.say(self._plan_words(), plan=self._ledger.rows())
             self._pass()
             while self._wait_for_others():
                 self._pass()
+            self._finals()
             whole = True
         except OutOfTime:
             state, reason = "waiting", "Stopped while it ran: the time budget was used up."
@@ -122,6 +125,21 @@ class Run(Finishing):
             phases_s=phases.seconds(),
             covered_s=phases.covered_s(),
         )
+
+    def _finals(self) -> None:
+        """Time the leading rows head to head, if they are near each other and the time allows it."""
+        if self._stop.remaining() < LEAST_S:
+            self._cut.append(f"not run, {BUDGET}: the head-to-head timing of the leading rows")
+            return
+        with self._turn(alone=True):
+            try:
+                hold_finals(self._all, self._ledger, self._bench, self._noise, self._pacing, say=self._ledger.say)
+            except OutOfTime:  # the rows keep their own timing
+                self._cut.append(f"not finished, {BUDGET}: the head-to-head timing of the leading rows")
+
+    def _plan_words(self) -> str:
+        """Return what will be done, in words."""
+        return self._plan.words()
 
     def _leave(self, state: str, reason: str, *, kill: bool) -> None:
         """Give free what was running and end the processes: each of these, also where another one fails."""
@@ -196,7 +214,7 @@ class Run(Finishing):
             self._bench.start_baseline(self._plan.baseline(first[0].point))
         self._bench.prestart(first, twin=self._twin(first))
         try:
-            listen = self._ledger.following(trial.name, seconds=self._pacing.prepare_s(recipe))
+            listen = self._listener(trial)
             sizes = self._plan.batch_sizes
             few = cores_allowed() <= _FEW_CORES
             with self._turn(alone=False) if few else contextlib.nullcontext():
@@ -204,7 +222,7 @@ class Run(Finishing):
                 answer = self._host.prepare(recipe, self._shelf.target(trial), listen, batch_sizes=sizes)
         except TrialFailed as error:
             self._bench.end([*(t.key for t in first), TWIN])
-            self._ledger.fail(mine, f"The variant could not be prepared: {error}")
+            self._unprepared(mine, error)
             self._pacing.prepared(recipe)
             self._stop_if_full(error)
             if not recipe.steps:
@@ -214,6 +232,14 @@ class Run(Finishing):
         self._shelf.keep(trial, answer)
         self._pacing.learn(recipe, answer["steps"])
         return True
+
+    def _listener(self, trial: Planned) -> Callable[[dict[str, Any]], None]:
+        """Return what gets the progress of a trial's preparation."""
+        return self._ledger.following(trial.name, seconds=self._pacing.prepare_s(trial.recipe))
+
+    def _unprepared(self, trials: Sequence[Planned], error: TrialFailed) -> None:
+        """Note trials whose preparation did not end in a variant."""
+        self._ledger.fail(trials, f"The variant could not be prepared: {error}")
 
     def _group(self, trials: Sequence[Planned], following: Sequence[Planned]) -> None:
         """Time one recipe at one point on all its backends, in turns with the baseline; then judge quality."""

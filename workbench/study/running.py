@@ -7,7 +7,7 @@ import dataclasses
 import inspect
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +19,18 @@ from workbench.study.merge import rows_of_task
 from workbench.study.remembered import Remembered, complete_rows, finished_plan, recall, remember, tell_finished
 from workbench.study.search.face import SETTING
 from workbench.study.store import Store
+from workbench.study.strategy.record import CURRENT
 from workbench.study.summary import RunSummary
 
 if TYPE_CHECKING:
     from workbench.compress.recipe import Recipe
     from workbench.measure.monitor import Monitor
+    from workbench.study.child import Stop
     from workbench.study.cluster.link import Cluster
     from workbench.study.job import Job
+    from workbench.study.plan import Plan
+    from workbench.study.prepare import Shipment
+    from workbench.study.strategy.leash import Leash
     from workbench.tasks.task import Task
 
 
@@ -62,6 +67,7 @@ class StudyRuns:
         monitor: Monitor | None = None,
         cluster: Cluster | str | Any = None,
         stall_timeout_s: float | None = STALL_S,
+        seed: int = 0,
         progress: ProgressCallback = ignore,
     ) -> RunSummary:
         """Run every trial that is not complete yet; complete rows are reused.
@@ -69,7 +75,10 @@ class StudyRuns:
         Parameters
         ----------
         recipes : sequence of Recipe, optional
-            By default :func:`workbench.study.default_recipes`. The float model is added: it is the baseline.
+            The float model is added: it is the baseline. By default a strategy chooses them while it runs: float and
+            static int8 first, then what is predicted to gain most on the fastest engine within ``quality_drop``,
+            trained in the time that is left, and a survey of the other techniques; :meth:`decisions` holds what was
+            decided and why. On a cluster the default is the list :func:`workbench.study.default_recipes`.
         backends : sequence of str, optional
             By default those of torch-eager, onnxruntime and openvino that run here.
         batch_sizes : sequence of int
@@ -98,6 +107,8 @@ class StudyRuns:
             Seconds that a process may prepare, load, time or evaluate without a sign of life (a training gives one
             every batch, an export none until it is done). Then it is killed, its trial fails, and the others go on.
             Half an hour by default; None waits for ever.
+        seed : int
+            Of the recipes of the default plan.
         progress : callable
             Gets :class:`Progress` with ``stage="study"``, ``done`` of ``total`` trials (``done`` moves in fractions
             while a variant is prepared), a ``message`` in words, and ``values``: ``{"plan": [TrialRow, ...]}`` before
@@ -132,6 +143,7 @@ class StudyRuns:
             monitor=monitor,
             cluster=cluster,
             stall_timeout_s=stall_timeout_s,
+            seed=seed,
             progress=progress,
         )
 
@@ -161,9 +173,11 @@ class StudyRuns:
         if self._builtin is not None and self._key is not None:
             remember(self._store, self.name, self._key, found)
 
-    def _note_question(self, quality_drop: float) -> None:
+    def _note_question(self, quality_drop: float, *, default: bool = False) -> None:
         self._store.set_setting(self.name, "quality_drop", quality_drop)
         self._store.set_setting(self.name, SETTING, None)
+        if not default:
+            self._store.set_setting(self.name, CURRENT, None)
 
     def _run(
         self,
@@ -179,24 +193,27 @@ class StudyRuns:
         monitor: Monitor | None,
         cluster: Any,
         stall_timeout_s: float | None,
+        seed: int,
         progress: ProgressCallback,
     ) -> RunSummary:
         from workbench.study.baseline import with_earlier_baseline, with_fastest_baseline
-        from workbench.study.ledger import Ledger
         from workbench.study.plan import check_recipes, plan_for
         from workbench.study.prepare import PrepareHost, pack
-        from workbench.study.run import Run, watching
+        from workbench.study.run import watching
         from workbench.study.shapes import shapes_of
+        from workbench.study.strategy.leash import Leash
+        from workbench.study.strategy.start import finished_default, float_only
         from workbench.study.turn_lock import turn
 
         started = time.monotonic()
         self._runner = threading.get_ident()
-        asked = (recipes, backends, batch_sizes)
+        default, leash = recipes is None, Leash(stop)
+        asked = (float_only(seed) if default else recipes, backends, batch_sizes)
         limits: dict[str, Any] = {"threads": threads, "budget_s": budget_s}
         try:
             with contextlib.ExitStack() as early:
                 try:
-                    check_question(quality_drop=quality_drop, minimise="latency_ms_p50")
+                    check_question(quality_drop=quality_drop, minimise="latency_ms_rel")
                     watched, care = watching(monitor), care_for(stall_timeout_s)
                     progress(Progress("study", 0, 0, "checking the task"))
                     if cluster is not None:
@@ -205,11 +222,15 @@ class StudyRuns:
                             quality_drop=quality_drop, shapes=shapes, care=care, progress=progress, **limits,
                         )  # fmt: skip
                     known = self._recall()
-                    done = known and finished_plan(known, self._store, self.name, *asked, shapes=shapes, **limits)
+                    more: dict[str, Any] = {"shapes": shapes, **limits}
+                    if default:
+                        more |= {"quality_drop": quality_drop, "seed": seed}
+                    look: Callable[..., Any] = finished_default if default else finished_plan
+                    done: Any = None if known is None else look(known, self._store, self.name, *asked, **more)
                     if done:
-                        self._note_question(quality_drop)
-                        return tell_finished(*done, time.monotonic() - started, progress)
-                    host = PrepareHost(None, self.files, stop, prefix_cache=self.prefix_cache, care=care)
+                        self._note_question(quality_drop, default=default)
+                        return tell_finished(done[0], done[1], time.monotonic() - started, progress)
+                    host = PrepareHost(None, self.files, leash, prefix_cache=self.prefix_cache, care=care)
                     early.callback(host.close, kill=True)  # where the run does not come to that
                     early_start = self._task is None
                     if early_start:
@@ -229,16 +250,47 @@ class StudyRuns:
                         plan = with_fastest_baseline(plan, new_points, host.choose_threads)
                 except Cancelled:
                     return RunSummary(0, 0, 0, 0, cancelled=True, seconds=time.monotonic() - started)
-                self._note_question(quality_drop)
+                self._note_question(quality_drop, default=default)
                 self._remember(known)
-                rows = plan.rows(self.task.name, shipment.fingerprint)
-                with Ledger(self._store, self.name, plan, rows, quality_drop=quality_drop, progress=progress) as ledger:
-                    more: dict[str, Any] = {"host": host, "monitor": monitor, "care": care}
-                    run = Run(self.task, plan, ledger, shipment, self.files, stop, **more)
-                    with watched:
-                        return dataclasses.replace(run.work(), seconds=time.monotonic() - started)
+                more = {"host": host, "monitor": monitor, "care": care}
+                with watched:
+                    found = self._work(
+                        plan, shipment, stop, leash if default else None, budget_s=budget_s, quality_drop=quality_drop,
+                        seed=seed, progress=progress, **more,
+                    )  # fmt: skip
+                return dataclasses.replace(found, seconds=time.monotonic() - started)
         finally:
             self._stop = None
+
+    def _work(
+        self,
+        plan: Plan,
+        shipment: Shipment,
+        stop: Stop,
+        leash: Leash | None,
+        *,
+        budget_s: float | None,
+        quality_drop: float,
+        seed: int,
+        progress: ProgressCallback,
+        **options: Any,
+    ) -> RunSummary:
+        """Run a plan, or with a ``leash`` the strategy that begins with it."""
+        from workbench.study.ledger import Ledger
+        from workbench.study.run import Run
+        from workbench.study.strategy.runner import StrategyRun
+        from workbench.study.strategy.start import first_part, question_for, record_for
+
+        first = plan if leash is None else first_part(plan)
+        rows = first.rows(self.task.name, shipment.fingerprint)
+        with Ledger(self._store, self.name, first, rows, quality_drop=quality_drop, progress=progress) as ledger:
+            if leash is None:
+                return Run(self.task, plan, ledger, shipment, self.files, stop, **options).work()
+            asked: dict[str, Any] = {"limit": quality_drop, "budget_s": budget_s, "seed": seed}
+            options["question"] = question_for(self.task, plan, **asked)
+            options["record"] = record_for(self._store, self.name, plan, shipment.fingerprint, **asked)
+            run = StrategyRun(self.task, plan, ledger, shipment, self.files, stop, leash=leash, **options)
+            return run.work()
 
     def _run_on(
         self, cluster: Any, stop: Any, *, monitor: Any, shapes: Any, quality_drop: float, **asked: Any

@@ -10,14 +10,15 @@ from typing import Any
 import ipywidgets as widgets
 
 from workbench.compress.recipe import Recipe
-from workbench.compress.steps import Distill, Factorize, Prune, Quantize, Recover, Sparsify, Step
+from workbench.compress.steps import Distill, Factorize, Prune, PruneDepth, Quantize, Recover, Sparsify, Step
 from workbench.core.errors import ConfigError, RecipeError
 from workbench.report.words import engine_name
 from workbench.widgets.form import Form
 from workbench.widgets.parts import close_tree, hint
 
-STEP_ORDER: tuple[type[Step], ...] = (Prune, Factorize, Sparsify, Recover, Distill, Quantize)
+STEP_ORDER: tuple[type[Step], ...] = (PruneDepth, Prune, Factorize, Sparsify, Recover, Distill, Quantize)
 _STEP_WORDS = {
+    PruneDepth: "depth pruning: remove whole residual blocks",
     Prune: "take whole channels away",
     Factorize: "split layers into two thinner ones",
     Sparsify: "set single connections to zero",
@@ -111,11 +112,18 @@ class _Entry:
 
 
 class RecipeList:
-    """The recipes to run: presets and the person's own, each with a checkbox."""
+    """The recipes to run: presets and the person's own, each with a checkbox, or none of them: the default plan.
+
+    ``automatic`` is ticked at first; choosing recipes by hand takes its tick away.
+    """
 
     def __init__(self, recipes: Sequence[Recipe] = (), *, on_change: Callable[[], None] = lambda: None) -> None:
         self._entries: dict[str, _Entry] = {}
         self._on_change = on_change
+        self.automatic = widgets.Checkbox(
+            value=True, description="default plan: recipes are decided while it runs", indent=False
+        )
+        self.automatic.observe(lambda _change: self._on_change(), names="value")
         self.view = widgets.VBox()
         self.view.add_class("wb-list")
         self.set_presets(recipes)
@@ -149,6 +157,7 @@ class RecipeList:
                     f"There is a recipe named {recipe.name!r} already ({entry.recipe.label}). Choose another name."
                 )
         self._entries[recipe.recipe_id] = self._entry(recipe, True, False)
+        self.automatic.value = False
         self._show()
 
     def tick(self, name: str, value: bool) -> None:
@@ -165,6 +174,15 @@ class RecipeList:
         """The ticked recipes, in the order shown."""
         return [entry.recipe for entry in self._entries.values() if entry.box.value]
 
+    @property
+    def plan(self) -> list[Recipe] | None:
+        """The ticked recipes, or None for the default plan."""
+        return None if self.automatic.value else self.chosen
+
+    def _by_hand(self) -> None:
+        self.automatic.value = False
+        self._on_change()
+
     def _show(self) -> None:
         self.view.children = [entry.view for entry in self._entries.values()]
         self._on_change()
@@ -172,7 +190,7 @@ class RecipeList:
     def _entry(self, recipe: Recipe, ticked: bool, preset: bool) -> _Entry:
         name = recipe.name or recipe.label
         box = widgets.Checkbox(value=ticked, description=name, indent=False, tooltip=repr(recipe))
-        box.observe(lambda _change: self._on_change(), names="value")
+        box.observe(lambda _change: self._by_hand(), names="value")
         view = box if name == recipe.label else widgets.VBox([box, hint(recipe.label)])
         return _Entry(recipe, box, view, preset)
 

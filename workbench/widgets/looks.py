@@ -51,6 +51,7 @@ STYLE = """<style>
 .wb-table th:first-child, .wb-table td:first-child { padding-left: 4px; }
 .wb-table small { display: block; color: var(--jp-content-font-color2, #666); font-size: 11px; font-weight: 400; }
 .wb-table tr.recommended td { background: rgba(0, 158, 115, .12); }
+.wb-table tr.reference td { color: var(--jp-content-font-color2, #666); font-style: italic; }
 .wb-table tr.waiting td, .wb-table tr.cancelled td { color: var(--jp-content-font-color2, #777); }
 .wb-table tr.failed td:last-child { color: var(--jp-error-color0, #b00020); }
 .wb-table .mark { color: var(--jp-success-color0, #00704f); white-space: nowrap; }

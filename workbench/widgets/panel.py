@@ -131,12 +131,12 @@ class Workbench:
         settings = self._settings if self._view is None else self._view.settings.value
         settings = settings.replace(**{name: changes.pop(name) for name in settings.to_dict() if name in changes})
         if self._view is None:
-            changes.setdefault("recipes", default_recipes(settings.budget_s))
+            changes.setdefault("recipes", None)
             changes.setdefault("backends", [s.name for s in backend_status(DEFAULT_BACKENDS) if s.available])
         else:
-            changes.setdefault("recipes", self._view.recipes.chosen)
+            changes.setdefault("recipes", self._view.recipes.plan)
             changes.setdefault("backends", self._view.engines.chosen)
-        if not changes["recipes"]:
+        if changes["recipes"] is not None and not changes["recipes"]:
             raise RecipeError("No recipe is ticked. Tick at least one under 'Recipes to run'.")
         if not changes["backends"]:
             raise StudyError("No engine is ticked. Tick at least one under 'Engines'.")

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from workbench.report import tables
 from workbench.report.words import Row, first_line
+from workbench.study.answers import table_order
+from workbench.study.relative_latency import LATENCY
 
 _ORDER = {"complete": 0, "running": 1, "waiting": 2, "pruned": 3, "failed": 4, "cancelled": 5}
 
@@ -24,19 +26,13 @@ COLUMNS = (
 def table_html(rows: Sequence[Row], *, batch_size: int | None = None) -> str:
     """Return the table of ``rows``, or of those at one batch size.
 
-    The recommended row comes first, then finished rows by latency, then the rest by state.
+    The recommended row comes first, then finished rows by latency with reference rows under their baseline, then the
+    rest by state.
     """
     shown = [row for row in rows if batch_size is None or row["batch_size"] == batch_size]
-    where = "" if batch_size is None else f" at batch size {batch_size}"
-    return tables.table(COLUMNS, sorted(shown, key=_sort_key), empty=f"No trials{where} yet.")
+    at = "" if batch_size is None else f" at batch size {batch_size}"
+    return tables.table(COLUMNS, sorted(table_order(shown, LATENCY), key=_sort_key), empty=f"No trials{at} yet.")
 
 
-def _sort_key(row: Row) -> tuple[bool, int, float, str, str]:
-    latency = row.get("latency_ms_p50")
-    return (
-        not row.get("recommended"),
-        _ORDER.get(row["state"], len(_ORDER)),
-        latency if latency is not None else float("inf"),
-        str(row["recipe"]),
-        str(row["backend"]),
-    )
+def _sort_key(row: Row) -> tuple[bool, int]:
+    return not row.get("recommended"), _ORDER.get(row["state"], len(_ORDER))

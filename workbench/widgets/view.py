@@ -20,7 +20,7 @@ from workbench.widgets.looks import STYLE
 from workbench.widgets.parts import close_tree
 from workbench.widgets.settings import RunSettings
 from workbench.widgets.table import table_html
-from workbench.widgets.words import offer_sentence, point_name, recommendation
+from workbench.widgets.words import offer_sentence, point_facts, point_name, recommendation
 
 BAR_STYLES = {"failed": "danger", "cancelled": "warning", "finished": "success"}
 
@@ -57,7 +57,8 @@ class Results:
         self.table = _html("", "wb-table")
         self.point = widgets.Dropdown(description="Code for", layout=widgets.Layout(width="100%", max_width="640px"))
         self.code = _html("")
-        self.take_home = widgets.VBox([_head("Repeat a point in Python"), self.point, self.code])
+        self.facts = _html("", "wb-hint")
+        self.take_home = widgets.VBox([_head("Repeat a point in Python"), self.point, self.code, self.facts])
         for widget in (self.batch_row, self.chart, self.take_home):
             widget.layout.display = "none"
         self.batch.observe(guard(self._batch_changed), names="value")
@@ -107,10 +108,14 @@ class Results:
     def _offer_points(self, finished: list[Row], best: Best) -> None:
         chosen = _key(best.row) if best.row else None
         ordered = sorted(
-            finished, key=lambda row: (_key(row) != chosen, -row["batch_size"], row["latency_ms_p50"] or 0)
+            finished, key=lambda row: (_key(row) != chosen, -row["batch_size"], row["latency_ms_rel"] or 0)
         )
+        threads = len({row["threads"] for row in finished}) > 1
         lead = "recommended: " if best.met else "nearest miss: "
-        options = [((lead if _key(row) == chosen else "") + point_name(row), _key(row)) for row in ordered]
+        names = [point_name(row, threads=threads) for row in ordered]
+        options = [
+            ((lead if _key(row) == chosen else "") + n, _key(row)) for n, row in zip(names, ordered, strict=True)
+        ]
         keys = [key for _, key in options]
         value = self.point.value if self._picked and self.point.value in keys else keys[0] if keys else None
         if list(self.point.options) != options or self.point.value != value:
@@ -129,12 +134,14 @@ class Results:
         size = self.batch.value
         self.table.value = table_html(self._rows, batch_size=size)
         finished = [row for row in self._rows if row["state"] == "complete" and row["batch_size"] == size]
-        drawn = (size, self._limit, [(_key(row), row["latency_ms_p50"], row["recommended"]) for row in finished])
+        drawn = (size, self._limit, [(_key(row), row["latency_ms_rel"], row["recommended"]) for row in finished])
         if finished and drawn != self._drawn:
             self.chart.value, self._drawn = chart_png(finished, size, self._limit), drawn
         self.chart.layout.display = "" if finished else "none"  # after its bytes: an empty image looks broken
         row = next((row for row in self._rows if _key(row) == self.point.value), None)
         self.code.value = f'<pre class="wb-code">{html.escape(self._make_code(row))}</pre>' if row else ""
+        facts = point_facts(row) if row else []
+        self.facts.value = "<br>".join(f"{html.escape(name)}: {html.escape(value)}" for name, value in facts)
 
     def _batch_changed(self, _change: Any) -> None:
         with self._lock:
@@ -196,7 +203,10 @@ class View:
             return
         settings = self.settings.value
         self.offer.value = offer_sentence(
-            len(self.recipes.chosen), len(self.engines.chosen), len(settings.batch_sizes), settings.budget_s
+            None if self.recipes.automatic.value else len(self.recipes.chosen),
+            len(self.engines.chosen),
+            len(settings.batch_sizes),
+            settings.budget_s,
         )
 
     def _layout(self, title: str) -> widgets.Widget:
@@ -209,6 +219,7 @@ class View:
                 buttons,
                 self.offer,
                 _head("Recipes to run"),
+                self.recipes.automatic,
                 self.recipes.view,
                 builder,
                 _head("Engines"),
@@ -242,4 +253,4 @@ def _head(text: str) -> widgets.HTML:
 
 
 def _key(row: Row) -> str:
-    return f"{row['recipe_id']}/{row['backend']}/{row['batch_size']}/{row['threads']}"
+    return str(row["trial_key"])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 
-from workbench.report.words import Row, engine_name, number, quality
+from workbench.report.words import Row, engine_name, number, quality, variant_name
 from workbench.study.answers import Best
 from workbench.study.rows import STATES
 
@@ -45,17 +46,52 @@ def trials_sentence(rows: Sequence[Row]) -> str:
     return ", ".join([text, *extra])
 
 
-def offer_sentence(recipes: int, engines: int, batch_sizes: int, budget_s: float) -> str:
-    """Return what a run would do: ``"54 trials (6 recipes, 3 engines, 3 batch sizes) in at most 20:00."``."""
+def offer_sentence(recipes: int | None, engines: int, batch_sizes: int, budget_s: float) -> str:
+    """Return what a run would do: ``"54 trials (6 recipes, 3 engines, 3 batch sizes) in at most 20:00."``.
+
+    ``recipes`` is None for the default plan, which decides how many there are.
+    """
+    if recipes is None:
+        return f"The default plan on {engines} engine{'' if engines == 1 else 's'}, in about {clock(budget_s)} at most."
     parts = [(recipes, "recipe"), (engines, "engine"), (batch_sizes, "batch size")]
     counts = ", ".join(f"{n} {word}{'' if n == 1 else 's'}" for n, word in parts)
     total = recipes * engines * batch_sizes
     return f"{total} trial{'' if total == 1 else 's'} ({counts}) in about {clock(budget_s)} at most."
 
 
-def point_name(row: Row) -> str:
-    """Return what a row is: ``"prune on OpenVINO, batch size 32"``."""
-    return f"{row['recipe']} on {engine_name(row['backend'])}, batch size {row['batch_size']}"
+def point_name(row: Row, *, threads: bool = False) -> str:
+    """Return the name of a row's operating point: ``"prune on OpenVINO, batch size 32"``.
+
+    The engine's options and the shape are part of it, the threads if asked for.
+    """
+    options = ", ".join(f"{name}={value}" for name, value in json.loads(row.get("engine_json") or "{}").items())
+    parts = [
+        f"{variant_name(row)} on {engine_name(row['backend'])}{f' ({options})' if options else ''}",
+        f"batch size {row['batch_size']}",
+        str(row.get("shape") or ""),
+        f"{row['threads']} thread{'' if row['threads'] == 1 else 's'}" if threads and row.get("threads") else "",
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def point_facts(row: Row) -> list[tuple[str, str]]:
+    """Return how a row's latency was measured, as pairs of a name and a value; what is None is left out."""
+    floor = row.get("noise_floor")
+    facts = {
+        "latency as timed": f"{number(row.get('latency_ms_p50'))} ms/batch" if row.get("latency_ms_p50") else None,
+        "estimator": row.get("estimator"),
+        "A/A noise floor": None if floor is None else f"{100 * floor:.1f} %",
+        "allocator": row.get("allocator"),
+        "page faults": _per_call(row, "page_faults_per_call"),
+        "context switches": _per_call(row, "context_switches_per_call"),
+        "conditions": row.get("conditions"),
+        "fidelity": "survey: low fidelity, never recommended" if row.get("fidelity") == "survey" else None,
+    }
+    return [(name, str(value)) for name, value in facts.items() if value]
+
+
+def _per_call(row: Row, name: str) -> str | None:
+    return None if row.get(name) is None else f"{number(row[name])} per call"
 
 
 def recommendation(best: Best) -> tuple[str, str]:
@@ -70,14 +106,14 @@ def recommendation(best: Best) -> tuple[str, str]:
 
 def _figures(row: Row) -> str:
     parts = []
-    if row.get("latency_ms_p50") is not None:
-        parts.append(f"{number(row['latency_ms_p50'])} ms a batch")
+    if row.get("latency_ms_rel") is not None:
+        parts.append(f"latency {number(row['latency_ms_rel'])} ms/batch")
     if row.get("throughput_per_s") is not None:
-        parts.append(f"{number(row['throughput_per_s'])} samples a second")
+        parts.append(f"{number(row['throughput_per_s'])} samples/s")
     if row.get("quality") is not None:
         parts.append(f"quality {quality(row['quality'])}")
     if row.get("peak_rss_mib") is not None:
-        parts.append(f"{number(row['peak_rss_mib'])} MiB of memory")
+        parts.append(f"peak memory {number(row['peak_rss_mib'])} MiB")
     return ", ".join(parts) or "no figures"
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from workbench.compress.steps.base import Step
+from workbench.compress.steps.depth import PruneDepth
 from workbench.compress.steps.distill import Distill, Recover
 from workbench.compress.steps.factorize import FACTORIZE_TYPES, Factorize
 from workbench.compress.steps.prune import PRUNE_BY_LOSS, Prune
@@ -21,6 +22,7 @@ __all__ = [
     "Distill",
     "Factorize",
     "Prune",
+    "PruneDepth",
     "Quantize",
     "Recover",
     "Sparsify",
@@ -30,7 +32,7 @@ __all__ = [
 ]
 
 STEP_TYPES: dict[str, type[Step]] = {
-    cls.__name__: cls for cls in (Prune, Distill, Recover, Factorize, Sparsify, Quantize)
+    cls.__name__: cls for cls in (Prune, PruneDepth, Distill, Recover, Factorize, Sparsify, Quantize)
 }
 
 

@@ -189,8 +189,10 @@ class Recover(Step):
     """
 
     not_after: ClassVar[Mapping[str, str]] = AFTER_QUANTIZE
-    needs: ClassVar[tuple[str, ...]] = ("Prune", "Factorize", "Sparsify")
-    needs_why: ClassVar[str] = "Recover wins back what Prune, Factorize or Sparsify cost; put one of them before it."
+    needs: ClassVar[tuple[str, ...]] = ("Prune", "PruneDepth", "Factorize", "Sparsify")
+    needs_why: ClassVar[str] = (
+        "Recover wins back what Prune, PruneDepth, Factorize or Sparsify cost; put one of them before it."
+    )
 
     epochs: float = option(2.0, "passes over the training data", minimum=0.0)
     learning_rate: float | None = option(None, RATE, above=0.0, advanced=True)

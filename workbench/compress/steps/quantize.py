@@ -31,7 +31,15 @@ class Quantize(Step):
     """
 
     not_after: ClassVar[Mapping[str, str]] = AFTER_QUANTIZE
-    not_before: ClassVar[tuple[str, ...]] = ("Distill", "Factorize", "Prune", "Quantize", "Recover", "Sparsify")
+    not_before: ClassVar[tuple[str, ...]] = (
+        "Distill",
+        "Factorize",
+        "Prune",
+        "PruneDepth",
+        "Quantize",
+        "Recover",
+        "Sparsify",
+    )
 
     bits: int = option(8, "bits per weight and activation; 4 for weights alone", choices=(8, 4))
     activations: str = option(

@@ -167,7 +167,7 @@ class ClusterRun:
         known, tiers = self._tiers.get(board.site, (-1, ()))
         if known != len(rows):  # what is worth doing next changes with a new row only
             primary = [row for row in rows if row["batch_size"] == board.plan.primary.batch]
-            best, front = self._ledger.best(), pareto_rows(primary, x="latency_ms_p50", y="quality")
+            best, front = self._ledger.best(), pareto_rows(primary, x="latency_ms_rel", y="quality")
             tiers = ({best["recipe_id"]} if best else set(), {row["recipe_id"] for row in front})
             self._tiers[board.site] = len(rows), tiers
         return board.ready(first=tiers, near=near)

@@ -11,20 +11,14 @@ from typing import Any, Literal
 from workbench.core.config import Config, from_dict, option
 from workbench.core.errors import ConfigError, unknown_name
 from workbench.core.given import given
-from workbench.study.answers import (
-    HIGHER_IS_BETTER,
-    Best,
-    baseline_of,
-    comparable,
-    evidence,
-    interval_words,
-    one_machine,
-)
-from workbench.study.rows import NUMERIC, TrialRow, row_engine
+from workbench.study.answers import HIGHER_IS_BETTER, Best, answer, interval_words, one_machine
+from workbench.study.relative_latency import LATENCY, baseline_of, relative_latency
+from workbench.study.rows import NUMERIC, TrialRow, is_ranked, row_engine
+from workbench.study.winner import winner_of
 
 _COLUMNS = {
     "max_quality_drop": "quality_drop",
-    "max_latency_ms": "latency_ms_p50",
+    "max_latency_ms": LATENCY,
     "max_peak_rss_mib": "peak_rss_mib",
     "max_size_mib": "size_mib",
 }
@@ -34,7 +28,8 @@ _WORDS = {
     "max_peak_rss_mib": ("peak memory", " MiB"),
     "max_size_mib": ("size", " MiB"),
 }
-_FIGURES = {"latency_ms_p50": "fastest", "throughput_per_s": "highest throughput"}
+_LATENCIES = (LATENCY, "latency_ms_p50")
+_FIGURES = {LATENCY: "fastest", "throughput_per_s": "highest throughput"}
 
 
 @dataclass(frozen=True)
@@ -48,7 +43,7 @@ class Goals(Config):
     """
 
     max_quality_drop: float = option(0.01, "largest drop of quality, in the metric's units", minimum=0.0)
-    max_latency_ms: float | None = option(None, "longest median latency of a call", above=0.0, unit="ms")
+    max_latency_ms: float | None = option(None, "longest baseline-normalised latency of a call", above=0.0, unit="ms")
     max_peak_rss_mib: float | None = option(None, "largest peak memory of the engine's process", above=0.0, unit="MiB")
     max_size_mib: float | None = option(None, "largest file that the engine loads", above=0.0, unit="MiB")
 
@@ -68,9 +63,9 @@ class Goals(Config):
     ) -> dict[str, float]:
         """Return for each goal how far a row is beyond it, as a share of the limit; 0 or below where it holds.
 
-        What was not measured counts as one whole limit too much. With ``base``, the baseline's row, latency is what
-        rows are compared by (see :func:`workbench.study.answers.comparable`), else what was measured. ``drop`` names
-        the column of the drop: a search may look at ``"validation_drop"`` only.
+        What was not measured counts as one whole limit too much. ``base`` is the baseline's row, for the
+        baseline-normalised latency; without it, latency is what was measured. ``drop`` names the column of the drop: a
+        search may look at ``"validation_drop"`` only.
         """
         found = {}
         for name, limit in self.limits.items():
@@ -102,8 +97,7 @@ class Question:
     def values(self, row: TrialRow, base: TrialRow | None) -> list[float] | str:
         """Return the figures of a row as a search sees them, or why one is unknown.
 
-        Latency and throughput are those that rows are compared by, see :func:`workbench.study.answers.comparable`;
-        quality is that of the validation split.
+        Latency is baseline-normalised, throughput follows from it, and quality is that of the validation split.
         """
         found = [_figure(row, base, _SEEN.get(figure, figure)) for figure in self.figures]
         for figure, value in zip(self.figures, found, strict=True):
@@ -146,7 +140,7 @@ def question(
         raise ConfigError(f"search: goals must be wb.Goals(max_quality_drop=0.01, ...), got {given(goals)}.")
     small, large = _several("minimise", minimise), _several("maximise", maximise)
     if not small and not large:
-        small, large = (("latency_ms_p50",), ()) if len(batch_sizes) == 1 else ((), ("throughput_per_s",))
+        small, large = ((LATENCY,), ()) if len(batch_sizes) == 1 else ((), ("throughput_per_s",))
     for name in (*small, *large):
         if name not in NUMERIC:
             raise ConfigError("search: " + unknown_name("numeric column", name, NUMERIC))
@@ -163,7 +157,7 @@ def question(
     ):
         if wrong:
             raise ConfigError(f"search: {wrong[0]} does not belong into {side}. Write {other}={wrong[0]!r}.")
-    if len(batch_sizes) > 1 and "latency_ms_p50" in small:
+    if len(batch_sizes) > 1 and any(name in small for name in _LATENCIES):
         raise ConfigError(
             f"search: a call of {min(batch_sizes)} and one of {max(batch_sizes)} samples are no rivals in latency, the "
             "smaller one always wins. Give one batch size; or maximise='throughput_per_s' with a goal for the latency."
@@ -175,9 +169,9 @@ def question(
 def recommend(rows: Sequence[TrialRow], asked: Question, *, machine: str | None = None) -> Best:
     """Return exactly one row that answers the question, or the nearest miss and the plain statement.
 
-    The rules are those of :func:`workbench.study.answers.best_row`: only complete rows of one machine, latencies
-    compared by what was timed in turns with the baseline, of equals the one that loses less. Quality is that of the
-    evaluation split, which the search did not see.
+    The rules are those of :func:`workbench.study.answers.best_row`: only complete rows of one machine, compared by the
+    baseline-normalised latency, finalists by their head-to-head timing, ties by size. Quality is that of the evaluation
+    split, which the search did not see.
     """
     known, other = _rivals(rows, asked, machine)
     order = {row["trial_key"]: cost for row, cost in zip(known, costs(known, asked.figures[0]), strict=True)}
@@ -188,13 +182,12 @@ def recommend(rows: Sequence[TrialRow], asked: Question, *, machine: str | None 
     base = baseline_of(rivals)
     held = [r for r in rivals if asked.goals.hold(r, base=base(r))]
     if held:
-        words = _FIGURES.get(asked.figures[0]) or f"best {asked.figures[0]}"
-        many = f" at batch {held[0]['batch_size']}" if len(asked.batch_sizes) > 1 else ""
-        text = (
-            f"{held[0]['recipe']} on {row_engine(held[0])}{many}: the {words} of {len(held)} variants that hold the "
-            f"goals ({asked.goals.words()}; {len(rivals)} compared): {evidence(held, asked.goals.max_quality_drop)}"
-        )
-        return Best(held[0], True, text + other, len(rivals))
+        winner = winner_of(held, asked.figures[0])
+        kind = _FIGURES.get(asked.figures[0]) or f"best {asked.figures[0]}"
+        at = f" at batch {winner.row['batch_size']}" if len(asked.batch_sizes) > 1 else ""
+        counts = f"of {len(held)} variants that hold the goals ({asked.goals.words()}; {len(rivals)} compared){at}"
+        best = answer(winner, kind, counts, asked.goals.max_quality_drop, len(rivals))
+        return dataclasses.replace(best, reason=best.reason + other)
 
     def far(row: TrialRow) -> tuple[float, float]:
         beyond = asked.goals.excess(row, base=base(row))
@@ -212,7 +205,9 @@ def misses(rows: Sequence[TrialRow], asked: Question, *, machine: str | None = N
 def _rivals(rows: Sequence[TrialRow], asked: Question, machine: str | None) -> tuple[list[TrialRow], str]:
     """Return the rows that may answer a question, all of one machine, with a sentence where that is not this one."""
     known = [r for r in rows if r["state"] == "complete" and r["batch_size"] in asked.batch_sizes]
-    known = [r for r in known if (r.get("shape") or "") == asked.shape and r["quality_drop"] is not None]
+    known = [
+        r for r in known if (r.get("shape") or "") == asked.shape and r["quality_drop"] is not None and is_ranked(r)
+    ]
     return one_machine(known, machine)
 
 
@@ -228,7 +223,7 @@ def nearest_misses(rows: Sequence[TrialRow], goals: Goals) -> dict[str, TrialRow
 
 
 def costs(rows: Sequence[TrialRow], figure: str) -> list[float]:
-    """Return a figure of rows as they are compared by, less is better; infinite where it is unknown."""
+    """Return a figure of rows as a cost, lower is better; infinite if it is unknown."""
     base = baseline_of(rows)
     found = [_figure(row, base(row), figure) for row in rows]
     sign = -1.0 if figure in HIGHER_IS_BETTER else 1.0
@@ -246,20 +241,19 @@ def goal_column(name: str) -> str:
 
 
 def _figure(row: Mapping[str, Any], base: Mapping[str, Any] | None, column: str) -> float | None:
-    if column not in ("latency_ms_p50", "throughput_per_s"):
+    if column not in (LATENCY, "throughput_per_s"):
         value: float | None = row.get(column)
         return value
-    pair = [row] if base is None or base["trial_key"] == row["trial_key"] else [row, base]
-    latency = comparable(pair, "latency_ms_p50")[0]
+    latency = row.get(LATENCY) or relative_latency(row, base).ms
     if not latency:
         return None
-    return latency if column == "latency_ms_p50" else 1e3 * row["batch_size"] / latency
+    return latency if column == LATENCY else 1e3 * row["batch_size"] / latency
 
 
 def _several(side: str, names: str | Sequence[str] | None) -> tuple[str, ...]:
     found = () if names is None else (names,) if isinstance(names, str) else tuple(names)
     if not found and names is not None:
-        raise ConfigError(f"search: {side} is empty. Name a column, such as latency_ms_p50, or leave it out.")
+        raise ConfigError(f"search: {side} is empty. Name a column, such as latency_ms_rel, or leave it out.")
     if not all(isinstance(name, str) for name in found):
         raise ConfigError(f"search: {side} must be the name of a column, or several, got {given(names)}.")
     return found

@@ -15,6 +15,7 @@ from workbench.study.bench import RemoteArm
 from workbench.study.care import Care
 from workbench.study.child import OutOfTime, Stop
 from workbench.study.ledger import Ledger
+from workbench.study.limits import hopeless
 from workbench.study.plan import BASELINE_BACKEND, Plan, Planned, planned
 from workbench.study.prepare import Shipment
 from workbench.study.quality import write_inputs, write_split
@@ -192,23 +193,6 @@ class SearchRun(Run):
 
     def _score(self, folder: Path) -> float:
         return self._task.score(to_torch(load_arrays(folder, mmap=False)), _SPLIT)
-
-
-def hopeless(drop: float, limit: float, *, quality: float | None, samples: int) -> bool:
-    """Say whether a drop on the validation split is so far beyond the limit that chance does not explain it.
-
-    Of a share of right answers, n samples tell a drop d to about the root of d / n, since at least that share of the
-    answers changed (the variance of a paired difference); two of those are allowed for. For other metrics, whose spread
-    is not known, twice the limit is.
-
-    Examples
-    --------
-    >>> hopeless(0.05, 0.01, quality=0.9, samples=2000), hopeless(0.05, 0.01, quality=0.9, samples=50)
-    (True, False)
-    """
-    if quality is not None and 0 <= quality <= 1 and 0 <= quality - drop <= 1:
-        return drop - 2 * math.sqrt(max(drop, 1 / samples) / samples) > limit
-    return drop > 2 * limit
 
 
 def search_plan(fingerprint: str, batch_sizes: Sequence[int], *, threads: int, shape: Shape) -> Plan:

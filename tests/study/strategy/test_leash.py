@@ -1,0 +1,41 @@
+"""The nearer deadline of one preparation, with a clock that is set by hand."""
+
+import pytest
+
+from workbench.core.errors import Cancelled
+from workbench.study.child import OutOfTime, Stop
+from workbench.study.strategy.leash import Leash, Overrun
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def test_a_limit_ends_what_runs_and_can_be_taken_away():
+    clock = Clock()
+    leash = Leash(Stop(), clock=clock)
+    assert leash.remaining() == float("inf")
+    leash.limit(10.0)
+    clock.now = 9.0
+    leash.check()
+    assert leash.remaining() == pytest.approx(1.0)
+    clock.now = 10.0
+    with pytest.raises(Overrun, match="10 s"):
+        leash.check()
+    leash.limit(float("inf"))
+    leash.check()
+
+
+def test_the_outer_stop_comes_first():
+    outer = Stop()
+    leash = Leash(outer, clock=Clock())
+    leash.limit(0.0)
+    leash.set()
+    assert outer.asked and leash.asked
+    with pytest.raises(Cancelled):
+        leash.check()
+    with pytest.raises(OutOfTime):
+        Leash(Stop(deadline=0.0)).check()

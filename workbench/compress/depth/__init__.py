@@ -1,0 +1,1 @@
+"""Depth pruning: find residual blocks by tracing, rank them, and replace them by pass-throughs."""

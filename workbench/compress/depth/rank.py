@@ -1,0 +1,216 @@
+"""Rank blocks: what the outputs lose without a block, for what its removal saves; one removal after the other."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from workbench.compress.apply import Work
+from workbench.compress.depth.blocks import Block, difference, put, replaced
+from workbench.compress.losses import leaf_loss
+from workbench.compress.outputs import noise_share
+from workbench.compress.recipe import Recipe
+from workbench.compress.steps import PruneDepth
+from workbench.compress.variant import Variant, count_macs, count_params, predict_with
+from workbench.core.errors import ConfigError, first_line
+from workbench.core.progress import Progress
+from workbench.tasks.trees import Tree, leaves
+
+# A removal that costs less than this, or saves less than this fraction of the model, counts as this much: two blocks
+# that cost nothing are ranked by what they save, and a measured saving below the noise does not divide by zero.
+_LEAST_LOSS = 1e-9
+_LEAST_SAVING = 1e-3
+_BATCH = 64
+_LEAST_BATCH = 8  # fewer samples have no statistics worth the name
+
+
+@dataclass(frozen=True)
+class Savings:
+    """The fraction of the whole that the removal of each block saves, and in words what the whole is."""
+
+    by_block: dict[str, float]
+    unit: str
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Removal:
+    """One removal: the loss that it added, and the loss of the outputs after it."""
+
+    block: Block
+    added: float
+    total: float
+
+
+class OutputLoss:
+    """Distance of a module's outputs on calibration data from what they were at first.
+
+    KL divergence for class scores ``[n, classes]``, the squared error relative to the output's energy for others; the
+    mean over the floating outputs. BatchNorm takes the statistics of the batch in both cases: those of a model without
+    a block are adapted first by any training, and with the old ones nearly every removal looks hopeless.
+    """
+
+    def __init__(self, module: nn.Module, work: Work, samples: int) -> None:
+        calibration = work.task.calibration
+        self.samples = min(samples, len(calibration))
+        self._task, self._split = work.task, calibration.take(range(self.samples))
+        self._batch = math.ceil(self.samples / math.ceil(self.samples / _BATCH))  # batches of about equal size
+        self._reference = self._outputs(module)
+        self.words = " and ".join(dict.fromkeys(_kind(leaf) for leaf in _floating(self._reference)))
+
+    def __call__(self, module: nn.Module) -> float:
+        """Return the loss; infinity for outputs that are not finite."""
+        pairs = zip(_floating(self._reference), _floating(self._outputs(module)), strict=True)
+        losses = [_distance(wanted, got) for wanted, got in pairs]
+        loss = sum(losses) / max(1, len(losses))
+        return loss if math.isfinite(loss) else math.inf
+
+    def _outputs(self, module: nn.Module) -> Tree:
+        statistics = batch_statistics(module) if self.samples >= _LEAST_BATCH else nullcontext()
+        with statistics:
+            return self._task.outputs(lambda inputs: predict_with(module, inputs), self._split, self._batch)
+
+
+@contextmanager
+def batch_statistics(module: nn.Module) -> Iterator[None]:
+    """Let BatchNorm in eval mode use the statistics of each batch, and its own again at the end."""
+    norms: list[Any] = [layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+    kept = [(layer, layer.running_mean, layer.running_var) for layer in norms]
+    try:
+        for layer in norms:
+            layer.running_mean = layer.running_var = None
+        yield
+    finally:
+        for layer, mean, variance in kept:
+            layer.running_mean, layer.running_var = mean, variance
+
+
+def _floating(outputs: Tree) -> list[torch.Tensor]:
+    return [leaf for leaf in leaves(outputs) if leaf.is_floating_point()]
+
+
+def _kind(leaf: torch.Tensor) -> str:
+    return "KL divergence" if leaf.ndim == 2 and leaf.shape[1] > 1 else "relative squared error"
+
+
+def _distance(wanted: torch.Tensor, got: torch.Tensor) -> float:
+    if _kind(wanted) == "KL divergence":
+        return max(0.0, float(leaf_loss(got.double(), wanted.double(), 1.0, "kl")))
+    return noise_share([wanted], [got])
+
+
+def savings(step: PruneDepth, work: Work, blocks: Sequence[Block]) -> Savings:
+    """Return what the removal of each block saves: latency if there is something to measure it with, else MACs.
+
+    Blocks of one kind take equally long, so that all of a kind are removed at once for one measurement.
+    """
+    if work.cost is None:
+        macs = max(1, count_macs(work.module, work.task.examples(2)))
+        note = "Saving of a block: its multiply-accumulates (nothing was given to measure latency with)."
+        return Savings({block.name: block.macs / macs for block in blocks}, "multiply-accumulates", (note,))
+    whole = _cost(work, {})
+    kinds = Counter(block.kind for block in blocks)
+    share: dict[tuple[object, ...], float] = {}
+    for number, kind in enumerate(kinds):
+        same = [block for block in blocks if block.kind == kind]
+        work.progress(Progress(step.label, number, len(kinds), f"measuring the latency of {same[0].name}"))
+        saved = whole - _cost(work, {block.name: block.stand_in for block in same})
+        share[kind] = max(_LEAST_SAVING, saved / len(same) / whole)
+    where = f" on {step.engine} at batch {step.engine_batch}" if step.measure_latency else " by the cost given"
+    listed = ", ".join(
+        f"{share[kind]:.1%} for {next(block.name for block in blocks if block.kind == kind)}"
+        + (f" and {count - 1} alike" if count > 1 else "")
+        for kind, count in kinds.items()
+    )
+    note = f"Saving of a block: latency measured{where}, of {whole:.4g}: {listed}."
+    return Savings({block.name: share[block.kind] for block in blocks}, "latency", (note,))
+
+
+def _cost(work: Work, stand_ins: dict[str, nn.Module]) -> float:
+    module = copy.deepcopy(work.module)
+    for name, stand_in in stand_ins.items():
+        put(module, name, copy.deepcopy(stand_in))
+    macs = count_macs(module, work.task.examples(2))
+    variant = Variant(module.eval(), Recipe(), (), work.task, False, count_params(module), macs, math.nan)
+    value: object = work.cost(variant) if work.cost is not None else None
+    if not isinstance(value, int | float | np.number) or not (math.isfinite(value) and value > 0):
+        raise ConfigError(f"Recipe.apply: cost must return a number above 0, and returned {value!r}.")
+    return float(value)
+
+
+class BlockRemover:
+    """Removes blocks from a module, in each turn the one of least added loss for what its removal saves.
+
+    A loss from before the last removals is usually a lower bound. Therefore only the block that comes first is scored
+    again, until the first one's loss is recent: usually the order that scoring all of them gives, for a few scores a
+    removal.
+    """
+
+    def __init__(
+        self, step: PruneDepth, work: Work, blocks: Sequence[Block], loss: OutputLoss, saving: Savings
+    ) -> None:
+        self.step, self.work, self.loss, self.saving = step, work, loss, saving
+        self.left = {block.name: block for block in blocks}
+        self.removals: list[Removal] = []
+        self.broken: dict[str, str] = {}
+        self.added: dict[str, float] = {}
+        self.scored = 0
+        self._turns: dict[str, int] = {}
+        self._base = 0.0
+        self._example = work.task.examples(2)
+        self._wanted = predict_with(work.module, self._example)
+
+    def remove(self, count: int) -> None:
+        """Remove up to ``count`` blocks: fewer where the rest breaks the model together with those removed."""
+        while len(self.removals) < count:
+            name = self._next(count)
+            if name is None:
+                return
+            recent = len(self.removals) % self.step.rescore == 0
+            added, block = self.added.pop(name), self.left.pop(name)
+            put(self.work.module, name, block.stand_in)
+            total = self._base + added if recent else self.loss(self.work.module)
+            self.removals.append(Removal(block, added, total))
+            if len(self.removals) % self.step.rescore == 0:
+                self._base = total
+
+    def _next(self, count: int) -> str | None:
+        turn = len(self.removals) // self.step.rescore
+        while self.left:
+            name = min(self.left, key=self._rank)
+            if self._turns.get(name) == turn:
+                return name
+            self.work.progress(Progress(self.step.label, len(self.removals), count, f"scoring {name}"))
+            self._score(name, turn)
+        return None
+
+    def _rank(self, name: str) -> float:
+        if name not in self.added:
+            return -math.inf
+        return max(self.added[name], _LEAST_LOSS) / self.saving.by_block[name]
+
+    def _score(self, name: str, turn: int) -> None:
+        self.scored += 1
+        reason: str | None
+        try:
+            with replaced(self.work.module, {name: self.left[name].stand_in}):
+                reason = difference(self._wanted, predict_with(self.work.module, self._example))
+                total = math.inf if reason else self.loss(self.work.module)
+        except Exception as error:  # noqa: BLE001 - what the forward around the blocks raises is the answer
+            reason, total = f"the model fails without it ({type(error).__name__}: {first_line(error)[:120]})", math.inf
+        if math.isfinite(total):
+            self.added[name], self._turns[name] = total - self._base, turn
+            return
+        others = f", with {len(self.removals)} others removed" if self.removals else ""
+        self.broken[name] = f"{reason or 'the model gives NaN or infinity without it'}{others}"
+        del self.left[name]
+        self.added.pop(name, None)

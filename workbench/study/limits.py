@@ -1,0 +1,56 @@
+"""Decisions about a quality limit from small validation splits, with their standard errors."""
+
+from __future__ import annotations
+
+import math
+
+_SHRINKS = ((0.85, 0.6), (0.7, 0.35), (0.4, 0.2))
+"""From a share of a training on, the share of its drop that is left at best: the learning rate anneals at the end."""
+
+
+def standard_error(drop: float, samples: int) -> float:
+    """Return the standard error of a paired drop of a share of correct answers.
+
+    Of n samples, at least a share ``drop`` changed its answer, which is the variance of the paired difference.
+
+    Examples
+    --------
+    >>> round(standard_error(0.01, 400), 4)
+    0.005
+    """
+    return math.sqrt(max(drop, 1 / samples) / samples)
+
+
+def hopeless(drop: float, limit: float, *, quality: float | None, samples: int) -> bool:
+    """Return True if a drop on the validation split is further beyond the limit than chance explains.
+
+    For a share of correct answers two standard errors are allowed for; for other metrics, whose spread is not known,
+    twice the limit.
+
+    Examples
+    --------
+    >>> hopeless(0.05, 0.01, quality=0.9, samples=2000), hopeless(0.05, 0.01, quality=0.9, samples=50)
+    (True, False)
+    """
+    if is_share(quality, drop):
+        return drop - 2 * standard_error(drop, samples) > limit
+    return drop > 2 * limit
+
+
+def futile(drop: float, share: float, limit: float, *, quality: float | None, samples: int) -> bool:
+    """Return True if a training at ``share`` of its time cannot be expected to end within the limit.
+
+    Most of the quality returns while the learning rate falls, so a drop may still shrink to a fifth at half time.
+
+    Examples
+    --------
+    >>> futile(0.20, 0.5, 0.01, quality=0.9, samples=400), futile(0.06, 0.5, 0.01, quality=0.9, samples=400)
+    (True, False)
+    """
+    shrinks = next((factor for since, factor in _SHRINKS if share >= since), None)
+    return shrinks is not None and hopeless(drop * shrinks, limit, quality=quality, samples=samples)
+
+
+def is_share(quality: float | None, drop: float = 0.0) -> bool:
+    """Return True if a metric looks like a share of correct answers."""
+    return quality is not None and 0 <= quality <= 1 and 0 <= quality - drop <= 1

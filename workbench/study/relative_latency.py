@@ -1,0 +1,109 @@
+"""The baseline-normalised latency: the one latency by which rows are shown, ranked and compared.
+
+The pace of a machine drifts between rows that were timed minutes apart, and each row was timed interleaved with its
+baseline. The latency of the baseline's own row, divided by the speedup, removes that drift.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+Row = Mapping[str, Any]
+_Row = TypeVar("_Row", bound=Mapping[str, Any])
+
+LATENCY = "latency_ms_rel"
+COLUMNS = (LATENCY, "latency_ms_rel_low", "latency_ms_rel_high")
+_NO_BASELINE = "The baseline row is missing, so this is latency_ms_p50."
+_NO_SPEEDUP = "The speedup was not measured, so this is latency_ms_p50."
+
+
+class RelativeLatency(NamedTuple):
+    """The baseline-normalised latency of a row in ms with its 95 % CI; ``note`` holds why it is another figure."""
+
+    ms: float | None
+    low: float | None
+    high: float | None
+    note: str = ""
+
+
+def relative_latency(row: Row, base: Row | None) -> RelativeLatency:
+    """Return the baseline-normalised latency of a row; ``base`` is the row of its baseline.
+
+    It is the baseline's ``latency_ms_p50`` over the row's speedup, and its 95 % CI is that of the speedup. The
+    baseline's own, and that of a row without baseline or speedup, is what was measured.
+
+    Examples
+    --------
+    >>> base = {"baseline": True, "latency_ms_p50": 20.0}
+    >>> row = {"latency_ms_p50": 5.5, "speedup": 4.0, "speedup_low": 3.2, "speedup_high": 5.0}
+    >>> relative_latency(row, base)[:3]
+    (5.0, 4.0, 6.25)
+    """
+    measured = _columns(row, ("latency_ms_p50", "latency_ms_low", "latency_ms_high"))
+    if row.get("baseline") or measured.ms is None:
+        return measured
+    place = None if base is None else _number(base.get("latency_ms_p50"))
+    if not place:
+        return measured._replace(note=_NO_BASELINE)
+    ratio, low, high = (_number(row.get(name)) for name in ("speedup", "speedup_low", "speedup_high"))
+    if not ratio:
+        return measured._replace(note=_NO_SPEEDUP)
+    return RelativeLatency(place / ratio, place / high if high else None, place / low if low else None)
+
+
+def relative_latencies(rows: Sequence[Row]) -> list[RelativeLatency]:
+    """Return the baseline-normalised latency of each row; a row that has the columns already keeps them."""
+    base = baseline_of(rows)
+    return [
+        relative_latency(row, base(row)) if _number(row.get(LATENCY)) is None else _columns(row, COLUMNS)
+        for row in rows
+    ]
+
+
+def with_relative_latency(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Return copies of rows with the columns :data:`COLUMNS`, and a note if a figure is not normalised."""
+    filled = []
+    for row, latency in zip(rows, relative_latencies(rows), strict=True):
+        notes = {**(row.get("notes") or {}), **({LATENCY: latency.note} if latency.note else {})}
+        filled.append({**row, **dict(zip(COLUMNS, latency[:3], strict=True)), "notes": notes})
+    return filled
+
+
+def column_values(rows: Sequence[Row], column: str) -> list[Any]:
+    """Return a column's values, those of :data:`COLUMNS` also for rows that do not have them yet."""
+    if column in COLUMNS:
+        return [latency[COLUMNS.index(column)] for latency in relative_latencies(rows)]
+    return [row.get(column) for row in rows]
+
+
+def baseline_of(rows: Sequence[_Row]) -> Callable[[_Row], _Row | None]:
+    """Return a function that finds the baseline of a row: the one that ``baseline_key`` names.
+
+    If it names none of ``rows``, it is the baseline of the same operating point and machine, preferably with as many
+    threads.
+    """
+    baselines = [row for row in rows if row.get("baseline")]
+    by_key = {row.get("trial_key"): row for row in baselines}
+    by_threads = {(_place(row), row.get("threads")): row for row in baselines}
+    by_place = {_place(row): row for row in baselines}
+
+    def baseline(row: _Row) -> _Row | None:
+        near = by_threads.get((_place(row), row.get("threads")), by_place.get(_place(row)))
+        key = row.get("baseline_key")
+        return by_key.get(key, near) if key else near
+
+    return baseline
+
+
+def _place(row: Row) -> tuple[Any, ...]:
+    return row.get("batch_size"), row.get("shape") or "", row.get("fingerprint")
+
+
+def _columns(row: Row, names: tuple[str, str, str]) -> RelativeLatency:
+    ms, low, high = (_number(row.get(name)) for name in names)
+    return RelativeLatency(ms, low, high)
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None or value != value else float(value)

@@ -1,0 +1,1 @@
+"""The default plan: a strategy that decides from evidence what is trained, and keeps the best variant complete."""

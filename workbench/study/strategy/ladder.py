@@ -1,0 +1,260 @@
+"""Train few: each rung takes more out of the best variant so far and recovers; a rung that misses is made gentler."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from workbench.compress.order import check_order
+from workbench.compress.recipe import Recipe
+from workbench.compress.steps import Distill, Quantize
+from workbench.core.errors import RecipeError
+from workbench.study.limits import futile, standard_error
+from workbench.study.strategy.axes import Steps, distill
+from workbench.study.strategy.context import LEAST_TRAINING_S, Context, Leader
+from workbench.study.strategy.evidence import Result, Watch
+from workbench.study.strategy.look import Prospect, floor_of
+from workbench.study.strategy.recovery import next_share, speedup_at
+
+MOST_RUNGS = 6
+_SHARES = (0.35, 0.6, 1.0)
+"""The share of the training time that is left which each rung takes; the last one is that of all later ones."""
+_AIM = 0.9
+"""The share of the limit that later rungs are predicted to lose."""
+_NEAR = 1.6
+"""A rung that misses the limit by less than this factor may be trained longer."""
+_BATCH, _STEPS, _LEAST_EPOCHS = 128, 1200, 30
+_GAIN = 1.02
+_WON_BACK = 1 / 3
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A candidate: what it takes out in all, its steps before the finish, and the seconds it is predicted to take."""
+
+    share: float
+    steps: Steps
+    seconds: float
+    predicted_s: float
+    longer: bool = False
+
+
+@dataclass
+class Ladder:
+    """Climbs one axis. ``prefix`` are the steps of the best variant that held the limit, with ``low`` taken out."""
+
+    context: Context
+    leader: Leader
+    prospect: Prospect
+    head: Steps = ()
+    """Steps of an early comparison, trained already: the first rung goes on from them. ``base`` are those of another
+    axis, which is climbed already."""
+    base: Steps = ()
+    prefix: Steps = ()
+    low: float = 0.0
+    high: float | None = None
+    missed: Rung | None = None
+    best: Result | None = None
+    prolonged: bool = field(default=False)
+
+    @property
+    def steps(self) -> Steps:
+        """The steps of the best variant that held the limit, before the finish."""
+        return self.prefix or self.base
+
+    def climb(self) -> None:
+        """Train rungs until the time is used up or no larger share is predicted to hold the limit."""
+        self.model = self.prospect.model
+        for number in range(MOST_RUNGS):
+            rung = self._rung(number)
+            if rung is None or not self._try(number, rung):
+                break
+
+    def _rung(self, number: int) -> Rung | None:
+        kept = self.context.record.once(f"{self.prospect.axis.name} rung {number}", lambda: self._planned(number))
+        if kept is None:
+            return None
+        steps = Recipe.from_dict(kept["recipe"]).steps
+        return Rung(kept["share"], steps, kept["seconds"], kept["predicted_s"], kept["longer"])
+
+    def _planned(self, number: int) -> dict[str, object] | None:
+        """Return the next rung as JSON-ready values, None if there is none to try."""
+        rung = self._next(number)
+        if rung is None:
+            return None
+        recipe = self.context.recipe(rung.steps, "rung")
+        return {**rung.__dict__, "steps": None, "recipe": recipe.to_dict()}
+
+    def _next(self, number: int) -> Rung | None:
+        context, axis = self.context, self.prospect.axis
+        allowed = context.limit - max(0.0, self.leader.drop)
+        if number == 0 and not self.base:
+            share: float | None = self.prospect.share
+        else:
+            share = next_share(
+                self.model, low=self.low, high=self.high, unit=axis.unit, allowed=_AIM * allowed, most=axis.most
+            )
+        seconds = self._seconds(number)
+        if seconds is None:
+            context.decide("training", axis.words(share or self.low), "not begun", "The time left is too short.")
+            return None
+        predicted = seconds * 1.1 + axis.seconds + context.finish_s
+        if share is None:
+            return self._longer(seconds, predicted)
+        steps = axis.steps(share, taken=self.low) if self.low else None
+        before = self.prefix if steps is not None else self.base
+        if number == 0 and self.head:
+            before, steps = self.head, ()
+        steps = axis.steps(share) if steps is None else steps
+        if steps is None or not _in_order((*before, *steps)):
+            return None
+        return Rung(share, (*before, *steps, self._distill(seconds)), seconds, predicted)
+
+    def _longer(self, seconds: float, predicted: float) -> Rung | None:
+        """Train the rung that missed by little again, if no gentler one is between it and what held."""
+        missed = self.missed
+        if missed is None or self.prolonged:
+            return None
+        self.prolonged = True
+        steps = (*missed.steps, self._distill(seconds))
+        return Rung(missed.share, steps, seconds, predicted, longer=True)
+
+    def _seconds(self, number: int) -> float | None:
+        """Return the seconds of the next training, None if the time left is too short for one."""
+        context = self.context
+        overhead = 1.2 * (self.prospect.axis.seconds + context.finish_s)
+        left = (context.left_s() - overhead) / 1.1
+        least = max(LEAST_TRAINING_S, context.epoch_s or 0.0)
+        if left < least:
+            return None
+        seconds = _SHARES[min(number, len(_SHARES) - 1)] * left
+        if left - seconds < overhead + least:
+            seconds = left
+        if context.epoch_s:
+            seconds = min(seconds, self._epochs() * context.epoch_s * 1.2)
+        return max(seconds, least)
+
+    def _distill(self, seconds: float) -> Distill:
+        return distill(seconds, epochs=self._epochs(), epoch_s=self.context.epoch_s)
+
+    def _epochs(self) -> float:
+        """Return the most epochs of a training; small data needs more of them for as many steps."""
+        per_epoch = max(1, self.context.question.train_samples // _BATCH)
+        return float(max(_LEAST_EPOCHS, math.ceil(_STEPS / per_epoch)))
+
+    def _try(self, number: int, rung: Rung) -> bool:
+        """Train, finish and measure a rung; return False if the ladder ends."""
+        context, axis = self.context, self.prospect.axis
+        subject = f"{axis.words(rung.share)}, {'longer ' if rung.longer else ''}trained for {rung.seconds:.0f} s"
+        expected = speedup_at(rung.share, probed=axis.probed, ratio=axis.ratio)
+        lost = max(0.0, self.leader.drop) + self.model.drop(rung.share)
+        figures: dict[str, float | None] = {"predicted_speedup": expected, "predicted_drop": lost}
+        context.work.say(f"plan: training {subject}; {expected:.2f}x of {self.leader.name} is predicted")
+        result = self._measured(rung, number)
+        if result is None or not result.complete:
+            return self._without_result(rung, result, subject, figures)
+        ratio, drop = (result.speedup or 0.0) / self.leader.speedup, result.drop
+        figures |= {"speedup": ratio, "drop": drop}
+        self._observe(rung.share, drop)
+        if not result.within(context.limit):
+            self.high = rung.share
+            self.missed = rung if drop is not None and drop <= _NEAR * context.limit else None
+            helped = self._helped(rung, drop)
+            why = "Its drop is beyond the limit" + ("." if helped else ", and the training won too little of it back.")
+            context.decide("training", subject, "dropped", why, **figures)
+            self._train_rounding(rung, result, number)
+            return helped
+        if math.sqrt(ratio * expected) < _GAIN:  # two groups are minutes apart: the paired probe counts as much
+            why = f"It is {ratio:.2f}x of {self.leader.name}: the axis gains nothing here."
+            context.decide("training", subject, "dropped", why, **figures)
+            return False
+        if rung.share > self.low:
+            self.low, self.prefix, self.best = rung.share, rung.steps, result
+        self.high = None if self.high is not None and self.high <= rung.share else self.high
+        context.decide("training", subject, "kept", "It is within the limit.", **figures)
+        return True
+
+    def _helped(self, rung: Rung, drop: float | None) -> bool:
+        """Return False if a training won back less than a third of what the cut costs without any."""
+        axis = self.prospect.axis
+        if drop is None or axis.untrained is None or self.best is not None:
+            return True
+        untrained = axis.untrained * min(1.0, rung.share / axis.probed)
+        return drop < (1 - _WON_BACK) * untrained or drop < _NEAR * self.context.limit
+
+    def _without_result(
+        self, rung: Rung, result: Result | None, subject: str, figures: dict[str, float | None]
+    ) -> bool:
+        """Note a rung that was stopped or failed; a smaller share may follow one that was stopped."""
+        why = result.reason if result is not None and result.reason else "It has no result."
+        self.context.decide("training", subject, "dropped", why, **figures)
+        self.missed = None
+        if result is None or result.state == "failed":
+            return False
+        self.high = rung.share
+        if result.state == "pruned":
+            self._observe(rung.share, 2 * self.context.limit)
+        return True
+
+    def _measured(self, rung: Rung, number: int) -> Result | None:
+        context = self.context
+        recipe = context.recipe((*rung.steps, *self.leader.finish), self._name(rung, number))
+        found = context.measure(recipe, [self.leader.engine], predicted_s=rung.predicted_s, watch=watch_for(context))
+        return found[0] if found else None
+
+    def _name(self, rung: Rung, number: int) -> str:
+        words = self.prospect.axis.short(rung.share)
+        words += " on top" if self.base else ""
+        end = " + int8" if self.leader.finish else ""
+        return f"{words} + distill{' longer' if rung.longer else ''}{end} ({number + 1})"
+
+    def _observe(self, share: float, drop: float | None) -> None:
+        if drop is None:
+            return
+        own = drop - max(0.0, self.leader.drop)
+        self.model = self.model.observed(share, own, floor=floor_of(self.context))
+
+    def _train_rounding(self, rung: Rung, result: Result, number: int) -> None:
+        """Try quantization-aware training if rounding is what takes a variant beyond the limit."""
+        context, finish = self.context, self.leader.finish
+        lost, drop = result.quantize_loss, result.drop
+        if lost is None or drop is None or finish != (Quantize(),) or drop - lost > context.limit:
+            return
+        if lost < standard_error(max(lost, 0.0), context.question.validation_samples):
+            return
+        seconds = context.record.once(f"qat {number}", lambda: self._seconds(number))
+        if seconds is None:
+            return
+        trained = Quantize(qat_epochs=3, max_seconds=round(seconds / 2, 1))
+        recipe = context.recipe((*rung.steps, trained), f"{self.prospect.axis.short(rung.share)} + distill + qat")
+        found = context.measure(recipe, [self.leader.engine], predicted_s=seconds + context.finish_s)
+        if found and found[0].within(context.limit):
+            self.best, self.missed = found[0], None
+            ratio = (found[0].speedup or 0.0) / self.leader.speedup
+            why = "Training with simulated rounding brought it within the limit."
+            context.decide("training", recipe.name or "", "kept", why, speedup=ratio, drop=found[0].drop)
+
+
+def _in_order(steps: Steps) -> bool:
+    try:
+        check_order(steps)
+    except RecipeError:
+        return False
+    return True
+
+
+def watch_for(context: Context) -> Watch:
+    """Return what stops a training that cannot be expected to end within the limit."""
+
+    def watch(share: float, metric: float) -> str | None:
+        base, samples = context.base_quality, context.question.validation_samples
+        if base is None or not math.isfinite(metric):
+            return None
+        if not futile(base - metric, share, context.limit, quality=base, samples=samples):
+            return None
+        return (
+            f"Stopped early: after {share:.0%} of the training the validation quality is {metric:.4f}, and "
+            f"{base - context.limit:.4f} cannot be expected."
+        )
+
+    return watch

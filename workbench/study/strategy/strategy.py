@@ -1,0 +1,127 @@
+"""The default plan as a strategy: free variants first, one decision from evidence, few trainings, then the survey."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from workbench.study.strategy.axes import Steps
+from workbench.study.strategy.choose import choose
+from workbench.study.strategy.context import LEAST_TRAINING_S, Context, Leader
+from workbench.study.strategy.evidence import Question, Work
+from workbench.study.strategy.free import measure_free
+from workbench.study.strategy.ladder import Ladder
+from workbench.study.strategy.look import PROBING, bought_by_data, find_prospects, untrained_axes
+from workbench.study.strategy.record import Record
+from workbench.study.strategy.survey import survey
+
+_FEW = 1000
+"""Training samples below which the report says what more of them would buy."""
+
+
+class Strategy:
+    """Carries the plan out through ``work``; see :meth:`run`.
+
+    After every part the best known variant within the limit is complete at the primary batch size: timed and
+    evaluated. Whatever the time is used up by, it is kept.
+    """
+
+    def __init__(self, question: Question, work: Work, record: Record) -> None:
+        self._context = Context(question, work, record)
+
+    def words(self) -> str:
+        """Return the plan in a sentence, before it starts."""
+        question = self._context.question
+        engines = ", ".join(question.backends)
+        trains = f"train few of them on {question.train_samples:,} samples" if question.train_samples else "no training"
+        return (
+            f"plan for {question.budget_s:.0f} s: float and static int8 on {engines}; then compare depth, width and "
+            f"rank on the fastest engine; {trains}; keep the best within a drop of {question.limit:g}; "
+            "then other batch sizes and a survey of the other techniques"
+        )
+
+    def run(self) -> None:
+        """Carry the plan out.
+
+        Raises
+        ------
+        OutOfTime, Cancelled
+            As the work: complete trials stay, and the decisions are repeated by the next run.
+        """
+        context = self._context
+        leader = measure_free(context)
+        if leader is None:
+            context.decide("no training", "float", "dropped", "No engine could run the float model.")
+            return
+        trained = self._improve(leader)
+        self._others(recommended=True)
+        survey(context, leader, trained)
+        self._others(recommended=False)
+
+    def _improve(self, leader: Leader) -> Steps:
+        """Spend the time for training; return the steps before the finish of the best trained variant."""
+        context = self._context
+        if not context.question.train_samples:
+            self._without_training(leader)
+            return ()
+        needed = (2 + PROBING) * context.finish_s + LEAST_TRAINING_S
+        if "probes" not in context.record.facts and context.left_s() < needed:
+            why = f"{max(0.0, context.left_s()):.0f} s are left for it, and at least {needed:.0f} s are needed."
+            context.decide("training", "depth, width and rank", "not begun", why)
+            return ()
+        prospects = find_prospects(context, leader)
+        chosen = choose(context, leader, prospects)
+        if chosen is None:
+            context.decide("training", "all axes", "dropped", f"None is predicted to be faster than {leader.name}.")
+            return ()
+        ladder = Ladder(context, leader, chosen.prospect, chosen.head)
+        ladder.climb()
+        for prospect in prospects:
+            if prospect.axis.name != chosen.prospect.axis.name:
+                best = ladder.best
+                if best is not None:  # the next axis goes on from there, with the drop that is left
+                    leader = replace(leader, speedup=best.speedup or 1.0, drop=best.drop or 0.0, name=best.name)
+                ladder = Ladder(context, leader, prospect, base=ladder.steps)
+                ladder.climb()
+        if context.question.train_samples < _FEW:
+            self._note_data(bought_by_data(context, leader, [prospect.axis for prospect in prospects]))
+        return ladder.steps
+
+    def _without_training(self, leader: Leader) -> None:
+        """Try gentle cuts as they are, and note what training data would buy."""
+        context = self._context
+        if "probes" not in context.record.facts and context.left_s() < 2 * context.finish_s:
+            self._note_data("The time left was too short to measure what a training split would buy.")
+            return
+        axes = untrained_axes(context, leader)
+        for axis in axes:
+            drop = axis.untrained
+            holds = drop is not None and drop <= context.limit and axis.ratio > 1.0
+            if not holds:
+                lost = "an unknown drop" if drop is None else f"a drop of {drop:.4f}"
+                why = f"It has {lost} on the validation split without recovery."
+                context.decide("no training", axis.words(axis.probed), "dropped", why, speedup=axis.ratio, drop=drop)
+                continue
+            steps = axis.steps(axis.probed) or ()
+            recipe = context.recipe((*steps, *leader.finish), f"{axis.short(axis.probed)} untrained")
+            found = context.measure(recipe, [leader.engine], predicted_s=axis.seconds + context.finish_s)
+            for result in found:
+                outcome = "kept" if result.within(context.limit) else "dropped"
+                ratio = None if result.speedup is None else result.speedup / leader.speedup
+                why = "Measured without any recovery."
+                context.decide("no training", axis.words(axis.probed), outcome, why, speedup=ratio, drop=result.drop)
+        self._note_data(bought_by_data(context, leader, axes))
+
+    def _note_data(self, words: str) -> None:
+        samples = self._context.question.train_samples
+        subject = f"a training split of {samples:,} samples" if samples else "no training split"
+        self._context.decide("data", subject, "not begun", words)
+
+    def _others(self, *, recommended: bool) -> None:
+        """Time the recommended recipe, or the rest of the front, at the other batch sizes and shapes."""
+        context = self._context
+        if context.question.points < 2:
+            return
+        best, front = context.work.best(), context.work.front()
+        chosen = [recipe for recipe in front if (recipe.recipe_id == best) is recommended]
+        if chosen:
+            context.work.others(chosen, limit_s=context.work.remaining())

@@ -1,0 +1,92 @@
+"""The winner among the rows within a quality limit: head-to-head timing first, then latency, ties by size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from workbench.study.relative_latency import LATENCY, RelativeLatency, relative_latencies
+from workbench.study.rows import TrialRow, row_engine
+
+_EQUAL_SIZE = 0.02
+"""Files whose sizes differ by less than this share count as equally large."""
+
+
+@dataclass(frozen=True)
+class Winner:
+    """The winning row. ``order`` holds all rows with the winner first, ``ties`` those not told apart from it.
+
+    ``by`` is the rule that decided: ``"rank"`` (the ranked column), ``"size"`` (a tie) or ``"finals"`` (head-to-head
+    timing). ``note`` is a sentence about it, empty for ``"rank"``.
+    """
+
+    order: tuple[TrialRow, ...]
+    by: str = "rank"
+    ties: tuple[TrialRow, ...] = ()
+    note: str = ""
+
+    @property
+    def row(self) -> TrialRow:
+        """The winning row."""
+        return self.order[0]
+
+
+def winner_of(rows: Sequence[TrialRow], column: str) -> Winner:
+    """Return the winner of rows that are ranked by ``column`` and all allowed.
+
+    By latency, the lowest ``final_rank`` wins, unless the whole 95 % CI of a row that was no finalist is below that of
+    the finalist. Without finalists the first row wins; of the rows not told apart from it, the smallest.
+    """
+    if column != LATENCY:
+        return Winner(tuple(rows))
+    latency = {id(row): found for row, found in zip(rows, relative_latencies(rows), strict=True)}
+    leader = rows[0]
+    finalists = [row for row in rows if row.get("final_rank") is not None]
+    if finalists:
+        first = min(finalists, key=lambda row: row["final_rank"] or 0)
+        if leader.get("final_rank") is None and _below(latency[id(leader)], latency[id(first)]):
+            return Winner(tuple(rows))
+        note = f" First of {len(finalists)} finalists in head-to-head timing." if len(finalists) > 1 else ""
+        return Winner(_ahead(first, rows), "finals", note=note)
+    ties = [row for row in rows if row is leader or _tied(leader, row, latency)]
+    smallest = min(ties, key=_size)  # of equal sizes the first, which has the lower latency
+    others = tuple(row for row in ties if row is not smallest)
+    if not others:
+        return Winner(tuple(rows))
+    if smallest is leader and all(_size(row) == _size(leader) for row in others):
+        return Winner(tuple(rows), ties=others, note=_tie_note(smallest, others, ""))
+    end = f"; {smallest['recipe']} is smaller"
+    return Winner(_ahead(smallest, rows), "size", others, _tie_note(smallest, others, end))
+
+
+def _tied(leader: TrialRow, row: TrialRow, latency: dict[int, RelativeLatency]) -> bool:
+    """Return whether two rows are not told apart; against the baseline that is the verdict."""
+    if leader["baseline"] or row["baseline"]:
+        return (row if leader["baseline"] else leader)["verdict"] in ("same", "undecided")
+    return _inside(latency[id(leader)], latency[id(row)]) and _inside(latency[id(row)], latency[id(leader)])
+
+
+def _inside(one: RelativeLatency, other: RelativeLatency) -> bool:
+    if one.ms is None or other.low is None or other.high is None:
+        return one.ms == other.ms
+    return other.low <= one.ms <= other.high
+
+
+def _below(one: RelativeLatency, other: RelativeLatency) -> bool:
+    return one.high is not None and other.low is not None and one.high < other.low
+
+
+def _size(row: TrialRow) -> float:
+    size = row["size_mib"]
+    return math.inf if not size else round(math.log(size) / math.log1p(_EQUAL_SIZE))
+
+
+def _ahead(first: TrialRow, rows: Sequence[TrialRow]) -> tuple[TrialRow, ...]:
+    return (first, *(row for row in rows if row is not first))
+
+
+def _tie_note(row: TrialRow, others: Sequence[TrialRow], end: str) -> str:
+    names = ", ".join(f"{other['recipe']} on {row_engine(other)}" for other in others[:3])
+    more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+    return f" Not told apart from {names}{more} in latency{end}."
