@@ -9,7 +9,7 @@ from compress_models import images, seeded, small_task, task_of
 from torch import nn
 from torch.nn import functional as F
 
-from workbench.compress import Distill, Factorize, Prune, Recipe
+from workbench.compress import Distill, Factorize, Prune, PruneDepth, Recipe
 from workbench.compress.apply import Work
 from workbench.compress.distill import distill
 from workbench.compress.feature_map import trace_maps
@@ -319,3 +319,25 @@ def teacher_calls(task):
 )
 def test_answers_are_cached_if_the_augmentation_draws_nothing(augment, calls):
     assert teacher_calls(residual_task(augment=augment)) == calls
+
+
+def test_depth_pruning_keeps_the_map():
+    def build():
+        module = seeded(Residual)()
+        module.blocks = nn.Sequential(*(Added(block) for block in module.blocks))
+        return module
+
+    task = task_of(build, *images(96))
+    report = Recipe(PruneDepth(blocks=1), Distill(epochs=1, batch_size=16)).apply(task).reports[-1]
+    assert any("Learned the outputs and a feature map: blocks [8, 8, 8]" in note for note in report.notes)
+
+
+class Added(nn.Module):
+    """A residual block around a body."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, x):
+        return x + self.body(x)
