@@ -87,6 +87,8 @@ class Report:
                 quality_drop=self.settings.quality_drop,
                 monitor=self.monitor,
                 seed=self.settings.seed,
+                baseline=self.settings.baseline,
+                references=self.settings.references,
                 progress=told,
             )
         except (WorkbenchError, KeyboardInterrupt) as error:

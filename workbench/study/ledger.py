@@ -87,6 +87,11 @@ class Ledger:
         """Return those of ``trials`` that this run has claimed and not ended."""
         return [t for t in trials if t.key in self._mine]
 
+    @property
+    def finished(self) -> int:
+        """Number of trials that this run completed."""
+        return self._finished
+
     def missing(self, trials: Iterable[Planned]) -> list[Planned]:
         """Return those of ``trials`` that are neither complete nor given up."""
         return [t for t in trials if t.key not in self._given_up and self._rows[t.key]["state"] != "complete"]
