@@ -37,7 +37,9 @@ def test_every_piece_shows_something(rows: Rows, make_report: Any) -> None:
 
 @pytest.mark.parametrize("state", ["failed", "waiting"])
 def test_every_piece_copes_with_no_result(state: str, rows: Rows, make_report: Any) -> None:
-    empty = dict.fromkeys(("quality", "latency_ms_p50", "throughput_per_s", "speedup", "peak_rss_mib"))
+    empty = dict.fromkeys(
+        ("quality", "latency_ms_rel", "latency_ms_p50", "throughput_per_s", "speedup", "peak_rss_mib")
+    )
     report = make_report([dict(r, **empty, state=state, recommended=False, error="it broke") for r in rows])
     for name in (*PIECES, *PICTURES):
         assert getattr(report, name)() is not None
