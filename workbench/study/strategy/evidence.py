@@ -17,7 +17,8 @@ class Question:
     """What a run is asked for.
 
     ``limit`` is the largest accepted drop of quality, ``budget_s`` the seconds that the plan is made for,
-    ``points`` the number of batch sizes and shapes, ``train_samples`` 0 if the task has no training split.
+    ``points`` the number of batch sizes and shapes, ``batch`` the primary batch size, ``train_samples`` 0 if the task
+    has no training split.
     """
 
     limit: float
@@ -26,6 +27,7 @@ class Question:
     train_samples: int
     validation_samples: int
     points: int = 1
+    batch: int = 32
     seed: int = 0
 
 
