@@ -71,6 +71,7 @@ def middle_layer(task: wb.Task) -> str:
 TECHNIQUES: tuple[Technique, ...] = (
     Technique("Prune 0.3", lambda: wb.Recipe(wb.Prune(ratio=0.3)), promised=True),
     Technique("Prune global, Taylor", lambda: wb.Recipe(wb.Prune(ratio=0.3, scope="global", importance="taylor"))),
+    Technique("Prune depth", lambda: wb.Recipe(wb.PruneDepth(ratio=0.3))),
     Technique("Distill", lambda: wb.Recipe(wb.Distill(**TRAIN))),
     Technique("Prune, Recover", lambda: wb.Recipe(wb.Prune(ratio=0.3), wb.Recover(**TRAIN))),
     Technique(

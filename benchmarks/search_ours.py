@@ -21,14 +21,21 @@ MARGIN = 0.005
 def space(seed: int) -> wb.Space:
     """Return what a user of a small residual network would vary.
 
-    Blocks left out or channels cut, with a short training; int8 or not; and the engine. Two to four epochs: one takes
+    Blocks removed or channels cut, with a short training; int8 or not; and the engine. Two to four epochs: one takes
     40 s on two cores, so that more do not fit into 20 minutes beside others, and weights begin as the float model's.
     """
-    student = wb.choice(*(f"benchmarks.cifar:{name}" for name in ("less_one", "shallow", "shallower")))
-    smaller = wb.vary(wb.Distill(learning_rate=0.01), student=student, epochs=wb.choice(2.0, 4.0))
+    shallower = (
+        wb.Recipe(
+            wb.PruneDepth(blocks=blocks),
+            wb.Distill(learning_rate=0.01, epochs=epochs),
+            name=f"depth -{blocks}, {epochs:g} epochs",
+        )
+        for blocks in (1, 2, 3)
+        for epochs in (2.0, 4.0)
+    )
     narrower = wb.Recipe(wb.Prune(ratio=0.25), wb.Distill(epochs=4.0, learning_rate=0.02))
     return wb.Space(
-        wb.choice(None, smaller, narrower),
+        wb.choice(None, *shallower, narrower),
         wb.maybe(wb.Quantize()),
         backends=("onnxruntime", "openvino"),
         batch_sizes=BATCH,

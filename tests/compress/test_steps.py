@@ -9,6 +9,7 @@ from workbench.compress.steps import (
     Distill,
     Factorize,
     Prune,
+    PruneDepth,
     Quantize,
     Recover,
     Sparsify,
@@ -72,10 +73,11 @@ def test_unknown_names_are_answered_with_the_nearest():
 
 def test_every_step_has_words_of_its_own():
     words = [make().label for make in STEP_TYPES.values()]
-    assert words == ["prune 0.5", "distill", "recover", "low-rank 0.9 energy", "sparse 0.5", "int8"]
+    assert words == ["prune 0.5", "depth 0.3", "distill", "recover", "low-rank 0.9 energy", "sparse 0.5", "int8"]
     assert Quantize(activations="none").label == "int8 weights"
     assert Quantize(qat_epochs=1).label == "int8 qat"
     assert Prune(0.25, scope="global").label == "prune 0.25 global"
+    assert PruneDepth(blocks=8).label == "depth -8"
     assert Factorize(ratio=0.5).label == "low-rank 0.5"
 
 
@@ -86,6 +88,9 @@ def test_every_step_has_words_of_its_own():
         (lambda: Prune(schedule="cubic"), "schedule='cubic' would do nothing"),
         (lambda: Prune(engine="openvino"), "Set of='latency'"),
         (lambda: Sparsify(pattern="2:4", ratio=0.3), "leave one of the two out"),
+        (lambda: PruneDepth(0.5, blocks=2), "leave one of the two out"),
+        (lambda: PruneDepth(engine="openvino"), "Set measure_latency=True"),
+        (lambda: PruneDepth(exclude=(len,)), "is a function"),
         (lambda: Quantize(percentile=99.0), "Set observer='percentile'"),
         (lambda: Quantize(learning_rate=1e-3), "set qat_epochs above 0"),
         (lambda: Factorize(ratio=0.3, energy=0.5), "ratio chooses the rank"),

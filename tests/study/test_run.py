@@ -178,6 +178,14 @@ def test_exactly_one_row_is_recommended_and_best_names_it(ran):
     assert {r["candidates"] for r in rows} == {4}
 
 
+def test_the_recommended_row_is_first_in_the_finals_and_says_so(ran):
+    rows = ran.study.rows()
+    first = [row for row in rows if row["final_rank"] == 1]
+    assert [row["trial_key"] for row in first] == [row["trial_key"] for row in rows if row["recommended"]]
+    assert all("final_rank" in row["notes"] for row in rows if row["final_rank"] is not None)
+    assert first[0]["batch_size"] == 4  # the primary point
+
+
 def test_frames_hold_every_row_and_the_front_is_part_of_it(ran):
     frame = ran.study.frame()
     assert list(frame.columns) == list(COLUMNS) and len(frame) == 8

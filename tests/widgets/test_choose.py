@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from workbench.compress.recipe import Recipe
-from workbench.compress.steps import Distill, Factorize, Prune, Quantize, Recover, Sparsify
+from workbench.compress.steps import Distill, Factorize, Prune, PruneDepth, Quantize, Recover, Sparsify
 from workbench.core.errors import ConfigError, RecipeError
 from workbench.engine.backends.base import Availability
 from workbench.widgets.choose import EnginePicker, RecipeList, StepPicker
@@ -30,7 +30,7 @@ def test_ticked_steps_make_a_recipe_in_an_order_that_works() -> None:
 
 def test_every_pair_of_steps_that_may_follow_each_other_can_be_made() -> None:
     picker = StepPicker(lambda _: None)
-    for kind in (Prune, Factorize, Sparsify, Recover, Distill, Quantize):
+    for kind in (PruneDepth, Prune, Factorize, Sparsify, Recover, Distill, Quantize):
         picker.ticks[kind].value = True
     assert not picker.add.disabled
 

@@ -1,7 +1,8 @@
 """One colour and marker per technique, one fill and line per backend: the same in every chart.
 
 Colours are those of Okabe and Ito (2008), told apart with any common colour vision; the marker says the same
-again, so that a chart also reads in grey.
+again, so that a chart also reads in grey. Their eighth color, yellow, is too light for lines on white: the wine of
+Paul Tol's muted scheme stands in for it.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Stroke:
 TECHNIQUES = {
     "float": Mark("#000000", "o", "float (not compressed)"),
     "prune": Mark("#E69F00", "s", "prune"),
-    "depth": Mark("#F0E442", "X", "depth pruning", 9.0),
+    "depth": Mark("#882255", "X", "depth pruning", 9.0),
     "distill": Mark("#0072B2", "^", "prune + distill", 9.0),
     "factorize": Mark("#009E73", "D", "factorize", 7.5),
     "sparsify": Mark("#56B4E9", "v", "sparsify", 9.0),

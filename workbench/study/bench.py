@@ -199,8 +199,13 @@ class Bench:
         block_s: float,
         budget_s: float,
         after_round: Callable[[int], None],
+        enough: Callable[[Mapping[str, list[Block]]], bool] | None = None,
+        footprint: bool = True,
     ) -> Timed:
         """Time a group against the baseline. A lost baseline is started again once.
+
+        ``enough`` ends the timing early; by default once every speedup over the baseline is known well. Memory and
+        energy are measured with ``footprint`` only.
 
         Raises
         ------
@@ -220,7 +225,7 @@ class Bench:
                     rounds=rounds,
                     block_s=block_s,
                     budget_s=budget_s,
-                    enough=functools.partial(narrow, reference.name),
+                    enough=enough or functools.partial(narrow, reference.name),
                     after_round=after_round,
                     watch=Watch(gpu=any(runs_on_gpu(arm.opened.get("placement")) for arm in [reference, *living])),
                 )
@@ -233,11 +238,12 @@ class Bench:
             if name not in timed.blocks and name not in failed:
                 failed[name] = _ended(arm)
         arms = {name: arm for name, arm in arms.items() if name not in failed}
-        rows = {name: arm for name, arm in arms.items() if name != TWIN}  # the twin has no row
-        measure_footprints(rows, failed)
-        arms = {name: arm for name, arm in arms.items() if name not in failed}
-        if reference.child.alive:
-            reference.measure_footprint()
+        if footprint:
+            rows = {name: arm for name, arm in arms.items() if name != TWIN}  # the twin has no row
+            measure_footprints(rows, failed)
+            arms = {name: arm for name, arm in arms.items() if name not in failed}
+            if reference.child.alive:
+                reference.measure_footprint()
         return Timed(timed, {**arms, baseline.key: reference}, failed)
 
     def settle(self) -> None:

@@ -39,11 +39,12 @@ class Ledger:
     ) -> None:
         self._store, self._study, self._plan = store, study, plan
         self._owner = new_owner()
-        self._quality_drop = quality_drop
+        self.quality_drop = quality_drop
         self._progress = progress
         store.add(study, rows)
         self._rows = {key: trial.row for key, trial in store.load(study, rows).items()}
         self._reused = sum(row["state"] == "complete" for row in self._rows.values())
+        self._trials = {trial.key: trial for trial in plan.trials}
         self._mine: set[str] = set()
         self._given_up: set[str] = set()
         self._left: set[str] | None = None
@@ -65,6 +66,7 @@ class Ledger:
     def extend(self, plan: Plan, rows: dict[str, TrialRow]) -> None:
         """Go over to another plan, whose trials come on top of those known; a search finds them one by one."""
         self._plan, self._left = plan, None
+        self._trials |= {trial.key: trial for trial in plan.trials}
         new = {key: row for key, row in rows.items() if key not in self._rows}
         if new:
             self._store.add(self._study, new)
@@ -101,13 +103,17 @@ class Ledger:
         """Return every trial of the plan with its row."""
         return [(trial, self._rows[trial.key]) for trial in self._plan.trials]
 
+    def every_item(self) -> list[tuple[Planned, TrialRow]]:
+        """Return every trial of this and of earlier plans of the run with its row."""
+        return [(trial, self._rows[key]) for key, trial in self._trials.items() if key in self._rows]
+
     def complete_rows(self) -> list[TrialRow]:
         """Return the plan's rows that are complete."""
         return [row for row in self._rows.values() if row["state"] == "complete"]
 
     def best(self) -> TrialRow | None:
         """Return the row that would be recommended now, None where none meets the goal."""
-        best = best_row(self.complete_rows(), quality_drop=self._quality_drop)
+        best = best_row(self.complete_rows(), quality_drop=self.quality_drop)
         return best.row if best.met else None
 
     def running(self, trials: Iterable[Planned]) -> None:
@@ -122,6 +128,21 @@ class Ledger:
         self._finished += 1
         row = update_row(self._rows[trial.key], **columns, state="complete")
         self._save(trial, row, f"{trial.words}: {_result(row)}", release=True)
+
+    def amend(self, trial: Planned, columns: dict[str, Any]) -> None:
+        """Write columns of a complete row again; a row that another run holds stays as it is."""
+        row = update_row(self._rows[trial.key], **columns)
+        if self._store.amend(self._study, trial.key, row):
+            self._rows[trial.key] = row
+            self.say(f"{trial.words}: {_result(row)}", row=row, best=self.best())
+
+    def take_in(self, trial: Planned, *, like: Planned, columns: dict[str, Any]) -> None:
+        """Add a finished row that was not planned, with everything else as in the row of ``like``."""
+        row = update_row(
+            self._rows[like.key], **columns, trial_key=trial.key, baseline_key=trial.key, threads=trial.threads
+        )
+        self._store.add(self._study, {trial.key: row})
+        self._rows[trial.key] = row
 
     def fail(self, trials: Iterable[Planned], reason: str) -> None:
         """Write why trials failed; they are tried again in the next run, not in this one."""

@@ -74,10 +74,10 @@ def _apart(ratio: float, low: float, high: float) -> float:
     return math.expm1(math.sqrt(max(math.log(ratio) ** 2 - error**2, 0.0)))
 
 
-def timed_columns(
+def speed_columns(
     arm: RemoteArm, blocks: Sequence[Block], base: Sequence[Block], noise: Twin, *, timed: Rounds | None = None
 ) -> dict[str, Any]:
-    """Return latency, throughput, speedup, verdict, memory and load time, with notes for what is None."""
+    """Return latency, throughput, speedup and verdict, with notes for what is None."""
     timing = Timing.of(blocks)
     notes = {f"latency_ms_{name}": reason for name, reason in timing.notes.items() if name != "low"}
     if "low" in timing.notes:
@@ -121,7 +121,15 @@ def timed_columns(
             f"Even the fastest calls waited for a core ({base_share} of the time for the baseline, {share} for this "
             "arm). The interval allows for what that may hide."
         )
-    return {**columns, **opened_columns(arm, notes), "notes": notes}
+    return {**columns, "notes": notes}
+
+
+def timed_columns(
+    arm: RemoteArm, blocks: Sequence[Block], base: Sequence[Block], noise: Twin, *, timed: Rounds | None = None
+) -> dict[str, Any]:
+    """Return latency, throughput, speedup, verdict, memory and load time, with notes for what is None."""
+    columns = speed_columns(arm, blocks, base, noise, timed=timed)
+    return {**columns, **opened_columns(arm, columns["notes"])}
 
 
 def baseline_columns(

@@ -16,6 +16,7 @@ from workbench.study.answers import pareto_rows
 from workbench.study.bench import TWIN, Bench, Setup
 from workbench.study.care import Care
 from workbench.study.child import OutOfTime, Stop
+from workbench.study.finals import LEAST_S, hold_finals
 from workbench.study.finishing import Finishing
 from workbench.study.ledger import Ledger, words_of
 from workbench.study.pacing import Pacing
@@ -73,6 +74,7 @@ class Run(Finishing):
         self._care = care or Care()
         self._monitor = monitor
         self._task, self._plan, self._ledger, self._files, self._stop = task, plan, ledger, files, stop
+        self._all = plan
         self._pacing = Pacing(plan, stop)
         self._host = host or PrepareHost(None, files, stop, prefix_cache=prefix_cache, care=self._care)
         self._host.carry(shipment)
@@ -100,6 +102,7 @@ class Run(Finishing):
             self._pass()
             while self._wait_for_others():
                 self._pass()
+            self._finals()
             whole = True
         except OutOfTime:
             state, reason = "waiting", "Stopped while it ran: the time budget was used up."
@@ -122,6 +125,17 @@ class Run(Finishing):
             phases_s=phases.seconds(),
             covered_s=phases.covered_s(),
         )
+
+    def _finals(self) -> None:
+        """Time the leading rows head to head, if they are near each other and the time allows it."""
+        if self._stop.remaining() < LEAST_S:
+            self._cut.append(f"not run, {BUDGET}: the head-to-head timing of the leading rows")
+            return
+        with self._turn(alone=True):
+            try:
+                hold_finals(self._all, self._ledger, self._bench, self._noise, self._pacing, say=self._ledger.say)
+            except OutOfTime:  # the rows keep their own timing
+                self._cut.append(f"not finished, {BUDGET}: the head-to-head timing of the leading rows")
 
     def _plan_words(self) -> str:
         """Return what will be done, in words."""

@@ -220,6 +220,17 @@ class Store:
                 f"run: this process gave no sign for {STALE_S:g} s. Run the study again; what is complete is kept."
             )
 
+    def amend(self, study: str, key: str, row: TrialRow) -> bool:
+        """Write a complete row that nobody owns; return whether there is one."""
+        with self._begin() as connection:
+            changed = connection.execute(
+                TRIALS.update()
+                .where(TRIALS.c.study == study, TRIALS.c.trial_key == key)
+                .where(TRIALS.c.owner.is_(None), TRIALS.c.state == "complete")
+                .values(updated=time.time(), **_columns(row))
+            )
+        return changed.rowcount == 1
+
     def release(self, study: str, owner: str) -> None:
         """Give free everything a run still owns."""
         with self._begin() as connection:

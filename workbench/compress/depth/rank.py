@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +29,8 @@ from workbench.tasks.trees import Tree, leaves
 # that cost nothing are ranked by what they save, and a measured saving below the noise does not divide by zero.
 _LEAST_LOSS = 1e-9
 _LEAST_SAVING = 1e-3
+_BATCH = 64
+_LEAST_BATCH = 8  # fewer samples have no statistics worth the name
 
 
 @dataclass(frozen=True)
@@ -51,13 +55,15 @@ class OutputLoss:
     """Distance of a module's outputs on calibration data from what they were at first.
 
     KL divergence for class scores ``[n, classes]``, the squared error relative to the output's energy for others; the
-    mean over the floating outputs.
+    mean over the floating outputs. BatchNorm takes the statistics of the batch in both cases: those of a model without
+    a block are adapted first by any training, and with the old ones nearly every removal looks hopeless.
     """
 
     def __init__(self, module: nn.Module, work: Work, samples: int) -> None:
         calibration = work.task.calibration
         self.samples = min(samples, len(calibration))
         self._task, self._split = work.task, calibration.take(range(self.samples))
+        self._batch = math.ceil(self.samples / math.ceil(self.samples / _BATCH))  # batches of about equal size
         self._reference = self._outputs(module)
         self.words = " and ".join(dict.fromkeys(_kind(leaf) for leaf in _floating(self._reference)))
 
@@ -69,7 +75,23 @@ class OutputLoss:
         return loss if math.isfinite(loss) else math.inf
 
     def _outputs(self, module: nn.Module) -> Tree:
-        return self._task.outputs(lambda inputs: predict_with(module, inputs), self._split)
+        statistics = batch_statistics(module) if self.samples >= _LEAST_BATCH else nullcontext()
+        with statistics:
+            return self._task.outputs(lambda inputs: predict_with(module, inputs), self._split, self._batch)
+
+
+@contextmanager
+def batch_statistics(module: nn.Module) -> Iterator[None]:
+    """Let BatchNorm in eval mode use the statistics of each batch, and its own again at the end."""
+    norms: list[Any] = [layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+    kept = [(layer, layer.running_mean, layer.running_var) for layer in norms]
+    try:
+        for layer in norms:
+            layer.running_mean = layer.running_var = None
+        yield
+    finally:
+        for layer, mean, variance in kept:
+            layer.running_mean, layer.running_var = mean, variance
 
 
 def _floating(outputs: Tree) -> list[torch.Tensor]:

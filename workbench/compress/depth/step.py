@@ -44,8 +44,8 @@ def prune_depth(step: PruneDepth, work: Work) -> Outcome:
 
 
 def _no_block(step: PruneDepth, findings: Findings) -> str:
-    listed = "; ".join(f"{name}: {reason}" for name, reason in list(findings.refused.items())[:4])
-    more = f"; and {len(findings.refused) - 4} more" if len(findings.refused) > 4 else ""
+    listed = "; ".join(f"{name}: {reason}" for name, reason in list(findings.refused.items())[:2])
+    more = f"; and {len(findings.refused) - 2} more" if len(findings.refused) > 2 else ""
     return (
         "PruneDepth needs a residual block, a module whose input is added to what it computes; this model has no "
         f"removable one ({listed}{more}). Use Prune to remove channels, leave '{step.label}' out, or pass "
