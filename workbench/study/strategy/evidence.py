@@ -132,6 +132,9 @@ class Work(Protocol):
     ) -> list[Probe]:
         """Apply recipes without keeping trials; on an engine, time each against the first one."""
 
+    def finals(self) -> None:
+        """Time the leading rows within the limit head to head."""
+
     def others(self, recipes: Sequence[Recipe], *, limit_s: float) -> None:
         """Time recipes on the engines they were timed on, at the other batch sizes and shapes."""
 
