@@ -145,7 +145,8 @@ def _add_study(commands: Any) -> None:
         type=Path,
         metavar="FILE",
         help='JSON file with a list of recipes as Recipe.to_json() writes them, such as [{"steps": [{"step": "Prune", '
-        '"ratio": 0.5}, {"step": "Quantize"}]}]; without it the default ones',
+        '"ratio": 0.5}, {"step": "Quantize"}]}]; without it a strategy decides them while it runs (on a cluster: a '
+        "fixed list)",
     )
     command.add_argument("--backends", nargs="+", help="such as torch-eager onnxruntime openvino; default: these three")
     command.add_argument("--batch-sizes", nargs="+", type=positive, default=[1, 8, 32], metavar="N")

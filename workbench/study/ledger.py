@@ -211,7 +211,7 @@ class Ledger:
 
     def counts(self) -> dict[str, int]:
         """Return how many trials were finished now, were there before, failed, or are still open."""
-        complete = sum(row["state"] == "complete" for row in self._rows.values())
+        complete = sum(row["state"] in ("complete", "pruned") for row in self._rows.values())
         return {
             "finished": self._finished,
             "reused": self._reused,

@@ -239,6 +239,8 @@ class StudyRuns:
                             quality_drop=quality_drop, shapes=shapes, care=care, progress=progress, **limits,
                         )  # fmt: skip
                     known = self._recall()
+                    if default and self._task is not None:
+                        known = Remembered.of(self._task)  # a plan that has ended needs no process
                     more: dict[str, Any] = {"shapes": shapes, **options}
                     if default:
                         more |= {"quality_drop": quality_drop, "seed": seed}

@@ -83,7 +83,7 @@ class StrategyRun(Run):
         self._pacing: StrategyPacing = StrategyPacing(Plan((), (), (), plan.primary, plan.others), stop)
         self._end = time.monotonic() + question.budget_s
         self._threads = max(trial.threads for trial in plan.trials)
-        self._started = False
+        self._started = self._held = False
         self._known: dict[str, Recipe] = {recipe.recipe_id: recipe for recipe in plan.recipes}
         self._low: dict[str, tuple[str, bool]] = {}
         self._watch: Watch | None = None
@@ -97,7 +97,7 @@ class StrategyRun(Run):
         self._strategy = Strategy(self._question, self, self._record)
         self._record.decisions.clear()
         self._strategy.run()
-        self._cut = [
+        self._cut += [
             f"not run, {decision.why.rstrip('.')}: {decision.subject}"
             for decision in self._record.decisions
             if decision.outcome == "not begun" and decision.stage != "data"
@@ -177,6 +177,15 @@ class StrategyRun(Run):
         finally:
             self._leash.limit(math.inf)
         return found
+
+    def finals(self) -> None:
+        """Time the leading rows within the limit head to head, before what is not essential takes the time."""
+        if not self._held:
+            self._held = True
+            super()._finals()
+
+    def _finals(self) -> None:
+        """Do nothing after a pass: the strategy has held the finals, or found nothing to hold them for."""
 
     def others(self, recipes: Sequence[Recipe], *, limit_s: float) -> None:
         """Time recipes and the baseline at the other points, as long as a group fits."""

@@ -35,6 +35,7 @@ def question_for(task: Task, plan: Plan, *, limit: float, budget_s: float | None
         train_samples=len(task.train) if task.has_train else 0,
         validation_samples=len(task.validation),
         points=len(plan.points),
+        batch=plan.primary.batch,
         seed=seed,
     )
 

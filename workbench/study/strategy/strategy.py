@@ -53,6 +53,7 @@ class Strategy:
             context.decide("no training", "float", "dropped", "No engine could run the float model.")
             return
         trained = self._improve(leader)
+        context.work.finals()
         self._others(recommended=True)
         survey(context, leader, trained)
         self._others(recommended=False)
