@@ -247,7 +247,7 @@ def _scores(base: np.ndarray, right: np.ndarray) -> Callable[[Any], tuple[float,
 
 
 def timed(task: Task, rows: list[Row], threads: int, batch: int, rounds: int) -> None:
-    """Time every row at a batch size, all of them in turns, and set latency and speed-up."""
+    """Time every row at a batch size, all of them in turns, and set latency and speedup."""
     images = np.ascontiguousarray(task.evaluation.inputs[:batch].numpy())
     arms = []
     for row in rows:
@@ -268,7 +268,7 @@ def table(rows: list[Row]) -> str:
     """Return the rows as a table in Markdown."""
     lines = [
         "| model | engine | accuracy | drop in points (95 %) | MACs (M) | params (k) | size (KiB) "
-        "| batch 32 (ms) | batch 1 (ms) | speed-up at 32 (95 %) |",
+        "| batch 32 (ms) | batch 1 (ms) | speedup at 32 (95 %) |",
         "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for row in rows:
@@ -327,7 +327,7 @@ def main() -> int:
         [
             table(rows),
             f"{one[0]}\n{two[0]}",
-            "A speed-up is the median of the ratios block by block, arms beside each other in time; milliseconds are "
+            "A speedup is the median of the ratios block by block, arms beside each other in time; milliseconds are "
             "medians over the whole run. Where the baseline's threads stall now and then, the two differ.",
             f"{machine.cpu_model}, {given.threads} threads, {len(task.evaluation)} test images; "
             + ", ".join(f"{name} {version}" for name, version in versions.items()),

@@ -102,7 +102,7 @@ def best_row(
     row = min(rivals, key=_drop)  # of equal drops the first, which is the fastest
     reason = (
         f"Nothing met the goal: the nearest miss of the {len(rivals)} finished variants at {asked} has a drop of "
-        f"{_drop(row):.4g}{interval_words(row)}, above the limit of {quality_drop:g}."
+        f"{_amount(_drop(row))}{interval_words(row)}, above the limit of {quality_drop:g}."
     )
     return Best(row, False, reason + other, len(rivals))
 
@@ -233,7 +233,7 @@ def _shape(rows: list[TrialRow], judged: list[TrialRow], asked: str | None) -> s
 def evidence(within: Sequence[TrialRow], limit: float) -> str:
     """Return the evidence for the first of ``within``, which are ranked and lose at most ``limit``, and its caveats."""
     row = within[0]
-    text = f"drop {_drop(row):.4g}{interval_words(row)}"
+    text = f"drop {_amount(_drop(row))}{interval_words(row)}"
     if row["speedup"] is not None and not row["baseline"]:
         text += f", {row_speedup(row)}"
     text += "."
@@ -243,7 +243,7 @@ def evidence(within: Sequence[TrialRow], limit: float) -> str:
         text += " It is the baseline itself: no variant within the limit has a lower latency."
     high = row["quality_drop_high"]
     if high is not None and high > limit:
-        text += f" The 95 % CI of the drop reaches {high:.4g}, beyond the limit. Evaluate on more data to be sure."
+        text += f" The 95 % CI of the drop reaches {_amount(high)}, beyond the limit. Evaluate on more data to be sure."
         sure = (r for r in within if r["quality_drop_high"] is not None and r["quality_drop_high"] <= limit)
         safe = next(sure, None)
         if safe is not None and not safe["baseline"]:
@@ -256,7 +256,12 @@ def evidence(within: Sequence[TrialRow], limit: float) -> str:
 def interval_words(row: TrialRow) -> str:
     """Return the 95 % CI of a row's drop in parentheses, or an empty text if there is none."""
     low, high = row["quality_drop_low"], row["quality_drop_high"]
-    return "" if low is None or high is None else f" (95 % CI {low:.4g} to {high:.4g})"
+    return "" if low is None or high is None else f" (95 % CI {_amount(low)} to {_amount(high)})"
+
+
+def _amount(drop: float) -> str:
+    """Return a drop with four decimals, without trailing zeros."""
+    return f"{round(drop, 4):.6g}"
 
 
 def _drop(row: TrialRow) -> float:
