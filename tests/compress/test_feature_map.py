@@ -9,7 +9,7 @@ from compress_models import images, seeded, small_task, task_of
 from torch import nn
 from torch.nn import functional as F
 
-from workbench.compress import Distill, Factorize, Prune, Recipe
+from workbench.compress import Distill, Factorize, Prune, PruneDepth, Recipe
 from workbench.compress.apply import Work
 from workbench.compress.distill import distill
 from workbench.compress.feature_map import trace_maps
@@ -292,3 +292,52 @@ def test_cached_answers_train_as_fresh_ones(build, monkeypatch):
     assert not any(calls) and CACHE_BYTES > 0
     for a, b in zip(with_cache.parameters(), without.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def teacher_calls(task):
+    teacher, calls = task.model(), []
+    teacher.register_forward_hook(lambda *_: calls.append(1))
+    lesson = Lesson(task, temperature=4.0, alpha=0.9, blend=False, teacher=teacher)
+    generator, index = torch.Generator().manual_seed(0), torch.arange(8)
+    for _ in range(3):
+        inputs = lesson.augment(task.train.inputs[index], generator)
+        lesson.loss(torch.zeros(8, 4), inputs, task.train.targets[index], index)
+    return len(calls)
+
+
+@pytest.mark.parametrize(
+    ("augment", "calls"),
+    [
+        (None, 1),
+        (lambda x, generator: x + 1, 1),
+        (lambda x, generator: x + torch.rand((), generator=generator), 3),
+        (lambda x, generator: x + 0 * torch.rand((), generator=generator), 3),
+        (lambda x, generator: x + torch.rand(()), 3),
+        (lambda x, generator: x + np.random.rand(), 3),
+    ],
+    ids=["none", "fixed", "random", "drawn", "global", "numpy"],
+)
+def test_answers_are_cached_if_the_augmentation_draws_nothing(augment, calls):
+    assert teacher_calls(residual_task(augment=augment)) == calls
+
+
+def test_depth_pruning_keeps_the_map():
+    def build():
+        module = seeded(Residual)()
+        module.blocks = nn.Sequential(*(Added(block) for block in module.blocks))
+        return module
+
+    task = task_of(build, *images(96))
+    report = Recipe(PruneDepth(blocks=1), Distill(epochs=1, batch_size=16)).apply(task).reports[-1]
+    assert any("Learned the outputs and a feature map: blocks [8, 8, 8]" in note for note in report.notes)
+
+
+class Added(nn.Module):
+    """A residual block around a body."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, x):
+        return x + self.body(x)

@@ -203,4 +203,4 @@ def test_training_from_the_models_own_weights_starts_with_a_smaller_rate(tmp_pat
     assert rate(Recipe(Distill(student=f"{tmp_path}/models.py:fresh", **options)), task, "distill") == 0.05
     assert rate(Recipe(Distill(learning_rate=0.5, **options)), task, "distill") == 0.5
     tokens = task_of(seeded(TinyViT), *images())
-    assert rate(Recipe(Distill(**options)), tokens, "distill") == pytest.approx(4e-4)
+    assert rate(Recipe(Distill(**options)), tokens, "distill") == 1e-3

@@ -36,7 +36,10 @@ if TYPE_CHECKING:
     from workbench.tasks.task import Task
 
 FINE_TUNING = 0.4
-"""Share of the default learning rate for a student made from the trained model: it starts near the optimum."""
+"""Share of the default learning rate of SGD for a student made from the trained model: it starts near the optimum.
+
+AdamW keeps its rate: digits_vit without a block lost 2 points of validation more with 0.4 of it.
+"""
 _PROOF_SAMPLES = 8
 
 
@@ -186,13 +189,14 @@ def _trained(
 
 
 def _plan(step: Distill | Recover, module: nn.Module, rate_scale: float) -> Plan:
+    transformer = is_normalised_by_layer(module)
     return Plan(
         step.epochs,
         step.batch_size,
         step.learning_rate,
         step.max_seconds,
-        rate_scale,
-        transformer=is_normalised_by_layer(module),
+        1.0 if transformer else rate_scale,
+        transformer=transformer,
         schedule=step.schedule,
         precision=step.precision,
         evaluate_every=step.evaluate_every,

@@ -77,6 +77,7 @@ class Lesson:
         wanted = task.augment is None if blend == "auto" else bool(blend)
         self._blends = wanted and floating
         self._blended, self._share = False, 0.0
+        self._repeats = is_deterministic(task)
 
     def at(self, share: float) -> None:
         """Take note of how much of the training is done."""
@@ -92,8 +93,8 @@ class Lesson:
 
     def loss(self, outputs: Tree, inputs: Tree, targets: Tree, indices: torch.Tensor) -> torch.Tensor:
         """Return the loss of a batch; blends have no label."""
-        unchanged = self._task.augment is None and not self._blended
-        wanted, maps = self._teacher(inputs, indices if unchanged else None)
+        repeats = self._repeats and not self._blended
+        wanted, maps = self._teacher(inputs, indices if repeats else None)
         value = mixed_loss(
             outputs,
             wanted,
@@ -119,7 +120,7 @@ class Lesson:
 
 
 class Teacher:
-    """A model in eval mode that caches its answers to samples that stay as they are, if they fit in memory.
+    """A model in eval mode that caches its answers to samples that look the same in every epoch, if they fit in memory.
 
     An answer is the outputs, and the maps of the layers that ``matching`` compares.
     """
@@ -167,6 +168,18 @@ class Teacher:
         for kept, new in zip(leaves(self._store), leaves(answer), strict=True):
             kept[indices] = new
         self._known[indices] = True
+
+
+def is_deterministic(task: Task) -> bool:
+    """Return whether a sample looks the same in every epoch: no augmentation, or one that draws no random numbers."""
+    if task.augment is None:
+        return True
+    generator, inputs = torch.Generator().manual_seed(0), task.train.take(range(min(8, len(task.train)))).inputs
+    with torch.random.fork_rng(devices=[]):
+        states = [generator.get_state(), torch.get_rng_state()]
+        first, second = (leaves(task.augment(tree_map(torch.clone, inputs), generator)) for _ in range(2))
+        after = [generator.get_state(), torch.get_rng_state()]
+    return all(torch.equal(a, b) for a, b in zip([*states, *first], [*after, *second], strict=True))
 
 
 def blend(inputs: Tree, generator: torch.Generator) -> Tree:

@@ -110,7 +110,8 @@ def best_row(
 def answer(winner: Winner, kind: str, counts: str, limit: float, candidates: int) -> Best:
     """Return the answer that a winner is: its name, how many were compared, the evidence, and what to mind."""
     row = winner.row
-    reason = f"{row['recipe']} on {row_engine(row)}: the {kind} {counts}: {evidence(winner.order, limit)}"
+    place = "among the" if winner.by == "size" else "the"
+    reason = f"{row['recipe']} on {row_engine(row)}: {place} {kind} {counts}: {evidence(winner.order, limit)}"
     return Best(row, True, reason + winner.note, candidates, winner.ties)
 
 
@@ -153,7 +154,8 @@ def ranked(rows: Sequence[_Row], column: str) -> list[_Row]:
 
 def table_order(rows: Sequence[_Row], column: str) -> list[_Row]:
     """Return rows in the order of a table: ranked by a column, each reference row under its baseline."""
-    return references_placed(ranked(rows, column))
+    ordinary = ranked([row for row in rows if row.get("reference") is None], column)
+    return references_placed([*ordinary, *(row for row in rows if row.get("reference") is not None)])
 
 
 def references_placed(rows: Sequence[_Row]) -> list[_Row]:

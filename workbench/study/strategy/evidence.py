@@ -9,8 +9,6 @@ from typing import Any, Protocol
 
 from workbench.compress.recipe import Recipe
 
-BASELINE = "torch-eager"
-
 
 @dataclass(frozen=True)
 class Question:

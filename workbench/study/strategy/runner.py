@@ -17,7 +17,7 @@ from workbench.study.bench import RemoteArm
 from workbench.study.child import Stop
 from workbench.study.ledger import Ledger
 from workbench.study.pacing import Pacing
-from workbench.study.plan import BASELINE_BACKEND, Plan, Planned, planned
+from workbench.study.plan import Plan, Planned, planned
 from workbench.study.prepare import Shipment
 from workbench.study.quality import QUALITY, write_inputs
 from workbench.study.rows import is_ranked
@@ -135,6 +135,7 @@ class StrategyRun(Run):
         base = self._all.baseline(self._all.primary)
         recipe = recipe if recipe.steps else base.recipe
         trials = [self._trial(recipe, backend, self._all.primary) for backend in backends]
+        trials += [] if recipe.steps else self._all.references
         self._known[recipe.recipe_id] = recipe
         self._low |= {trial.key: (survey, judged) for trial in trials if survey}
         self._pacing.timing_s = _SURVEY_S if survey else self._timing_s()
@@ -146,7 +147,7 @@ class StrategyRun(Run):
             self._watch = None
             self._leash.limit(math.inf)
         known = trials if recipe.steps else list(dict.fromkeys((base, *trials)))
-        return [self._result(trial) for trial in known]
+        return [self._result(trial) for trial in known if trial.reference is None]
 
     def probe(
         self, recipes: Sequence[Recipe], *, engine: str | None, limit_s: float, watch: Watch | None = None
@@ -224,9 +225,10 @@ class StrategyRun(Run):
         return min(max(self._question.budget_s / _PACE, 2.0), _MOST_S)
 
     def _trial(self, recipe: Recipe, backend: str, point: Point) -> Planned:
-        if not recipe.steps and backend == BASELINE_BACKEND:
-            return self._all.baseline(point)  # its number of threads may be another one
-        return planned(self._fingerprint, recipe, backend, point, self._threads)
+        base = self._all.baseline(point)
+        if not recipe.steps and backend == base.backend:
+            return base  # its number of threads may be another one
+        return planned(self._fingerprint, recipe, backend, point, self._threads, baseline=base.backend)
 
     def _planned(self, base: Planned, trials: Sequence[Planned], point: Point) -> tuple[Plan, dict[str, Any]]:
         each = tuple(dict.fromkeys((base, *trials)))

@@ -72,7 +72,7 @@ class Strategy:
         prospects = find_prospects(context, leader)
         chosen = choose(context, leader, prospects)
         if chosen is None:
-            context.decide("training", "all axes", "dropped", f"None is predicted to be faster than {leader.name}.")
+            context.decide("training", "all axes", "dropped", f"None is predicted to gain over {leader.name}.")
             return ()
         ladder = Ladder(context, leader, chosen.prospect, chosen.head)
         ladder.climb()
