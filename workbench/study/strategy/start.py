@@ -48,6 +48,7 @@ def record_for(
         "task": fingerprint, "machine": fingerprint_id(), "limit": limit, "backends": list(plan.backends),
         "points": [[point.batch, [list(pair) for pair in point.shape]] for point in plan.points],
         "threads": max(trial.threads for trial in plan.trials), "seed": seed, "depth": has_depth(),
+        "baseline": plan.baseline(plan.primary).backend,
     }  # fmt: skip
     record = Record(store, study, asked)
     budget = float(DEFAULT_BUDGET_S if budget_s is None else budget_s)
