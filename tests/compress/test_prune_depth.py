@@ -129,6 +129,8 @@ def test_blocks_of_one_kind_are_measured_together():
         return 10.0 - 2.0 * len(measured[-1])
 
     wb.Recipe(wb.PruneDepth(blocks=1)).apply(task, cost=cost)
+    assert measured == []  # the option decides, so that a recipe's id names one variant
+    wb.Recipe(wb.PruneDepth(blocks=1, measure_latency=True)).apply(task, cost=cost)
     assert measured == [[], ["one.0", "one.1", "one.2"], ["two.1"]]
 
 
@@ -136,7 +138,7 @@ def test_latency_without_a_way_to_measure_is_refused_first():
     with pytest.raises(ConfigError, match="nothing was given to measure it with"):
         wb.Recipe(wb.PruneDepth(measure_latency=True)).apply(residual_task())
     with pytest.raises(ConfigError, match="cost must return a number above 0, and returned 'much'"):
-        wb.Recipe(wb.PruneDepth()).apply(residual_task(), cost=lambda _: "much")
+        wb.Recipe(wb.PruneDepth(measure_latency=True)).apply(residual_task(), cost=lambda _: "much")
 
 
 def test_depth_in_rounds_with_training_between():

@@ -166,7 +166,7 @@ class Run(Finishing):
             if self._first(recipe, self._after(position)):
                 ready.append(recipe)
         primary = [row for t, row in self._ledger.items() if t.point == self._plan.primary]
-        front = pareto_rows(primary, x="latency_ms_p50", y="quality")
+        front = pareto_rows(primary, x="latency_ms_rel", y="quality")
         best = self._ledger.best()
         rest = self._plan.rest(ready, tiers=({best["recipe_id"]} if best else (), {row["recipe_id"] for row in front}))
         for position, (recipe, point) in enumerate(rest):

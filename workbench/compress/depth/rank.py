@@ -109,13 +109,13 @@ def _distance(wanted: torch.Tensor, got: torch.Tensor) -> float:
 
 
 def savings(step: PruneDepth, work: Work, blocks: Sequence[Block]) -> Savings:
-    """Return what the removal of each block saves: latency if there is something to measure it with, else MACs.
+    """Return what the removal of each block saves: latency if the step measures it, else MACs.
 
     Blocks of one kind take equally long, so that all of a kind are removed at once for one measurement.
     """
-    if work.cost is None:
+    if work.cost is None or not step.measure_latency:
         macs = max(1, count_macs(work.module, work.task.examples(2)))
-        note = "Saving of a block: its multiply-accumulates (nothing was given to measure latency with)."
+        note = "Saving of a block: its multiply-accumulates (measure_latency is False)."
         return Savings({block.name: block.macs / macs for block in blocks}, "multiply-accumulates", (note,))
     whole = _cost(work, {})
     kinds = Counter(block.kind for block in blocks)
@@ -125,7 +125,7 @@ def savings(step: PruneDepth, work: Work, blocks: Sequence[Block]) -> Savings:
         work.progress(Progress(step.label, number, len(kinds), f"measuring the latency of {same[0].name}"))
         saved = whole - _cost(work, {block.name: block.stand_in for block in same})
         share[kind] = max(_LEAST_SAVING, saved / len(same) / whole)
-    where = f" on {step.engine} at batch {step.engine_batch}" if step.measure_latency else " by the cost given"
+    where = f" on {step.engine} at batch {step.engine_batch}"
     listed = ", ".join(
         f"{share[kind]:.1%} for {next(block.name for block in blocks if block.kind == kind)}"
         + (f" and {count - 1} alike" if count > 1 else "")

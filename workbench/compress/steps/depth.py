@@ -22,8 +22,8 @@ class PruneDepth(Step):
     The blocks leave one after the other, in each turn the one whose removal costs least for what it saves. The loss of
     a removal is the KL divergence between the outputs with and without the block on ``samples`` calibration samples
     (the relative squared error for outputs that are not class scores). BatchNorm takes the statistics of these samples,
-    as training would adapt them. What a removal saves is latency if ``apply`` gets a ``cost`` (with ``measure_latency``
-    that is required: latency on ``engine`` at ``engine_batch`` samples), otherwise multiply-accumulates.
+    as training would adapt them. What a removal saves is multiply-accumulates or, with ``measure_latency``, the
+    latency on ``engine`` at ``engine_batch`` samples; ``apply`` then needs a ``cost``.
 
     ``rescore`` is the number of removals after which losses count as outdated. A block with an outdated loss is scored
     again before it may leave.
