@@ -191,7 +191,7 @@ def _time(
 def table(rows: Sequence[Judged], base: Judged) -> str:
     """Return all candidates as a table in Markdown, tool by tool."""
     lines = [
-        "| tool | seed | chosen | backend | drop in points (95 %) | batch 32 (ms) | speed-up (95 %) | batch 1 (ms) "
+        "| tool | seed | chosen | backend | drop in points (95 %) | batch 32 (ms) | speedup (95 %) | batch 1 (ms) "
         "| seconds | tried | ended |",
         "|---|---:|---|---|---|---:|---|---:|---:|---:|---|",
     ]

@@ -53,6 +53,7 @@ _FACE = {
     "debug_accuracy": "workbench.measure.debug",
     "Study": "workbench.study.study",
     "latency_cost": "workbench.study.cost",
+    "time_allocators": "workbench.study.allocators",
     "Goals": "workbench.study.search.goals",
     "Space": "workbench.study.search.space",
     "between": "workbench.study.search.domain",
@@ -115,6 +116,7 @@ __all__ = [
     "sensitivity",
     "study",
     "tasks",
+    "time_allocators",
     "time_calls",
     "trace_allocations",
     "vary",
@@ -146,6 +148,7 @@ if TYPE_CHECKING:
     from workbench.measure.scenarios import run_scenario
     from workbench.measure.server_rate import find_server_rate
     from workbench.report.run import run_report
+    from workbench.study.allocators import time_allocators
     from workbench.study.cost import latency_cost
     from workbench.study.search.domain import between, choice, maybe, vary
     from workbench.study.search.goals import Goals

@@ -129,6 +129,7 @@ def _add_report(commands: Any) -> None:
         metavar=("NAME", "VALUE"),
         help="a parameter of the notebook, such as -p budget_s 600 or -p batch_sizes 1,32; may be repeated",
     )
+    command.add_argument("--baseline", help="the same as -p baseline: torch-eager by default")
     add_fail_if(command)
 
 
@@ -144,12 +145,23 @@ def _add_study(commands: Any) -> None:
         type=Path,
         metavar="FILE",
         help='JSON file with a list of recipes as Recipe.to_json() writes them, such as [{"steps": [{"step": "Prune", '
-        '"ratio": 0.5}, {"step": "Quantize"}]}]; without it the default ones',
+        '"ratio": 0.5}, {"step": "Quantize"}]}]; without it a strategy decides them while it runs (on a cluster: a '
+        "fixed list)",
     )
     command.add_argument("--backends", nargs="+", help="such as torch-eager onnxruntime openvino; default: these three")
     command.add_argument("--batch-sizes", nargs="+", type=positive, default=[1, 8, 32], metavar="N")
     add_shape(command)
     command.add_argument("--threads", type=positive, help="CPU threads of every engine")
+    command.add_argument(
+        "--baseline", default="torch-eager", help="backend of the float model that speedups are measured against"
+    )
+    command.add_argument(
+        "--references",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="also time torch-default (as commonly started) or torch-compile beside the baseline",
+    )
     command.add_argument("--budget-s", type=seconds, help="seconds for the whole; training lengths follow it")
     command.add_argument(
         "--stall-timeout-s",
@@ -195,6 +207,8 @@ def _report(arguments: argparse.Namespace) -> int:
         if name in parameters:
             raise ConfigError(f"Parameter {name!r} is given twice.")
         parameters[name] = value
+    if arguments.baseline is not None:
+        parameters["baseline"] = arguments.baseline
     result = run_report(arguments.task, output=arguments.output, parameters=parameters)
     write(f"report    {result.html}\nnotebook  {result.notebook}\ntrials    {result.trials}")
     if result.ok:
@@ -231,6 +245,8 @@ def _study(arguments: argparse.Namespace) -> int:
                 arguments.batch_sizes,
                 threads=arguments.threads,
                 budget_s=arguments.budget_s,
+                baseline=arguments.baseline,
+                references=arguments.references,
                 **({} if arguments.quality_drop is None else {"quality_drop": arguments.quality_drop}),
                 shapes=shapes,
                 cluster=arguments.cluster,

@@ -119,6 +119,21 @@ def test_what_is_no_block_has_its_reason(factory, name, reason):
     assert reason in findings.refused[name]
 
 
+def test_the_first_layer_of_a_transformer_encoder_stays_because_the_encoder_reads_it():
+    class Stack(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+            self.encoder, self.head = nn.TransformerEncoder(layer, 3, enable_nested_tensor=False), nn.Linear(8, 4)
+
+        def forward(self, image):
+            return self.head(self.encoder(image[:, 0]).mean(1))
+
+    _, findings = found(Stack)
+    assert names(findings) == ["encoder.layers.1", "encoder.layers.2"]
+    assert "the model fails without it (AttributeError" in findings.refused["encoder.layers.0"]
+
+
 def test_one_block_under_two_names_stays():
     def build() -> nn.Module:
         tower = Tower(Block(), Block())

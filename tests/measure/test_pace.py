@@ -68,7 +68,8 @@ def test_what_waiting_may_hide_widens_only_the_side_that_it_can_be_on() -> None:
 
 def test_the_noise_floor_joins_as_an_independent_error() -> None:
     same = [Block.of([2.0, 2.0])] * 8
-    found = pace_ratio(same, same, floor=0.02)
+    assert pace_ratio(same, same, floor=0.02) == PaceRatio(1.0, 1.0, 1.0, UNDISTURBED)
+    found = pace_ratio(same, list(same), floor=0.02)
     assert found.ratio == 1.0
     assert found.high == pytest.approx(1.02)
     assert found.low == pytest.approx(1 / 1.02)

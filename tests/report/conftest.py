@@ -60,7 +60,9 @@ def make_report(tmp_path: Path) -> Any:
         report = Report(output_dir=str(tmp_path / "out"), **settings)
         study = FakeStudy(rows, outcome)
         study.ids = tuple(dict.fromkeys(row["recipe_id"] for row in rows if row["steps"]))
-        task = SimpleNamespace(name="digits", reference="digits", evaluation=range(3005), train=range(6300))
+        task = SimpleNamespace(
+            name="digits", reference="digits", evaluation=range(3005), train=range(6300), has_train=True
+        )
         report.__dict__.update(study=study, task=task)
         return report
 

@@ -37,7 +37,9 @@ def test_every_piece_shows_something(rows: Rows, make_report: Any) -> None:
 
 @pytest.mark.parametrize("state", ["failed", "waiting"])
 def test_every_piece_copes_with_no_result(state: str, rows: Rows, make_report: Any) -> None:
-    empty = dict.fromkeys(("quality", "latency_ms_p50", "throughput_per_s", "speedup", "peak_rss_mib"))
+    empty = dict.fromkeys(
+        ("quality", "latency_ms_rel", "latency_ms_p50", "throughput_per_s", "speedup", "peak_rss_mib")
+    )
     report = make_report([dict(r, **empty, state=state, recommended=False, error="it broke") for r in rows])
     for name in (*PIECES, *PICTURES):
         assert getattr(report, name)() is not None
@@ -137,3 +139,18 @@ def shown(piece: Html | Picture, name: str) -> Any:
         data["image/png"] = base64.b64encode(data["image/png"]).decode()
     cell.outputs = [nbformat.v4.new_output("execute_result", data, metadata=json.loads(json.dumps(meta)))]
     return cell
+
+
+def test_reference_rows_stand_under_the_baseline_and_are_never_the_answer(rows: Rows, make_report: Any) -> None:
+    base = next(r for r in rows if r["baseline"] and r["batch_size"] == 32)
+    common = {**base, "baseline": False, "reference": "as commonly started", "speedup": 40.0, "latency_ms_rel": 0.7}
+    compiled = {**common, "reference": "torch.compile", "backend": "torch-compile"}
+    report = make_report([common, *rows, compiled], backends=("torch-eager", "openvino"))
+    assert report.best.row["recipe"] == "prune+distill+qat" and not any(r["recommended"] for r in (common, compiled))
+    assert [r["reference"] for r in report.rows if r.get("reference")] == ["as commonly started", "torch.compile"]
+    for source in (str(report.tradeoff_table()), str(report.trials_table())):
+        lines = [line.split("<td")[1].split(">")[1].split("<")[0] for line in source.split("<tr class")[1:]]
+        place = lines.index("float, as commonly started")
+        assert lines[place - 1] == "float" and lines[place + 1] == "float, torch.compile"
+        assert 'class="reference"' in source
+    assert str(report.throughput_table()).count("reference, not ranked") == 2

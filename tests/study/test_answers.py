@@ -187,7 +187,7 @@ BASE = row("float", 20.0, 0.0, baseline=True, size_mib=4.0)
 def test_of_rows_that_are_not_told_apart_the_smaller_one_wins():
     large, small = interval("large", 4.0, 3.7, 4.4, size_mib=3.0), interval("small", 4.2, 3.9, 4.5, size_mib=1.0)
     best = best_row([BASE, large, small])
-    assert best.row is small and best.ties == (large,)
+    assert best.row is small and best.ties == (large,) and "among the fastest" in best.reason
     apart = interval("small", 4.5, 4.45, 4.6, size_mib=1.0)
     assert best_row([BASE, large, apart]).row is large
     assert best_row([BASE, large, apart]).ties == ()
@@ -206,9 +206,11 @@ def test_an_undecided_row_is_tied_with_the_baseline():
 def test_the_head_to_head_timing_of_finalists_decides():
     first = interval("first", 4.0, 3.9, 4.1, final_rank=2)
     second = interval("second", 4.2, 4.1, 4.3, final_rank=1)
+    first["notes"] = {"final_rank": "Slower than second in head-to-head timing."}
     other = interval("other", 4.1, 3.9, 4.3)
     best = best_row([BASE, first, second, other])
     assert best.row is second and "2 finalists" in best.reason
+    assert "Second, first on openvino: Slower than second in head-to-head timing." in best.reason
     lossy = {**second, "quality_drop": 0.5}
     assert best_row([BASE, first, lossy, other]).row is first
     assert best_row([BASE, first, second, other], minimise="size_mib").row is not None

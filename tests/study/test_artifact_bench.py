@@ -19,6 +19,7 @@ from workbench.artifact import open_artifact
 from workbench.core.errors import ArtifactError, BackendUnavailable, ConfigError
 from workbench.core.machine import fingerprint_id
 from workbench.study import COLUMNS, bench_artifact
+from workbench.study.rows import OPTIONAL
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,7 @@ def test_there_is_a_finished_row_for_each_backend_and_batch_size(rows):
 def test_the_columns_are_those_of_a_study_and_none_always_has_a_reason(rows):
     for row in rows:
         assert tuple(row) == COLUMNS
-        missing = {name for name, value in row.items() if value is None and name != "error"}
+        missing = {name for name, value in row.items() if value is None and name not in OPTIONAL}
         assert missing <= set(row["notes"]), missing - set(row["notes"])
         assert "needs the task" in row["notes"]["quality"] and row["verdict"] is None
 

@@ -12,9 +12,7 @@ def test_the_seconds_spent_are_those_saved_by_so_many_calls():
     found = break_even(ROW)
     assert found.saved_ms == 8.0 and found.calls == 10_000
     assert found.calls * found.saved_ms / 1e3 == pytest.approx(found.spent_s)
-    assert break_even_words(ROW) == (
-        "Making it took 80.0 s, which it has earned back after 320 k samples: each batch of 32 saves 8.00 ms."
-    )
+    assert break_even_words(ROW) == ("Break-even after 320 k samples: 80.0 s to build, 8.00 ms saved per batch of 32.")
 
 
 def test_what_came_from_the_cache_counts_with_what_it_took_once():

@@ -21,6 +21,7 @@ from workbench.core.errors import BackendUnavailable, ConfigError, PackageMissin
 from workbench.core.lazy import how_to_get
 from workbench.core.machine import fingerprint_id
 from workbench.measure.processes import allowed_cores
+from workbench.study.rows import OPTIONAL
 
 distributed = pytest.importorskip("distributed", reason=f"needs Dask: {how_to_get('cluster')}")
 
@@ -110,7 +111,7 @@ def test_a_grid_is_done_once_although_a_worker_is_killed_in_the_middle(cluster_o
         for row in rows:
             assert row["fingerprint"] == fingerprint_id()
             assert row["notes"]["machine"].endswith(f"on {platform.node()}.")
-            missing = [name for name, value in row.items() if value is None and name != "error"]
+            missing = [name for name, value in row.items() if value is None and name not in OPTIONAL]
             assert set(missing) <= set(row["notes"])
             with np.load(study.files / "samples" / row["samples"]) as stored:
                 mine = [np.median(stored[name]) for name in stored.files if name.startswith("arm_")]

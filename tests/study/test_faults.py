@@ -272,10 +272,9 @@ def test_a_task_that_cannot_travel_is_refused_before_work_starts(shared_task, tm
 
 def test_waiting_for_a_run_elsewhere_can_be_cancelled(shared_task, tmp_path, started):
     with open_study(shared_task, tmp_path) as study:
-        from workbench.core.machine import default_threads
         from workbench.study.plan import make_plan
 
-        plan = make_plan(shared_task.fingerprint, [], ["torch-eager"], [2], threads=default_threads())
+        plan = make_plan(shared_task.fingerprint, [], ["torch-eager"], [2], threads=1)
         store = study._store
         store.add(study.name, plan.rows(shared_task.name, shared_task.fingerprint))
         store.claim(study.name, [t.key for t in plan.trials], f"elsewhere:1:{time.time()}")
@@ -284,6 +283,6 @@ def test_waiting_for_a_run_elsewhere_can_be_cancelled(shared_task, tmp_path, sta
             if "waiting for another run" in event.message:
                 study.cancel()
 
-        summary = study.run([], ["torch-eager"], [2], progress=cancel)
+        summary = study.run([], ["torch-eager"], [2], threads=1, progress=cancel)
         assert summary.cancelled and (summary.finished, summary.open) == (0, 1)
         assert started == []

@@ -11,7 +11,7 @@ import pytest
 import workbench as wb
 from workbench.core.errors import BackendUnavailable, ConfigError, StudyError
 from workbench.study.ledger import Ledger
-from workbench.study.rows import COLUMNS
+from workbench.study.rows import COLUMNS, OPTIONAL
 from workbench.study.run import Run
 from workbench.tasks.trees import call_model
 
@@ -49,7 +49,7 @@ def test_every_trial_is_complete_and_nothing_is_left_running(ran):
 def test_columns_are_there_and_none_always_has_a_reason(ran):
     for row in ran.study.rows():
         assert tuple(row) == COLUMNS
-        missing = [name for name, value in row.items() if value is None and name != "error"]
+        missing = [name for name, value in row.items() if value is None and name not in OPTIONAL]
         assert set(missing) <= set(row["notes"]), (row["recipe"], row["backend"], missing, row["notes"])
 
 
@@ -75,16 +75,27 @@ def test_quality_on_an_engine_is_that_of_the_model_itself(ran, shared_task):
     assert all("Measured at batch 4" in r["notes"]["quality"] for r in pruned if r["batch_size"] == 1)
 
 
+def _blocks(stored, name):
+    count = sum(key.startswith(f"{name}_wait_") for key in stored.files)
+    return [(stored[f"{name}_{i}"], stored[f"{name}_wait_{i}"]) for i in range(count)]
+
+
 def test_figures_follow_from_the_raw_samples(ran):
     for row in ran.study.rows():
         with np.load(ran.study.files / "samples" / row["samples"]) as stored:
-            mine = [stored[name] for name in stored.files if name.startswith("arm_")]
-            base = [stored[name] for name in stored.files if name.startswith("base_")]
-        assert row["latency_ms_p50"] == pytest.approx(np.median([np.median(block) for block in mine]))
+            mine, base = (_blocks(stored, name) for name in ("arm", "base"))
+        if row["final_rank"] is not None:
+            continue  # timed again at the end
+        free = [ms[waits <= 0.05 * ms] for ms, waits in mine]
+        kept = [ms for ms in free if ms.size]
+        middles = [np.median(ms) for ms in (kept if len(kept) >= 6 else [ms for ms, _ in mine])]
+        assert row["latency_ms_p50"] == pytest.approx(np.median(middles))
         assert row["throughput_per_s"] == pytest.approx(1e3 * row["batch_size"] / row["latency_ms_p50"])
         if not row["baseline"]:
-            logs = [np.log(np.median(b) / np.median(m)) for b, m in zip(base, mine, strict=True)]
-            assert row["speedup"] == pytest.approx(np.exp(np.median(logs)), rel=1e-6)
+            assert row["speedup_low"] <= row["speedup"] <= row["speedup_high"]
+            plain = np.median([np.median(b) for b, _ in base]) / np.median([np.median(m) for m, _ in mine])
+            if all(waits.max() == 0 for _, waits in (*mine, *base)):
+                assert row["speedup"] == pytest.approx(plain, rel=0.2)  # groups of calls instead of single ones
 
 
 def test_a_runtime_without_torch_needs_less_memory_than_torch(ran):
@@ -172,8 +183,7 @@ def test_exactly_one_row_is_recommended_and_best_names_it(ran):
     (base,) = [r for r in asked if r["baseline"]]
     for r in asked:
         assert r["latency_ms_rel"] == pytest.approx(base["latency_ms_p50"] / r["speedup"])
-    fastest = min(asked, key=lambda r: r["latency_ms_rel"])["trial_key"]
-    assert fastest in {best.row["trial_key"], *(r["trial_key"] for r in best.ties)}
+    assert best.row["final_rank"] == 1
     assert sum(r["recommended"] for r in rows) == 1
     assert {r["candidates"] for r in rows} == {4}
 
@@ -196,8 +206,9 @@ def test_frames_hold_every_row_and_the_front_is_part_of_it(ran):
 def test_events_tell_the_plan_each_row_and_the_best_so_far(ran):
     assert {e.stage for e in ran.events} == {"study"}
     assert any(len(e.values.get("plan", ())) == 8 for e in ran.events)
-    states = [e.values["row"]["state"] for e in ran.events if "row" in e.values]
-    assert states.count("complete") == 8 and states.count("running") == 8
+    states = [(e.values["row"]["state"], e.values["row"]["trial_key"]) for e in ran.events if "row" in e.values]
+    complete = {key for state, key in states if state == "complete"}
+    assert len(complete) == 8 == sum(state == "running" for state, _ in states)
     assert ran.events[-1].done == ran.events[-1].total == 8
     assert any(e.values.get("best") for e in ran.events)
     assert any("round 1" in e.message for e in ran.events)

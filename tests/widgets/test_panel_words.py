@@ -118,3 +118,12 @@ def test_the_facts_of_a_point_tell_how_it_was_measured(fakes) -> None:
     facts = dict(point_facts({**row, **more}))
     assert facts["estimator"] == "undisturbed blocks" and facts["page faults"] == "3.00 per call"
     assert facts["A/A noise floor"] == "2.1 %" and "context switches" not in facts
+
+
+def test_the_table_labels_references_and_surveys(rows) -> None:
+    base = next(row for row in rows if row["baseline"] and row["batch_size"] == 32)
+    reference = update_row(base, baseline=False, reference="as commonly started", estimator="median")
+    survey = update_row(rows[-1], fidelity="survey", recommended=False)
+    html = table_html([reference, *rows, survey], batch_size=survey["batch_size"])
+    assert "reference, not ranked" in table_html([reference, *rows], batch_size=32) and "(survey)" in html
+    assert ' title="estimator: median"' in table_html([reference])

@@ -169,8 +169,8 @@ class Recipe:
             end. Killed in the middle and applied again, a training goes on from there, and ends with the same
             weights bit by bit, unless ``max_seconds`` cuts it.
         cost : callable, optional
-            What a variant costs on the engine it will run on, for steps that go by it (``Prune(of="latency")``):
-            ``wb.latency_cost(recipe)``, or a function of your own, to be minimized.
+            What a variant costs on the engine it will run on, for steps that go by it (``Prune(of="latency")``,
+            ``PruneDepth``): ``wb.latency_cost(recipe)``, or a function of your own, to be minimized.
 
         Returns
         -------

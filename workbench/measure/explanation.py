@@ -22,7 +22,7 @@ NO_PEAKS = "memory-bound was not looked for: it needs this machine's peaks (wb.m
 
 @dataclass(frozen=True)
 class Explanation:
-    """Why a variant is not faster: the reasons, the largest first, and what could not be looked for.
+    """The bottlenecks of a variant, the largest first, and what could not be looked for.
 
     Examples
     --------

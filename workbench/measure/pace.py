@@ -115,6 +115,8 @@ def pace_ratio(
     """
     if len(base) != len(arm) or len(base) < 2:
         raise ValueError(f"Pairs of blocks are needed, at least 2; got {len(base)} and {len(arm)}.")
+    if base is arm:
+        return PaceRatio(1.0, 1.0, 1.0, UNDISTURBED)
     size = max(LOOK_MS, *(float(np.median(np.concatenate([block.ms for block in one]))) for one in (base, arm)))
     pairs = [(_Groups.of(first, size), _Groups.of(second, size)) for first, second in zip(base, arm, strict=True)]
     rng = np.random.default_rng(seed)

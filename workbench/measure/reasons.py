@@ -1,4 +1,4 @@
-"""Why a variant is not faster: one rule for each usual cause, each with the evidence that it goes by."""
+"""Bottlenecks of a variant: one rule for each usual cause, with its evidence."""
 
 from __future__ import annotations
 

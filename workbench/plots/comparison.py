@@ -24,7 +24,8 @@ _LEGEND_LINE = 28
 def plot_comparison(found: Comparison) -> Figure:
     """Draw a comparison: milliseconds per call round by round, and beside it the ratio of each round.
 
-    The shaded band is the noise floor; the upright bar is the 95 % CI of the ratio.
+    The upright bar is the 95 % CI of the ratio of undisturbed calls, which includes the noise floor (the shaded band).
+    Dots are the ratios of block medians, disturbed calls included.
 
     Examples
     --------
@@ -111,7 +112,7 @@ def _ratios(ax: Axes, rounds: np.ndarray, ratios: np.ndarray, found: Comparison)
     counted = [tick for tick in ax.get_xticks() if 1 <= tick <= len(rounds) and tick < place - 0.06 * len(rounds)]
     ax.set_xticks([*counted, place], [*(f"{tick:g}" for tick in counted), "all"])
     ax.set_ylabel(f"Speedup over {found.baseline_name} ↑", fontsize=TEXT + 0.5, color=style.INK)
-    detail = f"{found.ratio:.3f} ({found.low:.3f} to {found.high:.3f}); band: noise floor {100 * found.floor:.1f} %"
+    detail = f"{found.ratio:.3f} ({found.low:.3f} to {found.high:.3f}); noise floor {100 * found.floor:.1f} % included"
     title(ax, f"{found.candidate_name}: {found.verdict}", detail)
 
 

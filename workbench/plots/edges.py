@@ -32,8 +32,9 @@ def place_on_lines(ax: Axes, lines: Sequence[LineWords], obstacles: Obstacles) -
     The figure's layout must be settled.
     """
     scale = figure_of(ax).dpi / 72
-    marks = boxes.around(boxes.pixels(ax, obstacles.points + obstacles.rings), 7 * scale)
-    return [_on_line(ax, line, np.vstack([marks, boxes.bars(ax, obstacles.bars)])) for line in lines]
+    marks = boxes.around(boxes.pixels(ax, obstacles.points), 7 * scale)
+    rings = boxes.around(boxes.pixels(ax, obstacles.rings), 13 * scale)
+    return [_on_line(ax, line, np.vstack([marks, rings, boxes.bars(ax, obstacles.bars)])) for line in lines]
 
 
 def _on_line(ax: Axes, line: LineWords, marks: Boxes) -> Annotation:

@@ -19,6 +19,8 @@ from workbench.plots.labels import Label, Obstacles, place_labels
 
 FAR_BELOW = 6.0  # drops beyond this many times the acceptable one are drawn at the chart's lower edge
 
+_ROOM = 2.0  # an interval may widen the axis by this factor at either end
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -100,7 +102,10 @@ def _cost_limits(ax: Axes, frame: pd.DataFrame, axis: Axis) -> None:
     """Set the x axis, on a log scale where the range asks for it, with room for labels at the better, left end."""
     x = frame[axis.column]
     low, high = float(x.min()), float(x.max())
-    if wants_log(list(x)):
+    if axis.low and axis.high:  # intervals are shown whole, unless one would press the points together
+        low = max(min(low, float(frame[axis.low].fillna(low).min())), low / _ROOM)
+        high = min(max(high, float(frame[axis.high].fillna(high).max())), high * _ROOM)
+    if wants_log([low, high]):
         span = math.log(high / low)
         ax.set_xscale("log")
         ax.set_xlim(low / math.exp(0.2 * span), high * math.exp(0.07 * span))
@@ -240,6 +245,8 @@ def _labels(
         off_scale = row["quality"] < floor
         if not off_scale and pd.notna(row["quality_low"]):
             obstacles.bars.append((place[0], row["quality_low"], place[0], row["quality_high"]))
+        if axis.low and axis.high and pd.notna(row[axis.low]) and pd.notna(row[axis.high]):
+            obstacles.bars.append((row[axis.low], place[1], row[axis.high], place[1]))
         special = row["recommended"] or row["baseline"] or row["pareto"] or row["reference"]
         surveyed = row["fidelity"] == "survey"
         if special or ((off_scale or surveyed) and row["recipe_id"] not in named):

@@ -55,7 +55,7 @@ def int8_advice(machine: Machine) -> str:
     if dots:
         return (
             f"{', '.join(dots)}: int8 products are summed in 32 bits, so full 8-bit weights are safe, and "
-            "usually faster than float."
+            "usually the fastest."
         )
     wide = next((word for name, word in WIDE.items() if name in machine.isa), "no wide vectors")
     return (

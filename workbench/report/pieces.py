@@ -41,11 +41,17 @@ The speedup is the baseline's latency over the trial's latency, both from the sa
 and ranking is baseline-normalised: the latency of the baseline's own row, divided by the speedup. The drift of the
 machine between two trials is therefore left out. The latency as timed is the median time of one call with a whole
 batch; throughput follows from it.|
+Other work on the machine is left out too, as far as it can be. The kernel counts how long threads waited for a core:
+calls that waited are left out of medians and ratios as long as enough others remain. Otherwise the lowest tenth of the
+calls counts, and the interval is widened by what waiting may hide. All processes keep freed memory (a steady
+allocator). The baseline runs on one thread or on all, whichever is faster here; torch as commonly started is a
+reference row beside it.|
+The leading rows within the limit are timed head to head at the end, and the order of these finalists is final.|
 Intervals are 95 % CIs: order statistics for the median, a bootstrap over pairs of blocks for the speedup, a paired
 bootstrap over evaluation samples for the quality drop. p90 and p99 appear only if the samples resolve them. The A/A
-noise floor is the difference between two loads of one model on this machine. Faster and slower mean that the interval
-of the speedup excludes 1 by more than the noise floor; same means that the interval lies within the noise floor; every
-other interval is undecided. An interval wider than a factor of 1.5 supports a bound only ("at least").|
+noise floor is the difference between two loads of one model on this machine, and part of the interval of the speedup.
+Faster and slower mean that this interval excludes 1; same means that it lies within the noise floor; every other
+interval is undecided. An interval wider than a factor of 1.5 supports a bound only ("at least").|
 Trials are ranked by the baseline-normalised latency. Of trials that are not told apart, the smaller model is preferred.
 Reference rows and trials at low fidelity (survey) are shown and never recommended.|
 Quality is the task's own metric on its evaluation samples, run on the engine that was timed. Training,

@@ -87,6 +87,8 @@ class Report:
                 quality_drop=self.settings.quality_drop,
                 monitor=self.monitor,
                 seed=self.settings.seed,
+                baseline=self.settings.baseline,
+                references=self.settings.references,
                 progress=told,
             )
         except (WorkbenchError, KeyboardInterrupt) as error:
@@ -160,7 +162,8 @@ class Report:
 
     def tradeoff_table(self) -> Html:
         """Return the figures behind :meth:`tradeoff`, fastest first, reference rows under their baseline."""
-        return Html(tables.table(tables.TRADEOFF, self._at_batch(LATENCY)))
+        rows = self._at_batch(LATENCY)
+        return Html(tables.table(tables.with_threads(tables.TRADEOFF, rows), rows))
 
     def throughput(self) -> Picture:
         """Return the chart of samples per second against batch size."""
@@ -187,7 +190,8 @@ class Report:
 
     def memory_table(self) -> Html:
         """Return the figures behind :meth:`memory`, leanest first."""
-        return Html(tables.table(tables.MEMORY_TABLE, self._at_batch("peak_rss_mib")))
+        rows = self._at_batch("peak_rss_mib")
+        return Html(tables.table(tables.with_threads(tables.MEMORY_TABLE, rows), rows))
 
     def waterfall(self) -> Picture:
         """Return the chart of what each step gained and cost."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from workbench.core.config import Config, option
 from workbench.core.errors import ConfigError
+from workbench.engine.backends import backend_status
 from workbench.engine.names import is_backend, unknown_backend
 
 DEFAULT_BUDGET_S = 1200.0
@@ -15,6 +16,7 @@ RESERVE_S = 15.0  # starting the kernel, loading the task, drawing and writing: 
 DRAW_S = 8.0  # the part of it that comes after the study
 LEAST_BUDGET_S = 30.0
 LEAST_STUDY_S = 5.0
+LONG_BUDGET_S = 600.0
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class ReportSettings(Config):
     budget_s: float = option(0, "seconds for the whole report; 0: 200 for digits, 1,200 for others", minimum=0)
     batch_sizes: tuple[int, ...] = option((1, 8, 32), "samples in one call; each size is measured on its own")
     backends: tuple[str, ...] = option((), "runtimes to try; empty: torch-eager, onnxruntime, openvino")
+    baseline: str = option("torch-eager", "backend of the float model that speedups are measured against")
     quality_drop: float = option(0.01, "largest acceptable loss of quality, in the metric's units", minimum=0)
     threads: int = option(0, "CPU threads of every engine; 0: the physical cores allowed here", minimum=0)
     seed: int = option(0, "fixes every random choice of the recipes", minimum=0)
@@ -53,9 +56,15 @@ class ReportSettings(Config):
             raise ConfigError(
                 f"ReportSettings.batch_sizes must be different whole numbers of at least 1, got {list(sizes)}."
             )
-        for name in self.backends:
+        for name in (*self.backends, self.baseline):
             if not is_backend(name):
                 raise ConfigError(unknown_backend(name))
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """What is timed beside the baseline; torch.compile compiles for a minute or more, so it takes a long budget."""
+        compiled = self.budget >= LONG_BUDGET_S and backend_status(["torch-compile"])[0].available
+        return ("torch-default", "torch-compile") if compiled else ("torch-default",)
 
     @property
     def budget(self) -> float:

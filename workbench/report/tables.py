@@ -50,6 +50,13 @@ def table(columns: Sequence[Column], rows: Sequence[Row], *, empty: str = "No fi
     return f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
+def with_threads(columns: Sequence[Column], rows: Sequence[Row]) -> tuple[Column, ...]:
+    """Return columns with the threads after the backend if rows differ in them."""
+    place = columns.index(BACKEND) + 1
+    several = len({row.get("threads") for row in rows}) > 1
+    return (*columns[:place], *((THREADS,) if several else ()), *columns[place:])
+
+
 def _head(column: Column) -> str:
     kind = ' class="words"' if column.words else ""
     unit = f"<small>{text(column.unit)}</small>" if column.unit else ""
@@ -90,7 +97,11 @@ def _latency_hint(row: Row) -> str:
     return "; ".join(part for part in parts if part)
 
 
-RECIPE = Column("recipe", "", variant_name, _standing, words=True)
+def _note_of(column: str) -> Callable[[Row], str]:
+    return lambda row: str((row.get("notes") or {}).get(column, ""))
+
+
+RECIPE = Column("recipe", "", variant_name, _standing, words=True, hint=_note_of("fidelity"))
 BACKEND = Column(
     "backend",
     "",
@@ -152,8 +163,14 @@ COMPILE = Column("compile", "ms", _plain("compile_ms", 2), note="compile_ms")
 FIRST = Column("first call", "ms", _plain("first_call_ms", 2), note="first_call_ms")
 COLD = (LOAD, COMPILE, FIRST)
 PREPARE = Column("prepare", "s", _plain("prepare_s", 2), note="prepare_s")
-FINAL = Column("finals", "place, head to head", lambda row: count(row.get("final_rank")))
-FAULTS = Column("page faults", "per call", _plain("page_faults_per_call"), note="page_faults_per_call")
+FINAL = Column("finals", "place, head to head", lambda row: count(row.get("final_rank")), hint=_note_of("final_rank"))
+FAULTS = Column(
+    "page faults",
+    "per call",
+    _plain("page_faults_per_call"),
+    note="page_faults_per_call",
+    hint=_note_of("page_faults_per_call"),
+)
 SWITCHES = Column("context switches", "per call", _plain("context_switches_per_call"), note="context_switches_per_call")
 ESTIMATOR = Column("estimator", "", lambda row: str(row.get("estimator") or "–"), note="estimator", words=True)
 HEAP = Column("allocator", "", lambda row: str(row.get("allocator") or "–"), note="allocator", words=True)
@@ -186,7 +203,7 @@ def throughput_table(rows: Sequence[Row]) -> str:
         line = lines.setdefault((row["recipe_id"], *own.values()), {**own, "sizes": {}, "recommended": False})
         line["sizes"][row["batch_size"]] = row.get("throughput_per_s")
         line["recommended"] |= bool(row.get("recommended"))
-    columns = [RECIPE, BACKEND, *([THREADS] if len({row.get("threads") for row in rows}) > 1 else [])]
+    columns = [*with_threads([RECIPE, BACKEND], rows)]
     columns += [Column(f"batch {size}", "samples/s", _at(size)) for size in sizes]
     order = sorted(lines.values(), key=lambda line: -(line["sizes"].get(sizes[-1]) or 0.0))
     return table(columns, order)

@@ -19,11 +19,11 @@ from workbench.report.tables import (
     SIZE,
     SPEEDUP,
     STATE,
-    THREADS,
     THROUGHPUT,
     TIMED,
     VERDICT,
     Column,
+    with_threads,
 )
 from workbench.report.words import Row, headline, notes_by_reason
 from workbench.study.answers import Best, references_placed
@@ -36,11 +36,8 @@ _TOLD = ("latency_ms_p50", "backend", "failed")
 
 def rows_text(rows: Sequence[Row], best: Best) -> str:
     """Return the answer in a sentence, and below it a line for each trial with the recommended one starred."""
-    columns = [*COLUMNS]
-    if len({row["threads"] for row in rows}) > 1:
-        columns.insert(columns.index(BATCH) + 1, THREADS)
-    if len({row["fingerprint"] for row in rows}) > 1:
-        columns.append(MACHINE)
+    several = len({row["fingerprint"] for row in rows}) > 1
+    columns = with_threads((*COLUMNS, MACHINE) if several else COLUMNS, rows)
     lines = _lines(columns, references_placed(rows))
     return "\n".join([headline(best), best.reason, "", *lines])
 

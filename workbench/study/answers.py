@@ -102,7 +102,7 @@ def best_row(
     row = min(rivals, key=_drop)  # of equal drops the first, which is the fastest
     reason = (
         f"Nothing met the goal: the nearest miss of the {len(rivals)} finished variants at {asked} has a drop of "
-        f"{_drop(row):.4g}{interval_words(row)}, above the limit of {quality_drop:g}."
+        f"{_amount(_drop(row))}{interval_words(row)}, above the limit of {quality_drop:g}."
     )
     return Best(row, False, reason + other, len(rivals))
 
@@ -110,7 +110,8 @@ def best_row(
 def answer(winner: Winner, kind: str, counts: str, limit: float, candidates: int) -> Best:
     """Return the answer that a winner is: its name, how many were compared, the evidence, and what to mind."""
     row = winner.row
-    reason = f"{row['recipe']} on {row_engine(row)}: the {kind} {counts}: {evidence(winner.order, limit)}"
+    place = "among the" if winner.by == "size" else "the"
+    reason = f"{row['recipe']} on {row_engine(row)}: {place} {kind} {counts}: {evidence(winner.order, limit)}"
     return Best(row, True, reason + winner.note, candidates, winner.ties)
 
 
@@ -153,7 +154,8 @@ def ranked(rows: Sequence[_Row], column: str) -> list[_Row]:
 
 def table_order(rows: Sequence[_Row], column: str) -> list[_Row]:
     """Return rows in the order of a table: ranked by a column, each reference row under its baseline."""
-    return references_placed(ranked(rows, column))
+    ordinary = ranked([row for row in rows if row.get("reference") is None], column)
+    return references_placed([*ordinary, *(row for row in rows if row.get("reference") is not None)])
 
 
 def references_placed(rows: Sequence[_Row]) -> list[_Row]:
@@ -231,7 +233,7 @@ def _shape(rows: list[TrialRow], judged: list[TrialRow], asked: str | None) -> s
 def evidence(within: Sequence[TrialRow], limit: float) -> str:
     """Return the evidence for the first of ``within``, which are ranked and lose at most ``limit``, and its caveats."""
     row = within[0]
-    text = f"drop {_drop(row):.4g}{interval_words(row)}"
+    text = f"drop {_amount(_drop(row))}{interval_words(row)}"
     if row["speedup"] is not None and not row["baseline"]:
         text += f", {row_speedup(row)}"
     text += "."
@@ -241,7 +243,7 @@ def evidence(within: Sequence[TrialRow], limit: float) -> str:
         text += " It is the baseline itself: no variant within the limit has a lower latency."
     high = row["quality_drop_high"]
     if high is not None and high > limit:
-        text += f" The 95 % CI of the drop reaches {high:.4g}, beyond the limit. Evaluate on more data to be sure."
+        text += f" The 95 % CI of the drop reaches {_amount(high)}, beyond the limit. Evaluate on more data to be sure."
         sure = (r for r in within if r["quality_drop_high"] is not None and r["quality_drop_high"] <= limit)
         safe = next(sure, None)
         if safe is not None and not safe["baseline"]:
@@ -254,7 +256,12 @@ def evidence(within: Sequence[TrialRow], limit: float) -> str:
 def interval_words(row: TrialRow) -> str:
     """Return the 95 % CI of a row's drop in parentheses, or an empty text if there is none."""
     low, high = row["quality_drop_low"], row["quality_drop_high"]
-    return "" if low is None or high is None else f" (95 % CI {low:.4g} to {high:.4g})"
+    return "" if low is None or high is None else f" (95 % CI {_amount(low)} to {_amount(high)})"
+
+
+def _amount(drop: float) -> str:
+    """Return a drop with four decimals, without trailing zeros."""
+    return f"{round(drop, 4):.6g}"
 
 
 def _drop(row: TrialRow) -> float:

@@ -27,8 +27,9 @@ from workbench.study.child import Stop
 from workbench.study.pacing import Pacing
 from workbench.study.plan import Planned, artifact_key, trial_key
 from workbench.study.quality import QUALITY, examples_folder
+from workbench.study.relative_latency import with_relative_latency
 from workbench.study.results import Twin, baseline_columns, shape_notes, size_columns, timed_columns
-from workbench.study.rows import TrialRow, new_row, update_row
+from workbench.study.rows import TrialRow, explained, new_row, update_row
 from workbench.study.shapes import Point, Shape, own_shape, shape_words
 from workbench.study.turn_lock import turn
 from workbench.study.wire import save_arrays
@@ -130,8 +131,8 @@ def bench_artifact(
             say = functools.partial(_say, progress, f"batch {point.words}", len(rows), total)
             with turn(alone=True, stop=setup.stop, say=say):
                 timed = _time(trials, setup, say)
-            for trial in trials:
-                rows.append(_row(opened, trial, timed, own, twin))
+            for row in with_relative_latency([_row(opened, trial, timed, own, twin) for trial in trials]):
+                rows.append(row)  # type: ignore[arg-type]
                 if on_row is not None:
                     on_row(rows[-1])
     progress(Progress("bench", total, total, "done"))
@@ -237,4 +238,4 @@ def _row(artifact: Artifact, trial: Planned, timed: Timed, own: Shape, twin: Twi
     columns["baseline_key"] = base_key
     size = size_columns(artifact.folder, trial.backend)
     notes = {**columns.pop("notes"), **size.pop("notes"), **shape_notes(trial, own)}
-    return update_row(row, **columns, **size, state="complete", notes=notes)
+    return explained(update_row(row, **columns, **size, state="complete", notes=notes))

@@ -29,7 +29,7 @@ class BreakEven:
 
 
 def break_even(row: Mapping[str, Any]) -> BreakEven | None:
-    """Return when a finished row has earned back what it cost, None where it is not faster or was not measured.
+    """Return the break-even of a finished row, None if it has no decided speedup or was not measured.
 
     Counts this row's own preparation only, not that of the other variants that were tried.
 

@@ -112,7 +112,7 @@ def hold_finals(
     trials = leading([(t, row) for t, row in ledger.every_item() if t.point == plan.primary], ledger.quality_drop)
     base = plan.baseline(plan.primary)
     rivals = [trial for trial in trials if trial.key != base.key]
-    if not rivals or all(ledger.row(trial)["final_rank"] is not None for trial in trials):
+    if not rivals or not ledger.finished:
         return
     if len(trials) == 1:
         ledger.amend(trials[0], {"final_rank": 1, "notes": {"final_rank": "No other row is near in latency."}})

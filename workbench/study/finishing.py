@@ -86,6 +86,10 @@ class Finishing:
 
     def _quality(self, trial: Planned, arm: RemoteArm, reference: RemoteArm) -> dict[str, Any]:
         """Quality on the engine that was timed: evaluated once per recipe and backend, shared by the batch sizes."""
+        if trial.reference is not None and trial.backend == reference.trial.backend:
+            base = self._ledger.row(reference.trial)
+            notes = {"quality": "That of the baseline, which is the same model in the same runtime."}
+            return {**{name: base[name] for name in QUALITY}, "notes": notes}  # type: ignore[literal-required]
         for row in self._ledger.complete_rows():
             if judged_on(row) == trial.judged_on and row["quality"] is not None:
                 notes = {name: row["notes"][name] for name in QUALITY if name in row["notes"]}

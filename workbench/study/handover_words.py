@@ -170,12 +170,10 @@ def _tensor(spec: TensorSpec) -> str:
 def _figures(row: Row) -> dict[str, str]:
     """Return what is known of a row, in words; what is None is left out."""
     found = {
-        "latency of a batch, baseline-normalised": _figure(
+        "latency, baseline-normalised": _figure(
             row, "latency_ms_rel", "ms", "latency_ms_rel_low", "latency_ms_rel_high"
         ),
-        "latency of a batch as timed, median": _figure(
-            row, "latency_ms_p50", "ms", "latency_ms_low", "latency_ms_high"
-        ),
+        "latency as timed, median": _figure(row, "latency_ms_p50", "ms", "latency_ms_low", "latency_ms_high"),
         "throughput": _figure(row, "throughput_per_s", "samples/s"),
         "speedup over the original in torch eager": _speedup(row),
         "quality, the task's metric": _figure(row, "quality", ""),

@@ -14,7 +14,7 @@ from workbench.core.progress import Progress, ProgressCallback
 from workbench.core.speedup import row_speedup
 from workbench.study.answers import best_row
 from workbench.study.plan import Plan, Planned
-from workbench.study.rows import TrialRow, update_row
+from workbench.study.rows import TrialRow, explained, update_row
 from workbench.study.store import Store, TakenOver, is_stale, new_owner
 
 if TYPE_CHECKING:
@@ -87,6 +87,11 @@ class Ledger:
         """Return those of ``trials`` that this run has claimed and not ended."""
         return [t for t in trials if t.key in self._mine]
 
+    @property
+    def finished(self) -> int:
+        """Number of trials that this run completed."""
+        return self._finished
+
     def missing(self, trials: Iterable[Planned]) -> list[Planned]:
         """Return those of ``trials`` that are neither complete nor given up."""
         return [t for t in trials if t.key not in self._given_up and self._rows[t.key]["state"] != "complete"]
@@ -126,7 +131,7 @@ class Ledger:
     def complete(self, trial: Planned, columns: dict[str, Any]) -> None:
         """Write a finished row and give it free."""
         self._finished += 1
-        row = update_row(self._rows[trial.key], **columns, state="complete")
+        row = explained(update_row(self._rows[trial.key], **columns, state="complete"))
         self._save(trial, row, f"{trial.words}: {_result(row)}", release=True)
 
     def amend(self, trial: Planned, columns: dict[str, Any]) -> None:
@@ -206,7 +211,7 @@ class Ledger:
 
     def counts(self) -> dict[str, int]:
         """Return how many trials were finished now, were there before, failed, or are still open."""
-        complete = sum(row["state"] == "complete" for row in self._rows.values())
+        complete = sum(row["state"] in ("complete", "pruned") for row in self._rows.values())
         return {
             "finished": self._finished,
             "reused": self._reused,

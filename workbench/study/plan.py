@@ -10,6 +10,7 @@ from workbench.compress.recipe import Recipe
 from workbench.core.config import canonical_json, short_id
 from workbench.core.errors import StudyError
 from workbench.core.machine import FINGERPRINT_LIBRARIES, Site, fingerprint_id, this_site
+from workbench.study.references import ReferenceKind, checked_references
 from workbench.study.rows import TrialRow, engine_words, new_row
 from workbench.study.shapes import Point, Shape, shape_words
 
@@ -23,7 +24,8 @@ BASELINE_BACKEND = "torch-eager"
 class Planned:
     """One trial to do. ``baseline`` marks the float model on torch eager, which the others are compared with.
 
-    ``options`` are those of the engine beyond backend, batch size and threads, sorted by name.
+    ``options`` are those of the engine beyond backend, batch size and threads, sorted by name. ``reference`` is the
+    kind of a trial that is shown beside the baseline and never ranked.
     """
 
     key: str
@@ -36,6 +38,7 @@ class Planned:
     baseline: bool
     shape: Shape = ()
     options: tuple[tuple[str, Any], ...] = ()
+    reference: str | None = None
 
     @property
     def point(self) -> Point:
@@ -77,6 +80,11 @@ class Plan:
     others: tuple[Point, ...]
     baseline_notes: Mapping[Point, str] = field(default_factory=dict)
     """Why the baseline of a point has its number of threads."""
+
+    @property
+    def references(self) -> tuple[Planned, ...]:
+        """The trials that are shown beside the baseline."""
+        return tuple(trial for trial in self.trials if trial.reference is not None)
 
     @property
     def points(self) -> tuple[Point, ...]:
@@ -148,6 +156,7 @@ class Plan:
                 threads=t.threads,
                 engine_json=t.engine_json,
                 baseline=t.baseline,
+                reference=t.reference,
                 trial_key=t.key,
                 artifact_key=t.artifact_key,
                 task_fingerprint=task_fingerprint,
@@ -169,6 +178,8 @@ def plan_for(
     shapes: tuple[Shape, ...] = ((),),
     site: Site | None = None,
     finished: bool = False,
+    baseline: str = BASELINE_BACKEND,
+    references: Sequence[str] = (),
 ) -> Plan:
     """Return the plan of what :meth:`Study.run` was asked for, with its defaults; errors as there.
 
@@ -185,14 +196,17 @@ def plan_for(
         backends = DEFAULT_BACKENDS if finished else _default_backends()
     if isinstance(backends, str) or isinstance(batch_sizes, int):
         raise StudyError("backends and batch_sizes are lists: backends=['openvino'], batch_sizes=[32].")
-    for name in backends:
+    kinds = checked_references(references)
+    for name in (*backends, baseline):
         if not is_backend(name):
             raise StudyError(unknown_backend(name))
+    for name in (*backends, baseline, *(kind.backend for kind in kinds)):
         if site is None and not finished:
             _require_backend(name)
     chosen = default_recipes(budget_s) if recipes is None else recipes
     count = threads or (site or this_site()).threads
-    return make_plan(task_fingerprint, chosen, backends, batch_sizes, threads=count, shapes=shapes, site=site)
+    more: dict[str, Any] = {"shapes": shapes, "site": site, "baseline": baseline, "references": kinds}
+    return make_plan(task_fingerprint, chosen, backends, batch_sizes, threads=count, **more)
 
 
 def _default_backends() -> list[str]:
@@ -233,8 +247,10 @@ def make_plan(
     threads: int,
     shapes: tuple[Shape, ...] = ((),),
     site: Site | None = None,
+    baseline: str = BASELINE_BACKEND,
+    references: Sequence[ReferenceKind] = (),
 ) -> Plan:
-    """Return the plan, with the float model first; it is added where it is missing, since it is the baseline.
+    """Return the plan, with the float model first; it is added if it is missing, because it is the baseline.
 
     The primary batch size is 32 where asked, else the largest, at the first shape: that is measured for every recipe
     before the others.
@@ -257,8 +273,11 @@ def make_plan(
     trials = []
     for point in (primary, *others):
         for recipe in ordered:
-            runs_on = chosen if recipe.steps else tuple(dict.fromkeys((BASELINE_BACKEND, *chosen)))
-            trials += [planned(task_fingerprint, recipe, b, point, threads, site=site) for b in runs_on]
+            runs_on = chosen if recipe.steps else tuple(dict.fromkeys((baseline, *chosen)))
+            where: dict[str, Any] = {"site": site, "baseline": baseline}
+            trials += [planned(task_fingerprint, recipe, b, point, threads, **where) for b in runs_on]
+            if point == primary and not recipe.steps:
+                trials += [reference_trial(task_fingerprint, recipe, kind, point, threads, site) for kind in references]
     return Plan(tuple(trials), ordered, chosen, primary, tuple(others))
 
 
@@ -271,15 +290,25 @@ def planned(
     options: tuple[tuple[str, Any], ...] = (),
     *,
     site: Site | None = None,
+    baseline: str = BASELINE_BACKEND,
 ) -> Planned:
-    """Return one trial of a task, with its keys."""
+    """Return one trial of a task, with its keys; the float model on the backend ``baseline`` is the baseline."""
     site = site or this_site()
     artifact = artifact_key(recipe.recipe_id, task_fingerprint, dict(site.libraries), int8_dot=site.int8_dot)
     more = {"options": dict(options)} if options else {}
     key = trial_key(artifact, backend, point, threads, site=site, **more)
-    baseline = not recipe.steps and backend == BASELINE_BACKEND and not options
+    is_baseline = not recipe.steps and backend == baseline and not options
     name = recipe.name or recipe.label
-    return Planned(key, recipe, name, backend, point.batch, threads, artifact, baseline, point.shape, options)
+    return Planned(key, recipe, name, backend, point.batch, threads, artifact, is_baseline, point.shape, options)
+
+
+def reference_trial(
+    task_fingerprint: str, recipe: Recipe, kind: ReferenceKind, point: Point, threads: int, site: Site | None = None
+) -> Planned:
+    """Return the trial of a reference; its key differs from that of an ordinary trial on the same backend."""
+    found = planned(task_fingerprint, recipe, kind.backend, point, threads, kind.options, site=site)
+    key = trial_key(found.artifact_key, kind.backend, point, threads, site=site, reference=kind.words)
+    return replace(found, key=key, baseline=False, reference=kind.words)
 
 
 def artifact_key(recipe_id: str, task_fingerprint: str, libraries: Mapping[str, str | None], *, int8_dot: bool) -> str:

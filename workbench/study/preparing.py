@@ -102,6 +102,7 @@ class Preparer:
         No artifact is written; finished prefixes are kept as always. ``pace`` also measures how long an epoch takes.
         """
         from workbench.compress.recipe import Recipe
+        from workbench.study.cost import latency_cost
         from workbench.study.probing import Prober, epoch_seconds
 
         if self._task is None:
@@ -109,7 +110,9 @@ class Preparer:
         self._prober = self._prober or Prober()
         started = time.monotonic()
         recipe, kept = Recipe.from_dict(command["recipe"]), Path(command["checkpoints"])
-        variant = recipe.apply(self._task, progress=_Throttled(self._emit), cache=self._cache, checkpoints=kept)
+        report = _Throttled(self._emit)
+        with latency_cost(recipe) or contextlib.nullcontext() as cost:
+            variant = recipe.apply(self._task, progress=report, cache=self._cache, cost=cost, checkpoints=kept)
         applied = time.monotonic()
         options = {name: command[name] for name in ("engine", "batch_size", "threads")}
         found = self._prober.probe(variant, **options)

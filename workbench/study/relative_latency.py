@@ -43,13 +43,13 @@ def relative_latency(row: Row, base: Row | None) -> RelativeLatency:
     measured = _columns(row, ("latency_ms_p50", "latency_ms_low", "latency_ms_high"))
     if row.get("baseline") or measured.ms is None:
         return measured
-    place = None if base is None else _number(base.get("latency_ms_p50"))
-    if not place:
+    base_ms = None if base is None else _number(base.get("latency_ms_p50"))
+    if not base_ms:
         return measured._replace(note=_NO_BASELINE)
     ratio, low, high = (_number(row.get(name)) for name in ("speedup", "speedup_low", "speedup_high"))
     if not ratio:
         return measured._replace(note=_NO_SPEEDUP)
-    return RelativeLatency(place / ratio, place / high if high else None, place / low if low else None)
+    return RelativeLatency(base_ms / ratio, base_ms / high if high else None, base_ms / low if low else None)
 
 
 def relative_latencies(rows: Sequence[Row]) -> list[RelativeLatency]:

@@ -69,11 +69,14 @@ def finished_plan(
     threads: int | None,
     budget_s: float | None,
     shapes: Mapping[str, Sequence[int]] | None,
+    baseline: str,
+    references: Sequence[str],
 ) -> tuple[Plan, list[TrialRow]] | None:
     """Return the plan of what is asked for with its rows, where all of them are complete; None where work is left."""
     points = shapes_of(shapes, known.axes, whose="the task's", own=known.own)
     asked = (known.fingerprint, recipes, backends, batch_sizes)
-    plan = plan_for(*asked, threads=threads, budget_s=budget_s, shapes=points, finished=True)
+    more: dict[str, Any] = {"baseline": baseline, "references": references, "finished": True}
+    plan = plan_for(*asked, threads=threads, budget_s=budget_s, shapes=points, **more)
     plan, _ = with_earlier_baseline(plan, rows_of_task(store.load(study).values(), known.fingerprint))
     rows = complete_rows(store, study, plan)
     return None if rows is None else (plan, rows)

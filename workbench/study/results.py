@@ -135,7 +135,7 @@ def timed_columns(
 def baseline_columns(
     arm: RemoteArm, blocks: Sequence[Block], noise: Twin, timed: Rounds | None = None
 ) -> dict[str, Any]:
-    """Return the columns of the baseline: speed-up 1 by definition, its interval that of a second baseline process."""
+    """Return the columns of the baseline: speedup 1 by definition, its interval that of a second baseline process."""
     columns = timed_columns(arm, blocks, blocks, noise, timed=timed)
     columns |= {"speedup": 1.0, "speedup_low": None, "speedup_high": None, "verdict": "same"}
     if noise.low is None or noise.high is None:

@@ -122,6 +122,9 @@ COLUMNS: tuple[str, ...] = tuple(TrialRow.__annotations__)
 NUMERIC = tuple(name for name, kind in TrialRow.__annotations__.items() if "int" in str(kind) or "float" in str(kind))
 """The columns that hold numbers, and so can be plotted or minimised."""
 
+OPTIONAL = ("error", "reference", "final_rank")
+"""The columns in which None is a value of its own, so that it needs no note."""
+
 _DEFAULTED = ("engine_json", "reference", "fidelity", "final_rank", "latency_ms_rel", "latency_ms_rel_low",
               "latency_ms_rel_high")  # fmt: skip
 """The columns whose value follows without a record: the defaults of earlier versions, and what is computed."""
@@ -194,6 +197,13 @@ def update_row(row: Mapping[str, Any], **changes: Any) -> TrialRow:
     """Return a copy of ``row`` with changes; given notes are added to those that are there."""
     notes = {**row["notes"], **changes.pop("notes", {})}
     return {**row, **changes, "notes": notes}  # type: ignore[typeddict-item]
+
+
+def explained(row: Mapping[str, Any]) -> TrialRow:
+    """Return a finished row with a note for each column that is None without one; see :data:`OPTIONAL`."""
+    missing = [name for name in COLUMNS if row[name] is None and name not in OPTIONAL and name not in row["notes"]]
+    computed = ("candidates", "latency_ms_rel", "latency_ms_rel_low", "latency_ms_rel_high")  # when rows are read
+    return update_row(row, notes={name: "It was not recorded." for name in missing if name not in computed})
 
 
 def whole_row(known: Mapping[str, Any]) -> TrialRow:

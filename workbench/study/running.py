@@ -68,6 +68,8 @@ class StudyRuns:
         cluster: Cluster | str | Any = None,
         stall_timeout_s: float | None = STALL_S,
         seed: int = 0,
+        baseline: str = "torch-eager",
+        references: Sequence[str] = (),
         progress: ProgressCallback = ignore,
     ) -> RunSummary:
         """Run every trial that is not complete yet; complete rows are reused.
@@ -109,6 +111,12 @@ class StudyRuns:
             Half an hour by default; None waits for ever.
         seed : int
             Of the recipes of the default plan.
+        baseline : str
+            Backend on which the float model is the baseline. On torch-eager it runs on 1 thread or on ``threads``,
+            whichever is faster here, and with a steady allocator, as every arm does.
+        references : sequence of str
+            What else the float model is timed on at the first point, to be shown beside the baseline and never ranked:
+            ``"torch-default"``, torch as commonly started, with the system's allocator; ``"torch-compile"``.
         progress : callable
             Gets :class:`Progress` with ``stage="study"``, ``done`` of ``total`` trials (``done`` moves in fractions
             while a variant is prepared), a ``message`` in words, and ``values``: ``{"plan": [TrialRow, ...]}`` before
@@ -144,6 +152,8 @@ class StudyRuns:
             cluster=cluster,
             stall_timeout_s=stall_timeout_s,
             seed=seed,
+            baseline=baseline,
+            references=references,
             progress=progress,
         )
 
@@ -194,6 +204,8 @@ class StudyRuns:
         cluster: Any,
         stall_timeout_s: float | None,
         seed: int,
+        baseline: str,
+        references: Sequence[str],
         progress: ProgressCallback,
     ) -> RunSummary:
         from workbench.study.baseline import with_earlier_baseline, with_fastest_baseline
@@ -210,19 +222,26 @@ class StudyRuns:
         default, leash = recipes is None, Leash(stop)
         asked = (float_only(seed) if default else recipes, backends, batch_sizes)
         limits: dict[str, Any] = {"threads": threads, "budget_s": budget_s}
+        options: dict[str, Any] = {**limits, "baseline": baseline, "references": references}
         try:
             with contextlib.ExitStack() as early:
                 try:
                     check_question(quality_drop=quality_drop, minimise="latency_ms_rel")
                     watched, care = watching(monitor), care_for(stall_timeout_s)
                     progress(Progress("study", 0, 0, "checking the task"))
+                    if cluster is not None and (baseline != "torch-eager" or references):
+                        raise StudyError(
+                            "baseline and references must be left out with cluster: each worker has its own."
+                        )
                     if cluster is not None:
                         return self._run_on(
                             cluster, stop, monitor=monitor, recipes=recipes, backends=backends, batch_sizes=batch_sizes,
                             quality_drop=quality_drop, shapes=shapes, care=care, progress=progress, **limits,
                         )  # fmt: skip
                     known = self._recall()
-                    more: dict[str, Any] = {"shapes": shapes, **limits}
+                    if default and self._task is not None:
+                        known = Remembered.of(self._task)  # a plan that has ended needs no process
+                    more: dict[str, Any] = {"shapes": shapes, **options}
                     if default:
                         more |= {"quality_drop": quality_drop, "seed": seed}
                     look: Callable[..., Any] = finished_default if default else finished_plan
@@ -237,7 +256,7 @@ class StudyRuns:
                         host.start()  # it imports torch while we do
                     known = Remembered.of(self.task)
                     points = shapes_of(shapes, known.axes, whose="the task's", own=known.own)
-                    plan = plan_for(known.fingerprint, *asked, shapes=points, **limits)
+                    plan = plan_for(known.fingerprint, *asked, shapes=points, **options)
                     earlier = rows_of_task(self._store.load(self.name).values(), known.fingerprint)
                     plan, new_points = with_earlier_baseline(plan, earlier)
                     if not early_start and complete_rows(self._store, self.name, plan) is None:

@@ -47,8 +47,7 @@ def winner_of(rows: Sequence[TrialRow], column: str) -> Winner:
         first = min(finalists, key=lambda row: row["final_rank"] or 0)
         if leader.get("final_rank") is None and _below(latency[id(leader)], latency[id(first)]):
             return Winner(tuple(rows))
-        note = f" First of {len(finalists)} finalists in head-to-head timing." if len(finalists) > 1 else ""
-        return Winner(_ahead(first, rows), "finals", note=note)
+        return Winner(_ahead(first, rows), "finals", note=_finals_note(first, finalists))
     ties = [row for row in rows if row is leader or _tied(leader, row, latency)]
     smallest = min(ties, key=_size)  # of equal sizes the first, which has the lower latency
     others = tuple(row for row in ties if row is not smallest)
@@ -84,6 +83,17 @@ def _size(row: TrialRow) -> float:
 
 def _ahead(first: TrialRow, rows: Sequence[TrialRow]) -> tuple[TrialRow, ...]:
     return (first, *(row for row in rows if row is not first))
+
+
+def _finals_note(first: TrialRow, finalists: Sequence[TrialRow]) -> str:
+    """Return how the finals ended: how many there were, and how the second one compares with the winner."""
+    others = [row for row in finalists if row is not first]
+    if not others:
+        return ""
+    second = min(others, key=lambda row: row["final_rank"] or 0)
+    evidence = second["notes"].get("final_rank")
+    compared = f" Second, {second['recipe']} on {row_engine(second)}: {evidence}" if evidence else ""
+    return f" First of {len(finalists)} finalists in head-to-head timing.{compared}"
 
 
 def _tie_note(row: TrialRow, others: Sequence[TrialRow], end: str) -> str:

@@ -31,7 +31,8 @@ def table_html(rows: Sequence[Row], *, batch_size: int | None = None) -> str:
     """
     shown = [row for row in rows if batch_size is None or row["batch_size"] == batch_size]
     at = "" if batch_size is None else f" at batch size {batch_size}"
-    return tables.table(COLUMNS, sorted(table_order(shown, LATENCY), key=_sort_key), empty=f"No trials{at} yet.")
+    columns = tables.with_threads(COLUMNS, shown)
+    return tables.table(columns, sorted(table_order(shown, LATENCY), key=_sort_key), empty=f"No trials{at} yet.")
 
 
 def _sort_key(row: Row) -> tuple[bool, int]:

@@ -16,6 +16,7 @@ import pytest
 import workbench as wb
 from workbench.compress.variant import predict_with
 from workbench.core.errors import BackendUnavailable, ConfigError, StudyError
+from workbench.study.rows import OPTIONAL
 from workbench.study.search.proposer import quiet
 
 PRUNE = wb.maybe(wb.vary(wb.Prune, ratio=wb.choice(0.5), round_to=1))
@@ -52,7 +53,7 @@ def test_every_point_is_a_row_with_the_baseline_beside_it(searched):
         ("prune 0.5", "onnxruntime", "{}"), ("prune 0.5", "onnxruntime", none),
     }  # fmt: skip
     for row in rows.values():
-        missing = [name for name, value in row.items() if value is None and name != "error"]
+        missing = [name for name, value in row.items() if value is None and name not in OPTIONAL]
         assert row["state"] == "complete" and set(missing) <= set(row["notes"]), (missing, row["notes"])
     assert len({row["trial_key"] for row in rows.values()}) == 5
     assert {row["candidates"] for row in rows.values()} == {5}

@@ -13,7 +13,7 @@ from workbench.study.strategy.evidence import Probe, Question, Result
 from workbench.study.strategy.record import Record
 from workbench.study.strategy.strategy import Strategy
 
-LOADING_S, EXPORT_S, TIMING_S, OTHER_S = 8.0, 4.0, 4.0, 3.0
+LOADING_S, EXPORT_S, TIMING_S, OTHER_S, FINALS_S = 8.0, 4.0, 4.0, 3.0, 14.0
 
 
 class Memory:
@@ -101,6 +101,10 @@ class World:
                 )
             )  # fmt: skip
         return found
+
+    def finals(self):
+        self._spend(FINALS_S)
+        self.finals_at = self.now
 
     def others(self, recipes, *, limit_s):
         for recipe in recipes:

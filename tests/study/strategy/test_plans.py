@@ -49,6 +49,13 @@ def test_the_survey_comes_after_every_rung_and_is_told_apart(world, play):
     assert unjudged == {("quantize", "torch-eager"), ("sparsify", "openvino")}
 
 
+@pytest.mark.parametrize("budget", [60.0, 180.0, 1200.0])
+def test_the_finals_come_before_the_survey(world, play, budget):
+    played = play(world(budget, epoch_s=2.0 if budget < 1000 else 18.0))
+    surveyed = [at for at, _, _, survey, _ in played.world.log if survey]
+    assert max(at for at, _, _, survey, _ in played.world.log if not survey) <= played.world.finals_at <= min(surveyed)
+
+
 def test_rungs_go_on_from_what_was_trained(world, play):
     played = play(world(1200.0))
     rungs = [row.recipe for row in played.world.rows.values() if "distill + int8" in (row.recipe.name or "")]
@@ -108,8 +115,7 @@ def test_few_training_samples_train_more_gently_and_tell_what_data_would_buy(wor
     few, many = play(world(200.0, epoch_s=0.1), train=194), play(world(200.0, epoch_s=2.0))
 
     def first_share(played):
-        rung = next(row.recipe for row in played.world.rows.values() if "(1)" in (row.recipe.name or ""))
-        return rung.steps[0].blocks
+        return played.record.facts["depth rung 0"]["share"]
 
     assert first_share(few) < first_share(many)
     assert [decision.stage for decision in few.record.decisions].count("data") == 1

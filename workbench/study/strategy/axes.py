@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from workbench.compress.steps import STEP_TYPES, Distill, Factorize, Prune, Recover, Step
@@ -22,6 +23,8 @@ class Axis:
 
     ``unit`` is the smallest share that can be taken out: for depth a block's share of the multiply-accumulates.
     ``untrained`` is the drop on the validation split before any recovery, ``most`` the largest share there is.
+    ``probe`` are the steps that were probed: where they take out what is asked for they are used again, because they
+    are kept. ``options`` are those of depth pruning.
     """
 
     name: str
@@ -31,15 +34,19 @@ class Axis:
     seconds: float
     untrained: float | None = None
     most: float = 0.9
+    probe: Steps = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def steps(self, share: float, *, taken: float = 0.0) -> Steps | None:
         """Return the steps that take a share out of a model that has lost ``taken`` already.
 
         None if the axis cannot go on from there, and must begin anew.
         """
+        if not taken and abs(share - self.probed) < self.unit / 2:
+            return self.probe or None
         if self.name == "depth":
             blocks = round((share - taken) / self.unit)
-            return (depth_step(blocks=blocks),) if blocks >= 1 else None
+            return (depth_step(blocks=blocks, **self.options),) if blocks >= 1 else None
         if self.name == "width":
             ratio = 1 - (1 - share) / (1 - taken)
             return (Prune(ratio=round(ratio, 3)),) if ratio >= _LEAST else None
@@ -71,10 +78,10 @@ def has_depth() -> bool:
     return "PruneDepth" in STEP_TYPES
 
 
-def probe_steps(name: str, share: float) -> Steps | None:
+def probe_steps(name: str, share: float, options: Mapping[str, Any] | None = None) -> Steps | None:
     """Return the steps by which an axis is probed, None if this version has no such step."""
     if name == "depth":
-        return (depth_step(ratio=share),) if has_depth() else None
+        return (depth_step(ratio=share, **(options or {})),) if has_depth() else None
     return (Prune(ratio=share),) if name == "width" else (Factorize(budget=round(1 - share, 3)),)
 
 

@@ -38,7 +38,7 @@ def choose(context: Context, leader: Leader, prospects: list[Prospect]) -> Chose
     seconds = context.record.once("early seconds", lambda: round(_SHARE * max(0.0, context.left_s()), 1)) or 0.0
     if len(rivals) == 1 or context.left_s() < _LEAST_S or seconds < LEAST_TRAINING_S:
         for loser in prospects[1:]:
-            why = f"{WORDS[first.axis.name]} is predicted to be faster for the same drop."
+            why = f"{WORDS[first.axis.name]} is predicted to have the lowest latency for the same drop."
             context.decide("early comparison", WORDS[loser.axis.name], "dropped", why)
         return Chosen(first)
     return _compared(context, rivals[:_MOST], seconds)

@@ -13,6 +13,8 @@ from workbench.study.strategy.record import Decision, Record
 
 _FINISH_S = 15.0
 _GROUP_S = 4.0
+_FINALS_S = 16.0
+"""Seconds that the head-to-head timing of the leading rows takes, with the start of its processes."""
 _OVERRUN = 3.0
 """A preparation is stopped once it took so many times what was predicted: a gentler candidate still fits then."""
 _SLACK_S = 8.0
@@ -57,7 +59,7 @@ class Context:
     def reserve_s(self) -> float:
         """Seconds that no candidate may use: the finalists, the other batch sizes, and the survey."""
         budget = self.question.budget_s
-        finalists = min(20.0, 0.06 * budget)
+        finalists = _FINALS_S if budget >= _SURVEY_FROM_S else _FINALS_S / 2
         others = min(2 * (self.question.points - 1) * _GROUP_S, 0.12 * budget)
         return finalists + others + (_SURVEY * budget if budget >= _SURVEY_FROM_S else 0.0)
 

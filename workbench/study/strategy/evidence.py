@@ -9,15 +9,14 @@ from typing import Any, Protocol
 
 from workbench.compress.recipe import Recipe
 
-BASELINE = "torch-eager"
-
 
 @dataclass(frozen=True)
 class Question:
     """What a run is asked for.
 
     ``limit`` is the largest accepted drop of quality, ``budget_s`` the seconds that the plan is made for,
-    ``points`` the number of batch sizes and shapes, ``train_samples`` 0 if the task has no training split.
+    ``points`` the number of batch sizes and shapes, ``batch`` the primary batch size, ``train_samples`` 0 if the task
+    has no training split.
     """
 
     limit: float
@@ -26,6 +25,7 @@ class Question:
     train_samples: int
     validation_samples: int
     points: int = 1
+    batch: int = 32
     seed: int = 0
 
 
@@ -129,6 +129,9 @@ class Work(Protocol):
         self, recipes: Sequence[Recipe], *, engine: str | None, limit_s: float, watch: Watch | None = None
     ) -> list[Probe]:
         """Apply recipes without keeping trials; on an engine, time each against the first one."""
+
+    def finals(self) -> None:
+        """Time the leading rows within the limit head to head."""
 
     def others(self, recipes: Sequence[Recipe], *, limit_s: float) -> None:
         """Time recipes on the engines they were timed on, at the other batch sizes and shapes."""

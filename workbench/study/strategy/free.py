@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from workbench.compress.steps import Quantize
 from workbench.study.strategy.context import Context, Leader
-from workbench.study.strategy.evidence import BASELINE, Result
+from workbench.study.strategy.evidence import Result
 
 SIMULATED = "torch-eager"
 SIMULATED_NOTE = "Torch eager simulates int8 in float, so it is slower by design: timed once, not evaluated."
@@ -87,7 +87,6 @@ def _on(floats: list[Result], backend: str) -> float:
 
 def _note_quality(context: Context, floats: list[Result]) -> None:
     """Watch trainings against the lower of both qualities: the float model may have seen the validation split."""
-    for result in floats:
-        if result.backend == BASELINE:
-            known = [value for value in (result.quality, result.validation) if value is not None]
-            context.base_quality = min(known) if known else None
+    for baseline in floats[:1]:
+        known = [value for value in (baseline.quality, baseline.validation) if value is not None]
+        context.base_quality = min(known) if known else None

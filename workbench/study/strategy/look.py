@@ -15,7 +15,7 @@ GAIN = 1.05
 """An axis that is predicted to gain less than this over the leading variant is dropped."""
 PROBING = 1.5
 """What probing is expected to take, in the time that int8 took to be finished."""
-_SHARE = 0.2
+_SHARE, _LONG_S = 0.2, 600.0
 _FIRST = 0.6
 """The share of the limit that the first candidate of an axis is predicted to lose: it is the fallback of the others."""
 _SURVEYED = {"depth": "depth", "width": "prune", "rank": "factorize"}
@@ -39,7 +39,7 @@ def find_prospects(context: Context, leader: Leader) -> list[Prospect]:
     probes = _probes(context, leader, PROBED)
     found = []
     for name, probe in probes.items():
-        axis = _axis(name, probe, PROBED[name])
+        axis = _axis(name, probe, PROBED[name], depth_options(context, leader))
         if axis is None:
             why = probe.error or _MODEL_LESS[name] or "It could not be timed."
             context.decide("structures", WORDS[name], "dropped", why)
@@ -51,7 +51,8 @@ def find_prospects(context: Context, leader: Leader) -> list[Prospect]:
 def untrained_axes(context: Context, leader: Leader) -> list[Axis]:
     """Return what gains speed by a gentle cut, with its drop before any training: for tasks that cannot be trained."""
     probes = _probes(context, leader, GENTLE)
-    axes = [(name, _axis(name, probe, GENTLE[name]), probe) for name, probe in probes.items()]
+    options = depth_options(context, leader)
+    axes = [(name, _axis(name, probe, GENTLE[name], options), probe) for name, probe in probes.items()]
     for name, axis, probe in axes:
         if axis is None:
             why = probe.error or _MODEL_LESS[name] or "It could not be timed."
@@ -63,7 +64,7 @@ def _probes(context: Context, leader: Leader, shares: dict[str, float]) -> dict[
     """Return the probe of every axis; the reference is the leading variant."""
     wanted: list[tuple[str, Steps]] = []
     for name, share in shares.items():
-        steps = probe_steps(name, share)
+        steps = probe_steps(name, share, depth_options(context, leader))
         if steps is None:
             context.decide("structures", WORDS[name], "dropped", "This version has no such step.")
         else:
@@ -89,7 +90,15 @@ def _probes(context: Context, leader: Leader, shares: dict[str, float]) -> dict[
     return probes
 
 
-def _axis(name: str, probe: Probe, share: float) -> Axis | None:
+def depth_options(context: Context, leader: Leader) -> dict[str, Any]:
+    """Return the options of depth pruning: with time enough, blocks are ranked by the latency that they save."""
+    if context.question.budget_s < _LONG_S:
+        return {}
+    return {"measure_latency": True, "engine": leader.engine, "engine_batch": context.question.batch}
+
+
+def _axis(name: str, probe: Probe, share: float, options: dict[str, Any]) -> Axis | None:
+    steps = probe_steps(name, share, options) or ()
     if probe.error or probe.ratio is None:
         return None
     most = 0.9
@@ -101,7 +110,7 @@ def _axis(name: str, probe: Probe, share: float) -> Axis | None:
         most = min(most, unit * probe.units)
     else:
         unit = 0.05
-    return Axis(name, share, probe.ratio, unit, probe.seconds, probe.validation_drop, most)
+    return Axis(name, share, probe.ratio, unit, probe.seconds, probe.validation_drop, most, steps, options)
 
 
 def _prospect(context: Context, leader: Leader, axis: Axis) -> Prospect | None:

@@ -17,7 +17,7 @@ from workbench.study.bench import RemoteArm
 from workbench.study.child import Stop
 from workbench.study.ledger import Ledger
 from workbench.study.pacing import Pacing
-from workbench.study.plan import BASELINE_BACKEND, Plan, Planned, planned
+from workbench.study.plan import Plan, Planned, planned
 from workbench.study.prepare import Shipment
 from workbench.study.quality import QUALITY, write_inputs
 from workbench.study.rows import is_ranked
@@ -83,7 +83,7 @@ class StrategyRun(Run):
         self._pacing: StrategyPacing = StrategyPacing(Plan((), (), (), plan.primary, plan.others), stop)
         self._end = time.monotonic() + question.budget_s
         self._threads = max(trial.threads for trial in plan.trials)
-        self._started = False
+        self._started = self._held = False
         self._known: dict[str, Recipe] = {recipe.recipe_id: recipe for recipe in plan.recipes}
         self._low: dict[str, tuple[str, bool]] = {}
         self._watch: Watch | None = None
@@ -97,7 +97,7 @@ class StrategyRun(Run):
         self._strategy = Strategy(self._question, self, self._record)
         self._record.decisions.clear()
         self._strategy.run()
-        self._cut = [
+        self._cut += [
             f"not run, {decision.why.rstrip('.')}: {decision.subject}"
             for decision in self._record.decisions
             if decision.outcome == "not begun" and decision.stage != "data"
@@ -135,6 +135,7 @@ class StrategyRun(Run):
         base = self._all.baseline(self._all.primary)
         recipe = recipe if recipe.steps else base.recipe
         trials = [self._trial(recipe, backend, self._all.primary) for backend in backends]
+        trials += [] if recipe.steps else self._all.references
         self._known[recipe.recipe_id] = recipe
         self._low |= {trial.key: (survey, judged) for trial in trials if survey}
         self._pacing.timing_s = _SURVEY_S if survey else self._timing_s()
@@ -146,7 +147,7 @@ class StrategyRun(Run):
             self._watch = None
             self._leash.limit(math.inf)
         known = trials if recipe.steps else list(dict.fromkeys((base, *trials)))
-        return [self._result(trial) for trial in known]
+        return [self._result(trial) for trial in known if trial.reference is None]
 
     def probe(
         self, recipes: Sequence[Recipe], *, engine: str | None, limit_s: float, watch: Watch | None = None
@@ -176,6 +177,15 @@ class StrategyRun(Run):
         finally:
             self._leash.limit(math.inf)
         return found
+
+    def finals(self) -> None:
+        """Time the leading rows within the limit head to head, before what is not essential takes the time."""
+        if not self._held:
+            self._held = True
+            super()._finals()
+
+    def _finals(self) -> None:
+        """Do nothing after a pass: the strategy has held the finals, or found nothing to hold them for."""
 
     def others(self, recipes: Sequence[Recipe], *, limit_s: float) -> None:
         """Time recipes and the baseline at the other points, as long as a group fits."""
@@ -215,9 +225,10 @@ class StrategyRun(Run):
         return min(max(self._question.budget_s / _PACE, 2.0), _MOST_S)
 
     def _trial(self, recipe: Recipe, backend: str, point: Point) -> Planned:
-        if not recipe.steps and backend == BASELINE_BACKEND:
-            return self._all.baseline(point)  # its number of threads may be another one
-        return planned(self._fingerprint, recipe, backend, point, self._threads)
+        base = self._all.baseline(point)
+        if not recipe.steps and backend == base.backend:
+            return base  # its number of threads may be another one
+        return planned(self._fingerprint, recipe, backend, point, self._threads, baseline=base.backend)
 
     def _planned(self, base: Planned, trials: Sequence[Planned], point: Point) -> tuple[Plan, dict[str, Any]]:
         each = tuple(dict.fromkeys((base, *trials)))

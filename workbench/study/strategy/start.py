@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from workbench.compress.recipe import Recipe
 from workbench.core.machine import fingerprint_id
@@ -35,6 +35,7 @@ def question_for(task: Task, plan: Plan, *, limit: float, budget_s: float | None
         train_samples=len(task.train) if task.has_train else 0,
         validation_samples=len(task.validation),
         points=len(plan.points),
+        batch=plan.primary.batch,
         seed=seed,
     )
 
@@ -47,6 +48,7 @@ def record_for(
         "task": fingerprint, "machine": fingerprint_id(), "limit": limit, "backends": list(plan.backends),
         "points": [[point.batch, [list(pair) for pair in point.shape]] for point in plan.points],
         "threads": max(trial.threads for trial in plan.trials), "seed": seed, "depth": has_depth(),
+        "baseline": plan.baseline(plan.primary).backend,
     }  # fmt: skip
     record = Record(store, study, asked)
     budget = float(DEFAULT_BUDGET_S if budget_s is None else budget_s)
@@ -80,11 +82,14 @@ def finished_default(
     budget_s: float | None,
     quality_drop: float,
     seed: int,
+    baseline: str,
+    references: Sequence[str],
 ) -> tuple[Plan, list[TrialRow]] | None:
     """Return the plan and the rows of a default plan that has ended, None if there is work left."""
     points = shapes_of(shapes, known.axes, whose="the task's", own=known.own)
     asked = (known.fingerprint, recipes, backends, batch_sizes)
-    plan = plan_for(*asked, threads=threads, budget_s=budget_s, shapes=points, finished=True)
+    more: dict[str, Any] = {"baseline": baseline, "references": references, "finished": True}
+    plan = plan_for(*asked, threads=threads, budget_s=budget_s, shapes=points, **more)
     record = record_for(store, study, plan, known.fingerprint, limit=quality_drop, budget_s=budget_s, seed=seed)
     if not record.ended or not record.trials:
         return None

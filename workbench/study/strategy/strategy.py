@@ -53,6 +53,7 @@ class Strategy:
             context.decide("no training", "float", "dropped", "No engine could run the float model.")
             return
         trained = self._improve(leader)
+        context.work.finals()
         self._others(recommended=True)
         survey(context, leader, trained)
         self._others(recommended=False)
@@ -71,7 +72,7 @@ class Strategy:
         prospects = find_prospects(context, leader)
         chosen = choose(context, leader, prospects)
         if chosen is None:
-            context.decide("training", "all axes", "dropped", f"None is predicted to be faster than {leader.name}.")
+            context.decide("training", "all axes", "dropped", f"None is predicted to gain over {leader.name}.")
             return ()
         ladder = Ladder(context, leader, chosen.prospect, chosen.head)
         ladder.climb()

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from workbench.compress.steps import Prune, Quantize, Sparsify
-from workbench.study.strategy.axes import Steps, depth_step, distill, has_depth, probe_steps, recover
+from workbench.study.strategy.axes import PROBED, Steps, distill, has_depth, probe_steps, recover
 from workbench.study.strategy.context import LEAST_TRAINING_S, Context, Leader
 from workbench.study.strategy.free import SIMULATED, SIMULATED_NOTE
+from workbench.study.strategy.look import depth_options
 
 _LONG_S = 600.0
 _QAT_SHARE, _TRAIN_SHARE = 0.04, 0.015
@@ -65,10 +66,10 @@ def _items(context: Context, leader: Leader, trained: Steps) -> Sequence[Item]:
     seconds = train_s if trains else 0.0
     items = []
     if has_depth():
-        steps = trained or (depth_step(ratio=0.2), *after)
-        items.append(Item("depth", steps, engine, TRAINED if trained else NOTE, train_s=0.0 if trained else seconds))
-    items.append(Item("prune", (Prune(ratio=0.3), *after), engine, train_s=seconds))
-    rank = probe_steps("rank", 0.35) or ()
+        depth = probe_steps("depth", PROBED["depth"], depth_options(context, leader)) or ()
+        items.append(_item("depth", (*depth, *after), engine, seconds, trained))
+    items.append(_item("prune", (Prune(ratio=0.3), *after), engine, seconds, trained))
+    rank = probe_steps("rank", PROBED["rank"]) or ()
     items.append(Item("factorize", (*rank, *after), engine, train_s=seconds))
     if SIMULATED in context.question.backends:
         items.append(Item("quantize", (Quantize(),), SIMULATED, SIMULATED_NOTE, judged=False))
@@ -87,6 +88,13 @@ def _items(context: Context, leader: Leader, trained: Steps) -> Sequence[Item]:
         qat = Quantize(qat_epochs=3, max_seconds=round(qat_s, 1))
         items.append(Item("quantize-qat", (qat,), engine, train_s=qat_s))
     return items
+
+
+def _item(name: str, steps: Steps, engine: str, train_s: float, trained: Steps) -> Item:
+    """Return the item of a technique: what the plan has trained, if that began with this technique."""
+    if trained and steps and type(trained[0]) is type(steps[0]):
+        return Item(name, trained, engine, TRAINED)
+    return Item(name, steps, engine, train_s=train_s)
 
 
 def _train_s(context: Context) -> float:
