@@ -341,3 +341,9 @@ class Added(nn.Module):
 
     def forward(self, x):
         return x + self.body(x)
+
+
+def test_a_map_of_one_shape_counts_more_than_one_behind_a_projection():
+    assert Distill().feature_weights == {"map": 20.0, "features": 1.0, "attention": 10.0}
+    chosen = Distill(feature_weight=3.0, attention=("a",), attention_weight=2.0).feature_weights
+    assert chosen == {"map": 3.0, "features": 3.0, "attention": 2.0}

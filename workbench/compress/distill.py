@@ -49,8 +49,8 @@ def distill(step: Distill, work: Work) -> Outcome:
     student = _load(step, "student", task) if own else work.module
     teacher = _load(step, "teacher", task) if step.teacher is not None else task.model()
     pairs, notes = _matched(step, task, student, teacher)
-    weights = dict.fromkeys(("features", "map"), step.feature_weight) | {"attention": step.attention_weight}
-    with Matching(student, teacher, task.examples(2), pairs, weights=weights, seed=work.seed) as matching:
+    weights, example = step.feature_weights, task.examples(2)
+    with Matching(student, teacher, example, pairs, weights=weights, seed=work.seed) as matching:
         lesson = Lesson(
             task,
             temperature=step.temperature,
@@ -88,7 +88,7 @@ def _matched(step: Distill, task: Task, student: nn.Module, teacher: nn.Module) 
     """Return the pairs of layers that the student learns, and a note on the last feature map."""
     pairs = [Pair(*names, "features") for names in step.feature_pairs]
     pairs += [Pair(*names, "attention") for names in step.attention_pairs]
-    if step.last_map is None or not step.feature_weight:
+    if step.last_map is None or step.feature_weight == 0.0:
         return pairs, ()
     same_names = step.student is None and step.teacher is None
     pair, words = match_last_maps(student, teacher, task.examples(2), same_names=same_names)

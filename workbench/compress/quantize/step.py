@@ -60,7 +60,7 @@ def quantize(step: Quantize, work: Work) -> Outcome:
         work.progress(Progress("quantize", 0, 1, "correcting biases"))
         said.append(correct_biases(plain, converted, samples(work, _BIAS_SAMPLES)))
     layers = report_layers(work.module, [_with(touch, said) for touch in touches])
-    return Outcome(converted, layers, trained.epochs, (*notes, *trained.notes, *trained.pace), quantized=True)
+    return Outcome(converted, layers, trained.epochs, (*notes, *trained.pace, *trained.notes), quantized=True)
 
 
 def _equalize(graph: GraphModule, step: Quantize, work: Work) -> dict[str, str]:
