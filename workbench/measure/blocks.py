@@ -19,6 +19,8 @@ FREE = 0.05
 """Share of a call that its threads may wait for a core: on a quiet machine it is 0 to 4 %."""
 LOOK_MS = 4.0
 """Run-queue delay is read after calls that took this long together: about one slice of Linux's scheduler."""
+_LOOK_COSTS = 20
+"""Calls between two looks take at least so many times as long as a look, which grows with the number of threads."""
 _TASKS = Path("/proc/self/task")
 
 
@@ -91,6 +93,7 @@ class RunDelay:
 
     def __init__(self) -> None:
         self._files: dict[str, int] = {}
+        self.look_ms = LOOK_MS
         self.look_for_threads()
 
     def look_for_threads(self) -> None:
@@ -106,6 +109,9 @@ class RunDelay:
                 self._files[thread] = os.open(f"{_TASKS}/{thread}/schedstat", os.O_RDONLY)
             except OSError:  # it has ended, or the kernel keeps no such counters
                 continue
+        begun = time.perf_counter()
+        self.read_ms()
+        self.look_ms = max(LOOK_MS, _LOOK_COSTS * (time.perf_counter() - begun) * 1e3)
 
     def read_ms(self) -> float | None:
         """Return ms waited so far, summed over threads; None if the kernel does not count it."""
@@ -152,7 +158,7 @@ def run_block(call: Callable[[], object], seconds: float, delay: RunDelay) -> Bl
         now = clock()
         ms.append((now - begun) * 1e3)
         since += ms[-1]
-        if now >= end or since >= LOOK_MS:
+        if now >= end or since >= delay.look_ms:
             looks.append((len(ms), delay.read_ms() or 0.0))
             since = 0.0
         if now >= end:
