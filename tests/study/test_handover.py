@@ -99,7 +99,7 @@ def test_a_row_on_torch_is_handed_over_with_an_engine_that_runs_there(ran, tmp_p
     text = (folder / "README.md").read_text()
     assert "The figures below are those of torch-eager" in text and "`engine.json` names onnxruntime" in text
     assert "\nOn torch-eager, on " in text
-    assert "this is the original in torch eager" in text and "1 times" not in text
+    assert "this is the original on torch-eager" in text and "1 times" not in text
 
 
 def test_without_the_task_the_database_is_enough(ran, tmp_path):

@@ -35,8 +35,8 @@ LIBRARIES = ("torch", "onnxruntime", "openvino", "torch-pruning", "torchao", "in
 
 METHOD = """
 Every trial is one recipe on one backend at one batch size, timed in a process of its own.
-It runs in short blocks that alternate in random order with blocks of the baseline: the original model in torch eager,
-float32, inference mode. Calls of the warm-up, and the first 50 ms after each switch, are discarded.|
+It runs in short blocks that alternate in random order with blocks of the baseline: the original model in torch eager
+(unless another baseline was asked for), float32, inference mode. Calls of the warm-up, and the first 50 ms after each switch, are discarded.|
 The speedup is the baseline's latency over the trial's latency, both from the same rounds. The latency in charts, tables
 and ranking is baseline-normalised: the latency of the baseline's own row, divided by the speedup. The drift of the
 machine between two trials is therefore left out. The latency as timed is the median time of one call with a whole
@@ -97,10 +97,18 @@ def recommendation(best: Best, baseline: Row | None, rows: Sequence[Row]) -> str
     return f'<section class="answer {kind}"><h3>{text(headline(best))}</h3>{tiles}{reason}{listed}</section>'
 
 
+def _baseline_words(base: Row) -> str:
+    """Return the baseline's engine with its threads."""
+    threads = base.get("threads")
+    count = "" if threads is None else f", {threads} thread{'' if threads == 1 else 's'}"
+    return f"{engine_name(base['backend'])}{count}"
+
+
 def _tiles(row: Row, baseline: Row | None) -> str:
     base, speedup = baseline or {}, row_speedup(row)
+    over = f"over {_baseline_words(base)}" if base else "over the baseline"
     tiles = [
-        _tile("speedup", speedup.figure, f"95 % CI {speedup.interval}" if speedup.interval else "", "over torch eager"),
+        _tile("speedup", speedup.figure, f"95 % CI {speedup.interval}" if speedup.interval else "", over),
         _tile(
             f"latency, batch {row['batch_size']}",
             f"{number(row.get('latency_ms_rel'))} ms",

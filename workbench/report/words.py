@@ -92,7 +92,8 @@ def headline(best: Best) -> str:
     if not best.met:
         return f"Nothing met the goal. The nearest miss is {name}."
     if row["baseline"]:
-        return "Keep the baseline in torch eager: no variant within the quality limit has a lower latency."
+        where = engine_name(row["backend"])
+        return f"Keep the baseline in {where}: no variant within the quality limit has a lower latency."
     return f"Take {name}: {row_speedup(row)}, {quality_words(row)}."
 
 

@@ -175,7 +175,7 @@ def _figures(row: Row) -> dict[str, str]:
         ),
         "latency as timed, median": _figure(row, "latency_ms_p50", "ms", "latency_ms_low", "latency_ms_high"),
         "throughput": _figure(row, "throughput_per_s", "samples/s"),
-        "speedup over the original in torch eager": _speedup(row),
+        "speedup over the original": _speedup(row),
         "quality, the task's metric": _figure(row, "quality", ""),
         "quality lost": _figure(row, "quality_drop", "", "quality_drop_low", "quality_drop_high"),
         "answers that are the float model's": _share(row, "agreement"),
@@ -191,7 +191,7 @@ def _figures(row: Row) -> dict[str, str]:
 
 def _speedup(row: Row) -> str:
     if row.get("baseline"):  # the interval of its row is the noise of two equal processes, no gain
-        return "none: this is the original in torch eager, which the others are compared with"
+        return f"none: this is the original on {row['backend']}, which the others are compared with"
     return "" if row.get("speedup") is None else str(row_speedup(row))
 
 
