@@ -36,7 +36,8 @@ LIBRARIES = ("torch", "onnxruntime", "openvino", "torch-pruning", "torchao", "in
 METHOD = """
 Every trial is one recipe on one backend at one batch size, timed in a process of its own.
 It runs in short blocks that alternate in random order with blocks of the baseline: the original model in torch eager
-(unless another baseline was asked for), float32, inference mode. Calls of the warm-up, and the first 50 ms after each switch, are discarded.|
+(unless another baseline was asked for), float32, inference mode. Calls of the warm-up, and the first 50 ms after each
+switch, are discarded.|
 The speedup is the baseline's latency over the trial's latency, both from the same rounds. The latency in charts, tables
 and ranking is baseline-normalised: the latency of the baseline's own row, divided by the speedup. The drift of the
 machine between two trials is therefore left out. The latency as timed is the median time of one call with a whole
