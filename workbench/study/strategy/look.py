@@ -6,15 +6,16 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from workbench.study.limits import is_share
-from workbench.study.strategy.axes import GENTLE, PROBED, WORDS, Axis, Steps, probe_steps
+from workbench.study.strategy.axes import GENTLE, PROBED, WORDS, Axis, Steps, has_depth, probe_steps
 from workbench.study.strategy.context import LEAST_TRAINING_S, Context, Leader
 from workbench.study.strategy.evidence import Probe
 from workbench.study.strategy.recovery import POINT, Recovery, informed, next_share, prior, speedup_at
 
 GAIN = 1.05
 """An axis that is predicted to gain less than this over the leading variant is dropped."""
-PROBING = 1.5
-"""What probing is expected to take, in the time that int8 took to be finished."""
+_ALL, _FIRST_ONE = 3.5, 2.4
+"""What probing and one short training are expected to take beside the training itself, in the time that int8 took to
+be finished: with all axes, and with depth alone, which gains most for its loss."""
 _SHARE, _LONG_S = 0.2, 600.0
 _FIRST = 0.6
 """The share of the limit that the first candidate of an axis is predicted to lose: it is the fallback of the others."""
@@ -34,9 +35,24 @@ class Prospect:
     drop: float
 
 
-def find_prospects(context: Context, leader: Leader) -> list[Prospect]:
-    """Probe every axis once and return those that are predicted to pay, the fastest first."""
-    probes = _probes(context, leader, PROBED)
+def axes_in_time(context: Context) -> dict[str, float]:
+    """Return the axes to probe with their shares: all, depth alone if the time is short, or none."""
+    kept = context.record.facts.get("axes")
+    if kept is None:
+        left = context.left_s() - LEAST_TRAINING_S
+        names = list(PROBED) if left >= _ALL * context.finish_s else ["depth"] if has_depth() else []
+        if left < _FIRST_ONE * context.finish_s:
+            return {}
+        kept = context.record.once("axes", lambda: names) or ()
+    return {name: PROBED[name] for name in kept}
+
+
+def find_prospects(context: Context, leader: Leader, axes: dict[str, float]) -> list[Prospect]:
+    """Probe axes once and return those that are predicted to pay, the largest speedup first."""
+    for name in PROBED:
+        if name not in axes:
+            context.decide("structures", WORDS[name], "not begun", "The time left allows one axis, and depth is first.")
+    probes = _probes(context, leader, axes)
     found = []
     for name, probe in probes.items():
         axis = _axis(name, probe, PROBED[name], depth_options(context, leader))

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 from workbench.study.strategy.axes import Steps
 from workbench.study.strategy.choose import choose
-from workbench.study.strategy.context import LEAST_TRAINING_S, Context, Leader
+from workbench.study.strategy.context import Context, Leader
 from workbench.study.strategy.evidence import Question, Work
 from workbench.study.strategy.free import measure_free
 from workbench.study.strategy.ladder import Ladder
-from workbench.study.strategy.look import PROBING, bought_by_data, find_prospects, untrained_axes
+from workbench.study.strategy.look import axes_in_time, bought_by_data, find_prospects, untrained_axes
 from workbench.study.strategy.record import Record
 from workbench.study.strategy.survey import survey
 
@@ -64,12 +64,12 @@ class Strategy:
         if not context.question.train_samples:
             self._without_training(leader)
             return ()
-        needed = (2 + PROBING) * context.finish_s + LEAST_TRAINING_S
-        if "probes" not in context.record.facts and context.left_s() < needed:
-            why = f"{max(0.0, context.left_s()):.0f} s are left for it, and at least {needed:.0f} s are needed."
+        axes = axes_in_time(context)
+        if not axes:
+            why = f"{max(0.0, context.left_s()):.0f} s are left for it, which is too short for one training."
             context.decide("training", "depth, width and rank", "not begun", why)
             return ()
-        prospects = find_prospects(context, leader)
+        prospects = find_prospects(context, leader, axes)
         chosen = choose(context, leader, prospects)
         if chosen is None:
             context.decide("training", "all axes", "dropped", f"None is predicted to gain over {leader.name}.")
