@@ -87,7 +87,8 @@ def _probes(context: Context, leader: Leader, shares: dict[str, float]) -> dict[
             wanted.append((name, steps))
 
     def make() -> dict[str, Any] | None:
-        limit = min(_SHARE * context.question.budget_s, context.left_s() - LEAST_TRAINING_S)
+        most = max(_SHARE * context.question.budget_s, 2 * context.finish_s)
+        limit = min(most, context.left_s() - LEAST_TRAINING_S)
         recipes = [context.recipe(leader.finish, "reference")]
         recipes += [context.recipe((*steps, *leader.finish), name) for name, steps in wanted]
         context.work.say(f"plan: timing {', '.join(name for name, _ in wanted)} untrained on {leader.engine}")
