@@ -13,7 +13,7 @@ from workbench.study.strategy.recovery import POINT, Recovery, informed, next_sh
 
 GAIN = 1.05
 """An axis that is predicted to gain less than this over the leading variant is dropped."""
-_ALL, _FIRST_ONE = 3.5, 2.4
+_ALL, _FIRST_ONE = 4.0, 2.8
 """What probing and one short training are expected to take beside the training itself, in the time that int8 took to
 be finished: with all axes, and with depth alone, which gains most for its loss."""
 _SHARE, _LONG_S = 0.2, 600.0
