@@ -19,10 +19,12 @@ def test_a_limit_ends_what_runs_and_can_be_taken_away():
     leash = Leash(Stop(), clock=clock)
     assert leash.remaining() == float("inf")
     leash.limit(10.0)
-    clock.now = 9.0
+    clock.now = 5.0
+    leash.check()  # it counts from here: before, it waited for its turn
+    clock.now = 14.0
     leash.check()
     assert leash.remaining() == pytest.approx(1.0)
-    clock.now = 10.0
+    clock.now = 15.0
     with pytest.raises(Overrun, match="10 s"):
         leash.check()
     leash.limit(float("inf"))

@@ -195,3 +195,12 @@ def test_every_recipe_of_the_plan_has_the_seed_and_a_name_of_its_own(world, play
     recipes = [Recipe.from_dict(values) for values in played.record.recipes.values()]
     assert len({recipe.name for recipe in recipes}) == len(recipes)
     assert {recipe.seed for recipe in recipes} == {0}
+
+
+def test_without_time_for_a_probe_depth_is_trained_as_it_is_known(world, play):
+    slow_probe = world(200.0, epoch_s=2.0)
+    slow_probe.probe = lambda recipes, **options: slow_probe._spend(30.0) or []
+    played = play(slow_probe)
+    assert played.over_int8 > 1.2
+    depth = played.best.recipe.steps[0]
+    assert isinstance(depth, PruneDepth) and depth.blocks is None

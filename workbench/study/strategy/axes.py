@@ -24,7 +24,8 @@ class Axis:
     ``unit`` is the smallest share that can be taken out: for depth a block's share of the multiply-accumulates.
     ``untrained`` is the drop on the validation split before any recovery, ``most`` the largest share there is.
     ``probe`` are the steps that were probed: where they take out what is asked for they are used again, because they
-    are kept. ``options`` are those of depth pruning.
+    are kept. ``options`` are those of depth pruning. ``counted`` is False if there was no time for a probe: shares
+    are then fractions of the removable blocks, whose number is not known.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Axis:
     most: float = 0.9
     probe: Steps = ()
     options: Mapping[str, Any] = field(default_factory=dict)
+    counted: bool = True
 
     def steps(self, share: float, *, taken: float = 0.0) -> Steps | None:
         """Return the steps that take a share out of a model that has lost ``taken`` already.
@@ -44,6 +46,9 @@ class Axis:
         """
         if not taken and abs(share - self.probed) < self.unit / 2:
             return self.probe or None
+        if self.name == "depth" and not self.counted:
+            ratio = 1 - (1 - share) / (1 - taken)
+            return (depth_step(ratio=round(ratio, 3), **self.options),) if ratio >= _LEAST else None
         if self.name == "depth":
             blocks = round((share - taken) / self.unit)
             return (depth_step(blocks=blocks, **self.options),) if blocks >= 1 else None
@@ -56,6 +61,8 @@ class Axis:
 
     def words(self, share: float) -> str:
         """Return an amount in words."""
+        if self.name == "depth" and not self.counted:
+            return f"{share:.0%} of the blocks out"
         if self.name == "depth":
             blocks = round(share / self.unit)
             return f"{blocks} block{'s' if blocks != 1 else ''} out ({share:.0%} of the work)"
@@ -64,7 +71,7 @@ class Axis:
     def short(self, share: float) -> str:
         """Return a name for tables."""
         if self.name == "depth":
-            return f"depth {round(share / self.unit)}"
+            return f"depth {round(share / self.unit)}" if self.counted else f"depth {share:.2f}"
         return f"{'prune' if self.name == 'width' else 'factorize'} {share:.2f}"
 
 

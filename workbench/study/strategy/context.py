@@ -18,6 +18,7 @@ _FINALS_S = 16.0
 _OVERRUN = 3.0
 """A preparation is stopped once it took so many times what was predicted: a gentler candidate still fits then."""
 _SLACK_S = 8.0
+_AGAIN = 0.7
 _TOLD_S, _LEAST_FINISH_S = 1.0, 4.0
 _SURVEY_FROM_S, _SURVEY = 120.0, 0.12
 LEAST_TRAINING_S = 8.0
@@ -47,6 +48,8 @@ class Context:
     base_quality: float | None = None
     """Quality of the float model that trainings are watched against."""
 
+    late: bool = False
+    """True once the survey is done: what is left is for training."""
     impossible: dict[str, str] = field(default_factory=dict)
     """Techniques that this model has nothing for, with the reason."""
 
@@ -59,6 +62,8 @@ class Context:
     def reserve_s(self) -> float:
         """Seconds that no candidate may use: the finalists, the other batch sizes, and the survey."""
         budget = self.question.budget_s
+        if self.late:
+            return _FINALS_S / 2
         finalists = _FINALS_S if budget >= _SURVEY_FROM_S else _FINALS_S / 2
         others = min(2 * (self.question.points - 1) * _GROUP_S, 0.12 * budget)
         return finalists + others + (_SURVEY * budget if budget >= _SURVEY_FROM_S else 0.0)
@@ -105,9 +110,13 @@ class Context:
         return found
 
     def learn_finish(self, seconds: float, found: Sequence[Result]) -> None:
-        """Note how long int8 took from calibration to its rows; reused rows take no time and tell nothing."""
+        """Note how long int8 takes from calibration to its rows, from the first time, which also imports libraries.
+
+        Reused rows take no time and tell nothing.
+        """
         if seconds > _TOLD_S and any(result.complete for result in found):
             seconds = max(seconds, _LEAST_FINISH_S)
+            seconds *= _AGAIN
             self.finish_s = float(self.record.once("finish_s", lambda: round(seconds, 1)) or seconds)
         else:
             self.finish_s = float(self.record.facts.get("finish_s", self.finish_s))

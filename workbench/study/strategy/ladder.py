@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from workbench.compress.order import check_order
 from workbench.compress.recipe import Recipe
@@ -55,19 +55,30 @@ class Ladder:
     high: float | None = None
     missed: Rung | None = None
     best: Result | None = None
-    prolonged: bool = field(default=False)
+    prolonged: bool = False
+    number: int = 0
+    out_of_time: bool = False
 
     @property
     def steps(self) -> Steps:
         """The steps of the best variant that held the limit, before the finish."""
         return self.prefix or self.base
 
-    def climb(self) -> None:
-        """Train rungs until the time is used up or no larger share is predicted to hold the limit."""
+    def __post_init__(self) -> None:
         self.model = self.prospect.model
-        for number in range(MOST_RUNGS):
-            rung = self._rung(number)
-            if rung is None or not self._try(number, rung):
+
+    def climb(self) -> None:
+        """Train rungs until the time is used up or no larger share is predicted to hold the limit.
+
+        After ``out_of_time`` it can be called again, and goes on.
+        """
+        self.out_of_time = False
+        while self.number < MOST_RUNGS:
+            number, rung = self.number, self._rung(self.number)
+            if rung is None:
+                break
+            self.number += 1
+            if not self._try(number, rung):
                 break
 
     def _rung(self, number: int) -> Rung | None:
@@ -96,7 +107,10 @@ class Ladder:
             )
         seconds = self._seconds(number)
         if seconds is None:
-            context.decide("training", axis.words(share or self.low), "not begun", "The time left is too short.")
+            self.out_of_time = True
+            if not context.late:
+                words = axis.words(share or self.low)
+                context.decide("training", words, "not begun", "The time left is too short.")
             return None
         predicted = seconds * 1.1 + axis.seconds + context.finish_s
         if share is None:
@@ -113,7 +127,7 @@ class Ladder:
     def _longer(self, seconds: float, predicted: float) -> Rung | None:
         """Train the rung that missed by little again, if no gentler one is between it and what held."""
         missed = self.missed
-        if missed is None or self.prolonged:
+        if missed is None or self.prolonged or seconds < missed.seconds / 2:
             return None
         self.prolonged = True
         steps = (*missed.steps, self._distill(seconds))

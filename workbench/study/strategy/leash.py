@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 
@@ -23,12 +24,12 @@ class Leash(Stop):
     def __init__(self, outer: Stop, *, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(outer.deadline)
         self._outer, self._clock = outer, clock
-        self._begun, self._end = clock(), float("inf")
+        self._seconds, self._begun = math.inf, 0.0
+        self._counts = False
 
     def limit(self, seconds: float) -> None:
-        """Allow so many seconds from now."""
-        self._begun = self._clock()
-        self._end = self._begun + max(0.0, seconds)
+        """Allow so many seconds, counted from the first look at the clock: waiting for the machine is not counted."""
+        self._seconds, self._counts = max(0.0, seconds), False
 
     def set(self) -> None:
         """Ask for the stop."""
@@ -45,13 +46,17 @@ class Leash(Stop):
 
     def remaining(self) -> float:
         """Return the seconds until the nearer deadline."""
-        return min(self._outer.remaining(), self._end - self._clock())
+        used = self._clock() - self._begun if self._counts else 0.0
+        return min(self._outer.remaining(), self._seconds - used)
 
     def check(self) -> None:
         """Raise as the other stop, or Overrun after the nearer deadline."""
         self._outer.check()
-        if self._clock() >= self._end:
+        if not self._counts:
+            self._counts, self._begun = True, self._clock()
+        used = self._clock() - self._begun
+        if used >= self._seconds:
             raise Overrun(
-                f"It was stopped after {self._clock() - self._begun:.0f} s, several times what was predicted: "
-                "the time is kept for variants that fit."
+                f"It was stopped after {used:.0f} s, several times what was predicted: the time is kept for variants "
+                "that fit."
             )

@@ -6,15 +6,18 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from workbench.study.limits import is_share
-from workbench.study.strategy.axes import GENTLE, PROBED, WORDS, Axis, Steps, probe_steps
+from workbench.study.strategy.axes import GENTLE, PROBED, WORDS, Axis, Steps, has_depth, probe_steps
 from workbench.study.strategy.context import LEAST_TRAINING_S, Context, Leader
 from workbench.study.strategy.evidence import Probe
 from workbench.study.strategy.recovery import POINT, Recovery, informed, next_share, prior, speedup_at
 
 GAIN = 1.05
 """An axis that is predicted to gain less than this over the leading variant is dropped."""
-PROBING = 1.5
-"""What probing is expected to take, in the time that int8 took to be finished."""
+_ALL, _FIRST_ONE = 4.0, 2.8
+"""What probing and one short training are expected to take beside the training itself, in the time that int8 took to
+be finished: with all axes, and with depth alone, which gains most for its loss."""
+_USUAL = 1.35
+"""Speedup that 30 % of the blocks give on a residual network that was not probed."""
 _SHARE, _LONG_S = 0.2, 600.0
 _FIRST = 0.6
 """The share of the limit that the first candidate of an axis is predicted to lose: it is the fallback of the others."""
@@ -34,10 +37,27 @@ class Prospect:
     drop: float
 
 
-def find_prospects(context: Context, leader: Leader) -> list[Prospect]:
-    """Probe every axis once and return those that are predicted to pay, the fastest first."""
-    probes = _probes(context, leader, PROBED)
+def axes_in_time(context: Context) -> dict[str, float]:
+    """Return the axes to probe with their shares: all, depth alone if the time is short, or none."""
+    kept = context.record.facts.get("axes")
+    if kept is None:
+        left = context.left_s() - LEAST_TRAINING_S
+        names = list(PROBED) if left >= _ALL * context.finish_s else ["depth"] if has_depth() else []
+        if left < _FIRST_ONE * context.finish_s:
+            return {}
+        kept = context.record.once("axes", lambda: names) or ()
+    return {name: PROBED[name] for name in kept}
+
+
+def find_prospects(context: Context, leader: Leader, axes: dict[str, float]) -> list[Prospect]:
+    """Probe axes once and return those that are predicted to pay, the largest speedup first."""
+    for name in PROBED:
+        if name not in axes:
+            context.decide("structures", WORDS[name], "not begun", "The time left allows one axis, and depth is first.")
+    probes = _probes(context, leader, axes)
     found = []
+    if has_depth() and "depth" not in probes:
+        found += [prospect] if (prospect := _prospect(context, leader, _unprobed(context, leader))) is not None else []
     for name, probe in probes.items():
         axis = _axis(name, probe, PROBED[name], depth_options(context, leader))
         if axis is None:
@@ -71,7 +91,8 @@ def _probes(context: Context, leader: Leader, shares: dict[str, float]) -> dict[
             wanted.append((name, steps))
 
     def make() -> dict[str, Any] | None:
-        limit = min(_SHARE * context.question.budget_s, context.left_s() - LEAST_TRAINING_S)
+        most = max(_SHARE * context.question.budget_s, 2 * context.finish_s)
+        limit = min(most, context.left_s() - LEAST_TRAINING_S)
         recipes = [context.recipe(leader.finish, "reference")]
         recipes += [context.recipe((*steps, *leader.finish), name) for name, steps in wanted]
         context.work.say(f"plan: timing {', '.join(name for name, _ in wanted)} untrained on {leader.engine}")
@@ -86,7 +107,7 @@ def _probes(context: Context, leader: Leader, shares: dict[str, float]) -> dict[
     context.impossible |= {_SURVEYED[name]: probe.error for name, probe in probes.items() if probe.error}
     for name, _ in wanted:
         if name not in probes:
-            context.decide("structures", WORDS[name], "not begun", "The time for probing was used up.")
+            context.decide("structures", f"a probe of {WORDS[name]}", "not begun", "The time for probing was used up.")
     return probes
 
 
@@ -111,6 +132,13 @@ def _axis(name: str, probe: Probe, share: float, options: dict[str, Any]) -> Axi
     else:
         unit = 0.05
     return Axis(name, share, probe.ratio, unit, probe.seconds, probe.validation_drop, most, steps, options)
+
+
+def _unprobed(context: Context, leader: Leader) -> Axis:
+    """Return depth as it is known from other models, if there was no time for a probe of this one."""
+    options = depth_options(context, leader)
+    steps = probe_steps("depth", PROBED["depth"], options) or ()
+    return Axis("depth", PROBED["depth"], _USUAL, 0.1, context.finish_s, probe=steps, options=options, counted=False)
 
 
 def _prospect(context: Context, leader: Leader, axis: Axis) -> Prospect | None:

@@ -83,7 +83,7 @@ class StrategyRun(Run):
         self._pacing: StrategyPacing = StrategyPacing(Plan((), (), (), plan.primary, plan.others), stop)
         self._end = time.monotonic() + question.budget_s
         self._threads = max(trial.threads for trial in plan.trials)
-        self._started = self._held = False
+        self._started = False
         self._known: dict[str, Recipe] = {recipe.recipe_id: recipe for recipe in plan.recipes}
         self._low: dict[str, tuple[str, bool]] = {}
         self._watch: Watch | None = None
@@ -180,9 +180,7 @@ class StrategyRun(Run):
 
     def finals(self) -> None:
         """Time the leading rows within the limit head to head, before what is not essential takes the time."""
-        if not self._held:
-            self._held = True
-            super()._finals()
+        super()._finals()
 
     def _finals(self) -> None:
         """Do nothing after a pass: the strategy has held the finals, or found nothing to hold them for."""

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 from workbench.study.strategy.axes import Steps
 from workbench.study.strategy.choose import choose
-from workbench.study.strategy.context import LEAST_TRAINING_S, Context, Leader
+from workbench.study.strategy.context import Context, Leader
 from workbench.study.strategy.evidence import Question, Work
 from workbench.study.strategy.free import measure_free
 from workbench.study.strategy.ladder import Ladder
-from workbench.study.strategy.look import PROBING, bought_by_data, find_prospects, untrained_axes
+from workbench.study.strategy.look import axes_in_time, bought_by_data, find_prospects, untrained_axes
 from workbench.study.strategy.record import Record
 from workbench.study.strategy.survey import survey
 
@@ -27,6 +27,7 @@ class Strategy:
 
     def __init__(self, question: Question, work: Work, record: Record) -> None:
         self._context = Context(question, work, record)
+        self._ladder: Ladder | None = None
 
     def words(self) -> str:
         """Return the plan in a sentence, before it starts."""
@@ -57,6 +58,19 @@ class Strategy:
         self._others(recommended=True)
         survey(context, leader, trained)
         self._others(recommended=False)
+        self._use_the_rest(leader)
+
+    def _use_the_rest(self, leader: Leader) -> None:
+        """Train with what the survey has left, if a training was not begun for lack of time."""
+        context = self._context
+        context.late, known = True, len(context.results)
+        if self._ladder is not None and self._ladder.out_of_time:
+            self._ladder.climb()
+        elif self._ladder is None and "axes" not in context.record.facts and context.question.train_samples:
+            self._improve(leader)
+        if len(context.results) > known:
+            context.work.finals()
+            self._others(recommended=True)
 
     def _improve(self, leader: Leader) -> Steps:
         """Spend the time for training; return the steps before the finish of the best trained variant."""
@@ -64,20 +78,20 @@ class Strategy:
         if not context.question.train_samples:
             self._without_training(leader)
             return ()
-        needed = (2 + PROBING) * context.finish_s + LEAST_TRAINING_S
-        if "probes" not in context.record.facts and context.left_s() < needed:
-            why = f"{max(0.0, context.left_s()):.0f} s are left for it, and at least {needed:.0f} s are needed."
+        axes = axes_in_time(context)
+        if not axes:
+            why = f"{max(0.0, context.left_s()):.0f} s are left for it, which is too short for one training."
             context.decide("training", "depth, width and rank", "not begun", why)
             return ()
-        prospects = find_prospects(context, leader)
+        prospects = find_prospects(context, leader, axes)
         chosen = choose(context, leader, prospects)
         if chosen is None:
             context.decide("training", "all axes", "dropped", f"None is predicted to gain over {leader.name}.")
             return ()
-        ladder = Ladder(context, leader, chosen.prospect, chosen.head)
+        ladder = self._ladder = Ladder(context, leader, chosen.prospect, chosen.head)
         ladder.climb()
         for prospect in prospects:
-            if prospect.axis.name != chosen.prospect.axis.name:
+            if prospect.axis.name != chosen.prospect.axis.name and not ladder.out_of_time:
                 best = ladder.best
                 if best is not None:  # the next axis goes on from there, with the drop that is left
                     leader = replace(leader, speedup=best.speedup or 1.0, drop=best.drop or 0.0, name=best.name)
