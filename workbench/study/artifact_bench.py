@@ -25,12 +25,13 @@ from workbench.study.bench import RemoteArm, Setup, Timed, measure_footprints, n
 from workbench.study.bench_request import BenchRequest
 from workbench.study.child import Stop
 from workbench.study.pacing import Pacing
-from workbench.study.plan import Planned, artifact_key, trial_key
+from workbench.study.plan import Planned
 from workbench.study.quality import QUALITY, examples_folder
 from workbench.study.relative_latency import with_relative_latency
 from workbench.study.results import Twin, baseline_columns, shape_notes, size_columns, timed_columns
 from workbench.study.rows import TrialRow, explained, new_row, update_row
 from workbench.study.shapes import Point, Shape, own_shape, shape_words
+from workbench.study.trial_keys import artifact_key, trial_key
 from workbench.study.turn_lock import turn
 from workbench.study.wire import save_arrays
 

@@ -13,10 +13,11 @@ from workbench.measure.pace import PaceRatio, pace_ratio
 from workbench.study.bench import Bench, Timed
 from workbench.study.ledger import Ledger
 from workbench.study.pacing import Pacing
-from workbench.study.plan import Plan, Planned, trial_key
+from workbench.study.plan import Plan, Planned
 from workbench.study.relative_latency import relative_latencies
 from workbench.study.results import Noise, baseline_columns, speed_columns
 from workbench.study.rows import TrialRow, is_ranked
+from workbench.study.trial_keys import trial_key
 
 FINALISTS = 3
 FINALS_S = 12.0

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from workbench.compress.recipe import Recipe
-from workbench.core.config import canonical_json, short_id
+from workbench.core.config import canonical_json
 from workbench.core.errors import StudyError
-from workbench.core.machine import FINGERPRINT_LIBRARIES, Site, fingerprint_id, this_site
+from workbench.core.machine import Site, this_site
 from workbench.study.references import ReferenceKind, checked_references
 from workbench.study.rows import TrialRow, engine_words, new_row
 from workbench.study.shapes import Point, Shape, shape_words
+from workbench.study.trial_keys import artifact_key, trial_key
 
 if TYPE_CHECKING:
     from workbench.tasks.task import Task
@@ -309,32 +310,6 @@ def reference_trial(
     found = planned(task_fingerprint, recipe, kind.backend, point, threads, kind.options, site=site)
     key = trial_key(found.artifact_key, kind.backend, point, threads, site=site, reference=kind.words)
     return replace(found, key=key, baseline=False, reference=kind.words)
-
-
-def artifact_key(recipe_id: str, task_fingerprint: str, libraries: Mapping[str, str | None], *, int8_dot: bool) -> str:
-    """Return the 12 hex digits that name what a recipe makes of a task, with these libraries, for this kind of CPU."""
-    return short_id(
-        {
-            "recipe": recipe_id,
-            "task": task_fingerprint,
-            "libraries": {name: libraries.get(name) for name in FINGERPRINT_LIBRARIES},
-            "int8_dot": int8_dot,  # int8 schemes are chosen for the CPU
-        }
-    )
-
-
-def trial_key(artifact: str, backend: str, point: Point, threads: int, *, site: Site | None = None, **more: Any) -> str:
-    """Return the 12 hex digits that name a trial on a machine; ``more`` tells apart what was measured otherwise."""
-    engine = {"backend": backend, "threads": threads}
-    if point.shape:
-        more["shape"] = shape_words(point.shape)
-    known = {
-        "artifact": artifact,
-        "engine": engine,
-        "batch_size": point.batch,
-        "machine": site.fingerprint if site else fingerprint_id(),
-    }
-    return short_id({**known, **more})
 
 
 def _sizes(batch_sizes: Sequence[int]) -> tuple[int, ...]:
