@@ -26,6 +26,7 @@ def test_the_engine_notebook_compares_runtimes_and_their_settings(run_outputs: A
     assert (here / "artefacts" / "engines" / "manifest.json").is_file()
 
 
+@pytest.mark.slow
 def test_the_memory_notebook_shows_batches_threads_and_buffers(run_outputs: Any, here: Path) -> None:
     parameters = {
         "task": SHORT,
@@ -38,8 +39,8 @@ def test_the_memory_notebook_shows_batches_threads_and_buffers(run_outputs: Any,
     }
     outputs = run_outputs("22_memory_and_batching.ipynb", parameters)
     text = printed(outputs)
-    assert pictures(outputs) == 5
-    for words in ("times the samples per second", "queue_ms", "served from kept buffers"):
+    assert pictures(outputs) == 6
+    for words in ("times the samples per second", "queue_ms", "served from kept buffers", "page_faults_per_call", "steady"):
         assert words in text
 
 
