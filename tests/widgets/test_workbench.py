@@ -89,6 +89,15 @@ def test_run_shows_answer_chart_table_and_code(open_panel, monkeypatch: pytest.M
     assert panel.view.cancel.disabled
 
 
+def test_the_default_plan_reaches_the_study_until_recipes_are_chosen(open_panel) -> None:
+    panel = open_panel()
+    go(panel)
+    assert panel.study.calls[0]["recipes"] is None
+    assert "default plan" in panel.view.offer.value.lower()
+    panel.view.recipes.tick("distill", False)
+    assert "recipes" in panel.view.offer.value
+
+
 def test_what_is_chosen_reaches_the_study(open_panel) -> None:
     panel = open_panel()
     panel.view.recipes.tick("distill", False)

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from workbench.tasks.task import Task
 
 _EVERY_S = 0.2
+_CLEARLY = 1.3
+"""Times as long as one thread that several must take, at the low end of the 95 % CI, for steps to be applied on one."""
 
 
 class Preparer:
@@ -123,7 +125,13 @@ class Preparer:
         return {"spans": spans, "found": {**found, "seconds": ended - started}}
 
     def choose_threads(self, command: dict[str, Any], payload: bytes) -> dict[str, Any]:
-        """Time the float model in torch eager with 1 and ``threads`` threads at each of ``points``."""
+        """Time the float model in torch eager with 1 and ``threads`` threads at each of ``points``.
+
+        If one thread is clearly faster at the first point, steps are applied on one thread too: threads that spin at
+        every barrier beside other load would make a training several times as long.
+        """
+        import torch
+
         from workbench.study.baseline import choose_threads
         from workbench.study.shapes import Point
 
@@ -131,6 +139,9 @@ class Preparer:
             raise StudyError("The preparing process was asked to time a baseline before it got a task.")
         points = [Point(batch, tuple((name, size) for name, size in shape)) for batch, shape in command["points"]]
         choices = choose_threads(self._task, points, command["threads"])
+        first = choices[points[0]]
+        if first.threads == 1 and first.low > _CLEARLY:
+            torch.set_num_threads(1)
         return {"choices": [dataclasses.asdict(choices[point]) for point in points]}
 
 

@@ -41,7 +41,7 @@ def test_an_observation_moves_the_prediction_most_of_the_way():
     [
         (0, None, 0.005, 8),
         (0, None, 0.009, 9),
-        (8, None, 0.009, 9),
+        (8, None, 0.009, 10),  # 9.7, to the nearest
         (9, None, 0.009, 10),  # a quarter beyond what is allowed is tried
         (10, None, 0.009, None),
         (8, 10, 0.02, 9),

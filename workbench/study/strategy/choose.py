@@ -36,7 +36,8 @@ def choose(context: Context, leader: Leader, prospects: list[Prospect]) -> Chose
     first = prospects[0]
     rivals = [first, *(same for one in prospects[1:] if (same := _as_fast(context, leader, one, first)) is not None)]
     seconds = context.record.once("early seconds", lambda: round(_SHARE * max(0.0, context.left_s()), 1)) or 0.0
-    if len(rivals) == 1 or context.left_s() < _LEAST_S or seconds < LEAST_TRAINING_S:
+    worth = len(rivals) > 1 and context.left_s() >= _LEAST_S and seconds >= LEAST_TRAINING_S
+    if not context.record.once("compare", lambda: worth):
         for loser in prospects[1:]:
             why = f"{WORDS[first.axis.name]} is predicted to have the lowest latency for the same drop."
             context.decide("early comparison", WORDS[loser.axis.name], "dropped", why)
@@ -48,7 +49,7 @@ def _as_fast(context: Context, leader: Leader, prospect: Prospect, first: Prospe
     """Return a prospect at the share where it is as fast as the first one, None if that loses far too much."""
     axis = prospect.axis
     share = share_for(first.speedup, probed=axis.probed, ratio=axis.ratio)
-    if share is None or share >= 0.9:
+    if share is None or share >= 0.9 or axis.steps(share) is None:
         return None
     drop = max(0.0, leader.drop) + prospect.model.drop(share)
     if drop > _LIKELY * context.limit:

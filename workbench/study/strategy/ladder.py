@@ -21,6 +21,8 @@ _SHARES = (0.35, 0.6, 1.0)
 """The share of the training time that is left which each rung takes; the last one is that of all later ones."""
 _AIM = 0.9
 """The share of the limit that later rungs are predicted to lose."""
+_BEYOND = (1.25, 1.25, 1.6)
+"""How far beyond what is allowed one unit more may be predicted: later rungs have no better use of the time."""
 _NEAR = 1.6
 """A rung that misses the limit by less than this factor may be trained longer."""
 _BATCH, _STEPS, _LEAST_EPOCHS = 128, 1200, 30
@@ -103,8 +105,9 @@ class Ladder:
             share: float | None = self.prospect.share
         else:
             share = next_share(
-                self.model, low=self.low, high=self.high, unit=axis.unit, allowed=_AIM * allowed, most=axis.most
-            )
+                self.model, low=self.low, high=self.high, unit=axis.unit, allowed=_AIM * allowed, most=axis.most,
+                beyond=_BEYOND[min(number, len(_BEYOND) - 1)],
+            )  # fmt: skip
         seconds = self._seconds(number)
         if seconds is None:
             self.out_of_time = True

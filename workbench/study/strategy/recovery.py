@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 
 POINT = 0.01
-_MOST = 0.9
+_MOST, _NEAREST = 0.9, 0.4
 _TRUST = 0.75
 """Weight of an observation against the prior, on the logarithm of the scale."""
 _SAMPLES = 3370
@@ -60,12 +60,20 @@ def prior(axis: str, *, point: float, samples: int) -> Recovery:
 
 
 def next_share(
-    model: Recovery, *, low: float, high: float | None, unit: float, allowed: float, most: float = _MOST
+    model: Recovery,
+    *,
+    low: float,
+    high: float | None,
+    unit: float,
+    allowed: float,
+    most: float = _MOST,
+    beyond: float = 1.25,
 ) -> float | None:
-    """Return the largest share above ``low`` that is predicted to lose at most ``allowed``, in multiples of ``unit``.
+    """Return the share above ``low`` that is predicted to lose ``allowed``, in multiples of ``unit``.
 
-    ``low`` is known to hold the limit, ``high`` to miss it; no more than ``most`` can be taken out. One unit above
-    ``low`` is tried if its prediction is beyond ``allowed`` by less than a quarter. None if there is no such share.
+    ``low`` is known to hold the limit, ``high`` to miss it; no more than ``most`` can be taken out. The first share is
+    rounded down, later ones to the nearest, because a fallback is there. One unit above ``low`` is tried if it is
+    predicted to lose at most ``beyond`` times as much as allowed. None if there is no such share.
 
     Examples
     --------
@@ -76,12 +84,14 @@ def next_share(
     wanted = min(model.share(allowed), most)
     if high is not None:
         wanted = min(wanted, high - unit)
-    wanted = math.floor(wanted / unit + 1e-6) * unit
+    wanted = math.floor(min(wanted / unit + (_NEAREST if low else 0.0), most / unit) + 1e-6) * unit
+    if high is not None and wanted > high - unit / 2:
+        wanted -= unit
     if wanted > low + unit / 2:
         return wanted
     step = (math.floor(low / unit + 1e-6) + 1) * unit
-    beyond = high is not None and step > high - unit / 2
-    return step if not beyond and step <= most + 1e-9 and model.drop(step) <= 1.25 * allowed else None
+    missed = high is not None and step > high - unit / 2
+    return step if not missed and step <= most + 1e-9 and model.drop(step) <= beyond * allowed else None
 
 
 def informed(model: Recovery, *, share: float, untrained: float | None, floor: float) -> Recovery:

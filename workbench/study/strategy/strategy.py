@@ -80,8 +80,9 @@ class Strategy:
             return ()
         axes = axes_in_time(context)
         if not axes:
-            why = f"{max(0.0, context.left_s()):.0f} s are left for it, which is too short for one training."
-            context.decide("training", "depth, width and rank", "not begun", why)
+            if not context.late:
+                why = f"{max(0.0, context.left_s()):.0f} s are left for it, which is too short for one training."
+                context.decide("training", "depth, width and rank", "not begun", why)
             return ()
         prospects = find_prospects(context, leader, axes)
         chosen = choose(context, leader, prospects)

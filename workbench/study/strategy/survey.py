@@ -74,14 +74,9 @@ def _items(context: Context, leader: Leader, trained: Steps) -> Sequence[Item]:
     if SIMULATED in context.question.backends:
         items.append(Item("quantize", (Quantize(),), SIMULATED, SIMULATED_NOTE, judged=False))
     if trains:
-        items.append(
-            Item(
-                "distill",
-                (Prune(ratio=0.3), distill(train_s, epochs=6.0, epoch_s=context.epoch_s)),
-                engine,
-                train_s=seconds,
-            )
-        )
+        epoch_s = float(context.record.once("survey epoch_s", lambda: context.epoch_s or 0.0) or 0.0)
+        taught = distill(train_s, epochs=6.0, epoch_s=epoch_s or None)
+        items.append(Item("distill", (Prune(ratio=0.3), taught), engine, train_s=seconds))
     items.append(Item("sparsify", (Sparsify(ratio=0.5),), engine, MASKED, judged=False))
     if trains and budget >= _LONG_S:
         qat_s = _QAT_SHARE * budget
