@@ -40,7 +40,13 @@ def test_the_memory_notebook_shows_batches_threads_and_buffers(run_outputs: Any,
     outputs = run_outputs("22_memory_and_batching.ipynb", parameters)
     text = printed(outputs)
     assert pictures(outputs) == 6
-    for words in ("times the samples per second", "queue_ms", "served from kept buffers", "page_faults_per_call", "steady"):
+    for words in (
+        "times the samples per second",
+        "queue_ms",
+        "served from kept buffers",
+        "page_faults_per_call",
+        "steady",
+    ):
         assert words in text
 
 
