@@ -96,12 +96,14 @@ class StrategyRun(Run):
         """Carry the strategy out once; a second pass repeats its decisions, and does what other runs left."""
         self._strategy = Strategy(self._question, self, self._record)
         self._record.decisions.clear()
-        self._strategy.run()
-        self._cut += [
-            f"not run, {decision.why.rstrip('.')}: {decision.subject}"
-            for decision in self._record.decisions
-            if decision.outcome == "not begun" and decision.stage != "data"
-        ]
+        try:
+            self._strategy.run()
+        finally:  # also where the budget ends in the middle
+            self._cut += [
+                f"not run, {decision.why.rstrip('.')}: {decision.subject}"
+                for decision in self._record.decisions
+                if decision.outcome == "not begun" and decision.stage != "data"
+            ]
         self._record.end([key for key, row in self._keys().items() if row == "complete"])
 
     def _wait_for_others(self) -> bool:
