@@ -16,7 +16,7 @@ from workbench.report.trials import read_trials
 from workbench.tasks.task import Task
 
 SHORT = Path(__file__).parents[1] / "fixtures" / "short.py"
-SMALL: dict[str, Any] = {"budget_s": 900, "batch_sizes": [4], "backends": ["onnxruntime"], "threads": 1}
+SMALL: dict[str, Any] = {"budget_s": 590, "batch_sizes": [4], "backends": ["onnxruntime"], "threads": 1}
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +46,7 @@ def test_the_trials_are_those_asked_for(done: tuple[ReportResult, str]) -> None:
     assert {r["state"] for r in rows} == {"complete"}, [r["error"] for r in rows]
     assert {(r["batch_size"], r["threads"]) for r in rows} == {(4, 1)}
     assert sum(r["recommended"] for r in rows) <= 1
+    assert [r["reference"] for r in rows if r["reference"] is not None] == ["as commonly started"]
     pruned = next(r for r in rows if r["recipe"] == "prune")
     assert 0 < pruned["macs"] < rows[0]["macs"]
 

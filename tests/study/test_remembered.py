@@ -108,7 +108,7 @@ def test_the_task_is_loaded_where_a_row_is_missing_or_its_key_has_changed(finish
 def test_one_row_that_is_not_complete_is_work_that_is_left(finished):
     store = Store(finished)
     known = Remembered(FINGERPRINT, (), ())
-    asked = {"threads": None, "budget_s": None, "shapes": None}
+    asked = {"threads": None, "budget_s": None, "shapes": None, "baseline": "torch-eager", "references": ()}
     whole = remembered.finished_plan(known, store, "digits", RECIPES, BACKENDS, BATCHES, **asked)
     assert whole is not None and len(whole[1]) == 8
     key = next(iter(store.load("digits")))
