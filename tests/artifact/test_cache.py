@@ -85,6 +85,12 @@ def test_a_grid_of_24_makes_each_distinct_beginning_once(filled, task):
     assert [v.recipe for v in variants] == GRID.grid()
 
 
+def without_pace(report):
+    """Return a report as values, without its seconds and the pace of its training."""
+    values = report.to_dict() | {"seconds": 0}
+    return values | {"notes": [note for note in values["notes"] if "samples/s" not in note]}
+
+
 @pytest.mark.slow
 def test_what_comes_from_the_cache_is_exactly_what_would_have_been_made(filled, task):
     folder, _, variants = filled
@@ -100,9 +106,7 @@ def test_what_comes_from_the_cache_is_exactly_what_would_have_been_made(filled, 
                 fresh.macs,
                 fresh.quality,
             )
-            assert [r.to_dict() | {"seconds": 0} for r in made.reports] == [
-                r.to_dict() | {"seconds": 0} for r in fresh.reports
-            ]
+            assert [without_pace(r) for r in made.reports] == [without_pace(r) for r in fresh.reports]
             state = fresh.module.state_dict()
             assert state.keys() == made.module.state_dict().keys()
             assert all(torch.equal(value, state[name]) for name, value in made.module.state_dict().items())
