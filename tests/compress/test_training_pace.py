@@ -76,6 +76,7 @@ def test_short_trainings_and_a_single_candidate_take_the_default(native, timings
     calls = timings({})
     x = images()[0]
     assert choose_numerics(small_net(), x, precision="auto", steps=MIN_STEPS - 1) == DEFAULT
+    assert choose_numerics(small_net(), x, precision="auto", steps=500, max_seconds=4.0) == DEFAULT
     assert choose_numerics(nn.Linear(3, 2), torch.ones(4, 3), precision="float32", steps=500).precision == "float32"
     assert not calls
 

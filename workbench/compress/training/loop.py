@@ -151,7 +151,8 @@ class _Run:
             note = f"Training went on from a checkpoint at epoch {self.done / self.per_epoch:.1f}."
         elif self.plan.timed:
             batch = tree_map(lambda x: x[: self.batches.size], self.inputs)
-            self.numerics = choose_numerics(self.module, batch, precision=self.plan.precision, steps=self.total)
+            options: dict[str, Any] = {"steps": self.total, "max_seconds": self.plan.max_seconds}
+            self.numerics = choose_numerics(self.module, batch, precision=self.plan.precision, **options)
         self._arrange()
         if self.watch.look(self.done):
             self._say(0.0)

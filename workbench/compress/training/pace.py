@@ -16,6 +16,8 @@ from workbench.tasks.trees import Tree, leaves, tree_map
 
 MIN_STEPS = 100
 """A training of fewer steps is not worth timing: it takes the default."""
+MIN_SECONDS = 5.0
+"""A shorter training would spend a good part of its time on the choice."""
 _SAMPLES, _ROUNDS = 64, 3
 # Another choice than the default must be this much faster, so that noise does not choose.
 _GAIN = 1.1
@@ -56,15 +58,18 @@ def default_numerics(precision: str = "auto") -> Numerics:
     return Numerics(True, precision)
 
 
-def choose_numerics(module: nn.Module, batch: Tree, *, precision: str, steps: int) -> Numerics:
+def choose_numerics(
+    module: nn.Module, batch: Tree, *, precision: str, steps: int, max_seconds: float | None = None
+) -> Numerics:
     """Return the layout and format in which ``module`` trains fastest here; the same for the rest of the process.
 
     Forward and backward passes over (part of) ``batch`` on copies of the module are timed in turn. A training of
-    fewer than :data:`MIN_STEPS` steps takes :func:`default_numerics`.
+    fewer than :data:`MIN_STEPS` steps, or of fewer than :data:`MIN_SECONDS`, takes :func:`default_numerics`.
     """
     default = default_numerics(precision)
     candidates = _candidates(default, batch, precision)
-    if len(candidates) == 1 or steps < MIN_STEPS:
+    short = steps < MIN_STEPS or (max_seconds is not None and max_seconds < MIN_SECONDS)
+    if len(candidates) == 1 or short:
         return default
     key = short_id({"module": _structure(module), "batch": _shapes(batch), "precision": precision})
     if key not in _chosen:
