@@ -27,5 +27,5 @@ def test_the_search_notebook_recommends_a_point_and_draws_the_front(run_outputs:
     text = printed(outputs)
     assert "5 different points were tried" in text and "3 different points were tried" in text
     assert "hold the goals (drop at most 0.5" in text
-    assert "Break-even after" in text or "No break-even" in text
+    assert "break-even after" in text or "No break-even" in text
     assert pictures(outputs) == 2
