@@ -38,7 +38,9 @@ if TYPE_CHECKING:
 FINE_TUNING = 0.4
 """Share of the default learning rate of SGD for a student made from the trained model: it starts near the optimum.
 
-AdamW keeps its rate: digits_vit without a block lost 2 points of validation more with 0.4 of it.
+AdamW keeps its rate: digits_vit without a block lost 2 points of validation more with 0.4 of it. A student whose layers
+were narrowed keeps it too, because it has more to learn: digits with half of its channels lost 0.3 points less with it
+(2 seeds).
 """
 _PROOF_SAMPLES = 8
 
@@ -68,7 +70,7 @@ def distill(step: Distill, work: Work) -> Outcome:
             replace(work, module=student),
             "distill",
             lesson.loss,
-            rate_scale=1.0 if own else FINE_TUNING,
+            rate_scale=1.0 if own else _rate_scale(student, task),
             augment=lesson.augment,
             on_share=lesson.at,
             memory=lesson,
@@ -99,17 +101,25 @@ def _matched(step: Distill, task: Task, student: nn.Module, teacher: nn.Module) 
     return pairs, (f"Learned the outputs alone: {words}.",)
 
 
-def recover(step: Recover, work: Work, *, rate_scale: float = FINE_TUNING) -> Outcome:
+def _rate_scale(student: nn.Module, task: Task) -> float:
+    """Return the share of the default learning rate for a student that was made from the task's own model."""
+    own = {name: weight.shape for name, weight in task.model().named_parameters()}
+    narrowed = any(own.get(name, weight.shape) != weight.shape for name, weight in student.named_parameters())
+    return 1.0 if narrowed else FINE_TUNING
+
+
+def recover(step: Recover, work: Work, *, rate_scale: float | None = None) -> Outcome:
     """Train the variant on the labels, and tidy its batch norms if the step says so; see :class:`Recover`.
 
-    ``rate_scale`` scales the default learning rate.
+    ``rate_scale`` scales the default learning rate; by default fine-tuning starts at a smaller one.
     """
+    scale = _rate_scale(work.module, work.task) if rate_scale is None else rate_scale
 
     def loss(outputs: Tree, inputs: Tree, targets: Tree, indices: torch.Tensor) -> torch.Tensor:
         return work.task.loss(outputs, targets)
 
     if step.epochs:
-        outcome = _trained(step, work, "recover", loss, rate_scale=rate_scale, augment=work.task.augment)
+        outcome = _trained(step, work, "recover", loss, rate_scale=scale, augment=work.task.augment)
     else:
         outcome = Outcome(work.module, _layers(work.module, _weights(work.module), "not trained: epochs is 0"))
     if step.batch_norm == "reestimate":
