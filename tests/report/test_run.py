@@ -79,7 +79,7 @@ def test_the_notebook_is_executed_with_the_parameters(done: tuple[ReportResult, 
 
 def test_progress_comes_as_lines(done: tuple[ReportResult, str]) -> None:
     said = done[1]
-    assert "at most 900 s" in said and "prune" in said and " s] " in said
+    assert "at most 590 s" in said and "prune" in said and " s] " in said
     assert "WARNING" not in said
 
 
