@@ -1,16 +1,17 @@
-"""Early comparison: a short training along each axis that may pay, and the best one goes on (successive halving)."""
+"""Early comparisons by short trainings: axes at one speed, and a bold cut with the gentle one (successive halving)."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from workbench.study.limits import standard_error
 from workbench.study.strategy.axes import WORDS, Steps, distill
 from workbench.study.strategy.context import LEAST_TRAINING_S, Context, Leader
 from workbench.study.strategy.evidence import Probe
 from workbench.study.strategy.ladder import watch_for
-from workbench.study.strategy.look import Prospect
-from workbench.study.strategy.recovery import share_for
+from workbench.study.strategy.look import FIRST, Prospect, floor_of
+from workbench.study.strategy.recovery import Recovery, next_share, share_for, speedup_at
 
 _SHARE = 0.07
 """The share of the time for training that each short training takes."""
@@ -19,6 +20,12 @@ _LEAST_S = 60.0
 _LIKELY = 3.0
 """An axis whose equally fast candidate is predicted to lose so many times the limit is not compared."""
 _MOST = 3
+_BOLD = 3.0
+"""How many times the limit a bold cut is predicted to lose: predictions are often off by as much."""
+_BOLD_SHARE, _WORTH = 0.1, 6.0
+"""The share of the time for training that a bold cut is trained for, and how many times that must be left."""
+_HALVED = 0.5
+"""The share of the drop after a short training that is expected to be left by the whole one."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,7 @@ def choose(context: Context, leader: Leader, prospects: list[Prospect]) -> Chose
         for loser in prospects[1:]:
             why = f"{WORDS[first.axis.name]} is predicted to have the lowest latency for the same drop."
             context.decide("early comparison", WORDS[loser.axis.name], "dropped", why)
-        return Chosen(first)
+        return _bolder(context, leader, first)
     return _compared(context, rivals[:_MOST], seconds)
 
 
@@ -90,6 +97,55 @@ def _compared(context: Context, rivals: list[Prospect], seconds: float) -> Chose
     why = f"It lost least on the validation split after {seconds:.0f} s: {probe.validation_drop:.4f}."
     context.decide("early comparison", best.axis.words(best.share), "kept", why, predicted_speedup=best.speedup)
     return Chosen(best, head)
+
+
+def _bolder(context: Context, leader: Leader, prospect: Prospect) -> Chosen:
+    """Train a bold cut for a short time: it goes on if it may end within the limit, else the gentle one is taken.
+
+    The prediction is corrected by what the short training shows in either case.
+    """
+    axis, allowed = prospect.axis, context.limit - max(0.0, leader.drop)
+    options: dict[str, Any] = {"high": None, "unit": axis.unit, "most": axis.most}
+    share = next_share(prospect.model, low=prospect.share, allowed=_BOLD * allowed, beyond=1.0, **options)
+    seconds = max(LEAST_TRAINING_S, _BOLD_SHARE * context.left_s())
+    worth = share is not None and context.left_s() >= max(_LEAST_S, _WORTH * seconds)
+    plan = {"share": share if worth else None, "seconds": round(seconds, 1)}
+    asked = context.record.once("bold", lambda: plan) or {"share": None}
+    steps = None if asked["share"] is None else axis.steps(asked["share"])
+    if steps is None:
+        return Chosen(prospect)
+    share, head = asked["share"], (*steps, distill(asked["seconds"], epochs=8.0, epoch_s=context.epoch_s))
+
+    def make() -> dict[str, object]:
+        context.work.say(f"plan: trying {axis.words(share)} by {asked['seconds']:.0f} s of training")
+        limit = min(3 * asked["seconds"] + axis.seconds + 8.0, context.left_s())
+        found = context.work.probe(
+            [context.recipe(head, axis.name)], engine=None, limit_s=limit, watch=watch_for(context)
+        )
+        return asdict(found[0] if found else Probe(error="It took too long."))
+
+    probe = Probe(**(context.record.once("bold cut", make) or {"error": "It was not tried."}))
+    if probe.error or probe.validation_drop is None:
+        context.decide("early comparison", axis.words(share), "dropped", probe.error or "It was not measured.")
+        return Chosen(prospect)
+    if probe.epoch_s is not None:
+        context.epoch_s = probe.epoch_s
+    expected = _HALVED * max(0.0, probe.validation_drop)
+    model = prospect.model.observed(share, expected, floor=floor_of(context))
+    lost = f"It lost {probe.validation_drop:.4f} on the validation split after {asked['seconds']:.0f} s of training"
+    if expected <= allowed:
+        context.decide("early comparison", axis.words(share), "kept", f"{lost}, half of which is expected to stay.")
+        return Chosen(_at(prospect, model, share, leader), head)
+    context.decide("early comparison", axis.words(share), "dropped", f"{lost}: a gentler cut comes first.")
+    gentle = next_share(model, low=0.0, allowed=FIRST * allowed, **options) or prospect.share
+    return Chosen(_at(prospect, model, min(gentle, share - axis.unit), leader))
+
+
+def _at(prospect: Prospect, model: Recovery, share: float, leader: Leader) -> Prospect:
+    """Return a prospect at another share."""
+    axis = prospect.axis
+    speedup = speedup_at(share, probed=axis.probed, ratio=axis.ratio)
+    return replace(prospect, model=model, share=share, speedup=speedup, drop=max(0.0, leader.drop) + model.drop(share))
 
 
 def _badness(probe: Probe) -> float:

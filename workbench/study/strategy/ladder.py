@@ -19,6 +19,7 @@ from workbench.study.strategy.recovery import next_share, speedup_at
 MOST_RUNGS = 6
 _SHARES = (0.35, 0.6, 1.0)
 """The share of the training time that is left which each rung takes; the last one is that of all later ones."""
+_EASY = 0.4
 _AIM = 0.9
 """The share of the limit that later rungs are predicted to lose."""
 _BEYOND = (1.25, 1.25, 1.6)
@@ -108,7 +109,8 @@ class Ladder:
                 self.model, low=self.low, high=self.high, unit=axis.unit, allowed=_AIM * allowed, most=axis.most,
                 beyond=_BEYOND[min(number, len(_BEYOND) - 1)],
             )  # fmt: skip
-        seconds = self._seconds(number)
+        ease = 1.0 if share is None else min(1.0, max(_EASY, self.model.drop(share) / max(allowed, 1e-9)))
+        seconds = self._seconds(number, ease)
         if seconds is None:
             self.out_of_time = True
             if not context.late:
@@ -136,15 +138,18 @@ class Ladder:
         steps = (*missed.steps, self._distill(seconds))
         return Rung(missed.share, steps, seconds, predicted, longer=True)
 
-    def _seconds(self, number: int) -> float | None:
-        """Return the seconds of the next training, None if the time left is too short for one."""
+    def _seconds(self, number: int, ease: float = 1.0) -> float | None:
+        """Return the seconds of the next training, None if the time left is too short for one.
+
+        ``ease`` is the drop that is predicted, as a share of what is allowed: gentle cuts need less training.
+        """
         context = self.context
         overhead = 1.2 * (self.prospect.axis.seconds + context.finish_s)
         left = (context.left_s() - overhead) / 1.1
         least = max(LEAST_TRAINING_S, context.epoch_s or 0.0)
         if left < least:
             return None
-        seconds = _SHARES[min(number, len(_SHARES) - 1)] * left
+        seconds = max(_SHARES[min(number, len(_SHARES) - 1)] * ease * left, least)
         if left - seconds < overhead + least:
             seconds = left
         if context.epoch_s:

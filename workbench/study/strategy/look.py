@@ -19,7 +19,7 @@ be finished: with all axes, and with depth alone, which gains most for its loss.
 _USUAL = 1.35
 """Speedup that 30 % of the blocks give on a residual network that was not probed."""
 _SHARE, _LONG_S = 0.2, 600.0
-_FIRST = 0.6
+FIRST = 0.6
 """The share of the limit that the first candidate of an axis is predicted to lose: it is the fallback of the others."""
 _SURVEYED = {"depth": "depth", "width": "prune", "rank": "factorize"}
 """The names of the axes in the survey."""
@@ -146,7 +146,7 @@ def _prospect(context: Context, leader: Leader, axis: Axis) -> Prospect | None:
     lost = None if axis.untrained is None else axis.untrained - max(0.0, leader.drop)
     model = informed(model, share=axis.probed, untrained=lost, floor=floor_of(context))
     allowed = context.limit - max(0.0, leader.drop)
-    share = next_share(model, low=0.0, high=None, unit=axis.unit, allowed=_FIRST * allowed, most=axis.most)
+    share = next_share(model, low=0.0, high=None, unit=axis.unit, allowed=FIRST * allowed, most=axis.most)
     if share is None and model.drop(axis.unit) <= allowed:
         share = axis.unit
     if share is None:
