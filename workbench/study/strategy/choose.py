@@ -24,7 +24,7 @@ _BOLD = 3.0
 """How many times the limit a bold cut is predicted to lose: predictions are often off by as much."""
 _BOLD_SHARE, _WORTH = 0.1, 6.0
 """The share of the time for training that a bold cut is trained for, and how many times that must be left."""
-_HALVED = 0.5
+_LEFT = 0.6
 """The share of the drop after a short training that is expected to be left by the whole one."""
 
 
@@ -130,11 +130,13 @@ def _bolder(context: Context, leader: Leader, prospect: Prospect) -> Chosen:
         return Chosen(prospect)
     if probe.epoch_s is not None:
         context.epoch_s = probe.epoch_s
-    expected = _HALVED * max(0.0, probe.validation_drop)
+    expected = _LEFT * max(0.0, probe.validation_drop)
     model = prospect.model.observed(share, expected, floor=floor_of(context))
     lost = f"It lost {probe.validation_drop:.4f} on the validation split after {asked['seconds']:.0f} s of training"
     if expected <= allowed:
-        context.decide("early comparison", axis.words(share), "kept", f"{lost}, half of which is expected to stay.")
+        context.decide(
+            "early comparison", axis.words(share), "kept", f"{lost}, {_LEFT:.0%} of which is expected to stay."
+        )
         return Chosen(_at(prospect, model, share, leader), head)
     context.decide("early comparison", axis.words(share), "dropped", f"{lost}: a gentler cut comes first.")
     gentle = next_share(model, low=0.0, allowed=FIRST * allowed, **options) or prospect.share

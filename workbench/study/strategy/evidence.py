@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from workbench.compress.recipe import Recipe
+from workbench.study.limits import within_limit
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Result:
 
     def within(self, limit: float) -> bool:
         """Return True if the trial is complete and its drop is within the limit."""
-        return self.complete and self.drop is not None and self.drop <= limit
+        return self.complete and self.drop is not None and within_limit(self.drop, limit, quality=self.quality)
 
 
 @dataclass(frozen=True)

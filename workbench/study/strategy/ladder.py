@@ -19,13 +19,14 @@ from workbench.study.strategy.recovery import next_share, speedup_at
 MOST_RUNGS = 6
 _SHARES = (0.35, 0.6, 1.0)
 """The share of the training time that is left which each rung takes; the last one is that of all later ones."""
-_EASY = 0.4
 _AIM = 0.9
 """The share of the limit that later rungs are predicted to lose."""
 _BEYOND = (1.25, 1.25, 1.6)
 """How far beyond what is allowed one unit more may be predicted: later rungs have no better use of the time."""
 _NEAR = 1.6
 """A rung that misses the limit by less than this factor may be trained longer."""
+_SPENT, _MOST_ON = 0.5, 2
+"""The share of the limit from which a rung is trained on if nothing larger may follow it, and how often."""
 _BATCH, _STEPS, _LEAST_EPOCHS = 128, 1200, 30
 _GAIN = 1.02
 _WON_BACK = 1 / 3
@@ -59,6 +60,7 @@ class Ladder:
     missed: Rung | None = None
     best: Result | None = None
     prolonged: bool = False
+    continued: int = 0
     number: int = 0
     out_of_time: bool = False
 
@@ -109,8 +111,7 @@ class Ladder:
                 self.model, low=self.low, high=self.high, unit=axis.unit, allowed=_AIM * allowed, most=axis.most,
                 beyond=_BEYOND[min(number, len(_BEYOND) - 1)],
             )  # fmt: skip
-        ease = 1.0 if share is None else min(1.0, max(_EASY, self.model.drop(share) / max(allowed, 1e-9)))
-        seconds = self._seconds(number, ease)
+        seconds = self._seconds(number)
         if seconds is None:
             self.out_of_time = True
             if not context.late:
@@ -119,7 +120,7 @@ class Ladder:
             return None
         predicted = seconds * 1.1 + axis.seconds + context.finish_s
         if share is None:
-            return self._longer(seconds, predicted)
+            return self._longer(seconds, predicted) or self._on(seconds, predicted, allowed)
         steps = axis.steps(share, taken=self.low) if self.low else None
         before = self.prefix if steps is not None else self.base
         if number == 0 and self.head:
@@ -138,18 +139,23 @@ class Ladder:
         steps = (*missed.steps, self._distill(seconds))
         return Rung(missed.share, steps, seconds, predicted, longer=True)
 
-    def _seconds(self, number: int, ease: float = 1.0) -> float | None:
-        """Return the seconds of the next training, None if the time left is too short for one.
+    def _on(self, seconds: float, predicted: float, allowed: float) -> Rung | None:
+        """Train the best rung on if it lost much of what is allowed: what it wins back is spent on a larger share."""
+        best, spent = self.best, _SPENT * self.context.limit
+        if best is None or best.drop is None or best.drop < spent or self.continued >= _MOST_ON or allowed <= 0:
+            return None
+        self.continued += 1
+        return Rung(self.low, (*self.prefix, self._distill(seconds)), seconds, predicted, longer=True)
 
-        ``ease`` is the drop that is predicted, as a share of what is allowed: gentle cuts need less training.
-        """
+    def _seconds(self, number: int) -> float | None:
+        """Return the seconds of the next training, None if the time left is too short for one."""
         context = self.context
         overhead = 1.2 * (self.prospect.axis.seconds + context.finish_s)
         left = (context.left_s() - overhead) / 1.1
         least = max(LEAST_TRAINING_S, context.epoch_s or 0.0)
         if left < least:
             return None
-        seconds = max(_SHARES[min(number, len(_SHARES) - 1)] * ease * left, least)
+        seconds = _SHARES[min(number, len(_SHARES) - 1)] * left
         if left - seconds < overhead + least:
             seconds = left
         if context.epoch_s:
@@ -190,7 +196,8 @@ class Ladder:
             why = f"It is {ratio:.2f}x of {self.leader.name}: the axis gains nothing here."
             context.decide("training", subject, "dropped", why, **figures)
             return False
-        if rung.share > self.low:
+        better = self.best is None or (drop or 0.0) < (self.best.drop or 0.0)
+        if rung.share > self.low or (rung.share == self.low and better):
             self.low, self.prefix, self.best = rung.share, rung.steps, result
         self.high = None if self.high is not None and self.high <= rung.share else self.high
         context.decide("training", subject, "kept", "It is within the limit.", **figures)

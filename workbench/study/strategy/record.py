@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from workbench.compress.recipe import Recipe
-from workbench.core.config import short_id
+from workbench.core.config import short_id, without_nan
+from workbench.core.errors import StudyError
+from workbench.core.untrusted import parsed
 
 CURRENT = "strategy"
 """Setting that names the record of the last run."""
@@ -55,13 +58,13 @@ class Record:
     def __init__(self, settings: Settings, study: str, question: Mapping[str, Any]) -> None:
         self._settings, self._study = settings, study
         self._name = f"{CURRENT} {short_id(dict(question))}"
-        known = settings.setting(study, self._name) or {}
-        self.facts: dict[str, Any] = known.get("facts", {})
-        self.recipes: dict[str, dict[str, Any]] = known.get("recipes", {})
-        self._known = [Decision(**values) for values in known.get("decisions", [])]
+        known = _read(settings, study, self._name) or copy.deepcopy(_NOTHING)
+        self.facts: dict[str, Any] = known["facts"]
+        self.recipes: dict[str, dict[str, Any]] = known["recipes"]
+        self._known = [Decision(**values) for values in known["decisions"]]
         self.decisions: list[Decision] = []
-        self.ended = self.frozen = bool(known.get("ended", False))
-        self.trials: list[str] = known.get("trials", [])
+        self.ended = self.frozen = known["ended"]
+        self.trials: list[str] = known["trials"]
 
     def once(self, name: str, make: Callable[[], Any]) -> Any:
         """Return a fact: the one that was kept, else the one made now; None is not kept.
@@ -106,11 +109,12 @@ class Record:
 
     def save(self) -> None:
         """Write the record."""
-        values = {
+        values: dict[str, Any] = {
             "facts": self.facts, "recipes": self.recipes, "ended": self.ended, "trials": self.trials,
             "decisions": [decision.to_dict() for decision in self.decisions],
         }  # fmt: skip
-        self._settings.set_setting(self._study, self._name, values)
+        values = without_nan(values)
+        self._settings.set_setting(self._study, self._name, {**values, "digest": short_id(values)})
         self._settings.set_setting(self._study, CURRENT, self._name)
 
 
@@ -126,8 +130,29 @@ class Decided:
 def last_decided(settings: Settings, study: str) -> Decided | None:
     """Return the decisions of the last default plan of a study, None if there was none."""
     name = settings.setting(study, CURRENT)
-    known = None if name is None else settings.setting(study, name)
+    known = None if name is None else _read(settings, study, name)
     if known is None:
         return None
     decisions = tuple(Decision(**values) for values in known["decisions"])
-    return Decided(decisions, tuple(known["recipes"]), bool(known["ended"]))
+    return Decided(decisions, tuple(known["recipes"]), known["ended"])
+
+
+_NOTHING: dict[str, Any] = {"facts": {}, "recipes": {}, "ended": False, "trials": [], "decisions": []}
+
+
+def _read(settings: Settings, study: str, name: str) -> dict[str, Any] | None:
+    """Return a record, None if there is none; StudyError if it was changed since it was written, or is none."""
+    known = settings.setting(study, name)
+    return None if known is None else parsed(f"The setting {name!r} of {study!r}", known, _whole, error=StudyError)
+
+
+def _whole(values: dict[str, Any]) -> dict[str, Any]:
+    found = {key: value for key, value in values.items() if key != "digest"}
+    if found.keys() != _NOTHING.keys() or values["digest"] != short_id(found):
+        raise ValueError("the digest differs")
+    for values in found["decisions"]:
+        Decision(**values)
+    for recipe in found["recipes"].values():
+        if Recipe.from_dict(recipe).functions:
+            raise ValueError("no plan calls functions")
+    return copy.deepcopy(found)
