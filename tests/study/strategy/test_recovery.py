@@ -67,7 +67,7 @@ def test_speed_follows_the_time_that_was_saved_at_the_probed_share():
 def test_a_training_is_futile_only_far_from_the_limit_and_late():
     watch = {"limit": 0.01, "quality": 0.9, "samples": 374}
     assert not futile(0.5, 0.3, **watch)
-    assert [futile(drop, 0.5, **watch) for drop in (0.04, 0.08, 0.3)] == [False, False, True]
+    assert [futile(drop, 0.5, **watch) for drop in (0.08, 0.3, 0.6)] == [False, False, True]
     assert [futile(drop, 0.9, **watch) for drop in (0.01, 0.02, 0.06)] == [False, False, True]
     assert futile(0.06, 0.6, limit=0.001, quality=-3.0, samples=100)  # a metric that is no share
 
