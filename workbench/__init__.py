@@ -11,11 +11,15 @@ Everything is loaded on first use, so that ``import workbench`` loads neither to
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 from workbench.core.lazy import attribute as _attribute
 
 __version__ = "0.1.0"
+
+# ONNX Runtime reports to its maker and writes a device id into the home folder unless this is set before it starts
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _FACE = {
     "Task": "workbench.tasks.task",

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -20,14 +19,18 @@ from workbench.commands.base import (
     DONE,
     FAILED,
     STOPPED,
+    CannotWrite,
     add_command,
     add_shape,
     as_bad_input,
     drop,
+    drop_output,
+    hold_streams,
     positive,
     say,
     seconds,
     write,
+    writing,
 )
 from workbench.commands.bench import add_bench
 from workbench.commands.export import add_export
@@ -48,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     0
     """
     given = list(sys.argv[1:] if argv is None else argv)
+    hold_streams()
     try:
         arguments = _parser().parse_args(given)
         return int(arguments.work(arguments))
@@ -59,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return STOPPED
     except WorkbenchError as error:
         _explain(error, "--debug" in given)
-        return FAILED if isinstance(error, StudyError | TrialFailed) else BAD_INPUT
+        return FAILED if isinstance(error, StudyError | TrialFailed | CannotWrite) else BAD_INPUT
     except ModuleNotFoundError as error:  # a runtime install has no packages of the lab
         missing = explained(error, f"workbench {given[0]}")
         if missing is None:
@@ -67,8 +71,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         _explain(missing, "--debug" in given)
         return BAD_INPUT
     except BrokenPipeError:  # the reader of our output has gone, as in `workbench doctor | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_output()
         return DONE
+    except SystemExit:  # --help and --version have written for themselves
+        try:
+            with writing():
+                sys.stdout.flush()
+        except CannotWrite as error:
+            say(str(error))
+            return FAILED
+        raise
 
 
 class _Usage(Exception):
@@ -306,7 +318,7 @@ def _read_recipes(path: Path) -> list[Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"Cannot read the recipes in {path}: {error.strerror}.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is no JSON: {error}.") from error
     if not isinstance(found, list) or not found:
         raise ConfigError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import importlib.util
 import json
 import os
@@ -164,17 +165,20 @@ def test_a_damaged_entry_is_thrown_away_and_made_again(task, tmp_path, watch, da
 def test_what_was_not_used_for_longest_goes_first(task, tmp_path):
     variant = PRUNE.apply(task)
     cache = PrefixCache(task, tmp_path / "cache", limit_mib=1)
-    cache["0" * 12] = variant
+    cache[PRUNE.recipe_id] = variant
     one = cache.size_mib
+    cache.clear()
     room = int(1 / one)
-    names = [f"{number:012x}" for number in range(room + 2)]
+    recipes = [wb.Recipe(*PRUNE.steps, seed=number) for number in range(room + 2)]
+    variants = {recipe.recipe_id: dataclasses.replace(variant, recipe=recipe) for recipe in recipes}
+    names = list(variants)
     for age, name in enumerate(names[:room]):
-        cache[name] = variant
+        cache[name] = variants[name]
         (entry,) = (tmp_path / "cache").glob(f"{name}-*")
         os.utime(entry, (age + 1, age + 1))
     assert cache.get(names[0]) is not None  # used just now
     for name in names[room:]:
-        cache[name] = variant
+        cache[name] = variants[name]
     left = set(cache)
     assert cache.size_mib <= 1.0
     assert names[0] in left and names[1] not in left and names[2] not in left and set(names[room:]) <= left
@@ -318,9 +322,9 @@ def test_an_entry_that_vanishes_while_it_is_read_is_made_again(task, tmp_path, m
     cache, real = PrefixCache(task, tmp_path / "cache"), restore.load_prefix
     PRUNE.apply(task, cache=cache)
 
-    def removed(folder, task):
+    def removed(folder, task, **options):
         shutil.rmtree(folder)
-        return real(folder, task)
+        return real(folder, task, **options)
 
     monkeypatch.setattr(restore, "load_prefix", removed)
     assert PRUNE.apply(task, cache=cache).reused_steps == 0

@@ -118,12 +118,19 @@ def test_a_budget_that_was_missed_is_told_of(plain, round_to, told):
     assert any(note.startswith(left) for note in report.notes) is told
 
 
-def test_a_parametrized_weight_which_is_made_anew_at_every_look_is_reported():
+class Standardized(nn.Conv1d):
+    """Computes its weight in forward."""
+
+    def forward(self, x):
+        return nn.functional.conv1d(x, self.weight - self.weight.mean((1, 2), keepdim=True), self.bias)
+
+
+def test_a_weight_which_is_made_anew_in_every_call_is_reported():
     def build():
-        return nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv1d(4, 8, 3)), nn.Flatten(), nn.Linear(32, 2))
+        return nn.Sequential(Standardized(4, 8, 3), nn.BatchNorm1d(8), nn.Flatten(), nn.Linear(32, 2))
 
     inputs = torch.randn(160, 4, 6, generator=torch.Generator().manual_seed(0))
     task = task_of(seeded(build), inputs, (inputs[:, 0, 0] > 0).long())
     layers = {layer.name: layer for layer in wb.Recipe(wb.Quantize()).apply(task).reports[0].layers}
-    assert layers["2"].touched
+    assert layers["3"].touched
     assert layers["conv1d"].reason == "its weight is computed in forward, not stored"

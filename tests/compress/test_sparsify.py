@@ -297,7 +297,7 @@ def test_layers_that_are_no_plain_weights_are_named():
     class Odd(nn.Module):
         def __init__(self):
             super().__init__()
-            self.normed = nn.utils.parametrizations.weight_norm(nn.Linear(64, 8))
+            self.normed = nn.utils.parametrizations.weight_norm(nn.Linear(64, 8))  # made plain when the task is loaded
             self.tied1, self.tied2 = nn.Linear(8, 8), nn.Linear(8, 8)
             self.tied2.weight = self.tied1.weight
             self.up = nn.ConvTranspose1d(8, 4, 1)
@@ -309,7 +309,7 @@ def test_layers_that_are_no_plain_weights_are_named():
     found = layers(sparse(Sparsify(0.5), build=Odd))
     assert found["tied1"].touched
     assert found["tied2"].reason == "shares its weight with tied1"
-    assert "parametrization" in found["normed"].reason
+    assert found["normed"].touched
     assert "ConvTranspose1d is not handled" in found["up"].reason
 
 

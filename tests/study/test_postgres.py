@@ -87,14 +87,14 @@ def url(server):
 @pytest.fixture
 def store(url):
     opened = Store(url)
-    opened.add("study", {key: new_row(recipe=key, backend="b", batch_size=1) for key in KEYS})
+    opened.add("study", {key: new_row(recipe=key, recipe_id="1", backend="b", batch_size=1) for key in KEYS})
     yield opened
     opened.close()
 
 
 def test_rows_come_back_in_order_and_are_added_once(store, url):
     again = Store(url)
-    again.add("study", {"key0": new_row(recipe="another", backend="b", batch_size=1)})
+    again.add("study", {"key0": new_row(recipe="another", recipe_id="1", backend="b", batch_size=1)})
     found = again.load("study")
     again.close()
     assert list(found) == KEYS and found["key0"].row["recipe"] == "key0"
@@ -146,12 +146,12 @@ def test_a_trial_of_a_run_that_is_gone_is_taken_up_by_another(store):
         )
     assert store.claim("study", KEYS[:1], heir) == {KEYS[0]}
     with pytest.raises(StudyError, match="taken over"):
-        store.save("study", KEYS[0], new_row(recipe="a", backend="b", batch_size=1), gone, release=True)
+        store.save("study", KEYS[0], new_row(recipe="a", recipe_id="1", backend="b", batch_size=1), gone, release=True)
 
 
 def test_a_server_that_is_gone_is_told_in_words_and_what_was_written_is_there_again(server, url):
     store = Store(url)
-    store.add("study", {"a": new_row(recipe="a", backend="b", batch_size=1)})
+    store.add("study", {"a": new_row(recipe="a", recipe_id="1", backend="b", batch_size=1)})
     server.stop()
     try:
         with pytest.raises(StudyError, match="cannot be used"):

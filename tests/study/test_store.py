@@ -19,8 +19,12 @@ from workbench.study.store import SETTINGS, STALE_S, Store, is_stale, new_owner
 KEYS = [f"key{i}" for i in range(20)]
 
 
+def whole(**known):
+    return new_row(**{"recipe": "x", "recipe_id": "1", "backend": "b", "batch_size": 1, **known})
+
+
 def rows():
-    return {key: new_row(recipe=key, backend="b", batch_size=1) for key in KEYS}
+    return {key: whole(recipe=key) for key in KEYS}
 
 
 @pytest.fixture
@@ -62,7 +66,7 @@ def test_a_claimed_trial_is_nobody_elses_until_released(store):
 def test_a_complete_trial_is_never_taken(store):
     owner = new_owner()
     store.claim("study", KEYS[:1], owner)
-    store.save("study", KEYS[0], new_row(state="complete", quality=0.5), owner, release=True)
+    store.save("study", KEYS[0], whole(state="complete", quality=0.5), owner, release=True)
     assert store.claim("study", KEYS[:1], new_owner()) == set()
     assert store.load("study", KEYS[:1])[KEYS[0]].row["quality"] == 0.5
 
@@ -103,7 +107,7 @@ def test_a_run_that_gave_no_sign_is_stale_and_cannot_write_any_more(store):
         raw.execute("UPDATE workbench_trials SET heartbeat = heartbeat - ?", (STALE_S + 5,))
     assert store.claim("study", KEYS[:1], new_owner()) == {KEYS[0]}
     with pytest.raises(StudyError, match="taken over"):
-        store.save("study", KEYS[0], new_row(recipe="x", backend="b", batch_size=1), silent, release=True)
+        store.save("study", KEYS[0], whole(), silent, release=True)
 
 
 def test_a_heartbeat_keeps_a_claim(store):

@@ -127,7 +127,7 @@ def test_a_good_task_passes_once():
         ({"loss": lambda o, t: 0.5}, "must return one number as a tensor, got float"),
         ({"loss": lambda o, t: o.sum() * float("inf")}, "the loss is -?inf"),
         ({"loss": lambda o, t: torch.tensor(1.0)}, "no gradient"),
-        ({"metric": lambda o, t: float("nan")}, "the metric is nan on 8 evaluation samples"),
+        ({"metric": lambda o, t: float("nan")}, "the metric is nan on .* evaluation samples"),
         ({"metric": lambda o, t: None}, "must return one number, got NoneType"),
         ({"evaluation": (X2, None)}, "the metric failed"),
         ({"augment": lambda x, generator: x[:1]}, "augment must keep shapes"),

@@ -126,7 +126,7 @@ def test_builtin_names():
         ("{file}:number", "'number' is no function"),
         ("{file}:minus", "must return a workbench Task, got int"),
         ("{file}:broken", "failed while it was made: RuntimeError: no disk"),
-        ("{file}:refuses", "name must be text"),
+        ("{file}:refuses", "name must be one line"),
         ("{folder}/my task.py:mine", "There is no task file .*my task.py. Did you mean .*my tasks.py"),
         ("{folder}/none/a.py:mine", "The folder .*none does not exist"),
         ("no_such_module:mine", "There is no module 'no_such_module'"),
@@ -134,7 +134,7 @@ def test_builtin_names():
         ("json:no_such_function", "'no_such_function' is not there"),
         (":mine", "does not name a function"),
         ("a.py:not a name", "does not name a function"),
-        ("", "Unknown task ''"),
+        ("", "must be one line"),
     ],
 )
 def test_wrong_specs_are_answered(spec, words, file):

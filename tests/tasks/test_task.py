@@ -203,7 +203,7 @@ def test_a_task_travels_by_value():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"name": " "}, "name must be text"),
+        ({"name": " "}, "name must be one line"),
         ({"build": build()}, "write build=lambda: model"),
         ({"build": "model.pt"}, "build must be a function"),
         ({"metric": 0.5}, "metric must be a function"),
@@ -246,3 +246,24 @@ def test_split_object_is_accepted_and_keeps_its_name():
     task = make(evaluation=given)
     assert task.evaluation.name == "evaluation" and given.name == "mine"
     assert repr(task) == "Task('mine', version='1')"
+
+
+def test_a_metric_of_which_less_is_better_is_told_and_turned():
+    def error(outputs, targets):
+        return float((outputs.argmax(1) != targets).float().mean())
+
+    x = torch.randn(200, 3, generator=torch.Generator().manual_seed(0))
+    changes = {
+        "build": lambda: torch.nn.Identity(),
+        "train": (x, x.argmax(1)),
+        "evaluation": (x[:100] + 1e-3, x[:100].argmax(1)),
+    }
+    with pytest.raises(TaskError, match="higher_is_better=False"):
+        make(**changes, metric=error).check()
+    task = make(**changes, metric=error, higher_is_better=False)
+    task.check()
+    assert task.evaluate(lambda inputs: inputs) == 0.0
+    assert task.evaluate(lambda inputs: -inputs) == -1.0
+    assert task.fingerprint != make(**changes, metric=lambda o, t: -error(o, t)).fingerprint
+    with pytest.raises(TaskError, match="True or False"):
+        make(higher_is_better="no")

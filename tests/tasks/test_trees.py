@@ -14,9 +14,13 @@ def nested():
     return {"x": torch.arange(6.0).reshape(3, 2), "y": (torch.arange(3), [torch.ones(3), None])}
 
 
-def test_map_keeps_structure_and_makes_plain_dicts():
+def test_map_keeps_structure_and_other_mappings_become_dicts_with_attributes():
+    assert type(trees.tree_map(lambda t: t * 2, nested())) is dict
     doubled = trees.tree_map(lambda t: t * 2, OrderedDict(nested()))
-    assert type(doubled) is dict
+    assert isinstance(doubled, dict) and doubled.x is doubled["x"]
+    with pytest.raises(AttributeError, match="There is no 'z'; there is 'x', 'y'"):
+        doubled.z  # noqa: B018 - it raises
+    assert type(trees.plain_tree(doubled)) is dict
     assert doubled["x"].tolist() == [[0, 2], [4, 6], [8, 10]]
     assert isinstance(doubled["y"], tuple) and isinstance(doubled["y"][1], list) and doubled["y"][1][1] is None
     assert trees.tree_map(lambda n: n + 1, Pair(1, 2)) == Pair(2, 3)

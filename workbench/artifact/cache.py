@@ -84,7 +84,7 @@ class PrefixCache(MutableMapping[str, "Variant"]):
         from workbench.artifact.restore import load_prefix
 
         try:
-            found = load_prefix(folder, self._task)
+            found = load_prefix(folder, self._task, recipe_id=recipe_id)
         except ArtifactError as error:  # damaged, or just removed by another process: it is made again
             _remove(folder)
             raise KeyError(recipe_id) from error

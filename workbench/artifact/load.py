@@ -15,10 +15,13 @@ from torch import nn
 from workbench.artifact.artifact import Artifact
 from workbench.artifact.manifest import PROGRAM, STRUCTURE, WEIGHTS
 from workbench.artifact.structure import own_tensors, replay
-from workbench.core.errors import ArtifactError, TaskError
+from workbench.core.errors import ArtifactError, TaskError, first_line
+from workbench.core.given import given
+from workbench.export.io import rebuild_inputs, tree_builder
 from workbench.export.onnx_module import OnnxModule
 from workbench.export.quiet import quiet_export
 from workbench.tasks.load import load_module as load_named
+from workbench.tasks.module import guard_inputs, own_module, with_output_form
 
 
 def load_module(artifact: Artifact, build: Callable[[], nn.Module] | None = None, *, trust: bool = False) -> nn.Module:
@@ -45,7 +48,9 @@ def load_module(artifact: Artifact, build: Callable[[], nn.Module] | None = None
     False
     """
     if artifact.manifest.get("replayable"):
-        return rebuild(artifact.folder, start_of(artifact.folder, artifact.manifest, build, trust=trust))
+        module = rebuild(artifact.folder, start_of(artifact.folder, artifact.manifest, build, trust=trust))
+        inputs = [torch.from_numpy(array) for array in artifact.reference.inputs]
+        return guard_inputs(module, rebuild_inputs(artifact.io.kind, artifact.io.input_names, inputs))
     if PROGRAM not in artifact.manifest["files"] and artifact.onnx_path is not None:
         return OnnxModule(artifact.onnx_path.read_bytes(), artifact.io)
     if not trust:
@@ -74,7 +79,7 @@ def start_of(
             raise ArtifactError(
                 f"The artefact {folder} holds weights for the module of its task: give build=task.build."
             )
-        return build()
+        return own_module(build, whose=f"The artefact {folder}")
     if not trust:
         raise ArtifactError(
             f"The module of {folder} is made by the function {student!r} (Distill.student), and calling it runs code "
@@ -115,7 +120,9 @@ def set_weights(module: nn.Module, weights: dict[str, torch.Tensor]) -> None:
     if missing or unknown:
         name = min(missing or unknown)
         where = "is in the module but not in the artefact" if missing else "is in the artefact but not in the module"
-        raise ArtifactError(f"The artefact does not fit the module that build() makes: the tensor {name!r} {where}.")
+        raise ArtifactError(
+            f"The artefact does not fit the module that build() makes: the tensor {given(name)} {where}."
+        )
     made: dict[int, torch.Tensor] = {}
     with torch.no_grad():
         for name, tensor in own.items():
@@ -147,10 +154,10 @@ def load_program(artifact: Artifact) -> nn.Module:
 
     try:
         with quiet_export():
-            module: Any = torch.export.load(artifact.folder / PROGRAM).module()
+            module: nn.Module = torch.export.load(artifact.folder / PROGRAM).module()
     except Exception as error:
         raise ArtifactError(
             f"{artifact.folder / PROGRAM} cannot be read by this torch ({torch.__version__}): "
-            f"{type(error).__name__}. Write the artefact again."
+            f"{type(error).__name__}: {first_line(error)}. Write the artefact again."
         ) from error
-    return module  # type: ignore[no-any-return]
+    return with_output_form(module, tree_builder(artifact.io.output_tree)(range(len(artifact.io.outputs))))

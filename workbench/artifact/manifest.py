@@ -44,6 +44,18 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     "versions": dict,
     "files": dict,
 }
+_TEXT, _MAYBE = (str,), (str, type(None))
+_FORM: dict[str, Any] = {
+    "label": _TEXT,
+    "task": {"name": _TEXT, "version": _TEXT, "fingerprint": _TEXT},
+    "recipe": {"steps": [{"step": _TEXT}], "name": _MAYBE},
+    "steps": [{"notes": [_TEXT], "layers": [{}]}],
+    "export": {"error": _MAYBE, "notes": [_TEXT]},
+    "machine": {"cpu_model": _MAYBE, "isa": [_TEXT]},
+    "versions": {},
+    "base": _MAYBE,
+}
+"""The form of what is read of a manifest without looking again: types, lists of a form, and the keys of objects."""
 
 
 def write_manifest(folder: Path, values: Mapping[str, Any]) -> None:
@@ -80,6 +92,9 @@ def read_manifest(folder: Path, *, needs: Collection[str]) -> dict[str, Any]:
         value = manifest.get(key)
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             raise ArtifactError(f"{folder / MANIFEST} has no usable {key!r}: {_short(value)}. {_AGAIN}")
+    bad = unfit(manifest, _FORM)
+    if bad is not None:
+        raise ArtifactError(f"{folder / MANIFEST} has no usable {bad}. {_AGAIN}")
     files = manifest["files"]
     program = ONNX if manifest["export"].get("is_module") else PROGRAM
     kept = (STRUCTURE, WEIGHTS) if manifest["replayable"] else (program,)
@@ -89,6 +104,27 @@ def read_manifest(folder: Path, *, needs: Collection[str]) -> dict[str, Any]:
     for name, expected in files.items():
         _check_file(folder, name, expected)
     return manifest
+
+
+def unfit(value: Any, form: Any, where: str = "") -> str | None:
+    """Return the path of the first part of ``value`` that does not have its form, None if all have.
+
+    Examples
+    --------
+    >>> unfit({"isa": ["avx2", 3]}, {"isa": [(str,)]})
+    'isa.1'
+    """
+    if isinstance(form, dict):
+        if not isinstance(value, dict):
+            return where or "content"
+        parts = [(value[key], part, f"{where}.{key}".lstrip(".")) for key, part in form.items() if key in value]
+    elif isinstance(form, list):
+        if not isinstance(value, list):
+            return where
+        parts = [(item, form[0], f"{where}.{index}") for index, item in enumerate(value)]
+    else:
+        return None if isinstance(value, form) else where
+    return next((bad for part in parts if (bad := unfit(*part)) is not None), None)
 
 
 def _parsed(folder: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from workbench.artifact.artifact import Artifact, open_artifact
 from workbench.artifact.manifest import read_manifest
 from workbench.compress.recipe import Recipe
 from workbench.core.errors import ArtifactError, WorkbenchError
+from workbench.core.given import given
 from workbench.core.lazy import needing
 from workbench.core.machine import library_versions
 from workbench.export.agreement import compare_outputs
@@ -170,17 +171,25 @@ def _with_task(artifact: Artifact, task: Task, trust: bool) -> Variant:
     _check_task(artifact.folder, artifact.manifest["task"], task)
     module = load_module(artifact, task.model, trust=trust)
     variant = _variant(artifact.folder, artifact.manifest, module, task)
+    if variant.recipe.student is not None and not trust:
+        raise ArtifactError(
+            f"The recipe of {artifact.folder} names the function {given(variant.recipe.student)} (Distill.student), "
+            "and its variant would call it. Give trust=True if you or your study wrote this folder."
+        )
     _check_outputs(artifact, variant)
     return variant
 
 
-def load_prefix(folder: Path, task: Task) -> Variant:
+def load_prefix(folder: Path, task: Task, *, recipe_id: str) -> Variant:
     """Return a variant that :func:`workbench.artifact.save.save_prefix` wrote; ArtifactError as there."""
     from workbench.artifact.load import rebuild, start_of
 
     manifest = read_manifest(folder, needs=())
     _check_task(folder, manifest["task"], task)
-    start = start_of(folder, manifest, task.model, trust=True)  # its recipe was asked for by id
+    recipe = recipe_of(folder, manifest)
+    if (recipe.recipe_id, recipe.student) != (recipe_id, manifest.get("base")):
+        raise ArtifactError(f"{folder} holds another recipe than {recipe_id}.")
+    start = start_of(folder, manifest, task.model, trust=True)  # a function of the recipe that was asked for
     return _variant(folder, manifest, rebuild(folder, start), task)
 
 

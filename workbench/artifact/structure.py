@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from workbench.compress.depth.pass_through import PassThrough
-from workbench.core.errors import ArtifactError
+from workbench.core.errors import ArtifactError, first_line
 
 _Args = Callable[[Any], dict[str, Any]]
 
@@ -142,7 +142,7 @@ def replay(base: nn.Module, edits: Mapping[str, Any]) -> nn.Module:
             _set_alias(base, name, owner)
     except (AttributeError, LookupError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         raise ArtifactError(
-            f"The artefact's structure does not fit the module that build() makes: {error}. "
+            f"The artefact's structure does not fit the module that build() makes: {first_line(error)}. "
             "Use the build function of the task that it was written with."
         ) from error
     return base

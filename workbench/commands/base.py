@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import math
+import os
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from workbench.core.errors import ConfigError, StudyError
+from workbench.core.errors import ConfigError, StudyError, WorkbenchError
 
 DONE, FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 130
 
@@ -61,13 +62,52 @@ def as_bad_input() -> Iterator[None]:
         raise ConfigError(str(error)) from error
 
 
+class CannotWrite(WorkbenchError):
+    """Standard output is closed, or takes no more."""
+
+
 def say(words: str) -> None:
-    """Write one line to standard error."""
-    with contextlib.suppress(BrokenPipeError):
+    """Write one line to standard error, if there is one."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
         sys.stderr.write(f"workbench: {words}\n")
 
 
 def write(words: str) -> None:
-    """Write to standard output."""
-    sys.stdout.write(f"{words}\n")
-    sys.stdout.flush()
+    """Write to standard output.
+
+    Raises
+    ------
+    CannotWrite
+        If it is closed or its disk is full.
+    """
+    with writing():
+        sys.stdout.write(f"{words}\n")
+        sys.stdout.flush()
+
+
+@contextlib.contextmanager
+def writing() -> Iterator[None]:
+    """Turn what goes wrong with standard output into CannotWrite, in one line; BrokenPipeError stays."""
+    try:
+        yield
+    except BrokenPipeError:  # a reader that has seen enough
+        raise
+    except (OSError, ValueError, AttributeError) as error:
+        why = getattr(error, "strerror", None) or "it is closed"
+        drop_output()
+        raise CannotWrite(f"Cannot write to standard output: {why}. What was done is kept.") from error
+
+
+def drop_output() -> None:
+    """Send what is still written to standard output nowhere: Python flushes it once more when it ends."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def hold_streams() -> None:
+    """Open what the caller has closed of the standard streams, so that no file gets their numbers."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number

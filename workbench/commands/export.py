@@ -21,6 +21,9 @@ def add_export(commands: Any) -> None:
     command.add_argument("--name", help="which study of the database; may be left out where there is one only")
     command.add_argument("--task", help="the task it is of: makes an artefact again that is gone")
     command.add_argument("--trial", metavar="ID", help="trial_key of another row than the winner, or its beginning")
+    command.add_argument(
+        "--trust", action="store_true", help="allow a recipe of the database that calls a function (Distill.student)"
+    )
     command.add_argument("--quality-drop", type=drop, help="largest acceptable drop; default: that of the last run")
 
 
@@ -38,6 +41,7 @@ def export(arguments: argparse.Namespace) -> int:
                 task=arguments.task,
                 trial=arguments.trial,
                 quality_drop=arguments.quality_drop,
+                trust=arguments.trust,
             )
     except KeyboardInterrupt:
         say("Stopped by Ctrl-C. Nothing was written.")

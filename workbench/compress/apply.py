@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import time
 from collections.abc import Callable, Iterable, MutableMapping
 from contextlib import AbstractContextManager, nullcontext
@@ -23,6 +22,7 @@ from workbench.compress.variant import LayerReport, StepReport, Variant, count_m
 from workbench.core.errors import ConfigError, CoverageError
 from workbench.core.files import require_writable
 from workbench.core.progress import Progress, ProgressCallback
+from workbench.tasks.module import copied_module
 
 if TYPE_CHECKING:
     from workbench.compress.recipe import Recipe
@@ -205,7 +205,7 @@ def _making(
 
 
 def _own_copy(variant: Variant) -> Variant:
-    return replace(variant, module=copy.deepcopy(variant.module))
+    return replace(variant, module=copied_module(variant.module))
 
 
 def _seed(recipe: Recipe, index: int) -> int:

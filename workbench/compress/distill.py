@@ -30,6 +30,7 @@ from workbench.compress.training import (
 from workbench.compress.variant import LayerReport, predict_with
 from workbench.core.errors import ConfigError, TaskError
 from workbench.tasks.load import load_module
+from workbench.tasks.module import guard_inputs
 from workbench.tasks.trees import Tree, named_leaves
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ def _load(step: Distill, role: str, task: Task) -> nn.Module:
     reference = getattr(step, role)
     where, inputs = f"Distill.{role}={reference!r}", task.examples(2)
     try:
-        module = load_module(reference)
+        module = guard_inputs(load_module(reference), inputs)
     except TaskError as error:
         raise ConfigError(f"{where}: {error}") from error
     expected = _describe(predict_with(task.model(), inputs))

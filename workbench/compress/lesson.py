@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from workbench.compress.features import Matching
-from workbench.compress.losses import mixed_loss
+from workbench.compress.losses import class_outputs, mixed_loss, with_kinds
 from workbench.compress.steps.distill import Head
 from workbench.compress.training import Forward, channels_last, set_layout
 from workbench.tasks.digest import weights_digest
-from workbench.tasks.trees import Tree, leaves, tree_map
+from workbench.tasks.trees import Tree, call_model, leaves, tree_map
 
 if TYPE_CHECKING:
     from workbench.tasks.task import Task
@@ -46,7 +46,7 @@ class Lesson:
     teacher : torch.nn.Module, optional
         Put into eval mode; its outputs have the structure of the task's own model.
     heads
-        Weight and kind of outputs, by name.
+        Weight and kind of outputs, by name; the kind ``"auto"`` follows the task's loss, see :func:`class_outputs`.
     matching : Matching, optional
         Layers inside the student and this teacher that are compared too.
     precision
@@ -67,10 +67,14 @@ class Lesson:
         matching: Matching | None = None,
         precision: str = "auto",
     ) -> None:
-        self._task, self._heads, self._matching = task, heads, matching
+        self._task, self._matching = task, matching
         self._temperature = (temperature, temperature if temperature_end is None else temperature_end)
         self._alpha = (alpha, alpha if alpha_end is None else alpha_end)
-        module = task.model() if teacher is None else teacher
+        own = task.model()
+        with torch.no_grad():
+            example = call_model(own, task.examples(2))
+        self._heads = with_kinds(heads or {}, example, class_outputs(task, own))
+        module = own if teacher is None else teacher
         self.identity = weights_digest(module)
         self._teacher = Teacher(module, count=len(task.train), precision=precision, matching=matching)
         floating = all(leaf.is_floating_point() for leaf in leaves(task.examples(1)))

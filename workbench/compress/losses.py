@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional
 
 from workbench.compress.steps.distill import Head
 from workbench.core.errors import ConfigError, WorkbenchError, unknown_name
-from workbench.tasks.trees import Tree, leaves, named_leaves
+from workbench.tasks.trees import Tree, call_model, leaves, named_leaves, tree_map
+
+if TYPE_CHECKING:
+    from workbench.tasks.task import Task
 
 _CONSTANT = 1e-4
+_PROBED, _SAME = 8, 1e-3
 LONE = "output"
 """What the output of a model that gives a single tensor is called."""
 
@@ -46,7 +51,7 @@ def leaf_loss(student: torch.Tensor, teacher: torch.Tensor, temperature: float, 
     """Return how far one output is from the teacher's.
 
     ``"kl"``: ``T^2 * KL(teacher || student)`` over dimension 1, mean over the others; ``"kl_last"``: over the last
-    dimension; ``"mse"``: the mean squared error; ``"auto"``: ``"kl"`` for logits [n, classes], else ``"mse"``.
+    dimension; ``"mse"``: the mean squared error; ``"auto"``: ``"kl"`` for outputs [n, classes], else ``"mse"``.
     """
     if kind == "auto":
         kind = "kl" if student.ndim == 2 and student.shape[1] > 1 else "mse"
@@ -61,6 +66,44 @@ def leaf_loss(student: torch.Tensor, teacher: torch.Tensor, temperature: float, 
         log_target=True,
     )
     return divergence * temperature**2
+
+
+def class_outputs(task: Task, module: torch.nn.Module | None = None) -> frozenset[str]:
+    """Return the outputs [n, classes] that are logits by the task's own loss.
+
+    Logits are known up to a constant for each sample: adding one leaves the loss as it is. Log-probabilities count too.
+    Regressions, embeddings and labels that are independent of each other are none. ``module`` is the task's own model,
+    if it is there already.
+    """
+    module = task.model() if module is None else module
+    split = task.train if task.has_train else task.validation
+    some = split.take(range(min(_PROBED, len(split))))
+    with torch.no_grad():
+        outputs = tree_map(torch.clone, call_model(module, some.inputs))
+        before = float(task.loss(outputs, some.targets))
+        found = []
+        for name, leaf in named_leaves(outputs):
+            if not (leaf.is_floating_point() and leaf.ndim == 2 and leaf.shape[1] > 1):
+                continue
+            if torch.allclose(leaf.exp().sum(1), torch.ones(()), atol=1e-3):
+                found.append(name or LONE)
+                continue
+            kept, shift = leaf.clone(), torch.linspace(1, 2, len(leaf))[:, None] * max(1.0, float(leaf.abs().max()))
+            leaf += shift
+            if abs(float(task.loss(outputs, some.targets)) - before) <= _SAME * max(1.0, abs(before)):
+                found.append(name or LONE)
+            leaf.copy_(kept)
+    return frozenset(found)
+
+
+def with_kinds(heads: Mapping[str, Head], outputs: Tree, classes: Collection[str]) -> dict[str, Head]:
+    """Return the heads of all outputs, with ``"auto"`` replaced: ``"kl"`` for ``classes``, else ``"mse"``."""
+    found = {}
+    for name, _ in named_leaves(outputs):
+        head = heads.get(name or LONE, Head())
+        kind = ("kl" if (name or LONE) in classes else "mse") if head.kind == "auto" else head.kind
+        found[name or LONE] = head._replace(kind=kind)
+    return found
 
 
 def check_heads(outputs: Tree, heads: Mapping[str, Head]) -> None:

@@ -1,27 +1,16 @@
-"""Trace a module into an exported program whose batch may be of any size, or say why that fails; copy modules."""
+"""Trace a module into an exported program whose batch may be of any size, or say why that fails."""
 
 from __future__ import annotations
 
 import contextlib
-import copy
 import logging
 import re
 import threading
-import warnings
 from collections.abc import Iterator
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import nn
-
-M = TypeVar("M", bound=nn.Module)
-
-
-def copied(module: M) -> M:
-    """Return a copy of a module; copying a captured graph makes torch warn about a type of its own."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated", category=FutureWarning)
-        return copy.deepcopy(module)
 
 
 def export_program(

@@ -25,6 +25,7 @@ from workbench.core.config import canonical_json, short_id
 from workbench.core.errors import ConfigError, RecipeError, unknown_name
 from workbench.core.given import given, require_function, require_path
 from workbench.core.progress import ProgressCallback, ignore
+from workbench.core.untrusted import require_line
 
 if TYPE_CHECKING:
     from workbench.compress.variant import Variant
@@ -56,8 +57,8 @@ class Recipe:
     def __init__(self, *steps: Step, seed: int = 0, name: str | None = None) -> None:
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**31:
             raise RecipeError(f"Recipe seed must be an integer from 0 to 2**31 - 1, got {seed!r}.")
-        if name is not None and not isinstance(name, str):
-            raise RecipeError(f"Recipe name must be a string or None, got {name!r}.")
+        if name is not None:
+            require_line("Recipe name", name, error=RecipeError)
         check_order(steps)
         self.steps = tuple(steps)
         self.seed = seed
@@ -104,6 +105,18 @@ class Recipe:
         """The function that makes the module which the steps start from, where it is not the task's own."""
         return next((step.student for step in self.steps if isinstance(step, Distill) and step.student), None)
 
+    @property
+    def functions(self) -> tuple[str, ...]:
+        """References of the functions that :meth:`apply` calls: students, and predicates of include and exclude."""
+        named = [
+            pattern
+            for step in self.steps
+            for option in ("include", "exclude")
+            for pattern in getattr(step, option, ())
+            if ":" in pattern
+        ]
+        return tuple(dict.fromkeys((*((self.student,) if self.student else ()), *named)))
+
     @cached_property
     def recipe_id(self) -> str:
         """12 hex digits over the steps with all defaults and the seed; the name is not part of it."""
@@ -120,6 +133,8 @@ class Recipe:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
         """Build a recipe from what :meth:`to_dict` returned."""
+        if not isinstance(values, Mapping):
+            raise RecipeError(f"A recipe must be an object with 'steps', got {given(values)}.")
         for key in values:
             if key not in ("steps", "seed", "name"):
                 raise RecipeError(unknown_name("part of a recipe", key, ("steps", "seed", "name")))
@@ -137,10 +152,8 @@ class Recipe:
         """Build a recipe from JSON; what is wrong is said with the nearest right name."""
         try:
             values = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise RecipeError(f"Not JSON: {error}. Expected what Recipe.to_json() wrote.") from error
-        if not isinstance(values, Mapping):
-            raise RecipeError(f"A recipe in JSON is an object with 'steps', got {type(values).__name__}.")
         return cls.from_dict(values)
 
     def apply(

@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from workbench.compress.recipe import Recipe
 from workbench.compress.steps import Step, step_from_dict, step_to_dict
 from workbench.tasks.load import load_module
+from workbench.tasks.module import guard_inputs
 from workbench.tasks.trees import batch_size, call_model
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ class Variant:
     def start(self) -> nn.Module:
         """Return a fresh copy of the module that the recipe starts from: the task's own, or a student."""
         student = self.recipe.student
-        return self.task.model() if student is None else load_module(student)
+        return self.task.model() if student is None else guard_inputs(load_module(student), self.task.examples(2))
 
     def predict(self, inputs: Any) -> Any:
         """Run the module without gradients; inputs and outputs in the task's structure, [n, ...] leaves."""

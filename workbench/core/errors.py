@@ -80,8 +80,11 @@ def unknown_name(kind: str, given: object, allowed: Iterable[str]) -> str:
     return f"Unknown {kind} {given!r}.{did_you_mean(str(given), names)} Allowed: {', '.join(names)}."
 
 
+_LONGEST = 400
+
+
 def first_line(error: BaseException) -> str:
-    """Return the first line of an exception's text that says something.
+    """Return the first line of an exception's text that says something, cut if it is very long.
 
     Examples
     --------
@@ -90,5 +93,8 @@ def first_line(error: BaseException) -> str:
     """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if lines and lines[0].startswith("The following operation failed in the TorchScript interpreter"):
-        return lines[-1]  # a trace through the interpreter comes first
-    return lines[0] if lines else type(error).__name__
+        lines = lines[-1:]  # a trace through the interpreter comes first
+    if len(lines) > 1 and lines[0].startswith("Exception from "):
+        lines = [" ".join(lines[1:])]  # OpenVINO names its own source file first, and what happened below
+    line = lines[0] if lines else type(error).__name__
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 3]}..."

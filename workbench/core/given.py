@@ -79,13 +79,6 @@ def require_flag(where: str, value: Any) -> bool:
     return value
 
 
-def require_name(where: str, value: Any) -> str:
-    """Return text that is not empty, or raise ConfigError."""
-    if not isinstance(value, str) or not value.strip():
-        raise ConfigError(f"{where} must be text that is not empty, got {given(value)}.")
-    return value
-
-
 def require_engine(where: str, value: Any) -> None:
     """Raise InputError where ``value`` has no ``predict`` to call, as engines have."""
     if not callable(getattr(value, "predict", None)):

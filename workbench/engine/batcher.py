@@ -8,8 +8,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from workbench.core.errors import ConfigError, EngineError
-from workbench.core.given import require_count, require_milliseconds
-from workbench.engine.batching import Bound
+from workbench.core.given import require_count, require_flag, require_milliseconds
+from workbench.engine.batching import Bound, owned
 from workbench.engine.gathering import Gatherer
 
 if TYPE_CHECKING:
@@ -39,6 +39,9 @@ class Batcher:
         How long a sample may wait for others; None waits for a full batch.
     pending : int, optional
         How many inputs may wait; None: as many as four batches hold.
+    copy : bool
+        Copy inputs as they are handed over, so that the caller may change them at once; with False they must stay as
+        they are until the result is there.
 
     Examples
     --------
@@ -53,6 +56,7 @@ class Batcher:
         batch_size: int | None = None,
         max_wait_ms: float | None = 2.0,
         pending: int | None = None,
+        copy: bool = True,
     ) -> None:
         self.batch_size = engine.call_size if batch_size is None else batch_size
         require_count("batcher: batch_size", self.batch_size, minimum=1)
@@ -64,7 +68,7 @@ class Batcher:
                 f"batcher: with max_wait_ms=None a call waits for {self.batch_size} samples, and pending={pending} "
                 "inputs may not hold so many. Give a larger pending, or a max_wait_ms."
             )
-        self._engine, self._closed = engine, False
+        self._engine, self._closed, self._copy = engine, False, require_flag("batcher: copy", copy)
         self._limits = f"batch_size={self.batch_size}, max_wait_ms={max_wait_ms}, pending={limit}"
         self._line: Gatherer[_Ask] = Gatherer(size=self.batch_size, wait_s=wait_s, limit=limit)
         self._lock = threading.Lock()
@@ -81,6 +85,7 @@ class Batcher:
             If batcher or engine are closed.
         """
         bound = self._engine.bound(inputs)
+        bound = owned(bound) if self._copy else bound
         ask = _Ask(bound, Future())
         self._start()
         if not self._line.put(ask, samples=bound.size, weight=1, asked=bound.asked):

@@ -21,6 +21,11 @@ class Bound(NamedTuple):
     asked: float
 
 
+def owned(bound: Bound) -> Bound:
+    """Return checked inputs that share no memory with the caller's, who may refill one buffer for every call."""
+    return bound._replace(arrays=[array.copy() for array in bound.arrays])
+
+
 class Run(NamedTuple):
     """One call of the runtime: when it began and ended, and the seconds of it spent on copying.
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import numpy as np
 
-from workbench.artifact.reference import Arrays
+from workbench.artifact.reference import Arrays, Reference
 from workbench.core.machine import cores_allowed, this_machine
 from workbench.engine.backends.base import ModelSource, Session
 from workbench.engine.config import InferenceConfig
@@ -34,19 +35,30 @@ class FirstCall:
 
 def verify(run: FirstCall, session: Session, source: ModelSource, config: InferenceConfig) -> Agreement | None:
     """Run the reference inputs in calls of the configured batch size; None where there is no reference."""
-    reference = source.reference
-    if reference is None:
+    if source.reference is None:
         return None
-    size, total = source.io.batch or config.batch_size, reference.batch_size
+    whole = source.reference.batch_size if source.apart is not None else config.batch_size
+    size, precision = source.io.batch or whole, precision_of(session)
+    return agreement_at(size, run, source.reference, precision, source, config)
+
+
+def agreement_at(
+    size: int,
+    run: Callable[[Arrays], Arrays],
+    reference: Reference,
+    precision: str,
+    source: ModelSource,
+    config: InferenceConfig,
+) -> Agreement:
+    """Run the reference inputs in calls of ``size`` samples, and compare what they give."""
+    total = reference.batch_size
     parts = []
     for start in range(0, total, size):
         inputs = [array.take(range(start, start + size), axis=0, mode="wrap") for array in reference.inputs]
-        parts.append([output[: total - start] for output in run(inputs)])
+        outputs = run(inputs)
+        parts.append(outputs if size <= total - start else [output[: total - start] for output in outputs])
     outputs = [np.concatenate([part[i] for part in parts]) for i in range(len(parts[0]))]
-    precision = precision_of(session)
-    if (
-        precision != "float32"
-    ):  # an index of the largest value may change with its last bits: quality says what it costs
+    if precision != "float32":  # an index of the largest value may change with its last bits: quality tells its cost
         floats = [i for i, output in enumerate(reference.outputs) if output.dtype.kind == "f"]
         wanted, outputs = [reference.outputs[i] for i in floats], [outputs[i] for i in floats]
     else:
@@ -65,7 +77,8 @@ def load_notes(
 ) -> dict[str, None]:
     """Return all that must be said of a loaded model, a sentence each, none of them twice."""
     asked = _idle_notes(session, config)
-    return dict.fromkeys((*source.notes, *session.notes, *asked, *quality_notes(source, agreement)))
+    apart = (f"each input runs in a call of its own: {source.apart}",) if source.apart is not None else ()
+    return dict.fromkeys((*source.notes, *session.notes, *asked, *apart, *quality_notes(source, agreement)))
 
 
 def _idle_notes(session: Session, config: InferenceConfig) -> list[str]:

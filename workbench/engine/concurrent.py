@@ -9,8 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from workbench.core.errors import InputError
+from workbench.core.given import require_flag
 from workbench.engine.batcher import Batcher
-from workbench.engine.batching import Bound
+from workbench.engine.batching import Bound, owned
 from workbench.engine.gathering import Gatherer
 from workbench.engine.result import InferenceResult
 from workbench.engine.streaming import stream
@@ -75,17 +76,27 @@ class ConcurrentCalls(ABC):
             raise InputError(f"predict_batch takes a list of inputs, got {type(items).__name__}. For one: predict(x).")
         return self.run_bound([self.bound(item, position) for position, item in enumerate(items)], size)
 
-    async def apredict(self, inputs: Any) -> InferenceResult:
+    async def apredict(self, inputs: Any, *, copy: bool = True) -> InferenceResult:
         """Run one batch without blocking the event loop; as :meth:`predict`, on a thread of the engine's own.
 
         Calls begin in the order in which they were awaited. A call that was cancelled before it began is dropped; one
         that runs ends, and its result is lost. Those that wait when the engine is disposed raise EngineError.
 
+        Parameters
+        ----------
+        inputs
+            As for :meth:`predict`.
+        copy : bool
+            Copy the inputs, so that the caller may change them at once; with False they must stay as they are until
+            the result is there.
+
         Examples
         --------
         >>> results = await asyncio.gather(*(engine.apredict(x) for x in images))  # doctest: +SKIP
         """
+        require_flag("apredict: copy", copy)
         bound = self.bound(inputs)
+        bound = owned(bound) if copy else bound
         if self._executor is None:
             self.leave_to_others()
             self._executor = ThreadPoolExecutor(self.parallel_calls, thread_name_prefix="workbench-engine")
@@ -94,10 +105,15 @@ class ConcurrentCalls(ABC):
         return result
 
     def batcher(
-        self, *, batch_size: int | None = None, max_wait_ms: float | None = 2.0, pending: int | None = None
+        self,
+        *,
+        batch_size: int | None = None,
+        max_wait_ms: float | None = 2.0,
+        pending: int | None = None,
+        copy: bool = True,
     ) -> Batcher:
         """Return what joins the calls of several threads into larger ones; see :class:`Batcher`."""
-        return Batcher(self, batch_size=batch_size, max_wait_ms=max_wait_ms, pending=pending)
+        return Batcher(self, batch_size=batch_size, max_wait_ms=max_wait_ms, pending=pending, copy=copy)
 
     def stream(
         self,
@@ -106,6 +122,7 @@ class ConcurrentCalls(ABC):
         batch_size: int | None = None,
         max_wait_ms: float | None = None,
         prefetch: int = 4,
+        copy: bool = True,
     ) -> Iterator[InferenceResult]:
         """Yield a result for each of ``items``, in their order, while further ones are read and run.
 
@@ -129,6 +146,9 @@ class ConcurrentCalls(ABC):
             How long an item may wait for a full batch; None waits, and only the last call is smaller.
         prefetch : int
             Batches that are read ahead at most. Where results are taken slowly, reading stops after so many.
+        copy : bool
+            Copy each item as it is read, so that ``items`` may fill one buffer again and again, as a camera does; with
+            False an item must stay as it is until its result is there.
 
         Raises
         ------
@@ -141,7 +161,7 @@ class ConcurrentCalls(ABC):
         >>> for result in engine.stream(load_images(), batch_size=32):  # doctest: +SKIP
         ...     save(result.result)
         """
-        return stream(self, items, batch_size=batch_size, max_wait_ms=max_wait_ms, prefetch=prefetch)
+        return stream(self, items, batch_size=batch_size, max_wait_ms=max_wait_ms, prefetch=prefetch, copy=copy)
 
     def _drop_calls(self) -> None:
         """End the thread of awaited calls: those that have not begun find the engine disposed, and say so."""

@@ -38,6 +38,16 @@ class OptimizedInferenceEngine(TunableCalls):
     Use it in a ``with`` block, or call :meth:`initialize` and :meth:`dispose`. Threads may share it: as many calls as
     :attr:`parallel_calls` says run at once, others wait.
 
+    Parameters
+    ----------
+    config : InferenceConfig
+        What to load, and how to run it.
+    source : ModelSource, optional
+        The model, if ``config`` names no file; see :meth:`from_variant` and :meth:`from_artifact`.
+    example_inputs : optional
+        Inputs in the model's structure for checking a file's outputs. Without them they are made up: normal numbers,
+        and integers as large as the model takes.
+
     Attributes
     ----------
     backend : str
@@ -71,7 +81,9 @@ class OptimizedInferenceEngine(TunableCalls):
     2.4
     """
 
-    def __init__(self, config: InferenceConfig, *, source: ModelSource | None = None) -> None:
+    def __init__(
+        self, config: InferenceConfig, *, source: ModelSource | None = None, example_inputs: Any = None
+    ) -> None:
         if not isinstance(config, InferenceConfig):
             raise ConfigError(f"OptimizedInferenceEngine takes an InferenceConfig, got {type(config).__name__}.")
         if source is None and config.model_path is None:
@@ -88,7 +100,7 @@ class OptimizedInferenceEngine(TunableCalls):
         self.max_abs_diff: float | None = None
         self.selection: tuple[Candidate, ...] = ()
         self._notes: dict[str, None] = {}
-        self._given = source
+        self._given, self._examples = source, example_inputs
         self._runner: Runner | None = None
         self._pool = BufferPool(limit_mib=config.pool_limit_mib)
         self._disposed = False
@@ -151,7 +163,7 @@ class OptimizedInferenceEngine(TunableCalls):
             After :meth:`dispose`, if the model cannot be loaded, or if its outputs are too far from the reference:
             for float models more than the precision's tolerance (0.001 of the reference's largest value in float32, see
             :data:`workbench.engine.precision.TOLERANCES`), for quantized ones not finite
-            or a root mean square error above half of the reference's spread.
+            or a root mean square error above a tenth of the spread of the simulated model.
         """
         with self._lock:
             if self._disposed:
@@ -173,10 +185,12 @@ class OptimizedInferenceEngine(TunableCalls):
         self._notes |= load_notes(source, session, config, agreement)
         self._keep = source.keep_alive
         self.placement, self.threads = placement_of(session), session.threads
-        self._runner = Runner(session, config, io=source.io, backend=self.backend, note=self._note, pool=self._pool)
+        self._runner = Runner(
+            session, config, io=source.io, backend=self.backend, note=self._note, pool=self._pool, apart=source.apart
+        )
 
     def _source(self) -> ModelSource:
-        source = self._given or source_from_path(str(self.config.model_path))
+        source = self._given or source_from_path(str(self.config.model_path), example_inputs=self._examples)
         return source if self.config.quantization is None else weight_only(source)
 
     def _reload(self, config: InferenceConfig, note: str) -> None:
@@ -299,6 +313,12 @@ class OptimizedInferenceEngine(TunableCalls):
         if runner is not None:
             runner.close()
         self._drop_calls()
+
+    def __reduce_ex__(self, _protocol: object) -> Any:
+        raise EngineError(
+            "An engine holds a loaded model, which cannot be pickled. Pickle engine.config with a model_path, or the "
+            "artefact's folder, and make the engine where it is unpickled."
+        )
 
     def __enter__(self) -> Self:
         return self.initialize()

@@ -12,6 +12,7 @@ from workbench.artifact.reference import Arrays
 from workbench.core.errors import InputError
 from workbench.export.io import IOSpec, TensorSpec
 
+_INT32 = np.iinfo(np.int32)
 SAFE_CASTS = {("float64", "float32"), ("int32", "int64")}
 """Conversions done for the caller, with a note; every other dtype must fit exactly."""
 
@@ -27,12 +28,15 @@ class Binder:
         Called with a sentence when an input is converted.
     finite
         Refuse NaN and infinity.
+    narrow
+        Refuse int64 values that do not fit into 32 bits, for a runtime that computes in those.
     """
 
-    __slots__ = ("_finite", "_io", "_kind", "_names", "_note", "_specs")
+    __slots__ = ("_finite", "_io", "_kind", "_names", "_narrow", "_note", "_specs")
 
-    def __init__(self, io: IOSpec, note: Callable[[str], None], *, finite: bool = False) -> None:
+    def __init__(self, io: IOSpec, note: Callable[[str], None], *, finite: bool = False, narrow: bool = False) -> None:
         self._io, self._kind, self._names, self._note, self._finite = io, io.kind, io.input_names, note, finite
+        self._narrow = narrow and any(spec.dtype in ("int64", "uint64") for spec in io.inputs)
         self._specs = [(spec, np.dtype(spec.dtype), spec.shape) for spec in io.inputs]
 
     def bind(self, inputs: Any) -> tuple[Arrays, int, bool]:
@@ -61,6 +65,8 @@ class Binder:
                 self._refuse_batch(arrays, leaf, spec)
             if self._finite:
                 _check_finite(leaf, spec)
+            if self._narrow and dtype.kind in "iu" and dtype.itemsize == 8:
+                _check_narrow(leaf, spec)
             arrays.append(leaf if leaf.flags.c_contiguous else np.ascontiguousarray(leaf))
         return arrays, size, torch_given
 
@@ -125,6 +131,15 @@ def _check_finite(leaf: np.ndarray[Any, Any], spec: TensorSpec) -> None:
         f"Input {spec.describe()} holds NaN or infinity in {int(bad.sum())} of {len(leaf)} samples, first in sample "
         f"{int(bad.argmax())}. Mend the data, or leave InferenceConfig.check_finite off."
     )
+
+
+def _check_narrow(leaf: np.ndarray[Any, Any], spec: TensorSpec) -> None:
+    low, high = int(leaf.min()), int(leaf.max())
+    if low < _INT32.min or high > _INT32.max:
+        raise InputError(
+            f"Input {spec.describe()} holds {low if low < _INT32.min else high}, and OpenVINO computes integers in 32 "
+            f"bits: values must be between {_INT32.min:,} and {_INT32.max:,}. Use the backend onnxruntime."
+        )
 
 
 def to_torch(outputs: Arrays) -> list[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,7 +42,7 @@ class OutputBinder:
                     f"Output {spec.describe()} has a shape that depends on the input: no buffer can be made for it "
                     "beforehand. Call predict without out."
                 )
-            found.append(((size, *map(int, shape)), dtype.name))  # type: ignore[arg-type]
+            found.append((_with_batch(map(int, shape), spec, size), dtype.name))  # type: ignore[arg-type]
         return found
 
     def bind(self, out: Any, size: int, inputs: Arrays) -> Arrays:
@@ -59,7 +59,7 @@ class OutputBinder:
         arrays: Arrays = []
         for leaf, (spec, dtype, shape) in zip(leaves, self._specs, strict=True):
             array = leaf if type(leaf) is np.ndarray else _as_array(leaf, spec)
-            if array.dtype != dtype or array.shape[1:] != shape or array.shape[0] != size:
+            if array.dtype != dtype or array.shape != _with_batch(shape, spec, size):
                 self._refuse(array, spec, size)
             flags = array.flags
             if not (flags.c_contiguous and flags.writeable):
@@ -68,13 +68,14 @@ class OutputBinder:
                 if np.may_share_memory(array, given):
                     raise InputError(f"out for {spec.name} shares memory with an input. Give a buffer of its own.")
             arrays.append(array)
-        return arrays
+        return self._io.batch_first(arrays)
 
     def _refuse(self, array: Any, spec: TensorSpec, size: int) -> None:
-        fits = array.ndim == len(spec.shape) + 1 and all(
-            want is None or want == got for want, got in zip(spec.shape, array.shape[1:], strict=True)
+        wanted = _with_batch(spec.shape, spec, size)
+        fits = array.ndim == len(wanted) and all(
+            want is None or want == got for want, got in zip(wanted, array.shape, strict=True)
         )
-        if array.dtype == np.dtype(spec.dtype) and fits and array.shape[0] == size:
+        if array.dtype == np.dtype(spec.dtype) and fits:
             return  # a dimension that the description leaves open
         raise InputError(
             f"out for {spec.describe()} is {array.dtype}{list(array.shape)}, and {size} samples need "
@@ -83,9 +84,19 @@ class OutputBinder:
 
     def _describe(self, size: int) -> str:
         return ", ".join(
-            f"{spec.name} {spec.dtype}{[size, *('?' if n is None else n for n in spec.shape)]}".replace("'", "")
+            f"{spec.name} {spec.dtype}{['?' if n is None else n for n in _with_batch(spec.shape, spec, size)]}".replace(
+                "'", ""
+            )
             for spec in self._io.outputs
         )
+
+
+def _with_batch(shape: Iterable[Any], spec: TensorSpec, size: int) -> tuple[Any, ...]:
+    """Return the whole shape of an output for ``size`` samples, from that of one."""
+    dims = list(shape)
+    if spec.batch_dim is not None:
+        dims.insert(spec.batch_dim, size)
+    return tuple(dims)
 
 
 def _as_array(leaf: Any, spec: TensorSpec) -> Any:
@@ -108,7 +119,8 @@ def _flattener(tree: Mapping[str, Any]) -> Callable[[Any], list[Any] | None]:
     if kind == "dict":
         members = [(key, _flattener(child)) for key, child in value.items()]
         return lambda out: _joined(out, members) if isinstance(out, Mapping) and len(out) == len(members) else None
-    items = [(index, _flattener(child)) for index, child in enumerate(value)]
+    children = value["fields"].values() if kind == "named" else value
+    items = [(index, _flattener(child)) for index, child in enumerate(children)]
     return lambda out: _joined(out, items) if isinstance(out, Sequence) and len(out) == len(items) else None
 
 

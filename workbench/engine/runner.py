@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -22,6 +23,10 @@ from workbench.engine.result import InferenceResult, metrics_of
 from workbench.export.io import IOSpec, tree_builder
 
 CLOSED = "The engine was disposed. Make a new one."
+FORKED = (
+    "The engine was loaded before this process was forked, and the runtime's threads are not in it: a call would wait "
+    'for ever. Make the engine in each process, or start processes with multiprocessing\'s "spawn".'
+)
 NOT_YET = "The engine is not initialized. Call engine.initialize(), or use it in a with block."
 
 
@@ -37,18 +42,21 @@ class Runner:
         backend: str,
         note: Callable[[str], None],
         pool: BufferPool,
+        apart: str | None = None,
     ) -> None:
         self.session: BackingOff | None = session
+        self._apart, self._process = apart, os.getpid()
         self.io, self.backend, self.pool = io, backend, pool
         self.fixed = io.batch
         self.call_size = io.batch or config.batch_size
         self.outputs = OutputBinder(io)
         self._device = session.device
         self._open = any(None in spec.shape for spec in io.inputs)
-        self._bind = Binder(io, note, finite=config.check_finite).bind
-        self._build = tree_builder(io.output_tree)
+        narrow = getattr(session, "narrows_int64", False)
+        self._bind = Binder(io, note, finite=config.check_finite, narrow=narrow).bind
+        self._build, self._moves = tree_builder(io.output_tree), io.moves_batch
         self.gate = Gate(getattr(session, "parallel_calls", 1))
-        self.ahead = Ahead(self, session.pipe, self.gate) if session.pipe is not None else None
+        self.ahead = Ahead(self, session.pipe, self.gate) if session.pipe is not None and apart is None else None
         self._at_once = AtOnce(self.call, self.gate) if self.gate.width > 1 else None
 
     @property
@@ -85,7 +93,7 @@ class Runner:
                 copy_into(into, outputs)
             result = out
         else:
-            result = self._build(to_torch(outputs) if as_torch else outputs)
+            result = self._result(outputs, as_torch=as_torch)
         queued, computed, total = begun - asked, ended - begun - copied, time.perf_counter() - start
         return InferenceResult(
             result, metrics_of(queued, computed, total, size, self._device, self.backend, self._peak_mib)
@@ -105,6 +113,8 @@ class Runner:
         """Return the session, or raise EngineError where the engine was disposed meanwhile."""
         if self.session is None:
             raise EngineError(CLOSED)
+        if os.getpid() != self._process:
+            raise EngineError(FORKED)
         return self.session
 
     def _call_into(self, arrays: Arrays, into: Arrays) -> float:
@@ -122,6 +132,11 @@ class Runner:
 
     def _fill(self, arrays: Arrays, size: int) -> Arrays:
         fixed = self.call_size
+        if self._apart is not None:
+            raise InputError(
+                f"The model takes {fixed} samples and was given {size}. These cannot be filled up or split: "
+                f"{self._apart}."
+            )
         if size > fixed:
             raise InputError(
                 f"The model was exported for a fixed batch of {fixed} and was given {size} samples. "
@@ -143,8 +158,23 @@ class Runner:
         """Run checked inputs in calls of ``batch`` samples (or the fixed batch), and return their results in order."""
         if not bound:
             return []
+        if self._apart is not None:
+            return self._each_alone(bound)
         with self.gate if self._at_once is None else contextlib.nullcontext():  # else each call enters by itself
             done = self._run_groups([item.arrays for item in bound], self.fixed or batch)
+        return self.results(done, bound)
+
+    def _each_alone(self, bound: Sequence[Bound]) -> list[InferenceResult]:
+        """Run each input in a call of its own: joined with others, cut or padded, its outputs would be others."""
+        with self.gate:
+            done = []
+            for item in bound:
+                arrays = item.arrays
+                if self.fixed is not None and item.size != self.fixed:
+                    arrays = self._fill(arrays, item.size)
+                begun = time.perf_counter()
+                outputs, copied = self.call(arrays)
+                done.append((outputs, [Run(begun, time.perf_counter(), copied)]))
         return self.results(done, bound)
 
     def results(self, done: Sequence[tuple[Arrays, list[Run]]], bound: Sequence[Bound]) -> list[InferenceResult]:
@@ -152,10 +182,16 @@ class Runner:
         results = []
         for (outputs, runs), item in zip(done, bound, strict=True):
             computed = sum([run.ended - run.begun - run.copied for run in runs])
-            queued, total = runs[0].begun - item.asked, time.perf_counter() - item.asked
+            # until the last call that carried it: what its neighbors take after that is no part of it
+            queued, total = runs[0].begun - item.asked, max(run.ended for run in runs) - item.asked
             metrics = metrics_of(queued, computed, total, item.size, self._device, self.backend, self._peak_mib)
-            results.append(InferenceResult(self._build(to_torch(outputs) if item.as_torch else outputs), metrics))
+            results.append(InferenceResult(self._result(outputs, as_torch=item.as_torch), metrics))
         return results
+
+    def _result(self, outputs: Arrays, *, as_torch: bool) -> Any:
+        """Return outputs in the model's structure, each with its batch where the model has it."""
+        declared = self.io.as_declared(outputs) if self._moves else outputs
+        return self._build(to_torch(declared) if as_torch else declared)
 
     def _run_groups(self, items: list[Arrays], batch: int) -> list[tuple[Arrays, list[Run]]]:
         """Run items in calls of ``batch`` samples; where the model leaves shapes open, those of each shape together."""

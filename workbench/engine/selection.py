@@ -19,7 +19,7 @@ from workbench.compress.quantize.modes import refusal
 from workbench.core.errors import EngineError, WorkbenchError, first_line
 from workbench.core.machine import default_threads
 from workbench.engine.backends import require_backend
-from workbench.engine.backends.base import ModelSource, Session
+from workbench.engine.backends.base import BatchFirst, ModelSource, Session
 from workbench.engine.backoff import BackingOff, memory_reason
 from workbench.engine.checks import FirstCall, precision_of, verify
 from workbench.engine.config import InferenceConfig
@@ -108,7 +108,10 @@ def load(name: str, source: ModelSource, config: InferenceConfig) -> tuple[Backi
             "or use a smaller model or batch_size."
         ) from error
     seconds = time.perf_counter() - start
-    return BackingOff(loaded, backend=name, fixed=source.io.batch is not None), seconds
+    if source.io.moves_batch:
+        loaded = BatchFirst(loaded, source.io)
+    whole = source.io.batch is not None or source.apart is not None
+    return BackingOff(loaded, backend=name, fixed=whole), seconds
 
 
 def load_checked(source: ModelSource, config: InferenceConfig) -> Choice:
@@ -170,9 +173,15 @@ def _require_as_asked(name: str, session: Session, source: ModelSource, config: 
 def _disagrees(choice: Choice, source: ModelSource, problem: str) -> str:
     precision = precision_of(choice.session)
     if precision == "float32":
+        has_torch = source.module is not None
+        whom = (
+            ("the simulation" if source.quantized else "torch") if has_torch else "ONNX Runtime without optimizations"
+        )
+        where = " wb.debug_accuracy(variant) names the layer." if source.quantized and has_torch else ""
         return (
-            f"{choice.backend} gives other outputs than torch for {source.label}: {problem}. Use another backend "
-            "or set InferenceConfig.tolerance (a share of the largest value) or verify=False if that is what you want."
+            f"{choice.backend} gives other outputs than {whom} for {source.label}: {problem}.{where} Use another "
+            "backend, or set InferenceConfig.tolerance (a share of the largest value) or verify=False if that is what "
+            "you want."
         )
     return (
         f"{choice.backend} in {precision} is too far from the float model for {source.label}: {problem}. Use "

@@ -21,7 +21,11 @@ from workbench.compress.quantize.modes import mode_of_recipe
 from workbench.core.errors import ConfigError, EngineError, ExportError, first_line
 from workbench.core.lazy import needing
 from workbench.core.machine import this_machine
+from workbench.core.untrusted import require_line
 from workbench.engine.backends.base import ModelSource
+from workbench.engine.file_probe import Probed, probe
+from workbench.engine.inputs import Binder
+from workbench.engine.onnx_files import read_graph
 from workbench.export.io import IOSpec, TensorSpec
 
 if TYPE_CHECKING:
@@ -40,13 +44,20 @@ class TemporaryFolder:
         weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
 
 
-def source_from_path(path: str | Path) -> ModelSource:
+def source_from_path(path: str | Path, *, example_inputs: Any = None) -> ModelSource:
     """Return the model of an artefact's folder, an ONNX file, or an OpenVINO model (``.xml``, beside its ``.bin``).
+
+    Parameters
+    ----------
+    example_inputs : optional
+        Inputs in the model's structure, by which an ONNX file is checked instead of made-up ones.
 
     Raises
     ------
     EngineError
         If there is no such file or it is none of them.
+    InputError
+        If the example inputs do not fit the model.
     """
     path = Path(path)
     if path.is_dir() and (path / MANIFEST).is_file():
@@ -61,7 +72,7 @@ def source_from_path(path: str | Path) -> ModelSource:
         from workbench.engine.openvino_files import source_from_openvino
 
         return source_from_openvino(path)
-    return _source_from_onnx(path)
+    return _source_from_onnx(path, example_inputs)
 
 
 def source_from_artifact(
@@ -151,13 +162,13 @@ def _exported(variant: Variant, batch: int) -> ModelSource:
 
 
 def _variant_source(variant: Variant, io: IOSpec, reference: Reference, **more: Any) -> ModelSource:
-    from workbench.compress.program import copied
+    from workbench.tasks.module import copied_module
 
     module = variant.module
     return ModelSource(
         label=f"variant {variant.recipe.label!r}",
         io=io,
-        module=lambda: copied(module),
+        module=lambda: copied_module(module),
         quantized=variant.quantized,
         mode=mode_of_recipe(variant.recipe.to_dict()) if variant.quantized else None,
         reference=reference,
@@ -165,30 +176,24 @@ def _variant_source(variant: Variant, io: IOSpec, reference: Reference, **more: 
     )
 
 
-def _source_from_onnx(path: Path) -> ModelSource:
+def _source_from_onnx(path: Path, example_inputs: Any) -> ModelSource:
     with needing("An engine for an ONNX file"):
-        import onnx
+        import onnx  # noqa: F401 - reads the graph
         import onnxruntime  # noqa: F401 - gives the reference that outputs are checked against
 
-    try:
-        model = onnx.load(str(path), load_external_data=False)
-        io = _io_of(model.graph, path)
-    except (OSError, ValueError, IndexError, onnx.checker.ValidationError) as error:
-        raise EngineError(f"{path} cannot be read as an ONNX file: {first_line(error)}") from error
-    except Exception as error:
-        if "DecodeError" not in type(error).__name__:
-            raise
-        raise EngineError(f"{path} is not an ONNX file, or it is damaged.") from error
+    model = read_graph(path)
+    io = _io_of(model.graph, path)
     quantized = any("QuantizeLinear" in node.op_type or "Integer" in node.op_type for node in model.graph.node)
-    reference, note = _unoptimized_reference(path, io)
+    found, note = _probed(path, io, example_inputs)
     return ModelSource(
         label=path.name,
-        io=io,
+        io=io if found is None else found.io,
         onnx_path=path,
         module_reason="an ONNX file holds no torch module. Use the backend onnxruntime or openvino.",
         quantized=quantized,
-        reference=reference,
+        reference=None if found is None else found.reference,
         notes=(note,),
+        apart=None if found is None else found.apart,
     )
 
 
@@ -220,21 +225,24 @@ def io_of(inputs: Sequence[Described], outputs: Sequence[Described], path: Path)
 def _tensor(value: Any, path: Path) -> Described:
     import onnx
 
+    name = require_line(f"{path}: an input or output name", value.name, error=EngineError)
     kind = value.type.tensor_type
     if not kind.elem_type or not kind.HasField("shape") or not kind.shape.dim:
-        raise EngineError(f"{path}: {value.name!r} is no tensor with a batch dimension; engines need one everywhere.")
-    dims = [dim.dim_value if dim.HasField("dim_value") else None for dim in kind.shape.dim]
-    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)).name
-    return TensorSpec(value.name, dtype, tuple(dims[1:])), dims[0]
+        raise EngineError(f"{path}: {name!r} is no tensor with a batch dimension; engines need one everywhere.")
+    # some exporters write an open dimension as -1, or as 0
+    dims = [dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else None for dim in kind.shape.dim]
+    try:
+        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)).name
+    except (KeyError, TypeError, ValueError) as error:
+        raise EngineError(f"{path}: {name!r} has the unknown type {kind.elem_type}.") from error
+    return TensorSpec(name, dtype, tuple(dims[1:])), dims[0]
 
 
-def _unoptimized_reference(path: Path, io: IOSpec) -> tuple[Reference | None, str]:
-    """Return what ONNX Runtime gives without any optimization for made-up inputs: there is no torch to ask."""
-    if any(None in spec.shape for spec in io.inputs):
+def _probed(path: Path, io: IOSpec, example_inputs: Any) -> tuple[Probed | None, str]:
+    """Return what ONNX Runtime shows without any optimization, and what must be said of it."""
+    given = None if example_inputs is None else Binder(io, lambda _: None).bind(example_inputs)[0]
+    if given is None and any(None in spec.shape for spec in io.inputs):
         return None, "outputs are not checked: the file leaves the shape of its inputs open"
-    generator = np.random.default_rng(0)
-    size = io.batch or 2
-    inputs: Arrays = [_made_up(generator, (size, *spec.shape), spec.dtype) for spec in io.inputs]  # type: ignore[arg-type]
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -243,14 +251,18 @@ def _unoptimized_reference(path: Path, io: IOSpec) -> tuple[Reference | None, st
     options.log_severity_level = 4
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        outputs = session.run(list(io.output_names), dict(zip(io.input_names, inputs, strict=True)))
     except Exception as error:
-        raise EngineError(f"ONNX Runtime cannot run {path}: {first_line(error)}") from error
-    note = "outputs are checked against ONNX Runtime without optimizations, on random inputs: an ONNX file has no torch"
-    return Reference(inputs, outputs), note
+        raise EngineError(f"ONNX Runtime cannot load {path}: {first_line(error)}") from error
 
+    def run(inputs: Arrays) -> Arrays:
+        found: Arrays = session.run(list(io.output_names), dict(zip(io.input_names, inputs, strict=True)))
+        return found
 
-def _made_up(generator: np.random.Generator, shape: tuple[int, ...], dtype: str) -> np.ndarray[Any, Any]:
-    if np.issubdtype(np.dtype(dtype), np.floating):
-        return generator.standard_normal(shape).astype(dtype)
-    return np.zeros(shape, dtype)
+    try:
+        found = probe(run, io, inputs=given)
+    except Exception as error:
+        if given is not None:
+            raise EngineError(f"ONNX Runtime cannot run {path} on example_inputs: {first_line(error)}") from error
+        return None, f"outputs are not checked: the file does not run on made-up inputs ({first_line(error)})"
+    of = "random inputs" if given is None else "the example inputs"
+    return found, f"outputs are checked against ONNX Runtime without optimizations, on {of}: an ONNX file has no torch"

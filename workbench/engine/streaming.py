@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from workbench.core.errors import EngineError, InputError
-from workbench.core.given import given, require_count, require_milliseconds
-from workbench.engine.batching import Bound
+from workbench.core.given import given, require_count, require_flag, require_milliseconds
+from workbench.engine.batching import Bound, owned
 from workbench.engine.gathering import Gatherer
 
 if TYPE_CHECKING:
@@ -29,27 +29,37 @@ def stream(
     batch_size: int | None,
     max_wait_ms: float | None,
     prefetch: int,
+    copy: bool,
 ) -> Iterator[InferenceResult]:
     """Return the results of ``items``; see :meth:`OptimizedInferenceEngine.stream`. Arguments are checked at once."""
     require_count("stream: prefetch", prefetch, minimum=1)
+    require_flag("stream: copy", copy)
     if isinstance(items, str | bytes) or not isinstance(items, Iterable):
         raise InputError(f"stream takes an iterable of inputs, each as for predict, got {given(items)}.")
     size = engine.call_size if batch_size is None else batch_size
     require_count("stream: batch_size", size, minimum=1)
     wait_s = None if max_wait_ms is None else require_milliseconds("stream: max_wait_ms", max_wait_ms) / 1e3
-    return _results(_Reader(engine, iter(items), size, wait_s, prefetch), plain=wait_s is None and not engine.overlaps)
+    reader = _Reader(engine, iter(items), size, wait_s, prefetch, copy=copy)
+    return _results(reader, plain=wait_s is None and not engine.overlaps)
 
 
 class _Reader:
     """Reads and checks items, and hands them out in groups that are worth a call; on a thread of its own if asked."""
 
     def __init__(
-        self, engine: ConcurrentCalls, items: Iterator[Any], size: int, wait_s: float | None, prefetch: int
+        self,
+        engine: ConcurrentCalls,
+        items: Iterator[Any],
+        size: int,
+        wait_s: float | None,
+        prefetch: int,
+        *,
+        copy: bool,
     ) -> None:
         self.engine, self.size, self.prefetch = engine, size, prefetch
         together = size * engine.parallel_calls
         self.line: Gatherer[Bound] = Gatherer(size=together, wait_s=wait_s, limit=together * prefetch)
-        self.finished = False
+        self.finished, self._copy = False, copy
         self._items = enumerate(items)
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
@@ -117,6 +127,7 @@ class _Reader:
         """Check one item and put it in the line; False where nothing more is to come."""
         try:
             bound = self.engine.bound(item)
+            bound = owned(bound) if self._copy else bound
         except (InputError, EngineError) as error:
             self._error = type(error)(f"Item {position}: {error}")
             self._error.__cause__ = error

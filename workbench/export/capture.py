@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from workbench.compress.program import copied, export_program, reason_of
+from workbench.compress.program import export_program, reason_of
 from workbench.core.errors import ExportError
 from workbench.export.io import Tree
 from workbench.export.quiet import quiet_export
 from workbench.tasks.axes import OpenDims
+from workbench.tasks.module import copied_module, plain_outputs
 from workbench.tasks.trees import batch_size, named_leaves, tree_map
 
 
@@ -36,7 +37,7 @@ def evaluating(module: nn.Module) -> nn.Module:
     """Return the module in eval mode: itself, or a copy where some part of it is training."""
     if isinstance(module, fx.GraphModule) or not any(m.training for m in module.modules()):
         return module
-    return copied(module).eval()
+    return copied_module(module).eval()
 
 
 def is_quantized(captured: Captured) -> bool:
@@ -78,7 +79,7 @@ def _arguments(inputs: Tree) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 def _export(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any) -> Any:
     try:
-        with torch.no_grad(), quiet_export():
+        with torch.no_grad(), quiet_export(), plain_outputs(module):
             return export_program(module, args, kwargs, shapes)
     except Exception as error:
         raise ExportError(f"The module cannot be exported: {reason_of(error)}") from error

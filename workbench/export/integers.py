@@ -93,6 +93,7 @@ class _Graph:
         self.producers = {name: node for node in graph.node for name in node.output}
         self._stored = {tensor.name: tensor for tensor in graph.initializer}
         self._instead: dict[str, list[Any]] = {}
+        self._contents: dict[str, tuple[Any, ...]] = {}
 
     def value(self, name: str) -> np.ndarray[Any, Any] | None:
         """Return a stored value, None for one that is computed."""
@@ -100,10 +101,19 @@ class _Graph:
         return None if tensor is None else np.asarray(self._read(tensor))
 
     def store(self, name: str, value: np.ndarray[Any, Any], four_bit: bool = False) -> str:
-        """Add a stored value, once for each name."""
+        """Add a stored value and return its name: ``name``, or one like it if that holds another value.
+
+        The exporter makes one tensor of two layers' weights that round to the same integers; their scales differ.
+        """
         import onnx
 
+        content = (value.dtype.str, value.shape, value.tobytes(), four_bit)
+        plain, number = name, 1
+        while name in self._stored and self._contents.get(name) != content:
+            number += 1
+            name = f"{plain}.{number}"
         if name not in self._stored:
+            self._contents[name] = content
             if four_bit:
                 kind = onnx.TensorProto.INT4 if value.dtype == np.int8 else onnx.TensorProto.UINT4
                 tensor = onnx.helper.make_tensor(name, kind, value.shape, value.flatten())

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from workbench.core.errors import ArtifactError
+from workbench.core.given import given
+from workbench.core.untrusted import require_line
+from workbench.tasks.trees import AttributeDict
 
 LAYER_KEY = "layer"
 """The key of the metadata by which a node of an ONNX file names the module that it came from."""
@@ -22,17 +28,22 @@ class TensorSpec:
     """One input or output: ``shape`` is that of one sample, without the batch; None stands for any length.
 
     ``axes`` names such lengths, dimension by dimension, where the task does; it is empty where none has a name.
+    ``batch_dim`` is where the batch stands among all dimensions of an output, None if the output is one for the whole
+    batch; it is 0 for inputs.
     """
 
     name: str
     dtype: str
     shape: tuple[int | None, ...]
     axes: tuple[str | None, ...] = ()
+    batch_dim: int | None = 0
 
     def describe(self) -> str:
         """Return the tensor as words, for error messages: ``"x: float32 [batch, 3, 32, 32]"``."""
         names = self.axes or (None,) * len(self.shape)
-        dims = ["batch", *((name or "any") if d is None else str(d) for d, name in zip(self.shape, names, strict=True))]
+        dims = [(name or "any") if d is None else str(d) for d, name in zip(self.shape, names, strict=True)]
+        if self.batch_dim is not None:
+            dims.insert(self.batch_dim, "batch")
         return f"{self.name}: {self.dtype} [{', '.join(dims)}]"
 
 
@@ -74,6 +85,21 @@ class IOSpec:
         return tuple(dict.fromkeys(name for dims in self.open_dims for name in dims.values()))
 
     @property
+    def moves_batch(self) -> bool:
+        """Whether an output has its batch in another dimension than the first."""
+        return any(spec.batch_dim for spec in self.outputs)
+
+    def batch_first(self, outputs: Sequence[Any]) -> list[Any]:
+        """Return outputs as the file declares them, with the batch moved to the first dimension."""
+        pairs = zip(self.outputs, outputs, strict=True)
+        return [np.moveaxis(array, spec.batch_dim, 0) if spec.batch_dim else array for spec, array in pairs]
+
+    def as_declared(self, outputs: Sequence[Any]) -> list[Any]:
+        """Return outputs with the batch where the file declares it: the inverse of :meth:`batch_first`."""
+        pairs = zip(self.outputs, outputs, strict=True)
+        return [np.moveaxis(array, 0, spec.batch_dim) if spec.batch_dim else array for spec, array in pairs]
+
+    @property
     def input_names(self) -> tuple[str, ...]:
         """Names of the inputs in the runtime's order."""
         return tuple(spec.name for spec in self.inputs)
@@ -96,13 +122,15 @@ class IOSpec:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> IOSpec:
-        """Build from the content of ``io.json``."""
+        """Build from the content of ``io.json``; ArtifactError if it is not what :meth:`to_dict` returns."""
+        if values["kind"] not in ("tensor", "tuple", "dict"):
+            raise ArtifactError(f"The kind of the inputs must be tensor, tuple or dict, got {given(values['kind'])}.")
         return cls(
             kind=values["kind"],
             inputs=tuple(_tensor_spec(v) for v in values["inputs"]),
             outputs=tuple(_tensor_spec(v) for v in values["outputs"]),
             output_tree=values["output_tree"],
-            batch=values["batch"],
+            batch=_size("The batch", values["batch"]),
         )
 
     @classmethod
@@ -116,7 +144,9 @@ class IOSpec:
         """
         try:
             return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except ArtifactError:
+            raise
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise ArtifactError(f"{path} does not describe a model's inputs and outputs: {error!r}.") from error
 
     def describe_inputs(self) -> str:
@@ -126,7 +156,23 @@ class IOSpec:
 
 
 def _tensor_spec(values: Mapping[str, Any]) -> TensorSpec:
-    return TensorSpec(values["name"], values["dtype"], tuple(values["shape"]), tuple(values.get("axes", ())))
+    name, dtype = (
+        require_line(f"The {key} of a tensor", values[key], error=ArtifactError) for key in ("name", "dtype")
+    )
+    shape = tuple(_size(f"A dimension of {name!r}", size) for size in values["shape"])
+    axes = tuple(
+        None if axis is None else require_line(f"An axis of {name!r}", axis, error=ArtifactError)
+        for axis in values.get("axes", ())
+    )
+    if axes and len(axes) != len(shape):
+        raise ArtifactError(f"{name!r} has {len(shape)} dimensions and names of {len(axes)}.")
+    return TensorSpec(name, dtype, shape, axes, _size("The batch dimension", values.get("batch_dim", 0)))
+
+
+def _size(what: str, value: object) -> int | None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**31):
+        raise ArtifactError(f"{what} must be a whole number of at least 0 or None, got {given(value)}.")
+    return value
 
 
 def input_kind(inputs: Tree) -> Literal["tensor", "tuple", "dict"]:
@@ -154,7 +200,7 @@ def describe_tree(tree: Tree, is_leaf: Callable[[Any], bool]) -> tuple[dict[str,
     """Return the JSON form of an output structure and its leaves with a name each.
 
     A leaf becomes ``{"leaf": index}``; tuples, lists and dicts (or their subclasses, as the model outputs of
-    transformers) become plain ones; None stays None.
+    transformers) become plain ones, named tuples keep their names; None stays None.
 
     Raises
     ------
@@ -171,6 +217,9 @@ def describe_tree(tree: Tree, is_leaf: Callable[[Any], bool]) -> tuple[dict[str,
             return {"none": True}
         if isinstance(node, Mapping):
             return {"dict": {str(k): walk(v, _join(name, str(k))) for k, v in node.items()}}
+        if isinstance(node, tuple) and (names := getattr(node, "_fields", None)):
+            fields = {key: walk(value, _join(name, key)) for key, value in zip(names, node, strict=True)}
+            return {"named": {"name": type(node).__name__, "fields": fields}}
         if isinstance(node, tuple | list):
             items = [walk(v, _join(name or "output", str(i))) for i, v in enumerate(node)]
             return {"tuple" if isinstance(node, tuple) else "list": items}
@@ -194,14 +243,22 @@ def tree_builder(description: Mapping[str, Any]) -> Callable[[Sequence[Any]], Tr
     ((kind, value),) = description.items()
     if kind == "leaf":
         index = int(value)
+        if index < 0:
+            raise ArtifactError(f"The place of an output must be at least 0, got {index}.")
         return lambda leaves: leaves[index]
     if kind == "none":
         return lambda leaves: None
     if kind == "dict":
         members = [(key, tree_builder(child)) for key, child in value.items()]
-        return lambda leaves: {key: build(leaves) for key, build in members}
+        return lambda leaves: AttributeDict((key, build(leaves)) for key, build in members)
+    if kind == "named":
+        made = collections.namedtuple(value["name"], value["fields"])  # type: ignore[misc]
+        parts = [tree_builder(child) for child in value["fields"].values()]
+        return lambda leaves: made(*(build(leaves) for build in parts))
     if kind in ("tuple", "list"):
         container: Callable[[Any], Any] = tuple if kind == "tuple" else list
         items = [tree_builder(child) for child in value]
         return lambda leaves: container(build(leaves) for build in items)
-    raise ArtifactError(f"Unknown node {kind!r} in an output structure. Allowed: dict, leaf, list, none, tuple.")
+    raise ArtifactError(
+        f"Unknown node {given(kind)} in an output structure. Allowed: dict, leaf, list, named, none, tuple."
+    )

@@ -29,6 +29,7 @@ from workbench.export.integers import Needs, needs_of, rewrite, translations
 from workbench.export.io import LAYER_KEY, IOSpec, TensorSpec, Tree, describe_tree, input_kind, input_leaves
 from workbench.export.onnx_module import OnnxModule
 from workbench.export.quiet import quiet_export
+from workbench.export.reductions import keep_reduced_dims
 from workbench.tasks.axes import OpenDims, axis_sizes, other_sizes, resized
 from workbench.tasks.trees import batch_size, call_model
 
@@ -125,6 +126,8 @@ def _write(
     needs = needs_of(captured.program)
     model = _convert(captured.program, io, needs)
     rewrite(model, needs)
+    if is_quantized(captured):
+        keep_reduced_dims(model)
     _tidy(model, io)
     try:
         content = model.SerializeToString()

@@ -13,7 +13,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from workbench.plots import style
-from workbench.plots.canvas import TEXT, name_rows, title
+from workbench.plots.canvas import TEXT, name_rows, plain, title
 
 HEIGHT = 0.56
 GAIN: dict[str, Any] = {"facecolor": style.GOOD, "edgecolor": style.INK, "linewidth": 0.6}
@@ -74,7 +74,7 @@ def draw_measure(ax: Axes, frame: pd.DataFrame, measure: Measure, *, first: bool
 
 def name_stages(ax: Axes, names: Sequence[str]) -> None:
     """Write the stages' names at the left, one a bar, the last one bold."""
-    ax.set_yticks(range(len(names)), [_short(name) for name in names], fontsize=TEXT)
+    ax.set_yticks(range(len(names)), [plain(_short(name)) for name in names], fontsize=TEXT)
     ax.get_yticklabels()[-1].set_fontweight("bold")
 
 

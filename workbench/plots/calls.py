@@ -14,7 +14,7 @@ from workbench.core.errors import ConfigError
 from workbench.core.given import given
 from workbench.plots import style
 from workbench.plots.amounts import draw_bar, short
-from workbench.plots.canvas import TEXT, dress, figure_of, name_rows, new_figure, say, title
+from workbench.plots.canvas import TEXT, dress, figure_of, name_rows, new_figure, plain, say, title
 
 COLUMNS = ["group", "name", "ms", "low_ms", "high_ms", "per_s", "ratio", "ratio_low", "ratio_high"]
 _ROOM = 2.05
@@ -100,7 +100,7 @@ def _panel(ax: Axes, frame: pd.DataFrame, *, named: bool, per: str) -> None:
         ax.hlines(place, row["low_ms"], row["high_ms"], color=style.INK, linewidth=1.6, zorder=4)
         pace = f"  {row['ratio']:.2f}x ({row['ratio_low']:.2f}-{row['ratio_high']:.2f})"
         draw_bar(ax, place, row["ms"], f"{short(row['ms'])} ms" + ("" if place == 0 else pace), end=row["high_ms"])
-    ax.set_yticks(range(len(frame)), [textwrap.fill(name, _WRAP) for name in frame["name"]], fontsize=TEXT)
+    ax.set_yticks(range(len(frame)), [plain(textwrap.fill(name, _WRAP)) for name in frame["name"]], fontsize=TEXT)
     ax.set_ylim(len(frame) - 0.45, -0.55)
     ax.set_xlim(0, max(frame["high_ms"].max(), frame["ms"].max()) * _ROOM)
     ax.set_xlabel(f"Time (ms/{per}) ↓\nx: speedup over the first, same rounds", fontsize=TEXT)

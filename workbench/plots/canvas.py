@@ -111,7 +111,7 @@ def say(ax: Axes, words: str, *, width: int = 60) -> None:
     ax.text(
         0.5,
         0.5,
-        "\n".join(textwrap.wrap(words, width)),
+        plain("\n".join(textwrap.wrap(words, width))),
         ha="center",
         va="center",
         fontsize=11,
@@ -123,12 +123,12 @@ def say(ax: Axes, words: str, *, width: int = 60) -> None:
 def title(ax: Axes, words: str, detail: str = "") -> None:
     """Set a left-aligned title; ``detail`` stands below it in a smaller, lighter line."""
     if not detail:
-        ax.set_title(words, loc="left", fontsize=11.5, fontweight="bold", color=INK)
+        ax.set_title(plain(words), loc="left", fontsize=11.5, fontweight="bold", color=INK)
         return
-    below = ax.set_title(detail, loc="left", fontsize=TEXT, color=MUTED)
+    below = ax.set_title(plain(detail), loc="left", fontsize=TEXT, color=MUTED)
     # anchored to the lower line, which matplotlib itself lifts above an axis on top
     ax.annotate(
-        words,
+        plain(words),
         (0, 1),
         (0, 5),
         below,
@@ -138,6 +138,17 @@ def title(ax: Axes, words: str, detail: str = "") -> None:
         color=INK,
         annotation_clip=False,
     )
+
+
+def plain(words: object) -> str:
+    """Return words for a text of matplotlib that shows its dollar signs: a pair of them would mean mathematics.
+
+    Examples
+    --------
+    >>> print(plain("$x$"))
+    \\$x\\$
+    """
+    return str(words).replace("$", r"\$")
 
 
 def plural(count: int, word: str) -> str:

@@ -13,7 +13,7 @@ from matplotlib.patches import Patch
 from workbench.core.errors import ConfigError
 from workbench.core.given import given
 from workbench.plots import style
-from workbench.plots.canvas import TEXT, axes_or_new, figure_of, name_rows, plural, say, title
+from workbench.plots.canvas import TEXT, axes_or_new, figure_of, name_rows, plain, plural, say, title
 from workbench.study.cluster.order import WAITING, Span
 
 COLUMNS = ["worker", "host", "kind", "words", "technique", "started_s", "seconds"]
@@ -87,7 +87,7 @@ def plot_cluster(summary: Any, *, ax: Axes | None = None) -> Figure:
             target.barh(
                 place, span["seconds"], left=span["started_s"], height=height, edgecolor="white", linewidth=0.8, **look
             )
-    target.set_yticks(range(len(lanes)), [f"{worker}\n{host}" for host, worker in lanes])
+    target.set_yticks(range(len(lanes)), [plain(f"{worker}\n{host}") for host, worker in lanes])
     target.invert_yaxis()
     name_rows(target)
     target.set_xlim(0, (frame["started_s"] + frame["seconds"]).max() * 1.02)

@@ -12,7 +12,7 @@ from workbench.core.given import given
 from workbench.measure.compare import Comparison
 from workbench.measure.noise import NoiseFloor
 from workbench.plots import style
-from workbench.plots.canvas import TEXT, axes_or_new, figure_of, new_figure, plain_log, title, wants_log
+from workbench.plots.canvas import TEXT, axes_or_new, figure_of, new_figure, plain, plain_log, title, wants_log
 
 _COLOURS = ("#7F7F7F", "#0072B2")
 _MARKS = ("o", "s")
@@ -77,7 +77,7 @@ def plot_noise(found: NoiseFloor, *, ax: Axes | None = None) -> Figure:
 def _rounds(ax: Axes, rounds: np.ndarray, medians: list[np.ndarray], names: list[str]) -> None:
     ax.vlines(rounds, medians[0], medians[1], color=style.FAINT, linewidth=1.0, zorder=1)
     for name, values, colour, mark in zip(names, medians, _COLOURS, _MARKS, strict=True):
-        ax.plot(rounds, values, mark, color=colour, markersize=4.5, zorder=3, label=name)
+        ax.plot(rounds, values, mark, color=colour, markersize=4.5, zorder=3, label=plain(name))
     beside = sum(map(len, names)) <= _LEGEND_LINE
     top = max(values.max() for values in medians)
     ax.set_ylim(0, top * (1.2 if beside else 1.32))
@@ -111,7 +111,7 @@ def _ratios(ax: Axes, rounds: np.ndarray, ratios: np.ndarray, found: Comparison)
     # the interval is of all rounds together, and stands behind the last one
     counted = [tick for tick in ax.get_xticks() if 1 <= tick <= len(rounds) and tick < place - 0.06 * len(rounds)]
     ax.set_xticks([*counted, place], [*(f"{tick:g}" for tick in counted), "all"])
-    ax.set_ylabel(f"Speedup over {found.baseline_name} ↑", fontsize=TEXT + 0.5, color=style.INK)
+    ax.set_ylabel(plain(f"Speedup over {found.baseline_name} ↑"), fontsize=TEXT + 0.5, color=style.INK)
     detail = f"{found.ratio:.3f} ({found.low:.3f} to {found.high:.3f}); noise floor {100 * found.floor:.1f} % included"
     title(ax, f"{found.candidate_name}: {found.verdict}", detail)
 

@@ -13,7 +13,7 @@ from matplotlib.transforms import ScaledTranslation
 
 from workbench.core.errors import ConfigError
 from workbench.plots import style
-from workbench.plots.canvas import TEXT, axes_or_new, plural, say, title
+from workbench.plots.canvas import TEXT, axes_or_new, plain, plural, say, title
 
 _ROW, _COLUMN, _MOST_NAMED = 0.24, 0.72, 60
 _LEAST_DROP = 0.005  # half a point of an accuracy, or of a metric in percent: less is mostly chance
@@ -122,7 +122,7 @@ def _detail(table: Any, wide: pd.DataFrame) -> str:
 def _name_axes(ax: Axes, table: Any, wide: pd.DataFrame) -> None:
     ax.grid(visible=False)
     step = 1 + len(wide) // _MOST_NAMED
-    ax.set_yticks(range(0, len(wide), step), [str(name) for name in wide.index[::step]], fontsize=TEXT - 0.5)
+    ax.set_yticks(range(0, len(wide), step), [plain(name) for name in wide.index[::step]], fontsize=TEXT - 0.5)
     ax.set_xticks(range(wide.shape[1]), [f"{setting:g}" for setting in wide.columns])
     ax.tick_params(length=0)
     ax.set_xlabel(_ACROSS.get(table.technique, "setting"), fontsize=TEXT)

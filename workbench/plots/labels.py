@@ -13,7 +13,7 @@ from matplotlib.text import Annotation
 
 from workbench.plots import boxes
 from workbench.plots.boxes import Boxes
-from workbench.plots.canvas import TEXT, figure_of
+from workbench.plots.canvas import TEXT, figure_of, plain
 from workbench.plots.style import INK, MUTED
 
 DISTANCES = (13, 20, 30, 44, 62, 84, 110, 140)  # points from mark to the label's nearest edge
@@ -109,7 +109,7 @@ def place_labels(ax: Axes, labels: Sequence[Label], obstacles: Obstacles) -> lis
 def write_label(ax: Axes, label: Label) -> Annotation:
     """Write a label with a leader line to its point, to be moved to its place."""
     note = ax.annotate(
-        label.words,
+        plain(label.words),
         (label.x, label.y),
         (0, 0),
         textcoords="offset points",

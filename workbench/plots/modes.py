@@ -20,7 +20,7 @@ from workbench.core.stats import bootstrap_drop
 from workbench.engine.names import DEFAULT_BACKENDS
 from workbench.measure.signals import sqnr_db
 from workbench.plots import style
-from workbench.plots.canvas import TEXT, axes_or_new, figure_of, name_rows, new_figure, plural, say, title
+from workbench.plots.canvas import TEXT, axes_or_new, figure_of, name_rows, new_figure, plain, plural, say, title
 from workbench.tasks.trees import batch_size, leaves, tree_map
 
 if TYPE_CHECKING:
@@ -233,8 +233,15 @@ def plot_layer_rounding(frame: pd.DataFrame, *, ax: Axes | None = None) -> Figur
     for number, (shade, name) in enumerate(zip(shades, names, strict=True)):
         line = frame[(frame["name"] == name) & np.isfinite(frame["sqnr_db"])]
         places = line["layer"].map(layers)
-        ax.plot(places, line["sqnr_db"], color=shade, marker="osD^vPX"[number % 7], markersize=5, label=name)
-    ax.set_xticks(range(len(layers)), list(layers), fontsize=TEXT - 1, rotation=45, ha="right", rotation_mode="anchor")
+        ax.plot(places, line["sqnr_db"], color=shade, marker="osD^vPX"[number % 7], markersize=5, label=plain(name))
+    ax.set_xticks(
+        range(len(layers)),
+        [plain(layer) for layer in layers],
+        fontsize=TEXT - 1,
+        rotation=45,
+        ha="right",
+        rotation_mode="anchor",
+    )
     ax.set_ylabel("SQNR of the outputs (dB) ↑", fontsize=TEXT)
     ax.legend(frameon=False, fontsize=TEXT - 0.5, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     title(ax, "What one layer's rounding costs", f"{plural(len(layers), 'layer')}, all others in float")

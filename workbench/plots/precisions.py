@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from workbench.export.agreement import compare_outputs
 from workbench.plots import style
-from workbench.plots.canvas import TEXT, axes_or_new, name_rows, say, title
+from workbench.plots.canvas import TEXT, axes_or_new, name_rows, plain, say, title
 from workbench.tasks.trees import leaves
 
 COLUMNS = ["name", "backend", "asked", "precision", "share", "tolerance", "quality", "drop"]
@@ -81,7 +81,7 @@ def plot_precisions(frame: pd.DataFrame, *, metric: str = "quality", ax: Axes | 
         _row(ax, place, row)
     ax.set_xscale("log")
     ax.set_xlim(_LOWEST / 2, 2.0)
-    ax.set_yticks(range(len(frame)), list(frame["name"]), fontsize=TEXT)
+    ax.set_yticks(range(len(frame)), [plain(name) for name in frame["name"]], fontsize=TEXT)
     ax.set_ylim(len(frame) - 0.4, -0.6)
     name_rows(ax)
     ax.set_xlabel("largest difference from the float model, as a share of its largest output", fontsize=TEXT)

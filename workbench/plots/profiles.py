@@ -17,7 +17,7 @@ from workbench.measure.profile_rows import Profile
 from workbench.measure.words import KINDS, kind_of
 from workbench.plots import style
 from workbench.plots.amounts import short
-from workbench.plots.canvas import TEXT, axes_or_new, figure_of, name_rows, plural, say, title
+from workbench.plots.canvas import TEXT, axes_or_new, figure_of, name_rows, plain, plural, say, title
 
 COLOURS = dict(zip(KINDS, ("#0072B2", "#D55E00", "#E69F00", "#CC79A7", "#56B4E9", "#009E73"), strict=True))
 """The colour of each kind of operator, in every chart of profiles."""
@@ -143,8 +143,8 @@ def plot_profiles(comparison: ProfileComparison, *, most: int = 14, ax: Axes | N
     target.set_xlabel("Time (ms/call) ↓", fontsize=TEXT, color=style.INK)
     ours, theirs = comparison.before, comparison.after
     handles = [
-        Patch(color=style.FAINT, label=_cut(f"before: {ours.label}, {ours.backend}", 44)),
-        Patch(color=_AFTER, label=_cut(f"after: {theirs.label}, {theirs.backend}", 44)),
+        Patch(color=style.FAINT, label=plain(_cut(f"before: {ours.label}, {ours.backend}", 44))),
+        Patch(color=_AFTER, label=plain(_cut(f"after: {theirs.label}, {theirs.backend}", 44))),
     ]
     _key_below(target, handles, max(4, len(frame)))
     nodes = f"all nodes {short(ours.total_ms)} → {short(theirs.total_ms)} ms"
@@ -175,7 +175,7 @@ def _behind(ax: Axes, end: float, place: float, words: str) -> None:
 
 
 def _rows(ax: Axes, names: list[str], right: float) -> None:
-    ax.set_yticks(range(len(names)), [_cut(name, _WIDEST) for name in names], fontsize=TEXT)
+    ax.set_yticks(range(len(names)), [plain(_cut(name, _WIDEST)) for name in names], fontsize=TEXT)
     ax.set_ylim(len(names) - 0.4, -0.6)
     ax.set_xlim(0, right or 1.0)
     name_rows(ax)

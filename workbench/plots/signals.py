@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from workbench.core.errors import ConfigError
 from workbench.plots import style
-from workbench.plots.canvas import TEXT, axes_or_new, name_rows, plural, say, title
+from workbench.plots.canvas import TEXT, axes_or_new, name_rows, plain, plural, say, title
 
 _ROW, _MOST_NAMED = 0.22, 80
 
@@ -56,7 +56,7 @@ def plot_layer_sqnr(report: Any, *, ax: Axes | None = None) -> Figure:
             at = (max(0.0, float(lengths[place])), place)
             ax.annotate(words, at, (4, 0), textcoords="offset points", va="center", fontsize=TEXT - 1.5)
     step = 1 + len(frame) // _MOST_NAMED
-    ax.set_yticks(range(0, len(frame), step), frame["layer"].tolist()[::step], fontsize=TEXT - 0.5)
+    ax.set_yticks(range(0, len(frame), step), [plain(name) for name in frame["layer"][::step]], fontsize=TEXT - 0.5)
     ax.set_ylim(len(frame) - 0.4, -0.6)
     ax.set_xlim(min(0.0, float(lengths.min()) * 1.1), highest * 1.12)
     name_rows(ax)

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from workbench.plots import style
-from workbench.plots.canvas import TEXT, axes_or_new, plural, say, title
+from workbench.plots.canvas import TEXT, axes_or_new, plain, plural, say, title
 
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
 _MARKERS = ("o", "s", "^", "D", "P", "v", "X")
@@ -115,7 +115,7 @@ def plot_rank_energy(task: Any, *, conv: str = "channel", ax: Axes | None = None
     shades = colormaps["viridis"](np.linspace(0.0, 0.9, len(layers)))
     for shade, layer in zip(shades, layers, strict=True):
         line = frame[frame["layer"] == layer]
-        ax.plot(100 * line["rank_share"], 100 * line["energy"], color=shade, linewidth=1.3, label=layer)
+        ax.plot(100 * line["rank_share"], 100 * line["energy"], color=shade, linewidth=1.3, label=plain(layer))
         pays = line[line["macs_share"] < 1]
         if len(pays):
             last = pays.iloc[-1]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import json
+import ast
+import re
 
 from workbench.compress.recipe import Recipe
 from workbench.compress.steps import Step
+from workbench.core.errors import StudyError
+from workbench.core.untrusted import one_line
 from workbench.report.words import Row, engine_name
-from workbench.study.rows import row_options
+from workbench.study.rows import row_options, row_recipe
 
 
 def code_for(row: Row, *, reference: str | None) -> str:
@@ -20,13 +23,14 @@ def code_for(row: Row, *, reference: str | None) -> str:
     reference : str or None
         How :func:`workbench.load_task` finds the task; None where only the reader has it.
     """
-    recipe = Recipe.from_json(row["recipe_json"]) if row.get("recipe_json") else Recipe()
+    recipe = row_recipe(row, trust=True) if row.get("recipe_json") else Recipe()  # it is written down, and not applied
     steps = [step_code(step) for step in recipe.steps]
     seed = [f"seed={recipe.seed}"] if recipe.seed else []
     options = [f"{name}={value!r}" for name, value in row_options(row).items()]
     shape = f", {row['shape']}" if row.get("shape") else ""
+    words = f"{row['recipe']} on {engine_name(row['backend'])}, batch size {row['batch_size']}{shape}"
     lines = [
-        f"# {row['recipe']} on {engine_name(row['backend'])}, batch size {row['batch_size']}{shape}",
+        f"# {one_line(words)}",
         "import workbench as wb",
         "",
         _task_line(reference),
@@ -35,11 +39,24 @@ def code_for(row: Row, *, reference: str | None) -> str:
         "",
         _call("engine = wb.OptimizedInferenceEngine.from_variant", ["variant", *options]),
         "with engine:",
-        f"    outcome = engine.predict(task.examples({row['batch_size']}))",
+        f"    outcome = engine.predict(task.examples({int(row['batch_size'])}))",
         "",
         "outcome.result, outcome.metrics.inference_time_ms",
     ]
-    return "\n".join(lines)
+    return _checked("\n".join(lines))
+
+
+def _checked(code: str) -> str:
+    """Return code that imports the workbench alone and calls nothing but it; StudyError if a value became code."""
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import | ast.ImportFrom) and ast.unparse(node) != "import workbench as wb":
+            raise StudyError(f"The code of a row would import: {ast.unparse(node)!r}. Do not use this study.")
+        if isinstance(node, ast.Call) and not _CALLED.fullmatch(ast.unparse(node.func)):
+            raise StudyError(f"The code of a row would call: {ast.unparse(node)!r}. Do not use this study.")
+    return code
+
+
+_CALLED = re.compile(r"wb(\.[A-Za-z_]\w*)+|recipe\.apply|engine\.predict|task\.examples")
 
 
 def step_code(step: Step) -> str:
@@ -70,7 +87,7 @@ def _task_line(reference: str | None) -> str:
     if reference in BUILTIN:
         return f"task = wb.tasks.{reference}()"
     if reference:
-        return f"task = wb.load_task({json.dumps(reference)})"
+        return f"task = wb.load_task({reference!r})"
     return "task = ...  # the Task that the study was made with"
 
 

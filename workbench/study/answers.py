@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from workbench.core.errors import StudyError, unknown_name
 from workbench.core.speedup import row_speedup
+from workbench.study.limits import within_limit
 from workbench.study.relative_latency import LATENCY, baseline_of, column_values
 from workbench.study.rows import NUMERIC, TrialRow, is_ranked, row_engine
 from workbench.study.winner import Winner, winner_of
@@ -92,7 +93,7 @@ def best_row(
     ]
     if not rivals:
         return Best(None, False, f"No finished trial at {asked} has both a quality and {minimise}.", 0)
-    within = [r for r in rivals if _drop(r) <= quality_drop]
+    within = [r for r in rivals if within_limit(_drop(r), quality_drop, quality=r["quality"])]
     if within:
         winner = winner_of(within, minimise)
         kind = "fastest" if minimise == LATENCY else f"smallest {minimise}"

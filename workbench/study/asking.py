@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from workbench.core.errors import StudyError, unknown_name
 from workbench.core.machine import fingerprint_id
 from workbench.study.answers import Best, best_row, mark_recommended, pareto_rows
+from workbench.study.last_run import last_run
 from workbench.study.merge import Merged, merge_rows, rows_of_task
 from workbench.study.relative_latency import LATENCY
 from workbench.study.rows import COLUMNS, TrialRow
@@ -69,7 +70,9 @@ class StudyAnswers:
         """
         return merge_rows(self._store, self.name, self.task, rows)
 
-    def export(self, output: str | Path, *, trial: str | None = None, quality_drop: float | None = None) -> Path:
+    def export(
+        self, output: str | Path, *, trial: str | None = None, quality_drop: float | None = None, trust: bool = False
+    ) -> Path:
         """Write the winner into a folder that runs where there is no torch, and return the folder.
 
         It holds the artefact, ``engine.json`` (backend, batch, threads and precision that won; onnxruntime in place of
@@ -85,11 +88,14 @@ class StudyAnswers:
             The ``trial_key`` of a finished row, or its beginning; by default the row of :meth:`best`.
         quality_drop : float, optional
             As in :meth:`best`.
+        trust : bool
+            Allow a recipe that names a function to call (``Distill.student``) to be applied again.
 
         Raises
         ------
         StudyError
-            If nothing met the goal, there is no such trial, or the model has no ONNX file.
+            If nothing met the goal, there is no such trial, the model has no ONNX file, or the row's files are of
+            another model.
         ArtifactError
             If the folder holds something else or cannot be written.
 
@@ -102,7 +108,7 @@ class StudyAnswers:
 
         rows = self._rows()
         best = self._best(rows, quality_drop)
-        return hand_over(rows, best, output, files=self.files, trial=trial, task=self.task)
+        return hand_over(rows, best, output, files=self.files, trial=trial, task=self.task, trust=trust)
 
     def frame(self) -> pd.DataFrame:
         """Return :meth:`rows` as a frame, with every column of a row."""
@@ -126,7 +132,8 @@ class StudyAnswers:
     ) -> Best:
         """Return the one row to take, or the nearest miss, with the reason in words.
 
-        After a search, and without an argument, it is the row that answers the question of the search.
+        After a search, and without an argument, it is the row that answers the question of the search. After a run it
+        is one of the engines and at the primary batch size of that run, as its report says.
 
         Parameters
         ----------
@@ -135,7 +142,7 @@ class StudyAnswers:
         minimise : str
             Column to make smallest among the rows within the limit; the latency by default.
         batch_size : int, optional
-            32 where measured, else the largest, by default.
+            Of the last run 32 or else the largest, by default.
         shape : str, optional
             As the rows' column holds it, such as ``"sequence=64"``; the one with most rows by default.
         """
@@ -177,5 +184,7 @@ class StudyAnswers:
         if searched is not None and (quality_drop, minimise, batch_size, shape) == (None,) * 4:
             return recommend(rows, searched, machine=fingerprint_id())
         drop = self._store.accepted_drop(self.name, quality_drop)
+        if (minimise, batch_size, shape) == (None,) * 3:
+            rows, batch_size = last_run(self._store, self.name).among(rows)
         asked: dict[str, Any] = {"minimise": minimise or LATENCY, "batch_size": batch_size, "shape": shape}
         return best_row(rows, quality_drop=drop, machine=fingerprint_id(), **asked)

@@ -79,7 +79,7 @@ def choose_threads(task: Task, points: Sequence[Point], threads: int) -> dict[Po
     from workbench.tasks.axes import resized
     from workbench.tasks.trees import call_model
 
-    model, before = task.build(), torch.get_num_threads()
+    model, before = task.model(), torch.get_num_threads()
     model.eval()
     choices = {}
     try:

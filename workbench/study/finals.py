@@ -12,6 +12,7 @@ from workbench.measure.blocks import Block
 from workbench.measure.pace import PaceRatio, pace_ratio
 from workbench.study.bench import Bench, Timed
 from workbench.study.ledger import Ledger
+from workbench.study.limits import within_limit
 from workbench.study.pacing import Pacing
 from workbench.study.plan import Plan, Planned
 from workbench.study.relative_latency import relative_latencies
@@ -67,7 +68,7 @@ def leading(items: Sequence[tuple[Planned, TrialRow]], limit: float) -> list[Pla
 
 def _allowed(row: TrialRow, limit: float) -> bool:
     drop = row["quality_drop"]
-    return drop is not None and drop <= limit
+    return drop is not None and within_limit(drop, limit, quality=row["quality"])
 
 
 def standings(
@@ -110,10 +111,12 @@ def hold_finals(
     Beside other load the faster thread count of torch eager may have changed since the plan was made, so the other
     one is timed too; if it is told to be faster now, it becomes the baseline of the finalists.
     """
+    if not ledger.finished:
+        return
     trials = leading([(t, row) for t, row in ledger.every_item() if t.point == plan.primary], ledger.quality_drop)
     base = plan.baseline(plan.primary)
     rivals = [trial for trial in trials if trial.key != base.key]
-    if not rivals or not ledger.finished:
+    if not rivals:
         return
     if len(trials) == 1:
         ledger.amend(trials[0], {"final_rank": 1, "notes": {"final_rank": "No other row is near in latency."}})

@@ -15,11 +15,12 @@ from workbench.artifact.folder import replacing_folder
 from workbench.artifact.manifest import FILES, MANIFEST
 from workbench.core.errors import ArtifactError, StudyError
 from workbench.core.given import given, require_path
+from workbench.core.untrusted import inside
 from workbench.engine.backends import runs_module
 from workbench.engine.config import InferenceConfig
 from workbench.study.answers import Best
 from workbench.study.handover_words import page, program
-from workbench.study.rows import TrialRow, row_options
+from workbench.study.rows import TrialRow, row_options, row_recipe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,13 +33,20 @@ INSTEAD = "onnxruntime"
 
 
 def hand_over(
-    rows: Sequence[TrialRow], best: Best, output: str | Path, *, files: Path, trial: str | None, task: Task | None
+    rows: Sequence[TrialRow],
+    best: Best,
+    output: str | Path,
+    *,
+    files: Path,
+    trial: str | None,
+    task: Task | None,
+    trust: bool = False,
 ) -> Path:
     """Write the winner, or the row that ``trial`` names, into ``output``; see :meth:`Study.export`."""
     folder = require_path("Study.export: output", output)
     row, reason = _chosen(rows, best, trial)
     _refuse_foreign(folder)
-    with _artifact(row, files, task) as (artifact, remade):
+    with _artifact(row, files, task, trust) as (artifact, remade):
         if artifact.onnx_path is None:
             raise StudyError(
                 f"{row['recipe']} has no ONNX file, which a machine without torch needs: {artifact.export_error} "
@@ -113,12 +121,13 @@ def _chosen(rows: Sequence[TrialRow], best: Best, trial: str | None) -> tuple[Tr
 
 
 @contextmanager
-def _artifact(row: TrialRow, files: Path, task: Task | None) -> Iterator[tuple[Artifact, bool]]:
+def _artifact(row: TrialRow, files: Path, task: Task | None, trust: bool) -> Iterator[tuple[Artifact, bool]]:
     """Yield the artefact of a row, and whether it had to be made again, which needs the task."""
-    kept = files / "artifacts" / str(row["artifact_key"])
-    own = kept.with_name(f"{kept.name}-b{row['batch_size']}")  # where its batch is fixed
+    kept = inside(files / "artifacts", row["artifact_key"], error=StudyError)
+    own = inside(files / "artifacts", f"{kept.name}-b{row['batch_size']}", error=StudyError)  # if its batch is fixed
     try:
         found = open_artifact(own if own.is_dir() else kept)
+        _require_same(found, row)
     except ArtifactError as error:
         if task is None:
             raise StudyError(
@@ -129,14 +138,23 @@ def _artifact(row: TrialRow, files: Path, task: Task | None) -> Iterator[tuple[A
         yield found, False
         return
     with tempfile.TemporaryDirectory(prefix="workbench-export-") as folder:
-        yield _made_again(row, Path(folder) / "artifact", task), True
+        yield _made_again(row, Path(folder) / "artifact", task, trust), True
 
 
-def _made_again(row: TrialRow, folder: Path, task: Task) -> Artifact:
+def _require_same(artifact: Artifact, row: TrialRow) -> None:
+    """Raise StudyError if an artifact is of another recipe or task than its row."""
+    made = (artifact.manifest["recipe_id"], artifact.manifest["task"].get("fingerprint"))
+    if made != (row["recipe_id"], row["task_fingerprint"]):
+        raise StudyError(
+            f"The artefact {artifact.folder} is of recipe {given(made[0])} and task {given(made[1])}, and the row of "
+            f"{given(row['recipe_id'])} and {given(row['task_fingerprint'])}. Do not use this study's files."
+        )
+
+
+def _made_again(row: TrialRow, folder: Path, task: Task, trust: bool) -> Artifact:
     from workbench.artifact.cache import PrefixCache
-    from workbench.compress.recipe import Recipe
 
-    variant = Recipe.from_json(row["recipe_json"]).apply(task, cache=PrefixCache(task))
+    variant = row_recipe(row, trust=trust).apply(task, cache=PrefixCache(task))
     return variant.save(folder, batch=row["batch_size"])
 
 

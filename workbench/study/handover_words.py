@@ -8,6 +8,7 @@ from typing import Any
 from workbench.artifact.artifact import Artifact
 from workbench.core.machine import INT8_DOT
 from workbench.core.speedup import row_speedup
+from workbench.core.untrusted import code_span, markdown, one_line
 from workbench.export.io import IOSpec, TensorSpec
 
 Row = Mapping[str, Any]
@@ -90,17 +91,17 @@ def page(row: Row, artifact: Artifact, *, reason: str, runs_on: str, remade: boo
     """Return the page; ``runs_on`` is the backend that ``engine.json`` names, not the row's where that needs torch."""
     count = row["threads"]
     return PAGE.format(
-        recipe=row["recipe"],
-        task=row["task"],
+        recipe=markdown(row["recipe"]),
+        task=markdown(row["task"]),
         what=_what(artifact),
-        reason=reason,
+        reason=markdown(reason),
         engine=_engine(row, runs_on),
         io=_tensors(artifact.io),
-        backend=row["backend"],
-        machine=row.get("machine") or "a machine",
-        fingerprint=row["fingerprint"],
+        backend=markdown(row["backend"]),
+        machine=markdown(row.get("machine") or "a machine"),
+        fingerprint=markdown(row["fingerprint"]),
         threads=f"{count} thread{'s' if count > 1 else ''}",
-        batch=", ".join(str(part) for part in (row["batch_size"], row.get("shape")) if part),
+        batch=", ".join(markdown(part) for part in (row["batch_size"], row.get("shape")) if part),
         figures="\n".join(f"| {name} | {figure} |" for name, figure in _figures(row).items()),
         elsewhere=(_REMADE if remade else "") + _ELSEWHERE,
         instructions=instruction_words(artifact.manifest),
@@ -115,29 +116,33 @@ def program(io: IOSpec) -> str:
         inputs = f"{{{pairs}}}"
     else:
         inputs = names[0] if io.kind == "tensor" else f"({', '.join(names)},)"
-    described = "".join(f"# {spec.describe()}\n" for spec in io.inputs)
+    described = "".join(f"# {one_line(spec.describe())}\n" for spec in io.inputs)
     return PROGRAM.format(inputs=f"{described}inputs = {inputs}")
 
 
 def _what(artifact: Artifact) -> str:
     manifest = artifact.manifest
     size = artifact.manifest["files"]["model.onnx"]["bytes"] / 2**20
-    made = f"made by: {manifest['label']}" if manifest["recipe"].get("steps") else "the original model, not compressed"
+    made = (
+        f"made by: {markdown(manifest['label'])}"
+        if manifest["recipe"].get("steps")
+        else "the original model, not compressed"
+    )
     return (
         f"An ONNX model of {manifest['params']:,} parameters, {manifest['macs']:,} multiply-accumulates per sample and "
-        f"{size:.3g} MiB, {made}. Recipe {manifest['recipe_id']}, in whole in `manifest.json`."
+        f"{size:.3g} MiB, {made}. Recipe {markdown(manifest['recipe_id'])}, in whole in `manifest.json`."
     )
 
 
 def _engine(row: Row, runs_on: str) -> str:
+    backend = markdown(row["backend"])
     words = (
-        f"`engine.json` holds what was measured: {row['backend']}, batches of {row['batch_size']}, {row['threads']} "
-        "threads."
+        f"`engine.json` holds what was measured: {backend}, batches of {row['batch_size']}, {row['threads']} threads."
     )
     if runs_on != row["backend"]:
         words = (
-            f"The figures below are those of {row['backend']}, which needs torch and the task's code. `engine.json` "
-            f"names {runs_on}, which runs this folder without them and was not measured for these figures; batches of "
+            f"The figures below are those of {backend}, which needs torch and the task's code. `engine.json` names "
+            f"{runs_on}, which runs this folder without them and was not measured for these figures; batches of "
             f"{row['batch_size']} and {row['threads']} threads are as measured."
         )
     return f"{words} Leave `threads` out to take the physical cores of the machine at hand."
@@ -154,7 +159,7 @@ def _tensors(io: IOSpec) -> str:
 
 def _open(io: IOSpec) -> str:
     """Say which dimensions may have any size besides the batch."""
-    names = [f"`{name}`" for name in io.axes]
+    names = [code_span(name) for name in io.axes]
     if any(None in spec.shape and not spec.axes for spec in io.inputs):
         names.append("those written `any`")
     if not names:
@@ -163,8 +168,7 @@ def _open(io: IOSpec) -> str:
 
 
 def _tensor(spec: TensorSpec) -> str:
-    name, _, rest = spec.describe().partition(": ")
-    return f"`{name}`: {rest}"
+    return f"{code_span(spec.name)}: {markdown(spec.describe().removeprefix(f'{spec.name}: '))}"
 
 
 def _figures(row: Row) -> dict[str, str]:
@@ -215,15 +219,16 @@ def instruction_words(manifest: Mapping[str, Any]) -> str:
     """Return for which instruction sets a model was made, and what to check on a CPU that has others."""
     machine = manifest["machine"]
     isa = machine.get("isa") or []
-    where = f"{machine.get('cpu_model') or 'an unknown CPU'} ({' '.join(isa) or 'instruction sets unknown'})"
+    sets = " ".join(map(str, isa)) or "instruction sets unknown"
+    where = f"{markdown(machine.get('cpu_model') or 'an unknown CPU')} ({markdown(sets)})"
     if not manifest["quantized"]:
         return f"The model computes in float and runs on every CPU. It was made on {where}; wider vectors are faster."
     step = manifest["recipe"]["steps"][-1]
-    said = [str(note) for note in (manifest["steps"][-1].get("notes") if manifest["steps"] else None) or ()]
+    said = [markdown(note) for note in (manifest["steps"][-1].get("notes") if manifest["steps"] else None) or ()]
     if step.get("activations") == "none":
         words = "Its weights are integers and its arithmetic is float, so it needs no special instructions."
     elif step["target"] == "int8_dot" or (step["target"] == "this" and machine.get("int8_dot")):
-        dots = ", ".join(name for name in isa if name in INT8_DOT) or "dot-product instructions"
+        dots = ", ".join(sorted(INT8_DOT.intersection(isa))) or "dot-product instructions"
         words = (
             f"The int8 scheme was chosen for a CPU that sums int8 products in 32 bits (here: {dots}). On a CPU without "
             "such instructions pairs of products can saturate at 16 bits, and answers go wrong without an error. Look "

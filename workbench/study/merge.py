@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from workbench.core.errors import StudyError
 from workbench.core.given import given
 from workbench.study.relative_latency import COLUMNS as LATENCY_COLUMNS
 from workbench.study.relative_latency import with_relative_latency
-from workbench.study.rows import NUMERIC, STATES, TrialRow, judged_on, update_row, whole_row
+from workbench.study.rows import TrialRow, checked_row, judged_on, update_row, whole_row
 
 if TYPE_CHECKING:
     from workbench.study.store import Store, Stored
@@ -142,9 +141,7 @@ def _refuse(constant: str) -> NoReturn:
 
 
 def _checked(row: Any, where: str, task: Task) -> TrialRow:
-    if not isinstance(row, Mapping):
-        raise StudyError(f"{where} is no row of a study, but {given(row)}.")
-    _check_fields(row, where)
+    row = checked_row(row, where, required=(*_WORDS, *_COUNTS, "state"))
     if row["task_fingerprint"] != task.fingerprint:
         raise StudyError(
             f"{where} is of the task {row.get('task')!r} with the fingerprint {row['task_fingerprint']}, and this "
@@ -161,30 +158,3 @@ def _checked(row: Any, where: str, task: Task) -> TrialRow:
 def _key(row: Mapping[str, Any]) -> str:
     """Return a key for a row that was written before rows had theirs."""
     return short_id({name: row[name] for name in (*_WORDS, *_COUNTS)})
-
-
-def _check_fields(row: Mapping[str, Any], where: str) -> None:
-    bad = [name for name in _WORDS if not isinstance(row.get(name), str)]
-    bad += [name for name in _COUNTS if not _number(row.get(name), int) or row[name] < 1]
-    bad += [name for name in NUMERIC if row.get(name) is not None and not _number(row[name], int | float)]
-    bad += ["state"] if row.get("state") not in STATES else []
-    bad += ["shape"] if not isinstance(row.get("shape", ""), str) else []
-    bad += ["engine_json"] if not _is_object(row.get("engine_json", "{}")) else []
-    bad += ["notes"] if not isinstance(row.get("notes", {}), Mapping) else []
-    bad += ["steps"] if not isinstance(row.get("steps", []), list) else []
-    if bad:
-        raise StudyError(
-            f"{where} is no row of a study: {bad[0]} is {given(row.get(bad[0]))}. Merge what `workbench bench "
-            "--output` or a report (trials.jsonl) wrote, unchanged."
-        )
-
-
-def _is_object(text: Any) -> bool:
-    try:
-        return isinstance(text, str) and isinstance(json.loads(text), dict)
-    except (ValueError, RecursionError):
-        return False
-
-
-def _number(value: Any, kind: Any) -> bool:
-    return isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)

@@ -208,7 +208,10 @@ class PrepareHost:
                 child.close()
 
     def _send(self, child: Child, shipment: Shipment) -> None:
-        child.send("task", shipment.task, reference=shipment.reference, prefix_cache=self._prefix_cache)
+        import torch
+
+        known = {"reference": shipment.reference, "threads": torch.get_num_threads()}
+        child.send("task", shipment.task, prefix_cache=self._prefix_cache, **known)
         self._sent = True
 
     def _load(self, child: Child) -> None:
@@ -222,6 +225,7 @@ class PrepareHost:
             raise StudyError(
                 f"The task that {shipment.reference!r} gives in a child process is not the one of this study "
                 f"({answer['fingerprint']} instead of {shipment.fingerprint}): its data, weights or version "
-                "differ. Fix random seeds in it, and do not change a task after loading it."
+                "differ. Fix random seeds in it, load trained weights in build() instead of training there, and do not "
+                "change a task after loading it."
             )
         self._loaded = True

@@ -43,9 +43,16 @@ class Preparer:
         }  # fmt: skip
 
     def load(self, command: dict[str, Any], payload: bytes) -> dict[str, Any]:
-        """Load the task by reference, else from what the study pickled; say where finished beginnings are kept."""
+        """Load the task by reference, else from what the study pickled; say where finished beginnings are kept.
+
+        It is built with as many threads as in the study's process: a build that trains gives other weights with others.
+        """
+        import torch
+
         from workbench.artifact import PrefixCache
 
+        own = torch.get_num_threads()
+        torch.set_num_threads(command.get("threads") or own)
         if command["reference"] is not None:
             from workbench.tasks.load import load_task
 
@@ -54,9 +61,11 @@ class Preparer:
             import cloudpickle
 
             self._task = cloudpickle.loads(payload)
+        fingerprint = self._task.fingerprint
+        torch.set_num_threads(own)
         self._cache = PrefixCache(self._task) if command["prefix_cache"] else {}
         _import_exporter()
-        return {"fingerprint": self._task.fingerprint}
+        return {"fingerprint": fingerprint}
 
     def prepare(self, command: dict[str, Any], payload: bytes) -> dict[str, Any]:
         """Apply a recipe, write the artefact into ``folder``, and return what the rows need.

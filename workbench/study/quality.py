@@ -94,9 +94,8 @@ def judge(task: Task, outputs: Path, baseline: Path) -> Quality:
     if outputs == baseline:
         note = "This is the baseline: its drop is 0 by definition."
         own = "This is the baseline: it agrees with itself."
-        return Quality(
-            quality, 0.0, 0.0, 0.0, 1.0, {"quality_drop_low": note, "quality_drop_high": note, "agreement": own}
-        )
+        notes = {"quality_drop_low": note, "quality_drop_high": note, "agreement": own}
+        return Quality(quality, 0.0, 0.0, 0.0, 1.0, notes | _sign(task))
     share, word = agreement(mine, base, task.evaluation.targets)
     if not math.isfinite(drop):
         words = f"The metric of the baseline is {reference}: there is nothing to hold this one against."
@@ -106,7 +105,11 @@ def judge(task: Task, outputs: Path, baseline: Path) -> Quality:
     if isinstance(interval, str):
         notes = {"quality_drop_low": interval, "quality_drop_high": interval, "agreement": word}
         return Quality(quality, drop, None, None, share, notes)
-    return Quality(quality, drop, *interval, share, {"agreement": word})
+    return Quality(quality, drop, *interval, share, {"agreement": word} | _sign(task))
+
+
+def _sign(task: Task) -> dict[str, str]:
+    return {} if task.higher_is_better else {"quality": "The negative of the task's metric, of which less is better."}
 
 
 def _interval(task: Task, mine: Any, base: Any) -> tuple[float, float] | str:

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from workbench.core.errors import StudyError
 from workbench.core.progress import Progress, ProgressCallback
+from workbench.core.untrusted import parsed
 from workbench.study.baseline import with_earlier_baseline
 from workbench.study.merge import rows_of_task
 from workbench.study.plan import Plan, plan_for
@@ -46,9 +48,15 @@ def is_builtin(task: object) -> bool:
 def recall(store: Store, study: str, key: str | None) -> Remembered | None:
     """Return what a study has kept of the task with this key, None where it was none or another one."""
     known = None if key is None else store.setting(study, _SETTING)
-    if known is None or known["key"] != key:
+    if known is None:
         return None
-    return Remembered(known["fingerprint"], tuple(known["axes"]), tuple((name, size) for name, size in known["own"]))
+    kept_key, found = parsed(f"The setting {_SETTING!r} of {study!r}", known, _kept, error=StudyError)
+    return found if kept_key == key else None
+
+
+def _kept(known: Mapping[str, Any]) -> tuple[str, Remembered]:
+    own = tuple((str(name), int(size)) for name, size in known["own"])
+    return known["key"], Remembered(str(known["fingerprint"]), tuple(map(str, known["axes"])), own)
 
 
 def remember(store: Store, study: str, key: str, found: Remembered) -> None:

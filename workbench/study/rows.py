@@ -6,8 +6,15 @@ Units stand in the names. A column that could not be measured is None, and ``not
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+import sys
+from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
+
+from workbench.compress.recipe import Recipe
+from workbench.core.errors import StudyError, WorkbenchError
+from workbench.core.given import given
+from workbench.core.untrusted import MOST_NAME, cleaned
 
 STATES = ("waiting", "running", "complete", "pruned", "failed", "cancelled")
 
@@ -122,6 +129,17 @@ COLUMNS: tuple[str, ...] = tuple(TrialRow.__annotations__)
 NUMERIC = tuple(name for name, kind in TrialRow.__annotations__.items() if "int" in str(kind) or "float" in str(kind))
 """The columns that hold numbers, and so can be plotted or minimised."""
 
+_NAMES = ("task", "task_fingerprint", "recipe", "recipe_id", "backend", "fingerprint", "shape", "technique", "state",
+          "fidelity", "machine", "artifact_key", "trial_key", "baseline_key", "verdict", "reference")  # fmt: skip
+"""The columns that hold one line of text."""
+_FILES = ("artifact_key", "trial_key", "baseline_key", "samples")
+"""The columns that name files of the study."""
+_NEVER_NONE = ("shape", "engine_json", "steps", "notes")
+_FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+REQUIRED = ("recipe", "recipe_id", "backend", "batch_size", "state")
+"""The columns that a row of every version has."""
+_LONGEST_NAME, _LONGEST_JSON = 5 * MOST_NAME, 2**20
+
 OPTIONAL = ("error", "reference", "final_rank")
 """The columns in which None is a value of its own, so that it needs no note."""
 
@@ -183,6 +201,32 @@ def row_options(row: Mapping[str, Any]) -> dict[str, Any]:
     return {"backend": row["backend"], "batch_size": row["batch_size"], **threads, **more}
 
 
+def row_recipe(row: Mapping[str, Any], *, trust: bool = False) -> Recipe:
+    """Return the recipe of a row.
+
+    Parameters
+    ----------
+    trust : bool
+        Allow a recipe that names functions to call (``Distill.student``, predicates of ``exclude``): applying it runs
+        code which the row names.
+
+    Raises
+    ------
+    StudyError
+        If it is no recipe, or names a function without ``trust``.
+    """
+    try:
+        recipe = Recipe.from_json(row["recipe_json"])
+    except (WorkbenchError, TypeError, ValueError, LookupError, AttributeError, RecursionError) as error:
+        raise StudyError(f"The recipe of {given(row['recipe'])} cannot be used: {error}") from error
+    if recipe.functions and not trust:
+        raise StudyError(
+            f"The recipe of {given(row['recipe'])} calls {', '.join(map(given, recipe.functions))}: that runs code "
+            "which the study names. Give trust=True (--trust) if you or people you trust wrote the study."
+        )
+    return recipe
+
+
 def is_ranked(row: Mapping[str, Any]) -> bool:
     """Return whether a row may be ranked and recommended: no reference, and measured at full fidelity."""
     return row.get("reference") is None and row.get("fidelity") != "survey"
@@ -204,6 +248,68 @@ def explained(row: Mapping[str, Any]) -> TrialRow:
     missing = [name for name in COLUMNS if row[name] is None and name not in OPTIONAL and name not in row["notes"]]
     computed = ("candidates", "latency_ms_rel", "latency_ms_rel_low", "latency_ms_rel_high")  # when rows are read
     return update_row(row, notes={name: "It was not recorded." for name in missing if name not in computed})
+
+
+def checked_row(row: object, where: str, *, required: Sequence[str] = REQUIRED) -> dict[str, Any]:
+    """Return a row from a file or a database after checking that each of its columns has the type it must have.
+
+    Control characters in free text are written as escapes.
+
+    Raises
+    ------
+    StudyError
+        If it is no row: the column and its value are named.
+    """
+    if not isinstance(row, Mapping):
+        raise StudyError(f"{where} is no row of a study, but {given(row)}.")
+    bad = [name for name in required if row.get(name) is None]
+    bad += [name for name in _NEVER_NONE if name in row and row[name] is None]
+    bad += [name for name in COLUMNS if row.get(name) is not None and not _fits(name, row[name])]
+    if bad:
+        raise StudyError(f"{where} is no row of a study: {bad[0]} is {given(row.get(bad[0]))}.")
+    found: dict[str, Any] = {
+        str(name): cleaned(value) if isinstance(value, str) else value for name, value in row.items()
+    }
+    if found.get("notes"):
+        found["notes"] = {cleaned(name): cleaned(words) for name, words in found["notes"].items()}
+    return found
+
+
+def _fits(name: str, value: Any) -> bool:
+    """Return whether a value that is not None may stand in a column."""
+    if name in _FILES and not (isinstance(value, str) and _FILE.fullmatch(value) and len(value) <= MOST_NAME):
+        return False
+    if name == "state":
+        return value in STATES
+    if name in _NAMES:
+        return isinstance(value, str) and value.isprintable() and len(value) <= _LONGEST_NAME
+    if name in ("recommended", "baseline"):
+        return isinstance(value, bool)
+    if name == "steps":
+        return isinstance(value, list) and all(isinstance(step, Mapping) for step in value)
+    if name == "notes":
+        return isinstance(value, Mapping) and all(isinstance(part, str) for pair in value.items() for part in pair)
+    if name in NUMERIC:
+        whole = "float" not in str(TrialRow.__annotations__[name])
+        count = name in ("batch_size", "threads")
+        return _is_number(value, int if whole else int | float) and not (count and value < 1)
+    if name in ("engine_json", "recipe_json"):
+        return isinstance(value, str) and len(value) <= _LONGEST_JSON and _has_names(value)
+    return isinstance(value, str)
+
+
+def _has_names(text: str) -> bool:
+    """Return whether JSON is an object whose keys are names of options."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and all(key.isidentifier() and key.isascii() for key in found)
+
+
+def _is_number(value: Any, kind: Any) -> bool:
+    # math.isfinite refuses integers that no float can hold
+    return isinstance(value, kind) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def whole_row(known: Mapping[str, Any]) -> TrialRow:

@@ -15,6 +15,7 @@ from workbench.core.errors import Cancelled, StudyError
 from workbench.core.progress import Progress, ProgressCallback, ignore
 from workbench.study.answers import check_question
 from workbench.study.care import STALL_S, care_for
+from workbench.study.last_run import ASKED, LastRun
 from workbench.study.merge import rows_of_task
 from workbench.study.remembered import Remembered, complete_rows, finished_plan, recall, remember, tell_finished
 from workbench.study.search.face import SETTING
@@ -183,8 +184,16 @@ class StudyRuns:
         if self._builtin is not None and self._key is not None:
             remember(self._store, self.name, self._key, found)
 
-    def _note_question(self, quality_drop: float, *, default: bool = False) -> None:
+    def _note_question(
+        self,
+        quality_drop: float,
+        backends: Sequence[str] | None,
+        batch_sizes: Sequence[int],
+        *,
+        default: bool = False,
+    ) -> None:
         self._store.set_setting(self.name, "quality_drop", quality_drop)
+        self._store.set_setting(self.name, ASKED, LastRun.of(backends, batch_sizes).to_dict())
         self._store.set_setting(self.name, SETTING, None)
         if not default:
             self._store.set_setting(self.name, CURRENT, None)
@@ -247,7 +256,7 @@ class StudyRuns:
                     look: Callable[..., Any] = finished_default if default else finished_plan
                     done: Any = None if known is None else look(known, self._store, self.name, *asked, **more)
                     if done:
-                        self._note_question(quality_drop, default=default)
+                        self._note_question(quality_drop, backends, batch_sizes, default=default)
                         return tell_finished(done[0], done[1], time.monotonic() - started, progress)
                     host = PrepareHost(None, self.files, leash, prefix_cache=self.prefix_cache, care=care)
                     early.callback(host.close, kill=True)  # where the run does not come to that
@@ -269,7 +278,7 @@ class StudyRuns:
                         plan = with_fastest_baseline(plan, new_points, host.choose_threads)
                 except Cancelled:
                     return RunSummary(0, 0, 0, 0, cancelled=True, seconds=time.monotonic() - started)
-                self._note_question(quality_drop, default=default)
+                self._note_question(quality_drop, backends, batch_sizes, default=default)
                 self._remember(known)
                 more = {"host": host, "monitor": monitor, "care": care}
                 with watched:
@@ -321,6 +330,6 @@ class StudyRuns:
             raise StudyError("A monitor watches this machine, and with cluster=... the work is done elsewhere.")
         known = Remembered.of(self.task)
         asked["shapes"] = shapes_of(shapes, known.axes, whose="the task's", own=known.own)
-        self._note_question(quality_drop)
+        self._note_question(quality_drop, asked["backends"], asked["batch_sizes"])
         more: dict[str, Any] = {"quality_drop": quality_drop, "prefix_cache": self.prefix_cache}
         return run_on_cluster(self.task, cluster, self._store, self.name, stop, **more, **asked)

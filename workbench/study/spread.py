@@ -20,6 +20,7 @@ from workbench.study.child import Stop
 from workbench.study.plan import BASELINE_BACKEND, Plan, Planned, check_recipes, plan_for
 from workbench.study.prepare import PrepareHost, Shipment, pack
 from workbench.study.quality import judge, write_inputs
+from workbench.study.rows import row_recipe
 from workbench.study.shelf import Shelf
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def _recipe(recipe: Recipe | None, best: Best) -> Recipe:
     if recipe is None:
         if best.row is None:
             raise StudyError("Nothing was measured yet, so that no recipe is recommended: run the study, or give one.")
-        recipe = Recipe.from_json(best.row["recipe_json"])
+        recipe = row_recipe(best.row)
     if not isinstance(recipe, Recipe):
         raise StudyError(f"spread needs a Recipe, got {recipe!r}. Write Recipe(Prune(0.5), ...).")
     if not recipe.steps:

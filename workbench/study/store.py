@@ -10,6 +10,7 @@ import functools
 import json
 import os
 import platform
+import sys
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
@@ -23,8 +24,9 @@ from sqlalchemy.engine import Connection
 
 from workbench.core.config import without_nan
 from workbench.core.errors import StudyError, first_line
+from workbench.core.untrusted import one_line
 from workbench.study.address import connect, files_folder, parse_url
-from workbench.study.rows import TrialRow, whole_row
+from workbench.study.rows import TrialRow, checked_row, whole_row
 
 SCHEMA_VERSION = 1
 STALE_S = 30.0
@@ -147,7 +149,7 @@ class Store:
         return {
             r["trial_key"]: Stored(
                 r["trial_key"],
-                whole_row({"trial_key": r["trial_key"], **json.loads(r["row"])}),
+                self._row(study, r["trial_key"], r["row"]),
                 r["state"],
                 r["owner"],
                 r["heartbeat"],
@@ -155,6 +157,17 @@ class Store:
             )
             for r in found
         }
+
+    def _row(self, study: str, key: str, text: str) -> TrialRow:
+        """Return a row of the database after checking it: anybody may have written the file."""
+        where = f"{self.url}: trial {one_line(key)!r} of study {one_line(study)!r}"
+        try:
+            found = json.loads(text)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise StudyError(f"{where} is no row of a study: it is no JSON.") from error
+        if isinstance(found, dict):
+            found = {"trial_key": key, **found}
+        return whole_row(checked_row(found, where))
 
     def merge(self, study: str, rows: Mapping[str, TrialRow]) -> tuple[int, int]:
         """Take rows in that were measured elsewhere; return how many are new, and how many replaced an older one.
@@ -250,14 +263,18 @@ class Store:
         query = sa.select(SETTINGS.c.value).where(SETTINGS.c.study == study, SETTINGS.c.name == name)
         with self._begin() as connection:
             value = connection.scalar(query)
-        return None if value is None else json.loads(value)
+        try:
+            return None if value is None else json.loads(value)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise StudyError(f"{self.url}: the setting {name!r} is no JSON. Give another storage.") from error
 
     def accepted_drop(self, study: str, asked: float | None) -> float:
         """Return the largest drop of quality: what is asked for, else that of the last run, else ``DROP``."""
         if asked is not None:
             return asked
         stored = self.setting(study, "quality_drop")
-        return DROP if stored is None else float(stored)
+        known = isinstance(stored, int | float) and not isinstance(stored, bool) and 0 <= stored <= sys.float_info.max
+        return float(stored) if known else DROP
 
     def set_setting(self, study: str, name: str, value: Any) -> None:
         """Store a JSON-ready value for a study."""

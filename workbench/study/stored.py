@@ -12,6 +12,7 @@ from workbench.core.machine import fingerprint_id
 from workbench.study.address import parse_url
 from workbench.study.answers import Best, best_row, mark_recommended
 from workbench.study.handover import hand_over
+from workbench.study.last_run import last_run
 from workbench.study.merge import rows_of_task
 from workbench.study.rows import TrialRow
 from workbench.study.search.face import stored_question
@@ -30,6 +31,7 @@ def export_stored(
     task: Task | str | None = None,
     trial: str | None = None,
     quality_drop: float | None = None,
+    trust: bool = False,
 ) -> Path:
     """Write the winner of a study into a folder; as :meth:`Study.export`, but the task may be left out.
 
@@ -52,7 +54,7 @@ def export_stored(
         with Study(task, storage=storage, name=study) as opened:
             if not opened.rows():
                 raise StudyError(_not_held(opened.task, storage))
-            return opened.export(output, trial=trial, quality_drop=quality_drop)
+            return opened.export(output, trial=trial, quality_drop=quality_drop, trust=trust)
     with _opened(storage) as store:
         rows, best = _answer(store, _named(store, storage, study), storage, quality_drop)
         return hand_over(rows, best, output, files=store.files, trial=trial, task=None)
@@ -103,7 +105,9 @@ def _answer(store: Store, name: str, storage: str, quality_drop: float | None) -
     searched = stored_question(store, name)
     if searched is not None and quality_drop is None:
         return rows, recommend(rows, searched, machine=fingerprint_id())
-    return rows, best_row(rows, quality_drop=store.accepted_drop(name, quality_drop), machine=fingerprint_id())
+    among, batch_size = last_run(store, name).among(rows)
+    drop = store.accepted_drop(name, quality_drop)
+    return rows, best_row(among, quality_drop=drop, batch_size=batch_size, machine=fingerprint_id())
 
 
 def _named(store: Store, storage: str, study: str | None) -> str:

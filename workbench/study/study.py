@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from workbench.core.errors import StudyError
-from workbench.core.given import require_flag, require_name
+from workbench.core.errors import ConfigError, StudyError
+from workbench.core.given import require_flag
 from workbench.core.progress import ProgressCallback, ignore
+from workbench.core.untrusted import require_line
 from workbench.study.asking import StudyAnswers
 from workbench.study.remembered import is_builtin
 from workbench.study.running import StudyRuns
@@ -69,7 +70,7 @@ class Study(StudyRuns, StudySearch, StudyAnswers):
         prefix_cache: bool = True,
     ) -> None:
         if name is not None:
-            require_name("Study: name", name)
+            require_line("Study: name", name, error=ConfigError)
         require_flag("Study: prefix_cache", prefix_cache)
         self._task: Task | None = None
         self._builtin = task.strip() if isinstance(task, str) and is_builtin(task) else None

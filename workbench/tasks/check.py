@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _CHUNK = 1024
 _OVERLAP_LIMIT = 0.01
+_LEAST_JUDGED, _ORDERS, _CLEARLY = 32, 8, 6.0
+"""Samples, wrong orders of them, and standard deviations, from which less of a metric is taken to be better."""
 
 
 def check_task(task: Task) -> tuple[str, ...]:
@@ -140,10 +142,44 @@ def _check_loss(task: Task, outputs: Tree) -> None:
 
 
 def _check_metric(task: Task) -> None:
-    some = task.evaluation.take(range(min(len(task.evaluation), 8)))
-    value = task.evaluate(task.model(), split=some, batch_size=8)
-    if not math.isfinite(value):
-        raise _fail(task, f"the metric is {value} on {len(some)} evaluation samples; it must be a finite number.")
+    """Evaluate a few samples; more of them if those are too alike for the metric, as for an AUC of one class."""
+    size, model = len(task.evaluation), task.model()
+    problem: TaskError | None = None
+    for count in dict.fromkeys(min(count, size) for count in (8, 64, size)):
+        rows = np.unique(np.linspace(0, size - 1, count).astype(int))
+        try:
+            value = task.evaluate(model, split=task.evaluation.take(rows))
+        except TaskError as error:
+            problem = error
+            continue
+        if math.isfinite(value):
+            _check_direction(task, model)
+            return
+        words = f"the metric is {value} on {len(rows)} evaluation samples; it must be a finite number."
+        problem = _fail(task, words)
+    if problem is not None:
+        raise problem
+
+
+def _check_direction(task: Task, model: Any) -> None:
+    """Refuse a metric that is clearly larger for the answers to other samples than for the right ones."""
+    some = task.evaluation.take(range(min(len(task.evaluation), 256)))
+    size = len(some)
+    if size < _LEAST_JUDGED:
+        return
+    outputs = task.outputs(model, some)
+    shifts = np.unique(np.linspace(1, size - 1, _ORDERS).astype(int)).tolist()
+    try:
+        right = task.score(outputs, some)
+        wrong = np.array([task.score(tree_map(lambda leaf: leaf.roll(by, 0), outputs), some) for by in shifts])  # noqa: B023
+    except TaskError:  # not every metric takes outputs in another order
+        return
+    if right < wrong.mean() - _CLEARLY * max(float(wrong.std()), 0.01 * abs(float(wrong.mean()))):
+        raise _fail(
+            task,
+            f"the metric is {right:.4g} for the outputs and {wrong.mean():.4g} for the same in a wrong order: less "
+            "of it seems to be better. Give Task(higher_is_better=False), or return its negative.",
+        )
 
 
 def _check_augment(task: Task) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import importlib
 import importlib.machinery
@@ -19,7 +18,9 @@ from torch import nn
 
 from workbench.core.errors import TaskError, did_you_mean
 from workbench.core.given import given
+from workbench.core.untrusted import require_line
 from workbench.tasks.known import BUILTIN
+from workbench.tasks.module import copied_module, plain_weights
 from workbench.tasks.task import Task
 
 _PLACES = "'path/to/file.py:function' or 'package.module:function'"
@@ -112,11 +113,12 @@ def load_module(reference: str) -> nn.Module:
     if not isinstance(module, nn.Module):
         raise TaskError(f"Model {reference!r} must return a torch.nn.Module, got {type(module).__name__}.")
     # a function that hands out one module again and again must not see it trained
-    return copy.deepcopy(module).to("cpu").float().eval()
+    return plain_weights(copied_module(module, whose=f"Model {reference!r}").to("cpu").float().eval())
 
 
 def _named(text: str, kind: str, known: Sequence[str], forms: str) -> tuple[Callable[..., Any], str]:
     """Return the function that ``text`` names and the reference by which another process finds it."""
+    require_line(f"The name of a {kind}", text, error=TaskError, most=4096)
     place, colon, function = text.rpartition(":")
     # the colon of a Windows drive parts no function from its file
     if not colon or "/" in function or "\\" in function:

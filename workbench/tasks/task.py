@@ -16,8 +16,10 @@ from torch import nn
 
 from workbench.core.config import short_id
 from workbench.core.errors import TaskError, unknown_name
+from workbench.core.untrusted import require_line
 from workbench.tasks.axes import checked_dynamic, open_dims, plain
 from workbench.tasks.digest import weights_digest
+from workbench.tasks.module import own_module, with_own_inputs, writes_inputs
 from workbench.tasks.split import ROLES, Split
 from workbench.tasks.trees import Tree, batch_size, call_model, concat, named_leaves, slice_batch, to_torch, tree_map
 
@@ -58,6 +60,8 @@ class Task:
         Change it when metric or loss change: results of another version are never mixed.
     reference
         How another process finds the task again; ``load_task`` sets it.
+    higher_is_better
+        False for a metric of which less is better, such as an error: quality is then its negative everywhere.
 
     Attributes
     ----------
@@ -91,9 +95,9 @@ class Task:
         dynamic: Mapping[str, Mapping[int, str]] | None = None,
         version: str = "1",
         reference: str | None = None,
+        higher_is_better: bool = True,
     ) -> None:
-        if not isinstance(name, str) or not name.strip():
-            raise TaskError(f"Task name must be text that is not empty, got {name!r}.")
+        require_line("Task name", name, error=TaskError)
         if isinstance(build, nn.Module):
             raise TaskError(
                 "Task build must be a function that returns the module, not the module: write build=lambda: model."
@@ -104,7 +108,11 @@ class Task:
         if evaluation is None:
             raise TaskError("Task evaluation must be given: (inputs, targets), a Dataset or a DataLoader.")
         self.name, self.version, self.reference = name, str(version), reference
-        self.build, self.metric, self.loss, self.augment = build, metric, loss, augment
+        if not isinstance(higher_is_better, bool):
+            raise TaskError(f"Task higher_is_better must be True or False, got {higher_is_better!r}.")
+        self.higher_is_better = higher_is_better
+        self.metric = metric if higher_is_better else Negative(metric)
+        self.build, self.loss, self.augment = build, loss, augment
         self.dynamic = checked_dynamic(dynamic)
         self.has_train = train is not None
         self._example_inputs = None if example_inputs is None else to_torch(example_inputs)
@@ -113,6 +121,7 @@ class Task:
         self.held_out = tuple(r for r in ("validation", "calibration") if self._sources[r] is None)
         self._splits: dict[str, Split] = {}
         self._notes: tuple[str, ...] | None = None
+        self._writes_inputs: bool | None = None
 
     def __repr__(self) -> str:
         return f"Task({self.name!r}, version={self.version!r})"
@@ -195,14 +204,7 @@ class Task:
         TaskError
             If ``build`` fails or gives no module, or a weight is NaN or infinite (the message names it).
         """
-        try:
-            module = self.build()
-        except Exception as error:
-            raise TaskError(f"Task {self.name}: build() failed: {type(error).__name__}: {error}") from error
-        if not isinstance(module, nn.Module):
-            raise TaskError(f"Task {self.name}: build() must return a torch.nn.Module, got {type(module).__name__}.")
-        # a build that hands out one module again and again must not see it pruned
-        module = copy.deepcopy(module).to("cpu").float().eval()
+        module = own_module(self.build, whose=f"Task {self.name}")
         for key, value in module.state_dict().items():
             if isinstance(value, torch.Tensor) and value.is_floating_point() and not bool(value.isfinite().all()):
                 bad = int((~value.isfinite()).sum())
@@ -210,7 +212,9 @@ class Task:
                     f"Task {self.name}: {key} holds {bad} of {value.numel()} values that are NaN or "
                     "infinite. Load the weights of a training that converged."
                 )
-        return module
+        if self._writes_inputs is None:
+            self._writes_inputs = writes_inputs(module, self.examples(2))
+        return with_own_inputs(module) if self._writes_inputs else module
 
     def examples(self, n: int = 1) -> Tree:
         """Return a batch of ``n`` inputs ``[n, ...]``; fewer samples than that are repeated."""
@@ -260,7 +264,8 @@ class Task:
         data = self.split(split) if isinstance(split, str) else split
         call = functools.partial(call_model, predict) if isinstance(predict, nn.Module) else predict
         with torch.no_grad():
-            return concat([to_torch(call(inputs)) for inputs, _ in data.batches(batch_size)])
+            # copies: what is called may write into its inputs, and these are the task's own data
+            return concat([to_torch(call(tree_map(torch.clone, inputs))) for inputs, _ in data.batches(batch_size)])
 
     def score(self, outputs: Tree, split: str | Split = "evaluation") -> float:
         """Return the metric of outputs that were made for a whole split."""
@@ -309,13 +314,25 @@ class Task:
         """12 hex digits over the data of all splits, the float weights and the version."""
         digests = {role: self.split(role).digest for role in self.roles}
         known = {"data": digests, "weights": weights_digest(self.model()), "version": self.version}
-        return short_id({**known, "dynamic": plain(self.dynamic)} if self.dynamic else known)
+        known |= {"dynamic": plain(self.dynamic)} if self.dynamic else {}
+        return short_id(known if self.higher_is_better else {**known, "higher_is_better": False})
 
     def __getstate__(self) -> dict[str, Any]:
         # another process gets the samples as they were split here, not the loaders they came from
         for role in self.roles:
             self._read(role)
         return self.__dict__
+
+
+class Negative:
+    """The negative of a metric of which less is better."""
+
+    def __init__(self, metric: Callable[[Tree, Tree], float]) -> None:
+        self.__wrapped__ = metric
+
+    def __call__(self, outputs: Tree, targets: Tree) -> Any:
+        """Return it."""
+        return -self.__wrapped__(outputs, targets)
 
 
 def _named(split: Split, role: str) -> Split:

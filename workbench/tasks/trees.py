@@ -16,10 +16,27 @@ Tree = Any
 """A tensor or numpy array, or a tuple, list or dict of trees; ``None`` stands for nothing."""
 
 
+class AttributeDict(dict[str, Any]):
+    """A dict whose entries are attributes too, as in the outputs of transformers: ``outputs.logits``.
+
+    Examples
+    --------
+    >>> AttributeDict(logits=3).logits
+    3
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f"There is no {name!r}; there is {', '.join(map(repr, self)) or 'nothing'}.") from None
+
+
 def tree_map(fn: Callable[[Any], Any], tree: Tree) -> Tree:
     """Return the same structure with ``fn`` applied to every array.
 
-    Any mapping comes back as a plain ``dict``; tuples (named ones too) and lists keep their type; ``None`` stays.
+    A dict stays one, any other mapping becomes an :class:`AttributeDict`; tuples (named ones too) and lists keep their
+    type; ``None`` stays.
 
     Examples
     --------
@@ -29,13 +46,29 @@ def tree_map(fn: Callable[[Any], Any], tree: Tree) -> Tree:
     if tree is None:
         return None
     if isinstance(tree, Mapping):
-        return {key: tree_map(fn, value) for key, value in tree.items()}
+        made = {key: tree_map(fn, value) for key, value in tree.items()}
+        return made if type(tree) is dict else AttributeDict(made)
     if isinstance(tree, tuple):
         items = [tree_map(fn, value) for value in tree]
         return type(tree)._make(items) if hasattr(tree, "_make") else tuple(items)
     if isinstance(tree, list):
         return [tree_map(fn, value) for value in tree]
     return fn(tree)
+
+
+def plain_tree(tree: Tree) -> Tree:
+    """Return the same arrays in tuples, lists and dicts of Python's own types.
+
+    Examples
+    --------
+    >>> plain_tree(AttributeDict(a=(1, 2)))
+    {'a': (1, 2)}
+    """
+    if isinstance(tree, Mapping):
+        return {key: plain_tree(value) for key, value in tree.items()}
+    if isinstance(tree, tuple | list):
+        return (tuple if isinstance(tree, tuple) else list)(plain_tree(value) for value in tree)
+    return tree
 
 
 def named_leaves(tree: Tree, name: str = "") -> Iterator[tuple[str, Any]]:
@@ -108,7 +141,8 @@ def concat(trees: Sequence[Tree]) -> Tree:
     if isinstance(first, Mapping):
         if any(not isinstance(t, Mapping) or t.keys() != first.keys() for t in trees):
             raise TaskError(f"Batches differ in their keys; the first has {', '.join(map(str, first))}.")
-        return {key: concat([t[key] for t in trees]) for key in first}
+        made = {key: concat([t[key] for t in trees]) for key in first}
+        return made if type(first) is dict else AttributeDict(made)
     if isinstance(first, tuple | list):
         if any(not isinstance(t, tuple | list) or len(t) != len(first) for t in trees):
             raise TaskError(f"Batches differ in their number of parts; the first has {len(first)}.")

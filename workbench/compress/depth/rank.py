@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -16,20 +15,22 @@ from torch import nn
 
 from workbench.compress.apply import Work
 from workbench.compress.depth.blocks import Block, difference, put, replaced
-from workbench.compress.losses import leaf_loss
+from workbench.compress.losses import LONE, class_outputs, leaf_loss
 from workbench.compress.outputs import noise_share
 from workbench.compress.recipe import Recipe
 from workbench.compress.steps import PruneDepth
 from workbench.compress.variant import Variant, count_macs, count_params, predict_with
 from workbench.core.errors import ConfigError, first_line
 from workbench.core.progress import Progress
-from workbench.tasks.trees import Tree, leaves
+from workbench.tasks.module import copied_module
+from workbench.tasks.trees import Tree, leaves, named_leaves
 
 # A removal that costs less than this, or saves less than this fraction of the model, counts as this much: two blocks
 # that cost nothing are ranked by what they save, and a measured saving below the noise does not divide by zero.
 _LEAST_LOSS = 1e-9
 _LEAST_SAVING = 1e-3
 _BATCH = 64
+_DIVERGENCE = "KL divergence"
 _LEAST_BATCH = 8  # fewer samples have no statistics worth the name
 
 
@@ -54,9 +55,10 @@ class Removal:
 class OutputLoss:
     """Distance of a module's outputs on calibration data from what they were at first.
 
-    KL divergence for class scores ``[n, classes]``, the squared error relative to the output's energy for others; the
-    mean over the floating outputs. BatchNorm takes the statistics of the batch in both cases: those of a model without
-    a block are adapted first by any training, and with the old ones nearly every removal looks hopeless.
+    KL divergence for outputs ``[n, classes]`` that are logits by the task's loss, the squared error relative to the
+    output's energy for others; the mean over the floating outputs. BatchNorm takes the statistics of the batch in both
+    cases: those of a model without a block are adapted first by any training, and with the old ones nearly every
+    removal looks hopeless.
     """
 
     def __init__(self, module: nn.Module, work: Work, samples: int) -> None:
@@ -65,12 +67,16 @@ class OutputLoss:
         self._task, self._split = work.task, calibration.take(range(self.samples))
         self._batch = math.ceil(self.samples / math.ceil(self.samples / _BATCH))  # batches of about equal size
         self._reference = self._outputs(module)
-        self.words = " and ".join(dict.fromkeys(_kind(leaf) for leaf in _floating(self._reference)))
+        classes = class_outputs(work.task)
+        self._kinds = [_kind(name or LONE, classes) for name, leaf in named_leaves(self._reference) if _floats(leaf)]
+        self.words = " and ".join(dict.fromkeys(self._kinds))
 
     def __call__(self, module: nn.Module) -> float:
         """Return the loss; infinity for outputs that are not finite."""
-        pairs = zip(_floating(self._reference), _floating(self._outputs(module)), strict=True)
-        losses = [_distance(wanted, got) for wanted, got in pairs]
+        outputs = [
+            [leaf for leaf in leaves(tree) if _floats(leaf)] for tree in (self._reference, self._outputs(module))
+        ]
+        losses = [_distance(kind, wanted, got) for kind, wanted, got in zip(self._kinds, *outputs, strict=True)]
         loss = sum(losses) / max(1, len(losses))
         return loss if math.isfinite(loss) else math.inf
 
@@ -94,16 +100,16 @@ def batch_statistics(module: nn.Module) -> Iterator[None]:
             layer.running_mean, layer.running_var = mean, variance
 
 
-def _floating(outputs: Tree) -> list[torch.Tensor]:
-    return [leaf for leaf in leaves(outputs) if leaf.is_floating_point()]
+def _floats(leaf: torch.Tensor) -> bool:
+    return leaf.is_floating_point()
 
 
-def _kind(leaf: torch.Tensor) -> str:
-    return "KL divergence" if leaf.ndim == 2 and leaf.shape[1] > 1 else "relative squared error"
+def _kind(name: str, classes: Collection[str]) -> str:
+    return _DIVERGENCE if name in classes else "relative squared error"
 
 
-def _distance(wanted: torch.Tensor, got: torch.Tensor) -> float:
-    if _kind(wanted) == "KL divergence":
+def _distance(kind: str, wanted: torch.Tensor, got: torch.Tensor) -> float:
+    if kind == _DIVERGENCE:
         return max(0.0, float(leaf_loss(got.double(), wanted.double(), 1.0, "kl")))
     return noise_share([wanted], [got])
 
@@ -136,9 +142,9 @@ def savings(step: PruneDepth, work: Work, blocks: Sequence[Block]) -> Savings:
 
 
 def _cost(work: Work, stand_ins: dict[str, nn.Module]) -> float:
-    module = copy.deepcopy(work.module)
+    module = copied_module(work.module)
     for name, stand_in in stand_ins.items():
-        put(module, name, copy.deepcopy(stand_in))
+        put(module, name, copied_module(stand_in))
     macs = count_macs(module, work.task.examples(2))
     variant = Variant(module.eval(), Recipe(), (), work.task, False, count_params(module), macs, math.nan)
     value: object = work.cost(variant) if work.cost is not None else None

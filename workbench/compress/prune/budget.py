@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from workbench.compress.steps import Prune
 from workbench.compress.variant import Variant, count_macs, count_params
 from workbench.core.errors import ConfigError
 from workbench.core.progress import Progress
+from workbench.tasks.module import copied_module
 
 _MOST = 0.95
 # How near to a budget is near enough, as a share of the cost before, and how often the ratio's range is halved. A
@@ -69,7 +69,7 @@ class Gauge:
             cuts = cuts_at(ratio)
             key = tuple((cut.root, len(cut.channels)) for cut in cuts)
             if key not in known:
-                trial = copy.deepcopy(module)
+                trial = copied_module(module)
                 apply_cuts(trial, cuts, self.work.task.examples(2))
                 known[key] = self(trial.eval())
                 self.candidates += 1

@@ -86,7 +86,8 @@ def _thresholds(step: Prune, groups: Sequence[Group], ratio: float, whole: Mappi
 
 def _threshold(groups: Sequence[Group], ratio: float, whole: Mapping[str, int]) -> float:
     """Return the worth up to which channels leave, so that ``1 - ratio`` of all channels of ``whole`` stay."""
-    scores = torch.cat([g.worth.repeat_interleave(len(g.units[0])) for g in groups]).sort().values
+    sizes = [torch.tensor([len(unit) for unit in group.units]) for group in groups]
+    scores = torch.cat([g.worth.repeat_interleave(size) for g, size in zip(groups, sizes, strict=True)]).sort().values
     gone = len(scores) - round((1 - ratio) * sum(whole[group.root] for group in groups))
     return float(scores[gone - 1]) if gone > 0 else float("-inf")
 

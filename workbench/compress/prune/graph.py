@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch_pruning
+from torch import nn
 from torch_pruning.dependency import Dependency, Group, index_mapping, shape_infer
+from torch_pruning.dependency.node import Node
 from torch_pruning.ops import OPTYPE
 
 
@@ -19,7 +21,9 @@ class ChannelGraph(torch_pruning.DependencyGraph):  # type: ignore[misc]
         super()._build_dependency(module2node)
         shape_infer.init_shape_information(self)
         for node in module2node.values():
-            if node.type == OPTYPE.CONCAT and not self._joins_channels(node):
+            if node.type == OPTYPE.CONCAT and self._is_unreadable(node):
+                node.type = OPTYPE.ELEMENTWISE
+            elif node.type == OPTYPE.CONCAT and not (self._joins_channels(node) or self._add_constant(node)):
                 # Halves of each attention head, as rotary positions swap them: taken for channels, their numbers would
                 # grow without end.
                 node.enable_index_mapping = False
@@ -39,17 +43,40 @@ class ChannelGraph(torch_pruning.DependencyGraph):  # type: ignore[misc]
             group.is_lost = True
             return group
 
+    def _is_unreadable(self, node: Any) -> bool:
+        """Return whether torch-pruning counts parts that a split does not have: one that is joined twice."""
+        try:
+            for source in node.inputs:
+                shape_infer.infer_channels_between(self, source, node)
+        except IndexError:
+            return True
+        return False
+
     def _joins_channels(self, node: Any) -> bool:
         """Return whether the result is as wide as the channels of what a concatenation joins."""
-        metadata = getattr(node.grad_fn, "_input_metadata", None)
-        dim = getattr(node.grad_fn, "_saved_dim", None)
-        if not metadata or dim is None:
+        if not getattr(node.grad_fn, "_input_metadata", None) or getattr(node.grad_fn, "_saved_dim", None) is None:
             return True
-        shape = metadata[0].shape
-        # a negative dimension is saved as an unsigned number of 64 bits
-        width = shape[dim if dim < len(shape) else dim - 2**64]
         counts = [shape_infer.infer_channels_between(self, source, node) for source in node.inputs]
-        return None in counts or sum(counts) == width
+        return None in counts or sum(counts) == self._width(node)
+
+    def _add_constant(self, node: Any) -> bool:
+        """Put a stand-in among what a concatenation joins for the model's own input, which torch-pruning leaves out.
+
+        Return whether the result is then as wide as the channels of what is joined.
+        """
+        joined = [entry[0] for entry in getattr(node.grad_fn, "next_functions", ())]
+        missing = [place for place, function in enumerate(joined) if function is None]
+        counts = [shape_infer.infer_channels_between(self, source, node) for source in node.inputs]
+        if len(missing) != 1 or None in counts or len(counts) + 1 != len(joined):
+            return False
+        stand_in = Node(nn.Linear(1, self._width(node) - sum(counts)), None, "the model's input")
+        node.inputs.insert(missing[0], stand_in)
+        return True
+
+    def _width(self, node: Any) -> int:
+        dim, shape = node.grad_fn._saved_dim, node.grad_fn._input_metadata[0].shape
+        # a negative dimension is saved as an unsigned number of 64 bits
+        return int(shape[dim if dim < len(shape) else dim - 2**64])
 
     def _stumbles(self, node: Any) -> bool:
         """Return whether torch-pruning divides by zero: channels that are split after a shuffle (ShuffleNet)."""

@@ -20,6 +20,7 @@ Judge = Callable[[Any], torch.Tensor | None]
 """Gives a torch-pruning group a score per channel of its root, or None where it has none."""
 
 
+ANSWERS = "its channels are outputs of the model"
 _LOST = "its channels cannot be followed through what lies behind it (a split, a shuffle or a function of its own)"
 
 
@@ -63,7 +64,8 @@ def find_groups(
     for group in graph.get_all_groups(root_module_types=list(PRUNABLE)):
         outs = [dep.target.module for dep, _ in group if graph.is_out_channel_pruning_fn(dep.handler)]
         members = tuple(dict.fromkeys(names[m] for m in outs if isinstance(m, PRUNABLE) and m in names))
-        why = _refusal(members, outs, left_out, fixed) or _astray(graph, group)
+        layers = [dep.target.module for dep, _ in group]
+        why = _refusal(members, outs, layers, left_out, fixed) or _astray(graph, group)
         scores = None if why else judge(group)
         if scores is None:
             reasons.update(dict.fromkeys(members, why or "the importance asked for does not apply to it"))
@@ -90,10 +92,51 @@ def _group(
         blocks = _channel_blocks(outs, [dep.target.module for dep, _ in group])
         size = width // blocks
         units = tuple(tuple(place + block * size for block in range(blocks)) for place in range(size))
-        step = lcm(round_to, blocks) // blocks
+        if _drags(graph, group, module.get_submodule(members[0]), units):
+            units = _closed(graph, module.get_submodule(members[0]), units)
+        each = {len(unit) for unit in units}
+        step = lcm(round_to, *each) // max(each) if len(each) == 1 else 1
     worth = torch.stack([scores[list(unit)].mean() for unit in units])
     structure = _structure(graph, group) + (" heads" if heads is not None else "")
     return Group(members[0], members, units, worth, step, structure, heads)
+
+
+def _drags(graph: Any, group: Any, layer: nn.Module, units: Sequence[tuple[int, ...]]) -> bool:
+    """Return whether units may take others of the same layer along, as those of both halves of a gate do."""
+    if any(type(dep.target.module).__name__ == "_SplitOp" for dep, _ in group):
+        return True
+    some = {units[0], units[len(units) // 2], units[-1]}
+    return any(not set(_taken(graph, layer, unit)) <= set(unit) for unit in some)
+
+
+def _taken(graph: Any, layer: nn.Module, channels: Sequence[int]) -> list[int]:
+    """Return the channels of a layer that leave with some of them."""
+    found = graph.get_pruning_group(layer, graph.get_pruner_of_module(layer).prune_out_channels, list(channels))
+    return [
+        channel
+        for dep, taken in found
+        if dep.target.module is layer and graph.is_out_channel_pruning_fn(dep.handler)
+        for channel in taken
+    ]
+
+
+def _closed(graph: Any, layer: nn.Module, units: Sequence[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
+    """Return units joined until each takes no channel of the layer along that is not its own."""
+    owner = list(range(sum(map(len, units))))
+
+    def find(channel: int) -> int:
+        while owner[channel] != channel:
+            owner[channel] = owner[owner[channel]]
+            channel = owner[channel]
+        return channel
+
+    for unit in units:
+        for channel in (*unit, *_taken(graph, layer, unit)):
+            owner[find(channel)] = find(unit[0])
+    together: dict[int, list[int]] = {}
+    for channel in range(len(owner)):
+        together.setdefault(find(channel), []).append(channel)
+    return tuple(map(tuple, together.values()))
 
 
 def _structure(graph: Any, group: Any) -> str:
@@ -111,16 +154,22 @@ def _structure(graph: Any, group: Any) -> str:
 
 
 def _refusal(
-    members: Sequence[str], outs: Sequence[nn.Module], left_out: Mapping[str, str], fixed: frozenset[str]
+    members: Sequence[str],
+    outs: Sequence[nn.Module],
+    layers: Sequence[Any],
+    left_out: Mapping[str, str],
+    fixed: frozenset[str],
 ) -> str | None:
     if any(name in fixed for name in members):
-        return "its channels are outputs of the model"
+        return ANSWERS
     blocked = [name for name in members if name in left_out]
     if blocked:
         why = left_out[blocked[0]]
         return why if len(members) == 1 else f"shares its channels with {blocked[0]}, {why}"
     if any(isinstance(m, nn.LayerNorm | nn.RMSNorm) for m in outs):
         return "its channels are normalised together (LayerNorm): cutting some changes all the others"
+    if any(getattr(m, "transposed", False) and m.groups > 1 for m in layers):
+        return "a transposed convolution in groups takes them, which Prune does not cut"
     if any(isinstance(m, nn.LSTM | nn.MultiheadAttention) for m in outs):
         return "its channels belong to attention heads or recurrent gates"
     return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -13,7 +12,7 @@ from workbench.compress.distill import recover
 from workbench.compress.names import holds_matrix, left_out, shown
 from workbench.compress.prune.budget import Gauge
 from workbench.compress.prune.choose import choose, own_ratios
-from workbench.compress.prune.groups import PRUNABLE, Group, find_groups
+from workbench.compress.prune.groups import ANSWERS, PRUNABLE, Group, find_groups
 from workbench.compress.prune.importance import judge_for
 from workbench.compress.prune.shrink import shrink
 from workbench.compress.prune.ties import find_ties, tie_words
@@ -22,11 +21,13 @@ from workbench.compress.schedule import share_due
 from workbench.compress.steps import Prune, Recover
 from workbench.compress.variant import LayerReport, count_params
 from workbench.core.progress import Progress
+from workbench.tasks.module import copied_module
 
 _RECURRENT = (
     "recurrent: its outputs are also its state, which all its gates share, so Prune does not cut it (train a narrower "
     "one with Distill(student=...), or use Sparsify or Quantize on the layers around it)"
 )
+_FAR = 0.1
 _NOT_TRACED = "not found when the model was traced: it is not called, or forward overwrites its output in place"
 
 
@@ -45,7 +46,7 @@ def prune(step: Prune, work: Work) -> Outcome:
     module, example = work.module, work.task.examples(2)
     shapes = _widths(module)
     gauge, state = Gauge(step, work), _State()
-    before = copy.deepcopy(module) if step.rewind else None
+    before = copied_module(module) if step.rewind else None
     if step.sparse_epochs:
         state.epochs += shrink(step, work, _groups(step, work, state)[0])
     for number in range(1, step.rounds + 1):
@@ -59,7 +60,8 @@ def prune(step: Prune, work: Work) -> Outcome:
             between = replace(work, seed=work.seed + number)
             state.epochs += recover(Recover(epochs=step.recover_epochs), between).epochs_done
     layers = _report(module, shapes, state.reasons | state.broken)
-    return Outcome(module, layers, state.epochs, (*_notes(step, state, module), *gauge.notes()))
+    notes = (*_notes(step, state, module), *_missed(step, module, shapes, state.reasons), *gauge.notes())
+    return Outcome(module, layers, state.epochs, notes)
 
 
 def _groups(step: Prune, work: Work, state: _State) -> tuple[list[Group], dict[str, str]]:
@@ -131,6 +133,26 @@ def _report(module: nn.Module, before: dict[str, tuple[int, ...]], reasons: dict
         reason = ", ".join(changes) + own if changes else reasons.get(name, why)
         reports.append(LayerReport(shown(name), type(layer).__name__, bool(changes), reason))
     return tuple(reports)
+
+
+def _missed(
+    step: Prune, module: nn.Module, before: dict[str, tuple[int, ...]], reasons: dict[str, str]
+) -> tuple[str, ...]:
+    """Return a note if the share of channels that left is far from what was asked for."""
+    if step.of != "channels" or step.ratios:
+        return ()
+    old = new = 0
+    for name, shape in before.items():
+        layer = module.get_submodule(name)
+        if reasons.get(name) != ANSWERS and not isinstance(layer, nn.Embedding):
+            _, had, has = _sides(layer, shape, tuple(layer.weight.shape))[0]  # type: ignore[arg-type]
+            old, new = old + had, new + has
+    if not old or abs(1 - new / old - step.ratio) <= _FAR:
+        return ()
+    return (
+        f"{1 - new / old:.0%} of the channels are gone, where {step.ratio:.0%} were asked for: some layers cannot be "
+        f"cut, and others leave in steps of round_to={step.round_to} or of their own. The layers' reports say which.",
+    )
 
 
 def _why_not_looked_at(layer: nn.Module) -> str:

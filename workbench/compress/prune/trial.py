@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from torch.nn import functional
 
 from workbench.compress.prune.ties import find_ties, tie_again, tie_words, torn
 from workbench.core.errors import first_line
+from workbench.tasks.module import copied_module
 from workbench.tasks.trees import Tree, call_model, leaves
 
 # Relative to the largest output; sums over fewer terms round differently.
@@ -131,7 +131,7 @@ def _failure(module: nn.Module, cuts: Sequence[Cut], example: Tree) -> str | Non
     """Return why the model without the channels is not the model with those channels at zero, or None."""
     if not cuts:
         return None
-    trial = copy.deepcopy(module)
+    trial = copied_module(module)
     ties = find_ties(trial)
     _unfreeze(trial)
     original = _run(trial, example)

@@ -9,12 +9,13 @@ import torch
 from torch.fx import GraphModule
 
 from workbench.compress.apply import Work
-from workbench.compress.program import copied
 from workbench.compress.quantize.annotate import Touch
+from workbench.compress.quantize.bias_room import make_room
 from workbench.compress.quantize.quiet import quiet_torchao
 from workbench.compress.quantize.specs import Scheme, make_quantizer
 from workbench.compress.variant import predict_with
 from workbench.core.progress import Progress
+from workbench.tasks.module import copied_module
 from workbench.tasks.trees import Tree, tree_map
 
 _BATCH = 32
@@ -48,6 +49,7 @@ def calibrate(prepared: GraphModule, work: Work, scheme: Scheme) -> None:
 
 def convert(prepared: GraphModule) -> GraphModule:
     """Return the graph with integers in the place of observers."""
+    make_room(prepared)
     with quiet_torchao():
         from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
@@ -61,7 +63,7 @@ def quantized_copy(
     graph: GraphModule, work: Work, scheme: Scheme, excluded: Mapping[str, str]
 ) -> tuple[GraphModule, list[Touch]]:
     """Return a calibrated and converted copy of ``graph``, and which layers it quantizes."""
-    prepared, touches = prepare(copied(graph), scheme, excluded, training=False)
+    prepared, touches = prepare(copied_module(graph), scheme, excluded, training=False)
     calibrate(prepared, work, scheme)
     return convert(prepared), touches
 

@@ -16,11 +16,13 @@ from workbench.compress.quantize.annotate import WEIGHTED
 from workbench.compress.quantize.quiet import quiet_torchao
 from workbench.core.errors import ExportError
 from workbench.tasks.axes import OpenDims
+from workbench.tasks.module import plain_outputs
 from workbench.tasks.trees import Tree, call_model, leaves, tree_map
 
 _aten = torch.ops.aten
 _BATCH_NORM = _aten.batch_norm.default
-_FOLDS = WEIGHTED | {_aten.conv_transpose1d.default, _aten.conv_transpose2d.input, _aten.conv_transpose3d.input}
+_TRANSPOSED = frozenset({_aten.conv_transpose1d.default, _aten.conv_transpose2d.input, _aten.conv_transpose3d.input})
+_FOLDS = WEIGHTED | _TRANSPOSED
 _TOLERANCE = 1e-3
 
 
@@ -43,7 +45,8 @@ def capture(module: nn.Module, example: Tree, *, dims: OpenDims = ()) -> GraphMo
 def _captured(module: nn.Module, example: Tree, dims: OpenDims) -> GraphModule:
     args, kwargs, shapes = _call(example, dims)
     try:
-        program = export_program(module.eval(), args, kwargs, shapes)
+        with plain_outputs(module):
+            program = export_program(module.eval(), args, kwargs, shapes)
     except Exception as error:
         raise ExportError(
             f"{type(module).__name__} cannot be captured as a graph with a dynamic batch, which Quantize needs: "
@@ -68,15 +71,15 @@ def _drop_assertions(graph: GraphModule) -> None:
 
 
 def _call(example: Tree, dims: OpenDims) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
-    # One name for all: inputs of a model with several must have the same number of samples.
-    batch = torch.export.Dim("batch")
-    left = iter(dims)
-    dynamic = tree_map(lambda _: {0: batch, **dict.fromkeys(next(left, {}), torch.export.Dim.DYNAMIC)}, example)
+    # One name for all: inputs of a model with several must have the same number of samples. By tensor, not by place: a
+    # forward may take them as *args or **kwargs.
+    batch, shapes = torch.export.Dim("batch"), torch.export.ShapesCollection()  # type: ignore[no-untyped-call]
+    example = tree_map(torch.clone, example)
+    for place, leaf in enumerate(leaves(example)):
+        shapes[leaf] = {0: batch, **dict.fromkeys(dims[place] if dims else (), torch.export.Dim.DYNAMIC)}
     if isinstance(example, Mapping):
-        return (), dict(example), dynamic
-    if isinstance(example, tuple | list):
-        return tuple(example), {}, tuple(dynamic)
-    return (example,), {}, (dynamic,)
+        return (), dict(example), shapes
+    return (tuple(example) if isinstance(example, tuple | list) else (example,)), {}, shapes
 
 
 def _fold_batch_norm(graph: GraphModule) -> None:
@@ -91,15 +94,15 @@ def _spell_out(graph: GraphModule, *, unfoldable: bool) -> None:
     """Write batch norms as a product and a sum: all of them, or those that torchao would fold where it must not.
 
     torchao folds a norm into the convolution or Linear before it without asking who else takes that output or that
-    weight; in networks that normalise before they convolve, the skip connection does. A norm that is left over makes
+    weight; in networks that normalise before they convolve, the skip connection does. It folds wrongly into transposed
+    convolutions in groups, and fails if the weight is computed in forward. A norm that is left over makes
     it search for training patterns for half a minute, and finds none.
     """
     for norm in list(graph.graph.nodes):
         if norm.target is not _BATCH_NORM or norm.args[3] is None or norm.args[5]:
             continue
         source = norm.args[0]
-        shared = source.target in _FOLDS and (len(source.users) > 1 or len(source.args[1].users) > 1)
-        if unfoldable and not shared:
+        if unfoldable and (source.target not in _FOLDS or _can_be_folded(source)):
             continue
         scale, shift = _affine(graph, norm)
         with graph.graph.inserting_before(norm):
@@ -112,6 +115,15 @@ def _spell_out(graph: GraphModule, *, unfoldable: bool) -> None:
         graph.graph.erase_node(norm)
     graph.graph.eliminate_dead_code()
     graph.recompile()
+
+
+def _can_be_folded(source: Node) -> bool:
+    """Return whether torchao may fold a norm into this convolution or Linear."""
+    weight, bias = source.args[1], source.args[2] if len(source.args) > 2 else None
+    stored = all(part is None or (isinstance(part, Node) and part.op == "get_attr") for part in (weight, bias))
+    alone = len(source.users) == 1 and isinstance(weight, Node) and len(weight.users) == 1
+    groups: Any = source.args[6] if source.target in _TRANSPOSED and len(source.args) > 6 else 1
+    return stored and alone and int(groups) == 1
 
 
 def _affine(graph: GraphModule, norm: Node) -> tuple[torch.Tensor, torch.Tensor]:

@@ -14,7 +14,6 @@ from torch.fx import GraphModule
 from workbench.compress.apply import Handler, Outcome, Work
 from workbench.compress.lesson import Lesson
 from workbench.compress.names import excluded_names, holds_matrix, shown
-from workbench.compress.program import copied
 from workbench.compress.quantize.annotate import Touch
 from workbench.compress.quantize.biases import correct_biases
 from workbench.compress.quantize.calibrate import calibrate, convert, prepare, quality_of, quantized_copy, samples
@@ -24,8 +23,9 @@ from workbench.compress.quantize.sensitive import fewest, signal_to_noise
 from workbench.compress.quantize.specs import Scheme, scheme_for
 from workbench.compress.steps import Quantize
 from workbench.compress.training import Plan, Trained, is_normalised_by_layer, set_layout, train
-from workbench.compress.variant import LayerReport
+from workbench.compress.variant import LayerReport, predict_with
 from workbench.core.progress import Progress
+from workbench.tasks.module import copied_module, with_output_form
 from workbench.tasks.trees import Tree
 
 _TEMPERATURE, _ALPHA = 4.0, 0.9
@@ -54,12 +54,13 @@ def quantize(step: Quantize, work: Work) -> Outcome:
         excluded |= kept
         said.append(ranked)
         notes.append(note)
-    plain = copied(graph) if step.bias_correction else None
+    plain = copied_module(graph) if step.bias_correction else None
     converted, touches, trained = _round(graph, step, work, scheme, excluded)
     if plain is not None:
         work.progress(Progress("quantize", 0, 1, "correcting biases"))
         said.append(correct_biases(plain, converted, samples(work, _BIAS_SAMPLES)))
     layers = report_layers(work.module, [_with(touch, said) for touch in touches])
+    with_output_form(converted, predict_with(work.module, work.task.examples(2)))
     return Outcome(converted, layers, trained.epochs, (*notes, *trained.pace, *trained.notes), quantized=True)
 
 

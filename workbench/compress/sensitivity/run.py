@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import json
 from collections.abc import Sequence
@@ -26,6 +25,7 @@ from workbench.core.given import given, require_count, require_function, require
 from workbench.core.machine import library_versions
 from workbench.core.progress import Progress, ProgressCallback, ignore
 from workbench.tasks.load import load_task
+from workbench.tasks.module import copied_module
 from workbench.tasks.trees import Tree, leaves
 
 if TYPE_CHECKING:
@@ -256,7 +256,7 @@ class _Run:
         """Carry a step out on a copy; its own progress only lets the caller cancel."""
         torch.manual_seed(self.seed)
         note = here or Progress("sensitivity", message="finding the layers")
-        work = Work(self.task, copy.deepcopy(self.module), lambda _: self.progress(note), self.seed)
+        work = Work(self.task, copied_module(self.module), lambda _: self.progress(note), self.seed)
         return carry_out(step, work)
 
     def _value(self, module: nn.Module) -> float:

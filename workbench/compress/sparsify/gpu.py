@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import nn
 
 from workbench.compress.variant import LayerReport
 from workbench.core.errors import BackendUnavailable, CoverageError, first_line
+from workbench.tasks.module import copied_module
 
 _LEAST_CAPABILITY = (8, 0)
 
@@ -40,7 +39,7 @@ def semi_structured(
     >>> fast, reports = semi_structured(variant.module)  # doctest: +SKIP
     """
     _require_gpu()
-    changed = copy.deepcopy(module).eval().to("cuda", dtype)
+    changed = copied_module(module).eval().to("cuda", dtype)
     reports = []
     for name, layer in changed.named_modules():
         if isinstance(layer, nn.Linear):

@@ -43,10 +43,10 @@ class Distill(Step):
     """Train the current variant (the student) to answer like a teacher: the task's own model, unless another is given.
 
     The loss is ``alpha * T^2 * KL(teacher || student) + (1 - alpha) * label loss`` (Hinton et al. 2015, arXiv
-    1503.02531) for every floating output [n, classes], with the mean squared error in place of KL for outputs of
-    another rank; plus ``feature_weight`` times the error of the layers in ``features``, relative to the variance of the
-    teacher's (FitNets, arXiv 1412.6550), and ``attention_weight`` times that of the attention maps in ``attention``
-    (arXiv 1612.03928).
+    1503.02531) for every output [n, classes] that holds logits by the task's own loss, with the mean squared error in
+    place of KL for other floating outputs, such as those of a regression; plus ``feature_weight`` times the error of
+    the layers in ``features``, relative to the variance of the teacher's (FitNets, arXiv 1412.6550), and
+    ``attention_weight`` times that of the attention maps in ``attention`` (arXiv 1612.03928).
 
     ``features`` names layers of student and teacher (``"layer2"``, ``"small.3=layer3"``; ``"head:input"`` is what goes
     into a layer), or ``"auto"``: the last feature map before the head or its pooling, found by running both, if its

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from torch import nn
 
 from workbench.compress.training.numerics import Forward, channels_last, has_native_bfloat16, set_layout
 from workbench.core.config import short_id
+from workbench.tasks.module import copied_module
 from workbench.tasks.trees import Tree, leaves, tree_map
 
 MIN_STEPS = 100
@@ -114,7 +114,7 @@ def _rounds(steps: dict[Numerics, Callable[[], float]]) -> dict[Numerics, float]
 
 def _timed(module: nn.Module, batch: Tree, numerics: Numerics) -> Callable[[], float]:
     """Return a function that takes one training step's passes on a copy and returns its seconds."""
-    own, inputs = numerics.prepare(copy.deepcopy(module)), numerics.arrange(batch)
+    own, inputs = numerics.prepare(copied_module(module)), numerics.arrange(batch)
     forward = Forward(numerics.precision)
 
     def step() -> float:

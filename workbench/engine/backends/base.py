@@ -78,7 +78,8 @@ class ModelSource:
     ``onnx_path`` is None where the module could not be exported (``onnx_reason`` says why), ``module`` makes the
     torch module and is None where there is none (``module_reason`` says why). ``openvino_path`` is a model in
     OpenVINO's own format, which then is all there is. ``mode`` says how it was quantized where that is known: a key of
-    :data:`workbench.compress.quantize.modes.MODES`.
+    :data:`workbench.compress.quantize.modes.MODES`. ``apart`` says why samples of different callers must not share a
+    call, None if they may.
     """
 
     label: str
@@ -93,6 +94,7 @@ class ModelSource:
     reference: Reference | None = None
     notes: tuple[str, ...] = ()
     keep_alive: Any = None
+    apart: str | None = None
 
 
 class Session(Protocol):
@@ -119,6 +121,36 @@ class Session(Protocol):
 
     def close(self) -> None:
         """Free the runtime's memory and put back what was switched; may be called twice."""
+
+
+class BatchFirst:
+    """A session whose outputs have their batch in the first dimension, wherever the model has it."""
+
+    def __init__(self, session: Session, io: IOSpec) -> None:
+        self._session, self._io = session, io
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "run_into":  # it would write in the model's own order
+            raise AttributeError(name)
+        return getattr(self._session, name)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the session says."""
+        return self._session.notes
+
+    @notes.setter
+    def notes(self, notes: tuple[str, ...]) -> None:
+        self._session.notes = notes
+
+    def run(self, inputs: Arrays) -> tuple[Arrays, float]:
+        """Run one batch."""
+        outputs, copied = self._session.run(inputs)
+        return self._io.batch_first(outputs), copied
+
+    def close(self) -> None:
+        """Free the session."""
+        self._session.close()
 
 
 class Backend(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import functools
 import sys
@@ -14,7 +15,7 @@ import numpy as np
 
 from workbench.artifact.reference import Arrays
 from workbench.core.errors import EngineError, first_line
-from workbench.core.machine import default_threads
+from workbench.core.machine import cores_allowed, default_threads
 from workbench.engine.backends.base import (
     Availability,
     Capabilities,
@@ -24,6 +25,7 @@ from workbench.engine.backends.base import (
     run_and_copy,
 )
 from workbench.engine.backends.precisions import HINTS, take_openvino
+from workbench.engine.checks import agreement_at
 from workbench.engine.config import InferenceConfig
 from workbench.engine.device import openvino_device, wants_gpu
 
@@ -35,6 +37,8 @@ DYNAMIC = (
     "(dynamic quantization): faster, and part of the quality measured on this engine"
 )
 
+_MOST_SIZES, _MOST_SHAPES = 8, 4096
+"""Batch sizes that are kept compiled where an open batch goes wrong, and shapes whose outputs' shapes are kept."""
 # The property sets the thread that compiles, from which new threads take it: those of a single stream do not follow,
 # and those that another engine left are used again, as this one's would be by the next (seen with 2026.4).
 DENORMALS = (
@@ -123,22 +127,30 @@ class OpenVino:
 class _Requests:
     """What one call at a time uses: requests for the configured batch, for other sizes, and into given memory."""
 
-    __slots__ = ("any_size", "fixed", "into")
+    __slots__ = ("fixed", "into", "others")
 
     def __init__(self, fixed: Any) -> None:
         self.fixed = fixed
-        self.any_size: Any = None
+        self.others: dict[int, Any] = {}
         # One of its own: a request that has once written into a caller's memory goes on to do so.
         self.into: Any = None
 
 
 class OpenVinoSession:
-    """A model compiled for the configured batch size, and once more for all others when one of those comes."""
+    """A model compiled for the configured batch size, and once more for all others when one of those comes.
+
+    OpenVINO rewrites a graph differently where the batch is open, and not always rightly. What is compiled for other
+    sizes is held against the reference before it answers; if it disagrees, each size is compiled by itself.
+    """
 
     fallbacks: tuple[str, ...] = ()
+    narrows_int64 = True
+    compile_s = 0.0
 
     def __init__(self, path: str, source: ModelSource, config: InferenceConfig) -> None:
-        self._core, self._path, self._tensor = shared_core(), path, import_openvino().Tensor
+        openvino = import_openvino()
+        self._core, self._path = shared_core(), path
+        self._tensor, self._partial = openvino.Tensor, openvino.PartialShape
         self.threads = config.threads or default_threads()
         self.notes: tuple[str, ...] = ()
         self.placement = "CPU"
@@ -156,12 +168,21 @@ class OpenVinoSession:
             self.notes = (*self.notes, PINNED)
         self._io = source.io
         self._count = len(source.io.outputs)
-        self._batch = source.io.batch or config.batch_size
-        self._compiled: Any = self._compile(self._batch)
-        self._any_size: Any = None
+        # what treats a batch as a whole is compiled for any size only, so that what is checked is what answers
+        self._batch = source.io.batch or (config.batch_size if source.apart is None else 0)
+        self._compiled: Any = self._compile(self._batch or None)
+        self._source, self._config = source, config
+        self._any_size: Any = None if self._batch else self._compiled
+        self._sizes: collections.OrderedDict[int, Any] = collections.OrderedDict()
+        self._open = any(None in spec.shape for spec in source.io.inputs)
+        self._swallows = self.placement == "CPU" and (self.threads == 1 or cores_allowed() == 1)
+        self._shaped: Any = None
+        self._known_shapes: dict[tuple[tuple[int, ...], ...], list[Any]] = {}
         self._lock = threading.Lock()
         self._idle: list[_Requests] = [self._requests()]
         self._count_streams(config)
+        if any(spec.dtype == "float64" for spec in (*source.io.inputs, *source.io.outputs)):
+            self.notes = (*self.notes, "OpenVINO computes float64 in float32")
         if source.quantized and _rounds_on_the_fly(self._core.read_model(path)):
             self.notes = (*self.notes, DYNAMIC)
 
@@ -186,7 +207,6 @@ class OpenVinoSession:
             "PERFORMANCE_HINT": "LATENCY" if self._streams is None else "THROUGHPUT",
             # bfloat16 would be taken silently on CPUs that have it.
             "INFERENCE_PRECISION_HINT": HINTS[self.precision],
-            **(more or {}),
         }
         if self._streams is not None:
             settings["NUM_STREAMS"] = self._streams
@@ -194,9 +214,11 @@ class OpenVinoSession:
             settings["INFERENCE_NUM_THREADS"] = self.threads
             # Pinned threads cannot step aside for other processes that OpenVINO or the system put on the same core.
             settings["ENABLE_CPU_PINNING"] = self._pin
+        settings |= more or {}
         begun = time.perf_counter()
         compiled = self._core.compile_model(model, self.placement, settings)
-        self.compile_s = time.perf_counter() - begun
+        if not self.compile_s:  # that of loading
+            self.compile_s = time.perf_counter() - begun
         return compiled
 
     def _requests(self) -> _Requests:
@@ -214,30 +236,95 @@ class OpenVinoSession:
         finally:
             self._idle.append(requests)
 
-    def _for_any_size(self) -> Any:
+    def _request_for(self, requests: _Requests, size: int) -> Any:
+        """Return a request for a batch of ``size`` samples."""
+        if size == self._batch:
+            return requests.fixed
         with self._lock:
-            self._any_size = self._any_size or self._compile(None)
-        return self._any_size.create_infer_request()
+            if self._any_size is None and not self._sizes:
+                self._any_size = self._agreeing(None, (1, 3) if self._batch != 1 else (2, 3))
+            if self._any_size is not None:
+                size = 0
+            elif size not in self._sizes:
+                self._sizes[size] = self._agreeing(size, (size,))
+                if self._sizes[size] is None:
+                    raise EngineError(
+                        f"OpenVINO gives other outputs than the reference for a batch of {size}, and for an open one. "
+                        "Use the backend onnxruntime, or this engine at its own batch_size."
+                    )
+                while len(self._sizes) > _MOST_SIZES:
+                    self._sizes.popitem(last=False)
+            compiled = self._any_size if self._any_size is not None else self._sizes[size]
+        known = requests.others.get(size)
+        if known is None or known[0] is not compiled:
+            known = requests.others[size] = (compiled, compiled.create_infer_request())
+        return known[1]
+
+    def _agreeing(self, batch: int | None, sizes: tuple[int, ...]) -> Any:
+        """Return the model compiled for a batch size, None for any, unless it disagrees with the reference."""
+        compiled = self._compile(batch)
+        reference, config = self._source.reference, self._config
+        if reference is None or not config.verify:
+            return compiled
+        request = compiled.create_infer_request()
+
+        def run(inputs: Arrays) -> Arrays:
+            return self._io.batch_first(self._answer(request, inputs)[0])
+
+        for size in sizes:
+            found = agreement_at(size, run, reference, self.precision, self._source, config)
+            if found.problem:
+                note = f"OpenVINO gives other outputs with an open batch ({found.problem}): each size is compiled apart"
+                self.notes = (*self.notes, note) if batch is None else self.notes
+                return None
+        return compiled
 
     def run(self, inputs: Arrays) -> tuple[Arrays, float]:
-        """Run one batch."""
-        start = time.perf_counter()
+        """Run one batch; compiling for a new batch size counts as computing."""
         with self._lent() as requests:
-            request = requests.fixed
-            if inputs[0].shape[0] != self._batch:
-                request = requests.any_size = requests.any_size or self._for_any_size()
-            held = self.give(request, inputs)
-            begun = time.perf_counter()
-            request.infer(share_outputs=True)  # else OpenVINO copies every output once more
-            ended = time.perf_counter()
-            del held
-            outputs = [np.array(request.get_output_tensor(i).data) for i in range(self._count)]
+            request = self._request_for(requests, inputs[0].shape[0])
+            if not self._swallows or not (self._open or request is not requests.fixed):
+                return self._answer(request, inputs)
+            wanted = self._shapes_of(inputs)
+            outputs, copied = self._answer(request, inputs)
+            for output, shape in zip(outputs, wanted, strict=True):
+                if not shape.compatible(self._partial(list(output.shape))):
+                    raise EngineError(f"OpenVINO gave an output of shape {list(output.shape)}, which must be {shape}.")
+            return outputs, copied
+
+    def _shapes_of(self, inputs: Arrays) -> list[Any]:
+        """Return the shapes that the outputs must have for inputs of new shapes, worked out without running.
+
+        With one thread OpenVINO (2026.4) gives empty or old arrays, or ends the process, where shapes do not fit inside
+        the model; working them out raises.
+        """
+        shapes = tuple(array.shape for array in inputs)
+        with self._lock:
+            if shapes not in self._known_shapes:
+                if len(self._known_shapes) >= _MOST_SHAPES:
+                    self._known_shapes.clear()
+                self._shaped = self._shaped or self._core.read_model(self._path)
+                self._shaped.reshape(dict(enumerate(map(list, shapes))))
+                self._known_shapes[shapes] = [port.get_partial_shape() for port in self._shaped.outputs]
+            return self._known_shapes[shapes]
+
+    def _answer(self, request: Any, inputs: Arrays) -> tuple[Arrays, float]:
+        """Return what a request gives, and the seconds spent on copying."""
+        start = time.perf_counter()
+        held = self.give(request, inputs)
+        begun = time.perf_counter()
+        request.infer(share_outputs=True)  # else OpenVINO copies every output once more
+        ended = time.perf_counter()
+        del held
+        outputs = [np.array(request.get_output_tensor(i).data) for i in range(self._count)]
         return outputs, (begun - start) + (time.perf_counter() - ended)
 
     def run_into(self, inputs: Arrays, outputs: Arrays) -> float:
         """Run one batch into the caller's own arrays."""
         start = time.perf_counter()
         if inputs[0].shape[0] != self._batch:
+            return run_and_copy(self.run, inputs, outputs)
+        if self._open and self._swallows:
             return run_and_copy(self.run, inputs, outputs)
         with self._lent() as requests:
             request = requests.into = requests.into or self._compiled.create_infer_request()
@@ -260,6 +347,8 @@ class OpenVinoSession:
     def close(self) -> None:
         """Free the compiled model."""
         self._idle = []
+        self._sizes.clear()
+        self._shaped = None
         self._compiled = self._any_size = self._core = None
 
 

@@ -213,6 +213,8 @@ def _flattener(tree: Mapping[str, Any]) -> Callable[[Any], list[Any]]:
         return lambda output: [output]
     if kind == "none":
         return lambda output: []
+    if kind == "named":
+        kind, value = "tuple", list(value["fields"].values())
     items = value.items() if kind == "dict" else enumerate(value)
     parts = [(key, _flattener(child)) for key, child in items]
     return lambda output: [leaf for key, flatten in parts for leaf in flatten(output[key])]

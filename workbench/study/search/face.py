@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench.core.errors import Cancelled, ConfigError, unknown_name
+from workbench.core.errors import Cancelled, ConfigError, StudyError, unknown_name
 from workbench.core.given import given, require_count, require_flag, require_function
 from workbench.core.machine import default_threads, fingerprint_id
 from workbench.core.progress import Progress, ProgressCallback, ignore
+from workbench.core.untrusted import parsed
 from workbench.study.care import STALL_S, Care, care_for
 from workbench.study.rows import TrialRow
 from workbench.study.search.cheap import untrained
@@ -154,10 +155,11 @@ class StudySearch:
         """
         from workbench.study.search.proposer import load_tried
 
-        known = self._store.setting(self.name, SETTING)
+        known = _searched(self._store, self.name)
         if known is None:
             raise ConfigError(f"The study {self.name!r} holds no search. Start one: study.search(wb.Space(...)).")
-        return History(known["name"], Question.from_dict(known["question"]), load_tried(self.storage, known["name"]))
+        name, asked = known
+        return History(name, asked, load_tried(self.storage, name))
 
     def _asked(
         self, space: Any, sampler: Any, goals: Any, minimise: Any, maximise: Any, trials: Any, seed: Any, threads: Any,
@@ -298,8 +300,19 @@ class StudySearch:
 
 def stored_question(store: Store, study: str) -> Question | None:
     """Return what the last search of a study was asked; None where there was none, or a plan was run since."""
+    known = _searched(store, study)
+    return None if known is None else known[1]
+
+
+def _searched(store: Store, study: str) -> tuple[str, Question] | None:
+    """Return the name and the question of the last search."""
     known = store.setting(study, SETTING)
-    return None if known is None else Question.from_dict(known["question"])
+    if known is None:
+        return None
+    where = f"The setting {SETTING!r} of {study!r}"
+    return parsed(
+        where, known, lambda found: (str(found["name"]), Question.from_dict(found["question"])), error=StudyError
+    )
 
 
 def _some_recipes(space: Space) -> list[Recipe]:

@@ -12,6 +12,7 @@ from workbench.core.config import Config, from_dict, option
 from workbench.core.errors import ConfigError, unknown_name
 from workbench.core.given import given
 from workbench.study.answers import HIGHER_IS_BETTER, Best, answer, interval_words, one_machine
+from workbench.study.limits import within_limit
 from workbench.study.relative_latency import LATENCY, baseline_of, relative_latency
 from workbench.study.rows import NUMERIC, TrialRow, is_ranked, row_engine
 from workbench.study.winner import winner_of
@@ -71,6 +72,12 @@ class Goals(Config):
         for name, limit in self.limits.items():
             value = _figure(row, base, drop if name == "max_quality_drop" else _COLUMNS[name])
             found[name] = 1.0 if value is None else (float(value) - limit) / (limit or 1.0)
+            if (
+                name == "max_quality_drop"
+                and value is not None
+                and within_limit(value, limit, quality=row.get("quality"))
+            ):
+                found[name] = min(found[name], 0.0)
         return found
 
     def hold(
@@ -112,8 +119,10 @@ class Question:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Question:
         """Return what :meth:`to_dict` described."""
-        figures, sizes = tuple(values["figures"]), tuple(values["batch_sizes"])
-        return cls(from_dict(Goals, values["goals"]), figures, sizes, values["shape"])
+        figures, sizes = tuple(values["figures"]), tuple(map(int, values["batch_sizes"]))
+        if not figures or not all(figure in NUMERIC for figure in figures):
+            raise ConfigError(f"The figures of a search must be numeric columns, got {given(figures)}.")
+        return cls(from_dict(Goals, values["goals"]), figures, sizes, str(values["shape"]))
 
 
 _SEEN = {"quality_drop": "validation_drop"}

@@ -1,0 +1,68 @@
+"""Text of files: what is refused, and how the rest is quoted."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from workbench.core.errors import ConfigError, StudyError
+from workbench.core.untrusted import cleaned, code_span, inside, markdown, one_line, parsed, require_line
+from workbench.core.untrusted import require_regular_file as regular
+
+
+@pytest.mark.parametrize(
+    "value", ["", " ", "a\nb", "a\rb", "a\u2028b", "a\0b", "\x1b[2J", "x" * 201, "\ud800", 5, None]
+)
+def test_what_is_no_printable_line_is_refused(value):
+    with pytest.raises(ConfigError, match="A name must be one line"):
+        require_line("A name", value, error=ConfigError)
+
+
+@pytest.mark.parametrize("value", ["input_ids", "/model/out:0", "größe 32×32", "模型", "a b"])
+def test_names_in_any_script_are_kept(value):
+    assert require_line("A name", value, error=ConfigError) == value
+
+
+def test_one_line_has_no_line_end_of_any_kind():
+    found = one_line("a\nb\rc\u2028d\x85e\x0bf\x00g")
+    assert len(found.splitlines()) == 1 and found.isprintable()
+    assert cleaned("a\n\tb\x1b") == "a\n\tb\\x1b"
+
+
+def test_markdown_is_shown_and_not_followed():
+    assert markdown("digits_vit 0.5 (95 % CI 1.2-3.4)") == "digits_vit 0.5 (95 % CI 1.2-3.4)"
+    assert "<script>" not in markdown("<script>")
+    assert "](" not in markdown("[a](http://b)").replace("\\](", "")
+    assert code_span("``x") == "``` ``x ```"
+
+
+@pytest.mark.parametrize("name", ["..", ".", "../x", "a/b", "/etc/passwd", "a\0b", "", None, 3, "a\nb"])
+def test_a_name_stays_in_its_folder(tmp_path, name):
+    with pytest.raises(StudyError):
+        inside(tmp_path, name, error=StudyError)
+
+
+def test_a_link_out_of_the_folder_is_refused(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "in" / "link").symlink_to(tmp_path / "out")
+    with pytest.raises(StudyError, match="leads out"):
+        inside(tmp_path / "in", "link", error=StudyError)
+    assert inside(tmp_path / "in", "new", error=StudyError) == tmp_path / "in" / "new"
+
+
+def test_devices_pipes_and_folders_are_no_files(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path, tmp_path / "none", tmp_path / "a\0b"):
+        with pytest.raises(ConfigError):
+            regular(path, error=ConfigError)
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    with pytest.raises(ConfigError, match="no regular file"):
+        regular(tmp_path / "zero", error=ConfigError)
+
+
+def test_a_value_of_another_form_is_refused_in_one_line():
+    for value in ({}, [], None, {"a": "x"}):
+        with pytest.raises(StudyError, match="does not hold what the workbench wrote"):
+            parsed("The setting", value, lambda found: int(found["a"]), error=StudyError)

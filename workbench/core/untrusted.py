@@ -1,0 +1,116 @@
+"""Text and paths from files and databases: checked when they are read, quoted when they are written."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from workbench.core.errors import WorkbenchError
+from workbench.core.given import given
+
+T = TypeVar("T")
+MOST_NAME = 200
+"""Characters of a name."""
+_MARKDOWN = re.compile(r"([\\`*_\[\]<>#|$])")
+_ACTIVE = re.compile(r"[\\`*<>|$]|^[#>]|\]\(|\]:|!\[|\[\[")
+
+
+def require_line(where: str, value: object, *, error: type[WorkbenchError], most: int = MOST_NAME) -> str:
+    """Return text that is one line of printable characters, or raise ``error``.
+
+    Examples
+    --------
+    >>> require_line("An input name", "input_ids", error=WorkbenchError)
+    'input_ids'
+    """
+    if not isinstance(value, str) or not value.strip() or len(value) > most or not value.isprintable():
+        raise error(f"{where} must be one line of at most {most} printable characters, got {given(value)}.")
+    return value
+
+
+def cleaned(text: str) -> str:
+    """Return text whose control characters, line ends and tabs excepted, are written as escapes.
+
+    Examples
+    --------
+    >>> cleaned("a\\x1b[31m")
+    'a\\\\x1b[31m'
+    """
+    if text.isprintable():
+        return text
+    return "".join(part if part.isprintable() or part in "\n\t" else _escaped(part) for part in text)
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode()
+
+
+def one_line(value: object) -> str:
+    """Return a value as one line: what is not printable, line ends included, becomes an escape or a space.
+
+    Examples
+    --------
+    >>> one_line("int8\\nimport os")
+    'int8 import os'
+    """
+    text = " ".join(str(value).split())
+    return "".join(part if part.isprintable() else _escaped(part) for part in text)
+
+
+def markdown(value: object) -> str:
+    """Return a value as one line of Markdown that shows its characters and means nothing.
+
+    Examples
+    --------
+    >>> print(markdown("digits_vit"), markdown("<b>[a](b)</b>"))
+    digits_vit \\<b\\>\\[a\\](b)\\</b\\>
+    """
+    text = one_line(value)
+    return _MARKDOWN.sub(r"\\\1", text) if _ACTIVE.search(text) else text
+
+
+def code_span(value: object) -> str:
+    """Return a value as one line of code in Markdown, whatever backticks it holds.
+
+    Examples
+    --------
+    >>> code_span("input_ids"), code_span("a`b")
+    ('`input_ids`', '``a`b``')
+    """
+    text = one_line(value)
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    pad = " " if text.startswith("`") or text.endswith("`") else ""
+    return f"{fence}{pad}{text}{pad}{fence}"
+
+
+def parsed(where: str, value: Any, parse: Callable[[Any], T], *, error: type[WorkbenchError]) -> T:
+    """Return ``parse(value)``, or raise ``error`` if the value does not have the form that ``parse`` expects."""
+    try:
+        return parse(value)
+    except (WorkbenchError, TypeError, ValueError, LookupError, AttributeError, RecursionError) as problem:
+        raise error(f"{where} does not hold what the workbench wrote there, but {given(value)}.") from problem
+
+
+def inside(folder: Path, name: object, *, error: type[WorkbenchError]) -> Path:
+    """Return the path of ``name`` in ``folder``, or raise ``error`` if it leads elsewhere."""
+    line = require_line(f"A file name in {folder}", name, error=error)
+    path = folder / line
+    if line in (".", "..") or Path(line).name != line or not path.resolve().is_relative_to(folder.resolve()):
+        raise error(f"The name {line!r} leads out of the folder {folder}. Do not use what holds it.")
+    return path
+
+
+def require_regular_file(path: Path, *, error: type[WorkbenchError]) -> os.stat_result:
+    """Return the status of a regular file, links followed; devices, pipes and folders raise ``error``."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError) as problem:  # ValueError: a NUL in the path
+        words = problem.strerror if isinstance(problem, OSError) else problem
+        raise error(f"{str(path)!r} cannot be read: {words}.") from problem
+    if not stat.S_ISREG(found.st_mode):
+        raise error(f"{path} is no regular file.")
+    return found
