@@ -54,7 +54,7 @@ def test_the_code_makes_the_same_recipe(rows: Rows) -> None:
     code = code_for(row, reference="some/file.py:make")
     compile(code, "code", "exec")
     assert code.startswith("# mine on OpenVINO, batch size 32")
-    assert 'task = wb.load_task("some/file.py:make")' in code
+    assert "task = wb.load_task('some/file.py:make')" in code
     assert "backend='openvino', batch_size=32, threads=2" in " ".join(code.split())
     expression = code.split("recipe = ")[1].split("variant = ")[0]
     assert eval(expression, {"wb": wb}) == recipe

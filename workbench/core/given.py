@@ -15,6 +15,17 @@ _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 60
 
 
+def short(value: object) -> str:
+    """Return the repr of a value, cut if it is long.
+
+    Examples
+    --------
+    >>> short("extra")
+    "'extra'"
+    """
+    return _SHORT.repr(value)
+
+
 def given(value: object) -> str:
     """Return a value for a message, in few words.
 

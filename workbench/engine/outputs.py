@@ -116,7 +116,7 @@ def _flattener(tree: Mapping[str, Any]) -> Callable[[Any], list[Any] | None]:
         return lambda out: [out]
     if kind == "none":
         return lambda out: []
-    if kind == "dict":
+    if kind in ("dict", "attributes"):
         members = [(key, _flattener(child)) for key, child in value.items()]
         return lambda out: _joined(out, members) if isinstance(out, Mapping) and len(out) == len(members) else None
     children = value["fields"].values() if kind == "named" else value

@@ -199,8 +199,8 @@ def rebuild_inputs(kind: str, names: Sequence[str], values: Sequence[Any]) -> Tr
 def describe_tree(tree: Tree, is_leaf: Callable[[Any], bool]) -> tuple[dict[str, Any], list[tuple[str, Any]]]:
     """Return the JSON form of an output structure and its leaves with a name each.
 
-    A leaf becomes ``{"leaf": index}``; tuples, lists and dicts (or their subclasses, as the model outputs of
-    transformers) become plain ones, named tuples keep their names; None stays None.
+    A leaf becomes ``{"leaf": index}``; named tuples keep their names, and other mappings than dicts, as the outputs
+    of transformers are, become dicts with attributes; None stays None.
 
     Raises
     ------
@@ -216,7 +216,8 @@ def describe_tree(tree: Tree, is_leaf: Callable[[Any], bool]) -> tuple[dict[str,
         if node is None:
             return {"none": True}
         if isinstance(node, Mapping):
-            return {"dict": {str(k): walk(v, _join(name, str(k))) for k, v in node.items()}}
+            kind = "dict" if type(node) is dict else "attributes"
+            return {kind: {str(k): walk(v, _join(name, str(k))) for k, v in node.items()}}
         if isinstance(node, tuple) and (names := getattr(node, "_fields", None)):
             fields = {key: walk(value, _join(name, key)) for key, value in zip(names, node, strict=True)}
             return {"named": {"name": type(node).__name__, "fields": fields}}
@@ -250,7 +251,10 @@ def tree_builder(description: Mapping[str, Any]) -> Callable[[Sequence[Any]], Tr
         return lambda leaves: None
     if kind == "dict":
         members = [(key, tree_builder(child)) for key, child in value.items()]
-        return lambda leaves: AttributeDict((key, build(leaves)) for key, build in members)
+        return lambda leaves: {key: build(leaves) for key, build in members}
+    if kind == "attributes":
+        build_dict = tree_builder({"dict": value})
+        return lambda leaves: AttributeDict(build_dict(leaves))
     if kind == "named":
         made = collections.namedtuple(value["name"], value["fields"])  # type: ignore[misc]
         parts = [tree_builder(child) for child in value["fields"].values()]
@@ -260,5 +264,5 @@ def tree_builder(description: Mapping[str, Any]) -> Callable[[Sequence[Any]], Tr
         items = [tree_builder(child) for child in value]
         return lambda leaves: container(build(leaves) for build in items)
     raise ArtifactError(
-        f"Unknown node {given(kind)} in an output structure. Allowed: dict, leaf, list, named, none, tuple."
+        f"Unknown node {given(kind)} in an output structure. Allowed: attributes, dict, leaf, list, named, none, tuple."
     )

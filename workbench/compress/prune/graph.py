@@ -44,13 +44,16 @@ class ChannelGraph(torch_pruning.DependencyGraph):  # type: ignore[misc]
             return group
 
     def _is_unreadable(self, node: Any) -> bool:
-        """Return whether torch-pruning counts parts that a split does not have: one that is joined twice."""
+        """Return whether torch-pruning fails at counting what is joined.
+
+        It counts parts that a split does not have where one is joined twice, and adds up what it does not know, such as
+        the states of a recurrent layer.
+        """
         try:
-            for source in node.inputs:
-                shape_infer.infer_channels_between(self, source, node)
+            counts = [shape_infer.infer_channels_between(self, source, node) for source in node.inputs]
         except IndexError:
             return True
-        return False
+        return None in counts and shape_infer.infer_in_channels_recursively(self, node, recursive_depth=[0]) is not None
 
     def _joins_channels(self, node: Any) -> bool:
         """Return whether the result is as wide as the channels of what a concatenation joins."""

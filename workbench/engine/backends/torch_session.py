@@ -215,6 +215,6 @@ def _flattener(tree: Mapping[str, Any]) -> Callable[[Any], list[Any]]:
         return lambda output: []
     if kind == "named":
         kind, value = "tuple", list(value["fields"].values())
-    items = value.items() if kind == "dict" else enumerate(value)
+    items = value.items() if kind in ("dict", "attributes") else enumerate(value)
     parts = [(key, _flattener(child)) for key, child in items]
     return lambda output: [leaf for key, flatten in parts for leaf in flatten(output[key])]
