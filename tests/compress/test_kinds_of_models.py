@@ -306,3 +306,22 @@ def test_two_way_recurrent_layers_stay_and_the_rest_is_cut(kind, use):
     variant = wb.Recipe(wb.Prune(ratio=0.5, round_to=1)).apply(task)
     assert variant.module.hidden.out_features == 16
     assert variant.predict(noise(2, 5, 6)).shape == (2, 3)
+
+
+def test_attention_behind_a_recurrent_layer_does_not_hang():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.gru = nn.Linear(6, 16), nn.GRU(16, 8, batch_first=True, bidirectional=True)
+            self.norm, self.qkv, self.mix = nn.LayerNorm(16), nn.Linear(16, 48), nn.Linear(16, 16)
+            self.hidden, self.out = nn.Linear(16, 32), nn.Linear(32, 3)
+
+        def forward(self, x):
+            x = self.gru(self.first(x).relu())[0]
+            n, length, _ = x.shape
+            q, k, v = (t.reshape(n, length, 2, 8).transpose(1, 2) for t in self.qkv(self.norm(x)).chunk(3, -1))
+            x = x + self.mix(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, length, 16))
+            return self.out(self.hidden(x.amax(1)).relu())
+
+    variant = wb.Recipe(wb.Prune(ratio=0.5, round_to=1)).apply(task_of(Net, noise(300, 5, 6)))
+    assert variant.module.hidden.out_features == 16

@@ -2,13 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch_pruning
 from torch import nn
 from torch_pruning.dependency import Dependency, Group, index_mapping, shape_infer
+from torch_pruning.dependency import graph as dependency_graph
 from torch_pruning.dependency.node import Node
 from torch_pruning.ops import OPTYPE
+
+_LEAST_ENTRIES, _ENTRIES_EACH = 2000, 20
+"""Entries of a group, at least and for each node of the graph, from which on its channels are lost."""
+
+
+@contextlib.contextmanager
+def _bounded(most: int) -> Iterator[None]:
+    """Raise IndexError once a group has more entries.
+
+    Numbers of channels that torch-pruning misreads may grow for ever, as those of heads behind a recurrent layer do.
+    """
+
+    class Bounded(Group):  # type: ignore[misc]
+        def add_dep(self, dep: Any, idxs: Any) -> None:
+            if len(self) >= most:
+                raise IndexError("the channels of this group cannot be followed")
+            super().add_dep(dep, idxs)
+
+    dependency_graph.Group = Bounded
+    try:
+        yield
+    finally:
+        dependency_graph.Group = Group
 
 
 class ChannelGraph(torch_pruning.DependencyGraph):  # type: ignore[misc]
@@ -33,11 +59,9 @@ class ChannelGraph(torch_pruning.DependencyGraph):  # type: ignore[misc]
     def get_pruning_group(self, module: Any, pruning_fn: Any, idxs: Any) -> Any:
         """Return the group, or where its channels cannot be followed (``is_lost``) one of the root alone."""
         try:
-            return super().get_pruning_group(module, pruning_fn, idxs)
-        except (
-            IndexError,
-            ZeroDivisionError,
-        ):  # numbers of channels that a split inside a recurrent layer does not have
+            with _bounded(max(_LEAST_ENTRIES, _ENTRIES_EACH * len(self.module2node))):
+                return super().get_pruning_group(module, pruning_fn, idxs)
+        except (IndexError, ZeroDivisionError):  # numbers of channels that a split inside a recurrent layer lacks
             node, group = self.module2node[module], Group()
             group.add_dep(Dependency(pruning_fn, pruning_fn, source=node, target=node), list(idxs))
             group.is_lost = True
