@@ -13,8 +13,8 @@ from torch_pruning.dependency import graph as dependency_graph
 from torch_pruning.dependency.node import Node
 from torch_pruning.ops import OPTYPE
 
-_LEAST_ENTRIES, _ENTRIES_EACH = 2000, 20
-"""Entries of a group, at least and for each node of the graph, from which on its channels are lost."""
+_LEAST_ENTRIES, _ENTRIES_EACH, _MOST_CHANNELS = 2000, 20, 300_000
+"""Entries of a group, at least and for each node, and channels of an entry, from which on its channels are lost."""
 
 
 @contextlib.contextmanager
@@ -26,7 +26,7 @@ def _bounded(most: int) -> Iterator[None]:
 
     class Bounded(Group):  # type: ignore[misc]
         def add_dep(self, dep: Any, idxs: Any) -> None:
-            if len(self) >= most:
+            if len(self) >= most or len(idxs) > _MOST_CHANNELS:
                 raise IndexError("the channels of this group cannot be followed")
             super().add_dep(dep, idxs)
 
