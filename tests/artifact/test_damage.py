@@ -24,22 +24,8 @@ from workbench.core.errors import ArtifactError
 WRITTEN = ("manifest.json", "model.onnx", "weights.safetensors", "structure.json", "io.json", "reference.npz")
 
 
-@pytest.fixture(scope="module")
-def content(tmp_path_factory):
-    """Return the bytes of every file of a saved variant."""
-    folder = make_variant(pruned()).save(tmp_path_factory.mktemp("whole") / "artefact").folder
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-@pytest.fixture
-def copy(content, tmp_path):
-    """Return the folder of a copy that a test may damage."""
+def test_these_files_are_written(content):
     assert set(content) == set(WRITTEN)
-    folder = tmp_path / "copy"
-    folder.mkdir()
-    for name, data in content.items():
-        (folder / name).write_bytes(data)
-    return folder
 
 
 def refused(folder, *words):

@@ -1,14 +1,14 @@
-"""Files of an artefact with hostile values: each is refused in one line or quoted, and nothing is executed."""
+"""Hostile values in the files of an artifact: each is refused in one line or quoted, and nothing is executed."""
 
 from __future__ import annotations
 
-import copy
 import json
 import re
+from copy import deepcopy
 
 import numpy as np
 import pytest
-from artifact_models import forge, forge_file, make_task, make_variant, pruned
+from artifact_models import forge, forge_file, make_task
 from hostile import shape_of, values
 
 import workbench as wb
@@ -29,21 +29,6 @@ ROW = new_row(
 )
 
 
-@pytest.fixture(scope="module")
-def content(tmp_path_factory):
-    folder = make_variant(pruned()).save(tmp_path_factory.mktemp("whole") / "artefact").folder
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-@pytest.fixture
-def copied(content, tmp_path):
-    folder = tmp_path / "copy"
-    folder.mkdir()
-    for name, data in content.items():
-        (folder / name).write_bytes(data)
-    return folder
-
-
 def places(tree, path=()):
     """Yield the path of every value of a JSON tree, and of every key."""
     if isinstance(tree, dict):
@@ -60,7 +45,7 @@ def put(tree, path, value):
     """Return a copy of a tree with another value, or another key, at a path."""
     if not path:
         return value
-    tree, last = copy.deepcopy(tree), path[-1]
+    tree, last = deepcopy(tree), path[-1]
     at = tree
     for part in path[:-1]:
         at = at[part]
@@ -72,7 +57,7 @@ def put(tree, path, value):
 
 
 def opened(folder, task=None):
-    """Read all that is read of an artefact, and write what is written about it; return the program, None if refused."""
+    """Read all that is read of an artifact, and write what is written about it; return the program, None if refused."""
     try:
         artifact = open_artifact(folder)
         code = program(artifact.io)
@@ -87,13 +72,13 @@ def opened(folder, task=None):
     return code
 
 
-def test_io_json(copied, content, tmp_path):
+def test_io_json(copy, content, tmp_path):
     mark, io = tmp_path / "ran", json.loads(content["io.json"])
-    clean, tried, kept = shape_of(program(open_artifact(copied).io)), 0, 0
+    clean, tried, kept = shape_of(program(open_artifact(copy).io)), 0, 0
     for path in places(io):
         for value in values(mark):
-            forge_file(copied, "io.json", json.dumps(put(io, path, value)).encode())
-            code = opened(copied)
+            forge_file(copy, "io.json", json.dumps(put(io, path, value)).encode())
+            code = opened(copy)
             tried += 1
             if code is not None:
                 kept += 1
@@ -104,41 +89,41 @@ def test_io_json(copied, content, tmp_path):
     assert not mark.exists()
 
 
-def test_manifest_json(copied, content, tmp_path):
+def test_manifest_json(copy, content, tmp_path):
     mark = tmp_path / "ran"
     manifest = {k: v for k, v in json.loads(content["manifest.json"]).items() if k not in ("digest", "files")}
     for path in places(manifest):
         if path and path[0] != ("key", "format"):
             for value in values(mark)[::3]:
-                (copied / "manifest.json").write_bytes(content["manifest.json"])
+                (copy / "manifest.json").write_bytes(content["manifest.json"])
                 top = path[0][1] if isinstance(path[0], tuple) else path[0]
-                forge(copied, **{top: put(manifest, path, value).get(top)})
-                opened(copied)
+                forge(copy, **{top: put(manifest, path, value).get(top)})
+                opened(copy)
     assert not mark.exists()
 
 
 @pytest.mark.parametrize("offset", range(4))
-def test_structure_json(copied, content, tmp_path, offset):
+def test_structure_json(copy, content, tmp_path, offset):
     mark, task = tmp_path / "ran", make_task()
     structure = json.loads(content["structure.json"])
     for path in list(places(structure))[offset::4]:
         for value in values(mark)[offset::5]:
-            forge_file(copied, "structure.json", json.dumps(put(structure, path, value)).encode())
-            opened(copied, task)
+            forge_file(copy, "structure.json", json.dumps(put(structure, path, value)).encode())
+            opened(copy, task)
     assert not mark.exists()
 
 
-def test_a_student_of_the_manifest_is_not_called(copied, content, tmp_path):
+def test_a_student_of_the_manifest_is_not_called(copy, content, tmp_path):
     (tmp_path / "evil.py").write_text(
         f"open({str(tmp_path / 'ran')!r}, 'w')\ndef f():\n    open({str(tmp_path / 'ran')!r}, 'w')\n"
     )
     student = f"{tmp_path / 'evil.py'}:f"
     recipe = wb.Recipe(wb.Distill(student=student, epochs=1)).to_dict()
     for forged in ({"base": student}, {"recipe": recipe}, {"base": student, "recipe": recipe}):
-        (copied / "manifest.json").write_bytes(content["manifest.json"])
-        forge(copied, **forged)
+        (copy / "manifest.json").write_bytes(content["manifest.json"])
+        forge(copy, **forged)
         with pytest.raises(WorkbenchError, match="trust=True"):
-            wb.load_variant(copied, make_task())
+            wb.load_variant(copy, make_task())
     assert not (tmp_path / "ran").exists()
 
 

@@ -12,7 +12,7 @@ def test_the_first_line_that_says_something():
 
 
 def test_openvino_names_its_own_source_first_and_the_cause_below():
-    said = (
+    text = (
         "Exception from src/inference/src/cpp/infer_request.cpp:223:\nShape inference of Multiply node failed:\nNo fit."
     )
-    assert first_line(RuntimeError(said)) == "Shape inference of Multiply node failed: No fit."
+    assert first_line(RuntimeError(text)) == "Shape inference of Multiply node failed: No fit."

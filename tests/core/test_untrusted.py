@@ -25,8 +25,8 @@ def test_names_in_any_script_are_kept(value):
 
 
 def test_one_line_has_no_line_end_of_any_kind():
-    found = one_line("a\nb\rc\u2028d\x85e\x0bf\x00g")
-    assert len(found.splitlines()) == 1 and found.isprintable()
+    line = one_line("a\nb\rc\u2028d\x85e\x0bf\x00g")
+    assert len(line.splitlines()) == 1 and line.isprintable()
     assert cleaned("a\n\tb\x1b") == "a\n\tb\\x1b"
 
 

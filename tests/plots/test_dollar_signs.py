@@ -1,4 +1,4 @@
-"""Names with dollar signs are shown as they are: a pair of them is no mathematics."""
+"""Dollar signs in names are shown as they are: a pair of them is no mathematics."""
 
 from __future__ import annotations
 

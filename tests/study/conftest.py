@@ -17,6 +17,17 @@ def shared_task():
     return load_task(ANSWERS)
 
 
+@pytest.fixture(scope="session")
+def int8_study(tmp_path_factory, shared_task, _short_timing):
+    """Return the folder of a closed study of an int8 model, in its database s.db."""
+    import workbench as wb
+
+    folder = tmp_path_factory.mktemp("study")
+    with wb.Study(shared_task, storage=f"sqlite:///{folder}/s.db") as study:
+        study.run([wb.Recipe(wb.Quantize(), name="int8")], ["onnxruntime"], (4,), threads=1, quality_drop=1.0)
+    return folder
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _short_timing():
     """Time in few and short blocks: these tests are about what happens, not about narrow intervals."""

@@ -30,11 +30,9 @@ runpy.run_path("run.py", run_name="__main__")
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory, shared_task):
-    """Return a study of an int8 model on both engines, and its storage."""
-    folder = tmp_path_factory.mktemp("study")
-    with wb.Study(shared_task, storage=f"sqlite:///{folder}/s.db") as study:
-        study.run([wb.Recipe(wb.Quantize(), name="int8")], ["onnxruntime"], (4,), threads=1, quality_drop=1.0)
+def ran(int8_study, shared_task):
+    """Return a study of an int8 model, open."""
+    with wb.Study(shared_task, storage=f"sqlite:///{int8_study}/s.db") as study:
         yield study
 
 

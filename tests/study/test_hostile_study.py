@@ -20,18 +20,9 @@ from workbench.study.stored import export_stored, stored_rows
 from workbench.study.strategy.record import CURRENT, Decision, Record, last_decided
 
 
-@pytest.fixture(scope="module")
-def ran(tmp_path_factory, shared_task):
-    """Return the folder of a study of an int8 model, closed."""
-    folder = tmp_path_factory.mktemp("study")
-    with wb.Study(shared_task, storage=f"sqlite:///{folder}/s.db") as study:
-        study.run([wb.Recipe(wb.Quantize(), name="int8")], ["onnxruntime"], (4,), threads=1, quality_drop=1.0)
-    return folder
-
-
 @pytest.fixture
-def copied(ran, tmp_path):
-    shutil.copytree(ran, tmp_path / "copy")
+def copied(int8_study, tmp_path):
+    shutil.copytree(int8_study, tmp_path / "copy")
     return tmp_path / "copy"
 
 
@@ -183,7 +174,7 @@ def test_names_of_recipes_studies_and_tasks_are_one_line(name, shared_task, tmp_
         wb.Study(shared_task, storage=f"sqlite:///{tmp_path}/s.db", name=name)
 
 
-def test_a_row_keeps_its_own_words(ran):
-    with opened(ran) as raw:
+def test_a_row_keeps_its_own_words(int8_study):
+    with opened(int8_study) as raw:
         rows = [json.loads(text) for (text,) in raw.execute("SELECT row FROM workbench_trials")]
     assert rows and [checked_row(row, "x") for row in rows] == rows

@@ -1,4 +1,4 @@
-"""What the last run asked for decides which row is recommended and exported."""
+"""Settings of the last run decide which row is recommended and exported."""
 
 from __future__ import annotations
 

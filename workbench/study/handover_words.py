@@ -224,7 +224,7 @@ def instruction_words(manifest: Mapping[str, Any]) -> str:
     if not manifest["quantized"]:
         return f"The model computes in float and runs on every CPU. It was made on {where}; wider vectors are faster."
     step = manifest["recipe"]["steps"][-1]
-    said = [markdown(note) for note in (manifest["steps"][-1].get("notes") if manifest["steps"] else None) or ()]
+    lines = [markdown(note) for note in (manifest["steps"][-1].get("notes") if manifest["steps"] else None) or ()]
     if step.get("activations") == "none":
         words = "Its weights are integers and its arithmetic is float, so it needs no special instructions."
     elif step["target"] == "int8_dot" or (step["target"] == "this" and machine.get("int8_dot")):
@@ -240,4 +240,4 @@ def instruction_words(manifest: Mapping[str, Any]) -> str:
             "The int8 scheme was chosen for a CPU without int8 dot-product instructions, and is safe on every CPU. "
             'Where they are there, `Quantize(target="int8_dot")` may lose less quality.'
         )
-    return "\n".join((f"{words} It was made on {where}.", *("", *(f"- {note}" for note in said)) * bool(said)))
+    return "\n".join((f"{words} It was made on {where}.", *("", *(f"- {note}" for note in lines)) * bool(lines)))
