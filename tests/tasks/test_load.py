@@ -5,10 +5,12 @@ import textwrap
 import cloudpickle
 import pytest
 import torch
+from torch import nn
 
 from workbench.core.errors import TaskError
 from workbench.tasks import Task, load_task
 from workbench.tasks.load import load_module
+from workbench.tasks.module import own_module
 
 SOURCE = """
 import torch
@@ -153,6 +155,13 @@ def test_a_module_is_found_in_the_same_way(file):
         load_module("nowhere/model.py:build")
     with pytest.raises(TaskError, match=r"Unknown model 'digits'\. Give 'path/to/file\.py:function' or"):
         load_module("digits")
+
+
+def test_a_wrapper_for_several_devices_is_taken_off(tmp_path):
+    path = tmp_path / "several.py"
+    path.write_text("from torch import nn\n\ndef wrapped():\n    return nn.DataParallel(nn.Linear(2, 3))\n")
+    assert type(load_module(f"{path}:wrapped")) is nn.Linear
+    assert type(own_module(lambda: nn.DataParallel(nn.Linear(2, 3)), whose="Task x")) is nn.Linear
 
 
 def test_errors_inside_files_and_modules(tmp_path, monkeypatch):

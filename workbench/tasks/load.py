@@ -20,7 +20,7 @@ from workbench.core.errors import TaskError, did_you_mean
 from workbench.core.given import given
 from workbench.core.untrusted import require_line
 from workbench.tasks.known import BUILTIN
-from workbench.tasks.module import copied_module, plain_weights
+from workbench.tasks.module import as_own_module
 from workbench.tasks.task import Task
 
 _PLACES = "'path/to/file.py:function' or 'package.module:function'"
@@ -94,10 +94,6 @@ def load_module(reference: str) -> nn.Module:
     Raises
     ------
     TaskError
-
-    Raises
-    ------
-    TaskError
         If there is no such file, module or function, it fails, or returns no module.
 
     Examples
@@ -110,10 +106,7 @@ def load_module(reference: str) -> nn.Module:
         module = function()
     except Exception as error:
         raise TaskError(f"Model {reference!r} failed while it was made: {type(error).__name__}: {error}") from error
-    if not isinstance(module, nn.Module):
-        raise TaskError(f"Model {reference!r} must return a torch.nn.Module, got {type(module).__name__}.")
-    # a function that hands out one module again and again must not see it trained
-    return plain_weights(copied_module(module, whose=f"Model {reference!r}").to("cpu").float().eval())
+    return as_own_module(module, maker=f"Model {reference!r}", whose=f"Model {reference!r}")
 
 
 def _named(text: str, kind: str, known: Sequence[str], forms: str) -> tuple[Callable[..., Any], str]:

@@ -31,12 +31,23 @@ def own_module(build: Callable[[], nn.Module], *, whose: str) -> nn.Module:
         module = build()
     except Exception as error:
         raise TaskError(f"{whose}: build() failed: {type(error).__name__}: {error}") from error
+    return as_own_module(module, maker=f"{whose}: build()", whose=f"{whose}: the module that build() makes")
+
+
+def as_own_module(module: Any, *, maker: str, whose: str) -> nn.Module:
+    """Return a copy of what a function of the user's made, on the CPU, float32, in eval mode.
+
+    Raises
+    ------
+    TaskError
+        If it is no module, with ``maker`` as the subject, or cannot be copied, with ``whose``.
+    """
     if not isinstance(module, nn.Module):
-        raise TaskError(f"{whose}: build() must return a torch.nn.Module, got {type(module).__name__}.")
+        raise TaskError(f"{maker} must return a torch.nn.Module, got {type(module).__name__}.")
     if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
         module = module.module  # on one device it does nothing but hide the model
-    # a build that hands out one module again and again must not see it pruned
-    copied = copied_module(module, whose=f"{whose}: the module that build() makes")
+    # a function that hands out one module again and again must not see it pruned or trained
+    copied: nn.Module = copied_module(module, whose=whose)
     return plain_weights(copied.to("cpu").float().eval())
 
 
