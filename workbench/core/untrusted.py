@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import stat
 from collections.abc import Callable
@@ -104,13 +103,12 @@ def inside(folder: Path, name: object, *, error: type[WorkbenchError]) -> Path:
     return path
 
 
-def require_regular_file(path: Path, *, error: type[WorkbenchError]) -> os.stat_result:
-    """Return the status of a regular file, links followed; devices, pipes and folders raise ``error``."""
+def require_regular_file(path: Path, *, error: type[WorkbenchError]) -> None:
+    """Raise ``error`` where a path, links followed, leads to no regular file: to a device, a pipe, a folder."""
     try:
-        found = path.stat()
+        mode = path.stat().st_mode
     except (OSError, ValueError) as problem:  # ValueError: a NUL in the path
         words = problem.strerror if isinstance(problem, OSError) else problem
         raise error(f"{str(path)!r} cannot be read: {words}.") from problem
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(mode):
         raise error(f"{path} is no regular file.")
-    return found

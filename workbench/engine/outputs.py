@@ -9,7 +9,7 @@ import numpy as np
 
 from workbench.artifact.reference import Arrays
 from workbench.core.errors import InputError
-from workbench.export.io import IOSpec, TensorSpec, tree_builder
+from workbench.export.io import IOSpec, TensorSpec, tree_builder, tree_children
 
 
 class OutputBinder:
@@ -111,17 +111,14 @@ def _as_array(leaf: Any, spec: TensorSpec) -> Any:
 
 def _flattener(tree: Mapping[str, Any]) -> Callable[[Any], list[Any] | None]:
     """Return a function that gives the leaves of a structure in order, None where the structure is another."""
-    ((kind, value),) = tree.items()
+    (kind,) = tree
     if kind == "leaf":
         return lambda out: [out]
     if kind == "none":
         return lambda out: []
-    if kind in ("dict", "attributes"):
-        members = [(key, _flattener(child)) for key, child in value.items()]
-        return lambda out: _joined(out, members) if isinstance(out, Mapping) and len(out) == len(members) else None
-    children = value["fields"].values() if kind == "named" else value
-    items = [(index, _flattener(child)) for index, child in enumerate(children)]
-    return lambda out: _joined(out, items) if isinstance(out, Sequence) and len(out) == len(items) else None
+    parts = [(key, _flattener(child)) for key, child in tree_children(tree)]
+    form = Mapping if kind in ("dict", "attributes") else Sequence
+    return lambda out: _joined(out, parts) if isinstance(out, form) and len(out) == len(parts) else None
 
 
 def _joined(out: Any, members: Sequence[tuple[Any, Callable[[Any], list[Any] | None]]]) -> list[Any] | None:

@@ -233,6 +233,20 @@ def _join(name: str, part: str) -> str:
     return f"{name}_{part}" if name else part
 
 
+def tree_children(description: Mapping[str, Any]) -> list[tuple[Any, Mapping[str, Any]]]:
+    """Return the parts of a described structure that is neither a leaf nor None, each with its key or index.
+
+    Examples
+    --------
+    >>> tree_children({"tuple": [{"leaf": 0}, {"none": True}]})
+    [(0, {'leaf': 0}), (1, {'none': True})]
+    """
+    ((kind, value),) = description.items()
+    if kind in ("dict", "attributes"):
+        return list(value.items())
+    return list(enumerate(value["fields"].values() if kind == "named" else value))
+
+
 def tree_builder(description: Mapping[str, Any]) -> Callable[[Sequence[Any]], Tree]:
     """Return a function that puts flat leaves into the structure :func:`describe_tree` described.
 

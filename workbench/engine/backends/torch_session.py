@@ -17,7 +17,7 @@ from workbench.engine.backends.base import Availability, ModelSource, require_mo
 from workbench.engine.config import InferenceConfig
 from workbench.engine.device import choose_device, wants_gpu
 from workbench.engine.precision import take_on_cpu, take_on_cuda
-from workbench.export.io import IOSpec
+from workbench.export.io import IOSpec, tree_children
 
 if TYPE_CHECKING:
     from workbench.engine.backends.cuda import CudaPipe
@@ -208,13 +208,10 @@ def flat_call(module: Any, io: IOSpec) -> Call:
 
 def _flattener(tree: Mapping[str, Any]) -> Callable[[Any], list[Any]]:
     """Return a function that takes the leaves out of an eager output, in the order of the io description."""
-    ((kind, value),) = tree.items()
+    (kind,) = tree
     if kind == "leaf":
         return lambda output: [output]
     if kind == "none":
         return lambda output: []
-    if kind == "named":
-        kind, value = "tuple", list(value["fields"].values())
-    items = value.items() if kind in ("dict", "attributes") else enumerate(value)
-    parts = [(key, _flattener(child)) for key, child in items]
+    parts = [(key, _flattener(child)) for key, child in tree_children(tree)]
     return lambda output: [leaf for key, flatten in parts for leaf in flatten(output[key])]
