@@ -55,7 +55,7 @@ def make_task(build=build, shape=(1, 6, 6), **more) -> Task:
         name="small",
         build=build,
         train=(x, y),
-        evaluation=(x[:64], y[:64]),
+        evaluation=(x[:64] + 0.01, y[:64]),
         metric=lambda out, y: float((out.argmax(1) == y).float().mean()),
         loss=F.cross_entropy,
         **more,

@@ -143,18 +143,35 @@ def test_a_module_that_cannot_be_exported_still_gives_an_artefact(tmp_path):
     assert torch.equal(load_module(artifact, Branches)(-torch.ones(2, 3)), torch.ones(2, 3))
 
 
-def test_a_structure_that_cannot_be_written_down_is_kept_as_a_program(tmp_path):
-    class Other(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.linear = nn.Linear(36, 4)
+class Other(nn.Module):
+    """Another class than the one that build() makes; ``private`` calls an operator that no artefact may name."""
 
-        def forward(self, image):
-            return self.linear(image.flatten(1))
+    def __init__(self, *, private):
+        super().__init__()
+        self.linear, self.private = nn.Linear(36, 4), private
 
-    module = Other().eval()
+    def forward(self, image):
+        flat = image.flatten(1)
+        if self.private:
+            flat = torch.ops.aten._unsafe_index.Tensor(flat, [None, torch.arange(36)])
+        return self.linear(flat)
+
+
+def test_a_structure_that_cannot_be_written_down_is_kept_as_a_graph(tmp_path):
+    module = Other(private=False).eval()
     artifact = save_variant(make_variant(module), tmp_path / "other")
     assert "the module itself is a Other" in artifact.manifest["replay_reason"]
+    assert {"graph.json", "weights.safetensors"} <= artifact.manifest["files"].keys()
+    assert "exported.pt2" not in artifact.manifest["files"]
+    with torch.no_grad():
+        for size in (1, 3):
+            torch.testing.assert_close(load_module(artifact)(IMAGES[:size]), module(IMAGES[:size]))
+
+
+def test_a_graph_with_a_part_that_is_no_operator_is_kept_as_a_program(tmp_path):
+    module = Other(private=True).eval()
+    artifact = save_variant(make_variant(module), tmp_path / "other")
+    assert "exported.pt2" in artifact.manifest["files"]
     with pytest.raises(ArtifactError, match="trust=True"):
         load_module(artifact, build)
     with torch.no_grad():

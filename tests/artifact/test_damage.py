@@ -77,11 +77,11 @@ def test_a_pipe_does_not_hang_the_reader(copy):
 
 
 def test_a_newer_format_says_so_and_what_to_do(copy):
-    forge(copy, format=3)
-    refused(copy, "newer workbench", "artefact format 3", "Update inference-workbench")
+    forge(copy, format=4)
+    refused(copy, "newer workbench", "artefact format 4", "Update inference-workbench")
     for old in (1, 0, -1, None, "2", True, 2.5, [2]):
         forge(copy, format=old)
-        refused(copy, "this version reads 2", "Save the variant again")
+        refused(copy, "this version reads 3", "Save the variant again")
 
 
 HOSTILE_NAMES = ["../x", "/etc/passwd", "a/b", "..", ".", "", "model.onnx\0", "C:\\x", "x" * 5000, "notes.txt"]

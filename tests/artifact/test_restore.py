@@ -147,11 +147,9 @@ def test_without_its_task_it_predicts_from_onnx_and_needs_no_torch(saved, task, 
     model.close()
 
 
-def test_a_quantized_variant_comes_back_by_trust_or_predicts_without_it(saved, task):
+def test_a_quantized_variant_comes_back_without_trust_or_predicts_without_its_task(saved, task):
     variant, folder = saved("int8")
-    with pytest.raises(ArtifactError, match=r"can run code.*trust=True.*load_variant\(folder\) without the task"):
-        wb.load_variant(folder, task)
-    again = wb.load_variant(folder, task, trust=True)
+    again = wb.load_variant(folder, task)
     exactly_like(variant, again)
     torch.testing.assert_close(again.predict(task.examples(4)), variant.predict(task.examples(4)))
     with wb.load_variant(folder) as model:

@@ -227,7 +227,7 @@ def test_named_outputs_reach_metric_loss_and_runtimes_with_their_names(tmp_path)
         variant = recipe.apply(task)
         assert 0 <= task.evaluate(variant.predict) <= 1
         variant.save(tmp_path / "a")
-        back = wb.load_variant(tmp_path / "a", task, trust=True)
+        back = wb.load_variant(tmp_path / "a", task)
         assert torch.allclose(back.predict(noise(2, 12)).logits, variant.predict(noise(2, 12)).logits, atol=1e-5)
         for backend in ("torch-eager", "onnxruntime"):
             with wb.OptimizedInferenceEngine.from_variant(variant, backend=backend) as engine:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 import workbench as wb
 
 Named = collections.namedtuple("Named", ["logits", "hidden"])
-WIDTH = 16
+WIDTH, LENGTH = 16, 5
 
 
 class Gate(nn.Module):
@@ -210,6 +210,7 @@ class Spec:
     outputs: str
     inplace: bool
     two_inputs: bool
+    open_length: bool
 
     @classmethod
     def of(cls, seed: int) -> Spec:
@@ -225,6 +226,7 @@ class Spec:
             draw.choice(OUTPUTS),
             draw.random() < 0.25,
             draw.random() < 0.25,
+            kind == "sequence" and draw.random() < 0.5,
         )
 
     def smaller(self) -> list[Spec]:
@@ -233,6 +235,7 @@ class Spec:
         found += [replace(self, outputs="tensor")] if self.outputs != "tensor" else []
         found += [replace(self, inplace=False)] if self.inplace else []
         found += [replace(self, two_inputs=False)] if self.two_inputs else []
+        found += [replace(self, open_length=False)] if self.open_length else []
         return found
 
 
@@ -282,7 +285,7 @@ def task_of(spec: Spec) -> wb.Task:
             torch.manual_seed(spec.seed)
             return Generated(spec).eval()
 
-    shape = {"image": (3, 6, 6), "sequence": (5, 6), "vector": (6,)}[spec.kind]
+    shape = {"image": (3, 6, 6), "sequence": (LENGTH, 6), "vector": (6,)}[spec.kind]
     generator = torch.Generator().manual_seed(spec.seed)
     data = tuple(torch.randn(300, *shape, generator=generator) for _ in range(2 if spec.two_inputs else 1))
     with torch.no_grad():
@@ -294,6 +297,7 @@ def task_of(spec: Spec) -> wb.Task:
         build=build,
         train=(inputs, labels),
         evaluation=(held if spec.two_inputs else held[0], labels[-60:]),
+        dynamic={name: {1: "length"} for name in ("x", "y")[: len(data)]} if spec.open_length else None,
         metric=lambda out, y: float((logits_of(out).argmax(1) == y).float().mean()),
         loss=lambda out, y: F.cross_entropy(logits_of(out), y),
     )

@@ -123,11 +123,9 @@ def test_a_quantized_variant_runs_everywhere_and_says_what_is_simulated(tiny_tas
     variant = wb.Recipe(wb.Quantize(bits=8)).apply(tiny_task)
     artifact = save_variant(variant, tmp_path / "int8")
     assert artifact.quantized and artifact.onnx_path is not None
-    with pytest.raises(ArtifactError, match="trust=True"):
-        Engine.from_artifact(artifact, backend="torch-eager")
     right = {}
     for backend in ("torch-eager", "onnxruntime", "openvino"):
-        with Engine.from_artifact(artifact, backend=backend, trust=True, batch_size=64, threads=1) as engine:
+        with Engine.from_artifact(artifact, backend=backend, batch_size=64, threads=1) as engine:
             right[backend] = tiny_task.evaluate(lambda x, run=engine.predict: run(x).result)
             assert any("simulated" in note for note in engine.notes) == (backend == "torch-eager")
     assert max(right.values()) - min(right.values()) < 0.03

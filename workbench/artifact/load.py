@@ -13,11 +13,12 @@ import torch
 from torch import nn
 
 from workbench.artifact.artifact import Artifact
-from workbench.artifact.manifest import PROGRAM, STRUCTURE, WEIGHTS
+from workbench.artifact.graph import rebuild_graph
+from workbench.artifact.manifest import GRAPH, PROGRAM, STRUCTURE, WEIGHTS
 from workbench.artifact.structure import own_tensors, replay
 from workbench.core.errors import ArtifactError, TaskError, first_line
 from workbench.core.given import short
-from workbench.export.io import rebuild_inputs, tree_builder
+from workbench.export.io import IOSpec, rebuild_inputs, tree_builder
 from workbench.export.onnx_module import OnnxModule
 from workbench.export.quiet import quiet_export
 from workbench.tasks.load import load_module as load_named
@@ -31,11 +32,11 @@ def load_module(artifact: Artifact, build: Callable[[], nn.Module] | None = None
     ----------
     build
         The task's function that makes the original module. Its structure is edited and its weights are replaced,
-        and the result can be trained on. Not needed for a quantized variant.
+        and the result can be trained on. Not needed for a quantized variant, which is kept as a graph.
     trust
-        A quantized variant, or one whose structure cannot be written down, is kept as a torch export program, a format
-        that can run code while it is read; and a student of one's own is made by the function that the artefact names.
-        Give True only for a folder that you or your study wrote.
+        A student of one's own is made by the function that the artefact names; and what neither edits of ``build()``
+        nor a graph of plain operators describe is kept as a torch export program, a format that can run code while it
+        is read. Give True only for a folder that you or your study wrote.
 
     Raises
     ------
@@ -51,6 +52,8 @@ def load_module(artifact: Artifact, build: Callable[[], nn.Module] | None = None
         module = rebuild(artifact.folder, start_of(artifact.folder, artifact.manifest, build, trust=trust))
         inputs = [torch.from_numpy(array) for array in artifact.reference.inputs]
         return guard_inputs(module, rebuild_inputs(artifact.io.kind, artifact.io.input_names, inputs))
+    if GRAPH in artifact.manifest["files"]:
+        return load_graph(artifact)
     if PROGRAM not in artifact.manifest["files"] and artifact.onnx_path is not None:
         return OnnxModule(artifact.onnx_path.read_bytes(), artifact.io)
     if not trust:
@@ -147,11 +150,32 @@ def _filled(tensor: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     return nn.Parameter(values, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else values
 
 
+def load_graph(artifact: Artifact) -> nn.Module:
+    """Return the module of an artefact that is kept as a graph; ArtifactError where it is none that only computes."""
+    _register_roundings()
+    try:
+        nodes = json.loads((artifact.folder / GRAPH).read_text(encoding="utf-8"))
+        tensors = safetensors.torch.load_file(artifact.folder / WEIGHTS)
+        return with_form_of(rebuild_graph(nodes, tensors, artifact.io), artifact.io)
+    except (OSError, ValueError, RecursionError, safetensors.SafetensorError, ArtifactError) as error:
+        raise ArtifactError(
+            f"The module of {artifact.folder} cannot be made again from {GRAPH}: {first_line(error)}."
+        ) from error
+
+
+def with_form_of(module: nn.Module, io: IOSpec) -> nn.Module:
+    """Let a graph, which gives plain tuples and dicts, give outputs in the structure of ``io``, and return it."""
+    return with_output_form(module, tree_builder(io.output_tree)(range(len(io.outputs))))
+
+
+def _register_roundings() -> None:
+    """Register the operators that quantized graphs call; torchao itself does it with this import."""
+    import torch.ao.quantization.fx._decomposed  # noqa: F401
+
+
 def load_program(artifact: Artifact) -> nn.Module:
     """Read the torch export program of an artefact; the caller has made sure that it is trusted."""
-    # Registers the operators that quantized graphs call; torchao itself does it with this import.
-    import torch.ao.quantization.fx._decomposed
-
+    _register_roundings()
     try:
         with quiet_export():
             module: nn.Module = torch.export.load(artifact.folder / PROGRAM).module()
@@ -160,4 +184,4 @@ def load_program(artifact: Artifact) -> nn.Module:
             f"{artifact.folder / PROGRAM} cannot be read by this torch ({torch.__version__}): "
             f"{type(error).__name__}: {first_line(error)}. Write the artefact again."
         ) from error
-    return with_output_form(module, tree_builder(artifact.io.output_tree)(range(len(artifact.io.outputs))))
+    return with_form_of(module, artifact.io)

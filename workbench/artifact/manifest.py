@@ -14,15 +14,18 @@ from workbench.core.errors import ArtifactError
 from workbench.core.files import sha256_file
 from workbench.core.given import short
 
-FORMAT = 2
+FORMAT = 3
+_READ = (2, 3)
+"""Formats that are read: 2 had no graphs, and kept every quantized module as a program."""
 MANIFEST = "manifest.json"
 ONNX = "model.onnx"
 IO = "io.json"
 REFERENCE = "reference.npz"
 WEIGHTS = "weights.safetensors"
 STRUCTURE = "structure.json"
+GRAPH = "graph.json"
 PROGRAM = "exported.pt2"
-FILES = (ONNX, IO, REFERENCE, WEIGHTS, STRUCTURE, PROGRAM)
+FILES = (ONNX, IO, REFERENCE, WEIGHTS, STRUCTURE, GRAPH, PROGRAM)
 
 _MAX_BYTES = 64 * 2**20
 _AGAIN = "Write the artefact again with variant.save(folder), or get an undamaged copy."
@@ -97,9 +100,7 @@ def read_manifest(folder: Path, *, needs: Collection[str]) -> dict[str, Any]:
     if bad is not None:
         raise ArtifactError(f"{folder / MANIFEST} has no usable {bad}. {_AGAIN}")
     files = manifest["files"]
-    program = ONNX if manifest["export"].get("is_module") else PROGRAM
-    kept = (STRUCTURE, WEIGHTS) if manifest["replayable"] else (program,)
-    for name in (*needs, *kept):
+    for name in (*needs, *_module_files(manifest)):
         if name not in files:
             raise ArtifactError(f"{folder / MANIFEST} is incomplete: it does not name {name}. {_AGAIN}")
     for name, expected in files.items():
@@ -128,6 +129,15 @@ def unfit(value: Any, form: Any, where: str = "") -> str | None:
     return next((bad for part in parts if (bad := unfit(*part)) is not None), None)
 
 
+def _module_files(manifest: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the files that the module is made from."""
+    if manifest["replayable"]:
+        return STRUCTURE, WEIGHTS
+    if manifest["export"].get("is_module"):
+        return (ONNX,)
+    return (GRAPH, WEIGHTS) if GRAPH in manifest["files"] else (PROGRAM,)
+
+
 def _parsed(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if not folder.is_dir():
@@ -151,7 +161,7 @@ def _parsed(folder: Path) -> dict[str, Any]:
 
 
 def _check_format(folder: Path, found: object) -> None:
-    if isinstance(found, int) and not isinstance(found, bool) and found == FORMAT:
+    if isinstance(found, int) and not isinstance(found, bool) and found in _READ:
         return
     if isinstance(found, int) and not isinstance(found, bool) and found > FORMAT:
         raise ArtifactError(

@@ -13,7 +13,7 @@ import numpy as np
 from workbench.artifact.artifact import Artifact, open_artifact
 from workbench.artifact.manifest import read_manifest
 from workbench.compress.recipe import Recipe
-from workbench.core.errors import ArtifactError, WorkbenchError
+from workbench.core.errors import ArtifactError, WorkbenchError, first_line
 from workbench.core.given import given
 from workbench.core.lazy import needing
 from workbench.core.machine import library_versions
@@ -126,7 +126,7 @@ def load_variant(
 ) -> Variant | InferenceModel:
     """Return a variant that :meth:`Variant.save` wrote; every file is checked against its hash first.
 
-    Reading runs no code from the folder and uses no pickle, with one exception that must be asked for by ``trust``.
+    Reading runs no code from the folder and uses no pickle, with two exceptions that must be asked for by ``trust``.
 
     Parameters
     ----------
@@ -137,10 +137,10 @@ def load_variant(
         back, whose module can be trained unless it is quantized. Without it an :class:`InferenceModel` comes back,
         which predicts from the ONNX file and imports no torch.
     trust
-        A quantized variant keeps its module as a torch export program, a format that can run code while it is read,
-        and a student of one's own (``Distill(student=...)``) is made by the function that the artefact names. True
-        allows both: only for a folder that you or your study wrote. Without it such a variant still runs from its
-        ONNX file: leave the task out.
+        A student of one's own (``Distill(student=...)``) is made by the function that the artefact names, and a module
+        that no graph of plain operators describes is kept as a torch export program, a format that can run code while
+        it is read. True allows both: only for a folder that you or your study wrote. Without it such a variant still
+        runs from its ONNX file: leave the task out.
 
     Raises
     ------
@@ -157,7 +157,7 @@ def load_variant(
     artifact = open_artifact(folder)
     if task is None:
         if trust:
-            raise ArtifactError("trust=True is for the torch module of a quantized variant: give its task too.")
+            raise ArtifactError("trust=True is for a variant's torch module: give its task too.")
         return InferenceModel(artifact)
     with needing("load_variant with a task"):
         from workbench.tasks.load import load_task
@@ -252,8 +252,8 @@ def _check_outputs(artifact: Artifact, variant: Variant) -> None:
     inputs = rebuild_inputs(artifact.io.kind, artifact.io.input_names, [torch.from_numpy(x) for x in stored.inputs])
     try:
         outputs = [np.asarray(leaf) for leaf in leaves(variant.predict(inputs))]
-    except (RuntimeError, TypeError, ValueError, KeyError) as error:
-        raise ArtifactError(f"The module of {artifact.folder} cannot run: {error}") from error
+    except Exception as error:
+        raise ArtifactError(f"The module of {artifact.folder} cannot run: {first_line(error)}") from error
     found = compare_outputs(stored.outputs, outputs)
     if found.problem:
         raise ArtifactError(

@@ -19,8 +19,9 @@ from torch import nn
 
 from workbench.artifact.artifact import Artifact, open_artifact
 from workbench.artifact.folder import replacing_folder
-from workbench.artifact.load import set_weights
-from workbench.artifact.manifest import IO, ONNX, PROGRAM, REFERENCE, STRUCTURE, WEIGHTS, write_manifest
+from workbench.artifact.graph import describe_graph, rebuild_graph
+from workbench.artifact.load import set_weights, with_form_of
+from workbench.artifact.manifest import GRAPH, IO, ONNX, PROGRAM, REFERENCE, STRUCTURE, WEIGHTS, write_manifest
 from workbench.artifact.reference import Reference, sample_count
 from workbench.artifact.structure import StructureError, describe_structure, own_tensors, replay
 from workbench.core.errors import ArtifactError, ExportError, first_line
@@ -71,7 +72,7 @@ def save_variant(variant: Variant, folder: str | Path, *, batch: int = 1) -> Art
         _write_json(temporary / IO, export.io.to_dict())
         reason = _ROUNDING if variant.quantized else _write_weights(variant, temporary)
         if reason and not export.is_module:
-            _write_program(variant, export, temporary / PROGRAM, reason)
+            _write_program(variant, export, temporary, reason)
         write_manifest(temporary, _manifest(variant, export.to_dict(), reason))
     return open_artifact(folder)
 
@@ -162,14 +163,20 @@ def _write_weights(variant: Variant, folder: Path) -> str | None:
     except ArtifactError as error:
         return str(error)
     _write_json(folder / STRUCTURE, edits)
-    with _plain_errors():
-        safetensors.torch.save_file(weights, folder / WEIGHTS)
-    (folder / WEIGHTS).chmod((folder / STRUCTURE).stat().st_mode)  # safetensors makes it 0600
+    _write_tensors(weights, folder / WEIGHTS)
     return None
 
 
-def _same_outputs(variant: Variant, module: nn.Module) -> bool:
-    inputs = variant.task.examples(2)
+def _write_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    path.touch()
+    mode = path.stat().st_mode
+    with _plain_errors():
+        safetensors.torch.save_file(tensors, path)
+    path.chmod(mode)  # safetensors makes it 0600
+
+
+def _same_outputs(variant: Variant, module: nn.Module, batch: int | None = None) -> bool:
+    inputs = resize_batch(variant.task.examples(2), batch or 2)
     with torch.no_grad():
         want = leaves(call_model(variant.module, inputs))
         got = leaves(call_model(module, inputs))
@@ -179,7 +186,8 @@ def _same_outputs(variant: Variant, module: nn.Module) -> bool:
     )
 
 
-def _write_program(variant: Variant, export: _Export, path: Path, reason: str) -> None:
+def _write_program(variant: Variant, export: _Export, folder: Path, reason: str) -> None:
+    """Write the captured module as a graph of plain data where that gives the same again, else as torch writes it."""
     program = export.program
     if program is None:
         try:
@@ -189,8 +197,23 @@ def _write_program(variant: Variant, export: _Export, path: Path, reason: str) -
                 f"The variant {variant.recipe.label!r} cannot be written: {reason}, so that its weights alone do not "
                 f"make it again, and as a program: {error}"
             ) from error
+    if _write_graph(variant, program, export.io, folder):
+        return
     with quiet_export(), _plain_errors():
-        torch.export.save(program, path)
+        torch.export.save(program, folder / PROGRAM)
+
+
+def _write_graph(variant: Variant, program: torch.export.ExportedProgram, io: IOSpec, folder: Path) -> bool:
+    try:
+        nodes, tensors = describe_graph(program.module(check_guards=False))
+        again = with_form_of(rebuild_graph(json.loads(json.dumps(nodes)), tensors, io), io)
+        if not _same_outputs(variant, again, io.batch):
+            return False
+    except (StructureError, ArtifactError, RuntimeError, TypeError, ValueError):  # the program says all that it is
+        return False
+    _write_json(folder / GRAPH, nodes)
+    _write_tensors(tensors, folder / WEIGHTS)
+    return True
 
 
 def _captured(variant: Variant) -> Captured:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 
 def export_program(
@@ -73,3 +73,10 @@ def reason_of(error: BaseException, *, otherwise: str = "run it with the backend
         return "its code turns the batch size into a constant. Take it from x.shape there to keep it open."
     line = next((part.strip() for part in text.splitlines() if part.strip()), kind)
     return f"{kind}: {line[:300].rstrip('.')}. Change the code there, or {otherwise}."
+
+
+def layer_of_node(node: fx.Node) -> str:
+    """Return the module that a node of a captured graph came from, empty where it does not say."""
+    stack = node.meta.get("nn_module_stack") or {}
+    names = [str(path) for path, _ in stack.values()]
+    return names[-1].removeprefix("L['self'].").removeprefix("L__self___") if names else ""

@@ -43,7 +43,7 @@ def source_from_openvino(path: Path) -> ModelSource:
             f"{path} cannot be read as an OpenVINO model (its weights are {path.with_suffix('.bin').name} beside it): "
             f"{first_line(error)}"
         ) from error
-    io, apart, note = _probed(model, _io_of(model, path))
+    io, apart, note = _probed(model, _io_of(model, path), path)
     return ModelSource(
         label=path.name,
         io=io,
@@ -56,14 +56,16 @@ def source_from_openvino(path: Path) -> ModelSource:
     )
 
 
-def _probed(model: Any, io: IOSpec) -> tuple[IOSpec, str | None, tuple[str, ...]]:
+def _probed(model: Any, io: IOSpec, path: Path) -> tuple[IOSpec, str | None, tuple[str, ...]]:
     """Return the io with the batch dimension of each output, why inputs must not be joined, and what must be said."""
     from workbench.engine.backends.openvino_ import shared_core
+    from workbench.engine.backends.openvino_guard import surviving
 
     if any(None in spec.shape for spec in io.inputs):
         return io, None, (UNPROBED.format("the file leaves the shape of its inputs open"),)
     # two threads: with one, OpenVINO swallows errors of shapes
-    settings = {"INFERENCE_NUM_THREADS": 2, "INFERENCE_PRECISION_HINT": "f32"}
+    settings: dict[str, Any] = {"INFERENCE_NUM_THREADS": 2, "INFERENCE_PRECISION_HINT": "f32"}
+    settings |= surviving(str(path), None, "CPU", settings)[0]
     try:
         request = shared_core().compile_model(model.clone(), "CPU", settings).create_infer_request()
 

@@ -83,7 +83,9 @@ class Choice:
 
 
 def load(name: str, source: ModelSource, config: InferenceConfig) -> tuple[BackingOff, float]:
-    """Load a model in one backend; also return the seconds it took, the import of the runtime not counted.
+    """Load a model in one backend; also return the seconds it took, without the import of the runtime.
+
+    Nor do they hold the time in which the model was tried in a process of its own.
 
     Raises
     ------
@@ -107,7 +109,7 @@ def load(name: str, source: ModelSource, config: InferenceConfig) -> tuple[Backi
             f"{name} ran out of memory while it loaded {source.label}: {missing}. Free what others hold, "
             "or use a smaller model or batch_size."
         ) from error
-    seconds = time.perf_counter() - start
+    seconds = time.perf_counter() - start - getattr(loaded, "tried_s", 0.0)
     if source.io.moves_batch:
         loaded = BatchFirst(loaded, source.io)
     whole = source.io.batch is not None or source.apart is not None

@@ -16,12 +16,13 @@ from torch import fx, nn
 from torch.profiler import ProfilerActivity, record_function
 
 from workbench.artifact.reference import Arrays
+from workbench.compress.program import layer_of_node
 from workbench.core.errors import EngineError, first_line
 from workbench.core.quiet import without_lines
 from workbench.engine.backends.base import ModelSource
 from workbench.measure.nodes import NodeTime, Observed
 from workbench.measure.words import is_rounding
-from workbench.measure.work import layer_of_node, layers_watched
+from workbench.measure.work import layers_watched
 
 WARM_CALLS = 3
 _REMARKS = "USDT:"

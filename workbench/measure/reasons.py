@@ -172,15 +172,15 @@ def fallback(profile: Profile) -> Reason | None:
 
 
 def simulated(profile: Profile) -> Reason | None:
-    """Say so where torch simulates int8 in float."""
+    """Say so where torch simulates quantization in float."""
     if not profile.quantized or profile.backend not in MODULE_BACKENDS:
         return None
     share = sum(row.share for row in profile.rows if is_rounding(row.op))
     spent = f", and {_percent(share)} of the time goes into the roundings" if share else ""
     return Reason(
         "simulated",
-        f"{profile.backend} runs int8 as float products between roundings{spent}: quality is that of int8, speed is "
-        "not. ONNX Runtime and OpenVINO compute it in integers.",
+        f"{profile.backend} runs quantized layers as float products between roundings{spent}: quality is that of the "
+        "quantized model, speed is not. ONNX Runtime and OpenVINO use its integers.",
         share,
     )
 

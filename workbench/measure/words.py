@@ -51,7 +51,7 @@ def is_precision_change(op: str) -> bool:
 
 
 def is_rounding(op: str) -> bool:
-    """Return whether an operator of torch simulates int8 in float."""
+    """Return whether an operator of torch rounds for simulated quantization."""
     return bool(_SIMULATED.search(op))
 
 

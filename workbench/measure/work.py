@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
+from workbench.compress.program import layer_of_node
 from workbench.compress.variant import open_recurrence
 from workbench.tasks.trees import batch_size, call_model, leaves
 
@@ -208,13 +209,6 @@ class _Interpreter(fx.Interpreter):
             return super().run_node(n)
         finally:
             self._counter.inside.pop()
-
-
-def layer_of_node(node: fx.Node) -> str:
-    """Return the module that a node of a captured graph came from, empty where it does not say."""
-    stack = node.meta.get("nn_module_stack") or {}
-    names = [str(path) for path, _ in stack.values()]
-    return names[-1].removeprefix("L['self'].").removeprefix("L__self___") if names else ""
 
 
 def module_names(module: nn.Module) -> frozenset[str]:

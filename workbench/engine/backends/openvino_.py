@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import functools
 import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -24,6 +22,8 @@ from workbench.engine.backends.base import (
     require_onnx,
     run_and_copy,
 )
+from workbench.engine.backends.openvino_guard import surviving
+from workbench.engine.backends.openvino_sizes import OtherSizes, OutputShapes
 from workbench.engine.backends.precisions import HINTS, take_openvino
 from workbench.engine.checks import agreement_at
 from workbench.engine.config import InferenceConfig
@@ -37,8 +37,6 @@ DYNAMIC = (
     "(dynamic quantization): faster, and part of the quality measured on this engine"
 )
 
-_MOST_SIZES, _MOST_SHAPES = 8, 4096
-"""Batch sizes that are kept compiled where an open batch goes wrong, and shapes whose outputs' shapes are kept."""
 # The property sets the thread that compiles, from which new threads take it: those of a single stream do not follow,
 # and those that another engine left are used again, as this one's would be by the next (seen with 2026.4).
 DENORMALS = (
@@ -131,26 +129,22 @@ class _Requests:
 
     def __init__(self, fixed: Any) -> None:
         self.fixed = fixed
-        self.others: dict[int, Any] = {}
+        self.others: dict[int, tuple[Any, Any]] = {}
         # One of its own: a request that has once written into a caller's memory goes on to do so.
         self.into: Any = None
 
 
 class OpenVinoSession:
-    """A model compiled for the configured batch size, and once more for all others when one of those comes.
-
-    OpenVINO rewrites a graph differently where the batch is open, and not always rightly. What is compiled for other
-    sizes is held against the reference before it answers; if it disagrees, each size is compiled by itself.
-    """
+    """A model compiled for the configured batch size, and again when others come, held against the reference first."""
 
     fallbacks: tuple[str, ...] = ()
     narrows_int64 = True
-    compile_s = 0.0
+    compile_s = tried_s = 0.0
 
     def __init__(self, path: str, source: ModelSource, config: InferenceConfig) -> None:
         openvino = import_openvino()
         self._core, self._path = shared_core(), path
-        self._tensor, self._partial = openvino.Tensor, openvino.PartialShape
+        self._tensor = openvino.Tensor
         self.threads = config.threads or default_threads()
         self.notes: tuple[str, ...] = ()
         self.placement = "CPU"
@@ -172,13 +166,10 @@ class OpenVinoSession:
         self._batch = source.io.batch or (config.batch_size if source.apart is None else 0)
         self._compiled: Any = self._compile(self._batch or None)
         self._source, self._config = source, config
-        self._any_size: Any = None if self._batch else self._compiled
-        self._sizes: collections.OrderedDict[int, Any] = collections.OrderedDict()
+        self._others = OtherSizes(self._batch, None if self._batch else self._compiled, self._agreeing)
         self._open = any(None in spec.shape for spec in source.io.inputs)
         self._swallows = self.placement == "CPU" and (self.threads == 1 or cores_allowed() == 1)
-        self._shaped: Any = None
-        self._known_shapes: dict[tuple[tuple[int, ...], ...], list[Any]] = {}
-        self._lock = threading.Lock()
+        self._shapes = OutputShapes(lambda: self._core.read_model(path), openvino.PartialShape)
         self._idle: list[_Requests] = [self._requests()]
         self._count_streams(config)
         if any(spec.dtype == "float64" for spec in (*source.io.inputs, *source.io.outputs)):
@@ -201,8 +192,10 @@ class OpenVinoSession:
         """Return a compiled model; a static batch saves the runtime from working out shapes in every call."""
         model = self._core.read_model(self._path)
         shapes_known = all(None not in spec.shape for spec in self._io.inputs)
+        shapes: list[list[Any]] | None = None
         if batch is not None and self._io.batch is None and shapes_known:
-            model.reshape({place: [batch, *spec.shape] for place, spec in enumerate(self._io.inputs)})
+            shapes = [[batch, *spec.shape] for spec in self._io.inputs]
+            model.reshape(dict(enumerate(shapes)))
         settings: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY" if self._streams is None else "THROUGHPUT",
             # bfloat16 would be taken silently on CPUs that have it.
@@ -215,6 +208,11 @@ class OpenVinoSession:
             # Pinned threads cannot step aside for other processes that OpenVINO or the system put on the same core.
             settings["ENABLE_CPU_PINNING"] = self._pin
         settings |= more or {}
+        begun = time.perf_counter()
+        safer, notes = surviving(self._path, shapes, self.placement, settings)
+        self.tried_s += time.perf_counter() - begun
+        settings |= safer
+        self.notes = (*self.notes, *(note for note in notes if note not in self.notes))
         begun = time.perf_counter()
         compiled = self._core.compile_model(model, self.placement, settings)
         if not self.compile_s:  # that of loading
@@ -240,24 +238,12 @@ class OpenVinoSession:
         """Return a request for a batch of ``size`` samples."""
         if size == self._batch:
             return requests.fixed
-        with self._lock:
-            if self._any_size is None and not self._sizes:
-                self._any_size = self._agreeing(None, (1, 3) if self._batch != 1 else (2, 3))
-            if self._any_size is not None:
-                size = 0
-            elif size not in self._sizes:
-                self._sizes[size] = self._agreeing(size, (size,))
-                if self._sizes[size] is None:
-                    raise EngineError(
-                        f"OpenVINO gives other outputs than the reference for a batch of {size}, and for an open one. "
-                        "Use the backend onnxruntime, or this engine at its own batch_size."
-                    )
-                while len(self._sizes) > _MOST_SIZES:
-                    self._sizes.popitem(last=False)
-            compiled = self._any_size if self._any_size is not None else self._sizes[size]
-        known = requests.others.get(size)
+        key, compiled = self._others.at(size)
+        known = requests.others.get(key)
         if known is None or known[0] is not compiled:
-            known = requests.others[size] = (compiled, compiled.create_infer_request())
+            # a request keeps its model alive: those of sizes that are compiled no more go too
+            requests.others = {kept: pair for kept, pair in requests.others.items() if self._others.still(kept)}
+            known = requests.others[key] = (compiled, compiled.create_infer_request())
         return known[1]
 
     def _agreeing(self, batch: int | None, sizes: tuple[int, ...]) -> Any:
@@ -285,28 +271,10 @@ class OpenVinoSession:
             request = self._request_for(requests, inputs[0].shape[0])
             if not self._swallows or not (self._open or request is not requests.fixed):
                 return self._answer(request, inputs)
-            wanted = self._shapes_of(inputs)
+            wanted = self._shapes.of(inputs)
             outputs, copied = self._answer(request, inputs)
-            for output, shape in zip(outputs, wanted, strict=True):
-                if not shape.compatible(self._partial(list(output.shape))):
-                    raise EngineError(f"OpenVINO gave an output of shape {list(output.shape)}, which must be {shape}.")
+            self._shapes.check(outputs, wanted)
             return outputs, copied
-
-    def _shapes_of(self, inputs: Arrays) -> list[Any]:
-        """Return the shapes that the outputs must have for inputs of new shapes, worked out without running.
-
-        With one thread OpenVINO (2026.4) gives empty or old arrays, or ends the process, where shapes do not fit inside
-        the model; working them out raises.
-        """
-        shapes = tuple(array.shape for array in inputs)
-        with self._lock:
-            if shapes not in self._known_shapes:
-                if len(self._known_shapes) >= _MOST_SHAPES:
-                    self._known_shapes.clear()
-                self._shaped = self._shaped or self._core.read_model(self._path)
-                self._shaped.reshape(dict(enumerate(map(list, shapes))))
-                self._known_shapes[shapes] = [port.get_partial_shape() for port in self._shaped.outputs]
-            return self._known_shapes[shapes]
 
     def _answer(self, request: Any, inputs: Arrays) -> tuple[Arrays, float]:
         """Return what a request gives, and the seconds spent on copying."""
@@ -347,9 +315,9 @@ class OpenVinoSession:
     def close(self) -> None:
         """Free the compiled model."""
         self._idle = []
-        self._sizes.clear()
-        self._shaped = None
-        self._compiled = self._any_size = self._core = None
+        self._others.close()
+        self._shapes.close()
+        self._compiled = self._core = None
 
 
 def _rounds_on_the_fly(model: Any) -> bool:

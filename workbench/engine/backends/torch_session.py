@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from workbench.engine.tf32 import Tf32Claim
 
 SIMULATED = (
-    "simulated int8: {} runs quantize and dequantize as separate float operations; quality is that of int8, "
-    "speed is not"
+    "simulated quantization: {} runs quantize and dequantize as separate float operations; quality is that of the "
+    "quantized model, speed is not"
 )
 PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
 Call = Callable[[list[Any]], Any]

@@ -1,0 +1,239 @@
+"""A captured graph as data: operators and tensors by name, plain values. Reading it runs no code.
+
+torch's own format for exported programs can run code while it is read. Here only operators of torch that compute are
+called, only plain values are given to them, and every name that becomes part of the graph's code is an identifier.
+"""
+
+from __future__ import annotations
+
+import keyword
+import math
+import operator
+import re
+from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.utils import _pytree as pytree
+
+from workbench.artifact.structure import StructureError
+from workbench.compress.program import layer_of_node
+from workbench.core.errors import ArtifactError, first_line
+from workbench.core.given import short
+from workbench.export.io import IOSpec, rebuild_inputs, tree_builder
+
+_PYTHON: dict[str, Callable[..., Any]] = {
+    f"{function.__module__.lstrip('_')}.{function.__name__}": function
+    for function in (
+        *(operator.getitem, operator.add, operator.sub, operator.mul, operator.floordiv, operator.truediv),
+        *(operator.mod, operator.neg, operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge),
+        *(math.ceil, math.floor, math.trunc, torch.sym_max, torch.sym_min, torch.sym_int, torch.sym_float),
+    )
+}
+"""Functions of Python that work out sizes."""
+_NAMESPACES = ("aten", "quantized_decomposed", "torchao")
+_OPERATOR = re.compile(rf"({'|'.join(_NAMESPACES)})\.([A-Za-z0-9_]+)\.([A-Za-z0-9_]+)", re.ASCII)
+_PRIVATE = frozenset(
+    {
+        *("_assert_scalar", "_assert_tensor_metadata", "_log_softmax", "_native_batch_norm_legit_no_training"),
+        *("_safe_softmax", "_softmax", "_to_copy", "_unsafe_view", "_weight_norm", "_weight_norm_interface"),
+    }
+)
+"""Operators with a leading underscore that exported programs hold; the others are torch's own business."""
+_REFUSED = re.compile("unsafe_|_unsafe|backward|from_file|^set_$|^resize|^save$|storage", re.ASCII)
+_ARGUMENTS = frozenset({"filename", "unsafe", "out"})
+_TENSOR = re.compile(r"[A-Za-z_]\w*(\.\w+)*", re.ASCII)
+_LAYER = re.compile(r"[\w.]+", re.ASCII)
+_VALUES: dict[str, type] = {"dtype": torch.dtype, "memory_format": torch.memory_format, "layout": torch.layout}
+
+
+def describe_graph(graph: fx.GraphModule) -> tuple[list[dict[str, Any]], dict[str, torch.Tensor]]:
+    """Return a graph's nodes as plain values, and its tensors by name.
+
+    Raises
+    ------
+    StructureError
+        If a node does something else than to call an operator that :func:`rebuild_graph` takes: it is named.
+    """
+    nodes: list[dict[str, Any]] = []
+    tensors: dict[str, torch.Tensor] = {}
+    for node in graph.graph.nodes:
+        entry: dict[str, Any] = {"op": node.op, "name": node.name}
+        if node.op == "get_attr":
+            value = attrgetter(node.target)(graph)
+            if not isinstance(value, torch.Tensor) or not _TENSOR.fullmatch(node.target):
+                raise StructureError(f"its graph holds {node.target!r}, which is no tensor")
+            tensors[node.target] = value.detach().cpu().contiguous().clone()
+            entry |= {"target": node.target, "parameter": isinstance(value, nn.Parameter)}
+        elif node.op == "call_function":
+            entry |= {"target": _name_of(node.target), "layer": layer_of_node(node)}
+            entry |= {"args": _plain(node.args), "kwargs": _plain(node.kwargs)}
+        elif node.op == "output":
+            entry |= {"args": _plain(node.args[0])}
+        elif node.op != "placeholder":
+            raise StructureError(f"its graph calls {node.target!r}, which is no operator")
+        nodes.append(entry)
+    return nodes, tensors
+
+
+def rebuild_graph(
+    nodes: Sequence[Mapping[str, Any]], tensors: Mapping[str, torch.Tensor], io: IOSpec
+) -> fx.GraphModule:
+    """Return the module of a graph that :func:`describe_graph` wrote; inputs and outputs are structured as in ``io``.
+
+    Raises
+    ------
+    ArtifactError
+        If it names anything but operators that compute, or is no whole graph.
+    """
+    try:
+        return _rebuilt(nodes, tensors, io)
+    except ArtifactError:
+        raise
+    except Exception as error:
+        raise ArtifactError(f"it is no whole graph: {type(error).__name__}: {short(first_line(error))}") from error
+
+
+def _rebuilt(nodes: Sequence[Mapping[str, Any]], tensors: Mapping[str, torch.Tensor], io: IOSpec) -> fx.GraphModule:
+    root, graph = nn.Module(), fx.Graph()
+    known: dict[str, fx.Node] = {}
+    for entry in nodes:
+        kind = entry["op"]
+        if kind == "placeholder":
+            made = graph.placeholder(f"input_{len(known)}")
+        elif kind == "get_attr":
+            _hold(root, entry["target"], tensors[entry["target"]], parameter=entry["parameter"] is True)
+            made = graph.get_attr(entry["target"])
+        elif kind == "call_function":
+            args, kwargs = _back(entry["args"], known), _back(entry["kwargs"], known)
+            made = graph.call_function(_function(entry["target"]), tuple(args), dict(kwargs))
+            if _LAYER.fullmatch(entry["layer"]):
+                made.meta["nn_module_stack"] = {"layer": (entry["layer"], "")}
+        elif kind == "output":
+            made = graph.output(tuple(_back(entry["args"], known)))
+        else:
+            raise ArtifactError(f"its graph holds a node of the kind {short(kind)}")
+        known[str(entry["name"])] = made
+    codegen = _codegen(io)
+    outputs = nodes[-1]["args"] if nodes and nodes[-1]["op"] == "output" else ()
+    if len(outputs) != codegen.pytree_info.out_spec.num_leaves:
+        raise ArtifactError(f"it is no whole graph: it has {len(outputs)} outputs")
+    if sum(entry["op"] == "placeholder" for entry in nodes) != len(io.inputs):
+        raise ArtifactError("it is no whole graph: its inputs are others than those in io.json")
+    graph.set_codegen(codegen)
+    graph.lint()
+    return fx.GraphModule(root, graph)
+
+
+def _codegen(io: IOSpec) -> Any:
+    """Return what makes a graph of flat tensors take and give the structure of ``io``."""
+    from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
+
+    given = rebuild_inputs(io.kind, io.input_names, [0] * len(io.inputs))
+    call = ((), given) if io.kind == "dict" else (given if isinstance(given, tuple) else (given,), {})
+    names = list(io.input_names) if io.kind == "dict" else [f"given_{place}" for place in range(len(io.inputs))]
+    for name in names:
+        if not name.isidentifier() or keyword.iskeyword(name) or name == "self":
+            raise ArtifactError(f"{short(name)} is no name of an argument")
+    outputs = tree_builder(plain_form(io.output_tree))(range(len(io.outputs)))
+    return _PyTreeCodeGen(_PyTreeInfo(names, pytree.tree_structure(call), pytree.tree_structure(outputs)))
+
+
+def plain_form(tree: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a described structure with tuples for named ones and dicts for attributes, as graphs give them."""
+    ((kind, value),) = tree.items()
+    if kind == "named":
+        return {"tuple": [plain_form(child) for child in value["fields"].values()]}
+    if kind in ("dict", "attributes"):
+        return {"dict": {key: plain_form(child) for key, child in value.items()}}
+    return tree if kind in ("leaf", "none") else {kind: [plain_form(child) for child in value]}
+
+
+def _hold(root: nn.Module, target: object, tensor: torch.Tensor, *, parameter: bool) -> None:
+    if not isinstance(target, str) or not _TENSOR.fullmatch(target):
+        raise ArtifactError(f"{short(target)} is no name of a tensor")
+    *path, name = target.split(".")
+    for part in path:
+        if part not in root._modules:
+            root.add_module(part, nn.Module())
+        root = root.get_submodule(part)
+    if name in root._parameters or name in root._buffers:
+        return
+    if parameter and (tensor.is_floating_point() or tensor.is_complex()):
+        root.register_parameter(name, nn.Parameter(tensor, requires_grad=False))
+    else:
+        root.register_buffer(name, tensor)
+
+
+def _name_of(target: Any) -> str:
+    """Return the name of a function, by which :func:`_function` gives it."""
+    named = next((name for name, function in _PYTHON.items() if function is target), str(target))
+    try:
+        if _function(named) is target:
+            return named
+    except ArtifactError:
+        pass
+    raise StructureError(f"its graph calls {named}, which is no operator that can be named in an artefact")
+
+
+def _function(name: object) -> Callable[..., Any]:
+    """Return the function of a name, if it is one that only computes."""
+    if isinstance(name, str) and name in _PYTHON:
+        return _PYTHON[name]
+    parts = _OPERATOR.fullmatch(name) if isinstance(name, str) else None
+    found: Any = None
+    if parts is not None and _only_computes(parts[2]):
+        packet = getattr(getattr(torch.ops, parts[1]), parts[2], None)
+        found = getattr(packet, parts[3], None)
+    if not isinstance(found, torch._ops.OpOverload) or _ARGUMENTS & {a.name for a in found._schema.arguments}:
+        raise ArtifactError(f"its graph calls {short(name)}, which is no operator that an artefact may call")
+    return found
+
+
+def _only_computes(name: str) -> bool:
+    if name in _PRIVATE:
+        return True
+    return not name.startswith("_") and _REFUSED.search(name) is None
+
+
+def _plain(value: Any) -> Any:
+    """Return an argument as JSON holds it."""
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else {"float": str(value)}
+    if isinstance(value, fx.Node):
+        return {"node": value.name}
+    if isinstance(value, tuple | list):
+        return [_plain(part) for part in value]
+    if isinstance(value, Mapping):
+        return {"dict": {str(key): _plain(part) for key, part in value.items()}}
+    if isinstance(value, torch.device):
+        return {"device": str(value)}
+    for word, kind in _VALUES.items():
+        if isinstance(value, kind):
+            return {word: str(value).removeprefix("torch.")}
+    raise StructureError(f"its graph holds a {type(value).__name__}, which is no plain value")
+
+
+def _back(value: Any, known: Mapping[str, fx.Node]) -> Any:
+    """Return what :func:`_plain` wrote."""
+    if isinstance(value, list):
+        return [_back(part, known) for part in value]
+    if not isinstance(value, dict):
+        return value
+    ((word, held),) = value.items()
+    if word == "node":
+        return known[held]
+    if word == "dict":
+        return {key: _back(part, known) for key, part in held.items()}
+    if word == "float":
+        return float(held)
+    if word == "device":
+        return torch.device(held)
+    found = getattr(torch, held, None) if isinstance(held, str) and word in _VALUES else None
+    if found is None or not isinstance(found, _VALUES[word]):
+        raise ArtifactError(f"its graph holds {short(value)}, which is no plain value")
+    return found
