@@ -90,8 +90,8 @@ def _run(cells: Cells, variant: wb.Variant, where: str, backend: str, others: Se
 
 
 def _call(cells: Cells, variant: wb.Variant, engine: Any, where: str, inputs: Tree) -> None:
-    want = leaves(variant.predict(tree_map(torch.clone, inputs)))
     try:
+        want = leaves(variant.predict(tree_map(torch.clone, inputs)))
         got = leaves(engine.predict(tree_map(lambda x: x.clone().numpy(), inputs)).result)
     except Exception as error:  # noqa: BLE001 - as above
         cells.failed(where, error)

@@ -23,6 +23,7 @@ from workbench.export.onnx_module import OnnxModule
 from workbench.export.quiet import quiet_export
 from workbench.tasks.load import load_module as load_named
 from workbench.tasks.module import guard_inputs, own_module, with_output_form
+from workbench.tasks.sizes import with_sizes
 
 
 def load_module(artifact: Artifact, build: Callable[[], nn.Module] | None = None, *, trust: bool = False) -> nn.Module:
@@ -164,7 +165,8 @@ def load_graph(artifact: Artifact) -> nn.Module:
 
 
 def with_form_of(module: nn.Module, io: IOSpec) -> nn.Module:
-    """Let a graph, which gives plain tuples and dicts, give outputs in the structure of ``io``, and return it."""
+    """Let a graph give outputs in the structure of ``io``, refuse inputs of other sizes than its, and return it."""
+    with_sizes(module, io.input_names if io.kind == "dict" else (), [spec.shape for spec in io.inputs])
     return with_output_form(module, tree_builder(io.output_tree)(range(len(io.outputs))))
 
 

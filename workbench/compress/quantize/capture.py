@@ -17,6 +17,7 @@ from workbench.compress.quantize.quiet import quiet_torchao
 from workbench.core.errors import ExportError
 from workbench.tasks.axes import OpenDims
 from workbench.tasks.module import plain_outputs
+from workbench.tasks.sizes import Shape
 from workbench.tasks.trees import Tree, call_model, leaves, tree_map
 
 _aten = torch.ops.aten
@@ -40,6 +41,15 @@ def capture(module: nn.Module, example: Tree, *, dims: OpenDims = ()) -> GraphMo
         with contextlib.suppress(ExportError):  # the export says what is fixed then
             return _captured(module, example, dims)
     return _captured(module, example, ())
+
+
+def captured_sizes(graph: GraphModule, example: Tree, dims: OpenDims) -> list[Shape]:
+    """Return the shape of one sample of each input of a captured graph; None where any size fits."""
+    places = [node for node in graph.graph.nodes if node.op == "placeholder"]
+    kept = any(not isinstance(size, int) for node in places for size in node.meta["val"].shape[1:])
+    opened: OpenDims = dims if kept else [{} for _ in leaves(example)]
+    pairs = zip(leaves(example), opened or [{} for _ in leaves(example)], strict=True)
+    return [tuple(None if dim in free else size for dim, size in enumerate(leaf.shape[1:], 1)) for leaf, free in pairs]
 
 
 def _captured(module: nn.Module, example: Tree, dims: OpenDims) -> GraphModule:

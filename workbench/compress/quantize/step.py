@@ -17,7 +17,7 @@ from workbench.compress.names import excluded_names, holds_matrix, shown
 from workbench.compress.quantize.annotate import Touch
 from workbench.compress.quantize.biases import correct_biases
 from workbench.compress.quantize.calibrate import calibrate, convert, prepare, quality_of, quantized_copy, samples
-from workbench.compress.quantize.capture import capture
+from workbench.compress.quantize.capture import capture, captured_sizes
 from workbench.compress.quantize.equalize import equalize_pairs, smooth
 from workbench.compress.quantize.sensitive import fewest, signal_to_noise
 from workbench.compress.quantize.specs import Scheme, scheme_for
@@ -26,6 +26,7 @@ from workbench.compress.training import Plan, Trained, is_normalised_by_layer, s
 from workbench.compress.variant import LayerReport, predict_with
 from workbench.core.progress import Progress
 from workbench.tasks.module import copied_module, with_output_form
+from workbench.tasks.sizes import with_sizes
 from workbench.tasks.trees import Tree
 
 _TEMPERATURE, _ALPHA = 4.0, 0.9
@@ -45,6 +46,7 @@ def quantize(step: Quantize, work: Work) -> Outcome:
     scheme = scheme_for(step)
     work.progress(Progress("quantize", 0, 1, "capturing the graph"))
     graph = capture(work.module, work.task.examples(2), dims=work.task.open_dims)
+    sizes = captured_sizes(graph, work.task.examples(2), work.task.open_dims)
     evened = _equalize(graph, step, work)
     said, notes = [evened], list(scheme.notes)
     if step.equalize != "none" and all("not " in words for words in evened.values()):
@@ -60,7 +62,9 @@ def quantize(step: Quantize, work: Work) -> Outcome:
         work.progress(Progress("quantize", 0, 1, "correcting biases"))
         said.append(correct_biases(plain, converted, samples(work, _BIAS_SAMPLES)))
     layers = report_layers(work.module, [_with(touch, said) for touch in touches])
-    with_output_form(converted, predict_with(work.module, work.task.examples(2)))
+    example = work.task.examples(2)
+    with_output_form(converted, predict_with(work.module, example))
+    with_sizes(converted, list(example) if isinstance(example, Mapping) else (), sizes)
     return Outcome(converted, layers, trained.epochs, (*notes, *trained.pace, *trained.notes), quantized=True)
 
 
