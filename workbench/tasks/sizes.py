@@ -37,7 +37,7 @@ class _Sizes:
         self._names, self._shapes = names, shapes
 
     def __call__(self, _module: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[no-untyped-call]
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
             return
         given = [kwargs[name] for name in self._names if name in kwargs] if self._names else leaves(args)
         for place, (tensor, shape) in enumerate(zip(given, self._shapes, strict=False)):
