@@ -89,6 +89,7 @@ def _allowed_pairs():
         yield names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", list(_allowed_pairs()), ids="-".join)
 def test_every_allowed_pair_runs(names, tiny_task):
     # the tiny net's sum stands in the model's own forward: it has no block to remove

@@ -115,12 +115,14 @@ def test_a_cost_decides_between_blocks_of_like_loss(dear, block):
     assert any("latency measured on openvino at batch 4" in note for note in variant.reports[0].notes)
 
 
+@pytest.mark.slow
 def test_batch_norm_keeps_its_statistics_while_losses_are_measured():
     task = residual_task()
     before, after = task.model().state_dict(), wb.Recipe(wb.PruneDepth(blocks=1)).apply(task).module.state_dict()
     assert all(torch.equal(value, before[name]) for name, value in after.items())
 
 
+@pytest.mark.slow
 def test_blocks_of_one_kind_are_measured_together():
     task, measured = residual_task(), []
 
@@ -151,6 +153,7 @@ def test_depth_in_rounds_with_training_between():
     assert all(isinstance(variant.module.get_submodule(name), nn.Identity) for name in first + second)
 
 
+@pytest.mark.slow
 def test_every_rescore_gives_as_many_blocks():
     for rescore in (1, 2, 5):
         variant = wb.Recipe(wb.PruneDepth(blocks=3, rescore=rescore)).apply(residual_task())

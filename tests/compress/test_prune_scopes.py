@@ -175,12 +175,14 @@ def test_the_one_cycle_curve_is_that_of_its_paper():
     assert max(steps) == max(steps[3:6]) and steps[9] < 0.01
 
 
+@pytest.mark.slow
 def test_one_cycle_rounds_end_at_the_widths_of_one_shot():
     once = pruned(seeded(Twins), Prune(0.5, round_to=1))
     often = pruned(seeded(Twins), Prune(0.5, round_to=1, rounds=4, schedule="one_cycle"))
     assert [p.shape for p in once.module.parameters()] == [p.shape for p in often.module.parameters()]
 
 
+@pytest.mark.slow
 def test_rewinding_keeps_the_values_from_before_the_step():
     build = seeded(Twins)
     step = Prune(0.5, round_to=1, rounds=3, recover_epochs=2.0, include=("in1",))

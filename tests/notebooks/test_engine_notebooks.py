@@ -9,6 +9,7 @@ import pytest
 from outputs import SHORT, pictures, printed
 
 
+@pytest.mark.slow
 def test_the_engine_notebook_compares_runtimes_and_their_settings(run_outputs: Any, here: Path) -> None:
     parameters = {
         "task": SHORT,

@@ -60,6 +60,7 @@ def test_the_quickstart_runs_without_a_widget(
     assert (tmp_path / "study.db").exists()
 
 
+@pytest.mark.slow
 def test_the_distillation_notebook_draws_its_curves(
     run_outputs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

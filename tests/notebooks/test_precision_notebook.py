@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from outputs import SHORT, pictures, printed
 
 
+@pytest.mark.slow
 def test_the_precision_notebook_shows_time_distance_and_what_is_refused(run_outputs: Any, here: Path) -> None:
     parameters: dict[str, Any] = {
         "task": SHORT,
