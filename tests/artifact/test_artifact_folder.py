@@ -144,7 +144,7 @@ def test_a_module_that_cannot_be_exported_still_gives_an_artefact(tmp_path):
 
 
 class Other(nn.Module):
-    """Another class than the one that build() makes; ``private`` calls an operator that no artefact may name."""
+    """Differ in class from what build() makes; ``private`` calls an operator that artifacts may not name."""
 
     def __init__(self, *, private):
         super().__init__()

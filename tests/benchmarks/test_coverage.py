@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from packages import require_package
 
 from benchmarks.coverage import JSON, PAGE, run_row, usable, versions
 from benchmarks.coverage_cells import A_LAYER, ENGINES, TECHNIQUES, Technique, middle_layer, run_cell
@@ -231,8 +232,7 @@ class TestOneCell:
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("name", ["ResNet", "BERT", "GPT-2"])
 def test_the_promises_hold_when_the_matrix_is_run_again(name: str) -> None:
-    pytest.importorskip("pytorchcv", reason="the zoo's CNNs come from it: pip install --no-deps pytorchcv")
-    pytest.importorskip("transformers", reason="the zoo's transformers come from it: pip install transformers")
+    require_package("pytorchcv", "transformers")
     architecture = next(a for a in ARCHITECTURES if a.name == name)
     cells = run_row(architecture, [t.name for t in TECHNIQUES], timeout_s=250.0, on_cell=lambda *_: None)
     assert sum(map(works, cells.values())) >= 0.8 * len(cells), {k: c["reason"] for k, c in cells.items()}
@@ -242,7 +242,7 @@ def test_the_promises_hold_when_the_matrix_is_run_again(name: str) -> None:
 
 
 def test_tasks_of_the_zoo_can_be_used_as_they_are() -> None:
-    pytest.importorskip("transformers", reason="the zoo's transformers come from it: pip install transformers")
+    require_package("transformers")
     task = task_of(next(a for a in ARCHITECTURES if a.name == "BERT"))
     task.check()
     assert task.parameter_names == ("input_ids", "attention_mask")

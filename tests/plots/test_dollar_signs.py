@@ -1,4 +1,4 @@
-"""Dollar signs in names are shown as they are: a pair of them is no mathematics."""
+"""Dollar signs in names are shown as they are: a pair of them is not read as mathematics."""
 
 from __future__ import annotations
 

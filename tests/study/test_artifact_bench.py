@@ -195,8 +195,7 @@ def test_no_backend_at_all_says_what_to_install(artefact, monkeypatch):
 def test_a_program_is_read_by_torch_only_with_trust(artefact):
     import dataclasses
 
-    files = {name: file for name, file in artefact.manifest["files"].items() if name != "graph.json"}
-    program = dataclasses.replace(artefact, manifest={**artefact.manifest, "replayable": False, "files": files})
+    program = dataclasses.replace(artefact, manifest={**artefact.manifest, "replayable": False})
     with pytest.raises(ConfigError, match="--trust"):
         bench_artifact(program, backends=["torch-eager"])
     named = dataclasses.replace(artefact, manifest={**artefact.manifest, "base": "os:getcwd"})

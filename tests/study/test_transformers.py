@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from packages import require_package
 
 import workbench as wb
 from workbench.engine.backends import backend_status
@@ -19,7 +20,7 @@ RECIPES = [
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["bert", "vit"])
 def test_a_transformer_with_outputs_by_attribute_is_measured_on_every_engine(name, tmp_path):
-    pytest.importorskip("transformers", reason="pip install '.[minilm]'")
+    require_package("transformers")
     with wb.Study(f"{TASKS}:{name}", storage=f"sqlite:///{tmp_path}/s.db") as study:
         study.run(RECIPES, BACKENDS, [2], threads=1)
         rows = study.rows()

@@ -23,6 +23,7 @@ from workbench.compress.program import layer_of_node
 from workbench.core.errors import ArtifactError, first_line
 from workbench.core.given import short
 from workbench.export.io import IOSpec, rebuild_inputs, tree_builder
+from workbench.tasks.trees import plain_tree
 
 _PYTHON: dict[str, Callable[..., Any]] = {
     f"{function.__module__.lstrip('_')}.{function.__name__}": function
@@ -64,7 +65,7 @@ def describe_graph(graph: fx.GraphModule) -> tuple[list[dict[str, Any]], dict[st
         if node.op == "get_attr":
             value = attrgetter(node.target)(graph)
             if not isinstance(value, torch.Tensor) or not _TENSOR.fullmatch(node.target):
-                raise StructureError(f"its graph holds {node.target!r}, which is no tensor")
+                raise StructureError(f"its graph holds {node.target!r}, which is not a tensor")
             tensors[node.target] = value.detach().cpu().contiguous().clone()
             entry |= {"target": node.target, "parameter": isinstance(value, nn.Parameter)}
         elif node.op == "call_function":
@@ -73,7 +74,7 @@ def describe_graph(graph: fx.GraphModule) -> tuple[list[dict[str, Any]], dict[st
         elif node.op == "output":
             entry |= {"args": _plain(node.args[0])}
         elif node.op != "placeholder":
-            raise StructureError(f"its graph calls {node.target!r}, which is no operator")
+            raise StructureError(f"its graph calls {node.target!r}, which is not an operator")
         nodes.append(entry)
     return nodes, tensors
 
@@ -86,42 +87,44 @@ def rebuild_graph(
     Raises
     ------
     ArtifactError
-        If it names anything but operators that compute, or is no whole graph.
+        If it names anything but operators that compute, or is not a complete graph.
     """
     try:
         return _rebuilt(nodes, tensors, io)
     except ArtifactError:
         raise
     except Exception as error:
-        raise ArtifactError(f"it is no whole graph: {type(error).__name__}: {short(first_line(error))}") from error
+        raise ArtifactError(
+            f"it is not a complete graph: {type(error).__name__}: {short(first_line(error))}"
+        ) from error
 
 
 def _rebuilt(nodes: Sequence[Mapping[str, Any]], tensors: Mapping[str, torch.Tensor], io: IOSpec) -> fx.GraphModule:
     root, graph = nn.Module(), fx.Graph()
-    known: dict[str, fx.Node] = {}
+    rebuilt: dict[str, fx.Node] = {}
     for entry in nodes:
         kind = entry["op"]
         if kind == "placeholder":
-            made = graph.placeholder(f"input_{len(known)}")
+            node = graph.placeholder(f"input_{len(rebuilt)}")
         elif kind == "get_attr":
             _hold(root, entry["target"], tensors[entry["target"]], parameter=entry["parameter"] is True)
-            made = graph.get_attr(entry["target"])
+            node = graph.get_attr(entry["target"])
         elif kind == "call_function":
-            args, kwargs = _back(entry["args"], known), _back(entry["kwargs"], known)
-            made = graph.call_function(_function(entry["target"]), tuple(args), dict(kwargs))
+            args, kwargs = _back(entry["args"], rebuilt), _back(entry["kwargs"], rebuilt)
+            node = graph.call_function(_function(entry["target"]), tuple(args), dict(kwargs))
             if _LAYER.fullmatch(entry["layer"]):
-                made.meta["nn_module_stack"] = {"layer": (entry["layer"], "")}
+                node.meta["nn_module_stack"] = {"layer": (entry["layer"], "")}
         elif kind == "output":
-            made = graph.output(tuple(_back(entry["args"], known)))
+            node = graph.output(tuple(_back(entry["args"], rebuilt)))
         else:
             raise ArtifactError(f"its graph holds a node of the kind {short(kind)}")
-        known[str(entry["name"])] = made
+        rebuilt[str(entry["name"])] = node
     codegen = _codegen(io)
     outputs = nodes[-1]["args"] if nodes and nodes[-1]["op"] == "output" else ()
     if len(outputs) != codegen.pytree_info.out_spec.num_leaves:
-        raise ArtifactError(f"it is no whole graph: it has {len(outputs)} outputs")
+        raise ArtifactError(f"it is not a complete graph: it has {len(outputs)} outputs")
     if sum(entry["op"] == "placeholder" for entry in nodes) != len(io.inputs):
-        raise ArtifactError("it is no whole graph: its inputs are others than those in io.json")
+        raise ArtifactError("it is not a complete graph: its inputs are others than those in io.json")
     graph.set_codegen(codegen)
     graph.lint()
     return fx.GraphModule(root, graph)
@@ -136,24 +139,14 @@ def _codegen(io: IOSpec) -> Any:
     names = list(io.input_names) if io.kind == "dict" else [f"given_{place}" for place in range(len(io.inputs))]
     for name in names:
         if not name.isidentifier() or keyword.iskeyword(name) or name == "self":
-            raise ArtifactError(f"{short(name)} is no name of an argument")
-    outputs = tree_builder(plain_form(io.output_tree))(range(len(io.outputs)))
+            raise ArtifactError(f"{short(name)} is not a valid argument name")
+    outputs = plain_tree(tree_builder(io.output_tree)(range(len(io.outputs))))
     return _PyTreeCodeGen(_PyTreeInfo(names, pytree.tree_structure(call), pytree.tree_structure(outputs)))
-
-
-def plain_form(tree: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a described structure with tuples for named ones and dicts for attributes, as graphs give them."""
-    ((kind, value),) = tree.items()
-    if kind == "named":
-        return {"tuple": [plain_form(child) for child in value["fields"].values()]}
-    if kind in ("dict", "attributes"):
-        return {"dict": {key: plain_form(child) for key, child in value.items()}}
-    return tree if kind in ("leaf", "none") else {kind: [plain_form(child) for child in value]}
 
 
 def _hold(root: nn.Module, target: object, tensor: torch.Tensor, *, parameter: bool) -> None:
     if not isinstance(target, str) or not _TENSOR.fullmatch(target):
-        raise ArtifactError(f"{short(target)} is no name of a tensor")
+        raise ArtifactError(f"{short(target)} is not a valid tensor name")
     *path, name = target.split(".")
     for part in path:
         if part not in root._modules:
@@ -175,7 +168,7 @@ def _name_of(target: Any) -> str:
             return named
     except ArtifactError:
         pass
-    raise StructureError(f"its graph calls {named}, which is no operator that can be named in an artefact")
+    raise StructureError(f"its graph calls {named}, which is not an operator that can be named in an artifact")
 
 
 def _function(name: object) -> Callable[..., Any]:
@@ -183,13 +176,13 @@ def _function(name: object) -> Callable[..., Any]:
     if isinstance(name, str) and name in _PYTHON:
         return _PYTHON[name]
     parts = _OPERATOR.fullmatch(name) if isinstance(name, str) else None
-    found: Any = None
+    overload: Any = None
     if parts is not None and _only_computes(parts[2]):
         packet = getattr(getattr(torch.ops, parts[1]), parts[2], None)
-        found = getattr(packet, parts[3], None)
-    if not isinstance(found, torch._ops.OpOverload) or _ARGUMENTS & {a.name for a in found._schema.arguments}:
-        raise ArtifactError(f"its graph calls {short(name)}, which is no operator that an artefact may call")
-    return found
+        overload = getattr(packet, parts[3], None)
+    if not isinstance(overload, torch._ops.OpOverload) or _ARGUMENTS & {a.name for a in overload._schema.arguments}:
+        raise ArtifactError(f"its graph calls {short(name)}, which is not an operator that an artifact may call")
+    return overload
 
 
 def _only_computes(name: str) -> bool:
@@ -215,25 +208,25 @@ def _plain(value: Any) -> Any:
     for word, kind in _VALUES.items():
         if isinstance(value, kind):
             return {word: str(value).removeprefix("torch.")}
-    raise StructureError(f"its graph holds a {type(value).__name__}, which is no plain value")
+    raise StructureError(f"its graph holds a {type(value).__name__}, which is not a plain value")
 
 
-def _back(value: Any, known: Mapping[str, fx.Node]) -> Any:
+def _back(value: Any, rebuilt: Mapping[str, fx.Node]) -> Any:
     """Return what :func:`_plain` wrote."""
     if isinstance(value, list):
-        return [_back(part, known) for part in value]
+        return [_back(part, rebuilt) for part in value]
     if not isinstance(value, dict):
         return value
-    ((word, held),) = value.items()
+    ((word, content),) = value.items()
     if word == "node":
-        return known[held]
+        return rebuilt[content]
     if word == "dict":
-        return {key: _back(part, known) for key, part in held.items()}
+        return {key: _back(part, rebuilt) for key, part in content.items()}
     if word == "float":
-        return float(held)
+        return float(content)
     if word == "device":
-        return torch.device(held)
-    found = getattr(torch, held, None) if isinstance(held, str) and word in _VALUES else None
-    if found is None or not isinstance(found, _VALUES[word]):
-        raise ArtifactError(f"its graph holds {short(value)}, which is no plain value")
-    return found
+        return torch.device(content)
+    constant = getattr(torch, content, None) if isinstance(content, str) and word in _VALUES else None
+    if constant is None or not isinstance(constant, _VALUES[word]):
+        raise ArtifactError(f"its graph holds {short(value)}, which is not a plain value")
+    return constant

@@ -14,7 +14,7 @@ from torch import nn
 
 from workbench.artifact.artifact import Artifact
 from workbench.artifact.graph import rebuild_graph
-from workbench.artifact.manifest import GRAPH, PROGRAM, STRUCTURE, WEIGHTS
+from workbench.artifact.manifest import GRAPH, ONNX, PROGRAM, STRUCTURE, WEIGHTS, module_files
 from workbench.artifact.structure import own_tensors, replay
 from workbench.core.errors import ArtifactError, TaskError, first_line
 from workbench.core.given import short
@@ -49,14 +49,15 @@ def load_module(artifact: Artifact, build: Callable[[], nn.Module] | None = None
     >>> load_module(open_artifact("artefacts/prune-0.5"), task.build).training
     False
     """
-    if artifact.manifest.get("replayable"):
+    files = module_files(artifact.manifest)
+    if STRUCTURE in files:
         module = rebuild(artifact.folder, start_of(artifact.folder, artifact.manifest, build, trust=trust))
         inputs = [torch.from_numpy(array) for array in artifact.reference.inputs]
         return guard_inputs(module, rebuild_inputs(artifact.io.kind, artifact.io.input_names, inputs))
-    if GRAPH in artifact.manifest["files"]:
+    if GRAPH in files:
         return load_graph(artifact)
-    if PROGRAM not in artifact.manifest["files"] and artifact.onnx_path is not None:
-        return OnnxModule(artifact.onnx_path.read_bytes(), artifact.io)
+    if ONNX in files:
+        return OnnxModule((artifact.folder / ONNX).read_bytes(), artifact.io)
     if not trust:
         why = artifact.manifest.get("replay_reason") or "rounding to integers is part of its graph"
         raise ArtifactError(

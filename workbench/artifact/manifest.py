@@ -100,7 +100,7 @@ def read_manifest(folder: Path, *, needs: Collection[str]) -> dict[str, Any]:
     if bad is not None:
         raise ArtifactError(f"{folder / MANIFEST} has no usable {bad}. {_AGAIN}")
     files = manifest["files"]
-    for name in (*needs, *_module_files(manifest)):
+    for name in (*needs, *module_files(manifest)):
         if name not in files:
             raise ArtifactError(f"{folder / MANIFEST} is incomplete: it does not name {name}. {_AGAIN}")
     for name, expected in files.items():
@@ -129,8 +129,8 @@ def unfit(value: Any, form: Any, where: str = "") -> str | None:
     return next((bad for part in parts if (bad := unfit(*part)) is not None), None)
 
 
-def _module_files(manifest: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the files that the module is made from."""
+def module_files(manifest: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the names of the files that the torch module is made from."""
     if manifest["replayable"]:
         return STRUCTURE, WEIGHTS
     if manifest["export"].get("is_module"):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from workbench.artifact.artifact import Artifact
-from workbench.artifact.manifest import GRAPH
+from workbench.artifact.manifest import PROGRAM, module_files
 from workbench.artifact.reference import Arrays, Reference
 from workbench.core.errors import BackendUnavailable, ConfigError, InputError
 from workbench.core.given import given, require_count, require_path, require_several
@@ -116,8 +116,7 @@ def _module_refused(backend: str, artifact: Artifact, task: Task | None, trust: 
     if not runs_module(backend):
         return None
     if not manifest["replayable"]:
-        plain = GRAPH in manifest["files"] or manifest["export"].get("is_module")
-        code = None if plain else f"read the program of {artifact.folder}"
+        code = f"read the program of {artifact.folder}" if PROGRAM in module_files(manifest) else None
     elif manifest.get("base") is not None:
         code = f"call the function {manifest['base']!r} that {artifact.folder} names"
     elif task is None:

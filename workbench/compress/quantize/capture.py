@@ -47,8 +47,8 @@ def captured_sizes(graph: GraphModule, example: Tree, dims: OpenDims) -> list[Sh
     """Return the shape of one sample of each input of a captured graph; None where any size fits."""
     places = [node for node in graph.graph.nodes if node.op == "placeholder"]
     kept = any(not isinstance(size, int) for node in places for size in node.meta["val"].shape[1:])
-    opened: OpenDims = dims if kept else [{} for _ in leaves(example)]
-    pairs = zip(leaves(example), opened or [{} for _ in leaves(example)], strict=True)
+    parts = leaves(example)
+    pairs = zip(parts, dims if kept and dims else [{}] * len(parts), strict=True)
     return [tuple(None if dim in free else size for dim, size in enumerate(leaf.shape[1:], 1)) for leaf, free in pairs]
 
 

@@ -45,8 +45,9 @@ def quantize(step: Quantize, work: Work) -> Outcome:
     excluded = dict.fromkeys(excluded_names(work.module, step.exclude, where="Quantize"), "excluded by name")
     scheme = scheme_for(step)
     work.progress(Progress("quantize", 0, 1, "capturing the graph"))
-    graph = capture(work.module, work.task.examples(2), dims=work.task.open_dims)
-    sizes = captured_sizes(graph, work.task.examples(2), work.task.open_dims)
+    example, dims = work.task.examples(2), work.task.open_dims
+    graph = capture(work.module, example, dims=dims)
+    sizes = captured_sizes(graph, example, dims)
     evened = _equalize(graph, step, work)
     said, notes = [evened], list(scheme.notes)
     if step.equalize != "none" and all("not " in words for words in evened.values()):
@@ -62,7 +63,6 @@ def quantize(step: Quantize, work: Work) -> Outcome:
         work.progress(Progress("quantize", 0, 1, "correcting biases"))
         said.append(correct_biases(plain, converted, samples(work, _BIAS_SAMPLES)))
     layers = report_layers(work.module, [_with(touch, said) for touch in touches])
-    example = work.task.examples(2)
     with_output_form(converted, predict_with(work.module, example))
     with_sizes(converted, list(example) if isinstance(example, Mapping) else (), sizes)
     return Outcome(converted, layers, trained.epochs, (*notes, *trained.pace, *trained.notes), quantized=True)
