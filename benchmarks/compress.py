@@ -12,7 +12,8 @@ out; of the two within a point the one with the better validation accuracy is ke
 
 Every model that is trained is kept in the store and read from there the next time, so that a second run takes minutes;
 ``--retrain`` makes them again (about half an hour for a chain, ten minutes for a peer, on one core). All rows are timed
-in one run, in turns, with the same threads and the same images, through each runtime's own API with the same settings.
+in one run, in turns, with the same threads and the same images, through each runtime's own API with the same settings,
+in a process with the steady allocator: torch eager is the steady baseline.
 Prints a table, writes it beside the store, and exits with 1 where no chain of ours is 1.25 times as fast as the fastest
 single peer and 4 times as fast as the baseline within 1 point of quality.
 """
@@ -43,6 +44,7 @@ import workbench as wb
 from workbench.artifact import open_artifact
 from workbench.artifact.load import load_module
 from workbench.compress.variant import Variant, count_macs, count_params
+from workbench.core.allocator import allocator_state, use_steady_allocator
 from workbench.core.machine import default_threads, library_versions, this_machine
 from workbench.core.progress import Progress
 from workbench.core.stats import bootstrap_drop, ratio_interval
@@ -312,6 +314,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=default_threads())
     parser.add_argument("--rounds", type=int, default=20, help="blocks of 80 ms for each row and batch size")
     given = parser.parse_args()
+    use_steady_allocator()
     os.environ["CIFAR_DATA"] = str(given.data.resolve())
     torch.set_num_threads(given.threads)
     task = cifar.cifar10()
@@ -330,7 +333,7 @@ def main() -> int:
             "A speedup is the median of the ratios block by block, arms beside each other in time; milliseconds are "
             "medians over the whole run. Where the baseline's threads stall now and then, the two differ.",
             f"{machine.cpu_model}, {given.threads} threads, {len(task.evaluation)} test images; "
-            + ", ".join(f"{name} {version}" for name, version in versions.items()),
+            f"allocator {allocator_state()}; " + ", ".join(f"{name} {version}" for name, version in versions.items()),
         ]
     )
     print(text)

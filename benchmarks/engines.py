@@ -6,7 +6,7 @@ Models: ResNet-20 with its trained weights (needs ``--data``), the embedded ``di
 (64 x 64 pixels) and a BERT of 6 layers (256 wide, 64 tokens) with random weights. For each model and batch all engines,
 ``backend="auto"`` and calls by hand (torch eager, torch.compile, ONNX Runtime, OpenVINO, each with its own default
 settings on the same number of threads) are timed in blocks that alternate in one run. The share of the peak is that of
-the fastest float32 matrix product measured in the same run.
+the fastest float32 matrix product measured in the same run. The process has the steady allocator, for all arms alike.
 
 OpenVINO computes in bfloat16 by default where the CPU has it, the others in float32. So there are two of it by hand,
 and two of auto: the one in float32, as an engine computes unless told otherwise, is held against the fastest by hand in
@@ -44,6 +44,7 @@ import workbench as wb
 from benchmarks.zoo.build import from_transformers
 from benchmarks.zoo.task import Architecture, images, task_of, tokens
 from workbench.compress.variant import Variant
+from workbench.core.allocator import allocator_state, use_steady_allocator
 from workbench.core.errors import WorkbenchError
 from workbench.core.machine import default_threads, library_versions, this_machine
 from workbench.core.stats import ratio_interval
@@ -266,6 +267,7 @@ def page(lines: list[Line], left_out: dict[str, str], peak: float, threads: int)
     """Return the whole result in Markdown."""
     versions = library_versions(("torch", "onnxruntime", "openvino", "transformers", "numpy"))
     machine = f"{this_machine().cpu_model}, {threads} threads, matrix products at {peak:.0f} GFLOP/s; "
+    machine += f"allocator {allocator_state()}; "
     missing = [f"- {where}: {reason}" for where, reason in left_out.items()]
     return "\n\n".join(
         (
@@ -288,6 +290,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=default_threads())
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder for engines.md and engines.json")
     given = parser.parse_args()
+    use_steady_allocator()
     known = models(given.data)
     wanted = given.models or list(known)
     if unknown := [name for name in wanted if name not in known]:

@@ -112,11 +112,12 @@ def judge(
     """Return the candidates as measured here, and the float model in torch eager, which is the baseline."""
     rows = [Judged(candidate) for candidate, _ in places]
     folders = dict(zip(map(id, rows), (folder for _, folder in places), strict=True))
-    base = Judged(Candidate(BASELINE, 0, "float model", {"backend": "torch-eager"}, None, 0.0, 0.0, 0, True))
+    base_options = {"backend": "torch-eager", "allocator": "steady"}
+    base = Judged(Candidate(BASELINE, 0, "float model", base_options, None, 0.0, 0.0, 0, True))
     original = wb.Variant.original(task)
 
     def openers(batch: int) -> dict[str, Callable[[], Any]]:
-        options = {"backend": "torch-eager", "batch_size": batch, "threads": threads}
+        options = {**base_options, "batch_size": batch, "threads": threads}
         found = {base.name: functools.partial(wb.OptimizedInferenceEngine.from_variant, original, **options)}
         for row in rows:
             if row.candidate.model is not None and not row.problem:

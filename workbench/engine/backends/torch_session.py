@@ -192,8 +192,11 @@ def torch_status(name: str) -> Availability:
 
 def _owned(output: np.ndarray[Any, Any], inputs: Arrays) -> np.ndarray[Any, Any]:
     # A module may return its input or an expanded view of something it keeps.
-    if not output.flags.c_contiguous or any(np.may_share_memory(output, given) for given in inputs):
+    if not output.flags.c_contiguous:
         return np.array(output, order="C")
+    for given in inputs:
+        if np.may_share_memory(output, given):
+            return np.array(output, order="C")
     return output
 
 
