@@ -1,6 +1,6 @@
 """What an engine's predict and stream cost on top of the runtime's own call, on models that the workbench brings.
 
-    python benchmarks/engine_overhead.py [--rounds 5] [--loads 5] [--output benchmarks/results/engine_overhead.md]
+    python benchmarks/engine_overhead.py [--rounds 5] [--loads 6] [--output benchmarks/results/engine_overhead.md]
 
 Each engine is held against the call that a careful person writes by hand for the same runtime, with the same threads
 and settings, in blocks that alternate in one run; a stream of inputs against a loop over the same calls. Two sessions
@@ -263,7 +263,7 @@ def main() -> int:
     """Measure, print, and judge."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="pairs of blocks of 80 ms for each load")
-    parser.add_argument("--loads", type=int, default=5, help="how often each side is loaded")
+    parser.add_argument("--loads", type=int, default=6, help="how often each side is loaded")
     parser.add_argument("--threads", type=int, default=default_threads())
     parser.add_argument("--output", type=Path, help="also write the tables into this file")
     given = parser.parse_args()

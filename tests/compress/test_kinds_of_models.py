@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 import workbench as wb
 from workbench.compress.losses import class_outputs
+from workbench.compress.program import export_program
 from workbench.core.errors import TaskError, WorkbenchError
 from workbench.tasks.module import copied_module
 
@@ -325,3 +326,41 @@ def test_attention_behind_a_recurrent_layer_does_not_hang():
 
     variant = wb.Recipe(wb.Prune(ratio=0.5, round_to=1)).apply(task_of(Net, noise(300, 5, 6)))
     assert variant.module.hidden.out_features == 16
+
+
+class Keywords(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = Keyed()
+
+    def forward(self, *args, **kwargs):
+        return self.inner(*args, **kwargs)
+
+
+class Keyed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.out = nn.Linear(6, 16), nn.Linear(16, 3)
+
+    def forward(self, values, mask):
+        return self.out(torch.relu(self.a(values)) * mask)
+
+
+class OneNamed(Keywords):
+    def forward(self, values, **rest):
+        return self.inner(values, **rest)
+
+
+@pytest.mark.parametrize("make", [Keywords, OneNamed])
+def test_a_forward_of_any_keywords_is_captured_with_an_open_batch(make):
+    torch.manual_seed(0)
+    module = make().eval()
+    batch = torch.export.Dim("batch")
+    inputs = {"values": noise(3, 6), "mask": noise(3, 16)}
+    shapes = torch.export.ShapesCollection()
+    for leaf in inputs.values():
+        shapes[leaf] = {0: batch}
+    program = export_program(module, (), dict(inputs), shapes)
+    other = {"values": noise(5, 6), "mask": noise(5, 16)}
+    assert torch.allclose(program.module()(**other), module(**other), atol=1e-6)
+    assert "forward" not in vars(module)

@@ -17,6 +17,7 @@ DIES_OF_SNIPPETS = (
 )
 DIES = "import os, sys\nfor x in sys.stdin: os.kill(os.getpid(), 11)"
 CANNOT_START = "raise SystemExit(1)"
+DIES_WHILE_IDLE = "import os, sys, time\nfor x in sys.stdin: print('tried', flush=True); os._exit(0)"
 LIVES = "import sys\nfor x in sys.stdin: print('tried', flush=True)"
 
 TOWERS = """
@@ -48,7 +49,6 @@ task = wb.Task(
 )
 variant = wb.Variant.original(task)
 wanted = variant.predict(held)
-sys.ps1 = ">>> "
 for size in (4, 6, 8):
     with wb.OptimizedInferenceEngine.from_variant(variant, backend="openvino", batch_size=size) as engine:
         given = engine.predict(tuple(x[:size].numpy() for x in held)).result
@@ -70,7 +70,6 @@ def tried(monkeypatch):
     """Return a function that makes processes of a program try models, and the list of those started."""
     started = []
     monkeypatch.setattr(openvino_guard, "_TRIED", openvino_guard._Trials())
-    monkeypatch.setattr(openvino_guard, "interactive", lambda: True)
 
     def use(program):
         def start():
@@ -87,9 +86,10 @@ def tried(monkeypatch):
         process.communicate()
 
 
-def test_nothing_is_started_where_nobody_works(tried, file, monkeypatch):
+def test_nothing_is_started_in_a_process_that_may_crash(tried, file, monkeypatch):
     started = tried(DIES)
-    monkeypatch.setattr(openvino_guard, "interactive", lambda: False)
+    monkeypatch.setattr(openvino_guard, "_EXPENDABLE", False)  # put back after the test
+    openvino_guard.crashes_are_survived()
     assert surviving(file, None, "CPU", SETTINGS) == ({}, ())
     assert not started
 
@@ -100,6 +100,14 @@ def test_one_process_tries_all_models_each_once(tried, file):
         assert surviving(file, shapes, "CPU", SETTINGS) == ({}, ())
     assert len(started) == 1
     assert len(openvino_guard._TRIED._survived) == 2
+
+
+def test_a_process_that_ended_while_it_was_idle_is_started_again(tried, file):
+    started = tried(DIES_WHILE_IDLE)
+    for size in range(3):
+        assert surviving(file, [[size, 3]], "CPU", SETTINGS) == ({}, ())
+    assert len(started) == 3
+    assert len(openvino_guard._TRIED._survived) == 3
 
 
 def test_a_crash_leads_to_settings_that_survive_with_a_note(tried, file):

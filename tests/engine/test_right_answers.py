@@ -300,11 +300,18 @@ class Summary(nn.Module):
         return x * 2, x.sum(0)
 
 
+class AfterFirst(nn.Module):
+    """Leaves the first sample as it is, and changes all others by it."""
+
+    def forward(self, x):
+        return x + 0.1 * (x - x[:1])
+
+
 @pytest.mark.parametrize("backend", RUNTIMES)
-@pytest.mark.parametrize("make", [Centered, Summary])
+@pytest.mark.parametrize("make", [Centered, AfterFirst, Summary])
 def test_samples_of_different_callers_are_not_joined_where_that_changes_them(tmp_path, backend, make):
     module = make()
-    path = file_of(tmp_path, module, noise(2, 6), outputs=("y",) if make is Centered else ("y", "s"))
+    path = file_of(tmp_path, module, noise(2, 6), outputs=("y", "s") if make is Summary else ("y",))
     parts = [noise(n, 6).numpy() + n for n in (1, 2, 4)]
     want = [module(torch.from_numpy(part)) for part in parts]
     want = [w if isinstance(w, tuple) else (w,) for w in want]
@@ -320,6 +327,14 @@ def test_samples_of_different_callers_are_not_joined_where_that_changes_them(tmp
             for result, expected in zip(results, want, strict=True):
                 for got, right in zip(leaves(result.result), expected, strict=True):
                     assert got.shape == tuple(right.shape) and np.allclose(got, right, atol=1e-5)
+
+
+@pytest.mark.parametrize("make", [Centered, AfterFirst])
+def test_a_file_of_one_batch_size_refuses_to_fill_up_what_is_mixed(tmp_path, make):
+    path = file_of(tmp_path, make(), noise(3, 6), dynamic=False)
+    opened = wb.OptimizedInferenceEngine(wb.InferenceConfig(model_path=str(path), backend=RUNTIMES[0]))
+    with opened as engine, pytest.raises(InputError, match="takes 3 samples and was given 2"):
+        engine.predict(noise(2, 6).numpy())
 
 
 @pytest.mark.skipif("openvino" not in RUNTIMES, reason="openvino is not installed: pip install openvino")

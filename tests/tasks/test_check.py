@@ -73,6 +73,28 @@ class Mixed(Net):
         return self.head(features - features.mean(0, keepdim=True))
 
 
+class Layers(Net):
+    """Has as many layers as the samples of the probe."""
+
+    def forward(self, features):
+        outputs = self.head(features)
+        return outputs, torch.stack([outputs, -outputs])
+
+
+class AfterFirst(Net):
+    def forward(self, features):
+        return self.head(features + 0.1 * features[:1]) * 1e-3
+
+
+class InDouble(Net):
+    def __init__(self):
+        super().__init__()
+        self.double()
+
+    def forward(self, features):
+        return self.head(features.double())
+
+
 class NoTensor(Net):
     def forward(self, features):
         return {"logits": self.head(features), "note": "hello"}
@@ -117,7 +139,13 @@ def test_a_good_task_passes_once():
         ({"build": broken_weights}, "head.bias holds 1 of 4 values that are NaN"),
         ({"build": lambda: torch.manual_seed(0) and WrongShape()}, r"failed on a batch of 2 \(features; per sample"),
         ({"build": lambda: torch.manual_seed(0) and Mean()}, r"shape \[4\] for a batch of 2"),
+        (
+            {"build": lambda: torch.manual_seed(0) and Layers()},
+            r"output.1 has shape \[2, 2, 4\].*\[2, 1, 4\] for a single",
+        ),
         ({"build": lambda: torch.manual_seed(0) and Mixed()}, "depends on the other samples"),
+        ({"build": lambda: torch.manual_seed(0) and AfterFirst()}, "depends on the other samples"),
+        ({"build": lambda: torch.manual_seed(0) and InDouble()}, "convert nothing to float64"),
         ({"build": lambda: torch.manual_seed(0) and NoTensor()}, "output.note is str"),
         ({"build": lambda: torch.manual_seed(0) and Nothing()}, "returned nothing"),
         ({"build": lambda: torch.manual_seed(0) and Exploding()}, "output holds NaN"),

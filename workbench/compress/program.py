@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
 import re
 import threading
@@ -22,6 +23,13 @@ def export_program(
     number there), the module's bytecode is followed instead, which keeps such a length open. Raises what
     ``torch.export.export`` raised for the first way if neither works.
     """
+    with _named_keywords(module, kwargs):
+        return _exported(module, args, kwargs, shapes)
+
+
+def _exported(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any
+) -> torch.export.ExportedProgram:
     try:
         return torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
     except Exception as error:
@@ -32,6 +40,29 @@ def export_program(
                 return torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=True)
         except Exception:  # noqa: BLE001 - the first way's answer names the line of the user's code
             raise error from None
+
+
+@contextlib.contextmanager
+def _named_keywords(module: nn.Module, kwargs: dict[str, Any]) -> Iterator[None]:
+    """Give a ``forward(*args, **kwargs)`` the names of its inputs: torch's exporter takes no dynamic shape without."""
+    parameters = inspect.signature(module.forward).parameters
+    if not kwargs or all(found.kind is not inspect.Parameter.VAR_KEYWORD for found in parameters.values()):
+        yield
+        return
+    before, whole = vars(module).get("forward"), module.forward
+
+    def forward(**given: Any) -> Any:
+        return whole(**given)
+
+    named = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in kwargs]
+    forward.__signature__ = inspect.Signature(named)  # type: ignore[attr-defined]
+    module.forward = forward
+    try:
+        yield
+    finally:
+        del module.forward
+        if before is not None:
+            module.forward = before
 
 
 @contextlib.contextmanager

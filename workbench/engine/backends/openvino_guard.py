@@ -1,7 +1,7 @@
-"""Whether OpenVINO's compiler survives a model, tried in a process of its own: a crash of it would end a notebook.
+"""Whether OpenVINO's compiler survives a model, tried in a process of its own: a crash would end a notebook or server.
 
-Only where a person works in this process, in a notebook's kernel or at a prompt. The process in which models are tried
-starts with the first one and ends with this one.
+That process starts with the first model, ends when none came for a while, and ends with this process at the latest.
+A worker of a study is such a process itself, and tries nothing first.
 """
 
 from __future__ import annotations
@@ -29,10 +29,15 @@ PLAIN_NOTE = (
 )
 
 
-def interactive() -> bool:
-    """Return whether a person works in this process, who would lose what it holds."""
-    kernel: Any = sys.modules.get("ipykernel.kernelapp")
-    return hasattr(sys, "ps1") or (kernel is not None and bool(kernel.IPKernelApp.initialized()))
+_IDLE_S = 20.0
+"""After so many seconds without a model the process ends, since it holds some hundred MiB."""
+_EXPENDABLE = False
+
+
+def crashes_are_survived() -> None:
+    """Try nothing first from now on: another process waits for this one, and a crash ends one trial of many."""
+    global _EXPENDABLE
+    _EXPENDABLE = True
 
 
 def surviving(
@@ -52,7 +57,7 @@ def surviving(
     EngineError
         If it crashes with and without them.
     """
-    if not interactive():
+    if _EXPENDABLE or getattr(sys, "frozen", False):  # a frozen program would start itself in place of Python
         return {}, ()
     end = _TRIED.end_of(path, shapes, placement, settings)
     if end is None:
@@ -89,8 +94,10 @@ class _Trials:
             return end
         return None
 
-    def _asked(self, line: str) -> str | None:
-        process = self._process = self._process or _started()
+    def _asked(self, line: str, *, again: bool = True) -> str | None:
+        if self._process is None or self._process.poll() is not None:
+            self._process = _started()
+        process = self._process
         try:
             answered = _answers(process, line)
         except BaseException:  # Ctrl-C: its answer would be taken for that to the next question
@@ -101,7 +108,10 @@ class _Trials:
         if answered:
             return None
         self._process = None
-        return _crash(process.wait())
+        code = process.wait()
+        if code == 0 and again:  # it had been idle for too long just then
+            return self._asked(line, again=False)
+        return _crash(code)
 
 
 def _started() -> subprocess.Popen[str]:
@@ -140,7 +150,9 @@ def _serve() -> None:
 
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a library prints is no answer
+    idle = _timer()
     for line in sys.stdin:
+        idle.cancel()
         path, shapes, placement, settings = json.loads(line)
         with contextlib.suppress(Exception):  # this process only finds out what ends it
             core = shared_core()
@@ -148,8 +160,16 @@ def _serve() -> None:
             if shapes is not None:
                 model.reshape(dict(enumerate(shapes)))
             core.compile_model(model, placement, settings)
+        idle = _timer()
         answers.write("tried\n")
         answers.flush()
+
+
+def _timer() -> threading.Timer:
+    timer = threading.Timer(_IDLE_S, os._exit, (0,))
+    timer.daemon = True
+    timer.start()
+    return timer
 
 
 _TRIED = _Trials()
