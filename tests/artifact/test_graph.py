@@ -58,6 +58,24 @@ def test_a_quantized_module_comes_back_the_same_without_trust(mode, task, tmp_pa
     assert wb.load_variant(again.save(tmp_path / "b").folder, task).quality == variant.quality
 
 
+def test_parts_named_by_numbers_need_no_trust_either(task, tmp_path):
+    def build():
+        torch.manual_seed(0)
+        return nn.Sequential(
+            nn.Flatten(), nn.Linear(task.examples(1)[0].numel(), 16), nn.ReLU(), nn.Linear(16, 10)
+        ).eval()
+
+    mine = wb.Task(
+        name="row", build=build, train=(task.train.inputs, task.train.targets),
+        evaluation=(task.evaluation.inputs, task.evaluation.targets), metric=task.metric, loss=task.loss,
+    )  # fmt: skip
+    variant = wb.Recipe(wb.Quantize()).apply(mine)
+    artifact = variant.save(tmp_path / "a")
+    assert "exported.pt2" not in artifact.manifest["files"]
+    x = mine.examples(3)
+    torch.testing.assert_close(wb.load_variant(artifact.folder, mine).predict(x), variant.predict(x))
+
+
 def test_inputs_by_keyword_and_nested_outputs_keep_their_form(tmp_path):
     class Net(nn.Module):
         def __init__(self):
@@ -117,7 +135,7 @@ def test_what_does_more_than_compute_is_refused(target, int8):
         rebuild_graph(nodes, load_file(int8.folder / "weights.safetensors"), int8.io)
 
 
-@pytest.mark.parametrize("name", ["x)\nimport os\n(", 'a", __import__("os")', "a b", "", "a..b", "1a"])
+@pytest.mark.parametrize("name", ["x)\nimport os\n(", 'a", __import__("os")', "a b", "", "a..b", "a-b", "é"])
 def test_a_name_that_would_become_code_is_refused(name, int8):
     nodes = nodes_of(int8.folder)
     attribute = next(node for node in nodes if node["op"] == "get_attr")

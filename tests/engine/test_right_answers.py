@@ -337,6 +337,26 @@ def test_a_file_of_one_batch_size_refuses_to_fill_up_what_is_mixed(tmp_path, mak
         engine.predict(noise(2, 6).numpy())
 
 
+@pytest.mark.parametrize("backend", ["torch-eager", "onnxruntime"])
+@pytest.mark.parametrize("saved", [False, True])
+def test_dynamic_ranges_are_never_those_of_another_callers_samples(tmp_path, backend, saved):
+    make = seeded(lambda: nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 3)))
+    variant = wb.Recipe(wb.Quantize(activations="dynamic")).apply(task_of(make, noise(300, 16)))
+    small, large = noise(1, 16).numpy(), 100 * noise(1, 16).numpy()
+    if saved:
+        variant.save(tmp_path / "saved")
+        opened = wb.OptimizedInferenceEngine.from_variant(
+            wb.load_variant(tmp_path / "saved", variant.task), backend=backend
+        )
+    else:
+        opened = wb.OptimizedInferenceEngine.from_variant(variant, backend=backend, batch_size=4)
+    with opened as engine:
+        alone = engine.predict(small).result
+        for results in (engine.predict_batch([small, large]), list(engine.stream([small, large]))):
+            assert np.allclose(results[0].result, alone, rtol=1e-5)
+        assert any("whole batch" in note for note in engine.notes)
+
+
 @pytest.mark.skipif("openvino" not in RUNTIMES, reason="openvino is not installed: pip install openvino")
 def test_integers_that_a_runtime_would_narrow_are_refused(tmp_path):
     class Doubled(nn.Module):

@@ -45,7 +45,7 @@ _PRIVATE = frozenset(
 """Operators with a leading underscore that exported programs hold; the others are torch's own business."""
 _REFUSED = re.compile("unsafe_|_unsafe|backward|from_file|^set_$|^resize|^save$|storage", re.ASCII)
 _ARGUMENTS = frozenset({"filename", "unsafe", "out"})
-_TENSOR = re.compile(r"[A-Za-z_]\w*(\.\w+)*", re.ASCII)
+_TENSOR = re.compile(r"\w+(\.\w+)*", re.ASCII)
 _LAYER = re.compile(r"[\w.]+", re.ASCII)
 _VALUES: dict[str, type] = {"dtype": torch.dtype, "memory_format": torch.memory_format, "layout": torch.layout}
 

@@ -160,7 +160,11 @@ class InferenceConfig(Config):
         unit="MiB",
         advanced=True,
     )
-    verify: bool = option(True, "Compare outputs with the reference when the engine is loaded.", advanced=True)
+    verify: bool = option(
+        True,
+        "Compare outputs with the reference when the engine is loaded; with OpenVINO, compile in another process first.",
+        advanced=True,
+    )
     tolerance: float | None = option(
         None,
         "Largest accepted difference from the reference as a share of its largest value, where the precision sets "

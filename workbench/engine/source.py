@@ -17,7 +17,7 @@ import numpy as np
 from workbench.artifact.artifact import Artifact, open_artifact
 from workbench.artifact.manifest import MANIFEST
 from workbench.artifact.reference import Arrays, Reference
-from workbench.compress.quantize.modes import mode_of_recipe
+from workbench.compress.quantize.modes import apart, mode_of_recipe
 from workbench.core.errors import ConfigError, EngineError, ExportError, first_line
 from workbench.core.lazy import needing
 from workbench.core.machine import this_machine
@@ -86,6 +86,7 @@ def source_from_artifact(
 
         return load_module(artifact, build, trust=trust)
 
+    mode = mode_of_recipe(artifact.manifest.get("recipe", {})) if artifact.quantized else None
     return ModelSource(
         label=str(artifact.folder),
         io=artifact.io,
@@ -93,9 +94,10 @@ def source_from_artifact(
         onnx_reason=artifact.export_error,
         module=module,
         quantized=artifact.quantized,
-        mode=mode_of_recipe(artifact.manifest.get("recipe", {})) if artifact.quantized else None,
+        mode=mode,
         reference=artifact.reference,
         notes=(*artifact.notes, *_target_notes(artifact)),
+        apart=apart(mode),
     )
 
 
@@ -164,14 +166,15 @@ def _exported(variant: Variant, batch: int) -> ModelSource:
 def _variant_source(variant: Variant, io: IOSpec, reference: Reference, **more: Any) -> ModelSource:
     from workbench.tasks.module import copied_module
 
-    module = variant.module
+    module, mode = variant.module, mode_of_recipe(variant.recipe.to_dict()) if variant.quantized else None
     return ModelSource(
         label=f"variant {variant.recipe.label!r}",
         io=io,
         module=lambda: copied_module(module),
         quantized=variant.quantized,
-        mode=mode_of_recipe(variant.recipe.to_dict()) if variant.quantized else None,
+        mode=mode,
         reference=reference,
+        apart=apart(mode),
         **more,
     )
 

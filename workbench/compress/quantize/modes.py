@@ -82,3 +82,14 @@ def refusal(mode: str | None, engine: str) -> str | None:
     True
     """
     return MODES[mode].get(engine) if mode is not None else None
+
+
+def apart(mode: str | None) -> str | None:
+    """Return why samples of different callers must not share a call of a mode, or None if they may.
+
+    Examples
+    --------
+    >>> apart("static") is None
+    True
+    """
+    return "dynamic quantization takes the ranges of activations from the whole batch" if mode == "dynamic" else None
