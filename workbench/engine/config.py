@@ -162,7 +162,7 @@ class InferenceConfig(Config):
     )
     verify: bool = option(
         True,
-        "Compare outputs with the reference when the engine is loaded; with OpenVINO, compile in another process first.",
+        "Compare outputs with the reference when the engine is loaded; with OpenVINO, compile elsewhere first.",
         advanced=True,
     )
     tolerance: float | None = option(
