@@ -304,7 +304,8 @@ def _open_study(arguments: argparse.Namespace) -> Any:
         from workbench.tasks.load import load_task
 
         task = load_task(task)
-        task.check()
+        for remark in task.check():
+            say(f"note: {remark}")
     with as_bad_input():
         study = Study(task, storage=arguments.storage)
     study.task_fingerprint  # noqa: B018 - loads the task where that is needed: an import that Ctrl-C ends is never whole

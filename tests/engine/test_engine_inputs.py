@@ -78,3 +78,9 @@ def test_safe_conversions_are_made_and_said():
 def test_what_does_not_fit_is_said_before_anything_runs(kind, specs, given, words):
     with pytest.raises(InputError, match=words):
         binder(kind, *specs).bind(given)
+
+
+def test_a_conversion_that_would_overflow_is_refused():
+    with pytest.raises(InputError, match=r"beyond 3\.4e\+38, the largest of float32"):
+        binder().bind(image(dtype=np.float64) + 1e300)
+    assert np.isinf(binder().bind(image(dtype=np.float64) + np.inf)[0][0]).all()

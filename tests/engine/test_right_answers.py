@@ -435,3 +435,82 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     with wb.OptimizedInferenceEngine(config) as engine, pytest.raises(EngineError, match="cannot be pickled"):
         pickle.dumps(engine)
     assert pickle.loads(pickle.dumps(config)) == config
+
+
+class Doubles(nn.Module):
+    """Computes in float64 between inputs and outputs of float32."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Linear(1, 3)
+
+    def forward(self, x):
+        m = x.double().square().sum(1, keepdim=True)
+        return self.a((m - m.floor()).float())
+
+
+@pytest.mark.parametrize("backend", ["torch-eager", *RUNTIMES])
+@pytest.mark.parametrize("steps", [(), (wb.Quantize(),)])
+def test_nan_is_refused_where_an_engine_would_hide_it(plain, backend, steps):
+    task = plain.task
+    x = task.examples(3).clone()
+    x[2].view(-1)[1] = float("nan")
+    with wb.OptimizedInferenceEngine.from_variant(wb.Recipe(*steps).apply(task), backend=backend) as engine:
+        if steps or backend == "openvino":
+            with pytest.raises(InputError, match="NaN in 1 of 3 samples, first in sample 2, which this engine"):
+                engine.predict(x)
+            x[2].view(-1)[1] = -float("inf")  # a mask may hold it
+            engine.predict(x)
+        else:
+            assert not bool(torch.isfinite(engine.predict(x).result[2]).all())
+
+
+@pytest.mark.skipif("openvino" not in RUNTIMES, reason="openvino is not installed: pip install openvino")
+def test_openvino_says_that_it_computes_float64_in_float32():
+    variant = wb.Variant.original(task_of(seeded(Doubles), 0.1 * noise(300, 6)))
+    with wb.OptimizedInferenceEngine.from_variant(variant, backend="openvino") as engine:
+        assert "OpenVINO computes float64 in float32" in engine.notes
+
+
+def test_a_variant_takes_arrays_as_its_engines_do():
+    variant = wb.Variant.original(task_of(seeded(lambda: nn.Linear(6, 3)), noise(300, 6)))
+    x = noise(4, 6)
+    assert torch.equal(variant.predict(x.numpy()), variant.predict(x))
+
+
+class Words(nn.Module):
+    """Looks its input up in two tables; the smaller one has 20 places."""
+
+    def __init__(self):
+        super().__init__()
+        self.large, self.small, self.out = nn.Embedding(50, 8), nn.Embedding(20, 8), nn.Linear(8, 3)
+
+    def forward(self, ids):
+        return self.out((self.large(ids) + self.small(ids.flatten(1))).mean(1))
+
+
+@pytest.mark.parametrize("backend", RUNTIMES)
+@pytest.mark.parametrize("steps", [(), (wb.Quantize(activations="none"),)])
+@pytest.mark.parametrize("source", ["variant", "saved", "file"])
+def test_places_outside_of_a_table_are_refused(tmp_path, backend, steps, source):
+    ids = torch.randint(0, 20, (300, 5), generator=torch.Generator().manual_seed(0))
+    task = wb.Task(
+        name="odd",
+        build=seeded(Words),
+        train=(ids, ids[:, 0] % 3),
+        evaluation=(ids[-40:].flip(1), ids[-40:, 0] % 3),
+        metric=lambda out, y: float((out.argmax(1) == y).float().mean()),
+        loss=F.cross_entropy,
+    )
+    variant = wb.Recipe(*steps).apply(task)
+    if source == "variant":
+        opened = wb.OptimizedInferenceEngine.from_variant(variant, backend=backend)
+    else:
+        folder = variant.save(tmp_path / "saved").folder
+        path = folder if source == "saved" else folder / "model.onnx"
+        opened = wb.OptimizedInferenceEngine(wb.InferenceConfig(model_path=str(path), backend=backend))
+    with opened as engine:
+        assert np.allclose(engine.predict(ids[:4].numpy()).result, variant.predict(ids[:4]), atol=0.05)
+        for wrong in (20, -1, 1000):
+            with pytest.raises(InputError, match=f"holds {wrong}, and the model looks it up in a table of 20"):
+                engine.predict(np.full((2, 5), wrong))

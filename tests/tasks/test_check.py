@@ -95,6 +95,14 @@ class InDouble(Net):
         return self.head(features.double())
 
 
+class Counts(Net):
+    calls = 0
+
+    def forward(self, features):
+        self.calls += 1
+        return self.head(features) + self.calls
+
+
 class NoTensor(Net):
     def forward(self, features):
         return {"logits": self.head(features), "note": "hello"}
@@ -128,7 +136,7 @@ def test_a_good_task_passes_once():
     [
         ({"evaluation": (X2, Y2[:-1])}, "evaluation: 90 inputs but 89 targets"),
         ({"train": (X[:0], Y[:0])}, "train holds no samples"),
-        ({"evaluation": (BAD, Y2)}, "evaluation inputs holds NaN or infinite values, first in sample 7"),
+        ({"evaluation": (BAD, Y2)}, "evaluation inputs holds NaN or infinite values, first in sample 7 of its 90"),
         ({"evaluation": (X2, Y2 + np.inf)}, "evaluation targets holds NaN"),
         ({"evaluation": (X2[:, :2], Y2)}, r"evaluation has inputs of inputs: float32 \[2\].*train has.*\[3\]"),
         ({"evaluation": ((X2, X2), Y2)}, "evaluation has inputs of inputs.0"),
@@ -146,6 +154,7 @@ def test_a_good_task_passes_once():
         ({"build": lambda: torch.manual_seed(0) and Mixed()}, "depends on the other samples"),
         ({"build": lambda: torch.manual_seed(0) and AfterFirst()}, "depends on the other samples"),
         ({"build": lambda: torch.manual_seed(0) and InDouble()}, "convert nothing to float64"),
+        ({"build": lambda: torch.manual_seed(0) and Counts()}, "is another for the same inputs each time"),
         ({"build": lambda: torch.manual_seed(0) and NoTensor()}, "output.note is str"),
         ({"build": lambda: torch.manual_seed(0) and Nothing()}, "returned nothing"),
         ({"build": lambda: torch.manual_seed(0) and Exploding()}, "output holds NaN"),
@@ -222,3 +231,8 @@ def test_regression_with_float_targets():
         loss=functional.mse_loss,
     )
     assert task.check() == ()
+
+
+def test_a_slow_build_is_remarked(monkeypatch):
+    monkeypatch.setattr("workbench.tasks.check._SLOW_S", 0.0)
+    assert any("load them in build()" in note for note in make().check())

@@ -18,7 +18,7 @@ from workbench.compress.recipe import Recipe
 from workbench.compress.steps import Step, step_from_dict, step_to_dict
 from workbench.tasks.load import load_module
 from workbench.tasks.module import guard_inputs
-from workbench.tasks.trees import batch_size, call_model
+from workbench.tasks.trees import batch_size, call_model, to_torch
 
 if TYPE_CHECKING:
     from workbench.artifact.artifact import Artifact
@@ -127,8 +127,11 @@ class Variant:
         return self.task.model() if student is None else guard_inputs(load_module(student), self.task.examples(2))
 
     def predict(self, inputs: Any) -> Any:
-        """Run the module without gradients; inputs and outputs in the task's structure, [n, ...] leaves."""
-        return predict_with(self.module, inputs)
+        """Run the module without gradients and return tensors; inputs are arrays or tensors in the task's structure.
+
+        Every leaf is ``[n, ...]``.
+        """
+        return predict_with(self.module, to_torch(inputs))
 
     def save(self, folder: str | Path, *, batch: int = 1) -> Artifact:
         """Write structure, weights, recipe, reports and an ONNX file into ``folder``, all or nothing.

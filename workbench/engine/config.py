@@ -87,7 +87,11 @@ class InferenceConfig(Config):
         1, "Samples in one call: predict_batch groups by it, compilers compile for it.", minimum=1, unit="samples"
     )
     threads: int | None = option(
-        None, "Threads of one call; None: the physical cores this process may use.", minimum=1, unit="threads"
+        None,
+        "Threads of one call; None: the physical cores this process may use.",
+        minimum=1,
+        maximum=512,  # ONNX Runtime does not come back from loading with a few thousand
+        unit="threads",
     )
     compile_mode: str = option(
         "default", "How hard torch-compile tries, which costs time at loading.", choices=COMPILE_MODES, advanced=True
@@ -144,10 +148,10 @@ class InferenceConfig(Config):
     )
     precision: Precision = option(Precision(), "What a float model is computed in; its name alone will do.")
     quantization: QuantizationConfig | None = option(None, "Weight-only quantization of a float model.")
-    check_finite: bool = option(
-        False,
-        "Refuse inputs with NaN or infinity; reads every input once more in every call. Without, backends differ on "
-        "them: where one gives NaN, OpenVINO may give finite numbers.",
+    check_finite: bool | None = option(
+        None,
+        "Refuse inputs with NaN or infinity, which reads every input once more in every call. None: refuse NaN where "
+        "the engine would hide it behind finite numbers, as OpenVINO and integers do.",
         advanced=True,
     )
     pool_limit_mib: float = option(

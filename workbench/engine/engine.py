@@ -186,7 +186,14 @@ class OptimizedInferenceEngine(TunableCalls):
         self._keep = source.keep_alive
         self.placement, self.threads = placement_of(session), session.threads
         self._runner = Runner(
-            session, config, io=source.io, backend=self.backend, note=self._note, pool=self._pool, apart=source.apart
+            session,
+            config,
+            io=source.io,
+            backend=self.backend,
+            note=self._note,
+            pool=self._pool,
+            apart=source.apart,
+            quantized=source.quantized,
         )
 
     def _source(self) -> ModelSource:

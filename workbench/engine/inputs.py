@@ -28,14 +28,25 @@ class Binder:
         Called with a sentence when an input is converted.
     finite
         Refuse NaN and infinity.
+    no_nan
+        Refuse NaN alone, for an engine that would hide it.
     narrow
         Refuse int64 values that do not fit into 32 bits, for a runtime that computes in those.
     """
 
-    __slots__ = ("_finite", "_io", "_kind", "_names", "_narrow", "_note", "_specs")
+    __slots__ = ("_finite", "_io", "_kind", "_names", "_narrow", "_no_nan", "_note", "_specs")
 
-    def __init__(self, io: IOSpec, note: Callable[[str], None], *, finite: bool = False, narrow: bool = False) -> None:
+    def __init__(
+        self,
+        io: IOSpec,
+        note: Callable[[str], None],
+        *,
+        finite: bool = False,
+        no_nan: bool = False,
+        narrow: bool = False,
+    ) -> None:
         self._io, self._kind, self._names, self._note, self._finite = io, io.kind, io.input_names, note, finite
+        self._no_nan = no_nan
         self._narrow = narrow and any(spec.dtype in ("int64", "uint64") for spec in io.inputs)
         self._specs = [(spec, np.dtype(spec.dtype), spec.shape) for spec in io.inputs]
 
@@ -65,8 +76,12 @@ class Binder:
                 self._refuse_batch(arrays, leaf, spec)
             if self._finite:
                 _check_finite(leaf, spec)
+            elif self._no_nan and dtype.kind == "f" and (largest := leaf.max(initial=-np.inf)) != largest:
+                _refuse_nan(leaf, spec)
             if self._narrow and dtype.kind in "iu" and dtype.itemsize == 8:
                 _check_narrow(leaf, spec)
+            if spec.below is not None and dtype.kind in "iu" and leaf.size:
+                _check_places(leaf, spec, spec.below)
             arrays.append(leaf if leaf.flags.c_contiguous else np.ascontiguousarray(leaf))
         return arrays, size, torch_given
 
@@ -103,7 +118,15 @@ class Binder:
                 "int32 to int64 are converted here."
             )
         self._note(f"Input {spec.name} was given as {leaf.dtype} and is converted to {spec.dtype} in every call.")
-        return leaf.astype(spec.dtype)
+        with np.errstate(over="ignore"):
+            cast = leaf.astype(spec.dtype)
+        if cast.dtype.kind == "f" and np.isinf(cast).sum() > np.isinf(leaf).sum():
+            largest = np.finfo(cast.dtype).max
+            raise InputError(
+                f"Input {spec.describe()} was given as {leaf.dtype} and holds values beyond {largest:.3g}, the largest "
+                f"of {spec.dtype}. Scale the data."
+            )
+        return cast
 
     def _check_shape(self, leaf: np.ndarray[Any, Any], spec: TensorSpec) -> None:
         if leaf.ndim == len(spec.shape) + 1 and all(
@@ -129,8 +152,27 @@ def _check_finite(leaf: np.ndarray[Any, Any], spec: TensorSpec) -> None:
     bad = ~np.isfinite(leaf.reshape(len(leaf), -1)).all(axis=1)
     raise InputError(
         f"Input {spec.describe()} holds NaN or infinity in {int(bad.sum())} of {len(leaf)} samples, first in sample "
-        f"{int(bad.argmax())}. Mend the data, or leave InferenceConfig.check_finite off."
+        f"{int(bad.argmax())}. Mend the data, or set InferenceConfig.check_finite to False."
     )
+
+
+def _refuse_nan(leaf: np.ndarray[Any, Any], spec: TensorSpec) -> None:
+    bad = np.isnan(leaf.reshape(len(leaf), -1)).any(axis=1)
+    raise InputError(
+        f"Input {spec.describe()} holds NaN in {int(bad.sum())} of {len(leaf)} samples, first in sample "
+        f"{int(bad.argmax())}, which this engine would answer with plausible numbers. Mend the data, or set "
+        "InferenceConfig.check_finite to False."
+    )
+
+
+def _check_places(leaf: np.ndarray[Any, Any], spec: TensorSpec, below: int) -> None:
+    low, high = int(leaf.min()), int(leaf.max())
+    if low < 0 or high >= below:
+        wrong = low if low < 0 else high
+        raise InputError(
+            f"Input {spec.describe()} holds {wrong}, and the model looks it up in a table of {below}. "
+            f"Give values from 0 to {below - 1}."
+        )
 
 
 def _check_narrow(leaf: np.ndarray[Any, Any], spec: TensorSpec) -> None:

@@ -43,6 +43,7 @@ class Runner:
         note: Callable[[str], None],
         pool: BufferPool,
         apart: str | None = None,
+        quantized: bool = False,
     ) -> None:
         self.session: BackingOff | None = session
         self._apart, self._process = apart, os.getpid()
@@ -53,7 +54,8 @@ class Runner:
         self._device = session.device
         self._open = any(None in spec.shape for spec in io.inputs)
         narrow = getattr(session, "narrows_int64", False)
-        self._bind = Binder(io, note, finite=config.check_finite, narrow=narrow).bind
+        hides = config.check_finite is None and (quantized or getattr(session, "hides_nan", False))
+        self._bind = Binder(io, note, finite=bool(config.check_finite), no_nan=hides, narrow=narrow).bind
         self._build, self._moves = tree_builder(io.output_tree), io.moves_batch
         self.gate = Gate(getattr(session, "parallel_calls", 1))
         self.ahead = Ahead(self, session.pipe, self.gate) if session.pipe is not None and apart is None else None

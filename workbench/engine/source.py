@@ -27,6 +27,7 @@ from workbench.engine.file_probe import Probed, probe
 from workbench.engine.inputs import Binder
 from workbench.engine.onnx_files import read_graph
 from workbench.export.io import IOSpec, TensorSpec
+from workbench.export.tables import with_table_sizes
 
 if TYPE_CHECKING:
     from workbench.compress.variant import Variant
@@ -185,7 +186,7 @@ def _source_from_onnx(path: Path, example_inputs: Any) -> ModelSource:
         import onnxruntime  # noqa: F401 - gives the reference that outputs are checked against
 
     model = read_graph(path)
-    io = _io_of(model.graph, path)
+    io = with_table_sizes(_io_of(model.graph, path), model.graph)
     quantized = any("QuantizeLinear" in node.op_type or "Integer" in node.op_type for node in model.graph.node)
     found, note = _probed(path, io, example_inputs)
     return ModelSource(

@@ -29,7 +29,8 @@ class TensorSpec:
 
     ``axes`` names such lengths, dimension by dimension, where the task does; it is empty where none has a name.
     ``batch_dim`` is where the batch stands among all dimensions of an output, None if the output is one for the whole
-    batch; it is 0 for inputs.
+    batch; it is 0 for inputs. ``below`` is the size of a table in which the integers of an input are places, None if
+    they are none.
     """
 
     name: str
@@ -37,6 +38,7 @@ class TensorSpec:
     shape: tuple[int | None, ...]
     axes: tuple[str | None, ...] = ()
     batch_dim: int | None = 0
+    below: int | None = None
 
     def describe(self) -> str:
         """Return the tensor as words, for error messages: ``"x: float32 [batch, 3, 32, 32]"``."""
@@ -166,7 +168,8 @@ def _tensor_spec(values: Mapping[str, Any]) -> TensorSpec:
     )
     if axes and len(axes) != len(shape):
         raise ArtifactError(f"{name!r} has {len(shape)} dimensions and names of {len(axes)}.")
-    return TensorSpec(name, dtype, shape, axes, _size("The batch dimension", values.get("batch_dim", 0)))
+    batch_dim = _size("The batch dimension", values.get("batch_dim", 0))
+    return TensorSpec(name, dtype, shape, axes, batch_dim, _size(f"The table's size of {name!r}", values.get("below")))
 
 
 def _size(what: str, value: object) -> int | None:

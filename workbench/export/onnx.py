@@ -30,6 +30,7 @@ from workbench.export.io import LAYER_KEY, IOSpec, TensorSpec, Tree, describe_tr
 from workbench.export.onnx_module import OnnxModule
 from workbench.export.quiet import quiet_export
 from workbench.export.reductions import keep_reduced_dims
+from workbench.export.tables import with_table_sizes
 from workbench.tasks.axes import OpenDims, axis_sizes, other_sizes, resized
 from workbench.tasks.trees import batch_size, call_model
 
@@ -136,6 +137,7 @@ def _write(
     _prove(content, module, inputs, io, quantized=is_quantized(captured))
     with replacing(path) as temporary:
         temporary.write_bytes(content)
+    io = with_table_sizes(io, model.graph)
     return ExportReport(path, needs.opset, captured.batch is None, captured.batch, captured.notes, io, captured.program)
 
 

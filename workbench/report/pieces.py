@@ -207,8 +207,10 @@ def _step(step: Mapping[str, Any]) -> str:
     return f"<h4>{text(step['label'])}</h4><p>{text('; '.join(facts))}</p>{notes}<div class='scroll'>{body}</div>"
 
 
-def decisions(found: Sequence[Decision]) -> str:
+def decisions(found: Sequence[Decision], *, begun: bool) -> str:
     """Return the table of a plan's decisions: the candidates, predicted and measured, and why they were kept or not."""
+    if not found and not begun:
+        return '<p class="hint">The time was over before anything was decided.</p>'
     if not found:
         return '<p class="hint">The recipes were given: the plan had nothing to decide.</p>'
     heads = ("part", "candidate", "predicted", "measured", "outcome", "why")

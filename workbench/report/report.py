@@ -229,10 +229,12 @@ class Report:
 
     def decisions(self) -> Html:
         """Return what the plan considered, predicted and measured, and why it went on or not."""
-        return Html(pieces.decisions(self.study.decisions()))
+        return Html(pieces.decisions(self.study.decisions(), begun=bool(self.rows)))
 
     def notes(self) -> Html:
         """Return what was cut, what failed, and what could not be measured."""
+        if not self.rows:
+            return Html('<p class="hint">Nothing ran.</p>')
         return Html(pieces.notes(self.rows, self.summary.cut if self.summary else ()))
 
     def code(self) -> Html:

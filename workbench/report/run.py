@@ -80,10 +80,12 @@ def run_report(
     from_dict(ReportSettings, asked)  # a wrong setting is told before the task is loaded
     folder = require_writable(output).resolve()
     loaded = _load(task)
-    loaded.check()
+    remarks = loaded.check()
     ready = {**asked, "task": _reference(loaded), "output_dir": str(folder)}
     settings = from_dict(ReportSettings, ready)
     say(f"report of {loaded.name}: at most {settings.budget:.0f} s, into {folder}\n")
+    for remark in remarks:
+        say(f"note: {remark}\n")
     return _execute(notebook, folder, ready, settings, loaded, say)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -48,6 +48,9 @@ class Standing:
         return f"Slower than {winner} in head-to-head timing ({ci})."
 
 
+BEYOND = " Its drop may be beyond the limit, by its 95 % CI."
+
+
 def leading(items: Sequence[tuple[Planned, TrialRow]], limit: float) -> list[Planned]:
     """Return the fastest trial within the quality limit and at most two whose 95 % CI reaches that of the fastest."""
     rows = [row for _, row in items]
@@ -72,9 +75,13 @@ def _allowed(row: TrialRow, limit: float) -> bool:
 
 
 def standings(
-    timed: Mapping[Planned, Sequence[Block]], sizes: Mapping[Planned, float | None], floor: float
+    timed: Mapping[Planned, Sequence[Block]],
+    sizes: Mapping[Planned, float | None],
+    floor: float,
+    *,
+    unsure: Collection[Planned] = (),
 ) -> list[Standing]:
-    """Rank trials that were timed interleaved: by pace, and those not told apart from the fastest by size.
+    """Rank trials that were timed interleaved: by pace, and those not told apart from the fastest by quality and size.
 
     Parameters
     ----------
@@ -84,6 +91,8 @@ def standings(
         Of the files; None counts as largest.
     floor : float
         Share up to which two loads of one model are apart.
+    unsure : collection of trials
+        Those whose drop may be beyond the limit by its 95 % CI: of a tie the others come first.
     """
     trials = list(timed)
     fastest = max(trials, key=lambda trial: pace_ratio(timed[trials[0]], timed[trial]).ratio)
@@ -93,7 +102,7 @@ def standings(
         return trial is other or verdict(found.low, found.high, floor=floor) != "faster"
 
     level = [trial for trial in trials if tied(trial, fastest)]
-    winner = min(level, key=lambda trial: (_size(sizes[trial]), trial is not fastest))
+    winner = min(level, key=lambda trial: (trial in unsure, _size(sizes[trial]), trial is not fastest))
     behind = {trial: pace_ratio(timed[trial], timed[winner], floor=floor) for trial in trials if trial is not winner}
     order = [winner, *sorted(behind, key=lambda trial: (trial not in level, behind[trial].ratio))]
     return [Standing(trial, rank, behind.get(trial), trial in level) for rank, trial in enumerate(order, start=1)]
@@ -169,7 +178,8 @@ def _write(
     base = _faster_baseline(timed, base, other, ledger, noise)
     theirs = timed.rounds.timed[timed.arms[base.key].name]
     sizes = {trial: ledger.row(trial)["size_mib"] for trial in blocks}
-    ranks = standings(blocks, sizes, floor.floor)
+    unsure = {trial for trial in blocks if (ledger.row(trial)["quality_drop_high"] or 0.0) > ledger.quality_drop}
+    ranks = standings(blocks, sizes, floor.floor, unsure=unsure)
     winner = ranks[0].trial
     for standing in ranks:
         trial = standing.trial
@@ -179,7 +189,8 @@ def _write(
             columns["baseline_key"] = base.key
         columns["notes"] = {
             **columns["notes"],
-            "final_rank": standing.note(f"{winner.name} on {winner.engine_words}"),
+            "final_rank": standing.note(f"{winner.name} on {winner.engine_words}")
+            + (BEYOND if standing.tied and trial in unsure and winner not in unsure else ""),
         }
         ledger.amend(trial, columns)
 

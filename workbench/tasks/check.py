@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 
 from workbench.core.errors import TaskError
 from workbench.tasks.digest import raw_bytes, weights_digest
-from workbench.tasks.mixing import mixed_output
+from workbench.tasks.mixing import mixed_output, same_outputs
 from workbench.tasks.split import Split
 from workbench.tasks.trees import Tree, call_model, named_leaves, tree_map
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from workbench.tasks.task import Task
 
 _CHUNK = 1024
+_SLOW_S = 5.0
+"""Seconds from which build() is said to be slow."""
+_LESS = ", from which those for validation and calibration were taken out before"
 _OVERLAP_LIMIT = 0.01
 _LEAST_JUDGED, _ORDERS, _CLEARLY = 32, 8, 6.0
 """Samples, wrong orders of them, and standard deviations, from which less of a metric is taken to be better."""
@@ -30,12 +34,21 @@ def check_task(task: Task) -> tuple[str, ...]:
         _check_values(task, task.split(role))
         _check_structure(task, task.split(role).take([0]).inputs, role)
     _check_structure(task, task.examples(1), "example_inputs")
-    outputs = _check_model(task)
+    outputs, build_s = _check_model(task)
     _ = task.open_dims  # says what does not fit
     _check_loss(task, outputs)
     _check_metric(task)
     _check_augment(task)
-    return (*_held_out(task), *_check_overlap(task))
+    return (*_slow_build(build_s), *_held_out(task), *_check_overlap(task))
+
+
+def _slow_build(seconds: float) -> list[str]:
+    if seconds < _SLOW_S:
+        return []
+    return [
+        f"build() takes {seconds:.0f} s, and every process of a study calls it. Train once, save the weights, and load "
+        "them in build()."
+    ]
 
 
 def _fail(task: Task, message: str, cause: Exception | None = None) -> TaskError:
@@ -51,8 +64,8 @@ def _check_values(task: Task, split: Split) -> None:
                     row = int((~leaf.isfinite()).reshape(len(leaf), -1).any(1).nonzero()[0])
                     raise _fail(
                         task,
-                        f"{split.name} {path} holds NaN or infinite values, first in sample {start + row}. "
-                        "Remove or fill such samples.",
+                        f"{split.name} {path} holds NaN or infinite values, first in sample {start + row} of its "
+                        f"{len(split)}{_LESS if split.name == 'train' else ''}. Remove or fill such samples.",
                     )
 
 
@@ -77,8 +90,11 @@ def _probe(task: Task) -> Split:
     return split.take([0, min(1, len(split) - 1)])
 
 
-def _check_model(task: Task) -> Tree:
+def _check_model(task: Task) -> tuple[Tree, float]:
+    """Return the outputs for two samples, and the seconds that ``build()`` took."""
+    begun = time.perf_counter()
     model = task.model()
+    build_s = time.perf_counter() - begun
     if weights_digest(model) != weights_digest(task.model()):
         raise _fail(task, "build() gives other weights each time. Load the trained weights inside build().")
     probe = _probe(task)
@@ -87,6 +103,7 @@ def _check_model(task: Task) -> Tree:
         with torch.no_grad():
             outputs = call_model(model, probe.inputs)
             single = dict(named_leaves(call_model(model, probe.take([0]).inputs), "output"))
+            again = dict(named_leaves(call_model(model, probe.inputs), "output"))
             mixed = mixed_output(model, probe.inputs) or mixed_output(model, task.examples(3))
     except Exception as error:
         shapes = ", ".join(f"{k} {v}" for k, v in _describe(probe.inputs).items())
@@ -108,13 +125,20 @@ def _check_model(task: Task) -> Tree:
             )
         if leaf.is_floating_point() and not bool(leaf.isfinite().all()):
             raise _fail(task, f"the model's {path} holds NaN or infinite values for good inputs. Check its weights.")
+    changed = [path for path, leaf in listed if not same_outputs(leaf, again[path])]
+    if changed:
+        raise _fail(
+            task,
+            f"the model's {changed[0]} is another for the same inputs each time. Turn dropout and other random parts "
+            "off in eval mode, and keep no state between calls.",
+        )
     if mixed is not None:
         raise _fail(
             task,
             f"the model's {mixed} for a sample depends on the other samples of its batch. Layers must treat "
             "samples apart in eval mode (and dropout must be off).",
         )
-    return outputs
+    return outputs, build_s
 
 
 def _check_loss(task: Task, outputs: Tree) -> None:

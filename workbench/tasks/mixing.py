@@ -30,7 +30,7 @@ def mixed_output(model: nn.Module, inputs: Tree) -> str | None:
             alone = dict(named_leaves(_call(model, slice_batch(inputs, place, place + 1)), "output"))
             for name, batch in together.items():
                 has_batch = isinstance(batch, torch.Tensor) and batch.ndim > 0 and len(batch) == size
-                if has_batch and not _equal(batch[place : place + 1], alone[name]):
+                if has_batch and not same_outputs(batch[place : place + 1], alone[name]):
                     return name
     return None
 
@@ -39,7 +39,8 @@ def _call(model: nn.Module, inputs: Tree) -> Tree:
     return call_model(model, tree_map(torch.clone, inputs))  # it may write into them
 
 
-def _equal(one: Any, other: Any) -> bool:
+def same_outputs(one: Any, other: Any) -> bool:
+    """Return whether two output tensors are equal up to the order in which a runtime sums."""
     if one.shape != other.shape:
         return False
     one, other = one.double(), other.double()

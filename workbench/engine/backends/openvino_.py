@@ -138,7 +138,7 @@ class OpenVinoSession:
     """A model compiled for the configured batch size, and again when others come, held against the reference first."""
 
     fallbacks: tuple[str, ...] = ()
-    narrows_int64 = True
+    narrows_int64 = hides_nan = True
     compile_s = tried_s = 0.0
 
     def __init__(self, path: str, source: ModelSource, config: InferenceConfig) -> None:
@@ -172,9 +172,10 @@ class OpenVinoSession:
         self._shapes = OutputShapes(lambda: self._core.read_model(path), openvino.PartialShape)
         self._idle: list[_Requests] = [self._requests()]
         self._count_streams(config)
-        if any(spec.dtype == "float64" for spec in (*source.io.inputs, *source.io.outputs)):
+        graph = self._core.read_model(path)
+        if _computes_float64(graph):
             self.notes = (*self.notes, "OpenVINO computes float64 in float32")
-        if source.quantized and _rounds_on_the_fly(self._core.read_model(path)):
+        if source.quantized and _rounds_on_the_fly(graph):
             self.notes = (*self.notes, DYNAMIC)
 
     def _count_streams(self, config: InferenceConfig) -> None:
@@ -318,6 +319,16 @@ class OpenVinoSession:
         self._others.close()
         self._shapes.close()
         self._compiled = self._core = None
+
+
+def _computes_float64(model: Any) -> bool:
+    """Return whether anything but a constant of a model is float64."""
+    return any(
+        output.get_element_type().get_type_name() == "f64"
+        for node in model.get_ops()
+        if node.get_type_name() != "Constant"
+        for output in node.outputs()
+    )
 
 
 def _rounds_on_the_fly(model: Any) -> bool:

@@ -35,6 +35,7 @@ class Result:
     """One trial at the primary batch size. ``state`` is that of its row; ``reason`` why it is not complete.
 
     ``quality`` is that on the evaluation split, ``validation`` that of the variant in torch on the validation split.
+    ``speedup_high`` is the upper end of the 95 % CI of ``speedup``.
     ``quantize_loss`` is what the step Quantize lost on the validation split, ``epoch_s`` the seconds of an epoch.
     """
 
@@ -49,6 +50,7 @@ class Result:
     quantize_loss: float | None = None
     epoch_s: float | None = None
     reason: str = ""
+    speedup_high: float | None = None
 
     @property
     def complete(self) -> bool:

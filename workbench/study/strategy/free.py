@@ -73,11 +73,17 @@ def _tell(context: Context, floats: list[Result], int8: list[Result]) -> None:
         if not result.within(context.limit):
             why = "Its drop is beyond the limit."
             context.decide("no training", subject, "dropped", why, **figures)
-        elif (result.speedup or 0.0) < before:
+        elif (result.speedup_high or result.speedup or 0.0) < before:
             why = f"It is {(result.speedup or 0.0) / before:.2f}x float on this engine."
             context.decide("no training", subject, "dropped", why, **figures)
         else:
-            context.decide("no training", subject, "kept", "It is within the limit without training.", **figures)
+            level = (result.speedup or 0.0) < before
+            why = (
+                "It is not told apart from float on this engine."
+                if level
+                else "It is within the limit without training."
+            )
+            context.decide("no training", subject, "kept", why, **figures)
 
 
 def _on(floats: list[Result], backend: str) -> float:

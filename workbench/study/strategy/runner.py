@@ -324,6 +324,7 @@ class StrategyRun(Run):
             backend=trial.backend,
             state=row["state"],
             speedup=row["speedup"],
+            speedup_high=row["speedup_high"],
             drop=row["quality_drop"],
             validation_drop=row["validation_drop"],
             quality=row["quality"],
