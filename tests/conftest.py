@@ -33,6 +33,14 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORKBENCH_CACHE", str(tmp_path / "cache"))
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _compiled_once() -> None:
+    """Compile for OpenVINO in this process at once: trying each model elsewhere first takes a minute of all tests."""
+    from workbench.engine.backends.openvino_guard import crashes_are_survived
+
+    crashes_are_survived()
+
+
 @pytest.fixture
 def tiny_task():
     """Return a task of 8x8 images in four classes, learned well by a net of a few thousand weights."""

@@ -51,6 +51,7 @@ def test_figures_after_it_are_those_of_the_model_without_the_blocks():
     assert torch.equal(variant.predict(task.examples(5)), by_hand(task.examples(5)))
 
 
+@pytest.mark.slow
 def test_the_blocks_are_those_of_a_search_by_hand():
     """Greedy by KL for multiply-accumulates, every candidate scored again in every turn."""
     task = residual_task(lambda: Encoder(norm_first=True))

@@ -144,6 +144,7 @@ def test_the_same_seed_gives_the_same_variant_and_no_random_state_leaks(tiny_tas
     assert digest(other.module) != digest(first.module)
 
 
+@pytest.mark.slow
 def test_shared_beginnings_come_from_the_cache_and_stay_whole(tiny_task):
     cache = {}
     Recipe(Prune(0.5), Distill(epochs=0.5)).apply(tiny_task, cache=cache)

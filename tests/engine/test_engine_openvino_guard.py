@@ -70,6 +70,7 @@ def tried(monkeypatch):
     """Return a function that makes processes of a program try models, and the list of those started."""
     started = []
     monkeypatch.setattr(openvino_guard, "_TRIED", openvino_guard._Trials())
+    monkeypatch.setattr(openvino_guard, "_EXPENDABLE", False)
 
     def use(program):
         def start():
@@ -88,7 +89,6 @@ def tried(monkeypatch):
 
 def test_nothing_is_started_in_a_process_that_may_crash(tried, file, monkeypatch):
     started = tried(DIES)
-    monkeypatch.setattr(openvino_guard, "_EXPENDABLE", False)  # put back after the test
     openvino_guard.crashes_are_survived()
     assert surviving(file, None, "CPU", SETTINGS) == ({}, ())
     assert not started

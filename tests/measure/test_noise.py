@@ -129,6 +129,7 @@ def test_a_comparison_takes_the_floor_of_this_machine_and_prints_it():
     assert given.verdict == "faster" and "noise floor 1.0 % (given)" in repr(given)
 
 
+@pytest.mark.slow
 def test_the_command_measures_and_prints(monkeypatch, capsys):
     from workbench.cli import main
 

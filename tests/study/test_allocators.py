@@ -32,6 +32,7 @@ def wide_task() -> wb.Task:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(allocator_state().library != "glibc", reason="This process does not run on glibc's malloc.")
 def test_the_steady_allocator_takes_hardly_any_page_faults_and_keeps_memory():
     rows = wb.time_allocators(wb.Variant.original(wide_task()), batch_size=32, threads=1, budget_s=1.0)

@@ -7,6 +7,7 @@ import pytest
 from workbench.core.errors import StudyError
 from workbench.study.answers import best_row, mark_recommended, pareto_rows, table_order
 from workbench.study.rows import COLUMNS, new_row
+from workbench.study.winner import NOT_TOLD_APART
 
 
 def row(name, latency, drop, *, batch=32, state="complete", baseline=False, machine="here", **more):
@@ -196,6 +197,14 @@ def test_of_rows_that_are_not_told_apart_the_smaller_one_wins():
     assert best.row is large and best.ties == (equal,)
 
 
+def test_of_rows_that_are_not_told_apart_one_surely_within_the_limit_wins():
+    sure = interval("sure", 4.0, 3.7, 4.4, size_mib=3.0, quality_drop_high=0.002)
+    unsure = interval("unsure", 4.1, 3.8, 4.5, size_mib=1.0, quality_drop_high=0.03)
+    best = best_row([BASE, sure, unsure], quality_drop=0.01)
+    assert best.row is sure and best.ties == (unsure,) and "within the limit by its whole" in best.reason
+    assert best_row([BASE, sure, unsure], quality_drop=0.05).row is unsure
+
+
 def test_an_undecided_row_is_tied_with_the_baseline():
     undecided = {**interval("a", 19.0, 15.0, 25.0, size_mib=8.0), "verdict": "undecided"}
     assert best_row([BASE, undecided]).row is BASE
@@ -211,6 +220,9 @@ def test_the_head_to_head_timing_of_finalists_decides():
     best = best_row([BASE, first, second, other])
     assert best.row is second and "2 finalists" in best.reason
     assert "Second, first on openvino: Slower than second in head-to-head timing." in best.reason
+    assert "openvino: the fastest of" in best.reason
+    level = {**first, "notes": {"final_rank": f"{NOT_TOLD_APART} second in head-to-head timing."}}
+    assert "openvino: among the fastest of" in best_row([BASE, level, second, other]).reason
     lossy = {**second, "quality_drop": 0.5}
     assert best_row([BASE, first, lossy, other]).row is first
     assert best_row([BASE, first, second, other], minimise="size_mib").row is not None

@@ -100,6 +100,7 @@ def test_nothing_is_chosen_for_one_thread_or_another_runtime():
     assert plan.baseline(plan.primary).backend == "openvino"
 
 
+@pytest.mark.slow
 def test_the_study_says_why_its_baseline_has_its_threads(shared_task, tmp_path):
     with wb.Study(shared_task, storage=f"sqlite:///{tmp_path}/s.db") as study:
         study.run([], ["onnxruntime"], (4,), threads=2)

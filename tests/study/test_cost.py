@@ -60,6 +60,7 @@ def test_a_variant_is_timed_in_turns_with_the_first(tiny_task, monkeypatch):
     assert cost._reference is None
 
 
+@pytest.mark.slow
 def test_pruning_to_a_latency_runs_on_onnxruntime():
     """Noise decides the width; that something was cut, measured and said is all that holds on any machine.
 

@@ -39,6 +39,7 @@ def test_the_harness_is_what_no_phase_covers():
     assert "seconds by phase" not in repr(RunSummary(0, 2, 0, 0, False, 0.1))
 
 
+@pytest.mark.slow
 def test_a_run_tells_where_its_time_went(shared_task, tmp_path):
     with wb.Study(shared_task, storage=f"sqlite:///{tmp_path}/s.db") as study:
         summary = study.run([], ["onnxruntime"], [4], threads=1)

@@ -34,6 +34,7 @@ def test_references_are_trials_of_the_float_model_at_the_primary_point_alone():
     assert [row["reference"] for row in rows.values()].count(None) == len(rows) - len(kinds)
 
 
+@pytest.mark.slow
 def test_a_study_shows_torch_as_commonly_started_and_never_ranks_it(shared_task, tmp_path):
     with wb.Study(shared_task, storage=f"sqlite:///{tmp_path}/s.db") as study:
         study.run([], ["onnxruntime"], (4,), threads=1, references=["torch-default"])

@@ -135,6 +135,7 @@ def test_agreement_is_counted_on_the_engine_and_kept_for_the_other_batch_sizes(r
     assert len(pruned) == 1 and pruned.pop() == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_monitor_rests_while_something_is_timed(shared_task, tmp_path, monkeypatch):
     from workbench.study import bench as room
 

@@ -225,7 +225,8 @@ def decisions(found: Sequence[Decision], *, begun: bool) -> str:
     head = "".join(f'<th class="words">{name}</th>' for name in heads)
     hint = (
         '<p class="hint">Speedups of free variants are over the baseline, those of structures and trainings over the '
-        "best variant without training. Drops are in the metric's units.</p>"
+        "best variant without training, as measured when the plan decided; what was timed again later has its "
+        "final figures in the tables above. Drops are in the metric's units.</p>"
     )
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
     return f'<div class="scroll">{table}</div>{hint}'

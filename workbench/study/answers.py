@@ -95,7 +95,7 @@ def best_row(
         return Best(None, False, f"No finished trial at {asked} has both a quality and {minimise}.", 0)
     within = [r for r in rivals if within_limit(_drop(r), quality_drop, quality=r["quality"])]
     if within:
-        winner = winner_of(within, minimise)
+        winner = winner_of(within, minimise, limit=quality_drop)
         kind = "fastest" if minimise == LATENCY else f"smallest {minimise}"
         counts = f"of {len(within)} variants within a drop of {quality_drop:g} ({len(rivals)} compared, {asked})"
         best = answer(winner, kind, counts, quality_drop, len(rivals))
@@ -111,7 +111,7 @@ def best_row(
 def answer(winner: Winner, kind: str, counts: str, limit: float, candidates: int) -> Best:
     """Return the answer that a winner is: its name, how many were compared, the evidence, and what to mind."""
     row = winner.row
-    place = "among the" if winner.by == "size" else "the"
+    place = "among the" if winner.by in ("size", "level finals") else "the"
     reason = f"{row['recipe']} on {row_engine(row)}: {place} {kind} {counts}: {evidence(winner.order, limit)}"
     return Best(row, True, reason + winner.note, candidates, winner.ties)
 

@@ -19,6 +19,7 @@ from workbench.study.relative_latency import relative_latencies
 from workbench.study.results import Noise, baseline_columns, speed_columns
 from workbench.study.rows import TrialRow, is_ranked
 from workbench.study.trial_keys import trial_key
+from workbench.study.winner import NOT_TOLD_APART
 
 FINALISTS = 3
 FINALS_S = 12.0
@@ -44,7 +45,7 @@ class Standing:
             return "First in head-to-head timing."
         ci = f"{self.behind.ratio:.2f} times its latency, 95 % CI {self.behind.low:.2f}-{self.behind.high:.2f}"
         if self.tied:
-            return f"Not told apart from {winner} in head-to-head timing ({ci})."
+            return f"{NOT_TOLD_APART} {winner} in head-to-head timing ({ci})."
         return f"Slower than {winner} in head-to-head timing ({ci})."
 
 

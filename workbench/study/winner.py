@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from workbench.study.relative_latency import LATENCY, RelativeLatency, relative_latencies
 from workbench.study.rows import TrialRow, row_engine
 
+NOT_TOLD_APART = "Not told apart from"
+"""What the note of a row begins with whose latency is not told apart from the winner's."""
 _EQUAL_SIZE = 0.02
 """Files whose sizes differ by less than this share count as equally large."""
 
@@ -17,8 +19,9 @@ _EQUAL_SIZE = 0.02
 class Winner:
     """The winning row. ``order`` holds all rows with the winner first, ``ties`` those not told apart from it.
 
-    ``by`` is the rule that decided: ``"rank"`` (the ranked column), ``"size"`` (a tie) or ``"finals"`` (head-to-head
-    timing). ``note`` is a sentence about it, empty for ``"rank"``.
+    ``by`` is the rule that decided: ``"rank"`` (the ranked column), ``"size"`` (a tie), ``"finals"`` (head-to-head
+    timing), or ``"level finals"`` if not all finalists were told apart from it. ``note`` is a sentence about it, empty
+    for ``"rank"``.
     """
 
     order: tuple[TrialRow, ...]
@@ -32,11 +35,12 @@ class Winner:
         return self.order[0]
 
 
-def winner_of(rows: Sequence[TrialRow], column: str) -> Winner:
+def winner_of(rows: Sequence[TrialRow], column: str, *, limit: float = math.inf) -> Winner:
     """Return the winner of rows that are ranked by ``column`` and all allowed.
 
     By latency, the lowest ``final_rank`` wins, unless the whole 95 % CI of a row that was no finalist is below that of
-    the finalist. Without finalists the first row wins; of the rows not told apart from it, the smallest.
+    the finalist. Without finalists the first row wins; of the rows not told apart from it, the smallest one whose drop
+    is at most ``limit`` by its whole 95 % CI, if there is one.
     """
     if column != LATENCY:
         return Winner(tuple(rows))
@@ -47,16 +51,20 @@ def winner_of(rows: Sequence[TrialRow], column: str) -> Winner:
         first = min(finalists, key=lambda row: row["final_rank"] or 0)
         if leader.get("final_rank") is None and _below(latency[id(leader)], latency[id(first)]):
             return Winner(tuple(rows))
-        return Winner(_ahead(first, rows), "finals", note=_finals_note(first, finalists))
+        level = any(str(row["notes"].get("final_rank", "")).startswith(NOT_TOLD_APART) for row in finalists)
+        by = "level finals" if level else "finals"
+        return Winner(_ahead(first, rows), by, note=_finals_note(first, finalists))
     ties = [row for row in rows if row is leader or _tied(leader, row, latency)]
-    smallest = min(ties, key=_size)  # of equal sizes the first, which has the lower latency
-    others = tuple(row for row in ties if row is not smallest)
+    # of equal sizes the first, which has the lower latency
+    first = min(ties, key=lambda row: ((row["quality_drop_high"] or 0.0) > limit, _size(row)))
+    others = tuple(row for row in ties if row is not first)
     if not others:
         return Winner(tuple(rows))
-    if smallest is leader and all(_size(row) == _size(leader) for row in others):
-        return Winner(tuple(rows), ties=others, note=_tie_note(smallest, others, ""))
-    end = f"; {smallest['recipe']} is smaller"
-    return Winner(_ahead(smallest, rows), "size", others, _tie_note(smallest, others, end))
+    if first is leader and all(_size(row) == _size(leader) for row in others):
+        return Winner(tuple(rows), ties=others, note=_tie_note(first, others, ""))
+    smaller = all(_size(first) <= _size(row) for row in others)
+    end = f"; {first['recipe']} is {'smaller' if smaller else 'within the limit by its whole 95 % CI'}"
+    return Winner(_ahead(first, rows), "size", others, _tie_note(first, others, end))
 
 
 def _tied(leader: TrialRow, row: TrialRow, latency: dict[int, RelativeLatency]) -> bool:
@@ -99,4 +107,4 @@ def _finals_note(first: TrialRow, finalists: Sequence[TrialRow]) -> str:
 def _tie_note(row: TrialRow, others: Sequence[TrialRow], end: str) -> str:
     names = ", ".join(f"{other['recipe']} on {row_engine(other)}" for other in others[:3])
     more = f" and {len(others) - 3} more" if len(others) > 3 else ""
-    return f" Not told apart from {names}{more} in latency{end}."
+    return f" {NOT_TOLD_APART} {names}{more} in latency{end}."

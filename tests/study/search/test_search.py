@@ -123,6 +123,7 @@ def test_another_sampler_is_answered_from_the_rows(searched, started):
     assert all(one.reused for one in other.history.tried)
 
 
+@pytest.mark.slow
 def test_hopeless_points_are_rows_that_were_not_timed_until_a_plan_asks_for_them(searched, started):
     space = wb.Space(wb.vary(wb.Prune, ratio=wb.choice(0.75), round_to=1), backends="onnxruntime", batch_sizes=4)
     result = searched.study.search(space, sampler="random", goals=wb.Goals(max_quality_drop=0.001), trials=1, threads=1)
