@@ -170,7 +170,7 @@ def _ours(task: Task, store: Path, name: str, recipe: wb.Recipe, retrain: bool, 
         shutil.rmtree(checkpoints, ignore_errors=True)
 
     place = store / name.replace(", ", "-").replace(" ", "-")
-    retrain = retrain or not _is_of(place / "artefact" / "manifest.json", recipe)
+    retrain = retrain or not _was_made_by(place / "artefact" / "manifest.json", recipe)
     artifact = open_artifact(kept(place, retrain, make) / "artefact")
     module = load_module(artifact, task.build, trust=True)
     manifest = artifact.manifest
@@ -178,8 +178,8 @@ def _ours(task: Task, store: Path, name: str, recipe: wb.Recipe, retrain: bool, 
     return Model(f"{name}: {recipe.label}", _kib(path), manifest["params"], manifest["macs"], onnx=path, module=module)
 
 
-def _is_of(manifest: Path, recipe: wb.Recipe) -> bool:
-    """Return whether a stored artefact was made by ``recipe``; the options of a step may have changed since."""
+def _was_made_by(manifest: Path, recipe: wb.Recipe) -> bool:
+    """Return whether ``recipe`` made a stored artifact; the options of a step may have changed since."""
     if not manifest.exists():
         return False
     try:

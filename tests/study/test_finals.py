@@ -87,10 +87,10 @@ def test_of_those_not_told_apart_the_smaller_one_is_first():
 def test_of_those_not_told_apart_one_within_the_limit_by_its_whole_interval_is_first():
     large, small = planned("large"), planned("small")
     timed = {large: blocks(5.0, 0), small: blocks(5.02, 1)}
-    found = standings(timed, {large: 4.0, small: 1.0}, 0.02, unsure={small})
-    assert [one.trial.name for one in found] == ["large", "small"]
-    found = standings(timed, {large: 4.0, small: 1.0}, 0.02, unsure={small, large})
-    assert [one.trial.name for one in found] == ["small", "large"]
+    ranks = standings(timed, {large: 4.0, small: 1.0}, 0.02, unsure={small})
+    assert [one.trial.name for one in ranks] == ["large", "small"]
+    ranks = standings(timed, {large: 4.0, small: 1.0}, 0.02, unsure={small, large})
+    assert [one.trial.name for one in ranks] == ["small", "large"]
 
 
 def test_an_unknown_size_counts_as_the_largest():

@@ -81,6 +81,17 @@ class Layers(Net):
         return outputs, torch.stack([outputs, -outputs])
 
 
+class Squeezed(Net):
+    def forward(self, features):
+        return self.head(features).sum(1, keepdim=True).squeeze()
+
+
+class SometimesMore(Net):
+    def forward(self, features):
+        outputs = {"logits": self.head(features)}
+        return outputs if len(features) == 1 else {**outputs, "pairs": features}
+
+
 class AfterFirst(Net):
     def forward(self, features):
         return self.head(features + 0.1 * features[:1]) * 1e-3
@@ -152,6 +163,11 @@ def test_a_good_task_passes_once():
             r"output.1 has shape \[2, 2, 4\].*\[2, 1, 4\] for a single",
         ),
         ({"build": lambda: torch.manual_seed(0) and Mixed()}, "depends on the other samples"),
+        (
+            {"build": lambda: torch.manual_seed(0) and Squeezed()},
+            r"shape \[2\] for a batch of 2, and \[\] for a single",
+        ),
+        ({"build": lambda: torch.manual_seed(0) and SometimesMore()}, "output.pairs .* is missing for a single"),
         ({"build": lambda: torch.manual_seed(0) and AfterFirst()}, "depends on the other samples"),
         ({"build": lambda: torch.manual_seed(0) and InDouble()}, "convert nothing to float64"),
         ({"build": lambda: torch.manual_seed(0) and Counts()}, "is another for the same inputs each time"),

@@ -185,16 +185,7 @@ class OptimizedInferenceEngine(TunableCalls):
         self._notes |= load_notes(source, session, config, agreement)
         self._keep = source.keep_alive
         self.placement, self.threads = placement_of(session), session.threads
-        self._runner = Runner(
-            session,
-            config,
-            io=source.io,
-            backend=self.backend,
-            note=self._note,
-            pool=self._pool,
-            apart=source.apart,
-            quantized=source.quantized,
-        )
+        self._runner = Runner(session, config, source=source, backend=self.backend, note=self._note, pool=self._pool)
 
     def _source(self) -> ModelSource:
         source = self._given or source_from_path(str(self.config.model_path), example_inputs=self._examples)

@@ -11,7 +11,7 @@ from typing import Any
 from workbench.artifact.reference import Arrays
 from workbench.core.errors import EngineError, InputError, first_line
 from workbench.engine.ahead import Ahead
-from workbench.engine.backends.base import copy_into
+from workbench.engine.backends.base import ModelSource, copy_into
 from workbench.engine.backoff import BackingOff
 from workbench.engine.batching import Bound, Run, by_shape, one_by_one, pad, run_in_batches
 from workbench.engine.buffers import BufferPool
@@ -20,7 +20,7 @@ from workbench.engine.gate import AtOnce, Gate
 from workbench.engine.inputs import Binder, to_torch
 from workbench.engine.outputs import OutputBinder
 from workbench.engine.result import InferenceResult, metrics_of
-from workbench.export.io import IOSpec, tree_builder
+from workbench.export.io import tree_builder
 
 CLOSED = "The engine was disposed. Make a new one."
 FORKED = (
@@ -38,15 +38,13 @@ class Runner:
         session: BackingOff,
         config: InferenceConfig,
         *,
-        io: IOSpec,
+        source: ModelSource,
         backend: str,
         note: Callable[[str], None],
         pool: BufferPool,
-        apart: str | None = None,
-        quantized: bool = False,
     ) -> None:
         self.session: BackingOff | None = session
-        self._apart, self._process = apart, os.getpid()
+        io, self._apart, self._process = source.io, source.apart, os.getpid()
         self.io, self.backend, self.pool = io, backend, pool
         self.fixed = io.batch
         self.call_size = io.batch or config.batch_size
@@ -54,11 +52,11 @@ class Runner:
         self._device = session.device
         self._open = any(None in spec.shape for spec in io.inputs)
         narrow = getattr(session, "narrows_int64", False)
-        hides = config.check_finite is None and (quantized or getattr(session, "hides_nan", False))
+        hides = config.check_finite is None and (source.quantized or getattr(session, "hides_nan", False))
         self._bind = Binder(io, note, finite=bool(config.check_finite), no_nan=hides, narrow=narrow).bind
         self._build, self._moves = tree_builder(io.output_tree), io.moves_batch
         self.gate = Gate(getattr(session, "parallel_calls", 1))
-        self.ahead = Ahead(self, session.pipe, self.gate) if session.pipe is not None and apart is None else None
+        self.ahead = Ahead(self, session.pipe, self.gate) if session.pipe is not None and self._apart is None else None
         self._at_once = AtOnce(self.call, self.gate) if self.gate.width > 1 else None
 
     @property

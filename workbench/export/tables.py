@@ -1,4 +1,4 @@
-"""How large the integers of an input may be that are places in a table, as tokens of an embedding. Without torch.
+"""Find the sizes of the tables in which a graph looks its integer inputs up, as tokens in an embedding. Without torch.
 
 Runtimes disagree on others: torch refuses them, ONNX Runtime counts negative ones from the end, and OpenVINO answers
 with whatever lies there.
@@ -35,11 +35,15 @@ def _looked_up(graph: Any) -> Iterator[tuple[str, int]]:
     shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     origins = {value.name: value.name for value in graph.input if value.name not in shapes}
     for node in graph.node:
-        first = node.input[0] if node.input else ""
+        if not node.input or not node.output:  # a file from elsewhere may hold anything; its runtime refuses it
+            continue
+        first = node.input[0]
         if node.op_type in _SAME_SHAPE and first in shapes:
             shapes[node.output[0]] = shapes[first]
         if node.op_type in _SAME_VALUES and first in origins:
             origins[node.output[0]] = origins[first]
-        if node.op_type == "Gather" and node.input[1] in origins and len(shapes.get(first, ())) > 1:
+        table = shapes.get(first, ())
+        if node.op_type == "Gather" and len(node.input) > 1 and node.input[1] in origins and len(table) > 1:
             axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 0)
-            yield origins[node.input[1]], shapes[first][axis]
+            if -len(table) <= axis < len(table):
+                yield origins[node.input[1]], table[axis]

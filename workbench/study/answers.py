@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from workbench.core.errors import StudyError, unknown_name
 from workbench.core.speedup import row_speedup
-from workbench.study.limits import within_limit
+from workbench.study.limits import may_exceed, within_limit
 from workbench.study.relative_latency import LATENCY, baseline_of, column_values
 from workbench.study.rows import NUMERIC, TrialRow, is_ranked, row_engine
 from workbench.study.winner import Winner, winner_of
@@ -243,7 +243,7 @@ def evidence(within: Sequence[TrialRow], limit: float) -> str:
     if row["baseline"]:
         text += " It is the baseline itself: no variant within the limit has a lower latency."
     high = row["quality_drop_high"]
-    if high is not None and high > limit:
+    if high is not None and may_exceed(high, limit):
         text += f" The 95 % CI of the drop reaches {_amount(high)}, beyond the limit. Evaluate on more data to be sure."
         sure = (r for r in within if r["quality_drop_high"] is not None and r["quality_drop_high"] <= limit)
         safe = next(sure, None)

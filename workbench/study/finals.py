@@ -12,7 +12,7 @@ from workbench.measure.blocks import Block
 from workbench.measure.pace import PaceRatio, pace_ratio
 from workbench.study.bench import Bench, Timed
 from workbench.study.ledger import Ledger
-from workbench.study.limits import within_limit
+from workbench.study.limits import may_exceed, within_limit
 from workbench.study.pacing import Pacing
 from workbench.study.plan import Plan, Planned
 from workbench.study.relative_latency import relative_latencies
@@ -179,7 +179,7 @@ def _write(
     base = _faster_baseline(timed, base, other, ledger, noise)
     theirs = timed.rounds.timed[timed.arms[base.key].name]
     sizes = {trial: ledger.row(trial)["size_mib"] for trial in blocks}
-    unsure = {trial for trial in blocks if (ledger.row(trial)["quality_drop_high"] or 0.0) > ledger.quality_drop}
+    unsure = {trial for trial in blocks if may_exceed(ledger.row(trial)["quality_drop_high"], ledger.quality_drop)}
     ranks = standings(blocks, sizes, floor.floor, unsure=unsure)
     winner = ranks[0].trial
     for standing in ranks:

@@ -24,6 +24,17 @@ def within_limit(drop: float, limit: float, *, quality: float | None = None) -> 
     return drop <= limit + _ROUNDING * max(1.0, abs(quality or 0.0), abs((quality or 0.0) + drop))
 
 
+def may_exceed(high: float | None, limit: float) -> bool:
+    """Return True if the upper end of a drop's 95 % CI is beyond the limit; False if there is no interval.
+
+    Examples
+    --------
+    >>> may_exceed(0.0136, 0.01), may_exceed(None, 0.01)
+    (True, False)
+    """
+    return high is not None and high > limit
+
+
 def standard_error(drop: float, samples: int) -> float:
     """Return the standard error of a paired drop of a share of correct answers.
 

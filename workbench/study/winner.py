@@ -6,11 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from workbench.study.limits import may_exceed
 from workbench.study.relative_latency import LATENCY, RelativeLatency, relative_latencies
 from workbench.study.rows import TrialRow, row_engine
 
 NOT_TOLD_APART = "Not told apart from"
-"""What the note of a row begins with whose latency is not told apart from the winner's."""
+"""Beginning of the note of a row whose latency is not told apart from the winner's."""
 _EQUAL_SIZE = 0.02
 """Files whose sizes differ by less than this share count as equally large."""
 
@@ -40,7 +41,7 @@ def winner_of(rows: Sequence[TrialRow], column: str, *, limit: float = math.inf)
 
     By latency, the lowest ``final_rank`` wins, unless the whole 95 % CI of a row that was no finalist is below that of
     the finalist. Without finalists the first row wins; of the rows not told apart from it, the smallest one whose drop
-    is at most ``limit`` by its whole 95 % CI, if there is one.
+    does not reach beyond ``limit`` by its 95 % CI, if there is one.
     """
     if column != LATENCY:
         return Winner(tuple(rows))
@@ -56,14 +57,19 @@ def winner_of(rows: Sequence[TrialRow], column: str, *, limit: float = math.inf)
         return Winner(_ahead(first, rows), by, note=_finals_note(first, finalists))
     ties = [row for row in rows if row is leader or _tied(leader, row, latency)]
     # of equal sizes the first, which has the lower latency
-    first = min(ties, key=lambda row: ((row["quality_drop_high"] or 0.0) > limit, _size(row)))
+    first = min(ties, key=lambda row: (may_exceed(row["quality_drop_high"], limit), _size(row)))
     others = tuple(row for row in ties if row is not first)
     if not others:
         return Winner(tuple(rows))
     if first is leader and all(_size(row) == _size(leader) for row in others):
         return Winner(tuple(rows), ties=others, note=_tie_note(first, others, ""))
     smaller = all(_size(first) <= _size(row) for row in others)
-    end = f"; {first['recipe']} is {'smaller' if smaller else 'within the limit by its whole 95 % CI'}"
+    if smaller:
+        end = f"; {first['recipe']} is smaller"
+    elif first["quality_drop_high"] is not None:
+        end = f"; {first['recipe']} is within the limit by its whole 95 % CI"
+    else:
+        end = "; by the 95 % CI of its drop, a smaller one may be beyond the limit"
     return Winner(_ahead(first, rows), "size", others, _tie_note(first, others, end))
 
 

@@ -107,8 +107,8 @@ def _check_model(task: Task) -> tuple[Tree, float]:
             mixed = mixed_output(model, probe.inputs) or mixed_output(model, task.examples(3))
     except Exception as error:
         shapes = ", ".join(f"{k} {v}" for k, v in _describe(probe.inputs).items())
-        doubles = " It runs in float32: convert nothing to float64 in forward." if "Double" in str(error) else ""
-        message = f"the model failed on a batch of 2 ({names}; per sample: {shapes}).{doubles}"
+        doubles = ". It runs in float32: convert nothing to float64 in forward" if "Double" in str(error) else ""
+        message = f"the model failed on a batch of 2 ({names}; per sample: {shapes}){doubles}"
         raise _fail(task, message, error) from error
     listed = list(named_leaves(outputs, "output"))
     if not listed:
@@ -116,16 +116,17 @@ def _check_model(task: Task) -> tuple[Tree, float]:
     for path, leaf in listed:
         if not isinstance(leaf, torch.Tensor):
             raise _fail(task, f"the model's {path} is {type(leaf).__name__}; forward must return tensors.")
-        if leaf.ndim == 0 or (len(leaf), len(single[path])) != (2, 1):
+        alone = getattr(single.get(path), "shape", None)
+        if leaf.shape[:1] != (2,) or alone is None or alone[:1] != (1,):
             raise _fail(
                 task,
-                f"the model's {path} has shape {list(leaf.shape)} for a batch of 2, and {list(single[path].shape)} for "
-                "a single sample; the first dimension must be the batch. Look for a reshape with a fixed size or a "
-                "mean over the batch.",
+                f"the model's {path} has shape {list(leaf.shape)} for a batch of 2, and "
+                f"{'is missing' if alone is None else list(alone)} for a single sample; the first dimension must be "
+                "the batch. Look for a squeeze, a reshape with a fixed size, or a mean over the batch.",
             )
         if leaf.is_floating_point() and not bool(leaf.isfinite().all()):
             raise _fail(task, f"the model's {path} holds NaN or infinite values for good inputs. Check its weights.")
-    changed = [path for path, leaf in listed if not same_outputs(leaf, again[path])]
+    changed = [path for path, leaf in listed if not same_outputs(leaf, again.get(path))]
     if changed:
         raise _fail(
             task,

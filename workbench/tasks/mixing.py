@@ -29,8 +29,8 @@ def mixed_output(model: nn.Module, inputs: Tree) -> str | None:
         for place in range(size):
             alone = dict(named_leaves(_call(model, slice_batch(inputs, place, place + 1)), "output"))
             for name, batch in together.items():
-                has_batch = isinstance(batch, torch.Tensor) and batch.ndim > 0 and len(batch) == size
-                if has_batch and not same_outputs(batch[place : place + 1], alone[name]):
+                has_batch = isinstance(batch, torch.Tensor) and batch.shape[:1] == (size,)
+                if has_batch and not same_outputs(batch[place : place + 1], alone.get(name)):
                     return name
     return None
 
@@ -39,9 +39,9 @@ def _call(model: nn.Module, inputs: Tree) -> Tree:
     return call_model(model, tree_map(torch.clone, inputs))  # it may write into them
 
 
-def same_outputs(one: Any, other: Any) -> bool:
-    """Return whether two output tensors are equal up to the order in which a runtime sums."""
-    if one.shape != other.shape:
+def same_outputs(one: torch.Tensor, other: Any) -> bool:
+    """Return whether an output equals another one, up to the order in which a runtime sums."""
+    if not isinstance(other, torch.Tensor) or one.shape != other.shape:
         return False
     one, other = one.double(), other.double()
     largest = float(one.abs().max()) if one.numel() else 0.0
