@@ -22,6 +22,7 @@ from workbench.engine.backends.base import (
     require_onnx,
     run_and_copy,
 )
+from workbench.engine.backends.openvino_graph import computes_float64, rounds_on_the_fly
 from workbench.engine.backends.openvino_guard import surviving
 from workbench.engine.backends.openvino_sizes import OtherSizes, OutputShapes
 from workbench.engine.backends.precisions import HINTS, take_openvino
@@ -173,9 +174,9 @@ class OpenVinoSession:
         self._idle: list[_Requests] = [self._requests()]
         self._count_streams(config)
         graph = self._core.read_model(path)
-        if _computes_float64(graph):
+        if computes_float64(graph):
             self.notes = (*self.notes, "OpenVINO computes float64 in float32")
-        if source.quantized and _rounds_on_the_fly(graph):
+        if source.quantized and rounds_on_the_fly(graph):
             self.notes = (*self.notes, DYNAMIC)
 
     def _count_streams(self, config: InferenceConfig) -> None:
@@ -319,35 +320,6 @@ class OpenVinoSession:
         self._others.close()
         self._shapes.close()
         self._compiled = self._core = None
-
-
-def _computes_float64(model: Any) -> bool:
-    """Return whether anything but a constant of a model is float64."""
-    return any(
-        output.get_element_type().get_type_name() == "f64"
-        for node in model.get_ops()
-        if node.get_type_name() != "Constant"
-        for output in node.outputs()
-    )
-
-
-def _rounds_on_the_fly(model: Any) -> bool:
-    """Return whether a matrix product has int8 weights and a float input: OpenVINO quantizes that input itself."""
-    return any(
-        op.get_type_name() == "MatMul"
-        and _from_int8(op.input_value(1).get_node())
-        and not _from_int8(op.input_value(0).get_node())
-        for op in model.get_ops()
-    )
-
-
-def _from_int8(node: Any) -> bool:
-    """Return whether a value is nothing but a dequantized int8 one."""
-    while node.get_type_name() in ("Convert", "Multiply", "Subtract", "Reshape", "Transpose"):
-        node = node.input_value(0).get_node()
-        if node.get_output_element_type(0).get_type_name() in ("i8", "u8", "i4", "u4"):
-            return True
-    return bool(node.get_type_name() == "FakeQuantize")
 
 
 BACKEND = OpenVino()

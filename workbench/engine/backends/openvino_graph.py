@@ -1,0 +1,34 @@
+"""Tell from an OpenVINO model's graph in what precision it will be computed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def computes_float64(model: Any) -> bool:
+    """Return whether anything but a constant of a model is float64."""
+    return any(
+        output.get_element_type().get_type_name() == "f64"
+        for node in model.get_ops()
+        if node.get_type_name() != "Constant"
+        for output in node.outputs()
+    )
+
+
+def rounds_on_the_fly(model: Any) -> bool:
+    """Return whether a matrix product has int8 weights and a float input: OpenVINO quantizes that input itself."""
+    return any(
+        op.get_type_name() == "MatMul"
+        and _from_int8(op.input_value(1).get_node())
+        and not _from_int8(op.input_value(0).get_node())
+        for op in model.get_ops()
+    )
+
+
+def _from_int8(node: Any) -> bool:
+    """Return whether a value is nothing but a dequantized int8 one."""
+    while node.get_type_name() in ("Convert", "Multiply", "Subtract", "Reshape", "Transpose"):
+        node = node.input_value(0).get_node()
+        if node.get_output_element_type(0).get_type_name() in ("i8", "u8", "i4", "u4"):
+            return True
+    return bool(node.get_type_name() == "FakeQuantize")
