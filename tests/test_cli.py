@@ -156,7 +156,7 @@ def test_a_report_fails_on_conditions_of_its_recommended_row(
     capsys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from workbench.report.trials import write_trials
-    from workbench.study.rows import new_row
+    from workbench.study.results.schema import new_row
 
     row = new_row(recipe="r", backend="openvino", state="complete", recommended=True, speedup=2.5, notes={})
     trials = write_trials([new_row(recipe="float", backend="torch-eager"), row], tmp_path / "trials.jsonl")
@@ -238,7 +238,7 @@ def test_bench_writes_rows_that_a_study_merges(
     capsys: Any, tiny_spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import workbench as wb
-    from workbench.study.pacing import Pacing
+    from workbench.study.execution.budget import Pacing
 
     monkeypatch.setattr(Pacing, "rounds", (6, 6))
     monkeypatch.setattr(Pacing, "block_s", 0.01)
@@ -266,13 +266,13 @@ def test_what_was_timed_is_printed_where_it_cannot_be_written(
     capsys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from workbench.core.errors import WorkbenchError
-    from workbench.study.rows import new_row
+    from workbench.study.results.schema import new_row
 
     def full(*_: Any) -> None:
         raise WorkbenchError("Cannot write rows.jsonl: No space left on device. Nothing was changed.")
 
     row = new_row(state="complete", recipe="r", task="t", backend="openvino", batch_size=1, threads=1)
-    monkeypatch.setattr("workbench.study.artifact_bench.bench_artifact", lambda *_, **__: [row])
+    monkeypatch.setattr("workbench.study.bundle.artifact_bench.bench_artifact", lambda *_, **__: [row])
     monkeypatch.setattr("workbench.report.trials.write_trials", full)
     code, out, err = run(capsys, "bench", "folder", "--output", str(tmp_path / "rows.jsonl"))
     assert code == 2 and "OpenVINO" in out and "No space left" in err
@@ -281,12 +281,12 @@ def test_what_was_timed_is_printed_where_it_cannot_be_written(
 def test_bench_fails_where_no_backend_runs_the_artefact(
     capsys: Any, tiny_spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from workbench.study.rows import new_row
+    from workbench.study.results.schema import new_row
 
     rows = [
         new_row(state="failed", error="It broke.", recipe="r", task="t", backend="openvino", batch_size=1, threads=1)
     ]
-    monkeypatch.setattr("workbench.study.artifact_bench.bench_artifact", lambda *_, **__: rows)
+    monkeypatch.setattr("workbench.study.bundle.artifact_bench.bench_artifact", lambda *_, **__: rows)
     code, out, _ = run(capsys, "bench", "folder")
     assert code == 1 and "It broke." in out
 

@@ -31,7 +31,9 @@ def loaded_after(code: str) -> set[str]:
     return set(done.stdout.split())
 
 
-@pytest.mark.parametrize("module", ["workbench", "workbench.study.worker", "workbench.cli", "workbench.engine.engine"])
+@pytest.mark.parametrize(
+    "module", ["workbench", "workbench.study.workers.main", "workbench.cli", "workbench.engine.engine"]
+)
 def test_imports_load_nothing_heavy(module: str) -> None:
     assert loaded_after(f"import {module}") == set()
 

@@ -57,7 +57,7 @@ _FACE = {
     "debug_accuracy": "workbench.measure.debug",
     "Study": "workbench.study.study",
     "latency_cost": "workbench.study.cost",
-    "time_allocators": "workbench.study.allocators",
+    "time_allocators": "workbench.study.execution.allocators",
     "Goals": "workbench.study.search.goals",
     "Space": "workbench.study.search.space",
     "between": "workbench.study.search.domain",
@@ -152,8 +152,8 @@ if TYPE_CHECKING:
     from workbench.measure.scenarios import run_scenario
     from workbench.measure.server_rate import find_server_rate
     from workbench.report.run import run_report
-    from workbench.study.allocators import time_allocators
     from workbench.study.cost import latency_cost
+    from workbench.study.execution.allocators import time_allocators
     from workbench.study.search.domain import between, choice, maybe, vary
     from workbench.study.search.goals import Goals
     from workbench.study.search.space import Space

@@ -210,8 +210,8 @@ def _doctor(arguments: argparse.Namespace) -> int:
 def _report(arguments: argparse.Namespace) -> int:
     from workbench.report.run import run_report
     from workbench.report.trials import read_trials
-    from workbench.study.answers import marked
-    from workbench.study.gates import Gate
+    from workbench.study.results.gates import Gate
+    from workbench.study.results.ranking import marked
 
     gates = [Gate.parse(words) for words in arguments.fail_if]
     parameters: dict[str, Any] = {}
@@ -236,8 +236,8 @@ def _study(arguments: argparse.Namespace) -> int:
     from workbench.engine.names import is_backend, unknown_backend
     from workbench.report.lines import Lines
     from workbench.report.text import rows_text
-    from workbench.study.gates import Gate
-    from workbench.study.shapes import parsed_shapes
+    from workbench.study.plan.shapes import parsed_shapes
+    from workbench.study.results.gates import Gate
 
     gates = [Gate.parse(words) for words in arguments.fail_if]
     shapes = parsed_shapes(arguments.shape)

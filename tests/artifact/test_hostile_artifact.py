@@ -14,8 +14,8 @@ from hostile import shape_of, values
 import workbench as wb
 from workbench.artifact import open_artifact
 from workbench.core.errors import WorkbenchError
-from workbench.study.handover_words import page, program
-from workbench.study.rows import new_row
+from workbench.study.bundle.readme import page, program
+from workbench.study.results.schema import new_row
 
 ROW = new_row(
     task="small",

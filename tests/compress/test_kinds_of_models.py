@@ -257,7 +257,7 @@ def test_double_models_and_buffers_run_everywhere(tmp_path):
 
 
 def test_a_metric_in_float32_at_the_limit_is_within_it():
-    from workbench.study.limits import within_limit
+    from workbench.study.results.quality_limits import within_limit
 
     base, quality = torch.tensor(0.95), torch.tensor(0.94)
     assert within_limit(float(base) - float(quality), 0.01, quality=float(quality))

@@ -4,7 +4,7 @@ import pytest
 
 from workbench.core.errors import ConfigError
 from workbench.plots import cluster_data, figure_png, plot_cluster
-from workbench.study.cluster.order import Span
+from workbench.study.cluster.job import Span
 
 SPANS = [
     Span("b", "two", "time", "timing prune", "prune", 104.0, 107.0),

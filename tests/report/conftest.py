@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from workbench.report.report import Report
-from workbench.study.relative_latency import with_relative_latency
-from workbench.study.strategy.record import Decision
+from workbench.study.results.relative_latency import with_relative_latency
+from workbench.study.strategy.decisions import Decision
 
 MAKE_ROWS = runpy.run_path(str(Path(__file__).parents[1] / "fixtures" / "rows.py"))["make_rows"]
 

@@ -12,8 +12,8 @@ from workbench.core.errors import ConfigError
 from workbench.report.files import write_rows
 from workbench.report.page import fetches
 from workbench.report.trials import read_trials
-from workbench.study.rows import COLUMNS, new_row
-from workbench.study.store import Store
+from workbench.study.results.schema import COLUMNS, new_row
+from workbench.study.storage.database import Store
 
 KNOWN = {
     "task": "digits",

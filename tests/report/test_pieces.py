@@ -11,7 +11,7 @@ from workbench.core.machine import this_machine
 from workbench.plots import waterfall_data
 from workbench.report import pieces, tables
 from workbench.report.settings import ReportSettings
-from workbench.study.answers import best_row
+from workbench.study.results.ranking import best_row
 
 Rows = list[dict[str, Any]]
 VOID = {"img", "br", "meta", "link", "hr"}

@@ -9,7 +9,7 @@ import pytest
 from workbench.core.speedup import row_speedup
 from workbench.report import words
 from workbench.report.text import rows_text
-from workbench.study.answers import best_row
+from workbench.study.results.ranking import best_row
 
 Rows = list[dict[str, Any]]
 

@@ -31,7 +31,7 @@ def int8_study(tmp_path_factory, shared_task, _short_timing):
 @pytest.fixture(scope="session", autouse=True)
 def _short_timing():
     """Time in few and short blocks: these tests are about what happens, not about narrow intervals."""
-    from workbench.study.pacing import Pacing
+    from workbench.study.execution.budget import Pacing
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Pacing, "rounds", (6, 6))
@@ -42,7 +42,7 @@ def _short_timing():
 @pytest.fixture
 def started(monkeypatch):
     """Return a list that fills with (trial, child) as timing processes are started."""
-    from workbench.study.bench import RemoteArm
+    from workbench.study.execution.timing_pool import RemoteArm
 
     found = []
     start = RemoteArm.start.__func__

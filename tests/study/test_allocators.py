@@ -8,7 +8,7 @@ import torch
 import workbench as wb
 from workbench.core.allocator import allocator_state
 from workbench.core.errors import ConfigError
-from workbench.study.allocators import AllocatorTime
+from workbench.study.execution.allocators import AllocatorTime
 
 
 def _wide() -> torch.nn.Module:

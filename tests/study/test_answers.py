@@ -5,9 +5,9 @@ import itertools
 import pytest
 
 from workbench.core.errors import StudyError
-from workbench.study.answers import best_row, mark_recommended, pareto_rows, table_order
-from workbench.study.rows import COLUMNS, new_row
-from workbench.study.winner import NOT_TOLD_APART
+from workbench.study.results.ranking import best_row, mark_recommended, pareto_rows, table_order
+from workbench.study.results.schema import COLUMNS, new_row
+from workbench.study.results.winner import NOT_TOLD_APART
 
 
 def row(name, latency, drop, *, batch=32, state="complete", baseline=False, machine="here", **more):

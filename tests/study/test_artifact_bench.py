@@ -19,7 +19,7 @@ from workbench.artifact import open_artifact
 from workbench.core.errors import ArtifactError, BackendUnavailable, ConfigError
 from workbench.core.machine import fingerprint_id
 from workbench.study import COLUMNS, bench_artifact
-from workbench.study.rows import OPTIONAL
+from workbench.study.results.schema import OPTIONAL
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_openvino_tells_compiling_apart_from_loading(rows):
 
 
 def test_keys_tell_artefact_engine_and_batch_apart_and_are_those_of_the_study(rows, shared_task):
-    from workbench.study.plan import make_plan
+    from workbench.study.plan.trials import make_plan
 
     assert len({row["trial_key"] for row in rows}) == 4
     plan = make_plan(shared_task.fingerprint, [], ["onnxruntime"], [4], threads=1)
@@ -80,7 +80,7 @@ def test_given_inputs_are_taken_and_repeated(artefact, tmp_path):
 
 
 def test_a_backend_that_cannot_run_it_fails_alone(artefact, monkeypatch):
-    from workbench.study.bench import RemoteArm
+    from workbench.study.execution.timing_pool import RemoteArm
 
     warm = RemoteArm.warm
 
@@ -97,7 +97,7 @@ def test_a_backend_that_cannot_run_it_fails_alone(artefact, monkeypatch):
 
 @pytest.mark.parametrize("lost", [("onnxruntime",), ("onnxruntime", "openvino")])
 def test_a_backend_that_is_lost_while_it_is_timed_fails_alone(artefact, monkeypatch, lost):
-    from workbench.study.bench import RemoteArm
+    from workbench.study.execution.timing_pool import RemoteArm
 
     block, calls = RemoteArm.block, []
 
@@ -187,7 +187,7 @@ def test_a_fixed_batch_is_the_only_one(artefact, shared_task, started, monkeypat
 
 
 def test_no_backend_at_all_says_what_to_install(artefact, monkeypatch):
-    monkeypatch.setattr("workbench.study.bench_request.backend_status", lambda names: [])
+    monkeypatch.setattr("workbench.study.bundle.bench_request.backend_status", lambda names: [])
     with pytest.raises(BackendUnavailable, match=r"pip install \"inference-workbench\[runtime\]"):
         bench_artifact(artefact)
 

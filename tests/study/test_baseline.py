@@ -9,16 +9,16 @@ import torch
 
 import workbench as wb
 from workbench.core.machine import fingerprint_id
-from workbench.study.baseline import (
+from workbench.study.plan.shapes import Point
+from workbench.study.plan.trials import make_plan
+from workbench.study.results.schema import new_row
+from workbench.study.workers.baseline import (
     ThreadChoice,
     choose_threads,
     fastest_threads,
     with_earlier_baseline,
     with_fastest_baseline,
 )
-from workbench.study.plan import make_plan
-from workbench.study.rows import new_row
-from workbench.study.shapes import Point
 
 RECIPES = [wb.Recipe(wb.Prune(ratio=0.5), name="prune")]
 

@@ -11,8 +11,8 @@ import psutil
 import pytest
 
 from workbench.core.errors import Cancelled, StudyError, TrialFailed
-from workbench.study.care import Care
-from workbench.study.child import Child, ChildError, OutOfTime, Stop
+from workbench.study.workers.policy import Care
+from workbench.study.workers.process import Child, ChildError, OutOfTime, Stop
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_a_child_that_dies_at_once_quotes_its_last_words(tmp_path):
 
 def test_it_ends_when_its_parent_is_killed(tmp_path):
     code = (
-        "import sys, time; from pathlib import Path; from workbench.study.child import Child, Stop\n"
+        "import sys, time; from pathlib import Path; from workbench.study.workers.process import Child, Stop\n"
         f"c = Child('time', {{'backend': 'onnxruntime'}}, log=Path({str(tmp_path / 'log')!r}), stop=Stop())\n"
         "c.wait_ready(); print(c.pid, flush=True); time.sleep(60)"
     )
@@ -102,14 +102,14 @@ def test_it_ends_when_its_parent_is_killed(tmp_path):
 def test_what_a_library_prints_cannot_break_the_protocol(tmp_path):
     code = (
         "import os, sys; from workbench.study import worker\n"
-        "from workbench.study.timed import TimedEngine\n"
+        "from workbench.study.workers.timing_main import TimedEngine\n"
         "old = TimedEngine.memory\n"
         "def loud(self, command, payload):\n"
         "    print('{\"event\": \"memory\"}'); os.system('echo from a shell'); return {'mib': 7, 'reason': None}\n"
         "TimedEngine.memory = loud\n"
         "sys.exit(worker.main(['time', '--events', sys.argv[1]]))"
     )
-    from workbench.study import child as room
+    from workbench.study.workers import process as room
 
     real = subprocess.Popen
 
@@ -126,8 +126,8 @@ def test_what_a_library_prints_cannot_break_the_protocol(tmp_path):
 
 def test_a_timing_child_without_torch_imports_none():
     code = (
-        "import sys; from workbench.study.timed import TimedEngine\n"
-        "import workbench.study.worker, workbench.artifact, workbench.engine.engine\n"
+        "import sys; from workbench.study.workers.timing_main import TimedEngine\n"
+        "import workbench.study.workers.main, workbench.artifact, workbench.engine.engine\n"
         "TimedEngine(sys.argv[1], print)\n"
         "print(sorted({'torch', 'pandas', 'sqlalchemy', 'matplotlib', 'scipy'} & set(sys.modules)))"
     )

@@ -21,7 +21,7 @@ from workbench.core.errors import BackendUnavailable, ConfigError, PackageMissin
 from workbench.core.lazy import how_to_get
 from workbench.core.machine import fingerprint_id
 from workbench.measure.processes import allowed_cores
-from workbench.study.rows import OPTIONAL
+from workbench.study.results.schema import OPTIONAL
 
 distributed = pytest.importorskip("distributed", reason=f"needs Dask: {how_to_get('cluster')}")
 
@@ -58,7 +58,7 @@ def children():
     found = []
     for process in psutil.Process().children(recursive=True):
         try:
-            if "workbench.study.worker" in " ".join(process.cmdline()):
+            if "workbench.study.workers.main" in " ".join(process.cmdline()):
                 found.append(process)
         except psutil.Error:
             continue
@@ -201,7 +201,7 @@ def test_ctrl_c_ends_what_the_workers_do(cluster_of, shared_task, tmp_path):
 
 
 def test_units_stop_when_the_study_s_process_is_gone(cluster_of, shared_task, tmp_path):
-    from workbench.study.cluster.link import Link
+    from workbench.study.cluster.connection import Link
 
     client = distributed.Client(cluster_of(1), set_as_default=False)
     with open_study(shared_task, tmp_path) as study, pytest.MonkeyPatch.context() as patch:
@@ -268,10 +268,10 @@ def test_what_cannot_be_done_is_said_before_work_starts(cluster_of, shared_task,
         refused(ConfigError, "has the resource 'workbench' and 'gpu'", wb.study.Cluster(tagged, gpu=True))
         refused(StudyError, "monitor watches this machine", tagged, monitor=wb.Monitor())
         with monkeypatch.context() as patch:
-            patch.setattr("workbench.study.cluster.link.platform.python_version", lambda: "3.99.0")
+            patch.setattr("workbench.study.cluster.connection.platform.python_version", lambda: "3.99.0")
             refused(ConfigError, r"Worker 0 on .* has Python 3\.1\d \(here 3\.99\)", tagged)
         with monkeypatch.context() as patch:
-            patch.setattr("workbench.study.cluster.link.this_site", lambda: other_torch())
+            patch.setattr("workbench.study.cluster.connection.this_site", lambda: other_torch())
             refused(ConfigError, r"has torch .* \(here 0\.1\)", tagged)
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, "distributed", None)

@@ -9,14 +9,14 @@ import pytest
 import workbench as wb
 from workbench.core.errors import ConfigError, StudyError, WorkbenchError
 from workbench.core.machine import this_site
-from workbench.study.child import Stop
-from workbench.study.cluster.link import Cluster
-from workbench.study.cluster.nodes import Answer, Node, able, by_site, differences, kinds_words, shares_cores
-from workbench.study.cluster.parcels import Parcel, held, pack_artifact, unpack
-from workbench.study.cluster.run import ClusterRun
-from workbench.study.cluster.units import Board
-from workbench.study.plan import make_plan
-from workbench.study.shapes import Point
+from workbench.study.cluster.blobs import Parcel, held, pack_artifact, unpack
+from workbench.study.cluster.connection import Cluster
+from workbench.study.cluster.dask_executor import ClusterRun
+from workbench.study.cluster.tasks import Board
+from workbench.study.cluster.worker_info import Answer, Node, able, by_site, differences, kinds_words, shares_cores
+from workbench.study.plan.shapes import Point
+from workbench.study.plan.trials import make_plan
+from workbench.study.workers.process import Stop
 
 PRUNE = wb.Recipe(wb.Prune(ratio=0.5), name="prune")
 SITE = this_site()
@@ -203,8 +203,8 @@ def test_a_parcel_is_told_by_its_content_and_replaces_what_stood_there(tmp_path)
 
 def test_what_a_nanny_sets_is_not_inherited_and_what_the_user_sets_is(monkeypatch, tmp_path):
     pytest.importorskip("distributed")
-    from workbench.study.child import Child
-    from workbench.study.cluster.environment import set_by_dask
+    from workbench.study.workers.dask_environment import set_by_dask
+    from workbench.study.workers.process import Child
 
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "65536")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")

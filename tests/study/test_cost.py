@@ -86,7 +86,7 @@ def test_pruning_to_a_latency_runs_on_onnxruntime():
 
 
 def test_the_preparing_process_measures_by_itself(tiny_spec, tmp_path, monkeypatch):
-    from workbench.study.preparing import Preparer
+    from workbench.study.workers.prepare_main import Preparer
 
     measured = []
 

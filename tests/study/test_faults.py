@@ -13,7 +13,7 @@ import pytest
 
 import workbench as wb
 from workbench.core.errors import Cancelled, StudyError
-from workbench.study.bench import RemoteArm
+from workbench.study.execution.timing_pool import RemoteArm
 
 PRUNE = wb.Recipe(wb.Prune(ratio=0.5), name="prune")
 SLOW = wb.Recipe(wb.Prune(ratio=0.5), wb.Recover(epochs=500), name="slow")
@@ -24,7 +24,9 @@ def open_study(task, folder):
 
 
 def workers():
-    return [p for p in psutil.Process().children(recursive=True) if "workbench.study.worker" in " ".join(p.cmdline())]
+    return [
+        p for p in psutil.Process().children(recursive=True) if "workbench.study.workers.main" in " ".join(p.cmdline())
+    ]
 
 
 def states(study):
@@ -143,7 +145,7 @@ _SCRIPT = """
     import signal, sys
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job may start with it ignored
     import workbench as wb
-    from workbench.study.pacing import Pacing
+    from workbench.study.execution.budget import Pacing
     Pacing.rounds, Pacing.block_s = (6, 6), 0.01
     task, url = sys.argv[1:3]
     recipes = [wb.Recipe(wb.Prune(ratio=0.5), wb.Recover(epochs=500), name="slow")]
@@ -229,7 +231,7 @@ def test_a_task_from_a_notebook_travels_without_a_reference(tmp_path):
         """
         import functools, sys, torch
         import workbench as wb
-        from workbench.study.pacing import Pacing
+        from workbench.study.execution.budget import Pacing
         Pacing.rounds, Pacing.block_s = (6, 6), 0.01
         class Net(torch.nn.Module):
             def __init__(self):
@@ -272,7 +274,7 @@ def test_a_task_that_cannot_travel_is_refused_before_work_starts(shared_task, tm
 
 def test_waiting_for_a_run_elsewhere_can_be_cancelled(shared_task, tmp_path, started):
     with open_study(shared_task, tmp_path) as study:
-        from workbench.study.plan import make_plan
+        from workbench.study.plan.trials import make_plan
 
         plan = make_plan(shared_task.fingerprint, [], ["torch-eager"], [2], threads=1)
         store = study._store

@@ -32,7 +32,7 @@ _SHELL = """
     import signal, sys
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job may start with it ignored
     from workbench.report import lines
-    from workbench.study.pacing import Pacing
+    from workbench.study.execution.budget import Pacing
     lines.Lines.__init__.__kwdefaults__["every_s"] = 0.0
     Pacing.rounds, Pacing.block_s = (6, 6), 0.01
     from workbench.cli import main
@@ -114,8 +114,8 @@ def test_a_study_that_is_killed_leaves_no_process_and_the_next_run_completes_it(
 _TWO = """
     import json, sys, time
     import workbench as wb
-    from workbench.study.pacing import Pacing
-    from workbench.study.phases import Phases
+    from workbench.study.execution.budget import Pacing
+    from workbench.study.workers.phases import Phases
     Pacing.rounds, Pacing.block_s = (6, 6), 0.05
     seen, add = [], Phases.add
     def spy(self, spans):

@@ -17,7 +17,9 @@ def ran(name, folder, recipes, backends, **options):
     with wb.Study(f"{FAULTS}:{name}", storage=f"sqlite:///{folder}/s.db") as study:
         summary = study.run(recipes, backends, [2], threads=1, **options)
         rows = {(row["recipe"], row["backend"]): row for row in study.rows()}
-    alive = [p for p in psutil.Process().children(recursive=True) if "workbench.study.worker" in " ".join(p.cmdline())]
+    alive = [
+        p for p in psutil.Process().children(recursive=True) if "workbench.study.workers.main" in " ".join(p.cmdline())
+    ]
     assert alive == []
     return summary, rows
 

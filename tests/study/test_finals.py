@@ -7,9 +7,9 @@ import pytest
 
 import workbench as wb
 from workbench.measure.blocks import Block
-from workbench.study.finals import leading, other_threads, standings
-from workbench.study.plan import Planned
-from workbench.study.rows import new_row
+from workbench.study.execution.finals import leading, other_threads, standings
+from workbench.study.plan.trials import Planned
+from workbench.study.results.schema import new_row
 
 
 def planned(name: str, **changes) -> Planned:

@@ -9,11 +9,12 @@ import pytest
 
 from workbench.measure.energy import CallEnergy, Energy
 from workbench.measure.gpus import GpuUse
-from workbench.study import bench, timed
-from workbench.study.bench import RemoteArm
-from workbench.study.child import ChildError, Stop
-from workbench.study.results import FOOTPRINT
-from workbench.study.timed import TimedEngine
+from workbench.study.execution import timing_pool
+from workbench.study.execution.timing_columns import FOOTPRINT
+from workbench.study.execution.timing_pool import RemoteArm
+from workbench.study.workers import timing_main
+from workbench.study.workers.process import ChildError, Stop
+from workbench.study.workers.timing_main import TimedEngine
 
 
 class Child:
@@ -69,20 +70,20 @@ def test_the_twin_of_the_baseline_is_not_asked(monkeypatch):
     """It has no row."""
     asked = []
     made = {}
-    for name in ("base", "one", bench.TWIN):
+    for name in ("base", "one", timing_pool.TWIN):
         made[name] = SimpleNamespace(
             name=name,
             opened={},
             child=SimpleNamespace(alive=True),
             measure_footprint=lambda name=name: asked.append(name),
         )
-    room = bench.Bench(SimpleNamespace())
+    room = timing_pool.Bench(SimpleNamespace())
     for name in ("start_baseline", "prestart"):
         monkeypatch.setattr(room, name, lambda *args, **options: None)
     monkeypatch.setattr(room, "_open", lambda names, failed: {name: made[name] for name in names})
     monkeypatch.setattr(room, "baseline", lambda trial: made["base"])
     rounds = SimpleNamespace(blocks={name: [] for name in made}, lost={})
-    monkeypatch.setattr(bench, "interleave", lambda *args, **options: rounds)
+    monkeypatch.setattr(timing_pool, "interleave", lambda *args, **options: rounds)
     trials = [SimpleNamespace(key="base", baseline=True), SimpleNamespace(key="one", baseline=False)]
     found = room.time(trials, trials[0], twin=True, rounds=(1, 1), block_s=0.1, budget_s=1.0, after_round=print)
     assert sorted(asked) == ["base", "one"] and set(found.arms) == set(made)
@@ -149,8 +150,8 @@ def test_energy_is_that_of_the_device_it_runs_on_and_of_a_sample(monkeypatch, pl
         asked.update(samples=samples, seconds=seconds, meter=meter)
         return CallEnergy(3.0, None, 9, Energy(1.0, 1.0, 2.0, 5.0, "RAPL package-0", "Without something."))
 
-    monkeypatch.setattr(timed, "EnergyMeter", meter)
-    monkeypatch.setattr(timed, "measure_energy", measure)
+    monkeypatch.setattr(timing_main, "EnergyMeter", meter)
+    monkeypatch.setattr(timing_main, "measure_energy", measure)
     answer = process(place).energy({"seconds": 1.0, "idle_s": 0.5}, b"")
     assert asked == {"idle_s": 0.5, "gpus": gpus, "samples": 4, "seconds": 1.0, "meter": "meter"}
     words = "RAPL package-0; the machine's power at rest is subtracted. Without something."
@@ -159,5 +160,5 @@ def test_energy_is_that_of_the_device_it_runs_on_and_of_a_sample(monkeypatch, pl
 
 def test_without_a_counter_the_answer_is_the_reason(monkeypatch):
     found = CallEnergy(None, "no counter", 0, Energy(0.0, reason="no counter"))
-    monkeypatch.setattr(timed, "measure_energy", lambda *args, **options: found)
+    monkeypatch.setattr(timing_main, "measure_energy", lambda *args, **options: found)
     assert process("cpu").energy({"seconds": 1.0, "idle_s": 0.5}, b"") == {"energy": (None, "no counter")}

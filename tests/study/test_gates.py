@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from workbench.core.errors import ConfigError
-from workbench.study.answers import Best, marked
-from workbench.study.gates import Gate, failures
+from workbench.study.results.gates import Gate, failures
+from workbench.study.results.ranking import Best, marked
 
 ROW = {"recipe": "prune", "backend": "openvino", "speedup": 2.5, "quality_drop": 0.0, "energy": None, "notes": {}}
 

@@ -15,9 +15,9 @@ import pytest
 import workbench as wb
 from workbench.artifact import open_artifact
 from workbench.core.errors import ArtifactError, ConfigError, StudyError
-from workbench.study.handover import engine_options, hand_over
-from workbench.study.handover_words import instruction_words, page, program
-from workbench.study.stored import export_stored
+from workbench.study.bundle.bundle import engine_options, hand_over
+from workbench.study.bundle.readme import instruction_words, page, program
+from workbench.study.offline import export_stored
 
 ROOT = Path(__file__).parents[2]
 WITHOUT_LAB = """
@@ -151,7 +151,7 @@ def test_other_folders_and_full_disks_leave_nothing_behind(ran, tmp_path, monkey
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("workbench.study.handover.shutil.copyfile", full)
+    monkeypatch.setattr("workbench.study.bundle.bundle.shutil.copyfile", full)
     with pytest.raises(ArtifactError, match="No space left on device"):
         ran.export(tmp_path / "new")
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
@@ -165,7 +165,7 @@ def test_files_of_ones_own_in_an_artefact_are_not_lost(ran, tmp_path, monkeypatc
     if damaged:
         (folder / "manifest.json").write_text("{}")
     with monkeypatch.context() as patch:
-        patch.setattr("workbench.study.handover._artifact", lambda *_: pytest.fail("work had begun"))
+        patch.setattr("workbench.study.bundle.bundle._artifact", lambda *_: pytest.fail("work had begun"))
         with pytest.raises(ArtifactError, match=r"would be lost: mine\.txt, rows\. Move them"):
             ran.export(folder)
     assert (folder / "mine.txt").read_text() == "do not touch"
@@ -210,7 +210,7 @@ def test_a_model_without_an_onnx_file_is_refused(ran, tmp_path, monkeypatch):
     files = {name: entry for name, entry in artifact.manifest["files"].items() if name != "model.onnx"}
     export = {**artifact.manifest["export"], "error": "It branches on values."}
     bare = dataclasses.replace(artifact, manifest={**artifact.manifest, "files": files, "export": export})
-    monkeypatch.setattr("workbench.study.handover.open_artifact", lambda folder: bare)
+    monkeypatch.setattr("workbench.study.bundle.bundle.open_artifact", lambda folder: bare)
     with pytest.raises(StudyError, match="It branches on values"):
         ran.export(tmp_path / "w")
 

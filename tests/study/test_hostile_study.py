@@ -15,9 +15,9 @@ from workbench.core.errors import WorkbenchError
 from workbench.report.code import code_for
 from workbench.report.pieces import coverage, notes
 from workbench.report.text import rows_text
-from workbench.study.rows import COLUMNS, checked_row, row_recipe
-from workbench.study.stored import export_stored, stored_rows
-from workbench.study.strategy.record import CURRENT, Decision, Record, last_decided
+from workbench.study.offline import export_stored, stored_rows
+from workbench.study.results.schema import COLUMNS, checked_row, row_recipe
+from workbench.study.strategy.decisions import CURRENT, Decision, Record, last_decided
 
 
 @pytest.fixture

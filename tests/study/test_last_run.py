@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from workbench.core.errors import StudyError
-from workbench.study.last_run import ASKED, LastRun, last_run
-from workbench.study.rows import new_row
+from workbench.study.results.schema import new_row
+from workbench.study.storage.last_run import ASKED, LastRun, last_run
 
 
 class Kept(dict):

@@ -8,8 +8,8 @@ import pytest
 
 import workbench as wb
 from workbench.core.errors import StudyError
-from workbench.study.answers import best_row, pareto_rows
-from workbench.study.rows import new_row
+from workbench.study.results.ranking import best_row, pareto_rows
+from workbench.study.results.schema import new_row
 
 
 @pytest.fixture

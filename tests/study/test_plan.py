@@ -5,9 +5,9 @@ import pytest
 from workbench.compress.recipe import Recipe
 from workbench.compress.steps import Distill, Prune, Quantize
 from workbench.core.errors import StudyError
-from workbench.study.defaults import default_recipes
-from workbench.study.plan import make_plan, planned
-from workbench.study.shapes import Point
+from workbench.study.plan.default_recipes import default_recipes
+from workbench.study.plan.shapes import Point
+from workbench.study.plan.trials import make_plan, planned
 
 PRUNE = Recipe(Prune(0.5), name="prune")
 QUANTIZE = Recipe(Quantize(), name="quantize")

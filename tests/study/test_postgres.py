@@ -13,8 +13,8 @@ import pytest
 
 import workbench as wb
 from workbench.core.errors import StudyError
-from workbench.study.rows import new_row
-from workbench.study.store import Store, new_owner
+from workbench.study.results.schema import new_row
+from workbench.study.storage.database import Store, new_owner
 
 pytest.importorskip("psycopg", reason='psycopg is not installed: pip install "inference-workbench[postgres]"')
 KEYS = [f"key{i}" for i in range(20)]

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from workbench.study.quality import judge
-from workbench.study.wire import save_arrays
+from workbench.study.execution.quality import judge
+from workbench.study.workers.protocol import save_arrays
 from workbench.tasks.task import Task
 
 

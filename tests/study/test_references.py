@@ -8,9 +8,9 @@ import pytest
 
 import workbench as wb
 from workbench.core.errors import StudyError
-from workbench.study.plan import make_plan
-from workbench.study.references import REFERENCES, checked_references
-from workbench.study.rows import is_ranked
+from workbench.study.plan.trials import make_plan
+from workbench.study.results.references import REFERENCES, checked_references
+from workbench.study.results.schema import is_ranked
 
 
 def test_names_are_checked():

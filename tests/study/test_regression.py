@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from workbench.core.errors import StudyError
-from workbench.study.regression import compare_rows
+from workbench.study.results.regression import compare_rows
 
 ROW = {
     "recipe": "prune",

@@ -2,9 +2,9 @@
 
 import pytest
 
-from workbench.study.relative_latency import COLUMNS, column_values, relative_latencies, with_relative_latency
-from workbench.study.rows import COLUMNS as ROW_COLUMNS
-from workbench.study.rows import NUMERIC, new_row
+from workbench.study.results.relative_latency import COLUMNS, column_values, relative_latencies, with_relative_latency
+from workbench.study.results.schema import COLUMNS as ROW_COLUMNS
+from workbench.study.results.schema import NUMERIC, new_row
 
 
 def row(key, latency, speedup=None, *, low=None, high=None, **more):

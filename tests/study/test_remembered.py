@@ -9,10 +9,10 @@ import pytest
 
 import workbench as wb
 from workbench.study import remembered
-from workbench.study.plan import plan_for
+from workbench.study.plan.trials import plan_for
 from workbench.study.remembered import Remembered, recall, remember
-from workbench.study.rows import update_row
-from workbench.study.store import Store
+from workbench.study.results.schema import update_row
+from workbench.study.storage.database import Store
 from workbench.tasks.known import builtin_key
 
 # What Remembered.of(load_task("digits")) says is checked below: these tests need no torch.

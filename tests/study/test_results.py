@@ -9,8 +9,15 @@ import pytest
 
 from workbench.measure.blocks import Block, Usage
 from workbench.measure.pace import LOWEST, UNDISTURBED
-from workbench.study.results import FOOTPRINT, Noise, Twin, cold_columns, footprint_columns, timed_columns
-from workbench.study.seen import seen_note
+from workbench.study.execution.timing_columns import (
+    FOOTPRINT,
+    Noise,
+    Twin,
+    cold_columns,
+    footprint_columns,
+    timed_columns,
+)
+from workbench.study.results.leakage import seen_note
 
 
 def columns(base_ms: float, *, noise=Twin(), waited=0.0, usage=None):  # noqa: B008 - frozen
@@ -99,7 +106,7 @@ def test_memory_and_energy_come_with_a_word_where_one_is_needed():
     [(0.01, 1.04, "two processes of the baseline (A/A)"), (0.05, 1.03, "when this machine's noise was measured")],
 )
 def test_a_floor_above_the_usual_says_where_it_comes_from(tmp_path, monkeypatch, machine, apart, seen):
-    monkeypatch.setattr("workbench.study.results.machine_floor", lambda: machine)
+    monkeypatch.setattr("workbench.study.execution.timing_columns.machine_floor", lambda: machine)
     noise = Noise(tmp_path / "noise.json")
     noise.measure(SimpleNamespace(key="k"), baseline_blocks(apart), baseline_blocks())
     twin = noise.of(SimpleNamespace(key="k"))
@@ -111,7 +118,7 @@ def baseline_blocks(apart: float = 1.0) -> list[Block]:
 
 
 def test_two_baselines_that_are_far_apart_widen_every_interval_and_abolish_no_verdict(tmp_path, monkeypatch):
-    monkeypatch.setattr("workbench.study.results.machine_floor", lambda: 0.01)
+    monkeypatch.setattr("workbench.study.execution.timing_columns.machine_floor", lambda: 0.01)
     noise = Noise(tmp_path / "noise.json")
     noise.measure(SimpleNamespace(key="busy"), baseline_blocks(1.4), baseline_blocks())
     noise.measure(SimpleNamespace(key="quiet"), baseline_blocks(1.03), baseline_blocks())
@@ -123,7 +130,7 @@ def test_two_baselines_that_are_far_apart_widen_every_interval_and_abolish_no_ve
 
 
 def test_the_error_of_the_timing_itself_is_no_distance_between_two_baselines(tmp_path, monkeypatch):
-    monkeypatch.setattr("workbench.study.results.machine_floor", lambda: 0.01)
+    monkeypatch.setattr("workbench.study.execution.timing_columns.machine_floor", lambda: 0.01)
     noise, rng = Noise(tmp_path / "noise.json"), np.random.default_rng(0)
     noisy = [[Block.of(2.0 * rng.lognormal(0.0, 0.3, 5)) for _ in range(6)] for _ in range(2)]
     noise.measure(SimpleNamespace(key="k"), *noisy)
@@ -132,6 +139,6 @@ def test_the_error_of_the_timing_itself_is_no_distance_between_two_baselines(tmp
 
 
 def test_a_noisy_machine_has_the_floor_that_was_measured_there(tmp_path, monkeypatch):
-    monkeypatch.setattr("workbench.study.results.machine_floor", lambda: 0.15)
+    monkeypatch.setattr("workbench.study.execution.timing_columns.machine_floor", lambda: 0.15)
     twin = Noise(tmp_path / "noise.json").of(SimpleNamespace(key="k"))
     assert twin.floor == 0.15

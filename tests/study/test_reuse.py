@@ -75,7 +75,7 @@ def test_switched_off_it_trains_again_with_the_same_result(twice, shared_task, m
 
 
 def test_a_training_that_was_cut_is_said_where_it_is_reused(shared_task):
-    from workbench.study.preparing import _reused_notes
+    from workbench.study.workers.prepare_main import _reused_notes
 
     cut = wb.Recipe(wb.Prune(ratio=0.5), wb.Recover(epochs=1000, max_seconds=0.3))
     cache = PrefixCache(shared_task)
@@ -129,7 +129,7 @@ def test_the_spread_changes_no_row_and_not_the_recommendation(spread):
 
 
 def test_asked_again_the_spread_prepares_nothing(spread, monkeypatch):
-    from workbench.study.prepare import PrepareHost
+    from workbench.study.workers.prepare_client import PrepareHost
 
     study, recipe, _, found, _ = spread
     monkeypatch.setattr(PrepareHost, "prepare", lambda *_args, **_more: pytest.fail("it was prepared already"))

@@ -10,9 +10,9 @@ import pytest
 
 import workbench as wb
 from workbench.core.errors import BackendUnavailable, ConfigError, StudyError
-from workbench.study.ledger import Ledger
-from workbench.study.rows import COLUMNS, OPTIONAL
-from workbench.study.run import Run
+from workbench.study.execution.executor import Run
+from workbench.study.results.schema import COLUMNS, OPTIONAL
+from workbench.study.storage.session import Ledger
 from workbench.tasks.trees import call_model
 
 BACKENDS = ["torch-eager", "onnxruntime"]
@@ -137,7 +137,7 @@ def test_agreement_is_counted_on_the_engine_and_kept_for_the_other_batch_sizes(r
 
 @pytest.mark.slow
 def test_a_monitor_rests_while_something_is_timed(shared_task, tmp_path, monkeypatch):
-    from workbench.study import bench as room
+    from workbench.study.execution import timing_pool as room
 
     monitor, held = wb.Monitor(rate_hz=100, gpu=False), []
     interleave = room.interleave
@@ -303,7 +303,7 @@ class Others(Ledger):
 
 
 def test_what_a_run_elsewhere_left_undone_meanwhile_is_done_in_another_pass(monkeypatch):
-    monkeypatch.setattr("workbench.study.ledger.words_of", lambda trials: "a trial")
+    monkeypatch.setattr("workbench.study.storage.session.words_of", lambda trials: "a trial")
     stop = SimpleNamespace(wait=lambda seconds: None, check=lambda: None)
     run = object.__new__(Run)
     run._stop, run._plan = stop, SimpleNamespace(trials=())

@@ -11,8 +11,8 @@ import workbench as wb
 from workbench.core.errors import ConfigError, StudyError
 from workbench.plots.frame import complete_frame
 from workbench.study import COLUMNS, bench_artifact
-from workbench.study.plan import make_plan
-from workbench.study.shapes import Point, own_shape, parsed_shapes, shape_words, shapes_of
+from workbench.study.plan.shapes import Point, own_shape, parsed_shapes, shape_words, shapes_of
+from workbench.study.plan.trials import make_plan
 
 LENGTHS = f"{Path(__file__).parents[1] / 'fixtures' / 'lengths.py'}:lengths"
 

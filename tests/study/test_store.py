@@ -13,8 +13,8 @@ import pytest
 from sqlalchemy.exc import IntegrityError
 
 from workbench.core.errors import StudyError
-from workbench.study.rows import COLUMNS, new_row
-from workbench.study.store import SETTINGS, STALE_S, Store, is_stale, new_owner
+from workbench.study.results.schema import COLUMNS, new_row
+from workbench.study.storage.database import SETTINGS, STALE_S, Store, is_stale, new_owner
 
 KEYS = [f"key{i}" for i in range(20)]
 

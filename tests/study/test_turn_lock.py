@@ -11,14 +11,14 @@ import time
 import pytest
 
 from workbench.core.errors import Cancelled
-from workbench.study.child import OutOfTime, Stop
-from workbench.study.turn_lock import NAME, turn, turn_folder
+from workbench.study.execution.machine_lock import NAME, turn, turn_folder
+from workbench.study.workers.process import OutOfTime, Stop
 
 _HOLD = """
     import sys
     from pathlib import Path
-    from workbench.study.child import Stop
-    from workbench.study.turn_lock import turn
+    from workbench.study.workers.process import Stop
+    from workbench.study.execution.machine_lock import turn
     with turn(alone=sys.argv[2] == "alone", stop=Stop(), say=lambda words: None, folder=Path(sys.argv[1])):
         print("held", flush=True)
         sys.stdin.read()

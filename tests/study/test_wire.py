@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 
-from workbench.study.wire import load_arrays, read_frame, save_arrays, write_frame
+from workbench.study.workers.protocol import load_arrays, read_frame, save_arrays, write_frame
 
 
 def test_frames_come_back_whole_and_the_end_is_none():

@@ -13,10 +13,10 @@ import pytest
 from workbench.compress.recipe import Recipe
 from workbench.compress.steps import Distill, Prune, Quantize
 from workbench.core.progress import Progress, ignore
-from workbench.study.answers import Best, best_row, mark_recommended
-from workbench.study.relative_latency import with_relative_latency
-from workbench.study.rows import TrialRow, new_row, update_row
-from workbench.study.summary import RunSummary
+from workbench.study.execution.summary import RunSummary
+from workbench.study.results.ranking import Best, best_row, mark_recommended
+from workbench.study.results.relative_latency import with_relative_latency
+from workbench.study.results.schema import TrialRow, new_row, update_row
 
 
 @pytest.fixture

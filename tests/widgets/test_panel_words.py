@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from workbench.core.speedup import row_speedup
-from workbench.study.rows import update_row
+from workbench.study.results.schema import update_row
 from workbench.widgets.table import table_html
 from workbench.widgets.words import Pace, clock, point_facts, point_name, recommendation, trials_sentence
 

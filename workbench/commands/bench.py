@@ -13,7 +13,7 @@ from workbench.core.errors import ConfigError
 from workbench.core.files import require_writable
 
 if TYPE_CHECKING:
-    from workbench.study.rows import TrialRow
+    from workbench.study.results.schema import TrialRow
 
 
 def add_bench(commands: Any) -> None:
@@ -37,8 +37,8 @@ def bench(arguments: argparse.Namespace) -> int:
     from workbench.report.lines import Lines
     from workbench.report.text import bench_text
     from workbench.report.trials import write_trials
-    from workbench.study.artifact_bench import bench_artifact
-    from workbench.study.shapes import parsed_shapes
+    from workbench.study.bundle.artifact_bench import bench_artifact
+    from workbench.study.plan.shapes import parsed_shapes
 
     if arguments.output is not None:
         _require_file(arguments.output)

@@ -29,8 +29,8 @@ def add_export(commands: Any) -> None:
 
 def export(arguments: argparse.Namespace) -> int:
     """Do it."""
-    from workbench.study.handover import PROGRAM
-    from workbench.study.stored import export_stored
+    from workbench.study.bundle.bundle import PROGRAM
+    from workbench.study.offline import export_stored
 
     try:
         with as_bad_input():

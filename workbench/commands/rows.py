@@ -45,7 +45,7 @@ def add_fail_if(command: Any) -> None:
 
 def judge(best: Any, gates: Sequence[Any]) -> bool:
     """Say what fails, and return whether nothing does."""
-    from workbench.study.gates import failures
+    from workbench.study.results.gates import failures
 
     found = failures(best, gates)
     for words in found:
@@ -56,7 +56,7 @@ def judge(best: Any, gates: Sequence[Any]) -> bool:
 def rows(arguments: argparse.Namespace) -> int:
     """Write the rows."""
     from workbench.report.files import check_format, write_rows
-    from workbench.study.stored import stored_rows
+    from workbench.study.offline import stored_rows
 
     check_format(arguments.output)
     with as_bad_input():
@@ -67,7 +67,7 @@ def rows(arguments: argparse.Namespace) -> int:
 
 def regression(arguments: argparse.Namespace) -> int:
     """Compare two states."""
-    from workbench.study.regression import compare_rows
+    from workbench.study.results.regression import compare_rows
 
     with as_bad_input():
         found = compare_rows(*(_read(where, arguments.name) for where in (arguments.before, arguments.after)))
@@ -77,7 +77,7 @@ def regression(arguments: argparse.Namespace) -> int:
 
 def _read(where: str, name: str | None) -> Sequence[Any]:
     if "://" in where:
-        from workbench.study.stored import stored_rows
+        from workbench.study.offline import stored_rows
 
         return stored_rows(where, study=name)[0]
     from workbench.report.trials import read_trials

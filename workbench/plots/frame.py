@@ -11,9 +11,9 @@ import pandas as pd
 
 from workbench.core.errors import StudyError
 from workbench.core.machine import fingerprint_id
-from workbench.study.answers import one_machine, usual_shape
-from workbench.study.relative_latency import with_relative_latency
-from workbench.study.rows import is_ranked
+from workbench.study.results.ranking import one_machine, usual_shape
+from workbench.study.results.relative_latency import with_relative_latency
+from workbench.study.results.schema import is_ranked
 
 BASELINE_BACKEND = "torch-eager"
 NUMBERS = (

@@ -16,7 +16,7 @@ from workbench.plots import style
 from workbench.plots.bars import Measure, draw_measure, gain_key, name_stages
 from workbench.plots.canvas import dress, figure_of, new_figure, say
 from workbench.plots.frame import latency_rows, rows_of, why_empty
-from workbench.study.relative_latency import baseline_of, with_relative_latency
+from workbench.study.results.relative_latency import baseline_of, with_relative_latency
 
 COLUMNS = [
     "stage",

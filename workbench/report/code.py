@@ -10,7 +10,7 @@ from workbench.compress.steps import Step
 from workbench.core.errors import StudyError
 from workbench.core.untrusted import one_line
 from workbench.report.words import Row, engine_name
-from workbench.study.rows import row_options, row_recipe
+from workbench.study.results.schema import row_options, row_recipe
 
 
 def code_for(row: Row, *, reference: str | None) -> str:

@@ -14,7 +14,7 @@ from workbench.report.show import style, text
 from workbench.report.tables import MACHINE, SHAPE, TRIALS, table
 from workbench.report.trials import plain_row, write_trials
 from workbench.report.words import Row, notes_by_reason
-from workbench.study.rows import COLUMNS
+from workbench.study.results.schema import COLUMNS
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -28,8 +28,8 @@ from workbench.report.words import (
     quality_interval,
     some,
 )
-from workbench.study.answers import Best
-from workbench.study.strategy.record import Decision
+from workbench.study.results.ranking import Best
+from workbench.study.strategy.decisions import Decision
 
 LIBRARIES = ("torch", "onnxruntime", "openvino", "torch-pruning", "torchao", "inference-workbench")
 

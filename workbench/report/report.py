@@ -21,13 +21,13 @@ from workbench.report.settings import ReportSettings
 from workbench.report.show import Html, Picture, details, style, text
 from workbench.report.trials import write_trials
 from workbench.report.words import Row, headline
-from workbench.study.answers import Best, best_row, mark_recommended, table_order
-from workbench.study.relative_latency import LATENCY, baseline_of
-from workbench.study.rows import is_ranked
+from workbench.study.results.ranking import Best, best_row, mark_recommended, table_order
+from workbench.study.results.relative_latency import LATENCY, baseline_of
+from workbench.study.results.schema import is_ranked
 
 if TYPE_CHECKING:
+    from workbench.study.execution.summary import RunSummary
     from workbench.study.study import Study
-    from workbench.study.summary import RunSummary
     from workbench.tasks.task import Task
 
 TRIALS_FILE = "trials.jsonl"

@@ -26,7 +26,7 @@ from workbench.report.tables import (
     with_threads,
 )
 from workbench.report.words import Row, headline, notes_by_reason
-from workbench.study.answers import Best, references_placed
+from workbench.study.results.ranking import Best, references_placed
 
 _SPEEDUP = replace(SPEEDUP, figure=lambda row: " ".join(filter(None, (SPEEDUP.figure(row), SPEEDUP.beside(row)))))
 COLUMNS = (RECIPE, BACKEND, BATCH, STATE, LATENCY, _SPEEDUP, VERDICT, QUALITY, MEMORY, SIZE)

@@ -8,8 +8,8 @@ from typing import Any
 
 from workbench.core.speedup import row_speedup
 from workbench.plots import style
-from workbench.study.answers import Best
-from workbench.study.break_even import break_even
+from workbench.study.results.break_even import break_even
+from workbench.study.results.ranking import Best
 
 Row = Mapping[str, Any]
 

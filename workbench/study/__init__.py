@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING, Any
 from workbench.core.lazy import attribute
 
 _FACE = {
-    "Best": "workbench.study.answers",
-    "Cluster": "workbench.study.cluster.link",
+    "Best": "workbench.study.results.ranking",
+    "Cluster": "workbench.study.cluster.connection",
     "ClusterSummary": "workbench.study.cluster.summary",
-    "Merged": "workbench.study.merge",
-    "bench_artifact": "workbench.study.artifact_bench",
-    "Job": "workbench.study.job",
-    "RunSummary": "workbench.study.summary",
-    "Spread": "workbench.study.spread",
+    "Merged": "workbench.study.results.merge",
+    "bench_artifact": "workbench.study.bundle.artifact_bench",
+    "Job": "workbench.study.execution.job",
+    "RunSummary": "workbench.study.execution.summary",
+    "Spread": "workbench.study.execution.seed_variance",
     "Study": "workbench.study.study",
-    "COLUMNS": "workbench.study.rows",
-    "STATES": "workbench.study.rows",
-    "TrialRow": "workbench.study.rows",
-    "default_recipes": "workbench.study.defaults",
+    "COLUMNS": "workbench.study.results.schema",
+    "STATES": "workbench.study.results.schema",
+    "TrialRow": "workbench.study.results.schema",
+    "default_recipes": "workbench.study.plan.default_recipes",
     "Goals": "workbench.study.search.goals",
     "History": "workbench.study.search.history",
     "SearchResult": "workbench.study.search.result",
@@ -55,22 +55,22 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from workbench.study.answers import Best
-    from workbench.study.artifact_bench import bench_artifact
-    from workbench.study.cluster.link import Cluster
+    from workbench.study.bundle.artifact_bench import bench_artifact
+    from workbench.study.cluster.connection import Cluster
     from workbench.study.cluster.summary import ClusterSummary
-    from workbench.study.defaults import default_recipes
-    from workbench.study.job import Job
-    from workbench.study.merge import Merged
-    from workbench.study.rows import COLUMNS, STATES, TrialRow
+    from workbench.study.execution.job import Job
+    from workbench.study.execution.seed_variance import Spread
+    from workbench.study.execution.summary import RunSummary
+    from workbench.study.plan.default_recipes import default_recipes
+    from workbench.study.results.merge import Merged
+    from workbench.study.results.ranking import Best
+    from workbench.study.results.schema import COLUMNS, STATES, TrialRow
     from workbench.study.search.domain import between, choice, maybe, vary
     from workbench.study.search.goals import Goals
     from workbench.study.search.history import History
     from workbench.study.search.result import SearchResult
     from workbench.study.search.space import Space
-    from workbench.study.spread import Spread
     from workbench.study.study import Study
-    from workbench.study.summary import RunSummary
 
 
 def __getattr__(name: str) -> Any:

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.core.errors import StudyError, unknown_name
 from workbench.core.machine import fingerprint_id
-from workbench.study.answers import Best, best_row, mark_recommended, pareto_rows
-from workbench.study.last_run import last_run
-from workbench.study.merge import Merged, merge_rows, rows_of_task
-from workbench.study.relative_latency import LATENCY
-from workbench.study.rows import COLUMNS, TrialRow
-from workbench.study.search.face import stored_question
+from workbench.study.results.merge import Merged, merge_rows, rows_of_task
+from workbench.study.results.ranking import Best, best_row, mark_recommended, pareto_rows
+from workbench.study.results.relative_latency import LATENCY
+from workbench.study.results.schema import COLUMNS, TrialRow
+from workbench.study.search.api import stored_question
 from workbench.study.search.goals import recommend
-from workbench.study.store import Store
-from workbench.study.strategy.record import Decision, last_decided
+from workbench.study.storage.database import Store
+from workbench.study.storage.last_run import last_run
+from workbench.study.strategy.decisions import Decision, last_decided
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -104,7 +104,7 @@ class StudyAnswers:
         >>> study.export("winner")  # doctest: +SKIP
         PosixPath('winner')
         """
-        from workbench.study.handover import hand_over
+        from workbench.study.bundle.bundle import hand_over
 
         rows = self._rows()
         best = self._best(rows, quality_drop)

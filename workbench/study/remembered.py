@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 from workbench.core.errors import StudyError
 from workbench.core.progress import Progress, ProgressCallback
 from workbench.core.untrusted import parsed
-from workbench.study.baseline import with_earlier_baseline
-from workbench.study.merge import rows_of_task
-from workbench.study.plan import Plan, plan_for
-from workbench.study.rows import TrialRow
-from workbench.study.shapes import Shape, shapes_of, task_shape
-from workbench.study.store import Store
-from workbench.study.summary import RunSummary
+from workbench.study.execution.summary import RunSummary
+from workbench.study.plan.shapes import Shape, shapes_of, task_shape
+from workbench.study.plan.trials import Plan, plan_for
+from workbench.study.results.merge import rows_of_task
+from workbench.study.results.schema import TrialRow
+from workbench.study.storage.database import Store
+from workbench.study.workers.baseline import with_earlier_baseline
 from workbench.tasks.known import BUILTIN
 
 if TYPE_CHECKING:

@@ -13,25 +13,25 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.core.errors import Cancelled, StudyError
 from workbench.core.progress import Progress, ProgressCallback, ignore
-from workbench.study.answers import check_question
-from workbench.study.care import STALL_S, care_for
-from workbench.study.last_run import ASKED, LastRun
-from workbench.study.merge import rows_of_task
+from workbench.study.execution.summary import RunSummary
 from workbench.study.remembered import Remembered, complete_rows, finished_plan, recall, remember, tell_finished
-from workbench.study.search.face import SETTING
-from workbench.study.store import Store
-from workbench.study.strategy.record import CURRENT
-from workbench.study.summary import RunSummary
+from workbench.study.results.merge import rows_of_task
+from workbench.study.results.ranking import check_question
+from workbench.study.search.api import SETTING
+from workbench.study.storage.database import Store
+from workbench.study.storage.last_run import ASKED, LastRun
+from workbench.study.strategy.decisions import CURRENT
+from workbench.study.workers.policy import STALL_S, care_for
 
 if TYPE_CHECKING:
     from workbench.compress.recipe import Recipe
     from workbench.measure.monitor import Monitor
-    from workbench.study.child import Stop
-    from workbench.study.cluster.link import Cluster
-    from workbench.study.job import Job
-    from workbench.study.plan import Plan
-    from workbench.study.prepare import Shipment
-    from workbench.study.strategy.leash import Leash
+    from workbench.study.cluster.connection import Cluster
+    from workbench.study.execution.job import Job
+    from workbench.study.plan.trials import Plan
+    from workbench.study.strategy.deadline import Leash
+    from workbench.study.workers.prepare_client import Shipment
+    from workbench.study.workers.process import Stop
     from workbench.tasks.task import Task
 
 
@@ -163,7 +163,7 @@ class StudyRuns:
 
         The job has ``cancel()``, ``wait(timeout)``, ``done``, ``error`` and ``result``.
         """
-        from workbench.study.job import Job
+        from workbench.study.execution.job import Job
 
         asked = inspect.signature(self.run).bind(*args, **options)  # a wrong name is told before it begins
         asked.apply_defaults()
@@ -217,14 +217,14 @@ class StudyRuns:
         references: Sequence[str],
         progress: ProgressCallback,
     ) -> RunSummary:
-        from workbench.study.baseline import with_earlier_baseline, with_fastest_baseline
-        from workbench.study.plan import check_recipes, plan_for
-        from workbench.study.prepare import PrepareHost, pack
-        from workbench.study.run import watching
-        from workbench.study.shapes import shapes_of
-        from workbench.study.strategy.leash import Leash
-        from workbench.study.strategy.start import finished_default, float_only
-        from workbench.study.turn_lock import turn
+        from workbench.study.execution.executor import watching
+        from workbench.study.execution.machine_lock import turn
+        from workbench.study.plan.shapes import shapes_of
+        from workbench.study.plan.trials import check_recipes, plan_for
+        from workbench.study.strategy.deadline import Leash
+        from workbench.study.strategy.launch import finished_default, float_only
+        from workbench.study.workers.baseline import with_earlier_baseline, with_fastest_baseline
+        from workbench.study.workers.prepare_client import PrepareHost, pack
 
         started = time.monotonic()
         self._runner = threading.get_ident()
@@ -304,10 +304,10 @@ class StudyRuns:
         **options: Any,
     ) -> RunSummary:
         """Run a plan, or with a ``leash`` the strategy that begins with it."""
-        from workbench.study.ledger import Ledger
-        from workbench.study.run import Run
-        from workbench.study.strategy.runner import StrategyRun
-        from workbench.study.strategy.start import first_part, question_for, record_for
+        from workbench.study.execution.executor import Run
+        from workbench.study.storage.session import Ledger
+        from workbench.study.strategy.executor import StrategyRun
+        from workbench.study.strategy.launch import first_part, question_for, record_for
 
         first = plan if leash is None else first_part(plan)
         rows = first.rows(self.task.name, shipment.fingerprint)
@@ -323,8 +323,8 @@ class StudyRuns:
     def _run_on(
         self, cluster: Any, stop: Any, *, monitor: Any, shapes: Any, quality_drop: float, **asked: Any
     ) -> RunSummary:
-        from workbench.study.cluster.start import run_on_cluster
-        from workbench.study.shapes import shapes_of
+        from workbench.study.cluster.launch import run_on_cluster
+        from workbench.study.plan.shapes import shapes_of
 
         if monitor is not None:
             raise StudyError("A monitor watches this machine, and with cluster=... the work is done elsewhere.")

@@ -15,13 +15,13 @@ from workbench.core.untrusted import require_line
 from workbench.study.asking import StudyAnswers
 from workbench.study.remembered import is_builtin
 from workbench.study.running import StudyRuns
-from workbench.study.search.face import StudySearch
-from workbench.study.store import Store
+from workbench.study.search.api import StudySearch
+from workbench.study.storage.database import Store
 from workbench.tasks.known import builtin_key
 
 if TYPE_CHECKING:
     from workbench.compress.recipe import Recipe
-    from workbench.study.spread import Spread
+    from workbench.study.execution.seed_variance import Spread
     from workbench.tasks.task import Task
 
 
@@ -131,7 +131,7 @@ class Study(StudyRuns, StudySearch, StudyAnswers):
         Cancelled
             After :meth:`cancel`.
         """
-        from workbench.study.spread import measure_spread
+        from workbench.study.execution.seed_variance import measure_spread
 
         asked = recipe, seeds, backend
         stop = self._begin(None)
@@ -163,7 +163,7 @@ class Study(StudyRuns, StudySearch, StudyAnswers):
         return f"Study({self.name!r}, storage={self.storage!r}: {complete} of {len(rows)} trials complete)"
 
     def _begin(self, budget_s: float | None) -> Any:
-        from workbench.study.child import Stop
+        from workbench.study.workers.process import Stop
 
         if budget_s is not None and not (isinstance(budget_s, int | float) and budget_s > 0):
             raise StudyError(f"budget_s must be above 0 seconds, or None for no limit; got {budget_s!r}.")

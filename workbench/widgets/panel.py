@@ -13,7 +13,7 @@ from workbench.core.progress import Progress
 from workbench.engine.backends import DEFAULT_BACKENDS, backend_status
 from workbench.report.code import code_for
 from workbench.report.words import Row
-from workbench.study.defaults import default_recipes
+from workbench.study.plan.default_recipes import default_recipes
 from workbench.study.study import Study
 from workbench.tasks.load import load_task
 from workbench.widgets.runner import Runner

@@ -11,9 +11,9 @@ from workbench.core.errors import Cancelled, StudyError
 from workbench.core.progress import Progress
 
 if TYPE_CHECKING:
-    from workbench.study.job import Job
+    from workbench.study.execution.job import Job
+    from workbench.study.execution.summary import RunSummary
     from workbench.study.study import Study
-    from workbench.study.summary import RunSummary
 
 TICK_S = 0.5
 

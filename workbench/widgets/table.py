@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from workbench.report import tables
 from workbench.report.words import Row, first_line
-from workbench.study.answers import table_order
-from workbench.study.relative_latency import LATENCY
+from workbench.study.results.ranking import table_order
+from workbench.study.results.relative_latency import LATENCY
 
 _ORDER = {"complete": 0, "running": 1, "waiting": 2, "pruned": 3, "failed": 4, "cancelled": 5}
 

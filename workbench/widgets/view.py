@@ -12,7 +12,7 @@ import ipywidgets as widgets
 from workbench.compress.recipe import Recipe
 from workbench.plots import figure_png, plot_tradeoff
 from workbench.report.words import Row
-from workbench.study.answers import Best
+from workbench.study.results.ranking import Best
 from workbench.widgets.choose import EnginePicker, RecipeList, StepPicker
 from workbench.widgets.form import Form
 from workbench.widgets.guard import Guard

@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterable, Sequence
 
 from workbench.report.words import Row, engine_name, number, quality, variant_name
-from workbench.study.answers import Best
-from workbench.study.rows import STATES
+from workbench.study.results.ranking import Best
+from workbench.study.results.schema import STATES
 
 _STATE_WORDS = {"complete": "finished"}
 

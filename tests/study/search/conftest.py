@@ -6,14 +6,14 @@ import json
 
 import pytest
 
-from workbench.study.plan import planned
-from workbench.study.rows import new_row
+from workbench.study.plan.shapes import Point
+from workbench.study.plan.trials import planned
+from workbench.study.results.schema import new_row
+from workbench.study.search.executor import search_plan
 from workbench.study.search.goals import Goals, Question
 from workbench.study.search.loop import Loop
-from workbench.study.search.proposer import Proposer
-from workbench.study.search.runner import search_plan
-from workbench.study.shapes import Point
-from workbench.study.store import new_owner
+from workbench.study.search.sampler import Proposer
+from workbench.study.storage.database import new_owner
 
 TASK = "f" * 12
 

@@ -8,10 +8,10 @@ import types
 import pytest
 
 import workbench as wb
-from workbench.study.child import Stop
-from workbench.study.pacing import EXPORT_S, TRAINING_S, Pacing
-from workbench.study.search.cheap import crossed, trains, untrained
-from workbench.study.search.runner import search_plan
+from workbench.study.execution.budget import EXPORT_S, TRAINING_S, Pacing
+from workbench.study.search.executor import search_plan
+from workbench.study.search.warm_start import crossed, trains, untrained
+from workbench.study.workers.process import Stop
 
 TRAINED = wb.maybe(wb.vary(wb.Prune, ratio=wb.choice(0.2, 0.4)), wb.Distill(epochs=2))
 SPACE = wb.Space(

@@ -6,8 +6,8 @@ import pytest
 
 import workbench as wb
 from workbench.core.errors import ConfigError
-from workbench.study.limits import hopeless
-from workbench.study.rows import new_row
+from workbench.study.results.quality_limits import hopeless
+from workbench.study.results.schema import new_row
 from workbench.study.search.goals import Question, misses, nearest_misses, question, recommend
 
 

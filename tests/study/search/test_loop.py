@@ -11,11 +11,11 @@ import pytest
 
 import workbench as wb
 from workbench.core.errors import Cancelled, StudyError
-from workbench.study.child import OutOfTime
 from workbench.study.search.goals import Goals, recommend
 from workbench.study.search.history import History, counts, distinct
-from workbench.study.search.proposer import Proposer, quiet
-from workbench.study.store import new_owner
+from workbench.study.search.sampler import Proposer, quiet
+from workbench.study.storage.database import new_owner
+from workbench.study.workers.process import OutOfTime
 
 SPACE = wb.Space(
     wb.maybe(wb.vary(wb.Prune, ratio=wb.between(0.1, 0.9, step=0.2))),

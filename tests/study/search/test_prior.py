@@ -9,7 +9,7 @@ import pytest
 import workbench as wb
 from workbench.compress.sensitivity import Cell, Sensitivity
 from workbench.core.errors import ConfigError
-from workbench.study.search.prior import first_settings, starts
+from workbench.study.search.starting_points import first_settings, starts
 
 TASK = types.SimpleNamespace(name="t")
 

@@ -16,8 +16,8 @@ import pytest
 import workbench as wb
 from workbench.compress.variant import predict_with
 from workbench.core.errors import BackendUnavailable, ConfigError, StudyError
-from workbench.study.rows import OPTIONAL
-from workbench.study.search.proposer import quiet
+from workbench.study.results.schema import OPTIONAL
+from workbench.study.search.sampler import quiet
 
 PRUNE = wb.maybe(wb.vary(wb.Prune, ratio=wb.choice(0.5), round_to=1))
 SPACE = wb.Space(PRUNE, backends="onnxruntime", batch_sizes=4, engine={"graph_optimization": wb.choice("all", "none")})
@@ -214,7 +214,7 @@ _SCRIPT = textwrap.dedent(
     """
     import sys
     import workbench as wb
-    from workbench.study.pacing import Pacing
+    from workbench.study.execution.budget import Pacing
     Pacing.rounds, Pacing.block_s = (6, 6), 0.01
     prune = wb.vary(wb.Prune, ratio=wb.between(0.1, 0.9), round_to=1)
     space = wb.Space(prune, backends="onnxruntime", batch_sizes=4)

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import pytest
 
-from workbench.study.child import OutOfTime
+from workbench.study.strategy.decisions import Record
 from workbench.study.strategy.evidence import Probe, Question, Result
-from workbench.study.strategy.record import Record
 from workbench.study.strategy.strategy import Strategy
+from workbench.study.workers.process import OutOfTime
 
 LOADING_S, EXPORT_S, TIMING_S, OTHER_S, FINALS_S = 8.0, 4.0, 4.0, 3.0, 14.0
 

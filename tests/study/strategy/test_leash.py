@@ -3,8 +3,8 @@
 import pytest
 
 from workbench.core.errors import Cancelled
-from workbench.study.child import OutOfTime, Stop
-from workbench.study.strategy.leash import Leash, Overrun
+from workbench.study.strategy.deadline import Leash, Overrun
+from workbench.study.workers.process import OutOfTime, Stop
 
 
 class Clock:

@@ -171,10 +171,10 @@ def test_an_interrupted_run_goes_on_with_the_same_recipes(world, play, memory):
     whole = play(world(1200.0))
     halves = world(1200.0)
     halves.budget_s = 500.0  # what it is killed at; it was planned for 1,200 s
-    from workbench.study.child import OutOfTime
+    from workbench.study.strategy.decisions import Record
     from workbench.study.strategy.evidence import Question
-    from workbench.study.strategy.record import Record
     from workbench.study.strategy.strategy import Strategy
+    from workbench.study.workers.process import OutOfTime
 
     question = Question(
         limit=0.01, budget_s=1200.0, backends=tuple(halves.speeds), train_samples=3370, validation_samples=374, points=3

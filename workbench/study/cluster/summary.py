@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from workbench.study.cluster.link import Sent
-from workbench.study.cluster.order import Span
-from workbench.study.summary import RunSummary
+from workbench.study.cluster.connection import Sent
+from workbench.study.cluster.job import Span
+from workbench.study.execution.summary import RunSummary
 
 
 @dataclass(frozen=True)

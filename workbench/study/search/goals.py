@@ -11,11 +11,11 @@ from typing import Any, Literal
 from workbench.core.config import Config, from_dict, option
 from workbench.core.errors import ConfigError, unknown_name
 from workbench.core.given import given
-from workbench.study.answers import HIGHER_IS_BETTER, Best, answer, interval_words, one_machine
-from workbench.study.limits import within_limit
-from workbench.study.relative_latency import LATENCY, baseline_of, relative_latency
-from workbench.study.rows import NUMERIC, TrialRow, is_ranked, row_engine
-from workbench.study.winner import winner_of
+from workbench.study.results.quality_limits import within_limit
+from workbench.study.results.ranking import HIGHER_IS_BETTER, Best, answer, interval_words, one_machine
+from workbench.study.results.relative_latency import LATENCY, baseline_of, relative_latency
+from workbench.study.results.schema import NUMERIC, TrialRow, is_ranked, row_engine
+from workbench.study.results.winner import winner_of
 
 _COLUMNS = {
     "max_quality_drop": "quality_drop",
@@ -178,7 +178,7 @@ def question(
 def recommend(rows: Sequence[TrialRow], asked: Question, *, machine: str | None = None) -> Best:
     """Return exactly one row that answers the question, or the nearest miss and the plain statement.
 
-    The rules are those of :func:`workbench.study.answers.best_row`: only complete rows of one machine, compared by the
+    The rules are those of :func:`workbench.study.results.ranking.best_row`: only complete rows of one machine, compared by the
     baseline-normalised latency, finalists by their head-to-head timing, ties by size. Quality is that of the evaluation
     split, which the search did not see.
     """

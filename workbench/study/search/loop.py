@@ -7,13 +7,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 from workbench.core.progress import Progress, ProgressCallback
-from workbench.study.plan import Planned
-from workbench.study.rows import TrialRow
-from workbench.study.search.cheap import crossed
+from workbench.study.plan.trials import Planned
+from workbench.study.results.schema import TrialRow
 from workbench.study.search.goals import Question
 from workbench.study.search.history import COMPLETE, FAILED, INTERRUPTED, PRUNED, Tried, distinct
-from workbench.study.search.proposer import Asked, Proposer
+from workbench.study.search.sampler import Asked, Proposer
 from workbench.study.search.space import Proposal, Space
+from workbench.study.search.warm_start import crossed
 
 STUCK, IDLE = 8, 50
 """So many known points in a row bring in one that is not, where the space can be gone through; and end the search."""
@@ -27,7 +27,7 @@ _TOLD = (
 
 
 class Runner(Protocol):
-    """What carries trials out: :class:`workbench.study.search.runner.SearchRun`."""
+    """What carries trials out: :class:`workbench.study.search.executor.SearchRun`."""
 
     def trial(self, proposal: Proposal) -> Planned:
         """Return the trial of a proposal."""

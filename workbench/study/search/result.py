@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from workbench.study.answers import Best
-from workbench.study.rows import TrialRow
+from workbench.study.results.ranking import Best
+from workbench.study.results.schema import TrialRow
 from workbench.study.search.history import History, counts
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from workbench.compress.recipe import Recipe
-from workbench.study.limits import within_limit
+from workbench.study.results.quality_limits import within_limit
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ Watch = Callable[[float, float], str | None]
 
 
 class Work(Protocol):
-    """Carries out the strategy's actions: :class:`workbench.study.strategy.runner.StrategyRun`.
+    """Carries out the strategy's actions: :class:`workbench.study.strategy.executor.StrategyRun`.
 
     Every action ends within ``limit_s`` seconds: a preparation that takes longer is stopped, and its trials have the
     state ``waiting``.

@@ -9,12 +9,12 @@ from workbench.compress.order import check_order
 from workbench.compress.recipe import Recipe
 from workbench.compress.steps import Distill, Quantize
 from workbench.core.errors import RecipeError
-from workbench.study.limits import futile, standard_error
+from workbench.study.results.quality_limits import futile, standard_error
 from workbench.study.strategy.axes import Steps, distill
 from workbench.study.strategy.context import LEAST_TRAINING_S, Context, Leader
 from workbench.study.strategy.evidence import Result, Watch
-from workbench.study.strategy.look import Prospect, floor_of
 from workbench.study.strategy.recovery import next_share, speedup_at
+from workbench.study.strategy.structure_choice import Prospect, floor_of
 
 MOST_RUNGS = 6
 _SHARES = (0.35, 0.6, 1.0)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from workbench.study.strategy.axes import Steps
-from workbench.study.strategy.choose import choose
 from workbench.study.strategy.context import Context, Leader
+from workbench.study.strategy.decisions import Record
+from workbench.study.strategy.early_comparisons import choose
 from workbench.study.strategy.evidence import Question, Work
-from workbench.study.strategy.free import measure_free
 from workbench.study.strategy.ladder import Ladder
-from workbench.study.strategy.look import axes_in_time, bought_by_data, find_prospects, untrained_axes
-from workbench.study.strategy.record import Record
+from workbench.study.strategy.structure_choice import axes_in_time, bought_by_data, find_prospects, untrained_axes
 from workbench.study.strategy.survey import survey
+from workbench.study.strategy.training_free import measure_free
 
 _FEW = 1000
 """Training samples below which the report says what more of them would buy."""

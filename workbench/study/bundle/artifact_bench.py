@@ -1,0 +1,242 @@
+"""Time one artefact on this machine, on every backend that runs it here: rows that a study elsewhere takes in.
+
+Needs no torch, unless a backend of torch is asked for.
+"""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from workbench.artifact.artifact import Artifact, open_artifact
+from workbench.artifact.restore import recipe_of
+from workbench.core.errors import TrialFailed
+from workbench.core.machine import fingerprint_id, machine_words
+from workbench.core.progress import Progress, ProgressCallback, ignore
+from workbench.engine.placement import runs_on_gpu
+from workbench.export.io import rebuild_inputs
+from workbench.measure.conditions import Watch
+from workbench.measure.noise import machine_floor
+from workbench.measure.timing import interleave
+from workbench.study.bundle.bench_request import BenchRequest
+from workbench.study.execution.budget import Pacing
+from workbench.study.execution.machine_lock import turn
+from workbench.study.execution.quality import QUALITY, examples_folder
+from workbench.study.execution.timing_columns import Twin, baseline_columns, shape_notes, size_columns, timed_columns
+from workbench.study.execution.timing_pool import RemoteArm, Setup, Timed, measure_footprints, narrow, open_arms
+from workbench.study.plan.shapes import Point, Shape, own_shape, shape_words
+from workbench.study.plan.trial_keys import artifact_key, trial_key
+from workbench.study.plan.trials import Planned
+from workbench.study.results.relative_latency import with_relative_latency
+from workbench.study.results.schema import TrialRow, explained, new_row, update_row
+from workbench.study.workers.process import Stop
+from workbench.study.workers.protocol import save_arrays
+
+if TYPE_CHECKING:
+    from workbench.tasks.task import Task
+
+GROUP_S = 6.0
+"""Most seconds that the backends are timed at one batch size and shape."""
+_QUALITY = "Quality needs the task and its data: run a study with them on this machine."
+_SPEEDUP = "Needs the float model in torch eager, timed beside it on this machine: run a study here."
+NOTES = {
+    **dict.fromkeys(QUALITY, _QUALITY),
+    "validation_drop": _QUALITY,
+    "prepare_s": "The artefact was there already.",
+    "candidates": "One artefact was timed, and none was judged.",
+    "samples": "A bench keeps no raw samples.",
+}
+
+
+def bench_artifact(
+    artifact: Artifact | str | Path,
+    *,
+    backends: Sequence[str] | None = None,
+    batch_sizes: Sequence[int] | None = None,
+    threads: int | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    data: str | Path | None = None,
+    task: Task | None = None,
+    trust: bool = False,
+    progress: ProgressCallback = ignore,
+    on_row: Callable[[TrialRow], object] | None = None,
+) -> list[TrialRow]:
+    """Return a row for each backend, batch size and shape, timed in processes of their own that take turns.
+
+    Parameters
+    ----------
+    artifact : Artifact or path
+        What ``variant.save(folder)`` or ``workbench export`` wrote.
+    backends : sequence of str, optional
+        By default those of onnxruntime and openvino that run here, and torch-eager where ``task`` is given.
+    batch_sizes : sequence of int, optional
+        1, 8 and 32 by default; where the model's batch is fixed, that one.
+    threads : int, optional
+        Of every backend; by default the physical cores that this process may use.
+    shapes : dict of sequences of int, optional
+        Sizes of dimensions that the model leaves open beside the batch: ``{"sequence": [16, 64]}``; several are taken
+        together, position by position. The samples are cut or repeated to them; by default they stay as they are, and
+        the rows say which size that is.
+    data : path, optional
+        An .npz file with an array ``[n, ...]`` for each input, by its name; by default the artefact's own samples.
+        Fewer samples than a batch are repeated.
+    task : Task, optional
+        The task that the artefact was made for; the backends of torch need its ``build``.
+    trust : bool
+        Backends of torch may read the artefact's program, a format that can run code: only for a folder of your own.
+    on_row : callable, optional
+        Gets each row as soon as it is there, so that Ctrl-C leaves those before it.
+
+    Returns
+    -------
+    list of TrialRow
+        In the columns of a study. Quality is None, since it needs the task; a backend that cannot run the artefact has
+        the state ``failed`` and the reason under ``error``.
+
+    Raises
+    ------
+    ArtifactError, ConfigError, BackendUnavailable
+        Before any work, if the artefact is damaged, or something asked for cannot be done.
+
+    Examples
+    --------
+    >>> rows = bench_artifact("artefacts/prune-0.5", batch_sizes=(1, 32))  # doctest: +SKIP
+    >>> [(row["backend"], row["batch_size"], row["latency_ms_p50"]) for row in rows]  # doctest: +SKIP
+    [('onnxruntime', 1, 0.41), ('openvino', 1, 0.33), ('onnxruntime', 32, 6.2), ('openvino', 32, 5.1)]
+    """
+    opened = artifact if isinstance(artifact, Artifact) else open_artifact(artifact)
+    request = BenchRequest.of(
+        opened,
+        backends=backends,
+        batch_sizes=batch_sizes,
+        threads=threads,
+        shapes=shapes,
+        data=data,
+        task=task,
+        trust=trust,
+    )
+    rows: list[TrialRow] = []
+    own = own_shape(request.samples.inputs, request.dims)
+    total = len(request.backends) * len(request.points)
+    twin = Twin(machine_floor())
+    with tempfile.TemporaryDirectory(prefix="workbench-bench-") as folder:
+        files = Path(folder)
+        setup = Setup(files, files / "inputs", lambda _: opened.folder, request.build, Stop(), trust=trust)
+        for point in request.points:
+            inputs = rebuild_inputs(opened.io.kind, opened.io.input_names, request.inputs(point))
+            save_arrays(inputs, examples_folder(setup.inputs, point))
+            trials = _planned(opened, request, point)
+            say = functools.partial(_say, progress, f"batch {point.words}", len(rows), total)
+            with turn(alone=True, stop=setup.stop, say=say):
+                timed = _time(trials, setup, say)
+            for row in with_relative_latency([_row(opened, trial, timed, own, twin) for trial in trials]):
+                rows.append(row)  # type: ignore[arg-type]
+                if on_row is not None:
+                    on_row(rows[-1])
+    progress(Progress("bench", total, total, "done"))
+    return rows
+
+
+def _say(progress: ProgressCallback, where: str, done: int, total: int, words: str) -> None:
+    progress(Progress("bench", done, total, f"{where}: {words}"))
+
+
+def _planned(artifact: Artifact, request: BenchRequest, point: Point) -> list[Planned]:
+    """Return the trials at one point, the baseline first where it is among them."""
+    manifest = artifact.manifest
+    recipe = recipe_of(artifact.folder, manifest)
+    versions, dot = manifest["versions"], bool(manifest["machine"].get("int8_dot"))
+    made = artifact_key(manifest["recipe_id"], str(manifest["task"].get("fingerprint")), versions, int8_dot=dot)
+    trials = [
+        Planned(
+            key=trial_key(made, backend, point, request.threads, measured="bench"),
+            recipe=recipe,
+            name=recipe.name or recipe.label,
+            backend=backend,
+            batch_size=point.batch,
+            threads=request.threads,
+            artifact_key=made,
+            baseline=not recipe.steps and backend == "torch-eager",
+            shape=point.shape,
+        )
+        for backend in request.backends
+    ]
+    return sorted(trials, key=lambda trial: not trial.baseline)
+
+
+def _time(trials: Sequence[Planned], setup: Setup, say: Callable[[str], None]) -> Timed:
+    """Time trials of one point in turns; the first that lives is the reference of how long is enough."""
+    failed: dict[str, TrialFailed] = {}
+    started: dict[str, RemoteArm] = {}
+    try:
+        say(f"loading {', '.join(trial.backend for trial in trials)}")
+        for trial in trials:
+            started[trial.key] = RemoteArm.start(trial, setup)
+        arms = open_arms(started, failed)
+        while True:
+            try:
+                rounds = interleave(
+                    list(arms.values()),
+                    rounds=Pacing.rounds,
+                    block_s=Pacing.block_s,
+                    budget_s=GROUP_S,
+                    enough=functools.partial(narrow, next(iter(arms), "")),
+                    after_round=lambda number: say(f"round {number}"),
+                    watch=Watch(gpu=any(runs_on_gpu(arm.opened.get("placement")) for arm in arms.values())),
+                )
+                break
+            except TrialFailed as error:  # the reference is lost: the others go on without it
+                lost = next(iter(arms))
+                failed[lost] = error
+                del arms[lost]
+        failed |= rounds.lost
+        arms = {name: arm for name, arm in arms.items() if name not in failed}
+        measure_footprints(arms, failed)
+        return Timed(rounds, arms, failed)
+    finally:
+        for arm in started.values():
+            arm.child.close()
+
+
+def _row(artifact: Artifact, trial: Planned, timed: Timed, own: Shape, twin: Twin) -> TrialRow:
+    manifest = artifact.manifest
+    row = new_row(
+        task=str(manifest["task"].get("name")),
+        recipe=trial.name,
+        recipe_id=manifest["recipe_id"],
+        recipe_json=trial.recipe.to_json(),
+        technique=manifest["technique"],
+        backend=trial.backend,
+        batch_size=trial.batch_size,
+        shape=shape_words(trial.shape),
+        threads=trial.threads,
+        baseline=trial.baseline,
+        params=manifest["params"],
+        macs=manifest["macs"],
+        steps=manifest["steps"],
+        trial_key=trial.key,
+        artifact_key=trial.artifact_key,
+        task_fingerprint=str(manifest["task"].get("fingerprint")),
+        fingerprint=fingerprint_id(),
+        machine=machine_words(),
+        notes=NOTES,
+    )
+    if trial.key in timed.failed:
+        return update_row(row, state="failed", error=str(timed.failed[trial.key]))
+    arm, mine = timed.arms[trial.key], timed.rounds.timed[trial.key]
+    base_key = next((key for key, other in timed.arms.items() if other.trial.baseline), None)
+    if trial.baseline:
+        columns = baseline_columns(arm, mine, twin, timed.rounds)
+    elif base_key is not None:
+        columns = timed_columns(arm, mine, timed.rounds.timed[base_key], twin, timed=timed.rounds)
+    else:
+        unknown = dict.fromkeys(("speedup", "speedup_low", "speedup_high", "verdict", "baseline_key"))
+        columns = {**timed_columns(arm, mine, mine, twin, timed=timed.rounds), **unknown}
+        columns["notes"] |= dict.fromkeys(unknown, _SPEEDUP)
+    columns["baseline_key"] = base_key
+    size = size_columns(artifact.folder, trial.backend)
+    notes = {**columns.pop("notes"), **size.pop("notes"), **shape_notes(trial, own)}
+    return explained(update_row(row, **columns, **size, state="complete", notes=notes))

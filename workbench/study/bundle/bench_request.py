@@ -1,0 +1,172 @@
+"""What a bench of an artefact is asked to do, checked before any work starts."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from workbench.artifact.artifact import Artifact
+from workbench.artifact.manifest import PROGRAM, module_files
+from workbench.artifact.reference import Arrays, Reference
+from workbench.core.errors import BackendUnavailable, ConfigError, InputError
+from workbench.core.given import given, require_count, require_path, require_several
+from workbench.core.lazy import how_to_get
+from workbench.core.machine import default_threads
+from workbench.engine.backends import DEFAULT_BACKENDS, backend_status, require_backend, runs_module
+from workbench.engine.inputs import Binder
+from workbench.export.io import IOSpec, rebuild_inputs
+from workbench.study.plan.shapes import Point, own_shape, shapes_of
+from workbench.tasks.axes import OpenDims, resized
+
+if TYPE_CHECKING:
+    from workbench.tasks.task import Task
+
+BATCH_SIZES = (1, 8, 32)
+
+
+@dataclass(frozen=True)
+class BenchRequest:
+    """What to time: backends at points (batch size and shape); threads, samples, and the pickled ``build``."""
+
+    backends: tuple[str, ...]
+    points: tuple[Point, ...]
+    threads: int
+    samples: Reference
+    dims: OpenDims
+    build: bytes
+
+    @classmethod
+    def of(
+        cls,
+        artifact: Artifact,
+        *,
+        backends: Sequence[str] | None,
+        batch_sizes: Sequence[int] | None,
+        threads: int | None,
+        shapes: Mapping[str, Sequence[int]] | None,
+        data: str | Path | None,
+        task: Task | None,
+        trust: bool,
+    ) -> BenchRequest:
+        """Check what is asked for; errors as :func:`workbench.study.bundle.artifact_bench.bench_artifact`."""
+        sizes = _batch_sizes(artifact.io, batch_sizes)
+        count = default_threads() if threads is None else require_count("threads", threads)
+        samples = artifact.reference if data is None else Reference(_read_inputs(artifact.io, data), [])
+        chosen = _default_backends(artifact, task, trust) if backends is None else _backends(backends)
+        refused = [why for name in chosen if (why := _module_refused(name, artifact, task, trust)) is not None]
+        if refused:
+            raise ConfigError(refused[0])
+        own = own_shape(samples.inputs, artifact.io.open_dims)
+        known = shapes_of(shapes, artifact.io.axes, whose="this artefact's", own=own)
+        points = tuple(Point(size, shape) for size in sizes for shape in known)
+        return cls(chosen, points, count, samples, artifact.io.open_dims, _packed(artifact, task))
+
+    def inputs(self, point: Point) -> Arrays:
+        """Return flat inputs for one call."""
+        try:
+            found: Arrays = resized(self.samples.tiled_inputs(point.batch), self.dims, dict(point.shape))
+            return found
+        except MemoryError as error:
+            raise ConfigError(
+                f"bench: a batch of {point.words} does not fit into memory: {error}. Ask for less."
+            ) from error
+
+
+def _default_backends(artifact: Artifact, task: Task | None, trust: bool) -> tuple[str, ...]:
+    named = [name for name in DEFAULT_BACKENDS if _module_refused(name, artifact, task, trust) is None]
+    found = tuple(state.name for state in backend_status(named) if state.available)
+    if not found:
+        raise BackendUnavailable(f"No backend runs here: {how_to_get('runtime')}")
+    return found
+
+
+def _backends(backends: Sequence[str]) -> tuple[str, ...]:
+    chosen = tuple(dict.fromkeys(require_several("bench: backends", backends, of=str)))
+    if not chosen:
+        raise ConfigError("bench: backends is empty. Name at least one, or leave it out for those that run here.")
+    for name in chosen:
+        require_backend(name)
+    return chosen
+
+
+def _batch_sizes(io: IOSpec, batch_sizes: Sequence[int] | None) -> tuple[int, ...]:
+    if batch_sizes is None:
+        return BATCH_SIZES if io.batch is None else (io.batch,)
+    sizes = tuple(dict.fromkeys(require_several("bench: batch_sizes", batch_sizes, of=int)))
+    for size in sizes:
+        require_count("bench: each of batch_sizes", size)
+    if not sizes:
+        raise ConfigError("bench: batch_sizes is empty. Name at least one size, for example 1.")
+    if io.batch is not None and sizes != (io.batch,):
+        raise ConfigError(
+            f"bench: batch_sizes {list(sizes)} cannot be timed: this artefact was exported for a batch of {io.batch} "
+            f"only. Ask for {io.batch}, or leave it out."
+        )
+    return sizes
+
+
+def _module_refused(backend: str, artifact: Artifact, task: Task | None, trust: bool) -> str | None:
+    """Return why a backend of torch cannot make the module of an artefact, None where it can or needs none."""
+    manifest, other = artifact.manifest, "or take onnxruntime or openvino."
+    if not runs_module(backend):
+        return None
+    if not manifest["replayable"]:
+        code = f"read the program of {artifact.folder}" if PROGRAM in module_files(manifest) else None
+    elif manifest.get("base") is not None:
+        code = f"call the function {manifest['base']!r} that {artifact.folder} names"
+    elif task is None:
+        return (
+            f"Backend {backend!r} runs the torch module, and an artefact holds only its weights: give the task "
+            f"(--task) that it was made for, {other}"
+        )
+    else:
+        code = None
+    if code is None or trust:
+        return None
+    return f"Backend {backend!r} would {code}, which can run code. For a folder of your own give --trust, {other}"
+
+
+def _packed(artifact: Artifact, task: Task | None) -> bytes:
+    if task is None:
+        return b""
+    written = artifact.manifest["task"]
+    if written.get("fingerprint") != task.fingerprint:
+        raise ConfigError(
+            f"{artifact.folder} was made for the task {written.get('name')!r} (fingerprint "
+            f"{written.get('fingerprint')}), and the one given is {task.name!r} ({task.fingerprint}). Give that task."
+        )
+    from workbench.study.workers.prepare_client import pack
+
+    return pack(task).build
+
+
+def _read_inputs(io: IOSpec, data: Any) -> Arrays:
+    """Return the arrays of an .npz file in the order of the inputs, checked as an engine would."""
+    path = require_path("bench: data", data)
+    try:
+        packed = np.load(path, allow_pickle=False)
+        if isinstance(packed, np.ndarray):
+            raise ValueError("it holds one array without a name")
+        with packed as stored:
+            found = {name: stored[name] for name in stored.files}
+    except OSError as error:
+        raise ConfigError(f"Cannot read the inputs in {path}: {error.strerror or error}.") from error
+    except (ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile) as error:
+        raise ConfigError(
+            f"{path} is no .npz file of arrays: {error}. Write one with numpy.savez(path, {io.input_names[0]}=array)."
+        ) from error
+    if set(found) != set(io.input_names):
+        raise ConfigError(
+            f"{path} holds {', '.join(map(given, found)) or 'nothing'}, and the model takes {io.describe_inputs()}: "
+            "give one array for each of these names."
+        )
+    tree = rebuild_inputs(io.kind, io.input_names, [found[name] for name in io.input_names])
+    try:
+        return Binder(io, lambda _: None).bind(tree)[0]
+    except InputError as error:
+        raise ConfigError(f"{path} does not fit: {error}") from error

@@ -1,0 +1,1 @@
+"""Execute trials: prepare, time in interleaved groups, score, within a time budget."""

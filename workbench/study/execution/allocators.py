@@ -1,0 +1,134 @@
+"""The effect of the C allocator on torch eager: calls in two processes, one as commonly started and one steady."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from workbench.artifact import save_variant
+from workbench.core.allocator import ALLOCATORS
+from workbench.core.errors import ConfigError, TrialFailed
+from workbench.core.given import given, require_above_zero, require_count
+from workbench.core.machine import default_threads
+from workbench.measure.pace import pace_ratio
+from workbench.measure.timing import Timing, interleave, usage_per_call
+from workbench.study.execution.quality import examples_folder
+from workbench.study.execution.timing_pool import RemoteArm, Setup, open_arms
+from workbench.study.plan.shapes import Point
+from workbench.study.plan.trials import planned
+from workbench.study.workers.prepare_client import pack
+from workbench.study.workers.process import Stop
+from workbench.study.workers.protocol import save_arrays
+from workbench.tasks.trees import to_numpy
+
+if TYPE_CHECKING:
+    from workbench.compress.variant import Variant
+
+_BLOCK_S = 0.08
+_ROUNDS = (6, 40)
+
+
+@dataclass(frozen=True)
+class AllocatorTime:
+    """Calls with one allocator setting.
+
+    Attributes
+    ----------
+    allocator : str
+        ``"default"`` or ``"steady"``.
+    ms : float
+        Median latency of a call in ms.
+    speedup, low, high : float
+        Over the default, with the 95 % CI.
+    page_faults_per_call : float or None
+        None if the system does not count them.
+    peak_rss_mib : float or None
+        Peak memory of the process, the runtime included.
+    """
+
+    allocator: str
+    ms: float
+    speedup: float
+    low: float
+    high: float
+    page_faults_per_call: float | None
+    peak_rss_mib: float | None
+
+    def __str__(self) -> str:
+        faults = "not counted" if self.page_faults_per_call is None else f"{self.page_faults_per_call:.0f}"
+        memory = "not known" if self.peak_rss_mib is None else f"{self.peak_rss_mib:.0f} MiB"
+        return (
+            f"{self.allocator}: {self.ms:.3g} ms, {self.speedup:.2f}x (95 % CI {self.low:.2f}-{self.high:.2f}), "
+            f"page faults per call {faults}, peak memory {memory}"
+        )
+
+
+def time_allocators(
+    variant: Variant, *, batch_size: int = 32, threads: int | None = None, budget_s: float = 6.0
+) -> list[AllocatorTime]:
+    """Time a variant in torch eager with the default and with the steady allocator, each in a process of its own.
+
+    Parameters
+    ----------
+    variant : Variant
+        What is run.
+    batch_size : int
+        Samples of one call.
+    threads : int, optional
+        By default the physical cores that this process may use.
+    budget_s : float
+        Seconds of timing; starting the two processes comes on top.
+
+    Raises
+    ------
+    ConfigError
+        If an argument is out of range.
+    TrialFailed
+        If a process ends, or cannot load the variant.
+
+    Examples
+    --------
+    >>> for row in wb.time_allocators(wb.Variant.original(wb.tasks.digits())):
+    ...     print(row)  # doctest: +SKIP
+    """
+    from workbench.compress.variant import Variant
+
+    if not isinstance(variant, Variant):
+        raise ConfigError(f"time_allocators: variant must be a Variant, got {given(variant)}.")
+    require_count("time_allocators: batch_size", batch_size)
+    count = default_threads() if threads is None else require_count("time_allocators: threads", threads)
+    require_above_zero("time_allocators: budget_s", budget_s, of="seconds")
+    point = Point(batch_size)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        save_variant(variant, folder / "artifact", batch=batch_size)
+        save_arrays(to_numpy(variant.task.examples(batch_size)), examples_folder(folder / "inputs", point))
+        build = pack(variant.task).build
+        setup = Setup(folder, folder / "inputs", lambda _: folder / "artifact", build, Stop())
+        started = {}
+        try:
+            for allocator in ALLOCATORS:
+                options = (("allocator", allocator),)
+                trial = planned(variant.task.fingerprint, variant.recipe, "torch-eager", point, count, options)
+                started[allocator] = RemoteArm.start(trial, setup, name=allocator)
+            return _timed(started, budget_s)
+        finally:
+            for arm in started.values():
+                arm.child.close()
+
+
+def _timed(started: dict[str, RemoteArm], budget_s: float) -> list[AllocatorTime]:
+    failed: dict[str, TrialFailed] = {}
+    arms = open_arms(started, failed)
+    for error in failed.values():
+        raise error
+    timed = interleave(list(arms.values()), rounds=_ROUNDS, block_s=_BLOCK_S, budget_s=budget_s).timed
+    rows = []
+    for name, arm in arms.items():
+        found = pace_ratio(timed[ALLOCATORS[0]], timed[name])
+        faults, _ = usage_per_call(timed[name])
+        memory, _ = arm.child.ask("memory")["rss"]
+        rows.append(AllocatorTime(name, Timing.of(timed[name]).p50, found.ratio, found.low, found.high, faults, memory))
+    return rows

@@ -1,0 +1,224 @@
+"""From what was timed to the columns of a row."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from workbench.core.files import replacing, write_json
+from workbench.core.stats import ASSUMED_NOISE, verdict
+from workbench.engine.backends import runs_module
+from workbench.measure.blocks import FREE, Block
+from workbench.measure.compare import MANY_FAULTS
+from workbench.measure.noise import machine_floor
+from workbench.measure.pace import pace_ratio
+from workbench.measure.timing import Rounds, Timing, disturbed_notes, usage_per_call
+from workbench.study.execution.timing_pool import RemoteArm
+from workbench.study.plan.shapes import Shape
+from workbench.study.plan.trials import Planned
+
+FOOTPRINT = ("peak_rss_mib", "peak_pss_mib", "gpu_memory_mib", "allocator_peak_mib", "energy_mj_per_sample")
+_WEIGHTS = ("weights.safetensors", "exported.pt2")
+
+
+@dataclass(frozen=True)
+class Twin:
+    """How far two processes of the same baseline were apart: ``ratio`` of their latencies with its interval (A-A).
+
+    All three are None if it was not measured for this trial. ``floor`` is the share up to which differences count
+    as noise, because of ``seen``.
+    """
+
+    floor: float = ASSUMED_NOISE
+    seen: str = "two loads of one model were up to that far apart when this machine's noise was measured"
+    ratio: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+class Noise:
+    """The noise floors of a study (A/A timings), kept in a file; never below that of the machine if it is known."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._known: dict[str, list[float]] = json.loads(path.read_text()) if path.exists() else {}
+        self._least = machine_floor()
+
+    def measure(self, baseline: Planned, first: Sequence[Block], second: Sequence[Block]) -> None:
+        """Keep the ratio of one process of the baseline against another."""
+        found = pace_ratio(first, second)
+        self._known[baseline.key] = [found.ratio, found.low, found.high]
+        write_json(self._path, self._known)
+
+    def of(self, baseline: Planned) -> Twin:
+        """Return the floor; for a batch size that was not measured, the largest of the others."""
+        own = self._known.get(baseline.key)
+        known = self._known.values() if own is None else [own]
+        apart = max((_apart(*values) for values in known), default=0.0)
+        seen = "two processes of the baseline (A/A) were that far apart" if apart > self._least else Twin.seen
+        twin = Twin(max(apart, self._least), seen)
+        return twin if own is None else replace(twin, ratio=own[0], low=own[1], high=own[2])
+
+
+def _apart(ratio: float, low: float, high: float) -> float:
+    """Return how far two processes of one model are apart beyond the error of their own timing, as a share."""
+    error = math.log(high / low) / 2
+    return math.expm1(math.sqrt(max(math.log(ratio) ** 2 - error**2, 0.0)))
+
+
+def speed_columns(
+    arm: RemoteArm, blocks: Sequence[Block], base: Sequence[Block], noise: Twin, *, timed: Rounds | None = None
+) -> dict[str, Any]:
+    """Return latency, throughput, speedup and verdict, with notes for what is None."""
+    timing = Timing.of(blocks)
+    notes = {f"latency_ms_{name}": reason for name, reason in timing.notes.items() if name != "low"}
+    if "low" in timing.notes:
+        notes |= dict.fromkeys(("latency_ms_low", "latency_ms_high"), timing.notes["low"])
+    found = pace_ratio(base, blocks, floor=noise.floor)
+    faults, switches = usage_per_call(blocks)
+    columns = {
+        "latency_ms_p50": timing.p50,
+        "latency_ms_iqr": timing.iqr,
+        "latency_ms_low": timing.low,
+        "latency_ms_high": timing.high,
+        "latency_ms_p90": timing.p90,
+        "latency_ms_p99": timing.p99,
+        "throughput_per_s": arm.trial.batch_size * 1e3 / timing.p50,
+        "speedup": found.ratio,
+        "speedup_low": found.low,
+        "speedup_high": found.high,
+        "verdict": verdict(found.low, found.high, floor=noise.floor),
+        "estimator": found.estimator,
+        "noise_floor": noise.floor,
+        "page_faults_per_call": faults,
+        "context_switches_per_call": switches,
+        "allocator": arm.opened.get("allocator"),
+        "conditions": str(timed.conditions) if timed is not None and timed.conditions is not None else None,
+    }
+    if columns["conditions"] is None:
+        notes["conditions"] = "System load was not monitored during this measurement."
+    if timed is not None and (disturbed := disturbed_notes(timed)):
+        notes["conditions"] = " ".join(disturbed)
+    if faults is None:
+        notes |= dict.fromkeys(("page_faults_per_call", "context_switches_per_call"), "Not counted for this arm.")
+    elif faults > MANY_FAULTS:
+        notes["page_faults_per_call"] = "The allocator returns memory to the kernel after every call."
+    if not arm.opened.get("steady", True):
+        notes["latency_ms_p50"] = "The warm-up did not become steady within its limit."
+    if noise.floor > ASSUMED_NOISE:
+        notes["verdict"] = f"Differences up to {noise.floor:.1%} count as noise: {noise.seen}."
+    if max(found.waited) > FREE:
+        base_share, share = (f"{100 * waited:.0f} %" for waited in found.waited)
+        notes["speedup"] = (
+            f"Even the fastest calls waited for a core ({base_share} of the time for the baseline, {share} for this "
+            "arm). The interval allows for what that may hide."
+        )
+    return {**columns, "notes": notes}
+
+
+def timed_columns(
+    arm: RemoteArm, blocks: Sequence[Block], base: Sequence[Block], noise: Twin, *, timed: Rounds | None = None
+) -> dict[str, Any]:
+    """Return latency, throughput, speedup, verdict, memory and load time, with notes for what is None."""
+    columns = speed_columns(arm, blocks, base, noise, timed=timed)
+    return {**columns, **opened_columns(arm, columns["notes"])}
+
+
+def baseline_columns(
+    arm: RemoteArm, blocks: Sequence[Block], noise: Twin, timed: Rounds | None = None
+) -> dict[str, Any]:
+    """Return the columns of the baseline: speedup 1 by definition, its interval that of a second baseline process."""
+    columns = timed_columns(arm, blocks, blocks, noise, timed=timed)
+    columns |= {"speedup": 1.0, "speedup_low": None, "speedup_high": None, "verdict": "same"}
+    if noise.low is None or noise.high is None:
+        columns["notes"] |= dict.fromkeys(("speedup_low", "speedup_high"), "This is the baseline: 1 by definition.")
+    else:
+        columns |= {"speedup_low": min(1.0, noise.low), "speedup_high": max(1.0, noise.high)}
+        columns["notes"]["speedup"] = "1 by definition; the interval is that of a second process of the baseline (A-A)."
+    return columns
+
+
+def opened_columns(arm: RemoteArm, notes: dict[str, str]) -> dict[str, Any]:
+    """Return what loading told: the cold start, difference from torch, memory, the engine's own remarks."""
+    diff = arm.opened["max_abs_diff"]
+    if diff is None or not math.isfinite(diff):
+        notes["max_abs_diff"] = "The outputs were not compared with torch." if diff is None else f"It is {diff}."
+        diff = None
+    if arm.opened["notes"]:
+        notes["backend"] = " ".join(arm.opened["notes"])
+    return {**cold_columns(arm, notes), "max_abs_diff": diff, **footprint_columns(arm, notes)}
+
+
+def footprint_columns(arm: RemoteArm, notes: dict[str, str]) -> dict[str, float | None]:
+    """Return memory and energy of an arm; what a figure is, or why it is None, goes into ``notes``."""
+    columns: dict[str, float | None] = {}
+    for name in FOOTPRINT:
+        columns[name], word = arm.figures.get(name, (None, None))
+        if word or columns[name] is None:
+            notes[name] = word or "It was not measured."
+    return columns
+
+
+def cold_columns(arm: RemoteArm, notes: dict[str, str]) -> dict[str, float | None]:
+    """Return what a fresh process waited for before its first answer: loading, compiling and the first call, in ms.
+
+    The three add up: what is compiling in a step of its own is not in ``load_ms``. The import of the runtime is not
+    counted, and the warm-up comes later.
+    """
+    cold, backend = arm.opened["cold"], arm.trial.backend
+    compiled, first = cold["compile_s"], cold["first_call_s"]
+    if compiled is None:
+        notes["compile_ms"] = f"{backend} has no step of its own for compiling: what it does of it is part of load_ms."
+    if first is None:
+        notes["first_call_ms"] = "The outputs were not compared with torch, which is the first call."
+    return {
+        "load_ms": 1e3 * (cold["load_s"] - (compiled or 0.0)),
+        "compile_ms": None if compiled is None else 1e3 * compiled,
+        "first_call_ms": None if first is None else 1e3 * first,
+    }
+
+
+def shape_notes(trial: Planned, own: Shape) -> dict[str, str]:
+    """Return what must be said of a row whose inputs were cut or repeated to another size than their own."""
+    if set(trial.shape) <= set(own):
+        return {}
+    words = "At the inputs' own sizes, not at those of this row."
+    return {"macs": words, "first_call_ms": words, "shape": "The example inputs were cut, or repeated from the start."}
+
+
+def size_columns(folder: Path, backend: str) -> dict[str, Any]:
+    """Return the size in MiB of the file that the backend loads, and a note that names the file."""
+    names = _WEIGHTS if runs_module(backend) else ("model.onnx",)
+    for name in names:
+        found = [folder / name, *folder.glob(f"{name}.data")]
+        if found[0].exists():
+            size = sum(path.stat().st_size for path in found) / 2**20
+            return {"size_mib": size, "notes": {"size_mib": f"The size of {name}."}}
+    return {"size_mib": None, "notes": {"size_mib": f"The artefact has no {' or '.join(names)}."}}
+
+
+def save_samples(folder: Path, blocks: Sequence[Block], base: Sequence[Block]) -> str:
+    """Write the raw ms per call of a trial and of the baseline beside it; return the name, made from the content.
+
+    ``arm_0`` holds the ms of the arm's first block and ``arm_wait_0`` the ms that its threads waited for a core.
+    """
+    arrays = {}
+    for name, kind in (("arm", blocks), ("base", base)):
+        for i, block in enumerate(kind):
+            arrays[f"{name}_{i}"] = block.ms
+            if block.wait_ms is not None:
+                arrays[f"{name}_wait_{i}"] = block.wait_ms
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)  # type: ignore[arg-type]
+    name = f"{hashlib.sha256(content.getvalue()).hexdigest()[:16]}.npz"
+    with replacing(folder / name) as path:
+        path.write_bytes(content.getvalue())
+    return name

@@ -1,0 +1,146 @@
+"""Studies in a database that are asked without their task: its data and code may be elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from workbench.core.errors import StudyError
+from workbench.core.machine import fingerprint_id
+from workbench.study.bundle.bundle import hand_over
+from workbench.study.results.merge import rows_of_task
+from workbench.study.results.ranking import Best, best_row, mark_recommended
+from workbench.study.results.schema import TrialRow
+from workbench.study.search.api import stored_question
+from workbench.study.search.goals import recommend
+from workbench.study.storage.database import Store
+from workbench.study.storage.last_run import last_run
+from workbench.study.storage.url import parse_url
+
+if TYPE_CHECKING:
+    from workbench.tasks.task import Task
+
+
+def export_stored(
+    storage: str,
+    output: str | Path,
+    *,
+    study: str | None = None,
+    task: Task | str | None = None,
+    trial: str | None = None,
+    quality_drop: float | None = None,
+    trust: bool = False,
+) -> Path:
+    """Write the winner of a study into a folder; as :meth:`Study.export`, but the task may be left out.
+
+    ``study`` is its name; it may be left out where the database holds one only, or the task says which.
+
+    Raises
+    ------
+    StudyError
+        If there is no such database or study, it holds several and none is named, or as :meth:`Study.export`.
+
+    Examples
+    --------
+    >>> export_stored("sqlite:///studies.db", "winner")  # doctest: +SKIP
+    PosixPath('winner')
+    """
+    _require_database(storage)
+    if task is not None:
+        from workbench.study.study import Study
+
+        with Study(task, storage=storage, name=study) as opened:
+            if not opened.rows():
+                raise StudyError(_not_held(opened.task, storage))
+            return opened.export(output, trial=trial, quality_drop=quality_drop, trust=trust)
+    with _opened(storage) as store:
+        rows, best = _answer(store, _named(store, storage, study), storage, quality_drop)
+        return hand_over(rows, best, output, files=store.files, trial=trial, task=None)
+
+
+def stored_rows(
+    storage: str, *, study: str | None = None, quality_drop: float | None = None
+) -> tuple[list[TrialRow], Best]:
+    """Return the rows of a study and its recommendation, without its task; ``recommended`` marks the row to take.
+
+    Of a task that changed, the rows of the version that was run last.
+
+    Parameters
+    ----------
+    study : str, optional
+        Its name; may be left out where the database holds one only.
+
+    Raises
+    ------
+    StudyError
+        If there is no such database or study, or it has no trial.
+
+    Examples
+    --------
+    >>> rows, best = stored_rows("sqlite:///studies.db")  # doctest: +SKIP
+    """
+    _require_database(storage)
+    with _opened(storage) as store:
+        rows, best = _answer(store, _named(store, storage, study), storage, quality_drop)
+    return mark_recommended(rows, best), best
+
+
+@contextlib.contextmanager
+def _opened(storage: str) -> Iterator[Store]:
+    store = Store(storage)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def _answer(store: Store, name: str, storage: str, quality_drop: float | None) -> tuple[list[TrialRow], Best]:
+    stored = store.load(name)
+    if not stored:
+        raise StudyError(f"{storage} holds no trial. Run the study first.")
+    latest = max(stored.values(), key=lambda trial: trial.updated).row["task_fingerprint"]
+    rows = rows_of_task(stored.values(), latest)
+    searched = stored_question(store, name)
+    if searched is not None and quality_drop is None:
+        return rows, recommend(rows, searched, machine=fingerprint_id())
+    among, batch_size = last_run(store, name).among(rows)
+    drop = store.accepted_drop(name, quality_drop)
+    return rows, best_row(among, quality_drop=drop, batch_size=batch_size, machine=fingerprint_id())
+
+
+def _named(store: Store, storage: str, study: str | None) -> str:
+    """Return the name of the study that is asked for: the only one where none is named."""
+    names = store.studies()
+    if study is not None:
+        if study not in names:
+            held = ", ".join(map(repr, names)) or "none"
+            raise StudyError(f"{storage} holds no study {study!r}. It holds: {held}.")
+        return study
+    if len(names) != 1:
+        known = (
+            f"the studies {', '.join(map(repr, names))}: name one of them: --name (name=... in Python)"
+            if names
+            else "no study"
+        )
+        raise StudyError(f"{storage} holds {known}.")
+    return names[0]
+
+
+def _not_held(task: Task, storage: str) -> str:
+    """Return in words that a database has no rows of a task, and of which ones it has."""
+    with _opened(storage) as store:
+        rows = [(name, trial.row) for name in store.studies() for trial in store.load(name).values()]
+    held = dict.fromkeys(f"{r['task']!r} (study {n!r}, fingerprint {r['task_fingerprint']})" for n, r in rows)
+    return (
+        f"{storage} holds no trial of the task {task.name!r} (fingerprint {task.fingerprint}) in a study of that name. "
+        f"It holds those of {', '.join(held) or 'no task'}. Give --task the one that the study was run with."
+    )
+
+
+def _require_database(storage: str) -> None:
+    """Refuse a file that is not there: opening it would make an empty study."""
+    url = parse_url(storage)
+    if url.get_backend_name() == "sqlite" and not Path(str(url.database)).is_file():
+        raise StudyError(f"There is no study in {storage}: the file {url.database} does not exist. Check the address.")

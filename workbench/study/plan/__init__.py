@@ -1,0 +1,1 @@
+"""Plan trials: default recipes, input shapes, trial keys, order."""

@@ -1,0 +1,36 @@
+"""Keys of a study: 12 hex digits that name an artifact, or a trial on a machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from workbench.core.config import short_id
+from workbench.core.machine import FINGERPRINT_LIBRARIES, Site, fingerprint_id
+from workbench.study.plan.shapes import Point, shape_words
+
+
+def artifact_key(recipe_id: str, task_fingerprint: str, libraries: Mapping[str, str | None], *, int8_dot: bool) -> str:
+    """Return the 12 hex digits that name what a recipe makes of a task, with these libraries, for this kind of CPU."""
+    return short_id(
+        {
+            "recipe": recipe_id,
+            "task": task_fingerprint,
+            "libraries": {name: libraries.get(name) for name in FINGERPRINT_LIBRARIES},
+            "int8_dot": int8_dot,  # int8 schemes are chosen for the CPU
+        }
+    )
+
+
+def trial_key(artifact: str, backend: str, point: Point, threads: int, *, site: Site | None = None, **more: Any) -> str:
+    """Return the 12 hex digits that name a trial on a machine; ``more`` tells apart what was measured otherwise."""
+    engine = {"backend": backend, "threads": threads}
+    if point.shape:
+        more["shape"] = shape_words(point.shape)
+    known = {
+        "artifact": artifact,
+        "engine": engine,
+        "batch_size": point.batch,
+        "machine": site.fingerprint if site else fingerprint_id(),
+    }
+    return short_id({**known, **more})

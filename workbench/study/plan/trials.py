@@ -1,0 +1,336 @@
+"""The plan of a study: which trials there are, their keys, and the order in which they are worth doing."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from workbench.compress.recipe import Recipe
+from workbench.core.config import canonical_json
+from workbench.core.errors import StudyError
+from workbench.core.machine import Site, this_site
+from workbench.study.plan.shapes import Point, Shape, shape_words
+from workbench.study.plan.trial_keys import artifact_key, trial_key
+from workbench.study.results.references import ReferenceKind, checked_references
+from workbench.study.results.schema import TrialRow, engine_words, new_row
+
+if TYPE_CHECKING:
+    from workbench.tasks.task import Task
+
+BASELINE_BACKEND = "torch-eager"
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One trial to do. ``baseline`` marks the float model on torch eager, which the others are compared with.
+
+    ``options`` are those of the engine beyond backend, batch size and threads, sorted by name. ``reference`` is the
+    kind of a trial that is shown beside the baseline and never ranked.
+    """
+
+    key: str
+    recipe: Recipe
+    name: str
+    backend: str
+    batch_size: int
+    threads: int
+    artifact_key: str
+    baseline: bool
+    shape: Shape = ()
+    options: tuple[tuple[str, Any], ...] = ()
+    reference: str | None = None
+
+    @property
+    def point(self) -> Point:
+        """Where it is timed."""
+        return Point(self.batch_size, self.shape)
+
+    @property
+    def words(self) -> str:
+        """The trial in words."""
+        return f"{self.name} on {self.engine_words} at batch {self.point.words}"
+
+    @property
+    def engine_json(self) -> str:
+        """The engine's options as a row holds them."""
+        return canonical_json(dict(self.options))
+
+    @property
+    def judged_on(self) -> tuple[str, str, str]:
+        """What quality depends on, as :func:`workbench.study.results.schema.judged_on` tells of a row."""
+        return self.recipe.recipe_id, self.backend, self.engine_json
+
+    @property
+    def engine_words(self) -> str:
+        """The backend, with the options that are not its defaults."""
+        return engine_words(self.backend, dict(self.options))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All trials: every recipe at the ``primary`` point first, then at the other ones, see :meth:`rest`.
+
+    A point is a batch size with the sizes of the other open dimensions.
+    """
+
+    trials: tuple[Planned, ...]
+    recipes: tuple[Recipe, ...]
+    backends: tuple[str, ...]
+    primary: Point
+    others: tuple[Point, ...]
+    baseline_notes: Mapping[Point, str] = field(default_factory=dict)
+    """Why the baseline of a point has its number of threads."""
+
+    @property
+    def references(self) -> tuple[Planned, ...]:
+        """The trials that are shown beside the baseline."""
+        return tuple(trial for trial in self.trials if trial.reference is not None)
+
+    @property
+    def points(self) -> tuple[Point, ...]:
+        """All of them, the primary one first."""
+        return (self.primary, *self.others)
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """Every batch size once."""
+        return tuple(dict.fromkeys(point.batch for point in self.points))
+
+    def words(self) -> str:
+        """Return what will be done, in a sentence."""
+        names = ", ".join(r.name or r.label for r in self.recipes)
+        sizes = " then ".join(point.words for point in self.points)
+        return (
+            f"plan: {len(self.trials)} trials of {len(self.recipes)} recipes ({names}) on {', '.join(self.backends)}, "
+            f"batch {sizes}, {max(trial.threads for trial in self.trials)} threads"
+        )
+
+    def group(self, recipe: Recipe, point: Point) -> list[Planned]:
+        """Return the trials of one recipe at one point: they are timed together."""
+        return [t for t in self.trials if t.recipe == recipe and t.point == point]
+
+    def of(self, recipe: Recipe) -> list[Planned]:
+        """Return all trials of a recipe."""
+        return [t for t in self.trials if t.recipe == recipe]
+
+    def rest(self, recipes: Sequence[Recipe], *, tiers: Sequence[Collection[str]]) -> list[tuple[Recipe, Point]]:
+        """Return the groups at the other points: the float model's and those of each tier of recipe ids ahead.
+
+        A budget that ends early then cuts what nobody would choose, not a whole batch size.
+        """
+        left, parts = list(recipes), []
+        for number, tier in enumerate(tiers):
+            parts.append([r for r in left if r.recipe_id in tier or (number == 0 and not r.steps)])
+            left = [r for r in left if r not in parts[-1]]
+        return [(recipe, point) for part in (*parts, left) for point in self.others for recipe in part]
+
+    def baseline(self, point: Point) -> Planned:
+        """Return the baseline trial at a point."""
+        return next(t for t in self.trials if t.baseline and t.point == point)
+
+    def rebased(self, threads: Mapping[Point, int], notes: Mapping[Point, str]) -> Plan:
+        """Return the plan with other thread counts of the baseline; the other trials keep theirs."""
+
+        def moved(trial: Planned) -> Planned:
+            count = threads.get(trial.point, trial.threads)
+            if not trial.baseline or count == trial.threads:
+                return trial
+            key = trial_key(trial.artifact_key, trial.backend, trial.point, count)
+            return replace(trial, threads=count, key=key)
+
+        return replace(self, trials=tuple(map(moved, self.trials)), baseline_notes=notes)
+
+    def rows(self, task: str, task_fingerprint: str, *, site: Site | None = None) -> dict[str, TrialRow]:
+        """Return a waiting row for each trial, by key; ``site`` is where the plan was made for, by default here."""
+        site = site or this_site()
+        return {
+            t.key: new_row(
+                task=task,
+                recipe=t.name,
+                recipe_id=t.recipe.recipe_id,
+                recipe_json=t.recipe.to_json(),
+                technique=t.recipe.technique,
+                backend=t.backend,
+                batch_size=t.batch_size,
+                shape=shape_words(t.shape),
+                threads=t.threads,
+                engine_json=t.engine_json,
+                baseline=t.baseline,
+                reference=t.reference,
+                trial_key=t.key,
+                artifact_key=t.artifact_key,
+                task_fingerprint=task_fingerprint,
+                fingerprint=site.fingerprint,
+                machine=site.words,
+            )
+            for t in self.trials
+        }
+
+
+def plan_for(
+    task_fingerprint: str,
+    recipes: Sequence[Recipe] | None,
+    backends: Sequence[str] | None,
+    batch_sizes: Sequence[int],
+    *,
+    threads: int | None,
+    budget_s: float | None,
+    shapes: tuple[Shape, ...] = ((),),
+    site: Site | None = None,
+    finished: bool = False,
+    baseline: str = BASELINE_BACKEND,
+    references: Sequence[str] = (),
+) -> Plan:
+    """Return the plan of what :meth:`Study.run` was asked for, with its defaults; errors as there.
+
+    Where a ``site`` elsewhere is given, who asks has looked there for what of ``backends`` runs. ``finished`` is to
+    find out whether its rows are there already: no backend is imported to see that it runs, and the default ones are
+    all of them.
+    """
+    from workbench.engine.names import DEFAULT_BACKENDS, is_backend, unknown_backend
+    from workbench.study.plan.default_recipes import default_recipes
+
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+        raise StudyError(f"threads must be an integer of at least 1, or None; got {threads!r}.")
+    if backends is None:
+        backends = DEFAULT_BACKENDS if finished else _default_backends()
+    if isinstance(backends, str) or isinstance(batch_sizes, int):
+        raise StudyError("backends and batch_sizes are lists: backends=['openvino'], batch_sizes=[32].")
+    kinds = checked_references(references)
+    for name in (*backends, baseline):
+        if not is_backend(name):
+            raise StudyError(unknown_backend(name))
+    for name in (*backends, baseline, *(kind.backend for kind in kinds)):
+        if site is None and not finished:
+            _require_backend(name)
+    chosen = default_recipes(budget_s) if recipes is None else recipes
+    count = threads or (site or this_site()).threads
+    more: dict[str, Any] = {"shapes": shapes, "site": site, "baseline": baseline, "references": kinds}
+    return make_plan(task_fingerprint, chosen, backends, batch_sizes, threads=count, **more)
+
+
+def _default_backends() -> list[str]:
+    from workbench.engine.backends import DEFAULT_BACKENDS, backend_status
+
+    return [state.name for state in backend_status(DEFAULT_BACKENDS) if state.available]
+
+
+def _require_backend(name: str) -> None:
+    from workbench.engine import backends
+
+    backends.require_backend(name)
+
+
+def check_recipes(recipes: Sequence[Recipe], task: Task) -> None:
+    """Refuse what cannot work with this task or on this machine, before the first recipe is prepared.
+
+    Raises
+    ------
+    TaskError, ConfigError, BackendUnavailable
+        If the task cannot be used, an option does not fit it, or latency is to be measured where it cannot be.
+    """
+    from workbench.compress.apply import check_steps
+    from workbench.study.cost import latency_cost
+
+    for recipe in recipes:
+        latency_cost(recipe)
+    task.check()
+    check_steps(dict.fromkeys(step for recipe in recipes for step in recipe.steps), task)
+
+
+def make_plan(
+    task_fingerprint: str,
+    recipes: Sequence[Recipe],
+    backends: Sequence[str],
+    batch_sizes: Sequence[int],
+    *,
+    threads: int,
+    shapes: tuple[Shape, ...] = ((),),
+    site: Site | None = None,
+    baseline: str = BASELINE_BACKEND,
+    references: Sequence[ReferenceKind] = (),
+) -> Plan:
+    """Return the plan, with the float model first; it is added if it is missing, because it is the baseline.
+
+    The primary batch size is 32 where asked, else the largest, at the first shape: that is measured for every recipe
+    before the others.
+
+    Raises
+    ------
+    StudyError
+        For an empty list, a batch size that is no positive integer, or one name for two different recipes.
+    """
+    sizes = _sizes(batch_sizes)
+    ordered = _recipes(recipes)
+    chosen = tuple(dict.fromkeys(backends))
+    if not chosen:
+        raise StudyError(
+            "backends is empty; give at least one, or leave it out for torch-eager, onnxruntime and openvino."
+        )
+    batch = 32 if 32 in sizes else max(sizes)
+    ordered_sizes = (batch, *sorted((s for s in sizes if s != batch), reverse=True))
+    primary, *others = [Point(size, shape) for size in ordered_sizes for shape in shapes]
+    trials = []
+    for point in (primary, *others):
+        for recipe in ordered:
+            runs_on = chosen if recipe.steps else tuple(dict.fromkeys((baseline, *chosen)))
+            where: dict[str, Any] = {"site": site, "baseline": baseline}
+            trials += [planned(task_fingerprint, recipe, b, point, threads, **where) for b in runs_on]
+            if point == primary and not recipe.steps:
+                trials += [reference_trial(task_fingerprint, recipe, kind, point, threads, site) for kind in references]
+    return Plan(tuple(trials), ordered, chosen, primary, tuple(others))
+
+
+def planned(
+    task_fingerprint: str,
+    recipe: Recipe,
+    backend: str,
+    point: Point,
+    threads: int,
+    options: tuple[tuple[str, Any], ...] = (),
+    *,
+    site: Site | None = None,
+    baseline: str = BASELINE_BACKEND,
+) -> Planned:
+    """Return one trial of a task, with its keys; the float model on the backend ``baseline`` is the baseline."""
+    site = site or this_site()
+    artifact = artifact_key(recipe.recipe_id, task_fingerprint, dict(site.libraries), int8_dot=site.int8_dot)
+    more = {"options": dict(options)} if options else {}
+    key = trial_key(artifact, backend, point, threads, site=site, **more)
+    is_baseline = not recipe.steps and backend == baseline and not options
+    name = recipe.name or recipe.label
+    return Planned(key, recipe, name, backend, point.batch, threads, artifact, is_baseline, point.shape, options)
+
+
+def reference_trial(
+    task_fingerprint: str, recipe: Recipe, kind: ReferenceKind, point: Point, threads: int, site: Site | None = None
+) -> Planned:
+    """Return the trial of a reference; its key differs from that of an ordinary trial on the same backend."""
+    found = planned(task_fingerprint, recipe, kind.backend, point, threads, kind.options, site=site)
+    key = trial_key(found.artifact_key, kind.backend, point, threads, site=site, reference=kind.words)
+    return replace(found, key=key, baseline=False, reference=kind.words)
+
+
+def _sizes(batch_sizes: Sequence[int]) -> tuple[int, ...]:
+    sizes = tuple(dict.fromkeys(batch_sizes))
+    bad = [s for s in sizes if isinstance(s, bool) or not isinstance(s, int) or s < 1]
+    if bad or not sizes:
+        raise StudyError(f"batch_sizes must be integers of at least 1, for example (1, 8, 32); got {batch_sizes!r}.")
+    return sizes
+
+
+def _recipes(recipes: Sequence[Recipe]) -> tuple[Recipe, ...]:
+    for recipe in recipes:
+        if not isinstance(recipe, Recipe):
+            raise StudyError(f"recipes must hold Recipe objects, got {recipe!r}. Write Recipe(Prune(0.5), ...).")
+    # of two floats that differ in their seed only, one is enough: a seed changes nothing without steps
+    floats = [r for r in recipes if not r.steps][:1] or [Recipe(name="float")]
+    ordered = tuple(dict.fromkeys([*floats, *(r for r in recipes if r.steps)]))
+    named: dict[str, Recipe] = {}
+    for recipe in ordered:
+        name = recipe.name or recipe.label
+        if name in named:
+            raise StudyError(f"Two different recipes are both called {name!r}. Give each Recipe a name of its own.")
+        named[name] = recipe
+    return ordered

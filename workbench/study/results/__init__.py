@@ -1,0 +1,1 @@
+"""Rows and what follows from them: schema, ranking, Pareto front, merge, regression, gates. Imports core only."""

@@ -1,0 +1,323 @@
+"""The row of a trial: its columns in order, their meaning, and an empty one.
+
+Units stand in the names. A column that could not be measured is None, and ``notes[column]`` says why.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict
+
+from workbench.compress.recipe import Recipe
+from workbench.core.errors import StudyError, WorkbenchError
+from workbench.core.given import given
+from workbench.core.untrusted import MOST_NAME, cleaned
+
+STATES = ("waiting", "running", "complete", "pruned", "failed", "cancelled")
+
+
+class TrialRow(TypedDict):
+    """One trial: task x recipe x backend x batch size, as :meth:`Study.rows` returns it.
+
+    ``shape`` holds the sizes of the inputs' open dimensions beside the batch, such as ``"sequence=64"``; it is empty
+    where they have none. ``speedup`` is baseline latency over this latency at the same batch size and
+    shape. ``latency_ms_rel`` is the baseline-normalised latency, with its 95 % CI: the ``latency_ms_p50`` of the row
+    that ``baseline_key`` names over this row's speedup. Rows are shown, ranked and compared by it; it is computed when
+    rows are read, see :mod:`workbench.study.results.relative_latency`. ``latency_ms_p50`` is what was timed. ``estimator``
+    names the estimator of the row's latency, ``allocator`` the memory allocator of the timing process;
+    ``page_faults_per_call`` and ``context_switches_per_call`` are counts of that process. ``final_rank`` is the place
+    of a finalist in the head-to-head timing, 1 for the first; None for the other rows. ``reference`` is None, or the
+    label of a row that is shown for comparison and never ranked, such as ``"as commonly started"`` or
+    ``"torch.compile"``. ``fidelity`` is ``"full"``, or ``"survey"`` for a row that was measured at low fidelity and is
+    never recommended.
+    ``quality_drop`` is baseline quality minus this one in the metric's own units, measured on the engine that is timed.
+    ``agreement`` is the share of evaluation samples whose largest output is that of the float baseline; where
+    outputs have no classes it is None, and its note has their correlation and relative error. ``peak_rss_mib`` is the
+    most that the trial's process had in memory, ``peak_pss_mib`` the same with shared pages divided among those who map
+    them, ``gpu_memory_mib`` what it held on a GPU, and ``allocator_peak_mib`` what torch's allocator counts; the notes
+    say which of several ways it was. ``energy_mj_per_sample`` is what a sample takes above the machine at rest.
+    ``steps`` holds one dict per StepReport. ``candidates`` counts the (recipe, engine) pairs whose quality
+    was measured on the evaluation split of this study. ``samples`` names the file with the raw ms per call, of this
+    trial and of the baseline next to it, in the folder ``samples`` beside the database. ``noise_floor`` is the share up
+    to which a difference counts as noise in ``verdict``, ``conditions`` what the machine did while this was timed:
+    the load of other processes, stolen time, clock, temperature; its note says where that disturbed. ``load_ms``,
+    ``compile_ms`` and ``first_call_ms`` are the cold start, what a fresh process waits for before its first answer:
+    reading the model and creating the session, compiling where the backend does that in a step of its own, and the
+    first call; they add up. ``fingerprint`` names the machine with the versions of its libraries, ``machine`` says in
+    words what it is: figures of two fingerprints are never compared.
+    ``engine_json`` holds the engine's options beyond backend, batch size and threads, where they are not its defaults.
+    ``validation_drop`` is the drop on the validation split, which a search may look at; its note says where that was
+    measured. A ``pruned`` row is one that a search did not time, and ``error`` says why.
+    ``baseline_key`` is the trial_key of the baseline that this one was timed in turns with.
+    ``notes`` maps a column to the reason why it is None or needs a word.
+    """
+
+    task: str
+    recipe: str
+    recipe_id: str
+    technique: str
+    backend: str
+    batch_size: int
+    shape: str
+    threads: int
+    state: str
+    recommended: bool
+    reference: str | None
+    fidelity: str
+    quality: float | None
+    quality_drop: float | None
+    quality_drop_low: float | None
+    quality_drop_high: float | None
+    agreement: float | None
+    latency_ms_rel: float | None
+    latency_ms_rel_low: float | None
+    latency_ms_rel_high: float | None
+    latency_ms_p50: float | None
+    latency_ms_iqr: float | None
+    latency_ms_low: float | None
+    latency_ms_high: float | None
+    latency_ms_p90: float | None
+    latency_ms_p99: float | None
+    throughput_per_s: float | None
+    speedup: float | None
+    speedup_low: float | None
+    speedup_high: float | None
+    verdict: str | None
+    final_rank: int | None
+    noise_floor: float | None
+    conditions: str | None
+    estimator: str | None
+    allocator: str | None
+    page_faults_per_call: float | None
+    context_switches_per_call: float | None
+    peak_rss_mib: float | None
+    peak_pss_mib: float | None
+    gpu_memory_mib: float | None
+    allocator_peak_mib: float | None
+    energy_mj_per_sample: float | None
+    size_mib: float | None
+    params: int | None
+    macs: int | None
+    max_abs_diff: float | None
+    load_ms: float | None
+    compile_ms: float | None
+    first_call_ms: float | None
+    prepare_s: float | None
+    candidates: int | None
+    validation_drop: float | None
+    steps: list[dict[str, Any]]
+    recipe_json: str
+    engine_json: str
+    trial_key: str
+    artifact_key: str
+    task_fingerprint: str
+    fingerprint: str
+    machine: str
+    baseline: bool
+    baseline_key: str | None
+    samples: str | None
+    notes: dict[str, str]
+    error: str | None
+
+
+COLUMNS: tuple[str, ...] = tuple(TrialRow.__annotations__)
+"""All columns, in the order of tables and files."""
+
+NUMERIC = tuple(name for name, kind in TrialRow.__annotations__.items() if "int" in str(kind) or "float" in str(kind))
+"""The columns that hold numbers, and so can be plotted or minimised."""
+
+_NAMES = ("task", "task_fingerprint", "recipe", "recipe_id", "backend", "fingerprint", "shape", "technique", "state",
+          "fidelity", "machine", "artifact_key", "trial_key", "baseline_key", "verdict", "reference")  # fmt: skip
+"""The columns that hold one line of text."""
+_FILES = ("artifact_key", "trial_key", "baseline_key", "samples")
+"""The columns that name files of the study."""
+_NEVER_NONE = ("shape", "engine_json", "steps", "notes")
+_FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+REQUIRED = ("recipe", "recipe_id", "backend", "batch_size", "state")
+"""The columns that a row of every version has."""
+_LONGEST_NAME, _LONGEST_JSON = 5 * MOST_NAME, 2**20
+
+OPTIONAL = ("error", "reference", "final_rank")
+"""The columns in which None is a value of its own, so that it needs no note."""
+
+_DEFAULTED = ("engine_json", "reference", "fidelity", "final_rank", "latency_ms_rel", "latency_ms_rel_low",
+              "latency_ms_rel_high")  # fmt: skip
+"""The columns whose value follows without a record: the defaults of earlier versions, and what is computed."""
+
+
+def new_row(**known: Any) -> TrialRow:
+    """Return a waiting row with every column present, None where nothing is known yet.
+
+    Examples
+    --------
+    >>> row = new_row(task="digits", recipe="float", batch_size=32)
+    >>> row["state"], row["quality"], row["notes"]
+    ('waiting', None, {})
+    """
+    row: dict[str, Any] = dict.fromkeys(COLUMNS)
+    row.update(
+        state="waiting",
+        shape="",
+        engine_json="{}",
+        fidelity="full",
+        recommended=False,
+        baseline=False,
+        steps=[],
+        notes={},
+    )
+    row.update(known)
+    return row  # type: ignore[return-value]
+
+
+def engine_words(backend: str, options: Mapping[str, Any]) -> str:
+    """Return a backend with the engine's options in words.
+
+    Examples
+    --------
+    >>> engine_words("openvino", {"precision": "bfloat16", "streams": 2})
+    'openvino (precision=bfloat16, streams=2)'
+    """
+    return f"{backend} ({', '.join(f'{name}={value}' for name, value in options.items())})" if options else backend
+
+
+def row_engine(row: Mapping[str, Any]) -> str:
+    """Return the backend of a row with its engine's options in words."""
+    return engine_words(row["backend"], json.loads(row.get("engine_json") or "{}"))
+
+
+def row_options(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of the :class:`InferenceConfig` that a row was measured with.
+
+    Examples
+    --------
+    >>> row_options({"backend": "openvino", "batch_size": 8, "threads": 2, "engine_json": '{"streams":2}'})
+    {'backend': 'openvino', 'batch_size': 8, 'threads': 2, 'streams': 2}
+    """
+    threads = {} if row.get("threads") is None else {"threads": row["threads"]}
+    more = json.loads(row.get("engine_json") or "{}")
+    return {"backend": row["backend"], "batch_size": row["batch_size"], **threads, **more}
+
+
+def row_recipe(row: Mapping[str, Any], *, trust: bool = False) -> Recipe:
+    """Return the recipe of a row.
+
+    Parameters
+    ----------
+    trust : bool
+        Allow a recipe that names functions to call (``Distill.student``, predicates of ``exclude``): applying it runs
+        code which the row names.
+
+    Raises
+    ------
+    StudyError
+        If it is no recipe, or names a function without ``trust``.
+    """
+    try:
+        recipe = Recipe.from_json(row["recipe_json"])
+    except (WorkbenchError, TypeError, ValueError, LookupError, AttributeError, RecursionError) as error:
+        raise StudyError(f"The recipe of {given(row['recipe'])} cannot be used: {error}") from error
+    if recipe.functions and not trust:
+        raise StudyError(
+            f"The recipe of {given(row['recipe'])} calls {', '.join(map(given, recipe.functions))}: that runs code "
+            "which the study names. Give trust=True (--trust) if you or people you trust wrote the study."
+        )
+    return recipe
+
+
+def is_ranked(row: Mapping[str, Any]) -> bool:
+    """Return whether a row may be ranked and recommended: no reference, and measured at full fidelity."""
+    return row.get("reference") is None and row.get("fidelity") != "survey"
+
+
+def judged_on(row: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Return what quality depends on: recipe, backend and the engine's options; not the batch size."""
+    return row["recipe_id"], row["backend"], row["engine_json"]
+
+
+def update_row(row: Mapping[str, Any], **changes: Any) -> TrialRow:
+    """Return a copy of ``row`` with changes; given notes are added to those that are there."""
+    notes = {**row["notes"], **changes.pop("notes", {})}
+    return {**row, **changes, "notes": notes}  # type: ignore[typeddict-item]
+
+
+def explained(row: Mapping[str, Any]) -> TrialRow:
+    """Return a finished row with a note for each column that is None without one; see :data:`OPTIONAL`."""
+    missing = [name for name in COLUMNS if row[name] is None and name not in OPTIONAL and name not in row["notes"]]
+    computed = ("candidates", "latency_ms_rel", "latency_ms_rel_low", "latency_ms_rel_high")  # when rows are read
+    return update_row(row, notes={name: "It was not recorded." for name in missing if name not in computed})
+
+
+def checked_row(row: object, where: str, *, required: Sequence[str] = REQUIRED) -> dict[str, Any]:
+    """Return a row from a file or a database after checking that each of its columns has the type it must have.
+
+    Control characters in free text are written as escapes.
+
+    Raises
+    ------
+    StudyError
+        If it is no row: the column and its value are named.
+    """
+    if not isinstance(row, Mapping):
+        raise StudyError(f"{where} is no row of a study, but {given(row)}.")
+    bad = [name for name in required if row.get(name) is None]
+    bad += [name for name in _NEVER_NONE if name in row and row[name] is None]
+    bad += [name for name in COLUMNS if row.get(name) is not None and not _fits(name, row[name])]
+    if bad:
+        raise StudyError(f"{where} is no row of a study: {bad[0]} is {given(row.get(bad[0]))}.")
+    found: dict[str, Any] = {
+        str(name): cleaned(value) if isinstance(value, str) else value for name, value in row.items()
+    }
+    if found.get("notes"):
+        found["notes"] = {cleaned(name): cleaned(words) for name, words in found["notes"].items()}
+    return found
+
+
+def _fits(name: str, value: Any) -> bool:
+    """Return whether a value that is not None may stand in a column."""
+    if name in _FILES and not (isinstance(value, str) and _FILE.fullmatch(value) and len(value) <= MOST_NAME):
+        return False
+    if name == "state":
+        return value in STATES
+    if name in _NAMES:
+        return isinstance(value, str) and value.isprintable() and len(value) <= _LONGEST_NAME
+    if name in ("recommended", "baseline"):
+        return isinstance(value, bool)
+    if name == "steps":
+        return isinstance(value, list) and all(isinstance(step, Mapping) for step in value)
+    if name == "notes":
+        return isinstance(value, Mapping) and all(isinstance(part, str) for pair in value.items() for part in pair)
+    if name in NUMERIC:
+        whole = "float" not in str(TrialRow.__annotations__[name])
+        count = name in ("batch_size", "threads")
+        return _is_number(value, int if whole else int | float) and not (count and value < 1)
+    if name in ("engine_json", "recipe_json"):
+        return isinstance(value, str) and len(value) <= _LONGEST_JSON and _has_names(value)
+    return isinstance(value, str)
+
+
+def _has_names(text: str) -> bool:
+    """Return whether JSON is an object whose keys are names of options."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and all(key.isidentifier() and key.isascii() for key in found)
+
+
+def _is_number(value: Any, kind: Any) -> bool:
+    # math.isfinite refuses integers that no float can hold
+    return isinstance(value, kind) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def whole_row(known: Mapping[str, Any]) -> TrialRow:
+    """Return a row with every column, whichever version wrote it; what it did not know is None with a note."""
+    row = new_row(**{name: value for name, value in known.items() if name in COLUMNS})
+    unknown = [name for name in COLUMNS if name not in known and name not in _DEFAULTED]
+    notes = dict.fromkeys(unknown, "The version that wrote this row did not record it.")
+    if known.get("load_s") is not None:
+        row["load_ms"] = 1e3 * known["load_s"]
+        notes["load_ms"] = "With compiling: the version that wrote this row did not tell them apart."
+    return update_row(row, notes=notes)

@@ -1,0 +1,214 @@
+"""One proposed point after the other, through the processes of a run: prepare, look, and time what is worth it."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from workbench.compress.recipe import Recipe
+from workbench.core.errors import Cancelled, WorkbenchError
+from workbench.study.execution.executor import Run
+from workbench.study.execution.quality import write_inputs, write_split
+from workbench.study.execution.timing_columns import size_columns
+from workbench.study.execution.timing_pool import RemoteArm
+from workbench.study.plan.shapes import Point, Shape
+from workbench.study.plan.trials import BASELINE_BACKEND, Plan, Planned, planned
+from workbench.study.results.quality_limits import hopeless
+from workbench.study.results.schema import TrialRow, judged_on
+from workbench.study.search.goals import Goals
+from workbench.study.search.space import Proposal
+from workbench.study.storage.session import Ledger
+from workbench.study.workers.policy import Care
+from workbench.study.workers.prepare_client import Shipment
+from workbench.study.workers.process import OutOfTime, Stop
+from workbench.study.workers.protocol import load_arrays
+from workbench.tasks.trees import to_torch
+
+if TYPE_CHECKING:
+    from workbench.tasks.task import Task
+
+_ON_ENGINE = "On this engine, on the validation split."
+_SPLIT = "validation"
+
+
+class SearchRun(Run):
+    """Carries out proposed trials one by one; use as a context manager.
+
+    Parameters
+    ----------
+    plan : Plan
+        The baseline at every point that may be proposed, see :func:`search_plan`.
+    goals : Goals
+        With ``prune``, a trial whose variant or file is beyond hope of holding them is not timed.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        ledger: Ledger,
+        shipment: Shipment,
+        files: Path,
+        stop: Stop,
+        *,
+        plan: Plan,
+        goals: Goals,
+        prune: bool,
+        prefix_cache: bool,
+        care: Care,
+    ) -> None:
+        super().__init__(task, plan, ledger, shipment, files, stop, prefix_cache=prefix_cache, care=care)
+        self._goals, self._prune, self._fingerprint = goals, prune, shipment.fingerprint
+        self._all, self._seen = plan, set(plan.recipes)
+        self._inputs = files / "inputs" / task.fingerprint
+        self._ready = False
+
+    def __enter__(self) -> SearchRun:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        state, reason = "cancelled", "Cancelled while it ran."
+        if isinstance(error, OutOfTime):
+            state, reason = "waiting", "Stopped while it ran: the time budget was used up."
+        elif isinstance(error, WorkbenchError) and not isinstance(error, Cancelled):
+            state, reason = "failed", f"The search stopped while it ran: {error}"
+        self._leave(state, reason, kill=error is not None)
+
+    def trial(self, proposal: Proposal) -> Planned:
+        """Return the trial of a proposal."""
+        base = self._all.baseline(Point(proposal.batch_size, self._all.primary.shape))
+        recipe = proposal.recipe if proposal.recipe.steps else base.recipe
+        threads = proposal.threads or base.threads
+        found = planned(self._fingerprint, recipe, proposal.backend, base.point, threads, proposal.options)
+        return base if found.key == base.key else found
+
+    def baseline(self, trial: Planned) -> TrialRow:
+        """Return the row of the baseline that a trial is compared with; it is there once the trial was done."""
+        return self._ledger.row(self._all.baseline(trial.point))
+
+    def fits(self, trial: Planned) -> bool:
+        """Return False where the time left is enough for a point without training but not for this one."""
+        ready = self._prepared(trial) is not None
+        return self._pacing.fits(trial.recipe, prepared=ready) or not self._pacing.fits(Recipe(), prepared=False)
+
+    def do(self, trial: Planned) -> tuple[TrialRow, bool]:
+        """Return the row of a trial, complete, pruned or failed, and whether anything had to be done for it.
+
+        Raises
+        ------
+        OutOfTime, Cancelled
+            If the budget ends or the stop is asked for; the trial is left for the next run.
+        StudyError
+            If the baseline cannot be run.
+        """
+        self._stop.check()
+        base = self._all.baseline(trial.point)
+        pair = tuple(dict.fromkeys((base, trial)))
+        others = tuple(point for point in self._all.points if point != trial.point)
+        recipes = tuple(dict.fromkeys(t.recipe for t in pair))
+        self._plan = Plan(pair, recipes, (trial.backend,), trial.point, others)
+        self._ledger.extend(self._plan, self._plan.rows(self._task.name, self._fingerprint))
+        if not self._ledger.missing(pair):
+            return self._ledger.row(trial), False
+        self._ledger.claim(pair)  # before the work on the baseline: another search sees that this one lives
+        self._make_ready()
+        while True:
+            for recipe in recipes:
+                if recipe not in self._seen:
+                    self._seen.add(recipe)
+                    self._pacing.add(recipe)
+                self._first(recipe, ())
+            if not self._wait_for_others():
+                break
+        row = self._ledger.row(trial)
+        if row["state"] not in ("complete", "pruned", "failed"):
+            raise OutOfTime("The time budget does not allow another trial.")
+        return row, True
+
+    def _make_ready(self) -> None:
+        if not self._ready:
+            self._host.start()  # imports while the inputs are written
+            write_inputs(self._task, self._inputs, points=self._all.points)
+            write_split(self._task, self._inputs, _SPLIT)
+            self._ready = True
+
+    def _worth_timing(self, trials: Sequence[Planned]) -> Sequence[Planned]:
+        """Prune what the cheap figures say is hopeless: the variant's validation quality, and the size of its file."""
+        return [t for t in trials if t.baseline or not self._prune or not self._pruned(t)]
+
+    def _pruned(self, trial: Planned) -> bool:
+        base = self._plan.baseline(trial.point)
+        drop = self._prepared_drop(trial, base)
+        size = size_columns(self._shelf.artifact(trial), trial.backend)
+        reasons = []
+        mine, quality = ((self._prepared(t) or {}).get("validation_quality") for t in (trial, base))
+        limit, lost = self._goals.max_quality_drop, drop["validation_drop"]
+        if mine is not None and not math.isfinite(mine):
+            reasons.append(f"The metric of the variant is {mine} on the validation split.")
+        if lost is not None and hopeless(lost, limit, quality=quality, samples=len(self._task.validation)):
+            reasons.append(f"The variant loses {lost:.4g} on the validation split, and {limit:g} is accepted.")
+        most = self._goals.max_size_mib
+        if most is not None and size["size_mib"] is not None and size["size_mib"] > most:
+            reasons.append(f"Its file has {size['size_mib']:.4g} MiB, and {most:g} are accepted.")
+        if not reasons:
+            return False
+        self._bench.end([trial.key])
+        prepared = self._prepared(trial) or {}
+        known = {name: prepared.get(name) for name in ("steps", "params", "macs", "prepare_s")}
+        notes = {**drop.pop("notes"), **size.pop("notes")}
+        self._ledger.prune(trial, " ".join(reasons), {**known, **drop, **size, "notes": notes})
+        return True
+
+    def _validation(self, trial: Planned, arm: RemoteArm, reference: RemoteArm) -> dict[str, Any]:
+        found = self._validated(trial, arm, reference)
+        if trial.threads != reference.trial.threads:
+            found["notes"]["threads"] = f"The baseline beside it ran on {reference.trial.threads}."
+        return found
+
+    def _validated(self, trial: Planned, arm: RemoteArm, reference: RemoteArm) -> dict[str, Any]:
+        """Measure the drop that the search may see, on the engine; once per recipe and engine."""
+        if trial.baseline:
+            return _drop(0.0, "This is the baseline: its drop is 0 by definition.")
+        known = _measured(self._ledger.complete_rows(), trial.judged_on)
+        if known is not None:
+            return _drop(known, _ON_ENGINE)
+        outputs = self._files / "outputs"
+        base, mine = outputs / f"{_SPLIT}-{reference.trial.artifact_key}", outputs / f"{_SPLIT}-{trial.key}"
+        if not (base / "tree.json").exists():
+            reference.evaluate(base, self._ledger.following(f"validating {reference.trial.words}"), split=_SPLIT)
+        arm.evaluate(mine, self._ledger.following(f"validating {trial.words}"), split=_SPLIT)
+        try:
+            before, after = (self._score(folder) for folder in (base, mine))
+        except WorkbenchError as error:
+            return _drop(None, str(error))
+        finally:
+            shutil.rmtree(mine)
+        lost = before - after
+        return _drop(lost, _ON_ENGINE) if math.isfinite(lost) else _drop(None, f"The metric is {after}.")
+
+    def _score(self, folder: Path) -> float:
+        return self._task.score(to_torch(load_arrays(folder, mmap=False)), _SPLIT)
+
+
+def search_plan(fingerprint: str, batch_sizes: Sequence[int], *, threads: int, shape: Shape) -> Plan:
+    """Return a plan of nothing but the baseline, at every batch size: the first one of ``batch_sizes`` is primary."""
+    points = [Point(size, shape) for size in batch_sizes]
+    float_model = Recipe(name="float")
+    trials = tuple(planned(fingerprint, float_model, BASELINE_BACKEND, point, threads) for point in points)
+    return Plan(trials, (float_model,), (BASELINE_BACKEND,), points[0], tuple(points[1:]))
+
+
+def _drop(value: float | None, note: str) -> dict[str, Any]:
+    return {"validation_drop": value, "notes": {"validation_drop": note}}
+
+
+def _measured(rows: Iterable[TrialRow], engine: tuple[str, str, str]) -> float | None:
+    for row in rows:
+        if judged_on(row) == engine and row["notes"].get("validation_drop") == _ON_ENGINE:
+            return row["validation_drop"]
+    return None

@@ -1,0 +1,1 @@
+"""Store trials and artifacts: database, run sessions, artifact store."""

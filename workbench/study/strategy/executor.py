@@ -1,0 +1,335 @@
+"""Carry the strategy's actions out through the processes of a run: prepare, probe, time, and evaluate."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workbench.compress.recipe import Recipe
+from workbench.core.errors import TrialFailed
+from workbench.core.machine import cores_allowed
+from workbench.study.execution.budget import Pacing
+from workbench.study.execution.executor import BUDGET, Run
+from workbench.study.execution.quality import QUALITY, write_inputs
+from workbench.study.execution.timing_pool import RemoteArm
+from workbench.study.plan.shapes import Point
+from workbench.study.plan.trials import Plan, Planned, planned
+from workbench.study.results.ranking import pareto_rows
+from workbench.study.results.schema import is_ranked
+from workbench.study.storage.session import Ledger
+from workbench.study.strategy.deadline import Futile, Leash, Overrun
+from workbench.study.strategy.decisions import Record
+from workbench.study.strategy.evidence import Probe, Question, Result, Watch
+from workbench.study.strategy.strategy import Strategy
+from workbench.study.workers.prepare_client import Shipment
+from workbench.study.workers.process import Stop
+
+if TYPE_CHECKING:
+    from workbench.tasks.task import Task
+
+_PACE = 40.0
+"""The share of the budget, as a divisor, that the timing of one group may take."""
+_SURVEY_S, _MOST_S = 1.0, 6.0
+_LEAST_S = 3.0
+_NOT_JUDGED = "Not evaluated: this row is a survey of a combination that is known to gain nothing."
+
+
+class StrategyPacing(Pacing):
+    """Leaves the choice of what fits to the strategy; ``timing_s`` is the time of the next group."""
+
+    timing_s = _MOST_S
+
+    def fits(self, recipe: Recipe, *, prepared: bool) -> bool:
+        """Return True while there is time for anything at all."""
+        return self._stop.remaining() >= _LEAST_S
+
+    def share_s(self) -> float:
+        """Return the seconds that the next group may spend in timing."""
+        return self.timing_s
+
+
+class StrategyRun(Run):
+    """A run whose trials are decided while it runs.
+
+    Parameters
+    ----------
+    plan : Plan
+        The float model on every backend, at every point.
+    leash : Leash
+        The stop that the preparing process looks at.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        plan: Plan,
+        ledger: Ledger,
+        shipment: Shipment,
+        files: Path,
+        stop: Stop,
+        *,
+        question: Question,
+        record: Record,
+        leash: Leash,
+        **options: Any,
+    ) -> None:
+        super().__init__(task, plan, ledger, shipment, files, stop, **options)
+        self._question, self._record, self._leash = question, record, leash
+        self._all, self._fingerprint = plan, shipment.fingerprint
+        self._pacing: StrategyPacing = StrategyPacing(Plan((), (), (), plan.primary, plan.others), stop)
+        self._end = time.monotonic() + question.budget_s
+        self._threads = max(trial.threads for trial in plan.trials)
+        self._started = False
+        self._known: dict[str, Recipe] = {recipe.recipe_id: recipe for recipe in plan.recipes}
+        self._low: dict[str, tuple[str, bool]] = {}
+        self._watch: Watch | None = None
+        self._strategy = Strategy(question, self, record)
+
+    def _plan_words(self) -> str:
+        return self._strategy.words()
+
+    def _pass(self) -> None:
+        """Carry the strategy out once; a second pass repeats its decisions, and does what other runs left."""
+        self._strategy = Strategy(self._question, self, self._record)
+        self._record.decisions.clear()
+        try:
+            self._strategy.run()
+        finally:  # also where the budget ends in the middle
+            self._cut += [
+                f"not run, {decision.why.rstrip('.')}: {decision.subject}"
+                for decision in self._record.decisions
+                if decision.outcome == "not begun" and decision.stage != "data"
+            ]
+        self._record.end([key for key, row in self._keys().items() if row == "complete"])
+
+    def _wait_for_others(self) -> bool:
+        """Return False after the strategy's own pass: each action waits for the trials of other runs itself."""
+        return False
+
+    def _keys(self) -> dict[str, str]:
+        return {row["trial_key"]: row["state"] for row in self._ledger.rows()}
+
+    # what the strategy asks for
+
+    def remaining(self) -> float:
+        """Return the seconds that are left of the plan's time."""
+        return min(self._stop.remaining(), self._end - time.monotonic())
+
+    def say(self, message: str) -> None:
+        """Report a sentence of progress."""
+        self._ledger.say(message)
+
+    def measure(
+        self,
+        recipe: Recipe,
+        backends: Sequence[str],
+        *,
+        limit_s: float,
+        survey: str = "",
+        judged: bool = True,
+        watch: Watch | None = None,
+    ) -> list[Result]:
+        """Prepare a recipe, time it at the primary point, and evaluate it."""
+        base = self._all.baseline(self._all.primary)
+        recipe = recipe if recipe.steps else base.recipe
+        trials = [self._trial(recipe, backend, self._all.primary) for backend in backends]
+        trials += [] if recipe.steps else self._all.references
+        self._known[recipe.recipe_id] = recipe
+        self._low |= {trial.key: (survey, judged) for trial in trials if survey}
+        self._pacing.timing_s = _SURVEY_S if survey else self._timing_s()
+        self._leash.limit(limit_s)
+        self._watch = watch
+        try:
+            self._do(base, trials, self._all.primary)
+        finally:
+            self._watch = None
+            self._leash.limit(math.inf)
+        known = trials if recipe.steps else list(dict.fromkeys((base, *trials)))
+        return [self._result(trial) for trial in known if trial.reference is None]
+
+    def probe(
+        self, recipes: Sequence[Recipe], *, engine: str | None, limit_s: float, watch: Watch | None = None
+    ) -> list[Probe]:
+        """Apply recipes in the preparing process; an error of one is its result, and the end of the time ends all."""
+        base, found = self._all.baseline(self._all.primary), []
+        options: dict[str, Any] = {"engine": engine, "batch_size": base.batch_size, "threads": self._threads}
+        self._leash.limit(limit_s)
+        try:
+            with self._turn(alone=True) if cores_allowed() <= 4 else contextlib.nullcontext():
+                for number, recipe in enumerate(recipes):
+                    words = f"probing {recipe.name or recipe.label}"
+                    listen = self._watched(self._ledger.following(words), watch)
+                    try:
+                        values = self._host.probe(recipe, listen, pace=engine is not None and number == 0, **options)
+                        found.append(Probe(**values))
+                    except Overrun as error:
+                        self._host.close(kill=True)
+                        self._ledger.say(f"{words}: {error}")
+                        break
+                    except TrialFailed as error:
+                        if isinstance(error, Futile):
+                            self._host.close(kill=True)
+                        found.append(Probe(error=str(error)))
+                        if number == 0 and len(recipes) > 1:
+                            break  # nothing can be compared with a reference that failed
+        finally:
+            self._leash.limit(math.inf)
+        return found
+
+    def finals(self) -> None:
+        """Time the leading rows within the limit head to head, before what is not essential takes the time."""
+        super()._finals()
+
+    def _finals(self) -> None:
+        """Do nothing after a pass: the strategy has held the finals, or found nothing to hold them for."""
+
+    def others(self, recipes: Sequence[Recipe], *, limit_s: float) -> None:
+        """Time recipes and the baseline at the other points, as long as a group fits."""
+        engines: dict[str, list[str]] = {}
+        for row in self._ledger.complete_rows():
+            if row["batch_size"] == self._all.primary.batch and is_ranked(row):
+                engines.setdefault(row["recipe_id"], []).append(row["backend"])
+        self._pacing.timing_s = min(self._timing_s(), 3.0)
+        for point in self._all.others:
+            base = self._all.baseline(point)
+            for recipe in recipes:
+                backends = dict.fromkeys(engines.get(recipe.recipe_id, ()))
+                trials = [self._trial(recipe, backend, point) for backend in backends]
+                if not self._open(trials):
+                    continue
+                if not self._pacing.group_fits():
+                    self._ledger.extend(*self._planned(base, trials, point))
+                    self._ledger.claim(trials)
+                    self._leave_out(trials, primary=False)
+                    continue
+                self._do(base, trials, point)
+
+    def best(self) -> str | None:
+        """Return the recipe_id that would be recommended now."""
+        row = self._ledger.best()
+        return None if row is None else row["recipe_id"]
+
+    def front(self) -> list[Recipe]:
+        """Return the recipes on the Pareto front at the primary point."""
+        rows = [row for row in self._ledger.complete_rows() if row["batch_size"] == self._all.primary.batch]
+        ids = dict.fromkeys(row["recipe_id"] for row in pareto_rows(rows, x="latency_ms_rel", y="quality"))
+        return [self._known[recipe_id] for recipe_id in ids if recipe_id in self._known]
+
+    # how it is done
+
+    def _timing_s(self) -> float:
+        return min(max(self._question.budget_s / _PACE, 2.0), _MOST_S)
+
+    def _trial(self, recipe: Recipe, backend: str, point: Point) -> Planned:
+        base = self._all.baseline(point)
+        if not recipe.steps and backend == base.backend:
+            return base  # its number of threads may be another one
+        return planned(self._fingerprint, recipe, backend, point, self._threads, baseline=base.backend)
+
+    def _planned(self, base: Planned, trials: Sequence[Planned], point: Point) -> tuple[Plan, dict[str, Any]]:
+        each = tuple(dict.fromkeys((base, *trials)))
+        recipes = tuple(dict.fromkeys(trial.recipe for trial in each))
+        backends = tuple(dict.fromkeys(trial.backend for trial in each))
+        others = tuple(other for other in self._all.points if other != point)
+        self._plan = Plan(each, recipes, backends, point, others, self._all.baseline_notes)
+        return self._plan, self._plan.rows(self._task.name, self._fingerprint)
+
+    def _open(self, trials: Sequence[Planned]) -> bool:
+        """Return True if one of the trials is not complete; those of earlier runs are loaded."""
+        if not trials:
+            return False
+        self._ledger.extend(*self._planned(self._all.baseline(trials[0].point), trials, trials[0].point))
+        return bool(self._ledger.missing(trials))
+
+    def _do(self, base: Planned, trials: Sequence[Planned], point: Point) -> None:
+        """Do the trials of one recipe at one point that are not complete, the baseline first if it is not."""
+        self._ledger.extend(*self._planned(base, trials, point))
+        if not self._ledger.missing(self._plan.trials):
+            return
+        self._ready()
+        while True:
+            for recipe in self._plan.recipes:
+                if self._ledger.missing(self._plan.of(recipe)):
+                    self._pacing.add(recipe)
+                    self._first(recipe, ())
+            if not self._ledger.wait_for_others(self._plan.trials, self._stop, look_s=1.0):
+                break
+
+    def _ready(self) -> None:
+        if not self._started:
+            self._host.start()  # imports while the inputs are written
+            write_inputs(self._task, self._files / "inputs" / self._task.fingerprint, points=self._all.points)
+            self._started = True
+
+    def _twin(self, trials: Sequence[Planned]) -> Planned | None:
+        """Return the baseline trial if the noise floor is to be measured: at the primary point only."""
+        return super()._twin(trials) if self._plan.primary == self._all.primary else None
+
+    def _listener(self, trial: Planned) -> Callable[[dict[str, Any]], None]:
+        return self._watched(super()._listener(trial), self._watch)
+
+    def _watched(
+        self, listen: Callable[[dict[str, Any]], None], watch: Watch | None
+    ) -> Callable[[dict[str, Any]], None]:
+        """Return a listener that also ends a training whose validation metric leaves no hope."""
+
+        def both(event: dict[str, Any]) -> None:
+            listen(event)
+            metric, total = event["values"].get("metric"), event["total"]
+            if watch is not None and metric is not None and total:
+                reason = watch(event["done"] / total, metric)
+                if reason is not None:
+                    raise Futile(reason)
+
+        return both
+
+    def _unprepared(self, trials: Sequence[Planned], error: TrialFailed) -> None:
+        """Leave what took too long waiting, and prune what was stopped for its quality."""
+        if not isinstance(error, Overrun | Futile):
+            super()._unprepared(trials, error)
+            return
+        self._host.close(kill=True)
+        if isinstance(error, Overrun):
+            self._ledger.cut(trials, f"{BUDGET}. {str(error).rstrip('.')}")
+            return
+        for trial in trials:
+            self._ledger.prune(trial, str(error), {"notes": {}})
+
+    def _quality(self, trial: Planned, arm: RemoteArm, reference: RemoteArm) -> dict[str, Any]:
+        if not self._low.get(trial.key, ("", True))[1]:
+            return {**dict.fromkeys(QUALITY), "notes": dict.fromkeys(QUALITY, _NOT_JUDGED)}
+        return super()._quality(trial, arm, reference)
+
+    def _validation(self, trial: Planned, arm: RemoteArm, reference: RemoteArm) -> dict[str, Any]:
+        found = super()._validation(trial, arm, reference)
+        note = self._low.get(trial.key, ("", True))[0]
+        if note:
+            found["fidelity"] = "survey"
+            found["notes"]["fidelity"] = note
+        return found
+
+    def _result(self, trial: Planned) -> Result:
+        """Return what a trial's row and its preparation hold."""
+        row, prepared = self._ledger.row(trial), self._prepared(trial) or {}
+        steps = prepared.get("steps") or []
+        trained = [s for s in steps if s["epochs_done"] and s["step"]["step"] == "Distill"]
+        last = steps[-1] if steps else None
+        rounding = last is not None and last["step"]["step"] == "Quantize"
+        return Result(
+            recipe=trial.recipe,
+            backend=trial.backend,
+            state=row["state"],
+            speedup=row["speedup"],
+            speedup_high=row["speedup_high"],
+            drop=row["quality_drop"],
+            validation_drop=row["validation_drop"],
+            quality=row["quality"],
+            validation=prepared.get("validation_quality"),
+            quantize_loss=last["quality_before"] - last["quality_after"] if last is not None and rounding else None,
+            epoch_s=trained[-1]["seconds"] / trained[-1]["epochs_done"] if trained else None,
+            reason=row["error"] or row["notes"].get("state") or "",
+        )

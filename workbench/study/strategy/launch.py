@@ -1,0 +1,101 @@
+"""Start a run of the default plan: its question, its record in the store, and the run itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from workbench.compress.recipe import Recipe
+from workbench.core.machine import fingerprint_id
+from workbench.study.plan.default_recipes import DEFAULT_BUDGET_S
+from workbench.study.plan.shapes import shapes_of
+from workbench.study.plan.trials import Plan, plan_for
+from workbench.study.results.schema import TrialRow
+from workbench.study.storage.database import Store
+from workbench.study.strategy.axes import has_depth
+from workbench.study.strategy.decisions import Record
+from workbench.study.strategy.evidence import Question
+
+if TYPE_CHECKING:
+    from workbench.study.remembered import Remembered
+    from workbench.tasks.task import Task
+
+_NEAR = 1.3
+"""Budgets within this factor are one question: a resumed run has less time left than the first one had."""
+
+
+def question_for(task: Task, plan: Plan, *, limit: float, budget_s: float | None, seed: int) -> Question:
+    """Return the question of a default plan; without a budget it is made for the default one."""
+    return Question(
+        limit=limit,
+        budget_s=float(DEFAULT_BUDGET_S if budget_s is None else budget_s),
+        backends=plan.backends,
+        train_samples=len(task.train) if task.has_train else 0,
+        validation_samples=len(task.validation),
+        points=len(plan.points),
+        batch=plan.primary.batch,
+        seed=seed,
+    )
+
+
+def record_for(
+    store: Store, study: str, plan: Plan, fingerprint: str, *, limit: float, budget_s: float | None, seed: int
+) -> Record:
+    """Return the record of a question, with the decisions of an earlier run that had about the same budget."""
+    asked = {
+        "task": fingerprint, "machine": fingerprint_id(), "limit": limit, "backends": list(plan.backends),
+        "points": [[point.batch, [list(pair) for pair in point.shape]] for point in plan.points],
+        "threads": max(trial.threads for trial in plan.trials), "seed": seed, "depth": has_depth(),
+        "baseline": plan.baseline(plan.primary).backend,
+    }  # fmt: skip
+    record = Record(store, study, asked)
+    budget = float(DEFAULT_BUDGET_S if budget_s is None else budget_s)
+    before = record.facts.setdefault("budget_s", budget)
+    if abs(math.log(before / budget)) > math.log(_NEAR):
+        record.restart()
+        record.facts["budget_s"] = budget
+    return record
+
+
+def first_part(plan: Plan) -> Plan:
+    """Return the trials of the plan at the primary point: the rows that a run of the strategy begins with."""
+    return replace(plan, trials=tuple(trial for trial in plan.trials if trial.point == plan.primary))
+
+
+def float_only(seed: int) -> list[Recipe]:
+    """Return the recipes that a plan of the strategy is made from."""
+    return [Recipe(name="float", seed=seed)]
+
+
+def finished_default(
+    known: Remembered,
+    store: Store,
+    study: str,
+    recipes: Sequence[Recipe],
+    backends: Sequence[str] | None,
+    batch_sizes: Sequence[int],
+    *,
+    shapes: Mapping[str, Sequence[int]] | None,
+    threads: int | None,
+    budget_s: float | None,
+    quality_drop: float,
+    seed: int,
+    baseline: str,
+    references: Sequence[str],
+) -> tuple[Plan, list[TrialRow]] | None:
+    """Return the plan and the rows of a default plan that has ended, None if there is work left."""
+    points = shapes_of(shapes, known.axes, whose="the task's", own=known.own)
+    asked = (known.fingerprint, recipes, backends, batch_sizes)
+    more: dict[str, Any] = {"baseline": baseline, "references": references, "finished": True}
+    plan = plan_for(*asked, threads=threads, budget_s=budget_s, shapes=points, **more)
+    record = record_for(store, study, plan, known.fingerprint, limit=quality_drop, budget_s=budget_s, seed=seed)
+    if not record.ended or not record.trials:
+        return None
+    found = store.load(study, record.trials)
+    rows = [trial.row for trial in found.values() if trial.state == "complete"]
+    if len(rows) < len(record.trials):
+        return None
+    record.repeat()
+    return plan, rows

@@ -1,0 +1,191 @@
+"""The decision from evidence: candidate structures are applied untrained and timed on the leading engine."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from workbench.study.results.quality_limits import is_share
+from workbench.study.strategy.axes import GENTLE, PROBED, WORDS, Axis, Steps, has_depth, probe_steps
+from workbench.study.strategy.context import LEAST_TRAINING_S, Context, Leader
+from workbench.study.strategy.evidence import Probe
+from workbench.study.strategy.recovery import POINT, Recovery, informed, next_share, prior, speedup_at
+
+GAIN = 1.05
+"""An axis that is predicted to gain less than this over the leading variant is dropped."""
+_ALL, _FIRST_ONE = 4.0, 2.8
+"""What probing and one short training are expected to take beside the training itself, in the time that int8 took to
+be finished: with all axes, and with depth alone, which gains most for its loss."""
+_USUAL = 1.35
+"""Speedup that 30 % of the blocks give on a residual network that was not probed."""
+_SHARE, _LONG_S = 0.2, 600.0
+FIRST = 0.6
+"""The share of the limit that the first candidate of an axis is predicted to lose: it is the fallback of the others."""
+_SURVEYED = {"depth": "depth", "width": "prune", "rank": "factorize"}
+"""The names of the axes in the survey."""
+_MODEL_LESS = {"depth": "It has no residual block that can be taken out.", "width": "", "rank": ""}
+
+
+@dataclass(frozen=True)
+class Prospect:
+    """An axis with its first candidate: the share, and its predicted speedup over the leading variant and drop."""
+
+    axis: Axis
+    model: Recovery
+    share: float
+    speedup: float
+    drop: float
+
+
+def axes_in_time(context: Context) -> dict[str, float]:
+    """Return the axes to probe with their shares: all, depth alone if the time is short, or none."""
+    kept = context.record.facts.get("axes")
+    if kept is None:
+        left = context.left_s() - LEAST_TRAINING_S
+        names = list(PROBED) if left >= _ALL * context.finish_s else ["depth"] if has_depth() else []
+        if left < _FIRST_ONE * context.finish_s:
+            return {}
+        kept = context.record.once("axes", lambda: names) or ()
+    return {name: PROBED[name] for name in kept}
+
+
+def find_prospects(context: Context, leader: Leader, axes: dict[str, float]) -> list[Prospect]:
+    """Probe axes once and return those that are predicted to pay, the largest speedup first."""
+    for name in PROBED:
+        if name not in axes:
+            context.decide("structures", WORDS[name], "not begun", "The time left allows one axis, and depth is first.")
+    probes = _probes(context, leader, axes)
+    found = []
+    if has_depth() and "depth" not in probes:
+        found += [prospect] if (prospect := _prospect(context, leader, _unprobed(context, leader))) is not None else []
+    for name, probe in probes.items():
+        axis = _axis(name, probe, PROBED[name], depth_options(context, leader))
+        if axis is None:
+            why = probe.error or _MODEL_LESS[name] or "It could not be timed."
+            context.decide("structures", WORDS[name], "dropped", why)
+        elif (prospect := _prospect(context, leader, axis)) is not None:
+            found.append(prospect)
+    return sorted(found, key=lambda prospect: -prospect.speedup)
+
+
+def untrained_axes(context: Context, leader: Leader) -> list[Axis]:
+    """Return what gains speed by a gentle cut, with its drop before any training: for tasks that cannot be trained."""
+    probes = _probes(context, leader, GENTLE)
+    options = depth_options(context, leader)
+    axes = [(name, _axis(name, probe, GENTLE[name], options), probe) for name, probe in probes.items()]
+    for name, axis, probe in axes:
+        if axis is None:
+            why = probe.error or _MODEL_LESS[name] or "It could not be timed."
+            context.decide("structures", WORDS[name], "dropped", why)
+    return [axis for _, axis, _ in axes if axis is not None]
+
+
+def _probes(context: Context, leader: Leader, shares: dict[str, float]) -> dict[str, Probe]:
+    """Return the probe of every axis; the reference is the leading variant."""
+    wanted: list[tuple[str, Steps]] = []
+    for name, share in shares.items():
+        steps = probe_steps(name, share, depth_options(context, leader))
+        if steps is None:
+            context.decide("structures", WORDS[name], "dropped", "This version has no such step.")
+        else:
+            wanted.append((name, steps))
+
+    def make() -> dict[str, Any] | None:
+        most = max(_SHARE * context.question.budget_s, 2 * context.finish_s)
+        limit = min(most, context.left_s() - LEAST_TRAINING_S)
+        recipes = [context.recipe(leader.finish, "reference")]
+        recipes += [context.recipe((*steps, *leader.finish), name) for name, steps in wanted]
+        context.work.say(f"plan: timing {', '.join(name for name, _ in wanted)} untrained on {leader.engine}")
+        found = context.work.probe(recipes, engine=leader.engine, limit_s=limit)
+        return {name: asdict(probe) for (name, _), probe in zip((("reference", ()), *wanted), found, strict=False)}
+
+    kept = context.record.once("probes", make) or {}
+    probes = {name: Probe(**values) for name, values in kept.items()}
+    reference = probes.pop("reference", None)
+    if reference is not None and reference.epoch_s is not None and context.epoch_s is None:
+        context.epoch_s = reference.epoch_s
+    context.impossible |= {_SURVEYED[name]: probe.error for name, probe in probes.items() if probe.error}
+    for name, _ in wanted:
+        if name not in probes:
+            context.decide("structures", f"a probe of {WORDS[name]}", "not begun", "The time for probing was used up.")
+    return probes
+
+
+def depth_options(context: Context, leader: Leader) -> dict[str, Any]:
+    """Return the options of depth pruning: with time enough, blocks are ranked by the latency that they save."""
+    if context.question.budget_s < _LONG_S:
+        return {}
+    return {"measure_latency": True, "engine": leader.engine, "engine_batch": context.question.batch}
+
+
+def _axis(name: str, probe: Probe, share: float, options: dict[str, Any]) -> Axis | None:
+    steps = probe_steps(name, share, options) or ()
+    if probe.error or probe.ratio is None:
+        return None
+    most = 0.9
+    if name == "depth":
+        removed = 1 - probe.macs
+        if not probe.taken or removed <= 0:
+            return None
+        unit, share = removed / probe.taken, removed
+        most = min(most, unit * probe.units)
+    else:
+        unit = 0.05
+    return Axis(name, share, probe.ratio, unit, probe.seconds, probe.validation_drop, most, steps, options)
+
+
+def _unprobed(context: Context, leader: Leader) -> Axis:
+    """Return depth as it is known from other models, if there was no time for a probe of this one."""
+    options = depth_options(context, leader)
+    steps = probe_steps("depth", PROBED["depth"], options) or ()
+    return Axis("depth", PROBED["depth"], _USUAL, 0.1, context.finish_s, probe=steps, options=options, counted=False)
+
+
+def _prospect(context: Context, leader: Leader, axis: Axis) -> Prospect | None:
+    model = prior(axis.name, point=point_of(context), samples=context.question.train_samples)
+    lost = None if axis.untrained is None else axis.untrained - max(0.0, leader.drop)
+    model = informed(model, share=axis.probed, untrained=lost, floor=floor_of(context))
+    allowed = context.limit - max(0.0, leader.drop)
+    share = next_share(model, low=0.0, high=None, unit=axis.unit, allowed=FIRST * allowed, most=axis.most)
+    if share is None and model.drop(axis.unit) <= allowed:
+        share = axis.unit
+    if share is None:
+        why = f"The smallest amount is predicted to lose {model.drop(axis.unit):.4f} more after recovery."
+        context.decide("structures", WORDS[axis.name], "dropped", why, predicted_drop=model.drop(axis.unit))
+        return None
+    speedup = speedup_at(share, probed=axis.probed, ratio=axis.ratio)
+    most = speedup_at(model.share(allowed), probed=axis.probed, ratio=axis.ratio)
+    drop = max(0.0, leader.drop) + model.drop(share)
+    figures = {"predicted_speedup": speedup, "predicted_drop": drop}
+    if max(speedup, most) < GAIN:
+        why = f"Measured untrained, {axis.probed:.0%} gains {axis.ratio:.2f}x of {leader.name} on {leader.engine}."
+        context.decide("structures", WORDS[axis.name], "dropped", why, **figures)
+        return None
+    why = f"{axis.words(share)} is predicted at {speedup:.2f}x of {leader.name}, {drop:.4f} lost after recovery."
+    context.decide("structures", WORDS[axis.name], "kept", why, **figures)
+    return Prospect(axis, model, share, speedup, drop)
+
+
+def floor_of(context: Context) -> float:
+    """Return the drop below which drops are not told apart."""
+    return 0.1 * context.limit or 1e-6
+
+
+def point_of(context: Context) -> float:
+    """Return one point in the metric's units: 0.01 for shares of correct answers, else the limit."""
+    quality = context.base_quality
+    return POINT if is_share(quality) or not context.limit else context.limit
+
+
+def bought_by_data(context: Context, leader: Leader, axes: list[Axis]) -> str:
+    """Return what a training split would buy, from the speedups measured untrained."""
+    words = []
+    for axis in axes:
+        model = prior(axis.name, point=point_of(context), samples=4000)
+        share = model.share(max(0.0, 0.8 * (context.limit - max(0.0, leader.drop))))
+        speedup = speedup_at(share, probed=axis.probed, ratio=axis.ratio)
+        if speedup >= GAIN:
+            words.append(f"{WORDS[axis.name]} of {share:.0%}, predicted at {speedup:.2f}x of {leader.name}")
+    if not words:
+        return "No structure gains speed on the leading engine, so training data is predicted to buy none."
+    return f"About 4,000 training samples would pay for {' or '.join(words)}, within the limit after recovery."

@@ -1,0 +1,128 @@
+"""The baseline's threads: torch eager at whichever of 1 and n threads is faster here and now.
+
+Threaded torch eager is bimodal beside other load, because its workers spin at every barrier: with one of two cores
+taken a call of 13 ms took 31 ms (90th percentile 161), while one thread stayed at 22 ms. A baseline must be the
+fastest that a person can have for free, so both are timed where the study runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from workbench.core.machine import fingerprint_id
+from workbench.study.plan.shapes import Point, shape_words
+from workbench.study.plan.trials import Plan
+from workbench.study.results.schema import TrialRow
+
+if TYPE_CHECKING:
+    from workbench.tasks.task import Task
+
+CHOICE_S = 1.5
+"""Seconds that one point is timed for."""
+_ROUNDS = (3, 30)
+_BLOCK_S = 0.04
+
+
+@dataclass(frozen=True)
+class ThreadChoice:
+    """The faster thread count of torch eager at a point.
+
+    Attributes
+    ----------
+    threads, other : int
+        The one chosen and the one it was compared with.
+    ratio, low, high : float
+        Time of ``other`` over that of ``threads``, with its 95 % interval.
+    """
+
+    threads: int
+    other: int
+    ratio: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        names = [f"{count} thread{'' if count == 1 else 's'}" for count in (self.threads, self.other)]
+        return (
+            f"torch eager with {names[0]}: {names[1]} took {self.ratio:.2f} times as long here "
+            f"(95 % CI {self.low:.2f}-{self.high:.2f})"
+        )
+
+
+def fastest_threads(call: Callable[[int], object], threads: int, *, budget_s: float = CHOICE_S) -> ThreadChoice:
+    """Time ``call(1)`` and ``call(threads)`` in turns, where the argument is a number of threads; return the faster."""
+    from workbench.measure.pace import pace_ratio
+    from workbench.measure.timing import CallArm, block_seconds, interleave
+
+    arms = [CallArm(str(count), _with(call, count)) for count in (threads, 1)]
+    for arm in arms:
+        arm.warm()
+    block_s = max(_BLOCK_S, block_seconds(arms))
+    timed = interleave(arms, rounds=_ROUNDS, block_s=block_s, budget_s=budget_s).timed
+    found = pace_ratio(timed["1"], timed[str(threads)])  # time of 1 thread over that of several
+    if found.ratio >= 1:
+        return ThreadChoice(threads, 1, found.ratio, found.low, found.high)
+    found = found.inverse()
+    return ThreadChoice(1, threads, found.ratio, found.low, found.high)
+
+
+def _with(call: Callable[[int], object], count: int) -> Callable[[], object]:
+    return lambda: call(count)
+
+
+def choose_threads(task: Task, points: Sequence[Point], threads: int) -> dict[Point, ThreadChoice]:
+    """Return the faster thread count of the task's own model in torch eager at each point; torch's threads are kept."""
+    import torch
+
+    from workbench.tasks.axes import resized
+    from workbench.tasks.trees import call_model
+
+    model, before = task.model(), torch.get_num_threads()
+    model.eval()
+    choices = {}
+    try:
+        for point in points:
+            inputs = resized(task.examples(point.batch), task.open_dims, dict(point.shape))
+
+            def call(count: int, inputs: Any = inputs) -> object:
+                if torch.get_num_threads() != count:
+                    torch.set_num_threads(count)
+                with torch.inference_mode():
+                    return call_model(model, inputs)
+
+            choices[point] = fastest_threads(call, threads)
+    finally:
+        torch.set_num_threads(before)
+    return choices
+
+
+def with_earlier_baseline(plan: Plan, rows: Iterable[TrialRow]) -> tuple[Plan, tuple[Point, ...]]:
+    """Return the plan with the baseline threads of complete rows of this machine, and the points that have none.
+
+    A study keeps one baseline at each point, so that its rows can be compared.
+    """
+    base, own, known = plan.baseline(plan.primary), fingerprint_id(), {}
+    if base.backend != "torch-eager" or base.threads < 2:
+        return plan, ()
+    for row in rows:
+        same = row["fingerprint"] == own and row["threads"] in (1, base.threads)
+        if row["baseline"] and row["state"] == "complete" and same:
+            for point in plan.points:
+                if point.batch == row["batch_size"] and shape_words(point.shape) == row["shape"]:
+                    known[point] = row["threads"]
+    return plan.rebased(known, {}), tuple(point for point in plan.points if point not in known)
+
+
+def with_fastest_baseline(
+    plan: Plan,
+    points: Sequence[Point],
+    measure: Callable[[Sequence[Point], int], Mapping[Point, ThreadChoice]],
+) -> Plan:
+    """Return the plan with the baseline at ``points`` at its faster thread count, by ``measure(points, threads)``."""
+    if not points:
+        return plan
+    choices = measure(points, max(trial.threads for trial in plan.trials if trial.baseline))
+    threads = {point: choice.threads for point, choice in choices.items()}
+    return plan.rebased(threads, {point: str(choice) for point, choice in choices.items()})

@@ -1,0 +1,98 @@
+"""The process that a study starts: ``python -m workbench.study.workers.main prepare|time --events FD``.
+
+*prepare* applies recipes and writes artefacts; it lives over many recipes and keeps shared beginnings. *time* holds
+one engine: it loads, runs blocks when it is given the token, and evaluates. Commands come on standard input (see
+``wire``), events leave on the descriptor; standard output is turned to standard error, so that what a library prints
+cannot break the protocol. The process ends when its input closes, even in the middle of work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import queue
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from typing import IO, Any
+
+from workbench.core.allocator import use_steady_allocator
+from workbench.engine.backends.openvino_guard import crashes_are_survived
+from workbench.study.workers.phases import spans_of
+from workbench.study.workers.protocol import read_frame
+
+Emit = Callable[..., None]
+Handler = Callable[[dict[str, Any], bytes], dict[str, Any]]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve commands until the input closes."""
+    parser = argparse.ArgumentParser(prog="python -m workbench.study.workers.main", description=__doc__)
+    parser.add_argument("kind", choices=("prepare", "time"))
+    parser.add_argument("--events", type=int, required=True, help="inherited descriptor for the events")
+    options = parser.parse_args(argv)
+    events, commands = _own_streams(options.events)
+
+    def emit(event: str, **fields: Any) -> None:
+        events.write(json.dumps({"event": event, **fields}) + "\n")
+        events.flush()
+
+    frames: queue.SimpleQueue[tuple[dict[str, Any], bytes]] = queue.SimpleQueue()
+    threading.Thread(target=_read, args=(commands, frames), daemon=True).start()
+    hello, _ = frames.get()
+    sys.path[:] = [*sys.path, *(p for p in hello["path"] if p not in sys.path)]
+    handlers = _handlers(options.kind, hello, emit)
+    emit("ready")
+    while True:
+        command, payload = frames.get()
+        _answer(handlers, command, payload, emit)
+
+
+def _own_streams(descriptor: int) -> tuple[IO[str], IO[bytes]]:
+    """Keep the event descriptor and the input for us alone; anything printed goes to standard error."""
+    own = os.dup(descriptor)
+    os.dup2(2, 1)
+    if descriptor > 2:
+        os.close(descriptor)
+    commands = os.fdopen(os.dup(0), "rb")
+    with open(os.devnull, "rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
+    return os.fdopen(own, "w", encoding="utf-8"), commands
+
+
+def _read(commands: IO[bytes], frames: queue.SimpleQueue[tuple[dict[str, Any], bytes]]) -> None:
+    while (frame := read_frame(commands)) is not None:
+        frames.put(frame)
+    os._exit(0)  # the study is gone or done with us: there is nobody to work for
+
+
+def _handlers(kind: str, hello: dict[str, Any], emit: Emit) -> dict[str, Handler]:
+    crashes_are_survived()
+    if hello.get("allocator", "steady") == "steady":  # before the first tensor, for all arms and trainings alike
+        use_steady_allocator()
+    if kind == "prepare":
+        from workbench.study.workers.prepare_main import Preparer
+
+        return Preparer(emit).handlers()
+    from workbench.study.workers.timing_main import TimedEngine
+
+    return TimedEngine(hello["backend"], emit).handlers()
+
+
+def _answer(handlers: dict[str, Handler], command: dict[str, Any], payload: bytes, emit: Emit) -> None:
+    name = command.pop("command")
+    begun = time.monotonic()
+    try:
+        answer = handlers[name](command, payload)
+        emit(name, **{"spans": spans_of(name, begun, time.monotonic()), **answer})
+    except MemoryError as error:
+        emit("error", type="MemoryError", message=f"Out of memory: {error}", traceback=traceback.format_exc())
+    except Exception as error:  # noqa: BLE001 - the study decides what a failed command means
+        emit("error", type=type(error).__name__, message=str(error), traceback=traceback.format_exc())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,176 @@
+"""Inside a *time* child: one engine, loaded from an artefact, run in blocks when the study hands over the token."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from workbench.core.allocator import allocator_state
+from workbench.core.errors import StudyError, WorkbenchError
+from workbench.engine.device import device_index
+from workbench.measure.energy import EnergyMeter, measure_energy
+from workbench.measure.memory import PeakPss, peak_rss_mib
+from workbench.measure.timing import CallArm, warm_until_steady
+from workbench.study.workers.protocol import load_arrays, save_arrays
+from workbench.tasks.trees import batch_size, concat, slice_batch, tree_map
+
+_EVERY_S = 0.5
+_CUDA_PROVIDERS = ("CUDAExecutionProvider", "TensorrtExecutionProvider", "NvTensorRTRTXExecutionProvider")
+
+
+class TimedEngine:
+    """Answers ``open``, ``warm``, ``block``, ``memory``, ``energy`` and ``evaluate``.
+
+    Only what the backend needs is imported, so that the peak memory is that of this backend.
+    """
+
+    def __init__(self, backend: str, emit: Callable[..., None]) -> None:
+        # what opening needs is imported now, while other processes import too, and is no part of loading
+        import workbench.artifact.artifact
+        import workbench.engine.engine  # noqa: F401
+        from workbench.engine.backends import require_backend
+
+        self._backend = backend
+        self._emit = emit
+        self._engine: Any = None
+        self._inputs: Any = None
+        self._arm: CallArm | None = None
+        self._pss = PeakPss()
+        with contextlib.suppress(WorkbenchError):  # said by open, which answers with the same error
+            require_backend(backend)
+
+    def handlers(self) -> dict[str, Callable[[dict[str, Any], bytes], dict[str, Any]]]:
+        """Return the commands by name."""
+        return {
+            "open": self.open,
+            "warm": self.warm,
+            "block": self.block,
+            "memory": self.memory,
+            "energy": self.energy,
+            "evaluate": self.evaluate,
+        }
+
+    def open(self, command: dict[str, Any], payload: bytes) -> dict[str, Any]:
+        """Load the artefact into an engine; ``payload`` is the pickled ``build`` where the backend runs modules."""
+        from workbench.artifact import open_artifact
+        from workbench.engine.engine import OptimizedInferenceEngine
+
+        build = None
+        if payload:
+            import cloudpickle
+
+            build = cloudpickle.loads(payload)
+        artifact = open_artifact(command["artifact"])
+        engine = OptimizedInferenceEngine.from_artifact(
+            artifact,
+            build=build,
+            trust=command["trust"],
+            backend=self._backend,
+            batch_size=command["batch_size"],
+            threads=command["threads"],
+            **command["options"],
+        )
+        self._inputs = tree_map(np.array, load_arrays(command["inputs"]))
+        self._engine = engine
+        self._pss.read()
+        return {
+            "cold": {"load_s": engine.load_s, "compile_s": engine.compile_s, "first_call_s": engine.first_call_s},
+            "max_abs_diff": engine.max_abs_diff,
+            "threads": engine.threads,
+            "placement": str(engine.placement),
+            "allocator": str(allocator_state()),
+            "notes": [str(note) for note in engine.notes],
+        }
+
+    def warm(self, command: dict[str, Any], payload: bytes) -> dict[str, Any]:
+        """Run until the time per call is steady."""
+        calls, steady = warm_until_steady(self._call)
+        self._pss.read()
+        return {"calls": calls, "steady": steady}
+
+    def block(self, command: dict[str, Any], payload: bytes) -> dict[str, Any]:
+        """Run one block of calls, the settling after the switch left out."""
+        if self._arm is None:
+            self._arm = CallArm(self._backend, self._call)
+        return self._arm.block(command["seconds"]).to_dict()
+
+    def memory(self, command: dict[str, Any], payload: bytes) -> dict[str, Any]:
+        """Return the peaks of this process so far, each with the reason where it is None; ``gpu`` is where it runs."""
+        rss = peak_rss_mib()
+        self._pss.read()
+        # last, since torch's profiler takes memory itself
+        return {
+            "rss": rss,
+            "pss": (self._pss.mib, self._pss.reason),
+            "allocator": self._allocator(),
+            "gpu": self._gpu(),
+        }
+
+    def energy(self, command: dict[str, Any], payload: bytes) -> dict[str, Any]:
+        """Return the energy of a sample above the machine at rest in mJ, or None, and the source or the reason."""
+        gpu = self._gpu()
+        meter = EnergyMeter(idle_s=command["idle_s"], gpus=() if gpu is None else (gpu,))
+        found = measure_energy(self._call, samples=batch_size(self._inputs), seconds=command["seconds"], meter=meter)
+        source, missing = found.energy.source, found.energy.reason
+        said = found.reason or f"{source}; the machine's power at rest is subtracted.{f' {missing}' if missing else ''}"
+        return {"energy": (found.energy_mj_per_sample, said)}
+
+    def evaluate(self, command: dict[str, Any], payload: bytes) -> dict[str, Any]:
+        """Run all evaluation inputs in batches and write the joined outputs into ``outputs``."""
+        inputs = load_arrays(command["inputs"])
+        engine, size, n = self._opened(), command["batch_size"], batch_size(inputs)
+        found, said = [], time.monotonic()
+        for start in range(0, n, size):
+            chunk = tree_map(np.array, slice_batch(inputs, start, min(start + size, n)))
+            found.append(slice_batch(engine.predict(_filled(chunk, size)).result, 0, min(size, n - start)))
+            if time.monotonic() - said > _EVERY_S:
+                said = time.monotonic()
+                done = min(start + size, n)
+                words = f"{done} of {n} samples"
+                self._emit("progress", stage="evaluate", done=done, total=n, message=words, values={})
+        save_arrays(concat(found), command["outputs"])
+        return {"samples": n}
+
+    def _allocator(self) -> tuple[float | None, str]:
+        """Return the most that the runtime's allocator says it held in MiB, and what that is or why it is None."""
+        from workbench.engine.backends import runs_module
+
+        if self._engine is None:
+            return None, "No engine is open."
+        if not runs_module(self._backend):
+            return None, f"{self._backend} does not tell what its allocator holds; torch alone does."
+        if self._gpu() is not None:
+            peak = self._engine.predict(self._inputs).metrics.peak_memory_mib
+            return peak, "Weights and calls, in torch's allocator on the GPU."
+        from workbench.measure.torch_memory import torch_call_peak_mib
+
+        try:
+            return torch_call_peak_mib(self._call), "What a call holds in torch's CPU allocator beside the weights."
+        except Exception as error:  # noqa: BLE001 - a profiler that fails must not take the row along
+            return None, f"torch's profiler could not count it: {type(error).__name__}: {error}"
+
+    def _gpu(self) -> int | None:
+        """Return the number of the CUDA device that the engine runs on, None on the CPU and before it is open."""
+        if self._engine is None:
+            return None
+        place = self._engine.placement.place
+        if place.startswith("cuda"):
+            return int(place.partition(":")[2] or 0)
+        return device_index(self._engine.config) if place in _CUDA_PROVIDERS else None
+
+    def _call(self) -> object:
+        return self._engine.predict(self._inputs)
+
+    def _opened(self) -> Any:
+        if self._engine is None:
+            raise StudyError("The timing process was asked to run before it opened an engine.")
+        return self._engine
+
+
+def _filled(chunk: Any, size: int) -> Any:
+    """Repeat samples up to ``size``: a runtime that compiles for one batch size would compile again for the rest."""
+    return tree_map(lambda leaf: np.resize(leaf, (size, *leaf.shape[1:])), chunk)
