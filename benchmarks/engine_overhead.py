@@ -32,7 +32,7 @@ from workbench.compress.variant import Variant
 from workbench.core.allocator import allocator_state, use_steady_allocator
 from workbench.core.machine import default_threads, library_versions, this_machine
 from workbench.core.stats import bootstrap_median
-from workbench.engine.backends.openvino_ import import_openvino, shared_core
+from workbench.engine.backends.openvino.backend import import_openvino, shared_core
 from workbench.engine.turns import SETTLE_S
 from workbench.measure.timing import CallArm, interleave
 from workbench.tasks import Task

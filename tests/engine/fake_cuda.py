@@ -12,8 +12,8 @@ import time
 
 import torch
 
-from workbench.engine.backends.cuda import CudaPipe
-from workbench.engine.backends.torch_eager import EagerSession
+from workbench.engine.backends.cuda.transfers import CudaPipe
+from workbench.engine.backends.torch.eager import EagerSession
 
 
 class Stream:

@@ -25,7 +25,7 @@ def test_an_engine_asks_for_it_and_says_if_it_cannot_be(monkeypatch, steady, not
         asked.append(1)
         return AllocatorState("other", steady, "Only glibc on Linux can be made steady.")
 
-    monkeypatch.setattr("workbench.engine.backends.torch_session.use_steady_allocator", use)
+    monkeypatch.setattr("workbench.engine.backends.torch.session.use_steady_allocator", use)
     variant = wb.Variant.original(wb.tasks.digits())
     load = wb.OptimizedInferenceEngine.from_variant
     with load(variant, backend="torch-eager", batch_size=2, allocator="steady") as engine:

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from workbench.core.errors import EngineError
 from workbench.engine import OptimizedInferenceEngine
-from workbench.engine.backends.torch_eager import EagerSession
-from workbench.engine.backoff import BackingOff, memory_reason
+from workbench.engine.backends.torch.eager import EagerSession
+from workbench.engine.calls.oom_backoff import BackingOff, memory_reason
 
 Engine = OptimizedInferenceEngine
 ORT = (

@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workbench.engine.batching import one_by_one, pad, run_in_batches
-from workbench.engine.buffers import BufferPool
+from workbench.engine.calls.batching import one_by_one, pad, run_in_batches
+from workbench.engine.calls.buffers import BufferPool
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(1, 7), st.booleans())

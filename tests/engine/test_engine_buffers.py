@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import workbench as wb
 from workbench.core.errors import ConfigError, InputError
-from workbench.engine.buffers import MIB, BufferPool
+from workbench.engine.calls.buffers import MIB, BufferPool
 
 CALLS = 10_000
 

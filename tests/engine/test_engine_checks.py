@@ -14,8 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 from workbench.artifact import Reference, save_variant
 from workbench.core.errors import ArtifactError, ConfigError, EngineError
 from workbench.engine import InferenceConfig, OptimizedInferenceEngine, QuantizationConfig
-from workbench.engine.source import source_from_artifact
-from workbench.engine.weights import quantize_weights
+from workbench.engine.loading.int8_weights import quantize_weights
+from workbench.engine.loading.source import source_from_artifact
 
 Engine = OptimizedInferenceEngine
 IMAGES = torch.randn(9, 3, 8, 8, generator=torch.Generator().manual_seed(5))
@@ -57,8 +57,8 @@ def test_int8_on_a_cpu_without_the_instructions_is_said(saved, monkeypatch):
     from workbench.core.machine import this_machine
 
     old = dataclasses.replace(this_machine(), isa=("avx2",), cpu_model="an old CPU")
-    monkeypatch.setattr("workbench.engine.checks.this_machine", lambda: old)
-    monkeypatch.setattr("workbench.engine.source.this_machine", lambda: old)
+    monkeypatch.setattr("workbench.engine.loading.validation.this_machine", lambda: old)
+    monkeypatch.setattr("workbench.engine.loading.source.this_machine", lambda: old)
     written = {"machine": {"int8_dot": True, "cpu_model": "a new CPU"}, "quantized": True}
     elsewhere = dataclasses.replace(saved, manifest={**saved.manifest, **written})
     notes = load(source_from_artifact(elsewhere)).notes

@@ -15,7 +15,7 @@ from engine_models import Encoder, FixedBatch, Images, Pair, Same, Signed, Sized
 from workbench.core.errors import BackendUnavailable, EngineError, ExportError
 from workbench.engine import InferenceConfig, OptimizedInferenceEngine
 from workbench.engine.backends import backend_status, require_backend
-from workbench.engine.source import source_from_variant
+from workbench.engine.loading.source import source_from_variant
 from workbench.tasks.trees import leaves, tree_map
 
 Engine = OptimizedInferenceEngine

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import workbench as wb
 from workbench.core.errors import ConfigError, EngineError, InputError
-from workbench.engine.runner import CLOSED
+from workbench.engine.calls.session import CLOSED
 
 SOON = 20.0
 """Seconds after which a test that waits for another thread gives up."""
@@ -189,7 +189,9 @@ class TestStream:
         check(images, items[1:], list(found))
 
     def test_items_and_results_that_take_no_time_start_no_thread(self, images, monkeypatch):
-        monkeypatch.setattr("workbench.engine.streaming._WORTH_A_THREAD", 0.5)  # another process may hold the cores
+        monkeypatch.setattr(
+            "workbench.engine.calls.streaming._WORTH_A_THREAD", 0.5
+        )  # another process may hold the cores
         items, names = samples(images, *[16] * 6), set()
         with wb.OptimizedInferenceEngine.from_variant(images, backend="onnxruntime", batch_size=16) as engine:
             run = engine._runner.session.run

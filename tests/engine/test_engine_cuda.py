@@ -12,12 +12,12 @@ from fake_cuda import FakeCuda, give_pipe, plain_array
 
 from workbench.core.errors import ConfigError, EngineError
 from workbench.engine import InferenceConfig, OptimizedInferenceEngine
-from workbench.engine.backends.cuda import CudaPipe
-from workbench.engine.backends.cuda_graphs import GRAPHS, GraphedCall
-from workbench.engine.backends.torch_eager import EagerSession
-from workbench.engine.gathering import Gatherer
+from workbench.engine.backends.cuda.graphs import GRAPHS, GraphedCall
+from workbench.engine.backends.cuda.transfers import CudaPipe
+from workbench.engine.backends.torch.eager import EagerSession
+from workbench.engine.calls.batch_queue import Gatherer
 from workbench.engine.precision import Precision, take_on_cuda
-from workbench.engine.tf32 import Tf32Claim
+from workbench.engine.process.tf32 import Tf32Claim
 
 Engine = OptimizedInferenceEngine
 

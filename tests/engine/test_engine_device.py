@@ -8,7 +8,7 @@ import torch
 from workbench.core.config import from_dict
 from workbench.core.errors import ConfigError
 from workbench.engine import InferenceConfig, OptimizedInferenceEngine
-from workbench.engine.backends.providers import choose_providers
+from workbench.engine.backends.onnxruntime.providers import choose_providers
 from workbench.engine.device import Found, choose_device, device_index, find_cuda, no_cuda, openvino_device, wants_gpu
 
 NONE = no_cuda(built=None, version="2.13.0+cpu", gpus=(), reason="No NVIDIA GPU: NVML Shared Library Not Found.")

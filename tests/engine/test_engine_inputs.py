@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from workbench.core.errors import InputError
-from workbench.engine.inputs import Binder
+from workbench.engine.calls.inputs import Binder
 from workbench.export.io import IOSpec, TensorSpec
 
 IMAGE = TensorSpec("image", "float32", (3, 4))

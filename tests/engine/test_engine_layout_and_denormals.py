@@ -10,11 +10,11 @@ import torch
 from engine_models import make_variant
 from torch import Tensor, nn
 
-from workbench.core.denormals import can_flush, flushing
 from workbench.core.errors import ConfigError
 from workbench.engine import InferenceConfig, OptimizedInferenceEngine
-from workbench.engine.backends.layout import NOTHING, Layout
-from workbench.engine.workers import on_workers
+from workbench.engine.backends.torch.layout import NOTHING, Layout
+from workbench.engine.process.denormals import can_flush, flushing
+from workbench.engine.process.openmp import on_workers
 from workbench.export.io import IOSpec, TensorSpec
 
 Engine = OptimizedInferenceEngine
@@ -103,10 +103,10 @@ def test_openvino_says_that_it_computes_them_and_leaves_the_caller_alone(fading)
 
 def test_a_platform_without_the_switch_and_one_without_workers_say_so(fading, monkeypatch):
     options = {"backend": "torch-eager", "threads": 2, "flush_denormals": True, **FADING}
-    monkeypatch.setattr("workbench.engine.threads.can_reach_workers", lambda: False)
+    monkeypatch.setattr("workbench.engine.process.threads.can_reach_workers", lambda: False)
     with Engine.from_variant(fading, **options) as engine:
         assert any("thread that calls only" in note for note in engine.notes)
-    monkeypatch.setattr("workbench.engine.threads.can_flush", lambda: False)
+    monkeypatch.setattr("workbench.engine.process.threads.can_flush", lambda: False)
     with Engine.from_variant(fading, **options) as engine:
         assert any("cannot be told to flush" in note for note in engine.notes)
 

@@ -13,9 +13,9 @@ from fake_cuda import FakeCuda, give_pipe
 
 from workbench.core.errors import ConfigError
 from workbench.engine import InferenceConfig, OptimizedInferenceEngine
-from workbench.engine.backends.cuda_memory import WATCHED, MemoryLimit, PeakMemory
-from workbench.engine.backends.torch_eager import EagerSession
-from workbench.engine.backoff import memory_reason
+from workbench.engine.backends.cuda.memory import WATCHED, MemoryLimit, PeakMemory
+from workbench.engine.backends.torch.eager import EagerSession
+from workbench.engine.calls.oom_backoff import memory_reason
 
 
 def real_errors():

@@ -20,7 +20,7 @@ from workbench.compress.variant import Variant
 from workbench.core.errors import EngineError
 from workbench.engine import OptimizedInferenceEngine
 from workbench.engine.backends import BACKENDS, get_backend
-from workbench.engine.backends.openvino_ import import_openvino
+from workbench.engine.backends.openvino.backend import import_openvino
 from workbench.tasks.task import Task
 
 WEIGHTS = {"activations": "none"}
@@ -90,7 +90,7 @@ def variant(mode: str) -> Variant:
 @functools.cache
 def file(mode: str):
     """Return the ONNX file of a mode, kept open by an engine's source."""
-    from workbench.engine.source import source_from_variant
+    from workbench.engine.loading.source import source_from_variant
 
     return source_from_variant(variant(mode), onnx=True, batch=8).onnx_path
 

@@ -8,8 +8,8 @@ import pytest
 from workbench.compress.variant import predict_with
 from workbench.core.errors import EngineError, ExportError
 from workbench.engine import InferenceConfig, OptimizedInferenceEngine
-from workbench.engine.backends.openvino_ import import_openvino, shared_core
-from workbench.engine.source import source_from_path
+from workbench.engine.backends.openvino.backend import import_openvino, shared_core
+from workbench.engine.loading.source import source_from_path
 from workbench.export.onnx import export_onnx
 
 openvino = import_openvino()

@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from workbench.core.errors import EngineError
-from workbench.engine.backends import openvino_guard
-from workbench.engine.backends.openvino_guard import surviving
+from workbench.engine.backends.openvino import compiler_guard
+from workbench.engine.backends.openvino.compiler_guard import surviving
 
 SETTINGS = {"INFERENCE_NUM_THREADS": 1}
 DIES_OF_SNIPPETS = (
@@ -69,8 +69,8 @@ def file(tmp_path):
 def tried(monkeypatch):
     """Return a function that makes processes of a program try models, and the list of those started."""
     started = []
-    monkeypatch.setattr(openvino_guard, "_TRIED", openvino_guard._Trials())
-    monkeypatch.setattr(openvino_guard, "_EXPENDABLE", False)
+    monkeypatch.setattr(compiler_guard, "_TRIED", compiler_guard._Trials())
+    monkeypatch.setattr(compiler_guard, "_EXPENDABLE", False)
 
     def use(program):
         def start():
@@ -78,7 +78,7 @@ def tried(monkeypatch):
             started.append(subprocess.Popen([sys.executable, "-c", program], text=True, **pipes))
             return started[-1]
 
-        monkeypatch.setattr(openvino_guard, "_started", start)
+        monkeypatch.setattr(compiler_guard, "_started", start)
         return started
 
     yield use
@@ -89,7 +89,7 @@ def tried(monkeypatch):
 
 def test_nothing_is_started_in_a_process_that_may_crash(tried, file, monkeypatch):
     started = tried(DIES)
-    openvino_guard.crashes_are_survived()
+    compiler_guard.crashes_are_survived()
     assert surviving(file, None, "CPU", SETTINGS) == ({}, ())
     assert not started
 
@@ -99,7 +99,7 @@ def test_one_process_tries_all_models_each_once(tried, file):
     for shapes in ([[1, 3]], [[2, 3]], [[1, 3]]):
         assert surviving(file, shapes, "CPU", SETTINGS) == ({}, ())
     assert len(started) == 1
-    assert len(openvino_guard._TRIED._survived) == 2
+    assert len(compiler_guard._TRIED._survived) == 2
 
 
 def test_a_process_that_ended_while_it_was_idle_is_started_again(tried, file):
@@ -107,14 +107,14 @@ def test_a_process_that_ended_while_it_was_idle_is_started_again(tried, file):
     for size in range(3):
         assert surviving(file, [[size, 3]], "CPU", SETTINGS) == ({}, ())
     assert len(started) == 3
-    assert len(openvino_guard._TRIED._survived) == 3
+    assert len(compiler_guard._TRIED._survived) == 3
 
 
 def test_a_crash_leads_to_settings_that_survive_with_a_note(tried, file):
     started = tried(DIES_OF_SNIPPETS)
     settings, notes = surviving(file, None, "CPU", SETTINGS)
     assert settings == {"SNIPPETS_MODE": "DISABLE"}
-    assert notes == (openvino_guard.PLAIN_NOTE,)
+    assert notes == (compiler_guard.PLAIN_NOTE,)
     assert len(started) == 2
 
 

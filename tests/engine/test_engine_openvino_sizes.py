@@ -10,7 +10,7 @@ import pytest
 
 import workbench as wb
 from workbench.core.errors import EngineError
-from workbench.engine.backends.openvino_sizes import ANY, OtherSizes
+from workbench.engine.backends.openvino.input_sizes import ANY, OtherSizes
 
 
 class Compiled:
@@ -63,7 +63,7 @@ class TestOtherSizes:
 
 def test_requests_of_sizes_that_are_compiled_no_more_are_freed(monkeypatch):
     """A request keeps its compiled model alive: each size ever used would stay in memory."""
-    monkeypatch.setattr("workbench.engine.backends.openvino_sizes._MOST_SIZES", 2)
+    monkeypatch.setattr("workbench.engine.backends.openvino.input_sizes._MOST_SIZES", 2)
     variant = wb.Variant.original(wb.tasks.digits())
     images = variant.task.examples(8).numpy()
     with wb.OptimizedInferenceEngine.from_variant(variant, backend="openvino", batch_size=8) as engine:

@@ -11,8 +11,8 @@ import pytest
 
 from workbench.core.cpu import Topology
 from workbench.engine import InferenceConfig, OptimizedInferenceEngine
-from workbench.engine.pinning import Pins, take_pins
-from workbench.engine.workers import on_workers
+from workbench.engine.process.openmp import on_workers
+from workbench.engine.process.pinning import Pins, take_pins
 
 Engine = OptimizedInferenceEngine
 TWO = Topology(((0, 4), (1, 5), (2, 6), (3, 7)), ((0, 1, 4, 5), (2, 3, 6, 7)))
@@ -40,7 +40,7 @@ def test_what_is_pinned_is_said(threads, cpus, words):
 def test_nothing_is_touched_unless_asked(monkeypatch):
     assert take_pins(None, 2, TWO) == take_pins(False, 2, TWO) == Pins()
     assert InferenceConfig().pin_threads is None
-    monkeypatch.setattr("workbench.engine.pinning.this_topology", lambda: None)
+    monkeypatch.setattr("workbench.engine.process.pinning.this_topology", lambda: None)
     assert "does not tell which CPUs share a core" in take_pins(True, 2).notes[0]
 
 
@@ -130,8 +130,10 @@ def test_openvino_chooses_itself_and_says_so(images):
 
 @pytest.mark.parametrize("backend", ["torch-eager", "onnxruntime"])
 def test_a_platform_that_cannot_pin_says_so_and_runs(images, backend, monkeypatch):
-    monkeypatch.setattr("workbench.engine.threads.can_reach_workers", lambda: False)
-    monkeypatch.setattr("workbench.engine.pinning.this_topology", lambda: TWO if backend == "torch-eager" else None)
+    monkeypatch.setattr("workbench.engine.process.threads.can_reach_workers", lambda: False)
+    monkeypatch.setattr(
+        "workbench.engine.process.pinning.this_topology", lambda: TWO if backend == "torch-eager" else None
+    )
     with Engine.from_variant(images, backend=backend, threads=2, pin_threads=True) as engine:
         assert any(note.startswith("pin_threads=True: nothing was pinned") for note in engine.notes)
         assert engine.predict(images.task.examples(2).numpy()).result.shape == (2, 5)

@@ -13,7 +13,7 @@ from workbench.core.config import from_dict
 from workbench.core.errors import ConfigError, EngineError
 from workbench.core.machine import this_machine
 from workbench.engine import InferenceConfig, OptimizedInferenceEngine, Precision
-from workbench.engine.backends.precisions import HINTS, take_onnxruntime, take_openvino
+from workbench.engine.backends.precision_support import HINTS, take_onnxruntime, take_openvino
 from workbench.engine.precision import TOLERANCES, native_set, take_on_cpu
 
 Engine = OptimizedInferenceEngine

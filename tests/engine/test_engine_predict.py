@@ -227,7 +227,7 @@ def test_temporary_exports_go_with_their_variant():
 
     from engine_models import words_variant
 
-    from workbench.engine.source import source_from_variant
+    from workbench.engine.loading.source import source_from_variant
 
     variant = words_variant()
     first = source_from_variant(variant, onnx=True, batch=1)

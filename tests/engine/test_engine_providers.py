@@ -12,8 +12,8 @@ import pytest
 from workbench.core.errors import ConfigError, EngineError
 from workbench.engine import InferenceConfig
 from workbench.engine import OptimizedInferenceEngine as Engine
-from workbench.engine.backends import optimized
-from workbench.engine.backends.providers import (
+from workbench.engine.backends.onnxruntime import graph_cache
+from workbench.engine.backends.onnxruntime.providers import (
     CPU,
     CUDA,
     Providers,
@@ -23,8 +23,8 @@ from workbench.engine.backends.providers import (
     fallbacks,
     short_name,
 )
-from workbench.engine.onnx_files import digest_of, onnx_files
-from workbench.engine.placement import Placement, placement_of
+from workbench.engine.loading.onnx_files import digest_of, onnx_files
+from workbench.engine.loading.placement import Placement, placement_of
 
 KNOWN = onnxruntime.get_all_providers()
 TENSORRT = "TensorrtExecutionProvider"
@@ -235,7 +235,7 @@ def test_workers_sleep_when_told_to(images, monkeypatch):
 @pytest.fixture
 def graphs(tmp_path, monkeypatch):
     monkeypatch.setenv("WORKBENCH_CACHE", str(tmp_path))
-    return tmp_path / optimized.FOLDER
+    return tmp_path / graph_cache.FOLDER
 
 
 def test_a_rewritten_graph_is_kept_and_read_again(images, graphs):
@@ -283,10 +283,10 @@ def test_where_nothing_can_be_kept_the_engine_runs_and_says_so(images, tmp_path,
     monkeypatch.setenv("WORKBENCH_CACHE", str(tmp_path))
     with onnx_engine(images, keep_optimized=True, providers=(IDLE,)) as engine:
         assert any("a graph that azure has compiled cannot be written" in note for note in engine.notes)
-    monkeypatch.setattr(optimized, "_LARGEST_MIB", 0)
+    monkeypatch.setattr(graph_cache, "_LARGEST_MIB", 0)
     with onnx_engine(images, keep_optimized=True) as engine:
         assert any("too large for one file" in note for note in engine.notes)
-    assert not (tmp_path / optimized.FOLDER).exists()
+    assert not (tmp_path / graph_cache.FOLDER).exists()
 
 
 def test_the_oldest_graphs_make_room(graphs, monkeypatch):
@@ -296,7 +296,7 @@ def test_the_oldest_graphs_make_room(graphs, monkeypatch):
     for age, name in enumerate(("new", "middle", "old")):
         (graphs / f"{name}.onnx").write_bytes(b"x" * 2**20)
         os.utime(graphs / f"{name}.onnx", (1000 - age, 1000 - age))
-    monkeypatch.setattr(optimized, "LIMIT_MIB", 3)
-    with optimized.keeping(graphs / "latest.onnx") as temporary:
+    monkeypatch.setattr(graph_cache, "LIMIT_MIB", 3)
+    with graph_cache.keeping(graphs / "latest.onnx") as temporary:
         temporary.write_bytes(b"x" * 2**20)
     assert {path.stem for path in graphs.iterdir()} == {"latest", "new", "middle"}

@@ -13,8 +13,8 @@ import torch
 
 from workbench.core.errors import ConfigError, EngineError
 from workbench.engine import InferenceConfig, OptimizedInferenceEngine
-from workbench.engine.backends.openvino_ import streams_note
-from workbench.engine.gate import Gate
+from workbench.engine.backends.openvino.backend import streams_note
+from workbench.engine.calls.call_limiter import Gate
 
 Engine = OptimizedInferenceEngine
 SOON = 20.0

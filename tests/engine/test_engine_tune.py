@@ -16,10 +16,11 @@ from engine_models import Images, make_variant
 
 import workbench as wb
 from workbench.core.errors import ConfigError, EngineError, InputError
-from workbench.engine import InferenceConfig, OptimizedInferenceEngine, TuneResult, tunable, tune, tuned
-from workbench.engine.placement import Placement
-from workbench.engine.source import source_from_path, source_from_variant
-from workbench.engine.tunable import model_digest, own_config
+from workbench.engine import InferenceConfig, OptimizedInferenceEngine, TuneResult
+from workbench.engine.autotune import api, search
+from workbench.engine.autotune.api import model_digest, own_config
+from workbench.engine.loading.placement import Placement
+from workbench.engine.loading.source import source_from_path, source_from_variant
 from workbench.engine.turns import by_turns, timed_block
 
 Engine = OptimizedInferenceEngine
@@ -83,17 +84,17 @@ def speeds(monkeypatch):
                 raise EngineError("no room")
             self.session = Made(config)
 
-    monkeypatch.setattr(tune, "load_checked", Loaded)
-    monkeypatch.setattr(tune, "_block", block)
-    monkeypatch.setattr(tune, "cores_allowed", lambda: 8)
-    monkeypatch.setattr(tune, "default_threads", lambda: 4)
+    monkeypatch.setattr(search, "load_checked", Loaded)
+    monkeypatch.setattr(search, "_block", block)
+    monkeypatch.setattr(search, "cores_allowed", lambda: 8)
+    monkeypatch.setattr(search, "default_threads", lambda: 4)
     return factors
 
 
 def search(images, *, backend="torch-eager", goal="latency", budget_s=60.0, **options) -> TuneResult:
     source = source_from_variant(images, onnx=False, batch=2)
     config = InferenceConfig(backend=backend, **options)
-    return tune.Search(source, config, [], goal=goal, budget_s=budget_s).result()
+    return search.Search(source, config, [], goal=goal, budget_s=budget_s).result()
 
 
 class TestSearch:
@@ -133,21 +134,21 @@ class TestSearch:
 
     def test_luck_of_the_first_comparison_does_not_win(self, images, speeds, monkeypatch):
         speeds[("threads", 2)] = 0.5
-        plain = tune.by_turns
+        plain = search.by_turns
 
         def unlucky(blocks, *, rounds, end):
             if len(blocks) == 2 and "threads=2" in blocks and rounds[1] == 40:
                 speeds[("threads", 2)] = 1.0
             return plain(blocks, rounds=rounds, end=end)
 
-        monkeypatch.setattr(tune, "by_turns", unlucky)
+        monkeypatch.setattr(search, "by_turns", unlucky)
         found = search(images, backend="torch-eager")
         assert [row.stage for row in found.table][-1] == "final" and found.changes == {}
         assert "does not lie wholly below 1" in found.verdict
 
     def test_few_rounds_decide_nothing(self, images, speeds, monkeypatch):
         speeds[("threads", 2)] = 0.5
-        monkeypatch.setattr(tune, "_ROUNDS", 3)
+        monkeypatch.setattr(search, "_ROUNDS", 3)
         found = search(images)
         assert found.changes == {} and "only 3 rounds fitted into the time, and 6 are needed" in found.verdict
         assert not found.decided
@@ -215,13 +216,13 @@ def quick(monkeypatch):
 
     def result(self):
         searches.append(self._config)
-        row = tune.TunedSetting("threads=1", "final", {"threads": 1}, 1.0, 0.5, 0.4, 0.6, 9)
+        row = search.TunedSetting("threads=1", "final", {"threads": 1}, 1.0, 0.5, 0.4, 0.6, 9)
         changed = self._config.replace(threads=1)
         return TuneResult(
             self._config.backend, 4, self._goal, {"threads": 1}, changed, (row,), "Chosen: threads=1.", 0.1
         )
 
-    monkeypatch.setattr(tune.Search, "result", result)
+    monkeypatch.setattr(search.Search, "result", result)
     return searches
 
 
@@ -243,14 +244,14 @@ def test_a_result_is_kept_for_the_next_engine_and_measured_again_on_request(imag
 def test_what_the_time_did_not_suffice_for_is_not_kept_and_replaces_nothing(images, monkeypatch):
     def result(self):
         done = self._budget >= 10
-        row = tuned.TunedSetting("threads=1", "final", {"threads": 1}, 1.0, 0.5, 0.4, 0.6, 9 if done else 2)
-        judged = tuned.judge(row, [row])
+        row = result.TunedSetting("threads=1", "final", {"threads": 1}, 1.0, 0.5, 0.4, 0.6, 9 if done else 2)
+        judged = result.judge(row, [row])
         changes = {"threads": 1} if judged.won else {}
         config = self._config.replace(**changes)
         found = TuneResult(self._config.backend, 4, self._goal, changes, config, (row,), judged.verdict, 0.1)
         return dataclasses.replace(found, decided=judged.decided)
 
-    monkeypatch.setattr(tune.Search, "result", result)
+    monkeypatch.setattr(search.Search, "result", result)
     with Engine.from_variant(images, backend="onnxruntime", batch_size=4, threads=2) as engine:
         short = engine.tune(budget_s=1)
         assert not short.decided and short.notes == ("not kept for the next time: the time did not suffice for one",)
@@ -383,7 +384,7 @@ def test_the_digest_follows_the_weights_also_those_outside_the_file(tmp_path):
     assert one.read_bytes() == two.read_bytes()
     digests = [model_digest(source_from_path(path), "onnxruntime") for path in (one, same, two)]
     assert digests[0] == digests[1] != digests[2]
-    assert tunable.FORMAT == 2
+    assert api.FORMAT == 2
 
 
 def test_a_winner_that_does_not_load_leaves_the_engine_as_it_was(images, quick, monkeypatch):

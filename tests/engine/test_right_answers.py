@@ -16,7 +16,7 @@ from torch.nn import functional as F
 import workbench as wb
 from workbench.core.errors import EngineError, InputError
 from workbench.engine.backends import backend_status
-from workbench.engine.batching import Run
+from workbench.engine.calls.batching import Run
 
 SIZES = (1, 2, 3, 8, 20)
 RUNTIMES = [s.name for s in backend_status(("onnxruntime", "openvino")) if s.available]

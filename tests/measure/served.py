@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 import time
 
-from workbench.engine.batching import Bound
-from workbench.engine.concurrent import ConcurrentCalls
-from workbench.engine.result import InferenceResult, metrics_of
+from workbench.engine.calls.batching import Bound
+from workbench.engine.calls.concurrent import ConcurrentCalls
+from workbench.engine.calls.result import InferenceResult, metrics_of
 
 
 class Sleeper(ConcurrentCalls):

@@ -139,7 +139,7 @@ def test_what_cannot_be_profiled_is_said_first(tiny, options, words):
 
 def test_a_backend_that_is_missing_is_said(tiny, monkeypatch):
     from workbench.engine.backends.base import Availability
-    from workbench.engine.backends.openvino_ import OpenVino
+    from workbench.engine.backends.openvino.backend import OpenVino
 
     monkeypatch.setattr(OpenVino, "status", lambda self: Availability("openvino", False, None, "gone", "get it"))
     with pytest.raises(BackendUnavailable, match="gone"):

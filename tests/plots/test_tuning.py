@@ -8,7 +8,7 @@ import pytest
 
 import workbench as wb
 from workbench.engine import InferenceConfig, TunedSetting, TuneResult
-from workbench.engine.tuned import judge
+from workbench.engine.autotune.result import judge
 
 
 def result(*rows: TunedSetting, **changes: object) -> TuneResult:

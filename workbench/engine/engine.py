@@ -11,21 +11,21 @@ from typing import TYPE_CHECKING, Any, Self
 from workbench.artifact.artifact import Artifact, open_artifact
 from workbench.core.errors import ConfigError, EngineError
 from workbench.core.given import require_count
-from workbench.engine.ahead import run_line
+from workbench.engine.autotune.api import TunableCalls
+from workbench.engine.autotune.selection import Candidate, choose, load_checked
 from workbench.engine.backends import get_backend, takes_onnx
 from workbench.engine.backends.base import ModelSource
-from workbench.engine.batching import Bound
-from workbench.engine.buffers import BufferPool, BufferStatistics
-from workbench.engine.checks import load_notes, precision_of
+from workbench.engine.calls.batch_queue import Gatherer
+from workbench.engine.calls.batching import Bound
+from workbench.engine.calls.buffers import BufferPool, BufferStatistics
+from workbench.engine.calls.pipeline import run_line
+from workbench.engine.calls.result import InferenceResult
+from workbench.engine.calls.session import CLOSED, NOT_YET, Runner
 from workbench.engine.config import InferenceConfig, config_of
-from workbench.engine.gathering import Gatherer
-from workbench.engine.placement import Placement, placement_of
-from workbench.engine.result import InferenceResult
-from workbench.engine.runner import CLOSED, NOT_YET, Runner
-from workbench.engine.selection import Candidate, choose, load_checked
-from workbench.engine.source import source_from_artifact, source_from_path, source_from_variant
-from workbench.engine.tunable import TunableCalls
-from workbench.engine.weights import weight_only
+from workbench.engine.loading.int8_weights import weight_only
+from workbench.engine.loading.placement import Placement, placement_of
+from workbench.engine.loading.source import source_from_artifact, source_from_path, source_from_variant
+from workbench.engine.loading.validation import load_notes, precision_of
 from workbench.export.io import IOSpec
 
 if TYPE_CHECKING:
@@ -285,7 +285,7 @@ class OptimizedInferenceEngine(TunableCalls):
     def leave_to_others(self) -> None:
         """Say that other threads than the one that calls are to run the engine: torch's workers follow one only."""
         if self.prefers_one_thread:
-            from workbench.engine.threads import leave_to_others
+            from workbench.engine.process.threads import leave_to_others
 
             leave_to_others()
 

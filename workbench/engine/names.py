@@ -10,12 +10,12 @@ GROUP = "workbench.backends"
 """The entry point group by which another package offers a backend: its name, and where its backend object is."""
 
 BACKENDS = {
-    "torch-eager": "workbench.engine.backends.torch_eager",
-    "onnxruntime": "workbench.engine.backends.onnxruntime_",
-    "openvino": "workbench.engine.backends.openvino_",
-    "torch-compile": "workbench.engine.backends.torch_compile",
-    "torchscript": "workbench.engine.backends.torchscript",
-    "aot-inductor": "workbench.engine.backends.aot_inductor",
+    "torch-eager": "workbench.engine.backends.torch.eager",
+    "onnxruntime": "workbench.engine.backends.onnxruntime.backend",
+    "openvino": "workbench.engine.backends.openvino.backend",
+    "torch-compile": "workbench.engine.backends.torch.compile",
+    "torchscript": "workbench.engine.backends.torch.torchscript",
+    "aot-inductor": "workbench.engine.backends.torch.aot_inductor",
 }
 """Name of each built-in backend and the module that holds its ``BACKEND``."""
 

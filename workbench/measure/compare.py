@@ -11,7 +11,7 @@ from workbench.core.errors import ConfigError, InputError
 from workbench.core.given import given, require_above_zero, require_count, require_engine, require_not_negative
 from workbench.core.speedup import speedup_text
 from workbench.core.stats import ASSUMED_NOISE, Verdict, verdict
-from workbench.engine.placement import runs_on_gpu
+from workbench.engine.loading.placement import runs_on_gpu
 from workbench.measure.blocks import Block
 from workbench.measure.conditions import Conditions, Watch
 from workbench.measure.noise import floor_of, known_noise, noise_words

@@ -221,7 +221,7 @@ def _copy_gb_s(threads: int, budget_s: float, device: str) -> float:
     """Return GB/s of the fastest copy, read and written bytes counted once each."""
     import torch
 
-    from workbench.engine.threads import ThreadClaim
+    from workbench.engine.process.threads import ThreadClaim
 
     size = min(max(_LEAST_COPY, _TIMES_CACHE * _cache_bytes()), psutil.virtual_memory().available // 8)
     claim = ThreadClaim(threads)

@@ -44,7 +44,7 @@ def _installed(*names: str) -> bool:
 def _torch(precision: str, side: int, threads: int, device: str) -> Iterator[Call]:
     import torch
 
-    from workbench.engine.threads import ThreadClaim
+    from workbench.engine.process.threads import ThreadClaim
 
     claim = ThreadClaim(threads)
     try:
@@ -85,8 +85,8 @@ def _onnxruntime(precision: str, side: int, threads: int) -> Iterator[Call]:
 
 @contextlib.contextmanager
 def _openvino(precision: str, side: int, threads: int) -> Iterator[Call]:
-    from workbench.engine.backends.openvino_ import import_openvino, shared_core
-    from workbench.engine.backends.precisions import HINTS
+    from workbench.engine.backends.openvino.backend import import_openvino, shared_core
+    from workbench.engine.backends.precision_support import HINTS
 
     openvino = import_openvino()
     core = shared_core()

@@ -13,9 +13,9 @@ from typing import Any
 from workbench.artifact.reference import Arrays
 from workbench.core.errors import EngineError, first_line
 from workbench.engine.backends.base import ModelSource, require_onnx
-from workbench.engine.backends.optimized import too_large
-from workbench.engine.onnx_files import onnx_files
-from workbench.engine.source import TemporaryFolder
+from workbench.engine.backends.onnxruntime.graph_cache import too_large
+from workbench.engine.loading.onnx_files import onnx_files
+from workbench.engine.loading.source import TemporaryFolder
 from workbench.measure.nodes import LayerNames, NodeTime, Observed, cut_median, owner_of
 from workbench.measure.words import is_product
 

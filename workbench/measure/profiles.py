@@ -12,12 +12,12 @@ import numpy as np
 from workbench.core.errors import ConfigError
 from workbench.core.files import replacing
 from workbench.core.given import given, require_count
+from workbench.engine.autotune.selection import load
 from workbench.engine.backends import takes_onnx
 from workbench.engine.config import config_of
+from workbench.engine.loading.placement import placement_of, runs_on_gpu
+from workbench.engine.loading.source import source_from_variant
 from workbench.engine.names import MODULE_BACKENDS, is_backend, unknown_backend
-from workbench.engine.placement import placement_of, runs_on_gpu
-from workbench.engine.selection import load
-from workbench.engine.source import source_from_variant
 from workbench.measure.conditions import Watch
 from workbench.measure.nodes import NodeTime, Observed
 from workbench.measure.profile_rows import LayerTime, Profile

@@ -18,7 +18,7 @@ from workbench.core.given import (
     require_path,
 )
 from workbench.core.stats import quantile_bounds
-from workbench.engine.placement import runs_on_gpu
+from workbench.engine.loading.placement import runs_on_gpu
 from workbench.measure.answering import System
 from workbench.measure.blocks import Samples
 from workbench.measure.conditions import Conditions, Watch

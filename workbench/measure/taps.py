@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.engine.backends.base import ModelSource, require_onnx
-from workbench.engine.source import TemporaryFolder
+from workbench.engine.loading.source import TemporaryFolder
 from workbench.export.io import TensorSpec
 
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")

@@ -25,7 +25,7 @@ WIDE = {"avx512f": "AVX-512", "avx2": "AVX2", "asimd": "NEON"}
 def examine() -> dict[str, Any]:
     """Return all of it as JSON-ready values; imports every runtime that is installed."""
     from workbench.engine.backends import backend_status, capabilities_of
-    from workbench.engine.backends.providers import provider_status
+    from workbench.engine.backends.onnxruntime.providers import provider_status
     from workbench.measure.noise import known_noise, noise_words
 
     def capable(name: str) -> dict[str, Any] | None:

@@ -16,7 +16,7 @@ from workbench.artifact.restore import recipe_of
 from workbench.core.errors import TrialFailed
 from workbench.core.machine import fingerprint_id, machine_words
 from workbench.core.progress import Progress, ProgressCallback, ignore
-from workbench.engine.placement import runs_on_gpu
+from workbench.engine.loading.placement import runs_on_gpu
 from workbench.export.io import rebuild_inputs
 from workbench.measure.conditions import Watch
 from workbench.measure.noise import machine_floor

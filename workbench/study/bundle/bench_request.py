@@ -18,7 +18,7 @@ from workbench.core.given import given, require_count, require_path, require_sev
 from workbench.core.lazy import how_to_get
 from workbench.core.machine import default_threads
 from workbench.engine.backends import DEFAULT_BACKENDS, backend_status, require_backend, runs_module
-from workbench.engine.inputs import Binder
+from workbench.engine.calls.inputs import Binder
 from workbench.export.io import IOSpec, rebuild_inputs
 from workbench.study.plan.shapes import Point, own_shape, shapes_of
 from workbench.tasks.axes import OpenDims, resized

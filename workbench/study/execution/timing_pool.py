@@ -11,7 +11,7 @@ from typing import Any
 
 from workbench.core.errors import TrialFailed
 from workbench.engine.backends import runs_module
-from workbench.engine.placement import runs_on_gpu
+from workbench.engine.loading.placement import runs_on_gpu
 from workbench.measure.blocks import Block
 from workbench.measure.conditions import Watch
 from workbench.measure.gpus import GpuMemory

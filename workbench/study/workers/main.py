@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from typing import IO, Any
 
 from workbench.core.allocator import use_steady_allocator
-from workbench.engine.backends.openvino_guard import crashes_are_survived
+from workbench.engine.backends.openvino.compiler_guard import crashes_are_survived
 from workbench.study.workers.phases import spans_of
 from workbench.study.workers.protocol import read_frame
 

@@ -1,0 +1,1 @@
+"""Choose backend and settings by interleaved timing: ``backend="auto"`` and ``engine.tune``."""

@@ -1,0 +1,1 @@
+"""CUDA: transfers on their own stream, device memory, CUDA graphs."""

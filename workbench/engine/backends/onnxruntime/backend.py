@@ -1,0 +1,226 @@
+"""ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from workbench.artifact.reference import Arrays
+from workbench.core.errors import ConfigError, EngineError, WorkbenchError, first_line
+from workbench.core.machine import default_threads
+from workbench.engine.backends.base import Availability, Capabilities, ModelSource, Session, require_onnx
+from workbench.engine.backends.onnxruntime.graph_cache import keeping, kept_graph, too_large, touch
+from workbench.engine.backends.onnxruntime.providers import (
+    CPU,
+    CUDA,
+    Providers,
+    choose_providers,
+    count_nodes,
+    device_of,
+    fallbacks,
+    short_name,
+)
+from workbench.engine.backends.precision_support import take_onnxruntime
+from workbench.engine.config import InferenceConfig
+from workbench.engine.loading.onnx_files import onnx_files
+from workbench.engine.process.denormals import flushed, flushing_call
+from workbench.engine.process.pinning import take_pins
+
+NAME = "onnxruntime"
+_HOW = "pip install onnxruntime"
+_RECORD = "session.record_ep_graph_assignment_info"
+_LEVELS = {
+    "none": "ORT_DISABLE_ALL",
+    "basic": "ORT_ENABLE_BASIC",
+    "extended": "ORT_ENABLE_EXTENDED",
+    "layout": "ORT_ENABLE_LAYOUT",
+    "all": "ORT_ENABLE_ALL",
+}
+# Workers that wait in a loop for the next piece of work are awake at once: on two idle cores small calls took up to
+# 1.9 times as long without. Beside another busy process they are in its way and their own: twice as slow with.
+_ASLEEP = {"session.intra_op.allow_spinning": "0", "session.force_spinning_stop": "1"}
+_FLUSHING = {"session.set_denormal_as_zero": "1"}
+DYNAMIC = (
+    "ONNX Runtime also rounds the inputs of matrix products to int8 as it runs where only their weights are integers "
+    "and it can fuse the two (MatMulNBits): part of the quality measured on this engine"
+)
+
+
+class OnnxRuntime:
+    """The backend that runs the ONNX file in ONNX Runtime."""
+
+    name = NAME
+    capabilities = Capabilities(formats=("onnx",), devices=("cpu", "cuda"), precisions=("float32", "int8"))
+
+    def status(self) -> Availability:
+        """Say whether ONNX Runtime can be imported."""
+        try:
+            import onnxruntime
+        except (ImportError, OSError) as error:
+            return Availability(NAME, False, None, first_line(error), _HOW)
+        return Availability(NAME, True, onnxruntime.__version__)
+
+    def load(self, source: ModelSource, config: InferenceConfig) -> Session:
+        """Load the ONNX file."""
+        path = require_onnx(source, NAME)
+        try:
+            return OnnxRuntimeSession(str(path), source, config)
+        except ConfigError:
+            raise
+        except Exception as error:
+            raise EngineError(f"ONNX Runtime cannot load {source.label}: {first_line(error)}") from error
+
+
+class OnnxRuntimeSession:
+    """An InferenceSession with its names ready."""
+
+    def __init__(self, path: str, source: ModelSource, config: InferenceConfig) -> None:
+        import onnxruntime
+
+        self.threads = config.threads or default_threads()
+        taken, entries = take_onnxruntime(config.precision, quantized=source.quantized)
+        self.precision, self.notes = taken.precision, taken.notes
+        if config.spin is False:
+            entries |= _ASLEEP
+        if config.flush_denormals:
+            entries |= _FLUSHING
+        pins = take_pins(config.pin_threads, self.threads)
+        if pins.cpus:  # counted from 1
+            entries["session.intra_op_thread_affinities"] = ";".join(str(cpu + 1) for cpu in pins.cpus)
+        known, available = onnxruntime.get_all_providers(), onnxruntime.get_available_providers()
+        chosen = choose_providers(config, known=known, available=available)
+        opened = _Opener(onnxruntime, config, chosen, entries, self.threads)
+        session, kept = opened.kept(path) if config.keep_optimized else (opened.open(path), ())
+        self._opened, self._path = opened, path
+        self._place(session, chosen, config)
+        self.notes = (*self.notes, *pins.notes, *self.fallbacks, *kept, *_weights_notes(source, config))
+        self._session: Any = session
+        # The entry is for the workers of the session; the thread that calls works beside them.
+        as_asked = flushing_call if config.flush_denormals else _as_it_is
+        self._run, self._run_bound = as_asked(session.run), as_asked(session.run_with_iobinding)
+        self._inputs = source.io.input_names
+        self._outputs = list(source.io.output_names)
+        self._binding: Any = None
+        self._bound: tuple[Arrays, Arrays] = ([], [])
+
+    def _place(self, session: Any, chosen: Providers, config: InferenceConfig) -> None:
+        """Find out which provider runs what; a session that reads a kept graph counts the nodes of that one."""
+        running = session.get_providers()
+        recorded = getattr(session, "get_provider_graph_assignment_info", None)  # ONNX Runtime 1.24 and later
+        self.nodes = count_nodes(recorded()) if recorded is not None else {}
+        self.placement = next(iter(self.nodes), running[0])
+        self.device = device_of(self.placement, dict(chosen.asked).get(self.placement, {}))
+        self.fallbacks = tuple(fallbacks(chosen, running=running, nodes=self.nodes, named=config.providers))
+
+    def run(self, inputs: Arrays) -> tuple[Arrays, float]:
+        """Run one batch."""
+        return self._run(self._outputs, dict(zip(self._inputs, inputs, strict=True))), 0.0
+
+    def run_into(self, inputs: Arrays, outputs: Arrays) -> float:
+        """Run one batch between the caller's own arrays: nothing is allocated or copied on the CPU."""
+        if not (_same(inputs, self._bound[0]) and _same(outputs, self._bound[1])):
+            self._bind(inputs, outputs)
+        self._run_bound(self._binding)
+        return 0.0
+
+    def _bind(self, inputs: Arrays, outputs: Arrays) -> None:
+        binding = self._session.io_binding()
+        for name, array in zip(self._inputs, inputs, strict=True):
+            binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+        for name, array in zip(self._outputs, outputs, strict=True):
+            binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+        self._binding = binding
+        self._bound = list(inputs), list(outputs)  # kept alive: the binding holds addresses only
+
+    def profiling(self, prefix: Path, *, write: Path | None = None) -> Any:
+        """Return a second session with the same settings that writes the times of its nodes to ``prefix`` and a date.
+
+        It writes the graph that runs to ``write``. Its file is complete once its ``end_profiling`` was called.
+        """
+        return self._opened.open(self._path, write=write, profile=prefix)
+
+    def close(self) -> None:
+        """Free the session."""
+        self._session = self._run = self._run_bound = self._binding = None
+        self._bound = [], []
+
+
+def _as_it_is(function: Any) -> Any:
+    return function
+
+
+def _same(arrays: Arrays, others: Arrays) -> bool:
+    """Return whether these are the very same arrays, so that addresses and shapes are known already."""
+    return len(arrays) == len(others) and all(a is b for a, b in zip(arrays, others, strict=True))
+
+
+class _Opener:
+    """Opens sessions with one set of options."""
+
+    def __init__(
+        self, runtime: Any, config: InferenceConfig, chosen: Providers, entries: Mapping[str, str], threads: int
+    ) -> None:
+        self._runtime, self._chosen, self._threads = runtime, chosen, threads
+        self._level, self._entries = config.graph_optimization, {**entries, _RECORD: "1"}
+
+    def open(
+        self, path: str | Path, *, level: str | None = None, write: Path | None = None, profile: Path | None = None
+    ) -> Any:
+        """Return a session for a file; it writes its rewritten graph to ``write``, times of nodes to ``profile``."""
+        options = self._runtime.SessionOptions()
+        options.intra_op_num_threads = self._threads
+        options.inter_op_num_threads = 1
+        levels = self._runtime.GraphOptimizationLevel.__members__
+        options.graph_optimization_level = levels[_LEVELS[level or self._level]]
+        options.log_severity_level = 4
+        if write is not None:
+            options.optimized_model_filepath = str(write)
+        if profile is not None:
+            options.enable_profiling, options.profile_file_prefix = True, str(profile)
+        for key, value in self._entries.items():
+            options.add_session_config_entry(key, value)
+        # Without this a provider that cannot start is replaced in silence, with a line printed to stdout.
+        with flushed(None):  # the first session of a process sets how the thread that makes it treats denormals
+            return self._runtime.InferenceSession(
+                str(path), options, providers=list(self._chosen.asked), enable_fallback=False
+            )
+
+    def kept(self, path: str) -> tuple[Any, tuple[str, ...]]:
+        """Return a session of the kept graph, which is made where there is none yet, and what must be said of it."""
+        files = onnx_files(path)
+        why = _not_kept(files, self._chosen.names)
+        if why:
+            return self.open(path), (f"keep_optimized: {why}; nothing is kept",)
+        settings = {"providers": self._chosen.asked, "level": self._level, "entries": self._entries}
+        graph = kept_graph(files, version=self._runtime.__version__, settings=settings)
+        if graph.is_file():
+            try:
+                session = self.open(graph, level="none")
+            except Exception:  # noqa: BLE001 - ONNX Runtime's errors have no common class; damaged: made again
+                graph.unlink(missing_ok=True)
+            else:
+                touch(graph)
+                return session, ("reads the graph that ONNX Runtime rewrote before (keep_optimized)",)
+        try:
+            with keeping(graph) as temporary:
+                return self.open(path, write=temporary), ()
+        except WorkbenchError as error:
+            return self.open(path), (f"keep_optimized: {first_line(error).rstrip('.')}; nothing is kept",)
+
+
+def _not_kept(files: list[Path], providers: Sequence[str]) -> str | None:
+    compiling = [short_name(name) for name in providers if name not in (CPU, CUDA)]
+    if compiling:
+        return f"a graph that {' '.join(compiling)} has compiled cannot be written"
+    return "the rewritten graph may be too large for one file" if too_large(files) else None
+
+
+def _weights_notes(source: ModelSource, config: InferenceConfig) -> tuple[str, ...]:
+    notes = (DYNAMIC,) if source.mode is not None and "weights" in source.mode else ()
+    if config.quantization is None:
+        return notes
+    return (*notes, "ONNX Runtime computes with these weights in float: a smaller file, no faster model")
+
+
+BACKEND = OnnxRuntime()

@@ -1,0 +1,72 @@
+"""Graphs that ONNX Runtime has rewritten, kept on disk, so that a later session reads them instead of rewriting."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from workbench.core.config import short_id
+from workbench.core.errors import WorkbenchError
+from workbench.core.files import cache_dir, replacing
+from workbench.core.machine import this_machine
+from workbench.engine.loading.onnx_files import digest_of
+
+FOLDER = "onnxruntime-graphs"
+LIMIT_MIB = 1024
+_LARGEST_MIB = 1800  # an ONNX file ends at 2 GiB
+
+
+def kept_graph(files: list[Path], *, version: str, settings: dict[str, Any]) -> Path:
+    """Return where the rewritten graph of a model is kept, whether it is there or not.
+
+    The name holds the content of the model's files, ONNX Runtime's version, the settings and the CPU's instruction
+    sets: the rewriting arranges weights for the very CPU.
+    """
+    key = {
+        "model": digest_of(files),
+        "version": version,
+        "settings": settings,
+        "cpu": [this_machine().cpu_model, *this_machine().isa],
+    }
+    return cache_dir() / FOLDER / f"{short_id(key)}.onnx"
+
+
+def too_large(files: list[Path]) -> bool:
+    """Return whether the rewritten graph of a model might not fit into one ONNX file."""
+    return sum(file.stat().st_size for file in files) > _LARGEST_MIB * 2**20
+
+
+@contextlib.contextmanager
+def keeping(target: Path) -> Iterator[Path]:
+    """Yield where a session shall write its graph; it takes its place when the session is there, and old ones go.
+
+    Raises
+    ------
+    WorkbenchError
+        If the cache cannot be written.
+    """
+    with replacing(target) as temporary:
+        yield temporary
+        if not temporary.stat().st_size:
+            raise WorkbenchError("ONNX Runtime wrote no graph")
+    _make_room(target)
+
+
+def _make_room(newest: Path) -> None:
+    """Remove the graphs that were not used for longest, until the others fit the limit."""
+    room = LIMIT_MIB * 2**20
+    with contextlib.suppress(OSError):  # another process may remove the same ones
+        files = sorted(newest.parent.glob("[!.]*.onnx"), key=lambda file: file.stat().st_mtime, reverse=True)
+        for file in files:
+            room -= file.stat().st_size
+            if room < 0 and file != newest:
+                file.unlink(missing_ok=True)
+
+
+def touch(graph: Path) -> None:
+    """Mark a graph as used now."""
+    with contextlib.suppress(OSError):
+        os.utime(graph)

@@ -1,0 +1,1 @@
+"""OpenVINO: compiled models, precision of their graphs, guard against compiler crashes."""

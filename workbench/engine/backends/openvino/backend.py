@@ -1,0 +1,325 @@
+"""OpenVINO."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from workbench.artifact.reference import Arrays
+from workbench.core.errors import EngineError, first_line
+from workbench.core.machine import cores_allowed, default_threads
+from workbench.engine.backends.base import (
+    Availability,
+    Capabilities,
+    ModelSource,
+    Session,
+    require_onnx,
+    run_and_copy,
+)
+from workbench.engine.backends.openvino.compiler_guard import surviving
+from workbench.engine.backends.openvino.graph_precision import computes_float64, rounds_on_the_fly
+from workbench.engine.backends.openvino.input_sizes import OtherSizes, OutputShapes
+from workbench.engine.backends.precision_support import HINTS, take_openvino
+from workbench.engine.config import InferenceConfig
+from workbench.engine.device import openvino_device, wants_gpu
+from workbench.engine.loading.validation import agreement_at
+
+NAME = "openvino"
+_HOW = "pip install openvino"
+_TELEMETRY = "openvino_telemetry"
+DYNAMIC = (
+    "OpenVINO also rounds the inputs of matrix products to int8 as it runs where only their weights are integers "
+    "(dynamic quantization): faster, and part of the quality measured on this engine"
+)
+
+# The property sets the thread that compiles, from which new threads take it: those of a single stream do not follow,
+# and those that another engine left are used again, as this one's would be by the next (seen with 2026.4).
+DENORMALS = (
+    "flush_denormals=True: OpenVINO has no switch that holds on all its threads (CPU_DENORMALS_OPTIMIZATION holds on "
+    "some): denormals are computed"
+)
+PINNED = (
+    "pinned threads while they compute, the one that calls too, to cores that OpenVINO chooses (ENABLE_CPU_PINNING)"
+)
+
+
+@functools.cache
+def import_openvino() -> Any:
+    """Import OpenVINO with its telemetry off: it would report to its maker as soon as it is imported.
+
+    Without the telemetry package OpenVINO uses its own stub, so the package is hidden during the import.
+    """
+    absent = object()
+    before = sys.modules.get(_TELEMETRY, absent)
+    sys.modules[_TELEMETRY] = None  # type: ignore[assignment]
+    try:
+        import openvino
+    finally:
+        if before is absent:
+            del sys.modules[_TELEMETRY]
+        else:
+            sys.modules[_TELEMETRY] = before  # type: ignore[assignment]
+    return openvino
+
+
+@functools.cache
+def shared_core() -> Any:
+    """Return the one Core of this process, which stays until it ends.
+
+    A Core's CPU plugin installs a stack for signal handlers and puts back the one before when the Core goes. With two
+    that go in the order they came, a freed stack is left behind, and the next signal (Ctrl-C) ends the process.
+    """
+    return import_openvino().Core()
+
+
+def streams_note(wanted: int, opened: int, threads: int) -> str:
+    """Return what streams mean for calls, and that there are fewer than asked for where that is so.
+
+    Examples
+    --------
+    >>> streams_note(1, 1, 4)
+    'streams=1: 1 call at once, on all threads (4)'
+    """
+    fewer = f"OpenVINO opens {opened} of them for {threads} thread{'s' if threads > 1 else ''}: "
+    calls = "1 call at once, on all threads" if opened == 1 else f"{opened} calls at once, which share the threads"
+    slower = "" if opened == 1 else "; a call beside others is slower than one alone"
+    return f"streams={wanted}: {fewer if opened < wanted else ''}{calls} ({threads}){slower}"
+
+
+class OpenVino:
+    """The backend that compiles the ONNX file, or one in its own format, with OpenVINO."""
+
+    name = NAME
+    capabilities = Capabilities(
+        formats=("onnx",), devices=("cpu", "gpu"), precisions=("float32", "bfloat16", "float16", "int8")
+    )
+
+    def status(self) -> Availability:
+        """Say whether OpenVINO can be imported and finds a device."""
+        try:
+            openvino = import_openvino()
+            devices = shared_core().available_devices
+        except (ImportError, OSError, RuntimeError) as error:
+            return Availability(NAME, False, None, first_line(error), _HOW)
+        version = openvino.get_version().split("-")[0]
+        if "CPU" not in devices:
+            return Availability(NAME, False, version, f"OpenVINO finds no CPU plugin, only {devices}", _HOW)
+        return Availability(NAME, True, version)
+
+    def load(self, source: ModelSource, config: InferenceConfig) -> Session:
+        """Compile the file for latency on the given threads, or for throughput in streams."""
+        path = source.openvino_path or require_onnx(source, NAME)
+        try:
+            return OpenVinoSession(str(path), source, config)
+        except Exception as error:
+            raise EngineError(
+                f"OpenVINO cannot compile {source.label}: {str(error).strip().splitlines()[-1]}"
+            ) from error
+
+
+class _Requests:
+    """What one call at a time uses: requests for the configured batch, for other sizes, and into given memory."""
+
+    __slots__ = ("fixed", "into", "others")
+
+    def __init__(self, fixed: Any) -> None:
+        self.fixed = fixed
+        self.others: dict[int, tuple[Any, Any]] = {}
+        # One of its own: a request that has once written into a caller's memory goes on to do so.
+        self.into: Any = None
+
+
+class OpenVinoSession:
+    """A model compiled for the configured batch size, and again when others come, held against the reference first."""
+
+    fallbacks: tuple[str, ...] = ()
+    narrows_int64 = hides_nan = True
+    compile_s = tried_s = 0.0
+
+    def __init__(self, path: str, source: ModelSource, config: InferenceConfig) -> None:
+        openvino = import_openvino()
+        self._core, self._path = shared_core(), path
+        self._tensor = openvino.Tensor
+        self.threads = config.threads or default_threads()
+        self.notes: tuple[str, ...] = ()
+        self.placement = "CPU"
+        if wants_gpu(config):
+            self.placement, self.fallbacks = openvino_device(config, self._core.available_devices)
+            self.notes = self.fallbacks
+        self.device = self.placement.lower()
+        can = self._core.get_property(self.placement, "OPTIMIZATION_CAPABILITIES")
+        taken = take_openvino(config.precision, self.placement, can)
+        self.precision, self.notes = taken.precision, (*self.notes, *taken.notes)
+        self._pin, self._streams = bool(config.pin_threads), config.streams
+        if config.flush_denormals:
+            self.notes = (*self.notes, DENORMALS)
+        if self._pin:
+            self.notes = (*self.notes, PINNED)
+        self._io = source.io
+        self._count = len(source.io.outputs)
+        # what treats a batch as a whole is compiled for any size only, so that what is checked is what answers
+        self._batch = source.io.batch or (config.batch_size if source.apart is None else 0)
+        self._source, self._config = source, config
+        self._compiled: Any = self._compile(self._batch or None)
+        self._others = OtherSizes(self._batch, None if self._batch else self._compiled, self._agreeing)
+        self._open = any(None in spec.shape for spec in source.io.inputs)
+        self._swallows = self.placement == "CPU" and (self.threads == 1 or cores_allowed() == 1)
+        self._shapes = OutputShapes(lambda: self._core.read_model(path), openvino.PartialShape)
+        self._idle: list[_Requests] = [self._requests()]
+        self._count_streams(config)
+        graph = self._core.read_model(path)
+        if computes_float64(graph):
+            self.notes = (*self.notes, "OpenVINO computes float64 in float32")
+        if source.quantized and rounds_on_the_fly(graph):
+            self.notes = (*self.notes, DYNAMIC)
+
+    def _count_streams(self, config: InferenceConfig) -> None:
+        """Let as many calls in as there are streams, which OpenVINO may make fewer than asked for."""
+        self.parallel_calls = 1
+        if config.streams is not None:
+            self.parallel_calls = max(1, int(self._compiled.get_property("NUM_STREAMS")))
+            self.notes = (*self.notes, streams_note(config.streams, self.parallel_calls, self.threads))
+
+    def counting(self, batch: int) -> Any:
+        """Return the model compiled once more with the same settings, so that its requests tell the times of nodes."""
+        return self._compile(batch, {"PERF_COUNT": True})
+
+    def _compile(self, batch: int | None, more: Mapping[str, Any] | None = None) -> Any:
+        """Return a compiled model; a static batch saves the runtime from working out shapes in every call."""
+        model = self._core.read_model(self._path)
+        shapes_known = all(None not in spec.shape for spec in self._io.inputs)
+        shapes: list[list[Any]] | None = None
+        if batch is not None and self._io.batch is None and shapes_known:
+            shapes = [[batch, *spec.shape] for spec in self._io.inputs]
+            model.reshape(dict(enumerate(shapes)))
+        settings: dict[str, Any] = {
+            "PERFORMANCE_HINT": "LATENCY" if self._streams is None else "THROUGHPUT",
+            # bfloat16 would be taken silently on CPUs that have it.
+            "INFERENCE_PRECISION_HINT": HINTS[self.precision],
+        }
+        if self._streams is not None:
+            settings["NUM_STREAMS"] = self._streams
+        if self.placement == "CPU":
+            settings["INFERENCE_NUM_THREADS"] = self.threads
+            # Pinned threads cannot step aside for other processes that OpenVINO or the system put on the same core.
+            settings["ENABLE_CPU_PINNING"] = self._pin
+        settings |= more or {}
+        begun = time.perf_counter()
+        safer, notes = surviving(self._path, shapes, self.placement, settings) if self._config.verify else ({}, ())
+        self.tried_s += time.perf_counter() - begun
+        settings |= safer
+        self.notes = (*self.notes, *(note for note in notes if note not in self.notes))
+        begun = time.perf_counter()
+        compiled = self._core.compile_model(model, self.placement, settings)
+        if not self.compile_s:  # that of loading
+            self.compile_s = time.perf_counter() - begun
+        return compiled
+
+    def _requests(self) -> _Requests:
+        return _Requests(self._compiled.create_infer_request())
+
+    @contextlib.contextmanager
+    def _lent(self) -> Iterator[_Requests]:
+        """Lend requests that no other call uses; a session that runs one call at a time has one set of them."""
+        try:
+            requests = self._idle.pop()
+        except IndexError:
+            requests = self._requests()
+        try:
+            yield requests
+        finally:
+            self._idle.append(requests)
+
+    def _request_for(self, requests: _Requests, size: int) -> Any:
+        """Return a request for a batch of ``size`` samples."""
+        if size == self._batch:
+            return requests.fixed
+        key, compiled = self._others.at(size)
+        known = requests.others.get(key)
+        if known is None or known[0] is not compiled:
+            # a request keeps its model alive: those of sizes that are compiled no more go too
+            requests.others = {kept: pair for kept, pair in requests.others.items() if self._others.still(kept)}
+            known = requests.others[key] = (compiled, compiled.create_infer_request())
+        return known[1]
+
+    def _agreeing(self, batch: int | None, sizes: tuple[int, ...]) -> Any:
+        """Return the model compiled for a batch size, None for any, unless it disagrees with the reference."""
+        compiled = self._compile(batch)
+        reference, config = self._source.reference, self._config
+        if reference is None or not config.verify:
+            return compiled
+        request = compiled.create_infer_request()
+
+        def run(inputs: Arrays) -> Arrays:
+            return self._io.batch_first(self._answer(request, inputs)[0])
+
+        for size in sizes:
+            found = agreement_at(size, run, reference, self.precision, self._source, config)
+            if found.problem:
+                note = f"OpenVINO gives other outputs with an open batch ({found.problem}): each size is compiled apart"
+                self.notes = (*self.notes, note) if batch is None else self.notes
+                return None
+        return compiled
+
+    def run(self, inputs: Arrays) -> tuple[Arrays, float]:
+        """Run one batch; compiling for a new batch size counts as computing."""
+        with self._lent() as requests:
+            request = self._request_for(requests, inputs[0].shape[0])
+            if not self._swallows or not (self._open or request is not requests.fixed):
+                return self._answer(request, inputs)
+            wanted = self._shapes.of(inputs)
+            outputs, copied = self._answer(request, inputs)
+            self._shapes.check(outputs, wanted)
+            return outputs, copied
+
+    def _answer(self, request: Any, inputs: Arrays) -> tuple[Arrays, float]:
+        """Return what a request gives, and the seconds spent on copying."""
+        start = time.perf_counter()
+        held = self.give(request, inputs)
+        begun = time.perf_counter()
+        request.infer(share_outputs=True)  # else OpenVINO copies every output once more
+        ended = time.perf_counter()
+        del held
+        outputs = [np.array(request.get_output_tensor(i).data) for i in range(self._count)]
+        return outputs, (begun - start) + (time.perf_counter() - ended)
+
+    def run_into(self, inputs: Arrays, outputs: Arrays) -> float:
+        """Run one batch into the caller's own arrays."""
+        start = time.perf_counter()
+        if inputs[0].shape[0] != self._batch:
+            return run_and_copy(self.run, inputs, outputs)
+        if self._open and self._swallows:
+            return run_and_copy(self.run, inputs, outputs)
+        with self._lent() as requests:
+            request = requests.into = requests.into or self._compiled.create_infer_request()
+            held = self.give(request, inputs)
+            for index, array in enumerate(outputs):
+                request.set_output_tensor(index, self._tensor(array, shared_memory=True))
+            copied = time.perf_counter() - start
+            request.infer(share_outputs=True)  # else OpenVINO copies every output once more
+            del held
+        return copied
+
+    def give(self, request: Any, inputs: Arrays) -> Arrays:
+        """Point a request at the inputs; the arrays that are returned have to outlive the call."""
+        # Tensors must be writable memory for OpenVINO, though it only reads these.
+        held = [array if array.flags.writeable else array.copy() for array in inputs]
+        for index, array in enumerate(held):
+            request.set_input_tensor(index, self._tensor(array, shared_memory=True))
+        return held
+
+    def close(self) -> None:
+        """Free the compiled model."""
+        self._idle = []
+        self._others.close()
+        self._shapes.close()
+        self._compiled = self._core = None
+
+
+BACKEND = OpenVino()

@@ -1,0 +1,1 @@
+"""PyTorch backends: eager, torch.compile, TorchScript, AOTInductor."""

@@ -1,0 +1,115 @@
+"""AOTInductor: the module exported, compiled into a shared library and loaded from it, without Python in a call.
+
+The library is code. It lies in a temporary folder of its own that goes with the engine, and is never opened from
+elsewhere.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from workbench.core.errors import EngineError, ExportError
+from workbench.engine.backends.base import Availability, Capabilities, ModelSource, Session
+from workbench.engine.backends.torch.inductor import inductor_options, inductor_status, reason_from
+from workbench.engine.backends.torch.session import PRECISIONS, Call, TorchSession
+from workbench.engine.config import InferenceConfig
+
+NAME = "aot-inductor"
+FIXED = "AOTInductor cannot keep this module's batch size open: it compiles anew for every batch size that comes"
+
+
+class AotInductor:
+    """The backend that runs a compiled export of the module."""
+
+    name = NAME
+    capabilities = Capabilities(formats=("module",), devices=("cpu", "cuda"), precisions=PRECISIONS, threads="process")
+
+    def status(self) -> Availability:
+        """Say whether torch and a C++ compiler are here."""
+        return inductor_status(NAME)
+
+    def load(self, source: ModelSource, config: InferenceConfig) -> Session:
+        """Export and compile the module, which takes seconds to minutes."""
+        return AotSession(source, config, backend=NAME)
+
+
+class AotSession(TorchSession):
+    """A library for all batch sizes, or one for each where the module's code fixes them."""
+
+    words = "AOTInductor"
+    compiles = True
+
+    def _prepare(self, source: ModelSource, config: InferenceConfig) -> Call:
+        from workbench.engine.backends.torch.flat_module import FlatModule, need_examples, wrong_at
+        from workbench.engine.loading.source import TemporaryFolder
+        from workbench.tasks.axes import other_sizes, resized
+
+        self._flat = FlatModule(self._module, source.io)
+        self._folder = TemporaryFolder()
+        self._label, self._options = source.label, inductor_options(source, self.device)
+        self._runners: dict[tuple[Any, ...], Any] = {}
+        self._dims = source.io.open_dims
+        size = source.io.batch or config.batch_size
+        examples = need_examples(self._examples(source, max(size, 2)), source.label, NAME)
+        first = [tensor[:size] for tensor in examples]
+        if source.io.batch is None and (runner := self._for_all(examples)) is not None:
+            more = need_examples(self._examples(source, size + 1), source.label, NAME)
+            batches = [first, more, resized(more, self._dims, other_sizes(more, self._dims))]
+            checks = {"quantized": source.quantized, "tolerance": self.tolerance}
+            if wrong_at(self._flat, runner, batches, **checks) is None:  # type: ignore[arg-type]
+                return lambda tensors: runner(*tensors)
+        if source.io.batch is None:
+            self.notes = (*self.notes, FIXED)
+        with self._torch.inference_mode():
+            self._each(first)
+        return self._each
+
+    def _for_all(self, examples: list[Any]) -> Any:
+        """Return a library that takes any batch size, None where the module's code fixes it or Inductor does not."""
+        dim = self._torch.export.Dim
+        batch = dim("batch")
+        shapes = tuple({0: batch, **dict.fromkeys(known, dim.DYNAMIC)} for known in self._dims)
+        try:
+            return self._compile(examples, {"tensors": shapes})
+        except ExportError as error:
+            if "batch size" in str(error):
+                return None
+            raise
+        except EngineError:  # compiled for one size it may work, and if not, the error says why
+            return None
+
+    def _each(self, tensors: list[Any]) -> Any:
+        sizes = tuple(tuple(tensor.shape) for tensor in tensors)
+        if sizes not in self._runners:
+            self._runners[sizes] = self._compile(tensors, None)
+        return self._runners[sizes](*tensors)
+
+    def _compile(self, examples: list[Any], shapes: Any) -> Any:
+        from workbench.compress.program import export_program, reason_of
+        from workbench.export.quiet import quiet_export
+
+        inductor = self._torch._inductor
+        path = str(self._folder.path / f"{'any' if shapes else len(self._runners)}.pt2")
+        # Tensors made in inference mode cannot be followed by the exporter.
+        with self._torch.inference_mode(False), self._torch.no_grad(), quiet_export():
+            try:
+                program = export_program(self._flat, tuple(tensor.clone() for tensor in examples), {}, shapes)
+            except Exception as error:
+                raise ExportError(f"AOTInductor cannot export {self._label}: {reason_of(error)}") from error
+            try:
+                inductor.aoti_compile_and_package(program, package_path=path, inductor_configs=self._options)
+                return inductor.aoti_load_package(path)
+            except Exception as error:
+                raise EngineError(
+                    f"AOTInductor cannot compile {self._label}: {reason_from(error)}. "
+                    "Use the backend torch-eager, onnxruntime or openvino."
+                ) from error
+
+    def close(self) -> None:
+        """Free the libraries and their folder too."""
+        super().close()
+        self._flat = self._folder = None  # type: ignore[assignment]
+        self._runners = {}
+
+
+BACKEND = AotInductor()

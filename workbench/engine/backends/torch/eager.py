@@ -1,0 +1,65 @@
+"""torch eager: the module as it is, in inference mode. The baseline of every comparison."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from workbench.engine.backends.base import Availability, Capabilities, ModelSource, Session
+from workbench.engine.backends.torch.session import PRECISIONS, Call, TorchSession, flat_call, torch_status
+from workbench.engine.calls.oom_backoff import memory_reason
+from workbench.engine.config import InferenceConfig
+
+NAME = "torch-eager"
+
+
+class TorchEager:
+    """The backend that runs the torch module itself."""
+
+    name = NAME
+    capabilities = Capabilities(formats=("module",), devices=("cpu", "cuda"), precisions=PRECISIONS, threads="process")
+
+    def status(self) -> Availability:
+        """Say whether torch can be imported."""
+        return torch_status(NAME)
+
+    def load(self, source: ModelSource, config: InferenceConfig) -> Session:
+        """Make the module, move it to its device and set the threads."""
+        return EagerSession(source, config, backend=NAME)
+
+
+class EagerSession(TorchSession):
+    """The module, called as its author wrote it."""
+
+    words = "torch eager"
+
+    def _prepare(self, source: ModelSource, config: InferenceConfig) -> Call:
+        call = flat_call(self._module, source.io)
+        return self._graphed(call, source, config) if config.cuda_graph else call
+
+    def _graphed(self, call: Call, source: ModelSource, config: InferenceConfig) -> Call:
+        """Return what calls the module by recorded graphs; that of the configured batch size is recorded now."""
+        from workbench.engine.backends.cuda.graphs import ONLY_CUDA, GraphedCall
+
+        if self.pipe is None:
+            self.notes = (*self.notes, ONLY_CUDA)
+            return call
+        graphed = GraphedCall(call, self.device, note=self._say)
+        examples = self._examples(source, source.io.batch or config.batch_size)
+        if examples is not None:
+            self._record(graphed, examples)
+        return graphed
+
+    def _record(self, graphed: Call, examples: list[Any]) -> None:
+        try:
+            with self._torch.inference_mode():
+                for _ in range(2):
+                    graphed(examples)
+        except Exception as error:
+            if memory_reason(error) is None:  # else the calls to come find the size that fits
+                raise
+
+    def _say(self, note: str) -> None:
+        self.notes = (*self.notes, note)
+
+
+BACKEND = TorchEager()

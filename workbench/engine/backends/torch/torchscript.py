@@ -1,0 +1,97 @@
+"""TorchScript: the module traced on example inputs, frozen and optimized. torch calls it deprecated; it still works."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+from workbench.core.errors import EngineError, first_line
+from workbench.engine.backends.base import Availability, Capabilities, ModelSource, Session
+from workbench.engine.backends.torch.session import PRECISIONS, Call, TorchSession, torch_status
+from workbench.engine.config import InferenceConfig
+
+NAME = "torchscript"
+DEPRECATED = "TorchScript is deprecated in torch and gets no more work; it runs today, and may be gone tomorrow"
+_OTHERS = "Use the backend torch-eager or torch-compile, which follow the code itself."
+
+
+class TorchScript:
+    """The backend that runs a frozen trace of the module."""
+
+    name = NAME
+    capabilities = Capabilities(formats=("module",), devices=("cpu", "cuda"), precisions=PRECISIONS, threads="process")
+
+    def status(self) -> Availability:
+        """Say whether torch can be imported."""
+        return torch_status(NAME)
+
+    def load(self, source: ModelSource, config: InferenceConfig) -> Session:
+        """Trace the module, and compare the trace with it at two batch sizes."""
+        return ScriptSession(source, config, backend=NAME)
+
+
+class ScriptSession(TorchSession):
+    """A trace that gives the module's own outputs."""
+
+    words = "TorchScript"
+    compiles = True
+
+    def _prepare(self, source: ModelSource, config: InferenceConfig) -> Call:
+        from workbench.engine.backends.torch.flat_module import FlatModule, need_examples, wrong_at
+
+        flat = FlatModule(self._module, source.io)
+        size = source.io.batch or config.batch_size
+        examples = need_examples(self._examples(source, size), source.label, NAME)
+        try:
+            script = _traced(self._torch, flat, examples)
+        except Exception as error:
+            raise EngineError(
+                f"TorchScript cannot trace {source.label}: {first_line(error).rstrip('.')}. {_OTHERS}"
+            ) from error
+        sizes = [size] if source.io.batch is not None else [size, size + 1]
+        batches = [need_examples(self._examples(source, count), source.label, NAME) for count in sizes]
+        problem = wrong_at(flat, script, batches, quantized=source.quantized, tolerance=self.tolerance)
+        if problem is not None:
+            raise EngineError(
+                f"TorchScript traces {source.label} wrongly, {problem.rstrip('.')}. Its code depends on values or "
+                f"sizes that a trace turns into constants. {_OTHERS}"
+            )
+        # The trace is compiled in its first calls, once without and once with what those have shown.
+        with self._torch.inference_mode():
+            for _ in range(3):
+                script(*examples)
+        self.notes = (*self.notes, DEPRECATED)
+        return lambda tensors: script(*tensors)
+
+
+def _traced(torch: Any, flat: Any, examples: list[Any]) -> Any:
+    with torch.inference_mode(), _quiet(), _plain_attention(torch):
+        traced = torch.jit.trace(flat, tuple(examples), check_trace=False)
+        return torch.jit.optimize_for_inference(torch.jit.freeze(traced))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence torch's words on the age of TorchScript, said in a note, and on constants, which are looked for."""
+    from torch.jit._trace import TracerWarning
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", DeprecationWarning)
+        warnings.filterwarnings("ignore", category=TracerWarning)
+        yield
+
+
+@contextlib.contextmanager
+def _plain_attention(torch: Any) -> Iterator[None]:
+    """Keep transformer layers off their one fused kernel, which cannot be traced."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+BACKEND = TorchScript()

@@ -1,0 +1,1 @@
+"""Load models: sources, files, validation against the reference, placement, int8 weights."""
