@@ -49,8 +49,8 @@ from workbench.core.progress import Progress
 from workbench.core.stats import bootstrap_drop, ratio_interval
 from workbench.engine.backends.openvino.backend import import_openvino, shared_core
 from workbench.export.onnx import export_onnx
-from workbench.measure.timing import CallArm, interleave
 from workbench.tasks import Task
+from workbench.timing.blocks_in_turns import CallArm, interleave
 
 STORE = Path(__file__).parent / "results" / "compress"
 BASELINE = ("float", "torch-eager")

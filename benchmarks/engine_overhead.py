@@ -33,9 +33,9 @@ from workbench.core.allocator import allocator_state, use_steady_allocator
 from workbench.core.machine import default_threads, library_versions, this_machine
 from workbench.core.stats import bootstrap_median
 from workbench.engine.backends.openvino.backend import import_openvino, shared_core
-from workbench.engine.turns import SETTLE_S
-from workbench.measure.timing import CallArm, interleave
 from workbench.tasks import Task
+from workbench.timing.blocks_in_turns import CallArm, interleave
+from workbench.timing.interleave import SETTLE_S
 
 LIMIT_US, LIMIT_COLD_US, COLD_US = 25.0, 50.0, 1000.0
 """Microseconds that predict may add to a short call, to a longer one, and what counts as longer."""

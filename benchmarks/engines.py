@@ -50,8 +50,8 @@ from workbench.core.machine import default_threads, library_versions, this_machi
 from workbench.core.stats import ratio_interval
 from workbench.engine.backends import BACKENDS
 from workbench.engine.backends.openvino.backend import import_openvino
-from workbench.measure.timing import CallArm, interleave
 from workbench.tasks import Task
+from workbench.timing.blocks_in_turns import CallArm, interleave
 
 LIMIT = 1.02
 SIXTEEN = "auto 16 bits"

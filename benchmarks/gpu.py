@@ -29,8 +29,8 @@ from workbench.core.errors import WorkbenchError
 from workbench.core.machine import library_versions
 from workbench.core.stats import ratio_interval
 from workbench.engine.device import find_cuda
-from workbench.measure.timing import CallArm, interleave
 from workbench.tasks import Task
+from workbench.timing.blocks_in_turns import CallArm, interleave
 
 RESULTS = Path(__file__).parent / "results" / "gpu"
 PRECISIONS = ("float32", "tf32", "bfloat16", "float16")

@@ -43,7 +43,7 @@ from benchmarks.measurement_loads import LOADS, loaded_pairs, loads_judged, load
 from benchmarks.measurement_tools import CLOSE, Beside, beside, beside_table, networks, steady
 from workbench.compress.variant import Variant
 from workbench.core.machine import default_threads, library_versions, machine_words
-from workbench.measure.noise import NoiseFloor, measure_noise
+from workbench.measure.compare.noise import NoiseFloor, measure_noise
 
 BACKENDS = ("torch-eager", "onnxruntime", "openvino")
 BATCHES = (1, 8, 32)

@@ -13,8 +13,8 @@ import workbench as wb
 from workbench.compress.variant import Variant
 from workbench.core.machine import default_threads
 from workbench.core.stats import bootstrap_median
-from workbench.measure.timing import CallArm, interleave
 from workbench.tasks.models import DigitsViT
+from workbench.timing.blocks_in_turns import CallArm, interleave
 
 CLOSE = 0.05
 """Share up to which medians of two tools may be apart."""

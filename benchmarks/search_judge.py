@@ -15,8 +15,8 @@ import workbench as wb
 from benchmarks.search_common import BATCH, LIMIT, Candidate, Say
 from workbench.core.errors import WorkbenchError
 from workbench.core.stats import bootstrap_drop, ratio_interval
-from workbench.measure.timing import CallArm, interleave
 from workbench.tasks import Task
+from workbench.timing.blocks_in_turns import CallArm, interleave
 
 BASELINE = "float"
 BATCHES = (BATCH, 1)

@@ -10,7 +10,7 @@ from benchmarks.search_common import BATCH, LIMIT
 from benchmarks.search_judge import Judged
 from benchmarks.search_ours import MARGIN
 from workbench.core.machine import library_versions, machine_words
-from workbench.measure.noise import known_noise, noise_words
+from workbench.measure.compare.noise import known_noise, noise_words
 from workbench.plots import style
 from workbench.plots.canvas import TEXT, new_figure, title
 

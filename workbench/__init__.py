@@ -41,22 +41,22 @@ _FACE = {
     "QuantizationConfig": "workbench.engine.config",
     "Precision": "workbench.engine.precision",
     "OptimizedInferenceEngine": "workbench.engine.engine",
-    "compare": "workbench.measure.compare",
-    "time_calls": "workbench.measure.calls",
-    "measure_energy": "workbench.measure.energy",
-    "measure_noise": "workbench.measure.noise",
-    "run_scenario": "workbench.measure.scenarios",
-    "find_server_rate": "workbench.measure.server_rate",
-    "Monitor": "workbench.measure.monitor",
-    "compare_profiles": "workbench.measure.explanation",
-    "explain": "workbench.measure.explanation",
-    "measure_peaks": "workbench.measure.peaks",
-    "profile": "workbench.measure.profiles",
-    "roofline": "workbench.measure.rooflines",
-    "trace_allocations": "workbench.measure.allocations",
-    "debug_accuracy": "workbench.measure.debug",
+    "compare": "workbench.measure.compare.compare",
+    "time_calls": "workbench.measure.compare.calls",
+    "measure_energy": "workbench.measure.resources.energy",
+    "measure_noise": "workbench.measure.compare.noise",
+    "run_scenario": "workbench.measure.loadgen.scenarios",
+    "find_server_rate": "workbench.measure.loadgen.server_rate",
+    "Monitor": "workbench.measure.resources.monitor",
+    "compare_profiles": "workbench.measure.profiling.explanation",
+    "explain": "workbench.measure.profiling.explanation",
+    "measure_peaks": "workbench.measure.roofline.peaks",
+    "profile": "workbench.measure.profiling.profile",
+    "roofline": "workbench.measure.roofline.roofline",
+    "trace_allocations": "workbench.measure.resources.allocations",
+    "debug_accuracy": "workbench.measure.accuracy.debug",
     "Study": "workbench.study.study",
-    "latency_cost": "workbench.study.cost",
+    "latency_cost": "workbench.measure.compare.latency_cost",
     "time_allocators": "workbench.study.execution.allocators",
     "Goals": "workbench.study.search.goals",
     "Space": "workbench.study.search.space",
@@ -138,21 +138,21 @@ if TYPE_CHECKING:
     from workbench.engine.config import InferenceConfig, QuantizationConfig
     from workbench.engine.engine import OptimizedInferenceEngine
     from workbench.engine.precision import Precision
-    from workbench.measure.allocations import trace_allocations
-    from workbench.measure.calls import time_calls
-    from workbench.measure.compare import compare
-    from workbench.measure.debug import debug_accuracy
-    from workbench.measure.energy import measure_energy
-    from workbench.measure.explanation import compare_profiles, explain
-    from workbench.measure.monitor import Monitor
-    from workbench.measure.noise import measure_noise
-    from workbench.measure.peaks import measure_peaks
-    from workbench.measure.profiles import profile
-    from workbench.measure.rooflines import roofline
-    from workbench.measure.scenarios import run_scenario
-    from workbench.measure.server_rate import find_server_rate
+    from workbench.measure.accuracy.debug import debug_accuracy
+    from workbench.measure.compare.calls import time_calls
+    from workbench.measure.compare.compare import compare
+    from workbench.measure.compare.latency_cost import latency_cost
+    from workbench.measure.compare.noise import measure_noise
+    from workbench.measure.loadgen.scenarios import run_scenario
+    from workbench.measure.loadgen.server_rate import find_server_rate
+    from workbench.measure.profiling.explanation import compare_profiles, explain
+    from workbench.measure.profiling.profile import profile
+    from workbench.measure.resources.allocations import trace_allocations
+    from workbench.measure.resources.energy import measure_energy
+    from workbench.measure.resources.monitor import Monitor
+    from workbench.measure.roofline.peaks import measure_peaks
+    from workbench.measure.roofline.roofline import roofline
     from workbench.report.run import run_report
-    from workbench.study.cost import latency_cost
     from workbench.study.execution.allocators import time_allocators
     from workbench.study.search.domain import between, choice, maybe, vary
     from workbench.study.search.goals import Goals

@@ -19,7 +19,7 @@ from workbench.artifact.graph import describe_graph, rebuild_graph
 from workbench.artifact.load import load_module
 from workbench.artifact.structure import StructureError
 from workbench.core.errors import ArtifactError
-from workbench.measure.work import module_names
+from workbench.measure.roofline.work import module_names
 
 MODES = {
     "static": wb.Quantize(),

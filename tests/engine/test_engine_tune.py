@@ -21,7 +21,7 @@ from workbench.engine.autotune import api, search
 from workbench.engine.autotune.api import model_digest, own_config
 from workbench.engine.loading.placement import Placement
 from workbench.engine.loading.source import source_from_path, source_from_variant
-from workbench.engine.turns import by_turns, timed_block
+from workbench.timing.interleave import by_turns, timed_block
 
 Engine = OptimizedInferenceEngine
 

@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
-from workbench.engine.turns import timed_block, until_quiet
-from workbench.measure.timing import CallArm
+from workbench.timing.blocks_in_turns import CallArm
+from workbench.timing.interleave import timed_block, until_quiet
 
 DATA = b"x" * (1 << 21)
 

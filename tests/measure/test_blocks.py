@@ -13,7 +13,7 @@ import time
 import numpy as np
 import pytest
 
-from workbench.measure.blocks import Block, RunDelay, Usage, run_block
+from workbench.timing.blocks import Block, RunDelay, Usage, run_block
 
 counted = pytest.mark.skipif(RunDelay().read_ms() is None, reason="This kernel does not count run-queue delay.")
 

@@ -11,9 +11,9 @@ import numpy as np
 import psutil
 import pytest
 
-from workbench.measure import conditions
-from workbench.measure.conditions import Conditions, Watch, joined
-from workbench.measure.timing import disturbed_notes, interleave
+from workbench.measure.compare.compare import conditions
+from workbench.measure.compare.conditions import Conditions, Watch, joined
+from workbench.timing.blocks_in_turns import disturbed_notes, interleave
 
 BUSY = "import time\nend = time.monotonic() + 60\nwhile time.monotonic() < end: pass"
 

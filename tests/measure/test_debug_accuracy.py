@@ -18,9 +18,9 @@ from workbench.compress.recipe import Recipe
 from workbench.compress.steps import Quantize
 from workbench.compress.variant import Variant
 from workbench.core.errors import ConfigError
-from workbench.measure.debug import debug_accuracy
-from workbench.measure.signals import sqnr_db
-from workbench.measure.taps import align, layer_points
+from workbench.measure.accuracy.activation_taps import align, layer_points
+from workbench.measure.accuracy.debug import debug_accuracy
+from workbench.measure.accuracy.layer_sqnr import sqnr_db
 from workbench.tasks.task import Task
 
 ENGINES = ["onnxruntime", "openvino"]

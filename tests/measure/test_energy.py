@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from workbench.core.errors import ConfigError, EngineError
-from workbench.measure import counters
-from workbench.measure.counters import NvmlPower, rapl_counters
-from workbench.measure.energy import Energy, EnergyMeter, measure_energy
+from workbench.measure.resources import energy_counters
+from workbench.measure.resources.energy import Energy, EnergyMeter, measure_energy
+from workbench.measure.resources.energy_counters import NvmlPower, rapl_counters
 
 RANGE = 262_143_328_850
 
@@ -47,7 +47,7 @@ class World:
 
 @pytest.fixture(autouse=True)
 def _linux(monkeypatch):
-    monkeypatch.setattr(counters.platform, "system", lambda: "Linux")
+    monkeypatch.setattr(energy_counters.platform, "system", lambda: "Linux")
 
 
 def test_the_power_at_rest_is_measured_and_subtracted(tmp_path):
@@ -117,7 +117,7 @@ def test_no_counter_at_all_is_said_without_waiting(tmp_path):
 
 
 def test_other_systems_say_that_they_have_no_such_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(counters.platform, "system", lambda: "Windows")
+    monkeypatch.setattr(energy_counters.platform, "system", lambda: "Windows")
     assert rapl_counters(tmp_path) == (
         [],
         "Windows offers no file with the processor's energy: Linux alone does (RAPL).",
@@ -203,7 +203,7 @@ def test_power_is_summed_up_where_there_is_no_counter(tmp_path):
         world.now, nvml.milliwatts = world.now + seconds, milliwatts
         power.joules()
     assert power.joules() == pytest.approx(75 + 200 + 75)  # trapezoids
-    (counter,), _ = counters.nvml_counters(nvml=nvml)
+    (counter,), _ = energy_counters.nvml_counters(nvml=nvml)
     assert "no counter of energy" in counter.name and counter.every_s < 1
 
 
@@ -220,10 +220,10 @@ def test_a_gpu_that_tells_nothing_makes_the_whole_unknown(tmp_path):
 
 def test_long_measurements_are_read_in_between(tmp_path, monkeypatch):
     world = World(tmp_path, {"0": "package-0"})
-    monkeypatch.setattr(counters.RaplDomain, "every_s", 0.002)
+    monkeypatch.setattr(energy_counters.RaplDomain, "every_s", 0.002)
     reads = []
-    read = counters.RaplDomain.joules
-    monkeypatch.setattr(counters.RaplDomain, "joules", lambda self: reads.append(0) or read(self))
+    read = energy_counters.RaplDomain.joules
+    monkeypatch.setattr(energy_counters.RaplDomain, "joules", lambda self: reads.append(0) or read(self))
     meter = world.meter()
     with meter:
         for _ in range(4):  # comes round four times

@@ -9,9 +9,9 @@ import torch
 
 import workbench as wb
 from workbench.core.errors import ConfigError
-from workbench.measure import events
-from workbench.measure.events import EventArm
-from workbench.measure.timing import interleave
+from workbench.timing import events
+from workbench.timing.blocks_in_turns import interleave
+from workbench.timing.events import EventArm
 
 
 class Gpu:

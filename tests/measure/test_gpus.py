@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from workbench.measure import gpus
-from workbench.measure.gpus import GpuMemory, gpu_devices, known
+from workbench.measure.resources import gpus
+from workbench.measure.resources.gpus import GpuMemory, gpu_devices, known
 
 MIB = 2**20
 NA = "N/A"

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from workbench.core.errors import EngineError
-from workbench.measure.loadgen_log import read_log
+from workbench.measure.loadgen.log import read_log
 
 SUMMARY = "MLPerf Results Summary\nSUT name : PySUT\nResult is : {}\n  Min duration satisfied : Yes\n"
 

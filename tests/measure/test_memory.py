@@ -7,11 +7,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from workbench.measure.memory import PeakPss, _line_mib, peak_rss_mib, pss_mib
+from workbench.measure.resources.memory import PeakPss, _line_mib, peak_rss_mib, pss_mib
 
 _PEAK = """
 import sys
-from workbench.measure.memory import peak_rss_mib
+from workbench.measure.resources.memory import peak_rss_mib
 held = b"x" * (int(sys.argv[1]) * 2**20)
 del held
 print(peak_rss_mib()[0])
@@ -53,7 +53,7 @@ def test_the_proportional_set_is_the_sum_over_all_mappings():
 def test_pages_that_a_child_shares_count_half():
     code = (
         "import os, signal, sys\n"
-        "from workbench.measure.memory import pss_mib\n"
+        "from workbench.measure.resources.memory import pss_mib\n"
         "held = os.urandom(2**20) * 200\n"
         "alone = pss_mib()[0]\n"
         "ready, said = os.pipe()\n"
@@ -68,7 +68,7 @@ def test_pages_that_a_child_shares_count_half():
 
 def test_the_largest_reading_is_kept_and_said(monkeypatch):
     answers = [(None, "no file"), (30.0, None), (50.0, None), (40.0, None), (None, "gone")]
-    monkeypatch.setattr("workbench.measure.memory.pss_mib", lambda: answers.pop(0))
+    monkeypatch.setattr("workbench.measure.resources.memory.pss_mib", lambda: answers.pop(0))
     peak = PeakPss()
     assert (peak.mib, peak.reason) == (None, "It was not read.")
     peak.read()
@@ -81,5 +81,5 @@ def test_the_largest_reading_is_kept_and_said(monkeypatch):
 
 
 def test_other_systems_say_that_they_do_not_tell(monkeypatch):
-    monkeypatch.setattr("workbench.measure.memory.platform.system", lambda: "Darwin")
+    monkeypatch.setattr("workbench.measure.resources.memory.platform.system", lambda: "Darwin")
     assert pss_mib() == (None, "Darwin does not tell how the pages of a process are shared: Linux alone does.")

@@ -15,9 +15,9 @@ import psutil
 import pytest
 
 from workbench.core.errors import ConfigError
-from workbench.measure import monitor as room
-from workbench.measure.monitor import Monitor
-from workbench.measure.monitor_reader import Reader, Sample, merged
+from workbench.measure.resources import monitor as room
+from workbench.measure.resources.monitor import Monitor
+from workbench.measure.resources.monitor_reader import Reader, Sample, merged
 
 MIB = 2**20
 
@@ -222,7 +222,7 @@ def test_why_there_is_no_gpu_is_said(monkeypatch):
     with Monitor(gpu=False) as monitor:
         assert monitor.gpu_reason == "GPUs are left out."
     assert monitor.samples[-1][-3:] == (None, None, None)
-    monkeypatch.setattr("workbench.measure.monitor_reader.gpu_devices", lambda: ((), "none here"))
+    monkeypatch.setattr("workbench.measure.resources.monitor_reader.gpu_devices", lambda: ((), "none here"))
     with Monitor() as monitor:
         assert monitor.gpu_reason == "none here"
 

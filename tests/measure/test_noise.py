@@ -14,8 +14,8 @@ from workbench.compress.variant import Variant
 from workbench.core.errors import BackendUnavailable, ConfigError
 from workbench.core.files import write_json
 from workbench.core.machine import fingerprint_id
-from workbench.measure import noise
-from workbench.measure.noise import NoiseFloor, known_noise, machine_floor, measure_noise, noise_words
+from workbench.measure.compare.compare import noise
+from workbench.measure.compare.noise import NoiseFloor, known_noise, machine_floor, measure_noise, noise_words
 
 
 def test_pairs_of_real_engines_give_a_floor_that_is_kept(tiny_task, monkeypatch):

@@ -12,7 +12,7 @@ import torch
 
 from workbench.artifact import save_variant
 from workbench.core.errors import ConfigError
-from workbench.measure.nvtx import annotate_calls, annotated, nsight_command, nvtx_reason
+from workbench.measure.profiling.nvtx import annotate_calls, annotated, nsight_command, nvtx_reason
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_the_commands_record_the_calls_alone():
     assert words[:2] == ["nsys", "profile"] and "--capture-range=cudaProfilerApi" in words
     assert words[words.index("--output") + 1] == "out put"
     replay = inner(nsight_command("artefacts/my int8", **options))
-    assert replay[:4] == [sys.executable, "-m", "workbench.measure.replay", "artefacts/my int8"]
+    assert replay[:4] == [sys.executable, "-m", "workbench.measure.profiling.replay", "artefacts/my int8"]
     pairs = dict(zip(replay[4::2], replay[5::2], strict=True))
     assert pairs == {
         "--backend": "onnxruntime", "--batch-size": "8", "--device": "cuda", "--precision": "float32", "--calls": "5",

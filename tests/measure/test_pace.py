@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from workbench.measure.blocks import Block
-from workbench.measure.pace import LOWEST, UNDISTURBED, PaceRatio, pace_ratio
+from workbench.timing.blocks import Block
+from workbench.timing.pace import LOWEST, UNDISTURBED, PaceRatio, pace_ratio
 
 
 def blocks(

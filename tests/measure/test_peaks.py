@@ -9,10 +9,10 @@ import pytest
 
 import workbench as wb
 from workbench.core.errors import BackendUnavailable, ConfigError
-from workbench.measure import peaks as module
-from workbench.measure.peaks import known_peaks, measure_peaks
-from workbench.measure.products import _openvino_model, products_of
-from workbench.measure.work import LayerWork
+from workbench.measure.roofline import peaks as module
+from workbench.measure.roofline.peak_gemm import _openvino_model, products_of
+from workbench.measure.roofline.peaks import known_peaks, measure_peaks
+from workbench.measure.roofline.work import LayerWork
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_a_library_that_fails_leaves_the_others(small, monkeypatch):
     def broken(*_):
         raise RuntimeError("no kernel\nat line 3")
 
-    monkeypatch.setattr("workbench.measure.products._onnxruntime", broken)
+    monkeypatch.setattr("workbench.measure.roofline.peak_gemm._onnxruntime", broken)
     found = measure_peaks(threads=1, precisions=("float32",), budget_s=0.0, keep=False)
     assert {peak.library for peak in found.tried} == {"torch", "openvino"}
     assert "float32 by onnxruntime: no kernel" in found.notes

@@ -13,11 +13,11 @@ import pytest
 
 import workbench as wb
 from workbench.core.errors import BackendUnavailable, ConfigError
-from workbench.measure.nodes import cut_median, owner_of
-from workbench.measure.profile_onnxruntime import by_node
-from workbench.measure.profile_openvino import mean_behind
-from workbench.measure.profile_torch import operators
-from workbench.measure.words import KINDS, is_product, kind_of
+from workbench.measure.profiling.nodes import cut_median, owner_of
+from workbench.measure.profiling.onnxruntime import by_node
+from workbench.measure.profiling.op_kinds import KINDS, is_product, kind_of
+from workbench.measure.profiling.openvino import mean_behind
+from workbench.measure.profiling.torch import operators
 
 ENGINES = ["torch-eager", "onnxruntime", "openvino"]
 PRODUCTS = ["stem", "inner1", "inner2", "down", "hidden", "head"]

@@ -13,8 +13,8 @@ from served import Sleeper
 
 import workbench as wb
 from workbench.core.errors import ConfigError, InputError
-from workbench.measure.bisection import Limits, queries_needed, search
-from workbench.measure.server_rate import judged, probe_seconds
+from workbench.measure.loadgen.bisection import Limits, queries_needed, search
+from workbench.measure.loadgen.server_rate import judged, probe_seconds
 
 ROWS = np.zeros((4, 2), np.float32)
 

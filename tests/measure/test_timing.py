@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from workbench.core.errors import TrialFailed
-from workbench.measure.timing import CallArm, Timing, interleave, run_for, warm_until_steady
+from workbench.timing.blocks_in_turns import CallArm, Timing, interleave, run_for, warm_until_steady
 
 
 class Scripted:

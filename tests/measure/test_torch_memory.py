@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from workbench.core.errors import ConfigError
-from workbench.measure.torch_memory import torch_call_peak_mib
+from workbench.measure.resources.torch_memory import torch_call_peak_mib
 
 MIB = 2**18  # floats in a MiB
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from workbench.compress.variant import Variant
-from workbench.measure.work import LayerWork, layer_work
+from workbench.measure.roofline.work import LayerWork, layer_work
 from workbench.tasks.task import Task
 
 PRODUCTS = ["stem", "inner1", "inner2", "down", "hidden", "head"]

@@ -7,9 +7,9 @@ import pytest
 
 import workbench as wb
 from workbench.core.errors import ConfigError
-from workbench.measure.compare import Comparison
-from workbench.measure.noise import NoiseFloor
-from workbench.measure.timing import Timing
+from workbench.measure.compare.compare import Comparison
+from workbench.measure.compare.noise import NoiseFloor
+from workbench.timing.blocks_in_turns import Timing
 
 
 def comparison(rounds=8, quick=2.0):

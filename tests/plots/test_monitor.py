@@ -7,8 +7,8 @@ import pytest
 
 import workbench as wb
 from workbench.core.errors import ConfigError
-from workbench.measure.monitor import Cost, Mark, Pause
-from workbench.measure.monitor_reader import Sample
+from workbench.measure.resources.monitor import Cost, Mark, Pause
+from workbench.measure.resources.monitor_reader import Sample
 
 
 class Ran:

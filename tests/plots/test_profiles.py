@@ -10,8 +10,8 @@ import pytest
 
 import workbench as wb
 from workbench.core.errors import ConfigError
-from workbench.measure.peaks import Peak
-from workbench.measure.work import LayerWork
+from workbench.measure.roofline.peaks import Peak
+from workbench.measure.roofline.work import LayerWork
 from workbench.plots import figure_png
 
 MADE = runpy.run_path(str(Path(__file__).parents[1] / "fixtures" / "profiles.py"))

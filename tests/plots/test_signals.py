@@ -7,8 +7,8 @@ import math
 import pytest
 
 from workbench.core.errors import ConfigError
-from workbench.measure.debug import AccuracyReport
-from workbench.measure.signals import LayerSignal
+from workbench.measure.accuracy.debug import AccuracyReport
+from workbench.measure.accuracy.layer_sqnr import LayerSignal
 from workbench.plots import figure_png, layer_sqnr_data, plot_layer_sqnr
 
 

@@ -20,7 +20,7 @@ from workbench import cli
 from workbench.core.errors import BackendUnavailable, ConfigError, PackageMissing, StudyError
 from workbench.core.lazy import how_to_get
 from workbench.core.machine import fingerprint_id
-from workbench.measure.processes import allowed_cores
+from workbench.measure.resources.processes import allowed_cores
 from workbench.study.results.schema import OPTIONAL
 
 distributed = pytest.importorskip("distributed", reason=f"needs Dask: {how_to_get('cluster')}")

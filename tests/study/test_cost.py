@@ -11,7 +11,7 @@ import workbench as wb
 from workbench.compress import Prune, Recipe
 from workbench.compress.variant import Variant
 from workbench.core.errors import ConfigError
-from workbench.study.cost import LatencyCost, latency_cost
+from workbench.measure.compare.latency_cost import LatencyCost, latency_cost
 from workbench.tasks.builtin import accuracy
 
 
@@ -39,7 +39,7 @@ def test_a_variant_is_timed_in_turns_with_the_first(tiny_task, monkeypatch):
     """The engine is real, the timing is not: blocks of known length in place of the clock."""
     import numpy as np
 
-    from workbench.measure.timing import CallArm
+    from workbench.timing.blocks_in_turns import CallArm
 
     calls = []
 

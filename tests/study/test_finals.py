@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 import workbench as wb
-from workbench.measure.blocks import Block
 from workbench.study.execution.finals import leading, other_threads, standings
 from workbench.study.plan.trials import Planned
 from workbench.study.results.schema import new_row
+from workbench.timing.blocks import Block
 
 
 def planned(name: str, **changes) -> Planned:

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from workbench.measure.energy import CallEnergy, Energy
-from workbench.measure.gpus import GpuUse
+from workbench.measure.resources.energy import CallEnergy, Energy
+from workbench.measure.resources.gpus import GpuUse
 from workbench.study.execution import timing_pool
 from workbench.study.execution.timing_columns import FOOTPRINT
 from workbench.study.execution.timing_pool import RemoteArm
@@ -133,7 +133,7 @@ def test_a_profiler_that_fails_is_a_reason(monkeypatch):
     def broken(call):
         raise RuntimeError("Kineto is not there")
 
-    monkeypatch.setattr("workbench.measure.torch_memory.torch_call_peak_mib", broken)
+    monkeypatch.setattr("workbench.measure.resources.torch_memory.torch_call_peak_mib", broken)
     mib, words = process("cpu")._allocator()
     assert mib is None and words.endswith("RuntimeError: Kineto is not there")
 

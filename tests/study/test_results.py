@@ -7,8 +7,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from workbench.measure.blocks import Block, Usage
-from workbench.measure.pace import LOWEST, UNDISTURBED
 from workbench.study.execution.timing_columns import (
     FOOTPRINT,
     Noise,
@@ -18,6 +16,8 @@ from workbench.study.execution.timing_columns import (
     timed_columns,
 )
 from workbench.study.results.leakage import seen_note
+from workbench.timing.blocks import Block, Usage
+from workbench.timing.pace import LOWEST, UNDISTURBED
 
 
 def columns(base_ms: float, *, noise=Twin(), waited=0.0, usage=None):  # noqa: B008 - frozen

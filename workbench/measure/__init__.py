@@ -97,26 +97,26 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from workbench.measure.allocations import Allocations, trace_allocations
-    from workbench.measure.calls import CallTime, time_calls
-    from workbench.measure.compare import Comparison, compare
-    from workbench.measure.conditions import Conditions, Watch
-    from workbench.measure.debug import AccuracyReport, debug_accuracy
-    from workbench.measure.energy import CallEnergy, Energy, EnergyMeter, measure_energy
-    from workbench.measure.explanation import Explanation, ProfileComparison, compare_profiles, explain
-    from workbench.measure.gpus import GpuMemory, gpu_devices
-    from workbench.measure.memory import PeakPss, peak_rss_mib, pss_mib
-    from workbench.measure.monitor import Monitor
-    from workbench.measure.noise import NoiseFloor, known_noise, measure_noise
-    from workbench.measure.nvtx import nsight_command
-    from workbench.measure.peaks import MachinePeaks, known_peaks, measure_peaks
-    from workbench.measure.profile_rows import LayerTime, Profile
-    from workbench.measure.profiles import profile
-    from workbench.measure.rooflines import RooflinePoint, roofline
-    from workbench.measure.scenarios import ScenarioResult, run_scenario
-    from workbench.measure.server_rate import ServerRate, find_server_rate
-    from workbench.measure.timing import Timing
-    from workbench.measure.torch_memory import torch_call_peak_mib
+    from workbench.measure.accuracy.debug import AccuracyReport, debug_accuracy
+    from workbench.measure.compare.calls import CallTime, time_calls
+    from workbench.measure.compare.compare import Comparison, compare
+    from workbench.measure.compare.conditions import Conditions, Watch
+    from workbench.measure.compare.noise import NoiseFloor, known_noise, measure_noise
+    from workbench.measure.loadgen.scenarios import ScenarioResult, run_scenario
+    from workbench.measure.loadgen.server_rate import ServerRate, find_server_rate
+    from workbench.measure.profiling.explanation import Explanation, ProfileComparison, compare_profiles, explain
+    from workbench.measure.profiling.nvtx import nsight_command
+    from workbench.measure.profiling.profile import profile
+    from workbench.measure.profiling.rows import LayerTime, Profile
+    from workbench.measure.resources.allocations import Allocations, trace_allocations
+    from workbench.measure.resources.energy import CallEnergy, Energy, EnergyMeter, measure_energy
+    from workbench.measure.resources.gpus import GpuMemory, gpu_devices
+    from workbench.measure.resources.memory import PeakPss, peak_rss_mib, pss_mib
+    from workbench.measure.resources.monitor import Monitor
+    from workbench.measure.resources.torch_memory import torch_call_peak_mib
+    from workbench.measure.roofline.peaks import MachinePeaks, known_peaks, measure_peaks
+    from workbench.measure.roofline.roofline import RooflinePoint, roofline
+    from workbench.timing.blocks_in_turns import Timing
 
 
 def __getattr__(name: str) -> Any:

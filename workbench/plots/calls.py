@@ -23,7 +23,7 @@ _WRAP = 26
 
 
 def calls_data(groups: Mapping[str, Sequence[Any]]) -> pd.DataFrame:
-    """Return a row for each call of each group, as :func:`workbench.measure.calls.time_calls` gave them."""
+    """Return a row for each call of each group, as :func:`workbench.measure.compare.calls.time_calls` gave them."""
     if not isinstance(groups, Mapping) or not all(
         isinstance(calls, list | tuple) and all(hasattr(call, "ratio_low") for call in calls)
         for calls in groups.values()
@@ -49,7 +49,7 @@ def plot_calls(
 ) -> Figure:
     """Draw the time of each call with its 95 % CI and its speedup over the first.
 
-    The speedup is that of :func:`workbench.measure.pace.pace_ratio`: if the machine's own pace changes between rounds,
+    The speedup is that of :func:`workbench.timing.pace.pace_ratio`: if the machine's own pace changes between rounds,
     it differs from the ratio of the two medians, and is the one to trust.
 
     Parameters

@@ -9,8 +9,8 @@ from matplotlib.ticker import MaxNLocator
 
 from workbench.core.errors import ConfigError
 from workbench.core.given import given
-from workbench.measure.compare import Comparison
-from workbench.measure.noise import NoiseFloor
+from workbench.measure.compare.compare import Comparison
+from workbench.measure.compare.noise import NoiseFloor
 from workbench.plots import style
 from workbench.plots.canvas import TEXT, axes_or_new, figure_of, new_figure, plain, plain_log, title, wants_log
 

@@ -12,9 +12,9 @@ from matplotlib.patches import Patch
 
 from workbench.core.errors import ConfigError
 from workbench.core.given import given, require_count
-from workbench.measure.explanation import ProfileComparison
-from workbench.measure.profile_rows import Profile
-from workbench.measure.words import KINDS, kind_of
+from workbench.measure.profiling.explanation import ProfileComparison
+from workbench.measure.profiling.op_kinds import KINDS, kind_of
+from workbench.measure.profiling.rows import Profile
 from workbench.plots import style
 from workbench.plots.amounts import short
 from workbench.plots.canvas import TEXT, axes_or_new, figure_of, name_rows, plain, plural, say, title

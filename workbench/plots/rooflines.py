@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 
 from workbench.core.errors import ConfigError
 from workbench.core.given import given
-from workbench.measure.peaks import MachinePeaks
-from workbench.measure.rooflines import RooflinePoint
+from workbench.measure.roofline.peaks import MachinePeaks
+from workbench.measure.roofline.roofline import RooflinePoint
 from workbench.plots import style
 from workbench.plots.canvas import TEXT, axes_or_new, figure_of, plain_log, plural, say, title
 from workbench.plots.edges import apart

@@ -26,7 +26,7 @@ _PLACES = tuple(style.BACKENDS)[: len(_COLOURS)]
 
 
 def sweep_data(lines: Mapping[str, Mapping[int, Any]]) -> pd.DataFrame:
-    """Return a row for each name and setting; the calls are those of :func:`workbench.measure.calls.time_calls`."""
+    """Return a row for each name and setting; the calls are those of :func:`workbench.measure.compare.calls.time_calls`."""
     if not isinstance(lines, Mapping) or not all(
         isinstance(calls, Mapping)
         and all(isinstance(n, int | float | np.number) and hasattr(call, "per_s") for n, call in calls.items())

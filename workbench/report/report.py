@@ -13,7 +13,7 @@ from workbench.core.errors import WorkbenchError
 from workbench.core.files import require_writable
 from workbench.core.machine import this_machine
 from workbench.core.progress import ProgressCallback
-from workbench.measure.monitor import Monitor
+from workbench.measure.resources.monitor import Monitor
 from workbench.report import pieces, tables
 from workbench.report.code import code_for, highlighted
 from workbench.report.lines import Lines

@@ -25,7 +25,7 @@ from workbench.study.workers.policy import STALL_S, care_for
 
 if TYPE_CHECKING:
     from workbench.compress.recipe import Recipe
-    from workbench.measure.monitor import Monitor
+    from workbench.measure.resources.monitor import Monitor
     from workbench.study.cluster.connection import Cluster
     from workbench.study.execution.job import Job
     from workbench.study.plan.trials import Plan

@@ -18,7 +18,7 @@ from workbench.engine.backends import get_backend
 from workbench.engine.backends.base import ModelSource, Session
 from workbench.engine.config import MEMORY_FORMATS, InferenceConfig
 from workbench.engine.names import MODULE_BACKENDS
-from workbench.engine.turns import Block, Times, by_turns, median_ms, time_ratio, timed_block
+from workbench.timing.interleave import Block, Times, by_turns, median_ms, time_ratio, timed_block
 
 GOALS = ("latency", "throughput")
 BLOCK_S = 0.1

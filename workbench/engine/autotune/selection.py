@@ -26,8 +26,8 @@ from workbench.engine.config import InferenceConfig
 from workbench.engine.loading.placement import placement_of
 from workbench.engine.loading.validation import FirstCall, precision_of, verify
 from workbench.engine.precision import fallen
-from workbench.engine.turns import Times, by_turns, median_ms, time_ratio, timed_block
 from workbench.export.agreement import Agreement
+from workbench.timing.interleave import Times, by_turns, median_ms, time_ratio, timed_block
 
 ROUNDS = 7
 """Rounds after which what is clearly slower drops out."""

@@ -18,9 +18,8 @@ from workbench.core.machine import fingerprint_id, machine_words
 from workbench.core.progress import Progress, ProgressCallback, ignore
 from workbench.engine.loading.placement import runs_on_gpu
 from workbench.export.io import rebuild_inputs
-from workbench.measure.conditions import Watch
-from workbench.measure.noise import machine_floor
-from workbench.measure.timing import interleave
+from workbench.measure.compare.conditions import Watch
+from workbench.measure.compare.noise import machine_floor
 from workbench.study.bundle.bench_request import BenchRequest
 from workbench.study.execution.budget import Pacing
 from workbench.study.execution.machine_lock import turn
@@ -34,6 +33,7 @@ from workbench.study.results.relative_latency import with_relative_latency
 from workbench.study.results.schema import TrialRow, explained, new_row, update_row
 from workbench.study.workers.process import Stop
 from workbench.study.workers.protocol import save_arrays
+from workbench.timing.blocks_in_turns import interleave
 
 if TYPE_CHECKING:
     from workbench.tasks.task import Task

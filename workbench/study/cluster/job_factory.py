@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from workbench.measure.compare.latency_cost import latency_cost
 from workbench.study.cluster.blobs import Parcel, pack_artifact, pack_task
 from workbench.study.cluster.job import Order
 from workbench.study.cluster.tasks import PREPARE, Unit
 from workbench.study.cluster.worker_info import Node, shares_cores
-from workbench.study.cost import latency_cost
 from workbench.study.execution.budget import Pacing
 from workbench.study.plan.trials import Plan, Planned
 from workbench.study.results.schema import TrialRow, judged_on

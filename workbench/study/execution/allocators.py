@@ -12,8 +12,6 @@ from workbench.core.allocator import ALLOCATORS
 from workbench.core.errors import ConfigError, TrialFailed
 from workbench.core.given import given, require_above_zero, require_count
 from workbench.core.machine import default_threads
-from workbench.measure.pace import pace_ratio
-from workbench.measure.timing import Timing, interleave, usage_per_call
 from workbench.study.execution.quality import examples_folder
 from workbench.study.execution.timing_pool import RemoteArm, Setup, open_arms
 from workbench.study.plan.shapes import Point
@@ -22,6 +20,8 @@ from workbench.study.workers.prepare_client import pack
 from workbench.study.workers.process import Stop
 from workbench.study.workers.protocol import save_arrays
 from workbench.tasks.trees import to_numpy
+from workbench.timing.blocks_in_turns import Timing, interleave, usage_per_call
+from workbench.timing.pace import pace_ratio
 
 if TYPE_CHECKING:
     from workbench.compress.variant import Variant

@@ -29,7 +29,7 @@ from workbench.study.workers.prepare_client import PrepareHost, Shipment
 from workbench.study.workers.process import OutOfTime, Stop
 
 if TYPE_CHECKING:
-    from workbench.measure.monitor import Monitor
+    from workbench.measure.resources.monitor import Monitor
     from workbench.tasks.task import Task
 
 BUDGET = "the time budget does not allow it"
@@ -47,7 +47,7 @@ def watching(monitor: Monitor | None) -> contextlib.AbstractContextManager[objec
     """
     if monitor is None:
         return contextlib.nullcontext()
-    from workbench.measure.monitor import Monitor
+    from workbench.measure.resources.monitor import Monitor
 
     if not isinstance(monitor, Monitor):
         raise StudyError(f"monitor must be a workbench.Monitor, got {given(monitor)}. Write monitor=wb.Monitor().")

@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from workbench.core.stats import verdict
-from workbench.measure.blocks import Block
-from workbench.measure.pace import PaceRatio, pace_ratio
 from workbench.study.execution.budget import Pacing
 from workbench.study.execution.timing_columns import Noise, baseline_columns, speed_columns
 from workbench.study.execution.timing_pool import Bench, Timed
@@ -20,6 +18,8 @@ from workbench.study.results.relative_latency import relative_latencies
 from workbench.study.results.schema import TrialRow, is_ranked
 from workbench.study.results.winner import NOT_TOLD_APART
 from workbench.study.storage.session import Ledger
+from workbench.timing.blocks import Block
+from workbench.timing.pace import PaceRatio, pace_ratio
 
 FINALISTS = 3
 FINALS_S = 12.0

@@ -16,14 +16,14 @@ import numpy as np
 from workbench.core.files import replacing, write_json
 from workbench.core.stats import ASSUMED_NOISE, verdict
 from workbench.engine.backends import runs_module
-from workbench.measure.blocks import FREE, Block
-from workbench.measure.compare import MANY_FAULTS
-from workbench.measure.noise import machine_floor
-from workbench.measure.pace import pace_ratio
-from workbench.measure.timing import Rounds, Timing, disturbed_notes, usage_per_call
+from workbench.measure.compare.compare import MANY_FAULTS
+from workbench.measure.compare.noise import machine_floor
 from workbench.study.execution.timing_pool import RemoteArm
 from workbench.study.plan.shapes import Shape
 from workbench.study.plan.trials import Planned
+from workbench.timing.blocks import FREE, Block
+from workbench.timing.blocks_in_turns import Rounds, Timing, disturbed_notes, usage_per_call
+from workbench.timing.pace import pace_ratio
 
 FOOTPRINT = ("peak_rss_mib", "peak_pss_mib", "gpu_memory_mib", "allocator_peak_mib", "energy_mj_per_sample")
 _WEIGHTS = ("weights.safetensors", "exported.pt2")

@@ -12,15 +12,15 @@ from typing import Any
 from workbench.core.errors import TrialFailed
 from workbench.engine.backends import runs_module
 from workbench.engine.loading.placement import runs_on_gpu
-from workbench.measure.blocks import Block
-from workbench.measure.conditions import Watch
-from workbench.measure.gpus import GpuMemory
-from workbench.measure.pace import pace_ratio
-from workbench.measure.timing import Rounds, interleave
+from workbench.measure.compare.conditions import Watch
+from workbench.measure.resources.gpus import GpuMemory
 from workbench.study.execution.quality import examples_folder, split_folder
 from workbench.study.plan.trials import Planned
 from workbench.study.workers.policy import Care
 from workbench.study.workers.process import Child, ChildError, Stop
+from workbench.timing.blocks import Block
+from workbench.timing.blocks_in_turns import Rounds, interleave
+from workbench.timing.pace import pace_ratio
 
 TWIN = "twin"
 ENERGY_S = 1.0
@@ -49,7 +49,7 @@ class Setup:
 
 @dataclass
 class RemoteArm:
-    """An engine in a process of its own; it is an :class:`workbench.measure.timing.Arm`."""
+    """An engine in a process of its own; it is an :class:`workbench.timing.blocks_in_turns.Arm`."""
 
     name: str
     trial: Planned

@@ -12,11 +12,11 @@ import numpy as np
 from workbench.core.allocator import allocator_state
 from workbench.core.errors import StudyError, WorkbenchError
 from workbench.engine.device import device_index
-from workbench.measure.energy import EnergyMeter, measure_energy
-from workbench.measure.memory import PeakPss, peak_rss_mib
-from workbench.measure.timing import CallArm, warm_until_steady
+from workbench.measure.resources.energy import EnergyMeter, measure_energy
+from workbench.measure.resources.memory import PeakPss, peak_rss_mib
 from workbench.study.workers.protocol import load_arrays, save_arrays
 from workbench.tasks.trees import batch_size, concat, slice_batch, tree_map
+from workbench.timing.blocks_in_turns import CallArm, warm_until_steady
 
 _EVERY_S = 0.5
 _CUDA_PROVIDERS = ("CUDAExecutionProvider", "TensorrtExecutionProvider", "NvTensorRTRTXExecutionProvider")
@@ -146,7 +146,7 @@ class TimedEngine:
         if self._gpu() is not None:
             peak = self._engine.predict(self._inputs).metrics.peak_memory_mib
             return peak, "Weights and calls, in torch's allocator on the GPU."
-        from workbench.measure.torch_memory import torch_call_peak_mib
+        from workbench.measure.resources.torch_memory import torch_call_peak_mib
 
         try:
             return torch_call_peak_mib(self._call), "What a call holds in torch's CPU allocator beside the weights."

@@ -1,0 +1,1 @@
+"""Locate accuracy loss: per-layer SQNR, per-class metrics, activation taps."""

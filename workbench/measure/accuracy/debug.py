@@ -1,0 +1,263 @@
+"""Where a variant loses its accuracy: layer by layer on the timed engine, class by class, in several metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from workbench.core.errors import ConfigError
+from workbench.core.given import given, require_count, require_function
+from workbench.core.progress import Progress, ProgressCallback, ignore
+from workbench.engine.config import InferenceConfig, config_of
+from workbench.engine.engine import OptimizedInferenceEngine
+from workbench.measure.accuracy.layer_sqnr import LayerSignal, layer_signals
+from workbench.tasks.trees import Tree
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from workbench.compress.variant import Variant
+    from workbench.tasks.split import Split
+    from workbench.tasks.task import Task
+
+Metric = Callable[[Any, Any], float]
+_BATCH = 32
+
+
+@dataclass(frozen=True)
+class ClassDrop:
+    """One class: the share of its samples that is found before and after, and what they are newly taken for."""
+
+    label: int
+    samples: int
+    before: float
+    after: float
+    mistaken_for: int | None
+    times_more: int
+
+
+@dataclass(frozen=True)
+class MetricDrop:
+    """One metric before and after."""
+
+    metric: str
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
+class AccuracyReport:
+    """Two variants on one engine; see :func:`workbench.debug_accuracy`.
+
+    ``unaligned`` names the layers that could not be compared, with the reason; ``confusion`` is ``[true, taken for]``
+    of both, None where the outputs are not classes.
+    """
+
+    task: str
+    backend: str
+    split: str
+    reference: str
+    candidate: str
+    layers: tuple[LayerSignal, ...]
+    unaligned: tuple[tuple[str, str], ...]
+    classes: tuple[ClassDrop, ...]
+    metrics: tuple[MetricDrop, ...]
+    confusion: tuple[Any, Any] | None
+    notes: tuple[str, ...]
+
+    def layer_frame(self) -> pd.DataFrame:
+        """Return a row per layer in the order of computation: layer, op, sqnr_db."""
+        return _frame(self.layers, ("layer", "op", "sqnr_db"))
+
+    def class_frame(self) -> pd.DataFrame:
+        """Return a row per class, the largest drop first; ``mistaken_for`` is empty where no mistake is new."""
+        frame = _frame(self.classes, ("label", "samples", "before", "after", "mistaken_for", "times_more"))
+        frame["mistaken_for"] = frame["mistaken_for"].astype("Int64")
+        frame.insert(4, "drop", frame["before"] - frame["after"])
+        return frame.sort_values("drop", ascending=False, kind="stable", ignore_index=True)
+
+    def metric_frame(self) -> pd.DataFrame:
+        """Return a row per metric: before, after, drop."""
+        frame = _frame(self.metrics, ("metric", "before", "after"))
+        return frame.assign(drop=frame["before"] - frame["after"])
+
+
+def debug_accuracy(
+    task: Task | str,
+    variant: Variant,
+    *,
+    reference: Variant | None = None,
+    backend: str = "onnxruntime",
+    split: str = "validation",
+    samples: int = 64,
+    metrics: Mapping[str, Metric] | None = None,
+    batch_size: int = _BATCH,
+    threads: int | None = None,
+    progress: ProgressCallback = ignore,
+) -> AccuracyReport:
+    """Run a variant and its reference on one engine and say where they part.
+
+    Parameters
+    ----------
+    task : Task or str
+        Or what :func:`workbench.load_task` understands.
+    variant : Variant
+        What lost accuracy, as a rule the quantized one.
+    reference : Variant, optional
+        What it is held against; by default the task's own model. To see what rounding alone does to a chain, give
+        the variant of the recipe without ``Quantize``.
+    backend : str
+        The timed engine. Both files run there with the settings that are timed; values inside are read from
+        copies of the files with more outputs (torch eager has none to read).
+    split : str
+        The split that classes and metrics are judged on. Layers are compared on its first ``samples`` samples.
+    metrics : mapping of name to metric(outputs, targets), optional
+        Judged besides the task's own, each over the whole split as CPU tensors.
+    progress : callable
+        Called as the work goes on; raising :class:`Cancelled` in it stops the work.
+
+    Returns
+    -------
+    AccuracyReport
+        Layers, classes and metrics, each as a frame.
+
+    Raises
+    ------
+    ConfigError
+        If an argument is of a wrong type or out of range, or the variants are of another task.
+    ExportError, EngineError, BackendUnavailable
+        If one of the two cannot run on the backend.
+
+    Examples
+    --------
+    >>> report = wb.debug_accuracy(task, variant, backend="openvino")  # doctest: +SKIP
+    >>> report.layer_frame().nsmallest(3, "sqnr_db")  # doctest: +SKIP
+    """
+    from workbench.compress.variant import Variant
+    from workbench.tasks.load import load_task
+
+    _check_arguments(variant, reference, samples, metrics, progress)
+    if backend == "auto":
+        raise ConfigError("debug_accuracy: backend 'auto' would choose for each of the two: name the timed engine.")
+    config = config_of({"backend": backend, "batch_size": batch_size, "threads": threads, "verify": False})
+    task = load_task(task)
+    data = task.split(split)
+    _check_tasks(task, *(one for one in (reference, variant) if one is not None))
+    before = reference if reference is not None else Variant.original(task)
+    progress(Progress("debug", 0, 3, f"the reference on {backend}"))
+    first = _outputs(task, before, data, config)
+    progress(Progress("debug", 1, 3, f"the variant on {backend}"))
+    second = _outputs(task, variant, data, config)
+    progress(Progress("debug", 2, 3, "reading the values behind the layers"))
+    found = layer_signals((before, variant), data.take(range(min(samples, len(data)))), config, (first, second))
+    notes = found.notes
+    confusion = _confusion(first, second, data.targets)
+    if confusion is None:
+        notes = (*notes, "no classes: outputs are not one tensor [n, classes] with integer targets [n]")
+    judged = {"the task's metric": task.metric} | dict(metrics or {})
+    progress(Progress("debug", 3, 3))
+    return AccuracyReport(
+        task=task.name,
+        backend=backend,
+        split=split,
+        reference=before.recipe.label,
+        candidate=variant.recipe.label,
+        layers=found.layers,
+        unaligned=found.unaligned,
+        classes=() if confusion is None else _class_drops(*confusion),
+        metrics=tuple(_metric_drop(name, metric, first, second, data.targets) for name, metric in judged.items()),
+        confusion=confusion,
+        notes=notes,
+    )
+
+
+def _check_arguments(variant: object, reference: object, samples: object, metrics: object, progress: object) -> None:
+    """Refuse what is of a wrong type before anything runs."""
+    from workbench.compress.variant import Variant
+
+    for word, one in (("variant", variant), ("reference", reference)):
+        if not isinstance(one, Variant) and not (word == "reference" and one is None):
+            raise ConfigError(
+                f"debug_accuracy: {word} must be a Variant, got {given(one)}. recipe.apply(task) and "
+                "wb.load_variant(folder, task) return one; call debug_accuracy(task, variant)."
+            )
+    require_count("debug_accuracy: samples", samples)
+    if metrics is not None and not isinstance(metrics, Mapping):
+        raise ConfigError(
+            f"debug_accuracy: metrics must be a dict of names and functions, such as {{'top 5': my_metric}}, got "
+            f"{given(metrics)}."
+        )
+    for name, metric in (metrics or {}).items():
+        require_function(f"debug_accuracy: the metric {name!r}", metric, takes="(outputs, targets) of a whole split")
+    require_function("debug_accuracy: progress", progress, takes="each Progress report")
+
+
+def _check_tasks(task: Task, *variants: Variant) -> None:
+    for variant in variants:
+        if variant.task.fingerprint != task.fingerprint:
+            raise ConfigError(
+                f"debug_accuracy: the variant {variant.recipe.label!r} was made for task {variant.task.name!r}, not "
+                f"for {task.name!r}, or for other data or weights of it. Apply the recipe to this task."
+            )
+
+
+def _outputs(task: Task, variant: Variant, data: Split, config: InferenceConfig) -> Tree:
+    options = {"backend": config.backend, "batch_size": config.batch_size, "threads": config.threads, "verify": False}
+    with OptimizedInferenceEngine.from_variant(variant, **options) as engine:
+        return task.outputs(lambda inputs: engine.predict(inputs).result, data, config.batch_size)
+
+
+def _confusion(first: Tree, second: Tree, targets: Any) -> tuple[Any, Any] | None:
+    """Return ``[true, taken for]`` counts of both, or None where outputs or targets are not classes."""
+    if not all(hasattr(one, "ndim") for one in (first, second, targets)):
+        return None
+    before, after, truth = (np.asarray(one) for one in (first, second, targets))
+    if before.ndim != 2 or before.shape[1] < 2 or truth.ndim != 1 or not np.issubdtype(truth.dtype, np.integer):
+        return None
+    count = before.shape[1]
+    if truth.min() < 0 or truth.max() >= count:
+        return None
+
+    def counts(scores: Any) -> Any:
+        table = np.zeros((count, count), dtype=np.int64)
+        np.add.at(table, (truth, scores.argmax(1)), 1)
+        return table
+
+    return counts(before), counts(after)
+
+
+def _class_drops(before: Any, after: Any) -> tuple[ClassDrop, ...]:
+    drops = []
+    for label in range(len(before)):
+        samples = int(before[label].sum())
+        if not samples:
+            continue
+        more = after[label] - before[label]
+        more[label] = 0
+        worst = int(more.argmax())
+        taken = (worst, int(more[worst])) if more[worst] > 0 else (None, 0)
+        shares = before[label, label] / samples, after[label, label] / samples
+        drops.append(ClassDrop(label, samples, float(shares[0]), float(shares[1]), *taken))
+    return tuple(drops)
+
+
+def _metric_drop(name: str, metric: Metric, first: Tree, second: Tree, targets: Any) -> MetricDrop:
+    values = []
+    for outputs in (first, second):
+        try:
+            values.append(float(metric(outputs, targets)))
+        except Exception as error:
+            raise ConfigError(
+                f"debug_accuracy: the metric {name!r} failed: {type(error).__name__}: {error}. A metric takes "
+                "(outputs, targets) of a whole split and returns one number."
+            ) from error
+    return MetricDrop(name, *values)
+
+
+def _frame(rows: tuple[Any, ...], columns: tuple[str, ...]) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.DataFrame([asdict(row) for row in rows], columns=list(columns))

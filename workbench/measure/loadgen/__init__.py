@@ -1,0 +1,1 @@
+"""MLPerf LoadGen: scenarios, system under test, drivers, server rate."""

@@ -1,0 +1,1 @@
+"""Per-layer profiles of torch, ONNX Runtime and OpenVINO, and their bottlenecks."""

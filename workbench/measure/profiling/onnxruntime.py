@@ -1,0 +1,125 @@
+"""Times of nodes as ONNX Runtime's own profiler writes them."""
+
+from __future__ import annotations
+
+import bisect
+import json
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from workbench.artifact.reference import Arrays
+from workbench.core.errors import EngineError, first_line
+from workbench.engine.backends.base import ModelSource, require_onnx
+from workbench.engine.backends.onnxruntime.graph_cache import too_large
+from workbench.engine.loading.onnx_files import onnx_files
+from workbench.engine.loading.source import TemporaryFolder
+from workbench.measure.profiling.nodes import LayerNames, NodeTime, Observed, cut_median, owner_of
+from workbench.measure.profiling.op_kinds import is_product
+
+WARM_CALLS = 3
+LAUNCHES = (
+    "on a GPU the times of nodes are those of their launching, as ONNX Runtime's profiler sees it: the kernels' own "
+    "stand in a trace of nsys (workbench.measure.nsight_command)"
+)
+# They hold the nodes inside, which are told on their own.
+_CONTAINERS = frozenset({"If", "Loop", "Scan"})
+_SUFFIX = "_kernel_time"
+_NAMES = {
+    "float": "float32", "double": "float64", "float16": "float16", "bfloat16": "bfloat16", "int8": "int8",
+    "uint8": "int8", "int4": "int4", "uint4": "int4", "int64": "int64", "int32": "int32", "bool": "bool",
+}  # fmt: skip
+_GRAPHS = {"QuantizeLinear": "float32 to int8", "DequantizeLinear": "int8 to float32"}
+
+
+def observe(session: Any, source: ModelSource, arrays: Arrays, calls: int, owners: Mapping[str, str]) -> Observed:
+    """Run ``calls`` calls in a second session with the profiler on, and return the nodes of them.
+
+    ``owners`` are names of layers by the digest of their weight.
+    """
+    path, folder = require_onnx(source, "onnxruntime"), TemporaryFolder()
+    # Nodes are fused and renamed while the model loads; which ones they were stands in the graph that comes of it.
+    written = None if too_large(onnx_files(str(path))) else folder.path / "rewritten.onnx"
+    try:
+        opened = session.profiling(folder.path / "profile", write=written)
+        ms = _run(opened, source, arrays, calls)
+        file = Path(opened.end_profiling())
+    except Exception as error:
+        raise EngineError(f"ONNX Runtime cannot profile {source.label}: {first_line(error)}") from error
+    events = json.loads(file.read_text(encoding="utf-8"))
+    outputs, stored = _graph(written)
+    names = LayerNames(path, owners)
+    nodes = tuple(_node(key, found, names, outputs, stored) for key, found in by_node(events, calls).items())
+    notes = (LAUNCHES,) if session.device != "cpu" else ()
+
+    def write_trace(target: Path) -> None:
+        _ = folder  # keeps the file until here
+        target.write_bytes(file.read_bytes())
+
+    return Observed(nodes, tuple(ms[-calls:]), write_trace, notes)
+
+
+def _run(opened: Any, source: ModelSource, arrays: Arrays, calls: int) -> list[float]:
+    feed, names = dict(zip(source.io.input_names, arrays, strict=True)), list(source.io.output_names)
+    ms = []
+    for _ in range(WARM_CALLS + calls):
+        begun = time.perf_counter()
+        opened.run(names, feed)
+        ms.append((time.perf_counter() - begun) * 1e3)
+    return ms
+
+
+def by_node(events: list[dict[str, Any]], calls: int) -> dict[tuple[str, str], list[list[dict[str, Any]]]]:
+    """Return for each node its events in each of the last ``calls`` calls, in the order of computation."""
+    runs = sorted((e for e in events if e.get("name") == "model_run"), key=lambda e: e["ts"])[-calls:]
+    starts = [run["ts"] for run in runs]
+    found: dict[tuple[str, str], list[list[dict[str, Any]]]] = defaultdict(lambda: [[] for _ in runs])
+    for event in sorted((e for e in events if e.get("cat") == "Node"), key=lambda e: e["ts"]):
+        place = bisect.bisect_right(starts, event["ts"]) - 1
+        op = event["args"].get("op_name", "")
+        if place >= 0 and event["name"].endswith(_SUFFIX) and op not in _CONTAINERS:
+            found[event["name"].removesuffix(_SUFFIX), op][place].append(event)
+    return dict(found)
+
+
+def _graph(path: Path | None) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """Return what each node of the rewritten graph gives and takes, by its name."""
+    if path is None or not path.is_file():
+        return {}, {}
+    import onnx
+
+    nodes = onnx.load(str(path)).graph.node
+    return {node.name: list(node.output) for node in nodes}, {node.name: list(node.input) for node in nodes}
+
+
+def _node(
+    key: tuple[str, str],
+    runs: list[list[dict[str, Any]]],
+    names: LayerNames,
+    outputs: Mapping[str, list[str]],
+    inputs: Mapping[str, list[str]],
+) -> NodeTime:
+    node, op = key
+    first = next(event for events in runs for event in events)["args"]
+    given = inputs.get(node, ())
+    called = [node.removeprefix("fused ").removesuffix("_nchwc"), *outputs.get(node, ())]
+    layer = owner_of(given) or names.of(called, product=is_product(op))
+    if layer is None and not names.has(called):  # a node that the runtime put in: it prepares or completes a layer
+        layer = names.of(given)
+    # a node in a loop runs several times in a call, and every time is cut off
+    ms = cut_median([sum(e["dur"] for e in events) + (len(events) - 1) / 2 for events in runs if events]) / 1e3
+    shapes = first.get("output_type_shape") or [{}]
+    shape = next(iter(shapes[0].values()), None)
+    return NodeTime(
+        node, op, layer, ms, _precision(op, first), first.get("provider", ""), None if shape is None else tuple(shape)
+    )
+
+
+def _precision(op: str, arguments: Mapping[str, Any]) -> str | None:
+    if op in _GRAPHS:
+        return _GRAPHS[op]
+    given = arguments.get("input_type_shape") or [{}]
+    kind = next(iter(given[0]), None)
+    return None if kind is None else _NAMES.get(kind, kind)

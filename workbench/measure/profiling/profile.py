@@ -1,0 +1,195 @@
+"""Where a call's time goes, layer by layer: one schema for torch, ONNX Runtime and OpenVINO."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from workbench.core.errors import ConfigError
+from workbench.core.files import replacing
+from workbench.core.given import given, require_count
+from workbench.engine.autotune.selection import load
+from workbench.engine.backends import takes_onnx
+from workbench.engine.config import config_of
+from workbench.engine.loading.placement import placement_of, runs_on_gpu
+from workbench.engine.loading.source import source_from_variant
+from workbench.engine.names import MODULE_BACKENDS, is_backend, unknown_backend
+from workbench.measure.accuracy.activation_taps import weight_owners
+from workbench.measure.compare.conditions import Watch
+from workbench.measure.profiling.nodes import NodeTime, Observed
+from workbench.measure.profiling.rows import LayerTime, Profile
+from workbench.tasks.trees import Tree, leaves, to_numpy
+from workbench.tasks.trees import batch_size as size_of
+from workbench.timing.blocks_in_turns import run_for, warm_until_steady
+
+if TYPE_CHECKING:
+    from workbench.compress.variant import Variant
+
+_PROFILERS = {
+    **dict.fromkeys(MODULE_BACKENDS, "profile_torch"),
+    "onnxruntime": "profile_onnxruntime",
+    "openvino": "profile_openvino",
+}
+_PLAIN_S, _FAST = 0.2, 0.1
+
+
+def profile(
+    variant: Variant,
+    inputs: Tree | None = None,
+    *,
+    batch_size: int = 1,
+    backend: str = "onnxruntime",
+    threads: int | None = None,
+    precision: str = "float32",
+    calls: int = 50,
+    trace: str | Path | None = None,
+    **options: Any,
+) -> Profile:
+    """Run a variant with its runtime's own profiler and return the time of every node, by layer.
+
+    torch's backends run under torch.profiler, ONNX Runtime writes the times of its nodes, OpenVINO counts them. What
+    runs is loaded with the settings that are timed elsewhere, once without and once with the profiler.
+
+    Parameters
+    ----------
+    variant : Variant
+        What to run.
+    inputs : optional
+        A batch in the structure the model takes; by default ``batch_size`` examples of the task.
+    backend : str
+        ``torch-eager``, ``onnxruntime``, ``openvino``, or another backend of torch, of whose compiled code the profiler
+        sees little.
+    precision : str
+        As in :class:`InferenceConfig`.
+    calls : int
+        Calls to profile, behind a few that are dropped.
+    trace : path, optional
+        Also write a trace in Chrome's format (``.json``), which https://ui.perfetto.dev opens.
+    **options
+        Further options of :class:`InferenceConfig`, such as ``graph_optimization="none"``.
+
+    Raises
+    ------
+    ConfigError, BackendUnavailable, ExportError, EngineError
+        If an argument is wrong, or the variant cannot run there.
+
+    Examples
+    --------
+    >>> found = wb.profile(variant, batch_size=8, backend="openvino", trace="trace.json")  # doctest: +SKIP
+    >>> found.by_layer().head(3)  # doctest: +SKIP
+    """
+    target = _check(variant, inputs, batch_size, backend, calls, trace)
+    batch = batch_size if inputs is None else size_of(inputs)
+    config = config_of(
+        {
+            "backend": backend,
+            "batch_size": batch,
+            "threads": threads,
+            "precision": precision,
+            "verify": False,
+            **options,
+        }
+    )
+    source = source_from_variant(variant, onnx=takes_onnx(backend), batch=batch)
+    if source.io.batch not in (None, batch):
+        raise ConfigError(
+            f"profile: {source.label} runs batches of {source.io.batch} only, got {batch}. Give batch_size="
+            f"{source.io.batch}."
+        )
+    found = variant.task.examples(batch) if inputs is None else inputs
+    arrays = [np.ascontiguousarray(leaf) for leaf in leaves(to_numpy(found))]
+    session = load(backend, source, config)[0]
+    watch = Watch(gpu=runs_on_gpu(session.placement))
+    try:
+        plain = _plain(session, arrays)
+        observe = importlib.import_module(f"workbench.measure.{_PROFILERS[backend]}").observe
+        observed: Observed = observe(session, source, arrays, calls, weight_owners(variant.module))
+        plain += _plain(session, arrays)
+        disturbed = watch.lap().reasons
+        if target is not None:
+            with replacing(target) as temporary:
+                observed.write_trace(temporary)
+        return Profile(
+            task=variant.task.name,
+            label=variant.recipe.label,
+            backend=backend,
+            device=session.device,
+            batch_size=batch,
+            threads=session.threads,
+            asked=config.precision.compute,
+            precision=getattr(session, "precision", "float32"),
+            quantized=variant.quantized,
+            calls=calls,
+            rows=tuple(_rows(observed.nodes)),
+            plain_ms=float(np.median(plain)),
+            fast_ms=float(np.quantile(plain, _FAST)),
+            profiled_ms=float(np.median(observed.ms)),
+            macs=variant.macs,
+            **_counted(variant),
+            fallbacks=placement_of(session).fallbacks,
+            notes=(*session.notes, *observed.notes),
+            disturbed=disturbed,
+            trace=target,
+        )
+    finally:
+        session.close()
+
+
+def _check(variant: Any, inputs: Any, batch_size: Any, backend: Any, calls: Any, trace: Any) -> Path | None:
+    from workbench.compress.variant import Variant
+
+    if not isinstance(variant, Variant):
+        raise ConfigError(f"profile takes a Variant, got {given(variant)}. wb.Variant.original(task) makes one.")
+    require_count("profile: batch_size", batch_size)
+    require_count("profile: calls", calls)
+    if inputs is not None and batch_size != 1:
+        raise ConfigError(f"profile: inputs have a batch size of their own; leave out batch_size={batch_size}.")
+    if backend == "auto":
+        raise ConfigError(
+            "profile: backend 'auto' would hide what is profiled: name the engine, such as 'onnxruntime'."
+        )
+    if not isinstance(backend, str) or not is_backend(backend):
+        raise ConfigError(f"profile: {unknown_backend(backend)}")
+    if backend not in _PROFILERS:
+        raise ConfigError(f"profile: {backend!r} has no profiler that is read here; there are {', '.join(_PROFILERS)}.")
+    if trace is None:
+        return None
+    if not isinstance(trace, str | Path) or Path(trace).suffix != ".json":
+        raise ConfigError(f"profile: trace must be the name of a .json file, got {given(trace)}.")
+    return Path(trace)
+
+
+def _plain(session: Any, arrays: list[Any]) -> list[float]:
+    """Return ms of calls without the profiler; median over two such blocks around the profiled calls."""
+
+    def call() -> None:
+        session.run(arrays)
+
+    warm_until_steady(call)
+    return run_for(call, _PLAIN_S)
+
+
+def _rows(nodes: Iterable[NodeTime]) -> Iterable[LayerTime]:
+    known = list(nodes)
+    total = sum(node.ms for node in known) or 1.0
+    for one in known:
+        yield LayerTime(
+            one.layer or one.node.removeprefix("node_"),
+            one.op,
+            one.ms,
+            one.ms / total,
+            one.precision,
+            one.provider,
+            one.shape,
+            one.node,
+        )
+
+
+def _counted(variant: Variant) -> dict[str, Any]:
+    from workbench.measure.roofline.work import layer_work, module_names
+
+    return {"work": layer_work(variant), "modules": module_names(variant.module)}

@@ -1,0 +1,188 @@
+"""Times of operators as torch.profiler sees them, by the module that calls them. Imports torch."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx, nn
+from torch.profiler import ProfilerActivity, record_function
+
+from workbench.artifact.reference import Arrays
+from workbench.compress.program import layer_of_node
+from workbench.core.errors import EngineError, first_line
+from workbench.core.quiet import without_lines
+from workbench.engine.backends.base import ModelSource
+from workbench.measure.profiling.nodes import NodeTime, Observed
+from workbench.measure.profiling.op_kinds import is_rounding
+from workbench.measure.roofline.work import layers_watched
+
+WARM_CALLS = 3
+_REMARKS = "USDT:"
+_CALL, _LAYER = "workbench call", "workbench layer: "
+COMPILED = (
+    "{backend} runs compiled code, and torch.profiler sees only what of it are operators of torch: the rest of a call "
+    "is outside of the rows, and no row knows its layer"
+)
+OPERATORS = (
+    "torch.profiler stops at every operator and the ones inside it, which lengthens short ones: their sum may be above "
+    "the plain time of a call"
+)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """One operator that a call ran: its layer as far as hooks tell, and its milliseconds."""
+
+    op: str
+    layer: str
+    ms: float
+
+
+def observe(session: Any, source: ModelSource, arrays: Arrays, calls: int, owners: Mapping[str, str]) -> Observed:
+    """Run ``calls`` calls under torch.profiler and return the outermost operators of each layer.
+
+    ``owners`` is not needed: modules are asked for their names as they run.
+    """
+    module, device = session.module, session.device
+    inner = getattr(module, "module", module) if type(module).__name__ == "Reduced" else module
+    compiled = session.words != "torch eager"
+    facts: dict[str, tuple[str, tuple[int, ...]]] = {} if compiled else _outputs(session, inner, arrays)
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.startswith("cuda") else [])]
+    ms = []
+    try:
+        with contextlib.nullcontext() if compiled else _recorded(inner):
+            for _ in range(WARM_CALLS):
+                session.run(arrays)
+            profiler = torch.profiler.profile(activities=activities)
+            with without_lines(_REMARKS):
+                profiler.start()
+            try:
+                for _ in range(calls):
+                    begun = time.perf_counter()
+                    with record_function(_CALL):
+                        session.run(arrays)
+                    ms.append((time.perf_counter() - begun) * 1e3)
+            finally:
+                with without_lines(_REMARKS):
+                    profiler.stop()
+    except Exception as error:
+        raise EngineError(f"torch.profiler cannot follow {source.label}: {first_line(error)}") from error
+    events: Any = profiler.events()  # type: ignore[no-untyped-call]
+    found = [event for event in events or [] if event.name == _CALL]
+    runs = [list(operators(event, "" if compiled else None, device)) for event in found]
+    nodes = _nodes(runs, facts, session, _graph_layers(inner))
+    notes = (COMPILED.format(backend=session.words),) if compiled else (OPERATORS,)
+
+    def write_trace(target: Path) -> None:
+        profiler.export_chrome_trace(str(target))
+
+    return Observed(tuple(nodes), tuple(ms), write_trace, notes)
+
+
+@contextlib.contextmanager
+def _recorded(module: nn.Module) -> Iterator[None]:
+    """Put a range of the profiler around every module while it runs."""
+    ranges: list[Any] = []
+
+    def enter(name: str) -> None:
+        ranges.append(record_function(_LAYER + name))
+        ranges[-1].__enter__()
+
+    def leave(_name: str, _out: Any) -> None:
+        ranges.pop().__exit__(None, None, None)
+
+    with layers_watched(module, enter, leave, whole=True):
+        yield
+
+
+def _outputs(session: Any, module: nn.Module, arrays: Arrays) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Return dtype and shape of what every module gives, by its name."""
+    found: dict[str, tuple[str, tuple[int, ...]]] = {}
+
+    def leave(name: str, out: Any) -> None:
+        if isinstance(out, torch.Tensor):
+            found[name] = str(out.dtype).removeprefix("torch."), tuple(out.shape)
+
+    with layers_watched(module, lambda _name: None, leave):
+        session.run(arrays)
+    return found
+
+
+def operators(event: Any, layer: str | None, device: str) -> Iterator[_Seen]:
+    """Yield the outermost operators within an event, in the order in which they began.
+
+    Where ``layer`` is None the module has not begun: what turns arrays into tensors and back is left out.
+    """
+    for child in sorted(event.cpu_children, key=lambda one: one.time_range.start):
+        if child.name.startswith(_LAYER):
+            yield from operators(child, child.name.removeprefix(_LAYER), device)
+        elif "::" in child.name and layer is not None:
+            us = child.device_time_total if device.startswith("cuda") else child.cpu_time_total
+            yield _Seen(child.name, layer, us / 1e3)
+        else:
+            yield from operators(child, layer, device)
+
+
+def _nodes(
+    runs: list[list[_Seen]],
+    facts: Mapping[str, tuple[str, tuple[int, ...]]],
+    session: Any,
+    graph: list[tuple[str, str]],
+) -> Iterator[NodeTime]:
+    """Yield a node for every operator of a call, named as torch.export would name it: relu, relu_1, relu_2."""
+    times: dict[tuple[str, str, int], list[float]] = defaultdict(list)
+    names: dict[tuple[str, str, int], str] = {}
+    for run in runs:
+        counted: Counter[tuple[str, str]] = Counter()
+        named: Counter[str] = Counter()
+        layers = _aligned(run, graph)
+        for seen, layer in zip(run, layers, strict=True):
+            key = (seen.op, layer, counted[seen.op, layer])
+            counted[seen.op, layer] += 1
+            short = seen.op.rpartition("::")[2]
+            names.setdefault(key, f"{short}_{named[short]}" if named[short] else short)
+            named[short] += 1
+            times[key].append(seen.ms)
+    for (op, layer, number), values in times.items():
+        dtype, shape = facts.get(layer, (session.precision, None))
+        main = number == 0 and shape is not None
+        yield NodeTime(
+            names[op, layer, number], op, layer or None, float(np.median(values)), dtype, session.placement,
+            shape if main else None,
+        )  # fmt: skip
+
+
+def _aligned(run: list[_Seen], graph: list[tuple[str, str]]) -> list[str]:
+    """Return the layer of every operator: what hooks saw, or that of the captured graph's node in the same place."""
+    if graph and [seen.op.rpartition("::")[2] for seen in run] == [op for op, _ in graph]:
+        return [layer for _, layer in graph]
+    return [seen.layer for seen in run]
+
+
+def _graph_layers(module: nn.Module) -> list[tuple[str, str]]:
+    """Return the operators of a captured graph in order with their layers, empty for other modules.
+
+    A rounding that says none belongs to the layer behind which it stands, else to the one before which it does.
+    """
+    if not isinstance(module, fx.GraphModule):
+        return []
+    layers = {node: layer_of_node(node) for node in module.graph.nodes}
+    for node in module.graph.nodes:
+        if is_rounding(str(node.target)):
+            layers[node] = layers[node] or next((layers[one] for one in node.all_input_nodes if layers[one]), "")
+    for node in reversed(module.graph.nodes):
+        if is_rounding(str(node.target)):
+            layers[node] = layers[node] or next((layers[one] for one in node.users if layers[one]), "")
+    return [
+        (node.target._schema.name.rpartition("::")[2], layers[node])
+        for node in module.graph.nodes
+        if node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload)
+    ]

@@ -1,0 +1,1 @@
+"""Memory, allocations, energy, GPUs, and resource monitoring over time."""

@@ -1,0 +1,164 @@
+"""Counters of energy: RAPL of the processor, read from sysfs, and NVML's of a GPU."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from workbench.measure.resources.gpus import gpu_devices
+
+POWERCAP = Path("/sys/class/powercap")
+_ALLOW = "sudo chmod a+r {files}"
+_CONTROLS = ("intel-rapl", "intel-rapl-mmio")
+"""The same registers by two ways: what the first one tells is not to be counted a second time."""
+
+
+class Counter(Protocol):
+    """Energy since it was made; ``every_s`` is how often it must be read in between."""
+
+    name: str
+    every_s: float
+
+    def joules(self) -> float:
+        """Read it: joules since it was made."""
+
+
+class RaplDomain:
+    """One domain of RAPL, such as a processor package: a file of microjoules that starts again from 0 at its limit.
+
+    Intel's Software Developer's Manual, volume 3, 16.10 (RAPL); AMD's processors offer it through the same files.
+    A package of 250 W comes round after about 17 minutes (or 4, where the range is 65 kJ), hence ``every_s``.
+    """
+
+    every_s = 30.0
+
+    def __init__(self, folder: Path) -> None:
+        self.name = f"RAPL {(folder / 'name').read_text().strip()}"
+        self._file = folder / "energy_uj"
+        self._range = int((folder / "max_energy_range_uj").read_text())
+        self._last = self._read()
+        self._sum = 0
+
+    def joules(self) -> float:
+        """Read it: joules since it was made."""
+        now = self._read()
+        step = now - self._last
+        self._sum += step if step >= 0 else step + self._range
+        self._last = now
+        return self._sum / 1e6
+
+    def _read(self) -> int:
+        return int(self._file.read_text())
+
+
+class NvmlCounter:
+    """A GPU's own counter of millijoules, since Volta; it is brought up to date about every 20 to 100 ms."""
+
+    every_s = 60.0
+
+    def __init__(self, handle: Any, name: str, nvml: Any) -> None:
+        self.name = name
+        self._handle, self._nvml = handle, nvml
+        self._first = nvml.nvmlDeviceGetTotalEnergyConsumption(handle)
+
+    def joules(self) -> float:
+        """Read it: joules since it was made."""
+        return float(self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle) - self._first) / 1e3
+
+
+class NvmlPower:
+    """A GPU's power, summed up over readings (trapezoids), where it has no counter of energy."""
+
+    every_s = 0.05
+
+    def __init__(self, handle: Any, name: str, nvml: Any, *, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.name = f"{name}, power summed up every {1e3 * self.every_s:.0f} ms, since it has no counter of energy"
+        self._handle, self._nvml, self._clock = handle, nvml, clock
+        self._sum = 0.0
+        self._at, self._watts = self._read()
+
+    def joules(self) -> float:
+        """Read it: joules since it was made."""
+        at, watts = self._read()
+        self._sum += (at - self._at) * (watts + self._watts) / 2
+        self._at, self._watts = at, watts
+        return self._sum
+
+    def _read(self) -> tuple[float, float]:
+        return self._clock(), self._nvml.nvmlDeviceGetPowerUsage(self._handle) / 1e3
+
+
+def rapl_counters(root: Path = POWERCAP) -> tuple[list[Counter], str | None]:
+    """Return a counter for each domain that is part of no other one, or none with the reason.
+
+    Those are the packages, and ``dram`` beside them; ``core`` and ``uncore`` are part of a package. ``psys`` is the
+    whole platform, packages included: it is taken where there is no package.
+    """
+    if platform.system() != "Linux":
+        return [], f"{platform.system()} offers no file with the processor's energy: Linux alone does (RAPL)."
+    zones = _zones(root)
+    if not zones:
+        return [], (
+            f"{root} lists no RAPL domain: most virtual machines and containers have none. On the hardware itself "
+            "`sudo modprobe intel_rapl_common intel_rapl_msr` may help."
+        )
+    packages = [zone for zone, name in zones if name.startswith("package")]
+    chosen = [*packages, *(zone for zone, name in zones if name == "dram")] if packages else []
+    chosen = chosen or [zone for zone, name in zones if name == "psys"]
+    found: list[Counter] = []
+    for zone in chosen:
+        try:
+            found.append(RaplDomain(zone))
+        except PermissionError:
+            files = " ".join(str(each / "energy_uj") for each in chosen)
+            return [], (
+                f"{zone / 'energy_uj'} may be read by root only: it can give away what other users compute "
+                f"(CVE-2020-8694). On a machine of your own: {_ALLOW.format(files=files)} (until the next start)."
+            )
+        except (OSError, ValueError) as error:
+            return [], f"{zone} cannot be read: {error}."
+    return found, None if found else f"{root} lists neither a package nor a platform."
+
+
+def _zones(root: Path) -> list[tuple[Path, str]]:
+    """Return the folders of one control type with the names of their domains."""
+    for control in _CONTROLS:
+        folders = sorted(path for path in root.glob(f"{control}:*") if (path / "name").is_file())
+        if folders:
+            return [(folder, (folder / "name").read_text().strip()) for folder in folders]
+    return []
+
+
+def nvml_counters(indices: Sequence[int] | None = None, *, nvml: Any = None) -> tuple[list[Counter], str | None]:
+    """Return a counter for each GPU that is asked for (``cuda:N``; all by default), or none with the reason."""
+    if nvml is not None:
+        handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
+        reason = None if handles else "NVML lists no GPU."
+    else:
+        devices, reason = gpu_devices()
+        handles = [device.handle for device in devices]
+    if not handles:
+        return [], reason
+    if nvml is None:
+        import pynvml
+
+        nvml = pynvml
+    wanted = list(range(len(handles))) if indices is None else list(indices)
+    missing = [index for index in wanted if index >= len(handles)]
+    if missing:
+        return [], f"There is no GPU cuda:{missing[0]} here."
+    try:
+        return [_gpu_counter(handles[index], nvml) for index in wanted], None
+    except nvml.NVMLError as error:
+        return [], f"The driver tells neither energy nor power of a GPU: {str(error).strip().rstrip('.')}."
+
+
+def _gpu_counter(handle: Any, nvml: Any) -> Counter:
+    name = f"NVML {nvml.nvmlDeviceGetName(handle)}"
+    try:
+        return NvmlCounter(handle, name, nvml)
+    except nvml.NVMLError:  # before Volta
+        return NvmlPower(handle, name, nvml)

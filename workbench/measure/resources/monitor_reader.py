@@ -1,0 +1,141 @@
+"""One sample of what a process with its children, the machine and the GPUs do."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import psutil
+
+from workbench.measure.resources.gpus import MIB, gpu_devices, known
+from workbench.measure.resources.processes import allowed_cores, cpu_seconds, own_processes
+
+
+class Sample(NamedTuple):
+    """One sample, over the ``span_s`` seconds before ``at_s``.
+
+    ``cpu_percent`` is what this process and its children took of the cores that this process may use, and
+    ``machine_percent`` what everything took of them. ``rss_mib`` is the sum of their resident sets; pages that they
+    share count in each. ``gpu_percent`` is the mean over the GPUs, their memory and power are sums. None is what cannot
+    be read, or where there is no GPU.
+    """
+
+    at_s: float
+    span_s: float
+    cpu_percent: float | None
+    machine_percent: float | None
+    rss_mib: float | None
+    gpu_percent: float | None = None
+    gpu_memory_mib: float | None = None
+    gpu_watts: float | None = None
+
+
+class Reader:
+    """Reads counters and tells what happened since it read them last.
+
+    Parameters
+    ----------
+    gpu : bool
+        False leaves GPUs out.
+    devices : sequence, optional
+        nvitop's devices; others in tests.
+    """
+
+    def __init__(self, *, gpu: bool = True, devices: Sequence[Any] | None = None) -> None:
+        found: tuple[Sequence[Any], str | None] = (devices, None) if devices is not None else ((), "GPUs are left out.")
+        if gpu and devices is None:
+            found = gpu_devices()
+        self._devices, self.gpu_reason = found
+        self._cores = allowed_cores()
+        self.reset()
+
+    @property
+    def since_s(self) -> float:
+        """Seconds since the counters were read last."""
+        return time.perf_counter() - self._at
+
+    def reset(self) -> None:
+        """Read the counters, and forget what happened until now."""
+        self._cpu_s, _ = self._tree()
+        self._idle_s = self._idle()
+        self._at = time.perf_counter()
+
+    def read(self, started: float) -> Sample:
+        """Return what happened since the last reading; ``started`` is the time of the axis' 0."""
+        cpu_s, rss = self._tree()
+        idle_s, now = self._idle(), time.perf_counter()
+        span = max(now - self._at, 1e-6)
+        room = span * len(self._cores)
+        # The counters go in steps of 10 ms: a share over a short time can be a little below 0 or above all there is.
+        mine = min(max((cpu_s - self._cpu_s) / room, 0.0), 1.0)
+        busy = min(max(1 - (idle_s - self._idle_s) / room, 0.0), 1.0)
+        self._cpu_s, self._idle_s, self._at = cpu_s, idle_s, now
+        return Sample(now - started, span, 100 * mine, 100 * busy, rss / MIB, *self._gpus())
+
+    def _tree(self) -> tuple[float, int]:
+        """Return CPU seconds and resident bytes of this process and its children.
+
+        The seconds of ended children are in those of the process that waited for them, on Linux.
+        """
+        cpu_s, rss = 0.0, 0
+        for process in own_processes():
+            with contextlib.suppress(psutil.Error), process.oneshot():  # it may have ended meanwhile
+                spent, rss = cpu_seconds(process), rss + process.memory_info().rss
+                cpu_s += spent
+        return cpu_s, rss
+
+    def _idle(self) -> float:
+        times = psutil.cpu_times(percpu=True)
+        return sum(times[i].idle + getattr(times[i], "iowait", 0.0) for i in self._cores if i < len(times))
+
+    def _gpus(self) -> tuple[float | None, float | None, float | None]:
+        if not self._devices:
+            return None, None, None
+        use = [known(device.gpu_utilization()) for device in self._devices]
+        memory = [known(device.memory_used()) for device in self._devices]
+        power = [known(device.power_usage()) for device in self._devices]
+        held, milliwatts = _all(memory, sum), _all(power, sum)
+        return (
+            _all(use, _mean),
+            None if held is None else held / MIB,
+            None if milliwatts is None else milliwatts / 1e3,
+        )
+
+
+def merged(samples: Sequence[Sample]) -> list[Sample]:
+    """Return half as many samples: neighbours joined, shares and power as means over time, memory as the larger."""
+    pairs = [_join(samples[i], samples[i + 1]) for i in range(0, len(samples) - 1, 2)]
+    return [*pairs, *samples[len(pairs) * 2 :]]
+
+
+def _join(first: Sample, second: Sample) -> Sample:
+    span = first.span_s + second.span_s
+
+    def mean(values: Sequence[float]) -> float:
+        return (values[0] * first.span_s + values[1] * second.span_s) / span
+
+    def both(name: str, join: Callable[[Sequence[float]], float]) -> float | None:
+        return _all((getattr(first, name), getattr(second, name)), join)
+
+    return Sample(
+        second.at_s,
+        span,
+        both("cpu_percent", mean),
+        both("machine_percent", mean),
+        both("rss_mib", max),
+        both("gpu_percent", mean),
+        both("gpu_memory_mib", max),
+        both("gpu_watts", mean),
+    )
+
+
+def _all(values: Sequence[float | None], join: Callable[[Sequence[float]], float]) -> float | None:
+    """Return what ``join`` makes of the values that are known, None where one is not."""
+    found = [value for value in values if value is not None]
+    return join(found) if found and len(found) == len(values) else None
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

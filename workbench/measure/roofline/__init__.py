@@ -1,0 +1,1 @@
+"""Rooflines: operation counts, peak throughput, arithmetic intensity."""
