@@ -15,10 +15,10 @@ from torch.nn import functional as F
 
 from workbench.artifact import load_module, save_variant
 from workbench.compress import Distill, Prune, Quantize, Recipe, Recover
-from workbench.compress.features import Matching, Pair
-from workbench.compress.lesson import Lesson, Teacher, blend
-from workbench.compress.losses import attention_error, attention_map, feature_error, leaf_loss, mixed_loss
-from workbench.compress.steps.distill import Head
+from workbench.compress.distill.config import Head
+from workbench.compress.training.distillation_objective import Lesson, Teacher, blend
+from workbench.compress.training.features import Matching, Pair
+from workbench.compress.training.losses import attention_error, attention_map, feature_error, leaf_loss, mixed_loss
 from workbench.core.errors import ConfigError, RecipeError, WorkbenchError
 from workbench.core.progress import ignore
 

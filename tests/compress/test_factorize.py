@@ -14,7 +14,7 @@ from workbench.artifact.load import set_weights
 from workbench.artifact.structure import describe_structure, own_tensors, replay
 from workbench.compress import Factorize, Recipe
 from workbench.compress.apply import Work
-from workbench.compress.factorize.step import factorize
+from workbench.compress.factorize.apply import factorize
 from workbench.compress.variant import count_macs, count_params
 from workbench.core.errors import ConfigError, CoverageError
 from workbench.core.progress import ignore

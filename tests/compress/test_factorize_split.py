@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from workbench.compress.factorize.candidates import find_spots
 from workbench.compress.factorize.split import open_split
-from workbench.compress.factorize.spots import find_spots
 from workbench.compress.steps import FACTORIZE_TYPES, Factorize
 from workbench.compress.variant import count_macs, count_params
 

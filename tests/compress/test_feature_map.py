@@ -11,11 +11,11 @@ from torch.nn import functional as F
 
 from workbench.compress import Distill, Factorize, Prune, PruneDepth, Recipe
 from workbench.compress.apply import Work
-from workbench.compress.distill import distill
-from workbench.compress.feature_map import trace_maps
-from workbench.compress.features import Matching, Pair, match_last_maps
-from workbench.compress.lesson import CACHE_BYTES, Lesson, Teacher
-from workbench.compress.losses import feature_error
+from workbench.compress.distill.apply import distill
+from workbench.compress.graph.feature_map import trace_maps
+from workbench.compress.training.distillation_objective import CACHE_BYTES, Lesson, Teacher
+from workbench.compress.training.features import Matching, Pair, match_last_maps
+from workbench.compress.training.losses import feature_error
 from workbench.core.errors import ConfigError
 from workbench.core.progress import ignore
 from workbench.tasks import digits, digits_vit
@@ -287,7 +287,7 @@ def test_cached_answers_train_as_fresh_ones(build, monkeypatch):
     with_cache = distilled(task, task.model(), blend=False, epochs=3).module
     assert any(calls)
     calls.clear()
-    monkeypatch.setattr("workbench.compress.lesson.CACHE_BYTES", 0)
+    monkeypatch.setattr("workbench.compress.training.distillation_objective.CACHE_BYTES", 0)
     without = distilled(task, task.model(), blend=False, epochs=3).module
     assert not any(calls) and CACHE_BYTES > 0
     for a, b in zip(with_cache.parameters(), without.parameters(), strict=True):

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import workbench as wb
-from workbench.compress.plain import with_plain_linears
-from workbench.compress.program import export_program
-from workbench.compress.prune.trial import dependency_graph
+from workbench.compress.graph.hf_conv1d import with_plain_linears
+from workbench.compress.graph.program import export_program
+from workbench.compress.prune.verify_cut import dependency_graph
 from workbench.core.errors import CoverageError, ExportError
 
 

@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import workbench as wb
-from workbench.compress.losses import class_outputs
-from workbench.compress.program import export_program
+from workbench.compress.graph.program import export_program
+from workbench.compress.training.losses import class_outputs
 from workbench.core.errors import TaskError, WorkbenchError
 from workbench.tasks.module import copied_module
 

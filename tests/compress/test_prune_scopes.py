@@ -15,9 +15,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from workbench.compress import Distill, Prune, Recipe
-from workbench.compress.prune.choose import choose
+from workbench.compress.prune.channel_selection import choose
 from workbench.compress.prune.groups import Group
-from workbench.compress.schedule import SCHEDULES, share_due
+from workbench.compress.training.schedule import SCHEDULES, share_due
 from workbench.core.errors import ConfigError, CoverageError, WorkbenchError
 
 

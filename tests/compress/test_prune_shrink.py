@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 from workbench.compress import Prune, Recipe
 from workbench.compress.apply import Work
+from workbench.compress.prune.apply import _groups, _State, prune
 from workbench.compress.prune.shrink import shrink
-from workbench.compress.prune.step import _groups, _State, prune
-from workbench.compress.stepping import around_steps
+from workbench.compress.training.optimizer_hooks import around_steps
 from workbench.core.errors import ConfigError
 from workbench.core.progress import ignore
 

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from workbench.compress import Distill, Prune, Quantize, Recipe
-from workbench.compress.quantize.capture import capture
+from workbench.compress.graph.capture import capture
 from workbench.core.errors import CoverageError, ExportError
 
 
@@ -297,7 +297,7 @@ def test_the_whole_chain_stays_within_a_point_on_digits():
 
 
 def test_simulated_rounding_is_that_of_torch():
-    from workbench.compress.quantize.ranged import Rounded
+    from workbench.compress.quantize.fixed_range_fake_quant import Rounded
 
     x = torch.randn(1000, requires_grad=True)
     scale, zero = 0.013, 77

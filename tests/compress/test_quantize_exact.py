@@ -16,14 +16,14 @@ from torch.nn import functional as F
 
 from workbench.compress import Quantize, Recipe
 from workbench.compress.apply import Work
+from workbench.compress.graph.capture import capture
+from workbench.compress.graph.interpreter import walk
 from workbench.compress.quantize.annotate import weighted_nodes
-from workbench.compress.quantize.biases import correct_biases
+from workbench.compress.quantize.bias_correction import correct_biases
 from workbench.compress.quantize.calibrate import quantized_copy
-from workbench.compress.quantize.capture import capture
 from workbench.compress.quantize.equalize import equalize_pairs, smooth
-from workbench.compress.quantize.sensitive import fewest, signal_to_noise
-from workbench.compress.quantize.specs import scheme_for
-from workbench.compress.quantize.walk import walk
+from workbench.compress.quantize.float_layers import fewest, signal_to_noise
+from workbench.compress.quantize.qspec import scheme_for
 from workbench.core.errors import CoverageError
 
 

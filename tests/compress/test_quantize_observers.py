@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workbench.compress.quantize.groups import GroupObserver, group_length
+from workbench.compress.quantize.group_weights import GroupObserver, group_length
 from workbench.compress.quantize.observers import (
     RANGES,
     MeanSquarePerChannelObserver,

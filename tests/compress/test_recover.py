@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from workbench.artifact import load_module, save_variant
 from workbench.compress import Prune, Recipe, Recover
-from workbench.compress.batchnorm import reestimate
-from workbench.compress.fold import fold_batch_norms
+from workbench.compress.graph.batchnorm import reestimate
+from workbench.compress.graph.fold import fold_batch_norms
 from workbench.core.errors import CoverageError
 from workbench.tasks.split import Split
 

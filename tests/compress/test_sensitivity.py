@@ -16,7 +16,7 @@ from torch import nn
 
 import workbench as wb
 from workbench.compress import Factorize, Prune, Quantize, Recipe
-from workbench.compress.allocate import lower_hull, walk
+from workbench.compress.pareto_allocation import lower_hull, walk
 from workbench.compress.sensitivity import Cell, Sensitivity, run, sensitivity
 from workbench.compress.variant import count_macs, count_params
 from workbench.core.errors import Cancelled, ConfigError

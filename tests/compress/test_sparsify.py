@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from workbench.compress import Distill, Prune, Quantize, Recipe, Recover, Sparsify
 from workbench.compress.sparsify.blocks import blocks_of, keep_best, keep_of_each, pattern_blocks
-from workbench.compress.stepping import around_steps
+from workbench.compress.training.optimizer_hooks import around_steps
 from workbench.core.errors import BackendUnavailable, ConfigError, CoverageError
 
 

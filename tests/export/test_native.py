@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from workbench.artifact import load_module, save_variant
 from workbench.compress import Quantize, Recipe
-from workbench.compress.quantize.capture import capture
+from workbench.compress.graph.capture import capture
 from workbench.compress.variant import predict_with
 from workbench.core.errors import BackendUnavailable, ConfigError
 from workbench.engine import OptimizedInferenceEngine

@@ -19,7 +19,7 @@ from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from workbench.artifact.structure import StructureError
-from workbench.compress.program import layer_of_node
+from workbench.compress.graph.program import layer_of_node
 from workbench.core.errors import ArtifactError, first_line
 from workbench.core.given import short
 from workbench.export.io import IOSpec, rebuild_inputs, tree_builder

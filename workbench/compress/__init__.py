@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from workbench.compress.order import check_order
 from workbench.compress.recipe import Recipe
+from workbench.compress.step_rules import check_order
 from workbench.compress.steps import (
     STEP_TYPES,
     Distill,

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 import torch
 from torch import nn
 
-from workbench.compress.plain import with_plain_linears
-from workbench.compress.sparsify.zeros import Held, zeros_held
+from workbench.compress.graph.hf_conv1d import with_plain_linears
+from workbench.compress.sparsify.masks import Held, zeros_held
 from workbench.compress.steps import Distill, Factorize, Prune, PruneDepth, Quantize, Recover, Sparsify, Step
 from workbench.compress.training import Checkpoint
 from workbench.compress.variant import LayerReport, StepReport, Variant, count_macs, count_params, predict_with
@@ -75,17 +75,17 @@ class Outcome:
 Handler = Callable[[Any, Work], Outcome]
 # By name, so that torch-pruning and torchao are only imported by the steps that use them.
 HANDLERS: dict[type[Step], str] = {
-    Prune: "workbench.compress.prune.step:prune",
-    PruneDepth: "workbench.compress.depth.step:prune_depth",
-    Distill: "workbench.compress.distill:distill",
-    Recover: "workbench.compress.distill:recover",
-    Factorize: "workbench.compress.factorize.step:factorize",
-    Sparsify: "workbench.compress.sparsify.step:sparsify",
-    Quantize: "workbench.compress.quantize.step:quantize",
+    Prune: "workbench.compress.prune.apply:prune",
+    PruneDepth: "workbench.compress.depth.apply:prune_depth",
+    Distill: "workbench.compress.distill.apply:distill",
+    Recover: "workbench.compress.distill.apply:recover",
+    Factorize: "workbench.compress.factorize.apply:factorize",
+    Sparsify: "workbench.compress.sparsify.apply:sparsify",
+    Quantize: "workbench.compress.quantize.apply:quantize",
 }
 
 # What can be found wrong with a step's options before the first step starts.
-CHECKS: dict[type[Step], str] = {Distill: "workbench.compress.distill:check"}
+CHECKS: dict[type[Step], str] = {Distill: "workbench.compress.distill.apply:check"}
 
 
 @runtime_checkable

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench.compress.order import check_order
+from workbench.compress.step_rules import check_order
 from workbench.compress.steps import (
     Distill,
     Factorize,

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from workbench.compress.program import export_program, reason_of
+from workbench.compress.graph.program import export_program, reason_of
 from workbench.core.errors import ExportError
 from workbench.export.io import Tree
 from workbench.export.quiet import quiet_export

@@ -14,11 +14,11 @@ import numpy as np
 from torch import nn
 
 from workbench.compress.apply import Outcome, Work
-from workbench.compress.names import excluded_names
+from workbench.compress.graph.capture import capture
+from workbench.compress.layer_selection import excluded_names
 from workbench.compress.quantize.annotate import Touch
-from workbench.compress.quantize.capture import capture
-from workbench.compress.quantize.specs import scheme_for
-from workbench.compress.quantize.step import report_layers
+from workbench.compress.quantize.apply import report_layers
+from workbench.compress.quantize.qspec import scheme_for
 from workbench.compress.steps import Quantize
 from workbench.core.errors import BackendUnavailable, ExportError, first_line
 from workbench.core.progress import Progress

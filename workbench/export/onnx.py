@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from workbench.compress.program import reason_of
+from workbench.compress.graph.program import reason_of
 from workbench.core.errors import ExportError
 from workbench.core.files import replacing
 from workbench.export.agreement import compare_outputs

@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from workbench.compress.outputs import noise_share
+from workbench.compress.graph.outputs import noise_share
 from workbench.compress.quantize.modes import mode_of, refusal
 from workbench.compress.steps import Quantize
 from workbench.core.stats import bootstrap_drop
@@ -191,8 +191,8 @@ def layer_rounding_data(variants: Mapping[str, Variant], original: Variant, *, s
     workbench's own route can be held against the float model layer by layer, and only without training, evening out or
     bias correction; others have no rows.
     """
-    from workbench.compress.quantize.capture import capture
-    from workbench.compress.quantize.sensitive import signal_to_noise
+    from workbench.compress.graph.capture import capture
+    from workbench.compress.quantize.float_layers import signal_to_noise
 
     task = original.task
     graph = capture(original.module, task.examples(2))

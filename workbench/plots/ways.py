@@ -73,8 +73,8 @@ def rank_energy_data(task: Any, *, conv: str = "channel") -> pd.DataFrame:
 
     ``conv`` is the way to cut, as in ``Factorize``; with two ranks (``tucker2``) both are the same share.
     """
+    from workbench.compress.factorize.candidates import find_spots
     from workbench.compress.factorize.split import open_split
-    from workbench.compress.factorize.spots import find_spots
     from workbench.compress.steps import Factorize
 
     spots, _ = find_spots(Factorize(conv=conv), task.model(), task.examples(2))

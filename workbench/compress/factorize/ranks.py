@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from workbench.compress.allocate import lower_hull, walk
 from workbench.compress.factorize.split import Choice, Floats, Split, Table
+from workbench.compress.pareto_allocation import lower_hull, walk
 
 _ROUNDING = 1e-9
 

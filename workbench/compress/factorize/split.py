@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from workbench.compress.factorize.spots import Convolution, Spot
+from workbench.compress.factorize.candidates import Convolution, Spot
 
 Floats = npt.NDArray[np.float64]
 

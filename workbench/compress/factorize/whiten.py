@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from workbench.compress.apply import Work
-from workbench.compress.factorize.spots import Convolution, Spot
+from workbench.compress.factorize.candidates import Convolution, Spot
 from workbench.core.progress import Progress
 from workbench.tasks.trees import call_model
 

@@ -10,7 +10,7 @@ import numpy as np
 from torch import nn
 
 from workbench.compress.apply import Work
-from workbench.compress.prune.trial import Cut, apply_cuts
+from workbench.compress.prune.verify_cut import Cut, apply_cuts
 from workbench.compress.recipe import Recipe
 from workbench.compress.steps import Prune
 from workbench.compress.variant import Variant, count_macs, count_params

@@ -7,9 +7,9 @@ from typing import Any
 from torch import nn
 
 from workbench.compress.apply import Work
-from workbench.compress.gradients import gather_gradients
 from workbench.compress.prune.groups import Judge
 from workbench.compress.steps import PRUNE_BY_LOSS, Prune
+from workbench.compress.training.gradients import gather_gradients
 
 
 def judge_for(step: Prune, module: nn.Module, work: Work) -> Judge:

@@ -9,11 +9,11 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from workbench.compress.apply import Work
-from workbench.compress.distill import recover
+from workbench.compress.distill.apply import recover
 from workbench.compress.prune.groups import PRUNABLE, Group, is_grouped
-from workbench.compress.prune.trial import tracing, unfrozen
-from workbench.compress.stepping import around_steps
+from workbench.compress.prune.verify_cut import tracing, unfrozen
 from workbench.compress.steps import Prune, Recover
+from workbench.compress.training.optimizer_hooks import around_steps
 from workbench.core.errors import ConfigError
 from workbench.tasks.trees import call_model, leaves
 

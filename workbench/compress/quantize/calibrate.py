@@ -11,8 +11,8 @@ from torch.fx import GraphModule
 from workbench.compress.apply import Work
 from workbench.compress.quantize.annotate import Touch
 from workbench.compress.quantize.bias_room import make_room
-from workbench.compress.quantize.quiet import quiet_torchao
-from workbench.compress.quantize.specs import Scheme, make_quantizer
+from workbench.compress.quantize.qspec import Scheme, make_quantizer
+from workbench.compress.quantize.torchao_import import quiet_torchao
 from workbench.compress.variant import predict_with
 from workbench.core.progress import Progress
 from workbench.tasks.module import copied_module
@@ -35,7 +35,7 @@ def prepare(
 
 def calibrate(prepared: GraphModule, work: Work, scheme: Scheme) -> None:
     """Show the observers the calibration samples, and fix the ranges where training follows."""
-    from workbench.compress.quantize.ranged import fix_ranges
+    from workbench.compress.quantize.fixed_range_fake_quant import fix_ranges
 
     batches = list(work.task.calibration.batches(_BATCH))
     if scheme.step.activations != "static":

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
+from workbench.compress.graph.interpreter import readers, replace_stored, stored, walk
 from workbench.compress.quantize.annotate import CONVOLUTIONS, LINEAR, weighted_nodes
-from workbench.compress.quantize.walk import readers, replace_stored, stored, walk
 from workbench.tasks.trees import Tree
 
 _aten = torch.ops.aten

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from workbench.compress.apply import Outcome, Work, carry_out
-from workbench.compress.names import matches, no_match
-from workbench.compress.outputs import noise_share
+from workbench.compress.graph.outputs import noise_share
+from workbench.compress.layer_selection import matches, no_match
 from workbench.compress.sensitivity.probe import PROBES, Probe
 from workbench.compress.sensitivity.table import Cell, Sensitivity
 from workbench.compress.steps import Step, step_to_dict

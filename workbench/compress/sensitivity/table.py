@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
-from workbench.compress.allocate import Point, lower_hull, walk
+from workbench.compress.pareto_allocation import Point, lower_hull, walk
 from workbench.compress.steps import Step
 from workbench.core.errors import ConfigError, unknown_name
 from workbench.core.given import given, require_count

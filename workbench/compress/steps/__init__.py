@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from workbench.compress.steps.base import Step
-from workbench.compress.steps.depth import PruneDepth
-from workbench.compress.steps.distill import Distill, Recover
-from workbench.compress.steps.factorize import FACTORIZE_TYPES, Factorize
-from workbench.compress.steps.prune import PRUNE_BY_LOSS, Prune
-from workbench.compress.steps.quantize import Quantize
-from workbench.compress.steps.sparsify import Sparsify
+from workbench.compress.depth.config import PruneDepth
+from workbench.compress.distill.config import Distill, Recover
+from workbench.compress.factorize.config import FACTORIZE_TYPES, Factorize
+from workbench.compress.prune.config import PRUNE_BY_LOSS, Prune
+from workbench.compress.quantize.config import Quantize
+from workbench.compress.sparsify.config import Sparsify
+from workbench.compress.step import Step
 from workbench.core.config import from_dict
 from workbench.core.errors import RecipeError, unknown_name
 

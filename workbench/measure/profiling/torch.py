@@ -16,7 +16,7 @@ from torch import fx, nn
 from torch.profiler import ProfilerActivity, record_function
 
 from workbench.artifact.reference import Arrays
-from workbench.compress.program import layer_of_node
+from workbench.compress.graph.program import layer_of_node
 from workbench.core.errors import EngineError, first_line
 from workbench.core.quiet import without_lines
 from workbench.engine.backends.base import ModelSource

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
-from workbench.compress.outputs import noise_share
+from workbench.compress.graph.interpreter import stored, walk
+from workbench.compress.graph.outputs import noise_share
 from workbench.compress.quantize.annotate import weighted_nodes
-from workbench.compress.quantize.walk import stored, walk
 from workbench.tasks.trees import Tree
 
 _ROUNDING = ("quantized_decomposed", "view")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from workbench.compress.names import excluded_names, holds_matrix
+from workbench.compress.layer_selection import excluded_names, holds_matrix
 from workbench.compress.steps import Factorize
 from workbench.tasks.trees import Tree, batch_size, call_model
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from workbench.compress.quantize.annotate import Annotator
-from workbench.compress.quantize.quiet import quiet_torchao
+from workbench.compress.quantize.torchao_import import quiet_torchao
 from workbench.compress.steps import Quantize
 from workbench.core.machine import this_machine
 
@@ -114,7 +114,7 @@ def _weight_observer(step: Quantize) -> Any:
     from torchao.quantization.pt2e import observer
 
     from workbench.compress.quantize import observers
-    from workbench.compress.quantize.groups import GroupObserver
+    from workbench.compress.quantize.group_weights import GroupObserver
 
     least_square = step.observer == "mse"
     if step.group_size is not None:
@@ -166,6 +166,6 @@ def _activation_observer(step: Quantize, training: bool) -> Any:
         options["percentile"] = step.percentile
     if not training:
         return RANGES[step.observer].with_args(**options)
-    from workbench.compress.quantize.ranged import RangedFakeQuantize
+    from workbench.compress.quantize.fixed_range_fake_quant import RangedFakeQuantize
 
     return RangedFakeQuantize.with_args(observer=RANGES[step.observer], **options)

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from workbench.compress.apply import Work
-from workbench.compress.prune.trial import unfrozen
+from workbench.compress.prune.verify_cut import unfrozen
 from workbench.core.progress import Progress
 from workbench.tasks.trees import call_model
 

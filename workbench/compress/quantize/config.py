@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from workbench.compress.steps.base import AFTER_QUANTIZE, EXCLUDE, RATE, SECONDS, UNTOUCHED, Step, refuse_idle
+from workbench.compress.step import AFTER_QUANTIZE, EXCLUDE, RATE, SECONDS, UNTOUCHED, Step, refuse_idle
 from workbench.core.config import option
 from workbench.core.errors import ConfigError
 

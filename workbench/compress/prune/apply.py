@@ -8,17 +8,17 @@ from dataclasses import dataclass, field, replace
 from torch import nn
 
 from workbench.compress.apply import Outcome, Work
-from workbench.compress.distill import recover
-from workbench.compress.names import holds_matrix, left_out, shown
+from workbench.compress.distill.apply import recover
+from workbench.compress.layer_selection import holds_matrix, left_out, shown
 from workbench.compress.prune.budget import Gauge
-from workbench.compress.prune.choose import choose, own_ratios
+from workbench.compress.prune.channel_selection import choose, own_ratios
 from workbench.compress.prune.groups import ANSWERS, PRUNABLE, Group, find_groups
 from workbench.compress.prune.importance import judge_for
 from workbench.compress.prune.shrink import shrink
-from workbench.compress.prune.ties import find_ties, tie_words
-from workbench.compress.prune.trial import TIED, Cut, apply_cuts, surviving
-from workbench.compress.schedule import share_due
+from workbench.compress.prune.tied_weights import find_ties, tie_words
+from workbench.compress.prune.verify_cut import TIED, Cut, apply_cuts, surviving
 from workbench.compress.steps import Prune, Recover
+from workbench.compress.training.schedule import share_due
 from workbench.compress.variant import LayerReport, count_params
 from workbench.core.progress import Progress
 from workbench.tasks.module import copied_module

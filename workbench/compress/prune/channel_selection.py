@@ -7,9 +7,9 @@ from math import floor
 
 import torch
 
-from workbench.compress.names import matches, no_match
+from workbench.compress.layer_selection import matches, no_match
 from workbench.compress.prune.groups import Group
-from workbench.compress.prune.trial import Cut
+from workbench.compress.prune.verify_cut import Cut
 from workbench.compress.steps import Prune
 
 # A ranking among many groups never cuts one below this share of its width: a layer of a few channels blocks the net.

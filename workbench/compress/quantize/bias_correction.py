@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
+from workbench.compress.graph.interpreter import readers, replace_stored, walk
 from workbench.compress.quantize.annotate import weighted_nodes
-from workbench.compress.quantize.walk import readers, replace_stored, walk
 from workbench.tasks.trees import Tree
 
 _CHANNELS_LAST = torch.ops.aten.linear.default

@@ -6,7 +6,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from workbench.compress.quantize.observers import least_square_range, rounded, scale_and_zero
-from workbench.compress.quantize.quiet import quiet_torchao
+from workbench.compress.quantize.torchao_import import quiet_torchao
 
 with quiet_torchao():
     from torchao.quantization.pt2e.observer import ObserverBase

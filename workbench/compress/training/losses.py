@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
-from workbench.compress.steps.distill import Head
+from workbench.compress.distill.config import Head
 from workbench.core.errors import ConfigError, WorkbenchError, unknown_name
 from workbench.tasks.trees import Tree, call_model, leaves, named_leaves, tree_map
 

@@ -12,17 +12,17 @@ import torch
 from torch.fx import GraphModule
 
 from workbench.compress.apply import Handler, Outcome, Work
-from workbench.compress.lesson import Lesson
-from workbench.compress.names import excluded_names, holds_matrix, shown
+from workbench.compress.graph.capture import capture, captured_sizes
+from workbench.compress.layer_selection import excluded_names, holds_matrix, shown
 from workbench.compress.quantize.annotate import Touch
-from workbench.compress.quantize.biases import correct_biases
+from workbench.compress.quantize.bias_correction import correct_biases
 from workbench.compress.quantize.calibrate import calibrate, convert, prepare, quality_of, quantized_copy, samples
-from workbench.compress.quantize.capture import capture, captured_sizes
 from workbench.compress.quantize.equalize import equalize_pairs, smooth
-from workbench.compress.quantize.sensitive import fewest, signal_to_noise
-from workbench.compress.quantize.specs import Scheme, scheme_for
+from workbench.compress.quantize.float_layers import fewest, signal_to_noise
+from workbench.compress.quantize.qspec import Scheme, scheme_for
 from workbench.compress.steps import Quantize
 from workbench.compress.training import Plan, Trained, is_normalised_by_layer, set_layout, train
+from workbench.compress.training.distillation_objective import Lesson
 from workbench.compress.variant import LayerReport, predict_with
 from workbench.core.progress import Progress
 from workbench.tasks.module import copied_module, with_output_form

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
-from workbench.compress.steps.base import AFTER_QUANTIZE, RATE, SECONDS, UNTOUCHED, Step, refuse_idle
+from workbench.compress.step import AFTER_QUANTIZE, RATE, SECONDS, UNTOUCHED, Step, refuse_idle
 from workbench.core.config import option
 from workbench.core.errors import ConfigError, unknown_name
 

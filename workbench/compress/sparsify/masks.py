@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.optim.optimizer import Optimizer
 
-from workbench.compress.stepping import around_steps
+from workbench.compress.training.optimizer_hooks import around_steps
 
 
 @dataclass

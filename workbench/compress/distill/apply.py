@@ -10,13 +10,10 @@ import torch
 from torch import nn
 
 from workbench.compress.apply import Outcome, Work
-from workbench.compress.batchnorm import norms_with_statistics, reestimate
-from workbench.compress.feature_map import trace_maps
-from workbench.compress.features import Matching, Pair, check_layers, match_last_maps
-from workbench.compress.fold import fold_batch_norms
-from workbench.compress.lesson import Lesson
-from workbench.compress.losses import check_heads
-from workbench.compress.names import shown
+from workbench.compress.graph.batchnorm import norms_with_statistics, reestimate
+from workbench.compress.graph.feature_map import trace_maps
+from workbench.compress.graph.fold import fold_batch_norms
+from workbench.compress.layer_selection import shown
 from workbench.compress.steps import Distill, Recover
 from workbench.compress.training import (
     BatchLoss,
@@ -27,6 +24,9 @@ from workbench.compress.training import (
     train,
     validation_quality,
 )
+from workbench.compress.training.distillation_objective import Lesson
+from workbench.compress.training.features import Matching, Pair, check_layers, match_last_maps
+from workbench.compress.training.losses import check_heads
 from workbench.compress.variant import LayerReport, predict_with
 from workbench.core.errors import ConfigError, TaskError
 from workbench.tasks.load import load_module

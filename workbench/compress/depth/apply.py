@@ -7,7 +7,7 @@ import math
 from workbench.compress.apply import Outcome, Work
 from workbench.compress.depth.blocks import Findings, find_blocks
 from workbench.compress.depth.rank import BlockRemover, OutputLoss, Savings, savings
-from workbench.compress.names import excluded_names, left_out, shown
+from workbench.compress.layer_selection import excluded_names, left_out, shown
 from workbench.compress.steps import PruneDepth
 from workbench.compress.variant import LayerReport
 from workbench.core.errors import ConfigError, CoverageError

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from workbench.compress.feature_map import INPUT, FeatureMap, first_floating, trace_maps
-from workbench.compress.losses import attention_error, feature_error
-from workbench.compress.names import no_match
+from workbench.compress.graph.feature_map import INPUT, FeatureMap, first_floating, trace_maps
+from workbench.compress.layer_selection import no_match
+from workbench.compress.training.losses import attention_error, feature_error
 from workbench.compress.training.numerics import in_full
 from workbench.core.errors import ConfigError
 from workbench.tasks.trees import Tree, call_model, leaves

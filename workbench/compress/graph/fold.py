@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from workbench.compress.batchnorm import BatchNorm
+from workbench.compress.graph.batchnorm import BatchNorm
 from workbench.compress.variant import predict_with
 from workbench.tasks.trees import Tree, leaves
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from torch import nn
 
 from workbench.compress.apply import Outcome, Work
+from workbench.compress.factorize.candidates import Spot, find_spots, put
 from workbench.compress.factorize.ranks import by_budget, by_energy, by_noise, by_ratio, saves
 from workbench.compress.factorize.split import Choice, Split, open_split
-from workbench.compress.factorize.spots import Spot, find_spots, put
 from workbench.compress.factorize.whiten import output_moments
-from workbench.compress.names import matches, no_match, shown
+from workbench.compress.layer_selection import matches, no_match, shown
 from workbench.compress.recipe import Recipe
 from workbench.compress.steps import Factorize
 from workbench.compress.variant import LayerReport, Variant, count_macs, count_params

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from workbench.compress.prune.ties import find_ties, tie_again, tie_words, torn
+from workbench.compress.prune.tied_weights import find_ties, tie_again, tie_words, torn
 from workbench.core.errors import first_line
 from workbench.tasks.module import copied_module
 from workbench.tasks.trees import Tree, call_model, leaves
@@ -49,7 +49,7 @@ def tracing() -> Iterator[None]:
 
 def dependency_graph(module: nn.Module, example: Tree) -> Any:
     """Return torch-pruning's graph of which channels can only go together."""
-    from workbench.compress.prune.graph import ChannelGraph
+    from workbench.compress.prune.dependency_graph import ChannelGraph
 
     with tracing(), _out_of_place(module):
         return ChannelGraph().build_dependency(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from workbench.compress.names import shown
+from workbench.compress.layer_selection import shown
 
 Tie = tuple[tuple[str, str], ...]
 """The layers that share a parameter, each with its own name for it: ``(("embed", "weight"), ("head", "weight"))``."""

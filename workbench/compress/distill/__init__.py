@@ -1,0 +1,1 @@
+"""Knowledge distillation and recovery on the labels."""
