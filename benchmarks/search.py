@@ -38,7 +38,7 @@ from benchmarks.search_ours import run_workbench
 from benchmarks.search_page import chart, page
 from workbench.core.machine import default_threads
 from workbench.measure.compare.noise import machine_floor
-from workbench.plots.canvas import figure_png
+from workbench.plots.drawing.figure import figure_png
 
 OURS = "workbench"
 TOOLS: dict[str, Callable[[Setting, int, Path, Say], Candidate]] = {

@@ -11,8 +11,8 @@ from benchmarks.search_judge import Judged
 from benchmarks.search_ours import MARGIN
 from workbench.core.machine import library_versions, machine_words
 from workbench.measure.compare.noise import known_noise, noise_words
-from workbench.plots import style
-from workbench.plots.canvas import TEXT, new_figure, title
+from workbench.plots.drawing import style
+from workbench.plots.drawing.figure import TEXT, new_figure, title
 
 LOOKS = {"workbench": ("#D55E00", "*", 13), "olive": ("#0072B2", "s", 8), "nncf": ("#009E73", "D", 8)}
 QUESTION = f"""\

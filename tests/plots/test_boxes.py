@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.transforms import Bbox
 
-from workbench.plots import boxes
+from workbench.plots.drawing import boxes
 
 
 def test_overlaps_agree_with_matplotlib() -> None:

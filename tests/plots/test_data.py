@@ -11,7 +11,7 @@ import pytest
 
 from workbench.core.errors import StudyError
 from workbench.plots import memory_data, throughput_data, tradeoff_data, waterfall_data
-from workbench.plots.frame import pareto_mask
+from workbench.plots.tidy import pareto_mask
 
 
 def brute_front(points: list[tuple[float, float]]) -> list[bool]:

@@ -17,7 +17,7 @@ from workbench.plots import (
     plot_quantize_modes,
     quantize_modes_data,
 )
-from workbench.plots import style as looks
+from workbench.plots.drawing import style as looks
 
 STEPS = {
     "static": wb.Quantize(),

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import workbench as wb
-from workbench.plots import style
-from workbench.plots.precisions import COLUMNS
+from workbench.plots.charts.precisions import COLUMNS
+from workbench.plots.drawing import style
 
 ROWS = [
     ["torch float32", "torch-eager", "float32", "float32", 0.0, 1e-3, 0.94, 0.0],

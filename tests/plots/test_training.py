@@ -11,7 +11,7 @@ from matplotlib.text import Annotation, Text
 
 from workbench.core.progress import Progress
 from workbench.plots import figure_png, plot_training, training_data
-from workbench.plots.canvas import new_figure
+from workbench.plots.drawing.figure import new_figure
 
 
 def events(metrics, stage="distill", per_epoch=2):

@@ -9,7 +9,7 @@ import pytest
 
 import workbench as wb
 from workbench.core.errors import ConfigError, StudyError
-from workbench.plots.frame import complete_frame
+from workbench.plots.tidy import complete_frame
 from workbench.study import COLUMNS, bench_artifact
 from workbench.study.plan.shapes import Point, own_shape, parsed_shapes, shape_words, shapes_of
 from workbench.study.plan.trials import make_plan

@@ -117,34 +117,34 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from workbench.plots.amounts import plot_amounts
-    from workbench.plots.calls import calls_data, plot_calls
-    from workbench.plots.canvas import figure_png
-    from workbench.plots.cluster import cluster_data, plot_cluster
-    from workbench.plots.comparison import plot_comparison, plot_noise
-    from workbench.plots.heatmap import plot_sensitivity, sensitivity_data
-    from workbench.plots.memory import memory_data, plot_memory
-    from workbench.plots.modes import (
+    from workbench.plots.charts.amounts import plot_amounts
+    from workbench.plots.charts.calls import calls_data, plot_calls
+    from workbench.plots.charts.cluster import cluster_data, plot_cluster
+    from workbench.plots.charts.comparison import plot_comparison, plot_noise
+    from workbench.plots.charts.compression_methods import plot_rank_energy, plot_ways, rank_energy_data, ways_data
+    from workbench.plots.charts.heatmap import plot_sensitivity, sensitivity_data
+    from workbench.plots.charts.memory import memory_data, plot_memory
+    from workbench.plots.charts.monitor import monitor_data, plot_monitor
+    from workbench.plots.charts.precisions import plot_precisions, precision_data
+    from workbench.plots.charts.profiles import plot_profile, plot_profiles, profile_data, profiles_data
+    from workbench.plots.charts.pruning import plot_pruning, pruning_data
+    from workbench.plots.charts.quantize_modes import (
         layer_rounding_data,
         plot_layer_rounding,
         plot_quantize_modes,
         quantize_modes_data,
     )
-    from workbench.plots.monitor import monitor_data, plot_monitor
-    from workbench.plots.precisions import plot_precisions, precision_data
-    from workbench.plots.profiles import plot_profile, plot_profiles, profile_data, profiles_data
-    from workbench.plots.pruning import plot_pruning, pruning_data
-    from workbench.plots.rooflines import plot_roofline, roofline_data
-    from workbench.plots.scenarios import plot_scenarios, plot_server_rate, scenario_data, server_rate_data
-    from workbench.plots.search import plot_search, search_data
-    from workbench.plots.signals import layer_sqnr_data, plot_layer_sqnr
-    from workbench.plots.sweep import plot_sweep, sweep_data
-    from workbench.plots.throughput import plot_throughput, throughput_data
-    from workbench.plots.tradeoff import plot_tradeoff, tradeoff_data
-    from workbench.plots.training import plot_training, training_data
-    from workbench.plots.tuning import plot_tuning, tuning_data
-    from workbench.plots.waterfall import plot_waterfall, waterfall_data
-    from workbench.plots.ways import plot_rank_energy, plot_ways, rank_energy_data, ways_data
+    from workbench.plots.charts.rooflines import plot_roofline, roofline_data
+    from workbench.plots.charts.scenarios import plot_scenarios, plot_server_rate, scenario_data, server_rate_data
+    from workbench.plots.charts.search import plot_search, search_data
+    from workbench.plots.charts.signals import layer_sqnr_data, plot_layer_sqnr
+    from workbench.plots.charts.sweep import plot_sweep, sweep_data
+    from workbench.plots.charts.throughput import plot_throughput, throughput_data
+    from workbench.plots.charts.tradeoff import plot_tradeoff, tradeoff_data
+    from workbench.plots.charts.training import plot_training, training_data
+    from workbench.plots.charts.tuning import plot_tuning, tuning_data
+    from workbench.plots.charts.waterfall import plot_waterfall, waterfall_data
+    from workbench.plots.drawing.figure import figure_png
 
 
 def __getattr__(name: str) -> Any:

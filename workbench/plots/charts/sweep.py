@@ -13,10 +13,10 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
 from workbench.core.errors import ConfigError
 from workbench.core.given import given
-from workbench.plots import style
-from workbench.plots.canvas import TEXT, axes_or_new, figure_of, plain_log, say, title, wants_log
-from workbench.plots.edges import spread_right
-from workbench.plots.labels import Label
+from workbench.plots.drawing import style
+from workbench.plots.drawing.edge_labels import spread_right
+from workbench.plots.drawing.figure import TEXT, axes_or_new, figure_of, plain_log, say, title, wants_log
+from workbench.plots.drawing.labels import Label
 
 COLUMNS = ["name", "setting", "per_s", "low_per_s", "high_per_s", "ms"]
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

@@ -10,11 +10,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
-from workbench.plots import style
-from workbench.plots.canvas import TEXT, dress, figure_of, new_figure, plain_log, plural, say, title, wants_log
-from workbench.plots.edges import spread_right
-from workbench.plots.frame import choose_batch, complete_frame, front_mask, why_empty
-from workbench.plots.labels import Label
+from workbench.plots.drawing import style
+from workbench.plots.drawing.edge_labels import spread_right
+from workbench.plots.drawing.figure import TEXT, dress, figure_of, new_figure, plain_log, plural, say, title, wants_log
+from workbench.plots.drawing.labels import Label
+from workbench.plots.tidy import choose_batch, complete_frame, front_mask, why_empty
 
 COLUMNS = [
     "recipe",

@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 
 from workbench.core.errors import ConfigError
 from workbench.core.given import given
-from workbench.plots import style
-from workbench.plots.amounts import draw_bar, short
-from workbench.plots.canvas import TEXT, dress, figure_of, name_rows, new_figure, plain, say, title
+from workbench.plots.charts.amounts import draw_bar, short
+from workbench.plots.drawing import style
+from workbench.plots.drawing.figure import TEXT, dress, figure_of, name_rows, new_figure, plain, say, title
 
 COLUMNS = ["group", "name", "ms", "low_ms", "high_ms", "per_s", "ratio", "ratio_low", "ratio_high"]
 _ROOM = 2.05

@@ -12,8 +12,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 from workbench.core.errors import ConfigError, unknown_name
 from workbench.core.given import given
-from workbench.plots import style
-from workbench.plots.canvas import (
+from workbench.plots.drawing import style
+from workbench.plots.drawing.figure import (
     TEXT,
     axes_or_new,
     figure_of,

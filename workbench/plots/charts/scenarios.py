@@ -15,9 +15,10 @@ from matplotlib.lines import Line2D
 
 from workbench.core.errors import ConfigError
 from workbench.core.given import given
-from workbench.plots import style
-from workbench.plots.amounts import short
-from workbench.plots.canvas import (
+from workbench.plots.charts.amounts import short
+from workbench.plots.drawing import style
+from workbench.plots.drawing.edge_labels import LineWords, place_on_lines
+from workbench.plots.drawing.figure import (
     TEXT,
     axes_or_new,
     figure_of,
@@ -28,8 +29,7 @@ from workbench.plots.canvas import (
     title,
     wants_log,
 )
-from workbench.plots.edges import LineWords, place_on_lines
-from workbench.plots.labels import Label, Obstacles, place_labels
+from workbench.plots.drawing.labels import Label, Obstacles, place_labels
 
 COLUMNS = ["scenario", "backend", "valid", "samples_per_s", "p50_ms", "p90_ms", "p99_ms", "bound_ms", "words"]
 PROBE_COLUMNS = ["per_s", "held", "latency_ms", "completed_per_s", "reason"]

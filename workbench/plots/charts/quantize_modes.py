@@ -19,8 +19,18 @@ from workbench.compress.steps import Quantize
 from workbench.core.stats import bootstrap_drop
 from workbench.engine.names import DEFAULT_BACKENDS
 from workbench.measure.accuracy.layer_sqnr import sqnr_db
-from workbench.plots import style
-from workbench.plots.canvas import TEXT, axes_or_new, figure_of, name_rows, new_figure, plain, plural, say, title
+from workbench.plots.drawing import style
+from workbench.plots.drawing.figure import (
+    TEXT,
+    axes_or_new,
+    figure_of,
+    name_rows,
+    new_figure,
+    plain,
+    plural,
+    say,
+    title,
+)
 from workbench.tasks.trees import batch_size, leaves, tree_map
 
 if TYPE_CHECKING:

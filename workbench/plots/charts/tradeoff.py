@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from workbench.core.speedup import row_speedup
-from workbench.plots.canvas import dress, figure_of, new_figure, plural, say, title
-from workbench.plots.frame import choose_batch, complete_frame, front_mask, why_empty
-from workbench.plots.scatter import Axis, key, mark_label, scatter
+from workbench.plots.drawing.figure import dress, figure_of, new_figure, plural, say, title
+from workbench.plots.drawing.scatter import Axis, key, mark_label, scatter
+from workbench.plots.tidy import choose_batch, complete_frame, front_mask, why_empty
 
 COLUMNS = [
     "recipe",

@@ -10,10 +10,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.text import Annotation
 
-from workbench.plots import boxes
-from workbench.plots.boxes import Boxes
-from workbench.plots.canvas import TEXT, figure_of
-from workbench.plots.labels import GAP, Label, Obstacles, write_label
+from workbench.plots.drawing import boxes
+from workbench.plots.drawing.boxes import Boxes
+from workbench.plots.drawing.figure import TEXT, figure_of
+from workbench.plots.drawing.labels import GAP, Label, Obstacles, write_label
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Charts: one module per question; data (``*_data``) apart from drawing (``plot_*``)."""

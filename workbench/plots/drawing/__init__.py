@@ -1,0 +1,1 @@
+"""Drawing helpers that charts share: figures, labels, style, scatter, bars."""
