@@ -208,8 +208,8 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
+    from workbench.present.trials import read_trials
     from workbench.report.run import run_report
-    from workbench.report.trials import read_trials
     from workbench.study.results.gates import Gate
     from workbench.study.results.ranking import marked
 
@@ -234,8 +234,8 @@ def _report(arguments: argparse.Namespace) -> int:
 
 def _study(arguments: argparse.Namespace) -> int:
     from workbench.engine.names import is_backend, unknown_backend
-    from workbench.report.lines import Lines
-    from workbench.report.text import rows_text
+    from workbench.present.progress_log import Lines
+    from workbench.present.text_table import rows_text
     from workbench.study.plan.shapes import parsed_shapes
     from workbench.study.results.gates import Gate
 
@@ -280,7 +280,7 @@ def _study(arguments: argparse.Namespace) -> int:
 
 
 def _merge(study: Any, arguments: argparse.Namespace, gates: Sequence[Any]) -> int:
-    from workbench.report.text import rows_text
+    from workbench.present.text_table import rows_text
 
     with study:
         with as_bad_input():

@@ -9,9 +9,9 @@ import pytest
 
 from workbench.cli import main
 from workbench.core.errors import ConfigError
-from workbench.report.files import write_rows
+from workbench.present.files import write_rows
+from workbench.present.trials import read_trials
 from workbench.report.page import fetches
-from workbench.report.trials import read_trials
 from workbench.study.results.schema import COLUMNS, new_row
 from workbench.study.storage.database import Store
 

@@ -7,7 +7,7 @@ import re
 import time
 
 from workbench.core.progress import Progress
-from workbench.report.lines import Lines
+from workbench.present.progress_log import Lines
 
 
 def test_news_is_written_once_and_not_too_often() -> None:

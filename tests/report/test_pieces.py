@@ -9,7 +9,8 @@ import pytest
 
 from workbench.core.machine import this_machine
 from workbench.plots import waterfall_data
-from workbench.report import pieces, tables
+from workbench.present import tables
+from workbench.report import sections
 from workbench.report.settings import ReportSettings
 from workbench.study.results.ranking import best_row
 
@@ -63,7 +64,7 @@ def test_a_missing_figure_carries_its_reason(rows: Rows) -> None:
 
 def test_names_are_escaped(rows: Rows) -> None:
     rows[0].update(recipe="<script>alert(1)</script>", error="<b>", state="failed")
-    for source in (tables.table(tables.TRIALS, rows), pieces.notes(rows, ["<i>cut"]), pieces.coverage(rows)):
+    for source in (tables.table(tables.TRIALS, rows), sections.notes(rows, ["<i>cut"]), sections.coverage(rows)):
         parsed(source)
         assert "<script" not in source and "<i>cut" not in source
 
@@ -80,7 +81,7 @@ def cells(source: str, column: int) -> list[str]:
 
 def test_chart_table_and_tile_show_one_latency(rows: Rows) -> None:
     from workbench.plots import tradeoff_data
-    from workbench.report.words import number
+    from workbench.present.findings import number
 
     row = next(r for r in rows if r["recommended"])
     drifted = {**row, "latency_ms_p50": 9.9}  # timed in a slow moment, and so was the baseline beside it
@@ -89,7 +90,7 @@ def test_chart_table_and_tile_show_one_latency(rows: Rows) -> None:
     figure = number(row["latency_ms_rel"])
     assert cells(tables.table([tables.RECIPE, tables.LATENCY], [drifted]), 1) == [figure]
     assert cells(tables.table([tables.RECIPE, tables.TIMED], [drifted]), 1) == ["9.90"]
-    assert f"<strong>{figure} ms</strong>" in pieces.recommendation(best_row([drifted]), None, [drifted])
+    assert f"<strong>{figure} ms</strong>" in sections.recommendation(best_row([drifted]), None, [drifted])
 
 
 def test_references_and_surveys_are_labeled_in_tables(rows: Rows) -> None:
@@ -125,7 +126,7 @@ def test_waterfall_table_says_what_did_not_change(rows: Rows) -> None:
 
 def test_the_box_has_the_figures_beside_the_originals(rows: Rows) -> None:
     baseline = next(r for r in rows if r["baseline"] and r["batch_size"] == 32)
-    source = pieces.recommendation(best_row(rows, quality_drop=0.01), baseline, rows)
+    source = sections.recommendation(best_row(rows, quality_drop=0.01), baseline, rows)
     text = " ".join(parsed(source).words)
     assert 'class="answer good"' in source
     for words in ("6.1x", "4.40 ms", "baseline: 27.0 ms", "+0.0060", "0.9652, baseline: 0.9712", "159 MiB"):
@@ -134,18 +135,18 @@ def test_the_box_has_the_figures_beside_the_originals(rows: Rows) -> None:
 
 def test_the_box_says_plainly_that_nothing_met_the_goal(rows: Rows) -> None:
     hard = [dict(r, quality_drop=r["quality_drop"] + 0.5, recommended=False) for r in rows if not r["baseline"]]
-    source = pieces.recommendation(best_row(hard, quality_drop=0.01), None, hard)
+    source = sections.recommendation(best_row(hard, quality_drop=0.01), None, hard)
     assert 'class="answer miss"' in source
     assert "Nothing met the goal" in source
 
 
 def test_the_box_without_any_result() -> None:
-    text = " ".join(parsed(pieces.recommendation(best_row([]), None, [])).words)
+    text = " ".join(parsed(sections.recommendation(best_row([]), None, [])).words)
     assert "no trial has finished" in text
 
 
 def test_header_names_task_machine_date_and_versions() -> None:
-    page = parsed(pieces.header({"from": "a.py:b"}, this_machine(), ReportSettings(), name="digits"))
+    page = parsed(sections.header({"from": "a.py:b"}, this_machine(), ReportSettings(), name="digits"))
     text = " ".join(page.words)
     for words in (
         "Trade-off report",
@@ -161,7 +162,7 @@ def test_header_names_task_machine_date_and_versions() -> None:
 
 
 def test_coverage_counts_layers_once_per_recipe(rows: Rows) -> None:
-    page = parsed(pieces.coverage(rows))
+    page = parsed(sections.coverage(rows))
     text = " ".join(page.words)
     assert sum(tag == "details" for tag, _ in page.tags) == 5
     assert "2 of 3 layers touched" in text and "its output dimension is the task's" in text
@@ -170,15 +171,15 @@ def test_coverage_counts_layers_once_per_recipe(rows: Rows) -> None:
 
 def test_notes_list_what_was_cut_what_failed_and_why_figures_are_missing(rows: Rows) -> None:
     rows[5].update(state="failed", error="TrialFailed: killed")
-    text = " ".join(parsed(pieces.notes(rows, ["chain at batch 1"])).words)
+    text = " ".join(parsed(sections.notes(rows, ["chain at batch 1"])).words)
     for words in ("Not run in this report", "chain at batch 1", "TrialFailed: killed", "latency_ms_p99", "and 52 more"):
         assert words in text
 
 
 def test_notes_of_a_study_without_any() -> None:
-    assert "Everything that was planned ran" in pieces.notes([], [])
+    assert "Everything that was planned ran" in sections.notes([], [])
 
 
 @pytest.mark.parametrize("words", ["alternate in random order", "first 50 ms", "95 %", "own metric", "baseline"])
 def test_the_method_is_told(words: str) -> None:
-    assert words in pieces.method()
+    assert words in sections.method()

@@ -10,9 +10,9 @@ import nbformat
 import pytest
 
 from workbench.core.errors import StudyError
-from workbench.report import pieces
+from workbench.present.html import Html, Picture
+from workbench.report import sections
 from workbench.report.page import fetches, write_page
-from workbench.report.show import Html, Picture
 
 Rows = list[dict[str, Any]]
 PICTURES = ("tradeoff", "throughput", "memory", "waterfall")
@@ -113,8 +113,8 @@ def test_the_decisions_are_a_table(rows: Rows, make_report: Any) -> None:
     shown = str(make_report(rows).decisions())
     assert shown.count("<tr") == 1 + 2
     assert "8 blocks out" in shown and "1.43x" in shown and "+0.0040" in shown and "not begun" in shown
-    assert "nothing to decide" in pieces.decisions((), begun=True)
-    assert "time was over" in pieces.decisions((), begun=False)
+    assert "nothing to decide" in sections.decisions((), begun=True)
+    assert "time was over" in sections.decisions((), begun=False)
 
 
 def test_the_page_needs_nothing_from_the_network(rows: Rows, make_report: Any, tmp_path: Any) -> None:

@@ -10,9 +10,9 @@ import nbformat
 import pytest
 
 from workbench.core.errors import ConfigError, TaskError, WorkbenchError
+from workbench.present.trials import read_trials
 from workbench.report.page import fetches
 from workbench.report.run import ReportResult, run_report
-from workbench.report.trials import read_trials
 from workbench.tasks.task import Task
 
 SHORT = Path(__file__).parents[1] / "fixtures" / "short.py"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from workbench.report.words import break_even_words
+from workbench.present.findings import break_even_words
 from workbench.study.results.break_even import break_even
 
 ROW = {"latency_ms_rel": 2.0, "speedup": 5.0, "prepare_s": 80.0, "batch_size": 32, "verdict": "faster"}

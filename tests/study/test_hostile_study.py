@@ -12,9 +12,9 @@ from hostile import shape_of, values
 
 import workbench as wb
 from workbench.core.errors import WorkbenchError
-from workbench.report.code import code_for
-from workbench.report.pieces import coverage, notes
-from workbench.report.text import rows_text
+from workbench.present.code import code_for
+from workbench.present.text_table import rows_text
+from workbench.report.sections import coverage, notes
 from workbench.study.offline import export_stored, stored_rows
 from workbench.study.results.schema import COLUMNS, checked_row, row_recipe
 from workbench.study.strategy.decisions import CURRENT, Decision, Record, last_decided

@@ -34,9 +34,9 @@ def add_bench(commands: Any) -> None:
 
 def bench(arguments: argparse.Namespace) -> int:
     """Do it: 0 where at least one backend ran the artefact, 1 where none did."""
-    from workbench.report.lines import Lines
-    from workbench.report.text import bench_text
-    from workbench.report.trials import write_trials
+    from workbench.present.progress_log import Lines
+    from workbench.present.text_table import bench_text
+    from workbench.present.trials import write_trials
     from workbench.study.bundle.artifact_bench import bench_artifact
     from workbench.study.plan.shapes import parsed_shapes
 

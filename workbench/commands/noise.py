@@ -23,7 +23,7 @@ def add_noise(commands: Any) -> None:
 def noise(arguments: argparse.Namespace) -> int:
     """Do it."""
     from workbench.measure.compare.noise import known_noise, measure_noise
-    from workbench.report.lines import Lines
+    from workbench.present.progress_log import Lines
 
     try:
         found = measure_noise(backends=arguments.backends, budget_s=arguments.budget_s, progress=Lines(sys.stderr))

@@ -55,7 +55,7 @@ def judge(best: Any, gates: Sequence[Any]) -> bool:
 
 def rows(arguments: argparse.Namespace) -> int:
     """Write the rows."""
-    from workbench.report.files import check_format, write_rows
+    from workbench.present.files import check_format, write_rows
     from workbench.study.offline import stored_rows
 
     check_format(arguments.output)
@@ -80,7 +80,7 @@ def _read(where: str, name: str | None) -> Sequence[Any]:
         from workbench.study.offline import stored_rows
 
         return stored_rows(where, study=name)[0]
-    from workbench.report.trials import read_trials
+    from workbench.present.trials import read_trials
 
     try:
         found = read_trials(where)

@@ -8,7 +8,7 @@ from typing import Any
 
 from workbench import __version__
 from workbench.core.files import replacing
-from workbench.report.show import style
+from workbench.present.html import style
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 HIDDEN_CELLS = ("notebook-only", "papermill-error-cell-tag")

@@ -14,13 +14,14 @@ from workbench.core.files import require_writable
 from workbench.core.machine import this_machine
 from workbench.core.progress import ProgressCallback
 from workbench.measure.resources.monitor import Monitor
-from workbench.report import pieces, tables
-from workbench.report.code import code_for, highlighted
-from workbench.report.lines import Lines
+from workbench.present import tables
+from workbench.present.code import code_for, highlighted
+from workbench.present.findings import Row, headline
+from workbench.present.html import Html, Picture, details, style, text
+from workbench.present.progress_log import Lines
+from workbench.present.trials import write_trials
+from workbench.report import sections
 from workbench.report.settings import ReportSettings
-from workbench.report.show import Html, Picture, details, style, text
-from workbench.report.trials import write_trials
-from workbench.report.words import Row, headline
 from workbench.study.results.ranking import Best, best_row, mark_recommended, table_order
 from workbench.study.results.relative_latency import LATENCY, baseline_of
 from workbench.study.results.schema import is_ranked
@@ -145,13 +146,13 @@ class Report:
         facts = {"samples": f"{len(self.task.evaluation):,} for evaluation, {training} for training"}
         if self.task.reference and self.task.reference != self.task.name:
             facts["from"] = self.task.reference
-        page = pieces.header(facts, this_machine(), self.settings, name=self.task.name)
+        page = sections.header(facts, this_machine(), self.settings, name=self.task.name)
         return Html(f"<style>{style()}</style>{page}")
 
     def recommendation(self) -> Html:
         """Return the answer in words."""
         failed = f'<p class="failure">{text(self._what_stopped())}</p>' if self.failure else ""
-        return Html(failed + pieces.recommendation(self.best, self._baseline(), self.rows))
+        return Html(failed + sections.recommendation(self.best, self._baseline(), self.rows))
 
     def tradeoff(self) -> Picture:
         """Return the chart of latency against quality."""
@@ -225,17 +226,17 @@ class Report:
 
     def coverage(self) -> Html:
         """Return which layers each step touched, folded."""
-        return Html(pieces.coverage(self.rows))
+        return Html(sections.coverage(self.rows))
 
     def decisions(self) -> Html:
         """Return what the plan considered, predicted and measured, and why it went on or not."""
-        return Html(pieces.decisions(self.study.decisions(), begun=bool(self.rows)))
+        return Html(sections.decisions(self.study.decisions(), begun=bool(self.rows)))
 
     def notes(self) -> Html:
         """Return what was cut, what failed, and what could not be measured."""
         if not self.rows:
             return Html('<p class="hint">Nothing ran.</p>')
-        return Html(pieces.notes(self.rows, self.summary.cut if self.summary else ()))
+        return Html(sections.notes(self.rows, self.summary.cut if self.summary else ()))
 
     def code(self) -> Html:
         """Return the Python code that makes the recommended point again."""
@@ -245,7 +246,7 @@ class Report:
 
     def method(self) -> Html:
         """Return how the numbers were made."""
-        return Html(pieces.method())
+        return Html(sections.method())
 
     def finish(self) -> None:
         """Close the study, unless the panel still shows it; raises what stopped it, if anything did."""

@@ -116,8 +116,8 @@ def _execute(
 
 def _rescue(settings: ReportSettings, folder: Path, task: Task, path: Path, reason: str) -> str:
     """Write the trials that the database holds, where the notebook could not; returns the reason, with more if so."""
+    from workbench.present.trials import write_trials
     from workbench.report.report import storage_url
-    from workbench.report.trials import write_trials
     from workbench.study.study import Study
 
     try:

@@ -12,7 +12,7 @@ import ipywidgets as widgets
 from workbench.compress.recipe import Recipe
 from workbench.compress.steps import Distill, Factorize, Prune, PruneDepth, Quantize, Recover, Sparsify, Step
 from workbench.core.errors import ConfigError, RecipeError
-from workbench.report.words import engine_name
+from workbench.present.findings import engine_name
 from workbench.widgets.form import Form
 from workbench.widgets.parts import close_tree, hint
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from workbench.core.errors import RecipeError, StudyError
 from workbench.core.progress import Progress
 from workbench.engine.backends import DEFAULT_BACKENDS, backend_status
-from workbench.report.code import code_for
-from workbench.report.words import Row
+from workbench.present.code import code_for
+from workbench.present.findings import Row
 from workbench.study.plan.default_recipes import default_recipes
 from workbench.study.study import Study
 from workbench.tasks.load import load_task

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from workbench.report import tables
-from workbench.report.words import Row, first_line
+from workbench.present import tables
+from workbench.present.findings import Row, first_line
 from workbench.study.results.ranking import table_order
 from workbench.study.results.relative_latency import LATENCY
 

@@ -11,7 +11,7 @@ import ipywidgets as widgets
 
 from workbench.compress.recipe import Recipe
 from workbench.plots import figure_png, plot_tradeoff
-from workbench.report.words import Row
+from workbench.present.findings import Row
 from workbench.study.results.ranking import Best
 from workbench.widgets.choose import EnginePicker, RecipeList, StepPicker
 from workbench.widgets.form import Form

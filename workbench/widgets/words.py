@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 
-from workbench.report.words import Row, engine_name, number, quality, variant_name
+from workbench.present.findings import Row, engine_name, number, quality, variant_name
 from workbench.study.results.ranking import Best
 from workbench.study.results.schema import STATES
 

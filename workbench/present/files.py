@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from workbench.core.errors import ConfigError
 from workbench.core.files import replacing
 from workbench.core.lazy import how_to_get
-from workbench.report.show import style, text
-from workbench.report.tables import MACHINE, SHAPE, TRIALS, table
-from workbench.report.trials import plain_row, write_trials
-from workbench.report.words import Row, notes_by_reason
+from workbench.present.findings import Row, notes_by_reason
+from workbench.present.html import style, text
+from workbench.present.tables import MACHINE, SHAPE, TRIALS, table
+from workbench.present.trials import plain_row, write_trials
 from workbench.study.results.schema import COLUMNS
 
 if TYPE_CHECKING:

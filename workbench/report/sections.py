@@ -9,9 +9,7 @@ from typing import Any
 from workbench.core.machine import Machine, library_versions
 from workbench.core.speedup import row_speedup
 from workbench.engine.names import DEFAULT_BACKENDS
-from workbench.report.settings import ReportSettings
-from workbench.report.show import details, text
-from workbench.report.words import (
+from workbench.present.findings import (
     Row,
     break_even_words,
     caveats,
@@ -28,6 +26,8 @@ from workbench.report.words import (
     quality_interval,
     some,
 )
+from workbench.present.html import details, text
+from workbench.report.settings import ReportSettings
 from workbench.study.results.ranking import Best
 from workbench.study.strategy.decisions import Decision
 

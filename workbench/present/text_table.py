@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from workbench.report.tables import (
+from workbench.present.findings import Row, headline, notes_by_reason
+from workbench.present.tables import (
     BACKEND,
     BATCH,
     COLD,
@@ -25,7 +26,6 @@ from workbench.report.tables import (
     Column,
     with_threads,
 )
-from workbench.report.words import Row, headline, notes_by_reason
 from workbench.study.results.ranking import Best, references_placed
 
 _SPEEDUP = replace(SPEEDUP, figure=lambda row: " ".join(filter(None, (SPEEDUP.figure(row), SPEEDUP.beside(row)))))

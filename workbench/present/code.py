@@ -9,7 +9,7 @@ from workbench.compress.recipe import Recipe
 from workbench.compress.steps import Step
 from workbench.core.errors import StudyError
 from workbench.core.untrusted import one_line
-from workbench.report.words import Row, engine_name
+from workbench.present.findings import Row, engine_name
 from workbench.study.results.schema import row_options, row_recipe
 
 

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from workbench.core.speedup import row_speedup
-from workbench.report.show import text
-from workbench.report.words import (
+from workbench.present.findings import (
     Row,
     count,
     drop,
@@ -23,6 +22,7 @@ from workbench.report.words import (
     signed,
     variant_name,
 )
+from workbench.present.html import text
 
 if TYPE_CHECKING:
     import pandas as pd
