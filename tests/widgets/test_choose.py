@@ -8,8 +8,8 @@ from workbench.compress.recipe import Recipe
 from workbench.compress.steps import Distill, Factorize, Prune, PruneDepth, Quantize, Recover, Sparsify
 from workbench.core.errors import ConfigError, RecipeError
 from workbench.engine.backends.base import Availability
-from workbench.widgets.choose import EnginePicker, RecipeList, StepPicker
 from workbench.widgets.form import Form
+from workbench.widgets.pickers import EnginePicker, RecipeList, StepPicker
 from workbench.widgets.settings import RunSettings
 
 

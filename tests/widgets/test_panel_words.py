@@ -6,8 +6,8 @@ import pytest
 
 from workbench.core.speedup import row_speedup
 from workbench.study.results.schema import update_row
-from workbench.widgets.table import table_html
-from workbench.widgets.words import Pace, clock, point_facts, point_name, recommendation, trials_sentence
+from workbench.widgets.status_text import Pace, clock, point_facts, point_name, recommendation, trials_sentence
+from workbench.widgets.trial_table import table_html
 
 
 @pytest.fixture

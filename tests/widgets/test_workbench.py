@@ -12,10 +12,10 @@ from ipywidgets.widgets import widget as registry
 from workbench.core.errors import ConfigError, RecipeError, StudyError, TaskError
 from workbench.engine.backends.base import Availability
 from workbench.widgets import panel as panel_module
-from workbench.widgets import runner, view
+from workbench.widgets import panel_job, panel_view
 from workbench.widgets.panel import Workbench
 
-CHART = view.chart_png
+CHART = panel_view.chart_png
 ENGINES = [
     Availability("torch-eager", True, "2.13.0"),
     Availability("onnxruntime", True, "1.23.0"),
@@ -25,10 +25,10 @@ ENGINES = [
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch, fakes) -> None:
-    monkeypatch.setattr(runner, "TICK_S", 0.02)
+    monkeypatch.setattr(panel_job, "TICK_S", 0.02)
     monkeypatch.setattr(panel_module, "default_recipes", lambda budget_s: fakes.RECIPES)
     monkeypatch.setattr(panel_module, "backend_status", lambda names: ENGINES)
-    monkeypatch.setattr(view, "chart_png", lambda rows, size, limit: f"{size} {len(rows)} {limit}".encode())
+    monkeypatch.setattr(panel_view, "chart_png", lambda rows, size, limit: f"{size} {len(rows)} {limit}".encode())
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def finished(panel: Workbench) -> int:
 
 
 def test_run_shows_answer_chart_table_and_code(open_panel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(view, "chart_png", CHART)
+    monkeypatch.setattr(panel_view, "chart_png", CHART)
     panel = open_panel()
     assert panel.state == "ready"
     click(panel.view.run)
@@ -208,7 +208,7 @@ def test_a_chart_that_cannot_be_drawn_does_not_stop_the_run(open_panel, monkeypa
         raise ValueError("no font")
 
     panel = open_panel()
-    monkeypatch.setattr(view, "chart_png", fail)
+    monkeypatch.setattr(panel_view, "chart_png", fail)
     click(panel.view.run)
     panel.wait(30)
     assert finished(panel) == 12
@@ -348,13 +348,13 @@ def test_headless_errors_are_raised(tiny_task, fakes) -> None:
 def test_rows_that_differ_in_shape_or_engine_options_are_points_of_their_own(fakes) -> None:
     from workbench.study.results.ranking import best_row
     from workbench.study.results.relative_latency import with_relative_latency
-    from workbench.widgets.guard import Guard
+    from workbench.widgets.error_box import Guard
 
     first = fakes.finished(fakes.waiting(fakes.RECIPES[0], "openvino", 32))
     changes = [{}, {"shape": "sequence=64"}, {"engine_json": '{"streams": 2}'}, {"threads": 4}]
     made = [{**first, **change, "trial_key": f"key {i}"} for i, change in enumerate(changes)]
     rows = with_relative_latency(made)
-    results = view.Results(Guard(), lambda row: f"code of {row['trial_key']}")
+    results = panel_view.Results(Guard(), lambda row: f"code of {row['trial_key']}")
     results.show(rows, best_row(rows), limit=0.01)
     assert sorted(key for _, key in results.point.options) == [row["trial_key"] for row in rows]
     assert len({label for label, _ in results.point.options}) == len(rows)

@@ -13,7 +13,7 @@ import ipywidgets as widgets
 from workbench.core.config import Config
 from workbench.core.errors import ConfigError
 from workbench.widgets.fields import Field, label_for, listener, make_field, members_of, option_meta
-from workbench.widgets.parts import hint
+from workbench.widgets.layout import hint
 
 C = TypeVar("C", bound=Config)
 

@@ -16,15 +16,15 @@ from workbench.present.findings import Row
 from workbench.study.plan.default_recipes import default_recipes
 from workbench.study.study import Study
 from workbench.tasks.load import load_task
-from workbench.widgets.runner import Runner
+from workbench.widgets.panel_job import Runner
 from workbench.widgets.settings import RunSettings
-from workbench.widgets.words import Pace, clock, trials_sentence
+from workbench.widgets.status_text import Pace, clock, trials_sentence
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from workbench.tasks.task import Task
-    from workbench.widgets.view import View
+    from workbench.widgets.panel_view import View
 
 DEFAULT_STORAGE = "sqlite:///workbench.db"
 CHARTS = ("tradeoff", "throughput", "memory", "waterfall")
@@ -214,7 +214,7 @@ class Workbench:
         return {"text/plain": repr(self)} if self._view is None else self._view.box._repr_mimebundle_(**options)
 
     def _build_view(self) -> View:
-        from workbench.widgets.view import View
+        from workbench.widgets.panel_view import View
 
         return View(
             f"Workbench: {self.task.name}",

@@ -14,7 +14,7 @@ from workbench.compress.steps import Distill, Factorize, Prune, PruneDepth, Quan
 from workbench.core.errors import ConfigError, RecipeError
 from workbench.present.findings import engine_name
 from workbench.widgets.form import Form
-from workbench.widgets.parts import close_tree, hint
+from workbench.widgets.layout import close_tree, hint
 
 STEP_ORDER: tuple[type[Step], ...] = (PruneDepth, Prune, Factorize, Sparsify, Recover, Distill, Quantize)
 _STEP_WORDS = {

@@ -13,14 +13,14 @@ from workbench.compress.recipe import Recipe
 from workbench.plots import figure_png, plot_tradeoff
 from workbench.present.findings import Row
 from workbench.study.results.ranking import Best
-from workbench.widgets.choose import EnginePicker, RecipeList, StepPicker
+from workbench.widgets.error_box import Guard
 from workbench.widgets.form import Form
-from workbench.widgets.guard import Guard
-from workbench.widgets.looks import STYLE
-from workbench.widgets.parts import close_tree
+from workbench.widgets.layout import close_tree
+from workbench.widgets.pickers import EnginePicker, RecipeList, StepPicker
 from workbench.widgets.settings import RunSettings
-from workbench.widgets.table import table_html
-from workbench.widgets.words import offer_sentence, point_facts, point_name, recommendation
+from workbench.widgets.status_text import offer_sentence, point_facts, point_name, recommendation
+from workbench.widgets.style import STYLE
+from workbench.widgets.trial_table import table_html
 
 BAR_STYLES = {"failed": "danger", "cancelled": "warning", "finished": "success"}
 
