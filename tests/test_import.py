@@ -32,7 +32,7 @@ def loaded_after(code: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "module", ["workbench", "workbench.study.workers.main", "workbench.cli", "workbench.engine.engine"]
+    "module", ["workbench", "workbench.study.workers.main", "workbench.cli.main", "workbench.engine.engine"]
 )
 def test_imports_load_nothing_heavy(module: str) -> None:
     assert loaded_after(f"import {module}") == set()

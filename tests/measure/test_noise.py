@@ -131,7 +131,7 @@ def test_a_comparison_takes_the_floor_of_this_machine_and_prints_it():
 
 @pytest.mark.slow
 def test_the_command_measures_and_prints(monkeypatch, capsys):
-    from workbench.cli import main
+    from workbench.cli.main import main
 
     monkeypatch.setattr(noise, "_apart", lambda *args, seed: (1.03, 0.0, False))
     assert main(["noise", "--backends", "onnxruntime", "--budget-s", "0"]) == 0

@@ -7,7 +7,7 @@ import json
 import pandas as pd
 import pytest
 
-from workbench.cli import main
+from workbench.cli.main import main
 from workbench.core.errors import ConfigError
 from workbench.present.files import write_rows
 from workbench.present.trials import read_trials

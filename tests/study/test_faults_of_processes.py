@@ -35,7 +35,7 @@ _SHELL = """
     from workbench.study.execution.budget import Pacing
     lines.Lines.__init__.__kwdefaults__["every_s"] = 0.0
     Pacing.rounds, Pacing.block_s = (6, 6), 0.01
-    from workbench.cli import main
+    from workbench.cli.main import main
     sys.exit(main(sys.argv[1:]))
 """
 

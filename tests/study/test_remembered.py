@@ -72,7 +72,7 @@ def test_the_shell_answers_it_without_torch(finished, tmp_path):
     words = ["study", "--task", "digits", "--storage", finished, "--recipes", str(listed), "--json"]
     words += ["--backends", *BACKENDS, "--batch-sizes", *map(str, BATCHES)]
     code = (
-        "import sys; from workbench.cli import main; code = main(sys.argv[1:]); "
+        "import sys; from workbench.cli.main import main; code = main(sys.argv[1:]); "
         "sys.stderr.write(f'torch {\"torch\" in sys.modules}'); sys.exit(code)"
     )
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)

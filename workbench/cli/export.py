@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from workbench.commands.base import DONE, STOPPED, add_command, as_bad_input, drop, say, write
+from workbench.cli.base import DONE, STOPPED, add_command, as_bad_input, drop, say, write
 
 
 def add_export(commands: Any) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from workbench.commands.base import DONE, FAILED, add_command, as_bad_input, say, write
+from workbench.cli.base import DONE, FAILED, add_command, as_bad_input, say, write
 from workbench.core.errors import ConfigError
 from workbench.core.given import given
 

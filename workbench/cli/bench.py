@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench.commands.base import DONE, FAILED, STOPPED, add_command, add_shape, positive, say, write
+from workbench.cli.base import DONE, FAILED, STOPPED, add_command, add_shape, positive, say, write
 from workbench.core.errors import ConfigError
 from workbench.core.files import require_writable
 

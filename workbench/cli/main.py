@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from workbench import __version__
-from workbench.commands.base import (
+from workbench.cli.base import (
     BAD_INPUT,
     DONE,
     FAILED,
@@ -32,10 +32,10 @@ from workbench.commands.base import (
     write,
     writing,
 )
-from workbench.commands.bench import add_bench
-from workbench.commands.export import add_export
-from workbench.commands.noise import add_noise
-from workbench.commands.rows import add_fail_if, add_rows, judge
+from workbench.cli.bench import add_bench
+from workbench.cli.export import add_export
+from workbench.cli.noise import add_noise
+from workbench.cli.rows import add_fail_if, add_rows, judge
 from workbench.core.errors import ConfigError, StudyError, TrialFailed, WorkbenchError, did_you_mean
 from workbench.core.lazy import explained
 

@@ -8,7 +8,7 @@ import json
 import sys
 from typing import Any
 
-from workbench.commands.base import DONE, STOPPED, add_command, say, write
+from workbench.cli.base import DONE, STOPPED, add_command, say, write
 
 
 def add_noise(commands: Any) -> None:

@@ -1,0 +1,1 @@
+"""The command line ``workbench``: one module per command."""
