@@ -38,12 +38,11 @@ from typing import Any
 import numpy as np
 
 import workbench as wb
-from benchmarks.measurement_loads import BUDGET_S as BUDGET_S_LOADED
-from benchmarks.measurement_loads import LOADS, loaded_pairs, loads_judged, loads_table
+from benchmarks.measurement_loads import BUDGET_S as BUDGET_S_LOADED, LOADS, loaded_pairs, loads_judged, loads_table
 from benchmarks.measurement_tools import CLOSE, Beside, beside, beside_table, networks, steady
 from workbench.compress.variant import Variant
 from workbench.core.machine import default_threads, library_versions, machine_words
-from workbench.measure.compare.noise import NoiseFloor, measure_noise
+from workbench.measure.comparison.noise import NoiseFloor, measure_noise
 
 BACKENDS = ("torch-eager", "onnxruntime", "openvino")
 BATCHES = (1, 8, 32)

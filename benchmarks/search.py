@@ -37,7 +37,7 @@ from benchmarks.search_olive import run_olive
 from benchmarks.search_ours import run_workbench
 from benchmarks.search_page import chart, page
 from workbench.core.machine import default_threads
-from workbench.measure.compare.noise import machine_floor
+from workbench.measure.comparison.noise import machine_floor
 from workbench.plots.drawing.figure import figure_png
 
 OURS = "workbench"

@@ -10,9 +10,9 @@ from benchmarks.search_common import BATCH, LIMIT
 from benchmarks.search_judge import Judged
 from benchmarks.search_ours import MARGIN
 from workbench.core.machine import library_versions, machine_words
-from workbench.measure.compare.noise import known_noise, noise_words
-from workbench.plots.drawing import style
+from workbench.measure.comparison.noise import known_noise, noise_words
 from workbench.plots.drawing.figure import TEXT, new_figure, title
+from workbench.present import style
 
 LOOKS = {"workbench": ("#D55E00", "*", 13), "olive": ("#0072B2", "s", 8), "nncf": ("#009E73", "D", 8)}
 QUESTION = f"""\

@@ -8,6 +8,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from paths import SUPPORT
+
 # Of several processes side by side each takes one thread: two teams on two cores wait for each other half of the time.
 os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 
@@ -24,7 +26,7 @@ os.environ["WORKBENCH_CACHE"] = tempfile.mkdtemp(prefix="workbench-tests-")
 atexit.register(shutil.rmtree, os.environ["WORKBENCH_CACHE"], ignore_errors=True)
 # Tests that run side by side measure nothing that matters: they need not wait for each other's turn on the cores.
 os.environ["WORKBENCH_LOCK_DIR"] = os.environ["WORKBENCH_CACHE"]
-FIXTURES = Path(__file__).parent / "fixtures"
+FIXTURES = SUPPORT
 
 
 @pytest.fixture(autouse=True)

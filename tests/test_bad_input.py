@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from paths import ROOT, SUPPORT
 
-ROOT = Path(__file__).parents[1]
-BAD = ROOT / "tests" / "fixtures" / "bad.py"
-TINY = f"{ROOT / 'tests' / 'fixtures' / 'tiny.py'}:tiny"
+BAD = SUPPORT / "bad.py"
+TINY = f"{SUPPORT / 'tiny.py'}:tiny"
 
 
 def workbench(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:

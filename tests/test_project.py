@@ -7,10 +7,10 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from paths import ROOT
 
 from workbench.core import lazy
 
-ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 ENVIRONMENT = (ROOT / "environment.yml").read_text()
@@ -47,7 +47,7 @@ def installed(*extras: str) -> set[str]:
 
 
 def test_the_base_and_the_runtime_stay_small() -> None:
-    assert installed() == {"numpy", "platformdirs", "psutil"}
+    assert installed() == {"lazy-loader", "numpy", "platformdirs", "psutil"}
     assert installed("runtime") == installed() | {"onnx", "onnxruntime", "openvino"}
     assert installed("loadgen") == installed("runtime") | {"mlcommons-loadgen"}
 

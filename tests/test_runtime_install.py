@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from paths import ROOT, SUPPORT
 
 import workbench as wb
 
-ROOT = Path(__file__).parents[1]
-PROGRAM = Path(__file__).parent / "fixtures" / "runtime_only.py"
+PROGRAM = SUPPORT / "runtime_only.py"
 GET_LAB = 'pip install "inference-workbench[lab]"'
 OFFLINE = re.compile("NewConnectionError|connection broken|Max retries|timed out|Temporary failure in name resolution")
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
+from paths import SUPPORT
 
 import workbench as wb
 from workbench.core.errors import ArtifactError, ConfigError, TaskError, WorkbenchError
 
-TINY = f"{Path(__file__).parent / 'fixtures' / 'tiny.py'}:tiny"
+TINY = f"{SUPPORT / 'tiny.py'}:tiny"
 RECIPE = wb.Recipe(wb.Prune(0.5, round_to=1))
 
 

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from artifact_models import build, factorized, forge, make_task, make_variant, pruned
+from paths import SUPPORT
 from torch import nn
 
 from workbench.artifact import load_module, open_artifact, save_variant
@@ -73,7 +73,7 @@ def test_a_fresh_process_makes_the_same_module_and_can_train_it(saved, tmp_path)
         "    m.train()(x).sum().backward()\n"
         "    assert all(p.grad is not None for p in m.parameters())\n"
     )
-    here = str(Path(__file__).parent)
+    here = str(SUPPORT)
     folders = [str(artifact.folder), str(factor.folder)]
     subprocess.run([sys.executable, "-c", code, here, str(tmp_path), *folders], check=True)
     for i, module in enumerate((variant.module, factorized_like(factor))):

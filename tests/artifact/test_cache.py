@@ -13,10 +13,10 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
 import torch
+from paths import SUPPORT
 from torch import nn
 
 import workbench as wb
@@ -24,7 +24,7 @@ from workbench.artifact import PrefixCache
 from workbench.artifact.code import code_digest
 from workbench.core.errors import Cancelled, ConfigError
 
-FIXTURES = Path(__file__).parents[1] / "fixtures"
+FIXTURES = SUPPORT
 SPEC = f"{FIXTURES / 'tiny.py'}:tiny"
 PRUNE = wb.Recipe(wb.Prune(ratio=0.5))
 CHAIN = wb.Recipe(*PRUNE.steps, wb.Recover(epochs=0.5, allow_untouched=True))

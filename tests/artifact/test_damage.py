@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from artifact_models import forge, forge_file, make_variant, pruned
+from paths import SUPPORT
 
 import workbench as wb
 from workbench.artifact import open_artifact
@@ -210,7 +211,7 @@ KILLED = """
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the test forks")
 def test_a_killed_save_never_looks_finished(copy, tmp_path):
     folder = tmp_path / "fresh"
-    command = [sys.executable, "-c", textwrap.dedent(KILLED), str(Path(__file__).parent), str(folder), str(copy)]
+    command = [sys.executable, "-c", textwrap.dedent(KILLED), str(SUPPORT), str(folder), str(copy)]
     subprocess.run(command, check=True)
     refused(folder, "does not exist")
     open_artifact(copy)  # the one that was there is untouched
@@ -247,7 +248,7 @@ def test_a_full_disk_leaves_the_artefact_that_was_there(copy, content, tmp_path)
     """In turn the first file, the weights and the ONNX file do not fit."""
     pytest.importorskip("resource", reason="file size limits need POSIX")
     assert len(content["weights.safetensors"]) < 20_000 < len(content["model.onnx"])
-    command = [sys.executable, "-c", textwrap.dedent(FULL), str(Path(__file__).parent), str(copy)]
+    command = [sys.executable, "-c", textwrap.dedent(FULL), str(SUPPORT), str(copy)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     said = json.loads(done.stdout.splitlines()[-1])
     assert len(said) == 3

@@ -9,8 +9,8 @@ import pytest
 import torch
 from artifact_models import forge_file, make_task
 from hostile import values
+from hostile_artifact import opened, places, put
 from safetensors.torch import load_file
-from test_hostile_artifact import opened, places, put
 from torch import nn
 
 import workbench as wb
@@ -19,7 +19,7 @@ from workbench.artifact.graph import describe_graph, rebuild_graph
 from workbench.artifact.load import load_module
 from workbench.artifact.structure import StructureError
 from workbench.core.errors import ArtifactError
-from workbench.measure.roofline.work import module_names
+from workbench.measure.rooflines.work import module_names
 
 MODES = {
     "static": wb.Quantize(),

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from artifact_models import forge_file
+from compress_models import images, seeded, task_of
+from depth_models import DictTower, Encoder, KeywordTower, ReadTower, Residual, TiedTower
 
 import workbench as wb
 from workbench.compress.depth.pass_through import PassThrough
 from workbench.core.errors import ArtifactError
-
-sys.path.append(str(Path(__file__).parents[1] / "compress"))
-from compress_models import images, seeded, task_of
-from depth_models import DictTower, Encoder, KeywordTower, ReadTower, Residual, TiedTower
 
 
 def saved(factory, folder, blocks=1, **options):

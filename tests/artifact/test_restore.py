@@ -6,12 +6,12 @@ import json
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from artifact_models import forge, forge_file
+from paths import SUPPORT
 
 import workbench as wb
 from workbench.artifact import load_module, open_artifact
@@ -28,7 +28,7 @@ RECIPES = {
 
 @pytest.fixture(scope="module")
 def task():
-    return wb.load_task(f"{Path(__file__).parents[1] / 'fixtures' / 'tiny.py'}:tiny")
+    return wb.load_task(f"{SUPPORT / 'tiny.py'}:tiny")
 
 
 @pytest.fixture(scope="module")

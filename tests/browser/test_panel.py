@@ -7,11 +7,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+from paths import SUPPORT
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 
 QUICKSTART = Path(__file__).parents[2] / "notebooks" / "00_quickstart.ipynb"
-FIXTURES = Path(__file__).parents[1] / "fixtures"
+FIXTURES = SUPPORT
 OPEN = 'import workbench as wb\n\ntask = wb.load_task("tiny.py:tiny")'
 SHOW = 'panel = wb.Workbench(task, storage="sqlite:///study.db")\npanel'
 

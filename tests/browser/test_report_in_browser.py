@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from paths import SUPPORT
 
 from workbench.report import run_report
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 
-SHORT = Path(__file__).parents[1] / "fixtures" / "short.py"
+SHORT = SUPPORT / "short.py"
 SMALL = {"budget_s": 240, "batch_sizes": [4], "backends": ["onnxruntime"], "threads": 1}
 
 

@@ -6,8 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from workbench.core import machine
 from workbench.core.cpu import Topology, cpus_to_pin, parse_list, read_topology, this_topology

@@ -7,8 +7,16 @@ import os
 import pytest
 
 from workbench.core.errors import ConfigError, StudyError
-from workbench.core.untrusted import cleaned, code_span, inside, markdown, one_line, parsed, require_line
-from workbench.core.untrusted import require_regular_file as regular
+from workbench.core.untrusted import (
+    cleaned,
+    code_span,
+    inside,
+    markdown,
+    one_line,
+    parsed,
+    require_line,
+    require_regular_file as regular,
+)
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,7 @@ import pytest
 import torch
 from engine_models import FixedBatch, make_variant
 from fake_cuda import FakeCuda, give_pipe
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from workbench.core.errors import EngineError
 from workbench.engine import OptimizedInferenceEngine

@@ -3,8 +3,7 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from workbench.engine.calls.batching import one_by_one, pad, run_in_batches
 from workbench.engine.calls.buffers import BufferPool

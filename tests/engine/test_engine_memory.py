@@ -66,7 +66,7 @@ def test_a_real_allocator_that_runs_out_is_survived(tmp_path):
     script = """
         import resource, sys
         import torch
-        sys.path[:0] = ["tests/engine"]
+        sys.path[:0] = ["tests/support"]
         import workbench as wb
         from engine_models import make_variant
         from torch import nn

@@ -4,12 +4,12 @@ import os
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from engine_models import Branches, FixedBatch, Same, make_variant
+from paths import ROOT, SUPPORT
 
 from workbench.core.errors import ConfigError, EngineError, ExportError, InputError
 from workbench.engine import OptimizedInferenceEngine
@@ -256,7 +256,7 @@ try:
 except KeyboardInterrupt:
     raise SystemExit(7)
 """
-    folders = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[2])])
+    folders = os.pathsep.join([str(SUPPORT), str(ROOT)])
     ended = subprocess.run(
         [sys.executable, "-X", "faulthandler", "-c", script], env={**os.environ, "PYTHONPATH": folders}, timeout=120
     )

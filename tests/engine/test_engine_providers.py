@@ -10,8 +10,7 @@ import onnxruntime
 import pytest
 
 from workbench.core.errors import ConfigError, EngineError
-from workbench.engine import InferenceConfig
-from workbench.engine import OptimizedInferenceEngine as Engine
+from workbench.engine import InferenceConfig, OptimizedInferenceEngine as Engine
 from workbench.engine.backends.onnxruntime import graph_cache
 from workbench.engine.backends.onnxruntime.providers import (
     CPU,

@@ -17,7 +17,7 @@ from engine_models import Images, make_variant
 import workbench as wb
 from workbench.core.errors import ConfigError, EngineError, InputError
 from workbench.engine import InferenceConfig, OptimizedInferenceEngine, TuneResult
-from workbench.engine.autotune import api, search
+from workbench.engine.autotune import api, search as tune_search
 from workbench.engine.autotune.api import model_digest, own_config
 from workbench.engine.loading.placement import Placement
 from workbench.engine.loading.source import source_from_path, source_from_variant
@@ -84,17 +84,17 @@ def speeds(monkeypatch):
                 raise EngineError("no room")
             self.session = Made(config)
 
-    monkeypatch.setattr(search, "load_checked", Loaded)
-    monkeypatch.setattr(search, "_block", block)
-    monkeypatch.setattr(search, "cores_allowed", lambda: 8)
-    monkeypatch.setattr(search, "default_threads", lambda: 4)
+    monkeypatch.setattr(tune_search, "load_checked", Loaded)
+    monkeypatch.setattr(tune_search, "_block", block)
+    monkeypatch.setattr(tune_search, "cores_allowed", lambda: 8)
+    monkeypatch.setattr(tune_search, "default_threads", lambda: 4)
     return factors
 
 
 def search(images, *, backend="torch-eager", goal="latency", budget_s=60.0, **options) -> TuneResult:
     source = source_from_variant(images, onnx=False, batch=2)
     config = InferenceConfig(backend=backend, **options)
-    return search.Search(source, config, [], goal=goal, budget_s=budget_s).result()
+    return tune_search.Search(source, config, [], goal=goal, budget_s=budget_s).result()
 
 
 class TestSearch:
@@ -134,21 +134,21 @@ class TestSearch:
 
     def test_luck_of_the_first_comparison_does_not_win(self, images, speeds, monkeypatch):
         speeds[("threads", 2)] = 0.5
-        plain = search.by_turns
+        plain = tune_search.by_turns
 
         def unlucky(blocks, *, rounds, end):
             if len(blocks) == 2 and "threads=2" in blocks and rounds[1] == 40:
                 speeds[("threads", 2)] = 1.0
             return plain(blocks, rounds=rounds, end=end)
 
-        monkeypatch.setattr(search, "by_turns", unlucky)
+        monkeypatch.setattr(tune_search, "by_turns", unlucky)
         found = search(images, backend="torch-eager")
         assert [row.stage for row in found.table][-1] == "final" and found.changes == {}
         assert "does not lie wholly below 1" in found.verdict
 
     def test_few_rounds_decide_nothing(self, images, speeds, monkeypatch):
         speeds[("threads", 2)] = 0.5
-        monkeypatch.setattr(search, "_ROUNDS", 3)
+        monkeypatch.setattr(tune_search, "_ROUNDS", 3)
         found = search(images)
         assert found.changes == {} and "only 3 rounds fitted into the time, and 6 are needed" in found.verdict
         assert not found.decided
@@ -222,7 +222,7 @@ def quick(monkeypatch):
             self._config.backend, 4, self._goal, {"threads": 1}, changed, (row,), "Chosen: threads=1.", 0.1
         )
 
-    monkeypatch.setattr(search.Search, "result", result)
+    monkeypatch.setattr(tune_search.Search, "result", result)
     return searches
 
 
@@ -251,7 +251,7 @@ def test_what_the_time_did_not_suffice_for_is_not_kept_and_replaces_nothing(imag
         found = TuneResult(self._config.backend, 4, self._goal, changes, config, (row,), judged.verdict, 0.1)
         return dataclasses.replace(found, decided=judged.decided)
 
-    monkeypatch.setattr(search.Search, "result", result)
+    monkeypatch.setattr(tune_search.Search, "result", result)
     with Engine.from_variant(images, backend="onnxruntime", batch_size=4, threads=2) as engine:
         short = engine.tune(budget_s=1)
         assert not short.decided and short.notes == ("not kept for the next time: the time did not suffice for one",)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from paths import SUPPORT
 from torch import nn
 
 import workbench as wb
@@ -18,7 +18,7 @@ from workbench.export.io import IOSpec
 from workbench.export.onnx import export_onnx
 from workbench.tasks.axes import resized
 
-LENGTHS = f"{Path(__file__).parents[1] / 'fixtures' / 'lengths.py'}:lengths"
+LENGTHS = f"{SUPPORT / 'lengths.py'}:lengths"
 MISSING = {state.name: state.reason for state in backend_status(["torch-compile", "aot-inductor"]) if state.reason}
 SLOW = [
     pytest.param(name, marks=[pytest.mark.slow, pytest.mark.skipif(name in MISSING, reason=str(MISSING.get(name)))])

@@ -1,14 +1,14 @@
-"""Profiles with known numbers, and the small net of the fixtures as a variant."""
+"""Profiles with known numbers, and the small net of tests/support as a variant."""
 
 from __future__ import annotations
 
 import runpy
-from pathlib import Path
 from typing import Any
 
 import pytest
+from paths import SUPPORT
 
-FIXTURES = Path(__file__).parents[1] / "fixtures"
+FIXTURES = SUPPORT
 
 
 @pytest.fixture(scope="session")

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from paths import SUPPORT
 
-ROOT = Path(__file__).parents[2]
-SHORT = ROOT / "tests" / "fixtures" / "short.py"
+SHORT = SUPPORT / "short.py"
 
 
 @pytest.mark.slow

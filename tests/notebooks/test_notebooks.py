@@ -8,12 +8,12 @@ from typing import Any
 
 import nbformat
 import pytest
+from paths import ROOT, SUPPORT
 
 from workbench.report.parameters import read_parameters
 
-ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-SHORT = ROOT / "tests" / "fixtures" / "short.py"
+SHORT = SUPPORT / "short.py"
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from paths import SUPPORT
 
-ROOT = Path(__file__).parents[2]
-SHORT = ROOT / "tests" / "fixtures" / "short.py"
+SHORT = SUPPORT / "short.py"
 
 
 def test_the_pruning_notebook_runs(run_outputs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

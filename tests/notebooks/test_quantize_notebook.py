@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from paths import SUPPORT
 
-ROOT = Path(__file__).parents[2]
-SHORT = ROOT / "tests" / "fixtures" / "short.py"
+SHORT = SUPPORT / "short.py"
 # The task of a machine without NNCF: loading it hides the library from the notebook's process.
 HIDING = f"""
 import runpy, sys

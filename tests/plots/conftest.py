@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import runpy
-from pathlib import Path
 from typing import Any
 
 import pytest
+from paths import SUPPORT
 
-MAKE_ROWS = runpy.run_path(str(Path(__file__).parents[1] / "fixtures" / "rows.py"))["make_rows"]
+MAKE_ROWS = runpy.run_path(str(SUPPORT / "rows.py"))["make_rows"]
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 
 import workbench as wb
 from workbench.core.errors import ConfigError
-from workbench.measure.compare.calls import CallTime
+from workbench.measure.comparison.calls import CallTime
 
 
 def call(name: str, ms: float, ratio: float) -> CallTime:

@@ -7,8 +7,8 @@ import pytest
 
 import workbench as wb
 from workbench.core.errors import ConfigError
-from workbench.measure.compare.compare import Comparison
-from workbench.measure.compare.noise import NoiseFloor
+from workbench.measure.comparison.compare import Comparison
+from workbench.measure.comparison.noise import NoiseFloor
 from workbench.timing.blocks_in_turns import Timing
 
 

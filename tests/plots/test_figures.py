@@ -17,7 +17,7 @@ from matplotlib.transforms import Bbox
 
 from workbench.plots import figure_png, plot_memory, plot_throughput, plot_tradeoff, plot_waterfall
 from workbench.plots.drawing.figure import nice_ticks
-from workbench.plots.drawing.style import BACKENDS, TECHNIQUES
+from workbench.present.style import BACKENDS, TECHNIQUES
 
 Rows = list[dict[str, Any]]
 CHARTS: list[Callable[..., Figure]] = [plot_tradeoff, plot_throughput, plot_memory, plot_waterfall]

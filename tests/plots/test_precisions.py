@@ -8,7 +8,7 @@ import torch
 
 import workbench as wb
 from workbench.plots.charts.precisions import COLUMNS
-from workbench.plots.drawing import style
+from workbench.present import style
 
 ROWS = [
     ["torch float32", "torch-eager", "float32", "float32", 0.0, 1e-3, 0.94, 0.0],

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import itertools
 import runpy
-from pathlib import Path
 
 import pytest
+from paths import SUPPORT
 
 import workbench as wb
 from workbench.core.errors import ConfigError
-from workbench.measure.roofline.peaks import Peak
-from workbench.measure.roofline.work import LayerWork
+from workbench.measure.rooflines.peaks import Peak
+from workbench.measure.rooflines.work import LayerWork
 from workbench.plots import figure_png
 
-MADE = runpy.run_path(str(Path(__file__).parents[1] / "fixtures" / "profiles.py"))
+MADE = runpy.run_path(str(SUPPORT / "profiles.py"))
 profile, peaks = MADE["make_profile"], MADE["make_peaks"]
 
 

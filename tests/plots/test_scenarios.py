@@ -7,10 +7,10 @@ import pytest
 
 import workbench as wb
 from workbench.core.errors import ConfigError
-from workbench.measure.compare.conditions import Conditions
 from workbench.measure.loadgen.log import LoadGenLog
 from workbench.measure.loadgen.scenarios import ScenarioResult
 from workbench.measure.loadgen.server_rate import RateProbe, ServerRate
+from workbench.timing.conditions import Conditions
 
 
 def result(scenario, per_s, latencies, *, valid=True, target=None, bound=None, at=None, backend="openvino"):

@@ -44,7 +44,8 @@ def test_events_of_a_real_training_are_read():
     import torch
     from torch import nn
 
-    from workbench.compress.training import Plan, train
+    from workbench.compress.training.loop import train
+    from workbench.compress.training.plan import Plan
     from workbench.tasks.split import Split
 
     told, module, script = [], nn.Linear(3, 2), iter([0.1, 0.2, 0.3])

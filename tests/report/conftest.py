@@ -8,12 +8,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from paths import SUPPORT
 
 from workbench.report.report import Report
 from workbench.study.results.relative_latency import with_relative_latency
 from workbench.study.strategy.decisions import Decision
 
-MAKE_ROWS = runpy.run_path(str(Path(__file__).parents[1] / "fixtures" / "rows.py"))["make_rows"]
+MAKE_ROWS = runpy.run_path(str(SUPPORT / "rows.py"))["make_rows"]
 
 
 class FakeStudy:

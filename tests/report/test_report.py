@@ -10,7 +10,8 @@ import nbformat
 import pytest
 
 from workbench.core.errors import StudyError
-from workbench.present.html import Html, Picture
+from workbench.plots.drawing.picture import Picture
+from workbench.present.html import Html
 from workbench.report import sections
 from workbench.report.page import fetches, write_page
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import nbformat
 import pytest
+from paths import SUPPORT
 
 from workbench.core.errors import ConfigError, TaskError, WorkbenchError
 from workbench.present.trials import read_trials
@@ -15,7 +16,7 @@ from workbench.report.page import fetches
 from workbench.report.run import ReportResult, run_report
 from workbench.tasks.task import Task
 
-SHORT = Path(__file__).parents[1] / "fixtures" / "short.py"
+SHORT = SUPPORT / "short.py"
 SMALL: dict[str, Any] = {"budget_s": 590, "batch_sizes": [4], "backends": ["onnxruntime"], "threads": 1}
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
+from paths import SUPPORT
 
-ANSWERS = f"{Path(__file__).parents[1] / 'fixtures' / 'answers.py'}:answers"
+ANSWERS = f"{SUPPORT / 'answers.py'}:answers"
 
 
 @pytest.fixture(scope="session")

@@ -1,14 +1,13 @@
 """Models of transformers in a study: their output classes cross from this process to the children and back."""
 
-from pathlib import Path
-
 import pytest
 from packages import require_package
+from paths import SUPPORT
 
 import workbench as wb
 from workbench.engine.backends import backend_status
 
-TASKS = Path(__file__).parents[1] / "fixtures" / "transformers_tasks.py"
+TASKS = SUPPORT / "transformers_tasks.py"
 BACKENDS = [s.name for s in backend_status(("torch-eager", "onnxruntime", "openvino")) if s.available]
 RECIPES = [
     wb.Recipe(wb.Quantize(), name="int8"),

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
+from paths import SUPPORT
 
 import workbench as wb
 from workbench.core.errors import TaskError
 from workbench.tasks.axes import axis_sizes, checked_dynamic, open_dims, other_sizes, resized
 
-LENGTHS = f"{Path(__file__).parents[1] / 'fixtures' / 'lengths.py'}:lengths"
+LENGTHS = f"{SUPPORT / 'lengths.py'}:lengths"
 TWO = {"tokens": np.zeros((2, 8)), "weight": np.zeros((2, 8))}
 
 

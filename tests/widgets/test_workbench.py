@@ -11,8 +11,7 @@ from ipywidgets.widgets import widget as registry
 
 from workbench.core.errors import ConfigError, RecipeError, StudyError, TaskError
 from workbench.engine.backends.base import Availability
-from workbench.widgets import panel as panel_module
-from workbench.widgets import panel_job, panel_view
+from workbench.widgets import panel as panel_module, panel_job, panel_view
 from workbench.widgets.panel import Workbench
 
 CHART = panel_view.chart_png

@@ -22,7 +22,7 @@ def add_noise(commands: Any) -> None:
 
 def noise(arguments: argparse.Namespace) -> int:
     """Do it."""
-    from workbench.measure.compare.noise import known_noise, measure_noise
+    from workbench.measure.comparison.noise import known_noise, measure_noise
     from workbench.present.progress_log import Lines
 
     try:

@@ -17,7 +17,7 @@ from torch import nn
 from workbench.compress.graph.hf_conv1d import with_plain_linears
 from workbench.compress.sparsify.masks import Held, zeros_held
 from workbench.compress.steps import Distill, Factorize, Prune, PruneDepth, Quantize, Recover, Sparsify, Step
-from workbench.compress.training import Checkpoint
+from workbench.compress.training.checkpoint import Checkpoint
 from workbench.compress.variant import LayerReport, StepReport, Variant, count_macs, count_params, predict_with
 from workbench.core.errors import ConfigError, CoverageError
 from workbench.core.files import require_writable

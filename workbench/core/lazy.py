@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from workbench.core.errors import PackageMissing
+import lazy_loader
+
+from workbench.core.errors import PackageMissing, did_you_mean
 
 LAB = frozenset(
     {
@@ -92,7 +93,25 @@ def needing(what: str) -> Iterator[None]:
         raise found from None  # the trace of the import leads nowhere that the reader could mend
 
 
-def attribute(module: str, name: str) -> Any:
-    """Return a name of a module that is imported now; PackageMissing where its packages are not installed."""
-    with needing(f"workbench's {name}"):
-        return getattr(importlib.import_module(module), name)
+def attach(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+    """Return ``__getattr__``, ``__dir__`` and ``__all__`` of a package whose names its ``.pyi`` stub lists.
+
+    Each name is imported on first use.
+
+    Raises
+    ------
+    PackageMissing
+        On use of a name whose module needs a package of an extra that is not installed.
+    AttributeError
+        On use of a name that the stub does not list.
+    """
+    load, names, public = lazy_loader.attach_stub(package, file)
+
+    def load_named(name: str) -> Any:
+        if name not in public:
+            hint = "" if name.startswith("_") else did_you_mean(name, public)
+            raise AttributeError(f"module {package!r} has no attribute {name!r}.{hint}")
+        with needing(f"workbench's {name}"):
+            return load(name)
+
+    return load_named, names, public

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from workbench.core.speedup import row_speedup
-from workbench.plots.drawing import style
+from workbench.present import style
 from workbench.study.results.break_even import break_even
 from workbench.study.results.ranking import Best
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import html
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    pass
 
 STYLE_FILE = Path(__file__).with_name("report.css")
 
@@ -33,23 +33,6 @@ class Html:
 
     def _repr_html_(self) -> str:
         return f'<div class="wbr">{self.source}</div>'
-
-
-class Picture:
-    """A chart as PNG at twice its size in pixels, with a text for who cannot see it."""
-
-    def __init__(self, figure: Figure, words: str) -> None:
-        self.figure, self.words = figure, words
-
-    def __repr__(self) -> str:
-        return f"Picture({self.words!r})"
-
-    def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        from workbench.plots import figure_png
-
-        width = int(self.figure.get_figwidth() * self.figure.dpi)
-        image = figure_png(self.figure, dpi=2 * self.figure.dpi)
-        return {"image/png": image, "text/plain": self.words}, {"image/png": {"width": width, "alt": self.words}}
 
 
 def text(value: object) -> str:

@@ -26,7 +26,7 @@ def examine() -> dict[str, Any]:
     """Return all of it as JSON-ready values; imports every runtime that is installed."""
     from workbench.engine.backends import backend_status, capabilities_of
     from workbench.engine.backends.onnxruntime.providers import provider_status
-    from workbench.measure.compare.noise import known_noise, noise_words
+    from workbench.measure.comparison.noise import known_noise, noise_words
 
     def capable(name: str) -> dict[str, Any] | None:
         found = capabilities_of(name)

@@ -14,10 +14,11 @@ from workbench.core.files import require_writable
 from workbench.core.machine import this_machine
 from workbench.core.progress import ProgressCallback
 from workbench.measure.resources.monitor import Monitor
+from workbench.plots.drawing.picture import Picture
 from workbench.present import tables
 from workbench.present.code import code_for, highlighted
 from workbench.present.findings import Row, headline
-from workbench.present.html import Html, Picture, details, style, text
+from workbench.present.html import Html, details, style, text
 from workbench.present.progress_log import Lines
 from workbench.present.trials import write_trials
 from workbench.report import sections

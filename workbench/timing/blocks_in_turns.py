@@ -12,8 +12,8 @@ import numpy as np
 from workbench.core.errors import ConfigError, TrialFailed
 from workbench.core.given import given
 from workbench.core.stats import median_interval, median_iqr, percentile
-from workbench.measure.compare.conditions import Conditions, Watch, joined
 from workbench.timing.blocks import Block, RunDelay, Samples, run_block
+from workbench.timing.conditions import Conditions, Watch, joined
 from workbench.timing.interleave import SETTLE_S, until_quiet
 
 BLOCK_S = 0.08

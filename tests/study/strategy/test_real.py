@@ -1,14 +1,14 @@
 """The default plan with real processes on a task that trains in seconds: what it leaves, and that it is repeated."""
 
 import sys
-from pathlib import Path
 
 import pytest
+from paths import SUPPORT
 
 import workbench as wb
 from workbench.compress.recipe import Recipe
 
-FIXTURES = Path(__file__).parents[2] / "fixtures"
+FIXTURES = SUPPORT
 BACKENDS = ["torch-eager", "onnxruntime"]
 pytestmark = pytest.mark.slow
 

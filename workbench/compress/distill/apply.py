@@ -15,18 +15,13 @@ from workbench.compress.graph.feature_map import trace_maps
 from workbench.compress.graph.fold import fold_batch_norms
 from workbench.compress.layer_selection import shown
 from workbench.compress.steps import Distill, Recover
-from workbench.compress.training import (
-    BatchLoss,
-    Plan,
-    Trained,
-    is_normalised_by_layer,
-    set_layout,
-    train,
-    validation_quality,
-)
 from workbench.compress.training.distillation_objective import Lesson
 from workbench.compress.training.features import Matching, Pair, check_layers, match_last_maps
+from workbench.compress.training.loop import BatchLoss, train
 from workbench.compress.training.losses import check_heads
+from workbench.compress.training.numerics import set_layout
+from workbench.compress.training.plan import Plan, Trained, is_normalised_by_layer
+from workbench.compress.training.watch import validation_quality
 from workbench.compress.variant import LayerReport, predict_with
 from workbench.core.errors import ConfigError, TaskError
 from workbench.tasks.load import load_module

@@ -17,8 +17,8 @@ from workbench.compress.prune.importance import judge_for
 from workbench.compress.prune.shrink import shrink
 from workbench.compress.prune.tied_weights import find_ties, tie_words
 from workbench.compress.prune.verify_cut import TIED, Cut, apply_cuts, surviving
+from workbench.compress.schedule import share_due
 from workbench.compress.steps import Prune, Recover
-from workbench.compress.training.schedule import share_due
 from workbench.compress.variant import LayerReport, count_params
 from workbench.core.progress import Progress
 from workbench.tasks.module import copied_module

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+from workbench.compress.schedule import SCHEDULES
 from workbench.compress.step import AFTER_QUANTIZE, EXCLUDE, INCLUDE, UNTOUCHED, Step, check_patterns, refuse_idle
-from workbench.compress.training.schedule import SCHEDULES
 from workbench.core.config import option
 from workbench.core.errors import ConfigError
 

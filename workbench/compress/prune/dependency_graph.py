@@ -8,8 +8,7 @@ from typing import Any
 
 import torch_pruning
 from torch import nn
-from torch_pruning.dependency import Dependency, Group, index_mapping, shape_infer
-from torch_pruning.dependency import graph as dependency_graph
+from torch_pruning.dependency import Dependency, Group, graph as dependency_graph, index_mapping, shape_infer
 from torch_pruning.dependency.node import Node
 from torch_pruning.ops import OPTYPE
 

@@ -21,8 +21,10 @@ from workbench.compress.quantize.equalize import equalize_pairs, smooth
 from workbench.compress.quantize.float_layers import fewest, signal_to_noise
 from workbench.compress.quantize.qspec import Scheme, scheme_for
 from workbench.compress.steps import Quantize
-from workbench.compress.training import Plan, Trained, is_normalised_by_layer, set_layout, train
 from workbench.compress.training.distillation_objective import Lesson
+from workbench.compress.training.loop import train
+from workbench.compress.training.numerics import set_layout
+from workbench.compress.training.plan import Plan, Trained, is_normalised_by_layer
 from workbench.compress.variant import LayerReport, predict_with
 from workbench.core.progress import Progress
 from workbench.tasks.module import copied_module, with_output_form

@@ -15,6 +15,7 @@ from workbench.compress.apply import Outcome, Work
 from workbench.compress.distill.apply import recover
 from workbench.compress.graph.outputs import answering_layers
 from workbench.compress.layer_selection import holds_matrix, left_out, shown
+from workbench.compress.schedule import share_due
 from workbench.compress.sparsify.blocks import (
     SPARSE_LAYERS,
     Blocks,
@@ -27,7 +28,6 @@ from workbench.compress.sparsify.masks import zeros_held
 from workbench.compress.steps import Recover, Sparsify
 from workbench.compress.training.gradients import gather_gradients
 from workbench.compress.training.optimizer_hooks import around_steps
-from workbench.compress.training.schedule import share_due
 from workbench.compress.variant import LayerReport, count_params
 
 # docs.openvino.ai, CPU device, "Sparse weights decompression": int8, matrix products, AMX, off unless asked for.

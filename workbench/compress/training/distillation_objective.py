@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from workbench.compress.distill.config import Head
-from workbench.compress.training import Forward, channels_last, set_layout
 from workbench.compress.training.features import Matching
 from workbench.compress.training.losses import class_outputs, mixed_loss, with_kinds
+from workbench.compress.training.numerics import Forward, channels_last, set_layout
 from workbench.tasks.digest import weights_digest
 from workbench.tasks.trees import Tree, call_model, leaves, tree_map
 

@@ -103,13 +103,14 @@ class Session(Protocol):
     A session may also have ``run_into(inputs, outputs)``, which writes into contiguous arrays that the caller keeps and
     gives the seconds of copying; without it an engine copies what ``run`` gives. It may have
     a ``precision``, a key of :data:`workbench.engine.precision.TOLERANCES`, float32 where it says nothing,
-    ``nodes`` and ``fallbacks`` as in :class:`workbench.engine.loading.placement.Placement`, ``compile_s``, the seconds of
+    ``nodes`` and ``fallbacks`` as in :class:`~workbench.engine.loading.placement.Placement`, ``compile_s``, seconds of
     its loading that were compiling where the runtime does that in a step of its own, ``tried_s``, those that a process
     of its own took to try it first, and ``parallel_calls``, how many threads may call it at once; one where it says
     nothing.
 
-    One on a device that computes on its own may have a ``pipe``, :class:`workbench.engine.backends.cuda.transfers.CudaPipe`, with
-    calls that overlap, and ``free_memory()``, which gives cached memory back before a smaller batch is tried.
+    One on a device that computes on its own may have a ``pipe`` for overlapping calls, a
+    :class:`~workbench.engine.backends.cuda.transfers.CudaPipe`, and ``free_memory()``, which gives cached memory back
+    before a smaller batch is tried.
     """
 
     device: str

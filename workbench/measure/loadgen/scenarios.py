@@ -19,12 +19,12 @@ from workbench.core.given import (
 )
 from workbench.core.stats import quantile_bounds
 from workbench.engine.loading.placement import runs_on_gpu
-from workbench.measure.compare.conditions import Conditions, Watch
 from workbench.measure.loadgen.drivers import Rows, ServedEngine, prepared
 from workbench.measure.loadgen.log import LoadGenLog
 from workbench.measure.loadgen.sut import System
 from workbench.measure.loadgen.test import Load, loadgen, run_load
 from workbench.timing.blocks import Samples
+from workbench.timing.conditions import Conditions, Watch
 
 Scenario = Literal["single-stream", "multi-stream", "offline", "server"]
 SCENARIOS = {

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from workbench.engine.names import MODULE_BACKENDS
 from workbench.measure.profiling.op_kinds import bytes_each, is_precision_change, is_product, is_rounding
 from workbench.measure.profiling.rows import LayerTime, Profile
-from workbench.measure.roofline.peaks import MachinePeaks
+from workbench.measure.rooflines.peaks import MachinePeaks
 
 TINY_MS = 0.01
 """A node below this does little beside getting started."""

@@ -12,7 +12,7 @@ from workbench.measure.profiling import bottlenecks as rules
 from workbench.measure.profiling.bottlenecks import Reason
 from workbench.measure.profiling.rows import Profile
 from workbench.measure.profiling.text import disturbed_of, head_of, table
-from workbench.measure.roofline.peaks import MachinePeaks, known_peaks
+from workbench.measure.rooflines.peaks import MachinePeaks, known_peaks
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -99,9 +99,9 @@ def nsight_command(
 ) -> str:
     """Return the command line that profiles one engine with NVIDIA's Nsight Systems or Nsight Compute.
 
-    It runs ``python -m workbench.measure.profiling.replay``: one process that loads the artefact, warms up and makes a few calls
-    within NVTX ranges; only those are recorded. A study's or bench's own processes would fill the trace with the calls
-    of all arms.
+    ``python -m workbench.measure.profiling.replay`` is one process that loads the artifact, warms up and makes a few
+    calls within NVTX ranges; only those are recorded. A study's own processes would fill the trace with the calls of
+    all arms.
 
     Parameters
     ----------

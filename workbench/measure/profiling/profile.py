@@ -19,12 +19,11 @@ from workbench.engine.loading.placement import placement_of, runs_on_gpu
 from workbench.engine.loading.source import source_from_variant
 from workbench.engine.names import MODULE_BACKENDS, is_backend, unknown_backend
 from workbench.measure.accuracy.activation_taps import weight_owners
-from workbench.measure.compare.conditions import Watch
 from workbench.measure.profiling.nodes import NodeTime, Observed
 from workbench.measure.profiling.rows import LayerTime, Profile
-from workbench.tasks.trees import Tree, leaves, to_numpy
-from workbench.tasks.trees import batch_size as size_of
+from workbench.tasks.trees import Tree, batch_size as size_of, leaves, to_numpy
 from workbench.timing.blocks_in_turns import run_for, warm_until_steady
+from workbench.timing.conditions import Watch
 
 if TYPE_CHECKING:
     from workbench.compress.variant import Variant
@@ -190,6 +189,6 @@ def _rows(nodes: Iterable[NodeTime]) -> Iterable[LayerTime]:
 
 
 def _counted(variant: Variant) -> dict[str, Any]:
-    from workbench.measure.roofline.work import layer_work, module_names
+    from workbench.measure.rooflines.work import layer_work, module_names
 
     return {"work": layer_work(variant), "modules": module_names(variant.module)}

@@ -1,4 +1,4 @@
-"""``python -m workbench.measure.profiling.replay``: load an artefact and make a few calls, for a profiler that looks on."""
+"""``python -m workbench.measure.profiling.replay``: load an artifact and make a few calls under a profiler."""
 
 from __future__ import annotations
 

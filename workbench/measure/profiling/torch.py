@@ -22,7 +22,7 @@ from workbench.core.quiet import without_lines
 from workbench.engine.backends.base import ModelSource
 from workbench.measure.profiling.nodes import NodeTime, Observed
 from workbench.measure.profiling.op_kinds import is_rounding
-from workbench.measure.roofline.work import layers_watched
+from workbench.measure.rooflines.work import layers_watched
 
 WARM_CALLS = 3
 _REMARKS = "USDT:"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from workbench.measure.resources.gpus import gpu_devices
+from workbench.core.gpus import gpu_devices
 
 POWERCAP = Path("/sys/class/powercap")
 _ALLOW = "sudo chmod a+r {files}"

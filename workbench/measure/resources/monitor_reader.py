@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import psutil
 
-from workbench.measure.resources.gpus import MIB, gpu_devices, known
-from workbench.measure.resources.processes import allowed_cores, cpu_seconds, own_processes
+from workbench.core.gpus import MIB, gpu_devices, known
+from workbench.core.processes import allowed_cores, cpu_seconds, own_processes
 
 
 class Sample(NamedTuple):

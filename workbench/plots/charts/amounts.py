@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 
 from workbench.core.errors import ConfigError
 from workbench.core.given import given
-from workbench.plots.drawing import style
 from workbench.plots.drawing.figure import TEXT, axes_or_new, figure_of, name_rows, say, title
+from workbench.present import style
 
 _HEIGHT = 0.62
 _BLUE = "#56B4E9"

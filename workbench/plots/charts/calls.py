@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from workbench.core.errors import ConfigError
 from workbench.core.given import given
 from workbench.plots.charts.amounts import draw_bar, short
-from workbench.plots.drawing import style
 from workbench.plots.drawing.figure import TEXT, dress, figure_of, name_rows, new_figure, plain, say, title
+from workbench.present import style
 
 COLUMNS = ["group", "name", "ms", "low_ms", "high_ms", "per_s", "ratio", "ratio_low", "ratio_high"]
 _ROOM = 2.05
@@ -23,7 +23,7 @@ _WRAP = 26
 
 
 def calls_data(groups: Mapping[str, Sequence[Any]]) -> pd.DataFrame:
-    """Return a row for each call of each group, as :func:`workbench.measure.compare.calls.time_calls` gave them."""
+    """Return a row for each call of each group, as :func:`workbench.measure.comparison.calls.time_calls` gave them."""
     if not isinstance(groups, Mapping) or not all(
         isinstance(calls, list | tuple) and all(hasattr(call, "ratio_low") for call in calls)
         for calls in groups.values()

@@ -12,8 +12,8 @@ from matplotlib.patches import Patch
 
 from workbench.core.errors import ConfigError
 from workbench.core.given import given
-from workbench.plots.drawing import style
 from workbench.plots.drawing.figure import TEXT, axes_or_new, figure_of, name_rows, plain, plural, say, title
+from workbench.present import style
 from workbench.study.cluster.job import WAITING, Span
 
 COLUMNS = ["worker", "host", "kind", "words", "technique", "started_s", "seconds"]

@@ -9,10 +9,10 @@ from matplotlib.ticker import MaxNLocator
 
 from workbench.core.errors import ConfigError
 from workbench.core.given import given
-from workbench.measure.compare.compare import Comparison
-from workbench.measure.compare.noise import NoiseFloor
-from workbench.plots.drawing import style
+from workbench.measure.comparison.compare import Comparison
+from workbench.measure.comparison.noise import NoiseFloor
 from workbench.plots.drawing.figure import TEXT, axes_or_new, figure_of, new_figure, plain, plain_log, title, wants_log
+from workbench.present import style
 
 _COLOURS = ("#7F7F7F", "#0072B2")
 _MARKS = ("o", "s")

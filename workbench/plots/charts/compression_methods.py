@@ -10,8 +10,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from workbench.plots.drawing import style
 from workbench.plots.drawing.figure import TEXT, axes_or_new, plain, plural, say, title
+from workbench.present import style
 
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
 _MARKERS = ("o", "s", "^", "D", "P", "v", "X")

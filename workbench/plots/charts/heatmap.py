@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import ScaledTranslation
 
 from workbench.core.errors import ConfigError
-from workbench.plots.drawing import style
 from workbench.plots.drawing.figure import TEXT, axes_or_new, plain, plural, say, title
+from workbench.present import style
 
 _ROW, _COLUMN, _MOST_NAMED = 0.24, 0.72, 60
 _LEAST_DROP = 0.005  # half a point of an accuracy, or of a metric in percent: less is mostly chance

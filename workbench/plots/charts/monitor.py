@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 
 from workbench.core.errors import ConfigError
 from workbench.core.given import given
-from workbench.plots.drawing import boxes, style
+from workbench.plots.drawing import boxes
 from workbench.plots.drawing.figure import TEXT, figure_of, lower, new_figure, new_stack, say, title
+from workbench.present import style
 
 OWN, ALL, GPU = "#0072B2", "#8c8c8c", "#009E73"
 _PAUSE = "#f0e6d2"

@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from workbench.export.agreement import compare_outputs
-from workbench.plots.drawing import style
 from workbench.plots.drawing.figure import TEXT, axes_or_new, name_rows, plain, say, title
+from workbench.present import style
 from workbench.tasks.trees import leaves
 
 COLUMNS = ["name", "backend", "asked", "precision", "share", "tolerance", "quality", "drop"]

@@ -16,8 +16,8 @@ from workbench.measure.profiling.explanation import ProfileComparison
 from workbench.measure.profiling.op_kinds import KINDS, kind_of
 from workbench.measure.profiling.rows import Profile
 from workbench.plots.charts.amounts import short
-from workbench.plots.drawing import style
 from workbench.plots.drawing.figure import TEXT, axes_or_new, figure_of, name_rows, plain, plural, say, title
+from workbench.present import style
 
 COLOURS = dict(zip(KINDS, ("#0072B2", "#D55E00", "#E69F00", "#CC79A7", "#56B4E9", "#009E73"), strict=True))
 """The colour of each kind of operator, in every chart of profiles."""

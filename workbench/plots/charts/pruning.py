@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from workbench.compress.steps import Prune
-from workbench.plots.drawing import style
 from workbench.plots.drawing.edge_labels import spread_right
 from workbench.plots.drawing.figure import TEXT, dress, figure_of, new_figure, say, title
 from workbench.plots.drawing.labels import Label
+from workbench.present import style
 
 if TYPE_CHECKING:
     from workbench.compress.variant import Variant

@@ -19,7 +19,6 @@ from workbench.compress.steps import Quantize
 from workbench.core.stats import bootstrap_drop
 from workbench.engine.names import DEFAULT_BACKENDS
 from workbench.measure.accuracy.layer_sqnr import sqnr_db
-from workbench.plots.drawing import style
 from workbench.plots.drawing.figure import (
     TEXT,
     axes_or_new,
@@ -31,6 +30,7 @@ from workbench.plots.drawing.figure import (
     say,
     title,
 )
+from workbench.present import style
 from workbench.tasks.trees import batch_size, leaves, tree_map
 
 if TYPE_CHECKING:

@@ -13,12 +13,12 @@ from matplotlib.figure import Figure
 
 from workbench.core.errors import ConfigError
 from workbench.core.given import given
-from workbench.measure.roofline.peaks import MachinePeaks
-from workbench.measure.roofline.roofline import RooflinePoint
-from workbench.plots.drawing import style
+from workbench.measure.rooflines.peaks import MachinePeaks
+from workbench.measure.rooflines.roofline import RooflinePoint
 from workbench.plots.drawing.edge_labels import apart
 from workbench.plots.drawing.figure import TEXT, axes_or_new, figure_of, plain_log, plural, say, title
 from workbench.plots.drawing.labels import Label, Obstacles, place_labels
+from workbench.present import style
 
 COLOURS = {"float32": "#222222", "bfloat16": "#0072B2", "float16": "#009E73", "int8": "#CC79A7"}
 MARKERS = {"float32": "o", "bfloat16": "s", "float16": "D", "int8": "P"}

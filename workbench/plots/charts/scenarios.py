@@ -16,7 +16,6 @@ from matplotlib.lines import Line2D
 from workbench.core.errors import ConfigError
 from workbench.core.given import given
 from workbench.plots.charts.amounts import short
-from workbench.plots.drawing import style
 from workbench.plots.drawing.edge_labels import LineWords, place_on_lines
 from workbench.plots.drawing.figure import (
     TEXT,
@@ -30,6 +29,7 @@ from workbench.plots.drawing.figure import (
     wants_log,
 )
 from workbench.plots.drawing.labels import Label, Obstacles, place_labels
+from workbench.present import style
 
 COLUMNS = ["scenario", "backend", "valid", "samples_per_s", "p50_ms", "p90_ms", "p99_ms", "bound_ms", "words"]
 PROBE_COLUMNS = ["per_s", "held", "latency_ms", "completed_per_s", "reason"]

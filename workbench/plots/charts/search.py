@@ -12,7 +12,6 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 from workbench.core.errors import ConfigError, unknown_name
 from workbench.core.given import given
-from workbench.plots.drawing import style
 from workbench.plots.drawing.figure import (
     TEXT,
     axes_or_new,
@@ -25,6 +24,7 @@ from workbench.plots.drawing.figure import (
     title,
     wants_log,
 )
+from workbench.present import style
 
 _FAR = 6.0
 """A drop this many times the goal is drawn on a scale that is logarithmic beyond the goal."""

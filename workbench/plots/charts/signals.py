@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from workbench.core.errors import ConfigError
-from workbench.plots.drawing import style
 from workbench.plots.drawing.figure import TEXT, axes_or_new, name_rows, plain, plural, say, title
+from workbench.present import style
 
 _ROW, _MOST_NAMED = 0.22, 80
 

@@ -13,10 +13,10 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
 from workbench.core.errors import ConfigError
 from workbench.core.given import given
-from workbench.plots.drawing import style
 from workbench.plots.drawing.edge_labels import spread_right
 from workbench.plots.drawing.figure import TEXT, axes_or_new, figure_of, plain_log, say, title, wants_log
 from workbench.plots.drawing.labels import Label
+from workbench.present import style
 
 COLUMNS = ["name", "setting", "per_s", "low_per_s", "high_per_s", "ms"]
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -26,7 +26,7 @@ _PLACES = tuple(style.BACKENDS)[: len(_COLOURS)]
 
 
 def sweep_data(lines: Mapping[str, Mapping[int, Any]]) -> pd.DataFrame:
-    """Return a row for each name and setting; the calls are those of :func:`workbench.measure.compare.calls.time_calls`."""
+    """Return a row per name and setting, from the calls of :func:`~workbench.measure.comparison.calls.time_calls`."""
     if not isinstance(lines, Mapping) or not all(
         isinstance(calls, Mapping)
         and all(isinstance(n, int | float | np.number) and hasattr(call, "per_s") for n, call in calls.items())

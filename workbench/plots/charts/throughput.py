@@ -10,11 +10,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
-from workbench.plots.drawing import style
 from workbench.plots.drawing.edge_labels import spread_right
 from workbench.plots.drawing.figure import TEXT, dress, figure_of, new_figure, plain_log, plural, say, title, wants_log
 from workbench.plots.drawing.labels import Label
 from workbench.plots.tidy import choose_batch, complete_frame, front_mask, why_empty
+from workbench.present import style
 
 COLUMNS = [
     "recipe",

@@ -11,10 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from workbench.core.progress import Progress
-from workbench.plots.drawing import style
 from workbench.plots.drawing.edge_labels import LineWords, place_on_lines
 from workbench.plots.drawing.figure import TEXT, dress, figure_of, new_figure, plural, say, title
 from workbench.plots.drawing.labels import Obstacles
+from workbench.present import style
 
 COLUMNS = ["run", "part", "stage", "epoch", "total_epoch", "step", "loss", "learning_rate", "metric"]
 # Colours and markers of runs; those of techniques say something else.

@@ -10,8 +10,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from workbench.plots.drawing import style
 from workbench.plots.drawing.figure import TEXT, axes_or_new, figure_of, name_rows, plain_log, say, title, wants_log
+from workbench.present import style
 
 COLUMNS = ["stage", "name", "ms", "ratio", "ratio_low", "ratio_high", "rounds", "chosen", "reason"]
 _BLUE = "#0072B2"

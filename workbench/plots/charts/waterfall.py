@@ -12,10 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from workbench.core.speedup import row_speedup
-from workbench.plots.drawing import style
 from workbench.plots.drawing.bars import Measure, draw_measure, gain_key, name_stages
 from workbench.plots.drawing.figure import dress, figure_of, new_figure, say
 from workbench.plots.tidy import latency_rows, rows_of, why_empty
+from workbench.present import style
 from workbench.study.results.relative_latency import baseline_of, with_relative_latency
 
 COLUMNS = [

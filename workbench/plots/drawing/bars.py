@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from workbench.plots.drawing import style
 from workbench.plots.drawing.figure import TEXT, name_rows, plain, title
+from workbench.present import style
 
 HEIGHT = 0.56
 GAIN: dict[str, Any] = {"facecolor": style.GOOD, "edgecolor": style.INK, "linewidth": 0.6}

@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
-from workbench.plots.drawing.style import FAINT, INK, MUTED
+from workbench.present.style import FAINT, INK, MUTED
 
 DPI = 110
 TEXT = 9.0

@@ -14,7 +14,7 @@ from matplotlib.text import Annotation
 from workbench.plots.drawing import boxes
 from workbench.plots.drawing.boxes import Boxes
 from workbench.plots.drawing.figure import TEXT, figure_of, plain
-from workbench.plots.drawing.style import INK, MUTED
+from workbench.present.style import INK, MUTED
 
 DISTANCES = (13, 20, 30, 44, 62, 84, 110, 140)  # points from mark to the label's nearest edge
 ANGLES = (0, 180, 45, 135, 315, 225, 90, 270, 22, 158, 338, 202, 67, 113, 293, 247)

@@ -11,11 +11,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from workbench.plots.drawing import style
 from workbench.plots.drawing.edge_labels import LineWords, place_on_lines
 from workbench.plots.drawing.figure import TEXT, figure_of, plain_log, wants_log
 from workbench.plots.drawing.labels import Label, Obstacles, place_labels
 from workbench.plots.tidy import front
+from workbench.present import style
 
 FAR_BELOW = 6.0  # drops beyond this many times the acceptable one are drawn at the chart's lower edge
 

@@ -18,8 +18,7 @@ from workbench.core.machine import fingerprint_id, machine_words
 from workbench.core.progress import Progress, ProgressCallback, ignore
 from workbench.engine.loading.placement import runs_on_gpu
 from workbench.export.io import rebuild_inputs
-from workbench.measure.compare.conditions import Watch
-from workbench.measure.compare.noise import machine_floor
+from workbench.measure.comparison.noise import machine_floor
 from workbench.study.bundle.bench_request import BenchRequest
 from workbench.study.execution.budget import Pacing
 from workbench.study.execution.machine_lock import turn
@@ -34,6 +33,7 @@ from workbench.study.results.schema import TrialRow, explained, new_row, update_
 from workbench.study.workers.process import Stop
 from workbench.study.workers.protocol import save_arrays
 from workbench.timing.blocks_in_turns import interleave
+from workbench.timing.conditions import Watch
 
 if TYPE_CHECKING:
     from workbench.tasks.task import Task

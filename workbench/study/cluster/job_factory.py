@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from workbench.measure.compare.latency_cost import latency_cost
+from workbench.measure.comparison.latency_cost import latency_cost
 from workbench.study.cluster.blobs import Parcel, pack_artifact, pack_task
 from workbench.study.cluster.job import Order
 from workbench.study.cluster.tasks import PREPARE, Unit

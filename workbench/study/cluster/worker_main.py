@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.core.errors import StudyError, TrialFailed
 from workbench.core.machine import this_site
+from workbench.core.processes import allowed_cores
 from workbench.core.progress import Progress
-from workbench.measure.resources.processes import allowed_cores
 from workbench.study.cluster.blobs import Parcel, held, note, pack_artifact, unpack, unpack_task
 from workbench.study.cluster.job import WAITING, Order, Outcome, Span
 from workbench.study.cluster.tasks import PREPARE

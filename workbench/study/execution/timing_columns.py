@@ -16,8 +16,8 @@ import numpy as np
 from workbench.core.files import replacing, write_json
 from workbench.core.stats import ASSUMED_NOISE, verdict
 from workbench.engine.backends import runs_module
-from workbench.measure.compare.compare import MANY_FAULTS
-from workbench.measure.compare.noise import machine_floor
+from workbench.measure.comparison.compare import MANY_FAULTS
+from workbench.measure.comparison.noise import machine_floor
 from workbench.study.execution.timing_pool import RemoteArm
 from workbench.study.plan.shapes import Shape
 from workbench.study.plan.trials import Planned

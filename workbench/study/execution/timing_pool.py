@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from workbench.core.errors import TrialFailed
+from workbench.core.gpus import GpuMemory
 from workbench.engine.backends import runs_module
 from workbench.engine.loading.placement import runs_on_gpu
-from workbench.measure.compare.conditions import Watch
-from workbench.measure.resources.gpus import GpuMemory
 from workbench.study.execution.quality import examples_folder, split_folder
 from workbench.study.plan.trials import Planned
 from workbench.study.workers.policy import Care
 from workbench.study.workers.process import Child, ChildError, Stop
 from workbench.timing.blocks import Block
 from workbench.timing.blocks_in_turns import Rounds, interleave
+from workbench.timing.conditions import Watch
 from workbench.timing.pace import pace_ratio
 
 TWIN = "twin"

@@ -231,7 +231,7 @@ def check_recipes(recipes: Sequence[Recipe], task: Task) -> None:
         If the task cannot be used, an option does not fit it, or latency is to be measured where it cannot be.
     """
     from workbench.compress.apply import check_steps
-    from workbench.measure.compare.latency_cost import latency_cost
+    from workbench.measure.comparison.latency_cost import latency_cost
 
     for recipe in recipes:
         latency_cost(recipe)

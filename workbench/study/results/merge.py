@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from workbench.core.config import short_id
 from workbench.core.errors import StudyError
 from workbench.core.given import given
-from workbench.study.results.relative_latency import COLUMNS as LATENCY_COLUMNS
-from workbench.study.results.relative_latency import with_relative_latency
+from workbench.study.results.relative_latency import COLUMNS as LATENCY_COLUMNS, with_relative_latency
 from workbench.study.results.schema import TrialRow, checked_row, judged_on, update_row, whole_row
 
 if TYPE_CHECKING:

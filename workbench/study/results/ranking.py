@@ -49,8 +49,8 @@ def best_row(
 ) -> Best:
     """Return exactly one recommended row, or the nearest miss, or the reason why there is none.
 
-    Reference rows and rows of a survey are never recommended. See :func:`workbench.study.results.winner.winner_of` for the
-    head-to-head timing of finalists and for ties.
+    Reference rows and rows of a survey are never recommended. See :func:`~workbench.study.results.winner.winner_of` for
+    the head-to-head timing of finalists and for ties.
 
     Parameters
     ----------

@@ -26,8 +26,8 @@ class TrialRow(TypedDict):
     where they have none. ``speedup`` is baseline latency over this latency at the same batch size and
     shape. ``latency_ms_rel`` is the baseline-normalised latency, with its 95 % CI: the ``latency_ms_p50`` of the row
     that ``baseline_key`` names over this row's speedup. Rows are shown, ranked and compared by it; it is computed when
-    rows are read, see :mod:`workbench.study.results.relative_latency`. ``latency_ms_p50`` is what was timed. ``estimator``
-    names the estimator of the row's latency, ``allocator`` the memory allocator of the timing process;
+    rows are read (:mod:`~workbench.study.results.relative_latency`). ``latency_ms_p50`` is what was timed.
+    ``estimator`` names the estimator of the row's latency, ``allocator`` the memory allocator of the timing process;
     ``page_faults_per_call`` and ``context_switches_per_call`` are counts of that process. ``final_rank`` is the place
     of a finalist in the head-to-head timing, 1 for the first; None for the other rows. ``reference`` is None, or the
     label of a row that is shown for comparison and never ranked, such as ``"as commonly started"`` or

@@ -178,7 +178,7 @@ def question(
 def recommend(rows: Sequence[TrialRow], asked: Question, *, machine: str | None = None) -> Best:
     """Return exactly one row that answers the question, or the nearest miss and the plain statement.
 
-    The rules are those of :func:`workbench.study.results.ranking.best_row`: only complete rows of one machine, compared by the
+    As :func:`~workbench.study.results.ranking.best_row`: only complete rows of one machine, compared by the
     baseline-normalised latency, finalists by their head-to-head timing, ties by size. Quality is that of the evaluation
     split, which the search did not see.
     """

@@ -75,7 +75,7 @@ class Preparer:
         """
         from workbench.artifact import save_variant
         from workbench.compress.recipe import Recipe
-        from workbench.measure.compare.latency_cost import latency_cost
+        from workbench.measure.comparison.latency_cost import latency_cost
 
         if self._task is None:
             raise StudyError("The preparing process was asked for a recipe before it got a task.")
@@ -113,7 +113,7 @@ class Preparer:
         No artifact is written; finished prefixes are kept as always. ``pace`` also measures how long an epoch takes.
         """
         from workbench.compress.recipe import Recipe
-        from workbench.measure.compare.latency_cost import latency_cost
+        from workbench.measure.comparison.latency_cost import latency_cost
         from workbench.study.workers.probing import Prober, epoch_seconds
 
         if self._task is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from workbench.measure.compare.latency_cost import LatencyCost
+from workbench.measure.comparison.latency_cost import LatencyCost
 
 if TYPE_CHECKING:
     from workbench.compress.variant import LayerReport, Variant

@@ -1,0 +1,206 @@
+"""Compare two engines that are open in this process: a ratio with its interval, and a verdict in words."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from workbench.core.errors import ConfigError, InputError
+from workbench.core.given import given, require_above_zero, require_count, require_engine, require_not_negative
+from workbench.core.speedup import speedup_text
+from workbench.core.stats import ASSUMED_NOISE, Verdict, verdict
+from workbench.engine.loading.placement import runs_on_gpu
+from workbench.measure.comparison.noise import floor_of, known_noise, noise_words
+from workbench.timing.blocks import Block
+from workbench.timing.blocks_in_turns import (
+    CallArm,
+    Timing,
+    block_seconds,
+    check_rounds,
+    disturbed_notes,
+    interleave,
+    usage_per_call,
+)
+from workbench.timing.conditions import Conditions, Watch
+from workbench.timing.pace import pace_ratio
+
+_NARROW = 0.5
+"""Of the noise floor: an interval of that width says all that one pair of sessions can say."""
+MANY_FAULTS = 100.0
+"""Page faults per call above which a row or a comparison has a note: each takes about a microsecond."""
+
+
+class Engine(Protocol):
+    """What is needed of an engine: the OptimizedInferenceEngine has it."""
+
+    def predict(self, inputs: Any) -> Any:
+        """Run one batch."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two engines timed in turns on the same inputs.
+
+    ``ratio`` is baseline latency over candidate latency (above 1: the candidate is faster), both undisturbed, as
+    ``estimator`` names it. ``low`` and ``high`` bound it at 95 %, widened by ``floor``, the share up to which two loads
+    of one model are apart here (``noise`` holds its source), and by what disturbance may hide. The verdict is faster or
+    slower if that interval excludes 1. ``notes`` holds what a reader must know, for instance different thread counts,
+    page faults in every call, or other processes that disturbed the timing.
+    """
+
+    baseline_name: str
+    candidate_name: str
+    baseline: Timing
+    candidate: Timing
+    ratio: float
+    low: float
+    high: float
+    verdict: Verdict
+    floor: float = ASSUMED_NOISE
+    noise: str = ""
+    notes: tuple[str, ...] = ()
+    conditions: Conditions | None = None
+    estimator: str = ""
+
+    def __repr__(self) -> str:
+        speedup = speedup_text(self.ratio, self.low, self.high, self.verdict)
+        disturbed = "; the machine was disturbed" if self.conditions is not None and self.conditions.reasons else ""
+        lines = [
+            f"{self.candidate_name}: {speedup.over(self.baseline_name)}{disturbed}",
+            *(
+                f"  {name}: median {t.p50:.3f} ms, IQR {t.iqr:.3f} ms, {t.calls} calls in {len(t.blocks)} blocks"
+                for name, t in ((self.baseline_name, self.baseline), (self.candidate_name, self.candidate))
+            ),
+            *([f"  {self.noise}"] if self.noise else []),
+            *([f"  meanwhile: {self.conditions}"] if self.conditions is not None else []),
+            *(f"  note: {note}" for note in self.notes),
+        ]
+        return "\n".join(lines)
+
+
+def compare(
+    baseline: Engine,
+    candidate: Engine,
+    inputs: Any,
+    *,
+    budget_s: float = 10.0,
+    block_s: float | None = None,
+    rounds: tuple[int, int] = (8, 60),
+    floor: float | None = None,
+    seed: int = 0,
+) -> Comparison:
+    """Time two engines in turns on one batch until the interval of their ratio is narrow.
+
+    Parameters
+    ----------
+    baseline, candidate : engine
+        Both initialised, with the same number of threads.
+    inputs : array, tuple or dict
+        One batch ``[n, ...]`` in the structure the engines take.
+    budget_s : float
+        No further round starts after this many seconds, the warm-up included; ``rounds[0]`` are timed anyhow.
+    block_s : float, optional
+        Seconds of one block; by default as long as a few calls of the slower engine.
+    floor : float, optional
+        Differences up to this share count as noise; by default what :func:`workbench.measure_noise` kept for this
+        machine, else 2 %.
+
+    Raises
+    ------
+    ConfigError
+        If ``rounds`` is not (least, most) with 6 <= least <= most, a time is not positive, or the floor no share.
+    InputError
+        If both are the same engine, or one is none.
+
+    Examples
+    --------
+    >>> wb.compare(eager, fast, task.examples(16))  # doctest: +SKIP
+    onnxruntime: 2.31x speedup over torch-eager (95 % CI 2.24-2.40)
+    """
+    check_rounds("compare", rounds)
+    require_above_zero("compare: budget_s", budget_s, of="seconds")
+    if block_s is not None:
+        require_above_zero("compare: block_s", block_s, of="seconds")
+    if floor is not None and not require_not_negative("compare: floor", floor, of="share") < 1:
+        raise ConfigError(f"compare: floor must be a share below 1, such as 0.02, got {given(floor)}.")
+    require_count("compare: seed", seed, minimum=0)
+    for name, engine in (("baseline", baseline), ("candidate", candidate)):
+        require_engine(f"compare: {name}", engine)
+    if baseline is candidate:
+        raise InputError("compare: baseline and candidate are the same engine; open two to see the noise floor.")
+    share, words = _noise(floor)
+    end = time.perf_counter() + budget_s
+    watch = Watch(gpu=any(runs_on_gpu(getattr(engine, "placement", "")) for engine in (baseline, candidate)))
+    names = _names(baseline, candidate)
+    arms = [
+        CallArm(name, lambda engine=engine: engine.predict(inputs))  # type: ignore[misc]
+        for name, engine in zip(names, (baseline, candidate), strict=True)
+    ]
+    for arm in arms:
+        arm.warm()
+
+    def narrow(blocks: Any) -> bool:
+        found = pace_ratio(blocks[names[0]], blocks[names[1]], seed=seed, resamples=500)
+        return found.high / found.low < 1 + _NARROW * share
+
+    timed = interleave(
+        arms,
+        rounds=rounds,
+        block_s=block_s or block_seconds(arms),
+        budget_s=end - time.perf_counter(),
+        seed=seed,
+        enough=narrow,
+        watch=watch,
+    )
+    first, second = timed.timed[names[0]], timed.timed[names[1]]
+    notes = (*_notes(baseline, candidate), *fault_notes(timed.timed), *disturbed_notes(timed))
+    found = pace_ratio(first, second, floor=share, seed=seed)
+    return Comparison(
+        *names,
+        Timing.of(first),
+        Timing.of(second),
+        found.ratio,
+        found.low,
+        found.high,
+        verdict(found.low, found.high, floor=share),
+        share,
+        words,
+        notes,
+        timed.conditions,
+        found.estimator,
+    )
+
+
+def fault_notes(timed: Mapping[str, Sequence[Block]]) -> tuple[str, ...]:
+    """Return a note for each arm whose calls take many page faults: its allocator returns memory after every call."""
+    notes = []
+    for name, blocks in timed.items():
+        faults, _ = usage_per_call(blocks)
+        if faults is not None and faults > MANY_FAULTS:
+            notes.append(
+                f"{name} took {faults:.0f} page faults per call, because its allocator returns memory to the kernel. "
+                "InferenceConfig(allocator='steady') keeps it."
+            )
+    return tuple(notes)
+
+
+def _noise(floor: float | None) -> tuple[float, str]:
+    """Return the floor and what is said about it."""
+    if floor is not None:
+        return floor, f"noise floor {100 * floor:.1f} % (given)"
+    known = known_noise()
+    return floor_of(known), noise_words(known)
+
+
+def _names(baseline: Engine, candidate: Engine) -> tuple[str, str]:
+    first, second = (str(getattr(e, "backend", type(e).__name__)) for e in (baseline, candidate))
+    return (first, second) if first != second else (f"{first} (baseline)", f"{second} (candidate)")
+
+
+def _notes(baseline: Engine, candidate: Engine) -> tuple[str, ...]:
+    threads = [getattr(e, "threads", None) for e in (baseline, candidate)]
+    if threads[0] != threads[1]:
+        return (f"threads differ: {threads[0]} for the baseline, {threads[1]} for the candidate.",)
+    return ()

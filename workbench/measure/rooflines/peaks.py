@@ -1,0 +1,255 @@
+"""What this machine reaches at best: operations per second by precision, and bytes copied, measured and kept."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+
+from workbench.core.errors import BackendUnavailable, ConfigError, first_line
+from workbench.core.files import cache_dir, write_json
+from workbench.core.given import given, require_count, require_not_negative
+from workbench.core.machine import default_threads, fingerprint_id, machine_words, this_machine
+from workbench.core.progress import Progress, ProgressCallback, ignore
+from workbench.engine.precision import native_set
+from workbench.measure.rooflines.peak_gemm import Product, products_of
+from workbench.timing.blocks_in_turns import run_for
+from workbench.timing.conditions import Watch
+
+PRECISIONS = ("float32", "bfloat16", "float16", "int8")
+SIDES = {"cpu": 1536, "cuda": 8192}
+_BLOCK_S = 0.1
+_LEAST_BLOCKS = 3
+_LEAST_COPY, _TIMES_CACHE = 256 * 2**20, 4
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The fastest of large matrix products in one precision, and the library that computed it."""
+
+    precision: str
+    gflops: float
+    library: str
+
+
+@dataclass(frozen=True)
+class MachinePeaks:
+    """What a machine reaches at best on some threads; see :func:`workbench.measure_peaks`.
+
+    Attributes
+    ----------
+    peaks : tuple of Peak
+        The best library of each precision.
+    tried : tuple of Peak
+        All that were measured.
+    copy_gb_s : float
+        Billions of bytes per second that a copy of an array much larger than the cache reads and writes together.
+    notes : tuple of str
+        Why a precision is missing.
+
+    Examples
+    --------
+    >>> peaks = MachinePeaks((Peak("float32", 100.0, "torch"),), (), 20.0, 2, "cpu", "a machine", "0f", "2026-01-01")
+    >>> peaks.ridge("float32"), peaks.roof(2.0, "float32")
+    (5.0, 40.0)
+    """
+
+    peaks: tuple[Peak, ...]
+    tried: tuple[Peak, ...]
+    copy_gb_s: float
+    threads: int
+    device: str
+    machine: str
+    fingerprint: str
+    measured: str
+    notes: tuple[str, ...] = ()
+
+    def of(self, precision: str) -> Peak | None:
+        """Return the peak of a precision, None where it was not measured."""
+        return next((peak for peak in self.peaks if peak.precision == precision), None)
+
+    def ridge(self, precision: str) -> float | None:
+        """Return the operations per byte from which on arithmetic is the limit and no longer memory."""
+        peak = self.of(precision)
+        return None if peak is None else peak.gflops / self.copy_gb_s
+
+    def roof(self, intensity: float, precision: str) -> float | None:
+        """Return the most GFLOP/s that work of this many operations per byte can reach."""
+        peak = self.of(precision)
+        return None if peak is None else min(peak.gflops, intensity * self.copy_gb_s)
+
+    def __str__(self) -> str:
+        reached = [f"{p.precision} {p.gflops:,.0f} GFLOP/s ({p.library})" for p in self.peaks]
+        words = f"{', '.join(reached)}; copy {self.copy_gb_s:.1f} GB/s; {self.threads} threads on {self.device}"
+        return "\n".join([f"{words} of {self.machine}, {self.measured}", *(f"note: {note}" for note in self.notes)])
+
+
+def measure_peaks(
+    *,
+    threads: int | None = None,
+    precisions: Sequence[str] = PRECISIONS,
+    budget_s: float = 20.0,
+    device: str = "cpu",
+    keep: bool = True,
+    progress: ProgressCallback = ignore,
+) -> MachinePeaks:
+    """Measure large matrix products in every precision that this machine computes natively, and a large copy.
+
+    Each installed library computes them (torch, ONNX Runtime, OpenVINO), and the fastest is the peak: no roof that a
+    model can reach through another library.
+
+    Parameters
+    ----------
+    threads : int, optional
+        By default those of an engine: the physical cores that this process may use.
+    precisions : sequence of str
+        Of float32, bfloat16, float16 and int8. What the processor only emulates is left out, with a note.
+    budget_s : float
+        Seconds for all; each product runs a few times even so.
+    device : str
+        ``cpu``, or ``cuda`` where torch finds one.
+    keep : bool
+        Write the result into the cache (``WORKBENCH_CACHE``), where charts and explanations find it.
+
+    Raises
+    ------
+    ConfigError, BackendUnavailable
+        If an argument cannot be used, or there is no such device.
+
+    Examples
+    --------
+    >>> print(wb.measure_peaks())  # doctest: +SKIP
+    float32 180 GFLOP/s (openvino), bfloat16 350 GFLOP/s (openvino), ...; copy 21.3 GB/s; 2 threads on cpu of ...
+    """
+    count = default_threads() if threads is None else require_count("measure_peaks: threads", threads)
+    wanted = _check(precisions, budget_s, device)
+    if device == "cuda":
+        _require_cuda()
+    native, notes = _native(wanted, device)
+    products = [product for name in native for product in products_of(name, SIDES[device], count, device)]
+    if not products:
+        raise BackendUnavailable(
+            f"measure_peaks: no installed library computes {', '.join(wanted)} on this {device} ({'; '.join(notes)})."
+        )
+    share, tried, watch = budget_s / (len(products) + 1), [], Watch(gpu=device != "cpu")
+    for number, product in enumerate(products):
+        progress(Progress("peaks", number, len(products) + 1, f"{product.precision} by {product.library}"))
+        try:
+            tried.append(Peak(product.precision, _gflops(product, share), product.library))
+        except Exception as error:  # noqa: BLE001 - a library may lack a kernel; the others still tell the peak
+            notes.append(f"{product.precision} by {product.library}: {first_line(error)}")
+    progress(Progress("peaks", len(products), len(products) + 1, "copying memory"))
+    copied = _copy_gb_s(count, share, device)
+    notes += [f"disturbed: {reason}. Measure it again on a quiet machine." for reason in watch.lap().reasons]
+    progress(Progress("peaks", len(products) + 1, len(products) + 1))
+    best = [max((p for p in tried if p.precision == name), key=lambda p: p.gflops, default=None) for name in native]
+    today = datetime.date.today().isoformat()
+    found = MachinePeaks(
+        tuple(peak for peak in best if peak is not None), tuple(tried), copied, count, device, machine_words(),
+        fingerprint_id(), today, tuple(notes),
+    )  # fmt: skip
+    if keep:
+        write_json(_path(count, device), asdict(found), indent=1)
+    return found
+
+
+def known_peaks(*, threads: int | None = None, device: str = "cpu") -> MachinePeaks | None:
+    """Return the peaks that were kept for this machine, these runtimes and that many threads, None without any."""
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        text = _path(default_threads() if threads is None else threads, device).read_text(encoding="utf-8")
+        values = json.loads(text)
+        values |= {name: tuple(Peak(**one) for one in values[name]) for name in ("peaks", "tried")}
+        return MachinePeaks(**{**values, "notes": tuple(values["notes"])})
+    return None
+
+
+def _check(precisions: object, budget_s: object, device: object) -> tuple[str, ...]:
+    several = isinstance(precisions, list | tuple) and len(precisions) > 0
+    if not several or not set(precisions) <= set(PRECISIONS):  # type: ignore[call-overload]
+        raise ConfigError(
+            f"measure_peaks: precisions must be some of {', '.join(PRECISIONS)}, got {given(precisions)}."
+        )
+    require_not_negative("measure_peaks: budget_s", budget_s, of="seconds")
+    if device not in SIDES:
+        raise ConfigError(f"measure_peaks: device must be 'cpu' or 'cuda', got {given(device)}.")
+    return tuple(dict.fromkeys(precisions))  # type: ignore[call-overload]
+
+
+def _require_cuda() -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        raise BackendUnavailable("measure_peaks: torch finds no CUDA device here (workbench doctor). Use device='cpu'.")
+
+
+def _native(wanted: Sequence[str], device: str) -> tuple[list[str], list[str]]:
+    """Return what the device computes in hardware, and a note for each that it does not."""
+    if device == "cuda":
+        missing = ["int8 is not measured on CUDA devices: no public product of torch"] if "int8" in wanted else []
+        return [name for name in wanted if name != "int8"], missing
+    native, notes = [], []
+    for name in wanted:
+        if name == "float32" or native_set(name) or (name == "int8" and this_machine().int8_dot):
+            native.append(name)
+        else:
+            notes.append(f"{name}: this CPU has no instructions for it, a runtime emulates it or takes float32")
+    return native, notes
+
+
+def _gflops(product: Product, budget_s: float) -> float:
+    """Return GFLOP/s of the fastest call."""
+    with product.opened() as call:
+        return product.flop / _fastest_ms(call, budget_s) / 1e6
+
+
+def _fastest_ms(call: Callable[[], object], budget_s: float) -> float:
+    end = time.perf_counter() + budget_s
+    best, blocks = math.inf, 0
+    while blocks < _LEAST_BLOCKS or time.perf_counter() < end:
+        best, blocks = min(best, *run_for(call, _BLOCK_S)), blocks + 1
+    return best
+
+
+def _copy_gb_s(threads: int, budget_s: float, device: str) -> float:
+    """Return GB/s of the fastest copy, read and written bytes counted once each."""
+    import torch
+
+    from workbench.engine.process.threads import ThreadClaim
+
+    size = min(max(_LEAST_COPY, _TIMES_CACHE * _cache_bytes()), psutil.virtual_memory().available // 8)
+    claim = ThreadClaim(threads)
+    try:
+        source = torch.ones(size // 4, device=device)
+        target = torch.zeros_like(source)
+
+        def call() -> None:
+            target.copy_(source)
+            if device == "cuda":
+                torch.cuda.synchronize()
+
+        best = _fastest_ms(call, budget_s)
+    finally:
+        claim.release()
+    return 2 * source.numel() * 4 / best / 1e6
+
+
+def _cache_bytes() -> int:
+    """Return the size of the last level of this CPU's cache, 0 where the system does not tell."""
+    units = {"K": 2**10, "M": 2**20}
+    sizes = [0]
+    for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            text = path.read_text().strip()
+            sizes.append(int(text[:-1]) * units[text[-1]])
+    return max(sizes)
+
+
+def _path(threads: int, device: str) -> Path:
+    return cache_dir() / "peaks" / f"{fingerprint_id()}-{device}-{threads}.json"

@@ -1,0 +1,193 @@
+"""How near a model comes to what its machine allows: operations per byte, and the share of the roof above them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from workbench.core.errors import ConfigError
+from workbench.core.given import given, require_count
+from workbench.measure.profiling.op_kinds import bytes_each, is_product
+from workbench.measure.profiling.rows import Profile
+from workbench.measure.rooflines.peaks import MachinePeaks, known_peaks
+
+if TYPE_CHECKING:
+    from workbench.compress.variant import Variant
+    from workbench.measure.rooflines.work import LayerWork
+
+COUNTED = (
+    "bytes are the least that has to move: of every matrix product and convolution the weights once per call, the "
+    "values that it reads and writes once per sample; what is elementwise is taken to be fused into them"
+)
+
+
+FROM_CACHE = "above the roof of memory: values stayed in the cache, which is faster"
+ABOVE = "above the measured peak: measure the peaks again on a quiet machine"
+
+
+@dataclass(frozen=True)
+class RooflinePoint:
+    """One variant on one engine, or one layer of it.
+
+    Attributes
+    ----------
+    flop_per_sample : int
+        Two for a multiply-accumulate.
+    weight_bytes : float
+        Read once per call.
+    activation_bytes_per_sample : float
+        Read and written.
+    intensity : float
+        Operations per byte at this batch size.
+    gflops : float or None
+        Reached, None for a variant that was not run.
+    roof_gflops : float or None
+        The most that the machine allows at this intensity and precision, None without a peak.
+    share : float or None
+        Reached of the roof: 0.4 is 40 %.
+    bound : str or None
+        ``memory`` below the ridge, ``compute`` above.
+    note : str or None
+        Why a figure is missing, what was taken instead, or how a share can be above 1.
+    """
+
+    name: str
+    precision: str
+    batch_size: int
+    flop_per_sample: int
+    weight_bytes: float
+    activation_bytes_per_sample: float
+    intensity: float
+    ms: float | None
+    gflops: float | None
+    roof_gflops: float | None
+    share: float | None
+    bound: str | None
+    note: str | None = None
+
+    def __str__(self) -> str:
+        reached = "not run" if self.gflops is None else f"{self.gflops:,.1f} GFLOP/s"
+        of = "" if self.share is None else f", {100 * self.share:.0f} % of the {self.bound} roof"
+        return f"{self.name}: {self.intensity:.1f} flop/byte in {self.precision}, {reached}{of}"
+
+
+def roofline(
+    items: Any, peaks: MachinePeaks | None = None, *, batch_size: int = 1, layers: int | None = None
+) -> tuple[RooflinePoint, ...]:
+    """Return where variants, profiles or the layers of profiles stand below the roof of this machine.
+
+    Parameters
+    ----------
+    items
+        A :class:`Variant`, a :class:`Profile`, a list of them, or a mapping of names to them.
+    peaks : MachinePeaks, optional
+        By default those that were kept here for the threads of the first profile.
+    batch_size : int
+        Of variants; a profile has its own.
+    layers : int, optional
+        Give the ``layers`` longest layers of every profile instead of the whole.
+
+    Raises
+    ------
+    ConfigError
+        If an item is something else, has no work that could be counted, or there are no peaks.
+
+    Examples
+    --------
+    >>> for point in wb.roofline({"float": profile, "int8": other}, wb.measure_peaks()):  # doctest: +SKIP
+    ...     print(point)
+    float: 21.7 flop/byte in float32, 61.3 GFLOP/s, 34 % of the compute roof
+    """
+    require_count("roofline: batch_size", batch_size)
+    if layers is not None:
+        require_count("roofline: layers", layers)
+    named = list(_named(items))
+    if not named:
+        raise ConfigError("roofline: there is no variant or profile in what was given. Give at least one.")
+    first = next((item for _, item in named if isinstance(item, Profile)), None)
+    if peaks is None:
+        peaks = known_peaks(threads=first.threads, device=first.device.partition(":")[0]) if first else known_peaks()
+    if not isinstance(peaks, MachinePeaks):
+        missing = "there are none kept for this machine" if peaks is None else f"got {given(peaks)}"
+        raise ConfigError(f"roofline: it needs peaks, and {missing}. Give peaks=wb.measure_peaks().")
+    points: list[RooflinePoint] = []
+    for name, item in named:
+        if isinstance(item, Profile) and layers is not None:
+            points += _of_layers(name if len(named) > 1 else "", item, peaks, layers)
+        else:
+            points.append(_of_whole(name, item, peaks, batch_size))
+    return tuple(points)
+
+
+def computed_in(profile: Profile) -> str:
+    """Return the precision in which most of the time of the matrix products is spent."""
+    spent: dict[str, float] = {}
+    for row in profile.rows:
+        if is_product(row.op) and row.precision:
+            spent[row.precision] = spent.get(row.precision, 0.0) + row.ms
+    return max(spent, key=lambda name: spent[name]) if spent else profile.precision
+
+
+def _named(items: Any) -> Iterator[tuple[str, Any]]:
+    from workbench.compress.variant import Variant
+
+    if isinstance(items, Mapping):
+        pairs = list(items.items())
+    elif isinstance(items, list | tuple):
+        pairs = [(None, item) for item in items]
+    else:
+        pairs = [(None, items)]
+    for name, item in pairs:
+        if isinstance(item, Variant):
+            yield str(name or item.recipe.label), item
+        elif isinstance(item, Profile):
+            yield str(name or f"{item.label}, {item.backend}"), item
+        else:
+            raise ConfigError(f"roofline takes variants and profiles (wb.profile), got {given(item)}.")
+
+
+def _of_whole(name: str, item: Profile | Variant, peaks: MachinePeaks, batch_size: int) -> RooflinePoint:
+    if isinstance(item, Profile):
+        return _point(name, item.work, computed_in(item), item.batch_size, item.plain_ms, peaks)
+    from workbench.measure.rooflines.work import layer_work
+
+    # what it computes in is the engine's matter; a quantized one is meant for integers
+    return _point(name, layer_work(item), "int8" if item.quantized else "float32", batch_size, None, peaks)
+
+
+def _of_layers(prefix: str, profile: Profile, peaks: MachinePeaks, most: int) -> Iterator[RooflinePoint]:
+    work = {layer.layer: layer for layer in profile.work}
+    times: dict[str, float] = {}
+    kinds: dict[str, str] = {}
+    for row in profile.rows:
+        if row.layer in work:
+            times[row.layer] = times.get(row.layer, 0.0) + row.ms
+            if is_product(row.op) and row.precision:
+                kinds[row.layer] = row.precision
+    for name in sorted(times, key=lambda one: -times[one])[:most]:
+        label = f"{prefix}: {name}" if prefix else name
+        precision = kinds.get(name, profile.precision)
+        yield _point(label, (work[name],), precision, profile.batch_size, times[name], peaks)
+
+
+def _point(
+    name: str, work: tuple[LayerWork, ...], precision: str, batch: int, ms: float | None, peaks: MachinePeaks
+) -> RooflinePoint:
+    if not work or not sum(layer.flop for layer in work):
+        raise ConfigError(f"roofline: {name} has no matrix product that could be counted on its torch module.")
+    each, flop = bytes_each(precision), sum(layer.flop for layer in work)
+    weights, values = (sum(getattr(layer, part) for layer in work) * each for part in ("weights", "activations"))
+    intensity = flop * batch / (weights + values * batch)
+    kind, note = precision, None
+    if peaks.of(precision) is None:
+        kind, note = "float32", f"no peak of {precision} was measured: held against that of float32"
+    roof, ridge = peaks.roof(intensity, kind), peaks.ridge(kind)
+    if roof is None:
+        note = f"no peak of {precision} or float32 was measured"
+    gflops = None if ms is None else flop * batch / ms / 1e6
+    share = None if gflops is None or roof is None else gflops / roof
+    bound = None if ridge is None else "memory" if intensity < ridge else "compute"
+    if share is not None and share > 1 and note is None:
+        note = FROM_CACHE if bound == "memory" else ABOVE
+    return RooflinePoint(name, precision, batch, flop, weights, values, intensity, ms, gflops, roof, share, bound, note)

@@ -1,0 +1,16 @@
+from .bundle.artifact_bench import bench_artifact as bench_artifact
+from .cluster.connection import Cluster as Cluster
+from .cluster.summary import ClusterSummary as ClusterSummary
+from .execution.job import Job as Job
+from .execution.seed_variance import Spread as Spread
+from .execution.summary import RunSummary as RunSummary
+from .plan.default_recipes import default_recipes as default_recipes
+from .results.merge import Merged as Merged
+from .results.ranking import Best as Best
+from .results.schema import COLUMNS as COLUMNS, STATES as STATES, TrialRow as TrialRow
+from .search.domain import between as between, choice as choice, maybe as maybe, vary as vary
+from .search.goals import Goals as Goals
+from .search.history import History as History
+from .search.result import SearchResult as SearchResult
+from .search.space import Space as Space
+from .study import Study as Study

@@ -1,0 +1,229 @@
+"""What the machine did while something was timed: other processes, stolen time, clock and temperature."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import psutil
+
+from workbench.core.gpus import gpu_devices, known
+from workbench.core.processes import allowed_cores, cpu_seconds, own_processes
+
+OTHERS = 0.10
+"""Share of the cores that other processes may take before a timing counts as disturbed."""
+STOLEN = 0.02
+"""The same for other virtual machines on the same hardware."""
+CLOCK = 0.10
+"""Share that the clock may fall below its highest value."""
+_SENSORS_EVERY_S = 1.0
+"""Reading the clock of a core can wake it up, and machines have hundreds of them."""
+_CPU_CHIPS = ("coretemp", "k10temp", "zenpower", "cpu_thermal", "acpitz")
+_BUSY = ("user", "nice", "system", "irq", "softirq")
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What happened between two moments on the cores that this process may use.
+
+    Attributes
+    ----------
+    seconds : float
+        Wall time between the two.
+    others : float or None
+        Share of the cores' time that processes outside the timing took.
+    stolen : float or None
+        Share that the hypervisor gave to other machines.
+    mhz : (float, float) or None
+        Lowest and highest clock seen, in MHz.
+    celsius : float or None
+        Highest temperature seen.
+    gpu_mhz : (float, float) or None
+        Lowest and highest clock of the GPU's cores.
+
+    Examples
+    --------
+    >>> Conditions(seconds=2.0, others=0.25, stolen=0.0).reasons
+    ('other processes took 25 % of the cores',)
+    """
+
+    seconds: float
+    others: float | None = None
+    stolen: float | None = None
+    mhz: tuple[float, float] | None = None
+    celsius: float | None = None
+    gpu_mhz: tuple[float, float] | None = None
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why figures from this time are not to be trusted, a sentence each; empty where they are."""
+        found = []
+        if self.others is not None and self.others > OTHERS:
+            found.append(f"other processes took {self.others:.0%} of the cores".replace("%", " %"))
+        if self.stolen is not None and self.stolen > STOLEN:
+            found.append(f"the hypervisor took {self.stolen:.0%} of the cores".replace("%", " %"))
+        for name, clock in (("the CPU's clock", self.mhz), ("the GPU's clock", self.gpu_mhz)):
+            if clock is not None and clock[0] < clock[1] * (1 - CLOCK):
+                found.append(f"{name} went between {clock[0]:.0f} and {clock[1]:.0f} MHz")
+        return tuple(found)
+
+    def __str__(self) -> str:
+        parts = [f"{self.seconds:.1f} s"]
+        for words, share in (("other processes", self.others), ("stolen", self.stolen)):
+            if share is not None:
+                parts.append(f"{words} {100 * share:.1f} %")
+        for name, clock in (("CPU", self.mhz), ("GPU", self.gpu_mhz)):
+            if clock is not None:
+                parts.append(f"{name} {_span(clock)} MHz")
+        if self.celsius is not None:
+            parts.append(f"{self.celsius:.0f} °C")
+        return ", ".join(parts)
+
+
+def _span(clock: tuple[float, float]) -> str:
+    low, high = (f"{value:.0f}" for value in clock)
+    return low if low == high else f"{low} to {high}"
+
+
+class Watch:
+    """Watches the machine from when it is made; :meth:`lap` tells what happened since the last lap.
+
+    Reading costs about a millisecond: do it between blocks, never in one.
+
+    Parameters
+    ----------
+    pids : iterable of int
+        Processes that belong to the timing, beside this one and its children.
+    gpu : bool
+        What is timed runs on a GPU, whose clock is read too: one that idles goes up and down as it likes.
+
+    Examples
+    --------
+    >>> Watch().lap().seconds > 0
+    True
+    """
+
+    def __init__(self, pids: Iterable[int] = (), *, gpu: bool = False) -> None:
+        self._pids, self._gpu = tuple(pids), gpu
+        self._sensors_at = float("inf")  # the clock of a core that idles yet is no clock that fell
+        self._last = self._read()
+        self._sensors_at = float("-inf")
+
+    def lap(self) -> Conditions:
+        """Return what happened since the last lap, or since the watch was made."""
+        first, self._last = self._last, self._read()
+        return _over(first, self._last)
+
+    def _read(self) -> _Reading:
+        cpus = psutil.cpu_times(percpu=True)
+        mine = [cpus[i] for i in allowed_cores() if i < len(cpus)] or cpus
+        busy = sum(getattr(cpu, name, 0.0) for cpu in mine for name in _BUSY)
+        stolen = sum(cpu.steal for cpu in mine) if hasattr(mine[0], "steal") else None
+        now = time.perf_counter()
+        sensors = _NO_SENSORS
+        if now - self._sensors_at >= _SENSORS_EVERY_S:
+            self._sensors_at, sensors = now, _sensors(gpu=self._gpu)
+        return _Reading(now, len(mine), busy, _own_cpu_s(self._pids), stolen, sensors)
+
+
+class _Sensors(NamedTuple):
+    mhz: float | None
+    celsius: float | None
+    gpu_mhz: float | None
+
+
+_NO_SENSORS = _Sensors(None, None, None)
+
+
+class _Reading(NamedTuple):
+    """Counters at one moment: seconds of ``cores`` since the machine started, and of the timing's own processes."""
+
+    at: float
+    cores: int
+    busy: float
+    own: float
+    stolen: float | None
+    sensors: _Sensors
+
+
+def joined(laps: Sequence[Conditions]) -> Conditions | None:
+    """Return what happened in several laps together, None of none; shares are weighted by the laps' seconds.
+
+    Examples
+    --------
+    >>> joined([Conditions(seconds=1.0, others=0.3), Conditions(seconds=2.0, others=0.0)]).others
+    0.1
+    """
+    if not laps:
+        return None
+
+    def mean(values: Iterable[float | None]) -> float | None:
+        known = [(lap.seconds, value) for lap, value in zip(laps, values, strict=True) if value is not None]
+        weight = sum(seconds for seconds, _ in known)
+        return sum(seconds * value for seconds, value in known) / weight if weight else None
+
+    return Conditions(
+        seconds=sum(lap.seconds for lap in laps),
+        others=mean(lap.others for lap in laps),
+        stolen=mean(lap.stolen for lap in laps),
+        mhz=_ends(end for lap in laps for end in lap.mhz or ()),
+        celsius=max((lap.celsius for lap in laps if lap.celsius is not None), default=None),
+        gpu_mhz=_ends(end for lap in laps for end in lap.gpu_mhz or ()),
+    )
+
+
+def _over(first: _Reading, last: _Reading) -> Conditions:
+    seconds = last.at - first.at
+    room = max(seconds * last.cores, 1e-9)
+    # The counters go in steps of 10 ms: on a short lap the difference can be a little above or below what there is.
+    others = min(max((last.busy - first.busy) - (last.own - first.own), 0.0) / room, 1.0)
+    stolen = None
+    if first.stolen is not None and last.stolen is not None:
+        stolen = min(max(last.stolen - first.stolen, 0.0) / room, 1.0)
+    sensors = first.sensors, last.sensors
+    heat = [one.celsius for one in sensors if one.celsius is not None]
+    return Conditions(
+        seconds=seconds,
+        others=others,
+        stolen=stolen,
+        mhz=_ends(one.mhz for one in sensors),
+        celsius=max(heat, default=None),
+        gpu_mhz=_ends(one.gpu_mhz for one in sensors),
+    )
+
+
+def _ends(values: Iterable[float | None]) -> tuple[float, float] | None:
+    known = [value for value in values if value is not None]
+    return (min(known), max(known)) if known else None
+
+
+def _own_cpu_s(pids: Iterable[int]) -> float:
+    """Return the CPU seconds of this process, its children and ``pids``; those of ended children stay counted."""
+    total = 0.0
+    for process in own_processes(pids):
+        with contextlib.suppress(psutil.Error):  # it has ended meanwhile
+            total += cpu_seconds(process)
+    return total
+
+
+def _sensors(*, gpu: bool) -> _Sensors:
+    clock = celsius = None
+    with contextlib.suppress(OSError, RuntimeError, NotImplementedError, AttributeError):
+        # the fastest of the cores that may be used: others idle, and a mean would tell of them
+        cores = psutil.cpu_freq(percpu=True) or []
+        mine = [cores[i].current for i in allowed_cores() if i < len(cores)] or [core.current for core in cores]
+        clock = max((mhz for mhz in mine if mhz > 0), default=None)
+    with contextlib.suppress(OSError, RuntimeError, NotImplementedError, AttributeError):
+        chips = psutil.sensors_temperatures()
+        heat = [chip.current for name in _CPU_CHIPS for chip in chips.get(name, ()) if chip.current]
+        celsius = max(heat, default=None)
+    return _Sensors(clock, celsius, _gpu_mhz() if gpu else None)
+
+
+def _gpu_mhz() -> float | None:
+    """Return the highest clock of any GPU's cores, None where there is none."""
+    clocks = [known(device.sm_clock()) for device in gpu_devices()[0]]
+    return max((clock for clock in clocks if clock is not None), default=None)

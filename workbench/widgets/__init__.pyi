@@ -1,0 +1,2 @@
+from .form import Form as Form
+from .panel import Workbench as Workbench
