@@ -238,10 +238,10 @@ def test_bench_writes_rows_that_a_study_merges(
     capsys: Any, tiny_spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import workbench as wb
-    from workbench.study.execution.budget import Pacing
+    from workbench.study.execution.budget import TimeBudget
 
-    monkeypatch.setattr(Pacing, "rounds", (6, 6))
-    monkeypatch.setattr(Pacing, "block_s", 0.01)
+    monkeypatch.setattr(TimeBudget, "rounds", (6, 6))
+    monkeypatch.setattr(TimeBudget, "block_s", 0.01)
     folder = str(wb.Recipe().apply(wb.load_task(tiny_spec)).save(tmp_path / "float").folder)
     output = tmp_path / "out" / "rows.jsonl"
     code, out, err = run(capsys, "bench", folder, "--batch-sizes", "4", "--threads", "1", "--output", str(output))

@@ -30,26 +30,26 @@ def int8_study(tmp_path_factory, shared_task, _short_timing):
 @pytest.fixture(scope="session", autouse=True)
 def _short_timing():
     """Time in few and short blocks: these tests are about what happens, not about narrow intervals."""
-    from workbench.study.execution.budget import Pacing
+    from workbench.study.execution.budget import TimeBudget
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Pacing, "rounds", (6, 6))
-        patch.setattr(Pacing, "block_s", 0.01)
+        patch.setattr(TimeBudget, "rounds", (6, 6))
+        patch.setattr(TimeBudget, "block_s", 0.01)
         yield
 
 
 @pytest.fixture
 def started(monkeypatch):
     """Return a list that fills with (trial, child) as timing processes are started."""
-    from workbench.study.execution.timing_pool import RemoteArm
+    from workbench.study.execution.timing_pool import EngineProcess
 
     found = []
-    start = RemoteArm.start.__func__
+    start = EngineProcess.start.__func__
 
     def spy(cls, trial, setup, *, name=""):
         arm = start(cls, trial, setup, name=name)
-        found.append((arm.name, trial, arm.child))
+        found.append((arm.name, trial, arm.worker))
         return arm
 
-    monkeypatch.setattr(RemoteArm, "start", classmethod(spy))
+    monkeypatch.setattr(EngineProcess, "start", classmethod(spy))
     return found

@@ -2,7 +2,7 @@ from .bundle.artifact_bench import bench_artifact as bench_artifact
 from .cluster.connection import Cluster as Cluster
 from .cluster.summary import ClusterSummary as ClusterSummary
 from .execution.job import Job as Job
-from .execution.seed_variance import Spread as Spread
+from .execution.seed_variance import SeedVariance as SeedVariance
 from .execution.summary import RunSummary as RunSummary
 from .plan.default_recipes import default_recipes as default_recipes
 from .results.merge import Merged as Merged

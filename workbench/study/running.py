@@ -21,7 +21,7 @@ from workbench.study.search.api import SETTING
 from workbench.study.storage.database import Store
 from workbench.study.storage.last_run import ASKED, LastRun
 from workbench.study.strategy.decisions import CURRENT
-from workbench.study.workers.policy import STALL_S, care_for
+from workbench.study.workers.policy import STALL_S, worker_policy
 
 if TYPE_CHECKING:
     from workbench.compress.recipe import Recipe
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from workbench.study.plan.trials import Plan
     from workbench.study.strategy.deadline import Leash
     from workbench.study.workers.prepare_client import Shipment
-    from workbench.study.workers.process import Stop
+    from workbench.study.workers.process import CancelToken
     from workbench.tasks.task import Task
 
 
@@ -218,13 +218,13 @@ class StudyRuns:
         progress: ProgressCallback,
     ) -> RunSummary:
         from workbench.study.execution.executor import watching
-        from workbench.study.execution.machine_lock import turn
+        from workbench.study.execution.machine_lock import machine_lock
         from workbench.study.plan.shapes import shapes_of
         from workbench.study.plan.trials import check_recipes, plan_for
         from workbench.study.strategy.deadline import Leash
         from workbench.study.strategy.launch import finished_default, float_only
         from workbench.study.workers.baseline import with_earlier_baseline, with_fastest_baseline
-        from workbench.study.workers.prepare_client import PrepareHost, pack
+        from workbench.study.workers.prepare_client import PrepareClient, pack
 
         started = time.monotonic()
         self._runner = threading.get_ident()
@@ -236,7 +236,7 @@ class StudyRuns:
             with contextlib.ExitStack() as early:
                 try:
                     check_question(quality_drop=quality_drop, minimise="latency_ms_rel")
-                    watched, care = watching(monitor), care_for(stall_timeout_s)
+                    watched, policy = watching(monitor), worker_policy(stall_timeout_s)
                     progress(Progress("study", 0, 0, "checking the task"))
                     if cluster is not None and (baseline != "torch-eager" or references):
                         raise StudyError(
@@ -245,7 +245,7 @@ class StudyRuns:
                     if cluster is not None:
                         return self._run_on(
                             cluster, stop, monitor=monitor, recipes=recipes, backends=backends, batch_sizes=batch_sizes,
-                            quality_drop=quality_drop, shapes=shapes, care=care, progress=progress, **limits,
+                            quality_drop=quality_drop, shapes=shapes, policy=policy, progress=progress, **limits,
                         )  # fmt: skip
                     known = self._recall()
                     if default and self._task is not None:
@@ -258,7 +258,7 @@ class StudyRuns:
                     if done:
                         self._note_question(quality_drop, backends, batch_sizes, default=default)
                         return tell_finished(done[0], done[1], time.monotonic() - started, progress)
-                    host = PrepareHost(None, self.files, leash, prefix_cache=self.prefix_cache, care=care)
+                    host = PrepareClient(None, self.files, leash, prefix_cache=self.prefix_cache, policy=policy)
                     early.callback(host.close, kill=True)  # where the run does not come to that
                     early_start = self._task is None
                     if early_start:
@@ -274,13 +274,15 @@ class StudyRuns:
                     shipment = pack(self.task)
                     host.carry(shipment)
                     stop.check()
-                    with turn(alone=True, stop=stop, say=lambda words: progress(Progress("study", 0, 0, words))):
+                    with machine_lock(
+                        exclusive=True, stop=stop, say=lambda words: progress(Progress("study", 0, 0, words))
+                    ):
                         plan = with_fastest_baseline(plan, new_points, host.choose_threads)
                 except Cancelled:
                     return RunSummary(0, 0, 0, 0, cancelled=True, seconds=time.monotonic() - started)
                 self._note_question(quality_drop, backends, batch_sizes, default=default)
                 self._remember(known)
-                more = {"host": host, "monitor": monitor, "care": care}
+                more = {"host": host, "monitor": monitor, "policy": policy}
                 with watched:
                     found = self._work(
                         plan, shipment, stop, leash if default else None, budget_s=budget_s, quality_drop=quality_drop,
@@ -294,7 +296,7 @@ class StudyRuns:
         self,
         plan: Plan,
         shipment: Shipment,
-        stop: Stop,
+        stop: CancelToken,
         leash: Leash | None,
         *,
         budget_s: float | None,

@@ -21,7 +21,7 @@ from workbench.tasks.known import builtin_key
 
 if TYPE_CHECKING:
     from workbench.compress.recipe import Recipe
-    from workbench.study.execution.seed_variance import Spread
+    from workbench.study.execution.seed_variance import SeedVariance
     from workbench.tasks.task import Task
 
 
@@ -100,14 +100,14 @@ class Study(StudyRuns, StudySearch, StudyAnswers):
         if stop is not None:
             stop.set()
 
-    def spread(
+    def seed_variance(
         self,
         recipe: Recipe | None = None,
         seeds: int | Sequence[int] = 3,
         *,
         backend: str | None = None,
         progress: ProgressCallback = ignore,
-    ) -> Spread:
+    ) -> SeedVariance:
         """Prepare a recipe with several seeds and measure the quality of each on one engine; rows stay as they are.
 
         Parameters
@@ -131,13 +131,15 @@ class Study(StudyRuns, StudySearch, StudyAnswers):
         Cancelled
             After :meth:`cancel`.
         """
-        from workbench.study.execution.seed_variance import measure_spread
+        from workbench.study.execution.seed_variance import measure_seed_variance
 
         asked = recipe, seeds, backend
         stop = self._begin(None)
         self._runner = threading.get_ident()
         try:
-            return measure_spread(self.task, *asked, self.best(), self.files, stop, progress, cache=self.prefix_cache)
+            return measure_seed_variance(
+                self.task, *asked, self.best(), self.files, stop, progress, cache=self.prefix_cache
+            )
         finally:
             self._stop = None
 
@@ -163,14 +165,14 @@ class Study(StudyRuns, StudySearch, StudyAnswers):
         return f"Study({self.name!r}, storage={self.storage!r}: {complete} of {len(rows)} trials complete)"
 
     def _begin(self, budget_s: float | None) -> Any:
-        from workbench.study.workers.process import Stop
+        from workbench.study.workers.process import CancelToken
 
         if budget_s is not None and not (isinstance(budget_s, int | float) and budget_s > 0):
             raise StudyError(f"budget_s must be above 0 seconds, or None for no limit; got {budget_s!r}.")
         with self._lock:
             if self._stop is not None:
                 raise StudyError("This study is running already. Cancel it or wait for it, then run again.")
-            self._stop = Stop(None if budget_s is None else time.monotonic() + budget_s)
+            self._stop = CancelToken(None if budget_s is None else time.monotonic() + budget_s)
             self._runner = None
             return self._stop
 

@@ -86,7 +86,7 @@ def test_pruning_to_a_latency_runs_on_onnxruntime():
 
 
 def test_the_preparing_process_measures_by_itself(tiny_spec, tmp_path, monkeypatch):
-    from workbench.study.workers.prepare_main import Preparer
+    from workbench.study.workers.prepare_main import PrepareWorker
 
     measured = []
 
@@ -97,7 +97,7 @@ def test_the_preparing_process_measures_by_itself(tiny_spec, tmp_path, monkeypat
     monkeypatch.setattr(LatencyCost, "__call__", count)
     threads = torch.get_num_threads()
     try:
-        preparer = Preparer(lambda *_, **__: None)
+        preparer = PrepareWorker(lambda *_, **__: None)
         preparer.load({"reference": tiny_spec, "prefix_cache": False}, b"")
         recipe = Recipe(Prune(0.5, of="latency", engine="onnxruntime", engine_batch=2, round_to=1))
         answer = preparer.prepare(

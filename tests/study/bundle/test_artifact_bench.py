@@ -80,16 +80,16 @@ def test_given_inputs_are_taken_and_repeated(artefact, tmp_path):
 
 
 def test_a_backend_that_cannot_run_it_fails_alone(artefact, monkeypatch):
-    from workbench.study.execution.timing_pool import RemoteArm
+    from workbench.study.execution.timing_pool import EngineProcess
 
-    warm = RemoteArm.warm
+    warm = EngineProcess.warm
 
     def kill(arm):
         if arm.trial.backend == "onnxruntime":
-            os.kill(arm.child.pid, signal.SIGKILL)
+            os.kill(arm.worker.pid, signal.SIGKILL)
         warm(arm)
 
-    monkeypatch.setattr(RemoteArm, "warm", kill)
+    monkeypatch.setattr(EngineProcess, "warm", kill)
     found = {row["backend"]: row for row in bench_artifact(artefact, batch_sizes=[4])}
     assert found["onnxruntime"]["state"] == "failed" and "SIGKILL" in found["onnxruntime"]["error"]
     assert found["openvino"]["state"] == "complete"
@@ -97,17 +97,17 @@ def test_a_backend_that_cannot_run_it_fails_alone(artefact, monkeypatch):
 
 @pytest.mark.parametrize("lost", [("onnxruntime",), ("onnxruntime", "openvino")])
 def test_a_backend_that_is_lost_while_it_is_timed_fails_alone(artefact, monkeypatch, lost):
-    from workbench.study.execution.timing_pool import RemoteArm
+    from workbench.study.execution.timing_pool import EngineProcess
 
-    block, calls = RemoteArm.block, []
+    block, calls = EngineProcess.block, []
 
     def kill(arm, seconds):
         calls.append(arm)
-        if arm.trial.backend in lost and len(calls) > 3 and arm.child.alive:
-            os.kill(arm.child.pid, signal.SIGKILL)
+        if arm.trial.backend in lost and len(calls) > 3 and arm.worker.alive:
+            os.kill(arm.worker.pid, signal.SIGKILL)
         return block(arm, seconds)
 
-    monkeypatch.setattr(RemoteArm, "block", kill)
+    monkeypatch.setattr(EngineProcess, "block", kill)
     found = {row["backend"]: row["state"] for row in bench_artifact(artefact, batch_sizes=[4])}
     assert found == {name: "failed" if name in lost else "complete" for name in ("onnxruntime", "openvino")}
 
@@ -210,17 +210,17 @@ def test_ctrl_c_ends_the_processes_and_keeps_what_is_finished(artefact, tmp_path
     given = [sys.executable, "-m", "workbench", "bench", str(artefact.folder), "--output", str(output)]
     given += ["--backends", "onnxruntime", "--batch-sizes", *map(str, range(1, 41))]
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # an ignored one would be handed down
-    child = subprocess.Popen(given, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    worker = subprocess.Popen(given, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     signal.signal(signal.SIGINT, before)
     end = time.monotonic() + 120
-    while finished and not re.search(r" [1-9]\d*/40 ", child.stderr.readline()):
-        assert child.poll() is None and time.monotonic() < end
+    while finished and not re.search(r" [1-9]\d*/40 ", worker.stderr.readline()):
+        assert worker.poll() is None and time.monotonic() < end
     if not finished:
-        assert "loading" in child.stderr.readline()
+        assert "loading" in worker.stderr.readline()
     time.sleep(0.5)
-    child.send_signal(signal.SIGINT)
-    out, err = child.communicate(timeout=60)
-    assert child.returncode == 130 and "Traceback" not in err
+    worker.send_signal(signal.SIGINT)
+    out, err = worker.communicate(timeout=60)
+    assert worker.returncode == 130 and "Traceback" not in err
     if finished:
         row, *_ = map(json.loads, output.read_text().splitlines())
         assert (row["state"], row["batch_size"]) == ("complete", 1) and "Runtime" in out

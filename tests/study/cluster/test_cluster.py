@@ -201,11 +201,11 @@ def test_ctrl_c_ends_what_the_workers_do(cluster_of, shared_task, tmp_path):
 
 
 def test_units_stop_when_the_study_s_process_is_gone(cluster_of, shared_task, tmp_path):
-    from workbench.study.cluster.connection import Link
+    from workbench.study.cluster.connection import ClusterConnection
 
     client = distributed.Client(cluster_of(1), set_as_default=False)
     with open_study(shared_task, tmp_path) as study, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Link, "halt", lambda *_: client.close())  # it dies without a word
+        patch.setattr(ClusterConnection, "halt", lambda *_: client.close())  # it dies without a word
 
         def stop_in_training(event):
             if event.values.get("step", {}).get("stage") == "recover":

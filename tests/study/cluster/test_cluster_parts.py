@@ -9,25 +9,33 @@ import pytest
 import workbench as wb
 from workbench.core.errors import ConfigError, StudyError, WorkbenchError
 from workbench.core.machine import this_site
-from workbench.study.cluster.blobs import Parcel, held, pack_artifact, unpack
+from workbench.study.cluster.blobs import Blob, artifact_blob, held_blobs, write_blob
 from workbench.study.cluster.connection import Cluster
 from workbench.study.cluster.dask_executor import ClusterRun
-from workbench.study.cluster.tasks import Board
-from workbench.study.cluster.worker_info import Answer, Node, able, by_site, differences, kinds_words, shares_cores
+from workbench.study.cluster.tasks import TaskQueue
+from workbench.study.cluster.worker_info import (
+    ClusterWorker,
+    WorkerInfo,
+    able,
+    by_site,
+    differences,
+    kinds_words,
+    shares_cores,
+)
 from workbench.study.plan.shapes import Point
 from workbench.study.plan.trials import make_plan
-from workbench.study.workers.process import Stop
+from workbench.study.workers.process import CancelToken
 
 PRUNE = wb.Recipe(wb.Prune(ratio=0.5), name="prune")
 SITE = this_site()
 
 
 def answer(site=SITE, *, host="one", cores=(0, 1), python="3.11.4"):
-    return Answer(site, python, host, frozenset(cores), {}, {})
+    return WorkerInfo(site, python, host, frozenset(cores), {}, {})
 
 
 def node(name, **more):
-    return Node(f"tcp://{name}", name, answer(**more))
+    return ClusterWorker(f"tcp://{name}", name, answer(**more))
 
 
 def other_site(**libraries):
@@ -102,7 +110,7 @@ def names(units):
 
 
 def test_a_plan_opens_step_by_step(plan):
-    board = Board("here", plan, plan.trials, prepared=())
+    board = TaskQueue("here", plan, plan.trials, prepared=())
     assert names(board.ready()) == [("prepare", "float", None), ("prepare", "prune", None)]
     first, second = board.ready()
     board.start(first)
@@ -130,17 +138,17 @@ def test_a_plan_opens_step_by_step(plan):
 
 def test_what_is_there_is_not_made_again_and_the_baseline_always_is_needed(plan):
     left = [t for t in plan.of(PRUNE) if t.batch_size == 1]
-    assert names(Board("here", plan, left, prepared=()).ready()) == [
+    assert names(TaskQueue("here", plan, left, prepared=()).ready()) == [
         ("prepare", "float", None),
         ("prepare", "prune", None),
     ]
     keys = {t.artifact_key for t in plan.trials}
-    assert names(Board("here", plan, left, prepared=keys).ready()) == [("time", "prune", 1)]
-    assert Board("here", plan, [], prepared=()).open == []
+    assert names(TaskQueue("here", plan, left, prepared=keys).ready()) == [("time", "prune", 1)]
+    assert TaskQueue("here", plan, [], prepared=()).open == []
 
 
 def test_a_recipe_that_cannot_be_prepared_takes_its_timings_along(plan):
-    board = Board("here", plan, plan.trials, prepared=())
+    board = TaskQueue("here", plan, plan.trials, prepared=())
     board.end(board.ready()[1])
     board.drop(PRUNE)
     assert {unit.trials[0].name for unit in board.open} == {"float"}
@@ -149,7 +157,7 @@ def test_a_recipe_that_cannot_be_prepared_takes_its_timings_along(plan):
 def test_of_equals_the_artefact_that_is_near_goes_ahead_and_tiers_order_the_rest(plan):
     other = wb.Recipe(wb.Prune(ratio=0.25), name="other")
     plan = make_plan("task", [PRUNE, other], ["torch-eager"], (4, 1), threads=1)
-    board = Board("here", plan, plan.trials, prepared={t.artifact_key for t in plan.trials})
+    board = TaskQueue("here", plan, plan.trials, prepared={t.artifact_key for t in plan.trials})
     board.end(board.ready()[0])
     near = {t.artifact_key for t in plan.of(other)}
     assert names(board.ready())[:2] == [("time", "prune", 4), ("time", "other", 4)]
@@ -184,18 +192,18 @@ def test_a_parcel_is_told_by_its_content_and_replaces_what_stood_there(tmp_path)
     (study / "artifacts" / "k-b1" / "w").write_bytes(b"one")
     (study / "artifacts" / "k.json").write_text("{}")
     (study / "artifacts" / "kk.json").write_text("not ours")
-    parcel = pack_artifact(study, "k")
-    assert {path for path, _ in parcel.files} == {"artifacts/k/sub/w", "artifacts/k-b1/w", "artifacts/k.json"}
-    assert parcel.size == 8 and held(worker) == {}
+    blob = artifact_blob(study, "k")
+    assert {path for path, _ in blob.files} == {"artifacts/k/sub/w", "artifacts/k-b1/w", "artifacts/k.json"}
+    assert blob.size == 8 and held_blobs(worker) == {}
     (worker / "artifacts" / "k").mkdir(parents=True)
     (worker / "artifacts" / "k" / "old").write_bytes(b"old")
-    unpack(parcel, worker)
-    assert held(worker) == {"k": parcel.digest}
-    assert pack_artifact(worker, "k") == parcel  # nothing of the old one is left
-    assert Parcel.of("k", {"a": b"1"}).digest != Parcel.of("k", {"a": b"2"}).digest
-    assert Parcel.of("k", {"a": b"1", "b": b""}).digest != Parcel.of("k", {"a": b"", "b": b"1"}).digest
+    write_blob(blob, worker)
+    assert held_blobs(worker) == {"k": blob.digest}
+    assert artifact_blob(worker, "k") == blob  # nothing of the old one is left
+    assert Blob.of("k", {"a": b"1"}).digest != Blob.of("k", {"a": b"2"}).digest
+    assert Blob.of("k", {"a": b"1", "b": b""}).digest != Blob.of("k", {"a": b"", "b": b"1"}).digest
     with pytest.raises(StudyError, match="cannot be read"):
-        pack_artifact(study, "none")
+        artifact_blob(study, "none")
 
 
 # what Dask leaves behind
@@ -203,21 +211,21 @@ def test_a_parcel_is_told_by_its_content_and_replaces_what_stood_there(tmp_path)
 
 def test_what_a_nanny_sets_is_not_inherited_and_what_the_user_sets_is(monkeypatch, tmp_path):
     pytest.importorskip("distributed")
-    from workbench.study.workers.dask_environment import set_by_dask
-    from workbench.study.workers.process import Child
+    from workbench.study.workers.dask_environment import dask_variables
+    from workbench.study.workers.process import WorkerProcess
 
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "65536")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("MKL_NUM_THREADS", "3")
-    assert {"MALLOC_TRIM_THRESHOLD_", "OMP_NUM_THREADS"} <= set(set_by_dask())
-    assert "MKL_NUM_THREADS" not in set_by_dask()
-    child = Child("time", {"backend": "onnxruntime"}, log=tmp_path / "log", stop=Stop())
+    assert {"MALLOC_TRIM_THRESHOLD_", "OMP_NUM_THREADS"} <= set(dask_variables())
+    assert "MKL_NUM_THREADS" not in dask_variables()
+    worker = WorkerProcess("time", {"backend": "onnxruntime"}, log=tmp_path / "log", stop=CancelToken())
     try:
-        child.wait_ready()
-        found = psutil.Process(child.pid).environ()
+        worker.wait_ready()
+        found = psutil.Process(worker.pid).environ()
         assert not {"MALLOC_TRIM_THRESHOLD_", "OMP_NUM_THREADS"} & set(found) and found["MKL_NUM_THREADS"] == "3"
     finally:
-        child.close()
+        worker.close()
 
 
 def test_a_run_that_an_error_stops_says_so_in_its_rows(monkeypatch):

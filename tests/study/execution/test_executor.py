@@ -262,7 +262,7 @@ def test_bad_arguments_are_answered_before_work_starts(ran, started, arguments, 
 )
 def test_recipes_that_cannot_work_are_answered_before_work_starts(shared_task, tmp_path, started, step, words):
     with wb.Study(shared_task, storage=f"sqlite:///{tmp_path}/s.db") as study:
-        for ask in (lambda: study.run([*RECIPES, wb.Recipe(step)]), lambda: study.spread(wb.Recipe(step))):
+        for ask in (lambda: study.run([*RECIPES, wb.Recipe(step)]), lambda: study.seed_variance(wb.Recipe(step))):
             with pytest.raises(ConfigError) as caught:
                 ask()
             assert words in str(caught.value)

@@ -13,7 +13,7 @@ import pytest
 
 import workbench as wb
 from workbench.core.errors import Cancelled, StudyError
-from workbench.study.execution.timing_pool import RemoteArm
+from workbench.study.execution.timing_pool import EngineProcess
 
 PRUNE = wb.Recipe(wb.Prune(ratio=0.5), name="prune")
 SLOW = wb.Recipe(wb.Prune(ratio=0.5), wb.Recover(epochs=500), name="slow")
@@ -36,9 +36,9 @@ def states(study):
 @pytest.mark.slow
 def test_a_killed_trial_fails_alone_and_is_tried_again_by_the_next_run(shared_task, tmp_path, started):
     def kill_once(event):
-        for name, trial, child in started:
+        for name, trial, worker in started:
             if "round 2" in event.message and trial.backend == "onnxruntime" and name == trial.key:
-                os.kill(child.pid, signal.SIGKILL)
+                os.kill(worker.pid, signal.SIGKILL)
 
     with open_study(shared_task, tmp_path) as study:
         summary = study.run([], ["torch-eager", "onnxruntime"], [2], threads=1, progress=kill_once)
@@ -112,7 +112,7 @@ def test_a_killed_baseline_is_started_again_and_nothing_fails(shared_task, tmp_p
 
     def kill_once(event):
         if "round 2" in event.message and not killed:
-            killed.extend(child.pid for name, _, child in started if name.startswith("baseline"))
+            killed.extend(worker.pid for name, _, worker in started if name.startswith("baseline"))
             os.kill(killed[0], signal.SIGKILL)
 
     with open_study(shared_task, tmp_path) as study:
@@ -145,8 +145,8 @@ _SCRIPT = """
     import signal, sys
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job may start with it ignored
     import workbench as wb
-    from workbench.study.execution.budget import Pacing
-    Pacing.rounds, Pacing.block_s = (6, 6), 0.01
+    from workbench.study.execution.budget import TimeBudget
+    TimeBudget.rounds, TimeBudget.block_s = (6, 6), 0.01
     task, url = sys.argv[1:3]
     recipes = [wb.Recipe(wb.Prune(ratio=0.5), wb.Recover(epochs=500), name="slow")]
     if len(sys.argv) > 3:
@@ -231,8 +231,8 @@ def test_a_task_from_a_notebook_travels_without_a_reference(tmp_path):
         """
         import functools, sys, torch
         import workbench as wb
-        from workbench.study.execution.budget import Pacing
-        Pacing.rounds, Pacing.block_s = (6, 6), 0.01
+        from workbench.study.execution.budget import TimeBudget
+        TimeBudget.rounds, TimeBudget.block_s = (6, 6), 0.01
         class Net(torch.nn.Module):
             def __init__(self):
                 super().__init__()
@@ -269,7 +269,7 @@ def test_a_task_that_cannot_travel_is_refused_before_work_starts(shared_task, tm
     monkeypatch.setattr(shared_task, "build", lambda: (lock, build())[1])
     with open_study(shared_task, tmp_path) as study, pytest.raises(StudyError, match=r"build of task.*cannot be sent"):
         study.run([PRUNE], ["torch-eager"], [2])
-    assert started == [] and RemoteArm is not None
+    assert started == [] and EngineProcess is not None
 
 
 def test_waiting_for_a_run_elsewhere_can_be_cancelled(shared_task, tmp_path, started):

@@ -32,9 +32,9 @@ _SHELL = """
     import signal, sys
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job may start with it ignored
     from workbench.report import lines
-    from workbench.study.execution.budget import Pacing
+    from workbench.study.execution.budget import TimeBudget
     lines.Lines.__init__.__kwdefaults__["every_s"] = 0.0
-    Pacing.rounds, Pacing.block_s = (6, 6), 0.01
+    TimeBudget.rounds, TimeBudget.block_s = (6, 6), 0.01
     from workbench.cli.main import main
     sys.exit(main(sys.argv[1:]))
 """
@@ -114,9 +114,9 @@ def test_a_study_that_is_killed_leaves_no_process_and_the_next_run_completes_it(
 _TWO = """
     import json, sys, time
     import workbench as wb
-    from workbench.study.execution.budget import Pacing
+    from workbench.study.execution.budget import TimeBudget
     from workbench.study.workers.phases import Phases
-    Pacing.rounds, Pacing.block_s = (6, 6), 0.05
+    TimeBudget.rounds, TimeBudget.block_s = (6, 6), 0.05
     seen, add = [], Phases.add
     def spy(self, spans):
         spans = list(spans)

@@ -11,13 +11,13 @@ from workbench.core.gpus import GpuUse
 from workbench.measure.resources.energy import CallEnergy, Energy
 from workbench.study.execution import timing_pool
 from workbench.study.execution.timing_columns import FOOTPRINT
-from workbench.study.execution.timing_pool import RemoteArm
+from workbench.study.execution.timing_pool import EngineProcess
 from workbench.study.workers import timing_main
-from workbench.study.workers.process import ChildError, Stop
-from workbench.study.workers.timing_main import TimedEngine
+from workbench.study.workers.process import CancelToken, WorkerError
+from workbench.study.workers.timing_main import TimingWorker
 
 
-class Child:
+class WorkerProcess:
     """Stands for a process: answers as given, and keeps what it was asked."""
 
     def __init__(self, *, gpu=None, energy=(2.5, "RAPL package-0")):
@@ -32,17 +32,17 @@ class Child:
         return {"rss": [90.0, None], "pss": [70.0, "read"], "allocator": [None, "torch alone"], "gpu": self.gpu}
 
 
-def arm(child, *, seconds=None):
-    stop = SimpleNamespace(remaining=lambda: Stop().remaining() if seconds is None else seconds)
-    return RemoteArm("arm", SimpleNamespace(), SimpleNamespace(stop=stop), child)
+def arm(worker, *, seconds=None):
+    stop = SimpleNamespace(remaining=lambda: CancelToken().remaining() if seconds is None else seconds)
+    return EngineProcess("arm", SimpleNamespace(), SimpleNamespace(stop=stop), worker)
 
 
 def test_an_arm_notes_every_figure_once():
-    child = Child()
-    found = arm(child)
+    worker = WorkerProcess()
+    found = arm(worker)
     for _ in range(2):
         found.measure_footprint()
-    assert child.asked == ["memory", "energy"]
+    assert worker.asked == ["memory", "energy"]
     assert set(found.figures) == set(FOOTPRINT)
     assert found.figures["peak_rss_mib"] == (90.0, None) and found.figures["peak_pss_mib"] == (70.0, "read")
     assert found.figures["gpu_memory_mib"] == (None, "It ran on the CPU.")
@@ -50,18 +50,18 @@ def test_an_arm_notes_every_figure_once():
 
 
 def test_the_memory_of_a_gpu_is_that_of_the_device_it_ran_on():
-    found = arm(Child(gpu=1))
+    found = arm(WorkerProcess(gpu=1))
     found.gpu = SimpleNamespace(peak=lambda index: GpuUse(100.0 * index, "by process"))
     found.measure_footprint()
     assert found.figures["gpu_memory_mib"] == (100.0, "by process")
 
 
 def test_energy_takes_no_row_along():
-    late = arm(Child(), seconds=5.0)
+    late = arm(WorkerProcess(), seconds=5.0)
     late.measure_footprint()
     assert late.figures["energy_mj_per_sample"] == (None, "The time budget did not allow it.")
-    assert late.child.asked == ["memory"]
-    broken = arm(Child(energy=ChildError("NVMLError", "GPU is lost", "")))
+    assert late.worker.asked == ["memory"]
+    broken = arm(WorkerProcess(energy=WorkerError("NVMLError", "GPU is lost", "")))
     broken.measure_footprint()
     assert broken.figures["energy_mj_per_sample"] == (None, "It could not be measured: GPU is lost")
 
@@ -70,14 +70,14 @@ def test_the_twin_of_the_baseline_is_not_asked(monkeypatch):
     """It has no row."""
     asked = []
     made = {}
-    for name in ("base", "one", timing_pool.TWIN):
+    for name in ("base", "one", timing_pool.AA_REPLICA):
         made[name] = SimpleNamespace(
             name=name,
             opened={},
-            child=SimpleNamespace(alive=True),
+            worker=SimpleNamespace(alive=True),
             measure_footprint=lambda name=name: asked.append(name),
         )
-    room = timing_pool.Bench(SimpleNamespace())
+    room = timing_pool.TimingPool(SimpleNamespace())
     for name in ("start_baseline", "prestart"):
         monkeypatch.setattr(room, name, lambda *args, **options: None)
     monkeypatch.setattr(room, "_open", lambda names, failed: {name: made[name] for name in names})
@@ -85,7 +85,7 @@ def test_the_twin_of_the_baseline_is_not_asked(monkeypatch):
     rounds = SimpleNamespace(blocks={name: [] for name in made}, lost={})
     monkeypatch.setattr(timing_pool, "interleave", lambda *args, **options: rounds)
     trials = [SimpleNamespace(key="base", baseline=True), SimpleNamespace(key="one", baseline=False)]
-    found = room.time(trials, trials[0], twin=True, rounds=(1, 1), block_s=0.1, budget_s=1.0, after_round=print)
+    found = room.time(trials, trials[0], replica=True, rounds=(1, 1), block_s=0.1, budget_s=1.0, after_round=print)
     assert sorted(asked) == ["base", "one"] and set(found.arms) == set(made)
 
 
@@ -100,7 +100,7 @@ class Engine:
 
 
 def process(place, device=None, *, backend="torch-eager"):
-    made = TimedEngine(backend, print)
+    made = TimingWorker(backend, print)
     made._engine, made._inputs = Engine(place, device), np.ones((4, 2))
     return made
 

@@ -9,8 +9,8 @@ import pytest
 
 from workbench.study.execution.timing_columns import (
     FOOTPRINT,
-    Noise,
-    Twin,
+    NoiseFloor,
+    NoiseFloors,
     cold_columns,
     footprint_columns,
     timed_columns,
@@ -20,7 +20,7 @@ from workbench.timing.blocks import Block, Usage
 from workbench.timing.pace import LOWEST, UNDISTURBED
 
 
-def columns(base_ms: float, *, noise=Twin(), waited=0.0, usage=None):  # noqa: B008 - frozen
+def columns(base_ms: float, *, noise=NoiseFloor(), waited=0.0, usage=None):  # noqa: B008 - frozen
     blocks = [Block(np.full(5, 2.0) + i / 1000, usage=usage) for i in range(6)]
     calls = [np.full(5, base_ms) + i / 1000 for i in range(6)]
     base = [Block(ms, waited * ms) for ms in calls]
@@ -47,7 +47,7 @@ def test_a_model_that_knows_the_validation_split_is_told_of():
 
 
 def test_an_interval_that_excludes_one_decides_whatever_the_machine_did():
-    found = columns(12.0, noise=Twin(floor=0.4))
+    found = columns(12.0, noise=NoiseFloor(floor=0.4))
     assert found["speedup"] == pytest.approx(6.0, rel=0.01)
     assert found["verdict"] == "faster"
     assert 1 < found["speedup_low"] < 6 / 1.35 and found["speedup_high"] > 6 * 1.35
@@ -107,10 +107,10 @@ def test_memory_and_energy_come_with_a_word_where_one_is_needed():
 )
 def test_a_floor_above_the_usual_says_where_it_comes_from(tmp_path, monkeypatch, machine, apart, seen):
     monkeypatch.setattr("workbench.study.execution.timing_columns.machine_floor", lambda: machine)
-    noise = Noise(tmp_path / "noise.json")
+    noise = NoiseFloors(tmp_path / "noise.json")
     noise.measure(SimpleNamespace(key="k"), baseline_blocks(apart), baseline_blocks())
-    twin = noise.of(SimpleNamespace(key="k"))
-    assert twin.floor == pytest.approx(max(machine, apart - 1), abs=1e-3) and seen in twin.seen
+    replica = noise.of(SimpleNamespace(key="k"))
+    assert replica.floor == pytest.approx(max(machine, apart - 1), abs=1e-3) and seen in replica.seen
 
 
 def baseline_blocks(apart: float = 1.0) -> list[Block]:
@@ -119,26 +119,26 @@ def baseline_blocks(apart: float = 1.0) -> list[Block]:
 
 def test_two_baselines_that_are_far_apart_widen_every_interval_and_abolish_no_verdict(tmp_path, monkeypatch):
     monkeypatch.setattr("workbench.study.execution.timing_columns.machine_floor", lambda: 0.01)
-    noise = Noise(tmp_path / "noise.json")
+    noise = NoiseFloors(tmp_path / "noise.json")
     noise.measure(SimpleNamespace(key="busy"), baseline_blocks(1.4), baseline_blocks())
     noise.measure(SimpleNamespace(key="quiet"), baseline_blocks(1.03), baseline_blocks())
     assert noise.of(SimpleNamespace(key="quiet")).floor == pytest.approx(0.03, abs=0.001)  # its own, not the largest
-    twin = noise.of(SimpleNamespace(key="unknown"))
-    assert twin.floor == pytest.approx(0.4, abs=0.001) and twin.ratio is None
-    assert columns(40.0, noise=twin)["verdict"] == "faster"
-    assert columns(2.5, noise=twin)["verdict"] == "undecided"
+    replica = noise.of(SimpleNamespace(key="unknown"))
+    assert replica.floor == pytest.approx(0.4, abs=0.001) and replica.ratio is None
+    assert columns(40.0, noise=replica)["verdict"] == "faster"
+    assert columns(2.5, noise=replica)["verdict"] == "undecided"
 
 
 def test_the_error_of_the_timing_itself_is_no_distance_between_two_baselines(tmp_path, monkeypatch):
     monkeypatch.setattr("workbench.study.execution.timing_columns.machine_floor", lambda: 0.01)
-    noise, rng = Noise(tmp_path / "noise.json"), np.random.default_rng(0)
+    noise, rng = NoiseFloors(tmp_path / "noise.json"), np.random.default_rng(0)
     noisy = [[Block.of(2.0 * rng.lognormal(0.0, 0.3, 5)) for _ in range(6)] for _ in range(2)]
     noise.measure(SimpleNamespace(key="k"), *noisy)
-    twin = noise.of(SimpleNamespace(key="k"))
-    assert twin.high / twin.low > 1.2 and twin.floor < 0.1
+    replica = noise.of(SimpleNamespace(key="k"))
+    assert replica.high / replica.low > 1.2 and replica.floor < 0.1
 
 
 def test_a_noisy_machine_has_the_floor_that_was_measured_there(tmp_path, monkeypatch):
     monkeypatch.setattr("workbench.study.execution.timing_columns.machine_floor", lambda: 0.15)
-    twin = Noise(tmp_path / "noise.json").of(SimpleNamespace(key="k"))
-    assert twin.floor == 0.15
+    replica = NoiseFloors(tmp_path / "noise.json").of(SimpleNamespace(key="k"))
+    assert replica.floor == 0.15

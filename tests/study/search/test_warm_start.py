@@ -8,10 +8,10 @@ import types
 import pytest
 
 import workbench as wb
-from workbench.study.execution.budget import EXPORT_S, TRAINING_S, Pacing
+from workbench.study.execution.budget import EXPORT_S, TRAINING_S, TimeBudget
 from workbench.study.search.executor import search_plan
 from workbench.study.search.warm_start import crossed, trains, untrained
-from workbench.study.workers.process import Stop
+from workbench.study.workers.process import CancelToken
 
 TRAINED = wb.maybe(wb.vary(wb.Prune, ratio=wb.choice(0.2, 0.4)), wb.Distill(epochs=2))
 SPACE = wb.Space(
@@ -129,14 +129,14 @@ def report(kind, epochs, seconds):
     return {"step": {"step": kind}, "epochs_done": epochs, "seconds": seconds}
 
 
-def pacing(budget_s=math.inf):
-    stop = Stop(None)
+def budget(budget_s=math.inf):
+    stop = CancelToken(None)
     stop.remaining = types.MethodType(lambda self: budget_s, stop)
-    return Pacing(search_plan("f" * 12, (8,), threads=1, shape=()), stop)
+    return TimeBudget(search_plan("f" * 12, (8,), threads=1, shape=()), stop)
 
 
 def test_trainings_are_guessed_until_one_has_told_how_long_an_epoch_takes():
-    pace, recipe = pacing(), wb.Recipe(wb.Distill(epochs=4), wb.Quantize())
+    pace, recipe = budget(), wb.Recipe(wb.Distill(epochs=4), wb.Quantize())
     assert pace.prepare_s(recipe) == EXPORT_S + TRAINING_S
     assert pace.prepare_s(wb.Recipe(wb.Distill(epochs=4, max_seconds=9))) == EXPORT_S + 9
     pace.learn(wb.Recipe(wb.Distill(epochs=2)), [report("Distill", 2.0, 80.0), report("Quantize", 0.0, 5.0)])
@@ -146,9 +146,9 @@ def test_trainings_are_guessed_until_one_has_told_how_long_an_epoch_takes():
 
 
 def test_a_beginning_that_was_prepared_takes_nothing():
-    pace = pacing()
+    pace = budget()
     pace.learn(wb.Recipe(wb.Distill(epochs=2), seed=1), [report("Distill", 2.0, 80.0)])
     assert pace.prepare_s(wb.Recipe(wb.Distill(epochs=2), wb.Quantize(), seed=1)) == EXPORT_S
     assert pace.prepare_s(wb.Recipe(wb.Distill(epochs=2), wb.Quantize(), seed=2)) == EXPORT_S + 80
-    assert pacing(60.0).fits(wb.Recipe(wb.Quantize()), prepared=False)
-    assert not pacing(60.0).fits(wb.Recipe(wb.Distill()), prepared=False)
+    assert budget(60.0).fits(wb.Recipe(wb.Quantize()), prepared=False)
+    assert not budget(60.0).fits(wb.Recipe(wb.Distill()), prepared=False)

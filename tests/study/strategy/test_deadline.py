@@ -4,7 +4,7 @@ import pytest
 
 from workbench.core.errors import Cancelled
 from workbench.study.strategy.deadline import Leash, Overrun
-from workbench.study.workers.process import OutOfTime, Stop
+from workbench.study.workers.process import CancelToken, OutOfTime
 
 
 class Clock:
@@ -16,7 +16,7 @@ class Clock:
 
 def test_a_limit_ends_what_runs_and_can_be_taken_away():
     clock = Clock()
-    leash = Leash(Stop(), clock=clock)
+    leash = Leash(CancelToken(), clock=clock)
     assert leash.remaining() == float("inf")
     leash.limit(10.0)
     clock.now = 5.0
@@ -32,12 +32,12 @@ def test_a_limit_ends_what_runs_and_can_be_taken_away():
 
 
 def test_the_outer_stop_comes_first():
-    outer = Stop()
+    outer = CancelToken()
     leash = Leash(outer, clock=Clock())
     leash.limit(0.0)
     leash.set()
-    assert outer.asked and leash.asked
+    assert outer.requested and leash.requested
     with pytest.raises(Cancelled):
         leash.check()
     with pytest.raises(OutOfTime):
-        Leash(Stop(deadline=0.0)).check()
+        Leash(CancelToken(deadline=0.0)).check()

@@ -92,10 +92,10 @@ def spread(shared_task, tmp_path_factory):
     recipe = wb.Recipe(wb.Prune(ratio=0.5), wb.Recover(epochs=0.5), name="prune")
     with wb.Study(shared_task, storage=f"sqlite:///{folder}/s.db") as study:
         with pytest.raises(StudyError, match="Nothing was measured yet"):
-            study.spread()
+            study.seed_variance()
         study.run([recipe], ["torch-eager"], [2], threads=1, quality_drop=1.0)
         rows, events = study.rows(), []
-        found = study.spread(recipe, progress=events.append)
+        found = study.seed_variance(recipe, progress=events.append)
         yield study, recipe, rows, found, events
 
 
@@ -129,11 +129,11 @@ def test_the_spread_changes_no_row_and_not_the_recommendation(spread):
 
 
 def test_asked_again_the_spread_prepares_nothing(spread, monkeypatch):
-    from workbench.study.workers.prepare_client import PrepareHost
+    from workbench.study.workers.prepare_client import PrepareClient
 
     study, recipe, _, found, _ = spread
-    monkeypatch.setattr(PrepareHost, "prepare", lambda *_args, **_more: pytest.fail("it was prepared already"))
-    again = study.spread(recipe, [0, 2])
+    monkeypatch.setattr(PrepareClient, "prepare", lambda *_args, **_more: pytest.fail("it was prepared already"))
+    again = study.seed_variance(recipe, [0, 2])
     assert again.results == (found.results[0], found.results[2])
     assert list((study.files / "outputs").glob("spread*")) == []
 
@@ -153,9 +153,9 @@ def test_asked_again_the_spread_prepares_nothing(spread, monkeypatch):
 def test_a_spread_that_has_no_answer_is_refused_before_work_starts(spread, arguments, words):
     study = spread[0]
     with pytest.raises(StudyError, match=words):
-        study.spread(*arguments)
+        study.seed_variance(*arguments)
     with pytest.raises(StudyError, match="Did you mean"):
-        study.spread(CHAIN, backend="torch-eagre")
+        study.seed_variance(CHAIN, backend="torch-eagre")
 
 
 def test_a_cancelled_spread_ends_and_leaves_the_study_usable(spread):
@@ -165,5 +165,5 @@ def test_a_cancelled_spread_ends_and_leaves_the_study_usable(spread):
         study.cancel()
 
     with pytest.raises(Cancelled):
-        study.spread(wb.Recipe(*recipe.steps, wb.Recover(epochs=300)), progress=cancel)
+        study.seed_variance(wb.Recipe(*recipe.steps, wb.Recover(epochs=300)), progress=cancel)
     assert study.rows() == rows

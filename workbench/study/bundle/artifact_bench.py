@@ -20,17 +20,30 @@ from workbench.engine.loading.placement import runs_on_gpu
 from workbench.export.io import rebuild_inputs
 from workbench.measure.comparison.noise import machine_floor
 from workbench.study.bundle.bench_request import BenchRequest
-from workbench.study.execution.budget import Pacing
-from workbench.study.execution.machine_lock import turn
+from workbench.study.execution.budget import TimeBudget
+from workbench.study.execution.machine_lock import machine_lock
 from workbench.study.execution.quality import QUALITY, examples_folder
-from workbench.study.execution.timing_columns import Twin, baseline_columns, shape_notes, size_columns, timed_columns
-from workbench.study.execution.timing_pool import RemoteArm, Setup, Timed, measure_footprints, narrow, open_arms
+from workbench.study.execution.timing_columns import (
+    NoiseFloor,
+    baseline_columns,
+    shape_notes,
+    size_columns,
+    timed_columns,
+)
+from workbench.study.execution.timing_pool import (
+    EngineProcess,
+    GroupTiming,
+    TimingSetup,
+    measure_footprints,
+    narrow,
+    open_arms,
+)
 from workbench.study.plan.shapes import Point, Shape, own_shape, shape_words
 from workbench.study.plan.trial_keys import artifact_key, trial_key
 from workbench.study.plan.trials import Planned
 from workbench.study.results.relative_latency import with_relative_latency
 from workbench.study.results.schema import TrialRow, explained, new_row, update_row
-from workbench.study.workers.process import Stop
+from workbench.study.workers.process import CancelToken
 from workbench.study.workers.protocol import save_arrays
 from workbench.timing.blocks_in_turns import interleave
 from workbench.timing.conditions import Watch
@@ -121,18 +134,18 @@ def bench_artifact(
     rows: list[TrialRow] = []
     own = own_shape(request.samples.inputs, request.dims)
     total = len(request.backends) * len(request.points)
-    twin = Twin(machine_floor())
+    replica = NoiseFloor(machine_floor())
     with tempfile.TemporaryDirectory(prefix="workbench-bench-") as folder:
         files = Path(folder)
-        setup = Setup(files, files / "inputs", lambda _: opened.folder, request.build, Stop(), trust=trust)
+        setup = TimingSetup(files, files / "inputs", lambda _: opened.folder, request.build, CancelToken(), trust=trust)
         for point in request.points:
             inputs = rebuild_inputs(opened.io.kind, opened.io.input_names, request.inputs(point))
             save_arrays(inputs, examples_folder(setup.inputs, point))
             trials = _planned(opened, request, point)
             say = functools.partial(_say, progress, f"batch {point.words}", len(rows), total)
-            with turn(alone=True, stop=setup.stop, say=say):
+            with machine_lock(exclusive=True, stop=setup.stop, say=say):
                 timed = _time(trials, setup, say)
-            for row in with_relative_latency([_row(opened, trial, timed, own, twin) for trial in trials]):
+            for row in with_relative_latency([_row(opened, trial, timed, own, replica) for trial in trials]):
                 rows.append(row)  # type: ignore[arg-type]
                 if on_row is not None:
                     on_row(rows[-1])
@@ -167,21 +180,21 @@ def _planned(artifact: Artifact, request: BenchRequest, point: Point) -> list[Pl
     return sorted(trials, key=lambda trial: not trial.baseline)
 
 
-def _time(trials: Sequence[Planned], setup: Setup, say: Callable[[str], None]) -> Timed:
+def _time(trials: Sequence[Planned], setup: TimingSetup, say: Callable[[str], None]) -> GroupTiming:
     """Time trials of one point in turns; the first that lives is the reference of how long is enough."""
     failed: dict[str, TrialFailed] = {}
-    started: dict[str, RemoteArm] = {}
+    started: dict[str, EngineProcess] = {}
     try:
         say(f"loading {', '.join(trial.backend for trial in trials)}")
         for trial in trials:
-            started[trial.key] = RemoteArm.start(trial, setup)
+            started[trial.key] = EngineProcess.start(trial, setup)
         arms = open_arms(started, failed)
         while True:
             try:
                 rounds = interleave(
                     list(arms.values()),
-                    rounds=Pacing.rounds,
-                    block_s=Pacing.block_s,
+                    rounds=TimeBudget.rounds,
+                    block_s=TimeBudget.block_s,
                     budget_s=GROUP_S,
                     enough=functools.partial(narrow, next(iter(arms), "")),
                     after_round=lambda number: say(f"round {number}"),
@@ -195,13 +208,13 @@ def _time(trials: Sequence[Planned], setup: Setup, say: Callable[[str], None]) -
         failed |= rounds.lost
         arms = {name: arm for name, arm in arms.items() if name not in failed}
         measure_footprints(arms, failed)
-        return Timed(rounds, arms, failed)
+        return GroupTiming(rounds, arms, failed)
     finally:
         for arm in started.values():
-            arm.child.close()
+            arm.worker.close()
 
 
-def _row(artifact: Artifact, trial: Planned, timed: Timed, own: Shape, twin: Twin) -> TrialRow:
+def _row(artifact: Artifact, trial: Planned, timed: GroupTiming, own: Shape, replica: NoiseFloor) -> TrialRow:
     manifest = artifact.manifest
     row = new_row(
         task=str(manifest["task"].get("name")),
@@ -229,12 +242,12 @@ def _row(artifact: Artifact, trial: Planned, timed: Timed, own: Shape, twin: Twi
     arm, mine = timed.arms[trial.key], timed.rounds.timed[trial.key]
     base_key = next((key for key, other in timed.arms.items() if other.trial.baseline), None)
     if trial.baseline:
-        columns = baseline_columns(arm, mine, twin, timed.rounds)
+        columns = baseline_columns(arm, mine, replica, timed.rounds)
     elif base_key is not None:
-        columns = timed_columns(arm, mine, timed.rounds.timed[base_key], twin, timed=timed.rounds)
+        columns = timed_columns(arm, mine, timed.rounds.timed[base_key], replica, timed=timed.rounds)
     else:
         unknown = dict.fromkeys(("speedup", "speedup_low", "speedup_high", "verdict", "baseline_key"))
-        columns = {**timed_columns(arm, mine, mine, twin, timed=timed.rounds), **unknown}
+        columns = {**timed_columns(arm, mine, mine, replica, timed=timed.rounds), **unknown}
         columns["notes"] |= dict.fromkeys(unknown, _SPEEDUP)
     columns["baseline_key"] = base_key
     size = size_columns(artifact.folder, trial.backend)

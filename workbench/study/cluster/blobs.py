@@ -13,11 +13,11 @@ from workbench.core.files import replacing
 from workbench.study.workers.prepare_client import Shipment
 
 ARTIFACTS, TASK = "artifacts", "task"
-_MARKS = "parcels"
+_MARKS = "blobs"
 
 
 @dataclass(frozen=True)
-class Parcel:
+class Blob:
     """Files by their path within a study's folder; ``digest`` is the sha256 over paths and contents."""
 
     name: str
@@ -25,7 +25,7 @@ class Parcel:
     files: tuple[tuple[str, bytes], ...]
 
     @classmethod
-    def of(cls, name: str, files: Mapping[str, bytes]) -> Parcel:
+    def of(cls, name: str, files: Mapping[str, bytes]) -> Blob:
         """Return a parcel of these files.
 
         Examples
@@ -45,7 +45,7 @@ class Parcel:
         return sum(len(content) for _, content in self.files)
 
 
-def pack_artifact(folder: Path, key: str) -> Parcel:
+def artifact_blob(folder: Path, key: str) -> Blob:
     """Return what preparing a recipe left in a study's folder: its artefact, one more per fixed batch, and the note.
 
     Raises
@@ -58,41 +58,41 @@ def pack_artifact(folder: Path, key: str) -> Parcel:
     for artifact in (root / key, *root.glob(f"{key}-b*")):
         found += [path for path in artifact.rglob("*") if path.is_file()]
     try:
-        return Parcel.of(key, {path.relative_to(folder).as_posix(): path.read_bytes() for path in found})
+        return Blob.of(key, {path.relative_to(folder).as_posix(): path.read_bytes() for path in found})
     except OSError as error:
         raise StudyError(f"The artefact {key} cannot be read in {root}: {error.strerror}.") from error
 
 
-def pack_task(shipment: Shipment) -> Parcel:
+def task_blob(shipment: Shipment) -> Blob:
     """Return a task ready to travel."""
-    return Parcel.of(TASK, {f"{TASK}/whole": shipment.task, f"{TASK}/build": shipment.build})
+    return Blob.of(TASK, {f"{TASK}/whole": shipment.task, f"{TASK}/build": shipment.build})
 
 
-def unpack_task(folder: Path, fingerprint: str) -> Shipment:
-    """Return the task that :func:`unpack` wrote into a folder."""
+def read_task(folder: Path, fingerprint: str) -> Shipment:
+    """Return the task that :func:`write_blob` wrote into a folder."""
     whole, build = ((folder / TASK / name).read_bytes() for name in ("whole", "build"))
     return Shipment(None, whole, build, fingerprint)
 
 
-def unpack(parcel: Parcel, folder: Path) -> None:
+def write_blob(blob: Blob, folder: Path) -> None:
     """Write a parcel into a study's folder in place of what stood there under its name."""
-    mark = folder / _MARKS / parcel.name
+    mark = folder / _MARKS / blob.name
     mark.unlink(missing_ok=True)  # what a kill leaves half written has no mark
-    for top in {path.split("/")[1] for path, _ in parcel.files if path.startswith(f"{ARTIFACTS}/")}:
+    for top in {path.split("/")[1] for path, _ in blob.files if path.startswith(f"{ARTIFACTS}/")}:
         shutil.rmtree(folder / ARTIFACTS / top, ignore_errors=True)
-    for path, content in parcel.files:
+    for path, content in blob.files:
         with replacing(folder / path) as temporary:
             temporary.write_bytes(content)
-    note(parcel, folder)
+    note(blob, folder)
 
 
-def note(parcel: Parcel, folder: Path) -> None:
+def note(blob: Blob, folder: Path) -> None:
     """Mark a parcel as being whole in a folder."""
-    with replacing(folder / _MARKS / parcel.name) as temporary:
-        temporary.write_text(parcel.digest, encoding="utf-8")
+    with replacing(folder / _MARKS / blob.name) as temporary:
+        temporary.write_text(blob.digest, encoding="utf-8")
 
 
-def held(folder: Path) -> dict[str, str]:
+def held_blobs(folder: Path) -> dict[str, str]:
     """Return the digests of the parcels that lie whole in a folder, by name."""
     root = folder / _MARKS
     marks = [path for path in root.glob("*") if not path.name.startswith(".")] if root.is_dir() else []

@@ -16,9 +16,9 @@ from workbench.core.errors import BackendUnavailable, ConfigError, StudyError
 from workbench.core.given import given, require_above_zero, require_count
 from workbench.core.lazy import needing
 from workbench.core.machine import this_site
-from workbench.study.cluster.blobs import Parcel
-from workbench.study.cluster.job import Order, Outcome
-from workbench.study.cluster.worker_info import Answer, Node, able, differences, needed, start_words
+from workbench.study.cluster.blobs import Blob
+from workbench.study.cluster.job import ClusterJob, JobResult
+from workbench.study.cluster.worker_info import ClusterWorker, WorkerInfo, able, differences, needed, start_words
 
 _ADDRESS = re.compile(r"[a-z+]+://\S+|[^:/\s]+:\d+")
 _POLL_S = 0.2
@@ -90,7 +90,7 @@ class Sent:
 
 
 @contextlib.contextmanager
-def connected(cluster: Any) -> Iterator[Link]:
+def connected(cluster: Any) -> Iterator[ClusterConnection]:
     """Open what ``Study.run(cluster=...)`` was given; a client that was given stays open.
 
     Raises
@@ -109,7 +109,7 @@ def connected(cluster: Any) -> Iterator[Link]:
                 f"cluster: the client is {'asynchronous' if config.at.asynchronous else config.at.status}; give one "
                 "that is connected and was made without asynchronous=True."
             )
-        yield Link(config.at, config)
+        yield ClusterConnection(config.at, config)
         return
     if isinstance(config.at, str) and not _ADDRESS.fullmatch(config.at):
         raise ConfigError(
@@ -123,10 +123,10 @@ def connected(cluster: Any) -> Iterator[Link]:
             f"({type(error).__name__}: {error}). Start one with `dask scheduler`, and check address and firewall."
         ) from error
     with client:
-        yield Link(client, config)
+        yield ClusterConnection(client, config)
 
 
-class Link:
+class ClusterConnection:
     """A connected client with what a run keeps about it. Methods raise StudyError when the scheduler is gone."""
 
     def __init__(self, client: Any, config: Cluster) -> None:
@@ -152,7 +152,7 @@ class Link:
         """Address of Dask's dashboard; empty where it serves none."""
         return str(self._client.dashboard_link or "")
 
-    def __enter__(self) -> Link:
+    def __enter__(self) -> ClusterConnection:
         self._client.subscribe_topic(self._run, lambda event: self.events.put(("said", event[1])))
         return self
 
@@ -160,7 +160,7 @@ class Link:
         with contextlib.suppress(Exception):  # the scheduler may be gone
             self._client.unsubscribe_topic(self._run)
 
-    def nodes(self, backends: Sequence[str], required: Collection[str], fingerprint: str) -> list[Node]:
+    def nodes(self, backends: Sequence[str], required: Collection[str], fingerprint: str) -> list[ClusterWorker]:
         """Return the workers that may time, asked what they are; waits for the first one.
 
         Raises
@@ -188,7 +188,7 @@ class Link:
                     raise BackendUnavailable(f"Backend {name!r} cannot run on {node.words}: {reason}")
         return found
 
-    def newcomers(self, backends: Sequence[str], fingerprint: str) -> tuple[list[Node], list[str]]:
+    def newcomers(self, backends: Sequence[str], fingerprint: str) -> tuple[list[ClusterWorker], list[str]]:
         """Return workers that were not seen before, and a sentence for each that cannot take part."""
         from workbench.study.cluster.worker_main import probe
 
@@ -201,29 +201,29 @@ class Link:
         found, refused = [], []
         for address, answer in answers.items():
             name = str(there[address].get("name", address))
-            if not isinstance(answer, Answer):
+            if not isinstance(answer, WorkerInfo):
                 refused.append(f"Worker {name} cannot load this workbench: {type(answer).__name__}: {answer}.")
             elif apart := differences(this_site(), platform.python_version(), answer):
                 refused.append(f"Worker {name} on {answer.host} has {', '.join(apart)}.")
             else:
-                found.append(Node(address, name, answer, dict(answer.held)))
+                found.append(ClusterWorker(address, name, answer, dict(answer.held_blobs)))
         return found, refused
 
     def alive(self) -> set[str]:
         """Return the addresses of all workers that the scheduler knows."""
         return set(self._workers())
 
-    def send(self, node: Node, parcel: Parcel, fingerprint: str) -> None:
+    def send(self, node: ClusterWorker, blob: Blob, fingerprint: str) -> None:
         """Send a parcel to a worker, unless its content lies there already."""
         from workbench.study.cluster.worker_main import keep
 
-        if node.held.get(parcel.name) == parcel.digest:
+        if node.held_blobs.get(blob.name) == blob.digest:
             return
-        self._client.run(keep, parcel, fingerprint, workers=[node.address])
-        node.held[parcel.name] = parcel.digest
-        self.sent.append(Sent(node.name, parcel.name, parcel.digest, parcel.size))
+        self._client.run(keep, blob, fingerprint, workers=[node.address])
+        node.held_blobs[blob.name] = blob.digest
+        self.sent.append(Sent(node.name, blob.name, blob.digest, blob.size))
 
-    def submit(self, node: Node, order: Order, number: int) -> Any:
+    def submit(self, node: ClusterWorker, order: ClusterJob, number: int) -> Any:
         """Start a unit on a worker; ``("ended", future)`` comes into :attr:`events` when it has."""
         from workbench.study.cluster.worker_main import do
 
@@ -239,7 +239,7 @@ class Link:
         future.add_done_callback(lambda done: self.events.put(("ended", done)))
         return future
 
-    def result(self, future: Any, node: Node) -> tuple[Outcome | None, str]:
+    def result(self, future: Any, node: ClusterWorker) -> tuple[JobResult | None, str]:
         """Return what came of a unit that has ended, or None and why there is nothing."""
         if future.status == "error":
             error = future.exception()

@@ -16,22 +16,22 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.core.errors import Cancelled, StudyError, WorkbenchError
 from workbench.core.files import replacing
-from workbench.study.cluster.blobs import Parcel, unpack
-from workbench.study.cluster.connection import Link
-from workbench.study.cluster.job import Outcome, Span
-from workbench.study.cluster.job_factory import Orders
+from workbench.study.cluster.blobs import Blob, write_blob
+from workbench.study.cluster.connection import ClusterConnection
+from workbench.study.cluster.job import JobResult, Span
+from workbench.study.cluster.job_factory import JobFactory
 from workbench.study.cluster.summary import ClusterSummary
-from workbench.study.cluster.tasks import PREPARE, Board, Unit
-from workbench.study.cluster.worker_info import Node, kinds_words
-from workbench.study.cluster.workers import Roster
-from workbench.study.execution.budget import Pacing
+from workbench.study.cluster.tasks import PREPARE, TaskQueue, WorkUnit
+from workbench.study.cluster.worker_info import ClusterWorker, kinds_words
+from workbench.study.cluster.workers import ClusterWorkers
+from workbench.study.execution.budget import TimeBudget
 from workbench.study.execution.executor import BUDGET
 from workbench.study.plan.trials import Plan, Planned
 from workbench.study.results.ranking import pareto_rows
 from workbench.study.storage.artifact_store import Shelf
 from workbench.study.storage.session import Ledger, words_of
-from workbench.study.workers.policy import Care
-from workbench.study.workers.process import OutOfTime, Stop
+from workbench.study.workers.policy import WorkerPolicy
+from workbench.study.workers.process import CancelToken, OutOfTime
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,11 +43,11 @@ _POLL_S = 0.2
 
 
 @dataclass
-class Flight:
+class RunningUnit:
     """A unit that a worker is at."""
 
-    unit: Unit
-    node: Node
+    unit: WorkUnit
+    node: ClusterWorker
     future: Any
 
 
@@ -57,28 +57,28 @@ class ClusterRun:
     def __init__(
         self,
         plans: dict[str, Plan],
-        nodes: Sequence[Node],
-        link: Link,
+        nodes: Sequence[ClusterWorker],
+        link: ClusterConnection,
         ledger: Ledger,
         shipment: Shipment,
         files: Path,
-        stop: Stop,
+        stop: CancelToken,
         *,
         prefix_cache: bool,
-        care: Care,
+        policy: WorkerPolicy,
     ) -> None:
         self._plans, self._link, self._ledger = plans, link, ledger
         self._files, self._stop = files, stop
         self._shelf = Shelf(files)
-        self._orders = Orders(link.run, shipment, files, ledger, stop, prefix_cache=prefix_cache, care=care)
+        self._orders = JobFactory(link.run, shipment, files, ledger, stop, prefix_cache=prefix_cache, policy=policy)
         backends = next(iter(plans.values())).backends
-        self._roster = Roster(link, nodes, backends, shipment.fingerprint)
+        self._roster = ClusterWorkers(link, nodes, backends, shipment.fingerprint)
         self._machines = tuple(kinds_words(nodes))
-        self._pacing = {site: self._paced(site) for site in plans}
-        self._boards: dict[str, Board] = {}
-        self._flights: dict[str, Flight] = {}
+        self._budget = {site: self._paced(site) for site in plans}
+        self._boards: dict[str, TaskQueue] = {}
+        self._flights: dict[str, RunningUnit] = {}
         self._tiers: dict[str, tuple[int, tuple[set[str], ...]]] = {}
-        self._troubles: dict[Unit, list[tuple[str, str]]] = {}
+        self._troubles: dict[WorkUnit, list[tuple[str, str]]] = {}
         self._spans: list[Span] = []
         self._cut: list[str] = []
         self._number = 0
@@ -130,7 +130,7 @@ class ClusterRun:
         for site, plan in self._plans.items():
             mine = self._ledger.claim(plan.trials)
             there = {t.artifact_key for t in plan.trials if self._shelf.prepared(t, plan.batch_sizes) is not None}
-            self._boards[site] = Board(site, plan, mine, prepared=there)
+            self._boards[site] = TaskQueue(site, plan, mine, prepared=there)
         while any(board.open for board in self._boards.values()):
             self._stop.check()
             self._look()
@@ -148,10 +148,10 @@ class ClusterRun:
 
     # what may start, and where
 
-    def _place(self, node: Node) -> None:
+    def _place(self, node: ClusterWorker) -> None:
         board = self._boards[node.site.fingerprint]
         making = {f.unit.artifact_key for f in self._flights.values() if f.unit.kind == PREPARE}
-        for unit in self._worth(board, near=node.held):
+        for unit in self._worth(board, near=node.held_blobs):
             if node.address in {address for address, _ in self._troubles.get(unit, ())}:
                 continue
             if unit.kind == PREPARE and unit.artifact_key in making:
@@ -162,7 +162,7 @@ class ClusterRun:
                 self._start(unit, node)
                 return
 
-    def _worth(self, board: Board, *, near: Collection[str]) -> list[Unit]:
+    def _worth(self, board: TaskQueue, *, near: Collection[str]) -> list[WorkUnit]:
         rows = [row for row in self._ledger.complete_rows() if row["fingerprint"] == board.site]
         known, tiers = self._tiers.get(board.site, (-1, ()))
         if known != len(rows):  # what is worth doing next changes with a new row only
@@ -172,47 +172,47 @@ class ClusterRun:
             self._tiers[board.site] = len(rows), tiers
         return board.ready(first=tiers, near=near)
 
-    def _fits(self, unit: Unit) -> bool:
+    def _fits(self, unit: WorkUnit) -> bool:
         """Say whether a unit fits into the budget; leave it out where it does not."""
-        board, pacing = self._boards[unit.site], self._pacing[unit.site]
+        board, budget = self._boards[unit.site], self._budget[unit.site]
         primary = unit.point in (None, board.plan.primary)
         if unit.kind == PREPARE:
-            if pacing.fits(unit.recipe, prepared=False) or not unit.recipe.steps:
+            if budget.fits(unit.recipe, prepared=False) or not unit.recipe.steps:
                 return True
             board.drop(unit.recipe)
             out = self._ledger.still_mine(board.plan.of(unit.recipe))
-        elif primary or pacing.group_fits():
+        elif primary or budget.group_fits():
             return True
         else:
             board.end(unit)
             out = self._ledger.still_mine(unit.trials)
-        pacing.skip(primary=primary)
-        pacing.prepared(unit.recipe)
+        budget.skip(primary=primary)
+        budget.prepared(unit.recipe)
         self._leave(out, BUDGET)
         return False
 
-    def _start(self, unit: Unit, node: Node) -> None:
-        plan, pacing = self._boards[unit.site].plan, self._pacing[unit.site]
+    def _start(self, unit: WorkUnit, node: ClusterWorker) -> None:
+        plan, budget = self._boards[unit.site].plan, self._budget[unit.site]
         mine = self._ledger.still_mine(unit.trials)
         primary = [t for t in mine if t.point == plan.primary] or mine[:1]
         self._ledger.running(primary if unit.kind == PREPARE else mine)
         self._ledger.say(f"{unit.words}: goes to {node.words}")
         try:
-            for parcel in self._orders.parcels(unit, plan):
-                self._link.send(node, parcel, self._orders.fingerprint)
+            for blob in self._orders.blobs(unit, plan):
+                self._link.send(node, blob, self._orders.fingerprint)
         except StudyError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever a broken connection raises
             self._lose(node, f"could not be reached ({type(error).__name__}: {error})")
             return
         self._number += 1
-        future = self._link.submit(node, self._orders.order(unit, node, self._roster.nodes, plan, pacing), self._number)
+        future = self._link.submit(node, self._orders.order(unit, node, self._roster.nodes, plan, budget), self._number)
         self._boards[unit.site].start(unit)
-        self._flights[future.key] = Flight(unit, node, future)
+        self._flights[future.key] = RunningUnit(unit, node, future)
 
     # what came of it
 
-    def _land(self, flight: Flight) -> None:
+    def _land(self, flight: RunningUnit) -> None:
         outcome, trouble = self._link.result(flight.future, flight.node)
         if outcome is None:
             self._stop.check()  # a unit that was told to stop ends like one that failed
@@ -226,18 +226,18 @@ class ClusterRun:
             self._trouble(flight, outcome.error)
         else:
             board.end(unit)
-            if outcome.parcel is not None:
-                self._keep(unit, flight.node, outcome.parcel)
+            if outcome.blob is not None:
+                self._keep(unit, flight.node, outcome.blob)
             else:
                 self._write(unit, flight.node, outcome)
 
-    def _keep(self, unit: Unit, node: Node, parcel: Parcel) -> None:
-        unpack(parcel, self._files)
-        self._orders.keep(parcel)
-        node.held[parcel.name] = parcel.digest
-        self._pacing[unit.site].prepared(unit.recipe)
+    def _keep(self, unit: WorkUnit, node: ClusterWorker, blob: Blob) -> None:
+        write_blob(blob, self._files)
+        self._orders.keep(blob)
+        node.held_blobs[blob.name] = blob.digest
+        self._budget[unit.site].prepared(unit.recipe)
 
-    def _write(self, unit: Unit, node: Node, outcome: Outcome) -> None:
+    def _write(self, unit: WorkUnit, node: ClusterWorker, outcome: JobResult) -> None:
         """Write the rows of a group; what a worker sent of a trial that is not ours any more is dropped."""
         for name, content in outcome.samples.items():
             with replacing(self._files / "samples" / name) as path:
@@ -253,9 +253,9 @@ class ClusterRun:
                     raise StudyError(f"The baseline at batch {trial.point.words} cannot be timed: {row['error']}")
         primary = unit.point == self._boards[unit.site].plan.primary
         seconds = sum(span.ended - span.started for span in outcome.spans if span.kind == unit.kind)
-        self._pacing[unit.site].grouped(seconds, primary=primary)
+        self._budget[unit.site].grouped(seconds, primary=primary)
 
-    def _trouble(self, flight: Flight, reason: str) -> None:
+    def _trouble(self, flight: RunningUnit, reason: str) -> None:
         """Have a unit done elsewhere, or give it up: after so many tries, or where no other worker is left to try."""
         unit, known = flight.unit, self._troubles.setdefault(flight.unit, [])
         known.append((flight.node.address, f"{flight.node.words} {reason}"))
@@ -268,10 +268,10 @@ class ClusterRun:
             self._boards[unit.site].back(unit)
             self._ledger.say(f"{unit.words}: {known[-1][1]}; it is done again elsewhere")
 
-    def _give_up(self, unit: Unit, reason: str) -> None:
+    def _give_up(self, unit: WorkUnit, reason: str) -> None:
         board = self._boards[unit.site]
         board.end(unit)
-        self._pacing[unit.site].prepared(unit.recipe)
+        self._budget[unit.site].prepared(unit.recipe)
         if unit.kind == PREPARE:
             board.drop(unit.recipe)
         self._ledger.fail(self._ledger.still_mine(unit.trials), reason)
@@ -289,9 +289,9 @@ class ClusterRun:
         for site in self._roster.deserted([site for site, board in self._boards.items() if board.open]):
             plan = self._boards[site].plan
             self._leave(self._ledger.still_mine(plan.trials), "every worker of their kind is gone")
-            self._boards[site] = Board(site, plan, (), prepared=())
+            self._boards[site] = TaskQueue(site, plan, (), prepared=())
 
-    def _lose(self, node: Node, why: str) -> None:
+    def _lose(self, node: ClusterWorker, why: str) -> None:
         self._roster.drop(node)
         self._ledger.say(f"{node.words} is gone: it {why}")
         for key in [key for key, flight in self._flights.items() if flight.node is node]:
@@ -309,7 +309,7 @@ class ClusterRun:
         for recipe in dict.fromkeys(t.recipe for t in trials):
             self._cut.append(f"not run, {reason}: {words_of([t for t in trials if t.recipe == recipe])}")
 
-    def _paced(self, site: str) -> Pacing:
-        pacing = Pacing(self._plans[site], self._stop)
-        pacing.benches = max(1, self._roster.hosts(site))
-        return pacing
+    def _paced(self, site: str) -> TimeBudget:
+        budget = TimeBudget(self._plans[site], self._stop)
+        budget.benches = max(1, self._roster.hosts(site))
+        return budget

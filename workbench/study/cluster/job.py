@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from workbench.study.cluster.blobs import Parcel
-from workbench.study.cluster.tasks import Unit
+from workbench.study.cluster.blobs import Blob
+from workbench.study.cluster.tasks import WorkUnit
 from workbench.study.plan.trials import Plan
 from workbench.study.results.schema import TrialRow
 
@@ -13,7 +13,7 @@ WAITING = "waiting"
 
 
 @dataclass(frozen=True)
-class Order:
+class ClusterJob:
     """One unit with all that its worker must know, beside the parcels that lie there already.
 
     Attributes
@@ -27,7 +27,7 @@ class Order:
     batch_sizes : tuple of int
         All of the study: where an export allows no dynamic batch, each gets an artefact.
     rounds, block_s, share_s
-        How long to time, as :class:`workbench.study.execution.budget.Pacing` tells.
+        How long to time, as :class:`workbench.study.execution.budget.TimeBudget` tells.
     seconds : float
         What is left of the run's budget; infinite without one.
     stall_s : float, optional
@@ -41,7 +41,7 @@ class Order:
     """
 
     run: str
-    unit: Unit
+    unit: WorkUnit
     plan: Plan
     rows: dict[str, TrialRow]
     fingerprint: str
@@ -74,7 +74,7 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class JobResult:
     """What came of a unit: rows and raw samples by name, or a parcel, or the reason why neither.
 
     ``refused`` says that the recipe failed, which no other worker would do better.
@@ -82,7 +82,7 @@ class Outcome:
 
     rows: dict[str, TrialRow] = field(default_factory=dict)
     samples: dict[str, bytes] = field(default_factory=dict)
-    parcel: Parcel | None = None
+    blob: Blob | None = None
     error: str | None = None
     refused: bool = False
     spans: tuple[Span, ...] = ()

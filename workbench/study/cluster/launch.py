@@ -17,9 +17,9 @@ from workbench.study.plan.trials import Plan, check_recipes, plan_for
 from workbench.study.results.schema import TrialRow
 from workbench.study.storage.database import Store
 from workbench.study.storage.session import Ledger
-from workbench.study.workers.policy import Care
+from workbench.study.workers.policy import WorkerPolicy
 from workbench.study.workers.prepare_client import pack
-from workbench.study.workers.process import Stop
+from workbench.study.workers.process import CancelToken
 
 if TYPE_CHECKING:
     from workbench.compress.recipe import Recipe
@@ -32,7 +32,7 @@ def run_on_cluster(
     cluster: Any,
     store: Store,
     study: str,
-    stop: Stop,
+    stop: CancelToken,
     *,
     recipes: Sequence[Recipe] | None,
     backends: Sequence[str] | None,
@@ -42,7 +42,7 @@ def run_on_cluster(
     quality_drop: float,
     shapes: tuple[Shape, ...],
     prefix_cache: bool,
-    care: Care,
+    policy: WorkerPolicy,
     progress: ProgressCallback,
 ) -> ClusterSummary:
     """Run a plan on every kind of machine that the cluster has; errors as :meth:`workbench.Study.run`."""
@@ -71,5 +71,7 @@ def run_on_cluster(
         )
         with Ledger(store, study, whole, rows, quality_drop=quality_drop, progress=progress) as ledger:
             files: Path = store.files
-            run = ClusterRun(plans, nodes, link, ledger, shipment, files, stop, prefix_cache=prefix_cache, care=care)
+            run = ClusterRun(
+                plans, nodes, link, ledger, shipment, files, stop, prefix_cache=prefix_cache, policy=policy
+            )
             return run.work()

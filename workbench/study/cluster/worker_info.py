@@ -14,7 +14,7 @@ _ALIKE = ("inference-workbench", "torch", "torchao", "torch-pruning")
 
 
 @dataclass(frozen=True)
-class Answer:
+class WorkerInfo:
     """What a worker says of itself; ``backends`` maps a name to None where it runs there, else to the reason."""
 
     site: Site
@@ -22,17 +22,17 @@ class Answer:
     host: str
     cores: frozenset[int]
     backends: dict[str, str | None]
-    held: dict[str, str]
+    held_blobs: dict[str, str]
 
 
 @dataclass
-class Node:
-    """A worker that takes part; ``held`` are the digests of parcels that lie there, by name."""
+class ClusterWorker:
+    """A worker that takes part; ``held_blobs`` are the digests of parcels that lie there, by name."""
 
     address: str
     name: str
-    answer: Answer
-    held: dict[str, str] = field(default_factory=dict)
+    answer: WorkerInfo
+    held_blobs: dict[str, str] = field(default_factory=dict)
 
     @property
     def site(self) -> Site:
@@ -79,7 +79,7 @@ def start_words(address: str, *, gpu: bool) -> str:
     return f'dask worker {address} --nthreads 1 --resources "{tags}"'
 
 
-def differences(mine: Site, my_python: str, answer: Answer) -> list[str]:
+def differences(mine: Site, my_python: str, answer: WorkerInfo) -> list[str]:
     """Return what of a worker's versions does not fit, each with both versions.
 
     Python counts with two numbers, which pickled functions depend on; a torch for CUDA and one for CPUs are the same
@@ -91,15 +91,15 @@ def differences(mine: Site, my_python: str, answer: Answer) -> list[str]:
     return [f"{name} {other} (here {own})" for name, own, other in pairs if own != other]
 
 
-def by_site(nodes: Iterable[Node]) -> dict[str, list[Node]]:
+def by_site(nodes: Iterable[ClusterWorker]) -> dict[str, list[ClusterWorker]]:
     """Return nodes by the fingerprint of their machine, the largest group first."""
-    found: dict[str, list[Node]] = {}
+    found: dict[str, list[ClusterWorker]] = {}
     for node in nodes:
         found.setdefault(node.site.fingerprint, []).append(node)
     return dict(sorted(found.items(), key=lambda pair: -len(pair[1])))
 
 
-def kinds_words(nodes: Sequence[Node]) -> list[str]:
+def kinds_words(nodes: Sequence[ClusterWorker]) -> list[str]:
     """Return a line for each kind of machine; where there are several, what that means and in what they differ."""
     kinds = by_site(nodes)
     lines = [
@@ -117,7 +117,7 @@ def kinds_words(nodes: Sequence[Node]) -> list[str]:
     return lines
 
 
-def shares_cores(node: Node, nodes: Iterable[Node]) -> bool:
+def shares_cores(node: ClusterWorker, nodes: Iterable[ClusterWorker]) -> bool:
     """Say whether another worker of the same host may use a core of this one."""
     others = (n.answer for n in nodes if n is not node and n.answer.host == node.answer.host)
     return any(other.cores & node.answer.cores for other in others)

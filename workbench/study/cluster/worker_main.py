@@ -22,31 +22,31 @@ from workbench.core.errors import StudyError, TrialFailed
 from workbench.core.machine import this_site
 from workbench.core.processes import allowed_cores
 from workbench.core.progress import Progress
-from workbench.study.cluster.blobs import Parcel, held, note, pack_artifact, unpack, unpack_task
-from workbench.study.cluster.job import WAITING, Order, Outcome, Span
+from workbench.study.cluster.blobs import Blob, artifact_blob, held_blobs, note, read_task, write_blob
+from workbench.study.cluster.job import WAITING, ClusterJob, JobResult, Span
 from workbench.study.cluster.tasks import PREPARE
-from workbench.study.cluster.worker_info import Answer
-from workbench.study.execution.budget import Pacing
+from workbench.study.cluster.worker_info import WorkerInfo
+from workbench.study.execution.budget import TimeBudget
 from workbench.study.execution.executor import Run
-from workbench.study.execution.machine_lock import turn
+from workbench.study.execution.machine_lock import machine_lock
 from workbench.study.plan.trials import Planned
 from workbench.study.storage.artifact_store import Shelf
 from workbench.study.storage.database import Store
 from workbench.study.storage.session import Ledger
-from workbench.study.workers.policy import Care
-from workbench.study.workers.prepare_client import PrepareHost, Shipment
-from workbench.study.workers.process import ChildError, Stop
+from workbench.study.workers.policy import WorkerPolicy
+from workbench.study.workers.prepare_client import PrepareClient, Shipment
+from workbench.study.workers.process import CancelToken, WorkerError
 
 if TYPE_CHECKING:
     from workbench.tasks.task import Task
 
 _EVERY_S = 0.5
 _UNIT = "unit"
-_ACTIVE: dict[str, set[Stop]] = {}
+_ACTIVE: dict[str, set[CancelToken]] = {}
 _ONE = threading.Lock()
 
 
-def probe(backends: Sequence[str], fingerprint: str, dask_worker: Any) -> Answer:
+def probe(backends: Sequence[str], fingerprint: str, dask_worker: Any) -> WorkerInfo:
     """Say what this worker is, which of ``backends`` run here, and which parcels of a task lie here."""
     from workbench.engine.backends import get_backend
 
@@ -57,19 +57,19 @@ def probe(backends: Sequence[str], fingerprint: str, dask_worker: Any) -> Answer
             found[name] = None if status.available else f"{status.reason}. {status.how or ''}".strip()
         except Exception as error:  # noqa: BLE001 - a backend of another package may fail in any way
             found[name] = f"{type(error).__name__}: {error}"
-    return Answer(
+    return WorkerInfo(
         site=this_site(),
         python=platform.python_version(),
         host=platform.node(),
         cores=frozenset(allowed_cores()),
         backends=found,
-        held=held(_folder(dask_worker, fingerprint)),
+        held_blobs=held_blobs(_folder(dask_worker, fingerprint)),
     )
 
 
-def keep(parcel: Parcel, fingerprint: str, dask_worker: Any) -> None:
+def keep(blob: Blob, fingerprint: str, dask_worker: Any) -> None:
     """Write a parcel that the study has sent into the folder of its task."""
-    unpack(parcel, _folder(dask_worker, fingerprint))
+    write_blob(blob, _folder(dask_worker, fingerprint))
 
 
 def halt(run: str) -> int:
@@ -80,7 +80,7 @@ def halt(run: str) -> int:
     return len(stops)
 
 
-def do(order: Order) -> Outcome:
+def do(order: ClusterJob) -> JobResult:
     """Do a unit; called as a task of Dask.
 
     Raises
@@ -100,7 +100,7 @@ def do(order: Order) -> Outcome:
             _ACTIVE[order.run].discard(stop)
 
 
-class _TaskStop(Stop):
+class _TaskStop(CancelToken):
     """Also stops when Dask has let the task go: it was cancelled there, or the study's process is gone."""
 
     def __init__(self, worker: Any, key: str, seconds: float) -> None:
@@ -108,49 +108,49 @@ class _TaskStop(Stop):
         self._worker, self._key = worker, key
 
     @property
-    def asked(self) -> bool:
+    def requested(self) -> bool:
         task = self._worker.state.tasks.get(self._key)
-        return super().asked or task is None or task.state == "cancelled"
+        return super().requested or task is None or task.state == "cancelled"
 
 
 class _Work:
-    def __init__(self, order: Order, worker: Any, stop: Stop) -> None:
+    def __init__(self, order: ClusterJob, worker: Any, stop: CancelToken) -> None:
         self._order, self._worker, self._stop = order, worker, stop
         self._files = _folder(worker, order.fingerprint)
-        self._care = Care(order.stall_s)
+        self._policy = WorkerPolicy(order.stall_s)
         self._spans: list[Span] = []
         self._next = 0.0
 
-    def outcome(self) -> Outcome:
+    def outcome(self) -> JobResult:
         self._stop.check()
         # loading a library takes the cores of another worker's timing as much as a training does
-        with self._span(alone=True) if self._order.shares else contextlib.nullcontext():
-            shipment = unpack_task(self._files, self._order.fingerprint)
+        with self._span(exclusive=True) if self._order.shares else contextlib.nullcontext():
+            shipment = read_task(self._files, self._order.fingerprint)
             made = self._prepared(shipment) if self._order.unit.kind == PREPARE else self._timed(shipment)
-        return Outcome(**made, spans=tuple(self._spans))
+        return JobResult(**made, spans=tuple(self._spans))
 
     def _prepared(self, shipment: Shipment) -> dict[str, Any]:
         unit = self._order.unit
         shelf, trial = Shelf(self._files), unit.trials[0]
-        more: dict[str, Any] = {"prefix_cache": self._order.prefix_cache, "care": self._care}
-        host = PrepareHost(shipment, self._files, self._stop, **more)
+        more: dict[str, Any] = {"prefix_cache": self._order.prefix_cache, "policy": self._policy}
+        host = PrepareClient(shipment, self._files, self._stop, **more)
         done = False
         try:
             host.start()
-            with self._own_span(alone=self._order.times):
+            with self._own_span(exclusive=self._order.times):
                 started = time.monotonic()
                 sizes = self._order.batch_sizes
                 answer = host.prepare(unit.recipe, shelf.target(trial), self._follow, batch_sizes=sizes)
                 answer["prepare_s"] = time.monotonic() - started
             done = True
         except TrialFailed as error:  # a process that ended may have more memory elsewhere; a recipe stays as it is
-            return {"error": str(error), "refused": isinstance(error, ChildError)}
+            return {"error": str(error), "refused": isinstance(error, WorkerError)}
         finally:
             host.close(kill=not done)
         shelf.keep(trial, answer)
-        parcel = pack_artifact(self._files, trial.artifact_key)
-        note(parcel, self._files)
-        return {"parcel": parcel}
+        blob = artifact_blob(self._files, trial.artifact_key)
+        note(blob, self._files)
+        return {"blob": blob}
 
     def _timed(self, shipment: Shipment) -> dict[str, Any]:
         order, error = self._order, None
@@ -159,9 +159,9 @@ class _Work:
             try:
                 more: dict[str, Any] = {"quality_drop": 0.0, "progress": self._report}
                 with Ledger(store, _UNIT, order.plan, order.rows, **more) as ledger:
-                    run = _UnitRun(_task(shipment), order, ledger, shipment, self._files, self._stop, self._care)
+                    run = _UnitRun(_task(shipment), order, ledger, shipment, self._files, self._stop, self._policy)
                     try:
-                        run.time_with(self._own_span(alone=True))
+                        run.time_with(self._own_span(exclusive=True))
                     except StudyError as found:
                         error = str(found)
                     rows = {trial.key: ledger.row(trial) for trial in order.unit.trials}
@@ -172,11 +172,11 @@ class _Work:
         shutil.rmtree(self._files / "samples", ignore_errors=True)
         return {"rows": rows, "samples": samples, "error": error}
 
-    def _own_span(self, *, alone: bool) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext() if self._order.shares else self._span(alone=alone)
+    def _own_span(self, *, exclusive: bool) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext() if self._order.shares else self._span(exclusive=exclusive)
 
-    def _span(self, *, alone: bool) -> _Spanning:
-        return _Spanning(self._order, self._spans, self._stop, self._tell if alone else None)
+    def _span(self, *, exclusive: bool) -> _Spanning:
+        return _Spanning(self._order, self._spans, self._stop, self._tell if exclusive else None)
 
     def _follow(self, event: dict[str, Any]) -> None:
         step = {name: event[name] for name in ("stage", "done", "total", "message", "values")}
@@ -198,10 +198,10 @@ class _Work:
 class _Spanning:
     """A span of work, alone on the host where asked; what it waited for that is a span of its own."""
 
-    def __init__(self, order: Order, spans: list[Span], stop: Stop, tell: Any) -> None:
+    def __init__(self, order: ClusterJob, spans: list[Span], stop: CancelToken, tell: Any) -> None:
         self._span = functools.partial(Span, order.worker, platform.node())
         self._unit, self._spans, self._tell = order.unit, spans, tell
-        self._alone: Any = None if tell is None else turn(alone=True, stop=stop, say=self._waiting)
+        self._alone: Any = None if tell is None else machine_lock(exclusive=True, stop=stop, say=self._waiting)
         self._asked = self._started = time.time()
 
     def __enter__(self) -> None:
@@ -224,10 +224,10 @@ class _Spanning:
         self._tell(f"{self._unit.words}: {words}")
 
 
-class _UnitPacing(Pacing):
+class _UnitPacing(TimeBudget):
     """Times as long as the study has said."""
 
-    def __init__(self, order: Order, stop: Stop) -> None:
+    def __init__(self, order: ClusterJob, stop: CancelToken) -> None:
         super().__init__(order.plan, stop)
         self.rounds, self.block_s, self._share = order.rounds, order.block_s, order.share_s
 
@@ -241,15 +241,15 @@ class _UnitRun(Run):
     def __init__(
         self,
         task: Task,
-        order: Order,
+        order: ClusterJob,
         ledger: Ledger,
         shipment: Shipment,
         files: Path,
-        stop: Stop,
-        care: Care,
+        stop: CancelToken,
+        policy: WorkerPolicy,
     ) -> None:
-        super().__init__(task, order.plan, ledger, shipment, files, stop, care=care)
-        self._pacing = _UnitPacing(order, stop)
+        super().__init__(task, order.plan, ledger, shipment, files, stop, policy=policy)
+        self._budget = _UnitPacing(order, stop)
         self._unit = order.unit
 
     def time_with(self, span: contextlib.AbstractContextManager[None]) -> None:
@@ -260,21 +260,21 @@ class _UnitRun(Run):
         try:
             write_inputs(self._task, self._files / "inputs" / self._task.fingerprint, points=self._plan.points)
             self._ledger.claim(trials)
-            self._bench.prestart(trials, twin=self._twin(trials))
-            self._bench.start_baseline(self._plan.baseline(self._plan.primary))
+            self._pool.prestart(trials, replica=self._replica(trials))
+            self._pool.start_baseline(self._plan.baseline(self._plan.primary))
             with span:
                 self._group(trials, ())
             whole = True
         finally:
             self._ledger.abandon(state="waiting", reason="Stopped while it ran.")
-            self._bench.close(kill=not whole)
+            self._pool.close(kill=not whole)
 
     @contextlib.contextmanager
-    def _turn(self, *, alone: bool) -> Iterator[Callable[[], bool]]:
+    def _machine_lock(self, *, exclusive: bool) -> Iterator[Callable[[], bool]]:
         """The unit has it already."""
         yield lambda: False
 
-    def _twin(self, trials: Sequence[Planned]) -> Planned | None:
+    def _replica(self, trials: Sequence[Planned]) -> Planned | None:
         base = self._plan.baseline(self._plan.primary)
         return base if self._noise.of(base).low is None else None
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterable, Sequence
 
-from workbench.study.cluster.connection import Link
-from workbench.study.cluster.worker_info import Node, by_site
+from workbench.study.cluster.connection import ClusterConnection
+from workbench.study.cluster.worker_info import ClusterWorker, by_site
 
 _LOOK_S = 1.0
 GONE_S = 60.0
 """Seconds without any worker of a kind after which its trials are left for another run."""
 
 
-class Roster:
+class ClusterWorkers:
     """The workers of a run; new ones of a kind that it began with join it.
 
     Parameters
@@ -26,14 +26,16 @@ class Roster:
         Of the task.
     """
 
-    def __init__(self, link: Link, nodes: Sequence[Node], backends: Sequence[str], fingerprint: str) -> None:
+    def __init__(
+        self, link: ClusterConnection, nodes: Sequence[ClusterWorker], backends: Sequence[str], fingerprint: str
+    ) -> None:
         self.nodes = list(nodes)
         self._link, self._backends, self._fingerprint = link, backends, fingerprint
         self._kinds = frozenset(by_site(nodes))
         self._looked = 0.0
         self._here_at = dict.fromkeys(self._kinds, time.monotonic())
 
-    def idle(self, busy: Collection[str]) -> list[Node]:
+    def idle(self, busy: Collection[str]) -> list[ClusterWorker]:
         """Return the workers whose addresses are not among ``busy``."""
         return [node for node in self.nodes if node.address not in busy]
 
@@ -45,11 +47,11 @@ class Roster:
         """Return on how many hosts workers of one kind are."""
         return len({node.answer.host for node in self.nodes if node.site.fingerprint == site})
 
-    def drop(self, node: Node) -> None:
+    def drop(self, node: ClusterWorker) -> None:
         """Take a worker off that is gone."""
         self.nodes = [other for other in self.nodes if other is not node]
 
-    def look(self) -> tuple[list[Node], list[str]]:
+    def look(self) -> tuple[list[ClusterWorker], list[str]]:
         """Look once a second; return who has gone, and a sentence about each newcomer that is not taken."""
         now = time.monotonic()
         if now - self._looked < _LOOK_S:

@@ -13,11 +13,11 @@ from workbench.core.errors import ConfigError, TrialFailed
 from workbench.core.given import given, require_above_zero, require_count
 from workbench.core.machine import default_threads
 from workbench.study.execution.quality import examples_folder
-from workbench.study.execution.timing_pool import RemoteArm, Setup, open_arms
+from workbench.study.execution.timing_pool import EngineProcess, TimingSetup, open_arms
 from workbench.study.plan.shapes import Point
 from workbench.study.plan.trials import planned
 from workbench.study.workers.prepare_client import pack
-from workbench.study.workers.process import Stop
+from workbench.study.workers.process import CancelToken
 from workbench.study.workers.protocol import save_arrays
 from workbench.tasks.trees import to_numpy
 from workbench.timing.blocks_in_turns import Timing, interleave, usage_per_call
@@ -106,20 +106,20 @@ def time_allocators(
         save_variant(variant, folder / "artifact", batch=batch_size)
         save_arrays(to_numpy(variant.task.examples(batch_size)), examples_folder(folder / "inputs", point))
         build = pack(variant.task).build
-        setup = Setup(folder, folder / "inputs", lambda _: folder / "artifact", build, Stop())
+        setup = TimingSetup(folder, folder / "inputs", lambda _: folder / "artifact", build, CancelToken())
         started = {}
         try:
             for allocator in ALLOCATORS:
                 options = (("allocator", allocator),)
                 trial = planned(variant.task.fingerprint, variant.recipe, "torch-eager", point, count, options)
-                started[allocator] = RemoteArm.start(trial, setup, name=allocator)
+                started[allocator] = EngineProcess.start(trial, setup, name=allocator)
             return _timed(started, budget_s)
         finally:
             for arm in started.values():
-                arm.child.close()
+                arm.worker.close()
 
 
-def _timed(started: dict[str, RemoteArm], budget_s: float) -> list[AllocatorTime]:
+def _timed(started: dict[str, EngineProcess], budget_s: float) -> list[AllocatorTime]:
     failed: dict[str, TrialFailed] = {}
     arms = open_arms(started, failed)
     for error in failed.values():
@@ -129,6 +129,6 @@ def _timed(started: dict[str, RemoteArm], budget_s: float) -> list[AllocatorTime
     for name, arm in arms.items():
         found = pace_ratio(timed[ALLOCATORS[0]], timed[name])
         faults, _ = usage_per_call(timed[name])
-        memory, _ = arm.child.ask("memory")["rss"]
+        memory, _ = arm.worker.ask("memory")["rss"]
         rows.append(AllocatorTime(name, Timing.of(timed[name]).p50, found.ratio, found.low, found.high, faults, memory))
     return rows

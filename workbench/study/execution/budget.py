@@ -8,7 +8,7 @@ from typing import Any
 from workbench.compress.recipe import Recipe
 from workbench.compress.steps import Step
 from workbench.study.plan.trials import Plan
-from workbench.study.workers.process import Stop
+from workbench.study.workers.process import CancelToken
 
 EXPORT_S = 5.0
 """Estimate of the export and the loading of one variant."""
@@ -20,7 +20,7 @@ _SHARE_S = (1.0, 6.0)
 _FIRST_S = {True: 7.0, False: 4.0}
 
 
-class Pacing:
+class TimeBudget:
     """Knows the deadline, what was planned, and how long things took so far."""
 
     rounds = _ROUNDS
@@ -28,7 +28,7 @@ class Pacing:
     benches = 1
     """Groups that may be timed at the same moment: hosts of a cluster."""
 
-    def __init__(self, plan: Plan, stop: Stop) -> None:
+    def __init__(self, plan: Plan, stop: CancelToken) -> None:
         self._stop = stop
         self._epoch_s: dict[str, float] = {}
         self._known: set[Recipe] = set()

@@ -12,21 +12,21 @@ from workbench.compress.recipe import Recipe
 from workbench.core.errors import Cancelled, StudyError, TrialFailed, WorkbenchError
 from workbench.core.given import given
 from workbench.core.machine import cores_allowed
-from workbench.study.execution.budget import Pacing
-from workbench.study.execution.finals import LEAST_S, hold_finals
-from workbench.study.execution.machine_lock import turn
+from workbench.study.execution.budget import TimeBudget
+from workbench.study.execution.finals import LEAST_S, run_finals
+from workbench.study.execution.machine_lock import machine_lock
 from workbench.study.execution.quality import write_inputs
 from workbench.study.execution.scoring import Finishing
 from workbench.study.execution.summary import RunSummary
-from workbench.study.execution.timing_columns import Noise
-from workbench.study.execution.timing_pool import TWIN, Bench, Setup
+from workbench.study.execution.timing_columns import NoiseFloors
+from workbench.study.execution.timing_pool import AA_REPLICA, TimingPool, TimingSetup
 from workbench.study.plan.trials import Plan, Planned
 from workbench.study.results.ranking import pareto_rows
 from workbench.study.storage.artifact_store import Shelf
 from workbench.study.storage.session import Ledger, words_of
-from workbench.study.workers.policy import Care
-from workbench.study.workers.prepare_client import PrepareHost, Shipment
-from workbench.study.workers.process import OutOfTime, Stop
+from workbench.study.workers.policy import WorkerPolicy
+from workbench.study.workers.prepare_client import PrepareClient, Shipment
+from workbench.study.workers.process import CancelToken, OutOfTime
 
 if TYPE_CHECKING:
     from workbench.measure.resources.monitor import Monitor
@@ -64,24 +64,24 @@ class Run(Finishing):
         ledger: Ledger,
         shipment: Shipment,
         files: Path,
-        stop: Stop,
+        stop: CancelToken,
         *,
         prefix_cache: bool = True,
         monitor: Monitor | None = None,
-        care: Care | None = None,
-        host: PrepareHost | None = None,
+        policy: WorkerPolicy | None = None,
+        host: PrepareClient | None = None,
     ) -> None:
-        self._care = care or Care()
+        self._policy = policy or WorkerPolicy()
         self._monitor = monitor
         self._task, self._plan, self._ledger, self._files, self._stop = task, plan, ledger, files, stop
         self._all = plan
-        self._pacing = Pacing(plan, stop)
-        self._host = host or PrepareHost(None, files, stop, prefix_cache=prefix_cache, care=self._care)
+        self._budget = TimeBudget(plan, stop)
+        self._host = host or PrepareClient(None, files, stop, prefix_cache=prefix_cache, policy=self._policy)
         self._host.carry(shipment)
         self._shelf = Shelf(files)
         inputs = files / "inputs" / task.fingerprint
-        self._bench = Bench(Setup(files, inputs, self._shelf.artifact, shipment.build, stop, self._care))
-        self._noise = Noise(files / "noise.json")
+        self._pool = TimingPool(TimingSetup(files, inputs, self._shelf.artifact, shipment.build, stop, self._policy))
+        self._noise = NoiseFloors(files / "noise.json")
         self._cut: list[str] = []
 
     def work(self) -> RunSummary:
@@ -116,7 +116,7 @@ class Run(Finishing):
             raise StudyError(f"The run stopped: {error} What is complete is kept.") from error
         finally:
             self._leave(state, reason, kill=not whole)
-        phases = self._care.phases
+        phases = self._policy.phases
         return RunSummary(
             **self._ledger.counts(),
             cancelled=not whole and state == "cancelled",
@@ -131,9 +131,9 @@ class Run(Finishing):
         if self._stop.remaining() < LEAST_S:
             self._cut.append(f"not run, {BUDGET}: the head-to-head timing of the leading rows")
             return
-        with self._turn(alone=True):
+        with self._machine_lock(exclusive=True):
             try:
-                hold_finals(self._all, self._ledger, self._bench, self._noise, self._pacing, say=self._ledger.say)
+                run_finals(self._all, self._ledger, self._pool, self._noise, self._budget, say=self._ledger.say)
             except OutOfTime:  # the rows keep their own timing
                 self._cut.append(f"not finished, {BUDGET}: the head-to-head timing of the leading rows")
 
@@ -145,15 +145,15 @@ class Run(Finishing):
         """Give free what was running and end the processes: each of these, also where another one fails."""
         with contextlib.ExitStack() as each:
             each.callback(self._host.close, kill=kill)
-            each.callback(self._bench.close, kill=kill)
+            each.callback(self._pool.close, kill=kill)
             each.callback(self._ledger.abandon, state=state, reason=reason)
 
     @contextlib.contextmanager
-    def _turn(self, *, alone: bool) -> Iterator[Callable[[], bool]]:
+    def _machine_lock(self, *, exclusive: bool) -> Iterator[Callable[[], bool]]:
         """Have this machine's turn; what it waited for is a phase of its own."""
-        with contextlib.ExitStack() as held:
-            with self._care.phases.during("waiting"):
-                wanted = held.enter_context(turn(alone=alone, stop=self._stop, say=self._ledger.say))
+        with contextlib.ExitStack() as stack:
+            with self._policy.phases.during("waiting"):
+                wanted = stack.enter_context(machine_lock(exclusive=exclusive, stop=self._stop, say=self._ledger.say))
             yield wanted
 
     def _pass(self) -> None:
@@ -171,7 +171,7 @@ class Run(Finishing):
         rest = self._plan.rest(ready, tiers=({best["recipe_id"]} if best else (), {row["recipe_id"] for row in front}))
         for position, (recipe, point) in enumerate(rest):
             group = self._ledger.still_mine(self._plan.group(recipe, point))
-            if group and not self._pacing.group_fits():
+            if group and not self._budget.group_fits():
                 self._leave_out(group, primary=False)
             elif group:
                 self._group(group, [t for r, p in rest[position + 1 : position + 2] for t in self._plan.group(r, p)])
@@ -187,15 +187,15 @@ class Run(Finishing):
         """Claim a recipe, prepare it, and time it at the primary point; False where nothing more is to do."""
         mine = self._ledger.claim(self._plan.of(recipe))
         if not mine:
-            self._pacing.prepared(recipe)
+            self._budget.prepared(recipe)
             return False
-        if not self._pacing.fits(recipe, prepared=self._prepared(mine[0]) is not None):
+        if not self._budget.fits(recipe, prepared=self._prepared(mine[0]) is not None):
             self._leave_out(mine, primary=True)
             return False
         first = [t for t in mine if t.point == self._plan.primary]
         if self._prepared(mine[0]) is None and not self._prepare(mine, first):
             return False
-        self._pacing.prepared(recipe)
+        self._budget.prepared(recipe)
         worth = self._worth_timing(first)
         if worth:
             self._group(worth, following)
@@ -211,31 +211,31 @@ class Run(Finishing):
         if self._monitor is not None:
             self._monitor.mark(trial.name)
         if first:
-            self._bench.start_baseline(self._plan.baseline(first[0].point))
-        self._bench.prestart(first, twin=self._twin(first))
+            self._pool.start_baseline(self._plan.baseline(first[0].point))
+        self._pool.prestart(first, replica=self._replica(first))
         try:
             listen = self._listener(trial)
             sizes = self._plan.batch_sizes
             few = cores_allowed() <= _FEW_CORES
-            with self._turn(alone=False) if few else contextlib.nullcontext():
+            with self._machine_lock(exclusive=False) if few else contextlib.nullcontext():
                 started = time.monotonic()
                 answer = self._host.prepare(recipe, self._shelf.target(trial), listen, batch_sizes=sizes)
         except TrialFailed as error:
-            self._bench.end([*(t.key for t in first), TWIN])
+            self._pool.end([*(t.key for t in first), AA_REPLICA])
             self._unprepared(mine, error)
-            self._pacing.prepared(recipe)
+            self._budget.prepared(recipe)
             self._stop_if_full(error)
             if not recipe.steps:
                 raise StudyError(f"The float model cannot be prepared, so there is no baseline: {error}") from error
             return False
         answer["prepare_s"] = time.monotonic() - started
         self._shelf.keep(trial, answer)
-        self._pacing.learn(recipe, answer["steps"])
+        self._budget.learn(recipe, answer["steps"])
         return True
 
     def _listener(self, trial: Planned) -> Callable[[dict[str, Any]], None]:
         """Return what gets the progress of a trial's preparation."""
-        return self._ledger.following(trial.name, seconds=self._pacing.prepare_s(trial.recipe))
+        return self._ledger.following(trial.name, seconds=self._budget.prepare_s(trial.recipe))
 
     def _unprepared(self, trials: Sequence[Planned], error: TrialFailed) -> None:
         """Note trials whose preparation did not end in a variant."""
@@ -244,42 +244,42 @@ class Run(Finishing):
     def _group(self, trials: Sequence[Planned], following: Sequence[Planned]) -> None:
         """Time one recipe at one point on all its backends, in turns with the baseline; then judge quality."""
         point = trials[0].point
-        base, twin = self._plan.baseline(point), self._twin(trials)
+        base, replica = self._plan.baseline(point), self._replica(trials)
         self._ledger.running(trials)
-        with self._turn(alone=True) as wanted:
+        with self._machine_lock(exclusive=True) as wanted:
             started = time.monotonic()
-            self._time(trials, base, twin, following)
+            self._time(trials, base, replica, following)
             if wanted():
-                self._bench.settle()  # what imports would disturb whoever times next
-        self._pacing.grouped(time.monotonic() - started, primary=point == self._plan.primary)
+                self._pool.settle()  # what imports would disturb whoever times next
+        self._budget.grouped(time.monotonic() - started, primary=point == self._plan.primary)
 
     def _time(
-        self, trials: Sequence[Planned], base: Planned, twin: Planned | None, following: Sequence[Planned]
+        self, trials: Sequence[Planned], base: Planned, replica: Planned | None, following: Sequence[Planned]
     ) -> None:
         self._ledger.say(f"loading {words_of(trials)}")
         try:
             with self._monitor.paused() if self._monitor is not None else contextlib.nullcontext():
-                timed = self._bench.time(
+                timed = self._pool.time(
                     trials,
                     base,
-                    twin=twin is not None,
-                    rounds=self._pacing.rounds,
-                    block_s=self._pacing.block_s,
-                    budget_s=self._pacing.share_s(),
+                    replica=replica is not None,
+                    rounds=self._budget.rounds,
+                    block_s=self._budget.block_s,
+                    budget_s=self._budget.share_s(),
                     after_round=lambda n: self._ledger.say(f"timing {words_of(trials)}: round {n}"),
                 )
         except TrialFailed as error:
             self._ledger.fail(trials, f"The baseline's process could not be timed: {error}")
             raise StudyError(f"The baseline at batch {base.point.words} cannot be timed: {error}") from error
-        self._bench.end([TWIN])
-        self._bench.prestart(self._ledger.missing(following))  # nothing is timed until the next group
-        if twin is not None and TWIN in timed.rounds.timed:
-            self._noise.measure(base, timed.rounds.timed[timed.arms[base.key].name], timed.rounds.timed[TWIN])
+        self._pool.end([AA_REPLICA])
+        self._pool.prestart(self._ledger.missing(following))  # nothing is timed until the next group
+        if replica is not None and AA_REPLICA in timed.rounds.timed:
+            self._noise.measure(base, timed.rounds.timed[timed.arms[base.key].name], timed.rounds.timed[AA_REPLICA])
         for trial in trials:
             self._finish(trial, timed, base)
-            self._bench.end([trial.key])
+            self._pool.end([trial.key])
 
-    def _twin(self, trials: Sequence[Planned]) -> Planned | None:
+    def _replica(self, trials: Sequence[Planned]) -> Planned | None:
         """Return the baseline trial where it is timed for the first time: the noise floor is measured with it."""
         base = next((t for t in trials if t.baseline and t.point == self._plan.primary), None)
         return base if base is not None and self._noise.of(base).low is None else None
@@ -289,8 +289,8 @@ class Run(Finishing):
         return self._ledger.wait_for_others(self._plan.trials, self._stop, look_s=1.0)
 
     def _leave_out(self, trials: Sequence[Planned], *, primary: bool) -> None:
-        self._pacing.skip(primary=primary)
-        self._pacing.prepared(trials[0].recipe)
+        self._budget.skip(primary=primary)
+        self._budget.prepared(trials[0].recipe)
         self._note_cut(trials)
         self._ledger.cut(trials, BUDGET)
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from workbench.core.stats import verdict
-from workbench.study.execution.budget import Pacing
-from workbench.study.execution.timing_columns import Noise, baseline_columns, speed_columns
-from workbench.study.execution.timing_pool import Bench, Timed
+from workbench.study.execution.budget import TimeBudget
+from workbench.study.execution.timing_columns import NoiseFloors, baseline_columns, speed_columns
+from workbench.study.execution.timing_pool import GroupTiming, TimingPool
 from workbench.study.plan.trial_keys import trial_key
 from workbench.study.plan.trials import Plan, Planned
 from workbench.study.results.quality_limits import may_exceed, within_limit
@@ -31,7 +31,7 @@ _RESAMPLES = 300
 
 
 @dataclass(frozen=True)
-class Standing:
+class FinalRank:
     """A finalist's rank, and the evidence: its time over the winner's with the 95 % CI (None for the winner)."""
 
     trial: Planned
@@ -81,7 +81,7 @@ def standings(
     floor: float,
     *,
     unsure: Collection[Planned] = (),
-) -> list[Standing]:
+) -> list[FinalRank]:
     """Rank trials that were timed interleaved: by pace, and those not told apart from the fastest by quality and size.
 
     Parameters
@@ -106,15 +106,15 @@ def standings(
     winner = min(level, key=lambda trial: (trial in unsure, _size(sizes[trial]), trial is not fastest))
     behind = {trial: pace_ratio(timed[trial], timed[winner], floor=floor) for trial in trials if trial is not winner}
     order = [winner, *sorted(behind, key=lambda trial: (trial not in level, behind[trial].ratio))]
-    return [Standing(trial, rank, behind.get(trial), trial in level) for rank, trial in enumerate(order, start=1)]
+    return [FinalRank(trial, rank, behind.get(trial), trial in level) for rank, trial in enumerate(order, start=1)]
 
 
 def _size(mib: float | None) -> float:
     return math.inf if mib is None else mib
 
 
-def hold_finals(
-    plan: Plan, ledger: Ledger, bench: Bench, noise: Noise, pacing: Pacing, *, say: Callable[[str], None]
+def run_finals(
+    plan: Plan, ledger: Ledger, bench: TimingPool, noise: NoiseFloors, budget: TimeBudget, *, say: Callable[[str], None]
 ) -> None:
     """Time the leading trials and the baseline at the primary point, and write ranks and speedups into their rows.
 
@@ -143,9 +143,9 @@ def hold_finals(
     timed = bench.time(
         arms,
         base,
-        twin=False,
-        rounds=(pacing.rounds[0], _LONGER * pacing.rounds[1]),
-        block_s=pacing.block_s,
+        replica=False,
+        rounds=(budget.rounds[0], _LONGER * budget.rounds[1]),
+        block_s=budget.block_s,
         budget_s=FINALS_S,
         after_round=lambda number: say(f"finals: round {number}"),
         enough=told_apart,
@@ -170,7 +170,12 @@ def _decided(one: Sequence[Block], other: Sequence[Block], floor: float) -> bool
 
 
 def _write(
-    timed: Timed, trials: Sequence[Planned], base: Planned, other: Planned | None, ledger: Ledger, noise: Noise
+    timed: GroupTiming,
+    trials: Sequence[Planned],
+    base: Planned,
+    other: Planned | None,
+    ledger: Ledger,
+    noise: NoiseFloors,
 ) -> None:
     blocks = {trial: timed.rounds.timed[timed.arms[trial.key].name] for trial in trials if trial.key in timed.arms}
     if not blocks:
@@ -196,7 +201,9 @@ def _write(
         ledger.amend(trial, columns)
 
 
-def _faster_baseline(timed: Timed, base: Planned, other: Planned | None, ledger: Ledger, noise: Noise) -> Planned:
+def _faster_baseline(
+    timed: GroupTiming, base: Planned, other: Planned | None, ledger: Ledger, noise: NoiseFloors
+) -> Planned:
     """Return the baseline that is faster beside the finalists; one that is new gets a row."""
     if other is None or other.key not in timed.arms:
         return base

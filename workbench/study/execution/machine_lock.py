@@ -19,7 +19,7 @@ _POSIX = os.name == "posix"
 
 
 class Waiter(Protocol):
-    """What ends a waiting early: :class:`workbench.study.workers.process.Stop` is one."""
+    """What ends a waiting early: :class:`workbench.study.workers.process.CancelToken` is one."""
 
     def wait(self, seconds: float) -> None:
         """Sleep, but no longer than until the stop is asked for."""
@@ -28,7 +28,7 @@ class Waiter(Protocol):
         """Raise where the work is to stop."""
 
 
-def turn_folder() -> Path:
+def lock_folder() -> Path:
     """Return where the lock lies: ``WORKBENCH_LOCK_DIR``, else one folder for all users of this machine.
 
     That is not ``TMPDIR``, which differs between users and jobs: they share the cores, so they must share the lock.
@@ -40,10 +40,10 @@ def turn_folder() -> Path:
 
 
 @contextlib.contextmanager
-def turn(
-    *, alone: bool, stop: Waiter, say: Callable[[str], None], folder: Path | None = None
+def machine_lock(
+    *, exclusive: bool, stop: Waiter, say: Callable[[str], None], folder: Path | None = None
 ) -> Iterator[Callable[[], bool]]:
-    """Hold this machine's turn within a ``with`` block: ``alone`` to time, else beside others who do not time.
+    """Hold this machine's turn within a ``with`` block: ``exclusive`` to time, else beside others who do not time.
 
     The block gets a function that says whether somebody waits for it to end.
 
@@ -59,7 +59,7 @@ def turn(
     say : callable
         Gets a sentence when there is something to wait for, and where no lock can be had: work then goes on without.
     folder : Path, optional
-        Where the lock lies; :func:`turn_folder` by default.
+        Where the lock lies; :func:`lock_folder` by default.
 
     Raises
     ------
@@ -68,29 +68,29 @@ def turn(
 
     Examples
     --------
-    >>> with turn(alone=True, stop=Stop(), say=print):  # doctest: +SKIP
+    >>> with machine_lock(exclusive=True, stop=CancelToken(), say=print):  # doctest: +SKIP
     ...     samples = arm.block(0.06)
     """
-    where = turn_folder() if folder is None else folder
-    with contextlib.ExitStack() as held:
+    where = lock_folder() if folder is None else folder
+    with contextlib.ExitStack() as stack:
         try:
-            wanted = _queued(held, where, alone=alone, stop=stop, say=say)
+            wanted = _queued(stack, where, exclusive=exclusive, stop=stop, say=say)
         except OSError as error:  # no folder, or a file system without locks
-            held.close()
+            stack.close()
             say(f"other studies on this machine are not waited for, since {where} gives no lock: {error.strerror}")
             wanted = _nobody
         yield wanted
 
 
 def _queued(
-    held: contextlib.ExitStack, where: Path, *, alone: bool, stop: Waiter, say: Callable[[str], None]
+    stack: contextlib.ExitStack, where: Path, *, exclusive: bool, stop: Waiter, say: Callable[[str], None]
 ) -> Callable[[], bool]:
-    """Take the turn, which ``held`` gives back, and return what says whether somebody waits for it."""
+    """Take the turn, which ``stack`` gives back, and return what says whether somebody waits for it."""
     where.mkdir(parents=True, exist_ok=True)
-    queue, cores = (held.enter_context(_opened(where / f"{NAME}{suffix}")) for suffix in (".queue", ".lock"))
+    queue, cores = (stack.enter_context(_opened(where / f"{NAME}{suffix}")) for suffix in (".queue", ".lock"))
     said = False
-    for descriptor, only_one in ((queue, True), (cores, alone)):
-        while not _taken(descriptor, alone=only_one):
+    for descriptor, only_one in ((queue, True), (cores, exclusive)):
+        while not _taken(descriptor, exclusive=only_one):
             if not said:
                 said = True
                 say("waiting for another study on this machine, which has the cores")
@@ -106,7 +106,7 @@ def _nobody() -> bool:
 
 def _waited_for(queue: int) -> bool:
     """Say whether somebody has the queue, and so waits for the cores."""
-    if not _taken(queue, alone=True):
+    if not _taken(queue, exclusive=True):
         return True
     _give_back(queue)
     return False
@@ -134,12 +134,12 @@ def _open(path: Path) -> int:
     return descriptor
 
 
-def _taken(descriptor: int, *, alone: bool) -> bool:
+def _taken(descriptor: int, *, exclusive: bool) -> bool:
     try:
         if _POSIX:
             import fcntl
 
-            fcntl.flock(descriptor, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
         else:
             _windows(descriptor, "LK_NBLCK")
     except (BlockingIOError, PermissionError):

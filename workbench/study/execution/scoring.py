@@ -11,14 +11,14 @@ from workbench.core.errors import StudyError, TrialFailed
 from workbench.core.files import is_disk_full
 from workbench.study.execution.quality import QUALITY, judge
 from workbench.study.execution.timing_columns import (
-    Noise,
+    NoiseFloors,
     baseline_columns,
     save_samples,
     shape_notes,
     size_columns,
     timed_columns,
 )
-from workbench.study.execution.timing_pool import RemoteArm, Timed
+from workbench.study.execution.timing_pool import EngineProcess, GroupTiming
 from workbench.study.plan.shapes import task_shape
 from workbench.study.plan.trials import Plan, Planned
 from workbench.study.results.leakage import seen_note
@@ -40,9 +40,9 @@ class Finishing:
     _ledger: Ledger
     _files: Path
     _shelf: Shelf
-    _noise: Noise
+    _noise: NoiseFloors
 
-    def _finish(self, trial: Planned, timed: Timed, base: Planned) -> None:
+    def _finish(self, trial: Planned, timed: GroupTiming, base: Planned) -> None:
         """Complete one row of a group, or fail it."""
         if trial.key in timed.failed:
             self._ledger.fail([trial], str(timed.failed[trial.key]))
@@ -79,7 +79,7 @@ class Finishing:
             trial, {**columns, **quality, **size, **validation, **known, "samples": samples, "notes": notes}
         )
 
-    def _validation(self, trial: Planned, arm: RemoteArm, reference: RemoteArm) -> dict[str, Any]:
+    def _validation(self, trial: Planned, arm: EngineProcess, reference: EngineProcess) -> dict[str, Any]:
         """Return the drop on the validation split with its note: that of preparing, since it costs nothing more."""
         return self._prepared_drop(trial, self._plan.baseline(trial.point))
 
@@ -91,7 +91,7 @@ class Finishing:
             return {"validation_drop": None, "notes": {"validation_drop": f"The metric is {mine} on the variant."}}
         return {"validation_drop": theirs - mine, "notes": {"validation_drop": _IN_TORCH}}
 
-    def _quality(self, trial: Planned, arm: RemoteArm, reference: RemoteArm) -> dict[str, Any]:
+    def _quality(self, trial: Planned, arm: EngineProcess, reference: EngineProcess) -> dict[str, Any]:
         """Quality on the engine that was timed: evaluated once per recipe and backend, shared by the batch sizes."""
         if trial.reference is not None and trial.backend == reference.trial.backend:
             base = self._ledger.row(reference.trial)
@@ -113,7 +113,7 @@ class Finishing:
             shutil.rmtree(outputs)
         return quality
 
-    def _evaluate(self, arm: RemoteArm, outputs: Path) -> None:
+    def _evaluate(self, arm: EngineProcess, outputs: Path) -> None:
         words = f"evaluating {arm.trial.words}"
         self._ledger.say(words)
         arm.evaluate(outputs, self._ledger.following(words))

@@ -15,13 +15,13 @@ from workbench.core.errors import StudyError, TrialFailed
 from workbench.core.machine import default_threads
 from workbench.core.progress import Progress, ProgressCallback
 from workbench.study.execution.quality import judge, write_inputs
-from workbench.study.execution.timing_pool import RemoteArm, Setup
+from workbench.study.execution.timing_pool import EngineProcess, TimingSetup
 from workbench.study.plan.trials import BASELINE_BACKEND, Plan, Planned, check_recipes, plan_for
 from workbench.study.results.ranking import Best
 from workbench.study.results.schema import row_recipe
 from workbench.study.storage.artifact_store import Shelf
-from workbench.study.workers.prepare_client import PrepareHost, Shipment, pack
-from workbench.study.workers.process import Stop
+from workbench.study.workers.prepare_client import PrepareClient, Shipment, pack
+from workbench.study.workers.process import CancelToken
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,8 +43,8 @@ class SeedResult:
 
 
 @dataclass(frozen=True)
-class Spread:
-    """The answer of :meth:`Study.spread`: a result per seed, all measured on ``backend`` at ``batch_size``."""
+class SeedVariance:
+    """The answer of :meth:`Study.seed_variance`: a result per seed, all measured on ``backend`` at ``batch_size``."""
 
     recipe: Recipe
     backend: str
@@ -71,19 +71,19 @@ class Spread:
         return str(self.frame().to_html())
 
 
-def measure_spread(
+def measure_seed_variance(
     task: Task,
     recipe: Recipe | None,
     seeds: int | Sequence[int],
     backend: str | None,
     best: Best,
     files: Path,
-    stop: Stop,
+    stop: CancelToken,
     progress: ProgressCallback,
     *,
     cache: bool,
-) -> Spread:
-    """Do the work of :meth:`Study.spread`; artefacts are kept and reused, no row is written."""
+) -> SeedVariance:
+    """Do the work of :meth:`Study.seed_variance`; artefacts are kept and reused, no row is written."""
     recipe, wanted = _recipe(recipe, best), _seeds(seeds)
     row = best.row
     backend = backend or (row["backend"] if row else BASELINE_BACKEND)
@@ -93,7 +93,7 @@ def measure_spread(
     check_recipes(plan.recipes, task)
     bench = _Bench(task, plan, pack(task), files, stop, progress, cache=cache)
     with bench.closing():
-        return Spread(recipe, backend, batch, bench.results(recipes))
+        return SeedVariance(recipe, backend, batch, bench.results(recipes))
 
 
 def _recipe(recipe: Recipe | None, best: Best) -> Recipe:
@@ -128,16 +128,16 @@ class _Bench:
         plan: Plan,
         shipment: Shipment,
         files: Path,
-        stop: Stop,
+        stop: CancelToken,
         progress: ProgressCallback,
         *,
         cache: bool,
     ) -> None:
         self._task, self._plan, self._files, self._stop, self._progress = task, plan, files, stop, progress
         self._shelf = Shelf(files)
-        self._host = PrepareHost(shipment, files, stop, prefix_cache=cache)
+        self._host = PrepareClient(shipment, files, stop, prefix_cache=cache)
         inputs = files / "inputs" / task.fingerprint
-        self._setup = Setup(files, inputs, self._shelf.artifact, shipment.build, stop)
+        self._setup = TimingSetup(files, inputs, self._shelf.artifact, shipment.build, stop)
         self._done = 0
 
     def results(self, recipes: Sequence[Recipe]) -> tuple[SeedResult, ...]:
@@ -169,15 +169,15 @@ class _Bench:
     def _outputs(self, trial: Planned, outputs: Path) -> dict[str, Any]:
         try:
             answer = self._prepared(trial)
-            arm = RemoteArm.start(trial, self._setup, name=f"spread-{trial.key}")
+            arm = EngineProcess.start(trial, self._setup, name=f"spread-{trial.key}")
             try:
                 arm.open()
                 arm.evaluate(outputs, lambda event: self._say(f"evaluating {trial.words}: {event['message']}"))
             finally:
-                if self._stop.asked:
-                    arm.child.kill()
+                if self._stop.requested:
+                    arm.worker.kill()
                 else:
-                    arm.child.close()
+                    arm.worker.close()
         except TrialFailed as error:
             raise StudyError(f"The spread cannot be measured: {trial.words}: {error}") from error
         return answer

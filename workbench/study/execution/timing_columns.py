@@ -18,7 +18,7 @@ from workbench.core.stats import ASSUMED_NOISE, verdict
 from workbench.engine.backends import runs_module
 from workbench.measure.comparison.compare import MANY_FAULTS
 from workbench.measure.comparison.noise import machine_floor
-from workbench.study.execution.timing_pool import RemoteArm
+from workbench.study.execution.timing_pool import EngineProcess
 from workbench.study.plan.shapes import Shape
 from workbench.study.plan.trials import Planned
 from workbench.timing.blocks import FREE, Block
@@ -30,7 +30,7 @@ _WEIGHTS = ("weights.safetensors", "exported.pt2")
 
 
 @dataclass(frozen=True)
-class Twin:
+class NoiseFloor:
     """How far two processes of the same baseline were apart: ``ratio`` of their latencies with its interval (A-A).
 
     All three are None if it was not measured for this trial. ``floor`` is the share up to which differences count
@@ -44,7 +44,7 @@ class Twin:
     high: float | None = None
 
 
-class Noise:
+class NoiseFloors:
     """The noise floors of a study (A/A timings), kept in a file; never below that of the machine if it is known."""
 
     def __init__(self, path: Path) -> None:
@@ -58,14 +58,14 @@ class Noise:
         self._known[baseline.key] = [found.ratio, found.low, found.high]
         write_json(self._path, self._known)
 
-    def of(self, baseline: Planned) -> Twin:
+    def of(self, baseline: Planned) -> NoiseFloor:
         """Return the floor; for a batch size that was not measured, the largest of the others."""
         own = self._known.get(baseline.key)
         known = self._known.values() if own is None else [own]
         apart = max((_apart(*values) for values in known), default=0.0)
-        seen = "two processes of the baseline (A/A) were that far apart" if apart > self._least else Twin.seen
-        twin = Twin(max(apart, self._least), seen)
-        return twin if own is None else replace(twin, ratio=own[0], low=own[1], high=own[2])
+        seen = "two processes of the baseline (A/A) were that far apart" if apart > self._least else NoiseFloor.seen
+        replica = NoiseFloor(max(apart, self._least), seen)
+        return replica if own is None else replace(replica, ratio=own[0], low=own[1], high=own[2])
 
 
 def _apart(ratio: float, low: float, high: float) -> float:
@@ -75,7 +75,12 @@ def _apart(ratio: float, low: float, high: float) -> float:
 
 
 def speed_columns(
-    arm: RemoteArm, blocks: Sequence[Block], base: Sequence[Block], noise: Twin, *, timed: Rounds | None = None
+    arm: EngineProcess,
+    blocks: Sequence[Block],
+    base: Sequence[Block],
+    noise: NoiseFloor,
+    *,
+    timed: Rounds | None = None,
 ) -> dict[str, Any]:
     """Return latency, throughput, speedup and verdict, with notes for what is None."""
     timing = Timing.of(blocks)
@@ -125,7 +130,12 @@ def speed_columns(
 
 
 def timed_columns(
-    arm: RemoteArm, blocks: Sequence[Block], base: Sequence[Block], noise: Twin, *, timed: Rounds | None = None
+    arm: EngineProcess,
+    blocks: Sequence[Block],
+    base: Sequence[Block],
+    noise: NoiseFloor,
+    *,
+    timed: Rounds | None = None,
 ) -> dict[str, Any]:
     """Return latency, throughput, speedup, verdict, memory and load time, with notes for what is None."""
     columns = speed_columns(arm, blocks, base, noise, timed=timed)
@@ -133,7 +143,7 @@ def timed_columns(
 
 
 def baseline_columns(
-    arm: RemoteArm, blocks: Sequence[Block], noise: Twin, timed: Rounds | None = None
+    arm: EngineProcess, blocks: Sequence[Block], noise: NoiseFloor, timed: Rounds | None = None
 ) -> dict[str, Any]:
     """Return the columns of the baseline: speedup 1 by definition, its interval that of a second baseline process."""
     columns = timed_columns(arm, blocks, blocks, noise, timed=timed)
@@ -146,7 +156,7 @@ def baseline_columns(
     return columns
 
 
-def opened_columns(arm: RemoteArm, notes: dict[str, str]) -> dict[str, Any]:
+def opened_columns(arm: EngineProcess, notes: dict[str, str]) -> dict[str, Any]:
     """Return what loading told: the cold start, difference from torch, memory, the engine's own remarks."""
     diff = arm.opened["max_abs_diff"]
     if diff is None or not math.isfinite(diff):
@@ -157,7 +167,7 @@ def opened_columns(arm: RemoteArm, notes: dict[str, str]) -> dict[str, Any]:
     return {**cold_columns(arm, notes), "max_abs_diff": diff, **footprint_columns(arm, notes)}
 
 
-def footprint_columns(arm: RemoteArm, notes: dict[str, str]) -> dict[str, float | None]:
+def footprint_columns(arm: EngineProcess, notes: dict[str, str]) -> dict[str, float | None]:
     """Return memory and energy of an arm; what a figure is, or why it is None, goes into ``notes``."""
     columns: dict[str, float | None] = {}
     for name in FOOTPRINT:
@@ -167,7 +177,7 @@ def footprint_columns(arm: RemoteArm, notes: dict[str, str]) -> dict[str, float 
     return columns
 
 
-def cold_columns(arm: RemoteArm, notes: dict[str, str]) -> dict[str, float | None]:
+def cold_columns(arm: EngineProcess, notes: dict[str, str]) -> dict[str, float | None]:
     """Return what a fresh process waited for before its first answer: loading, compiling and the first call, in ms.
 
     The three add up: what is compiling in a step of its own is not in ``load_ms``. The import of the runtime is not

@@ -15,14 +15,14 @@ from workbench.engine.backends import runs_module
 from workbench.engine.loading.placement import runs_on_gpu
 from workbench.study.execution.quality import examples_folder, split_folder
 from workbench.study.plan.trials import Planned
-from workbench.study.workers.policy import Care
-from workbench.study.workers.process import Child, ChildError, Stop
+from workbench.study.workers.policy import WorkerPolicy
+from workbench.study.workers.process import CancelToken, WorkerError, WorkerProcess
 from workbench.timing.blocks import Block
 from workbench.timing.blocks_in_turns import Rounds, interleave
 from workbench.timing.conditions import Watch
 from workbench.timing.pace import pace_ratio
 
-TWIN = "twin"
+AA_REPLICA = "replica"
 ENERGY_S = 1.0
 """Seconds of calls that the energy of a trial is measured over."""
 REST_S = 0.5
@@ -35,48 +35,48 @@ _RESAMPLES = 300
 
 
 @dataclass(frozen=True)
-class Setup:
+class TimingSetup:
     """What every timing process of a run needs to know."""
 
     files: Path
     inputs: Path
     artifact: Callable[[Planned], Path]
     build: bytes
-    stop: Stop
-    care: Care = field(default_factory=Care)
+    stop: CancelToken
+    policy: WorkerPolicy = field(default_factory=WorkerPolicy)
     trust: bool = True  # a study wrote its artefacts itself, and their hashes are checked
 
 
 @dataclass
-class RemoteArm:
+class EngineProcess:
     """An engine in a process of its own; it is an :class:`workbench.timing.blocks_in_turns.Arm`."""
 
     name: str
     trial: Planned
-    setup: Setup
-    child: Child
+    setup: TimingSetup
+    worker: WorkerProcess
     opened: dict[str, Any] = field(default_factory=dict)
     figures: dict[str, Figure] = field(default_factory=dict)
     gpu: GpuMemory | None = None
     evaluated: bool = False
 
     @classmethod
-    def start(cls, trial: Planned, setup: Setup, *, name: str = "") -> RemoteArm:
+    def start(cls, trial: Planned, setup: TimingSetup, *, name: str = "") -> EngineProcess:
         """Start the process; it imports its runtime while the study does something else."""
         name = name or trial.key
-        child = Child(
+        worker = WorkerProcess(
             "time",
             {"backend": trial.backend, "allocator": dict(trial.options).get("allocator", "steady")},
             log=setup.files / "logs" / f"{name}.log",
             stop=setup.stop,
-            care=setup.care,
+            policy=setup.policy,
         )
-        return cls(name, trial, setup, child)
+        return cls(name, trial, setup, worker)
 
     def open(self) -> None:
         """Load the artefact."""
-        self.gpu = GpuMemory(self.child.pid)
-        self.opened = self.child.ask(
+        self.gpu = GpuMemory(self.worker.pid)
+        self.opened = self.worker.ask(
             "open",
             self.setup.build if runs_module(self.trial.backend) else b"",
             artifact=str(self.setup.artifact(self.trial)),
@@ -89,19 +89,19 @@ class RemoteArm:
 
     def warm(self) -> None:
         """Run until steady."""
-        self.opened["steady"] = self.child.ask("warm")["steady"]
+        self.opened["steady"] = self.worker.ask("warm")["steady"]
         if self.gpu is not None:
             self.gpu.read()  # before the next arm loads its model: it may be on the same device
 
     def block(self, seconds: float) -> Block:
         """Hand over the token for one block."""
-        return Block.from_dict(self.child.ask("block", seconds=seconds))
+        return Block.from_dict(self.worker.ask("block", seconds=seconds))
 
     def measure_footprint(self) -> None:
         """Note what the process took until now and its calls' energy, once: evaluation is not the trial's own."""
         if self.figures:
             return
-        answer = self.child.ask("memory")
+        answer = self.worker.ask("memory")
         names = {"peak_rss_mib": "rss", "peak_pss_mib": "pss", "allocator_peak_mib": "allocator"}
         figures: dict[str, Figure] = {name: tuple(answer[key]) for name, key in names.items()}
         index = answer["gpu"]
@@ -116,15 +116,15 @@ class RemoteArm:
         if self.setup.stop.remaining() < _ENERGY_ROOM * (ENERGY_S + REST_S):
             return None, "The time budget did not allow it."
         try:
-            answer = self.child.ask("energy", seconds=ENERGY_S, idle_s=REST_S)
-        except ChildError as error:  # a counter that fails takes no row along
+            answer = self.worker.ask("energy", seconds=ENERGY_S, idle_s=REST_S)
+        except WorkerError as error:  # a counter that fails takes no row along
             return None, f"It could not be measured: {error}"
         mj, said = answer["energy"]
         return mj, said
 
     def evaluate(self, outputs: Path, on_event: Callable[[dict[str, Any]], None], *, split: str = "evaluation") -> None:
         """Run the inputs of a split and have the outputs written into ``outputs``."""
-        self.child.ask(
+        self.worker.ask(
             "evaluate",
             on_event=on_event,
             inputs=str(split_folder(self.setup.inputs, split)),
@@ -134,51 +134,51 @@ class RemoteArm:
 
 
 @dataclass(frozen=True)
-class Timed:
+class GroupTiming:
     """What a group gave: the rounds, the arms that came through by trial key, and why the others did not."""
 
     rounds: Rounds
-    arms: dict[str, RemoteArm]
+    arms: dict[str, EngineProcess]
     failed: dict[str, TrialFailed]
 
 
-class Bench:
+class TimingPool:
     """Holds the baseline's process and starts, times and ends the processes of groups."""
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: TimingSetup) -> None:
         self._setup = setup
-        self._baseline: RemoteArm | None = None
-        self._next: RemoteArm | None = None
+        self._baseline: EngineProcess | None = None
+        self._next: EngineProcess | None = None
         """The baseline of another point, whose imports overlap with what is done before it is needed."""
-        self._started: dict[str, RemoteArm] = {}
+        self._started: dict[str, EngineProcess] = {}
 
-    def prestart(self, trials: Sequence[Planned], *, twin: Planned | None = None) -> None:
+    def prestart(self, trials: Sequence[Planned], *, replica: Planned | None = None) -> None:
         """Start the processes of the next group, so that their imports overlap with what is done now."""
         for trial in trials:
             current = self._baseline.trial.key if self._baseline is not None else None
             if trial.baseline and self._next is None and trial.key != current:
-                self._next = RemoteArm.start(trial, self._setup, name=f"baseline-{trial.key}")
+                self._next = EngineProcess.start(trial, self._setup, name=f"baseline-{trial.key}")
         wanted = [(t.key, t) for t in trials if not t.baseline]
-        wanted += [(TWIN, twin)] if twin is not None else []
+        wanted += [(AA_REPLICA, replica)] if replica is not None else []
         for name, trial in wanted:
             if name not in self._started:
-                self._started[name] = RemoteArm.start(trial, self._setup, name=name)
+                self._started[name] = EngineProcess.start(trial, self._setup, name=name)
 
     def start_baseline(self, trial: Planned) -> None:
         """Start the baseline's process for a batch size, unless it runs already."""
-        if self._baseline is not None and (self._baseline.trial.key != trial.key or not self._baseline.child.alive):
-            self._baseline.child.close()
+        if self._baseline is not None and (self._baseline.trial.key != trial.key or not self._baseline.worker.alive):
+            self._baseline.worker.close()
             self._baseline = None
         if self._next is not None and self._baseline is None:
             following, self._next = self._next, None
-            if following.trial.key == trial.key and following.child.alive:
+            if following.trial.key == trial.key and following.worker.alive:
                 self._baseline = following
             else:
-                following.child.close()
+                following.worker.close()
         if self._baseline is None:
-            self._baseline = RemoteArm.start(trial, self._setup, name=f"baseline-{trial.key}")
+            self._baseline = EngineProcess.start(trial, self._setup, name=f"baseline-{trial.key}")
 
-    def baseline(self, trial: Planned) -> RemoteArm:
+    def baseline(self, trial: Planned) -> EngineProcess:
         """Return the baseline's arm for a batch size, open and warm."""
         self.start_baseline(trial)
         arm = self._baseline
@@ -194,14 +194,14 @@ class Bench:
         trials: Sequence[Planned],
         baseline: Planned,
         *,
-        twin: bool,
+        replica: bool,
         rounds: tuple[int, int],
         block_s: float,
         budget_s: float,
         after_round: Callable[[int], None],
         enough: Callable[[Mapping[str, list[Block]]], bool] | None = None,
         footprint: bool = True,
-    ) -> Timed:
+    ) -> GroupTiming:
         """Time a group against the baseline. A lost baseline is started again once.
 
         ``enough`` ends the timing early; by default once every speedup over the baseline is known well. Memory and
@@ -213,13 +213,13 @@ class Bench:
             If the baseline cannot be run.
         """
         self.start_baseline(baseline)
-        self.prestart(trials, twin=baseline if twin else None)
+        self.prestart(trials, replica=baseline if replica else None)
         failed: dict[str, TrialFailed] = {}
-        arms = self._open([t.key for t in trials if not t.baseline] + ([TWIN] if twin else []), failed)
+        arms = self._open([t.key for t in trials if not t.baseline] + ([AA_REPLICA] if replica else []), failed)
         for attempt in (1, 2):
             try:
                 reference = self.baseline(baseline)
-                living = [arm for arm in arms.values() if arm.child.alive]
+                living = [arm for arm in arms.values() if arm.worker.alive]
                 timed = interleave(
                     [reference, *living],
                     rounds=rounds,
@@ -239,25 +239,25 @@ class Bench:
                 failed[name] = _ended(arm)
         arms = {name: arm for name, arm in arms.items() if name not in failed}
         if footprint:
-            rows = {name: arm for name, arm in arms.items() if name != TWIN}  # the twin has no row
+            rows = {name: arm for name, arm in arms.items() if name != AA_REPLICA}  # the twin has no row
             measure_footprints(rows, failed)
             arms = {name: arm for name, arm in arms.items() if name not in failed}
-            if reference.child.alive:
+            if reference.worker.alive:
                 reference.measure_footprint()
-        return Timed(timed, {**arms, baseline.key: reference}, failed)
+        return GroupTiming(timed, {**arms, baseline.key: reference}, failed)
 
     def settle(self) -> None:
         """Wait until the processes that were started for the next group have imported what they need."""
         for arm in (*self._started.values(), *([self._next] if self._next is not None else [])):
             with contextlib.suppress(TrialFailed):  # said where it is used
-                arm.child.wait_ready()
+                arm.worker.wait_ready()
 
     def end(self, names: Sequence[str]) -> None:
         """End the processes of arms that are done with."""
         for name in names:
             arm = self._started.pop(name, None)
             if arm is not None:
-                arm.child.close()
+                arm.worker.close()
 
     def close(self, *, kill: bool = False) -> None:
         """End every process; ``kill`` does not wait for the work they are at."""
@@ -265,23 +265,23 @@ class Bench:
         self._started, self._baseline, self._next = {}, None, None
         for arm in arms:
             if kill:
-                arm.child.kill()
+                arm.worker.kill()
             else:
-                arm.child.close()
+                arm.worker.close()
 
-    def _open(self, names: Sequence[str], failed: dict[str, TrialFailed]) -> dict[str, RemoteArm]:
+    def _open(self, names: Sequence[str], failed: dict[str, TrialFailed]) -> dict[str, EngineProcess]:
         if self._baseline is not None:
             with contextlib.suppress(TrialFailed):  # the baseline is tried again where it is used
-                self._baseline.child.wait_ready()
+                self._baseline.worker.wait_ready()
         return open_arms({name: self._started[name] for name in names}, failed)
 
 
-def open_arms(started: Mapping[str, RemoteArm], failed: dict[str, TrialFailed]) -> dict[str, RemoteArm]:
+def open_arms(started: Mapping[str, EngineProcess], failed: dict[str, TrialFailed]) -> dict[str, EngineProcess]:
     """Open and warm one after the other once all imports are over, so that load times do not disturb each other."""
     arms = {}
     for name, arm in started.items():
         try:
-            arm.child.wait_ready()
+            arm.worker.wait_ready()
             arms[name] = arm
         except TrialFailed as error:
             failed[name] = error
@@ -295,7 +295,7 @@ def open_arms(started: Mapping[str, RemoteArm], failed: dict[str, TrialFailed]) 
     return arms
 
 
-def measure_footprints(arms: dict[str, RemoteArm], failed: dict[str, TrialFailed]) -> None:
+def measure_footprints(arms: dict[str, EngineProcess], failed: dict[str, TrialFailed]) -> None:
     """Note what every arm's process took; an arm that is lost goes over to ``failed``."""
     for name, arm in list(arms.items()):
         try:
@@ -305,9 +305,9 @@ def measure_footprints(arms: dict[str, RemoteArm], failed: dict[str, TrialFailed
             del arms[name]
 
 
-def _ended(arm: RemoteArm) -> TrialFailed:
+def _ended(arm: EngineProcess) -> TrialFailed:
     try:
-        arm.child.ask("memory")
+        arm.worker.ask("memory")
     except TrialFailed as error:
         return error
     return TrialFailed("The process was not timed.")

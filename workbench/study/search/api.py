@@ -23,13 +23,13 @@ from workbench.study.search.sampler import SAMPLERS, Proposer, search_name
 from workbench.study.search.space import Space
 from workbench.study.search.warm_start import untrained
 from workbench.study.storage.database import Store, is_stale, new_owner
-from workbench.study.workers.policy import STALL_S, Care, care_for
+from workbench.study.workers.policy import STALL_S, WorkerPolicy, worker_policy
 
 if TYPE_CHECKING:
     from workbench.compress.recipe import Recipe
     from workbench.compress.sensitivity import Sensitivity
     from workbench.study.workers.prepare_client import Shipment
-    from workbench.study.workers.process import Stop
+    from workbench.study.workers.process import CancelToken
     from workbench.tasks.task import Task
 
 SETTING = "search"
@@ -134,13 +134,13 @@ class StudySearch:
         """
         require_flag("search: prune", prune)
         asked = self._asked(space, sampler, goals, minimise, maximise, trials, seed, threads, progress)
-        care = care_for(stall_timeout_s)
+        policy = worker_policy(stall_timeout_s)
         stop = self._begin(budget_s)
         self._runner = threading.get_ident()
         try:
             return self._search(
                 space, asked, stop, sampler, trials=trials, seed=seed, threads=threads or default_threads(),
-                prior=prior, prune=prune, care=care, progress=progress,
+                prior=prior, prune=prune, policy=policy, progress=progress,
             )  # fmt: skip
         finally:
             self._stop = None
@@ -195,7 +195,7 @@ class StudySearch:
         self,
         space: Space,
         asked: Question,
-        stop: Stop,
+        stop: CancelToken,
         sampler: str,
         *,
         trials: int,
@@ -203,7 +203,7 @@ class StudySearch:
         threads: int,
         prior: Any,
         prune: bool,
-        care: Care,
+        policy: WorkerPolicy,
         progress: ProgressCallback,
     ) -> SearchResult:
         from workbench.study.plan.trials import check_recipes
@@ -229,7 +229,7 @@ class StudySearch:
             proposer.start_with(first)
             proposer.take_up(self._at_work)
             new, reused, ended, cancelled = self._loop(
-                space, asked, proposer, shipment, stop, trials=trials, threads=threads, prune=prune, care=care,
+                space, asked, proposer, shipment, stop, trials=trials, threads=threads, prune=prune, policy=policy,
                 follow=sampler != "grid" and len(asked.figures) == 1, progress=progress,
             )  # fmt: skip
             history = History(name, asked, proposer.tried())
@@ -248,13 +248,13 @@ class StudySearch:
         asked: Question,
         proposer: Proposer,
         shipment: Shipment,
-        stop: Stop,
+        stop: CancelToken,
         *,
         trials: int,
         threads: int,
         prune: bool,
         follow: bool,
-        care: Care,
+        policy: WorkerPolicy,
         progress: ProgressCallback,
     ) -> tuple[int, int, str, bool]:
         from workbench.study.plan.shapes import task_shape
@@ -276,7 +276,7 @@ class StudySearch:
 
         drop = asked.goals.max_quality_drop
         more: dict[str, Any] = {"goals": asked.goals, "prune": prune, "prefix_cache": self.prefix_cache}
-        more["care"] = care
+        more["policy"] = policy
         with Ledger(self._store, self.name, plan, rows, quality_drop=drop, progress=relay) as ledger:
             cancelled = False
             try:

@@ -14,7 +14,7 @@ from workbench.core.errors import Cancelled, WorkbenchError
 from workbench.study.execution.executor import Run
 from workbench.study.execution.quality import write_inputs, write_split
 from workbench.study.execution.timing_columns import size_columns
-from workbench.study.execution.timing_pool import RemoteArm
+from workbench.study.execution.timing_pool import EngineProcess
 from workbench.study.plan.shapes import Point, Shape
 from workbench.study.plan.trials import BASELINE_BACKEND, Plan, Planned, planned
 from workbench.study.results.quality_limits import hopeless
@@ -22,9 +22,9 @@ from workbench.study.results.schema import TrialRow, judged_on
 from workbench.study.search.goals import Goals
 from workbench.study.search.space import Proposal
 from workbench.study.storage.session import Ledger
-from workbench.study.workers.policy import Care
+from workbench.study.workers.policy import WorkerPolicy
 from workbench.study.workers.prepare_client import Shipment
-from workbench.study.workers.process import OutOfTime, Stop
+from workbench.study.workers.process import CancelToken, OutOfTime
 from workbench.study.workers.protocol import load_arrays
 from workbench.tasks.trees import to_torch
 
@@ -52,15 +52,15 @@ class SearchRun(Run):
         ledger: Ledger,
         shipment: Shipment,
         files: Path,
-        stop: Stop,
+        stop: CancelToken,
         *,
         plan: Plan,
         goals: Goals,
         prune: bool,
         prefix_cache: bool,
-        care: Care,
+        policy: WorkerPolicy,
     ) -> None:
-        super().__init__(task, plan, ledger, shipment, files, stop, prefix_cache=prefix_cache, care=care)
+        super().__init__(task, plan, ledger, shipment, files, stop, prefix_cache=prefix_cache, policy=policy)
         self._goals, self._prune, self._fingerprint = goals, prune, shipment.fingerprint
         self._all, self._seen = plan, set(plan.recipes)
         self._inputs = files / "inputs" / task.fingerprint
@@ -94,7 +94,7 @@ class SearchRun(Run):
     def fits(self, trial: Planned) -> bool:
         """Return False where the time left is enough for a point without training but not for this one."""
         ready = self._prepared(trial) is not None
-        return self._pacing.fits(trial.recipe, prepared=ready) or not self._pacing.fits(Recipe(), prepared=False)
+        return self._budget.fits(trial.recipe, prepared=ready) or not self._budget.fits(Recipe(), prepared=False)
 
     def do(self, trial: Planned) -> tuple[TrialRow, bool]:
         """Return the row of a trial, complete, pruned or failed, and whether anything had to be done for it.
@@ -121,7 +121,7 @@ class SearchRun(Run):
             for recipe in recipes:
                 if recipe not in self._seen:
                     self._seen.add(recipe)
-                    self._pacing.add(recipe)
+                    self._budget.add(recipe)
                 self._first(recipe, ())
             if not self._wait_for_others():
                 break
@@ -157,20 +157,20 @@ class SearchRun(Run):
             reasons.append(f"Its file has {size['size_mib']:.4g} MiB, and {most:g} are accepted.")
         if not reasons:
             return False
-        self._bench.end([trial.key])
+        self._pool.end([trial.key])
         prepared = self._prepared(trial) or {}
         known = {name: prepared.get(name) for name in ("steps", "params", "macs", "prepare_s")}
         notes = {**drop.pop("notes"), **size.pop("notes")}
         self._ledger.prune(trial, " ".join(reasons), {**known, **drop, **size, "notes": notes})
         return True
 
-    def _validation(self, trial: Planned, arm: RemoteArm, reference: RemoteArm) -> dict[str, Any]:
+    def _validation(self, trial: Planned, arm: EngineProcess, reference: EngineProcess) -> dict[str, Any]:
         found = self._validated(trial, arm, reference)
         if trial.threads != reference.trial.threads:
             found["notes"]["threads"] = f"The baseline beside it ran on {reference.trial.threads}."
         return found
 
-    def _validated(self, trial: Planned, arm: RemoteArm, reference: RemoteArm) -> dict[str, Any]:
+    def _validated(self, trial: Planned, arm: EngineProcess, reference: EngineProcess) -> dict[str, Any]:
         """Measure the drop that the search may see, on the engine; once per recipe and engine."""
         if trial.baseline:
             return _drop(0.0, "This is the baseline: its drop is 0 by definition.")

@@ -18,7 +18,7 @@ from workbench.study.results.schema import TrialRow, explained, update_row
 from workbench.study.storage.database import Store, TakenOver, is_stale, new_owner
 
 if TYPE_CHECKING:
-    from workbench.study.workers.process import Stop
+    from workbench.study.workers.process import CancelToken
 
 BEAT_S = 3.0
 _CLEAR: dict[str, Any] = {"error": None, "notes": {}}
@@ -192,7 +192,7 @@ class Ledger:
         busy = {k for k, s in found.items() if s.owner is not None and not is_stale(s.owner, s.heartbeat)}
         return [t for t in self._plan.trials if t.key in busy and self._rows[t.key]["state"] != "complete"]
 
-    def wait_for_others(self, trials: Sequence[Planned], stop: Stop, *, look_s: float) -> bool:
+    def wait_for_others(self, trials: Sequence[Planned], stop: CancelToken, *, look_s: float) -> bool:
         """Wait while other runs work on the plan's trials; True where something is left that another pass can do.
 
         A run elsewhere may have been killed, or ended, while this one did other trials. A pass that left what the one

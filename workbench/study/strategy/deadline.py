@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from workbench.core.errors import TrialFailed
-from workbench.study.workers.process import Stop
+from workbench.study.workers.process import CancelToken
 
 
 class Overrun(TrialFailed):
@@ -18,10 +18,10 @@ class Futile(TrialFailed):
     """A training was stopped because it cannot be expected to end within the quality limit."""
 
 
-class Leash(Stop):
+class Leash(CancelToken):
     """Passes another stop on, and ends what runs at a deadline of its own with :class:`Overrun`."""
 
-    def __init__(self, outer: Stop, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, outer: CancelToken, *, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(outer.deadline)
         self._outer, self._clock = outer, clock
         self._seconds, self._begun = math.inf, 0.0
@@ -36,9 +36,9 @@ class Leash(Stop):
         self._outer.set()
 
     @property
-    def asked(self) -> bool:
+    def requested(self) -> bool:
         """True once the stop was asked for."""
-        return self._outer.asked
+        return self._outer.requested
 
     def wait(self, seconds: float) -> None:
         """Sleep, but no longer than until the stop is asked for."""

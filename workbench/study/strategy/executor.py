@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from workbench.compress.recipe import Recipe
 from workbench.core.errors import TrialFailed
 from workbench.core.machine import cores_allowed
-from workbench.study.execution.budget import Pacing
+from workbench.study.execution.budget import TimeBudget
 from workbench.study.execution.executor import BUDGET, Run
 from workbench.study.execution.quality import QUALITY, write_inputs
-from workbench.study.execution.timing_pool import RemoteArm
+from workbench.study.execution.timing_pool import EngineProcess
 from workbench.study.plan.shapes import Point
 from workbench.study.plan.trials import Plan, Planned, planned
 from workbench.study.results.ranking import pareto_rows
@@ -26,7 +26,7 @@ from workbench.study.strategy.decisions import Record
 from workbench.study.strategy.evidence import Probe, Question, Result, Watch
 from workbench.study.strategy.strategy import Strategy
 from workbench.study.workers.prepare_client import Shipment
-from workbench.study.workers.process import Stop
+from workbench.study.workers.process import CancelToken
 
 if TYPE_CHECKING:
     from workbench.tasks.task import Task
@@ -38,7 +38,7 @@ _LEAST_S = 3.0
 _NOT_JUDGED = "Not evaluated: this row is a survey of a combination that is known to gain nothing."
 
 
-class StrategyPacing(Pacing):
+class StrategyBudget(TimeBudget):
     """Leaves the choice of what fits to the strategy; ``timing_s`` is the time of the next group."""
 
     timing_s = _MOST_S
@@ -70,7 +70,7 @@ class StrategyRun(Run):
         ledger: Ledger,
         shipment: Shipment,
         files: Path,
-        stop: Stop,
+        stop: CancelToken,
         *,
         question: Question,
         record: Record,
@@ -80,7 +80,7 @@ class StrategyRun(Run):
         super().__init__(task, plan, ledger, shipment, files, stop, **options)
         self._question, self._record, self._leash = question, record, leash
         self._all, self._fingerprint = plan, shipment.fingerprint
-        self._pacing: StrategyPacing = StrategyPacing(Plan((), (), (), plan.primary, plan.others), stop)
+        self._budget: StrategyBudget = StrategyBudget(Plan((), (), (), plan.primary, plan.others), stop)
         self._end = time.monotonic() + question.budget_s
         self._threads = max(trial.threads for trial in plan.trials)
         self._started = False
@@ -140,7 +140,7 @@ class StrategyRun(Run):
         trials += [] if recipe.steps else self._all.references
         self._known[recipe.recipe_id] = recipe
         self._low |= {trial.key: (survey, judged) for trial in trials if survey}
-        self._pacing.timing_s = _SURVEY_S if survey else self._timing_s()
+        self._budget.timing_s = _SURVEY_S if survey else self._timing_s()
         self._leash.limit(limit_s)
         self._watch = watch
         try:
@@ -159,7 +159,7 @@ class StrategyRun(Run):
         options: dict[str, Any] = {"engine": engine, "batch_size": base.batch_size, "threads": self._threads}
         self._leash.limit(limit_s)
         try:
-            with self._turn(alone=True) if cores_allowed() <= 4 else contextlib.nullcontext():
+            with self._machine_lock(exclusive=True) if cores_allowed() <= 4 else contextlib.nullcontext():
                 for number, recipe in enumerate(recipes):
                     words = f"probing {recipe.name or recipe.label}"
                     listen = self._watched(self._ledger.following(words), watch)
@@ -193,7 +193,7 @@ class StrategyRun(Run):
         for row in self._ledger.complete_rows():
             if row["batch_size"] == self._all.primary.batch and is_ranked(row):
                 engines.setdefault(row["recipe_id"], []).append(row["backend"])
-        self._pacing.timing_s = min(self._timing_s(), 3.0)
+        self._budget.timing_s = min(self._timing_s(), 3.0)
         for point in self._all.others:
             base = self._all.baseline(point)
             for recipe in recipes:
@@ -201,7 +201,7 @@ class StrategyRun(Run):
                 trials = [self._trial(recipe, backend, point) for backend in backends]
                 if not self._open(trials):
                     continue
-                if not self._pacing.group_fits():
+                if not self._budget.group_fits():
                     self._ledger.extend(*self._planned(base, trials, point))
                     self._ledger.claim(trials)
                     self._leave_out(trials, primary=False)
@@ -254,7 +254,7 @@ class StrategyRun(Run):
         while True:
             for recipe in self._plan.recipes:
                 if self._ledger.missing(self._plan.of(recipe)):
-                    self._pacing.add(recipe)
+                    self._budget.add(recipe)
                     self._first(recipe, ())
             if not self._ledger.wait_for_others(self._plan.trials, self._stop, look_s=1.0):
                 break
@@ -265,9 +265,9 @@ class StrategyRun(Run):
             write_inputs(self._task, self._files / "inputs" / self._task.fingerprint, points=self._all.points)
             self._started = True
 
-    def _twin(self, trials: Sequence[Planned]) -> Planned | None:
+    def _replica(self, trials: Sequence[Planned]) -> Planned | None:
         """Return the baseline trial if the noise floor is to be measured: at the primary point only."""
-        return super()._twin(trials) if self._plan.primary == self._all.primary else None
+        return super()._replica(trials) if self._plan.primary == self._all.primary else None
 
     def _listener(self, trial: Planned) -> Callable[[dict[str, Any]], None]:
         return self._watched(super()._listener(trial), self._watch)
@@ -299,12 +299,12 @@ class StrategyRun(Run):
         for trial in trials:
             self._ledger.prune(trial, str(error), {"notes": {}})
 
-    def _quality(self, trial: Planned, arm: RemoteArm, reference: RemoteArm) -> dict[str, Any]:
+    def _quality(self, trial: Planned, arm: EngineProcess, reference: EngineProcess) -> dict[str, Any]:
         if not self._low.get(trial.key, ("", True))[1]:
             return {**dict.fromkeys(QUALITY), "notes": dict.fromkeys(QUALITY, _NOT_JUDGED)}
         return super()._quality(trial, arm, reference)
 
-    def _validation(self, trial: Planned, arm: RemoteArm, reference: RemoteArm) -> dict[str, Any]:
+    def _validation(self, trial: Planned, arm: EngineProcess, reference: EngineProcess) -> dict[str, Any]:
         found = super()._validation(trial, arm, reference)
         note = self._low.get(trial.key, ("", True))[0]
         if note:

@@ -6,7 +6,7 @@ import os
 import sys
 
 
-def set_by_dask() -> tuple[str, ...]:
+def dask_variables() -> tuple[str, ...]:
     """Return the variables that a nanny of Dask sets: one thread for BLAS, and another way to give memory back.
 
     It sets them for its workers, and leaves them in its own process too: one that has made a ``LocalCluster``. Trials

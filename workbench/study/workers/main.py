@@ -74,12 +74,12 @@ def _handlers(kind: str, hello: dict[str, Any], emit: Emit) -> dict[str, Handler
     if hello.get("allocator", "steady") == "steady":  # before the first tensor, for all arms and trainings alike
         use_steady_allocator()
     if kind == "prepare":
-        from workbench.study.workers.prepare_main import Preparer
+        from workbench.study.workers.prepare_main import PrepareWorker
 
-        return Preparer(emit).handlers()
-    from workbench.study.workers.timing_main import TimedEngine
+        return PrepareWorker(emit).handlers()
+    from workbench.study.workers.timing_main import TimingWorker
 
-    return TimedEngine(hello["backend"], emit).handlers()
+    return TimingWorker(hello["backend"], emit).handlers()
 
 
 def _answer(handlers: dict[str, Handler], command: dict[str, Any], payload: bytes, emit: Emit) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from workbench.core.errors import StudyError
 from workbench.core.given import given
-from workbench.study.workers.dask_environment import set_by_dask
+from workbench.study.workers.dask_environment import dask_variables
 from workbench.study.workers.phases import Phases
 
 STALL_S = 1800.0
@@ -15,7 +15,7 @@ STALL_S = 1800.0
 
 
 @dataclass(frozen=True)
-class Care:
+class WorkerPolicy:
     """What a study wants of its children: ``stall_s`` is how long one may work without a sign; None: for ever.
 
     ``without`` are the environment variables that they do not inherit.
@@ -23,10 +23,10 @@ class Care:
 
     stall_s: float | None = STALL_S
     phases: Phases = field(default_factory=Phases)
-    without: tuple[str, ...] = field(default_factory=set_by_dask)
+    without: tuple[str, ...] = field(default_factory=dask_variables)
 
 
-def care_for(stall_timeout_s: Any) -> Care:
+def worker_policy(stall_timeout_s: Any) -> WorkerPolicy:
     """Return what a run wants of its children.
 
     Raises
@@ -40,7 +40,7 @@ def care_for(stall_timeout_s: Any) -> Care:
         raise StudyError(
             f"stall_timeout_s must be above 0 seconds, or None to wait for ever; got {given(stall_timeout_s)}."
         )
-    return Care(stall_timeout_s)
+    return WorkerPolicy(stall_timeout_s)
 
 
 def stalled(seconds: float, at: str) -> str:

@@ -18,8 +18,8 @@ from workbench.compress.recipe import Recipe
 from workbench.core.errors import StudyError, TrialFailed
 from workbench.study.plan.shapes import Point
 from workbench.study.workers.baseline import ThreadChoice
-from workbench.study.workers.policy import Care
-from workbench.study.workers.process import Child, ChildError, Stop
+from workbench.study.workers.policy import WorkerPolicy
+from workbench.study.workers.process import CancelToken, WorkerError, WorkerProcess
 
 if TYPE_CHECKING:
     from workbench.tasks.task import Task
@@ -79,18 +79,24 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     )
 
 
-class PrepareHost:
+class PrepareClient:
     """Starts the child when it is first needed, and again after it was lost.
 
     ``shipment`` is the task; None where it is not known yet, see :meth:`carry`.
     """
 
     def __init__(
-        self, shipment: Shipment | None, files: Path, stop: Stop, *, prefix_cache: bool = True, care: Care | None = None
+        self,
+        shipment: Shipment | None,
+        files: Path,
+        stop: CancelToken,
+        *,
+        prefix_cache: bool = True,
+        policy: WorkerPolicy | None = None,
     ) -> None:
         self._shipment, self._files, self._stop = shipment, files, stop
-        self._prefix_cache, self._care = prefix_cache, care
-        self._child: Child | None = None
+        self._prefix_cache, self._policy = prefix_cache, policy
+        self._worker: WorkerProcess | None = None
         self._sent = self._loaded = False
 
     def carry(self, shipment: Shipment) -> None:
@@ -99,16 +105,16 @@ class PrepareHost:
 
     def start(self) -> None:
         """Start the process and send the task, so that its imports overlap with what the study does meanwhile."""
-        if self._child is not None and not self._child.alive:
-            self._child.close()
-            self._child = None
-        if self._child is None:
+        if self._worker is not None and not self._worker.alive:
+            self._worker.close()
+            self._worker = None
+        if self._worker is None:
             self._sent = self._loaded = False
             log = self._files / "logs" / "prepare.log"
-            self._child = Child("prepare", {}, log=log, stop=self._stop, care=self._care)
+            self._worker = WorkerProcess("prepare", {}, log=log, stop=self._stop, policy=self._policy)
         if self._shipment is not None and not self._sent:
             with contextlib.suppress(TrialFailed):  # one that has ended already is noticed where it is needed
-                self._send(self._child, self._shipment)
+                self._send(self._worker, self._shipment)
 
     def prepare(
         self,
@@ -128,22 +134,22 @@ class PrepareHost:
             If the task is another one there.
         """
         self.start()
-        child = self._child
-        if child is None:
+        worker = self._worker
+        if worker is None:
             raise TrialFailed("The preparing process could not be started.")
         if folder.exists():
             shutil.rmtree(folder)  # what a killed process left
         try:
             if not self._loaded:
-                self._load(child)
-            return child.ask(
+                self._load(worker)
+            return worker.ask(
                 "prepare",
                 on_event=on_event,
                 recipe=recipe.to_dict(),
                 folder=str(folder),
                 batch_sizes=list(batch_sizes),
             )
-        except ChildError:
+        except WorkerError:
             raise
         except TrialFailed:
             with contextlib.suppress(OSError):
@@ -168,13 +174,13 @@ class PrepareHost:
             As :meth:`prepare`.
         """
         self.start()
-        child = self._child
-        if child is None:
+        worker = self._worker
+        if worker is None:
             raise TrialFailed("The preparing process could not be started.")
         if not self._loaded:
-            self._load(child)
+            self._load(worker)
         checkpoints = str(self._files / "artifacts" / "checkpoints")
-        answer = child.ask(
+        answer = worker.ask(
             "probe", on_event=on_event, recipe=recipe.to_dict(), engine=engine, batch_size=batch_size,
             threads=threads, pace=pace, checkpoints=checkpoints,
         )  # fmt: skip
@@ -187,40 +193,40 @@ class PrepareHost:
         Nothing is returned if the float model cannot be timed there: preparing it gives the reason.
         """
         self.start()
-        child = self._child
-        if child is None:
+        worker = self._worker
+        if worker is None:
             return {}
         try:
             if not self._loaded:
-                self._load(child)
-            answer = child.ask("threads", points=[list(point) for point in points], threads=threads)
+                self._load(worker)
+            answer = worker.ask("threads", points=[list(point) for point in points], threads=threads)
         except TrialFailed:
             return {}
         return {point: ThreadChoice(**choice) for point, choice in zip(points, answer["choices"], strict=True)}
 
     def close(self, *, kill: bool = False) -> None:
         """End the process."""
-        child, self._child = self._child, None
-        if child is not None:
+        worker, self._worker = self._worker, None
+        if worker is not None:
             if kill:
-                child.kill()
+                worker.kill()
             else:
-                child.close()
+                worker.close()
 
-    def _send(self, child: Child, shipment: Shipment) -> None:
+    def _send(self, worker: WorkerProcess, shipment: Shipment) -> None:
         import torch
 
         known = {"reference": shipment.reference, "threads": torch.get_num_threads()}
-        child.send("task", shipment.task, prefix_cache=self._prefix_cache, **known)
+        worker.send("task", shipment.task, prefix_cache=self._prefix_cache, **known)
         self._sent = True
 
-    def _load(self, child: Child) -> None:
+    def _load(self, worker: WorkerProcess) -> None:
         shipment = self._shipment
         if shipment is None:
             raise StudyError("The preparing process was asked for a recipe before it got a task.")
         if not self._sent:
-            self._send(child, shipment)
-        answer = child.answer("task")
+            self._send(worker, shipment)
+        answer = worker.answer("task")
         if answer["fingerprint"] != shipment.fingerprint:
             raise StudyError(
                 f"The task that {shipment.reference!r} gives in a child process is not the one of this study "

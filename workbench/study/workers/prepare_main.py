@@ -22,7 +22,7 @@ _CLEARLY = 1.3
 """Times as long as one thread that several must take, at the low end of the 95 % CI, for steps to be applied on one."""
 
 
-class Preparer:
+class PrepareWorker:
     """Answers ``task`` (which task to work on) and ``prepare`` (one recipe into one folder)."""
 
     def __init__(self, emit: Callable[..., None]) -> None:

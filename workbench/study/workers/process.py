@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from workbench.core.errors import Cancelled, StudyError, TrialFailed
-from workbench.study.workers.policy import Care, stalled
+from workbench.study.workers.policy import WorkerPolicy, stalled
 from workbench.study.workers.protocol import write_frame
 
 GRACE_S = 3.0
@@ -24,7 +24,7 @@ _POLL_S = 0.2
 _POSIX = os.name == "posix"
 
 
-class Stop:
+class CancelToken:
     """A request to stop, set from any thread; ``deadline`` is in seconds of ``time.monotonic``."""
 
     def __init__(self, deadline: float | None = None) -> None:
@@ -36,7 +36,7 @@ class Stop:
         self._event.set()
 
     @property
-    def asked(self) -> bool:
+    def requested(self) -> bool:
         """True once the stop was asked for."""
         return self._event.is_set()
 
@@ -50,7 +50,7 @@ class Stop:
 
     def check(self) -> None:
         """Raise :class:`Cancelled` once the stop was asked for, :class:`OutOfTime` after the deadline."""
-        if self.asked:
+        if self.requested:
             raise Cancelled("The study was cancelled.")
         if self.remaining() <= 0:
             raise OutOfTime("The time budget is used up.")
@@ -60,7 +60,7 @@ class OutOfTime(Cancelled):
     """The budget ended while work was running."""
 
 
-class ChildError(TrialFailed):
+class WorkerError(TrialFailed):
     """The child answered that a command failed; it is alive. ``kind`` is the error's class there."""
 
     def __init__(self, kind: str, message: str, details: str) -> None:
@@ -69,7 +69,7 @@ class ChildError(TrialFailed):
         self.details = details
 
 
-class Child:
+class WorkerProcess:
     """One worker process with its own process group.
 
     Parameters
@@ -91,13 +91,15 @@ class Child:
         If it cannot be started.
     """
 
-    def __init__(self, kind: str, hello: Mapping[str, Any], *, log: Path, stop: Stop, care: Care | None = None) -> None:
+    def __init__(
+        self, kind: str, hello: Mapping[str, Any], *, log: Path, stop: CancelToken, policy: WorkerPolicy | None = None
+    ) -> None:
         self.log = log
         self._stop = stop
-        self._care = care or Care()
+        self._policy = policy or WorkerPolicy()
         self._events: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         try:
-            self._process, stream = _spawn(kind, log, self._care.without)
+            self._process, stream = _spawn(kind, log, self._policy.without)
         except OSError as error:
             raise StudyError(
                 f"A process of the study cannot be started: {error.strerror} ({error.filename or log}). What is "
@@ -201,18 +203,18 @@ class Child:
             try:
                 event = self._events.get(timeout=_POLL_S)
             except queue.Empty:
-                if self._care.stall_s is not None and time.monotonic() - heard > self._care.stall_s:
+                if self._policy.stall_s is not None and time.monotonic() - heard > self._policy.stall_s:
                     self.kill()
-                    raise TrialFailed(stalled(self._care.stall_s, at)) from None
+                    raise TrialFailed(stalled(self._policy.stall_s, at)) from None
                 continue
             heard = time.monotonic()
             if event is None:
                 raise TrialFailed(self._ending())
             if event["event"] == name:
-                self._care.phases.add(event.pop("spans", ()))
+                self._policy.phases.add(event.pop("spans", ()))
                 return event
             if event["event"] == "error":
-                raise ChildError(event["type"], event["message"], event["traceback"])
+                raise WorkerError(event["type"], event["message"], event["traceback"])
             at = event.get("message") or event.get("stage") or at
             if on_event is not None:
                 on_event(event)

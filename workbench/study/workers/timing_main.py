@@ -22,7 +22,7 @@ _EVERY_S = 0.5
 _CUDA_PROVIDERS = ("CUDAExecutionProvider", "TensorrtExecutionProvider", "NvTensorRTRTXExecutionProvider")
 
 
-class TimedEngine:
+class TimingWorker:
     """Answers ``open``, ``warm``, ``block``, ``memory``, ``energy`` and ``evaluate``.
 
     Only what the backend needs is imported, so that the peak memory is that of this backend.
