@@ -13,7 +13,6 @@ from . import (
     widgets as widgets,
 )
 from .artifact.cache import PrefixCache as PrefixCache
-from .artifact.restore import InferenceModel as InferenceModel, load_variant as load_variant
 from .compress.recipe import Recipe as Recipe
 from .compress.sensitivity import sensitivity as sensitivity
 from .compress.steps import (
@@ -28,6 +27,7 @@ from .compress.steps import (
 from .compress.variant import Variant as Variant
 from .engine.config import InferenceConfig as InferenceConfig, QuantizationConfig as QuantizationConfig
 from .engine.engine import OptimizedInferenceEngine as OptimizedInferenceEngine
+from .engine.inference_model import InferenceModel as InferenceModel, load_variant as load_variant
 from .engine.precision import Precision as Precision
 from .measure.accuracy.debug import debug_accuracy as debug_accuracy
 from .measure.comparison.calls import time_calls as time_calls

@@ -21,7 +21,7 @@ from torch import nn
 
 import workbench as wb
 from workbench.artifact import PrefixCache
-from workbench.artifact.code import code_digest
+from workbench.artifact.code_digest import code_digest
 from workbench.core.errors import Cancelled, ConfigError
 
 FIXTURES = SUPPORT
@@ -317,7 +317,7 @@ def test_a_process_waits_while_another_makes_the_entry_and_may_give_up(task, tmp
 
 
 def test_an_entry_that_vanishes_while_it_is_read_is_made_again(task, tmp_path, monkeypatch):
-    import workbench.artifact.restore as restore
+    import workbench.artifact.load as restore
 
     cache, real = PrefixCache(task, tmp_path / "cache"), restore.load_prefix
     PRUNE.apply(task, cache=cache)

@@ -18,7 +18,7 @@ from paths import SUPPORT
 
 import workbench as wb
 from workbench.artifact import open_artifact
-from workbench.artifact.folder import replacing_folder
+from workbench.artifact.atomic_folder import replacing_folder
 from workbench.artifact.manifest import FILES, MANIFEST
 from workbench.core.errors import ArtifactError
 

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 import workbench as wb
 from workbench.compress.graph.hf_conv1d import with_plain_linears
-from workbench.compress.graph.program import export_program
 from workbench.compress.prune.verify_cut import dependency_graph
 from workbench.core.errors import CoverageError, ExportError
+from workbench.export.program import export_program
 
 
 class Shuffle(nn.Module):

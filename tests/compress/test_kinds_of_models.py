@@ -10,9 +10,9 @@ from torch import nn
 from torch.nn import functional as F
 
 import workbench as wb
-from workbench.compress.graph.program import export_program
 from workbench.compress.training.losses import class_outputs
 from workbench.core.errors import TaskError, WorkbenchError
+from workbench.export.program import export_program
 from workbench.tasks.module import copied_module
 
 Out = collections.namedtuple("Out", ["logits", "hidden"])

@@ -1,6 +1,5 @@
 from .artifact import Artifact as Artifact, open_artifact as open_artifact
 from .cache import PrefixCache as PrefixCache
-from .load import load_module as load_module
+from .rebuild import load_module as load_module
 from .reference import Reference as Reference
-from .restore import InferenceModel as InferenceModel, load_variant as load_variant
 from .save import save_variant as save_variant

@@ -81,7 +81,7 @@ class PrefixCache(MutableMapping[str, "Variant"]):
         folder = self._entry(recipe_id)
         if not self.limit_mib or not folder.is_dir():
             raise KeyError(recipe_id)
-        from workbench.artifact.restore import load_prefix
+        from workbench.artifact.load import load_prefix
 
         try:
             found = load_prefix(folder, self._task, recipe_id=recipe_id)
@@ -160,7 +160,7 @@ class PrefixCache(MutableMapping[str, "Variant"]):
 
     @functools.cached_property
     def _mark(self) -> str:
-        from workbench.artifact.code import code_digest
+        from workbench.artifact.code_digest import code_digest
         from workbench.artifact.manifest import FORMAT
 
         versions = library_versions([name for name in FINGERPRINT_LIBRARIES if name not in _RUNTIMES])

@@ -19,10 +19,10 @@ from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from workbench.artifact.structure import StructureError
-from workbench.compress.graph.program import layer_of_node
 from workbench.core.errors import ArtifactError, first_line
 from workbench.core.given import short
 from workbench.export.io import IOSpec, rebuild_inputs, tree_builder
+from workbench.export.program import layer_of_node
 from workbench.tasks.trees import plain_tree
 
 _PYTHON: dict[str, Callable[..., Any]] = {

@@ -1,190 +1,90 @@
-"""Make the torch module of an artefact again."""
+"""Load a variant from disk for its task, or a cached prefix of a recipe."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
+import numpy as np
 import torch
 from torch import nn
 
 from workbench.artifact.artifact import Artifact
-from workbench.artifact.graph import rebuild_graph
-from workbench.artifact.manifest import GRAPH, ONNX, PROGRAM, STRUCTURE, WEIGHTS, module_files
-from workbench.artifact.structure import own_tensors, replay
-from workbench.core.errors import ArtifactError, TaskError, first_line
-from workbench.core.given import short
-from workbench.export.io import IOSpec, rebuild_inputs, tree_builder
-from workbench.export.onnx_module import OnnxModule
-from workbench.export.quiet import quiet_export
-from workbench.tasks.load import load_module as load_named
-from workbench.tasks.module import guard_inputs, own_module, with_output_form
-from workbench.tasks.sizes import with_sizes
+from workbench.artifact.manifest import read_manifest, recipe_of, version_note
+from workbench.artifact.rebuild import load_module, rebuild, start_of
+from workbench.compress.variant import StepReport, Variant
+from workbench.core.errors import ArtifactError, WorkbenchError, first_line
+from workbench.core.given import given
+from workbench.export.agreement import compare_outputs
+from workbench.export.io import rebuild_inputs
+from workbench.tasks.task import Task
+from workbench.tasks.trees import leaves
 
 
-def load_module(artifact: Artifact, build: Callable[[], nn.Module] | None = None, *, trust: bool = False) -> nn.Module:
-    """Return the module of an artefact, in eval mode.
-
-    Parameters
-    ----------
-    build
-        The task's function that makes the original module. Its structure is edited and its weights are replaced,
-        and the result can be trained on. Not needed for a quantized variant, which is kept as a graph.
-    trust
-        A student of one's own is made by the function that the artefact names; and what neither edits of ``build()``
-        nor a graph of plain operators describe is kept as a torch export program, a format that can run code while it
-        is read. Give True only for a folder that you or your study wrote.
-
-    Raises
-    ------
-    ArtifactError
-        If ``build`` or ``trust`` is needed and missing, or the artefact does not fit what ``build`` makes.
-
-    Examples
-    --------
-    >>> load_module(open_artifact("artefacts/prune-0.5"), task.build).training
-    False
-    """
-    files = module_files(artifact.manifest)
-    if STRUCTURE in files:
-        module = rebuild(artifact.folder, start_of(artifact.folder, artifact.manifest, build, trust=trust))
-        inputs = [torch.from_numpy(array) for array in artifact.reference.inputs]
-        return guard_inputs(module, rebuild_inputs(artifact.io.kind, artifact.io.input_names, inputs))
-    if GRAPH in files:
-        return load_graph(artifact)
-    if ONNX in files:
-        return OnnxModule((artifact.folder / ONNX).read_bytes(), artifact.io)
-    if not trust:
-        why = artifact.manifest.get("replay_reason") or "rounding to integers is part of its graph"
+def restore_variant(artifact: Artifact, task: Task, *, trust: bool = False) -> Variant:
+    """Return the variant of an artifact, with a torch module; see :func:`workbench.load_variant`."""
+    _check_task(artifact.folder, artifact.manifest["task"], task)
+    module = load_module(artifact, task.model, trust=trust)
+    variant = _variant(artifact.folder, artifact.manifest, module, task)
+    if variant.recipe.student is not None and not trust:
         raise ArtifactError(
-            f"The module of {artifact.folder} is kept as a torch export program ({why}), a format that can run code "
-            "while it is read. If you or your study wrote this folder, give trust=True; otherwise use its ONNX file: "
-            "load_variant(folder) without the task, or the backend onnxruntime or openvino."
+            f"The recipe of {artifact.folder} names the function {given(variant.recipe.student)} (Distill.student), "
+            "which its variant would call. Give trust=True if you or your study wrote this folder."
         )
-    return load_program(artifact)
+    _check_outputs(artifact, variant)
+    return variant
 
 
-def start_of(
-    folder: Path, manifest: Mapping[str, Any], build: Callable[[], nn.Module] | None, *, trust: bool
-) -> nn.Module:
-    """Return the module that the edits of an artefact start from: what ``build`` gives, or a student by its name.
+def load_prefix(folder: Path, task: Task, *, recipe_id: str) -> Variant:
+    """Return a variant that :func:`workbench.artifact.save.save_prefix` wrote; ArtifactError if it is not valid."""
+    manifest = read_manifest(folder, needs=())
+    _check_task(folder, manifest["task"], task)
+    recipe = recipe_of(folder, manifest)
+    if (recipe.recipe_id, recipe.student) != (recipe_id, manifest.get("base")):
+        raise ArtifactError(f"{folder} holds another recipe than {recipe_id}.")
+    start = start_of(folder, manifest, task.model, trust=True)  # a function of the requested recipe
+    return _variant(folder, manifest, rebuild(folder, start), task)
 
-    Raises
-    ------
-    ArtifactError
-        If it needs ``build``, or a function that may not be called without ``trust`` or cannot be.
-    """
-    student = manifest.get("base")
-    if student is None:
-        if build is None:
-            raise ArtifactError(
-                f"The artefact {folder} holds weights for the module of its task: give build=task.build."
-            )
-        return own_module(build, whose=f"The artefact {folder}")
-    if not trust:
+
+def _variant(folder: Path, manifest: Mapping[str, Any], module: nn.Module, task: Task) -> Variant:
+    try:
+        reports = tuple(StepReport.from_dict(step) for step in manifest["steps"])
+    except (WorkbenchError, TypeError, ValueError, KeyError, AttributeError) as error:
+        raise ArtifactError(f"The reports of {folder} cannot be used: {error} {version_note(manifest)}") from error
+    return Variant(
+        module=module,
+        recipe=recipe_of(folder, manifest),
+        reports=reports,
+        task=task,
+        quantized=manifest["quantized"],
+        params=manifest["params"],
+        macs=manifest["macs"],
+        quality=float(manifest["validation_quality"]),
+    )
+
+
+def _check_task(folder: Path, written: Mapping[str, Any], task: Task) -> None:
+    if written.get("fingerprint") != task.fingerprint:
         raise ArtifactError(
-            f"The module of {folder} is made by the function {student!r} (Distill.student), and calling it runs code "
-            "that the folder names. If you or your study wrote this folder, give trust=True; otherwise use its ONNX "
-            "file: load_variant(folder) without the task, or the backend onnxruntime or openvino."
+            f"{folder} was made for the task {written.get('name')!r}, version {written.get('version')!r} (fingerprint "
+            f"{written.get('fingerprint')}), got {task.name!r}, version {task.version!r} ({task.fingerprint}): data, "
+            "float weights or version differ. Give that task, or load the module alone: "
+            "load_module(open_artifact(folder), task.build)."
         )
+
+
+def _check_outputs(artifact: Artifact, variant: Variant) -> None:
+    """Compare with the outputs at the time of saving: build() may have changed in a way that no shape shows."""
+    stored = artifact.reference
+    inputs = rebuild_inputs(artifact.io.kind, artifact.io.input_names, [torch.from_numpy(x) for x in stored.inputs])
     try:
-        return load_named(student)
-    except TaskError as error:
-        raise ArtifactError(f"The module of {folder} cannot be made again: {error}") from error
-
-
-def rebuild(folder: Path, base: nn.Module) -> nn.Module:
-    """Return ``base``, a fresh ``build()``, with the structure and weights of ``folder``, in eval mode."""
-    try:
-        edits = json.loads((folder / STRUCTURE).read_text(encoding="utf-8"))
-        weights = safetensors.torch.load_file(folder / WEIGHTS)
-    except (OSError, ValueError, RecursionError, safetensors.SafetensorError) as error:
-        raise ArtifactError(f"Structure or weights of {folder} cannot be read: {error}.") from error
-    module = replay(base, edits).eval()
-    set_weights(module, weights)
-    return module
-
-
-def set_weights(module: nn.Module, weights: dict[str, torch.Tensor]) -> None:
-    """Put weights into a module: every tensor of it must be there, with the same shape, and none besides.
-
-    Tensors that :func:`replay` made hold no memory until here, so that a structure cannot ask for more of it than
-    there are weights.
-
-    Raises
-    ------
-    ArtifactError
-        Naming the first tensor that does not fit.
-    """
-    own = dict(own_tensors(module))
-    missing, unknown = own.keys() - weights.keys(), weights.keys() - own.keys()
-    if missing or unknown:
-        name = min(missing or unknown)
-        where = "is in the module but not in the artefact" if missing else "is in the artefact but not in the module"
-        raise ArtifactError(
-            f"The artefact does not fit the module that build() makes: the tensor {short(name)} {where}."
-        )
-    made: dict[int, torch.Tensor] = {}
-    with torch.no_grad():
-        for name, tensor in own.items():
-            if tensor.shape != weights[name].shape:
-                raise ArtifactError(
-                    f"The artefact does not fit the module that build() makes: {name!r} has shape "
-                    f"{list(weights[name].shape)} in the artefact and {list(tensor.shape)} in the module."
-                )
-            if tensor.is_meta:
-                made[id(tensor)] = _filled(tensor, weights[name])
-            else:
-                tensor.copy_(weights[name])
-    for part in module.modules():
-        for store in (part._parameters, part._buffers):
-            for name, held in store.items():
-                if held is not None:
-                    store[name] = made.get(id(held), held)  # type: ignore[assignment]
-
-
-def _filled(tensor: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    values = values.to(tensor.dtype)
-    return nn.Parameter(values, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else values
-
-
-def load_graph(artifact: Artifact) -> nn.Module:
-    """Return the module of an artefact that is kept as a graph; ArtifactError where it is none that only computes."""
-    _register_roundings()
-    try:
-        nodes = json.loads((artifact.folder / GRAPH).read_text(encoding="utf-8"))
-        tensors = safetensors.torch.load_file(artifact.folder / WEIGHTS)
-        return with_form_of(rebuild_graph(nodes, tensors, artifact.io), artifact.io)
-    except (OSError, ValueError, RecursionError, safetensors.SafetensorError, ArtifactError) as error:
-        raise ArtifactError(
-            f"The module of {artifact.folder} cannot be made again from {GRAPH}: {first_line(error)}."
-        ) from error
-
-
-def with_form_of(module: nn.Module, io: IOSpec) -> nn.Module:
-    """Let a graph give outputs in the structure of ``io``, refuse inputs of other sizes than its, and return it."""
-    with_sizes(module, io.input_names if io.kind == "dict" else (), [spec.shape for spec in io.inputs])
-    return with_output_form(module, tree_builder(io.output_tree)(range(len(io.outputs))))
-
-
-def _register_roundings() -> None:
-    """Register the operators that quantized graphs call; torchao itself does it with this import."""
-    import torch.ao.quantization.fx._decomposed  # noqa: F401
-
-
-def load_program(artifact: Artifact) -> nn.Module:
-    """Read the torch export program of an artefact; the caller has made sure that it is trusted."""
-    _register_roundings()
-    try:
-        with quiet_export():
-            module: nn.Module = torch.export.load(artifact.folder / PROGRAM).module()
+        outputs = [np.asarray(leaf) for leaf in leaves(variant.predict(inputs))]
     except Exception as error:
+        raise ArtifactError(f"The module of {artifact.folder} cannot run: {first_line(error)}") from error
+    problem = compare_outputs(stored.outputs, outputs).problem
+    if problem:
         raise ArtifactError(
-            f"{artifact.folder / PROGRAM} cannot be read by this torch ({torch.__version__}): "
-            f"{type(error).__name__}: {first_line(error)}. Write the artefact again."
-        ) from error
-    return with_form_of(module, artifact.io)
+            f"The outputs of {artifact.folder} differ from those at the time of saving: {problem}. The code of the "
+            "task's build() has changed; use the code of that time."
+        )

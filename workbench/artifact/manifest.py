@@ -10,9 +10,11 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from workbench.core.errors import ArtifactError
+from workbench.compress.recipe import Recipe
+from workbench.core.errors import ArtifactError, WorkbenchError
 from workbench.core.files import sha256_file
 from workbench.core.given import short
+from workbench.core.machine import library_versions
 
 FORMAT = 3
 _READ = (2, 3)
@@ -27,6 +29,7 @@ GRAPH = "graph.json"
 PROGRAM = "exported.pt2"
 FILES = (ONNX, IO, REFERENCE, WEIGHTS, STRUCTURE, GRAPH, PROGRAM)
 
+_PACKAGE = "inference-workbench"
 _MAX_BYTES = 64 * 2**20
 _AGAIN = "Write the artefact again with variant.save(folder), or get an undamaged copy."
 _NUMBER = (int, float)
@@ -136,6 +139,20 @@ def module_files(manifest: Mapping[str, Any]) -> tuple[str, ...]:
     if manifest["export"].get("is_module"):
         return (ONNX,)
     return (GRAPH, WEIGHTS) if GRAPH in manifest["files"] else (PROGRAM,)
+
+
+def recipe_of(folder: Path, manifest: Mapping[str, Any]) -> Recipe:
+    """Return the recipe of a manifest; ArtifactError if this version of the package cannot read it."""
+    try:
+        return Recipe.from_dict(manifest["recipe"])
+    except (WorkbenchError, TypeError, ValueError, KeyError) as error:
+        raise ArtifactError(f"The recipe of {folder} cannot be used: {error} {version_note(manifest)}") from error
+
+
+def version_note(manifest: Mapping[str, Any]) -> str:
+    """Return a sentence with the package versions of the writer and of this reader."""
+    here = library_versions([_PACKAGE])[_PACKAGE]
+    return f"It was written by {_PACKAGE} {manifest['versions'].get(_PACKAGE)}; this is {here}."
 
 
 def _parsed(folder: Path) -> dict[str, Any]:

@@ -18,10 +18,10 @@ import torch
 from torch import nn
 
 from workbench.artifact.artifact import Artifact, open_artifact
-from workbench.artifact.folder import replacing_folder
+from workbench.artifact.atomic_folder import replacing_folder
 from workbench.artifact.graph import describe_graph, rebuild_graph
-from workbench.artifact.load import set_weights, with_form_of
 from workbench.artifact.manifest import GRAPH, IO, ONNX, PROGRAM, REFERENCE, STRUCTURE, WEIGHTS, write_manifest
+from workbench.artifact.rebuild import set_weights, with_form_of
 from workbench.artifact.reference import Reference, sample_count
 from workbench.artifact.structure import StructureError, describe_structure, own_tensors, replay
 from workbench.core.errors import ArtifactError, ExportError, first_line
@@ -78,7 +78,7 @@ def save_variant(variant: Variant, folder: str | Path, *, batch: int = 1) -> Art
 
 
 def save_prefix(variant: Variant, folder: Path) -> None:
-    """Write structure, weights and reports only: what :func:`workbench.artifact.restore.load_prefix` needs.
+    """Write structure, weights and reports only: what :func:`workbench.artifact.load.load_prefix` needs.
 
     Raises
     ------

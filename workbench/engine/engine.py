@@ -136,7 +136,7 @@ class OptimizedInferenceEngine(TunableCalls):
         """Return an initialized engine for an artefact or its folder.
 
         ``build`` (the task's) and ``trust`` are needed for the backends of torch only:
-        see :func:`workbench.artifact.load.load_module`. Raises as :meth:`from_variant`, and ArtifactError.
+        see :func:`workbench.artifact.rebuild.load_module`. Raises as :meth:`from_variant`, and ArtifactError.
         """
         config = config_of(options)
         opened = artifact if isinstance(artifact, Artifact) else open_artifact(artifact)

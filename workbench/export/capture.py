@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from workbench.compress.graph.program import export_program, reason_of
 from workbench.core.errors import ExportError
 from workbench.export.io import Tree
+from workbench.export.program import export_program, reason_of
 from workbench.export.quiet import quiet_export
 from workbench.tasks.axes import OpenDims
 from workbench.tasks.module import copied_module, plain_outputs

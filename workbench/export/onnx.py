@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from workbench.compress.graph.program import reason_of
 from workbench.core.errors import ExportError
 from workbench.core.files import replacing
 from workbench.export.agreement import compare_outputs
@@ -25,12 +24,13 @@ from workbench.export.capture import (
     is_quantized,
     resize_batch,
 )
-from workbench.export.integers import Needs, needs_of, rewrite, translations
+from workbench.export.embedding_tables import with_table_sizes
 from workbench.export.io import LAYER_KEY, IOSpec, TensorSpec, Tree, describe_tree, input_kind, input_leaves
+from workbench.export.onnx_integers import Needs, needs_of, rewrite, translations
 from workbench.export.onnx_module import OnnxModule
+from workbench.export.program import reason_of
 from workbench.export.quiet import quiet_export
 from workbench.export.reductions import keep_reduced_dims
-from workbench.export.tables import with_table_sizes
 from workbench.tasks.axes import OpenDims, axis_sizes, other_sizes, resized
 from workbench.tasks.trees import batch_size, call_model
 

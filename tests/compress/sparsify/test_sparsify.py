@@ -343,7 +343,7 @@ def test_a_transformer_gets_zeros_in_every_linear():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this says what happens without a GPU, and there is one")
 def test_two_to_four_on_a_gpu_is_refused_without_one():
-    from workbench.compress.sparsify.gpu import semi_structured
+    from workbench.compress.sparsify.semi_structured import semi_structured
 
     with pytest.raises(BackendUnavailable, match=r"compute capability 8\.0.*no GPU here"):
         semi_structured(net())
@@ -352,7 +352,7 @@ def test_two_to_four_on_a_gpu_is_refused_without_one():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="2:4 products need a CUDA GPU, and torch sees none")
 def test_two_to_four_on_a_gpu_answers_as_the_weights_with_zeros():
-    from workbench.compress.sparsify.gpu import semi_structured
+    from workbench.compress.sparsify.semi_structured import semi_structured
 
     def wide():
         return nn.Sequential(
@@ -369,7 +369,7 @@ def test_two_to_four_on_a_gpu_answers_as_the_weights_with_zeros():
 
 
 def test_which_weights_a_gpu_takes_is_told_by_their_zeros():
-    from workbench.compress.sparsify.gpu import is_two_of_four
+    from workbench.compress.sparsify.semi_structured import is_two_of_four
 
     assert is_two_of_four(torch.tensor([[1.0, 0, 2, 0, 0, 0, 0, 3]]))
     assert not is_two_of_four(torch.tensor([[1.0, 4, 2, 0, 0, 0, 0, 3]]))

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 from torch.fx import GraphModule, Node
 
-from workbench.compress.graph.program import export_program, reason_of
 from workbench.compress.quantize.annotate import WEIGHTED
 from workbench.compress.quantize.torchao_import import quiet_torchao
 from workbench.core.errors import ExportError
+from workbench.export.program import export_program, reason_of
 from workbench.tasks.axes import OpenDims
 from workbench.tasks.module import plain_outputs
 from workbench.tasks.sizes import Shape

@@ -5,27 +5,26 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import replace
-from importlib import import_module
-from typing import Any, cast
 
 import torch
 from torch.fx import GraphModule
 
-from workbench.compress.apply import Handler, Outcome, Work
+from workbench.compress.apply import Outcome, Work
 from workbench.compress.graph.capture import capture, captured_sizes
-from workbench.compress.layer_selection import excluded_names, holds_matrix, shown
+from workbench.compress.layer_selection import excluded_names
 from workbench.compress.quantize.annotate import Touch
 from workbench.compress.quantize.bias_correction import correct_biases
 from workbench.compress.quantize.calibrate import calibrate, convert, prepare, quality_of, quantized_copy, samples
 from workbench.compress.quantize.equalize import equalize_pairs, smooth
 from workbench.compress.quantize.float_layers import fewest, signal_to_noise
 from workbench.compress.quantize.qspec import Scheme, scheme_for
+from workbench.compress.quantize.report import report_layers
 from workbench.compress.steps import Quantize
 from workbench.compress.training.distillation_objective import Lesson
 from workbench.compress.training.loop import train
 from workbench.compress.training.numerics import set_layout
 from workbench.compress.training.plan import Plan, Trained, is_normalised_by_layer
-from workbench.compress.variant import LayerReport, predict_with
+from workbench.compress.variant import predict_with
 from workbench.core.progress import Progress
 from workbench.tasks.module import copied_module, with_output_form
 from workbench.tasks.sizes import with_sizes
@@ -36,14 +35,15 @@ _TEMPERATURE, _ALPHA = 4.0, 0.9
 _RATE_SCALE = 0.1
 _SMOOTH_SAMPLES, _BIAS_SAMPLES, _RANKING_SAMPLES = 64, 128, 32
 # By name: another quantizer works on the exported model, and exporting lies to the right of compressing.
-_NATIVE = "workbench.export.native:quantize_native"
+_NATIVE = "workbench.compress.quantize.native:quantize_native"
 
 
 def quantize(step: Quantize, work: Work) -> Outcome:
     """Turn the variant's module into a graph of small integers; see :class:`Quantize`."""
     if step.route != "qdq":
-        module, name = _NATIVE.split(":")
-        return cast(Handler, getattr(import_module(module), name))(step, work)
+        from workbench.compress.quantize.native import quantize_native
+
+        return quantize_native(step, work)
     excluded = dict.fromkeys(excluded_names(work.module, step.exclude, where="Quantize"), "excluded by name")
     scheme = scheme_for(step)
     work.progress(Progress("quantize", 0, 1, "capturing the graph"))
@@ -148,40 +148,3 @@ def _with(touch: Touch, said: list[dict[str, str]]) -> Touch:
     """Return a layer's report with what else was done to it, or why not."""
     more = [words[touch.name] for words in said if touch.name in words]
     return replace(touch, reason="; ".join([touch.reason, *more]))
-
-
-def report_layers(module: torch.nn.Module, touches: list[Touch]) -> tuple[LayerReport, ...]:
-    """Report every layer that computes with a weight matrix, in the model's order."""
-    found = {touch.name: touch for touch in touches}
-    names: dict[torch.nn.Module, list[str]] = {}
-    for name, layer in module.named_modules(remove_duplicate=False):
-        names.setdefault(layer, []).append(name)
-    weights = {layer: getattr(layer, "weight", None) for layer in names}  # read once: a parametrized one is made anew
-    owners: dict[Any, list[torch.nn.Module]] = {}
-    for layer, weight in weights.items():
-        owners.setdefault(weight, []).append(layer)
-    reports, told = [], set()
-    for layer, own in names.items():
-        weight = weights[layer]
-        known = own if weight is None else [name for owner in owners[weight] for name in names[owner]]
-        # a table is looked up: what the graph multiplies by its weight, under either name, is the other owner
-        looked_up = isinstance(layer, torch.nn.Embedding) and len(owners[weight]) > 1
-        mine = set() if looked_up else found.keys() & set(known)
-        told |= mine
-        if mine:
-            touch = found[min(mine)]
-            reports.append(LayerReport(shown(own[0]), type(layer).__name__, touch.touched, touch.reason))
-        elif holds_matrix(layer):
-            reports.append(LayerReport(shown(own[0]), type(layer).__name__, False, _why_untouched(layer)))
-    reports += [LayerReport(t.name, "function", t.touched, t.reason) for t in touches if t.name not in told]
-    return tuple(reports)
-
-
-def _why_untouched(layer: torch.nn.Module) -> str:
-    if isinstance(layer, torch.nn.Embedding):
-        return "a table that is looked up, not multiplied: stays in float"
-    if isinstance(layer, torch.nn.RNNBase):
-        return "recurrent: one operator multiplies by its weights step by step, and rounds none of them"
-    if isinstance(layer, torch.nn.modules.conv._ConvTransposeNd):
-        return "a transposed convolution: stays in float in every mode, since ONNX Runtime has no int8 kernel for it"
-    return "not a convolution or Linear that the captured graph calls with its weight"

@@ -10,7 +10,7 @@ from torch.fx import GraphModule
 
 from workbench.compress.apply import Work
 from workbench.compress.quantize.annotate import Touch
-from workbench.compress.quantize.bias_room import make_room
+from workbench.compress.quantize.bias_overflow import make_room
 from workbench.compress.quantize.qspec import Scheme, make_quantizer
 from workbench.compress.quantize.torchao_import import quiet_torchao
 from workbench.compress.variant import predict_with

@@ -39,7 +39,7 @@ _ENGINES = (
 )
 _PATTERN = (
     " GPUs from compute capability 8.0 on have instructions for 2:4 in Linear layers: "
-    "workbench.compress.sparsify.gpu.semi_structured uses them."
+    "workbench.compress.sparsify.semi_structured.semi_structured uses them."
 )
 
 

@@ -26,8 +26,8 @@ from workbench.engine.backends.base import ModelSource
 from workbench.engine.calls.inputs import Binder
 from workbench.engine.loading.file_probe import Probed, probe
 from workbench.engine.loading.onnx_files import read_graph
+from workbench.export.embedding_tables import with_table_sizes
 from workbench.export.io import IOSpec, TensorSpec
-from workbench.export.tables import with_table_sizes
 
 if TYPE_CHECKING:
     from workbench.compress.variant import Variant
@@ -79,11 +79,11 @@ def source_from_path(path: str | Path, *, example_inputs: Any = None) -> ModelSo
 def source_from_artifact(
     artifact: Artifact, *, build: Callable[[], Any] | None = None, trust: bool = False
 ) -> ModelSource:
-    """Return the model of an artefact; ``build`` and ``trust`` as :func:`workbench.artifact.load.load_module` says."""
+    """Return the model of an artifact; ``build`` and ``trust`` as in :func:`workbench.artifact.rebuild.load_module`."""
 
     def module() -> Any:
         with needing("A backend of torch"):
-            from workbench.artifact.load import load_module
+            from workbench.artifact.rebuild import load_module
 
         return load_module(artifact, build, trust=trust)
 

@@ -16,10 +16,10 @@ from torch import fx, nn
 from torch.profiler import ProfilerActivity, record_function
 
 from workbench.artifact.reference import Arrays
-from workbench.compress.graph.program import layer_of_node
 from workbench.core.errors import EngineError, first_line
 from workbench.core.quiet import without_lines
 from workbench.engine.backends.base import ModelSource
+from workbench.export.program import layer_of_node
 from workbench.measure.profiling.nodes import NodeTime, Observed
 from workbench.measure.profiling.op_kinds import is_rounding
 from workbench.measure.rooflines.work import layers_watched

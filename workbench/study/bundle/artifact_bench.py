@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workbench.artifact.artifact import Artifact, open_artifact
-from workbench.artifact.restore import recipe_of
+from workbench.artifact.manifest import recipe_of
 from workbench.core.errors import TrialFailed
 from workbench.core.machine import fingerprint_id, machine_words
 from workbench.core.progress import Progress, ProgressCallback, ignore

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.artifact.artifact import Artifact, open_artifact
-from workbench.artifact.folder import replacing_folder
+from workbench.artifact.atomic_folder import replacing_folder
 from workbench.artifact.manifest import FILES, MANIFEST
 from workbench.core.errors import ArtifactError, StudyError
 from workbench.core.given import given, require_path

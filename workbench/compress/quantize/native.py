@@ -17,8 +17,8 @@ from workbench.compress.apply import Outcome, Work
 from workbench.compress.graph.capture import capture
 from workbench.compress.layer_selection import excluded_names
 from workbench.compress.quantize.annotate import Touch
-from workbench.compress.quantize.apply import report_layers
 from workbench.compress.quantize.qspec import scheme_for
+from workbench.compress.quantize.report import report_layers
 from workbench.compress.steps import Quantize
 from workbench.core.errors import BackendUnavailable, ExportError, first_line
 from workbench.core.progress import Progress

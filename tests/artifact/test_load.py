@@ -171,7 +171,7 @@ def test_another_task_is_refused_and_the_module_alone_is_still_to_be_had(saved, 
         metric=task.metric,
         loss=task.loss,
     )
-    with pytest.raises(ArtifactError, match=r"made for the task 'tiny'.*one given is 'other'.*load_module"):
+    with pytest.raises(ArtifactError, match=r"made for the task 'tiny'.*'other'.*load_module"):
         wb.load_variant(folder, other)
     assert load_module(open_artifact(folder), other.build).stem.out_channels < 16
     with pytest.raises(TaskError, match="Unknown task"):
@@ -184,7 +184,7 @@ def test_a_build_that_now_computes_something_else_is_found_out(saved, task, monk
     forward = kind.forward
     assert task.fingerprint
     monkeypatch.setattr(kind, "forward", lambda self, image: forward(self, 2 * image))
-    with pytest.raises(ArtifactError, match=r"other outputs than when it was saved.*code of the task's build"):
+    with pytest.raises(ArtifactError, match=r"outputs of .* differ.*build"):
         wb.load_variant(folder, task)
 
 

@@ -1,0 +1,153 @@
+"""Load a saved variant: a `Variant` if its task is given, an inference-only model otherwise. Imports no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, overload
+
+from workbench.artifact.artifact import Artifact, open_artifact
+from workbench.artifact.manifest import recipe_of
+from workbench.core.errors import ArtifactError
+from workbench.core.lazy import needing
+from workbench.engine.engine import OptimizedInferenceEngine
+from workbench.export.io import IOSpec
+
+if TYPE_CHECKING:
+    from workbench.compress.variant import Variant
+    from workbench.tasks.task import Task
+
+
+class InferenceModel:
+    """A saved variant without its task: predicts from the ONNX file and exposes the manifest's values.
+
+    Attributes
+    ----------
+    artifact : Artifact
+        The folder, its manifest, and the description of inputs and outputs.
+    recipe : Recipe
+        The recipe that made the variant.
+    steps : tuple of dict
+        A report per step, as :meth:`StepReport.to_dict` wrote it.
+    """
+
+    def __init__(self, artifact: Artifact, *, backend: str = "onnxruntime") -> None:
+        if artifact.onnx_path is None:
+            raise ArtifactError(
+                f"{artifact.folder} has no ONNX file ({artifact.export_error}). Give the task: "
+                "load_variant(folder, task)."
+            )
+        self.artifact = artifact
+        self.recipe = recipe_of(artifact.folder, artifact.manifest)
+        self.steps = tuple(artifact.manifest["steps"])
+        self._backend = backend
+        self._engine: OptimizedInferenceEngine | None = None
+
+    @property
+    def quality(self) -> float:
+        """The task's metric on the *validation* split when the variant was saved."""
+        return float(self.artifact.manifest["validation_quality"])
+
+    @property
+    def params(self) -> int:
+        """Number of parameters."""
+        return int(self.artifact.manifest["params"])
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates per sample."""
+        return int(self.artifact.manifest["macs"])
+
+    @property
+    def quantized(self) -> bool:
+        """True if rounding to integers is part of the model."""
+        return self.artifact.quantized
+
+    @property
+    def io(self) -> IOSpec:
+        """Names, dtypes and shapes of inputs and outputs."""
+        return self.artifact.io
+
+    def engine(self, **options: Any) -> OptimizedInferenceEngine:
+        """Return an initialized engine for the model, with options of :class:`InferenceConfig`."""
+        return OptimizedInferenceEngine.from_artifact(self.artifact, **{"backend": self._backend, **options})
+
+    def predict(self, inputs: Any) -> Any:
+        """Return the outputs for a batch ``[n, ...]`` of any size, in the structure of the original module's outputs.
+
+        numpy arrays give numpy arrays, torch tensors give torch tensors. The first call loads the ONNX file and
+        validates it against the stored reference outputs.
+        """
+        if self._engine is None:
+            self._engine = self.engine()
+        return self._engine.predict_batch([inputs])[0].result if self.io.batch else self._engine.predict(inputs).result
+
+    def close(self) -> None:
+        """Free the loaded model; the next :meth:`predict` loads it again."""
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.dispose()
+
+    def __enter__(self) -> InferenceModel:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        task = self.artifact.manifest["task"].get("name")
+        return f"InferenceModel({self.recipe.label!r} of task {task!r}, params={self.params:,}, inference only)"
+
+
+@overload
+def load_variant(folder: str | Path, task: Task | str, *, trust: bool = False) -> Variant: ...
+
+
+@overload
+def load_variant(folder: str | Path, task: None = None) -> InferenceModel: ...
+
+
+def load_variant(
+    folder: str | Path, task: Task | str | None = None, *, trust: bool = False
+) -> Variant | InferenceModel:
+    """Load a variant that :meth:`Variant.save` wrote, after checking the hash of every file.
+
+    Reading runs no code from the folder and uses no pickle, unless ``trust`` allows it.
+
+    Parameters
+    ----------
+    folder
+        Folder of the artifact.
+    task
+        The variant's task, or a name or path that :func:`workbench.load_task` accepts. With it a :class:`Variant` is
+        returned, whose module can be trained unless it is quantized. Without it an :class:`InferenceModel` is
+        returned, which predicts from the ONNX file and imports no torch.
+    trust
+        Allow code from the folder: the function of ``Distill(student=...)``, and torch export programs (a format that
+        can run code while it is read). Set it only for a folder that you or your study wrote. Without it such a
+        variant still runs from its ONNX file: leave the task out.
+
+    Raises
+    ------
+    ArtifactError
+        If a file is missing or changed, the format or the task is another one, or the module's outputs differ from
+        those at the time of saving.
+
+    Examples
+    --------
+    >>> wb.load_variant("artifacts/prune-0.5", wb.tasks.digits())  # doctest: +SKIP
+    Variant('prune 0.5', params=80,234, macs=6,201,344, validation quality=0.9120)
+    >>> wb.load_variant("artifacts/prune-0.5").predict(images)  # doctest: +SKIP
+    """
+    artifact = open_artifact(folder)
+    if task is None:
+        if trust:
+            raise ArtifactError("trust=True is for a variant's torch module: give its task too.")
+        return InferenceModel(artifact)
+    with needing("load_variant with a task"):
+        from workbench.artifact.load import restore_variant
+        from workbench.tasks.load import load_task
+
+    return restore_variant(artifact, load_task(task), trust=trust)
