@@ -13,6 +13,7 @@ import pytest
 from workbench.compress.recipe import Recipe
 from workbench.compress.steps import Distill, Prune, Quantize
 from workbench.core.progress import Progress, ignore
+from workbench.study.execution.job import Job
 from workbench.study.execution.summary import RunSummary
 from workbench.study.results.ranking import Best, best_row, mark_recommended
 from workbench.study.results.relative_latency import with_relative_latency
@@ -35,35 +36,6 @@ QUALITY = {"float": 0.95, "distill": 0.947, "chain": 0.944}
 ENGINE_SPEED = {"torch-eager": 1.0, "onnxruntime": 1.6, "openvino": 1.9}
 
 
-class FakeJob:
-    """What ``Study.start`` gives: a thread that can be cancelled."""
-
-    def __init__(self, work: Any) -> None:
-        self.error: Exception | None = None
-        self.result: RunSummary | None = None
-        self._work = work
-        self.stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    @property
-    def done(self) -> bool:
-        return not self._thread.is_alive()
-
-    def cancel(self) -> None:
-        self.stop.set()
-
-    def wait(self, timeout: float | None = None) -> bool:
-        self._thread.join(timeout)
-        return self.done
-
-    def _run(self) -> None:
-        try:
-            self.result = self._work(self.stop)
-        except Exception as error:  # noqa: BLE001 - kept for the caller, as the real job does
-            self.error = error
-
-
 class FakeStudy:
     """Trials that finish when ``gate`` lets them: one release of the semaphore a trial."""
 
@@ -84,7 +56,8 @@ class FakeStudy:
         self.calls.append({"recipes": recipes, "backends": backends, "batch_sizes": batch_sizes, **options})
         self._limit = options["quality_drop"]
         plan = [(r, b, n) for r in recipes or RECIPES for b in backends for n in batch_sizes]
-        return FakeJob(lambda stop: self._run(plan, stop, options.get("progress", ignore)))
+        stop = threading.Event()
+        return Job(lambda: self._run(plan, stop, options.get("progress", ignore)), stop.set)
 
     def _run(self, plan: list[tuple[Recipe, str, int]], stop: threading.Event, progress: Any) -> RunSummary:
         if self.fails is not None:

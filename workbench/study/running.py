@@ -161,7 +161,7 @@ class StudyRuns:
     def start(self, *args: Any, **options: Any) -> Job:
         """Start :meth:`run` with the same arguments in a thread and return at once.
 
-        The job has ``cancel()``, ``wait(timeout)``, ``done``, ``error`` and ``result``.
+        The job is a future with ``cancel()``, ``done()``, ``result(timeout)`` and ``exception(timeout)``.
         """
         from workbench.study.execution.job import Job
 

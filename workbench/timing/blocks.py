@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -136,8 +135,6 @@ class RunDelay:
 
 def process_usage() -> Usage | None:
     """Return the page faults and context switches of this process so far, None where the system does not count."""
-    if sys.platform == "win32":
-        return None
     import resource
 
     used = resource.getrusage(resource.RUSAGE_SELF)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import threading
 import time
 from collections.abc import Callable
@@ -124,13 +125,12 @@ class Runner:
             self._job = job
             if self._stop:
                 job.cancel()
-        while not job.done:
-            job.wait(TICK_S)
+        while not job.done():
+            concurrent.futures.wait([job], TICK_S)
             changed = self._rows_changed.is_set()
             self._rows_changed.clear()
             self._tick(self._latest, changed)
-        if isinstance(job.error, Exception):
-            raise job.error
-        if job.error is not None:
-            raise StudyError(f"The run ended with {type(job.error).__name__}.") from job.error
-        self.result = job.result
+        error = job.exception()
+        if error is not None and not isinstance(error, Exception):
+            raise StudyError(f"The run ended with {type(error).__name__}.") from error
+        self.result = job.result()

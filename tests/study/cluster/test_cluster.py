@@ -182,8 +182,8 @@ def test_cancel_ends_what_the_workers_do_and_keeps_what_is_complete(cluster_of, 
 
         asked = {"threads": 1, "cluster": cluster_of(1), "progress": cancel_in_training}
         job = study.start([SLOW], ["torch-eager"], [2], **asked)
-        assert job.wait(240) and job.error is None
-        assert job.result.cancelled and job.result.open == 1 and gone(1)
+        summary = job.result(240)
+        assert summary.cancelled and summary.open == 1 and gone(1)
         states = {row["recipe"]: row["state"] for row in study.rows()}
         assert states["slow"] == "cancelled"
 

@@ -211,7 +211,7 @@ def test_a_parcel_is_told_by_its_content_and_replaces_what_stood_there(tmp_path)
 
 def test_what_a_nanny_sets_is_not_inherited_and_what_the_user_sets_is(monkeypatch, tmp_path):
     pytest.importorskip("distributed")
-    from workbench.study.workers.dask_environment import dask_variables
+    from workbench.study.workers.policy import dask_variables
     from workbench.study.workers.process import WorkerProcess
 
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "65536")

@@ -320,7 +320,7 @@ def test_a_wrong_name_of_an_argument_does_not_keep_the_study_busy(ran):
     with pytest.raises(TypeError, match="recipies"):
         ran.study.start(recipies=[])
     job = ran.study.start(RECIPES, BACKENDS, (4, 1), threads=1)
-    assert job.wait(60) and job.error is None and job.result.reused == 8
+    assert job.result(60).reused == 8
 
 
 def test_closing_waits_until_a_run_in_another_thread_has_given_its_trials_free(shared_task, tmp_path):
@@ -329,6 +329,6 @@ def test_closing_waits_until_a_run_in_another_thread_has_given_its_trials_free(s
     with wb.Study(shared_task, storage=storage) as study:
         job = study.start(RECIPES, BACKENDS, (4,), threads=1, progress=lambda event: begun.set())
         assert begun.wait(60)
-    assert job.wait(1.0) and job.error is None and job.result.cancelled
+    assert job.result(1.0).cancelled
     with wb.Study(shared_task, storage=storage) as study:
         assert "running" not in {row["state"] for row in study.rows()}

@@ -62,8 +62,8 @@ def test_cancel_from_another_thread_keeps_what_is_complete_and_ends_every_proces
                 threading.Thread(target=study.cancel).start()
 
         job = study.start([SLOW], ["torch-eager"], [2], threads=1, progress=cancel_in_training)
-        assert job.wait(240) and job.error is None
-        assert job.result.cancelled and (job.result.finished, job.result.open) == (1, 1)
+        summary = job.result(240)
+        assert summary.cancelled and (summary.finished, summary.open) == (1, 1)
         assert states(study) == {("float", "torch-eager"): "complete", ("slow", "torch-eager"): "cancelled"}
         assert workers() == []
         with pytest.raises(StudyError, match="budget_s"):

@@ -12,8 +12,7 @@ _ROLLUP = Path("/proc/self/smaps_rollup")
 def peak_rss_mib() -> tuple[float | None, str | None]:
     """Return the largest resident set of this process so far in MiB, or None with the reason.
 
-    Linux counts it in VmHWM, Windows in the peak working set. ``getrusage`` is used on macOS only: on Linux a child
-    inherits there the peak of the process that started it.
+    Linux counts it in VmHWM. ``getrusage`` is for macOS only: on Linux it includes the peak of the parent process.
 
     Examples
     --------
@@ -24,10 +23,6 @@ def peak_rss_mib() -> tuple[float | None, str | None]:
     system = platform.system()
     if system == "Linux":
         return _line_mib(_STATUS, "VmHWM:", "this kernel does not count peak memory")
-    if system == "Windows":
-        import psutil
-
-        return getattr(psutil.Process().memory_info(), "peak_wset", 0) / 2**20, None
     if system == "Darwin":
         import resource
 

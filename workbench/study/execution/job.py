@@ -1,45 +1,43 @@
-"""A study's run in a thread of its own, for panels."""
+"""A study's run in a thread of its own, as a future."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from workbench.study.execution.summary import RunSummary
 
 
-class Job:
-    """A running :meth:`Study.run`: ask how it goes, cancel it, wait for it.
+class Job(Future["RunSummary"]):
+    """A running :meth:`Study.run`: a :class:`concurrent.futures.Future` of its summary.
 
-    ``result`` is the summary once it has ended, ``error`` what it raised, ``done`` whether it has ended.
+    ``result(timeout)`` returns the summary or raises what the run raised; ``exception(timeout)``, ``done()`` and
+    ``add_done_callback(function)`` are those of every future.
     """
 
-    def __init__(self, work: Callable[[], RunSummary], cancel: Callable[[], None]) -> None:
-        self.result: RunSummary | None = None
-        self.error: BaseException | None = None
-        self._work = work
-        self._cancel = cancel
-        self._thread = threading.Thread(target=self._run, name="workbench-study", daemon=True)
-        self._thread.start()
+    def __init__(self, work: Callable[[], RunSummary], request_stop: Callable[[], None]) -> None:
+        super().__init__()
+        self._work, self._request_stop = work, request_stop
+        self.set_running_or_notify_cancel()
+        threading.Thread(target=self._run, name="workbench-study", daemon=True).start()
 
-    @property
-    def done(self) -> bool:
-        """True once the run has ended, in whichever way."""
-        return not self._thread.is_alive()
+    def cancel(self) -> bool:
+        """Request the run to stop; return False if it has ended.
 
-    def cancel(self) -> None:
-        """Ask the run to stop; it ends within a few seconds, see :meth:`wait`."""
-        self._cancel()
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Wait until the run has ended, at most ``timeout`` seconds; return whether it has."""
-        self._thread.join(timeout)
-        return self.done
+        It ends within a few seconds, and the summary has ``cancelled`` True.
+        """
+        if self.done():
+            return False
+        self._request_stop()
+        return True
 
     def _run(self) -> None:
         try:
-            self.result = self._work()
-        except BaseException as error:  # noqa: BLE001 - kept for the one who asks
-            self.error = error
+            summary = self._work()
+        except BaseException as error:  # noqa: BLE001 - raised again by result()
+            self.set_exception(error)
+        else:
+            self.set_result(summary)

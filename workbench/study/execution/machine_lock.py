@@ -1,65 +1,59 @@
-"""Whose turn it is on this machine: studies of other processes prepare side by side, but each times alone.
+"""The machine lock: studies of several processes may prepare at once, but only one of them times.
 
-The lock is one of the operating system's on a file, so it ends with the process that holds it, however that ends.
+It is a lock of the operating system on a file, so it ends with the process that holds it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import functools
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
 POLL_S = 0.1
 NAME = "inference-workbench-turn"
-_POSIX = os.name == "posix"
 
 
 class Waiter(Protocol):
-    """What ends a waiting early: :class:`workbench.study.workers.process.CancelToken` is one."""
+    """Ends a wait early; :class:`workbench.study.workers.process.CancelToken` is one."""
 
     def wait(self, seconds: float) -> None:
-        """Sleep, but no longer than until the stop is asked for."""
+        """Sleep, but no longer than until the cancel."""
 
     def check(self) -> None:
-        """Raise where the work is to stop."""
+        """Raise if the work is to stop."""
 
 
 def lock_folder() -> Path:
-    """Return where the lock lies: ``WORKBENCH_LOCK_DIR``, else one folder for all users of this machine.
+    """Return the folder of the lock: ``WORKBENCH_LOCK_DIR``, else ``/tmp``.
 
-    That is not ``TMPDIR``, which differs between users and jobs: they share the cores, so they must share the lock.
+    Not ``TMPDIR``, which differs between users and jobs: they share the cores, so they must share the lock.
     """
-    own = os.environ.get("WORKBENCH_LOCK_DIR")
-    if own:
-        return Path(own)
-    return Path("/tmp") if _POSIX else Path(tempfile.gettempdir())
+    return Path(os.environ.get("WORKBENCH_LOCK_DIR") or "/tmp")
 
 
 @contextlib.contextmanager
 def machine_lock(
     *, exclusive: bool, stop: Waiter, say: Callable[[str], None], folder: Path | None = None
 ) -> Iterator[Callable[[], bool]]:
-    """Hold this machine's turn within a ``with`` block: ``exclusive`` to time, else beside others who do not time.
+    """Hold the machine lock within a ``with`` block, which gets a function that returns True if another study waits.
 
-    The block gets a function that says whether somebody waits for it to end.
-
-    Everyone queues for a second lock first: who has waited for the cores gets them before one who just gave them back
-    and wants them again. A turn cannot be taken again inside of one.
+    Every process queues for a second lock first: who waits for the cores gets them before a process that just
+    released them and takes them again. The lock is not reentrant.
 
     Parameters
     ----------
-    alone : bool
-        True to time something: nobody else has a turn then. False for work that only must not disturb a timing.
+    exclusive : bool
+        True to time. False for work that must not disturb a timing, which several processes may do at once.
     stop : Waiter
-        Looked at while waiting.
+        Checked while waiting.
     say : callable
-        Gets a sentence when there is something to wait for, and where no lock can be had: work then goes on without.
+        Gets a message if the lock is held elsewhere, or if the folder supports no locks: then work goes on without.
     folder : Path, optional
-        Where the lock lies; :func:`lock_folder` by default.
+        :func:`lock_folder` by default.
 
     Raises
     ------
@@ -74,91 +68,62 @@ def machine_lock(
     where = lock_folder() if folder is None else folder
     with contextlib.ExitStack() as stack:
         try:
-            wanted = _queued(stack, where, exclusive=exclusive, stop=stop, say=say)
-        except OSError as error:  # no folder, or a file system without locks
+            contended = _acquire(stack, where, exclusive=exclusive, stop=stop, say=say)
+        except OSError as error:  # the folder is missing, or its file system has no locks
             stack.close()
-            say(f"other studies on this machine are not waited for, since {where} gives no lock: {error.strerror}")
-            wanted = _nobody
-        yield wanted
+            say(f"No machine lock in {where} ({error.strerror}); other studies may disturb timings.")
+            contended = _uncontended
+        yield contended
 
 
-def _queued(
+def _acquire(
     stack: contextlib.ExitStack, where: Path, *, exclusive: bool, stop: Waiter, say: Callable[[str], None]
 ) -> Callable[[], bool]:
-    """Take the turn, which ``stack`` gives back, and return what says whether somebody waits for it."""
     where.mkdir(parents=True, exist_ok=True)
     queue, cores = (stack.enter_context(_opened(where / f"{NAME}{suffix}")) for suffix in (".queue", ".lock"))
-    said = False
-    for descriptor, only_one in ((queue, True), (cores, exclusive)):
-        while not _taken(descriptor, exclusive=only_one):
-            if not said:
-                said = True
+    reported = False
+    for descriptor, alone in ((queue, True), (cores, exclusive)):
+        while not _try_lock(descriptor, exclusive=alone):
+            if not reported:
+                reported = True
                 say("waiting for another study on this machine, which has the cores")
             stop.wait(POLL_S)
             stop.check()
-    _give_back(queue)
-    return functools.partial(_waited_for, queue)
+    fcntl.flock(queue, fcntl.LOCK_UN)
+    return functools.partial(_is_contended, queue)
 
 
-def _nobody() -> bool:
+def _uncontended() -> bool:
     return False
 
 
-def _waited_for(queue: int) -> bool:
-    """Say whether somebody has the queue, and so waits for the cores."""
-    if not _taken(queue, exclusive=True):
+def _is_contended(queue: int) -> bool:
+    """Return True if another process holds the queue, and so waits for the cores."""
+    if not _try_lock(queue, exclusive=True):
         return True
-    _give_back(queue)
+    fcntl.flock(queue, fcntl.LOCK_UN)
     return False
 
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[int]:
-    descriptor = _open(path)
+    """Open a lock file, which may be another user's, for reading: Linux locks those too."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW  # in a folder that all may write to, a link may be a trap
+    try:
+        descriptor = os.open(path, flags)  # without O_CREAT, which Linux refuses on another user's file in /tmp
+    except FileNotFoundError:
+        descriptor = os.open(path, flags | os.O_CREAT, 0o644)
+        with contextlib.suppress(PermissionError):  # another user made it just now
+            os.fchmod(descriptor, 0o644)  # a strict umask must not lock other users out
     try:
         yield descriptor
     finally:
-        os.close(descriptor)  # which gives the lock back
+        os.close(descriptor)  # releases the lock
 
 
-def _open(path: Path) -> int:
-    """Open a lock file of whichever user. It is never written: Linux lets a reader lock."""
-    follow = getattr(os, "O_NOFOLLOW", 0)  # in a folder that all may write to, a link may be a trap
-    mode = os.O_RDONLY if _POSIX else os.O_RDWR
-    with contextlib.suppress(FileNotFoundError):  # Linux refuses O_CREAT on the file of another user in such a folder
-        return os.open(path, mode | follow)
-    descriptor = os.open(path, mode | os.O_CREAT | follow, 0o644)
-    if _POSIX:
-        with contextlib.suppress(PermissionError):  # another user made it just now
-            os.fchmod(descriptor, 0o644)  # a strict umask must not lock other users out
-    return descriptor
-
-
-def _taken(descriptor: int, *, exclusive: bool) -> bool:
+def _try_lock(descriptor: int, *, exclusive: bool) -> bool:
     try:
-        if _POSIX:
-            import fcntl
-
-            fcntl.flock(descriptor, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
-        else:
-            _windows(descriptor, "LK_NBLCK")
+        fcntl.flock(descriptor, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
         return False
     return True
-
-
-def _give_back(descriptor: int) -> None:
-    if _POSIX:
-        import fcntl
-
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
-    else:
-        _windows(descriptor, "LK_UNLCK")
-
-
-def _windows(descriptor: int, mode: str) -> None:
-    """Lock or unlock the first byte; Windows has no shared lock, so that preparing waits for preparing there."""
-    import msvcrt
-
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    msvcrt.locking(descriptor, getattr(msvcrt, mode), 1)  # type: ignore[attr-defined]

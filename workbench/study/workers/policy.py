@@ -1,51 +1,63 @@
-"""How a study looks after its children: how long one may be silent, and where their time is noted."""
+"""Worker policy: stall timeout, environment, and phase timing."""
 
 from __future__ import annotations
 
+import os
+import sys
 from dataclasses import dataclass, field
 from typing import Any
 
 from workbench.core.errors import StudyError
 from workbench.core.given import given
-from workbench.study.workers.dask_environment import dask_variables
 from workbench.study.workers.phases import Phases
 
 STALL_S = 1800.0
-"""Seconds that a child may work without a sign of life, unless told; compiling a large model can take many minutes."""
+"""Default stall timeout in seconds; compiling a large model can take many minutes."""
+
+
+def dask_variables() -> tuple[str, ...]:
+    """Return the environment variables that Dask's nanny has set, which the workers of a study must not inherit.
+
+    It sets one thread for BLAS and a trim threshold for malloc, also in a process that made a ``LocalCluster``. Trials
+    run as without Dask, so that their rows can be compared.
+
+    Examples
+    --------
+    >>> "distributed" in sys.modules or dask_variables() == ()
+    True
+    """
+    if "distributed" not in sys.modules:
+        return ()
+    import dask.config
+
+    variables = dask.config.get("distributed.nanny.pre-spawn-environ", {})
+    return tuple(name for name, value in variables.items() if os.environ.get(name) == str(value))
 
 
 @dataclass(frozen=True)
 class WorkerPolicy:
-    """What a study wants of its children: ``stall_s`` is how long one may work without a sign; None: for ever.
+    """How the workers of a run are treated.
 
-    ``without`` are the environment variables that they do not inherit.
+    ``stall_s`` is the longest time without an event (None: no limit), ``unset`` the variables that they do not inherit.
     """
 
     stall_s: float | None = STALL_S
     phases: Phases = field(default_factory=Phases)
-    without: tuple[str, ...] = field(default_factory=dask_variables)
+    unset: tuple[str, ...] = field(default_factory=dask_variables)
 
 
 def worker_policy(stall_timeout_s: Any) -> WorkerPolicy:
-    """Return what a run wants of its children.
+    """Return the policy of a run.
 
     Raises
     ------
     StudyError
-        If the seconds are none.
+        If ``stall_timeout_s`` is neither None nor above 0.
     """
     if stall_timeout_s is not None and not (
         isinstance(stall_timeout_s, int | float) and not isinstance(stall_timeout_s, bool) and stall_timeout_s > 0
     ):
         raise StudyError(
-            f"stall_timeout_s must be above 0 seconds, or None to wait for ever; got {given(stall_timeout_s)}."
+            f"stall_timeout_s must be above 0 seconds, or None for no limit; got {given(stall_timeout_s)}."
         )
     return WorkerPolicy(stall_timeout_s)
-
-
-def stalled(seconds: float, at: str) -> str:
-    """Return why a child that was at something was killed."""
-    return (
-        f"The process was ended: it gave no sign for {seconds:g} s while it was at {at!r}. If that is work and no "
-        "hang, allow for more with stall_timeout_s."
-    )

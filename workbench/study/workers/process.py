@@ -1,4 +1,4 @@
-"""A child process as the study sees it: start, send, wait for an answer, end."""
+"""A worker process as the study sees it: start, send a command, wait for the answer, end."""
 
 from __future__ import annotations
 
@@ -16,12 +16,16 @@ from pathlib import Path
 from typing import IO, Any
 
 from workbench.core.errors import Cancelled, StudyError, TrialFailed
-from workbench.study.workers.policy import WorkerPolicy, stalled
+from workbench.study.workers.policy import WorkerPolicy
 from workbench.study.workers.protocol import write_frame
 
 GRACE_S = 3.0
 _POLL_S = 0.2
-_POSIX = os.name == "posix"
+_SIGNAL_HINTS = {
+    "SIGKILL": " Linux does that if memory runs out: try a smaller batch, or close other programs.",
+    "SIGSEGV": " A library crashed.",
+    "SIGILL": " A library used an instruction that this CPU does not have.",
+}
 
 
 class CancelToken:
@@ -32,24 +36,24 @@ class CancelToken:
         self._event = threading.Event()
 
     def set(self) -> None:
-        """Ask for the stop."""
+        """Request the stop."""
         self._event.set()
 
     @property
     def requested(self) -> bool:
-        """True once the stop was asked for."""
+        """True once the stop was requested."""
         return self._event.is_set()
 
     def wait(self, seconds: float) -> None:
-        """Sleep, but no longer than until the stop is asked for."""
+        """Sleep, but no longer than until the request."""
         self._event.wait(seconds)
 
     def remaining(self) -> float:
-        """Seconds until the deadline; infinite without one."""
+        """Return the seconds until the deadline; infinite without one."""
         return float("inf") if self.deadline is None else self.deadline - time.monotonic()
 
     def check(self) -> None:
-        """Raise :class:`Cancelled` once the stop was asked for, :class:`OutOfTime` after the deadline."""
+        """Raise :class:`Cancelled` after the request, :class:`OutOfTime` after the deadline."""
         if self.requested:
             raise Cancelled("The study was cancelled.")
         if self.remaining() <= 0:
@@ -57,11 +61,11 @@ class CancelToken:
 
 
 class OutOfTime(Cancelled):
-    """The budget ended while work was running."""
+    """The time budget ended while work was running."""
 
 
 class WorkerError(TrialFailed):
-    """The child answered that a command failed; it is alive. ``kind`` is the error's class there."""
+    """A command failed in the worker, which is still alive; ``kind`` is the error's class there."""
 
     def __init__(self, kind: str, message: str, details: str) -> None:
         super().__init__(message if kind.endswith(("Error", "Unavailable")) and message else f"{kind}: {message}")
@@ -70,49 +74,55 @@ class WorkerError(TrialFailed):
 
 
 class WorkerProcess:
-    """One worker process with its own process group.
+    """A process that runs :mod:`workbench.study.workers.main`, with its own process group.
 
     Parameters
     ----------
     kind : str
         ``"prepare"`` or ``"time"``.
     hello : mapping
-        First message: what the child may import before its first command.
+        First message: what the worker may import before its first command.
     log : Path
-        File for whatever the child and its libraries print; its end is quoted when the child dies.
-    stop : Stop
-        Looked at while waiting.
-    care : Care
-        How long it may be silent, and where it is noted what its time went into.
+        File for whatever the worker and its libraries print; its last line is quoted if the worker dies.
+    stop : CancelToken
+        Checked while waiting.
+    policy : WorkerPolicy
+        Stall timeout, environment and phase timing.
 
     Raises
     ------
     StudyError
-        If it cannot be started.
+        If the process cannot be started.
     """
 
     def __init__(
-        self, kind: str, hello: Mapping[str, Any], *, log: Path, stop: CancelToken, policy: WorkerPolicy | None = None
+        self,
+        kind: str,
+        hello: Mapping[str, Any],
+        *,
+        log: Path,
+        stop: CancelToken,
+        policy: WorkerPolicy | None = None,
     ) -> None:
         self.log = log
         self._stop = stop
         self._policy = policy or WorkerPolicy()
         self._events: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self._ready = False
         try:
-            self._process, stream = _spawn(kind, log, self._policy.without)
+            self._process, stream = _spawn(kind, log, self._policy.unset)
         except OSError as error:
             raise StudyError(
-                f"A process of the study cannot be started: {error.strerror} ({error.filename or log}). What is "
-                "complete is kept; run again once there is room."
+                f"A worker process cannot be started: {error.strerror} ({error.filename or log}). "
+                "Complete trials are kept; free some resources and run again."
             ) from error
         threading.Thread(target=self._read, args=(stream,), daemon=True).start()
-        with contextlib.suppress(OSError):  # a child that died at once is noticed by the first wait
+        with contextlib.suppress(OSError):  # a worker that died at once is noticed by the first wait
             write_frame(self._stdin, {**hello, "path": sys.path})
-        self._ready = False
 
     @property
     def pid(self) -> int:
-        """The child's process id; its process group has the same number."""
+        """Process id, which is also the number of the process group."""
         return self._process.pid
 
     @property
@@ -133,36 +143,36 @@ class WorkerProcess:
         Raises
         ------
         Cancelled, OutOfTime
-            When the stop was asked for or the deadline passed; the child still runs then.
-        ChildError
-            When the command failed in the child.
+            After a cancel or the deadline; the worker still runs then.
+        WorkerError
+            If the command failed in the worker.
         TrialFailed
-            When the child ended, with the reason; or gave no sign for too long, and was killed.
+            If the worker ended, with the reason; or if it was killed at the stall timeout.
         """
         self.wait_ready()
         self.send(command, payload, **fields)
         return self.answer(command, on_event=on_event)
 
     def send(self, command: str, payload: bytes = b"", **fields: Any) -> None:
-        """Send a command and go on; the child takes it up once it is ready. Raises TrialFailed where it has ended."""
+        """Send a command without waiting for its answer. Raises TrialFailed if the worker has ended."""
         try:
             write_frame(self._stdin, {"command": command, **fields}, payload)
         except OSError as error:
-            raise TrialFailed(self._ending()) from error
+            raise TrialFailed(self._exit_reason()) from error
 
     def answer(self, command: str, *, on_event: Callable[[dict[str, Any]], None] | None = None) -> dict[str, Any]:
-        """Wait for the answer to a command that was sent; as :meth:`ask`."""
+        """Wait for the answer to a command that was sent; errors as :meth:`ask`."""
         self.wait_ready()
         return self._wait(command, on_event)
 
     def wait_ready(self) -> None:
-        """Wait until the child has imported what it needs."""
+        """Wait until the worker has imported its libraries."""
         if not self._ready:
             self._wait("ready", None)
             self._ready = True
 
     def close(self) -> None:
-        """End a child that has nothing left to do: its input closes, and it exits at once."""
+        """End an idle worker by closing its input; it exits at once."""
         with contextlib.suppress(OSError):
             self._stdin.close()
         try:
@@ -171,98 +181,88 @@ class WorkerProcess:
             self.kill()
 
     def kill(self) -> None:
-        """SIGTERM to the process group, 3 s, then SIGKILL."""
-        for send in (signal.SIGTERM, None):
-            _signal_group(self._process, send)
-            try:
+        """Send SIGTERM to the process group, and SIGKILL after 3 s."""
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            self._signal_group(number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(timeout=GRACE_S)
                 break
-            except subprocess.TimeoutExpired:
-                continue
-        _signal_group(self._process, None)  # what the child itself had started
+        self._signal_group(signal.SIGKILL)  # for processes that the worker has started
         with contextlib.suppress(OSError):
             self._stdin.close()
 
+    def _signal_group(self, number: signal.Signals) -> None:
+        with contextlib.suppress(OSError):
+            os.killpg(self._process.pid, number)
+
     @property
     def _stdin(self) -> IO[bytes]:
-        if self._process.stdin is None:
-            raise TrialFailed("The process was started without an input.")
-        return self._process.stdin
+        stream = self._process.stdin
+        if stream is None:
+            raise StudyError("The worker process has no input stream.")
+        return stream
 
     def _read(self, stream: IO[str]) -> None:
         with stream:
             for line in stream:
-                with contextlib.suppress(ValueError):  # a line cut short by a kill
+                with contextlib.suppress(ValueError):  # a line that a kill cut short
                     self._events.put(json.loads(line))
         self._events.put(None)
 
     def _wait(self, name: str, on_event: Callable[[dict[str, Any]], None] | None) -> dict[str, Any]:
-        heard, at = time.monotonic(), name
+        last_event, activity = time.monotonic(), name
         while True:
             self._stop.check()
             try:
                 event = self._events.get(timeout=_POLL_S)
             except queue.Empty:
-                if self._policy.stall_s is not None and time.monotonic() - heard > self._policy.stall_s:
+                limit = self._policy.stall_s
+                if limit is not None and time.monotonic() - last_event > limit:
                     self.kill()
-                    raise TrialFailed(stalled(self._policy.stall_s, at)) from None
+                    raise TrialFailed(
+                        f"Worker killed: no progress for {limit:g} s during {activity!r}. "
+                        "Increase stall_timeout_s if this step is expected to take longer."
+                    ) from None
                 continue
-            heard = time.monotonic()
+            last_event = time.monotonic()
             if event is None:
-                raise TrialFailed(self._ending())
+                raise TrialFailed(self._exit_reason())
             if event["event"] == name:
                 self._policy.phases.add(event.pop("spans", ()))
                 return event
             if event["event"] == "error":
                 raise WorkerError(event["type"], event["message"], event["traceback"])
-            at = event.get("message") or event.get("stage") or at
+            activity = event.get("message") or event.get("stage") or activity
             if on_event is not None:
                 on_event(event)
 
-    def _ending(self) -> str:
+    def _exit_reason(self) -> str:
         try:
             code = self._process.wait(timeout=GRACE_S)
         except subprocess.TimeoutExpired:
             return "The process closed its connection but still ran."
         if code < 0:
             name = signal.Signals(-code).name
-            hint = {
-                "SIGKILL": " Somebody or the system killed it; when memory runs out Linux does that: "
-                "try a smaller batch or close other programs.",
-                "SIGSEGV": " A library crashed.",
-                "SIGILL": " A library used an instruction that this CPU does not have.",
-            }.get(name, "")
-            return f"The process was ended by {name}.{hint}{self._last_words()}"
-        return f"The process ended with status {code} and without a result.{self._last_words()}"
+            return f"The process was ended by {name}.{_SIGNAL_HINTS.get(name, '')}{self._last_output()}"
+        return f"The process ended with status {code} and without a result.{self._last_output()}"
 
-    def _last_words(self) -> str:
+    def _last_output(self) -> str:
         try:
             lines = [x for x in self.log.read_text(errors="replace").splitlines() if x.strip()]
-            lines = [x for x in lines if not x.startswith("USDT:")]  # torch's profiler, which began or ended
         except OSError:
             return ""
+        lines = [x for x in lines if not x.startswith("USDT:")]  # printed by torch's profiler
         return f" It last printed: {lines[-1][:300]}" if lines else ""
 
 
-def _spawn(kind: str, log: Path, without: Collection[str]) -> tuple[subprocess.Popen[bytes], IO[str]]:
-    command = [sys.executable, "-m", "workbench.study.workers.main", kind, "--events"]
-    environment = {name: value for name, value in os.environ.items() if name not in without}
+def _spawn(kind: str, log: Path, unset: Collection[str]) -> tuple[subprocess.Popen[bytes], IO[str]]:
+    environment = {name: value for name, value in os.environ.items() if name not in unset}
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "wb") as errors:
-        if not _POSIX:  # no inherited descriptors there: the worker keeps its standard output for events
-            process = subprocess.Popen(
-                [*command, "1"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                env=environment,
-                creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
-            )
-            return process, os.fdopen(os.dup(process.stdout.fileno()), encoding="utf-8")  # type: ignore[union-attr]
         reading, writing = os.pipe()
         try:
             process = subprocess.Popen(
-                [*command, str(writing)],
+                [sys.executable, "-m", "workbench.study.workers.main", kind, "--events", str(writing)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=errors,
@@ -276,14 +276,3 @@ def _spawn(kind: str, log: Path, without: Collection[str]) -> tuple[subprocess.P
         finally:
             os.close(writing)
     return process, os.fdopen(reading, encoding="utf-8")
-
-
-def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals | None) -> None:
-    """Send a signal to the child's group; None: the strongest there is."""
-    with contextlib.suppress(OSError):
-        if _POSIX:
-            os.killpg(process.pid, number or signal.SIGKILL)
-        elif number is None:
-            process.kill()
-        else:
-            process.terminate()

@@ -12,10 +12,7 @@ from workbench.core.errors import first_line
 from workbench.engine.backends.base import Availability, ModelSource
 from workbench.engine.backends.torch.session import torch_status
 
-_COMPILERS = {
-    "darwin": ("clang++", "xcode-select --install"),
-    "win32": ("cl", "winget install Microsoft.VisualStudio.2022.BuildTools"),
-}
+_COMPILERS = {"darwin": ("clang++", "xcode-select --install")}
 _LINUX = ("g++", "sudo apt-get install g++")
 
 
