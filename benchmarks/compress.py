@@ -50,7 +50,8 @@ from workbench.core.stats import bootstrap_drop, ratio_interval
 from workbench.engine.backends.openvino.backend import import_openvino, shared_core
 from workbench.export.onnx import export_onnx
 from workbench.tasks import Task
-from workbench.timing.blocks_in_turns import CallArm, interleave
+from workbench.timing.arms import CallArm
+from workbench.timing.interleave import interleave
 
 STORE = Path(__file__).parent / "results" / "compress"
 BASELINE = ("float", "torch-eager")

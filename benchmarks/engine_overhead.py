@@ -34,8 +34,9 @@ from workbench.core.machine import default_threads, library_versions, this_machi
 from workbench.core.stats import bootstrap_median
 from workbench.engine.backends.openvino.backend import import_openvino, shared_core
 from workbench.tasks import Task
-from workbench.timing.blocks_in_turns import CallArm, interleave
-from workbench.timing.interleave import SETTLE_S
+from workbench.timing.arms import CallArm
+from workbench.timing.interleave import interleave
+from workbench.timing.settling import SETTLE_S
 
 LIMIT_US, LIMIT_COLD_US, COLD_US = 25.0, 50.0, 1000.0
 """Microseconds that predict may add to a short call, to a longer one, and what counts as longer."""

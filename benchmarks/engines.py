@@ -51,7 +51,8 @@ from workbench.core.stats import ratio_interval
 from workbench.engine.backends import BACKENDS
 from workbench.engine.backends.openvino.backend import import_openvino
 from workbench.tasks import Task
-from workbench.timing.blocks_in_turns import CallArm, interleave
+from workbench.timing.arms import CallArm
+from workbench.timing.interleave import interleave
 
 LIMIT = 1.02
 SIXTEEN = "auto 16 bits"

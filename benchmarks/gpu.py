@@ -30,7 +30,8 @@ from workbench.core.machine import library_versions
 from workbench.core.stats import ratio_interval
 from workbench.engine.device import find_cuda
 from workbench.tasks import Task
-from workbench.timing.blocks_in_turns import CallArm, interleave
+from workbench.timing.arms import CallArm
+from workbench.timing.interleave import interleave
 
 RESULTS = Path(__file__).parent / "results" / "gpu"
 PRECISIONS = ("float32", "tf32", "bfloat16", "float16")

@@ -16,7 +16,8 @@ from benchmarks.search_common import BATCH, LIMIT, Candidate, Say
 from workbench.core.errors import WorkbenchError
 from workbench.core.stats import bootstrap_drop, ratio_interval
 from workbench.tasks import Task
-from workbench.timing.blocks_in_turns import CallArm, interleave
+from workbench.timing.arms import CallArm
+from workbench.timing.interleave import interleave
 
 BASELINE = "float"
 BATCHES = (BATCH, 1)

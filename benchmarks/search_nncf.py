@@ -13,7 +13,8 @@ import numpy as np
 from benchmarks.search_common import BATCH, CALIBRATION, LIMIT, Candidate, Say, Setting
 from workbench.core.machine import library_versions
 from workbench.engine.backends.openvino.backend import import_openvino, shared_core
-from workbench.timing.blocks_in_turns import CallArm, interleave
+from workbench.timing.arms import CallArm
+from workbench.timing.interleave import interleave
 
 
 def run_nncf(setting: Setting, seed: int, folder: Path, say: Say) -> Candidate:

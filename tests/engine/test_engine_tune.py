@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
-import time
 from pathlib import Path
 
 import numpy as np
@@ -21,35 +19,8 @@ from workbench.engine.autotune import api, search as tune_search
 from workbench.engine.autotune.api import model_digest, own_config
 from workbench.engine.loading.placement import Placement
 from workbench.engine.loading.source import source_from_path, source_from_variant
-from workbench.timing.interleave import by_turns, timed_block
 
 Engine = OptimizedInferenceEngine
-
-
-class TestTurns:
-    def test_every_block_has_its_turn_in_every_round_and_the_order_changes(self):
-        seen = []
-
-        def block(name):
-            return lambda: (seen.append(name), [1.0])[1]
-
-        found = by_turns({name: block(name) for name in "abc"}, rounds=(2, 20), end=time.perf_counter() + 60)
-        rounds = [tuple(seen[i : i + 3]) for i in range(0, 60, 3)]
-        assert len(seen) == 60 and all(set(order) == set("abc") for order in rounds) and len(set(rounds)) > 2
-        assert found == {name: [[1.0]] * 20 for name in "abc"}
-
-    def test_no_round_starts_that_would_not_end_in_time(self):
-        found = by_turns({"a": lambda: (time.sleep(0.05), [1.0])[1]}, rounds=(2, 50), end=time.perf_counter() + 0.12)
-        assert len(found["a"]) == 2
-
-    def test_a_block_leaves_out_what_the_switch_cost_and_has_a_call_at_least(self):
-        calls = itertools.count()
-        assert len(timed_block(lambda: next(calls), block_s=0.0, settle_s=0.0)) == 1
-        slow_start = iter([0.03, *[0.0] * 10**7])
-        samples = timed_block(lambda: time.sleep(next(slow_start)), block_s=0.06, settle_s=0.05)
-        assert max(samples) < 30.0
-        slow_start = iter([0.03, *[0.01] * 100])  # longer than the settling itself
-        assert max(timed_block(lambda: time.sleep(next(slow_start)), block_s=0.0, settle_s=0.02)) < 29.0
 
 
 @pytest.fixture
@@ -71,12 +42,16 @@ def speeds(monkeypatch):
         def close(self):
             pass
 
-    def block(session, inputs, calls):
-        options = {**session.config.to_dict(), "threads": session.config.threads or 4}
-        ms = 10.0 * np.prod(
-            [factors.get((name, options[name]), 1.0) for name in ("threads", "memory_format", "streams", "spin")]
-        )
-        return list(ms * np.exp(generator.normal(0, factors["noise"], 5)))
+    class Arm:
+        def __init__(self, name, session, inputs, calls):
+            self.name, self._config = name, session.config
+
+        def block(self, seconds):
+            options = {**self._config.to_dict(), "threads": self._config.threads or 4}
+            ms = 10.0 * np.prod(
+                [factors.get((name, options[name]), 1.0) for name in ("threads", "memory_format", "streams", "spin")]
+            )
+            return list(ms * np.exp(generator.normal(0, factors["noise"], 5)))
 
     class Loaded:
         def __init__(self, source, config):
@@ -85,7 +60,7 @@ def speeds(monkeypatch):
             self.session = Made(config)
 
     monkeypatch.setattr(tune_search, "load_checked", Loaded)
-    monkeypatch.setattr(tune_search, "_block", block)
+    monkeypatch.setattr(tune_search, "_timed_arm", Arm)
     monkeypatch.setattr(tune_search, "cores_allowed", lambda: 8)
     monkeypatch.setattr(tune_search, "default_threads", lambda: 4)
     return factors
@@ -134,14 +109,14 @@ class TestSearch:
 
     def test_luck_of_the_first_comparison_does_not_win(self, images, speeds, monkeypatch):
         speeds[("threads", 2)] = 0.5
-        plain = tune_search.by_turns
+        plain = tune_search.interleave
 
-        def unlucky(blocks, *, rounds, end):
-            if len(blocks) == 2 and "threads=2" in blocks and rounds[1] == 40:
+        def unlucky(arms, *, rounds, **options):
+            if [arm.name for arm in arms] == ["default", "threads=2"] and rounds[1] == 40:
                 speeds[("threads", 2)] = 1.0
-            return plain(blocks, rounds=rounds, end=end)
+            return plain(arms, rounds=rounds, **options)
 
-        monkeypatch.setattr(tune_search, "by_turns", unlucky)
+        monkeypatch.setattr(tune_search, "interleave", unlucky)
         found = search(images, backend="torch-eager")
         assert [row.stage for row in found.table][-1] == "final" and found.changes == {}
         assert "does not lie wholly below 1" in found.verdict
@@ -152,7 +127,7 @@ class TestSearch:
         found = search(images)
         assert found.changes == {} and "only 3 rounds fitted into the time, and 6 are needed" in found.verdict
         assert not found.decided
-        speeds[("threads", 2)] = 1.0
+        speeds |= {("threads", n): 1.5 for n in (1, 2, 8)} | {("memory_format", "channels_last"): 1.5}
         found = search(images)
         assert not found.decided and "clearly faster, but only 3 rounds fitted" in found.verdict
 
@@ -216,7 +191,7 @@ def quick(monkeypatch):
 
     def result(self):
         searches.append(self._config)
-        row = search.TunedSetting("threads=1", "final", {"threads": 1}, 1.0, 0.5, 0.4, 0.6, 9)
+        row = tune_search.TunedSetting("threads=1", "final", {"threads": 1}, 1.0, 0.5, 0.4, 0.6, 9)
         changed = self._config.replace(threads=1)
         return TuneResult(
             self._config.backend, 4, self._goal, {"threads": 1}, changed, (row,), "Chosen: threads=1.", 0.1
@@ -244,8 +219,8 @@ def test_a_result_is_kept_for_the_next_engine_and_measured_again_on_request(imag
 def test_what_the_time_did_not_suffice_for_is_not_kept_and_replaces_nothing(images, monkeypatch):
     def result(self):
         done = self._budget >= 10
-        row = result.TunedSetting("threads=1", "final", {"threads": 1}, 1.0, 0.5, 0.4, 0.6, 9 if done else 2)
-        judged = result.judge(row, [row])
+        row = tune_search.TunedSetting("threads=1", "final", {"threads": 1}, 1.0, 0.5, 0.4, 0.6, 9 if done else 2)
+        judged = tune_search.judge(row, [row])
         changes = {"threads": 1} if judged.won else {}
         config = self._config.replace(**changes)
         found = TuneResult(self._config.backend, 4, self._goal, changes, config, (row,), judged.verdict, 0.1)

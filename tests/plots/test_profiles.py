@@ -55,7 +55,7 @@ def test_what_is_outside_does_not_hide_the_layers():
     (ax,) = figure.axes
     assert "100 ms, 99 % (cut)" in [text.get_text() for text in ax.texts]
     assert ax.get_xlim()[1] < 1.0 and max(bar.get_width() for bar in ax.patches) == 0.5
-    busy = wb.plots.profile_data(profile(plain_ms=101.0, disturbed=("other processes took 70 % of the cores",)))
+    busy = wb.plots.profile_data(profile(plain_ms=101.0, disturbed=("other processes used 70 % of the cores",)))
     assert "outside of all nodes" not in set(busy["layer"]) and busy["share"].sum() == pytest.approx(1.0)
 
 

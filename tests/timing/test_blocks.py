@@ -34,7 +34,7 @@ def test_a_neighbor_on_the_same_core_shows_as_waiting() -> None:
         assert neighbor.stdout is not None
         neighbor.stdout.readline()
         os.sched_setaffinity(0, {core})
-        disturbed = run_block(lambda: spin(0.02), 0.4, RunDelay())
+        disturbed = run_block(lambda: spin(0.02), 0.4)
     finally:
         os.sched_setaffinity(0, before)
         neighbor.kill()
@@ -46,8 +46,6 @@ def test_a_neighbor_on_the_same_core_shows_as_waiting() -> None:
 
 @counted
 def test_waiting_of_other_threads_counts_too_and_ended_threads_do_no_harm() -> None:
-    delay = RunDelay()
-
     def call() -> None:
         workers = [threading.Thread(target=spin, args=(0.002,)) for _ in range(3)]
         for worker in workers:
@@ -55,17 +53,18 @@ def test_waiting_of_other_threads_counts_too_and_ended_threads_do_no_harm() -> N
         for worker in workers:
             worker.join()
 
-    block = run_block(call, 0.05, delay)
+    block = run_block(call, 0.05)
     assert block.wait_ms is not None and (block.wait_ms >= 0).all()
-    delay.close()
+    with RunDelay() as delay:
+        assert delay.read_ms() is not None
     assert delay.read_ms() is None
 
 
 def test_every_call_has_its_time_and_its_share_of_the_wait() -> None:
-    block = run_block(lambda: spin(0.0005), 0.02, RunDelay())
+    block = run_block(lambda: spin(0.0005), 0.02)
     assert block.ms.size >= 1
     assert block.wait_ms is None or block.wait_ms.shape == block.ms.shape
-    assert run_block(lambda: time.sleep(0.001), 0.0, RunDelay()).ms.size == 1
+    assert run_block(lambda: time.sleep(0.001), 0.0).ms.size == 1
 
 
 def test_page_faults_of_new_memory_are_counted() -> None:
@@ -78,7 +77,7 @@ def test_page_faults_of_new_memory_are_counted() -> None:
             for page in range(pages):
                 memory[page * mmap.PAGESIZE] = 1
 
-    block = run_block(touch, 0.0, RunDelay())
+    block = run_block(touch, 0.0)
     if block.usage is None:
         pytest.skip("This system counts no page faults.")
     assert block.usage.faults >= pages * 0.9

@@ -12,8 +12,8 @@ import psutil
 import pytest
 
 from workbench.timing import conditions
-from workbench.timing.blocks_in_turns import disturbed_notes, interleave
-from workbench.timing.conditions import Conditions, Watch, joined
+from workbench.timing.conditions import Conditions, LoadMonitor, merge_conditions
+from workbench.timing.interleave import interleave
 
 BUSY = "import time\nend = time.monotonic() + 60\nwhile time.monotonic() < end: pass"
 
@@ -38,47 +38,47 @@ def counters(monkeypatch):
 
 
 def test_what_others_took_is_all_that_was_busy_without_the_own(counters):
-    watch = Watch()
+    watch = LoadMonitor()
     counters.at, counters.busy, counters.own = 2.0, 3.0, 2.0
     lap = watch.lap()
     assert (lap.seconds, lap.others, lap.stolen) == (2.0, 0.25, 0.0)
-    assert lap.reasons == ("other processes took 25 % of the cores",)
+    assert lap.reasons == ("other processes used 25 % of the cores",)
 
 
 def test_a_quiet_lap_gives_no_reason_and_the_total_holds_all_laps(counters):
-    watch = Watch()
+    watch = LoadMonitor()
     counters.at, counters.busy, counters.own = 1.0, 2.0, 1.0
     laps = [watch.lap()]
     counters.at, counters.busy, counters.own = 10.0, 12.0, 11.0
     laps.append(watch.lap())
     assert laps[0].reasons and laps[1].reasons == ()
-    assert joined(laps).others == pytest.approx(1.0 / 20) and joined([]) is None
+    assert merge_conditions(laps).others == pytest.approx(1.0 / 20) and merge_conditions([]) is None
 
 
 def test_stolen_time_and_a_clock_that_falls_are_told(counters):
     counters.mhz, counters.gpu = 800.0, 210.0  # as idle as they are before anything is timed
-    watch = Watch(gpu=True)
+    watch = LoadMonitor(gpu=True)
     counters.at, counters.steal, counters.mhz, counters.gpu = 2.0, 0.4, 3000.0, 1980.0
     laps = [watch.lap()]
     counters.at, counters.mhz, counters.gpu = 4.0, 2400.0, 1200.0
-    whole = joined([*laps, watch.lap()])
+    whole = merge_conditions([*laps, watch.lap()])
     assert whole.reasons == (
-        "the hypervisor took 5 % of the cores",
-        "the CPU's clock went between 2400 and 3000 MHz",
-        "the GPU's clock went between 1200 and 1980 MHz",
+        "the hypervisor took 5 % of the cores (steal time)",
+        "the CPU clock varied from 2400 to 3000 MHz",
+        "the GPU clock varied from 1200 to 1980 MHz",
     )
     assert str(whole) == (
-        "4.0 s, other processes 0.0 %, stolen 5.0 %, CPU 2400 to 3000 MHz, GPU 1200 to 1980 MHz, 61 °C"
+        "4.0 s, other processes 0.0 %, steal 5.0 %, CPU 2400 to 3000 MHz, GPU 1200 to 1980 MHz, 61 °C"
     )
 
 
 def test_the_clock_of_a_gpu_that_nothing_runs_on_is_no_matter(counters):
     counters.gpu = 210.0
-    watch = Watch()
+    watch = LoadMonitor()
     laps = []
     for counters.at, counters.gpu in ((2.0, 210.0), (4.0, 1980.0)):
         laps.append(watch.lap())
-    assert joined(laps).gpu_mhz is None and joined(laps).reasons == ()
+    assert merge_conditions(laps).gpu_mhz is None and merge_conditions(laps).reasons == ()
 
 
 def test_the_clock_is_that_of_the_fastest_core_that_may_be_used(monkeypatch):
@@ -93,7 +93,7 @@ def test_the_clock_is_that_of_the_fastest_core_that_may_be_used(monkeypatch):
 def test_sensors_are_read_once_a_second_at_most(counters, monkeypatch):
     reads = []
     monkeypatch.setattr(conditions, "_sensors", lambda gpu: reads.append(1) or conditions._NO_SENSORS)
-    watch = Watch()
+    watch = LoadMonitor()
     for at in (0.2, 0.4, 0.9, 1.3):
         counters.at = at
         watch.lap()
@@ -104,7 +104,7 @@ def test_a_system_without_steal_or_sensors_says_none(counters, monkeypatch):
     core = SimpleNamespace(user=0.0, system=0.0)
     monkeypatch.setattr(conditions.psutil, "cpu_times", lambda percpu: [core])
     monkeypatch.setattr(conditions, "_sensors", lambda gpu: conditions._NO_SENSORS)
-    watch = Watch()
+    watch = LoadMonitor()
     counters.at = 1.0
     lap = watch.lap()
     assert (lap.stolen, lap.mhz, lap.celsius, lap.gpu_mhz) == (None, None, None, None)
@@ -112,7 +112,7 @@ def test_a_system_without_steal_or_sensors_says_none(counters, monkeypatch):
 
 
 def test_children_are_not_others():
-    watch = Watch()
+    watch = LoadMonitor()
     before = conditions._own_cpu_s(())
     child = subprocess.Popen([sys.executable, "-c", BUSY])
     try:
@@ -154,16 +154,16 @@ class Scripted:
 
 def test_disturbed_rounds_are_kept_because_the_estimator_knows_their_calls():
     watch = Scripted(False, True, True)
-    timed = interleave([Arm("a"), Arm("b")], rounds=(3, 3), watch=watch)
+    timed = interleave([Arm("a"), Arm("b")], rounds=(3, 3), monitor=watch)
     assert watch.disturbed == []
     assert (len(timed.order), len(timed.blocks["a"]), len(timed.blocks["b"])) == (3, 3, 3)
     assert timed.conditions.seconds == 3.0 and timed.conditions.others == pytest.approx(1.01 / 3)
-    assert timed.conditions.reasons and disturbed_notes(timed)
+    assert timed.conditions.reasons and timed.notes
 
 
 def test_quiet_rounds_have_no_note():
-    timed = interleave([Arm("a")], rounds=(3, 3), watch=Scripted(False, False, False))
-    assert disturbed_notes(timed) == ()
+    timed = interleave([Arm("a")], rounds=(3, 3), monitor=Scripted(False, False, False))
+    assert timed.notes == ()
 
 
 def test_a_watch_sees_a_real_process_that_burns_the_cores():
@@ -174,7 +174,7 @@ def test_a_watch_sees_a_real_process_that_burns_the_cores():
     pid = int(burner.communicate(timeout=60)[0])
     try:
         time.sleep(0.3)
-        watch = Watch()
+        watch = LoadMonitor()
         time.sleep(1.0)
         lap = watch.lap()
     finally:

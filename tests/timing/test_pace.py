@@ -106,5 +106,5 @@ def test_without_counters_calls_count_as_undisturbed() -> None:
 
 @pytest.mark.parametrize(("base", "arm"), [(1, 1), (6, 5), (0, 0)])
 def test_unpaired_blocks_are_refused(base: int, arm: int) -> None:
-    with pytest.raises(ValueError, match="Pairs of blocks"):
+    with pytest.raises(ValueError, match="equally many blocks"):
         pace_ratio([Block.of([1.0])] * base, [Block.of([1.0])] * arm)

@@ -1,2 +1,2 @@
-from .blocks_in_turns import Timing as Timing
-from .conditions import Conditions as Conditions, Watch as Watch
+from .conditions import Conditions as Conditions, LoadMonitor as LoadMonitor
+from .summary import Timing as Timing

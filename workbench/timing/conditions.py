@@ -1,4 +1,4 @@
-"""What the machine did while something was timed: other processes, stolen time, clock and temperature."""
+"""System load during a timing: other processes, steal time, clock and temperature."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import psutil
 from workbench.core.gpus import gpu_devices, known
 from workbench.core.processes import allowed_cores, cpu_seconds, own_processes
 
-OTHERS = 0.10
-"""Share of the cores that other processes may take before a timing counts as disturbed."""
-STOLEN = 0.02
+MAX_OTHERS = 0.10
+"""Share of the cores that other processes may use before a timing counts as disturbed."""
+MAX_STEAL = 0.02
 """The same for other virtual machines on the same hardware."""
-CLOCK = 0.10
-"""Share that the clock may fall below its highest value."""
+MAX_CLOCK_DROP = 0.10
+"""Share by which the clock may fall below its highest value."""
 _SENSORS_EVERY_S = 1.0
 """Reading the clock of a core can wake it up, and machines have hundreds of them."""
 _CPU_CHIPS = ("coretemp", "k10temp", "zenpower", "cpu_thermal", "acpitz")
@@ -27,27 +27,27 @@ _BUSY = ("user", "nice", "system", "irq", "softirq")
 
 @dataclass(frozen=True)
 class Conditions:
-    """What happened between two moments on the cores that this process may use.
+    """System load of an interval, on the cores that this process may use.
 
     Attributes
     ----------
     seconds : float
-        Wall time between the two.
+        Wall time of the interval.
     others : float or None
-        Share of the cores' time that processes outside the timing took.
+        Share of the cores' time that processes outside the timing used.
     stolen : float or None
-        Share that the hypervisor gave to other machines.
+        Steal time: share that the hypervisor gave to other machines.
     mhz : (float, float) or None
-        Lowest and highest clock seen, in MHz.
+        Lowest and highest clock in MHz.
     celsius : float or None
-        Highest temperature seen.
+        Highest temperature.
     gpu_mhz : (float, float) or None
         Lowest and highest clock of the GPU's cores.
 
     Examples
     --------
     >>> Conditions(seconds=2.0, others=0.25, stolen=0.0).reasons
-    ('other processes took 25 % of the cores',)
+    ('other processes used 25 % of the cores',)
     """
 
     seconds: float
@@ -59,22 +59,22 @@ class Conditions:
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Why figures from this time are not to be trusted, a sentence each; empty where they are."""
-        found = []
-        if self.others is not None and self.others > OTHERS:
-            found.append(f"other processes took {self.others:.0%} of the cores".replace("%", " %"))
-        if self.stolen is not None and self.stolen > STOLEN:
-            found.append(f"the hypervisor took {self.stolen:.0%} of the cores".replace("%", " %"))
-        for name, clock in (("the CPU's clock", self.mhz), ("the GPU's clock", self.gpu_mhz)):
-            if clock is not None and clock[0] < clock[1] * (1 - CLOCK):
-                found.append(f"{name} went between {clock[0]:.0f} and {clock[1]:.0f} MHz")
-        return tuple(found)
+        """The disturbances that make the figures unreliable; empty without any."""
+        reasons = []
+        if self.others is not None and self.others > MAX_OTHERS:
+            reasons.append(f"other processes used {100 * self.others:.0f} % of the cores")
+        if self.stolen is not None and self.stolen > MAX_STEAL:
+            reasons.append(f"the hypervisor took {100 * self.stolen:.0f} % of the cores (steal time)")
+        for name, clock in (("CPU", self.mhz), ("GPU", self.gpu_mhz)):
+            if clock is not None and clock[0] < clock[1] * (1 - MAX_CLOCK_DROP):
+                reasons.append(f"the {name} clock varied from {clock[0]:.0f} to {clock[1]:.0f} MHz")
+        return tuple(reasons)
 
     def __str__(self) -> str:
         parts = [f"{self.seconds:.1f} s"]
-        for words, share in (("other processes", self.others), ("stolen", self.stolen)):
+        for name, share in (("other processes", self.others), ("steal", self.stolen)):
             if share is not None:
-                parts.append(f"{words} {100 * share:.1f} %")
+                parts.append(f"{name} {100 * share:.1f} %")
         for name, clock in (("CPU", self.mhz), ("GPU", self.gpu_mhz)):
             if clock is not None:
                 parts.append(f"{name} {_span(clock)} MHz")
@@ -88,32 +88,32 @@ def _span(clock: tuple[float, float]) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-class Watch:
-    """Watches the machine from when it is made; :meth:`lap` tells what happened since the last lap.
+class LoadMonitor:
+    """Monitor of the system load; :meth:`lap` returns the conditions since the last lap.
 
-    Reading costs about a millisecond: do it between blocks, never in one.
+    A reading takes about a millisecond: read between blocks, never within one.
 
     Parameters
     ----------
     pids : iterable of int
-        Processes that belong to the timing, beside this one and its children.
+        Processes that belong to the timing, in addition to this one and its children.
     gpu : bool
-        What is timed runs on a GPU, whose clock is read too: one that idles goes up and down as it likes.
+        Read the clock of the GPU too. The clock of an idle GPU is not stable, so set it for work on a GPU only.
 
     Examples
     --------
-    >>> Watch().lap().seconds > 0
+    >>> LoadMonitor().lap().seconds > 0
     True
     """
 
     def __init__(self, pids: Iterable[int] = (), *, gpu: bool = False) -> None:
         self._pids, self._gpu = tuple(pids), gpu
-        self._sensors_at = float("inf")  # the clock of a core that idles yet is no clock that fell
+        self._sensors_at = float("inf")  # no clock yet: that of a core that still idles would look like a drop
         self._last = self._read()
         self._sensors_at = float("-inf")
 
     def lap(self) -> Conditions:
-        """Return what happened since the last lap, or since the watch was made."""
+        """Return the conditions since the last lap, or since the monitor was made."""
         first, self._last = self._last, self._read()
         return _over(first, self._last)
 
@@ -149,21 +149,21 @@ class _Reading(NamedTuple):
     sensors: _Sensors
 
 
-def joined(laps: Sequence[Conditions]) -> Conditions | None:
-    """Return what happened in several laps together, None of none; shares are weighted by the laps' seconds.
+def merge_conditions(laps: Sequence[Conditions]) -> Conditions | None:
+    """Return the conditions over several laps, None without any; shares are weighted by the laps' seconds.
 
     Examples
     --------
-    >>> joined([Conditions(seconds=1.0, others=0.3), Conditions(seconds=2.0, others=0.0)]).others
+    >>> merge_conditions([Conditions(seconds=1.0, others=0.3), Conditions(seconds=2.0, others=0.0)]).others
     0.1
     """
     if not laps:
         return None
 
     def mean(values: Iterable[float | None]) -> float | None:
-        known = [(lap.seconds, value) for lap, value in zip(laps, values, strict=True) if value is not None]
-        weight = sum(seconds for seconds, _ in known)
-        return sum(seconds * value for seconds, value in known) / weight if weight else None
+        pairs = [(lap.seconds, value) for lap, value in zip(laps, values, strict=True) if value is not None]
+        weight = sum(seconds for seconds, _ in pairs)
+        return sum(seconds * value for seconds, value in pairs) / weight if weight else None
 
     return Conditions(
         seconds=sum(lap.seconds for lap in laps),
@@ -178,7 +178,7 @@ def joined(laps: Sequence[Conditions]) -> Conditions | None:
 def _over(first: _Reading, last: _Reading) -> Conditions:
     seconds = last.at - first.at
     room = max(seconds * last.cores, 1e-9)
-    # The counters go in steps of 10 ms: on a short lap the difference can be a little above or below what there is.
+    # The counters have steps of 10 ms: on a short lap a difference can exceed the interval.
     others = min(max((last.busy - first.busy) - (last.own - first.own), 0.0) / room, 1.0)
     stolen = None
     if first.stolen is not None and last.stolen is not None:
@@ -196,15 +196,15 @@ def _over(first: _Reading, last: _Reading) -> Conditions:
 
 
 def _ends(values: Iterable[float | None]) -> tuple[float, float] | None:
-    known = [value for value in values if value is not None]
-    return (min(known), max(known)) if known else None
+    numbers = [value for value in values if value is not None]
+    return (min(numbers), max(numbers)) if numbers else None
 
 
 def _own_cpu_s(pids: Iterable[int]) -> float:
     """Return the CPU seconds of this process, its children and ``pids``; those of ended children stay counted."""
     total = 0.0
     for process in own_processes(pids):
-        with contextlib.suppress(psutil.Error):  # it has ended meanwhile
+        with contextlib.suppress(psutil.Error):  # the process has ended
             total += cpu_seconds(process)
     return total
 
@@ -212,7 +212,7 @@ def _own_cpu_s(pids: Iterable[int]) -> float:
 def _sensors(*, gpu: bool) -> _Sensors:
     clock = celsius = None
     with contextlib.suppress(OSError, RuntimeError, NotImplementedError, AttributeError):
-        # the fastest of the cores that may be used: others idle, and a mean would tell of them
+        # the fastest of the allowed cores: the others idle, and would lower a mean
         cores = psutil.cpu_freq(percpu=True) or []
         mine = [cores[i].current for i in allowed_cores() if i < len(cores)] or [core.current for core in cores]
         clock = max((mhz for mhz in mine if mhz > 0), default=None)
@@ -224,6 +224,6 @@ def _sensors(*, gpu: bool) -> _Sensors:
 
 
 def _gpu_mhz() -> float | None:
-    """Return the highest clock of any GPU's cores, None where there is none."""
+    """Return the highest clock of any GPU's cores, None without a GPU."""
     clocks = [known(device.sm_clock()) for device in gpu_devices()[0]]
     return max((clock for clock in clocks if clock is not None), default=None)

@@ -1,121 +1,137 @@
-"""Timing by turns: calls in short blocks whose order is drawn anew in each round, so that a slow moment hits all."""
+"""Interleaved timing: short blocks of calls in a new random order each round, so that drift meets all arms alike."""
 
 from __future__ import annotations
 
-import contextlib
-import random
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from workbench.core.stats import ratio_interval
+from workbench.core.errors import ConfigError, TrialFailed
+from workbench.core.given import given
+from workbench.timing.arms import Arm
+from workbench.timing.blocks import Block, Samples
+from workbench.timing.conditions import Conditions, LoadMonitor, merge_conditions
+from workbench.timing.summary import MIN_BLOCKS
 
-SETTLE_S = 0.05
-"""OpenVINO takes half as long again for its first calls after other runtimes have run: seen for 30 ms."""
-REST_S = 0.1
-_LOOK_S = 0.002
-_LONG_LOOK_S, _BUSY = 0.01, 0.3  # systems may count the time of running threads in steps of 10 ms
-_TASKS = Path("/proc/self/task")
-Block = Callable[[], Sequence[float]]
-"""Runs for a moment and returns milliseconds per call, one number for each call or for all together."""
+BLOCK_S = 0.08
 
 
-Times = Sequence[Sequence[float]]
-"""Milliseconds per call in each block of one name."""
+@dataclass(frozen=True)
+class Rounds:
+    """Blocks of several interleaved arms.
 
-
-def median_ms(times: Times) -> float:
-    """Return the median over blocks of the median of each.
-
-    Examples
-    --------
-    >>> median_ms([[1.0, 2.0, 9.0], [4.0]])
-    3.0
+    ``timed[name][i]`` is the block of that arm in round ``i``; ``order[i]`` is the order of the arms in that round;
+    ``lost`` maps an arm whose process ended to the reason (its blocks are left out). ``conditions`` is the load of the
+    machine over all rounds, None if it was not monitored.
     """
-    return float(np.median([np.median(block) for block in times]))
+
+    timed: dict[str, list[Block]]
+    order: list[list[str]]
+    lost: dict[str, TrialFailed] = field(default_factory=dict)
+    conditions: Conditions | None = None
+
+    @property
+    def blocks(self) -> dict[str, list[Samples]]:
+        """The ms per call of every block."""
+        return {name: [block.ms for block in blocks] for name, blocks in self.timed.items()}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The disturbances of the machine during the timing, in one sentence; empty without any."""
+        reasons = self.conditions.reasons if self.conditions is not None else ()
+        return (f"Disturbed: {', '.join(reasons)}.",) if reasons else ()
 
 
-def time_ratio(times: Times, base: Times) -> tuple[float, float, float]:
-    """Return the time over that of the base in the same rounds, with its 95 % CI: below 1 is faster."""
-    return ratio_interval([np.asarray(block) for block in times], [np.asarray(block) for block in base])
-
-
-def by_turns(blocks: Mapping[str, Block], *, rounds: tuple[int, int], end: float) -> dict[str, list[Sequence[float]]]:
-    """Return what each block gave in each round.
+def interleave(
+    arms: Sequence[Arm],
+    *,
+    rounds: tuple[int, int] = (6, 20),
+    block_s: float = BLOCK_S,
+    budget_s: float | None = None,
+    seed: int = 0,
+    enough: Callable[[Mapping[str, list[Block]]], bool] | None = None,
+    after_round: Callable[[int], None] | None = None,
+    monitor: LoadMonitor | None = None,
+) -> Rounds:
+    """Time one block of every arm per round, in a new random order each round.
 
     Parameters
     ----------
-    blocks : mapping of name to function
-        One turn of each.
+    arms : sequence of Arm
+        Warm already. The first one is the reference: losing it ends the timing, losing another drops that one.
     rounds : (int, int)
-        Least and most rounds.
-    end : float
-        Value of ``time.perf_counter`` after which no further round starts once the least number is done, nor one that
-        would last until after it, going by the round before.
+        Minimum and maximum number of rounds.
+    block_s : float
+        Seconds recorded per block, after the arm's own settling time.
+    budget_s : float, optional
+        After the minimum, no further round starts that would end later, going by the round before.
+    enough : callable, optional
+        Called after each round from the minimum on; True ends the timing early.
+    after_round : callable, optional
+        Called with the number of rounds done, while nothing runs.
+    monitor : LoadMonitor, optional
+        Records the load of the machine in every round.
 
-    Examples
-    --------
-    >>> by_turns({"a": lambda: [1.0], "b": lambda: [2.0, 2.0]}, rounds=(2, 2), end=0.0)
-    {'a': [[1.0], [1.0]], 'b': [[2.0, 2.0], [2.0, 2.0]]}
+    Raises
+    ------
+    TrialFailed
+        If the reference arm's process ended.
     """
-    found: dict[str, list[Sequence[float]]] = {name: [] for name in blocks}
-    order, generator = list(blocks), random.Random(0)
-    for number in range(1, rounds[1] + 1):
+    rng = np.random.default_rng(seed)
+    alive = {arm.name: arm for arm in arms}
+    if len(alive) != len(arms):
+        raise ValueError(f"Arms need different names, got {[arm.name for arm in arms]}.")
+    blocks: dict[str, list[Block]] = {name: [] for name in alive}
+    order: list[list[str]] = []
+    lost: dict[str, TrialFailed] = {}
+    end = float("inf") if budget_s is None else time.perf_counter() + budget_s
+    reference = next(iter(alive), "")
+    laps: list[Conditions] = []
+    while len(order) < rounds[1]:
         begun = time.perf_counter()
-        generator.shuffle(order)
-        for name in order:
-            found[name].append(blocks[name]())
-        now = time.perf_counter()
-        if number >= rounds[0] and now + (now - begun) > end:
-            break
-    return found
+        names = [str(name) for name in rng.permutation(list(alive))]
+        fresh = _round([alive[name] for name in names], block_s, reference, lost)
+        alive = {name: arm for name, arm in alive.items() if name not in lost}
+        if monitor is not None:
+            laps.append(monitor.lap())
+        for name, block in fresh.items():
+            blocks[name].append(block)
+        order.append(names)
+        if after_round is not None:
+            after_round(len(order))
+        if len(order) >= rounds[0]:
+            now = time.perf_counter()
+            if (enough is not None and enough(_of(blocks, alive))) or now + (now - begun) > end:
+                break
+    return Rounds(_of(blocks, alive), order, lost, merge_conditions(laps))
 
 
-def until_quiet(*, limit_s: float = REST_S) -> None:
-    """Sleep until no other thread of this process wants a core any more, but no longer than ``limit_s``.
-
-    After a call a runtime's workers spin in case another one comes: ONNX Runtime's for 40 ms, and for longer where they
-    share their core. Whoever is timed next would share it with them, in a process of its own too.
-    """
-    end = time.perf_counter() + limit_s
-    while _others_want_a_core() and time.perf_counter() < end:
-        time.sleep(_LOOK_S)
-
-
-def _others_want_a_core() -> bool:
-    """Say whether other threads of this process run or wait for a core; where Linux does not tell, whether they ran."""
-    me = threading.get_native_id()
-    try:
-        return any(path.name != str(me) and _state(path) == "R" for path in _TASKS.iterdir())
-    except OSError:
-        used = time.process_time()
-        time.sleep(_LONG_LOOK_S)
-        return time.process_time() - used > _BUSY * _LONG_LOOK_S
+def check_rounds(where: str, rounds: Any) -> None:
+    """Raise ConfigError unless ``rounds`` is (min, max) with enough rounds to bound a median."""
+    whole = isinstance(rounds, tuple | list) and len(rounds) == 2
+    whole = whole and all(isinstance(n, int) and not isinstance(n, bool) for n in rounds)
+    if not whole or not MIN_BLOCKS <= rounds[0] <= rounds[1]:
+        raise ConfigError(
+            f"{where}: rounds must be (min, max), integers with {MIN_BLOCKS} <= min <= max, got {given(rounds)}. Fewer "
+            "rounds do not bound a median."
+        )
 
 
-def _state(task: Path) -> str:
-    with contextlib.suppress(OSError):  # it has ended
-        return (task / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[0]
-    return ""
+def _round(arms: Sequence[Arm], block_s: float, reference: str, lost: dict[str, TrialFailed]) -> dict[str, Block]:
+    """Return a block of every arm; add an arm whose process ended to ``lost``."""
+    fresh: dict[str, Block] = {}
+    for arm in arms:
+        try:
+            fresh[arm.name] = Block.of(arm.block(block_s))
+        except TrialFailed as error:
+            if arm.name == reference:
+                raise
+            lost[arm.name] = error
+    return fresh
 
 
-def timed_block(call: Callable[[], object], *, block_s: float, settle_s: float = SETTLE_S) -> list[float]:
-    """Call for ``block_s`` seconds, and return the milliseconds of each call, of one at least.
-
-    Calls that begin within ``settle_s`` are left out, so the first one always: after a switch they still meet the
-    caches and threads of whoever ran before. Afterwards this process is left quiet, for whoever is next.
-    """
-    samples: list[float] = []
-    begun = time.perf_counter()
-    call()
-    while not samples or time.perf_counter() - begun < block_s:
-        start = time.perf_counter()
-        call()
-        stop = time.perf_counter()
-        if start - begun >= settle_s:
-            samples.append((stop - start) * 1e3)
-    until_quiet()
-    return samples
+def _of(blocks: Mapping[str, list[Block]], names: Iterable[str]) -> dict[str, list[Block]]:
+    return {name: blocks[name] for name in names}

@@ -1,14 +1,13 @@
-"""The undisturbed pace of two arms, and the interval of their ratio: other work widens it and does not bias it.
+"""Estimate the ratio of the undisturbed paces of two arms; load of other processes widens its CI and adds no bias.
 
-What is estimated is how long a call takes while every thread that wants a core has one. Three things stand between
-that and plain medians on a shared machine, and each has its own remedy:
+The undisturbed pace is the time per call while every runnable thread has a core. Three cases differ:
 
-- Some calls are disturbed and others are not. The kernel counts how long threads waited for a core (``wait_ms``), so
-  undisturbed calls are known, and their median is taken as long as both arms have enough of them.
-- Almost all calls are disturbed. Then the lowest tenth is taken, of groups of calls that last equally long in both
-  arms: a short call slips between two slices of other work more easily than a long one.
-- Even the lowest tenth was disturbed. How much slower such calls are is unknown, so the interval is widened by what
-  the waiting allows; arms that waited alike are assumed to be slowed down alike up to a fifth of it.
+- Some calls are disturbed. The kernel counts how long threads waited for a core (``wait_ms``), so the median is taken
+  over undisturbed calls if both arms have enough of them.
+- Almost all calls are disturbed. The lowest tenth is taken, of groups of calls that last equally long in both arms: a
+  short call fits between two slices of other work more often than a long one.
+- Even the lowest tenth was disturbed. The slow-down of such calls is unknown, so the interval is widened by what the
+  waiting allows; arms that waited alike are assumed to be slowed down alike up to a fifth of it.
 
 Timing both arms at the same moment instead (Bulej and others, Duet benchmarking, ICPE 2020) needs as many free cores
 as both have threads.
@@ -23,32 +22,32 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from workbench.timing.blocks import FREE, LOOK_MS, Block, Samples
+from workbench.timing.blocks import MAX_WAIT, READ_MS, Block, Samples
 
 UNDISTURBED = "median of undisturbed calls"
 LOWEST = "lowest tenth of calls"
-_LEAST_BLOCKS = 6
+_MIN_BLOCKS = 6
 _LOW = 0.1
 _SLOWDOWN = 2.5
-"""A call whose threads waited for its whole length was seen to take up to 1 + 2.5 times as long."""
+"""A call whose threads waited for its whole length took up to 1 + 2.5 times as long in experiments."""
 _UNLIKE = 0.2
-"""Share of their common slow-down by which two arms that waited alike may still differ."""
+"""Share of their common slow-down by which two arms that waited alike may differ."""
 _SHORTEST_GROUP = 0.999
 _Logs = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class PaceRatio:
-    """Speed of an arm against a base: base pace over arm pace, above 1 if the arm is faster.
+    """Speedup of an arm over a base: base pace over arm pace, above 1 if the arm is faster.
 
     Attributes
     ----------
     ratio, low, high : float
-        The estimate and its 95 % interval, widened by the noise floor and by what disturbance may hide.
+        The estimate and its 95 % CI, widened by the noise floor and by the possible bias of disturbed calls.
     estimator : str
         ``"median of undisturbed calls"`` or ``"lowest tenth of calls"``.
     waited : (float, float)
-        Share of their time that the calls behind the estimate waited for a core, in base and arm.
+        Share of the time that the calls of the estimate waited for a core, in base and arm.
     """
 
     ratio: float
@@ -64,14 +63,14 @@ class PaceRatio:
 
 @dataclass(frozen=True)
 class _Groups:
-    """Consecutive calls of one block taken together: pace in ms per call, and share of the time waited."""
+    """Groups of consecutive calls of one block: pace in ms per call, and share of the time waited."""
 
     ms: Samples
     waited: Samples
 
     @classmethod
     def of(cls, block: Block, size_ms: float) -> _Groups:
-        """Group calls until they last ``size_ms``; what is left at the end is dropped unless it is all there is."""
+        """Group calls until they last ``size_ms``; an incomplete group is dropped unless it is the only one."""
         ends = np.cumsum(block.ms)
         waits = np.zeros_like(ends) if block.wait_ms is None else np.cumsum(block.wait_ms)
         cuts = [-1]
@@ -86,21 +85,21 @@ class _Groups:
     @property
     def free(self) -> float:
         """Logarithm of the median pace of undisturbed groups, NaN if there is none."""
-        kept = self.ms[self.waited <= FREE]
+        kept = self.ms[self.waited <= MAX_WAIT]
         return float(np.log(np.median(kept))) if kept.size else math.nan
 
 
 def pace_ratio(
     base: Sequence[Block], arm: Sequence[Block], *, floor: float = 0.0, seed: int = 0, resamples: int = 2000
 ) -> PaceRatio:
-    """Estimate how much faster an arm is than a base, both undisturbed.
+    """Estimate the speedup of an arm over a base, both undisturbed.
 
     Parameters
     ----------
     base, arm : sequence of Block
         Block ``i`` of each was timed in the same round.
     floor : float
-        Share up to which two loads of one model are apart (95 %); it joins the interval as an independent error.
+        A/A noise floor (95 %), added to the interval as an independent error.
 
     Raises
     ------
@@ -114,10 +113,10 @@ def pace_ratio(
     2.0
     """
     if len(base) != len(arm) or len(base) < 2:
-        raise ValueError(f"Pairs of blocks are needed, at least 2; got {len(base)} and {len(arm)}.")
+        raise ValueError(f"Base and arm need equally many blocks, at least 2; got {len(base)} and {len(arm)}.")
     if base is arm:
         return PaceRatio(1.0, 1.0, 1.0, UNDISTURBED)
-    size = max(LOOK_MS, *(float(np.median(np.concatenate([block.ms for block in one]))) for one in (base, arm)))
+    size = max(READ_MS, *(float(np.median(np.concatenate([block.ms for block in one]))) for one in (base, arm)))
     pairs = [(_Groups.of(first, size), _Groups.of(second, size)) for first, second in zip(base, arm, strict=True)]
     rng = np.random.default_rng(seed)
     free = np.array([[first.free, second.free] for first, second in pairs])
@@ -138,14 +137,14 @@ def _undisturbed(free: _Logs, rng: np.random.Generator, resamples: int) -> tuple
 
     Rounds in which both arms were undisturbed are compared one by one, because slow drift cancels there.
     """
-    known = ~np.isnan(free)
-    both = known.all(axis=1)
-    if both.sum() >= max(min(_LEAST_BLOCKS, len(free)), len(free) / 2):
+    defined = ~np.isnan(free)
+    both = defined.all(axis=1)
+    if both.sum() >= max(min(_MIN_BLOCKS, len(free)), len(free) / 2):
         steps = free[both, 0] - free[both, 1]
         return float(np.median(steps)), _medians(steps, rng, resamples)
-    if known.sum(axis=0).min() < _LEAST_BLOCKS:
+    if defined.sum(axis=0).min() < _MIN_BLOCKS:
         return math.nan, None
-    sides = [free[known[:, side], side] for side in (0, 1)]
+    sides = [free[defined[:, side], side] for side in (0, 1)]
     drawn = [_medians(side, rng, resamples) for side in sides]
     return float(np.median(sides[0]) - np.median(sides[1])), drawn[0] - drawn[1]
 
@@ -172,13 +171,13 @@ def _lowest(blocks: Sequence[_Groups], counts: npt.NDArray[np.int64]) -> tuple[f
 
 
 def _widened(middle: float, drawn: _Logs, floor: float, waited: tuple[float, float]) -> tuple[float, float]:
-    """Return the interval of the logarithm, widened by the noise floor and by what waiting may hide.
+    """Return the interval of the logarithm, widened by the noise floor and by the possible slow-down of waiting.
 
-    A base that waited may have been slowed down, so that the true ratio is lower; for the arm it is the other way.
+    A slow-down of the base lowers the true ratio, one of the arm raises it.
     """
     low, high = (float(value) for value in np.quantile(drawn, (0.025, 0.975)))
     apart = math.log1p(floor)
-    slowed = [math.log1p(_SLOWDOWN * max(share - FREE, 0.0)) for share in waited]
+    slowed = [math.log1p(_SLOWDOWN * max(share - MAX_WAIT, 0.0)) for share in waited]
     alike = _UNLIKE * min(slowed)
     down, up = max(slowed[0] - slowed[1], 0.0) + alike, max(slowed[1] - slowed[0], 0.0) + alike
     return (

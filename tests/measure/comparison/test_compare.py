@@ -66,9 +66,9 @@ NAN = float("nan")
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"rounds": (2, 5)}, "6 <= least <= most"),
-        ({"rounds": (6, 2)}, "6 <= least <= most"),
-        ({"rounds": (6.5, 8)}, "whole numbers"),
+        ({"rounds": (2, 5)}, "6 <= min <= max"),
+        ({"rounds": (6, 2)}, "6 <= min <= max"),
+        ({"rounds": (6.5, 8)}, "integers"),
         ({"rounds": None}, "rounds must be"),
         ({"rounds": "ab"}, "rounds must be"),
         ({"budget_s": 0.0}, "budget_s must be a number of seconds above 0"),

@@ -66,10 +66,10 @@ def test_launch_bound_by_hand(made):
     assert found.share == pytest.approx(1.0)
     assert "10 of 10 nodes take 10 µs or less, 0.04 ms" in found.words and "at least 0.06 ms" in found.words
     assert bottlenecks.launch_bound(made["make_profile"]()) is None  # 0.2 of 1.2 ms outside
-    busy = made["make_profile"](plain_ms=9.0, disturbed=("other processes took 70 % of the cores",))
+    busy = made["make_profile"](plain_ms=9.0, disturbed=("other processes used 70 % of the cores",))
     assert bottlenecks.launch_bound(busy) is None
     words = str(wb.explain(busy))
-    assert "disturbed: other processes took 70 %" in words
+    assert "disturbed: other processes used 70 %" in words
     assert "8 ms of a call (89 %) lies outside of all nodes: starting work, or waiting for the processes" in words
     assert bottlenecks.launch_bound(made["make_profile"](plain_ms=9.0, fast_ms=1.1)) is None  # one slow call in two
     assert "nodes take" not in bottlenecks.launch_bound(made["make_profile"](plain_ms=2.0)).words

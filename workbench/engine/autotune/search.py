@@ -1,4 +1,4 @@
-"""Which settings are fastest for one model on this machine: measured by turns, and kept for the next time."""
+"""Which settings are fastest for one model on this machine: interleaved, and kept for the next time."""
 
 from __future__ import annotations
 
@@ -18,10 +18,15 @@ from workbench.engine.backends import get_backend
 from workbench.engine.backends.base import ModelSource, Session
 from workbench.engine.config import MEMORY_FORMATS, InferenceConfig
 from workbench.engine.names import MODULE_BACKENDS
-from workbench.timing.interleave import Block, Times, by_turns, median_ms, time_ratio, timed_block
+from workbench.timing.arms import Arm, CallArm
+from workbench.timing.blocks import Block
+from workbench.timing.interleave import interleave
+from workbench.timing.pace import pace_ratio
+from workbench.timing.settling import SETTLE_S
+from workbench.timing.summary import Timing
 
 GOALS = ("latency", "throughput")
-BLOCK_S = 0.1
+BLOCK_S = 0.05
 FINAL_SHARE = 0.35
 """Of the budget, for the measurement that decides."""
 _ROUNDS = 40
@@ -66,7 +71,7 @@ class Search:
         """Measure and decide."""
         best: dict[str, Any] = {}
         stages = axes(self._config, self._goal)
-        with self._arm({}) as default:
+        with self._arm("default", {}) as default:
             for number, (name, values) in enumerate(stages.items(), start=1):
                 end = self._begun + self._budget * (1 - FINAL_SHARE) * number / len(stages)
                 best = self._stage(default, name, values, best, end)
@@ -88,7 +93,7 @@ class Search:
         )
 
     def _stage(
-        self, default: Block, name: str, values: Sequence[Any], best: dict[str, Any], end: float
+        self, default: Arm, name: str, values: Sequence[Any], best: dict[str, Any], end: float
     ) -> dict[str, Any]:
         """Measure the values of one option on top of the best so far; return the best now."""
         given = _in_force(self._config, name)
@@ -102,34 +107,35 @@ class Search:
         return dict(min(faster, key=lambda row: row.ratio or 1.0).changes) if faster else best
 
     def _measure(
-        self, default: Block, tried: Mapping[str, dict[str, Any]], stage: str, end: float
-    ) -> tuple[list[TunedSetting], Mapping[str, Times]]:
+        self, default: Arm, tried: Mapping[str, dict[str, Any]], stage: str, end: float
+    ) -> tuple[list[TunedSetting], Mapping[str, list[Block]]]:
         # What loads slowly takes its time from the options that come later, not from the measurement that decides.
         load_by = end if stage == "final" else self._begun + self._budget * (1 - FINAL_SHARE)
         rows: list[TunedSetting] = []
-        times: Mapping[str, Times] = {}
+        times: Mapping[str, list[Block]] = {}
         with contextlib.ExitStack() as stack:
-            blocks: dict[str, Block] = {}
+            arms: list[Arm] = []
             for name, changes in tried.items():
                 try:
                     if time.perf_counter() + self._longest_load > load_by:
                         raise _NotMeasured(TIME_UP)
-                    blocks[name] = stack.enter_context(self._arm(changes))
+                    arms.append(stack.enter_context(self._arm(name, changes)))
                 except WorkbenchError as error:
                     rows.append(TunedSetting(name, stage, changes, reason=str(error)))
-            if blocks:
-                times = by_turns({"default": default, **blocks}, rounds=(2, _ROUNDS), end=end)
+            if arms:
+                left = end - time.perf_counter()
+                times = interleave([default, *arms], rounds=(2, _ROUNDS), block_s=BLOCK_S, budget_s=left).timed
                 if not any(row.stage == "default" for row in self._table):
                     threads = self._config.threads or default_threads()
                     name = f"default ({threads} thread{'s' if threads > 1 else ''})"
                     self._table.insert(0, _row(name, "default", {}, times["default"], times["default"]))
-                rows += [_row(name, stage, tried[name], times[name], times["default"]) for name in blocks]
+                rows += [_row(arm.name, stage, tried[arm.name], times[arm.name], times["default"]) for arm in arms]
         self._table += rows
         return rows, times
 
     @contextlib.contextmanager
-    def _arm(self, changes: Mapping[str, Any]) -> Iterator[Block]:
-        """Load the model with some changes; yield what runs one block."""
+    def _arm(self, name: str, changes: Mapping[str, Any]) -> Iterator[Arm]:
+        """Load the model with some changes; yield its arm."""
         begun = time.perf_counter()
         session = load_checked(self._source, self._config.replace(**changes)).session
         try:
@@ -143,7 +149,7 @@ class Search:
             for _ in range(2):
                 session.run(self._inputs)
             self._longest_load = max(self._longest_load, time.perf_counter() - begun)
-            yield functools.partial(_block, session, self._inputs, calls)
+            yield _timed_arm(name, session, self._inputs, calls)
         finally:
             session.close()
 
@@ -159,34 +165,42 @@ class _NotMeasured(WorkbenchError):
     """A setting is not worth a measurement; the text says why."""
 
 
-def _row(name: str, stage: str, changes: Mapping[str, Any], times: Times, default: Times) -> TunedSetting:
-    return TunedSetting(name, stage, changes, median_ms(times), *time_ratio(times, default), rounds=len(times))
+def _row(name: str, stage: str, changes: Mapping[str, Any], times: list[Block], default: list[Block]) -> TunedSetting:
+    ratio = pace_ratio(times, default)
+    return TunedSetting(
+        name, stage, changes, Timing.of(times).p50, ratio.ratio, ratio.low, ratio.high, rounds=len(times)
+    )
 
 
-def _beats(times: Times, base: Times | None) -> bool:
-    return base is not None and time_ratio(times, base)[2] < 1.0
+def _beats(times: list[Block], base: list[Block] | None) -> bool:
+    return base is not None and pace_ratio(times, base).high < 1.0
 
 
-def _block(session: Session, inputs: Arrays, calls: int) -> list[float]:
+def _timed_arm(name: str, session: Session, inputs: Arrays, calls: int) -> Arm:
     call = functools.partial(session.run, inputs)
-    if calls == 1:
-        return timed_block(call, block_s=BLOCK_S)
-    return [_at_once(call, calls)]
+    return CallArm(name, call) if calls == 1 else ParallelArm(name, call, calls)
 
 
-def _at_once(call: Callable[[], object], calls: int) -> float:
-    """Return the milliseconds per call while so many threads call, over all of them."""
-    for_each = [0] * calls
-    begun = time.perf_counter()
+class ParallelArm:
+    """An arm of several threads that call at once; a block is the mean ms per call over all of them."""
 
-    def work(number: int) -> None:
-        while not for_each[number] or time.perf_counter() - begun < BLOCK_S:
-            call()
-            for_each[number] += 1
+    def __init__(self, name: str, call: Callable[[], object], threads: int) -> None:
+        self.name, self._call, self._threads = name, call, threads
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(calls)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return (time.perf_counter() - begun) * 1e3 / sum(for_each)
+    def block(self, seconds: float) -> list[float]:
+        """Call from every thread, at least once each; settling is part of the block."""
+        counts = [0] * self._threads
+        begun = time.perf_counter()
+        end = begun + SETTLE_S + seconds
+
+        def work(number: int) -> None:
+            while not counts[number] or time.perf_counter() < end:
+                self._call()
+                counts[number] += 1
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(self._threads)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return [(time.perf_counter() - begun) * 1e3 / sum(counts)]

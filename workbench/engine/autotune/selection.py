@@ -11,10 +11,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from workbench.artifact.reference import Arrays
 from workbench.compress.quantize.modes import refusal
 from workbench.core.errors import EngineError, WorkbenchError, first_line
 from workbench.core.machine import default_threads
@@ -27,11 +26,15 @@ from workbench.engine.loading.placement import placement_of
 from workbench.engine.loading.validation import FirstCall, precision_of, verify
 from workbench.engine.precision import fallen
 from workbench.export.agreement import Agreement
-from workbench.timing.interleave import Times, by_turns, median_ms, time_ratio, timed_block
+from workbench.timing.arms import CallArm
+from workbench.timing.blocks import Block
+from workbench.timing.interleave import interleave
+from workbench.timing.pace import PaceRatio, pace_ratio
+from workbench.timing.summary import Timing
 
 ROUNDS = 7
 """Rounds after which what is clearly slower drops out."""
-BLOCK_S = 0.08
+BLOCK_S = 0.03
 TOTAL_S = 5.0
 WARM_CALLS = 3
 
@@ -237,7 +240,7 @@ def _load_all(source: ModelSource, config: InferenceConfig) -> tuple[dict[str, C
 
 
 def _measure(sessions: dict[str, Session], source: ModelSource, config: InferenceConfig) -> dict[str, float]:
-    """Return the milliseconds of a call by backend, in blocks that take turns in random order.
+    """Return the milliseconds of a call by backend, by interleaved timing.
 
     What is clearly slower than the fastest drops out, and the time goes to those that are near each other. The time of
     each is that of the fastest by their ratio in the rounds that both ran. Nothing is measured where there are no
@@ -249,22 +252,21 @@ def _measure(sessions: dict[str, Session], source: ModelSource, config: Inferenc
     for session in sessions.values():
         for _ in range(WARM_CALLS):
             session.run(inputs)
-    blocks = {name: functools.partial(_block, session, inputs) for name, session in sessions.items()}
-    times: dict[str, list[Sequence[float]]] = {name: [] for name in sessions}
+    arms = {name: CallArm(name, functools.partial(session.run, inputs)) for name, session in sessions.items()}
+    times: dict[str, list[Block]] = {name: [] for name in sessions}
     left, end = list(sessions), time.perf_counter() + TOTAL_S
     while True:
-        for name, parts in by_turns({name: blocks[name] for name in left}, rounds=(2, ROUNDS), end=end).items():
-            times[name] += parts
-        best = min(left, key=lambda name: median_ms(times[name]))
-        left = [name for name in left if name == best or _over(times, name, best)[1] <= 1.0]
+        current = [arms[name] for name in left]
+        timed = interleave(current, rounds=(2, ROUNDS), block_s=BLOCK_S, budget_s=end - time.perf_counter()).timed
+        for name, blocks in timed.items():
+            times[name] += blocks
+        medians = {name: Timing.of(times[name]).p50 for name in left}
+        best = min(left, key=lambda name: medians[name])
+        left = [name for name in left if name == best or _time_ratio(times, name, best).low <= 1.0]
         if len(left) == 1 or time.perf_counter() > end:
-            return {name: median_ms(times[best]) * _over(times, name, best)[0] for name in sessions}
+            return {name: medians[best] * _time_ratio(times, name, best).ratio for name in sessions}
 
 
-def _over(times: Mapping[str, Times], name: str, best: str) -> tuple[float, float, float]:
-    """Return the time of one over that of the best in the rounds that both ran, with its interval."""
-    return time_ratio(times[name], times[best][: len(times[name])])
-
-
-def _block(session: Session, inputs: Arrays) -> list[float]:
-    return timed_block(lambda: session.run(inputs), block_s=BLOCK_S)
+def _time_ratio(times: Mapping[str, list[Block]], name: str, best: str) -> PaceRatio:
+    """Return the time of one backend over that of the best in the rounds that both ran, with its 95 % CI."""
+    return pace_ratio(times[name], times[best][: len(times[name])])

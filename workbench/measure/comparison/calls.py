@@ -13,11 +13,11 @@ import numpy as np
 from workbench.core.errors import ConfigError
 from workbench.core.given import given, require_count, require_function
 from workbench.core.stats import bootstrap_median
+from workbench.timing.arms import CallArm, EventArm
 from workbench.timing.blocks import Block
-from workbench.timing.blocks_in_turns import BLOCK_S, CallArm, check_rounds, interleave
-from workbench.timing.events import EventArm
-from workbench.timing.interleave import SETTLE_S
+from workbench.timing.interleave import BLOCK_S, check_rounds, interleave
 from workbench.timing.pace import pace_ratio
+from workbench.timing.settling import SETTLE_S
 
 
 @dataclass(frozen=True)

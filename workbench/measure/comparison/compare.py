@@ -13,18 +13,12 @@ from workbench.core.speedup import speedup_text
 from workbench.core.stats import ASSUMED_NOISE, Verdict, verdict
 from workbench.engine.loading.placement import runs_on_gpu
 from workbench.measure.comparison.noise import floor_of, known_noise, noise_words
-from workbench.timing.blocks import Block
-from workbench.timing.blocks_in_turns import (
-    CallArm,
-    Timing,
-    block_seconds,
-    check_rounds,
-    disturbed_notes,
-    interleave,
-    usage_per_call,
-)
-from workbench.timing.conditions import Conditions, Watch
+from workbench.timing.arms import CallArm, block_seconds
+from workbench.timing.blocks import Block, usage_per_call
+from workbench.timing.conditions import Conditions, LoadMonitor
+from workbench.timing.interleave import check_rounds, interleave
 from workbench.timing.pace import pace_ratio
+from workbench.timing.summary import Timing
 
 _NARROW = 0.5
 """Of the noise floor: an interval of that width says all that one pair of sessions can say."""
@@ -132,7 +126,7 @@ def compare(
         raise InputError("compare: baseline and candidate are the same engine; open two to see the noise floor.")
     share, words = _noise(floor)
     end = time.perf_counter() + budget_s
-    watch = Watch(gpu=any(runs_on_gpu(getattr(engine, "placement", "")) for engine in (baseline, candidate)))
+    watch = LoadMonitor(gpu=any(runs_on_gpu(getattr(engine, "placement", "")) for engine in (baseline, candidate)))
     names = _names(baseline, candidate)
     arms = [
         CallArm(name, lambda engine=engine: engine.predict(inputs))  # type: ignore[misc]
@@ -152,10 +146,10 @@ def compare(
         budget_s=end - time.perf_counter(),
         seed=seed,
         enough=narrow,
-        watch=watch,
+        monitor=watch,
     )
     first, second = timed.timed[names[0]], timed.timed[names[1]]
-    notes = (*_notes(baseline, candidate), *fault_notes(timed.timed), *disturbed_notes(timed))
+    notes = (*_notes(baseline, candidate), *fault_notes(timed.timed), *timed.notes)
     found = pace_ratio(first, second, floor=share, seed=seed)
     return Comparison(
         *names,

@@ -12,9 +12,11 @@ from workbench.core.given import given, require_count
 from workbench.engine.backends import require_backend
 from workbench.engine.engine import OptimizedInferenceEngine
 from workbench.tasks.trees import tree_map
+from workbench.timing.arms import CallArm
 from workbench.timing.blocks import Block
-from workbench.timing.blocks_in_turns import CallArm, Timing, interleave
+from workbench.timing.interleave import interleave
 from workbench.timing.pace import pace_ratio
+from workbench.timing.summary import Timing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

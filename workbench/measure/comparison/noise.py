@@ -23,8 +23,9 @@ from workbench.core.machine import fingerprint_id, machine_words
 from workbench.core.progress import Progress, ProgressCallback, ignore
 from workbench.core.stats import ASSUMED_NOISE, Array
 from workbench.engine.backends import DEFAULT_BACKENDS, backend_status, require_backend
-from workbench.timing.blocks_in_turns import CallArm, interleave
-from workbench.timing.conditions import Watch
+from workbench.timing.arms import CallArm
+from workbench.timing.conditions import LoadMonitor
+from workbench.timing.interleave import interleave
 from workbench.timing.pace import pace_ratio
 
 if TYPE_CHECKING:
@@ -196,7 +197,7 @@ def _apart(variant: Variant, backend: str, batch_size: int, *, seed: int) -> tup
             arms.append(CallArm(name, functools.partial(engine.predict, inputs)))
         for arm in arms:
             arm.warm()
-        timed = interleave(arms, rounds=_ROUNDS, block_s=_BLOCK_S, budget_s=PAIR_S, seed=seed, watch=Watch())
+        timed = interleave(arms, rounds=_ROUNDS, block_s=_BLOCK_S, budget_s=PAIR_S, seed=seed, monitor=LoadMonitor())
     found = pace_ratio(timed.timed["first"], timed.timed["second"], seed=seed)
     disturbed = timed.conditions is not None and bool(timed.conditions.reasons)
     return found.ratio, math.log(found.high / found.low) / (2 * _NORMAL), disturbed

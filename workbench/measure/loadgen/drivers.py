@@ -15,7 +15,7 @@ from workbench.core.errors import InputError, TaskError
 from workbench.measure.loadgen.sut import Direct, Queued, System
 from workbench.measure.loadgen.test import Load
 from workbench.tasks.trees import batch_size, slice_batch, tree_map
-from workbench.timing.blocks_in_turns import run_for, warm_until_steady
+from workbench.timing.settling import run_for, warm_until_steady
 
 _TASK_EXAMPLES = 64
 _ESTIMATE_S = 0.1

@@ -24,7 +24,7 @@ from workbench.measure.loadgen.log import LoadGenLog
 from workbench.measure.loadgen.sut import System
 from workbench.measure.loadgen.test import Load, loadgen, run_load
 from workbench.timing.blocks import Samples
-from workbench.timing.conditions import Conditions, Watch
+from workbench.timing.conditions import Conditions, LoadMonitor
 
 Scenario = Literal["single-stream", "multi-stream", "offline", "server"]
 SCENARIOS = {
@@ -181,7 +181,7 @@ def run_scenario(
     folder = None if logs is None else require_path("run_scenario: logs", logs)
     rows = Rows(samples)
     with prepared(engine, rows, load, max_wait_ms=max_wait_ms) as (system, expected):
-        watch = Watch(gpu=runs_on_gpu(getattr(engine, "placement", "")))
+        watch = LoadMonitor(gpu=runs_on_gpu(getattr(engine, "placement", "")))
         log = run_load(expected, system, count=rows.count, logs=folder)
         conditions = watch.lap()
     return _result(scenario, expected, system, log, conditions, str(getattr(engine, "backend", "engine")), folder)

@@ -22,8 +22,8 @@ from workbench.measure.accuracy.activation_taps import weight_owners
 from workbench.measure.profiling.nodes import NodeTime, Observed
 from workbench.measure.profiling.rows import LayerTime, Profile
 from workbench.tasks.trees import Tree, batch_size as size_of, leaves, to_numpy
-from workbench.timing.blocks_in_turns import run_for, warm_until_steady
-from workbench.timing.conditions import Watch
+from workbench.timing.conditions import LoadMonitor
+from workbench.timing.settling import run_for, warm_until_steady
 
 if TYPE_CHECKING:
     from workbench.compress.variant import Variant
@@ -102,7 +102,7 @@ def profile(
     found = variant.task.examples(batch) if inputs is None else inputs
     arrays = [np.ascontiguousarray(leaf) for leaf in leaves(to_numpy(found))]
     session = load(backend, source, config)[0]
-    watch = Watch(gpu=runs_on_gpu(session.placement))
+    watch = LoadMonitor(gpu=runs_on_gpu(session.placement))
     try:
         plain = _plain(session, arrays)
         observe = importlib.import_module(f"workbench.measure.{_PROFILERS[backend]}").observe

@@ -20,8 +20,8 @@ from workbench.core.machine import default_threads, fingerprint_id, machine_word
 from workbench.core.progress import Progress, ProgressCallback, ignore
 from workbench.engine.precision import native_set
 from workbench.measure.rooflines.peak_gemm import Product, products_of
-from workbench.timing.blocks_in_turns import run_for
-from workbench.timing.conditions import Watch
+from workbench.timing.conditions import LoadMonitor
+from workbench.timing.settling import run_for
 
 PRECISIONS = ("float32", "bfloat16", "float16", "int8")
 SIDES = {"cpu": 1536, "cuda": 8192}
@@ -138,7 +138,7 @@ def measure_peaks(
         raise BackendUnavailable(
             f"measure_peaks: no installed library computes {', '.join(wanted)} on this {device} ({'; '.join(notes)})."
         )
-    share, tried, watch = budget_s / (len(products) + 1), [], Watch(gpu=device != "cpu")
+    share, tried, watch = budget_s / (len(products) + 1), [], LoadMonitor(gpu=device != "cpu")
     for number, product in enumerate(products):
         progress(Progress("peaks", number, len(products) + 1, f"{product.precision} by {product.library}"))
         try:

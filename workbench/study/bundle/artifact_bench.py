@@ -45,8 +45,8 @@ from workbench.study.results.relative_latency import with_relative_latency
 from workbench.study.results.schema import TrialRow, explained, new_row, update_row
 from workbench.study.workers.process import CancelToken
 from workbench.study.workers.protocol import save_arrays
-from workbench.timing.blocks_in_turns import interleave
-from workbench.timing.conditions import Watch
+from workbench.timing.conditions import LoadMonitor
+from workbench.timing.interleave import interleave
 
 if TYPE_CHECKING:
     from workbench.tasks.task import Task
@@ -198,7 +198,7 @@ def _time(trials: Sequence[Planned], setup: TimingSetup, say: Callable[[str], No
                     budget_s=GROUP_S,
                     enough=functools.partial(narrow, next(iter(arms), "")),
                     after_round=lambda number: say(f"round {number}"),
-                    watch=Watch(gpu=any(runs_on_gpu(arm.opened.get("placement")) for arm in arms.values())),
+                    monitor=LoadMonitor(gpu=any(runs_on_gpu(arm.opened.get("placement")) for arm in arms.values())),
                 )
                 break
             except TrialFailed as error:  # the reference is lost: the others go on without it

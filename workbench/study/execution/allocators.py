@@ -20,8 +20,10 @@ from workbench.study.workers.prepare_client import pack
 from workbench.study.workers.process import CancelToken
 from workbench.study.workers.protocol import save_arrays
 from workbench.tasks.trees import to_numpy
-from workbench.timing.blocks_in_turns import Timing, interleave, usage_per_call
+from workbench.timing.blocks import usage_per_call
+from workbench.timing.interleave import interleave
 from workbench.timing.pace import pace_ratio
+from workbench.timing.summary import Timing
 
 if TYPE_CHECKING:
     from workbench.compress.variant import Variant

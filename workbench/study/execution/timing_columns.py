@@ -21,9 +21,10 @@ from workbench.measure.comparison.noise import machine_floor
 from workbench.study.execution.timing_pool import EngineProcess
 from workbench.study.plan.shapes import Shape
 from workbench.study.plan.trials import Planned
-from workbench.timing.blocks import FREE, Block
-from workbench.timing.blocks_in_turns import Rounds, Timing, disturbed_notes, usage_per_call
+from workbench.timing.blocks import MAX_WAIT, Block, usage_per_call
+from workbench.timing.interleave import Rounds
 from workbench.timing.pace import pace_ratio
+from workbench.timing.summary import Timing
 
 FOOTPRINT = ("peak_rss_mib", "peak_pss_mib", "gpu_memory_mib", "allocator_peak_mib", "energy_mj_per_sample")
 _WEIGHTS = ("weights.safetensors", "exported.pt2")
@@ -110,8 +111,8 @@ def speed_columns(
     }
     if columns["conditions"] is None:
         notes["conditions"] = "System load was not monitored during this measurement."
-    if timed is not None and (disturbed := disturbed_notes(timed)):
-        notes["conditions"] = " ".join(disturbed)
+    if timed is not None and timed.notes:
+        notes["conditions"] = " ".join(timed.notes)
     if faults is None:
         notes |= dict.fromkeys(("page_faults_per_call", "context_switches_per_call"), "Not counted for this arm.")
     elif faults > MANY_FAULTS:
@@ -120,7 +121,7 @@ def speed_columns(
         notes["latency_ms_p50"] = "The warm-up did not become steady within its limit."
     if noise.floor > ASSUMED_NOISE:
         notes["verdict"] = f"Differences up to {noise.floor:.1%} count as noise: {noise.seen}."
-    if max(found.waited) > FREE:
+    if max(found.waited) > MAX_WAIT:
         base_share, share = (f"{100 * waited:.0f} %" for waited in found.waited)
         notes["speedup"] = (
             f"Even the fastest calls waited for a core ({base_share} of the time for the baseline, {share} for this "

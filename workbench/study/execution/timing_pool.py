@@ -18,8 +18,8 @@ from workbench.study.plan.trials import Planned
 from workbench.study.workers.policy import WorkerPolicy
 from workbench.study.workers.process import CancelToken, WorkerError, WorkerProcess
 from workbench.timing.blocks import Block
-from workbench.timing.blocks_in_turns import Rounds, interleave
-from workbench.timing.conditions import Watch
+from workbench.timing.conditions import LoadMonitor
+from workbench.timing.interleave import Rounds, interleave
 from workbench.timing.pace import pace_ratio
 
 AA_REPLICA = "replica"
@@ -49,7 +49,7 @@ class TimingSetup:
 
 @dataclass
 class EngineProcess:
-    """An engine in a process of its own; it is an :class:`workbench.timing.blocks_in_turns.Arm`."""
+    """An engine in a process of its own; it is an :class:`workbench.timing.arms.Arm`."""
 
     name: str
     trial: Planned
@@ -219,15 +219,15 @@ class TimingPool:
         for attempt in (1, 2):
             try:
                 reference = self.baseline(baseline)
-                living = [arm for arm in arms.values() if arm.worker.alive]
+                living = [reference, *(arm for arm in arms.values() if arm.worker.alive)]
                 timed = interleave(
-                    [reference, *living],
+                    living,
                     rounds=rounds,
                     block_s=block_s,
                     budget_s=budget_s,
                     enough=enough or functools.partial(narrow, reference.name),
                     after_round=after_round,
-                    watch=Watch(gpu=any(runs_on_gpu(arm.opened.get("placement")) for arm in [reference, *living])),
+                    monitor=LoadMonitor(gpu=any(runs_on_gpu(arm.opened.get("placement")) for arm in living)),
                 )
                 break
             except TrialFailed:

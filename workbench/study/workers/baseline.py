@@ -53,7 +53,8 @@ class ThreadChoice:
 
 def fastest_threads(call: Callable[[int], object], threads: int, *, budget_s: float = CHOICE_S) -> ThreadChoice:
     """Time ``call(1)`` and ``call(threads)`` in turns, where the argument is a number of threads; return the faster."""
-    from workbench.timing.blocks_in_turns import CallArm, block_seconds, interleave
+    from workbench.timing.arms import CallArm, block_seconds
+    from workbench.timing.interleave import interleave
     from workbench.timing.pace import pace_ratio
 
     arms = [CallArm(str(count), _with(call, count)) for count in (threads, 1)]

@@ -16,7 +16,8 @@ from workbench.measure.resources.energy import EnergyMeter, measure_energy
 from workbench.measure.resources.memory import PeakPss, peak_rss_mib
 from workbench.study.workers.protocol import load_arrays, save_arrays
 from workbench.tasks.trees import batch_size, concat, slice_batch, tree_map
-from workbench.timing.blocks_in_turns import CallArm, warm_until_steady
+from workbench.timing.arms import CallArm
+from workbench.timing.settling import warm_until_steady
 
 _EVERY_S = 0.5
 _CUDA_PROVIDERS = ("CUDAExecutionProvider", "TensorrtExecutionProvider", "NvTensorRTRTXExecutionProvider")
