@@ -12,6 +12,7 @@ import pytest
 from workbench.core.errors import StudyError
 from workbench.plots import memory_data, throughput_data, tradeoff_data, waterfall_data
 from workbench.plots.tidy import pareto_mask
+from workbench.study.results.schema import new_row
 
 
 def brute_front(points: list[tuple[float, float]]) -> list[bool]:
@@ -60,7 +61,9 @@ def test_the_chart_s_latency_is_the_baseline_s_divided_by_the_speed_up(rows: lis
 
 
 def test_a_variant_is_placed_by_the_baseline_of_its_own_thread_count() -> None:
-    common = {"backend": "torch-eager", "batch_size": 32, "state": "complete", "quality": 0.9, "quality_drop": 0.0}
+    common = new_row(
+        backend="torch-eager", batch_size=32, state="complete", quality=0.9, quality_drop=0.0, recommended=False
+    )
     one = {**common, "recipe": "float", "trial_key": "1", "threads": 1, "baseline": True, "latency_ms_p50": 20.0}
     four = {**one, "trial_key": "4", "threads": 4, "latency_ms_p50": 8.0}
     variant = {**common, "recipe": "v", "trial_key": "v", "threads": 4, "baseline_key": "4", "baseline": False}

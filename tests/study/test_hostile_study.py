@@ -83,7 +83,7 @@ def test_every_column(copied, tmp_path):
 @pytest.mark.parametrize("text", ["[1]", "null", "1", "{", '{"a": 1}', "x" * 10_000])
 def test_a_row_that_is_none_is_refused_in_one_line(copied, tmp_path, text):
     edit(copied, lambda _: text)
-    with pytest.raises(WorkbenchError, match="is no row of a study"):
+    with pytest.raises(WorkbenchError, match="is not a row of a study"):
         export_stored(f"sqlite:///{copied}/s.db", tmp_path / "out")
 
 

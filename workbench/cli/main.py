@@ -292,24 +292,15 @@ def _merge(study: Any, arguments: argparse.Namespace, gates: Sequence[Any]) -> i
 
 
 def _open_study(arguments: argparse.Namespace) -> Any:
-    """Load and check the task and open the storage; what is wrong with them is bad input, not failed work.
-
-    A task that ships is right, and loaded when it is needed.
-    """
-    from workbench.study.remembered import is_builtin
+    """Load and check the task and open the storage; an error in either is bad input, not failed work."""
     from workbench.study.study import Study
+    from workbench.tasks.load import load_task
 
-    task = arguments.task
-    if not is_builtin(task):
-        from workbench.tasks.load import load_task
-
-        task = load_task(task)
-        for remark in task.check():
-            say(f"note: {remark}")
+    task = load_task(arguments.task)
+    for remark in task.check():
+        say(f"note: {remark}")
     with as_bad_input():
-        study = Study(task, storage=arguments.storage)
-    study.task_fingerprint  # noqa: B018 - loads the task where that is needed: an import that Ctrl-C ends is never whole
-    return study
+        return Study(task, storage=arguments.storage)
 
 
 def _read_recipes(path: Path) -> list[Any]:

@@ -15,7 +15,6 @@ from workbench.study.results.ranking import one_machine, usual_shape
 from workbench.study.results.relative_latency import with_relative_latency
 from workbench.study.results.schema import is_ranked
 
-BASELINE_BACKEND = "torch-eager"
 NUMBERS = (
     "batch_size",
     "threads",
@@ -65,7 +64,7 @@ def _records(frame: pd.DataFrame) -> list[dict[Any, Any]]:
 def latency_rows(rows: Any) -> list[dict[str, Any]]:
     """Return the complete rows, each with its baseline-normalised latency."""
     complete = [row for row in rows_of(rows) if row.get("state", "complete") == "complete"]
-    return with_relative_latency([{**row, "baseline": is_baseline(row)} for row in complete])
+    return with_relative_latency(complete)
 
 
 def complete_frame(rows: Any, *, references: bool = False) -> pd.DataFrame:
@@ -79,26 +78,19 @@ def complete_frame(rows: Any, *, references: bool = False) -> pd.DataFrame:
     judged = [row for row in complete if row.get("quality") is not None] or complete  # a bench's rows choose nothing
     same, _ = one_machine(judged, fingerprint_id())
     wanted = (same[0].get("fingerprint") if same else None, usual_shape(same))
-    table = [row for row in complete if (row.get("fingerprint"), row.get("shape") or "") == wanted]
+    table = [row for row in complete if (row.get("fingerprint"), row["shape"]) == wanted]
     frame = pd.DataFrame({name: [row.get(name) for row in table] for name in WORDS})
     for name in NUMBERS:
         frame[name] = pd.to_numeric(pd.Series([row.get(name) for row in table], dtype=object)).astype(float)
     frame["reference"] = [row.get("reference") or "" for row in table]
-    frame["fidelity"] = [row.get("fidelity") or "full" for row in table]
-    frame["engine_json"] = [row.get("engine_json") or "{}" for row in table]
+    frame["fidelity"] = [row["fidelity"] for row in table]
+    frame["engine_json"] = [row["engine_json"] for row in table]
     frame["ranked"] = np.array([is_ranked(row) for row in table], dtype=bool)
     frame["recommended"] = np.array([row.get("recommended") is True for row in table], dtype=bool)
     frame["baseline"] = np.array([row["baseline"] for row in table], dtype=bool)
     frame["quality_low"] = frame["quality"] - (frame["quality_drop_high"] - frame["quality_drop"])
     frame["quality_high"] = frame["quality"] + (frame["quality_drop"] - frame["quality_drop_low"])
     return frame
-
-
-def is_baseline(row: Mapping[str, Any]) -> bool:
-    """Return whether a row is a baseline: the original model in torch eager; rows may lack the ``baseline`` column."""
-    if row.get("reference") is not None:
-        return False
-    return bool(row.get("baseline", row.get("technique") == "float" and row.get("backend") == BASELINE_BACKEND))
 
 
 def choose_batch(frame: pd.DataFrame, wanted: int) -> int:

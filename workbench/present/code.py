@@ -82,7 +82,7 @@ def highlighted(code: str) -> str:
 
 
 def _task_line(reference: str | None) -> str:
-    from workbench.tasks.known import BUILTIN
+    from workbench.tasks.load import BUILTIN
 
     if reference in BUILTIN:
         return f"task = wb.tasks.{reference}()"

@@ -106,7 +106,7 @@ BACKEND = Column(
     "backend",
     "",
     lambda row: engine_name(row["backend"]).replace(" ", "\u00a0"),
-    lambda row: ", ".join(f"{k}={v}" for k, v in json.loads(row.get("engine_json") or "{}").items()),
+    lambda row: ", ".join(f"{k}={v}" for k, v in json.loads(row["engine_json"]).items()),
     words=True,
 )
 BATCH = Column("batch", "samples", lambda row: str(row["batch_size"]))

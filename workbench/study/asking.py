@@ -36,12 +36,7 @@ class StudyAnswers:
     _store: Store
 
     if TYPE_CHECKING:  # the other halves have them
-
-        @property
-        def task(self) -> Task: ...
-
-        @property
-        def task_fingerprint(self) -> str: ...
+        task: Task
 
     def rows(self) -> list[TrialRow]:
         """Return all rows of this task, waiting and failed ones too, in the order they were planned.
@@ -170,7 +165,7 @@ class StudyAnswers:
         return figure
 
     def _rows(self) -> list[TrialRow]:
-        return rows_of_task(self._store.load(self.name).values(), self.task_fingerprint)
+        return rows_of_task(self._store.load(self.name).values(), self.task.fingerprint)
 
     def _best(
         self,

@@ -7,14 +7,13 @@ import dataclasses
 import inspect
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.core.errors import Cancelled, StudyError
 from workbench.core.progress import Progress, ProgressCallback, ignore
 from workbench.study.execution.summary import RunSummary
-from workbench.study.remembered import Remembered, complete_rows, finished_plan, recall, remember, tell_finished
 from workbench.study.results.merge import rows_of_task
 from workbench.study.results.ranking import check_question
 from workbench.study.search.api import SETTING
@@ -44,14 +43,9 @@ class StudyRuns:
     _store: Store
     _stop: Any
     _runner: int | None
-    _task: Task | None
-    _builtin: str | None
-    _key: str | None
+    task: Task
 
     if TYPE_CHECKING:  # the other halves have them
-
-        @property
-        def task(self) -> Task: ...
 
         def _begin(self, budget_s: float | None) -> Any: ...
 
@@ -170,20 +164,6 @@ class StudyRuns:
         stop = self._begin(asked.arguments["budget_s"])
         return Job(lambda: self._run(stop, **asked.arguments), stop.set)
 
-    @property
-    def task_fingerprint(self) -> str:
-        """12 hex digits over the task's data, weights and version; the task is loaded where nobody remembers them."""
-        known = self._recall()
-        return self.task.fingerprint if known is None else known.fingerprint
-
-    def _recall(self) -> Remembered | None:
-        """Return what is known of a task that is not loaded."""
-        return recall(self._store, self.name, self._key) if self._task is None else None
-
-    def _remember(self, found: Remembered) -> None:
-        if self._builtin is not None and self._key is not None:
-            remember(self._store, self.name, self._key, found)
-
     def _note_question(
         self,
         quality_drop: float,
@@ -219,10 +199,10 @@ class StudyRuns:
     ) -> RunSummary:
         from workbench.study.execution.executor import watching
         from workbench.study.execution.machine_lock import machine_lock
-        from workbench.study.plan.shapes import shapes_of
+        from workbench.study.plan.shapes import task_shapes
         from workbench.study.plan.trials import check_recipes, plan_for
         from workbench.study.strategy.deadline import Leash
-        from workbench.study.strategy.launch import finished_default, float_only
+        from workbench.study.strategy.launch import finished_rows, float_only, record_for
         from workbench.study.workers.baseline import with_earlier_baseline, with_fastest_baseline
         from workbench.study.workers.prepare_client import PrepareClient, pack
 
@@ -247,28 +227,24 @@ class StudyRuns:
                             cluster, stop, monitor=monitor, recipes=recipes, backends=backends, batch_sizes=batch_sizes,
                             quality_drop=quality_drop, shapes=shapes, policy=policy, progress=progress, **limits,
                         )  # fmt: skip
-                    known = self._recall()
-                    if default and self._task is not None:
-                        known = Remembered.of(self._task)  # a plan that has ended needs no process
-                    more: dict[str, Any] = {"shapes": shapes, **options}
+                    points = task_shapes(self.task, shapes)
+                    plan = plan_for(self.task.fingerprint, *asked, shapes=points, **options)
                     if default:
-                        more |= {"quality_drop": quality_drop, "seed": seed}
-                    look: Callable[..., Any] = finished_default if default else finished_plan
-                    done: Any = None if known is None else look(known, self._store, self.name, *asked, **more)
-                    if done:
-                        self._note_question(quality_drop, backends, batch_sizes, default=default)
-                        return tell_finished(done[0], done[1], time.monotonic() - started, progress)
-                    host = PrepareClient(None, self.files, leash, prefix_cache=self.prefix_cache, policy=policy)
-                    early.callback(host.close, kill=True)  # where the run does not come to that
-                    early_start = self._task is None
-                    if early_start:
-                        host.start()  # it imports torch while we do
-                    known = Remembered.of(self.task)
-                    points = shapes_of(shapes, known.axes, whose="the task's", own=known.own)
-                    plan = plan_for(known.fingerprint, *asked, shapes=points, **options)
-                    earlier = rows_of_task(self._store.load(self.name).values(), known.fingerprint)
+                        record = record_for(
+                            self._store, self.name, plan, self.task.fingerprint,
+                            limit=quality_drop, budget_s=budget_s, seed=seed,
+                        )  # fmt: skip
+                        rows = finished_rows(record, self._store, self.name)
+                        if rows:
+                            self._note_question(quality_drop, backends, batch_sizes, default=default)
+                            progress(Progress("study", len(rows), len(rows), plan.words(), {"plan": rows}))
+                            seconds = time.monotonic() - started
+                            return RunSummary(0, len(rows), 0, 0, cancelled=False, seconds=seconds)
+                    earlier = rows_of_task(self._store.load(self.name).values(), self.task.fingerprint)
                     plan, new_points = with_earlier_baseline(plan, earlier)
-                    if not early_start and complete_rows(self._store, self.name, plan) is None:
+                    host = PrepareClient(None, self.files, leash, prefix_cache=self.prefix_cache, policy=policy)
+                    early.callback(host.close, kill=True)  # if the run does not get to it
+                    if not self._store.all_complete(self.name, [trial.key for trial in plan.trials]):
                         host.start()
                     check_recipes(plan.recipes, self.task)
                     shipment = pack(self.task)
@@ -281,8 +257,7 @@ class StudyRuns:
                 except Cancelled:
                     return RunSummary(0, 0, 0, 0, cancelled=True, seconds=time.monotonic() - started)
                 self._note_question(quality_drop, backends, batch_sizes, default=default)
-                self._remember(known)
-                more = {"host": host, "monitor": monitor, "policy": policy}
+                more: dict[str, Any] = {"host": host, "monitor": monitor, "policy": policy}
                 with watched:
                     found = self._work(
                         plan, shipment, stop, leash if default else None, budget_s=budget_s, quality_drop=quality_drop,
@@ -326,12 +301,11 @@ class StudyRuns:
         self, cluster: Any, stop: Any, *, monitor: Any, shapes: Any, quality_drop: float, **asked: Any
     ) -> RunSummary:
         from workbench.study.cluster.launch import run_on_cluster
-        from workbench.study.plan.shapes import shapes_of
+        from workbench.study.plan.shapes import task_shapes
 
         if monitor is not None:
             raise StudyError("A monitor watches this machine, and with cluster=... the work is done elsewhere.")
-        known = Remembered.of(self.task)
-        asked["shapes"] = shapes_of(shapes, known.axes, whose="the task's", own=known.own)
+        asked["shapes"] = task_shapes(self.task, shapes)
         self._note_question(quality_drop, asked["backends"], asked["batch_sizes"])
         more: dict[str, Any] = {"quality_drop": quality_drop, "prefix_cache": self.prefix_cache}
         return run_on_cluster(self.task, cluster, self._store, self.name, stop, **more, **asked)

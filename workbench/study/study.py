@@ -13,11 +13,9 @@ from workbench.core.given import require_flag
 from workbench.core.progress import ProgressCallback, ignore
 from workbench.core.untrusted import require_line
 from workbench.study.asking import StudyAnswers
-from workbench.study.remembered import is_builtin
 from workbench.study.running import StudyRuns
 from workbench.study.search.api import StudySearch
 from workbench.study.storage.database import Store
-from workbench.tasks.known import builtin_key
 
 if TYPE_CHECKING:
     from workbench.compress.recipe import Recipe
@@ -35,9 +33,7 @@ class Study(StudyRuns, StudySearch, StudyAnswers):
     Parameters
     ----------
     task : Task or str
-        The task, or what :func:`workbench.load_task` understands. One that ships with the workbench, given by its name,
-        is loaded when it is needed: a run whose rows are all there is answered without torch. A file's is loaded at
-        once, since only running it tells whether it is still the same.
+        The task, or what :func:`workbench.load_task` takes.
     storage : str
         Database URL; for SQLite the artefacts and raw samples lie beside the file in ``<name>_files``.
     name : str, optional
@@ -72,13 +68,10 @@ class Study(StudyRuns, StudySearch, StudyAnswers):
         if name is not None:
             require_line("Study: name", name, error=ConfigError)
         require_flag("Study: prefix_cache", prefix_cache)
-        self._task: Task | None = None
-        self._builtin = task.strip() if isinstance(task, str) and is_builtin(task) else None
-        # what it is made of is looked at once: a change while the study is open would be loaded by nobody
-        self._key = None if self._builtin is None else builtin_key(self._builtin)
-        if self._key is None or self._builtin is None:
-            self._task = _loaded(task)
-        self.name = name or self._builtin or self.task.name
+        from workbench.tasks.load import load_task
+
+        self.task: Task = load_task(task)
+        self.name = name or self.task.name
         self.storage = storage
         self.prefix_cache = prefix_cache
         self._store = Store(storage)
@@ -86,13 +79,6 @@ class Study(StudyRuns, StudySearch, StudyAnswers):
         self._lock = threading.Lock()
         self._stop: Any = None
         self._runner: int | None = None
-
-    @property
-    def task(self) -> Task:
-        """The task; one that ships is loaded now unless it is already."""
-        if self._task is None:
-            self._task = _loaded(self._builtin)
-        return self._task
 
     def cancel(self) -> None:
         """Stop a running :meth:`run`, from any thread; trials that are complete stay."""
@@ -175,9 +161,3 @@ class Study(StudyRuns, StudySearch, StudyAnswers):
             self._stop = CancelToken(None if budget_s is None else time.monotonic() + budget_s)
             self._runner = None
             return self._stop
-
-
-def _loaded(task: Any) -> Task:
-    from workbench.tasks.load import load_task
-
-    return load_task(task)

@@ -64,7 +64,7 @@ def point_name(row: Row, *, threads: bool = False) -> str:
 
     The engine's options and the shape are part of it, the threads if asked for.
     """
-    options = ", ".join(f"{name}={value}" for name, value in json.loads(row.get("engine_json") or "{}").items())
+    options = ", ".join(f"{name}={value}" for name, value in json.loads(row["engine_json"]).items())
     parts = [
         f"{variant_name(row)} on {engine_name(row['backend'])}{f' ({options})' if options else ''}",
         f"batch size {row['batch_size']}",

@@ -8,7 +8,15 @@ from workbench.core.errors import ConfigError
 from workbench.study.results.gates import Gate, failures
 from workbench.study.results.ranking import Best, marked
 
-ROW = {"recipe": "prune", "backend": "openvino", "speedup": 2.5, "quality_drop": 0.0, "energy": None, "notes": {}}
+ROW = {
+    "recipe": "prune",
+    "backend": "openvino",
+    "engine_json": "{}",
+    "speedup": 2.5,
+    "quality_drop": 0.0,
+    "energy": None,
+    "notes": {},
+}
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ ROW = {
     "batch_size": 32,
     "shape": "",
     "threads": 2,
+    "engine_json": "{}",
     "state": "complete",
     "baseline": False,
     "task": "digits",

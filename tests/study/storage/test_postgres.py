@@ -10,10 +10,10 @@ import threading
 from pathlib import Path
 
 import pytest
+from rows import small_row
 
 import workbench as wb
 from workbench.core.errors import StudyError
-from workbench.study.results.schema import new_row
 from workbench.study.storage.database import Store, new_owner
 
 pytest.importorskip("psycopg", reason='psycopg is not installed: pip install "inference-workbench[postgres]"')
@@ -87,14 +87,14 @@ def url(server):
 @pytest.fixture
 def store(url):
     opened = Store(url)
-    opened.add("study", {key: new_row(recipe=key, recipe_id="1", backend="b", batch_size=1) for key in KEYS})
+    opened.add("study", {key: small_row(recipe=key) for key in KEYS})
     yield opened
     opened.close()
 
 
 def test_rows_come_back_in_order_and_are_added_once(store, url):
     again = Store(url)
-    again.add("study", {"key0": new_row(recipe="another", recipe_id="1", backend="b", batch_size=1)})
+    again.add("study", {"key0": small_row(recipe="another")})
     found = again.load("study")
     again.close()
     assert list(found) == KEYS and found["key0"].row["recipe"] == "key0"
@@ -146,12 +146,12 @@ def test_a_trial_of_a_run_that_is_gone_is_taken_up_by_another(store):
         )
     assert store.claim("study", KEYS[:1], heir) == {KEYS[0]}
     with pytest.raises(StudyError, match="taken over"):
-        store.save("study", KEYS[0], new_row(recipe="a", recipe_id="1", backend="b", batch_size=1), gone, release=True)
+        store.save("study", KEYS[0], small_row(recipe="a"), gone, release=True)
 
 
 def test_a_server_that_is_gone_is_told_in_words_and_what_was_written_is_there_again(server, url):
     store = Store(url)
-    store.add("study", {"a": new_row(recipe="a", recipe_id="1", backend="b", batch_size=1)})
+    store.add("study", {"a": small_row(recipe="a")})
     server.stop()
     try:
         with pytest.raises(StudyError, match="cannot be used"):

@@ -63,6 +63,12 @@ def task_shape(task: Task) -> Shape:
     return own_shape(input_leaves(task.examples(1)), task.open_dims)
 
 
+def task_shapes(task: Task, shapes: Mapping[str, Sequence[int]] | None) -> tuple[Shape, ...]:
+    """Return the shapes to time a task at; see :func:`shapes_of`."""
+    axes = dict.fromkeys(axis for dims in task.open_dims for axis in dims.values())
+    return shapes_of(shapes, axes, whose="the task's", own=task_shape(task))
+
+
 def shapes_of(
     shapes: Mapping[str, Sequence[int]] | None, axes: Collection[str], *, whose: str, own: Shape = ()
 ) -> tuple[Shape, ...]:

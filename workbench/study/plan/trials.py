@@ -178,23 +178,20 @@ def plan_for(
     budget_s: float | None,
     shapes: tuple[Shape, ...] = ((),),
     site: Site | None = None,
-    finished: bool = False,
     baseline: str = BASELINE_BACKEND,
     references: Sequence[str] = (),
 ) -> Plan:
     """Return the plan of what :meth:`Study.run` was asked for, with its defaults; errors as there.
 
-    Where a ``site`` elsewhere is given, who asks has looked there for what of ``backends`` runs. ``finished`` is to
-    find out whether its rows are there already: no backend is imported to see that it runs, and the default ones are
-    all of them.
+    Where a ``site`` elsewhere is given, who asks has looked there for what of ``backends`` runs.
     """
-    from workbench.engine.names import DEFAULT_BACKENDS, is_backend, unknown_backend
+    from workbench.engine.names import is_backend, unknown_backend
     from workbench.study.plan.default_recipes import default_recipes
 
     if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
         raise StudyError(f"threads must be an integer of at least 1, or None; got {threads!r}.")
     if backends is None:
-        backends = DEFAULT_BACKENDS if finished else _default_backends()
+        backends = _default_backends()
     if isinstance(backends, str) or isinstance(batch_sizes, int):
         raise StudyError("backends and batch_sizes are lists: backends=['openvino'], batch_sizes=[32].")
     kinds = checked_references(references)
@@ -202,7 +199,7 @@ def plan_for(
         if not is_backend(name):
             raise StudyError(unknown_backend(name))
     for name in (*backends, baseline, *(kind.backend for kind in kinds)):
-        if site is None and not finished:
+        if site is None:
             _require_backend(name)
     chosen = default_recipes(budget_s) if recipes is None else recipes
     count = threads or (site or this_site()).threads

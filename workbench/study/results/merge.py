@@ -8,18 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from workbench.core.config import short_id
 from workbench.core.errors import StudyError
 from workbench.core.given import given
 from workbench.study.results.relative_latency import COLUMNS as LATENCY_COLUMNS, with_relative_latency
-from workbench.study.results.schema import TrialRow, checked_row, judged_on, update_row, whole_row
+from workbench.study.results.schema import TrialRow, checked_row, judged_on, update_row
 
 if TYPE_CHECKING:
     from workbench.study.storage.database import Store, Stored
     from workbench.tasks.task import Task
 
-_WORDS = ("task_fingerprint", "recipe_id", "recipe", "recipe_json", "backend", "fingerprint")
-_COUNTS = ("batch_size", "threads")
 _RAW = "The raw samples stay where it was timed."
 
 
@@ -140,20 +137,14 @@ def _refuse(constant: str) -> NoReturn:
 
 
 def _checked(row: Any, where: str, task: Task) -> TrialRow:
-    row = checked_row(row, where, required=(*_WORDS, *_COUNTS, "state"))
+    row = checked_row(row, where)
     if row["task_fingerprint"] != task.fingerprint:
         raise StudyError(
-            f"{where} is of the task {row.get('task')!r} with the fingerprint {row['task_fingerprint']}, and this "
+            f"{where} is of the task {row['task']!r} with the fingerprint {row['task_fingerprint']}, and this "
             f"study is of {task.name!r} with {task.fingerprint}: data, float weights or version differ, so that "
             "the figures do not belong together. Open the study with that task."
         )
     computed: dict[str, Any] = {"recommended": False, "candidates": None, **dict.fromkeys(LATENCY_COLUMNS)}
-    whole = whole_row({**row, **computed, "machine": row.get("machine") or "a machine"})
-    if whole["samples"] is not None:
-        whole = update_row(whole, samples=None, notes={"samples": _RAW})
-    return {**whole, "trial_key": row.get("trial_key") or _key(row)}
-
-
-def _key(row: Mapping[str, Any]) -> str:
-    """Return a key for a row that was written before rows had theirs."""
-    return short_id({name: row[name] for name in (*_WORDS, *_COUNTS)})
+    if row["samples"] is not None:
+        computed |= {"samples": None, "notes": {"samples": _RAW}}
+    return update_row(row, **computed)

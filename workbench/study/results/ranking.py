@@ -89,7 +89,7 @@ def best_row(
     rivals = [
         r
         for r in ranked(complete, minimise)
-        if r["batch_size"] == batch_size and (r.get("shape") or "") == shape and _judged(r, minimise)
+        if r["batch_size"] == batch_size and r["shape"] == shape and _judged(r, minimise)
     ]
     if not rivals:
         return Best(None, False, f"No finished trial at {asked} has both a quality and {minimise}.", 0)
@@ -218,12 +218,12 @@ def _batch_size(complete: list[TrialRow], judged: list[TrialRow], asked: int | N
 
 def usual_shape(rows: Iterable[Mapping[str, Any]]) -> str:
     """Return the shape that most rows have, of equals the first; empty where there are no rows."""
-    counts = Counter(row.get("shape") or "" for row in rows)
+    counts = Counter(row["shape"] for row in rows)
     return max(counts, key=lambda name: counts[name], default="")
 
 
 def _shape(rows: list[TrialRow], judged: list[TrialRow], asked: str | None) -> str:
-    counts = dict.fromkeys(row.get("shape") or "" for row in rows)
+    counts = dict.fromkeys(row["shape"] for row in rows)
     if asked is None:
         return usual_shape(judged or rows)
     if asked not in counts:

@@ -16,7 +16,8 @@ QUALITY_SHARE = 0.005
 """Of quality that counts as a change where no interval tells."""
 SIZE_SHARE = 0.01
 """Of size and memory that counts as a change."""
-_IDENTITY = ("machine", "recipe_id", "backend", "batch_size", "shape", "threads", "reference", "fidelity")
+_IDENTITY = ("machine", "recipe_id", "backend", "batch_size", "shape", "threads", "engine_json", "reference",
+             "fidelity")  # fmt: skip
 _KINDS = ("speed", "quality", "size")
 
 
@@ -79,8 +80,8 @@ def compare_rows(before: Sequence[Row], after: Sequence[Row]) -> Regression:
     Examples
     --------
     >>> row = {"recipe": "a", "recipe_id": "1", "backend": "openvino", "batch_size": 1, "shape": "", "threads": 2,
-    ...     "state": "complete", "baseline": False, "task": "t", "fingerprint": "f", "machine": "m",
-    ...     "speedup": 4.0, "speedup_low": 3.9, "speedup_high": 4.1}
+    ...     "engine_json": "{}", "state": "complete", "baseline": False, "task": "t", "fingerprint": "f",
+    ...     "machine": "m", "speedup": 4.0, "speedup_low": 3.9, "speedup_high": 4.1}
     >>> print(compare_rows([row], [{**row, "speedup": 2.0, "speedup_low": 1.9, "speedup_high": 2.1}]))
     1 trials compared: 1 changes for the worse, 0 for the better.
       worse: a on openvino, batch 1: speedup 4.00x (3.90 to 4.10) before, 2.00x (1.90 to 2.10) now
@@ -123,12 +124,8 @@ def _newest(rows: Sequence[Row], earlier: Collection[Any]) -> list[Row]:
 
 
 def _finished(rows: Sequence[Row]) -> dict[tuple[Any, ...], Row]:
-    """Return the finished rows by what was measured; in older rows engines had no options but their defaults."""
-    return {
-        (*(row.get(name) for name in _IDENTITY), row.get("engine_json") or "{}"): row
-        for row in rows
-        if row.get("state") == "complete"
-    }
+    """Return the finished rows by what was measured."""
+    return {tuple(row.get(name) for name in _IDENTITY): row for row in rows if row.get("state") == "complete"}
 
 
 def _comparable(old: list[Row], new: list[Row]) -> list[str]:

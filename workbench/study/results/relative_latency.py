@@ -97,7 +97,7 @@ def baseline_of(rows: Sequence[_Row]) -> Callable[[_Row], _Row | None]:
 
 
 def _place(row: Row) -> tuple[Any, ...]:
-    return row.get("batch_size"), row.get("shape") or "", row.get("fingerprint")
+    return row.get("batch_size"), row.get("shape"), row.get("fingerprint")
 
 
 def _columns(row: Row, names: tuple[str, str, str]) -> RelativeLatency:

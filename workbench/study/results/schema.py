@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, TypedDict
 
 from workbench.compress.recipe import Recipe
@@ -134,18 +134,14 @@ _NAMES = ("task", "task_fingerprint", "recipe", "recipe_id", "backend", "fingerp
 """The columns that hold one line of text."""
 _FILES = ("artifact_key", "trial_key", "baseline_key", "samples")
 """The columns that name files of the study."""
-_NEVER_NONE = ("shape", "engine_json", "steps", "notes")
 _FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
-REQUIRED = ("recipe", "recipe_id", "backend", "batch_size", "state")
-"""The columns that a row of every version has."""
+REQUIRED = ("task_fingerprint", "recipe_id", "recipe", "recipe_json", "backend", "fingerprint", "batch_size",
+            "threads", "trial_key", "state", "shape", "engine_json", "steps", "notes")  # fmt: skip
+"""The columns that are never None."""
 _LONGEST_NAME, _LONGEST_JSON = 5 * MOST_NAME, 2**20
 
 OPTIONAL = ("error", "reference", "final_rank")
 """The columns in which None is a value of its own, so that it needs no note."""
-
-_DEFAULTED = ("engine_json", "reference", "fidelity", "final_rank", "latency_ms_rel", "latency_ms_rel_low",
-              "latency_ms_rel_high")  # fmt: skip
-"""The columns whose value follows without a record: the defaults of earlier versions, and what is computed."""
 
 
 def new_row(**known: Any) -> TrialRow:
@@ -185,7 +181,7 @@ def engine_words(backend: str, options: Mapping[str, Any]) -> str:
 
 def row_engine(row: Mapping[str, Any]) -> str:
     """Return the backend of a row with its engine's options in words."""
-    return engine_words(row["backend"], json.loads(row.get("engine_json") or "{}"))
+    return engine_words(row["backend"], json.loads(row["engine_json"]))
 
 
 def row_options(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -197,7 +193,7 @@ def row_options(row: Mapping[str, Any]) -> dict[str, Any]:
     {'backend': 'openvino', 'batch_size': 8, 'threads': 2, 'streams': 2}
     """
     threads = {} if row.get("threads") is None else {"threads": row["threads"]}
-    more = json.loads(row.get("engine_json") or "{}")
+    more = json.loads(row["engine_json"])
     return {"backend": row["backend"], "batch_size": row["batch_size"], **threads, **more}
 
 
@@ -250,7 +246,7 @@ def explained(row: Mapping[str, Any]) -> TrialRow:
     return update_row(row, notes={name: "It was not recorded." for name in missing if name not in computed})
 
 
-def checked_row(row: object, where: str, *, required: Sequence[str] = REQUIRED) -> dict[str, Any]:
+def checked_row(row: object, where: str) -> TrialRow:
     """Return a row from a file or a database after checking that each of its columns has the type it must have.
 
     Control characters in free text are written as escapes.
@@ -261,18 +257,16 @@ def checked_row(row: object, where: str, *, required: Sequence[str] = REQUIRED) 
         If it is no row: the column and its value are named.
     """
     if not isinstance(row, Mapping):
-        raise StudyError(f"{where} is no row of a study, but {given(row)}.")
-    bad = [name for name in required if row.get(name) is None]
-    bad += [name for name in _NEVER_NONE if name in row and row[name] is None]
-    bad += [name for name in COLUMNS if row.get(name) is not None and not _fits(name, row[name])]
+        raise StudyError(f"{where} is not a row of a study, but {given(row)}.")
+    missing = [name for name in COLUMNS if name not in row]
+    if missing:
+        raise StudyError(f"{where} is not a row of a study: it lacks the column {missing[0]!r}.")
+    bad = [name for name in COLUMNS if not (name not in REQUIRED if row[name] is None else _fits(name, row[name]))]
     if bad:
-        raise StudyError(f"{where} is no row of a study: {bad[0]} is {given(row.get(bad[0]))}.")
-    found: dict[str, Any] = {
-        str(name): cleaned(value) if isinstance(value, str) else value for name, value in row.items()
-    }
-    if found.get("notes"):
-        found["notes"] = {cleaned(name): cleaned(words) for name, words in found["notes"].items()}
-    return found
+        raise StudyError(f"{where} is not a row of a study: {bad[0]} is {given(row[bad[0]])}.")
+    found = {name: cleaned(row[name]) if isinstance(row[name], str) else row[name] for name in COLUMNS}
+    found["notes"] = {cleaned(name): cleaned(words) for name, words in row["notes"].items()}
+    return found  # type: ignore[return-value]
 
 
 def _fits(name: str, value: Any) -> bool:
@@ -310,14 +304,3 @@ def _has_names(text: str) -> bool:
 def _is_number(value: Any, kind: Any) -> bool:
     # math.isfinite refuses integers that no float can hold
     return isinstance(value, kind) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
-
-
-def whole_row(known: Mapping[str, Any]) -> TrialRow:
-    """Return a row with every column, whichever version wrote it; what it did not know is None with a note."""
-    row = new_row(**{name: value for name, value in known.items() if name in COLUMNS})
-    unknown = [name for name in COLUMNS if name not in known and name not in _DEFAULTED]
-    notes = dict.fromkeys(unknown, "The version that wrote this row did not record it.")
-    if known.get("load_s") is not None:
-        row["load_ms"] = 1e3 * known["load_s"]
-        notes["load_ms"] = "With compiling: the version that wrote this row did not tell them apart."
-    return update_row(row, notes=notes)

@@ -50,9 +50,7 @@ class StudySearch:
     _runner: int | None
 
     if TYPE_CHECKING:  # the other halves have them
-
-        @property
-        def task(self) -> Task: ...
+        task: Task
 
         def _begin(self, budget_s: float | None) -> Any: ...
 

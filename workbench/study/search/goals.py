@@ -214,9 +214,7 @@ def misses(rows: Sequence[TrialRow], asked: Question, *, machine: str | None = N
 def _rivals(rows: Sequence[TrialRow], asked: Question, machine: str | None) -> tuple[list[TrialRow], str]:
     """Return the rows that may answer a question, all of one machine, with a sentence where that is not this one."""
     known = [r for r in rows if r["state"] == "complete" and r["batch_size"] in asked.batch_sizes]
-    known = [
-        r for r in known if (r.get("shape") or "") == asked.shape and r["quality_drop"] is not None and is_ranked(r)
-    ]
+    known = [r for r in known if r["shape"] == asked.shape and r["quality_drop"] is not None and is_ranked(r)]
     return one_machine(known, machine)
 
 

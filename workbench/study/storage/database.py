@@ -13,7 +13,7 @@ import platform
 import sys
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from sqlalchemy.engine import Connection
 from workbench.core.config import without_nan
 from workbench.core.errors import StudyError, first_line
 from workbench.core.untrusted import one_line
-from workbench.study.results.schema import TrialRow, checked_row, whole_row
+from workbench.study.results.schema import TrialRow, checked_row
 from workbench.study.storage.url import connect, files_folder, parse_url
 
 SCHEMA_VERSION = 1
@@ -140,7 +140,7 @@ class Store:
             return list(connection.scalars(sa.select(TRIALS.c.study).distinct().order_by(TRIALS.c.study)))
 
     def load(self, study: str, keys: Iterable[str] | None = None) -> dict[str, Stored]:
-        """Return the trials of a study by key, in the order they were planned, whichever version wrote them."""
+        """Return the trials of a study by key, in the order they were planned."""
         query = sa.select(TRIALS).where(TRIALS.c.study == study).order_by(TRIALS.c.position, TRIALS.c.id)
         if keys is not None:
             query = query.where(TRIALS.c.trial_key.in_(list(keys)))
@@ -158,16 +158,19 @@ class Store:
             for r in found
         }
 
+    def all_complete(self, study: str, keys: Collection[str]) -> bool:
+        """Return whether a study has these trials, all complete."""
+        stored = self.load(study, keys)
+        return len(stored) == len(set(keys)) and all(trial.state == "complete" for trial in stored.values())
+
     def _row(self, study: str, key: str, text: str) -> TrialRow:
         """Return a row of the database after checking it: anybody may have written the file."""
         where = f"{self.url}: trial {one_line(key)!r} of study {one_line(study)!r}"
         try:
             found = json.loads(text)
         except (TypeError, ValueError, RecursionError) as error:
-            raise StudyError(f"{where} is no row of a study: it is no JSON.") from error
-        if isinstance(found, dict):
-            found = {"trial_key": key, **found}
-        return whole_row(checked_row(found, where))
+            raise StudyError(f"{where} is not a row of a study: it is not JSON.") from error
+        return checked_row(found, where)
 
     def merge(self, study: str, rows: Mapping[str, TrialRow]) -> tuple[int, int]:
         """Take rows in that were measured elsewhere; return how many are new, and how many replaced an older one.

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from workbench.compress.recipe import Recipe
 from workbench.core.machine import fingerprint_id
 from workbench.study.plan.default_recipes import DEFAULT_BUDGET_S
-from workbench.study.plan.shapes import shapes_of
-from workbench.study.plan.trials import Plan, plan_for
+from workbench.study.plan.trials import Plan
 from workbench.study.results.schema import TrialRow
 from workbench.study.storage.database import Store
 from workbench.study.strategy.axes import has_depth
@@ -19,7 +17,6 @@ from workbench.study.strategy.decisions import Record
 from workbench.study.strategy.evidence import Question
 
 if TYPE_CHECKING:
-    from workbench.study.remembered import Remembered
     from workbench.tasks.task import Task
 
 _NEAR = 1.3
@@ -69,33 +66,9 @@ def float_only(seed: int) -> list[Recipe]:
     return [Recipe(name="float", seed=seed)]
 
 
-def finished_default(
-    known: Remembered,
-    store: Store,
-    study: str,
-    recipes: Sequence[Recipe],
-    backends: Sequence[str] | None,
-    batch_sizes: Sequence[int],
-    *,
-    shapes: Mapping[str, Sequence[int]] | None,
-    threads: int | None,
-    budget_s: float | None,
-    quality_drop: float,
-    seed: int,
-    baseline: str,
-    references: Sequence[str],
-) -> tuple[Plan, list[TrialRow]] | None:
-    """Return the plan and the rows of a default plan that has ended, None if there is work left."""
-    points = shapes_of(shapes, known.axes, whose="the task's", own=known.own)
-    asked = (known.fingerprint, recipes, backends, batch_sizes)
-    more: dict[str, Any] = {"baseline": baseline, "references": references, "finished": True}
-    plan = plan_for(*asked, threads=threads, budget_s=budget_s, shapes=points, **more)
-    record = record_for(store, study, plan, known.fingerprint, limit=quality_drop, budget_s=budget_s, seed=seed)
-    if not record.ended or not record.trials:
-        return None
-    found = store.load(study, record.trials)
-    rows = [trial.row for trial in found.values() if trial.state == "complete"]
-    if len(rows) < len(record.trials):
+def finished_rows(record: Record, store: Store, study: str) -> list[TrialRow] | None:
+    """Return the rows of a default plan that has ended, None if there is work left."""
+    if not record.ended or not record.trials or not store.all_complete(study, record.trials):
         return None
     record.repeat()
-    return plan, rows
+    return [trial.row for trial in store.load(study, record.trials).values()]
