@@ -41,7 +41,8 @@ import peers
 import workbench as wb
 from workbench.artifact import open_artifact
 from workbench.artifact.rebuild import load_module
-from workbench.compress.variant import Variant, count_macs, count_params
+from workbench.compress.model_ops import count_macs, count_params
+from workbench.compress.variant import Variant
 from workbench.core.allocator import allocator_state, use_steady_allocator
 from workbench.core.errors import WorkbenchError
 from workbench.core.machine import default_threads, library_versions, this_machine

@@ -20,8 +20,8 @@ import torch
 from torch import nn
 
 import workbench as wb
+from workbench.compress.model_ops import predict_with
 from workbench.compress.quantize.modes import mode_of_recipe, refusal
-from workbench.compress.variant import predict_with
 from workbench.core.errors import WorkbenchError
 from workbench.tasks.trees import Tree, call_model, named_leaves, to_numpy
 

@@ -10,7 +10,6 @@ from paths import ROOT
 LINES, FILES = 320, 16
 
 CIRCLES = [
-    {"workbench.compress.apply", "workbench.compress.recipe", "workbench.compress.variant"},
     {"workbench.compress.sensitivity.run", "workbench.compress.sensitivity.table"},
     {"workbench.engine.backends.openvino.backend", "workbench.engine.backends.openvino.compiler_guard"},
     {"workbench.engine.loading.openvino_files", "workbench.engine.loading.source"},
@@ -36,8 +35,6 @@ FULL = {"workbench/plots/charts": 23}
 
 BY_STRING = {
     "workbench.artifact.restore",
-    "workbench.compress.quantize.apply",
-    "workbench.compress.variant",
     "workbench.measure.profiling.profile",
     "workbench.study.asking",
     "workbench.tasks.load",

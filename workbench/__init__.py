@@ -9,7 +9,10 @@ Everything is loaded on first use, so that ``import workbench`` loads neither to
 """
 
 import os
+from collections.abc import Callable
+from typing import Any
 
+from workbench.core.late_binding import bind_late
 from workbench.core.lazy import attach
 
 __version__ = "0.1.0"
@@ -18,3 +21,19 @@ __version__ = "0.1.0"
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __getattr__, __dir__, __all__ = attach(__name__, __file__)
+
+
+def _apply() -> Callable[..., Any]:
+    from workbench.compress.apply import apply
+
+    return apply
+
+
+def _save_variant() -> Callable[..., Any]:
+    from workbench.artifact.save import save_variant
+
+    return save_variant
+
+
+bind_late("Recipe.apply", _apply)
+bind_late("Variant.save", _save_variant)

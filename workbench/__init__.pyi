@@ -13,6 +13,8 @@ from . import (
     widgets as widgets,
 )
 from .artifact.cache import PrefixCache as PrefixCache
+from .artifact.save import save_variant as save_variant
+from .compress.apply import apply as apply
 from .compress.recipe import Recipe as Recipe
 from .compress.sensitivity import sensitivity as sensitivity
 from .compress.steps import (

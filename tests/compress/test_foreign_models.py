@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import workbench as wb
-from workbench.compress.graph.hf_conv1d import with_plain_linears
+from workbench.compress.graph.hf_conv1d import replace_hf_conv1d
 from workbench.compress.prune.verify_cut import dependency_graph
 from workbench.core.errors import CoverageError, ExportError
 from workbench.export.program import export_program
@@ -238,7 +238,7 @@ class TestTransposedLinears:
         module[2].weight.requires_grad_(False)
         x = torch.randn(4, 3)
         before = module(x)
-        after = with_plain_linears(module)
+        after = replace_hf_conv1d(module)
         assert after is module
         assert [type(layer) for layer in module] == [nn.Linear, nn.ReLU, nn.Linear]
         assert (module[0].in_features, module[0].out_features) == (3, 5)
@@ -249,12 +249,12 @@ class TestTransposedLinears:
     def test_one_that_stands_in_two_places_stays_one_and_shared_weights_stay_as_they_are(self) -> None:
         conv1d = self.layers()
         same = conv1d(3, 3)
-        twice = with_plain_linears(nn.Sequential(same, same))
+        twice = replace_hf_conv1d(nn.Sequential(same, same))
         assert isinstance(twice[0], nn.Linear)
         assert twice[0] is twice[1]
         first, second = conv1d(3, 3), conv1d(3, 3)
         second.weight = first.weight
-        tied = with_plain_linears(nn.Sequential(first, second))
+        tied = replace_hf_conv1d(nn.Sequential(first, second))
         assert all(type(layer) is conv1d for layer in tied)
 
     def test_steps_work_on_them_and_the_artefact_comes_back(self, tmp_path: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from workbench.compress.variant import predict_with
+from workbench.compress.model_ops import predict_with
 from workbench.core.errors import EngineError, ExportError
 from workbench.engine import InferenceConfig, OptimizedInferenceEngine
 from workbench.engine.backends.openvino.backend import import_openvino, shared_core

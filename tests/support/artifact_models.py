@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from workbench.compress.model_ops import count_params
 from workbench.compress.recipe import Recipe
-from workbench.compress.variant import Variant, count_params
+from workbench.compress.variant import Variant
 from workbench.tasks.task import Task
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from workbench.compress.model_ops import count_params
 from workbench.compress.recipe import Recipe
-from workbench.compress.variant import Variant, count_params
+from workbench.compress.variant import Variant
 from workbench.export.io import input_leaves
 from workbench.tasks.task import Task
 

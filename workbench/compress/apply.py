@@ -1,127 +1,112 @@
-"""Carry out a recipe: copy, step by step, with a report each; the task's own model is never touched."""
+"""Apply a recipe to a copy of a task's model, step by step, with a report for each step."""
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Iterable, MutableMapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
-from importlib import import_module
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
-from torch import nn
 
-from workbench.compress.graph.hf_conv1d import with_plain_linears
+from workbench.compress.graph.hf_conv1d import replace_hf_conv1d
+from workbench.compress.handlers import CHECKS, HANDLERS, Cost, Outcome, Work
+from workbench.compress.model_ops import count_macs, count_params, predict_with
+from workbench.compress.recipe import Recipe
 from workbench.compress.sparsify.masks import Held, zeros_held
 from workbench.compress.steps import Distill, Factorize, Prune, PruneDepth, Quantize, Recover, Sparsify, Step
-from workbench.compress.training.checkpoint import Checkpoint
-from workbench.compress.variant import LayerReport, StepReport, Variant, count_macs, count_params, predict_with
-from workbench.core.errors import ConfigError, CoverageError
+from workbench.compress.variant import LayerReport, StepReport, Variant
+from workbench.core.errors import ConfigError, CoverageError, RecipeError
 from workbench.core.files import require_writable
-from workbench.core.progress import Progress, ProgressCallback
+from workbench.core.given import given, require_function, require_path
+from workbench.core.progress import Progress, ProgressCallback, ignore
+from workbench.tasks.load import load_task
 from workbench.tasks.module import copied_module
 
 if TYPE_CHECKING:
-    from workbench.compress.recipe import Recipe
     from workbench.tasks.task import Task
 
-
-Cost = Callable[[Variant], float]
-"""What a variant costs where it will run, for example ms per batch: measured by someone who knows the engines."""
-
-
-@dataclass(frozen=True)
-class Work:
-    """What a step gets: the task, a module of its own to change, and who to ask or tell.
-
-    ``cost`` measures a variant where it will run. ``checkpoints`` is a folder where a training keeps its state, or
-    None; ``key`` names recipe and task there.
-    """
-
-    task: Task
-    module: nn.Module
-    progress: ProgressCallback
-    seed: int
-    cost: Cost | None = None
-    checkpoints: Path | None = None
-    key: str = ""
-
-    def checkpoint(self, stage: str) -> Checkpoint | None:
-        """Return where the training of that name keeps its state; None where nothing is kept."""
-        if self.checkpoints is None:
-            return None
-        return Checkpoint(self.checkpoints / f"{self.key}-{stage}-{self.seed}.pt")
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a step gives back; ``layers`` says for every candidate layer whether it was touched, or why not.
-
-    ``declined``: the step did its work and put the module back as it was, since what it made was no better. That is
-    no error, although no layer is touched.
-    """
-
-    module: nn.Module
-    layers: tuple[LayerReport, ...]
-    epochs_done: float = 0.0
-    notes: tuple[str, ...] = ()
-    quantized: bool = False
-    declined: bool = False
-
-
-Handler = Callable[[Any, Work], Outcome]
-# By name, so that torch-pruning and torchao are only imported by the steps that use them.
-HANDLERS: dict[type[Step], str] = {
-    Prune: "workbench.compress.prune.apply:prune",
-    PruneDepth: "workbench.compress.depth.apply:prune_depth",
-    Distill: "workbench.compress.distill.apply:distill",
-    Recover: "workbench.compress.distill.apply:recover",
-    Factorize: "workbench.compress.factorize.apply:factorize",
-    Sparsify: "workbench.compress.sparsify.apply:sparsify",
-    Quantize: "workbench.compress.quantize.apply:quantize",
-}
-
-# What can be found wrong with a step's options before the first step starts.
-CHECKS: dict[type[Step], str] = {Distill: "workbench.compress.distill.apply:check"}
+Cache = MutableMapping[str, Variant]
 
 
 @runtime_checkable
 class SharedPrefixes(Protocol):
-    """A cache that several processes use: ``making`` holds the right to make one entry."""
+    """A cache shared by processes: ``making`` holds the lock of one entry."""
 
-    def making(self, recipe_id: str, waiting: Callable[[], None]) -> contextlib.AbstractContextManager[None]:
+    def making(self, recipe_id: str, waiting: Callable[[], None]) -> AbstractContextManager[None]:
         """Wait, calling ``waiting``, while another process makes the entry."""
 
 
-def apply_recipe(
+def apply(
     recipe: Recipe,
-    task: Task,
+    task: Task | str,
     *,
-    progress: ProgressCallback,
-    cache: MutableMapping[str, Variant] | None,
+    progress: ProgressCallback = ignore,
+    cache: Cache | None = None,
+    checkpoints: str | Path | None = None,
     cost: Cost | None = None,
-    checkpoints: Path | None = None,
 ) -> Variant:
-    """Return the variant of ``recipe``; see :meth:`Recipe.apply`."""
+    """Apply the steps of ``recipe`` to a copy of the task's model.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        The steps and the seed.
+    task : Task or str
+        A task, or a reference for :func:`workbench.load_task`. Its own model is never changed, and its evaluation
+        split is never used.
+    progress : callable
+        Called with each :class:`Progress`; raising :class:`Cancelled` in it stops the work.
+    cache : mutable mapping, optional
+        Prefix cache, id to variant: a prefix that recipes share is computed once. A dict serves one process; a
+        :class:`workbench.PrefixCache` is on disk and serves all.
+    checkpoints : path, optional
+        Folder in which Distill and Recover save their state every 30 s. After a crash the training resumes from there,
+        with bitwise equal weights unless ``max_seconds`` cuts it. The file is removed at the end.
+    cost : callable, optional
+        Returns the cost of a variant on its target engine, to be minimized, for ``Prune(of="latency")`` and
+        ``PruneDepth``: ``wb.latency_cost(recipe)`` or your own function.
+
+    Returns
+    -------
+    Variant
+        The module with one :class:`StepReport` per step.
+
+    Raises
+    ------
+    TaskError
+        If the task cannot be used.
+    ConfigError
+        If an option does not fit the model, an argument has a wrong type, or a step needs ``cost`` and has none.
+    CoverageError
+        If a step changes no layer and does not allow that.
+
+    Examples
+    --------
+    >>> wb.apply(wb.Recipe(wb.Prune(ratio=0.5)), wb.tasks.digits()).recipe.label  # doctest: +SKIP
+    'prune 0.5'
+    """
+    _check_arguments(progress, cache, cost)
+    folder = None if checkpoints is None else require_path("Recipe.apply: checkpoints", checkpoints)
+    task = load_task(task)
     _check_cost(recipe, cost)
-    if checkpoints is not None:
-        require_writable(checkpoints)
+    if folder is not None:
+        require_writable(folder)
     with torch.random.fork_rng(devices=[]):
         task.check()
         check_steps(recipe.steps, task)
-        variant = _start(recipe, task, progress, cache)
+        variant = _longest_cached(recipe, task, cache) or _float_variant(recipe, task, progress)
         reused = len(variant.reports)
         for index in range(reused, len(recipe.steps)):
             prefix = recipe.prefixes()[index]
-            with _making(cache, prefix, progress):
-                found = _cached(cache, prefix, task)  # another process may have made it meanwhile
-                if found is not None:
-                    variant, reused = found, index + 1
+            with _lock(cache, prefix, progress):
+                cached = _cached(cache, prefix, task)  # another process may have made it meanwhile
+                if cached is not None:
+                    variant, reused = cached, index + 1
                     continue
-                work = Work(task, variant.module, progress, _seed(recipe, index), cost, checkpoints)
+                work = Work(task, variant.module, progress, _seed(recipe, index), cost, folder)
                 variant = _apply_step(recipe, index, variant, work)
                 if cache is not None and not variant.quantized:
                     cache[prefix.recipe_id] = _own_copy(variant)
@@ -129,25 +114,66 @@ def apply_recipe(
 
 
 def check_steps(steps: Iterable[Step], task: Task) -> None:
-    """Raise ConfigError if options do not fit the task, before any work starts: a teacher that is not there."""
+    """Raise ConfigError if options do not fit the task, such as a teacher that cannot be loaded."""
     for step in steps:
         _check_training_split(step, task)
+        if isinstance(step, Distill):
+            _import_handler(Distill)
         if type(step) in CHECKS:
-            _found(CHECKS[type(step)])(step, task)
+            CHECKS[type(step)](step, task)
+
+
+def run_step(step: Step, work: Work) -> Outcome:
+    """Change ``work.module`` by one step, without judging the result."""
+    kind = type(step)
+    if kind not in HANDLERS:
+        _import_handler(kind)
+    if kind not in HANDLERS:
+        raise RecipeError(
+            f"{kind.__name__} has no handler. Decorate a function with register_handler({kind.__name__})."
+        )
+    return HANDLERS[kind](step, work)
+
+
+def _import_handler(kind: type[Step]) -> None:
+    """Import the module that registers the handler: torch-pruning and torchao are loaded only by their steps."""
+    if kind is Prune:
+        import workbench.compress.prune.apply
+    elif kind is PruneDepth:
+        import workbench.compress.depth.apply
+    elif kind in (Distill, Recover):
+        import workbench.compress.distill.apply
+    elif kind is Factorize:
+        import workbench.compress.factorize.apply
+    elif kind is Sparsify:
+        import workbench.compress.sparsify.apply
+    elif kind is Quantize:
+        import workbench.compress.quantize.apply  # noqa: F401
+
+
+def _check_arguments(progress: object, cache: object, cost: object) -> None:
+    require_function("Recipe.apply: progress", progress, takes="each Progress report")
+    if cost is not None:
+        require_function("Recipe.apply: cost", cost, takes="a Variant and returns a number")
+    if cache is not None and not isinstance(cache, MutableMapping):
+        raise ConfigError(
+            f"Recipe.apply: cache must be a dict, a wb.PrefixCache(task) or None, got {given(cache)}. "
+            "Use wb.PrefixCache(task, folder) to keep prefixes on disk."
+        )
 
 
 def _check_training_split(step: Step, task: Task) -> None:
     if step.training_option is None:
         return
-    words = f"{type(step).__name__}({step.training_option})"
+    option = f"{type(step).__name__}({step.training_option})"
     if not task.has_train:
         raise ConfigError(
-            f"{words} needs a training split, and the task {task.name!r} has none. Give Task(train=(inputs, targets)), "
+            f"{option} needs a training split, and the task {task.name!r} has none. Give Task(train=(inputs, targets)) "
             "or use options that train nothing."
         )
     if "epochs" in step.training_option and len(task.train) < 2:  # batch norm cannot train on a single sample
         raise ConfigError(
-            f"{words} needs at least 2 training samples, and the task {task.name!r} has 1 beside validation and "
+            f"{option} needs at least 2 training samples, and the task {task.name!r} has 1 after validation and "
             "calibration. Give more samples, or use options that train nothing."
         )
 
@@ -157,51 +183,45 @@ def _check_cost(recipe: Recipe, cost: Cost | None) -> None:
         if step.measured_on is None:
             continue
         engine, batch = step.measured_on
-        words = f"The step '{step.label}' goes by latency measured on {engine} at batch {batch}"
+        need = f"The step '{step.label}' needs the latency on {engine} at batch {batch}"
         if cost is None:
             raise ConfigError(
-                f"{words}, and nothing was given to measure it with. Use recipe.apply(task, "
-                "cost=wb.latency_cost(recipe)); a Study measures by itself."
+                f"{need}, and no cost was given. Use recipe.apply(task, cost=wb.latency_cost(recipe)), or a Study."
             )
         measures = getattr(cost, "measures", (engine, batch))
         if measures != (engine, batch):
             raise ConfigError(
-                f"{words}; the cost given measures {measures[0]} at batch {measures[1]}. Use wb.latency_cost(recipe)."
+                f"{need}; the given cost measures {measures[0]} at batch {measures[1]}. Use wb.latency_cost(recipe)."
             )
 
 
-def _start(
-    recipe: Recipe, task: Task, progress: ProgressCallback, cache: MutableMapping[str, Variant] | None
-) -> Variant:
-    """Return the longest cached beginning of ``recipe``, or the float model."""
-    for prefix in reversed(recipe.prefixes()):
-        found = _cached(cache, prefix, task)
-        if found is not None:
-            return found
+def _longest_cached(recipe: Recipe, task: Task, cache: Cache | None) -> Variant | None:
+    variants = (_cached(cache, prefix, task) for prefix in reversed(recipe.prefixes()))
+    return next((variant for variant in variants if variant is not None), None)
+
+
+def _float_variant(recipe: Recipe, task: Task, progress: ProgressCallback) -> Variant:
     progress(Progress("float", message=f"measuring the float model of {task.name}"))
     module = task.model()
-    empty = type(recipe)(seed=recipe.seed)
     macs = count_macs(module, task.examples(2))
     quality = task.evaluate(lambda inputs: predict_with(module, inputs), split="validation")
-    return Variant(module, empty, (), task, False, count_params(module), macs, quality)
+    return Variant(module, Recipe(seed=recipe.seed), (), task, False, count_params(module), macs, quality)
 
 
-def _cached(cache: MutableMapping[str, Variant] | None, prefix: Recipe, task: Task) -> Variant | None:
-    found = cache.get(prefix.recipe_id) if cache is not None else None
-    if found is None or found.task.fingerprint != task.fingerprint:
+def _cached(cache: Cache | None, prefix: Recipe, task: Task) -> Variant | None:
+    variant = cache.get(prefix.recipe_id) if cache is not None else None
+    if variant is None or variant.task.fingerprint != task.fingerprint:
         return None
-    return replace(_own_copy(found), task=task)
+    return replace(_own_copy(variant), task=task)
 
 
-def _making(
-    cache: MutableMapping[str, Variant] | None, prefix: Recipe, progress: ProgressCallback
-) -> contextlib.AbstractContextManager[None]:
+def _lock(cache: Cache | None, prefix: Recipe, progress: ProgressCallback) -> AbstractContextManager[None]:
     shared: object = cache
-    # A quantized variant ends a recipe: nobody waits for it.
+    # A quantized variant is never a prefix.
     if not isinstance(shared, SharedPrefixes) or isinstance(prefix.steps[-1], Quantize):
-        return contextlib.nullcontext()
-    words = f"waiting for another process that prepares {prefix.label}"
-    return shared.making(prefix.recipe_id, lambda: progress(Progress(prefix.steps[-1].label, message=words)))
+        return nullcontext()
+    message = f"waiting for another process that prepares {prefix.label}"
+    return shared.making(prefix.recipe_id, lambda: progress(Progress(prefix.steps[-1].label, message=message)))
 
 
 def _own_copy(variant: Variant) -> Variant:
@@ -209,25 +229,23 @@ def _own_copy(variant: Variant) -> Variant:
 
 
 def _seed(recipe: Recipe, index: int) -> int:
-    # It depends on the place in the recipe only, so that equal beginnings give equal variants.
+    # It depends on the position in the recipe only, so that equal prefixes give equal variants.
     return recipe.seed * 7919 + index
 
 
 def _apply_step(recipe: Recipe, index: int, before: Variant, work: Work) -> Variant:
-    step, task = recipe.steps[index], before.task
-    with_plain_linears(before.module)
+    step, task, prefix = recipe.steps[index], before.task, recipe.prefixes()[index]
+    replace_hf_conv1d(before.module)
     started = time.perf_counter()
-    stage = step.label
-    work.progress(Progress(stage, message=f"step {index + 1} of {len(recipe.steps)}"))
+    work.progress(Progress(step.label, message=f"step {index + 1} of {len(recipe.steps)}"))
     torch.manual_seed(work.seed)
-    prefix = recipe.prefixes()[index]
     if work.checkpoints is not None:
         work = replace(work, key=f"{prefix.recipe_id}-{task.fingerprint}")
     with _zeros_of(before, step) as held:
-        outcome = carry_out(step, work)
-    touched = sum(layer.touched for layer in outcome.layers)
+        outcome = run_step(step, work)
+    touched = any(layer.touched for layer in outcome.layers)
     if not touched and not outcome.declined and not step.allow_untouched:
-        raise CoverageError(_nothing_touched(stage, outcome.layers))
+        raise CoverageError(_no_layer_touched(step.label, outcome.layers))
     module = outcome.module
     quality = task.evaluate(lambda inputs: predict_with(module, inputs), split="validation")
     params, macs = _count(outcome, before)
@@ -238,7 +256,7 @@ def _apply_step(recipe: Recipe, index: int, before: Variant, work: Work) -> Vari
         notes.append("This step changed no layer.")
     report = StepReport(
         step=step,
-        label=stage,
+        label=step.label,
         layers=outcome.layers,
         params_before=before.params,
         params_after=params,
@@ -250,50 +268,28 @@ def _apply_step(recipe: Recipe, index: int, before: Variant, work: Work) -> Vari
         epochs_done=outcome.epochs_done,
         notes=tuple(notes),
     )
-    work.progress(Progress(stage, 1, 1, values={"quality": quality, "params": params, "macs": macs}))
-    return Variant(
-        module=module,
-        recipe=prefix,
-        reports=(*before.reports, report),
-        task=task,
-        quantized=outcome.quantized,
-        params=params,
-        macs=macs,
-        quality=quality,
-    )
+    work.progress(Progress(step.label, 1, 1, values={"quality": quality, "params": params, "macs": macs}))
+    return Variant(module, prefix, (*before.reports, report), task, outcome.quantized, params, macs, quality)
 
 
 def _zeros_of(before: Variant, step: Step) -> AbstractContextManager[Held]:
-    """Return a context in which a step's training keeps the zeros that an earlier Sparsify made.
-
-    Sparsify itself says when to hold them and when to let them go.
-    """
-    made = [report.step for report in before.reports if isinstance(report.step, Sparsify)]
-    sparse = any(not earlier.dense_epochs for earlier in made) and not isinstance(step, Sparsify)
+    """Return a context in which training keeps the zeros of an earlier Sparsify; Sparsify manages its own."""
+    earlier = [report.step for report in before.reports if isinstance(report.step, Sparsify)]
+    sparse = any(not sparsify.dense_epochs for sparsify in earlier) and not isinstance(step, Sparsify)
     return zeros_held() if sparse else nullcontext(Held())
 
 
 def _count(outcome: Outcome, before: Variant) -> tuple[int, int]:
-    # Quantizing changes the width of numbers, not how many there are; its graph holds folded constants.
+    # Quantization changes the width of numbers, not their count; its graph holds folded constants.
     if outcome.quantized:
         return before.params, before.macs
     return count_params(outcome.module), count_macs(outcome.module, before.task.examples(2))
 
 
-def carry_out(step: Step, work: Work) -> Outcome:
-    """Change ``work.module`` as one step says, without judging what comes out."""
-    return cast(Handler, _found(HANDLERS[type(step)]))(step, work)
-
-
-def _found(where: str) -> Callable[..., Any]:
-    module, name = where.split(":")
-    return cast(Callable[..., Any], getattr(import_module(module), name))
-
-
-def _nothing_touched(stage: str, layers: tuple[LayerReport, ...]) -> str:
-    shown = "; ".join(f"{layer.name} ({layer.type}): {layer.reason}" for layer in layers[:5])
-    more = f"; and {len(layers) - 5} more" if len(layers) > 5 else ""
+def _no_layer_touched(stage: str, layers: tuple[LayerReport, ...]) -> str:
+    reasons = "; ".join(f"{layer.name} ({layer.type}): {layer.reason}" for layer in layers[:5])
+    rest = f"; and {len(layers) - 5} more" if len(layers) > 5 else ""
     return (
-        f"The step '{stage}' touched no layer. {shown or 'The model has no layer of a kind that it handles'}{more}. "
+        f"The step '{stage}' touched no layer. {reasons or 'The model has no layer of a kind that it handles'}{rest}. "
         "Change its options, leave it out, or pass allow_untouched=True."
     )

@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import json
 import reprlib
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Mapping
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from workbench.compress.step_rules import check_order
 from workbench.compress.steps import (
     Distill,
-    Factorize,
     Prune,
     PruneDepth,
-    Quantize,
-    Sparsify,
+    Recover,
     Step,
     step_from_dict,
     step_to_dict,
 )
 from workbench.core.config import canonical_json, short_id
-from workbench.core.errors import ConfigError, RecipeError, unknown_name
-from workbench.core.given import given, require_function, require_path
-from workbench.core.progress import ProgressCallback, ignore
+from workbench.core.errors import RecipeError, unknown_name
+from workbench.core.given import given
+from workbench.core.late_binding import call_late
 from workbench.core.untrusted import require_line
 
 if TYPE_CHECKING:
@@ -90,7 +87,7 @@ class Recipe:
     def technique(self) -> str:
         """The word that chooses colour and marker: float, one of the techniques, or chain."""
         kinds = {type(step) for step in self.steps}
-        compressing = kinds & {Prune, PruneDepth, Factorize, Sparsify, Quantize}
+        compressing = kinds - {Distill, Recover}
         if not kinds:
             return "float"
         if len(compressing) > 1 or (Distill in kinds and compressing - {Prune, PruneDepth}):
@@ -156,66 +153,9 @@ class Recipe:
             raise RecipeError(f"Not JSON: {error}. Expected what Recipe.to_json() wrote.") from error
         return cls.from_dict(values)
 
-    def apply(
-        self,
-        task: Task | str,
-        *,
-        progress: ProgressCallback = ignore,
-        cache: MutableMapping[str, Variant] | None = None,
-        checkpoints: str | Path | None = None,
-        cost: Callable[[Variant], float] | None = None,
-    ) -> Variant:
-        """Carry out the steps on a copy of the task's model.
-
-        Parameters
-        ----------
-        task : Task or str
-            Or what :func:`workbench.load_task` understands. Checked first; its own model is never changed, and its
-            evaluation split is never used.
-        progress : callable
-            Called with each :class:`Progress`; raising :class:`Cancelled` in it stops the work.
-        cache : mutable mapping, optional
-            Prefix id to variant: shared beginnings of recipes are computed once. A dict serves one process; a
-            :class:`workbench.PrefixCache` is on disk and serves all.
-        checkpoints : path, optional
-            A folder in which Distill and Recover keep their state every half minute, in a file that is gone once they
-            end. Killed in the middle and applied again, a training goes on from there, and ends with the same
-            weights bit by bit, unless ``max_seconds`` cuts it.
-        cost : callable, optional
-            What a variant costs on the engine it will run on, for steps that go by it (``Prune(of="latency")``,
-            ``PruneDepth``): ``wb.latency_cost(recipe)``, or a function of your own, to be minimized.
-
-        Returns
-        -------
-        Variant
-            The module with one :class:`StepReport` per step.
-
-        Raises
-        ------
-        TaskError
-            If the task cannot be used.
-        ConfigError
-            If an option does not fit the model, an argument is of a wrong type, or a step needs ``cost`` and has none.
-        CoverageError
-            If a step changes no layer and does not allow that.
-        """
-        _check_arguments(progress, cache, cost)
-        folder = None if checkpoints is None else require_path("Recipe.apply: checkpoints", checkpoints)
-        from workbench.compress.apply import apply_recipe
-        from workbench.tasks.load import load_task
-
-        return apply_recipe(self, load_task(task), progress=progress, cache=cache, checkpoints=folder, cost=cost)
-
-
-def _check_arguments(progress: object, cache: object, cost: object) -> None:
-    require_function("Recipe.apply: progress", progress, takes="each Progress report")
-    if cost is not None:
-        require_function("Recipe.apply: cost", cost, takes="a Variant and returns a number")
-    if cache is not None and not isinstance(cache, MutableMapping):
-        raise ConfigError(
-            f"Recipe.apply: cache must be a dict, a wb.PrefixCache(task) or None, got {given(cache)}. To keep finished "
-            "beginnings in a folder, write wb.PrefixCache(task, folder)."
-        )
+    def apply(self, task: Task | str, **options: Any) -> Variant:
+        """Apply the steps to a copy of the task's model; see :func:`workbench.apply` for the options."""
+        return cast("Variant", call_late("Recipe.apply", self, task, **options))
 
 
 def _in_words(step: Step) -> str:

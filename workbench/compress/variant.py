@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import importlib
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from workbench.compress.model_ops import predict_with
 from workbench.compress.recipe import Recipe
 from workbench.compress.steps import Step, step_from_dict, step_to_dict
+from workbench.core.late_binding import call_late
 from workbench.tasks.load import load_module
 from workbench.tasks.module import guard_inputs
-from workbench.tasks.trees import batch_size, call_model, to_torch
+from workbench.tasks.trees import to_torch
 
 if TYPE_CHECKING:
     from workbench.artifact.artifact import Artifact
@@ -151,9 +148,7 @@ class Variant:
         >>> variant.save("artefacts/prune-0.5").size_mib
         0.31
         """
-        save = importlib.import_module("workbench.artifact.save").save_variant  # artifact stands to the right of this
-        artifact: Artifact = save(self, folder, batch=batch)
-        return artifact
+        return cast("Artifact", call_late("Variant.save", self, folder, batch=batch))
 
     def __repr__(self) -> str:
         return (
@@ -164,51 +159,3 @@ class Variant:
 
 def _fields(cls: Any, values: Mapping[str, Any]) -> dict[str, Any]:
     return {field.name: values[field.name] for field in dataclasses.fields(cls) if field.name in values}
-
-
-def predict_with(module: nn.Module, inputs: Any) -> Any:
-    """Call ``module`` on a batch without recording gradients."""
-    with torch.no_grad():
-        return call_model(module, inputs)
-
-
-def count_params(module: nn.Module) -> int:
-    """Return the number of trainable and frozen parameters; buffers are not counted."""
-    return sum(p.numel() for p in module.parameters())
-
-
-def count_macs(module: nn.Module, inputs: Any) -> int:
-    """Return multiply-accumulates per sample of convolutions and matrix products, attention and recurrence included.
-
-    Counted while the module runs on ``inputs`` (batch leading), so that functional calls count too.
-    Elementwise work, normalisation and pooling are not counted.
-    """
-    # The fused attention kernels hide their matrix products from the counter; they are off while gradients are on.
-    cpu_attention = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
-    counter = FlopCounterMode(display=False, custom_mapping=cpu_attention)
-    fast = torch.backends.mha.get_fastpath_enabled()
-    # So is the one kernel of a whole encoder layer, which a model with frozen weights would take.
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with open_recurrence(module), torch.enable_grad(), counter:
-            call_model(module, inputs)
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-    return int(counter.get_total_flops()) // (2 * batch_size(inputs))
-
-
-@contextlib.contextmanager
-def open_recurrence(module: nn.Module) -> Iterator[None]:
-    """Let LSTM and GRU run as matrix products that the counter sees, not as one kernel of oneDNN."""
-    if not any(isinstance(layer, nn.RNNBase) for layer in module.modules()):
-        yield
-        return
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="TF32 acceleration")  # switching oneDNN on and off says so
-        with torch.backends.mkldnn.flags(enabled=False):
-            yield
-
-
-def _attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-    """Return the operations of the CPU's fused attention, which torch's counter does not know."""
-    return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]

@@ -28,7 +28,7 @@ from torch import nn
 
 from workbench.compress.depth.blocks import Findings, find_blocks, replaced
 from workbench.compress.depth.pass_through import PassThrough
-from workbench.compress.variant import count_macs
+from workbench.compress.model_ops import count_macs
 
 IMAGES = images(4)[0]
 

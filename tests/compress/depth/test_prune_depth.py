@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import workbench as wb
-from workbench.compress.variant import count_macs, count_params
+from workbench.compress.model_ops import count_macs, count_params
 from workbench.core.errors import ConfigError, CoverageError
 
 

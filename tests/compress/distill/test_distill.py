@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from workbench.artifact import load_module, save_variant
 from workbench.compress import Distill, Prune, Quantize, Recipe, Recover
 from workbench.compress.distill.config import Head
-from workbench.compress.training.distillation_objective import Lesson, Teacher, blend
+from workbench.compress.training.distillation_objective import DistillationObjective, Teacher, blend
 from workbench.compress.training.features import Matching, Pair
 from workbench.compress.training.losses import attention_error, attention_map, feature_error, leaf_loss, mixed_loss
 from workbench.core.errors import ConfigError, RecipeError, WorkbenchError
@@ -147,7 +147,7 @@ def test_blends_lie_between_two_samples():
 
 
 def blended(task, share, **options):
-    lesson = Lesson(task, temperature=4.0, alpha=0.9, **options)
+    lesson = DistillationObjective(task, temperature=4.0, alpha=0.9, **options)
     lesson.at(share)
     x, generator = task.train.inputs[:8], torch.Generator().manual_seed(0)
     return [not torch.equal(lesson.augment(x, generator), x) for _ in range(40)]
@@ -160,13 +160,12 @@ def test_half_of_the_batches_are_blends_until_the_last_part(tiny_task):
     x, y = images()
     own = task_of(seeded(lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 4))), x, y, augment=lambda x, g: x + 1)
     assert all(blended(own, 0.9))
-    lesson = Lesson(own, temperature=4.0, alpha=0.9, blend=True)
+    lesson = DistillationObjective(own, temperature=4.0, alpha=0.9, blend=True)
     sample, generator = own.train.inputs[:8], torch.Generator().manual_seed(0)
     made = [lesson.augment(sample, generator) for _ in range(40)]
     assert 10 < sum(torch.equal(x, sample + 1) for x in made) < 30
-    assert all(
-        torch.equal(Lesson(own, temperature=4.0, alpha=0.9).augment(sample, generator), sample + 1) for _ in made
-    )
+    objective = DistillationObjective(own, temperature=4.0, alpha=0.9)
+    assert all(torch.equal(objective.augment(sample, generator), sample + 1) for _ in made)
 
 
 def test_integer_inputs_are_never_blended():
@@ -307,7 +306,7 @@ def test_features_and_attention_bring_the_student_closer():
 
 def test_temperature_and_alpha_move_in_a_straight_line():
     task = small_task()
-    lesson = Lesson(
+    lesson = DistillationObjective(
         task, temperature=4.0, temperature_end=1.0, alpha=1.0, alpha_end=0.5, blend=False, precision="float32"
     )
     index = torch.arange(8)

@@ -10,10 +10,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from workbench.compress import Distill, Factorize, Prune, PruneDepth, Recipe
-from workbench.compress.apply import Work
 from workbench.compress.distill.apply import distill
 from workbench.compress.graph.feature_map import trace_maps
-from workbench.compress.training.distillation_objective import CACHE_BYTES, Lesson, Teacher
+from workbench.compress.handlers import Work
+from workbench.compress.training.distillation_objective import CACHE_BYTES, DistillationObjective, Teacher
 from workbench.compress.training.features import Matching, Pair, match_last_maps
 from workbench.compress.training.losses import feature_error
 from workbench.core.errors import ConfigError
@@ -176,7 +176,7 @@ def test_the_objective_is_outputs_and_last_map_by_hand(features):
     pair, _ = match_last_maps(student, teacher, task.examples(2), same_names=True)
     assert pair == Pair("blocks", "blocks", "map")
     with Matching(student, teacher, task.examples(2), [pair], weights={"map": 0.7}, seed=0) as matching:
-        lesson = Lesson(
+        lesson = DistillationObjective(
             task, temperature=3.0, alpha=0.6, blend=False, teacher=teacher, matching=matching, precision="float32"
         )
         got = lesson.loss(student(x), x, y, torch.arange(8))
@@ -297,7 +297,7 @@ def test_cached_answers_train_as_fresh_ones(build, monkeypatch):
 def teacher_calls(task):
     teacher, calls = task.model(), []
     teacher.register_forward_hook(lambda *_: calls.append(1))
-    lesson = Lesson(task, temperature=4.0, alpha=0.9, blend=False, teacher=teacher)
+    lesson = DistillationObjective(task, temperature=4.0, alpha=0.9, blend=False, teacher=teacher)
     generator, index = torch.Generator().manual_seed(0), torch.arange(8)
     for _ in range(3):
         inputs = lesson.augment(task.train.inputs[index], generator)

@@ -13,9 +13,9 @@ from torch import nn
 from workbench.artifact.rebuild import set_weights
 from workbench.artifact.structure import describe_structure, own_tensors, replay
 from workbench.compress import Factorize, Recipe
-from workbench.compress.apply import Work
 from workbench.compress.factorize.apply import factorize
-from workbench.compress.variant import count_macs, count_params
+from workbench.compress.handlers import Work
+from workbench.compress.model_ops import count_macs, count_params
 from workbench.core.errors import ConfigError, CoverageError
 from workbench.core.progress import ignore
 

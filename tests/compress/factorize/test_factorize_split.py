@@ -10,8 +10,8 @@ from torch import nn
 
 from workbench.compress.factorize.candidates import find_spots
 from workbench.compress.factorize.split import open_split
+from workbench.compress.model_ops import count_macs, count_params
 from workbench.compress.steps import FACTORIZE_TYPES, Factorize
-from workbench.compress.variant import count_macs, count_params
 
 
 class Alone(nn.Module):

@@ -7,7 +7,7 @@ from compress_models import images, seeded, task_of
 from torch import nn
 
 from workbench.compress import Prune, Recipe
-from workbench.compress.variant import count_params
+from workbench.compress.model_ops import count_params
 from workbench.core.errors import ConfigError
 
 LATENCY = Prune(0.4, of="latency", engine="openvino", engine_batch=4, round_to=1)

@@ -10,10 +10,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from workbench.compress import Prune, Recipe
-from workbench.compress.apply import Work
+from workbench.compress.handlers import Work
 from workbench.compress.prune.apply import _groups, _State, prune
 from workbench.compress.prune.shrink import shrink
-from workbench.compress.training.optimizer_hooks import around_steps
+from workbench.compress.training.optimizer_hooks import optimizer_step_hooks
 from workbench.core.errors import ConfigError
 from workbench.core.progress import ignore
 
@@ -42,7 +42,7 @@ def first_gradients(step, build=net, **options):
         if not found:
             found.extend(p.grad.clone() for group in optimizer.param_groups for p in group["params"])
 
-    with around_steps(after=keep):
+    with optimizer_step_hooks(after=keep):
         Recipe(step).apply(task)
     return {tuple(gradient.shape): gradient for gradient in found}
 
@@ -95,7 +95,7 @@ def test_the_penalty_on_batch_norm_scales_pulls_at_their_signs():
 
     x, y = images()
     task = task_of(build, x, y, loss=lambda out, y: 0.0 * F.cross_entropy(out, y))
-    with around_steps(after=keep):
+    with optimizer_step_hooks(after=keep):
         Recipe(Prune(0.5, sparse_epochs=1.0, sparse_strength=0.01, sparse_by="bn_scale")).apply(task)
     sums = sorted(float(gradient.sum()) for gradient in kept[0])
     assert sums == pytest.approx([0.0, 0.0, 0.24])

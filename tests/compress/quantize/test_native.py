@@ -18,8 +18,8 @@ from torch.nn import functional as F
 from workbench.artifact import load_module, save_variant
 from workbench.compress import Quantize, Recipe
 from workbench.compress.graph.capture import capture
+from workbench.compress.model_ops import predict_with
 from workbench.compress.quantize.native import _without_telemetry
-from workbench.compress.variant import predict_with
 from workbench.core.errors import BackendUnavailable, ConfigError
 from workbench.engine import OptimizedInferenceEngine
 from workbench.export.onnx import export_onnx

@@ -14,9 +14,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from workbench.compress import Quantize, Recipe
-from workbench.compress.apply import Work
 from workbench.compress.graph.capture import capture
 from workbench.compress.graph.interpreter import walk
+from workbench.compress.handlers import Work
 from workbench.compress.quantize.annotate import weighted_nodes
 from workbench.compress.quantize.bias_correction import correct_biases
 from workbench.compress.quantize.calibrate import quantized_copy

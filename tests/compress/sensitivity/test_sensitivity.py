@@ -15,9 +15,9 @@ from torch import nn
 
 import workbench as wb
 from workbench.compress import Factorize, Prune, Quantize, Recipe
+from workbench.compress.model_ops import count_macs, count_params
 from workbench.compress.pareto_allocation import lower_hull, walk
 from workbench.compress.sensitivity import Cell, Sensitivity, run, sensitivity
-from workbench.compress.variant import count_macs, count_params
 from workbench.core.errors import Cancelled, ConfigError
 
 
@@ -100,8 +100,8 @@ def test_bits_of_one_layer_are_a_rounding_by_hand():
 
 def test_what_was_measured_is_kept_and_a_cancelled_run_goes_on(monkeypatch):
     task, done = net_task(), []
-    real = run.carry_out
-    monkeypatch.setattr(run, "carry_out", lambda step, work: (done.append(step), real(step, work))[1])
+    real = run.run_step
+    monkeypatch.setattr(run, "run_step", lambda step, work: (done.append(step), real(step, work))[1])
 
     def stop(progress):
         if progress.done >= 2:

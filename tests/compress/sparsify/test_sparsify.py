@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from workbench.compress import Distill, Prune, Quantize, Recipe, Recover, Sparsify
 from workbench.compress.sparsify.blocks import blocks_of, keep_best, keep_of_each, pattern_blocks
-from workbench.compress.training.optimizer_hooks import around_steps
+from workbench.compress.training.optimizer_hooks import optimizer_step_hooks
 from workbench.core.errors import BackendUnavailable, ConfigError, CoverageError
 
 
@@ -188,7 +188,7 @@ def test_movement_adds_up_minus_weight_times_gradient():
         now = -(weight * weight.grad)
         scores = now if scores is None else scores + now
 
-    with around_steps(before=watch):
+    with optimizer_step_hooks(before=watch):
         variant = sparse(
             Sparsify(0.5, criterion="movement", recover_epochs=2.0, rounds=1),
             build=lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 4)),
@@ -214,7 +214,7 @@ def test_zeros_of_an_earlier_round_stay():
     def after(optimizer):
         seen.append({id(p): p == 0 for group in optimizer.param_groups for p in group["params"] if p.ndim > 1})
 
-    with around_steps(after=after):
+    with optimizer_step_hooks(after=after):
         sparse(Sparsify(0.8, rounds=4, recover_epochs=1.0))
     shares = [sum(int(zero.sum()) for zero in step.values()) for step in seen]
     assert shares == sorted(shares) and shares[0] > 0

@@ -14,7 +14,7 @@ import optuna
 import pytest
 
 import workbench as wb
-from workbench.compress.variant import predict_with
+from workbench.compress.model_ops import predict_with
 from workbench.core.errors import BackendUnavailable, ConfigError, StudyError
 from workbench.study.results.schema import OPTIONAL
 from workbench.study.search.sampler import quiet

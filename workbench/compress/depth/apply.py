@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-from workbench.compress.apply import Outcome, Work
 from workbench.compress.depth.blocks import Findings, find_blocks
 from workbench.compress.depth.rank import BlockRemover, OutputLoss, Savings, savings
+from workbench.compress.handlers import Outcome, Work, register_handler
 from workbench.compress.layer_selection import excluded_names, left_out, shown
 from workbench.compress.steps import PruneDepth
 from workbench.compress.variant import LayerReport
@@ -14,6 +14,7 @@ from workbench.core.errors import ConfigError, CoverageError
 from workbench.core.progress import Progress
 
 
+@register_handler(PruneDepth)
 def prune_depth(step: PruneDepth, work: Work) -> Outcome:
     """Remove residual blocks of the variant's module; see :class:`PruneDepth`.
 

@@ -12,7 +12,7 @@ from torch import nn
 from workbench.compress.depth.pass_through import FIRST_INPUT, PLAIN, PassThrough
 from workbench.compress.depth.trace import Call, trace_calls
 from workbench.compress.layer_selection import holds_matrix
-from workbench.compress.variant import count_macs, predict_with
+from workbench.compress.model_ops import count_macs, predict_with
 from workbench.core.errors import first_line
 from workbench.tasks.trees import Tree, named_leaves
 

@@ -13,13 +13,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from workbench.compress.apply import Work
 from workbench.compress.depth.blocks import Block, difference, put, replaced
 from workbench.compress.graph.outputs import noise_share
+from workbench.compress.handlers import Work
+from workbench.compress.model_ops import count_macs, count_params, predict_with
 from workbench.compress.recipe import Recipe
 from workbench.compress.steps import PruneDepth
 from workbench.compress.training.losses import LONE, class_outputs, leaf_loss
-from workbench.compress.variant import Variant, count_macs, count_params, predict_with
+from workbench.compress.variant import Variant
 from workbench.core.errors import ConfigError, first_line
 from workbench.core.progress import Progress
 from workbench.tasks.module import copied_module

@@ -9,20 +9,21 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from workbench.compress.apply import Outcome, Work
 from workbench.compress.graph.batchnorm import norms_with_statistics, reestimate
 from workbench.compress.graph.feature_map import trace_maps
 from workbench.compress.graph.fold import fold_batch_norms
+from workbench.compress.handlers import Outcome, Work, register_handler
 from workbench.compress.layer_selection import shown
+from workbench.compress.model_ops import predict_with
 from workbench.compress.steps import Distill, Recover
-from workbench.compress.training.distillation_objective import Lesson
+from workbench.compress.training.distillation_objective import DistillationObjective
 from workbench.compress.training.features import Matching, Pair, check_layers, match_last_maps
 from workbench.compress.training.loop import BatchLoss, train
 from workbench.compress.training.losses import check_heads
 from workbench.compress.training.numerics import set_layout
 from workbench.compress.training.plan import Plan, Trained, is_normalised_by_layer
 from workbench.compress.training.watch import validation_quality
-from workbench.compress.variant import LayerReport, predict_with
+from workbench.compress.variant import LayerReport
 from workbench.core.errors import ConfigError, TaskError
 from workbench.tasks.load import load_module
 from workbench.tasks.module import guard_inputs
@@ -41,6 +42,23 @@ were narrowed keeps it too, because it has more to learn: digits with half of it
 _PROOF_SAMPLES = 8
 
 
+def check(step: Distill, task: Task) -> None:
+    """Raise :class:`ConfigError` before any work starts where teacher, student, heads or layers cannot be used."""
+    model = task.model()
+    with torch.no_grad():
+        check_heads(predict_with(model, task.examples(2)), step.head_rules)
+    teacher = _load(step, "teacher", task) if step.teacher is not None else model
+    wanted = [(theirs, "features") for _, theirs in step.feature_pairs]
+    check_layers(teacher, wanted + [(theirs, "attention") for _, theirs in step.attention_pairs], "teacher")
+    if step.last_map == "last" and trace_maps(teacher, task.examples(2)).last is None:
+        raise ConfigError("Distill.features='last': no feature map was found in the teacher. Name a layer instead.")
+    if step.student is not None:
+        student = _load(step, "student", task)
+        wanted = [(mine, "features") for mine, _ in step.feature_pairs]
+        check_layers(student, wanted + [(mine, "attention") for mine, _ in step.attention_pairs], "student")
+
+
+@register_handler(Distill, check=check)
 def distill(step: Distill, work: Work) -> Outcome:
     """Train the variant, or a module of the user's, to answer like the teacher; see :class:`Distill`."""
     task, own = work.task, step.student is not None
@@ -49,7 +67,7 @@ def distill(step: Distill, work: Work) -> Outcome:
     pairs, notes = _matched(step, task, student, teacher)
     weights, example = step.feature_weights, task.examples(2)
     with Matching(student, teacher, example, pairs, weights=weights, seed=work.seed) as matching:
-        lesson = Lesson(
+        lesson = DistillationObjective(
             task,
             temperature=step.temperature,
             alpha=step.alpha,
@@ -104,6 +122,7 @@ def _rate_scale(student: nn.Module, task: Task) -> float:
     return 1.0 if narrowed else FINE_TUNING
 
 
+@register_handler(Recover)
 def recover(step: Recover, work: Work, *, rate_scale: float | None = None) -> Outcome:
     """Train the variant on the labels, and tidy its batch norms if the step says so; see :class:`Recover`.
 
@@ -121,22 +140,6 @@ def recover(step: Recover, work: Work, *, rate_scale: float | None = None) -> Ou
     if step.batch_norm == "reestimate":
         outcome = _reestimated(step, work, outcome)
     return _folded(work, outcome) if step.fold else outcome
-
-
-def check(step: Distill, task: Task) -> None:
-    """Raise :class:`ConfigError` before any work starts where teacher, student, heads or layers cannot be used."""
-    model = task.model()
-    with torch.no_grad():
-        check_heads(predict_with(model, task.examples(2)), step.head_rules)
-    teacher = _load(step, "teacher", task) if step.teacher is not None else model
-    wanted = [(theirs, "features") for _, theirs in step.feature_pairs]
-    check_layers(teacher, wanted + [(theirs, "attention") for _, theirs in step.attention_pairs], "teacher")
-    if step.last_map == "last" and trace_maps(teacher, task.examples(2)).last is None:
-        raise ConfigError("Distill.features='last': no feature map was found in the teacher. Name a layer instead.")
-    if step.student is not None:
-        student = _load(step, "student", task)
-        wanted = [(mine, "features") for mine, _ in step.feature_pairs]
-        check_layers(student, wanted + [(mine, "attention") for mine, _ in step.attention_pairs], "student")
 
 
 def _load(step: Distill, role: str, task: Task) -> nn.Module:

@@ -8,15 +8,16 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from workbench.compress.apply import Outcome, Work
 from workbench.compress.factorize.candidates import Spot, find_spots, put
 from workbench.compress.factorize.ranks import by_budget, by_energy, by_noise, by_ratio, saves
 from workbench.compress.factorize.split import Choice, Split, open_split
 from workbench.compress.factorize.whiten import output_moments
+from workbench.compress.handlers import Outcome, Work, register_handler
 from workbench.compress.layer_selection import matches, no_match, shown
+from workbench.compress.model_ops import count_macs, count_params
 from workbench.compress.recipe import Recipe
 from workbench.compress.steps import Factorize
-from workbench.compress.variant import LayerReport, Variant, count_macs, count_params
+from workbench.compress.variant import LayerReport, Variant
 from workbench.core.errors import ConfigError
 from workbench.core.progress import Progress
 
@@ -31,6 +32,7 @@ class _Plan:
     new: nn.Sequential
 
 
+@register_handler(Factorize)
 def factorize(step: Factorize, work: Work) -> Outcome:
     """Replace every layer that gets cheaper by it; see :class:`Factorize`."""
     module, example = work.module, work.task.examples(2)

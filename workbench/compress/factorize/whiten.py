@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from workbench.compress.apply import Work
 from workbench.compress.factorize.candidates import Convolution, Spot
+from workbench.compress.handlers import Work
 from workbench.core.progress import Progress
 from workbench.tasks.trees import call_model
 

@@ -13,7 +13,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from workbench.compress.graph.batchnorm import BatchNorm
-from workbench.compress.variant import predict_with
+from workbench.compress.model_ops import predict_with
 from workbench.tasks.trees import Tree, leaves
 
 Conv = nn.modules.conv._ConvNd

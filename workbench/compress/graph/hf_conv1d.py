@@ -8,7 +8,7 @@ from torch import nn
 _TRANSPOSED = ("transformers.pytorch_utils", "Conv1D")
 
 
-def with_plain_linears(module: nn.Module) -> nn.Module:
+def replace_hf_conv1d(module: nn.Module) -> nn.Module:
     """Put an ``nn.Linear`` of equal outputs in the place of every ``Conv1D`` of transformers (GPT-2), in place.
 
     It keeps its weight as ``[in, out]``, where a Linear has ``[out, in]``; otherwise they are the same. A layer whose

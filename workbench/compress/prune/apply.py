@@ -7,9 +7,10 @@ from dataclasses import dataclass, field, replace
 
 from torch import nn
 
-from workbench.compress.apply import Outcome, Work
 from workbench.compress.distill.apply import recover
+from workbench.compress.handlers import Outcome, Work, register_handler
 from workbench.compress.layer_selection import holds_matrix, left_out, shown
+from workbench.compress.model_ops import count_params
 from workbench.compress.prune.budget import Gauge
 from workbench.compress.prune.channel_selection import choose, own_ratios
 from workbench.compress.prune.groups import ANSWERS, PRUNABLE, Group, find_groups
@@ -19,7 +20,7 @@ from workbench.compress.prune.tied_weights import find_ties, tie_words
 from workbench.compress.prune.verify_cut import TIED, Cut, apply_cuts, surviving
 from workbench.compress.schedule import share_due
 from workbench.compress.steps import Prune, Recover
-from workbench.compress.variant import LayerReport, count_params
+from workbench.compress.variant import LayerReport
 from workbench.core.progress import Progress
 from workbench.tasks.module import copied_module
 
@@ -41,6 +42,7 @@ class _State:
     epochs: float = 0.0
 
 
+@register_handler(Prune)
 def prune(step: Prune, work: Work) -> Outcome:
     """Remove channels of the variant's module, group by group; see :class:`Prune`."""
     module, example = work.module, work.task.examples(2)

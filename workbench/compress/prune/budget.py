@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from torch import nn
 
-from workbench.compress.apply import Work
+from workbench.compress.handlers import Work
+from workbench.compress.model_ops import count_macs, count_params
 from workbench.compress.prune.verify_cut import Cut, apply_cuts
 from workbench.compress.recipe import Recipe
 from workbench.compress.steps import Prune
-from workbench.compress.variant import Variant, count_macs, count_params
+from workbench.compress.variant import Variant
 from workbench.core.errors import ConfigError
 from workbench.core.progress import Progress
 from workbench.tasks.module import copied_module

@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from workbench.compress.graph.outputs import answering_layers
+from workbench.compress.model_ops import unfrozen
 from workbench.compress.prune.heads import Heads, find_heads
-from workbench.compress.prune.verify_cut import dependency_graph, unfrozen
+from workbench.compress.prune.verify_cut import dependency_graph
 from workbench.tasks.trees import Tree
 
 PRUNABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)

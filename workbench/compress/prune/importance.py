@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from workbench.compress.apply import Work
+from workbench.compress.handlers import Work
 from workbench.compress.prune.groups import Judge
 from workbench.compress.steps import PRUNE_BY_LOSS, Prune
 from workbench.compress.training.gradients import gather_gradients
@@ -31,6 +31,14 @@ def judge_for(step: Prune, module: nn.Module, work: Work) -> Judge:
         "random": importance.RandomImportance,
     }
     if step.importance in PRUNE_BY_LOSS:
-        gather_gradients(module, work, samples=step.samples, squared=step.importance == "hessian", stage="prune")
+        gather_gradients(
+            module,
+            work.task,
+            samples=step.samples,
+            seed=work.seed,
+            stage="prune",
+            progress=work.progress,
+            squared=step.importance == "hessian",
+        )
     judge: Judge = kinds[step.importance]()
     return judge

@@ -8,12 +8,13 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from workbench.compress.apply import Work
 from workbench.compress.distill.apply import recover
+from workbench.compress.handlers import Work
+from workbench.compress.model_ops import unfrozen
 from workbench.compress.prune.groups import PRUNABLE, Group, is_grouped
-from workbench.compress.prune.verify_cut import tracing, unfrozen
+from workbench.compress.prune.verify_cut import tracing
 from workbench.compress.steps import Prune, Recover
-from workbench.compress.training.optimizer_hooks import around_steps
+from workbench.compress.training.optimizer_hooks import optimizer_step_hooks
 from workbench.core.errors import ConfigError
 from workbench.tasks.trees import call_model, leaves
 
@@ -40,7 +41,7 @@ def shrink(step: Prune, work: Work, groups: Sequence[Group]) -> float:
     _spare_others(step, pruner, module, groups)
     steps = max(1, round(training.epochs * max(1, len(work.task.train) // training.batch_size)))
     pull = _penalty(step, pruner, module, every=max(1, steps // _GROWTHS))
-    with around_steps(before=lambda _: pull()):
+    with optimizer_step_hooks(before=lambda _: pull()):
         return recover(training, work, rate_scale=1.0).epochs_done  # the pull is a share of the learning rate
 
 

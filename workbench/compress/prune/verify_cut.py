@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from workbench.compress.model_ops import require_all_grads, unfrozen
 from workbench.compress.prune.tied_weights import find_ties, tie_again, tie_words, torn
 from workbench.core.errors import first_line
 from workbench.tasks.module import copied_module
@@ -81,17 +82,6 @@ def apply_cuts(module: nn.Module, cuts: Sequence[Cut], example: Tree) -> None:
         tie_again(module, ties)
 
 
-@contextmanager
-def unfrozen(module: nn.Module) -> Iterator[None]:
-    """Let every parameter ask for gradients, which the graph is traced by, and freeze again those that did not."""
-    frozen = _unfreeze(module)
-    try:
-        yield
-    finally:
-        for name in frozen:
-            module.get_parameter(name).requires_grad_(False)
-
-
 def surviving(module: nn.Module, cuts: Sequence[Cut], example: Tree) -> tuple[list[Cut], list[tuple[Cut, str]]]:
     """Return the cuts that keep the model whole, and the others with the reason."""
     if not cuts or _failure(module, cuts, example) is None:
@@ -133,7 +123,7 @@ def _failure(module: nn.Module, cuts: Sequence[Cut], example: Tree) -> str | Non
         return None
     trial = copied_module(module)
     ties = find_ties(trial)
-    _unfreeze(trial)
+    require_all_grads(trial)
     original = _run(trial, example)
     try:
         graph = dependency_graph(trial, example)
@@ -220,14 +210,6 @@ def _pruning_group(graph: Any, module: nn.Module, cut: Cut) -> Any:
 def _set_numbers(module: nn.Module, cut: Cut) -> None:
     for path, name, value in cut.numbers:
         setattr(module.get_submodule(path), name, value)
-
-
-def _unfreeze(module: nn.Module) -> list[str]:
-    """Let every parameter ask for gradients, which the graph is traced by; return those that did not."""
-    frozen = [name for name, p in module.named_parameters() if not p.requires_grad]
-    for name in frozen:
-        module.get_parameter(name).requires_grad_(True)
-    return frozen
 
 
 def _run(module: nn.Module, example: Tree) -> list[torch.Tensor]:

@@ -9,9 +9,10 @@ from dataclasses import replace
 import torch
 from torch.fx import GraphModule
 
-from workbench.compress.apply import Outcome, Work
 from workbench.compress.graph.capture import capture, captured_sizes
+from workbench.compress.handlers import Outcome, Work, register_handler
 from workbench.compress.layer_selection import excluded_names
+from workbench.compress.model_ops import predict_with
 from workbench.compress.quantize.annotate import Touch
 from workbench.compress.quantize.bias_correction import correct_biases
 from workbench.compress.quantize.calibrate import calibrate, convert, prepare, quality_of, quantized_copy, samples
@@ -20,11 +21,10 @@ from workbench.compress.quantize.float_layers import fewest, signal_to_noise
 from workbench.compress.quantize.qspec import Scheme, scheme_for
 from workbench.compress.quantize.report import report_layers
 from workbench.compress.steps import Quantize
-from workbench.compress.training.distillation_objective import Lesson
+from workbench.compress.training.distillation_objective import DistillationObjective
 from workbench.compress.training.loop import train
 from workbench.compress.training.numerics import set_layout
 from workbench.compress.training.plan import Plan, Trained, is_normalised_by_layer
-from workbench.compress.variant import predict_with
 from workbench.core.progress import Progress
 from workbench.tasks.module import copied_module, with_output_form
 from workbench.tasks.sizes import with_sizes
@@ -34,10 +34,9 @@ _TEMPERATURE, _ALPHA = 4.0, 0.9
 # Weights that are right already only have to move by rounding errors.
 _RATE_SCALE = 0.1
 _SMOOTH_SAMPLES, _BIAS_SAMPLES, _RANKING_SAMPLES = 64, 128, 32
-# By name: another quantizer works on the exported model, and exporting lies to the right of compressing.
-_NATIVE = "workbench.compress.quantize.native:quantize_native"
 
 
+@register_handler(Quantize)
 def quantize(step: Quantize, work: Work) -> Outcome:
     """Turn the variant's module into a graph of small integers; see :class:`Quantize`."""
     if step.route != "qdq":
@@ -118,7 +117,7 @@ def _round(
 def _train(prepared: GraphModule, step: Quantize, work: Work, *, transformer: bool) -> tuple[GraphModule, Trained]:
     task = work.task
     start, quality = copy.deepcopy(prepared.state_dict()), quality_of(prepared, work)
-    lesson = Lesson(task, temperature=_TEMPERATURE, alpha=_ALPHA) if step.distill else None
+    lesson = DistillationObjective(task, temperature=_TEMPERATURE, alpha=_ALPHA) if step.distill else None
 
     def label_loss(outputs: Tree, inputs: Tree, targets: Tree, indices: torch.Tensor) -> torch.Tensor:
         return task.loss(outputs, targets)

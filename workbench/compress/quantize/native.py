@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from workbench.compress.apply import Outcome, Work
 from workbench.compress.graph.capture import capture
+from workbench.compress.handlers import Outcome, Work
 from workbench.compress.layer_selection import excluded_names
 from workbench.compress.quantize.annotate import Touch
 from workbench.compress.quantize.qspec import scheme_for

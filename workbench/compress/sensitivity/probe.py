@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from torch import nn
 
-from workbench.compress.apply import Outcome
+from workbench.compress.handlers import Outcome
 from workbench.compress.steps import Factorize, Prune, Quantize, Step
 from workbench.compress.variant import LayerReport
 from workbench.core.errors import ConfigError

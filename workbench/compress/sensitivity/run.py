@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from workbench.compress.apply import Outcome, Work, carry_out
+from workbench.compress.apply import run_step
 from workbench.compress.graph.outputs import noise_share
+from workbench.compress.handlers import Outcome, Work
 from workbench.compress.layer_selection import matches, no_match
+from workbench.compress.model_ops import count_macs, count_params, predict_with
 from workbench.compress.sensitivity.probe import PROBES, Probe
 from workbench.compress.sensitivity.table import Cell, Sensitivity
 from workbench.compress.steps import Step, step_to_dict
-from workbench.compress.variant import count_macs, count_params, predict_with
 from workbench.core.config import short_id
 from workbench.core.errors import ConfigError, unknown_name
 from workbench.core.files import cache_dir, write_json
@@ -257,7 +258,7 @@ class _Run:
         torch.manual_seed(self.seed)
         note = here or Progress("sensitivity", message="finding the layers")
         work = Work(self.task, copied_module(self.module), lambda _: self.progress(note), self.seed)
-        return carry_out(step, work)
+        return run_step(step, work)
 
     def _value(self, module: nn.Module) -> float:
         """Return the quality, or the share of the error in the energy of the outputs."""

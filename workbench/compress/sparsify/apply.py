@@ -11,10 +11,11 @@ import torch
 from torch import nn
 from torch.optim.optimizer import Optimizer
 
-from workbench.compress.apply import Outcome, Work
 from workbench.compress.distill.apply import recover
 from workbench.compress.graph.outputs import answering_layers
+from workbench.compress.handlers import Outcome, Work, register_handler
 from workbench.compress.layer_selection import holds_matrix, left_out, shown
+from workbench.compress.model_ops import count_params
 from workbench.compress.schedule import share_due
 from workbench.compress.sparsify.blocks import (
     SPARSE_LAYERS,
@@ -27,8 +28,8 @@ from workbench.compress.sparsify.blocks import (
 from workbench.compress.sparsify.masks import zeros_held
 from workbench.compress.steps import Recover, Sparsify
 from workbench.compress.training.gradients import gather_gradients
-from workbench.compress.training.optimizer_hooks import around_steps
-from workbench.compress.variant import LayerReport, count_params
+from workbench.compress.training.optimizer_hooks import optimizer_step_hooks
+from workbench.compress.variant import LayerReport
 
 # docs.openvino.ai, CPU device, "Sparse weights decompression": int8, matrix products, AMX, off unless asked for.
 _ENGINES = (
@@ -57,6 +58,7 @@ class _Work:
         return {name: layer.get_parameter("weight").detach() for name, layer in self.layers.items()}
 
 
+@register_handler(Sparsify)
 def sparsify(step: Sparsify, work: Work) -> Outcome:
     """Set connections of the variant's module to zero; see :class:`Sparsify`."""
     module = work.module
@@ -136,7 +138,9 @@ def _scores(step: Sparsify, work: Work, state: _Work) -> dict[str, torch.Tensor]
         return {name: weight.abs() for name, weight in weights.items()}
     if step.criterion == "movement":
         return dict(state.moved)
-    gather_gradients(work.module, work, samples=step.samples, stage="sparsify")
+    gather_gradients(
+        work.module, work.task, samples=step.samples, seed=work.seed, stage="sparsify", progress=work.progress
+    )
     scores = {}
     for name, layer in state.layers.items():
         gradient = layer.get_parameter("weight").grad
@@ -157,7 +161,7 @@ def _watching(state: _Work) -> Iterator[None]:
             if weight.grad is not None:
                 state.moved[name] -= weight * weight.grad
 
-    with around_steps(before=before):
+    with optimizer_step_hooks(before=before):
         yield
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.optim.optimizer import Optimizer
 
-from workbench.compress.training.optimizer_hooks import around_steps
+from workbench.compress.training.optimizer_hooks import optimizer_step_hooks
 
 
 @dataclass
@@ -45,5 +45,5 @@ def zeros_held() -> Iterator[Held]:
         for weight, zero in known[optimizer]:
             weight.masked_fill_(zero, 0.0)
 
-    with around_steps(before=before, after=after):
+    with optimizer_step_hooks(before=before, after=after):
         yield held

@@ -25,7 +25,7 @@ CACHE_BYTES = 256 << 20
 _BLENDED, _BLENDED_UNTIL = 0.5, 0.85
 
 
-class Lesson:
+class DistillationObjective:
     """Batches and loss for a student whose teacher is the task's own model, or another one.
 
     With ``blend`` half of the batches are blended: pairs of samples (augmented ones, where the task augments) are

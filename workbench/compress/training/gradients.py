@@ -2,34 +2,47 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import nn
 
-from workbench.compress.apply import Work
-from workbench.compress.prune.verify_cut import unfrozen
-from workbench.core.progress import Progress
+from workbench.compress.model_ops import unfrozen
+from workbench.core.progress import Progress, ProgressCallback
 from workbench.tasks.trees import call_model
+
+if TYPE_CHECKING:
+    from workbench.tasks.task import Task
 
 _BATCH = 32
 
 
-def gather_gradients(module: nn.Module, work: Work, *, samples: int, stage: str, squared: bool = False) -> None:
+def gather_gradients(
+    module: nn.Module,
+    task: Task,
+    *,
+    samples: int,
+    seed: int,
+    stage: str,
+    progress: ProgressCallback,
+    squared: bool = False,
+) -> None:
     """Leave in ``grad`` of every parameter the mean gradient, or if ``squared`` the mean of its squares by sample.
 
     ``samples`` of the training split are seen, chosen by the step's seed.
     """
-    split = work.task.train
+    split = task.train
     count = min(samples, len(split))
-    chosen = torch.randperm(len(split), generator=torch.Generator().manual_seed(work.seed))[:count]
+    chosen = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))[:count]
     size = 1 if squared else _BATCH
     parameters = list(module.parameters())
     sums = [torch.zeros_like(p) for p in parameters]
     for start in range(0, count, size):
         if start % _BATCH == 0:
-            work.progress(Progress(stage, start, count, "gradients"))
+            progress(Progress(stage, start, count, "gradients"))
         part = split.take(chosen[start : start + size])
         with unfrozen(module):
-            loss = work.task.loss(call_model(module, part.inputs), part.targets)
+            loss = task.loss(call_model(module, part.inputs), part.targets)
             found = torch.autograd.grad(loss, parameters, allow_unused=True)
         for total, gradient in zip(sums, found, strict=True):
             if gradient is not None:

@@ -22,7 +22,7 @@ def _nothing(_: Optimizer) -> None:
 
 
 @contextmanager
-def around_steps(*, before: StepHook = _nothing, after: StepHook = _nothing) -> Iterator[None]:
+def optimizer_step_hooks(*, before: StepHook = _nothing, after: StepHook = _nothing) -> Iterator[None]:
     """While open, call ``before(optimizer)`` and ``after(optimizer)`` around every optimizer step of this thread.
 
     Gradients are there in ``before``, new weights in ``after``; both run without recording gradients. What must hold in

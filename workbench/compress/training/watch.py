@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from workbench.compress.variant import predict_with
+from workbench.compress.model_ops import predict_with
 
 if TYPE_CHECKING:
     from workbench.tasks.task import Task

@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
-from workbench.compress.variant import open_recurrence
+from workbench.compress.model_ops import open_recurrence
 from workbench.export.program import layer_of_node
 from workbench.tasks.trees import batch_size, call_model, leaves
 

@@ -64,7 +64,7 @@ def epoch_seconds(task: Task) -> float | None:
     """Return about how long an epoch of distillation takes, from one forward pass; None without training samples."""
     import torch
 
-    from workbench.compress.variant import predict_with
+    from workbench.compress.model_ops import predict_with
 
     module, samples = task.model(), len(task.train)
     inputs = task.train.take(range(min(_BATCH, samples))).inputs

@@ -1,0 +1,79 @@
+"""Run a module, count its parameters and multiply-accumulates."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+from workbench.tasks.trees import batch_size, call_model
+
+
+def predict_with(module: nn.Module, inputs: Any) -> Any:
+    """Call ``module`` on a batch without recording gradients."""
+    with torch.no_grad():
+        return call_model(module, inputs)
+
+
+def count_params(module: nn.Module) -> int:
+    """Return the number of trainable and frozen parameters, without buffers."""
+    return sum(p.numel() for p in module.parameters())
+
+
+def count_macs(module: nn.Module, inputs: Any) -> int:
+    """Return multiply-accumulates per sample of convolutions and matrix products, attention and recurrence included.
+
+    Counted while the module runs on ``inputs`` (batch leading), so that functional calls count too.
+    Elementwise operations, normalization and pooling are not counted.
+    """
+    # The counter cannot see into fused attention, which is off while gradients are on.
+    cpu_attention = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
+    counter = FlopCounterMode(display=False, custom_mapping=cpu_attention)
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # the fused encoder layer, which frozen weights would take
+    try:
+        with open_recurrence(module), torch.enable_grad(), counter:
+            call_model(module, inputs)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+    return int(counter.get_total_flops()) // (2 * batch_size(inputs))
+
+
+@contextlib.contextmanager
+def open_recurrence(module: nn.Module) -> Iterator[None]:
+    """Run LSTM and GRU as matrix products that the counter sees, not as one oneDNN kernel."""
+    if not any(isinstance(layer, nn.RNNBase) for layer in module.modules()):
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="TF32 acceleration")  # raised by switching oneDNN
+        with torch.backends.mkldnn.flags(enabled=False):
+            yield
+
+
+def _attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
+
+
+def require_all_grads(module: nn.Module) -> list[str]:
+    """Set ``requires_grad`` on every parameter; return the names of those that were frozen."""
+    frozen = [name for name, p in module.named_parameters() if not p.requires_grad]
+    for name in frozen:
+        module.get_parameter(name).requires_grad_(True)
+    return frozen
+
+
+@contextlib.contextmanager
+def unfrozen(module: nn.Module) -> Iterator[None]:
+    """Set ``requires_grad`` on every parameter for a block, and freeze again those that were frozen."""
+    frozen = require_all_grads(module)
+    try:
+        yield
+    finally:
+        for name in frozen:
+            module.get_parameter(name).requires_grad_(False)
