@@ -90,7 +90,7 @@ def test_without_a_cost_nothing_starts():
         raise AssertionError("the task was touched")
 
     task = task_of(build, x, y)
-    with pytest.raises(ConfigError, match=r"latency measured on openvino at batch 4.*wb\.latency_cost\(recipe\)"):
+    with pytest.raises(ConfigError, match=r"openvino at batch 4.*wb\.latency_cost\(recipe\)"):
         Recipe(LATENCY).apply(task)
 
 
@@ -101,7 +101,7 @@ def test_a_cost_of_another_engine_is_refused():
         def __call__(self, variant):
             return 1.0
 
-    with pytest.raises(ConfigError, match="the cost given measures onnxruntime at batch 4"):
+    with pytest.raises(ConfigError, match="measures onnxruntime at batch 4"):
         applied(LATENCY, Elsewhere())
 
 

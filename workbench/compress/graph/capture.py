@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch.fx import GraphModule, Node
 
-from workbench.compress.quantize.annotate import WEIGHTED
-from workbench.compress.quantize.torchao_import import quiet_torchao
+from workbench.compress.graph.operators import WEIGHTED
+from workbench.compress.graph.torchao_import import quiet_torchao
 from workbench.core.errors import ExportError
 from workbench.export.program import export_program, reason_of
 from workbench.tasks.axes import OpenDims

@@ -14,13 +14,9 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
+from workbench.compress.graph.operators import LINEAR, WEIGHTED
+
 _aten = torch.ops.aten
-CONVOLUTIONS = frozenset(
-    {_aten.conv1d.default, _aten.conv2d.default, _aten.conv3d.default}
-    | {_aten.conv1d.padding, _aten.conv2d.padding, _aten.conv3d.padding}
-)
-LINEAR = _aten.linear.default
-WEIGHTED = CONVOLUTIONS | {LINEAR}
 _RELUS = frozenset({_aten.relu.default, _aten.relu_.default, _aten.hardtanh.default, _aten.hardtanh_.default})
 _ADDS = frozenset({_aten.add.Tensor, _aten.add_.Tensor})
 _POOLS = frozenset({_aten.avg_pool2d.default, _aten.adaptive_avg_pool2d.default})

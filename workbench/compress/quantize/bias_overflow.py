@@ -8,7 +8,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from workbench.compress.graph.interpreter import stored
-from workbench.compress.quantize.annotate import WEIGHTED
+from workbench.compress.graph.operators import WEIGHTED
 
 _MOST = 2.0**30
 """Steps that a bias may have: half of what int32 holds, since bias correction may still move it."""

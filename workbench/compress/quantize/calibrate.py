@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch.fx import GraphModule
 
+from workbench.compress.graph.torchao_import import quiet_torchao
 from workbench.compress.handlers import Work
 from workbench.compress.model_ops import predict_with
 from workbench.compress.quantize.annotate import Touch
 from workbench.compress.quantize.bias_overflow import make_room
 from workbench.compress.quantize.qspec import Scheme, make_quantizer
-from workbench.compress.quantize.torchao_import import quiet_torchao
 from workbench.core.progress import Progress
 from workbench.tasks.module import copied_module
 from workbench.tasks.trees import Tree, tree_map

@@ -13,7 +13,8 @@ import torch
 from torch.fx import GraphModule, Node
 
 from workbench.compress.graph.interpreter import readers, replace_stored, stored, walk
-from workbench.compress.quantize.annotate import CONVOLUTIONS, LINEAR, weighted_nodes
+from workbench.compress.graph.operators import CONVOLUTIONS, LINEAR
+from workbench.compress.quantize.annotate import weighted_nodes
 from workbench.tasks.trees import Tree
 
 _aten = torch.ops.aten

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch.fx import GraphModule, Node
 
+from workbench.compress.graph.torchao_import import quiet_torchao
 from workbench.compress.quantize.observers import least_square_range, rounded, scale_and_zero
-from workbench.compress.quantize.torchao_import import quiet_torchao
 
 with quiet_torchao():
     from torchao.quantization.pt2e.observer import ObserverBase

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from workbench.compress.quantize.torchao_import import quiet_torchao
+from workbench.compress.graph.torchao_import import quiet_torchao
 
 with quiet_torchao():
     from torchao.quantization.pt2e import observer

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from workbench.compress.graph.torchao_import import quiet_torchao
 from workbench.compress.quantize.annotate import Annotator
-from workbench.compress.quantize.torchao_import import quiet_torchao
 from workbench.compress.steps import Quantize
 from workbench.core.machine import this_machine
 
