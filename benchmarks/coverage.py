@@ -31,7 +31,7 @@ import workbench
 from benchmarks.coverage_cells import TECHNIQUES
 from benchmarks.coverage_page import recipe_text, render
 from benchmarks.zoo import ARCHITECTURES, Architecture
-from workbench.core.files import replacing
+from workbench.core.files import atomic_write
 from workbench.core.machine import library_versions, this_machine
 
 ROOT = Path(__file__).parents[1]
@@ -169,7 +169,7 @@ def figures(rows: dict[str, dict[str, Cell]]) -> dict[str, Any]:
 def write(values: dict[str, Any]) -> None:
     """Write the figures and the page."""
     for path, text in ((JSON, json.dumps(values, indent=1) + "\n"), (PAGE, render(values))):
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
 

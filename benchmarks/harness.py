@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import workbench as wb
-from workbench.core.machine import FINGERPRINT_LIBRARIES, library_versions, machine_words
+from workbench.core.machine import FINGERPRINT_LIBRARIES, describe_machine, library_versions
 
 LIMIT, AIM, PLAN_LIMIT = 0.25, 0.10, 0.08
 PLAN_S = 185.0
@@ -123,7 +123,7 @@ def page(found: dict[str, Any]) -> tuple[str, bool]:
     lines = [
         "# The harness's own cost",
         "",
-        f"`python -m benchmarks.harness` on {machine_words()}; {versions}.",
+        f"`python -m benchmarks.harness` on {describe_machine()}; {versions}.",
         "",
         f"{first['finished']} of {trials} trials of `digits` finished in {wall:.1f} s, from the start of the process",
         "to its end. Seconds on the wall clock; phases that overlap are counted in each, and once in their sum.",

@@ -41,7 +41,7 @@ import workbench as wb
 from benchmarks.measurement_loads import BUDGET_S as BUDGET_S_LOADED, LOADS, loaded_pairs, loads_judged, loads_table
 from benchmarks.measurement_tools import CLOSE, Beside, beside, beside_table, networks, steady
 from workbench.compress.variant import Variant
-from workbench.core.machine import default_threads, library_versions, machine_words
+from workbench.core.machine import default_threads, describe_machine, library_versions
 from workbench.measure.comparison.noise import NoiseFloor, measure_noise
 
 BACKENDS = ("torch-eager", "onnxruntime", "openvino")
@@ -150,7 +150,7 @@ def page(
 def machine() -> str:
     """Return the machine and the versions of what was measured."""
     versions = library_versions(("torch", "onnxruntime", "openvino", "mlcommons-loadgen", "numpy"))
-    words = f"{machine_words()}, {default_threads()} threads; "
+    words = f"{describe_machine()}, {default_threads()} threads; "
     return words + ", ".join(f"{name} {version}" for name, version in versions.items())
 
 

@@ -26,7 +26,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 import workbench as wb
-from workbench.core.machine import FINGERPRINT_LIBRARIES, library_versions, machine_words
+from workbench.core.machine import FINGERPRINT_LIBRARIES, describe_machine, library_versions
 from workbench.core.progress import Progress
 from workbench.study.plan.default_recipes import default_recipes
 
@@ -159,7 +159,7 @@ def page(winners: dict[str, dict[str, Winner]], duels: list[Duel], budgets: dict
         "# The default plan against int8 alone and the old fixed list", "",
         "Made by `python -m benchmarks.plan`. Each contestant had the same budget, storage and cache of its own; the",
         "recommended variants were then timed in turns on their engines. Speedups are over torch eager as each study",
-        "measured it; drops are on the evaluation split.", "", f"{machine_words()}; {versions}", "",
+        "measured it; drops are on the evaluation split.", "", f"{describe_machine()}; {versions}", "",
         "| task | budget (s) | contestant | recommended | engine | speedup | drop | seconds | trials |",
         "|---|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from benchmarks.search_common import BATCH, LIMIT
 from benchmarks.search_judge import Judged
 from benchmarks.search_ours import MARGIN
-from workbench.core.machine import library_versions, machine_words
+from workbench.core.machine import describe_machine, library_versions
 from workbench.measure.comparison.noise import known_noise, noise_words
 from workbench.plots.drawing.figure import TEXT, new_figure, title
 from workbench.present import style
@@ -50,7 +50,9 @@ def page(
     others = {f"{name} {version}" for row in rows for name, version in row.candidate.versions.items()}
     beside = sorted(others - {f"{name} {version}" for name, version in versions.items()})
     known = ", ".join(f"{name} {version}" for name, version in versions.items())
-    machine = f"{machine_words()}, {threads} threads; {known}" + (f"; in tools: {', '.join(beside)}" if beside else "")
+    machine = f"{describe_machine()}, {threads} threads; {known}" + (
+        f"; in tools: {', '.join(beside)}" if beside else ""
+    )
     told = [f"- {row.name}: {note}" for row in rows for note in row.candidate.notes]
     return "\n\n".join(
         (

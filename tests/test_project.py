@@ -72,7 +72,7 @@ def test_what_is_said_about_missing_packages_fits_the_extras() -> None:
         ("cluster", lazy.CLUSTER),
     ):
         assert {modules.get(name, distribution(name)) for name in names} <= installed(extra)
-    assert lazy.how_to_get("runtime") in README and lazy.how_to_get("lab") in README
+    assert lazy.install_command("runtime") in README and lazy.install_command("lab") in README
 
 
 def test_readme_names_what_exists() -> None:

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, strategies as st
 
 from workbench.core import machine
-from workbench.core.cpu import Topology, cpus_to_pin, parse_list, read_topology, this_topology
+from workbench.core.cpu import Topology, cpu_topology, cpus_to_pin, parse_cpu_list, read_topology
 
 
 def tree(root: Path, cores: list[str], nodes: list[str], name: str = "core_cpus_list") -> Path:
     """Write what Linux shows of cores with these CPUs and of nodes with these."""
     for siblings in cores:
-        for cpu in parse_list(siblings):
+        for cpu in parse_cpu_list(siblings):
             folder = root / "cpu" / f"cpu{cpu}" / "topology"
             folder.mkdir(parents=True)
             (folder / name).write_text(siblings + "\n")
@@ -98,7 +98,7 @@ def test_threads_take_whole_cores_first_and_stay_on_a_node_where_they_fit(topolo
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="needs Linux: the affinity mask")
 def test_this_machine() -> None:
-    found = this_topology()
+    found = cpu_topology()
     if found is not None:
         assert {cpu for core in found.cores for cpu in core} == os.sched_getaffinity(0)
         assert {cpu for node in found.nodes for cpu in node} == os.sched_getaffinity(0)
@@ -120,5 +120,5 @@ def test_an_engine_gets_a_thread_for_each_physical_core_it_may_use(
 
     here = dataclasses.replace(machine.this_machine(), cores_allowed=allowed, cores_physical=8)
     monkeypatch.setattr(machine, "this_machine", lambda: here)
-    monkeypatch.setattr(machine, "this_topology", lambda: topology)
+    monkeypatch.setattr(machine, "cpu_topology", lambda: topology)
     assert machine.default_threads() == threads

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from workbench.core import gpus
-from workbench.core.gpus import GpuMemory, gpu_devices, known
+from workbench.core.gpus import GpuMemory, gpu_devices, number_or_none
 
 MIB = 2**20
 NA = "N/A"
@@ -76,7 +76,7 @@ def test_devices_are_those_that_cuda_shows(monkeypatch):
 
 def test_nvitops_na_is_no_figure():
     nvitop = pytest.importorskip("nvitop")
-    assert known(nvitop.NA) is None and known(3) == 3.0
+    assert number_or_none(nvitop.NA) is None and number_or_none(3) == 3.0
 
 
 def test_this_process_is_the_default():

@@ -40,7 +40,7 @@ def test_cgroup_v1_quota(tmp_path: Path) -> None:
 def test_affinity_limits_the_cores() -> None:
     code = (
         "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))});"
-        "from workbench.core.machine import cores_allowed; assert cores_allowed() == 1"
+        "from workbench.core.machine import available_cores; assert available_cores() == 1"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -8,14 +8,14 @@ import pytest
 
 from workbench.core.errors import ConfigError, StudyError
 from workbench.core.untrusted import (
-    cleaned,
     code_span,
-    inside,
-    markdown,
+    escape_control,
+    escape_markdown,
     one_line,
-    parsed,
+    parse_untrusted,
     require_line,
     require_regular_file as regular,
+    safe_path,
 )
 
 
@@ -35,20 +35,20 @@ def test_names_in_any_script_are_kept(value):
 def test_one_line_has_no_line_end_of_any_kind():
     line = one_line("a\nb\rc\u2028d\x85e\x0bf\x00g")
     assert len(line.splitlines()) == 1 and line.isprintable()
-    assert cleaned("a\n\tb\x1b") == "a\n\tb\\x1b"
+    assert escape_control("a\n\tb\x1b") == "a\n\tb\\x1b"
 
 
 def test_markdown_is_shown_and_not_followed():
-    assert markdown("digits_vit 0.5 (95 % CI 1.2-3.4)") == "digits_vit 0.5 (95 % CI 1.2-3.4)"
-    assert "<script>" not in markdown("<script>")
-    assert "](" not in markdown("[a](http://b)").replace("\\](", "")
+    assert escape_markdown("digits_vit 0.5 (95 % CI 1.2-3.4)") == "digits_vit 0.5 (95 % CI 1.2-3.4)"
+    assert "<script>" not in escape_markdown("<script>")
+    assert "](" not in escape_markdown("[a](http://b)").replace("\\](", "")
     assert code_span("``x") == "``` ``x ```"
 
 
 @pytest.mark.parametrize("name", ["..", ".", "../x", "a/b", "/etc/passwd", "a\0b", "", None, 3, "a\nb"])
 def test_a_name_stays_in_its_folder(tmp_path, name):
     with pytest.raises(StudyError):
-        inside(tmp_path, name, error=StudyError)
+        safe_path(tmp_path, name, error=StudyError)
 
 
 def test_a_link_out_of_the_folder_is_refused(tmp_path):
@@ -56,8 +56,8 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "in" / "link").symlink_to(tmp_path / "out")
     with pytest.raises(StudyError, match="leads out"):
-        inside(tmp_path / "in", "link", error=StudyError)
-    assert inside(tmp_path / "in", "new", error=StudyError) == tmp_path / "in" / "new"
+        safe_path(tmp_path / "in", "link", error=StudyError)
+    assert safe_path(tmp_path / "in", "new", error=StudyError) == tmp_path / "in" / "new"
 
 
 def test_devices_pipes_and_folders_are_no_files(tmp_path):
@@ -73,4 +73,4 @@ def test_devices_pipes_and_folders_are_no_files(tmp_path):
 def test_a_value_of_another_form_is_refused_in_one_line():
     for value in ({}, [], None, {"a": "x"}):
         with pytest.raises(StudyError, match="does not hold what the workbench wrote"):
-            parsed("The setting", value, lambda found: int(found["a"]), error=StudyError)
+            parse_untrusted("The setting", value, lambda found: int(found["a"]), error=StudyError)

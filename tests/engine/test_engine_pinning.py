@@ -40,7 +40,7 @@ def test_what_is_pinned_is_said(threads, cpus, words):
 def test_nothing_is_touched_unless_asked(monkeypatch):
     assert take_pins(None, 2, TWO) == take_pins(False, 2, TWO) == Pins()
     assert InferenceConfig().pin_threads is None
-    monkeypatch.setattr("workbench.engine.process.pinning.this_topology", lambda: None)
+    monkeypatch.setattr("workbench.engine.process.pinning.cpu_topology", lambda: None)
     assert "does not tell which CPUs share a core" in take_pins(True, 2).notes[0]
 
 
@@ -132,7 +132,7 @@ def test_openvino_chooses_itself_and_says_so(images):
 def test_a_platform_that_cannot_pin_says_so_and_runs(images, backend, monkeypatch):
     monkeypatch.setattr("workbench.engine.process.threads.can_reach_workers", lambda: False)
     monkeypatch.setattr(
-        "workbench.engine.process.pinning.this_topology", lambda: TWO if backend == "torch-eager" else None
+        "workbench.engine.process.pinning.cpu_topology", lambda: TWO if backend == "torch-eager" else None
     )
     with Engine.from_variant(images, backend=backend, threads=2, pin_threads=True) as engine:
         assert any(note.startswith("pin_threads=True: nothing was pinned") for note in engine.notes)

@@ -61,7 +61,7 @@ def speeds(monkeypatch):
 
     monkeypatch.setattr(tune_search, "load_checked", Loaded)
     monkeypatch.setattr(tune_search, "_timed_arm", Arm)
-    monkeypatch.setattr(tune_search, "cores_allowed", lambda: 8)
+    monkeypatch.setattr(tune_search, "available_cores", lambda: 8)
     monkeypatch.setattr(tune_search, "default_threads", lambda: 4)
     return factors
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from outputs import SHORT, pictures, printed
 
-from workbench.core.lazy import how_to_get
+from workbench.core.lazy import install_command
 
-pytest.importorskip("distributed", reason=f"needs Dask: {how_to_get('cluster')}")
+pytest.importorskip("distributed", reason=f"needs Dask: {install_command('cluster')}")
 
 
 @pytest.mark.cluster

@@ -12,7 +12,7 @@ from paths import SUPPORT
 
 from workbench.report.report import Report
 from workbench.study.results.relative_latency import with_relative_latency
-from workbench.study.strategy.decisions import Decision
+from workbench.study.strategy.decision_log import Decision
 
 MAKE_ROWS = runpy.run_path(str(SUPPORT / "rows.py"))["make_rows"]
 

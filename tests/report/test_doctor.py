@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from workbench.core.cpu import this_topology
+from workbench.core.cpu import cpu_topology
 from workbench.report import doctor
 
 
@@ -29,7 +29,7 @@ def test_it_says_by_what_bfloat16_is_computed(isa: tuple[str, ...], words: str) 
 def test_cores_hardware_threads_and_memory_nodes_stand_in_one_short_line() -> None:
     found = doctor.examine()
     lines = {line.partition(" ")[0]: line for line in doctor.words(found).splitlines()}
-    assert str(this_topology() or "topology unknown") in lines["cores"]
-    assert "NUMA" in lines["cores"] or this_topology() is None
+    assert str(cpu_topology() or "topology unknown") in lines["cores"]
+    assert "NUMA" in lines["cores"] or cpu_topology() is None
     assert lines["bf16"].endswith(found["bf16"])
     assert len(lines["cores"]) <= 110

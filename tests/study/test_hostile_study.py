@@ -17,7 +17,7 @@ from workbench.present.text_table import rows_text
 from workbench.report.sections import coverage, notes
 from workbench.study.offline import export_stored, stored_rows
 from workbench.study.results.schema import COLUMNS, checked_row, row_recipe
-from workbench.study.strategy.decisions import CURRENT, Decision, Record, last_decided
+from workbench.study.strategy.decision_log import CURRENT, Decision, Record, last_decided
 
 
 @pytest.fixture

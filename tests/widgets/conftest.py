@@ -12,7 +12,7 @@ import pytest
 
 from workbench.compress.recipe import Recipe
 from workbench.compress.steps import Distill, Prune, Quantize
-from workbench.core.progress import Progress, ignore
+from workbench.core.progress import Progress, ignore_progress
 from workbench.study.execution.job import Job
 from workbench.study.execution.summary import RunSummary
 from workbench.study.results.ranking import Best, best_row, mark_recommended
@@ -57,7 +57,7 @@ class FakeStudy:
         self._limit = options["quality_drop"]
         plan = [(r, b, n) for r in recipes or RECIPES for b in backends for n in batch_sizes]
         stop = threading.Event()
-        return Job(lambda: self._run(plan, stop, options.get("progress", ignore)), stop.set)
+        return Job(lambda: self._run(plan, stop, options.get("progress", ignore_progress)), stop.set)
 
     def _run(self, plan: list[tuple[Recipe, str, int]], stop: threading.Event, progress: Any) -> RunSummary:
         if self.fails is not None:

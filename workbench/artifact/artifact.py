@@ -12,8 +12,8 @@ import numpy as np
 
 from workbench.artifact.manifest import IO, ONNX, PROGRAM, REFERENCE, WEIGHTS, read_manifest
 from workbench.artifact.reference import Reference
+from workbench.core.checks import require_path
 from workbench.core.errors import ArtifactError
-from workbench.core.given import require_path
 from workbench.export.io import IOSpec, tree_builder
 
 

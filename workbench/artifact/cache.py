@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator, MutableMapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from workbench.core.checks import given, require_path
 from workbench.core.config import short_id
 from workbench.core.errors import ArtifactError, ConfigError, WorkbenchError
 from workbench.core.files import cache_dir
-from workbench.core.given import given, require_path
-from workbench.core.lazy import needing
+from workbench.core.lazy import optional_import
 from workbench.core.machine import FINGERPRINT_LIBRARIES, library_versions
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class PrefixCache(MutableMapping[str, "Variant"]):
     """
 
     def __init__(self, task: Task | str, folder: str | Path | None = None, *, limit_mib: int | None = None) -> None:
-        with needing("PrefixCache"):
+        with optional_import("PrefixCache"):
             from workbench.tasks.load import load_task
 
         self.folder = cache_dir() / "prefixes" if folder is None else require_path("PrefixCache folder", folder)

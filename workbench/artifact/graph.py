@@ -19,8 +19,8 @@ from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from workbench.artifact.structure import StructureError
+from workbench.core.checks import short_repr
 from workbench.core.errors import ArtifactError, first_line
-from workbench.core.given import short
 from workbench.export.io import IOSpec, rebuild_inputs, tree_builder
 from workbench.export.program import layer_of_node
 from workbench.tasks.trees import plain_tree
@@ -95,7 +95,7 @@ def rebuild_graph(
         raise
     except Exception as error:
         raise ArtifactError(
-            f"it is not a complete graph: {type(error).__name__}: {short(first_line(error))}"
+            f"it is not a complete graph: {type(error).__name__}: {short_repr(first_line(error))}"
         ) from error
 
 
@@ -117,7 +117,7 @@ def _rebuilt(nodes: Sequence[Mapping[str, Any]], tensors: Mapping[str, torch.Ten
         elif kind == "output":
             node = graph.output(tuple(_back(entry["args"], rebuilt)))
         else:
-            raise ArtifactError(f"its graph holds a node of the kind {short(kind)}")
+            raise ArtifactError(f"its graph holds a node of the kind {short_repr(kind)}")
         rebuilt[str(entry["name"])] = node
     codegen = _codegen(io)
     outputs = nodes[-1]["args"] if nodes and nodes[-1]["op"] == "output" else ()
@@ -139,14 +139,14 @@ def _codegen(io: IOSpec) -> Any:
     names = list(io.input_names) if io.kind == "dict" else [f"given_{place}" for place in range(len(io.inputs))]
     for name in names:
         if not name.isidentifier() or keyword.iskeyword(name) or name == "self":
-            raise ArtifactError(f"{short(name)} is not a valid argument name")
+            raise ArtifactError(f"{short_repr(name)} is not a valid argument name")
     outputs = plain_tree(tree_builder(io.output_tree)(range(len(io.outputs))))
     return _PyTreeCodeGen(_PyTreeInfo(names, pytree.tree_structure(call), pytree.tree_structure(outputs)))
 
 
 def _hold(root: nn.Module, target: object, tensor: torch.Tensor, *, parameter: bool) -> None:
     if not isinstance(target, str) or not _TENSOR.fullmatch(target):
-        raise ArtifactError(f"{short(target)} is not a valid tensor name")
+        raise ArtifactError(f"{short_repr(target)} is not a valid tensor name")
     *path, name = target.split(".")
     for part in path:
         if part not in root._modules:
@@ -181,7 +181,7 @@ def _function(name: object) -> Callable[..., Any]:
         packet = getattr(getattr(torch.ops, parts[1]), parts[2], None)
         overload = getattr(packet, parts[3], None)
     if not isinstance(overload, torch._ops.OpOverload) or _ARGUMENTS & {a.name for a in overload._schema.arguments}:
-        raise ArtifactError(f"its graph calls {short(name)}, which is not an operator that an artifact may call")
+        raise ArtifactError(f"its graph calls {short_repr(name)}, which is not an operator that an artifact may call")
     return overload
 
 
@@ -228,5 +228,5 @@ def _back(value: Any, rebuilt: Mapping[str, fx.Node]) -> Any:
         return torch.device(content)
     constant = getattr(torch, content, None) if isinstance(content, str) and word in _VALUES else None
     if constant is None or not isinstance(constant, _VALUES[word]):
-        raise ArtifactError(f"its graph holds {short(value)}, which is not a plain value")
+        raise ArtifactError(f"its graph holds {short_repr(value)}, which is not a plain value")
     return constant

@@ -14,8 +14,8 @@ from workbench.artifact.artifact import Artifact
 from workbench.artifact.manifest import read_manifest, recipe_of, version_note
 from workbench.artifact.rebuild import load_module, rebuild, start_of
 from workbench.compress.variant import StepReport, Variant
+from workbench.core.checks import given
 from workbench.core.errors import ArtifactError, WorkbenchError, first_line
-from workbench.core.given import given
 from workbench.export.agreement import compare_outputs
 from workbench.export.io import rebuild_inputs
 from workbench.tasks.task import Task

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from workbench.compress.recipe import Recipe
+from workbench.core.checks import short_repr
 from workbench.core.errors import ArtifactError, WorkbenchError
 from workbench.core.files import sha256_file
-from workbench.core.given import short
 from workbench.core.machine import library_versions
 
 FORMAT = 3
@@ -98,7 +98,7 @@ def read_manifest(folder: Path, *, needs: Collection[str]) -> dict[str, Any]:
     for key, kind in _KINDS.items():
         value = manifest.get(key)
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            raise ArtifactError(f"{folder / MANIFEST} has no usable {key!r}: {short(value)}. {_AGAIN}")
+            raise ArtifactError(f"{folder / MANIFEST} has no usable {key!r}: {short_repr(value)}. {_AGAIN}")
     bad = unfit(manifest, _FORM)
     if bad is not None:
         raise ArtifactError(f"{folder / MANIFEST} has no usable {bad}. {_AGAIN}")
@@ -171,7 +171,7 @@ def _parsed(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ArtifactError(f"{path} cannot be read as a manifest: {short(str(error))}. {_AGAIN}") from error
+        raise ArtifactError(f"{path} cannot be read as a manifest: {short_repr(str(error))}. {_AGAIN}") from error
     if not isinstance(manifest, dict):
         raise ArtifactError(f"{path} cannot be read as a manifest: it is no JSON object. {_AGAIN}")
     return manifest
@@ -182,12 +182,12 @@ def _check_format(folder: Path, found: object) -> None:
         return
     if isinstance(found, int) and not isinstance(found, bool) and found > FORMAT:
         raise ArtifactError(
-            f"{folder} was written by a newer workbench: artefact format {short(found)}, and this version reads "
+            f"{folder} was written by a newer workbench: artefact format {short_repr(found)}, and this version reads "
             f"{FORMAT}. Update inference-workbench, or save the variant again with this version."
         )
     raise ArtifactError(
-        f"{folder / MANIFEST} has artefact format {short(found)}; this version reads {FORMAT}. Save the variant again "
-        "with variant.save(folder)."
+        f"{folder / MANIFEST} has artefact format {short_repr(found)}; this version reads {FORMAT}. Save the variant "
+        "again with variant.save(folder)."
     )
 
 
@@ -199,7 +199,7 @@ def _digest(manifest: Mapping[str, Any]) -> str:
 def _check_file(folder: Path, name: str, expected: object) -> None:
     if name not in FILES:
         where = "outside its folder" if Path(name).name != name else "that no artefact has"
-        raise ArtifactError(f"{folder / MANIFEST} names the file {short(name)} {where}. Do not use this artefact.")
+        raise ArtifactError(f"{folder / MANIFEST} names the file {short_repr(name)} {where}. Do not use this artefact.")
     entry = expected if isinstance(expected, dict) else {}
     size, hexed = entry.get("bytes"), entry.get("sha256")
     whole = isinstance(size, int) and not isinstance(size, bool) and size >= 0
@@ -209,7 +209,8 @@ def _check_file(folder: Path, name: str, expected: object) -> None:
     found = _regular_size(folder, path)
     if found != size:
         raise ArtifactError(
-            f"{path} has {found:,} bytes instead of {short(size)}: it was cut or changed after it was written. {_AGAIN}"
+            f"{path} has {found:,} bytes instead of {short_repr(size)}: it was cut or changed after it was "
+            f"written. {_AGAIN}"
         )
     try:
         same = sha256_file(path) == hexed

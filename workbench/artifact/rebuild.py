@@ -16,8 +16,8 @@ from workbench.artifact.artifact import Artifact
 from workbench.artifact.graph import rebuild_graph
 from workbench.artifact.manifest import GRAPH, ONNX, PROGRAM, STRUCTURE, WEIGHTS, module_files
 from workbench.artifact.structure import own_tensors, replay
+from workbench.core.checks import short_repr
 from workbench.core.errors import ArtifactError, TaskError, first_line
-from workbench.core.given import short
 from workbench.export.io import IOSpec, rebuild_inputs, tree_builder
 from workbench.export.onnx_module import OnnxModule
 from workbench.export.quiet import quiet_export
@@ -126,7 +126,7 @@ def set_weights(module: nn.Module, weights: dict[str, torch.Tensor]) -> None:
         name = min(missing or unknown)
         where = "is in the module but not in the artefact" if missing else "is in the artefact but not in the module"
         raise ArtifactError(
-            f"The artefact does not fit the module that build() makes: the tensor {short(name)} {where}."
+            f"The artefact does not fit the module that build() makes: the tensor {short_repr(name)} {where}."
         )
     made: dict[int, torch.Tensor] = {}
     with torch.no_grad():

@@ -24,8 +24,8 @@ from workbench.artifact.manifest import GRAPH, IO, ONNX, PROGRAM, REFERENCE, STR
 from workbench.artifact.rebuild import set_weights, with_form_of
 from workbench.artifact.reference import Reference, sample_count
 from workbench.artifact.structure import StructureError, describe_structure, own_tensors, replay
+from workbench.core.checks import require_int, require_path
 from workbench.core.errors import ArtifactError, ExportError, first_line
-from workbench.core.given import require_count, require_path
 from workbench.core.machine import FINGERPRINT_LIBRARIES, library_versions, this_machine
 from workbench.export.capture import Captured, capture_dynamic, resize_batch
 from workbench.export.io import IOSpec, Tree, describe_tree, input_leaves
@@ -65,7 +65,7 @@ def save_variant(variant: Variant, folder: str | Path, *, batch: int = 1) -> Art
     0.31
     """
     folder = require_path("Variant.save: folder", folder)
-    require_count("Variant.save: batch", batch)
+    require_int("Variant.save: batch", batch)
     with replacing_folder(folder) as temporary:
         export = _write_onnx(variant, temporary / ONNX, batch)
         make_reference(variant.module, variant.task.examples(8), export.io).write(temporary / REFERENCE)

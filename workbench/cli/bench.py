@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.cli.base import DONE, FAILED, STOPPED, add_command, add_shape, positive, say, write
 from workbench.core.errors import ConfigError
-from workbench.core.files import require_writable
+from workbench.core.files import writable_folder
 
 if TYPE_CHECKING:
     from workbench.study.results.schema import TrialRow
@@ -83,4 +83,4 @@ def _require_file(path: Path) -> None:
     above = path.absolute().parent.parent
     if not above.is_dir():  # one folder is made, several would hide a mistyped path
         raise ConfigError(f"--output {path}: the folder {above} does not exist. Make it first, or check the path.")
-    require_writable(path.parent)
+    writable_folder(path.parent)

@@ -37,7 +37,7 @@ from workbench.cli.export import add_export
 from workbench.cli.noise import add_noise
 from workbench.cli.rows import add_fail_if, add_rows, judge
 from workbench.core.errors import ConfigError, StudyError, TrialFailed, WorkbenchError, did_you_mean
-from workbench.core.lazy import explained
+from workbench.core.lazy import missing_package
 
 COMMANDS = ("doctor", "report", "study", "bench", "export", "noise", "rows", "regression")
 
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _explain(error, "--debug" in given)
         return FAILED if isinstance(error, StudyError | TrialFailed | CannotWrite) else BAD_INPUT
     except ModuleNotFoundError as error:  # a runtime install has no packages of the lab
-        missing = explained(error, f"workbench {given[0]}")
+        missing = missing_package(error, f"workbench {given[0]}")
         if missing is None:
             raise
         _explain(missing, "--debug" in given)

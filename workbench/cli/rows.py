@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from workbench.cli.base import DONE, FAILED, add_command, as_bad_input, say, write
+from workbench.core.checks import given
 from workbench.core.errors import ConfigError
-from workbench.core.given import given
 
 _WHERE = "database URL such as sqlite:///studies.db, or a trials.jsonl"
 

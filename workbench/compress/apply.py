@@ -18,10 +18,10 @@ from workbench.compress.recipe import Recipe
 from workbench.compress.sparsify.masks import Held, zeros_held
 from workbench.compress.steps import Distill, Factorize, Prune, PruneDepth, Quantize, Recover, Sparsify, Step
 from workbench.compress.variant import LayerReport, StepReport, Variant
+from workbench.core.checks import given, require_callable, require_path
 from workbench.core.errors import ConfigError, CoverageError, RecipeError
-from workbench.core.files import require_writable
-from workbench.core.given import given, require_function, require_path
-from workbench.core.progress import Progress, ProgressCallback, ignore
+from workbench.core.files import writable_folder
+from workbench.core.progress import Progress, ProgressCallback, ignore_progress
 from workbench.tasks.load import load_task
 from workbench.tasks.module import copied_module
 
@@ -43,7 +43,7 @@ def apply(
     recipe: Recipe,
     task: Task | str,
     *,
-    progress: ProgressCallback = ignore,
+    progress: ProgressCallback = ignore_progress,
     cache: Cache | None = None,
     checkpoints: str | Path | None = None,
     cost: Cost | None = None,
@@ -93,7 +93,7 @@ def apply(
     task = load_task(task)
     _check_cost(recipe, cost)
     if folder is not None:
-        require_writable(folder)
+        writable_folder(folder)
     with torch.random.fork_rng(devices=[]):
         task.check()
         check_steps(recipe.steps, task)
@@ -152,9 +152,9 @@ def _import_handler(kind: type[Step]) -> None:
 
 
 def _check_arguments(progress: object, cache: object, cost: object) -> None:
-    require_function("Recipe.apply: progress", progress, takes="each Progress report")
+    require_callable("Recipe.apply: progress", progress, takes="each Progress report")
     if cost is not None:
-        require_function("Recipe.apply: cost", cost, takes="a Variant and returns a number")
+        require_callable("Recipe.apply: cost", cost, takes="a Variant and returns a number")
     if cache is not None and not isinstance(cache, MutableMapping):
         raise ConfigError(
             f"Recipe.apply: cache must be a dict, a wb.PrefixCache(task) or None, got {given(cache)}. "

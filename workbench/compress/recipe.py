@@ -18,9 +18,9 @@ from workbench.compress.steps import (
     step_from_dict,
     step_to_dict,
 )
+from workbench.core.checks import given
 from workbench.core.config import canonical_json, short_id
 from workbench.core.errors import RecipeError, unknown_name
-from workbench.core.given import given
 from workbench.core.late_binding import call_late
 from workbench.core.untrusted import require_line
 

@@ -9,8 +9,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from workbench.core.checks import given
 from workbench.core.errors import ConfigError
-from workbench.core.given import given
 
 ALLOCATORS = ("default", "steady")
 _MAPS = Path("/proc/self/maps")

@@ -39,7 +39,7 @@ class Topology:
         return f"{smt}, {len(self.nodes)} NUMA node{'s' if len(self.nodes) > 1 else ''}"
 
 
-def this_topology() -> Topology | None:
+def cpu_topology() -> Topology | None:
     """Return the topology within this process's affinity mask, None where the system does not tell it."""
     return _known(frozenset(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else None
 
@@ -89,12 +89,12 @@ def cpus_to_pin(topology: Topology, threads: int) -> tuple[int, ...]:
     return tuple(cpus[:threads]) if len(cpus) >= threads else ()
 
 
-def parse_list(text: str) -> frozenset[int]:
+def parse_cpu_list(text: str) -> frozenset[int]:
     """Return the numbers of a list as the kernel writes it.
 
     Examples
     --------
-    >>> sorted(parse_list("0-2,8"))
+    >>> sorted(parse_cpu_list("0-2,8"))
     [0, 1, 2, 8]
     """
     numbers: set[int] = set()
@@ -111,6 +111,6 @@ def _siblings(folder: Path) -> frozenset[int] | None:
 
 def _read_list(path: Path) -> frozenset[int] | None:
     try:
-        return parse_list(path.read_text())
+        return parse_cpu_list(path.read_text())
     except (OSError, ValueError):
         return None

@@ -20,7 +20,7 @@ _NOTHING = 2**16
 
 
 @contextlib.contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
+def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yield a temporary name beside ``path``; on success it takes the place of ``path`` in one step.
 
     Raises
@@ -69,13 +69,13 @@ def _reason(error: OSError, folder: Path) -> str:
 
 
 def write_json(path: str | Path, value: Any, *, indent: int | None = None) -> None:
-    """Write a JSON-ready value in one step; raises as :func:`replacing`.
+    """Write a JSON-ready value in one step; raises as :func:`atomic_write`.
 
     Examples
     --------
     >>> write_json("known.json", {"floor": 0.02})  # doctest: +SKIP
     """
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(value, indent=indent), encoding="utf-8")
 
 
@@ -98,7 +98,7 @@ def sha256_file(path: str | Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def require_writable(folder: str | Path) -> Path:
+def writable_folder(folder: str | Path) -> Path:
     """Return ``folder`` as a path, made where missing, or say before work starts why it cannot be written."""
     folder = Path(folder)
     try:

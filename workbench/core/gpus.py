@@ -31,7 +31,7 @@ def gpu_devices() -> tuple[tuple[Any, ...], str | None]:
     return found, None if found else "CUDA_VISIBLE_DEVICES hides every GPU of this machine."
 
 
-def known(value: Any) -> float | None:
+def number_or_none(value: Any) -> float | None:
     """Return a figure of nvitop, None where it is N/A (a text)."""
     return float(value) if isinstance(value, int | float) else None
 
@@ -71,7 +71,7 @@ class GpuMemory:
         found, reason = gpu_devices() if devices is None else (tuple(devices), None)
         self._pid = os.getpid() if pid is None else pid
         self._devices, self._reason = found, reason
-        self._before = [known(device.memory_used()) for device in found]
+        self._before = [number_or_none(device.memory_used()) for device in found]
         self._own: list[float | None] = [None] * len(found)
         self._rise: list[float | None] = [None] * len(found)
 
@@ -79,9 +79,9 @@ class GpuMemory:
         """Read what is held now."""
         for i, device in enumerate(self._devices):
             process = device.processes().get(self._pid)
-            own = known(process.gpu_memory()) if process is not None else None
+            own = number_or_none(process.gpu_memory()) if process is not None else None
             self._own[i] = _larger(self._own[i], own)
-            before, now = self._before[i], known(device.memory_used())
+            before, now = self._before[i], number_or_none(device.memory_used())
             if before is not None and now is not None:
                 self._rise[i] = _larger(self._rise[i], max(0.0, now - before))
 

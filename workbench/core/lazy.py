@@ -48,30 +48,30 @@ CLUSTER = frozenset({"distributed"})
 _EXTRAS = {"lab": LAB, "runtime": RUNTIME, "loadgen": LOADGEN, "cluster": CLUSTER}
 
 
-def how_to_get(extra: str) -> str:
+def install_command(extra: str) -> str:
     """Return the command that installs one extra of this distribution.
 
     Examples
     --------
-    >>> how_to_get("lab")
+    >>> install_command("lab")
     'pip install "inference-workbench[lab]"'
     """
     return f'pip install "inference-workbench[{extra}]"'
 
 
-def explained(error: ModuleNotFoundError, what: str) -> PackageMissing | None:
+def missing_package(error: ModuleNotFoundError, what: str) -> PackageMissing | None:
     """Return what to say where ``what`` failed for a package of an extra, None where another module is missing."""
     extra = next((extra for extra, modules in _EXTRAS.items() if error.name in modules), None)
     if extra is None:
         return None
     return PackageMissing(
-        f"{what} needs the package {error.name!r}, which this install does not have. Get it: {how_to_get(extra)}",
+        f"{what} needs the package {error.name!r}, which this install does not have. Get it: {install_command(extra)}",
         name=error.name,
     )
 
 
 @contextlib.contextmanager
-def needing(what: str) -> Iterator[None]:
+def optional_import(what: str) -> Iterator[None]:
     """Say which command installs what a block lacks, instead of a ModuleNotFoundError.
 
     Raises
@@ -81,13 +81,13 @@ def needing(what: str) -> Iterator[None]:
 
     Examples
     --------
-    >>> with needing("wb.Task"):
+    >>> with optional_import("wb.Task"):
     ...     import torch
     """
     try:
         yield
     except ModuleNotFoundError as error:
-        found = explained(error, what)
+        found = missing_package(error, what)
         if found is None:
             raise
         raise found from None  # the trace of the import leads nowhere that the reader could mend
@@ -111,7 +111,7 @@ def attach(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], 
         if name not in public:
             hint = "" if name.startswith("_") else did_you_mean(name, public)
             raise AttributeError(f"module {package!r} has no attribute {name!r}.{hint}")
-        with needing(f"workbench's {name}"):
+        with optional_import(f"workbench's {name}"):
             return load(name)
 
     return load_named, names, public

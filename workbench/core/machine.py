@@ -15,8 +15,8 @@ from pathlib import Path
 import psutil
 
 from workbench.core.config import short_id
-from workbench.core.cpu import this_topology
-from workbench.core.lazy import how_to_get
+from workbench.core.cpu import cpu_topology
+from workbench.core.lazy import install_command
 
 INSTRUCTION_SETS = (
     "sse4_2",
@@ -80,7 +80,7 @@ def this_machine() -> Machine:
         cpu_model=info.get("model name") or platform.processor() or platform.machine(),
         cores_physical=psutil.cpu_count(logical=False) or logical,
         cores_logical=logical,
-        cores_allowed=cores_allowed(),
+        cores_allowed=available_cores(),
         memory_mib=_memory_mib(),
         isa=_instruction_sets(info),
         gpus=gpus,
@@ -88,12 +88,12 @@ def this_machine() -> Machine:
     )
 
 
-def machine_words() -> str:
+def describe_machine() -> str:
     """Return this machine in a few words.
 
     Examples
     --------
-    >>> machine_words()  # doctest: +SKIP
+    >>> describe_machine()  # doctest: +SKIP
     'AMD EPYC 7763, 4 cores, 16,384 MiB, Linux'
     """
     machine, system = this_machine(), platform.system()
@@ -101,7 +101,7 @@ def machine_words() -> str:
     return ", ".join((machine.cpu_model, cores, f"{machine.memory_mib:,} MiB", system, *machine.gpus))
 
 
-def cores_allowed() -> int:
+def available_cores() -> int:
     """Return how many logical cores this process may keep busy: its affinity, cut by the cgroup's CPU quota."""
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _cgroup_quota(Path("/sys/fs/cgroup"))
@@ -113,7 +113,7 @@ def default_threads() -> int:
 
     Two hardware threads of one core in the affinity mask count as one.
     """
-    machine, topology = this_machine(), this_topology()
+    machine, topology = this_machine(), cpu_topology()
     physical = machine.cores_physical if topology is None else len(topology.cores)
     return max(1, min(physical, machine.cores_allowed))
 
@@ -150,7 +150,7 @@ def this_site() -> Site:
     True
     """
     libraries = tuple(library_versions(FINGERPRINT_LIBRARIES).items())
-    return Site(fingerprint_id(), machine_words(), this_machine().int8_dot, default_threads(), libraries)
+    return Site(fingerprint_id(), describe_machine(), this_machine().int8_dot, default_threads(), libraries)
 
 
 @functools.cache
@@ -219,7 +219,7 @@ def _gpus() -> tuple[tuple[str, ...], str | None]:
     try:
         return _nvidia_gpus()
     except ModuleNotFoundError as error:  # a runtime install
-        return (), f"GPUs were not looked for: {error.name} is not installed. Get it: {how_to_get('lab')}"
+        return (), f"GPUs were not looked for: {error.name} is not installed. Get it: {install_command('lab')}"
 
 
 def _nvidia_gpus() -> tuple[tuple[str, ...], str | None]:

@@ -31,5 +31,5 @@ ProgressCallback = Callable[[Progress], None]
 """Called with each report; it may raise :class:`workbench.core.errors.Cancelled` to stop the work."""
 
 
-def ignore(_: Progress) -> None:
+def ignore_progress(_: Progress) -> None:
     """Default callback: drop the report."""

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from workbench.core.checks import given
 from workbench.core.errors import WorkbenchError
-from workbench.core.given import given
 
 T = TypeVar("T")
 MOST_NAME = 200
@@ -31,12 +31,12 @@ def require_line(where: str, value: object, *, error: type[WorkbenchError], most
     return value
 
 
-def cleaned(text: str) -> str:
+def escape_control(text: str) -> str:
     """Return text whose control characters, line ends and tabs excepted, are written as escapes.
 
     Examples
     --------
-    >>> cleaned("a\\x1b[31m")
+    >>> escape_control("a\\x1b[31m")
     'a\\\\x1b[31m'
     """
     if text.isprintable():
@@ -60,12 +60,12 @@ def one_line(value: object) -> str:
     return "".join(part if part.isprintable() else _escaped(part) for part in text)
 
 
-def markdown(value: object) -> str:
+def escape_markdown(value: object) -> str:
     """Return a value as one line of Markdown that shows its characters and means nothing.
 
     Examples
     --------
-    >>> print(markdown("digits_vit"), markdown("<b>[a](b)</b>"))
+    >>> print(markdown("digits_vit"), escape_markdown("<b>[a](b)</b>"))
     digits_vit \\<b\\>\\[a\\](b)\\</b\\>
     """
     text = one_line(value)
@@ -86,7 +86,7 @@ def code_span(value: object) -> str:
     return f"{fence}{pad}{text}{pad}{fence}"
 
 
-def parsed(where: str, value: Any, parse: Callable[[Any], T], *, error: type[WorkbenchError]) -> T:
+def parse_untrusted(where: str, value: Any, parse: Callable[[Any], T], *, error: type[WorkbenchError]) -> T:
     """Return ``parse(value)``, or raise ``error`` if the value does not have the form that ``parse`` expects."""
     try:
         return parse(value)
@@ -94,7 +94,7 @@ def parsed(where: str, value: Any, parse: Callable[[Any], T], *, error: type[Wor
         raise error(f"{where} does not hold what the workbench wrote there, but {given(value)}.") from problem
 
 
-def inside(folder: Path, name: object, *, error: type[WorkbenchError]) -> Path:
+def safe_path(folder: Path, name: object, *, error: type[WorkbenchError]) -> Path:
     """Return the path of ``name`` in ``folder``, or raise ``error`` if it leads elsewhere."""
     line = require_line(f"A file name in {folder}", name, error=error)
     path = folder / line

@@ -9,8 +9,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from workbench.artifact.artifact import Artifact, open_artifact
+from workbench.core.checks import require_int
 from workbench.core.errors import ConfigError, EngineError
-from workbench.core.given import require_count
 from workbench.engine.autotune.api import TunableCalls
 from workbench.engine.autotune.selection import Candidate, choose, load_checked
 from workbench.engine.backends import get_backend, takes_onnx
@@ -254,7 +254,7 @@ class OptimizedInferenceEngine(TunableCalls):
         >>> for x in images:
         ...     use(engine.predict(x, out=buffers).result)
         """
-        return self._ready().outputs.new(require_count("output_buffers: size", size))
+        return self._ready().outputs.new(require_int("output_buffers: size", size))
 
     @property
     def buffers(self) -> BufferStatistics:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, overload
 from workbench.artifact.artifact import Artifact, open_artifact
 from workbench.artifact.manifest import recipe_of
 from workbench.core.errors import ArtifactError
-from workbench.core.lazy import needing
+from workbench.core.lazy import optional_import
 from workbench.engine.engine import OptimizedInferenceEngine
 from workbench.export.io import IOSpec
 
@@ -146,7 +146,7 @@ def load_variant(
         if trust:
             raise ArtifactError("trust=True is for a variant's torch module: give its task too.")
         return InferenceModel(artifact)
-    with needing("load_variant with a task"):
+    with optional_import("load_variant with a task"):
         from workbench.artifact.load import restore_variant
         from workbench.tasks.load import load_task
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import dataclasses
 from typing import NamedTuple
 
+from workbench.core.checks import given
 from workbench.core.config import Config, option
 from workbench.core.errors import ConfigError, did_you_mean
-from workbench.core.given import given
 from workbench.core.machine import Machine, this_machine
 from workbench.export.agreement import FLOAT_TOLERANCE
 

@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from workbench.core.checks import given
 from workbench.core.errors import ArtifactError
-from workbench.core.given import given
 from workbench.core.untrusted import require_line
 from workbench.tasks.trees import AttributeDict
 

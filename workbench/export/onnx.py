@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from workbench.core.errors import ExportError
-from workbench.core.files import replacing
+from workbench.core.files import atomic_write
 from workbench.export.agreement import compare_outputs
 from workbench.export.capture import (
     Captured,
@@ -95,7 +95,7 @@ def export_onnx(
     if len(names) != len(input_leaves(inputs)):
         raise ExportError(f"{len(input_leaves(inputs))} inputs need as many names, got {list(names)}.")
     if isinstance(module, OnnxModule):
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_bytes(module.content)
         return ExportReport(path, module.opset, True, None, (), module.io, None)
     module, fixed = evaluating(module), batch or batch_size(inputs)
@@ -135,7 +135,7 @@ def _write(
     except Exception as error:
         raise ExportError(f"The module cannot be written as one ONNX file: {reason_of(error)}") from error
     _prove(content, module, inputs, io, quantized=is_quantized(captured))
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(content)
     io = with_table_sizes(io, model.graph)
     return ExportReport(path, needs.opset, captured.batch is None, captured.batch, captured.notes, io, captured.program)

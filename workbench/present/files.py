@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.core.errors import ConfigError
-from workbench.core.files import replacing
-from workbench.core.lazy import how_to_get
+from workbench.core.files import atomic_write
+from workbench.core.lazy import install_command
 from workbench.present.findings import Row, notes_by_reason
 from workbench.present.html import style, text
 from workbench.present.tables import MACHINE, SHAPE, TRIALS, table
@@ -61,7 +61,7 @@ def write_rows(rows: Sequence[Row], path: str | Path) -> Path:
         raise ConfigError(f"There are no rows to write into {target}.")
     if target.suffix == ".jsonl":
         return write_trials(rows, target)
-    with replacing(target) as temporary:
+    with atomic_write(target) as temporary:
         if target.suffix == ".html":
             temporary.write_text(_html(rows), encoding="utf-8")
         elif target.suffix == ".csv":
@@ -82,7 +82,7 @@ def check_format(path: Path) -> None:
             import pyarrow  # noqa: F401
         except ModuleNotFoundError as error:
             raise ConfigError(
-                f"{path}: Parquet files need pyarrow. Get it: {how_to_get('parquet')}. Or write a .csv."
+                f"{path}: Parquet files need pyarrow. Get it: {install_command('parquet')}. Or write a .csv."
             ) from error
 
 

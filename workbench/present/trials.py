@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.core.config import without_nan
-from workbench.core.files import replacing
+from workbench.core.files import atomic_write
 
 
 def write_trials(rows: Iterable[Mapping[str, Any]], path: str | Path) -> Path:
@@ -17,7 +17,7 @@ def write_trials(rows: Iterable[Mapping[str, Any]], path: str | Path) -> Path:
     The steps' lists of layers, which every trial of a recipe would repeat, are left out. The file takes its place
     in one step, so that a reader never sees half of it.
     """
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         lines = (json.dumps(plain_row(row), ensure_ascii=False, allow_nan=False) for row in rows)
         temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     return Path(path)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from workbench.core.allocator import allocator_state
-from workbench.core.cpu import this_topology
+from workbench.core.cpu import cpu_topology
 from workbench.core.machine import (
     FINGERPRINT_LIBRARIES,
     INT8_DOT,
@@ -38,7 +38,7 @@ def examine() -> dict[str, Any]:
         "int8_dot": machine.int8_dot,
         "int8": int8_advice(machine),
         "bf16": bf16_advice(machine),
-        "topology": str(this_topology() or "topology unknown"),
+        "topology": str(cpu_topology() or "topology unknown"),
         "default_threads": default_threads(),
         "fingerprint": fingerprint_id(),
         "libraries": library_versions(FINGERPRINT_LIBRARIES),

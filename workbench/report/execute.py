@@ -14,7 +14,7 @@ from typing import IO, Any
 
 from workbench.core import errors
 from workbench.core.errors import WorkbenchError
-from workbench.core.files import replacing
+from workbench.core.files import atomic_write
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -51,7 +51,7 @@ def execute_notebook(
     failure: NotebookFailed | None = None
     kernels: list[Any] = []
     with (
-        replacing(target) as path,
+        atomic_write(target) as path,
         tempfile.TemporaryFile() as last_words,
         _first_interrupt_to(kernels) as interrupted,
     ):

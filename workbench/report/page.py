@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench import __version__
-from workbench.core.files import replacing
+from workbench.core.files import atomic_write
 from workbench.present.html import style
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
@@ -26,7 +26,7 @@ def write_page(notebook: str | Path, path: str | Path, *, title: str, failure: s
     node = nbformat.read(str(notebook), as_version=4)
     page = {"style": style(), "title": title, "failure": failure, "version": __version__}
     source, _ = _exporter().from_notebook_node(node, resources={"workbench": page})
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(source, encoding="utf-8")
     return Path(path)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.core.config import from_dict
 from workbench.core.errors import WorkbenchError
-from workbench.core.files import require_writable
+from workbench.core.files import writable_folder
 from workbench.core.machine import this_machine
 from workbench.core.progress import ProgressCallback
 from workbench.measure.resources.monitor import Monitor
@@ -52,7 +52,7 @@ class Report:
 
     def __init__(self, **settings: Any) -> None:
         self.settings = from_dict(ReportSettings, settings)
-        self.folder = require_writable(self.settings.output_dir).resolve()
+        self.folder = writable_folder(self.settings.output_dir).resolve()
         self.summary: RunSummary | None = None
         self.failure: WorkbenchError | KeyboardInterrupt | None = None
         self.monitor = Monitor(rate_hz=_RATE_HZ)

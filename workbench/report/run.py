@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.core.config import from_dict
 from workbench.core.errors import ConfigError, WorkbenchError
-from workbench.core.files import require_writable
-from workbench.core.lazy import needing
+from workbench.core.files import writable_folder
+from workbench.core.lazy import optional_import
 from workbench.report.parameters import check_parameters, find_notebook, read_parameters
 from workbench.report.settings import ReportSettings
 
@@ -78,7 +78,7 @@ def run_report(
     given = _checked(notebook, parameters or {})
     asked = {**given, "output_dir": str(output), "started_at": started, "interactive": False}
     from_dict(ReportSettings, asked)  # a wrong setting is told before the task is loaded
-    folder = require_writable(output).resolve()
+    folder = writable_folder(output).resolve()
     loaded = _load(task)
     remarks = loaded.check()
     ready = {**asked, "task": _reference(loaded), "output_dir": str(folder)}
@@ -137,7 +137,7 @@ def _checked(notebook: Path, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _load(task: str | Task) -> Task:
-    with needing("run_report"):
+    with optional_import("run_report"):
         from workbench.tasks.load import load_task
 
     return load_task(task)

@@ -29,7 +29,7 @@ from workbench.present.findings import (
 from workbench.present.html import details, text
 from workbench.report.settings import ReportSettings
 from workbench.study.results.ranking import Best
-from workbench.study.strategy.decisions import Decision
+from workbench.study.strategy.decision_log import Decision
 
 LIBRARIES = ("torch", "onnxruntime", "openvino", "torch-pruning", "torchao", "inference-workbench")
 

@@ -17,7 +17,7 @@ from workbench.study.search.api import stored_question
 from workbench.study.search.goals import recommend
 from workbench.study.storage.database import Store
 from workbench.study.storage.last_run import last_run
-from workbench.study.strategy.decisions import Decision, last_decided
+from workbench.study.strategy.decision_log import Decision, last_decided
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.core.errors import Cancelled, StudyError
-from workbench.core.progress import Progress, ProgressCallback, ignore
+from workbench.core.progress import Progress, ProgressCallback, ignore_progress
 from workbench.study.execution.summary import RunSummary
 from workbench.study.results.merge import rows_of_task
 from workbench.study.results.ranking import check_question
 from workbench.study.search.api import SETTING
 from workbench.study.storage.database import Store
 from workbench.study.storage.last_run import ASKED, LastRun
-from workbench.study.strategy.decisions import CURRENT
+from workbench.study.strategy.decision_log import CURRENT
 from workbench.study.workers.policy import STALL_S, worker_policy
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class StudyRuns:
         seed: int = 0,
         baseline: str = "torch-eager",
         references: Sequence[str] = (),
-        progress: ProgressCallback = ignore,
+        progress: ProgressCallback = ignore_progress,
     ) -> RunSummary:
         """Run every trial that is not complete yet; complete rows are reused.
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from workbench.core.checks import require_bool
 from workbench.core.errors import ConfigError, StudyError
-from workbench.core.given import require_flag
-from workbench.core.progress import ProgressCallback, ignore
+from workbench.core.progress import ProgressCallback, ignore_progress
 from workbench.core.untrusted import require_line
 from workbench.study.asking import StudyAnswers
 from workbench.study.running import StudyRuns
@@ -67,7 +67,7 @@ class Study(StudyRuns, StudySearch, StudyAnswers):
     ) -> None:
         if name is not None:
             require_line("Study: name", name, error=ConfigError)
-        require_flag("Study: prefix_cache", prefix_cache)
+        require_bool("Study: prefix_cache", prefix_cache)
         from workbench.tasks.load import load_task
 
         self.task: Task = load_task(task)
@@ -92,7 +92,7 @@ class Study(StudyRuns, StudySearch, StudyAnswers):
         seeds: int | Sequence[int] = 3,
         *,
         backend: str | None = None,
-        progress: ProgressCallback = ignore,
+        progress: ProgressCallback = ignore_progress,
     ) -> SeedVariance:
         """Prepare a recipe with several seeds and measure the quality of each on one engine; rows stay as they are.
 

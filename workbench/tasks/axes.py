@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from workbench.core.checks import given
 from workbench.core.errors import TaskError
-from workbench.core.given import given
 from workbench.tasks.trees import Tree, leaves, tree_map
 
 OpenDims = Sequence[Mapping[int, str]]

@@ -16,8 +16,8 @@ from typing import Any
 import cloudpickle
 from torch import nn
 
+from workbench.core.checks import given
 from workbench.core.errors import TaskError, did_you_mean
-from workbench.core.given import given
 from workbench.core.untrusted import require_line
 from workbench.tasks.module import as_own_module
 from workbench.tasks.task import Task

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import psutil
 
-from workbench.core.gpus import gpu_devices, known
+from workbench.core.gpus import gpu_devices, number_or_none
 from workbench.core.processes import allowed_cores, cpu_seconds, own_processes
 
 MAX_OTHERS = 0.10
@@ -225,5 +225,5 @@ def _sensors(*, gpu: bool) -> _Sensors:
 
 def _gpu_mhz() -> float | None:
     """Return the highest clock of any GPU's cores, None without a GPU."""
-    clocks = [known(device.sm_clock()) for device in gpu_devices()[0]]
+    clocks = [number_or_none(device.sm_clock()) for device in gpu_devices()[0]]
     return max((clock for clock in clocks if clock is not None), default=None)

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from workbench.core.checks import given
 from workbench.core.errors import ConfigError, TrialFailed
-from workbench.core.given import given
 from workbench.timing.arms import Arm
 from workbench.timing.blocks import Block, Samples
 from workbench.timing.conditions import Conditions, LoadMonitor, merge_conditions

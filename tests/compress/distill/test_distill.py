@@ -19,7 +19,7 @@ from workbench.compress.training.distillation_objective import DistillationObjec
 from workbench.compress.training.features import Matching, Pair
 from workbench.compress.training.losses import attention_error, attention_map, feature_error, leaf_loss, mixed_loss
 from workbench.core.errors import ConfigError, RecipeError, WorkbenchError
-from workbench.core.progress import ignore
+from workbench.core.progress import ignore_progress
 
 
 def test_the_loss_of_logits_is_the_divergence_by_hand():
@@ -492,5 +492,5 @@ def test_no_step_reads_the_evaluation_split(step, models, tmp_path):
     }
     step = step.replace(batch_size=16, **changes)
     first = () if "student" in changes else (Prune(0.5, round_to=1),)
-    variant = Recipe(*first, step).apply(task, progress=ignore, checkpoints=tmp_path / "state")
+    variant = Recipe(*first, step).apply(task, progress=ignore_progress, checkpoints=tmp_path / "state")
     assert variant.reports[-1].step == step

@@ -17,7 +17,7 @@ from workbench.compress.training.distillation_objective import CACHE_BYTES, Dist
 from workbench.compress.training.features import Matching, Pair, match_last_maps
 from workbench.compress.training.losses import feature_error
 from workbench.core.errors import ConfigError
-from workbench.core.progress import ignore
+from workbench.core.progress import ignore_progress
 from workbench.tasks import digits, digits_vit
 
 
@@ -192,7 +192,7 @@ def test_the_objective_is_outputs_and_last_map_by_hand(features):
 def distilled(task, student, epochs=2, **options):
     step = Distill(epochs=epochs, batch_size=16, precision="float32", **options)
     torch.manual_seed(0)  # dropout
-    return distill(step, Work(task, student, ignore, 0))
+    return distill(step, Work(task, student, ignore_progress, 0))
 
 
 def error_of(task, module):

@@ -17,7 +17,7 @@ from workbench.compress.factorize.apply import factorize
 from workbench.compress.handlers import Work
 from workbench.compress.model_ops import count_macs, count_params
 from workbench.core.errors import ConfigError, CoverageError
-from workbench.core.progress import ignore
+from workbench.core.progress import ignore_progress
 
 
 def net():
@@ -268,7 +268,7 @@ def test_measured_splits_stay_where_the_clock_says_so():
         seen.append(variant)
         return variant.macs + 1e6 * isinstance(variant.module[0], nn.Sequential)
 
-    outcome = factorize(Factorize(ratio=0.25, measured=True), Work(task, task.model(), ignore, 0, cost))
+    outcome = factorize(Factorize(ratio=0.25, measured=True), Work(task, task.model(), ignore_progress, 0, cost))
     report = {layer.name: layer for layer in outcome.layers}
     assert not report["0"].touched and "past the measured break-even" in report["0"].reason
     assert report["4"].touched and "ms" in report["4"].reason
@@ -276,7 +276,7 @@ def test_measured_splits_stay_where_the_clock_says_so():
     assert Factorize().measured_on is None
     assert Factorize(measured=True, engine="openvino").measured_on == ("openvino", 32)
     with pytest.raises(ConfigError, match=r"recipe.apply\(task, cost=wb.latency_cost"):
-        factorize(Factorize(measured=True), Work(task, task.model(), ignore, 0))
+        factorize(Factorize(measured=True), Work(task, task.model(), ignore_progress, 0))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from workbench.compress.prune.apply import _groups, _State, prune
 from workbench.compress.prune.shrink import shrink
 from workbench.compress.training.optimizer_hooks import optimizer_step_hooks
 from workbench.core.errors import ConfigError
-from workbench.core.progress import ignore
+from workbench.core.progress import ignore_progress
 
 
 def net():
@@ -131,7 +131,7 @@ def test_channels_shrink_and_less_is_lost_when_they_go(tiny_task):
     weakest, lost = {}, {}
     for strength in (1e-9, 0.5):
         step = Prune(0.5, sparse_epochs=16.0, sparse_strength=strength, round_to=1)
-        work = Work(tiny_task, tiny_task.model(), ignore, 0)
+        work = Work(tiny_task, tiny_task.model(), ignore_progress, 0)
         assert shrink(step, work, _groups(step, work, _State())[0]) == 16.0
         sizes = norms(work.module)
         weakest[strength] = float(sizes[:8].mean() / sizes.mean())

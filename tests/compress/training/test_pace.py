@@ -16,7 +16,7 @@ from workbench.compress.training.pace import MIN_STEPS, Numerics, choose_numeric
 from workbench.compress.training.plan import Plan
 from workbench.core.allocator import allocator_state
 from workbench.core.errors import Cancelled
-from workbench.core.progress import ignore
+from workbench.core.progress import ignore_progress
 from workbench.tasks.split import Split
 
 DEFAULT, PLAIN = Numerics(True, "bfloat16"), Numerics(False, "float32")
@@ -110,7 +110,7 @@ def run(plan, **options):
     x, y = images(64)
     trained = train(
         module.train(), Split(x, y), lambda out, inputs, targets, _: F.cross_entropy(out, targets), plan,
-        stage="train", progress=options.pop("progress", ignore), seed=0, **options,
+        stage="train", progress=options.pop("progress", ignore_progress), seed=0, **options,
     )  # fmt: skip
     return module, trained
 

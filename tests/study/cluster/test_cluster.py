@@ -18,12 +18,12 @@ from paths import SUPPORT
 import workbench as wb
 from workbench import cli
 from workbench.core.errors import BackendUnavailable, ConfigError, PackageMissing, StudyError
-from workbench.core.lazy import how_to_get
+from workbench.core.lazy import install_command
 from workbench.core.machine import fingerprint_id
 from workbench.core.processes import allowed_cores
 from workbench.study.results.schema import OPTIONAL
 
-distributed = pytest.importorskip("distributed", reason=f"needs Dask: {how_to_get('cluster')}")
+distributed = pytest.importorskip("distributed", reason=f"needs Dask: {install_command('cluster')}")
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(600)]
 ANSWERS = f"{SUPPORT / 'answers.py'}:answers"

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from workbench.study.strategy.decisions import Record
-from workbench.study.strategy.evidence import Probe, Question, Result
+from workbench.study.strategy.decision_log import Record
+from workbench.study.strategy.interface import Probe, Question, Result
 from workbench.study.strategy.strategy import Strategy
 from workbench.study.workers.process import OutOfTime
 

@@ -171,8 +171,8 @@ def test_an_interrupted_run_goes_on_with_the_same_recipes(world, play, memory):
     whole = play(world(1200.0))
     halves = world(1200.0)
     halves.budget_s = 500.0  # what it is killed at; it was planned for 1,200 s
-    from workbench.study.strategy.decisions import Record
-    from workbench.study.strategy.evidence import Question
+    from workbench.study.strategy.decision_log import Record
+    from workbench.study.strategy.interface import Question
     from workbench.study.strategy.strategy import Strategy
     from workbench.study.workers.process import OutOfTime
 

@@ -19,12 +19,12 @@ from workbench.compress.model_ops import count_macs, count_params, predict_with
 from workbench.compress.sensitivity.probe import PROBES, Probe
 from workbench.compress.sensitivity.table import Cell, Sensitivity
 from workbench.compress.steps import Step, step_to_dict
+from workbench.core.checks import given, require_callable, require_int, require_sequence
 from workbench.core.config import short_id
 from workbench.core.errors import ConfigError, unknown_name
 from workbench.core.files import cache_dir, write_json
-from workbench.core.given import given, require_count, require_function, require_several
 from workbench.core.machine import library_versions
-from workbench.core.progress import Progress, ProgressCallback, ignore
+from workbench.core.progress import Progress, ProgressCallback, ignore_progress
 from workbench.tasks.load import load_task
 from workbench.tasks.module import copied_module
 from workbench.tasks.trees import Tree, leaves
@@ -45,7 +45,7 @@ def sensitivity(
     layers: Sequence[str] = (),
     measure: str = "quality",
     seed: int = 0,
-    progress: ProgressCallback = ignore,
+    progress: ProgressCallback = ignore_progress,
     cache: bool = True,
 ) -> Sensitivity:
     """Change one layer at a time on a copy of the task's model, and measure what that costs and saves.
@@ -87,13 +87,13 @@ def sensitivity(
     >>> table = wb.sensitivity(task, "prune", settings=(0.25, 0.5))  # doctest: +SKIP
     >>> wb.Recipe(table.step(drop=0.01)).apply(task)  # doctest: +SKIP
     """
-    require_function("sensitivity: progress", progress, takes="each Progress report")
-    require_count("sensitivity: seed", seed, minimum=0)
-    names = require_several("sensitivity: layers", layers, of=str)
+    require_callable("sensitivity: progress", progress, takes="each Progress report")
+    require_int("sensitivity: seed", seed, minimum=0)
+    names = require_sequence("sensitivity: layers", layers, of=str)
     for name in names:
         if not isinstance(name, str):
             raise ConfigError(f"sensitivity: layers must hold names of layers, got {given(name)}.")
-    probe = _probe(technique, require_several("sensitivity: settings", settings), measure)
+    probe = _probe(technique, require_sequence("sensitivity: settings", settings), measure)
     task = load_task(task)
     with torch.random.fork_rng(devices=[]):
         task.check()
@@ -119,8 +119,8 @@ class Judge:
     """Measures whole steps as a table measured single layers, on the model that the table is of."""
 
     def __init__(self, table: Sensitivity, task: Task | str, *, seed: int, progress: ProgressCallback) -> None:
-        require_count("Sensitivity.fit: seed", seed, minimum=0)
-        require_function("Sensitivity.fit: progress", progress, takes="each Progress report")
+        require_int("Sensitivity.fit: seed", seed, minimum=0)
+        require_callable("Sensitivity.fit: progress", progress, takes="each Progress report")
         task = load_task(task)
         if task.name != table.task:
             raise ConfigError(

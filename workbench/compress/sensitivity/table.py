@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.compress.pareto_allocation import Point, lower_hull, walk
 from workbench.compress.steps import Step
+from workbench.core.checks import given, require_int
 from workbench.core.errors import ConfigError, unknown_name
-from workbench.core.given import given, require_count
-from workbench.core.progress import ProgressCallback, ignore
+from workbench.core.progress import ProgressCallback, ignore_progress
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -181,7 +181,7 @@ class Sensitivity:
         of: str | None = None,
         tries: int = 6,
         seed: int = 0,
-        progress: ProgressCallback = ignore,
+        progress: ProgressCallback = ignore_progress,
     ) -> Step:
         """Return the largest :meth:`step` that holds the goal by measurement, all its layers changed together.
 
@@ -202,7 +202,7 @@ class Sensitivity:
         from workbench.compress.sensitivity.run import Judge
 
         goal = self._allowed(drop, sqnr_db)
-        require_count("Sensitivity.fit: tries", tries, minimum=1)
+        require_int("Sensitivity.fit: tries", tries, minimum=1)
         judge = Judge(self, task, seed=seed, progress=progress)
 
         def step_for(allowed: float) -> Step:

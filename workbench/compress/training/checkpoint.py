@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from workbench.core.errors import WorkbenchError
-from workbench.core.files import replacing
+from workbench.core.files import atomic_write
 
 EVERY_S = 30.0
 """Seconds between two checkpoints."""
@@ -60,7 +60,7 @@ class Checkpoint:
         A disk that is full ends no training: the state before it stays.
         """
         started = time.perf_counter()
-        with contextlib.suppress(OSError, RuntimeError, WorkbenchError), replacing(self.path) as temporary:
+        with contextlib.suppress(OSError, RuntimeError, WorkbenchError), atomic_write(self.path) as temporary:
             torch.save({**state, "signature": signature}, temporary)
         ended = time.perf_counter()
         return self.due(ended, (ended - started) / _SHARE)

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from workbench.artifact.reference import Arrays
+from workbench.core.checks import require_positive
 from workbench.core.config import short_id
 from workbench.core.errors import ConfigError, EngineError, InputError, WorkbenchError, unknown_name
 from workbench.core.files import cache_dir, write_json
-from workbench.core.given import require_above_zero
 from workbench.core.machine import default_threads, fingerprint
 from workbench.engine.autotune.result import TunedSetting, TuneResult, describe
 from workbench.engine.autotune.search import GOALS, Search
@@ -119,7 +119,7 @@ class TunableCalls(ConcurrentCalls):
 
 
 def _check(budget_s: object, goal: object, placement: str) -> None:
-    require_above_zero("tune: budget_s", budget_s, of="seconds")
+    require_positive("tune: budget_s", budget_s, unit="seconds")
     if goal not in GOALS:
         raise ConfigError(f"tune: {unknown_name('goal', goal, GOALS)}")
     if placement and "cpu" not in placement.lower():

@@ -11,7 +11,7 @@ from typing import Any
 
 from workbench.artifact.reference import Arrays
 from workbench.core.errors import WorkbenchError
-from workbench.core.machine import cores_allowed, default_threads
+from workbench.core.machine import available_cores, default_threads
 from workbench.engine.autotune.result import TIME_UP, TunedSetting, TuneResult, describe, judge
 from workbench.engine.autotune.selection import load_checked
 from workbench.engine.backends import get_backend
@@ -40,7 +40,7 @@ def axes(config: InferenceConfig, goal: str) -> dict[str, list[Any]]:
     >>> list(axes(InferenceConfig(backend="torch-eager"), "latency"))
     ['threads', 'memory_format']
     """
-    allowed, physical = cores_allowed(), default_threads()
+    allowed, physical = available_cores(), default_threads()
     counts = [2**power for power in range(allowed.bit_length()) if 2**power <= allowed]
     found: dict[str, list[Any]] = {}
     if get_backend(config.backend).capabilities.threads != "none":

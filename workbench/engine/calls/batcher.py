@@ -7,8 +7,8 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
+from workbench.core.checks import require_bool, require_int, require_nonnegative
 from workbench.core.errors import ConfigError, EngineError
-from workbench.core.given import require_count, require_flag, require_milliseconds
 from workbench.engine.calls.batch_queue import Gatherer
 from workbench.engine.calls.batching import Bound, owned
 
@@ -59,16 +59,20 @@ class Batcher:
         copy: bool = True,
     ) -> None:
         self.batch_size = engine.call_size if batch_size is None else batch_size
-        require_count("batcher: batch_size", self.batch_size, minimum=1)
-        wait_s = None if max_wait_ms is None else require_milliseconds("batcher: max_wait_ms", max_wait_ms) / 1e3
+        require_int("batcher: batch_size", self.batch_size, minimum=1)
+        wait_s = (
+            None
+            if max_wait_ms is None
+            else require_nonnegative("batcher: max_wait_ms", max_wait_ms, unit="milliseconds") / 1e3
+        )
         limit = 4 * self.batch_size if pending is None else pending
-        require_count("batcher: pending", limit, minimum=1)
+        require_int("batcher: pending", limit, minimum=1)
         if max_wait_ms is None and limit < self.batch_size:
             raise ConfigError(
                 f"batcher: with max_wait_ms=None a call waits for {self.batch_size} samples, and pending={pending} "
                 "inputs may not hold so many. Give a larger pending, or a max_wait_ms."
             )
-        self._engine, self._closed, self._copy = engine, False, require_flag("batcher: copy", copy)
+        self._engine, self._closed, self._copy = engine, False, require_bool("batcher: copy", copy)
         self._limits = f"batch_size={self.batch_size}, max_wait_ms={max_wait_ms}, pending={limit}"
         self._line: Gatherer[_Ask] = Gatherer(size=self.batch_size, wait_s=wait_s, limit=limit)
         self._lock = threading.Lock()

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from workbench.core.checks import require_bool
 from workbench.core.errors import InputError
-from workbench.core.given import require_flag
 from workbench.engine.calls.batch_queue import Gatherer
 from workbench.engine.calls.batcher import Batcher
 from workbench.engine.calls.batching import Bound, owned
@@ -94,7 +94,7 @@ class ConcurrentCalls(ABC):
         --------
         >>> results = await asyncio.gather(*(engine.apredict(x) for x in images))  # doctest: +SKIP
         """
-        require_flag("apredict: copy", copy)
+        require_bool("apredict: copy", copy)
         bound = self.bound(inputs)
         bound = owned(bound) if copy else bound
         if self._executor is None:

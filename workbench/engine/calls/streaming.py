@@ -8,8 +8,8 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from workbench.core.checks import given, require_bool, require_int, require_nonnegative
 from workbench.core.errors import EngineError, InputError
-from workbench.core.given import given, require_count, require_flag, require_milliseconds
 from workbench.engine.calls.batch_queue import Gatherer
 from workbench.engine.calls.batching import Bound, owned
 
@@ -32,13 +32,17 @@ def stream(
     copy: bool,
 ) -> Iterator[InferenceResult]:
     """Return the results of ``items``; see :meth:`OptimizedInferenceEngine.stream`. Arguments are checked at once."""
-    require_count("stream: prefetch", prefetch, minimum=1)
-    require_flag("stream: copy", copy)
+    require_int("stream: prefetch", prefetch, minimum=1)
+    require_bool("stream: copy", copy)
     if isinstance(items, str | bytes) or not isinstance(items, Iterable):
         raise InputError(f"stream takes an iterable of inputs, each as for predict, got {given(items)}.")
     size = engine.call_size if batch_size is None else batch_size
-    require_count("stream: batch_size", size, minimum=1)
-    wait_s = None if max_wait_ms is None else require_milliseconds("stream: max_wait_ms", max_wait_ms) / 1e3
+    require_int("stream: batch_size", size, minimum=1)
+    wait_s = (
+        None
+        if max_wait_ms is None
+        else require_nonnegative("stream: max_wait_ms", max_wait_ms, unit="milliseconds") / 1e3
+    )
     reader = _Reader(engine, iter(items), size, wait_s, prefetch, copy=copy)
     return _results(reader, plain=wait_s is None and not engine.overlaps)
 

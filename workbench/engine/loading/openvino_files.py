@@ -9,7 +9,7 @@ import numpy as np
 
 from workbench.artifact.reference import Arrays
 from workbench.core.errors import EngineError, first_line
-from workbench.core.lazy import needing
+from workbench.core.lazy import optional_import
 from workbench.core.untrusted import require_line, require_regular_file
 from workbench.engine.backends.base import ModelSource
 from workbench.engine.loading.file_probe import probe
@@ -32,7 +32,7 @@ def source_from_openvino(path: Path) -> ModelSource:
     for file in (path, path.with_suffix(".bin")):
         if file.exists() or file.is_symlink():
             require_regular_file(file, error=EngineError)
-    with needing("An engine for an OpenVINO model"):
+    with optional_import("An engine for an OpenVINO model"):
         from workbench.engine.backends.openvino.backend import import_openvino, shared_core
 
         import_openvino()

@@ -19,7 +19,7 @@ from workbench.artifact.manifest import MANIFEST
 from workbench.artifact.reference import Arrays, Reference
 from workbench.compress.quantize.modes import apart, mode_of_recipe
 from workbench.core.errors import ConfigError, EngineError, ExportError, first_line
-from workbench.core.lazy import needing
+from workbench.core.lazy import optional_import
 from workbench.core.machine import this_machine
 from workbench.core.untrusted import require_line
 from workbench.engine.backends.base import ModelSource
@@ -82,7 +82,7 @@ def source_from_artifact(
     """Return the model of an artifact; ``build`` and ``trust`` as in :func:`workbench.artifact.rebuild.load_module`."""
 
     def module() -> Any:
-        with needing("A backend of torch"):
+        with optional_import("A backend of torch"):
             from workbench.artifact.rebuild import load_module
 
         return load_module(artifact, build, trust=trust)
@@ -181,7 +181,7 @@ def _variant_source(variant: Variant, io: IOSpec, reference: Reference, **more: 
 
 
 def _source_from_onnx(path: Path, example_inputs: Any) -> ModelSource:
-    with needing("An engine for an ONNX file"):
+    with optional_import("An engine for an ONNX file"):
         import onnx  # noqa: F401 - reads the graph
         import onnxruntime  # noqa: F401 - gives the reference that outputs are checked against
 

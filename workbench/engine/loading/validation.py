@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from workbench.artifact.reference import Arrays, Reference
-from workbench.core.machine import cores_allowed, this_machine
+from workbench.core.machine import available_cores, this_machine
 from workbench.engine.backends.base import ModelSource, Session
 from workbench.engine.config import InferenceConfig
 from workbench.export.agreement import Agreement, compare_outputs
@@ -84,7 +84,7 @@ def load_notes(
 def _idle_notes(session: Session, config: InferenceConfig) -> list[str]:
     """Return what was asked for and helps nothing here."""
     notes = []
-    allowed = cores_allowed()
+    allowed = available_cores()
     if session.device == "cpu" and config.threads is not None and config.threads > allowed:
         cores = "1 core" if allowed == 1 else f"{allowed} cores"
         notes.append(f"threads={config.threads}: this process may use {cores} only, and more threads take turns there")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from workbench.core.cpu import Topology, cpus_to_pin, this_topology
+from workbench.core.cpu import Topology, cpu_topology, cpus_to_pin
 
 
 class Pins(NamedTuple):
@@ -26,7 +26,7 @@ def take_pins(wanted: bool | None, threads: int, topology: Topology | None = Non
     """
     if not wanted:
         return Pins()
-    found = topology or this_topology()
+    found = topology or cpu_topology()
     if found is None:
         return not_pinned("this system does not tell which CPUs share a core")
     if threads == 1:

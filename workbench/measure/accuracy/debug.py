@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from workbench.core.checks import given, require_callable, require_int
 from workbench.core.errors import ConfigError
-from workbench.core.given import given, require_count, require_function
-from workbench.core.progress import Progress, ProgressCallback, ignore
+from workbench.core.progress import Progress, ProgressCallback, ignore_progress
 from workbench.engine.config import InferenceConfig, config_of
 from workbench.engine.engine import OptimizedInferenceEngine
 from workbench.measure.accuracy.layer_sqnr import LayerSignal, layer_signals
@@ -96,7 +96,7 @@ def debug_accuracy(
     metrics: Mapping[str, Metric] | None = None,
     batch_size: int = _BATCH,
     threads: int | None = None,
-    progress: ProgressCallback = ignore,
+    progress: ProgressCallback = ignore_progress,
 ) -> AccuracyReport:
     """Run a variant and its reference on one engine and say where they part.
 
@@ -184,15 +184,15 @@ def _check_arguments(variant: object, reference: object, samples: object, metric
                 f"debug_accuracy: {word} must be a Variant, got {given(one)}. recipe.apply(task) and "
                 "wb.load_variant(folder, task) return one; call debug_accuracy(task, variant)."
             )
-    require_count("debug_accuracy: samples", samples)
+    require_int("debug_accuracy: samples", samples)
     if metrics is not None and not isinstance(metrics, Mapping):
         raise ConfigError(
             f"debug_accuracy: metrics must be a dict of names and functions, such as {{'top 5': my_metric}}, got "
             f"{given(metrics)}."
         )
     for name, metric in (metrics or {}).items():
-        require_function(f"debug_accuracy: the metric {name!r}", metric, takes="(outputs, targets) of a whole split")
-    require_function("debug_accuracy: progress", progress, takes="each Progress report")
+        require_callable(f"debug_accuracy: the metric {name!r}", metric, takes="(outputs, targets) of a whole split")
+    require_callable("debug_accuracy: progress", progress, takes="each Progress report")
 
 
 def _check_tasks(task: Task, *variants: Variant) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from workbench.core.checks import given, require_callable, require_int
 from workbench.core.errors import ConfigError
-from workbench.core.given import given, require_count, require_function
 from workbench.core.stats import bootstrap_median
 from workbench.timing.arms import CallArm, EventArm
 from workbench.timing.blocks import Block
@@ -99,9 +99,9 @@ def _check(calls: Any, samples: Any, rounds: Any, *, seed: Any, **seconds: Any) 
             f"time_calls: calls must be a mapping of at least one name to a function, got {given(calls)}."
         )
     for name, call in calls.items():
-        require_function(f"time_calls: {name!r}", call, takes="no arguments")
-    require_count("time_calls: samples", samples)
-    require_count("time_calls: seed", seed, minimum=0)
+        require_callable(f"time_calls: {name!r}", call, takes="no arguments")
+    require_int("time_calls: samples", samples)
+    require_int("time_calls: seed", seed, minimum=0)
     check_rounds("time_calls", rounds)
     for name, value in seconds.items():
         least = 0.0 if name == "settle_s" else sys.float_info.min

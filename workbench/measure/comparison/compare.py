@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from workbench.core.checks import given, require_engine, require_int, require_nonnegative, require_positive
 from workbench.core.errors import ConfigError, InputError
-from workbench.core.given import given, require_above_zero, require_count, require_engine, require_not_negative
 from workbench.core.speedup import speedup_text
 from workbench.core.stats import ASSUMED_NOISE, Verdict, verdict
 from workbench.engine.loading.placement import runs_on_gpu
@@ -114,12 +114,12 @@ def compare(
     onnxruntime: 2.31x speedup over torch-eager (95 % CI 2.24-2.40)
     """
     check_rounds("compare", rounds)
-    require_above_zero("compare: budget_s", budget_s, of="seconds")
+    require_positive("compare: budget_s", budget_s, unit="seconds")
     if block_s is not None:
-        require_above_zero("compare: block_s", block_s, of="seconds")
-    if floor is not None and not require_not_negative("compare: floor", floor, of="share") < 1:
+        require_positive("compare: block_s", block_s, unit="seconds")
+    if floor is not None and not require_nonnegative("compare: floor", floor, unit="share") < 1:
         raise ConfigError(f"compare: floor must be a share below 1, such as 0.02, got {given(floor)}.")
-    require_count("compare: seed", seed, minimum=0)
+    require_int("compare: seed", seed, minimum=0)
     for name, engine in (("baseline", baseline), ("candidate", candidate)):
         require_engine(f"compare: {name}", engine)
     if baseline is candidate:

@@ -7,8 +7,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from workbench.compress.steps import Step
+from workbench.core.checks import given, require_int
 from workbench.core.errors import ConfigError
-from workbench.core.given import given, require_count
 from workbench.engine.backends import require_backend
 from workbench.engine.engine import OptimizedInferenceEngine
 from workbench.tasks.trees import tree_map
@@ -137,7 +137,7 @@ def latency_cost(recipe: Recipe, *, threads: int | None = None) -> LatencyCost |
     """
     _check_recipe(recipe)
     if threads is not None:
-        require_count("latency_cost: threads", threads)
+        require_int("latency_cost: threads", threads)
     wanted = dict.fromkeys(step.measured_on for step in recipe.steps if step.measured_on is not None)
     if len(wanted) > 1:
         shown = " and ".join(f"{engine} at batch {batch}" for engine, batch in wanted)

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from workbench.core.checks import given, require_int, require_nonnegative, require_sequence
 from workbench.core.errors import BackendUnavailable, ConfigError
 from workbench.core.files import cache_dir, write_json
-from workbench.core.given import given, require_count, require_not_negative, require_several
-from workbench.core.machine import fingerprint_id, machine_words
-from workbench.core.progress import Progress, ProgressCallback, ignore
+from workbench.core.machine import describe_machine, fingerprint_id
+from workbench.core.progress import Progress, ProgressCallback, ignore_progress
 from workbench.core.stats import ASSUMED_NOISE, Array
 from workbench.engine.backends import DEFAULT_BACKENDS, backend_status, require_backend
 from workbench.timing.arms import CallArm
@@ -91,7 +91,7 @@ def measure_noise(
     batch_size: int = 8,
     budget_s: float = 60.0,
     keep: bool = True,
-    progress: ProgressCallback = ignore,
+    progress: ProgressCallback = ignore_progress,
 ) -> NoiseFloor:
     """Load one model again and again, time each two loads by turns, and keep how far they were apart.
 
@@ -123,8 +123,8 @@ def measure_noise(
     from workbench.compress.variant import Variant
     from workbench.tasks import digits
 
-    require_count("measure_noise: batch_size", batch_size)
-    require_not_negative("measure_noise: budget_s", budget_s, of="seconds")
+    require_int("measure_noise: batch_size", batch_size)
+    require_nonnegative("measure_noise: budget_s", budget_s, unit="seconds")
     if not isinstance(variant, Variant | None):
         raise ConfigError(f"measure_noise takes a Variant, got {given(variant)}. wb.Variant.original(task) makes one.")
     chosen = Variant.original(digits()) if variant is None else variant
@@ -168,7 +168,7 @@ def noise_words(floor: NoiseFloor | None) -> str:
 
 
 def _named(backends: Sequence[str]) -> tuple[str, ...]:
-    names = require_several("measure_noise: backends", backends, of=str)
+    names = require_sequence("measure_noise: backends", backends, of=str)
     if not names:
         raise ConfigError("measure_noise: backends is empty. Name at least one, such as ('onnxruntime',).")
     for name in names:
@@ -210,7 +210,7 @@ def _floor(pairs: Sequence[tuple[float, float]], *, disturbed: int = 0) -> Noise
     )
     floor = max(math.expm1(_NORMAL * _spread(logs, errors)), _LEAST_FLOOR)
     today = datetime.date.today().isoformat()
-    return NoiseFloor(floor, tuple(ratio for ratio, _ in pairs), machine_words(), fingerprint_id(), today, disturbed)
+    return NoiseFloor(floor, tuple(ratio for ratio, _ in pairs), describe_machine(), fingerprint_id(), today, disturbed)
 
 
 def _spread(logs: Array, errors: Array) -> float:

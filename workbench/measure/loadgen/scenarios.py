@@ -8,15 +8,15 @@ from typing import Any, Literal
 
 import numpy as np
 
-from workbench.core.errors import ConfigError, unknown_name
-from workbench.core.given import (
+from workbench.core.checks import (
     given,
-    require_above_zero,
-    require_count,
     require_engine,
-    require_milliseconds,
+    require_int,
+    require_nonnegative,
     require_path,
+    require_positive,
 )
+from workbench.core.errors import ConfigError, unknown_name
 from workbench.core.stats import quantile_bounds
 from workbench.engine.loading.placement import runs_on_gpu
 from workbench.measure.loadgen.drivers import Rows, ServedEngine, prepared
@@ -176,7 +176,7 @@ def run_scenario(
     """
     loadgen()
     require_engine("run_scenario: engine", engine)
-    require_milliseconds("run_scenario: max_wait_ms", max_wait_ms)
+    require_nonnegative("run_scenario: max_wait_ms", max_wait_ms, unit="milliseconds")
     load = _load(scenario, duration_s, samples_per_query, target_per_s, latency_bound_ms, percentile, seed)
     folder = None if logs is None else require_path("run_scenario: logs", logs)
     rows = Rows(samples)
@@ -204,17 +204,17 @@ def _load(
         if server == (value is None):
             words = f"scenario='server' needs {name}" if server else f"{name} belongs to scenario='server' only"
             raise ConfigError(f"run_scenario: {words}; got scenario={scenario!r} and {name}={given(value)}.")
-    require_count("run_scenario: samples_per_query", samples_per_query)
-    seconds = require_above_zero("run_scenario: duration_s", duration_s, of="seconds")
+    require_int("run_scenario: samples_per_query", samples_per_query)
+    seconds = require_positive("run_scenario: duration_s", duration_s, unit="seconds")
     judged = _JUDGED_BY[scenario] if percentile is None else share("run_scenario: percentile", percentile)
     return Load(
         SCENARIOS[scenario],
         seconds,
-        require_above_zero("run_scenario: target_per_s", target, of="samples per second") if server else 1.0,
+        require_positive("run_scenario: target_per_s", target, unit="samples per second") if server else 1.0,
         samples_per_query if scenario == "multi-stream" else 1,
         judged,
-        require_above_zero("run_scenario: latency_bound_ms", bound, of="milliseconds") if server else 0.0,
-        seed=require_count("run_scenario: seed", seed, minimum=0),
+        require_positive("run_scenario: latency_bound_ms", bound, unit="milliseconds") if server else 0.0,
+        seed=require_int("run_scenario: seed", seed, minimum=0),
     )
 
 

@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from workbench.core.errors import ConfigError
-from workbench.core.given import (
+from workbench.core.checks import (
     given,
-    require_above_zero,
-    require_count,
     require_engine,
-    require_milliseconds,
+    require_int,
+    require_nonnegative,
     require_path,
+    require_positive,
 )
+from workbench.core.errors import ConfigError
 from workbench.measure.loadgen.bisection import Limits, queries_needed, search
 from workbench.measure.loadgen.drivers import Rows, ServedEngine
 from workbench.measure.loadgen.scenarios import ScenarioResult, run_scenario, share
@@ -141,14 +141,14 @@ def find_server_rate(
     """
     loadgen()
     require_engine("find_server_rate: engine", engine)
-    bound = require_above_zero("find_server_rate: latency_bound_ms", latency_bound_ms, of="milliseconds")
+    bound = require_positive("find_server_rate: latency_bound_ms", latency_bound_ms, unit="milliseconds")
     share("find_server_rate: percentile", percentile)
-    least_s = require_above_zero("find_server_rate: probe_s", probe_s, of="seconds")
-    until = time.perf_counter() + require_above_zero("find_server_rate: budget_s", budget_s, of="seconds")
+    least_s = require_positive("find_server_rate: probe_s", probe_s, unit="seconds")
+    until = time.perf_counter() + require_positive("find_server_rate: budget_s", budget_s, unit="seconds")
     if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not 0.005 <= tolerance <= 1:
         raise ConfigError(f"find_server_rate: tolerance must be a share from 0.005 to 1, got {given(tolerance)}.")
-    require_milliseconds("find_server_rate: max_wait_ms", max_wait_ms)
-    require_count("find_server_rate: seed", seed, minimum=0)
+    require_nonnegative("find_server_rate: max_wait_ms", max_wait_ms, unit="milliseconds")
+    require_int("find_server_rate: seed", seed, minimum=0)
     folder = None if logs is None else require_path("find_server_rate: logs", logs)
     Rows(samples)
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.core.errors import EngineError
-from workbench.core.files import require_writable
-from workbench.core.lazy import needing
+from workbench.core.files import writable_folder
+from workbench.core.lazy import optional_import
 from workbench.measure.loadgen.log import PREFIX, LoadGenLog, read_log
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def loadgen() -> Any:
     PackageMissing
         If it is not installed.
     """
-    with needing("A scenario of MLPerf LoadGen"):
+    with optional_import("A scenario of MLPerf LoadGen"):
         import mlperf_loadgen
     return mlperf_loadgen
 
@@ -102,7 +102,7 @@ def run_load(load: Load, system: System, *, count: int, logs: Path | None = None
 @contextlib.contextmanager
 def _folder(logs: Path | None) -> Iterator[Path]:
     if logs is not None:
-        yield require_writable(logs)
+        yield writable_folder(logs)
         return
     with tempfile.TemporaryDirectory(prefix="workbench-loadgen-") as folder:
         yield Path(folder)

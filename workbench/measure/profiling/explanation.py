@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from workbench.core.checks import given
 from workbench.core.errors import ConfigError
-from workbench.core.given import given
 from workbench.measure.profiling import bottlenecks as rules
 from workbench.measure.profiling.bottlenecks import Reason
 from workbench.measure.profiling.rows import Profile

@@ -9,8 +9,8 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from workbench.core.checks import given, require_int, require_path
 from workbench.core.errors import ConfigError
-from workbench.core.given import given, require_count, require_path
 from workbench.engine.device import check_device
 from workbench.engine.names import is_backend, unknown_backend
 
@@ -132,10 +132,10 @@ def nsight_command(
     if not isinstance(backend, str) or not is_backend(backend):
         raise ConfigError(f"nsight_command: {unknown_backend(backend)}")
     check_device(device, use_gpu=False)
-    require_count("nsight_command: batch_size", batch_size)
-    require_count("nsight_command: calls", calls)
+    require_int("nsight_command: batch_size", batch_size)
+    require_int("nsight_command: calls", calls)
     if threads is not None:
-        require_count("nsight_command: threads", threads)
+        require_int("nsight_command: threads", threads)
     name = ("--output", str(output)) if tool == "nsys" else ("--export", str(output))
     replay = ["--backend", backend, "--batch-size", str(batch_size), "--device", device, "--precision", precision]
     replay += ["--calls", str(calls)]

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from workbench.core.checks import given, require_int
 from workbench.core.errors import ConfigError
-from workbench.core.files import replacing
-from workbench.core.given import given, require_count
+from workbench.core.files import atomic_write
 from workbench.engine.autotune.selection import load
 from workbench.engine.backends import takes_onnx
 from workbench.engine.config import config_of
@@ -110,7 +110,7 @@ def profile(
         plain += _plain(session, arrays)
         disturbed = watch.lap().reasons
         if target is not None:
-            with replacing(target) as temporary:
+            with atomic_write(target) as temporary:
                 observed.write_trace(temporary)
         return Profile(
             task=variant.task.name,
@@ -143,8 +143,8 @@ def _check(variant: Any, inputs: Any, batch_size: Any, backend: Any, calls: Any,
 
     if not isinstance(variant, Variant):
         raise ConfigError(f"profile takes a Variant, got {given(variant)}. wb.Variant.original(task) makes one.")
-    require_count("profile: batch_size", batch_size)
-    require_count("profile: calls", calls)
+    require_int("profile: batch_size", batch_size)
+    require_int("profile: calls", calls)
     if inputs is not None and batch_size != 1:
         raise ConfigError(f"profile: inputs have a batch size of their own; leave out batch_size={batch_size}.")
     if backend == "auto":

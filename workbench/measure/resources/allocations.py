@@ -7,8 +7,8 @@ import tracemalloc
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from workbench.core.checks import require_callable, require_int
 from workbench.core.errors import EngineError
-from workbench.core.given import require_count, require_function
 
 
 class Allocations(NamedTuple):
@@ -37,8 +37,8 @@ def trace_allocations(call: Callable[[], Any], *, calls: int = 50) -> Allocation
     >>> trace_allocations(lambda: bytearray(2**20)).peak_kib > 1000
     True
     """
-    require_function("trace_allocations: call", call, takes="no arguments")
-    require_count("trace_allocations: calls", calls)
+    require_callable("trace_allocations: call", call, takes="no arguments")
+    require_int("trace_allocations: calls", calls)
     if tracemalloc.is_tracing():
         raise EngineError("Memory is traced in this process already (tracemalloc). Stop that first.")
     for _ in range(3):

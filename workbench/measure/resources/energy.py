@@ -10,8 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
+from workbench.core.checks import require_callable, require_int, require_positive
 from workbench.core.errors import EngineError
-from workbench.core.given import require_above_zero, require_count, require_function
 from workbench.measure.resources.energy_counters import POWERCAP, Counter, nvml_counters, rapl_counters
 
 _SETTLE_S = 0.1
@@ -107,8 +107,8 @@ class EnergyMeter:
         clock: Callable[[], float] = time.perf_counter,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
-        self._idle_s = require_above_zero("EnergyMeter: idle_s", idle_s, of="seconds")
-        wanted = None if gpus is None else tuple(require_count("EnergyMeter: gpus", i, minimum=0) for i in gpus)
+        self._idle_s = require_positive("EnergyMeter: idle_s", idle_s, unit="seconds")
+        wanted = None if gpus is None else tuple(require_int("EnergyMeter: gpus", i, minimum=0) for i in gpus)
         self._find: Callable[[], tuple[list[Counter], str | None]] = lambda: _find(powercap, wanted, nvml)
         self._clock, self._sleep = clock, sleep
         self._idle_watts: float | None = None
@@ -227,9 +227,9 @@ def measure_energy(
     >>> (found.energy_mj_per_sample is None) == (found.reason is not None)
     True
     """
-    require_function("measure_energy: call", call, takes="no arguments")
-    require_count("measure_energy: samples", samples)
-    require_above_zero("measure_energy: seconds", seconds, of="seconds")
+    require_callable("measure_energy: call", call, takes="no arguments")
+    require_int("measure_energy: samples", samples)
+    require_positive("measure_energy: seconds", seconds, unit="seconds")
     meter = meter or EnergyMeter(idle_s=idle_s)
     reason = meter.unavailable()
     if reason is not None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from workbench.core.given import require_above_zero, require_count
+from workbench.core.checks import require_int, require_positive
 from workbench.measure.resources.monitor_reader import Reader, Sample, merged
 
 _SHORT = 0.2
@@ -80,8 +80,8 @@ class Monitor:
     """
 
     def __init__(self, *, rate_hz: float = 2.0, limit: int = 2000, gpu: bool = True) -> None:
-        self._period = 1 / require_above_zero("Monitor: rate_hz", rate_hz, of="samples per second")
-        self._limit = require_count("Monitor: limit", limit, minimum=2)
+        self._period = 1 / require_positive("Monitor: rate_hz", rate_hz, unit="samples per second")
+        self._limit = require_int("Monitor: limit", limit, minimum=2)
         self._gpu = gpu
         self._state = threading.Condition(threading.RLock())
         self._thread: threading.Thread | None = None

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import psutil
 
-from workbench.core.gpus import MIB, gpu_devices, known
+from workbench.core.gpus import MIB, gpu_devices, number_or_none
 from workbench.core.processes import allowed_cores, cpu_seconds, own_processes
 
 
@@ -93,9 +93,9 @@ class Reader:
     def _gpus(self) -> tuple[float | None, float | None, float | None]:
         if not self._devices:
             return None, None, None
-        use = [known(device.gpu_utilization()) for device in self._devices]
-        memory = [known(device.memory_used()) for device in self._devices]
-        power = [known(device.power_usage()) for device in self._devices]
+        use = [number_or_none(device.gpu_utilization()) for device in self._devices]
+        memory = [number_or_none(device.memory_used()) for device in self._devices]
+        power = [number_or_none(device.power_usage()) for device in self._devices]
         held, milliwatts = _all(memory, sum), _all(power, sum)
         return (
             _all(use, _mean),

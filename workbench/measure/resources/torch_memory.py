@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from workbench.core.given import require_function
-from workbench.core.lazy import needing
+from workbench.core.checks import require_callable
+from workbench.core.lazy import optional_import
 
 _CPU = 0  # c10::DeviceType of a memory event
 
@@ -34,8 +34,8 @@ def torch_call_peak_mib(call: Callable[[], Any]) -> float:
     >>> round(torch_call_peak_mib(lambda: torch.zeros(2**18)), 1)
     1.0
     """
-    require_function("torch_call_peak_mib: call", call, takes="no arguments")
-    with needing("torch_call_peak_mib"):
+    require_callable("torch_call_peak_mib: call", call, takes="no arguments")
+    with optional_import("torch_call_peak_mib"):
         from torch.profiler import ProfilerActivity, profile
     call()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as run:

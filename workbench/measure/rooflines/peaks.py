@@ -13,11 +13,11 @@ from pathlib import Path
 
 import psutil
 
+from workbench.core.checks import given, require_int, require_nonnegative
 from workbench.core.errors import BackendUnavailable, ConfigError, first_line
 from workbench.core.files import cache_dir, write_json
-from workbench.core.given import given, require_count, require_not_negative
-from workbench.core.machine import default_threads, fingerprint_id, machine_words, this_machine
-from workbench.core.progress import Progress, ProgressCallback, ignore
+from workbench.core.machine import default_threads, describe_machine, fingerprint_id, this_machine
+from workbench.core.progress import Progress, ProgressCallback, ignore_progress
 from workbench.engine.precision import native_set
 from workbench.measure.rooflines.peak_gemm import Product, products_of
 from workbench.timing.conditions import LoadMonitor
@@ -98,7 +98,7 @@ def measure_peaks(
     budget_s: float = 20.0,
     device: str = "cpu",
     keep: bool = True,
-    progress: ProgressCallback = ignore,
+    progress: ProgressCallback = ignore_progress,
 ) -> MachinePeaks:
     """Measure large matrix products in every precision that this machine computes natively, and a large copy.
 
@@ -128,7 +128,7 @@ def measure_peaks(
     >>> print(wb.measure_peaks())  # doctest: +SKIP
     float32 180 GFLOP/s (openvino), bfloat16 350 GFLOP/s (openvino), ...; copy 21.3 GB/s; 2 threads on cpu of ...
     """
-    count = default_threads() if threads is None else require_count("measure_peaks: threads", threads)
+    count = default_threads() if threads is None else require_int("measure_peaks: threads", threads)
     wanted = _check(precisions, budget_s, device)
     if device == "cuda":
         _require_cuda()
@@ -152,7 +152,7 @@ def measure_peaks(
     best = [max((p for p in tried if p.precision == name), key=lambda p: p.gflops, default=None) for name in native]
     today = datetime.date.today().isoformat()
     found = MachinePeaks(
-        tuple(peak for peak in best if peak is not None), tuple(tried), copied, count, device, machine_words(),
+        tuple(peak for peak in best if peak is not None), tuple(tried), copied, count, device, describe_machine(),
         fingerprint_id(), today, tuple(notes),
     )  # fmt: skip
     if keep:
@@ -176,7 +176,7 @@ def _check(precisions: object, budget_s: object, device: object) -> tuple[str, .
         raise ConfigError(
             f"measure_peaks: precisions must be some of {', '.join(PRECISIONS)}, got {given(precisions)}."
         )
-    require_not_negative("measure_peaks: budget_s", budget_s, of="seconds")
+    require_nonnegative("measure_peaks: budget_s", budget_s, unit="seconds")
     if device not in SIDES:
         raise ConfigError(f"measure_peaks: device must be 'cpu' or 'cuda', got {given(device)}.")
     return tuple(dict.fromkeys(precisions))  # type: ignore[call-overload]

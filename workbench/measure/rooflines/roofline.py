@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from workbench.core.checks import given, require_int
 from workbench.core.errors import ConfigError
-from workbench.core.given import given, require_count
 from workbench.measure.profiling.op_kinds import bytes_each, is_product
 from workbench.measure.profiling.rows import Profile
 from workbench.measure.rooflines.peaks import MachinePeaks, known_peaks
@@ -99,9 +99,9 @@ def roofline(
     ...     print(point)
     float: 21.7 flop/byte in float32, 61.3 GFLOP/s, 34 % of the compute roof
     """
-    require_count("roofline: batch_size", batch_size)
+    require_int("roofline: batch_size", batch_size)
     if layers is not None:
-        require_count("roofline: layers", layers)
+        require_int("roofline: layers", layers)
     named = list(_named(items))
     if not named:
         raise ConfigError("roofline: there is no variant or profile in what was given. Give at least one.")

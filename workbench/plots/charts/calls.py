@@ -10,8 +10,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from workbench.core.checks import given
 from workbench.core.errors import ConfigError
-from workbench.core.given import given
 from workbench.plots.charts.amounts import draw_bar, short
 from workbench.plots.drawing.figure import TEXT, dress, figure_of, name_rows, new_figure, plain, say, title
 from workbench.present import style

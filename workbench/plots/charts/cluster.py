@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from workbench.core.checks import given
 from workbench.core.errors import ConfigError
-from workbench.core.given import given
 from workbench.plots.drawing.figure import TEXT, axes_or_new, figure_of, name_rows, plain, plural, say, title
 from workbench.present import style
 from workbench.study.cluster.job import WAITING, Span

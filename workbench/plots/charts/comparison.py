@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from workbench.core.checks import given
 from workbench.core.errors import ConfigError
-from workbench.core.given import given
 from workbench.measure.comparison.compare import Comparison
 from workbench.measure.comparison.noise import NoiseFloor
 from workbench.plots.drawing.figure import TEXT, axes_or_new, figure_of, new_figure, plain, plain_log, title, wants_log

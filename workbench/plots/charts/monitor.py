@@ -11,8 +11,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from workbench.core.checks import given
 from workbench.core.errors import ConfigError
-from workbench.core.given import given
 from workbench.plots.drawing import boxes
 from workbench.plots.drawing.figure import TEXT, figure_of, lower, new_figure, new_stack, say, title
 from workbench.present import style

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from workbench.core.checks import given, require_int
 from workbench.core.errors import ConfigError
-from workbench.core.given import given, require_count
 from workbench.measure.profiling.explanation import ProfileComparison
 from workbench.measure.profiling.op_kinds import KINDS, kind_of
 from workbench.measure.profiling.rows import Profile
@@ -39,7 +39,7 @@ def profile_data(profile: Profile, *, most: int = 14) -> pd.DataFrame:
     """
     if not isinstance(profile, Profile):
         raise ConfigError(f"plot_profile takes what wb.profile(...) returns, got {given(profile)}.")
-    require_count("plot_profile: most", most)
+    require_int("plot_profile: most", most)
     frame = profile.frame()
     columns = ["layer", "kind", "ms", "share", "layer_ms"]
     if frame.empty:
@@ -113,7 +113,7 @@ def profiles_data(comparison: ProfileComparison, *, most: int = 14) -> pd.DataFr
     """
     if not isinstance(comparison, ProfileComparison):
         raise ConfigError(f"plot_profiles takes what wb.compare_profiles(...) returns, got {given(comparison)}.")
-    require_count("plot_profiles: most", most)
+    require_int("plot_profiles: most", most)
     frame = comparison.frame()[["layer", "before_ms", "after_ms", "saved_ms", "ratio", "state"]]
     frame[["before_ms", "after_ms"]] = frame[["before_ms", "after_ms"]].astype(float)
     longest = frame[["before_ms", "after_ms"]].max(axis=1)

@@ -11,8 +11,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from workbench.core.checks import given
 from workbench.core.errors import ConfigError
-from workbench.core.given import given
 from workbench.measure.rooflines.peaks import MachinePeaks
 from workbench.measure.rooflines.roofline import RooflinePoint
 from workbench.plots.drawing.edge_labels import apart

@@ -13,8 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from workbench.core.checks import given
 from workbench.core.errors import ConfigError
-from workbench.core.given import given
 from workbench.plots.charts.amounts import short
 from workbench.plots.drawing.edge_labels import LineWords, place_on_lines
 from workbench.plots.drawing.figure import (

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
+from workbench.core.checks import given
 from workbench.core.errors import ConfigError, unknown_name
-from workbench.core.given import given
 from workbench.plots.drawing.figure import (
     TEXT,
     axes_or_new,

@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
+from workbench.core.checks import given
 from workbench.core.errors import ConfigError
-from workbench.core.given import given
 from workbench.plots.drawing.edge_labels import spread_right
 from workbench.plots.drawing.figure import TEXT, axes_or_new, figure_of, plain_log, say, title, wants_log
 from workbench.plots.drawing.labels import Label

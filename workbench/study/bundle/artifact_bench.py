@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from workbench.artifact.artifact import Artifact, open_artifact
 from workbench.artifact.manifest import recipe_of
 from workbench.core.errors import TrialFailed
-from workbench.core.machine import fingerprint_id, machine_words
-from workbench.core.progress import Progress, ProgressCallback, ignore
+from workbench.core.machine import describe_machine, fingerprint_id
+from workbench.core.progress import Progress, ProgressCallback, ignore_progress
 from workbench.engine.loading.placement import runs_on_gpu
 from workbench.export.io import rebuild_inputs
 from workbench.measure.comparison.noise import machine_floor
@@ -74,7 +74,7 @@ def bench_artifact(
     data: str | Path | None = None,
     task: Task | None = None,
     trust: bool = False,
-    progress: ProgressCallback = ignore,
+    progress: ProgressCallback = ignore_progress,
     on_row: Callable[[TrialRow], object] | None = None,
 ) -> list[TrialRow]:
     """Return a row for each backend, batch size and shape, timed in processes of their own that take turns.
@@ -234,7 +234,7 @@ def _row(artifact: Artifact, trial: Planned, timed: GroupTiming, own: Shape, rep
         artifact_key=trial.artifact_key,
         task_fingerprint=str(manifest["task"].get("fingerprint")),
         fingerprint=fingerprint_id(),
-        machine=machine_words(),
+        machine=describe_machine(),
         notes=NOTES,
     )
     if trial.key in timed.failed:

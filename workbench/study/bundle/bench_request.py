@@ -13,9 +13,9 @@ import numpy as np
 from workbench.artifact.artifact import Artifact
 from workbench.artifact.manifest import PROGRAM, module_files
 from workbench.artifact.reference import Arrays, Reference
+from workbench.core.checks import given, require_int, require_path, require_sequence
 from workbench.core.errors import BackendUnavailable, ConfigError, InputError
-from workbench.core.given import given, require_count, require_path, require_several
-from workbench.core.lazy import how_to_get
+from workbench.core.lazy import install_command
 from workbench.core.machine import default_threads
 from workbench.engine.backends import DEFAULT_BACKENDS, backend_status, require_backend, runs_module
 from workbench.engine.calls.inputs import Binder
@@ -55,7 +55,7 @@ class BenchRequest:
     ) -> BenchRequest:
         """Check what is asked for; errors as :func:`workbench.study.bundle.artifact_bench.bench_artifact`."""
         sizes = _batch_sizes(artifact.io, batch_sizes)
-        count = default_threads() if threads is None else require_count("threads", threads)
+        count = default_threads() if threads is None else require_int("threads", threads)
         samples = artifact.reference if data is None else Reference(_read_inputs(artifact.io, data), [])
         chosen = _default_backends(artifact, task, trust) if backends is None else _backends(backends)
         refused = [why for name in chosen if (why := _module_refused(name, artifact, task, trust)) is not None]
@@ -81,12 +81,12 @@ def _default_backends(artifact: Artifact, task: Task | None, trust: bool) -> tup
     named = [name for name in DEFAULT_BACKENDS if _module_refused(name, artifact, task, trust) is None]
     found = tuple(state.name for state in backend_status(named) if state.available)
     if not found:
-        raise BackendUnavailable(f"No backend runs here: {how_to_get('runtime')}")
+        raise BackendUnavailable(f"No backend runs here: {install_command('runtime')}")
     return found
 
 
 def _backends(backends: Sequence[str]) -> tuple[str, ...]:
-    chosen = tuple(dict.fromkeys(require_several("bench: backends", backends, of=str)))
+    chosen = tuple(dict.fromkeys(require_sequence("bench: backends", backends, of=str)))
     if not chosen:
         raise ConfigError("bench: backends is empty. Name at least one, or leave it out for those that run here.")
     for name in chosen:
@@ -97,9 +97,9 @@ def _backends(backends: Sequence[str]) -> tuple[str, ...]:
 def _batch_sizes(io: IOSpec, batch_sizes: Sequence[int] | None) -> tuple[int, ...]:
     if batch_sizes is None:
         return BATCH_SIZES if io.batch is None else (io.batch,)
-    sizes = tuple(dict.fromkeys(require_several("bench: batch_sizes", batch_sizes, of=int)))
+    sizes = tuple(dict.fromkeys(require_sequence("bench: batch_sizes", batch_sizes, of=int)))
     for size in sizes:
-        require_count("bench: each of batch_sizes", size)
+        require_int("bench: each of batch_sizes", size)
     if not sizes:
         raise ConfigError("bench: batch_sizes is empty. Name at least one size, for example 1.")
     if io.batch is not None and sizes != (io.batch,):

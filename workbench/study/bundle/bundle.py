@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from workbench.artifact.artifact import Artifact, open_artifact
 from workbench.artifact.atomic_folder import replacing_folder
 from workbench.artifact.manifest import FILES, MANIFEST
+from workbench.core.checks import given, require_path
 from workbench.core.errors import ArtifactError, StudyError
-from workbench.core.given import given, require_path
-from workbench.core.untrusted import inside
+from workbench.core.untrusted import safe_path
 from workbench.engine.backends import runs_module
 from workbench.engine.config import InferenceConfig
 from workbench.study.bundle.readme import page, program
@@ -123,8 +123,8 @@ def _chosen(rows: Sequence[TrialRow], best: Best, trial: str | None) -> tuple[Tr
 @contextmanager
 def _artifact(row: TrialRow, files: Path, task: Task | None, trust: bool) -> Iterator[tuple[Artifact, bool]]:
     """Yield the artefact of a row, and whether it had to be made again, which needs the task."""
-    kept = inside(files / "artifacts", row["artifact_key"], error=StudyError)
-    own = inside(files / "artifacts", f"{kept.name}-b{row['batch_size']}", error=StudyError)  # if its batch is fixed
+    kept = safe_path(files / "artifacts", row["artifact_key"], error=StudyError)
+    own = safe_path(files / "artifacts", f"{kept.name}-b{row['batch_size']}", error=StudyError)  # if its batch is fixed
     try:
         found = open_artifact(own if own.is_dir() else kept)
         _require_same(found, row)

@@ -8,7 +8,7 @@ from typing import Any
 from workbench.artifact.artifact import Artifact
 from workbench.core.machine import INT8_DOT
 from workbench.core.speedup import row_speedup
-from workbench.core.untrusted import code_span, markdown, one_line
+from workbench.core.untrusted import code_span, escape_markdown, one_line
 from workbench.export.io import IOSpec, TensorSpec
 
 Row = Mapping[str, Any]
@@ -91,17 +91,17 @@ def page(row: Row, artifact: Artifact, *, reason: str, runs_on: str, remade: boo
     """Return the page; ``runs_on`` is the backend that ``engine.json`` names, not the row's where that needs torch."""
     count = row["threads"]
     return PAGE.format(
-        recipe=markdown(row["recipe"]),
-        task=markdown(row["task"]),
+        recipe=escape_markdown(row["recipe"]),
+        task=escape_markdown(row["task"]),
         what=_what(artifact),
-        reason=markdown(reason),
+        reason=escape_markdown(reason),
         engine=_engine(row, runs_on),
         io=_tensors(artifact.io),
-        backend=markdown(row["backend"]),
-        machine=markdown(row.get("machine") or "a machine"),
-        fingerprint=markdown(row["fingerprint"]),
+        backend=escape_markdown(row["backend"]),
+        machine=escape_markdown(row.get("machine") or "a machine"),
+        fingerprint=escape_markdown(row["fingerprint"]),
         threads=f"{count} thread{'s' if count > 1 else ''}",
-        batch=", ".join(markdown(part) for part in (row["batch_size"], row.get("shape")) if part),
+        batch=", ".join(escape_markdown(part) for part in (row["batch_size"], row.get("shape")) if part),
         figures="\n".join(f"| {name} | {figure} |" for name, figure in _figures(row).items()),
         elsewhere=(_REMADE if remade else "") + _ELSEWHERE,
         instructions=instruction_words(artifact.manifest),
@@ -124,18 +124,18 @@ def _what(artifact: Artifact) -> str:
     manifest = artifact.manifest
     size = artifact.manifest["files"]["model.onnx"]["bytes"] / 2**20
     made = (
-        f"made by: {markdown(manifest['label'])}"
+        f"made by: {escape_markdown(manifest['label'])}"
         if manifest["recipe"].get("steps")
         else "the original model, not compressed"
     )
     return (
         f"An ONNX model of {manifest['params']:,} parameters, {manifest['macs']:,} multiply-accumulates per sample and "
-        f"{size:.3g} MiB, {made}. Recipe {markdown(manifest['recipe_id'])}, in whole in `manifest.json`."
+        f"{size:.3g} MiB, {made}. Recipe {escape_markdown(manifest['recipe_id'])}, in whole in `manifest.json`."
     )
 
 
 def _engine(row: Row, runs_on: str) -> str:
-    backend = markdown(row["backend"])
+    backend = escape_markdown(row["backend"])
     words = (
         f"`engine.json` holds what was measured: {backend}, batches of {row['batch_size']}, {row['threads']} threads."
     )
@@ -168,7 +168,7 @@ def _open(io: IOSpec) -> str:
 
 
 def _tensor(spec: TensorSpec) -> str:
-    return f"{code_span(spec.name)}: {markdown(spec.describe().removeprefix(f'{spec.name}: '))}"
+    return f"{code_span(spec.name)}: {escape_markdown(spec.describe().removeprefix(f'{spec.name}: '))}"
 
 
 def _figures(row: Row) -> dict[str, str]:
@@ -220,11 +220,12 @@ def instruction_words(manifest: Mapping[str, Any]) -> str:
     machine = manifest["machine"]
     isa = machine.get("isa") or []
     sets = " ".join(map(str, isa)) or "instruction sets unknown"
-    where = f"{markdown(machine.get('cpu_model') or 'an unknown CPU')} ({markdown(sets)})"
+    where = f"{escape_markdown(machine.get('cpu_model') or 'an unknown CPU')} ({escape_markdown(sets)})"
     if not manifest["quantized"]:
         return f"The model computes in float and runs on every CPU. It was made on {where}; wider vectors are faster."
     step = manifest["recipe"]["steps"][-1]
-    lines = [markdown(note) for note in (manifest["steps"][-1].get("notes") if manifest["steps"] else None) or ()]
+    notes = manifest["steps"][-1].get("notes") if manifest["steps"] else None
+    lines = [escape_markdown(note) for note in notes or ()]
     if step.get("activations") == "none":
         words = "Its weights are integers and its arithmetic is float, so it needs no special instructions."
     elif step["target"] == "int8_dot" or (step["target"] == "this" and machine.get("int8_dot")):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from workbench.core.errors import StudyError
-from workbench.core.files import replacing
+from workbench.core.files import atomic_write
 from workbench.study.workers.prepare_client import Shipment
 
 ARTIFACTS, TASK = "artifacts", "task"
@@ -81,14 +81,14 @@ def write_blob(blob: Blob, folder: Path) -> None:
     for top in {path.split("/")[1] for path, _ in blob.files if path.startswith(f"{ARTIFACTS}/")}:
         shutil.rmtree(folder / ARTIFACTS / top, ignore_errors=True)
     for path, content in blob.files:
-        with replacing(folder / path) as temporary:
+        with atomic_write(folder / path) as temporary:
             temporary.write_bytes(content)
     note(blob, folder)
 
 
 def note(blob: Blob, folder: Path) -> None:
     """Mark a parcel as being whole in a folder."""
-    with replacing(folder / _MARKS / blob.name) as temporary:
+    with atomic_write(folder / _MARKS / blob.name) as temporary:
         temporary.write_text(blob.digest, encoding="utf-8")
 
 

@@ -12,9 +12,9 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from workbench.core.checks import given, require_int, require_positive
 from workbench.core.errors import BackendUnavailable, ConfigError, StudyError
-from workbench.core.given import given, require_above_zero, require_count
-from workbench.core.lazy import needing
+from workbench.core.lazy import optional_import
 from workbench.core.machine import this_site
 from workbench.study.cluster.blobs import Blob
 from workbench.study.cluster.job import ClusterJob, JobResult
@@ -75,8 +75,8 @@ class Cluster:
             )
         if not isinstance(self.gpu, bool):
             raise ConfigError(f"Cluster: gpu must be True or False, got {given(self.gpu)}.")
-        require_above_zero("Cluster: timeout_s", self.timeout_s, of="seconds")
-        require_count("Cluster: tries", self.tries)
+        require_positive("Cluster: timeout_s", self.timeout_s, unit="seconds")
+        require_int("Cluster: tries", self.tries)
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def connected(cluster: Any) -> Iterator[ClusterConnection]:
         If it is no cluster, or does not answer in time.
     """
     config = cluster if isinstance(cluster, Cluster) else Cluster(cluster)
-    with needing("Study.run(cluster=...)"):
+    with optional_import("Study.run(cluster=...)"):
         from distributed import Client
     if isinstance(config.at, Client):
         if config.at.asynchronous or config.at.status != "running":

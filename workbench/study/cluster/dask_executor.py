@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from workbench.core.errors import Cancelled, StudyError, WorkbenchError
-from workbench.core.files import replacing
+from workbench.core.files import atomic_write
 from workbench.study.cluster.blobs import Blob, write_blob
 from workbench.study.cluster.connection import ClusterConnection
 from workbench.study.cluster.job import JobResult, Span
@@ -240,7 +240,7 @@ class ClusterRun:
     def _write(self, unit: WorkUnit, node: ClusterWorker, outcome: JobResult) -> None:
         """Write the rows of a group; what a worker sent of a trial that is not ours any more is dropped."""
         for name, content in outcome.samples.items():
-            with replacing(self._files / "samples" / name) as path:
+            with atomic_write(self._files / "samples" / name) as path:
                 path.write_bytes(content)
         for trial in self._ledger.still_mine(unit.trials):
             row: dict[str, Any] = dict(outcome.rows[trial.key])

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from workbench.artifact import save_variant
 from workbench.core.allocator import ALLOCATORS
+from workbench.core.checks import given, require_int, require_positive
 from workbench.core.errors import ConfigError, TrialFailed
-from workbench.core.given import given, require_above_zero, require_count
 from workbench.core.machine import default_threads
 from workbench.study.execution.quality import examples_folder
 from workbench.study.execution.timing_pool import EngineProcess, TimingSetup, open_arms
@@ -99,9 +99,9 @@ def time_allocators(
 
     if not isinstance(variant, Variant):
         raise ConfigError(f"time_allocators: variant must be a Variant, got {given(variant)}.")
-    require_count("time_allocators: batch_size", batch_size)
-    count = default_threads() if threads is None else require_count("time_allocators: threads", threads)
-    require_above_zero("time_allocators: budget_s", budget_s, of="seconds")
+    require_int("time_allocators: batch_size", batch_size)
+    count = default_threads() if threads is None else require_int("time_allocators: threads", threads)
+    require_positive("time_allocators: budget_s", budget_s, unit="seconds")
     point = Point(batch_size)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.compress.recipe import Recipe
+from workbench.core.checks import given
 from workbench.core.errors import Cancelled, StudyError, TrialFailed, WorkbenchError
-from workbench.core.given import given
-from workbench.core.machine import cores_allowed
+from workbench.core.machine import available_cores
 from workbench.study.execution.budget import TimeBudget
 from workbench.study.execution.finals import LEAST_S, run_finals
 from workbench.study.execution.machine_lock import machine_lock
@@ -216,7 +216,7 @@ class Run(Finishing):
         try:
             listen = self._listener(trial)
             sizes = self._plan.batch_sizes
-            few = cores_allowed() <= _FEW_CORES
+            few = available_cores() <= _FEW_CORES
             with self._machine_lock(exclusive=False) if few else contextlib.nullcontext():
                 started = time.monotonic()
                 answer = self._host.prepare(recipe, self._shelf.target(trial), listen, batch_sizes=sizes)

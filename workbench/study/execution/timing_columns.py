@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from workbench.core.files import replacing, write_json
+from workbench.core.files import atomic_write, write_json
 from workbench.core.stats import ASSUMED_NOISE, verdict
 from workbench.engine.backends import runs_module
 from workbench.measure.comparison.compare import MANY_FAULTS
@@ -230,6 +230,6 @@ def save_samples(folder: Path, blocks: Sequence[Block], base: Sequence[Block]) -
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)  # type: ignore[arg-type]
     name = f"{hashlib.sha256(content.getvalue()).hexdigest()[:16]}.npz"
-    with replacing(folder / name) as path:
+    with atomic_write(folder / name) as path:
         path.write_bytes(content.getvalue())
     return name

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from workbench.core.checks import given, require_int, require_sequence
 from workbench.core.errors import ConfigError, did_you_mean
-from workbench.core.given import given, require_count, require_several
 from workbench.export.io import input_leaves
 
 if TYPE_CHECKING:
@@ -114,10 +114,10 @@ def _unknown(name: Any, axes: Collection[str], whose: str) -> str:
 
 
 def _sizes(name: str, sizes: Any) -> tuple[int, ...]:
-    found = require_several(f"shapes: {name}", sizes, of=int)
+    found = require_sequence(f"shapes: {name}", sizes, of=int)
     if not found:
         raise ConfigError(f"shapes: {name} is empty. Give at least one size.")
-    return tuple(require_count(f"shapes: each size of {name}", size) for size in found)
+    return tuple(require_int(f"shapes: each size of {name}", size) for size in found)
 
 
 def parsed_shapes(words: Sequence[str] | None) -> dict[str, list[int]] | None:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from workbench.core.checks import given
 from workbench.core.errors import StudyError
-from workbench.core.given import given
 from workbench.study.results.relative_latency import COLUMNS as LATENCY_COLUMNS, with_relative_latency
 from workbench.study.results.schema import TrialRow, checked_row, judged_on, update_row
 

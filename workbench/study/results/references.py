@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from workbench.core.checks import given
 from workbench.core.errors import StudyError, unknown_name
-from workbench.core.given import given
 
 
 class ReferenceKind(NamedTuple):

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from typing import Any, TypedDict
 
 from workbench.compress.recipe import Recipe
+from workbench.core.checks import given
 from workbench.core.errors import StudyError, WorkbenchError
-from workbench.core.given import given
-from workbench.core.untrusted import MOST_NAME, cleaned
+from workbench.core.untrusted import MOST_NAME, escape_control
 
 STATES = ("waiting", "running", "complete", "pruned", "failed", "cancelled")
 
@@ -264,8 +264,8 @@ def checked_row(row: object, where: str) -> TrialRow:
     bad = [name for name in COLUMNS if not (name not in REQUIRED if row[name] is None else _fits(name, row[name]))]
     if bad:
         raise StudyError(f"{where} is not a row of a study: {bad[0]} is {given(row[bad[0]])}.")
-    found = {name: cleaned(row[name]) if isinstance(row[name], str) else row[name] for name in COLUMNS}
-    found["notes"] = {cleaned(name): cleaned(words) for name, words in row["notes"].items()}
+    found = {name: escape_control(row[name]) if isinstance(row[name], str) else row[name] for name in COLUMNS}
+    found["notes"] = {escape_control(name): escape_control(words) for name, words in row["notes"].items()}
     return found  # type: ignore[return-value]
 
 

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from workbench.core.checks import given, require_bool, require_callable, require_int
 from workbench.core.errors import Cancelled, ConfigError, StudyError, unknown_name
-from workbench.core.given import given, require_count, require_flag, require_function
 from workbench.core.machine import default_threads, fingerprint_id
-from workbench.core.progress import Progress, ProgressCallback, ignore
-from workbench.core.untrusted import parsed
+from workbench.core.progress import Progress, ProgressCallback, ignore_progress
+from workbench.core.untrusted import parse_untrusted
 from workbench.study.results.leakage import SEEN
 from workbench.study.results.schema import TrialRow
 from workbench.study.search.goals import Goals, Question, misses, question, recommend
@@ -71,7 +71,7 @@ class StudySearch:
         prior: Sensitivity | Sequence[Sensitivity] | None = None,
         prune: bool = True,
         stall_timeout_s: float | None = STALL_S,
-        progress: ProgressCallback = ignore,
+        progress: ProgressCallback = ignore_progress,
     ) -> SearchResult:
         """Search a space of recipes, engines and batch sizes for the one point to take.
 
@@ -130,7 +130,7 @@ class StudySearch:
         >>> space = wb.Space(wb.vary(wb.Prune, ratio=wb.between(0.1, 0.8)))  # doctest: +SKIP
         >>> study.search(space, goals=wb.Goals(max_quality_drop=0.02), trials=20).best  # doctest: +SKIP
         """
-        require_flag("search: prune", prune)
+        require_bool("search: prune", prune)
         asked = self._asked(space, sampler, goals, minimise, maximise, trials, seed, threads, progress)
         policy = worker_policy(stall_timeout_s)
         stop = self._begin(budget_s)
@@ -171,11 +171,11 @@ class StudySearch:
             raise ConfigError(f"search: space must be a wb.Space(...), got {given(space)}.")
         if sampler not in SAMPLERS:
             raise ConfigError("search: " + unknown_name("sampler", sampler, SAMPLERS))
-        require_count("search: trials", trials)
-        require_count("search: seed", seed, minimum=0)
+        require_int("search: trials", trials)
+        require_int("search: seed", seed, minimum=0)
         if threads is not None:
-            require_count("search: threads", threads)
-        require_function("search: progress", progress, takes="each Progress report")
+            require_int("search: threads", threads)
+        require_callable("search: progress", progress, takes="each Progress report")
         endless = [name for name, domain in space.domains.items() if domain.endless]
         if sampler == "grid" and endless:
             raise ConfigError(
@@ -308,7 +308,7 @@ def _searched(store: Store, study: str) -> tuple[str, Question] | None:
     if known is None:
         return None
     where = f"The setting {SETTING!r} of {study!r}"
-    return parsed(
+    return parse_untrusted(
         where, known, lambda found: (str(found["name"]), Question.from_dict(found["question"])), error=StudyError
     )
 

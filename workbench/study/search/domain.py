@@ -10,9 +10,9 @@ from typing import Any
 
 from workbench.compress.recipe import Recipe
 from workbench.compress.steps import STEP_TYPES, Step
+from workbench.core.checks import given
 from workbench.core.config import check_option
 from workbench.core.errors import ConfigError
-from workbench.core.given import given
 
 _PLAIN = (bool, int, float, str)
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from workbench.core.checks import given
 from workbench.core.config import Config, from_dict, option
 from workbench.core.errors import ConfigError, unknown_name
-from workbench.core.given import given
 from workbench.study.results.quality_limits import within_limit
 from workbench.study.results.ranking import HIGHER_IS_BETTER, Best, answer, interval_words, one_machine
 from workbench.study.results.relative_latency import LATENCY, baseline_of, relative_latency

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from workbench.core.config import short_id
 from workbench.core.errors import ConfigError, RecipeError, StudyError, first_line
-from workbench.core.lazy import needing
+from workbench.core.lazy import optional_import
 from workbench.study.search.domain import Between, Domain
 from workbench.study.search.goals import Question
 from workbench.study.search.history import COMPLETE, FAILED, INTERRUPTED, PRUNED, Tried
@@ -92,7 +92,7 @@ class Proposer:
     def __init__(
         self, storage: str, name: str, space: Space, question: Question, *, sampler: str, seed: int, owner: str
     ) -> None:
-        with needing("Study.search"):
+        with optional_import("Study.search"):
             import optuna
         self._space, self._question, self._owner = space, question, owner
         with quiet():
@@ -219,7 +219,7 @@ class Proposer:
 
 def load_tried(storage: str, name: str) -> tuple[Tried, ...]:
     """Return what a search of this name has tried."""
-    with needing("Study.search_history"):
+    with optional_import("Study.search_history"):
         import optuna
 
     with quiet():

@@ -11,9 +11,9 @@ from typing import Any
 
 from workbench.compress.recipe import Recipe
 from workbench.compress.steps import Step
+from workbench.core.checks import given, require_int, require_sequence
 from workbench.core.config import canonical_json, check_option
 from workbench.core.errors import ConfigError, RecipeError
-from workbench.core.given import given, require_count, require_several
 from workbench.engine.config import ONLY_FOR, InferenceConfig
 from workbench.engine.names import is_backend, unknown_backend
 from workbench.study.search.domain import Choice, Domain, Draw, Maybe, Varied, tested
@@ -82,7 +82,7 @@ class Space:
         self.backends = _backends(backends)
         self.batch_sizes = _batch_sizes(batch_sizes)
         self.engine = _engine(engine, self.backends)
-        self.seed = require_count("Space: seed", seed, minimum=0)
+        self.seed = require_int("Space: seed", seed, minimum=0)
         self._check()
 
     def __repr__(self) -> str:
@@ -249,7 +249,7 @@ def _config(backend: str, batch_size: int, options: str) -> InferenceConfig:
 
 
 def _backends(backends: Any) -> tuple[str, ...]:
-    found = (backends,) if isinstance(backends, str) else require_several("Space: backends", backends, of=str)
+    found = (backends,) if isinstance(backends, str) else require_sequence("Space: backends", backends, of=str)
     if not found:
         raise ConfigError("Space: backends is empty. Give at least one, such as backends=('onnxruntime',).")
     for name in found:
@@ -259,8 +259,8 @@ def _backends(backends: Any) -> tuple[str, ...]:
 
 
 def _batch_sizes(sizes: Any) -> tuple[int, ...]:
-    several = (sizes,) if isinstance(sizes, int) else require_several("Space: batch_sizes", sizes, of=int)
-    found = tuple(require_count("Space: each of batch_sizes", size) for size in several)
+    several = (sizes,) if isinstance(sizes, int) else require_sequence("Space: batch_sizes", sizes, of=int)
+    found = tuple(require_int("Space: each of batch_sizes", size) for size in several)
     if not found:
         raise ConfigError("Space: batch_sizes is empty. Give at least one, such as batch_sizes=(32,).")
     return tuple(dict.fromkeys(found))

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from workbench.compress.steps import Factorize, Prune, Quantize, Step
+from workbench.core.checks import given
 from workbench.core.errors import ConfigError
-from workbench.core.given import given
 from workbench.study.search.domain import Between, Domain
 from workbench.study.search.space import Space
 

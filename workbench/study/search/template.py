@@ -9,8 +9,8 @@ from typing import Any
 
 from workbench.compress.recipe import Recipe
 from workbench.compress.steps import STEP_TYPES, Step, step_to_dict
+from workbench.core.checks import given
 from workbench.core.errors import ConfigError
-from workbench.core.given import given
 from workbench.study.search.domain import Between, Choice, Domain, Draw, Maybe, Varied, label, numbered
 
 YES_NO = Choice((True, False))

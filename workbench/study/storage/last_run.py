@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from workbench.core.errors import StudyError
-from workbench.core.untrusted import parsed
+from workbench.core.untrusted import parse_untrusted
 from workbench.study.results.schema import TrialRow, is_ranked
 from workbench.study.storage.database import Store
 
@@ -55,4 +55,4 @@ def last_run(store: Store, study: str) -> LastRun:
     known = store.setting(study, ASKED)
     if known is None:
         return LastRun()
-    return parsed(f"The setting {ASKED!r} of {study!r}", known, LastRun.from_dict, error=StudyError)
+    return parse_untrusted(f"The setting {ASKED!r} of {study!r}", known, LastRun.from_dict, error=StudyError)

@@ -10,9 +10,9 @@ import sqlalchemy as sa
 from sqlalchemy import exc
 from sqlalchemy.engine import URL, Engine, make_url
 
+from workbench.core.checks import given
 from workbench.core.errors import StudyError, WorkbenchError
-from workbench.core.files import cache_dir, require_writable
-from workbench.core.given import given
+from workbench.core.files import cache_dir, writable_folder
 
 LOCK_S = 30
 
@@ -52,7 +52,7 @@ def files_folder(url: URL) -> Path:
     else:
         folder = cache_dir() / "studies" / hashlib.sha256(str(url).encode()).hexdigest()[:12]
     try:
-        return require_writable(folder)
+        return writable_folder(folder)
     except WorkbenchError as error:
         raise StudyError(f"storage {url}: {error}") from error
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from workbench.compress.recipe import Recipe
 from workbench.study.strategy.axes import Steps
-from workbench.study.strategy.decisions import Decision, Record
-from workbench.study.strategy.evidence import Question, Result, Watch, Work
+from workbench.study.strategy.decision_log import Decision, Record
+from workbench.study.strategy.interface import Question, Result, Watch, Work
 
 _FINISH_S = 15.0
 _GROUP_S = 4.0

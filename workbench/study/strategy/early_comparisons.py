@@ -7,11 +7,11 @@ from typing import Any
 
 from workbench.study.results.quality_limits import standard_error
 from workbench.study.strategy.axes import WORDS, Steps, distill
+from workbench.study.strategy.axis_selection import FIRST, Prospect, floor_of
 from workbench.study.strategy.context import LEAST_TRAINING_S, Context, Leader
-from workbench.study.strategy.evidence import Probe
-from workbench.study.strategy.ladder import watch_for
-from workbench.study.strategy.recovery import Recovery, next_share, share_for, speedup_at
-from workbench.study.strategy.structure_choice import FIRST, Prospect, floor_of
+from workbench.study.strategy.drop_model import Recovery, next_share, share_for, speedup_at
+from workbench.study.strategy.interface import Probe
+from workbench.study.strategy.iterative_training import watch_for
 
 _SHARE = 0.07
 """The share of the time for training that each short training takes."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.compress.recipe import Recipe
 from workbench.core.errors import TrialFailed
-from workbench.core.machine import cores_allowed
+from workbench.core.machine import available_cores
 from workbench.study.execution.budget import TimeBudget
 from workbench.study.execution.executor import BUDGET, Run
 from workbench.study.execution.quality import QUALITY, write_inputs
@@ -22,8 +22,8 @@ from workbench.study.results.ranking import pareto_rows
 from workbench.study.results.schema import is_ranked
 from workbench.study.storage.session import Ledger
 from workbench.study.strategy.deadline import Futile, Leash, Overrun
-from workbench.study.strategy.decisions import Record
-from workbench.study.strategy.evidence import Probe, Question, Result, Watch
+from workbench.study.strategy.decision_log import Record
+from workbench.study.strategy.interface import Probe, Question, Result, Watch
 from workbench.study.strategy.strategy import Strategy
 from workbench.study.workers.prepare_client import Shipment
 from workbench.study.workers.process import CancelToken
@@ -159,7 +159,7 @@ class StrategyRun(Run):
         options: dict[str, Any] = {"engine": engine, "batch_size": base.batch_size, "threads": self._threads}
         self._leash.limit(limit_s)
         try:
-            with self._machine_lock(exclusive=True) if cores_allowed() <= 4 else contextlib.nullcontext():
+            with self._machine_lock(exclusive=True) if available_cores() <= 4 else contextlib.nullcontext():
                 for number, recipe in enumerate(recipes):
                     words = f"probing {recipe.name or recipe.label}"
                     listen = self._watched(self._ledger.following(words), watch)

@@ -13,8 +13,8 @@ from workbench.study.plan.trials import Plan
 from workbench.study.results.schema import TrialRow
 from workbench.study.storage.database import Store
 from workbench.study.strategy.axes import has_depth
-from workbench.study.strategy.decisions import Record
-from workbench.study.strategy.evidence import Question
+from workbench.study.strategy.decision_log import Record
+from workbench.study.strategy.interface import Question
 
 if TYPE_CHECKING:
     from workbench.tasks.task import Task

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from workbench.study.strategy.axes import Steps
+from workbench.study.strategy.axis_selection import axes_in_time, bought_by_data, find_prospects, untrained_axes
 from workbench.study.strategy.context import Context, Leader
-from workbench.study.strategy.decisions import Record
+from workbench.study.strategy.decision_log import Record
 from workbench.study.strategy.early_comparisons import choose
-from workbench.study.strategy.evidence import Question, Work
-from workbench.study.strategy.ladder import Ladder
-from workbench.study.strategy.structure_choice import axes_in_time, bought_by_data, find_prospects, untrained_axes
+from workbench.study.strategy.interface import Question, Work
+from workbench.study.strategy.iterative_training import Ladder
 from workbench.study.strategy.survey import survey
 from workbench.study.strategy.training_free import measure_free
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from workbench.compress.steps import Prune, Quantize, Sparsify
 from workbench.study.strategy.axes import PROBED, Steps, distill, has_depth, probe_steps, recover
+from workbench.study.strategy.axis_selection import depth_options
 from workbench.study.strategy.context import LEAST_TRAINING_S, Context, Leader
-from workbench.study.strategy.structure_choice import depth_options
 from workbench.study.strategy.training_free import SIMULATED, SIMULATED_NOTE
 
 _LONG_S = 600.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from workbench.compress.steps import Quantize
 from workbench.study.strategy.context import Context, Leader
-from workbench.study.strategy.evidence import Result
+from workbench.study.strategy.interface import Result
 
 SIMULATED = "torch-eager"
 SIMULATED_NOTE = "Torch eager simulates int8 in float, so it is slower by design: timed once, not evaluated."

@@ -7,8 +7,8 @@ import sys
 from dataclasses import dataclass, field
 from typing import Any
 
+from workbench.core.checks import given
 from workbench.core.errors import StudyError
-from workbench.core.given import given
 from workbench.study.workers.phases import Phases
 
 STALL_S = 1800.0

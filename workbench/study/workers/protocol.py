@@ -14,7 +14,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from workbench.core.files import replacing, write_json
+from workbench.core.files import atomic_write, write_json
 from workbench.export.io import describe_tree, tree_builder
 
 _HEADER = struct.Struct("!IQ")
@@ -45,7 +45,7 @@ def save_arrays(tree: Any, folder: str | Path) -> Path:
     folder = Path(folder)
     description, found = describe_tree(tree, lambda node: isinstance(node, np.ndarray))
     for index, (_, array) in enumerate(found):
-        with replacing(folder / f"{index}.npy") as path:
+        with atomic_write(folder / f"{index}.npy") as path:
             np.save(path, array, allow_pickle=False)
     write_json(folder / "tree.json", {"tree": description, "arrays": len(found)})
     return folder

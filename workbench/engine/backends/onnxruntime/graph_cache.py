@@ -10,7 +10,7 @@ from typing import Any
 
 from workbench.core.config import short_id
 from workbench.core.errors import WorkbenchError
-from workbench.core.files import cache_dir, replacing
+from workbench.core.files import atomic_write, cache_dir
 from workbench.core.machine import this_machine
 from workbench.engine.loading.onnx_files import digest_of
 
@@ -48,7 +48,7 @@ def keeping(target: Path) -> Iterator[Path]:
     WorkbenchError
         If the cache cannot be written.
     """
-    with replacing(target) as temporary:
+    with atomic_write(target) as temporary:
         yield temporary
         if not temporary.stat().st_size:
             raise WorkbenchError("ONNX Runtime wrote no graph")

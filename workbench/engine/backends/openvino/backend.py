@@ -13,7 +13,7 @@ import numpy as np
 
 from workbench.artifact.reference import Arrays
 from workbench.core.errors import EngineError, first_line
-from workbench.core.machine import cores_allowed, default_threads
+from workbench.core.machine import available_cores, default_threads
 from workbench.engine.backends.base import (
     Availability,
     Capabilities,
@@ -169,7 +169,7 @@ class OpenVinoSession:
         self._compiled: Any = self._compile(self._batch or None)
         self._others = OtherSizes(self._batch, None if self._batch else self._compiled, self._agreeing)
         self._open = any(None in spec.shape for spec in source.io.inputs)
-        self._swallows = self.placement == "CPU" and (self.threads == 1 or cores_allowed() == 1)
+        self._swallows = self.placement == "CPU" and (self.threads == 1 or available_cores() == 1)
         self._shapes = OutputShapes(lambda: self._core.read_model(path), openvino.PartialShape)
         self._idle: list[_Requests] = [self._requests()]
         self._count_streams(config)

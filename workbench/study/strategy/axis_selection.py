@@ -8,8 +8,8 @@ from typing import Any
 from workbench.study.results.quality_limits import is_share
 from workbench.study.strategy.axes import GENTLE, PROBED, WORDS, Axis, Steps, has_depth, probe_steps
 from workbench.study.strategy.context import LEAST_TRAINING_S, Context, Leader
-from workbench.study.strategy.evidence import Probe
-from workbench.study.strategy.recovery import POINT, Recovery, informed, next_share, prior, speedup_at
+from workbench.study.strategy.drop_model import POINT, Recovery, informed, next_share, prior, speedup_at
+from workbench.study.strategy.interface import Probe
 
 GAIN = 1.05
 """An axis that is predicted to gain less than this over the leading variant is dropped."""

@@ -3,7 +3,7 @@
 import pytest
 
 from workbench.study.results.quality_limits import futile, hopeless, standard_error
-from workbench.study.strategy.recovery import next_share, prior, share_for, speedup_at
+from workbench.study.strategy.drop_model import next_share, prior, share_for, speedup_at
 
 MODEL = prior("depth", point=0.01, samples=3370)
 

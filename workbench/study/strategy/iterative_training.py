@@ -11,10 +11,10 @@ from workbench.compress.steps import Distill, Quantize
 from workbench.core.errors import RecipeError
 from workbench.study.results.quality_limits import futile, standard_error
 from workbench.study.strategy.axes import Steps, distill
+from workbench.study.strategy.axis_selection import Prospect, floor_of
 from workbench.study.strategy.context import LEAST_TRAINING_S, Context, Leader
-from workbench.study.strategy.evidence import Result, Watch
-from workbench.study.strategy.recovery import next_share, speedup_at
-from workbench.study.strategy.structure_choice import Prospect, floor_of
+from workbench.study.strategy.drop_model import next_share, speedup_at
+from workbench.study.strategy.interface import Result, Watch
 
 MOST_RUNGS = 6
 _SHARES = (0.35, 0.6, 1.0)

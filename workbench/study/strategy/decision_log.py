@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from workbench.compress.recipe import Recipe
 from workbench.core.config import short_id, without_nan
 from workbench.core.errors import StudyError
-from workbench.core.untrusted import parsed
+from workbench.core.untrusted import parse_untrusted
 
 CURRENT = "strategy"
 """Setting that names the record of the last run."""
@@ -142,8 +142,10 @@ _NOTHING: dict[str, Any] = {"facts": {}, "recipes": {}, "ended": False, "trials"
 
 def _read(settings: Settings, study: str, name: str) -> dict[str, Any] | None:
     """Return a record, None if there is none; StudyError if it was changed since it was written, or is none."""
-    known = settings.setting(study, name)
-    return None if known is None else parsed(f"The setting {name!r} of {study!r}", known, _whole, error=StudyError)
+    values = settings.setting(study, name)
+    if values is None:
+        return None
+    return parse_untrusted(f"The setting {name!r} of {study!r}", values, _whole, error=StudyError)
 
 
 def _whole(values: dict[str, Any]) -> dict[str, Any]:

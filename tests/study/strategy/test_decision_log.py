@@ -2,7 +2,7 @@
 
 from workbench.compress.recipe import Recipe
 from workbench.compress.steps import Prune
-from workbench.study.strategy.decisions import Decision, Record, last_decided
+from workbench.study.strategy.decision_log import Decision, Record, last_decided
 
 QUESTION = {"task": "t", "limit": 0.01}
 
