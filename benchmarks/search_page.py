@@ -10,7 +10,7 @@ from benchmarks.search_common import BATCH, LIMIT
 from benchmarks.search_judge import Judged
 from benchmarks.search_ours import MARGIN
 from workbench.core.machine import describe_machine, library_versions
-from workbench.measure.comparison.noise import known_noise, noise_words
+from workbench.measure.comparison.noise import cached_noise, noise_text
 from workbench.plots.drawing.figure import TEXT, new_figure, title
 from workbench.present import style
 
@@ -64,7 +64,7 @@ def page(
             *(["**Seed by seed**:\n\n" + "\n".join(f"- {words}" for words in pairs)] if pairs else []),
             f"![Drop of accuracy against latency]({picture})",
             *(["**What failed in the tools**:\n\n" + "\n".join(told)] if told else []),
-            f"{noise_words(known_noise()).capitalize()}.",
+            f"{noise_text(cached_noise()).capitalize()}.",
             machine,
         )
     )

@@ -92,6 +92,6 @@ def test_the_measurement_notebook_judges_engines_and_puts_them_under_load(run_ou
     outputs = run_outputs("30_measure.ipynb", parameters)
     text = printed(outputs)
     assert pictures(outputs) == 5
-    for words in ("noise floor ", "95 % CI", "meanwhile: ", "single-stream on onnxruntime", "offline on", "20%"):
+    for words in ("noise floor ", "95 % CI", "system load: ", "single-stream on onnxruntime", "offline on", "20%"):
         assert words in text
     assert list((here / "cache" / "noise").glob("*.json"))

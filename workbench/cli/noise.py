@@ -22,7 +22,7 @@ def add_noise(commands: Any) -> None:
 
 def noise(arguments: argparse.Namespace) -> int:
     """Do it."""
-    from workbench.measure.comparison.noise import known_noise, measure_noise
+    from workbench.measure.comparison.noise import cached_noise, measure_noise
     from workbench.present.progress_log import Lines
 
     try:
@@ -31,7 +31,7 @@ def noise(arguments: argparse.Namespace) -> int:
         say("Stopped by Ctrl-C. The floor that was kept before stays.")
         return STOPPED
     write(json.dumps(dataclasses.asdict(found), indent=1) if arguments.json else f"{str(found).capitalize()}.")
-    kept = known_noise()
+    kept = cached_noise()
     if kept is not None and kept != found:
         say(f"Kept for verdicts, since it was measured quietly: {kept}.")
     return DONE

@@ -1,7 +1,7 @@
 from .accuracy.debug import AccuracyReport as AccuracyReport, debug_accuracy as debug_accuracy
 from .comparison.calls import CallTime as CallTime, time_calls as time_calls
 from .comparison.compare import Comparison as Comparison, compare as compare
-from .comparison.noise import NoiseFloor as NoiseFloor, known_noise as known_noise, measure_noise as measure_noise
+from .comparison.noise import NoiseFloor as NoiseFloor, cached_noise as cached_noise, measure_noise as measure_noise
 from .loadgen.scenarios import ScenarioResult as ScenarioResult, run_scenario as run_scenario
 from .loadgen.server_rate import ServerRate as ServerRate, find_server_rate as find_server_rate
 from .profiling.explanation import (
@@ -23,5 +23,5 @@ from .resources.energy import (
 from .resources.memory import PeakPss as PeakPss, peak_rss_mib as peak_rss_mib, pss_mib as pss_mib
 from .resources.monitor import Monitor as Monitor
 from .resources.torch_memory import torch_call_peak_mib as torch_call_peak_mib
-from .rooflines.peaks import MachinePeaks as MachinePeaks, known_peaks as known_peaks, measure_peaks as measure_peaks
+from .rooflines.peaks import MachinePeaks as MachinePeaks, cached_peaks as cached_peaks, measure_peaks as measure_peaks
 from .rooflines.roofline import RooflinePoint as RooflinePoint, roofline as roofline

@@ -26,7 +26,7 @@ def examine() -> dict[str, Any]:
     """Return all of it as JSON-ready values; imports every runtime that is installed."""
     from workbench.engine.backends import backend_status, capabilities_of
     from workbench.engine.backends.onnxruntime.providers import provider_status
-    from workbench.measure.comparison.noise import known_noise, noise_words
+    from workbench.measure.comparison.noise import cached_noise, noise_text
 
     def capable(name: str) -> dict[str, Any] | None:
         found = capabilities_of(name)
@@ -42,7 +42,7 @@ def examine() -> dict[str, Any]:
         "default_threads": default_threads(),
         "fingerprint": fingerprint_id(),
         "libraries": library_versions(FINGERPRINT_LIBRARIES),
-        "noise": noise_words(known_noise()),
+        "noise": noise_text(cached_noise()),
         "allocator": allocator_advice(),
         "backends": [{**status.to_dict(), "capabilities": capable(status.name)} for status in backend_status()],
         "onnxruntime_providers": [status.to_dict() for status in provider_status()],

@@ -15,7 +15,7 @@ from workbench.core.errors import BackendUnavailable, ConfigError
 from workbench.core.files import write_json
 from workbench.core.machine import fingerprint_id
 from workbench.measure.comparison import noise
-from workbench.measure.comparison.noise import NoiseFloor, known_noise, machine_floor, measure_noise, noise_words
+from workbench.measure.comparison.noise import NoiseFloor, cached_noise, machine_floor, measure_noise, noise_text
 
 
 def test_pairs_of_real_engines_give_a_floor_that_is_kept(tiny_task, monkeypatch):
@@ -32,9 +32,9 @@ def test_pairs_of_real_engines_give_a_floor_that_is_kept(tiny_task, monkeypatch)
         "pair 1: torch-eager beside torch-eager",
         "pair 2: onnxruntime beside onnxruntime",
     ]
-    assert known_noise() == found
+    assert cached_noise() == found
     assert machine_floor() == found.floor
-    assert f"noise floor {100 * found.floor:.1f} %" in noise_words(known_noise())
+    assert f"noise floor {100 * found.floor:.1f} %" in noise_text(cached_noise())
 
 
 def test_the_error_of_each_timing_is_taken_out():
@@ -49,22 +49,22 @@ def test_the_error_of_each_timing_is_taken_out():
 
 
 def test_nothing_is_known_before_it_was_measured_and_that_is_said():
-    assert known_noise() is None
+    assert cached_noise() is None
     assert machine_floor() == 0.02
-    assert "assumed" in noise_words(None) and "workbench noise" in noise_words(None)
+    assert "assumed" in noise_text(None) and "workbench noise" in noise_text(None)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", json.dumps({"floor": 1}), ""])
 def test_a_file_that_cannot_be_understood_is_as_none(text):
     noise._path().parent.mkdir(parents=True)
     noise._path().write_text(text)
-    assert known_noise() is None
+    assert cached_noise() is None
 
 
 def test_keep_false_writes_nothing(tiny_task, monkeypatch):
     monkeypatch.setattr(noise, "_apart", lambda *args, seed: (1.01, 0.0, False))
     measure_noise(Variant.original(tiny_task), backends=["onnxruntime"], budget_s=0, keep=False)
-    assert known_noise() is None
+    assert cached_noise() is None
 
 
 def test_a_floor_measured_beside_other_work_says_so_and_replaces_no_quiet_one(tiny_task, monkeypatch):
@@ -73,11 +73,11 @@ def test_a_floor_measured_beside_other_work_says_so_and_replaces_no_quiet_one(ti
         return measure_noise(Variant.original(tiny_task), backends=["onnxruntime"], budget_s=0)
 
     busy = measured(1.5, True)
-    assert busy.busy and known_noise() == busy
-    assert "other work disturbed 6 of them: run `workbench noise` on a quiet machine" in noise_words(busy)
+    assert busy.busy and cached_noise() == busy
+    assert "other work disturbed 6 of them: run `workbench noise` on a quiet machine" in noise_text(busy)
     quiet = measured(1.01, False)
-    assert not quiet.busy and known_noise() == quiet and "disturbed" not in str(quiet)
-    assert measured(1.5, True).busy and known_noise() == quiet
+    assert not quiet.busy and cached_noise() == quiet and "disturbed" not in str(quiet)
+    assert measured(1.5, True).busy and cached_noise() == quiet
 
 
 @pytest.mark.parametrize(

@@ -63,10 +63,10 @@ def test_why_a_test_is_not_valid_is_said_in_sentences(tmp_path):
     log = read_log(write(tmp_path, detail=detail, valid="INVALID"))
     assert not log.valid
     assert log.reasons == (
-        "the latency bound was not kept",
-        "too few queries for its early stopping: Run unsuccessful. Processed 58 queries.",
+        "the latency bound was exceeded",
+        "too few queries for early stopping: Run unsuccessful. Processed 58 queries.",
         "Ending early: Too many outstanding queries.",
-        "LoadGen says: Reduce target QPS to improve latency.",
+        "LoadGen: Reduce target QPS to improve latency.",
     )
 
 

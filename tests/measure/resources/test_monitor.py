@@ -17,7 +17,7 @@ import pytest
 from workbench.core.errors import ConfigError
 from workbench.measure.resources import monitor as room
 from workbench.measure.resources.monitor import Monitor
-from workbench.measure.resources.monitor_reader import Reader, Sample, merged
+from workbench.measure.resources.monitor_reader import ResourceReader, Sample, merge_pairs
 
 MIB = 2**20
 
@@ -73,8 +73,10 @@ def test_samples_cover_the_time_axis_without_overlap():
 
 def test_nothing_is_read_in_a_pause_and_its_time_counts_for_no_sample(monkeypatch):
     reads = []
-    read = Reader.read
-    monkeypatch.setattr(Reader, "read", lambda self, started: reads.append(time.perf_counter()) or read(self, started))
+    read = ResourceReader.read
+    monkeypatch.setattr(
+        ResourceReader, "read", lambda self, started: reads.append(time.perf_counter()) or read(self, started)
+    )
     with Monitor(rate_hz=200, gpu=False) as monitor:
         until(lambda: len(monitor.samples) > 3)
         with monitor.paused():
@@ -91,14 +93,14 @@ def test_nothing_is_read_in_a_pause_and_its_time_counts_for_no_sample(monkeypatc
 
 def test_a_pause_begins_only_when_a_sample_is_done(monkeypatch):
     inside, go = threading.Event(), threading.Event()
-    read = Reader.read
+    read = ResourceReader.read
 
     def slow(self, started):
         inside.set()
         go.wait(30)
         return read(self, started)
 
-    monkeypatch.setattr(Reader, "read", slow)
+    monkeypatch.setattr(ResourceReader, "read", slow)
     monitor = Monitor(rate_hz=200, gpu=False).start()
     assert inside.wait(30)
     entered = threading.Event()
@@ -145,7 +147,7 @@ def test_joined_samples_keep_means_over_time_and_the_larger_memory():
         Sample(4.0, 3.0, 30, 40, 90, 70, 7, 9),
         Sample(5, 1, 1, 1, 1),
     ]
-    first, second = merged(samples)
+    first, second = merge_pairs(samples)
     assert first == Sample(4.0, 4.0, 25.0, 35.0, 100, 65.0, None, 8.0) and second is samples[2]
 
 
@@ -180,7 +182,7 @@ def test_a_monitor_that_fails_does_not_end_the_run(monkeypatch):
     def broken(self, started):
         raise RuntimeError("the driver is gone")
 
-    monkeypatch.setattr(Reader, "read", broken)
+    monkeypatch.setattr(ResourceReader, "read", broken)
     until(lambda: monitor.error is not None)
     assert str(monitor.error) == "the driver is gone"
     with monitor.paused():
@@ -196,7 +198,7 @@ def test_its_own_cost_is_that_of_its_thread(monkeypatch):
             pass
         return Sample(0, 1, 0, 0, 0)
 
-    monkeypatch.setattr(Reader, "read", expensive)
+    monkeypatch.setattr(ResourceReader, "read", expensive)
     with Monitor(rate_hz=50, gpu=False) as monitor:
         until(lambda: len(monitor.samples) >= 5)
     cost = monitor.cost
@@ -209,11 +211,11 @@ def test_gpus_are_summed_and_na_is_none():
     def device(use, used, power):
         return SimpleNamespace(gpu_utilization=lambda: use, memory_used=lambda: used, power_usage=lambda: power)
 
-    reader = Reader(devices=[device(40, 100 * MIB, 50_000), device(60, 50 * MIB, 25_000)])
+    reader = ResourceReader(devices=[device(40, 100 * MIB, 50_000), device(60, 50 * MIB, 25_000)])
     sample = reader.read(time.perf_counter())
     assert (sample.gpu_percent, sample.gpu_memory_mib, sample.gpu_watts) == (50, 150, 75)
     assert reader.gpu_reason is None
-    reader = Reader(devices=[device(40, 100 * MIB, "N/A"), device("N/A", 50 * MIB, 25_000)])
+    reader = ResourceReader(devices=[device(40, 100 * MIB, "N/A"), device("N/A", 50 * MIB, 25_000)])
     assert reader.read(0.0)[-3:] == (None, 150, None)
 
 

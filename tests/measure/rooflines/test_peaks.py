@@ -11,7 +11,7 @@ import workbench as wb
 from workbench.core.errors import BackendUnavailable, ConfigError
 from workbench.measure.rooflines import peaks as module
 from workbench.measure.rooflines.peak_gemm import _openvino_model, products_of
-from workbench.measure.rooflines.peaks import known_peaks, measure_peaks
+from workbench.measure.rooflines.peaks import cached_peaks, measure_peaks
 from workbench.measure.rooflines.work import LayerWork
 
 
@@ -25,7 +25,7 @@ def small(monkeypatch):
 
 
 def test_peaks_are_measured_by_every_library_kept_and_found_again(small):
-    assert known_peaks(threads=1) is None
+    assert cached_peaks(threads=1) is None
     seen = []
     found = measure_peaks(threads=1, precisions=("float32", "int8"), budget_s=0.0, progress=seen.append)
     libraries = {peak.library for peak in found.tried if peak.precision == "float32"}
@@ -33,7 +33,7 @@ def test_peaks_are_measured_by_every_library_kept_and_found_again(small):
     best = max(peak.gflops for peak in found.tried if peak.precision == "float32")
     assert found.of("float32").gflops == best > 0 and found.copy_gb_s > 0 and found.of("bfloat16") is None
     assert found.ridge("float32") == pytest.approx(best / found.copy_gb_s)
-    assert known_peaks(threads=1) == found and known_peaks(threads=2) is None
+    assert cached_peaks(threads=1) == found and cached_peaks(threads=2) is None
     assert seen[-1].done == seen[-1].total and len(seen) == len(found.tried) + 2
     assert "float32" in str(found) and "GB/s" in str(found)
 
@@ -43,7 +43,7 @@ def test_what_the_processor_only_emulates_is_left_out_with_a_note(small, monkeyp
     found = measure_peaks(threads=1, precisions=("float32", "bfloat16"), budget_s=0.0, keep=False)
     assert [peak.precision for peak in found.peaks] == ["float32"]
     assert any(note.startswith("bfloat16: this CPU has no instructions") for note in found.notes)
-    assert known_peaks(threads=1) is None
+    assert cached_peaks(threads=1) is None
 
 
 def test_a_library_that_fails_leaves_the_others(small, monkeypatch):

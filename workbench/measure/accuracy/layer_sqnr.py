@@ -36,7 +36,7 @@ class LayerSignal:
 
 
 @dataclass(frozen=True)
-class Signals:
+class LayerSignals:
     """The layers of two variants: compared, or named with the reason why not; and what a reader must know."""
 
     layers: tuple[LayerSignal, ...]
@@ -46,7 +46,7 @@ class Signals:
 
 def layer_signals(
     variants: tuple[Variant, Variant], data: Split, config: InferenceConfig, outputs: tuple[Tree, Tree]
-) -> Signals:
+) -> LayerSignals:
     """Return the signal-to-noise ratio behind every layer of the second variant, held against the first.
 
     ``outputs`` are those of the files that are timed, for more samples than ``data`` holds or as many: a note says
@@ -59,7 +59,7 @@ def layer_signals(
     """
     if not takes_onnx(config.backend):
         words = f"no layers: {config.backend} runs a module, and values are read from ONNX files; name another engine"
-        return Signals((), (), (words,))
+        return LayerSignals((), (), (words,))
     sources = [source_from_variant(variant, onnx=True, batch=config.batch_size) for variant in variants]
     first, second = (
         layer_points(require_onnx(source, config.backend), weight_owners(variant.module))
@@ -109,7 +109,7 @@ def _compare(
     data: Split,
     size: int,
     outputs: tuple[Tree, Tree],
-) -> Signals:
+) -> LayerSignals:
     energies = np.zeros((len(pairs), 2))
     lost = dict(lost)
     looked: tuple[list[Any], list[Any]] = ([], [])
@@ -131,7 +131,7 @@ def _compare(
         for pair, energy in zip(pairs, energies, strict=True)
         if pair.name not in lost
     ]
-    return Signals(tuple(signals), tuple(lost.items()), _unfaithful(looked, outputs))
+    return LayerSignals(tuple(signals), tuple(lost.items()), _unfaithful(looked, outputs))
 
 
 def _unfaithful(looked: tuple[list[Any], list[Any]], outputs: tuple[Tree, Tree]) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from workbench.core.errors import ConfigError, InputError
 from workbench.core.speedup import speedup_text
 from workbench.core.stats import ASSUMED_NOISE, Verdict, verdict
 from workbench.engine.loading.placement import runs_on_gpu
-from workbench.measure.comparison.noise import floor_of, known_noise, noise_words
+from workbench.measure.comparison.noise import cached_noise, floor_of, noise_text
 from workbench.timing.arms import CallArm, block_seconds
 from workbench.timing.blocks import Block, usage_per_call
 from workbench.timing.conditions import Conditions, LoadMonitor
@@ -184,8 +184,8 @@ def _noise(floor: float | None) -> tuple[float, str]:
     """Return the floor and what is said about it."""
     if floor is not None:
         return floor, f"noise floor {100 * floor:.1f} % (given)"
-    known = known_noise()
-    return floor_of(known), noise_words(known)
+    known = cached_noise()
+    return floor_of(known), noise_text(known)
 
 
 def _names(baseline: Engine, candidate: Engine) -> tuple[str, str]:

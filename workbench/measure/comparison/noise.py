@@ -137,12 +137,12 @@ def measure_noise(
         progress(Progress("noise", number, 0, f"pair {number + 1}: {name} beside {name}"))
         found.append(_apart(chosen, name, batch_size, seed=number))
     floor = _floor([pair[:2] for pair in found], disturbed=sum(pair[2] for pair in found))
-    if keep and not (floor.busy and (known := known_noise()) and not known.busy):
+    if keep and not (floor.busy and (known := cached_noise()) and not known.busy):
         write_json(_path(), asdict(floor), indent=1)
     return floor
 
 
-def known_noise() -> NoiseFloor | None:
+def cached_noise() -> NoiseFloor | None:
     """Return the floor that was kept for this machine and these runtimes, None where there is none."""
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
         values = json.loads(_path().read_text(encoding="utf-8"))
@@ -152,7 +152,7 @@ def known_noise() -> NoiseFloor | None:
 
 def machine_floor() -> float:
     """Return the share that counts as noise on this machine: what was kept, else 2 %."""
-    return floor_of(known_noise())
+    return floor_of(cached_noise())
 
 
 def floor_of(known: NoiseFloor | None) -> float:
@@ -160,7 +160,7 @@ def floor_of(known: NoiseFloor | None) -> float:
     return ASSUMED_NOISE if known is None else known.floor
 
 
-def noise_words(floor: NoiseFloor | None) -> str:
+def noise_text(floor: NoiseFloor | None) -> str:
     """Return what a verdict says about noise."""
     if floor is not None:
         return str(floor)

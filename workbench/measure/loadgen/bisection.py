@@ -1,4 +1,4 @@
-"""The search for the highest rate that holds: up or down until it is enclosed, then halved, as ratios."""
+"""Bracket the highest rate that meets a bound, then bisect on a logarithmic scale."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Generic, Protocol, TypeVar
 _DOWN = 0.5
 _UP = 1.5
 _CONFIDENCE = 0.99
-"""That of LoadGen's early stopping."""
+"""The confidence of LoadGen's early stopping."""
 
 
 class Probe(Protocol):
-    """One rate that was tried."""
+    """The result for one rate."""
 
     @property
     def per_s(self) -> float:
@@ -22,106 +22,100 @@ class Probe(Protocol):
 
     @property
     def held(self) -> bool:
-        """Whether it held."""
+        """Return True if the rate met the bound."""
 
     @property
     def disturbed(self) -> bool:
-        """Whether something else used the machine meanwhile, so that it may hold after all."""
+        """Return True if other processes disturbed the test, so that a failure may not count."""
 
 
 P = TypeVar("P", bound=Probe)
 
 
 @dataclass(frozen=True)
-class Limits:
-    """Where a search begins, and the lowest and highest rate that it tries; each with what it is, in words."""
+class SearchRange:
+    """Start, minimum and maximum rate of a search, with descriptions of the two ends."""
 
     start: float
     lowest: float
     highest: float
-    lowest_words: str = "the lowest rate that is tried"
-    highest_words: str = "the highest rate that is tried"
+    lowest_text: str = "the minimum rate"
+    highest_text: str = "the maximum rate"
 
 
 @dataclass
-class Found(Generic[P]):
-    """What a search has found so far: the highest rate that held and the lowest one that did not."""
+class Bracket(Generic[P]):
+    """State of a search: the highest rate that held, the lowest one that failed, and why the search ended."""
 
     probes: list[P] = field(default_factory=list)
     held: float | None = None
     failed: float | None = None
     ended: str = ""
 
-    def take(self, probe: P) -> None:
-        """Take the answer for one rate."""
-        if probe.held:
-            self.held = probe.per_s
-        else:
-            self.failed = probe.per_s
-
 
 def search(
-    probe: Callable[[float], P], limits: Limits, *, tolerance: float, room_for: Callable[[float], bool]
-) -> Found[P]:
+    probe: Callable[[float], P], limits: SearchRange, *, tolerance: float, room_for: Callable[[float], bool]
+) -> Bracket[P]:
     """Search the highest rate that holds.
 
-    A rate that failed while something else used the machine is tried once more, and the second answer counts.
+    A rate that failed in a disturbed test is tried once more, and the second result counts.
 
     Parameters
     ----------
     probe : function
-        Tries a rate.
+        Tests a rate.
     tolerance : float
-        It ends when the lowest rate that failed is no more than this share above the one that held.
+        The search ends when the lowest failed rate is at most this share above the highest one that held.
     room_for : function
-        Says whether there is time to try a rate.
+        Returns whether there is time to test a rate.
 
     Examples
     --------
-    >>> found = search(server, Limits(50, 1, 400), tolerance=0.05, room_for=lambda rate: True)  # doctest: +SKIP
-    >>> found.held, found.failed  # doctest: +SKIP
+    >>> bracket = search(server, SearchRange(50, 1, 400), tolerance=0.05, room_for=lambda rate: True)  # doctest: +SKIP
+    >>> bracket.held, bracket.failed  # doctest: +SKIP
     (97.3, 101.6)
     """
-    found: Found[P] = Found()
-    while not found.ended:
-        rate, found.ended = _next(found, limits, tolerance)
-        if found.ended:
-            break
-        if not room_for(rate):
-            found.ended = f"the time is used up: {rate:.4g} per s would have been tried next"
-            break
-        tried = probe(rate)
-        found.probes.append(tried)
-        if not tried.held and tried.disturbed and room_for(rate):
-            tried = probe(rate)
-            found.probes.append(tried)
-        found.take(tried)
-    return found
+    bracket: Bracket[P] = Bracket()
+    while True:
+        rate, bracket.ended = _next(bracket, limits, tolerance)
+        if not bracket.ended and not room_for(rate):
+            bracket.ended = f"time budget used up before {rate:.4g} per s"
+        if bracket.ended:
+            return bracket
+        result = probe(rate)
+        bracket.probes.append(result)
+        if not result.held and result.disturbed and room_for(rate):
+            result = probe(rate)
+            bracket.probes.append(result)
+        if result.held:
+            bracket.held = result.per_s
+        else:
+            bracket.failed = result.per_s
 
 
-def _next(found: Found[P], limits: Limits, tolerance: float) -> tuple[float, str]:
+def _next(bracket: Bracket[P], limits: SearchRange, tolerance: float) -> tuple[float, str]:
     """Return the rate to try next, or why the search ends."""
-    held, failed = found.held, found.failed
+    held, failed = bracket.held, bracket.failed
     if held is None and failed is None:
         return limits.start, ""
     if held is None:
         if failed is not None and failed <= limits.lowest:
-            return 0.0, f"not even {limits.lowest:.4g} per s holds, {limits.lowest_words}"
+            return 0.0, f"{limits.lowest:.4g} per s fails ({limits.lowest_text})"
         return max(limits.lowest, (failed or 0.0) * _DOWN), ""
     if failed is None:
         if held >= limits.highest:
-            return 0.0, f"{limits.highest:.4g} per s still holds, {limits.highest_words}"
+            return 0.0, f"{limits.highest:.4g} per s holds ({limits.highest_text})"
         return min(limits.highest, held * _UP), ""
     if failed <= held * (1 + tolerance):
-        return 0.0, f"tolerance reached: {failed / held - 1:.1%} lie between the two rates".replace("%", " %")
+        return 0.0, f"tolerance reached: the two rates differ by {100 * (failed / held - 1):.1f} %"
     return math.sqrt(held * failed), ""
 
 
 def queries_needed(percentile: float, *, over: int = 1) -> int:
-    """Return how many queries LoadGen needs to be sure of a percentile if ``over`` of them are beyond the bound.
+    """Return the queries that LoadGen needs to confirm a percentile if ``over`` of them exceed the bound.
 
-    So many that no more than ``over`` of them would be beyond it with a probability of at most 1 % if the percentile
-    were just at the bound: https://github.com/mlcommons/inference/blob/master/loadgen/early_stopping.cc
+    With so many, at most ``over`` would exceed the bound with a probability of at most 1 % if the percentile were
+    exactly at the bound: https://github.com/mlcommons/inference/blob/master/loadgen/early_stopping.cc
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""How an engine answers each of LoadGen's scenarios: rows put together, calls warmed up, their pace estimated."""
+"""Drive an engine for each LoadGen scenario: assemble rows, warm up calls, estimate the expected rate."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from typing import Any, Protocol
 import numpy as np
 
 from workbench.core.errors import InputError, TaskError
-from workbench.measure.loadgen.sut import Direct, Queued, System
-from workbench.measure.loadgen.test import Load
+from workbench.measure.loadgen.run import Load
+from workbench.measure.loadgen.sut import BatchedSut, DirectSut, LoadGenSut
 from workbench.tasks.trees import batch_size, slice_batch, tree_map
 from workbench.timing.settling import run_for, warm_until_steady
 
 _TASK_EXAMPLES = 64
 _ESTIMATE_S = 0.1
 _SPARE = 1.15
-"""LoadGen makes its queries beforehand: with too low a pace expected, they would be used up before the time is."""
+"""Factor on the estimated rate: LoadGen makes its queries beforehand and must not run out of them."""
 _PART_S = 0.25
 _CALLS_IN_PART = 8
 _SIZES_S = 5.0
@@ -28,7 +28,7 @@ _PENDING = 1 << 24
 
 
 class ServedEngine(Protocol):
-    """What is needed of an engine: the OptimizedInferenceEngine has it."""
+    """The methods that a scenario calls; OptimizedInferenceEngine has them."""
 
     @property
     def call_size(self) -> int:
@@ -36,7 +36,7 @@ class ServedEngine(Protocol):
 
     @property
     def parallel_calls(self) -> int:
-        """How many calls run at once."""
+        """Number of concurrent calls."""
 
     def predict(self, inputs: Any) -> Any:
         """Run one batch."""
@@ -45,16 +45,16 @@ class ServedEngine(Protocol):
         """Run many batches."""
 
     def batcher(self, *, batch_size: int | None, max_wait_ms: float | None, pending: int | None) -> Any:
-        """Return what joins single rows into calls."""
+        """Return a dynamic batcher."""
 
 
 class Rows:
-    """Samples from which queries take rows.
+    """Samples whose rows the queries refer to.
 
     Parameters
     ----------
     samples : array, tuple or dict, or Task
-        With a leading dimension ``[n, ...]``; of a task its examples are taken.
+        With a leading dimension ``[n, ...]``; a task stands for its examples.
 
     Raises
     ------
@@ -68,25 +68,27 @@ class Rows:
         try:
             self.count = batch_size(self._tree)
         except TaskError as error:
-            raise InputError(f"samples must be what predict takes, with rows in the first dimension: {error}") from None
+            raise InputError(f"samples must be inputs of predict with a first dimension of rows: {error}") from None
         if self.count == 0:
-            raise InputError("samples has no row. Give at least one.")
+            raise InputError("samples must have at least one row, got none.")
         self._each = [slice_batch(self._tree, row, row + 1) for row in range(self.count)]
 
     def some(self, places: list[int]) -> Any:
-        """Return the rows at some places as one batch: a view of a single one, else a copy."""
+        """Return the rows at some indices as one batch: a view of a single row, else a copy."""
         if len(places) == 1:
             return self._each[places[0]]
         return tree_map(lambda leaf: leaf[places], self._tree)
 
     def first(self, size: int) -> list[int]:
-        """Return the places of ``size`` rows, over again where there are not so many."""
+        """Return the indices of ``size`` rows, repeated if there are fewer."""
         return [place % self.count for place in range(size)]
 
 
 @contextmanager
-def prepared(engine: ServedEngine, rows: Rows, load: Load, *, max_wait_ms: float) -> Iterator[tuple[System, Load]]:
-    """Yield what answers the load, warm, and the load with the pace to expect."""
+def prepared_sut(
+    engine: ServedEngine, rows: Rows, load: Load, *, max_wait_ms: float
+) -> Iterator[tuple[LoadGenSut, Load]]:
+    """Yield a warm system under test, and the load with its expected rate."""
     if load.scenario == "Server":
         with _queued(engine, rows, max_wait_ms) as system:
             yield system, replace(load, outstanding=_outstanding(load, engine.call_size))
@@ -94,25 +96,24 @@ def prepared(engine: ServedEngine, rows: Rows, load: Load, *, max_wait_ms: float
         yield _direct(engine, rows, load)
 
 
-def _direct(engine: ServedEngine, rows: Rows, load: Load) -> tuple[System, Load]:
+def _direct(engine: ServedEngine, rows: Rows, load: Load) -> tuple[LoadGenSut, Load]:
     if load.scenario == "Offline":
-        call, part = _joined(engine, rows)
+        call, part = _offline_call(engine, rows)
         pace = part * 1e3 / float(np.median(_warm_ms(lambda: call(rows.first(part)))))
-        return Direct(call, part=part), replace(load, per_s=_SPARE * pace)
+        return DirectSut(call, part=part), replace(load, per_s=_SPARE * pace)
     size = load.samples_per_query
 
     def one(places: list[int]) -> object:
         return engine.predict(rows.some(places))
 
-    quickest_ms = min(_warm_ms(lambda: one(rows.first(size))))  # the test ends by time: queries left over cost nothing
-    return Direct(one, part=size), replace(load, per_s=_SPARE * 1e3 / quickest_ms)
+    fastest_ms = min(_warm_ms(lambda: one(rows.first(size))))  # the test ends by time: spare queries cost nothing
+    return DirectSut(one, part=size), replace(load, per_s=_SPARE * 1e3 / fastest_ms)
 
 
-def _joined(engine: ServedEngine, rows: Rows) -> tuple[Callable[[list[int]], object], int]:
-    """Return what runs many rows by predict_batch, and how many at a time.
+def _offline_call(engine: ServedEngine, rows: Rows) -> tuple[Callable[[list[int]], object], int]:
+    """Return a function that runs rows by predict_batch, and the number of rows per part.
 
-    Several calls at a time, so that those of an engine that runs them side by side overlap; but not for long, since
-    between them Ctrl-C is heard.
+    A part has several calls, so that concurrent ones overlap; but it is short, because Ctrl-C is handled between parts.
     """
     size = engine.call_size
 
@@ -125,28 +126,28 @@ def _joined(engine: ServedEngine, rows: Rows) -> tuple[Callable[[list[int]], obj
 
 
 def _warm_ms(call: Callable[[], object]) -> list[float]:
-    """Run until the time per call is steady, and return ms of some calls from then on."""
+    """Run until the time per call is steady; return the ms of the calls after that."""
     warm_until_steady(call)
     return run_for(call, _ESTIMATE_S)
 
 
 @contextmanager
-def _queued(engine: ServedEngine, rows: Rows, max_wait_ms: float) -> Iterator[System]:
-    # LoadGen ends a test with too many outstanding queries; a line that blocks would hold up its arrivals instead.
+def _queued(engine: ServedEngine, rows: Rows, max_wait_ms: float) -> Iterator[LoadGenSut]:
+    # LoadGen ends a test with too many outstanding queries; a bounded queue would delay the arrivals instead.
     with engine.batcher(batch_size=None, max_wait_ms=max_wait_ms, pending=_PENDING) as batcher:
         until = time.perf_counter() + _SIZES_S
-        for size in range(engine.call_size, 0, -1):  # runtimes prepare each size when they first see it
+        for size in range(engine.call_size, 0, -1):  # runtimes prepare each size in its first call
             if size == 1 or time.perf_counter() < until:
                 batcher.predict(rows.some(rows.first(size)))
         warm_until_steady(lambda: batcher.predict(rows.some([0])))
-        yield Queued(lambda place: batcher.submit(rows.some([place])), batcher.cancel)
+        yield BatchedSut(lambda place: batcher.submit(rows.some([place])), batcher.cancel)
 
 
 def _outstanding(load: Load, call_size: int) -> int:
-    """Return how many rows may wait before the percentile is lost for certain, so that LoadGen need not go on.
+    """Return the number of outstanding rows at which the percentile certainly exceeds the bound, so the test can end.
 
-    Of so many, all but those that arrived within the latency bound are late already, and those are more than may be of
-    the whole test; a quarter more, since arrivals come by chance.
+    All of them but those that arrived within the latency bound are late, and these are more than the percentile allows
+    in the whole test; plus a quarter, because arrivals are random.
     """
     within = load.per_s * load.latency_bound_ms / 1e3
     allowed = (1 - load.percentile) * load.per_s * load.duration_s

@@ -1,4 +1,4 @@
-"""What MLPerf LoadGen wrote of one test: its summary, its figures, its errors, and the latency of every query."""
+"""Parse the log of an MLPerf LoadGen test: summary, figures, errors, and the latency of every query."""
 
 from __future__ import annotations
 
@@ -19,29 +19,28 @@ _DETAIL = ":::MLLOG "
 _SAMPLE = re.compile(r'"name":\s*"Sample".*"query_seq":\s*(\d+).*"complete_ns":\s*(-?\d+)')
 _RESULT = re.compile(r"^Result is : (\w+)", re.MULTILINE)
 _CHECKS = (
-    ("result_perf_constraints_met", "the latency bound was not kept"),
-    ("result_min_duration_met", "it ended before the duration that was asked for"),
-    ("result_min_queries_met", "it ended before enough queries were issued"),
+    ("result_perf_constraints_met", "the latency bound was exceeded"),
+    ("result_min_duration_met", "the test ended before the minimum duration"),
+    ("result_min_queries_met", "the test ended before the minimum number of queries"),
 )
 
 
 @dataclass(frozen=True)
 class LoadGenLog:
-    """One test as LoadGen logged it.
+    """The log of one test.
 
     Attributes
     ----------
     summary : str
         The text of ``mlperf_log_summary.txt``.
     detail : mapping
-        Every key of ``mlperf_log_detail.txt`` with its value, such as ``result_90.00_percentile_latency_ns``; the last
-        one where a key comes twice.
+        The keys of ``mlperf_log_detail.txt``, such as ``result_90.00_percentile_latency_ns``, with their last values.
     errors : tuple of str
-        What LoadGen logged as an error.
+        The errors that LoadGen logged.
     samples : int
-        How many were answered.
+        Number of completed samples.
     latencies_ms : array [queries]
-        ms from when a query was due to be issued until its last sample was complete, in the order of issue.
+        ms from the scheduled issue of a query until its last sample was complete, in the order of issue.
     """
 
     summary: str
@@ -52,33 +51,33 @@ class LoadGenLog:
 
     @property
     def valid(self) -> bool:
-        """Whether LoadGen calls the test valid."""
-        found = _RESULT.search(self.summary)
-        return found is not None and found[1] == "VALID" and self.detail.get("result_validity") == "VALID"
+        """True if LoadGen judged the test as VALID."""
+        result = _RESULT.search(self.summary)
+        return result is not None and result[1] == "VALID" and self.detail.get("result_validity") == "VALID"
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Why LoadGen does not call the test valid, a sentence each; empty where it does."""
+        """The reasons for INVALID, one sentence each; empty for a valid test."""
         if self.valid:
             return ()
-        found = [words for key, words in _CHECKS if self.detail.get(key) is False]
+        reasons = [text for key, text in _CHECKS if self.detail.get(key) is False]
         if self.detail.get("early_stopping_met") is False:
-            found.append(f"too few queries for its early stopping: {_plain(self.detail.get('early_stopping_result'))}")
-        said = _plain(self.detail.get("result_invalid_reason"))
-        return (*found, *self.errors, *([f"LoadGen says: {said}"] if said else []))
+            reasons.append(f"too few queries for early stopping: {_plain(self.detail.get('early_stopping_result'))}")
+        invalid = _plain(self.detail.get("result_invalid_reason"))
+        return (*reasons, *self.errors, *([f"LoadGen: {invalid}"] if invalid else []))
 
     def ms(self, key: str) -> float:
-        """Return one of the figures in ns as ms."""
+        """Return a figure in ns as ms."""
         return float(self.detail[key]) / 1e6
 
 
 def read_log(folder: Path) -> LoadGenLog:
-    """Return what LoadGen wrote into ``folder``.
+    """Read the log files in ``folder``.
 
     Raises
     ------
     EngineError
-        If a file or the result is missing: the test did not come to its end.
+        If a file or the result is missing because the test did not finish.
     """
     detail: dict[str, Any] = {}
     errors = []
@@ -99,18 +98,18 @@ def _text(folder: Path, name: str) -> str:
 
 
 def _entries(text: str) -> list[dict[str, Any]]:
-    found = []
+    entries = []
     for line in text.splitlines():
         if line.startswith(_DETAIL):
             try:
-                found.append(json.loads(line.removeprefix(_DETAIL)))
-            except ValueError:  # LoadGen escapes nothing: a quote in a machine's name breaks the line that holds it
+                entries.append(json.loads(line.removeprefix(_DETAIL)))
+            except ValueError:  # LoadGen does not escape: a quote in a machine's name breaks its line
                 continue
-    return found
+    return entries
 
 
 def _latencies(folder: Path) -> tuple[int, Samples]:
-    """Return the number of samples, and ms per query in the order of issue; a query lasts as long as its last one."""
+    """Return the number of samples, and ms per query in the order of issue; the last sample completes a query."""
     queries: dict[int, int] = {}
     samples = 0
     with open(folder / f"{PREFIX}trace.json", encoding="utf-8", errors="replace") as lines:
@@ -122,6 +121,6 @@ def _latencies(folder: Path) -> tuple[int, Samples]:
     return samples, np.array([queries[query] for query in sorted(queries)], dtype=np.float64) / 1e6
 
 
-def _plain(words: Any) -> str:
-    """Return LoadGen's words in one line, without its bullets."""
-    return " ".join(part for part in str(words or "").split() if part != "*")
+def _plain(text: Any) -> str:
+    """Return LoadGen's text in one line, without its bullets."""
+    return " ".join(part for part in str(text or "").split() if part != "*")

@@ -1,8 +1,9 @@
-"""The highest rate of arrivals at which an engine keeps a latency bound, found by bisection over LoadGen's Server."""
+"""Find the highest arrival rate at which an engine meets a latency bound, by bisection over LoadGen's Server."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,22 +19,22 @@ from workbench.core.checks import (
     require_positive,
 )
 from workbench.core.errors import ConfigError
-from workbench.measure.loadgen.bisection import Limits, queries_needed, search
+from workbench.measure.loadgen.bisection import SearchRange, queries_needed, search
 from workbench.measure.loadgen.drivers import Rows, ServedEngine
-from workbench.measure.loadgen.scenarios import ScenarioResult, run_scenario, share
-from workbench.measure.loadgen.test import loadgen
+from workbench.measure.loadgen.run import loadgen
+from workbench.measure.loadgen.scenarios import ScenarioResult, require_percentile, run_scenario
 
 _START, _LOWEST, _HIGHEST = 0.5, 0.05, 4.0
 _ALONE_S = 1.0
 _SLACK = 1.15
-"""Arrivals by chance may be fewer than their mean."""
+"""Random arrivals may be fewer than their mean."""
 _OVER = 3
-"""Queries beyond the bound that a probe may have at least: with fewer allowed, single hiccups would decide."""
+"""A probe allows at least so many queries beyond the bound, so that single outliers do not decide."""
 
 
 @dataclass(frozen=True)
 class RateProbe:
-    """One rate that was tried: held where LoadGen calls the test valid; ``reason`` says why not."""
+    """The test of one rate: ``held`` if LoadGen judged it as valid, otherwise with the ``reason``."""
 
     per_s: float
     held: bool
@@ -42,30 +43,30 @@ class RateProbe:
 
     @property
     def disturbed(self) -> bool:
-        """Whether something else used the machine meanwhile."""
+        """True if other processes disturbed the test."""
         return bool(self.result.conditions.reasons)
 
 
 @dataclass(frozen=True)
 class ServerRate:
-    """What :func:`find_server_rate` found.
+    """Result of :func:`find_server_rate`.
 
     Attributes
     ----------
     per_s : float or None
-        The highest rate tried that held the bound, arrivals per second; None where none did.
+        The highest tested rate that met the bound, in arrivals per second; None without any.
     failed_per_s : float or None
-        The lowest rate above it that did not; None where every rate held.
+        The lowest tested rate above it that failed; None if every rate held.
     latency_bound_ms, percentile : float
-        What was to be held: this percentile of the latency within the bound.
+        The bound, and the percentile of the latency that must meet it.
     probes : tuple of RateProbe
-        Every rate that was tried, in order.
+        All tests, in order.
     ended : str
         Why the search ended.
     single_stream, offline : ScenarioResult
-        One row at a time, and all rows at once: where the search began.
+        One row at a time, and all rows at once: the basis of the first rate.
     notes : tuple of str
-        What a reader must know.
+        Caveats.
     """
 
     per_s: float | None
@@ -80,11 +81,11 @@ class ServerRate:
 
     def __str__(self) -> str:
         bound = f"p{100 * self.percentile:g} within {self.latency_bound_ms:g} ms"
-        found = f"no rate holds {bound}" if self.per_s is None else f"{self.per_s:.4g} per s hold {bound}"
+        result = f"no rate meets {bound}" if self.per_s is None else f"{self.per_s:.4g} per s meets {bound}"
         if self.per_s is not None and self.failed_per_s is not None:
-            found += f", {self.failed_per_s:.4g} per s do not"
+            result += f", {self.failed_per_s:.4g} per s does not"
         lines = [
-            f"server on {self.offline.backend}: {found}",
+            f"server on {self.offline.backend}: {result}",
             f"  ended: {self.ended}",
             *(f"  {probe.per_s:.4g} per s: {'held' if probe.held else probe.reason}" for probe in self.probes),
             *(f"  note: {note}" for note in self.notes),
@@ -105,28 +106,27 @@ def find_server_rate(
     seed: int = 0,
     logs: str | Path | None = None,
 ) -> ServerRate:
-    """Find the highest rate of Poisson arrivals at which a percentile of the latency keeps a bound.
+    """Find the highest rate of Poisson arrivals at which a percentile of the latency meets a bound.
 
-    The search begins with SingleStream and Offline, tries half the faster one's rate, goes up or down until it has a
-    rate that holds and one that does not, and halves what is between them (as ratios). A rate holds where LoadGen
-    calls the test valid: the percentile is within the bound, with 99 % confidence for as many queries as the test had.
-    A short test must be better than the bound to be that sure, so that the rate found is rather too low than too high.
+    The search runs SingleStream and Offline, starts at half the faster rate, brackets the bound, and bisects on a
+    logarithmic scale. A rate holds if LoadGen judges the test as valid: the percentile is within the bound with 99 %
+    confidence. A short test needs a margin for that, so the result tends to be too low rather than too high.
 
     Parameters
     ----------
     engine, samples, max_wait_ms, seed
         As in :func:`workbench.run_scenario`.
     latency_bound_ms : float
-        From a row's arrival until its answer.
+        From the arrival of a row to its result.
     probe_s : float
-        Least seconds of one probe; it is longer where the rate is so low that LoadGen would see too few queries to be
-        sure (about 1,000 for p99, 100 for p90).
+        Minimum seconds of one test; longer at low rates, because LoadGen needs enough queries (about 1,000 for p99,
+        100 for p90).
     budget_s : float
-        No probe starts that would end later than this many seconds after the start of the search.
+        No test starts that would end later than this many seconds after the start of the search.
     tolerance : float
-        The search ends when the lowest rate that failed is no more than this share above the one that held.
+        The search ends when the lowest failed rate is at most this share above the highest one that held.
     logs : path, optional
-        The folder that keeps LoadGen's files, in a folder of its own for each test.
+        Keep LoadGen's files in this folder, in a subfolder per test.
 
     Raises
     ------
@@ -142,7 +142,7 @@ def find_server_rate(
     loadgen()
     require_engine("find_server_rate: engine", engine)
     bound = require_positive("find_server_rate: latency_bound_ms", latency_bound_ms, unit="milliseconds")
-    share("find_server_rate: percentile", percentile)
+    require_percentile("find_server_rate: percentile", percentile)
     least_s = require_positive("find_server_rate: probe_s", probe_s, unit="seconds")
     until = time.perf_counter() + require_positive("find_server_rate: budget_s", budget_s, unit="seconds")
     if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not 0.005 <= tolerance <= 1:
@@ -153,8 +153,8 @@ def find_server_rate(
     Rows(samples)
 
     def test(name: str, seconds: float, **options: Any) -> ScenarioResult:
-        where = None if folder is None else folder / name
-        return run_scenario(engine, samples, duration_s=seconds, seed=seed, logs=where, **options)
+        log_folder = None if folder is None else folder / name
+        return run_scenario(engine, samples, duration_s=seconds, seed=seed, logs=log_folder, **options)
 
     single = test("single-stream", _ALONE_S, scenario="single-stream")
     offline = test("offline", _ALONE_S, scenario="offline")
@@ -166,61 +166,61 @@ def find_server_rate(
         options = {"target_per_s": per_s, "latency_bound_ms": bound, "percentile": percentile}
         name = f"probe-{count:02}-{per_s:.4g}-per-s"
         seconds = probe_seconds(per_s, percentile, least_s)
-        return judged(test(name, seconds, scenario="server", max_wait_ms=max_wait_ms, **options))
+        return probe_result(test(name, seconds, scenario="server", max_wait_ms=max_wait_ms, **options))
 
     def room_for(per_s: float) -> bool:
         return time.perf_counter() + probe_seconds(per_s, percentile, least_s) <= until
 
-    found = search(probe, _limits(single, offline, bound), tolerance=tolerance, room_for=room_for)
-    ended = found.ended
-    if not found.probes:
-        first = probe_seconds(_limits(single, offline, bound).start, percentile, least_s)
-        ended += f", which takes {first:.3g} s. Give a larger budget_s, or a lower percentile"
-    return ServerRate(
-        found.held, found.failed, bound, percentile, tuple(found.probes), ended, single, offline, _notes(found.probes)
-    )
+    limits = _limits(single, offline, bound)
+    bracket = search(probe, limits, tolerance=tolerance, room_for=room_for)
+    ended, probes = bracket.ended, tuple(bracket.probes)
+    if not probes:
+        first = probe_seconds(limits.start, percentile, least_s)
+        ended += f", which takes {first:.3g} s. Increase budget_s, or use a lower percentile"
+    notes = _notes(probes)
+    return ServerRate(bracket.held, bracket.failed, bound, percentile, probes, ended, single, offline, notes)
 
 
 def probe_seconds(per_s: float, percentile: float, least_s: float) -> float:
-    """Return how long a test at a rate must be for LoadGen to be sure of a percentile, ``least_s`` at least."""
+    """Return the seconds that LoadGen needs to confirm a percentile at a rate, at least ``least_s``."""
     return max(least_s, _SLACK * queries_needed(percentile, over=_OVER) / per_s)
 
 
-def _limits(single: ScenarioResult, offline: ScenarioResult, bound: float) -> Limits:
+def _limits(single: ScenarioResult, offline: ScenarioResult, bound: float) -> SearchRange:
     fastest = max(single.samples_per_s, offline.samples_per_s)
     lowest = _LOWEST * single.samples_per_s
     alone = float(np.median(single.latencies_ms))
-    start = _START * fastest if alone <= bound else lowest  # a row with nothing before it takes longer than that
-    return Limits(
+    start = _START * fastest if alone <= bound else lowest  # a single row exceeds the bound
+    return SearchRange(
         start,
         lowest,
         _HIGHEST * fastest,
-        f"a twentieth of SingleStream's rate; a row alone takes {alone:.3g} ms (median)",
-        f"{_HIGHEST:g} times the faster one of Offline and SingleStream",
+        f"1/20 of the SingleStream rate; a single row takes {alone:.3g} ms (median)",
+        f"{_HIGHEST:g} times the faster of Offline and SingleStream",
     )
 
 
-def judged(result: ScenarioResult) -> RateProbe:
-    """Return whether a Server test held its bound, with the reason where it did not."""
+def probe_result(result: ScenarioResult) -> RateProbe:
+    """Return whether a Server test met its bound, or the reason."""
     bound, latency = result.latency_bound_ms or 0.0, result.latency_ms_target
     within = latency is not None and latency <= bound
     reason = ""
     if not within:
-        found = "not resolved" if latency is None else f"{latency:.3g} ms"
-        reason = f"p{100 * result.percentile:g} {found}"
+        reached = "not resolved" if latency is None else f"{latency:.3g} ms"
+        reason = f"p{100 * result.percentile:g} {reached}"
         if any("outstanding" in error for error in result.log.errors):
-            reason += ", and LoadGen ended the test: too many rows waited"
+            reason += ", and LoadGen ended the test because of too many outstanding rows"
     elif not result.valid:
         reason = "; ".join(result.reasons)
     return RateProbe(result.target_per_s or 0.0, within and result.valid, reason, result)
 
 
-def _notes(probes: list[RateProbe]) -> tuple[str, ...]:
-    found = []
+def _notes(probes: Sequence[RateProbe]) -> tuple[str, ...]:
+    notes = []
     disturbed = sum(probe.disturbed for probe in probes)
     if disturbed:
-        found.append(f"something else used the machine in {disturbed} of {len(probes)} tests: do it again when quiet.")
+        notes.append(f"other processes disturbed {disturbed} of {len(probes)} tests; re-run on an idle machine.")
     if probes:
         longest = max(probe.result.duration_s for probe in probes)
-        found.append(f"the longest test took {longest:.3g} s, an official MLPerf one takes 600 s: no MLPerf result.")
-    return tuple(found)
+        notes.append(f"not an MLPerf result: the longest test took {longest:.3g} s, MLPerf requires 600 s.")
+    return tuple(notes)

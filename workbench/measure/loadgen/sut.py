@@ -1,4 +1,4 @@
-"""What answers LoadGen's queries, on the thread that issues them or later, and never raises into LoadGen."""
+"""Systems under test: run LoadGen's queries on the issuing thread or in a batcher, without raising into LoadGen."""
 
 from __future__ import annotations
 
@@ -10,63 +10,63 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from workbench.measure.loadgen.test import loadgen
+from workbench.measure.loadgen.run import loadgen
 
-_LOOK_S = 0.05
-"""How often the wait for the last answers looks whether it was interrupted."""
+_POLL_S = 0.05
+"""Poll interval for interrupts while waiting for the last results."""
 
 
-class System(ABC):
-    """What answers LoadGen's queries; the first error ends the work, not the test."""
+class LoadGenSut(ABC):
+    """A LoadGen SUT; the first error ends the work, not the test."""
 
     def __init__(self) -> None:
         self.error: BaseException | None = None
         self._began = self._ended = 0.0
         module = loadgen()
-        self._response, self._tell = module.QuerySampleResponse, module.QuerySamplesComplete
+        self._response, self._report = module.QuerySampleResponse, module.QuerySamplesComplete
 
     @abstractmethod
     def issue(self, ids: list[int], indices: list[int]) -> None:
-        """Take a query: an id for each sample, and its place in the samples. Never raises."""
+        """Run a query: an id and an index for each sample. Never raises."""
 
     @abstractmethod
     def flush(self) -> None:
-        """Hear that no further query comes. Never raises."""
+        """Finish pending queries after the last one. Never raises."""
 
     @property
     def seconds(self) -> float:
-        """Seconds from the first query until the last answer."""
+        """Seconds from the first query to the last completion."""
         return self._ended - self._began
 
     def begin(self) -> None:
-        """Note when the first query comes."""
+        """Record the time of the first query."""
         self._began = self._began or time.perf_counter()
 
     def fail(self, error: BaseException) -> None:
-        """Keep the first error: from now on queries are completed without work."""
+        """Store the first error; further queries are completed without work."""
         if self.error is None:
             self.error = error
 
     def interrupt(self, *_: object) -> None:
-        """Take Ctrl-C."""
+        """Handle SIGINT."""
         self.fail(KeyboardInterrupt())
 
     def complete(self, ids: Sequence[int]) -> None:
-        """Tell LoadGen that samples are done."""
+        """Report samples to LoadGen as complete."""
         response = self._response
-        self._tell([response(i, 0, 0) for i in ids])
+        self._report([response(i, 0, 0) for i in ids])
         self._ended = time.perf_counter()
 
 
-class Direct(System):
-    """Answers on the thread that issues, which is the one that runs the test.
+class DirectSut(LoadGenSut):
+    """Runs queries on the thread that issues them.
 
     Parameters
     ----------
     call : function
-        Runs the samples at some places.
+        Runs the samples at some indices.
     part : int
-        Samples of one call; a query with more is answered in parts.
+        Samples of one call; larger queries run in parts.
     """
 
     def __init__(self, call: Callable[[list[int]], object], *, part: int) -> None:
@@ -82,27 +82,27 @@ class Direct(System):
                 self._call(indices[done:end])
                 self.complete(ids[done:end])
                 done = end
-        except BaseException as error:  # noqa: BLE001 - raised when the test has ended
+        except BaseException as error:  # noqa: BLE001 - raised after the test
             self.fail(error)
         if done < len(ids):
             self.complete(ids[done:])
 
     def flush(self) -> None:
-        """Nothing waits."""
+        """Return at once: no query is pending."""
 
 
-class Queued(System):
-    """Hands queries of one sample to what answers later, and tells LoadGen when it has.
+class BatchedSut(LoadGenSut):
+    """Submits queries of one sample to a batcher and reports them when their futures are done.
 
-    After an error nothing is completed before the last query was issued: so LoadGen soon finds too many outstanding
-    ones, and ends the test.
+    After an error nothing is completed before the last query, so that LoadGen ends the test because of too many
+    outstanding queries.
 
     Parameters
     ----------
     submit : function
-        Takes the place of a sample, and returns a future at once.
+        Takes the index of a sample and returns a future.
     cancel : function
-        Drops what waits.
+        Cancels pending samples.
     """
 
     def __init__(self, submit: Callable[[int], Future[Any]], cancel: Callable[[], None]) -> None:
@@ -118,11 +118,11 @@ class Queued(System):
                 self._waiting.update(ids)
             for sample, index in zip(ids, indices, strict=True):
                 if self.error is None:
-                    self._submit(index).add_done_callback(functools.partial(self._answered, sample))
-        except BaseException as error:  # noqa: BLE001 - raised when the test has ended
+                    self._submit(index).add_done_callback(functools.partial(self._done, sample))
+        except BaseException as error:  # noqa: BLE001 - raised after the test
             self.fail(error)
 
-    def _answered(self, sample: int, future: Future[Any]) -> None:
+    def _done(self, sample: int, future: Future[Any]) -> None:
         error = None if future.cancelled() else future.exception()
         if error is not None:
             self.fail(error)
@@ -133,16 +133,16 @@ class Queued(System):
         try:
             with self._change:
                 while self._waiting and self.error is None:
-                    self._change.wait(_LOOK_S)
+                    self._change.wait(_POLL_S)
             if self.error is not None:
                 self._cancel()
                 self._complete_once(list(self._waiting))
-        except BaseException as error:  # noqa: BLE001 - raised when the test has ended
+        except BaseException as error:  # noqa: BLE001 - raised after the test
             self.fail(error)
             self._complete_once(list(self._waiting))
 
     def _complete_once(self, samples: Sequence[int]) -> None:
-        """Complete what still waits: an id is an address in LoadGen that is freed with the test."""
+        """Complete each pending sample once: an id is an address in LoadGen that is freed with the test."""
         with self._change:
             mine = [sample for sample in samples if sample in self._waiting]
             self._waiting.difference_update(mine)

@@ -19,7 +19,7 @@ _MOST_OF = 0.8
 
 
 @dataclass(frozen=True)
-class Reason:
+class Bottleneck:
     """One cause: the rule, a sentence with its evidence, and the part of the time that it concerns.
 
     Attributes
@@ -39,7 +39,7 @@ class Reason:
         return f"{self.rule}: {self.words}"
 
 
-def launch_bound(profile: Profile) -> Reason | None:
+def launch_bound(profile: Profile) -> Bottleneck | None:
     """Say so where much of a call is spent on starting tiny nodes, or outside of all nodes."""
     # where others have the cores, a call waits for them between its nodes, and that says nothing of the model
     outside = 0.0 if profile.disturbed else profile.outside_ms
@@ -53,7 +53,7 @@ def launch_bound(profile: Profile) -> Reason | None:
         parts.append(f"{len(tiny)} of {len(profile.rows)} nodes take {1e3 * TINY_MS:g} µs or less, {_ms(sum(tiny))}")
     if outside:
         parts.append(f"at least {_ms(outside)} of a call lies outside of all nodes")
-    return Reason(
+    return Bottleneck(
         "launch-bound",
         f"{'; '.join(parts)}: {_percent(share)} of a call's {_ms(call)} go into starting work, which smaller layers do "
         "not shorten. A larger batch, fewer layers or a runtime that fuses more does.",
@@ -73,7 +73,7 @@ def hidden_by_others(profile: Profile) -> str | None:
     )
 
 
-def memory_bound(profile: Profile, peaks: MachinePeaks | None) -> Reason | None:
+def memory_bound(profile: Profile, peaks: MachinePeaks | None) -> Bottleneck | None:
     """Say so where layers of few operations per byte take much of the time, and move bytes near the copy's pace."""
     if peaks is None:
         return None
@@ -93,7 +93,7 @@ def memory_bound(profile: Profile, peaks: MachinePeaks | None) -> Reason | None:
     if share < _MEMORY:
         return None
     _, low, pace, name = max(found)
-    return Reason(
+    return Bottleneck(
         "memory-bound",
         f"{_percent(share)} of the time is in {_count(len(found), 'layer')} that do fewer operations per byte than "
         f"this machine needs to keep computing: {name} does {_percent(low)} of that, and moves {pace:.1f} of the "
@@ -102,7 +102,7 @@ def memory_bound(profile: Profile, peaks: MachinePeaks | None) -> Reason | None:
     )
 
 
-def odd_channels(profile: Profile) -> Reason | None:
+def odd_channels(profile: Profile) -> Bottleneck | None:
     """Say so where the layers that take most have channels that are no multiple of 8."""
     channels = {layer.layer: layer.channels for layer in profile.work if layer.channels}
     order = [layer.layer for layer in profile.work if layer.channels]
@@ -123,7 +123,7 @@ def odd_channels(profile: Profile) -> Reason | None:
     if share < _SOME:
         return None
     named = ", ".join(f"{name} ({count})" for name, count, _ in odd[:3])
-    return Reason(
+    return Bottleneck(
         "channels",
         f"{_count(len(odd), 'layer')} with {_percent(share)} of the time have channels that are no multiple of "
         f"{MULTIPLE}: {named}{', ...' if len(odd) > 3 else ''}. Kernels work on groups of {MULTIPLE} or 16 and pad the "
@@ -132,7 +132,7 @@ def odd_channels(profile: Profile) -> Reason | None:
     )
 
 
-def precision_changes(profile: Profile) -> Reason | None:
+def precision_changes(profile: Profile) -> Bottleneck | None:
     """Say so where turning numbers into another type or layout takes much of the time."""
     if profile.quantized and profile.backend in MODULE_BACKENDS:
         return None  # roundings are simulated there, which is a reason of its own
@@ -141,7 +141,7 @@ def precision_changes(profile: Profile) -> Reason | None:
     if share < _SOME:
         return None
     ops = ", ".join(dict.fromkeys(row.op for row in sorted(rows, key=lambda row: -row.ms)))
-    return Reason(
+    return Bottleneck(
         "precision changes",
         f"{_count(len(rows), 'node')} only turn numbers into another type or layout ({ops}), {_percent(share)} of the "
         "time: what lies between them is too short to win it back, or does not run in integers.",
@@ -149,7 +149,7 @@ def precision_changes(profile: Profile) -> Reason | None:
     )
 
 
-def fallback(profile: Profile) -> Reason | None:
+def fallback(profile: Profile) -> Bottleneck | None:
     """Say so where nodes run on another provider than most, or the engine in another precision or place than asked."""
     spent: dict[str, float] = {}
     for row in profile.rows:
@@ -168,16 +168,16 @@ def fallback(profile: Profile) -> Reason | None:
     if profile.asked not in ("auto", profile.precision):
         parts.append(f"it computes in {profile.precision} where {profile.asked} was asked for")
         share = 1.0
-    return Reason("fallback", "; ".join(parts) + ".", share or 1.0) if parts else None
+    return Bottleneck("fallback", "; ".join(parts) + ".", share or 1.0) if parts else None
 
 
-def simulated(profile: Profile) -> Reason | None:
+def simulated(profile: Profile) -> Bottleneck | None:
     """Say so where torch simulates quantization in float."""
     if not profile.quantized or profile.backend not in MODULE_BACKENDS:
         return None
     share = sum(row.share for row in profile.rows if is_rounding(row.op))
     spent = f", and {_percent(share)} of the time goes into the roundings" if share else ""
-    return Reason(
+    return Bottleneck(
         "simulated",
         f"{profile.backend} runs quantized layers as float products between roundings{spent}: quality is that of the "
         "quantized model, speed is not. ONNX Runtime and OpenVINO use its integers.",
@@ -185,7 +185,7 @@ def simulated(profile: Profile) -> Reason | None:
     )
 
 
-def float_products(profile: Profile) -> Reason | None:
+def float_products(profile: Profile) -> Bottleneck | None:
     """Say so where a quantized variant still multiplies in float on an engine that has integers."""
     if not profile.quantized or profile.backend in MODULE_BACKENDS:
         return None
@@ -195,7 +195,7 @@ def float_products(profile: Profile) -> Reason | None:
     if not rows or share < _SOME:
         return None
     named = ", ".join(dict.fromkeys(row.layer for row in sorted(rows, key=lambda row: -row.ms)[:3]))
-    return Reason(
+    return Bottleneck(
         "float products",
         f"{len(rows)} of {_count(len(products), 'product')} compute in {rows[0].precision} although the variant is "
         f"quantized, {_percent(share)} of the time: {named}{', ...' if len(rows) > 3 else ''}.",
@@ -203,7 +203,7 @@ def float_products(profile: Profile) -> Reason | None:
     )
 
 
-def untouched(before: Profile, after: Profile) -> Reason | None:
+def untouched(before: Profile, after: Profile) -> Bottleneck | None:
     """Say so where most of what remains was there before: the part of the time that no step shortened."""
     work = {layer.layer for layer in (*before.work, *after.work)}
     ours, theirs = (
@@ -213,7 +213,7 @@ def untouched(before: Profile, after: Profile) -> Reason | None:
     share = theirs / (after.total_ms or 1.0)
     if share < _MEMORY or not before.macs or after.macs > 0.95 * before.macs:
         return None
-    return Reason(
+    return Bottleneck(
         "untouched",
         f"multiply-accumulates fell by {_percent(1 - after.macs / before.macs)}, but {_percent(share)} of the time is "
         f"in nodes that have none ({_ms(ours)} before, {_ms(theirs)} now).",
@@ -221,7 +221,7 @@ def untouched(before: Profile, after: Profile) -> Reason | None:
     )
 
 
-def slower_layers(before: Profile, after: Profile) -> Reason | None:
+def slower_layers(before: Profile, after: Profile) -> Bottleneck | None:
     """Say so where some layers take longer than before by much of the time."""
     ours, theirs = _layer_times(before.rows), _layer_times(after.rows)
     lost = {name: theirs[name] - ours[name] for name in theirs if name in ours and theirs[name] > ours[name]}
@@ -230,7 +230,7 @@ def slower_layers(before: Profile, after: Profile) -> Reason | None:
     if share < _SOME:
         return None
     first = max(lost, key=lambda name: lost[name])
-    return Reason(
+    return Bottleneck(
         "slower layers",
         f"{_count(len(lost), 'layer')} with more time than before, {_ms(whole)} or {_percent(share)} of all of it: "
         f"{first} went from {_ms(ours[first])} to {_ms(theirs[first])}.",

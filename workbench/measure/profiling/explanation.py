@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from workbench.core.checks import given
 from workbench.core.errors import ConfigError
 from workbench.measure.profiling import bottlenecks as rules
-from workbench.measure.profiling.bottlenecks import Reason
+from workbench.measure.profiling.bottlenecks import Bottleneck
 from workbench.measure.profiling.rows import Profile
 from workbench.measure.profiling.text import disturbed_of, head_of, table
-from workbench.measure.rooflines.peaks import MachinePeaks, known_peaks
+from workbench.measure.rooflines.peaks import MachinePeaks, cached_peaks
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,7 +30,7 @@ class Explanation:
     No usual cause was found (looked for: launch-bound).
     """
 
-    reasons: tuple[Reason, ...]
+    reasons: tuple[Bottleneck, ...]
     looked_for: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -65,10 +65,10 @@ def explain(profile: Profile, before: Profile | None = None, *, peaks: MachinePe
     """
     _require("explain", profile, *(() if before is None else (before,)))
     if peaks is None:
-        peaks = known_peaks(threads=profile.threads, device=profile.device.partition(":")[0])
+        peaks = cached_peaks(threads=profile.threads, device=profile.device.partition(":")[0])
     elif not isinstance(peaks, MachinePeaks):
         raise ConfigError(f"explain: peaks must be what wb.measure_peaks() returns, got {given(peaks)}.")
-    looked: dict[str, Callable[[], Reason | None]] = {
+    looked: dict[str, Callable[[], Bottleneck | None]] = {
         "launch-bound": lambda: rules.launch_bound(profile),
         "channels": lambda: rules.odd_channels(profile),
         "precision changes": lambda: rules.precision_changes(profile),

@@ -34,7 +34,7 @@ class NodeTime:
 
 
 @dataclass(frozen=True)
-class Observed:
+class ProfiledCalls:
     """The nodes of some calls in the order of computation, the ms of each call, and what writes their trace."""
 
     nodes: tuple[NodeTime, ...]

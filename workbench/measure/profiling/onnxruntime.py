@@ -16,7 +16,7 @@ from workbench.engine.backends.base import ModelSource, require_onnx
 from workbench.engine.backends.onnxruntime.graph_cache import too_large
 from workbench.engine.loading.onnx_files import onnx_files
 from workbench.engine.loading.source import TemporaryFolder
-from workbench.measure.profiling.nodes import LayerNames, NodeTime, Observed, cut_median, owner_of
+from workbench.measure.profiling.nodes import LayerNames, NodeTime, ProfiledCalls, cut_median, owner_of
 from workbench.measure.profiling.op_kinds import is_product
 
 WARM_CALLS = 3
@@ -34,7 +34,7 @@ _NAMES = {
 _GRAPHS = {"QuantizeLinear": "float32 to int8", "DequantizeLinear": "int8 to float32"}
 
 
-def observe(session: Any, source: ModelSource, arrays: Arrays, calls: int, owners: Mapping[str, str]) -> Observed:
+def observe(session: Any, source: ModelSource, arrays: Arrays, calls: int, owners: Mapping[str, str]) -> ProfiledCalls:
     """Run ``calls`` calls in a second session with the profiler on, and return the nodes of them.
 
     ``owners`` are names of layers by the digest of their weight.
@@ -58,7 +58,7 @@ def observe(session: Any, source: ModelSource, arrays: Arrays, calls: int, owner
         _ = folder  # keeps the file until here
         target.write_bytes(file.read_bytes())
 
-    return Observed(nodes, tuple(ms[-calls:]), write_trace, notes)
+    return ProfiledCalls(nodes, tuple(ms[-calls:]), write_trace, notes)
 
 
 def _run(opened: Any, source: ModelSource, arrays: Arrays, calls: int) -> list[float]:

@@ -15,7 +15,7 @@ import numpy as np
 from workbench.artifact.reference import Arrays
 from workbench.core.errors import EngineError, first_line
 from workbench.engine.backends.base import ModelSource, require_onnx
-from workbench.measure.profiling.nodes import LayerNames, NodeTime, Observed
+from workbench.measure.profiling.nodes import LayerNames, NodeTime, ProfiledCalls
 from workbench.measure.profiling.op_kinds import is_product
 
 WARM_CALLS = 3
@@ -31,7 +31,7 @@ _NAMES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "i8": "int8", 
 _IDLE = frozenset({"Input", "Parameter", "Constant", "Const", "Output", "Result"})
 
 
-def observe(session: Any, source: ModelSource, arrays: Arrays, calls: int, owners: Mapping[str, str]) -> Observed:
+def observe(session: Any, source: ModelSource, arrays: Arrays, calls: int, owners: Mapping[str, str]) -> ProfiledCalls:
     """Run ``calls`` calls in models compiled once more with counters, and return their nodes.
 
     One slow call spoils an average, and sessions of one model differ: the calls are spread over a few loads.
@@ -62,7 +62,7 @@ def observe(session: Any, source: ModelSource, arrays: Arrays, calls: int, owner
     def write_trace(target: Path) -> None:
         target.write_text(json.dumps(_trace(nodes, session.threads)), encoding="utf-8")
 
-    return Observed(nodes, tuple(ms), write_trace, (AVERAGES.format(loads=loads),))
+    return ProfiledCalls(nodes, tuple(ms), write_trace, (AVERAGES.format(loads=loads),))
 
 
 def _load(

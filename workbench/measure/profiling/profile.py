@@ -19,7 +19,7 @@ from workbench.engine.loading.placement import placement_of, runs_on_gpu
 from workbench.engine.loading.source import source_from_variant
 from workbench.engine.names import MODULE_BACKENDS, is_backend, unknown_backend
 from workbench.measure.accuracy.activation_taps import weight_owners
-from workbench.measure.profiling.nodes import NodeTime, Observed
+from workbench.measure.profiling.nodes import NodeTime, ProfiledCalls
 from workbench.measure.profiling.rows import LayerTime, Profile
 from workbench.tasks.trees import Tree, batch_size as size_of, leaves, to_numpy
 from workbench.timing.conditions import LoadMonitor
@@ -106,7 +106,7 @@ def profile(
     try:
         plain = _plain(session, arrays)
         observe = importlib.import_module(f"workbench.measure.{_PROFILERS[backend]}").observe
-        observed: Observed = observe(session, source, arrays, calls, weight_owners(variant.module))
+        observed: ProfiledCalls = observe(session, source, arrays, calls, weight_owners(variant.module))
         plain += _plain(session, arrays)
         disturbed = watch.lap().reasons
         if target is not None:

@@ -20,9 +20,9 @@ from workbench.core.errors import EngineError, first_line
 from workbench.core.quiet import without_lines
 from workbench.engine.backends.base import ModelSource
 from workbench.export.program import layer_of_node
-from workbench.measure.profiling.nodes import NodeTime, Observed
+from workbench.measure.profiling.nodes import NodeTime, ProfiledCalls
 from workbench.measure.profiling.op_kinds import is_rounding
-from workbench.measure.rooflines.work import layers_watched
+from workbench.measure.rooflines.work import layer_hooks
 
 WARM_CALLS = 3
 _REMARKS = "USDT:"
@@ -46,7 +46,7 @@ class _Seen:
     ms: float
 
 
-def observe(session: Any, source: ModelSource, arrays: Arrays, calls: int, owners: Mapping[str, str]) -> Observed:
+def observe(session: Any, source: ModelSource, arrays: Arrays, calls: int, owners: Mapping[str, str]) -> ProfiledCalls:
     """Run ``calls`` calls under torch.profiler and return the outermost operators of each layer.
 
     ``owners`` is not needed: modules are asked for their names as they run.
@@ -84,7 +84,7 @@ def observe(session: Any, source: ModelSource, arrays: Arrays, calls: int, owner
     def write_trace(target: Path) -> None:
         profiler.export_chrome_trace(str(target))
 
-    return Observed(tuple(nodes), tuple(ms), write_trace, notes)
+    return ProfiledCalls(tuple(nodes), tuple(ms), write_trace, notes)
 
 
 @contextlib.contextmanager
@@ -99,7 +99,7 @@ def _recorded(module: nn.Module) -> Iterator[None]:
     def leave(_name: str, _out: Any) -> None:
         ranges.pop().__exit__(None, None, None)
 
-    with layers_watched(module, enter, leave, whole=True):
+    with layer_hooks(module, enter, leave, whole=True):
         yield
 
 
@@ -111,7 +111,7 @@ def _outputs(session: Any, module: nn.Module, arrays: Arrays) -> dict[str, tuple
         if isinstance(out, torch.Tensor):
             found[name] = str(out.dtype).removeprefix("torch."), tuple(out.shape)
 
-    with layers_watched(module, lambda _name: None, leave):
+    with layer_hooks(module, lambda _name: None, leave):
         session.run(arrays)
     return found
 

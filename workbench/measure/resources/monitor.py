@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from workbench.core.checks import require_int, require_positive
-from workbench.measure.resources.monitor_reader import Reader, Sample, merged
+from workbench.measure.resources.monitor_reader import ResourceReader, Sample, merge_pairs
 
 _SHORT = 0.2
 """Share of the period below which the rest before a pause is not worth a sample of its own."""
@@ -85,7 +85,7 @@ class Monitor:
         self._gpu = gpu
         self._state = threading.Condition(threading.RLock())
         self._thread: threading.Thread | None = None
-        self._reader: Reader | None = None
+        self._reader: ResourceReader | None = None
         self._started = self._ended = 0.0
         self._running, self._holds = False, 0
         self._samples: list[Sample] = []
@@ -101,7 +101,7 @@ class Monitor:
                 return self
             now = time.perf_counter()
             if self._reader is None:
-                self._reader, self._started = Reader(gpu=self._gpu), now
+                self._reader, self._started = ResourceReader(gpu=self._gpu), now
             elif self._thread is not None:
                 self._pauses.append(Pause(self._ended - self._started, now - self._started))
                 self._reader.reset()
@@ -256,6 +256,6 @@ class Monitor:
         self._samples.append(self._reader.read(self._started))
         self._taken += 1
         if len(self._samples) >= self._limit:
-            self._samples = merged(self._samples)
+            self._samples = merge_pairs(self._samples)
             self._period *= 2
         self._cpu_s += time.thread_time() - before

@@ -32,7 +32,7 @@ class Sample(NamedTuple):
     gpu_watts: float | None = None
 
 
-class Reader:
+class ResourceReader:
     """Reads counters and tells what happened since it read them last.
 
     Parameters
@@ -104,7 +104,7 @@ class Reader:
         )
 
 
-def merged(samples: Sequence[Sample]) -> list[Sample]:
+def merge_pairs(samples: Sequence[Sample]) -> list[Sample]:
     """Return half as many samples: neighbours joined, shares and power as means over time, memory as the larger."""
     pairs = [_join(samples[i], samples[i + 1]) for i in range(0, len(samples) - 1, 2)]
     return [*pairs, *samples[len(pairs) * 2 :]]

@@ -160,7 +160,7 @@ def measure_peaks(
     return found
 
 
-def known_peaks(*, threads: int | None = None, device: str = "cpu") -> MachinePeaks | None:
+def cached_peaks(*, threads: int | None = None, device: str = "cpu") -> MachinePeaks | None:
     """Return the peaks that were kept for this machine, these runtimes and that many threads, None without any."""
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
         text = _path(default_threads() if threads is None else threads, device).read_text(encoding="utf-8")

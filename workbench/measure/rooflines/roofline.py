@@ -10,7 +10,7 @@ from workbench.core.checks import given, require_int
 from workbench.core.errors import ConfigError
 from workbench.measure.profiling.op_kinds import bytes_each, is_product
 from workbench.measure.profiling.rows import Profile
-from workbench.measure.rooflines.peaks import MachinePeaks, known_peaks
+from workbench.measure.rooflines.peaks import MachinePeaks, cached_peaks
 
 if TYPE_CHECKING:
     from workbench.compress.variant import Variant
@@ -107,7 +107,7 @@ def roofline(
         raise ConfigError("roofline: there is no variant or profile in what was given. Give at least one.")
     first = next((item for _, item in named if isinstance(item, Profile)), None)
     if peaks is None:
-        peaks = known_peaks(threads=first.threads, device=first.device.partition(":")[0]) if first else known_peaks()
+        peaks = cached_peaks(threads=first.threads, device=first.device.partition(":")[0]) if first else cached_peaks()
     if not isinstance(peaks, MachinePeaks):
         missing = "there are none kept for this machine" if peaks is None else f"got {given(peaks)}"
         raise ConfigError(f"roofline: it needs peaks, and {missing}. Give peaks=wb.measure_peaks().")
@@ -120,7 +120,7 @@ def roofline(
     return tuple(points)
 
 
-def computed_in(profile: Profile) -> str:
+def compute_precision(profile: Profile) -> str:
     """Return the precision in which most of the time of the matrix products is spent."""
     spent: dict[str, float] = {}
     for row in profile.rows:
@@ -149,7 +149,7 @@ def _named(items: Any) -> Iterator[tuple[str, Any]]:
 
 def _of_whole(name: str, item: Profile | Variant, peaks: MachinePeaks, batch_size: int) -> RooflinePoint:
     if isinstance(item, Profile):
-        return _point(name, item.work, computed_in(item), item.batch_size, item.plain_ms, peaks)
+        return _point(name, item.work, compute_precision(item), item.batch_size, item.plain_ms, peaks)
     from workbench.measure.rooflines.work import layer_work
 
     # what it computes in is the engine's matter; a quantized one is meant for integers

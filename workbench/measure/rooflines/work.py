@@ -92,7 +92,7 @@ def layer_work(variant: Variant) -> tuple[LayerWork, ...]:
 
 
 @contextlib.contextmanager
-def layers_watched(module: nn.Module, enter: Any, leave: Any, *, whole: bool = False) -> Iterator[None]:
+def layer_hooks(module: nn.Module, enter: Any, leave: Any, *, whole: bool = False) -> Iterator[None]:
     """Call ``enter(name)`` before and ``leave(name, output)`` after every module inside runs, while the block lasts.
 
     With ``whole`` also around the module itself, whose name is empty.
@@ -118,7 +118,7 @@ def _named(module: nn.Module, counter: _Counter) -> Iterator[None]:
     def leave(_name: str, _out: Any) -> None:
         counter.inside.pop()
 
-    with layers_watched(module, enter, leave):
+    with layer_hooks(module, enter, leave):
         yield
 
 

@@ -1,7 +1,7 @@
-"""MLPerf LoadGen in this process: what it is asked to do, what answers it, and a test whose errors come out.
+"""Run one MLPerf LoadGen test in this process.
 
-LoadGen is C++ that calls back into Python, and an exception must never go through it: what answers keeps the first
-error, lets the test come to its end, and the error is raised afterwards. The same holds for Ctrl-C.
+LoadGen is C++ that calls back into Python, and an exception must not pass through it: the system under test stores the
+first error (or Ctrl-C), and it is raised after the test.
 """
 
 from __future__ import annotations
@@ -21,32 +21,32 @@ from workbench.core.lazy import optional_import
 from workbench.measure.loadgen.log import PREFIX, LoadGenLog, read_log
 
 if TYPE_CHECKING:
-    from workbench.measure.loadgen.sut import System
+    from workbench.measure.loadgen.sut import LoadGenSut
 
 _ONE = threading.Lock()
 
 
 @dataclass(frozen=True)
 class Load:
-    """What LoadGen is asked to do.
+    """Settings of a LoadGen test.
 
     Attributes
     ----------
     scenario : str
         LoadGen's name: SingleStream, MultiStream, Offline or Server.
     duration_s : float
-        Least seconds of the test.
+        Minimum seconds of the test.
     per_s : float
-        Server: the mean rate of its Poisson arrivals. Others: what is expected, queries per second (Offline: samples),
-        from which LoadGen takes how many queries it makes beforehand.
+        Server: mean rate of the Poisson arrivals. Others: expected queries per second (Offline: samples), from which
+        LoadGen derives the number of queries that it makes beforehand.
     samples_per_query : int
         MultiStream only.
     percentile : float
-        The percentile that LoadGen judges by, 0 to 1.
+        Percentile of the criterion, 0 to 1.
     latency_bound_ms : float
-        Server only: what that percentile may be at most.
+        Server only: bound of that percentile.
     outstanding : int
-        Server only: with more unanswered queries than this LoadGen ends the test; 0 for any number.
+        Server only: LoadGen ends the test with more outstanding queries than this; 0 for no limit.
     """
 
     scenario: str
@@ -72,23 +72,23 @@ def loadgen() -> Any:
     return mlperf_loadgen
 
 
-def run_load(load: Load, system: System, *, count: int, logs: Path | None = None) -> LoadGenLog:
-    """Run one test on the thread that calls, over ``count`` samples, and return its log.
+def run_load(load: Load, system: LoadGenSut, *, count: int, logs: Path | None = None) -> LoadGenLog:
+    """Run one test on the calling thread over ``count`` samples and return its log.
 
     Parameters
     ----------
     logs : Path, optional
-        The folder that keeps LoadGen's files, over those of an earlier test; None: they are read and deleted.
+        Keep LoadGen's files in this folder; None: read and delete them.
 
     Raises
     ------
     EngineError
         If another test runs in this process, or LoadGen wrote no result.
     Exception
-        What answering the queries raised, KeyboardInterrupt too.
+        The first error of the system under test, also KeyboardInterrupt.
     """
     if not _ONE.acquire(blocking=False):
-        raise EngineError("LoadGen runs one test at a time in a process. Wait for the one that runs.")
+        raise EngineError("LoadGen runs one test at a time per process. Wait for the running one.")
     try:
         with _folder(logs) as folder:
             _start(load, system, count, folder)
@@ -108,13 +108,13 @@ def _folder(logs: Path | None) -> Iterator[Path]:
         yield Path(folder)
 
 
-def _start(load: Load, system: System, count: int, folder: Path) -> None:
+def _start(load: Load, system: LoadGenSut, count: int, folder: Path) -> None:
     lg = loadgen()
     sut = lg.ConstructFastSUT(system.issue, system.flush)
     library = lg.ConstructQSL(count, count, _in_memory, _in_memory)
     try:
         with _interrupts(system.interrupt):
-            # Without a name LoadGen would read an audit.config of the working folder over these settings.
+            # without a name LoadGen would apply an audit.config of the working folder
             no_audit = str(folder / "no-audit.config")
             lg.StartTestWithLogSettings(sut, library, settings(load), _log_settings(folder), no_audit)
     finally:
@@ -123,12 +123,12 @@ def _start(load: Load, system: System, count: int, folder: Path) -> None:
 
 
 def _in_memory(_: object) -> None:
-    """All samples are in memory before the test, and stay there."""
+    """Do nothing: all samples stay in memory."""
 
 
 @contextlib.contextmanager
 def _interrupts(handler: Callable[..., None]) -> Iterator[None]:
-    """Hand Ctrl-C to ``handler``: raised between two lines of a callback it would go through LoadGen."""
+    """Handle SIGINT by ``handler``, because a KeyboardInterrupt in a callback would pass through LoadGen."""
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or before is None:
         yield
@@ -141,7 +141,7 @@ def _interrupts(handler: Callable[..., None]) -> Iterator[None]:
 
 
 def settings(load: Load) -> Any:
-    """Return LoadGen's settings for a load: as short as it asks for, and any number of queries."""
+    """Return LoadGen's settings for a load, with its minimum duration and any number of queries."""
     lg = loadgen()
     made = lg.TestSettings()
     made.scenario = getattr(lg.TestScenario, load.scenario)
@@ -169,5 +169,5 @@ def _log_settings(folder: Path) -> Any:
     output.copy_summary_to_stdout = output.copy_detail_to_stdout = False
     made = lg.LogSettings()
     made.log_output = output
-    made.enable_trace = True  # the only place where LoadGen tells the latency of every query
+    made.enable_trace = True  # the only record of the latency of every query
     return made
