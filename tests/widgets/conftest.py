@@ -15,7 +15,7 @@ from workbench.compress.steps import Distill, Prune, Quantize
 from workbench.core.progress import Progress, ignore_progress
 from workbench.study.execution.job import Job
 from workbench.study.execution.summary import RunSummary
-from workbench.study.results.ranking import Best, best_row, mark_recommended
+from workbench.study.results.ranking import Recommendation, best_row, mark_recommended
 from workbench.study.results.relative_latency import with_relative_latency
 from workbench.study.results.schema import TrialRow, new_row, update_row
 
@@ -91,7 +91,7 @@ class FakeStudy:
         rows: Any = with_relative_latency(list(self._rows.values()))
         return mark_recommended(rows, best_row(rows, quality_drop=self._limit))
 
-    def best(self, quality_drop: float | None = None, minimise: str = "latency_ms_p50", **_: Any) -> Best:
+    def best(self, quality_drop: float | None = None, minimize: str = "latency_ms_p50", **_: Any) -> Recommendation:
         return best_row(self.rows(), quality_drop=self._limit if quality_drop is None else quality_drop)
 
     def plot(self, kind: str = "tradeoff", **options: Any) -> Any:

@@ -210,10 +210,10 @@ def _doctor(arguments: argparse.Namespace) -> int:
 def _report(arguments: argparse.Namespace) -> int:
     from workbench.present.trials import read_trials
     from workbench.report.run import run_report
-    from workbench.study.results.gates import Gate
+    from workbench.study.results.gates import QualityGate
     from workbench.study.results.ranking import marked
 
-    gates = [Gate.parse(words) for words in arguments.fail_if]
+    gates = [QualityGate.parse(words) for words in arguments.fail_if]
     parameters: dict[str, Any] = {}
     for name, value in arguments.parameters:
         if name in parameters:
@@ -237,9 +237,9 @@ def _study(arguments: argparse.Namespace) -> int:
     from workbench.present.progress_log import Lines
     from workbench.present.text_table import rows_text
     from workbench.study.plan.shapes import parsed_shapes
-    from workbench.study.results.gates import Gate
+    from workbench.study.results.gates import QualityGate
 
-    gates = [Gate.parse(words) for words in arguments.fail_if]
+    gates = [QualityGate.parse(words) for words in arguments.fail_if]
     shapes = parsed_shapes(arguments.shape)
     recipes = _read_recipes(arguments.recipes) if arguments.recipes else None
     for name in arguments.backends or ():

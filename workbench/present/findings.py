@@ -9,7 +9,7 @@ from typing import Any
 from workbench.core.speedup import row_speedup
 from workbench.present import style
 from workbench.study.results.break_even import break_even
-from workbench.study.results.ranking import Best
+from workbench.study.results.ranking import Recommendation
 
 Row = Mapping[str, Any]
 
@@ -83,7 +83,7 @@ def variant_name(row: Row) -> str:
     return f"{row['recipe']} (survey)" if row.get("fidelity") == "survey" else str(row["recipe"])
 
 
-def headline(best: Best) -> str:
+def headline(best: Recommendation) -> str:
     """Return the answer of a study in one sentence."""
     row = best.row
     if row is None:
@@ -143,7 +143,7 @@ def break_even_words(row: Row) -> str:
     )
 
 
-def caveats(best: Best, rows: Sequence[Row]) -> list[str]:
+def caveats(best: Recommendation, rows: Sequence[Row]) -> list[str]:
     """Return the caveats of a recommendation beyond its reason, one sentence each."""
     row = best.row
     if row is None:

@@ -26,7 +26,7 @@ from workbench.present.tables import (
     Column,
     with_threads,
 )
-from workbench.study.results.ranking import Best, references_placed
+from workbench.study.results.ranking import Recommendation, references_placed
 
 _SPEEDUP = replace(SPEEDUP, figure=lambda row: " ".join(filter(None, (SPEEDUP.figure(row), SPEEDUP.beside(row)))))
 COLUMNS = (RECIPE, BACKEND, BATCH, STATE, LATENCY, _SPEEDUP, VERDICT, QUALITY, MEMORY, SIZE)
@@ -34,7 +34,7 @@ BENCH = (BACKEND, BATCH, STATE, TIMED, P90, THROUGHPUT, MEMORY, SIZE, *COLD)
 _TOLD = ("latency_ms_p50", "backend", "failed")
 
 
-def rows_text(rows: Sequence[Row], best: Best) -> str:
+def rows_text(rows: Sequence[Row], best: Recommendation) -> str:
     """Return the answer in a sentence, and below it a line for each trial with the recommended one starred."""
     several = len({row["fingerprint"] for row in rows}) > 1
     columns = with_threads((*COLUMNS, MACHINE) if several else COLUMNS, rows)

@@ -23,7 +23,7 @@ from workbench.present.progress_log import Lines
 from workbench.present.trials import write_trials
 from workbench.report import sections
 from workbench.report.settings import ReportSettings
-from workbench.study.results.ranking import Best, best_row, mark_recommended, table_order
+from workbench.study.results.ranking import Recommendation, best_row, mark_recommended, table_order
 from workbench.study.results.relative_latency import LATENCY, baseline_of
 from workbench.study.results.schema import is_ranked
 
@@ -102,7 +102,7 @@ class Report:
             told.say(headline(self.best))
 
     @cached_property
-    def _answer(self) -> tuple[list[Row], Best]:
+    def _answer(self) -> tuple[list[Row], Recommendation]:
         known = self.study.planned()
         wanted = [
             row
@@ -114,7 +114,7 @@ class Report:
         best = self._best(wanted)
         return list(mark_recommended(wanted, best)), best
 
-    def _best(self, rows: Sequence[Any]) -> Best:
+    def _best(self, rows: Sequence[Any]) -> Recommendation:
         judged = (r for r in rows if r["state"] == "complete" and r["quality_drop"] is not None and is_ranked(r))
         size = self.settings.batch_size if any(r["batch_size"] == self.settings.batch_size for r in judged) else None
         return best_row(rows, quality_drop=self.settings.quality_drop, batch_size=size)
@@ -128,7 +128,7 @@ class Report:
         return self._answer[0]
 
     @property
-    def best(self) -> Best:
+    def best(self) -> Recommendation:
         """The recommended row, or the nearest miss, with the reason."""
         return self._answer[1]
 

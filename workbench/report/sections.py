@@ -28,7 +28,7 @@ from workbench.present.findings import (
 )
 from workbench.present.html import details, text
 from workbench.report.settings import ReportSettings
-from workbench.study.results.ranking import Best
+from workbench.study.results.ranking import Recommendation
 from workbench.study.strategy.decision_log import Decision
 
 LIBRARIES = ("torch", "onnxruntime", "openvino", "torch-pruning", "torchao", "inference-workbench")
@@ -87,7 +87,7 @@ def int8_words(machine: Machine) -> str:
     return "with dot-product instructions" if machine.int8_dot else "without dot-product instructions (7-bit weights)"
 
 
-def recommendation(best: Best, baseline: Row | None, rows: Sequence[Row]) -> str:
+def recommendation(best: Recommendation, baseline: Row | None, rows: Sequence[Row]) -> str:
     """Return the answer in a box: one sentence, the figures beside the baseline's, and what weakens them."""
     kind = "good" if best.met else "miss"
     tiles = "" if best.row is None else _tiles(best.row, baseline)

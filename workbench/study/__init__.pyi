@@ -5,8 +5,8 @@ from .execution.job import Job as Job
 from .execution.seed_variance import SeedVariance as SeedVariance
 from .execution.summary import RunSummary as RunSummary
 from .plan.default_recipes import default_recipes as default_recipes
-from .results.merge import Merged as Merged
-from .results.ranking import Best as Best
+from .results.merge import MergeSummary as MergeSummary
+from .results.ranking import Recommendation as Recommendation
 from .results.schema import COLUMNS as COLUMNS, STATES as STATES, TrialRow as TrialRow
 from .search.domain import between as between, choice as choice, maybe as maybe, vary as vary
 from .search.goals import Goals as Goals

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.core.errors import StudyError, unknown_name
 from workbench.core.machine import fingerprint_id
-from workbench.study.results.merge import Merged, merge_rows, rows_of_task
-from workbench.study.results.ranking import Best, best_row, mark_recommended, pareto_rows
+from workbench.study.results.merge import MergeSummary, merge_rows, rows_of_task
+from workbench.study.results.ranking import Recommendation, best_row, mark_recommended, pareto_rows
 from workbench.study.results.relative_latency import LATENCY
 from workbench.study.results.schema import COLUMNS, TrialRow
 from workbench.study.search.api import stored_question
@@ -46,7 +46,7 @@ class StudyAnswers:
         rows = self._rows()
         return mark_recommended(rows, self._best(rows))
 
-    def merge(self, rows: str | Path | Iterable[Mapping[str, Any]]) -> Merged:
+    def merge(self, rows: str | Path | Iterable[Mapping[str, Any]]) -> MergeSummary:
         """Take in rows that were measured elsewhere: a file that ``workbench bench --output`` wrote, or rows.
 
         Rows of another machine stand beside this one's and are never compared with them: their ``fingerprint`` tells
@@ -120,11 +120,11 @@ class StudyAnswers:
     def best(
         self,
         quality_drop: float | None = None,
-        minimise: str | None = None,
+        minimize: str | None = None,
         *,
         batch_size: int | None = None,
         shape: str | None = None,
-    ) -> Best:
+    ) -> Recommendation:
         """Return the one row to take, or the nearest miss, with the reason in words.
 
         After a search, and without an argument, it is the row that answers the question of the search. After a run it
@@ -134,14 +134,14 @@ class StudyAnswers:
         ----------
         quality_drop : float, optional
             Largest measured drop allowed, in the metric's units; that of the last run by default.
-        minimise : str
+        minimize : str
             Column to make smallest among the rows within the limit; the latency by default.
         batch_size : int, optional
             Of the last run 32 or else the largest, by default.
         shape : str, optional
             As the rows' column holds it, such as ``"sequence=64"``; the one with most rows by default.
         """
-        return self._best(self._rows(), quality_drop, minimise, batch_size, shape)
+        return self._best(self._rows(), quality_drop, minimize, batch_size, shape)
 
     def decisions(self) -> tuple[Decision, ...]:
         """Return what the default plan of the last run considered, predicted, measured, kept and dropped, in order.
@@ -171,15 +171,15 @@ class StudyAnswers:
         self,
         rows: list[TrialRow],
         quality_drop: float | None = None,
-        minimise: str | None = None,
+        minimize: str | None = None,
         batch_size: int | None = None,
         shape: str | None = None,
-    ) -> Best:
+    ) -> Recommendation:
         searched = stored_question(self._store, self.name)
-        if searched is not None and (quality_drop, minimise, batch_size, shape) == (None,) * 4:
+        if searched is not None and (quality_drop, minimize, batch_size, shape) == (None,) * 4:
             return recommend(rows, searched, machine=fingerprint_id())
         drop = self._store.accepted_drop(self.name, quality_drop)
-        if (minimise, batch_size, shape) == (None,) * 3:
+        if (minimize, batch_size, shape) == (None,) * 3:
             rows, batch_size = last_run(self._store, self.name).among(rows)
-        asked: dict[str, Any] = {"minimise": minimise or LATENCY, "batch_size": batch_size, "shape": shape}
+        asked: dict[str, Any] = {"minimize": minimize or LATENCY, "batch_size": batch_size, "shape": shape}
         return best_row(rows, quality_drop=drop, machine=fingerprint_id(), **asked)

@@ -11,7 +11,7 @@ from workbench.core.errors import StudyError
 from workbench.core.machine import fingerprint_id
 from workbench.study.bundle.bundle import hand_over
 from workbench.study.results.merge import rows_of_task
-from workbench.study.results.ranking import Best, best_row, mark_recommended
+from workbench.study.results.ranking import Recommendation, best_row, mark_recommended
 from workbench.study.results.schema import TrialRow
 from workbench.study.search.api import stored_question
 from workbench.study.search.goals import recommend
@@ -62,7 +62,7 @@ def export_stored(
 
 def stored_rows(
     storage: str, *, study: str | None = None, quality_drop: float | None = None
-) -> tuple[list[TrialRow], Best]:
+) -> tuple[list[TrialRow], Recommendation]:
     """Return the rows of a study and its recommendation, without its task; ``recommended`` marks the row to take.
 
     Of a task that changed, the rows of the version that was run last.
@@ -96,7 +96,7 @@ def _opened(storage: str) -> Iterator[Store]:
         store.close()
 
 
-def _answer(store: Store, name: str, storage: str, quality_drop: float | None) -> tuple[list[TrialRow], Best]:
+def _answer(store: Store, name: str, storage: str, quality_drop: float | None) -> tuple[list[TrialRow], Recommendation]:
     stored = store.load(name)
     if not stored:
         raise StudyError(f"{storage} holds no trial. Run the study first.")

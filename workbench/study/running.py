@@ -215,7 +215,7 @@ class StudyRuns:
         try:
             with contextlib.ExitStack() as early:
                 try:
-                    check_question(quality_drop=quality_drop, minimise="latency_ms_rel")
+                    check_question(quality_drop=quality_drop, minimize="latency_ms_rel")
                     watched, policy = watching(monitor), worker_policy(stall_timeout_s)
                     progress(Progress("study", 0, 0, "checking the task"))
                     if cluster is not None and (baseline != "torch-eager" or references):
@@ -282,13 +282,13 @@ class StudyRuns:
     ) -> RunSummary:
         """Run a plan, or with a ``leash`` the strategy that begins with it."""
         from workbench.study.execution.executor import Run
-        from workbench.study.storage.session import Ledger
+        from workbench.study.storage.session import RunSession
         from workbench.study.strategy.executor import StrategyRun
         from workbench.study.strategy.launch import first_part, question_for, record_for
 
         first = plan if leash is None else first_part(plan)
         rows = first.rows(self.task.name, shipment.fingerprint)
-        with Ledger(self._store, self.name, first, rows, quality_drop=quality_drop, progress=progress) as ledger:
+        with RunSession(self._store, self.name, first, rows, quality_drop=quality_drop, progress=progress) as ledger:
             if leash is None:
                 return Run(self.task, plan, ledger, shipment, self.files, stop, **options).work()
             asked: dict[str, Any] = {"limit": quality_drop, "budget_s": budget_s, "seed": seed}

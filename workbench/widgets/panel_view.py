@@ -12,7 +12,7 @@ import ipywidgets as widgets
 from workbench.compress.recipe import Recipe
 from workbench.plots import figure_png, plot_tradeoff
 from workbench.present.findings import Row
-from workbench.study.results.ranking import Best
+from workbench.study.results.ranking import Recommendation
 from workbench.widgets.error_box import Guard
 from workbench.widgets.form import Form
 from workbench.widgets.layout import close_tree
@@ -80,7 +80,7 @@ class Results:
         """Show small lines below the bar: times, and what was left out."""
         self.time.value = "<br>".join(map(html.escape, lines))
 
-    def show(self, rows: Sequence[Row], best: Best, *, limit: float) -> None:
+    def show(self, rows: Sequence[Row], best: Recommendation, *, limit: float) -> None:
         """Show these rows and this answer: chart, table, and the code of the chosen point."""
         with self._lock:
             self._rows, self._limit = list(rows), limit
@@ -95,7 +95,7 @@ class Results:
             self.batch_row.layout.display = "" if len(self.batch.options) > 1 else "none"
             self.take_home.layout.display = "" if finished else "none"
 
-    def _offer_batches(self, best: Best) -> None:
+    def _offer_batches(self, best: Recommendation) -> None:
         sizes = sorted({row["batch_size"] for row in self._rows})
         if sizes == list(self.batch.options):
             return
@@ -105,7 +105,7 @@ class Results:
             self.batch, options=sizes, value=before if before in sizes else asked if asked in sizes else sizes[-1]
         )
 
-    def _offer_points(self, finished: list[Row], best: Best) -> None:
+    def _offer_points(self, finished: list[Row], best: Recommendation) -> None:
         chosen = _key(best.row) if best.row else None
         ordered = sorted(
             finished, key=lambda row: (_key(row) != chosen, -row["batch_size"], row["latency_ms_rel"] or 0)

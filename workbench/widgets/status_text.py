@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 
 from workbench.present.findings import Row, engine_name, number, quality, variant_name
-from workbench.study.results.ranking import Best
+from workbench.study.results.ranking import Recommendation
 from workbench.study.results.schema import STATES
 
 _STATE_WORDS = {"complete": "finished"}
@@ -94,7 +94,7 @@ def _per_call(row: Row, name: str) -> str | None:
     return None if row.get(name) is None else f"{number(row[name])} per call"
 
 
-def recommendation(best: Best) -> tuple[str, str]:
+def recommendation(best: Recommendation) -> tuple[str, str]:
     """Return the answer of a study as a headline and the sentences below it."""
     if best.row is None:
         return "No recommendation yet.", best.reason

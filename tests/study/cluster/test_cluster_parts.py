@@ -22,7 +22,7 @@ from workbench.study.cluster.worker_info import (
     kinds_words,
     shares_cores,
 )
-from workbench.study.plan.shapes import Point
+from workbench.study.plan.shapes import OperatingPoint
 from workbench.study.plan.trials import make_plan
 from workbench.study.workers.process import CancelToken
 
@@ -178,7 +178,7 @@ def test_keys_belong_to_the_machine_that_will_run_and_artefacts_to_what_makes_th
     assert [t.artifact_key for t in here.trials] == [t.artifact_key for t in there.trials]
     rows = there.rows("task", "fingerprint", site=other_site())
     assert {(row["fingerprint"], row["machine"]) for row in rows.values()} == {("other", "another machine")}
-    assert here.baseline(Point(4)).key in here.rows("task", "fingerprint")
+    assert here.baseline(OperatingPoint(4)).key in here.rows("task", "fingerprint")
 
 
 # what is sent

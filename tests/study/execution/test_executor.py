@@ -12,7 +12,7 @@ import workbench as wb
 from workbench.core.errors import BackendUnavailable, ConfigError, StudyError
 from workbench.study.execution.executor import Run
 from workbench.study.results.schema import COLUMNS, OPTIONAL
-from workbench.study.storage.session import Ledger
+from workbench.study.storage.session import RunSession
 from workbench.tasks.trees import call_model
 
 BACKENDS = ["torch-eager", "onnxruntime"]
@@ -281,7 +281,7 @@ def test_a_backend_that_is_not_installed_is_said_with_the_way_to_get_it(ran, mon
         ran.study.run(RECIPES, ["openvino"])
 
 
-class Others(Ledger):
+class Others(RunSession):
     """Stands for a ledger whose trials others have; ``busy`` says how often somebody is at work still."""
 
     def __init__(self, missing, busy=0):

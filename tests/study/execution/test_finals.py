@@ -7,12 +7,12 @@ import pytest
 
 import workbench as wb
 from workbench.study.execution.finals import leading, other_threads, standings
-from workbench.study.plan.trials import Planned
+from workbench.study.plan.trials import Trial
 from workbench.study.results.schema import new_row
 from workbench.timing.blocks import Block
 
 
-def planned(name: str, **changes) -> Planned:
+def planned(name: str, **changes) -> Trial:
     values = {
         "key": name,
         "recipe": wb.Recipe(),
@@ -23,7 +23,7 @@ def planned(name: str, **changes) -> Planned:
         "artifact_key": f"artifact-{name}",
         "baseline": False,
     }
-    return Planned(**{**values, **changes})
+    return Trial(**{**values, **changes})
 
 
 def blocks(ms: float, seed: int, spread: float = 0.005) -> list[Block]:
@@ -31,7 +31,7 @@ def blocks(ms: float, seed: int, spread: float = 0.005) -> list[Block]:
     return [Block.of(ms * rng.lognormal(0.0, spread, 10)) for _ in range(12)]
 
 
-def row(trial: Planned, speedup: float, *, drop: float | None = 0.0, wide: float = 1.02, **changes):
+def row(trial: Trial, speedup: float, *, drop: float | None = 0.0, wide: float = 1.02, **changes):
     base = {"baseline": trial.baseline, "latency_ms_p50": 20.0 / speedup, "speedup": speedup}
     interval = {"speedup_low": speedup / wide, "speedup_high": speedup * wide}
     known = {**base, **interval, "baseline_key": "base", "trial_key": trial.key, "state": "complete"}
@@ -41,7 +41,7 @@ def row(trial: Planned, speedup: float, *, drop: float | None = 0.0, wide: float
 BASE = planned("base", backend="torch-eager", baseline=True)
 
 
-def names(*entries: tuple[Planned, dict], limit: float = 0.01) -> list[str]:
+def names(*entries: tuple[Trial, dict], limit: float = 0.01) -> list[str]:
     items = [(BASE, row(BASE, 1.0)), *entries]
     return [trial.name for trial in leading(items, limit)]
 

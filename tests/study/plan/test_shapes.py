@@ -10,7 +10,7 @@ import workbench as wb
 from workbench.core.errors import ConfigError, StudyError
 from workbench.plots.tidy import complete_frame
 from workbench.study import COLUMNS, bench_artifact
-from workbench.study.plan.shapes import Point, own_shape, parsed_shapes, shape_words, shapes_of
+from workbench.study.plan.shapes import OperatingPoint, own_shape, parsed_shapes, shape_words, shapes_of
 from workbench.study.plan.trials import make_plan
 
 LENGTHS = f"{SUPPORT / 'lengths.py'}:lengths"
@@ -120,7 +120,7 @@ def test_several_names_are_taken_together_and_equal_shapes_once():
 def test_the_first_shape_at_the_first_batch_is_measured_first():
     shapes = ((("s", 16),), (("s", 4),))
     plan = make_plan("f" * 12, [], ["openvino"], [1, 32], threads=1, shapes=shapes)
-    assert plan.primary == Point(32, shapes[0]) and plan.batch_sizes == (32, 1)
+    assert plan.primary == OperatingPoint(32, shapes[0]) and plan.batch_sizes == (32, 1)
     assert [point.words for point in plan.points] == ["32 (s=16)", "32 (s=4)", "1 (s=16)", "1 (s=4)"]
     assert len({trial.key for trial in plan.trials}) == len(plan.trials) == 8
 

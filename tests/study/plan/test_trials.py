@@ -6,7 +6,7 @@ from workbench.compress.recipe import Recipe
 from workbench.compress.steps import Distill, Prune, Quantize
 from workbench.core.errors import StudyError
 from workbench.study.plan.default_recipes import default_recipes
-from workbench.study.plan.shapes import Point
+from workbench.study.plan.shapes import OperatingPoint
 from workbench.study.plan.trials import make_plan, planned
 
 PRUNE = Recipe(Prune(0.5), name="prune")
@@ -36,7 +36,7 @@ def test_the_baseline_is_added_when_neither_float_nor_eager_was_asked_for():
         ("float", "openvino", False),
         ("prune", "openvino", False),
     ]
-    assert made.baseline(Point(8)).name == "float"
+    assert made.baseline(OperatingPoint(8)).name == "float"
 
 
 def test_a_recipe_given_twice_is_done_once():
@@ -104,7 +104,7 @@ def test_at_other_batch_sizes_the_baseline_and_the_best_come_first_and_the_front
     rest = planned.rest(planned.recipes, tiers=(best, all_of_it))
     names = [f"{recipe.name or recipe.label} {point.words}" for recipe, point in rest]
     assert names == ["float 8", "quantize 8", "float 1", "quantize 1", "front 8", "front 1", "prune 8", "prune 1"]
-    assert planned.rest((PRUNE,), tiers=((), ())) == [(PRUNE, Point(8)), (PRUNE, Point(1))]
+    assert planned.rest((PRUNE,), tiers=((), ())) == [(PRUNE, OperatingPoint(8)), (PRUNE, OperatingPoint(1))]
 
 
 def test_more_time_brings_more_recipes():
@@ -113,10 +113,10 @@ def test_more_time_brings_more_recipes():
 
 def test_options_of_the_engine_make_another_trial_of_the_same_artefact():
     def one(*options):
-        return planned("f" * 12, Recipe(), "torch-eager", Point(8), 2, options)
+        return planned("f" * 12, Recipe(), "torch-eager", OperatingPoint(8), 2, options)
 
     plain_trial, other = one(), one(("memory_format", "channels_last"))
     assert plain_trial.key != other.key and plain_trial.artifact_key == other.artifact_key
     assert plain_trial.baseline and not other.baseline
     assert other.words == "float on torch-eager (memory_format=channels_last) at batch 8"
-    assert plain_trial.key == plan(recipes=(), sizes=(8,)).baseline(Point(8)).key
+    assert plain_trial.key == plan(recipes=(), sizes=(8,)).baseline(OperatingPoint(8)).key

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from workbench.core.errors import ConfigError
-from workbench.study.results.gates import Gate, failures
-from workbench.study.results.ranking import Best, marked
+from workbench.study.results.gates import QualityGate, failures
+from workbench.study.results.ranking import Recommendation, marked
 
 ROW = {
     "recipe": "prune",
@@ -32,7 +32,7 @@ ROW = {
     ],
 )
 def test_a_condition_that_holds_is_a_failure(text, fails):
-    assert (Gate.parse(text).failure(ROW) is not None) is fails
+    assert (QualityGate.parse(text).failure(ROW) is not None) is fails
 
 
 @pytest.mark.parametrize(
@@ -50,22 +50,22 @@ def test_a_condition_that_holds_is_a_failure(text, fails):
 )
 def test_what_is_no_condition_is_told(text, words):
     with pytest.raises(ConfigError, match=words):
-        Gate.parse(text)
+        QualityGate.parse(text)
 
 
 def test_what_was_not_measured_cannot_pass():
     row = {**ROW, "peak_rss_mib": None, "notes": {"peak_rss_mib": "no counter here"}}
-    assert Gate.parse("peak_rss_mib>100").failure(row) == (
+    assert QualityGate.parse("peak_rss_mib>100").failure(row) == (
         "peak_rss_mib is not known, so peak_rss_mib>100 cannot be ruled out: no counter here"
     )
 
 
 def test_failures_name_the_row_and_nothing_met_fails_by_itself():
-    best = Best(ROW, True, "why", 3)
-    gates = [Gate.parse("speedup<3"), Gate.parse("quality_drop>0.1")]
+    best = Recommendation(ROW, True, "why", 3)
+    gates = [QualityGate.parse("speedup<3"), QualityGate.parse("quality_drop>0.1")]
     assert failures(best, gates) == ["prune on openvino: speedup is 2.5, and speedup<3 fails."]
-    assert failures(Best(ROW, False, "Nothing met the goal.", 3), gates) == ["Nothing met the goal."]
-    assert failures(Best(None, False, "Nothing.", 0), []) == []
+    assert failures(Recommendation(ROW, False, "Nothing met the goal.", 3), gates) == ["Nothing met the goal."]
+    assert failures(Recommendation(None, False, "Nothing.", 0), []) == []
 
 
 def test_marked_rows_carry_their_answer():

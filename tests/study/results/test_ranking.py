@@ -54,7 +54,7 @@ def test_rows_timed_minutes_apart_are_ranked_by_the_baseline_normalised_latency(
     assert best_row(rows).row["recipe"] == "early"
     assert [r["recipe"] for r in pareto_rows(rows, x="latency_ms_rel", y="quality", batch_size=32)] == ["early"]
     assert [r["recipe"] for r in pareto_rows(rows, x="latency_ms_p50", y="quality", batch_size=32)] == ["late"]
-    assert best_row(rows, minimise="latency_ms_p50").row["recipe"] == "late"
+    assert best_row(rows, minimize="latency_ms_p50").row["recipe"] == "late"
 
 
 def test_a_wider_limit_and_another_batch_size_change_the_answer():
@@ -62,9 +62,9 @@ def test_a_wider_limit_and_another_batch_size_change_the_answer():
     assert best_row(ROWS, quality_drop=0.01, batch_size=1).row["recipe"] == "small batch"
 
 
-def test_another_column_can_be_minimised():
+def test_another_column_can_be_minimized():
     rows = [row("a", 6.0, 0.0, size_mib=3.0), row("b", 4.0, 0.0, size_mib=5.0), row("c", 3.0, 0.0)]
-    assert best_row(rows, minimise="size_mib").row["recipe"] == "a"
+    assert best_row(rows, minimize="size_mib").row["recipe"] == "a"
 
 
 def test_nothing_within_the_limit_gives_the_nearest_miss_and_says_so():
@@ -123,8 +123,8 @@ def test_exactly_one_row_is_marked_and_none_when_the_goal_is_missed():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"minimise": "latency"}, "Did you mean 'latency_ms_"),
-        ({"minimise": "quality"}, "better if higher"),
+        ({"minimize": "latency"}, "Did you mean 'latency_ms_"),
+        ({"minimize": "quality"}, "better if higher"),
         ({"quality_drop": -0.1}, "at least 0"),
         ({"quality_drop": float("nan")}, "at least 0"),
         ({"batch_size": 7}, "Measured: 1, 32"),
@@ -225,7 +225,7 @@ def test_the_head_to_head_timing_of_finalists_decides():
     assert "openvino: among the fastest of" in best_row([BASE, level, second, other]).reason
     lossy = {**second, "quality_drop": 0.5}
     assert best_row([BASE, first, lossy, other]).row is first
-    assert best_row([BASE, first, second, other], minimise="size_mib").row is not None
+    assert best_row([BASE, first, second, other], minimize="size_mib").row is not None
     later = interval("later", 2.0, 1.9, 2.1)  # found after the finals, and told apart from their winner
     assert best_row([BASE, first, second, later]).row is later
 
@@ -256,4 +256,4 @@ def test_more_agreement_is_better():
     rows = [row("a", 4.0, 0.0, agreement=0.9), row("b", 5.0, 0.0, agreement=0.99), row("c", 6.0, 0.0, agreement=0.95)]
     assert [r["recipe"] for r in pareto_rows(rows, x="latency_ms_p50", y="agreement")] == ["a", "b"]
     with pytest.raises(StudyError, match="agreement is better if higher"):
-        best_row(rows, minimise="agreement")
+        best_row(rows, minimize="agreement")

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from workbench.study.plan.shapes import Point
+from workbench.study.plan.shapes import OperatingPoint
 from workbench.study.plan.trials import planned
 from workbench.study.results.schema import new_row
 from workbench.study.search.executor import search_plan
@@ -37,7 +37,7 @@ class Formula:
 
     def trial(self, proposal):
         threads = proposal.threads or 1
-        point = Point(proposal.batch_size)
+        point = OperatingPoint(proposal.batch_size)
         return planned(TASK, proposal.recipe, proposal.backend, point, threads, proposal.options)
 
     def baseline(self, trial):

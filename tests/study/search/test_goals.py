@@ -140,13 +140,13 @@ def test_without_a_figure_it_is_latency_at_one_batch_size_and_throughput_over_se
         (lambda: wb.Goals(max_quality_drop=None), "must be float, got None"),
         (lambda: question({"max_size_mib": 1}, None, None, (8,), shape=""), r"goals must be wb.Goals"),
         (lambda: question(None, "latency", None, (8,), shape=""), "Did you mean 'latency_ms_"),
-        (lambda: question(None, "throughput_per_s", None, (8,), shape=""), "Write maximise='throughput_per_s'"),
-        (lambda: question(None, None, "size_mib", (8,), shape=""), "Write minimise='size_mib'"),
-        (lambda: question(None, None, "quality", (8,), shape=""), "minimise='quality_drop'"),
+        (lambda: question(None, "throughput_per_s", None, (8,), shape=""), "Write maximize='throughput_per_s'"),
+        (lambda: question(None, None, "size_mib", (8,), shape=""), "Write minimize='size_mib'"),
+        (lambda: question(None, None, "quality", (8,), shape=""), "minimize='quality_drop'"),
         (lambda: question(None, None, "agreement", (8,), shape=""), "agreement is of the evaluation split"),
         (lambda: question(None, "quality_drop_high", None, (8,), shape=""), "which a search does not see"),
         (lambda: question(None, "latency_ms_rel", None, (1, 8), shape=""), "a call of 1 and one of 8 samples"),
-        (lambda: question(None, (1,), None, (8,), shape=""), "minimise must be the name of a column"),
+        (lambda: question(None, (1,), None, (8,), shape=""), "minimize must be the name of a column"),
     ],
 )
 def test_bad_questions_are_refused_in_words(make, words):

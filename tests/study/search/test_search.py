@@ -181,14 +181,14 @@ def test_a_file_that_is_too_large_is_not_timed_and_nothing_met_is_said_plainly(s
         ({"threads": 0}, ConfigError, "threads must be"),
         ({"budget_s": 0}, StudyError, "budget_s must be above 0"),
         ({"goals": 0.01}, ConfigError, "goals must be"),
-        ({"minimise": "speedup"}, ConfigError, "Write maximise='speedup'"),
+        ({"minimize": "speedup"}, ConfigError, "Write maximize='speedup'"),
         ({"prior": "prune"}, ConfigError, "prior must be"),
         ({"prune": "no"}, ConfigError, r"prune must be True or False, got 'no' \(str\)"),
-        ({"minimise": []}, ConfigError, "minimise is empty. Name a column"),
+        ({"minimize": []}, ConfigError, "minimize is empty. Name a column"),
         ({"progress": 1}, ConfigError, "progress must be a function"),
         ({"space": wb.Space(wb.vary(wb.Prune, ratio=wb.between(0.1, 0.8))), "sampler": "grid"}, ConfigError, "a step"),
         ({"space": wb.Space(wb.Distill(features=("no.such.layer",)))}, ConfigError, "no.such.layer"),
-        ({"sampler": "grid", "minimise": ("size_mib", "latency_ms_p50")}, ConfigError, "one figure is enough"),
+        ({"sampler": "grid", "minimize": ("size_mib", "latency_ms_p50")}, ConfigError, "one figure is enough"),
     ],
 )
 def test_bad_arguments_are_answered_before_work_starts(shared_task, tmp_path, started, arguments, error, words):

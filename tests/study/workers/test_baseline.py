@@ -9,7 +9,7 @@ import torch
 
 import workbench as wb
 from workbench.core.machine import fingerprint_id
-from workbench.study.plan.shapes import Point
+from workbench.study.plan.shapes import OperatingPoint
 from workbench.study.plan.trials import make_plan
 from workbench.study.results.schema import new_row
 from workbench.study.workers.baseline import (
@@ -43,7 +43,7 @@ def test_the_faster_of_one_and_several_threads_is_chosen(single_s, several_s, th
 
 def test_a_real_model_is_timed_and_torch_keeps_its_threads(shared_task):
     before = torch.get_num_threads()
-    point = Point(4)
+    point = OperatingPoint(4)
     (found,) = choose_threads(shared_task, [point], 2).values()
     assert {found.threads, found.other} == {1, 2} and found.ratio >= 1
     assert torch.get_num_threads() == before
@@ -69,7 +69,7 @@ def test_a_plan_takes_the_choice_of_each_point_for_its_baseline_alone():
     assert with_fastest_baseline(plan, (), measure) is plan
 
 
-def earlier(point: Point, threads: int, **changes):
+def earlier(point: OperatingPoint, threads: int, **changes):
     known = {"baseline": True, "state": "complete", "fingerprint": fingerprint_id(), "batch_size": point.batch}
     return new_row(**{**known, "threads": threads, **changes})
 

@@ -38,9 +38,9 @@ from workbench.study.execution.timing_pool import (
     narrow,
     open_arms,
 )
-from workbench.study.plan.shapes import Point, Shape, own_shape, shape_words
+from workbench.study.plan.shapes import OperatingPoint, Shape, own_shape, shape_words
 from workbench.study.plan.trial_keys import artifact_key, trial_key
-from workbench.study.plan.trials import Planned
+from workbench.study.plan.trials import Trial
 from workbench.study.results.relative_latency import with_relative_latency
 from workbench.study.results.schema import TrialRow, explained, new_row, update_row
 from workbench.study.workers.process import CancelToken
@@ -157,14 +157,14 @@ def _say(progress: ProgressCallback, where: str, done: int, total: int, words: s
     progress(Progress("bench", done, total, f"{where}: {words}"))
 
 
-def _planned(artifact: Artifact, request: BenchRequest, point: Point) -> list[Planned]:
+def _planned(artifact: Artifact, request: BenchRequest, point: OperatingPoint) -> list[Trial]:
     """Return the trials at one point, the baseline first where it is among them."""
     manifest = artifact.manifest
     recipe = recipe_of(artifact.folder, manifest)
     versions, dot = manifest["versions"], bool(manifest["machine"].get("int8_dot"))
     made = artifact_key(manifest["recipe_id"], str(manifest["task"].get("fingerprint")), versions, int8_dot=dot)
     trials = [
-        Planned(
+        Trial(
             key=trial_key(made, backend, point, request.threads, measured="bench"),
             recipe=recipe,
             name=recipe.name or recipe.label,
@@ -180,7 +180,7 @@ def _planned(artifact: Artifact, request: BenchRequest, point: Point) -> list[Pl
     return sorted(trials, key=lambda trial: not trial.baseline)
 
 
-def _time(trials: Sequence[Planned], setup: TimingSetup, say: Callable[[str], None]) -> GroupTiming:
+def _time(trials: Sequence[Trial], setup: TimingSetup, say: Callable[[str], None]) -> GroupTiming:
     """Time trials of one point in turns; the first that lives is the reference of how long is enough."""
     failed: dict[str, TrialFailed] = {}
     started: dict[str, EngineProcess] = {}
@@ -214,7 +214,7 @@ def _time(trials: Sequence[Planned], setup: TimingSetup, say: Callable[[str], No
             arm.worker.close()
 
 
-def _row(artifact: Artifact, trial: Planned, timed: GroupTiming, own: Shape, replica: NoiseFloor) -> TrialRow:
+def _row(artifact: Artifact, trial: Trial, timed: GroupTiming, own: Shape, replica: NoiseFloor) -> TrialRow:
     manifest = artifact.manifest
     row = new_row(
         task=str(manifest["task"].get("name")),

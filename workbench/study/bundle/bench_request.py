@@ -20,7 +20,7 @@ from workbench.core.machine import default_threads
 from workbench.engine.backends import DEFAULT_BACKENDS, backend_status, require_backend, runs_module
 from workbench.engine.calls.inputs import Binder
 from workbench.export.io import IOSpec, rebuild_inputs
-from workbench.study.plan.shapes import Point, own_shape, shapes_of
+from workbench.study.plan.shapes import OperatingPoint, own_shape, shapes_of
 from workbench.tasks.axes import OpenDims, resized
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class BenchRequest:
     """What to time: backends at points (batch size and shape); threads, samples, and the pickled ``build``."""
 
     backends: tuple[str, ...]
-    points: tuple[Point, ...]
+    points: tuple[OperatingPoint, ...]
     threads: int
     samples: Reference
     dims: OpenDims
@@ -63,10 +63,10 @@ class BenchRequest:
             raise ConfigError(refused[0])
         own = own_shape(samples.inputs, artifact.io.open_dims)
         known = shapes_of(shapes, artifact.io.axes, whose="this artefact's", own=own)
-        points = tuple(Point(size, shape) for size in sizes for shape in known)
+        points = tuple(OperatingPoint(size, shape) for size in sizes for shape in known)
         return cls(chosen, points, count, samples, artifact.io.open_dims, _packed(artifact, task))
 
-    def inputs(self, point: Point) -> Arrays:
+    def inputs(self, point: OperatingPoint) -> Arrays:
         """Return flat inputs for one call."""
         try:
             found: Arrays = resized(self.samples.tiled_inputs(point.batch), self.dims, dict(point.shape))

@@ -19,7 +19,7 @@ from workbench.core.untrusted import safe_path
 from workbench.engine.backends import runs_module
 from workbench.engine.config import InferenceConfig
 from workbench.study.bundle.readme import page, program
-from workbench.study.results.ranking import Best
+from workbench.study.results.ranking import Recommendation
 from workbench.study.results.schema import TrialRow, row_options, row_recipe
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ INSTEAD = "onnxruntime"
 
 def hand_over(
     rows: Sequence[TrialRow],
-    best: Best,
+    best: Recommendation,
     output: str | Path,
     *,
     files: Path,
@@ -98,7 +98,7 @@ def engine_options(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _chosen(rows: Sequence[TrialRow], best: Best, trial: str | None) -> tuple[TrialRow, str]:
+def _chosen(rows: Sequence[TrialRow], best: Recommendation, trial: str | None) -> tuple[TrialRow, str]:
     if trial is None:
         if best.row is None or not best.met:
             raise StudyError(

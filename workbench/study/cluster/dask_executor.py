@@ -26,10 +26,10 @@ from workbench.study.cluster.worker_info import ClusterWorker, kinds_words
 from workbench.study.cluster.workers import ClusterWorkers
 from workbench.study.execution.budget import TimeBudget
 from workbench.study.execution.executor import BUDGET
-from workbench.study.plan.trials import Plan, Planned
+from workbench.study.plan.trials import Plan, Trial
 from workbench.study.results.ranking import pareto_rows
-from workbench.study.storage.artifact_store import Shelf
-from workbench.study.storage.session import Ledger, words_of
+from workbench.study.storage.artifact_store import ArtifactStore
+from workbench.study.storage.session import RunSession, words_of
 from workbench.study.workers.policy import WorkerPolicy
 from workbench.study.workers.process import CancelToken, OutOfTime
 
@@ -59,7 +59,7 @@ class ClusterRun:
         plans: dict[str, Plan],
         nodes: Sequence[ClusterWorker],
         link: ClusterConnection,
-        ledger: Ledger,
+        ledger: RunSession,
         shipment: Shipment,
         files: Path,
         stop: CancelToken,
@@ -69,7 +69,7 @@ class ClusterRun:
     ) -> None:
         self._plans, self._link, self._ledger = plans, link, ledger
         self._files, self._stop = files, stop
-        self._shelf = Shelf(files)
+        self._shelf = ArtifactStore(files)
         self._orders = JobFactory(link.run, shipment, files, ledger, stop, prefix_cache=prefix_cache, policy=policy)
         backends = next(iter(plans.values())).backends
         self._roster = ClusterWorkers(link, nodes, backends, shipment.fingerprint)
@@ -301,11 +301,11 @@ class ClusterRun:
 
     # what is left out
 
-    def _leave(self, trials: Sequence[Planned], reason: str) -> None:
+    def _leave(self, trials: Sequence[Trial], reason: str) -> None:
         self._note_cut(trials, reason)
         self._ledger.cut(trials, reason)
 
-    def _note_cut(self, trials: Sequence[Planned], reason: str) -> None:
+    def _note_cut(self, trials: Sequence[Trial], reason: str) -> None:
         for recipe in dict.fromkeys(t.recipe for t in trials):
             self._cut.append(f"not run, {reason}: {words_of([t for t in trials if t.recipe == recipe])}")
 

@@ -11,9 +11,9 @@ from workbench.study.cluster.job import ClusterJob
 from workbench.study.cluster.tasks import PREPARE, WorkUnit
 from workbench.study.cluster.worker_info import ClusterWorker, shares_cores
 from workbench.study.execution.budget import TimeBudget
-from workbench.study.plan.trials import Plan, Planned
+from workbench.study.plan.trials import Plan, Trial
 from workbench.study.results.schema import TrialRow, judged_on
-from workbench.study.storage.session import Ledger
+from workbench.study.storage.session import RunSession
 from workbench.study.workers.policy import WorkerPolicy
 from workbench.study.workers.prepare_client import Shipment
 from workbench.study.workers.process import CancelToken
@@ -27,7 +27,7 @@ class JobFactory:
         run: str,
         shipment: Shipment,
         files: Path,
-        ledger: Ledger,
+        ledger: RunSession,
         stop: CancelToken,
         *,
         prefix_cache: bool,
@@ -82,7 +82,7 @@ class JobFactory:
             self._parcels[key] = artifact_blob(self._files, key)
         return self._parcels[key]
 
-    def _rows_beside(self, unit: WorkUnit, base: Planned) -> dict[str, TrialRow]:
+    def _rows_beside(self, unit: WorkUnit, base: Trial) -> dict[str, TrialRow]:
         """Return the rows that a worker needs: what it will fill, the baseline's, and those with the same quality."""
         judged = {trial.judged_on for trial in unit.trials}
         alike = {

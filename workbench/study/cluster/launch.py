@@ -16,7 +16,7 @@ from workbench.study.cluster.worker_info import by_site
 from workbench.study.plan.trials import Plan, check_recipes, plan_for
 from workbench.study.results.schema import TrialRow
 from workbench.study.storage.database import Store
-from workbench.study.storage.session import Ledger
+from workbench.study.storage.session import RunSession
 from workbench.study.workers.policy import WorkerPolicy
 from workbench.study.workers.prepare_client import pack
 from workbench.study.workers.process import CancelToken
@@ -69,7 +69,7 @@ def run_on_cluster(
             first.primary,
             first.others,
         )
-        with Ledger(store, study, whole, rows, quality_drop=quality_drop, progress=progress) as ledger:
+        with RunSession(store, study, whole, rows, quality_drop=quality_drop, progress=progress) as ledger:
             files: Path = store.files
             run = ClusterRun(
                 plans, nodes, link, ledger, shipment, files, stop, prefix_cache=prefix_cache, policy=policy

@@ -6,8 +6,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from workbench.compress.recipe import Recipe
-from workbench.study.plan.shapes import Point
-from workbench.study.plan.trials import Plan, Planned
+from workbench.study.plan.shapes import OperatingPoint
+from workbench.study.plan.trials import Plan, Trial
 from workbench.study.storage.session import words_of
 
 PREPARE, TIME = "prepare", "time"
@@ -23,8 +23,8 @@ class WorkUnit:
     kind: str
     site: str
     recipe: Recipe
-    point: Point | None
-    trials: tuple[Planned, ...]
+    point: OperatingPoint | None
+    trials: tuple[Trial, ...]
 
     @property
     def words(self) -> str:
@@ -51,7 +51,7 @@ class TaskQueue:
         Artefact keys that are there already.
     """
 
-    def __init__(self, site: str, plan: Plan, trials: Sequence[Planned], *, prepared: Collection[str]) -> None:
+    def __init__(self, site: str, plan: Plan, trials: Sequence[Trial], *, prepared: Collection[str]) -> None:
         self.plan, self.site = plan, site
         self._float = plan.recipes[0]
         keys, recipes = {t.key for t in trials}, {t.recipe for t in trials}

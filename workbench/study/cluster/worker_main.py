@@ -29,10 +29,10 @@ from workbench.study.cluster.worker_info import WorkerInfo
 from workbench.study.execution.budget import TimeBudget
 from workbench.study.execution.executor import Run
 from workbench.study.execution.machine_lock import machine_lock
-from workbench.study.plan.trials import Planned
-from workbench.study.storage.artifact_store import Shelf
+from workbench.study.plan.trials import Trial
+from workbench.study.storage.artifact_store import ArtifactStore
 from workbench.study.storage.database import Store
-from workbench.study.storage.session import Ledger
+from workbench.study.storage.session import RunSession
 from workbench.study.workers.policy import WorkerPolicy
 from workbench.study.workers.prepare_client import PrepareClient, Shipment
 from workbench.study.workers.process import CancelToken, WorkerError
@@ -131,7 +131,7 @@ class _Work:
 
     def _prepared(self, shipment: Shipment) -> dict[str, Any]:
         unit = self._order.unit
-        shelf, trial = Shelf(self._files), unit.trials[0]
+        shelf, trial = ArtifactStore(self._files), unit.trials[0]
         more: dict[str, Any] = {"prefix_cache": self._order.prefix_cache, "policy": self._policy}
         host = PrepareClient(shipment, self._files, self._stop, **more)
         done = False
@@ -158,7 +158,7 @@ class _Work:
             store = Store(f"sqlite:///{scratch}/unit.db")
             try:
                 more: dict[str, Any] = {"quality_drop": 0.0, "progress": self._report}
-                with Ledger(store, _UNIT, order.plan, order.rows, **more) as ledger:
+                with RunSession(store, _UNIT, order.plan, order.rows, **more) as ledger:
                     run = _UnitRun(_task(shipment), order, ledger, shipment, self._files, self._stop, self._policy)
                     try:
                         run.time_with(self._own_span(exclusive=True))
@@ -242,7 +242,7 @@ class _UnitRun(Run):
         self,
         task: Task,
         order: ClusterJob,
-        ledger: Ledger,
+        ledger: RunSession,
         shipment: Shipment,
         files: Path,
         stop: CancelToken,
@@ -274,7 +274,7 @@ class _UnitRun(Run):
         """The unit has it already."""
         yield lambda: False
 
-    def _replica(self, trials: Sequence[Planned]) -> Planned | None:
+    def _replica(self, trials: Sequence[Trial]) -> Trial | None:
         base = self._plan.baseline(self._plan.primary)
         return base if self._noise.of(base).low is None else None
 

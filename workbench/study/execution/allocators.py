@@ -14,7 +14,7 @@ from workbench.core.errors import ConfigError, TrialFailed
 from workbench.core.machine import default_threads
 from workbench.study.execution.quality import examples_folder
 from workbench.study.execution.timing_pool import EngineProcess, TimingSetup, open_arms
-from workbench.study.plan.shapes import Point
+from workbench.study.plan.shapes import OperatingPoint
 from workbench.study.plan.trials import planned
 from workbench.study.workers.prepare_client import pack
 from workbench.study.workers.process import CancelToken
@@ -102,7 +102,7 @@ def time_allocators(
     require_int("time_allocators: batch_size", batch_size)
     count = default_threads() if threads is None else require_int("time_allocators: threads", threads)
     require_positive("time_allocators: budget_s", budget_s, unit="seconds")
-    point = Point(batch_size)
+    point = OperatingPoint(batch_size)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         save_variant(variant, folder / "artifact", batch=batch_size)

@@ -20,10 +20,10 @@ from workbench.study.execution.scoring import Finishing
 from workbench.study.execution.summary import RunSummary
 from workbench.study.execution.timing_columns import NoiseFloors
 from workbench.study.execution.timing_pool import AA_REPLICA, TimingPool, TimingSetup
-from workbench.study.plan.trials import Plan, Planned
+from workbench.study.plan.trials import Plan, Trial
 from workbench.study.results.ranking import pareto_rows
-from workbench.study.storage.artifact_store import Shelf
-from workbench.study.storage.session import Ledger, words_of
+from workbench.study.storage.artifact_store import ArtifactStore
+from workbench.study.storage.session import RunSession, words_of
 from workbench.study.workers.policy import WorkerPolicy
 from workbench.study.workers.prepare_client import PrepareClient, Shipment
 from workbench.study.workers.process import CancelToken, OutOfTime
@@ -61,7 +61,7 @@ class Run(Finishing):
         self,
         task: Task,
         plan: Plan,
-        ledger: Ledger,
+        ledger: RunSession,
         shipment: Shipment,
         files: Path,
         stop: CancelToken,
@@ -78,7 +78,7 @@ class Run(Finishing):
         self._budget = TimeBudget(plan, stop)
         self._host = host or PrepareClient(None, files, stop, prefix_cache=prefix_cache, policy=self._policy)
         self._host.carry(shipment)
-        self._shelf = Shelf(files)
+        self._shelf = ArtifactStore(files)
         inputs = files / "inputs" / task.fingerprint
         self._pool = TimingPool(TimingSetup(files, inputs, self._shelf.artifact, shipment.build, stop, self._policy))
         self._noise = NoiseFloors(files / "noise.json")
@@ -176,14 +176,14 @@ class Run(Finishing):
             elif group:
                 self._group(group, [t for r, p in rest[position + 1 : position + 2] for t in self._plan.group(r, p)])
 
-    def _after(self, position: int) -> list[Planned]:
+    def _after(self, position: int) -> list[Trial]:
         """Return the group that is timed after the recipe at a position was at the primary point."""
         recipes = self._plan.recipes
         if position + 1 < len(recipes):
             return self._plan.group(recipes[position + 1], self._plan.primary)
         return self._plan.group(recipes[0], self._plan.others[0]) if self._plan.others else []
 
-    def _first(self, recipe: Recipe, following: Sequence[Planned]) -> bool:
+    def _first(self, recipe: Recipe, following: Sequence[Trial]) -> bool:
         """Claim a recipe, prepare it, and time it at the primary point; False where nothing more is to do."""
         mine = self._ledger.claim(self._plan.of(recipe))
         if not mine:
@@ -201,11 +201,11 @@ class Run(Finishing):
             self._group(worth, following)
         return True
 
-    def _worth_timing(self, trials: Sequence[Planned]) -> Sequence[Planned]:
+    def _worth_timing(self, trials: Sequence[Trial]) -> Sequence[Trial]:
         """Return those of the prepared trials that are to be timed: in a plan, all."""
         return trials
 
-    def _prepare(self, mine: Sequence[Planned], first: Sequence[Planned]) -> bool:
+    def _prepare(self, mine: Sequence[Trial], first: Sequence[Trial]) -> bool:
         trial, recipe = mine[0], mine[0].recipe
         self._ledger.running(first or mine[:1])
         if self._monitor is not None:
@@ -233,15 +233,15 @@ class Run(Finishing):
         self._budget.learn(recipe, answer["steps"])
         return True
 
-    def _listener(self, trial: Planned) -> Callable[[dict[str, Any]], None]:
+    def _listener(self, trial: Trial) -> Callable[[dict[str, Any]], None]:
         """Return what gets the progress of a trial's preparation."""
         return self._ledger.following(trial.name, seconds=self._budget.prepare_s(trial.recipe))
 
-    def _unprepared(self, trials: Sequence[Planned], error: TrialFailed) -> None:
+    def _unprepared(self, trials: Sequence[Trial], error: TrialFailed) -> None:
         """Note trials whose preparation did not end in a variant."""
         self._ledger.fail(trials, f"The variant could not be prepared: {error}")
 
-    def _group(self, trials: Sequence[Planned], following: Sequence[Planned]) -> None:
+    def _group(self, trials: Sequence[Trial], following: Sequence[Trial]) -> None:
         """Time one recipe at one point on all its backends, in turns with the baseline; then judge quality."""
         point = trials[0].point
         base, replica = self._plan.baseline(point), self._replica(trials)
@@ -253,9 +253,7 @@ class Run(Finishing):
                 self._pool.settle()  # what imports would disturb whoever times next
         self._budget.grouped(time.monotonic() - started, primary=point == self._plan.primary)
 
-    def _time(
-        self, trials: Sequence[Planned], base: Planned, replica: Planned | None, following: Sequence[Planned]
-    ) -> None:
+    def _time(self, trials: Sequence[Trial], base: Trial, replica: Trial | None, following: Sequence[Trial]) -> None:
         self._ledger.say(f"loading {words_of(trials)}")
         try:
             with self._monitor.paused() if self._monitor is not None else contextlib.nullcontext():
@@ -279,7 +277,7 @@ class Run(Finishing):
             self._finish(trial, timed, base)
             self._pool.end([trial.key])
 
-    def _replica(self, trials: Sequence[Planned]) -> Planned | None:
+    def _replica(self, trials: Sequence[Trial]) -> Trial | None:
         """Return the baseline trial where it is timed for the first time: the noise floor is measured with it."""
         base = next((t for t in trials if t.baseline and t.point == self._plan.primary), None)
         return base if base is not None and self._noise.of(base).low is None else None
@@ -288,12 +286,12 @@ class Run(Finishing):
         """Wait while other runs work on trials of this plan; True where something is left that another pass can do."""
         return self._ledger.wait_for_others(self._plan.trials, self._stop, look_s=1.0)
 
-    def _leave_out(self, trials: Sequence[Planned], *, primary: bool) -> None:
+    def _leave_out(self, trials: Sequence[Trial], *, primary: bool) -> None:
         self._budget.skip(primary=primary)
         self._budget.prepared(trials[0].recipe)
         self._note_cut(trials)
         self._ledger.cut(trials, BUDGET)
 
-    def _note_cut(self, trials: Sequence[Planned]) -> None:
+    def _note_cut(self, trials: Sequence[Trial]) -> None:
         for recipe in dict.fromkeys(t.recipe for t in trials):
             self._cut.append(f"not run, {BUDGET}: {words_of([t for t in trials if t.recipe == recipe])}")

@@ -12,12 +12,12 @@ from workbench.study.execution.budget import TimeBudget
 from workbench.study.execution.timing_columns import NoiseFloors, baseline_columns, speed_columns
 from workbench.study.execution.timing_pool import GroupTiming, TimingPool
 from workbench.study.plan.trial_keys import trial_key
-from workbench.study.plan.trials import Plan, Planned
+from workbench.study.plan.trials import Plan, Trial
 from workbench.study.results.quality_limits import may_exceed, within_limit
 from workbench.study.results.relative_latency import relative_latencies
 from workbench.study.results.schema import TrialRow, is_ranked
 from workbench.study.results.winner import NOT_TOLD_APART
-from workbench.study.storage.session import Ledger
+from workbench.study.storage.session import RunSession
 from workbench.timing.blocks import Block
 from workbench.timing.pace import PaceRatio, pace_ratio
 
@@ -34,7 +34,7 @@ _RESAMPLES = 300
 class FinalRank:
     """A finalist's rank, and the evidence: its time over the winner's with the 95 % CI (None for the winner)."""
 
-    trial: Planned
+    trial: Trial
     rank: int
     behind: PaceRatio | None
     tied: bool
@@ -52,7 +52,7 @@ class FinalRank:
 BEYOND = " Its drop may be beyond the limit, by its 95 % CI."
 
 
-def leading(items: Sequence[tuple[Planned, TrialRow]], limit: float) -> list[Planned]:
+def leading(items: Sequence[tuple[Trial, TrialRow]], limit: float) -> list[Trial]:
     """Return the fastest trial within the quality limit and at most two whose 95 % CI reaches that of the fastest."""
     rows = [row for _, row in items]
     latencies = relative_latencies(rows)
@@ -76,11 +76,11 @@ def _allowed(row: TrialRow, limit: float) -> bool:
 
 
 def standings(
-    timed: Mapping[Planned, Sequence[Block]],
-    sizes: Mapping[Planned, float | None],
+    timed: Mapping[Trial, Sequence[Block]],
+    sizes: Mapping[Trial, float | None],
     floor: float,
     *,
-    unsure: Collection[Planned] = (),
+    unsure: Collection[Trial] = (),
 ) -> list[FinalRank]:
     """Rank trials that were timed interleaved: by pace, and those not told apart from the fastest by quality and size.
 
@@ -98,7 +98,7 @@ def standings(
     trials = list(timed)
     fastest = max(trials, key=lambda trial: pace_ratio(timed[trials[0]], timed[trial]).ratio)
 
-    def tied(trial: Planned, other: Planned) -> bool:
+    def tied(trial: Trial, other: Trial) -> bool:
         found = pace_ratio(timed[trial], timed[other], floor=floor)
         return trial is other or verdict(found.low, found.high, floor=floor) != "faster"
 
@@ -114,7 +114,13 @@ def _size(mib: float | None) -> float:
 
 
 def run_finals(
-    plan: Plan, ledger: Ledger, bench: TimingPool, noise: NoiseFloors, budget: TimeBudget, *, say: Callable[[str], None]
+    plan: Plan,
+    ledger: RunSession,
+    bench: TimingPool,
+    noise: NoiseFloors,
+    budget: TimeBudget,
+    *,
+    say: Callable[[str], None],
 ) -> None:
     """Time the leading trials and the baseline at the primary point, and write ranks and speedups into their rows.
 
@@ -155,7 +161,7 @@ def run_finals(
     _write(timed, trials, base, other, ledger, noise)
 
 
-def other_threads(base: Planned, threads: int) -> Planned | None:
+def other_threads(base: Trial, threads: int) -> Trial | None:
     """Return the baseline at the one of 1 and ``threads`` that was not chosen, None if there is one count only."""
     count = threads if base.threads == 1 else 1
     if base.backend != "torch-eager" or count == base.threads:
@@ -171,10 +177,10 @@ def _decided(one: Sequence[Block], other: Sequence[Block], floor: float) -> bool
 
 def _write(
     timed: GroupTiming,
-    trials: Sequence[Planned],
-    base: Planned,
-    other: Planned | None,
-    ledger: Ledger,
+    trials: Sequence[Trial],
+    base: Trial,
+    other: Trial | None,
+    ledger: RunSession,
     noise: NoiseFloors,
 ) -> None:
     blocks = {trial: timed.rounds.timed[timed.arms[trial.key].name] for trial in trials if trial.key in timed.arms}
@@ -202,8 +208,8 @@ def _write(
 
 
 def _faster_baseline(
-    timed: GroupTiming, base: Planned, other: Planned | None, ledger: Ledger, noise: NoiseFloors
-) -> Planned:
+    timed: GroupTiming, base: Trial, other: Trial | None, ledger: RunSession, noise: NoiseFloors
+) -> Trial:
     """Return the baseline that is faster beside the finalists; one that is new gets a row."""
     if other is None or other.key not in timed.arms:
         return base

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from workbench.core.errors import WorkbenchError
 from workbench.core.stats import bootstrap_drop
 from workbench.study.execution.agreement import agreement
-from workbench.study.plan.shapes import Point
+from workbench.study.plan.shapes import OperatingPoint
 from workbench.study.workers.protocol import load_arrays, save_arrays
 from workbench.tasks.axes import resized
 from workbench.tasks.trees import batch_size, to_numpy, to_torch, tree_map
@@ -52,7 +52,7 @@ class Quality:
         }
 
 
-def write_inputs(task: Task, folder: Path, *, points: tuple[Point, ...]) -> None:
+def write_inputs(task: Task, folder: Path, *, points: tuple[OperatingPoint, ...]) -> None:
     """Write the evaluation inputs and one example batch per point into ``folder``, where they are not there yet."""
     write_split(task, folder, "evaluation")
     for point in points:
@@ -76,7 +76,7 @@ def split_folder(folder: Path, split: str) -> Path:
     return folder / split
 
 
-def examples_folder(folder: Path, point: Point) -> Path:
+def examples_folder(folder: Path, point: OperatingPoint) -> Path:
     """Return where the inputs of one timed call lie."""
     return folder / "-".join((f"batch-{point.batch}", *(f"{name}-{size}" for name, size in point.shape)))
 

@@ -20,11 +20,11 @@ from workbench.study.execution.timing_columns import (
 )
 from workbench.study.execution.timing_pool import EngineProcess, GroupTiming
 from workbench.study.plan.shapes import task_shape
-from workbench.study.plan.trials import Plan, Planned
+from workbench.study.plan.trials import Plan, Trial
 from workbench.study.results.leakage import seen_note
 from workbench.study.results.schema import judged_on
-from workbench.study.storage.artifact_store import Shelf
-from workbench.study.storage.session import Ledger
+from workbench.study.storage.artifact_store import ArtifactStore
+from workbench.study.storage.session import RunSession
 
 if TYPE_CHECKING:
     from workbench.tasks.task import Task
@@ -37,12 +37,12 @@ class Finishing:
 
     _task: Task
     _plan: Plan
-    _ledger: Ledger
+    _ledger: RunSession
     _files: Path
-    _shelf: Shelf
+    _shelf: ArtifactStore
     _noise: NoiseFloors
 
-    def _finish(self, trial: Planned, timed: GroupTiming, base: Planned) -> None:
+    def _finish(self, trial: Trial, timed: GroupTiming, base: Trial) -> None:
         """Complete one row of a group, or fail it."""
         if trial.key in timed.failed:
             self._ledger.fail([trial], str(timed.failed[trial.key]))
@@ -79,11 +79,11 @@ class Finishing:
             trial, {**columns, **quality, **size, **validation, **known, "samples": samples, "notes": notes}
         )
 
-    def _validation(self, trial: Planned, arm: EngineProcess, reference: EngineProcess) -> dict[str, Any]:
+    def _validation(self, trial: Trial, arm: EngineProcess, reference: EngineProcess) -> dict[str, Any]:
         """Return the drop on the validation split with its note: that of preparing, since it costs nothing more."""
         return self._prepared_drop(trial, self._plan.baseline(trial.point))
 
-    def _prepared_drop(self, trial: Planned, base: Planned) -> dict[str, Any]:
+    def _prepared_drop(self, trial: Trial, base: Trial) -> dict[str, Any]:
         mine, theirs = ((self._prepared(t) or {}).get("validation_quality") for t in (trial, base))
         if mine is None or theirs is None:
             return {"validation_drop": None, "notes": {"validation_drop": "What preparing told is no longer kept."}}
@@ -91,7 +91,7 @@ class Finishing:
             return {"validation_drop": None, "notes": {"validation_drop": f"The metric is {mine} on the variant."}}
         return {"validation_drop": theirs - mine, "notes": {"validation_drop": _IN_TORCH}}
 
-    def _quality(self, trial: Planned, arm: EngineProcess, reference: EngineProcess) -> dict[str, Any]:
+    def _quality(self, trial: Trial, arm: EngineProcess, reference: EngineProcess) -> dict[str, Any]:
         """Quality on the engine that was timed: evaluated once per recipe and backend, shared by the batch sizes."""
         if trial.reference is not None and trial.backend == reference.trial.backend:
             base = self._ledger.row(reference.trial)
@@ -125,5 +125,5 @@ class Finishing:
                 f"The disk of {self._files} is full: {error} Free some space and run again; what is complete is kept."
             ) from error
 
-    def _prepared(self, trial: Planned) -> dict[str, Any] | None:
+    def _prepared(self, trial: Trial) -> dict[str, Any] | None:
         return self._shelf.prepared(trial, self._plan.batch_sizes)

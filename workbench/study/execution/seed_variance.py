@@ -16,10 +16,10 @@ from workbench.core.machine import default_threads
 from workbench.core.progress import Progress, ProgressCallback
 from workbench.study.execution.quality import judge, write_inputs
 from workbench.study.execution.timing_pool import EngineProcess, TimingSetup
-from workbench.study.plan.trials import BASELINE_BACKEND, Plan, Planned, check_recipes, plan_for
-from workbench.study.results.ranking import Best
+from workbench.study.plan.trials import BASELINE_BACKEND, Plan, Trial, check_recipes, plan_for
+from workbench.study.results.ranking import Recommendation
 from workbench.study.results.schema import row_recipe
-from workbench.study.storage.artifact_store import Shelf
+from workbench.study.storage.artifact_store import ArtifactStore
 from workbench.study.workers.prepare_client import PrepareClient, Shipment, pack
 from workbench.study.workers.process import CancelToken
 
@@ -76,7 +76,7 @@ def measure_seed_variance(
     recipe: Recipe | None,
     seeds: int | Sequence[int],
     backend: str | None,
-    best: Best,
+    best: Recommendation,
     files: Path,
     stop: CancelToken,
     progress: ProgressCallback,
@@ -96,7 +96,7 @@ def measure_seed_variance(
         return SeedVariance(recipe, backend, batch, bench.results(recipes))
 
 
-def _recipe(recipe: Recipe | None, best: Best) -> Recipe:
+def _recipe(recipe: Recipe | None, best: Recommendation) -> Recipe:
     if recipe is None:
         if best.row is None:
             raise StudyError("Nothing was measured yet, so that no recipe is recommended: run the study, or give one.")
@@ -134,7 +134,7 @@ class _Bench:
         cache: bool,
     ) -> None:
         self._task, self._plan, self._files, self._stop, self._progress = task, plan, files, stop, progress
-        self._shelf = Shelf(files)
+        self._shelf = ArtifactStore(files)
         self._host = PrepareClient(shipment, files, stop, prefix_cache=cache)
         inputs = files / "inputs" / task.fingerprint
         self._setup = TimingSetup(files, inputs, self._shelf.artifact, shipment.build, stop)
@@ -156,7 +156,7 @@ class _Bench:
         self._say("every seed is judged")
         return tuple(found)
 
-    def _result(self, trial: Planned, reference: Path) -> SeedResult:
+    def _result(self, trial: Trial, reference: Path) -> SeedResult:
         outputs = self._files / "outputs" / f"spread-{trial.key}"
         answer = self._outputs(trial, outputs)
         judged = judge(self._task, outputs, reference)
@@ -166,7 +166,7 @@ class _Bench:
         quality, validation = judged.quality, answer["validation_quality"]
         return SeedResult(trial.recipe.seed, quality, judged.drop, validation, answer["params"])
 
-    def _outputs(self, trial: Planned, outputs: Path) -> dict[str, Any]:
+    def _outputs(self, trial: Trial, outputs: Path) -> dict[str, Any]:
         try:
             answer = self._prepared(trial)
             arm = EngineProcess.start(trial, self._setup, name=f"spread-{trial.key}")
@@ -182,7 +182,7 @@ class _Bench:
             raise StudyError(f"The spread cannot be measured: {trial.words}: {error}") from error
         return answer
 
-    def _prepared(self, trial: Planned) -> dict[str, Any]:
+    def _prepared(self, trial: Trial) -> dict[str, Any]:
         sizes = self._plan.batch_sizes
         known = self._shelf.prepared(trial, sizes)
         if known is None:

@@ -20,7 +20,7 @@ from workbench.measure.comparison.compare import MANY_FAULTS
 from workbench.measure.comparison.noise import machine_floor
 from workbench.study.execution.timing_pool import EngineProcess
 from workbench.study.plan.shapes import Shape
-from workbench.study.plan.trials import Planned
+from workbench.study.plan.trials import Trial
 from workbench.timing.blocks import MAX_WAIT, Block, usage_per_call
 from workbench.timing.interleave import Rounds
 from workbench.timing.pace import pace_ratio
@@ -53,13 +53,13 @@ class NoiseFloors:
         self._known: dict[str, list[float]] = json.loads(path.read_text()) if path.exists() else {}
         self._least = machine_floor()
 
-    def measure(self, baseline: Planned, first: Sequence[Block], second: Sequence[Block]) -> None:
+    def measure(self, baseline: Trial, first: Sequence[Block], second: Sequence[Block]) -> None:
         """Keep the ratio of one process of the baseline against another."""
         found = pace_ratio(first, second)
         self._known[baseline.key] = [found.ratio, found.low, found.high]
         write_json(self._path, self._known)
 
-    def of(self, baseline: Planned) -> NoiseFloor:
+    def of(self, baseline: Trial) -> NoiseFloor:
         """Return the floor; for a batch size that was not measured, the largest of the others."""
         own = self._known.get(baseline.key)
         known = self._known.values() if own is None else [own]
@@ -197,7 +197,7 @@ def cold_columns(arm: EngineProcess, notes: dict[str, str]) -> dict[str, float |
     }
 
 
-def shape_notes(trial: Planned, own: Shape) -> dict[str, str]:
+def shape_notes(trial: Trial, own: Shape) -> dict[str, str]:
     """Return what must be said of a row whose inputs were cut or repeated to another size than their own."""
     if set(trial.shape) <= set(own):
         return {}

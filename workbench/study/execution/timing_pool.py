@@ -14,7 +14,7 @@ from workbench.core.gpus import GpuMemory
 from workbench.engine.backends import runs_module
 from workbench.engine.loading.placement import runs_on_gpu
 from workbench.study.execution.quality import examples_folder, split_folder
-from workbench.study.plan.trials import Planned
+from workbench.study.plan.trials import Trial
 from workbench.study.workers.policy import WorkerPolicy
 from workbench.study.workers.process import CancelToken, WorkerError, WorkerProcess
 from workbench.timing.blocks import Block
@@ -40,7 +40,7 @@ class TimingSetup:
 
     files: Path
     inputs: Path
-    artifact: Callable[[Planned], Path]
+    artifact: Callable[[Trial], Path]
     build: bytes
     stop: CancelToken
     policy: WorkerPolicy = field(default_factory=WorkerPolicy)
@@ -52,7 +52,7 @@ class EngineProcess:
     """An engine in a process of its own; it is an :class:`workbench.timing.arms.Arm`."""
 
     name: str
-    trial: Planned
+    trial: Trial
     setup: TimingSetup
     worker: WorkerProcess
     opened: dict[str, Any] = field(default_factory=dict)
@@ -61,7 +61,7 @@ class EngineProcess:
     evaluated: bool = False
 
     @classmethod
-    def start(cls, trial: Planned, setup: TimingSetup, *, name: str = "") -> EngineProcess:
+    def start(cls, trial: Trial, setup: TimingSetup, *, name: str = "") -> EngineProcess:
         """Start the process; it imports its runtime while the study does something else."""
         name = name or trial.key
         worker = WorkerProcess(
@@ -152,7 +152,7 @@ class TimingPool:
         """The baseline of another point, whose imports overlap with what is done before it is needed."""
         self._started: dict[str, EngineProcess] = {}
 
-    def prestart(self, trials: Sequence[Planned], *, replica: Planned | None = None) -> None:
+    def prestart(self, trials: Sequence[Trial], *, replica: Trial | None = None) -> None:
         """Start the processes of the next group, so that their imports overlap with what is done now."""
         for trial in trials:
             current = self._baseline.trial.key if self._baseline is not None else None
@@ -164,7 +164,7 @@ class TimingPool:
             if name not in self._started:
                 self._started[name] = EngineProcess.start(trial, self._setup, name=name)
 
-    def start_baseline(self, trial: Planned) -> None:
+    def start_baseline(self, trial: Trial) -> None:
         """Start the baseline's process for a batch size, unless it runs already."""
         if self._baseline is not None and (self._baseline.trial.key != trial.key or not self._baseline.worker.alive):
             self._baseline.worker.close()
@@ -178,7 +178,7 @@ class TimingPool:
         if self._baseline is None:
             self._baseline = EngineProcess.start(trial, self._setup, name=f"baseline-{trial.key}")
 
-    def baseline(self, trial: Planned) -> EngineProcess:
+    def baseline(self, trial: Trial) -> EngineProcess:
         """Return the baseline's arm for a batch size, open and warm."""
         self.start_baseline(trial)
         arm = self._baseline
@@ -191,8 +191,8 @@ class TimingPool:
 
     def time(
         self,
-        trials: Sequence[Planned],
-        baseline: Planned,
+        trials: Sequence[Trial],
+        baseline: Trial,
         *,
         replica: bool,
         rounds: tuple[int, int],

@@ -17,7 +17,7 @@ Shape = tuple[tuple[str, int], ...]
 """Names of open dimensions with a size each; empty where the inputs leave none open."""
 
 
-class Point(NamedTuple):
+class OperatingPoint(NamedTuple):
     """Where a group of trials is timed: the batch size, and the sizes of the other open dimensions."""
 
     batch: int

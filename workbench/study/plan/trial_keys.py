@@ -7,7 +7,7 @@ from typing import Any
 
 from workbench.core.config import short_id
 from workbench.core.machine import FINGERPRINT_LIBRARIES, Site, fingerprint_id
-from workbench.study.plan.shapes import Point, shape_words
+from workbench.study.plan.shapes import OperatingPoint, shape_words
 
 
 def artifact_key(recipe_id: str, task_fingerprint: str, libraries: Mapping[str, str | None], *, int8_dot: bool) -> str:
@@ -22,7 +22,9 @@ def artifact_key(recipe_id: str, task_fingerprint: str, libraries: Mapping[str, 
     )
 
 
-def trial_key(artifact: str, backend: str, point: Point, threads: int, *, site: Site | None = None, **more: Any) -> str:
+def trial_key(
+    artifact: str, backend: str, point: OperatingPoint, threads: int, *, site: Site | None = None, **more: Any
+) -> str:
     """Return the 12 hex digits that name a trial on a machine; ``more`` tells apart what was measured otherwise."""
     engine = {"backend": backend, "threads": threads}
     if point.shape:

@@ -10,7 +10,7 @@ from workbench.compress.recipe import Recipe
 from workbench.core.config import canonical_json
 from workbench.core.errors import StudyError
 from workbench.core.machine import Site, this_site
-from workbench.study.plan.shapes import Point, Shape, shape_words
+from workbench.study.plan.shapes import OperatingPoint, Shape, shape_words
 from workbench.study.plan.trial_keys import artifact_key, trial_key
 from workbench.study.results.references import ReferenceKind, checked_references
 from workbench.study.results.schema import TrialRow, engine_words, new_row
@@ -22,7 +22,7 @@ BASELINE_BACKEND = "torch-eager"
 
 
 @dataclass(frozen=True)
-class Planned:
+class Trial:
     """One trial to do. ``baseline`` marks the float model on torch eager, which the others are compared with.
 
     ``options`` are those of the engine beyond backend, batch size and threads, sorted by name. ``reference`` is the
@@ -42,9 +42,9 @@ class Planned:
     reference: str | None = None
 
     @property
-    def point(self) -> Point:
+    def point(self) -> OperatingPoint:
         """Where it is timed."""
-        return Point(self.batch_size, self.shape)
+        return OperatingPoint(self.batch_size, self.shape)
 
     @property
     def words(self) -> str:
@@ -74,21 +74,21 @@ class Plan:
     A point is a batch size with the sizes of the other open dimensions.
     """
 
-    trials: tuple[Planned, ...]
+    trials: tuple[Trial, ...]
     recipes: tuple[Recipe, ...]
     backends: tuple[str, ...]
-    primary: Point
-    others: tuple[Point, ...]
-    baseline_notes: Mapping[Point, str] = field(default_factory=dict)
+    primary: OperatingPoint
+    others: tuple[OperatingPoint, ...]
+    baseline_notes: Mapping[OperatingPoint, str] = field(default_factory=dict)
     """Why the baseline of a point has its number of threads."""
 
     @property
-    def references(self) -> tuple[Planned, ...]:
+    def references(self) -> tuple[Trial, ...]:
         """The trials that are shown beside the baseline."""
         return tuple(trial for trial in self.trials if trial.reference is not None)
 
     @property
-    def points(self) -> tuple[Point, ...]:
+    def points(self) -> tuple[OperatingPoint, ...]:
         """All of them, the primary one first."""
         return (self.primary, *self.others)
 
@@ -106,15 +106,17 @@ class Plan:
             f"batch {sizes}, {max(trial.threads for trial in self.trials)} threads"
         )
 
-    def group(self, recipe: Recipe, point: Point) -> list[Planned]:
+    def group(self, recipe: Recipe, point: OperatingPoint) -> list[Trial]:
         """Return the trials of one recipe at one point: they are timed together."""
         return [t for t in self.trials if t.recipe == recipe and t.point == point]
 
-    def of(self, recipe: Recipe) -> list[Planned]:
+    def of(self, recipe: Recipe) -> list[Trial]:
         """Return all trials of a recipe."""
         return [t for t in self.trials if t.recipe == recipe]
 
-    def rest(self, recipes: Sequence[Recipe], *, tiers: Sequence[Collection[str]]) -> list[tuple[Recipe, Point]]:
+    def rest(
+        self, recipes: Sequence[Recipe], *, tiers: Sequence[Collection[str]]
+    ) -> list[tuple[Recipe, OperatingPoint]]:
         """Return the groups at the other points: the float model's and those of each tier of recipe ids ahead.
 
         A budget that ends early then cuts what nobody would choose, not a whole batch size.
@@ -125,14 +127,14 @@ class Plan:
             left = [r for r in left if r not in parts[-1]]
         return [(recipe, point) for part in (*parts, left) for point in self.others for recipe in part]
 
-    def baseline(self, point: Point) -> Planned:
+    def baseline(self, point: OperatingPoint) -> Trial:
         """Return the baseline trial at a point."""
         return next(t for t in self.trials if t.baseline and t.point == point)
 
-    def rebased(self, threads: Mapping[Point, int], notes: Mapping[Point, str]) -> Plan:
+    def rebased(self, threads: Mapping[OperatingPoint, int], notes: Mapping[OperatingPoint, str]) -> Plan:
         """Return the plan with other thread counts of the baseline; the other trials keep theirs."""
 
-        def moved(trial: Planned) -> Planned:
+        def moved(trial: Trial) -> Trial:
             count = threads.get(trial.point, trial.threads)
             if not trial.baseline or count == trial.threads:
                 return trial
@@ -267,7 +269,7 @@ def make_plan(
         )
     batch = 32 if 32 in sizes else max(sizes)
     ordered_sizes = (batch, *sorted((s for s in sizes if s != batch), reverse=True))
-    primary, *others = [Point(size, shape) for size in ordered_sizes for shape in shapes]
+    primary, *others = [OperatingPoint(size, shape) for size in ordered_sizes for shape in shapes]
     trials = []
     for point in (primary, *others):
         for recipe in ordered:
@@ -283,13 +285,13 @@ def planned(
     task_fingerprint: str,
     recipe: Recipe,
     backend: str,
-    point: Point,
+    point: OperatingPoint,
     threads: int,
     options: tuple[tuple[str, Any], ...] = (),
     *,
     site: Site | None = None,
     baseline: str = BASELINE_BACKEND,
-) -> Planned:
+) -> Trial:
     """Return one trial of a task, with its keys; the float model on the backend ``baseline`` is the baseline."""
     site = site or this_site()
     artifact = artifact_key(recipe.recipe_id, task_fingerprint, dict(site.libraries), int8_dot=site.int8_dot)
@@ -297,12 +299,17 @@ def planned(
     key = trial_key(artifact, backend, point, threads, site=site, **more)
     is_baseline = not recipe.steps and backend == baseline and not options
     name = recipe.name or recipe.label
-    return Planned(key, recipe, name, backend, point.batch, threads, artifact, is_baseline, point.shape, options)
+    return Trial(key, recipe, name, backend, point.batch, threads, artifact, is_baseline, point.shape, options)
 
 
 def reference_trial(
-    task_fingerprint: str, recipe: Recipe, kind: ReferenceKind, point: Point, threads: int, site: Site | None = None
-) -> Planned:
+    task_fingerprint: str,
+    recipe: Recipe,
+    kind: ReferenceKind,
+    point: OperatingPoint,
+    threads: int,
+    site: Site | None = None,
+) -> Trial:
     """Return the trial of a reference; its key differs from that of an ordinary trial on the same backend."""
     found = planned(task_fingerprint, recipe, kind.backend, point, threads, kind.options, site=site)
     key = trial_key(found.artifact_key, kind.backend, point, threads, site=site, reference=kind.words)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from workbench.core.errors import ConfigError, unknown_name
-from workbench.study.results.ranking import Best
+from workbench.study.results.ranking import Recommendation
 from workbench.study.results.schema import NUMERIC, row_engine
 
 _COMPARE: dict[str, Callable[[float, float], bool]] = {
@@ -23,7 +23,7 @@ _FORM = re.compile(r"\s*(\w+)\s*(<=|>=|<|>)\s*(\S+)\s*")
 
 
 @dataclass(frozen=True)
-class Gate:
+class QualityGate:
     """A condition on a column of the recommended row; where it holds, the check fails.
 
     Examples
@@ -40,7 +40,7 @@ class Gate:
     limit: float
 
     @classmethod
-    def parse(cls, text: str) -> Gate:
+    def parse(cls, text: str) -> QualityGate:
         """Read ``COLUMN<NUMBER``, with one of < <= > >=.
 
         Raises
@@ -76,7 +76,7 @@ class Gate:
         return f"{self.column}{self.compare}{self.limit:g}"
 
 
-def failures(best: Best, gates: Iterable[Gate]) -> list[str]:
+def failures(best: Recommendation, gates: Iterable[QualityGate]) -> list[str]:
     """Return why a study fails its conditions, a sentence each; where nothing met the goal, that alone."""
     conditions = list(gates)
     if not conditions:

@@ -14,14 +14,14 @@ from workbench.study.results.relative_latency import COLUMNS as LATENCY_COLUMNS,
 from workbench.study.results.schema import TrialRow, checked_row, judged_on, update_row
 
 if TYPE_CHECKING:
-    from workbench.study.storage.database import Store, Stored
+    from workbench.study.storage.database import Store, StoredTrial
     from workbench.tasks.task import Task
 
 _RAW = "The raw samples stay where it was timed."
 
 
 @dataclass(frozen=True)
-class Merged:
+class MergeSummary:
     """What :meth:`Study.merge` did: rows that are new, that replaced an older one, and that were there already.
 
     ``left_out`` counts those that are not finished; ``machines`` says whose figures came in.
@@ -40,7 +40,7 @@ class Merged:
         return f"{', '.join(parts)}; measured on {'; '.join(self.machines)}"
 
 
-def merge_rows(store: Store, study: str, task: Task, rows: str | Path | Iterable[Mapping[str, Any]]) -> Merged:
+def merge_rows(store: Store, study: str, task: Task, rows: str | Path | Iterable[Mapping[str, Any]]) -> MergeSummary:
     """Take finished rows of a task into a study; see :meth:`Study.merge`."""
     source, found = _read(rows)
     checked = [_checked(row, f"{source}, row {number}", task) for number, row in enumerate(found, 1)]
@@ -50,10 +50,10 @@ def merge_rows(store: Store, study: str, task: Task, rows: str | Path | Iterable
     added, replaced = store.merge(study, finished)
     machines = dict.fromkeys(f"{row['machine']} ({row['fingerprint']})" for row in finished.values())
     known = len(finished) - added - replaced
-    return Merged(added, replaced, known, len(checked) - len(finished), tuple(machines))
+    return MergeSummary(added, replaced, known, len(checked) - len(finished), tuple(machines))
 
 
-def rows_of_task(stored: Iterable[Stored], task_fingerprint: str) -> list[TrialRow]:
+def rows_of_task(stored: Iterable[StoredTrial], task_fingerprint: str) -> list[TrialRow]:
     """Return the rows of a task; of several with the same settings the one that knows most, then the newest.
 
     There are several where libraries were updated, or where a row was measured here and merged from elsewhere too.

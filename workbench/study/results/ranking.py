@@ -20,7 +20,7 @@ HIGHER_IS_BETTER = frozenset({"quality", "agreement", "throughput_per_s", "speed
 
 
 @dataclass(frozen=True)
-class Best:
+class Recommendation:
     """The answer of :meth:`Study.best`.
 
     ``row`` is the recommended row if ``met`` is True, else the nearest miss, or None if no trial has finished.
@@ -35,18 +35,18 @@ class Best:
     ties: tuple[TrialRow, ...] = ()
 
     def __repr__(self) -> str:
-        return f"Best({self.reason})"
+        return f"Recommendation({self.reason})"
 
 
 def best_row(
     rows: Sequence[TrialRow],
     *,
     quality_drop: float = 0.01,
-    minimise: str = LATENCY,
+    minimize: str = LATENCY,
     batch_size: int | None = None,
     shape: str | None = None,
     machine: str | None = None,
-) -> Best:
+) -> Recommendation:
     """Return exactly one recommended row, or the nearest miss, or the reason why there is none.
 
     Reference rows and rows of a survey are never recommended. See :func:`~workbench.study.results.winner.winner_of` for
@@ -58,7 +58,7 @@ def best_row(
         All rows of a study; only complete ones of one machine take part.
     quality_drop : float
         Largest measured drop of quality allowed, in the metric's units.
-    minimise : str
+    minimize : str
         Numeric column to make smallest among the rows within the limit; the baseline-normalised latency by default.
     batch_size : int, optional
         Batch size asked; by default 32 where it was measured with a quality, else the largest that was.
@@ -73,14 +73,14 @@ def best_row(
     StudyError
         For an unknown column, a negative limit, or a batch size that was not measured.
     """
-    check_question(quality_drop=quality_drop, minimise=minimise)
+    check_question(quality_drop=quality_drop, minimize=minimize)
     complete = [r for r in rows if r["state"] == "complete" and is_ranked(r)]
     if not complete:
         surveyed = any(r["state"] == "complete" and r.get("reference") is None for r in rows)
         missing = "No trial has finished at full fidelity yet." if surveyed else "No trial has finished yet."
-        return Best(None, False, missing, 0)
+        return Recommendation(None, False, missing, 0)
     # what cannot be judged, such as the rows of a bench, decides nothing: neither machine nor batch size nor shape
-    judged, other = one_machine([r for r in complete if _judged(r, minimise)] or complete, machine)
+    judged, other = one_machine([r for r in complete if _judged(r, minimize)] or complete, machine)
     complete = [r for r in complete if r.get("fingerprint") == judged[0].get("fingerprint")]
     batch_size = _batch_size(complete, judged, batch_size)
     same_batch, judged = ([r for r in part if r["batch_size"] == batch_size] for part in (complete, judged))
@@ -88,15 +88,15 @@ def best_row(
     asked = f"batch {batch_size}" + (f", {shape}" if shape else "")
     rivals = [
         r
-        for r in ranked(complete, minimise)
-        if r["batch_size"] == batch_size and r["shape"] == shape and _judged(r, minimise)
+        for r in ranked(complete, minimize)
+        if r["batch_size"] == batch_size and r["shape"] == shape and _judged(r, minimize)
     ]
     if not rivals:
-        return Best(None, False, f"No finished trial at {asked} has both a quality and {minimise}.", 0)
+        return Recommendation(None, False, f"No finished trial at {asked} has both a quality and {minimize}.", 0)
     within = [r for r in rivals if within_limit(_drop(r), quality_drop, quality=r["quality"])]
     if within:
-        winner = winner_of(within, minimise, limit=quality_drop)
-        kind = "fastest" if minimise == LATENCY else f"smallest {minimise}"
+        winner = winner_of(within, minimize, limit=quality_drop)
+        kind = "fastest" if minimize == LATENCY else f"smallest {minimize}"
         counts = f"of {len(within)} variants within a drop of {quality_drop:g} ({len(rivals)} compared, {asked})"
         best = answer(winner, kind, counts, quality_drop, len(rivals))
         return replace(best, reason=best.reason + other)
@@ -105,15 +105,15 @@ def best_row(
         f"Nothing met the goal: the nearest miss of the {len(rivals)} finished variants at {asked} has a drop of "
         f"{_amount(_drop(row))}{interval_words(row)}, above the limit of {quality_drop:g}."
     )
-    return Best(row, False, reason + other, len(rivals))
+    return Recommendation(row, False, reason + other, len(rivals))
 
 
-def answer(winner: Winner, kind: str, counts: str, limit: float, candidates: int) -> Best:
+def answer(winner: Winner, kind: str, counts: str, limit: float, candidates: int) -> Recommendation:
     """Return the answer that a winner is: its name, how many were compared, the evidence, and what to mind."""
     row = winner.row
     place = "among the" if winner.by in ("size", "level finals") else "the"
     reason = f"{row['recipe']} on {row_engine(row)}: {place} {kind} {counts}: {evidence(winner.order, limit)}"
-    return Best(row, True, reason + winner.note, candidates, winner.ties)
+    return Recommendation(row, True, reason + winner.note, candidates, winner.ties)
 
 
 def pareto_rows(rows: Iterable[TrialRow], *, x: str, y: str, batch_size: int | None = None) -> list[TrialRow]:
@@ -170,13 +170,13 @@ def references_placed(rows: Sequence[_Row]) -> list[_Row]:
     return ordered
 
 
-def check_question(*, quality_drop: float, minimise: str) -> None:
+def check_question(*, quality_drop: float, minimize: str) -> None:
     """Refuse a question that has no answer, before any work starts."""
     if not isinstance(quality_drop, int | float) or not math.isfinite(quality_drop) or quality_drop < 0:
         raise StudyError(f"quality_drop must be a number of at least 0 in the metric's units, got {quality_drop!r}.")
-    _check_column(minimise)
-    if minimise in HIGHER_IS_BETTER:
-        raise StudyError(f"{minimise} is better if higher, so it cannot be minimized. Try {LATENCY!r}.")
+    _check_column(minimize)
+    if minimize in HIGHER_IS_BETTER:
+        raise StudyError(f"{minimize} is better if higher, so it cannot be minimized. Try {LATENCY!r}.")
 
 
 def _check_column(name: str) -> None:
@@ -201,8 +201,8 @@ def one_machine(rows: Sequence[_Row], machine: str | None) -> tuple[list[_Row], 
     return kept, "" if machine in (None, chosen) else f" These rows were measured on another machine ({words})."
 
 
-def _judged(row: TrialRow, minimise: str) -> bool:
-    column = "latency_ms_p50" if minimise == LATENCY and row.get(LATENCY) is None else minimise
+def _judged(row: TrialRow, minimize: str) -> bool:
+    column = "latency_ms_p50" if minimize == LATENCY and row.get(LATENCY) is None else minimize
     return row["quality_drop"] is not None and row.get(column) is not None
 
 
@@ -274,14 +274,14 @@ def _costs(rows: Sequence[TrialRow], column: str) -> list[float | None]:
     return [None if value is None else sign * value for value in column_values(rows, column)]
 
 
-def mark_recommended(rows: list[TrialRow], best: Best) -> list[TrialRow]:
+def mark_recommended(rows: list[TrialRow], best: Recommendation) -> list[TrialRow]:
     """Return ``rows`` with ``recommended`` true on the row of ``best`` where the goal was met, and on no other."""
     chosen: Any = best.row if best.met else None
     return [{**row, "recommended": row is chosen} for row in rows]
 
 
-def marked(rows: Sequence[Mapping[str, Any]]) -> Best:
+def marked(rows: Sequence[Mapping[str, Any]]) -> Recommendation:
     """Return the answer that rows carry already, as :func:`mark_recommended` left it there."""
     chosen: Any = next((row for row in rows if row.get("recommended")), None)
     reason = "Its row is marked." if chosen is not None else "Nothing met the goal: no row is recommended."
-    return Best(chosen, chosen is not None, reason, len(rows))
+    return Recommendation(chosen, chosen is not None, reason, len(rows))

@@ -127,7 +127,7 @@ COLUMNS: tuple[str, ...] = tuple(TrialRow.__annotations__)
 """All columns, in the order of tables and files."""
 
 NUMERIC = tuple(name for name, kind in TrialRow.__annotations__.items() if "int" in str(kind) or "float" in str(kind))
-"""The columns that hold numbers, and so can be plotted or minimised."""
+"""The columns that hold numbers, and so can be plotted or minimized."""
 
 _NAMES = ("task", "task_fingerprint", "recipe", "recipe_id", "backend", "fingerprint", "shape", "technique", "state",
           "fidelity", "machine", "artifact_key", "trial_key", "baseline_key", "verdict", "reference")  # fmt: skip

@@ -62,8 +62,8 @@ class StudySearch:
         *,
         sampler: str = "tpe",
         goals: Goals | None = None,
-        minimise: str | Sequence[str] | None = None,
-        maximise: str | Sequence[str] | None = None,
+        minimize: str | Sequence[str] | None = None,
+        maximize: str | Sequence[str] | None = None,
         trials: int = 30,
         budget_s: float | None = None,
         seed: int = 0,
@@ -92,7 +92,7 @@ class StudySearch:
         goals : Goals, optional
             What a point must hold; ``wb.Goals()``, a drop of at most 0.01, by default. TPE and NSGA-II get them as
             constraints.
-        minimise, maximise : str or sequence of str, optional
+        minimize, maximize : str or sequence of str, optional
             Columns of a row. By default latency at one batch size, and throughput over several. Of several figures, for
             NSGA-II, the first one decides in the end.
         trials : int
@@ -131,7 +131,7 @@ class StudySearch:
         >>> study.search(space, goals=wb.Goals(max_quality_drop=0.02), trials=20).best  # doctest: +SKIP
         """
         require_bool("search: prune", prune)
-        asked = self._asked(space, sampler, goals, minimise, maximise, trials, seed, threads, progress)
+        asked = self._asked(space, sampler, goals, minimize, maximize, trials, seed, threads, progress)
         policy = worker_policy(stall_timeout_s)
         stop = self._begin(budget_s)
         self._runner = threading.get_ident()
@@ -160,7 +160,7 @@ class StudySearch:
         return History(name, asked, load_tried(self.storage, name))
 
     def _asked(
-        self, space: Any, sampler: Any, goals: Any, minimise: Any, maximise: Any, trials: Any, seed: Any, threads: Any,
+        self, space: Any, sampler: Any, goals: Any, minimize: Any, maximize: Any, trials: Any, seed: Any, threads: Any,
         progress: Any,
     ) -> Question:  # fmt: skip
         """Check what was asked for, and return the question."""
@@ -184,7 +184,7 @@ class StudySearch:
             )
         for backend in space.backends:
             require_backend(backend)
-        asked = question(goals, minimise, maximise, space.batch_sizes, shape=shape_words(task_shape(self.task)))
+        asked = question(goals, minimize, maximize, space.batch_sizes, shape=shape_words(task_shape(self.task)))
         if len(asked.figures) > 1 and sampler == "grid":
             raise ConfigError("search: a grid tries everything, so one figure is enough: the first decides.")
         return asked
@@ -258,7 +258,7 @@ class StudySearch:
         from workbench.study.plan.shapes import task_shape
         from workbench.study.search.executor import SearchRun, search_plan
         from workbench.study.search.loop import Loop
-        from workbench.study.storage.session import Ledger
+        from workbench.study.storage.session import RunSession
         from workbench.study.workers.process import OutOfTime
 
         plan = search_plan(shipment.fingerprint, space.batch_sizes, threads=threads, shape=task_shape(self.task))
@@ -275,7 +275,7 @@ class StudySearch:
         drop = asked.goals.max_quality_drop
         more: dict[str, Any] = {"goals": asked.goals, "prune": prune, "prefix_cache": self.prefix_cache}
         more["policy"] = policy
-        with Ledger(self._store, self.name, plan, rows, quality_drop=drop, progress=relay) as ledger:
+        with RunSession(self._store, self.name, plan, rows, quality_drop=drop, progress=relay) as ledger:
             cancelled = False
             try:
                 with SearchRun(self.task, ledger, shipment, self.files, stop, plan=plan, **more) as runner:

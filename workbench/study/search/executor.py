@@ -15,13 +15,13 @@ from workbench.study.execution.executor import Run
 from workbench.study.execution.quality import write_inputs, write_split
 from workbench.study.execution.timing_columns import size_columns
 from workbench.study.execution.timing_pool import EngineProcess
-from workbench.study.plan.shapes import Point, Shape
-from workbench.study.plan.trials import BASELINE_BACKEND, Plan, Planned, planned
+from workbench.study.plan.shapes import OperatingPoint, Shape
+from workbench.study.plan.trials import BASELINE_BACKEND, Plan, Trial, planned
 from workbench.study.results.quality_limits import hopeless
 from workbench.study.results.schema import TrialRow, judged_on
 from workbench.study.search.goals import Goals
 from workbench.study.search.space import Proposal
-from workbench.study.storage.session import Ledger
+from workbench.study.storage.session import RunSession
 from workbench.study.workers.policy import WorkerPolicy
 from workbench.study.workers.prepare_client import Shipment
 from workbench.study.workers.process import CancelToken, OutOfTime
@@ -49,7 +49,7 @@ class SearchRun(Run):
     def __init__(
         self,
         task: Task,
-        ledger: Ledger,
+        ledger: RunSession,
         shipment: Shipment,
         files: Path,
         stop: CancelToken,
@@ -79,24 +79,24 @@ class SearchRun(Run):
             state, reason = "failed", f"The search stopped while it ran: {error}"
         self._leave(state, reason, kill=error is not None)
 
-    def trial(self, proposal: Proposal) -> Planned:
+    def trial(self, proposal: Proposal) -> Trial:
         """Return the trial of a proposal."""
-        base = self._all.baseline(Point(proposal.batch_size, self._all.primary.shape))
+        base = self._all.baseline(OperatingPoint(proposal.batch_size, self._all.primary.shape))
         recipe = proposal.recipe if proposal.recipe.steps else base.recipe
         threads = proposal.threads or base.threads
         found = planned(self._fingerprint, recipe, proposal.backend, base.point, threads, proposal.options)
         return base if found.key == base.key else found
 
-    def baseline(self, trial: Planned) -> TrialRow:
+    def baseline(self, trial: Trial) -> TrialRow:
         """Return the row of the baseline that a trial is compared with; it is there once the trial was done."""
         return self._ledger.row(self._all.baseline(trial.point))
 
-    def fits(self, trial: Planned) -> bool:
+    def fits(self, trial: Trial) -> bool:
         """Return False where the time left is enough for a point without training but not for this one."""
         ready = self._prepared(trial) is not None
         return self._budget.fits(trial.recipe, prepared=ready) or not self._budget.fits(Recipe(), prepared=False)
 
-    def do(self, trial: Planned) -> tuple[TrialRow, bool]:
+    def do(self, trial: Trial) -> tuple[TrialRow, bool]:
         """Return the row of a trial, complete, pruned or failed, and whether anything had to be done for it.
 
         Raises
@@ -137,11 +137,11 @@ class SearchRun(Run):
             write_split(self._task, self._inputs, _SPLIT)
             self._ready = True
 
-    def _worth_timing(self, trials: Sequence[Planned]) -> Sequence[Planned]:
+    def _worth_timing(self, trials: Sequence[Trial]) -> Sequence[Trial]:
         """Prune what the cheap figures say is hopeless: the variant's validation quality, and the size of its file."""
         return [t for t in trials if t.baseline or not self._prune or not self._pruned(t)]
 
-    def _pruned(self, trial: Planned) -> bool:
+    def _pruned(self, trial: Trial) -> bool:
         base = self._plan.baseline(trial.point)
         drop = self._prepared_drop(trial, base)
         size = size_columns(self._shelf.artifact(trial), trial.backend)
@@ -164,13 +164,13 @@ class SearchRun(Run):
         self._ledger.prune(trial, " ".join(reasons), {**known, **drop, **size, "notes": notes})
         return True
 
-    def _validation(self, trial: Planned, arm: EngineProcess, reference: EngineProcess) -> dict[str, Any]:
+    def _validation(self, trial: Trial, arm: EngineProcess, reference: EngineProcess) -> dict[str, Any]:
         found = self._validated(trial, arm, reference)
         if trial.threads != reference.trial.threads:
             found["notes"]["threads"] = f"The baseline beside it ran on {reference.trial.threads}."
         return found
 
-    def _validated(self, trial: Planned, arm: EngineProcess, reference: EngineProcess) -> dict[str, Any]:
+    def _validated(self, trial: Trial, arm: EngineProcess, reference: EngineProcess) -> dict[str, Any]:
         """Measure the drop that the search may see, on the engine; once per recipe and engine."""
         if trial.baseline:
             return _drop(0.0, "This is the baseline: its drop is 0 by definition.")
@@ -197,7 +197,7 @@ class SearchRun(Run):
 
 def search_plan(fingerprint: str, batch_sizes: Sequence[int], *, threads: int, shape: Shape) -> Plan:
     """Return a plan of nothing but the baseline, at every batch size: the first one of ``batch_sizes`` is primary."""
-    points = [Point(size, shape) for size in batch_sizes]
+    points = [OperatingPoint(size, shape) for size in batch_sizes]
     float_model = Recipe(name="float")
     trials = tuple(planned(fingerprint, float_model, BASELINE_BACKEND, point, threads) for point in points)
     return Plan(trials, (float_model,), (BASELINE_BACKEND,), points[0], tuple(points[1:]))

@@ -12,7 +12,7 @@ from workbench.core.checks import given
 from workbench.core.config import Config, from_dict, option
 from workbench.core.errors import ConfigError, unknown_name
 from workbench.study.results.quality_limits import within_limit
-from workbench.study.results.ranking import HIGHER_IS_BETTER, Best, answer, interval_words, one_machine
+from workbench.study.results.ranking import HIGHER_IS_BETTER, Recommendation, answer, interval_words, one_machine
 from workbench.study.results.relative_latency import LATENCY, baseline_of, relative_latency
 from workbench.study.results.schema import NUMERIC, TrialRow, is_ranked, row_engine
 from workbench.study.results.winner import winner_of
@@ -131,8 +131,8 @@ _UNSEEN = ("agreement", "quality_drop_low", "quality_drop_high")
 
 def question(
     goals: Goals | None,
-    minimise: str | Sequence[str] | None,
-    maximise: str | Sequence[str] | None,
+    minimize: str | Sequence[str] | None,
+    maximize: str | Sequence[str] | None,
     batch_sizes: tuple[int, ...],
     *,
     shape: str,
@@ -147,35 +147,35 @@ def question(
     """
     if goals is not None and not isinstance(goals, Goals):
         raise ConfigError(f"search: goals must be wb.Goals(max_quality_drop=0.01, ...), got {given(goals)}.")
-    small, large = _several("minimise", minimise), _several("maximise", maximise)
+    small, large = _several("minimize", minimize), _several("maximize", maximize)
     if not small and not large:
         small, large = ((LATENCY,), ()) if len(batch_sizes) == 1 else ((), ("throughput_per_s",))
     for name in (*small, *large):
         if name not in NUMERIC:
             raise ConfigError("search: " + unknown_name("numeric column", name, NUMERIC))
         if name == "quality":
-            raise ConfigError("search: write minimise='quality_drop', the loss against the float model.")
+            raise ConfigError("search: write minimize='quality_drop', the loss against the float model.")
         if name in _UNSEEN:
             raise ConfigError(
                 f"search: {name} is of the evaluation split, which a search does not see. Write "
-                "minimise='quality_drop': it looks at the validation split then."
+                "minimize='quality_drop': it looks at the validation split then."
             )
     for wrong, side, other in (
-        ([n for n in small if n in HIGHER_IS_BETTER], "minimise", "maximise"),
-        ([n for n in large if n not in HIGHER_IS_BETTER], "maximise", "minimise"),
+        ([n for n in small if n in HIGHER_IS_BETTER], "minimize", "maximize"),
+        ([n for n in large if n not in HIGHER_IS_BETTER], "maximize", "minimize"),
     ):
         if wrong:
             raise ConfigError(f"search: {wrong[0]} does not belong into {side}. Write {other}={wrong[0]!r}.")
     if len(batch_sizes) > 1 and any(name in small for name in _LATENCIES):
         raise ConfigError(
             f"search: a call of {min(batch_sizes)} and one of {max(batch_sizes)} samples are no rivals in latency, the "
-            "smaller one always wins. Give one batch size; or maximise='throughput_per_s' with a goal for the latency."
+            "smaller one always wins. Give one batch size; or maximize='throughput_per_s' with a goal for the latency."
         )
     figures = tuple(dict.fromkeys((*small, *large)))
     return Question(goals or Goals(), figures, batch_sizes, shape)
 
 
-def recommend(rows: Sequence[TrialRow], asked: Question, *, machine: str | None = None) -> Best:
+def recommend(rows: Sequence[TrialRow], asked: Question, *, machine: str | None = None) -> Recommendation:
     """Return exactly one row that answers the question, or the nearest miss and the plain statement.
 
     As :func:`~workbench.study.results.ranking.best_row`: only complete rows of one machine, compared by the
@@ -187,7 +187,7 @@ def recommend(rows: Sequence[TrialRow], asked: Question, *, machine: str | None 
     rivals = [r for r in known if math.isfinite(order[r["trial_key"]])]
     rivals.sort(key=lambda r: (order[r["trial_key"]], r["quality_drop"]))
     if not rivals:
-        return Best(None, False, f"No finished trial has both a quality and {asked.figures[0]}.", 0)
+        return Recommendation(None, False, f"No finished trial has both a quality and {asked.figures[0]}.", 0)
     base = baseline_of(rivals)
     held = [r for r in rivals if asked.goals.hold(r, base=base(r))]
     if held:
@@ -203,7 +203,7 @@ def recommend(rows: Sequence[TrialRow], asked: Question, *, machine: str | None 
         return sum(max(0.0, share) for share in beyond.values()), order[row["trial_key"]]
 
     row = min(rivals, key=far)
-    return Best(row, False, _nothing_held(rivals, row, asked.goals) + other, len(rivals))
+    return Recommendation(row, False, _nothing_held(rivals, row, asked.goals) + other, len(rivals))
 
 
 def misses(rows: Sequence[TrialRow], asked: Question, *, machine: str | None = None) -> dict[str, TrialRow]:

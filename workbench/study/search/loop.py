@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 from workbench.core.progress import Progress, ProgressCallback
-from workbench.study.plan.trials import Planned
+from workbench.study.plan.trials import Trial
 from workbench.study.results.schema import TrialRow
 from workbench.study.search.goals import Question
 from workbench.study.search.history import COMPLETE, FAILED, INTERRUPTED, PRUNED, Tried, distinct
@@ -29,16 +29,16 @@ _TOLD = (
 class Runner(Protocol):
     """What carries trials out: :class:`workbench.study.search.executor.SearchRun`."""
 
-    def trial(self, proposal: Proposal) -> Planned:
+    def trial(self, proposal: Proposal) -> Trial:
         """Return the trial of a proposal."""
 
-    def fits(self, trial: Planned) -> bool:
+    def fits(self, trial: Trial) -> bool:
         """Return False where the time left is enough for other points but not for this one."""
 
-    def do(self, trial: Planned) -> tuple[TrialRow, bool]:
+    def do(self, trial: Trial) -> tuple[TrialRow, bool]:
         """Return the row of a trial, and whether anything had to be done for it."""
 
-    def baseline(self, trial: Planned) -> TrialRow:
+    def baseline(self, trial: Trial) -> TrialRow:
         """Return the row of the baseline at the trial's point."""
 
 
@@ -164,7 +164,7 @@ class Loop:
         state = PRUNED if row["state"] == PRUNED else FAILED
         self._proposer.tell(asked, state, excess=excess, row=known, reason=values, reused=reused)
 
-    def _words(self, trial: Planned, row: TrialRow, *, did: bool) -> str:
+    def _words(self, trial: Trial, row: TrialRow, *, did: bool) -> str:
         state = {COMPLETE: "finished"}.get(row["state"], row["state"])
         best = self._best()
         so_far = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from workbench.study.results.ranking import Best
+from workbench.study.results.ranking import Recommendation
 from workbench.study.results.schema import TrialRow
 from workbench.study.search.history import History, counts
 
@@ -34,7 +34,7 @@ class SearchResult:
         What a reader must know, such as that the float model seems to have been trained on the validation split.
     """
 
-    best: Best
+    best: Recommendation
     nearest: dict[str, TrialRow]
     history: History
     new: int

@@ -60,7 +60,7 @@ _SCHEMA_KEY = {"study": "", "name": "schema_version"}
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredTrial:
     """A trial as the database holds it; ``owner`` is the run that works on it, ``updated`` is in seconds since 1970."""
 
     key: str
@@ -139,7 +139,7 @@ class Store:
         with self._begin() as connection:
             return list(connection.scalars(sa.select(TRIALS.c.study).distinct().order_by(TRIALS.c.study)))
 
-    def load(self, study: str, keys: Iterable[str] | None = None) -> dict[str, Stored]:
+    def load(self, study: str, keys: Iterable[str] | None = None) -> dict[str, StoredTrial]:
         """Return the trials of a study by key, in the order they were planned."""
         query = sa.select(TRIALS).where(TRIALS.c.study == study).order_by(TRIALS.c.position, TRIALS.c.id)
         if keys is not None:
@@ -147,7 +147,7 @@ class Store:
         with self._begin() as connection:
             found = connection.execute(query).mappings().all()
         return {
-            r["trial_key"]: Stored(
+            r["trial_key"]: StoredTrial(
                 r["trial_key"],
                 self._row(study, r["trial_key"], r["row"]),
                 r["state"],

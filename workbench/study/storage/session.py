@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from workbench.core.errors import StudyError
 from workbench.core.progress import Progress, ProgressCallback
 from workbench.core.speedup import row_speedup
-from workbench.study.plan.trials import Plan, Planned
+from workbench.study.plan.trials import Plan, Trial
 from workbench.study.results.ranking import best_row
 from workbench.study.results.schema import TrialRow, explained, update_row
 from workbench.study.storage.database import Store, TakenOver, is_stale, new_owner
@@ -24,7 +24,7 @@ BEAT_S = 3.0
 _CLEAR: dict[str, Any] = {"error": None, "notes": {}}
 
 
-class Ledger:
+class RunSession:
     """The rows of a plan as one run works on them. Use as a context manager: the heartbeat runs inside."""
 
     def __init__(
@@ -53,7 +53,7 @@ class Ledger:
         self._end = threading.Event()
         self._heart = threading.Thread(target=self._beat, name="workbench-heartbeat", daemon=True)
 
-    def __enter__(self) -> Ledger:
+    def __enter__(self) -> RunSession:
         self._heart.start()
         return self
 
@@ -74,7 +74,7 @@ class Ledger:
             self._reused += sum(row["state"] == "complete" for row in found.values())
             self._rows |= found
 
-    def claim(self, trials: Iterable[Planned]) -> list[Planned]:
+    def claim(self, trials: Iterable[Trial]) -> list[Trial]:
         """Take those of ``trials`` that are not complete, not given up in this run, and nobody else's."""
         wanted = {t.key: t for t in trials if t.key not in self._given_up}
         for key, stored in self._store.load(self._study, wanted).items():
@@ -83,7 +83,7 @@ class Ledger:
         self._mine |= self._store.claim(self._study, open_keys, self._owner)
         return [t for key, t in wanted.items() if key in self._mine]
 
-    def still_mine(self, trials: Iterable[Planned]) -> list[Planned]:
+    def still_mine(self, trials: Iterable[Trial]) -> list[Trial]:
         """Return those of ``trials`` that this run has claimed and not ended."""
         return [t for t in trials if t.key in self._mine]
 
@@ -92,11 +92,11 @@ class Ledger:
         """Number of trials that this run completed."""
         return self._finished
 
-    def missing(self, trials: Iterable[Planned]) -> list[Planned]:
+    def missing(self, trials: Iterable[Trial]) -> list[Trial]:
         """Return those of ``trials`` that are neither complete nor given up."""
         return [t for t in trials if t.key not in self._given_up and self._rows[t.key]["state"] != "complete"]
 
-    def row(self, trial: Planned) -> TrialRow:
+    def row(self, trial: Trial) -> TrialRow:
         """Return the row of a trial as it stands."""
         return self._rows[trial.key]
 
@@ -104,11 +104,11 @@ class Ledger:
         """Return all rows of the plan."""
         return list(self._rows.values())
 
-    def items(self) -> list[tuple[Planned, TrialRow]]:
+    def items(self) -> list[tuple[Trial, TrialRow]]:
         """Return every trial of the plan with its row."""
         return [(trial, self._rows[trial.key]) for trial in self._plan.trials]
 
-    def every_item(self) -> list[tuple[Planned, TrialRow]]:
+    def every_item(self) -> list[tuple[Trial, TrialRow]]:
         """Return every trial of this and of earlier plans of the run with its row."""
         return [(trial, self._rows[key]) for key, trial in self._trials.items() if key in self._rows]
 
@@ -121,27 +121,27 @@ class Ledger:
         best = best_row(self.complete_rows(), quality_drop=self.quality_drop)
         return best.row if best.met else None
 
-    def running(self, trials: Iterable[Planned]) -> None:
+    def running(self, trials: Iterable[Trial]) -> None:
         """Mark trials as running."""
         for trial in trials:
             if self._rows[trial.key]["state"] != "running":
                 row = {**self._rows[trial.key], **_CLEAR, "state": "running"}
                 self._save(trial, row, f"{trial.words}: started")  # type: ignore[arg-type]
 
-    def complete(self, trial: Planned, columns: dict[str, Any]) -> None:
+    def complete(self, trial: Trial, columns: dict[str, Any]) -> None:
         """Write a finished row and give it free."""
         self._finished += 1
         row = explained(update_row(self._rows[trial.key], **columns, state="complete"))
         self._save(trial, row, f"{trial.words}: {_result(row)}", release=True)
 
-    def amend(self, trial: Planned, columns: dict[str, Any]) -> None:
+    def amend(self, trial: Trial, columns: dict[str, Any]) -> None:
         """Write columns of a complete row again; a row that another run holds stays as it is."""
         row = update_row(self._rows[trial.key], **columns)
         if self._store.amend(self._study, trial.key, row):
             self._rows[trial.key] = row
             self.say(f"{trial.words}: {_result(row)}", row=row, best=self.best())
 
-    def take_in(self, trial: Planned, *, like: Planned, columns: dict[str, Any]) -> None:
+    def take_in(self, trial: Trial, *, like: Trial, columns: dict[str, Any]) -> None:
         """Add a finished row that was not planned, with everything else as in the row of ``like``."""
         row = update_row(
             self._rows[like.key], **columns, trial_key=trial.key, baseline_key=trial.key, threads=trial.threads
@@ -149,7 +149,7 @@ class Ledger:
         self._store.add(self._study, {trial.key: row})
         self._rows[trial.key] = row
 
-    def fail(self, trials: Iterable[Planned], reason: str) -> None:
+    def fail(self, trials: Iterable[Trial], reason: str) -> None:
         """Write why trials failed; they are tried again in the next run, not in this one."""
         for trial in trials:
             if trial.key in self._mine:
@@ -158,13 +158,13 @@ class Ledger:
                 row = update_row(self._rows[trial.key], state="failed", error=reason)
                 self._save(trial, row, f"{trial.words}: failed. {reason}", release=True)
 
-    def prune(self, trial: Planned, reason: str, columns: dict[str, Any]) -> None:
+    def prune(self, trial: Trial, reason: str, columns: dict[str, Any]) -> None:
         """Write that a trial is not worth timing, with what is known of it."""
         self._given_up.add(trial.key)
         row = update_row(self._rows[trial.key], **columns, state="pruned", error=reason)
         self._save(trial, row, f"{trial.words}: pruned. {reason}", release=True)
 
-    def cut(self, trials: Iterable[Planned], reason: str) -> None:
+    def cut(self, trials: Iterable[Trial], reason: str) -> None:
         """Leave trials waiting, with the reason; the next run takes them up."""
         for trial in trials:
             self._given_up.add(trial.key)
@@ -183,7 +183,7 @@ class Ledger:
         self._mine.clear()
         self._store.release(self._study, self._owner)
 
-    def others_at_work(self) -> list[Planned]:
+    def others_at_work(self) -> list[Trial]:
         """Return the trials that a living run elsewhere works on."""
         keys = [t.key for t in self._plan.trials if t.key not in self._mine]
         found = self._store.load(self._study, keys)
@@ -192,7 +192,7 @@ class Ledger:
         busy = {k for k, s in found.items() if s.owner is not None and not is_stale(s.owner, s.heartbeat)}
         return [t for t in self._plan.trials if t.key in busy and self._rows[t.key]["state"] != "complete"]
 
-    def wait_for_others(self, trials: Sequence[Planned], stop: CancelToken, *, look_s: float) -> bool:
+    def wait_for_others(self, trials: Sequence[Trial], stop: CancelToken, *, look_s: float) -> bool:
         """Wait while other runs work on the plan's trials; True where something is left that another pass can do.
 
         A run elsewhere may have been killed, or ended, while this one did other trials. A pass that left what the one
@@ -239,7 +239,7 @@ class Ledger:
 
         return listen
 
-    def _save(self, trial: Planned, row: TrialRow, message: str, *, release: bool = False) -> None:
+    def _save(self, trial: Trial, row: TrialRow, message: str, *, release: bool = False) -> None:
         self._store.save(self._study, trial.key, row, self._owner, release=release)
         self._rows[trial.key] = row
         if release:
@@ -269,7 +269,7 @@ def _result(row: TrialRow) -> str:
     return ", ".join(parts)
 
 
-def words_of(trials: Sequence[Planned]) -> str:
+def words_of(trials: Sequence[Trial]) -> str:
     """Return a group of trials in a few words."""
     backends = ", ".join(dict.fromkeys(t.backend for t in trials))
     sizes = ", ".join(dict.fromkeys(t.point.words for t in trials))

@@ -16,11 +16,11 @@ from workbench.study.execution.budget import TimeBudget
 from workbench.study.execution.executor import BUDGET, Run
 from workbench.study.execution.quality import QUALITY, write_inputs
 from workbench.study.execution.timing_pool import EngineProcess
-from workbench.study.plan.shapes import Point
-from workbench.study.plan.trials import Plan, Planned, planned
+from workbench.study.plan.shapes import OperatingPoint
+from workbench.study.plan.trials import Plan, Trial, planned
 from workbench.study.results.ranking import pareto_rows
 from workbench.study.results.schema import is_ranked
-from workbench.study.storage.session import Ledger
+from workbench.study.storage.session import RunSession
 from workbench.study.strategy.deadline import Futile, Leash, Overrun
 from workbench.study.strategy.decision_log import Record
 from workbench.study.strategy.interface import Probe, Question, Result, Watch
@@ -67,7 +67,7 @@ class StrategyRun(Run):
         self,
         task: Task,
         plan: Plan,
-        ledger: Ledger,
+        ledger: RunSession,
         shipment: Shipment,
         files: Path,
         stop: CancelToken,
@@ -224,13 +224,13 @@ class StrategyRun(Run):
     def _timing_s(self) -> float:
         return min(max(self._question.budget_s / _PACE, 2.0), _MOST_S)
 
-    def _trial(self, recipe: Recipe, backend: str, point: Point) -> Planned:
+    def _trial(self, recipe: Recipe, backend: str, point: OperatingPoint) -> Trial:
         base = self._all.baseline(point)
         if not recipe.steps and backend == base.backend:
             return base  # its number of threads may be another one
         return planned(self._fingerprint, recipe, backend, point, self._threads, baseline=base.backend)
 
-    def _planned(self, base: Planned, trials: Sequence[Planned], point: Point) -> tuple[Plan, dict[str, Any]]:
+    def _planned(self, base: Trial, trials: Sequence[Trial], point: OperatingPoint) -> tuple[Plan, dict[str, Any]]:
         each = tuple(dict.fromkeys((base, *trials)))
         recipes = tuple(dict.fromkeys(trial.recipe for trial in each))
         backends = tuple(dict.fromkeys(trial.backend for trial in each))
@@ -238,14 +238,14 @@ class StrategyRun(Run):
         self._plan = Plan(each, recipes, backends, point, others, self._all.baseline_notes)
         return self._plan, self._plan.rows(self._task.name, self._fingerprint)
 
-    def _open(self, trials: Sequence[Planned]) -> bool:
+    def _open(self, trials: Sequence[Trial]) -> bool:
         """Return True if one of the trials is not complete; those of earlier runs are loaded."""
         if not trials:
             return False
         self._ledger.extend(*self._planned(self._all.baseline(trials[0].point), trials, trials[0].point))
         return bool(self._ledger.missing(trials))
 
-    def _do(self, base: Planned, trials: Sequence[Planned], point: Point) -> None:
+    def _do(self, base: Trial, trials: Sequence[Trial], point: OperatingPoint) -> None:
         """Do the trials of one recipe at one point that are not complete, the baseline first if it is not."""
         self._ledger.extend(*self._planned(base, trials, point))
         if not self._ledger.missing(self._plan.trials):
@@ -265,11 +265,11 @@ class StrategyRun(Run):
             write_inputs(self._task, self._files / "inputs" / self._task.fingerprint, points=self._all.points)
             self._started = True
 
-    def _replica(self, trials: Sequence[Planned]) -> Planned | None:
+    def _replica(self, trials: Sequence[Trial]) -> Trial | None:
         """Return the baseline trial if the noise floor is to be measured: at the primary point only."""
         return super()._replica(trials) if self._plan.primary == self._all.primary else None
 
-    def _listener(self, trial: Planned) -> Callable[[dict[str, Any]], None]:
+    def _listener(self, trial: Trial) -> Callable[[dict[str, Any]], None]:
         return self._watched(super()._listener(trial), self._watch)
 
     def _watched(
@@ -287,7 +287,7 @@ class StrategyRun(Run):
 
         return both
 
-    def _unprepared(self, trials: Sequence[Planned], error: TrialFailed) -> None:
+    def _unprepared(self, trials: Sequence[Trial], error: TrialFailed) -> None:
         """Leave what took too long waiting, and prune what was stopped for its quality."""
         if not isinstance(error, Overrun | Futile):
             super()._unprepared(trials, error)
@@ -299,12 +299,12 @@ class StrategyRun(Run):
         for trial in trials:
             self._ledger.prune(trial, str(error), {"notes": {}})
 
-    def _quality(self, trial: Planned, arm: EngineProcess, reference: EngineProcess) -> dict[str, Any]:
+    def _quality(self, trial: Trial, arm: EngineProcess, reference: EngineProcess) -> dict[str, Any]:
         if not self._low.get(trial.key, ("", True))[1]:
             return {**dict.fromkeys(QUALITY), "notes": dict.fromkeys(QUALITY, _NOT_JUDGED)}
         return super()._quality(trial, arm, reference)
 
-    def _validation(self, trial: Planned, arm: EngineProcess, reference: EngineProcess) -> dict[str, Any]:
+    def _validation(self, trial: Trial, arm: EngineProcess, reference: EngineProcess) -> dict[str, Any]:
         found = super()._validation(trial, arm, reference)
         note = self._low.get(trial.key, ("", True))[0]
         if note:
@@ -312,7 +312,7 @@ class StrategyRun(Run):
             found["notes"]["fidelity"] = note
         return found
 
-    def _result(self, trial: Planned) -> Result:
+    def _result(self, trial: Trial) -> Result:
         """Return what a trial's row and its preparation hold."""
         row, prepared = self._ledger.row(trial), self._prepared(trial) or {}
         steps = prepared.get("steps") or []

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from workbench.core.machine import fingerprint_id
-from workbench.study.plan.shapes import Point, shape_words
+from workbench.study.plan.shapes import OperatingPoint, shape_words
 from workbench.study.plan.trials import Plan
 from workbench.study.results.schema import TrialRow
 
@@ -73,7 +73,7 @@ def _with(call: Callable[[int], object], count: int) -> Callable[[], object]:
     return lambda: call(count)
 
 
-def choose_threads(task: Task, points: Sequence[Point], threads: int) -> dict[Point, ThreadChoice]:
+def choose_threads(task: Task, points: Sequence[OperatingPoint], threads: int) -> dict[OperatingPoint, ThreadChoice]:
     """Return the faster thread count of the task's own model in torch eager at each point; torch's threads are kept."""
     import torch
 
@@ -99,7 +99,7 @@ def choose_threads(task: Task, points: Sequence[Point], threads: int) -> dict[Po
     return choices
 
 
-def with_earlier_baseline(plan: Plan, rows: Iterable[TrialRow]) -> tuple[Plan, tuple[Point, ...]]:
+def with_earlier_baseline(plan: Plan, rows: Iterable[TrialRow]) -> tuple[Plan, tuple[OperatingPoint, ...]]:
     """Return the plan with the baseline threads of complete rows of this machine, and the points that have none.
 
     A study keeps one baseline at each point, so that its rows can be compared.
@@ -118,8 +118,8 @@ def with_earlier_baseline(plan: Plan, rows: Iterable[TrialRow]) -> tuple[Plan, t
 
 def with_fastest_baseline(
     plan: Plan,
-    points: Sequence[Point],
-    measure: Callable[[Sequence[Point], int], Mapping[Point, ThreadChoice]],
+    points: Sequence[OperatingPoint],
+    measure: Callable[[Sequence[OperatingPoint], int], Mapping[OperatingPoint, ThreadChoice]],
 ) -> Plan:
     """Return the plan with the baseline at ``points`` at its faster thread count, by ``measure(points, threads)``."""
     if not points:

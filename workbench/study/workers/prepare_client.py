@@ -16,7 +16,7 @@ import cloudpickle
 
 from workbench.compress.recipe import Recipe
 from workbench.core.errors import StudyError, TrialFailed
-from workbench.study.plan.shapes import Point
+from workbench.study.plan.shapes import OperatingPoint
 from workbench.study.workers.baseline import ThreadChoice
 from workbench.study.workers.policy import WorkerPolicy
 from workbench.study.workers.process import CancelToken, WorkerError, WorkerProcess
@@ -187,7 +187,7 @@ class PrepareClient:
         found: dict[str, Any] = answer["found"]
         return found
 
-    def choose_threads(self, points: Sequence[Point], threads: int) -> dict[Point, ThreadChoice]:
+    def choose_threads(self, points: Sequence[OperatingPoint], threads: int) -> dict[OperatingPoint, ThreadChoice]:
         """Return the faster thread count of torch eager at each point, timed in the child.
 
         Nothing is returned if the float model cannot be timed there: preparing it gives the reason.

@@ -141,12 +141,14 @@ class PrepareWorker:
         """
         import torch
 
-        from workbench.study.plan.shapes import Point
+        from workbench.study.plan.shapes import OperatingPoint
         from workbench.study.workers.baseline import choose_threads
 
         if self._task is None:
             raise StudyError("The preparing process was asked to time a baseline before it got a task.")
-        points = [Point(batch, tuple((name, size) for name, size in shape)) for batch, shape in command["points"]]
+        points = [
+            OperatingPoint(batch, tuple((name, size) for name, size in shape)) for batch, shape in command["points"]
+        ]
         choices = choose_threads(self._task, points, command["threads"])
         first = choices[points[0]]
         if first.threads == 1 and first.low > _CLEARLY:
