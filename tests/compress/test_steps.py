@@ -31,7 +31,7 @@ from workbench.core.errors import ConfigError, RecipeError
         (lambda: Factorize(types=("Conv3d",)), "Did you mean 'Conv2d'"),
         (lambda: Quantize(bits=3), "Quantize.bits"),
         (lambda: Quantize(reduce_range="yes"), "Quantize.reduce_range"),
-        (lambda: Quantize(activations="none", qat_epochs=1), "only static activations are trained"),
+        (lambda: Quantize(activations="none", qat_epochs=1), "requires activations='static'"),
     ],
 )
 def test_a_wrong_option_is_named_with_what_is_allowed(make, words):

@@ -138,7 +138,7 @@ def test_a_quantized_engine_gives_the_simulation_at_every_size(variant, backend,
     x = variant.task.evaluation.inputs
     options = {"backend": backend, "batch_size": batch_size}
     if (variant.recipe.label, backend) == ("int8 dynamic", "openvino"):
-        with pytest.raises(EngineError, match="no integer kernels"):
+        with pytest.raises(EngineError, match="no int8 kernels"):
             wb.OptimizedInferenceEngine.from_variant(variant, **options)
         return
     answered = []

@@ -44,6 +44,6 @@ def test_the_quantization_notebook_shows_modes_and_layers(
     )
     assert "nncf" not in table
     reasons = next(o.data["text/html"] for o in outputs if "reason" in o.get("data", {}).get("text/html", ""))
-    assert "OpenVINO has no integer kernels" in reasons and "makes an ONNX file only" in reasons
+    assert "OpenVINO has no int8 kernels" in reasons and "only an ONNX file" in reasons
     layers = next(text for text in words if "hidden" in text and "head" in text)
     assert "4-bit by 32" in layers and "int8 dynamic" not in layers

@@ -21,7 +21,7 @@ from workbench.compress.quantize.annotate import weighted_nodes
 from workbench.compress.quantize.bias_correction import correct_biases
 from workbench.compress.quantize.calibrate import quantized_copy
 from workbench.compress.quantize.equalize import equalize_pairs, smooth
-from workbench.compress.quantize.float_layers import fewest, signal_to_noise
+from workbench.compress.quantize.float_layers import output_sqnr, smallest_passing
 from workbench.compress.quantize.qspec import scheme_for
 from workbench.core.errors import CoverageError
 
@@ -63,10 +63,10 @@ def test_equalized_convolutions_give_the_same_outputs_and_reach_as_far(
     x = torch.randn(2, 3, 15, 15)  # what stride and pooling leave still holds a kernel
     graph = capture(pair, x)
     wanted = pair(x).detach()
-    said = equalize_pairs(graph)
-    assert said == {
+    remarks = equalize_pairs(graph)
+    assert remarks == {
         "first": "outputs equalized with second",
-        "second": "outputs not equalized: its output is the model's",
+        "second": "outputs not equalized: its output is the model's output",
     }
     torch.testing.assert_close(graph(x), wanted, rtol=1e-4, atol=1e-4)
     first, second = (dict(graph.named_parameters())[f"{name}.weight"].detach() for name in ("first", "second"))
@@ -94,12 +94,12 @@ def test_linears_and_pooled_convolutions_are_pairs_and_the_rest_says_why() -> No
     build = seeded(Net)
     x, _ = images(8)
     graph = capture(build(), x)
-    said = equalize_pairs(graph)
+    remarks = equalize_pairs(graph)
     torch.testing.assert_close(graph(x), build()(x).detach(), rtol=1e-4, atol=1e-5)
-    assert said["conv"] == "outputs equalized with hidden"
-    assert said["hidden"] == "outputs equalized with head"
-    assert "several operators take its output" in said["head"]
-    assert "gelu" in said["side"]
+    assert remarks["conv"] == "outputs equalized with hidden"
+    assert remarks["hidden"] == "outputs equalized with head"
+    assert "several operators" in remarks["head"]
+    assert "gelu" in remarks["side"]
 
 
 def test_equalizing_saves_a_net_with_channels_of_very_different_size() -> None:
@@ -138,7 +138,7 @@ def test_smoothing_moves_ranges_as_the_formula_says_and_leaves_the_outputs() -> 
     seen = {}
     module.norm1.register_forward_hook(lambda _, __, out: seen.update(norm1=out.detach()))
     wanted = module(x).detach()
-    said = smooth(graph, x, alpha=alpha)
+    remarks = smooth(graph, x, alpha=alpha)
     torch.testing.assert_close(graph(x), wanted, rtol=1e-4, atol=1e-4)
     reach = seen["norm1"].abs().amax((0, 1)).double().numpy()
     weight = module.qkv.weight.detach().double().numpy()
@@ -148,8 +148,8 @@ def test_smoothing_moves_ranges_as_the_formula_says_and_leaves_the_outputs() -> 
     np.testing.assert_allclose(now["norm1.weight"], module.norm1.weight.detach().double().numpy() / scale, rtol=1e-4)
     np.testing.assert_allclose(now["norm1.bias"], module.norm1.bias.detach().double().numpy() / scale, rtol=1e-4)
     assert all(torch.equal(value, untouched[name]) for name, value in module.state_dict().items())
-    assert said["qkv"] == said["fc1"] == "smoothed with the norm before it"
-    assert "no LayerNorm" in said["proj"]
+    assert remarks["qkv"] == remarks["fc1"] == "smoothed with the norm before it"
+    assert "not smoothed" in remarks["proj"]
 
 
 def test_a_norm_that_others_read_too_is_left_alone() -> None:
@@ -171,8 +171,8 @@ def test_a_norm_that_others_read_too_is_left_alone() -> None:
     x, y = torch.randn(40, 3, 8), torch.randint(0, 4, (40,))
     task = task_of(build, x, y)
     report = Recipe(Quantize(equalize="smooth")).apply(task).reports[0]
-    assert "others than Linears" in {layer.name: layer.reason for layer in report.layers}["fc"]
-    assert any("found nothing to even out" in note for note in report.notes)
+    assert "other operators" in {layer.name: layer.reason for layer in report.layers}["fc"]
+    assert any("changed no layer" in note for note in report.notes)
 
 
 @pytest.mark.parametrize(
@@ -199,13 +199,13 @@ def test_corrected_biases_leave_no_mean_error_behind_any_layer(step) -> None:
         return found
 
     wanted, before = means(graph), means(converted)
-    said = correct_biases(graph, converted, sample)
+    remarks = correct_biases(graph, converted, sample)
     after = means(converted)
     assert len(wanted) == 4
     for name, mean in wanted.items():
         assert float((after[name] - mean).abs().max()) < 1e-5
     assert max(float((before[name] - wanted[name]).abs().max()) for name in wanted) > 1e-4
-    assert all("bias corrected" in words for words in said.values())
+    assert all("bias corrected" in words for words in remarks.values())
     torch.testing.assert_close(converted(sample).mean(0), graph(sample).mean(0), rtol=1e-3, atol=1e-4)
 
 
@@ -216,7 +216,7 @@ def test_a_layer_alone_is_rounded_as_in_the_whole() -> None:
     graph = capture(work.module, x[:2])
     converted, _ = quantized_copy(graph, work, scheme_for(step), {})
     sample = x[:16]
-    ratios = signal_to_noise(graph, converted, sample)
+    ratios = output_sqnr(graph, converted, sample)
     assert set(ratios) == {"stem", "conv1", "conv2", "head"}
     # by another way: the head rounded by hand
     module = work.module
@@ -242,7 +242,7 @@ def test_bisection_finds_what_a_scan_finds(count: int, needed: int) -> None:
         tried.append(n)
         return n >= needed
 
-    assert fewest(count, holds) == next((n for n in range(count) if n >= needed), count)
+    assert smallest_passing(count, holds) == next((n for n in range(count) if n >= needed), count)
     assert len(tried) <= math.ceil(math.log2(count + 1)) + 1
 
 
@@ -284,7 +284,7 @@ def test_the_worst_layers_stay_in_float_until_the_quality_holds() -> None:
     ]
     reasons = {layer.name: layer.reason for layer in report.layers}
     assert "kept in float" in reasons["head"]
-    decibels = {name: float(words.split("outputs at ")[1].split(" dB")[0]) for name, words in reasons.items()}
+    decibels = {name: float(words.split("SQNR ")[1].split(" dB")[0]) for name, words in reasons.items()}
     assert decibels["head"] < min(decibels["first"], decibels["second"]) - 10
     assert "1 of 3 layers stay in float" in report.notes[-1]
 

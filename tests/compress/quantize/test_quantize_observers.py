@@ -7,10 +7,11 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from workbench.compress.quantize.group_weights import GroupObserver, group_length
 from workbench.compress.quantize.observers import (
     RANGES,
+    GroupObserver,
     MeanSquarePerChannelObserver,
+    group_length,
     least_square_range,
     rounded,
     scale_and_zero,

@@ -1,8 +1,8 @@
-"""Which values of a graph become 8-bit integers, so that ONNX Runtime and OpenVINO run whole stretches in integers.
+"""Annotate a graph for quantization so that ONNX Runtime and OpenVINO fuse it into int8 kernels.
 
-Both runtimes look for dequantize -> operator -> quantize. Convolutions carry integers out, and additions,
-concatenations, pooling and pure data movement after them stay in integers; a Linear takes integers in and gives
-floats out, because transformers normalise and add in float. Softmax, norms and attention products stay float.
+Both runtimes match dequantize -> operator -> quantize. Convolutions return int8, and additions, concatenations, pooling
+and data movement after them stay in int8. A Linear takes int8 and returns float, because transformers normalize and
+add in float. Softmax, norms and attention products stay in float.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ _PADS = frozenset({_aten.pad.default, _aten.constant_pad_nd.default})
 
 
 @dataclass(frozen=True)
-class Touch:
-    """A convolution or Linear of the graph, by the name of its module: quantized, or why not."""
+class LayerDecision:
+    """A convolution or Linear of the graph, by module name: quantized, or the reason why not."""
 
     name: str
-    touched: bool
+    quantized: bool
     reason: str
 
 
 def weighted_nodes(graph: GraphModule) -> Iterator[tuple[Node, str | None]]:
-    """Yield every convolution and Linear with the name of the module that owns its weight, None if computed."""
+    """Yield each convolution and Linear with the module that owns its weight, None if the weight is computed."""
     for node in graph.graph.nodes:
         if node.op == "call_function" and node.target in WEIGHTED:
             weight = node.args[1]
@@ -62,16 +62,9 @@ def weighted_nodes(graph: GraphModule) -> Iterator[tuple[Node, str | None]]:
 class Annotator:
     """Write the quantization annotations of one graph.
 
-    Parameters
-    ----------
-    activation, weight : QuantizationSpec
-        How a value is observed and rounded; ``activation`` None quantizes weights only.
-    excluded : mapping of str to str
-        Names of modules to leave in float, and why.
-    flow : bool
-        Keep integers between operators; False rounds the inputs of convolutions and Linears only.
-    words : callable, optional
-        What to say of a layer that is quantized, from its weight's shape.
+    ``activation`` and ``weight`` are QuantizationSpecs (no ``activation``: weight-only), ``excluded`` maps modules that
+    stay in float to the reason. ``flow`` keeps int8 between operators. ``describe`` returns the report of a quantized
+    layer from its weight's shape.
     """
 
     def __init__(
@@ -81,18 +74,17 @@ class Annotator:
         excluded: Mapping[str, str],
         *,
         flow: bool = True,
-        words: Callable[[torch.Size], str] = lambda _: "int8 weights and inputs",
+        describe: Callable[[torch.Size], str] = lambda _: "int8 weights and inputs",
     ) -> None:
         self.activation, self.weight, self.excluded = activation, weight, excluded
-        self.flow, self._words = flow and activation is not None, words
-        self.touches: list[Touch] = []
+        self.flow, self._describe = flow and activation is not None, describe
+        self.decisions: list[LayerDecision] = []
         self._chosen: set[Node] = set()
         self._integers: set[Node] = set()
 
     def annotate(self, graph: GraphModule) -> None:
-        """Annotate in order of computation, so that every operator knows whether integers reach it."""
-        for node, owner in weighted_nodes(graph):
-            self.touches.append(self._decide(node, owner))
+        """Annotate in the order of computation."""
+        self.decisions += [self._decide(node, owner) for node, owner in weighted_nodes(graph)]
         for node in graph.graph.nodes:
             if node in self._chosen:
                 self._weighted(node)
@@ -101,13 +93,13 @@ class Annotator:
         if self.flow:
             self._drop_dead_ends(graph)
 
-    def _decide(self, node: Node, owner: str | None) -> Touch:
+    def _decide(self, node: Node, owner: str | None) -> LayerDecision:
         if owner is None:
-            return Touch(str(node), False, "its weight is computed in forward, not stored")
+            return LayerDecision(str(node), False, "its weight is computed in forward")
         if owner in self.excluded:
-            return Touch(owner, False, self.excluded[owner])
+            return LayerDecision(owner, False, self.excluded[owner])
         self._chosen.add(node)
-        return Touch(owner, True, self._words(node.args[1].meta["val"].shape))  # type: ignore[union-attr]
+        return LayerDecision(owner, True, self._describe(node.args[1].meta["val"].shape))  # type: ignore[union-attr]
 
     def _weighted(self, node: Node) -> None:
         if self.activation is None:
@@ -121,7 +113,7 @@ class Annotator:
             _set_output(node, self.activation)
 
     def _fused_relu(self, node: Node) -> bool:
-        """Give the output's range to a ReLU that alone takes it: runtimes fold the two into one."""
+        """Observe the output of a ReLU that is the only reader: runtimes fuse both operators."""
         users = list(node.users)
         if len(users) != 1 or users[0].target not in _RELUS:
             return False
@@ -130,7 +122,7 @@ class Annotator:
         return True
 
     def _follow(self, node: Node) -> None:
-        """Keep integers flowing through operators that both runtimes can run on them."""
+        """Keep int8 through an operator if both runtimes have an int8 kernel for it."""
         inputs = _tensor_inputs(node)
         if node in self._integers or not inputs or not all(source in self._integers for source in inputs):
             return
@@ -152,10 +144,10 @@ class Annotator:
             self._integers.add(node)
 
     def _drop_dead_ends(self, graph: GraphModule) -> None:
-        """Take the annotation from data movement and concatenations that lead to no integer operator.
+        """Remove annotations of data movement and concatenations without an int8 reader.
 
-        In networks that normalise before they convolve (DenseNet) only floats read the concatenations; rounding them
-        costs quality, and OpenVINO 2026.4 crashes when it compiles long chains of such ones.
+        In pre-activation networks (DenseNet) all readers of the concatenations are in float: rounding costs accuracy,
+        and OpenVINO 2026.4 crashes when it compiles long chains of them.
         """
         for node in reversed(graph.graph.nodes):
             if node.target not in _MOVES | _POOLS | {_aten.cat.default}:
@@ -166,12 +158,12 @@ class Annotator:
 
 
 def _ends_in_float(node: Node) -> bool:
-    """Return whether a convolution's values only meet what needs floats: an output, a norm or a parameter."""
-    waiting = list(node.users)
-    while waiting:
-        user = waiting.pop()
+    """Return whether all readers of a convolution need floats: an output, a norm or a sum with a parameter."""
+    queue = list(node.users)
+    while queue:
+        user = queue.pop()
         if user.target in _MOVES:
-            waiting += list(user.users)
+            queue += list(user.users)
         elif not (user.op == "output" or user.target is _aten.layer_norm.default or _meets_parameter(user)):
             return False
     return True
@@ -183,7 +175,7 @@ def _meets_parameter(node: Node) -> bool:
 
 
 def _sources(node: Node, depth: int = 3) -> Iterator[Node]:
-    """Yield the inputs of ``node``, and what lies behind expansions of parameters."""
+    """Yield the inputs of ``node``, and the sources of expanded ones."""
     for source in _tensor_inputs(node):
         yield source
         if depth and source.target in (_aten.expand.default, _aten.repeat.default):
@@ -203,7 +195,7 @@ def _is_number(node: Node) -> bool:
 
 
 def _keeps_zero(node: Node) -> bool:
-    """Return whether a padding pads with zeros, which every range of ours can represent."""
+    """Return whether a padding (if it is one) pads with zeros, which every range can represent."""
     if node.target not in _PADS:
         return True
     mode = node.args[2] if len(node.args) > 2 else "constant"

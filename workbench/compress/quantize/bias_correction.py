@@ -1,8 +1,6 @@
-"""Bias correction: what rounding adds to the mean of a layer's outputs goes out of its bias again.
+"""Empirical bias correction: subtract the mean output error of rounding from each layer's bias.
 
-Nagel et al. 2019, Data-free quantization through weight equalization and bias correction (arXiv 1906.04721), the
-empirical form of section 4.2: the means are those over calibration samples, and a layer is corrected with all layers
-before it corrected already.
+Nagel et al. 2019 (arXiv 1906.04721), section 4.2: means over calibration samples, layer after layer.
 """
 
 from __future__ import annotations
@@ -22,45 +20,34 @@ _CHANNELS_LAST = torch.ops.aten.linear.default
 def correct_biases(plain: GraphModule, converted: GraphModule, inputs: Tree) -> dict[str, str]:
     """Fold the mean output error of each quantized layer, per channel, into its bias, in place.
 
-    Parameters
-    ----------
-    plain : GraphModule
-        The graph before quantization.
-    converted : GraphModule
-        The same graph with roundings; layers without a bias get one.
-    inputs : Tree
-        Calibration samples [n, ...].
-
-    Returns
-    -------
-    dict of str to str
-        Name of a layer to what was done to it.
+    ``plain`` and ``converted`` are the graph before and after quantization, ``inputs`` calibration samples [n, ...].
+    Layers without a bias get one. Returns a remark per layer.
     """
     owners = {node.name: (node, owner) for node, owner in weighted_nodes(plain) if owner is not None}
-    wanted: dict[str, torch.Tensor] = {}
-    done: dict[str, str] = {}
+    means: dict[str, torch.Tensor] = {}
+    remarks: dict[str, str] = {}
 
-    def note(node: Node, _: tuple[Any, ...], value: Any) -> Any:
+    def record(node: Node, _: tuple[Any, ...], value: Any) -> Any:
         if node.name in owners:
-            wanted[node.name] = _mean(node, value)
+            means[node.name] = _mean(node, value)
         return value
 
     def correct(node: Node, _: tuple[Any, ...], value: Any) -> Any:
-        if node.name not in wanted or node.args[1].op == "get_attr":  # type: ignore[union-attr]
-            return value  # a weight that is read as it is was not rounded
+        if node.name not in means or node.args[1].op == "get_attr":  # type: ignore[union-attr]
+            return value  # the weight is not rounded
         source, owner = owners[node.name]
         if readers(plain, source.args[1]) > 1:  # type: ignore[arg-type]
-            done[owner] = "bias left alone: several operators share this layer"
+            remarks[owner] = "bias not corrected: several operators share the layer"
             return value
-        shift = wanted[node.name] - _mean(node, value)
+        shift = means[node.name] - _mean(node, value)
         _add_to_bias(converted, node, shift)
-        done[owner] = f"bias corrected by up to {float(shift.abs().max()):.2g}"
+        remarks[owner] = f"bias corrected by up to {float(shift.abs().max()):.2g}"
         return value + _shaped(node, shift, value)
 
-    walk(plain, inputs, note)
+    walk(plain, inputs, record)
     walk(converted, inputs, correct)
     converted.recompile()
-    return done
+    return remarks
 
 
 def _mean(node: Node, value: torch.Tensor) -> torch.Tensor:

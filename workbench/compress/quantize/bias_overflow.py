@@ -1,4 +1,4 @@
-"""Room for biases in 32-bit integers: a bias is held in steps of its input's scale times its weight's."""
+"""Prevent int32 overflow of biases, whose scale is the input's scale times the weight's."""
 
 from __future__ import annotations
 
@@ -10,41 +10,41 @@ from torch.fx import GraphModule, Node
 from workbench.compress.graph.interpreter import stored
 from workbench.compress.graph.operators import WEIGHTED
 
-_MOST = 2.0**30
-"""Steps that a bias may have: half of what int32 holds, since bias correction may still move it."""
+_MAX_STEPS = 2.0**30
+"""Largest bias in steps: half of int32, because bias correction may still move it."""
 _SHRINK = 16.0
 
 
-def make_room(prepared: GraphModule) -> None:
-    """Widen the range of weights where a bias would overflow int32, as in channels whose weights are nearly zero.
+def prevent_bias_overflow(prepared: GraphModule) -> None:
+    """Widen the range of weights if a bias would overflow int32, as for channels with weights close to zero.
 
-    A weight's scale becomes at least ``|bias| / (2^30 * input scale)``. What that rounds away of the weights is below
-    2^-15 of the bias.
+    A weight's scale becomes at least ``|bias| / (2^30 * input scale)``; the weights' added error is below 2^-15 of the
+    bias.
     """
     for node in prepared.graph.nodes:
         if node.op != "call_function" or node.target not in WEIGHTED or len(node.args) < 3:
             continue
         bias, weight, source = stored(prepared, node.args[2]), _observer(prepared, node.args[1]), node.args[0]
         while isinstance(source, Node) and source.op == "call_function" and source.args:
-            source = source.args[0]  # data movement behind what was rounded
-        given = _observer(prepared, source)
-        if bias is None or weight is None or given is None or given is weight:
+            source = source.args[0]  # through data movement
+        inputs = _observer(prepared, source)
+        if bias is None or weight is None or inputs is None or inputs is weight:
             continue
-        step = _least_scale(given)
-        if step is not None:
-            _widen(weight, bias.detach().abs() / (_MOST * step))
+        scale = _scale_bound(inputs)
+        if scale is not None:
+            _widen(weight, bias.detach().abs() / (_MAX_STEPS * scale))
 
 
 def _observer(prepared: GraphModule, node: Any) -> Any:
     if not isinstance(node, Node) or node.op != "call_module":
         return None
     module = prepared.get_submodule(str(node.target))
-    found = getattr(module, "activation_post_process", module)
-    return found if hasattr(found, "max_val") and hasattr(found, "calculate_qparams") else None
+    observer = getattr(module, "activation_post_process", module)
+    return observer if hasattr(observer, "max_val") and hasattr(observer, "calculate_qparams") else None
 
 
-def _least_scale(observer: Any) -> float | None:
-    """Return a bound below the scale of an input: a search for the best range may take a part of what was seen."""
+def _scale_bound(observer: Any) -> float | None:
+    """Return a lower bound of an input's scale: a range search may clip the observed range."""
     width = float((observer.max_val.clamp(min=0.0) - observer.min_val.clamp(max=0.0)).max())
     levels = float(observer.quant_max - observer.quant_min)
     return width / levels / _SHRINK if 0.0 < width < float("inf") else None

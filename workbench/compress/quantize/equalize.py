@@ -1,7 +1,7 @@
-"""Even out the ranges of channels before they are rounded: exact in float, kinder to integers.
+"""Equalize channel ranges before quantization; exact in float.
 
 Cross-layer equalization: Nagel et al. 2019 (arXiv 1906.04721), section 4.1. SmoothQuant: Xiao et al. 2022
-(arXiv 2211.10438). Both work on a captured graph, whose batch norms are folded, and change its weights in place.
+(arXiv 2211.10438). Both change the weights of a captured graph with folded batch norms, in place.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from workbench.compress.quantize.annotate import weighted_nodes
 from workbench.tasks.trees import Tree
 
 _aten = torch.ops.aten
-# What may lie between two layers: f(s x) = s f(x) for every channel with a scale s above 0.
+# Operators with f(s x) = s f(x) for each channel and scale s > 0.
 _HOMOGENEOUS = frozenset(
     {
         _aten.relu.default,
@@ -35,56 +35,52 @@ _HOMOGENEOUS = frozenset(
 )
 _RESHAPES = frozenset({_aten.flatten.using_ints, _aten.view.default, _aten.reshape.default, _aten.squeeze.dims})
 _NORMS: dict[Any, tuple[int, ...]] = {_aten.layer_norm.default: (2, 3), _aten.rms_norm.default: (2,)}
-"""Norms whose scale and shift per channel stand at these places of their arguments."""
+"""Argument positions of the norms' scale and shift per channel."""
 _ROUNDS, _SETTLED = 20, 1e-3
 
 
 def equalize_pairs(graph: GraphModule) -> dict[str, str]:
-    """Scale the channels between each pair of layers so that both weights reach as far in each; outputs stay.
+    """Scale the channels between pairs of layers so that both weights have equal ranges; outputs do not change.
 
-    A pair is a convolution or Linear, then operators that pass a scale on (ReLU, pooling) or none, then another
-    convolution (grouped ones too) or Linear, with no one else taking the values between.
-
-    Returns
-    -------
-    dict of str to str
-        Name of a layer to what was done, or why nothing could be.
+    A pair is a convolution or Linear, optional scale-equivariant operators (ReLU, pooling), and another convolution or
+    Linear that is the only reader.
+    Returns a remark per layer.
     """
     owners = {node: owner for node, owner in weighted_nodes(graph) if owner is not None}
-    pairs, said = [], {}
+    pairs, remarks = [], {}
     for node, owner in owners.items():
         follower = _follower(node)
         if isinstance(follower, str):
-            said[owner] = f"outputs not equalized: {follower}"
+            remarks[owner] = f"outputs not equalized: {follower}"
         elif follower not in owners or max(readers(graph, n.args[1]) for n in (node, follower)) > 1:  # type: ignore[arg-type]
-            said[owner] = "outputs not equalized: it or the next layer shares its weight or computes it"
+            remarks[owner] = "outputs not equalized: its weight or the next layer's is shared or computed"
         else:
             pairs.append((node, follower))
-            said[owner] = f"outputs equalized with {owners[follower]}"
+            remarks[owner] = f"outputs equalized with {owners[follower]}"
     for _ in range(_ROUNDS):
         if not pairs or max(_balance(graph, first, second) for first, second in pairs) < _SETTLED:
             break
-    return said
+    return remarks
 
 
 def _follower(node: Node) -> Node | str:
-    """Return the only layer that takes the values of ``node``, or why there is none."""
+    """Return the layer that alone reads the output of ``node``, or the reason why there is none."""
     current = node
     while True:
         users = list(current.users)
         if len(users) != 1:
-            return "several operators take its output"
+            return "several operators read its output"
         before, current = current, users[0]
         if current.op == "output":
-            return "its output is the model's"
+            return "its output is the model's output"
         if current.target in CONVOLUTIONS or current.target is LINEAR:
             return current
         if current.target not in _HOMOGENEOUS and not _leaves_channels(before, current):
-            return f"{str(current.target).removeprefix('aten.')} follows, which does not pass a scale per channel on"
+            return f"{str(current.target).removeprefix('aten.')} follows, which is not scale-equivariant"
 
 
 def _leaves_channels(before: Node, node: Node) -> bool:
-    """Return whether a node turns images ``[n, c, ...]`` into ``[n, c]``: a mean over all places, or of one place."""
+    """Return whether a node turns ``[n, c, ...]`` into ``[n, c]``: by a global mean, or a reshape of size-1 dims."""
     shape = before.meta["val"].shape
     if node.target is _aten.mean.dim and len(shape) > 2:
         axes = sorted(int(axis) % len(shape) for axis in node.args[1])  # type: ignore[union-attr, arg-type]
@@ -94,28 +90,23 @@ def _leaves_channels(before: Node, node: Node) -> bool:
 
 
 def _balance(graph: GraphModule, first: Node, second: Node) -> float:
-    """Equalize one pair; return how far the largest scale is from 1."""
+    """Equalize one pair; return the largest distance of a scale from 1."""
     before, after = stored(graph, first.args[1]), stored(graph, second.args[1])
     if before is None or after is None:
-        raise TypeError(f"{first} and {second} have to read their weights from the graph")
+        raise TypeError(f"{first} and {second} must have stored weights")
     groups = _groups(second)
-    reach, taken = before.abs().flatten(1).amax(1), _by_input(after, groups).abs().amax(1)
-    scale = torch.sqrt(reach / taken).detach()
-    scale = torch.where((reach > 0) & (taken > 0), scale, torch.ones_like(scale))
+    ranges, next_ranges = before.abs().flatten(1).amax(1), _by_input(after, groups).abs().amax(1)
+    scale = torch.sqrt(ranges / next_ranges).detach()
+    scale = torch.where((ranges > 0) & (next_ranges > 0), scale, torch.ones_like(scale))
     replace_stored(graph, first.args[1], before / scale.reshape(-1, *[1] * (before.ndim - 1)))  # type: ignore[arg-type]
     bias = first.args[2] if len(first.args) > 2 else None
-    if isinstance(bias, Node):
-        _scale_bias(graph, first, bias, scale)
+    value = stored(graph, bias) if isinstance(bias, Node) else None
+    if value is not None:
+        replace_stored(graph, bias, value / scale)  # type: ignore[arg-type]
     shape = (groups, 1, -1, *[1] * (after.ndim - 2))
     grouped = after.reshape(groups, after.shape[0] // groups, *after.shape[1:])
     replace_stored(graph, second.args[1], (grouped * scale.reshape(shape)).reshape(after.shape))  # type: ignore[arg-type]
     return float((scale - 1).abs().max())
-
-
-def _scale_bias(graph: GraphModule, node: Node, bias: Node, scale: torch.Tensor) -> None:
-    value = stored(graph, bias)
-    if value is not None:
-        replace_stored(graph, bias, value / scale)
 
 
 def _groups(node: Node) -> int:
@@ -129,49 +120,39 @@ def _by_input(weight: torch.Tensor, groups: int) -> torch.Tensor:
 
 
 def smooth(graph: GraphModule, inputs: Tree, *, alpha: float) -> dict[str, str]:
-    """Move the range of each channel after a LayerNorm or RMSNorm into the Linears that take it; outputs stay.
+    """Move channel ranges of LayerNorm and RMSNorm outputs into the Linears after them; outputs do not change.
 
-    A channel j of the norm is divided by ``max|x_j|**alpha / max|w_j|**(1 - alpha)`` and the weights that meet it are
-    multiplied by the same.
-
-    Parameters
-    ----------
-    inputs : Tree
-        Calibration samples [n, ...].
-
-    Returns
-    -------
-    dict of str to str
-        Name of a layer to what was done, or why nothing could be.
+    Channel j of the norm is divided by ``max|x_j|**alpha / max|w_j|**(1 - alpha)``, and its weights multiplied by it.
+    ``inputs`` are calibration samples [n, ...]. Returns a remark per layer.
     """
     owners = {node: owner for node, owner in weighted_nodes(graph) if owner is not None}
     norms = {node: list(node.users) for node in graph.graph.nodes if node.target in _NORMS}
-    said = dict.fromkeys(owners.values(), "not smoothed: no LayerNorm or RMSNorm feeds it")
-    reached: dict[Node, torch.Tensor] = {}
+    remarks = dict.fromkeys(owners.values(), "not smoothed: its input is not a LayerNorm or RMSNorm")
+    ranges: dict[Node, torch.Tensor] = {}
 
-    def watch(node: Node, _: tuple[Any, ...], value: Any) -> Any:
+    def record(node: Node, _: tuple[Any, ...], value: Any) -> Any:
         if node in norms:
-            reached[node] = value.abs().flatten(0, -2).amax(0)
+            ranges[node] = value.abs().flatten(0, -2).amax(0)
         return value
 
-    walk(graph, inputs, watch)
+    walk(graph, inputs, record)
     for norm, users in norms.items():
-        reason = _why_not(graph, norm, users, owners)
+        reason = _reason_against(graph, norm, users, owners)
         if reason is None:
-            _shift_range(graph, norm, users, reached[norm], alpha)
+            _shift_range(graph, norm, users, ranges[norm], alpha)
         for user in users:
             if user in owners:
-                said[owners[user]] = f"not smoothed: {reason}" if reason else "smoothed with the norm before it"
-    return said
+                remarks[owners[user]] = f"not smoothed: {reason}" if reason else "smoothed with the norm before it"
+    return remarks
 
 
-def _why_not(graph: GraphModule, norm: Node, users: Sequence[Node], owners: dict[Node, str]) -> str | None:
+def _reason_against(graph: GraphModule, norm: Node, users: Sequence[Node], owners: dict[Node, str]) -> str | None:
     if any(user.target is not LINEAR or user not in owners or user.args[0] is not norm for user in users):
-        return "others than Linears take the norm's output"
+        return "other operators than Linear read the norm"
     weights = [user.args[1] for user in users]
     affine = list(_affine(norm))
     if not affine:
-        return "the norm has no scale of its own"
+        return "the norm has no scale"
     if any(stored(graph, node) is None or readers(graph, node) > 1 for node in (*weights, *affine)):  # type: ignore[arg-type]
         return "a weight of the norm or of a Linear is shared"
     if len(norm.args[1]) != 1:  # type: ignore[arg-type]
@@ -180,7 +161,7 @@ def _why_not(graph: GraphModule, norm: Node, users: Sequence[Node], owners: dict
 
 
 def _affine(norm: Node) -> Iterator[Node]:
-    """Yield the nodes that read the norm's scale and, where it has one, its shift."""
+    """Yield the nodes of the norm's scale and of its shift if it has one."""
     for place in _NORMS[norm.target]:
         if len(norm.args) > place and isinstance(norm.args[place], Node):
             yield norm.args[place]  # type: ignore[misc]
@@ -188,11 +169,11 @@ def _affine(norm: Node) -> Iterator[Node]:
             return
 
 
-def _shift_range(graph: GraphModule, norm: Node, users: Sequence[Node], reached: torch.Tensor, alpha: float) -> None:
+def _shift_range(graph: GraphModule, norm: Node, users: Sequence[Node], ranges: torch.Tensor, alpha: float) -> None:
     weights = [stored(graph, user.args[1]) for user in users]
-    met = torch.stack([weight.abs().amax(0) for weight in weights if weight is not None]).amax(0)
-    scale = (reached.pow(alpha) / met.pow(1 - alpha)).detach()
-    scale = torch.where((reached > 0) & (met > 0), scale, torch.ones_like(scale))
+    weight_ranges = torch.stack([weight.abs().amax(0) for weight in weights if weight is not None]).amax(0)
+    scale = (ranges.pow(alpha) / weight_ranges.pow(1 - alpha)).detach()
+    scale = torch.where((ranges > 0) & (weight_ranges > 0), scale, torch.ones_like(scale))
     for node in _affine(norm):
         value = stored(graph, node)
         if value is not None:

@@ -1,4 +1,4 @@
-"""Simulated rounding whose range is measured first and then stays, while the weights learn to live with it."""
+"""Fake quantization for QAT with a fixed range: calibrated first, then frozen while the weights are trained."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ with quiet_torchao():
     from torchao.quantization.pt2e.fake_quantize import FakeQuantize
 
 
-class Rounded(torch.autograd.Function):
-    """Clamp to a range and round to its grid; gradients pass where nothing was clamped.
+class FakeRound(torch.autograd.Function):
+    """Clamp to a range and round to its grid, with a straight-through gradient inside the range.
 
-    The same values as ``torch.fake_quantize_per_tensor_affine``, whose CPU kernel takes many times as long.
+    Same values as ``torch.fake_quantize_per_tensor_affine``, whose CPU kernel is many times slower.
     """
 
     @staticmethod
@@ -28,16 +28,16 @@ class Rounded(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
-        """Return the gradient, zero where ``x`` was clamped."""
+        """Return the gradient, zero for clamped values."""
         (x,) = ctx.saved_tensors
         return torch.ops.aten.hardtanh_backward(gradients[0], x, *ctx.range), None, None, None
 
 
-class RangedFakeQuantize(FakeQuantize):  # type: ignore[misc]
-    """Pass values through while observing; round them with the measured range afterwards."""
+class FixedRangeFakeQuantize(FakeQuantize):  # type: ignore[misc]
+    """Pass values through while observing; round them to the observed range after :meth:`freeze`."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return ``x``, rounded once :meth:`fix` was called."""
+        """Return ``x``, rounded if the range is frozen."""
         if self.observer_enabled[0] == 1:
             self.activation_post_process(x.detach())
             return x
@@ -45,21 +45,19 @@ class RangedFakeQuantize(FakeQuantize):  # type: ignore[misc]
         observer = self.activation_post_process
         low, high = ((bound - zero) * scale for bound in (observer.quant_min, observer.quant_max))
         # 8 bits of rounding on top of bfloat16's own 8 would move the grid
-        rounded: torch.Tensor = Rounded.apply(x.float(), scale, low, high)  # type: ignore[no-untyped-call]
+        rounded: torch.Tensor = FakeRound.apply(x.float(), scale, low, high)  # type: ignore[no-untyped-call]
         return rounded
 
-    def fix(self) -> None:
-        """Take the range from what was observed, and round from now on."""
+    def freeze(self) -> None:
+        """Set the range from the observed values, and round from now on."""
         scale, zero_point = self.calculate_qparams()
         self.scale.resize_(scale.shape).copy_(scale)
         self.zero_point.resize_(zero_point.shape).copy_(zero_point)
         self.disable_observer()
 
 
-def fix_ranges(module: nn.Module) -> None:
-    """Call :meth:`RangedFakeQuantize.fix` on every rounding of ``module``, each once."""
-    seen: set[Any] = set()
+def freeze_ranges(module: nn.Module) -> None:
+    """Call :meth:`FixedRangeFakeQuantize.freeze` on each of them in ``module``."""
     for child in module.modules():
-        if isinstance(child, RangedFakeQuantize) and child not in seen:
-            seen.add(child)
-            child.fix()
+        if isinstance(child, FixedRangeFakeQuantize):
+            child.freeze()

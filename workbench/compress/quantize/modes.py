@@ -1,4 +1,4 @@
-"""Which way of quantizing runs on which engine, proved by a test, or why not. Without torch: engines read it."""
+"""Support matrix: quantization modes by engine. Torch-free; a test covers each cell."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ if TYPE_CHECKING:
     from workbench.compress.steps import Quantize
 
 _NO_MODULE = (
-    "{} cannot compute this: the route {} makes an ONNX file only. Use the backend onnxruntime or openvino, "
-    "or Quantize(route='qdq')."
+    "{} cannot run this model: route {} makes only an ONNX file. Use the backend onnxruntime or openvino, or "
+    "Quantize(route='qdq')."
 )
 _NO_DYNAMIC = (
-    "OpenVINO has no integer kernels for ONNX's dynamic quantization and would compute it in float, slower than the "
-    "float model. Use the backend onnxruntime, or Quantize(activations='none'), where OpenVINO rounds the inputs of "
-    "matrix products by itself."
+    "OpenVINO has no int8 kernels for ONNX's dynamic quantization and would run it in float, slower than the float "
+    "model. Use the backend onnxruntime, or Quantize(activations='none')."
 )
 _NO_WEIGHT_ZERO = (
-    "OpenVINO has no integer convolution for weights with a zero point and would compute in float. Use the backend "
+    "OpenVINO has no int8 convolution for weights with a zero point and would run it in float. Use the backend "
     "onnxruntime, or Quantize(symmetric='weights')."
 )
 
@@ -44,11 +43,11 @@ MODES: dict[str, Mapping[str, str]] = {
     "onnxruntime": _file_only("onnxruntime"),
     "nncf": _file_only("nncf"),
 }
-"""Name of each mode, and for each engine that it is refused on the reason; on all others it runs."""
+"""Mode to engine to the reason why it is not supported; all other engines run it."""
 
 
 def mode_of(step: Quantize) -> str:
-    """Return the mode that a step's options mean, a key of :data:`MODES`."""
+    """Return the mode of a step, a key of :data:`MODES`."""
     if step.route != "qdq":
         return step.route
     if step.activations != "none":
@@ -59,7 +58,7 @@ def mode_of(step: Quantize) -> str:
 
 
 def mode_of_recipe(recipe: Mapping[str, Any]) -> str | None:
-    """Return the mode of a recipe in its JSON form, None where its last step is not Quantize.
+    """Return the mode of a recipe in JSON form, None if its last step is not Quantize.
 
     Examples
     --------
@@ -74,7 +73,7 @@ def mode_of_recipe(recipe: Mapping[str, Any]) -> str | None:
 
 
 def refusal(mode: str | None, engine: str) -> str | None:
-    """Return why an engine does not run a mode, or None where it does.
+    """Return why an engine does not support a mode, or None if it does.
 
     Examples
     --------
@@ -85,11 +84,11 @@ def refusal(mode: str | None, engine: str) -> str | None:
 
 
 def apart(mode: str | None) -> str | None:
-    """Return why samples of different callers must not share a call of a mode, or None if they may.
+    """Return why a mode must not batch samples of different callers, or None if it may.
 
     Examples
     --------
     >>> apart("static") is None
     True
     """
-    return "dynamic quantization takes the ranges of activations from the whole batch" if mode == "dynamic" else None
+    return "dynamic quantization takes activation ranges from the whole batch" if mode == "dynamic" else None

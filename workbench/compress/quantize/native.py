@@ -1,4 +1,4 @@
-"""The quantizers of ONNX Runtime and NNCF, on the exported float model and the same calibration samples."""
+"""Quantize the exported float model with ONNX Runtime or NNCF, on the same calibration samples."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import nn
 from workbench.compress.graph.capture import capture
 from workbench.compress.handlers import Outcome, Work
 from workbench.compress.layer_selection import excluded_names
-from workbench.compress.quantize.annotate import Touch
+from workbench.compress.quantize.annotate import LayerDecision
 from workbench.compress.quantize.qspec import scheme_for
 from workbench.compress.quantize.report import report_layers
 from workbench.compress.steps import Quantize
@@ -33,14 +33,9 @@ _TELEMETRY = "openvino_telemetry"
 
 
 def quantize_native(step: Quantize, work: Work) -> Outcome:
-    """Quantize the variant's module by ``step.route``; the outcome's module runs the ONNX file that this gave.
+    """Quantize with the library named by ``step.route``; the outcome's module runs the resulting ONNX file.
 
-    Raises
-    ------
-    BackendUnavailable
-        If the library is not installed, with the command that would get it.
-    ExportError
-        If the module cannot be exported, or the library fails on it.
+    Raises BackendUnavailable if the library is not installed, and ExportError if it fails on the module.
     """
     nncf = _import_nncf() if step.route == "nncf" else None
     task, module = work.task, work.module
@@ -54,7 +49,7 @@ def quantize_native(step: Quantize, work: Work) -> Outcome:
         names = _layer_names(path, module)
         left = [node for node, name in names.items() if name in excluded]
         feeds = _feeds(work, io.input_names, 1 if nncf else _BATCH)
-        work.progress(Progress("quantize", 0, 1, f"{_MAKERS[step.route]} at work"))
+        work.progress(Progress("quantize", 0, 1, f"running {_MAKERS[step.route]}"))
         reduced = scheme.levels[1] < 127
         try:
             with quiet_export(), _quiet_root(), _without_telemetry():
@@ -67,10 +62,10 @@ def quantize_native(step: Quantize, work: Work) -> Outcome:
                 f"{_MAKERS[step.route]} failed on {type(module).__name__}: {type(error).__name__}: "
                 f"{first_line(error)}. Use route='qdq'."
             ) from error
-        touches = _touches(target, names, excluded, _MAKERS[step.route])
+        decisions = _decisions(target, names, excluded, _MAKERS[step.route])
         quantized = OnnxModule(target.read_bytes(), io)
-    notes = (*scheme.notes, f"Quantized by {_MAKERS[step.route]} in its own way, from the same calibration samples.")
-    return Outcome(quantized, report_layers(module, touches), notes=notes, quantized=True)
+    notes = (*scheme.notes, f"Quantized by {_MAKERS[step.route]} on the same calibration samples.")
+    return Outcome(quantized, report_layers(module, decisions), notes=notes, quantized=True)
 
 
 def _feeds(work: Work, names: tuple[str, ...], size: int) -> list[dict[str, np.ndarray[Any, Any]]]:
@@ -82,7 +77,7 @@ def _feeds(work: Work, names: tuple[str, ...], size: int) -> list[dict[str, np.n
 
 
 def _layer_names(path: Path, module: nn.Module) -> dict[str, str]:
-    """Return the module behind each weighted node of a float ONNX file, known by the name or values of its weight."""
+    """Map the weighted nodes of a float ONNX file to modules, by the name or values of the weight."""
     import onnx
 
     graph = onnx.load(str(path)).graph
@@ -94,14 +89,14 @@ def _layer_names(path: Path, module: nn.Module) -> dict[str, str]:
         if hasattr(layer, "weight") and getattr(layer.weight, "ndim", 0) > 1
         for form in _forms(layer.weight.detach().numpy())
     }
-    found = {}
+    names = {}
     for node in graph.node:
         if node.op_type not in ("Conv", "MatMul", "Gemm") or node.input[1] not in stored:
             continue
         owner = node.input[1].rpartition(".")[0]
         value = np.ascontiguousarray(onnx.numpy_helper.to_array(stored[node.input[1]]))
-        found[node.name] = owner if owner and owner in modules else by_value.get(value.tobytes(), node.name)
-    return found
+        names[node.name] = owner if owner and owner in modules else by_value.get(value.tobytes(), node.name)
+    return names
 
 
 def _forms(weight: np.ndarray[Any, Any]) -> Iterator[np.ndarray[Any, Any]]:
@@ -110,21 +105,21 @@ def _forms(weight: np.ndarray[Any, Any]) -> Iterator[np.ndarray[Any, Any]]:
         yield np.ascontiguousarray(weight.T)
 
 
-def _touches(path: Path, names: Mapping[str, str], excluded: frozenset[str], maker: str) -> list[Touch]:
-    """Return which layers of a quantized ONNX file multiply integers: those whose weight and input are dequantized."""
+def _decisions(path: Path, names: Mapping[str, str], excluded: frozenset[str], maker: str) -> list[LayerDecision]:
+    """Return the decision per layer of a quantized ONNX file: quantized if weight and input are dequantized."""
     import onnx
 
     graph = onnx.load(str(path)).graph
     producers = {name: node for node in graph.node for name in node.output}
-    touches = []
+    decisions = []
     for node in graph.node:
         if node.name not in names:
             continue
         name = names[node.name]
         done = all(_is_dequantized(producers.get(value), producers) for value in node.input[:2])
         reason = "int8 weights and inputs" if done else f"left in float by {maker}"
-        touches.append(Touch(name, done, "excluded by name" if name in excluded and not done else reason))
-    return touches
+        decisions.append(LayerDecision(name, done, "excluded by name" if name in excluded and not done else reason))
+    return decisions
 
 
 def _is_dequantized(node: Any, producers: Mapping[str, Any]) -> bool:
@@ -171,10 +166,9 @@ def _by_nncf(
     from nncf.quantization import advanced_parameters as parameters
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet as Ranges
 
-    # No model_type: with TRANSFORMER, OpenVINO 2026.4 gave outputs a quarter of their range away from what the same
-    # file gives in ONNX Runtime, and both were further from the float model than without.
-    # On an ONNX file NNCF 3.4 is nearer to the float model with plain ranges and without its own bias correction (the
-    # digits: 40 dB of signal to error; 18 dB with its defaults). By default it means the largest value of each batch.
+    # No model_type: with TRANSFORMER, OpenVINO 2026.4 outputs differ from ONNX Runtime's by a quarter of their range.
+    # On ONNX files NNCF 3.4 is more accurate with min-max ranges and without bias correction (digits: SQNR 40 dB, 18 dB
+    # with its defaults).
     fix = parameters.OverflowFix.ENABLE if reduced else parameters.OverflowFix.DISABLE
     weights = parameters.QuantizationParameters(per_channel=step.per_channel)
     quantized = nncf.quantize(
@@ -199,7 +193,7 @@ def _import_nncf() -> Any:
             import nncf
     except ImportError as error:
         raise BackendUnavailable(
-            f"Quantize(route='nncf') needs NNCF, which cannot be imported ({error}): "
+            f"Quantize(route='nncf') needs NNCF, which cannot be imported ({error}). Run "
             "pip install 'inference-workbench[nncf]', or use route='qdq'."
         ) from error
     return nncf
@@ -207,7 +201,7 @@ def _import_nncf() -> Any:
 
 @contextlib.contextmanager
 def _without_telemetry() -> Iterator[None]:
-    """Hide the package through which OpenVINO and NNCF would report to their maker; both run without it."""
+    """Hide the telemetry package of OpenVINO and NNCF; both run without it."""
     absent = object()
     before = sys.modules.get(_TELEMETRY, absent)
     sys.modules[_TELEMETRY] = None  # type: ignore[assignment]
@@ -222,7 +216,7 @@ def _without_telemetry() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet_root() -> Iterator[None]:
-    """Drop warnings to the root logger, and take away again the handlers that a library hangs on it."""
+    """Drop warnings of the root logger, and remove handlers that a library adds to it."""
     root, handlers = logging.getLogger(), list(logging.getLogger().handlers)
 
     def keep(record: logging.LogRecord) -> bool:

@@ -1,18 +1,17 @@
-"""How ranges are found from what is seen: cut at a percentile, or where the mean square rounding error is least.
-
-torchao's own histogram observer searches a range too, but stops at the first step that makes the error larger.
-"""
+"""Observers of activation and weight ranges: min-max, histogram, percentile and least mean square error."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+from torch.fx import GraphModule, Node
 
 from workbench.compress.graph.torchao_import import quiet_torchao
 
 with quiet_torchao():
     from torchao.quantization.pt2e import observer
+    from torchao.quantization.pt2e.observer import ObserverBase
 
 _SHRINK = torch.linspace(1.0, 0.3, 36)
 _ACTIVATION_SHRINK = torch.linspace(1.0, 0.2, 33)
@@ -21,10 +20,7 @@ _ACTIVATION_SHRINK = torch.linspace(1.0, 0.2, 33)
 def scale_and_zero(
     low: torch.Tensor, high: torch.Tensor, levels: tuple[int, int], *, symmetric: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return scale and zero point of ranges ``[low, high]`` on the integers ``levels``; zero is always on the grid.
-
-    Symmetric ranges have the zero point 0 and reach ``-high`` to ``high``.
-    """
+    """Return scale and zero point of ranges ``[low, high]`` on the integers ``levels``; 0 is on the grid."""
     first, last = levels
     low, high = low.clamp(max=0.0), high.clamp(min=0.0)
     if symmetric:
@@ -35,14 +31,14 @@ def scale_and_zero(
 
 
 def rounded(x: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, levels: tuple[int, int]) -> torch.Tensor:
-    """Return ``x`` on the grid: quantized and dequantized, clipped at its ends."""
+    """Return ``x`` quantized and dequantized."""
     return ((torch.round(x / scale) + zero).clamp(*levels) - zero) * scale
 
 
 def least_square_range(
     rows: torch.Tensor, levels: tuple[int, int], *, symmetric: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the shrunken range of each row [r, n] that rounds it with the least mean square error."""
+    """Return the shrunken range of each row [r, n] with the least mean square rounding error."""
     low, high = rows.amin(1).clamp(max=0.0), rows.amax(1).clamp(min=0.0)
     best = torch.full_like(low, torch.inf)
     factor = torch.ones_like(low)
@@ -54,8 +50,8 @@ def least_square_range(
     return low * factor, high * factor
 
 
-class _Ranged:
-    """Mixin: with ``centered`` a range that holds negative values is widened to reach as far on both sides."""
+class _Centered:
+    """Mixin: with ``centered``, make ranges with negative values symmetric around 0."""
 
     centered: bool
 
@@ -67,20 +63,20 @@ class _Ranged:
         if self.centered and bool((low < 0).any()):
             high = torch.maximum(-low, high)
             low = -high
-        found: tuple[torch.Tensor, torch.Tensor] = super()._calculate_qparams(low, high)  # type: ignore[misc]
-        return found
+        scale_zero: tuple[torch.Tensor, torch.Tensor] = super()._calculate_qparams(low, high)  # type: ignore[misc]
+        return scale_zero
 
 
-class MinMaxRange(_Ranged, observer.MinMaxObserver):  # type: ignore[misc]
-    """From the least to the largest value seen."""
+class MinMaxRange(_Centered, observer.MinMaxObserver):  # type: ignore[misc]
+    """The range from the smallest to the largest value."""
 
 
-class HistogramRange(_Ranged, observer.HistogramObserver):  # type: ignore[misc]
-    """torchao's search over a histogram of what was seen."""
+class HistogramRange(_Centered, observer.HistogramObserver):  # type: ignore[misc]
+    """torchao's range search over a histogram."""
 
 
 class PercentileRange(HistogramRange):
-    """The central ``percentile`` percent of the values seen: half of the rest is clipped on either side."""
+    """The central ``percentile`` percent of the values."""
 
     def __init__(self, *, percentile: float = 99.99, **options: Any) -> None:
         super().__init__(**options)
@@ -97,7 +93,7 @@ class PercentileRange(HistogramRange):
 
 
 def _bins_holding(counts: torch.Tensor, tail: torch.Tensor) -> torch.Tensor:
-    """Return how many bins from the start, with a part of one, hold ``tail`` values."""
+    """Return the (fractional) number of leading bins that hold ``tail`` values."""
     running = counts.cumsum(0)
     index = int(torch.searchsorted(running, tail, right=True).clamp(max=len(counts) - 1))
     before = running[index] - counts[index]
@@ -105,7 +101,7 @@ def _bins_holding(counts: torch.Tensor, tail: torch.Tensor) -> torch.Tensor:
 
 
 class MeanSquareRange(HistogramRange):
-    """The range with the least mean square error of rounding and clipping, over a grid of shrunken ranges."""
+    """The range with the least mean square error of rounding and clipping, by grid search."""
 
     def _non_linear_param_search(self) -> tuple[torch.Tensor, torch.Tensor]:
         counts = self.histogram.double()
@@ -131,33 +127,103 @@ class MeanSquareRange(HistogramRange):
 
 
 class MeanSquareObserver(observer.MinMaxObserver):  # type: ignore[misc]
-    """For weights: one range for all of them, shrunken to the least mean square error."""
+    """Per-tensor weight range with the least mean square error."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Take the range from ``x`` alone; what was seen before is forgotten."""
+        """Set the range from ``x``; earlier values do not count."""
         rows = x.detach().reshape(1, -1)
         low, high = least_square_range(rows, (self.quant_min, self.quant_max), symmetric=_is_symmetric(self))
-        _keep(self, low[0], high[0])
+        _set_range(self, low[0], high[0])
         return x
 
 
 class MeanSquarePerChannelObserver(observer.PerChannelMinMaxObserver):  # type: ignore[misc]
-    """For weights: a range for each channel, shrunken to the least mean square error."""
+    """Per-channel weight ranges with the least mean square error."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Take the ranges from ``x`` alone; what was seen before is forgotten."""
+        """Set the ranges from ``x``; earlier values do not count."""
         rows = x.detach().transpose(0, self.ch_axis).flatten(1)
-        _keep(self, *least_square_range(rows, (self.quant_min, self.quant_max), symmetric=_is_symmetric(self)))
+        _set_range(self, *least_square_range(rows, (self.quant_min, self.quant_max), symmetric=_is_symmetric(self)))
         return x
 
 
-def _is_symmetric(found: Any) -> bool:
-    return found.qscheme in (torch.per_tensor_symmetric, torch.per_channel_symmetric)
+def _is_symmetric(range_observer: Any) -> bool:
+    return range_observer.qscheme in (torch.per_tensor_symmetric, torch.per_channel_symmetric)
 
 
-def _keep(found: Any, low: torch.Tensor, high: torch.Tensor) -> None:
-    found.min_val.resize_(low.shape).copy_(low)
-    found.max_val.resize_(high.shape).copy_(high)
+def _set_range(range_observer: Any, low: torch.Tensor, high: torch.Tensor) -> None:
+    range_observer.min_val.resize_(low.shape).copy_(low)
+    range_observer.max_val.resize_(high.shape).copy_(high)
+
+
+def group_length(row: int, group_size: int) -> int:
+    """Return ``group_size``, or ``row`` if that is not a multiple of it."""
+    return group_size if row % group_size == 0 else row
+
+
+class GroupObserver(ObserverBase):  # type: ignore[misc]
+    """Group-wise weight quantization: one scale per ``group_size`` values of an output channel.
+
+    The graph holds the integers as ``[out * groups, group_size]`` with a scale per row, dequantized and then viewed in
+    the weight's shape, which every exporter supports.
+    """
+
+    def __init__(
+        self,
+        *,
+        dtype: torch.dtype,
+        quant_min: int,
+        quant_max: int,
+        qscheme: torch.qscheme,
+        group_size: int,
+        least_square: bool,
+        is_dynamic: bool = False,
+    ) -> None:
+        super().__init__(dtype=dtype, is_dynamic=is_dynamic)
+        self.qscheme, self.symmetric = qscheme, qscheme == torch.per_channel_symmetric
+        self.group_size, self.least_square = group_size, least_square
+        self.levels = (quant_min, quant_max)
+        self.shape: torch.Size | None = None
+        self.rows = torch.empty(0)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Store the weight."""
+        self.shape = input.shape
+        self.rows = input.detach().reshape(-1, group_length(input[0].numel(), self.group_size))
+        return input
+
+    def calculate_qparams(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return scale and zero point per group."""
+        if self.least_square:
+            low, high = least_square_range(self.rows, self.levels, symmetric=self.symmetric)
+        else:
+            low, high = self.rows.amin(1), self.rows.amax(1)
+        return scale_and_zero(low, high, self.levels, symmetric=self.symmetric)
+
+    def convert(self, model: GraphModule, observer_node: Node) -> None:
+        """Replace the observed weight by integers and their dequantization."""
+        if self.shape is None:
+            raise RuntimeError(f"{observer_node} was converted before it observed a weight")
+        scale, zero = self.calculate_qparams()
+        integers = torch.round(rounded(self.rows, scale[:, None], zero[:, None], self.levels) / scale[:, None])
+        values = {
+            "integers": (integers + zero[:, None]).to(self.dtype),
+            "scale": scale,
+            "zero": zero.to(torch.int64),
+        }
+        with model.graph.inserting_before(observer_node):
+            nodes = [_buffer(model, f"{observer_node.name}_{word}", value) for word, value in values.items()]
+            flat = model.graph.call_function(
+                torch.ops.quantized_decomposed.dequantize_per_channel.default, (*nodes, 0, *self.levels, self.dtype)
+            )
+            whole = model.graph.call_function(torch.ops.aten.view.default, (flat, list(self.shape)))
+        observer_node.replace_all_uses_with(whole)
+        model.graph.erase_node(observer_node)
+
+
+def _buffer(model: GraphModule, name: str, value: torch.Tensor) -> Node:
+    model.register_buffer(name, value)
+    return model.graph.get_attr(name)
 
 
 RANGES: dict[str, Any] = {
@@ -166,4 +232,4 @@ RANGES: dict[str, Any] = {
     "percentile": PercentileRange,
     "mse": MeanSquareRange,
 }
-"""Name of each way to find the range of an activation, as ``Quantize.observer`` takes it."""
+"""Activation observers by ``Quantize.observer``."""

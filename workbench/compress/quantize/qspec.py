@@ -1,4 +1,4 @@
-"""How values are rounded: ranges and observers for calibration, simulated rounding for training."""
+"""Quantization specs: levels, observers for calibration, fake quantization for training."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _EPS = 2.0**-24
 
 @dataclass(frozen=True)
 class Scheme:
-    """The numbers behind a Quantize step on its target: the levels of weights, and what to say about them."""
+    """A Quantize step resolved for its target CPU: weight levels and notes."""
 
     step: Quantize
     levels: tuple[int, int]
@@ -26,45 +26,44 @@ class Scheme:
 
     @property
     def symmetric_weights(self) -> bool:
-        """Whether zero is the middle of a weight's range."""
+        """True if weights have the zero point 0."""
         return self.step.symmetric != "none"
 
     @property
     def weight_dtype(self) -> torch.dtype:
-        """What holds a weight's integers."""
+        """dtype of the integer weights."""
         return torch.int8 if self.symmetric_weights else torch.uint8
 
-    def words(self, shape: torch.Size) -> str:
-        """Return what happens to a layer whose weight has this shape."""
+    def describe(self, shape: torch.Size) -> str:
+        """Return the report of a layer with a weight of this shape."""
         step = self.step
         if step.activations != "none":
             return "int8 weights and inputs" + (", dynamic" if step.activations == "dynamic" else "")
-        words = f"int{step.bits} weights"
+        weights = f"int{step.bits} weights"
         if step.group_size is None:
-            return words
+            return weights
         row = shape[1:].numel()
         if row % step.group_size:
-            return f"{words}, one scale per channel: its {row} values are no multiple of {step.group_size}"
-        return f"{words} in groups of {step.group_size}"
+            return f"{weights}, one scale per channel: its {row} values are not a multiple of {step.group_size}"
+        return f"{weights} in groups of {step.group_size}"
 
 
 def scheme_for(step: Quantize) -> Scheme:
-    """Choose the levels: 7-bit weights where the target CPU adds pairs of products in 16 bits."""
+    """Return the scheme: 7-bit weights if the target CPU accumulates pairs of products in 16 bits."""
     has_dot = this_machine().int8_dot if step.target == "this" else step.target == "int8_dot"
     reduced = (not has_dot if step.reduce_range == "auto" else bool(step.reduce_range)) and step.activations != "none"
     notes = []
     if step.activations == "none":
         notes.append(
-            f"Weights are stored in {step.bits} bits and turned back into floats for computing: this gains size, "
-            "not speed."
+            f"Weights are stored in {step.bits} bits and dequantized to float at run time: smaller, not faster."
         )
     elif reduced:
-        why = "the target CPU has no int8 dot product, and its kernels" if not has_dot else "as asked: kernels"
-        notes.append(f"Weights use 7 bits (reduce_range): {why} would saturate with 8.")
+        why = "set by the step" if has_dot else "the target CPU has no int8 dot product, and 8 bits would saturate"
+        notes.append(f"Weights use 7 bits (reduce_range): {why}.")
     elif not has_dot:
-        notes.append("8-bit weights on a CPU without int8 dot product: results may saturate (reduce_range=False).")
+        notes.append("8-bit weights on a CPU without an int8 dot product may saturate (reduce_range=False).")
     if step.activations == "dynamic":
-        notes.append("Ranges of activations are those of the batch: a sample's outputs depend a little on the others.")
+        notes.append("Activation ranges are computed per batch: outputs depend slightly on the other samples.")
     top = (63 if reduced else 127) if step.bits == 8 else 7
     levels = (-top, top) if step.symmetric != "none" else (0, 2 * top + 1)
     return Scheme(step, levels, tuple(notes))
@@ -80,7 +79,7 @@ def make_quantizer(scheme: Scheme, excluded: Mapping[str, str], *, training: boo
             super().__init__()
             activation, weight = _activation_spec(scheme, training), _weight_spec(scheme, training)
             flow = scheme.step.activations == "static"
-            self.annotator = Annotator(activation, weight, excluded, flow=flow, words=scheme.words)
+            self.annotator = Annotator(activation, weight, excluded, flow=flow, describe=scheme.describe)
 
         def annotate(self, model: torch.fx.GraphModule) -> torch.fx.GraphModule:
             self.annotator.annotate(model)
@@ -114,11 +113,10 @@ def _weight_observer(step: Quantize) -> Any:
     from torchao.quantization.pt2e import observer
 
     from workbench.compress.quantize import observers
-    from workbench.compress.quantize.group_weights import GroupObserver
 
     least_square = step.observer == "mse"
     if step.group_size is not None:
-        return GroupObserver.with_args(group_size=step.group_size, least_square=least_square)
+        return observers.GroupObserver.with_args(group_size=step.group_size, least_square=least_square)
     if least_square:
         kind = observers.MeanSquarePerChannelObserver if step.per_channel else observers.MeanSquareObserver
     else:
@@ -131,12 +129,13 @@ def _trained_weight(per_channel: bool) -> Any:
     from torchao.quantization.pt2e.fake_quantize import FusedMovingAvgObsFakeQuantize
 
     moving = observer.MovingAveragePerChannelMinMaxObserver if per_channel else observer.MovingAverageMinMaxObserver
-    # A constant of 1 forgets the past: the range is that of the weights as they are now.
+    # A constant of 1 makes the range that of the current weights.
     return FusedMovingAvgObsFakeQuantize.with_args(observer=moving, averaging_constant=1.0, eps=_EPS)
 
 
 def _activation_spec(scheme: Scheme, training: bool) -> Any:
-    """Unsigned with a zero point: the form that the int8 kernels of both runtimes take without conversion."""
+    """Return uint8 with a zero point, which both runtimes' int8 kernels take without conversion."""
+    from torchao.quantization.pt2e.observer import PlaceholderObserver
     from torchao.quantization.pt2e.quantizer import QuantizationSpec
 
     if scheme.step.activations == "none":
@@ -144,18 +143,14 @@ def _activation_spec(scheme: Scheme, training: bool) -> Any:
     dynamic = scheme.step.activations == "dynamic"
     return QuantizationSpec(
         dtype=torch.uint8,
-        observer_or_fake_quant_ctr=_placeholder() if dynamic else _activation_observer(scheme.step, training),
+        observer_or_fake_quant_ctr=PlaceholderObserver.with_args(eps=_EPS)
+        if dynamic
+        else _activation_observer(scheme.step, training),
         quant_min=0,
         quant_max=255,
         qscheme=torch.per_tensor_affine,
         is_dynamic=dynamic,
     )
-
-
-def _placeholder() -> Any:
-    from torchao.quantization.pt2e.observer import PlaceholderObserver
-
-    return PlaceholderObserver.with_args(eps=_EPS)
 
 
 def _activation_observer(step: Quantize, training: bool) -> Any:
@@ -166,6 +161,6 @@ def _activation_observer(step: Quantize, training: bool) -> Any:
         options["percentile"] = step.percentile
     if not training:
         return RANGES[step.observer].with_args(**options)
-    from workbench.compress.quantize.fixed_range_fake_quant import RangedFakeQuantize
+    from workbench.compress.quantize.fixed_range_fake_quant import FixedRangeFakeQuantize
 
-    return RangedFakeQuantize.with_args(observer=RANGES[step.observer], **options)
+    return FixedRangeFakeQuantize.with_args(observer=RANGES[step.observer], **options)

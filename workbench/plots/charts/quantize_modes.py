@@ -202,7 +202,7 @@ def layer_rounding_data(variants: Mapping[str, Variant], original: Variant, *, s
     bias correction; others have no rows.
     """
     from workbench.compress.graph.capture import capture
-    from workbench.compress.quantize.float_layers import signal_to_noise
+    from workbench.compress.quantize.float_layers import output_sqnr
 
     task = original.task
     graph = capture(original.module, task.examples(2))
@@ -211,7 +211,7 @@ def layer_rounding_data(variants: Mapping[str, Variant], original: Variant, *, s
         {"name": name, "layer": layer, "sqnr_db": ratio}
         for name, variant in variants.items()
         if _stays_comparable(variant)
-        for layer, ratio in signal_to_noise(graph, variant.module, inputs).items()  # type: ignore[arg-type]
+        for layer, ratio in output_sqnr(graph, variant.module, inputs).items()  # type: ignore[arg-type]
     ]
     return pd.DataFrame(rows, columns=["name", "layer", "sqnr_db"])
 
