@@ -64,7 +64,7 @@ def page(
             *(["**Seed by seed**:\n\n" + "\n".join(f"- {words}" for words in pairs)] if pairs else []),
             f"![Drop of accuracy against latency]({picture})",
             *(["**What failed in the tools**:\n\n" + "\n".join(told)] if told else []),
-            f"{noise_text(cached_noise()).capitalize()}.",
+            f"{noise_text(cached_noise())}.",
             machine,
         )
     )

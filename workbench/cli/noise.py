@@ -30,7 +30,7 @@ def noise(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         say("Stopped by Ctrl-C. The floor that was kept before stays.")
         return STOPPED
-    write(json.dumps(dataclasses.asdict(found), indent=1) if arguments.json else f"{str(found).capitalize()}.")
+    write(json.dumps(dataclasses.asdict(found), indent=1) if arguments.json else f"{found}.")
     kept = cached_noise()
     if kept is not None and kept != found:
         say(f"Kept for verdicts, since it was measured quietly: {kept}.")

@@ -19,7 +19,7 @@ def test_the_first_is_the_reference_and_longer_sleeps_are_seen():
     assert four.ms > one.ms >= 4 and four.ratio < 0.6
     assert four.ratio_low <= four.ratio <= four.ratio_high and four.low_ms <= four.ms <= four.high_ms
     assert one.per_s == pytest.approx(8e3 / one.ms)
-    assert str(four).startswith("four: ")
+    assert str(one).endswith("the baseline") and "slower than the baseline" in str(four)
 
 
 def test_every_block_of_every_call_is_in_one_run():
@@ -39,7 +39,7 @@ def test_every_block_of_every_call_is_in_one_run():
         ({"a": list}, {"budget_s": 0}, "above 0"),
         ({"a": list}, {"budget_s": "1"}, "budget_s must be a number of seconds above 0"),
         ({"a": list}, {"budget_s": float("nan")}, "budget_s"),
-        ({"a": list}, {"settle_s": -1}, "settle_s must be a number of seconds at least 0"),
+        ({"a": list}, {"settle_s": -1}, "settle_s must be a number of seconds of at least 0"),
         ({"a": list}, {"rounds": 5}, "rounds must be"),
         ({"a": list}, {"rounds": ("1", "2")}, "rounds must be"),
         ({"a": list}, {"seed": "x"}, "seed"),

@@ -25,12 +25,12 @@ def test_pairs_of_real_engines_give_a_floor_that_is_kept(tiny_task, monkeypatch)
     found = measure_noise(
         Variant.original(tiny_task), backends=["torch-eager", "onnxruntime"], budget_s=0, progress=said.append
     )
-    assert len(found.apart) == noise.LEAST_PAIRS
+    assert len(found.apart) == noise.MIN_PAIRS
     assert 0.01 <= found.floor <= math.expm1(1.96 * np.max(np.abs(np.log(found.apart)))) + 0.01
     assert found.fingerprint == fingerprint_id()
     assert [event.message for event in said][:2] == [
-        "pair 1: torch-eager beside torch-eager",
-        "pair 2: onnxruntime beside onnxruntime",
+        "pair 1: torch-eager",
+        "pair 2: onnxruntime",
     ]
     assert cached_noise() == found
     assert machine_floor() == found.floor
@@ -62,19 +62,19 @@ def test_a_file_that_cannot_be_understood_is_as_none(text):
 
 
 def test_keep_false_writes_nothing(tiny_task, monkeypatch):
-    monkeypatch.setattr(noise, "_apart", lambda *args, seed: (1.01, 0.0, False))
+    monkeypatch.setattr(noise, "_aa_pair", lambda *args, seed: (1.01, 0.0, False))
     measure_noise(Variant.original(tiny_task), backends=["onnxruntime"], budget_s=0, keep=False)
     assert cached_noise() is None
 
 
 def test_a_floor_measured_beside_other_work_says_so_and_replaces_no_quiet_one(tiny_task, monkeypatch):
     def measured(ratio, disturbed):
-        monkeypatch.setattr(noise, "_apart", lambda *args, seed: (ratio, 0.0, disturbed))
+        monkeypatch.setattr(noise, "_aa_pair", lambda *args, seed: (ratio, 0.0, disturbed))
         return measure_noise(Variant.original(tiny_task), backends=["onnxruntime"], budget_s=0)
 
     busy = measured(1.5, True)
     assert busy.busy and cached_noise() == busy
-    assert "other work disturbed 6 of them: run `workbench noise` on a quiet machine" in noise_text(busy)
+    assert "6 disturbed, re-run `workbench noise` on an idle machine" in noise_text(busy)
     quiet = measured(1.01, False)
     assert not quiet.busy and cached_noise() == quiet and "disturbed" not in str(quiet)
     assert measured(1.5, True).busy and cached_noise() == quiet
@@ -96,7 +96,7 @@ def test_what_cannot_be_used_is_refused(tiny_task, options, words):
 
 
 def test_an_unknown_backend_is_told_before_anything_is_timed(tiny_task, monkeypatch):
-    monkeypatch.setattr(noise, "_apart", lambda *args, seed: pytest.fail("timed"))
+    monkeypatch.setattr(noise, "_aa_pair", lambda *args, seed: pytest.fail("timed"))
     with pytest.raises((ConfigError, BackendUnavailable), match="onxruntime"):
         measure_noise(Variant.original(tiny_task), backends=["onxruntime"])
 
@@ -121,8 +121,8 @@ def test_a_comparison_takes_the_floor_of_this_machine_and_prints_it():
     keep(0.9)
     found = wb.compare(Sleeper("a", 0.002), Sleeper("b", 0.0015), np.zeros((1, 2)), block_s=0.01, rounds=(6, 8))
     assert found.verdict == "undecided"  # a third faster, on a machine whose loads differ by nine tenths
-    assert "noise floor 90.0 %: two loads of one model were up to that far apart (2 pairs, 2026-01-01)" in repr(found)
-    assert "meanwhile: " in repr(found) and found.conditions is not None
+    assert "A/A noise floor 90.0 % (2 pairs of loads, 2026-01-01)" in repr(found)
+    assert "system load: " in repr(found) and found.conditions is not None
     given = wb.compare(
         Sleeper("a", 0.004), Sleeper("b", 0.001), np.zeros((1, 2)), block_s=0.01, rounds=(6, 8), floor=0.01
     )
@@ -133,19 +133,19 @@ def test_a_comparison_takes_the_floor_of_this_machine_and_prints_it():
 def test_the_command_measures_and_prints(monkeypatch, capsys):
     from workbench.cli.main import main
 
-    monkeypatch.setattr(noise, "_apart", lambda *args, seed: (1.03, 0.0, False))
+    monkeypatch.setattr(noise, "_aa_pair", lambda *args, seed: (1.03, 0.0, False))
     assert main(["noise", "--backends", "onnxruntime", "--budget-s", "0"]) == 0
-    assert capsys.readouterr().out.startswith("Noise floor 6.0 %: two loads of one model")
+    assert capsys.readouterr().out.startswith("A/A noise floor 6.0 %")
     assert main(["noise", "--backends", "onnxruntime", "--budget-s", "0", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["floor"] == pytest.approx(1.03**1.96 - 1)
     assert machine_floor() == pytest.approx(1.03**1.96 - 1)
     assert "Kept" not in capsys.readouterr().err
-    monkeypatch.setattr(noise, "_apart", lambda *args, seed: (1.5, 0.0, True))
+    monkeypatch.setattr(noise, "_aa_pair", lambda *args, seed: (1.5, 0.0, True))
     assert main(["noise", "--backends", "onnxruntime", "--budget-s", "0"]) == 0
-    assert "Kept for verdicts, since it was measured quietly: noise floor 6.0 %" in capsys.readouterr().err
+    assert "Kept for verdicts, since it was measured quietly: A/A noise floor 6.0 %" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("given", ["digits", 3])
 def test_what_is_no_variant_is_refused(given):
-    with pytest.raises(ConfigError, match="measure_noise takes a Variant"):
+    with pytest.raises(ConfigError, match="measure_noise: variant must be a Variant"):
         measure_noise(given)

@@ -1,17 +1,16 @@
-"""Any number of calls timed side by side in this process: settings of an engine, ways to feed it, a loop by hand."""
+"""Interleaved timing of any number of calls in this process: engine settings, batching methods, custom loops."""
 
 from __future__ import annotations
 
-import math
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from workbench.core.checks import given, require_callable, require_int
+from workbench.core.checks import given, require_callable, require_int, require_nonnegative, require_positive
 from workbench.core.errors import ConfigError
+from workbench.core.speedup import SpeedupText, speedup_text
 from workbench.core.stats import bootstrap_median
 from workbench.timing.arms import CallArm, EventArm
 from workbench.timing.blocks import Block
@@ -22,10 +21,14 @@ from workbench.timing.settling import SETTLE_S
 
 @dataclass(frozen=True)
 class CallTime:
-    """One call: median over blocks with its interval in ms, samples per second, and how it stands to the first.
+    """One call: median latency with its 95 % CI in ms, samples per second, and speedup over the first call.
 
-    ``ratio`` is the first call's time over this one's (above 1: a lower latency), ``ratio_low`` and
-    ``ratio_high`` bound it at 95 %.
+    ``ratio`` is the first call's latency over this one's, ``ratio_low`` and ``ratio_high`` are its 95 % CI.
+
+    Examples
+    --------
+    >>> print(CallTime("pinned", 2.0, 1.9, 2.1, 500.0, 4.2, 3.9, 4.5))
+    pinned: 2 ms (95 % CI 1.9-2.1), 4.2x speedup (95 % CI 3.9-4.5)
     """
 
     name: str
@@ -37,8 +40,15 @@ class CallTime:
     ratio_low: float
     ratio_high: float
 
+    @property
+    def speedup(self) -> SpeedupText:
+        """The text of the speedup over the first call, with no stronger claim than its 95 % CI supports."""
+        if self.ratio == self.ratio_low == self.ratio_high == 1:
+            return SpeedupText("baseline", "1x")
+        return speedup_text(self.ratio, self.ratio_low, self.ratio_high)
+
     def __str__(self) -> str:
-        return f"{self.name}: {self.ms:.3g} ms, {self.ratio:.2f}x ({self.ratio_low:.2f} to {self.ratio_high:.2f})"
+        return f"{self.name}: {self.ms:.3g} ms (95 % CI {self.low_ms:.3g}-{self.high_ms:.3g}), {self.speedup}"
 
 
 def time_calls(
@@ -52,27 +62,27 @@ def time_calls(
     seed: int = 0,
     device: str | None = None,
 ) -> list[CallTime]:
-    """Time calls in blocks that alternate in random order; the first one is what the others are held against.
+    """Time calls interleaved; the first one is the reference of the speedups.
 
     Parameters
     ----------
     calls : mapping of name to function
-        Each is called without arguments; what it returns is dropped.
+        Functions without arguments; return values are dropped.
     samples : int
-        Samples that one call carries, for ``per_s``.
+        Samples per call, for ``per_s``.
     budget_s : float
-        No further round starts after this many seconds, once the least number of rounds is done.
+        No further round starts that would end later, once the minimum number of rounds is done.
     rounds : (int, int)
-        Least and most rounds; a round has one block of ``block_s`` seconds of every call, after ``settle_s`` seconds
-        that are not counted.
+        Minimum and maximum rounds; a round is one block of ``block_s`` seconds per call, after up to ``settle_s``
+        seconds of discarded settling calls.
     device : str, optional
-        Of calls that a GPU works off on its own, such as ``"cuda:0"``: blocks are timed by its events. Leave it out for
-        calls that wait for their result, as ``engine.predict`` does.
+        Device of asynchronous GPU calls, such as ``"cuda:0"``: blocks are timed by CUDA events. Leave it out for calls
+        that wait for their result, as ``engine.predict`` does.
 
     Raises
     ------
     ConfigError
-        If there is nothing to time, or a number is out of range.
+        If there is no call, or a number is out of range.
 
     Examples
     --------
@@ -80,12 +90,12 @@ def time_calls(
     ...     print(row)  # doctest: +SKIP
     """
     _check(calls, samples, rounds, budget_s=budget_s, block_s=block_s, settle_s=settle_s, seed=seed)
-    arms: list[CallArm | EventArm] = [
-        CallArm(name, call, settle_s=settle_s)
-        if device is None
-        else EventArm(name, call, device=device, settle_s=settle_s)
-        for name, call in calls.items()
-    ]
+    arms: list[CallArm | EventArm] = []
+    for name, call in calls.items():
+        if device is None:
+            arms.append(CallArm(name, call, settle_s=settle_s))
+        else:
+            arms.append(EventArm(name, call, device=device, settle_s=settle_s))
     for arm in arms:
         arm.warm()
     blocks = interleave(arms, rounds=rounds, block_s=block_s, budget_s=budget_s, seed=seed).timed
@@ -104,15 +114,13 @@ def _check(calls: Any, samples: Any, rounds: Any, *, seed: Any, **seconds: Any) 
     require_int("time_calls: seed", seed, minimum=0)
     check_rounds("time_calls", rounds)
     for name, value in seconds.items():
-        least = 0.0 if name == "settle_s" else sys.float_info.min
-        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < math.inf:
-            words = "at least" if name == "settle_s" else "above"
-            raise ConfigError(f"time_calls: {name} must be a number of seconds {words} 0, got {given(value)}.")
+        require = require_nonnegative if name == "settle_s" else require_positive
+        require(f"time_calls: {name}", value, unit="seconds")
 
 
 def _call_time(name: str, blocks: list[Block], first: list[Block], samples: int, seed: int) -> CallTime:
     kept = [block.undisturbed_ms for block in blocks if block.undisturbed_ms.size]
-    middles = [float(np.median(ms)) for ms in kept or [block.ms for block in blocks]]
-    ms, low, high = bootstrap_median(middles, seed=seed)
-    found = pace_ratio(first, blocks, seed=seed)
-    return CallTime(name, ms, low, high, 1e3 * samples / ms, found.ratio, found.low, found.high)
+    medians = [float(np.median(ms)) for ms in kept or [block.ms for block in blocks]]
+    ms, low, high = bootstrap_median(medians, seed=seed)
+    pace = pace_ratio(first, blocks, seed=seed)
+    return CallTime(name, ms, low, high, 1e3 * samples / ms, pace.ratio, pace.low, pace.high)

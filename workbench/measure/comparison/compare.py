@@ -1,4 +1,4 @@
-"""Compare two engines that are open in this process: a ratio with its interval, and a verdict in words."""
+"""Compare two open engines: speedup with its 95 % CI, and a verdict."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from workbench.timing.pace import pace_ratio
 from workbench.timing.summary import Timing
 
 _NARROW = 0.5
-"""Of the noise floor: an interval of that width says all that one pair of sessions can say."""
+"""Share of the noise floor: a narrower interval of one pair of sessions holds no more information."""
 MANY_FAULTS = 100.0
 """Page faults per call above which a row or a comparison has a note: each takes about a microsecond."""
 
 
 class Engine(Protocol):
-    """What is needed of an engine: the OptimizedInferenceEngine has it."""
+    """The method that a comparison calls; OptimizedInferenceEngine has it."""
 
     def predict(self, inputs: Any) -> Any:
         """Run one batch."""
@@ -35,13 +35,12 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two engines timed in turns on the same inputs.
+    """Interleaved timing of two engines on the same inputs.
 
-    ``ratio`` is baseline latency over candidate latency (above 1: the candidate is faster), both undisturbed, as
-    ``estimator`` names it. ``low`` and ``high`` bound it at 95 %, widened by ``floor``, the share up to which two loads
-    of one model are apart here (``noise`` holds its source), and by what disturbance may hide. The verdict is faster or
-    slower if that interval excludes 1. ``notes`` holds what a reader must know, for instance different thread counts,
-    page faults in every call, or other processes that disturbed the timing.
+    ``ratio`` is the speedup: undisturbed baseline latency over candidate latency by ``estimator``. ``low`` and ``high``
+    are its 95 % CI, widened by the A/A noise ``floor`` (``noise`` holds its source) and by the possible bias of
+    disturbed calls. The verdict is faster or slower if the interval excludes 1. ``notes`` holds caveats, such as
+    different thread counts, page faults in every call, or other processes that disturbed the timing.
     """
 
     baseline_name: str
@@ -60,7 +59,7 @@ class Comparison:
 
     def __repr__(self) -> str:
         speedup = speedup_text(self.ratio, self.low, self.high, self.verdict)
-        disturbed = "; the machine was disturbed" if self.conditions is not None and self.conditions.reasons else ""
+        disturbed = "; disturbed" if self.conditions is not None and self.conditions.reasons else ""
         lines = [
             f"{self.candidate_name}: {speedup.over(self.baseline_name)}{disturbed}",
             *(
@@ -68,7 +67,7 @@ class Comparison:
                 for name, t in ((self.baseline_name, self.baseline), (self.candidate_name, self.candidate))
             ),
             *([f"  {self.noise}"] if self.noise else []),
-            *([f"  meanwhile: {self.conditions}"] if self.conditions is not None else []),
+            *([f"  system load: {self.conditions}"] if self.conditions is not None else []),
             *(f"  note: {note}" for note in self.notes),
         ]
         return "\n".join(lines)
@@ -85,28 +84,27 @@ def compare(
     floor: float | None = None,
     seed: int = 0,
 ) -> Comparison:
-    """Time two engines in turns on one batch until the interval of their ratio is narrow.
+    """Time two engines interleaved on one batch until the 95 % CI of the speedup is narrow.
 
     Parameters
     ----------
     baseline, candidate : engine
-        Both initialised, with the same number of threads.
+        Both initialized, with the same number of threads.
     inputs : array, tuple or dict
-        One batch ``[n, ...]`` in the structure the engines take.
+        One batch ``[n, ...]`` in the structure of the engines' inputs.
     budget_s : float
-        No further round starts after this many seconds, the warm-up included; ``rounds[0]`` are timed anyhow.
+        No further round starts that would end later, warm-up included; ``rounds[0]`` rounds are always timed.
     block_s : float, optional
-        Seconds of one block; by default as long as a few calls of the slower engine.
+        Seconds of one block; by default five calls of the slower engine, within limits.
     floor : float, optional
-        Differences up to this share count as noise; by default what :func:`workbench.measure_noise` kept for this
-        machine, else 2 %.
+        A/A noise floor as a share; by default the cached result of :func:`workbench.measure_noise`, otherwise 2 %.
 
     Raises
     ------
     ConfigError
-        If ``rounds`` is not (least, most) with 6 <= least <= most, a time is not positive, or the floor no share.
+        If ``rounds`` is not (min, max) with 6 <= min <= max, a time is not positive, or the floor not in [0, 1).
     InputError
-        If both are the same engine, or one is none.
+        If both are the same engine, or one is not an engine.
 
     Examples
     --------
@@ -118,13 +116,13 @@ def compare(
     if block_s is not None:
         require_positive("compare: block_s", block_s, unit="seconds")
     if floor is not None and not require_nonnegative("compare: floor", floor, unit="share") < 1:
-        raise ConfigError(f"compare: floor must be a share below 1, such as 0.02, got {given(floor)}.")
+        raise ConfigError(f"compare: floor must be in [0, 1), such as 0.02, got {given(floor)}.")
     require_int("compare: seed", seed, minimum=0)
     for name, engine in (("baseline", baseline), ("candidate", candidate)):
         require_engine(f"compare: {name}", engine)
     if baseline is candidate:
-        raise InputError("compare: baseline and candidate are the same engine; open two to see the noise floor.")
-    share, words = _noise(floor)
+        raise InputError("compare: baseline and candidate must be different engines. Open two for an A/A test.")
+    share, noise = _noise(floor)
     end = time.perf_counter() + budget_s
     watch = LoadMonitor(gpu=any(runs_on_gpu(getattr(engine, "placement", "")) for engine in (baseline, candidate)))
     names = _names(baseline, candidate)
@@ -136,8 +134,8 @@ def compare(
         arm.warm()
 
     def narrow(blocks: Any) -> bool:
-        found = pace_ratio(blocks[names[0]], blocks[names[1]], seed=seed, resamples=500)
-        return found.high / found.low < 1 + _NARROW * share
+        pace = pace_ratio(blocks[names[0]], blocks[names[1]], seed=seed, resamples=500)
+        return pace.high / pace.low < 1 + _NARROW * share
 
     timed = interleave(
         arms,
@@ -150,42 +148,33 @@ def compare(
     )
     first, second = timed.timed[names[0]], timed.timed[names[1]]
     notes = (*_notes(baseline, candidate), *fault_notes(timed.timed), *timed.notes)
-    found = pace_ratio(first, second, floor=share, seed=seed)
+    pace = pace_ratio(first, second, floor=share, seed=seed)
+    decided = verdict(pace.low, pace.high, floor=share)
     return Comparison(
-        *names,
-        Timing.of(first),
-        Timing.of(second),
-        found.ratio,
-        found.low,
-        found.high,
-        verdict(found.low, found.high, floor=share),
-        share,
-        words,
-        notes,
-        timed.conditions,
-        found.estimator,
-    )
+        *names, Timing.of(first), Timing.of(second), pace.ratio, pace.low, pace.high, decided, share, noise, notes,
+        timed.conditions, pace.estimator,
+    )  # fmt: skip
 
 
 def fault_notes(timed: Mapping[str, Sequence[Block]]) -> tuple[str, ...]:
-    """Return a note for each arm whose calls take many page faults: its allocator returns memory after every call."""
+    """Return a note for each arm with many page faults per call."""
     notes = []
     for name, blocks in timed.items():
         faults, _ = usage_per_call(blocks)
         if faults is not None and faults > MANY_FAULTS:
             notes.append(
-                f"{name} took {faults:.0f} page faults per call, because its allocator returns memory to the kernel. "
-                "InferenceConfig(allocator='steady') keeps it."
+                f"{name}: {faults:.0f} page faults per call, because its allocator returns memory to the kernel. Use "
+                "InferenceConfig(allocator='steady')."
             )
     return tuple(notes)
 
 
 def _noise(floor: float | None) -> tuple[float, str]:
-    """Return the floor and what is said about it."""
+    """Return the noise floor and its text."""
     if floor is not None:
         return floor, f"noise floor {100 * floor:.1f} % (given)"
-    known = cached_noise()
-    return floor_of(known), noise_text(known)
+    cached = cached_noise()
+    return floor_of(cached), noise_text(cached)
 
 
 def _names(baseline: Engine, candidate: Engine) -> tuple[str, str]:

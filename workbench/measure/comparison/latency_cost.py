@@ -1,4 +1,4 @@
-"""What a variant costs on an engine here, measured: for steps that go by latency instead of by a count."""
+"""Measure the latency of variants on an engine, for compression steps with a latency criterion."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _NARROW = 0.05
 
 @dataclass
 class _Reference:
-    """The first variant that was measured: its engine stays open, and what follows is timed in turns with it."""
+    """The first variant: its engine stays open, and later ones are interleaved with it."""
 
     engine: OptimizedInferenceEngine
     arm: CallArm
@@ -39,25 +39,24 @@ class _Reference:
 
 
 class LatencyCost:
-    """Calls with a variant return its latency in ms per batch on one engine.
+    """Callable that returns the latency of a variant on one engine in ms per batch.
 
-    The first variant measured is the reference, in a search the one not cut yet. Every later one is timed in turns with
-    it, and its latency is the reference's divided by the median of the paired ratios: so that the candidates of a
-    search can be compared although the machine's pace drifts between them.
+    The first variant is the reference, in a search the original one. Later ones are interleaved with it, and their
+    latency is the reference's divided by the paired speedup, so that drift of the machine cancels between candidates.
 
     Parameters
     ----------
     backend : str
-        Where to measure: ``"torch-eager"``, ``"onnxruntime"`` or ``"openvino"``.
+        ``"torch-eager"``, ``"onnxruntime"`` or ``"openvino"``.
     batch_size : int
         Samples per call.
     threads : int, optional
-        Threads of one call; None: as many as an engine takes by itself.
+        Threads of one call; None: the engine's default.
 
     Raises
     ------
     ConfigError, BackendUnavailable
-        If there is no such backend, or it cannot run here.
+        If the backend is unknown or unavailable.
 
     Examples
     --------
@@ -93,7 +92,7 @@ class LatencyCost:
         return reference.ms / pace_ratio(timed.timed[reference.arm.name], timed.timed[arm.name]).ratio
 
     def close(self) -> None:
-        """Free the reference; the next variant measured becomes it."""
+        """Close the reference engine; the next variant becomes the reference."""
         reference, self._reference = self._reference, None
         if reference is not None:
             reference.engine.dispose()
@@ -117,18 +116,17 @@ class LatencyCost:
         return engine, arm
 
     def _narrow(self, blocks: Mapping[str, list[Block]]) -> bool:
-        found = pace_ratio(blocks["reference"], blocks["candidate"], resamples=500)
-        return found.high / found.low < 1 + _NARROW
+        pace = pace_ratio(blocks["reference"], blocks["candidate"], resamples=500)
+        return pace.high / pace.low < 1 + _NARROW
 
 
 def latency_cost(recipe: Recipe, *, threads: int | None = None) -> LatencyCost | None:
-    """Return what measures the latency that steps of ``recipe`` go by, or None where none does.
+    """Return the latency cost function for the steps of ``recipe``, or None if no step needs one.
 
     Raises
     ------
     ConfigError, BackendUnavailable
-        If ``recipe`` is no Recipe, or its steps name different engines or batch sizes, or one that is unknown or
-        cannot run here.
+        If ``recipe`` is not a Recipe, or its steps name different engines or batch sizes, or an unavailable engine.
 
     Examples
     --------
@@ -138,14 +136,14 @@ def latency_cost(recipe: Recipe, *, threads: int | None = None) -> LatencyCost |
     _check_recipe(recipe)
     if threads is not None:
         require_int("latency_cost: threads", threads)
-    wanted = dict.fromkeys(step.measured_on for step in recipe.steps if step.measured_on is not None)
-    if len(wanted) > 1:
-        shown = " and ".join(f"{engine} at batch {batch}" for engine, batch in wanted)
+    targets = dict.fromkeys(step.measured_on for step in recipe.steps if step.measured_on is not None)
+    if len(targets) > 1:
+        names = " and ".join(f"{engine} at batch {batch}" for engine, batch in targets)
         raise ConfigError(
-            f"The recipe '{recipe.label}' goes by latency on {shown}. Measure all of its steps on one engine and batch "
-            "size, or apply it in two parts."
+            f"latency_cost: all steps must use one engine and batch size, got {names} in '{recipe.label}'. Change the "
+            "steps, or apply the recipe in two parts."
         )
-    for engine, batch in wanted:
+    for engine, batch in targets:
         return LatencyCost(engine, batch_size=batch, threads=threads)
     return None
 
@@ -154,5 +152,5 @@ def _check_recipe(recipe: object) -> None:
     from workbench.compress.recipe import Recipe
 
     if not isinstance(recipe, Recipe):
-        advice = "Put the step into one: wb.latency_cost(wb.Recipe(step))." if isinstance(recipe, Step) else ""
-        raise ConfigError(f"latency_cost takes a Recipe, got {given(recipe)}. {advice}".strip())
+        remedy = " Write wb.latency_cost(wb.Recipe(step))." if isinstance(recipe, Step) else ""
+        raise ConfigError(f"latency_cost: recipe must be a Recipe, got {given(recipe)}.{remedy}")

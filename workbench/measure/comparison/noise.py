@@ -1,4 +1,4 @@
-"""The noise floor of this machine: how far two loads of one and the same model are apart (A-A), kept for later."""
+"""Measure and cache the A/A noise floor of this machine: the difference between two loads of one model."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from workbench.compress.variant import Variant
 
 PAIR_S = 2.5
-LEAST_PAIRS = 6
+MIN_PAIRS = 6
 _NORMAL = 1.96
-"""Standard deviations that hold 95 of 100 pairs."""
+"""Standard deviations of a two-sided 95 % interval."""
 _LEAST_FLOOR = 0.01
 _ROUNDS = (6, 20)
 _BLOCK_S = 0.05
@@ -42,27 +42,27 @@ _BLOCK_S = 0.05
 
 @dataclass(frozen=True)
 class NoiseFloor:
-    """How far two loads of one model are apart on this machine: differences up to there are noise.
+    """A/A noise floor: the difference between two loads of one model that is noise on this machine.
 
     Attributes
     ----------
     floor : float
-        What 95 of 100 pairs stay below, with the error of each pair's own timing taken out: 0.015 is 1.5 %. That error
-        is in the interval of a comparison already, and would count twice. At least 1 %.
+        95 % limit of the difference, at least 0.01 (1 %). The timing error of each pair is removed, because it is part
+        of the interval of a comparison already.
     apart : tuple of float
-        The ratio of each pair that was measured.
+        The latency ratio of each pair.
     machine, fingerprint : str
-        Where; the fingerprint is the one in the rows of a study.
+        The machine; studies store the same fingerprint in their rows.
     measured : str
-        The day.
+        Date of the measurement.
     disturbed : int
-        Pairs in whose timing other processes used the cores. A floor with more than a quarter of them is ``busy``: it
-        says so wherever it is printed, and does not take the place of one that was measured quietly.
+        Pairs that other processes disturbed. If they are more than a quarter, the floor is ``busy`` and does not
+        replace one of an idle machine.
 
     Examples
     --------
     >>> print(NoiseFloor(0.012, (1.004, 0.988), "a machine", "0f", "2026-01-01"))
-    noise floor 1.2 %: two loads of one model were up to that far apart (2 pairs, 2026-01-01)
+    A/A noise floor 1.2 % (2 pairs of loads, 2026-01-01)
     """
 
     floor: float
@@ -74,14 +74,14 @@ class NoiseFloor:
 
     @property
     def busy(self) -> bool:
-        """Whether it tells of other work more than of this machine."""
+        """True if more than a quarter of the pairs were disturbed."""
         return 4 * self.disturbed > len(self.apart)
 
     def __str__(self) -> str:
-        words = f"{len(self.apart)} pairs, {self.measured}"
+        source = f"{len(self.apart)} pairs of loads, {self.measured}"
         if self.busy:
-            words += f"; other work disturbed {self.disturbed} of them: run `workbench noise` on a quiet machine"
-        return f"noise floor {100 * self.floor:.1f} %: two loads of one model were up to that far apart ({words})"
+            source += f"; {self.disturbed} disturbed, re-run `workbench noise` on an idle machine"
+        return f"A/A noise floor {100 * self.floor:.1f} % ({source})"
 
 
 def measure_noise(
@@ -93,32 +93,32 @@ def measure_noise(
     keep: bool = True,
     progress: ProgressCallback = ignore_progress,
 ) -> NoiseFloor:
-    """Load one model again and again, time each two loads by turns, and keep how far they were apart.
+    """Measure the A/A noise floor from interleaved pairs of loads of one model, and cache it.
 
-    Sessions of one model differ for as long as they live, by where their memory happens to lie; so an interval of the
-    ratio of two of them does not tell by itself that what they run differs. :func:`workbench.compare` and studies take
-    the floor that was kept for this machine and these versions of the runtimes.
+    Sessions of one model differ in latency for their whole life because of their memory layout, so the interval of a
+    single pair is too narrow for a verdict. :func:`workbench.compare` and studies use the cached floor of this machine
+    and these runtime versions.
 
     Parameters
     ----------
     variant : Variant, optional
-        What is loaded; by default the embedded task ``digits``.
+        The model to load; by default that of the task ``digits``.
     backends : sequence of str, optional
-        Taken in turn; by default torch-eager, onnxruntime and openvino, as far as they run here.
+        Used in rotation; by default the available ones of torch-eager, onnxruntime and openvino.
     budget_s : float
-        Seconds for all pairs; at least 6 are measured.
+        Seconds for all pairs; at least 6 pairs are measured.
     keep : bool
-        Write the result into the cache (``WORKBENCH_CACHE``), unless it is ``busy`` and a quiet one is there.
+        Write the result into the cache (``WORKBENCH_CACHE``), unless it is ``busy`` and the cached one is not.
 
     Raises
     ------
     ConfigError, BackendUnavailable
-        If an argument cannot be used.
+        If an argument is not valid.
 
     Examples
     --------
     >>> print(wb.measure_noise())  # doctest: +SKIP
-    noise floor 1.6 %: two loads of one model were up to that far apart (24 pairs, 2026-01-01)
+    A/A noise floor 1.6 % (24 pairs of loads, 2026-01-01)
     """
     from workbench.compress.variant import Variant
     from workbench.tasks import digits
@@ -126,24 +126,24 @@ def measure_noise(
     require_int("measure_noise: batch_size", batch_size)
     require_nonnegative("measure_noise: budget_s", budget_s, unit="seconds")
     if not isinstance(variant, Variant | None):
-        raise ConfigError(f"measure_noise takes a Variant, got {given(variant)}. wb.Variant.original(task) makes one.")
+        raise ConfigError(f"measure_noise: variant must be a Variant, got {given(variant)}.")
     chosen = Variant.original(digits()) if variant is None else variant
     names = _running() if backends is None else _named(backends)
-    found: list[tuple[float, float, bool]] = []
+    pairs: list[tuple[float, float, bool]] = []
     end = time.perf_counter() + budget_s
     for number, name in enumerate(itertools.cycle(names)):
-        if number >= LEAST_PAIRS and time.perf_counter() >= end:
+        if number >= MIN_PAIRS and time.perf_counter() >= end:
             break
-        progress(Progress("noise", number, 0, f"pair {number + 1}: {name} beside {name}"))
-        found.append(_apart(chosen, name, batch_size, seed=number))
-    floor = _floor([pair[:2] for pair in found], disturbed=sum(pair[2] for pair in found))
-    if keep and not (floor.busy and (known := cached_noise()) and not known.busy):
+        progress(Progress("noise", number, 0, f"pair {number + 1}: {name}"))
+        pairs.append(_aa_pair(chosen, name, batch_size, seed=number))
+    floor = _floor([pair[:2] for pair in pairs], disturbed=sum(pair[2] for pair in pairs))
+    if keep and not (floor.busy and (cached := cached_noise()) and not cached.busy):
         write_json(_path(), asdict(floor), indent=1)
     return floor
 
 
 def cached_noise() -> NoiseFloor | None:
-    """Return the floor that was kept for this machine and these runtimes, None where there is none."""
+    """Return the cached noise floor of this machine and these runtime versions, or None."""
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
         values = json.loads(_path().read_text(encoding="utf-8"))
         return NoiseFloor(**{**values, "apart": tuple(values["apart"])})
@@ -151,26 +151,26 @@ def cached_noise() -> NoiseFloor | None:
 
 
 def machine_floor() -> float:
-    """Return the share that counts as noise on this machine: what was kept, else 2 %."""
+    """Return the cached noise floor of this machine as a share, otherwise 2 %."""
     return floor_of(cached_noise())
 
 
-def floor_of(known: NoiseFloor | None) -> float:
-    """Return the share that counts as noise: what was measured, else 2 %."""
-    return ASSUMED_NOISE if known is None else known.floor
+def floor_of(cached: NoiseFloor | None) -> float:
+    """Return a noise floor as a share, 2 % for None."""
+    return ASSUMED_NOISE if cached is None else cached.floor
 
 
 def noise_text(floor: NoiseFloor | None) -> str:
-    """Return what a verdict says about noise."""
+    """Return the noise floor as text, also if it was not measured."""
     if floor is not None:
         return str(floor)
-    return f"noise floor {100 * ASSUMED_NOISE:.0f} % (assumed; the command `workbench noise` measures it here)"
+    return f"A/A noise floor {100 * ASSUMED_NOISE:.0f} % (assumed; measure it with `workbench noise`)"
 
 
 def _named(backends: Sequence[str]) -> tuple[str, ...]:
     names = require_sequence("measure_noise: backends", backends, of=str)
     if not names:
-        raise ConfigError("measure_noise: backends is empty. Name at least one, such as ('onnxruntime',).")
+        raise ConfigError("measure_noise: backends must name at least one backend, such as ('onnxruntime',), got none.")
     for name in names:
         require_backend(name)
     return names
@@ -179,13 +179,12 @@ def _named(backends: Sequence[str]) -> tuple[str, ...]:
 def _running() -> tuple[str, ...]:
     names = tuple(status.name for status in backend_status(DEFAULT_BACKENDS) if status.available)
     if not names:
-        raise BackendUnavailable("measure_noise: no backend runs here. See: workbench doctor")
+        raise BackendUnavailable("measure_noise: no backend is available. See `workbench doctor`.")
     return names
 
 
-def _apart(variant: Variant, backend: str, batch_size: int, *, seed: int) -> tuple[float, float, bool]:
-    """Return the ratio of two loads of one model on one backend, the standard error of its logarithm, and whether other
-    work disturbed it."""
+def _aa_pair(variant: Variant, backend: str, batch_size: int, *, seed: int) -> tuple[float, float, bool]:
+    """Return the latency ratio of two loads, the standard error of its logarithm, and whether it was disturbed."""
     from workbench.engine.engine import OptimizedInferenceEngine
 
     inputs = variant.task.examples(batch_size)
@@ -198,9 +197,8 @@ def _apart(variant: Variant, backend: str, batch_size: int, *, seed: int) -> tup
         for arm in arms:
             arm.warm()
         timed = interleave(arms, rounds=_ROUNDS, block_s=_BLOCK_S, budget_s=PAIR_S, seed=seed, monitor=LoadMonitor())
-    found = pace_ratio(timed.timed["first"], timed.timed["second"], seed=seed)
-    disturbed = timed.conditions is not None and bool(timed.conditions.reasons)
-    return found.ratio, math.log(found.high / found.low) / (2 * _NORMAL), disturbed
+    pace = pace_ratio(timed.timed["first"], timed.timed["second"], seed=seed)
+    return pace.ratio, math.log(pace.high / pace.low) / (2 * _NORMAL), bool(timed.notes)
 
 
 def _floor(pairs: Sequence[tuple[float, float]], *, disturbed: int = 0) -> NoiseFloor:
@@ -214,9 +212,9 @@ def _floor(pairs: Sequence[tuple[float, float]], *, disturbed: int = 0) -> Noise
 
 
 def _spread(logs: Array, errors: Array) -> float:
-    """Return the standard deviation between loads, told apart from the error of each measurement.
+    """Return the standard deviation between loads without the error of each measurement.
 
-    The estimate of Paule and Mandel (1982), by bisection; that the true mean is 0 is known here.
+    The estimate of Paule and Mandel (1982) with a mean of 0, by bisection.
     """
     low, high = 0.0, float(np.max(np.abs(logs)))
     if float(np.sum(logs**2 / np.maximum(errors, 1e-9) ** 2)) <= logs.size:
