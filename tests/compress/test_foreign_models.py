@@ -14,7 +14,7 @@ import workbench as wb
 from workbench.compress.graph.hf_conv1d import replace_hf_conv1d
 from workbench.compress.prune.verify_cut import dependency_graph
 from workbench.core.errors import CoverageError, ExportError
-from workbench.export.program import export_program
+from workbench.export.capture import export_program
 
 
 class Shuffle(nn.Module):

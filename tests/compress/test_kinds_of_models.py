@@ -12,7 +12,7 @@ from torch.nn import functional as F
 import workbench as wb
 from workbench.compress.training.losses import class_outputs
 from workbench.core.errors import TaskError, WorkbenchError
-from workbench.export.program import export_program
+from workbench.export.capture import export_program
 from workbench.tasks.module import copied_module
 
 Out = collections.namedtuple("Out", ["logits", "hidden"])

@@ -21,8 +21,8 @@ from torch.utils import _pytree as pytree
 from workbench.artifact.structure import StructureError
 from workbench.core.checks import short_repr
 from workbench.core.errors import ArtifactError, first_line
+from workbench.export.capture import layer_of_node
 from workbench.export.io import IOSpec, rebuild_inputs, tree_builder
-from workbench.export.program import layer_of_node
 from workbench.tasks.trees import plain_tree
 
 _PYTHON: dict[str, Callable[..., Any]] = {

@@ -1,9 +1,14 @@
-"""Capture a module as a graph with torch.export: with a dynamic batch where the module allows it."""
+"""Capture a module as a graph with torch.export, with a dynamic batch if the module allows it."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping
+import inspect
+import logging
+import re
+import threading
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -11,16 +16,15 @@ from torch import fx, nn
 
 from workbench.core.errors import ExportError
 from workbench.export.io import Tree
-from workbench.export.program import export_program, reason_of
 from workbench.export.quiet import quiet_export
 from workbench.tasks.axes import OpenDims
 from workbench.tasks.module import copied_module, plain_outputs
-from workbench.tasks.trees import batch_size, named_leaves, tree_map
+from workbench.tasks.trees import batch_size, leaves, tree_map
 
 
 @dataclasses.dataclass(frozen=True)
 class Captured:
-    """An exported program; ``batch`` is None where the batch is dynamic, ``notes`` say why it is not."""
+    """An exported program; ``batch`` is None for a dynamic batch, otherwise ``notes`` hold the reason."""
 
     program: torch.export.ExportedProgram
     batch: int | None
@@ -28,13 +32,13 @@ class Captured:
 
 
 def resize_batch(inputs: Tree, size: int) -> Tree:
-    """Return ``size`` samples: the first ones, repeated from the start where there are fewer."""
+    """Return the first ``size`` samples, repeated from the start if there are fewer."""
     index = torch.arange(size) % batch_size(inputs)
     return tree_map(lambda leaf: leaf[index], inputs)
 
 
 def evaluating(module: nn.Module) -> nn.Module:
-    """Return the module in eval mode: itself, or a copy where some part of it is training."""
+    """Return the module in eval mode: itself, or a copy if some part of it is training."""
     if isinstance(module, fx.GraphModule) or not any(m.training for m in module.modules()):
         return module
     return copied_module(module).eval()
@@ -46,29 +50,36 @@ def is_quantized(captured: Captured) -> bool:
 
 
 def capture_dynamic(module: nn.Module, inputs: Tree, *, dims: OpenDims = ()) -> Captured:
-    """Capture with a dynamic leading batch, and with ``dims``, the open dimensions of each input, dynamic too.
+    """Capture with a dynamic batch, and with ``dims``, the open dimensions of each input, dynamic too.
 
     Raises
     ------
     ExportError
         If the module cannot be captured so, with the reason in one sentence.
     """
-    # Size 1 would be taken as a constant, and each input needs its own memory to get its own dynamic batch.
-    example = tree_map(lambda leaf: leaf.clone(), resize_batch(inputs, max(2, batch_size(inputs))))
-    args, kwargs = _arguments(example)
-    shapes = torch.export.ShapesCollection()  # type: ignore[no-untyped-call]
-    batch = torch.export.Dim("batch")
-    # A named one would have to be right for every size from 0 on, which a convolution's output is not.
-    for position, (_, leaf) in enumerate(named_leaves(example)):
-        shapes[leaf] = {0: batch, **dict.fromkeys(dims[position] if dims else (), torch.export.Dim.DYNAMIC)}
-    return Captured(_export(module, args, kwargs, shapes), None)
+    # torch.export takes a size of 1 as a constant.
+    arguments = dynamic_arguments(resize_batch(inputs, max(2, batch_size(inputs))), dims)
+    return Captured(_export(module, *arguments), None)
 
 
 def capture_fixed(module: nn.Module, inputs: Tree, batch: int, *, reason: str) -> Captured:
-    """Capture for one batch size only; ``reason`` goes into the notes. Raises ExportError as above."""
-    args, kwargs = _arguments(resize_batch(inputs, batch))
+    """Capture for one batch size; ``reason`` goes into the notes. Raises ExportError as above."""
     note = f"The batch size is fixed at {batch}: {reason}"
-    return Captured(_export(module, args, kwargs, None), batch, (note,))
+    return Captured(_export(module, *_arguments(resize_batch(inputs, batch)), None), batch, (note,))
+
+
+def dynamic_arguments(example: Tree, dims: OpenDims) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
+    """Return positional and keyword arguments for torch.export, and their dynamic shapes.
+
+    All inputs share one batch dimension. Shapes are given by tensor, because a forward may take inputs as ``*args`` or
+    ``**kwargs``; each input is a copy, because two that share memory would share a shape.
+    """
+    example = tree_map(torch.clone, example)
+    batch, shapes = torch.export.Dim("batch"), torch.export.ShapesCollection()  # type: ignore[no-untyped-call]
+    for place, leaf in enumerate(leaves(example)):
+        # A named dimension would have to be valid from size 0 on, which a convolution's output is not.
+        shapes[leaf] = {0: batch, **dict.fromkeys(dims[place] if dims else (), torch.export.Dim.DYNAMIC)}
+    return (*_arguments(example), shapes)
 
 
 def _arguments(inputs: Tree) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -83,3 +94,95 @@ def _export(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], sh
             return export_program(module, args, kwargs, shapes)
     except Exception as error:
         raise ExportError(f"The module cannot be exported: {reason_of(error)}") from error
+
+
+def export_program(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any
+) -> torch.export.ExportedProgram:
+    """Return the program of ``module``; ``shapes`` are the dynamic shapes of the inputs, None for fixed ones.
+
+    If the non-strict mode makes the batch a constant (``len(x)`` must give a plain number there), the strict mode is
+    tried, which keeps such a length open. If both fail, the error of the non-strict mode is raised.
+    """
+    with _named_keywords(module, kwargs):
+        try:
+            return torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
+        except Exception as error:
+            if shapes is None or "specialized" not in str(error):
+                raise
+            try:
+                with _quiet_guards():
+                    return torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=True)
+            except Exception:  # noqa: BLE001 - the first error names the line of the user's code
+                raise error from None
+
+
+@contextlib.contextmanager
+def _named_keywords(module: nn.Module, kwargs: dict[str, Any]) -> Iterator[None]:
+    """Name the inputs of a ``forward(*args, **kwargs)``, which dynamic shapes require."""
+    parameters = inspect.signature(module.forward).parameters
+    if not kwargs or all(p.kind is not inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        yield
+        return
+    before, whole = vars(module).get("forward"), module.forward
+
+    def forward(**given: Any) -> Any:
+        return whole(**given)
+
+    named = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in kwargs]
+    forward.__signature__ = inspect.Signature(named)  # type: ignore[attr-defined]
+    module.forward = forward
+    try:
+        yield
+    finally:
+        del module.forward
+        if before is not None:
+            module.forward = before
+
+
+@contextlib.contextmanager
+def _quiet_guards() -> Iterator[None]:
+    """Drop what torch logs in this thread when the strict mode fails."""
+    logger, owner = logging.getLogger("torch._guards"), threading.get_ident()
+
+    def keep(record: logging.LogRecord) -> bool:
+        return record.thread != owner
+
+    logger.addFilter(keep)
+    try:
+        yield
+    finally:
+        logger.removeFilter(keep)
+
+
+def reason_of(error: BaseException, *, otherwise: str = "run it with the backend torch-eager") -> str:
+    """Return an exporter's exception, which may be pages long, as one readable line.
+
+    ``otherwise`` is the remedy for a user who cannot change the module.
+    """
+    cause = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    text = str(cause) or str(error)
+    kind = type(cause).__name__
+    if "data-dependent" in text or "DataDependent" in kind:
+        place = re.search(r'File "[^"]*?([^"/\\]+)", line (\d+), in (\w+)\n\s*(\S.*)', text)
+        where = f" ({place[1]}, line {place[2]}: `{place[4].strip()}`)" if place else ""
+        return (
+            f"its code branches on the value of a tensor{where}. Use torch.where or torch.cond there; if the tensor "
+            f"only holds a size, such as a padding, use a Python number; or {otherwise}."
+        )
+    missing = re.search(r"OpOverload\(op='([^']+)'", text)
+    if missing:
+        return f"ONNX has no translation for its operator {missing[1]}. Replace that operator, or {otherwise}."
+    if "specialized" in text or "ConstraintViolation" in text or "constraints" in text.lower():
+        return "its code turns the batch size into a constant. Take it from x.shape there to keep it open."
+    line = next((part.strip() for part in text.splitlines() if part.strip()), kind)
+    return f"{kind}: {line[:300].rstrip('.')}. Change the code there, or {otherwise}."
+
+
+def layer_of_node(node: fx.Node) -> str:
+    """Return the module that a node of a captured graph comes from, empty if the node has none."""
+    stack = node.meta.get("nn_module_stack") or {}
+    names = [str(path) for path, _ in stack.values()]
+    return names[-1].removeprefix("L['self'].").removeprefix("L__self___") if names else ""

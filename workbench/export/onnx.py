@@ -22,13 +22,13 @@ from workbench.export.capture import (
     capture_fixed,
     evaluating,
     is_quantized,
+    reason_of,
     resize_batch,
 )
 from workbench.export.embedding_tables import with_table_sizes
 from workbench.export.io import LAYER_KEY, IOSpec, TensorSpec, Tree, describe_tree, input_kind, input_leaves
 from workbench.export.onnx_integers import Needs, needs_of, rewrite, translations
 from workbench.export.onnx_module import OnnxModule
-from workbench.export.program import reason_of
 from workbench.export.quiet import quiet_export
 from workbench.export.reductions import keep_reduced_dims
 from workbench.tasks.axes import OpenDims, axis_sizes, other_sizes, resized

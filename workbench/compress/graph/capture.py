@@ -1,9 +1,8 @@
-"""Capture a module as a graph with a dynamic batch dimension, batch norm folded."""
+"""Capture a module as a graph that quantization can change: dynamic batch, batch norm folded."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
 from operator import attrgetter
 from typing import Any
 
@@ -14,11 +13,11 @@ from torch.fx import GraphModule, Node
 from workbench.compress.graph.operators import WEIGHTED
 from workbench.compress.graph.torchao_import import quiet_torchao
 from workbench.core.errors import ExportError
-from workbench.export.program import export_program, reason_of
+from workbench.export.capture import dynamic_arguments, export_program, reason_of
 from workbench.tasks.axes import OpenDims
 from workbench.tasks.module import plain_outputs
 from workbench.tasks.sizes import Shape
-from workbench.tasks.trees import Tree, call_model, leaves, tree_map
+from workbench.tasks.trees import Tree, call_model, leaves
 
 _aten = torch.ops.aten
 _BATCH_NORM = _aten.batch_norm.default
@@ -53,10 +52,9 @@ def captured_sizes(graph: GraphModule, example: Tree, dims: OpenDims) -> list[Sh
 
 
 def _captured(module: nn.Module, example: Tree, dims: OpenDims) -> GraphModule:
-    args, kwargs, shapes = _call(example, dims)
     try:
         with plain_outputs(module):
-            program = export_program(module.eval(), args, kwargs, shapes)
+            program = export_program(module.eval(), *dynamic_arguments(example, dims))
     except Exception as error:
         raise ExportError(
             f"{type(module).__name__} cannot be captured as a graph with a dynamic batch, which Quantize needs: "
@@ -78,18 +76,6 @@ def _drop_assertions(graph: GraphModule) -> None:
         if node.target is _aten._assert_tensor_metadata.default:
             graph.graph.erase_node(node)
     graph.recompile()
-
-
-def _call(example: Tree, dims: OpenDims) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
-    # One name for all: inputs of a model with several must have the same number of samples. By tensor, not by place: a
-    # forward may take them as *args or **kwargs.
-    batch, shapes = torch.export.Dim("batch"), torch.export.ShapesCollection()  # type: ignore[no-untyped-call]
-    example = tree_map(torch.clone, example)
-    for place, leaf in enumerate(leaves(example)):
-        shapes[leaf] = {0: batch, **dict.fromkeys(dims[place] if dims else (), torch.export.Dim.DYNAMIC)}
-    if isinstance(example, Mapping):
-        return (), dict(example), shapes
-    return (tuple(example) if isinstance(example, tuple | list) else (example,)), {}, shapes
 
 
 def _fold_batch_norm(graph: GraphModule) -> None:

@@ -19,7 +19,7 @@ from workbench.artifact.reference import Arrays
 from workbench.core.errors import EngineError, first_line
 from workbench.core.quiet import without_lines
 from workbench.engine.backends.base import ModelSource
-from workbench.export.program import layer_of_node
+from workbench.export.capture import layer_of_node
 from workbench.measure.profiling.nodes import NodeTime, ProfiledCalls
 from workbench.measure.profiling.op_kinds import is_rounding
 from workbench.measure.rooflines.work import layer_hooks

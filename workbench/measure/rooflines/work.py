@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
 from workbench.compress.model_ops import open_recurrence
-from workbench.export.program import layer_of_node
+from workbench.export.capture import layer_of_node
 from workbench.tasks.trees import batch_size, call_model, leaves
 
 if TYPE_CHECKING:

@@ -85,7 +85,7 @@ class AotSession(TorchSession):
         return self._runners[sizes](*tensors)
 
     def _compile(self, examples: list[Any], shapes: Any) -> Any:
-        from workbench.export.program import export_program, reason_of
+        from workbench.export.capture import export_program, reason_of
         from workbench.export.quiet import quiet_export
 
         inductor = self._torch._inductor
