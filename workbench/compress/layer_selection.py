@@ -28,7 +28,7 @@ def excluded_names(module: nn.Module, patterns: Sequence[str], *, where: str) ->
     return _covered(module, patterns, f"{where}.exclude")
 
 
-def left_out(module: nn.Module, include: Sequence[str], exclude: Sequence[str], *, where: str) -> dict[str, str]:
+def skip_reasons(module: nn.Module, include: Sequence[str], exclude: Sequence[str], *, where: str) -> dict[str, str]:
     """Return the modules that a step must leave alone, with the reason: excluded, or not among those to look at.
 
     Patterns and errors as in :func:`excluded_names`; an empty ``include`` stands for everything.
@@ -50,12 +50,12 @@ def _covered(module: nn.Module, patterns: Sequence[str], where: str) -> frozense
             continue
         roots = [name for name in names if pattern == kinds[name] or matches(name, pattern)]
         if not roots:
-            raise no_match(f"{where}: no module or type of layer is called", pattern, names)
+            raise no_match_error(f"{where}: no module or type of layer is called", pattern, names)
         found.update(name for name in names if any(name == root or name.startswith(f"{root}.") for root in roots))
     return _with_sharers(module, found)
 
 
-def shown(name: str) -> str:
+def display_name(name: str) -> str:
     """Return what a report calls a layer: the model itself has no name."""
     return name or "(model)"
 
@@ -104,7 +104,7 @@ def matches(name: str, pattern: str) -> bool:
     return name == pattern or fnmatchcase(name, pattern)
 
 
-def no_match(words: str, pattern: str, names: Sequence[str]) -> ConfigError:
+def no_match_error(words: str, pattern: str, names: Sequence[str]) -> ConfigError:
     """Return the error for a pattern that matches none of ``names``."""
-    shown = f"{', '.join(names[:8])}{', ...' if len(names) > 8 else ''}"
-    return ConfigError(f"{words} {pattern!r}.{did_you_mean(pattern, names)} The model has {shown}.")
+    listed = f"{', '.join(names[:8])}{', ...' if len(names) > 8 else ''}"
+    return ConfigError(f"{words} {pattern!r}.{did_you_mean(pattern, names)} The model has {listed}.")

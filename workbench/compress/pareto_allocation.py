@@ -29,7 +29,7 @@ def lower_hull(points: Sequence[Point]) -> list[int]:
     return hull
 
 
-def walk(paths: Mapping[str, Sequence[Point]], accept: Callable[[str, int], bool]) -> None:
+def allocate(paths: Mapping[str, Sequence[Point]], accept: Callable[[str, int], bool]) -> None:
     """Offer every layer's next choice to ``accept(name, place)``, that with the least loss for what it saves first.
 
     A layer whose choice is not accepted is not asked again. Where every path is a lower convex hull, what is accepted

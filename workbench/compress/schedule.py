@@ -9,7 +9,7 @@ SCHEDULES = ("even", "cubic", "one_cycle")
 _SLOPE, _START = 14.0, 6.0
 
 
-def share_due(schedule: str, time: float) -> float:
+def scheduled_share(schedule: str, time: float) -> float:
     """Return the share of the final ratio that is due at ``time``, the share of the rounds that are done.
 
     ``even``: in proportion. ``cubic``: large rounds first (Zhu and Gupta, To prune, or not to prune, arXiv

@@ -38,7 +38,7 @@ class Step(Config):
         """A few words for tables and charts: ``"prune 0.5"``, ``"int8 qat"``."""
         return type(self).__name__.lower()
 
-    def misplaced(self, before: Sequence[str]) -> str | None:
+    def placement_error(self, before: Sequence[str]) -> str | None:
         """Return why a step with these options cannot come after the steps named; None if it can."""
         return None
 

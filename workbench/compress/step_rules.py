@@ -22,7 +22,7 @@ def check_order(steps: Sequence[Step]) -> None:
                 f"Step {index + 1} is {step!r} ({type(step).__name__}), not a step. Allowed: {', '.join(STEP_TYPES)}."
             )
         before = [type(s).__name__ for s in steps[:index]]
-        reason = _why_not(type(step), before) or step.misplaced(before)
+        reason = _why_not(type(step), before) or step.placement_error(before)
         if reason:
             order = " -> ".join(type(s).__name__ for s in steps)
             raise RecipeError(f"{order}: step {index + 1} ({type(step).__name__}) cannot stand here. {reason}")

@@ -26,19 +26,19 @@ from depth_models import (
 )
 from torch import nn
 
-from workbench.compress.depth.blocks import Findings, find_blocks, replaced
+from workbench.compress.depth.blocks import ResidualBlocks, find_blocks, replaced
 from workbench.compress.depth.pass_through import PassThrough
 from workbench.compress.model_ops import count_macs
 
 IMAGES = images(4)[0]
 
 
-def found(factory, blocked=None, excluded=frozenset()) -> tuple[nn.Module, Findings]:
+def found(factory, blocked=None, excluded=frozenset()) -> tuple[nn.Module, ResidualBlocks]:
     module = seeded(factory)()
     return module, find_blocks(module, IMAGES, blocked or {}, excluded)
 
 
-def names(findings: Findings) -> list[str]:
+def names(findings: ResidualBlocks) -> list[str]:
     return [block.name for block in findings.blocks]
 
 

@@ -16,7 +16,7 @@ from workbench.artifact import load_module, save_variant
 from workbench.compress import Distill, Prune, Quantize, Recipe, Recover
 from workbench.compress.distill.config import Head
 from workbench.compress.training.distillation_objective import DistillationObjective, Teacher, blend
-from workbench.compress.training.features import Matching, Pair
+from workbench.compress.training.features import FeatureMatching, Pair
 from workbench.compress.training.losses import attention_error, attention_map, feature_error, leaf_loss, mixed_loss
 from workbench.core.errors import ConfigError, RecipeError, WorkbenchError
 from workbench.core.progress import ignore_progress
@@ -209,7 +209,7 @@ def test_weights_that_are_frozen_stay_and_are_reported():
 
 def matching_of(student, teacher, *pairs, example=None, weights=None):
     example = torch.randn(4, 1, 8, 8) if example is None else example
-    return Matching(
+    return FeatureMatching(
         student, teacher, example, pairs, weights=weights or {"features": 1.0, "attention": 1.0}, seed=0
     ), example
 

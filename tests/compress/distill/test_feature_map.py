@@ -14,7 +14,7 @@ from workbench.compress.distill.apply import distill
 from workbench.compress.graph.feature_map import trace_maps
 from workbench.compress.handlers import Work
 from workbench.compress.training.distillation_objective import CACHE_BYTES, DistillationObjective, Teacher
-from workbench.compress.training.features import Matching, Pair, match_last_maps
+from workbench.compress.training.features import FeatureMatching, Pair, match_last_maps
 from workbench.compress.training.losses import feature_error
 from workbench.core.errors import ConfigError
 from workbench.core.progress import ignore_progress
@@ -175,7 +175,7 @@ def test_the_objective_is_outputs_and_last_map_by_hand(features):
     student, teacher, x, y = without_a_block(task), task.model(), task.train.inputs[:8], task.train.targets[:8]
     pair, _ = match_last_maps(student, teacher, task.examples(2), same_names=True)
     assert pair == Pair("blocks", "blocks", "map")
-    with Matching(student, teacher, task.examples(2), [pair], weights={"map": 0.7}, seed=0) as matching:
+    with FeatureMatching(student, teacher, task.examples(2), [pair], weights={"map": 0.7}, seed=0) as matching:
         lesson = DistillationObjective(
             task, temperature=3.0, alpha=0.6, blend=False, teacher=teacher, matching=matching, precision="float32"
         )

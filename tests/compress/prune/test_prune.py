@@ -278,8 +278,8 @@ def test_hessian_takes_the_squares_of_every_sample():
     whole, _, columns = gradients(build, 20, 1)
     first, _, last, _ = (column.square().mean(0) for column in columns)
     with torch.no_grad():
-        worth = [(whole[1].weight.square() * first).sum(1), (whole[3].weight.square() * last).sum(0)]
-    kept = torch.stack(worth).mean(0).argsort(descending=True)[:8].sort().values
+        importance = [(whole[1].weight.square() * first).sum(1), (whole[3].weight.square() * last).sum(0)]
+    kept = torch.stack(importance).mean(0).argsort(descending=True)[:8].sort().values
     assert torch.equal(variant.module[1].weight, whole[1].weight[kept])
 
 

@@ -14,9 +14,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from workbench.compress import Distill, Prune, Recipe
-from workbench.compress.prune.channel_selection import choose
+from workbench.compress.prune.channel_selection import select_channels
 from workbench.compress.prune.groups import Group
-from workbench.compress.schedule import SCHEDULES, share_due
+from workbench.compress.schedule import SCHEDULES, scheduled_share
 from workbench.core.errors import ConfigError, CoverageError, WorkbenchError
 
 
@@ -67,14 +67,14 @@ def test_isomorphic_is_that_of_torch_pruning_called_directly():
     assert torch.allclose(variant.predict(x), oracle.eval()(x), atol=1e-6)
 
 
-def group(root, worth, structure):
-    worth = torch.tensor(worth, dtype=torch.float64)
-    return Group(root, (root,), tuple((i,) for i in range(len(worth))), worth, 1, structure)
+def group(root, importance, structure):
+    importance = torch.tensor(importance, dtype=torch.float64)
+    return Group(root, (root,), tuple((i,) for i in range(len(importance))), importance, 1, structure)
 
 
 def kept(step, groups):
     whole = {g.root: g.width for g in groups}
-    cuts, _ = choose(step, groups, step.ratio, own={}, whole=whole)
+    cuts, _ = select_channels(step, groups, step.ratio, own={}, whole=whole)
     return {g.root: g.width for g in groups} | {c.root: whole[c.root] - len(c.channels) for c in cuts}
 
 
@@ -160,7 +160,7 @@ def test_a_lambda_is_refused_with_the_reason():
 
 @given(st.sampled_from(SCHEDULES), st.integers(1, 30))
 def test_every_schedule_rises_from_round_to_round_to_the_whole(schedule, rounds):
-    due = [share_due(schedule, number / rounds) for number in range(1, rounds + 1)]
+    due = [scheduled_share(schedule, number / rounds) for number in range(1, rounds + 1)]
     assert due[-1] == pytest.approx(1.0)
     assert all(0 < early < late for early, late in itertools.pairwise(due))
 
@@ -169,8 +169,8 @@ def test_the_one_cycle_curve_is_that_of_its_paper():
     """Formula of arXiv 2107.02086 as fasterai has it, with slope 14 and start 6."""
     for time in (0.1, 0.5, 0.9):
         wanted = (1 + math.exp(-14 + 6)) / (1 + math.exp(-14 * time + 6))
-        assert share_due("one_cycle", time) == pytest.approx(wanted)
-    steps = [share_due("one_cycle", n / 10) - share_due("one_cycle", (n - 1) / 10) for n in range(1, 11)]
+        assert scheduled_share("one_cycle", time) == pytest.approx(wanted)
+    steps = [scheduled_share("one_cycle", n / 10) - scheduled_share("one_cycle", (n - 1) / 10) for n in range(1, 11)]
     assert max(steps) == max(steps[3:6]) and steps[9] < 0.01
 
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from workbench.compress import Quantize, Recipe
 from workbench.compress.graph.capture import capture
-from workbench.compress.graph.interpreter import walk
+from workbench.compress.graph.interpreter import run_graph
 from workbench.compress.handlers import Work
 from workbench.compress.quantize.annotate import weighted_nodes
 from workbench.compress.quantize.bias_correction import correct_biases
@@ -195,7 +195,7 @@ def test_corrected_biases_leave_no_mean_error_behind_any_layer(step) -> None:
                 found[node.name] = value.double().mean(axes)
             return value
 
-        walk(module, sample, see)
+        run_graph(module, sample, see)
         return found
 
     wanted, before = means(graph), means(converted)

@@ -16,7 +16,7 @@ from torch import nn
 import workbench as wb
 from workbench.compress import Factorize, Prune, Quantize, Recipe
 from workbench.compress.model_ops import count_macs, count_params
-from workbench.compress.pareto_allocation import lower_hull, walk
+from workbench.compress.pareto_allocation import allocate, lower_hull
 from workbench.compress.sensitivity import Cell, Sensitivity, run, sensitivity
 from workbench.core.errors import Cancelled, ConfigError
 
@@ -217,7 +217,7 @@ def test_the_walk_loses_least_for_what_it_saves(layers):
                 assert sum(loss for _, loss in way) >= lost - 1e-9
         return True
 
-    walk(paths, accept)
+    allocate(paths, accept)
     assert all(at[name] == len(path) - 1 for name, path in paths.items())
 
 

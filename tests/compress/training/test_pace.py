@@ -13,7 +13,7 @@ from workbench.compress.training import pace
 from workbench.compress.training.checkpoint import Checkpoint
 from workbench.compress.training.loop import train
 from workbench.compress.training.pace import MIN_STEPS, Numerics, choose_numerics, default_numerics, fastest
-from workbench.compress.training.plan import Plan
+from workbench.compress.training.plan import TrainingPlan
 from workbench.core.allocator import allocator_state
 from workbench.core.errors import Cancelled
 from workbench.core.progress import ignore_progress
@@ -118,20 +118,20 @@ def run(plan, **options):
 def test_the_choice_is_used_and_reported(monkeypatch):
     monkeypatch.setattr("workbench.compress.training.loop.choose_numerics", lambda *_, **__: PLAIN)
     events = []
-    module, trained = run(Plan(2, 16, None, None, timed=True), progress=events.append)
+    module, trained = run(TrainingPlan(2, 16, None, None, timed=True), progress=events.append)
     assert trained.numerics == "contiguous, float32"
     assert module[0].weight.is_contiguous()
     assert trained.samples_per_s > 0 and "samples/s (contiguous, float32)" in trained.pace[0]
     assert events[-1].values["samples_per_s"] == pytest.approx(trained.samples_per_s)
-    assert run(Plan(1, 16, None, None))[1].numerics == str(default_numerics())
+    assert run(TrainingPlan(1, 16, None, None))[1].numerics == str(default_numerics())
 
 
 @pytest.mark.parametrize("choice", [DEFAULT, PLAIN], ids=str)
 def test_layouts_and_formats_train_alike(monkeypatch, choice):
     monkeypatch.setattr("workbench.compress.training.loop.choose_numerics", lambda *_, **__: choice)
-    first = run(Plan(2, 16, None, None, timed=True))[0]
+    first = run(TrainingPlan(2, 16, None, None, timed=True))[0]
     monkeypatch.undo()
-    plain = run(Plan(2, 16, None, None, precision="float32"))[0]
+    plain = run(TrainingPlan(2, 16, None, None, precision="float32"))[0]
     tolerance = 1e-5 if choice == PLAIN else 3e-2
     for a, b in zip(first.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
@@ -143,7 +143,7 @@ def test_a_checkpoint_keeps_the_choice(tmp_path, monkeypatch):
 
     monkeypatch.setattr("workbench.compress.training.checkpoint.EVERY_S", 0.0)
     monkeypatch.setattr(Checkpoint, "due", lambda self, now, pause=0.0: now)
-    plan = Plan(3, 16, None, None, timed=True, evaluate_every=0)
+    plan = TrainingPlan(3, 16, None, None, timed=True, evaluate_every=0)
     chosen(PLAIN)
     whole, _ = run(plan)
 

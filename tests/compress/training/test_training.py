@@ -20,7 +20,7 @@ from workbench.compress import Distill, Prune, Recipe, Recover
 from workbench.compress.training import checkpoint, loop
 from workbench.compress.training.checkpoint import Checkpoint
 from workbench.compress.training.loop import train
-from workbench.compress.training.plan import Plan, make_optimizer, rate_factor
+from workbench.compress.training.plan import TrainingPlan, make_optimizer, rate_factor
 from workbench.core.errors import Cancelled, ConfigError, WorkbenchError
 from workbench.tasks.split import Split
 
@@ -52,9 +52,9 @@ def test_a_constant_rate_stays():
 
 
 def test_the_optimizer_suits_the_model():
-    plan = Plan(1, 8, None, None)
+    plan = TrainingPlan(1, 8, None, None)
     assert isinstance(make_optimizer(nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2)), plan), torch.optim.SGD)
-    optimizer = make_optimizer(nn.LayerNorm(4), Plan(1, 8, 0.5, None, transformer=True))
+    optimizer = make_optimizer(nn.LayerNorm(4), TrainingPlan(1, 8, 0.5, None, transformer=True))
     assert isinstance(optimizer, torch.optim.AdamW)
     assert [group["lr"] for group in optimizer.param_groups] == [0.5, 0.5]
 
@@ -73,16 +73,16 @@ def run(plan, loss=None, module=None, **options):
 
 
 def test_epochs_may_be_parts_and_every_sample_comes_once_per_epoch():
-    done, seen = run(Plan(1.5, 10, None, None))
+    done, seen = run(TrainingPlan(1.5, 10, None, None))
     assert (done.steps, done.epochs) == (8, 1.6)  # 7.5 steps, rounded to even
     assert sorted(torch.cat(seen[:5]).tolist()) == list(range(50))
 
 
 def test_a_time_limit_cuts_the_training_and_says_so():
-    done, _ = run(Plan(1e6, 10, None, 0.2))
+    done, _ = run(TrainingPlan(1e6, 10, None, 0.2))
     assert 0 < done.epochs < 1e6
     assert "max_seconds=0.2" in done.notes[0]
-    assert run(Plan(1.0, 10, None, 1e4))[0].notes == ()
+    assert run(TrainingPlan(1.0, 10, None, 1e4))[0].notes == ()
 
 
 def test_augmented_inputs_reach_the_model_and_a_loss_that_explodes_is_told():
@@ -92,10 +92,10 @@ def test_augmented_inputs_reach_the_model_and_a_loss_that_explodes_is_told():
         shapes.append(tuple(x.shape))
         return x + torch.randn(x.shape, generator=generator)
 
-    run(Plan(1, 10, None, None), augment=augment)
+    run(TrainingPlan(1, 10, None, None), augment=augment)
     assert shapes == [(10, 3)] * 5
     with pytest.raises(WorkbenchError, match=r"loss became nan.*learning_rate"):
-        run(Plan(1, 10, None, None), loss=lambda out, y: out.sum() * math.nan)
+        run(TrainingPlan(1, 10, None, None), loss=lambda out, y: out.sum() * math.nan)
 
 
 @pytest.mark.parametrize(("precision", "kind"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
@@ -103,7 +103,7 @@ def test_the_precision_is_that_of_the_products(precision, kind):
     made = []
     module = nn.Linear(3, 2)
     module.register_forward_hook(lambda layer, given, out: made.append(out.dtype))
-    _, _ = run(Plan(1, 10, None, None, precision=precision), module=module)
+    _, _ = run(TrainingPlan(1, 10, None, None, precision=precision), module=module)
     assert set(made) == {kind}
     assert module.weight.dtype == torch.float32
 
@@ -111,10 +111,10 @@ def test_the_precision_is_that_of_the_products(precision, kind):
 def test_the_rate_of_the_schedule_is_the_rate_of_the_step(monkeypatch):
     monkeypatch.setattr(loop, "_REPORT_EVERY_S", 0.0)
     events = []
-    run(Plan(2, 10, 0.5, None, schedule="constant"), progress=events.append)
+    run(TrainingPlan(2, 10, 0.5, None, schedule="constant"), progress=events.append)
     assert {event.values["learning_rate"] for event in events} == {0.5}
     events.clear()
-    run(Plan(2, 10, 0.5, None, schedule="one_cycle"), progress=events.append)
+    run(TrainingPlan(2, 10, 0.5, None, schedule="one_cycle"), progress=events.append)
     rates = [event.values["learning_rate"] for event in events][:10]
     assert rates == [0.5 * rate_factor(step / 10, "one_cycle") for step in range(10)]
 
@@ -138,7 +138,7 @@ def same(one, other):
 def test_the_metric_is_told_while_training():
     events = []
     module, quality, _ = scripted([0.1, 0.2, 0.3, 0.4])
-    run(Plan(3, 10, None, None), module=module, quality=quality, progress=events.append)
+    run(TrainingPlan(3, 10, None, None), module=module, quality=quality, progress=events.append)
     told = {event.values["metric_epoch"]: event.values["metric"] for event in events}
     assert told == {0.0: 0.1, 1.0: 0.2, 2.0: 0.3, 3.0: 0.4}
     assert all(event.values.keys() >= {"loss", "learning_rate", "epoch"} for event in events[1:])
@@ -147,7 +147,7 @@ def test_the_metric_is_told_while_training():
 
 def test_an_early_stop_keeps_the_best_weights():
     module, quality, weights = scripted([0.5, 0.6, 0.7, 0.69, 0.7, 0.8])
-    done, _ = run(Plan(9, 10, None, None, patience=2), module=module, quality=quality)
+    done, _ = run(TrainingPlan(9, 10, None, None, patience=2), module=module, quality=quality)
     assert done.epochs == 4.0  # 0.69 and the second 0.7 are no better than the 0.7 of epoch 2
     assert same(module.state_dict(), weights[2])
     assert not same(module.state_dict(), weights[4])
@@ -158,7 +158,7 @@ def test_an_early_stop_keeps_the_best_weights():
 
 def test_patience_keeps_the_best_of_a_training_that_ran_to_its_end():
     module, quality, weights = scripted([0.5, 0.9, 0.7])
-    done, _ = run(Plan(2, 10, None, None, patience=5), module=module, quality=quality)
+    done, _ = run(TrainingPlan(2, 10, None, None, patience=5), module=module, quality=quality)
     assert done.epochs == 2.0
     assert same(module.state_dict(), weights[1])
     assert "stopped early" not in done.notes[0]
@@ -166,17 +166,17 @@ def test_patience_keeps_the_best_of_a_training_that_ran_to_its_end():
 
 def test_without_patience_the_last_weights_stay():
     module, quality, weights = scripted([0.5, 0.9, 0.7])
-    done, _ = run(Plan(2, 10, None, None), module=module, quality=quality)
+    done, _ = run(TrainingPlan(2, 10, None, None), module=module, quality=quality)
     assert same(module.state_dict(), weights[2])
     assert done.notes == ()
 
 
 def test_evaluations_come_as_often_as_asked():
     module, quality, weights = scripted(range(100))
-    run(Plan(2, 10, None, None, evaluate_every=0.4), module=module, quality=quality)
+    run(TrainingPlan(2, 10, None, None, evaluate_every=0.4), module=module, quality=quality)
     assert len(weights) == 1 + 5
     module, quality, weights = scripted(range(100))
-    run(Plan(2, 10, None, None, evaluate_every=0.0), module=module, quality=quality)
+    run(TrainingPlan(2, 10, None, None, evaluate_every=0.0), module=module, quality=quality)
     assert not weights
 
 
@@ -202,7 +202,7 @@ def test_options_that_contradict_are_refused():
 def test_parameters_beside_the_model_learn_too():
     beside = nn.Linear(2, 2)
     before = beside.weight.detach().clone()
-    run(Plan(1, 10, None, None), loss=lambda out, y: F.cross_entropy(beside(out), y), extra=beside)
+    run(TrainingPlan(1, 10, None, None), loss=lambda out, y: F.cross_entropy(beside(out), y), extra=beside)
     assert not torch.equal(beside.weight, before)
 
 
@@ -287,7 +287,7 @@ def test_an_early_stop_goes_on_counting_after_a_break(tmp_path, every_step):
 
         data = Split(x, torch.zeros(50, dtype=torch.int64))
         keep = None if script is values and stop_at == math.inf else Checkpoint(tmp_path / "x.pt")
-        plan = Plan(9, 10, None, None, patience=3)
+        plan = TrainingPlan(9, 10, None, None, patience=3)
         quality = {"quality": lambda: next(asked), "checkpoint": keep, "progress": progress, "seed": 0}
         return train(module, data, loss, plan, stage="x", **quality), module
 
@@ -327,13 +327,13 @@ def test_a_checkpoint_of_another_training_or_a_damaged_one_is_not_used(tmp_path,
             raise Cancelled("enough")
 
     with pytest.raises(Cancelled):
-        run(Plan(2, 10, None, None), module=fresh(), checkpoint=Checkpoint(path), on_share=stop)
+        run(TrainingPlan(2, 10, None, None), module=fresh(), checkpoint=Checkpoint(path), on_share=stop)
     assert path.is_file()
-    done, seen = run(Plan(2, 10, 0.01, None), module=fresh(), checkpoint=Checkpoint(path))
+    done, seen = run(TrainingPlan(2, 10, 0.01, None), module=fresh(), checkpoint=Checkpoint(path))
     assert "other weights or options" in done.notes[0]
     assert len(seen) == 10
     path.write_bytes(b"not a checkpoint")
-    done, seen = run(Plan(2, 10, None, None), module=fresh(), checkpoint=Checkpoint(path))
+    done, seen = run(TrainingPlan(2, 10, None, None), module=fresh(), checkpoint=Checkpoint(path))
     assert "cannot be read" in done.notes[0]
     assert len(seen) == 10
     assert not path.exists()

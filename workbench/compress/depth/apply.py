@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-from workbench.compress.depth.blocks import Findings, find_blocks
+from workbench.compress.depth.blocks import ResidualBlocks, find_blocks
 from workbench.compress.depth.rank import BlockRemover, OutputLoss, Savings, savings
 from workbench.compress.handlers import Outcome, Work, register_handler
-from workbench.compress.layer_selection import excluded_names, left_out, shown
+from workbench.compress.layer_selection import display_name, excluded_names, skip_reasons
 from workbench.compress.steps import PruneDepth
 from workbench.compress.variant import LayerReport
 from workbench.core.errors import ConfigError, CoverageError
@@ -27,7 +27,7 @@ def prune_depth(step: PruneDepth, work: Work) -> Outcome:
     """
     module = work.module
     work.progress(Progress(step.label, message="looking for residual blocks"))
-    blocked = left_out(module, step.include, step.exclude, where="PruneDepth")
+    blocked = skip_reasons(module, step.include, step.exclude, where="PruneDepth")
     excluded = excluded_names(module, step.exclude, where="PruneDepth")
     findings = find_blocks(module, work.task.examples(2), blocked, excluded)
     types = {name: type(layer).__name__ for name, layer in module.named_modules()}
@@ -44,7 +44,7 @@ def prune_depth(step: PruneDepth, work: Work) -> Outcome:
     return Outcome(module, layers, notes=_notes(step, findings, remover, count))
 
 
-def _no_block(step: PruneDepth, findings: Findings) -> str:
+def _no_block(step: PruneDepth, findings: ResidualBlocks) -> str:
     listed = "; ".join(f"{name}: {reason}" for name, reason in list(findings.refused.items())[:2])
     more = f"; and {len(findings.refused) - 2} more" if len(findings.refused) > 2 else ""
     return (
@@ -54,7 +54,7 @@ def _no_block(step: PruneDepth, findings: Findings) -> str:
     )
 
 
-def _count(step: PruneDepth, findings: Findings) -> int:
+def _count(step: PruneDepth, findings: ResidualBlocks) -> int:
     """Return the number of blocks to remove."""
     removable = len(findings.blocks)
     if step.blocks is None:
@@ -91,12 +91,14 @@ def _reasons(remover: BlockRemover, saving: Savings) -> dict[str, tuple[bool, st
     return reasons | {name: (False, reason) for name, reason in remover.broken.items()}
 
 
-def _report(findings: Findings, types: dict[str, str], reasons: dict[str, tuple[bool, str]]) -> tuple[LayerReport, ...]:
+def _report(
+    findings: ResidualBlocks, types: dict[str, str], reasons: dict[str, tuple[bool, str]]
+) -> tuple[LayerReport, ...]:
     found = reasons | {name: (False, reason) for name, reason in findings.refused.items()}
-    return tuple(LayerReport(shown(name), kind, *found[name]) for name, kind in types.items() if name in found)
+    return tuple(LayerReport(display_name(name), kind, *found[name]) for name, kind in types.items() if name in found)
 
 
-def _notes(step: PruneDepth, findings: Findings, remover: BlockRemover, count: int) -> tuple[str, ...]:
+def _notes(step: PruneDepth, findings: ResidualBlocks, remover: BlockRemover, count: int) -> tuple[str, ...]:
     removed = [removal.block.name for removal in remover.removals]
     notes = [
         f"Removed {len(removed)} of {len(findings.blocks)} removable blocks, in this order: {', '.join(removed)}.",

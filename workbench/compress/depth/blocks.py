@@ -32,14 +32,14 @@ class Block:
 
 
 @dataclass
-class Findings:
+class ResidualBlocks:
     """The removable blocks in the model's order, and for the other parts of the model the reason why not."""
 
     blocks: list[Block] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
 
 
-def find_blocks(module: nn.Module, example: Tree, blocked: Mapping[str, str], excluded: Set[str]) -> Findings:
+def find_blocks(module: nn.Module, example: Tree, blocked: Mapping[str, str], excluded: Set[str]) -> ResidualBlocks:
     """Return the blocks of ``module`` that can be removed.
 
     ``blocked`` holds modules to leave alone, with the reason; a block that holds one of ``excluded`` stays too.
@@ -85,9 +85,9 @@ class _Search:
         self.classes = Counter(type(self.layers[name]) for name in self.additive)
         self.outputs = predict_with(module, example)
         self.macs = count_macs(module, example)
-        self.found = Findings()
+        self.found = ResidualBlocks()
 
-    def findings(self) -> Findings:
+    def findings(self) -> ResidualBlocks:
         """Return the removable blocks and the reasons of the rest."""
         for name in self._parts(""):
             self._look_at(name)

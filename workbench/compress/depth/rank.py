@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from workbench.compress.depth.blocks import Block, difference, put, replaced
-from workbench.compress.graph.outputs import noise_share
+from workbench.compress.graph.outputs import relative_squared_error
 from workbench.compress.handlers import Work
 from workbench.compress.model_ops import count_macs, count_params, predict_with
 from workbench.compress.recipe import Recipe
@@ -112,7 +112,7 @@ def _kind(name: str, classes: Collection[str]) -> str:
 def _distance(kind: str, wanted: torch.Tensor, got: torch.Tensor) -> float:
     if kind == _DIVERGENCE:
         return max(0.0, float(leaf_loss(got.double(), wanted.double(), 1.0, "kl")))
-    return noise_share([wanted], [got])
+    return relative_squared_error([wanted], [got])
 
 
 def savings(step: PruneDepth, work: Work, blocks: Sequence[Block]) -> Savings:

@@ -13,16 +13,16 @@ from workbench.compress.graph.batchnorm import norms_with_statistics, reestimate
 from workbench.compress.graph.feature_map import trace_maps
 from workbench.compress.graph.fold import fold_batch_norms
 from workbench.compress.handlers import Outcome, Work, register_handler
-from workbench.compress.layer_selection import shown
+from workbench.compress.layer_selection import display_name
 from workbench.compress.model_ops import predict_with
 from workbench.compress.steps import Distill, Recover
 from workbench.compress.training.distillation_objective import DistillationObjective
-from workbench.compress.training.features import Matching, Pair, check_layers, match_last_maps
+from workbench.compress.training.early_stopping import validation_quality
+from workbench.compress.training.features import FeatureMatching, Pair, check_layers, match_last_maps
 from workbench.compress.training.loop import BatchLoss, train
 from workbench.compress.training.losses import check_heads
-from workbench.compress.training.numerics import set_layout
-from workbench.compress.training.plan import Plan, Trained, is_normalised_by_layer
-from workbench.compress.training.watch import validation_quality
+from workbench.compress.training.numerics import set_memory_format
+from workbench.compress.training.plan import TrainingPlan, TrainingResult, is_layer_normalized
 from workbench.compress.variant import LayerReport
 from workbench.core.errors import ConfigError, TaskError
 from workbench.tasks.load import load_module
@@ -66,7 +66,7 @@ def distill(step: Distill, work: Work) -> Outcome:
     teacher = _load(step, "teacher", task) if step.teacher is not None else task.model()
     pairs, notes = _matched(step, task, student, teacher)
     weights, example = step.feature_weights, task.examples(2)
-    with Matching(student, teacher, example, pairs, weights=weights, seed=work.seed) as matching:
+    with FeatureMatching(student, teacher, example, pairs, weights=weights, seed=work.seed) as matching:
         lesson = DistillationObjective(
             task,
             temperature=step.temperature,
@@ -192,14 +192,14 @@ def _trained(
         checkpoint=work.checkpoint(stage),
         **options,
     )
-    set_layout(module.eval(), torch.contiguous_format)
+    set_memory_format(module.eval(), torch.contiguous_format)
     layers = _layers(module, before, _why_unchanged(trained))
     return Outcome(module, layers, trained.epochs, (*trained.notes, *trained.pace), declined=trained.kept_start)
 
 
-def _plan(step: Distill | Recover, module: nn.Module, rate_scale: float) -> Plan:
-    transformer = is_normalised_by_layer(module)
-    return Plan(
+def _plan(step: Distill | Recover, module: nn.Module, rate_scale: float) -> TrainingPlan:
+    transformer = is_layer_normalized(module)
+    return TrainingPlan(
         step.epochs,
         step.batch_size,
         step.learning_rate,
@@ -214,7 +214,7 @@ def _plan(step: Distill | Recover, module: nn.Module, rate_scale: float) -> Plan
     )
 
 
-def _why_unchanged(trained: Trained) -> str:
+def _why_unchanged(trained: TrainingResult) -> str:
     return "trained, but no better than before: put back" if trained.kept_start else "nothing to learn"
 
 
@@ -229,7 +229,7 @@ def _layers(module: nn.Module, before: Mapping[str, torch.Tensor], unchanged: st
         changed = any(not torch.equal(value, before[prefix + key]) for key, value in own.items())
         frozen = not any(value.requires_grad for value in own.values())
         reason = "trained" if changed else "its weights do not ask for gradients" if frozen else unchanged
-        reports.append(LayerReport(shown(name), type(layer).__name__, changed, reason))
+        reports.append(LayerReport(display_name(name), type(layer).__name__, changed, reason))
     return tuple(reports)
 
 

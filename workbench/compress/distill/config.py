@@ -183,7 +183,7 @@ class Distill(Step):
         """The option for which the step reads the training split; None if it reads none of it."""
         return f"epochs={self.epochs:g}"
 
-    def misplaced(self, before: Sequence[str]) -> str | None:
+    def placement_error(self, before: Sequence[str]) -> str | None:
         """Return why a student of one's own cannot come after other steps."""
         if self.student is None or not before:
             return None

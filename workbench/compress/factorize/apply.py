@@ -13,7 +13,7 @@ from workbench.compress.factorize.ranks import by_budget, by_energy, by_noise, b
 from workbench.compress.factorize.split import Choice, Split, open_split
 from workbench.compress.factorize.whiten import output_moments
 from workbench.compress.handlers import Outcome, Work, register_handler
-from workbench.compress.layer_selection import matches, no_match, shown
+from workbench.compress.layer_selection import display_name, matches, no_match_error
 from workbench.compress.model_ops import count_macs, count_params
 from workbench.compress.recipe import Recipe
 from workbench.compress.steps import Factorize
@@ -55,7 +55,9 @@ def factorize(step: Factorize, work: Work) -> Outcome:
             put(module, spot.names, spot.layer)
             reasons[spot.name] = f"{_what(step, plan.choice)}{timed}"
     named = touched | reasons
-    return Outcome(module, tuple(LayerReport(shown(n), kinds[n], n in touched, named[n]) for n in kinds if n in named))
+    return Outcome(
+        module, tuple(LayerReport(display_name(n), kinds[n], n in touched, named[n]) for n in kinds if n in named)
+    )
 
 
 def _own_ratios(step: Factorize, spots: Sequence[Spot]) -> dict[str, float]:
@@ -66,7 +68,7 @@ def _own_ratios(step: Factorize, spots: Sequence[Spot]) -> dict[str, float]:
         matched = [spot.name for spot in spots if any(matches(name, pattern) for name in spot.names)]
         if not matched:
             names = [spot.name for spot in spots]
-            raise no_match("Factorize.ratios: no layer that can be split is called", pattern, names)
+            raise no_match_error("Factorize.ratios: no layer that can be split is called", pattern, names)
         found.update(dict.fromkeys(matched, float(value)))
     return found
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from workbench.compress.factorize.split import Choice, Floats, Split, Table
-from workbench.compress.pareto_allocation import lower_hull, walk
+from workbench.compress.pareto_allocation import allocate, lower_hull
 
 _ROUNDING = 1e-9
 
@@ -65,7 +65,7 @@ def by_budget(
         taken[name] = choices[name][place]
         return True
 
-    walk(paths, accept)
+    allocate(paths, accept)
     return taken, max(0.0, missing)
 
 

@@ -27,7 +27,7 @@ class _Walker(Interpreter):
         return self._visit(n, self.fetch_args_kwargs_from_env(n)[0], value)
 
 
-def walk(graph: GraphModule, inputs: Tree, visit: Visit) -> list[torch.Tensor]:
+def run_graph(graph: GraphModule, inputs: Tree, visit: Visit) -> list[torch.Tensor]:
     """Run ``graph`` on a batch, show every function's value to ``visit``, and return the output tensors."""
     names = [str(node.target) for node in graph.graph.nodes if node.op == "placeholder"]
     if isinstance(inputs, Mapping) and set(names) == set(inputs):

@@ -11,7 +11,7 @@ from torch import nn
 from workbench.tasks.trees import Tree, call_model, leaves
 
 
-def answering_layers(module: nn.Module, example: Tree, kinds: tuple[type[nn.Module], ...]) -> frozenset[str]:
+def output_layers(module: nn.Module, example: Tree, kinds: tuple[type[nn.Module], ...]) -> frozenset[str]:
     """Return the names of the layers of ``kinds`` that make an output of the whole model, or what it is a view of."""
     made: dict[str, list[torch.Tensor]] = {}  # held, so that no other tensor takes the place of one in memory
 
@@ -39,7 +39,7 @@ def _place(tensor: torch.Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
 
 
-def noise_share(wanted: Sequence[torch.Tensor], got: Sequence[torch.Tensor]) -> float:
+def relative_squared_error(wanted: Sequence[torch.Tensor], got: Sequence[torch.Tensor]) -> float:
     """Return the share of the error in the energy of the outputs: the mean over the floating ones, each by its own.
 
     A large output beside a small one would hide what the small one loses, if their energies were added up.

@@ -9,16 +9,16 @@ from torch import nn
 
 from workbench.compress.distill.apply import recover
 from workbench.compress.handlers import Outcome, Work, register_handler
-from workbench.compress.layer_selection import holds_matrix, left_out, shown
+from workbench.compress.layer_selection import display_name, holds_matrix, skip_reasons
 from workbench.compress.model_ops import count_params
-from workbench.compress.prune.budget import Gauge
-from workbench.compress.prune.channel_selection import choose, own_ratios
-from workbench.compress.prune.groups import ANSWERS, PRUNABLE, Group, find_groups
-from workbench.compress.prune.importance import judge_for
-from workbench.compress.prune.shrink import shrink
-from workbench.compress.prune.tied_weights import find_ties, tie_words
-from workbench.compress.prune.verify_cut import TIED, Cut, apply_cuts, surviving
-from workbench.compress.schedule import share_due
+from workbench.compress.prune.budget import CostBudget
+from workbench.compress.prune.channel_selection import own_ratios, select_channels
+from workbench.compress.prune.groups import MODEL_OUTPUTS, PRUNABLE, Group, find_groups
+from workbench.compress.prune.importance import scorer_for
+from workbench.compress.prune.sparse_training import train_sparse
+from workbench.compress.prune.tied_weights import describe_tie, find_ties
+from workbench.compress.prune.verify_cut import TIED, Cut, apply_cuts, verify_cuts
+from workbench.compress.schedule import scheduled_share
 from workbench.compress.steps import Prune, Recover
 from workbench.compress.variant import LayerReport
 from workbench.core.progress import Progress
@@ -47,12 +47,12 @@ def prune(step: Prune, work: Work) -> Outcome:
     """Remove channels of the variant's module, group by group; see :class:`Prune`."""
     module, example = work.module, work.task.examples(2)
     shapes = _widths(module)
-    gauge, state = Gauge(step, work), _State()
+    budget, state = CostBudget(step, work), _State()
     before = copied_module(module) if step.rewind else None
     if step.sparse_epochs:
-        state.epochs += shrink(step, work, _groups(step, work, state)[0])
+        state.epochs += train_sparse(step, work, _groups(step, work, state)[0])
     for number in range(1, step.rounds + 1):
-        cuts = _round(step, work, state, gauge, share_due(step.schedule, number / step.rounds))
+        cuts = _round(step, work, state, budget, scheduled_share(step.schedule, number / step.rounds))
         apply_cuts(module, cuts, example)
         if before is not None:
             apply_cuts(before, cuts, example)
@@ -62,20 +62,20 @@ def prune(step: Prune, work: Work) -> Outcome:
             between = replace(work, seed=work.seed + number)
             state.epochs += recover(Recover(epochs=step.recover_epochs), between).epochs_done
     layers = _report(module, shapes, state.reasons | state.broken)
-    notes = (*_notes(step, state, module), *_missed(step, module, shapes, state.reasons), *gauge.notes())
+    notes = (*_notes(step, state, module), *_missed(step, module, shapes, state.reasons), *budget.notes())
     return Outcome(module, layers, state.epochs, notes)
 
 
 def _groups(step: Prune, work: Work, state: _State) -> tuple[list[Group], dict[str, str]]:
     module = work.module
-    blocked = left_out(module, step.include, step.exclude, where="Prune") | state.broken
-    judge = judge_for(step, module, work)
-    found = find_groups(module, work.task.examples(2), judge, left_out=blocked, round_to=step.round_to)
+    blocked = skip_reasons(module, step.include, step.exclude, where="Prune") | state.broken
+    scorer = scorer_for(step, module, work)
+    found = find_groups(module, work.task.examples(2), scorer, skip_reasons=blocked, round_to=step.round_to)
     module.zero_grad(set_to_none=True)
     return found
 
 
-def _round(step: Prune, work: Work, state: _State, gauge: Gauge, share: float) -> list[Cut]:
+def _round(step: Prune, work: Work, state: _State, budget: CostBudget, share: float) -> list[Cut]:
     """Return the cuts, each of which was tried, that bring the module to ``share`` of the way."""
     groups, reasons = _groups(step, work, state)
     own = {root: share * value for root, value in own_ratios(step, groups).items()}
@@ -87,9 +87,9 @@ def _round(step: Prune, work: Work, state: _State, gauge: Gauge, share: float) -
         groups = [group for group in groups if not broken & {group.root}]
 
         def cuts_at(ratio: float, groups: list[Group] = groups) -> list[Cut]:
-            return choose(step, groups, ratio, own=own, whole=state.widths)[0]
+            return select_channels(step, groups, ratio, own=own, whole=state.widths)[0]
 
-        found = gauge.ratio(work.module, ratio, cuts_at)
+        found = budget.ratio(work.module, ratio, cuts_at)
         good, broken = _tried(step, work, state, groups, reasons, found, own)
         if not broken:
             break
@@ -106,10 +106,10 @@ def _tried(
     own: dict[str, float],
 ) -> tuple[list[Cut], set[str]]:
     """Return the cuts at ``ratio`` that keep the model whole, and the roots of the groups where it breaks."""
-    cuts, whole = choose(step, groups, ratio, own=own, whole=state.widths)
+    cuts, whole = select_channels(step, groups, ratio, own=own, whole=state.widths)
     state.reasons = reasons | whole
     work.progress(Progress("prune", 0, 1, f"trying {len(cuts)} groups"))
-    good, broken = surviving(work.module, cuts, work.task.examples(2))
+    good, broken = verify_cuts(work.module, cuts, work.task.examples(2))
     state.broken.update({name: why for cut, why in broken for name in cut.members})
     return good, {cut.root for cut, _ in broken}
 
@@ -124,7 +124,7 @@ def _report(module: nn.Module, before: dict[str, tuple[int, ...]], reasons: dict
     for name, layer in module.named_modules():
         if name not in before:
             if holds_matrix(layer):
-                reports.append(LayerReport(shown(name), type(layer).__name__, False, _why_not_looked_at(layer)))
+                reports.append(LayerReport(display_name(name), type(layer).__name__, False, _why_not_looked_at(layer)))
             continue
         old, new = before[name], tuple(layer.weight.shape)
         changed = [side for side in _sides(layer, old, new) if side[1] != side[2]]
@@ -133,7 +133,7 @@ def _report(module: nn.Module, before: dict[str, tuple[int, ...]], reasons: dict
         own = f"; {'then no more' if cut else 'outputs kept'}: {reasons[name]}" if name in reasons else ""
         why = _why_not_looked_at(layer) if isinstance(layer, nn.Embedding) else _NOT_TRACED
         reason = ", ".join(changes) + own if changes else reasons.get(name, why)
-        reports.append(LayerReport(shown(name), type(layer).__name__, bool(changes), reason))
+        reports.append(LayerReport(display_name(name), type(layer).__name__, bool(changes), reason))
     return tuple(reports)
 
 
@@ -146,7 +146,7 @@ def _missed(
     old = new = 0
     for name, shape in before.items():
         layer = module.get_submodule(name)
-        if reasons.get(name) != ANSWERS and not isinstance(layer, nn.Embedding):
+        if reasons.get(name) != MODEL_OUTPUTS and not isinstance(layer, nn.Embedding):
             _, had, has = _sides(layer, shape, tuple(layer.weight.shape))[0]  # type: ignore[arg-type]
             old, new = old + had, new + has
     if not old or abs(1 - new / old - step.ratio) <= _FAR:
@@ -185,7 +185,7 @@ def _notes(step: Prune, state: _State, module: nn.Module) -> tuple[str, ...]:
         )
     ties = find_ties(module)
     if ties:
-        notes.append(f"Weights that layers share are still one tensor: {'; '.join(map(tie_words, ties))}.")
+        notes.append(f"Weights that layers share are still one tensor: {'; '.join(map(describe_tie, ties))}.")
     if len(state.broken) > len(tied):
         notes.append(
             f"{len(state.broken) - len(tied)} layers were left alone, because the model breaks or computes something "

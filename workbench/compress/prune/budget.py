@@ -28,7 +28,7 @@ _FAR = 0.05  # from here on a budget was missed, and the report says so
 
 
 @dataclass
-class Gauge:
+class CostBudget:
     """What the budget of a Prune step counts, and what it was at first."""
 
     step: Prune

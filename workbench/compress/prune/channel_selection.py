@@ -7,7 +7,7 @@ from math import floor
 
 import torch
 
-from workbench.compress.layer_selection import matches, no_match
+from workbench.compress.layer_selection import matches, no_match_error
 from workbench.compress.prune.groups import Group
 from workbench.compress.prune.verify_cut import Cut
 from workbench.compress.steps import Prune
@@ -30,12 +30,12 @@ def own_ratios(step: Prune, groups: Sequence[Group]) -> dict[str, float]:
         matched = [g.root for g in groups if any(matches(name, pattern) for name in g.members)]
         if not matched:
             names = [name for group in groups for name in group.members]
-            raise no_match("Prune.ratios: no layer whose channels can be cut is called", pattern, names)
+            raise no_match_error("Prune.ratios: no layer whose channels can be cut is called", pattern, names)
         found.update(dict.fromkeys(matched, float(value)))
     return found
 
 
-def choose(
+def select_channels(
     step: Prune, groups: Sequence[Group], ratio: float, *, own: Mapping[str, float], whole: Mapping[str, int]
 ) -> tuple[list[Cut], dict[str, str]]:
     """Return the channels to remove in each group, and for the layers of groups that stay whole the reason.
@@ -49,7 +49,7 @@ def choose(
         size = whole[group.root]
         threshold = thresholds.get(group.root)
         if threshold is not None:
-            above = int((group.worth > threshold).sum())
+            above = int((group.importance > threshold).sum())
             wanted = max(float(above), _LEAST_RANKED * size * len(group.units) / group.width)
         else:
             wanted = size * (1 - own.get(group.root, ratio)) * len(group.units) / group.width
@@ -58,7 +58,7 @@ def choose(
             why = _why_whole(step, group, ranked=threshold is not None)
             reasons.update(dict.fromkeys(group.members, why))
             continue
-        gone = group.worth.argsort(stable=True)[: len(group.units) - kept].tolist()
+        gone = group.importance.argsort(stable=True)[: len(group.units) - kept].tolist()
         channels = sorted(channel for place in gone for channel in group.units[place])
         counters = group.heads.counters if group.heads else ()
         counted = tuple((path, name, kept * each) for path, name, each in counters)
@@ -87,7 +87,9 @@ def _thresholds(step: Prune, groups: Sequence[Group], ratio: float, whole: Mappi
 def _threshold(groups: Sequence[Group], ratio: float, whole: Mapping[str, int]) -> float:
     """Return the worth up to which channels leave, so that ``1 - ratio`` of all channels of ``whole`` stay."""
     sizes = [torch.tensor([len(unit) for unit in group.units]) for group in groups]
-    scores = torch.cat([g.worth.repeat_interleave(size) for g, size in zip(groups, sizes, strict=True)]).sort().values
+    scores = (
+        torch.cat([g.importance.repeat_interleave(size) for g, size in zip(groups, sizes, strict=True)]).sort().values
+    )
     gone = len(scores) - round((1 - ratio) * sum(whole[group.root] for group in groups))
     return float(scores[gone - 1]) if gone > 0 else float("-inf")
 

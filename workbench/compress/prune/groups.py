@@ -10,18 +10,18 @@ from typing import Any, TypeGuard
 import torch
 from torch import nn
 
-from workbench.compress.graph.outputs import answering_layers
+from workbench.compress.graph.outputs import output_layers
 from workbench.compress.model_ops import unfrozen
 from workbench.compress.prune.heads import Heads, find_heads
 from workbench.compress.prune.verify_cut import dependency_graph
 from workbench.tasks.trees import Tree
 
 PRUNABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
-Judge = Callable[[Any], torch.Tensor | None]
+Scorer = Callable[[Any], torch.Tensor | None]
 """Gives a torch-pruning group a score per channel of its root, or None where it has none."""
 
 
-ANSWERS = "its channels are outputs of the model"
+MODEL_OUTPUTS = "its channels are outputs of the model"
 _LOST = "its channels cannot be followed through what lies behind it (a split, a shuffle or a function of its own)"
 
 
@@ -30,7 +30,7 @@ class Group:
     """Layers whose output channels can only go together.
 
     ``units`` are the channels of ``root`` that leave at once (one of them, one in each block of a grouped
-    convolution, an attention head); ``worth`` is the mean importance of each unit; ``step`` is how many units
+    convolution, an attention head); ``importance`` is the mean importance of each unit; ``step`` is how many units
     leave at a time, so that the channels left are a multiple of ``round_to``. ``heads`` is set where units are heads.
     Groups with an equal ``structure`` are made of the same kinds of layer in the same places.
     """
@@ -38,7 +38,7 @@ class Group:
     root: str
     members: tuple[str, ...]
     units: tuple[tuple[int, ...], ...]
-    worth: torch.Tensor
+    importance: torch.Tensor
     step: int
     structure: str
     heads: Heads | None = None
@@ -50,15 +50,15 @@ class Group:
 
 
 def find_groups(
-    module: nn.Module, example: Tree, judge: Judge, *, left_out: Mapping[str, str], round_to: int
+    module: nn.Module, example: Tree, scorer: Scorer, *, skip_reasons: Mapping[str, str], round_to: int
 ) -> tuple[list[Group], dict[str, str]]:
     """Return the groups that may be cut, and for every layer of the other ones the reason.
 
-    ``left_out`` holds the layers that keep their outputs, with the reason.
+    ``skip_reasons`` holds the layers that keep their outputs, with the reason.
     """
     with unfrozen(module):
         graph = dependency_graph(module, example)
-    fixed = answering_layers(module, example, PRUNABLE)
+    fixed = output_layers(module, example, PRUNABLE)
     names = {layer: name for name, layer in module.named_modules()}
     groups: list[Group] = []
     reasons: dict[str, str] = {}
@@ -66,8 +66,8 @@ def find_groups(
         outs = [dep.target.module for dep, _ in group if graph.is_out_channel_pruning_fn(dep.handler)]
         members = tuple(dict.fromkeys(names[m] for m in outs if isinstance(m, PRUNABLE) and m in names))
         layers = [dep.target.module for dep, _ in group]
-        why = _refusal(members, outs, layers, left_out, fixed) or _astray(graph, group)
-        scores = None if why else judge(group)
+        why = _refusal(members, outs, layers, skip_reasons, fixed) or _astray(graph, group)
+        scores = None if why else scorer(group)
         if scores is None:
             reasons.update(dict.fromkeys(members, why or "the importance asked for does not apply to it"))
             continue
@@ -97,9 +97,9 @@ def _group(
             units = _closed(graph, module.get_submodule(members[0]), units)
         each = {len(unit) for unit in units}
         step = lcm(round_to, *each) // max(each) if len(each) == 1 else 1
-    worth = torch.stack([scores[list(unit)].mean() for unit in units])
+    importance = torch.stack([scores[list(unit)].mean() for unit in units])
     structure = _structure(graph, group) + (" heads" if heads is not None else "")
-    return Group(members[0], members, units, worth, step, structure, heads)
+    return Group(members[0], members, units, importance, step, structure, heads)
 
 
 def _drags(graph: Any, group: Any, layer: nn.Module, units: Sequence[tuple[int, ...]]) -> bool:
@@ -158,14 +158,14 @@ def _refusal(
     members: Sequence[str],
     outs: Sequence[nn.Module],
     layers: Sequence[Any],
-    left_out: Mapping[str, str],
+    skip_reasons: Mapping[str, str],
     fixed: frozenset[str],
 ) -> str | None:
     if any(name in fixed for name in members):
-        return ANSWERS
-    blocked = [name for name in members if name in left_out]
+        return MODEL_OUTPUTS
+    blocked = [name for name in members if name in skip_reasons]
     if blocked:
-        why = left_out[blocked[0]]
+        why = skip_reasons[blocked[0]]
         return why if len(members) == 1 else f"shares its channels with {blocked[0]}, {why}"
     if any(isinstance(m, nn.LayerNorm | nn.RMSNorm) for m in outs):
         return "its channels are normalised together (LayerNorm): cutting some changes all the others"

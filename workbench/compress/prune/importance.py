@@ -7,12 +7,12 @@ from typing import Any
 from torch import nn
 
 from workbench.compress.handlers import Work
-from workbench.compress.prune.groups import Judge
+from workbench.compress.prune.groups import Scorer
 from workbench.compress.steps import PRUNE_BY_LOSS, Prune
 from workbench.compress.training.gradients import gather_gradients
 
 
-def judge_for(step: Prune, module: nn.Module, work: Work) -> Judge:
+def scorer_for(step: Prune, module: nn.Module, work: Work) -> Scorer:
     """Return what scores the channels of a group of ``module`` as the step asks.
 
     Magnitude: Li et al., arXiv 1608.08710. BatchNorm scale: Liu et al., arXiv 1708.06519. LAMP: Lee et al., arXiv
@@ -40,5 +40,5 @@ def judge_for(step: Prune, module: nn.Module, work: Work) -> Judge:
             progress=work.progress,
             squared=step.importance == "hessian",
         )
-    judge: Judge = kinds[step.importance]()
-    return judge
+    scorer: Scorer = kinds[step.importance]()
+    return scorer

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from workbench.compress.layer_selection import shown
+from workbench.compress.layer_selection import display_name
 
 Tie = tuple[tuple[str, str], ...]
 """The layers that share a parameter, each with its own name for it: ``(("embed", "weight"), ("head", "weight"))``."""
@@ -22,12 +22,12 @@ def find_ties(module: nn.Module) -> tuple[Tie, ...]:
     return tuple(tuple(places) for places in owners.values() if len(places) > 1)
 
 
-def torn(module: nn.Module, ties: Sequence[Tie]) -> Tie | None:
+def find_broken_tie(module: nn.Module, ties: Sequence[Tie]) -> Tie | None:
     """Return a tie whose parameters were cut in different ways, or None."""
     return next((tie for tie in ties if not _is_one(module, tie)), None)
 
 
-def tie_again(module: nn.Module, ties: Sequence[Tie]) -> None:
+def restore_ties(module: nn.Module, ties: Sequence[Tie]) -> None:
     """Make the parameters of every tie one again, which cutting layer by layer made several, where they are equal."""
     for tie in ties:
         if _is_one(module, tie):
@@ -36,9 +36,9 @@ def tie_again(module: nn.Module, ties: Sequence[Tie]) -> None:
                 setattr(module.get_submodule(name), own, first)
 
 
-def tie_words(tie: Tie) -> str:
+def describe_tie(tie: Tie) -> str:
     """Return the names of the layers of a tie: ``"embed and head"``."""
-    return " and ".join(shown(name) for name, _ in tie)
+    return " and ".join(display_name(name) for name, _ in tie)
 
 
 def _is_one(module: nn.Module, tie: Tie) -> bool:

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from workbench.compress.model_ops import require_all_grads, unfrozen
-from workbench.compress.prune.tied_weights import find_ties, tie_again, tie_words, torn
+from workbench.compress.prune.tied_weights import describe_tie, find_broken_tie, find_ties, restore_ties
 from workbench.core.errors import first_line
 from workbench.tasks.module import copied_module
 from workbench.tasks.trees import Tree, call_model, leaves
@@ -79,10 +79,10 @@ def apply_cuts(module: nn.Module, cuts: Sequence[Cut], example: Tree) -> None:
         for cut in cuts:
             _pruning_group(graph, module, cut).prune()
             _set_numbers(module, cut)
-        tie_again(module, ties)
+        restore_ties(module, ties)
 
 
-def surviving(module: nn.Module, cuts: Sequence[Cut], example: Tree) -> tuple[list[Cut], list[tuple[Cut, str]]]:
+def verify_cuts(module: nn.Module, cuts: Sequence[Cut], example: Tree) -> tuple[list[Cut], list[tuple[Cut, str]]]:
     """Return the cuts that keep the model whole, and the others with the reason."""
     if not cuts or _failure(module, cuts, example) is None:
         return list(cuts), []
@@ -135,9 +135,9 @@ def _failure(module: nn.Module, cuts: Sequence[Cut], example: Tree) -> str | Non
                 return "nothing would be left of a layer"
             group.prune()
             _set_numbers(trial, cut)
-        apart = torn(trial, ties)
+        apart = find_broken_tie(trial, ties)
         if apart is not None:
-            return f"{TIED} of {tie_words(apart)}, which only a cut of all of them alike would leave one tensor"
+            return f"{TIED} of {describe_tie(apart)}, which only a cut of all of them alike would leave one tensor"
         outputs = _run(trial, example)
     except Exception as error:  # noqa: BLE001 - whatever a forward with a fixed size raises is the answer
         return f"the model's forward fails without its channels ({type(error).__name__}: {first_line(error)[:120]})"

@@ -23,8 +23,8 @@ from workbench.compress.quantize.report import report_layers
 from workbench.compress.steps import Quantize
 from workbench.compress.training.distillation_objective import DistillationObjective
 from workbench.compress.training.loop import train
-from workbench.compress.training.numerics import set_layout
-from workbench.compress.training.plan import Plan, Trained, is_normalised_by_layer
+from workbench.compress.training.numerics import set_memory_format
+from workbench.compress.training.plan import TrainingPlan, TrainingResult, is_layer_normalized
 from workbench.core.progress import Progress
 from workbench.tasks.module import copied_module, with_output_form
 from workbench.tasks.sizes import with_sizes
@@ -103,17 +103,19 @@ def _keep_in_float(
 
 def _round(
     graph: GraphModule, step: Quantize, work: Work, scheme: Scheme, excluded: Mapping[str, str]
-) -> tuple[GraphModule, list[LayerDecision], Trained]:
-    training, trained = step.qat_epochs > 0, Trained(0.0, 0, ())
+) -> tuple[GraphModule, list[LayerDecision], TrainingResult]:
+    training, trained = step.qat_epochs > 0, TrainingResult(0.0, 0, ())
     prepared, decisions = prepare(graph, scheme, excluded, training=training)
     calibrate(prepared, work, scheme)
     if training and any(decision.quantized for decision in decisions):
-        prepared, trained = _train(prepared, step, work, transformer=is_normalised_by_layer(work.module))
+        prepared, trained = _train(prepared, step, work, transformer=is_layer_normalized(work.module))
     work.progress(Progress("quantize", 1, 1, "converting"))
     return convert(prepared), decisions, trained
 
 
-def _train(prepared: GraphModule, step: Quantize, work: Work, *, transformer: bool) -> tuple[GraphModule, Trained]:
+def _train(
+    prepared: GraphModule, step: Quantize, work: Work, *, transformer: bool
+) -> tuple[GraphModule, TrainingResult]:
     task = work.task
     start, quality = copy.deepcopy(prepared.state_dict()), quality_of(prepared, work)
     lesson = DistillationObjective(task, temperature=_TEMPERATURE, alpha=_ALPHA) if step.distill else None
@@ -121,9 +123,11 @@ def _train(prepared: GraphModule, step: Quantize, work: Work, *, transformer: bo
     def label_loss(outputs: Tree, inputs: Tree, targets: Tree, indices: torch.Tensor) -> torch.Tensor:
         return task.loss(outputs, targets)
 
-    plan = Plan(step.qat_epochs, step.batch_size, step.learning_rate, step.max_seconds, _RATE_SCALE, transformer)
+    plan = TrainingPlan(
+        step.qat_epochs, step.batch_size, step.learning_rate, step.max_seconds, _RATE_SCALE, transformer
+    )
     trained = train(
-        set_layout(prepared, torch.channels_last),
+        set_memory_format(prepared, torch.channels_last),
         task.train,
         lesson.loss if lesson else label_loss,
         plan,
@@ -133,7 +137,7 @@ def _train(prepared: GraphModule, step: Quantize, work: Work, *, transformer: bo
         augment=lesson.augment if lesson else task.augment,
         on_share=lesson.at if lesson else None,
     )
-    set_layout(prepared, torch.contiguous_format)
+    set_memory_format(prepared, torch.contiguous_format)
     after = quality_of(prepared, work)
     if after >= quality:
         return prepared, trained

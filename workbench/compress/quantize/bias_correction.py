@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
-from workbench.compress.graph.interpreter import readers, replace_stored, walk
+from workbench.compress.graph.interpreter import readers, replace_stored, run_graph
 from workbench.compress.quantize.annotate import weighted_nodes
 from workbench.tasks.trees import Tree
 
@@ -44,8 +44,8 @@ def correct_biases(plain: GraphModule, converted: GraphModule, inputs: Tree) -> 
         remarks[owner] = f"bias corrected by up to {float(shift.abs().max()):.2g}"
         return value + _shaped(node, shift, value)
 
-    walk(plain, inputs, record)
-    walk(converted, inputs, correct)
+    run_graph(plain, inputs, record)
+    run_graph(converted, inputs, correct)
     converted.recompile()
     return remarks
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
-from workbench.compress.graph.interpreter import readers, replace_stored, stored, walk
+from workbench.compress.graph.interpreter import readers, replace_stored, run_graph, stored
 from workbench.compress.graph.operators import CONVOLUTIONS, LINEAR
 from workbench.compress.quantize.annotate import weighted_nodes
 from workbench.tasks.trees import Tree
@@ -135,7 +135,7 @@ def smooth(graph: GraphModule, inputs: Tree, *, alpha: float) -> dict[str, str]:
             ranges[node] = value.abs().flatten(0, -2).amax(0)
         return value
 
-    walk(graph, inputs, record)
+    run_graph(graph, inputs, record)
     for norm, users in norms.items():
         reason = _reason_against(graph, norm, users, owners)
         if reason is None:

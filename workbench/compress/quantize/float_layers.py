@@ -9,8 +9,8 @@ from typing import Any
 
 from torch.fx import GraphModule, Node
 
-from workbench.compress.graph.interpreter import stored, walk
-from workbench.compress.graph.outputs import noise_share
+from workbench.compress.graph.interpreter import run_graph, stored
+from workbench.compress.graph.outputs import relative_squared_error
 from workbench.compress.quantize.annotate import weighted_nodes
 from workbench.tasks.trees import Tree
 
@@ -23,13 +23,13 @@ def output_sqnr(plain: GraphModule, converted: GraphModule, inputs: Tree) -> dic
     ``plain`` and ``converted`` are the graph before and after quantization, ``inputs`` calibration samples [n, ...].
     """
     twins = {node.name: node for node in converted.graph.nodes}
-    reference = walk(plain, inputs, lambda node, _, value: value)
+    reference = run_graph(plain, inputs, lambda node, _, value: value)
     ratios: dict[str, float] = {}
     for node, owner in weighted_nodes(plain):
         twin = twins.get(node.name)
         if owner is None or twin is None or twin.args[1].op == "get_attr":
             continue
-        noise = noise_share(reference, walk(plain, inputs, _rounding_at(node, twin, converted)))
+        noise = relative_squared_error(reference, run_graph(plain, inputs, _rounding_at(node, twin, converted)))
         ratio = math.inf if noise == 0 else -10 * math.log10(noise)
         ratios[owner] = min(ratios.get(owner, math.inf), ratio)
     return ratios

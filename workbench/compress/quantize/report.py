@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from workbench.compress.layer_selection import holds_matrix, shown
+from workbench.compress.layer_selection import display_name, holds_matrix
 from workbench.compress.quantize.annotate import LayerDecision
 from workbench.compress.variant import LayerReport
 
@@ -31,9 +31,9 @@ def report_layers(module: torch.nn.Module, decisions: list[LayerDecision]) -> tu
         reported |= matches
         if matches:
             decision = by_name[min(matches)]
-            reports.append(LayerReport(shown(own[0]), type(layer).__name__, decision.quantized, decision.reason))
+            reports.append(LayerReport(display_name(own[0]), type(layer).__name__, decision.quantized, decision.reason))
         elif holds_matrix(layer):
-            reports.append(LayerReport(shown(own[0]), type(layer).__name__, False, _why_untouched(layer)))
+            reports.append(LayerReport(display_name(own[0]), type(layer).__name__, False, _why_untouched(layer)))
     functions = [decision for decision in decisions if decision.name not in reported]
     return (*reports, *(LayerReport(d.name, "function", d.quantized, d.reason) for d in functions))
 

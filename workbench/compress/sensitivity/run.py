@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from workbench.compress.apply import run_step
-from workbench.compress.graph.outputs import noise_share
+from workbench.compress.graph.outputs import relative_squared_error
 from workbench.compress.handlers import Outcome, Work
-from workbench.compress.layer_selection import matches, no_match
+from workbench.compress.layer_selection import matches, no_match_error
 from workbench.compress.model_ops import count_macs, count_params, predict_with
 from workbench.compress.sensitivity.probe import PROBES, Probe
 from workbench.compress.sensitivity.table import Cell, Sensitivity
@@ -217,7 +217,7 @@ class _Run:
         names = self._candidates()
         for pattern in self.patterns:
             if not any(matches(name, pattern) for name in names):
-                raise no_match(
+                raise no_match_error(
                     f"sensitivity: no layer that {self.probe.technique} can change is called", pattern, names
                 )
         return [name for name in names if not self.patterns or any(matches(name, p) for p in self.patterns)]
@@ -266,7 +266,7 @@ class _Run:
             return self.task.evaluate(lambda inputs: predict_with(module, inputs), split="validation")
         if self._reference is None:
             self._reference = self._outputs(self.module)
-        return noise_share(leaves(self._reference), leaves(self._outputs(module)))
+        return relative_squared_error(leaves(self._reference), leaves(self._outputs(module)))
 
     def _outputs(self, module: nn.Module) -> Tree:
         return self.task.outputs(lambda inputs: predict_with(module, inputs), "calibration")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
-from workbench.compress.pareto_allocation import Point, lower_hull, walk
+from workbench.compress.pareto_allocation import Point, allocate, lower_hull
 from workbench.compress.steps import Step
 from workbench.core.checks import given, require_int
 from workbench.core.errors import ConfigError, unknown_name
@@ -135,7 +135,7 @@ class Sensitivity:
             chosen[layer] = choices[layer][place - 1].setting
             return True
 
-        walk(paths, accept)
+        allocate(paths, accept)
         return {layer: chosen[layer] for layer in choices if layer in chosen}
 
     def step(self, *, drop: float | None = None, sqnr_db: float | None = None, of: str | None = None) -> Step:

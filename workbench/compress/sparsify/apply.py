@@ -12,11 +12,11 @@ from torch import nn
 from torch.optim.optimizer import Optimizer
 
 from workbench.compress.distill.apply import recover
-from workbench.compress.graph.outputs import answering_layers
+from workbench.compress.graph.outputs import output_layers
 from workbench.compress.handlers import Outcome, Work, register_handler
-from workbench.compress.layer_selection import holds_matrix, left_out, shown
+from workbench.compress.layer_selection import display_name, holds_matrix, skip_reasons
 from workbench.compress.model_ops import count_params
-from workbench.compress.schedule import share_due
+from workbench.compress.schedule import scheduled_share
 from workbench.compress.sparsify.blocks import (
     SPARSE_LAYERS,
     Blocks,
@@ -68,7 +68,7 @@ def sparsify(step: Sparsify, work: Work) -> Outcome:
         if step.criterion == "movement":
             with _watching(state):
                 epochs += _train(step.recover_epochs, work, state, hold=True)
-        _set_zeros(step, work, state, share_due(step.schedule, number / step.rounds))
+        _set_zeros(step, work, state, scheduled_share(step.schedule, number / step.rounds))
         if step.criterion != "movement" and step.recover_epochs and number < step.rounds:
             epochs += _train(step.recover_epochs, work, state, hold=True)
     if step.dense_epochs:
@@ -84,10 +84,10 @@ def deflated_bytes(module: nn.Module) -> int:
 
 def _layers(step: Sparsify, work: Work) -> _Work:
     module = work.module
-    blocked = left_out(module, step.include, step.exclude, where="Sparsify")
+    blocked = skip_reasons(module, step.include, step.exclude, where="Sparsify")
     if step.granularity == "filter" and step.kept_of is None:
         kept = "its rows are the model's outputs, and one of zeros would be an answer that is always the same"
-        blocked = dict.fromkeys(answering_layers(module, work.task.examples(2), SPARSE_LAYERS), kept) | blocked
+        blocked = dict.fromkeys(output_layers(module, work.task.examples(2), SPARSE_LAYERS), kept) | blocked
     found = _Work({}, {}, {})
     owners: dict[int, str] = {}
     for name, layer in module.named_modules():
@@ -176,12 +176,12 @@ def _report(module: nn.Module, state: _Work) -> tuple[LayerReport, ...]:
     reports = []
     for name, layer in module.named_modules():
         if name in state.reasons:
-            reports.append(LayerReport(shown(name), type(layer).__name__, False, state.reasons[name]))
+            reports.append(LayerReport(display_name(name), type(layer).__name__, False, state.reasons[name]))
         elif name in state.layers:
             weight = layer.get_parameter("weight")
             zeros = int((weight == 0).sum())
             reason = f"{zeros:,} of {weight.numel():,} weights are zero ({zeros / weight.numel():.1%})"
-            reports.append(LayerReport(shown(name), type(layer).__name__, True, reason))
+            reports.append(LayerReport(display_name(name), type(layer).__name__, True, reason))
     return tuple(reports)
 
 

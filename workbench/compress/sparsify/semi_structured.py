@@ -46,8 +46,8 @@ def semi_structured(
             why = _convert(layer)
             reports.append(LayerReport(name, "Linear", why is None, why or "2:4 sparse"))
     if not any(report.touched for report in reports):
-        shown = "; ".join(f"{r.name}: {r.reason}" for r in reports[:5]) or "the model has no Linear"
-        raise CoverageError(f"No layer can run as 2:4 sparse. {shown}. Use Sparsify(pattern='2:4') on wide Linears.")
+        reasons = "; ".join(f"{r.name}: {r.reason}" for r in reports[:5]) or "the model has no Linear"
+        raise CoverageError(f"No layer can run as 2:4 sparse. {reasons}. Use Sparsify(pattern='2:4') on wide Linears.")
     return changed, tuple(reports)
 
 

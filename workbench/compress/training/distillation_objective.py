@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from workbench.compress.distill.config import Head
-from workbench.compress.training.features import Matching
-from workbench.compress.training.losses import class_outputs, mixed_loss, with_kinds
-from workbench.compress.training.numerics import Forward, channels_last, set_layout
+from workbench.compress.training.features import FeatureMatching
+from workbench.compress.training.losses import class_outputs, mixed_loss, resolve_heads
+from workbench.compress.training.numerics import Forward, channels_last, set_memory_format
 from workbench.tasks.digest import weights_digest
 from workbench.tasks.trees import Tree, call_model, leaves, tree_map
 
@@ -64,7 +64,7 @@ class DistillationObjective:
         alpha_end: float | None = None,
         teacher: nn.Module | None = None,
         heads: Mapping[str, Head] | None = None,
-        matching: Matching | None = None,
+        matching: FeatureMatching | None = None,
         precision: str = "auto",
     ) -> None:
         self._task, self._matching = task, matching
@@ -73,7 +73,7 @@ class DistillationObjective:
         own = task.model()
         with torch.no_grad():
             example = call_model(own, task.examples(2))
-        self._heads = with_kinds(heads or {}, example, class_outputs(task, own))
+        self._heads = resolve_heads(heads or {}, example, class_outputs(task, own))
         module = own if teacher is None else teacher
         self.identity = weights_digest(module)
         self._teacher = Teacher(module, count=len(task.train), precision=precision, matching=matching)
@@ -130,9 +130,9 @@ class Teacher:
     """
 
     def __init__(
-        self, module: nn.Module, *, count: int, precision: str = "auto", matching: Matching | None = None
+        self, module: nn.Module, *, count: int, precision: str = "auto", matching: FeatureMatching | None = None
     ) -> None:
-        self.module = set_layout(module, torch.channels_last).eval()
+        self.module = set_memory_format(module, torch.channels_last).eval()
         self._forward, self._matching = Forward(precision), matching
         self._known = torch.zeros(count, dtype=torch.bool)
         self._store: Tree = None

@@ -11,9 +11,9 @@ from torch import nn
 from torch.nn import functional
 
 from workbench.compress.graph.feature_map import INPUT, FeatureMap, first_floating, trace_maps
-from workbench.compress.layer_selection import no_match
+from workbench.compress.layer_selection import no_match_error
 from workbench.compress.training.losses import attention_error, feature_error
-from workbench.compress.training.numerics import in_full
+from workbench.compress.training.numerics import to_float32
 from workbench.core.errors import ConfigError
 from workbench.tasks.trees import Tree, call_model, leaves
 
@@ -40,7 +40,7 @@ class Pair:
     kind: str
 
 
-class Taps:
+class ActivationTaps:
     """Catches what layers give or read in the last call of a module; an end comes with :meth:`close`."""
 
     def __init__(self, module: nn.Module, names: Sequence[str]) -> None:
@@ -69,7 +69,7 @@ class Taps:
             hook.remove()
 
 
-class Matching:
+class FeatureMatching:
     """The pairs of layers, with a projection learned beside the student where a pair differs in width.
 
     A projection is a Linear over the channels, which on images is a 1x1 convolution. It is thrown away with this
@@ -109,8 +109,8 @@ class Matching:
         for module, role in ((student, "student"), (teacher, "teacher")):
             check_layers(module, [(getattr(pair, role), pair.kind) for pair in pairs], role)
         self._taps = (
-            Taps(student, [pair.student for pair in pairs]),
-            Taps(teacher, [pair.teacher for pair in pairs]),
+            ActivationTaps(student, [pair.student for pair in pairs]),
+            ActivationTaps(teacher, [pair.teacher for pair in pairs]),
         )
         self.projections = nn.ModuleList()
         try:
@@ -122,7 +122,7 @@ class Matching:
     def __bool__(self) -> bool:
         return bool(self.pairs)
 
-    def __enter__(self) -> Matching:
+    def __enter__(self) -> FeatureMatching:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -135,7 +135,7 @@ class Matching:
 
     def teacher_maps(self) -> dict[str, torch.Tensor]:
         """Return what the teacher's layers gave in its last call, by name."""
-        return {name: in_full(x) for name, x in self._taps[1].caught.items()}
+        return {name: to_float32(x) for name, x in self._taps[1].caught.items()}
 
     def loss(self, teacher_maps: Mapping[str, torch.Tensor] | None = None) -> torch.Tensor:
         """Return the weighted error of the last calls of student and teacher: a mean over the pairs of each kind.
@@ -173,7 +173,7 @@ class Matching:
         for module, taps, name in zip(self._modules, self._taps, names, strict=True):
             if name not in taps.caught:
                 raise ConfigError(f"Distill.{pair.kind}: the layer {name!r} gives no tensor when the model runs.")
-            caught = in_full(taps.caught[name])
+            caught = to_float32(taps.caught[name])
             if caught.ndim < (3 if pair.kind == "attention" else 2) or not caught.is_floating_point():
                 raise ConfigError(
                     f"Distill.{pair.kind}: the layer {name!r} gives {list(caught.shape)}; "
@@ -194,7 +194,7 @@ def check_layers(module: nn.Module, wanted: Sequence[tuple[str, str]], role: str
     for tap, option in wanted:
         name = tap.removesuffix(INPUT)
         if name not in names:
-            raise no_match(f"Distill.{option}: the {role} has no layer", name, names)
+            raise no_match_error(f"Distill.{option}: the {role} has no layer", name, names)
 
 
 def match_last_maps(

@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from workbench.compress.training.checkpoint import Checkpoint
+from workbench.compress.training.early_stopping import EarlyStopping
 from workbench.compress.training.numerics import Forward
 from workbench.compress.training.pace import Numerics, choose_numerics, default_numerics
-from workbench.compress.training.plan import Plan, Trained, make_optimizer, rate_factor
-from workbench.compress.training.watch import Watch
+from workbench.compress.training.plan import TrainingPlan, TrainingResult, make_optimizer, rate_factor
 from workbench.core.allocator import use_steady_allocator
 from workbench.core.config import short_id
 from workbench.core.errors import WorkbenchError
@@ -31,7 +31,7 @@ _REPORT_EVERY_S = 0.25
 _LONGEST_GRADIENT = 5.0
 
 
-class Memory(Protocol):
+class LossState(Protocol):
     """What a loss remembers from batch to batch, and a checkpoint must keep; ``identity`` names what it works with."""
 
     identity: str
@@ -45,7 +45,7 @@ def train(
     module: nn.Module,
     data: Split,
     loss: BatchLoss,
-    plan: Plan,
+    plan: TrainingPlan,
     *,
     stage: str,
     progress: ProgressCallback,
@@ -54,9 +54,9 @@ def train(
     on_share: Callable[[float], None] | None = None,
     quality: Callable[[], float] | None = None,
     extra: nn.Module | None = None,
-    memory: Memory | None = None,
+    memory: LossState | None = None,
     checkpoint: Checkpoint | None = None,
-) -> Trained:
+) -> TrainingResult:
     """Train ``module`` in place and leave it in the mode it was given in.
 
     The learning rate follows the larger of the share of steps and the share of ``max_seconds``, so that a training
@@ -108,13 +108,13 @@ class _Run:
         self,
         module: nn.Module,
         data: Split,
-        plan: Plan,
+        plan: TrainingPlan,
         stage: str,
         progress: ProgressCallback,
         seed: int,
         quality: Callable[[], float] | None,
         extra: nn.Module | None,
-        memory: Memory | None,
+        memory: LossState | None,
     ) -> None:
         if not any(p.requires_grad for p in module.parameters()):
             raise WorkbenchError(
@@ -133,7 +133,7 @@ class _Run:
         self.per_epoch = self.batches.per_epoch
         self.total = max(1, round(plan.epochs * self.per_epoch))
         every = max(1, round(plan.evaluate_every * self.per_epoch)) if plan.evaluate_every else 0
-        self.watch = Watch(module, quality, every=every, patience=plan.patience)
+        self.watch = EarlyStopping(module, quality, every=every, patience=plan.patience)
         self.done, self.mean_loss, self.rate = 0, math.nan, 0.0
         self.samples, self.step_s = 0, 0.0
         self.started = self.reported = time.perf_counter()
@@ -219,7 +219,7 @@ class _Run:
         if checkpoint is not None and time.perf_counter() >= self.next_save:
             self.next_save = checkpoint.save(self.signature, self._state())
 
-    def end(self, notes: tuple[str, ...]) -> Trained:
+    def end(self, notes: tuple[str, ...]) -> TrainingResult:
         """Look at the last weights, keep the best where asked, and say what was done."""
         self.watch.look(self.done, last=True)
         self._say(1.0)
@@ -229,7 +229,7 @@ class _Run:
         started_best = best is not None and best[1] == 0
         words = str(dataclasses.replace(self.numerics, precision=self.forward.actual))
         said = (*notes, *kept, *self._cut(epochs))
-        return Trained(epochs, self.done, said, started_best, self.samples_per_s, words)
+        return TrainingResult(epochs, self.done, said, started_best, self.samples_per_s, words)
 
     def _cut(self, epochs: float) -> tuple[str, ...]:
         if self.done >= self.total or self.watch.stopped or self.plan.max_seconds is None:

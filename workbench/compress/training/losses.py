@@ -96,7 +96,7 @@ def class_outputs(task: Task, module: torch.nn.Module | None = None) -> frozense
     return frozenset(found)
 
 
-def with_kinds(heads: Mapping[str, Head], outputs: Tree, classes: Collection[str]) -> dict[str, Head]:
+def resolve_heads(heads: Mapping[str, Head], outputs: Tree, classes: Collection[str]) -> dict[str, Head]:
     """Return the heads of all outputs, with ``"auto"`` replaced: ``"kl"`` for ``classes``, else ``"mse"``."""
     found = {}
     for name, _ in named_leaves(outputs):

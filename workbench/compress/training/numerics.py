@@ -17,7 +17,7 @@ def channels_last(tree: Tree) -> Tree:
     return tree_map(lambda x: x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x, tree)
 
 
-def set_layout(module: nn.Module, layout: torch.memory_format) -> nn.Module:
+def set_memory_format(module: nn.Module, layout: torch.memory_format) -> nn.Module:
     """Put the 4-d weights of ``module`` into a memory layout, in place."""
     return module.to(memory_format=layout)  # type: ignore[call-overload, no-any-return]
 
@@ -27,7 +27,7 @@ def has_native_bfloat16() -> bool:
     return bool({"avx512_bf16", "amx_bf16"} & set(this_machine().isa))
 
 
-def fast_products(precision: str = "auto") -> AbstractContextManager[Any]:
+def autocast_matmul(precision: str = "auto") -> AbstractContextManager[Any]:
     """Return a context in which matrix products use bfloat16; weights, gradients and losses stay float32.
 
     ``"auto"`` does so where the CPU has instructions for it (where it is emulated it is slower), ``"bfloat16"``
@@ -38,7 +38,7 @@ def fast_products(precision: str = "auto") -> AbstractContextManager[Any]:
 
 
 class Forward:
-    """Runs a module with :func:`fast_products`, its floating outputs as float32.
+    """Runs a module with :func:`autocast_matmul`, its floating outputs as float32.
 
     With ``"auto"`` it goes over to float32 for good where a layer of the module has no bfloat16 kernel.
     """
@@ -56,15 +56,15 @@ class Forward:
     def __call__(self, module: nn.Module, batch: Tree) -> Tree:
         """Return the outputs for a batch."""
         try:
-            with fast_products(self.precision):
-                return tree_map(in_full, call_model(module, batch))
+            with autocast_matmul(self.precision):
+                return tree_map(to_float32, call_model(module, batch))
         except RuntimeError:
             if self.precision != "auto":
                 raise
             self.precision = "float32"
-        return tree_map(in_full, call_model(module, batch))  # what fails now too is no matter of the format
+        return tree_map(to_float32, call_model(module, batch))  # what fails now too is no matter of the format
 
 
-def in_full(x: torch.Tensor) -> torch.Tensor:
+def to_float32(x: torch.Tensor) -> torch.Tensor:
     """Return floating values as float32, others as they are."""
     return x.float() if x.is_floating_point() else x

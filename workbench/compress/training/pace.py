@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from workbench.compress.training.numerics import Forward, channels_last, has_native_bfloat16, set_layout
+from workbench.compress.training.numerics import Forward, channels_last, has_native_bfloat16, set_memory_format
 from workbench.core.config import short_id
 from workbench.tasks.module import copied_module
 from workbench.tasks.trees import Tree, leaves, tree_map
@@ -45,7 +45,7 @@ class Numerics:
 
     def prepare(self, module: nn.Module) -> nn.Module:
         """Put a module's weights into this layout, in place."""
-        return set_layout(module, torch.channels_last if self.channels_last else torch.contiguous_format)
+        return set_memory_format(module, torch.channels_last if self.channels_last else torch.contiguous_format)
 
 
 _chosen: dict[str, Numerics] = {}

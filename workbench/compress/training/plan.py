@@ -15,7 +15,7 @@ _PEAK, _FIRST, _LAST = 0.3, 1 / 25, 1 / 25e4
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """How long and how hard to train.
 
     ``evaluate_every`` is counted in epochs, 0 for never; ``patience`` in evaluations, None for no early stop. With
@@ -36,7 +36,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainingResult:
     """What training did; ``kept_start`` says that no weights it came to were better than those it began with.
 
     ``samples_per_s`` counts the steps of this process alone, evaluations left out; ``numerics`` is their memory layout
@@ -58,7 +58,7 @@ class Trained:
         return (f"Trained at {self.samples_per_s:.0f} samples/s ({self.numerics}).",)
 
 
-def is_normalised_by_layer(module: nn.Module) -> bool:
+def is_layer_normalized(module: nn.Module) -> bool:
     """Return whether the model is of the transformer kind: LayerNorm or RMSNorm, and no batch norm."""
     kinds = [type(m) for m in module.modules()]
     batch = any(issubclass(k, nn.modules.batchnorm._BatchNorm) for k in kinds)
@@ -69,7 +69,7 @@ SGD_RATE, ADAMW_RATE = 0.05, 1e-3
 """Peak learning rates from random weights, or from weights far from the optimum."""
 
 
-def make_optimizer(module: nn.Module, plan: Plan, *, extra: nn.Module | None = None) -> torch.optim.Optimizer:
+def make_optimizer(module: nn.Module, plan: TrainingPlan, *, extra: nn.Module | None = None) -> torch.optim.Optimizer:
     """Return AdamW for transformers and SGD with Nesterov momentum for the rest; no decay on vectors.
 
     ``extra`` holds parameters that learn beside those of ``module``.

@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from workbench.compress.graph.outputs import noise_share
+from workbench.compress.graph.outputs import relative_squared_error
 from workbench.compress.quantize.modes import mode_of, refusal
 from workbench.compress.steps import Quantize
 from workbench.core.stats import bootstrap_drop
@@ -97,7 +97,7 @@ def _size_kib(variant: Variant) -> float:
 
 
 def _outputs_sqnr(wanted: Any, got: Any) -> float:
-    return sqnr_db(1.0, noise_share(leaves(wanted), leaves(got)))
+    return sqnr_db(1.0, relative_squared_error(leaves(wanted), leaves(got)))
 
 
 def _interval(original: Variant, wanted: Any, got: Any) -> tuple[float, float]:

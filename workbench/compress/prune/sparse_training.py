@@ -24,7 +24,7 @@ _SPREAD = 16
 _GROWTHS = 20
 
 
-def shrink(step: Prune, work: Work, groups: Sequence[Group]) -> float:
+def train_sparse(step: Prune, work: Work, groups: Sequence[Group]) -> float:
     """Train ``work.module`` on the labels while the weak channels of ``groups`` are pulled; return the epochs done.
 
     Layers whose channels must stay are not pulled at.
@@ -67,7 +67,7 @@ def _pruner(step: Prune, work: Work) -> Any:
 
 def _spare_others(step: Prune, pruner: Any, module: nn.Module, groups: Sequence[Group]) -> None:
     """Tell the pruner to leave every layer alone but those of ``groups``."""
-    roots = {module.get_submodule(group.root) for group in groups if group.worth.min() < group.worth.max()}
+    roots = {module.get_submodule(group.root) for group in groups if group.importance.min() < group.importance.max()}
     pulled: set[nn.Module] = set()
     spared: list[nn.Module] = []
     for group in pruner.DG.get_all_groups(root_module_types=list(PRUNABLE)):

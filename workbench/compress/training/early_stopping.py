@@ -26,7 +26,7 @@ def validation_quality(module: nn.Module, task: Task) -> float:
             part.training = training
 
 
-class Watch:
+class EarlyStopping:
     """Evaluates at times; with ``patience`` it remembers the best weights and says when to stop.
 
     Parameters
