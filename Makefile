@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WORKERS ?= 2
 TASK ?= digits
+FILE ?= tests
 # A file's tests stay in one process: what they share is then made once.
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 OUTPUT ?= reports/$(notdir $(subst :,/,$(TASK)))
 # Set TORCH_INDEX_URL to take torch from another index, for example one with CPU-only or other CUDA builds.
 PIP_TORCH := $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL),)
 
-.PHONY: help install report lab test test-all lint clean
+.PHONY: help install report lab test test-all coverage lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -38,11 +39,14 @@ lint: install ## ruff, mypy, import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: lint ## lint and the fast tests, in WORKERS processes
-	$(PYTEST) -m "not slow and not gpu"
+test: lint ## lint and the fast tests, in WORKERS processes (FILE=tests/engine for one folder or file)
+	$(PYTEST) -m "not slow and not gpu" $(FILE)
 
 test-all: test ## lint and every test
-	$(PYTEST) -m "slow or gpu"
+	$(PYTEST) -m "slow or gpu" $(FILE)
+
+coverage: install ## line coverage of the fast tests, in htmlcov/ and as a table
+	$(PYTEST) -m "not slow and not gpu" --cov --cov-report=html --cov-report=term $(FILE)
 
 clean: ## remove what the targets made
-	rm -rf $(VENV) reports dist build .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) reports dist build htmlcov .coverage* .pytest_cache .mypy_cache .ruff_cache

@@ -12,6 +12,9 @@ from paths import SUPPORT
 
 # Of several processes side by side each takes one thread: two teams on two cores wait for each other half of the time.
 os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    _cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {_cores[int(os.environ["PYTEST_XDIST_WORKER"][2:]) % len(_cores)]})
 
 import pytest
 from hypothesis import settings
