@@ -20,7 +20,7 @@ def test_ticked_steps_make_a_recipe_in_an_order_that_works() -> None:
     for kind in (Quantize, Distill, Prune):
         picker.ticks[kind].value = True
     picker.forms[Prune].control("ratio").value = 0.3
-    assert picker.says.value == "Will add: prune 0.3 + distill + int8"
+    assert picker.preview.value == "Will add: prune 0.3 + distill + int8"
     picker.name.value = " mine "
     picker.add_recipe()
     assert made == [Recipe(Prune(ratio=0.3), Distill(), Quantize())]
@@ -39,7 +39,7 @@ def test_a_step_alone_that_needs_another_says_why() -> None:
     picker = StepPicker(lambda _: None)
     picker.ticks[Recover].value = True
     assert picker.add.disabled
-    assert "put one of them before it" in picker.says.value
+    assert "put one of them before it" in picker.preview.value
 
 
 def test_a_wrong_option_stops_the_recipe() -> None:
@@ -47,7 +47,7 @@ def test_a_wrong_option_stops_the_recipe() -> None:
     picker.ticks[Prune].value = True
     picker.forms[Prune].control("ratio").value = 1.5
     assert picker.add.disabled
-    assert picker.says.value == "Put right what is marked above."
+    assert picker.preview.value == "Fix the highlighted options."
     with pytest.raises(ConfigError):
         picker.recipe()
 
@@ -76,7 +76,7 @@ def test_adding_a_recipe_again_ticks_it(fakes) -> None:
 
 def test_two_recipes_cannot_have_one_name(fakes) -> None:
     listed = RecipeList(fakes.RECIPES)
-    with pytest.raises(RecipeError, match="named 'chain' already"):
+    with pytest.raises(RecipeError, match="'chain' is taken"):
         listed.add(Recipe(Prune(ratio=0.2), name="chain"))
 
 
@@ -89,7 +89,7 @@ def test_new_presets_keep_ticks_and_own_recipes(fakes) -> None:
 
 
 def test_an_unknown_name_is_told_what_there_is(fakes) -> None:
-    with pytest.raises(RecipeError, match="There are: float, distill, chain"):
+    with pytest.raises(RecipeError, match="float, distill, chain"):
         RecipeList(fakes.RECIPES).tick("prune", True)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from workbench.core.speedup import row_speedup
 from workbench.study.results.schema import update_row
-from workbench.widgets.status_text import Pace, clock, point_facts, point_name, recommendation, trials_sentence
+from workbench.widgets.status_text import TimeEstimate, clock, point_facts, point_name, recommendation, trials_sentence
 from workbench.widgets.trial_table import table_html
 
 
@@ -35,8 +35,8 @@ def test_nothing_met_the_goal_is_said_plainly(fakes) -> None:
     study = fakes.FakeStudy()
     study.start(fakes.RECIPES[1:], ["openvino"], [8], quality_drop=0.001).result()
     headline, text = recommendation(study.best(0.001))
-    assert headline == "Nothing met the goal."
-    assert "nearest miss" in text
+    assert headline == "No variant meets the goal."
+    assert "Closest" in text
     assert "distill on OpenVINO, batch size 8" in text
 
 
@@ -51,11 +51,11 @@ def test_trials_are_counted_by_state(rows) -> None:
 
 
 def test_the_pace_counts_only_new_work_and_keeps_to_the_budget() -> None:
-    pace = Pace(100.0, 200.0)
+    pace = TimeEstimate(100.0, 200.0)
     assert pace.sentence(101.0, None) == "0:01 elapsed"
     assert pace.sentence(110.0, 0.5) == "0:10 elapsed, at most about 3:10 left"
     assert pace.sentence(120.0, 0.75) == "0:20 elapsed, about 0:20 left"
-    assert Pace(0.0, 30.0).sentence(29.0, 0.1) == "0:29 elapsed, at most about 0:01 left"
+    assert TimeEstimate(0.0, 30.0).sentence(29.0, 0.1) == "0:29 elapsed, at most about 0:01 left"
 
 
 def test_the_table_marks_the_recommended_row_first_and_says_states_in_words(rows) -> None:

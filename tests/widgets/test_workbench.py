@@ -92,9 +92,9 @@ def test_the_default_plan_reaches_the_study_until_recipes_are_chosen(open_panel)
     panel = open_panel()
     go(panel)
     assert panel.study.calls[0]["recipes"] is None
-    assert "default plan" in panel.view.offer.value.lower()
+    assert "default plan" in panel.view.plan_note.value.lower()
     panel.view.recipes.tick("distill", False)
-    assert "recipes" in panel.view.offer.value
+    assert "recipes" in panel.view.plan_note.value
 
 
 def test_what_is_chosen_reaches_the_study(open_panel) -> None:
@@ -152,7 +152,7 @@ def test_what_did_not_fit_into_the_budget_is_said(open_panel) -> None:
     panel.study.cut = ("Not done: chain on openvino, because it no longer fits into the time budget.",)
     go(panel)
     assert "Not done: chain on openvino" in panel.view.results.time.value
-    assert "Time is up." in panel.view.results.state.value
+    assert "Time budget used up." in panel.view.results.state.value
 
 
 def test_a_second_start_while_running_changes_nothing(open_panel) -> None:
@@ -171,7 +171,7 @@ def test_an_error_of_the_study_is_shown_as_a_sentence_and_kept(open_panel) -> No
     panel.wait(30)
     assert isinstance(panel.error, StudyError)
     assert panel.state == "failed"
-    shown = panel.view.guard.view.value
+    shown = panel.view.error_box.view.value
     assert "The disk &lt;is&gt; full. Free some space." in shown
     assert "Traceback" not in shown
     assert "StudyError" in panel.error_details
@@ -180,7 +180,7 @@ def test_an_error_of_the_study_is_shown_as_a_sentence_and_kept(open_panel) -> No
     click(panel.view.run)
     panel.wait(30)
     assert panel.error is None
-    assert panel.view.guard.view.layout.display == "none"
+    assert panel.view.error_box.view.layout.display == "none"
 
 
 def test_a_callback_that_fails_is_told_and_kept(open_panel) -> None:
@@ -188,7 +188,7 @@ def test_a_callback_that_fails_is_told_and_kept(open_panel) -> None:
     panel.view.settings.control("budget_s").value = -1.0
     click(panel.view.run)
     assert isinstance(panel.error, ConfigError)
-    assert "budget_s must be at least 10" in panel.view.guard.view.value
+    assert "budget_s must be at least 10" in panel.view.error_box.view.value
     assert panel.state == "ready"
 
 
@@ -196,8 +196,8 @@ def test_an_unexpected_error_names_its_kind(open_panel) -> None:
     panel = open_panel(fails=ZeroDivisionError("division by zero"))
     panel.start()
     panel.wait(30)
-    assert "unexpected" in panel.view.guard.view.value
-    assert "ZeroDivisionError: division by zero" in panel.view.guard.view.value
+    assert "Unexpected" in panel.view.error_box.view.value
+    assert "ZeroDivisionError: division by zero" in panel.view.error_box.view.value
     with pytest.raises(ZeroDivisionError):
         panel.run()
 
@@ -212,7 +212,7 @@ def test_a_chart_that_cannot_be_drawn_does_not_stop_the_run(open_panel, monkeypa
     panel.wait(30)
     assert finished(panel) == 12
     assert isinstance(panel.error, ValueError)
-    assert "no font" in panel.view.guard.view.value
+    assert "no font" in panel.view.error_box.view.value
     assert not panel.view.run.disabled
 
 
@@ -227,7 +227,7 @@ def test_choosing_nothing_is_answered(open_panel, what: str, error: type[Excepti
             box.value = False
     click(panel.view.run)
     assert isinstance(panel.error, error)
-    assert "Tick at least one" in panel.view.guard.view.value
+    assert "Select at least one" in panel.view.error_box.view.value
 
 
 def test_failed_trials_show_their_reason(open_panel) -> None:
@@ -302,7 +302,7 @@ def test_a_storage_that_cannot_be_opened_is_said_in_the_panel(tiny_task, monkeyp
 
     monkeypatch.setattr(panel_module, "Study", refuse)
     with Workbench(tiny_task, storage="sqlite:////no/where.db") as panel:
-        assert "Cannot open sqlite:////no/where.db." in panel.view.guard.view.value
+        assert "Cannot open sqlite:////no/where.db." in panel.view.error_box.view.value
     with pytest.raises(StudyError):
         Workbench(tiny_task, storage="sqlite:////no/where.db", interactive=False)
 
@@ -347,13 +347,13 @@ def test_headless_errors_are_raised(tiny_task, fakes) -> None:
 def test_rows_that_differ_in_shape_or_engine_options_are_points_of_their_own(fakes) -> None:
     from workbench.study.results.ranking import best_row
     from workbench.study.results.relative_latency import with_relative_latency
-    from workbench.widgets.error_box import Guard
+    from workbench.widgets.error_box import ErrorBox
 
     first = fakes.finished(fakes.waiting(fakes.RECIPES[0], "openvino", 32))
     changes = [{}, {"shape": "sequence=64"}, {"engine_json": '{"streams": 2}'}, {"threads": 4}]
     made = [{**first, **change, "trial_key": f"key {i}"} for i, change in enumerate(changes)]
     rows = with_relative_latency(made)
-    results = panel_view.Results(Guard(), lambda row: f"code of {row['trial_key']}")
+    results = panel_view.ResultsView(ErrorBox(), lambda row: f"code of {row['trial_key']}")
     results.show(rows, best_row(rows), limit=0.01)
     assert sorted(key for _, key in results.point.options) == [row["trial_key"] for row in rows]
     assert len({label for label, _ in results.point.options}) == len(rows)

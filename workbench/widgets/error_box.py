@@ -1,4 +1,4 @@
-"""Callbacks that cannot fail in silence: ipywidgets drops their exceptions, the guard keeps and shows them."""
+"""Show exceptions of widget callbacks, which ipywidgets would drop."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import ipywidgets as widgets
 from workbench.core.errors import WorkbenchError
 
 
-class Guard:
-    """Keeps the last error of a panel and shows it as a sentence.
+class ErrorBox:
+    """Store and show the last error of a panel.
 
     Examples
     --------
     >>> guard = Guard()                                   # doctest: +SKIP
-    >>> button.on_click(guard(start))                     # doctest: +SKIP
-    >>> guard.error                                       # doctest: +SKIP
+    >>> button.on_click(error_box(start))                 # doctest: +SKIP
+    >>> error_box.error                                     # doctest: +SKIP
     """
 
     def __init__(self) -> None:
@@ -30,33 +30,33 @@ class Guard:
         self.view.add_class("wb-error")
 
     def __call__(self, callback: Callable[..., None]) -> Callable[..., None]:
-        """Wrap ``callback``: what it raises is kept and shown, and never leaves it."""
+        """Return ``callback`` with its exceptions stored and shown instead of raised."""
 
         @functools.wraps(callback)
         def guarded(*args: Any, **options: Any) -> None:
             try:
                 callback(*args, **options)
-            except Exception as error:  # noqa: BLE001 - the last place that can tell the person
-                self.keep(error)
+            except Exception as error:  # noqa: BLE001 - ipywidgets would drop it
+                self.show(error)
 
         return guarded
 
-    def keep(self, error: BaseException) -> None:
-        """Store ``error`` and show it; ``details`` has the stack trace for a bug report."""
+    def show(self, error: BaseException) -> None:
+        """Store ``error`` and show it; ``details`` holds the stack trace."""
         self.error = error
         self.details = "".join(traceback.format_exception(error))
         self.view.value = f"<b>{html.escape(_headline(error))}</b> {html.escape(_sentence(error))}"
         self.view.layout.display = ""
 
     def clear(self) -> None:
-        """Forget the last error and hide its message."""
+        """Clear the last error and hide its message."""
         self.error, self.details = None, ""
         self.view.value = ""
         self.view.layout.display = "none"
 
 
 def _headline(error: BaseException) -> str:
-    return "This cannot run." if isinstance(error, WorkbenchError) else "Something unexpected went wrong."
+    return "Cannot run." if isinstance(error, WorkbenchError) else "Unexpected error."
 
 
 def _sentence(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""One option of a config as a widget: the right control for its type, with text read back into a value."""
+"""Widgets for single options: a control by type, and parsing of its text."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _STYLE = {"description_width": "120px"}
 class Field:
     """A control for one option.
 
-    ``read`` gives its value (ConfigError where text cannot be read), ``write`` shows another one, and ``listen``
-    takes what is called after every edit.
+    ``read`` returns its value or raises ConfigError, ``write`` shows another one, ``listen`` registers a callback for
+    edits.
     """
 
     name: str
@@ -83,18 +83,18 @@ def _text_field(
 
 
 def listener(control: widgets.Widget) -> Callable[[Callable[[], None]], None]:
-    """Return what calls a callback, without arguments, whenever the control's value changes."""
+    """Return a function that registers a callback, without arguments, for changes of the control's value."""
     return lambda callback: control.observe(lambda _change: callback(), names="value")
 
 
 def option_meta(field: dataclasses.Field[Any]) -> Mapping[str, Any]:
-    """Return what :func:`workbench.core.config.option` noted about a field; empty for a plain one."""
+    """Return the metadata of :func:`workbench.core.config.option` for a field, or an empty mapping."""
     meta: Mapping[str, Any] = field.metadata.get("option", {})
     return meta
 
 
 def label_for(field: dataclasses.Field[Any]) -> str:
-    """Return the option's name in words, with its unit where the name does not end in it.
+    """Return the option's label, with its unit unless the name ends in it.
 
     Examples
     --------
@@ -103,17 +103,17 @@ def label_for(field: dataclasses.Field[Any]) -> str:
     """
     unit = option_meta(field).get("unit")
     words = field.name.removesuffix(f"_{unit}").replace("_", " ")
-    said = not unit or unit in words.split() or _UNIT_WORDS.get(unit) in words.split()
-    return words if said else f"{words} ({unit})"
+    has_unit = not unit or unit in words.split() or _UNIT_WORDS.get(unit) in words.split()
+    return words if has_unit else f"{words} ({unit})"
 
 
 def parse_text(text: str, hint: Any, where: str) -> Any:
-    """Read the text of a control as a value of type ``hint``.
+    """Parse the text of a control as a value of type ``hint``.
 
     Raises
     ------
     ConfigError
-        If the text fits none of the allowed types; the message starts with ``where``.
+        If the text is not valid for any allowed type; the message starts with ``where``.
 
     Examples
     --------
@@ -146,24 +146,24 @@ def members_of(hint: Any) -> tuple[Any, ...]:
 
 
 def _choices(hint: Any, meta: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Return the values of an option that has only a few, or an empty tuple."""
-    found: list[Any] = list(meta.get("choices") or ())
-    if found:
-        return (*found, *([None] if type(None) in members_of(hint) and None not in found else []))
+    """Return the allowed values of an option with fixed choices, or an empty tuple."""
+    choices: list[Any] = list(meta.get("choices") or ())
+    if choices:
+        return (*choices, *([None] if type(None) in members_of(hint) and None not in choices else []))
     for member in members_of(hint):
         if typing.get_origin(member) is typing.Literal:
-            found += typing.get_args(member)
+            choices += typing.get_args(member)
         elif member is bool and len(members_of(hint)) > 1:
-            found += [True, False]
+            choices += [True, False]
         elif member is type(None):
-            found.append(None)
+            choices.append(None)
         elif hint is not bool:
             return ()
-    return () if hint is bool else tuple(found)
+    return () if hint is bool else tuple(choices)
 
 
 def _step(meta: Mapping[str, Any]) -> float:
-    """Return how far an arrow of a number box moves: a twentieth inside unit ranges, one elsewhere."""
+    """Return the step of a number box: 0.05 inside unit ranges, else 1."""
     low = meta.get("minimum") if meta.get("minimum") is not None else meta.get("above")
     high = meta.get("maximum") if meta.get("maximum") is not None else meta.get("below")
     return 0.05 if low is not None and high is not None and high - low <= 1 else 1.0

@@ -1,4 +1,4 @@
-"""A form for any frozen config: one control an option, what is wrong said beside it, ``.value`` the config."""
+"""Forms for frozen configs: one control per option, errors next to it, and the config as ``.value``."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ C = TypeVar("C", bound=Config)
 
 
 class Form(Generic[C]):
-    """A form made from the option metadata of a frozen config.
+    """A form built from the option metadata of a frozen config.
 
     Parameters
     ----------
     start : Config or type
-        The config to show first; a class stands for its defaults.
+        Initial config, or a class for its defaults.
     on_change : callable, optional
         Called without arguments after every edit, valid or not.
     hide : collection of str
-        Options that are not shown; they keep the value of ``start``.
+        Options to hide; they keep the value of ``start``.
     explain : bool
-        Show each option's help as a line below its control too, not only as a tooltip.
+        Show each option's help below its control, not only as a tooltip.
 
     Examples
     --------
@@ -70,13 +70,13 @@ class Form(Generic[C]):
         Raises
         ------
         ConfigError
-            If an option cannot be used; the form shows the same text beside it.
+            If an option is invalid; the form shows the same text next to it.
         """
         return self._start.replace(**{name: field.read() for name, field in self._fields.items()})
 
     @property
     def error(self) -> str | None:
-        """What is wrong with the form as it stands, or None."""
+        """The first error of the form, or None."""
         texts = [box.value for box in (*self._messages.values(), self._whole) if box.value]
         return html.unescape(texts[0]) if texts else None
 
@@ -106,13 +106,13 @@ class Form(Generic[C]):
             name: widgets.VBox([f.control, *map(hint, filter(None, [self._help.get(name)])), self._messages[name]])
             for name, f in self._fields.items()
         }
-        plain = [rows[name] for name, field in self._fields.items() if not field.advanced]
-        more = [rows[name] for name, field in self._fields.items() if field.advanced]
-        if plain and more:
-            fold = widgets.Accordion([widgets.VBox(more)], titles=("More settings",), selected_index=None)
+        basic = [rows[name] for name, field in self._fields.items() if not field.advanced]
+        advanced = [rows[name] for name, field in self._fields.items() if field.advanced]
+        if basic and advanced:
+            fold = widgets.Accordion([widgets.VBox(advanced)], titles=("More settings",), selected_index=None)
             fold.add_class("wb-more")
-            more = [fold]
-        return [*plain, *more, self._whole]
+            advanced = [fold]
+        return [*basic, *advanced, self._whole]
 
     def _edited(self) -> None:
         if not self._quiet:
@@ -121,17 +121,17 @@ class Form(Generic[C]):
                 callback()
 
     def _check(self) -> None:
-        """Say beside each option what is wrong with it, and below the form what is wrong with the whole."""
+        """Show each option's error next to it, and errors of their combination below the form."""
         defaults = self._owner()
         for name, field in self._fields.items():
-            _say(self._messages[name], self._fault(field, defaults))
+            _show_fault(self._messages[name], self._fault(field, defaults))
         alone = any(box.value for box in self._messages.values())
         try:
             _ = self.value
         except ConfigError as error:
-            _say(self._whole, "" if alone else str(error))
+            _show_fault(self._whole, "" if alone else str(error))
         else:
-            _say(self._whole, "")
+            _show_fault(self._whole, "")
 
     def _fault(self, field: Field, defaults: C) -> str:
         try:
@@ -143,7 +143,7 @@ class Form(Generic[C]):
 
 
 def _field(owner: type[Config], field: dataclasses.Field[Any], value: Any) -> Field:
-    """Return the control of a field; a config inside a config gets a form of its own."""
+    """Return the control of a field; a nested config gets a nested form."""
     members = members_of(typing.get_type_hints(owner)[field.name])
     inner = next((m for m in members if isinstance(m, type) and issubclass(m, Config)), None)
     if inner is None:
@@ -191,6 +191,6 @@ def _message() -> widgets.HTML:
     return box
 
 
-def _say(box: widgets.HTML, text: str) -> None:
+def _show_fault(box: widgets.HTML, text: str) -> None:
     box.value = html.escape(text)
     box.layout.display = "" if text else "none"

@@ -1,4 +1,4 @@
-"""Small pieces that several parts of the panel use."""
+"""Widget helpers."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import ipywidgets as widgets
 
 
 def hint(text: str) -> widgets.HTML:
-    """Return a line of small grey text."""
+    """Return a line of small gray text."""
     line = widgets.HTML(html.escape(text))
     line.add_class("wb-hint")
     return line
 
 
 def close_tree(widget: widgets.Widget) -> None:
-    """Close a widget with everything that it owns; ``widget.close()`` alone leaves children, layouts and styles."""
+    """Close a widget with its children, layouts and styles, which ``widget.close()`` leaves open."""
     for part in list(_tree(widget)):
         part.close()
 

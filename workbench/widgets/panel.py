@@ -1,4 +1,4 @@
-"""The panel: choose steps and engines, run, watch, cancel, run again, and take the code of a point home."""
+"""The panel: choose recipes and engines, run, cancel, resume, compare, and copy the code of a result."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from workbench.present.findings import Row
 from workbench.study.plan.default_recipes import default_recipes
 from workbench.study.study import Study
 from workbench.tasks.load import load_task
-from workbench.widgets.panel_job import Runner
+from workbench.widgets.panel_job import PanelJob
 from workbench.widgets.settings import RunSettings
-from workbench.widgets.status_text import Pace, clock, trials_sentence
+from workbench.widgets.status_text import TimeEstimate, clock, trials_sentence
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from workbench.tasks.task import Task
-    from workbench.widgets.panel_view import View
+    from workbench.widgets.panel_view import PanelView
 
 DEFAULT_STORAGE = "sqlite:///workbench.db"
 CHARTS = ("tradeoff", "throughput", "memory", "waterfall")
@@ -34,28 +34,28 @@ _panels: weakref.WeakValueDictionary[tuple[str, str], Workbench] = weakref.WeakV
 
 
 class Workbench:
-    """A panel over a study of one task: what to run at the left, what came out at the right.
+    """Interactive panel over a study of one task: controls at the left, results at the right.
 
-    Run starts a job in a thread and returns at once. Cancel stops it: finished trials stay, and Run goes on where
-    it stopped. A second panel over the same task and storage closes the first, so that a cell can be run again.
+    Run starts a background job. Cancel stops it; finished trials stay, and Run resumes. A second panel over the same
+    task and storage closes the first, so that a cell can be run again.
 
     Parameters
     ----------
     task : Task or str
-        The task, or what :func:`workbench.load_task` understands.
+        The task, or a reference for :func:`workbench.load_task`.
     storage : str, optional
         Database URL of the study; ``sqlite:///workbench.db`` in the working folder by default.
     interactive : bool
-        With False no widget is made at all: :meth:`run` does the same work and returns the charts.
+        If False, no widget is created; :meth:`run` does the same work and returns the charts.
     study : Study, optional
-        Show and run this study instead of opening one; it stays open after :meth:`close`.
+        Use this study instead of opening one; it stays open after :meth:`close`.
     **settings
-        What the measurement starts from: ``batch_sizes``, ``threads``, ``quality_drop`` and ``budget_s``.
+        Initial ``batch_sizes``, ``threads``, ``quality_drop`` and ``budget_s``.
 
     Raises
     ------
     TaskError, ConfigError
-        If there is no such task, or a setting is unknown or cannot be used.
+        If the task does not exist, or a setting is unknown or invalid.
 
     Examples
     --------
@@ -77,19 +77,19 @@ class Workbench:
         self._settings = RunSettings.for_task(self.task.name, settings)
         self.storage = storage or DEFAULT_STORAGE
         self._given_study, self._study = study, study
-        self._runner = Runner(lambda: self.study, tick=self._tick, ended=self._ended)
+        self._job = PanelJob(lambda: self.study, tick=self._tick, ended=self._ended)
         self._limit = self._settings.quality_drop
-        self._said = ""
-        self._saying = threading.Lock()  # what is said last must be what happened last
-        self._pace: Pace | None = None
+        self._message = ""
+        self._message_lock = threading.Lock()  # the last message must be that of the last event
+        self._pace: TimeEstimate | None = None
         self._share: float | None = None
-        self._view: View | None = None
+        self._view: PanelView | None = None
         if interactive:
             self._view = self._build_view()
             self._take_over()
-            self._view.guard(self._show_earlier)()
+            self._view.error_box(self._show_earlier)()
         else:
-            _ = self.study  # what is wrong with the storage is said now
+            _ = self.study  # raise errors of the storage now
 
     @property
     def study(self) -> Study:
@@ -101,32 +101,32 @@ class Workbench:
     @property
     def state(self) -> str:
         """One of ready, running, cancelling, cancelled, finished, failed."""
-        return self._runner.state
+        return self._job.state
 
     @property
     def error(self) -> BaseException | None:
-        """What went wrong last, in a callback or in the run, or None; the panel shows it as a sentence."""
-        return self._runner.error if self._view is None else self._view.guard.error
+        """The last error of a callback or the run, or None."""
+        return self._job.error if self._view is None else self._view.error_box.error
 
     @property
     def error_details(self) -> str:
-        """The stack trace of :attr:`error`, for a bug report."""
-        return "" if self._view is None else self._view.guard.details
+        """The stack trace of :attr:`error`."""
+        return "" if self._view is None else self._view.error_box.details
 
     @property
-    def view(self) -> View:
-        """The panel's widgets; StudyError where it was made with ``interactive=False``."""
+    def view(self) -> PanelView:
+        """The panel's widgets; raises StudyError if ``interactive=False``."""
         if self._view is None:
-            raise StudyError("This Workbench has no widgets: it was made with interactive=False.")
+            raise StudyError("Workbench.view needs interactive=True, got interactive=False.")
         return self._view
 
     def plan(self, **changes: Any) -> dict[str, Any]:
-        """Return the arguments of :meth:`Study.run` as chosen in the panel, or the defaults; ``changes`` win.
+        """Return the arguments of :meth:`Study.run` from the panel or its defaults; ``changes`` override them.
 
         Raises
         ------
         ConfigError, RecipeError, StudyError
-            If a setting cannot be used, or no recipe or no engine is ticked.
+            If a setting is invalid, or no recipe or engine is selected.
         """
         settings = self._settings if self._view is None else self._view.settings.value
         settings = settings.replace(**{name: changes.pop(name) for name in settings.to_dict() if name in changes})
@@ -137,44 +137,44 @@ class Workbench:
             changes.setdefault("recipes", self._view.recipes.plan)
             changes.setdefault("backends", self._view.engines.chosen)
         if changes["recipes"] is not None and not changes["recipes"]:
-            raise RecipeError("No recipe is ticked. Tick at least one under 'Recipes to run'.")
+            raise RecipeError("Select at least one recipe under 'Recipes to run'.")
         if not changes["backends"]:
-            raise StudyError("No engine is ticked. Tick at least one under 'Engines'.")
+            raise StudyError("Select at least one engine under 'Engines'.")
         return {**changes, **settings.options()}
 
     def start(self, **changes: Any) -> None:
-        """Start the run in a thread and return at once; does nothing while one is going on."""
-        if self._runner.busy:
+        """Start the run in the background; does nothing while one is active."""
+        if self._job.busy:
             return
         plan = self.plan(**changes)
         self._limit = plan["quality_drop"]
-        self._pace, self._share = Pace(time.monotonic(), plan["budget_s"]), None
+        self._pace, self._share = TimeEstimate(time.monotonic(), plan["budget_s"]), None
         if self._view is not None:
-            self._view.guard.clear()
+            self._view.error_box.clear()
             self._view.busy(True)
-            self._view.results.say("Running.", "The task is being checked.", fraction=0.0)
-        self._runner.start(plan)
+            self._view.results.show_state("Running.", "Checking the task.", fraction=0.0)
+        self._job.start(plan)
 
     def cancel(self) -> None:
-        """Stop the run and return at once; finished trials stay. :meth:`wait` waits for the end."""
-        with self._saying:
-            if self._runner.cancel() and self._view is not None:
+        """Request the run to stop; finished trials stay. :meth:`wait` waits for its end."""
+        with self._message_lock:
+            if self._job.cancel() and self._view is not None:
                 self._view.cancel.disabled = True
-                self._view.results.say("Cancelling.", "The trial that runs now is being stopped.")
+                self._view.results.show_state("Cancelling.", "Stopping the current trial.")
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait for the run to end, at most ``timeout`` seconds; True when it has."""
-        return self._runner.wait(timeout)
+        """Wait for the run to end, at most ``timeout`` seconds; return True if it has."""
+        return self._job.wait(timeout)
 
     def run(self, **changes: Any) -> dict[str, Figure]:
         """Run to the end and return the charts by name: tradeoff, throughput, memory and waterfall.
 
-        ``changes`` are arguments of :meth:`Study.run` that win over what is chosen. Ctrl-C cancels.
+        ``changes`` override arguments of :meth:`Study.run`. Ctrl-C cancels.
 
         Raises
         ------
         WorkbenchError
-            What stopped the run.
+            If the run failed.
         """
         self.start(**changes)
         try:
@@ -188,11 +188,11 @@ class Workbench:
         return {kind: self.study.plot(kind) for kind in CHARTS}
 
     def code(self, row: Row) -> str:
-        """Return the Python code that repeats one row of :meth:`Study.rows`."""
+        """Return Python code that reproduces one row of :meth:`Study.rows`."""
         return code_for(row, reference=self.task.reference)
 
     def close(self) -> None:
-        """Cancel what runs, wait for it, and take the widgets away."""
+        """Cancel the run, wait for it, and remove the widgets."""
         self.cancel()
         self.wait()
         if self._view is not None:
@@ -213,10 +213,10 @@ class Workbench:
     def _repr_mimebundle_(self, **options: Any) -> Any:
         return {"text/plain": repr(self)} if self._view is None else self._view.box._repr_mimebundle_(**options)
 
-    def _build_view(self) -> View:
-        from workbench.widgets.panel_view import View
+    def _build_view(self) -> PanelView:
+        from workbench.widgets.panel_view import PanelView
 
-        return View(
+        return PanelView(
             f"Workbench: {self.task.name}",
             statuses=backend_status(DEFAULT_BACKENDS),
             presets=default_recipes(self._settings.budget_s),
@@ -228,7 +228,7 @@ class Workbench:
         )
 
     def _take_over(self) -> None:
-        """Close the panel that a cell made before, so that no run goes on without a Cancel button."""
+        """Close an earlier panel of this study, so that no run continues without a Cancel button."""
         key = (self.task.name, self.storage if self._given_study is None else f"study {id(self._given_study)}")
         earlier = _panels.get(key)
         _panels[key] = self
@@ -236,7 +236,7 @@ class Workbench:
             earlier.close()
 
     def _settings_changed(self) -> None:
-        """Training lengths of the presets follow the budget."""
+        """Update the presets, whose training lengths follow the budget."""
         if self.view.settings.error is not None:
             return
         settings = self.view.settings.value
@@ -247,54 +247,56 @@ class Workbench:
     def _show_earlier(self) -> None:
         rows = self.study.rows()
         if rows:
-            self.view.results.say("Ready.", f"From an earlier run: {trials_sentence(rows)}. Run goes on with the rest.")
+            self.view.results.show_state(
+                "Ready.", f"From an earlier run: {trials_sentence(rows)}. Run continues with the rest."
+            )
             self._show_rows()
 
     def _show_rows(self) -> None:
         self.view.results.show(self.study.rows(), self.study.best(quality_drop=self._limit), limit=self._limit)
 
     def _tick(self, event: Progress | None, rows_changed: bool) -> None:
-        """Show how far the run is; called in the run's thread."""
+        """Show progress; called in the run's thread."""
         if self._view is not None:
-            self._view.guard(self._paint)(event, rows_changed)
-        elif event is not None and event.message and event.message != self._said:
-            self._said = event.message
+            self._view.error_box(self._paint)(event, rows_changed)
+        elif event is not None and event.message and event.message != self._message:
+            self._message = event.message
             logger.info("%s", event.message)
 
     def _paint(self, event: Progress | None, rows_changed: bool) -> None:
         if event is not None and event.fraction is not None:
             self._share = max(self._share or 0.0, event.fraction)  # the bar never goes back
         if self._pace is not None:
-            self.view.results.note(self._pace.sentence(time.monotonic(), self._share))
-        with self._saying:
+            self.view.results.show_notes(self._pace.sentence(time.monotonic(), self._share))
+        with self._message_lock:
             if event is not None and self.state == "running":
-                self.view.results.say("Running.", event.message, fraction=self._share)
+                self.view.results.show_state("Running.", event.message, fraction=self._share)
         if rows_changed:
             self._show_rows()
 
     def _ended(self) -> None:
-        """Say how the run ended; called in the run's thread."""
+        """Show the end of the run; called in the run's thread."""
         if self._view is None:
             return
-        with self._saying:
-            self._view.guard(self._show_end)()
-        if self._runner.error is not None:
-            self._view.guard.keep(self._runner.error)
+        with self._message_lock:
+            self._view.error_box(self._show_end)()
+        if self._job.error is not None:
+            self._view.error_box.show(self._job.error)
         self._view.busy(False)
 
     def _show_end(self) -> None:
         rows = self.study.rows()
-        result = self._runner.result
+        result = self._job.result
         trials = f"{trials_sentence(rows)}."
         results, state = self.view.results, self.state
-        results.note(f"{clock(self._runner.seconds)} in all", *(result.cut if result is not None else ()))
+        results.show_notes(f"{clock(self._job.seconds)} in all", *(result.cut if result is not None else ()))
         if state == "finished" and result is not None and result.open:
-            results.say("Time is up.", f"{trials} Run goes on with the rest.", state="cancelled")
+            results.show_state("Time budget used up.", f"{trials} Run continues with the rest.", state="cancelled")
         elif state == "finished":
-            results.say("Finished.", trials, fraction=1.0, state=state)
+            results.show_state("Finished.", trials, fraction=1.0, state=state)
         elif state == "cancelled":
-            results.say("Cancelled.", f"{trials} Run goes on where this stopped.", state=state)
+            results.show_state("Cancelled.", f"{trials} Run resumes here.", state=state)
         else:
-            results.say("Stopped by an error.", trials, state=state)
+            results.show_state("Failed.", trials, state=state)
         if rows:
             self._show_rows()

@@ -1,4 +1,4 @@
-"""The life of a panel's run: one thread that starts the study's job, ticks while it works, and says how it ended."""
+"""Run the study's job for a panel, with a timer thread for its updates."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 TICK_S = 0.5
 
 
-class Runner:
-    """Runs one job at a time, away from the thread that asks for it.
+class PanelJob:
+    """Run one job at a time in the background.
 
     Parameters
     ----------
     open_study : callable
-        Gives the study; called in the run's thread.
+        Returns the study; called in the run's thread.
     tick : callable
         Called about twice a second in the run's thread with the last progress event (or None) and whether rows
         changed since the last tick.
@@ -37,11 +37,11 @@ class Runner:
     state : str
         ready, running, cancelling, cancelled, finished or failed.
     error : Exception or None
-        What stopped the last run; a cancel is no error.
+        Error of the last run; None after a cancel.
     result : RunSummary or None
-        What the last run did, where it came to an end.
+        Summary of the last run if it completed.
     seconds : float
-        How long the last run took.
+        Duration of the last run.
     """
 
     def __init__(
@@ -69,11 +69,11 @@ class Runner:
         return self.state in ("running", "cancelling")
 
     def start(self, plan: dict[str, Any]) -> bool:
-        """Start ``study.start(**plan)`` in a thread; False where a run is going on already."""
+        """Start ``study.start(**plan)`` in a thread; return False if a run is active."""
         with self._lock:
             if self.busy:
                 return False
-            self.wait()  # the last run's thread may still be telling how it ended
+            self.wait()  # the last run's thread may still show its end
             self.state, self.error, self._stop = "running", None, False
             self._job, self._latest, self.result = None, None, None
             self._rows_changed.clear()
@@ -83,7 +83,7 @@ class Runner:
             return True
 
     def cancel(self) -> bool:
-        """Ask the run to stop and return at once; False where none is running."""
+        """Request the run to stop; return False if none is active."""
         with self._lock:
             if self.state != "running":
                 return False
@@ -93,14 +93,14 @@ class Runner:
             return True
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait at most ``timeout`` seconds for the run to end and be shown; True when that is so."""
+        """Wait at most ``timeout`` seconds for the run to end; return True if it has."""
         thread = self._thread
         if thread is None or thread is threading.current_thread():
             return not self.busy
         thread.join(timeout)
         return not thread.is_alive()
 
-    def _heard(self, event: Progress) -> None:
+    def _on_progress(self, event: Progress) -> None:
         self._latest = event
         if not {"row", "best", "plan"}.isdisjoint(event.values):
             self._rows_changed.set()
@@ -109,7 +109,7 @@ class Runner:
         error: Exception | None = None
         try:
             self._watch(plan)
-        except Exception as problem:  # noqa: BLE001 - nobody above this thread could tell the person
+        except Exception as problem:  # noqa: BLE001 - shown by the panel
             error = problem
         with self._lock:
             stopped = self._stop or (self.result is not None and self.result.cancelled)
@@ -120,7 +120,7 @@ class Runner:
         self._ended()
 
     def _watch(self, plan: dict[str, Any]) -> None:
-        job = self._open_study().start(**plan, progress=self._heard)
+        job = self._open_study().start(**plan, progress=self._on_progress)
         with self._lock:
             self._job = job
             if self._stop:

@@ -1,4 +1,4 @@
-"""The panel's widgets and where they stand: controls at the left, results at the right. Knows nothing of jobs."""
+"""The panel's widgets: controls at the left, results at the right. Independent of jobs."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from workbench.compress.recipe import Recipe
 from workbench.plots import figure_png, plot_tradeoff
 from workbench.present.findings import Row
 from workbench.study.results.ranking import Recommendation
-from workbench.widgets.error_box import Guard
+from workbench.widgets.error_box import ErrorBox
 from workbench.widgets.form import Form
 from workbench.widgets.layout import close_tree
 from workbench.widgets.pickers import EnginePicker, RecipeList, StepPicker
 from workbench.widgets.settings import RunSettings
-from workbench.widgets.status_text import offer_sentence, point_facts, point_name, recommendation
+from workbench.widgets.status_text import plan_sentence, point_facts, point_name, recommendation
 from workbench.widgets.style import STYLE
 from workbench.widgets.trial_table import table_html
 
@@ -30,14 +30,14 @@ def chart_png(rows: Sequence[Row], batch_size: int, limit: float) -> bytes:
     return figure_png(plot_tradeoff(rows, batch_size=batch_size, quality_drop=limit), dpi=150)
 
 
-class Results:
-    """Progress, the chart, the answer in words, the table, and the code of a point.
+class ResultsView:
+    """Progress, chart, recommendation, table, and the code of an operating point.
 
-    Drawing takes a lock: a job's thread and the front end's callbacks may both ask for it. The chart is drawn
-    only when its rows changed: the time it takes is taken from the trials that are being timed.
+    Drawing takes a lock because the job's thread and callbacks of the front end may both draw. The chart is drawn only
+    when its rows changed, because drawing disturbs the trials that are being timed.
     """
 
-    def __init__(self, guard: Guard, make_code: Callable[[Row], str]) -> None:
+    def __init__(self, error_box: ErrorBox, make_code: Callable[[Row], str]) -> None:
         self._make_code = make_code
         self._lock = threading.RLock()
         self._rows: list[Row] = []
@@ -45,7 +45,7 @@ class Results:
         self._quiet = False
         self._picked = False
         self._drawn: Any = None
-        self.state = _html("<b>Ready.</b> Choose at the left, then Run. Chart and table fill while trials finish.")
+        self.state = _html("<b>Ready.</b> Choose at the left, then Run. Chart and table fill as trials finish.")
         thin = widgets.Layout(width="auto", height="14px", margin="2px 0")
         self.bar = widgets.FloatProgress(min=0, max=1, layout=thin)
         self.time = _html("", "wb-hint")
@@ -58,30 +58,30 @@ class Results:
         self.point = widgets.Dropdown(description="Code for", layout=widgets.Layout(width="100%", max_width="640px"))
         self.code = _html("")
         self.facts = _html("", "wb-hint")
-        self.take_home = widgets.VBox([_head("Repeat a point in Python"), self.point, self.code, self.facts])
-        for widget in (self.batch_row, self.chart, self.take_home):
+        self.code_section = widgets.VBox([_head("Repeat a point in Python"), self.point, self.code, self.facts])
+        for widget in (self.batch_row, self.chart, self.code_section):
             widget.layout.display = "none"
-        self.batch.observe(guard(self._batch_changed), names="value")
-        self.point.observe(guard(self._point_changed), names="value")
+        self.batch.observe(error_box(self._batch_changed), names="value")
+        self.point.observe(error_box(self._point_changed), names="value")
         self.summary = widgets.VBox(
-            [self.state, self.bar, self.time, guard.view, self.answer, self.batch_row, self.chart]
+            [self.state, self.bar, self.time, error_box.view, self.answer, self.batch_row, self.chart]
         )
-        self.details = widgets.VBox([_head("Trials"), self.table, self.take_home])
+        self.details = widgets.VBox([_head("Trials"), self.table, self.code_section])
         self.details.layout.display = "none"
 
-    def say(self, headline: str, message: str = "", *, fraction: float | None = None, state: str = "") -> None:
-        """Show the state in words, with the bar at ``fraction``."""
+    def show_state(self, headline: str, message: str = "", *, fraction: float | None = None, state: str = "") -> None:
+        """Show the run's state, with the progress bar at ``fraction``."""
         self.state.value = f"<b>{html.escape(headline)}</b> {html.escape(message)}"
         if fraction is not None:
             self.bar.value = fraction
         self.bar.bar_style = BAR_STYLES.get(state, "")
 
-    def note(self, *lines: str) -> None:
-        """Show small lines below the bar: times, and what was left out."""
+    def show_notes(self, *lines: str) -> None:
+        """Show small lines below the bar: times and skipped trials."""
         self.time.value = "<br>".join(map(html.escape, lines))
 
     def show(self, rows: Sequence[Row], best: Recommendation, *, limit: float) -> None:
-        """Show these rows and this answer: chart, table, and the code of the chosen point."""
+        """Show rows and recommendation: chart, table, and the code of the selected point."""
         with self._lock:
             self._rows, self._limit = list(rows), limit
             finished = [row for row in self._rows if row["state"] == "complete"]
@@ -89,29 +89,31 @@ class Results:
             headline, text = recommendation(best)
             self.answer.value = f"<b>{html.escape(headline)}</b> {html.escape(text)}"
             self.answer.layout.display = "" if finished else "none"
-            self._offer_batches(best)
-            self._offer_points(finished, best)
+            self._update_batch_sizes(best)
+            self._update_points(finished, best)
             self._draw()
             self.batch_row.layout.display = "" if len(self.batch.options) > 1 else "none"
-            self.take_home.layout.display = "" if finished else "none"
+            self.code_section.layout.display = "" if finished else "none"
 
-    def _offer_batches(self, best: Recommendation) -> None:
+    def _update_batch_sizes(self, best: Recommendation) -> None:
         sizes = sorted({row["batch_size"] for row in self._rows})
         if sizes == list(self.batch.options):
             return
         before = self.batch.value
-        asked = best.row["batch_size"] if best.row else 32
+        preferred = best.row["batch_size"] if best.row else 32
         self._quietly(
-            self.batch, options=sizes, value=before if before in sizes else asked if asked in sizes else sizes[-1]
+            self.batch,
+            options=sizes,
+            value=before if before in sizes else preferred if preferred in sizes else sizes[-1],
         )
 
-    def _offer_points(self, finished: list[Row], best: Recommendation) -> None:
+    def _update_points(self, finished: list[Row], best: Recommendation) -> None:
         chosen = _key(best.row) if best.row else None
         ordered = sorted(
             finished, key=lambda row: (_key(row) != chosen, -row["batch_size"], row["latency_ms_rel"] or 0)
         )
         threads = len({row["threads"] for row in finished}) > 1
-        lead = "recommended: " if best.met else "nearest miss: "
+        lead = "recommended: " if best.met else "closest miss: "
         names = [point_name(row, threads=threads) for row in ordered]
         options = [
             ((lead if _key(row) == chosen else "") + n, _key(row)) for n, row in zip(names, ordered, strict=True)
@@ -122,7 +124,7 @@ class Results:
             self._quietly(self.point, options=options, value=value)
 
     def _quietly(self, control: widgets.Widget, **traits: Any) -> None:
-        """Set traits without taking that for the person's choice."""
+        """Set traits without recording a choice of the user."""
         self._quiet = True
         try:
             for name, value in traits.items():
@@ -155,7 +157,7 @@ class Results:
                 self._draw()
 
 
-class View:
+class PanelView:
     """All widgets of a panel. ``on_run``, ``on_cancel`` and ``on_settings`` are called by its buttons and forms."""
 
     def __init__(
@@ -170,39 +172,39 @@ class View:
         on_cancel: Callable[[], None],
         on_settings: Callable[[], None],
     ) -> None:
-        self.guard = Guard()
-        self.offer = _html("", "wb-hint")
-        self.results = Results(self.guard, make_code)
-        self.recipes = RecipeList(presets, on_change=self._make_offer)
+        self.error_box = ErrorBox()
+        self.plan_note = _html("", "wb-hint")
+        self.results = ResultsView(self.error_box, make_code)
+        self.recipes = RecipeList(presets, on_change=self._show_plan)
         self.steps = StepPicker(self.recipes.add)
-        self.steps.add.on_click(self.guard(lambda _: self.steps.add_recipe()))
-        self.engines = EnginePicker(statuses, on_change=self._make_offer)
-        self.settings = Form(settings, on_change=self.guard(on_settings), explain=True)
-        self.settings.on_change(self._make_offer)
+        self.steps.add.on_click(self.error_box(lambda _: self.steps.add_recipe()))
+        self.engines = EnginePicker(statuses, on_change=self._show_plan)
+        self.settings = Form(settings, on_change=self.error_box(on_settings), explain=True)
+        self.settings.on_change(self._show_plan)
         self.run = widgets.Button(description="Run", button_style="primary", icon="play")
         self.cancel = widgets.Button(description="Cancel", icon="stop", disabled=True)
-        self.run.on_click(self.guard(lambda _: on_run()))
-        self.cancel.on_click(self.guard(lambda _: on_cancel()))
+        self.run.on_click(self.error_box(lambda _: on_run()))
+        self.cancel.on_click(self.error_box(lambda _: on_cancel()))
         self.box = self._layout(title)
-        self._make_offer()
+        self._show_plan()
 
     def busy(self, value: bool) -> None:
-        """Offer Cancel while a job runs, and Run while none does."""
+        """Enable Cancel while a job runs, else Run."""
         self.run.disabled, self.cancel.disabled = value, not value
 
     def close(self) -> None:
-        """Take the widgets away from the page and free them."""
+        """Remove the widgets from the page and free them."""
         close_tree(self.box)
 
-    def _make_offer(self) -> None:
-        """Say below the buttons what Run would do."""
+    def _show_plan(self) -> None:
+        """Describe the planned run below the buttons."""
         if not hasattr(self, "box"):
             return
         if self.settings.error is not None:
-            self.offer.value = html.escape(self.settings.error)
+            self.plan_note.value = html.escape(self.settings.error)
             return
         settings = self.settings.value
-        self.offer.value = offer_sentence(
+        self.plan_note.value = plan_sentence(
             None if self.recipes.automatic.value else len(self.recipes.chosen),
             len(self.engines.chosen),
             len(settings.batch_sizes),
@@ -217,7 +219,7 @@ class View:
             [
                 _html(f'<p class="wb-title">{html.escape(title)}</p>'),
                 buttons,
-                self.offer,
+                self.plan_note,
                 _head("Recipes to run"),
                 self.recipes.automatic,
                 self.recipes.view,

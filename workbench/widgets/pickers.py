@@ -1,4 +1,4 @@
-"""What to run: recipes put together from steps, engines that are there, and the settings of a run."""
+"""Pickers for recipes and engines."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from workbench.widgets.layout import close_tree, hint
 
 STEP_ORDER: tuple[type[Step], ...] = (PruneDepth, Prune, Factorize, Sparsify, Recover, Distill, Quantize)
 _STEP_WORDS = {
-    PruneDepth: "depth pruning: remove whole residual blocks",
-    Prune: "take whole channels away",
-    Factorize: "split layers into two thinner ones",
-    Sparsify: "set single connections to zero",
-    Recover: "train on the labels again",
-    Distill: "train to answer like the original",
-    Quantize: "8-bit integers; always last",
+    PruneDepth: "depth pruning: remove residual blocks",
+    Prune: "structured pruning: remove channels",
+    Factorize: "low-rank factorization of layers",
+    Sparsify: "unstructured sparsity: zero single weights",
+    Recover: "fine-tune on the labels",
+    Distill: "knowledge distillation from the original",
+    Quantize: "quantization; always last",
 }
 
 
 class StepPicker:
-    """A checkbox and a form per step; the steps that are ticked make a recipe.
+    """Build a recipe from steps: a checkbox and a form per step.
 
     Parameters
     ----------
     on_add : callable
-        Called with the finished recipe when the person adds it.
+        Called with the recipe when the user adds it.
     """
 
     def __init__(self, on_add: Callable[[Recipe], None]) -> None:
@@ -44,36 +44,36 @@ class StepPicker:
             kind: Form(kind, on_change=self._changed, hide=("allow_untouched",)) for kind in STEP_ORDER
         }
         self.name = widgets.Text(
-            placeholder="made from the steps",
+            placeholder="from the steps",
             description="name",
             style={"description_width": "120px"},
             layout=widgets.Layout(width="auto", max_width="300px", margin="8px 0 2px 0"),
         )
         self.add = widgets.Button(description="Add recipe", icon="plus", tooltip="Put this recipe on the list above")
-        self.says = hint("")
+        self.preview = hint("")
         for tick in self.ticks.values():
             tick.observe(self._changed, names="value")
-        self.view = widgets.VBox([*self._rows(), self.name, self.says, self.add])
+        self.view = widgets.VBox([*self._rows(), self.name, self.preview, self.add])
         self.view.add_class("wb-list")
         self._changed()
 
     def recipe(self) -> Recipe:
-        """Return the recipe of the ticked steps, in an order that works.
+        """Return the recipe of the selected steps, in a valid order.
 
         Raises
         ------
         ConfigError
-            If an option of a ticked step cannot be used.
+            If an option of a selected step is invalid.
         RecipeError
-            If nothing is ticked, or the steps cannot follow each other.
+            If no step is selected, or the steps cannot be combined.
         """
         steps = [self.forms[kind].value for kind in STEP_ORDER if self.ticks[kind].value]
         if not steps:
-            raise RecipeError("Tick at least one step.")
+            raise RecipeError("Select at least one step.")
         return Recipe(*steps, name=self.name.value.strip() or None)
 
     def add_recipe(self) -> None:
-        """Hand the recipe over, and clear the ticks for the next one."""
+        """Add the recipe to the list and clear the selection."""
         self._on_add(self.recipe())
         self.name.value = ""
         for tick in self.ticks.values():
@@ -91,11 +91,11 @@ class StepPicker:
             self.forms[kind].view.layout.display = "" if self.ticks[kind].value else "none"
         try:
             text, ready = f"Will add: {self.recipe().label}", True
-        except ConfigError:  # said beside the option already
-            text, ready = "Put right what is marked above.", False
+        except ConfigError:  # shown next to the option
+            text, ready = "Fix the highlighted options.", False
         except RecipeError as error:
             text, ready = str(error), False
-        self.says.value = html.escape(text)
+        self.preview.value = html.escape(text)
         self.add.disabled = not ready
 
 
@@ -112,16 +112,16 @@ class _Entry:
 
 
 class RecipeList:
-    """The recipes to run: presets and the person's own, each with a checkbox, or none of them: the default plan.
+    """Select recipes to run: presets and custom ones, or the default plan.
 
-    ``automatic`` is ticked at first; choosing recipes by hand takes its tick away.
+    ``automatic`` (the default plan) is on at first; selecting recipes turns it off.
     """
 
     def __init__(self, recipes: Sequence[Recipe] = (), *, on_change: Callable[[], None] = lambda: None) -> None:
         self._entries: dict[str, _Entry] = {}
         self._on_change = on_change
         self.automatic = widgets.Checkbox(
-            value=True, description="default plan: recipes are decided while it runs", indent=False
+            value=True, description="default plan: choose recipes while it runs", indent=False
         )
         self.automatic.observe(lambda _change: self._on_change(), names="value")
         self.view = widgets.VBox()
@@ -129,7 +129,7 @@ class RecipeList:
         self.set_presets(recipes)
 
     def set_presets(self, recipes: Sequence[Recipe]) -> None:
-        """Replace the presets; the person's own recipes stay, and so do ticks that were taken away."""
+        """Replace the presets; custom recipes and deselections stay."""
         old = [entry for entry in self._entries.values() if entry.preset]
         off = {entry.name for entry in old if not entry.box.value}
         own = {key: entry for key, entry in self._entries.items() if not entry.preset}
@@ -140,46 +140,44 @@ class RecipeList:
             close_tree(entry.view)
 
     def add(self, recipe: Recipe) -> None:
-        """Put a recipe on the list; one that is there already is ticked.
+        """Add a recipe to the list, or select it if it is listed already.
 
         Raises
         ------
         RecipeError
-            If another recipe has the same name: rows could not be told apart.
+            If another recipe has the same name.
         """
-        known = self._entries.get(recipe.recipe_id)
-        if known is not None:
-            known.box.value = True
+        listed = self._entries.get(recipe.recipe_id)
+        if listed is not None:
+            listed.box.value = True
             return
         for entry in self._entries.values():
             if recipe.name == entry.name:
-                raise RecipeError(
-                    f"There is a recipe named {recipe.name!r} already ({entry.recipe.label}). Choose another name."
-                )
+                raise RecipeError(f"Recipe names must be unique, {recipe.name!r} is taken. Choose another name.")
         self._entries[recipe.recipe_id] = self._entry(recipe, True, False)
         self.automatic.value = False
         self._show()
 
     def tick(self, name: str, value: bool) -> None:
-        """Tick a recipe, or take the tick away, by its name."""
+        """Select or deselect a recipe by name."""
         for entry in self._entries.values():
             if entry.name == name:
                 entry.box.value = value
                 return
-        known = ", ".join(entry.name for entry in self._entries.values())
-        raise RecipeError(f"No recipe named {name!r} on the list. There are: {known}.")
+        names = ", ".join(entry.name for entry in self._entries.values())
+        raise RecipeError(f"Recipe must be one of {names}, got {name!r}.")
 
     @property
     def chosen(self) -> list[Recipe]:
-        """The ticked recipes, in the order shown."""
+        """The selected recipes, in the order shown."""
         return [entry.recipe for entry in self._entries.values() if entry.box.value]
 
     @property
     def plan(self) -> list[Recipe] | None:
-        """The ticked recipes, or None for the default plan."""
+        """The selected recipes, or None for the default plan."""
         return None if self.automatic.value else self.chosen
 
-    def _by_hand(self) -> None:
+    def _choose_recipes(self) -> None:
         self.automatic.value = False
         self._on_change()
 
@@ -190,13 +188,13 @@ class RecipeList:
     def _entry(self, recipe: Recipe, ticked: bool, preset: bool) -> _Entry:
         name = recipe.name or recipe.label
         box = widgets.Checkbox(value=ticked, description=name, indent=False, tooltip=repr(recipe))
-        box.observe(lambda _change: self._by_hand(), names="value")
+        box.observe(lambda _change: self._choose_recipes(), names="value")
         view = box if name == recipe.label else widgets.VBox([box, hint(recipe.label)])
         return _Entry(recipe, box, view, preset)
 
 
 class EnginePicker:
-    """A checkbox per engine; one that cannot run here is off and says why and how to get it."""
+    """Select engines; one that cannot run here is disabled, with the reason and the install command."""
 
     def __init__(self, statuses: Sequence[Any], *, on_change: Callable[[], None] = lambda: None) -> None:
         self.boxes: dict[str, widgets.Checkbox] = {}
@@ -217,5 +215,5 @@ class EnginePicker:
 
     @property
     def chosen(self) -> list[str]:
-        """Names of the ticked engines."""
+        """Names of the selected engines."""
         return [name for name, box in self.boxes.items() if box.value and not box.disabled]

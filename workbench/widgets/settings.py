@@ -14,7 +14,7 @@ QUICK_TASKS = ("digits",)
 
 @dataclass(frozen=True)
 class RunSettings(Config):
-    """How every recipe and engine is measured, and how long all of it may take."""
+    """Settings of a run: batch sizes, threads, quality limit and time budget."""
 
     batch_sizes: tuple[int, ...] = option((1, 8, 32), "samples in one call; each size is timed on its own")
     threads: int | None = option(None, "CPU threads of every engine; empty: the cores allowed here", minimum=1)

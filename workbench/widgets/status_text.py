@@ -1,4 +1,4 @@
-"""What a panel says: states, times and the recommended point in sentences. Pure functions over rows."""
+"""Texts of the panel: state, time and recommendation, as pure functions over rows."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from workbench.study.results.schema import STATES
 _STATE_WORDS = {"complete": "finished"}
 
 
-def state_word(state: str) -> str:
-    """Return a trial's state as shown: ``complete`` reads ``finished``."""
+def state_label(state: str) -> str:
+    """Return the label of a trial's state."""
     return _STATE_WORDS.get(state, state)
 
 
 def clock(seconds: float) -> str:
-    """Return minutes and seconds, hours where needed.
+    """Format a duration as minutes and seconds, with hours if needed.
 
     Examples
     --------
@@ -31,7 +31,7 @@ def clock(seconds: float) -> str:
 
 
 def count_states(rows: Iterable[Row]) -> dict[str, int]:
-    """Return how many rows are in each state, every state present."""
+    """Count rows by state; every state is a key."""
     counts = dict.fromkeys(STATES, 0)
     for row in rows:
         counts[row["state"]] = counts.get(row["state"], 0) + 1
@@ -39,17 +39,17 @@ def count_states(rows: Iterable[Row]) -> dict[str, int]:
 
 
 def trials_sentence(rows: Sequence[Row]) -> str:
-    """Return how far the trials are: ``"12 of 63 trials finished, 1 failed"``."""
+    """Return progress, such as ``"12 of 63 trials finished, 1 failed"``."""
     counts = count_states(rows)
     text = f"{counts['complete']} of {len(rows)} trials finished"
-    extra = [f"{counts[state]} {state_word(state)}" for state in ("pruned", "failed", "cancelled") if counts[state]]
+    extra = [f"{counts[state]} {state_label(state)}" for state in ("pruned", "failed", "cancelled") if counts[state]]
     return ", ".join([text, *extra])
 
 
-def offer_sentence(recipes: int | None, engines: int, batch_sizes: int, budget_s: float) -> str:
-    """Return what a run would do: ``"54 trials (6 recipes, 3 engines, 3 batch sizes) in at most 20:00."``.
+def plan_sentence(recipes: int | None, engines: int, batch_sizes: int, budget_s: float) -> str:
+    """Describe the planned run, such as ``"54 trials (6 recipes, 3 engines, 3 batch sizes) in about 20:00 at most."``.
 
-    ``recipes`` is None for the default plan, which decides how many there are.
+    ``recipes`` is None for the default plan.
     """
     if recipes is None:
         return f"The default plan on {engines} engine{'' if engines == 1 else 's'}, in about {clock(budget_s)} at most."
@@ -62,7 +62,7 @@ def offer_sentence(recipes: int | None, engines: int, batch_sizes: int, budget_s
 def point_name(row: Row, *, threads: bool = False) -> str:
     """Return the name of a row's operating point: ``"prune on OpenVINO, batch size 32"``.
 
-    The engine's options and the shape are part of it, the threads if asked for.
+    It includes engine options and shape, and threads on request.
     """
     options = ", ".join(f"{name}={value}" for name, value in json.loads(row["engine_json"]).items())
     parts = [
@@ -75,10 +75,10 @@ def point_name(row: Row, *, threads: bool = False) -> str:
 
 
 def point_facts(row: Row) -> list[tuple[str, str]]:
-    """Return how a row's latency was measured, as pairs of a name and a value; what is None is left out."""
+    """Return the measurement conditions of a row's latency as (name, value) pairs without empty values."""
     floor = row.get("noise_floor")
     facts = {
-        "latency as timed": f"{number(row.get('latency_ms_p50'))} ms/batch" if row.get("latency_ms_p50") else None,
+        "raw latency (p50)": f"{number(row.get('latency_ms_p50'))} ms/batch" if row.get("latency_ms_p50") else None,
         "estimator": row.get("estimator"),
         "A/A noise floor": None if floor is None else f"{100 * floor:.1f} %",
         "allocator": row.get("allocator"),
@@ -95,12 +95,12 @@ def _per_call(row: Row, name: str) -> str | None:
 
 
 def recommendation(best: Recommendation) -> tuple[str, str]:
-    """Return the answer of a study as a headline and the sentences below it."""
+    """Return headline and explanation of a recommendation."""
     if best.row is None:
         return "No recommendation yet.", best.reason
     row = best.row
     if not best.met:
-        return "Nothing met the goal.", f"{best.reason} That is {point_name(row)}: {_figures(row)}."
+        return "No variant meets the goal.", f"{best.reason} Closest: {point_name(row)}: {_figures(row)}."
     return f"Recommended: {point_name(row)}.", f"{_figures(row)}. {best.reason}"
 
 
@@ -117,17 +117,17 @@ def _figures(row: Row) -> str:
     return ", ".join(parts) or "no figures"
 
 
-class Pace:
-    """How long a run has taken and what is left, from the share done."""
+class TimeEstimate:
+    """Estimate the remaining time of a run from its completed fraction."""
 
     def __init__(self, started: float, budget_s: float | None) -> None:
         self._started, self._budget = started, budget_s
         self._first: float | None = None
 
     def sentence(self, now: float, fraction: float | None) -> str:
-        """Return ``"0:42 elapsed, about 1:10 left"``; what is left is unknown until some work is done.
+        """Return text such as ``"0:42 elapsed, about 1:10 left"``.
 
-        Work reused from an earlier run is not counted as speed, and the budget bounds the estimate.
+        Results reused from an earlier run do not count as speed; the budget bounds the estimate.
         """
         elapsed = now - self._started
         text = f"{clock(elapsed)} elapsed"

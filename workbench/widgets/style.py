@@ -1,4 +1,4 @@
-"""The panel's style sheet: JupyterLab's own colours, so that it fits light and dark themes."""
+"""The panel's style sheet, in JupyterLab's colors for light and dark themes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The trials as an HTML table in the report's columns and words, the recommended row first."""
+"""The table of trials, in the report's columns."""
 
 from __future__ import annotations
 
@@ -24,10 +24,9 @@ COLUMNS = (
 
 
 def table_html(rows: Sequence[Row], *, batch_size: int | None = None) -> str:
-    """Return the table of ``rows``, or of those at one batch size.
+    """Return the HTML table of ``rows``, or of those at one batch size.
 
-    The recommended row comes first, then finished rows by latency with reference rows under their baseline, then the
-    rest by state.
+    The recommended row comes first, then finished rows by latency, then the rest by state.
     """
     shown = [row for row in rows if batch_size is None or row["batch_size"] == batch_size]
     at = "" if batch_size is None else f" at batch size {batch_size}"
