@@ -12,7 +12,7 @@ import workbench as wb
 from benchmarks.search_common import BATCH, ROOT, Candidate, Say, Setting
 from workbench.core.machine import library_versions
 from workbench.core.progress import Progress
-from workbench.study.search.history import History, Tried
+from workbench.study.search.history import History, TrialRecord
 
 TASK = f"{ROOT / 'benchmarks' / 'cifar.py'}:cifar10_held_out"
 MARGIN = 0.005
@@ -44,9 +44,9 @@ def space(seed: int) -> wb.Space:
     )
 
 
-def best_seen(history: History) -> Tried | None:
+def best_seen(history: History) -> TrialRecord | None:
     """Return the fastest point that held the goals on what the search saw; the evaluation split has no say here."""
-    held = [one for one in history.tried if one.holds and one.values]
+    held = [one for one in history.trials if one.holds and one.values]
     return min(held, key=lambda one: one.values[0] if one.values else 0.0, default=None)
 
 
@@ -82,7 +82,7 @@ def run_workbench(setting: Setting, seed: int, folder: Path, say: Say) -> Candid
         chosen = best_seen(result.history)
         result.frame().to_json(folder / "tried.json", orient="records", indent=1)
         known = {
-            "tried": len({one.trial_key for one in result.history.tried if one.trial_key}),
+            "tried": len({one.trial_key for one in result.history.trials if one.trial_key}),
             "by_itself": "budget" not in result.ended,
             "versions": library_versions(("torch", "optuna")),
         }

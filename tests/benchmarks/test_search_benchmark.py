@@ -16,8 +16,8 @@ from benchmarks.search_olive import olive_choice
 from benchmarks.search_olive_flows import config, flows
 from benchmarks.search_ours import best_seen
 from benchmarks.search_page import chart, page
-from workbench.study.search.goals import Goals, Question
-from workbench.study.search.history import History, Tried
+from workbench.study.search.goals import Goals, Objective
+from workbench.study.search.history import History, TrialRecord
 
 
 def candidate(tool, seed, **more):
@@ -113,11 +113,11 @@ def test_the_page_tells_what_failed_and_the_chart_has_a_marker_for_each_tool():
 def tried(number, ms, holds=True, state="complete"):
     excess = {"max_quality_drop": -0.5 if holds else 0.5}
     values = (ms,) if state == "complete" else None
-    return Tried(number, state, f"k{number}", "r", "openvino", 32, {}, values, 0.001, excess)
+    return TrialRecord(number, state, f"k{number}", "r", "openvino", 32, {}, values, 0.001, excess)
 
 
 def test_ours_is_the_fastest_that_held_the_goal_on_what_the_search_saw():
-    question = Question(Goals(), ("latency_ms_p50",), (32,))
+    question = Objective(Goals(), ("latency_ms_p50",), (32,))
     points = (tried(0, 4.0), tried(1, 2.0, holds=False), tried(2, 3.0), tried(3, 1.0, state="pruned"))
     assert best_seen(History("h", question, points)).number == 2
     assert best_seen(History("h", question, points[1:2])) is None

@@ -6,13 +6,13 @@ import pytest
 
 import workbench as wb
 from workbench.core.errors import ConfigError
-from workbench.study.search.goals import Question
-from workbench.study.search.history import History, Tried
+from workbench.study.search.goals import Objective
+from workbench.study.search.history import History, TrialRecord
 
 
 def tried(number, state="complete", value=None, drop=0.0, technique="prune", key=None, **more):
     excess = {} if drop is None else {"max_quality_drop": (drop - 0.01) / 0.01}
-    return Tried(
+    return TrialRecord(
         number, state, key or f"k{number}", f"recipe {number}", "openvino", 8, {}, None if value is None else (value,),
         drop, excess, technique=technique, elapsed_s=10.0 * (number + 1), **more,
     )  # fmt: skip
@@ -31,7 +31,7 @@ POINTS = (
 
 
 def history(points=POINTS, figures=("latency_ms_rel",), **goals):
-    return History("s", Question(wb.Goals(**goals), figures, (8,)), tuple(points))
+    return History("s", Objective(wb.Goals(**goals), figures, (8,)), tuple(points))
 
 
 def test_the_data_has_each_different_point_once_with_the_best_so_far():

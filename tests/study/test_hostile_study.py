@@ -17,7 +17,7 @@ from workbench.present.text_table import rows_text
 from workbench.report.sections import coverage, notes
 from workbench.study.offline import export_stored, stored_rows
 from workbench.study.results.schema import COLUMNS, checked_row, row_recipe
-from workbench.study.strategy.decision_log import CURRENT, Decision, Record, last_decided
+from workbench.study.strategy.decision_log import CURRENT, Decision, DecisionLog, last_decisions
 
 
 @pytest.fixture
@@ -134,19 +134,19 @@ class Kept(dict):
 
 def test_a_plan_whose_record_was_changed_is_not_repeated(tmp_path):
     kept = Kept()
-    record = Record(kept, "s", {"budget": 1})
+    record = DecisionLog(kept, "s", {"budget": 1})
     record.once("axes", lambda: ["width"])
     record.add(Decision("free", "x", "kept", "y", speedup=float("nan")))
     name = kept.setting("s", CURRENT)
-    assert Record(kept, "s", {"budget": 1}).facts == {"axes": ["width"]}
-    assert last_decided(kept, "s").decisions[0].subject == "x"
+    assert DecisionLog(kept, "s", {"budget": 1}).facts == {"axes": ["width"]}
+    assert last_decisions(kept, "s").decisions[0].subject == "x"
     whole = kept[name]
     for key in json.loads(whole):
         for value in values(tmp_path / "ran"):
             if value == json.loads(whole)[key]:
                 continue
             kept[name] = json.dumps({**json.loads(whole), key: value})
-            for read in (lambda: Record(kept, "s", {"budget": 1}), lambda: last_decided(kept, "s")):
+            for read in (lambda: DecisionLog(kept, "s", {"budget": 1}), lambda: last_decisions(kept, "s")):
                 with pytest.raises(WorkbenchError, match="does not hold what the workbench wrote"):
                     read()
 

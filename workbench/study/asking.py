@@ -17,7 +17,7 @@ from workbench.study.search.api import stored_question
 from workbench.study.search.goals import recommend
 from workbench.study.storage.database import Store
 from workbench.study.storage.last_run import last_run
-from workbench.study.strategy.decision_log import Decision, last_decided
+from workbench.study.strategy.decision_log import Decision, last_decisions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -148,12 +148,12 @@ class StudyAnswers:
 
         Empty if the last run was given its recipes.
         """
-        found = last_decided(self._store, self.name)
+        found = last_decisions(self._store, self.name)
         return () if found is None else found.decisions
 
     def planned(self) -> tuple[str, ...]:
         """Return the recipe_id of every recipe in the default plan of the last run; empty if it was given recipes."""
-        found = last_decided(self._store, self.name)
+        found = last_decisions(self._store, self.name)
         return () if found is None else found.recipe_ids
 
     def plot(self, kind: str = "tradeoff", **options: Any) -> Figure:

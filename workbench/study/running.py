@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from workbench.study.cluster.connection import Cluster
     from workbench.study.execution.job import Job
     from workbench.study.plan.trials import Plan
-    from workbench.study.strategy.deadline import Leash
+    from workbench.study.strategy.deadline import TrialDeadline
     from workbench.study.workers.prepare_client import Shipment
     from workbench.study.workers.process import CancelToken
     from workbench.tasks.task import Task
@@ -201,14 +201,14 @@ class StudyRuns:
         from workbench.study.execution.machine_lock import machine_lock
         from workbench.study.plan.shapes import task_shapes
         from workbench.study.plan.trials import check_recipes, plan_for
-        from workbench.study.strategy.deadline import Leash
-        from workbench.study.strategy.launch import finished_rows, float_only, record_for
+        from workbench.study.strategy.deadline import TrialDeadline
+        from workbench.study.strategy.launch import decision_log_for, finished_rows, float_only
         from workbench.study.workers.baseline import with_earlier_baseline, with_fastest_baseline
         from workbench.study.workers.prepare_client import PrepareClient, pack
 
         started = time.monotonic()
         self._runner = threading.get_ident()
-        default, leash = recipes is None, Leash(stop)
+        default, deadline = recipes is None, TrialDeadline(stop)
         asked = (float_only(seed) if default else recipes, backends, batch_sizes)
         limits: dict[str, Any] = {"threads": threads, "budget_s": budget_s}
         options: dict[str, Any] = {**limits, "baseline": baseline, "references": references}
@@ -230,7 +230,7 @@ class StudyRuns:
                     points = task_shapes(self.task, shapes)
                     plan = plan_for(self.task.fingerprint, *asked, shapes=points, **options)
                     if default:
-                        record = record_for(
+                        record = decision_log_for(
                             self._store, self.name, plan, self.task.fingerprint,
                             limit=quality_drop, budget_s=budget_s, seed=seed,
                         )  # fmt: skip
@@ -242,7 +242,7 @@ class StudyRuns:
                             return RunSummary(0, len(rows), 0, 0, cancelled=False, seconds=seconds)
                     earlier = rows_of_task(self._store.load(self.name).values(), self.task.fingerprint)
                     plan, new_points = with_earlier_baseline(plan, earlier)
-                    host = PrepareClient(None, self.files, leash, prefix_cache=self.prefix_cache, policy=policy)
+                    host = PrepareClient(None, self.files, deadline, prefix_cache=self.prefix_cache, policy=policy)
                     early.callback(host.close, kill=True)  # if the run does not get to it
                     if not self._store.all_complete(self.name, [trial.key for trial in plan.trials]):
                         host.start()
@@ -260,8 +260,8 @@ class StudyRuns:
                 more: dict[str, Any] = {"host": host, "monitor": monitor, "policy": policy}
                 with watched:
                     found = self._work(
-                        plan, shipment, stop, leash if default else None, budget_s=budget_s, quality_drop=quality_drop,
-                        seed=seed, progress=progress, **more,
+                        plan, shipment, stop, deadline if default else None, budget_s=budget_s,
+                        quality_drop=quality_drop, seed=seed, progress=progress, **more,
                     )  # fmt: skip
                 return dataclasses.replace(found, seconds=time.monotonic() - started)
         finally:
@@ -272,7 +272,7 @@ class StudyRuns:
         plan: Plan,
         shipment: Shipment,
         stop: CancelToken,
-        leash: Leash | None,
+        deadline: TrialDeadline | None,
         *,
         budget_s: float | None,
         quality_drop: float,
@@ -280,21 +280,21 @@ class StudyRuns:
         progress: ProgressCallback,
         **options: Any,
     ) -> RunSummary:
-        """Run a plan, or with a ``leash`` the strategy that begins with it."""
+        """Run a plan, or with a ``deadline`` the strategy that begins with it."""
         from workbench.study.execution.executor import Run
         from workbench.study.storage.session import RunSession
         from workbench.study.strategy.executor import StrategyRun
-        from workbench.study.strategy.launch import first_part, question_for, record_for
+        from workbench.study.strategy.launch import decision_log_for, first_part, plan_request
 
-        first = plan if leash is None else first_part(plan)
+        first = plan if deadline is None else first_part(plan)
         rows = first.rows(self.task.name, shipment.fingerprint)
         with RunSession(self._store, self.name, first, rows, quality_drop=quality_drop, progress=progress) as ledger:
-            if leash is None:
+            if deadline is None:
                 return Run(self.task, plan, ledger, shipment, self.files, stop, **options).work()
             asked: dict[str, Any] = {"limit": quality_drop, "budget_s": budget_s, "seed": seed}
-            options["question"] = question_for(self.task, plan, **asked)
-            options["record"] = record_for(self._store, self.name, plan, shipment.fingerprint, **asked)
-            run = StrategyRun(self.task, plan, ledger, shipment, self.files, stop, leash=leash, **options)
+            options["question"] = plan_request(self.task, plan, **asked)
+            options["record"] = decision_log_for(self._store, self.name, plan, shipment.fingerprint, **asked)
+            run = StrategyRun(self.task, plan, ledger, shipment, self.files, stop, deadline=deadline, **options)
             return run.work()
 
     def _run_on(

@@ -10,9 +10,9 @@ from workbench.study.plan.shapes import OperatingPoint
 from workbench.study.plan.trials import planned
 from workbench.study.results.schema import new_row
 from workbench.study.search.executor import search_plan
-from workbench.study.search.goals import Goals, Question
-from workbench.study.search.loop import Loop
-from workbench.study.search.sampler import Proposer
+from workbench.study.search.goals import Goals, Objective
+from workbench.study.search.loop import SearchLoop
+from workbench.study.search.sampler import OptunaSampler
 from workbench.study.storage.database import new_owner
 
 TASK = "f" * 12
@@ -78,21 +78,21 @@ def formula():
 
 
 @pytest.fixture
-def hunt(tmp_path):
+def search_run(tmp_path):
     """Return a function that searches with the stand-in: (why it ended, runner, what was tried, question)."""
     url = f"sqlite:///{tmp_path}/s.db"
 
     def search(
         space, *, sampler="tpe", goals=None, figures=("latency_ms_p50",), trials=20, seed=0, runner=None, **more
     ):
-        asked = Question(goals or Goals(), figures, space.batch_sizes)
+        asked = Objective(goals or Goals(), figures, space.batch_sizes)
         runner = runner or Formula(space.batch_sizes)
-        proposer = Proposer(url, "a search", space, asked, sampler=sampler, seed=seed, owner=new_owner())
+        proposer = OptunaSampler(url, "a search", space, asked, sampler=sampler, seed=seed, owner=new_owner())
         try:
-            proposer.start_with(more.get("start", ()))
-            proposer.take_up(lambda key: False)
+            proposer.enqueue_first(more.get("start", ()))
+            proposer.requeue_abandoned(lambda key: False)
             events = more.get("events", [])
-            loop = Loop(
+            loop = SearchLoop(
                 space,
                 asked,
                 proposer,

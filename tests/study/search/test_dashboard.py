@@ -56,10 +56,10 @@ def serve():
 
 
 @pytest.mark.slow
-def test_the_dashboard_lists_the_search_its_trials_and_its_best_value(hunt, serve):
-    _, runner, tried, _ = hunt(SPACE, sampler="grid", trials=1000)
+def test_the_dashboard_lists_the_search_its_trials_and_its_best_value(search_run, serve):
+    _, runner, tried, _ = search_run(SPACE, sampler="grid", trials=1000)
     assert len(tried) == SPACE.size > 3
-    get = serve(hunt.url)
+    get = serve(search_run.url)
     (listed,) = get("/api/studies")["study_summaries"]
     assert listed["study_name"] == "a search"
     study = get(f"/api/studies/{listed['study_id']}")

@@ -8,7 +8,7 @@ import workbench as wb
 from workbench.core.errors import ConfigError
 from workbench.study.results.quality_limits import hopeless
 from workbench.study.results.schema import new_row
-from workbench.study.search.goals import Question, misses, nearest_misses, question, recommend
+from workbench.study.search.goals import Objective, misses, nearest_misses, question, recommend
 
 
 def row(name, latency, drop, *, batch=8, size=1.0, rss=50.0, state="complete", baseline=False, **more):
@@ -27,7 +27,7 @@ ROWS = [BASE, row("a", 6.0, 0.004, size=2.0), row("b", 4.0, 0.02), row("c", 5.0,
 
 
 def asked(figures=("latency_ms_rel",), sizes=(8,), **goals):
-    return Question(wb.Goals(**goals), figures, sizes)
+    return Objective(wb.Goals(**goals), figures, sizes)
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_without_a_figure_it_is_latency_at_one_batch_size_and_throughput_over_se
     assert several.figures == ("throughput_per_s",) and several.directions == ["maximize"]
     both = question(None, ("latency_ms_rel", "size_mib"), "speedup", (8,), shape="x=1")
     assert both.directions == ["minimize", "minimize", "maximize"]
-    assert Question.from_dict(both.to_dict()) == both
+    assert Objective.from_dict(both.to_dict()) == both
 
 
 @pytest.mark.parametrize(

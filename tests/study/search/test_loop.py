@@ -13,7 +13,7 @@ import workbench as wb
 from workbench.core.errors import Cancelled, StudyError
 from workbench.study.search.goals import Goals, recommend
 from workbench.study.search.history import History, counts, distinct
-from workbench.study.search.sampler import Proposer, quiet
+from workbench.study.search.sampler import OptunaSampler, quiet
 from workbench.study.storage.database import new_owner
 from workbench.study.workers.process import OutOfTime
 
@@ -32,8 +32,8 @@ def oracle(formula, space, goals, sizes=(8,)):
     return min(row["latency_ms_p50"] for row in rows if goals.hold(row))
 
 
-def test_a_grid_does_every_point_once_and_finds_the_best_by_definition(hunt, formula):
-    words, runner, tried, asked = hunt(SPACE, sampler="grid", trials=1000)
+def test_a_grid_does_every_point_once_and_finds_the_best_by_definition(search_run, formula):
+    words, runner, tried, asked = search_run(SPACE, sampler="grid", trials=1000)
     assert words == f"the whole space was gone through ({SPACE.size} different points)"
     assert len(runner.done) == SPACE.size == 24 == len({t.key for t in runner.done})
     assert [one.state for one in tried] == ["complete"] * 24
@@ -47,10 +47,10 @@ def test_a_grid_does_every_point_once_and_finds_the_best_by_definition(hunt, for
     ("sampler", "near"),
     [("tpe", 1.25), *(pytest.param(name, 1.5, marks=pytest.mark.slow) for name in ("random", "nsga2"))],
 )
-def test_each_sampler_comes_near_the_best_of_an_endless_space_within_the_goals(hunt, sampler, near):
+def test_each_sampler_comes_near_the_best_of_an_endless_space_within_the_goals(search_run, sampler, near):
     pruned = wb.maybe(wb.vary(wb.Prune, ratio=wb.between(0.1, 0.9)))
     space = wb.Space(pruned, wb.maybe(wb.Quantize()), backends=("onnxruntime", "openvino"), batch_sizes=8)
-    words, runner, tried, asked = hunt(space, sampler=sampler, trials=30)
+    words, runner, tried, asked = search_run(space, sampler=sampler, trials=30)
     assert words.startswith("30 different points") and distinct(tried) == 30
     best = recommend(list(runner.rows.values()), asked)
     # within a drop of 0.01 int8 and a ratio of (0.008 / 0.04) ** 0.5 are the best there is
@@ -60,35 +60,35 @@ def test_each_sampler_comes_near_the_best_of_an_endless_space_within_the_goals(h
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
-def test_goals_reach_the_sampler_as_constraints(hunt, sampler):
+def test_goals_reach_the_sampler_as_constraints(search_run, sampler):
     """Without them the fastest points draw it to where nothing holds the goals."""
     pruned = wb.vary(wb.Prune, ratio=wb.between(0.1, 0.9))
     space = wb.Space(pruned, wb.maybe(wb.Quantize()), backends=("onnxruntime", "openvino"), batch_sizes=8)
-    _, _, tight, _ = hunt(space, sampler=sampler, trials=60)
+    _, _, tight, _ = search_run(space, sampler=sampler, trials=60)
     late = [one.params["Prune.ratio"] for one in tight[30:]]
     assert sum(ratio > 0.65 for ratio in late) < 0.2 * len(late)  # by chance a third of them, and speed alone wants all
     with quiet():
-        study = optuna.load_study(study_name="a search", storage=hunt.url)
+        study = optuna.load_study(study_name="a search", storage=search_run.url)
         assert all(set(t.constraints) == {"max_quality_drop"} for t in study.trials)
         for trial, one in zip(study.trials, tight, strict=True):
             assert trial.constraints["max_quality_drop"] == pytest.approx((one.validation_drop - 0.01) / 0.01)
 
 
 @pytest.mark.slow
-def test_without_a_limit_that_binds_the_sampler_goes_for_speed(hunt):
+def test_without_a_limit_that_binds_the_sampler_goes_for_speed(search_run):
     space = wb.Space(wb.vary(wb.Prune, ratio=wb.between(0.1, 0.9)), backends="openvino", batch_sizes=8)
-    _, _, loose, _ = hunt(space, trials=25, goals=Goals(max_quality_drop=1.0))
+    _, _, loose, _ = search_run(space, trials=25, goals=Goals(max_quality_drop=1.0))
     ratios = [one.params["Prune.ratio"] for one in loose[15:]]
     assert sum(ratios) / len(ratios) > 0.7  # nothing holds it back from the fastest
 
 
-def test_every_trial_is_in_optunas_tables_with_its_state_parameters_and_values(hunt, formula):
+def test_every_trial_is_in_optunas_tables_with_its_state_parameters_and_values(search_run, formula):
     runner = formula(
         broken=lambda t: t.backend == "onnxruntime" and len(t.recipe.steps) == 2, pruned=lambda drop: drop > 0.02
     )
-    _, _, tried, _ = hunt(SPACE, sampler="grid", trials=1000, runner=runner)
+    _, _, tried, _ = search_run(SPACE, sampler="grid", trials=1000, runner=runner)
     with quiet():
-        study = optuna.load_study(study_name="a search", storage=hunt.url)
+        study = optuna.load_study(study_name="a search", storage=search_run.url)
     assert study.directions == [optuna.study.StudyDirection.MINIMIZE] and study.metric_names == ["latency_ms_p50"]
     assert len(study.trials) == len(tried) == 24
     names = {"complete": "COMPLETE", "pruned": "PRUNED", "failed": "FAIL"}
@@ -101,48 +101,48 @@ def test_every_trial_is_in_optunas_tables_with_its_state_parameters_and_values(h
     assert counts(tried) == {"complete": 15, "pruned": 4, "failed": 5} and distinct(tried) == 24
 
 
-def test_what_is_known_is_answered_from_its_row_and_counts_once(hunt):
+def test_what_is_known_is_answered_from_its_row_and_counts_once(search_run):
     small = wb.Space(wb.vary(wb.Prune, ratio=wb.choice(0.3, 0.6)), backends=("onnxruntime", "openvino"), batch_sizes=8)
-    _, runner, tried, _ = hunt(small, sampler="random", trials=4)
+    _, runner, tried, _ = search_run(small, sampler="random", trials=4)
     assert len(runner.done) == 4 and distinct(tried) == 4 < len(tried)
     assert [one.reused for one in tried].count(False) == 4
     by_key = {one.trial_key: one.values for one in tried if not one.reused}
     assert all(one.values == by_key[one.trial_key] for one in tried)
 
 
-def test_a_sampler_that_goes_round_in_circles_is_led_to_what_was_not_tried(hunt, monkeypatch):
+def test_a_sampler_that_goes_round_in_circles_is_led_to_what_was_not_tried(search_run, monkeypatch):
     monkeypatch.setattr("workbench.study.search.loop.STUCK", 1)
     small = wb.Space(
         wb.vary(wb.Prune, ratio=wb.choice(0.3, 0.6, 0.9)), backends=("onnxruntime", "openvino"), batch_sizes=8
     )
-    words, runner, tried, _ = hunt(small, sampler="tpe", trials=100)
+    words, runner, tried, _ = search_run(small, sampler="tpe", trials=100)
     assert "gone through (6 different points)" in words and len(runner.done) == 6
     known = [one.reused for one in tried]
     assert [True, True] not in [known[n : n + 2] for n in range(len(known))]
 
 
-def test_a_sampler_with_nothing_new_ends_the_search(hunt, formula, monkeypatch):
+def test_a_sampler_with_nothing_new_ends_the_search(search_run, formula, monkeypatch):
     monkeypatch.setattr("workbench.study.search.loop.IDLE", 5)
     same = wb.Space(wb.Prune(0.5), backends="onnxruntime", batch_sizes=8)
     runner = formula()
     runner.trial = lambda _, trial=runner.trial: trial(same.at({}))  # whatever is proposed, it is one trial
-    endless = wb.Space(wb.vary(wb.Prune, ratio=wb.between(0.1, 0.2)), backends="onnxruntime", batch_sizes=8)
-    words, _, tried, _ = hunt(endless, runner=runner)
+    continuous = wb.Space(wb.vary(wb.Prune, ratio=wb.between(0.1, 0.2)), backends="onnxruntime", batch_sizes=8)
+    words, _, tried, _ = search_run(continuous, runner=runner)
     assert "nothing new" in words and len(tried) == 6 and len(runner.done) == 1
 
 
-def test_the_same_call_again_goes_on_and_proposes_something_else(hunt):
+def test_the_same_call_again_goes_on_and_proposes_something_else(search_run):
     space = wb.Space(wb.vary(wb.Prune, ratio=wb.between(0.1, 0.9)), backends="openvino", batch_sizes=8)
-    _, runner, first, _ = hunt(space, sampler="random", trials=5)
-    _, runner, both, _ = hunt(space, sampler="random", trials=12, runner=runner)
+    _, runner, first, _ = search_run(space, sampler="random", trials=5)
+    _, runner, both, _ = search_run(space, sampler="random", trials=12, runner=runner)
     assert both[:5] == first and len(both) == 12 == len(runner.done)
     assert len({one.params["Prune.ratio"] for one in both}) == 12
-    _, _, same, _ = hunt(space, sampler="random", trials=12, runner=runner)
+    _, _, same, _ = search_run(space, sampler="random", trials=12, runner=runner)
     assert same == both
 
 
 @pytest.mark.parametrize("error", [OutOfTime("late"), KeyboardInterrupt()])
-def test_a_point_that_is_interrupted_is_proposed_again_first(hunt, formula, error):
+def test_a_point_that_is_interrupted_is_proposed_again_first(search_run, formula, error):
     runner = formula()
 
     def interrupt(trial, do=runner.do):
@@ -153,48 +153,50 @@ def test_a_point_that_is_interrupted_is_proposed_again_first(hunt, formula, erro
 
     runner.do = interrupt
     with pytest.raises(type(error)):
-        hunt(SPACE, sampler="random", runner=runner)
+        search_run(SPACE, sampler="random", runner=runner)
     fresh = formula()
-    _, _, tried, _ = hunt(SPACE, sampler="random", trials=5, runner=fresh)
+    _, _, tried, _ = search_run(SPACE, sampler="random", trials=5, runner=fresh)
     assert tried[3].state == "interrupted" and tried[4].trial_key == runner.lost == fresh.done[0].key
     assert tried[4].params == tried[3].params and distinct(tried) == 5
 
 
-def test_a_callback_that_cancels_after_a_point_has_ended_loses_nothing(hunt, formula):
+def test_a_callback_that_cancels_after_a_point_has_ended_loses_nothing(search_run, formula):
     def cancel(event):
         if event.done == 2:
             raise Cancelled
 
     runner = formula()
     with pytest.raises(Cancelled):
-        hunt(SPACE, sampler="random", runner=runner, progress=cancel)
-    _, _, tried, _ = hunt(SPACE, sampler="random", trials=2, runner=runner)
+        search_run(SPACE, sampler="random", runner=runner, progress=cancel)
+    _, _, tried, _ = search_run(SPACE, sampler="random", trials=2, runner=runner)
     assert [one.state for one in tried if not one.reused] == ["complete", "complete"]
 
 
-def test_points_of_a_process_that_is_gone_are_taken_up_and_those_of_a_living_one_are_not(hunt):
+def test_points_of_a_process_that_is_gone_are_taken_up_and_those_of_a_living_one_are_not(search_run):
     question_space = wb.Space(wb.vary(wb.Prune, ratio=wb.between(0.1, 0.9)), backends="openvino", batch_sizes=8)
-    from workbench.study.search.goals import Question
+    from workbench.study.search.goals import Objective
 
-    asked = Question(Goals(), ("latency_ms_p50",), (8,))
+    asked = Objective(Goals(), ("latency_ms_p50",), (8,))
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     host, _, _ = new_owner().rpartition(":")[0].rpartition(":")
     owners = [f"{host}:{dead.pid}:x", new_owner()]
     left = []
     for owner in owners:
-        proposer = Proposer(hunt.url, "a search", question_space, asked, sampler="random", seed=1, owner=owner)
+        proposer = OptunaSampler(
+            search_run.url, "a search", question_space, asked, sampler="random", seed=1, owner=owner
+        )
         left.append(proposer.ask())
         proposer.close()
-    _, _, tried, _ = hunt(question_space, sampler="random", trials=1)
+    _, _, tried, _ = search_run(question_space, sampler="random", trials=1)
     assert [one.state for one in tried] == ["interrupted", "complete"]
     assert tried[1].params == left[0].trial.params
     with quiet():
-        states = [t.state.name for t in optuna.load_study(study_name="a search", storage=hunt.url).trials]
+        states = [t.state.name for t in optuna.load_study(study_name="a search", storage=search_run.url).trials]
     assert states == ["FAIL", "RUNNING", "COMPLETE"]
 
 
-def test_throughput_is_made_large_over_batch_sizes_within_a_limit_of_latency(hunt):
+def test_throughput_is_made_large_over_batch_sizes_within_a_limit_of_latency(search_run):
     space = wb.Space(
         wb.maybe(wb.Quantize()),
         backends=("onnxruntime", "openvino"),
@@ -202,7 +204,7 @@ def test_throughput_is_made_large_over_batch_sizes_within_a_limit_of_latency(hun
         engine={"threads": wb.choice(1, 4)},
     )
     goals = Goals(max_latency_ms=2.0)
-    _, runner, tried, asked = hunt(space, sampler="grid", trials=100, goals=goals, figures=("throughput_per_s",))
+    _, runner, tried, asked = search_run(space, sampler="grid", trials=100, goals=goals, figures=("throughput_per_s",))
     rows = list(runner.rows.values())
     assert len(rows) == 24
     best = recommend(rows, asked)
@@ -212,19 +214,19 @@ def test_throughput_is_made_large_over_batch_sizes_within_a_limit_of_latency(hun
     assert History("x", asked, tried).best_so_far()[-1] == pytest.approx(best.row["throughput_per_s"])
 
 
-def test_several_figures_give_nsga2_a_front(hunt):
+def test_several_figures_give_nsga2_a_front(search_run):
     space = wb.Space(wb.vary(wb.Prune, ratio=wb.between(0.1, 0.9)), backends="openvino", batch_sizes=8)
     figures = ("latency_ms_p50", "quality_drop")
-    hunt(space, sampler="nsga2", trials=10, goals=Goals(max_quality_drop=1.0), figures=figures)
+    search_run(space, sampler="nsga2", trials=10, goals=Goals(max_quality_drop=1.0), figures=figures)
     with quiet():
-        study = optuna.load_study(study_name="a search", storage=hunt.url)
+        study = optuna.load_study(study_name="a search", storage=search_run.url)
         assert len(study.best_trials) == 10  # less latency is more drop here: nothing beats anything
 
 
-def test_optuna_writes_nothing_and_its_loudness_is_put_back(hunt, capfd, recwarn):
+def test_optuna_writes_nothing_and_its_loudness_is_put_back(search_run, capfd, recwarn):
     optuna.logging.set_verbosity(optuna.logging.DEBUG)
     try:
-        hunt(SPACE, sampler="tpe", trials=12)
+        search_run(SPACE, sampler="tpe", trials=12)
         assert optuna.logging.get_verbosity() == optuna.logging.DEBUG
     finally:
         optuna.logging.set_verbosity(optuna.logging.INFO)
@@ -232,34 +234,37 @@ def test_optuna_writes_nothing_and_its_loudness_is_put_back(hunt, capfd, recwarn
     assert [w for w in recwarn if "optuna" in str(w.filename)] == []
 
 
-def test_progress_counts_points_and_tells_the_row(hunt):
+def test_progress_counts_points_and_tells_the_row(search_run):
     events = []
-    hunt(SPACE, sampler="random", trials=6, events=events)
+    search_run(SPACE, sampler="random", trials=6, events=events)
     assert {event.stage for event in events} == {"search"} and {event.total for event in events} == {6}
     done = [event.done for event in events]
     assert done == sorted(done) and done[-1] == 6
     assert all(event.values["row"]["state"] == "complete" for event in events)
 
 
-def test_a_point_that_another_process_has_ended_meanwhile_is_no_error(hunt):
-    from workbench.study.search.goals import Question
+def test_a_point_that_another_process_has_ended_meanwhile_is_no_error(search_run):
+    from workbench.study.search.goals import Objective
 
-    asked = Question(Goals(), ("latency_ms_p50",), (8,))
-    made = [Proposer(hunt.url, "a search", SPACE, asked, sampler="random", seed=1, owner=new_owner()) for _ in range(2)]
+    asked = Objective(Goals(), ("latency_ms_p50",), (8,))
+    made = [
+        OptunaSampler(search_run.url, "a search", SPACE, asked, sampler="random", seed=1, owner=new_owner())
+        for _ in range(2)
+    ]
     points = [made[0].ask(), made[0].ask()]
     for point in points:  # the other one took this search for dead
         made[1]._study.tell(point.number, state=optuna.trial.TrialState.FAIL)
     made[0].tell(points[0], "complete", values=[1.0])
-    made[0].put_back(points[1])
+    made[0].requeue(points[1])
     assert [one.state for one in made[1].tried()] == ["failed", "failed"]
     for one in made:
         one.close()
 
 
 @pytest.mark.parametrize("sampler", ["random", "tpe"])
-def test_every_number_of_a_stepped_range_is_one_point(hunt, sampler):
+def test_every_number_of_a_stepped_range_is_one_point(search_run, sampler):
     space = wb.Space(wb.vary(wb.Prune, ratio=wb.between(0.1, 0.5, step=0.1)), backends="openvino", batch_sizes=8)
-    words, runner, _, _ = hunt(space, sampler=sampler, trials=50)
+    words, runner, _, _ = search_run(space, sampler=sampler, trials=50)
     ratios = [json.loads(trial.recipe.to_json())["steps"][0]["ratio"] for trial in runner.done]
     assert sorted(ratios) == [0.1, 0.2, 0.3, 0.4, 0.5] and "(5 different points)" in words
 

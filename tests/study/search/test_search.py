@@ -57,7 +57,7 @@ def test_every_point_is_a_row_with_the_baseline_beside_it(searched):
         assert row["state"] == "complete" and set(missing) <= set(row["notes"]), (missing, row["notes"])
     assert len({row["trial_key"] for row in rows.values()}) == 5
     assert {row["candidates"] for row in rows.values()} == {5}
-    assert (searched.result.new, searched.result.reused, len(searched.result.history.tried)) == (4, 0, 4)
+    assert (searched.result.new, searched.result.reused, len(searched.result.history.trials)) == (4, 0, 4)
     assert "the whole space was gone through (4 different points)" in searched.result.ended
 
 
@@ -72,7 +72,7 @@ def test_the_drop_that_the_search_sees_is_that_of_the_validation_split(searched,
         assert row["validation_drop"] == pytest.approx(lost if row["recipe"] == "prune 0.5" else 0.0, abs=1e-9)
         if not row["baseline"]:
             assert "On this engine" in row["notes"]["validation_drop"]
-    seen = sorted(one.validation_drop for one in searched.result.history.tried)
+    seen = sorted(one.validation_drop for one in searched.result.history.trials)
     assert lost > 0 and seen == pytest.approx([0.0, 0.0, lost, lost])
 
 
@@ -119,8 +119,8 @@ def test_the_same_call_again_starts_no_process(searched, started):
 
 def test_another_sampler_is_answered_from_the_rows(searched, started):
     other = searched.study.search(SPACE, sampler="random", goals=LOOSE, trials=3, threads=1)
-    assert started == [] and (other.new, len({one.trial_key for one in other.history.tried})) == (0, 3)
-    assert all(one.reused for one in other.history.tried)
+    assert started == [] and (other.new, len({one.trial_key for one in other.history.trials})) == (0, 3)
+    assert all(one.reused for one in other.history.trials)
 
 
 @pytest.mark.slow
@@ -130,7 +130,7 @@ def test_hopeless_points_are_rows_that_were_not_timed_until_a_plan_asks_for_them
     (row,) = [r for r in searched.study.rows() if r["state"] == "pruned"]
     assert "loses" in row["error"] and "0.001 is accepted" in row["error"] and row["latency_ms_p50"] is None
     assert row["validation_drop"] > 0.001 and row["size_mib"] > 0 and row["params"] > 0 and row["steps"]
-    assert [one.state for one in result.history.tried] == ["pruned"]
+    assert [one.state for one in result.history.trials] == ["pruned"]
     assert result.best.met and result.best.row["recipe"] == "float"  # rows of the whole study stand beside
     assert "Study('answers'" in repr(searched.study)
     summary = searched.study.run([wb.Recipe.from_json(row["recipe_json"])], ["onnxruntime"], [4], threads=1)
@@ -148,7 +148,7 @@ def test_a_budget_that_is_too_short_leaves_the_point_for_the_next_call(shared_ta
         result = study.search(SPACE, trials=3, threads=1, budget_s=1.0)
         assert started == [] and result.ended == "the time budget was used up" and not result.cancelled
         assert {row["state"] for row in study.rows()} == {"waiting"} and result.best.row is None
-        assert [one.state for one in result.history.tried] == ["interrupted"]
+        assert [one.state for one in result.history.trials] == ["interrupted"]
 
         def cancel(event):
             study.cancel()
@@ -226,8 +226,8 @@ _SCRIPT = textwrap.dedent(
         goals = wb.Goals(max_quality_drop=1.0)
         options = {"sampler": "random", "goals": goals, "trials": 3, "threads": 1, "prune": False}
         result = study.search(space, progress=tell, **options)
-        print("ENDED", len({t.trial_key for t in result.history.tried if t.state == "complete"}), result.new)
-        print("STATES", *[t.state for t in result.history.tried])
+        print("ENDED", len({t.trial_key for t in result.history.trials if t.state == "complete"}), result.new)
+        print("STATES", *[t.state for t in result.history.trials])
     """
 )
 
@@ -253,6 +253,6 @@ def test_a_search_that_was_killed_goes_on_with_the_point_it_was_at(shared_task, 
     assert states == "STATES complete interrupted complete complete"
     with wb.Study(shared_task, storage=url) as study:
         assert {row["state"] for row in study.rows()} == {"complete"} and len(study.rows()) == 4
-        tried = study.search_history().tried
+        tried = study.search_history().trials
         assert tried[1].params == tried[2].params
         assert json.loads(study.rows()[0]["engine_json"]) == {}

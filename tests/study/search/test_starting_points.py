@@ -9,7 +9,7 @@ import pytest
 import workbench as wb
 from workbench.compress.sensitivity import Cell, Sensitivity
 from workbench.core.errors import ConfigError
-from workbench.study.search.starting_points import first_settings, starts
+from workbench.study.search.starting_points import first_settings, starting_points
 
 TASK = types.SimpleNamespace(name="t")
 
@@ -38,19 +38,19 @@ def test_the_hardest_setting_within_the_goal_and_the_next_one():
 
 
 def test_points_lead_to_the_option_through_what_may_be_left_out_and_stay_in_the_range():
-    assert starts(table(), SPACE, drop=0.01, task=TASK) == [
+    assert starting_points(table(), SPACE, drop=0.01, task=TASK) == [
         {"Prune?": True, "Prune.ratio": 0.5}, {"Prune?": True, "Prune.ratio": 0.6}
     ]  # fmt: skip
     space = wb.Space(wb.choice(None, wb.vary(wb.Prune, ratio=wb.choice(0.2, 0.4))), backends="openvino")
-    (only,) = starts([table()], space, drop=0.01, task=TASK)
+    (only,) = starting_points([table()], space, drop=0.01, task=TASK)
     assert only == {"nothing or Prune": "Prune", "Prune.ratio": 0.4} or only["Prune.ratio"] == 0.4
-    assert starts(None, SPACE, drop=0.01, task=TASK) == []
+    assert starting_points(None, SPACE, drop=0.01, task=TASK) == []
 
 
-def test_a_search_begins_with_them_and_the_sampler_fills_in_the_rest(hunt):
-    first = starts(table(), SPACE, drop=0.01, task=TASK)
+def test_a_search_begins_with_them_and_the_sampler_fills_in_the_rest(search_run):
+    first = starting_points(table(), SPACE, drop=0.01, task=TASK)
     space = wb.Space(*(node.part for node in SPACE.template), backends=SPACE.backends, batch_sizes=8)
-    _, _, tried, _ = hunt(space, trials=3, start=first)
+    _, _, tried, _ = search_run(space, trials=3, start=first)
     assert [one.params["Prune.ratio"] for one in tried[:2]] == [0.5, 0.6]
     assert {one.params["backend"] for one in tried} <= {"onnxruntime", "openvino"}
 
@@ -67,4 +67,4 @@ def test_a_search_begins_with_them_and_the_sampler_fills_in_the_rest(hunt):
 )
 def test_a_prior_that_says_nothing_of_the_search_is_refused(prior, words):
     with pytest.raises(ConfigError, match=words):
-        starts(prior, SPACE, drop=0.01, task=TASK)
+        starting_points(prior, SPACE, drop=0.01, task=TASK)

@@ -10,7 +10,7 @@ import pytest
 import workbench as wb
 from workbench.study.execution.budget import EXPORT_S, TRAINING_S, TimeBudget
 from workbench.study.search.executor import search_plan
-from workbench.study.search.warm_start import crossed, trains, untrained
+from workbench.study.search.warm_start import crossover, training_free_points, trains
 from workbench.study.workers.process import CancelToken
 
 TRAINED = wb.maybe(wb.vary(wb.Prune, ratio=wb.choice(0.2, 0.4)), wb.Distill(epochs=2))
@@ -37,12 +37,12 @@ def test_what_trains(step, expected):
 
 
 def test_the_points_without_training_come_with_more_steps_first_on_every_backend():
-    assert untrained(SPACE) == [
+    assert training_free_points(SPACE) == [
         {"Prune?": False, "Quantize?": int8, "backend": backend}
         for int8 in (True, False)
         for backend in ("onnxruntime", "openvino")
     ]
-    assert len(untrained(SPACE, most=3)) == 3
+    assert len(training_free_points(SPACE, most=3)) == 3
 
 
 def test_they_lead_through_choices_of_steps_and_recipes():
@@ -52,13 +52,16 @@ def test_they_lead_through_choices_of_steps_and_recipes():
     )
     name = space.template[0].name
     labels = space.template[0].part.values()
-    assert untrained(space) == [{name: labels[1]}, {name: None}]
+    assert training_free_points(space) == [{name: labels[1]}, {name: None}]
 
 
 def test_there_are_none_where_nothing_trains_or_everything_does():
-    assert untrained(wb.Space(wb.maybe(wb.Prune(0.5)), wb.maybe(wb.Quantize()))) == []
+    assert training_free_points(wb.Space(wb.maybe(wb.Prune(0.5)), wb.maybe(wb.Quantize()))) == []
     assert (
-        untrained(wb.Space(wb.vary(wb.Prune, ratio=wb.choice(0.2, 0.4)), wb.Distill(), wb.maybe(wb.Quantize()))) == []
+        training_free_points(
+            wb.Space(wb.vary(wb.Prune, ratio=wb.choice(0.2, 0.4)), wb.Distill(), wb.maybe(wb.Quantize()))
+        )
+        == []
     )
 
 
@@ -78,50 +81,50 @@ def test_what_was_trained_is_put_together_with_the_rest_of_the_best():
         "backend": "openvino",
         "engine.threads": 2,
     }
-    found = crossed(SPACE, point(), best)
+    found = crossover(SPACE, point(), best)
     assert found == best | {"Prune?": True, "Prune.ratio": 0.4}
     proposal = SPACE.at(found)
     assert [type(step).__name__ for step in proposal.recipe.steps] == ["Prune", "Distill", "Quantize"]
     assert (proposal.backend, proposal.threads) == ("openvino", 2)
-    assert crossed(SPACE, INT8, point()) is None  # it trained nothing
+    assert crossover(SPACE, INT8, point()) is None  # it trained nothing
 
 
 def test_the_trained_steps_of_the_best_are_not_taken_over():
     best = point(**{"Prune.ratio": 0.2, "backend": "openvino"})
-    assert crossed(SPACE, point(), best) == point(backend="openvino")
+    assert crossover(SPACE, point(), best) == point(backend="openvino")
 
 
-def test_a_search_follows_up_each_training_once(hunt):
+def test_a_search_follows_up_each_training_once(search_run):
     start = [INT8, point(**{"Prune.ratio": 0.2})]
-    _, _, tried, _ = hunt(SPACE, trials=3, start=start, follow=True)
+    _, _, tried, _ = search_run(SPACE, trials=3, start=start, follow=True)
     assert tried[2].params == start[0] | {"Prune?": True, "Prune.ratio": 0.2}
     assert tried[2].recipe.startswith("prune 0.2 + distill + int8") and tried[2].backend == "openvino"
-    _, _, again, _ = hunt(SPACE, trials=8, start=start, follow=True)
+    _, _, again, _ = search_run(SPACE, trials=8, start=start, follow=True)
     assert len({tuple(sorted(one.params.items())) for one in again if not one.reused}) == 8
 
 
-def test_a_point_that_fails_or_is_hopeless_is_not_followed_up(hunt, formula):
+def test_a_point_that_fails_or_is_hopeless_is_not_followed_up(search_run, formula):
     start = [INT8, point(**{"Prune.ratio": 0.4})]
     runner = formula(pruned=lambda drop: drop > 0.005)
-    _, _, tried, _ = hunt(SPACE, sampler="random", trials=3, start=start, follow=True, runner=runner)
+    _, _, tried, _ = search_run(SPACE, sampler="random", trials=3, start=start, follow=True, runner=runner)
     assert tried[1].state == "pruned"
     assert tried[2].params != start[0] | {"Prune?": True, "Prune.ratio": 0.4}
 
 
-def test_what_takes_too_long_is_left_out_and_not_proposed_again(hunt, formula):
+def test_what_takes_too_long_is_left_out_and_not_proposed_again(search_run, formula):
     runner = formula()
     runner.fits = lambda trial: not any(map(trains, trial.recipe.steps))
-    _, _, tried, _ = hunt(SPACE, sampler="random", trials=4, runner=runner)
+    _, _, tried, _ = search_run(SPACE, sampler="random", trials=4, runner=runner)
     left = [one for one in tried if one.state == "interrupted"]
     assert left and all("too short" in one.reason for one in left)
     assert len(runner.done) == 4 and not any(trains(step) for trial in runner.done for step in trial.recipe.steps)
 
 
-def test_a_runner_that_has_room_for_nothing_is_asked_all_the_same(hunt, formula, monkeypatch):
+def test_a_runner_that_has_room_for_nothing_is_asked_all_the_same(search_run, formula, monkeypatch):
     monkeypatch.setattr("workbench.study.search.loop.TOO_LONG", 3)
     runner = formula()
     runner.fits = lambda trial: False
-    _, _, tried, _ = hunt(SPACE, sampler="random", trials=1, runner=runner)
+    _, _, tried, _ = search_run(SPACE, sampler="random", trials=1, runner=runner)
     assert [one.state for one in tried] == ["interrupted"] * 3 + ["complete"]
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from workbench.study.strategy.decision_log import Record
-from workbench.study.strategy.interface import Probe, Question, Result
+from workbench.study.strategy.decision_log import DecisionLog
+from workbench.study.strategy.interface import PlanRequest, ProbeResult, TrialResult
 from workbench.study.strategy.strategy import Strategy
 from workbench.study.workers.process import OutOfTime
 
@@ -74,7 +74,7 @@ class World:
                     self.log.append((self.now, recipe.name, backend, bool(survey), judged))
                 else:
                     self.rows_state = state
-                    found.append(Result(recipe, backend, state, reason=reason))
+                    found.append(TrialResult(recipe, backend, state, reason=reason))
         found += [self.rows[recipe.recipe_id, b] for b in backends if (recipe.recipe_id, b) in self.rows]
         return found
 
@@ -85,7 +85,7 @@ class World:
             if state == "waiting":
                 break
             if state != "complete":
-                found.append(Probe(error=reason))
+                found.append(ProbeResult(error=reason))
                 continue
             self._spend(0.5)
             ratio = None
@@ -95,7 +95,7 @@ class World:
             share = next(iter(taken.values()), 0.0)
             drop = self._drop(recipe, trained=self._training(recipe) > 0)
             found.append(
-                Probe(
+                ProbeResult(
                     ratio, drop, 0.9 - drop, 1 - share, 1 - share, self.blocks, round(share * self.blocks), 3.0,
                     self.epoch_s if self._training(recipe) or recipe is recipes[0] else None,
                 )
@@ -194,7 +194,7 @@ class World:
     def _row(self, recipe, backend, judged):
         drop = self._drop(recipe, trained=self._training(recipe) > 0)
         last = type(recipe.steps[-1]).__name__ if recipe.steps else ""
-        return Result(
+        return TrialResult(
             recipe, backend, "complete", self._speed(recipe, backend), drop if judged else None, quality=0.9 - drop,
             validation=0.9 - drop, validation_drop=drop, quantize_loss=self.int8[1] if last == "Quantize" else None,
             epoch_s=self.epoch_s if self._training(recipe) else None,
@@ -206,7 +206,7 @@ class Played:
     """A plan that was carried out in a world."""
 
     world: World
-    record: Record
+    record: DecisionLog
     ended: bool
 
     @property
@@ -231,11 +231,11 @@ def play():
     """Return a function that carries a plan out in a world: the same settings and world may be given again."""
 
     def played(world, *, train=3370, memory=None, points=3, backends=None, limit=0.01):
-        question = Question(
+        question = PlanRequest(
             limit=limit, budget_s=world.budget_s, backends=tuple(backends or world.speeds), train_samples=train,
             validation_samples=374, points=points,
         )  # fmt: skip
-        record = Record(memory or Memory(), "a study", {"question": 1})
+        record = DecisionLog(memory or Memory(), "a study", {"question": 1})
         ended = True
         try:
             Strategy(question, world, record).run()

@@ -171,20 +171,20 @@ def test_an_interrupted_run_goes_on_with_the_same_recipes(world, play, memory):
     whole = play(world(1200.0))
     halves = world(1200.0)
     halves.budget_s = 500.0  # what it is killed at; it was planned for 1,200 s
-    from workbench.study.strategy.decision_log import Record
-    from workbench.study.strategy.interface import Question
+    from workbench.study.strategy.decision_log import DecisionLog
+    from workbench.study.strategy.interface import PlanRequest
     from workbench.study.strategy.strategy import Strategy
     from workbench.study.workers.process import OutOfTime
 
-    question = Question(
+    question = PlanRequest(
         limit=0.01, budget_s=1200.0, backends=tuple(halves.speeds), train_samples=3370, validation_samples=374, points=3
     )
     halves.remaining = lambda: 1200.0 - halves.now
     with pytest.raises(OutOfTime):
-        Strategy(question, halves, Record(memory, "a study", {"question": 1})).run()
+        Strategy(question, halves, DecisionLog(memory, "a study", {"question": 1})).run()
     seen = {recipe_id for recipe_id, _ in halves.rows}
     halves.budget_s, halves.now = 1200.0, 100.0
-    Strategy(question, halves, Record(memory, "a study", {"question": 1})).run()
+    Strategy(question, halves, DecisionLog(memory, "a study", {"question": 1})).run()
     assert seen <= {recipe_id for recipe_id, _ in halves.rows}
     first_rungs = [row.recipe for row in whole.world.rows.values() if "(1)" in (row.recipe.name or "")]
     assert first_rungs[0].recipe_id in {recipe_id for recipe_id, _ in halves.rows}

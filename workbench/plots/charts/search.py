@@ -61,7 +61,7 @@ def search_data(search: Any) -> pd.DataFrame:
     """
     history = _history(search)
     frame: pd.DataFrame = history.frame()
-    figure = history.question.figures[0]
+    figure = history.objective.figures[0]
     if frame.empty:
         return pd.DataFrame(columns=["point", "elapsed_s", "look", "technique", "recipe", "value", "best_so_far"])
     frame = frame[frame["state"] != "interrupted"]
@@ -125,9 +125,12 @@ def _history(search: Any) -> Any:
 def _figures(ax: Axes, frame: pd.DataFrame, history: Any, against: str) -> None:
     """Draw the figure of each timed point and the best so far; what has none stands at the upper edge."""
     column = AGAINST[against][1]
-    name = history.question.figures[0]
-    limits = {"latency_ms_rel": history.question.goals.max_latency_ms, "size_mib": history.question.goals.max_size_mib,
-              "peak_rss_mib": history.question.goals.max_peak_rss_mib}  # fmt: skip
+    name, goals = history.objective.figures[0], history.objective.goals
+    limits = {
+        "latency_ms_rel": goals.max_latency_ms,
+        "size_mib": goals.max_size_mib,
+        "peak_rss_mib": goals.max_peak_rss_mib,
+    }
     limit = limits.get(name)
     known = [*frame["value"].dropna(), *([limit] if limit is not None else [])]
     if wants_log(known):
@@ -137,7 +140,7 @@ def _figures(ax: Axes, frame: pd.DataFrame, history: Any, against: str) -> None:
     elif known:
         room = 0.12 * (max(known) - min(known) or abs(max(known)) or 1.0)
         ax.set_ylim(min(known) - 1.6 * room, max(known) + 1.6 * room)
-    more = history.question.directions[0] == "maximize"
+    more = history.objective.directions[0] == "maximize"
     _points(ax, frame, column, "value", worse_below=more)
     best = frame.dropna(subset=["best_so_far"])
     ends = [*best[column], frame[column].iloc[-1]] if len(best) else []
@@ -151,7 +154,7 @@ def _figures(ax: Axes, frame: pd.DataFrame, history: Any, against: str) -> None:
 
 def _drops(ax: Axes, frame: pd.DataFrame, history: Any, against: str) -> None:
     """Draw what each point loses on the validation split, pruned ones too, with the goal."""
-    limit = history.question.goals.max_quality_drop
+    limit = history.objective.goals.max_quality_drop
     lost = [*frame["validation_drop"].dropna(), limit, 0.0]
     room = 0.08 * (max(lost) - min(lost) or 1.0)
     if 0 < _FAR * limit < max(lost):  # what is hopeless must not press together what is close to the goal

@@ -16,12 +16,12 @@ from workbench.core.progress import Progress, ProgressCallback, ignore_progress
 from workbench.core.untrusted import parse_untrusted
 from workbench.study.results.leakage import SEEN
 from workbench.study.results.schema import TrialRow
-from workbench.study.search.goals import Goals, Question, misses, question, recommend
+from workbench.study.search.goals import Goals, Objective, misses, question, recommend
 from workbench.study.search.history import History
 from workbench.study.search.result import SearchResult
-from workbench.study.search.sampler import SAMPLERS, Proposer, search_name
+from workbench.study.search.sampler import SAMPLERS, OptunaSampler, search_name
 from workbench.study.search.space import Space
-from workbench.study.search.warm_start import untrained
+from workbench.study.search.warm_start import training_free_points
 from workbench.study.storage.database import Store, is_stale, new_owner
 from workbench.study.workers.policy import STALL_S, WorkerPolicy, worker_policy
 
@@ -151,18 +151,18 @@ class StudySearch:
         ConfigError
             If this study was not searched, or was run with a plan since.
         """
-        from workbench.study.search.sampler import load_tried
+        from workbench.study.search.sampler import load_records
 
         known = _searched(self._store, self.name)
         if known is None:
             raise ConfigError(f"The study {self.name!r} holds no search. Start one: study.search(wb.Space(...)).")
         name, asked = known
-        return History(name, asked, load_tried(self.storage, name))
+        return History(name, asked, load_records(self.storage, name))
 
     def _asked(
         self, space: Any, sampler: Any, goals: Any, minimize: Any, maximize: Any, trials: Any, seed: Any, threads: Any,
         progress: Any,
-    ) -> Question:  # fmt: skip
+    ) -> Objective:  # fmt: skip
         """Check what was asked for, and return the question."""
         from workbench.engine.backends import require_backend
         from workbench.study.plan.shapes import shape_words, task_shape
@@ -176,10 +176,10 @@ class StudySearch:
         if threads is not None:
             require_int("search: threads", threads)
         require_callable("search: progress", progress, takes="each Progress report")
-        endless = [name for name, domain in space.domains.items() if domain.endless]
-        if sampler == "grid" and endless:
+        continuous = [name for name, domain in space.domains.items() if domain.continuous]
+        if sampler == "grid" and continuous:
             raise ConfigError(
-                f"search: a grid needs a finite space, and {endless[0]} may be any number of its range. Give it a "
+                f"search: a grid needs a finite space, and {continuous[0]} may be any number of its range. Give it a "
                 "step: wb.between(0.1, 0.8, step=0.1)."
             )
         for backend in space.backends:
@@ -192,7 +192,7 @@ class StudySearch:
     def _search(
         self,
         space: Space,
-        asked: Question,
+        asked: Objective,
         stop: CancelToken,
         sampler: str,
         *,
@@ -205,15 +205,15 @@ class StudySearch:
         progress: ProgressCallback,
     ) -> SearchResult:
         from workbench.study.plan.trials import check_recipes
-        from workbench.study.search.starting_points import starts
+        from workbench.study.search.starting_points import starting_points
         from workbench.study.workers.prepare_client import pack
 
         started = time.monotonic()
         progress(Progress("search", 0, trials, "checking the task"))
         check_recipes(_some_recipes(space), self.task)
-        first = starts(prior, space, drop=asked.goals.max_quality_drop, task=self.task)
+        first = starting_points(prior, space, drop=asked.goals.max_quality_drop, task=self.task)
         if sampler != "grid":
-            first = untrained(space) + first
+            first = training_free_points(space) + first
         shipment = pack(self.task)
         known = {
             "space": space.to_dict(), "question": asked.to_dict(), "seed": seed, "threads": threads,
@@ -222,10 +222,10 @@ class StudySearch:
         name, owner = search_name(self.name, sampler, known), new_owner()
         self._store.set_setting(self.name, "quality_drop", asked.goals.max_quality_drop)
         self._store.set_setting(self.name, SETTING, {"name": name, "question": asked.to_dict()})
-        proposer = Proposer(self.storage, name, space, asked, sampler=sampler, seed=seed, owner=owner)
+        proposer = OptunaSampler(self.storage, name, space, asked, sampler=sampler, seed=seed, owner=owner)
         try:
-            proposer.start_with(first)
-            proposer.take_up(self._at_work)
+            proposer.enqueue_first(first)
+            proposer.requeue_abandoned(self._at_work)
             new, reused, ended, cancelled = self._loop(
                 space, asked, proposer, shipment, stop, trials=trials, threads=threads, prune=prune, policy=policy,
                 follow=sampler != "grid" and len(asked.figures) == 1, progress=progress,
@@ -243,8 +243,8 @@ class StudySearch:
     def _loop(
         self,
         space: Space,
-        asked: Question,
-        proposer: Proposer,
+        asked: Objective,
+        proposer: OptunaSampler,
         shipment: Shipment,
         stop: CancelToken,
         *,
@@ -257,13 +257,13 @@ class StudySearch:
     ) -> tuple[int, int, str, bool]:
         from workbench.study.plan.shapes import task_shape
         from workbench.study.search.executor import SearchRun, search_plan
-        from workbench.study.search.loop import Loop
+        from workbench.study.search.loop import SearchLoop
         from workbench.study.storage.session import RunSession
         from workbench.study.workers.process import OutOfTime
 
         plan = search_plan(shipment.fingerprint, space.batch_sizes, threads=threads, shape=task_shape(self.task))
         rows = plan.rows(self.task.name, shipment.fingerprint)
-        loops: list[Loop] = []
+        loops: list[SearchLoop] = []
 
         def relay(event: Progress) -> None:
             loops[0].relay(event)
@@ -279,7 +279,7 @@ class StudySearch:
             cancelled = False
             try:
                 with SearchRun(self.task, ledger, shipment, self.files, stop, plan=plan, **more) as runner:
-                    loop = Loop(
+                    loop = SearchLoop(
                         space, asked, proposer, runner, trials=trials, best=best, follow=follow, progress=progress
                     )
                     loops.append(loop)
@@ -296,20 +296,20 @@ class StudySearch:
         return stored is not None and stored.owner is not None and not is_stale(stored.owner, stored.heartbeat)
 
 
-def stored_question(store: Store, study: str) -> Question | None:
+def stored_question(store: Store, study: str) -> Objective | None:
     """Return what the last search of a study was asked; None where there was none, or a plan was run since."""
     known = _searched(store, study)
     return None if known is None else known[1]
 
 
-def _searched(store: Store, study: str) -> tuple[str, Question] | None:
+def _searched(store: Store, study: str) -> tuple[str, Objective] | None:
     """Return the name and the question of the last search."""
     known = store.setting(study, SETTING)
     if known is None:
         return None
     where = f"The setting {SETTING!r} of {study!r}"
     return parse_untrusted(
-        where, known, lambda found: (str(found["name"]), Question.from_dict(found["question"])), error=StudyError
+        where, known, lambda found: (str(found["name"]), Objective.from_dict(found["question"])), error=StudyError
     )
 
 

@@ -55,13 +55,13 @@ class Between:
         return isinstance(self.low, int) and isinstance(self.high, int)
 
     @property
-    def endless(self) -> bool:
+    def continuous(self) -> bool:
         """True where the range holds more numbers than can be tried."""
         return self.step is None and not self.whole
 
     def values(self) -> tuple[float, ...]:
         """Return every number of the range in order; of an endless one its two ends."""
-        if self.endless:
+        if self.continuous:
             return self.low, self.high
         if self.whole:
             return tuple(range(int(self.low), int(self.high) + 1, int(self.step or 1)))
@@ -70,7 +70,7 @@ class Between:
 
     def nearest(self, value: float) -> float:
         """Return the number of the range that is nearest to ``value``."""
-        if self.endless:
+        if self.continuous:
             return min(max(value, self.low), self.high)
         return min(self.values(), key=lambda one: abs(one - value))
 
@@ -82,7 +82,7 @@ class Choice:
     options: tuple[Any, ...]
 
     @property
-    def endless(self) -> bool:
+    def continuous(self) -> bool:
         """False: a choice can be gone through."""
         return False
 
@@ -192,7 +192,7 @@ def vary(step: type[Step] | Step, **options: Any) -> Varied:
     if kind not in STEP_TYPES.values():
         raise ConfigError(f"vary takes a step ({', '.join(STEP_TYPES)}), got {given(step)}.")
     for name, value in options.items():
-        for one in tested(value):
+        for one in representative_values(value):
             check_option(kind, name, one)
     kept = step.changed() if isinstance(step, Step) else {}
     return Varied(kind, tuple({**kept, **options}.items()))
@@ -216,7 +216,7 @@ def maybe(*parts: Step | Varied | Choice) -> Maybe:
     return Maybe(tuple(parts))
 
 
-def tested(value: Any) -> Sequence[Any]:
+def representative_values(value: Any) -> Sequence[Any]:
     """Return the values that stand for all that an option may have: both ends of a range, every choice."""
     if isinstance(value, Between):
         return value.low, value.values()[-1]

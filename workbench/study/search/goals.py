@@ -88,7 +88,7 @@ class Goals(Config):
 
 
 @dataclass(frozen=True)
-class Question:
+class Objective:
     """What a search is asked: the goals, the figures to make small (or, of those where more is better, large)."""
 
     goals: Goals
@@ -117,7 +117,7 @@ class Question:
         return {**dataclasses.asdict(self), "goals": self.goals.to_dict()}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Question:
+    def from_dict(cls, values: Mapping[str, Any]) -> Objective:
         """Return what :meth:`to_dict` described."""
         figures, sizes = tuple(values["figures"]), tuple(map(int, values["batch_sizes"]))
         if not figures or not all(figure in NUMERIC for figure in figures):
@@ -136,7 +136,7 @@ def question(
     batch_sizes: tuple[int, ...],
     *,
     shape: str,
-) -> Question:
+) -> Objective:
     """Return the question of a search; without a figure, latency at one batch size and throughput over several.
 
     Raises
@@ -172,10 +172,10 @@ def question(
             "smaller one always wins. Give one batch size; or maximize='throughput_per_s' with a goal for the latency."
         )
     figures = tuple(dict.fromkeys((*small, *large)))
-    return Question(goals or Goals(), figures, batch_sizes, shape)
+    return Objective(goals or Goals(), figures, batch_sizes, shape)
 
 
-def recommend(rows: Sequence[TrialRow], asked: Question, *, machine: str | None = None) -> Recommendation:
+def recommend(rows: Sequence[TrialRow], asked: Objective, *, machine: str | None = None) -> Recommendation:
     """Return exactly one row that answers the question, or the nearest miss and the plain statement.
 
     As :func:`~workbench.study.results.ranking.best_row`: only complete rows of one machine, compared by the
@@ -206,12 +206,12 @@ def recommend(rows: Sequence[TrialRow], asked: Question, *, machine: str | None 
     return Recommendation(row, False, _nothing_held(rivals, row, asked.goals) + other, len(rivals))
 
 
-def misses(rows: Sequence[TrialRow], asked: Question, *, machine: str | None = None) -> dict[str, TrialRow]:
+def misses(rows: Sequence[TrialRow], asked: Objective, *, machine: str | None = None) -> dict[str, TrialRow]:
     """Return :func:`nearest_misses` of the rows that :func:`recommend` compares."""
     return nearest_misses(_rivals(rows, asked, machine)[0], asked.goals)
 
 
-def _rivals(rows: Sequence[TrialRow], asked: Question, machine: str | None) -> tuple[list[TrialRow], str]:
+def _rivals(rows: Sequence[TrialRow], asked: Objective, machine: str | None) -> tuple[list[TrialRow], str]:
     """Return the rows that may answer a question, all of one machine, with a sentence where that is not this one."""
     known = [r for r in rows if r["state"] == "complete" and r["batch_size"] in asked.batch_sizes]
     known = [r for r in known if r["shape"] == asked.shape and r["quality_drop"] is not None and is_ranked(r)]

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from workbench.study.search.goals import Question
+from workbench.study.search.goals import Objective
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -15,7 +15,7 @@ COMPLETE, PRUNED, FAILED, INTERRUPTED = "complete", "pruned", "failed", "interru
 
 
 @dataclass(frozen=True)
-class Tried:
+class TrialRecord:
     """One proposed point.
 
     ``state`` is complete, pruned (not timed: hopeless), failed, or interrupted (a cancel or a kill: it is proposed
@@ -51,15 +51,15 @@ class History:
     """All that one search has tried, earlier calls included; ``name`` is that of its study in Optuna's tables."""
 
     name: str
-    question: Question
-    tried: tuple[Tried, ...]
+    objective: Objective
+    trials: tuple[TrialRecord, ...]
 
     def best_so_far(self) -> list[float | None]:
         """Return after each point the best value of the first figure among those that hold the goals."""
-        better = max if self.question.directions[0] == "maximize" else min
+        better = max if self.objective.directions[0] == "maximize" else min
         best: float | None = None
         found = []
-        for one in self.tried:
+        for one in self.trials:
             if one.holds and one.values:
                 best = one.values[0] if best is None else better(best, one.values[0])
             found.append(best)
@@ -69,7 +69,7 @@ class History:
         """Return a row for each point: number, state, seconds, what it was, figures, drop, best so far, parameters."""
         import pandas as pd
 
-        figures = self.question.figures
+        figures = self.objective.figures
         rows = [
             {
                 "number": one.number,
@@ -88,7 +88,7 @@ class History:
                 "trial_key": one.trial_key,
                 **{f"param {name}": value for name, value in one.params.items()},
             }
-            for one, best in zip(self.tried, self.best_so_far(), strict=True)
+            for one, best in zip(self.trials, self.best_so_far(), strict=True)
         ]
         numbers = [*figures, "validation_drop", "best_so_far"]
         if not rows:
@@ -96,7 +96,7 @@ class History:
         return pd.DataFrame(rows).astype(dict.fromkeys(dict.fromkeys(numbers), float))
 
 
-def counts(tried: Iterable[Tried]) -> dict[str, int]:
+def counts(tried: Iterable[TrialRecord]) -> dict[str, int]:
     """Return how many different points ended how; a point that came back counts once."""
     found: dict[str, dict[str, None]] = {COMPLETE: {}, PRUNED: {}, FAILED: {}}
     for one in tried:
@@ -105,6 +105,6 @@ def counts(tried: Iterable[Tried]) -> dict[str, int]:
     return {state: len(keys) for state, keys in found.items()}
 
 
-def distinct(tried: Sequence[Tried]) -> int:
+def distinct(tried: Sequence[TrialRecord]) -> int:
     """Return how many different points have ended."""
     return sum(counts(tried).values())

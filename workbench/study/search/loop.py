@@ -9,11 +9,11 @@ from typing import Any, Protocol
 from workbench.core.progress import Progress, ProgressCallback
 from workbench.study.plan.trials import Trial
 from workbench.study.results.schema import TrialRow
-from workbench.study.search.goals import Question
-from workbench.study.search.history import COMPLETE, FAILED, INTERRUPTED, PRUNED, Tried, distinct
-from workbench.study.search.sampler import Asked, Proposer
+from workbench.study.search.goals import Objective
+from workbench.study.search.history import COMPLETE, FAILED, INTERRUPTED, PRUNED, TrialRecord, distinct
+from workbench.study.search.sampler import OptunaSampler, PendingTrial
 from workbench.study.search.space import Proposal, Space
-from workbench.study.search.warm_start import crossed
+from workbench.study.search.warm_start import crossover
 
 STUCK, IDLE = 8, 50
 """So many known points in a row bring in one that is not, where the space can be gone through; and end the search."""
@@ -42,7 +42,7 @@ class Runner(Protocol):
         """Return the row of the baseline at the trial's point."""
 
 
-class Loop:
+class SearchLoop:
     """See :meth:`work`.
 
     Parameters
@@ -58,8 +58,8 @@ class Loop:
     def __init__(
         self,
         space: Space,
-        question: Question,
-        proposer: Proposer,
+        question: Objective,
+        proposer: OptunaSampler,
         runner: Runner,
         *,
         trials: int,
@@ -102,16 +102,16 @@ class Loop:
             try:
                 fresh = self._answer(asked, {one.trial_key for one in tried if one.state != INTERRUPTED})
             except BaseException:  # a kill leaves it too, and take_up finds it
-                self._proposer.put_back(asked)
+                self._proposer.requeue(asked)
                 raise
             idle = 0 if fresh else idle + 1
             if fresh and self._follow and asked.proposal is not None:
                 self._follow_up(asked)
 
-    def _is_too_long(self, asked: Asked) -> bool:
+    def _is_too_long(self, asked: PendingTrial) -> bool:
         return asked.proposal is not None and not self._runner.fits(self._runner.trial(asked.proposal))
 
-    def _follow_up(self, asked: Asked) -> None:
+    def _follow_up(self, asked: PendingTrial) -> None:
         """Propose what was trained with the engine and the untrained steps of the best point, unless that is known."""
         tried = self._proposer.tried()
         better = max if self._question.directions[0] == "maximize" else min
@@ -120,11 +120,11 @@ class Loop:
         if not held or this.state != COMPLETE:
             return
         best = better(held, key=lambda one: one.values[0] if one.values else 0.0)
-        point = crossed(self._space, this.params, best.params)
+        point = crossover(self._space, this.params, best.params)
         if point is not None and _place(point) not in {_place(one.params) for one in tried}:
             self._proposer.propose(point)
 
-    def _leave_the_known(self, tried: Sequence[Tried]) -> None:
+    def _leave_the_known(self, tried: Sequence[TrialRecord]) -> None:
         """Propose a point that was not tried: a sampler that has settled would go round in circles."""
         if self._space.size is not None:
             known = {_place(one.params) for one in tried if one.state != INTERRUPTED}
@@ -139,7 +139,7 @@ class Loop:
             values["best"] = self._best()
         self._say(event.message, values)
 
-    def _answer(self, asked: Asked, known: Collection[str | None]) -> bool:
+    def _answer(self, asked: PendingTrial, known: Collection[str | None]) -> bool:
         """Have one point answered, and say whether it is none of those known."""
         if asked.proposal is None:
             self._proposer.tell(asked, FAILED, reason=asked.error)
@@ -154,7 +154,7 @@ class Loop:
         self._say(self._words(trial, row, did=did), {"row": row, "best": self._best()})
         return fresh
 
-    def _tell(self, asked: Asked, row: TrialRow, base: TrialRow, *, reused: bool) -> None:
+    def _tell(self, asked: PendingTrial, row: TrialRow, base: TrialRow, *, reused: bool) -> None:
         known = {name: row[name] for name in _TOLD if row[name] is not None}  # type: ignore[literal-required]
         excess = self._question.goals.excess(row, base=base, drop="validation_drop")
         values = self._question.values(row, base) if row["state"] == COMPLETE else row["error"]
@@ -176,7 +176,7 @@ class Loop:
         self._progress(Progress("search", min(self._done, self._trials), self._trials, message, values))
 
 
-def _places(tried: Sequence[Tried]) -> int:
+def _places(tried: Sequence[TrialRecord]) -> int:
     """Return how many different parameters were tried."""
     return len({_place(one.params) for one in tried if one.state != INTERRUPTED})
 

@@ -45,7 +45,7 @@ class SearchResult:
     notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
-        found = counts(self.history.tried)
+        found = counts(self.history.trials)
         parts = [f"{found['complete']} timed"]
         parts += [f"{found[state]} {state}" for state in ("pruned", "failed") if found[state]]
         text = f"points: {', '.join(parts)}; {self.new} trials done now in {self.seconds:.0f} s; it ended: {self.ended}"

@@ -16,8 +16,8 @@ from workbench.core.config import short_id
 from workbench.core.errors import ConfigError, RecipeError, StudyError, first_line
 from workbench.core.lazy import optional_import
 from workbench.study.search.domain import Between, Domain
-from workbench.study.search.goals import Question
-from workbench.study.search.history import COMPLETE, FAILED, INTERRUPTED, PRUNED, Tried
+from workbench.study.search.goals import Objective
+from workbench.study.search.history import COMPLETE, FAILED, INTERRUPTED, PRUNED, TrialRecord
 from workbench.study.search.space import Proposal, Space, meaning
 from workbench.study.storage.database import advice, is_stale
 from workbench.study.storage.url import parse_url, tune_sqlite
@@ -33,7 +33,7 @@ _MARK = "interrupted"
 
 
 @dataclass
-class Asked:
+class PendingTrial:
     """A point that Optuna proposed; ``proposal`` is None where it cannot work, and ``error`` says why."""
 
     trial: optuna.Trial
@@ -74,7 +74,7 @@ def _unless_ended() -> Iterator[None]:
         yield
 
 
-class Proposer:
+class OptunaSampler:
     """One study of Optuna: it is opened again where it is there already.
 
     Parameters
@@ -90,7 +90,7 @@ class Proposer:
     """
 
     def __init__(
-        self, storage: str, name: str, space: Space, question: Question, *, sampler: str, seed: int, owner: str
+        self, storage: str, name: str, space: Space, question: Objective, *, sampler: str, seed: int, owner: str
     ) -> None:
         with optional_import("Study.search"):
             import optuna
@@ -110,19 +110,19 @@ class Proposer:
         self._earlier_s = max((one.elapsed_s for one in self.tried()), default=0.0)
         self._started = time.monotonic()
 
-    def ask(self) -> Asked:
+    def ask(self) -> PendingTrial:
         """Return the next point."""
         with quiet():
             trial = self._study.ask()
             trial.set_user_attr("owner", self._owner)
             try:
-                return Asked(trial, self._space.propose(lambda name, domain: _suggest(trial, name, domain)))
+                return PendingTrial(trial, self._space.propose(lambda name, domain: _suggest(trial, name, domain)))
             except (ConfigError, RecipeError) as error:
-                return Asked(trial, None, str(error))
+                return PendingTrial(trial, None, str(error))
 
     def tell(
         self,
-        asked: Asked,
+        asked: PendingTrial,
         state: str,
         *,
         values: Sequence[float] | None = None,
@@ -144,19 +144,19 @@ class Proposer:
                 asked.trial.set_constraint(goal, beyond)
             self._study.tell(asked.trial, None if values is None else list(values), state=states[state])
 
-    def name(self, asked: Asked, trial_key: str) -> None:
+    def name(self, asked: PendingTrial, trial_key: str) -> None:
         """Note which trial a point is, before work on it begins."""
         with quiet():
             asked.trial.set_user_attr("trial_key", trial_key)
 
-    def put_back(self, asked: Asked) -> None:
+    def requeue(self, asked: PendingTrial) -> None:
         """Have a point proposed again that was interrupted, unless it was told how it ended."""
         if asked.told:
             return
         with quiet():
             self._again(asked.trial.number, asked.trial._trial_id, asked.trial.params)
 
-    def drop(self, asked: Asked, reason: str) -> None:
+    def drop(self, asked: PendingTrial, reason: str) -> None:
         """End a point that was not begun; unlike one that is put back it is not proposed again."""
         from optuna.trial import TrialState
 
@@ -166,7 +166,7 @@ class Proposer:
             self._study.tell(asked.trial, state=TrialState.FAIL)
         asked.told = True
 
-    def take_up(self, at_work: Callable[[str], bool]) -> int:
+    def requeue_abandoned(self, at_work: Callable[[str], bool]) -> int:
         """Have points proposed again whose search was killed; ``at_work`` says of a trial key whether a run has it."""
         from optuna.trial import TrialState
 
@@ -181,7 +181,7 @@ class Proposer:
                     count += 1
         return count
 
-    def start_with(self, params: Sequence[Mapping[str, Any]]) -> None:
+    def enqueue_first(self, params: Sequence[Mapping[str, Any]]) -> None:
         """Propose these first, where nothing was proposed yet; what they leave open the sampler chooses."""
         with quiet():
             if not self._study.get_trials(deepcopy=False):
@@ -193,7 +193,7 @@ class Proposer:
         with quiet():
             self._study.enqueue_trial(dict(params))
 
-    def tried(self) -> tuple[Tried, ...]:
+    def tried(self) -> tuple[TrialRecord, ...]:
         """Return what was proposed and has ended."""
         with quiet():
             trials = self._study.get_trials(deepcopy=False)
@@ -217,7 +217,7 @@ class Proposer:
             self._study.tell(number, state=TrialState.FAIL)
 
 
-def load_tried(storage: str, name: str) -> tuple[Tried, ...]:
+def load_records(storage: str, name: str) -> tuple[TrialRecord, ...]:
     """Return what a search of this name has tried."""
     with optional_import("Study.search_history"):
         import optuna
@@ -232,11 +232,11 @@ def load_tried(storage: str, name: str) -> tuple[Tried, ...]:
             database.engine.dispose()
 
 
-def _tried(trial: Any) -> Tried:
+def _tried(trial: Any) -> TrialRecord:
     told = trial.user_attrs
     row, ending = told.get("row", {}), told.get("ending", {})
     failed = INTERRUPTED if told.get(_MARK) else FAILED
-    return Tried(
+    return TrialRecord(
         number=trial.number,
         state={"COMPLETE": COMPLETE, "PRUNED": PRUNED, "FAIL": failed}[trial.state.name],
         trial_key=told.get("trial_key"),

@@ -16,7 +16,7 @@ from workbench.core.config import canonical_json, check_option
 from workbench.core.errors import ConfigError, RecipeError
 from workbench.engine.config import ONLY_FOR, InferenceConfig
 from workbench.engine.names import is_backend, unknown_backend
-from workbench.study.search.domain import Choice, Domain, Draw, Maybe, Varied, tested
+from workbench.study.search.domain import Choice, Domain, Draw, Maybe, Varied, representative_values
 from workbench.study.search.template import Picked, domain_words, make, plain, template
 
 COUNTED = 20_000
@@ -132,7 +132,7 @@ class Space:
     @functools.cached_property
     def size(self) -> int | None:
         """How many points there are; None where they cannot be gone through: endless ranges, or over 20,000 points."""
-        if any(domain.endless for domain in self.domains.values()):
+        if any(domain.continuous for domain in self.domains.values()):
             return None
         count = 0
         for _ in self.points():
@@ -278,7 +278,7 @@ def _engine(engine: Any, backends: tuple[str, ...]) -> dict[str, Any]:
                 f"Space: engine cannot hold {name!r}. backends=... and batch_sizes=... are arguments of their own, "
                 "and what changes the model is a step."
             )
-        for one in tested(value):
+        for one in representative_values(value):
             if one is not None and not isinstance(one, bool | int | float | str):
                 raise ConfigError(f"Space: engine[{name!r}] must be plain values, got {given(one)}.")
             if name != "precision":  # a name stands for a whole Precision, which the config itself understands

@@ -23,7 +23,7 @@ _OPENED: dict[str, tuple[type[Step], str, bool]] = {
 }
 
 
-def starts(
+def starting_points(
     prior: Sensitivity | Sequence[Sensitivity] | None, space: Space, *, drop: float, task: Task
 ) -> list[dict[str, Any]]:
     """Return the parameters that a search proposes first, two points for each table at most.

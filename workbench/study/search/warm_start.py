@@ -10,7 +10,7 @@ from typing import Any
 
 from workbench.compress.recipe import Recipe
 from workbench.compress.steps import Step
-from workbench.study.search.domain import Choice, Domain, Maybe, Varied, tested
+from workbench.study.search.domain import Choice, Domain, Maybe, Varied, representative_values
 from workbench.study.search.space import Space, meaning
 from workbench.study.search.template import Node, Picked
 
@@ -19,7 +19,7 @@ TRAINING = ("epochs", "qat_epochs", "recover_epochs", "sparse_epochs", "dense_ep
 MOST = 6
 
 
-def untrained(space: Space, *, most: int = MOST) -> list[dict[str, Any]]:
+def training_free_points(space: Space, *, most: int = MOST) -> list[dict[str, Any]]:
     """Return parameters of points without any training, where other points of the space do train; else nothing.
 
     They lead through what may be left out and chosen, more steps first, on every backend; the options of the steps are
@@ -41,7 +41,7 @@ def untrained(space: Space, *, most: int = MOST) -> list[dict[str, Any]]:
     return [{**way, **backend} for way, backend in itertools.product(ways, backends)][:most]
 
 
-def crossed(space: Space, params: Mapping[str, Any], best: Mapping[str, Any]) -> dict[str, Any] | None:
+def crossover(space: Space, params: Mapping[str, Any], best: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the point with what a point trained and everything else as in the best one; None where it trained nothing.
 
     The training is done already and kept, so that this one costs seconds.
@@ -63,7 +63,7 @@ def trains(picked: Picked) -> bool:
     if isinstance(picked, Step):
         return any(getattr(picked, name, 0.0) > 0 for name in TRAINING)
     kind, options = picked
-    return any(tested(value)[-1] > 0 for name, value in _options(kind, options) if name in TRAINING)
+    return any(representative_values(value)[-1] > 0 for name, value in _options(kind, options) if name in TRAINING)
 
 
 def _options(kind: type[Step], options: Sequence[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:

@@ -8,8 +8,8 @@ from typing import Any
 from workbench.study.results.quality_limits import is_share
 from workbench.study.strategy.axes import GENTLE, PROBED, WORDS, Axis, Steps, has_depth, probe_steps
 from workbench.study.strategy.context import LEAST_TRAINING_S, Context, Leader
-from workbench.study.strategy.drop_model import POINT, Recovery, informed, next_share, prior, speedup_at
-from workbench.study.strategy.interface import Probe
+from workbench.study.strategy.drop_model import POINT, DropModel, next_share, prior, speedup_at, with_untrained_drop
+from workbench.study.strategy.interface import ProbeResult
 
 GAIN = 1.05
 """An axis that is predicted to gain less than this over the leading variant is dropped."""
@@ -27,11 +27,11 @@ _MODEL_LESS = {"depth": "It has no residual block that can be taken out.", "widt
 
 
 @dataclass(frozen=True)
-class Prospect:
+class AxisForecast:
     """An axis with its first candidate: the share, and its predicted speedup over the leading variant and drop."""
 
     axis: Axis
-    model: Recovery
+    model: DropModel
     share: float
     speedup: float
     drop: float
@@ -49,7 +49,7 @@ def axes_in_time(context: Context) -> dict[str, float]:
     return {name: PROBED[name] for name in kept}
 
 
-def find_prospects(context: Context, leader: Leader, axes: dict[str, float]) -> list[Prospect]:
+def forecast_axes(context: Context, leader: Leader, axes: dict[str, float]) -> list[AxisForecast]:
     """Probe axes once and return those that are predicted to pay, the largest speedup first."""
     for name in PROBED:
         if name not in axes:
@@ -57,15 +57,15 @@ def find_prospects(context: Context, leader: Leader, axes: dict[str, float]) -> 
     probes = _probes(context, leader, axes)
     found = []
     if has_depth() and "depth" not in probes:
-        found += [prospect] if (prospect := _prospect(context, leader, _unprobed(context, leader))) is not None else []
+        found += [forecast] if (forecast := _forecast(context, leader, _unprobed(context, leader))) is not None else []
     for name, probe in probes.items():
         axis = _axis(name, probe, PROBED[name], depth_options(context, leader))
         if axis is None:
             why = probe.error or _MODEL_LESS[name] or "It could not be timed."
             context.decide("structures", WORDS[name], "dropped", why)
-        elif (prospect := _prospect(context, leader, axis)) is not None:
-            found.append(prospect)
-    return sorted(found, key=lambda prospect: -prospect.speedup)
+        elif (forecast := _forecast(context, leader, axis)) is not None:
+            found.append(forecast)
+    return sorted(found, key=lambda forecast: -forecast.speedup)
 
 
 def untrained_axes(context: Context, leader: Leader) -> list[Axis]:
@@ -80,7 +80,7 @@ def untrained_axes(context: Context, leader: Leader) -> list[Axis]:
     return [axis for _, axis, _ in axes if axis is not None]
 
 
-def _probes(context: Context, leader: Leader, shares: dict[str, float]) -> dict[str, Probe]:
+def _probes(context: Context, leader: Leader, shares: dict[str, float]) -> dict[str, ProbeResult]:
     """Return the probe of every axis; the reference is the leading variant."""
     wanted: list[tuple[str, Steps]] = []
     for name, share in shares.items():
@@ -100,11 +100,11 @@ def _probes(context: Context, leader: Leader, shares: dict[str, float]) -> dict[
         return {name: asdict(probe) for (name, _), probe in zip((("reference", ()), *wanted), found, strict=False)}
 
     kept = context.record.once("probes", make) or {}
-    probes = {name: Probe(**values) for name, values in kept.items()}
+    probes = {name: ProbeResult(**values) for name, values in kept.items()}
     reference = probes.pop("reference", None)
     if reference is not None and reference.epoch_s is not None and context.epoch_s is None:
         context.epoch_s = reference.epoch_s
-    context.impossible |= {_SURVEYED[name]: probe.error for name, probe in probes.items() if probe.error}
+    context.unsupported |= {_SURVEYED[name]: probe.error for name, probe in probes.items() if probe.error}
     for name, _ in wanted:
         if name not in probes:
             context.decide("structures", f"a probe of {WORDS[name]}", "not begun", "The time for probing was used up.")
@@ -118,7 +118,7 @@ def depth_options(context: Context, leader: Leader) -> dict[str, Any]:
     return {"measure_latency": True, "engine": leader.engine, "engine_batch": context.question.batch}
 
 
-def _axis(name: str, probe: Probe, share: float, options: dict[str, Any]) -> Axis | None:
+def _axis(name: str, probe: ProbeResult, share: float, options: dict[str, Any]) -> Axis | None:
     steps = probe_steps(name, share, options) or ()
     if probe.error or probe.ratio is None:
         return None
@@ -141,10 +141,10 @@ def _unprobed(context: Context, leader: Leader) -> Axis:
     return Axis("depth", PROBED["depth"], _USUAL, 0.1, context.finish_s, probe=steps, options=options, counted=False)
 
 
-def _prospect(context: Context, leader: Leader, axis: Axis) -> Prospect | None:
+def _forecast(context: Context, leader: Leader, axis: Axis) -> AxisForecast | None:
     model = prior(axis.name, point=point_of(context), samples=context.question.train_samples)
     lost = None if axis.untrained is None else axis.untrained - max(0.0, leader.drop)
-    model = informed(model, share=axis.probed, untrained=lost, floor=floor_of(context))
+    model = with_untrained_drop(model, share=axis.probed, untrained=lost, floor=floor_of(context))
     allowed = context.limit - max(0.0, leader.drop)
     share = next_share(model, low=0.0, high=None, unit=axis.unit, allowed=FIRST * allowed, most=axis.most)
     if share is None and model.drop(axis.unit) <= allowed:
@@ -163,7 +163,7 @@ def _prospect(context: Context, leader: Leader, axis: Axis) -> Prospect | None:
         return None
     why = f"{axis.words(share)} is predicted at {speedup:.2f}x of {leader.name}, {drop:.4f} lost after recovery."
     context.decide("structures", WORDS[axis.name], "kept", why, **figures)
-    return Prospect(axis, model, share, speedup, drop)
+    return AxisForecast(axis, model, share, speedup, drop)
 
 
 def floor_of(context: Context) -> float:
@@ -177,7 +177,7 @@ def point_of(context: Context) -> float:
     return POINT if is_share(quality) or not context.limit else context.limit
 
 
-def bought_by_data(context: Context, leader: Leader, axes: list[Axis]) -> str:
+def value_of_data(context: Context, leader: Leader, axes: list[Axis]) -> str:
     """Return what a training split would buy, from the speedups measured untrained."""
     words = []
     for axis in axes:

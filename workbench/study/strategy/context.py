@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from workbench.compress.recipe import Recipe
 from workbench.study.strategy.axes import Steps
-from workbench.study.strategy.decision_log import Decision, Record
-from workbench.study.strategy.interface import Question, Result, Watch, Work
+from workbench.study.strategy.decision_log import Decision, DecisionLog
+from workbench.study.strategy.interface import PlanExecutor, PlanRequest, StopCheck, TrialResult
 
 _FINISH_S = 15.0
 _GROUP_S = 4.0
@@ -39,10 +39,10 @@ class Leader:
 class Context:
     """What is known and what it cost; ``finish_s`` are the seconds that finishing and timing one variant take."""
 
-    question: Question
-    work: Work
-    record: Record
-    results: list[Result] = field(default_factory=list)
+    question: PlanRequest
+    work: PlanExecutor
+    record: DecisionLog
+    results: list[TrialResult] = field(default_factory=list)
     finish_s: float = _FINISH_S
     epoch_s: float | None = None
     base_quality: float | None = None
@@ -50,7 +50,7 @@ class Context:
 
     late: bool = False
     """True once the survey is done: what is left is for training."""
-    impossible: dict[str, str] = field(default_factory=dict)
+    unsupported: dict[str, str] = field(default_factory=dict)
     """Techniques that this model has nothing for, with the reason."""
 
     @property
@@ -85,8 +85,8 @@ class Context:
         survey: str = "",
         judged: bool = True,
         keep_s: float | None = None,
-        watch: Watch | None = None,
-    ) -> list[Result]:
+        watch: StopCheck | None = None,
+    ) -> list[TrialResult]:
         """Measure a recipe of the plan within the time that it may take; ``keep_s`` stays after its preparation.
 
         A preparation that ended without a trial is not repeated by a resumed run if it was stopped for its quality.
@@ -94,7 +94,7 @@ class Context:
         name = f"outcome {recipe.recipe_id}"
         stopped = self.record.facts.get(name)
         if stopped is not None:
-            return [Result(recipe, backend, "pruned", reason=stopped) for backend in backends]
+            return [TrialResult(recipe, backend, "pruned", reason=stopped) for backend in backends]
         keep = self.reserve_s + self.finish_s if keep_s is None else keep_s
         limit = min(_OVERRUN * predicted_s + _SLACK_S, self.work.remaining() - keep)
         if not recipe.steps:  # without the float model there is nothing to compare with: it may take all of the time
@@ -109,7 +109,7 @@ class Context:
         self.results += found
         return found
 
-    def learn_finish(self, seconds: float, found: Sequence[Result]) -> None:
+    def update_finish_s(self, seconds: float, found: Sequence[TrialResult]) -> None:
         """Note how long int8 takes from calibration to its rows, from the first time, which also imports libraries.
 
         Reused rows take no time and tell nothing.

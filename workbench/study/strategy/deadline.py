@@ -10,16 +10,16 @@ from workbench.core.errors import TrialFailed
 from workbench.study.workers.process import CancelToken
 
 
-class Overrun(TrialFailed):
+class TrialTimeout(TrialFailed):
     """A preparation took longer than it may. The run goes on without it."""
 
 
-class Futile(TrialFailed):
+class TrainingPruned(TrialFailed):
     """A training was stopped because it cannot be expected to end within the quality limit."""
 
 
-class Leash(CancelToken):
-    """Passes another stop on, and ends what runs at a deadline of its own with :class:`Overrun`."""
+class TrialDeadline(CancelToken):
+    """Passes another stop on, and ends what runs at a deadline of its own with :class:`TrialTimeout`."""
 
     def __init__(self, outer: CancelToken, *, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(outer.deadline)
@@ -56,7 +56,7 @@ class Leash(CancelToken):
             self._counts, self._begun = True, self._clock()
         used = self._clock() - self._begun
         if used >= self._seconds:
-            raise Overrun(
+            raise TrialTimeout(
                 f"It was stopped after {used:.0f} s, several times what was predicted: the time is kept for variants "
                 "that fit."
             )

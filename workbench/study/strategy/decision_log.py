@@ -48,7 +48,7 @@ class Settings(Protocol):
         """Keep a value."""
 
 
-class Record:
+class DecisionLog:
     """The decisions of one question to one study.
 
     Decisions that depend on the clock are kept when they are made, and a run that is asked the same question again
@@ -119,7 +119,7 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Decided:
+class PlanDecisions:
     """The decisions of the last run of a default plan, as the store holds them."""
 
     decisions: tuple[Decision, ...]
@@ -127,14 +127,14 @@ class Decided:
     ended: bool
 
 
-def last_decided(settings: Settings, study: str) -> Decided | None:
+def last_decisions(settings: Settings, study: str) -> PlanDecisions | None:
     """Return the decisions of the last default plan of a study, None if there was none."""
     name = settings.setting(study, CURRENT)
     known = None if name is None else _read(settings, study, name)
     if known is None:
         return None
     decisions = tuple(Decision(**values) for values in known["decisions"])
-    return Decided(decisions, tuple(known["recipes"]), known["ended"])
+    return PlanDecisions(decisions, tuple(known["recipes"]), known["ended"])
 
 
 _NOTHING: dict[str, Any] = {"facts": {}, "recipes": {}, "ended": False, "trials": [], "decisions": []}

@@ -14,7 +14,7 @@ _LEAST_SAMPLES = 50
 
 
 @dataclass(frozen=True)
-class Recovery:
+class DropModel:
     """The drop after recovery grows with a power of the share taken out: ``scale * (share / at) ** power``.
 
     The priors are measured: a ResNet-56 on CIFAR-10 with 3,370 training images lost 0.5, 1.0 and 2.0 points with 30,
@@ -40,7 +40,7 @@ class Recovery:
         """
         return float(self.at * (drop / self.scale) ** (1 / self.power)) if drop > 0 else 0.0
 
-    def observed(self, share: float, drop: float, *, floor: float) -> Recovery:
+    def observed(self, share: float, drop: float, *, floor: float) -> DropModel:
         """Return the prediction after an observation; drops below ``floor`` are not resolved by the data."""
         seen = max(drop, floor) * (self.at / share) ** self.power
         return replace(self, scale=math.exp(_TRUST * math.log(seen) + (1 - _TRUST) * math.log(self.scale)))
@@ -49,18 +49,18 @@ class Recovery:
 _PRIORS = {"depth": (0.37, 3.5), "width": (0.28, 2.4), "rank": (0.35, 2.4)}
 
 
-def prior(axis: str, *, point: float, samples: int) -> Recovery:
+def prior(axis: str, *, point: float, samples: int) -> DropModel:
     """Return the prediction for an axis before anything was trained; ``point`` is the unit of the quality limit.
 
     With fewer training samples more is lost.
     """
     at, power = _PRIORS[axis]
     scarce = max(1.0, _SAMPLES / max(samples, _LEAST_SAMPLES)) ** 0.25
-    return Recovery(point * scarce, at, power)
+    return DropModel(point * scarce, at, power)
 
 
 def next_share(
-    model: Recovery,
+    model: DropModel,
     *,
     low: float,
     high: float | None,
@@ -94,7 +94,7 @@ def next_share(
     return step if not missed and step <= most + 1e-9 and model.drop(step) <= beyond * allowed else None
 
 
-def informed(model: Recovery, *, share: float, untrained: float | None, floor: float) -> Recovery:
+def with_untrained_drop(model: DropModel, *, share: float, untrained: float | None, floor: float) -> DropModel:
     """Return a prediction that uses the drop before any training: recovery leaves at most a quarter of it.
 
     Examples

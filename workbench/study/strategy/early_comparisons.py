@@ -7,11 +7,11 @@ from typing import Any
 
 from workbench.study.results.quality_limits import standard_error
 from workbench.study.strategy.axes import WORDS, Steps, distill
-from workbench.study.strategy.axis_selection import FIRST, Prospect, floor_of
+from workbench.study.strategy.axis_selection import FIRST, AxisForecast, floor_of
 from workbench.study.strategy.context import LEAST_TRAINING_S, Context, Leader
-from workbench.study.strategy.drop_model import Recovery, next_share, share_for, speedup_at
-from workbench.study.strategy.interface import Probe
-from workbench.study.strategy.iterative_training import watch_for
+from workbench.study.strategy.drop_model import DropModel, next_share, share_for, speedup_at
+from workbench.study.strategy.interface import ProbeResult
+from workbench.study.strategy.iterative_training import stop_check_for
 
 _SHARE = 0.07
 """The share of the time for training that each short training takes."""
@@ -29,42 +29,42 @@ _LEFT = 0.6
 
 
 @dataclass(frozen=True)
-class Chosen:
+class ChosenAxis:
     """The axis that goes on, with the steps that are trained already."""
 
-    prospect: Prospect
+    forecast: AxisForecast
     head: Steps = ()
 
 
-def choose(context: Context, leader: Leader, prospects: list[Prospect]) -> Chosen | None:
+def choose_axis(context: Context, leader: Leader, forecasts: list[AxisForecast]) -> ChosenAxis | None:
     """Return the axis to climb; several are compared by a short training at one predicted speed."""
-    if not prospects:
+    if not forecasts:
         return None
-    first = prospects[0]
-    rivals = [first, *(same for one in prospects[1:] if (same := _as_fast(context, leader, one, first)) is not None)]
+    first = forecasts[0]
+    rivals = [first, *(same for one in forecasts[1:] if (same := _as_fast(context, leader, one, first)) is not None)]
     seconds = context.record.once("early seconds", lambda: round(_SHARE * max(0.0, context.left_s()), 1)) or 0.0
     worth = len(rivals) > 1 and context.left_s() >= _LEAST_S and seconds >= LEAST_TRAINING_S
     if not context.record.once("compare", lambda: worth):
-        for loser in prospects[1:]:
+        for loser in forecasts[1:]:
             why = f"{WORDS[first.axis.name]} is predicted to have the lowest latency for the same drop."
             context.decide("early comparison", WORDS[loser.axis.name], "dropped", why)
         return _bolder(context, leader, first)
     return _compared(context, rivals[:_MOST], seconds)
 
 
-def _as_fast(context: Context, leader: Leader, prospect: Prospect, first: Prospect) -> Prospect | None:
+def _as_fast(context: Context, leader: Leader, forecast: AxisForecast, first: AxisForecast) -> AxisForecast | None:
     """Return a prospect at the share where it is as fast as the first one, None if that loses far too much."""
-    axis = prospect.axis
+    axis = forecast.axis
     share = share_for(first.speedup, probed=axis.probed, ratio=axis.ratio)
     if share is None or share >= 0.9 or axis.steps(share) is None:
         return None
-    drop = max(0.0, leader.drop) + prospect.model.drop(share)
+    drop = max(0.0, leader.drop) + forecast.model.drop(share)
     if drop > _LIKELY * context.limit:
         return None
-    return Prospect(axis, prospect.model, share, first.speedup, drop)
+    return AxisForecast(axis, forecast.model, share, first.speedup, drop)
 
 
-def _compared(context: Context, rivals: list[Prospect], seconds: float) -> Chosen:
+def _compared(context: Context, rivals: list[AxisForecast], seconds: float) -> ChosenAxis:
     heads = [
         (*(rival.axis.steps(rival.share) or ()), distill(seconds, epochs=8.0, epoch_s=context.epoch_s))
         for rival in rivals
@@ -77,84 +77,84 @@ def _compared(context: Context, rivals: list[Prospect], seconds: float) -> Chose
             recipes = [context.recipe(head, rival.axis.name)]
             limit = 3 * seconds + rival.axis.seconds + 8.0
             probes = context.work.probe(
-                recipes, engine=None, limit_s=min(limit, context.left_s()), watch=watch_for(context)
+                recipes, engine=None, limit_s=min(limit, context.left_s()), watch=stop_check_for(context)
             )
-            found.append(asdict(probes[0]) if probes else asdict(Probe(error="It took too long.")))
+            found.append(asdict(probes[0]) if probes else asdict(ProbeResult(error="It took too long.")))
         return found
 
-    probes = [Probe(**values) for values in context.record.once("early comparison", make) or ()]
+    probes = [ProbeResult(**values) for values in context.record.once("early comparison", make) or ()]
     for probe in probes:
         if probe.epoch_s is not None:
             context.epoch_s = probe.epoch_s
     if len(probes) < len(rivals):
-        return Chosen(rivals[0])
+        return ChosenAxis(rivals[0])
     ranked = sorted(zip(rivals, heads, probes, strict=True), key=lambda one: _badness(one[2]))
     best, head, probe = ranked[0]
     for rival, _, other in ranked[1:]:
         context.decide("early comparison", rival.axis.words(rival.share), "dropped", _against(context, probe, other))
     if probe.error or probe.validation_drop is None:
-        return Chosen(rivals[0])
+        return ChosenAxis(rivals[0])
     why = f"It lost least on the validation split after {seconds:.0f} s: {probe.validation_drop:.4f}."
     context.decide("early comparison", best.axis.words(best.share), "kept", why, predicted_speedup=best.speedup)
-    return Chosen(best, head)
+    return ChosenAxis(best, head)
 
 
-def _bolder(context: Context, leader: Leader, prospect: Prospect) -> Chosen:
+def _bolder(context: Context, leader: Leader, forecast: AxisForecast) -> ChosenAxis:
     """Train a bold cut for a short time: it goes on if it may end within the limit, else the gentle one is taken.
 
     The prediction is corrected by what the short training shows in either case.
     """
-    axis, allowed = prospect.axis, context.limit - max(0.0, leader.drop)
+    axis, allowed = forecast.axis, context.limit - max(0.0, leader.drop)
     options: dict[str, Any] = {"high": None, "unit": axis.unit, "most": axis.most}
-    share = next_share(prospect.model, low=prospect.share, allowed=_BOLD * allowed, beyond=1.0, **options)
+    share = next_share(forecast.model, low=forecast.share, allowed=_BOLD * allowed, beyond=1.0, **options)
     seconds = max(LEAST_TRAINING_S, _BOLD_SHARE * context.left_s())
     worth = share is not None and context.left_s() >= max(_LEAST_S, _WORTH * seconds)
     plan = {"share": share if worth else None, "seconds": round(seconds, 1)}
     asked = context.record.once("bold", lambda: plan) or {"share": None}
     steps = None if asked["share"] is None else axis.steps(asked["share"])
     if steps is None:
-        return Chosen(prospect)
+        return ChosenAxis(forecast)
     share, head = asked["share"], (*steps, distill(asked["seconds"], epochs=8.0, epoch_s=context.epoch_s))
 
     def make() -> dict[str, object]:
         context.work.say(f"plan: trying {axis.words(share)} by {asked['seconds']:.0f} s of training")
         limit = min(3 * asked["seconds"] + axis.seconds + 8.0, context.left_s())
         found = context.work.probe(
-            [context.recipe(head, axis.name)], engine=None, limit_s=limit, watch=watch_for(context)
+            [context.recipe(head, axis.name)], engine=None, limit_s=limit, watch=stop_check_for(context)
         )
-        return asdict(found[0] if found else Probe(error="It took too long."))
+        return asdict(found[0] if found else ProbeResult(error="It took too long."))
 
-    probe = Probe(**(context.record.once("bold cut", make) or {"error": "It was not tried."}))
+    probe = ProbeResult(**(context.record.once("bold cut", make) or {"error": "It was not tried."}))
     if probe.error or probe.validation_drop is None:
         context.decide("early comparison", axis.words(share), "dropped", probe.error or "It was not measured.")
-        return Chosen(prospect)
+        return ChosenAxis(forecast)
     if probe.epoch_s is not None:
         context.epoch_s = probe.epoch_s
     expected = _LEFT * max(0.0, probe.validation_drop)
-    model = prospect.model.observed(share, expected, floor=floor_of(context))
+    model = forecast.model.observed(share, expected, floor=floor_of(context))
     lost = f"It lost {probe.validation_drop:.4f} on the validation split after {asked['seconds']:.0f} s of training"
     if expected <= allowed:
         context.decide(
             "early comparison", axis.words(share), "kept", f"{lost}, {_LEFT:.0%} of which is expected to stay."
         )
-        return Chosen(_at(prospect, model, share, leader), head)
+        return ChosenAxis(_at(forecast, model, share, leader), head)
     context.decide("early comparison", axis.words(share), "dropped", f"{lost}: a gentler cut comes first.")
-    gentle = next_share(model, low=0.0, allowed=FIRST * allowed, **options) or prospect.share
-    return Chosen(_at(prospect, model, min(gentle, share - axis.unit), leader))
+    gentle = next_share(model, low=0.0, allowed=FIRST * allowed, **options) or forecast.share
+    return ChosenAxis(_at(forecast, model, min(gentle, share - axis.unit), leader))
 
 
-def _at(prospect: Prospect, model: Recovery, share: float, leader: Leader) -> Prospect:
+def _at(forecast: AxisForecast, model: DropModel, share: float, leader: Leader) -> AxisForecast:
     """Return a prospect at another share."""
-    axis = prospect.axis
+    axis = forecast.axis
     speedup = speedup_at(share, probed=axis.probed, ratio=axis.ratio)
-    return replace(prospect, model=model, share=share, speedup=speedup, drop=max(0.0, leader.drop) + model.drop(share))
+    return replace(forecast, model=model, share=share, speedup=speedup, drop=max(0.0, leader.drop) + model.drop(share))
 
 
-def _badness(probe: Probe) -> float:
+def _badness(probe: ProbeResult) -> float:
     return float("inf") if probe.error or probe.validation_drop is None else probe.validation_drop
 
 
-def _against(context: Context, best: Probe, other: Probe) -> str:
+def _against(context: Context, best: ProbeResult, other: ProbeResult) -> str:
     if other.error or other.validation_drop is None or best.validation_drop is None:
         return other.error or "It was not measured."
     apart = other.validation_drop - best.validation_drop

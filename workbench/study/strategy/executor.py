@@ -21,9 +21,9 @@ from workbench.study.plan.trials import Plan, Trial, planned
 from workbench.study.results.ranking import pareto_rows
 from workbench.study.results.schema import is_ranked
 from workbench.study.storage.session import RunSession
-from workbench.study.strategy.deadline import Futile, Leash, Overrun
-from workbench.study.strategy.decision_log import Record
-from workbench.study.strategy.interface import Probe, Question, Result, Watch
+from workbench.study.strategy.deadline import TrainingPruned, TrialDeadline, TrialTimeout
+from workbench.study.strategy.decision_log import DecisionLog
+from workbench.study.strategy.interface import ProbeResult, PlanRequest, TrialResult, StopCheck
 from workbench.study.strategy.strategy import Strategy
 from workbench.study.workers.prepare_client import Shipment
 from workbench.study.workers.process import CancelToken
@@ -72,13 +72,13 @@ class StrategyRun(Run):
         files: Path,
         stop: CancelToken,
         *,
-        question: Question,
-        record: Record,
-        leash: Leash,
+        question: PlanRequest,
+        record: DecisionLog,
+        deadline: TrialDeadline,
         **options: Any,
     ) -> None:
         super().__init__(task, plan, ledger, shipment, files, stop, **options)
-        self._question, self._record, self._leash = question, record, leash
+        self._question, self._record, self._leash = question, record, deadline
         self._all, self._fingerprint = plan, shipment.fingerprint
         self._budget: StrategyBudget = StrategyBudget(Plan((), (), (), plan.primary, plan.others), stop)
         self._end = time.monotonic() + question.budget_s
@@ -86,7 +86,7 @@ class StrategyRun(Run):
         self._started = False
         self._known: dict[str, Recipe] = {recipe.recipe_id: recipe for recipe in plan.recipes}
         self._low: dict[str, tuple[str, bool]] = {}
-        self._watch: Watch | None = None
+        self._watch: StopCheck | None = None
         self._strategy = Strategy(question, self, record)
 
     def _plan_words(self) -> str:
@@ -131,8 +131,8 @@ class StrategyRun(Run):
         limit_s: float,
         survey: str = "",
         judged: bool = True,
-        watch: Watch | None = None,
-    ) -> list[Result]:
+        watch: StopCheck | None = None,
+    ) -> list[TrialResult]:
         """Prepare a recipe, time it at the primary point, and evaluate it."""
         base = self._all.baseline(self._all.primary)
         recipe = recipe if recipe.steps else base.recipe
@@ -152,8 +152,8 @@ class StrategyRun(Run):
         return [self._result(trial) for trial in known if trial.reference is None]
 
     def probe(
-        self, recipes: Sequence[Recipe], *, engine: str | None, limit_s: float, watch: Watch | None = None
-    ) -> list[Probe]:
+        self, recipes: Sequence[Recipe], *, engine: str | None, limit_s: float, watch: StopCheck | None = None
+    ) -> list[ProbeResult]:
         """Apply recipes in the preparing process; an error of one is its result, and the end of the time ends all."""
         base, found = self._all.baseline(self._all.primary), []
         options: dict[str, Any] = {"engine": engine, "batch_size": base.batch_size, "threads": self._threads}
@@ -165,15 +165,15 @@ class StrategyRun(Run):
                     listen = self._watched(self._ledger.following(words), watch)
                     try:
                         values = self._host.probe(recipe, listen, pace=engine is not None and number == 0, **options)
-                        found.append(Probe(**values))
-                    except Overrun as error:
+                        found.append(ProbeResult(**values))
+                    except TrialTimeout as error:
                         self._host.close(kill=True)
                         self._ledger.say(f"{words}: {error}")
                         break
                     except TrialFailed as error:
-                        if isinstance(error, Futile):
+                        if isinstance(error, TrainingPruned):
                             self._host.close(kill=True)
-                        found.append(Probe(error=str(error)))
+                        found.append(ProbeResult(error=str(error)))
                         if number == 0 and len(recipes) > 1:
                             break  # nothing can be compared with a reference that failed
         finally:
@@ -273,7 +273,7 @@ class StrategyRun(Run):
         return self._watched(super()._listener(trial), self._watch)
 
     def _watched(
-        self, listen: Callable[[dict[str, Any]], None], watch: Watch | None
+        self, listen: Callable[[dict[str, Any]], None], watch: StopCheck | None
     ) -> Callable[[dict[str, Any]], None]:
         """Return a listener that also ends a training whose validation metric leaves no hope."""
 
@@ -283,17 +283,17 @@ class StrategyRun(Run):
             if watch is not None and metric is not None and total:
                 reason = watch(event["done"] / total, metric)
                 if reason is not None:
-                    raise Futile(reason)
+                    raise TrainingPruned(reason)
 
         return both
 
     def _unprepared(self, trials: Sequence[Trial], error: TrialFailed) -> None:
         """Leave what took too long waiting, and prune what was stopped for its quality."""
-        if not isinstance(error, Overrun | Futile):
+        if not isinstance(error, TrialTimeout | TrainingPruned):
             super()._unprepared(trials, error)
             return
         self._host.close(kill=True)
-        if isinstance(error, Overrun):
+        if isinstance(error, TrialTimeout):
             self._ledger.cut(trials, f"{BUDGET}. {str(error).rstrip('.')}")
             return
         for trial in trials:
@@ -312,14 +312,14 @@ class StrategyRun(Run):
             found["notes"]["fidelity"] = note
         return found
 
-    def _result(self, trial: Trial) -> Result:
+    def _result(self, trial: Trial) -> TrialResult:
         """Return what a trial's row and its preparation hold."""
         row, prepared = self._ledger.row(trial), self._prepared(trial) or {}
         steps = prepared.get("steps") or []
         trained = [s for s in steps if s["epochs_done"] and s["step"]["step"] == "Distill"]
         last = steps[-1] if steps else None
         rounding = last is not None and last["step"]["step"] == "Quantize"
-        return Result(
+        return TrialResult(
             recipe=trial.recipe,
             backend=trial.backend,
             state=row["state"],

@@ -12,7 +12,7 @@ from workbench.study.results.quality_limits import within_limit
 
 
 @dataclass(frozen=True)
-class Question:
+class PlanRequest:
     """What a run is asked for.
 
     ``limit`` is the largest accepted drop of quality, ``budget_s`` the seconds that the plan is made for,
@@ -31,7 +31,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Result:
+class TrialResult:
     """One trial at the primary batch size. ``state`` is that of its row; ``reason`` why it is not complete.
 
     ``quality`` is that on the evaluation split, ``validation`` that of the variant in torch on the validation split.
@@ -68,7 +68,7 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Probe:
+class ProbeResult:
     """A variant that was applied and not kept as a trial.
 
     ``ratio`` is its speedup over the reference on the engine, None if it was not timed. ``macs`` and ``params`` are
@@ -91,16 +91,16 @@ class Probe:
         return dict(self.__dict__)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Probe:
+    def from_dict(cls, values: Mapping[str, Any]) -> ProbeResult:
         """Build from the values of :meth:`to_dict`."""
         return cls(**values)
 
 
-Watch = Callable[[float, float], str | None]
+StopCheck = Callable[[float, float], str | None]
 """``watch(share, metric)`` returns why a training is stopped early, or None to go on."""
 
 
-class Work(Protocol):
+class PlanExecutor(Protocol):
     """Carries out the strategy's actions: :class:`workbench.study.strategy.executor.StrategyRun`.
 
     Every action ends within ``limit_s`` seconds: a preparation that takes longer is stopped, and its trials have the
@@ -121,16 +121,16 @@ class Work(Protocol):
         limit_s: float,
         survey: str = "",
         judged: bool = True,
-        watch: Watch | None = None,
-    ) -> list[Result]:
+        watch: StopCheck | None = None,
+    ) -> list[TrialResult]:
         """Prepare a recipe, time it at the primary point and evaluate it; complete rows are reused.
 
         ``survey`` is the note of rows of low fidelity; ``judged=False`` leaves the evaluation split out.
         """
 
     def probe(
-        self, recipes: Sequence[Recipe], *, engine: str | None, limit_s: float, watch: Watch | None = None
-    ) -> list[Probe]:
+        self, recipes: Sequence[Recipe], *, engine: str | None, limit_s: float, watch: StopCheck | None = None
+    ) -> list[ProbeResult]:
         """Apply recipes without keeping trials; on an engine, time each against the first one."""
 
     def finals(self) -> None:

@@ -11,10 +11,10 @@ from workbench.compress.steps import Distill, Quantize
 from workbench.core.errors import RecipeError
 from workbench.study.results.quality_limits import futile, standard_error
 from workbench.study.strategy.axes import Steps, distill
-from workbench.study.strategy.axis_selection import Prospect, floor_of
+from workbench.study.strategy.axis_selection import AxisForecast, floor_of
 from workbench.study.strategy.context import LEAST_TRAINING_S, Context, Leader
 from workbench.study.strategy.drop_model import next_share, speedup_at
-from workbench.study.strategy.interface import Result, Watch
+from workbench.study.strategy.interface import StopCheck, TrialResult
 
 MOST_RUNGS = 6
 _SHARES = (0.35, 0.6, 1.0)
@@ -33,7 +33,7 @@ _WON_BACK = 1 / 3
 
 
 @dataclass(frozen=True)
-class Rung:
+class Candidate:
     """A candidate: what it takes out in all, its steps before the finish, and the seconds it is predicted to take."""
 
     share: float
@@ -44,12 +44,12 @@ class Rung:
 
 
 @dataclass
-class Ladder:
+class IterativeTraining:
     """Climbs one axis. ``prefix`` are the steps of the best variant that held the limit, with ``low`` taken out."""
 
     context: Context
     leader: Leader
-    prospect: Prospect
+    forecast: AxisForecast
     head: Steps = ()
     """Steps of an early comparison, trained already: the first rung goes on from them. ``base`` are those of another
     axis, which is climbed already."""
@@ -57,8 +57,8 @@ class Ladder:
     prefix: Steps = ()
     low: float = 0.0
     high: float | None = None
-    missed: Rung | None = None
-    best: Result | None = None
+    missed: Candidate | None = None
+    best: TrialResult | None = None
     prolonged: bool = False
     continued: int = 0
     number: int = 0
@@ -70,9 +70,9 @@ class Ladder:
         return self.prefix or self.base
 
     def __post_init__(self) -> None:
-        self.model = self.prospect.model
+        self.model = self.forecast.model
 
-    def climb(self) -> None:
+    def run(self) -> None:
         """Train rungs until the time is used up or no larger share is predicted to hold the limit.
 
         After ``out_of_time`` it can be called again, and goes on.
@@ -86,12 +86,12 @@ class Ladder:
             if not self._try(number, rung):
                 break
 
-    def _rung(self, number: int) -> Rung | None:
-        kept = self.context.record.once(f"{self.prospect.axis.name} rung {number}", lambda: self._planned(number))
+    def _rung(self, number: int) -> Candidate | None:
+        kept = self.context.record.once(f"{self.forecast.axis.name} rung {number}", lambda: self._planned(number))
         if kept is None:
             return None
         steps = Recipe.from_dict(kept["recipe"]).steps
-        return Rung(kept["share"], steps, kept["seconds"], kept["predicted_s"], kept["longer"])
+        return Candidate(kept["share"], steps, kept["seconds"], kept["predicted_s"], kept["longer"])
 
     def _planned(self, number: int) -> dict[str, object] | None:
         """Return the next rung as JSON-ready values, None if there is none to try."""
@@ -101,11 +101,11 @@ class Ladder:
         recipe = self.context.recipe(rung.steps, "rung")
         return {**rung.__dict__, "steps": None, "recipe": recipe.to_dict()}
 
-    def _next(self, number: int) -> Rung | None:
-        context, axis = self.context, self.prospect.axis
+    def _next(self, number: int) -> Candidate | None:
+        context, axis = self.context, self.forecast.axis
         allowed = context.limit - max(0.0, self.leader.drop)
         if number == 0 and not self.base:
-            share: float | None = self.prospect.share
+            share: float | None = self.forecast.share
         else:
             share = next_share(
                 self.model, low=self.low, high=self.high, unit=axis.unit, allowed=_AIM * allowed, most=axis.most,
@@ -128,29 +128,29 @@ class Ladder:
         steps = axis.steps(share) if steps is None else steps
         if steps is None or not _in_order((*before, *steps)):
             return None
-        return Rung(share, (*before, *steps, self._distill(seconds)), seconds, predicted)
+        return Candidate(share, (*before, *steps, self._distill(seconds)), seconds, predicted)
 
-    def _longer(self, seconds: float, predicted: float) -> Rung | None:
+    def _longer(self, seconds: float, predicted: float) -> Candidate | None:
         """Train the rung that missed by little again, if no gentler one is between it and what held."""
         missed = self.missed
         if missed is None or self.prolonged or seconds < missed.seconds / 2:
             return None
         self.prolonged = True
         steps = (*missed.steps, self._distill(seconds))
-        return Rung(missed.share, steps, seconds, predicted, longer=True)
+        return Candidate(missed.share, steps, seconds, predicted, longer=True)
 
-    def _on(self, seconds: float, predicted: float, allowed: float) -> Rung | None:
+    def _on(self, seconds: float, predicted: float, allowed: float) -> Candidate | None:
         """Train the best rung on if it lost much of what is allowed: what it wins back is spent on a larger share."""
         best, spent = self.best, _SPENT * self.context.limit
         if best is None or best.drop is None or best.drop < spent or self.continued >= _MOST_ON or allowed <= 0:
             return None
         self.continued += 1
-        return Rung(self.low, (*self.prefix, self._distill(seconds)), seconds, predicted, longer=True)
+        return Candidate(self.low, (*self.prefix, self._distill(seconds)), seconds, predicted, longer=True)
 
     def _seconds(self, number: int) -> float | None:
         """Return the seconds of the next training, None if the time left is too short for one."""
         context = self.context
-        overhead = 1.2 * (self.prospect.axis.seconds + context.finish_s)
+        overhead = 1.2 * (self.forecast.axis.seconds + context.finish_s)
         left = (context.left_s() - overhead) / 1.1
         least = max(LEAST_TRAINING_S, context.epoch_s or 0.0)
         if left < least:
@@ -170,9 +170,9 @@ class Ladder:
         per_epoch = max(1, self.context.question.train_samples // _BATCH)
         return float(max(_LEAST_EPOCHS, math.ceil(_STEPS / per_epoch)))
 
-    def _try(self, number: int, rung: Rung) -> bool:
+    def _try(self, number: int, rung: Candidate) -> bool:
         """Train, finish and measure a rung; return False if the ladder ends."""
-        context, axis = self.context, self.prospect.axis
+        context, axis = self.context, self.forecast.axis
         subject = f"{axis.words(rung.share)}, {'longer ' if rung.longer else ''}trained for {rung.seconds:.0f} s"
         expected = speedup_at(rung.share, probed=axis.probed, ratio=axis.ratio)
         lost = max(0.0, self.leader.drop) + self.model.drop(rung.share)
@@ -203,16 +203,16 @@ class Ladder:
         context.decide("training", subject, "kept", "It is within the limit.", **figures)
         return True
 
-    def _helped(self, rung: Rung, drop: float | None) -> bool:
+    def _helped(self, rung: Candidate, drop: float | None) -> bool:
         """Return False if a training won back less than a third of what the cut costs without any."""
-        axis = self.prospect.axis
+        axis = self.forecast.axis
         if drop is None or axis.untrained is None or self.best is not None:
             return True
         untrained = axis.untrained * min(1.0, rung.share / axis.probed)
         return drop < (1 - _WON_BACK) * untrained or drop < _NEAR * self.context.limit
 
     def _without_result(
-        self, rung: Rung, result: Result | None, subject: str, figures: dict[str, float | None]
+        self, rung: Candidate, result: TrialResult | None, subject: str, figures: dict[str, float | None]
     ) -> bool:
         """Note a rung that was stopped or failed; a smaller share may follow one that was stopped."""
         why = result.reason if result is not None and result.reason else "It has no result."
@@ -225,14 +225,16 @@ class Ladder:
             self._observe(rung.share, 2 * self.context.limit)
         return True
 
-    def _measured(self, rung: Rung, number: int) -> Result | None:
+    def _measured(self, rung: Candidate, number: int) -> TrialResult | None:
         context = self.context
         recipe = context.recipe((*rung.steps, *self.leader.finish), self._name(rung, number))
-        found = context.measure(recipe, [self.leader.engine], predicted_s=rung.predicted_s, watch=watch_for(context))
+        found = context.measure(
+            recipe, [self.leader.engine], predicted_s=rung.predicted_s, watch=stop_check_for(context)
+        )
         return found[0] if found else None
 
-    def _name(self, rung: Rung, number: int) -> str:
-        words = self.prospect.axis.short(rung.share)
+    def _name(self, rung: Candidate, number: int) -> str:
+        words = self.forecast.axis.short(rung.share)
         words += " on top" if self.base else ""
         end = " + int8" if self.leader.finish else ""
         return f"{words} + distill{' longer' if rung.longer else ''}{end} ({number + 1})"
@@ -243,7 +245,7 @@ class Ladder:
         own = drop - max(0.0, self.leader.drop)
         self.model = self.model.observed(share, own, floor=floor_of(self.context))
 
-    def _train_rounding(self, rung: Rung, result: Result, number: int) -> None:
+    def _train_rounding(self, rung: Candidate, result: TrialResult, number: int) -> None:
         """Try quantization-aware training if rounding is what takes a variant beyond the limit."""
         context, finish = self.context, self.leader.finish
         lost, drop = result.quantize_loss, result.drop
@@ -255,7 +257,7 @@ class Ladder:
         if seconds is None:
             return
         trained = Quantize(qat_epochs=3, max_seconds=round(seconds / 2, 1))
-        recipe = context.recipe((*rung.steps, trained), f"{self.prospect.axis.short(rung.share)} + distill + qat")
+        recipe = context.recipe((*rung.steps, trained), f"{self.forecast.axis.short(rung.share)} + distill + qat")
         found = context.measure(recipe, [self.leader.engine], predicted_s=seconds + context.finish_s)
         if found and found[0].within(context.limit):
             self.best, self.missed = found[0], None
@@ -272,7 +274,7 @@ def _in_order(steps: Steps) -> bool:
     return True
 
 
-def watch_for(context: Context) -> Watch:
+def stop_check_for(context: Context) -> StopCheck:
     """Return what stops a training that cannot be expected to end within the limit."""
 
     def watch(share: float, metric: float) -> str | None:

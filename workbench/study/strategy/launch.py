@@ -13,8 +13,8 @@ from workbench.study.plan.trials import Plan
 from workbench.study.results.schema import TrialRow
 from workbench.study.storage.database import Store
 from workbench.study.strategy.axes import has_depth
-from workbench.study.strategy.decision_log import Record
-from workbench.study.strategy.interface import Question
+from workbench.study.strategy.decision_log import DecisionLog
+from workbench.study.strategy.interface import PlanRequest
 
 if TYPE_CHECKING:
     from workbench.tasks.task import Task
@@ -23,9 +23,9 @@ _NEAR = 1.3
 """Budgets within this factor are one question: a resumed run has less time left than the first one had."""
 
 
-def question_for(task: Task, plan: Plan, *, limit: float, budget_s: float | None, seed: int) -> Question:
+def plan_request(task: Task, plan: Plan, *, limit: float, budget_s: float | None, seed: int) -> PlanRequest:
     """Return the question of a default plan; without a budget it is made for the default one."""
-    return Question(
+    return PlanRequest(
         limit=limit,
         budget_s=float(DEFAULT_BUDGET_S if budget_s is None else budget_s),
         backends=plan.backends,
@@ -37,9 +37,9 @@ def question_for(task: Task, plan: Plan, *, limit: float, budget_s: float | None
     )
 
 
-def record_for(
+def decision_log_for(
     store: Store, study: str, plan: Plan, fingerprint: str, *, limit: float, budget_s: float | None, seed: int
-) -> Record:
+) -> DecisionLog:
     """Return the record of a question, with the decisions of an earlier run that had about the same budget."""
     asked = {
         "task": fingerprint, "machine": fingerprint_id(), "limit": limit, "backends": list(plan.backends),
@@ -47,7 +47,7 @@ def record_for(
         "threads": max(trial.threads for trial in plan.trials), "seed": seed, "depth": has_depth(),
         "baseline": plan.baseline(plan.primary).backend,
     }  # fmt: skip
-    record = Record(store, study, asked)
+    record = DecisionLog(store, study, asked)
     budget = float(DEFAULT_BUDGET_S if budget_s is None else budget_s)
     before = record.facts.setdefault("budget_s", budget)
     if abs(math.log(before / budget)) > math.log(_NEAR):
@@ -66,7 +66,7 @@ def float_only(seed: int) -> list[Recipe]:
     return [Recipe(name="float", seed=seed)]
 
 
-def finished_rows(record: Record, store: Store, study: str) -> list[TrialRow] | None:
+def finished_rows(record: DecisionLog, store: Store, study: str) -> list[TrialRow] | None:
     """Return the rows of a default plan that has ended, None if there is work left."""
     if not record.ended or not record.trials or not store.all_complete(study, record.trials):
         return None

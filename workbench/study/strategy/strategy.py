@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from workbench.study.strategy.axes import Steps
-from workbench.study.strategy.axis_selection import axes_in_time, bought_by_data, find_prospects, untrained_axes
+from workbench.study.strategy.axis_selection import axes_in_time, forecast_axes, untrained_axes, value_of_data
 from workbench.study.strategy.context import Context, Leader
-from workbench.study.strategy.decision_log import Record
-from workbench.study.strategy.early_comparisons import choose
-from workbench.study.strategy.interface import Question, Work
-from workbench.study.strategy.iterative_training import Ladder
+from workbench.study.strategy.decision_log import DecisionLog
+from workbench.study.strategy.early_comparisons import choose_axis
+from workbench.study.strategy.interface import PlanExecutor, PlanRequest
+from workbench.study.strategy.iterative_training import IterativeTraining
 from workbench.study.strategy.survey import survey
-from workbench.study.strategy.training_free import measure_free
+from workbench.study.strategy.training_free import measure_training_free
 
 _FEW = 1000
 """Training samples below which the report says what more of them would buy."""
@@ -25,9 +25,9 @@ class Strategy:
     evaluated. Whatever the time is used up by, it is kept.
     """
 
-    def __init__(self, question: Question, work: Work, record: Record) -> None:
+    def __init__(self, question: PlanRequest, work: PlanExecutor, record: DecisionLog) -> None:
         self._context = Context(question, work, record)
-        self._ladder: Ladder | None = None
+        self._ladder: IterativeTraining | None = None
 
     def words(self) -> str:
         """Return the plan in a sentence, before it starts."""
@@ -49,7 +49,7 @@ class Strategy:
             As the work: complete trials stay, and the decisions are repeated by the next run.
         """
         context = self._context
-        leader = measure_free(context)
+        leader = measure_training_free(context)
         if leader is None:
             context.decide("no training", "float", "dropped", "No engine could run the float model.")
             return
@@ -65,7 +65,7 @@ class Strategy:
         context = self._context
         context.late, known = True, len(context.results)
         if self._ladder is not None and self._ladder.out_of_time:
-            self._ladder.climb()
+            self._ladder.run()
         elif self._ladder is None and "axes" not in context.record.facts and context.question.train_samples:
             self._improve(leader)
         if len(context.results) > known:
@@ -84,23 +84,23 @@ class Strategy:
                 why = f"{max(0.0, context.left_s()):.0f} s are left for it, which is too short for one training."
                 context.decide("training", "depth, width and rank", "not begun", why)
             return ()
-        prospects = find_prospects(context, leader, axes)
-        chosen = choose(context, leader, prospects)
+        forecasts = forecast_axes(context, leader, axes)
+        chosen = choose_axis(context, leader, forecasts)
         if chosen is None:
             context.decide("training", "all axes", "dropped", f"None is predicted to gain over {leader.name}.")
             return ()
-        ladder = self._ladder = Ladder(context, leader, chosen.prospect, chosen.head)
-        ladder.climb()
-        for prospect in prospects:
-            if prospect.axis.name != chosen.prospect.axis.name and not ladder.out_of_time:
-                best = ladder.best
+        training = self._ladder = IterativeTraining(context, leader, chosen.forecast, chosen.head)
+        training.run()
+        for forecast in forecasts:
+            if forecast.axis.name != chosen.forecast.axis.name and not training.out_of_time:
+                best = training.best
                 if best is not None:  # the next axis goes on from there, with the drop that is left
                     leader = replace(leader, speedup=best.speedup or 1.0, drop=best.drop or 0.0, name=best.name)
-                ladder = Ladder(context, leader, prospect, base=ladder.steps)
-                ladder.climb()
+                training = IterativeTraining(context, leader, forecast, base=training.steps)
+                training.run()
         if context.question.train_samples < _FEW:
-            self._note_data(bought_by_data(context, leader, [prospect.axis for prospect in prospects]))
-        return ladder.steps
+            self._note_data(value_of_data(context, leader, [forecast.axis for forecast in forecasts]))
+        return training.steps
 
     def _without_training(self, leader: Leader) -> None:
         """Try gentle cuts as they are, and note what training data would buy."""
@@ -125,7 +125,7 @@ class Strategy:
                 ratio = None if result.speedup is None else result.speedup / leader.speedup
                 why = "Measured without any recovery."
                 context.decide("no training", axis.words(axis.probed), outcome, why, speedup=ratio, drop=result.drop)
-        self._note_data(bought_by_data(context, leader, axes))
+        self._note_data(value_of_data(context, leader, axes))
 
     def _note_data(self, words: str) -> None:
         samples = self._context.question.train_samples

@@ -36,8 +36,8 @@ class Item:
 def survey(context: Context, leader: Leader, trained: Steps) -> None:
     """Measure what the plan did not lead to, as long as it fits; what does not fit is noted."""
     for item in _items(context, leader, trained):
-        if item.name in context.impossible:
-            context.decide("survey", item.name, "dropped", context.impossible[item.name])
+        if item.name in context.unsupported:
+            context.decide("survey", item.name, "dropped", context.unsupported[item.name])
             continue
         predicted = item.train_s + _FINISH * context.finish_s
         known = context.record.facts.get(f"survey {item.name}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from workbench.compress.steps import Quantize
 from workbench.study.strategy.context import Context, Leader
-from workbench.study.strategy.interface import Result
+from workbench.study.strategy.interface import TrialResult
 
 SIMULATED = "torch-eager"
 SIMULATED_NOTE = "Torch eager simulates int8 in float, so it is slower by design: timed once, not evaluated."
@@ -15,7 +15,7 @@ _KEEP_S = 6.0
 """Seconds that are kept for the timing of int8 while it is prepared."""
 
 
-def measure_free(context: Context) -> Leader | None:
+def measure_training_free(context: Context) -> Leader | None:
     """Measure float and static int8 on every engine, and return the best variant within the limit.
 
     None if not even the float model could be measured.
@@ -30,13 +30,13 @@ def measure_free(context: Context) -> Leader | None:
     before = context.work.remaining()
     recipe = context.recipe((Quantize(),), "quantize")
     int8 = context.measure(recipe, engines, predicted_s=2 * context.finish_s, keep_s=_KEEP_S)
-    context.learn_finish(before - context.work.remaining(), int8)
+    context.update_finish_s(before - context.work.remaining(), int8)
     int8 += _mended(context, floats, int8)
     _tell(context, floats, int8)
     return leader_of(context, floats, int8)
 
 
-def leader_of(context: Context, floats: list[Result], int8: list[Result]) -> Leader | None:
+def leader_of(context: Context, floats: list[TrialResult], int8: list[TrialResult]) -> Leader | None:
     """Return the fastest variant within the limit; int8 only if it is faster than float on its engine."""
     within = [result for result in (*floats, *int8) if result.within(context.limit)]
     if not within:
@@ -47,7 +47,7 @@ def leader_of(context: Context, floats: list[Result], int8: list[Result]) -> Lea
     return Leader(best.backend, best.recipe.steps, best.speedup or 1.0, best.drop or 0.0, best.recipe.name or "float")
 
 
-def _mended(context: Context, floats: list[Result], int8: list[Result]) -> list[Result]:
+def _mended(context: Context, floats: list[TrialResult], int8: list[TrialResult]) -> list[TrialResult]:
     """Keep the worst layers in float if int8 is faster somewhere but loses too much."""
     faster = [r for r in int8 if r.complete and (r.speedup or 0.0) > _WORTH * _on(floats, r.backend)]
     if not faster or any(r.within(context.limit) for r in faster):
@@ -62,7 +62,7 @@ def _mended(context: Context, floats: list[Result], int8: list[Result]) -> list[
     return context.measure(recipe, [best.backend], predicted_s=seconds / 3)
 
 
-def _tell(context: Context, floats: list[Result], int8: list[Result]) -> None:
+def _tell(context: Context, floats: list[TrialResult], int8: list[TrialResult]) -> None:
     for result in int8:
         subject = f"{result.recipe.label} on {result.backend}"
         if not result.complete:
@@ -86,12 +86,12 @@ def _tell(context: Context, floats: list[Result], int8: list[Result]) -> None:
             context.decide("no training", subject, "kept", why, **figures)
 
 
-def _on(floats: list[Result], backend: str) -> float:
+def _on(floats: list[TrialResult], backend: str) -> float:
     found = [r.speedup for r in floats if r.backend == backend and r.speedup is not None]
     return found[0] if found else 1.0
 
 
-def _note_quality(context: Context, floats: list[Result]) -> None:
+def _note_quality(context: Context, floats: list[TrialResult]) -> None:
     """Watch trainings against the lower of both qualities: the float model may have seen the validation split."""
     for baseline in floats[:1]:
         known = [value for value in (baseline.quality, baseline.validation) if value is not None]
