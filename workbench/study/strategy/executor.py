@@ -23,7 +23,7 @@ from workbench.study.results.schema import is_ranked
 from workbench.study.storage.session import RunSession
 from workbench.study.strategy.deadline import TrainingPruned, TrialDeadline, TrialTimeout
 from workbench.study.strategy.decision_log import DecisionLog
-from workbench.study.strategy.interface import ProbeResult, PlanRequest, TrialResult, StopCheck
+from workbench.study.strategy.interface import PlanRequest, ProbeResult, StopCheck, TrialResult
 from workbench.study.strategy.strategy import Strategy
 from workbench.study.workers.prepare_client import Shipment
 from workbench.study.workers.process import CancelToken
