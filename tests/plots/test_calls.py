@@ -58,7 +58,7 @@ def test_the_axis_says_what_a_call_does():
 )
 def test_no_label_is_cut(name):
     figure = wb.plots.plot_calls(
-        {**GROUPS, "more": [call("one", 4.0, 1.0), call(name, 3.0, 1.3)]}, words="A long title"
+        {**GROUPS, "more": [call("one", 4.0, 1.0), call(name, 3.0, 1.3)]}, title="A long title"
     )
     figure.canvas.draw()
     box = figure.bbox

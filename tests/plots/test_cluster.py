@@ -26,7 +26,7 @@ def test_every_span_is_a_bar_of_its_length_in_the_row_of_its_worker():
     bars = sorted((round(bar.get_y() + bar.get_height() / 2), bar.get_x(), bar.get_width()) for bar in ax.patches)
     assert bars == [(0, 0.0, 2.0), (0, 3.0, 1.5), (1, 3.5, 1.0), (2, 4.0, 3.0)]
     assert [label.get_text() for label in ax.get_yticklabels()] == ["a\none", "c\none", "b\ntwo"]
-    assert {text.get_text() for text in figure.legends[0].get_texts()} >= {"prepares", "times", "prune"}
+    assert {text.get_text() for text in figure.legends[0].get_texts()} >= {"prepare", "time", "prune"}
     assert figure_png(figure)[:4] == b"\x89PNG"
 
 

@@ -6,21 +6,27 @@ import numpy as np
 import pytest
 
 import workbench as wb
-from workbench.plots import figure_png, plot_rank_energy, plot_ways, rank_energy_data, ways_data
+from workbench.plots import (
+    compression_methods_data,
+    figure_png,
+    plot_compression_methods,
+    plot_rank_energy,
+    rank_energy_data,
+)
 
 
 def test_ways_hold_the_shares_of_their_variants(tiny_task):
     original = wb.Variant.original(tiny_task)
     made = [wb.Recipe(wb.Factorize(ratio=ratio)).apply(tiny_task) for ratio in (0.5, 0.25)]
-    frame = ways_data({"by ratio": made, "none": []}, original)
+    frame = compression_methods_data({"by ratio": made, "none": []}, original)
     assert frame["macs_share"].tolist() == sorted(variant.macs / original.macs for variant in made)
     assert frame["quality_drop"].tolist() == [original.quality - frame["quality"][i] for i in range(2)]
-    figure = plot_ways({"by ratio": made}, original)
+    figure = plot_compression_methods({"by ratio": made}, original)
     ax = figure.axes[0]
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["by ratio"]
     assert "%" in ax.get_xlabel()
     assert figure_png(figure).startswith(b"\x89PNG")
-    assert "No variant to draw" in plot_ways({}, original).axes[0].texts[0].get_text()
+    assert "No variant to draw" in plot_compression_methods({}, original).axes[0].texts[0].get_text()
 
 
 def test_energies_of_ranks_are_numpys_singular_values(tiny_task):

@@ -11,7 +11,7 @@ import pytest
 
 from workbench.core.errors import StudyError
 from workbench.plots import memory_data, throughput_data, tradeoff_data, waterfall_data
-from workbench.plots.tidy import pareto_mask
+from workbench.plots.charts.study.tidy import pareto_mask
 from workbench.study.results.schema import new_row
 
 

@@ -164,9 +164,9 @@ def test_log_axis_only_where_the_range_asks_for_it(rows: Rows) -> None:
     assert plot_tradeoff(near).axes[0].get_xscale() == "linear"
 
 
-def test_every_technique_and_backend_looks_different_without_colour() -> None:
+def test_every_technique_and_backend_looks_different_without_color() -> None:
     assert len({mark.marker for mark in TECHNIQUES.values()}) == len(TECHNIQUES)
-    assert len({mark.colour for mark in TECHNIQUES.values()}) == len(TECHNIQUES)
+    assert len({mark.color for mark in TECHNIQUES.values()}) == len(TECHNIQUES)
     assert len({(stroke.fill, str(stroke.dash)) for stroke in BACKENDS.values()}) == len(BACKENDS)
     used = [BACKENDS[name] for name in ("torch-eager", "onnxruntime", "openvino")]
     assert len({stroke.fill for stroke in used}) == len({str(stroke.dash) for stroke in used}) == 3

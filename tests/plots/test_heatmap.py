@@ -41,7 +41,7 @@ def test_cells_carry_their_values_and_missing_ones_are_hatched(measure):
     assert ({"-0.010", "+0.800", "+0.900"} if measure == "quality" else {"10.0", "exact"}) <= words
     assert len(ax.patches) == 3 and all(patch.get_hatch() for patch in ax.patches)
     assert [label.get_text() for label in ax.get_yticklabels()] == ["layer0", "layer1", "layer2"]
-    assert "channels removed" in ax.get_xlabel()
+    assert "Channels removed" in ax.get_xlabel()
     assert figure_png(figure).startswith(b"\x89PNG")
 
 
@@ -60,8 +60,8 @@ def test_an_empty_table_says_so_and_anything_else_is_refused():
     assert plot_sensitivity(table(), ax=figure.add_subplot()) is figure
 
 
-def colours(ax):
-    """Return the colours of the cells as the chart shows them, [rows, columns, 4]."""
+def colors(ax):
+    """Return the colors of the cells as the chart shows them, [rows, columns, 4]."""
     image = ax.images[0]
     return image.cmap(image.norm(image.get_array().filled(math.nan)))
 
@@ -75,7 +75,7 @@ def test_noise_stays_pale(base, noise, signal):
     quiet, loud = drawn(0.0, noise), drawn(0.0, signal)
     assert quiet.images[0].norm.vmax == pytest.approx(0.005 * max(1.0, base))
     assert loud.images[0].norm.vmax == pytest.approx(signal)
-    nothing, a_little, a_lot = colours(quiet)[0, 0], colours(quiet)[1, 0], colours(loud)[1, 0]
+    nothing, a_little, a_lot = colors(quiet)[0, 0], colors(quiet)[1, 0], colors(loud)[1, 0]
     assert abs(a_little - nothing).max() < 0.35 < 0.7 < abs(a_lot - nothing).max()
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import workbench as wb
-from workbench.plots.charts.precisions import COLUMNS
+from workbench.plots.charts.measure.precisions import COLUMNS
 from workbench.present import style
 
 ROWS = [
@@ -56,7 +56,7 @@ def test_dots_lie_at_the_distance_and_lines_at_what_is_accepted(frame):
     assert [dot.get_color() == style.BAD for dot in dots] == [False, False, False, True, False]
     assert [dot.get_markerfacecolor() == "white" for dot in dots] == [False, False, True, False, False]
     words = [text.get_text() for text in ax.texts]
-    assert {"the same to the last bit", "0.94 (no drop)", "0.93 (-0.0100)", "0.95 (+0.0100)"} <= set(words)
+    assert {"bit-identical", "0.94 (no drop)", "0.93 (-0.0100)", "0.95 (+0.0100)"} <= set(words)
     assert [tick.get_text() for tick in ax.get_yticklabels()] == list(frame["name"])
     assert "accuracy" in ax.get_title(loc="left") and ax.get_xscale() == "log"
 

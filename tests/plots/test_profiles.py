@@ -47,7 +47,7 @@ def test_the_bars_say_ms_and_share_and_nothing_is_cut():
     names = [label for label in ax.get_yticklabels() if label.get_text()]
     assert apart(figure, [*ax.texts, *names, *ax.get_legend().get_texts()])
     assert "(ms/call)" in ax.get_xlabel() and figure_png(figure).startswith(b"\x89PNG")
-    assert "other work disturbed it" in wb.plots.plot_profile(profile(disturbed=("x",))).axes[0].get_title(loc="left")
+    assert "disturbed by other load" in wb.plots.plot_profile(profile(disturbed=("x",))).axes[0].get_title(loc="left")
 
 
 def test_what_is_outside_does_not_hide_the_layers():

@@ -37,7 +37,7 @@ def test_what_was_trained_stands_in_a_panel_of_its_own(variants):
     assert figure_png(figure)[:4] == b"\x89PNG"
     epochs = variants[-1].reports[-1].epochs_done
     titles = [ax.get_title(loc="left") for ax in figure.axes]
-    assert titles == ["no training after it", f"epochs: {round(epochs, 2):g}; scale of its own"]
+    assert titles == ["without training", f"epochs: {round(epochs, 2):g}; own scale"]
     for ax in figure.axes:
         words = {note.get_text() for note in ax.texts}
         assert {"l2", "random", "float"} <= words

@@ -76,8 +76,9 @@ def test_the_data_keeps_what_is_unknown_unknown():
     frame = wb.plots.scenario_data(FOUR)
     assert list(frame["scenario"]) == ["single-stream", "multi-stream", "offline", "server"]
     assert np.isnan(frame["p99_ms"][1]) and frame[["p50_ms", "p90_ms", "p99_ms"]].loc[2].isna().all()
-    assert list(frame["words"]) == [
-        "one row after the other", "8 rows in each call", "all rows at once", "400 rows per s (Poisson)"
+    assert list(frame["load"]) == [
+        "one sample per query, in sequence", "8 samples per query", "all samples in one query",
+        "400 queries/s (Poisson)",
     ]  # fmt: skip
 
 
@@ -90,7 +91,7 @@ def test_throughput_and_latency_stand_side_by_side():
     assert sorted(found["o"]) == [(2.0, 0), (2.1, 1), (2.8, 3)] and sorted(found["D"]) == [(5.0, 0), (6.1, 3)]
     said = [text.get_text() for text in right.texts]
     assert {"2 / 2.1 / 5 ms", "2.1 / 2.2 ms", "2.8 / 4.1 / 6.1 ms", "bound 20 ms"} <= set(said)
-    assert any("no latency of one" in words for words in said)
+    assert any("no latency per sample" in words for words in said)
     assert "hatched" in left.get_title(loc="left")
     assert "hatched" not in wb.plots.plot_scenarios(FOUR[:1]).axes[0].get_title(loc="left")
     inside(figure)
@@ -119,7 +120,7 @@ def test_every_rate_that_was_tried_is_drawn_with_the_bound_and_what_was_found():
     level = [line.get_ydata()[0] for line in ax.lines if line.get_linestyle() == "--"]
     assert level == [20.0] and any(list(line.get_xdata()) == [600.0, 600.0] for line in ax.lines)
     said = {text.get_text() for text in ax.texts}
-    assert {"bound 20 ms", "600 per s hold", "not valid", "valid, says LoadGen"} <= said
+    assert {"bound 20 ms", "600 queries/s", "not valid", "valid"} <= said
     assert ax.get_ylabel().startswith("p99") and "Highest rate" in " ".join(said)
     inside(figure)
 
@@ -130,7 +131,7 @@ def test_every_rate_that_was_tried_is_drawn_with_the_bound_and_what_was_found():
 def test_no_rate_is_drawn_where_none_was_found(probes):
     figure = wb.plots.plot_server_rate(rate(probes, bound=1.0, failed=probes[-1][0]))
     said = " ".join(text.get_text() for text in figure.axes[0].texts)
-    assert "No rate within" in said and "hold" not in said
+    assert "No rate within" in said and "queries/s" not in said
     inside(figure)
     box = figure.axes[0].get_position()
     assert box.x0 < 0.15 and box.y0 < 0.15  # nothing invisible takes room

@@ -74,14 +74,14 @@ def test_points_stand_at_their_figure_and_those_without_one_at_the_edge():
         assert [line.get_ydata()[0] for line in ax.lines if line.get_linestyle() == "--"] == [goal]
         assert f"goal\n{goal:g}" in [text.get_text() for text in ax.texts]
     words = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert {"holds the goals", "misses a goal", "pruned, not timed", "failed", "best so far", "prune"} <= set(words)
+    assert {"meets the goals", "misses a goal", "pruned, not timed", "failed", "best so far", "prune"} <= set(words)
     assert "recipe 4 on openvino: 4 ms (6 points)" in left.get_title(loc="left")
 
 
 def test_against_seconds_and_into_given_axes():
     figure = wb.plots.plot_search(history(), against="seconds")
     assert [mark[0] for mark in marks(figure.axes[0])] == [10, 20, 30, 50, 70, 80]
-    assert figure.axes[0].get_xlabel() == "seconds of searching"
+    assert figure.axes[0].get_xlabel() == "Search time (s)"
     (ax,) = wb.plots.plot_search(history([])).axes
     assert "no point has ended yet" in ax.texts[0].get_text()
     again = wb.plots.plot_search(history(), ax=ax)
@@ -95,7 +95,7 @@ def test_few_or_spread_points_are_drawn_and_nothing_is_cut(points):
     figure = wb.plots.plot_search(history(points))
     figure.canvas.draw()
     if not any(one.holds for one in points):
-        assert "none holds the goals yet" in figure.axes[0].get_title(loc="left")
+        assert "none meets the goals yet" in figure.axes[0].get_title(loc="left")
         assert "best so far" not in [text.get_text() for text in figure.legends[0].get_texts()]
     for ax in figure.axes:
         for text in (*ax.texts, ax._left_title, ax.yaxis.label):

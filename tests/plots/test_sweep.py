@@ -38,12 +38,12 @@ def test_a_line_for_each_name_with_its_word_inside_the_figure():
 
 def test_bars_of_amounts():
     amounts = {"new arrays": 128.0, "out=": 0.0}
-    (ax,) = wb.plots.plot_amounts(amounts, unit="KiB", words="Memory of one call").axes
+    (ax,) = wb.plots.plot_bars(amounts, unit="KiB", title="Memory of one call").axes
     assert [bar.get_width() for bar in ax.patches] == [128.0, 0.0]
     assert [text.get_text() for text in ax.texts] == ["128 KiB", "0 KiB"] and ax.get_xlabel() == "Amount (KiB) ↓"
-    figure = wb.plots.plot_amounts({}, unit="KiB", words="Memory")
+    figure = wb.plots.plot_bars({}, unit="KiB", title="Memory")
     assert "No amount" in figure.axes[0].texts[0].get_text()
-    assert wb.plots.plot_amounts({"one": 0.0}, unit="KiB", words="x", ax=figure.add_subplot()) is figure
+    assert wb.plots.plot_bars({"one": 0.0}, unit="KiB", title="x", ax=figure.add_subplot()) is figure
 
 
 @pytest.mark.parametrize("lines", [None, [], {"a": [call(1.0, 1)]}, {"a": {"x": call(1.0, 1)}}, {"a": {1: 3}}])
@@ -55,10 +55,10 @@ def test_what_is_no_line_is_refused(lines):
 @pytest.mark.parametrize("amount", ["x", -1.0, float("nan"), True, None])
 def test_what_is_no_amount_is_refused(amount):
     with pytest.raises(ConfigError, match="'a' must be a number of at least 0"):
-        wb.plots.plot_amounts({"a": amount}, unit="KiB", words="Memory")
+        wb.plots.plot_bars({"a": amount}, unit="KiB", title="Memory")
 
 
-def test_a_backend_has_one_colour_in_every_chart():
+def test_a_backend_has_one_color_in_every_chart():
     first = wb.plots.plot_sweep({"openvino": {1: call(1.0, 1)}}).axes[0].lines[0].get_color()
     assert wb.plots.plot_sweep(LINES).axes[0].lines[1].get_color() == first
 

@@ -72,7 +72,7 @@ def test_curves_and_references_are_named(many):
     assert late.get_ylim()[0] > 0.5
     width, height = figure.canvas.get_width_height()
     for ax, wanted in ((whole, ["original", "after"]), (late, ["original"])):
-        assert "epochs" in ax.get_xlabel()
+        assert "Epochs" in ax.get_xlabel()
         assert "accuracy" in ax.get_ylabel()
         notes = [t for t in ax.texts if isinstance(t, Annotation) and any(name in t.get_text() for name in wanted)]
         key = [ax.get_legend().get_window_extent()] if ax.get_legend() else []
@@ -88,6 +88,6 @@ def test_curves_and_references_are_named(many):
 
 def test_nothing_to_draw_is_said():
     figure = plot_training({"a": [Progress("distill", 1, 1)]})
-    assert any("No training told" in text.get_text().replace("\n", " ") for text in figure.axes[0].texts)
+    assert any("No validation metric" in text.get_text().replace("\n", " ") for text in figure.axes[0].texts)
     ax = new_figure(4, 3)[1][0]
     assert plot_training({"a": events([0.1, 0.2])}, ax=ax) is ax.figure

@@ -44,7 +44,7 @@ def test_marks_stand_at_their_ratio_and_say_their_time():
         "default (2 threads)",
         "threads=1",
         "memory_format=channels_last",
-        "memory_format=channels_last\n(measured anew)",
+        "memory_format=channels_last\n(measured again)",
     ]
     words = " ".join(text.get_text() for text in ax.texts) + ax.get_title(loc="left")
     assert "3.1 ms" in words and "filled green: chosen" in words

@@ -10,7 +10,7 @@ import nbformat
 import pytest
 
 from workbench.core.errors import StudyError
-from workbench.plots.drawing.picture import Picture
+from workbench.plots.drawing.figure import Chart
 from workbench.present.html import Html
 from workbench.report import sections
 from workbench.report.page import fetches, write_page
@@ -132,7 +132,7 @@ def test_the_page_needs_nothing_from_the_network(rows: Rows, make_report: Any, t
     assert "report.tradeoff()" not in page  # code is not shown
 
 
-def shown(piece: Html | Picture, name: str) -> Any:
+def shown(piece: Html | Chart, name: str) -> Any:
     cell = nbformat.v4.new_code_cell(f"report.{name}()")
     if isinstance(piece, Html):
         data, meta = {"text/html": piece._repr_html_()}, {}

@@ -73,7 +73,7 @@ def step_code(step: Step) -> str:
 
 
 def highlighted(code: str) -> str:
-    """Return code as HTML with its colours inline."""
+    """Return code as HTML with its colors inline."""
     from pygments import highlight  # type: ignore[import-untyped]
     from pygments.formatters import HtmlFormatter  # type: ignore[import-untyped]
     from pygments.lexers import PythonLexer  # type: ignore[import-untyped]

@@ -1,7 +1,7 @@
-"""One colour and marker per technique, one fill and line per backend: the same in every chart.
+"""One color and marker per technique, one fill and line per backend: the same in every chart.
 
-Colours are those of Okabe and Ito (2008), told apart with any common colour vision; the marker says the same
-again, so that a chart also reads in grey. Their eighth color, yellow, is too light for lines on white: the wine of
+Colors are those of Okabe and Ito (2008), told apart with any common color vision; the marker says the same
+again, so that a chart also reads in gray. Their eighth color, yellow, is too light for lines on white: the wine of
 Paul Tol's muted scheme stands in for it.
 """
 
@@ -15,14 +15,15 @@ MUTED = "#6b6b6b"
 FAINT = "#c9c9c9"
 GOOD = "#009E73"
 BAD = "#D55E00"
-RING = "#D55E00"
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = "os^DvPX"
 
 
 @dataclass(frozen=True)
 class Mark:
-    """How a technique is drawn: colour, marker, and the word in the legend."""
+    """How a technique is drawn: color, marker, and the word in the legend."""
 
-    colour: str
+    color: str
     marker: str
     word: str
     size: float = 8.0
@@ -73,6 +74,11 @@ BACKENDS = {
 }
 
 
+def series(number: int) -> dict[str, str]:
+    """Return color and marker of line ``number`` in a chart whose lines are neither techniques nor backends."""
+    return {"color": PALETTE[number % len(PALETTE)], "marker": MARKERS[number % len(MARKERS)]}
+
+
 def technique(name: Any) -> Mark:
     """Return the mark of a technique; an unknown one gets the mark of ``other``."""
     return TECHNIQUES.get(name, OTHER_TECHNIQUE)
@@ -90,9 +96,9 @@ def marker(row: Any, **changes: Any) -> dict[str, Any]:
         "marker": mark.marker,
         "markersize": mark.size,
         "fillstyle": backend(row["backend"]).fill,
-        "color": mark.colour,
+        "color": mark.color,
         "markerfacecoloralt": "white",
-        "markeredgecolor": mark.colour,
+        "markeredgecolor": mark.color,
         "markeredgewidth": 1.3,
         "linestyle": "none",
     }

@@ -14,7 +14,7 @@ from workbench.core.files import writable_folder
 from workbench.core.machine import this_machine
 from workbench.core.progress import ProgressCallback
 from workbench.measure.resources.monitor import Monitor
-from workbench.plots.drawing.picture import Picture
+from workbench.plots.drawing.figure import with_alt
 from workbench.present import tables
 from workbench.present.code import code_for, highlighted
 from workbench.present.findings import Row, headline
@@ -28,6 +28,8 @@ from workbench.study.results.relative_latency import LATENCY, baseline_of
 from workbench.study.results.schema import is_ranked
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from workbench.study.execution.summary import RunSummary
     from workbench.study.study import Study
     from workbench.tasks.task import Task
@@ -155,53 +157,45 @@ class Report:
         failed = f'<p class="failure">{text(self._what_stopped())}</p>' if self.failure else ""
         return Html(failed + sections.recommendation(self.best, self._baseline(), self.rows))
 
-    def tradeoff(self) -> Picture:
+    def tradeoff(self) -> Figure:
         """Return the chart of latency against quality."""
         from workbench.plots import plot_tradeoff
 
         size, limit = self.settings.batch_size, self.settings.quality_drop
-        return Picture(plot_tradeoff(self.rows, batch_size=size, quality_drop=limit), headline(self.best))
+        return with_alt(plot_tradeoff(self.rows, batch_size=size, quality_drop=limit), headline(self.best))
 
     def tradeoff_table(self) -> Html:
         """Return the figures behind :meth:`tradeoff`, fastest first, reference rows under their baseline."""
         rows = self._at_batch(LATENCY)
         return Html(tables.table(tables.with_threads(tables.TRADEOFF, rows), rows))
 
-    def throughput(self) -> Picture:
+    def throughput(self) -> Figure:
         """Return the chart of samples per second against batch size."""
         from workbench.plots import plot_throughput
 
-        return Picture(
-            plot_throughput(self.rows, batch_size=self.settings.batch_size),
-            "Samples per second against batch size, a panel for each backend; the table below has the figures.",
-        )
+        return plot_throughput(self.rows, batch_size=self.settings.batch_size)
 
     def throughput_table(self) -> Html:
         """Return samples per second for each recipe, backend and batch size."""
         return Html(tables.throughput_table([row for row in self.rows if row["state"] == "complete"]))
 
-    def memory(self) -> Picture:
+    def memory(self) -> Figure:
         """Return the charts of peak memory and of model size against quality."""
         from workbench.plots import plot_memory
 
         size, limit = self.settings.batch_size, self.settings.quality_drop
-        return Picture(
-            plot_memory(self.rows, batch_size=size, quality_drop=limit),
-            "Peak memory and model size against quality; the table below has the figures.",
-        )
+        return plot_memory(self.rows, batch_size=size, quality_drop=limit)
 
     def memory_table(self) -> Html:
         """Return the figures behind :meth:`memory`, leanest first."""
         rows = self._at_batch("peak_rss_mib")
         return Html(tables.table(tables.with_threads(tables.MEMORY_TABLE, rows), rows))
 
-    def waterfall(self) -> Picture:
+    def waterfall(self) -> Figure:
         """Return the chart of what each step gained and cost."""
         from workbench.plots import plot_waterfall
 
-        size = self.settings.batch_size
-        words = "Latency, work, size and quality after each step; the table below has the figures."
-        return Picture(plot_waterfall(self.rows, batch_size=size, row=self.shown), words)
+        return plot_waterfall(self.rows, batch_size=self.settings.batch_size, row=self.shown)
 
     def waterfall_table(self) -> Html:
         """Return the figures behind :meth:`waterfall`."""
@@ -218,12 +212,11 @@ class Report:
         order = [r for size in sizes for r in table_order([r for r in self.rows if r["batch_size"] == size], LATENCY)]
         return Html(details(f"All {len(order)} trials", tables.table(tables.TRIALS, order), opened=len(order) <= 24))
 
-    def resources(self) -> Picture:
+    def resources(self) -> Figure:
         """Return the chart of what the run took over its time: processor, memory, and the GPU where there is one."""
         from workbench.plots import plot_monitor
 
-        words = "Processor and memory over the time of the run, with a line where each recipe was begun."
-        return Picture(plot_monitor(self.monitor, words="What the run took"), words)
+        return plot_monitor(self.monitor)
 
     def coverage(self) -> Html:
         """Return which layers each step touched, folded."""

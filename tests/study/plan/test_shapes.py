@@ -8,7 +8,7 @@ from paths import SUPPORT
 
 import workbench as wb
 from workbench.core.errors import ConfigError, StudyError
-from workbench.plots.tidy import complete_frame
+from workbench.plots.charts.study.tidy import complete_frame
 from workbench.study import COLUMNS, bench_artifact
 from workbench.study.plan.shapes import OperatingPoint, own_shape, parsed_shapes, shape_words, shapes_of
 from workbench.study.plan.trials import make_plan

@@ -188,7 +188,7 @@ def test_several_merges_come_in_the_order_of_one_plan(study, row):
 
 
 def test_charts_take_machine_and_shape_from_rows_that_were_judged(row):
-    from workbench.plots.tidy import complete_frame
+    from workbench.plots.charts.study.tidy import complete_frame
 
     own = row(quality=0.9, fingerprint="here", latency_ms_p50=9.0)
     bench = [row(shape="sequence=4", fingerprint=name) for name in ("here", "here", *["there"] * 4)]
@@ -197,7 +197,7 @@ def test_charts_take_machine_and_shape_from_rows_that_were_judged(row):
 
 def test_charts_show_one_machine(row):
     from workbench.core.machine import fingerprint_id
-    from workbench.plots.tidy import complete_frame
+    from workbench.plots.charts.study.tidy import complete_frame
 
     rows = [row(fingerprint=fingerprint_id(), latency_ms_p50=9.0), *[row(trial_key=str(i)) for i in range(3)]]
     assert complete_frame(rows)["latency_ms_p50"].tolist() == [9.0]

@@ -1,4 +1,4 @@
-"""Boxes in pixels as rows (x0, y0, x1, y1) of an array: placing labels compares thousands of them."""
+"""Boxes in pixels as rows (x0, y0, x1, y1) of an array, for the placement of labels."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ def overlaps(box: Boxes, others: Boxes) -> Boxes:
 
 
 def inside(box: Boxes, frame: Boxes) -> bool:
-    """Say whether ``box`` [4] lies within ``frame`` [4]."""
+    """Return whether ``box`` [4] lies within ``frame`` [4]."""
     return bool((box[:2] >= frame[:2]).all() and (box[2:] <= frame[2:]).all())
 
 
 def pixels(ax: Axes, points: Iterable[tuple[float, float]]) -> Boxes:
     """Return points in data units as pixels [n, 2]."""
-    known = np.array(list(points), dtype=float).reshape(-1, 2)
-    return np.asarray(ax.transData.transform(known), dtype=float).reshape(-1, 2)
+    data = np.array(list(points), dtype=float).reshape(-1, 2)
+    return np.asarray(ax.transData.transform(data), dtype=float).reshape(-1, 2)
 
 
 def bars(ax: Axes, ends: Iterable[tuple[float, float, float, float]]) -> Boxes:
@@ -65,12 +65,12 @@ def bars(ax: Axes, ends: Iterable[tuple[float, float, float, float]]) -> Boxes:
     corners = np.array(list(ends), dtype=float).reshape(-1, 2, 2)
     if not len(corners):
         return none()
-    found = np.asarray(ax.transData.transform(corners.reshape(-1, 2))).reshape(-1, 2, 2)
-    return padded(np.hstack([found.min(axis=1), found.max(axis=1)]), 1.0)
+    ends_px = np.asarray(ax.transData.transform(corners.reshape(-1, 2))).reshape(-1, 2, 2)
+    return padded(np.hstack([ends_px.min(axis=1), ends_px.max(axis=1)]), 1.0)
 
 
 def along(points: Boxes, step: float) -> Boxes:
-    """Return points [n, 2] about ``step`` pixels apart along a polyline [m, 2] in pixels."""
+    """Return points [n, 2] every ``step`` pixels or so along a polyline [m, 2] in pixels."""
     parts = [points[:1]]
     for a, b in itertools.pairwise(points):
         count = max(1, int(np.hypot(*(b - a)) / step))

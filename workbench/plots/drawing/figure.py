@@ -1,92 +1,120 @@
-"""Figures without pyplot: made on the Agg canvas, so that they may be drawn in any thread."""
+"""Figures without pyplot: drawn on the Agg canvas, safe in any thread, and displayed by notebooks."""
 
 from __future__ import annotations
 
 import io
 import math
 import textwrap
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
+from matplotlib.text import Annotation
+from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
 from workbench.present.style import FAINT, INK, MUTED
 
 DPI = 110
 TEXT = 9.0
-LOG_FROM = 4.0  # a larger ratio between the ends of an axis is drawn on a log scale
+TITLE = "title"
+LOG_FROM = 4.0
+"""An axis has a log scale if its ends differ by this factor or more."""
+
+
+class Chart(Figure):
+    """A figure that a notebook displays as PNG at twice its size in pixels, with alternative text.
+
+    ``alt`` is the alternative text; empty: titles and axis labels.
+    """
+
+    alt = ""
+
+    def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        alt = self.alt or _described(self)
+        width = int(self.get_figwidth() * self.dpi)
+        data = {"image/png": figure_png(self, dpi=2 * self.dpi), "text/plain": alt}
+        return data, {"image/png": {"width": width, "alt": alt}}
+
+
+def with_alt(figure: Figure, alt: str) -> Figure:
+    """Set the alternative text of a chart and return it."""
+    if isinstance(figure, Chart):
+        figure.alt = alt
+    return figure
+
+
+def _described(figure: Figure) -> str:
+    """Return titles and axis labels; the message of a chart without data."""
+    parts = []
+    for ax in figure.axes:
+        if ax.axison:
+            texts = [
+                *(note.get_text() for note in ax.texts if note.get_fontweight() == "bold"),
+                ax.get_title(loc="left"),
+            ]
+            axes = [f"{name}: {label}" for name, label in (("x", ax.get_xlabel()), ("y", ax.get_ylabel())) if label]
+            parts.append("; ".join(filter(None, [*texts[:1], *texts[-1:], *axes])))
+        else:
+            parts.append(" ".join(note.get_text() for note in ax.texts))
+    return " | ".join(part for part in parts if part).replace("\n", " ").replace(r"\$", "$")
 
 
 def new_figure(width: float, height: float, *, columns: int = 1, share_y: bool = False) -> tuple[Figure, list[Axes]]:
-    """Return a figure of ``width`` x ``height`` inches with a row of ``columns`` axes, laid out by constraint."""
-    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
+    """Return a figure of ``width`` x ``height`` inches with a row of ``columns`` axes."""
+    figure = _chart(width, height)
     axes = figure.subplots(1, columns, sharey=share_y, squeeze=False)[0]
-    for ax in axes:
-        dress(ax)
-    return figure, list(axes)
+    return figure, [style_axes(ax) for ax in axes]
 
 
 def new_stack(width: float, heights: Sequence[float]) -> tuple[Figure, list[Axes]]:
-    """Return a figure of axes one below the other, of ``heights`` inches, that share the axis below them."""
-    figure = Figure(figsize=(width, sum(heights) + 0.3 * len(heights) + 0.9), dpi=DPI, layout="constrained")
-    figure.set_facecolor("white")
+    """Return a figure with a column of axes of ``heights`` inches that share the x axis."""
+    figure = _chart(width, sum(heights) + 0.3 * len(heights) + 0.9)
+    axes = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=list(heights))[:, 0]
+    return figure, [style_axes(ax) for ax in axes]
+
+
+def _chart(width: float, height: float) -> Chart:
+    figure = Chart(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
-    axes = list(figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=list(heights))[:, 0])
-    for ax in axes:
-        dress(ax)
-    return figure, axes
+    return figure
 
 
-def lower(ax: Axes, heights: Sequence[float], height: float) -> None:
-    """Make the uppermost axes of :func:`new_stack` lower, and the figure with it."""
-    figure, spec = figure_of(ax), ax.get_subplotspec()
-    if spec is None:
-        raise ValueError("The axes do not stand in a stack.")
-    spec.get_gridspec().set_height_ratios([height, *heights[1:]])
-    figure.set_figheight(figure.get_figheight() - heights[0] + height)
+def axes_or_new(ax: Axes | None, width: float, height: float) -> Axes:
+    """Return ``ax`` with the charts' style, or the axes of a new figure of ``width`` x ``height`` inches."""
+    return style_axes(ax) if ax is not None else new_figure(width, height)[1][0]
 
 
-def axes_or_new(ax: Axes | None, width: float, height: float) -> tuple[Figure, Axes]:
-    """Return where a chart is drawn: ``ax`` dressed, or a new figure of ``width`` x ``height`` inches."""
-    if ax is not None:
-        return figure_of(dress(ax)), ax
-    figure, (new,) = new_figure(width, height)
-    return figure, new
+def empty_chart(ax: Axes | None, message: str, *, width: int = 60) -> Figure:
+    """Return a chart that shows a message in place of data."""
+    return show_message(axes_or_new(ax, 9.0, 2.6), message, width=width)
 
 
-def dress(ax: Axes) -> Axes:
-    """Give an axes the look that all charts share, and return it."""
+def show_message(ax: Axes, message: str, *, width: int = 60) -> Figure:
+    """Show a message in the middle of an empty axes and return its figure."""
+    ax.set_axis_off()
+    text = escaped("\n".join(textwrap.wrap(message, width)))
+    ax.text(0.5, 0.5, text, ha="center", va="center", fontsize=11, color=MUTED, transform=ax.transAxes)
+    return figure_of(ax)
+
+
+def style_axes(ax: Axes) -> Axes:
+    """Apply the charts' common style to an axes and return it."""
     ax.set_facecolor("white")
-    for side in ("top", "right"):
-        ax.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        ax.spines[side].set_color(MUTED)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.spines[["left", "bottom"]].set_color(MUTED)
     ax.tick_params(colors=INK, labelsize=TEXT, width=0.8, color=MUTED)
     ax.grid(visible=True, color=FAINT, linewidth=0.5, alpha=0.6)
     ax.set_axisbelow(True)
     return ax
 
 
-def name_rows(ax: Axes, *, shown: bool | None = None) -> None:
-    """Leave the names of rows alone at the axis of a chart of rows: no lines across, no ticks.
-
-    ``shown`` says whether the names stand here; None leaves that as it is, as where axes share one.
-    """
-    ax.grid(visible=False, axis="y")
-    ax.tick_params(axis="y", length=0)
-    if shown is not None:
-        ax.tick_params(axis="y", labelleft=shown)
-
-
 def figure_of(ax: Axes) -> Figure:
-    """Return the figure that owns ``ax``, with a canvas that can draw it."""
+    """Return the figure of ``ax``, with an Agg canvas if it has none."""
     figure = ax.figure.figure
     if not isinstance(figure, Figure):
-        raise TypeError(f"ax must stand in a matplotlib.figure.Figure, got {type(figure).__name__}.")
+        raise TypeError(f"ax must belong to a matplotlib.figure.Figure, got {type(figure).__name__}.")
     if not hasattr(figure.canvas, "get_renderer"):
         FigureCanvasAgg(figure)
     return figure
@@ -105,71 +133,92 @@ def figure_png(figure: Figure, *, dpi: float | None = None) -> bytes:
     return buffer.getvalue()
 
 
-def say(ax: Axes, words: str, *, width: int = 60) -> None:
-    """Put a sentence in the middle of an empty chart instead of marks."""
-    ax.set_axis_off()
-    ax.text(
-        0.5,
-        0.5,
-        plain("\n".join(textwrap.wrap(words, width))),
-        ha="center",
-        va="center",
-        fontsize=11,
-        color=MUTED,
-        transform=ax.transAxes,
-    )
-
-
-def title(ax: Axes, words: str, detail: str = "") -> None:
-    """Set a left-aligned title; ``detail`` stands below it in a smaller, lighter line."""
+def set_title(ax: Axes, title: str, detail: str = "") -> None:
+    """Set a left-aligned title with a smaller, lighter line of details below it."""
     if not detail:
-        ax.set_title(plain(words), loc="left", fontsize=11.5, fontweight="bold", color=INK)
+        ax.set_title(escaped(title), loc="left", fontsize=11.5, fontweight="bold", color=INK)
         return
-    below = ax.set_title(plain(detail), loc="left", fontsize=TEXT, color=MUTED)
+    below = ax.set_title(escaped(detail), loc="left", fontsize=TEXT, color=MUTED)
     # anchored to the lower line, which matplotlib itself lifts above an axis on top
-    ax.annotate(
-        plain(words),
-        (0, 1),
-        (0, 5),
-        below,
-        "offset points",
-        fontsize=11.5,
-        fontweight="bold",
-        color=INK,
-        annotation_clip=False,
-    )
+    look: dict[str, Any] = {"fontsize": 11.5, "fontweight": "bold", "color": INK, "gid": TITLE}
+    ax.annotate(escaped(title), (0, 1), (0, 5), below, "offset points", annotation_clip=False, **look)
 
 
-def plain(words: object) -> str:
-    """Return words for a text of matplotlib that shows its dollar signs: a pair of them would mean mathematics.
+def set_labels(ax: Axes, x: str | None = None, y: str | None = None) -> None:
+    """Label the axes: quantity, unit in parentheses, and an arrow for the better direction."""
+    if x is not None:
+        ax.set_xlabel(escaped(x), fontsize=TEXT + 0.5, color=INK)
+    if y is not None:
+        ax.set_ylabel(escaped(y), fontsize=TEXT + 0.5, color=INK)
+
+
+def annotate(
+    ax: Axes, text: str, at: tuple[Any, Any], offset: tuple[float, float] = (5, 0), *, coords: Any = "data", **look: Any
+) -> Annotation:
+    """Write a text at ``offset`` points from a place."""
+    look = {"fontsize": TEXT - 0.5, "color": INK, "va": "center", "annotation_clip": False, **look}
+    return ax.annotate(escaped(text), at, offset, coords, "offset points", **look)
+
+
+def legend_right(ax: Axes, handles: Sequence[Any] | None = None, **options: Any) -> Any:
+    """Put a legend at the right of the axes."""
+    place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0), "borderaxespad": 0.0}
+    known: dict[str, Any] = {} if handles is None else {"handles": handles}
+    look = {"frameon": False, "fontsize": TEXT - 0.5, "labelspacing": 0.65, **options}
+    return ax.legend(**known, **look, **place)
+
+
+def escaped(text: object) -> str:
+    """Return a text whose dollar signs matplotlib shows; a pair of them would mean mathematics.
 
     Examples
     --------
-    >>> print(plain("$x$"))
+    >>> print(escaped("$x$"))
     \\$x\\$
     """
-    return str(words).replace("$", r"\$")
+    return str(text).replace("$", r"\$")
 
 
-def plural(count: int, word: str) -> str:
-    """Return the count with its word.
+def needs_log(values: Iterable[float | None]) -> bool:
+    """Return whether positive values spread over a factor of :data:`LOG_FROM` or more."""
+    finite = [v for v in values if v is not None and math.isfinite(v)]
+    return bool(finite) and min(finite) > 0 and max(finite) / min(finite) >= LOG_FROM
 
-    Examples
-    --------
-    >>> plural(1, "recipe"), plural(3, "recipe")
-    ('1 recipe', '3 recipes')
+
+def fit_axis(
+    ax: Axes, side: Literal["x", "y"], values: Iterable[float | None], *, before: float = 0.06, after: float = 0.12,
+    zero: bool = False,
+) -> None:  # fmt: skip
+    """Set scale and limits of an axis: log if the values need it, else linear, from zero if asked for.
+
+    ``before`` and ``after`` are the shares of the span that stay free at either end.
     """
-    return f"{count} {word}" if count == 1 else f"{count} {word}s"
+    finite = [float(v) for v in values if v is not None and math.isfinite(v)] or [1.0]
+    low, high = min(finite), max(finite)
+    if needs_log(finite):
+        low, high = low / max(1.25, (high / low) ** before), high * max(1.25, (high / low) ** after)
+        ax.set(**{f"{side}scale": "log"})
+        plain_log(getattr(ax, f"{side}axis"), low, high)
+    elif zero:
+        low, high = 0.0, (high or 1.0) * (1 + after)
+    else:
+        span = (high - low) or 0.4 * abs(high) or 1.0
+        low, high = low - before * span, high + after * span
+    ax.set(**{f"{side}lim": (low, high)})
 
 
-def wants_log(values: Sequence[float]) -> bool:
-    """Say whether positive values spread so far that only a log axis shows them all."""
-    known = [v for v in values if v is not None and math.isfinite(v)]
-    return bool(known) and min(known) > 0 and max(known) / min(known) >= LOG_FROM
+def settings_axis(ax: Axes, settings: Sequence[float]) -> None:
+    """Set the x axis of a setting with a tick for each value; base-2 log if the values spread."""
+    if settings[-1] >= LOG_FROM * settings[0] > 0:
+        ax.set_xscale("log", base=2)
+        ax.set_xlim(settings[0] / 1.25, settings[-1] * 1.25)
+    ax.xaxis.set_major_locator(FixedLocator(list(settings)))
+    ax.xaxis.set_major_formatter(FixedFormatter([f"{value:g}" for value in settings]))
+    ax.xaxis.set_minor_locator(NullLocator())
 
 
 def nice_ticks(low: float, high: float) -> list[float]:
-    """Return round ticks inside [low, high] for a log axis, as many as fit but at most nine.
+    """Return at most nine round ticks inside [low, high] for a log axis.
 
     Examples
     --------
@@ -185,7 +234,7 @@ def nice_ticks(low: float, high: float) -> list[float]:
 
 
 def plain_log(axis: Any, low: float, high: float) -> None:
-    """Write plain numbers at round ticks on an axis with a log scale."""
+    """Write plain numbers at round ticks of a log axis."""
     axis.set_major_locator(FixedLocator(nice_ticks(low, high)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.4g}" if value < 10_000 else f"{value:,.0f}"))
     axis.set_minor_locator(NullLocator())

@@ -1,4 +1,4 @@
-"""Greedy placement of point labels: never on each other, never outside the axes."""
+"""Greedy placement of point labels: without overlaps and inside the axes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from matplotlib.text import Annotation
 
 from workbench.plots.drawing import boxes
 from workbench.plots.drawing.boxes import Boxes
-from workbench.plots.drawing.figure import TEXT, figure_of, plain
+from workbench.plots.drawing.figure import TEXT, escaped, figure_of
 from workbench.present.style import INK, MUTED
 
 DISTANCES = (13, 20, 30, 44, 62, 84, 110, 140)  # points from mark to the label's nearest edge
@@ -24,22 +24,22 @@ GAP = 2.0  # pixels kept free around a label
 
 @dataclass(frozen=True)
 class Label:
-    """Words for the point (x, y) in data units; an essential one is kept even where no free place is left."""
+    """A text for the point (x, y) in data units; an essential label is kept even if no place is free."""
 
-    words: str
+    text: str
     x: float
     y: float
     bold: bool = False
     essential: bool = False
-    clear: float = 5.0  # points between the mark's centre and the end of the leader line
-    colour: str = INK
+    clear: float = 5.0  # points between the mark's center and the end of the leader line
+    color: str = INK
 
 
 @dataclass
 class Obstacles:
-    """What labels keep clear of, in data units: marks, bars (x0, y0, x1, y1), and texts already on the axes.
+    """Marks, bars (x0, y0, x1, y1) and texts that labels avoid, in data units.
 
-    ``rings`` are marks that no label may touch at all; ``lines`` is one polyline.
+    No label may touch ``rings`` and ``texts``; ``lines`` is one polyline.
     """
 
     rings: list[tuple[float, float]] = field(default_factory=list)
@@ -57,7 +57,7 @@ class _Place:
 
 
 class _Ground:
-    """The axes in pixels with what stands on it: ``hard`` must not be touched, ``soft`` and ``path`` should not be."""
+    """The axes in pixels with its obstacles: ``hard`` ones are excluded, ``soft`` ones and ``path`` cost."""
 
     def __init__(self, ax: Axes, obstacles: Obstacles) -> None:
         self.scale = figure_of(ax).dpi / 72
@@ -69,21 +69,21 @@ class _Ground:
         self.soft = np.vstack([marks, boxes.bars(ax, obstacles.bars)])
         self.path = boxes.around(boxes.along(boxes.pixels(ax, obstacles.lines), 8.0), 2 * self.scale)
 
-    def blocked(self, found: Boxes) -> bool:
-        return bool((boxes.overlaps(found, self.hard) > 0).any())
+    def blocked(self, box: Boxes) -> bool:
+        return bool((boxes.overlaps(box, self.hard) > 0).any())
 
-    def covered(self, found: Boxes) -> float:
-        return float(boxes.overlaps(found, self.soft).sum() + 0.3 * boxes.overlaps(found, self.path).sum())
+    def covered(self, box: Boxes) -> float:
+        return float(boxes.overlaps(box, self.soft).sum() + 0.3 * boxes.overlaps(box, self.path).sum())
 
-    def take(self, found: Boxes) -> None:
-        self.hard = np.vstack([self.hard, found.reshape(-1, 4)])
+    def take(self, box: Boxes) -> None:
+        self.hard = np.vstack([self.hard, box.reshape(-1, 4)])
 
 
 def place_labels(ax: Axes, labels: Sequence[Label], obstacles: Obstacles) -> list[Annotation]:
-    """Write each label at the cheapest free place near its point; returns those written, in the order given.
+    """Write each label at the cheapest free place near its point and return those written.
 
-    The figure's layout must be settled. The order is the priority: a label for which every place is taken by
-    another one is left out, unless it is essential; then it takes the place that covers least.
+    The figure's layout must be settled. Labels come in order of priority: one without a free place is left out, unless
+    it is essential; then it gets the place with the least overlap.
     """
     ground = _Ground(ax, obstacles)
     written = []
@@ -107,9 +107,9 @@ def place_labels(ax: Axes, labels: Sequence[Label], obstacles: Obstacles) -> lis
 
 
 def write_label(ax: Axes, label: Label) -> Annotation:
-    """Write a label with a leader line to its point, to be moved to its place."""
+    """Write a label with a leader line at its point, to be moved to its place."""
     note = ax.annotate(
-        plain(label.words),
+        escaped(label.text),
         (label.x, label.y),
         (0, 0),
         textcoords="offset points",
@@ -117,7 +117,7 @@ def write_label(ax: Axes, label: Label) -> Annotation:
         va="bottom",
         fontsize=TEXT - 0.5,
         fontweight="bold" if label.bold else "normal",
-        color=label.colour,
+        color=label.color,
         zorder=8,
         linespacing=1.15,
         bbox={"boxstyle": "square,pad=0.12", "facecolor": "white", "edgecolor": "none", "alpha": 0.75},
@@ -128,35 +128,35 @@ def write_label(ax: Axes, label: Label) -> Annotation:
 
 
 def _cheapest(box: Boxes, point: Boxes, clear: float, ground: _Ground) -> _Place | None:
-    """Return the free place that covers least and is nearest, None where there is no free one."""
+    """Return the free place with the least overlap and distance, None if no place is free."""
     best: tuple[float, _Place] | None = None
     for distance in DISTANCES:
         if best is not None and best[0] <= distance * 3:
             break  # farther places only cost more
         for turn, angle in enumerate(ANGLES):
             shift = _shift(box, distance * ground.scale, math.radians(angle))
-            found = boxes.moved(box, point + shift - box[:2])
-            if not boxes.inside(found, ground.frame) or ground.blocked(boxes.padded(found, GAP)):
+            moved = boxes.moved(box, point + shift - box[:2])
+            if not boxes.inside(moved, ground.frame) or ground.blocked(boxes.padded(moved, GAP)):
                 continue
-            if distance > LEADER_FROM and any(map(ground.blocked, _leader(found, point, clear * ground.scale))):
+            if distance > LEADER_FROM and any(map(ground.blocked, _leader(moved, point, clear * ground.scale))):
                 continue
-            cost = ground.covered(found) * 6 + distance * 3 + turn * 0.6
+            cost = ground.covered(moved) * 6 + distance * 3 + turn * 0.6
             if best is None or cost < best[0]:
-                best = cost, _Place(shift, boxes.padded(found, GAP), distance)
+                best = cost, _Place(shift, boxes.padded(moved, GAP), distance)
     return best[1] if best else None
 
 
 def _leader(box: Boxes, point: Boxes, clear: float) -> Boxes:
-    """Return small boxes along the line from a label's centre to its mark, without its ends."""
-    centre = (box[:2] + box[2:]) / 2
-    line = centre + (point - centre) * (np.arange(1, 24) / 24)[:, None]
+    """Return small boxes along the line from a label's center to its mark, without its ends."""
+    center = (box[:2] + box[2:]) / 2
+    line = center + (point - center) * (np.arange(1, 24) / 24)[:, None]
     bits = boxes.around(line, 1.0)
     outside = boxes.overlaps(boxes.padded(box, 3.0), bits) == 0
     return np.asarray(bits[outside & (np.hypot(*(line - point).T) > clear + 4)])
 
 
 def _shift(box: Boxes, distance: float, angle: float) -> tuple[float, float]:
-    """Return where the label's lower left corner goes, seen from the point, in pixels."""
+    """Return the offset of the label's lower left corner from the point, in pixels."""
     cos, sin = math.cos(angle), math.sin(angle)
     width, height = float(box[2] - box[0]), float(box[3] - box[1])
     x = cos * distance + (0 if cos > 0.3 else -width if cos < -0.3 else -width / 2)
@@ -165,14 +165,14 @@ def _shift(box: Boxes, distance: float, angle: float) -> tuple[float, float]:
 
 
 def _fallback(box: Boxes, point: Boxes, ground: _Ground) -> _Place:
-    """Return the place on a coarse grid over the axes that covers the least of other labels."""
+    """Return the place on a coarse grid over the axes with the least overlap."""
     room = np.maximum(0.0, (ground.frame[2:] - ground.frame[:2]) - (box[2:] - box[:2]))
     places = []
     for share in np.stack(np.meshgrid(np.linspace(0, 1, 21), np.linspace(0, 1, 21)), axis=-1).reshape(-1, 2):
         corner = ground.frame[:2] + room * share
-        found = boxes.moved(box, corner - box[:2])
+        moved = boxes.moved(box, corner - box[:2])
         away = float(np.hypot(*(corner - point)))
-        cost = float(boxes.overlaps(found, ground.hard).sum()) * 10 + away
+        cost = float(boxes.overlaps(moved, ground.hard).sum()) * 10 + away
         shift = float(corner[0] - point[0]), float(corner[1] - point[1])
-        places.append((cost, _Place(shift, found, away)))
+        places.append((cost, _Place(shift, moved, away)))
     return min(places, key=lambda item: item[0])[1]

@@ -1,4 +1,4 @@
-"""Latency against quality: the chart that answers which variant to take."""
+"""Quality over latency, with the Pareto front and the recommended variant."""
 
 from __future__ import annotations
 
@@ -8,46 +8,26 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from workbench.core.format import plural
 from workbench.core.speedup import row_speedup
-from workbench.plots.drawing.figure import dress, figure_of, new_figure, plural, say, title
-from workbench.plots.drawing.scatter import Axis, key, mark_label, scatter
-from workbench.plots.tidy import choose_batch, complete_frame, front_mask, why_empty
+from workbench.plots.charts.study.scatter import Axis, key, mark_label, scatter
+from workbench.plots.charts.study.tidy import choose_batch, complete_frame, front_mask, why_empty
+from workbench.plots.drawing.figure import axes_or_new, empty_chart, figure_of, set_title
 
 COLUMNS = [
-    "recipe",
-    "recipe_id",
-    "technique",
-    "backend",
-    "batch_size",
-    "threads",
-    "latency_ms_rel",
-    "latency_ms_rel_low",
-    "latency_ms_rel_high",
-    "latency_ms_p50",
-    "quality",
-    "quality_low",
-    "quality_high",
-    "quality_drop",
-    "speedup",
-    "speedup_low",
-    "speedup_high",
-    "verdict",
-    "size_mib",
-    "reference",
-    "fidelity",
-    "pareto",
-    "recommended",
-    "baseline",
+    *("recipe", "recipe_id", "technique", "backend", "batch_size", "threads"),
+    *("latency_ms_rel", "latency_ms_rel_low", "latency_ms_rel_high", "latency_ms_p50"),
+    *("quality", "quality_low", "quality_high", "quality_drop", "speedup", "speedup_low", "speedup_high", "verdict"),
+    *("size_mib", "reference", "fidelity", "pareto", "recommended", "baseline"),
 ]
 
 
 def tradeoff_data(rows: Any, *, batch_size: int = 32) -> pd.DataFrame:
-    """Return one line per complete trial at a batch size, fastest first, with Pareto and recommended marks.
+    """Return a row per complete trial at a batch size, sorted by latency, with Pareto and recommended marks.
 
-    ``latency_ms_rel`` is the baseline-normalised latency in ms per batch, quality is in the metric's own units.
-    Reference rows and rows of a survey are never on the front; a reference without a quality has that of the baseline,
-    because its model is the same. If ``batch_size`` was not measured, the recommended row's batch size or the largest
-    one stands in.
+    ``latency_ms_rel`` is the baseline-normalized latency in ms per batch, quality is in the metric's units. Reference
+    rows and survey rows are never on the front; a reference without a quality has that of the baseline, because its
+    model is the same. If ``batch_size`` was not measured, the recommended row's or the largest one is used.
     """
     frame = complete_frame(rows, references=True)
     frame = frame[frame["batch_size"] == choose_batch(frame, batch_size)]
@@ -64,7 +44,7 @@ def tradeoff_data(rows: Any, *, batch_size: int = 32) -> pd.DataFrame:
 def plot_tradeoff(
     rows: Any, *, batch_size: int = 32, quality_drop: float | None = None, ax: Axes | None = None
 ) -> Figure:
-    """Draw the baseline-normalised latency against quality at one batch size.
+    """Draw quality over baseline-normalized latency at one batch size.
 
     Parameters
     ----------
@@ -79,18 +59,17 @@ def plot_tradeoff(
 
     Examples
     --------
-    >>> figure = plot_tradeoff([])  # an empty chart says why it is empty
+    >>> figure = plot_tradeoff([])  # a chart without data shows the reason
     """
     frame = tradeoff_data(rows, batch_size=batch_size)
-    ax = dress(ax) if ax is not None else new_figure(9.0, 2.6 if frame.empty else 5.6)[1][0]
     if frame.empty:
-        say(ax, why_empty(rows, "latency with quality"))
-        return figure_of(ax)
+        return empty_chart(ax, why_empty(rows, "latency with quality"))
+    ax = axes_or_new(ax, 9.0, 5.6)
     batch = int(frame["batch_size"].iloc[0])
     axis = Axis("latency_ms_rel", f"Latency (ms/batch of {batch}) ↓", "latency_ms_rel_low", "latency_ms_rel_high")
     ranked = frame[frame["reference"] == ""]
     counts = f"{plural(ranked['recipe_id'].nunique(), 'recipe')} on {plural(ranked['backend'].nunique(), 'backend')}"
-    title(ax, "Latency and quality", f"{counts}; latency = baseline latency / speedup; bars: 95 % CI")
+    set_title(ax, "Latency and quality", f"{counts}; latency = baseline latency / speedup; bars: 95 % CI")
     frame["several_baselines"] = frame.loc[frame["baseline"], "threads"].nunique() > 1
     label_points = scatter(ax, frame, axis, quality_drop=quality_drop, label=_label)
     key(ax, frame)

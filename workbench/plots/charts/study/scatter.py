@@ -1,4 +1,4 @@
-"""The scatter shared by the charts of quality against a cost: points, intervals, front, limits, legend, labels."""
+"""Scatter of quality over a cost: points, intervals, Pareto front, limits, legend, labels."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from workbench.plots.drawing.edge_labels import LineWords, place_on_lines
-from workbench.plots.drawing.figure import TEXT, figure_of, plain_log, wants_log
+from workbench.plots.charts.study.tidy import front
+from workbench.plots.drawing.edge_labels import LineLabel, place_on_lines
+from workbench.plots.drawing.figure import figure_of, legend_right, needs_log, plain_log, set_labels
 from workbench.plots.drawing.labels import Label, Obstacles, place_labels
-from workbench.plots.tidy import front
 from workbench.present import style
 
-FAR_BELOW = 6.0  # drops beyond this many times the acceptable one are drawn at the chart's lower edge
-
+FAR_BELOW = 6.0  # a drop beyond this many times the acceptable one is drawn at the lower edge
 _ROOM = 2.0  # an interval may widen the axis by this factor at either end
+_RING: dict[str, Any] = {"marker": "o", "fillstyle": "none", "color": style.INK, "linestyle": "none"}
 
 
 @dataclass(frozen=True)
 class Axis:
-    """The cost on the x axis: its column, its words with the unit, and the columns of its interval if it has one."""
+    """The cost on the x axis: column, label with unit, and the columns of its interval."""
 
     column: str
-    words: str
+    label: str
     low: str | None = None
     high: str | None = None
 
@@ -42,11 +42,11 @@ def scatter(
     fill: str | None = None,
     whole: pd.DataFrame | None = None,
 ) -> Callable[[], None]:
-    """Draw ``frame`` (columns of ``tradeoff_data`` or ``memory_data``) as quality against ``axis``.
+    """Draw ``frame`` (columns of ``tradeoff_data`` or ``memory_data``) as quality over ``axis``.
 
-    ``fill`` draws every marker alike, where the backend makes no difference. ``whole`` gives the quality axis and
-    its reference lines, where ``frame`` is a part of it and another panel shares the axis. Returns what writes
-    the labels: to be called once everything else is in the figure, so that they are fitted to the final layout.
+    ``fill`` is one fill for all markers, if the backend does not matter. ``whole`` sets the quality axis and its
+    reference lines if ``frame`` is a part of it and panels share the axis. Returns a function that writes the labels,
+    to be called when the figure is otherwise complete, because labels are fitted to the final layout.
     """
     whole = frame if whole is None else whole
     floor = _floor(whole, quality_drop)
@@ -57,8 +57,7 @@ def scatter(
     on_lines = _reference_lines(ax, _baseline(whole), quality_drop)
     for _, row in shown.iterrows():
         _point(ax, row, axis, floor, {"fillstyle": fill} if fill else {})
-    ax.set_xlabel(axis.words, fontsize=TEXT + 0.5, color=style.INK)
-    ax.set_ylabel("Quality (task's metric) ↑", fontsize=TEXT + 0.5, color=style.INK)
+    set_labels(ax, axis.label, "Quality (task's metric) ↑")
     labels, obstacles = _labels(shown, axis, floor, label)
     obstacles.lines = line
 
@@ -76,7 +75,7 @@ def _baseline(frame: pd.DataFrame) -> float | None:
 
 
 def _floor(frame: pd.DataFrame, quality_drop: float | None) -> float:
-    """Return the quality below which points are drawn at the lower edge, -inf where all fit."""
+    """Return the quality below which points are drawn at the lower edge, -inf if all fit."""
     worst, best = frame["quality"].min(), frame["quality"].max()
     base = _baseline(frame)
     if not quality_drop or base is None:
@@ -99,13 +98,13 @@ def _quality_limits(ax: Axes, frame: pd.DataFrame, floor: float, quality_drop: f
 
 
 def _cost_limits(ax: Axes, frame: pd.DataFrame, axis: Axis) -> None:
-    """Set the x axis, on a log scale where the range asks for it, with room for labels at the better, left end."""
+    """Set the x axis, log if the range needs it, with room for labels at the left end."""
     x = frame[axis.column]
     low, high = float(x.min()), float(x.max())
-    if axis.low and axis.high:  # intervals are shown whole, unless one would press the points together
+    if axis.low and axis.high:  # show whole intervals unless one would compress the points
         low = max(min(low, float(frame[axis.low].fillna(low).min())), low / _ROOM)
         high = min(max(high, float(frame[axis.high].fillna(high).max())), high * _ROOM)
-    if wants_log([low, high]):
+    if needs_log([low, high]):
         span = math.log(high / low)
         ax.set_xscale("log")
         ax.set_xlim(low / math.exp(0.2 * span), high * math.exp(0.07 * span))
@@ -128,54 +127,42 @@ def _front(ax: Axes, frame: pd.DataFrame, axis: Axis, floor: float) -> list[tupl
     return [(float(x), float(y)) for x, y in corners]
 
 
-def _reference_lines(ax: Axes, quality: float | None, quality_drop: float | None) -> list[LineWords]:
-    """Draw the baseline's quality, named above its line, and the lowest acceptable one, named below its line."""
+def _reference_lines(ax: Axes, quality: float | None, quality_drop: float | None) -> list[LineLabel]:
+    """Draw lines for the quality of the baseline and for the acceptable limit; return their labels."""
     if quality is None:
         return []
     ax.axhline(quality, color=style.INK, linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
-    words = [LineWords(f"baseline {quality:.4g}", quality, style.INK, above=True)]
+    labels = [LineLabel(f"baseline {quality:.4g}", quality, style.INK, above=True)]
     if quality_drop:
         limit = quality - quality_drop
         ax.axhline(limit, color=style.BAD, linewidth=1.2, linestyle=(0, (6, 3)), zorder=1)
-        said = f"acceptable: {limit:.4g} or more (drop {quality_drop:g})"
-        words.append(LineWords(said, limit, style.BAD, above=False))
-    return words
+        text = f"acceptable: {limit:.4g} or more (drop {quality_drop:g})"
+        labels.append(LineLabel(text, limit, style.BAD, above=False))
+    return labels
 
 
 def _point(ax: Axes, row: Any, axis: Axis, floor: float, look: dict[str, Any]) -> None:
     x, y = row[axis.column], row["drawn_at"]
-    emphasised = bool(row["pareto"] or row["recommended"] or row["baseline"])
+    emphasized = bool(row["pareto"] or row["recommended"] or row["baseline"])
     off_scale = row["quality"] < floor
     if row["reference"]:
         look = {**look, **style.REFERENCE}
     elif row["fidelity"] == "survey":
         look = {**look, **style.SURVEY}
-    marks = style.marker(row, zorder=6 if row["recommended"] else 5 if emphasised else 4, clip_on=False, **look)
-    bar: dict[str, Any] = {
-        "color": marks["color"],
-        "linewidth": 1.0,
-        "alpha": 0.45,
-        "zorder": 3,
-        "solid_capstyle": "butt",
-    }
+    marks = style.marker(row, zorder=6 if row["recommended"] else 5 if emphasized else 4, clip_on=False, **look)
+    bar: dict[str, Any] = {"color": marks["color"], "linewidth": 1.0, "alpha": 0.45, "zorder": 3}
+    bar["solid_capstyle"] = "butt"
     if not off_scale and pd.notna(row["quality_low"]):
         ax.plot([x, x], [row["quality_low"], row["quality_high"]], **bar)
     if axis.low and axis.high and pd.notna(row[axis.low]):
         ax.plot([row[axis.low], row[axis.high]], [y, y], **bar)
     ax.plot([x], [y], **marks)
     if row["recommended"]:
-        ring: dict[str, Any] = {
-            "marker": "o",
-            "markersize": 22,
-            "fillstyle": "none",
-            "color": style.INK,
-            "markeredgewidth": 1.8,
-        }
-        ax.plot([x], [y], zorder=6, clip_on=False, **ring)
+        ax.plot([x], [y], zorder=6, clip_on=False, markersize=22, markeredgewidth=1.8, **_RING)
 
 
 def mark_label(row: Any) -> str:
-    """Return the label of a mark: the recipe, or what makes the row special."""
+    """Return the label of a mark: the recipe, with its role if it has one."""
     if row["recommended"]:
         return f"recommended\n{row['recipe']}"
     if row["reference"]:
@@ -187,7 +174,7 @@ def mark_label(row: Any) -> str:
 
 
 def key(ax: Axes, frame: pd.DataFrame) -> None:
-    """Put the key of techniques, backends and marks at the right of ``ax``."""
+    """Add the legend of techniques, backends and marks at the right of ``ax``."""
     techniques = [t for t in style.TECHNIQUES if t in set(frame["technique"])]
     backends = [b for b in style.BACKENDS if b in set(frame["backend"])]
     backends += sorted(set(frame["backend"]) - set(backends))
@@ -201,41 +188,24 @@ def key(ax: Axes, frame: pd.DataFrame) -> None:
     for name in backends:
         look = style.marker({"technique": "float", "backend": name}, marker="s")
         handles.append(Line2D([], [], label=style.backend(name).word, **look))
-    ring: dict[str, Any] = {
-        "marker": "o",
-        "fillstyle": "none",
-        "color": style.INK,
-        "markeredgewidth": 1.6,
-        "linestyle": "none",
-    }
     handles.append(Line2D([], [], linestyle="none", label="marks"))
     handles.append(Line2D([], [], color=style.MUTED, linewidth=1.1, label="Pareto front"))
     if frame["recommended"].any():
-        handles.append(Line2D([], [], markersize=13, label="recommended", **ring))
+        handles.append(Line2D([], [], markersize=13, markeredgewidth=1.6, label="recommended", **_RING))
     plain = {"technique": "float", "backend": "torch-eager"}
     if (frame["reference"] != "").any():
         handles.append(Line2D([], [], label="reference, not ranked", **style.marker(plain, **style.REFERENCE)))
     if (frame["fidelity"] == "survey").any():
         looks = {**style.SURVEY, "color": style.MUTED, "markeredgecolor": style.MUTED}
         handles.append(Line2D([], [], label="survey, low fidelity", **style.marker(plain, **looks)))
-    box = ax.legend(
-        handles=handles,
-        loc="upper left",
-        bbox_to_anchor=(1.01, 1.0),
-        frameon=False,
-        fontsize=TEXT - 0.5,
-        labelspacing=0.65,
-        handletextpad=0.6,
-        borderaxespad=0.0,
-    )
-    for text in box.get_texts():
+    for text in legend_right(ax, handles, handletextpad=0.6).get_texts():
         if text.get_text() in ("technique", "backend", "marks"):
             text.set_fontweight("bold")
             text.set_x(-22)
 
 
 def _labels(
-    shown: pd.DataFrame, axis: Axis, floor: float, words: Callable[[Any], str]
+    shown: pd.DataFrame, axis: Axis, floor: float, label_of: Callable[[Any], str]
 ) -> tuple[list[Label], Obstacles]:
     obstacles = Obstacles()
     chosen, named = [], set()
@@ -255,12 +225,12 @@ def _labels(
     recipes = [row["recipe"] for row, _, off_scale in chosen if not off_scale]
     labels = []
     for row, place, off_scale in chosen:
-        said = words(row)
+        text = label_of(row)
         if off_scale:
-            said += f" ↓ {row['quality']:.3g}"
-        elif said == row["recipe"] and recipes.count(said) > 1:
-            said += f", {style.backend(row['backend']).word}"
+            text += f" ↓ {row['quality']:.3g}"
+        elif text == row["recipe"] and recipes.count(text) > 1:
+            text += f", {style.backend(row['backend']).word}"
         bold = bool(row["recommended"])
         essential = bool(bold or row["baseline"] or row["reference"])
-        labels.append(Label(said, *place, bold=bold, essential=essential, clear=12.0 if bold else 5.0))
+        labels.append(Label(text, *place, bold=bold, essential=essential, clear=12.0 if bold else 5.0))
     return labels, obstacles

@@ -1,4 +1,4 @@
-"""How training went: the validation metric against epochs, from recorded progress events."""
+"""Training curves: the validation metric over epochs, from recorded progress events."""
 
 from __future__ import annotations
 
@@ -10,38 +10,39 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from workbench.core.format import plural
 from workbench.core.progress import Progress
-from workbench.plots.drawing.edge_labels import LineWords, place_on_lines
-from workbench.plots.drawing.figure import TEXT, dress, figure_of, new_figure, plural, say, title
+from workbench.plots.drawing.edge_labels import LineLabel, place_on_lines
+from workbench.plots.drawing.figure import (
+    TEXT,
+    empty_chart,
+    figure_of,
+    new_figure,
+    set_labels,
+    set_title,
+    style_axes,
+)
 from workbench.plots.drawing.labels import Obstacles
+from workbench.plots.drawing.lines import lines
 from workbench.present import style
 
 COLUMNS = ["run", "part", "stage", "epoch", "total_epoch", "step", "loss", "learning_rate", "metric"]
-# Colours and markers of runs; those of techniques say something else.
-_LOOKS = (
-    ("#D55E00", "o"),
-    ("#0072B2", "^"),
-    ("#009E73", "D"),
-    ("#CC79A7", "s"),
-    ("#E69F00", "P"),
-    ("#56B4E9", "v"),
-)
 
 
 def training_data(runs: Mapping[str, Iterable[Progress]]) -> pd.DataFrame:
-    """Return one line per event in which training told how it went.
+    """Return a row per training event.
 
     Parameters
     ----------
     runs
-        Name of a run to the events that its ``progress`` callback got: ``events.append`` keeps them.
+        For each run, the events of its ``progress`` callback, as collected by ``events.append``.
 
     Returns
     -------
     DataFrame
-        ``part`` counts the trainings of a run from 0, ``epoch`` passes over the training data within one of them,
-        ``total_epoch`` over all so far. ``metric`` is on the validation split and NaN where it was not measured
-        after that very step; ``loss`` is the running mean over batches, NaN before the first step.
+        ``part`` numbers the trainings of a run, ``epoch`` counts epochs within one of them, ``total_epoch`` over all so
+        far. ``metric`` is on the validation split, NaN if it was not measured after that step; ``loss`` is the running
+        mean over batches, NaN before the first step.
 
     Examples
     --------
@@ -66,7 +67,6 @@ def _rows(run: str, events: Iterable[Progress]) -> Iterable[dict[str, Any]]:
             offset += 0.0 if part < 0 else before[1]
             part += 1
         before = (event.stage, epoch)
-        fresh = values.get("metric_epoch") == epoch
         yield {
             "run": run,
             "part": part,
@@ -76,7 +76,7 @@ def _rows(run: str, events: Iterable[Progress]) -> Iterable[dict[str, Any]]:
             "step": values.get("step"),
             "loss": values.get("loss", math.nan),
             "learning_rate": values["learning_rate"],
-            "metric": values["metric"] if fresh else math.nan,
+            "metric": values["metric"] if values.get("metric_epoch") == epoch else math.nan,
         }
 
 
@@ -87,7 +87,7 @@ def plot_training(
     metric: str = "metric",
     ax: Axes | None = None,
 ) -> Figure:
-    """Draw the validation metric against the epochs trained, one curve per run.
+    """Draw the validation metric over epochs, a curve per run.
 
     Parameters
     ----------
@@ -96,47 +96,38 @@ def plot_training(
     references
         Names and values of horizontal lines, for example ``{"original model": 0.94}``.
     metric
-        What the metric is, for the axis: ``"accuracy"``.
+        The name of the metric, for the axis: ``"accuracy"``.
     ax
-        Draw all epochs here, instead of into a new figure with the last half of them enlarged beside it.
+        Draw all epochs here; None: a new figure, with the last half enlarged in a second panel.
     """
     frame = training_data(runs).dropna(subset=["metric"])
-    axes = new_figure(11.0, 4.6, columns=2)[1] if ax is None else [dress(ax)]
     if frame.empty:
-        for target in axes[1:]:
-            target.remove()
-        say(axes[0], "No training told a validation metric. Train with evaluate_every above 0 and record the progress.")
-        return figure_of(axes[0])
-    known = references or {}
-    curves = _in_order(frame, runs)
-    _panel(axes[0], curves, known, metric)
-    title(axes[0], "What training wins back", f"{plural(len(curves), 'run')}, all epochs")
+        return empty_chart(
+            ax, "No validation metric recorded. Train with evaluate_every above 0 and record the progress."
+        )
+    axes = new_figure(11.0, 4.6, columns=2)[1] if ax is None else [style_axes(ax)]
+    references = references or {}
+    last = frame.groupby("run", sort=False)["metric"].last()
+    names = {str(run): f"{run}: {value:.3f} at the end" for run, value in last.items()}
+    for target in axes:
+        lines(target, frame, "total_epoch", "metric", hue="run", names=names)
+        for value in references.values():
+            target.axhline(value, color=style.MUTED, linewidth=1.0, linestyle=":")
+        target.set_xlim(left=0.0)
+        set_labels(target, "Epochs (passes over the training data)", f"{metric} (validation split) ↑")
+    set_title(axes[0], "Validation metric over training", f"{plural(len(names), 'run')}, all epochs")
     axes[0].margins(y=0.1)
     axes[0].legend(frameon=False, fontsize=TEXT, loc="lower right", bbox_to_anchor=(1.0, 0.1))
-    if ax is None:
-        _panel(axes[1], curves, known, metric)
-        title(axes[1], "The last half", "enlarged")
-        _enlarge(axes[1], frame, known)
+    for target in axes[1:]:
+        set_title(target, "Last half", "enlarged")
+        _enlarge(target, frame, references)
     for target in axes:
-        _name_references(target, known, frame)
+        _name_references(target, references, frame)
     return figure_of(axes[0])
 
 
-def _panel(ax: Axes, curves: list[tuple[str, pd.DataFrame]], references: Mapping[str, float], metric: str) -> None:
-    ax.set_xlabel("epochs (passes over the training data)", fontsize=TEXT + 0.5, color=style.INK)
-    ax.set_ylabel(f"{metric} (validation data) ↑", fontsize=TEXT + 0.5, color=style.INK)
-    for number, (name, line) in enumerate(curves):
-        colour, marker = _LOOKS[number % len(_LOOKS)]
-        look: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 4.5, "linewidth": 1.6, "zorder": 4}
-        words = f"{name}: {line['metric'].iloc[-1]:.3f} at the end"
-        ax.plot(line["total_epoch"], line["metric"], label=words, **look)
-    for value in references.values():
-        ax.axhline(value, color=style.MUTED, linewidth=1.0, linestyle=":")
-    ax.set_xlim(left=0.0)
-
-
 def _enlarge(ax: Axes, frame: pd.DataFrame, references: Mapping[str, float]) -> None:
-    """Show the epochs of the second half, and the references that are near to what is seen there."""
+    """Show the second half of the epochs, and the references near its values."""
     half = frame["total_epoch"].max() / 2
     late = frame.loc[frame["total_epoch"] >= half, "metric"]
     low, high = float(late.min()), float(late.max())
@@ -147,18 +138,13 @@ def _enlarge(ax: Axes, frame: pd.DataFrame, references: Mapping[str, float]) -> 
     ax.set_xlim(left=half)
 
 
-def _in_order(frame: pd.DataFrame, runs: Mapping[str, Any]) -> list[tuple[str, pd.DataFrame]]:
-    groups = dict(list(frame.groupby("run")))
-    return [(name, groups[name]) for name in runs if name in groups]
-
-
 def _name_references(ax: Axes, references: Mapping[str, float], frame: pd.DataFrame) -> None:
     figure_of(ax).draw_without_rendering()
     points = list(zip(frame["total_epoch"], frame["metric"], strict=True))
     low, high = ax.get_ylim()
-    lines = [
-        LineWords(f"{name}: {value:.3f}", value, style.MUTED, above=value > (low + high) / 2)
+    labels = [
+        LineLabel(f"{name}: {value:.3f}", value, style.MUTED, above=value > (low + high) / 2)
         for name, value in references.items()
         if low <= value <= high
     ]
-    place_on_lines(ax, lines, Obstacles(points=points))
+    place_on_lines(ax, labels, Obstacles(points=points))

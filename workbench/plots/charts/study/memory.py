@@ -1,4 +1,4 @@
-"""Peak memory and model size against quality."""
+"""Quality over peak memory and over model size."""
 
 from __future__ import annotations
 
@@ -11,37 +11,22 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from workbench.plots.drawing.figure import dress, figure_of, new_figure, say, title
-from workbench.plots.drawing.scatter import Axis, key, mark_label, scatter
-from workbench.plots.tidy import choose_batch, complete_frame, front_mask, why_empty
+from workbench.plots.charts.study.scatter import Axis, key, mark_label, scatter
+from workbench.plots.charts.study.tidy import choose_batch, complete_frame, front_mask, why_empty
+from workbench.plots.drawing.figure import empty_chart, figure_of, new_figure, set_title, style_axes
 
 COLUMNS = [
-    "recipe",
-    "recipe_id",
-    "technique",
-    "backend",
-    "batch_size",
-    "peak_rss_mib",
-    "size_mib",
-    "quality",
-    "quality_low",
-    "quality_high",
-    "quality_drop",
-    "threads",
-    "reference",
-    "fidelity",
-    "pareto",
-    "pareto_size",
-    "recommended",
-    "baseline",
+    *("recipe", "recipe_id", "technique", "backend", "batch_size", "peak_rss_mib", "size_mib", "quality"),
+    *("quality_low", "quality_high", "quality_drop", "threads", "reference", "fidelity", "pareto", "pareto_size"),
+    *("recommended", "baseline"),
 ]
 
 
 def memory_data(rows: Any, *, batch_size: int = 32) -> pd.DataFrame:
-    """Return one line per complete trial at a batch size: peak memory, model size and quality, leanest first.
+    """Return a row per complete trial at a batch size, sorted by peak memory.
 
-    ``peak_rss_mib`` is that of the trial's own process, ``size_mib`` that of the model on disk; ``pareto`` and
-    ``pareto_size`` mark the front of quality against each of the two. Reference rows are left out.
+    ``peak_rss_mib`` is the peak of the trial's process, ``size_mib`` the size of the model on disk; ``pareto`` and
+    ``pareto_size`` mark the Pareto front of quality and each of the two. Reference rows are left out.
     """
     frame = complete_frame(rows)
     frame = frame[frame["batch_size"] == choose_batch(frame, batch_size)]
@@ -55,7 +40,7 @@ def memory_data(rows: Any, *, batch_size: int = 32) -> pd.DataFrame:
 def plot_memory(
     rows: Any, *, batch_size: int = 32, quality_drop: float | None = None, ax: Axes | None = None
 ) -> Figure:
-    """Draw quality against peak memory of the process (MiB) and, beside it, against model size on disk (MiB).
+    """Draw quality over peak memory of the process (MiB) and over model size on disk (MiB).
 
     Parameters
     ----------
@@ -66,19 +51,17 @@ def plot_memory(
     quality_drop
         The largest acceptable drop below the baseline, in the metric's units; drawn as a line.
     ax
-        Draw the peak memory alone here instead of both into a new figure.
+        Draw only the peak memory, here.
     """
     frame = memory_data(rows, batch_size=batch_size)
     if frame.empty:
-        target = new_figure(9.0, 2.6)[1][0] if ax is None else ax
-        say(target, why_empty(rows, "memory with quality"))
-        return figure_of(target)
+        return empty_chart(ax, why_empty(rows, "memory with quality"))
     panels = _panels(frame, alone=ax is not None)
     figure_width = 3.4 + 4.2 * len(panels)
-    axes = [dress(ax)] if ax is not None else new_figure(figure_width, 5.0, columns=len(panels), share_y=True)[1]
+    axes = [style_axes(ax)] if ax is not None else new_figure(figure_width, 5.0, columns=len(panels), share_y=True)[1]
     pending = []
     for target, panel in zip(axes, panels, strict=True):
-        title(target, panel.title, panel.detail)
+        set_title(target, panel.title, panel.detail)
         points = frame.dropna(subset=[panel.axis.column])
         if panel.axis.column == "size_mib":
             points = _one_per_recipe(points)
@@ -102,13 +85,13 @@ class _Panel:
 
 
 def _panels(frame: pd.DataFrame, *, alone: bool) -> list[_Panel]:
-    """Return the panels whose figures were measured; what is missing is said in the other one."""
+    """Return a panel for each figure that was measured; the detail of a single panel names the missing one."""
     batch = int(frame["batch_size"].iloc[0])
     has_peak, has_size = frame["peak_rss_mib"].notna().any(), frame["size_mib"].notna().any()
     peak_axis = Axis("peak_rss_mib", f"Peak memory at batch {batch} (MiB) ↓")
     size_axis = Axis("size_mib", "Model size (MiB on disk) ↓")
-    peak_detail = "runtime included, each trial in a process of its own"
-    size_detail = "the file that the backend loads"
+    peak_detail = "runtime included, one process per trial"
+    size_detail = "the file loaded by the backend"
     peak = _Panel(peak_axis, "Peak memory and quality", peak_detail, _label)
     size = _Panel(size_axis, "Model size and quality", size_detail, _size_label, "full")
     if has_peak and has_size and not alone:
@@ -119,7 +102,7 @@ def _panels(frame: pd.DataFrame, *, alone: bool) -> list[_Panel]:
 
 
 def _one_per_recipe(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return one point for the backends of a recipe that load files of one size, give or take a few per cent."""
+    """Return one point for the backends of a recipe whose files differ by a few percent at most."""
     order = frame.sort_values(["recommended", "baseline"], ascending=False, kind="stable")
     rough = (np.log(order["size_mib"].clip(lower=1e-9)) * 16).round()
     once = order[~order.assign(rough=rough).duplicated(["recipe_id", "rough", "quality"])]
@@ -127,10 +110,10 @@ def _one_per_recipe(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _label(row: Any) -> str:
-    words = _size_label(row)
-    return (
-        words if pd.isna(row["size_mib"]) or not row["recommended"] else f"{words}\n{row['size_mib']:.2g} MiB on disk"
-    )
+    text = _size_label(row)
+    if pd.isna(row["size_mib"]) or not row["recommended"]:
+        return text
+    return f"{text}\n{row['size_mib']:.2g} MiB on disk"
 
 
 def _size_label(row: Any) -> str:

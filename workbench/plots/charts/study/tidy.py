@@ -1,4 +1,4 @@
-"""From a study's rows to tidy frames: what every chart starts with."""
+"""Tidy frames of a study's rows, the common input of its charts."""
 
 from __future__ import annotations
 
@@ -16,37 +16,21 @@ from workbench.study.results.relative_latency import with_relative_latency
 from workbench.study.results.schema import is_ranked
 
 NUMBERS = (
-    "batch_size",
-    "threads",
-    "quality",
-    "quality_drop",
-    "quality_drop_low",
-    "quality_drop_high",
-    "latency_ms_rel",
-    "latency_ms_rel_low",
-    "latency_ms_rel_high",
-    "latency_ms_p50",
-    "latency_ms_low",
-    "latency_ms_high",
-    "throughput_per_s",
-    "peak_rss_mib",
-    "size_mib",
-    "params",
-    "macs",
-    "speedup",
-    "speedup_low",
-    "speedup_high",
+    *("batch_size", "threads", "quality", "quality_drop", "quality_drop_low", "quality_drop_high"),
+    *("latency_ms_rel", "latency_ms_rel_low", "latency_ms_rel_high", "latency_ms_p50", "latency_ms_low"),
+    *("latency_ms_high", "throughput_per_s", "peak_rss_mib", "size_mib", "params", "macs"),
+    *("speedup", "speedup_low", "speedup_high"),
 )
-WORDS = ("task", "recipe", "recipe_id", "technique", "backend", "state", "verdict")
+TEXTS = ("task", "recipe", "recipe_id", "technique", "backend", "state", "verdict")
 
 
 def rows_of(rows: Any) -> list[dict[str, Any]]:
-    """Return rows as a list of dicts, whether they came as dicts, as a DataFrame or as a Study.
+    """Return the rows of a list of dicts, a DataFrame or a Study as a list of dicts.
 
     Raises
     ------
     StudyError
-        If ``rows`` is none of these.
+        If ``rows`` is of another type.
     """
     if isinstance(rows, pd.DataFrame):
         return [{str(k): None if v != v else v for k, v in row.items()} for row in _records(rows)]
@@ -62,24 +46,24 @@ def _records(frame: pd.DataFrame) -> list[dict[Any, Any]]:
 
 
 def latency_rows(rows: Any) -> list[dict[str, Any]]:
-    """Return the complete rows, each with its baseline-normalised latency."""
+    """Return the complete rows, each with its baseline-normalized latency."""
     complete = [row for row in rows_of(rows) if row.get("state", "complete") == "complete"]
     return with_relative_latency(complete)
 
 
 def complete_frame(rows: Any, *, references: bool = False) -> pd.DataFrame:
-    """Return the complete rows as a frame with every column that charts use; numbers are float, NaN if unknown.
+    """Return the complete rows as a frame with every column of the charts; numbers are float, NaN if unknown.
 
-    Only those of one machine: this one, or, if it has none, the one with most rows; and of one shape, the one with
-    most rows. Reference rows are left out unless ``references`` is True. ``ranked`` is False for them and for rows of a
-    survey: such rows are never on a Pareto front. ``reference`` is empty for every other row.
+    Only rows of one machine (this one, or the one with most rows) and of one shape (the one with most rows) are kept.
+    Reference rows are left out unless ``references`` is True. ``ranked`` is False for references and survey rows, which
+    are never on a Pareto front. ``reference`` is empty for other rows.
     """
     complete = [row for row in latency_rows(rows) if references or row.get("reference") is None]
-    judged = [row for row in complete if row.get("quality") is not None] or complete  # a bench's rows choose nothing
+    judged = [row for row in complete if row.get("quality") is not None] or complete  # bench rows have no quality
     same, _ = one_machine(judged, fingerprint_id())
-    wanted = (same[0].get("fingerprint") if same else None, usual_shape(same))
-    table = [row for row in complete if (row.get("fingerprint"), row["shape"]) == wanted]
-    frame = pd.DataFrame({name: [row.get(name) for row in table] for name in WORDS})
+    place = (same[0].get("fingerprint") if same else None, usual_shape(same))
+    table = [row for row in complete if (row.get("fingerprint"), row["shape"]) == place]
+    frame = pd.DataFrame({name: [row.get(name) for row in table] for name in TEXTS})
     for name in NUMBERS:
         frame[name] = pd.to_numeric(pd.Series([row.get(name) for row in table], dtype=object)).astype(float)
     frame["reference"] = [row.get("reference") or "" for row in table]
@@ -93,19 +77,19 @@ def complete_frame(rows: Any, *, references: bool = False) -> pd.DataFrame:
     return frame
 
 
-def choose_batch(frame: pd.DataFrame, wanted: int) -> int:
-    """Return ``wanted`` where it was measured, else the recommended row's batch, else the largest one."""
+def choose_batch(frame: pd.DataFrame, batch_size: int) -> int:
+    """Return ``batch_size`` if it was measured, else the recommended row's, else the largest one."""
     sizes = frame["batch_size"].dropna()
-    if sizes.empty or (sizes == wanted).any():
-        return wanted
+    if sizes.empty or (sizes == batch_size).any():
+        return batch_size
     best = frame.loc[frame["recommended"], "batch_size"].dropna()
     return int(best.iloc[0] if len(best) else sizes.max())
 
 
 def pareto_mask(cost: Iterable[float], gain: Iterable[float]) -> npt.NDArray[np.bool_]:
-    """Return for each point whether no other one is at least as good in both and better in one.
+    """Return a mask of the Pareto front: minimal ``cost``, maximal ``gain``.
 
-    ``cost`` is better if lower, ``gain`` if higher; NaN is never on the front; equal points both are.
+    NaN is never on the front; equal points all are.
 
     Examples
     --------
@@ -113,26 +97,26 @@ def pareto_mask(cost: Iterable[float], gain: Iterable[float]) -> npt.NDArray[np.
     [True, True, False]
     """
     x, y = np.asarray(list(cost), dtype=float), np.asarray(list(gain), dtype=float)
-    known = ~(np.isnan(x) | np.isnan(y))
+    finite = ~(np.isnan(x) | np.isnan(y))
     no_worse = (x[None, :] <= x[:, None]) & (y[None, :] >= y[:, None])
     better = (x[None, :] < x[:, None]) | (y[None, :] > y[:, None])
-    beaten = (no_worse & better & known[None, :]).any(axis=1)
-    return np.asarray(known & ~beaten, dtype=bool)
+    beaten = (no_worse & better & finite[None, :]).any(axis=1)
+    return np.asarray(finite & ~beaten, dtype=bool)
 
 
 def front_mask(frame: pd.DataFrame, cost: str, gain: str = "quality") -> npt.NDArray[np.bool_]:
-    """Return for each row whether it is on the Pareto front of the ranked rows."""
+    """Return a mask of the Pareto front of the ranked rows."""
     return pareto_mask(frame[cost].where(frame["ranked"]), frame[gain])
 
 
 def front(frame: pd.DataFrame, cost: str, gain: str = "quality") -> pd.DataFrame:
-    """Return the Pareto points sorted by cost, one for each place."""
+    """Return the distinct Pareto points, sorted by cost."""
     points = frame[pareto_mask(frame[cost], frame[gain])]
     return points.drop_duplicates([cost, gain]).sort_values(cost)
 
 
 def why_empty(rows: Any, what: str) -> str:
-    """Return the sentence that an empty chart shows: why there is nothing to draw."""
+    """Return the reason for an empty chart."""
     states = [str(row.get("state")) for row in rows_of(rows)]
     if not states:
         return f"No trials yet: {what} appears here when the first one is complete."

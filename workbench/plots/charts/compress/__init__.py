@@ -1,0 +1,1 @@
+"""Charts of compression: methods, pruning, quantization modes, sensitivity, training."""

@@ -1,0 +1,1 @@
+"""Charts of measurements: calls, sweeps, tuning, precision, profiles, rooflines, LoadGen, monitor."""

@@ -1,0 +1,110 @@
+"""A comparison of two engines: their rounds, the ratios, and the noise floor of the machine."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from workbench.core.checks import given
+from workbench.core.errors import ConfigError
+from workbench.measure.comparison.compare import Comparison
+from workbench.measure.comparison.noise import NoiseFloor
+from workbench.plots.drawing.figure import (
+    TEXT,
+    annotate,
+    axes_or_new,
+    escaped,
+    figure_of,
+    fit_axis,
+    new_figure,
+    set_labels,
+    set_title,
+)
+from workbench.present import style
+
+_COLORS = ("#7F7F7F", "#0072B2")
+_MARKS = ("o", "s")
+_BAND = "#E8E2D0"
+_LEGEND_LINE = 28
+"""Letters of both names that fit on one line."""
+
+
+def plot_comparison(comparison: Comparison) -> Figure:
+    """Draw the latency of both engines by round, and the speedup of each round.
+
+    The vertical bar is the 95 % CI of the speedup of undisturbed calls, noise floor included (the shaded band). Dots
+    are the ratios of block medians, disturbed calls included.
+
+    Examples
+    --------
+    >>> plot_comparison(wb.compare(eager, fast, x))  # doctest: +SKIP
+    """
+    if not isinstance(comparison, Comparison):
+        raise ConfigError(f"plot_comparison takes what wb.compare returns, got {given(comparison)}.")
+    figure, (left, right) = new_figure(8.6, 3.5, columns=2)
+    medians = [np.array([np.median(block) for block in t.blocks]) for t in (comparison.baseline, comparison.candidate)]
+    _rounds(left, medians, [comparison.baseline_name, comparison.candidate_name])
+    _ratios(right, medians[0] / medians[1], comparison)
+    return figure
+
+
+def plot_noise(noise: NoiseFloor, *, ax: Axes | None = None) -> Figure:
+    """Draw the difference of each pair of loads in the A/A test, with the noise floor.
+
+    Examples
+    --------
+    >>> plot_noise(wb.measure_noise())  # doctest: +SKIP
+    """
+    if not isinstance(noise, NoiseFloor):
+        raise ConfigError(f"plot_noise takes what wb.measure_noise returns, got {given(noise)}.")
+    target = axes_or_new(ax, 6.4, 3.2)
+    apart = np.sort([100 * abs(np.expm1(abs(np.log(ratio)))) for ratio in noise.apart])
+    pairs = np.arange(1, len(apart) + 1)
+    target.vlines(pairs, 0, apart, color=style.FAINT, linewidth=1.2, zorder=2)
+    target.plot(pairs, apart, "o", color=_COLORS[1], markersize=4.5, zorder=3)
+    floor = 100 * noise.floor
+    target.axhline(floor, color=style.BAD, linewidth=1.2, zorder=1)
+    at = target.get_yaxis_transform()
+    annotate(target, f"noise floor {floor:.2g} %", (0.01, floor), (0, 3), color=style.BAD, coords=at, va="baseline")
+    target.set_xlim(0.3, len(apart) + 0.7)
+    target.set_ylim(0, max(floor, apart[-1]) * 1.22)
+    set_labels(target, "Pairs of loads, sorted by difference", "Difference (% of a call) ↓")
+    busy = "; disturbed by other load" if noise.busy else ""
+    set_title(target, "A/A test: one model loaded twice", f"{noise.machine}{busy}")
+    return figure_of(target)
+
+
+def _rounds(ax: Axes, medians: list[np.ndarray], names: list[str]) -> None:
+    rounds = np.arange(1, len(medians[0]) + 1)
+    ax.vlines(rounds, medians[0], medians[1], color=style.FAINT, linewidth=1.0, zorder=1)
+    for name, values, color, mark in zip(names, medians, _COLORS, _MARKS, strict=True):
+        ax.plot(rounds, values, mark, color=color, markersize=4.5, zorder=3, label=escaped(name))
+    one_line = sum(map(len, names)) <= _LEGEND_LINE
+    ax.set_ylim(0, max(values.max() for values in medians) * (1.2 if one_line else 1.32))
+    ax.set_xlim(0.3, len(rounds) + 0.7)
+    spacing = {"handletextpad": 0.2, "columnspacing": 1.2}
+    ax.legend(loc="upper left", ncols=2 if one_line else 1, fontsize=TEXT, frameon=False, **spacing)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    set_labels(ax, "Round", "Latency (ms/call, median of a block) ↓")
+    set_title(ax, "Interleaved rounds", "a block of each in every round, in random order")
+
+
+def _ratios(ax: Axes, ratios: np.ndarray, comparison: Comparison) -> None:
+    low, high, floor, count = comparison.low, comparison.high, comparison.floor, len(ratios)
+    ax.axhspan(1 / (1 + floor), 1 + floor, color=_BAND, zorder=0)
+    ax.axhline(1, color=style.MUTED, linewidth=0.8, zorder=1)
+    ax.plot(np.arange(1, count + 1), ratios, "o", color=style.FAINT, markersize=4.5, zorder=2)
+    place = count + max(1.2, 0.08 * count)  # the interval of all rounds, behind the last one
+    ax.vlines(place, low, high, color=_COLORS[1], linewidth=3, zorder=3)
+    ax.plot([place], [comparison.ratio], "D", color=_COLORS[1], markersize=6, zorder=4)
+    fit_axis(ax, "y", [*ratios, low, high, 1 - floor, 1 + floor], before=0.12)
+    ax.set_xlim(0.3, place + max(1.0, 0.06 * count))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ticks = [tick for tick in ax.get_xticks() if 1 <= tick <= count and tick < place - 0.06 * count]
+    ax.set_xticks([*ticks, place], [*(f"{tick:g}" for tick in ticks), "all"])
+    set_labels(ax, "Round", f"Speedup over {comparison.baseline_name} ↑")
+    interval = f"{comparison.ratio:.3f}x (95 % CI {low:.3f}-{high:.3f})"
+    detail = f"{interval}; noise floor {100 * floor:.1f} % included"
+    set_title(ax, f"{comparison.candidate_name}: {comparison.verdict}", detail)

@@ -1,0 +1,87 @@
+"""Settings that tuning measured: time relative to the default, with intervals."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from workbench.plots.drawing.figure import axes_or_new, empty_chart, figure_of, fit_axis, set_labels, set_title
+from workbench.plots.drawing.rows import DOT, dot_rows, set_rows
+from workbench.present import style
+
+COLUMNS = ["stage", "name", "ms", "ratio", "ratio_low", "ratio_high", "rounds", "chosen", "reason"]
+_LINE = 64
+
+
+def tuning_data(result: Any) -> pd.DataFrame:
+    """Return a row for each setting that :meth:`engine.tune` measured or skipped, in that order."""
+    rows = [
+        {
+            "stage": row.stage,
+            "name": row.name,
+            "ms": row.median_ms,
+            "ratio": row.ratio,
+            "ratio_low": row.ratio_low,
+            "ratio_high": row.ratio_high,
+            "rounds": row.rounds,
+            "chosen": row.stage == "final" and bool(result.changes),
+            "reason": row.reason or "",
+        }
+        for row in result.table
+    ]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def plot_tuning(result: Any, *, ax: Axes | None = None) -> Figure:
+    """Draw the time of each setting relative to the default; the chosen one is filled.
+
+    Parameters
+    ----------
+    result : TuneResult
+        The result of :meth:`engine.tune`.
+
+    Examples
+    --------
+    >>> plot_tuning(engine.tune())  # doctest: +SKIP
+    """
+    frame = tuning_data(result)
+    # the best so far is measured again with each candidate: its first mark is enough
+    again = frame.duplicated("name") & (frame["stage"] != "final")
+    frame = frame[frame["ratio"].notna() & ~again]
+    if len(frame) < 2:
+        return empty_chart(ax, f"Nothing to draw: no setting but the default was measured. {result.verdict}")
+    rows = frame.to_dict("records")
+    labels = [_label(row) for row in rows]
+    width = 4.9 + 0.07 * max(len(line) for label in labels for line in label.splitlines())
+    target = axes_or_new(ax, width, 1.5 + 0.42 * len(rows))
+    texts = [f"{row['ms']:.3g} ms" for row in rows]
+    low, high = frame["ratio_low"].to_list(), frame["ratio_high"].to_list()
+    dot_rows(target, frame["ratio"].to_list(), texts, low=low, high=high, looks=[_look(row) for row in rows])
+    target.axvline(1.0, color=style.MUTED, linewidth=1.0, zorder=2)
+    set_rows(target, labels)
+    fit_axis(target, "x", [0.95, 1.05, *low, *high], after=0.3)
+    set_labels(target, "Time relative to the default ↓")
+    set_title(target, f"Settings of {result.backend}, batch {result.batch_size}", _outcome(result))
+    return figure_of(target)
+
+
+def _outcome(result: Any) -> str:
+    if result.decided:
+        return f"95 % CI; {'filled green: chosen' if result.changes else 'the default stays'}"
+    return textwrap.fill(f"95 % CI; undecided. {result.verdict}", _LINE)
+
+
+def _look(row: Mapping[Any, Any]) -> dict[str, Any]:
+    if row["stage"] == "default":
+        return {"color": style.MUTED}
+    return {"color": DOT, "markerfacecolor": style.GOOD if row["chosen"] else "white"}
+
+
+def _label(row: Mapping[Any, Any]) -> str:
+    name = str(row["name"]).replace("'", "").replace(", ", "\n")
+    return f"{name}\n(measured again)" if row["stage"] == "final" else name

@@ -1,0 +1,1 @@
+"""Charts of a study: trade-off, throughput, memory, waterfall, search, cluster."""

@@ -1,0 +1,98 @@
+"""Timeline of a cluster run: a row for each worker, a bar for each task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from workbench.core.checks import given
+from workbench.core.errors import ConfigError
+from workbench.core.format import plural
+from workbench.plots.drawing.figure import TEXT, axes_or_new, empty_chart, figure_of, set_labels, set_title
+from workbench.plots.drawing.rows import HEIGHT, set_rows
+from workbench.present import style
+from workbench.study.cluster.job import WAITING, Span
+
+COLUMNS = ["worker", "host", "kind", "words", "technique", "started_s", "seconds"]
+_LOOKS: dict[str, dict[str, Any]] = {
+    "prepare": {"alpha": 0.45, "hatch": "///"},
+    "time": {"alpha": 1.0},
+    WAITING: {"color": style.FAINT},
+}
+_KINDS = {"prepare": "prepare", "time": "time", WAITING: "wait for the host's lock"}
+
+
+def cluster_data(summary: Any) -> pd.DataFrame:
+    """Return a row for each span of work, with its start in seconds; those of one worker in order of time.
+
+    Parameters
+    ----------
+    summary : ClusterSummary or iterable of Span
+        The result of :meth:`workbench.Study.run` with ``cluster``.
+
+    Raises
+    ------
+    ConfigError
+        If ``summary`` is neither.
+    """
+    source = getattr(summary, "spans", summary)
+    spans = list(source) if isinstance(source, Iterable) else [source]
+    if not all(isinstance(span, Span) for span in spans):
+        raise ConfigError(f"plot_cluster takes what study.run(cluster=...) returned; got {given(summary)}.")
+    begin = min((span.started for span in spans), default=0.0)
+    rows = [
+        {
+            "worker": span.worker,
+            "host": span.host,
+            "kind": span.kind,
+            "words": span.words,
+            "technique": span.technique,
+            "started_s": span.started - begin,
+            "seconds": span.ended - span.started,
+        }
+        for span in sorted(spans, key=lambda span: (span.host, span.worker, span.started))
+    ]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def plot_cluster(summary: Any, *, ax: Axes | None = None) -> Figure:
+    """Draw the tasks of each worker over time.
+
+    Workers of one host are adjacent: their solid bars, the timings, never overlap.
+
+    Parameters
+    ----------
+    summary : ClusterSummary or iterable of Span
+        As for :func:`cluster_data`.
+
+    Examples
+    --------
+    >>> plot_cluster(study.run(recipes, cluster="tcp://head:8786"))  # doctest: +SKIP
+    """
+    frame = cluster_data(summary)
+    if frame.empty:
+        return empty_chart(ax, "No worker has run a task: every trial was complete already.")
+    lanes = list(dict.fromkeys(zip(frame["host"], frame["worker"], strict=True)))
+    target = axes_or_new(ax, 7.6, 1.9 + 0.42 * len(lanes))
+    for span in frame.to_dict("records"):
+        look = {"color": style.technique(span["technique"]).color, **_LOOKS[span["kind"]]}
+        height = 0.12 if span["kind"] == WAITING else HEIGHT
+        place = lanes.index((span["host"], span["worker"]))
+        edge: dict[str, Any] = {"edgecolor": "white", "linewidth": 0.8}
+        target.barh(place, span["seconds"], left=span["started_s"], height=height, **edge, **look)
+    set_rows(target, [f"{worker}\n{host}" for host, worker in lanes])
+    target.set_xlim(0, (frame["started_s"] + frame["seconds"]).max() * 1.02)
+    set_labels(target, "Time since the first task (s)")
+    counts = f"{plural(len(lanes), 'worker')} on {plural(frame['host'].nunique(), 'host')}"
+    set_title(target, counts, "one timing at a time on each host")
+    techniques = [name for name in style.TECHNIQUES if name in set(frame["technique"])]
+    handles = [Patch(color=style.technique(name).color, label=style.technique(name).word) for name in techniques]
+    kinds = [kind for kind in _LOOKS if kind in set(frame["kind"])]
+    handles += [Patch(label=_KINDS[kind], **{"color": style.MUTED, **_LOOKS[kind]}) for kind in kinds]
+    figure_of(target).legend(handles=handles, loc="outside lower left", ncols=3, frameon=False, fontsize=TEXT - 0.5)
+    return figure_of(target)

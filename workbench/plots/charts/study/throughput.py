@@ -1,0 +1,143 @@
+"""Throughput over batch size, one panel per backend."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from workbench.core.format import plural
+from workbench.plots.charts.study.tidy import choose_batch, complete_frame, front_mask, why_empty
+from workbench.plots.drawing.edge_labels import spread_right
+from workbench.plots.drawing.figure import (
+    empty_chart,
+    figure_of,
+    fit_axis,
+    legend_right,
+    new_figure,
+    set_labels,
+    set_title,
+    settings_axis,
+    style_axes,
+)
+from workbench.plots.drawing.labels import Label
+from workbench.present import style
+
+SERIES = ["recipe_id", "backend", "engine_json", "threads", "fidelity"]
+"""The columns that identify a line: one variant over the batch sizes."""
+_WRAP = 24  # letters of a label in one line
+COLUMNS = [
+    *("recipe", "recipe_id", "technique", "backend", "engine_json", "threads", "fidelity", "batch_size"),
+    *("throughput_per_s", "throughput_low", "throughput_high", "emphasis", "recommended", "baseline"),
+]
+
+
+def throughput_data(rows: Any, *, batch_size: int = 32) -> pd.DataFrame:
+    """Return samples per second for each variant and batch size, with the interval of the latency as timed.
+
+    A variant is a recipe on a backend with engine options and threads. Reference rows are left out.
+
+    ``emphasis`` is ``"recommended"``, ``"baseline"``, ``"pareto"`` (on the latency-quality front at ``batch_size``),
+    ``"reference"`` (the recommended recipe or the float model on another backend) or ``""``.
+    """
+    frame = complete_frame(rows)
+    frame = frame.dropna(subset=["throughput_per_s", "batch_size"]).copy()
+    frame["batch_size"] = frame["batch_size"].astype(int)
+    frame["threads"] = frame["threads"].fillna(0).astype(int)
+    frame["throughput_low"] = 1000 * frame["batch_size"] / frame["latency_ms_high"]
+    frame["throughput_high"] = 1000 * frame["batch_size"] / frame["latency_ms_low"]
+    at = frame[frame["batch_size"] == choose_batch(frame, batch_size)]
+    recommended = frame["recipe_id"].isin(frame.loc[frame["recommended"], "recipe_id"])
+    groups = {
+        "recommended": _keys(frame[frame["recommended"]]),
+        "baseline": _keys(frame[frame["baseline"]]),
+        "pareto": _keys(at[front_mask(at, "latency_ms_rel")]),
+        "reference": _keys(frame[recommended | (frame["technique"] == "float")]),
+    }
+    keys = [*frame[SERIES].itertuples(index=False, name=None)]
+    frame["emphasis"] = [next((word for word, some in groups.items() if key in some), "") for key in keys]
+    order = frame.sort_values(["backend", "recipe", *SERIES, "batch_size"])
+    return order[COLUMNS].reset_index(drop=True)
+
+
+def plot_throughput(rows: Any, *, batch_size: int = 32, ax: Axes | None = None) -> Figure:
+    """Draw samples per second over batch size, one panel per backend, with the baseline repeated in each.
+
+    The recommended recipe, the float model and the recipes on the latency-quality front at ``batch_size`` have color
+    and label, others are thin and gray. With ``ax``, all backends share that axes and differ by line style.
+    """
+    frame = throughput_data(rows, batch_size=batch_size)
+    if frame.empty:
+        return empty_chart(ax, why_empty(rows, "throughput"))
+    present = set(frame["backend"])
+    backends = [b for b in style.BACKENDS if b in present] + sorted(present - set(style.BACKENDS))
+    groups = [[b] for b in backends] if ax is None else [backends]
+    width = min(15.0, 1.9 + 3.2 * len(groups))
+    axes = new_figure(width, 4.6, columns=len(groups), share_y=True)[1] if ax is None else [style_axes(ax)]
+    baselines = [line for _, line in frame[frame["baseline"]].groupby(SERIES)]
+    reference = max(baselines, key=len) if baselines else frame[frame["baseline"]]
+    pending = []
+    for number, (target, names) in enumerate(zip(axes, groups, strict=True)):
+        settings_axis(target, sorted(set(frame["batch_size"])))
+        fit_axis(target, "y", frame["throughput_per_s"], before=0.1, zero=True)
+        panel = style.backend(names[0]).word if len(names) == 1 else "all backends"
+        set_title(target, f"Throughput, {panel}", "bars: 95 % CI" if number == 0 else "same scale")
+        part = frame[frame["backend"].isin(names)]
+        pending.append(_panel(target, part, reference, threads=frame["threads"].nunique() > 1))
+        set_labels(target, "Batch size (samples)", "Throughput (samples/s) ↑" if number == 0 else None)
+    _legend(axes[-1], frame)
+    for target, labels in zip(axes, pending, strict=True):  # last, to fit them to the final layout
+        spread_right(target, labels)
+    return figure_of(axes[0])
+
+
+def _keys(frame: pd.DataFrame) -> set[tuple[Any, ...]]:
+    return set(frame[SERIES].itertuples(index=False, name=None))
+
+
+def _panel(ax: Axes, frame: pd.DataFrame, reference: pd.DataFrame, *, threads: bool) -> list[Label]:
+    labels = []
+    for _, line in frame.groupby(["emphasis", *SERIES], sort=True):
+        labels += _line(ax, line.sort_values("batch_size"), threads=threads)
+    if len(reference) and not frame["baseline"].any():
+        ax.plot(reference["batch_size"], reference["throughput_per_s"], color=style.INK, linewidth=1.0, linestyle=":")
+        last = reference.sort_values("batch_size").iloc[-1]
+        labels.append(Label("baseline", last["batch_size"], last["throughput_per_s"], color=style.MUTED))
+    return labels
+
+
+def _line(ax: Axes, line: pd.DataFrame, *, threads: bool) -> list[Label]:
+    last, emphasis = line.iloc[-1], line["emphasis"].iloc[-1]
+    if not emphasis:
+        ax.plot(line["batch_size"], line["throughput_per_s"], color=style.FAINT, linewidth=1.0, zorder=2)
+        return []
+    look = style.marker(last, linestyle=style.backend(last["backend"]).dash, linewidth=1.6, zorder=5)
+    if emphasis == "recommended":
+        look |= {"linewidth": 2.8, "zorder": 6}
+    elif emphasis == "reference":
+        look |= {"linewidth": 1.0, "markersize": look["markersize"] * 0.7}
+    ax.plot(line["batch_size"], line["throughput_per_s"], **look)
+    ax.vlines(line["batch_size"], line["throughput_low"], line["throughput_high"], color=look["color"], linewidth=1.2)
+    text = {"recommended": "recommended:\n", "baseline": "baseline: "}.get(emphasis, "")
+    text += textwrap.fill(str(last["recipe"]), _WRAP)
+    text += " (survey)" if last["fidelity"] == "survey" else ""
+    text += f"\n{plural(int(last['threads']), 'thread')}" if threads else ""
+    bold = emphasis == "recommended"
+    return [Label(text, last["batch_size"], last["throughput_per_s"], bold=bold, essential=True)]
+
+
+def _legend(ax: Axes, frame: pd.DataFrame) -> None:
+    drawn = set(frame.loc[frame["emphasis"] != "", "technique"])
+    techniques = [t for t in style.TECHNIQUES if t in drawn] + (["other"] if drawn - set(style.TECHNIQUES) else [])
+    handles = []
+    for name in techniques:
+        look = style.marker({"technique": name, "backend": "openvino"}, linestyle="-", linewidth=1.4)
+        handles.append(Line2D([], [], label=style.technique(name).word, **look))
+    if (frame["emphasis"] == "").any():
+        handles.append(Line2D([], [], color=style.FAINT, linewidth=1.4, label="other recipes"))
+    handles.append(Line2D([], [], color=style.INK, linewidth=1.2, linestyle=":", label="baseline (float, eager)"))
+    legend_right(ax, handles)
