@@ -10,7 +10,6 @@ from paths import ROOT
 LINES, FILES = 320, 16
 
 CIRCLES = [
-    {"workbench.compress.sensitivity.run", "workbench.compress.sensitivity.table"},
     {"workbench.engine.backends.openvino.backend", "workbench.engine.backends.openvino.compiler_guard"},
     {"workbench.engine.loading.openvino_files", "workbench.engine.loading.source"},
 ]

@@ -9,7 +9,7 @@ from word_rules import below
 LEFT = {
     "artifact": 103,
     "cli": 39,
-    "compress": 240,
+    "compress": 147,
     "core": 61,
     "engine": 343,
     "export": 29,

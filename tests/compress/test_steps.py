@@ -87,7 +87,7 @@ def test_every_step_has_words_of_its_own():
         (lambda: Prune(recover_epochs=2.0), r"recover_epochs=2.0 would do nothing. Set rounds above 1"),
         (lambda: Prune(schedule="cubic"), "schedule='cubic' would do nothing"),
         (lambda: Prune(engine="openvino"), "Set of='latency'"),
-        (lambda: Sparsify(pattern="2:4", ratio=0.3), "leave one of the two out"),
+        (lambda: Sparsify(pattern="2:4", ratio=0.3), "give one of the two"),
         (lambda: PruneDepth(0.5, blocks=2), "leave one of the two out"),
         (lambda: PruneDepth(engine="openvino"), "Set measure_latency=True"),
         (lambda: PruneDepth(exclude=(len,)), "is a function"),

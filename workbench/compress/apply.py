@@ -15,7 +15,7 @@ from workbench.compress.graph.hf_conv1d import replace_hf_conv1d
 from workbench.compress.handlers import CHECKS, HANDLERS, Cost, Outcome, Work
 from workbench.compress.model_ops import count_macs, count_params, predict_with
 from workbench.compress.recipe import Recipe
-from workbench.compress.sparsify.masks import Held, zeros_held
+from workbench.compress.sparsify.masks import HeldZeros, hold_zeros
 from workbench.compress.steps import Distill, Factorize, Prune, PruneDepth, Quantize, Recover, Sparsify, Step
 from workbench.compress.variant import LayerReport, StepReport, Variant
 from workbench.core.checks import given, require_callable, require_path
@@ -272,11 +272,11 @@ def _apply_step(recipe: Recipe, index: int, before: Variant, work: Work) -> Vari
     return Variant(module, prefix, (*before.reports, report), task, outcome.quantized, params, macs, quality)
 
 
-def _zeros_of(before: Variant, step: Step) -> AbstractContextManager[Held]:
+def _zeros_of(before: Variant, step: Step) -> AbstractContextManager[HeldZeros]:
     """Return a context in which training keeps the zeros of an earlier Sparsify; Sparsify manages its own."""
     earlier = [report.step for report in before.reports if isinstance(report.step, Sparsify)]
     sparse = any(not sparsify.dense_epochs for sparsify in earlier) and not isinstance(step, Sparsify)
-    return zeros_held() if sparse else nullcontext(Held())
+    return hold_zeros() if sparse else nullcontext(HeldZeros())
 
 
 def _count(outcome: Outcome, before: Variant) -> tuple[int, int]:

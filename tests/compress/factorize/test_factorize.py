@@ -121,7 +121,7 @@ def test_vbmf_keeps_what_stands_out_of_the_noise():
     variant = Recipe(Factorize(rank="vbmf")).apply(task_of(seeded(planted), *images()))
     assert "rank 5 of 48" in reasons_of(variant)["1"]
     # four outputs of random weights: nothing but noise
-    assert "stands out of the noise" in reasons_of(variant)["2"] or "break-even" in reasons_of(variant)["2"]
+    assert "above the noise" in reasons_of(variant)["2"] or "break-even" in reasons_of(variant)["2"]
 
 
 class Whitened(nn.Module):
@@ -257,7 +257,7 @@ def test_types_and_names_choose_the_layers():
     report = {layer.name: layer for layer in variant.reports[0].layers}
     assert report["fc1"].touched
     assert report["qkv"].reason == "excluded by name"
-    assert report["embed"].reason == "not among the types asked for"
+    assert report["embed"].reason == "not among the types"
 
 
 def test_measured_splits_stay_where_the_clock_says_so():
@@ -284,8 +284,8 @@ def test_measured_splits_stay_where_the_clock_says_so():
     [
         ({"ratio": 0.5, "budget": 0.5}, "ratio and budget each choose the rank"),
         ({"rank": "vbmf", "ratio": 0.5}, "ratio and rank='vbmf' each choose"),
-        ({"whiten": True, "conv": "spatial"}, "use conv='channel'"),
-        ({"whiten": True, "budget": 0.5}, "Use energy or ratio"),
+        ({"whiten": True, "conv": "spatial"}, "requires conv='channel'"),
+        ({"whiten": True, "budget": 0.5}, "requires energy or ratio"),
         ({"ratios": ("conv1",)}, "'name=ratio'"),
         ({"ratios": ("conv1=0",)}, "'name=ratio'"),
         ({"conv": "tucker"}, "Did you mean 'tucker2'"),

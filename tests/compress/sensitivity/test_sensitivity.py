@@ -17,7 +17,7 @@ import workbench as wb
 from workbench.compress import Factorize, Prune, Quantize, Recipe
 from workbench.compress.model_ops import count_macs, count_params
 from workbench.compress.pareto_allocation import allocate, lower_hull
-from workbench.compress.sensitivity import Cell, Sensitivity, run, sensitivity
+from workbench.compress.sensitivity import Cell, Sensitivity, evaluator, sensitivity
 from workbench.core.errors import Cancelled, ConfigError
 
 
@@ -100,8 +100,8 @@ def test_bits_of_one_layer_are_a_rounding_by_hand():
 
 def test_what_was_measured_is_kept_and_a_cancelled_run_goes_on(monkeypatch):
     task, done = net_task(), []
-    real = run.run_step
-    monkeypatch.setattr(run, "run_step", lambda step, work: (done.append(step), real(step, work))[1])
+    real = evaluator.run_step
+    monkeypatch.setattr(evaluator, "run_step", lambda step, work: (done.append(step), real(step, work))[1])
 
     def stop(progress):
         if progress.done >= 2:
@@ -288,7 +288,7 @@ def test_a_table_without_rows_answers_in_words(technique):
     assert empty.frame().empty
     assert list(empty.frame().columns) == list(full.frame().columns)
     assert empty.settings(drop=0.1) == {}
-    with pytest.raises(ConfigError, match=f"no rows, since {technique} can change no layer at its settings"):
+    with pytest.raises(ConfigError, match=f"no rows, because {technique} can change no layer at its settings"):
         empty.step(drop=0.1)
     with pytest.raises(ConfigError, match=r"saved takes a dict .*got 3 \(int\)"):
         full.saved(3)

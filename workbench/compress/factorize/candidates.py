@@ -1,8 +1,9 @@
-"""The layers that can be split, as a decomposition sees them; and why the others cannot."""
+"""Find the layers that can be factorized, and the reasons against the others."""
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,11 +25,11 @@ _KINDS: dict[str, type[nn.Module]] = {
 
 
 @dataclass(frozen=True)
-class Spot:
-    """A layer that can be split, under all its ``names`` in the model.
+class CandidateLayer:
+    """A layer that can be factorized, under all its ``names`` in the model.
 
-    ``inner`` and ``outer`` are the places per sample that it reads and writes (pixels, tokens), ``middle`` those with
-    the first axis already as in the output and the second still as in the input.
+    ``inner`` and ``outer`` are its input and output positions per sample (pixels, tokens); ``middle`` has the output's
+    first axis and the input's second.
     """
 
     names: tuple[str, ...]
@@ -39,17 +40,17 @@ class Spot:
 
     @property
     def name(self) -> str:
-        """The first of its names."""
+        """Its first name."""
         return self.names[0]
 
     @property
     def groups(self) -> int:
-        """Groups of a convolution, 1 for the rest."""
+        """Groups of a convolution, else 1."""
         return self.layer.groups if isinstance(self.layer, Convolution) else 1
 
     @property
     def weight(self) -> torch.Tensor:
-        """The weight as float64 ``[groups, out, in, *kernel]``, both per group; an embedding has its rows as ``in``."""
+        """Weight as float64 ``[groups, out, in, *kernel]``, per group; the rows of an embedding are ``in``."""
         raw: Any = self.layer.weight
         weight: torch.Tensor = raw.detach().double()
         if isinstance(self.layer, nn.Embedding) or _is_transposed(self.layer):
@@ -58,17 +59,17 @@ class Spot:
 
     @property
     def params(self) -> int:
-        """Weights, without the bias, which a split keeps."""
+        """Number of weights, without the bias."""
         raw: Any = self.layer.weight
         return int(raw.numel())
 
     @property
     def macs(self) -> float:
-        """Multiply-accumulates per sample; an embedding is looked up."""
+        """Multiply-accumulates per sample; 0 for an embedding."""
         return 0.0 if isinstance(self.layer, nn.Embedding) else self.params * self.outer
 
-    def methods(self, asked: str) -> tuple[str, ...]:
-        """Return the decompositions to look at for ``conv=asked``; what has no kernel to cut has only one."""
+    def methods(self, conv: str) -> tuple[str, ...]:
+        """Return the decompositions to consider for an option ``conv``; layers without a kernel have only one."""
         if not isinstance(self.layer, Convolution):
             return ("svd",)
         usable = ["channel", "spatial", "tucker2"]
@@ -78,75 +79,75 @@ class Spot:
             usable = ["channel", "tucker2"]
         if is_depthwise(self.layer):
             usable = [method for method in usable if method == "spatial"]
-        if asked == "auto":
+        if conv == "auto":
             return tuple(usable)
-        return (asked,) if asked in usable else tuple(usable[:1])
+        return (conv,) if conv in usable else tuple(usable[:1])
 
 
-def find_spots(step: Factorize, module: nn.Module, example: Tree) -> tuple[list[Spot], dict[str, str]]:
-    """Return the layers that can be split in the model's order, and for every other candidate the reason."""
+def find_candidates(step: Factorize, module: nn.Module, example: Tree) -> tuple[list[CandidateLayer], dict[str, str]]:
+    """Return the layers that can be factorized, in the model's order, and the reason for every other layer."""
     excluded = excluded_names(module, step.exclude, where="Factorize")
     names: dict[nn.Module, list[str]] = {}
     for name, layer in module.named_modules(remove_duplicate=False):
         if isinstance(layer, tuple(_KINDS.values())) or _is_transposed(layer):
             names.setdefault(layer, []).append(name)
     calls, shared = _calls(names, module, example), _shared_weights(module)
-    spots: list[Spot] = []
+    candidates: list[CandidateLayer] = []
     reasons: dict[str, str] = {}
     for layer, all_names in names.items():
-        why = "excluded by name" if excluded & set(all_names) else refusal(layer, step)
-        if why is None and layer not in calls:
-            why = "its forward is not called: the model uses its weight directly"
-        if why is None and layer.weight in shared:
-            why = "its weight is shared with another layer"
-        if why is None and not all(all_names):
-            why = "it is the whole model"
-        if why is None:
-            spots.append(_spot(tuple(all_names), layer, calls[layer], batch_size(example)))
+        reason = "excluded by name" if excluded & set(all_names) else refusal(layer, step)
+        if reason is None and layer not in calls:
+            reason = "its forward is not called: the model uses its weight directly"
+        if reason is None and layer.weight in shared:
+            reason = "its weight is shared with another layer"
+        if reason is None and not all(all_names):
+            reason = "it is the whole model"
+        if reason is None:
+            candidates.append(_candidate(tuple(all_names), layer, calls[layer], batch_size(example)))
         else:
-            reasons[all_names[0]] = why
+            reasons[all_names[0]] = reason
     for name, layer in module.named_modules():
         if layer not in names and holds_matrix(layer):
-            reasons[name] = _no_split(layer)
-    broken = _unreplaceable(module, spots, example)
-    return [spot for spot in spots if spot.name not in broken], reasons | broken
+            reasons[name] = _unsupported(layer)
+    broken = _unreplaceable(module, candidates, example)
+    return [candidate for candidate in candidates if candidate.name not in broken], reasons | broken
 
 
-def put(module: nn.Module, names: Sequence[str], new: nn.Module) -> None:
-    """Set ``new`` in the place of a layer, under every name it has."""
+def replace_layer(module: nn.Module, names: Sequence[str], new: nn.Module) -> None:
+    """Replace a layer by ``new`` under all its names."""
     for name in names:
         parent, _, last = name.rpartition(".")
         setattr(module.get_submodule(parent), last, new)
 
 
 def refusal(layer: nn.Module, step: Factorize) -> str | None:
-    """Return why a layer cannot be split whatever its place, or None."""
+    """Return why a layer cannot be factorized, or None."""
     kind = next((word for word, cls in _KINDS.items() if isinstance(layer, cls)), "Linear")
     if kind not in step.types:
-        return "not among the types asked for"
-    # parametrizing a layer changes its type
+        return "not among the types"
+    # before the check of its type, which parametrizing changes
     if nn.utils.parametrize.is_parametrized(layer):
-        return "its weight is computed (parametrized), not stored"
+        return "its weight is parametrized"
     if type(layer) is not _KINDS[kind] and not _is_transposed(layer):
-        return f"a {type(layer).__name__} does more than a plain {kind}"
+        return f"a {type(layer).__name__} is a subclass of {kind}"
     if isinstance(layer, nn.Embedding) and layer.max_norm is not None:
-        return "its rows are normalised as they are looked up (max_norm)"
+        return "its rows are normalized at look-up (max_norm)"
     if isinstance(layer, Convolution) and is_depthwise(layer) and not _separable(layer, step.conv):
-        more = "" if len(layer.kernel_size) == 1 or math.prod(layer.kernel_size) == 1 else "; conv='spatial' can cut it"
-        return f"depthwise: nothing to share between channels{more}"
+        flat = len(layer.kernel_size) == 1 or math.prod(layer.kernel_size) == 1
+        return "depthwise: full rank across channels" + ("" if flat else "; conv='spatial' can cut it")
     return None
 
 
-def _no_split(layer: nn.Module) -> str:
+def _unsupported(layer: nn.Module) -> str:
     if isinstance(layer, nn.RNNBase):
-        return "recurrent: one operator multiplies by its weights step by step, and takes no factors in their place"
+        return "recurrent: its operator has no factorized form"
     if isinstance(layer, nn.MultiheadAttention):
-        return "query, key and value are projected by one joined weight inside attention"
-    return f"a {type(layer).__name__} is none of {', '.join(_KINDS)}"
+        return "attention: its joined projection weight cannot be replaced by layers"
+    return f"a {type(layer).__name__} is not one of {', '.join(_KINDS)}"
 
 
 def is_depthwise(layer: Convolution) -> bool:
-    """Return whether every group has one input channel, or one output channel."""
+    """Return whether every group has one input or one output channel."""
     return layer.groups > 1 and layer.groups in (layer.in_channels, layer.out_channels)
 
 
@@ -155,24 +156,22 @@ def _separable(layer: Convolution, conv: str) -> bool:
 
 
 def _is_transposed(layer: nn.Module) -> bool:
-    """Return whether a layer is the Linear of GPT-2 in transformers, which keeps its weight as ``[in, out]``."""
+    """Return whether a layer is transformers' Conv1D, a Linear with weight ``[in, out]``."""
     kind = type(layer)
     return kind.__name__ == "Conv1D" and kind.__module__ == "transformers.pytorch_utils"
 
 
 def _calls(names: dict[nn.Module, list[str]], module: nn.Module, example: Tree) -> dict[nn.Module, list[Any]]:
-    """Return the shapes of input and output of every call of the layers' forward."""
+    """Return input and output shapes of each call of the layers."""
     calls: dict[nn.Module, list[Any]] = {}
 
-    def note(layer: nn.Module, inputs: Any, output: Any) -> None:
-        # a subclass may take and give several values; it is refused for that, not measured
+    def record(layer: nn.Module, inputs: Any, output: Any) -> None:
         if inputs and torch.is_tensor(inputs[0]) and torch.is_tensor(output):
             calls.setdefault(layer, []).append((tuple(inputs[0].shape), tuple(output.shape)))
 
-    hooks = [layer.register_forward_hook(note) for layer in names]
+    hooks = [layer.register_forward_hook(record) for layer in names]
     try:
-        # Fused attention kernels, which call no layer, are off while gradients are on.
-        with torch.enable_grad():
+        with torch.enable_grad():  # fused attention kernels call no layer
             call_model(module, example)
     finally:
         for hook in hooks:
@@ -180,53 +179,48 @@ def _calls(names: dict[nn.Module, list[str]], module: nn.Module, example: Tree) 
     return calls
 
 
-def _spot(names: tuple[str, ...], layer: nn.Module, calls: list[Any], samples: int) -> Spot:
+def _candidate(names: tuple[str, ...], layer: nn.Module, calls: list[Any], samples: int) -> CandidateLayer:
     inner = middle = outer = 0.0
-    for given, made in calls:
+    for source, result in calls:
         if isinstance(layer, Convolution):
             axes = len(layer.kernel_size)
-            # an unbatched image has its channels first
-            batch = math.prod(given[: -axes - 1])
-            inner += batch * math.prod(given[-axes:])
-            middle += batch * math.prod((*made[-axes:-1], given[-1]))
-            outer += batch * math.prod(made[-axes:])
+            batch = math.prod(source[: -axes - 1])  # empty for an unbatched image
+            inner += batch * math.prod(source[-axes:])
+            middle += batch * math.prod((*result[-axes:-1], source[-1]))
+            outer += batch * math.prod(result[-axes:])
         else:
-            outer += math.prod(made[:-1])
+            outer += math.prod(result[:-1])
     if not isinstance(layer, Convolution):
         inner = middle = outer
-    return Spot(names, layer, inner / samples, middle / samples, outer / samples)
+    return CandidateLayer(names, layer, inner / samples, middle / samples, outer / samples)
 
 
 def _shared_weights(module: nn.Module) -> set[torch.Tensor]:
-    seen: set[torch.Tensor] = set()
-    shared: set[torch.Tensor] = set()
-    for child in module.modules():
-        for parameter in child.parameters(recurse=False):
-            (shared if parameter in seen else seen).add(parameter)
-    return shared
+    counts = Counter(p for child in module.modules() for p in child.parameters(recurse=False))
+    return {parameter for parameter, count in counts.items() if count > 1}
 
 
-def _unreplaceable(module: nn.Module, spots: Sequence[Spot], example: Tree) -> dict[str, str]:
-    """Return the layers that the model's forward reaches into, with what happens: found with each in a Sequential."""
-    if _error_with(module, spots, example) is None:
+def _unreplaceable(module: nn.Module, candidates: Sequence[CandidateLayer], example: Tree) -> dict[str, str]:
+    """Return layers that the model's forward reaches into, by trying each inside a Sequential."""
+    if _error_with(module, candidates, example) is None:
         return {}
-    found = {}
-    for spot in spots:
-        error = _error_with(module, [spot], example)
+    reasons = {}
+    for candidate in candidates:
+        error = _error_with(module, [candidate], example)
         if error is not None:
-            found[spot.name] = f"the model's forward fails with several layers in its place ({error})"
-    return found
+            reasons[candidate.name] = f"the model's forward fails with several layers in its place ({error})"
+    return reasons
 
 
-def _error_with(module: nn.Module, spots: Sequence[Spot], example: Tree) -> str | None:
-    for spot in spots:
-        put(module, spot.names, nn.Sequential(spot.layer).train(spot.layer.training))
+def _error_with(module: nn.Module, candidates: Sequence[CandidateLayer], example: Tree) -> str | None:
+    for candidate in candidates:
+        replace_layer(module, candidate.names, nn.Sequential(candidate.layer).train(candidate.layer.training))
     try:
         with torch.no_grad():
             call_model(module, example)
     except Exception as error:  # noqa: BLE001 - a forward that reaches into the layer may raise anything
         return f"{type(error).__name__}: {error}"
     finally:
-        for spot in spots:
-            put(module, spot.names, spot.layer)
+        for candidate in candidates:
+            replace_layer(module, candidate.names, candidate.layer)
     return None

@@ -1,4 +1,4 @@
-"""How much of a layer to keep: by energy, by ratio, by what stands out of the noise, or by a budget for the model."""
+"""Choose ranks by energy, by ratio, by variational Bayes (VBMF), or by a budget for the whole model."""
 
 from __future__ import annotations
 
@@ -9,52 +9,53 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from workbench.compress.factorize.split import Choice, Floats, Split, Table
+from workbench.compress.factorize.decomposition import Decomposition, Floats, RankChoice, RankTable
 from workbench.compress.pareto_allocation import allocate, lower_hull
 
 _ROUNDING = 1e-9
 
 
-def by_energy(tables: Sequence[Table], energy: float, of: str) -> Choice:
-    """Return the cheapest choice in MACs or parameters (``of``) that keeps a share ``energy``; ties keep more."""
-    found = [table.at(_cheapest(table, energy, of)) for table in tables]
-    return min(found, key=lambda choice: (_cost(choice, of), -choice.kept))
+def by_energy(tables: Sequence[RankTable], energy: float, of: str) -> RankChoice:
+    """Return the cheapest choice in ``of`` (MACs or parameters) that keeps a fraction ``energy``."""
+    choices = [table.at(_cheapest(table, energy, of)) for table in tables]
+    return min(choices, key=lambda choice: (_cost(choice, of), -choice.kept))
 
 
-def by_ratio(tables: Sequence[Table], ratio: float, of: str) -> Choice:
-    """Return the choice with a share ``ratio`` of the full rank.
+def by_ratio(tables: Sequence[RankTable], ratio: float, of: str) -> RankChoice:
+    """Return the choice with a fraction ``ratio`` of the full rank of the first table.
 
-    Of several ways to cut, the first one's rank says what must be kept, and the cheapest way to keep that is taken.
+    With several tables: the cheapest choice of all that keeps as much energy.
     """
     first = tables[0].with_ranks([max(1, round(ratio * full)) for full in tables[0].full])
     return first if len(tables) == 1 else by_energy(tables, first.kept, of)
 
 
-def by_noise(splits: Sequence[Split], of: str) -> Choice | None:
-    """Return the ranks that variational Bayes finds, or None where nothing stands out of the noise.
-
-    Of several ways to cut, the first one's rank says what must be kept, as with a ratio.
-    """
-    first = splits[0]
+def by_noise(decompositions: Sequence[Decomposition], of: str) -> RankChoice | None:
+    """Return the choice with the VBMF rank, or None if it is 0; several decompositions as in :func:`by_ratio`."""
+    first = decompositions[0]
     ranks = [max(vbmf_rank(matrix.numpy()) for matrix in matrices) for matrices in first.unfolded()]
     if 0 in ranks:
         return None
     table = first.table()
     choice = table.with_ranks(ranks)
-    return choice if len(splits) == 1 else by_energy([split.table() for split in splits], choice.kept, of)
+    return (
+        choice
+        if len(decompositions) == 1
+        else by_energy([decomposition.table() for decomposition in decompositions], choice.kept, of)
+    )
 
 
 def by_budget(
-    tables: Mapping[str, Sequence[Table]], whole: Mapping[str, Choice], excess: float, of: str, *, least: float
-) -> tuple[dict[str, Choice], float]:
-    """Return for some layers a choice, so that together they save ``excess``; and what of it cannot be saved.
+    tables: Mapping[str, Sequence[RankTable]], whole: Mapping[str, RankChoice], excess: float, of: str, *, least: float
+) -> tuple[dict[str, RankChoice], float]:
+    """Return choices for some layers that together save ``excess``, and the part of it that cannot be saved.
 
-    Each layer gives up the energy, as a share of its own, that is cheapest to give up for what it saves, until enough
-    is saved. A choice that saves less than ``least`` of parameters or MACs is not taken.
+    Greedy over all layers by lost energy (as a fraction of the layer's) per saved cost. A choice must save at least
+    ``least`` of parameters and MACs.
     """
     choices = {name: _hull(ways, whole[name], of, least) for name, ways in tables.items()}
     paths = {name: [(_cost(choice, of), 1 - choice.kept) for choice in path] for name, path in choices.items()}
-    taken: dict[str, Choice] = {}
+    chosen: dict[str, RankChoice] = {}
     missing = excess
 
     def accept(name: str, place: int) -> bool:
@@ -62,27 +63,24 @@ def by_budget(
         if missing <= 0:
             return False
         missing -= paths[name][place - 1][0] - paths[name][place][0]
-        taken[name] = choices[name][place]
+        chosen[name] = choices[name][place]
         return True
 
     allocate(paths, accept)
-    return taken, max(0.0, missing)
+    return chosen, max(0.0, missing)
 
 
-def saves(choice: Table | Choice, whole: Choice, least: float) -> Any:
-    """Say whether a choice, or each of a table, saves a share ``least`` of parameters and of MACs.
-
-    A layer that does not multiply (an embedding) has no MACs to save: its parameters decide.
-    """
+def saves(choice: RankTable | RankChoice, whole: RankChoice, least: float) -> Any:
+    """Return whether a choice, or each of a table, saves a fraction ``least`` of parameters and of MACs (if any)."""
     few = choice.params <= (1 - least) * whole.params
     return few & (choice.macs <= (1 - least) * whole.macs) if whole.macs else few
 
 
 def vbmf_rank(matrix: npt.ArrayLike) -> int:
-    """Return how many singular values stand out of the noise, by empirical variational Bayes.
+    """Return the rank by empirical variational Bayes, with estimated noise variance.
 
-    The analytic solution of Nakajima, Sugiyama, Babacan and Tomioka (2013), Global analytic solution of
-    fully-observed variational Bayesian matrix factorization, JMLR 14; the variance of the noise is estimated too.
+    The analytic solution of Nakajima et al. (2013), Global analytic solution of fully-observed variational Bayesian
+    matrix factorization, JMLR 14.
 
     Examples
     --------
@@ -97,20 +95,20 @@ def vbmf_rank(matrix: npt.ArrayLike) -> int:
     if total == 0:
         return 0
     alpha = short / long
-    root = 2.5129 * math.sqrt(alpha)  # the fixed point of their equation 33, which this fits to four digits
+    root = 2.5129 * math.sqrt(alpha)  # fixed point of their equation 33, to four digits
     edge = (1 + root) * (1 + alpha / root)
     most = min(math.ceil(short / (1 + alpha)) - 1, short - 1)
     high = total / (short * long)
     low = max(squares[most] / (long * edge), float(squares[most:].mean()) / long)
-    if low <= 0:  # no noise at all: what is left is the rank
+    if low <= 0:  # no noise
         return int((squares > squares[0] * 1e-20).sum())
-    # a value of exactly 0 would have no logarithm
+    # exact zeros have no logarithm
     variance = _least(np.maximum(squares, total * 1e-30) / long, alpha, edge, min(low, high), high)
     return int((squares > long * variance * edge).sum())
 
 
 def _least(scaled: Floats, alpha: float, edge: float, low: float, high: float) -> float:
-    """Return the variance of the noise in [low, high] with the least free energy: on a grid, then on finer ones."""
+    """Return the noise variance in [low, high] with the least free energy, by successively finer grids."""
     for _ in range(4):
         grid = np.geomspace(low, high, 200) if high > low else np.array([low])
         best = int(np.argmin(_free_energy(scaled[None] / grid[:, None], alpha, edge)))
@@ -125,21 +123,21 @@ def _free_energy(ratios: Floats, alpha: float, edge: float) -> Floats:
     tau = (inside + np.sqrt(np.maximum(inside**2 - 4 * alpha, 0))) / 2
     tau = np.where(ratios > edge, tau, 1.0)
     signal = np.log(tau + 1) + alpha * np.log(tau / alpha + 1) - tau
-    found: Floats = (energy + np.where(ratios > edge, signal, 0)).sum(axis=1)
-    return found
+    total: Floats = (energy + np.where(ratios > edge, signal, 0)).sum(axis=1)
+    return total
 
 
-def _cheapest(table: Table, energy: float, of: str) -> int:
+def _cheapest(table: RankTable, energy: float, of: str) -> int:
     cost = np.where(table.kept >= energy - _ROUNDING, getattr(table, of), np.inf)
     return int(np.lexsort((-table.kept, cost))[0])
 
 
-def _cost(choice: Choice, of: str) -> float:
+def _cost(choice: RankChoice, of: str) -> float:
     return choice.params if of == "params" else choice.macs
 
 
-def _hull(tables: Sequence[Table], whole: Choice, of: str, least: float) -> list[Choice]:
-    """Return the choices on the lower convex hull of lost energy over cost, from the whole layer to the cheapest."""
+def _hull(tables: Sequence[RankTable], whole: RankChoice, of: str, least: float) -> list[RankChoice]:
+    """Return the choices on the lower convex hull of lost energy over cost, from the full layer to the cheapest."""
     points = [(_cost(whole, of), 0.0)]
     sources = []
     for table in tables:
@@ -152,7 +150,7 @@ def _hull(tables: Sequence[Table], whole: Choice, of: str, least: float) -> list
 
 
 def _front(cost: Floats, kept: Floats, fits: npt.NDArray[np.bool_]) -> npt.NDArray[np.intp]:
-    """Return the places that fit and of which no cheaper one keeps as much."""
+    """Return the places that fit and are Pareto-optimal in cost and kept energy."""
     places = np.flatnonzero(fits)
     places = places[np.lexsort((-kept[places], cost[places]))]
     best = np.maximum.accumulate(np.concatenate([[-np.inf], kept[places]]))[:-1]

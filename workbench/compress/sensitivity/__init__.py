@@ -1,6 +1,6 @@
-"""Sensitivity: what each layer's pruning, rank or bits cost in quality and save, measured one layer at a time."""
+"""Layer-wise sensitivity: accuracy cost and savings of pruning, low rank or low bits, one layer at a time."""
 
-from workbench.compress.sensitivity.run import sensitivity
+from workbench.compress.sensitivity.sweep import sensitivity
 from workbench.compress.sensitivity.table import Cell, Sensitivity
 
 __all__ = ["Cell", "Sensitivity", "sensitivity"]

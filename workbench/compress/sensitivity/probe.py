@@ -1,4 +1,4 @@
-"""How each technique changes one layer and leaves the others, and how values per layer make a step of it."""
+"""Per technique: the step that changes one layer alone, and the step with values per layer."""
 
 from __future__ import annotations
 
@@ -18,18 +18,7 @@ _SHARES = (0.25, 0.5, 0.75)
 
 
 class Probe(ABC):
-    """One technique, with the options that hold for all cells of a table.
-
-    Parameters
-    ----------
-    step : Step or None
-        The template; None takes the technique's defaults.
-
-    Raises
-    ------
-    ConfigError
-        If the template has values per layer already.
-    """
+    """One technique with the options of a template step; None takes the technique's defaults."""
 
     technique: str
     settings: tuple[float, ...] = _SHARES
@@ -38,14 +27,11 @@ class Probe(ABC):
         self.step: Any = self.default() if step is None else step
         ratios: tuple[str, ...] = getattr(self.step, "ratios", ())
         if ratios:
-            raise ConfigError(
-                f"sensitivity: the ratios of the step to {self.technique} must be empty, got {ratios!r}: what each "
-                "layer bears is what is to be found out."
-            )
+            raise ConfigError(f"sensitivity: the ratios of the step to {self.technique} must be empty, got {ratios!r}.")
 
     @abstractmethod
     def default(self) -> Step:
-        """Return the template where none is given."""
+        """Return the default template."""
 
     def with_settings(self, settings: Sequence[float]) -> Self:
         """Return the probe with other settings, in ascending order, each once."""
@@ -55,7 +41,7 @@ class Probe(ABC):
         return self
 
     def check(self, setting: float) -> None:
-        """Refuse a setting that the technique does not have."""
+        """Raise ConfigError if a setting is not valid for the technique."""
         if isinstance(setting, bool) or not isinstance(setting, int | float) or not 0 < setting < 1:
             raise ConfigError(
                 f"sensitivity: a setting of {self.technique} must be above 0 and below 1, got {setting!r}."
@@ -63,7 +49,7 @@ class Probe(ABC):
 
     @abstractmethod
     def layers(self, module: nn.Module, run: Callable[[Step], Outcome]) -> list[str]:
-        """Return the names of the layers that the technique can change, in the model's order."""
+        """Return the layers that the technique can change, in the model's order."""
 
     @abstractmethod
     def step_for(self, layer: str, setting: float, layers: Sequence[str]) -> Step:
@@ -71,19 +57,19 @@ class Probe(ABC):
 
     @abstractmethod
     def step_with(self, values: Mapping[str, float], layers: Sequence[str]) -> Step:
-        """Return the step that gives some of ``layers`` these settings and leaves the others."""
+        """Return the step that gives some of ``layers`` these settings and leaves the others unchanged."""
 
     def applies(self, reports: Mapping[str, LayerReport], layer: str) -> bool:
-        """Say whether the setting exists for the layer: ``reports`` are those of the step that changed it."""
+        """Return whether the setting exists for the layer, from the step's reports."""
         return reports[layer].touched
 
     def members(self, module: nn.Module, outcome: Outcome, layer: str) -> tuple[str, ...]:
-        """Return the layers that changed together with ``layer``, itself among them."""
+        """Return the layers that changed together with ``layer``, including itself."""
         return (layer,)
 
 
 class PruneProbe(Probe):
-    """Channels away in one group of layers."""
+    """Structured pruning of one group of layers."""
 
     technique = "prune"
 
@@ -92,32 +78,29 @@ class PruneProbe(Probe):
 
     def layers(self, module: nn.Module, run: Callable[[Step], Outcome]) -> list[str]:
         step = self.step.replace(ratio=max(self.settings), of="channels", scope="local", allow_untouched=True)
-        outcome = run(step)
-        before = _outputs(module)
-        return [name for name, width in _outputs(outcome.module).items() if width != before.get(name)]
+        return _changed_widths(module, run(step).module)
 
     def step_for(self, layer: str, setting: float, layers: Sequence[str]) -> Step:
         return self.step_with({layer: setting}, layers)
 
     def step_with(self, values: Mapping[str, float], layers: Sequence[str]) -> Step:
         ratios = ("*=0", *(f"{name}={value:g}" for name, value in values.items()))
-        # every layer has a ratio of its own: the common one only stands in the label, beside "by layer"
+        # each layer has its own ratio: the common one is only part of the label
         common = sum(values.values()) / len(layers) if values else min(self.settings)
         changes = {"ratio": round(common, 2) or min(self.settings), "ratios": ratios}
         step: Step = self.step.replace(of="channels", scope="local", **changes)
         return step
 
     def applies(self, reports: Mapping[str, LayerReport], layer: str) -> bool:
-        return True  # a ratio that rounds to all channels costs and saves nothing, which is a result too
+        return True  # a ratio that rounds to no channel is a result too
 
     def members(self, module: nn.Module, outcome: Outcome, layer: str) -> tuple[str, ...]:
-        before = _outputs(module)
-        changed = [name for name, width in _outputs(outcome.module).items() if width != before.get(name)]
+        changed = _changed_widths(module, outcome.module)
         return tuple(changed) if layer in changed else (layer,)
 
 
 class FactorizeProbe(Probe):
-    """A lower rank in one layer."""
+    """Low rank in one layer."""
 
     technique = "factorize"
 
@@ -159,7 +142,7 @@ class QuantizeProbe(Probe):
         return [layer.name for layer in run(self._with_bits(8)).layers if layer.touched and layer.name in names]
 
     def step_for(self, layer: str, setting: float, layers: Sequence[str]) -> Step:
-        # excluding a module excludes what is below it: a layer inside another one is measured together with it
+        # excluding a module excludes its submodules too: a nested layer is measured together with its parent
         others = [name for name in layers if name != layer and not layer.startswith(f"{name}.")]
         step = self._with_bits(setting)
         return step.replace(exclude=(*step.exclude, *others))
@@ -172,9 +155,8 @@ class QuantizeProbe(Probe):
         return tuple(report.name for report in outcome.layers if report.touched and report.name == layer)
 
     def _with_bits(self, bits: float) -> Quantize:
-        # below 8 bits there are no integer kernels: the weights alone are rounded
-        more = {"activations": "none", "qat_epochs": 0.0} if bits < 8 else {}
-        step: Quantize = self.step.replace(bits=int(bits), **more)
+        weight_only = {"activations": "none", "qat_epochs": 0.0} if bits < 8 else {}
+        step: Quantize = self.step.replace(bits=int(bits), **weight_only)
         return step
 
 
@@ -190,11 +172,16 @@ def _bits() -> tuple[float, ...]:
     return tuple(sorted(float(bits) for bits in field.metadata["option"]["choices"]))
 
 
-def _outputs(module: nn.Module) -> dict[str, int]:
-    """Return the number of output channels of every layer that has a weight matrix."""
-    found = {}
+def _widths(module: nn.Module) -> dict[str, int]:
+    """Return the number of output channels of each layer with a weight matrix."""
+    widths = {}
     for name, layer in module.named_modules():
         weight = getattr(layer, "weight", None)
         if isinstance(weight, nn.Parameter) and weight.ndim > 1 and not isinstance(layer, nn.Embedding):
-            found[name] = weight.shape[1 if getattr(layer, "transposed", False) else 0]
-    return found
+            widths[name] = weight.shape[1 if getattr(layer, "transposed", False) else 0]
+    return widths
+
+
+def _changed_widths(before: nn.Module, after: nn.Module) -> list[str]:
+    widths = _widths(before)
+    return [name for name, width in _widths(after).items() if width != widths.get(name)]

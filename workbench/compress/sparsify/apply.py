@@ -1,4 +1,4 @@
-"""Zero connections: which ones, in how many rounds, trained how; the report says who gains what from them."""
+"""Carry out Sparsify: set weights to zero in rounds, with training between them."""
 
 from __future__ import annotations
 
@@ -25,33 +25,32 @@ from workbench.compress.sparsify.blocks import (
     keep_of_each,
     pattern_blocks,
 )
-from workbench.compress.sparsify.masks import zeros_held
+from workbench.compress.sparsify.masks import hold_zeros
 from workbench.compress.steps import Recover, Sparsify
 from workbench.compress.training.gradients import gather_gradients
 from workbench.compress.training.optimizer_hooks import optimizer_step_hooks
 from workbench.compress.variant import LayerReport
 
-# docs.openvino.ai, CPU device, "Sparse weights decompression": int8, matrix products, AMX, off unless asked for.
+# docs.openvino.ai, CPU device, "Sparse weights decompression"
 _ENGINES = (
-    "What the zeros gain: torch eager and ONNX Runtime compute with them as with any number, so latency and memory "
-    "stay. OpenVINO can unpack the sparse weights of int8 matrix products (64, 128, ... channels) on CPUs with AMX, "
-    "when told to by CPU_SPARSE_WEIGHTS_DECOMPRESSION_RATE, which the workbench does not set; else it computes with "
-    "them too."
+    "Torch eager and ONNX Runtime compute with zeros as with any number: no gain in latency or memory. OpenVINO "
+    "exploits sparse int8 matrix products (64, 128, ... channels) only on CPUs with AMX and with "
+    "CPU_SPARSE_WEIGHTS_DECOMPRESSION_RATE, which the workbench does not set."
 )
 _PATTERN = (
-    " GPUs from compute capability 8.0 on have instructions for 2:4 in Linear layers: "
-    "workbench.compress.sparsify.semi_structured.semi_structured uses them."
+    " GPUs of compute capability 8.0 or later accelerate 2:4 Linear layers: see "
+    "workbench.compress.sparsify.semi_structured."
 )
 
 
 @dataclass
-class _Work:
-    """The layers that get zeros, how their weights fall into blocks, and what training has said about them."""
+class _State:
+    """The layers to sparsify with their blocks, the reasons against the others, and accumulated movement scores."""
 
     layers: dict[str, nn.Module]
     blocks: dict[str, Blocks]
     reasons: dict[str, str]
-    moved: dict[str, torch.Tensor] = field(default_factory=dict)
+    movement: dict[str, torch.Tensor] = field(default_factory=dict)
     trainings: int = 0
 
     def weights(self) -> dict[str, torch.Tensor]:
@@ -60,13 +59,13 @@ class _Work:
 
 @register_handler(Sparsify)
 def sparsify(step: Sparsify, work: Work) -> Outcome:
-    """Set connections of the variant's module to zero; see :class:`Sparsify`."""
+    """Set weights of the variant's module to zero; see :class:`Sparsify`."""
     module = work.module
     state = _layers(step, work)
     size_before, epochs = deflated_bytes(module), 0.0
     for number in range(1, step.rounds + 1):
         if step.criterion == "movement":
-            with _watching(state):
+            with _movement_scores(state):
                 epochs += _train(step.recover_epochs, work, state, hold=True)
         _set_zeros(step, work, state, scheduled_share(step.schedule, number / step.rounds))
         if step.criterion != "movement" and step.recover_epochs and number < step.rounds:
@@ -78,47 +77,47 @@ def sparsify(step: Sparsify, work: Work) -> Outcome:
 
 
 def deflated_bytes(module: nn.Module) -> int:
-    """Return the bytes that the parameters take when each is deflated as in a zip file (level 6, no headers)."""
+    """Return the size in bytes of all parameters, each deflated as in a zip file (level 6, no headers)."""
     return sum(len(zlib.compress(p.detach().contiguous().numpy().tobytes(), 6, wbits=-15)) for p in module.parameters())
 
 
-def _layers(step: Sparsify, work: Work) -> _Work:
+def _layers(step: Sparsify, work: Work) -> _State:
     module = work.module
     blocked = skip_reasons(module, step.include, step.exclude, where="Sparsify")
     if step.granularity == "filter" and step.kept_of is None:
-        kept = "its rows are the model's outputs, and one of zeros would be an answer that is always the same"
-        blocked = dict.fromkeys(output_layers(module, work.task.examples(2), SPARSE_LAYERS), kept) | blocked
-    found = _Work({}, {}, {})
+        reason = "its rows are the model's outputs: a zero row would be a constant output"
+        blocked = dict.fromkeys(output_layers(module, work.task.examples(2), SPARSE_LAYERS), reason) | blocked
+    state = _State({}, {}, {})
     owners: dict[int, str] = {}
     for name, layer in module.named_modules():
         if not holds_matrix(layer) and not isinstance(layer, SPARSE_LAYERS):
             continue
-        why = blocked.get(name) or _refusal(layer)
-        if why is None and owners.setdefault(id(layer.weight), name) != name:
-            why = f"shares its weight with {owners[id(layer.weight)]}"
-        blocks = why if why is not None else _blocks(step, layer)
+        refusal = blocked.get(name) or _refusal(layer)
+        if refusal is None and owners.setdefault(id(layer.weight), name) != name:
+            refusal = f"shares its weight with {owners[id(layer.weight)]}"
+        blocks = refusal if refusal is not None else _blocks(step, layer)
         if isinstance(blocks, str):
-            found.reasons[name] = blocks
+            state.reasons[name] = blocks
         else:
-            found.layers[name], found.blocks[name] = layer, blocks
-    return found
+            state.layers[name], state.blocks[name] = layer, blocks
+    return state
 
 
 def _refusal(layer: nn.Module) -> str | None:
     if not isinstance(layer, SPARSE_LAYERS):
-        return f"{type(layer).__name__} is not handled: Linear and convolutions that are not transposed are"
+        return f"{type(layer).__name__} is not supported: only Linear and convolutions that are not transposed"
     if not isinstance(layer._parameters.get("weight"), nn.Parameter):
-        return "its weight is computed from others (a parametrization such as weight norm)"
+        return "its weight is parametrized"
     return None
 
 
 def _blocks(step: Sparsify, layer: nn.Module) -> Blocks | str:
     if not isinstance(layer, SPARSE_LAYERS):
-        raise TypeError(f"no layer for Sparsify: {type(layer).__name__}")
+        raise TypeError(f"Sparsify does not support {type(layer).__name__}")
     return pattern_blocks(layer, step.kept_of[1]) if step.kept_of else blocks_of(layer, step.granularity)
 
 
-def _set_zeros(step: Sparsify, work: Work, state: _Work, share: float) -> None:
+def _set_zeros(step: Sparsify, work: Work, state: _State, share: float) -> None:
     weights, scores = state.weights(), _scores(step, work, state)
     if step.kept_of is not None:
         kept, size = step.kept_of
@@ -131,13 +130,13 @@ def _set_zeros(step: Sparsify, work: Work, state: _Work, share: float) -> None:
         weights[name].masked_fill_(~mask, 0.0)
 
 
-def _scores(step: Sparsify, work: Work, state: _Work) -> dict[str, torch.Tensor]:
-    """Return for every weight what it is worth."""
+def _scores(step: Sparsify, work: Work, state: _State) -> dict[str, torch.Tensor]:
+    """Return a score per weight; the lowest become zero first."""
     weights = state.weights()
     if step.criterion == "magnitude":
         return {name: weight.abs() for name, weight in weights.items()}
     if step.criterion == "movement":
-        return dict(state.moved)
+        return dict(state.movement)
     gather_gradients(
         work.module, work.task, samples=step.samples, seed=work.seed, stage="sparsify", progress=work.progress
     )
@@ -150,29 +149,29 @@ def _scores(step: Sparsify, work: Work, state: _Work) -> dict[str, torch.Tensor]
 
 
 @contextlib.contextmanager
-def _watching(state: _Work) -> Iterator[None]:
-    """Add up ``-weight * gradient`` over the steps of a training: above zero where a weight moves away from zero."""
+def _movement_scores(state: _State) -> Iterator[None]:
+    """Accumulate ``-weight * gradient`` over training steps: positive if a weight moves away from zero."""
     for name, weight in state.weights().items():
-        state.moved.setdefault(name, torch.zeros_like(weight))
+        state.movement.setdefault(name, torch.zeros_like(weight))
 
     def before(_: Optimizer) -> None:
         for name, layer in state.layers.items():
             weight = layer.get_parameter("weight")
             if weight.grad is not None:
-                state.moved[name] -= weight * weight.grad
+                state.movement[name] -= weight * weight.grad
 
     with optimizer_step_hooks(before=before):
         yield
 
 
-def _train(epochs: float, work: Work, state: _Work, *, hold: bool) -> float:
+def _train(epochs: float, work: Work, state: _State, *, hold: bool) -> float:
     state.trainings += 1
     again = replace(work, seed=work.seed + state.trainings)
-    with zeros_held() if hold else contextlib.nullcontext():
+    with hold_zeros() if hold else contextlib.nullcontext():
         return recover(Recover(epochs=epochs), again).epochs_done
 
 
-def _report(module: nn.Module, state: _Work) -> tuple[LayerReport, ...]:
+def _report(module: nn.Module, state: _State) -> tuple[LayerReport, ...]:
     reports = []
     for name, layer in module.named_modules():
         if name in state.reasons:
@@ -189,11 +188,9 @@ def _notes(step: Sparsify, module: nn.Module, size_before: int) -> tuple[str, ..
     total = count_params(module)
     nonzero = sum(int(p.count_nonzero()) for p in module.parameters())
     if step.dense_epochs:
-        return ("Dense-sparse-dense: the zeros were let go again, the model is as large as before.",)
+        return ("Dense-sparse-dense: all weights were trained again, the model is as large as before.",)
     return (
-        f"{nonzero:,} of {total:,} parameters are not zero ({nonzero / total:.1%}). Parameters and MACs are counted as "
-        "if the zeros were none.",
-        f"Zipped, the weights take {deflated_bytes(module) / 2**20:.3g} MiB; before this step {size_before / 2**20:.3g}"
-        " MiB (deflated, level 6).",
+        f"{nonzero:,} of {total:,} parameters are not zero ({nonzero / total:.1%}); MACs include zeros.",
+        f"Zipped size {deflated_bytes(module) / 2**20:.3g} MiB, before {size_before / 2**20:.3g} MiB (deflated).",
         _ENGINES + (_PATTERN if step.pattern == "2:4" else ""),
     )

@@ -1,4 +1,4 @@
-"""Weights as blocks that become zero together, and how many of the least of them go."""
+"""Blocks of weights that become zero together, and masks by block score."""
 
 from __future__ import annotations
 
@@ -10,18 +10,13 @@ from torch import nn
 
 SPARSE_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 Layer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
-# Neighbouring inputs that make a vector where a layer has no rows in a kernel.
-_VECTOR = 4
-# No layer falls below this share of its weights where layers are compared: one at zero cuts the net in two.
-_LEAST_LEFT = 0.02
+_VECTOR = 4  # consecutive inputs of a vector, for layers without kernel rows
+_LEAST_LEFT = 0.02  # of each layer for scope="global": an all-zero layer cuts the network in two
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """How a weight ``[out, in, *kernel]`` falls into blocks of ``size`` weights, neighbours along the kernel or inputs.
-
-    ``view`` brings a tensor of the weight's shape into ``[blocks, size]``, and ``back`` the other way.
-    """
+    """A partition of a weight ``[out, in, *kernel]`` into blocks of ``size``, along the kernel or the inputs."""
 
     shape: tuple[int, ...]
     size: int
@@ -33,7 +28,7 @@ class Blocks:
         return moved.reshape(-1, self.size)
 
     def back(self, blocks: torch.Tensor) -> torch.Tensor:
-        """Return ``[blocks, size]`` (or ``[blocks, 1]``) in the weight's shape."""
+        """Return ``[blocks, size]`` (or ``[blocks, 1]``) in the weight's shape: the inverse of :meth:`view`."""
         out, into, *kernel = self.shape
         order = (out, *kernel, into) if self.inputs_last else self.shape
         whole = blocks.expand(-1, self.size).reshape(order)
@@ -41,7 +36,7 @@ class Blocks:
 
 
 def blocks_of(layer: Layer, granularity: str) -> Blocks | str:
-    """Return how the weight of ``layer`` falls into blocks, or why it does not."""
+    """Return the blocks of a layer's weight, or the reason why there are none."""
     shape = tuple(layer.weight.shape)
     row = shape[-1] if len(shape) > 2 else 1
     kernel = int(torch.Size(shape[2:]).numel())
@@ -59,7 +54,7 @@ def blocks_of(layer: Layer, granularity: str) -> Blocks | str:
 
 
 def pattern_blocks(layer: Layer, size: int) -> Blocks | str:
-    """Return the groups of ``size`` neighbouring inputs of an N:M pattern, or why there are none."""
+    """Return the blocks of ``size`` consecutive inputs for an N:M pattern, or the reason why there are none."""
     shape = tuple(layer.weight.shape)
     if shape[1] % size:
         return f"its {shape[1]} inputs are not a multiple of {size}"
@@ -67,7 +62,7 @@ def pattern_blocks(layer: Layer, size: int) -> Blocks | str:
 
 
 def keep_of_each(scores: torch.Tensor, weight: torch.Tensor, blocks: Blocks, kept: int) -> torch.Tensor:
-    """Return the mask that keeps the ``kept`` best weights of every block; those at zero go first."""
+    """Return the mask that keeps the ``kept`` best weights of every block; zeros rank last."""
     groups = blocks.view(scores.masked_fill(weight == 0, float("-inf")))
     best = groups.argsort(dim=1, descending=True, stable=True)[:, :kept]
     return blocks.back(torch.zeros_like(groups, dtype=torch.bool).scatter_(1, best, True))
@@ -81,35 +76,34 @@ def keep_best(
     *,
     together: bool,
 ) -> dict[str, torch.Tensor]:
-    """Return masks that leave ``1 - ratio`` of the weights, in whole blocks; the least go first, zeros before all.
+    """Return masks that keep ``1 - ratio`` of the weights, in whole blocks of highest mean score; zeros rank last.
 
-    ``scores`` has a score per weight; a block's is their mean. ``together`` ranks the blocks of all layers in one list,
-    and leaves every layer a few.
+    ``together`` ranks the blocks of all layers in one list, but keeps a few of each layer.
     """
-    worth = {}
+    block_scores = {}
     for name, score in scores.items():
         alive = blocks[name].view(weights[name] != 0).any(1)
-        worth[name] = blocks[name].view(score.double()).mean(1).masked_fill(~alive, float("-inf"))
+        block_scores[name] = blocks[name].view(score.double()).mean(1).masked_fill(~alive, float("-inf"))
     if not together:
-        return {name: _mask(blocks[name], worth[name], round(ratio * len(worth[name]))) for name in worth}
-    names = list(worth)
-    layer = torch.cat([torch.full((len(worth[name]),), i) for i, name in enumerate(names)])
+        return {name: _mask(blocks[name], own, round(ratio * len(own))) for name, own in block_scores.items()}
+    names = list(block_scores)
+    layer = torch.cat([torch.full((len(block_scores[name]),), i) for i, name in enumerate(names)])
     sizes = torch.tensor([blocks[name].size for name in names], dtype=torch.float64)[layer]
-    order = torch.cat([worth[name] for name in names]).argsort(stable=True)
-    gone = order[sizes[order].cumsum(0) <= ratio * sizes.sum() + 1e-6]
-    counts = torch.bincount(layer[gone], minlength=len(names)).tolist()
+    order = torch.cat([block_scores[name] for name in names]).argsort(stable=True)
+    dropped = order[sizes[order].cumsum(0) <= ratio * sizes.sum() + 1e-6]
+    counts = torch.bincount(layer[dropped], minlength=len(names)).tolist()
     return {
-        name: _mask(blocks[name], worth[name], _at_most(count, worth[name]))
+        name: _mask(blocks[name], block_scores[name], _at_most(count, block_scores[name]))
         for name, count in zip(names, counts, strict=True)
     }
 
 
-def _at_most(count: int, worth: torch.Tensor) -> int:
-    return min(count, len(worth) - max(1, round(_LEAST_LEFT * len(worth))))
+def _at_most(count: int, scores: torch.Tensor) -> int:
+    return min(count, len(scores) - max(1, round(_LEAST_LEFT * len(scores))))
 
 
-def _mask(blocks: Blocks, worth: torch.Tensor, gone: int) -> torch.Tensor:
-    """Return the mask without the ``gone`` blocks that are worth least; one block stays."""
-    kept = torch.ones(len(worth), 1, dtype=torch.bool)
-    kept[worth.argsort(stable=True)[: min(gone, len(worth) - 1)]] = False
+def _mask(blocks: Blocks, scores: torch.Tensor, count: int) -> torch.Tensor:
+    """Return the mask without the ``count`` blocks of lowest score; one block stays."""
+    kept = torch.ones(len(scores), 1, dtype=torch.bool)
+    kept[scores.argsort(stable=True)[: min(count, len(scores) - 1)]] = False
     return blocks.back(kept)

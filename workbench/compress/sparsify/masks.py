@@ -1,4 +1,4 @@
-"""Zeros that stay zero while someone trains: plain weights, no hooks and no parametrization left in the module."""
+"""Keep zero weights at zero while any optimizer trains, without hooks or parametrizations left in the module."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ from workbench.compress.training.optimizer_hooks import optimizer_step_hooks
 
 
 @dataclass
-class Held:
-    """How many weights were held at zero, of how many in the same tensors."""
+class HeldZeros:
+    """Number of weights held at zero, and of all weights in the same tensors."""
 
     zeros: int = 0
     weights: int = 0
 
 
 @contextmanager
-def zeros_held() -> Iterator[Held]:
-    """While open, weights that are zero at an optimizer's first step are zero again after each of its steps.
+def hold_zeros() -> Iterator[HeldZeros]:
+    """Reset weights that are zero at an optimizer's first step to zero after each of its steps.
 
-    Tensors of two and more dimensions count, where some weights are zero and some are not: a layer that starts at zero
-    altogether may learn. Whichever module is trained, a quantized graph too, is found by its optimizer.
+    Applies to every optimizer that runs in the block, and to tensors of two and more dimensions that are partly zero:
+    an all-zero initialization may learn.
     """
-    held = Held()
-    known: WeakKeyDictionary[Optimizer, list[tuple[nn.Parameter, torch.Tensor]]] = WeakKeyDictionary()
+    held = HeldZeros()
+    masks: WeakKeyDictionary[Optimizer, list[tuple[nn.Parameter, torch.Tensor]]] = WeakKeyDictionary()
 
     def before(optimizer: Optimizer) -> None:
-        if optimizer in known:
+        if optimizer in masks:
             return
         weights = [p for group in optimizer.param_groups for p in group["params"] if p.ndim > 1]
-        masks = [(p, p == 0) for p in weights]
-        known[optimizer] = [(p, zero) for p, zero in masks if bool(zero.any()) and not bool(zero.all())]
-        held.zeros = sum(int(zero.sum()) for _, zero in known[optimizer])
-        held.weights = sum(zero.numel() for _, zero in known[optimizer])
+        pairs = [(p, p == 0) for p in weights]
+        masks[optimizer] = [(p, zero) for p, zero in pairs if bool(zero.any()) and not bool(zero.all())]
+        held.zeros = sum(int(zero.sum()) for _, zero in masks[optimizer])
+        held.weights = sum(zero.numel() for _, zero in masks[optimizer])
 
     def after(optimizer: Optimizer) -> None:
-        for weight, zero in known[optimizer]:
+        for weight, zero in masks[optimizer]:
             weight.masked_fill_(zero, 0.0)
 
     with optimizer_step_hooks(before=before, after=after):

@@ -1,4 +1,4 @@
-"""2:4 sparse Linear layers on a GPU that has instructions for them."""
+"""Run 2:4 sparse Linear layers with a GPU's sparse instructions."""
 
 from __future__ import annotations
 
@@ -15,22 +15,20 @@ _LEAST_CAPABILITY = (8, 0)
 def semi_structured(
     module: nn.Module, *, dtype: torch.dtype = torch.float16
 ) -> tuple[nn.Module, tuple[LayerReport, ...]]:
-    """Return a copy of ``module`` on the GPU whose 2:4 sparse Linear layers are stored and computed without the zeros.
+    """Return a copy of ``module`` on the GPU with 2:4 sparse Linear layers, for inference with torch eager.
 
-    For a variant of ``Sparsify(pattern="2:4")``: its weights have at most two of every four neighbouring inputs that
-    are not zero. Inputs are given in ``dtype`` on the GPU; the products are those of
-    ``torch.sparse.to_sparse_semi_structured`` (the tutorial "Accelerating BERT with semi-structured sparsity" of the
-    PyTorch documentation). The copy is for inference with torch eager, not for training or export.
+    For a variant of ``Sparsify(pattern="2:4")``; weights are stored by ``torch.sparse.to_sparse_semi_structured``.
+    Inputs must be in ``dtype`` on the GPU.
 
     Returns
     -------
     module, reports
-        The copy in ``dtype``, and for every Linear whether it was converted, or why not.
+        The copy in ``dtype``, and a report per Linear.
 
     Raises
     ------
     BackendUnavailable
-        Without a CUDA GPU of compute capability 8.0 or later.
+        If there is no CUDA GPU of compute capability 8.0 or later.
     CoverageError
         If no Linear could be converted.
 
@@ -43,8 +41,8 @@ def semi_structured(
     reports = []
     for name, layer in changed.named_modules():
         if isinstance(layer, nn.Linear):
-            why = _convert(layer)
-            reports.append(LayerReport(name, "Linear", why is None, why or "2:4 sparse"))
+            refusal = _convert(layer)
+            reports.append(LayerReport(name, "Linear", refusal is None, refusal or "2:4 sparse"))
     if not any(report.touched for report in reports):
         reasons = "; ".join(f"{r.name}: {r.reason}" for r in reports[:5]) or "the model has no Linear"
         raise CoverageError(f"No layer can run as 2:4 sparse. {reasons}. Use Sparsify(pattern='2:4') on wide Linears.")
@@ -52,15 +50,15 @@ def semi_structured(
 
 
 def is_two_of_four(weight: torch.Tensor) -> bool:
-    """Return whether at most two of every four neighbours along the last dimension are not zero."""
+    """Return whether at most two of every four consecutive values along the last dimension are not zero."""
     return weight.shape[-1] % 4 == 0 and int((weight.reshape(-1, 4) != 0).sum(1).max()) <= 2
 
 
 def _require_gpu() -> None:
     if not torch.cuda.is_available():
         raise BackendUnavailable(
-            "2:4 sparse products need a CUDA GPU of compute capability 8.0 or later, and torch sees no GPU here. The "
-            "weights keep their zeros: any engine runs them as they are, without a gain in speed."
+            "2:4 sparse products need a CUDA GPU of compute capability 8.0 or later, and torch finds no GPU. Other "
+            "engines run the model without a speedup."
         )
     capability = torch.cuda.get_device_capability()
     if capability < _LEAST_CAPABILITY:
@@ -71,12 +69,12 @@ def _require_gpu() -> None:
 
 
 def _convert(layer: nn.Linear) -> str | None:
-    """Store the weight of ``layer`` in 2:4 form; return why not where that fails."""
+    """Store the weight of ``layer`` in 2:4 form; return the reason if that fails."""
     if not is_two_of_four(layer.weight):
         return "its weight is not 2:4 sparse"
     try:
         packed = torch.sparse.to_sparse_semi_structured(layer.weight.detach())
-    except (RuntimeError, NotImplementedError) as error:  # shapes and types that the kernels do not take
+    except (RuntimeError, NotImplementedError) as error:  # shapes and types without a kernel
         return first_line(error)
     layer.weight = nn.Parameter(packed, requires_grad=False)
     return None

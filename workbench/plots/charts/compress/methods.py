@@ -66,25 +66,25 @@ def rank_energy_data(task: Any, *, conv: str = "channel") -> pd.DataFrame:
 
     ``conv`` is the decomposition, as in ``Factorize``; with two ranks (``tucker2``) both are the same share.
     """
-    from workbench.compress.factorize.candidates import find_spots
-    from workbench.compress.factorize.split import open_split
+    from workbench.compress.factorize.candidates import find_candidates
+    from workbench.compress.factorize.decomposition import decompose
     from workbench.compress.steps import Factorize
 
-    spots, _ = find_spots(Factorize(conv=conv), task.model(), task.examples(2))
+    candidates, _ = find_candidates(Factorize(conv=conv), task.model(), task.examples(2))
     rows = []
-    for spot in spots:
-        split = open_split(spot, spot.methods(conv)[0])
-        table = split.table()
+    for candidate in candidates:
+        decomposition = decompose(candidate, candidate.methods(conv)[0])
+        table = decomposition.table()
         for share in np.unique(np.arange(1, max(table.full) + 1) / max(table.full)):
             choice = table.with_ranks([max(1, round(share * full)) for full in table.full])
             rows.append(
                 {
-                    "layer": spot.name,
+                    "layer": candidate.name,
                     "rank": choice.ranks[-1],
                     "rank_share": float(share),
                     "energy": choice.kept,
-                    "macs_share": choice.macs / spot.macs if spot.macs else np.nan,
-                    "params_share": choice.params / spot.params,
+                    "macs_share": choice.macs / candidate.macs if candidate.macs else np.nan,
+                    "params_share": choice.params / candidate.params,
                 }
             )
     return pd.DataFrame(rows, columns=["layer", "rank", "rank_share", "energy", "macs_share", "params_share"])

@@ -1,4 +1,4 @@
-"""The ways to cut a weight: what every rank keeps and costs, and the layers that come out."""
+"""Decompose weights (SVD, spatial, Tucker-2): energy and cost by rank, and the factor layers."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from workbench.compress.factorize.candidates import Convolution, Spot
+from workbench.compress.factorize.candidates import CandidateLayer, Convolution
 
 Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Choice:
-    """One choice of ranks: what it keeps of the energy (the squared Frobenius norm), weights, and MACs per sample."""
+class RankChoice:
+    """Ranks with their kept fraction of the energy (squared Frobenius norm), weights, and MACs per sample."""
 
     method: str
     ranks: tuple[int, ...]
@@ -31,8 +31,8 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Table:
-    """Every choice that a split has: ``ranks [n, modes]``, and what each keeps and costs ``[n]``."""
+class RankTable:
+    """All choices of a decomposition: ``ranks [n, modes]``, and the kept energy and costs ``[n]``."""
 
     method: str
     full: tuple[int, ...]
@@ -41,25 +41,25 @@ class Table:
     params: Floats
     macs: Floats
 
-    def at(self, place: int) -> Choice:
-        """Return one row."""
+    def at(self, place: int) -> RankChoice:
+        """Return row ``place``."""
         ranks = tuple(int(rank) for rank in self.ranks[place])
         numbers = (float(column[place]) for column in (self.kept, self.params, self.macs))
-        return Choice(self.method, ranks, self.full, *numbers)
+        return RankChoice(self.method, ranks, self.full, *numbers)
 
-    def with_ranks(self, ranks: Sequence[int]) -> Choice:
-        """Return the row of these ranks."""
+    def with_ranks(self, ranks: Sequence[int]) -> RankChoice:
+        """Return the row with these ranks."""
         return self.at(int(np.flatnonzero((self.ranks == np.asarray(ranks)).all(axis=1))[0]))
 
 
-class Split(ABC):
-    """A decomposed weight, from which layers of any rank can be cut."""
+class Decomposition(ABC):
+    """A decomposed weight, which gives layers of any rank."""
 
     method: str
 
-    def __init__(self, spot: Spot) -> None:
-        self.spot = spot
-        self.weight = spot.weight  # [groups, out, in, *kernel]
+    def __init__(self, candidate: CandidateLayer) -> None:
+        self.candidate = candidate
+        self.weight = candidate.weight  # [groups, out, in, *kernel]
 
     @property
     @abstractmethod
@@ -68,25 +68,25 @@ class Split(ABC):
 
     @abstractmethod
     def unfolded(self) -> list[torch.Tensor]:
-        """Return for each mode the matrices ``[groups, rows, columns]`` whose rank it is."""
+        """Return the unfolding ``[groups, rows, columns]`` of each mode."""
 
     @abstractmethod
     def make(self, ranks: Sequence[int]) -> nn.Sequential:
-        """Return the layers of these ranks; on the same inputs they give the outputs of the truncated weight."""
+        """Return the layers of these ranks, equivalent to the truncated weight."""
 
     @abstractmethod
-    def table(self) -> Table:
-        """Return every choice of ranks."""
+    def table(self) -> RankTable:
+        """Return all choices of ranks."""
 
-    def _one_rank(self, energies: torch.Tensor, params: float, macs: float) -> Table:
-        """Return the table of a split with one rank, each unit of which costs ``params`` and ``macs``."""
-        ranks = np.arange(1, len(energies) + 1)
-        units: Floats = ranks.astype(np.float64)
-        return Table(self.method, self.full, ranks[:, None], _kept(energies.cumsum(0)), units * params, units * macs)
+    def _one_rank(self, energies: torch.Tensor, params: float, macs: float) -> RankTable:
+        """Return the table of a single-rank decomposition; ``params`` and ``macs`` are costs per unit of rank."""
+        ranks: Floats = np.arange(1.0, len(energies) + 1)
+        kept = _kept(energies.cumsum(0))
+        return RankTable(self.method, self.full, ranks[:, None].astype(int), kept, ranks * params, ranks * macs)
 
     def _finished(self, *layers: nn.Module) -> nn.Sequential:
-        """Return the layers in a row, the old bias in the last one."""
-        old: Any = self.spot.layer
+        """Return the layers in sequence, with the original bias in the last one."""
+        old: Any = self.candidate.layer
         new = nn.Sequential(*layers).to(old.weight.device, old.weight.dtype).train(old.training)
         last: Any = layers[-1]
         if getattr(old, "bias", None) is not None:
@@ -95,19 +95,18 @@ class Split(ABC):
         return new.requires_grad_(old.weight.requires_grad)
 
 
-class Channel(Split):
-    """``W [out, in * kernel]`` as a product: ``U [out, r] @ V [r, in * kernel]``.
+class Channel(Decomposition):
+    """SVD of ``W [out, in * kernel]``: ``U [out, r] @ V [r, in * kernel]``.
 
-    A Linear becomes two Linears, an Embedding ``[rows, d]`` one of ``r`` columns and a Linear, a convolution one with
-    the same kernel to ``r`` channels and a 1x1 one (Zhang et al. 2016, arXiv 1505.06798); with groups each for itself.
-    With ``gram``, the second moments of the outputs ``[groups, out, out]``, the truncation is the best one for those
-    outputs instead of the weight (SVD-LLM, arXiv 2403.07378, without ever inverting a matrix: the best projection of
-    ``Y = W X`` is that on the leading eigenvectors of ``Y Y^T``, whatever ``X``).
+    A Linear becomes two Linears, an Embedding ``[rows, d]`` an Embedding of ``r`` columns and a Linear, a convolution
+    its kernel to ``r`` channels and a 1x1 (Zhang et al. 2016, arXiv 1505.06798), group by group. With ``gram``, the
+    second moments of the outputs ``[groups, out, out]``, the truncation is optimal for the outputs instead of the
+    weight: a projection on the leading eigenvectors of ``Y Y^T`` (compare SVD-LLM, arXiv 2403.07378).
     """
 
-    def __init__(self, spot: Spot, gram: torch.Tensor | None = None) -> None:
-        super().__init__(spot)
-        self.method = "channel" if isinstance(spot.layer, Convolution) else "svd"
+    def __init__(self, candidate: CandidateLayer, gram: torch.Tensor | None = None) -> None:
+        super().__init__(candidate)
+        self.method = "channel" if isinstance(candidate.layer, Convolution) else "svd"
         matrix = self.weight.flatten(2)
         if gram is None:
             self._left, values, self._right = torch.linalg.svd(matrix, full_matrices=False)
@@ -127,16 +126,16 @@ class Channel(Split):
     def unfolded(self) -> list[torch.Tensor]:
         return [self.weight.flatten(2)]
 
-    def table(self) -> Table:
-        spot, (groups, out, into) = self.spot, self.weight.flatten(2).shape
+    def table(self) -> RankTable:
+        candidate, (groups, out, into) = self.candidate, self.weight.flatten(2).shape
         energies = self._energies.sum(0)
-        if isinstance(spot.layer, nn.Embedding):
-            return self._one_rank(energies, into + out, out * spot.outer)
+        if isinstance(candidate.layer, nn.Embedding):
+            return self._one_rank(energies, into + out, out * candidate.outer)
         weights = groups * (into + out)
-        return self._one_rank(energies, weights, weights * spot.outer)
+        return self._one_rank(energies, weights, weights * candidate.outer)
 
     def make(self, ranks: Sequence[int]) -> nn.Sequential:
-        (rank,), layer = ranks, self.spot.layer
+        (rank,), layer = ranks, self.candidate.layer
         right = self._roots[:, :rank, None] * self._right[:, :rank]
         left = self._left[:, :, :rank] * self._roots[:, None, :rank]
         if isinstance(layer, Convolution):
@@ -152,13 +151,13 @@ class Channel(Split):
         return self._finished(_linear(right[0], bias=False), _linear(left[0], bias=has_bias))
 
 
-class Spatial(Split):
-    """``k x 1`` to ``r`` channels, then ``1 x k``: the kernel's axes apart (Jaderberg et al. 2014, arXiv 1405.3866)."""
+class Spatial(Decomposition):
+    """``k x 1`` to ``r`` channels, then ``1 x k`` (Jaderberg et al. 2014, arXiv 1405.3866)."""
 
     method = "spatial"
 
-    def __init__(self, spot: Spot) -> None:
-        super().__init__(spot)
+    def __init__(self, candidate: CandidateLayer) -> None:
+        super().__init__(candidate)
         self._left, values, self._right = torch.linalg.svd(self.unfolded()[0], full_matrices=False)
         self._energies, self._roots = values.square(), values.sqrt()
 
@@ -170,16 +169,16 @@ class Spatial(Split):
         # [groups, in * high, out * wide]
         return [self.weight.permute(0, 2, 3, 1, 4).flatten(3, 4).flatten(1, 2)]
 
-    def table(self) -> Table:
+    def table(self) -> RankTable:
         groups, out, into, high, wide = self.weight.shape
         down, across = groups * into * high, groups * out * wide
-        macs = down * self.spot.middle + across * self.spot.outer
+        macs = down * self.candidate.middle + across * self.candidate.outer
         return self._one_rank(self._energies.sum(0), down + across, macs)
 
     def make(self, ranks: Sequence[int]) -> nn.Sequential:
-        (rank,), layer = ranks, self.spot.layer
+        (rank,), layer = ranks, self.candidate.layer
         if not isinstance(layer, nn.Conv2d):
-            raise TypeError(f"only a Conv2d has two axes to cut, got a {type(layer).__name__}")
+            raise TypeError(f"a spatial decomposition needs a Conv2d, got a {type(layer).__name__}")
         groups, out, into, high, wide = self.weight.shape
         left = (self._left[:, :, :rank] * self._roots[:, None, :rank]).mT.reshape(groups * rank, into, high, 1)
         right = self._roots[:, :rank, None] * self._right[:, :rank]
@@ -189,17 +188,17 @@ class Spatial(Split):
         return self._finished(first, second)
 
 
-class Tucker2(Split):
-    """1x1 to ``r1`` channels, the kernel from ``r1`` to ``r2``, 1x1 to all: Tucker decomposition of both channel modes.
+class Tucker2(Decomposition):
+    """1x1 to ``r1`` channels, the kernel from ``r1`` to ``r2``, 1x1 to all channels.
 
-    Kim et al. 2016, arXiv 1511.06530; by higher-order SVD (De Lathauwer et al. 2000). The first rank is that of the
-    inputs, the second that of the outputs.
+    Tucker decomposition of both channel modes (Kim et al. 2016, arXiv 1511.06530) by higher-order SVD (De Lathauwer et
+    al. 2000). The ranks are those of inputs and outputs.
     """
 
     method = "tucker2"
 
-    def __init__(self, spot: Spot) -> None:
-        super().__init__(spot)
+    def __init__(self, candidate: CandidateLayer) -> None:
+        super().__init__(candidate)
         self._into, self._out = (torch.linalg.svd(m, full_matrices=False)[0] for m in self.unfolded())
         self._core = torch.einsum("goik,goq,gip->gqpk", self.weight.flatten(3), self._out, self._into)
 
@@ -211,21 +210,21 @@ class Tucker2(Split):
         weight = self.weight.flatten(3)
         return [weight.transpose(1, 2).flatten(2), weight.flatten(2)]
 
-    def table(self) -> Table:
+    def table(self) -> RankTable:
         groups, out, into = self.weight.shape[:3]
-        spot, kernel = self.spot, math.prod(self.weight.shape[3:])
-        # The kept energy of any pair of ranks is that of the core's corner: the factors are orthonormal.
+        candidate, kernel = self.candidate, math.prod(self.weight.shape[3:])
+        # The factors are orthonormal: a pair of ranks keeps the energy of the core's corner.
         corner = self._core.square().sum((0, 3)).cumsum(0).cumsum(1)  # [out rank, in rank]
         second, first = (grid.ravel() for grid in np.indices(tuple(corner.shape)) + 1)
         parts = (groups * into * first, groups * kernel * first * second, groups * out * second)
-        macs = parts[0] * spot.inner + (parts[1] + parts[2]) * spot.outer
+        macs = parts[0] * candidate.inner + (parts[1] + parts[2]) * candidate.outer
         ranks = np.stack([first, second], axis=1)
-        return Table(self.method, self.full, ranks, _kept(corner.flatten()), sum(parts).astype(float), macs)
+        return RankTable(self.method, self.full, ranks, _kept(corner.flatten()), sum(parts).astype(float), macs)
 
     def make(self, ranks: Sequence[int]) -> nn.Sequential:
-        (first, second), layer = ranks, self.spot.layer
+        (first, second), layer = ranks, self.candidate.layer
         if not isinstance(layer, Convolution):
-            raise TypeError(f"only a convolution has a kernel to keep, got a {type(layer).__name__}")
+            raise TypeError(f"Tucker-2 needs a convolution, got a {type(layer).__name__}")
         groups, kernel = layer.groups, layer.kernel_size
         ones = (1,) * len(kernel)
         into = self._into[:, :, :first].mT.reshape(groups * first, -1, *ones)
@@ -238,17 +237,17 @@ class Tucker2(Split):
         )
 
 
-def open_split(spot: Spot, method: str, gram: torch.Tensor | None = None) -> Split:
+def decompose(candidate: CandidateLayer, method: str, gram: torch.Tensor | None = None) -> Decomposition:
     """Decompose the weight of a layer; ``gram`` is for the methods ``svd`` and ``channel``."""
     if method == "spatial":
-        return Spatial(spot)
-    return Tucker2(spot) if method == "tucker2" else Channel(spot, gram)
+        return Spatial(candidate)
+    return Tucker2(candidate) if method == "tucker2" else Channel(candidate, gram)
 
 
 def _principal(gram: torch.Tensor, matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the energies ``[groups, r]``, largest first, and directions ``[groups, out, r]`` of the outputs.
+    """Return the energies ``[groups, r]``, largest first, and principal directions ``[groups, out, r]`` of the outputs.
 
-    A trace of the weight's own moments tells apart directions that the outputs never took.
+    A trace of the weight's own moments orders directions without output energy.
     """
     own = matrix @ matrix.mT
     scale = gram.diagonal(dim1=1, dim2=2).sum(1) / own.diagonal(dim1=1, dim2=2).sum(1).clamp_min(1e-300)
@@ -260,8 +259,8 @@ def _principal(gram: torch.Tensor, matrix: torch.Tensor) -> tuple[torch.Tensor, 
 
 def _kept(energies: torch.Tensor) -> Floats:
     shares = energies / energies.max().clamp_min(1e-300)
-    found: Floats = (shares if float(energies.max()) > 0 else torch.ones_like(shares)).numpy()
-    return found
+    kept: Floats = (shares if float(energies.max()) > 0 else torch.ones_like(shares)).numpy()
+    return kept
 
 
 def _conv(
@@ -297,7 +296,7 @@ def _conv(
 
 
 def _point(layer: Convolution, into: int, out: int, weight: torch.Tensor, *, bias: bool | None = None) -> nn.Module:
-    """Return a convolution of one place, with a bias where ``layer`` has one."""
+    """Return a 1x1 convolution; ``bias`` None: as ``layer`` has."""
     make: Any = type(layer)
     has_bias = layer.bias is not None if bias is None else bias
     new: nn.Module = make(into, out, 1, groups=layer.groups, bias=has_bias)

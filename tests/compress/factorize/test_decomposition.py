@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings, strategies as st
 from torch import nn
 
-from workbench.compress.factorize.candidates import find_spots
-from workbench.compress.factorize.split import open_split
+from workbench.compress.factorize.candidates import find_candidates
+from workbench.compress.factorize.decomposition import decompose
 from workbench.compress.model_ops import count_macs, count_params
 from workbench.compress.steps import FACTORIZE_TYPES, Factorize
 
@@ -25,9 +25,9 @@ class Alone(nn.Module):
         return self.layer(x)
 
 
-def spot_of(layer, x, conv="auto"):
-    (spot,), _ = find_spots(Factorize(types=FACTORIZE_TYPES, conv=conv), Alone(layer), x)
-    return spot
+def candidate_of(layer, x, conv="auto"):
+    (candidate,), _ = find_candidates(Factorize(types=FACTORIZE_TYPES, conv=conv), Alone(layer), x)
+    return candidate
 
 
 def run(module, x):
@@ -59,7 +59,7 @@ CONVS = [
 def test_two_linears_are_the_best_approximation():
     torch.manual_seed(0)
     layer = nn.Linear(12, 7)
-    first, second = open_split(spot_of(layer, torch.randn(2, 12)), "svd").make((3,))
+    first, second = decompose(candidate_of(layer, torch.randn(2, 12)), "svd").make((3,))
     product = (second.weight @ first.weight).detach().numpy()
     np.testing.assert_allclose(product, truncated(layer.weight.detach(), 3), atol=1e-6)
     assert torch.equal(second.bias, layer.bias)
@@ -72,7 +72,7 @@ def test_channel_is_the_convolution_with_a_truncated_weight(options):
     layer, x = nn.Conv2d(5, 8, 3, **options), torch.randn(2, 5, 9, 10)
     weight = truncated(layer.weight.detach().flatten(1), 4).reshape(layer.weight.shape)
     torch.testing.assert_close(
-        run(open_split(spot_of(layer, x), "channel").make((4,)), x), run(with_weight(layer, weight), x)
+        run(decompose(candidate_of(layer, x), "channel").make((4,)), x), run(with_weight(layer, weight), x)
     )
 
 
@@ -82,7 +82,7 @@ def test_spatial_is_the_convolution_with_its_axes_truncated(options):
     layer, x = nn.Conv2d(5, 8, (3, 5), **options), torch.randn(2, 5, 11, 12)
     matrix = layer.weight.detach().numpy().transpose(1, 2, 0, 3).reshape(5 * 3, 8 * 5)
     weight = truncated(matrix, 6).reshape(5, 3, 8, 5).transpose(2, 0, 1, 3).copy()
-    new = open_split(spot_of(layer, x), "spatial").make((6,))
+    new = decompose(candidate_of(layer, x), "spatial").make((6,))
     assert [m.kernel_size for m in new] == [(3, 1), (1, 5)]
     torch.testing.assert_close(run(new, x), run(with_weight(layer, weight), x))
 
@@ -95,11 +95,11 @@ def test_tucker2_is_the_convolution_projected_in_both_modes(options):
     out = np.linalg.svd(weight.reshape(8, -1))[0][:, :4]
     into = np.linalg.svd(weight.transpose(1, 0, 2, 3).reshape(6, -1))[0][:, :3]
     projected = np.einsum("oikl,oq,ip,rq,sp->rskl", weight, out, into, out, into)
-    split = open_split(spot_of(layer, x), "tucker2")
-    new = split.make((3, 4))
+    decomposition = decompose(candidate_of(layer, x), "tucker2")
+    new = decomposition.make((3, 4))
     assert [m.kernel_size for m in new] == [(1, 1), (3, 3), (1, 1)]
     torch.testing.assert_close(run(new, x), run(with_weight(layer, projected), x))
-    kept = split.table().with_ranks((3, 4)).kept
+    kept = decomposition.table().with_ranks((3, 4)).kept
     assert kept == pytest.approx((projected**2).sum() / (weight**2).sum())
 
 
@@ -107,20 +107,20 @@ def test_groups_are_cut_each_for_itself():
     torch.manual_seed(4)
     layer, x = nn.Conv2d(8, 12, 3, groups=4), torch.randn(2, 8, 6, 6)
     parts = [truncated(part.flatten(1), 2).reshape(part.shape) for part in layer.weight.detach().split(3)]
-    new = open_split(spot_of(layer, x), "channel").make((2,))
+    new = decompose(candidate_of(layer, x), "channel").make((2,))
     torch.testing.assert_close(run(new, x), run(with_weight(layer, np.concatenate(parts)), x))
 
 
 def test_an_embedding_becomes_a_table_and_a_linear():
     torch.manual_seed(5)
     layer, x = nn.Embedding(50, 12, padding_idx=0), torch.arange(10).reshape(2, 5)
-    split = open_split(spot_of(layer, x), "svd")
-    new = split.make((4,))
+    decomposition = decompose(candidate_of(layer, x), "svd")
+    new = decomposition.make((4,))
     table = torch.from_numpy(truncated(layer.weight.detach(), 4)).float()
     torch.testing.assert_close(run(new, x), table[x])
     assert new[0].padding_idx == 0
     assert run(new, x)[0, 0].abs().max() < 1e-6
-    choice = split.table().with_ranks((4,))
+    choice = decomposition.table().with_ranks((4,))
     assert (choice.params, choice.macs) == (4 * 62, 5 * 4 * 12)
 
 
@@ -131,7 +131,7 @@ def test_the_linear_of_transformers_is_cut_too():
     torch.manual_seed(6)
     layer, x = utils.Conv1D(20, 12), torch.randn(3, 4, 12)
     torch.nn.init.normal_(layer.bias)
-    new = open_split(spot_of(layer, x), "svd").make((12,))
+    new = decompose(candidate_of(layer, x), "svd").make((12,))
     torch.testing.assert_close(run(new, x), run(layer, x))
 
 
@@ -158,18 +158,18 @@ def convolutions(draw):
 @given(convolutions())
 def test_at_full_rank_every_cut_gives_the_same_outputs_and_costs_what_is_counted(drawn):
     layer, x = drawn
-    spots, reasons = find_spots(Factorize(conv="auto"), Alone(layer), x)
-    if not spots:
+    candidates, reasons = find_candidates(Factorize(conv="auto"), Alone(layer), x)
+    if not candidates:
         assert "depthwise" in reasons["layer"]
         return
-    (spot,) = spots
-    assert spot.params == layer.weight.numel()
-    assert spot.macs == count_macs(layer, x)
-    for method in spot.methods("auto"):
-        split = open_split(spot, method)
-        new = split.make(split.full)
+    (candidate,) = candidates
+    assert candidate.params == layer.weight.numel()
+    assert candidate.macs == count_macs(layer, x)
+    for method in candidate.methods("auto"):
+        decomposition = decompose(candidate, method)
+        new = decomposition.make(decomposition.full)
         torch.testing.assert_close(run(new, x), run(layer, x), rtol=1e-4, atol=1e-5)
-        choice = split.table().with_ranks(split.full)
+        choice = decomposition.table().with_ranks(decomposition.full)
         assert choice.kept == pytest.approx(1)
         assert choice.params == count_params(new) - (layer.out_channels if layer.bias is not None else 0)
         assert choice.macs == count_macs(new, x)
@@ -184,13 +184,13 @@ def test_what_a_cut_keeps_is_the_energy_of_the_weight_that_it_stands_for(drawn, 
     x = torch.zeros(layer.in_channels, layer.in_channels, *(2 * k - 1 for k in layer.kernel_size))
     for channel in range(layer.in_channels):
         x[(channel, channel, *(k - 1 for k in layer.kernel_size))] = 1
-    spots, _ = find_spots(Factorize(conv="auto"), Alone(plain), x)
-    for spot in spots:
-        for method in spot.methods("auto"):
-            split = open_split(spot, method)
-            ranks = [max(1, round(ratio * full)) for full in split.full]
-            lost = (run(plain, x) - run(split.make(ranks), x)).square().sum() / run(plain, x).square().sum()
-            assert 1 - split.table().with_ranks(ranks).kept == pytest.approx(float(lost), abs=1e-4)
+    candidates, _ = find_candidates(Factorize(conv="auto"), Alone(plain), x)
+    for candidate in candidates:
+        for method in candidate.methods("auto"):
+            decomposition = decompose(candidate, method)
+            ranks = [max(1, round(ratio * full)) for full in decomposition.full]
+            lost = (run(plain, x) - run(decomposition.make(ranks), x)).square().sum() / run(plain, x).square().sum()
+            assert 1 - decomposition.table().with_ranks(ranks).kept == pytest.approx(float(lost), abs=1e-4)
 
 
 @settings(max_examples=25, deadline=None)
@@ -198,8 +198,10 @@ def test_what_a_cut_keeps_is_the_energy_of_the_weight_that_it_stands_for(drawn, 
 def test_a_linear_at_full_rank_gives_the_same_outputs(into, out, bias, seed):
     torch.manual_seed(seed)
     layer, x = nn.Linear(into, out, bias=bias), torch.randn(3, 4, into)
-    spot = spot_of(layer, x)
-    split = open_split(spot, "svd")
-    torch.testing.assert_close(run(split.make(split.full), x), run(layer, x), rtol=1e-4, atol=1e-5)
-    assert spot.macs == count_macs(layer, x)
-    assert split.table().with_ranks(split.full).macs == count_macs(split.make(split.full), x)
+    candidate = candidate_of(layer, x)
+    decomposition = decompose(candidate, "svd")
+    torch.testing.assert_close(run(decomposition.make(decomposition.full), x), run(layer, x), rtol=1e-4, atol=1e-5)
+    assert candidate.macs == count_macs(layer, x)
+    assert decomposition.table().with_ranks(decomposition.full).macs == count_macs(
+        decomposition.make(decomposition.full), x
+    )

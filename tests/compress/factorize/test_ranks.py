@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from workbench.compress.factorize.decomposition import RankChoice, RankTable
 from workbench.compress.factorize.ranks import by_budget, by_energy, by_ratio, saves, vbmf_rank
-from workbench.compress.factorize.split import Choice, Table
 
 
 def table(energies, params=10.0, macs=100.0, method="channel"):
     kept = np.cumsum(energies) / np.sum(energies)
     ranks = np.arange(1, len(kept) + 1)
-    return Table(method, (len(kept),), ranks[:, None], kept, ranks * params, ranks * macs)
+    return RankTable(method, (len(kept),), ranks[:, None], kept, ranks * params, ranks * macs)
 
 
 def whole(params, macs):
-    return Choice("", (), (), 1.0, params, macs)
+    return RankChoice("", (), (), 1.0, params, macs)
 
 
 def test_the_least_rank_that_keeps_the_energy_is_taken():
@@ -92,5 +92,5 @@ def test_a_budget_is_met_with_the_least_loss_for_what_it_saves(layers, share):
 def test_what_must_be_saved_at_least_bounds_both_costs():
     chosen, missing = by_budget({"a": [table([5, 3, 1])]}, {"a": whole(30, 301)}, 1.0, "macs", least=0.3)
     assert chosen["a"].ranks == (2,) and missing == 0
-    assert not saves(Choice("", (), (), 1, 31, 200), whole(30, 301), 0.1)
-    assert saves(Choice("", (), (), 1, 20, 500), whole(30, 0), 0.1)
+    assert not saves(RankChoice("", (), (), 1, 31, 200), whole(30, 301), 0.1)
+    assert saves(RankChoice("", (), (), 1, 20, 500), whole(30, 0), 0.1)
