@@ -48,7 +48,7 @@ from workbench.core.errors import WorkbenchError
 from workbench.core.machine import default_threads, library_versions, this_machine
 from workbench.core.progress import Progress
 from workbench.core.stats import bootstrap_drop, ratio_interval
-from workbench.engine.backends.openvino.backend import import_openvino, shared_core
+from workbench.engine.backends.openvino.runtime import import_openvino, shared_core
 from workbench.export.onnx import export_onnx
 from workbench.tasks import Task
 from workbench.timing.arms import CallArm

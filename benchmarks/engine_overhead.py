@@ -32,7 +32,7 @@ from workbench.compress.variant import Variant
 from workbench.core.allocator import allocator_state, use_steady_allocator
 from workbench.core.machine import default_threads, library_versions, this_machine
 from workbench.core.stats import bootstrap_median
-from workbench.engine.backends.openvino.backend import import_openvino, shared_core
+from workbench.engine.backends.openvino.runtime import import_openvino, shared_core
 from workbench.tasks import Task
 from workbench.timing.arms import CallArm
 from workbench.timing.interleave import interleave

@@ -49,7 +49,7 @@ from workbench.core.errors import WorkbenchError
 from workbench.core.machine import default_threads, library_versions, this_machine
 from workbench.core.stats import ratio_interval
 from workbench.engine.backends import BACKENDS
-from workbench.engine.backends.openvino.backend import import_openvino
+from workbench.engine.backends.openvino.runtime import import_openvino
 from workbench.tasks import Task
 from workbench.timing.arms import CallArm
 from workbench.timing.interleave import interleave

@@ -113,7 +113,7 @@ def onnxruntime_alone(task: Task, float_onnx: Path, path: Path) -> None:
 
 def nncf_alone(task: Task, float_onnx: Path, path: Path) -> None:
     """Write what nncf.quantize makes of the float model in OpenVINO's own format."""
-    from workbench.engine.backends.openvino.backend import import_openvino, shared_core
+    from workbench.engine.backends.openvino.runtime import import_openvino, shared_core
 
     openvino = import_openvino()
     import nncf

@@ -117,6 +117,6 @@ def test_external_data_beside_the_file_or_behind_the_same_links_is_read(tmp_path
     for name in ("w.bin", "model.onnx"):
         (snapshot / name).symlink_to(store / name)
     for found in (path, snapshot / "model.onnx"):
-        from workbench.engine.loading.onnx_files import onnx_files
+        from workbench.engine.backends.onnx_files import onnx_files
 
         assert [file.name for file in onnx_files(found)] == ["model.onnx", "w.bin"]

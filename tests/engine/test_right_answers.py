@@ -16,7 +16,7 @@ from torch.nn import functional as F
 import workbench as wb
 from workbench.core.errors import EngineError, InputError
 from workbench.engine.backends import backend_status
-from workbench.engine.calls.batching import Run
+from workbench.engine.calls.batching import RuntimeCall
 
 SIZES = (1, 2, 3, 8, 20)
 RUNTIMES = [s.name for s in backend_status(("onnxruntime", "openvino")) if s.available]
@@ -333,7 +333,7 @@ def test_samples_of_different_callers_are_not_joined_where_that_changes_them(tmp
 def test_a_file_of_one_batch_size_refuses_to_fill_up_what_is_mixed(tmp_path, make):
     path = file_of(tmp_path, make(), noise(3, 6), dynamic=False)
     opened = wb.OptimizedInferenceEngine(wb.InferenceConfig(model_path=str(path), backend=RUNTIMES[0]))
-    with opened as engine, pytest.raises(InputError, match="takes 3 samples and was given 2"):
+    with opened as engine, pytest.raises(InputError, match="takes exactly 3 samples, got 2"):
         engine.predict(noise(2, 6).numpy())
 
 
@@ -400,10 +400,10 @@ def test_one_thread_of_openvino_does_not_swallow_errors(tmp_path):
 
 def test_the_time_of_an_input_ends_with_the_last_call_that_carried_it(plain):
     with wb.OptimizedInferenceEngine.from_variant(plain, backend="onnxruntime", batch_size=2) as engine:
-        bound = engine.bound(noise(2, 12).numpy())
-        outputs, _ = engine._runner.call(bound.arrays)
-        runs = [Run(bound.asked + 1.0, bound.asked + 3.0, 0.5)]  # in a clock that is ahead: nothing else may count
-        (result,) = engine._runner.results([(outputs, runs)], [bound])
+        bound = engine.session.bound(noise(2, 12).numpy())
+        outputs, _ = engine.session.call(bound.arrays)
+        runs = [RuntimeCall(bound.requested + 1.0, bound.requested + 3.0, 0.5)]  # a clock ahead: nothing else may count
+        (result,) = engine.session.results([(outputs, runs)], [bound])
     assert result.metrics.queue_ms == pytest.approx(1000.0)
     assert result.metrics.compute_ms == pytest.approx(1500.0)
     assert result.metrics.copy_ms == pytest.approx(500.0)

@@ -118,7 +118,7 @@ def test_float32_is_all_of_it_and_tf32_is_not_whichever_engine_ran_before():
 def test_recorded_graphs_read_new_inputs_every_time(variants, name):
     variant, x = variants[name], variants[name].task.examples(20)
     with Engine.from_variant(variant, backend="torch-eager", batch_size=4, use_gpu=True, cuda_graph=True) as engine:
-        graphed = engine._runner.session.session._call
+        graphed = engine.session.model.session._call
         assert len(graphed._graphs) == 1  # that of the configured batch size, while it was loaded
         for stop in (4, 20, 4, 20, 20, 7):
             assert_near(variant, cut(x, stop), engine.predict(cut(x, stop)).result)

@@ -46,7 +46,7 @@ def hungry():
 
 
 def pipe_of(engine):
-    return engine._runner.session.session.pipe
+    return engine.session.model.session.pipe
 
 
 def test_buffers_are_pinned_and_used_again(variants):

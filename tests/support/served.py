@@ -5,22 +5,22 @@ from __future__ import annotations
 import threading
 import time
 
-from workbench.engine.calls.batching import Bound
-from workbench.engine.calls.concurrent import ConcurrentCalls
+from workbench.engine.calls.batcher import Batcher
+from workbench.engine.calls.batching import BoundInputs
+from workbench.engine.calls.concurrent import predict_batch
 from workbench.engine.calls.result import InferenceResult, metrics_of
 
 
-class Sleeper(ConcurrentCalls):
+class Sleeper:
     """Takes ``ms`` for a call, whatever its rows; ``calls`` are (rows, thread) of each one.
 
     ``on_call`` is called with the number of the call before it sleeps.
     """
 
-    call_size, prefers_one_thread, parallel_calls, overlaps = 4, False, 1, False
+    parallel_calls = 1
     backend = "sleeper"
 
     def __init__(self, ms, *, call_size=4, on_call=None):
-        super().__init__()
         self.ms, self.call_size, self.calls, self.on_call = ms, call_size, [], on_call
 
     def call(self, rows):
@@ -33,11 +33,17 @@ class Sleeper(ConcurrentCalls):
         self.call(len(inputs))
         return InferenceResult(inputs, metrics_of(0.0, 0.0, 0.0, len(inputs), "cpu", self.backend))
 
-    def leave_to_others(self):
+    def release_workers(self):
         """Any thread may sleep."""
 
+    def predict_batch(self, items):
+        return predict_batch(self, items)
+
+    def batcher(self, **options):
+        return Batcher(lambda: self, **options)
+
     def bound(self, inputs, position=None):
-        return Bound([inputs], len(inputs), False, time.perf_counter())
+        return BoundInputs([inputs], len(inputs), False, time.perf_counter())
 
     def run_bound(self, bound, batch):
         left = sum(item.size for item in bound)
@@ -45,6 +51,3 @@ class Sleeper(ConcurrentCalls):
             self.call(min(left, batch))
             left -= batch
         return [InferenceResult(item.arrays[0], None) for item in bound]
-
-    def run_line(self, line, batch):
-        raise NotImplementedError("No scenario streams.")

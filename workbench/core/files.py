@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import tempfile
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -110,3 +111,11 @@ def writable_folder(folder: str | Path) -> Path:
             f"Cannot write to the folder {folder}: {error.strerror}. Choose another folder or change its rights."
         ) from error
     return folder
+
+
+class TemporaryFolder:
+    """A folder that is removed with the last reference to this object, or when the process ends."""
+
+    def __init__(self) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix="workbench-"))
+        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)

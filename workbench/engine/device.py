@@ -1,7 +1,4 @@
-"""Where an engine runs: what was asked for, what is there, and what is said where the two differ.
-
-Imports torch only to ask what it finds; a runtime of another maker asks its own library.
-"""
+"""Choose the device of an engine from its config and the GPUs of this machine."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ _CUDA_BUILD = "on Linux, pip install --force-reinstall torch takes the CUDA buil
 
 
 class Device(NamedTuple):
-    """A device by torch's name (``"cpu"``, ``"cuda:0"``), and the note where it is not what was asked for."""
+    """A device by torch's name (``"cpu"``, ``"cuda:0"``), with a note if it differs from the config."""
 
     name: str
     notes: tuple[str, ...] = ()
@@ -31,8 +28,8 @@ class Device(NamedTuple):
         return self.name != "cpu"
 
 
-class Found(NamedTuple):
-    """What torch finds: the name of each CUDA device it can use, or why there is none and what to do."""
+class CudaDevices(NamedTuple):
+    """The names of the CUDA devices that torch can use, or the reason and a remedy."""
 
     names: tuple[str, ...] = ()
     reason: str = ""
@@ -40,12 +37,12 @@ class Found(NamedTuple):
 
 
 def check_device(device: str | None, *, use_gpu: bool) -> None:
-    """Check ``InferenceConfig.device`` by its form; what is there is asked when a model is loaded.
+    """Check the form of ``InferenceConfig.device``; whether the device exists is checked at loading.
 
     Raises
     ------
     ConfigError
-        If it is no name of a device, or says the opposite of ``use_gpu``.
+        If the name is malformed, or contradicts ``use_gpu``.
 
     Examples
     --------
@@ -59,18 +56,16 @@ def check_device(device: str | None, *, use_gpu: bool) -> None:
             "Leave it at None to go by use_gpu."
         )
     if use_gpu and device == "cpu":
-        raise ConfigError(
-            "InferenceConfig.device='cpu' and use_gpu=True say the opposite of each other. Leave out one of them."
-        )
+        raise ConfigError("InferenceConfig.device='cpu' contradicts use_gpu=True. Leave out one of them.")
 
 
 def wants_gpu(config: InferenceConfig) -> bool:
-    """Return whether a GPU is asked for, by ``device`` or by ``use_gpu``."""
+    """Return whether ``device`` or ``use_gpu`` requests a GPU."""
     return config.use_gpu if config.device is None else config.device != "cpu"
 
 
 def device_index(config: InferenceConfig) -> int:
-    """Return the number of the GPU that is asked for: 0 unless ``device`` names another.
+    """Return the index of the requested GPU, 0 by default.
 
     Examples
     --------
@@ -80,64 +75,66 @@ def device_index(config: InferenceConfig) -> int:
     return int((config.device or "").partition(":")[2] or 0)
 
 
-def asked(config: InferenceConfig) -> str:
-    """Return the option by which a GPU is asked for, as it is written."""
+def gpu_request(config: InferenceConfig) -> str:
+    """Return the option that requests a GPU, as written in code."""
     return "use_gpu=True" if config.device is None else f"device={config.device!r}"
 
 
-def choose_device(config: InferenceConfig, found: Found | None = None) -> Device:
-    """Return where torch runs a model: the GPU that is asked for, or the CPU with a note where there is none at all.
+def choose_device(config: InferenceConfig, devices: CudaDevices | None = None) -> Device:
+    """Return torch's device: the requested GPU, or the CPU with a note if there is no GPU.
 
     Raises
     ------
     ConfigError
-        If there are GPUs, and none has the number that is asked for.
+        If there are GPUs, but none with the requested index.
 
     Examples
     --------
-    >>> choose_device(InferenceConfig(use_gpu=True), Found(("NVIDIA L4",))).name
+    >>> choose_device(InferenceConfig(use_gpu=True), CudaDevices(("NVIDIA L4",))).name
     'cuda:0'
     """
     if not wants_gpu(config):
         return Device("cpu")
-    found = found if found is not None else find_cuda()
+    devices = devices if devices is not None else find_cuda()
     index = device_index(config)
-    if index < len(found.names):
+    if index < len(devices.names):
         return Device(f"cuda:{index}")
-    if found.names:
-        there = ", ".join(f"cuda:{i} ({name})" for i, name in enumerate(found.names))
+    if devices.names:
+        listed = ", ".join(f"cuda:{i} ({name})" for i, name in enumerate(devices.names))
         raise ConfigError(
-            f"InferenceConfig.device={config.device!r} is not there. torch finds {there}: name one of them."
+            f"InferenceConfig.device={config.device!r} does not exist. torch finds {listed}: name one of them."
         )
-    return Device("cpu", (f"{asked(config)}, but {found.reason}: running on the CPU ({found.advice})",))
+    return Device("cpu", (f"{gpu_request(config)}, but {devices.reason}: running on the CPU ({devices.advice})",))
 
 
-def find_cuda() -> Found:
-    """Ask torch which CUDA devices it can use, and where there is none, why."""
+def find_cuda() -> CudaDevices:
+    """Return torch's CUDA devices, or the reason why there are none."""
     import torch
 
     if torch.cuda.is_available():
-        return Found(tuple(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())))
+        return CudaDevices(tuple(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())))
     machine = this_machine()
-    return no_cuda(built=torch.version.cuda, version=torch.__version__, gpus=machine.gpus, reason=machine.gpu_reason)
+    return why_no_cuda(
+        built=torch.version.cuda, version=torch.__version__, gpus=machine.gpus, reason=machine.gpu_reason
+    )
 
 
-def no_cuda(*, built: str | None, version: str, gpus: tuple[str, ...], reason: str | None) -> Found:
-    """Return why torch finds no CUDA device: no GPU, a build without CUDA, or a driver that does not fit.
+def why_no_cuda(*, built: str | None, version: str, gpus: tuple[str, ...], reason: str | None) -> CudaDevices:
+    """Return why torch finds no CUDA device: no GPU, a build without CUDA, or an unsuitable driver.
 
     Parameters
     ----------
     built
-        The CUDA version that torch was built with, None for a build without.
+        CUDA version of torch's build, None for a CPU build.
     gpus, reason
-        What the driver lists, or why it lists nothing.
+        The GPUs that the driver lists, or why it lists none.
     """
     if not gpus:
-        why = (reason or "no NVIDIA GPU").rstrip(".").replace(": ", ", ")
-        return Found((), f"torch finds no CUDA device ({why})", "nvidia-smi must list a GPU first")
+        cause = (reason or "no NVIDIA GPU").rstrip(".").replace(": ", ", ")
+        return CudaDevices((), f"torch finds no CUDA device ({cause})", "nvidia-smi must list a GPU first")
     if built is None:
-        return Found((), f"torch {version} is built without CUDA, and there is {', '.join(gpus)}", _CUDA_BUILD)
-    return Found(
+        return CudaDevices((), f"torch {version} is built without CUDA, and there is {', '.join(gpus)}", _CUDA_BUILD)
+    return CudaDevices(
         (),
         f"torch cannot use {', '.join(gpus)}",
         f"its CUDA {built} may need a newer driver, or CUDA_VISIBLE_DEVICES hides the GPU",
@@ -145,14 +142,12 @@ def no_cuda(*, built: str | None, version: str, gpus: tuple[str, ...], reason: s
 
 
 def openvino_device(config: InferenceConfig, available: Sequence[str]) -> tuple[str, tuple[str, ...]]:
-    """Return OpenVINO's name of the device that is asked for, and the note where it is the CPU instead.
-
-    Its GPUs are Intel's: one that is asked for by CUDA's name is none of them.
-    """
+    """Return OpenVINO's name of the requested device, or the CPU with a note. Its GPUs are Intel's, never CUDA's."""
     if config.device is not None:
-        why, advice = "OpenVINO runs on no CUDA device", "use_gpu=True takes an Intel GPU; torch's backends take CUDA's"
+        reason = "OpenVINO does not run on CUDA devices"
+        advice = "use_gpu=True takes an Intel GPU; torch's backends take CUDA's"
     elif any(name.partition(".")[0] == "GPU" for name in available):
         return "GPU", ()
     else:
-        why, advice = "OpenVINO finds no GPU it supports", "it needs an Intel GPU and its compute runtime"
-    return "CPU", (f"{asked(config)}, but {why}: running on the CPU ({advice})",)
+        reason, advice = "OpenVINO finds no GPU it supports", "it needs an Intel GPU and its compute runtime"
+    return "CPU", (f"{gpu_request(config)}, but {reason}: running on the CPU ({advice})",)

@@ -1,84 +1,69 @@
-"""The engine: a model loaded in a backend, checked against torch and ready to run. Imports no torch itself."""
+"""The engine: a model loaded in a backend, verified against torch, and ready to run. Imports no torch."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from workbench.artifact.artifact import Artifact, open_artifact
-from workbench.core.checks import require_int
+from workbench.core.checks import require_bool, require_int
 from workbench.core.errors import ConfigError, EngineError
-from workbench.engine.autotune.api import TunableCalls
-from workbench.engine.autotune.selection import Candidate, choose, load_checked
-from workbench.engine.backends import get_backend, takes_onnx
+from workbench.engine.autotune.api import check_request, choose_backend, config_for_backend, tune
+from workbench.engine.autotune.result import Candidate, TuneResult, describe
+from workbench.engine.backends import takes_onnx
+from workbench.engine.backends.agreement import precision_of
 from workbench.engine.backends.base import ModelSource
-from workbench.engine.calls.batch_queue import Gatherer
-from workbench.engine.calls.batching import Bound
-from workbench.engine.calls.buffers import BufferPool, BufferStatistics
-from workbench.engine.calls.pipeline import run_line
+from workbench.engine.binding.buffers import BufferPool, BufferStatistics
+from workbench.engine.calls.batcher import Batcher
+from workbench.engine.calls.concurrent import AwaitedCalls, predict_batch
 from workbench.engine.calls.result import InferenceResult
-from workbench.engine.calls.session import CLOSED, NOT_YET, Runner
+from workbench.engine.calls.session import CLOSED, NOT_YET, EngineSession
+from workbench.engine.calls.streaming import stream
 from workbench.engine.config import InferenceConfig, config_of
 from workbench.engine.loading.int8_weights import weight_only
+from workbench.engine.loading.load import load_checked
 from workbench.engine.loading.placement import Placement, placement_of
 from workbench.engine.loading.source import source_from_artifact, source_from_path, source_from_variant
-from workbench.engine.loading.validation import load_notes, precision_of
+from workbench.engine.loading.validation import load_notes
 from workbench.export.io import IOSpec
 
 if TYPE_CHECKING:
     from workbench.compress.variant import Variant
 
 
-class OptimizedInferenceEngine(TunableCalls):
+class OptimizedInferenceEngine:
     """A model in a backend.
 
-    Use it in a ``with`` block, or call :meth:`initialize` and :meth:`dispose`. Threads may share it: as many calls as
-    :attr:`parallel_calls` says run at once, others wait.
+    Use it in a ``with`` block, or call :meth:`initialize` and :meth:`dispose`. Threads may share an engine.
 
     Parameters
     ----------
     config : InferenceConfig
-        What to load, and how to run it.
+        The model file, and how to run it.
     source : ModelSource, optional
-        The model, if ``config`` names no file; see :meth:`from_variant` and :meth:`from_artifact`.
+        The model, if ``config`` names no file.
     example_inputs : optional
-        Inputs in the model's structure for checking a file's outputs. Without them they are made up: normal numbers,
-        and integers as large as the model takes.
+        Inputs in the model's structure to check the outputs of a file; random ones by default.
 
     Attributes
     ----------
-    backend : str
-        The backend that runs, also where the config said ``auto``.
-    threads : int
-        Threads of one call.
-    load_s : float
-        Seconds that the backend took to load the model, compiling included; importing the runtime is not counted.
-    compile_s : float or None
-        Seconds of ``load_s`` that were compiling; None where the backend does not do it in a step of its own.
-    first_call_s : float or None
-        Seconds of the first call, at the configured batch size; None where the outputs were not checked.
+    backend, precision, threads, placement
+        Actual backend, compute precision, threads of one call, and device or provider with fallbacks.
+    load_s, compile_s, first_call_s : float or None
+        Seconds to load the model (compiling included), to compile it in a separate step, and for its first call.
     max_abs_diff : float or None
-        Largest difference of the outputs from the reference (torch's outputs for a few example inputs).
-    precision : str
-        What it computes in: that of the config, or float32 where backend or device do not have it.
-    placement : Placement
-        Where it runs, with the nodes by provider where the runtime tells, and what fell back to somewhere else.
-    notes : tuple of str
-        What a reader of its figures must know.
+        Largest difference of the outputs from the reference (torch's outputs for a few examples).
     selection : tuple of Candidate
-        With ``backend="auto"``: what was measured, fastest first.
-    io : IOSpec
-        What the model takes and gives; ``io.batch`` is the only batch size where it is fixed, else None.
+        With ``backend="auto"``: the measured candidates, fastest first.
+    session : EngineSession or None
+        The loaded model; None before :meth:`initialize` and after :meth:`dispose`.
 
     Examples
     --------
     >>> with OptimizedInferenceEngine.from_variant(variant, backend="openvino", batch_size=16) as engine:
     ...     result = engine.predict(x)
-    >>> result.metrics.inference_time_ms
-    2.4
     """
 
     def __init__(
@@ -88,7 +73,7 @@ class OptimizedInferenceEngine(TunableCalls):
             raise ConfigError(f"OptimizedInferenceEngine takes an InferenceConfig, got {type(config).__name__}.")
         if source is None and config.model_path is None:
             raise ConfigError(
-                "InferenceConfig.model_path is not set. Give an ONNX file or an artefact's folder, "
+                "InferenceConfig.model_path is not set. Give an ONNX file or an artifact's folder, "
                 "or use OptimizedInferenceEngine.from_variant(variant)."
             )
         self.config = config
@@ -99,26 +84,21 @@ class OptimizedInferenceEngine(TunableCalls):
         self.first_call_s: float | None = None
         self.max_abs_diff: float | None = None
         self.selection: tuple[Candidate, ...] = ()
+        self.session: EngineSession | None = None
         self._notes: dict[str, None] = {}
         self._given, self._examples = source, example_inputs
-        self._runner: Runner | None = None
+        self._untuned: InferenceConfig | None = None
         self._pool = BufferPool(limit_mib=config.pool_limit_mib)
+        self._awaited = AwaitedCalls(self._ready)
         self._disposed = False
         self._lock = threading.Lock()
-        super().__init__()
 
     @classmethod
     def from_variant(cls, variant: Variant, **options: Any) -> Self:
         """Return an initialized engine for a variant; ``options`` are those of :class:`InferenceConfig`.
 
-        torch's backends run a copy of the module, others an export that is made once and kept while the variant lives.
-
-        Raises
-        ------
-        ConfigError, BackendUnavailable, ExportError
-            If an option is wrong, the backend is missing, or the module cannot be exported for it.
-        EngineError
-            If outputs are too far from torch's.
+        Torch's backends run a copy of the module; others run an export that is reused while the variant lives. Raises
+        ConfigError, BackendUnavailable or ExportError if the variant cannot run, and as :meth:`initialize`.
         """
         config = config_of(options)
         source = source_from_variant(variant, onnx=takes_onnx(config.backend), batch=config.batch_size)
@@ -133,10 +113,9 @@ class OptimizedInferenceEngine(TunableCalls):
         trust: bool = False,
         **options: Any,
     ) -> Self:
-        """Return an initialized engine for an artefact or its folder.
+        """Return an initialized engine for an artifact or its folder.
 
-        ``build`` (the task's) and ``trust`` are needed for the backends of torch only:
-        see :func:`workbench.artifact.rebuild.load_module`. Raises as :meth:`from_variant`, and ArtifactError.
+        Torch's backends need ``build`` (the task's) or ``trust``: see :func:`workbench.artifact.rebuild.load_module`.
         """
         config = config_of(options)
         opened = artifact if isinstance(artifact, Artifact) else open_artifact(artifact)
@@ -144,48 +123,50 @@ class OptimizedInferenceEngine(TunableCalls):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a reader of this engine's figures must know, a sentence each; running may add some."""
-        if self._runner is not None:
-            self._notes |= dict.fromkeys(self._runner.notes)
+        """Warnings about this engine's figures; calls may add some."""
+        if self.session is not None:
+            self._notes |= dict.fromkeys(self.session.notes)
         return tuple(self._notes)
 
     @property
     def io(self) -> IOSpec:
-        """What the model takes and gives."""
+        """Inputs and outputs of the model; ``io.batch`` is a fixed batch size, else None."""
         return self._ready().io
 
     def initialize(self) -> Self:
-        """Load the model and check its outputs against the reference; does nothing when it is loaded already.
+        """Load the model and verify its outputs; does nothing if it is loaded.
 
         Raises
         ------
         EngineError
-            After :meth:`dispose`, if the model cannot be loaded, or if its outputs are too far from the reference:
-            for float models more than the precision's tolerance (0.001 of the reference's largest value in float32, see
-            :data:`workbench.engine.precision.TOLERANCES`), for quantized ones not finite
-            or a root mean square error above a tenth of the spread of the simulated model.
+            After :meth:`dispose`, if loading fails, or if outputs differ from the reference by more than
+            ``config.tolerance`` (quantized: a root mean square error above a tenth of the simulated model's spread).
         """
         with self._lock:
             if self._disposed:
                 self._ready()
-            if self._runner is None:
+            if self.session is None:
                 self._load()
-        self.leave_to_others()
+        self._ready().release_workers()
         return self
 
     def _load(self) -> None:
         config, source = self.config, self._source()
-        choice = (choose if config.backend == "auto" else load_checked)(source, config)
-        self.selection, session, agreement = choice.table, choice.session, choice.agreement
-        if choice.table:
-            self._note("auto: " + "; ".join(map(str, choice.table)))
-        self.backend, self.load_s, self.precision = choice.backend, choice.load_s, precision_of(session)
-        self.compile_s, self.first_call_s = getattr(session, "compile_s", None), choice.first_call_s
+        if config.backend == "auto":
+            model, self.selection = choose_backend(source, config)
+            self._note("auto: " + "; ".join(map(str, self.selection)))
+        else:
+            model, self.selection = load_checked(source, config), ()
+        session, agreement = model.session, model.agreement
+        self.backend, self.load_s, self.precision = model.backend, model.load_s, precision_of(session)
+        self.compile_s, self.first_call_s = getattr(session, "compile_s", None), model.first_call_s
         self.max_abs_diff = agreement.max_abs_diff if agreement else None
         self._notes |= load_notes(source, session, config, agreement)
         self._keep = source.keep_alive
         self.placement, self.threads = placement_of(session), session.threads
-        self._runner = Runner(session, config, source=source, backend=self.backend, note=self._note, pool=self._pool)
+        self.session = EngineSession(
+            session, config, source=source, backend=self.backend, note=self._note, pool=self._pool
+        )
 
     def _source(self) -> ModelSource:
         source = self._given or source_from_path(str(self.config.model_path), example_inputs=self._examples)
@@ -197,7 +178,7 @@ class OptimizedInferenceEngine(TunableCalls):
             self.config, self._notes = config, {n: None for n in self._notes if n.startswith("auto: ")}
             try:
                 self._load()
-            except BaseException:  # the one that runs goes on
+            except BaseException:  # the loaded model goes on
                 self.config, self._notes = kept
                 raise
             self.selection = selection
@@ -207,58 +188,33 @@ class OptimizedInferenceEngine(TunableCalls):
     def _note(self, note: str) -> None:
         self._notes[note] = None
 
-    def _ready(self) -> Runner:
-        runner = self._runner
-        if runner is None:
+    def _ready(self) -> EngineSession:
+        session = self.session
+        if session is None:
             raise EngineError(CLOSED if self._disposed else NOT_YET)
-        return runner
+        return session
 
     def predict(self, inputs: Any, *, out: Any = None) -> InferenceResult:
-        """Run one batch.
+        """Run one batch of numpy arrays or torch tensors ``[n, ...]`` in the model's structure.
 
-        Parameters
-        ----------
-        inputs
-            numpy arrays or torch tensors ``[n, ...]`` in the structure the model takes (a tensor, a tuple, or a dict
-            of keywords). float64 is converted to float32 and int32 to int64, with a note; other dtypes must fit.
-        out : optional
-            Buffers to write the outputs into, in their structure: :meth:`output_buffers` makes them. ONNX Runtime and
-            OpenVINO write there themselves, and such a call allocates no memory for data; torch's backends copy.
-
-        Returns
-        -------
-        InferenceResult
-            ``result`` in the eager model's output structure, torch tensors if torch was given and else numpy
-            arrays, owned by the caller; with ``out`` that object; and ``metrics``.
+        float64 is converted to float32 and int32 to int64, with a note; other dtypes must match. The ``result`` has the
+        eager model's output structure in the inputs' library. With ``out``, from :meth:`output_buffers`, outputs are
+        written there: directly by ONNX Runtime and OpenVINO, as a copy by torch.
 
         Raises
         ------
-        InputError
-            If structure, dtype, shape or batch size do not fit, before the runtime sees anything.
-        EngineError
-            Before :meth:`initialize`, after :meth:`dispose`, or if the runtime fails.
+        InputError, EngineError
+            If inputs do not fit; if the engine is not ready or the runtime fails.
         """
         return self._ready().predict(inputs, out)
 
     def output_buffers(self, size: int) -> Any:
-        """Return arrays for the outputs of ``size`` samples, to be given to :meth:`predict` as ``out``.
-
-        Raises
-        ------
-        InputError
-            If the shape of an output depends on the input.
-
-        Examples
-        --------
-        >>> buffers = engine.output_buffers(32)  # doctest: +SKIP
-        >>> for x in images:
-        ...     use(engine.predict(x, out=buffers).result)
-        """
+        """Return arrays for the outputs of ``size`` samples; InputError if an output's shape depends on the input."""
         return self._ready().outputs.new(require_int("output_buffers: size", size))
 
     @property
     def buffers(self) -> BufferStatistics:
-        """What the pool did in which calls of several inputs are joined; its limit is ``config.pool_limit_mib``."""
+        """Statistics of the pool that joins inputs; its limit is ``config.pool_limit_mib``."""
         return self._pool.statistics
 
     @property
@@ -268,64 +224,104 @@ class OptimizedInferenceEngine(TunableCalls):
 
     @property
     def parallel_calls(self) -> int:
-        """How many calls run at once: ``config.streams`` where the backend has them, else 1."""
-        return self._ready().gate.width
+        """Number of calls that run at once: ``config.streams`` for backends with streams, else 1."""
+        return self._ready().parallel_calls
 
-    @property
-    def overlaps(self) -> bool:
-        """Whether a call can begin before the one before it has ended: on a GPU, and with streams."""
-        runner = self._ready()
-        return runner.ahead is not None or runner.gate.width > 1
+    def predict_batch(self, items: Sequence[Any]) -> list[InferenceResult]:
+        """Run many inputs of any batch size in calls of :attr:`call_size` samples; results keep the order.
 
-    @property
-    def prefers_one_thread(self) -> bool:
-        """Whether the runtime's workers belong to the thread that calls, as torch's do."""
-        return get_backend(self.backend).capabilities.threads == "process"
+        An item's ``compute_ms`` is the sum of the calls that carried it, ``queue_ms`` the wait until the first of them.
+        Nothing runs if one item does not fit; the InputError names its position.
+        """
+        return predict_batch(self._ready(), items)
 
-    def leave_to_others(self) -> None:
-        """Say that other threads than the one that calls are to run the engine: torch's workers follow one only."""
-        if self.prefers_one_thread:
-            from workbench.engine.process.threads import leave_to_others
+    async def apredict(self, inputs: Any, *, copy: bool = True) -> InferenceResult:
+        """Run one batch on a thread of the engine, without blocking the event loop.
 
-            leave_to_others()
+        Calls begin in the order of awaiting. Those that wait while the engine is disposed raise EngineError. With
+        ``copy=False`` inputs must not change until the result is there.
+        """
+        return await self._awaited.predict(inputs, copy=require_bool("apredict: copy", copy))
 
-    def bound(self, inputs: Any, position: int | None = None) -> Bound:
-        """Return inputs checked and flattened, as :meth:`run_bound` takes them; raises as :meth:`predict`."""
-        return self._ready().bound(inputs, position)
+    def batcher(
+        self,
+        *,
+        batch_size: int | None = None,
+        max_wait_ms: float | None = 2.0,
+        pending: int | None = None,
+        copy: bool = True,
+    ) -> Batcher:
+        """Return a dynamic batcher, which joins the calls of several threads; see :class:`Batcher`."""
+        return Batcher(self._ready, batch_size=batch_size, max_wait_ms=max_wait_ms, pending=pending, copy=copy)
 
-    def run_bound(self, bound: Sequence[Bound], batch: int) -> list[InferenceResult]:
-        """Run checked inputs in calls of ``batch`` samples (or the fixed batch), and return their results in order."""
-        return self._ready().run_bound(bound, batch)
+    def stream(
+        self,
+        items: Iterable[Any],
+        *,
+        batch_size: int | None = None,
+        max_wait_ms: float | None = None,
+        prefetch: int = 4,
+        copy: bool = True,
+    ) -> Iterator[InferenceResult]:
+        """Yield the result of each item, in order, while further items are read and run.
 
-    def run_line(self, line: Gatherer[Bound], batch: int) -> Iterator[list[InferenceResult]]:
-        """Run what a line hands out in calls of ``batch`` samples, group by group, until it ends."""
-        return run_line(self._ready(), line, batch)
+        Reading and calls get threads of their own if reading, or using the results, takes more than 3 % of the calls'
+        time; torch's calls stay on the caller's thread. Leaving early stops the reading and waits for it up to 1 s.
+
+        ``batch_size`` is the number of samples in one call, by default :attr:`call_size`; ``max_wait_ms`` the longest
+        wait of an item for a full batch, None without limit; ``prefetch`` the number of batches to read ahead. With
+        ``copy=False`` an item must not change until its result is there. Errors of an item are raised after the results
+        of earlier items.
+        """
+        return stream(self._ready, items, batch_size=batch_size, max_wait_ms=max_wait_ms, prefetch=prefetch, copy=copy)
+
+    def tune(
+        self, *, budget_s: float = 30.0, goal: str = "latency", inputs: Any = None, again: bool = False
+    ) -> TuneResult:
+        """Measure threads, memory format, spinning workers and streams on this machine, and load the fastest setting.
+
+        Options are tried one after the other, each on top of the best so far, interleaved with the default. The winner
+        is measured once more and loaded only if the 95 % CI of its time over the default's is below 1. Decided results
+        are stored for this machine. Nothing else should use the machine or this engine meanwhile.
+
+        ``goal`` is ``"latency"`` (one call at a time) or ``"throughput"`` (as many as the engine runs at once).
+        ``inputs`` are those of :meth:`predict` for one call, by default the model's examples; ``budget_s`` includes
+        loading; ``again`` ignores a stored result. Raises ConfigError for an engine that is not on the CPU.
+        """
+        check_request(budget_s, goal, self.placement.place)
+        session, base = self._ready(), self._untuned or self.config
+        settings = self.selection[0].settings if self.selection else {}
+        config = config_for_backend(base, self.backend, settings)
+        arrays = None if inputs is None else session.bound(inputs).arrays
+        result = tune(self._source(), config, arrays, goal=goal, budget_s=budget_s, again=again)
+        if result.config != config_for_backend(self.config, self.backend, settings):
+            self._untuned = base
+            self._reload(result.config, f"tuned for {goal}: {describe(result.changes)}")
+        return result
 
     def dispose(self) -> None:
-        """Free the model and put back what was switched for it. May be called twice."""
+        """Free the model and restore process-wide settings. May be called twice."""
         with self._lock:
             self._disposed = True
             self._notes |= dict.fromkeys(self.notes)
-            runner, self._runner = self._runner, None
+            session, self.session = self.session, None
             self._given = self._keep = None
-        if runner is not None:
-            runner.close()
-        self._drop_calls()
+        if session is not None:
+            session.close()
+        self._awaited.close()
 
     def __reduce_ex__(self, _protocol: object) -> Any:
         raise EngineError(
             "An engine holds a loaded model, which cannot be pickled. Pickle engine.config with a model_path, or the "
-            "artefact's folder, and make the engine where it is unpickled."
+            "artifact's folder, and make the engine where it is unpickled."
         )
 
     def __enter__(self) -> Self:
         return self.initialize()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.dispose()
 
     def __repr__(self) -> str:
-        state = "disposed" if self._disposed else "ready" if self._runner is not None else "not initialized"
+        state = "disposed" if self._disposed else "ready" if self.session is not None else "not initialized"
         return f"OptimizedInferenceEngine({self.backend}, batch_size={self.config.batch_size}, {state})"

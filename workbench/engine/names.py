@@ -1,4 +1,4 @@
-"""The names of the backends, built in and from other packages. Imports none of them."""
+"""Names of the backends, built in and from other packages. Imports none of them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import importlib.metadata
 from workbench.core.errors import unknown_name
 
 GROUP = "workbench.backends"
-"""The entry point group by which another package offers a backend: its name, and where its backend object is."""
+"""Entry point group by which another package offers a backend: its name and its backend object."""
 
 BACKENDS = {
     "torch-eager": "workbench.engine.backends.torch.eager",
@@ -17,31 +17,31 @@ BACKENDS = {
     "torchscript": "workbench.engine.backends.torch.torchscript",
     "aot-inductor": "workbench.engine.backends.torch.aot_inductor",
 }
-"""Name of each built-in backend and the module that holds its ``BACKEND``."""
+"""Built-in backends, and the module that holds the ``BACKEND`` of each."""
 
 DEFAULT_BACKENDS = ("torch-eager", "onnxruntime", "openvino")
-"""What is tried where nobody names a backend: they load in about a second. The others run when they are named."""
+"""Backends that run by default, because they load in about a second."""
 
 MODULE_BACKENDS = ("torch-eager", "torch-compile", "torchscript", "aot-inductor")
-"""Built-in backends that run the torch module, and have no use for an ONNX file."""
+"""Built-in backends that run the torch module instead of an ONNX file."""
 
 
 def third_party() -> dict[str, importlib.metadata.EntryPoint]:
-    """Return the backends that other packages offer; a built-in name stays ours."""
-    found = importlib.metadata.entry_points(group=GROUP)
-    return {point.name: point for point in found if point.name not in BACKENDS}
+    """Return the backends of other packages; built-in names cannot be replaced."""
+    points = importlib.metadata.entry_points(group=GROUP)
+    return {point.name: point for point in points if point.name not in BACKENDS}
 
 
 def is_backend(name: str) -> bool:
-    """Return whether there is a backend of that name; whether it runs here is another question."""
+    """Return whether a backend of that name exists, even if it cannot run here."""
     return name in BACKENDS or name in third_party()
 
 
 def all_names() -> tuple[str, ...]:
-    """Return the name of every backend, the built-in ones first."""
+    """Return the names of all backends, built-in ones first."""
     return (*BACKENDS, *sorted(third_party()))
 
 
 def unknown_backend(name: object) -> str:
-    """Return the message for a name that no backend has."""
+    """Return the message for an unknown backend."""
     return unknown_name("backend", name, all_names())

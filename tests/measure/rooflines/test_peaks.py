@@ -70,7 +70,7 @@ def test_products_count_two_operations_for_each_multiplication():
 
 def test_openvinos_product_is_one_of_integers_where_the_processor_has_them():
     from workbench.core.machine import this_machine
-    from workbench.engine.backends.openvino.backend import import_openvino, shared_core
+    from workbench.engine.backends.openvino.runtime import import_openvino, shared_core
 
     model = _openvino_model(import_openvino(), "int8", 64)
     compiled = shared_core().compile_model(model, "CPU", {"PERF_COUNT": True, "INFERENCE_PRECISION_HINT": "f32"})

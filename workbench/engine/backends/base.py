@@ -1,4 +1,4 @@
-"""What a backend must offer, and what it is given to load."""
+"""Interfaces of backends and sessions, and the model source that a backend loads."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from workbench.export.io import IOSpec
 
 @dataclasses.dataclass(frozen=True)
 class Availability:
-    """Whether a backend runs here: ``reason`` says why not, ``how`` the command that would get it."""
+    """Whether a backend runs here; otherwise ``reason``, and the command ``how`` to install it."""
 
     name: str
     available: bool
@@ -33,21 +33,20 @@ class Availability:
 
 @dataclasses.dataclass(frozen=True)
 class Capabilities:
-    """What a backend can do, whether it is installed or not.
+    """Features of a backend, installed or not.
 
     Attributes
     ----------
     formats
-        What it loads: ``"module"`` (a torch module) or ``"onnx"``.
+        ``"module"`` (a torch module) or ``"onnx"``.
     devices
-        Where it can run: ``"cpu"``, ``"cuda"``, ``"gpu"`` (OpenVINO's).
+        ``"cpu"``, ``"cuda"``, ``"gpu"`` (OpenVINO's).
     precisions
-        What it computes in; a backend without ``"int8"`` runs a quantized model as a simulation in float.
+        Compute precisions; a backend without ``"int8"`` simulates quantized models in float.
     dynamic_batch
-        Whether one loaded model takes any batch size, where the model itself does.
+        Whether one loaded model takes any batch size, if the model itself does.
     threads
-        Whose the thread count is: each ``"engine"``'s own, the whole ``"process"``'s (set before every call), or
-        ``"none"`` where it cannot be set.
+        Scope of the thread count: each ``"engine"``, the ``"process"`` (set before every call), or ``"none"``.
 
     Examples
     --------
@@ -73,13 +72,20 @@ class Capabilities:
 
 @dataclasses.dataclass(frozen=True)
 class ModelSource:
-    """A model ready to be loaded by a backend.
+    """A model that a backend can load, in one or more formats.
 
-    ``onnx_path`` is None where the module could not be exported (``onnx_reason`` says why), ``module`` makes the
-    torch module and is None where there is none (``module_reason`` says why). ``openvino_path`` is a model in
-    OpenVINO's own format, which then is all there is. ``mode`` says how it was quantized where that is known: a key of
-    :data:`workbench.compress.quantize.modes.MODES`. ``apart`` says why samples of different callers must not share a
-    call, None if they may.
+    Attributes
+    ----------
+    onnx_path, onnx_reason
+        The ONNX file, or the reason why there is none.
+    openvino_path
+        A model in OpenVINO's own format; there is no other format then.
+    module, module_reason
+        A function that makes the torch module, or the reason why there is none.
+    mode
+        How the model was quantized, a key of :data:`workbench.compress.quantize.modes.MODES`; None if unknown.
+    unbatchable
+        The reason why samples of different callers must not share a call; None if they may.
     """
 
     label: str
@@ -94,23 +100,21 @@ class ModelSource:
     reference: Reference | None = None
     notes: tuple[str, ...] = ()
     keep_alive: Any = None
-    apart: str | None = None
+    unbatchable: str | None = None
 
 
 class Session(Protocol):
-    """A loaded model. ``run`` gives arrays that the caller owns, and the seconds of it spent on copying.
+    """A loaded model.
 
-    A session may also have ``run_into(inputs, outputs)``, which writes into contiguous arrays that the caller keeps and
-    gives the seconds of copying; without it an engine copies what ``run`` gives. It may have
-    a ``precision``, a key of :data:`workbench.engine.precision.TOLERANCES`, float32 where it says nothing,
-    ``nodes`` and ``fallbacks`` as in :class:`~workbench.engine.loading.placement.Placement`, ``compile_s``, seconds of
-    its loading that were compiling where the runtime does that in a step of its own, ``tried_s``, those that a process
-    of its own took to try it first, and ``parallel_calls``, how many threads may call it at once; one where it says
-    nothing.
+    Optional attributes:
 
-    One on a device that computes on its own may have a ``pipe`` for overlapping calls, a
-    :class:`~workbench.engine.backends.cuda.transfers.CudaPipe`, and ``free_memory()``, which gives cached memory back
-    before a smaller batch is tried.
+    - ``run_into(inputs, outputs)`` writes into contiguous arrays of the caller and returns the seconds of copying.
+    - ``precision``, a key of :data:`workbench.engine.precision.TOLERANCES`; float32 by default.
+    - ``nodes`` and ``fallbacks`` of :class:`~workbench.engine.loading.placement.Placement`.
+    - ``compile_s`` and ``trial_compile_s``, seconds of a separate compile step and of trying it in another process.
+    - ``parallel_calls``, the number of threads that may call it at once; one by default.
+    - ``pipe``, a :class:`~workbench.engine.backends.cuda.transfers.CudaPipe`, to overlap calls on a device.
+    - ``free_memory()`` returns cached device memory before a smaller batch is tried.
     """
 
     device: str
@@ -119,14 +123,14 @@ class Session(Protocol):
     notes: tuple[str, ...]
 
     def run(self, inputs: Arrays) -> tuple[Arrays, float]:
-        """Run one batch: flat inputs in the order of the io description, checked already."""
+        """Run one batch of checked, flat inputs; return outputs owned by the caller, and the seconds of copying."""
 
     def close(self) -> None:
-        """Free the runtime's memory and put back what was switched; may be called twice."""
+        """Free the runtime's memory and restore process-wide settings; may be called twice."""
 
 
-class BatchFirst:
-    """A session whose outputs have their batch in the first dimension, wherever the model has it."""
+class BatchFirstSession:
+    """A session with the batch moved to the first dimension of all outputs."""
 
     def __init__(self, session: Session, io: IOSpec) -> None:
         self._session, self._io = session, io
@@ -138,7 +142,7 @@ class BatchFirst:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the session says."""
+        """Notes of the session."""
         return self._session.notes
 
     @notes.setter
@@ -162,49 +166,37 @@ class Backend(Protocol):
     capabilities: Capabilities
 
     def status(self) -> Availability:
-        """Say whether the runtime can be used here."""
+        """Return whether the runtime can be used here."""
 
     def load(self, source: ModelSource, config: InferenceConfig) -> Session:
-        """Load a model; raises EngineError or BackendUnavailable with a readable reason."""
+        """Load a model; raise EngineError or BackendUnavailable with a readable reason."""
 
 
 def require_onnx(source: ModelSource, backend: str) -> Path:
-    """Return the ONNX file of a source.
-
-    Raises
-    ------
-    ExportError
-        With the reason why there is none.
-    """
+    """Return the ONNX file of a source, or raise ExportError with the reason why there is none."""
     if source.onnx_path is None:
         raise ExportError(f"Backend {backend!r} needs an ONNX file, and {source.label} has none: {source.onnx_reason}")
     return source.onnx_path
 
 
 def require_module(source: ModelSource, backend: str) -> Any:
-    """Return the torch module of a source, made anew.
-
-    Raises
-    ------
-    EngineError
-        With the reason why there is none.
-    """
+    """Make the torch module of a source, or raise EngineError with the reason why there is none."""
     if source.module is None:
         raise EngineError(
-            f"Backend {backend!r} needs a torch module, and {source.label} gives none: {source.module_reason}"
+            f"Backend {backend!r} needs a torch module, and {source.label} has none: {source.module_reason}"
         )
     return source.module()
 
 
 def copy_into(targets: Arrays, arrays: Arrays) -> None:
-    """Write arrays into those that a caller keeps."""
+    """Copy arrays into a caller's arrays."""
     for target, array in zip(targets, arrays, strict=True):
         np.copyto(target, array)
 
 
 def run_and_copy(run: Callable[[Arrays], tuple[Arrays, float]], inputs: Arrays, outputs: Arrays) -> float:
-    """Run one batch and copy what it gave into the caller's arrays, for what cannot write there; return as run_into."""
-    found, copied = run(inputs)
+    """Run one batch and copy its outputs into a caller's arrays; return the seconds of copying."""
+    arrays, copied = run(inputs)
     start = time.perf_counter()
-    copy_into(outputs, found)
+    copy_into(outputs, arrays)
     return copied + time.perf_counter() - start

@@ -1,1 +1,1 @@
-"""Calls of a loaded model: sessions, batching, streaming, concurrency, buffers, out-of-memory backoff."""
+"""Calls of a loaded model: batching, streams, concurrency."""

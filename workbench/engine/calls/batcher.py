@@ -1,4 +1,4 @@
-"""Dynamic batching: what several threads ask for at about the same time runs in one call of the runtime."""
+"""Dynamic batching: calls of several threads share one call of the runtime."""
 
 from __future__ import annotations
 
@@ -9,39 +9,39 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from workbench.core.checks import require_bool, require_int, require_nonnegative
 from workbench.core.errors import ConfigError, EngineError
-from workbench.engine.calls.batch_queue import Gatherer
-from workbench.engine.calls.batching import Bound, owned
+from workbench.engine.calls.batch_queue import BatchQueue
+from workbench.engine.calls.batching import BoundInputs
 
 if TYPE_CHECKING:
-    from workbench.engine.calls.concurrent import ConcurrentCalls
     from workbench.engine.calls.result import InferenceResult
+    from workbench.engine.calls.session import GetSession
 
 
-class _Ask(NamedTuple):
-    bound: Bound
+class _Request(NamedTuple):
+    bound: BoundInputs
     future: Future[InferenceResult]
 
 
 class Batcher:
-    """Joins inputs into calls of up to ``batch_size`` samples; made by ``engine.batcher(...)``.
+    """Join inputs into calls of up to ``batch_size`` samples; made by ``engine.batcher(...)``.
 
-    Worker threads, as many as the engine runs calls at once, take the inputs in the order in which they came. A call
-    starts once enough samples wait for a full batch, or ``max_wait_ms`` after the first of them came, or when the
-    batcher is closed. At most ``pending`` inputs wait: one more blocks the thread that brings it until there is room.
+    Inputs run in order of arrival, on as many threads as the engine has parallel calls. A call starts if enough samples
+    wait for a full batch, ``max_wait_ms`` after the first of them arrived, or when the batcher is closed. If
+    ``pending`` inputs wait, further callers block.
 
     Parameters
     ----------
-    engine : OptimizedInferenceEngine
-        Ready, and open as long as the batcher is.
+    session : callable
+        Returns the engine's session.
     batch_size : int, optional
-        Samples in one call; None: that of the engine.
+        Samples in one call; None: the engine's.
     max_wait_ms : float, optional
-        How long a sample may wait for others; None waits for a full batch.
+        Longest wait of a sample for others; None waits for a full batch.
     pending : int, optional
-        How many inputs may wait; None: as many as four batches hold.
+        Largest number of waiting inputs; None: four batches.
     copy : bool
-        Copy inputs as they are handed over, so that the caller may change them at once; with False they must stay as
-        they are until the result is there.
+        Copy inputs, so that the caller may change them at once. With False they must not change until the result is
+        there.
 
     Examples
     --------
@@ -51,14 +51,14 @@ class Batcher:
 
     def __init__(
         self,
-        engine: ConcurrentCalls,
+        session: GetSession,
         *,
         batch_size: int | None = None,
         max_wait_ms: float | None = 2.0,
         pending: int | None = None,
         copy: bool = True,
     ) -> None:
-        self.batch_size = engine.call_size if batch_size is None else batch_size
+        self.batch_size = session().call_size if batch_size is None else batch_size
         require_int("batcher: batch_size", self.batch_size, minimum=1)
         wait_s = (
             None
@@ -72,65 +72,67 @@ class Batcher:
                 f"batcher: with max_wait_ms=None a call waits for {self.batch_size} samples, and pending={pending} "
                 "inputs may not hold so many. Give a larger pending, or a max_wait_ms."
             )
-        self._engine, self._closed, self._copy = engine, False, require_bool("batcher: copy", copy)
+        self._session, self._closed, self._copy = session, False, require_bool("batcher: copy", copy)
         self._limits = f"batch_size={self.batch_size}, max_wait_ms={max_wait_ms}, pending={limit}"
-        self._line: Gatherer[_Ask] = Gatherer(size=self.batch_size, wait_s=wait_s, limit=limit)
+        self._queue: BatchQueue[_Request] = BatchQueue(size=self.batch_size, wait_s=wait_s, limit=limit)
         self._lock = threading.Lock()
-        self._workers: tuple[threading.Thread, ...] = ()  # start with the first input
+        self._threads: tuple[threading.Thread, ...] = ()  # start with the first input
 
     def submit(self, inputs: Any) -> Future[InferenceResult]:
-        """Hand inputs over and return at once with a future; blocks while ``pending`` inputs wait.
+        """Submit inputs and return a future; block while ``pending`` inputs wait.
 
         Raises
         ------
         InputError
-            If they do not fit the model.
+            If the inputs do not fit the model.
         EngineError
-            If batcher or engine are closed.
+            If the batcher or the engine is closed.
         """
-        bound = self._engine.bound(inputs)
-        bound = owned(bound) if self._copy else bound
-        ask = _Ask(bound, Future())
+        bound = self._session().bound(inputs)
+        bound = bound.copy() if self._copy else bound
+        request = _Request(bound, Future())
         self._start()
-        if not self._line.put(ask, samples=bound.size, weight=1, asked=bound.asked):
+        if not self._queue.put(request, samples=bound.size, weight=1, requested=bound.requested):
             raise EngineError("The batcher is closed. Make a new one with engine.batcher(...).")
-        return ask.future
+        return request.future
 
     def _start(self) -> None:
-        if not self._workers:
-            with self._lock:
-                if not self._workers:
-                    self._engine.leave_to_others()
-                    count = self._engine.parallel_calls
-                    self._workers = tuple(
-                        threading.Thread(target=self._work, name="workbench-batcher", daemon=True) for _ in range(count)
-                    )
-                    for worker in self._workers:
-                        worker.start()
+        if self._threads:
+            return
+        with self._lock:
+            if not self._threads:
+                session = self._session()
+                session.release_workers()
+                self._threads = tuple(
+                    threading.Thread(target=self._work, name="workbench-batcher", daemon=True)
+                    for _ in range(session.parallel_calls)
+                )
+                for thread in self._threads:
+                    thread.start()
 
     def predict(self, inputs: Any) -> InferenceResult:
-        """Run inputs, together with what other threads bring meanwhile; as ``engine.predict``.
+        """Run inputs together with those of other threads; as ``engine.predict``.
 
-        ``queue_ms`` is the wait for others and for the call before, ``compute_ms`` that of the whole call.
+        ``queue_ms`` is the wait for others and for earlier calls, ``compute_ms`` the time of the whole call.
         """
         return self.submit(inputs).result()
 
     def close(self) -> None:
-        """Run what still waits, and end; may be called twice."""
+        """Run the waiting inputs and end the threads; may be called twice."""
         self.finish()
-        for worker in self._workers:
-            worker.join()
+        for thread in self._threads:
+            thread.join()
 
     def finish(self) -> None:
-        """Take nothing more and run what waits without waiting for others; returns at once."""
+        """Accept no more inputs and run the waiting ones; returns at once."""
         self._closed = True
-        self._line.finish()
+        self._queue.finish()
 
     def cancel(self) -> None:
-        """Drop what waits: its futures are cancelled. The call that runs now ends."""
+        """Cancel the futures of waiting inputs; running calls end."""
         self._closed = True
-        for ask in self._line.cancel():
-            ask.future.cancel()
+        for request in self._queue.cancel():
+            request.future.cancel()
 
     def __repr__(self) -> str:
         return f"Batcher({self._limits}, {'closed' if self._closed else 'open'})"
@@ -144,15 +146,15 @@ class Batcher:
         self.close()
 
     def _work(self) -> None:
-        while group := self._line.take():
-            live = [ask for ask in group if ask.future.set_running_or_notify_cancel()]
+        while group := self._queue.take():
+            live = [request for request in group if request.future.set_running_or_notify_cancel()]
             if not live:
                 continue
             try:
-                results = self._engine.run_bound([ask.bound for ask in live], self.batch_size)
-            except BaseException as error:  # noqa: BLE001 - whoever asked must hear of it, and the next call goes on
-                for ask in live:
-                    ask.future.set_exception(error)
+                results = self._session().run_bound([request.bound for request in live], self.batch_size)
+            except BaseException as error:  # noqa: BLE001 - raised by the futures; the next call goes on
+                for request in live:
+                    request.future.set_exception(error)
                 continue
-            for ask, result in zip(live, results, strict=True):
-                ask.future.set_result(result)
+            for request, result in zip(live, results, strict=True):
+                request.future.set_result(result)

@@ -1,4 +1,4 @@
-"""Many small inputs in few calls: join them, run them in batches of the configured size, and split the results."""
+"""Join inputs into batches of the configured size, and split the outputs."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from workbench.artifact.reference import Arrays
-from workbench.engine.calls.buffers import BufferPool
+from workbench.engine.binding.buffers import BufferPool
 
 
-class Bound(NamedTuple):
-    """Checked inputs: flat arrays, samples, whether torch tensors were given, and when they were asked for."""
+class BoundInputs(NamedTuple):
+    """Checked inputs: flat arrays, number of samples, whether they were torch tensors, and time of the request."""
 
     arrays: Arrays
     size: int
     as_torch: bool
-    asked: float
+    requested: float
+
+    def copy(self) -> BoundInputs:
+        """Return inputs that share no memory with the caller's."""
+        return self._replace(arrays=[array.copy() for array in self.arrays])
 
 
-def owned(bound: Bound) -> Bound:
-    """Return checked inputs that share no memory with the caller's, who may refill one buffer for every call."""
-    return bound._replace(arrays=[array.copy() for array in bound.arrays])
-
-
-class Run(NamedTuple):
-    """One call of the runtime: when it began and ended, and the seconds of it spent on copying.
-
-    A call that waited for another one on its device begins when it has.
-    """
+class RuntimeCall(NamedTuple):
+    """Begin and end of one call of the runtime, and its seconds of copying; waiting for the device is not included."""
 
     begun: float
     ended: float
     copied: float
+
+
+ItemOutputs = tuple[Arrays, list[RuntimeCall]]
+"""Outputs of one item, and the calls that carried its samples."""
 
 
 def pad(arrays: Arrays, size: int) -> Arrays:
@@ -43,7 +43,7 @@ def pad(arrays: Arrays, size: int) -> Arrays:
 
 
 def by_shape(items: Sequence[Arrays]) -> list[list[int]]:
-    """Return the positions of items that can be joined: those with the same shape of a sample."""
+    """Group the positions of items by the shape of a sample."""
     groups: dict[tuple[tuple[int, ...], ...], list[int]] = {}
     for position, arrays in enumerate(items):
         groups.setdefault(tuple(array.shape[1:] for array in arrays), []).append(position)
@@ -55,31 +55,31 @@ def run_in_batches(
     batch: int,
     *,
     fixed: bool,
-    calls: Callable[[Iterable[Arrays]], Iterable[tuple[Arrays, Run]]],
+    calls: Callable[[Iterable[Arrays]], Iterable[tuple[Arrays, RuntimeCall]]],
     pool: BufferPool,
-) -> list[tuple[Arrays, list[Run]]]:
-    """Run the samples of all items in calls of ``batch`` samples; return each item's outputs and the calls it was in.
+) -> list[ItemOutputs]:
+    """Run the samples of all items, which have one shape, in calls of ``batch`` samples.
 
-    The samples of all items have one shape. The last call is smaller, or padded and cut where the batch is ``fixed``.
-    Items are joined in buffers of ``pool``. ``calls`` runs what it is given call by call, in order.
+    The last call is smaller, or padded for a ``fixed`` batch. Items are joined in buffers of ``pool``; ``calls`` runs
+    batches in order.
     """
-    joined, lent = join(items, pool)
+    joined, lent = join_inputs(items, pool)
     total = joined[0].shape[0]
     counts = [min(batch, total - start) for start in range(0, total, batch)]
     parts: list[Arrays] = []
-    runs: list[Run] = []
+    runs: list[RuntimeCall] = []
     try:
-        for count, (outputs, run) in zip(counts, calls(_cut(joined, batch, fixed=fixed)), strict=True):
+        for count, (outputs, run) in zip(counts, calls(_batches(joined, batch, fixed=fixed)), strict=True):
             runs.append(run)
-            parts.append(cut(outputs, count))
+            parts.append(trim(outputs, count))
     finally:
         for array in lent:
             pool.give(array)
-    outputs = [_join([part[i] for part in parts]) for i in range(len(parts[0]))]
-    return share_out(items, outputs, runs, batch)
+    outputs = [_concatenate([part[i] for part in parts]) for i in range(len(parts[0]))]
+    return split_outputs(items, outputs, runs, batch)
 
 
-def _cut(joined: Arrays, batch: int, *, fixed: bool) -> Iterator[Arrays]:
+def _batches(joined: Arrays, batch: int, *, fixed: bool) -> Iterator[Arrays]:
     total = joined[0].shape[0]
     for start in range(0, total, batch):
         inputs = joined if batch >= total else [array[start : start + batch] for array in joined]
@@ -88,25 +88,25 @@ def _cut(joined: Arrays, batch: int, *, fixed: bool) -> Iterator[Arrays]:
 
 def one_by_one(
     call: Callable[[Arrays], tuple[Arrays, float]],
-) -> Callable[[Iterable[Arrays]], Iterator[tuple[Arrays, Run]]]:
-    """Return what makes one call after the other with ``call``, which gives outputs and the seconds that it copied."""
+) -> Callable[[Iterable[Arrays]], Iterator[tuple[Arrays, RuntimeCall]]]:
+    """Return a function that runs batches sequentially; ``call`` returns outputs and seconds of copying."""
 
-    def calls(batches: Iterable[Arrays]) -> Iterator[tuple[Arrays, Run]]:
+    def calls(batches: Iterable[Arrays]) -> Iterator[tuple[Arrays, RuntimeCall]]:
         for inputs in batches:
             begun = time.perf_counter()
             outputs, copied = call(inputs)
-            yield outputs, Run(begun, time.perf_counter(), copied)
+            yield outputs, RuntimeCall(begun, time.perf_counter(), copied)
 
     return calls
 
 
-def cut(outputs: Arrays, count: int) -> Arrays:
+def trim(outputs: Arrays, count: int) -> Arrays:
     """Return the outputs of the first ``count`` samples."""
     return outputs if outputs[0].shape[0] == count else [output[:count] for output in outputs]
 
 
-def join(items: Sequence[Arrays], pool: BufferPool) -> tuple[Arrays, Arrays]:
-    """Return the samples of all items behind one another, and the buffers of it that go back to the pool."""
+def join_inputs(items: Sequence[Arrays], pool: BufferPool) -> tuple[Arrays, Arrays]:
+    """Concatenate the samples of all items; also return the buffers that go back to the pool."""
     if len(items) == 1:
         return items[0], []
     lent: Arrays = []
@@ -118,8 +118,8 @@ def join(items: Sequence[Arrays], pool: BufferPool) -> tuple[Arrays, Arrays]:
     return list(lent), lent
 
 
-def share_out(items: Sequence[Arrays], outputs: Arrays, runs: list[Run], batch: int) -> list[tuple[Arrays, list[Run]]]:
-    """Give each item its outputs, and of the calls of ``batch`` samples those that it was in."""
+def split_outputs(items: Sequence[Arrays], outputs: Arrays, runs: list[RuntimeCall], batch: int) -> list[ItemOutputs]:
+    """Return the outputs of each item, and the calls of ``batch`` samples that carried it."""
     if len(items) == 1:
         return [(outputs, runs)]
     results = []
@@ -132,5 +132,5 @@ def share_out(items: Sequence[Arrays], outputs: Arrays, runs: list[Run], batch: 
     return results
 
 
-def _join(parts: Arrays) -> np.ndarray[Any, Any]:
+def _concatenate(parts: Arrays) -> np.ndarray[Any, Any]:
     return parts[0] if len(parts) == 1 else np.concatenate(parts)

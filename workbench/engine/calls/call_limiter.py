@@ -1,4 +1,4 @@
-"""How many calls of a session may run at once, and what runs so many."""
+"""Limit concurrent calls of a session, and run batches in parallel up to that limit."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from types import TracebackType
 
 from workbench.artifact.reference import Arrays
-from workbench.engine.calls.batching import Run
+from workbench.engine.calls.batching import RuntimeCall
 
 
-class Gate:
-    """Lets ``width`` threads into a ``with`` block at once; the others wait.
+class CallLimiter:
+    """Admit ``width`` threads to a ``with`` block at once.
 
     Examples
     --------
-    >>> gate = Gate(2)
-    >>> with gate, gate:
-    ...     "two are in"
-    'two are in'
+    >>> limiter = CallLimiter(2)
+    >>> with limiter, limiter:
+    ...     "two threads are inside"
+    'two threads are inside'
     """
 
     def __init__(self, width: int) -> None:
@@ -39,49 +39,49 @@ class Gate:
         self._permits.release()
 
     @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
-        """Wait until nobody is in, and let nobody in meanwhile."""
+    def exclusive(self) -> Iterator[None]:
+        """Wait until no call runs, and admit none meanwhile."""
         with contextlib.ExitStack() as stack:
-            stack.enter_context(self._closing)  # two that took half of the permits each would wait for ever
+            stack.enter_context(self._closing)  # two threads with half of the permits each would deadlock
             for _ in range(self.width):
                 stack.enter_context(self)
             yield
 
 
-class AtOnce:
-    """Runs batches that are all there already in as many calls at once as a gate lets in."""
+class ParallelCalls:
+    """Run a list of batches in as many concurrent calls as a limiter admits."""
 
-    def __init__(self, call: Callable[[Arrays], tuple[Arrays, float]], gate: Gate) -> None:
-        self._call, self._gate = call, gate
+    def __init__(self, call: Callable[[Arrays], tuple[Arrays, float]], limiter: CallLimiter) -> None:
+        self._call, self._limiter = call, limiter
         self._lock = threading.Lock()
         self._executor: ThreadPoolExecutor | None = None  # starts with the first two batches
 
-    def calls(self, batches: Iterable[Arrays]) -> list[tuple[Arrays, Run]]:
-        """Return what each call gave, in order; none is left running when one has failed, since they share buffers."""
-        several = list(batches)
-        if len(several) == 1:
-            return [self._one(several[0])]
-        futures = [self._workers().submit(self._one, inputs) for inputs in several]
+    def calls(self, batches: Iterable[Arrays]) -> list[tuple[Arrays, RuntimeCall]]:
+        """Return the result of each call, in order; after a failure, wait for the others: they share buffers."""
+        batches = list(batches)
+        if len(batches) == 1:
+            return [self._one(batches[0])]
+        futures = [self._workers().submit(self._one, inputs) for inputs in batches]
         failed = [future for future in wait(futures, return_when=FIRST_EXCEPTION).done if future.exception()]
         if failed:
             wait([future for future in futures if not future.cancel()])
             failed[0].result()
         return [future.result() for future in futures]
 
-    def _one(self, inputs: Arrays) -> tuple[Arrays, Run]:
-        with self._gate:
+    def _one(self, inputs: Arrays) -> tuple[Arrays, RuntimeCall]:
+        with self._limiter:
             begun = time.perf_counter()
             outputs, copied = self._call(inputs)
-            return outputs, Run(begun, time.perf_counter(), copied)
+            return outputs, RuntimeCall(begun, time.perf_counter(), copied)
 
     def _workers(self) -> ThreadPoolExecutor:
         with self._lock:
             if self._executor is None:
-                self._executor = ThreadPoolExecutor(self._gate.width, thread_name_prefix="workbench-calls")
+                self._executor = ThreadPoolExecutor(self._limiter.width, thread_name_prefix="workbench-calls")
             return self._executor
 
     def close(self) -> None:
-        """Let the threads end."""
+        """End the threads."""
         with self._lock:
             executor, self._executor = self._executor, None
         if executor is not None:

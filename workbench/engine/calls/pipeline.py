@@ -1,144 +1,125 @@
-"""Calls of a device that computes on its own: the next one is begun while it works on the one before.
+"""Pipelined GPU calls: overlap host-to-device copies with compute.
 
-For sessions with a ``pipe``: ``begin(inputs)`` returns at once, ``finish`` of what it gave waits for the outputs.
+For sessions with a ``pipe``: ``begin(inputs)`` returns at once, ``finish(flight)`` waits for the outputs.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
 
 from workbench.artifact.reference import Arrays
 from workbench.core.errors import EngineError
-from workbench.engine.calls.batch_queue import Gatherer
-from workbench.engine.calls.batching import Bound, Run, by_shape, cut, join, pad, share_out
-from workbench.engine.calls.call_limiter import Gate
-from workbench.engine.calls.oom_backoff import GuardedPipe
-from workbench.engine.calls.result import InferenceResult
-
-if TYPE_CHECKING:
-    from workbench.engine.calls.session import Runner
+from workbench.engine.backends.oom_backoff import GuardedPipe
+from workbench.engine.binding.buffers import BufferPool
+from workbench.engine.calls.batching import (
+    ItemOutputs,
+    RuntimeCall,
+    by_shape,
+    join_inputs,
+    pad,
+    split_outputs,
+    trim,
+)
+from workbench.engine.calls.call_limiter import CallLimiter
 
 DEPTH = 2
-"""Calls under way at once: one that computes, and one whose inputs travel. More would only hold more memory."""
+"""Calls in flight: one computes while the inputs of the next travel. More would only hold more memory."""
 
 
-class _Call(NamedTuple):
-    """A call of several items that is under way."""
+class JoinedCall(NamedTuple):
+    """A call of several items in flight."""
 
     flight: Any
-    bound: Sequence[Bound]
+    items: list[Arrays]
     total: int
     batch: int
 
 
-class Ahead:
-    """Begins and ends the calls of one runner."""
+class CallPipeline:
+    """Begin and finish the calls of one session.
 
-    def __init__(self, runner: Runner, pipe: GuardedPipe, gate: Gate) -> None:
-        self._runner, self._pipe, self._gate = runner, pipe, gate
+    Parameters
+    ----------
+    fixed
+        The only batch size of the model, None for any.
+    require_open
+        Raises EngineError if the session is closed.
+    failure
+        Maps an error of the runtime to an EngineError.
+    """
 
-    def calls(self, batches: Iterable[Arrays]) -> Iterator[tuple[Arrays, Run]]:
-        """Run batches that are all there already, two under way at a time; the caller is in the gate."""
-        under_way: deque[Any] = deque()
+    def __init__(
+        self,
+        pipe: GuardedPipe,
+        *,
+        limiter: CallLimiter,
+        pool: BufferPool,
+        fixed: int | None,
+        require_open: Callable[[], object],
+        failure: Callable[[Exception], EngineError],
+    ) -> None:
+        self._pipe, self._limiter, self._pool, self._fixed = pipe, limiter, pool, fixed
+        self._require_open, self._failure = require_open, failure
+
+    def calls(self, batches: Iterable[Arrays]) -> Iterator[tuple[Arrays, RuntimeCall]]:
+        """Run batches with two in flight; the caller holds the limiter."""
+        flights: deque[Any] = deque()
         try:
             for inputs in batches:
-                under_way.append(self._begin(inputs))
-                if len(under_way) == DEPTH:
-                    yield self._finish(under_way.popleft())
-            while under_way:
-                yield self._finish(under_way.popleft())
+                flights.append(self._begin(inputs))
+                if len(flights) == DEPTH:
+                    yield self._finish(flights.popleft())
+            while flights:
+                yield self._finish(flights.popleft())
         finally:
-            self._abandon(under_way)
+            self._abandon(flights)
 
-    def launch(self, bound: Sequence[Bound], batch: int) -> _Call | None:
-        """Begin one call of several items; None where they do not fit into one."""
-        items = [item.arrays for item in bound]
-        total = sum(item.size for item in bound)
-        size = self._runner.fixed or batch
+    def begin(self, items: list[Arrays], batch: int) -> JoinedCall | None:
+        """Begin one call of several items; return None if they do not fit into one."""
+        total = sum(item[0].shape[0] for item in items)
+        size = self._fixed or batch
         if total > size or len(by_shape(items)) > 1:
             return None
-        with self._gate:
-            joined, lent = join(items, self._runner.pool)
+        with self._limiter:
+            joined, lent = join_inputs(items, self._pool)
             try:
-                flight = self._begin(pad(joined, size) if self._runner.fixed and total < size else joined)
+                flight = self._begin(pad(joined, size) if self._fixed and total < size else joined)
             finally:
                 for array in lent:
-                    self._runner.pool.give(array)
-        return _Call(flight, bound, total, size)
+                    self._pool.give(array)
+        return JoinedCall(flight, items, total, size)
 
-    def land(self, call: _Call) -> list[InferenceResult]:
-        """Wait for a call, and return the result of each of its items."""
+    def finish(self, call: JoinedCall) -> list[ItemOutputs]:
+        """Wait for a call, and return the outputs of each item."""
         outputs, run = self._finish(call.flight)
-        items = [item.arrays for item in call.bound]
-        done = share_out(items, cut(outputs, call.total), [run], call.batch)
-        return self._runner.results(done, call.bound)
+        return split_outputs(call.items, trim(outputs, call.total), [run], call.batch)
 
-    def drop(self, calls: Iterable[_Call]) -> None:
-        """Wait for calls whose results nobody takes, so that their memory goes back."""
+    def abandon(self, calls: Iterable[JoinedCall]) -> None:
+        """Wait for calls without using their results, so that their memory is returned."""
         self._abandon([call.flight for call in calls])
 
     def _begin(self, inputs: Arrays) -> Any:
-        self._runner.require_session()
+        self._require_open()
         try:
             return self._pipe.begin(inputs)
         except EngineError:
             raise
         except Exception as error:
-            raise self._runner.failed(error) from error
+            raise self._failure(error) from error
 
-    def _finish(self, flight: Any) -> tuple[Arrays, Run]:
+    def _finish(self, flight: Any) -> tuple[Arrays, RuntimeCall]:
         try:
             outputs, copied, waited = self._pipe.finish(flight)
         except Exception as error:
-            raise self._runner.failed(error) from error
-        return outputs, Run(flight.begun + waited, time.perf_counter(), copied)
+            raise self._failure(error) from error
+        return outputs, RuntimeCall(flight.begun + waited, time.perf_counter(), copied)
 
     def _abandon(self, flights: Iterable[Any]) -> None:
         for flight in flights:
             try:
                 self._finish(flight)
-            except EngineError:  # what stopped the others is raised already
+            except EngineError:  # an earlier error is being raised
                 return
-
-
-def run_line(runner: Runner, line: Gatherer[Bound], batch: int) -> Iterator[list[InferenceResult]]:
-    """Run what a line hands out, group by group; see :meth:`OptimizedInferenceEngine.stream`.
-
-    A group is begun before the results of the one before are asked for, but only where it is there already: nobody
-    waits for an input to get the results of earlier ones.
-    """
-    ahead = runner.ahead
-    if ahead is None:
-        while group := line.take():
-            yield runner.run_bound(group, batch)
-        return
-    under_way: deque[_Call] = deque()
-    failed: EngineError | None = None
-    try:
-        while failed is None:
-            if len(under_way) == DEPTH or (under_way and not line.ready):
-                yield ahead.land(under_way.popleft())
-                continue
-            group = line.take()
-            if not group:
-                break
-            try:
-                call = ahead.launch(group, batch)
-            except EngineError as error:  # raised behind the results of those before
-                failed = error
-                continue
-            if call is not None:
-                under_way.append(call)
-                continue
-            while under_way:
-                yield ahead.land(under_way.popleft())
-            yield runner.run_bound(group, batch)
-        while under_way:
-            yield ahead.land(under_way.popleft())
-    finally:
-        ahead.drop(under_way)
-    if failed is not None:
-        raise failed

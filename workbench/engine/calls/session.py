@@ -1,41 +1,52 @@
-"""A loaded model and its calls: what an engine is between initialize and dispose. Imports no torch itself."""
+"""Checked calls of a loaded model: the state of an engine between initialize and dispose. Imports no torch."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from workbench.artifact.reference import Arrays
 from workbench.core.errors import EngineError, InputError, first_line
+from workbench.engine.backends import get_backend
 from workbench.engine.backends.base import ModelSource, copy_into
-from workbench.engine.calls.batching import Bound, Run, by_shape, one_by_one, pad, run_in_batches
-from workbench.engine.calls.buffers import BufferPool
-from workbench.engine.calls.call_limiter import AtOnce, Gate
-from workbench.engine.calls.inputs import Binder, to_torch
-from workbench.engine.calls.oom_backoff import BackingOff
-from workbench.engine.calls.outputs import OutputBinder
-from workbench.engine.calls.pipeline import Ahead
+from workbench.engine.backends.oom_backoff import OomBackoffSession
+from workbench.engine.binding.buffers import BufferPool
+from workbench.engine.binding.inputs import Binder, to_torch
+from workbench.engine.binding.outputs import OutputBinder
+from workbench.engine.calls.batch_queue import BatchQueue
+from workbench.engine.calls.batching import (
+    BoundInputs,
+    ItemOutputs,
+    RuntimeCall,
+    by_shape,
+    one_by_one,
+    pad,
+    run_in_batches,
+)
+from workbench.engine.calls.call_limiter import CallLimiter, ParallelCalls
+from workbench.engine.calls.pipeline import DEPTH, CallPipeline, JoinedCall
 from workbench.engine.calls.result import InferenceResult, metrics_of
 from workbench.engine.config import InferenceConfig
 from workbench.export.io import tree_builder
 
 CLOSED = "The engine was disposed. Make a new one."
 FORKED = (
-    "The engine was loaded before this process was forked, and the runtime's threads are not in it: a call would wait "
-    'for ever. Make the engine in each process, or start processes with multiprocessing\'s "spawn".'
+    "The engine was loaded before this process was forked, and the runtime's threads are missing here. "
+    'Make the engine in each process, or start processes with multiprocessing\'s "spawn".'
 )
 NOT_YET = "The engine is not initialized. Call engine.initialize(), or use it in a with block."
 
 
-class Runner:
-    """A session with the checks, buffers and gate around it; threads may share it."""
+class EngineSession:
+    """A loaded model with input checks, buffers and a call limit; threads may share it."""
 
     def __init__(
         self,
-        session: BackingOff,
+        model: OomBackoffSession,
         config: InferenceConfig,
         *,
         source: ModelSource,
@@ -43,176 +54,256 @@ class Runner:
         note: Callable[[str], None],
         pool: BufferPool,
     ) -> None:
-        self.session: BackingOff | None = session
-        io, self._apart, self._process = source.io, source.apart, os.getpid()
+        self.model: OomBackoffSession | None = model
+        io, self._unbatchable, self._process = source.io, source.unbatchable, os.getpid()
         self.io, self.backend, self.pool = io, backend, pool
         self.fixed = io.batch
         self.call_size = io.batch or config.batch_size
         self.outputs = OutputBinder(io)
-        self._device = session.device
+        self._device = model.device
         self._open = any(None in spec.shape for spec in io.inputs)
-        narrow = getattr(session, "narrows_int64", False)
-        hides = config.check_finite is None and (source.quantized or getattr(session, "hides_nan", False))
+        narrow = getattr(model, "narrows_int64", False)
+        hides = config.check_finite is None and (source.quantized or getattr(model, "hides_nan", False))
         self._bind = Binder(io, note, finite=bool(config.check_finite), no_nan=hides, narrow=narrow).bind
         self._build, self._moves = tree_builder(io.output_tree), io.moves_batch
-        self.gate = Gate(getattr(session, "parallel_calls", 1))
-        self.ahead = Ahead(self, session.pipe, self.gate) if session.pipe is not None and self._apart is None else None
-        self._at_once = AtOnce(self.call, self.gate) if self.gate.width > 1 else None
+        self._limiter = CallLimiter(getattr(model, "parallel_calls", 1))
+        self._pipeline = self._pipelined(model)
+        self._parallel = ParallelCalls(self.call, self._limiter) if self.parallel_calls > 1 else None
+
+    def _pipelined(self, model: OomBackoffSession) -> CallPipeline | None:
+        if model.pipe is None or self._unbatchable is not None:
+            return None
+        return CallPipeline(
+            model.pipe,
+            limiter=self._limiter,
+            pool=self.pool,
+            fixed=self.fixed,
+            require_open=self.require_model,
+            failure=self._failure,
+        )
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the session says by now; running may add to it."""
-        session = self.session
-        return session.notes if session is not None else ()
+        """Notes of the loaded model; calls may add some."""
+        model = self.model
+        return model.notes if model is not None else ()
+
+    @property
+    def parallel_calls(self) -> int:
+        """Number of calls that run at once; further threads wait."""
+        return self._limiter.width
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether a call can begin before the previous one has ended: on a GPU, and with streams."""
+        return self._pipeline is not None or self.parallel_calls > 1
+
+    @property
+    def prefers_one_thread(self) -> bool:
+        """Whether the runtime's workers belong to the calling thread, as torch's do."""
+        return get_backend(self.backend).capabilities.threads == "process"
+
+    def release_workers(self) -> None:
+        """End the calling thread's workers of torch, because other threads will call the engine."""
+        if self.prefers_one_thread:
+            from workbench.engine.process.threads import release_workers
+
+            release_workers()
 
     @property
     def _peak_mib(self) -> float | None:
-        session = self.session
-        return session.peak_memory_mib if session is not None else None
+        model = self.model
+        return model.peak_memory_mib if model is not None else None
 
     def predict(self, inputs: Any, out: Any = None) -> InferenceResult:
         """Run one batch; see :meth:`OptimizedInferenceEngine.predict`."""
         start = time.perf_counter()
         arrays, size, as_torch = self._bind(inputs)
-        into = None if out is None else self.outputs.bind(out, size, arrays)
+        buffers = None if out is None else self.outputs.bind(out, size, arrays)
         padded = self.fixed is not None and size != self.fixed
         if padded:
-            arrays = self._fill(arrays, size)
-        asked = time.perf_counter()
-        with self.gate:
+            arrays = self._pad(arrays, size)
+        requested = time.perf_counter()
+        with self._limiter:
             begun = time.perf_counter()
-            if into is None or padded:
+            if buffers is None or padded:
                 outputs, copied = self.call(arrays)
             else:
-                outputs, copied = into, self._call_into(arrays, into)
+                outputs, copied = buffers, self._call_into(arrays, buffers)
             ended = time.perf_counter()
         if padded:
             outputs = [output[:size] for output in outputs]
-        if into is not None:
+        if buffers is not None:
             if padded:
-                copy_into(into, outputs)
+                copy_into(buffers, outputs)
             result = out
         else:
             result = self._result(outputs, as_torch=as_torch)
-        queued, computed, total = begun - asked, ended - begun - copied, time.perf_counter() - start
+        queued, computed, total = begun - requested, ended - begun - copied, time.perf_counter() - start
         return InferenceResult(
             result, metrics_of(queued, computed, total, size, self._device, self.backend, self._peak_mib)
         )
 
     def call(self, arrays: Arrays) -> tuple[Arrays, float]:
-        """Call the runtime once; also return the seconds that it copied."""
-        session = self.require_session()
+        """Call the runtime once; also return the seconds of copying."""
+        model = self.require_model()
         try:
-            return session.run(arrays)
+            return model.run(arrays)
         except EngineError:
             raise
         except Exception as error:
-            raise self.failed(error) from error
+            raise self._failure(error) from error
 
-    def require_session(self) -> BackingOff:
-        """Return the session, or raise EngineError where the engine was disposed meanwhile."""
-        if self.session is None:
+    def _call_into(self, arrays: Arrays, buffers: Arrays) -> float:
+        model = self.require_model()
+        try:
+            return model.run_into(arrays, buffers)
+        except EngineError:
+            raise
+        except Exception as error:
+            raise self._failure(error) from error
+
+    def require_model(self) -> OomBackoffSession:
+        """Return the loaded model; raise EngineError if it is closed, or was loaded before a fork."""
+        if self.model is None:
             raise EngineError(CLOSED)
         if os.getpid() != self._process:
             raise EngineError(FORKED)
-        return self.session
+        return self.model
 
-    def _call_into(self, arrays: Arrays, into: Arrays) -> float:
-        session = self.require_session()
-        try:
-            return session.run_into(arrays, into)
-        except EngineError:
-            raise
-        except Exception as error:
-            raise self.failed(error) from error
-
-    def failed(self, error: Exception) -> EngineError:
-        """Return what is raised where the runtime fails."""
+    def _failure(self, error: Exception) -> EngineError:
         return EngineError(f"{self.backend} failed while it ran the model: {first_line(error)}")
 
-    def _fill(self, arrays: Arrays, size: int) -> Arrays:
+    def _pad(self, arrays: Arrays, size: int) -> Arrays:
         fixed = self.call_size
-        if self._apart is not None:
+        if self._unbatchable is not None:
             raise InputError(
-                f"The model takes {fixed} samples and was given {size}. These cannot be filled up or split: "
-                f"{self._apart}."
+                f"The model takes exactly {fixed} samples, got {size}. It cannot pad or split them: "
+                f"{self._unbatchable}."
             )
         if size > fixed:
             raise InputError(
-                f"The model was exported for a fixed batch of {fixed} and was given {size} samples. "
+                f"The model was exported for a fixed batch of {fixed}, got {size} samples. "
                 "Use predict_batch([x]), which splits them, or export it again for this batch size."
             )
         return pad(arrays, fixed)
 
-    def bound(self, inputs: Any, position: int | None = None) -> Bound:
-        """Return inputs checked and flattened; an error names their ``position`` among others."""
-        asked = time.perf_counter()
+    def bound(self, inputs: Any, position: int | None = None) -> BoundInputs:
+        """Return checked, flattened inputs; errors name their ``position`` in a list."""
+        requested = time.perf_counter()
         try:
-            return Bound(*self._bind(inputs), asked)
+            return BoundInputs(*self._bind(inputs), requested)
         except InputError as error:
             if position is None:
                 raise
             raise InputError(f"Item {position}: {error}") from error
 
-    def run_bound(self, bound: Sequence[Bound], batch: int) -> list[InferenceResult]:
-        """Run checked inputs in calls of ``batch`` samples (or the fixed batch), and return their results in order."""
-        if not bound:
+    def run_bound(self, items: Sequence[BoundInputs], batch: int) -> list[InferenceResult]:
+        """Run checked inputs in calls of ``batch`` samples (or the fixed batch); return results in order."""
+        if not items:
             return []
-        if self._apart is not None:
-            return self._each_alone(bound)
-        with self.gate if self._at_once is None else contextlib.nullcontext():  # else each call enters by itself
-            done = self._run_groups([item.arrays for item in bound], self.fixed or batch)
-        return self.results(done, bound)
+        if self._unbatchable is not None:
+            return self._run_separately(items)
+        with self._limiter if self._parallel is None else contextlib.nullcontext():  # else each call enters by itself
+            outputs = self._run_groups([item.arrays for item in items], self.fixed or batch)
+        return self.results(outputs, items)
 
-    def _each_alone(self, bound: Sequence[Bound]) -> list[InferenceResult]:
-        """Run each input in a call of its own: joined with others, cut or padded, its outputs would be others."""
-        with self.gate:
-            done = []
-            for item in bound:
+    def run_queue(self, queue: BatchQueue[BoundInputs], batch: int) -> Iterator[list[InferenceResult]]:
+        """Run the groups of a queue in calls of ``batch`` samples until it is closed.
+
+        A group begins before the results of the previous one are taken, but only if it is ready: results never wait for
+        further inputs.
+        """
+        pipeline = self._pipeline
+        if pipeline is None:
+            while group := queue.take():
+                yield self.run_bound(group, batch)
+            return
+        flights: deque[tuple[JoinedCall, list[BoundInputs]]] = deque()
+
+        def finish_first() -> list[InferenceResult]:
+            call, items = flights.popleft()
+            return self.results(pipeline.finish(call), items)
+
+        failure: EngineError | None = None
+        try:
+            while failure is None:
+                if len(flights) == DEPTH or (flights and not queue.ready):
+                    yield finish_first()
+                    continue
+                group = queue.take()
+                if not group:
+                    break
+                try:
+                    call = pipeline.begin([item.arrays for item in group], batch)
+                except EngineError as error:  # raised after the results of earlier groups
+                    failure = error
+                    continue
+                if call is not None:
+                    flights.append((call, group))
+                    continue
+                while flights:
+                    yield finish_first()
+                yield self.run_bound(group, batch)
+            while flights:
+                yield finish_first()
+        finally:
+            pipeline.abandon(call for call, _ in flights)
+        if failure is not None:
+            raise failure
+
+    def _run_separately(self, items: Sequence[BoundInputs]) -> list[InferenceResult]:
+        """Run each input in a call of its own, because joining or padding would change its outputs."""
+        with self._limiter:
+            outputs = []
+            for item in items:
                 arrays = item.arrays
                 if self.fixed is not None and item.size != self.fixed:
-                    arrays = self._fill(arrays, item.size)
+                    arrays = self._pad(arrays, item.size)
                 begun = time.perf_counter()
-                outputs, copied = self.call(arrays)
-                done.append((outputs, [Run(begun, time.perf_counter(), copied)]))
-        return self.results(done, bound)
+                leaves, copied = self.call(arrays)
+                outputs.append((leaves, [RuntimeCall(begun, time.perf_counter(), copied)]))
+        return self.results(outputs, items)
 
-    def results(self, done: Sequence[tuple[Arrays, list[Run]]], bound: Sequence[Bound]) -> list[InferenceResult]:
-        """Return outputs in the model's structure, with the metrics of the calls that they came from."""
+    def results(self, outputs: Sequence[ItemOutputs], items: Sequence[BoundInputs]) -> list[InferenceResult]:
+        """Return outputs in the model's structure, with the metrics of the calls that carried them."""
         results = []
-        for (outputs, runs), item in zip(done, bound, strict=True):
-            computed = sum([run.ended - run.begun - run.copied for run in runs])
-            # until the last call that carried it: what its neighbors take after that is no part of it
-            queued, total = runs[0].begun - item.asked, max(run.ended for run in runs) - item.asked
+        for (leaves, calls), item in zip(outputs, items, strict=True):
+            computed = sum([call.ended - call.begun - call.copied for call in calls])
+            # Until the last of these calls ended: later calls carry other items.
+            queued, total = calls[0].begun - item.requested, max(call.ended for call in calls) - item.requested
             metrics = metrics_of(queued, computed, total, item.size, self._device, self.backend, self._peak_mib)
-            results.append(InferenceResult(self._result(outputs, as_torch=item.as_torch), metrics))
+            results.append(InferenceResult(self._result(leaves, as_torch=item.as_torch), metrics))
         return results
 
     def _result(self, outputs: Arrays, *, as_torch: bool) -> Any:
-        """Return outputs in the model's structure, each with its batch where the model has it."""
         declared = self.io.as_declared(outputs) if self._moves else outputs
         return self._build(to_torch(declared) if as_torch else declared)
 
-    def _run_groups(self, items: list[Arrays], batch: int) -> list[tuple[Arrays, list[Run]]]:
-        """Run items in calls of ``batch`` samples; where the model leaves shapes open, those of each shape together."""
+    def _run_groups(self, items: list[Arrays], batch: int) -> list[ItemOutputs]:
+        """Run items in calls of ``batch`` samples; items of different shapes never share a call."""
         groups = by_shape(items) if self._open else [list(range(len(items)))]
-        done: list[tuple[Arrays, list[Run]]] = [([], [])] * len(items)
-        several = self.ahead or self._at_once
-        calls = one_by_one(self.call) if several is None else several.calls
+        done: list[ItemOutputs] = [([], [])] * len(items)
+        concurrent = self._pipeline or self._parallel
+        calls = one_by_one(self.call) if concurrent is None else concurrent.calls
         for group in groups:
-            found = run_in_batches(
+            outputs = run_in_batches(
                 [items[i] for i in group], batch, fixed=self.fixed is not None, calls=calls, pool=self.pool
             )
-            for position, result in zip(group, found, strict=True):
+            for position, result in zip(group, outputs, strict=True):
                 done[position] = result
         return done
 
     def close(self) -> None:
-        """Free the model, once the calls that run have ended; calls that wait are told."""
-        with self.gate.alone():
-            session, self.session = self.session, None
-            if session is not None:
-                session.close()
-        if self._at_once is not None:
-            self._at_once.close()
+        """Free the model after running calls; waiting calls raise EngineError."""
+        with self._limiter.exclusive():
+            model, self.model = self.model, None
+            if model is not None:
+                model.close()
+        if self._parallel is not None:
+            self._parallel.close()
         self.pool.clear()
+
+
+GetSession = Callable[[], EngineSession]
+"""Returns the current session of an engine: tuning replaces it, disposing makes this raise EngineError."""

@@ -1,1 +1,1 @@
-"""Load models: sources, files, validation against the reference, placement, int8 weights."""
+"""Loading of models: sources, verification, placement."""

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from workbench.core.errors import ConfigError, EngineError
+from workbench.core.files import TemporaryFolder
 from workbench.engine.backends.base import ModelSource, require_onnx
-from workbench.engine.loading.source import TemporaryFolder
 
 MIN_WEIGHTS = 256
 """Smaller weights are left alone: their scales would outweigh what is saved."""

@@ -1,4 +1,4 @@
-"""Where a loaded model runs, and what of it fell back to somewhere else than asked."""
+"""Report where a loaded model runs, and which parts fell back to another place."""
 
 from __future__ import annotations
 
@@ -11,18 +11,17 @@ _GPUS = ("cuda", "CUDA", "Tensorrt", "NvTensorRT", "GPU")
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """Where a model runs.
+    """The device or provider of a model.
 
     Attributes
     ----------
     place : str
-        The runtime's name of it: ``"CPUExecutionProvider"``, ``"cuda:0"``, ``"GPU"``.
+        The runtime's name: ``"CPUExecutionProvider"``, ``"cuda:0"``, ``"GPU"``.
     nodes : mapping of str to int
-        Nodes of the graph by place, where the runtime tells. ONNX Runtime counts them as it assigned them, before it
-        fuses any: the count is the same for every ``graph_optimization``. Where a kept graph is read
-        (``keep_optimized``) it counts that one's, which are fewer where nodes were fused.
+        Graph nodes by place, if the runtime reports them. ONNX Runtime counts them before fusion, so the count does not
+        depend on ``graph_optimization``; a graph from the cache (``keep_optimized``) is counted as stored.
     fallbacks : tuple of str
-        What runs elsewhere than asked, a sentence each. ``InferenceConfig(strict=True)`` makes an error of them.
+        What runs elsewhere than configured. With ``InferenceConfig(strict=True)`` they are errors.
 
     Examples
     --------
@@ -41,12 +40,12 @@ class Placement:
 
 
 def placement_of(session: Any) -> Placement:
-    """Return where a session runs; ``nodes`` and ``fallbacks`` are optional there."""
+    """Return the placement of a session; its ``nodes`` and ``fallbacks`` are optional."""
     return Placement(str(session.placement), getattr(session, "nodes", {}), tuple(getattr(session, "fallbacks", ())))
 
 
 def runs_on_gpu(place: object) -> bool:
-    """Say whether a placement, or its words, names a GPU.
+    """Return whether a placement, or its text, names a GPU.
 
     Examples
     --------

@@ -1,1 +1,1 @@
-"""Process-wide state of an engine: threads, OpenMP workers, CPU pinning, TF32, denormals."""
+"""Process-wide state: torch threads, OpenMP workers, CPU pinning, TF32, denormals."""

@@ -7,14 +7,14 @@ from typing import NamedTuple
 from workbench.core.cpu import Topology, cpu_topology, cpus_to_pin
 
 
-class Pins(NamedTuple):
+class ThreadPins(NamedTuple):
     """A CPU for each worker of a runtime beside the thread that calls, and the note that says so."""
 
     cpus: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
 
 
-def take_pins(wanted: bool | None, threads: int, topology: Topology | None = None) -> Pins:
+def choose_pins(wanted: bool | None, threads: int, topology: Topology | None = None) -> ThreadPins:
     """Return where the workers go.
 
     The thread that calls is the caller's own and stays where the system puts it; its core is left free.
@@ -25,7 +25,7 @@ def take_pins(wanted: bool | None, threads: int, topology: Topology | None = Non
     Pins(cpus=(), notes=())
     """
     if not wanted:
-        return Pins()
+        return ThreadPins()
     found = topology or cpu_topology()
     if found is None:
         return not_pinned("this system does not tell which CPUs share a core")
@@ -38,9 +38,9 @@ def take_pins(wanted: bool | None, threads: int, topology: Topology | None = Non
     node = f" of one NUMA node ({len(found.nodes)} there are)" if one else ""
     where = f"CPU {cpus[1]}" if threads == 2 else f"CPUs {' '.join(map(str, cpus[1:]))}"
     workers = "1 worker" if threads == 2 else f"{threads - 1} workers"
-    return Pins(cpus[1:], (f"pinned {workers} to {where}{node}; CPU {cpus[0]} is left to the thread that calls",))
+    return ThreadPins(cpus[1:], (f"pinned {workers} to {where}{node}; CPU {cpus[0]} is left to the thread that calls",))
 
 
-def not_pinned(reason: str) -> Pins:
+def not_pinned(reason: str) -> ThreadPins:
     """Return no pins, with the note that says why."""
-    return Pins((), (f"pin_threads=True: nothing was pinned: {reason}",))
+    return ThreadPins((), (f"pin_threads=True: nothing was pinned: {reason}",))

@@ -13,7 +13,7 @@ import torch
 from workbench.engine.config import InferenceConfig
 from workbench.engine.process.denormals import can_flush, flushing, set_flushing
 from workbench.engine.process.openmp import can_reach_workers, end_workers, on_workers
-from workbench.engine.process.pinning import not_pinned, take_pins
+from workbench.engine.process.pinning import choose_pins, not_pinned
 
 CANNOT_FLUSH = "flush_denormals=True: threads cannot be told to flush denormals on this platform; they are computed"
 CALLER_ONLY = (
@@ -65,7 +65,7 @@ class ThreadClaim:
     @classmethod
     def of(cls, config: InferenceConfig, threads: int) -> Self:
         """Return the claim of an engine, with the notes on what of it this platform does not do."""
-        pins, reach = take_pins(config.pin_threads, threads), can_reach_workers()
+        pins, reach = choose_pins(config.pin_threads, threads), can_reach_workers()
         if pins.cpus and not reach:
             pins = not_pinned("torch's workers cannot be reached on this platform")
         flush = config.flush_denormals and can_flush()
@@ -108,7 +108,7 @@ class ThreadClaim:
                 torch.set_num_threads(_original)
 
 
-def leave_to_others() -> None:
+def release_workers() -> None:
     """End the calling thread's workers, since other threads are to run torch: see :func:`end_workers`.
 
     Those that were told something stay: they would have to be told again.

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from workbench.core.files import TemporaryFolder
 from workbench.engine.backends.base import ModelSource, require_onnx
-from workbench.engine.loading.source import TemporaryFolder
 from workbench.export.io import TensorSpec
 
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")

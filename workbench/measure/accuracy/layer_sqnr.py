@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from workbench.core.errors import ConfigError
-from workbench.engine.autotune.selection import load
 from workbench.engine.backends import takes_onnx
 from workbench.engine.backends.base import ModelSource, Session, require_onnx
 from workbench.engine.config import InferenceConfig
+from workbench.engine.loading.load import load
 from workbench.engine.loading.source import source_from_variant
 from workbench.measure.accuracy.activation_taps import Pair, align, layer_points, tapped, weight_owners
 from workbench.tasks.trees import Tree, leaves, to_numpy

@@ -12,10 +12,10 @@ from typing import Any
 
 from workbench.artifact.reference import Arrays
 from workbench.core.errors import EngineError, first_line
+from workbench.core.files import TemporaryFolder
 from workbench.engine.backends.base import ModelSource, require_onnx
+from workbench.engine.backends.onnx_files import onnx_files
 from workbench.engine.backends.onnxruntime.graph_cache import too_large
-from workbench.engine.loading.onnx_files import onnx_files
-from workbench.engine.loading.source import TemporaryFolder
 from workbench.measure.profiling.nodes import LayerNames, NodeTime, ProfiledCalls, cut_median, owner_of
 from workbench.measure.profiling.op_kinds import is_product
 

@@ -52,7 +52,7 @@ def observe(session: Any, source: ModelSource, arrays: Arrays, calls: int, owner
     ``owners`` is not needed: modules are asked for their names as they run.
     """
     module, device = session.module, session.device
-    inner = getattr(module, "module", module) if type(module).__name__ == "Reduced" else module
+    inner = getattr(module, "module", module) if type(module).__name__ == "HalfPrecisionModule" else module
     compiled = session.words != "torch eager"
     facts: dict[str, tuple[str, tuple[int, ...]]] = {} if compiled else _outputs(session, inner, arrays)
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.startswith("cuda") else [])]

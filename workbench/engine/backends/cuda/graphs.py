@@ -21,7 +21,7 @@ Call = Callable[[list[Tensor]], Any]
 _Key = tuple[tuple[int, ...], ...]
 
 
-class Recorded(NamedTuple):
+class RecordedGraph(NamedTuple):
     """A graph, the tensors that it reads and those that it writes."""
 
     graph: Any
@@ -53,7 +53,7 @@ class GraphedCall:
         # One pool for all graphs: none runs beside another, and what one gives is copied before the next runs.
         self._pool = cuda.graph_pool_handle()
         self._seen: set[_Key] = set()
-        self._graphs: dict[_Key, Recorded] = {}
+        self._graphs: dict[_Key, RecordedGraph] = {}
         self._failed = False
 
     def __call__(self, tensors: list[Tensor]) -> Any:
@@ -70,7 +70,7 @@ class GraphedCall:
         recorded.graph.replay()
         return recorded.outputs
 
-    def _record(self, key: _Key, tensors: list[Tensor]) -> Recorded | None:
+    def _record(self, key: _Key, tensors: list[Tensor]) -> RecordedGraph | None:
         cuda, static = self._cuda, [tensor.clone() for tensor in tensors]
         try:
             current = cuda.current_stream(self._device)
@@ -90,7 +90,7 @@ class GraphedCall:
                 "running without graphs"
             )
         else:
-            self._graphs[key] = Recorded(graph, static, outputs)
+            self._graphs[key] = RecordedGraph(graph, static, outputs)
             return self._graphs[key]
         with contextlib.suppress(Exception):  # the call that follows says what is wrong
             cuda.synchronize(self._device)

@@ -18,7 +18,7 @@ from torch import Tensor
 from workbench.artifact.reference import Arrays
 from workbench.engine.backends.base import copy_into
 from workbench.engine.backends.cuda.memory import PeakMemory
-from workbench.engine.calls.buffers import Array, BufferPool
+from workbench.engine.binding.buffers import Array, BufferPool
 
 Compute = Callable[[list[Tensor]], Any]
 """Takes input tensors on the device, and gives the flat output tensors."""

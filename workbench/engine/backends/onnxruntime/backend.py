@@ -10,7 +10,8 @@ from workbench.artifact.reference import Arrays
 from workbench.core.errors import ConfigError, EngineError, WorkbenchError, first_line
 from workbench.core.machine import default_threads
 from workbench.engine.backends.base import Availability, Capabilities, ModelSource, Session, require_onnx
-from workbench.engine.backends.onnxruntime.graph_cache import keeping, kept_graph, too_large, touch
+from workbench.engine.backends.onnx_files import onnx_files
+from workbench.engine.backends.onnxruntime.graph_cache import cached_graph, too_large, touch, writing_graph
 from workbench.engine.backends.onnxruntime.providers import (
     CPU,
     CUDA,
@@ -21,11 +22,10 @@ from workbench.engine.backends.onnxruntime.providers import (
     fallbacks,
     short_name,
 )
-from workbench.engine.backends.precision_support import take_onnxruntime
+from workbench.engine.backends.precision_support import precision_in_onnxruntime
 from workbench.engine.config import InferenceConfig
-from workbench.engine.loading.onnx_files import onnx_files
 from workbench.engine.process.denormals import flushed, flushing_call
-from workbench.engine.process.pinning import take_pins
+from workbench.engine.process.pinning import choose_pins
 
 NAME = "onnxruntime"
 _HOW = "pip install onnxruntime"
@@ -79,13 +79,13 @@ class OnnxRuntimeSession:
         import onnxruntime
 
         self.threads = config.threads or default_threads()
-        taken, entries = take_onnxruntime(config.precision, quantized=source.quantized)
+        taken, entries = precision_in_onnxruntime(config.precision, quantized=source.quantized)
         self.precision, self.notes = taken.precision, taken.notes
         if config.spin is False:
             entries |= _ASLEEP
         if config.flush_denormals:
             entries |= _FLUSHING
-        pins = take_pins(config.pin_threads, self.threads)
+        pins = choose_pins(config.pin_threads, self.threads)
         if pins.cpus:  # counted from 1
             entries["session.intra_op_thread_affinities"] = ";".join(str(cpu + 1) for cpu in pins.cpus)
         known, available = onnxruntime.get_all_providers(), onnxruntime.get_available_providers()
@@ -193,7 +193,7 @@ class _Opener:
         if why:
             return self.open(path), (f"keep_optimized: {why}; nothing is kept",)
         settings = {"providers": self._chosen.asked, "level": self._level, "entries": self._entries}
-        graph = kept_graph(files, version=self._runtime.__version__, settings=settings)
+        graph = cached_graph(files, version=self._runtime.__version__, settings=settings)
         if graph.is_file():
             try:
                 session = self.open(graph, level="none")
@@ -203,7 +203,7 @@ class _Opener:
                 touch(graph)
                 return session, ("reads the graph that ONNX Runtime rewrote before (keep_optimized)",)
         try:
-            with keeping(graph) as temporary:
+            with writing_graph(graph) as temporary:
                 return self.open(path, write=temporary), ()
         except WorkbenchError as error:
             return self.open(path), (f"keep_optimized: {first_line(error).rstrip('.')}; nothing is kept",)

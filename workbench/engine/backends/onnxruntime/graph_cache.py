@@ -12,14 +12,14 @@ from workbench.core.config import short_id
 from workbench.core.errors import WorkbenchError
 from workbench.core.files import atomic_write, cache_dir
 from workbench.core.machine import this_machine
-from workbench.engine.loading.onnx_files import digest_of
+from workbench.engine.backends.onnx_files import digest_of
 
 FOLDER = "onnxruntime-graphs"
 LIMIT_MIB = 1024
 _LARGEST_MIB = 1800  # an ONNX file ends at 2 GiB
 
 
-def kept_graph(files: list[Path], *, version: str, settings: dict[str, Any]) -> Path:
+def cached_graph(files: list[Path], *, version: str, settings: dict[str, Any]) -> Path:
     """Return where the rewritten graph of a model is kept, whether it is there or not.
 
     The name holds the content of the model's files, ONNX Runtime's version, the settings and the CPU's instruction
@@ -40,7 +40,7 @@ def too_large(files: list[Path]) -> bool:
 
 
 @contextlib.contextmanager
-def keeping(target: Path) -> Iterator[Path]:
+def writing_graph(target: Path) -> Iterator[Path]:
     """Yield where a session shall write its graph; it takes its place when the session is there, and old ones go.
 
     Raises

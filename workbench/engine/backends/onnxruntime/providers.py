@@ -9,7 +9,7 @@ from typing import Any
 from workbench.core.errors import ConfigError, unknown_name
 from workbench.engine.backends.base import Availability
 from workbench.engine.config import InferenceConfig
-from workbench.engine.device import asked, device_index, wants_gpu
+from workbench.engine.device import device_index, gpu_request, wants_gpu
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _ENDING = "ExecutionProvider"
@@ -72,7 +72,9 @@ def choose_providers(config: InferenceConfig, *, known: Sequence[str], available
         wanted = [name for name in (_ON_GPU if config.device is None else (CUDA,)) if name in available][:1]
         if not wanted:
             kind = "provider for a GPU" if config.device is None else "CUDA provider"
-            missing = (f"{asked(config)}, but this ONNX Runtime has no {kind}: running on the CPU ({_HOW[CUDA]})",)
+            missing = (
+                f"{gpu_request(config)}, but this ONNX Runtime has no {kind}: running on the CPU ({_HOW[CUDA]})",
+            )
     missing += tuple(_absent(name, available) for name in wanted if name not in available)
     found = [name for name in dict.fromkeys(wanted) if name in available]
     if CPU not in found:

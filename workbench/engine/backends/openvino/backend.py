@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -14,6 +12,7 @@ import numpy as np
 from workbench.artifact.reference import Arrays
 from workbench.core.errors import EngineError, first_line
 from workbench.core.machine import available_cores, default_threads
+from workbench.engine.backends.agreement import agreement_at
 from workbench.engine.backends.base import (
     Availability,
     Capabilities,
@@ -22,17 +21,16 @@ from workbench.engine.backends.base import (
     require_onnx,
     run_and_copy,
 )
-from workbench.engine.backends.openvino.compiler_guard import surviving
+from workbench.engine.backends.openvino.compiler_guard import crash_free_settings
 from workbench.engine.backends.openvino.graph_precision import computes_float64, rounds_on_the_fly
 from workbench.engine.backends.openvino.input_sizes import OtherSizes, OutputShapes
-from workbench.engine.backends.precision_support import HINTS, take_openvino
+from workbench.engine.backends.openvino.runtime import import_openvino, shared_core
+from workbench.engine.backends.precision_support import HINTS, precision_in_openvino
 from workbench.engine.config import InferenceConfig
 from workbench.engine.device import openvino_device, wants_gpu
-from workbench.engine.loading.validation import agreement_at
 
 NAME = "openvino"
 _HOW = "pip install openvino"
-_TELEMETRY = "openvino_telemetry"
 DYNAMIC = (
     "OpenVINO also rounds the inputs of matrix products to int8 as it runs where only their weights are integers "
     "(dynamic quantization): faster, and part of the quality measured on this engine"
@@ -47,35 +45,6 @@ DENORMALS = (
 PINNED = (
     "pinned threads while they compute, the one that calls too, to cores that OpenVINO chooses (ENABLE_CPU_PINNING)"
 )
-
-
-@functools.cache
-def import_openvino() -> Any:
-    """Import OpenVINO with its telemetry off: it would report to its maker as soon as it is imported.
-
-    Without the telemetry package OpenVINO uses its own stub, so the package is hidden during the import.
-    """
-    absent = object()
-    before = sys.modules.get(_TELEMETRY, absent)
-    sys.modules[_TELEMETRY] = None  # type: ignore[assignment]
-    try:
-        import openvino
-    finally:
-        if before is absent:
-            del sys.modules[_TELEMETRY]
-        else:
-            sys.modules[_TELEMETRY] = before  # type: ignore[assignment]
-    return openvino
-
-
-@functools.cache
-def shared_core() -> Any:
-    """Return the one Core of this process, which stays until it ends.
-
-    A Core's CPU plugin installs a stack for signal handlers and puts back the one before when the Core goes. With two
-    that go in the order they came, a freed stack is left behind, and the next signal (Ctrl-C) ends the process.
-    """
-    return import_openvino().Core()
 
 
 def streams_note(wanted: int, opened: int, threads: int) -> str:
@@ -140,7 +109,7 @@ class OpenVinoSession:
 
     fallbacks: tuple[str, ...] = ()
     narrows_int64 = hides_nan = True
-    compile_s = tried_s = 0.0
+    compile_s = trial_compile_s = 0.0
 
     def __init__(self, path: str, source: ModelSource, config: InferenceConfig) -> None:
         openvino = import_openvino()
@@ -154,7 +123,7 @@ class OpenVinoSession:
             self.notes = self.fallbacks
         self.device = self.placement.lower()
         can = self._core.get_property(self.placement, "OPTIMIZATION_CAPABILITIES")
-        taken = take_openvino(config.precision, self.placement, can)
+        taken = precision_in_openvino(config.precision, self.placement, can)
         self.precision, self.notes = taken.precision, (*self.notes, *taken.notes)
         self._pin, self._streams = bool(config.pin_threads), config.streams
         if config.flush_denormals:
@@ -164,7 +133,7 @@ class OpenVinoSession:
         self._io = source.io
         self._count = len(source.io.outputs)
         # what treats a batch as a whole is compiled for any size only, so that what is checked is what answers
-        self._batch = source.io.batch or (config.batch_size if source.apart is None else 0)
+        self._batch = source.io.batch or (config.batch_size if source.unbatchable is None else 0)
         self._source, self._config = source, config
         self._compiled: Any = self._compile(self._batch or None)
         self._others = OtherSizes(self._batch, None if self._batch else self._compiled, self._agreeing)
@@ -211,8 +180,10 @@ class OpenVinoSession:
             settings["ENABLE_CPU_PINNING"] = self._pin
         settings |= more or {}
         begun = time.perf_counter()
-        safer, notes = surviving(self._path, shapes, self.placement, settings) if self._config.verify else ({}, ())
-        self.tried_s += time.perf_counter() - begun
+        safer, notes = (
+            crash_free_settings(self._path, shapes, self.placement, settings) if self._config.verify else ({}, ())
+        )
+        self.trial_compile_s += time.perf_counter() - begun
         settings |= safer
         self.notes = (*self.notes, *(note for note in notes if note not in self.notes))
         begun = time.perf_counter()

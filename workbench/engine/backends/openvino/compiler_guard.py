@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.core.errors import EngineError
+from workbench.engine.backends.openvino.runtime import shared_core
 
 _PLAIN: dict[str, Any] = {"SNIPPETS_MODE": "DISABLE"}
 """Without the kernels that OpenVINO generates for chains of element-wise operators, where 2026.4 was seen to crash."""
@@ -34,13 +35,13 @@ _IDLE_S = 20.0
 _EXPENDABLE = False
 
 
-def crashes_are_survived() -> None:
+def disable_trial_compile() -> None:
     """Try nothing first from now on: another process waits for this one, and a crash ends one trial of many."""
     global _EXPENDABLE
     _EXPENDABLE = True
 
 
-def surviving(
+def crash_free_settings(
     path: str, shapes: Sequence[Sequence[int]] | None, placement: str, settings: Mapping[str, Any]
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Return settings to add so that the compiler survives a model, and notes on them.
@@ -146,8 +147,6 @@ def _crash(code: int) -> str | None:
 
 def _serve() -> None:
     """Compile what standard input tells, line by line, and answer each with a line."""
-    from workbench.engine.backends.openvino.backend import shared_core
-
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a library prints is no answer
     idle = _timer()

@@ -40,8 +40,8 @@ class AotSession(TorchSession):
     compiles = True
 
     def _prepare(self, source: ModelSource, config: InferenceConfig) -> Call:
-        from workbench.engine.backends.torch.flat_module import FlatModule, need_examples, wrong_at
-        from workbench.engine.loading.source import TemporaryFolder
+        from workbench.core.files import TemporaryFolder
+        from workbench.engine.backends.torch.flat_module import FlatModule, first_disagreement, require_examples
         from workbench.tasks.axes import other_sizes, resized
 
         self._flat = FlatModule(self._module, source.io)
@@ -50,13 +50,13 @@ class AotSession(TorchSession):
         self._runners: dict[tuple[Any, ...], Any] = {}
         self._dims = source.io.open_dims
         size = source.io.batch or config.batch_size
-        examples = need_examples(self._examples(source, max(size, 2)), source.label, NAME)
+        examples = require_examples(self._examples(source, max(size, 2)), source.label, NAME)
         first = [tensor[:size] for tensor in examples]
         if source.io.batch is None and (runner := self._for_all(examples)) is not None:
-            more = need_examples(self._examples(source, size + 1), source.label, NAME)
+            more = require_examples(self._examples(source, size + 1), source.label, NAME)
             batches = [first, more, resized(more, self._dims, other_sizes(more, self._dims))]
             checks = {"quantized": source.quantized, "tolerance": self.tolerance}
-            if wrong_at(self._flat, runner, batches, **checks) is None:  # type: ignore[arg-type]
+            if first_disagreement(self._flat, runner, batches, **checks) is None:  # type: ignore[arg-type]
                 return lambda tensors: runner(*tensors)
         if source.io.batch is None:
             self.notes = (*self.notes, FIXED)

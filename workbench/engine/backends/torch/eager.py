@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from workbench.engine.backends.base import Availability, Capabilities, ModelSource, Session
+from workbench.engine.backends.oom_backoff import memory_reason
 from workbench.engine.backends.torch.session import PRECISIONS, Call, TorchSession, flat_call, torch_status
-from workbench.engine.calls.oom_backoff import memory_reason
 from workbench.engine.config import InferenceConfig
 
 NAME = "torch-eager"

@@ -30,7 +30,7 @@ class FlatModule(nn.Module):
         return tuple(self._flat(list(tensors)))
 
 
-def wrong_at(
+def first_disagreement(
     eager: Callable[..., Any],
     made: Callable[..., Any],
     batches: Sequence[Sequence[Tensor]],
@@ -72,7 +72,7 @@ def _differs(
     return compare_outputs(wanted, got, quantized=quantized, tolerance=tolerance).problem
 
 
-def need_examples(examples: list[Any] | None, label: str, backend: str) -> list[Any]:
+def require_examples(examples: list[Any] | None, label: str, backend: str) -> list[Any]:
     """Return the example inputs, or raise EngineError where a source has none."""
     if examples is None:
         raise EngineError(

@@ -20,7 +20,7 @@ _PRODUCTS = (
 )
 
 
-class Reduced(nn.Module):
+class HalfPrecisionModule(nn.Module):
     """The module under autocast: products in 16 bits, and what loses by it (sums, norms) in float32.
 
     A module cast as a whole would fail as soon as its code makes a float32 tensor of its own, and lose accuracy in its

@@ -14,9 +14,9 @@ from workbench.core.allocator import use_steady_allocator
 from workbench.core.errors import first_line
 from workbench.core.machine import default_threads, library_versions
 from workbench.engine.backends.base import Availability, ModelSource, require_module
+from workbench.engine.backends.precision_support import precision_on_cpu, precision_on_cuda
 from workbench.engine.config import InferenceConfig
 from workbench.engine.device import choose_device, wants_gpu
-from workbench.engine.precision import take_on_cpu, take_on_cuda
 from workbench.export.io import IOSpec, tree_children
 
 if TYPE_CHECKING:
@@ -84,16 +84,16 @@ class TorchSession:
 
     def _take_precision(self, source: ModelSource, config: InferenceConfig) -> None:
         if self.device == "cpu":
-            taken = take_on_cpu(config.precision, quantized=source.quantized, gpu_asked=wants_gpu(config))
+            taken = precision_on_cpu(config.precision, quantized=source.quantized, gpu_asked=wants_gpu(config))
         else:
             capability = self._torch.cuda.get_device_capability(self.device)
-            taken = take_on_cuda(config.precision, capability, quantized=source.quantized)
+            taken = precision_on_cuda(config.precision, capability, quantized=source.quantized)
         self.precision, self.notes = taken.precision, (*self.notes, *taken.notes)
         self.tolerance = config.accepted(self.precision, quantized=source.quantized)
         if self.precision in ("bfloat16", "float16"):
-            from workbench.engine.backends.torch.half_precision import Reduced
+            from workbench.engine.backends.torch.half_precision import HalfPrecisionModule
 
-            self._module = Reduced(self._module, self.precision, self.device)
+            self._module = HalfPrecisionModule(self._module, self.precision, self.device)
 
     def _open_pipe(self, config: InferenceConfig) -> None:
         from workbench.engine.backends.cuda.memory import MemoryLimit

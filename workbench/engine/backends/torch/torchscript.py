@@ -39,11 +39,11 @@ class ScriptSession(TorchSession):
     compiles = True
 
     def _prepare(self, source: ModelSource, config: InferenceConfig) -> Call:
-        from workbench.engine.backends.torch.flat_module import FlatModule, need_examples, wrong_at
+        from workbench.engine.backends.torch.flat_module import FlatModule, first_disagreement, require_examples
 
         flat = FlatModule(self._module, source.io)
         size = source.io.batch or config.batch_size
-        examples = need_examples(self._examples(source, size), source.label, NAME)
+        examples = require_examples(self._examples(source, size), source.label, NAME)
         try:
             script = _traced(self._torch, flat, examples)
         except Exception as error:
@@ -51,8 +51,8 @@ class ScriptSession(TorchSession):
                 f"TorchScript cannot trace {source.label}: {first_line(error).rstrip('.')}. {_OTHERS}"
             ) from error
         sizes = [size] if source.io.batch is not None else [size, size + 1]
-        batches = [need_examples(self._examples(source, count), source.label, NAME) for count in sizes]
-        problem = wrong_at(flat, script, batches, quantized=source.quantized, tolerance=self.tolerance)
+        batches = [require_examples(self._examples(source, count), source.label, NAME) for count in sizes]
+        problem = first_disagreement(flat, script, batches, quantized=source.quantized, tolerance=self.tolerance)
         if problem is not None:
             raise EngineError(
                 f"TorchScript traces {source.label} wrongly, {problem.rstrip('.')}. Its code depends on values or "

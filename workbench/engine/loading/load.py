@@ -1,0 +1,136 @@
+"""Load a model in one backend and verify its outputs."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+
+from workbench.compress.quantize.modes import refusal
+from workbench.core.errors import EngineError, WorkbenchError, first_line
+from workbench.engine.backends import require_backend
+from workbench.engine.backends.agreement import precision_of
+from workbench.engine.backends.base import BatchFirstSession, ModelSource, Session
+from workbench.engine.backends.oom_backoff import OomBackoffSession, memory_reason
+from workbench.engine.backends.precision_support import falls_back
+from workbench.engine.config import InferenceConfig
+from workbench.engine.loading.placement import placement_of
+from workbench.engine.loading.validation import FirstCallTimer, verify
+from workbench.export.agreement import Agreement
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedModel:
+    """A session with its agreement with the reference, load time and first-call time in seconds.
+
+    ``first_call_s`` and ``agreement`` are None if nothing was run: without a reference, or with ``verify=False``.
+    """
+
+    backend: str
+    session: OomBackoffSession
+    agreement: Agreement | None
+    load_s: float
+    first_call_s: float | None
+
+    @property
+    def problem(self) -> str | None:
+        """How the outputs differ from the reference, None if they agree."""
+        return None if self.agreement is None else self.agreement.problem
+
+
+def load(name: str, source: ModelSource, config: InferenceConfig) -> tuple[OomBackoffSession, float]:
+    """Load a model in one backend; also return the seconds, without importing the runtime and trial compiles.
+
+    Raises
+    ------
+    EngineError
+        If the backend does not support the quantization mode of the model, or memory runs out.
+    """
+    reason = refusal(source.mode, name)
+    if reason is not None:
+        raise EngineError(f"{source.label} is quantized as {source.mode!r}: {reason}")
+    backend = require_backend(name)
+    start = time.perf_counter()
+    try:
+        session = backend.load(source, config)
+    except WorkbenchError:
+        raise
+    except Exception as error:
+        if (missing := memory_reason(error)) is None:
+            raise
+        raise EngineError(
+            f"{name} ran out of memory while it loaded {source.label}: {missing}. Free what others hold, "
+            "or use a smaller model or batch_size."
+        ) from error
+    seconds = time.perf_counter() - start - getattr(session, "trial_compile_s", 0.0)
+    if source.io.moves_batch:
+        session = BatchFirstSession(session, source.io)
+    fixed = source.io.batch is not None or source.unbatchable is not None
+    return OomBackoffSession(session, backend=name, fixed=fixed), seconds
+
+
+def load_checked(source: ModelSource, config: InferenceConfig) -> LoadedModel:
+    """Load a model in the configured backend.
+
+    Raises
+    ------
+    EngineError
+        As :func:`load`, or if the outputs are too far from the reference.
+    """
+    model = load_compared(config.backend, source, config)
+    if model.problem:
+        model.session.close()
+        raise EngineError(_disagreement(model, source, model.problem))
+    return model
+
+
+def load_compared(name: str, source: ModelSource, config: InferenceConfig) -> LoadedModel:
+    """Load and compare with the reference; precision "auto" falls back to float32 if 16 bits differ too much."""
+    session, seconds = load(name, source, config)
+    if config.strict:
+        _require_as_configured(name, session, source, config)
+    precision = precision_of(session)
+    try:
+        run = FirstCallTimer(session)
+        agreement = verify(run, session, source, config) if config.verify else None
+    except Exception as error:
+        session.close()
+        raise EngineError(f"{name} cannot run {source.label} in {precision}: {first_line(error)}") from error
+    model = LoadedModel(name, session, agreement, seconds, run.seconds)
+    if model.problem and config.precision.compute == "auto" and precision != "float32":
+        session.close()
+        float32 = config.replace(precision=config.precision.replace(compute="float32"))
+        notes = falls_back("auto", f"in {precision} the {model.problem}").notes
+        model = load_compared(name, source, float32)
+        model.session.notes = (*model.session.notes, *notes)
+    return model
+
+
+def _require_as_configured(name: str, session: Session, source: ModelSource, config: InferenceConfig) -> None:
+    problems = list(placement_of(session).fallbacks)
+    wanted, actual = config.precision.compute, precision_of(session)
+    if wanted not in ("auto", actual):
+        problems.append(f"computes in {actual}, not in {wanted}")
+    if problems:
+        session.close()
+        raise EngineError(
+            f"{name} does not run {source.label} as asked, and strict=True: {'; '.join(problems)}. "
+            "Configure what this machine has (workbench doctor), or set strict=False and read engine.notes."
+        )
+
+
+def _disagreement(model: LoadedModel, source: ModelSource, problem: str) -> str:
+    precision = precision_of(model.session)
+    if precision != "float32":
+        return (
+            f"{model.backend} in {precision} is too far from the float model for {source.label}: {problem}. Use "
+            f"precision='float32', or Precision({precision!r}, tolerance=...) (a share of the largest value)."
+        )
+    has_torch = source.module is not None
+    reference = "ONNX Runtime without optimizations"
+    if has_torch:
+        reference = "the simulation" if source.quantized else "torch"
+    hint = " wb.debug_accuracy(variant) finds the layer." if source.quantized and has_torch else ""
+    return (
+        f"{model.backend} gives other outputs than {reference} for {source.label}: {problem}.{hint} Use another "
+        "backend, or set InferenceConfig.tolerance (a share of the largest value) or verify=False."
+    )
