@@ -46,7 +46,7 @@ def test_the_gate_lets_so_many_in_and_one_alone(width):
                 inside.pop()
 
     def close(_):
-        with gate.alone():
+        with gate.exclusive():
             alone.append(len(inside))
 
     with ThreadPoolExecutor(8) as pool:

@@ -31,7 +31,7 @@ def test_it_answers_as_torch_does_at_the_configured_and_at_another_batch_size(mo
     with OptimizedInferenceEngine(InferenceConfig(model_path=str(model), backend="openvino", batch_size=4)) as engine:
         found = np.asarray(engine.predict(x.numpy()).result)
         assert engine.io.batch is None and engine.max_abs_diff is None
-        assert any("nothing to check outputs against" in note for note in engine.notes)
+        assert any("there is no reference" in note for note in engine.notes)
     np.testing.assert_allclose(found, predict_with(images.module, x).numpy(), atol=1e-4)
 
 
@@ -65,7 +65,7 @@ def test_other_backends_and_what_is_no_model_are_refused_in_words(model, tmp_pat
     with pytest.raises(EngineError, match="only the backend openvino reads"):
         OptimizedInferenceEngine(InferenceConfig(model_path=str(model), backend="torch-eager")).initialize()
     (tmp_path / "bad.xml").write_text("<html></html>")
-    with pytest.raises(EngineError, match=r"cannot be read as an OpenVINO model \(its weights are bad.bin"):
+    with pytest.raises(EngineError, match=r"with weights in bad.bin"):
         source_from_path(tmp_path / "bad.xml")
     with pytest.raises(EngineError, match=r"Give an ONNX file, OpenVINO's .xml"):
         source_from_path(tmp_path / "none.xml")

@@ -221,7 +221,7 @@ def test_a_path_that_is_no_model_is_refused(tmp_path, onnx_file):
     ]:
         with pytest.raises(EngineError, match=words):
             Engine(InferenceConfig(model_path=str(path), backend="onnxruntime")).initialize()
-    with pytest.raises(EngineError, match="an ONNX file holds no torch module"):
+    with pytest.raises(EngineError, match="an ONNX file has no torch module"):
         Engine(InferenceConfig(model_path=onnx_file[0], backend="torch-eager")).initialize()
 
 
