@@ -11,7 +11,7 @@ LEFT = {
     "cli": 39,
     "compress": 147,
     "core": 61,
-    "engine": 343,
+    "engine": 182,
     "export": 29,
     "measure": 174,
     "plots": 2,

@@ -136,11 +136,8 @@ class OptimizedInferenceEngine:
     def initialize(self) -> Self:
         """Load the model and verify its outputs; does nothing if it is loaded.
 
-        Raises
-        ------
-        EngineError
-            After :meth:`dispose`, if loading fails, or if outputs differ from the reference by more than
-            ``config.tolerance`` (quantized: a root mean square error above a tenth of the simulated model's spread).
+        Raises EngineError after :meth:`dispose`, if loading fails, or if outputs differ from the reference by more than
+        ``config.tolerance`` (quantized: a root mean square error above a tenth of the simulated model's spread).
         """
         with self._lock:
             if self._disposed:
@@ -201,10 +198,7 @@ class OptimizedInferenceEngine:
         eager model's output structure in the inputs' library. With ``out``, from :meth:`output_buffers`, outputs are
         written there: directly by ONNX Runtime and OpenVINO, as a copy by torch.
 
-        Raises
-        ------
-        InputError, EngineError
-            If inputs do not fit; if the engine is not ready or the runtime fails.
+        Raises InputError if inputs do not fit, and EngineError if the engine is not ready or the runtime fails.
         """
         return self._ready().predict(inputs, out)
 
@@ -230,7 +224,6 @@ class OptimizedInferenceEngine:
     def predict_batch(self, items: Sequence[Any]) -> list[InferenceResult]:
         """Run many inputs of any batch size in calls of :attr:`call_size` samples; results keep the order.
 
-        An item's ``compute_ms`` is the sum of the calls that carried it, ``queue_ms`` the wait until the first of them.
         Nothing runs if one item does not fit; the InputError names its position.
         """
         return predict_batch(self._ready(), items)

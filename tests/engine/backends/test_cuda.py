@@ -173,12 +173,12 @@ def test_a_stream_never_waits_for_an_input_before_it_gives_a_result(images, pipe
 def test_a_line_says_whether_a_group_is_due():
     line = BatchQueue(size=2, wait_s=None, limit=9)
     assert not line.ready
-    line.put("a", samples=1, weight=1, asked=0.0)
+    line.put("a", samples=1, weight=1, requested=0.0)
     assert not line.ready
-    line.put("b", samples=1, weight=1, asked=0.0)
+    line.put("b", samples=1, weight=1, requested=0.0)
     assert line.ready and line.take() == ["a", "b"] and not line.ready
     late = BatchQueue(size=2, wait_s=0.0, limit=9)
-    late.put("a", samples=1, weight=1, asked=0.0)
+    late.put("a", samples=1, weight=1, requested=0.0)
     assert late.ready and late.take() == ["a"] and not late.ready
     line.finish()
     assert line.ready and line.take() == []
