@@ -9,8 +9,7 @@ from paths import ROOT
 
 LINES, FILES = 320, 16
 
-CIRCLES = [
-]
+CIRCLES: list[set[str]] = []
 """Groups of modules that still import each other, also by imports inside functions; they may only shrink."""
 
 LONG = {
