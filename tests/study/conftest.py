@@ -41,7 +41,7 @@ def _short_timing():
 @pytest.fixture
 def started(monkeypatch):
     """Return a list that fills with (trial, child) as timing processes are started."""
-    from workbench.study.execution.timing_pool import EngineProcess
+    from workbench.study.workers.timing_client import EngineProcess
 
     found = []
     start = EngineProcess.start.__func__

@@ -197,7 +197,7 @@ class StudyRuns:
         references: Sequence[str],
         progress: ProgressCallback,
     ) -> RunSummary:
-        from workbench.study.execution.executor import watching
+        from workbench.study.execution.local_executor import monitoring
         from workbench.study.execution.machine_lock import machine_lock
         from workbench.study.plan.shapes import task_shapes
         from workbench.study.plan.trials import check_recipes, plan_for
@@ -216,7 +216,7 @@ class StudyRuns:
             with contextlib.ExitStack() as early:
                 try:
                     check_question(quality_drop=quality_drop, minimize="latency_ms_rel")
-                    watched, policy = watching(monitor), worker_policy(stall_timeout_s)
+                    watched, policy = monitoring(monitor), worker_policy(stall_timeout_s)
                     progress(Progress("study", 0, 0, "checking the task"))
                     if cluster is not None and (baseline != "torch-eager" or references):
                         raise StudyError(
@@ -257,7 +257,7 @@ class StudyRuns:
                 except Cancelled:
                     return RunSummary(0, 0, 0, 0, cancelled=True, seconds=time.monotonic() - started)
                 self._note_question(quality_drop, backends, batch_sizes, default=default)
-                more: dict[str, Any] = {"host": host, "monitor": monitor, "policy": policy}
+                more: dict[str, Any] = {"client": host, "monitor": monitor, "policy": policy}
                 with watched:
                     found = self._work(
                         plan, shipment, stop, deadline if default else None, budget_s=budget_s,
@@ -281,7 +281,7 @@ class StudyRuns:
         **options: Any,
     ) -> RunSummary:
         """Run a plan, or with a ``deadline`` the strategy that begins with it."""
-        from workbench.study.execution.executor import Run
+        from workbench.study.execution.local_executor import LocalExecutor
         from workbench.study.storage.session import RunSession
         from workbench.study.strategy.executor import StrategyRun
         from workbench.study.strategy.launch import decision_log_for, first_part, plan_request
@@ -290,7 +290,7 @@ class StudyRuns:
         rows = first.rows(self.task.name, shipment.fingerprint)
         with RunSession(self._store, self.name, first, rows, quality_drop=quality_drop, progress=progress) as ledger:
             if deadline is None:
-                return Run(self.task, plan, ledger, shipment, self.files, stop, **options).work()
+                return LocalExecutor(self.task, plan, ledger, shipment, self.files, stop, **options).work()
             asked: dict[str, Any] = {"limit": quality_drop, "budget_s": budget_s, "seed": seed}
             options["question"] = plan_request(self.task, plan, **asked)
             options["record"] = decision_log_for(self._store, self.name, plan, shipment.fingerprint, **asked)

@@ -80,7 +80,7 @@ def test_given_inputs_are_taken_and_repeated(artefact, tmp_path):
 
 
 def test_a_backend_that_cannot_run_it_fails_alone(artefact, monkeypatch):
-    from workbench.study.execution.timing_pool import EngineProcess
+    from workbench.study.workers.timing_client import EngineProcess
 
     warm = EngineProcess.warm
 
@@ -97,7 +97,7 @@ def test_a_backend_that_cannot_run_it_fails_alone(artefact, monkeypatch):
 
 @pytest.mark.parametrize("lost", [("onnxruntime",), ("onnxruntime", "openvino")])
 def test_a_backend_that_is_lost_while_it_is_timed_fails_alone(artefact, monkeypatch, lost):
-    from workbench.study.execution.timing_pool import EngineProcess
+    from workbench.study.workers.timing_client import EngineProcess
 
     block, calls = EngineProcess.block, []
 

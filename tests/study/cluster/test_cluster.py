@@ -100,10 +100,10 @@ def test_a_grid_is_done_once_although_a_worker_is_killed_in_the_middle(cluster_o
         done = [span.words for span in summary.spans if span.kind != "waiting"]
         assert len(done) == len(set(done)) == 9  # three recipes prepared, timed at two batch sizes
 
-        sent = [(item.worker, item.digest) for item in summary.sent]
+        sent = [(item.worker, item.digest) for item in summary.transfers]
         again = [pair for pair in set(sent) if sent.count(pair) > 1]
         assert {worker for worker, _ in again} <= set(killed)  # only who came back with an empty folder
-        assert {item.name for item in summary.sent if item.name != "task"} <= {row["artifact_key"] for row in rows}
+        assert {item.name for item in summary.transfers if item.name != "task"} <= {row["artifact_key"] for row in rows}
         assert all((study.files / "artifacts" / row["artifact_key"]).is_dir() for row in rows)
 
         timings = sorted((span.started, span.ended) for span in summary.spans if span.kind == "time")
@@ -125,7 +125,7 @@ def test_a_grid_is_done_once_although_a_worker_is_killed_in_the_middle(cluster_o
         assert sum(row["baseline"] for row in rows) == 2 and study.best(quality_drop=1.0).met
 
         reused = study.run(recipes, BACKENDS, (4, 1), threads=1, cluster=cluster)
-        assert (reused.finished, reused.reused, reused.spans, reused.sent) == (0, 12, (), ())
+        assert (reused.finished, reused.reused, reused.spans, reused.transfers) == (0, 12, (), ())
         local = study.run(recipes, BACKENDS, (4, 1), threads=1)  # these are this machine's own trials
         assert (local.finished, local.reused) == (0, 12)
 
@@ -155,10 +155,10 @@ def test_machines_that_differ_each_have_a_baseline_and_are_never_compared(cluste
 def test_what_lies_on_a_worker_is_not_sent_again(cluster_of, shared_task, tmp_path):
     with distributed.Client(cluster_of(1), set_as_default=False) as client, open_study(shared_task, tmp_path) as study:
         first = study.run([PRUNE], ["onnxruntime"], (4,), threads=1, cluster=client)
-        assert [item.name for item in first.sent] == ["task"]  # what it has made itself lies there
+        assert [item.name for item in first.transfers] == ["task"]  # what it has made itself lies there
         second = study.run([PRUNE], ["onnxruntime"], (4, 2), threads=1, cluster=client)
         assert (second.finished, second.reused) == (3, 3)
-        assert {item.name for item in second.sent} <= {"task"}
+        assert {item.name for item in second.transfers} <= {"task"}
         assert client.status == "running"  # who gave a client keeps it
 
 

@@ -11,17 +11,17 @@ from workbench.core.errors import ConfigError, StudyError, WorkbenchError
 from workbench.core.machine import this_site
 from workbench.study.cluster.blobs import Blob, artifact_blob, held_blobs, write_blob
 from workbench.study.cluster.connection import Cluster
-from workbench.study.cluster.dask_executor import ClusterRun
-from workbench.study.cluster.tasks import TaskQueue
 from workbench.study.cluster.worker_info import (
     ClusterWorker,
     WorkerInfo,
     able,
     by_site,
+    describe_kinds,
     differences,
-    kinds_words,
     shares_cores,
 )
+from workbench.study.execution.run import Run
+from workbench.study.execution.task_queue import TaskQueue
 from workbench.study.plan.shapes import OperatingPoint
 from workbench.study.plan.trials import make_plan
 from workbench.study.workers.process import CancelToken
@@ -68,9 +68,9 @@ def test_versions_that_matter_are_named_and_those_that_do_not_are_let_be():
 
 def test_kinds_of_machines_are_counted_and_what_sets_them_apart_is_said():
     alike, apart = [node("a"), node("b")], node("c", site=other_site(onnxruntime="0.1"))
-    (line,) = kinds_words(alike)
+    (line,) = describe_kinds(alike)
     assert line.startswith("2 workers on ") and SITE.fingerprint in line
-    lines = kinds_words([apart, *alike])
+    lines = describe_kinds([apart, *alike])
     assert len(lines) == 3 and "differ in onnxruntime" in lines[2] and "never compared" in lines[2]
     assert [len(group) for group in by_site([apart, *alike]).values()] == [2, 1]
 
@@ -228,18 +228,20 @@ def test_what_a_nanny_sets_is_not_inherited_and_what_the_user_sets_is(monkeypatc
         worker.close()
 
 
-def test_a_run_that_an_error_stops_says_so_in_its_rows(monkeypatch):
-    told = []
-    run = object.__new__(ClusterRun)
-    run._plans, run._flights = {}, {}
-    run._announce = lambda: None
-    run._link = SimpleNamespace(halt=lambda futures: told.append("halted"))
-    run._ledger = SimpleNamespace(abandon=lambda **how: told.append(how))
+def test_a_run_that_an_error_stops_says_so_in_its_rows():
+    calls = []
+    session = SimpleNamespace(
+        abandon=lambda **how: calls.append(how), say=lambda *_, **__: None, rows=list, missing=lambda trials: trials
+    )
 
     def full():
         raise WorkbenchError("The disk is full.")
 
-    run._do_open = full
+    executor = SimpleNamespace(
+        announce=lambda plans: "plan", make_ready=full, close=lambda *, kill: calls.append(f"closed, kill {kill}")
+    )
+    run = Run(session, None, executor, CancelToken(), {})
     with pytest.raises(StudyError, match=r"The run stopped: The disk is full\. What is complete is kept\."):
-        run.work()
-    assert told == ["halted", {"state": "failed", "reason": "The run stopped while it ran: The disk is full."}]
+        run.work({"here": make_plan("task", [PRUNE], ["torch-eager"], (4,), threads=1)})
+    reason = "The run stopped while it ran: The disk is full."
+    assert calls == ["closed, kill True", {"state": "failed", "reason": reason}]

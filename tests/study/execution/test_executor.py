@@ -10,7 +10,6 @@ import pytest
 
 import workbench as wb
 from workbench.core.errors import BackendUnavailable, ConfigError, StudyError
-from workbench.study.execution.executor import Run
 from workbench.study.results.schema import COLUMNS, OPTIONAL
 from workbench.study.storage.session import RunSession
 from workbench.tasks.trees import call_model
@@ -305,15 +304,11 @@ class Others(RunSession):
 def test_what_a_run_elsewhere_left_undone_meanwhile_is_done_in_another_pass(monkeypatch):
     monkeypatch.setattr("workbench.study.storage.session.words_of", lambda trials: "a trial")
     stop = SimpleNamespace(wait=lambda seconds: None, check=lambda: None)
-    run = object.__new__(Run)
-    run._stop, run._plan = stop, SimpleNamespace(trials=())
-    run._ledger = Others(["a"])  # killed before this run came to look
-    assert run._wait_for_others()
-    assert not run._wait_for_others()  # that pass could not do it either, and nobody is at work
-    run._ledger = Others(["a"], busy=2)
-    assert run._wait_for_others()
-    run._ledger = Others([])
-    assert not run._wait_for_others()
+    left = Others(["a"])  # killed before this run came to look
+    assert left.wait_for_others((), stop, look_s=1.0)
+    assert not left.wait_for_others((), stop, look_s=1.0)  # that pass could not do it either, and nobody is at work
+    assert Others(["a"], busy=2).wait_for_others((), stop, look_s=1.0)
+    assert not Others([]).wait_for_others((), stop, look_s=1.0)
 
 
 def test_a_wrong_name_of_an_argument_does_not_keep_the_study_busy(ran):

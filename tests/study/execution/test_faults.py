@@ -13,7 +13,7 @@ import pytest
 
 import workbench as wb
 from workbench.core.errors import Cancelled, StudyError
-from workbench.study.execution.timing_pool import EngineProcess
+from workbench.study.workers.timing_client import EngineProcess
 
 PRUNE = wb.Recipe(wb.Prune(ratio=0.5), name="prune")
 SLOW = wb.Recipe(wb.Prune(ratio=0.5), wb.Recover(epochs=500), name="slow")
@@ -267,7 +267,10 @@ def test_a_task_that_cannot_travel_is_refused_before_work_starts(shared_task, tm
     lock = threading.Lock()
     build = shared_task.build
     monkeypatch.setattr(shared_task, "build", lambda: (lock, build())[1])
-    with open_study(shared_task, tmp_path) as study, pytest.raises(StudyError, match=r"build of task.*cannot be sent"):
+    with (
+        open_study(shared_task, tmp_path) as study,
+        pytest.raises(StudyError, match=r"build of task.*cannot be pickled"),
+    ):
         study.run([PRUNE], ["torch-eager"], [2])
     assert started == [] and EngineProcess is not None
 

@@ -11,9 +11,9 @@ from workbench.core.gpus import GpuUse
 from workbench.measure.resources.energy import CallEnergy, Energy
 from workbench.study.execution import timing_pool
 from workbench.study.execution.timing_columns import FOOTPRINT
-from workbench.study.execution.timing_pool import EngineProcess
 from workbench.study.workers import timing_main
 from workbench.study.workers.process import CancelToken, WorkerError
+from workbench.study.workers.timing_client import EngineProcess
 from workbench.study.workers.timing_main import TimingWorker
 
 
@@ -74,14 +74,15 @@ def test_the_twin_of_the_baseline_is_not_asked(monkeypatch):
         made[name] = SimpleNamespace(
             name=name,
             opened={},
-            worker=SimpleNamespace(alive=True),
+            worker=SimpleNamespace(alive=True, wait_ready=lambda: None),
             measure_footprint=lambda name=name: asked.append(name),
         )
     room = timing_pool.TimingPool(SimpleNamespace())
-    for name in ("start_baseline", "prestart"):
-        monkeypatch.setattr(room, name, lambda *args, **options: None)
-    monkeypatch.setattr(room, "_open", lambda names, failed: {name: made[name] for name in names})
-    monkeypatch.setattr(room, "baseline", lambda trial: made["base"])
+    room._started = made
+    monkeypatch.setattr(room, "prestart", lambda *args, **options: None)
+    monkeypatch.setattr(timing_pool, "open_arms", lambda started, failed: started)
+    for name in ("start_baseline", "baseline"):
+        monkeypatch.setattr(room, name, lambda trial: made["base"])
     rounds = SimpleNamespace(blocks={name: [] for name in made}, lost={})
     monkeypatch.setattr(timing_pool, "interleave", lambda *args, **options: rounds)
     trials = [SimpleNamespace(key="base", baseline=True), SimpleNamespace(key="one", baseline=False)]

@@ -91,7 +91,7 @@ def spread(shared_task, tmp_path_factory):
     folder = tmp_path_factory.mktemp("spread")
     recipe = wb.Recipe(wb.Prune(ratio=0.5), wb.Recover(epochs=0.5), name="prune")
     with wb.Study(shared_task, storage=f"sqlite:///{folder}/s.db") as study:
-        with pytest.raises(StudyError, match="Nothing was measured yet"):
+        with pytest.raises(StudyError, match="needs a recipe"):
             study.seed_variance()
         study.run([recipe], ["torch-eager"], [2], threads=1, quality_drop=1.0)
         rows, events = study.rows(), []
@@ -118,7 +118,7 @@ def test_the_spread_is_what_each_seed_gives_on_that_engine(spread, shared_task):
     assert "3 seeds: quality mean" in repr(found) and "<table" in found._repr_html_()
     (seed_zero,) = [row for row in rows if row["recipe"] == "prune"]
     assert seed_zero["quality"] == pytest.approx(values[0], abs=1e-9)
-    assert {event.stage for event in events} == {"spread"} and {event.done for event in events} == {0, 1, 2, 3}
+    assert {event.stage for event in events} == {"seeds"} and {event.done for event in events} == {0, 1, 2, 3}
     assert {event.total for event in events} == {3} and events[-1].fraction == 1
 
 
@@ -135,13 +135,13 @@ def test_asked_again_the_spread_prepares_nothing(spread, monkeypatch):
     monkeypatch.setattr(PrepareClient, "prepare", lambda *_args, **_more: pytest.fail("it was prepared already"))
     again = study.seed_variance(recipe, [0, 2])
     assert again.results == (found.results[0], found.results[2])
-    assert list((study.files / "outputs").glob("spread*")) == []
+    assert list((study.files / "outputs").glob("seed*")) == []
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((wb.Recipe(),), "no steps, so that a seed changes nothing"),
+        ((wb.Recipe(),), "recipe with steps"),
         (("prune",), "needs a Recipe"),
         ((CHAIN, 0), "seeds must be a number of at least 1"),
         ((CHAIN, [1, 1]), "different seeds"),

@@ -16,13 +16,12 @@ from workbench.artifact.manifest import recipe_of
 from workbench.core.errors import TrialFailed
 from workbench.core.machine import describe_machine, fingerprint_id
 from workbench.core.progress import Progress, ProgressCallback, ignore_progress
-from workbench.engine.loading.placement import runs_on_gpu
 from workbench.export.io import rebuild_inputs
 from workbench.measure.comparison.noise import machine_floor
 from workbench.study.bundle.bench_request import BenchRequest
 from workbench.study.execution.budget import TimeBudget
 from workbench.study.execution.machine_lock import machine_lock
-from workbench.study.execution.quality import QUALITY, examples_folder
+from workbench.study.execution.quality import QUALITY
 from workbench.study.execution.timing_columns import (
     NoiseFloor,
     baseline_columns,
@@ -30,23 +29,15 @@ from workbench.study.execution.timing_columns import (
     size_columns,
     timed_columns,
 )
-from workbench.study.execution.timing_pool import (
-    EngineProcess,
-    GroupTiming,
-    TimingSetup,
-    measure_footprints,
-    narrow,
-    open_arms,
-)
+from workbench.study.execution.timing_pool import GroupTiming, measure_footprints, open_arms, time_arms
 from workbench.study.plan.shapes import OperatingPoint, Shape, own_shape, shape_words
 from workbench.study.plan.trial_keys import artifact_key, trial_key
 from workbench.study.plan.trials import Trial
 from workbench.study.results.relative_latency import with_relative_latency
 from workbench.study.results.schema import TrialRow, explained, new_row, update_row
 from workbench.study.workers.process import CancelToken
-from workbench.study.workers.protocol import save_arrays
-from workbench.timing.conditions import LoadMonitor
-from workbench.timing.interleave import interleave
+from workbench.study.workers.protocol import examples_folder, save_arrays
+from workbench.study.workers.timing_client import EngineProcess, TimingSetup
 
 if TYPE_CHECKING:
     from workbench.tasks.task import Task
@@ -191,14 +182,12 @@ def _time(trials: Sequence[Trial], setup: TimingSetup, say: Callable[[str], None
         arms = open_arms(started, failed)
         while True:
             try:
-                rounds = interleave(
+                rounds = time_arms(
                     list(arms.values()),
                     rounds=TimeBudget.rounds,
                     block_s=TimeBudget.block_s,
                     budget_s=GROUP_S,
-                    enough=functools.partial(narrow, next(iter(arms), "")),
                     after_round=lambda number: say(f"round {number}"),
-                    monitor=LoadMonitor(gpu=any(runs_on_gpu(arm.opened.get("placement")) for arm in arms.values())),
                 )
                 break
             except TrialFailed as error:  # the reference is lost: the others go on without it
@@ -206,12 +195,11 @@ def _time(trials: Sequence[Trial], setup: TimingSetup, say: Callable[[str], None
                 failed[lost] = error
                 del arms[lost]
         failed |= rounds.lost
-        arms = {name: arm for name, arm in arms.items() if name not in failed}
-        measure_footprints(arms, failed)
-        return GroupTiming(rounds, arms, failed)
+        measure_footprints({name: arm for name, arm in arms.items() if name not in failed}, failed)
+        return GroupTiming(rounds, {name: arm for name, arm in arms.items() if name not in failed}, failed)
     finally:
         for arm in started.values():
-            arm.worker.close()
+            arm.end()
 
 
 def _row(artifact: Artifact, trial: Trial, timed: GroupTiming, own: Shape, replica: NoiseFloor) -> TrialRow:

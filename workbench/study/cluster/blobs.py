@@ -1,4 +1,4 @@
-"""What travels between a study and its workers: files under a name, told apart by the hash of their content."""
+"""Blobs: files of a study's folder that are sent between a study and its workers, identified by a hash."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class Blob:
 
     @classmethod
     def of(cls, name: str, files: Mapping[str, bytes]) -> Blob:
-        """Return a parcel of these files.
+        """Return a blob of files.
 
         Examples
         --------
-        >>> Parcel.of("a", {"x": b"1"}).digest == Parcel.of("b", {"x": b"1"}).digest
+        >>> Blob.of("a", {"x": b"1"}).digest == Blob.of("b", {"x": b"1"}).digest
         True
         """
         ordered = tuple(sorted(files.items()))
@@ -46,25 +46,25 @@ class Blob:
 
 
 def artifact_blob(folder: Path, key: str) -> Blob:
-    """Return what preparing a recipe left in a study's folder: its artefact, one more per fixed batch, and the note.
+    """Return a prepared artifact of a study's folder: its files, one folder per fixed batch size, and the metadata.
 
     Raises
     ------
     StudyError
-        If it is not there.
+        If the artifact cannot be read.
     """
     root = folder / ARTIFACTS
-    found = [root / f"{key}.json"]
+    paths = [root / f"{key}.json"]
     for artifact in (root / key, *root.glob(f"{key}-b*")):
-        found += [path for path in artifact.rglob("*") if path.is_file()]
+        paths += [path for path in artifact.rglob("*") if path.is_file()]
     try:
-        return Blob.of(key, {path.relative_to(folder).as_posix(): path.read_bytes() for path in found})
+        return Blob.of(key, {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths})
     except OSError as error:
-        raise StudyError(f"The artefact {key} cannot be read in {root}: {error.strerror}.") from error
+        raise StudyError(f"The artifact {key} cannot be read in {root}: {error.strerror}.") from error
 
 
 def task_blob(shipment: Shipment) -> Blob:
-    """Return a task ready to travel."""
+    """Return the blob of a task."""
     return Blob.of(TASK, {f"{TASK}/whole": shipment.task, f"{TASK}/build": shipment.build})
 
 
@@ -75,25 +75,24 @@ def read_task(folder: Path, fingerprint: str) -> Shipment:
 
 
 def write_blob(blob: Blob, folder: Path) -> None:
-    """Write a parcel into a study's folder in place of what stood there under its name."""
-    mark = folder / _MARKS / blob.name
-    mark.unlink(missing_ok=True)  # what a kill leaves half written has no mark
+    """Write a blob into a study's folder in place of an earlier one of its name."""
+    (folder / _MARKS / blob.name).unlink(missing_ok=True)  # a blob that a kill leaves half written has no mark
     for top in {path.split("/")[1] for path, _ in blob.files if path.startswith(f"{ARTIFACTS}/")}:
         shutil.rmtree(folder / ARTIFACTS / top, ignore_errors=True)
     for path, content in blob.files:
         with atomic_write(folder / path) as temporary:
             temporary.write_bytes(content)
-    note(blob, folder)
+    mark_whole(blob, folder)
 
 
-def note(blob: Blob, folder: Path) -> None:
-    """Mark a parcel as being whole in a folder."""
+def mark_whole(blob: Blob, folder: Path) -> None:
+    """Mark a blob as complete in a folder."""
     with atomic_write(folder / _MARKS / blob.name) as temporary:
         temporary.write_text(blob.digest, encoding="utf-8")
 
 
 def held_blobs(folder: Path) -> dict[str, str]:
-    """Return the digests of the parcels that lie whole in a folder, by name."""
+    """Return the digests of the blobs that are complete in a folder, by name."""
     root = folder / _MARKS
     marks = [path for path in root.glob("*") if not path.name.startswith(".")] if root.is_dir() else []
     return {path.name: path.read_text(encoding="utf-8") for path in marks}

@@ -1,4 +1,4 @@
-"""The connection to a Dask cluster: open it, look at its workers, send parcels and units, hear what they say."""
+"""The connection to a Dask cluster: probe its workers, send blobs and jobs, receive events and results."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _GATHER_S = 30.0
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where the units of a study run: workers of a Dask cluster that have the resource ``workbench``.
+    """A Dask cluster whose workers with the resource ``workbench`` run the units of a study.
 
-    Who reaches the scheduler of such a cluster can run code on its workers: keep it inside a network that you trust, or
-    give a client with Dask's own TLS settings.
+    Anyone who reaches the scheduler can run code on its workers: keep the cluster inside a trusted network, or pass a
+    client with Dask's TLS settings.
 
     Parameters
     ----------
@@ -39,21 +39,21 @@ class Cluster:
         Address of the scheduler, such as ``"tcp://head:8786"``, a connected ``distributed.Client``, or an object such
         as ``LocalCluster``.
     gpu : bool
-        Take the workers that have the resource ``gpu`` too; else those are left alone, unless there are no others.
+        Use the workers that also have the resource ``gpu``. Without it they are left alone, unless there are no others.
     timeout_s : float
-        Seconds that the scheduler has to answer, and the first worker to be there.
+        Seconds to wait for the scheduler's answer, and for the first worker.
     tries : int
-        How many workers may be lost over a unit, or fail it, before its trials count as failed.
+        Number of workers that may be lost with a unit, or fail it, before its trials fail.
 
     Raises
     ------
     ConfigError
-        If one of them is of a wrong type or out of range.
+        If an option has a wrong type or is out of range.
 
     Examples
     --------
-    Workers are started on every machine with ``dask worker tcp://head:8786 --nthreads 1 --resources "workbench=1"``.
-    On one machine, for trying it out:
+    Start workers on every machine with ``dask worker tcp://head:8786 --nthreads 1 --resources "workbench=1"``. To try
+    it on one machine:
 
     >>> from distributed import LocalCluster
     >>> workers = dict(n_workers=2, threads_per_worker=1, resources={"workbench": 1})
@@ -67,8 +67,8 @@ class Cluster:
     tries: int = 3
 
     def __post_init__(self) -> None:
-        known = ("scheduler_address", "scheduler_info")  # a cluster has the one, a client the other
-        if not (isinstance(self.at, str) and self.at) and not any(hasattr(self.at, name) for name in known):
+        attributes = ("scheduler_address", "scheduler_info")  # of a cluster, and of a client
+        if not (isinstance(self.at, str) and self.at) and not any(hasattr(self.at, name) for name in attributes):
             raise ConfigError(
                 "cluster must be the address of a Dask scheduler such as 'tcp://head:8786', a distributed.Client, or "
                 f"a cluster such as LocalCluster; got {given(self.at)}."
@@ -80,8 +80,8 @@ class Cluster:
 
 
 @dataclass(frozen=True)
-class Sent:
-    """A parcel that went to a worker: its name (``"task"`` or an artefact's key), the hash of its content, its size."""
+class Transfer:
+    """A blob that was sent to a worker: its name (``"task"`` or an artifact key), the hash of its content, its size."""
 
     worker: str
     name: str
@@ -91,14 +91,14 @@ class Sent:
 
 @contextlib.contextmanager
 def connected(cluster: Any) -> Iterator[ClusterConnection]:
-    """Open what ``Study.run(cluster=...)`` was given; a client that was given stays open.
+    """Connect to the ``cluster`` of :meth:`Study.run`; a client that was passed stays open.
 
     Raises
     ------
     PackageMissing
         If distributed is not installed.
     ConfigError
-        If it is no cluster, or does not answer in time.
+        If it is not a valid cluster, or does not answer in time.
     """
     config = cluster if isinstance(cluster, Cluster) else Cluster(cluster)
     with optional_import("Study.run(cluster=...)"):
@@ -106,14 +106,14 @@ def connected(cluster: Any) -> Iterator[ClusterConnection]:
     if isinstance(config.at, Client):
         if config.at.asynchronous or config.at.status != "running":
             raise ConfigError(
-                f"cluster: the client is {'asynchronous' if config.at.asynchronous else config.at.status}; give one "
-                "that is connected and was made without asynchronous=True."
+                "cluster: the client must be connected and not asynchronous, got one that is "
+                f"{'asynchronous' if config.at.asynchronous else config.at.status}."
             )
         yield ClusterConnection(config.at, config)
         return
     if isinstance(config.at, str) and not _ADDRESS.fullmatch(config.at):
         raise ConfigError(
-            f"cluster: {given(config.at)} is no address of a Dask scheduler; write one such as 'tcp://head:8786'."
+            f"cluster: {given(config.at)} is not the address of a Dask scheduler, such as 'tcp://head:8786'."
         )
     try:
         client: Any = Client(config.at, timeout=config.timeout_s, set_as_default=False)
@@ -127,20 +127,15 @@ def connected(cluster: Any) -> Iterator[ClusterConnection]:
 
 
 class ClusterConnection:
-    """A connected client with what a run keeps about it. Methods raise StudyError when the scheduler is gone."""
+    """The connection of one run. Methods raise StudyError if the scheduler is gone."""
 
     def __init__(self, client: Any, config: Cluster) -> None:
         self.config = config
-        self.sent: list[Sent] = []
+        self.transfers: list[Transfer] = []
         self.events: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         self._client = client
-        self._run = f"workbench-{uuid.uuid4().hex[:8]}"
-        self._seen: set[str] = set()
-
-    @property
-    def run(self) -> str:
-        """Name of this run on the cluster."""
-        return self._run
+        self.run = f"workbench-{uuid.uuid4().hex[:8]}"
+        self._probed: set[str] = set()
 
     @property
     def address(self) -> str:
@@ -149,26 +144,26 @@ class ClusterConnection:
 
     @property
     def dashboard(self) -> str:
-        """Address of Dask's dashboard; empty where it serves none."""
+        """Address of Dask's dashboard; empty if there is none."""
         return str(self._client.dashboard_link or "")
 
     def __enter__(self) -> ClusterConnection:
-        self._client.subscribe_topic(self._run, lambda event: self.events.put(("said", event[1])))
+        self._client.subscribe_topic(self.run, lambda event: self.events.put(("progress", event[1])))
         return self
 
     def __exit__(self, *_: object) -> None:
         with contextlib.suppress(Exception):  # the scheduler may be gone
-            self._client.unsubscribe_topic(self._run)
+            self._client.unsubscribe_topic(self.run)
 
-    def nodes(self, backends: Sequence[str], required: Collection[str], fingerprint: str) -> list[ClusterWorker]:
-        """Return the workers that may time, asked what they are; waits for the first one.
+    def workers(self, backends: Sequence[str], required: Collection[str], fingerprint: str) -> list[ClusterWorker]:
+        """Return the workers that may time, after a probe of each; waits for the first one.
 
         Raises
         ------
         ConfigError
-            If there is none, or one has other versions than this process.
+            If there is none, or one has other package versions than this process.
         BackendUnavailable
-            If one of the ``required`` backends does not run on one of them.
+            If a worker cannot run one of the ``required`` backends.
         """
         end = time.monotonic() + self.config.timeout_s
         while not (there := self._workers()) and time.monotonic() < end:
@@ -179,26 +174,26 @@ class ClusterConnection:
             raise ConfigError(
                 f"cluster {self.address}: {which}. Start some: {start_words(self.address, gpu=self.config.gpu)}"
             )
-        found, refused = self.newcomers(backends, fingerprint)
+        workers, refused = self.newcomers(backends, fingerprint)
         if refused:
             raise ConfigError(f"cluster {self.address}: {' '.join(refused)} Make them alike, or stop those workers.")
-        for node in found:
+        for worker in workers:
             for name in required:
-                if (reason := node.answer.backends.get(name)) is not None:
-                    raise BackendUnavailable(f"Backend {name!r} cannot run on {node.words}: {reason}")
-        return found
+                if (reason := worker.info.backends.get(name)) is not None:
+                    raise BackendUnavailable(f"Backend {name!r} cannot run on {worker.words}: {reason}")
+        return workers
 
     def newcomers(self, backends: Sequence[str], fingerprint: str) -> tuple[list[ClusterWorker], list[str]]:
-        """Return workers that were not seen before, and a sentence for each that cannot take part."""
+        """Return new workers, and a sentence for each that cannot take part."""
         from workbench.study.cluster.worker_main import probe
 
         there = self._workers()
-        self._seen &= set(there)  # one that comes back is asked again
-        new = [address for address in able(there, gpu=self.config.gpu) if address not in self._seen]
-        self._seen |= set(new)
+        self._probed &= set(there)  # one that comes back is probed again
+        new = [address for address in able(there, gpu=self.config.gpu) if address not in self._probed]
+        self._probed |= set(new)
         options = {"workers": new, "on_error": "return"}
         answers = self._client.run(probe, list(backends), fingerprint, **options) if new else {}
-        found, refused = [], []
+        workers, refused = [], []
         for address, answer in answers.items():
             name = str(there[address].get("name", address))
             if not isinstance(answer, WorkerInfo):
@@ -206,32 +201,32 @@ class ClusterConnection:
             elif apart := differences(this_site(), platform.python_version(), answer):
                 refused.append(f"Worker {name} on {answer.host} has {', '.join(apart)}.")
             else:
-                found.append(ClusterWorker(address, name, answer, dict(answer.held_blobs)))
-        return found, refused
+                workers.append(ClusterWorker(address, name, answer, dict(answer.held_blobs)))
+        return workers, refused
 
     def alive(self) -> set[str]:
-        """Return the addresses of all workers that the scheduler knows."""
+        """Return the addresses of all workers of the scheduler."""
         return set(self._workers())
 
-    def send(self, node: ClusterWorker, blob: Blob, fingerprint: str) -> None:
-        """Send a parcel to a worker, unless its content lies there already."""
+    def send(self, worker: ClusterWorker, blob: Blob, fingerprint: str) -> None:
+        """Send a blob to a worker, unless the worker has its content."""
         from workbench.study.cluster.worker_main import keep
 
-        if node.held_blobs.get(blob.name) == blob.digest:
+        if worker.held_blobs.get(blob.name) == blob.digest:
             return
-        self._client.run(keep, blob, fingerprint, workers=[node.address])
-        node.held_blobs[blob.name] = blob.digest
-        self.sent.append(Sent(node.name, blob.name, blob.digest, blob.size))
+        self._client.run(keep, blob, fingerprint, workers=[worker.address])
+        worker.held_blobs[blob.name] = blob.digest
+        self.transfers.append(Transfer(worker.name, blob.name, blob.digest, blob.size))
 
-    def submit(self, node: ClusterWorker, order: ClusterJob, number: int) -> Any:
-        """Start a unit on a worker; ``("ended", future)`` comes into :attr:`events` when it has."""
+    def submit(self, worker: ClusterWorker, job: ClusterJob, number: int) -> Any:
+        """Start a job on a worker; at its end ``("ended", future)`` is put into :attr:`events`."""
         from workbench.study.cluster.worker_main import do
 
         future = self._client.submit(
             do,
-            order,
-            key=f"{order.unit.words}-{self._run}-{number}",
-            workers=[node.address],
+            job,
+            key=f"{job.unit.words}-{self.run}-{number}",
+            workers=[worker.address],
             resources=needed(gpu=self.config.gpu),
             pure=False,
             retries=0,
@@ -239,8 +234,8 @@ class ClusterConnection:
         future.add_done_callback(lambda done: self.events.put(("ended", done)))
         return future
 
-    def result(self, future: Any, node: ClusterWorker) -> tuple[JobResult | None, str]:
-        """Return what came of a unit that has ended, or None and why there is nothing."""
+    def result(self, future: Any, worker: ClusterWorker) -> tuple[JobResult | None, str]:
+        """Return the result of a job that has ended, or None and the reason."""
         if future.status == "error":
             error = future.exception()
             return None, f"failed in it ({type(error).__name__}: {error})"
@@ -248,24 +243,24 @@ class ClusterConnection:
             try:
                 return future.result(timeout=_GATHER_S), ""
             except TimeoutError:
-                if node.address not in self.alive():
+                if worker.address not in self.alive():
                     break
             except Exception as error:  # noqa: BLE001 - whatever a broken connection raises
                 return None, f"did not deliver its result ({type(error).__name__}: {error})"
         return None, "ended before its result was fetched"
 
     def cancel(self, futures: Iterable[Any]) -> None:
-        """Let tasks go: those of a lost worker, which Dask would keep for its return."""
+        """Cancel tasks: Dask would keep those of a lost worker for its return."""
         with contextlib.suppress(Exception):  # the scheduler may be gone
             self._client.cancel(list(futures))
 
     def halt(self, futures: Iterable[Any]) -> None:
-        """Stop units that run, and wait until their processes are ended, at most 15 s."""
+        """Stop the running jobs, and wait until their processes have ended, at most 15 s."""
         from workbench.study.cluster.worker_main import halt
 
         end = time.monotonic() + _HALT_S
-        with contextlib.suppress(Exception):  # the scheduler or workers may be gone: their units end by themselves
-            while sum(self._client.run(halt, self._run, on_error="ignore").values()) and time.monotonic() < end:
+        with contextlib.suppress(Exception):  # the scheduler may be gone: jobs then end by themselves
+            while sum(self._client.run(halt, self.run, on_error="ignore").values()) and time.monotonic() < end:
                 time.sleep(_POLL_S)
         self.cancel(futures)
 
@@ -274,6 +269,6 @@ class ClusterConnection:
             return dict(self._client.scheduler_info()["workers"])
         except (OSError, ValueError) as error:
             raise StudyError(
-                f"The Dask scheduler at {self.address} no longer answers ({error}). What is complete is kept; run "
-                "the study again when it is back."
+                f"The Dask scheduler at {self.address} no longer answers ({error}). Complete trials are kept; run "
+                "again once it is back."
             ) from error

@@ -1,11 +1,11 @@
-"""What a worker is told to do, and what it gives back: nothing that needs the study's database."""
+"""The messages between a study and a worker of its cluster; neither needs the study's database."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
 from workbench.study.cluster.blobs import Blob
-from workbench.study.cluster.tasks import WorkUnit
+from workbench.study.execution.task_queue import WorkUnit
 from workbench.study.plan.trials import Plan
 from workbench.study.results.schema import TrialRow
 
@@ -14,30 +14,30 @@ WAITING = "waiting"
 
 @dataclass(frozen=True)
 class ClusterJob:
-    """One unit with all that its worker must know, beside the parcels that lie there already.
+    """A unit with everything that its worker needs, apart from the blobs that were sent before.
 
     Attributes
     ----------
     run : str
-        Names the run, for its events and for a cancel.
+        Name of the run, for its events and for a cancel.
     plan : Plan
-        The unit's trials and the baseline beside them.
+        The unit's trials and their baseline.
     rows : dict of TrialRow
-        Rows by key: the unit's own, and finished ones that hold the baseline's pace and the recipe's quality.
+        Rows by key: the unit's own, the baseline's, and complete ones with the quality of the recipe.
     batch_sizes : tuple of int
-        All of the study: where an export allows no dynamic batch, each gets an artefact.
+        All of the study: an export without a dynamic batch writes an artifact for each.
     rounds, block_s, share_s
-        How long to time, as :class:`workbench.study.execution.budget.TimeBudget` tells.
+        As in :class:`workbench.study.execution.budget.TimeBudget`.
     seconds : float
-        What is left of the run's budget; infinite without one.
+        Time left of the run's budget; infinite without one.
     stall_s : float, optional
-        How long a process of the worker may work without a sign of life.
+        Stall timeout of the worker's processes.
     worker : str
-        What the cluster calls the worker; within it Dask may tell another name.
-    shares : bool
-        Whether other workers of the host may use its cores: then whatever it does waits for their timings.
+        The worker's name in the cluster, which may differ from Dask's name for it on the worker.
+    shares_cores : bool
+        True if other workers of the host may use its cores: then all its work waits for their timings.
     times : bool
-        Whether anything is timed: in a preparation that is so where steps go by latency.
+        True if the unit times something, which a preparation does if steps are guided by latency.
     """
 
     run: str
@@ -53,15 +53,15 @@ class ClusterJob:
     prefix_cache: bool
     stall_s: float | None
     worker: str
-    shares: bool
+    shares_cores: bool
     times: bool
 
 
 @dataclass(frozen=True)
 class Span:
-    """What a worker did from when to when, in seconds since 1970 by its own clock.
+    """The work of a worker between two times, in seconds since 1970 by the worker's clock.
 
-    ``kind`` is ``"prepare"``, ``"time"`` or ``"waiting"``: for another worker of the host that was timing.
+    ``kind`` is ``"prepare"``, ``"time"`` or ``"waiting"``, for another worker of the host that was timing.
     """
 
     worker: str
@@ -75,14 +75,14 @@ class Span:
 
 @dataclass(frozen=True)
 class JobResult:
-    """What came of a unit: rows and raw samples by name, or a parcel, or the reason why neither.
+    """The result of a unit: rows and raw samples by name, or a blob, or an error.
 
-    ``refused`` says that the recipe failed, which no other worker would do better.
+    ``final`` is True for an error of the recipe, which another worker would repeat.
     """
 
     rows: dict[str, TrialRow] = field(default_factory=dict)
     samples: dict[str, bytes] = field(default_factory=dict)
     blob: Blob | None = None
     error: str | None = None
-    refused: bool = False
+    final: bool = False
     spans: tuple[Span, ...] = ()

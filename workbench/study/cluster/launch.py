@@ -1,20 +1,23 @@
-"""From what ``Study.run(cluster=...)`` was asked for to its run: what can be done where, and the plans."""
+"""Run a study on a cluster: probe its workers, plan for each kind of machine, and start the run loop."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.core.machine import this_site
 from workbench.core.progress import Progress, ProgressCallback
 from workbench.engine.names import DEFAULT_BACKENDS
 from workbench.study.cluster.connection import connected
-from workbench.study.cluster.dask_executor import ClusterRun
-from workbench.study.cluster.summary import ClusterSummary
+from workbench.study.cluster.dask_executor import DaskExecutor
 from workbench.study.cluster.worker_info import by_site
+from workbench.study.cluster.workers import ClusterWorkers
+from workbench.study.execution.budget import TimeBudget
+from workbench.study.execution.run import Run
+from workbench.study.execution.summary import RunSummary
 from workbench.study.plan.trials import Plan, check_recipes, plan_for
 from workbench.study.results.schema import TrialRow
+from workbench.study.storage.artifact_store import ArtifactStore
 from workbench.study.storage.database import Store
 from workbench.study.storage.session import RunSession
 from workbench.study.workers.policy import WorkerPolicy
@@ -44,34 +47,30 @@ def run_on_cluster(
     prefix_cache: bool,
     policy: WorkerPolicy,
     progress: ProgressCallback,
-) -> ClusterSummary:
-    """Run a plan on every kind of machine that the cluster has; errors as :meth:`workbench.Study.run`."""
-    asked = (recipes, backends if backends is not None else DEFAULT_BACKENDS, batch_sizes)
-    more: dict[str, Any] = {"threads": threads, "budget_s": budget_s, "shapes": shapes}
-    first = plan_for(task.fingerprint, *asked, **more, site=this_site())  # what is wrong is said before connecting
+) -> RunSummary:
+    """Run a plan on every kind of machine of a cluster; errors as :meth:`workbench.Study.run`."""
+    names = backends if backends is not None else DEFAULT_BACKENDS
+    options: dict[str, Any] = {"threads": threads, "budget_s": budget_s, "shapes": shapes}
+    first = plan_for(task.fingerprint, recipes, names, batch_sizes, **options, site=this_site())
     check_recipes(first.recipes, task)
     shipment = pack(task, elsewhere=True)
-    with connected(cluster) as link, link:
+    with connected(cluster) as connection, connection:
         stop.check()
-        progress(Progress("study", 0, 0, f"looking at the workers of {link.address}"))
-        nodes = link.nodes(first.backends, first.backends if backends is not None else (), task.fingerprint)
-        runs = [name for name in first.backends if all(node.answer.backends[name] is None for node in nodes)]
+        progress(Progress("study", 0, 0, f"probing the workers of {connection.address}"))
+        members = connection.workers(first.backends, first.backends if backends is not None else (), task.fingerprint)
+        runs = [name for name in first.backends if all(worker.info.backends[name] is None for worker in members)]
+        workers = ClusterWorkers(connection, members, runs, task.fingerprint)
         plans: dict[str, Plan] = {}
         rows: dict[str, TrialRow] = {}
-        for fingerprint, group in by_site(nodes).items():
+        for fingerprint, group in by_site(members).items():
             site = group[0].site
-            plans[fingerprint] = plan_for(task.fingerprint, recipes, runs, batch_sizes, **more, site=site)
+            plans[fingerprint] = plan_for(task.fingerprint, recipes, runs, batch_sizes, **options, site=site)
             rows |= plans[fingerprint].rows(task.name, shipment.fingerprint, site=site)
-        whole = Plan(
-            tuple(trial for plan in plans.values() for trial in plan.trials),
-            first.recipes,
-            tuple(runs),
-            first.primary,
-            first.others,
-        )
-        with RunSession(store, study, whole, rows, quality_drop=quality_drop, progress=progress) as ledger:
-            files: Path = store.files
-            run = ClusterRun(
-                plans, nodes, link, ledger, shipment, files, stop, prefix_cache=prefix_cache, policy=policy
+        trials = tuple(trial for plan in plans.values() for trial in plan.trials)
+        whole = Plan(trials, first.recipes, tuple(runs), first.primary, first.others)
+        budgets = {site: TimeBudget(plan, stop, parallel=workers.hosts(site)) for site, plan in plans.items()}
+        with RunSession(store, study, whole, rows, quality_drop=quality_drop, progress=progress) as session:
+            executor = DaskExecutor(
+                workers, connection, session, shipment, store.files, stop, prefix_cache=prefix_cache, policy=policy
             )
-            return run.work()
+            return Run(session, ArtifactStore(store.files), executor, stop, budgets).work(plans)

@@ -1,38 +1,38 @@
-"""What a run on a cluster did, and where."""
+"""The summary of a run on a cluster."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from workbench.study.cluster.connection import Sent
+from workbench.study.cluster.connection import Transfer
 from workbench.study.cluster.job import Span
 from workbench.study.execution.summary import RunSummary
 
 
 @dataclass(frozen=True)
 class ClusterSummary(RunSummary):
-    """What a run on a cluster did.
+    """The summary of a run on a cluster.
 
     Attributes
     ----------
     machines : tuple of str
-        The kinds of machine that took part, and what it means where there are several.
+        The kinds of machine that took part, and what it means if there are several.
     dashboard : str
         Address of Dask's dashboard.
     spans : tuple of Span
-        Which worker did what from when to when; :func:`workbench.plots.plot_cluster` draws them.
-    sent : tuple of Sent
-        Which task and artefacts went to which worker.
+        Work of each worker over time; :func:`workbench.plots.plot_cluster` draws it.
+    transfers : tuple of Transfer
+        Tasks and artifacts that were sent to workers.
     """
 
     machines: tuple[str, ...] = ()
     dashboard: str = ""
     spans: tuple[Span, ...] = ()
-    sent: tuple[Sent, ...] = ()
+    transfers: tuple[Transfer, ...] = ()
 
     @property
     def harness_s(self) -> None:
-        """Not known: each machine has a clock of its own."""
+        """None: each machine has its own clock."""
 
     def __repr__(self) -> str:
         lines = [super().__repr__(), *(f"  {line}" for line in self.machines)]

@@ -1,4 +1,4 @@
-"""The workers of a cluster as a study sees them: which may time, what each of them is, and which are alike."""
+"""The workers of a cluster: which may time, their machines and versions, and which are alike."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from workbench.core.machine import FINGERPRINT_LIBRARIES, Site
 
 RESOURCE, GPU = "workbench", "gpu"
 _ALIKE = ("inference-workbench", "torch", "torchao", "torch-pruning")
-"""Packages that make artefacts, or read what is sent: the same version everywhere."""
+"""Packages that write artifacts or read blobs: every worker needs the same version."""
 
 
 @dataclass(frozen=True)
 class WorkerInfo:
-    """What a worker says of itself; ``backends`` maps a name to None where it runs there, else to the reason."""
+    """The answer of a worker to a probe; ``backends`` maps a name to None if it runs there, else to the reason."""
 
     site: Site
     python: str
@@ -27,28 +27,28 @@ class WorkerInfo:
 
 @dataclass
 class ClusterWorker:
-    """A worker that takes part; ``held_blobs`` are the digests of parcels that lie there, by name."""
+    """A worker that takes part; ``held_blobs`` are the digests of its blobs, by name."""
 
     address: str
     name: str
-    answer: WorkerInfo
+    info: WorkerInfo
     held_blobs: dict[str, str] = field(default_factory=dict)
 
     @property
     def site(self) -> Site:
-        """What it is."""
-        return self.answer.site
+        """The worker's machine."""
+        return self.info.site
 
     @property
     def words(self) -> str:
-        """The worker in words."""
-        return f"worker {self.name} on {self.answer.host}"
+        """Name and host."""
+        return f"worker {self.name} on {self.info.host}"
 
 
 def able(workers: Mapping[str, Mapping[str, Any]], *, gpu: bool) -> list[str]:
-    """Return the addresses of workers that have the resource for timings, and that of GPUs where asked.
+    """Return the addresses of workers with the resource for timings, and with the one for GPUs if ``gpu``.
 
-    Without ``gpu`` those tagged with a GPU are left to studies that ask for one, unless there are no others.
+    Without ``gpu``, workers with a GPU are left to studies that need one, unless there are no others.
 
     Examples
     --------
@@ -63,12 +63,12 @@ def able(workers: Mapping[str, Mapping[str, Any]], *, gpu: bool) -> list[str]:
 
 
 def needed(*, gpu: bool) -> dict[str, float]:
-    """Return the resources that a unit holds while it runs."""
+    """Return the resources that a running unit holds."""
     return {RESOURCE: 1, GPU: 1} if gpu else {RESOURCE: 1}
 
 
 def start_words(address: str, *, gpu: bool) -> str:
-    """Return the command that starts a worker which may time.
+    """Return the command that starts a worker for timings.
 
     Examples
     --------
@@ -79,29 +79,29 @@ def start_words(address: str, *, gpu: bool) -> str:
     return f'dask worker {address} --nthreads 1 --resources "{tags}"'
 
 
-def differences(mine: Site, my_python: str, answer: WorkerInfo) -> list[str]:
-    """Return what of a worker's versions does not fit, each with both versions.
+def differences(mine: Site, my_python: str, info: WorkerInfo) -> list[str]:
+    """Return the packages of a worker that differ from those of this process, each with both versions.
 
-    Python counts with two numbers, which pickled functions depend on; a torch for CUDA and one for CPUs are the same
-    version. Other libraries may differ: such workers are another kind of machine.
+    Of Python, major and minor version count, because pickled functions depend on them. Builds of torch for CUDA and
+    for CPUs are the same version. Workers that differ in other libraries are another kind of machine.
     """
-    here, there = dict(mine.libraries), dict(answer.site.libraries)
-    pairs: list[tuple[str, str | None, str | None]] = [("Python", _minor(my_python), _minor(answer.python))]
+    here, there = dict(mine.libraries), dict(info.site.libraries)
+    pairs: list[tuple[str, str | None, str | None]] = [("Python", _minor(my_python), _minor(info.python))]
     pairs += [(name, _public(here.get(name)), _public(there.get(name))) for name in _ALIKE]
     return [f"{name} {other} (here {own})" for name, own, other in pairs if own != other]
 
 
-def by_site(nodes: Iterable[ClusterWorker]) -> dict[str, list[ClusterWorker]]:
-    """Return nodes by the fingerprint of their machine, the largest group first."""
-    found: dict[str, list[ClusterWorker]] = {}
-    for node in nodes:
-        found.setdefault(node.site.fingerprint, []).append(node)
-    return dict(sorted(found.items(), key=lambda pair: -len(pair[1])))
+def by_site(workers: Iterable[ClusterWorker]) -> dict[str, list[ClusterWorker]]:
+    """Return workers by the fingerprint of their machine, the largest group first."""
+    groups: dict[str, list[ClusterWorker]] = {}
+    for worker in workers:
+        groups.setdefault(worker.site.fingerprint, []).append(worker)
+    return dict(sorted(groups.items(), key=lambda pair: -len(pair[1])))
 
 
-def kinds_words(nodes: Sequence[ClusterWorker]) -> list[str]:
-    """Return a line for each kind of machine; where there are several, what that means and in what they differ."""
-    kinds = by_site(nodes)
+def describe_kinds(workers: Sequence[ClusterWorker]) -> list[str]:
+    """Return a line for each kind of machine, and one on their differences if there are several."""
+    kinds = by_site(workers)
     lines = [
         f"{len(group)} worker{'s' if len(group) > 1 else ''} on {group[0].site.words} ({fingerprint})"
         for fingerprint, group in kinds.items()
@@ -109,18 +109,17 @@ def kinds_words(nodes: Sequence[ClusterWorker]) -> list[str]:
     if len(kinds) > 1:
         sites = [group[0].site for group in kinds.values()]
         apart = [n for n in FINGERPRINT_LIBRARIES if len({dict(site.libraries).get(n) for site in sites}) > 1]
-        what = f"in {', '.join(apart)}" if apart else "in the machine"
         lines.append(
-            f"{len(kinds)} kinds of machine, which differ {what}: each does the whole plan with a baseline of its own, "
-            "and figures of two kinds are never compared."
+            f"{len(kinds)} kinds of machine, which differ in {', '.join(apart) or 'the machine'}: each runs the whole "
+            "plan with its own baseline; rows of different kinds are never compared."
         )
     return lines
 
 
-def shares_cores(node: ClusterWorker, nodes: Iterable[ClusterWorker]) -> bool:
-    """Say whether another worker of the same host may use a core of this one."""
-    others = (n.answer for n in nodes if n is not node and n.answer.host == node.answer.host)
-    return any(other.cores & node.answer.cores for other in others)
+def shares_cores(worker: ClusterWorker, workers: Iterable[ClusterWorker]) -> bool:
+    """Return True if another worker of the same host may use a core of this one."""
+    own, others = worker.info, (other.info for other in workers if other is not worker)
+    return any(other.host == own.host and other.cores & own.cores for other in others)
 
 
 def _minor(version: str) -> str:

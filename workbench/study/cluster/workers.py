@@ -1,9 +1,9 @@
-"""Which workers take part in a run, as they come and go."""
+"""The workers that take part in a run."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from workbench.study.cluster.connection import ClusterConnection
 from workbench.study.cluster.worker_info import ClusterWorker, by_site
@@ -14,63 +14,63 @@ GONE_S = 60.0
 
 
 class ClusterWorkers:
-    """The workers of a run; new ones of a kind that it began with join it.
+    """The workers of a run; new ones join if they are of a kind that the run began with.
 
     Parameters
     ----------
-    nodes : sequence of Node
-        Those that it begins with.
+    members : sequence of ClusterWorker
+        The first workers.
     backends : sequence of str
-        What a worker must be able to run.
+        Backends that a worker must be able to run.
     fingerprint : str
         Of the task.
     """
 
     def __init__(
-        self, link: ClusterConnection, nodes: Sequence[ClusterWorker], backends: Sequence[str], fingerprint: str
+        self,
+        connection: ClusterConnection,
+        members: Sequence[ClusterWorker],
+        backends: Sequence[str],
+        fingerprint: str,
     ) -> None:
-        self.nodes = list(nodes)
-        self._link, self._backends, self._fingerprint = link, backends, fingerprint
-        self._kinds = frozenset(by_site(nodes))
+        self.members = list(members)
+        self._connection, self._backends, self._fingerprint = connection, backends, fingerprint
+        self._kinds = frozenset(by_site(members))
         self._looked = 0.0
-        self._here_at = dict.fromkeys(self._kinds, time.monotonic())
-
-    def idle(self, busy: Collection[str]) -> list[ClusterWorker]:
-        """Return the workers whose addresses are not among ``busy``."""
-        return [node for node in self.nodes if node.address not in busy]
+        self._present_at = dict.fromkeys(self._kinds, time.monotonic())
 
     def addresses(self, site: str) -> set[str]:
         """Return the addresses of the workers of one kind."""
-        return {node.address for node in self.nodes if node.site.fingerprint == site}
+        return {worker.address for worker in self.members if worker.site.fingerprint == site}
 
     def hosts(self, site: str) -> int:
-        """Return on how many hosts workers of one kind are."""
-        return len({node.answer.host for node in self.nodes if node.site.fingerprint == site})
+        """Return the number of hosts that have workers of one kind."""
+        return len({worker.info.host for worker in self.members if worker.site.fingerprint == site})
 
-    def drop(self, node: ClusterWorker) -> None:
-        """Take a worker off that is gone."""
-        self.nodes = [other for other in self.nodes if other is not node]
+    def drop(self, worker: ClusterWorker) -> None:
+        """Remove a lost worker."""
+        self.members = [other for other in self.members if other is not worker]
 
     def look(self) -> tuple[list[ClusterWorker], list[str]]:
-        """Look once a second; return who has gone, and a sentence about each newcomer that is not taken."""
+        """Look once a second; return the lost workers, and a sentence about each new one that is not taken."""
         now = time.monotonic()
         if now - self._looked < _LOOK_S:
             return [], []
         self._looked = now
-        alive = self._link.alive()
-        lost = [node for node in self.nodes if node.address not in alive]
-        found, refused = self._link.newcomers(self._backends, self._fingerprint)
-        for node in found:
-            unfit = [name for name in self._backends if node.answer.backends.get(name) is not None]
-            if node.site.fingerprint in self._kinds and not unfit:
-                self.nodes.append(node)
+        alive = self._connection.alive()
+        lost = [worker for worker in self.members if worker.address not in alive]
+        joined, refused = self._connection.newcomers(self._backends, self._fingerprint)
+        for worker in joined:
+            unfit = [name for name in self._backends if worker.info.backends.get(name) is not None]
+            if worker.site.fingerprint in self._kinds and not unfit:
+                self.members.append(worker)
             else:
                 why = f"cannot run {', '.join(unfit)}" if unfit else "is of another kind than those this run began with"
-                refused.append(f"{node.words} {why}.")
+                refused.append(f"{worker.words} {why}.")
         return lost, refused
 
     def deserted(self, sites: Iterable[str]) -> list[str]:
         """Return those of ``sites`` that have had no worker for a minute."""
-        here, now = by_site(self.nodes), time.monotonic()
-        self._here_at |= dict.fromkeys(here, now)
-        return [site for site in sites if now - self._here_at[site] > GONE_S]
+        present, now = by_site(self.members), time.monotonic()
+        self._present_at |= dict.fromkeys(present, now)
+        return [site for site in sites if now - self._present_at[site] > GONE_S]

@@ -12,13 +12,13 @@ from workbench.core.allocator import ALLOCATORS
 from workbench.core.checks import given, require_int, require_positive
 from workbench.core.errors import ConfigError, TrialFailed
 from workbench.core.machine import default_threads
-from workbench.study.execution.quality import examples_folder
-from workbench.study.execution.timing_pool import EngineProcess, TimingSetup, open_arms
+from workbench.study.execution.timing_pool import open_arms
 from workbench.study.plan.shapes import OperatingPoint
 from workbench.study.plan.trials import planned
 from workbench.study.workers.prepare_client import pack
 from workbench.study.workers.process import CancelToken
-from workbench.study.workers.protocol import save_arrays
+from workbench.study.workers.protocol import examples_folder, save_arrays
+from workbench.study.workers.timing_client import EngineProcess, TimingSetup
 from workbench.tasks.trees import to_numpy
 from workbench.timing.blocks import usage_per_call
 from workbench.timing.interleave import interleave

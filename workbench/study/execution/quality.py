@@ -12,7 +12,7 @@ from workbench.core.errors import WorkbenchError
 from workbench.core.stats import bootstrap_drop
 from workbench.study.execution.agreement import agreement
 from workbench.study.plan.shapes import OperatingPoint
-from workbench.study.workers.protocol import load_arrays, save_arrays
+from workbench.study.workers.protocol import examples_folder, load_arrays, save_arrays, split_folder
 from workbench.tasks.axes import resized
 from workbench.tasks.trees import batch_size, to_numpy, to_torch, tree_map
 
@@ -69,16 +69,6 @@ def write_split(task: Task, folder: Path, split: str) -> None:
 
 def _written(folder: Path) -> bool:
     return (folder / "tree.json").exists()  # written last
-
-
-def split_folder(folder: Path, split: str) -> Path:
-    """Return where the inputs of a split lie."""
-    return folder / split
-
-
-def examples_folder(folder: Path, point: OperatingPoint) -> Path:
-    """Return where the inputs of one timed call lie."""
-    return folder / "-".join((f"batch-{point.batch}", *(f"{name}-{size}" for name, size in point.shape)))
 
 
 def judge(task: Task, outputs: Path, baseline: Path) -> Quality:

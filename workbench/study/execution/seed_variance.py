@@ -1,11 +1,9 @@
-"""How far the quality of a recipe depends on its seed: the same steps prepared several times, judged on one engine."""
+"""Seed variance: the quality of a recipe on one engine, prepared with several seeds."""
 
 from __future__ import annotations
 
-import contextlib
 import shutil
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,13 +13,13 @@ from workbench.core.errors import StudyError, TrialFailed
 from workbench.core.machine import default_threads
 from workbench.core.progress import Progress, ProgressCallback
 from workbench.study.execution.quality import judge, write_inputs
-from workbench.study.execution.timing_pool import EngineProcess, TimingSetup
 from workbench.study.plan.trials import BASELINE_BACKEND, Plan, Trial, check_recipes, plan_for
 from workbench.study.results.ranking import Recommendation
 from workbench.study.results.schema import row_recipe
 from workbench.study.storage.artifact_store import ArtifactStore
 from workbench.study.workers.prepare_client import PrepareClient, Shipment, pack
 from workbench.study.workers.process import CancelToken
+from workbench.study.workers.timing_client import EngineProcess, TimingSetup
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,7 +31,7 @@ _BATCH = 32
 
 @dataclass(frozen=True)
 class SeedResult:
-    """One seed: quality on the engine, its drop against the float model, and what stands beside them."""
+    """One seed: quality on the engine, drop against the float model, quality on the validation split, parameters."""
 
     seed: int
     quality: float
@@ -44,7 +42,7 @@ class SeedResult:
 
 @dataclass(frozen=True)
 class SeedVariance:
-    """The answer of :meth:`Study.seed_variance`: a result per seed, all measured on ``backend`` at ``batch_size``."""
+    """The result of :meth:`Study.seed_variance`: one per seed, all measured on ``backend`` at ``batch_size``."""
 
     recipe: Recipe
     backend: str
@@ -52,7 +50,7 @@ class SeedVariance:
     results: tuple[SeedResult, ...]
 
     def frame(self) -> pd.DataFrame:
-        """Return a row per seed, then mean, min and max of every column; qualities in the metric's own units."""
+        """Return a row per seed, then mean, min and max of every column, in the metric's units."""
         import pandas as pd
 
         table = pd.DataFrame([asdict(result) for result in self.results]).set_index("seed")
@@ -61,10 +59,10 @@ class SeedVariance:
         return pd.concat([table, summary])
 
     def __repr__(self) -> str:
-        found = [result.quality for result in self.results]
+        values = [result.quality for result in self.results]
         return (
-            f"Spread({self.recipe.label!r} on {self.backend}, {len(found)} seeds: quality mean "
-            f"{sum(found) / len(found):.4f}, min {min(found):.4f}, max {max(found):.4f})"
+            f"SeedVariance({self.recipe.label!r} on {self.backend}, {len(values)} seeds: quality mean "
+            f"{sum(values) / len(values):.4f}, min {min(values):.4f}, max {max(values):.4f})"
         )
 
     def _repr_html_(self) -> str:
@@ -83,44 +81,47 @@ def measure_seed_variance(
     *,
     cache: bool,
 ) -> SeedVariance:
-    """Do the work of :meth:`Study.seed_variance`; artefacts are kept and reused, no row is written."""
-    recipe, wanted = _recipe(recipe, best), _seeds(seeds)
+    """Do :meth:`Study.seed_variance`: artifacts are kept and reused, no row is written."""
+    recipe, numbers = _recipe(recipe, best), _seeds(seeds)
     row = best.row
     backend = backend or (row["backend"] if row else BASELINE_BACKEND)
     batch, threads = (row["batch_size"], row["threads"]) if row else (_BATCH, default_threads())
-    recipes = [Recipe(*recipe.steps, seed=seed, name=f"{recipe.label}, seed {seed}") for seed in wanted]
+    recipes = [Recipe(*recipe.steps, seed=seed, name=f"{recipe.label}, seed {seed}") for seed in numbers]
     plan = plan_for(task.fingerprint, recipes, [backend], [batch], threads=threads, budget_s=None)
     check_recipes(plan.recipes, task)
-    bench = _Bench(task, plan, pack(task), files, stop, progress, cache=cache)
-    with bench.closing():
-        return SeedVariance(recipe, backend, batch, bench.results(recipes))
+    shipment = pack(task)
+    client, done = PrepareClient(shipment, files, stop, prefix_cache=cache), False
+    try:
+        results = _Seeds(task, plan, shipment, files, stop, progress, client).results(recipes)
+        done = True
+        return SeedVariance(recipe, backend, batch, results)
+    finally:
+        client.close(kill=not done)
 
 
 def _recipe(recipe: Recipe | None, best: Recommendation) -> Recipe:
     if recipe is None:
         if best.row is None:
-            raise StudyError("Nothing was measured yet, so that no recipe is recommended: run the study, or give one.")
+            raise StudyError("seed_variance needs a recipe before the first run of the study. Pass recipe=...")
         recipe = row_recipe(best.row)
     if not isinstance(recipe, Recipe):
-        raise StudyError(f"spread needs a Recipe, got {recipe!r}. Write Recipe(Prune(0.5), ...).")
+        raise StudyError(f"seed_variance needs a Recipe, got {recipe!r}. Write Recipe(Prune(0.5), ...).")
     if not recipe.steps:
-        raise StudyError(
-            "The recipe is the float model: it has no steps, so that a seed changes nothing. Give another."
-        )
+        raise StudyError("seed_variance needs a recipe with steps: a seed does not change the float model.")
     return recipe
 
 
 def _seeds(seeds: int | Sequence[int]) -> list[int]:
     given = range(seeds) if isinstance(seeds, int) and not isinstance(seeds, bool) else seeds
-    wanted = list(given) if isinstance(given, list | tuple | range) else []
-    plain = all(isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 2**31 for seed in wanted)
-    if not wanted or not plain or len(set(wanted)) != len(wanted):
+    numbers = list(given) if isinstance(given, list | tuple | range) else []
+    valid = all(isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 2**31 for seed in numbers)
+    if not numbers or not valid or len(set(numbers)) != len(numbers):
         raise StudyError(f"seeds must be a number of at least 1, or different seeds such as [0, 1, 2]; got {seeds!r}.")
-    return wanted
+    return numbers
 
 
-class _Bench:
-    """Prepares the seeds one after the other and runs the evaluation split through each, in processes of their own."""
+class _Seeds:
+    """Prepares the seeds one after the other, and evaluates each in a process of its own."""
 
     def __init__(
         self,
@@ -130,81 +131,60 @@ class _Bench:
         files: Path,
         stop: CancelToken,
         progress: ProgressCallback,
-        *,
-        cache: bool,
+        client: PrepareClient,
     ) -> None:
-        self._task, self._plan, self._files, self._stop, self._progress = task, plan, files, stop, progress
-        self._shelf = ArtifactStore(files)
-        self._host = PrepareClient(shipment, files, stop, prefix_cache=cache)
+        self._task, self._plan, self._files, self._progress = task, plan, files, progress
+        self._stop, self._client, self._store = stop, client, ArtifactStore(files)
         inputs = files / "inputs" / task.fingerprint
-        self._setup = TimingSetup(files, inputs, self._shelf.artifact, shipment.build, stop)
+        self._setup = TimingSetup(files, inputs, self._store.artifact, shipment.build, stop)
         self._done = 0
 
     def results(self, recipes: Sequence[Recipe]) -> tuple[SeedResult, ...]:
-        self._host.start()  # imports while the inputs are written
+        self._client.start()  # imports while the inputs are written
         write_inputs(self._task, self._setup.inputs, points=(self._plan.primary,))
         base = self._plan.baseline(self._plan.primary)
         reference = self._files / "outputs" / f"baseline-{base.artifact_key}"
         if not (reference / "tree.json").exists():
-            self._outputs(base, reference)
-        found = []
+            self._evaluate(base, reference)
+        results = []
         for self._done, recipe in enumerate(recipes):
-            (trial,) = self._plan.of(recipe)
+            (trial,) = self._plan.group(recipe, self._plan.primary)
             self._say(trial.words)
-            found.append(self._result(trial, reference))
+            results.append(self._result(trial, reference))
         self._done = len(recipes)
-        self._say("every seed is judged")
-        return tuple(found)
+        self._say("every seed is evaluated")
+        return tuple(results)
 
     def _result(self, trial: Trial, reference: Path) -> SeedResult:
-        outputs = self._files / "outputs" / f"spread-{trial.key}"
-        answer = self._outputs(trial, outputs)
+        outputs = self._files / "outputs" / f"seed-{trial.key}"
+        prepared = self._evaluate(trial, outputs)
         judged = judge(self._task, outputs, reference)
         shutil.rmtree(outputs)
         if judged.quality is None or judged.drop is None:
-            raise StudyError(f"The quality of {trial.words} is not known: {judged.notes['quality']}")
-        quality, validation = judged.quality, answer["validation_quality"]
-        return SeedResult(trial.recipe.seed, quality, judged.drop, validation, answer["params"])
+            raise StudyError(f"The quality of {trial.words} is unknown: {judged.notes['quality']}")
+        validation, params = prepared["validation_quality"], prepared["params"]
+        return SeedResult(trial.recipe.seed, judged.quality, judged.drop, validation, params)
 
-    def _outputs(self, trial: Trial, outputs: Path) -> dict[str, Any]:
+    def _evaluate(self, trial: Trial, outputs: Path) -> dict[str, Any]:
+        """Write the outputs of a trial for the evaluation split, and return its preparation metadata."""
+
+        def say(event: dict[str, Any]) -> None:
+            self._say(f"{trial.name}: {event['message'] or event['stage']}")
+
+        sizes = self._plan.batch_sizes
         try:
-            answer = self._prepared(trial)
-            arm = EngineProcess.start(trial, self._setup, name=f"spread-{trial.key}")
+            prepared = self._store.prepared(trial, sizes)
+            if prepared is None:
+                prepared = self._client.prepare(trial, self._store, say, batch_sizes=sizes)
+            arm = EngineProcess.start(trial, self._setup, name=f"seed-{trial.key}")
             try:
                 arm.open()
-                arm.evaluate(outputs, lambda event: self._say(f"evaluating {trial.words}: {event['message']}"))
+                arm.evaluate(outputs, say)
             finally:
-                if self._stop.requested:
-                    arm.worker.kill()
-                else:
-                    arm.worker.close()
+                arm.end(kill=self._stop.requested)
         except TrialFailed as error:
-            raise StudyError(f"The spread cannot be measured: {trial.words}: {error}") from error
-        return answer
-
-    def _prepared(self, trial: Trial) -> dict[str, Any]:
-        sizes = self._plan.batch_sizes
-        known = self._shelf.prepared(trial, sizes)
-        if known is None:
-            started = time.monotonic()
-
-            def say(event: dict[str, Any]) -> None:
-                self._say(f"{trial.name}: {event['message'] or event['stage']}")
-
-            known = self._host.prepare(trial.recipe, self._shelf.target(trial), say, batch_sizes=sizes)
-            known["prepare_s"] = time.monotonic() - started
-            self._shelf.keep(trial, known)
-        return known
+            raise StudyError(f"The seed variance cannot be measured: {trial.words}: {error}") from error
+        return prepared
 
     def _say(self, words: str) -> None:
-        self._progress(Progress("spread", self._done, len(self._plan.recipes) - 1, words))
-
-    @contextlib.contextmanager
-    def closing(self) -> Iterator[None]:
-        """End the preparing process however the block ends."""
-        whole = False
-        try:
-            yield
-            whole = True
-        finally:
-            self._host.close(kill=not whole)
+        self._progress(Progress("seeds", self._done, len(self._plan.recipes) - 1, words))

@@ -18,9 +18,9 @@ from workbench.core.stats import ASSUMED_NOISE, verdict
 from workbench.engine.backends import runs_module
 from workbench.measure.comparison.compare import MANY_FAULTS
 from workbench.measure.comparison.noise import machine_floor
-from workbench.study.execution.timing_pool import EngineProcess
 from workbench.study.plan.shapes import Shape
 from workbench.study.plan.trials import Trial
+from workbench.study.workers.timing_client import EngineProcess
 from workbench.timing.blocks import MAX_WAIT, Block, usage_per_call
 from workbench.timing.interleave import Rounds
 from workbench.timing.pace import pace_ratio

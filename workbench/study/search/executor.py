@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.compress.recipe import Recipe
 from workbench.core.errors import Cancelled, WorkbenchError
-from workbench.study.execution.executor import Run
-from workbench.study.execution.quality import write_inputs, write_split
+from workbench.study.execution.local_executor import SITE, LocalExecutor
+from workbench.study.execution.quality import write_split
 from workbench.study.execution.timing_columns import size_columns
-from workbench.study.execution.timing_pool import EngineProcess
 from workbench.study.plan.shapes import OperatingPoint, Shape
 from workbench.study.plan.trials import BASELINE_BACKEND, Plan, Trial, planned
 from workbench.study.results.quality_limits import hopeless
@@ -26,6 +25,7 @@ from workbench.study.workers.policy import WorkerPolicy
 from workbench.study.workers.prepare_client import Shipment
 from workbench.study.workers.process import CancelToken, OutOfTime
 from workbench.study.workers.protocol import load_arrays
+from workbench.study.workers.timing_client import EngineProcess
 from workbench.tasks.trees import to_torch
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ _ON_ENGINE = "On this engine, on the validation split."
 _SPLIT = "validation"
 
 
-class SearchRun(Run):
+class SearchRun(LocalExecutor):
     """Carries out proposed trials one by one; use as a context manager.
 
     Parameters
@@ -49,7 +49,7 @@ class SearchRun(Run):
     def __init__(
         self,
         task: Task,
-        ledger: RunSession,
+        session: RunSession,
         shipment: Shipment,
         files: Path,
         stop: CancelToken,
@@ -60,11 +60,9 @@ class SearchRun(Run):
         prefix_cache: bool,
         policy: WorkerPolicy,
     ) -> None:
-        super().__init__(task, plan, ledger, shipment, files, stop, prefix_cache=prefix_cache, policy=policy)
+        super().__init__(task, plan, session, shipment, files, stop, prefix_cache=prefix_cache, policy=policy)
         self._goals, self._prune, self._fingerprint = goals, prune, shipment.fingerprint
-        self._all, self._seen = plan, set(plan.recipes)
-        self._inputs = files / "inputs" / task.fingerprint
-        self._ready = False
+        self._seen = set(plan.recipes)
 
     def __enter__(self) -> SearchRun:
         return self
@@ -77,7 +75,7 @@ class SearchRun(Run):
             state, reason = "waiting", "Stopped while it ran: the time budget was used up."
         elif isinstance(error, WorkbenchError) and not isinstance(error, Cancelled):
             state, reason = "failed", f"The search stopped while it ran: {error}"
-        self._leave(state, reason, kill=error is not None)
+        self._run.leave(state, reason, kill=error is not None)
 
     def trial(self, proposal: Proposal) -> Trial:
         """Return the trial of a proposal."""
@@ -89,7 +87,7 @@ class SearchRun(Run):
 
     def baseline(self, trial: Trial) -> TrialRow:
         """Return the row of the baseline that a trial is compared with; it is there once the trial was done."""
-        return self._ledger.row(self._all.baseline(trial.point))
+        return self._session.row(self._all.baseline(trial.point))
 
     def fits(self, trial: Trial) -> bool:
         """Return False where the time left is enough for a point without training but not for this one."""
@@ -112,30 +110,24 @@ class SearchRun(Run):
         others = tuple(point for point in self._all.points if point != trial.point)
         recipes = tuple(dict.fromkeys(t.recipe for t in pair))
         self._plan = Plan(pair, recipes, (trial.backend,), trial.point, others)
-        self._ledger.extend(self._plan, self._plan.rows(self._task.name, self._fingerprint))
-        if not self._ledger.missing(pair):
-            return self._ledger.row(trial), False
-        self._ledger.claim(pair)  # before the work on the baseline: another search sees that this one lives
-        self._make_ready()
-        while True:
-            for recipe in recipes:
-                if recipe not in self._seen:
-                    self._seen.add(recipe)
-                    self._budget.add(recipe)
-                self._first(recipe, ())
-            if not self._wait_for_others():
-                break
-        row = self._ledger.row(trial)
+        self._session.extend(self._plan, self._plan.rows(self._task.name, self._fingerprint))
+        if not self._session.missing(pair):
+            return self._session.row(trial), False
+        self._session.claim(pair)  # before the work on the baseline: another search sees that this one lives
+        for recipe in recipes:
+            if recipe not in self._seen:
+                self._seen.add(recipe)
+                self._budget.add(recipe)
+        self._run.do({SITE: self._plan})
+        row = self._session.row(trial)
         if row["state"] not in ("complete", "pruned", "failed"):
             raise OutOfTime("The time budget does not allow another trial.")
         return row, True
 
-    def _make_ready(self) -> None:
-        if not self._ready:
-            self._host.start()  # imports while the inputs are written
-            write_inputs(self._task, self._inputs, points=self._all.points)
-            write_split(self._task, self._inputs, _SPLIT)
-            self._ready = True
+    def make_ready(self) -> None:
+        """Start the preparing process, and write the inputs, also those of the validation split."""
+        super().make_ready()
+        write_split(self._task, self._inputs, _SPLIT)
 
     def _worth_timing(self, trials: Sequence[Trial]) -> Sequence[Trial]:
         """Prune what the cheap figures say is hopeless: the variant's validation quality, and the size of its file."""
@@ -144,7 +136,7 @@ class SearchRun(Run):
     def _pruned(self, trial: Trial) -> bool:
         base = self._plan.baseline(trial.point)
         drop = self._prepared_drop(trial, base)
-        size = size_columns(self._shelf.artifact(trial), trial.backend)
+        size = size_columns(self._store.artifact(trial), trial.backend)
         reasons = []
         mine, quality = ((self._prepared(t) or {}).get("validation_quality") for t in (trial, base))
         limit, lost = self._goals.max_quality_drop, drop["validation_drop"]
@@ -161,7 +153,7 @@ class SearchRun(Run):
         prepared = self._prepared(trial) or {}
         known = {name: prepared.get(name) for name in ("steps", "params", "macs", "prepare_s")}
         notes = {**drop.pop("notes"), **size.pop("notes")}
-        self._ledger.prune(trial, " ".join(reasons), {**known, **drop, **size, "notes": notes})
+        self._session.prune(trial, " ".join(reasons), {**known, **drop, **size, "notes": notes})
         return True
 
     def _validation(self, trial: Trial, arm: EngineProcess, reference: EngineProcess) -> dict[str, Any]:
@@ -174,14 +166,14 @@ class SearchRun(Run):
         """Measure the drop that the search may see, on the engine; once per recipe and engine."""
         if trial.baseline:
             return _drop(0.0, "This is the baseline: its drop is 0 by definition.")
-        known = _measured(self._ledger.complete_rows(), trial.judged_on)
+        known = _measured(self._session.complete_rows(), trial.judged_on)
         if known is not None:
             return _drop(known, _ON_ENGINE)
         outputs = self._files / "outputs"
         base, mine = outputs / f"{_SPLIT}-{reference.trial.artifact_key}", outputs / f"{_SPLIT}-{trial.key}"
         if not (base / "tree.json").exists():
-            reference.evaluate(base, self._ledger.following(f"validating {reference.trial.words}"), split=_SPLIT)
-        arm.evaluate(mine, self._ledger.following(f"validating {trial.words}"), split=_SPLIT)
+            reference.evaluate(base, self._session.following(f"validating {reference.trial.words}"), split=_SPLIT)
+        arm.evaluate(mine, self._session.following(f"validating {trial.words}"), split=_SPLIT)
         try:
             before, after = (self._score(folder) for folder in (base, mine))
         except WorkbenchError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +13,10 @@ from workbench.compress.recipe import Recipe
 from workbench.core.errors import TrialFailed
 from workbench.core.machine import available_cores
 from workbench.study.execution.budget import TimeBudget
-from workbench.study.execution.executor import BUDGET, Run
-from workbench.study.execution.quality import QUALITY, write_inputs
-from workbench.study.execution.timing_pool import EngineProcess
+from workbench.study.execution.local_executor import SITE, LocalExecutor
+from workbench.study.execution.quality import QUALITY
+from workbench.study.execution.run import BUDGET
+from workbench.study.execution.summary import RunSummary
 from workbench.study.plan.shapes import OperatingPoint
 from workbench.study.plan.trials import Plan, Trial, planned
 from workbench.study.results.ranking import pareto_rows
@@ -27,6 +28,7 @@ from workbench.study.strategy.interface import PlanRequest, ProbeResult, StopChe
 from workbench.study.strategy.strategy import Strategy
 from workbench.study.workers.prepare_client import Shipment
 from workbench.study.workers.process import CancelToken
+from workbench.study.workers.timing_client import EngineProcess
 
 if TYPE_CHECKING:
     from workbench.tasks.task import Task
@@ -52,7 +54,7 @@ class StrategyBudget(TimeBudget):
         return self.timing_s
 
 
-class StrategyRun(Run):
+class StrategyRun(LocalExecutor):
     """A run whose trials are decided while it runs.
 
     Parameters
@@ -67,7 +69,7 @@ class StrategyRun(Run):
         self,
         task: Task,
         plan: Plan,
-        ledger: RunSession,
+        session: RunSession,
         shipment: Shipment,
         files: Path,
         stop: CancelToken,
@@ -77,41 +79,40 @@ class StrategyRun(Run):
         deadline: TrialDeadline,
         **options: Any,
     ) -> None:
-        super().__init__(task, plan, ledger, shipment, files, stop, **options)
+        budget = StrategyBudget(Plan((), (), (), plan.primary, plan.others), stop)
+        super().__init__(task, plan, session, shipment, files, stop, budget=budget, **options)
         self._question, self._record, self._leash = question, record, deadline
-        self._all, self._fingerprint = plan, shipment.fingerprint
-        self._budget: StrategyBudget = StrategyBudget(Plan((), (), (), plan.primary, plan.others), stop)
+        self._budget: StrategyBudget = budget
+        self._fingerprint = shipment.fingerprint
         self._end = time.monotonic() + question.budget_s
         self._threads = max(trial.threads for trial in plan.trials)
-        self._started = False
         self._known: dict[str, Recipe] = {recipe.recipe_id: recipe for recipe in plan.recipes}
         self._low: dict[str, tuple[str, bool]] = {}
         self._watch: StopCheck | None = None
         self._strategy = Strategy(question, self, record)
 
-    def _plan_words(self) -> str:
+    def work(self) -> RunSummary:
+        """Carry the strategy out; errors as :meth:`workbench.study.execution.run.Run.work`."""
+        return self._run.work({SITE: self._plan}, self._carry_out)
+
+    def announce(self, plans: Mapping[str, Plan]) -> str:
+        """Return a description of the strategy."""
         return self._strategy.words()
 
-    def _pass(self) -> None:
-        """Carry the strategy out once; a second pass repeats its decisions, and does what other runs left."""
-        self._strategy = Strategy(self._question, self, self._record)
+    def _carry_out(self) -> None:
         self._record.decisions.clear()
         try:
             self._strategy.run()
-        finally:  # also where the budget ends in the middle
-            self._cut += [
+        finally:  # also if the budget ends in the middle
+            self._run.cut += [
                 f"not run, {decision.why.rstrip('.')}: {decision.subject}"
                 for decision in self._record.decisions
                 if decision.outcome == "not begun" and decision.stage != "data"
             ]
         self._record.end([key for key, row in self._keys().items() if row == "complete"])
 
-    def _wait_for_others(self) -> bool:
-        """Return False after the strategy's own pass: each action waits for the trials of other runs itself."""
-        return False
-
     def _keys(self) -> dict[str, str]:
-        return {row["trial_key"]: row["state"] for row in self._ledger.rows()}
+        return {row["trial_key"]: row["state"] for row in self._session.rows()}
 
     # what the strategy asks for
 
@@ -121,7 +122,7 @@ class StrategyRun(Run):
 
     def say(self, message: str) -> None:
         """Report a sentence of progress."""
-        self._ledger.say(message)
+        self._session.say(message)
 
     def measure(
         self,
@@ -162,17 +163,17 @@ class StrategyRun(Run):
             with self._machine_lock(exclusive=True) if available_cores() <= 4 else contextlib.nullcontext():
                 for number, recipe in enumerate(recipes):
                     words = f"probing {recipe.name or recipe.label}"
-                    listen = self._watched(self._ledger.following(words), watch)
+                    listen = self._watched(self._session.following(words), watch)
                     try:
-                        values = self._host.probe(recipe, listen, pace=engine is not None and number == 0, **options)
+                        values = self._client.probe(recipe, listen, pace=engine is not None and number == 0, **options)
                         found.append(ProbeResult(**values))
                     except TrialTimeout as error:
-                        self._host.close(kill=True)
-                        self._ledger.say(f"{words}: {error}")
+                        self._client.close(kill=True)
+                        self._session.say(f"{words}: {error}")
                         break
                     except TrialFailed as error:
                         if isinstance(error, TrainingPruned):
-                            self._host.close(kill=True)
+                            self._client.close(kill=True)
                         found.append(ProbeResult(error=str(error)))
                         if number == 0 and len(recipes) > 1:
                             break  # nothing can be compared with a reference that failed
@@ -182,15 +183,16 @@ class StrategyRun(Run):
 
     def finals(self) -> None:
         """Time the leading rows within the limit head to head, before what is not essential takes the time."""
-        super()._finals()
+        self._run.cut += super().hold_finals()
 
-    def _finals(self) -> None:
-        """Do nothing after a pass: the strategy has held the finals, or found nothing to hold them for."""
+    def hold_finals(self) -> list[str]:
+        """Return nothing: the strategy has held the finals, or found nothing to hold them for."""
+        return []
 
     def others(self, recipes: Sequence[Recipe], *, limit_s: float) -> None:
         """Time recipes and the baseline at the other points, as long as a group fits."""
         engines: dict[str, list[str]] = {}
-        for row in self._ledger.complete_rows():
+        for row in self._session.complete_rows():
             if row["batch_size"] == self._all.primary.batch and is_ranked(row):
                 engines.setdefault(row["recipe_id"], []).append(row["backend"])
         self._budget.timing_s = min(self._timing_s(), 3.0)
@@ -202,20 +204,20 @@ class StrategyRun(Run):
                 if not self._open(trials):
                     continue
                 if not self._budget.group_fits():
-                    self._ledger.extend(*self._planned(base, trials, point))
-                    self._ledger.claim(trials)
-                    self._leave_out(trials, primary=False)
+                    self._session.extend(*self._planned(base, trials, point))
+                    self._session.claim(trials)
+                    self._run.leave_out(SITE, trials, primary=False)
                     continue
                 self._do(base, trials, point)
 
     def best(self) -> str | None:
         """Return the recipe_id that would be recommended now."""
-        row = self._ledger.best()
+        row = self._session.best()
         return None if row is None else row["recipe_id"]
 
     def front(self) -> list[Recipe]:
         """Return the recipes on the Pareto front at the primary point."""
-        rows = [row for row in self._ledger.complete_rows() if row["batch_size"] == self._all.primary.batch]
+        rows = [row for row in self._session.complete_rows() if row["batch_size"] == self._all.primary.batch]
         ids = dict.fromkeys(row["recipe_id"] for row in pareto_rows(rows, x="latency_ms_rel", y="quality"))
         return [self._known[recipe_id] for recipe_id in ids if recipe_id in self._known]
 
@@ -242,28 +244,18 @@ class StrategyRun(Run):
         """Return True if one of the trials is not complete; those of earlier runs are loaded."""
         if not trials:
             return False
-        self._ledger.extend(*self._planned(self._all.baseline(trials[0].point), trials, trials[0].point))
-        return bool(self._ledger.missing(trials))
+        self._session.extend(*self._planned(self._all.baseline(trials[0].point), trials, trials[0].point))
+        return bool(self._session.missing(trials))
 
     def _do(self, base: Trial, trials: Sequence[Trial], point: OperatingPoint) -> None:
         """Do the trials of one recipe at one point that are not complete, the baseline first if it is not."""
-        self._ledger.extend(*self._planned(base, trials, point))
-        if not self._ledger.missing(self._plan.trials):
+        self._session.extend(*self._planned(base, trials, point))
+        if not self._session.missing(self._plan.trials):
             return
-        self._ready()
-        while True:
-            for recipe in self._plan.recipes:
-                if self._ledger.missing(self._plan.of(recipe)):
-                    self._budget.add(recipe)
-                    self._first(recipe, ())
-            if not self._ledger.wait_for_others(self._plan.trials, self._stop, look_s=1.0):
-                break
-
-    def _ready(self) -> None:
-        if not self._started:
-            self._host.start()  # imports while the inputs are written
-            write_inputs(self._task, self._files / "inputs" / self._task.fingerprint, points=self._all.points)
-            self._started = True
+        for recipe in self._plan.recipes:
+            if self._session.missing(self._plan.of(recipe)):
+                self._budget.add(recipe)
+        self._run.do({SITE: self._plan})
 
     def _replica(self, trials: Sequence[Trial]) -> Trial | None:
         """Return the baseline trial if the noise floor is to be measured: at the primary point only."""
@@ -292,12 +284,12 @@ class StrategyRun(Run):
         if not isinstance(error, TrialTimeout | TrainingPruned):
             super()._unprepared(trials, error)
             return
-        self._host.close(kill=True)
+        self._client.close(kill=True)
         if isinstance(error, TrialTimeout):
-            self._ledger.cut(trials, f"{BUDGET}. {str(error).rstrip('.')}")
+            self._session.cut(trials, f"{BUDGET}. {str(error).rstrip('.')}")
             return
         for trial in trials:
-            self._ledger.prune(trial, str(error), {"notes": {}})
+            self._session.prune(trial, str(error), {"notes": {}})
 
     def _quality(self, trial: Trial, arm: EngineProcess, reference: EngineProcess) -> dict[str, Any]:
         if not self._low.get(trial.key, ("", True))[1]:
@@ -314,7 +306,7 @@ class StrategyRun(Run):
 
     def _result(self, trial: Trial) -> TrialResult:
         """Return what a trial's row and its preparation hold."""
-        row, prepared = self._ledger.row(trial), self._prepared(trial) or {}
+        row, prepared = self._session.row(trial), self._prepared(trial) or {}
         steps = prepared.get("steps") or []
         trained = [s for s in steps if s["epochs_done"] and s["step"]["step"] == "Distill"]
         last = steps[-1] if steps else None

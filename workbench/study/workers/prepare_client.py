@@ -1,4 +1,4 @@
-"""The *prepare* child as the study sees it, and how a task travels into children."""
+"""Client of the *prepare* worker, and how a task is sent to workers."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import contextlib
 import functools
 import io
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ import cloudpickle
 from workbench.compress.recipe import Recipe
 from workbench.core.errors import StudyError, TrialFailed
 from workbench.study.plan.shapes import OperatingPoint
+from workbench.study.plan.trials import Trial
+from workbench.study.storage.artifact_store import ArtifactStore
 from workbench.study.workers.baseline import ThreadChoice
 from workbench.study.workers.policy import WorkerPolicy
 from workbench.study.workers.process import CancelToken, WorkerError, WorkerProcess
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Shipment:
-    """A task ready to travel: its reference or, where it has none, the whole of it pickled; and its ``build``."""
+    """A task to be sent: its reference or, if it has none, the pickled task; and its pickled ``build``."""
 
     reference: str | None
     task: bytes
@@ -36,12 +39,12 @@ class Shipment:
 
 
 def pack(task: Task, *, elsewhere: bool = False) -> Shipment:
-    """Return what children need of a task; ``elsewhere`` sends the whole of it, for machines without its files.
+    """Return a task to be sent; ``elsewhere`` pickles all of it, for machines without its files.
 
     Raises
     ------
     StudyError
-        If its functions cannot be pickled; said here, before any work starts.
+        If its functions cannot be pickled.
     """
     build = _pickled(task.build, f"build of task {task.name!r}")
     reference = None if elsewhere else task.reference
@@ -55,14 +58,14 @@ def _pickled(thing: Any, words: str) -> bytes:
         _Pickler(stream).dump(thing)
     except Exception as error:
         raise StudyError(
-            f"The {words} cannot be sent to a child process: {type(error).__name__}: {error}. Write it as functions in "
-            "a file and use load_task('file.py:function'), and open files, locks and connections inside build()."
+            f"The {words} cannot be pickled for a worker process: {type(error).__name__}: {error}. Load it by "
+            "load_task('file.py:function'), and open files, locks and connections inside build()."
         ) from error
     return stream.getvalue()
 
 
 def _reduce_cached(cached: Any) -> Any:
-    """Let a cached function of a notebook or task file travel with its code; Python would send its name only."""
+    """Pickle a cached function of a notebook or task file by value; Python pickles its name only."""
     module = cached.__wrapped__.__module__
     if module == "__main__" or module in cloudpickle.list_registry_pickle_by_value():
         return _cached, (cached.__wrapped__, cached.cache_parameters())
@@ -80,9 +83,9 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
 
 
 class PrepareClient:
-    """Starts the child when it is first needed, and again after it was lost.
+    """Starts the worker on first use, and again after it was lost.
 
-    ``shipment`` is the task; None where it is not known yet, see :meth:`carry`.
+    ``shipment`` is the task; None if the process starts before the task is known, see :meth:`carry`.
     """
 
     def __init__(
@@ -100,11 +103,11 @@ class PrepareClient:
         self._sent = self._loaded = False
 
     def carry(self, shipment: Shipment) -> None:
-        """Say which task it is, where the process was started before that was known."""
+        """Set the task."""
         self._shipment = shipment
 
-    def start(self) -> None:
-        """Start the process and send the task, so that its imports overlap with what the study does meanwhile."""
+    def start(self) -> WorkerProcess:
+        """Start the process and send the task, so that its imports overlap with other work."""
         if self._worker is not None and not self._worker.alive:
             self._worker.close()
             self._worker = None
@@ -113,48 +116,42 @@ class PrepareClient:
             log = self._files / "logs" / "prepare.log"
             self._worker = WorkerProcess("prepare", {}, log=log, stop=self._stop, policy=self._policy)
         if self._shipment is not None and not self._sent:
-            with contextlib.suppress(TrialFailed):  # one that has ended already is noticed where it is needed
+            with contextlib.suppress(TrialFailed):  # the next command raises the error again
                 self._send(self._worker, self._shipment)
+        return self._worker
 
     def prepare(
         self,
-        recipe: Recipe,
-        folder: Path,
+        trial: Trial,
+        store: ArtifactStore,
         on_event: Callable[[dict[str, Any]], None],
         *,
         batch_sizes: Sequence[int],
     ) -> dict[str, Any]:
-        """Apply a recipe in the child and have its artefact written into ``folder``.
+        """Apply the recipe of a trial, write its artifact into the store, and return the preparation metadata.
 
         Raises
         ------
         TrialFailed
-            If the recipe failed (the child goes on) or the process ended (the next call starts another).
+            If the recipe failed (the worker stays alive), or the process ended (the next call starts another).
         StudyError
-            If the task is another one there.
+            If the worker loads a different task.
         """
-        self.start()
-        worker = self._worker
-        if worker is None:
-            raise TrialFailed("The preparing process could not be started.")
+        folder, started = store.target(trial), time.monotonic()
         if folder.exists():
-            shutil.rmtree(folder)  # what a killed process left
+            shutil.rmtree(folder)  # left by a killed process
         try:
-            if not self._loaded:
-                self._load(worker)
-            return worker.ask(
-                "prepare",
-                on_event=on_event,
-                recipe=recipe.to_dict(),
-                folder=str(folder),
-                batch_sizes=list(batch_sizes),
-            )
+            recipe = trial.recipe.to_dict()
+            fields: dict[str, Any] = {"recipe": recipe, "folder": str(folder), "batch_sizes": list(batch_sizes)}
+            answer = self._loaded_worker().ask("prepare", on_event=on_event, **fields)
         except WorkerError:
             raise
         except TrialFailed:
-            with contextlib.suppress(OSError):
-                shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
             raise
+        prepared = {**answer, "prepare_s": time.monotonic() - started}
+        store.keep(trial, prepared)
+        return prepared
 
     def probe(
         self,
@@ -166,21 +163,15 @@ class PrepareClient:
         threads: int,
         pace: bool,
     ) -> dict[str, Any]:
-        """Apply a recipe in the child without an artifact; on an engine, time it against the first one probed.
+        """Apply a recipe without an artifact; with ``engine``, time it against the first recipe that was probed.
 
         Raises
         ------
         TrialFailed
             As :meth:`prepare`.
         """
-        self.start()
-        worker = self._worker
-        if worker is None:
-            raise TrialFailed("The preparing process could not be started.")
-        if not self._loaded:
-            self._load(worker)
         checkpoints = str(self._files / "artifacts" / "checkpoints")
-        answer = worker.ask(
+        answer = self._loaded_worker().ask(
             "probe", on_event=on_event, recipe=recipe.to_dict(), engine=engine, batch_size=batch_size,
             threads=threads, pace=pace, checkpoints=checkpoints,
         )  # fmt: skip
@@ -188,24 +179,18 @@ class PrepareClient:
         return found
 
     def choose_threads(self, points: Sequence[OperatingPoint], threads: int) -> dict[OperatingPoint, ThreadChoice]:
-        """Return the faster thread count of torch eager at each point, timed in the child.
+        """Return the faster thread count of torch eager at each point, timed in the worker.
 
-        Nothing is returned if the float model cannot be timed there: preparing it gives the reason.
+        Empty if the float model cannot be timed there: preparing it gives the reason.
         """
-        self.start()
-        worker = self._worker
-        if worker is None:
-            return {}
         try:
-            if not self._loaded:
-                self._load(worker)
-            answer = worker.ask("threads", points=[list(point) for point in points], threads=threads)
+            answer = self._loaded_worker().ask("threads", points=[list(point) for point in points], threads=threads)
         except TrialFailed:
             return {}
         return {point: ThreadChoice(**choice) for point, choice in zip(points, answer["choices"], strict=True)}
 
     def close(self, *, kill: bool = False) -> None:
-        """End the process."""
+        """End the process; ``kill`` does not wait for its work."""
         worker, self._worker = self._worker, None
         if worker is not None:
             if kill:
@@ -216,22 +201,24 @@ class PrepareClient:
     def _send(self, worker: WorkerProcess, shipment: Shipment) -> None:
         import torch
 
-        known = {"reference": shipment.reference, "threads": torch.get_num_threads()}
-        worker.send("task", shipment.task, prefix_cache=self._prefix_cache, **known)
+        fields = {"reference": shipment.reference, "threads": torch.get_num_threads()}
+        worker.send("task", shipment.task, prefix_cache=self._prefix_cache, **fields)
         self._sent = True
 
-    def _load(self, worker: WorkerProcess) -> None:
-        shipment = self._shipment
+    def _loaded_worker(self) -> WorkerProcess:
+        worker, shipment = self.start(), self._shipment
+        if self._loaded:
+            return worker
         if shipment is None:
-            raise StudyError("The preparing process was asked for a recipe before it got a task.")
+            raise StudyError("PrepareClient needs a task before its first recipe: call carry().")
         if not self._sent:
             self._send(worker, shipment)
         answer = worker.answer("task")
         if answer["fingerprint"] != shipment.fingerprint:
             raise StudyError(
-                f"The task that {shipment.reference!r} gives in a child process is not the one of this study "
-                f"({answer['fingerprint']} instead of {shipment.fingerprint}): its data, weights or version "
-                "differ. Fix random seeds in it, load trained weights in build() instead of training there, and do not "
-                "change a task after loading it."
+                f"Task {shipment.reference!r} has fingerprint {answer['fingerprint']} in a worker process, but "
+                f"{shipment.fingerprint} here: data, weights or version differ. Fix its random seeds, load trained "
+                "weights in build(), and do not change a task after loading it."
             )
         self._loaded = True
+        return worker

@@ -1,0 +1,283 @@
+"""The run loop: claim trials, start the most useful unit on a free slot, and leave out what the budget does not allow.
+
+An :class:`Executor` does the units: :class:`workbench.study.execution.local_executor.LocalExecutor` with processes of
+this machine, :class:`workbench.study.cluster.dask_executor.DaskExecutor` on the workers of a Dask cluster.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from workbench.compress.recipe import Recipe
+from workbench.core.errors import Cancelled, StudyError, WorkbenchError
+from workbench.study.execution.budget import TimeBudget
+from workbench.study.execution.summary import RunSummary
+from workbench.study.execution.task_queue import PREPARE, TaskQueue, WorkUnit
+from workbench.study.plan.trials import Plan, Trial
+from workbench.study.results.ranking import pareto_rows
+from workbench.study.storage.artifact_store import ArtifactStore
+from workbench.study.storage.session import RunSession, words_of
+from workbench.study.workers.process import CancelToken, OutOfTime
+
+BUDGET = "the time budget does not allow it"
+DONE, RETRY, FAILED = "done", "retry", "failed"
+_LOOK_S = 1.0
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A place that does one unit at a time: this machine, or a cluster's worker with the artifacts in ``near``."""
+
+    site: str
+    address: str = ""
+    near: Collection[str] = ()
+
+
+@dataclass(frozen=True)
+class UnitEnd:
+    """A unit that has ended: done, failed for good, or to be tried again on another slot."""
+
+    unit: WorkUnit
+    state: str = DONE
+
+
+class Executor(Protocol):
+    """Does the units of a run and writes their rows into its session."""
+
+    def announce(self, plans: Mapping[str, Plan]) -> str:
+        """Return a description of the plans and of the machines."""
+
+    def make_ready(self) -> None:
+        """Get ready for the first unit."""
+
+    def idle(self) -> list[Slot]:
+        """Return the free slots."""
+
+    def accepts(self, unit: WorkUnit, slot: Slot) -> bool:
+        """Return False if a unit must not start on a slot now."""
+
+    def start(
+        self, unit: WorkUnit, slot: Slot, plan: Plan, budget: TimeBudget, *, following: Callable[[], Sequence[Trial]]
+    ) -> None:
+        """Start a unit whose trials are claimed; ``following`` returns the trials that are timed after it."""
+
+    def wait(self) -> list[UnitEnd]:
+        """Return the units that have ended, after a short wait."""
+
+    def deserted(self, sites: Iterable[str]) -> list[str]:
+        """Return the sites that have lost all their slots for good."""
+
+    def hold_finals(self) -> list[str]:
+        """Time the leading rows head to head, if that applies; return notes on what was left out."""
+
+    def close(self, *, kill: bool) -> None:
+        """End the processes; ``kill`` does not wait for their work."""
+
+    def summary(self, **counts: Any) -> RunSummary:
+        """Return the summary of the run."""
+
+
+class Run:
+    """Does the trials of plans that are not complete, one plan for each kind of machine (site).
+
+    Attributes
+    ----------
+    cut : list of str
+        A line for what was left out.
+    """
+
+    def __init__(
+        self,
+        session: RunSession,
+        store: ArtifactStore,
+        executor: Executor,
+        stop: CancelToken,
+        budgets: Mapping[str, TimeBudget],
+    ) -> None:
+        self.cut: list[str] = []
+        self._session, self._store, self._executor, self._stop = session, store, executor, stop
+        self._budgets = budgets
+        self._plans: Mapping[str, Plan] = {}
+        self._claimed: set[tuple[str, Recipe]] = set()
+        self._made: set[Recipe] = set()
+        self._tiers: dict[str, tuple[int, tuple[set[str], set[str]]]] = {}
+
+    def work(self, plans: Mapping[str, Plan], do: Callable[[], None] | None = None) -> RunSummary:
+        """Run the plans, or call ``do``, which runs them by :meth:`do`. Finished rows stay after a cancel.
+
+        Raises
+        ------
+        StudyError
+            If the baseline cannot be prepared or timed, the disk is full, or the database fails.
+        KeyboardInterrupt
+            Once the processes are ended and the running trials are marked.
+        """
+        started = time.monotonic()
+        state, reason, whole = "cancelled", "Cancelled while it ran.", False
+        self._plans = plans
+        try:
+            self._session.say(self._executor.announce(plans), plan=self._session.rows())
+            if do is None:
+                self.do(plans)
+            else:
+                do()
+            self.cut += self._executor.hold_finals()
+            whole = True
+        except OutOfTime:
+            state, reason = "waiting", "Stopped while it ran: the time budget was used up."
+            self._note_cut(self._session.missing(self._trials()), BUDGET)
+        except Cancelled:
+            pass
+        except WorkbenchError as error:
+            state, reason = "failed", f"The run stopped while it ran: {error}"
+            if isinstance(error, StudyError):
+                raise
+            raise StudyError(f"The run stopped: {error} What is complete is kept.") from error
+        finally:
+            self.leave(state, reason, kill=not whole)
+        return self._executor.summary(
+            **self._session.counts(),
+            cancelled=not whole and state == "cancelled",
+            seconds=time.monotonic() - started,
+            cut=tuple(self.cut),
+        )
+
+    def leave(self, state: str, reason: str, *, kill: bool) -> None:
+        """End the processes and release the trials; each of these even if the other one fails."""
+        with contextlib.ExitStack() as each:
+            each.callback(self._session.abandon, state=state, reason=reason)
+            each.callback(self._executor.close, kill=kill)
+
+    def do(self, plans: Mapping[str, Plan]) -> None:
+        """Do the trials of plans, again after waiting for other runs that work on some of them."""
+        self._plans = plans
+        while True:
+            self._pass()
+            if not self._session.wait_for_others(self._trials(), self._stop, look_s=_LOOK_S):
+                break
+
+    def leave_out(self, site: str, trials: Sequence[Trial], reason: str = BUDGET, *, primary: bool = True) -> None:
+        """Leave the claimed trials of a recipe waiting, with the reason."""
+        if trials:
+            self._budgets[site].skip(primary=primary)
+            self._budgets[site].prepared(trials[0].recipe)
+        self._note_cut(trials, reason)
+        self._session.cut(trials, reason)
+
+    def _trials(self) -> list[Trial]:
+        return [trial for plan in self._plans.values() for trial in plan.trials]
+
+    def _note_cut(self, trials: Sequence[Trial], reason: str) -> None:
+        for recipe in dict.fromkeys(t.recipe for t in trials):
+            self.cut.append(f"not run, {reason}: {words_of([t for t in trials if t.recipe == recipe])}")
+
+    def _pass(self) -> None:
+        if self._session.missing(self._trials()):
+            self._executor.make_ready()
+        self._claimed.clear()
+        queues = {site: self._queue(site, plan) for site, plan in self._plans.items()}
+        while any(queue.open for queue in queues.values()):
+            self._stop.check()
+            stuck = {slot.site for slot in self._executor.idle() if not self._place(slot, queues[slot.site])}
+            for end in self._executor.wait():
+                self._land(end, queues[end.unit.site])
+            for site in self._executor.deserted([site for site, queue in queues.items() if queue.open]):
+                trials = self._session.claim(self._plans[site].trials)
+                self.leave_out(site, trials, "every worker of their kind is gone")
+                queues[site] = TaskQueue(site, self._plans[site], (), prepared=())
+            if all(site in stuck and not queue.running for site, queue in queues.items() if queue.open):
+                break  # every open unit needs an artifact that another run makes
+
+    def _queue(self, site: str, plan: Plan) -> TaskQueue:
+        prepared = {t.artifact_key for t in plan.trials if self._store.prepared(t, plan.batch_sizes) is not None}
+        queue = TaskQueue(site, plan, self._session.missing(plan.trials), prepared=prepared)
+        unmade = {unit.recipe for unit in queue.open if unit.kind == PREPARE}
+        for recipe in plan.recipes:
+            if recipe not in unmade:
+                self._budgets[site].prepared(recipe)
+        return queue
+
+    def _place(self, slot: Slot, queue: TaskQueue) -> bool:
+        """Start the most useful unit on a slot; return False if there is none."""
+        while (unit := self._next(slot, queue)) is not None:
+            if (queue.site, unit.recipe) not in self._claimed:
+                self._claim(queue, unit.recipe)
+            elif unit.kind == PREPARE and self._store.prepared(unit.trials[0], queue.plan.batch_sizes) is not None:
+                queue.end(unit)  # another kind of machine, or another run, has made it
+                self._budgets[queue.site].prepared(unit.recipe)
+            elif self._fits(unit, queue):
+                self._start(unit, slot, queue)
+                return True
+        return False
+
+    def _next(self, slot: Slot, queue: TaskQueue) -> WorkUnit | None:
+        has_baseline = self._store.prepared(queue.plan.of(queue.plan.recipes[0])[0], queue.plan.batch_sizes) is not None
+        for unit in queue.ready(first=self._worth(queue), near=slot.near):
+            if (unit.kind == PREPARE or has_baseline) and self._executor.accepts(unit, slot):
+                return unit
+        return None
+
+    def _claim(self, queue: TaskQueue, recipe: Recipe) -> None:
+        """Claim the trials of a recipe, and restrict the queue to them."""
+        self._claimed.add((queue.site, recipe))
+        trials = queue.plan.of(recipe)
+        mine = self._session.claim(trials)
+        queue.keep(recipe, mine)
+        if not mine and (recipe.steps or self._session.missing(trials)):  # complete, or another run does them
+            queue.drop(recipe)
+            self._budgets[queue.site].prepared(recipe)
+
+    def _worth(self, queue: TaskQueue) -> tuple[set[str], set[str]]:
+        """Return the tiers of recipe ids that are timed first at the other points: the best one, and the front."""
+        count, tiers = self._tiers.get(queue.site, (-1, (set(), set())))
+        if count != self._session.finished:
+            rows = [self._session.row(t) for t in queue.plan.trials if t.point == queue.plan.primary]
+            front = pareto_rows(rows, x="latency_ms_rel", y="quality")
+            best = self._session.best()
+            tiers = {best["recipe_id"]} if best else set(), {row["recipe_id"] for row in front}
+            self._tiers[queue.site] = self._session.finished, tiers
+        return tiers
+
+    def _fits(self, unit: WorkUnit, queue: TaskQueue) -> bool:
+        """Return True if the budget allows a unit; leave it out otherwise."""
+        budget, primary = self._budgets[unit.site], unit.point in (None, queue.plan.primary)
+        if not primary:
+            if budget.group_fits():
+                return True
+            queue.end(unit)
+            self.leave_out(unit.site, self._session.still_mine(unit.trials), primary=False)
+            return False
+        prepared = unit.kind != PREPARE
+        if (prepared and unit.recipe in self._made) or budget.fits(unit.recipe, prepared=prepared):
+            return True
+        queue.drop(unit.recipe)
+        self.leave_out(unit.site, self._session.still_mine(queue.plan.of(unit.recipe)))
+        return False
+
+    def _start(self, unit: WorkUnit, slot: Slot, queue: TaskQueue) -> None:
+        mine = self._session.still_mine(unit.trials)
+        primary = [trial for trial in mine if trial.point == queue.plan.primary] or mine[:1]
+        self._session.running(primary if unit.kind == PREPARE else mine)
+        queue.start(unit)
+
+        def following() -> Sequence[Trial]:
+            return queue.following(unit, first=self._worth(queue))
+
+        self._executor.start(unit, slot, queue.plan, self._budgets[unit.site], following=following)
+
+    def _land(self, end: UnitEnd, queue: TaskQueue) -> None:
+        unit = end.unit
+        if end.state == RETRY:
+            queue.back(unit)
+            return
+        queue.end(unit)
+        if unit.kind == PREPARE:
+            self._budgets[unit.site].prepared(unit.recipe)
+            if end.state == DONE:
+                self._made.add(unit.recipe)
+            else:
+                queue.drop(unit.recipe)
