@@ -14,7 +14,6 @@ CIRCLES: list[set[str]] = []
 
 LONG = {
     "workbench.cli.main": 335,
-    "workbench.study.execution.timing_pool": 323,
     "workbench.study.plan.trials": 336,
     "workbench.study.results.schema": 323,
     "workbench.study.running": 335,
