@@ -34,7 +34,7 @@ def make_profile(rows: Any = ROWS, **more: Any) -> Profile:
     )
     fields: dict[str, Any] = {
         "task": "t", "label": "float", "backend": "onnxruntime", "device": "cpu", "batch_size": 1, "threads": 2,
-        "asked": "float32", "precision": "float32", "quantized": False, "calls": 9, "plain_ms": 1.2,
+        "requested": "float32", "precision": "float32", "quantized": False, "calls": 9, "plain_ms": 1.2,
         "profiled_ms": 1.5, "macs": 5_005_000, "work": tuple(WORK), "modules": frozenset({"stem", "body", "head"}),
     }  # fmt: skip
     fields |= more

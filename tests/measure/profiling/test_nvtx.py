@@ -46,7 +46,7 @@ def test_without_a_device_calls_are_made_and_the_reason_is_given(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     done = []
     assert annotate_calls(lambda: done.append(1), "x", calls=3) == nvtx_reason()
-    assert len(done) == 3 and "no CUDA device" in nvtx_reason()
+    assert len(done) == 3 and "CUDA device" in nvtx_reason()
     with annotated("x") as missing:
         assert missing == nvtx_reason()
 
@@ -79,7 +79,7 @@ def test_what_the_profiler_runs_makes_the_calls_and_says_why_there_are_no_ranges
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     if not torch.cuda.is_available():
-        assert done.stderr == f"3 calls were made without ranges: {nvtx_reason()}.\n"
+        assert done.stderr == f"3 calls without ranges: {nvtx_reason()}.\n"
     command[command.index(str(tmp_path / "tiny"))] = str(tmp_path / "none")
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and "none" in done.stderr and "Traceback" not in done.stderr

@@ -98,14 +98,14 @@ def test_the_frames_add_up_and_the_text_shows_the_profilers_own_share(made):
     assert profile.outside_ms == 0.0 and profile.overhead_ms == pytest.approx(0.3)
     text = str(profile)
     assert (
-        "the profiler adds +25 %" in text and "sum of 5 rows  1.2000 ms" in text and "a call, plain     1.2000" in text
+        "+25 % profiler overhead" in text and "sum of 5 rows  1.2000 ms" in text and "plain call        1.2000" in text
     )
     assert made["make_profile"]().outside_ms == pytest.approx(0.2)
 
 
 def test_the_precision_asked_for_is_in_the_rows_where_the_processor_has_it(tiny):
     found = wb.profile(tiny, batch_size=4, backend="openvino", precision="bfloat16", calls=4)
-    assert found.asked == "bfloat16"
+    assert found.requested == "bfloat16"
     kinds = {row.precision for row in found.rows if is_product(row.op)}
     assert (found.precision in kinds) and (found.precision == "float32") == ("bfloat16" not in kinds)
 
@@ -118,13 +118,13 @@ def test_given_inputs_bring_their_own_batch(tiny):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"backend": "auto"}, "would hide what is profiled"),
+        ({"backend": "auto"}, "must name one engine"),
         ({"backend": "onnxrt"}, "Unknown backend 'onnxrt'"),
         ({"backend": 3}, "Unknown backend"),
         ({"calls": 0}, "calls must be an integer of at least 1"),
         ({"batch_size": "8"}, "batch_size must be an integer"),
-        ({"trace": "trace.txt"}, "the name of a .json file"),
-        ({"trace": 3}, "the name of a .json file"),
+        ({"trace": "trace.txt"}, "a .json file name"),
+        ({"trace": 3}, "a .json file name"),
         ({"precision": "bf17"}, "Unknown precision"),
         ({"thread": 2}, "threads"),
         ({"inputs": [[1.0]], "batch_size": 4}, "leave out batch_size=4"),
@@ -133,7 +133,7 @@ def test_given_inputs_bring_their_own_batch(tiny):
 def test_what_cannot_be_profiled_is_said_first(tiny, options, words):
     with pytest.raises(ConfigError, match=words):
         wb.profile(tiny, **options)
-    with pytest.raises(ConfigError, match="profile takes a Variant, got 'tiny'"):
+    with pytest.raises(ConfigError, match="must be a Variant, got 'tiny'"):
         wb.profile("tiny")
 
 
@@ -148,7 +148,7 @@ def test_a_backend_that_is_missing_is_said(tiny, monkeypatch):
 
 def test_compiled_code_is_said_to_hide_its_layers(tiny):
     found = wb.profile(tiny, backend="torchscript", threads=1, calls=2)
-    assert "no row knows its layer" in found.notes[-1]
+    assert "without their layers" in found.notes[-1]
     assert any(row.op.startswith("aten::") for row in found.rows)
 
 

@@ -19,7 +19,7 @@ from workbench.measure.rooflines.work import LayerWork
 def small(monkeypatch):
     """Multiply small matrices and copy a small array."""
     monkeypatch.setattr(module, "SIDES", {"cpu": 96, "cuda": 96})
-    monkeypatch.setattr(module, "_LEAST_COPY", 2**20)
+    monkeypatch.setattr(module, "_MIN_COPY", 2**20)
     monkeypatch.setattr(module, "_TIMES_CACHE", 0)
     monkeypatch.setattr(module, "_BLOCK_S", 0.002)
 
@@ -42,7 +42,7 @@ def test_what_the_processor_only_emulates_is_left_out_with_a_note(small, monkeyp
     monkeypatch.setattr(module, "native_set", lambda name: None)
     found = measure_peaks(threads=1, precisions=("float32", "bfloat16"), budget_s=0.0, keep=False)
     assert [peak.precision for peak in found.peaks] == ["float32"]
-    assert any(note.startswith("bfloat16: this CPU has no instructions") for note in found.notes)
+    assert any(note.startswith("bfloat16: not supported") for note in found.notes)
     assert cached_peaks(threads=1) is None
 
 
@@ -53,7 +53,7 @@ def test_a_library_that_fails_leaves_the_others(small, monkeypatch):
     monkeypatch.setattr("workbench.measure.rooflines.peak_gemm._onnxruntime", broken)
     found = measure_peaks(threads=1, precisions=("float32",), budget_s=0.0, keep=False)
     assert {peak.library for peak in found.tried} == {"torch", "openvino"}
-    assert "float32 by onnxruntime: no kernel" in found.notes
+    assert "float32 with onnxruntime: no kernel" in found.notes
 
 
 def test_products_count_two_operations_for_each_multiplication():
@@ -103,7 +103,7 @@ def test_without_a_cuda_device_its_peaks_are_refused():
     if importlib.util.find_spec("torch") and __import__("torch").cuda.is_available():
         assert measure_peaks(device="cuda", budget_s=0.0, keep=False).of("float32").gflops > 0
         return
-    with pytest.raises(BackendUnavailable, match="torch finds no CUDA device"):
+    with pytest.raises(BackendUnavailable, match="CUDA device"):
         measure_peaks(device="cuda")
 
 
@@ -155,14 +155,14 @@ def test_a_measured_profile_has_the_operations_of_its_variant(tiny, made):
 
 
 def test_what_has_no_roof_is_refused(made, tiny):
-    with pytest.raises(ConfigError, match="there are none kept for this machine"):
+    with pytest.raises(ConfigError, match="none in the cache"):
         wb.roofline(made["make_profile"]())
-    with pytest.raises(ConfigError, match="takes variants and profiles"):
+    with pytest.raises(ConfigError, match="must be variants or profiles"):
         wb.roofline([3], made["make_peaks"]())
     for empty in ([], {}):
-        with pytest.raises(ConfigError, match="Give at least one"):
+        with pytest.raises(ConfigError, match="at least one"):
             wb.roofline(empty, made["make_peaks"]())
-    with pytest.raises(ConfigError, match="no matrix product that could be counted"):
+    with pytest.raises(ConfigError, match="matrix product that can be counted"):
         wb.roofline(made["make_profile"](work=()), made["make_peaks"]())
     with pytest.raises(ConfigError, match="layers must be an integer"):
         wb.roofline(made["make_profile"](), made["make_peaks"](), layers=0)

@@ -1,8 +1,8 @@
-"""Two profiles side by side, layer by layer, and the bottlenecks of the second."""
+"""Compare two profiles layer by layer, and explain the bottlenecks of a profile."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,58 +17,58 @@ from workbench.measure.rooflines.peaks import MachinePeaks, cached_peaks
 if TYPE_CHECKING:
     import pandas as pd
 
-NO_PEAKS = "memory-bound was not looked for: it needs this machine's peaks (wb.measure_peaks())"
+NO_PEAKS = "memory-bound was not checked because the peaks of this machine are missing; run wb.measure_peaks()"
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """The bottlenecks of a variant, the largest first, and what could not be looked for.
+    """The bottlenecks of a variant, the largest first, and the rules that were checked.
 
     Examples
     --------
     >>> print(Explanation((), ("launch-bound",), ()))
-    No usual cause was found (looked for: launch-bound).
+    No bottleneck found (checked: launch-bound).
     """
 
-    reasons: tuple[Bottleneck, ...]
-    looked_for: tuple[str, ...]
+    bottlenecks: tuple[Bottleneck, ...]
+    checked: tuple[str, ...]
     notes: tuple[str, ...]
 
     def __str__(self) -> str:
-        lines = [f"- {reason}" for reason in self.reasons]
+        lines = [f"- {bottleneck}" for bottleneck in self.bottlenecks]
         if not lines:
-            lines = [f"No usual cause was found (looked for: {', '.join(self.looked_for)})."]
+            lines = [f"No bottleneck found (checked: {', '.join(self.checked)})."]
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
 
 def explain(profile: Profile, before: Profile | None = None, *, peaks: MachinePeaks | None = None) -> Explanation:
-    """Return the bottlenecks of a variant, each with the evidence in its profile.
+    """Find the bottlenecks of a variant, each with the evidence in its profile.
 
     Parameters
     ----------
     profile : Profile
-        Of the variant in question.
+        Profile of the variant.
     before : Profile, optional
-        Of what it is held against: what no step could shorten is found too.
+        Profile of the reference, to find the time that no step reduced.
     peaks : MachinePeaks, optional
-        By default those that :func:`workbench.measure_peaks` kept for this machine and these threads.
+        By default the cached result of :func:`workbench.measure_peaks` for these threads.
 
     Raises
     ------
     ConfigError
-        If an argument is something else.
+        If an argument is of another type.
 
     Examples
     --------
     >>> print(wb.explain(wb.profile(variant), before))  # doctest: +SKIP
-    - launch-bound: 9 of 14 nodes take 10 µs or less, 0.031 ms; ...
+    - launch-bound: 9 of 14 nodes take 10 µs or less, 0.031 ms in total; ...
     """
     _require("explain", profile, *(() if before is None else (before,)))
     if peaks is None:
         peaks = cached_peaks(threads=profile.threads, device=profile.device.partition(":")[0])
     elif not isinstance(peaks, MachinePeaks):
-        raise ConfigError(f"explain: peaks must be what wb.measure_peaks() returns, got {given(peaks)}.")
-    looked: dict[str, Callable[[], Bottleneck | None]] = {
+        raise ConfigError(f"explain: peaks must be MachinePeaks (wb.measure_peaks()), got {given(peaks)}.")
+    checks: dict[str, Callable[[], Bottleneck | None]] = {
         "launch-bound": lambda: rules.launch_bound(profile),
         "channels": lambda: rules.odd_channels(profile),
         "precision changes": lambda: rules.precision_changes(profile),
@@ -77,18 +77,18 @@ def explain(profile: Profile, before: Profile | None = None, *, peaks: MachinePe
         "float products": lambda: rules.float_products(profile),
     }
     if peaks is not None:
-        looked["memory-bound"] = lambda: rules.memory_bound(profile, peaks)
+        checks["memory-bound"] = lambda: rules.memory_bound(profile, peaks)
     if before is not None:
-        looked["untouched"] = lambda: rules.untouched(before, profile)
-        looked["slower layers"] = lambda: rules.slower_layers(before, profile)
-    found = [reason for rule in looked.values() if (reason := rule()) is not None]
-    ordered = tuple(sorted(found, key=lambda reason: -reason.share))
+        checks["untouched"] = lambda: rules.untouched(before, profile)
+        checks["slower layers"] = lambda: rules.slower_layers(before, profile)
+    bottlenecks = [bottleneck for rule in checks.values() if (bottleneck := rule()) is not None]
+    ordered = tuple(sorted(bottlenecks, key=lambda bottleneck: -bottleneck.share))
     notes = list(dict.fromkeys(note for one in (profile, before) if one is not None for note in disturbed_of(one)))
-    if profile.disturbed and (words := rules.hidden_by_others(profile)):
-        notes.append(words)
-    if not found and profile.rows:
-        notes.append(_where(profile))
-    return Explanation(ordered, tuple(looked), (*notes, *((NO_PEAKS,) if peaks is None else ())))
+    if profile.disturbed and (note := rules.ambiguous_overhead(profile)):
+        notes.append(note)
+    if not ordered and profile.rows:
+        notes.append(_slowest(profile))
+    return Explanation(ordered, tuple(checks), (*notes, *((NO_PEAKS,) if peaks is None else ())))
 
 
 @dataclass(frozen=True)
@@ -98,17 +98,17 @@ class LayerChange:
     Attributes
     ----------
     op_before, op_after : str or None
-        All that the layer's nodes do.
+        Operators of the layer's nodes.
     before_ms, after_ms : float or None
-        None where the layer has no node.
+        None if the layer has no node.
     saved_ms : float
-        Before less after; negative where it takes longer.
+        Before minus after; negative for a slower layer.
     ratio : float or None
-        Before over after: 2.0 is twice as fast. None where one of them is missing.
+        Speedup, before over after; None if one of them is missing.
     state : str
         ``both``, ``gone`` or ``new``.
     why : str
-        Why it is gone, where that is known.
+        Reason why the layer is gone, if known.
     """
 
     layer: str
@@ -124,7 +124,7 @@ class LayerChange:
 
 @dataclass(frozen=True)
 class ProfileComparison:
-    """Two profiles layer by layer; see :func:`workbench.compare_profiles`. ``rows``: the largest saving first."""
+    """Comparison of two profiles by :func:`workbench.compare_profiles`; ``rows`` starts with the largest saving."""
 
     before: Profile
     after: Profile
@@ -132,12 +132,12 @@ class ProfileComparison:
 
     @property
     def saved_ms(self) -> float:
-        """Milliseconds by which a plain call is shorter; negative where it is longer."""
+        """Saved ms of a plain call; negative if it is slower."""
         return self.before.plain_ms - self.after.plain_ms
 
     @property
     def speedup(self) -> float:
-        """Plain call before over after."""
+        """Speedup of a plain call."""
         return self.before.plain_ms / self.after.plain_ms
 
     def explain(self, *, peaks: MachinePeaks | None = None) -> Explanation:
@@ -175,15 +175,15 @@ class ProfileComparison:
 
 
 def compare_profiles(before: Profile, after: Profile) -> ProfileComparison:
-    """Put two profiles side by side by layer: what each saved, which layers are gone and which are new.
+    """Compare two profiles by layer: saved time, removed layers and new layers.
 
-    A layer that was split (``conv`` into ``conv.0`` and ``conv.1``) is held against its parts together. Layers that are
-    gone from the model are told apart from those that a runtime has fused into another.
+    A split layer (``conv`` into ``conv.0`` and ``conv.1``) is compared with the sum of its parts. Layers that were
+    removed from the model are distinguished from layers that a runtime fused.
 
     Raises
     ------
     ConfigError
-        If they are no profiles, or of another task or batch size.
+        If an argument is not a Profile, or tasks or batch sizes differ.
 
     Examples
     --------
@@ -192,14 +192,14 @@ def compare_profiles(before: Profile, after: Profile) -> ProfileComparison:
     _require("compare_profiles", before, after)
     if (before.task, before.batch_size) != (after.task, after.batch_size):
         raise ConfigError(
-            f"compare_profiles: {before.task!r} in batches of {before.batch_size} and {after.task!r} in batches of "
-            f"{after.batch_size} are not the same work. Profile both on one task and batch size."
+            f"compare_profiles: profiles must have the same task and batch size, got {before.task!r} at batch "
+            f"{before.batch_size} and {after.task!r} at batch {after.batch_size}."
         )
-    ours, theirs = _layers(before), _layers(after)
-    theirs = _joined(theirs, set(ours))
+    old = _layers(before)
+    new = _merge_parts(_layers(after), set(old))
     rows = [
-        _change(name, ours.get(name), theirs.get(name), why=_why(name, before, after))
-        for name in dict.fromkeys((*ours, *theirs))
+        _change(name, old.get(name), new.get(name), why=_why(name, before, after))
+        for name in dict.fromkeys((*old, *new))
     ]
     return ProfileComparison(before, after, tuple(sorted(rows, key=lambda row: -row.saved_ms)))
 
@@ -207,58 +207,54 @@ def compare_profiles(before: Profile, after: Profile) -> ProfileComparison:
 def _require(where: str, *profiles: object) -> None:
     for one in profiles:
         if not isinstance(one, Profile):
-            raise ConfigError(f"{where} takes what wb.profile(...) returns, got {given(one)}.")
+            raise ConfigError(f"{where} takes a Profile (wb.profile(...)), got {given(one)}.")
 
 
-def _where(profile: Profile) -> str:
-    """Return in words which layers the time goes into."""
+def _slowest(profile: Profile) -> str:
+    """Return a note on the slowest layers."""
     times = {name: ms for name, (_, ms) in _layers(profile).items()}
     first = sorted(times, key=lambda name: -times[name])[:3]
     parts = (f"{name} {100 * times[name] / (profile.total_ms or 1.0):.0f} %" for name in first)
-    return f"the time of the nodes goes into {', '.join(parts)}: less work there would make it shorter"
+    return f"slowest layers: {', '.join(parts)}"
 
 
 def _layers(profile: Profile) -> dict[str, tuple[str, float]]:
-    """Return what each layer does and its ms."""
-    found: dict[str, tuple[list[str], float]] = {}
+    """Return the operators and the ms of each layer."""
+    layers: dict[str, tuple[list[str], float]] = {}
     for row in profile.rows:
-        ops, ms = found.get(row.layer, ([], 0.0))
-        found[row.layer] = ([*ops, row.op], ms + row.ms)
-    return {name: (", ".join(dict.fromkeys(ops)), ms) for name, (ops, ms) in found.items()}
+        ops, ms = layers.get(row.layer, ([], 0.0))
+        layers[row.layer] = ([*ops, row.op], ms + row.ms)
+    return {name: (", ".join(dict.fromkeys(ops)), ms) for name, (ops, ms) in layers.items()}
 
 
-def _joined(layers: dict[str, tuple[str, float]], known: Iterable[str]) -> dict[str, tuple[str, float]]:
-    """Put the parts of a layer that the other profile has whole together under its name."""
-    whole = set(known) - set(layers)
-    found: dict[str, tuple[str, float]] = {}
+def _merge_parts(layers: dict[str, tuple[str, float]], names: set[str]) -> dict[str, tuple[str, float]]:
+    """Merge the parts of a split layer under its name in ``names``."""
+    whole = names - set(layers)
+    merged: dict[str, tuple[str, float]] = {}
     for name, (ops, ms) in layers.items():
-        above = name.rpartition(".")[0]
-        target = above if name not in known and above in whole else name
-        before = found.get(target)
-        found[target] = (ops, ms) if before is None else (_both(before[0], ops), before[1] + ms)
-    return found
+        parent = name.rpartition(".")[0]
+        target = parent if name not in names and parent in whole else name
+        if target in merged:
+            first, before_ms = merged[target]
+            ops, ms = ", ".join(dict.fromkeys([*first.split(", "), *ops.split(", ")])), before_ms + ms
+        merged[target] = ops, ms
+    return merged
 
 
-def _both(first: str, second: str) -> str:
-    return ", ".join(dict.fromkeys([*first.split(", "), *second.split(", ")]))
-
-
-def _change(name: str, ours: tuple[str, float] | None, theirs: tuple[str, float] | None, *, why: str) -> LayerChange:
-    before, after = (None if one is None else one[1] for one in (ours, theirs))
+def _change(name: str, old: tuple[str, float] | None, new: tuple[str, float] | None, *, why: str) -> LayerChange:
+    op_before, before = old or (None, None)
+    op_after, after = new or (None, None)
     saved = (before or 0.0) - (after or 0.0)
     ratio = before / after if before is not None and after else None
-    state = "gone" if theirs is None else "new" if ours is None else "both"
-    return LayerChange(
-        name, None if ours is None else ours[0], None if theirs is None else theirs[0], before, after, saved, ratio,
-        state, why if state == "gone" else "",
-    )  # fmt: skip
+    state = "gone" if new is None else "new" if old is None else "both"
+    return LayerChange(name, op_before, op_after, before, after, saved, ratio, state, why if state == "gone" else "")
 
 
 def _why(name: str, before: Profile, after: Profile) -> str:
-    """Return why a layer may have no node of its own in the second profile."""
+    """Return why a layer has no node of its own in the second profile."""
     if name in after.modules:
         return "fused into another node"
-    return "not in the model any more" if name in before.modules and after.modules else "no such node"
+    return "removed from the model" if name in before.modules and after.modules else "no such node"
 
 
 def _number(value: float | None) -> str:

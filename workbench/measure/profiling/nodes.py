@@ -1,4 +1,4 @@
-"""What a runtime told of the nodes that it ran, in one shape for all, and the layers that they belong to."""
+"""Node times of any runtime in one schema, and the layers of ONNX nodes."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from workbench.measure.accuracy.activation_taps import layer_points
 ROUNDING = ("QuantizeLinear", "DequantizeLinear")
 _LONGEST_CHAIN = 8
 TOGETHER = " + "
-"""Between the names of layers that one node computes."""
+"""Separator of the layer names of one fused node."""
 _OWNER = re.compile(r"^(?P<owner>.+?)\.(weight|bias)([._].*)?$")
 
 
 @dataclass(frozen=True)
 class NodeTime:
-    """One node of what the runtime runs: ms per call, the runtime's own names, and what it computes in."""
+    """One executed node: ms per call, the runtime's own names, and the compute precision."""
 
     node: str
     op: str
@@ -35,7 +35,7 @@ class NodeTime:
 
 @dataclass(frozen=True)
 class ProfiledCalls:
-    """The nodes of some calls in the order of computation, the ms of each call, and what writes their trace."""
+    """The nodes of profiled calls in order of computation, the ms of each call, and a writer of their trace."""
 
     nodes: tuple[NodeTime, ...]
     ms: tuple[float, ...]
@@ -44,10 +44,10 @@ class ProfiledCalls:
 
 
 class LayerNames:
-    """The layers of an ONNX file's nodes, by the names of nodes and of the tensors that they give.
+    """Layers of the nodes of an ONNX file, by the names of nodes and of their outputs.
 
-    A node that multiplies by a stored weight belongs to the layer that owns it. A file of the workbench says in its
-    nodes' metadata which module the others came from; roundings belong to the layer behind or before them.
+    A node that multiplies by a stored weight belongs to the layer that owns it. Metadata of the workbench's files map
+    the other nodes to modules; quantizers belong to the adjacent layer.
     """
 
     def __init__(self, path: Path, owners: Mapping[str, str] | None = None) -> None:
@@ -57,50 +57,50 @@ class LayerNames:
         self._makers = {output: node for node in graph.node for output in node.output}
         self._nodes = {node.name: node for node in graph.node if node.name} | self._makers
         self._products: dict[str, str] = {}
-        self._known: dict[str, str] = {}
+        self._layers: dict[str, str] = {}
         for point in layer_points(path, owners):
             if point.name is not None:
-                self._learn_product(point.values[0][1], point.name)
+                self._add_product(point.values[0][1], point.name)
         for node in graph.node:
-            said = next((entry.value for entry in node.metadata_props if entry.key == LAYER_KEY), None)
-            if said:
-                self._learn(node, said)
-        self._learn_roundings(graph)
+            layer = next((entry.value for entry in node.metadata_props if entry.key == LAYER_KEY), None)
+            if layer:
+                self._add(node, layer)
+        self._add_quantizers(graph)
 
     def of(self, names: Sequence[str], *, product: bool = False) -> str | None:
-        """Return the layer of a node that a runtime made of the ones with these names (or tensors).
+        """Return the layer of a runtime's node that fuses the nodes with these names (or output tensors).
 
-        Those that multiply by stored weights go before others; several of them are joined by " + ". Where none of them
-        does and the runtime's node is a ``product``, it is the one before: runtimes name a fused node by its end.
+        Layers with stored weights come first; several are joined by " + ". If there is none and the runtime's node is a
+        ``product``, it is the preceding one, because runtimes name a fused node by its end.
         """
-        found = list(dict.fromkeys(self._products[name] for name in names if name in self._products))
-        if not found and product:
-            found = [layer for layer in map(self._before, names) if layer][:1]
-        if found:
-            return TOGETHER.join(found)
-        return next((self._known[name] for name in names if name in self._known), None)
+        layers = list(dict.fromkeys(self._products[name] for name in names if name in self._products))
+        if not layers and product:
+            layers = [layer for layer in map(self._preceding, names) if layer][:1]
+        if layers:
+            return TOGETHER.join(layers)
+        return next((self._layers[name] for name in names if name in self._layers), None)
 
     def has(self, names: Sequence[str]) -> bool:
-        """Return whether one of these is a node of the file, or a tensor that one gives."""
+        """Return whether one of the names is a node of the file or its output."""
         return any(name in self._nodes for name in names)
 
-    def _learn(self, node: Any, layer: str) -> None:
+    def _add(self, node: Any, layer: str) -> None:
         for name in (node.name, *node.output):
             if name:
-                self._known.setdefault(name, layer)
+                self._layers.setdefault(name, layer)
 
-    def _learn_product(self, tensor: str, layer: str) -> None:
-        """Keep the node behind which a layer's values stand, and the product where another node adds the bias."""
+    def _add_product(self, tensor: str, layer: str) -> None:
+        """Add the node that computes a layer's output, and the product if another node adds the bias."""
         node = self._makers[tensor]
         nodes = [node]
         if node.op_type == "Add":
             nodes += [made for name in node.input if (made := self._makers.get(name)) and made.op_type == "MatMul"]
         for one in nodes:
             self._products.update(dict.fromkeys((name for name in (one.name, *one.output) if name), layer))
-            self._learn(one, layer)
+            self._add(one, layer)
 
-    def _before(self, name: str) -> str | None:
-        """Return the layer whose values reach a node through others that follow it one by one."""
+    def _preceding(self, name: str) -> str | None:
+        """Return the layer whose output reaches a node through a chain of nodes."""
         node = self._nodes.get(name)
         for _ in range(_LONGEST_CHAIN):
             if node is None:
@@ -111,39 +111,38 @@ class LayerNames:
             node = self._makers[computed[-1]] if computed else None
         return None
 
-    def _learn_roundings(self, graph: Any) -> None:
+    def _add_quantizers(self, graph: Any) -> None:
         users: dict[str, list[Any]] = {}
         for node in graph.node:
             for name in node.input:
                 users.setdefault(name, []).append(node)
-        # a pair of them behind a layer, then one before the next layer
+        # a pair after a layer, then one before the next layer
         for node in [node for node in graph.node if node.op_type in ROUNDING]:
-            layer = self._known.get(node.input[0])
+            layer = self._layers.get(node.input[0])
             if layer:
-                self._learn(node, layer)
+                self._add(node, layer)
         for node in [node for node in reversed(graph.node) if node.op_type in ROUNDING]:
-            behind = (self._known.get(user.output[0]) for user in users.get(node.output[0], []))
-            layer = next((one for one in behind if one), None)
+            following = (self._layers.get(user.output[0]) for user in users.get(node.output[0], []))
+            layer = next((one for one in following if one), None)
             if layer:
-                self._learn(node, layer)
+                self._add(node, layer)
 
 
 def owner_of(names: Sequence[str]) -> str | None:
-    """Return the module that owns one of these stored tensors, by their names.
+    """Return the module that owns one of the stored tensors, by name.
 
     Examples
     --------
     >>> owner_of(["x", "block.conv.weight_nchwc"])
     'block.conv'
     """
-    found = (match["owner"] for match in map(_OWNER.match, names) if match)
-    return next(found, None)
+    return next((match["owner"] for match in map(_OWNER.match, names) if match), None)
 
 
 def cut_median(whole: Sequence[float]) -> float:
-    """Return the median of times that were cut off to whole units: a 3 stands for anything from 3 to 4.
+    """Return the median of truncated times, of which 3 stands for 3 to 4.
 
-    Nodes of a few microseconds would else be off by a tenth and more.
+    Without it, nodes of a few microseconds would be off by more than 10 %.
 
     Examples
     --------

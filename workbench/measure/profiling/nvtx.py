@@ -1,4 +1,4 @@
-"""Ranges that NVIDIA's profilers show beside the kernels, and the command lines that profile one engine with them."""
+"""NVTX ranges for NVIDIA's profilers, and command lines that profile one engine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from workbench.engine.names import is_backend, unknown_backend
 
 RANGE = "workbench"
 TOOLS = ("nsys", "ncu")
-# both record only between torch.cuda.profiler.start and stop: loading and warming up are left out
+# both record only between torch.cuda.profiler.start and stop, without loading and warm-up
 _COMMANDS = {
     "nsys": ("nsys", "profile", "--trace=cuda,nvtx,osrt,cudnn,cublas", "--capture-range=cudaProfilerApi",
              "--capture-range-end=stop", "--force-overwrite=true"),
@@ -25,19 +25,19 @@ _COMMANDS = {
 
 
 def nvtx_reason() -> str | None:
-    """Return why ranges are not recorded here, None where they are."""
+    """Return why NVTX ranges are unavailable, or None."""
     try:
         import torch
     except ImportError:
-        return "NVTX ranges are made through torch, which is not installed"
+        return "NVTX ranges require torch, which is not installed"
     if not torch.cuda.is_available():
-        return "NVTX ranges are for NVIDIA's profilers, and torch finds no CUDA device here"
+        return "NVTX ranges require a CUDA device, and torch finds none"
     return None
 
 
 @contextlib.contextmanager
 def annotated(name: str) -> Iterator[str | None]:
-    """Put an NVTX range around a block; where there is no CUDA device do nothing, and give the reason.
+    """Put an NVTX range around a block; yield the reason if NVTX is unavailable.
 
     Examples
     --------
@@ -59,7 +59,7 @@ def annotated(name: str) -> Iterator[str | None]:
 
 @contextlib.contextmanager
 def captured() -> Iterator[None]:
-    """Let a profiler that waits for it record the block alone; without a CUDA device do nothing."""
+    """Start and stop the CUDA profiler around a block; do nothing without a CUDA device."""
     if nvtx_reason() is not None:
         yield
         return
@@ -75,7 +75,7 @@ def captured() -> Iterator[None]:
 
 
 def annotate_calls(call: Callable[[], Any], name: str, *, calls: int) -> str | None:
-    """Call ``calls`` times, each in a numbered range within one named ``workbench``; return why there were none."""
+    """Call ``calls`` times in numbered ranges within one named ``workbench``; return the reason without ranges."""
     with captured(), annotated(RANGE) as missing:
         for number in range(calls):
             with annotated(f"{name}, call {number}"):
@@ -99,32 +99,31 @@ def nsight_command(
 ) -> str:
     """Return the command line that profiles one engine with NVIDIA's Nsight Systems or Nsight Compute.
 
-    ``python -m workbench.measure.profiling.replay`` is one process that loads the artifact, warms up and makes a few
-    calls within NVTX ranges; only those are recorded. A study's own processes would fill the trace with the calls of
-    all arms.
+    ``python -m workbench.measure.profiling.replay`` loads the artifact, warms up and makes a few calls in NVTX ranges;
+    only those are recorded.
 
     Parameters
     ----------
     artifact : path
-        The folder of an artefact.
+        Folder of an artifact.
     tool : str
-        ``nsys`` for the timeline of a call, ``ncu`` for the counters of every kernel (each is run many times).
+        ``nsys`` for a timeline, ``ncu`` for the counters of every kernel (by replay).
     task : str, optional
-        What the artefact was made for: torch's backends need it.
+        Task of the artifact, required by torch's backends.
     trust : bool
-        Let torch's backends run code that the artefact names.
+        Allow torch's backends to run code that the artifact names.
     output : path
-        Of the report, without its ending.
+        Report file without its suffix.
 
     Raises
     ------
     ConfigError
-        If an argument is wrong.
+        If an argument is not valid.
 
     Examples
     --------
-    >>> print(nsight_command("artefacts/int8", backend="onnxruntime", batch_size=8, calls=5))  # doctest: +SKIP
-    nsys profile --trace=cuda,nvtx,osrt,cudnn,cublas ... python -m workbench.measure.profiling.replay artefacts/int8 ...
+    >>> print(nsight_command("artifacts/int8", backend="onnxruntime", batch_size=8, calls=5))  # doctest: +SKIP
+    nsys profile --trace=cuda,nvtx,osrt,cudnn,cublas ... python -m workbench.measure.profiling.replay artifacts/int8 ...
     """
     folder = require_path("nsight_command: artifact", artifact)
     if tool not in TOOLS:

@@ -1,4 +1,4 @@
-"""Times of nodes as ONNX Runtime's own profiler writes them."""
+"""Node times by ONNX Runtime's profiler."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from workbench.measure.profiling.op_kinds import is_product
 
 WARM_CALLS = 3
 LAUNCHES = (
-    "on a GPU the times of nodes are those of their launching, as ONNX Runtime's profiler sees it: the kernels' own "
-    "stand in a trace of nsys (workbench.measure.nsight_command)"
+    "node times on a GPU are launch times, because ONNX Runtime's profiler does not see kernels; use nsys "
+    "(workbench.measure.nsight_command)"
 )
-# They hold the nodes inside, which are told on their own.
+# their inner nodes have own events
 _CONTAINERS = frozenset({"If", "Loop", "Scan"})
 _SUFFIX = "_kernel_time"
 _NAMES = {
@@ -35,12 +35,12 @@ _GRAPHS = {"QuantizeLinear": "float32 to int8", "DequantizeLinear": "int8 to flo
 
 
 def observe(session: Any, source: ModelSource, arrays: Arrays, calls: int, owners: Mapping[str, str]) -> ProfiledCalls:
-    """Run ``calls`` calls in a second session with the profiler on, and return the nodes of them.
+    """Run ``calls`` calls in a second session with the profiler, and return their nodes.
 
-    ``owners`` are names of layers by the digest of their weight.
+    ``owners`` maps digests of weights to layer names.
     """
     path, folder = require_onnx(source, "onnxruntime"), TemporaryFolder()
-    # Nodes are fused and renamed while the model loads; which ones they were stands in the graph that comes of it.
+    # loading fuses and renames nodes; the optimized graph holds the original names
     written = None if too_large(onnx_files(str(path))) else folder.path / "rewritten.onnx"
     try:
         opened = session.profiling(folder.path / "profile", write=written)
@@ -51,11 +51,11 @@ def observe(session: Any, source: ModelSource, arrays: Arrays, calls: int, owner
     events = json.loads(file.read_text(encoding="utf-8"))
     outputs, stored = _graph(written)
     names = LayerNames(path, owners)
-    nodes = tuple(_node(key, found, names, outputs, stored) for key, found in by_node(events, calls).items())
+    nodes = tuple(_node(key, runs, names, outputs, stored) for key, runs in by_node(events, calls).items())
     notes = (LAUNCHES,) if session.device != "cpu" else ()
 
     def write_trace(target: Path) -> None:
-        _ = folder  # keeps the file until here
+        _ = folder  # keep the file alive
         target.write_bytes(file.read_bytes())
 
     return ProfiledCalls(nodes, tuple(ms[-calls:]), write_trace, notes)
@@ -72,20 +72,20 @@ def _run(opened: Any, source: ModelSource, arrays: Arrays, calls: int) -> list[f
 
 
 def by_node(events: list[dict[str, Any]], calls: int) -> dict[tuple[str, str], list[list[dict[str, Any]]]]:
-    """Return for each node its events in each of the last ``calls`` calls, in the order of computation."""
+    """Return the events of each node per call, for the last ``calls`` calls in the order of computation."""
     runs = sorted((e for e in events if e.get("name") == "model_run"), key=lambda e: e["ts"])[-calls:]
     starts = [run["ts"] for run in runs]
-    found: dict[tuple[str, str], list[list[dict[str, Any]]]] = defaultdict(lambda: [[] for _ in runs])
+    nodes: dict[tuple[str, str], list[list[dict[str, Any]]]] = defaultdict(lambda: [[] for _ in runs])
     for event in sorted((e for e in events if e.get("cat") == "Node"), key=lambda e: e["ts"]):
         place = bisect.bisect_right(starts, event["ts"]) - 1
         op = event["args"].get("op_name", "")
         if place >= 0 and event["name"].endswith(_SUFFIX) and op not in _CONTAINERS:
-            found[event["name"].removesuffix(_SUFFIX), op][place].append(event)
-    return dict(found)
+            nodes[event["name"].removesuffix(_SUFFIX), op][place].append(event)
+    return dict(nodes)
 
 
 def _graph(path: Path | None) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-    """Return what each node of the rewritten graph gives and takes, by its name."""
+    """Return outputs and inputs of each node of the optimized graph, by name."""
     if path is None or not path.is_file():
         return {}, {}
     import onnx
@@ -106,9 +106,9 @@ def _node(
     given = inputs.get(node, ())
     called = [node.removeprefix("fused ").removesuffix("_nchwc"), *outputs.get(node, ())]
     layer = owner_of(given) or names.of(called, product=is_product(op))
-    if layer is None and not names.has(called):  # a node that the runtime put in: it prepares or completes a layer
+    if layer is None and not names.has(called):  # a node that the runtime inserted belongs to the layer of its inputs
         layer = names.of(given)
-    # a node in a loop runs several times in a call, and every time is cut off
+    # a node in a loop runs several times in a call, and every time is truncated
     ms = cut_median([sum(e["dur"] for e in events) + (len(events) - 1) / 2 for events in runs if events]) / 1e3
     shapes = first.get("output_type_shape") or [{}]
     shape = next(iter(shapes[0].values()), None)

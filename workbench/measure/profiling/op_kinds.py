@@ -1,4 +1,4 @@
-"""What the operators of all runtimes are, by their names: products, roundings and copies, and the rest."""
+"""Classify operators of all runtimes by name: products, precision changes, moves, and others."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _PRODUCT = re.compile(
 _CHANGES = re.compile(
     r"quantize|^cast|^convert|reorder|^memcpy|_to_copy|(^|::)to$|choose_qparams|subgraph_convert", re.IGNORECASE
 )
-# ONNX Runtime's names of what computes in integers: QLinearConv, QLinearAdd, DynamicQuantizeMatMul
+# integer operators of ONNX Runtime: QLinearConv, QLinearAdd, DynamicQuantizeMatMul
 _INTEGERS = re.compile(r"^(QLinear|DynamicQuantize(?!Linear))")
 _NORM = re.compile(r"norm", re.IGNORECASE)
 _POOL = re.compile(r"pool|mean|reduce|softmax|sum$|argmax|topk", re.IGNORECASE)
@@ -27,7 +27,7 @@ KINDS = ("product", "precision change", "norm", "reduction", "moves", "elementwi
 
 
 def kind_of(op: str) -> str:
-    """Return what an operator does, one of :data:`KINDS`, by the name that its runtime gives it.
+    """Return the kind of an operator, one of :data:`KINDS`, by its runtime's name.
 
     Examples
     --------
@@ -46,15 +46,15 @@ def is_product(op: str) -> bool:
 
 
 def is_precision_change(op: str) -> bool:
-    """Return whether an operator only turns numbers into another type or layout."""
+    """Return whether an operator only converts type or layout."""
     return kind_of(op) == "precision change"
 
 
 def is_rounding(op: str) -> bool:
-    """Return whether an operator of torch rounds for simulated quantization."""
+    """Return whether an operator of torch is fake quantization."""
     return bool(_SIMULATED.search(op))
 
 
 def bytes_each(precision: str) -> float:
-    """Return the bytes of one number in a precision, those of float32 for an unknown one."""
+    """Return the bytes of one number in a precision, 4 for an unknown one."""
     return _BYTES.get(precision, 4.0)

@@ -1,4 +1,4 @@
-"""Times of nodes as OpenVINO counts them (PERF_COUNT)."""
+"""Node times by OpenVINO's performance counters (PERF_COUNT)."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from workbench.measure.profiling.op_kinds import is_product
 WARM_CALLS = 3
 LOADS = 5
 AVERAGES = (
-    "OpenVINO keeps one average for each node, over all calls and in whole microseconds: ms is the median over {loads} "
-    "loads of the mean of their calls behind the first ones"
+    "OpenVINO counts one average per node over all calls, in whole microseconds: ms is the median over {loads} loads "
+    "of the mean without warm-up calls"
 )
-LAID_OUT = "OpenVINO tells how long nodes take and not when they began: in the trace they stand one behind the other"
+LAID_OUT = "OpenVINO counts durations without start times: the trace shows the nodes sequentially"
 _KIND = re.compile(r"_(f32|f16|bf16|i8|u8|i4|u4|i32|u32|i64|f64|f8\w+|boolean)$", re.IGNORECASE)
 _NAMES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "i8": "int8", "u8": "int8", "i4": "int4",
           "u4": "int4", "i32": "int32", "i64": "int64", "f64": "float64", "boolean": "bool"}  # fmt: skip
@@ -32,11 +32,10 @@ _IDLE = frozenset({"Input", "Parameter", "Constant", "Const", "Output", "Result"
 
 
 def observe(session: Any, source: ModelSource, arrays: Arrays, calls: int, owners: Mapping[str, str]) -> ProfiledCalls:
-    """Run ``calls`` calls in models compiled once more with counters, and return their nodes.
+    """Run ``calls`` calls in models compiled with counters, and return their nodes.
 
-    One slow call spoils an average, and sessions of one model differ: the calls are spread over a few loads.
-
-    ``owners`` are names of layers by the digest of their weight.
+    The calls are spread over a few loads, because one slow call spoils an average, and sessions of one model differ.
+    ``owners`` maps digests of weights to layer names.
     """
     path = require_onnx(source, "openvino")
     loads = min(LOADS, calls)
@@ -46,8 +45,8 @@ def observe(session: Any, source: ModelSource, arrays: Arrays, calls: int, owner
     try:
         for _ in range(loads):
             compiled = session.counting(len(arrays[0]))
-            infos, found = _load(session, compiled, source, arrays, each)
-            ms += found
+            infos, call_ms = _load(session, compiled, source, arrays, each)
+            ms += call_ms
             for name, (_, mean) in infos.items():
                 us[name].append(mean)
     except Exception as error:
@@ -68,24 +67,24 @@ def observe(session: Any, source: ModelSource, arrays: Arrays, calls: int, owner
 def _load(
     session: Any, compiled: Any, source: ModelSource, arrays: Arrays, calls: int
 ) -> tuple[dict[str, tuple[Any, float]], list[float]]:
-    """Return the nodes of one load that ran, each with its mean in microseconds, and the ms of every call."""
+    """Return the executed nodes of one load with their mean in microseconds, and the ms of every call."""
     request, outputs = compiled.create_infer_request(), range(len(source.io.outputs))
     _run(session, request, arrays, outputs, WARM_CALLS)
     before = {info.node_name: info for info in request.get_profiling_info()}
     ms = _run(session, request, arrays, outputs, calls)
-    found = {}
+    nodes = {}
     for info in request.get_profiling_info():
         first = before.get(info.node_name)
-        # an average below a microsecond reads as if the node had not run
+        # an average below one microsecond has the status of a node that was not executed
         ran = any(str(one.status).endswith("EXECUTED") for one in (info, first) if one is not None)
         if ran and info.node_type not in _IDLE:
             before_us = 0.0 if first is None else _us(first)
-            found[info.node_name] = info, mean_behind(before_us, _us(info), WARM_CALLS, calls)
-    return found, ms
+            nodes[info.node_name] = info, mean_behind(before_us, _us(info), WARM_CALLS, calls)
+    return nodes, ms
 
 
 def _run(session: Any, request: Any, arrays: Arrays, outputs: range, calls: int) -> list[float]:
-    """Return ms of calls that do what the session's own do."""
+    """Return the ms of calls that do the same work as those of the session."""
     ms = []
     for _ in range(calls):
         begun = time.perf_counter()
@@ -102,9 +101,9 @@ def _us(info: Any) -> float:
 
 
 def mean_behind(before_us: float, after_us: float, warm: int, calls: int) -> float:
-    """Return the mean in microseconds of the last ``calls`` calls, from averages over the first and over all of them.
+    """Return the mean in microseconds of the last ``calls`` calls, from averages over the warm-up and over all calls.
 
-    Both are cut off to whole numbers: half a microsecond is what is missing on average.
+    Both averages are truncated, by half a microsecond on average.
 
     Examples
     --------
@@ -131,7 +130,7 @@ def _node(
 
 
 def _graph(compiled: Any) -> tuple[dict[str, list[str]], dict[str, tuple[int, ...]]]:
-    """Return the nodes of the file that each node of the compiled graph was made of, and its output's shape."""
+    """Return the original nodes of each node of the compiled graph, and its output shape."""
     origin, shapes = {}, {}
     for op in compiled.get_runtime_model().get_ops():
         name, info = op.get_friendly_name(), op.get_rt_info()

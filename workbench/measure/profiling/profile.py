@@ -1,9 +1,8 @@
-"""Where a call's time goes, layer by layer: one schema for torch, ONNX Runtime and OpenVINO."""
+"""Profile a variant layer by layer, in one schema for torch, ONNX Runtime and OpenVINO."""
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,11 +27,7 @@ from workbench.timing.settling import run_for, warm_until_steady
 if TYPE_CHECKING:
     from workbench.compress.variant import Variant
 
-_PROFILERS = {
-    **dict.fromkeys(MODULE_BACKENDS, "profile_torch"),
-    "onnxruntime": "profile_onnxruntime",
-    "openvino": "profile_openvino",
-}
+_BACKENDS = (*MODULE_BACKENDS, "onnxruntime", "openvino")
 _PLAIN_S, _FAST = 0.2, 0.1
 
 
@@ -48,33 +43,32 @@ def profile(
     trace: str | Path | None = None,
     **options: Any,
 ) -> Profile:
-    """Run a variant with its runtime's own profiler and return the time of every node, by layer.
+    """Profile a variant with its runtime's own profiler and return the time of every node with its layer.
 
-    torch's backends run under torch.profiler, ONNX Runtime writes the times of its nodes, OpenVINO counts them. What
-    runs is loaded with the settings that are timed elsewhere, once without and once with the profiler.
+    torch.profiler for torch's backends, the session profiler of ONNX Runtime, the performance counters of OpenVINO. The
+    variant is loaded with the same settings as for timing, once without and once with the profiler.
 
     Parameters
     ----------
     variant : Variant
-        What to run.
+        Variant to profile.
     inputs : optional
-        A batch in the structure the model takes; by default ``batch_size`` examples of the task.
+        A batch in the structure of the model's inputs; by default ``batch_size`` examples of the task.
     backend : str
-        ``torch-eager``, ``onnxruntime``, ``openvino``, or another backend of torch, of whose compiled code the profiler
-        sees little.
+        ``torch-eager``, ``onnxruntime``, ``openvino``, or another backend of torch, with few details for compiled code.
     precision : str
         As in :class:`InferenceConfig`.
     calls : int
-        Calls to profile, behind a few that are dropped.
+        Profiled calls, after warm-up.
     trace : path, optional
-        Also write a trace in Chrome's format (``.json``), which https://ui.perfetto.dev opens.
+        Write a trace in Chrome's format (``.json``) for https://ui.perfetto.dev.
     **options
         Further options of :class:`InferenceConfig`, such as ``graph_optimization="none"``.
 
     Raises
     ------
     ConfigError, BackendUnavailable, ExportError, EngineError
-        If an argument is wrong, or the variant cannot run there.
+        If an argument is not valid, or the variant cannot run on the backend.
 
     Examples
     --------
@@ -83,30 +77,18 @@ def profile(
     """
     target = _check(variant, inputs, batch_size, backend, calls, trace)
     batch = batch_size if inputs is None else size_of(inputs)
-    config = config_of(
-        {
-            "backend": backend,
-            "batch_size": batch,
-            "threads": threads,
-            "precision": precision,
-            "verify": False,
-            **options,
-        }
-    )
+    base = {"backend": backend, "batch_size": batch, "threads": threads, "precision": precision, "verify": False}
+    config = config_of({**base, **options})
     source = source_from_variant(variant, onnx=takes_onnx(backend), batch=batch)
     if source.io.batch not in (None, batch):
-        raise ConfigError(
-            f"profile: {source.label} runs batches of {source.io.batch} only, got {batch}. Give batch_size="
-            f"{source.io.batch}."
-        )
-    found = variant.task.examples(batch) if inputs is None else inputs
-    arrays = [np.ascontiguousarray(leaf) for leaf in leaves(to_numpy(found))]
+        raise ConfigError(f"profile: batch_size must be {source.io.batch} for {source.label}, got {batch}.")
+    examples = variant.task.examples(batch) if inputs is None else inputs
+    arrays = [np.ascontiguousarray(leaf) for leaf in leaves(to_numpy(examples))]
     session = load(backend, source, config)[0]
     watch = LoadMonitor(gpu=runs_on_gpu(session.placement))
     try:
         plain = _plain(session, arrays)
-        observe = importlib.import_module(f"workbench.measure.{_PROFILERS[backend]}").observe
-        observed: ProfiledCalls = observe(session, source, arrays, calls, weight_owners(variant.module))
+        observed = _observer(backend)(session, source, arrays, calls, weight_owners(variant.module))
         plain += _plain(session, arrays)
         disturbed = watch.lap().reasons
         if target is not None:
@@ -119,7 +101,7 @@ def profile(
             device=session.device,
             batch_size=batch,
             threads=session.threads,
-            asked=config.precision.compute,
+            requested=config.precision.compute,
             precision=getattr(session, "precision", "float32"),
             quantized=variant.quantized,
             calls=calls,
@@ -142,28 +124,37 @@ def _check(variant: Any, inputs: Any, batch_size: Any, backend: Any, calls: Any,
     from workbench.compress.variant import Variant
 
     if not isinstance(variant, Variant):
-        raise ConfigError(f"profile takes a Variant, got {given(variant)}. wb.Variant.original(task) makes one.")
+        raise ConfigError(f"profile: variant must be a Variant, got {given(variant)}. Write wb.Variant.original(task).")
     require_int("profile: batch_size", batch_size)
     require_int("profile: calls", calls)
     if inputs is not None and batch_size != 1:
-        raise ConfigError(f"profile: inputs have a batch size of their own; leave out batch_size={batch_size}.")
+        raise ConfigError(f"profile: inputs set the batch size; leave out batch_size={batch_size}.")
     if backend == "auto":
-        raise ConfigError(
-            "profile: backend 'auto' would hide what is profiled: name the engine, such as 'onnxruntime'."
-        )
+        raise ConfigError("profile: backend must name one engine, such as 'onnxruntime', got 'auto'.")
     if not isinstance(backend, str) or not is_backend(backend):
         raise ConfigError(f"profile: {unknown_backend(backend)}")
-    if backend not in _PROFILERS:
-        raise ConfigError(f"profile: {backend!r} has no profiler that is read here; there are {', '.join(_PROFILERS)}.")
+    if backend not in _BACKENDS:
+        raise ConfigError(f"profile: backend must be one of {', '.join(_BACKENDS)}, got {backend!r}.")
     if trace is None:
         return None
     if not isinstance(trace, str | Path) or Path(trace).suffix != ".json":
-        raise ConfigError(f"profile: trace must be the name of a .json file, got {given(trace)}.")
+        raise ConfigError(f"profile: trace must be a .json file name, got {given(trace)}.")
     return Path(trace)
 
 
+def _observer(backend: str) -> Callable[..., ProfiledCalls]:
+    """Import the profiler of a backend together with its runtime."""
+    if backend == "onnxruntime":
+        from workbench.measure.profiling.onnxruntime import observe
+    elif backend == "openvino":
+        from workbench.measure.profiling.openvino import observe
+    else:
+        from workbench.measure.profiling.torch import observe
+    return observe
+
+
 def _plain(session: Any, arrays: list[Any]) -> list[float]:
-    """Return ms of calls without the profiler; median over two such blocks around the profiled calls."""
+    """Return the ms of calls without the profiler."""
 
     def call() -> None:
         session.run(arrays)
@@ -173,19 +164,11 @@ def _plain(session: Any, arrays: list[Any]) -> list[float]:
 
 
 def _rows(nodes: Iterable[NodeTime]) -> Iterable[LayerTime]:
-    known = list(nodes)
-    total = sum(node.ms for node in known) or 1.0
-    for one in known:
-        yield LayerTime(
-            one.layer or one.node.removeprefix("node_"),
-            one.op,
-            one.ms,
-            one.ms / total,
-            one.precision,
-            one.provider,
-            one.shape,
-            one.node,
-        )
+    every = list(nodes)
+    total = sum(node.ms for node in every) or 1.0
+    for one in every:
+        layer = one.layer or one.node.removeprefix("node_")
+        yield LayerTime(layer, one.op, one.ms, one.ms / total, one.precision, one.provider, one.shape, one.node)
 
 
 def _counted(variant: Variant) -> dict[str, Any]:

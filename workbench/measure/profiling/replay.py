@@ -16,7 +16,7 @@ _WARM_CALLS = 10
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Do it: 0 where the calls were made, 2 where the artefact cannot be run."""
+    """Return 0 after the calls, 2 if the artifact cannot run."""
     arguments = _parser().parse_args(argv)
     try:
         missing = _replay(arguments)
@@ -24,26 +24,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"{error}\n")
         return 2
     if missing is not None:
-        sys.stderr.write(f"{arguments.calls} calls were made without ranges: {missing}.\n")
+        sys.stderr.write(f"{arguments.calls} calls without ranges: {missing}.\n")
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m workbench.measure.profiling.replay", description=__doc__)
-    parser.add_argument("artifact", help="folder of an artefact")
+    parser.add_argument("artifact", help="artifact folder")
     parser.add_argument("--backend", required=True)
     parser.add_argument("--batch-size", type=int, default=1)
-    parser.add_argument("--device", help="such as cuda or cpu")
+    parser.add_argument("--device", help="cuda or cpu")
     parser.add_argument("--precision", default="float32")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--calls", type=int, default=20)
-    parser.add_argument("--task", help="what the artefact was made for, which torch's backends need")
-    parser.add_argument("--trust", action="store_true", help="let torch's backends run code that the artefact names")
+    parser.add_argument("--task", help="task of the artifact, required by torch's backends")
+    parser.add_argument(
+        "--trust", action="store_true", help="allow torch's backends to run code that the artifact names"
+    )
     return parser
 
 
 def _replay(arguments: argparse.Namespace) -> str | None:
-    """Return why no ranges were made, None where they were."""
+    """Return why no ranges were recorded, or None."""
     build = None
     if arguments.task is not None:
         from workbench.tasks.load import load_task

@@ -1,4 +1,4 @@
-"""What a profile holds: a row for each node that a runtime ran, beside the calls without the profiler."""
+"""The profile of a variant: a row per executed node, and the calls without the profiler."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LayerTime:
-    """One node of what the runtime runs.
+    """One executed node.
 
     Attributes
     ----------
     layer : str
-        The module that it belongs to; the node's own name where it belongs to none.
+        The module of the node; without one, the node's own name.
     op : str
-        The runtime's word for what it does: ``Conv``, ``aten::conv2d``, ``FullyConnected``.
+        The runtime's operator name: ``Conv``, ``aten::conv2d``, ``FullyConnected``.
     ms : float
-        Milliseconds per call: the median over calls, or the mean where the runtime keeps no more (OpenVINO).
+        ms per call: median over calls (OpenVINO: mean).
     share : float
-        Of the sum of all rows, from 0 to 1.
+        Share of the sum of all rows, 0 to 1.
     precision : str or None
-        What it computes in, None where the runtime does not say.
+        Compute precision, None if unknown.
     provider : str
-        Where it runs: an execution provider or a device.
+        Execution provider or device.
     shape : tuple of int or None
-        Of its first output, where known.
+        Shape of the first output, if known.
     node : str
-        The runtime's own name of it.
+        The runtime's own node name.
     """
 
     layer: str
@@ -51,28 +51,30 @@ class LayerTime:
 
 @dataclass(frozen=True)
 class Profile:
-    """The rows of one variant on one engine; see :func:`workbench.profile`.
+    """Profile of one variant on one engine; see :func:`workbench.profile`.
 
     Attributes
     ----------
     rows : tuple of LayerTime
-        In the order of computation.
+        Nodes in the order of computation.
     plain_ms : float
-        Median of a call without the profiler, before and after the profiled ones.
+        Median of calls without the profiler, before and after the profiled ones.
     fast_ms : float
-        What a tenth of those calls stay below: how long one takes that nothing disturbs.
+        10th percentile of those calls, an estimate of undisturbed calls.
     profiled_ms : float
-        Median of a call with it.
+        Median of profiled calls.
+    requested, precision : str
+        Requested and actual compute precision.
     work : tuple of LayerWork
-        What the layers compute and touch, counted on the torch module; empty where that cannot be counted.
+        Operations and memory of the layers, counted on the torch module; empty if they cannot be counted.
     modules : frozenset of str
-        The names of all layers of the module.
+        Names of all layers of the module.
     fallbacks : tuple of str
-        What runs elsewhere than asked.
+        Fallbacks of device or provider.
     disturbed : tuple of str
-        What else had the cores meanwhile; empty where the times are to be trusted.
+        Disturbances of the machine; empty for reliable times.
     trace : Path or None
-        The file for chrome://tracing or Perfetto.
+        Trace file for chrome://tracing or Perfetto.
     """
 
     task: str
@@ -81,7 +83,7 @@ class Profile:
     device: str
     batch_size: int
     threads: int
-    asked: str
+    requested: str
     precision: str
     quantized: bool
     calls: int
@@ -99,20 +101,20 @@ class Profile:
 
     @property
     def total_ms(self) -> float:
-        """The sum of the rows."""
+        """Sum of the rows."""
         return sum(row.ms for row in self.rows)
 
     @property
     def overhead_ms(self) -> float:
-        """What the profiler itself adds to a call."""
+        """Overhead of the profiler per call."""
         return self.profiled_ms - self.plain_ms
 
     @property
     def outside_ms(self) -> float:
-        """At least so much of a call lies outside of all rows: Python, launching, copying, waiting for threads.
+        """Lower bound of the time outside of all rows: Python, launches, copies, waiting for threads.
 
-        Rows are lengthened by the profiler, so that it may be more; and it is taken from the fastest plain calls, since
-        medians of single nodes do not see the moments in which something else has the cores, and that of calls does.
+        A lower bound because the profiler lengthens rows. It uses the fast plain calls, because the median of calls
+        includes moments with load of other processes, which medians of single nodes do not.
         """
         return max(0.0, self.fast_ms - self.total_ms)
 
@@ -121,27 +123,27 @@ class Profile:
         return self._grouped("layer", "op")
 
     def by_op(self) -> pd.DataFrame:
-        """Return a row per kind of operator, the longest first: op, ms, share, precision, nodes."""
+        """Return a row per operator, the longest first: op, ms, share, precision, nodes."""
         return self._grouped("op")
 
     def frame(self) -> pd.DataFrame:
-        """Return the rows as a frame, in the order of computation."""
+        """Return the rows as a frame in the order of computation."""
         import pandas as pd
 
         columns = list(LayerTime.__dataclass_fields__)
         return pd.DataFrame([[getattr(row, name) for name in columns] for row in self.rows], columns=columns)
 
-    def _grouped(self, key: str, *joined: str) -> pd.DataFrame:
+    def _grouped(self, key: str, *texts: str) -> pd.DataFrame:
         groups = self.frame().groupby(key, sort=False)
-        found = groups[["ms", "share"]].sum()
-        for number, name in enumerate((*joined, "precision")):
-            found.insert(0 if name in joined else 2 + number, name, groups[name].agg(_words))
-        found["nodes"] = groups.size()
-        return found.sort_values("ms", ascending=False, kind="stable").reset_index()
+        table = groups[["ms", "share"]].sum()
+        for number, name in enumerate((*texts, "precision")):
+            table.insert(0 if name in texts else 2 + number, name, groups[name].agg(_unique))
+        table["nodes"] = groups.size()
+        return table.sort_values("ms", ascending=False, kind="stable").reset_index()
 
     def __str__(self) -> str:
         return profile_text(self)
 
 
-def _words(values: Iterable[str | None]) -> str:
+def _unique(values: Iterable[str | None]) -> str:
     return ", ".join(dict.fromkeys(value for value in values if value))

@@ -1,4 +1,4 @@
-"""Profiles and their comparisons as text."""
+"""Format profiles and their comparisons as text."""
 
 from __future__ import annotations
 
@@ -8,37 +8,37 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from workbench.measure.profiling.rows import Profile
 
-_MOST, _WIDEST = 15, 34
+_MAX_ROWS, _MAX_WIDTH = 15, 34
 
 
 def profile_text(profile: Profile) -> str:
-    """Return a table of the longest rows, with the sum, the plain call and the profiler's share below."""
+    """Return a table of the longest rows, with sum, plain call and profiler overhead below."""
     rows = sorted(profile.rows, key=lambda row: -row.ms)
     lines = [head_of(profile), ""]
     lines += table(
         ("layer", "op", "ms", "share", "precision", "provider"),
         [
             (row.layer, row.op, f"{row.ms:.4f}", f"{100 * row.share:.1f} %", row.precision or "-", row.provider)
-            for row in rows[:_MOST]
+            for row in rows[:_MAX_ROWS]
         ],
         right=(2, 3),
     )
-    if len(rows) > _MOST:
-        rest = sum(row.ms for row in rows[_MOST:])
-        lines.append(f"... and {len(rows) - _MOST} more: {rest:.4f} ms")
+    if len(rows) > _MAX_ROWS:
+        rest = sum(row.ms for row in rows[_MAX_ROWS:])
+        lines.append(f"... and {len(rows) - _MAX_ROWS} more: {rest:.4f} ms")
     notes = [*profile.notes, *disturbed_of(profile)]
     return "\n".join([*lines, "", *sums_of(profile), *(f"note: {note}" for note in notes)])
 
 
 def disturbed_of(profile: Profile) -> list[str]:
-    """Return that the times are not to be trusted, where that is so."""
+    """Return a note for a disturbed profile."""
     if not profile.disturbed:
         return []
-    return [f"disturbed: {', '.join(profile.disturbed)}. Profile {profile.label!r} again on a quiet machine."]
+    return [f"disturbed: {', '.join(profile.disturbed)}. Profile {profile.label!r} again on an idle machine."]
 
 
 def head_of(profile: Profile) -> str:
-    """Return what was profiled, in one line."""
+    """Return variant, engine and settings in one line."""
     return (
         f"{profile.task}, {profile.label} on {profile.backend} ({profile.device}), batch {profile.batch_size}, "
         f"{profile.threads} thread{'s' if profile.threads != 1 else ''}, {profile.calls} calls"
@@ -46,17 +46,17 @@ def head_of(profile: Profile) -> str:
 
 
 def sums_of(profile: Profile) -> list[str]:
-    """Return the sum of the rows beside the calls with and without the profiler."""
+    """Return the sum of the rows, and the calls with and without the profiler."""
     extra = 100 * profile.overhead_ms / profile.plain_ms
     return [
         f"sum of {len(profile.rows)} rows  {profile.total_ms:.4f} ms",
-        f"a call, plain     {profile.plain_ms:.4f} ms (the fastest tenth {profile.fast_ms:.4f} or less)",
-        f"a call, profiled  {profile.profiled_ms:.4f} ms (the profiler adds {extra:+.0f} %)",
+        f"plain call        {profile.plain_ms:.4f} ms (10th percentile {profile.fast_ms:.4f} ms)",
+        f"profiled call     {profile.profiled_ms:.4f} ms ({extra:+.0f} % profiler overhead)",
     ]
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> list[str]:
-    """Return lines of a table whose columns are as wide as their longest cell; long ones are cut in the middle.
+    """Return the lines of a table; long cells are cut in the middle.
 
     Examples
     --------
@@ -73,8 +73,8 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequenc
     return [line(heads), "  ".join("-" * width for width in widths), *map(line, cells)]
 
 
-def _cut(word: str) -> str:
-    if len(word) <= _WIDEST:
-        return word
-    half = (_WIDEST - 1) // 2
-    return f"{word[:half]}…{word[-half:]}"
+def _cut(text: str) -> str:
+    if len(text) <= _MAX_WIDTH:
+        return text
+    half = (_MAX_WIDTH - 1) // 2
+    return f"{text[:half]}…{text[-half:]}"

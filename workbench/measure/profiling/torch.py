@@ -1,4 +1,4 @@
-"""Times of operators as torch.profiler sees them, by the module that calls them. Imports torch."""
+"""Operator times by torch.profiler, per module. Imports torch."""
 
 from __future__ import annotations
 
@@ -28,18 +28,15 @@ WARM_CALLS = 3
 _REMARKS = "USDT:"
 _CALL, _LAYER = "workbench call", "workbench layer: "
 COMPILED = (
-    "{backend} runs compiled code, and torch.profiler sees only what of it are operators of torch: the rest of a call "
-    "is outside of the rows, and no row knows its layer"
+    "{backend} runs compiled code: torch.profiler sees only torch operators, without their layers, and the rest of a "
+    "call is outside of the rows"
 )
-OPERATORS = (
-    "torch.profiler stops at every operator and the ones inside it, which lengthens short ones: their sum may be above "
-    "the plain time of a call"
-)
+OPERATORS = "torch.profiler has overhead per operator: the sum of the rows may exceed the time of a plain call"
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """One operator that a call ran: its layer as far as hooks tell, and its milliseconds."""
+class _Operator:
+    """One executed operator with the layer by module hooks and its ms."""
 
     op: str
     layer: str
@@ -49,7 +46,7 @@ class _Seen:
 def observe(session: Any, source: ModelSource, arrays: Arrays, calls: int, owners: Mapping[str, str]) -> ProfiledCalls:
     """Run ``calls`` calls under torch.profiler and return the outermost operators of each layer.
 
-    ``owners`` is not needed: modules are asked for their names as they run.
+    ``owners`` is unused, because hooks report the names of modules.
     """
     module, device = session.module, session.device
     inner = getattr(module, "module", module) if type(module).__name__ == "HalfPrecisionModule" else module
@@ -76,8 +73,8 @@ def observe(session: Any, source: ModelSource, arrays: Arrays, calls: int, owner
     except Exception as error:
         raise EngineError(f"torch.profiler cannot follow {source.label}: {first_line(error)}") from error
     events: Any = profiler.events()  # type: ignore[no-untyped-call]
-    found = [event for event in events or [] if event.name == _CALL]
-    runs = [list(operators(event, "" if compiled else None, device)) for event in found]
+    roots = [event for event in events or [] if event.name == _CALL]
+    runs = [list(operators(event, "" if compiled else None, device)) for event in roots]
     nodes = _nodes(runs, facts, session, _graph_layers(inner))
     notes = (COMPILED.format(backend=session.words),) if compiled else (OPERATORS,)
 
@@ -89,7 +86,7 @@ def observe(session: Any, source: ModelSource, arrays: Arrays, calls: int, owner
 
 @contextlib.contextmanager
 def _recorded(module: nn.Module) -> Iterator[None]:
-    """Put a range of the profiler around every module while it runs."""
+    """Put a profiler range around every module while it runs."""
     ranges: list[Any] = []
 
     def enter(name: str) -> None:
@@ -104,53 +101,53 @@ def _recorded(module: nn.Module) -> Iterator[None]:
 
 
 def _outputs(session: Any, module: nn.Module, arrays: Arrays) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Return dtype and shape of what every module gives, by its name."""
-    found: dict[str, tuple[str, tuple[int, ...]]] = {}
+    """Return dtype and shape of the output of every module, by name."""
+    outputs: dict[str, tuple[str, tuple[int, ...]]] = {}
 
     def leave(name: str, out: Any) -> None:
         if isinstance(out, torch.Tensor):
-            found[name] = str(out.dtype).removeprefix("torch."), tuple(out.shape)
+            outputs[name] = str(out.dtype).removeprefix("torch."), tuple(out.shape)
 
     with layer_hooks(module, lambda _name: None, leave):
         session.run(arrays)
-    return found
+    return outputs
 
 
-def operators(event: Any, layer: str | None, device: str) -> Iterator[_Seen]:
-    """Yield the outermost operators within an event, in the order in which they began.
+def operators(event: Any, layer: str | None, device: str) -> Iterator[_Operator]:
+    """Yield the outermost operators within an event by start time.
 
-    Where ``layer`` is None the module has not begun: what turns arrays into tensors and back is left out.
+    A ``layer`` of None is outside of the module: conversions between arrays and tensors are left out.
     """
     for child in sorted(event.cpu_children, key=lambda one: one.time_range.start):
         if child.name.startswith(_LAYER):
             yield from operators(child, child.name.removeprefix(_LAYER), device)
         elif "::" in child.name and layer is not None:
             us = child.device_time_total if device.startswith("cuda") else child.cpu_time_total
-            yield _Seen(child.name, layer, us / 1e3)
+            yield _Operator(child.name, layer, us / 1e3)
         else:
             yield from operators(child, layer, device)
 
 
 def _nodes(
-    runs: list[list[_Seen]],
+    runs: list[list[_Operator]],
     facts: Mapping[str, tuple[str, tuple[int, ...]]],
     session: Any,
     graph: list[tuple[str, str]],
 ) -> Iterator[NodeTime]:
-    """Yield a node for every operator of a call, named as torch.export would name it: relu, relu_1, relu_2."""
+    """Yield a node for every operator of a call, named as by torch.export: relu, relu_1, relu_2."""
     times: dict[tuple[str, str, int], list[float]] = defaultdict(list)
     names: dict[tuple[str, str, int], str] = {}
     for run in runs:
         counted: Counter[tuple[str, str]] = Counter()
         named: Counter[str] = Counter()
         layers = _aligned(run, graph)
-        for seen, layer in zip(run, layers, strict=True):
-            key = (seen.op, layer, counted[seen.op, layer])
-            counted[seen.op, layer] += 1
-            short = seen.op.rpartition("::")[2]
+        for one, layer in zip(run, layers, strict=True):
+            key = (one.op, layer, counted[one.op, layer])
+            counted[one.op, layer] += 1
+            short = one.op.rpartition("::")[2]
             names.setdefault(key, f"{short}_{named[short]}" if named[short] else short)
             named[short] += 1
-            times[key].append(seen.ms)
+            times[key].append(one.ms)
     for (op, layer, number), values in times.items():
         dtype, shape = facts.get(layer, (session.precision, None))
         main = number == 0 and shape is not None
@@ -160,17 +157,17 @@ def _nodes(
         )  # fmt: skip
 
 
-def _aligned(run: list[_Seen], graph: list[tuple[str, str]]) -> list[str]:
-    """Return the layer of every operator: what hooks saw, or that of the captured graph's node in the same place."""
-    if graph and [seen.op.rpartition("::")[2] for seen in run] == [op for op, _ in graph]:
+def _aligned(run: list[_Operator], graph: list[tuple[str, str]]) -> list[str]:
+    """Return the layer of every operator: that of the captured graph's node at the same index, else by hooks."""
+    if graph and [one.op.rpartition("::")[2] for one in run] == [op for op, _ in graph]:
         return [layer for _, layer in graph]
-    return [seen.layer for seen in run]
+    return [one.layer for one in run]
 
 
 def _graph_layers(module: nn.Module) -> list[tuple[str, str]]:
     """Return the operators of a captured graph in order with their layers, empty for other modules.
 
-    A rounding that says none belongs to the layer behind which it stands, else to the one before which it does.
+    A quantizer without a layer belongs to that of its input, else to that of its user.
     """
     if not isinstance(module, fx.GraphModule):
         return []

@@ -1,4 +1,4 @@
-"""Large matrix products in every library that is installed: the peak throughput of that library."""
+"""Large matrix products in every installed library, for the peak throughput of each."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Call = Callable[[], object]
 
 @dataclass(frozen=True)
 class Product:
-    """A product of two square matrices; ``opened`` gives the call in a context that frees its memory at the end."""
+    """A product of two square matrices; ``opened`` yields the call in a context that frees its memory."""
 
     precision: str
     library: str
@@ -25,15 +25,15 @@ class Product:
 
 
 def products_of(precision: str, side: int, threads: int, device: str) -> list[Product]:
-    """Return the product of two matrices of ``side`` x ``side`` in each library that has it in that precision."""
-    found = []
+    """Return a product of ``side`` x ``side`` matrices for each library that supports the precision."""
+    opened: list[tuple[str, Callable[[], AbstractContextManager[Call]]]] = []
     if precision != "int8":
-        found.append(("torch", lambda: _torch(precision, side, threads, device)))
+        opened.append(("torch", lambda: _torch(precision, side, threads, device)))
     if device == "cpu" and precision in ("float32", "int8") and _installed("onnx", "onnxruntime"):
-        found.append(("onnxruntime", lambda: _onnxruntime(precision, side, threads)))
+        opened.append(("onnxruntime", lambda: _onnxruntime(precision, side, threads)))
     if device == "cpu" and _installed("openvino"):
-        found.append(("openvino", lambda: _openvino(precision, side, threads)))
-    return [Product(precision, library, 2 * side**3, opened) for library, opened in found]
+        opened.append(("openvino", lambda: _openvino(precision, side, threads)))
+    return [Product(precision, library, 2 * side**3, context) for library, context in opened]
 
 
 def _installed(*names: str) -> bool:
@@ -104,7 +104,7 @@ def _openvino(precision: str, side: int, threads: int) -> Iterator[Call]:
 
 
 def _openvino_model(openvino: Any, precision: str, side: int) -> Any:
-    """Return a product; in int8 both operands are rounded, which OpenVINO turns into one of integers."""
+    """Return a product; for int8 both operands are quantized, and OpenVINO computes in integers."""
     ops = importlib.import_module("openvino.opset13")
     rng = np.random.default_rng(1)
     x = ops.parameter([side, side], openvino.Type.f32)

@@ -1,4 +1,4 @@
-"""What this machine reaches at best: operations per second by precision, and bytes copied, measured and kept."""
+"""Measure and cache the peaks of this machine: GEMM throughput by precision, and copy bandwidth."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from workbench.timing.settling import run_for
 PRECISIONS = ("float32", "bfloat16", "float16", "int8")
 SIDES = {"cpu": 1536, "cuda": 8192}
 _BLOCK_S = 0.1
-_LEAST_BLOCKS = 3
-_LEAST_COPY, _TIMES_CACHE = 256 * 2**20, 4
+_MIN_BLOCKS = 3
+_MIN_COPY, _TIMES_CACHE = 256 * 2**20, 4
 
 
 @dataclass(frozen=True)
 class Peak:
-    """The fastest of large matrix products in one precision, and the library that computed it."""
+    """GEMM throughput of a library in one precision."""
 
     precision: str
     gflops: float
@@ -41,18 +41,18 @@ class Peak:
 
 @dataclass(frozen=True)
 class MachinePeaks:
-    """What a machine reaches at best on some threads; see :func:`workbench.measure_peaks`.
+    """Peaks of a machine for a number of threads; see :func:`workbench.measure_peaks`.
 
     Attributes
     ----------
     peaks : tuple of Peak
         The best library of each precision.
     tried : tuple of Peak
-        All that were measured.
+        All measured peaks.
     copy_gb_s : float
-        Billions of bytes per second that a copy of an array much larger than the cache reads and writes together.
+        Bandwidth of a copy of an array much larger than the cache, reads plus writes (10^9 bytes/s).
     notes : tuple of str
-        Why a precision is missing.
+        Reasons for missing precisions, and disturbances.
 
     Examples
     --------
@@ -72,23 +72,23 @@ class MachinePeaks:
     notes: tuple[str, ...] = ()
 
     def of(self, precision: str) -> Peak | None:
-        """Return the peak of a precision, None where it was not measured."""
+        """Return the peak of a precision, None if it was not measured."""
         return next((peak for peak in self.peaks if peak.precision == precision), None)
 
     def ridge(self, precision: str) -> float | None:
-        """Return the operations per byte from which on arithmetic is the limit and no longer memory."""
+        """Return the operations per byte at which memory-bound work becomes compute-bound."""
         peak = self.of(precision)
         return None if peak is None else peak.gflops / self.copy_gb_s
 
     def roof(self, intensity: float, precision: str) -> float | None:
-        """Return the most GFLOP/s that work of this many operations per byte can reach."""
+        """Return the attainable GFLOP/s at an intensity in operations per byte."""
         peak = self.of(precision)
         return None if peak is None else min(peak.gflops, intensity * self.copy_gb_s)
 
     def __str__(self) -> str:
-        reached = [f"{p.precision} {p.gflops:,.0f} GFLOP/s ({p.library})" for p in self.peaks]
-        words = f"{', '.join(reached)}; copy {self.copy_gb_s:.1f} GB/s; {self.threads} threads on {self.device}"
-        return "\n".join([f"{words} of {self.machine}, {self.measured}", *(f"note: {note}" for note in self.notes)])
+        peaks = [f"{p.precision} {p.gflops:,.0f} GFLOP/s ({p.library})" for p in self.peaks]
+        head = f"{', '.join(peaks)}; copy {self.copy_gb_s:.1f} GB/s; {self.threads} threads on {self.device}"
+        return "\n".join([f"{head} of {self.machine}, {self.measured}", *(f"note: {note}" for note in self.notes)])
 
 
 def measure_peaks(
@@ -100,28 +100,27 @@ def measure_peaks(
     keep: bool = True,
     progress: ProgressCallback = ignore_progress,
 ) -> MachinePeaks:
-    """Measure large matrix products in every precision that this machine computes natively, and a large copy.
+    """Measure large matrix products in every native precision of this machine, and a large copy.
 
-    Each installed library computes them (torch, ONNX Runtime, OpenVINO), and the fastest is the peak: no roof that a
-    model can reach through another library.
+    The peak is the fastest of the installed libraries (torch, ONNX Runtime, OpenVINO).
 
     Parameters
     ----------
     threads : int, optional
-        By default those of an engine: the physical cores that this process may use.
+        By default those of an engine: the physical cores allowed for this process.
     precisions : sequence of str
-        Of float32, bfloat16, float16 and int8. What the processor only emulates is left out, with a note.
+        Of float32, bfloat16, float16 and int8. Emulated precisions are left out with a note.
     budget_s : float
-        Seconds for all; each product runs a few times even so.
+        Seconds in total; each product has a minimum of a few calls.
     device : str
-        ``cpu``, or ``cuda`` where torch finds one.
+        ``cpu`` or ``cuda``.
     keep : bool
-        Write the result into the cache (``WORKBENCH_CACHE``), where charts and explanations find it.
+        Write the result into the cache (``WORKBENCH_CACHE``) for charts and explanations.
 
     Raises
     ------
     ConfigError, BackendUnavailable
-        If an argument cannot be used, or there is no such device.
+        If an argument is not valid, or the device is missing.
 
     Examples
     --------
@@ -129,39 +128,39 @@ def measure_peaks(
     float32 180 GFLOP/s (openvino), bfloat16 350 GFLOP/s (openvino), ...; copy 21.3 GB/s; 2 threads on cpu of ...
     """
     count = default_threads() if threads is None else require_int("measure_peaks: threads", threads)
-    wanted = _check(precisions, budget_s, device)
+    requested = _check(precisions, budget_s, device)
     if device == "cuda":
         _require_cuda()
-    native, notes = _native(wanted, device)
+    native, notes = _native(requested, device)
     products = [product for name in native for product in products_of(name, SIDES[device], count, device)]
     if not products:
         raise BackendUnavailable(
-            f"measure_peaks: no installed library computes {', '.join(wanted)} on this {device} ({'; '.join(notes)})."
+            f"measure_peaks: no installed library computes {', '.join(requested)} on {device} ({'; '.join(notes)})."
         )
-    share, tried, watch = budget_s / (len(products) + 1), [], LoadMonitor(gpu=device != "cpu")
+    share, tried, monitor = budget_s / (len(products) + 1), [], LoadMonitor(gpu=device != "cpu")
     for number, product in enumerate(products):
-        progress(Progress("peaks", number, len(products) + 1, f"{product.precision} by {product.library}"))
+        progress(Progress("peaks", number, len(products) + 1, f"{product.precision} with {product.library}"))
         try:
             tried.append(Peak(product.precision, _gflops(product, share), product.library))
-        except Exception as error:  # noqa: BLE001 - a library may lack a kernel; the others still tell the peak
-            notes.append(f"{product.precision} by {product.library}: {first_line(error)}")
+        except Exception as error:  # noqa: BLE001 - a library may lack a kernel
+            notes.append(f"{product.precision} with {product.library}: {first_line(error)}")
     progress(Progress("peaks", len(products), len(products) + 1, "copying memory"))
     copied = _copy_gb_s(count, share, device)
-    notes += [f"disturbed: {reason}. Measure it again on a quiet machine." for reason in watch.lap().reasons]
+    notes += [f"disturbed: {reason}. Re-run on an idle machine." for reason in monitor.lap().reasons]
     progress(Progress("peaks", len(products) + 1, len(products) + 1))
     best = [max((p for p in tried if p.precision == name), key=lambda p: p.gflops, default=None) for name in native]
     today = datetime.date.today().isoformat()
-    found = MachinePeaks(
+    peaks = MachinePeaks(
         tuple(peak for peak in best if peak is not None), tuple(tried), copied, count, device, describe_machine(),
         fingerprint_id(), today, tuple(notes),
     )  # fmt: skip
     if keep:
-        write_json(_path(count, device), asdict(found), indent=1)
-    return found
+        write_json(_path(count, device), asdict(peaks), indent=1)
+    return peaks
 
 
 def cached_peaks(*, threads: int | None = None, device: str = "cpu") -> MachinePeaks | None:
-    """Return the peaks that were kept for this machine, these runtimes and that many threads, None without any."""
+    """Return the cached peaks of this machine, these runtime versions and a number of threads, or None."""
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
         text = _path(default_threads() if threads is None else threads, device).read_text(encoding="utf-8")
         values = json.loads(text)
@@ -186,20 +185,24 @@ def _require_cuda() -> None:
     import torch
 
     if not torch.cuda.is_available():
-        raise BackendUnavailable("measure_peaks: torch finds no CUDA device here (workbench doctor). Use device='cpu'.")
+        raise BackendUnavailable(
+            "measure_peaks: device='cuda' requires a CUDA device, and torch finds none. Use device='cpu'."
+        )
 
 
-def _native(wanted: Sequence[str], device: str) -> tuple[list[str], list[str]]:
-    """Return what the device computes in hardware, and a note for each that it does not."""
+def _native(requested: Sequence[str], device: str) -> tuple[list[str], list[str]]:
+    """Return the precisions that the device supports in hardware, and a note for each other one."""
     if device == "cuda":
-        missing = ["int8 is not measured on CUDA devices: no public product of torch"] if "int8" in wanted else []
-        return [name for name in wanted if name != "int8"], missing
+        missing = (
+            ["int8 is not measured on CUDA devices: torch has no public GEMM for it"] if "int8" in requested else []
+        )
+        return [name for name in requested if name != "int8"], missing
     native, notes = [], []
-    for name in wanted:
+    for name in requested:
         if name == "float32" or native_set(name) or (name == "int8" and this_machine().int8_dot):
             native.append(name)
         else:
-            notes.append(f"{name}: this CPU has no instructions for it, a runtime emulates it or takes float32")
+            notes.append(f"{name}: not supported by the instructions of this CPU")
     return native, notes
 
 
@@ -212,7 +215,7 @@ def _gflops(product: Product, budget_s: float) -> float:
 def _fastest_ms(call: Callable[[], object], budget_s: float) -> float:
     end = time.perf_counter() + budget_s
     best, blocks = math.inf, 0
-    while blocks < _LEAST_BLOCKS or time.perf_counter() < end:
+    while blocks < _MIN_BLOCKS or time.perf_counter() < end:
         best, blocks = min(best, *run_for(call, _BLOCK_S)), blocks + 1
     return best
 
@@ -223,7 +226,7 @@ def _copy_gb_s(threads: int, budget_s: float, device: str) -> float:
 
     from workbench.engine.process.threads import ThreadClaim
 
-    size = min(max(_LEAST_COPY, _TIMES_CACHE * _cache_bytes()), psutil.virtual_memory().available // 8)
+    size = min(max(_MIN_COPY, _TIMES_CACHE * _cache_bytes()), psutil.virtual_memory().available // 8)
     claim = ThreadClaim(threads)
     try:
         source = torch.ones(size // 4, device=device)
@@ -241,7 +244,7 @@ def _copy_gb_s(threads: int, budget_s: float, device: str) -> float:
 
 
 def _cache_bytes() -> int:
-    """Return the size of the last level of this CPU's cache, 0 where the system does not tell."""
+    """Return the size of the last-level cache in bytes, 0 if it is unknown."""
     units = {"K": 2**10, "M": 2**20}
     sizes = [0]
     for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):

@@ -1,4 +1,4 @@
-"""How near a model comes to what its machine allows: operations per byte, and the share of the roof above them."""
+"""Roofline points: arithmetic intensity, reached throughput, and its share of the machine's roof."""
 
 from __future__ import annotations
 
@@ -17,23 +17,21 @@ if TYPE_CHECKING:
     from workbench.measure.rooflines.work import LayerWork
 
 COUNTED = (
-    "bytes are the least that has to move: of every matrix product and convolution the weights once per call, the "
-    "values that it reads and writes once per sample; what is elementwise is taken to be fused into them"
+    "bytes are the minimum: weights of every matrix product and convolution once per call, inputs and outputs once per "
+    "sample; elementwise operators count as fused"
 )
-
-
-FROM_CACHE = "above the roof of memory: values stayed in the cache, which is faster"
-ABOVE = "above the measured peak: measure the peaks again on a quiet machine"
+FROM_CACHE = "above the memory roof: values stayed in the cache"
+ABOVE = "above the measured peak: measure the peaks again on an idle machine"
 
 
 @dataclass(frozen=True)
 class RooflinePoint:
-    """One variant on one engine, or one layer of it.
+    """Roofline point of a variant or a layer on one engine.
 
     Attributes
     ----------
     flop_per_sample : int
-        Two for a multiply-accumulate.
+        Operations, two per multiply-accumulate.
     weight_bytes : float
         Read once per call.
     activation_bytes_per_sample : float
@@ -41,15 +39,15 @@ class RooflinePoint:
     intensity : float
         Operations per byte at this batch size.
     gflops : float or None
-        Reached, None for a variant that was not run.
+        Reached throughput, None for a variant that was not run.
     roof_gflops : float or None
-        The most that the machine allows at this intensity and precision, None without a peak.
+        Attainable throughput at this intensity and precision, None without a peak.
     share : float or None
-        Reached of the roof: 0.4 is 40 %.
+        Reached over attainable throughput: 0.4 is 40 %.
     bound : str or None
-        ``memory`` below the ridge, ``compute`` above.
+        ``memory`` below the ridge point, ``compute`` above.
     note : str or None
-        Why a figure is missing, what was taken instead, or how a share can be above 1.
+        Reason for a missing figure, a substitute, or a share above 1.
     """
 
     name: str
@@ -67,31 +65,31 @@ class RooflinePoint:
     note: str | None = None
 
     def __str__(self) -> str:
-        reached = "not run" if self.gflops is None else f"{self.gflops:,.1f} GFLOP/s"
+        throughput = "not run" if self.gflops is None else f"{self.gflops:,.1f} GFLOP/s"
         of = "" if self.share is None else f", {100 * self.share:.0f} % of the {self.bound} roof"
-        return f"{self.name}: {self.intensity:.1f} flop/byte in {self.precision}, {reached}{of}"
+        return f"{self.name}: {self.intensity:.1f} flop/byte in {self.precision}, {throughput}{of}"
 
 
 def roofline(
     items: Any, peaks: MachinePeaks | None = None, *, batch_size: int = 1, layers: int | None = None
 ) -> tuple[RooflinePoint, ...]:
-    """Return where variants, profiles or the layers of profiles stand below the roof of this machine.
+    """Return roofline points of variants, profiles, or the layers of profiles.
 
     Parameters
     ----------
     items
         A :class:`Variant`, a :class:`Profile`, a list of them, or a mapping of names to them.
     peaks : MachinePeaks, optional
-        By default those that were kept here for the threads of the first profile.
+        By default the cached ones for the threads of the first profile.
     batch_size : int
-        Of variants; a profile has its own.
+        Batch size of variants; a profile has its own.
     layers : int, optional
-        Give the ``layers`` longest layers of every profile instead of the whole.
+        Return points for this many of the slowest layers of each profile instead of the whole.
 
     Raises
     ------
     ConfigError
-        If an item is something else, has no work that could be counted, or there are no peaks.
+        If an item is of another type or has no countable work, or there are no peaks.
 
     Examples
     --------
@@ -104,13 +102,13 @@ def roofline(
         require_int("roofline: layers", layers)
     named = list(_named(items))
     if not named:
-        raise ConfigError("roofline: there is no variant or profile in what was given. Give at least one.")
+        raise ConfigError("roofline: items must hold at least one variant or profile, got none.")
     first = next((item for _, item in named if isinstance(item, Profile)), None)
     if peaks is None:
         peaks = cached_peaks(threads=first.threads, device=first.device.partition(":")[0]) if first else cached_peaks()
     if not isinstance(peaks, MachinePeaks):
-        missing = "there are none kept for this machine" if peaks is None else f"got {given(peaks)}"
-        raise ConfigError(f"roofline: it needs peaks, and {missing}. Give peaks=wb.measure_peaks().")
+        value = "none in the cache" if peaks is None else given(peaks)
+        raise ConfigError(f"roofline: peaks must be MachinePeaks, got {value}. Use peaks=wb.measure_peaks().")
     points: list[RooflinePoint] = []
     for name, item in named:
         if isinstance(item, Profile) and layers is not None:
@@ -121,7 +119,7 @@ def roofline(
 
 
 def compute_precision(profile: Profile) -> str:
-    """Return the precision in which most of the time of the matrix products is spent."""
+    """Return the precision with the most time in matrix products."""
     spent: dict[str, float] = {}
     for row in profile.rows:
         if is_product(row.op) and row.precision:
@@ -144,7 +142,7 @@ def _named(items: Any) -> Iterator[tuple[str, Any]]:
         elif isinstance(item, Profile):
             yield str(name or f"{item.label}, {item.backend}"), item
         else:
-            raise ConfigError(f"roofline takes variants and profiles (wb.profile), got {given(item)}.")
+            raise ConfigError(f"roofline: items must be variants or profiles (wb.profile), got {given(item)}.")
 
 
 def _of_whole(name: str, item: Profile | Variant, peaks: MachinePeaks, batch_size: int) -> RooflinePoint:
@@ -152,7 +150,7 @@ def _of_whole(name: str, item: Profile | Variant, peaks: MachinePeaks, batch_siz
         return _point(name, item.work, compute_precision(item), item.batch_size, item.plain_ms, peaks)
     from workbench.measure.rooflines.work import layer_work
 
-    # what it computes in is the engine's matter; a quantized one is meant for integers
+    # the engine chooses the precision; a quantized variant is made for integers
     return _point(name, layer_work(item), "int8" if item.quantized else "float32", batch_size, None, peaks)
 
 
@@ -175,13 +173,13 @@ def _point(
     name: str, work: tuple[LayerWork, ...], precision: str, batch: int, ms: float | None, peaks: MachinePeaks
 ) -> RooflinePoint:
     if not work or not sum(layer.flop for layer in work):
-        raise ConfigError(f"roofline: {name} has no matrix product that could be counted on its torch module.")
+        raise ConfigError(f"roofline: {name} must have a matrix product that can be counted on its torch module.")
     each, flop = bytes_each(precision), sum(layer.flop for layer in work)
     weights, values = (sum(getattr(layer, part) for layer in work) * each for part in ("weights", "activations"))
     intensity = flop * batch / (weights + values * batch)
     kind, note = precision, None
     if peaks.of(precision) is None:
-        kind, note = "float32", f"no peak of {precision} was measured: held against that of float32"
+        kind, note = "float32", f"no peak of {precision} was measured: relative to float32"
     roof, ridge = peaks.roof(intensity, kind), peaks.ridge(kind)
     if roof is None:
         note = f"no peak of {precision} or float32 was measured"

@@ -1,4 +1,4 @@
-"""What each layer of a module computes and touches: operations, weights and activations, counted while it runs."""
+"""Count operations, weights and activations of each layer while a module runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from workbench.compress.variant import Variant
 
 WHOLE = "(model)"
-"""The layer of what a model computes in its own ``forward``."""
+"""Layer name of the operators in the model's own ``forward``."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,11 @@ class LayerWork:
     flop : int
         Operations per sample, two for a multiply-accumulate.
     weights : int
-        Stored numbers that it reads once per call, whatever the batch.
+        Stored numbers that it reads once per call.
     activations : int
-        Numbers per sample that it reads and writes, each once: what lies between two layers in a runtime that fuses
-        everything elementwise into them.
+        Numbers per sample that it reads and writes, each once, as in a runtime that fuses all elementwise operators.
     channels : (int, int) or None
-        Channels or features in and out; None where it multiplies no stored weights.
+        Channels or features in and out; None without stored weights.
     """
 
     layer: str
@@ -49,7 +48,7 @@ class LayerWork:
     channels: tuple[int, int] | None = None
 
     def intensity(self, batch_size: int, bytes_each: float) -> float:
-        """Return operations per byte moved, where every number takes ``bytes_each``.
+        """Return operations per byte for numbers of ``bytes_each`` bytes.
 
         Examples
         --------
@@ -59,15 +58,15 @@ class LayerWork:
         return self.flop * batch_size / self.bytes_moved(batch_size, bytes_each)
 
     def bytes_moved(self, batch_size: int, bytes_each: float) -> float:
-        """Return the bytes that one call reads and writes at least: weights once, activations for every sample."""
+        """Return the minimum bytes that one call moves: weights once, activations for every sample."""
         return (self.weights + self.activations * batch_size) * bytes_each
 
 
 def layer_work(variant: Variant) -> tuple[LayerWork, ...]:
-    """Return the work of the layers that multiply matrices or convolve, in the order of computation.
+    """Return the work of layers with matrix products or convolutions, in the order of computation.
 
-    Counted while the module runs on two samples, below its Python code, so that functional calls count too. Empty for
-    a module that does not compute with torch.
+    Counted on the dispatcher level while the module runs on two samples, so functional calls count too. Empty for a
+    module that does not compute with torch.
 
     Examples
     --------
@@ -77,7 +76,7 @@ def layer_work(variant: Variant) -> tuple[LayerWork, ...]:
     module, inputs = variant.module, variant.task.examples(2)
     counter = _Counter(module, batch_size(inputs))
     fast = torch.backends.mha.get_fastpath_enabled()
-    # The one kernel of a whole encoder layer hides its products, as do the fused attention kernels without gradients.
+    # the fast path and fused attention without gradients would hide their products
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         with open_recurrence(module), torch.enable_grad(), counter:
@@ -93,7 +92,7 @@ def layer_work(variant: Variant) -> tuple[LayerWork, ...]:
 
 @contextlib.contextmanager
 def layer_hooks(module: nn.Module, enter: Any, leave: Any, *, whole: bool = False) -> Iterator[None]:
-    """Call ``enter(name)`` before and ``leave(name, output)`` after every module inside runs, while the block lasts.
+    """Call ``enter(name)`` before and ``leave(name, output)`` after each submodule runs, within the block.
 
     With ``whole`` also around the module itself, whose name is empty.
     """
@@ -123,7 +122,7 @@ def _named(module: nn.Module, counter: _Counter) -> Iterator[None]:
 
 
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Adds up the products of the layer that runs; a product's stored operand is what came of stored tensors alone."""
+    """Adds up the products of the running layer; an operand derived from stored tensors only counts as a weight."""
 
     def __init__(self, module: nn.Module, samples: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -141,7 +140,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if given and len(stored) == len(given):
             for tensor in _tensors(out):
                 self._stored.add(_place(tensor))
-                self._kept.append(tensor)  # else its memory may be given to an activation
+                self._kept.append(tensor)  # otherwise an activation may get its memory
         count = _FLOP.get(func._overloadpacket)
         if count is not None:
             self._add(int(count(*args, **kwargs, out_val=out)), given, stored, out, args)
@@ -171,7 +170,7 @@ def _attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
     return int(sdpa_flop_count(query.shape, key.shape, value.shape))  # type: ignore[no-untyped-call]
 
 
-# torch's counter does not know the CPU's fused attention
+# torch's counter lacks the fused attention of the CPU
 _FLOP = {**flop_registry, torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
 
 
@@ -179,7 +178,7 @@ def _channels(stored: list[Tensor], args: Any) -> tuple[int, int] | None:
     weight = next((tensor for tensor in stored if tensor.ndim > 1), None)
     if weight is None:
         return None
-    if weight.ndim == 2:  # as a product takes it: [in, out]
+    if weight.ndim == 2:  # [in, out]
         return weight.shape[0], weight.shape[1]
     if len(args) < 9:
         return None
@@ -197,7 +196,7 @@ def _place(tensor: Tensor) -> int:
 
 
 class _Interpreter(fx.Interpreter):
-    """Runs a captured graph node by node, so that each product is counted for the module that it was captured from."""
+    """Runs a captured graph node by node, to count each product for its original module."""
 
     def __init__(self, module: fx.GraphModule, counter: _Counter) -> None:
         super().__init__(module)
@@ -212,7 +211,7 @@ class _Interpreter(fx.Interpreter):
 
 
 def module_names(module: nn.Module) -> frozenset[str]:
-    """Return the names of all layers of a module, those that it was captured from where it is a captured graph."""
+    """Return the names of all layers of a module; for a captured graph, those of the original module."""
     if isinstance(module, fx.GraphModule):
         return frozenset(filter(None, map(layer_of_node, module.graph.nodes)))
     return frozenset(name for name, _ in module.named_modules() if name)
