@@ -28,7 +28,6 @@ FULL = {"workbench/plots/charts": 23}
 
 BY_STRING = {
     "workbench.artifact.restore",
-    "workbench.measure.profiling.profile",
     "workbench.study.asking",
     "workbench.tasks.load",
 }

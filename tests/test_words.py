@@ -13,7 +13,7 @@ LEFT = {
     "core": 61,
     "engine": 182,
     "export": 29,
-    "measure": 174,
+    "measure": 75,
     "plots": 2,
     "present": 27,
     "report": 31,

@@ -32,13 +32,13 @@ from .engine.engine import OptimizedInferenceEngine as OptimizedInferenceEngine
 from .engine.inference_model import InferenceModel as InferenceModel, load_variant as load_variant
 from .engine.precision import Precision as Precision
 from .measure.accuracy.debug import debug_accuracy as debug_accuracy
+from .measure.bottlenecks.explanation import compare_profiles as compare_profiles, explain as explain
 from .measure.comparison.calls import time_calls as time_calls
 from .measure.comparison.compare import compare as compare
 from .measure.comparison.latency_cost import latency_cost as latency_cost
 from .measure.comparison.noise import measure_noise as measure_noise
 from .measure.loadgen.scenarios import run_scenario as run_scenario
 from .measure.loadgen.server_rate import find_server_rate as find_server_rate
-from .measure.profiling.explanation import compare_profiles as compare_profiles, explain as explain
 from .measure.profiling.profile import profile as profile
 from .measure.resources.allocations import trace_allocations as trace_allocations
 from .measure.resources.energy import measure_energy as measure_energy

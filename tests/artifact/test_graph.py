@@ -19,7 +19,7 @@ from workbench.artifact.graph import describe_graph, rebuild_graph
 from workbench.artifact.rebuild import load_module
 from workbench.artifact.structure import StructureError
 from workbench.core.errors import ArtifactError
-from workbench.measure.rooflines.work import module_names
+from workbench.measure.profiling.work import module_names
 
 MODES = {
     "static": wb.Quantize(),

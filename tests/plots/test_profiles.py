@@ -10,8 +10,8 @@ from paths import SUPPORT
 
 import workbench as wb
 from workbench.core.errors import ConfigError
+from workbench.measure.profiling.work import LayerWork
 from workbench.measure.rooflines.peaks import Peak
-from workbench.measure.rooflines.work import LayerWork
 from workbench.plots import figure_png
 
 MADE = runpy.run_path(str(SUPPORT / "profiles.py"))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from workbench.measure.profiling.rows import LayerTime, Profile
+from workbench.measure.profiling.work import LayerWork
 from workbench.measure.rooflines.peaks import MachinePeaks, Peak
-from workbench.measure.rooflines.work import LayerWork
 
 ROWS = [("stem", "Conv", 0.30), ("relu", "Relu", 0.10), ("body", "Conv", 0.50), ("head", "Gemm", 0.10)]
 WORK = [

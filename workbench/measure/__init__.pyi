@@ -1,15 +1,15 @@
 from .accuracy.debug import AccuracyReport as AccuracyReport, debug_accuracy as debug_accuracy
-from .comparison.calls import CallTime as CallTime, time_calls as time_calls
-from .comparison.compare import Comparison as Comparison, compare as compare
-from .comparison.noise import NoiseFloor as NoiseFloor, cached_noise as cached_noise, measure_noise as measure_noise
-from .loadgen.scenarios import ScenarioResult as ScenarioResult, run_scenario as run_scenario
-from .loadgen.server_rate import ServerRate as ServerRate, find_server_rate as find_server_rate
-from .profiling.explanation import (
+from .bottlenecks.explanation import (
     Explanation as Explanation,
     ProfileComparison as ProfileComparison,
     compare_profiles as compare_profiles,
     explain as explain,
 )
+from .comparison.calls import CallTime as CallTime, time_calls as time_calls
+from .comparison.compare import Comparison as Comparison, compare as compare
+from .comparison.noise import NoiseFloor as NoiseFloor, cached_noise as cached_noise, measure_noise as measure_noise
+from .loadgen.scenarios import ScenarioResult as ScenarioResult, run_scenario as run_scenario
+from .loadgen.server_rate import ServerRate as ServerRate, find_server_rate as find_server_rate
 from .profiling.nvtx import nsight_command as nsight_command
 from .profiling.profile import profile as profile
 from .profiling.rows import LayerTime as LayerTime, Profile as Profile

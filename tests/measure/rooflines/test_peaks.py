@@ -9,10 +9,10 @@ import pytest
 
 import workbench as wb
 from workbench.core.errors import BackendUnavailable, ConfigError
+from workbench.measure.profiling.work import LayerWork
 from workbench.measure.rooflines import peaks as module
 from workbench.measure.rooflines.peak_gemm import _openvino_model, products_of
 from workbench.measure.rooflines.peaks import cached_peaks, measure_peaks
-from workbench.measure.rooflines.work import LayerWork
 
 
 @pytest.fixture

@@ -172,6 +172,6 @@ def _rows(nodes: Iterable[NodeTime]) -> Iterable[LayerTime]:
 
 
 def _counted(variant: Variant) -> dict[str, Any]:
-    from workbench.measure.rooflines.work import layer_work, module_names
+    from workbench.measure.profiling.work import layer_work, module_names
 
     return {"work": layer_work(variant), "modules": module_names(variant.module)}

@@ -12,7 +12,7 @@ from workbench.measure.profiling.text import profile_text
 if TYPE_CHECKING:
     import pandas as pd
 
-    from workbench.measure.rooflines.work import LayerWork
+    from workbench.measure.profiling.work import LayerWork
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from workbench.engine.backends.base import ModelSource
 from workbench.export.capture import layer_of_node
 from workbench.measure.profiling.nodes import NodeTime, ProfiledCalls
 from workbench.measure.profiling.op_kinds import is_rounding
-from workbench.measure.rooflines.work import layer_hooks
+from workbench.measure.profiling.work import layer_hooks
 
 WARM_CALLS = 3
 _REMARKS = "USDT:"

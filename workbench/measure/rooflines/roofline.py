@@ -14,7 +14,7 @@ from workbench.measure.rooflines.peaks import MachinePeaks, cached_peaks
 
 if TYPE_CHECKING:
     from workbench.compress.variant import Variant
-    from workbench.measure.rooflines.work import LayerWork
+    from workbench.measure.profiling.work import LayerWork
 
 COUNTED = (
     "bytes are the minimum: weights of every matrix product and convolution once per call, inputs and outputs once per "
@@ -148,7 +148,7 @@ def _named(items: Any) -> Iterator[tuple[str, Any]]:
 def _of_whole(name: str, item: Profile | Variant, peaks: MachinePeaks, batch_size: int) -> RooflinePoint:
     if isinstance(item, Profile):
         return _point(name, item.work, compute_precision(item), item.batch_size, item.plain_ms, peaks)
-    from workbench.measure.rooflines.work import layer_work
+    from workbench.measure.profiling.work import layer_work
 
     # the engine chooses the precision; a quantized variant is made for integers
     return _point(name, layer_work(item), "int8" if item.quantized else "float32", batch_size, None, peaks)

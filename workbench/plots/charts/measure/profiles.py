@@ -13,7 +13,7 @@ from matplotlib.patches import Patch
 from workbench.core.checks import given, require_int
 from workbench.core.errors import ConfigError
 from workbench.core.format import plural, short
-from workbench.measure.profiling.explanation import ProfileComparison
+from workbench.measure.bottlenecks.explanation import ProfileComparison
 from workbench.measure.profiling.op_kinds import KINDS, kind_of
 from workbench.measure.profiling.rows import Profile
 from workbench.plots.drawing.figure import (

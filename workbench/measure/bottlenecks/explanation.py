@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from workbench.core.checks import given
 from workbench.core.errors import ConfigError
-from workbench.measure.profiling import bottlenecks as rules
-from workbench.measure.profiling.bottlenecks import Bottleneck
+from workbench.measure.bottlenecks import rules
+from workbench.measure.bottlenecks.rules import Bottleneck
 from workbench.measure.profiling.rows import Profile
 from workbench.measure.profiling.text import disturbed_of, head_of, table
 from workbench.measure.rooflines.peaks import MachinePeaks, cached_peaks

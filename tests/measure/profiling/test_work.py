@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from workbench.compress.variant import Variant
-from workbench.measure.rooflines.work import LayerWork, layer_work
+from workbench.measure.profiling.work import LayerWork, layer_work
 from workbench.tasks.task import Task
 
 PRODUCTS = ["stem", "inner1", "inner2", "down", "hidden", "head"]

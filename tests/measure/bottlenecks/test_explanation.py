@@ -9,8 +9,8 @@ from torch import nn
 import workbench as wb
 from workbench.compress.variant import Variant
 from workbench.core.errors import ConfigError
-from workbench.measure.profiling import bottlenecks
-from workbench.measure.rooflines.work import LayerWork
+from workbench.measure.bottlenecks import rules
+from workbench.measure.profiling.work import LayerWork
 from workbench.tasks.task import Task
 
 
@@ -62,17 +62,17 @@ def rules_of(explanation):
 
 def test_launch_bound_by_hand(made):
     rows = [(f"layer{i}", "Relu", 0.004) for i in range(10)]
-    found = bottlenecks.launch_bound(made["make_profile"](rows, plain_ms=0.1))
+    found = rules.launch_bound(made["make_profile"](rows, plain_ms=0.1))
     assert found.share == pytest.approx(1.0)
     assert "10 of 10 nodes take 10 µs or less, 0.04 ms" in found.text and "at least 0.06 ms" in found.text
-    assert bottlenecks.launch_bound(made["make_profile"]()) is None  # 0.2 of 1.2 ms outside
+    assert rules.launch_bound(made["make_profile"]()) is None  # 0.2 of 1.2 ms outside
     busy = made["make_profile"](plain_ms=9.0, disturbed=("other processes used 70 % of the cores",))
-    assert bottlenecks.launch_bound(busy) is None
+    assert rules.launch_bound(busy) is None
     words = str(wb.explain(busy))
     assert "disturbed: other processes used 70 %" in words
     assert "8 ms of a call (89 %) is outside of all nodes: launch overhead, or waiting" in words
-    assert bottlenecks.launch_bound(made["make_profile"](plain_ms=9.0, fast_ms=1.1)) is None  # one slow call in two
-    assert "nodes take" not in bottlenecks.launch_bound(made["make_profile"](plain_ms=2.0)).text
+    assert rules.launch_bound(made["make_profile"](plain_ms=9.0, fast_ms=1.1)) is None  # one slow call in two
+    assert "nodes take" not in rules.launch_bound(made["make_profile"](plain_ms=2.0)).text
 
 
 def test_a_small_net_with_one_sample_is_launch_bound(tiny):
@@ -83,14 +83,14 @@ def test_a_small_net_with_one_sample_is_launch_bound(tiny):
 def test_memory_bound_by_hand(made):
     work = [LayerWork("fc", flop=2_000_000, weights=1_000_000, activations=2_000, channels=(1000, 1000))]
     rows = [("fc", "Gemm", 0.4), ("relu", "Relu", 0.1)]
-    found = bottlenecks.memory_bound(made["make_profile"](rows, work=tuple(work)), made["make_peaks"]())
+    found = rules.memory_bound(made["make_profile"](rows, work=tuple(work)), made["make_peaks"]())
     assert found.share == pytest.approx(0.8)
     # 2 operations for 4 bytes, at a ridge of 5; 4.008 MB in 0.4 ms
     assert "fc has 10 % of its intensity and moves 10.0 of 20.0 GB/s" in found.text
     slow = made["make_profile"]([("fc", "Gemm", 4.0)], work=tuple(work))
-    assert bottlenecks.memory_bound(slow, made["make_peaks"]()) is None  # 1 GB/s: something else holds it up
-    assert bottlenecks.memory_bound(made["make_profile"](), made["make_peaks"]()) is None
-    assert bottlenecks.memory_bound(made["make_profile"](rows), None) is None
+    assert rules.memory_bound(slow, made["make_peaks"]()) is None  # 1 GB/s: something else holds it up
+    assert rules.memory_bound(made["make_profile"](), made["make_peaks"]()) is None
+    assert rules.memory_bound(made["make_profile"](rows), None) is None
 
 
 def test_a_large_product_of_one_sample_is_memory_bound(made):
@@ -105,10 +105,10 @@ def test_odd_channels_by_hand(made):
         LayerWork("body", 1, 1, 1, (13, 32)),
         LayerWork("head", 1, 1, 1, (32, 10)),
     ]
-    found = bottlenecks.odd_channels(made["make_profile"](work=tuple(work)))
+    found = rules.odd_channels(made["make_profile"](work=tuple(work)))
     assert found.share == pytest.approx(0.8)
     assert "body (13), stem (13)" in found.text and "2 layers with 80 %" in found.text
-    assert bottlenecks.odd_channels(made["make_profile"]()) is None  # 3 pixels in and 10 classes out are the task's
+    assert rules.odd_channels(made["make_profile"]()) is None  # 3 pixels in and 10 classes out are the task's
 
 
 def test_a_net_with_thirteen_channels_is_told_so():
@@ -119,9 +119,9 @@ def test_a_net_with_thirteen_channels_is_told_so():
 
 def test_precision_changes_by_hand(made):
     rows = [("stem", "QuantizeLinear", 0.2), ("stem", "Conv", 0.7), ("stem", "DequantizeLinear", 0.1)]
-    found = bottlenecks.precision_changes(made["make_profile"](rows))
+    found = rules.precision_changes(made["make_profile"](rows))
     assert found.share == pytest.approx(0.3) and "2 nodes" in found.text and "QuantizeLinear, Deq" in found.text
-    assert bottlenecks.precision_changes(made["make_profile"]()) is None
+    assert rules.precision_changes(made["make_profile"]()) is None
 
 
 def test_roundings_that_no_runtime_fused_are_found_with_the_float_products_between_them(tiny_int8):
@@ -132,13 +132,13 @@ def test_roundings_that_no_runtime_fused_are_found_with_the_float_products_betwe
 
 def test_fallback_by_hand(made):
     rows = [("a", "Conv", 0.8, "float32", "CUDAExecutionProvider"), ("b", "NonZero", 0.2)]
-    found = bottlenecks.fallback(made["make_profile"](rows, precision="float32", requested="float32"))
+    found = rules.fallback(made["make_profile"](rows, precision="float32", requested="float32"))
     assert found.share == pytest.approx(0.2)
     assert "1 node on CPUExecutionProvider instead of CUDAExecutionProvider (NonZero), 20 %" in found.text
-    found = bottlenecks.fallback(made["make_profile"](requested="float16"))
+    found = rules.fallback(made["make_profile"](requested="float16"))
     assert "computes in float32, requested was float16" in found.text
-    assert bottlenecks.fallback(made["make_profile"](requested="auto", precision="float32")) is None
-    assert bottlenecks.fallback(made["make_profile"]()) is None
+    assert rules.fallback(made["make_profile"](requested="auto", precision="float32")) is None
+    assert rules.fallback(made["make_profile"]()) is None
 
 
 def test_a_provider_that_takes_nothing_is_found(tiny):
@@ -149,37 +149,37 @@ def test_a_provider_that_takes_nothing_is_found(tiny):
 
 def test_simulated_int8_by_hand_and_in_torch(made, tiny_int8):
     rows = [("a", "quantized_decomposed::quantize_per_tensor", 0.25), ("a", "aten::conv2d", 0.75)]
-    found = bottlenecks.simulated(made["make_profile"](rows, backend="torch-eager", quantized=True))
+    found = rules.simulated(made["make_profile"](rows, backend="torch-eager", quantized=True))
     assert found.share == pytest.approx(0.25) and "25 % of the time is fake quantization" in found.text
-    assert bottlenecks.simulated(made["make_profile"](rows, backend="torch-eager")) is None
-    assert bottlenecks.simulated(made["make_profile"](rows, quantized=True)) is None
+    assert rules.simulated(made["make_profile"](rows, backend="torch-eager")) is None
+    assert rules.simulated(made["make_profile"](rows, quantized=True)) is None
     measured = wb.explain(wb.profile(tiny_int8, backend="torch-eager", threads=1, calls=5))
     assert "simulated" in rules_of(measured) and "precision changes" not in rules_of(measured)
 
 
 def test_float_products_by_hand(made):
     rows = [("a", "Conv", 0.5, "float32"), ("b", "QLinearConv", 0.5, "int8")]
-    found = bottlenecks.float_products(made["make_profile"](rows, quantized=True))
+    found = rules.float_products(made["make_profile"](rows, quantized=True))
     assert (
         found.share == pytest.approx(0.5) and "1 of 2 products of a quantized variant compute in float32" in found.text
     )
-    assert bottlenecks.float_products(made["make_profile"](rows)) is None
+    assert rules.float_products(made["make_profile"](rows)) is None
 
 
 def test_what_no_step_could_shorten(made):
     before = made["make_profile"]()
     rows = [("stem", "Conv", 0.1), ("relu", "Relu", 0.1), ("body", "Conv", 0.05)]
-    found = bottlenecks.untouched(before, made["make_profile"](rows, macs=before.macs // 4))
+    found = rules.untouched(before, made["make_profile"](rows, macs=before.macs // 4))
     assert "fell by 75 %, but 40 % of the time" in found.text and "(0.1 ms before, 0.1 ms after)" in found.text
-    assert bottlenecks.untouched(before, before) is None
+    assert rules.untouched(before, before) is None
 
 
 def test_layers_that_became_slower(made):
     rows = [("stem", "QLinearConv", 0.45), ("relu", "Relu", 0.1), ("body", "QLinearConv", 0.2), ("new", "Cast", 0.25)]
-    found = bottlenecks.slower_layers(made["make_profile"](), made["make_profile"](rows))
+    found = rules.slower_layers(made["make_profile"](), made["make_profile"](rows))
     assert found.share == pytest.approx(0.15)
     assert "1 layer slower" in found.text and "stem from 0.3 ms to 0.45 ms" in found.text
-    assert bottlenecks.slower_layers(made["make_profile"](rows), made["make_profile"]([("stem", "Conv", 0.46)])) is None
+    assert rules.slower_layers(made["make_profile"](rows), made["make_profile"]([("stem", "Conv", 0.46)])) is None
 
 
 def test_reasons_stand_with_the_largest_first_and_say_what_was_not_looked_for(made):

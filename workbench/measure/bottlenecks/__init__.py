@@ -1,0 +1,1 @@
+"""Explain profiles: bottleneck rules, and comparison of two profiles by layer."""
