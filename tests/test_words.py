@@ -12,7 +12,7 @@ LEFT = {
     "compress": 147,
     "core": 61,
     "engine": 182,
-    "export": 29,
+    "export": 0,
     "measure": 75,
     "plots": 2,
     "present": 27,

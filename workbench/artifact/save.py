@@ -29,7 +29,8 @@ from workbench.core.errors import ArtifactError, ExportError, first_line
 from workbench.core.machine import FINGERPRINT_LIBRARIES, library_versions, this_machine
 from workbench.export.capture import Captured, capture_dynamic, resize_batch
 from workbench.export.io import IOSpec, Tree, describe_tree, input_leaves
-from workbench.export.onnx import describe_io, export_onnx
+from workbench.export.module_io import describe_io
+from workbench.export.onnx import export_onnx
 from workbench.export.onnx_module import OnnxModule
 from workbench.export.quiet import quiet_export
 from workbench.tasks.trees import call_model, leaves

@@ -1,4 +1,4 @@
-"""How far two runtimes' outputs for the same inputs are apart. numpy only, never torch."""
+"""Compare the outputs of two runtimes for the same inputs. numpy only."""
 
 from __future__ import annotations
 
@@ -8,25 +8,27 @@ from typing import Any
 
 import numpy as np
 
+Array = np.ndarray[Any, Any]
+
 FLOAT_TOLERANCE = 1e-3
-"""Largest difference of a float model, as a share of the reference's largest value."""
+"""Largest difference of a float model, as a fraction of the reference's largest value."""
 
 QUANTIZED_ERROR = 0.1
-"""Largest root mean square error of a quantized model, as a share of the reference's own spread.
+"""Largest root mean square error of a quantized model, as a fraction of the reference's standard deviation.
 
-The reference is the simulation of the same integers, so only ties of rounding and the order of sums may differ: a few
-percent of the spread. Engines that were seen to compute something else were off by 15 % and more.
+The reference simulates the same integers, so only ties of rounding and the order of sums differ: a few percent. Engines
+that computed something else were off by 15 % and more.
 """
-_NARROW = 0.1
-"""A spread counts as at least this share of the reference's largest value: a constant has none."""
+_MIN_SPREAD = 0.1
+"""Lower bound of the standard deviation, as a fraction of the reference's largest value: a constant has none."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Agreement:
-    """How outputs compare with their reference.
+    """Comparison of outputs with their reference.
 
-    ``max_abs_diff`` in the outputs' own unit, ``share`` the same over the reference's largest absolute value,
-    ``problem`` says in words why they do not agree, or is None.
+    ``share`` is ``max_abs_diff`` over the reference's largest absolute value; ``problem`` is the reason if they differ
+    too much, or None.
     """
 
     max_abs_diff: float
@@ -35,20 +37,15 @@ class Agreement:
 
 
 def compare_outputs(
-    reference: Sequence[np.ndarray[Any, Any]],
-    outputs: Sequence[np.ndarray[Any, Any]],
-    *,
-    quantized: bool = False,
-    tolerance: float | None = None,
+    reference: Sequence[Array], outputs: Sequence[Array], *, quantized: bool = False, tolerance: float | None = None
 ) -> Agreement:
     """Compare flat outputs with the reference.
 
-    A float model agrees when the largest difference is at most ``tolerance`` (default 0.001) of the reference's
-    range. A quantized model is held to that only when ``tolerance`` is given; else it must be finite and its root
-    mean square error at most :data:`QUANTIZED_ERROR` of the reference's spread.
+    The largest difference may be ``tolerance`` (default 0.001) of the reference's largest value. For a quantized model
+    without ``tolerance``, the limit is a root mean square error of :data:`QUANTIZED_ERROR`.
     """
     if len(reference) != len(outputs):
-        return Agreement(float("inf"), float("inf"), f"{len(outputs)} outputs instead of {len(reference)}")
+        return _different(f"{len(outputs)} outputs instead of {len(reference)}")
     worst = Agreement(0.0, 0.0, None)
     for index, (want, got) in enumerate(zip(reference, outputs, strict=True)):
         one = _compare(np.asarray(want), np.asarray(got), quantized, tolerance)
@@ -57,37 +54,35 @@ def compare_outputs(
     return worst
 
 
-def _compare(
-    want: np.ndarray[Any, Any], got: np.ndarray[Any, Any], quantized: bool, tolerance: float | None
-) -> Agreement:
+def _different(problem: str) -> Agreement:
+    return Agreement(float("inf"), float("inf"), problem)
+
+
+def _compare(want: Array, got: Array, quantized: bool, tolerance: float | None) -> Agreement:
     if want.shape != got.shape:
-        return Agreement(
-            float("inf"), float("inf"), f"shape {list(got.shape)} instead of {list(want.shape)} for the same inputs"
-        )
+        return _different(f"shape {list(got.shape)} instead of {list(want.shape)} for the same inputs")
     if not want.size:
         return Agreement(0.0, 0.0, None)
     a, b = want.astype(np.float64), got.astype(np.float64)
     odd = ~np.isfinite(a)
     if not np.array_equal(odd, ~np.isfinite(b)):
-        return Agreement(float("inf"), float("inf"), "NaN or infinite where the reference is finite, or the reverse")
+        return _different("NaN or infinite values differ from the reference's")
     diff = np.where(odd, 0.0, a - np.where(odd, 0.0, b)) if odd.any() else a - b
     largest, scale = float(np.abs(diff).max()), float(np.abs(a[~odd]).max()) if not odd.all() else 0.0
     share = largest / scale if scale > 0 else (0.0 if largest == 0 else float("inf"))
     return Agreement(largest, share, _problem(a[~odd], diff[~odd], share, quantized, tolerance))
 
 
-def _problem(
-    reference: np.ndarray[Any, Any], diff: np.ndarray[Any, Any], share: float, quantized: bool, tolerance: float | None
-) -> str | None:
+def _problem(reference: Array, diff: Array, share: float, quantized: bool, tolerance: float | None) -> str | None:
     if tolerance is None and quantized:
         spread = float(reference.std()) if reference.size > 1 else float(np.abs(reference).max(initial=0.0))
         error = float(np.sqrt(np.mean(diff**2))) if diff.size else 0.0
-        spread = max(spread, _NARROW * float(np.abs(reference).max(initial=0.0)), 1e-12)
+        spread = max(spread, _MIN_SPREAD * float(np.abs(reference).max(initial=0.0)), 1e-12)
         if error <= QUANTIZED_ERROR * spread:
             return None
         return (
             f"root mean square error {error:.3g} from the simulation of the same integers, {error / spread:.0%} of its "
-            f"spread (allowed: {QUANTIZED_ERROR:.0%})"
+            f"standard deviation (allowed: {QUANTIZED_ERROR:.0%})"
         )
     limit = FLOAT_TOLERANCE if tolerance is None else tolerance
     if share <= limit:

@@ -1,7 +1,7 @@
-"""Find the sizes of the tables in which a graph looks its integer inputs up, as tokens in an embedding. Without torch.
+"""Find the sizes of embedding tables that integer inputs index. Torch-free.
 
-Runtimes disagree on others: torch refuses them, ONNX Runtime counts negative ones from the end, and OpenVINO answers
-with whatever lies there.
+Runtimes disagree on indices out of range: torch refuses them, ONNX Runtime counts negative ones from the end, and
+OpenVINO reads arbitrary memory.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ _SAME_VALUES = frozenset(
 
 
 def with_table_sizes(io: IOSpec, graph: Any) -> IOSpec:
-    """Return the io description with ``below`` for each input that an ONNX graph takes as places in a table.
+    """Return ``io`` with ``below`` set for each input that indexes a table of two or more dimensions.
 
-    Only tables of two and more dimensions count: from a list of numbers, places may be taken from the end on purpose.
+    One-dimensional tables do not count: negative indices may be intended there.
     """
     sizes: dict[str, int] = {}
-    for name, size in _looked_up(graph):
+    for name, size in _lookups(graph):
         sizes[name] = min(size, sizes.get(name, size))
     inputs = tuple(dataclasses.replace(spec, below=sizes.get(spec.name)) for spec in io.inputs)
     return dataclasses.replace(io, inputs=inputs)
 
 
-def _looked_up(graph: Any) -> Iterator[tuple[str, int]]:
-    """Yield the name of an input and the size of a table that it is looked up in."""
+def _lookups(graph: Any) -> Iterator[tuple[str, int]]:
+    """Yield each input that indexes a table, with the table's size."""
     shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     origins = {value.name: value.name for value in graph.input if value.name not in shapes}
     for node in graph.node:
-        if not node.input or not node.output:  # a file from elsewhere may hold anything; its runtime refuses it
+        if not node.input or not node.output:  # possible in foreign files; the runtime refuses it
             continue
         first = node.input[0]
         if node.op_type in _SAME_SHAPE and first in shapes:

@@ -1,4 +1,4 @@
-"""What a model takes and gives: names, dtypes, per-sample shapes and structure. numpy only, never torch."""
+"""Describe inputs and outputs of a model: names, dtypes, per-sample shapes and structure. numpy only."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from workbench.core.untrusted import require_line
 from workbench.tasks.trees import AttributeDict
 
 LAYER_KEY = "layer"
-"""The key of the metadata by which a node of an ONNX file names the module that it came from."""
+"""Metadata key of an ONNX node for the module that it comes from."""
 
 Tree = Any
 """A leaf, or a tuple, list or dict of trees."""
@@ -25,12 +25,18 @@ Tree = Any
 
 @dataclasses.dataclass(frozen=True)
 class TensorSpec:
-    """One input or output: ``shape`` is that of one sample, without the batch; None stands for any length.
+    """One input or output.
 
-    ``axes`` names such lengths, dimension by dimension, where the task does; it is empty where none has a name.
-    ``batch_dim`` is where the batch stands among all dimensions of an output, None if the output is one for the whole
-    batch; it is 0 for inputs. ``below`` is the size of a table in which the integers of an input are places, None if
-    they are none.
+    Attributes
+    ----------
+    shape
+        Shape of one sample, without the batch; None for a dynamic size.
+    axes
+        Names of the dynamic dimensions, by dimension; empty if none has a name.
+    batch_dim
+        Position of the batch dimension, None for an output without one; 0 for inputs.
+    below
+        Size of the embedding table that an integer input indexes, else None.
     """
 
     name: str
@@ -41,7 +47,7 @@ class TensorSpec:
     below: int | None = None
 
     def describe(self) -> str:
-        """Return the tensor as words, for error messages: ``"x: float32 [batch, 3, 32, 32]"``."""
+        """Return a description like ``"x: float32 [batch, 3, 32, 32]"``."""
         names = self.axes or (None,) * len(self.shape)
         dims = [(name or "any") if d is None else str(d) for d, name in zip(self.shape, names, strict=True)]
         if self.batch_dim is not None:
@@ -51,18 +57,18 @@ class TensorSpec:
 
 @dataclasses.dataclass(frozen=True)
 class IOSpec:
-    """The inputs and outputs of an exported model.
+    """Inputs and outputs of an exported model.
 
     Attributes
     ----------
     kind
-        Structure of the inputs: one tensor, a tuple of tensors (positional) or a dict (forward keywords).
+        Structure of the inputs: one tensor, a tuple of tensors (positional) or a dict (keywords of forward).
     inputs, outputs
-        The flat tensors in the order the runtime takes and gives them.
+        The flat tensors in the runtime's order.
     output_tree
-        The eager model's output structure as :func:`describe_tree` gives it.
+        Output structure of the torch module, from :func:`describe_tree`.
     batch
-        The only batch size the file runs, or None where the batch is dynamic.
+        The fixed batch size, or None for a dynamic batch.
     """
 
     kind: Literal["tensor", "tuple", "dict"]
@@ -73,46 +79,46 @@ class IOSpec:
 
     @property
     def dynamic_batch(self) -> bool:
-        """True where any batch size runs."""
+        """True if any batch size runs."""
         return self.batch is None
 
     @property
     def open_dims(self) -> list[dict[int, str]]:
-        """For each input, the dimensions that may have any size beside the batch, with their names; batch is 0."""
+        """Per input, the named dynamic dimensions besides the batch (dimension 0)."""
         return [{dim: name for dim, name in enumerate(spec.axes, 1) if name} for spec in self.inputs]
 
     @property
     def axes(self) -> tuple[str, ...]:
-        """Names of the dimensions that may have any size beside the batch, each once."""
+        """Unique names of the dynamic dimensions besides the batch."""
         return tuple(dict.fromkeys(name for dims in self.open_dims for name in dims.values()))
 
     @property
     def moves_batch(self) -> bool:
-        """Whether an output has its batch in another dimension than the first."""
+        """True if an output has the batch in another dimension than the first."""
         return any(spec.batch_dim for spec in self.outputs)
 
     def batch_first(self, outputs: Sequence[Any]) -> list[Any]:
-        """Return outputs as the file declares them, with the batch moved to the first dimension."""
+        """Return the runtime's outputs with the batch moved to the first dimension."""
         pairs = zip(self.outputs, outputs, strict=True)
         return [np.moveaxis(array, spec.batch_dim, 0) if spec.batch_dim else array for spec, array in pairs]
 
     def as_declared(self, outputs: Sequence[Any]) -> list[Any]:
-        """Return outputs with the batch where the file declares it: the inverse of :meth:`batch_first`."""
+        """Return outputs with the batch in the declared dimension: the inverse of :meth:`batch_first`."""
         pairs = zip(self.outputs, outputs, strict=True)
         return [np.moveaxis(array, 0, spec.batch_dim) if spec.batch_dim else array for spec, array in pairs]
 
     @property
     def input_names(self) -> tuple[str, ...]:
-        """Names of the inputs in the runtime's order."""
+        """Names of the inputs."""
         return tuple(spec.name for spec in self.inputs)
 
     @property
     def output_names(self) -> tuple[str, ...]:
-        """Names of the outputs in the runtime's order."""
+        """Names of the outputs."""
         return tuple(spec.name for spec in self.outputs)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the JSON-ready form kept in ``io.json``."""
+        """Return the content of ``io.json``."""
         return {
             "kind": self.kind,
             "inputs": [dataclasses.asdict(spec) for spec in self.inputs],
@@ -124,7 +130,7 @@ class IOSpec:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> IOSpec:
-        """Build from the content of ``io.json``; ArtifactError if it is not what :meth:`to_dict` returns."""
+        """Build from the content of ``io.json``; ArtifactError if it is not valid."""
         if values["kind"] not in ("tensor", "tuple", "dict"):
             raise ArtifactError(f"The kind of the inputs must be tensor, tuple or dict, got {given(values['kind'])}.")
         return cls(
@@ -137,13 +143,7 @@ class IOSpec:
 
     @classmethod
     def read(cls, path: str | Path) -> IOSpec:
-        """Read ``io.json``.
-
-        Raises
-        ------
-        ArtifactError
-            If the file is missing or is not what :meth:`to_dict` writes.
-        """
+        """Read ``io.json``; ArtifactError if it is missing or not valid."""
         try:
             return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
         except ArtifactError:
@@ -152,7 +152,7 @@ class IOSpec:
             raise ArtifactError(f"{path} does not describe a model's inputs and outputs: {error!r}.") from error
 
     def describe_inputs(self) -> str:
-        """Return the expected inputs as words, for error messages."""
+        """Return a description of the expected inputs, for error messages."""
         inner = "; ".join(spec.describe() for spec in self.inputs)
         return {"tensor": inner, "tuple": f"a tuple ({inner})", "dict": f"a dict {{{inner}}}"}[self.kind]
 
@@ -167,9 +167,9 @@ def _tensor_spec(values: Mapping[str, Any]) -> TensorSpec:
         for axis in values.get("axes", ())
     )
     if axes and len(axes) != len(shape):
-        raise ArtifactError(f"{name!r} has {len(shape)} dimensions and names of {len(axes)}.")
+        raise ArtifactError(f"{name!r} has {len(shape)} dimensions, but {len(axes)} names.")
     batch_dim = _size("The batch dimension", values.get("batch_dim", 0))
-    return TensorSpec(name, dtype, shape, axes, batch_dim, _size(f"The table's size of {name!r}", values.get("below")))
+    return TensorSpec(name, dtype, shape, axes, batch_dim, _size(f"The table size of {name!r}", values.get("below")))
 
 
 def _size(what: str, value: object) -> int | None:
@@ -186,7 +186,7 @@ def input_kind(inputs: Tree) -> Literal["tensor", "tuple", "dict"]:
 
 
 def input_leaves(inputs: Tree) -> list[Any]:
-    """Return the tensors of a task's inputs in order; a dict keeps its own order."""
+    """Return the tensors of a task's inputs in order."""
     if isinstance(inputs, Mapping):
         return list(inputs.values())
     return list(inputs) if isinstance(inputs, tuple | list) else [inputs]
@@ -200,22 +200,22 @@ def rebuild_inputs(kind: str, names: Sequence[str], values: Sequence[Any]) -> Tr
 
 
 def describe_tree(tree: Tree, is_leaf: Callable[[Any], bool]) -> tuple[dict[str, Any], list[tuple[str, Any]]]:
-    """Return the JSON form of an output structure and its leaves with a name each.
+    """Return the JSON form of an output structure, and its named leaves.
 
-    A leaf becomes ``{"leaf": index}``; named tuples keep their names, and other mappings than dicts, as the outputs
-    of transformers are, become dicts with attributes; None stays None.
+    A leaf becomes ``{"leaf": index}``. Mappings other than dicts (outputs of transformers) become dicts with
+    attributes.
 
     Raises
     ------
     TypeError
-        If the tree holds anything else, naming where.
+        If the tree holds anything but leaves, None, mappings, tuples and lists.
     """
-    found: list[tuple[str, Any]] = []
+    leaves: list[tuple[str, Any]] = []
 
     def walk(node: Any, name: str) -> dict[str, Any]:
         if is_leaf(node):
-            found.append((name or "output", node))
-            return {"leaf": len(found) - 1}
+            leaves.append((name or "output", node))
+            return {"leaf": len(leaves) - 1}
         if node is None:
             return {"none": True}
         if isinstance(node, Mapping):
@@ -229,7 +229,7 @@ def describe_tree(tree: Tree, is_leaf: Callable[[Any], bool]) -> tuple[dict[str,
             return {"tuple" if isinstance(node, tuple) else "list": items}
         raise TypeError(f"{name or 'the output'} is a {type(node).__name__}, not a tensor, tuple, list or dict")
 
-    return walk(tree, ""), found
+    return walk(tree, ""), leaves
 
 
 def _join(name: str, part: str) -> str:
@@ -237,7 +237,7 @@ def _join(name: str, part: str) -> str:
 
 
 def tree_children(description: Mapping[str, Any]) -> list[tuple[Any, Mapping[str, Any]]]:
-    """Return the parts of a described structure that is neither a leaf nor None, each with its key or index.
+    """Return the children of a described container, each with its key or index.
 
     Examples
     --------
@@ -251,7 +251,7 @@ def tree_children(description: Mapping[str, Any]) -> list[tuple[Any, Mapping[str
 
 
 def tree_builder(description: Mapping[str, Any]) -> Callable[[Sequence[Any]], Tree]:
-    """Return a function that puts flat leaves into the structure :func:`describe_tree` described.
+    """Return a function that puts flat leaves into a structure from :func:`describe_tree`.
 
     Examples
     --------
@@ -262,7 +262,7 @@ def tree_builder(description: Mapping[str, Any]) -> Callable[[Sequence[Any]], Tr
     if kind == "leaf":
         index = int(value)
         if index < 0:
-            raise ArtifactError(f"The place of an output must be at least 0, got {index}.")
+            raise ArtifactError(f"The index of an output must be at least 0, got {index}.")
         return lambda leaves: leaves[index]
     if kind == "none":
         return lambda leaves: None

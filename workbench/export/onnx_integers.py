@@ -1,4 +1,4 @@
-"""Write in ONNX what torch only simulates: 4-bit weights, and integer products of dynamically rounded inputs."""
+"""Lower simulated quantization to ONNX integers: 4-bit weights, and products of dynamically quantized inputs."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from workbench.export.reductions import replace_nodes
+
 OPSET = 18
-"""The opset the exporter writes without conversion; it has per-channel int8 and both runtimes support it fully."""
+"""Native opset of the exporter, fully supported by both runtimes."""
 
 FOUR_BIT_OPSET = 21
 """The first opset with 4-bit integers and DequantizeLinear by blocks."""
@@ -18,23 +20,20 @@ _FOUR_BITS = 15
 
 
 @dataclasses.dataclass(frozen=True)
-class Needs:
-    """What a graph asks for beyond plain QuantizeLinear and DequantizeLinear of 8 bits.
-
-    ``four_bit``: names of the tensors that hold 4-bit weights. ``dynamic``: whether ranges are worked out as it runs.
-    """
+class IntegerFeatures:
+    """Names of the 4-bit weights of a graph, and whether activations are quantized dynamically."""
 
     four_bit: frozenset[str]
     dynamic: bool
 
     @property
     def opset(self) -> int:
-        """The opset to write."""
+        """Required opset."""
         return FOUR_BIT_OPSET if self.four_bit else OPSET
 
 
-def needs_of(program: Any) -> Needs:
-    """Return what an exported program asks for."""
+def integer_features(program: Any) -> IntegerFeatures:
+    """Return the integer features of an exported program."""
     signature = program.graph_signature
     stored = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     four_bit, dynamic = set(), False
@@ -44,15 +43,15 @@ def needs_of(program: Any) -> Needs:
             if high - low <= _FOUR_BITS:
                 four_bit.add(stored[node.args[0].name])
         dynamic = dynamic or "choose_qparams" in str(node.target)
-    return Needs(frozenset(four_bit), dynamic)
+    return IntegerFeatures(frozenset(four_bit), dynamic)
 
 
-def translations() -> dict[Any, Any]:
-    """Return how to write the roundings whose ranges are worked out as the model runs."""
+def dynamic_translations() -> dict[Any, Any]:
+    """Return the exporter's translations of dynamic quantization."""
     import torch
     from onnxscript import opset18 as op
 
-    known = torch.ops.quantized_decomposed
+    ops = torch.ops.quantized_decomposed
 
     def choose(x: Any, low: int, high: int, eps: float, dtype: int) -> Any:
         _, scale, zero = op.DynamicQuantizeLinear(x)
@@ -65,26 +64,26 @@ def translations() -> dict[Any, Any]:
         return op.DequantizeLinear(x, scale, zero)
 
     return {
-        known.choose_qparams.tensor: choose,
-        known.quantize_per_tensor.tensor: quantize,
-        known.dequantize_per_tensor.tensor: dequantize,
+        ops.choose_qparams.tensor: choose,
+        ops.quantize_per_tensor.tensor: quantize,
+        ops.dequantize_per_tensor.tensor: dequantize,
     }
 
 
-def rewrite(model: Any, needs: Needs) -> None:
-    """Change an ONNX model in place so that the integers that a program simulates are really in it."""
-    if needs.dynamic or needs.four_bit:
+def lower_integers(model: Any, features: IntegerFeatures) -> None:
+    """Replace simulated 4-bit weights and dynamic quantization by ONNX integers, in place."""
+    if features.dynamic or features.four_bit:
         graph = _Graph(model.graph)
-        for node in list(model.graph.node):
-            if needs.dynamic and node.op_type in ("MatMul", "Gemm", "Conv"):
+        for node in [node for node in model.graph.node if node.op_type in ("MatMul", "Gemm", "Conv")]:
+            if features.dynamic:
                 _integer_product(graph, node)
-            elif needs.four_bit and node.op_type in ("MatMul", "Gemm", "Conv"):
-                _four_bit_weight(graph, node, needs.four_bit)
+            else:
+                _four_bit_weight(graph, node, features.four_bit)
         graph.finish()
 
 
 class _Graph:
-    """An ONNX graph with its producers and stored values at hand, rebuilt in order when done."""
+    """An ONNX graph under edit; :meth:`finish` rebuilds it."""
 
     def __init__(self, graph: Any) -> None:
         from onnx import numpy_helper
@@ -92,26 +91,26 @@ class _Graph:
         self._graph, self._read = graph, numpy_helper.to_array
         self.producers = {name: node for node in graph.node for name in node.output}
         self._stored = {tensor.name: tensor for tensor in graph.initializer}
-        self._instead: dict[str, list[Any]] = {}
+        self._replacements: dict[str, list[Any]] = {}
         self._contents: dict[str, tuple[Any, ...]] = {}
 
     def value(self, name: str) -> np.ndarray[Any, Any] | None:
-        """Return a stored value, None for one that is computed."""
+        """Return a stored value, None if it is computed."""
         tensor = self._stored.get(name)
         return None if tensor is None else np.asarray(self._read(tensor))
 
     def store(self, name: str, value: np.ndarray[Any, Any], four_bit: bool = False) -> str:
-        """Add a stored value and return its name: ``name``, or one like it if that holds another value.
+        """Store a value and return its name: ``name``, numbered if that holds another value.
 
-        The exporter makes one tensor of two layers' weights that round to the same integers; their scales differ.
+        The exporter shares one tensor between layers whose weights round to the same integers; their scales differ.
         """
         import onnx
 
         content = (value.dtype.str, value.shape, value.tobytes(), four_bit)
-        plain, number = name, 1
+        base, number = name, 1
         while name in self._stored and self._contents.get(name) != content:
             number += 1
-            name = f"{plain}.{number}"
+            name = f"{base}.{number}"
         if name not in self._stored:
             self._contents[name] = content
             if four_bit:
@@ -124,32 +123,29 @@ class _Graph:
         return name
 
     def replace(self, node: Any, nodes: list[Any]) -> None:
-        """Put ``nodes`` in the place of ``node``, whose output the last of them gives."""
-        self._instead[node.output[0]] = nodes
+        """Replace ``node`` by ``nodes``, the last of which gives its output."""
+        self._replacements[node.output[0]] = nodes
 
     def finish(self) -> None:
-        """Write the nodes, and drop what nothing reads any more."""
-        nodes = [new for node in self._graph.node for new in self._instead.get(node.output[0], [node])]
-        wanted = {value.name for value in self._graph.output}
+        """Write the nodes, without unused ones."""
+        nodes = [new for node in self._graph.node for new in self._replacements.get(node.output[0], [node])]
+        used = {value.name for value in self._graph.output}
         kept: list[Any] = []
         for node in reversed(nodes):
-            if wanted.intersection(node.output):
-                wanted.update(node.input)
+            if used.intersection(node.output):
+                used.update(node.input)
                 kept.append(node)
-        content = [node.SerializeToString() for node in reversed(kept)]
-        del self._graph.node[:]
-        for data in content:
-            self._graph.node.add().ParseFromString(data)
-        for tensor in [tensor for tensor in self._graph.initializer if tensor.name not in wanted]:
+        replace_nodes(self._graph, kept[::-1])
+        for tensor in [tensor for tensor in self._graph.initializer if tensor.name not in used]:
             self._graph.initializer.remove(tensor)
         del self._graph.value_info[:]
 
 
 @dataclasses.dataclass(frozen=True)
 class _Weight:
-    """The integers behind a dequantized weight, in the shape in which its operator takes it, and their grid.
+    """Integers of a dequantized weight in its operator's shape.
 
-    ``scale`` and ``zero`` have a value for each output channel, or ``[out, groups]``; ``zero`` is None at 0.
+    ``scale`` and ``zero`` (None: all 0) are ``[out, groups]``.
     """
 
     name: str
@@ -159,12 +155,12 @@ class _Weight:
 
 
 def _weight_behind(graph: _Graph, name: str) -> _Weight | None:
-    """Return the weight ``[out, in, ...]`` that ``name`` is a dequantized, and perhaps reshaped, form of."""
+    """Return the weight ``[out, in, ...]`` whose dequantized (and reshaped) form is ``name``."""
     node, shape = graph.producers.get(name), None
     while node is not None and node.op_type in ("Transpose", "Reshape"):
         if node.op_type == "Reshape":
-            found = graph.value(node.input[1])
-            shape = None if found is None else tuple(int(size) for size in found)
+            sizes = graph.value(node.input[1])
+            shape = None if sizes is None else tuple(int(size) for size in sizes)
         node = graph.producers.get(node.input[0])
     if node is None or node.op_type != "DequantizeLinear":
         return None
@@ -183,7 +179,7 @@ def _by_channel(values: np.ndarray[Any, Any], out: int) -> np.ndarray[Any, Any]:
 
 
 def _four_bit_weight(graph: _Graph, node: Any, names: frozenset[str]) -> None:
-    """Store a weight in 4 bits: for a matrix product as ``[in, out]`` in blocks, the form that runtimes fuse."""
+    """Store a weight in 4 bits: for a matrix product as ``[in, out]`` in blocks, which runtimes fuse."""
     from onnx import helper
 
     weight = _weight_behind(graph, node.input[1])
@@ -216,7 +212,7 @@ def _four_bit_weight(graph: _Graph, node: Any, names: frozenset[str]) -> None:
 
 
 def _product(node: Any, weight: str) -> Iterator[Any]:
-    """Yield the operator with another weight; Gemm as a product and a sum, because only MatMul is fused."""
+    """Yield the operator with another weight; Gemm becomes MatMul and Add, because only MatMul is fused."""
     from onnx import helper
 
     if node.op_type != "Gemm":
@@ -232,7 +228,7 @@ def _product(node: Any, weight: str) -> Iterator[Any]:
 
 
 def _integer_product(graph: _Graph, node: Any) -> None:
-    """Multiply integers by integers, and scale afterwards, where input and weight are both dequantized integers."""
+    """Use an integer product, then scale, if input and weight are both dequantized."""
     from onnx import helper
 
     weight, source = _weight_behind(graph, node.input[1]), _dynamic_source(graph, node.input[0])
@@ -264,7 +260,7 @@ def _integer_product(graph: _Graph, node: Any) -> None:
 
 
 def _dynamic_source(graph: _Graph, name: str) -> tuple[str, str, str] | None:
-    """Return the integers, scale and zero point behind a dynamically rounded value."""
+    """Return integers, scale and zero point of a dynamically quantized value."""
     dequantize = graph.producers.get(name)
     quantize = None if dequantize is None else graph.producers.get(dequantize.input[0])
     if dequantize is None or quantize is None or quantize.op_type != "QuantizeLinear":

@@ -1,4 +1,4 @@
-"""A module whose computation is an ONNX file: what another library quantized takes part like any other module."""
+"""An ONNX file as a torch module, for models that another library quantized."""
 
 from __future__ import annotations
 
@@ -12,18 +12,28 @@ from torch import nn
 from workbench.export.io import IOSpec, tree_builder
 
 
-class OnnxModule(nn.Module):
-    """Run an ONNX model through ONNX Runtime on the CPU, without graph optimizations.
+def unoptimized_session(content: bytes, *, threads: int = 0) -> Any:
+    """Return an ONNX Runtime session without graph optimizations: roundings as in the file, not as in int8 kernels."""
+    import onnxruntime
 
-    Without them roundings are computed as the file says, not as the int8 kernels of this CPU do: the reference that
-    engines are compared with. Inputs and outputs are tensors in the structure of ``io``. It has no parameters.
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+class OnnxModule(nn.Module):
+    """Run an ONNX model on the CPU, as the reference that engines are validated against.
+
+    Inputs and outputs are tensors in the structure of ``io``. The module has no parameters.
 
     Parameters
     ----------
     content : bytes
         The ONNX file.
     io : IOSpec
-        What it takes and gives.
+        Inputs and outputs.
 
     Examples
     --------
@@ -38,12 +48,7 @@ class OnnxModule(nn.Module):
         self.eval()
 
     def _open(self) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.log_severity_level = 4
-        self._session: Any = onnxruntime.InferenceSession(self.content, options, providers=["CPUExecutionProvider"])
+        self._session = unoptimized_session(self.content)
         self._build = tree_builder(self.io.output_tree)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -58,14 +63,14 @@ class OnnxModule(nn.Module):
     def forward(self, *inputs: torch.Tensor, **named: torch.Tensor) -> Any:
         """Return the outputs for a batch ``[n, ...]``, without gradients."""
         names = self.io.input_names
-        given = [named[name] for name in names] if named else list(inputs)
-        feed = {name: np.ascontiguousarray(tensor.detach().numpy()) for name, tensor in zip(names, given, strict=True)}
+        tensors = [named[name] for name in names] if named else list(inputs)
+        feed = {n: np.ascontiguousarray(tensor.detach().numpy()) for n, tensor in zip(names, tensors, strict=True)}
         outputs = self._session.run(list(self.io.output_names), feed)
         return self._build([torch.from_numpy(np.array(output)) for output in outputs])
 
     @property
     def opset(self) -> int:
-        """The file's opset."""
+        """Opset of the file."""
         import onnx
 
         model = onnx.load_model_from_string(self.content)

@@ -1,4 +1,4 @@
-"""Write maxima and minima so that OpenVINO computes them rightly between quantized layers."""
+"""Work around wrong results of OpenVINO for maxima and minima between quantized layers."""
 
 from __future__ import annotations
 
@@ -8,28 +8,31 @@ _REDUCTIONS = ("ReduceMax", "ReduceMin")
 
 
 def keep_reduced_dims(model: Any) -> None:
-    """Let maxima and minima keep the reduced dimensions, and take these away in a node of its own, in place.
+    """Let ReduceMax and ReduceMin keep the reduced dimensions, followed by a Squeeze, in place.
 
-    OpenVINO 2026.4 moves the scales of integers through a ReduceMax that drops its dimensions, and computes something
-    else; through one that keeps them it does not.
+    OpenVINO 2026.4 moves quantization scales through a ReduceMax that drops its dimensions, with wrong results.
     """
     from onnx import helper
 
-    made = []
+    nodes = []
     for node in model.graph.node:
-        made.append(node)
+        nodes.append(node)
         if node.op_type not in _REDUCTIONS or len(node.input) < 2 or not node.input[1]:
             continue
-        kept = next((attribute for attribute in node.attribute if attribute.name == "keepdims"), None)
-        if kept is None or kept.i:  # 1 is the default
+        keepdims = next((attribute for attribute in node.attribute if attribute.name == "keepdims"), None)
+        if keepdims is None or keepdims.i:  # 1 is the default
             continue
-        kept.i = 1
-        whole, out = f"{node.output[0]}.kept", node.output[0]
-        node.output[0] = whole
-        made.append(helper.make_node("Squeeze", [whole, node.input[1]], [out], f"{node.name}.squeeze"))
-    if len(made) == len(model.graph.node):
-        return
-    content = [node.SerializeToString() for node in made]
-    del model.graph.node[:]
+        keepdims.i = 1
+        kept, out = f"{node.output[0]}.kept", node.output[0]
+        node.output[0] = kept
+        nodes.append(helper.make_node("Squeeze", [kept, node.input[1]], [out], f"{node.name}.squeeze"))
+    if len(nodes) > len(model.graph.node):
+        replace_nodes(model.graph, nodes)
+
+
+def replace_nodes(graph: Any, nodes: list[Any]) -> None:
+    """Set the nodes of an ONNX graph, which may include its present ones."""
+    content = [node.SerializeToString() for node in nodes]
+    del graph.node[:]
     for data in content:
-        model.graph.node.add().ParseFromString(data)
+        graph.node.add().ParseFromString(data)

@@ -107,7 +107,7 @@ def source_from_variant(variant: Variant, *, onnx: bool, batch: int) -> ModelSou
     """
     from workbench.artifact.save import make_reference
     from workbench.compress.variant import Variant
-    from workbench.export.onnx import describe_io
+    from workbench.export.module_io import describe_io
 
     if not isinstance(variant, Variant):
         raise ConfigError(
@@ -122,7 +122,8 @@ def source_from_variant(variant: Variant, *, onnx: bool, batch: int) -> ModelSou
 
 def _exported(variant: Variant, batch: int) -> ModelSource:
     from workbench.artifact.save import make_reference
-    from workbench.export.onnx import describe_io, export_onnx
+    from workbench.export.module_io import describe_io
+    from workbench.export.onnx import export_onnx
 
     cache = _EXPORTS.setdefault(variant, {})
     source = cache.get(0) or cache.get(batch)

@@ -98,8 +98,8 @@ def test_a_module_that_fixes_its_batch_is_written_for_that_batch(tmp_path):
     [
         (Branches(), torch.randn(2, 3), "branches on the value of a tensor .*export_models.py.*x.sum"),
         (NoTranslation(), torch.randn(2, 3, 3), "aten.linalg_eig"),
-        (Chance(), torch.randn(2, 3), "other outputs than torch"),
-        (ScalarOutput(), torch.randn(2, 3), "'loss' has shape"),
+        (Chance(), torch.randn(2, 3), "outputs differ from torch"),
+        (ScalarOutput(), torch.randn(2, 3), "'loss' of shape"),
         (NumberOutput(), torch.randn(2, 3), "count is a int"),
     ],
 )
@@ -114,7 +114,7 @@ def test_what_cannot_be_exported_is_said_in_one_sentence(tmp_path, capfd, module
 
 
 def test_every_input_needs_a_name(tmp_path):
-    with pytest.raises(ExportError, match="2 inputs need as many names"):
+    with pytest.raises(ExportError, match=r"one name per input \(2\)"):
         export_onnx(nn.Linear(2, 2), (torch.zeros(1, 2), torch.zeros(1, 2)), tmp_path / "x.onnx", names=["x"])
 
 
