@@ -13,7 +13,6 @@ LEFT = {
     "core": 61,
     "engine": 182,
     "export": 0,
-    "measure": 75,
     "plots": 2,
     "present": 27,
     "report": 31,

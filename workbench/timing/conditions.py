@@ -154,8 +154,8 @@ def merge_conditions(laps: Sequence[Conditions]) -> Conditions | None:
 
     Examples
     --------
-    >>> merge_conditions([Conditions(seconds=1.0, others=0.3), Conditions(seconds=2.0, others=0.0)]).others
-    0.1
+    >>> merge_conditions([Conditions(seconds=1.0, others=0.75), Conditions(seconds=2.0, others=0.0)]).others
+    0.25
     """
     if not laps:
         return None

@@ -119,7 +119,7 @@ def test_classes_and_metrics_are_counted_by_hand():
         variant.module.head.bias[2] += 1.0
     metrics = {"top 2": lambda out, y: float((out.topk(2).indices == y[:, None]).any(1).double().mean())}
     report = debug_accuracy(task, variant, backend="torch-eager", metrics=metrics, split="train")
-    assert "torch-eager runs a module" in report.notes[0] and report.layers == ()
+    assert "got torch-eager" in report.notes[0] and report.layers == ()
     x, y = task.train.inputs, task.train.targets.numpy()
     with torch.no_grad():
         first, second = task.model()(x), variant.module(x)
@@ -211,7 +211,7 @@ def test_names_that_are_lost_are_made_up_for_by_the_order(tmp_path):
     pairs, lost = align(plain, unnamed)
     assert [pair.name for pair in pairs] == ["one", "two"] and not lost
     pairs, lost = align(plain, unnamed[:1])
-    assert not pairs and lost.keys() == {"one", "two"} and "no layer of that name" in lost["one"]
+    assert not pairs and lost.keys() == {"one", "two"} and "lacks a layer" in lost["one"]
     swapped = layer_points(two_products(tmp_path, "c.onnx", weights=("two.weight", "one.weight")))
     pairs, _ = align(plain, swapped)
     assert [(p.name, p.candidate) for p in pairs] == [("one", "y"), ("two", "a")]
@@ -231,7 +231,7 @@ def test_what_cannot_work_is_refused_before_it_starts():
     with pytest.raises(ConfigError, match="name the timed engine"):
         debug_accuracy(task, variant, backend="auto")
     other = make_task(version="2")
-    with pytest.raises(ConfigError, match="was made for task 'small', not for 'small', or for other data"):
+    with pytest.raises(ConfigError, match="must be of task 'small' with the same data and weights"):
         debug_accuracy(other, variant)
     with pytest.raises(ConfigError, match="metric 'bad' failed: ZeroDivisionError"):
         debug_accuracy(task, variant, backend="torch-eager", metrics={"bad": lambda out, y: 1 / 0})

@@ -1,11 +1,12 @@
-"""Look inside an engine: the values behind each layer of an ONNX file, as more outputs of the same file."""
+"""Expose layer outputs of an ONNX file as additional graph outputs."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,16 @@ from workbench.export.io import TensorSpec
 
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _ACTIVATIONS = ("Relu", "Clip")
-# what may stand between a stored weight and the operator that multiplies by it
+# operators allowed between a stored weight and its product
 _UNPACKING = ("DequantizeLinear", "Transpose", "Reshape", "Cast", "Identity", "QuantizeLinear", "Unsqueeze", "Squeeze")
 _OWNER = re.compile(r"^(?P<owner>.+)\.(weight|bias)([._].*)?$")
 
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """A layer in a graph: ``values`` are the tensors behind it, each with what made it, the last after rounding.
+    """A layer of a graph: ``values`` are (operator, tensor) pairs of its outputs, the last one after quantization.
 
-    ``name`` is that of the module that owns weight or bias, None where the file does not say.
+    ``name`` is the module that owns weight or bias, None if the file lacks it.
     """
 
     name: str | None
@@ -35,7 +36,7 @@ class Point:
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """A layer found in both graphs, and the tensors to compare."""
+    """A layer of both graphs, and the tensors to compare."""
 
     name: str
     op: str
@@ -44,26 +45,26 @@ class Pair:
 
 
 def weight_owners(module: Any) -> dict[str, str]:
-    """Return the names of a torch module's layers by the digest of their weight, as it is and transposed."""
-    found = {}
+    """Return the layer names of a torch module by digest of their weight, also transposed."""
+    owners = {}
     for name, layer in module.named_modules():
         weight: Any = getattr(layer, "weight", None)
         if hasattr(weight, "detach") and weight.ndim > 1:
             array = weight.detach().cpu().numpy()
-            found.update({_digest(array): name, _digest(array.swapaxes(0, 1)): name})
-    return found
+            owners.update({_digest(array): name, _digest(array.swapaxes(0, 1)): name})
+    return owners
 
 
 def layer_points(path: Path, owners: Mapping[str, str] | None = None) -> list[Point]:
-    """Return the layers that multiply by stored weights, in the order of computation.
+    """Return the layers with stored weights, in the order of computation.
 
-    ``owners`` are the names by the digest of the weight, for weights whose own name was lost on the way to the file.
+    ``owners`` maps digests of weights to layer names, for weights whose name was lost in the export.
     """
     import onnx
 
     graph = onnx.load(str(path)).graph
     shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
-    known = {
+    names = {
         tensor.name: owners[digest]
         for tensor in graph.initializer
         if owners and len(tensor.dims) > 1
@@ -81,15 +82,15 @@ def layer_points(path: Path, owners: Mapping[str, str] | None = None) -> list[Po
             continue
         stored = _stored(node.input[1], makers, shapes)
         if stored is not None:
-            points.append(_point(node, stored, known.get(stored), users, shapes))
+            points.append(_point(node, stored, names.get(stored), users, shapes))
     return points
 
 
 def align(reference: Sequence[Point], candidate: Sequence[Point]) -> tuple[list[Pair], dict[str, str]]:
-    """Return the layers found in both graphs, and for the others of the reference why they could not be matched.
+    """Match the layers of two graphs; return the pairs, and the unmatched reference layers with reasons.
 
-    By name where both files keep it. A weight turned into integers may lose its name: such layers are matched by
-    their place where both graphs hold as many layers of the same kinds and sizes in the same order.
+    Layers are matched by name. An integer weight may lose its name, so layers are matched by index if both graphs have
+    the same kinds and sizes of layers in the same order.
     """
     in_order = len(reference) == len(candidate) and all(map(_alike, reference, candidate))
     by_name = {point.name: point for point in candidate if point.name is not None}
@@ -99,23 +100,22 @@ def align(reference: Sequence[Point], candidate: Sequence[Point]) -> tuple[list[
         name = point.name or f"{point.op} number {place + 1}"
         other = candidate[place] if in_order else by_name.get(point.name or "")
         if other is None:
-            lost[name] = "the other graph has no layer of that name"
+            lost[name] = "the other graph lacks a layer of that name"
             continue
-        found = _common(point, other)
-        pairs.append(Pair(name, point.op, *found))
+        pairs.append(Pair(name, point.op, *_common(point, other)))
     return pairs, lost
 
 
 def tapped(source: ModelSource, values: Sequence[str]) -> ModelSource:
-    """Return the model with more outputs, in the order of ``values`` after its own: a file of its own, kept alive."""
+    """Return a copy of the model with ``values`` as additional outputs, in a file that is kept alive."""
     import onnx
 
     model = onnx.load(str(require_onnx(source, "debug_accuracy")))
     outputs = {value.name for value in model.graph.output}
-    known = {value.name: value for value in model.graph.value_info}
+    infos = {value.name: value for value in model.graph.value_info}
     added = [name for name in dict.fromkeys(values) if name not in outputs]
     for name in added:
-        model.graph.output.append(known.get(name) or onnx.helper.make_empty_tensor_value_info(name))
+        model.graph.output.append(infos.get(name) or onnx.helper.make_empty_tensor_value_info(name))
     folder = TemporaryFolder()
     path = folder.path / "model.onnx"
     onnx.save(model, str(path))
@@ -125,7 +125,7 @@ def tapped(source: ModelSource, values: Sequence[str]) -> ModelSource:
 
 
 def _stored(name: str, makers: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> str | None:
-    """Return the stored tensor that a value is unpacked from, or None where it is computed from inputs."""
+    """Return the stored tensor that a value is unpacked from, or None for an activation."""
     while name not in shapes:
         maker = makers.get(name)
         if maker is None or maker.op_type not in _UNPACKING:
@@ -163,8 +163,8 @@ def _digest(array: Any) -> str:
 
 
 def _only(users: dict[str, list[Any]], name: str, kinds: tuple[str, ...]) -> Any:
-    found = users.get(name, [])
-    return found[0] if len(found) == 1 and found[0].op_type in kinds else None
+    nodes = users.get(name, [])
+    return nodes[0] if len(nodes) == 1 and nodes[0].op_type in kinds else None
 
 
 def _alike(a: Point, b: Point) -> bool:
@@ -173,23 +173,16 @@ def _alike(a: Point, b: Point) -> bool:
 
 
 def _common(reference: Point, candidate: Point) -> tuple[str, str]:
-    """Return the last tensors of both that stand behind the same operators; rounding may follow in the candidate."""
-    ours, theirs = _unrounded(reference), _unrounded(candidate)
+    """Return the last tensors after the same operators; the candidate's may be quantized too."""
+    first, second = _unquantized(reference), _unquantized(candidate)
     depth = 0
-    for (a, _), (b, _) in zip(ours[1:], theirs[1:], strict=False):
+    for (a, _), (b, _) in zip(first[1:], second[1:], strict=False):
         if a != b:
             break
         depth += 1
-    last = depth + 1 == len(theirs)
-    return ours[depth][1], (candidate.values[-1][1] if last else theirs[depth][1])
+    last = depth + 1 == len(second)
+    return first[depth][1], (candidate.values[-1][1] if last else second[depth][1])
 
 
-def _unrounded(point: Point) -> list[tuple[str, str]]:
-    return list(_until_rounded(point.values))
-
-
-def _until_rounded(values: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    for op, name in values:
-        if op == "DequantizeLinear":
-            return
-        yield op, name
+def _unquantized(point: Point) -> list[tuple[str, str]]:
+    return list(itertools.takewhile(lambda value: value[0] != "DequantizeLinear", point.values))

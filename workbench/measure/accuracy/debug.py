@@ -1,4 +1,4 @@
-"""Where a variant loses its accuracy: layer by layer on the timed engine, class by class, in several metrics."""
+"""Locate the accuracy loss of a variant: per layer on the timed engine, per class, and in several metrics."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _BATCH = 32
 
 @dataclass(frozen=True)
 class ClassDrop:
-    """One class: the share of its samples that is found before and after, and what they are newly taken for."""
+    """One class: its recall before and after, and the class of most new errors."""
 
     label: int
     samples: int
@@ -52,8 +52,8 @@ class MetricDrop:
 class AccuracyReport:
     """Two variants on one engine; see :func:`workbench.debug_accuracy`.
 
-    ``unaligned`` names the layers that could not be compared, with the reason; ``confusion`` is ``[true, taken for]``
-    of both, None where the outputs are not classes.
+    ``unaligned`` holds layers that could not be compared, with reasons; ``confusion`` holds the confusion matrices
+    ``[true, predicted]`` of both, None if the outputs are not classes.
     """
 
     task: str
@@ -73,7 +73,7 @@ class AccuracyReport:
         return _frame(self.layers, ("layer", "op", "sqnr_db"))
 
     def class_frame(self) -> pd.DataFrame:
-        """Return a row per class, the largest drop first; ``mistaken_for`` is empty where no mistake is new."""
+        """Return a row per class, the largest drop first; ``mistaken_for`` is empty without new errors."""
         frame = _frame(self.classes, ("label", "samples", "before", "after", "mistaken_for", "times_more"))
         frame["mistaken_for"] = frame["mistaken_for"].astype("Int64")
         frame.insert(4, "drop", frame["before"] - frame["after"])
@@ -98,26 +98,25 @@ def debug_accuracy(
     threads: int | None = None,
     progress: ProgressCallback = ignore_progress,
 ) -> AccuracyReport:
-    """Run a variant and its reference on one engine and say where they part.
+    """Compare a variant with its reference on one engine per layer, class and metric.
 
     Parameters
     ----------
     task : Task or str
-        Or what :func:`workbench.load_task` understands.
+        The task, or an argument of :func:`workbench.load_task`.
     variant : Variant
-        What lost accuracy, as a rule the quantized one.
+        Variant with an accuracy loss, usually a quantized one.
     reference : Variant, optional
-        What it is held against; by default the task's own model. To see what rounding alone does to a chain, give
-        the variant of the recipe without ``Quantize``.
+        By default the task's own model. To isolate quantization in a recipe, use the variant without ``Quantize``.
     backend : str
-        The timed engine. Both files run there with the settings that are timed; values inside are read from
-        copies of the files with more outputs (torch eager has none to read).
+        The timed engine. Both files run with the timed settings; layer outputs are read from copies of the files with
+        additional outputs (not available for torch's backends).
     split : str
-        The split that classes and metrics are judged on. Layers are compared on its first ``samples`` samples.
+        Split of classes and metrics. Layers are compared on its first ``samples`` samples.
     metrics : mapping of name to metric(outputs, targets), optional
-        Judged besides the task's own, each over the whole split as CPU tensors.
+        Metrics in addition to the task's own, each over the whole split as CPU tensors.
     progress : callable
-        Called as the work goes on; raising :class:`Cancelled` in it stops the work.
+        Progress callback; it may raise :class:`Cancelled` to stop.
 
     Returns
     -------
@@ -141,7 +140,7 @@ def debug_accuracy(
 
     _check_arguments(variant, reference, samples, metrics, progress)
     if backend == "auto":
-        raise ConfigError("debug_accuracy: backend 'auto' would choose for each of the two: name the timed engine.")
+        raise ConfigError("debug_accuracy: backend must name the timed engine, got 'auto'.")
     config = config_of({"backend": backend, "batch_size": batch_size, "threads": threads, "verify": False})
     task = load_task(task)
     data = task.split(split)
@@ -151,13 +150,13 @@ def debug_accuracy(
     first = _outputs(task, before, data, config)
     progress(Progress("debug", 1, 3, f"the variant on {backend}"))
     second = _outputs(task, variant, data, config)
-    progress(Progress("debug", 2, 3, "reading the values behind the layers"))
-    found = layer_signals((before, variant), data.take(range(min(samples, len(data)))), config, (first, second))
-    notes = found.notes
+    progress(Progress("debug", 2, 3, "comparing layer outputs"))
+    signals = layer_signals((before, variant), data.take(range(min(samples, len(data)))), config, (first, second))
+    notes = signals.notes
     confusion = _confusion(first, second, data.targets)
     if confusion is None:
-        notes = (*notes, "no classes: outputs are not one tensor [n, classes] with integer targets [n]")
-    judged = {"the task's metric": task.metric} | dict(metrics or {})
+        notes = (*notes, "no classes: requires one output tensor [n, classes] and integer targets [n]")
+    all_metrics = {"the task's metric": task.metric} | dict(metrics or {})
     progress(Progress("debug", 3, 3))
     return AccuracyReport(
         task=task.name,
@@ -165,30 +164,29 @@ def debug_accuracy(
         split=split,
         reference=before.recipe.label,
         candidate=variant.recipe.label,
-        layers=found.layers,
-        unaligned=found.unaligned,
+        layers=signals.layers,
+        unaligned=signals.unaligned,
         classes=() if confusion is None else _class_drops(*confusion),
-        metrics=tuple(_metric_drop(name, metric, first, second, data.targets) for name, metric in judged.items()),
+        metrics=tuple(_metric_drop(name, metric, first, second, data.targets) for name, metric in all_metrics.items()),
         confusion=confusion,
         notes=notes,
     )
 
 
 def _check_arguments(variant: object, reference: object, samples: object, metrics: object, progress: object) -> None:
-    """Refuse what is of a wrong type before anything runs."""
+    """Raise ConfigError for arguments of wrong types."""
     from workbench.compress.variant import Variant
 
     for word, one in (("variant", variant), ("reference", reference)):
         if not isinstance(one, Variant) and not (word == "reference" and one is None):
             raise ConfigError(
-                f"debug_accuracy: {word} must be a Variant, got {given(one)}. recipe.apply(task) and "
-                "wb.load_variant(folder, task) return one; call debug_accuracy(task, variant)."
+                f"debug_accuracy: {word} must be a Variant, got {given(one)}. Use recipe.apply(task) or "
+                "wb.load_variant(folder, task)."
             )
     require_int("debug_accuracy: samples", samples)
     if metrics is not None and not isinstance(metrics, Mapping):
         raise ConfigError(
-            f"debug_accuracy: metrics must be a dict of names and functions, such as {{'top 5': my_metric}}, got "
-            f"{given(metrics)}."
+            f"debug_accuracy: metrics must be a dict such as {{'top 5': my_metric}}, got {given(metrics)}."
         )
     for name, metric in (metrics or {}).items():
         require_callable(f"debug_accuracy: the metric {name!r}", metric, takes="(outputs, targets) of a whole split")
@@ -199,8 +197,8 @@ def _check_tasks(task: Task, *variants: Variant) -> None:
     for variant in variants:
         if variant.task.fingerprint != task.fingerprint:
             raise ConfigError(
-                f"debug_accuracy: the variant {variant.recipe.label!r} was made for task {variant.task.name!r}, not "
-                f"for {task.name!r}, or for other data or weights of it. Apply the recipe to this task."
+                f"debug_accuracy: variants must be of task {task.name!r} with the same data and weights, got "
+                f"{variant.recipe.label!r} of {variant.task.name!r}. Apply the recipe to this task."
             )
 
 
@@ -211,7 +209,7 @@ def _outputs(task: Task, variant: Variant, data: Split, config: InferenceConfig)
 
 
 def _confusion(first: Tree, second: Tree, targets: Any) -> tuple[Any, Any] | None:
-    """Return ``[true, taken for]`` counts of both, or None where outputs or targets are not classes."""
+    """Return the confusion matrices ``[true, predicted]`` of both, or None if there are no classes."""
     if not all(hasattr(one, "ndim") for one in (first, second, targets)):
         return None
     before, after, truth = (np.asarray(one) for one in (first, second, targets))
@@ -235,12 +233,12 @@ def _class_drops(before: Any, after: Any) -> tuple[ClassDrop, ...]:
         samples = int(before[label].sum())
         if not samples:
             continue
-        more = after[label] - before[label]
-        more[label] = 0
-        worst = int(more.argmax())
-        taken = (worst, int(more[worst])) if more[worst] > 0 else (None, 0)
+        errors = after[label] - before[label]
+        errors[label] = 0
+        worst = int(errors.argmax())
+        mistaken = (worst, int(errors[worst])) if errors[worst] > 0 else (None, 0)
         shares = before[label, label] / samples, after[label, label] / samples
-        drops.append(ClassDrop(label, samples, float(shares[0]), float(shares[1]), *taken))
+        drops.append(ClassDrop(label, samples, float(shares[0]), float(shares[1]), *mistaken))
     return tuple(drops)
 
 
@@ -251,8 +249,8 @@ def _metric_drop(name: str, metric: Metric, first: Tree, second: Tree, targets: 
             values.append(float(metric(outputs, targets)))
         except Exception as error:
             raise ConfigError(
-                f"debug_accuracy: the metric {name!r} failed: {type(error).__name__}: {error}. A metric takes "
-                "(outputs, targets) of a whole split and returns one number."
+                f"debug_accuracy: metric {name!r} failed: {type(error).__name__}: {error}. It must take (outputs, "
+                "targets) and return one number."
             ) from error
     return MetricDrop(name, *values)
 

@@ -1,4 +1,4 @@
-"""How far the values behind each layer stand above the difference between two variants, on one engine."""
+"""Signal-to-quantization-noise ratio (SQNR) of layer outputs between two variants on one engine."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from workbench.compress.variant import Variant
     from workbench.tasks.split import Split
 
-# Below this a tapped file computes something else than the file that is timed, beyond the last bits of a float.
+# below this, a file with additional outputs does not compute the same as the timed file
 _FAITHFUL_DB = 60.0
 
 
 @dataclass(frozen=True)
 class LayerSignal:
-    """What arrives behind one layer: energy of the reference's values over that of the difference, in dB."""
+    """SQNR of one layer: energy of the reference outputs over that of the difference, in dB."""
 
     layer: str
     op: str
@@ -37,7 +37,7 @@ class LayerSignal:
 
 @dataclass(frozen=True)
 class LayerSignals:
-    """The layers of two variants: compared, or named with the reason why not; and what a reader must know."""
+    """SQNR of the layers of two variants, unmatched layers with reasons, and caveats."""
 
     layers: tuple[LayerSignal, ...]
     unaligned: tuple[tuple[str, str], ...]
@@ -47,19 +47,19 @@ class LayerSignals:
 def layer_signals(
     variants: tuple[Variant, Variant], data: Split, config: InferenceConfig, outputs: tuple[Tree, Tree]
 ) -> LayerSignals:
-    """Return the signal-to-noise ratio behind every layer of the second variant, held against the first.
+    """Return the SQNR of every layer of the second variant relative to the first.
 
-    ``outputs`` are those of the files that are timed, for more samples than ``data`` holds or as many: a note says
-    where they differ from those of the files that are looked into.
+    ``outputs`` are those of the timed files for at least the samples of ``data``. If the files with additional outputs
+    differ from them, there is a note.
 
     Raises
     ------
     ExportError, EngineError
-        If a variant has no ONNX file, or the engine cannot load one with more outputs.
+        If a variant cannot be exported, or the engine cannot load a file with additional outputs.
     """
     if not takes_onnx(config.backend):
-        words = f"no layers: {config.backend} runs a module, and values are read from ONNX files; name another engine"
-        return LayerSignals((), (), (words,))
+        note = f"no layers: layer outputs require an engine that runs ONNX files, got {config.backend}"
+        return LayerSignals((), (), (note,))
     sources = [source_from_variant(variant, onnx=True, batch=config.batch_size) for variant in variants]
     first, second = (
         layer_points(require_onnx(source, config.backend), weight_owners(variant.module))
@@ -78,7 +78,7 @@ def layer_signals(
 
 
 def sqnr_db(signal: float, noise: float) -> float:
-    """Return the ratio of two energies in dB; infinite without noise, and minus infinity where noise is no number.
+    """Return the ratio of two energies in dB: inf without noise, -inf for noise that is not finite.
 
     Examples
     --------
@@ -96,8 +96,7 @@ def _batch(sources: Sequence[ModelSource], data: Split, config: InferenceConfig)
     fixed = next((source.io.batch for source in sources if source.io.batch is not None), None)
     if fixed is not None and len(data) < fixed:
         raise ConfigError(
-            f"debug_accuracy: {sources[0].label} was exported for a fixed batch of {fixed}, and there are only "
-            f"{len(data)} samples to compare. Give samples={fixed} or more."
+            f"debug_accuracy: samples must be at least {fixed}, the fixed batch of {sources[0].label}, got {len(data)}."
         )
     return fixed or config.batch_size
 
@@ -112,38 +111,38 @@ def _compare(
 ) -> LayerSignals:
     energies = np.zeros((len(pairs), 2))
     lost = dict(lost)
-    looked: tuple[list[Any], list[Any]] = ([], [])
+    outputs_read: tuple[list[Any], list[Any]] = ([], [])
     for inputs, _ in data.batches(size):
         flat = [np.ascontiguousarray(leaf) for leaf in leaves(to_numpy(inputs))]
         if arms[0][0].io.batch not in (None, len(flat[0])):
             break  # the rest does not fill a batch
         first, second = (dict(zip(s.io.output_names, session.run(flat)[0], strict=True)) for s, session in arms)
-        for side, values in zip(looked, (first, second), strict=True):
+        for side, values in zip(outputs_read, (first, second), strict=True):
             side.append(next(iter(values.values())))
         for place, pair in enumerate(pairs):
             a, b = first[pair.reference].astype(np.float64), second[pair.candidate].astype(np.float64)
             if a.shape == b.shape:
                 energies[place] += (a**2).sum(), ((a - b) ** 2).sum()
             else:
-                lost[pair.name] = f"its values are {list(a.shape[1:])} in the reference and {list(b.shape[1:])} here"
+                lost[pair.name] = f"shapes differ: reference {list(a.shape[1:])}, variant {list(b.shape[1:])}"
     signals = [
         LayerSignal(pair.name, pair.op, sqnr_db(float(energy[0]), float(energy[1])))
         for pair, energy in zip(pairs, energies, strict=True)
         if pair.name not in lost
     ]
-    return LayerSignals(tuple(signals), tuple(lost.items()), _unfaithful(looked, outputs))
+    return LayerSignals(tuple(signals), tuple(lost.items()), _unfaithful(outputs_read, outputs))
 
 
-def _unfaithful(looked: tuple[list[Any], list[Any]], outputs: tuple[Tree, Tree]) -> tuple[str, ...]:
-    """Return a note for each file whose outputs change when it is looked into: engines fuse less then."""
+def _unfaithful(parts_of: tuple[list[Any], list[Any]], outputs: tuple[Tree, Tree]) -> tuple[str, ...]:
+    """Return a note for each file whose outputs change with additional outputs, because engines fuse less."""
     notes = []
-    for word, parts, timed in zip(("reference", "variant"), looked, outputs, strict=True):
-        found = np.concatenate(parts).astype(np.float64)
-        plain = leaves(to_numpy(timed))[0][: len(found)].astype(np.float64)
-        ratio = sqnr_db(float((plain**2).sum()), float(((plain - found) ** 2).sum()))
+    for name, parts, timed in zip(("reference", "variant"), parts_of, outputs, strict=True):
+        read = np.concatenate(parts).astype(np.float64)
+        plain = leaves(to_numpy(timed))[0][: len(read)].astype(np.float64)
+        ratio = sqnr_db(float((plain**2).sum()), float(((plain - read) ** 2).sum()))
         if ratio < _FAITHFUL_DB:
             notes.append(
-                "reading values inside changes what the engine fuses and so how it rounds: the outputs of the "
-                f"{word} as it is timed stand {ratio:.0f} dB above the change"
+                f"additional outputs change fusion and rounding: {name} outputs have {ratio:.0f} dB SQNR against the "
+                "timed file"
             )
     return tuple(notes)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from workbench.core.checks import given
 from workbench.core.errors import ConfigError
+from workbench.core.format import number
 from workbench.measure.bottlenecks import rules
 from workbench.measure.bottlenecks.rules import Bottleneck
 from workbench.measure.profiling.rows import Profile
@@ -156,8 +157,8 @@ class ProfileComparison:
             (
                 row.layer,
                 row.op_after or row.op_before or "",
-                _number(row.before_ms),
-                _number(row.after_ms),
+                number(row.before_ms),
+                number(row.after_ms),
                 f"{row.saved_ms:+.4f}",
                 "-" if row.ratio is None else f"{row.ratio:.2f}x",
                 row.state if not row.why else f"{row.state}: {row.why}",
@@ -255,7 +256,3 @@ def _why(name: str, before: Profile, after: Profile) -> str:
     if name in after.modules:
         return "fused into another node"
     return "removed from the model" if name in before.modules and after.modules else "no such node"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from workbench.core.format import plural
 from workbench.engine.names import MODULE_BACKENDS
 from workbench.measure.profiling.op_kinds import bytes_each, is_precision_change, is_product, is_rounding
 from workbench.measure.profiling.rows import LayerTime, Profile
@@ -97,7 +98,7 @@ def memory_bound(profile: Profile, peaks: MachinePeaks | None) -> Bottleneck | N
     _, low, bandwidth, name = max(limited)
     return Bottleneck(
         "memory-bound",
-        f"{_percent(share)} of the time is in {_count(len(limited), 'layer')} below the ridge point: {name} has "
+        f"{_percent(share)} of the time is in {plural(len(limited), 'layer')} below the ridge point: {name} has "
         f"{_percent(low)} of its intensity and moves {bandwidth:.1f} of {peaks.copy_gb_s:.1f} GB/s (copy). Reduce "
         "bytes (int8, 16 bits), not operations.",
         share,
@@ -127,7 +128,7 @@ def odd_channels(profile: Profile) -> Bottleneck | None:
     named = ", ".join(f"{name} ({count})" for name, count, _ in odd[:3])
     return Bottleneck(
         "channels",
-        f"{_count(len(odd), 'layer')} with {_percent(share)} of the time: channels are not multiples of {MULTIPLE}: "
+        f"{plural(len(odd), 'layer')} with {_percent(share)} of the time: channels are not multiples of {MULTIPLE}: "
         f"{named}{', ...' if len(odd) > 3 else ''}. Kernels pad to groups of {MULTIPLE} or 16; prune with "
         f"round_to={MULTIPLE}.",
         share,
@@ -145,7 +146,7 @@ def precision_changes(profile: Profile) -> Bottleneck | None:
     ops = ", ".join(dict.fromkeys(row.op for row in sorted(rows, key=lambda row: -row.ms)))
     return Bottleneck(
         "precision changes",
-        f"{_count(len(rows), 'node')} convert types or layouts ({ops}), {_percent(share)} of the time: the work "
+        f"{plural(len(rows), 'node')} convert types or layouts ({ops}), {_percent(share)} of the time: the work "
         "between them is too short, or does not run in integers.",
         share,
     )
@@ -164,7 +165,7 @@ def fallback(profile: Profile) -> Bottleneck | None:
     if rows:
         ops = ", ".join(dict.fromkeys(row.op for row in rows))
         parts.append(
-            f"{_count(len(rows), 'node')} on {rows[0].provider} instead of {main} ({ops}), {_percent(share)} of the "
+            f"{plural(len(rows), 'node')} on {rows[0].provider} instead of {main} ({ops}), {_percent(share)} of the "
             "time, with copies between the two"
         )
     if profile.requested not in ("auto", profile.precision):
@@ -199,7 +200,7 @@ def float_products(profile: Profile) -> Bottleneck | None:
     named = ", ".join(dict.fromkeys(row.layer for row in sorted(rows, key=lambda row: -row.ms)[:3]))
     return Bottleneck(
         "float products",
-        f"{len(rows)} of {_count(len(products), 'product')} of a quantized variant compute in {rows[0].precision}, "
+        f"{len(rows)} of {plural(len(products), 'product')} of a quantized variant compute in {rows[0].precision}, "
         f"{_percent(share)} of the time: {named}{', ...' if len(rows) > 3 else ''}.",
         share,
     )
@@ -234,7 +235,7 @@ def slower_layers(before: Profile, after: Profile) -> Bottleneck | None:
     first = max(lost, key=lambda name: lost[name])
     return Bottleneck(
         "slower layers",
-        f"{_count(len(lost), 'layer')} slower than before by {_ms(whole)} ({_percent(share)} of the time): {first} "
+        f"{plural(len(lost), 'layer')} slower than before by {_ms(whole)} ({_percent(share)} of the time): {first} "
         f"from {_ms(old[first])} to {_ms(new[first])}.",
         share,
     )
@@ -263,7 +264,3 @@ def _ms(value: float) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.0f} %"
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}{'' if number == 1 else 's'}"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from workbench.core.format import plural
+
 if TYPE_CHECKING:
     from workbench.measure.profiling.rows import Profile
 
@@ -41,7 +43,7 @@ def head_of(profile: Profile) -> str:
     """Return variant, engine and settings in one line."""
     return (
         f"{profile.task}, {profile.label} on {profile.backend} ({profile.device}), batch {profile.batch_size}, "
-        f"{profile.threads} thread{'s' if profile.threads != 1 else ''}, {profile.calls} calls"
+        f"{plural(profile.threads, 'thread')}, {profile.calls} calls"
     )
 
 

@@ -1,4 +1,4 @@
-"""What a call allocates, as Python's own tracer counts it: Python's objects and numpy's arrays."""
+"""Trace allocations of a call: Python objects and NumPy arrays, by tracemalloc."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from workbench.core.errors import EngineError
 
 
 class Allocations(NamedTuple):
-    """The most that one call held at a time beyond what was there before it, and what ``calls`` calls left behind."""
+    """Peak allocation of one call, and the allocations left after ``calls`` calls."""
 
     peak_kib: float
     left_kib: float
@@ -20,17 +20,17 @@ class Allocations(NamedTuple):
 
 
 def trace_allocations(call: Callable[[], Any], *, calls: int = 50) -> Allocations:
-    """Trace the memory of a call that is made again and again; what it returns is dropped each time.
+    """Trace the allocations of repeated calls, whose return values are dropped.
 
-    The tracer sees what Python and numpy allocate. Tensors that torch allocates and the runtimes' own workspaces are
-    invisible to it. A traced call is slower: do not time it.
+    tracemalloc covers Python and NumPy, but not torch's tensors and the workspaces of runtimes. Traced calls are slow,
+    so do not time them.
 
     Raises
     ------
     ConfigError
-        If ``call`` is no function or ``calls`` below 1.
+        If ``call`` is not a function or ``calls`` below 1.
     EngineError
-        If something else traces memory in this process already.
+        If tracemalloc is already active.
 
     Examples
     --------
@@ -40,7 +40,7 @@ def trace_allocations(call: Callable[[], Any], *, calls: int = 50) -> Allocation
     require_callable("trace_allocations: call", call, takes="no arguments")
     require_int("trace_allocations: calls", calls)
     if tracemalloc.is_tracing():
-        raise EngineError("Memory is traced in this process already (tracemalloc). Stop that first.")
+        raise EngineError("tracemalloc is already active in this process. Stop it first.")
     for _ in range(3):
         call()
     gc.collect()

@@ -1,4 +1,4 @@
-"""Energy that calls take: the counters of processor and GPU, with the power of the machine at rest subtracted."""
+"""Measure the energy of calls by CPU and GPU counters, minus the idle power of the machine."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from workbench.core.errors import EngineError
 from workbench.measure.resources.energy_counters import POWERCAP, Counter, nvml_counters, rapl_counters
 
 _SETTLE_S = 0.1
-"""Time that workers which spin after their last call, and clocks, get before power at rest is measured."""
+"""Wait before idle power is measured, for spinning workers and clocks to settle."""
 
 
 @dataclass(frozen=True)
 class Energy:
-    """What was taken between start and stop.
+    """Energy between start and stop.
 
     Attributes
     ----------
     seconds : float
-        Time between the two.
+        Time between start and stop.
     joules : float or None
-        Energy above that of the machine at rest; below 0 where it took less than at rest.
+        Energy above idle; negative if the power was below idle.
     total_joules : float or None
-        All of it.
+        Energy including idle.
     idle_watts : float or None
-        Power at rest, which was subtracted.
+        Idle power, which was subtracted.
     source : str or None
-        The counters that were summed up.
+        The counters that were summed.
     reason : str or None
-        Why there is no figure, or which part of the machine is not in it.
+        Why there is no figure, or which part of the machine is missing in it.
 
     Examples
     --------
     >>> print(Energy(2.0, 30.0, 50.0, 10.0, "RAPL package-0", None))
-    30 J in 2.00 s (15 W above 10 W at rest; RAPL package-0)
+    30 J in 2.00 s (15 W above 10 W idle; RAPL package-0)
     """
 
     seconds: float
@@ -57,44 +57,42 @@ class Energy:
         missing = f"; {self.reason}" if self.reason else ""
         return (
             f"{self.joules:.3g} J in {self.seconds:.2f} s "
-            f"({watts:.3g} W above {self.idle_watts:.3g} W at rest; {self.source}{missing})"
+            f"({watts:.3g} W above {self.idle_watts:.3g} W idle; {self.source}{missing})"
         )
 
 
 class EnergyMeter:
-    """Measures the energy between :meth:`start` and :meth:`stop`, or of a ``with`` block.
+    """Meter of the energy between :meth:`start` and :meth:`stop`, or of a ``with`` block.
 
-    The counters are those of the whole machine or GPU: power at rest takes out what runs all the time, and other work
-    that comes and goes does not show. Keep the machine quiet.
+    The counters cover the whole machine or GPU. Subtracting idle power removes a constant load only, so keep the
+    machine idle otherwise.
 
     Parameters
     ----------
     idle_s : float
-        Seconds that power at rest is measured for, before the first start; nothing should run then.
+        Seconds of the idle power measurement before the first start.
     gpus : sequence of int, optional
-        GPUs (``cuda:N``) that the work runs on: all by default, ``()`` for work on the processor alone. Where one that
-        is named cannot be measured, nothing is: half of the energy would mislead.
-    powercap : path
-        Where RAPL is; another folder in tests.
-    nvml, clock, sleep
-        pynvml and the functions of ``time``; others in tests.
+        GPUs (``cuda:N``) of the work: all by default, ``()`` for none. If a named one cannot be measured, nothing is,
+        because a part of the energy would mislead.
+    powercap, nvml, clock, sleep
+        Folder of RAPL, pynvml, and functions of ``time``, for tests.
 
     Attributes
     ----------
     energy : Energy or None
-        What the last measurement gave.
+        Result of the last measurement.
 
     Raises
     ------
     ConfigError
-        If ``idle_s`` is no number of seconds above 0, or ``gpus`` are no numbers of GPUs.
+        If ``idle_s`` is not above 0, or ``gpus`` are not GPU indices.
 
     Examples
     --------
     >>> with EnergyMeter(idle_s=1.0) as meter:  # doctest: +SKIP
     ...     engine.predict(x)
     >>> print(meter.energy)  # doctest: +SKIP
-    30 J in 2.00 s (15 W above 10 W at rest; RAPL package-0)
+    30 J in 2.00 s (15 W above 10 W idle; RAPL package-0)
     """
 
     def __init__(
@@ -108,42 +106,42 @@ class EnergyMeter:
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
         self._idle_s = require_positive("EnergyMeter: idle_s", idle_s, unit="seconds")
-        wanted = None if gpus is None else tuple(require_int("EnergyMeter: gpus", i, minimum=0) for i in gpus)
-        self._find: Callable[[], tuple[list[Counter], str | None]] = lambda: _find(powercap, wanted, nvml)
+        indices = None if gpus is None else tuple(require_int("EnergyMeter: gpus", i, minimum=0) for i in gpus)
+        self._find: Callable[[], tuple[list[Counter], str | None]] = lambda: _find(powercap, indices, nvml)
         self._clock, self._sleep = clock, sleep
         self._idle_watts: float | None = None
         self._open: tuple[list[Counter], str | None, float] | None = None
-        self._reader: _Reader | None = None
+        self._reader: _CounterThread | None = None
         self.energy: Energy | None = None
 
     def start(self) -> Self:
-        """Measure power at rest if that was not done yet, and begin.
+        """Measure idle power before the first measurement, then start.
 
         Raises
         ------
         EngineError
-            If it is started already.
+            If the meter is running.
         """
         if self._open is not None:
-            raise EngineError("This energy meter is started already. Stop it first.")
+            raise EngineError("The energy meter is already running. Stop it first.")
         if self._idle_watts is None:
-            self._rest()
+            self._measure_idle()
         counters, reason = self._find()
-        self._reader = _Reader(counters)
+        self._reader = _CounterThread(counters)
         self._open = counters, reason, self._clock()
         return self
 
     def stop(self) -> Energy:
-        """End, and return what was measured; a second stop returns it again.
+        """Stop and return the energy; a second stop returns the same result.
 
         Raises
         ------
         EngineError
-            If it was never started.
+            If the meter was never started.
         """
         if self._open is None:
             if self.energy is None:
-                raise EngineError("This energy meter was never started. Use it in a with block, or call start().")
+                raise EngineError("The energy meter was never started. Use a with block, or call start().")
             return self.energy
         (counters, reason, started), self._open = self._open, None
         seconds = self._clock() - started
@@ -160,17 +158,17 @@ class EnergyMeter:
         self.stop()
 
     def unavailable(self) -> str | None:
-        """Return why nothing can be measured here, None where something can."""
+        """Return why there is no counter on this machine, or None."""
         counters, reason = self._find()
         return None if counters else reason
 
-    def _rest(self) -> None:
+    def _measure_idle(self) -> None:
         counters, _ = self._find()
         if not counters:
             return
         self._sleep(_SETTLE_S)
         counters, _ = self._find()
-        started, reader = self._clock(), _Reader(counters)
+        started, reader = self._clock(), _CounterThread(counters)
         try:
             self._sleep(self._idle_s)
         finally:
@@ -179,13 +177,13 @@ class EnergyMeter:
 
     def _result(self, counters: list[Counter], reason: str | None, seconds: float, total: float) -> Energy:
         if not counters or self._idle_watts is None:
-            return Energy(seconds, reason=reason or "Power at rest was not measured.")
+            return Energy(seconds, reason=reason or "Idle power was not measured.")
         above = total - self._idle_watts * seconds
         return Energy(seconds, above, total, self._idle_watts, ", ".join(c.name for c in counters), reason)
 
 
 class CallEnergy(NamedTuple):
-    """Energy of calls: mJ per sample above rest, or None and why; what was measured over ``calls`` calls."""
+    """Energy of ``calls`` calls: mJ per sample above idle, or None with the reason."""
 
     energy_mj_per_sample: float | None
     reason: str | None
@@ -201,25 +199,25 @@ def measure_energy(
     idle_s: float = 1.0,
     meter: EnergyMeter | None = None,
 ) -> CallEnergy:
-    """Make a call again and again, and return the energy of a sample with the machine's power at rest subtracted.
+    """Repeat a call and return the energy per sample above the idle power of the machine.
 
     Parameters
     ----------
     call : callable
-        Runs one batch, and is done when it returns.
+        Runs one batch synchronously.
     samples : int
-        Samples in a batch.
+        Samples per batch.
     seconds : float
-        How long to call: the counters are coarse, and below a second they say little.
+        Duration of the calls; counters are too coarse below one second.
     idle_s : float
-        Seconds that power at rest is measured for, before.
+        Seconds of the idle power measurement.
     meter : EnergyMeter, optional
-        One with GPUs of its own choice; its power at rest is kept for the next measurement.
+        A meter with selected GPUs; it reuses its idle power in the next measurement.
 
     Raises
     ------
     ConfigError
-        If ``call`` is no function, or a number is out of range.
+        If ``call`` is not a function, or a number is out of range.
 
     Examples
     --------
@@ -245,26 +243,26 @@ def measure_energy(
     if energy.joules is None:
         return CallEnergy(None, energy.reason, calls, energy)
     if energy.joules <= 0:
-        words = f"The machine took no more than at rest ({energy.idle_watts:.3g} W): it was not quiet, or too short."
-        return CallEnergy(None, words, calls, energy)
+        reason = f"Power was not above idle ({energy.idle_watts:.3g} W): the machine was busy, or the test too short."
+        return CallEnergy(None, reason, calls, energy)
     return CallEnergy(1e3 * energy.joules / (calls * samples), None, calls, energy)
 
 
 def _find(powercap: Path, gpus: Sequence[int] | None, nvml: Any) -> tuple[list[Counter], str | None]:
-    """Return fresh counters with what is missing beside them, or none with the reason."""
+    """Return new counters with a note on missing ones, or none with the reason."""
     cpu, no_cpu = rapl_counters(powercap)
     if gpus is not None and not gpus:
         return cpu, no_cpu
     gpu, no_gpu = nvml_counters(gpus, nvml=nvml)
     if gpu:
-        return [*cpu, *gpu], f"Without the processor: {no_cpu}" if no_cpu else None
+        return [*cpu, *gpu], f"Without the CPU: {no_cpu}" if no_cpu else None
     if gpus is not None:
         return [], no_gpu
     return cpu, no_cpu and f"{no_cpu} {no_gpu}"
 
 
-class _Reader:
-    """Reads counters in between, from a thread of its own, as often as the one that needs it most."""
+class _CounterThread:
+    """Reads counters periodically, at the shortest interval that one of them needs."""
 
     def __init__(self, counters: Sequence[Counter]) -> None:
         self._counters = counters
@@ -275,7 +273,7 @@ class _Reader:
             self._thread.start()
 
     def stop(self) -> float:
-        """End, and return the joules of all counters."""
+        """Stop and return the joules of all counters."""
         self._end.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -287,7 +285,7 @@ class _Reader:
         try:
             while not self._end.wait(min(counter.every_s for counter in self._counters)):
                 self._read()
-        except Exception as error:  # noqa: BLE001 - raised where the figure is asked for
+        except Exception as error:  # noqa: BLE001 - raised by stop
             self._error = error
 
     def _read(self) -> float:

@@ -1,4 +1,4 @@
-"""Counters of energy: RAPL of the processor, read from sysfs, and NVML's of a GPU."""
+"""Energy counters: RAPL of the CPU in sysfs, and NVML of GPUs."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from workbench.core.gpus import gpu_devices
 POWERCAP = Path("/sys/class/powercap")
 _ALLOW = "sudo chmod a+r {files}"
 _CONTROLS = ("intel-rapl", "intel-rapl-mmio")
-"""The same registers by two ways: what the first one tells is not to be counted a second time."""
+"""Two interfaces of the same registers: only the first one is counted."""
 
 
 class Counter(Protocol):
-    """Energy since it was made; ``every_s`` is how often it must be read in between."""
+    """Energy since its creation; it must be read every ``every_s`` seconds."""
 
     name: str
     every_s: float
@@ -27,10 +27,10 @@ class Counter(Protocol):
 
 
 class RaplDomain:
-    """One domain of RAPL, such as a processor package: a file of microjoules that starts again from 0 at its limit.
+    """One RAPL domain, such as a CPU package: a file of microjoules that wraps around at its limit.
 
-    Intel's Software Developer's Manual, volume 3, 16.10 (RAPL); AMD's processors offer it through the same files.
-    A package of 250 W comes round after about 17 minutes (or 4, where the range is 65 kJ), hence ``every_s``.
+    Intel's Software Developer's Manual, volume 3, 16.10 (RAPL); AMD's CPUs use the same files. A package of 250 W
+    wraps around after about 17 minutes, or 4 with a range of 65 kJ, hence ``every_s``.
     """
 
     every_s = 30.0
@@ -55,7 +55,7 @@ class RaplDomain:
 
 
 class NvmlCounter:
-    """A GPU's own counter of millijoules, since Volta; it is brought up to date about every 20 to 100 ms."""
+    """A GPU's counter of millijoules (Volta and later), updated every 20 to 100 ms."""
 
     every_s = 60.0
 
@@ -70,12 +70,12 @@ class NvmlCounter:
 
 
 class NvmlPower:
-    """A GPU's power, summed up over readings (trapezoids), where it has no counter of energy."""
+    """A GPU's integrated power (trapezoids), for GPUs without an energy counter."""
 
     every_s = 0.05
 
     def __init__(self, handle: Any, name: str, nvml: Any, *, clock: Callable[[], float] = time.perf_counter) -> None:
-        self.name = f"{name}, power summed up every {1e3 * self.every_s:.0f} ms, since it has no counter of energy"
+        self.name = f"{name}, integrated power every {1e3 * self.every_s:.0f} ms"
         self._handle, self._nvml, self._clock = handle, nvml, clock
         self._sum = 0.0
         self._at, self._watts = self._read()
@@ -92,39 +92,39 @@ class NvmlPower:
 
 
 def rapl_counters(root: Path = POWERCAP) -> tuple[list[Counter], str | None]:
-    """Return a counter for each domain that is part of no other one, or none with the reason.
+    """Return a counter for each top-level domain, or none with the reason.
 
-    Those are the packages, and ``dram`` beside them; ``core`` and ``uncore`` are part of a package. ``psys`` is the
-    whole platform, packages included: it is taken where there is no package.
+    These are packages and ``dram``; ``core`` and ``uncore`` are part of a package. ``psys`` is the whole platform,
+    packages included, and is used if there is no package.
     """
     if platform.system() != "Linux":
-        return [], f"{platform.system()} offers no file with the processor's energy: Linux alone does (RAPL)."
+        return [], f"{platform.system()} has no file of CPU energy; RAPL requires Linux."
     zones = _zones(root)
     if not zones:
         return [], (
-            f"{root} lists no RAPL domain: most virtual machines and containers have none. On the hardware itself "
+            f"{root} lists no RAPL domain; most virtual machines and containers have none. On bare metal, "
             "`sudo modprobe intel_rapl_common intel_rapl_msr` may help."
         )
     packages = [zone for zone, name in zones if name.startswith("package")]
     chosen = [*packages, *(zone for zone, name in zones if name == "dram")] if packages else []
     chosen = chosen or [zone for zone, name in zones if name == "psys"]
-    found: list[Counter] = []
+    counters: list[Counter] = []
     for zone in chosen:
         try:
-            found.append(RaplDomain(zone))
+            counters.append(RaplDomain(zone))
         except PermissionError:
             files = " ".join(str(each / "energy_uj") for each in chosen)
             return [], (
-                f"{zone / 'energy_uj'} may be read by root only: it can give away what other users compute "
-                f"(CVE-2020-8694). On a machine of your own: {_ALLOW.format(files=files)} (until the next start)."
+                f"{zone / 'energy_uj'} is readable by root only (CVE-2020-8694). On your own machine, run "
+                f"{_ALLOW.format(files=files)} (until reboot)."
             )
         except (OSError, ValueError) as error:
             return [], f"{zone} cannot be read: {error}."
-    return found, None if found else f"{root} lists neither a package nor a platform."
+    return counters, None if counters else f"{root} lists neither a package nor a platform."
 
 
 def _zones(root: Path) -> list[tuple[Path, str]]:
-    """Return the folders of one control type with the names of their domains."""
+    """Return the folders of one control type with their domain names."""
     for control in _CONTROLS:
         folders = sorted(path for path in root.glob(f"{control}:*") if (path / "name").is_file())
         if folders:
@@ -133,7 +133,7 @@ def _zones(root: Path) -> list[tuple[Path, str]]:
 
 
 def nvml_counters(indices: Sequence[int] | None = None, *, nvml: Any = None) -> tuple[list[Counter], str | None]:
-    """Return a counter for each GPU that is asked for (``cuda:N``; all by default), or none with the reason."""
+    """Return a counter for each GPU in ``indices`` (``cuda:N``; all by default), or none with the reason."""
     if nvml is not None:
         handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
         reason = None if handles else "NVML lists no GPU."
@@ -146,14 +146,14 @@ def nvml_counters(indices: Sequence[int] | None = None, *, nvml: Any = None) -> 
         import pynvml
 
         nvml = pynvml
-    wanted = list(range(len(handles))) if indices is None else list(indices)
-    missing = [index for index in wanted if index >= len(handles)]
+    chosen = list(range(len(handles))) if indices is None else list(indices)
+    missing = [index for index in chosen if index >= len(handles)]
     if missing:
-        return [], f"There is no GPU cuda:{missing[0]} here."
+        return [], f"GPU cuda:{missing[0]} does not exist."
     try:
-        return [_gpu_counter(handles[index], nvml) for index in wanted], None
+        return [_gpu_counter(handles[index], nvml) for index in chosen], None
     except nvml.NVMLError as error:
-        return [], f"The driver tells neither energy nor power of a GPU: {str(error).strip().rstrip('.')}."
+        return [], f"The driver reports neither energy nor power: {str(error).strip().rstrip('.')}."
 
 
 def _gpu_counter(handle: Any, nvml: Any) -> Counter:

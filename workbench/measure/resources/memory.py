@@ -1,4 +1,4 @@
-"""Memory of this process: the peak of its resident set, and its proportional set, which shares what others map too."""
+"""Memory of this process: peak resident set size (RSS) and proportional set size (PSS)."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ _ROLLUP = Path("/proc/self/smaps_rollup")
 
 
 def peak_rss_mib() -> tuple[float | None, str | None]:
-    """Return the largest resident set of this process so far in MiB, or None with the reason.
+    """Return the peak RSS of this process in MiB, or None with the reason.
 
-    Linux counts it in VmHWM. ``getrusage`` is for macOS only: on Linux it includes the peak of the parent process.
+    Linux: VmHWM, because ``getrusage`` includes the peak of the parent process there. macOS: ``getrusage``.
 
     Examples
     --------
@@ -27,16 +27,14 @@ def peak_rss_mib() -> tuple[float | None, str | None]:
         import resource
 
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, None
-    return None, f"{system} has no counter of peak memory that is read here."
+    return None, f"Peak memory is not supported on {system}."
 
 
 def pss_mib() -> tuple[float | None, str | None]:
-    """Return the proportional set size of this process now in MiB, or None with the reason.
+    """Return the current PSS of this process in MiB, or None with the reason.
 
-    A page that n processes map counts 1/n in each of them: the PSS of all processes adds up to the memory that they
-    take together, which their resident sets do not. Linux alone tells it (``/proc/self/smaps_rollup``, Linux 4.14).
-    Reading it walks through the page tables, which takes about a millisecond for each GiB: not while something is
-    timed.
+    A page that n processes map counts 1/n in each, so the PSS of all processes adds up to their total memory. Linux
+    only (``/proc/self/smaps_rollup``). A reading takes about 1 ms per GiB; do not read within a timing.
 
     Examples
     --------
@@ -45,19 +43,19 @@ def pss_mib() -> tuple[float | None, str | None]:
     True
     """
     if platform.system() != "Linux":
-        return None, f"{platform.system()} does not tell how the pages of a process are shared: Linux alone does."
+        return None, f"PSS is not supported on {platform.system()}; it requires Linux."
     return _line_mib(_ROLLUP, "Pss:", "this kernel does not count it")
 
 
 class PeakPss:
-    """The largest proportional set size that was read: no kernel keeps a peak of it, so read it where it may be high.
+    """Largest PSS of several readings, because the kernel does not record a peak; read it when it may be high.
 
     Attributes
     ----------
     mib : float or None
-        The largest so far, in MiB; None before the first reading, and where it cannot be read.
+        Largest reading in MiB; None before the first one or if PSS is not readable.
     reason : str or None
-        Why it is None, or how it was read.
+        Why ``mib`` is None, or its source.
 
     Examples
     --------
@@ -69,16 +67,16 @@ class PeakPss:
 
     def __init__(self) -> None:
         self.mib: float | None = None
-        self.reason: str | None = "It was not read."
+        self.reason: str | None = "PSS was not read."
 
     def read(self) -> None:
-        """Read it now."""
+        """Take a reading."""
         now, reason = pss_mib()
         if now is None:
             self.reason = self.reason if self.mib is not None else reason
             return
         self.mib = max(now, self.mib or 0.0)
-        self.reason = "The largest of a few readings, since the kernel keeps no peak of it."
+        self.reason = "Largest of a few readings, because the kernel does not record a peak."
 
 
 def _line_mib(path: Path, name: str, otherwise: str) -> tuple[float | None, str | None]:

@@ -1,4 +1,4 @@
-"""What a run takes over its time: processor, memory and GPU, sampled by a thread that rests while others time."""
+"""Sample CPU, memory and GPU usage of a run over time, in a thread that pauses during timings."""
 
 from __future__ import annotations
 
@@ -14,54 +14,53 @@ from workbench.core.checks import require_int, require_positive
 from workbench.measure.resources.monitor_reader import ResourceReader, Sample, merge_pairs
 
 _SHORT = 0.2
-"""Share of the period below which the rest before a pause is not worth a sample of its own."""
+"""Minimum share of the period for a last sample before a pause."""
 
 
 class Mark(NamedTuple):
-    """A named moment of the run."""
+    """A named point in time of the run."""
 
     at_s: float
     name: str
 
 
 class Pause(NamedTuple):
-    """A time in which nothing was sampled; ``end_s`` is None while it lasts."""
+    """An interval without samples; ``end_s`` is None while it lasts."""
 
     start_s: float
     end_s: float | None
 
 
 class Cost(NamedTuple):
-    """What the monitor itself took: CPU seconds, their share of one core, and ms for a sample."""
+    """Overhead of the monitor: CPU seconds, share of one core, and ms per sample."""
 
     cpu_s: float
     share: float
     ms_per_sample: float
 
     def __str__(self) -> str:
-        return f"the monitor itself took {100 * self.share:.2g} % of one core ({self.ms_per_sample:.2g} ms a sample)"
+        return f"monitor overhead {100 * self.share:.2g} % of one core ({self.ms_per_sample:.2g} ms per sample)"
 
 
 class Monitor:
-    """Samples this process with its children, the machine, and the GPUs where there are any.
+    """Monitor of this process with its children, the machine, and its GPUs.
 
     Parameters
     ----------
     rate_hz : float
-        Samples per second, at the beginning.
+        Initial samples per second.
     limit : int
-        Most samples that are kept. When they are reached neighbours are joined (means of shares and power, the larger
-        memory) and the rate is halved, so that a run of any length fits and is shown from its beginning. Of marks and
-        pauses the latest ``limit`` are kept.
+        Maximum number of samples. At the limit, adjacent samples are merged (mean of shares and power, maximum of
+        memory) and the rate is halved, so that any run fits. Of marks and pauses the latest ``limit`` are kept.
     gpu : bool
         False leaves GPUs out.
 
     Attributes
     ----------
     cost : Cost
-        What the monitor itself took.
+        Overhead of the monitor.
     error : Exception or None
-        What ended the sampling early; a monitor never ends the run that it watches.
+        The error that ended the sampling; it does not end the run.
 
     Raises
     ------
@@ -95,7 +94,7 @@ class Monitor:
         self.error: Exception | None = None
 
     def start(self) -> Self:
-        """Begin; does nothing while it runs. A monitor that was stopped goes on, on the same time axis."""
+        """Start, or continue a stopped monitor on the same time axis; no effect while running."""
         with self._state:
             if self._running:
                 return self
@@ -113,12 +112,12 @@ class Monitor:
         return self
 
     def stop(self) -> None:
-        """End, with a last sample; may be called again, also after Ctrl-C in the first call."""
+        """Stop after a last sample; may be called again, also after Ctrl-C."""
         with self._state:
             if self._running:
                 self._running = False
                 if not self._holds:
-                    self._take_rest()
+                    self._take_last()
                 self._close_pause()
                 self._ended = time.perf_counter()
             self._state.notify_all()
@@ -128,9 +127,9 @@ class Monitor:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Sample nothing in this block: the thread sleeps until its end. Blocks may stand in one another.
+        """Pause sampling within this block; the thread sleeps, and blocks may be nested.
 
-        The block begins when a sample that is being taken is finished.
+        The block begins after a running sample.
         """
         self._hold(1)
         try:
@@ -139,30 +138,30 @@ class Monitor:
             self._hold(-1)
 
     def mark(self, name: str) -> None:
-        """Note that something begins now, for the time axis."""
+        """Add a named mark at this time."""
         with self._state:
             self._marks.append(Mark(self._now(), str(name)))
 
     @property
     def running(self) -> bool:
-        """Whether it is started and not stopped; pauses count as running."""
+        """True between start and stop, also while paused."""
         return self._running
 
     @property
     def samples(self) -> tuple[Sample, ...]:
-        """What was sampled, in order."""
+        """The samples in order."""
         with self._state:
             return tuple(self._samples)
 
     @property
     def marks(self) -> tuple[Mark, ...]:
-        """Named moments, in order."""
+        """The marks in order."""
         with self._state:
             return tuple(self._marks)
 
     @property
     def pauses(self) -> tuple[Pause, ...]:
-        """Times in which nothing was sampled, in order."""
+        """The pauses in order."""
         with self._state:
             return tuple(self._pauses)
 
@@ -174,19 +173,19 @@ class Monitor:
 
     @property
     def gpu_reason(self) -> str | None:
-        """Why there is no figure of a GPU, None where there is."""
+        """Reason for missing GPU figures, or None."""
         return self._reader.gpu_reason if self._reader is not None else "The monitor was not started."
 
     @property
     def cost(self) -> Cost:
-        """What the monitor itself took so far."""
+        """Overhead of the monitor so far."""
         with self._state:
             seconds = self._now()
             share = self._cpu_s / seconds if seconds > 0 else 0.0
             return Cost(self._cpu_s, share, 1e3 * self._cpu_s / self._taken if self._taken else 0.0)
 
     def columns(self) -> dict[str, list[Any]]:
-        """Return the samples by column, as ``pandas.DataFrame`` takes them; units stand in the names."""
+        """Return the samples by column for ``pandas.DataFrame``; names include units."""
         samples = self.samples
         return {name: [getattr(sample, name) for sample in samples] for name in Sample._fields}
 
@@ -219,7 +218,7 @@ class Monitor:
                 else:
                     try:
                         self._take()
-                    except Exception as error:  # noqa: BLE001 - whatever it is, the run that is watched goes on
+                    except Exception as error:  # noqa: BLE001 - the monitored run goes on
                         self.error, self._running, self._ended = error, False, time.perf_counter()
                         return
                     due = max(due + self._period, time.perf_counter())
@@ -229,7 +228,7 @@ class Monitor:
             self._holds += change
             if self._running and self._reader is not None:
                 if change > 0 and self._holds == 1:
-                    self._take_rest()
+                    self._take_last()
                     self._pauses.append(Pause(self._now(), None))
                 elif self._holds == 0:
                     self._close_pause()
@@ -238,15 +237,15 @@ class Monitor:
 
     def _close_pause(self) -> None:
         if self._pauses and self._pauses[-1].end_s is None:
-            self._pauses[-1] = Pause(self._pauses[-1].start_s, self._now_running())
+            self._pauses[-1] = Pause(self._pauses[-1].start_s, self._elapsed())
 
-    def _now_running(self) -> float:
+    def _elapsed(self) -> float:
         return time.perf_counter() - self._started
 
-    def _take_rest(self) -> None:
-        """Sample what is left before a pause or the end, so that it is not missing in the sums."""
+    def _take_last(self) -> None:
+        """Sample the remaining time before a pause or the end, so that sums are complete."""
         if self._reader is not None and (self._reader.since_s > _SHORT * self._period or not self._samples):
-            with contextlib.suppress(Exception):  # what is wrong shows at the next regular sample
+            with contextlib.suppress(Exception):  # a persistent error occurs in the next regular sample too
                 self._take()
 
     def _take(self) -> None:

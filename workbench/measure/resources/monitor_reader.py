@@ -1,4 +1,4 @@
-"""One sample of what a process with its children, the machine and the GPUs do."""
+"""Read one sample of the usage of a process tree, the machine and the GPUs."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ from workbench.core.processes import allowed_cores, cpu_seconds, own_processes
 class Sample(NamedTuple):
     """One sample, over the ``span_s`` seconds before ``at_s``.
 
-    ``cpu_percent`` is what this process and its children took of the cores that this process may use, and
-    ``machine_percent`` what everything took of them. ``rss_mib`` is the sum of their resident sets; pages that they
-    share count in each. ``gpu_percent`` is the mean over the GPUs, their memory and power are sums. None is what cannot
-    be read, or where there is no GPU.
+    ``cpu_percent`` is the usage of the allowed cores by this process and its children, ``machine_percent`` that by all
+    processes. ``rss_mib`` is the sum of their RSS, with shared pages in each. ``gpu_percent`` is the mean over GPUs,
+    GPU memory and power are sums. Unreadable values are None.
     """
 
     at_s: float
@@ -33,7 +32,7 @@ class Sample(NamedTuple):
 
 
 class ResourceReader:
-    """Reads counters and tells what happened since it read them last.
+    """Reader of counters since its last reading.
 
     Parameters
     ----------
@@ -44,31 +43,31 @@ class ResourceReader:
     """
 
     def __init__(self, *, gpu: bool = True, devices: Sequence[Any] | None = None) -> None:
-        found: tuple[Sequence[Any], str | None] = (devices, None) if devices is not None else ((), "GPUs are left out.")
+        self._devices: Sequence[Any] = devices or ()
+        self.gpu_reason: str | None = None if devices is not None else "GPUs are left out."
         if gpu and devices is None:
-            found = gpu_devices()
-        self._devices, self.gpu_reason = found
+            self._devices, self.gpu_reason = gpu_devices()
         self._cores = allowed_cores()
         self.reset()
 
     @property
     def since_s(self) -> float:
-        """Seconds since the counters were read last."""
+        """Seconds since the last reading."""
         return time.perf_counter() - self._at
 
     def reset(self) -> None:
-        """Read the counters, and forget what happened until now."""
+        """Read the counters without a sample."""
         self._cpu_s, _ = self._tree()
         self._idle_s = self._idle()
         self._at = time.perf_counter()
 
     def read(self, started: float) -> Sample:
-        """Return what happened since the last reading; ``started`` is the time of the axis' 0."""
+        """Return the sample since the last reading; ``started`` is the origin of the time axis."""
         cpu_s, rss = self._tree()
         idle_s, now = self._idle(), time.perf_counter()
         span = max(now - self._at, 1e-6)
         room = span * len(self._cores)
-        # The counters go in steps of 10 ms: a share over a short time can be a little below 0 or above all there is.
+        # the counters have steps of 10 ms: a share over a short time can be slightly out of range
         mine = min(max((cpu_s - self._cpu_s) / room, 0.0), 1.0)
         busy = min(max(1 - (idle_s - self._idle_s) / room, 0.0), 1.0)
         self._cpu_s, self._idle_s, self._at = cpu_s, idle_s, now
@@ -77,11 +76,11 @@ class ResourceReader:
     def _tree(self) -> tuple[float, int]:
         """Return CPU seconds and resident bytes of this process and its children.
 
-        The seconds of ended children are in those of the process that waited for them, on Linux.
+        Linux adds the seconds of ended children to those of the parent.
         """
         cpu_s, rss = 0.0, 0
         for process in own_processes():
-            with contextlib.suppress(psutil.Error), process.oneshot():  # it may have ended meanwhile
+            with contextlib.suppress(psutil.Error), process.oneshot():  # the process has ended
                 spent, rss = cpu_seconds(process), rss + process.memory_info().rss
                 cpu_s += spent
         return cpu_s, rss
@@ -105,7 +104,7 @@ class ResourceReader:
 
 
 def merge_pairs(samples: Sequence[Sample]) -> list[Sample]:
-    """Return half as many samples: neighbours joined, shares and power as means over time, memory as the larger."""
+    """Merge adjacent samples: time-weighted mean of shares and power, maximum of memory."""
     pairs = [_join(samples[i], samples[i + 1]) for i in range(0, len(samples) - 1, 2)]
     return [*pairs, *samples[len(pairs) * 2 :]]
 
@@ -132,9 +131,9 @@ def _join(first: Sample, second: Sample) -> Sample:
 
 
 def _all(values: Sequence[float | None], join: Callable[[Sequence[float]], float]) -> float | None:
-    """Return what ``join`` makes of the values that are known, None where one is not."""
-    found = [value for value in values if value is not None]
-    return join(found) if found and len(found) == len(values) else None
+    """Return ``join`` of the values, or None if one of them is None."""
+    numbers = [value for value in values if value is not None]
+    return join(numbers) if numbers and len(numbers) == len(values) else None
 
 
 def _mean(values: Sequence[float]) -> float:

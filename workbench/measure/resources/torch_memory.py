@@ -1,4 +1,4 @@
-"""What a call holds in torch's CPU allocator, as torch's own profiler counts it."""
+"""Peak memory of a call in torch's CPU allocator, by torch's profiler."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ _CPU = 0  # c10::DeviceType of a memory event
 
 
 def torch_call_peak_mib(call: Callable[[], Any]) -> float:
-    """Return the most that one call held at a time in torch's CPU allocator, in MiB, beyond what was there before it.
+    """Return the peak memory of one call in torch's CPU allocator in MiB, above the level before the call.
 
-    That is activations and workspaces which go through torch; weights are there already, and what oneDNN or a runtime
-    of its own allocates is not seen. The first call is made unseen, since it may still prepare something. A profiled
-    call is slower: do not time it. On a GPU an engine's ``metrics.peak_memory_mib`` tells it.
+    It covers activations and workspaces of torch, not weights, and not allocations of oneDNN or other runtimes. A
+    warm-up call is not counted. Profiled calls are slow, so do not time them. On a GPU use an engine's
+    ``metrics.peak_memory_mib``.
 
     Raises
     ------
     ConfigError
-        If ``call`` is no function.
+        If ``call`` is not a function.
     PackageMissing
         If torch is not installed.
 
