@@ -114,7 +114,7 @@ def plain():
 @pytest.mark.parametrize(("round_to", "told"), [(32, True), (1, False)])
 def test_a_budget_that_was_missed_is_told_of(plain, round_to, told):
     report = wb.Recipe(wb.Prune(0.3, of="macs", round_to=round_to)).apply(plain).reports[0]
-    left = f"{report.macs_after / report.macs_before:.0%} of the macs are left, where 70% were asked for"
+    left = f"{report.macs_after / report.macs_before:.0%} of the macs are left instead of 70%"
     assert any(note.startswith(left) for note in report.notes) is told
 
 

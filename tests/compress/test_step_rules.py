@@ -64,11 +64,6 @@ def test_what_is_no_step_is_refused():
         check_order(["prune"])
 
 
-def test_a_rule_is_known_to_both_steps():
-    for earlier, later in itertools.product(STEP_TYPES.values(), repeat=2):
-        assert (earlier.__name__ in later.not_after) == (later.__name__ in earlier.not_before), (earlier, later)
-
-
 def _quick(name):
     """Return a step with options that take no time on a tiny model."""
     options = {

@@ -1,4 +1,4 @@
-"""Which modules a step must leave alone."""
+"""Select the modules that a step may change, by name, type or predicate."""
 
 from __future__ import annotations
 
@@ -12,67 +12,65 @@ from workbench.tasks.load import load_function
 
 
 def excluded_names(module: nn.Module, patterns: Sequence[str], *, where: str) -> frozenset[str]:
-    """Return the names of modules that ``patterns`` cover, and of everything below them.
+    """Return the names of the modules that ``patterns`` cover, and of everything below them.
 
-    A module with several names is covered by each of them, and so are the modules that share a weight with one: what
-    is done to it would be done to them too.
-
-    A pattern is a module's name, with ``*`` and ``?`` as in file names, a type of layer, as ``"LayerNorm"``, or a
-    reference to a predicate, ``"file.py:function"``, which is asked about every module and covers that one only.
+    A pattern is a name, with ``*`` and ``?`` as in file names, a type, as ``"LayerNorm"``, or a reference to a
+    predicate, ``"file.py:function"``, which is called for every module and covers that one only. A module is covered
+    by each of its names, and together with the modules that share a weight with it.
 
     Raises
     ------
     ConfigError
-        If a pattern matches nothing, so that a slip of the pen does not go unseen, or a predicate fails.
+        If a pattern matches nothing, or a predicate fails.
     """
     return _covered(module, patterns, f"{where}.exclude")
 
 
 def skip_reasons(module: nn.Module, include: Sequence[str], exclude: Sequence[str], *, where: str) -> dict[str, str]:
-    """Return the modules that a step must leave alone, with the reason: excluded, or not among those to look at.
+    """Return the modules that a step must skip, with the reason; an empty ``include`` means all.
 
-    Patterns and errors as in :func:`excluded_names`; an empty ``include`` stands for everything.
+    Patterns and errors are those of :func:`excluded_names`.
     """
     reasons: dict[str, str] = {}
     if include:
-        wanted = _covered(module, include, f"{where}.include")
-        reasons = {name: "not among those to include" for name, _ in module.named_modules() if name not in wanted}
+        included = _covered(module, include, f"{where}.include")
+        reasons = {name: "not among those to include" for name, _ in module.named_modules() if name not in included}
     return reasons | dict.fromkeys(excluded_names(module, exclude, where=where), "excluded by name")
 
 
 def _covered(module: nn.Module, patterns: Sequence[str], where: str) -> frozenset[str]:
-    kinds = {name: type(layer).__name__ for name, layer in module.named_modules(remove_duplicate=False) if name}
-    names = list(kinds)
-    found: set[str] = set()
+    types = {name: type(layer).__name__ for name, layer in module.named_modules(remove_duplicate=False) if name}
+    names = list(types)
+    covered: set[str] = set()
     for pattern in patterns:
         if ":" in pattern:
-            found |= _chosen(module, pattern, where)
+            covered |= _chosen(module, pattern, where)
             continue
-        roots = [name for name in names if pattern == kinds[name] or matches(name, pattern)]
+        roots = [name for name in names if pattern == types[name] or matches(name, pattern)]
         if not roots:
             raise no_match_error(f"{where}: no module or type of layer is called", pattern, names)
-        found.update(name for name in names if any(name == root or name.startswith(f"{root}.") for root in roots))
-    return _with_sharers(module, found)
+        covered.update(name for name in names if any(name == root or name.startswith(f"{root}.") for root in roots))
+    return _with_shared_weights(module, covered)
 
 
 def display_name(name: str) -> str:
-    """Return what a report calls a layer: the model itself has no name."""
+    """Return the name of a module for reports: the model itself has none."""
     return name or "(model)"
 
 
 def holds_matrix(layer: nn.Module) -> bool:
-    """Return whether a layer has a weight of its own with more than one dimension: a report must list it."""
+    """Return whether a layer has a weight of its own with more than one dimension, so that reports list it."""
     return any(weight.ndim > 1 for weight in layer.parameters(recurse=False))
 
 
-def _with_sharers(module: nn.Module, found: set[str]) -> frozenset[str]:
+def _with_shared_weights(module: nn.Module, covered: set[str]) -> frozenset[str]:
     layers = list(module.named_modules(remove_duplicate=False))
-    held = {layer for name, layer in layers if name in found}
-    weights = {weight for layer in held for weight in layer.parameters(recurse=False)}
+    selected = {layer for name, layer in layers if name in covered}
+    weights = {weight for layer in selected for weight in layer.parameters(recurse=False)}
     return frozenset(
         name
         for name, layer in layers
-        if name and (layer in held or any(weight in weights for weight in layer.parameters(recurse=False)))
+        if name and (layer in selected or any(weight in weights for weight in layer.parameters(recurse=False)))
     )
 
 
@@ -81,7 +79,7 @@ def _chosen(module: nn.Module, reference: str, where: str) -> set[str]:
         predicate = load_function(reference)
     except TaskError as error:
         raise ConfigError(f"{where}: {error}") from error
-    found = set()
+    chosen = set()
     for name, layer in module.named_modules():
         try:
             answer = predicate(name, layer) if name else False
@@ -93,10 +91,10 @@ def _chosen(module: nn.Module, reference: str, where: str) -> set[str]:
                 f"({type(layer).__name__})."
             )
         if answer:
-            found.add(name)
-    if not found:
+            chosen.add(name)
+    if not chosen:
         raise ConfigError(f"{where}: {reference} returned True for no module of the model.")
-    return found
+    return chosen
 
 
 def matches(name: str, pattern: str) -> bool:
@@ -104,7 +102,7 @@ def matches(name: str, pattern: str) -> bool:
     return name == pattern or fnmatchcase(name, pattern)
 
 
-def no_match_error(words: str, pattern: str, names: Sequence[str]) -> ConfigError:
+def no_match_error(problem: str, pattern: str, names: Sequence[str]) -> ConfigError:
     """Return the error for a pattern that matches none of ``names``."""
     listed = f"{', '.join(names[:8])}{', ...' if len(names) > 8 else ''}"
-    return ConfigError(f"{words} {pattern!r}.{did_you_mean(pattern, names)} The model has {listed}.")
+    return ConfigError(f"{problem} {pattern!r}.{did_you_mean(pattern, names)} The model has {listed}.")

@@ -1,4 +1,4 @@
-"""Share out a loss over layers: who gives up something first, so that what is saved costs least."""
+"""Allocate a loss budget over layers along their cost-loss curves."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 Point = tuple[float, float]
-"""Cost and loss of one choice for a layer; the first choice of a layer is to leave it as it is."""
+"""Cost and loss of one choice for a layer; the first choice leaves the layer as it is."""
 
 
 def lower_hull(points: Sequence[Point]) -> list[int]:
-    """Return the places of the points on the lower convex hull of loss over cost, from the first one to the cheapest.
+    """Return the indices of the points on the lower convex hull of loss over cost, from the first to the cheapest.
 
     Examples
     --------
@@ -22,7 +22,7 @@ def lower_hull(points: Sequence[Point]) -> list[int]:
     cheaper = [place for place in range(1, len(points)) if points[place][0] < points[0][0]]
     for place in sorted(cheaper, key=lambda place: (-points[place][0], points[place][1])):
         if points[place][0] == points[hull[-1]][0]:
-            continue  # as cheap, and loses more
+            continue  # as cheap, with more loss
         while len(hull) > 1 and _slope(points[hull[-2]], points[hull[-1]]) >= _slope(points[hull[-2]], points[place]):
             hull.pop()
         hull.append(place)
@@ -30,22 +30,22 @@ def lower_hull(points: Sequence[Point]) -> list[int]:
 
 
 def allocate(paths: Mapping[str, Sequence[Point]], accept: Callable[[str, int], bool]) -> None:
-    """Offer every layer's next choice to ``accept(name, place)``, that with the least loss for what it saves first.
+    """Offer each layer's next choice to ``accept(name, place)``, in the order of loss per saved cost.
 
-    A layer whose choice is not accepted is not asked again. Where every path is a lower convex hull, what is accepted
-    up to any moment loses the least of all choices that save as much.
+    A layer is dropped once a choice is not accepted. If every path is a lower convex hull, the accepted choices lose
+    the least of all that save as much.
     """
-    waiting: list[tuple[float, int, str, int]] = []
+    queue: list[tuple[float, int, str, int]] = []
 
     def push(order: int, name: str, place: int) -> None:
         path = paths[name]
         if place < len(path):
-            heapq.heappush(waiting, (_slope(path[place - 1], path[place]), order, name, place))
+            heapq.heappush(queue, (_slope(path[place - 1], path[place]), order, name, place))
 
     for order, name in enumerate(paths):
         push(order, name, 1)
-    while waiting:
-        _, order, name, place = heapq.heappop(waiting)
+    while queue:
+        _, order, name, place = heapq.heappop(queue)
         if accept(name, place):
             push(order, name, place + 1)
 

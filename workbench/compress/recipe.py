@@ -1,4 +1,4 @@
-"""Recipe: an ordered tuple of steps with a seed; JSON in, JSON out; equal recipes have equal ids."""
+"""Recipe: an ordered tuple of steps with a seed, a JSON form and a stable id."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ if TYPE_CHECKING:
 
 
 class Recipe:
-    """What to do to a model, in order. A recipe without steps is the float model itself.
+    """Describe how to compress a model: steps in order. Without steps it is the float model itself.
 
     Parameters
     ----------
     *steps : Prune, PruneDepth, Distill, Recover, Factorize, Sparsify or Quantize
-        Checked at once: an order that cannot work raises :class:`RecipeError` with the reason.
+        An order that cannot work raises :class:`RecipeError` with the reason.
     seed : int
-        Fixes every random choice. The same seed gives the same variant on the same machine, unless a step is
+        Seed of every random choice. The same seed gives the same variant on the same machine, unless a step is
         cut by ``max_seconds``.
     name : str, optional
-        For tables and charts; not part of the id.
+        Label in tables and charts; not part of the id.
 
     Examples
     --------
@@ -63,7 +63,7 @@ class Recipe:
 
     def __setattr__(self, key: str, value: Any) -> None:
         if key in self.__dict__:
-            raise AttributeError(f"A Recipe cannot be changed: make a new one (tried to set {key!r}).")
+            raise AttributeError(f"A Recipe cannot be changed (tried to set {key!r}). Make a new one.")
         super().__setattr__(key, value)
 
     def __eq__(self, other: object) -> bool:
@@ -75,17 +75,17 @@ class Recipe:
     def __repr__(self) -> str:
         extra = [f"seed={self.seed}"] if self.seed else []
         extra += [f"name={self.name!r}"] if self.name else []
-        parts = ", ".join([*map(_in_words, self.steps), *extra])
+        parts = ", ".join([*map(_describe, self.steps), *extra])
         return f"Recipe({self.label!r}: {parts})" if parts else f"Recipe({self.label!r})"
 
     @property
     def label(self) -> str:
-        """A few words: ``"prune 0.5 + distill + int8"``; ``"float"`` without steps."""
+        """Labels of the steps: ``"prune 0.5 + distill + int8"``; ``"float"`` without steps."""
         return " + ".join(step.label for step in self.steps) or "float"
 
     @property
     def technique(self) -> str:
-        """The word that chooses colour and marker: float, one of the techniques, or chain."""
+        """Key of color and marker in charts: float, one of the techniques, or chain."""
         kinds = {type(step) for step in self.steps}
         compressing = kinds - {Distill, Recover}
         if not kinds:
@@ -99,28 +99,28 @@ class Recipe:
 
     @property
     def student(self) -> str | None:
-        """The function that makes the module which the steps start from, where it is not the task's own."""
+        """Reference of the function that builds the student; None if the steps start from the task's model."""
         return next((step.student for step in self.steps if isinstance(step, Distill) and step.student), None)
 
     @property
     def functions(self) -> tuple[str, ...]:
-        """References of the functions that :meth:`apply` calls: students, and predicates of include and exclude."""
-        named = [
+        """References of functions that :meth:`apply` calls: the student, and predicates of include and exclude."""
+        patterns = (
             pattern
             for step in self.steps
             for option in ("include", "exclude")
             for pattern in getattr(step, option, ())
             if ":" in pattern
-        ]
-        return tuple(dict.fromkeys((*((self.student,) if self.student else ()), *named)))
+        )
+        return tuple(dict.fromkeys((*filter(None, (self.student,)), *patterns)))
 
     @cached_property
     def recipe_id(self) -> str:
-        """12 hex digits over the steps with all defaults and the seed; the name is not part of it."""
+        """Hash (12 hex digits) of the seed and the steps with all their options, without the name."""
         return short_id({"steps": [step_to_dict(step) for step in self.steps], "seed": self.seed})
 
     def prefixes(self) -> tuple[Recipe, ...]:
-        """Return the recipes of the first step, the first two steps, and so on; the last one is the whole."""
+        """Return the recipes of the first step, the first two steps, and so on up to the whole recipe."""
         return tuple(Recipe(*self.steps[:n], seed=self.seed) for n in range(1, len(self.steps) + 1))
 
     def to_dict(self) -> dict[str, Any]:
@@ -129,7 +129,7 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
-        """Build a recipe from what :meth:`to_dict` returned."""
+        """Build a recipe from the output of :meth:`to_dict`."""
         if not isinstance(values, Mapping):
             raise RecipeError(f"A recipe must be an object with 'steps', got {given(values)}.")
         for key in values:
@@ -146,11 +146,11 @@ class Recipe:
 
     @classmethod
     def from_json(cls, text: str) -> Recipe:
-        """Build a recipe from JSON; what is wrong is said with the nearest right name."""
+        """Build a recipe from JSON; an error suggests the nearest valid name."""
         try:
             values = json.loads(text)
         except (TypeError, ValueError, RecursionError) as error:
-            raise RecipeError(f"Not JSON: {error}. Expected what Recipe.to_json() wrote.") from error
+            raise RecipeError(f"Not JSON: {error}. Give the output of Recipe.to_json().") from error
         return cls.from_dict(values)
 
     def apply(self, task: Task | str, **options: Any) -> Variant:
@@ -158,7 +158,7 @@ class Recipe:
         return cast("Variant", call_late("Recipe.apply", self, task, **options))
 
 
-def _in_words(step: Step) -> str:
-    """Return a step with the options that are not its defaults, long ones cut."""
+def _describe(step: Step) -> str:
+    """Return a step with its non-default options, long values cut."""
     changed = (f"{name}={reprlib.repr(value)}" for name, value in step.changed().items())
     return f"{type(step).__name__}({', '.join(changed)})"

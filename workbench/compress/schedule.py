@@ -1,16 +1,16 @@
-"""How much of a step's zeros or cuts is due after a share of its rounds."""
+"""Schedules of iterative pruning and sparsification."""
 
 from __future__ import annotations
 
 from math import exp
 
 SCHEDULES = ("even", "cubic", "one_cycle")
-# Slope and start of the one-cycle curve, as fasterai has them.
+# Slope and start of the one-cycle curve, as in fasterai.
 _SLOPE, _START = 14.0, 6.0
 
 
 def scheduled_share(schedule: str, time: float) -> float:
-    """Return the share of the final ratio that is due at ``time``, the share of the rounds that are done.
+    """Return the share of the final ratio at ``time``, the share of the rounds done.
 
     ``even``: in proportion. ``cubic``: large rounds first (Zhu and Gupta, To prune, or not to prune, arXiv
     1710.01878). ``one_cycle``: small rounds at both ends, large ones in between (Hubens et al., One-Cycle Pruning,

@@ -1,4 +1,4 @@
-"""Which step may follow which, and why: the rules that the steps carry, applied to a whole recipe."""
+"""Check the order of a recipe's steps by the rules that the steps carry."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from workbench.core.errors import RecipeError
 
 
 def check_order(steps: Sequence[Step]) -> None:
-    """Raise :class:`RecipeError` with the reason where the steps cannot work in this order.
+    """Raise :class:`RecipeError` with the reason if the steps cannot work in this order.
 
     Examples
     --------
@@ -22,14 +22,14 @@ def check_order(steps: Sequence[Step]) -> None:
                 f"Step {index + 1} is {step!r} ({type(step).__name__}), not a step. Allowed: {', '.join(STEP_TYPES)}."
             )
         before = [type(s).__name__ for s in steps[:index]]
-        reason = _why_not(type(step), before) or step.placement_error(before)
+        reason = _broken_rule(type(step), before) or step.placement_error(before)
         if reason:
             order = " -> ".join(type(s).__name__ for s in steps)
             raise RecipeError(f"{order}: step {index + 1} ({type(step).__name__}) cannot stand here. {reason}")
 
 
-def _why_not(step: type[Step], before: Sequence[str]) -> str | None:
-    """Return why a step cannot come after those named, the rule of the earliest of them first; None if it can."""
+def _broken_rule(step: type[Step], before: Sequence[str]) -> str | None:
+    """Return why a step cannot come after the named ones, by the rule of the earliest; None if it can."""
     for name in before:
         if name in step.not_after:
             return step.not_after[name]

@@ -1,4 +1,4 @@
-"""The steps of a recipe: frozen options, without torch, so that forms and databases can use them freely."""
+"""The steps of a recipe: frozen options, without torch, for forms and databases."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def step_to_dict(step: Step) -> dict[str, Any]:
 
 
 def step_from_dict(values: Mapping[str, Any]) -> Step:
-    """Build a step from what :func:`step_to_dict` returned; options left out take their defaults."""
+    """Build a step from the output of :func:`step_to_dict`; missing options take their defaults."""
     rest = dict(values)
     name = rest.pop("step", None)
     if name is None:

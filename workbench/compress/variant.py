@@ -1,4 +1,4 @@
-"""Variant: a module after a recipe, with a report per step; parameters and multiply-accumulates counted."""
+"""Variant: the module that a recipe makes, with a report per step."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class LayerReport:
-    """One layer in a step's coverage: touched, and how (or why not)."""
+    """One layer in a step's coverage: touched and how, or why not."""
 
     name: str
     type: str
@@ -37,13 +37,13 @@ class LayerReport:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> LayerReport:
-        """Build from what :meth:`to_dict` returned."""
+        """Build from the output of :meth:`to_dict`."""
         return cls(**_fields(cls, values))
 
 
 @dataclasses.dataclass(frozen=True)
 class StepReport:
-    """What one step did. Quality is measured on the validation split; MACs are per sample."""
+    """Effect of one step. Quality is measured on the validation split; MACs are per sample."""
 
     step: Step
     label: str
@@ -60,7 +60,7 @@ class StepReport:
 
     @property
     def touched(self) -> int:
-        """Number of layers that the step changed."""
+        """Number of changed layers."""
         return sum(layer.touched for layer in self.layers)
 
     def to_dict(self) -> dict[str, Any]:
@@ -76,31 +76,31 @@ class StepReport:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> StepReport:
-        """Build from what :meth:`to_dict` returned; an unknown step or option is a :class:`WorkbenchError`."""
-        known = _fields(cls, values)
-        known.update(
+        """Build from the output of :meth:`to_dict`; an unknown step or option raises :class:`WorkbenchError`."""
+        fields = _fields(cls, values)
+        fields.update(
             step=step_from_dict(values["step"]),
             layers=tuple(map(LayerReport.from_dict, values["layers"])),
             notes=tuple(values.get("notes", ())),
         )
-        return cls(**known)
+        return cls(**fields)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Variant:
-    """A module after a recipe.
+    """The module that a recipe makes.
 
     Attributes
     ----------
     module : torch.nn.Module
-        In eval mode, called like the task's own model and with the same output structure. When ``quantized``,
-        a ``torch.fx.GraphModule`` with rounding simulated, which has no ``train`` or ``eval``.
+        In eval mode, with the inputs and output structure of the task's model. If ``quantized``, a
+        ``torch.fx.GraphModule`` with simulated rounding, which has no ``train`` or ``eval``.
     params, macs : int
         Parameters, and multiply-accumulates per sample.
     quality : float
         The task's metric on the *validation* split.
     reused_steps : int
-        How many of the first steps came from a cache of finished beginnings when this variant was made.
+        Number of steps that came from the prefix cache.
     """
 
     module: nn.Module
@@ -119,35 +119,16 @@ class Variant:
         return Recipe().apply(task)
 
     def start(self) -> nn.Module:
-        """Return a fresh copy of the module that the recipe starts from: the task's own, or a student."""
+        """Return a fresh copy of the module that the recipe starts from: the task's model or a student."""
         student = self.recipe.student
         return self.task.model() if student is None else guard_inputs(load_module(student), self.task.examples(2))
 
     def predict(self, inputs: Any) -> Any:
-        """Run the module without gradients and return tensors; inputs are arrays or tensors in the task's structure.
-
-        Every leaf is ``[n, ...]``.
-        """
+        """Run the module without gradients on arrays or tensors ``[n, ...]`` in the task's structure."""
         return predict_with(self.module, to_torch(inputs))
 
     def save(self, folder: str | Path, *, batch: int = 1) -> Artifact:
-        """Write structure, weights, recipe, reports and an ONNX file into ``folder``, all or nothing.
-
-        :func:`workbench.load_variant` reads it again. ``batch`` is the size of the ONNX file's batch where the module
-        allows no dynamic one. An artefact that was there is replaced; any other folder is refused.
-
-        Raises
-        ------
-        ConfigError
-            If ``batch`` is no integer of at least 1, or ``folder`` neither text nor a path.
-        ArtifactError
-            If the folder holds something else or cannot be written, or the module can be written in no form.
-
-        Examples
-        --------
-        >>> variant.save("artefacts/prune-0.5").size_mib
-        0.31
-        """
+        """Save the variant as an artifact; see :func:`workbench.save_variant`."""
         return cast("Artifact", call_late("Variant.save", self, folder, batch=batch))
 
     def __repr__(self) -> str:

@@ -278,9 +278,9 @@ def test_cached_answers_train_as_fresh_ones(build, monkeypatch):
     run = Teacher.__call__
 
     def counted(self, inputs, indices):
-        before = self._known.sum()
+        before = self._cached.sum()
         answer = run(self, inputs, indices)
-        calls.append(bool(self._known.sum() == before and indices is not None and self._known[indices].all()))
+        calls.append(bool(self._cached.sum() == before and indices is not None and self._cached[indices].all()))
         return answer
 
     monkeypatch.setattr(Teacher, "__call__", counted)

@@ -72,7 +72,7 @@ def test_reestimation_alone_brings_wrong_statistics_back():
     report = variant.reports[-1]
     assert report.epochs_done == 0
     assert {layer.name for layer in report.layers if layer.touched} == {"1", "4"}
-    assert all("computed anew" in layer.reason for layer in report.layers if layer.touched)
+    assert all("recomputed" in layer.reason for layer in report.layers if layer.touched)
     seen = variant.module[0](task.train.inputs).detach().numpy()
     np.testing.assert_allclose(variant.module[1].running_mean, seen.mean((0, 2, 3)), rtol=1e-3, atol=1e-5)
 
@@ -82,7 +82,7 @@ def test_training_and_reestimation_go_together():
         small_task()
     )
     reasons = {layer.name: layer.reason for layer in variant.reports[-1].layers}
-    assert reasons["1"] == "trained; running statistics computed anew"
+    assert reasons["1"] == "trained; running statistics recomputed"
     assert reasons["0"] == "trained"
     seen = variant.module[0](variant.task.train.inputs).detach().numpy()
     np.testing.assert_allclose(variant.module[1].running_mean, seen.mean((0, 2, 3)), rtol=1e-3, atol=1e-5)
@@ -94,7 +94,7 @@ def test_a_model_without_batch_norm_has_nothing_to_tidy():
     with pytest.raises(CoverageError, match="epochs is 0"):
         Recipe(Prune(0.5, round_to=1), Recover(epochs=0, batch_norm="reestimate", fold=True)).apply(task)
     notes = Recipe(Prune(0.5, round_to=1), Recover(epochs=1, batch_norm="reestimate")).apply(task).reports[-1].notes
-    assert any("no BatchNorm" in note for note in notes)
+    assert any("No BatchNorm" in note for note in notes)
 
 
 CONVS = {1: (nn.Conv1d, nn.BatchNorm1d), 2: (nn.Conv2d, nn.BatchNorm2d), 3: (nn.Conv3d, nn.BatchNorm3d)}

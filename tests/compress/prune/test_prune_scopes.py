@@ -219,5 +219,5 @@ def test_frozen_weights_are_cut_like_others_and_stay_frozen(importance):
 
 def test_a_frozen_model_cannot_be_trained_and_says_so():
     task = task_of(seeded(lambda: Twins().requires_grad_(False)), *images(80))
-    with pytest.raises(WorkbenchError, match=r"distill: the model has no parameter that asks for gradients"):
+    with pytest.raises(WorkbenchError, match="distill: the model has no parameter"):
         Recipe(Distill(epochs=1)).apply(task)

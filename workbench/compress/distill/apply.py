@@ -1,4 +1,4 @@
-"""Distillation from the task's own model or another teacher, and recovery on the labels."""
+"""Handlers of Distill and Recover: knowledge distillation, and training on the labels."""
 
 from __future__ import annotations
 
@@ -33,41 +33,39 @@ if TYPE_CHECKING:
     from workbench.tasks.task import Task
 
 FINE_TUNING = 0.4
-"""Share of the default learning rate of SGD for a student made from the trained model: it starts near the optimum.
+"""Factor of SGD's default learning rate for a student made from the trained model, which starts near the optimum.
 
-AdamW keeps its rate: digits_vit without a block lost 2 points of validation more with 0.4 of it. A student whose layers
-were narrowed keeps it too, because it has more to learn: digits with half of its channels lost 0.3 points less with it
-(2 seeds).
+AdamW keeps its rate: digits_vit without a block lost 2 points of validation more with 0.4. Narrowed students keep it
+too: digits with half of its channels lost 0.3 points less with the full rate (2 seeds).
 """
 _PROOF_SAMPLES = 8
 
 
 def check(step: Distill, task: Task) -> None:
-    """Raise :class:`ConfigError` before any work starts where teacher, student, heads or layers cannot be used."""
+    """Raise :class:`ConfigError` if teacher, student, heads or layers cannot be used."""
     model = task.model()
     with torch.no_grad():
         check_heads(predict_with(model, task.examples(2)), step.head_rules)
     teacher = _load(step, "teacher", task) if step.teacher is not None else model
-    wanted = [(theirs, "features") for _, theirs in step.feature_pairs]
-    check_layers(teacher, wanted + [(theirs, "attention") for _, theirs in step.attention_pairs], "teacher")
+    pairs = [(pair, "features") for pair in step.feature_pairs]
+    pairs += [(pair, "attention") for pair in step.attention_pairs]
+    check_layers(teacher, [(theirs, kind) for (_, theirs), kind in pairs], "teacher")
     if step.last_map == "last" and trace_maps(teacher, task.examples(2)).last is None:
         raise ConfigError("Distill.features='last': no feature map was found in the teacher. Name a layer instead.")
     if step.student is not None:
-        student = _load(step, "student", task)
-        wanted = [(mine, "features") for mine, _ in step.feature_pairs]
-        check_layers(student, wanted + [(mine, "attention") for mine, _ in step.attention_pairs], "student")
+        check_layers(_load(step, "student", task), [(mine, kind) for (mine, _), kind in pairs], "student")
 
 
 @register_handler(Distill, check=check)
 def distill(step: Distill, work: Work) -> Outcome:
-    """Train the variant, or a module of the user's, to answer like the teacher; see :class:`Distill`."""
+    """Train the variant, or the user's student, on the teacher's outputs; see :class:`Distill`."""
     task, own = work.task, step.student is not None
     student = _load(step, "student", task) if own else work.module
     teacher = _load(step, "teacher", task) if step.teacher is not None else task.model()
     pairs, notes = _matched(step, task, student, teacher)
     weights, example = step.feature_weights, task.examples(2)
     with FeatureMatching(student, teacher, example, pairs, weights=weights, seed=work.seed) as matching:
-        lesson = DistillationObjective(
+        objective = DistillationObjective(
             task,
             temperature=step.temperature,
             alpha=step.alpha,
@@ -83,11 +81,11 @@ def distill(step: Distill, work: Work) -> Outcome:
             step,
             replace(work, module=student),
             "distill",
-            lesson.loss,
+            objective.loss,
             rate_scale=1.0 if own else _rate_scale(student, task),
-            augment=lesson.augment,
-            on_share=lesson.at,
-            memory=lesson,
+            augment=objective.augment,
+            on_share=objective.at,
+            memory=objective,
             extra=matching.projections if matching else None,
         )
     outcome = replace(outcome, notes=(*notes, *outcome.notes))
@@ -101,7 +99,7 @@ def distill(step: Distill, work: Work) -> Outcome:
 
 
 def _matched(step: Distill, task: Task, student: nn.Module, teacher: nn.Module) -> tuple[list[Pair], tuple[str, ...]]:
-    """Return the pairs of layers that the student learns, and a note on the last feature map."""
+    """Return the pairs of layers to match, and a note on the last feature map."""
     pairs = [Pair(*names, "features") for names in step.feature_pairs]
     pairs += [Pair(*names, "attention") for names in step.attention_pairs]
     if step.last_map is None or step.feature_weight == 0.0:
@@ -116,7 +114,7 @@ def _matched(step: Distill, task: Task, student: nn.Module, teacher: nn.Module) 
 
 
 def _rate_scale(student: nn.Module, task: Task) -> float:
-    """Return the share of the default learning rate for a student that was made from the task's own model."""
+    """Return the factor of the default learning rate for a student made from the task's model."""
     own = {name: weight.shape for name, weight in task.model().named_parameters()}
     narrowed = any(own.get(name, weight.shape) != weight.shape for name, weight in student.named_parameters())
     return 1.0 if narrowed else FINE_TUNING
@@ -124,9 +122,9 @@ def _rate_scale(student: nn.Module, task: Task) -> float:
 
 @register_handler(Recover)
 def recover(step: Recover, work: Work, *, rate_scale: float | None = None) -> Outcome:
-    """Train the variant on the labels, and tidy its batch norms if the step says so; see :class:`Recover`.
+    """Train the variant on the labels, then recompute or fold its batch norms; see :class:`Recover`.
 
-    ``rate_scale`` scales the default learning rate; by default fine-tuning starts at a smaller one.
+    ``rate_scale`` scales the default learning rate; None: that of fine-tuning.
     """
     scale = _rate_scale(work.module, work.task) if rate_scale is None else rate_scale
 
@@ -143,7 +141,7 @@ def recover(step: Recover, work: Work, *, rate_scale: float | None = None) -> Ou
 
 
 def _load(step: Distill, role: str, task: Task) -> nn.Module:
-    """Return the step's own teacher or student; its outputs must be like those of the task's own model."""
+    """Return the step's own teacher or student, whose outputs must have the structure of those of the task's model."""
     reference = getattr(step, role)
     where, inputs = f"Distill.{role}={reference!r}", task.examples(2)
     try:
@@ -157,8 +155,8 @@ def _load(step: Distill, role: str, task: Task) -> nn.Module:
         raise ConfigError(f"{where} cannot run on the task's inputs: {type(error).__name__}: {error}") from error
     if given != expected:
         raise ConfigError(
-            f"{where} gives {_words(given)} per sample, but the task's own model gives {_words(expected)}. "
-            "Teacher and student must give outputs of one structure."
+            f"{where} gives {_listed(given)} per sample, but the task's model gives {_listed(expected)}. "
+            "Teacher and student must have outputs of the same structure."
         )
     return module
 
@@ -167,7 +165,7 @@ def _describe(outputs: Tree) -> dict[str, str]:
     return {name: f"{str(x.dtype)[6:]} {list(x.shape[1:])}" for name, x in named_leaves(outputs)}
 
 
-def _words(description: Mapping[str, str]) -> str:
+def _listed(description: Mapping[str, str]) -> str:
     return ", ".join(f"{name or 'output'}: {kind}" for name, kind in description.items())
 
 
@@ -215,11 +213,11 @@ def _plan(step: Distill | Recover, module: nn.Module, rate_scale: float) -> Trai
 
 
 def _why_unchanged(trained: TrainingResult) -> str:
-    return "trained, but no better than before: put back" if trained.kept_start else "nothing to learn"
+    return "trained without improvement: put back" if trained.kept_start else "its weights did not change"
 
 
 def _layers(module: nn.Module, before: Mapping[str, torch.Tensor], unchanged: str) -> tuple[LayerReport, ...]:
-    """Report every layer with weights of its own: trained, or why it stayed."""
+    """Report every layer with weights of its own: trained, or why not."""
     reports = []
     for name, layer in module.named_modules():
         own = dict(layer.named_parameters(recurse=False))
@@ -228,18 +226,18 @@ def _layers(module: nn.Module, before: Mapping[str, torch.Tensor], unchanged: st
         prefix = f"{name}." if name else ""
         changed = any(not torch.equal(value, before[prefix + key]) for key, value in own.items())
         frozen = not any(value.requires_grad for value in own.values())
-        reason = "trained" if changed else "its weights do not ask for gradients" if frozen else unchanged
+        reason = "trained" if changed else "its weights are frozen (requires_grad=False)" if frozen else unchanged
         reports.append(LayerReport(display_name(name), type(layer).__name__, changed, reason))
     return tuple(reports)
 
 
 def _reestimated(step: Recover, work: Work, outcome: Outcome) -> Outcome:
-    known = norms_with_statistics(outcome.module)
+    norms = norms_with_statistics(outcome.module)
     names = reestimate(outcome.module, work.task.train, batch_size=step.batch_size, progress=work.progress)
-    reasons = dict.fromkeys(names, "running statistics computed anew")
-    reasons |= dict.fromkeys(known.keys() - names, "not reached from the model's inputs")
-    kinds = {name: type(layer).__name__ for name, layer in known.items()}
-    notes = () if known else ("There is no BatchNorm with running statistics: nothing to compute anew.",)
+    reasons = dict.fromkeys(names, "running statistics recomputed")
+    reasons |= dict.fromkeys(norms.keys() - names, "not reached from the model's inputs")
+    kinds = {name: type(layer).__name__ for name, layer in norms.items()}
+    notes = () if norms else ("No BatchNorm with running statistics to recompute.",)
     return replace(outcome, layers=_merged(outcome.layers, kinds, reasons, names), notes=(*outcome.notes, *notes))
 
 
@@ -259,10 +257,12 @@ def _merged(
     reasons: Mapping[str, str],
     touched: frozenset[str] | set[str],
 ) -> tuple[LayerReport, ...]:
-    """Return the reports with what became of some layers added."""
-    known = {layer.name: layer for layer in layers}
-    for name, words in reasons.items():
-        old = known.get(name)
-        said = f"{old.reason}; {words}" if old is not None and old.touched else words
-        known[name] = LayerReport(name, kinds[name], name in touched or (old is not None and old.touched), said)
-    return tuple(known.values())
+    """Return the reports with further reasons for some layers."""
+    merged = {layer.name: layer for layer in layers}
+    for name, reason in reasons.items():
+        old = merged.get(name)
+        if old is not None and old.touched:
+            merged[name] = replace(old, reason=f"{old.reason}; {reason}")
+        else:
+            merged[name] = LayerReport(name, kinds[name], name in touched, reason)
+    return tuple(merged.values())

@@ -1,13 +1,13 @@
-"""Options of training: distillation and recovery on the labels."""
+"""Options of knowledge distillation and of training on the labels."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
-from workbench.compress.step import AFTER_QUANTIZE, RATE, SECONDS, UNTOUCHED, Step, refuse_idle
+from workbench.compress.step import RATE, SECONDS, UNTOUCHED, Step, refuse_idle
 from workbench.core.config import option
 from workbench.core.errors import ConfigError, unknown_name
 
@@ -15,24 +15,23 @@ SCHEDULES = ("cosine", "one_cycle", "constant")
 PRECISIONS = ("auto", "float32", "bfloat16")
 HEAD_KINDS = ("auto", "kl", "kl_last", "mse")
 LAST_MAP = ("auto", "last")
-"""Entries of ``features`` that name no layer: the last feature map, if the shapes are equal or in any case."""
+"""Entries of ``features`` for the last feature map: if the shapes are equal, or always."""
 
 # Validation accuracy after depth pruning and 4 epochs of 2,000 samples, with a weight of 0, 1, 5, 20 and 60 for the
 # last map: digits 80.3, 80.7, 83.4, 89.4 and 90.0 %; CIFAR-10 ResNet-20 (to 20) 90.8, 91.3, 91.9 and 92.8 %. Through a
 # projection it costs: digits with half of the channels 68.1, 64.8 and 60.9 % with 0, 1 and 20.
 _FEATURE_WEIGHTS = {"map": 20.0, "features": 1.0}
 
-_SCHEDULE = "course of the learning rate: warm-up and cosine, up and down once, or the same all the time"
+_SCHEDULE = "learning rate: warm-up and cosine, one cycle, or constant"
 _PRECISION = (
-    "number format of matrix products: auto is bfloat16 if the CPU has it, unless timed steps of a longer training "
-    "are faster in float32"
+    "number format of matrix products; auto: bfloat16 if the CPU supports it, unless float32 is faster in timed steps"
 )
-_EVALUATE = "passes between two looks at the validation metric; 0 never looks"
-_PATIENCE = "stop after this many looks without a better one, and keep the best weights; None trains to the end"
+_EVALUATE = "epochs between evaluations on the validation split; 0: never"
+_PATIENCE = "early stop after this many evaluations without improvement, with the best weights; None: never"
 
 
 class Head(NamedTuple):
-    """How one output counts: its weight among the outputs, and how it is compared."""
+    """Weight of one output among the outputs, and the loss that compares it."""
 
     weight: float = 1.0
     kind: str = "auto"
@@ -40,23 +39,22 @@ class Head(NamedTuple):
 
 @dataclass(frozen=True)
 class Distill(Step):
-    """Train the current variant (the student) to answer like a teacher: the task's own model, unless another is given.
+    """Knowledge distillation: train the variant (the student) on a teacher's outputs, by default the task's model.
 
     The loss is ``alpha * T^2 * KL(teacher || student) + (1 - alpha) * label loss`` (Hinton et al. 2015, arXiv
-    1503.02531) for every output [n, classes] that holds logits by the task's own loss, with the mean squared error in
-    place of KL for other floating outputs, such as those of a regression; plus ``feature_weight`` times the error of
-    the layers in ``features``, relative to the variance of the teacher's (FitNets, arXiv 1412.6550), and
-    ``attention_weight`` times that of the attention maps in ``attention`` (arXiv 1612.03928).
+    1503.02531) for every output [n, classes] of logits, with the mean squared error in place of KL for other floating
+    outputs; plus ``feature_weight`` times the error of the layers in ``features``, relative to the teacher's variance
+    (FitNets, arXiv 1412.6550), and ``attention_weight`` times that of the attention maps in ``attention`` (arXiv
+    1612.03928).
 
-    ``features`` names layers of student and teacher (``"layer2"``, ``"small.3=layer3"``; ``"head:input"`` is what goes
-    into a layer), or ``"auto"``: the last feature map before the head or its pooling, found by running both, if its
-    shape is the same in both. If structured pruning made it narrower, the outputs alone are learned and the step's
-    notes say so. ``"last"`` takes the last feature map in any case, by a learned projection if the widths differ.
-    ``()`` matches none.
+    ``features`` names layers of student and teacher (``"layer2"``, ``"small.3=layer3"``; ``"head:input"`` is the input
+    of a layer). ``"auto"`` is the last feature map before the head or its pooling if its shape is the same in both;
+    otherwise only the outputs are learned, and the notes give the reason. ``"last"`` takes the last feature map in any
+    case, through a learned projection if the widths differ. ``()`` matches none.
 
     ``teacher`` and ``student`` name functions that return a module, as ``"file.py:function"`` or
-    ``"package.module:function"``; their outputs must have the structure of the task's own model. The name is part
-    of a recipe's id, what stands in the file is not: give another function another name.
+    ``"package.module:function"``; their outputs must have the structure of the task's model. The recipe's id covers
+    the name only: rename a function when it changes.
 
     Examples
     --------
@@ -66,14 +64,12 @@ class Distill(Step):
     (('layer2', 'layer2'), ('small.3', 'layer3'))
     """
 
-    not_after: ClassVar[Mapping[str, str]] = AFTER_QUANTIZE
-
-    epochs: float = option(3.0, "passes over the training data", above=0.0)
-    temperature: float = option(4.0, "softens the teacher's answer", above=0.0)
-    alpha: float = option(0.9, "weight of the teacher against the labels", minimum=0.0, maximum=1.0)
+    epochs: float = option(3.0, "epochs of training", above=0.0)
+    temperature: float = option(4.0, "softmax temperature of teacher and student", above=0.0)
+    alpha: float = option(0.9, "weight of the teacher's loss against the label loss", minimum=0.0, maximum=1.0)
     blend: bool | str = option(
         "auto",
-        "learn from mixtures of samples too; auto: where the task has no augmentation of its own",
+        "mixup of samples; auto: if the task has no augmentation of its own",
         choices=("auto", True, False),
         advanced=True,
     )
@@ -82,40 +78,39 @@ class Distill(Step):
     max_seconds: float | None = option(None, SECONDS, above=0.0, unit="s")
     allow_untouched: bool = option(False, UNTOUCHED, advanced=True)
     temperature_end: float | None = option(
-        None, "temperature at the end, reached in a straight line; None keeps it", above=0.0, advanced=True
+        None, "temperature at the end, reached linearly; None: constant", above=0.0, advanced=True
     )
     alpha_end: float | None = option(
-        None, "alpha at the end, reached in a straight line; None keeps it", minimum=0.0, maximum=1.0, advanced=True
+        None, "alpha at the end, reached linearly; None: constant", minimum=0.0, maximum=1.0, advanced=True
     )
     heads: tuple[str, ...] = option(
         (),
-        "weights of several outputs, as 'boxes=0.1' or 'boxes=0.1:mse' (auto, kl, kl_last, mse); others count 1",
+        "weights of outputs, as 'boxes=0.1' or 'boxes=0.1:mse' (auto, kl, kl_last, mse); others have weight 1",
         advanced=True,
     )
     features: tuple[str, ...] = option(
         ("auto",),
-        "what the student learns beside the outputs: layers ('layer2', 'its=teachers'), last (the last feature map), "
-        "auto (that, if its shape is the same in both)",
+        "feature maps to match: layers ('layer2', 'student=teacher'), last (the last feature map), or auto (the last, "
+        "if its shape is the same in both)",
         advanced=True,
     )
     feature_weight: float | None = option(
         None,
-        "weight of the error of features, relative to their variance; None: 20 for a last feature map of one shape, 1 "
-        "for layers by name or with a projection",
+        "weight of the feature loss; None: 20 for a last feature map of the same shape, 1 for others",
         minimum=0.0,
         advanced=True,
     )
     attention: tuple[str, ...] = option(
-        (), "layers whose attention maps the student learns too, named as for features", advanced=True
+        (), "layers whose attention maps are matched, named as in features", advanced=True
     )
     attention_weight: float = option(
-        10.0, "weight of the attention maps' error (1 - cosine)", minimum=0.0, advanced=True
+        10.0, "weight of the attention loss (1 - cosine similarity)", minimum=0.0, advanced=True
     )
     teacher: str | None = option(
-        None, "who teaches, as 'file.py:function' that returns a module; None is the task's own model", advanced=True
+        None, "teacher, as 'file.py:function' that returns a module; None: the task's model", advanced=True
     )
     student: str | None = option(
-        None, "who learns, as 'file.py:function' that returns a module; None is the current variant", advanced=True
+        None, "student, as 'file.py:function' that returns a module; None: the current variant", advanced=True
     )
     schedule: str = option("cosine", _SCHEDULE, choices=SCHEDULES, advanced=True)
     precision: str = option("auto", _PRECISION, choices=PRECISIONS, advanced=True)
@@ -134,16 +129,16 @@ class Distill(Step):
         )
         if len(set(self.features) & set(LAST_MAP)) > 1:
             raise ConfigError("Distill.features holds both 'auto' and 'last'. Keep one of them.")
-        _ = self.head_rules, self.feature_pairs, self.attention_pairs  # raise where they cannot be read
+        _ = self.head_rules, self.feature_pairs, self.attention_pairs  # they raise ConfigError
 
     @property
     def label(self) -> str:
-        """A few words for tables and charts."""
+        """Short label for tables and charts."""
         return "distill" if self.student is None else f"distill into {self.student.rpartition(':')[2]}"
 
     @property
     def head_rules(self) -> dict[str, Head]:
-        """The weight and kind of every output in ``heads``."""
+        """Weight and kind of each output in ``heads``."""
         rules = {}
         for entry in self.heads:
             name, equals, rest = entry.rpartition("=")
@@ -159,32 +154,32 @@ class Distill(Step):
 
     @property
     def feature_pairs(self) -> tuple[tuple[str, str], ...]:
-        """The layers of student and teacher that ``features`` names."""
+        """Layers of student and teacher in ``features``."""
         return _pairs("features", [entry for entry in self.features if entry not in LAST_MAP])
 
     @property
     def feature_weights(self) -> dict[str, float]:
-        """The weights by kind of pair: ``"map"`` (compared as they are), ``"features"`` and ``"attention"``."""
+        """Weights by kind of pair: ``"map"`` (without projection), ``"features"`` and ``"attention"``."""
         features = dict.fromkeys(_FEATURE_WEIGHTS, self.feature_weight) if self.feature_weight is not None else {}
         return _FEATURE_WEIGHTS | features | {"attention": self.attention_weight}
 
     @property
     def last_map(self) -> str | None:
-        """Whether the last feature map is learned: ``"auto"``, ``"last"``, or None."""
+        """Rule for the last feature map: ``"auto"``, ``"last"``, or None."""
         return next((entry for entry in self.features if entry in LAST_MAP), None)
 
     @property
     def attention_pairs(self) -> tuple[tuple[str, str], ...]:
-        """The layers of student and teacher in ``attention``."""
+        """Layers of student and teacher in ``attention``."""
         return _pairs("attention", self.attention)
 
     @property
     def training_option(self) -> str | None:
-        """The option for which the step reads the training split; None if it reads none of it."""
+        """The option that needs the training split; None if the step does not read it."""
         return f"epochs={self.epochs:g}"
 
     def placement_error(self, before: Sequence[str]) -> str | None:
-        """Return why a student of one's own cannot come after other steps."""
+        """Return why a student of its own cannot come after other steps."""
         if self.student is None or not before:
             return None
         return f"With student={self.student!r} it starts from another module, and what {before[-1]} did would be lost."
@@ -192,11 +187,11 @@ class Distill(Step):
 
 @dataclass(frozen=True)
 class Recover(Step):
-    """Train the current variant on the labels alone, to win back what an earlier step cost.
+    """Fine-tune the variant on the labels, to recover the quality that an earlier step cost.
 
-    After training, ``batch_norm="reestimate"`` computes the running statistics of BatchNorm anew from the whole
-    training split, and ``fold`` merges each BatchNorm into the convolution before it, where nothing else uses the
-    convolution's output. ``epochs=0`` does these alone.
+    After training, ``batch_norm="reestimate"`` recomputes the running statistics of BatchNorm over the training split,
+    and ``fold`` folds each BatchNorm into the convolution before it, if nothing else uses the convolution's output.
+    ``epochs=0`` does only these.
 
     Examples
     --------
@@ -206,13 +201,12 @@ class Recover(Step):
     0.0
     """
 
-    not_after: ClassVar[Mapping[str, str]] = AFTER_QUANTIZE
     needs: ClassVar[tuple[str, ...]] = ("Prune", "PruneDepth", "Factorize", "Sparsify")
     needs_why: ClassVar[str] = (
-        "Recover wins back what Prune, PruneDepth, Factorize or Sparsify cost; put one of them before it."
+        "Recover regains what Prune, PruneDepth, Factorize or Sparsify cost: put one of them before it."
     )
 
-    epochs: float = option(2.0, "passes over the training data", minimum=0.0)
+    epochs: float = option(2.0, "epochs of training", minimum=0.0)
     learning_rate: float | None = option(None, RATE, above=0.0, advanced=True)
     batch_size: int = option(128, "samples per training step", minimum=2, advanced=True)
     max_seconds: float | None = option(None, SECONDS, above=0.0, unit="s")
@@ -223,11 +217,11 @@ class Recover(Step):
     patience: int | None = option(None, _PATIENCE, minimum=1)
     batch_norm: str = option(
         "keep",
-        "running statistics after training: as training left them, or computed anew from the training split",
+        "running statistics after training: keep, or reestimate from the training split",
         choices=("keep", "reestimate"),
         advanced=True,
     )
-    fold: bool = option(False, "merge each BatchNorm into the convolution before it", advanced=True)
+    fold: bool = option(False, "fold each BatchNorm into the convolution before it", advanced=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -239,7 +233,7 @@ class Recover(Step):
 
     @property
     def training_option(self) -> str | None:
-        """The option for which the step reads the training split; None if it reads none of it."""
+        """The option that needs the training split; None if the step does not read it."""
         if self.epochs:
             return f"epochs={self.epochs:g}"
         return None if self.batch_norm == "keep" else f"batch_norm={self.batch_norm!r}"
@@ -248,18 +242,17 @@ class Recover(Step):
 def _check_patience(step: Distill | Recover) -> None:
     if step.patience is not None and not step.evaluate_every:
         raise ConfigError(
-            f"{type(step).__name__}(patience={step.patience}, evaluate_every=0): an early stop has to look at the "
-            "validation metric. Give evaluate_every, in epochs."
+            f"{type(step).__name__}(patience={step.patience}, evaluate_every=0): early stopping needs evaluations. "
+            "Give evaluate_every, in epochs."
         )
 
 
 def _check_reference(role: str, reference: str | None) -> None:
-    """Refuse what cannot name a function; whether there is one is seen when the step meets a task."""
+    """Refuse a malformed reference; the function itself is loaded with the task."""
     place, _, function = (reference or "").strip().rpartition(":")
     if reference is not None and not (place and function.isidentifier()):
         raise ConfigError(
-            f"Distill.{role}={reference!r} names no function. Give 'path/to/file.py:function' or "
-            "'package.module:function', a function that returns the module."
+            f"Distill.{role} must be 'path/to/file.py:function' or 'package.module:function', got {reference!r}."
         )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from workbench.compress.step import AFTER_QUANTIZE, EXCLUDE, UNTOUCHED, Step, refuse_idle
+from workbench.compress.step import EXCLUDE, UNTOUCHED, Step, refuse_idle
 from workbench.core.config import option
 from workbench.core.errors import ConfigError, unknown_name
 
@@ -34,11 +34,11 @@ class Factorize(Step):
     'low-rank auto to 0.5 of params'
     """
 
-    not_after: ClassVar[Mapping[str, str]] = AFTER_QUANTIZE | {
+    not_after: ClassVar[Mapping[str, str]] = {
+        **Step.not_after,
         "Factorize": "A recipe can hold one Factorize. Lower energy or ratio instead.",
         "Sparsify": "Factorize must come before Sparsify: the factors of a sparse weight are dense.",
     }
-    not_before: ClassVar[tuple[str, ...]] = ("Factorize", "Prune")
 
     energy: float = option(0.9, "fraction of the squared singular values to keep", above=0.0, maximum=1.0)
     ratio: float | None = option(None, "rank as a fraction of the full rank, instead of energy", above=0.0, maximum=1.0)

@@ -1,4 +1,4 @@
-"""Structured pruning with torch-pruning: channels go away, outputs keep their shape, and each group is tried first."""
+"""Handler of Prune: structured pruning with torch-pruning; each cut is verified first."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from workbench.core.progress import Progress
 from workbench.tasks.module import copied_module
 
 _RECURRENT = (
-    "recurrent: its outputs are also its state, which all its gates share, so Prune does not cut it (train a narrower "
-    "one with Distill(student=...), or use Sparsify or Quantize on the layers around it)"
+    "recurrent: its outputs are also its state, shared by all its gates, so Prune does not cut it (train a narrower "
+    "one with Distill(student=...), or use Sparsify or Quantize)"
 )
 _FAR = 0.1
-_NOT_TRACED = "not found when the model was traced: it is not called, or forward overwrites its output in place"
+_NOT_TRACED = "not found in the trace: it is not called, or forward overwrites its output in place"
 
 
 @dataclass
 class _State:
-    """What lasts over the rounds: widths before the first, why layers stay whole, what broke."""
+    """State over the rounds: widths before the first, reasons of layers kept whole, broken groups."""
 
     widths: dict[str, int] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
@@ -70,18 +70,18 @@ def _groups(step: Prune, work: Work, state: _State) -> tuple[list[Group], dict[s
     module = work.module
     blocked = skip_reasons(module, step.include, step.exclude, where="Prune") | state.broken
     scorer = scorer_for(step, module, work)
-    found = find_groups(module, work.task.examples(2), scorer, skip_reasons=blocked, round_to=step.round_to)
+    groups = find_groups(module, work.task.examples(2), scorer, skip_reasons=blocked, round_to=step.round_to)
     module.zero_grad(set_to_none=True)
-    return found
+    return groups
 
 
 def _round(step: Prune, work: Work, state: _State, budget: CostBudget, share: float) -> list[Cut]:
-    """Return the cuts, each of which was tried, that bring the module to ``share`` of the way."""
+    """Return the verified cuts that bring the module to ``share`` of the target."""
     groups, reasons = _groups(step, work, state)
     own = {root: share * value for root, value in own_ratios(step, groups).items()}
     state.widths = {group.root: group.width for group in groups} | state.widths
     ratio = share * step.ratio
-    # Of the channels it is a share at once; for a budget, cuts of about that size show first which groups break.
+    # For a budget, cuts of about the same size show first which groups break.
     good, broken = _tried(step, work, state, groups, reasons, ratio, own)
     while step.of != "channels":
         groups = [group for group in groups if not broken & {group.root}]
@@ -89,8 +89,8 @@ def _round(step: Prune, work: Work, state: _State, budget: CostBudget, share: fl
         def cuts_at(ratio: float, groups: list[Group] = groups) -> list[Cut]:
             return select_channels(step, groups, ratio, own=own, whole=state.widths)[0]
 
-        found = budget.ratio(work.module, ratio, cuts_at)
-        good, broken = _tried(step, work, state, groups, reasons, found, own)
+        least = budget.ratio(work.module, ratio, cuts_at)
+        good, broken = _tried(step, work, state, groups, reasons, least, own)
         if not broken:
             break
     return good
@@ -105,7 +105,7 @@ def _tried(
     ratio: float,
     own: dict[str, float],
 ) -> tuple[list[Cut], set[str]]:
-    """Return the cuts at ``ratio`` that keep the model whole, and the roots of the groups where it breaks."""
+    """Return the cuts at ``ratio`` that pass verification, and the roots of the groups that fail."""
     cuts, whole = select_channels(step, groups, ratio, own=own, whole=state.widths)
     state.reasons = reasons | whole
     work.progress(Progress("prune", 0, 1, f"trying {len(cuts)} groups"))
@@ -124,14 +124,14 @@ def _report(module: nn.Module, before: dict[str, tuple[int, ...]], reasons: dict
     for name, layer in module.named_modules():
         if name not in before:
             if holds_matrix(layer):
-                reports.append(LayerReport(display_name(name), type(layer).__name__, False, _why_not_looked_at(layer)))
+                reports.append(LayerReport(display_name(name), type(layer).__name__, False, _why_not_handled(layer)))
             continue
         old, new = before[name], tuple(layer.weight.shape)
         changed = [side for side in _sides(layer, old, new) if side[1] != side[2]]
         changes = [f"{word} {a} -> {b}" for word, a, b in changed]
         cut = any(word == "outputs" for word, *_ in changed)
         own = f"; {'then no more' if cut else 'outputs kept'}: {reasons[name]}" if name in reasons else ""
-        why = _why_not_looked_at(layer) if isinstance(layer, nn.Embedding) else _NOT_TRACED
+        why = _why_not_handled(layer) if isinstance(layer, nn.Embedding) else _NOT_TRACED
         reason = ", ".join(changes) + own if changes else reasons.get(name, why)
         reports.append(LayerReport(display_name(name), type(layer).__name__, bool(changes), reason))
     return tuple(reports)
@@ -140,7 +140,7 @@ def _report(module: nn.Module, before: dict[str, tuple[int, ...]], reasons: dict
 def _missed(
     step: Prune, module: nn.Module, before: dict[str, tuple[int, ...]], reasons: dict[str, str]
 ) -> tuple[str, ...]:
-    """Return a note if the share of channels that left is far from what was asked for."""
+    """Return a note if the fraction of pruned channels is far from the ratio."""
     if step.of != "channels" or step.ratios:
         return ()
     old = new = 0
@@ -152,19 +152,19 @@ def _missed(
     if not old or abs(1 - new / old - step.ratio) <= _FAR:
         return ()
     return (
-        f"{1 - new / old:.0%} of the channels are gone, where {step.ratio:.0%} were asked for: some layers cannot be "
-        f"cut, and others leave in steps of round_to={step.round_to} or of their own. The layers' reports say which.",
+        f"{1 - new / old:.0%} of the channels were pruned instead of {step.ratio:.0%}: some layers cannot be cut, and "
+        f"widths are multiples of round_to={step.round_to} or of a layer's own step. See the layers' reports.",
     )
 
 
-def _why_not_looked_at(layer: nn.Module) -> str:
+def _why_not_handled(layer: nn.Module) -> str:
     if isinstance(layer, nn.RNNBase):
         return _RECURRENT
     if isinstance(layer, nn.Embedding):
-        return "a table that is looked up: its width is that of what reads it, which stays whole"
+        return "embedding: its width is that of its readers, which stay whole"
     if isinstance(layer, nn.MultiheadAttention):
-        return "query, key and value are projected by one joined weight; Prune does not cut it"
-    return f"Prune does not know how a {type(layer).__name__} is cut"
+        return "query, key and value share one projection weight, which Prune does not cut"
+    return f"Prune does not cut a {type(layer).__name__}"
 
 
 def _sides(
@@ -180,20 +180,20 @@ def _notes(step: Prune, state: _State, module: nn.Module) -> tuple[str, ...]:
     tied = [name for name, why in state.broken.items() if TIED in why]
     if tied:
         notes.append(
-            f"{len(tied)} layers were left alone ({', '.join(tied)}), because cutting them would make several tensors "
-            f"of a weight that layers share: {count_params(module):,} parameters are left."
+            f"{len(tied)} layers were kept ({', '.join(tied)}), because cutting them would break a tied weight; "
+            f"{count_params(module):,} parameters are left."
         )
     ties = find_ties(module)
     if ties:
-        notes.append(f"Weights that layers share are still one tensor: {'; '.join(map(describe_tie, ties))}.")
+        notes.append(f"Tied weights are still one tensor: {'; '.join(map(describe_tie, ties))}.")
     if len(state.broken) > len(tied):
         notes.append(
-            f"{len(state.broken) - len(tied)} layers were left alone, because the model breaks or computes something "
-            "else without their channels (fixed sizes in its forward)."
+            f"{len(state.broken) - len(tied)} layers were kept, because the model fails or computes something else "
+            "without their channels (fixed sizes in its forward)."
         )
     if step.rewind:
         notes.append(
-            "Weight rewinding: the surviving weights have their values from before this step; its training only chose "
-            "what to cut. Train after it, with Distill or Recover."
+            "Weight rewinding: the surviving weights have their values from before this step. Train afterwards with "
+            "Distill or Recover."
         )
     return tuple(notes)

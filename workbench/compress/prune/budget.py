@@ -1,4 +1,4 @@
-"""The ratio of channels that meets a budget of multiply-accumulates, parameters or measured latency."""
+"""Find the channel ratio that meets a budget of multiply-accumulates, parameters or latency."""
 
 from __future__ import annotations
 
@@ -20,16 +20,15 @@ from workbench.core.progress import Progress
 from workbench.tasks.module import copied_module
 
 _MOST = 0.95
-# How near to a budget is near enough, as a share of the cost before, and how often the ratio's range is halved. A
-# measurement costs seconds and carries noise.
+# Tolerance as a share of the first cost, and halvings of the ratio's range: latencies take seconds and are noisy.
 _COUNTED = (0.01, 10)
 _MEASURED = (0.03, 6)
-_FAR = 0.05  # from here on a budget was missed, and the report says so
+_FAR = 0.05  # deviation from the budget that is noted
 
 
 @dataclass
 class CostBudget:
-    """What the budget of a Prune step counts, and what it was at first."""
+    """Cost that a Prune step counts, with its first and last value."""
 
     step: Prune
     work: Work
@@ -42,7 +41,7 @@ class CostBudget:
             self.first = self.last = self(self.work.module)
 
     def __call__(self, module: nn.Module) -> float:
-        """Return what ``module`` costs."""
+        """Return the cost of ``module``."""
         if self.step.of == "params":
             return count_params(module)
         macs = count_macs(module, self.work.task.examples(2))
@@ -55,35 +54,34 @@ class CostBudget:
         return float(value)
 
     def ratio(self, module: nn.Module, share: float, cuts_at: Callable[[float], list[Cut]]) -> float:
-        """Return the smallest ratio of channels that leaves ``1 - share`` of the first cost.
+        """Return the smallest channel ratio that leaves ``1 - share`` of the first cost.
 
         Raises
         ------
         ConfigError
-            If no ratio does.
+            If no ratio meets the budget.
         """
         step, budget = self.step, (1 - share) * self.first
         close, halvings = _MEASURED if step.of == "latency" else _COUNTED
-        known: dict[tuple[tuple[str, int], ...], float] = {}
+        costs: dict[tuple[tuple[str, int], ...], float] = {}
 
         def cost_at(ratio: float) -> float:
             cuts = cuts_at(ratio)
             key = tuple((cut.root, len(cut.channels)) for cut in cuts)
-            if key not in known:
+            if key not in costs:
                 trial = copied_module(module)
                 apply_cuts(trial, cuts, self.work.task.examples(2))
-                known[key] = self(trial.eval())
+                costs[key] = self(trial.eval())
                 self.candidates += 1
-                self.work.progress(Progress("prune", len(known), 0, f"{step.of}: {known[key] / self.first:.0%} left"))
-            return known[key]
+                self.work.progress(Progress("prune", len(costs), 0, f"{step.of}: {costs[key] / self.first:.0%} left"))
+            return costs[key]
 
         low, high = 0.0, _MOST
         self.last = cost_at(_MOST)
         if self.last > budget + close * self.first:
             raise ConfigError(
-                f"Prune(ratio={step.ratio:g}, of={step.of!r}) cannot be met: with all but one channel in "
-                f"{1 / (1 - _MOST):.0f} taken away, {self.last / self.first:.0%} of the {step.of} are left. Take a "
-                "smaller ratio or round_to."
+                f"Prune(ratio={step.ratio:g}, of={step.of!r}) cannot be met: with {_MOST:.0%} of the channels pruned, "
+                f"{self.last / self.first:.0%} of the {step.of} are left. Use a smaller ratio or round_to."
             )
         for _ in range(halvings):
             middle = (low + high) / 2
@@ -97,19 +95,19 @@ class CostBudget:
         return high
 
     def notes(self) -> tuple[str, ...]:
-        """Return what a reader must know about a budget that was measured, or missed."""
+        """Return notes on a measured or missed budget."""
         step = self.step
         if step.of == "channels":
             return ()
         if step.of != "latency":
-            left, asked = self.last / self.first, 1 - step.ratio
-            if abs(left - asked) <= _FAR:
+            left, target = self.last / self.first, 1 - step.ratio
+            if abs(left - target) <= _FAR:
                 return ()
             return (
-                f"{left:.0%} of the {step.of} are left, where {asked:.0%} were asked for: channels leave in steps of "
-                f"round_to={step.round_to}, and some layers cannot be cut. A smaller round_to comes nearer.",
+                f"{left:.0%} of the {step.of} are left instead of {target:.0%}: widths are multiples of "
+                f"round_to={step.round_to}, and some layers cannot be cut. A smaller round_to may come closer.",
             )
         return (
             f"Latency on {step.engine} at batch {step.engine_batch}: {self.last:.4g} of {self.first:.4g} as measured "
-            f"({self.last / self.first:.0%} left, {1 - step.ratio:.0%} asked for), {self.candidates} candidates tried.",
+            f"({self.last / self.first:.0%} left, target {1 - step.ratio:.0%}), {self.candidates} candidates tried.",
         )

@@ -7,37 +7,34 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from workbench.compress.schedule import SCHEDULES
-from workbench.compress.step import AFTER_QUANTIZE, EXCLUDE, INCLUDE, UNTOUCHED, Step, check_patterns, refuse_idle
+from workbench.compress.step import EXCLUDE, INCLUDE, UNTOUCHED, Step, refuse_idle
 from workbench.core.config import option
 from workbench.core.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class Prune(Step):
-    """Structured pruning: take whole channels (or hidden units) away, so that every engine gets faster.
+    """Structured pruning: remove whole channels (or hidden units), so that every engine computes less.
 
-    ``ratio`` is the share removed: of the channels of each group (``scope="local"``), of all groups of the same
-    structure together (``scope="isomorphic"``; Fang et al., arXiv 2407.04616) or of the whole model
-    (``scope="global"``), or, with ``of``, of the model's multiply-accumulates or parameters. ``ratios`` gives some
-    layers a ratio of their own. Attention heads leave whole. Outputs keep their shape. Modules that were not
-    written for pruning (fixed reshapes or paddings in ``forward``) are tried first and left alone where they break;
-    the report says so.
+    ``ratio`` is the fraction removed: of the channels of each group of layers (``scope="local"``), of all groups of
+    the same structure (``scope="isomorphic"``; Fang et al., arXiv 2407.04616) or of the whole model
+    (``scope="global"``), or, with ``of``, of the model's multiply-accumulates, parameters or latency. ``ratios`` sets
+    it for single layers. Attention heads are removed whole. Outputs keep their shape. Each cut is tried first; groups
+    whose removal breaks the model (fixed reshapes in ``forward``) are kept, and the report lists them.
 
-    ``of="latency"`` takes that share of the latency away which ``engine`` is measured to have at ``engine_batch``
-    samples. It needs ``Recipe.apply(task, cost=...)``; a study measures by itself.
+    ``of="latency"`` measures ``engine`` at ``engine_batch`` samples and needs ``Recipe.apply(task, cost=...)``; a study
+    measures by itself.
 
-    With ``sparse_epochs`` the module is first trained while a penalty pulls the channels that are worth least towards
-    zero, group by group, so that less is lost when they go: ``group_norm`` (Fang et al., DepGraph, CVPR 2023),
-    ``growing`` (Wang et al., arXiv 2012.09243) or ``bn_scale`` (Liu et al., arXiv 1708.06519). ``sparse_strength`` is
-    the largest share of a weight that the penalty adds to its gradient.
+    ``sparse_epochs`` trains with a sparsity penalty on the least important channels before the first cut:
+    ``group_norm`` (Fang et al., DepGraph, CVPR 2023), ``growing`` (Wang et al., arXiv 2012.09243) or ``bn_scale`` (Liu
+    et al., arXiv 1708.06519). ``sparse_strength`` is the largest share of a weight that is added to its gradient.
 
-    With ``rounds`` above 1 the channels leave a part at a time, ``recover_epochs`` of training on the labels between.
-    With ``rewind`` that training only helps to choose: at every cut the surviving weights return to their values from
-    before the step (Frankle et al., Linear mode connectivity and the lottery ticket hypothesis, arXiv 1912.05671).
+    ``rounds`` removes the channels in parts, with ``recover_epochs`` of training on the labels in between. With
+    ``rewind`` the surviving weights return at every cut to their values from before the step (Frankle et al., arXiv
+    1912.05671), so that training only selects channels.
 
-    ``include`` and ``exclude`` take names, types of layer, and predicates. A recipe is kept as JSON, so a predicate is
-    a reference, ``"file.py:function"`` or ``"module:function"``, called as ``function(name, module) -> bool``. The
-    recipe's id sees the reference only: give the function another name when its answer changes.
+    A predicate in ``include`` or ``exclude`` is a reference, ``"file.py:function"`` or ``"module:function"``, called as
+    ``function(name, module) -> bool``. The recipe's id covers the reference only: rename a function when it changes.
 
     Examples
     --------
@@ -49,76 +46,69 @@ class Prune(Step):
     'prune 0.5 isomorphic'
     """
 
-    not_after: ClassVar[Mapping[str, str]] = AFTER_QUANTIZE | {
+    not_after: ClassVar[Mapping[str, str]] = {
+        **Step.not_after,
         "Factorize": "Prune must come before Factorize: a rank chosen for full layers does not fit cut ones.",
         "Sparsify": (
-            "Prune must come before Sparsify: cutting channels tears the groups of an N:M pattern apart, and judges "
-            "channels by what the zeros left of them."
+            "Prune must come before Sparsify: cutting channels tears the groups of an N:M pattern apart, and the zeros "
+            "distort the importance of channels."
         ),
     }
     not_right_after: ClassVar[Mapping[str, str]] = {
         "Prune": "Two Prune steps in a row are one: use a larger ratio, or put Distill or Recover between them."
     }
 
-    ratio: float = option(0.5, "share to take away", above=0.0, below=1.0)
+    ratio: float = option(0.5, "fraction of channels to prune", above=0.0, below=1.0)
     of: str = option(
         "channels",
-        "what ratio is a share of: channels, multiply-accumulates, parameters, or latency measured on an engine",
+        "what ratio is a fraction of: channels, multiply-accumulates, parameters, or latency on an engine",
         choices=("channels", "macs", "params", "latency"),
         advanced=True,
     )
-    engine: str = option("onnxruntime", "the engine that latency is measured on", advanced=True)
-    engine_batch: int = option(
-        32, "the batch size that latency is measured at", minimum=1, unit="samples", advanced=True
-    )
+    engine: str = option("onnxruntime", "engine of of='latency'", advanced=True)
+    engine_batch: int = option(32, "batch size of of='latency'", minimum=1, unit="samples", advanced=True)
     importance: str = option(
         "l2",
-        "how a channel's worth is judged: by its weights, its BatchNorm scale, the loss (taylor, hessian), or not",
+        "importance of a channel: norm of its weights (l2, l1, lamp), BatchNorm scale, loss (taylor, hessian), random",
         choices=("l2", "l1", "bn_scale", "lamp", "taylor", "hessian", "random"),
         advanced=True,
     )
-    samples: int = option(256, "training samples that taylor and hessian see", minimum=1, advanced=True)
+    samples: int = option(256, "training samples for taylor and hessian", minimum=1, advanced=True)
     scope: str = option(
         "local",
-        "compare channels within each group of layers, within groups of the same structure, or over the whole model",
+        "channels are ranked within each group of layers, within groups of the same structure, or over the whole model",
         choices=("local", "isomorphic", "global"),
     )
     ratios: tuple[str, ...] = option(
-        (), "ratios of channels for some layers, as 'name=0.7'; * and ? match as in file names", advanced=True
+        (), "ratios of single layers, as 'name=0.7'; * and ? match as in file names", advanced=True
     )
-    round_to: int = option(8, "keep a multiple of this many channels: vector units like 8", minimum=1, advanced=True)
-    rounds: int = option(1, "in how many rounds the channels leave", minimum=1, advanced=True)
+    round_to: int = option(8, "keep a multiple of this many channels, for vector units", minimum=1, advanced=True)
+    rounds: int = option(1, "rounds of iterative pruning", minimum=1, advanced=True)
     schedule: str = option(
         "even",
-        "rounds of equal size, large ones first (cubic), or large ones in the middle (one_cycle)",
+        "sizes of the rounds: even, large ones first (cubic), or large ones in the middle (one_cycle)",
         choices=SCHEDULES,
         advanced=True,
     )
-    recover_epochs: float = option(
-        0.0, "passes of training on the labels between two rounds", minimum=0.0, advanced=True
-    )
+    recover_epochs: float = option(0.0, "epochs of training on the labels between rounds", minimum=0.0, advanced=True)
     sparse_epochs: float = option(
-        0.0,
-        "passes of training before the first cut, in which weak channels are made to shrink",
-        minimum=0.0,
-        advanced=True,
+        0.0, "epochs of training with a sparsity penalty before the first cut", minimum=0.0, advanced=True
     )
-    sparse_strength: float = option(0.3, "how hard weak channels are pulled towards zero", above=0.0, advanced=True)
+    sparse_strength: float = option(0.3, "strength of the sparsity penalty", above=0.0, advanced=True)
     sparse_by: str = option(
         "group_norm",
-        "the penalty: on the norm of whole groups, growing as training goes on, or on BatchNorm scales",
+        "sparsity penalty: on group norms, on group norms and growing, or on BatchNorm scales",
         choices=("group_norm", "growing", "bn_scale"),
         advanced=True,
     )
     rewind: bool = option(
-        False, "put the surviving weights back to their values from before the step at every cut", advanced=True
+        False, "weight rewinding: restore the surviving weights from before the step at every cut", advanced=True
     )
     include: tuple[str, ...] = option((), INCLUDE, advanced=True)
     exclude: tuple[str, ...] = option((), EXCLUDE, advanced=True)
     allow_untouched: bool = option(False, UNTOUCHED, advanced=True)
 
     def __post_init__(self) -> None:
-        check_patterns("Prune", include=self.include, exclude=self.exclude)
         super().__post_init__()
         for entry in self.ratios:
             name, _, value = entry.rpartition("=")
@@ -129,7 +119,7 @@ class Prune(Step):
         if self.rewind and not self.sparse_epochs and not (self.recover_epochs and self.rounds > 1):
             raise ConfigError(
                 "Prune(rewind=True) needs training to rewind: set recover_epochs above 0 and rounds above 1, or "
-                "sparse_epochs. After a single cut the weights are those from before the step anyway."
+                "sparse_epochs."
             )
         refuse_idle(
             self,
@@ -149,7 +139,7 @@ class Prune(Step):
 
     @property
     def training_option(self) -> str | None:
-        """The option for which the step reads the training split; None if it reads none of it."""
+        """The option that needs the training split; None if the step does not read it."""
         if self.sparse_epochs:
             return f"sparse_epochs={self.sparse_epochs:g}"
         if self.importance in PRUNE_BY_LOSS:
@@ -163,7 +153,7 @@ class Prune(Step):
 
     @property
     def label(self) -> str:
-        """A few words for tables and charts."""
+        """Short label for tables and charts."""
         share = f"{self.ratio:g}" if self.of == "channels" else f"{self.ratio:g} {self.of}"
         by_layer = " by layer" if "*=0" in self.ratios else ""
         return f"prune {share}{by_layer}" + ("" if self.scope == "local" else f" {self.scope}")

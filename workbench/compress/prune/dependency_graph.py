@@ -1,4 +1,4 @@
-"""torch-pruning's graph of which channels belong together, with care where it misreads a model."""
+"""Dependency graph of torch-pruning 1.6, corrected for models that it misreads."""
 
 from __future__ import annotations
 
@@ -13,15 +13,12 @@ from torch_pruning.dependency.node import Node
 from torch_pruning.ops import OPTYPE
 
 _LEAST_ENTRIES, _ENTRIES_EACH, _MOST_CHANNELS = 2000, 20, 300_000
-"""Entries of a group, at least and for each node, and channels of an entry, from which on its channels are lost."""
+"""Limits of a group: entries, entries per node, and channels of an entry."""
 
 
 @contextlib.contextmanager
 def _bounded(most: int) -> Iterator[None]:
-    """Raise IndexError once a group has more entries.
-
-    Numbers of channels that torch-pruning misreads may grow for ever, as those of heads behind a recurrent layer do.
-    """
+    """Raise IndexError if a group has more entries: misread groups may grow without end."""
 
     class Bounded(Group):  # type: ignore[misc]
         def add_dep(self, dep: Any, idxs: Any) -> None:
@@ -37,9 +34,9 @@ def _bounded(most: int) -> Iterator[None]:
 
 
 class ChannelGraph(torch_pruning.DependencyGraph):  # type: ignore[misc]
-    """A dependency graph that lets channels pass straight through what torch-pruning 1.6 misreads.
+    """A dependency graph in which channels pass unchanged through operations that torch-pruning misreads.
 
-    Whether they really do shows in the trial of every cut.
+    Every cut is verified afterwards.
     """
 
     def _build_dependency(self, module2node: dict[Any, Any]) -> None:
@@ -49,29 +46,24 @@ class ChannelGraph(torch_pruning.DependencyGraph):  # type: ignore[misc]
             if node.type == OPTYPE.CONCAT and self._is_unreadable(node):
                 node.type = OPTYPE.ELEMENTWISE
             elif node.type == OPTYPE.CONCAT and not (self._joins_channels(node) or self._add_constant(node)):
-                # Halves of each attention head, as rotary positions swap them: taken for channels, their numbers would
-                # grow without end.
+                # The halves of attention heads that rotary embeddings swap are not channels.
                 node.enable_index_mapping = False
             elif node.type == OPTYPE.RESHAPE and self._stumbles(node):
                 node.type = OPTYPE.ELEMENTWISE
 
     def get_pruning_group(self, module: Any, pruning_fn: Any, idxs: Any) -> Any:
-        """Return the group, or where its channels cannot be followed (``is_lost``) one of the root alone."""
+        """Return the group, or one of the root alone (``is_lost``) if its channels cannot be followed."""
         try:
             with _bounded(max(_LEAST_ENTRIES, _ENTRIES_EACH * len(self.module2node))):
                 return super().get_pruning_group(module, pruning_fn, idxs)
-        except (IndexError, ZeroDivisionError):  # numbers of channels that a split inside a recurrent layer lacks
+        except (IndexError, ZeroDivisionError):  # a split inside a recurrent layer
             node, group = self.module2node[module], Group()
             group.add_dep(Dependency(pruning_fn, pruning_fn, source=node, target=node), list(idxs))
             group.is_lost = True
             return group
 
     def _is_unreadable(self, node: Any) -> bool:
-        """Return whether torch-pruning fails at counting what is joined.
-
-        It counts parts that a split does not have where one is joined twice, and adds up what it does not know, such as
-        the states of a recurrent layer.
-        """
+        """Return whether torch-pruning cannot count the joined channels, such as a part of a split used twice."""
         try:
             counts = [shape_infer.infer_channels_between(self, source, node) for source in node.inputs]
         except IndexError:
@@ -79,17 +71,14 @@ class ChannelGraph(torch_pruning.DependencyGraph):  # type: ignore[misc]
         return None in counts and shape_infer.infer_in_channels_recursively(self, node, recursive_depth=[0]) is not None
 
     def _joins_channels(self, node: Any) -> bool:
-        """Return whether the result is as wide as the channels of what a concatenation joins."""
+        """Return whether the result of a concatenation is as wide as its inputs together."""
         if not getattr(node.grad_fn, "_input_metadata", None) or getattr(node.grad_fn, "_saved_dim", None) is None:
             return True
         counts = [shape_infer.infer_channels_between(self, source, node) for source in node.inputs]
         return None in counts or sum(counts) == self._width(node)
 
     def _add_constant(self, node: Any) -> bool:
-        """Put a stand-in among what a concatenation joins for the model's own input, which torch-pruning leaves out.
-
-        Return whether the result is then as wide as the channels of what is joined.
-        """
+        """Add the model's input to a concatenation, where torch-pruning omits it; return whether the widths match."""
         joined = [entry[0] for entry in getattr(node.grad_fn, "next_functions", ())]
         missing = [place for place, function in enumerate(joined) if function is None]
         counts = [shape_infer.infer_channels_between(self, source, node) for source in node.inputs]
@@ -101,11 +90,11 @@ class ChannelGraph(torch_pruning.DependencyGraph):  # type: ignore[misc]
 
     def _width(self, node: Any) -> int:
         dim, shape = node.grad_fn._saved_dim, node.grad_fn._input_metadata[0].shape
-        # a negative dimension is saved as an unsigned number of 64 bits
+        # a negative dimension is stored as unsigned 64-bit
         return int(shape[dim if dim < len(shape) else dim - 2**64])
 
     def _stumbles(self, node: Any) -> bool:
-        """Return whether torch-pruning divides by zero: channels that are split after a shuffle (ShuffleNet)."""
+        """Return whether torch-pruning divides by zero: a split after a channel shuffle (ShuffleNet)."""
         try:
             index_mapping.update_reshape_index_mapping(self, node)
         except ZeroDivisionError:

@@ -1,4 +1,4 @@
-"""Which channels can only go together, which of them may go at all, and in which units."""
+"""Group layers whose channels are pruned together, and split the channels into units."""
 
 from __future__ import annotations
 
@@ -18,21 +18,20 @@ from workbench.tasks.trees import Tree
 
 PRUNABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
 Scorer = Callable[[Any], torch.Tensor | None]
-"""Gives a torch-pruning group a score per channel of its root, or None where it has none."""
-
+"""Returns a score per channel of the root of a torch-pruning group; None if it does not apply."""
 
 MODEL_OUTPUTS = "its channels are outputs of the model"
-_LOST = "its channels cannot be followed through what lies behind it (a split, a shuffle or a function of its own)"
+_LOST = "its channels cannot be followed through a later split, shuffle or custom function"
 
 
 @dataclass(frozen=True)
 class Group:
-    """Layers whose output channels can only go together.
+    """Layers whose output channels are pruned together.
 
-    ``units`` are the channels of ``root`` that leave at once (one of them, one in each block of a grouped
-    convolution, an attention head); ``importance`` is the mean importance of each unit; ``step`` is how many units
-    leave at a time, so that the channels left are a multiple of ``round_to``. ``heads`` is set where units are heads.
-    Groups with an equal ``structure`` are made of the same kinds of layer in the same places.
+    ``units`` are the channels of ``root`` pruned at once (one channel, one in each block of a grouped convolution, or
+    an attention head); ``importance`` is the mean over each unit; ``step`` is the number of units pruned at a time, so
+    that the width is a multiple of ``round_to``. Groups of equal ``structure`` have the same layer types in the same
+    places.
     """
 
     root: str
@@ -52,7 +51,7 @@ class Group:
 def find_groups(
     module: nn.Module, example: Tree, scorer: Scorer, *, skip_reasons: Mapping[str, str], round_to: int
 ) -> tuple[list[Group], dict[str, str]]:
-    """Return the groups that may be cut, and for every layer of the other ones the reason.
+    """Return the prunable groups, and the reason for every layer of the others.
 
     ``skip_reasons`` holds the layers that keep their outputs, with the reason.
     """
@@ -69,7 +68,7 @@ def find_groups(
         why = _refusal(members, outs, layers, skip_reasons, fixed) or _astray(graph, group)
         scores = None if why else scorer(group)
         if scores is None:
-            reasons.update(dict.fromkeys(members, why or "the importance asked for does not apply to it"))
+            reasons.update(dict.fromkeys(members, why or "the importance does not apply to it"))
             continue
         groups.append(_group(module, members, scores.detach().double(), graph, group, outs, round_to))
     return groups, reasons
@@ -85,8 +84,8 @@ def _group(
     round_to: int,
 ) -> Group:
     width = len(scores)
-    taken = [len(idxs) for dep, idxs in group if graph.is_in_channel_pruning_fn(dep.handler)]
-    heads = find_heads(module, members[0], width, taken)
+    widths = [len(idxs) for dep, idxs in group if graph.is_in_channel_pruning_fn(dep.handler)]
+    heads = find_heads(module, members[0], width, widths)
     if heads is not None:
         units, step = heads.units, 1
     else:
@@ -103,7 +102,7 @@ def _group(
 
 
 def _drags(graph: Any, group: Any, layer: nn.Module, units: Sequence[tuple[int, ...]]) -> bool:
-    """Return whether units may take others of the same layer along, as those of both halves of a gate do."""
+    """Return whether units may prune others of the same layer, as both halves of a gate do."""
     if any(type(dep.target.module).__name__ == "_SplitOp" for dep, _ in group):
         return True
     some = {units[0], units[len(units) // 2], units[-1]}
@@ -111,18 +110,18 @@ def _drags(graph: Any, group: Any, layer: nn.Module, units: Sequence[tuple[int, 
 
 
 def _taken(graph: Any, layer: nn.Module, channels: Sequence[int]) -> list[int]:
-    """Return the channels of a layer that leave with some of them."""
-    found = graph.get_pruning_group(layer, graph.get_pruner_of_module(layer).prune_out_channels, list(channels))
+    """Return the channels of a layer that are pruned with some of them."""
+    group = graph.get_pruning_group(layer, graph.get_pruner_of_module(layer).prune_out_channels, list(channels))
     return [
         channel
-        for dep, taken in found
+        for dep, pruned in group
         if dep.target.module is layer and graph.is_out_channel_pruning_fn(dep.handler)
-        for channel in taken
+        for channel in pruned
     ]
 
 
 def _closed(graph: Any, layer: nn.Module, units: Sequence[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
-    """Return units joined until each takes no channel of the layer along that is not its own."""
+    """Return units merged until none prunes channels of another."""
     owner = list(range(sum(map(len, units))))
 
     def find(channel: int) -> int:
@@ -141,11 +140,9 @@ def _closed(graph: Any, layer: nn.Module, units: Sequence[tuple[int, ...]]) -> t
 
 
 def _structure(graph: Any, group: Any) -> str:
-    """Return the kinds of the layers that a torch-pruning group joins, with the side on which each is cut.
+    """Return the layer types of a group with the side on which each is cut.
 
-    The notion of its own isomorphic pruner (Fang et al., Isomorphic Pruning for Vision Models, arXiv 2407.04616),
-    which it keeps inside the pruner's loop: two groups are alike when each dependency joins the same two types on the
-    same side.
+    As in the isomorphic pruner of torch-pruning (Fang et al., Isomorphic Pruning for Vision Models, arXiv 2407.04616).
     """
     parts = []
     for dep, _ in group:
@@ -168,16 +165,16 @@ def _refusal(
         why = skip_reasons[blocked[0]]
         return why if len(members) == 1 else f"shares its channels with {blocked[0]}, {why}"
     if any(isinstance(m, nn.LayerNorm | nn.RMSNorm) for m in outs):
-        return "its channels are normalised together (LayerNorm): cutting some changes all the others"
+        return "its channels are normalized together (LayerNorm): cutting some changes all others"
     if any(getattr(m, "transposed", False) and m.groups > 1 for m in layers):
-        return "a transposed convolution in groups takes them, which Prune does not cut"
+        return "a grouped transposed convolution reads them, which Prune does not cut"
     if any(isinstance(m, nn.LSTM | nn.MultiheadAttention) for m in outs):
         return "its channels belong to attention heads or recurrent gates"
     return None
 
 
 def _astray(graph: Any, group: Any) -> str | None:
-    """Return a reason if torch-pruning lost its way through a reshape and counts channels that do not exist."""
+    """Return a reason if torch-pruning counts channels that do not exist, after a reshape."""
     if getattr(group, "is_lost", False):
         return _LOST
     for dep, channels in group:
@@ -189,7 +186,7 @@ def _astray(graph: Any, group: Any) -> str | None:
 
 
 def _channel_blocks(outs: Sequence[nn.Module], touched: Sequence[nn.Module]) -> int:
-    """Return into how many equal blocks the channels fall, which must lose the same places (grouped layers)."""
+    """Return the number of equal blocks that must lose the same channels (grouped layers)."""
     blocks = 1
     for layer in touched:
         if isinstance(layer, nn.GroupNorm):
@@ -200,5 +197,5 @@ def _channel_blocks(outs: Sequence[nn.Module], touched: Sequence[nn.Module]) -> 
 
 
 def is_grouped(layer: nn.Module) -> TypeGuard[nn.modules.conv._ConvNd]:
-    """Return whether a layer is a convolution in groups of several channels."""
+    """Return whether a layer is a convolution with groups of several channels."""
     return isinstance(layer, nn.modules.conv._ConvNd) and 1 < layer.groups < layer.in_channels

@@ -1,4 +1,4 @@
-"""Attention heads: which channels make one up, and which attributes of the model count them."""
+"""Find attention heads: their channels, and the attributes of the model that count them."""
 
 from __future__ import annotations
 
@@ -14,29 +14,28 @@ _WIDTH_OF_ALL = ("all_head_size", "inner_dim", "embed_dim", "split_size")
 
 @dataclass(frozen=True)
 class Heads:
-    """The channels of each head in the layer that makes queries, keys or values.
+    """Channels of each head in the projection of queries, keys or values.
 
-    ``counters`` are attributes that remember the number of heads or their joint width, each with its share of one
-    head: ``("encoder.0.attention", "all_head_size", 64)``.
+    ``counters`` are attributes for the number of heads or their joint width, with the amount per head:
+    ``("encoder.0.attention", "all_head_size", 64)``.
     """
 
     units: tuple[tuple[int, ...], ...]
     counters: tuple[tuple[str, str, int], ...]
 
 
-def find_heads(module: nn.Module, root: str, width: int, taken: Sequence[int]) -> Heads | None:
-    """Return the heads of ``root`` if it makes queries, keys or values, else None.
+def find_heads(module: nn.Module, root: str, width: int, reader_widths: Sequence[int]) -> Heads | None:
+    """Return the heads of ``root`` if it projects queries, keys or values, else None.
 
-    The module around it says how many heads there are or how wide one is; one Linear may make queries, keys and
-    values side by side, which ``taken``, the inputs of the layers that read them, tells apart. Whether the model's
-    forward goes on with fewer heads is found out by the trial.
+    The number or width of the heads is an attribute of the module around it. One Linear may project queries, keys and
+    values together; ``reader_widths``, the inputs of the layers that read them, separate these.
     """
     if not isinstance(module.get_submodule(root), nn.Linear):
         return None
     path = root.rpartition(".")[0]
     around = module.get_submodule(path)
-    inner = min(taken, default=width)
-    # The width of a head stays when heads go; the number of heads that a module remembers may be that of before.
+    inner = min(reader_widths, default=width)
+    # The width of a head stays constant; the number of heads may be from before an earlier cut.
     size = _first(around, _WIDTH_OF_ONE) or inner // (_first(around, _NUMBER) or inner)
     if size < 2 or inner % size or width % inner:
         return None
@@ -51,5 +50,5 @@ def find_heads(module: nn.Module, root: str, width: int, taken: Sequence[int]) -
 
 
 def _first(module: nn.Module, names: Sequence[str]) -> int | None:
-    found = (getattr(module, name, None) for name in names)
-    return next((value for value in found if isinstance(value, int) and value > 0), None)
+    values = (getattr(module, name, None) for name in names)
+    return next((value for value in values if isinstance(value, int) and value > 0), None)

@@ -1,4 +1,4 @@
-"""How much a channel is worth: by its weights, or by what the loss says about them."""
+"""Importance of channels: by weights or by the loss."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from workbench.compress.training.gradients import gather_gradients
 
 
 def scorer_for(step: Prune, module: nn.Module, work: Work) -> Scorer:
-    """Return what scores the channels of a group of ``module`` as the step asks.
+    """Return the scorer for the channels of a group of ``module``.
 
     Magnitude: Li et al., arXiv 1608.08710. BatchNorm scale: Liu et al., arXiv 1708.06519. LAMP: Lee et al., arXiv
-    2010.07611. Taylor: Molchanov et al., CVPR 2019. Hessian: the diagonal of the Fisher information in its place,
-    after Optimal Brain Damage (LeCun et al., 1989). The last two see ``step.samples`` samples of the training split.
+    2010.07611. Taylor: Molchanov et al., CVPR 2019. Hessian: approximated by the diagonal of the Fisher information,
+    after Optimal Brain Damage (LeCun et al., 1989). The last two use ``step.samples`` training samples.
     """
     from torch_pruning.pruner import importance
 

@@ -1,4 +1,4 @@
-"""Training that makes weak channels shrink before they are cut, with the penalties of torch-pruning."""
+"""Sparse training: penalties of torch-pruning shrink unimportant channels before they are cut."""
 
 from __future__ import annotations
 
@@ -18,21 +18,17 @@ from workbench.compress.training.optimizer_hooks import optimizer_step_hooks
 from workbench.core.errors import ConfigError
 from workbench.tasks.trees import call_model, leaves
 
-# The penalty on group norms pulls the weakest channel of a group this many times as hard as the strongest.
-_SPREAD = 16
-# The growing penalty grows this often, from nothing to the full strength.
-_GROWTHS = 20
+_SPREAD = 16  # ratio of the group norm penalty between the weakest and the strongest channel
+_GROWTHS = 20  # increments of the growing penalty
 
 
 def train_sparse(step: Prune, work: Work, groups: Sequence[Group]) -> float:
-    """Train ``work.module`` on the labels while the weak channels of ``groups`` are pulled; return the epochs done.
-
-    Layers whose channels must stay are not pulled at.
+    """Train ``work.module`` on the labels with a penalty on the channels of ``groups``; return the epochs done.
 
     Raises
     ------
     ConfigError
-        If the penalty finds nothing to pull at.
+        If the penalty applies to no layer.
     """
     training = Recover(epochs=step.sparse_epochs)
     module = work.module
@@ -42,7 +38,7 @@ def train_sparse(step: Prune, work: Work, groups: Sequence[Group]) -> float:
     steps = max(1, round(training.epochs * max(1, len(work.task.train) // training.batch_size)))
     pull = _penalty(step, pruner, module, every=max(1, steps // _GROWTHS))
     with optimizer_step_hooks(before=lambda _: pull()):
-        return recover(training, work, rate_scale=1.0).epochs_done  # the pull is a share of the learning rate
+        return recover(training, work, rate_scale=1.0).epochs_done  # the penalty is scaled by the learning rate
 
 
 def _pruner(step: Prune, work: Work) -> Any:
@@ -66,34 +62,33 @@ def _pruner(step: Prune, work: Work) -> Any:
 
 
 def _spare_others(step: Prune, pruner: Any, module: nn.Module, groups: Sequence[Group]) -> None:
-    """Tell the pruner to leave every layer alone but those of ``groups``."""
+    """Restrict the pruner to the layers of ``groups``."""
     roots = {module.get_submodule(group.root) for group in groups if group.importance.min() < group.importance.max()}
-    pulled: set[nn.Module] = set()
+    penalized: set[nn.Module] = set()
     spared: list[nn.Module] = []
     for group in pruner.DG.get_all_groups(root_module_types=list(PRUNABLE)):
         layers = [dep.target.module for dep, _ in group]
         outs = [dep.target.module for dep, _ in group if pruner.DG.is_out_channel_pruning_fn(dep.handler)]
-        # torch-pruning's penalties take the wrong dimension of transposed convolutions, and too many of grouped ones.
+        # torch-pruning's penalties use wrong dimensions of transposed and grouped convolutions.
         strange = any(getattr(layer, "transposed", False) or is_grouped(layer) for layer in layers)
         if roots.isdisjoint(outs) or strange:
             spared += outs
         else:
-            pulled.update(outs)
+            penalized.update(outs)
     if step.sparse_by == "bn_scale":
-        pulled = {layer for layer in pulled if isinstance(layer, _BatchNorm)}
-        spared += [layer for layer in module.modules() if isinstance(layer, _BatchNorm) and layer not in pulled]
-    if not pulled:
+        penalized = {layer for layer in penalized if isinstance(layer, _BatchNorm)}
+        spared += [layer for layer in module.modules() if isinstance(layer, _BatchNorm) and layer not in penalized]
+    if not penalized:
         raise ConfigError(
-            f"Prune(sparse_epochs={step.sparse_epochs:g}, sparse_by={step.sparse_by!r}): no group of layers that may "
-            "be cut has "
-            + ("a BatchNorm to pull at. Use sparse_by='group_norm'." if step.sparse_by == "bn_scale" else "one.")
+            f"Prune(sparse_epochs={step.sparse_epochs:g}, sparse_by={step.sparse_by!r}): no group of prunable layers "
+            + ("has a BatchNorm. Use sparse_by='group_norm'." if step.sparse_by == "bn_scale" else "fits the penalty.")
         )
     pruner.ignored_layers.extend(spared)
     pruner.update_regularizer()
 
 
 def _penalty(step: Prune, pruner: Any, module: nn.Module, *, every: int) -> Callable[[], None]:
-    """Return what adds the penalty to the gradients; it is called before each step of the optimizer."""
+    """Return a function that adds the penalty to the gradients, to be called before each optimizer step."""
     done = 0
 
     def pull() -> None:

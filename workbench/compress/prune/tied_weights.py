@@ -1,4 +1,4 @@
-"""Weights that several layers share: a cut keeps them one tensor, or is none."""
+"""Tied weights, which must stay one tensor after a cut."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import nn
 from workbench.compress.layer_selection import display_name
 
 Tie = tuple[tuple[str, str], ...]
-"""The layers that share a parameter, each with its own name for it: ``(("embed", "weight"), ("head", "weight"))``."""
+"""Layers that share a parameter, with its name in each: ``(("embed", "weight"), ("head", "weight"))``."""
 
 
 def find_ties(module: nn.Module) -> tuple[Tie, ...]:
-    """Return the parameters that more than one layer holds; a layer that is called twice holds its own once."""
+    """Return the parameters that several layers hold."""
     owners: dict[int, list[tuple[str, str]]] = {}
     for name, layer in module.named_modules():
         for own, parameter in layer.named_parameters(recurse=False):
@@ -23,12 +23,12 @@ def find_ties(module: nn.Module) -> tuple[Tie, ...]:
 
 
 def find_broken_tie(module: nn.Module, ties: Sequence[Tie]) -> Tie | None:
-    """Return a tie whose parameters were cut in different ways, or None."""
+    """Return a tie whose parameters were cut differently, or None."""
     return next((tie for tie in ties if not _is_one(module, tie)), None)
 
 
 def restore_ties(module: nn.Module, ties: Sequence[Tie]) -> None:
-    """Make the parameters of every tie one again, which cutting layer by layer made several, where they are equal."""
+    """Make the parameters of every tie one tensor again if they are equal: layer-by-layer cuts separate them."""
     for tie in ties:
         if _is_one(module, tie):
             first = _parameter(module, *tie[0])

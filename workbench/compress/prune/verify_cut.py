@@ -1,4 +1,4 @@
-"""Try cuts on a copy first: a cut is right when the model without the channels equals the model with them at zero."""
+"""Verify cuts on a copy: the model without the channels must equal the model with these channels at zero."""
 
 from __future__ import annotations
 
@@ -18,17 +18,16 @@ from workbench.core.errors import first_line
 from workbench.tasks.module import copied_module
 from workbench.tasks.trees import Tree, call_model, leaves
 
-# Relative to the largest output; sums over fewer terms round differently.
-_TOLERANCE = 1e-3
-TIED = "it would tear the tied weight"
+_TOLERANCE = 1e-3  # relative to the largest output; sums over fewer terms round differently
+TIED = "it would break the tied weight"
 
 
 @dataclass(frozen=True)
 class Cut:
-    """Output channels of ``root`` to remove; ``members`` are the layers whose outputs go with them.
+    """Output channels of ``root`` to prune, together with those of ``members``.
 
-    ``numbers`` are attributes to set with it, as ``("encoder.0.attention", "num_heads", 3)``: ``counted`` holds those
-    that a forward which counts its heads needs, and is tried where the cut alone breaks the model.
+    ``numbers`` are attributes to set, as ``("encoder.0.attention", "num_heads", 3)``. ``counted`` holds those of a
+    forward that counts its heads; they are tried if the cut alone breaks the model.
     """
 
     root: str
@@ -40,16 +39,16 @@ class Cut:
 
 @contextmanager
 def tracing() -> Iterator[None]:
-    """Let torch-pruning trace a module: with gradients, and without warnings about what is meant so."""
+    """Enable gradients for torch-pruning's trace and drop its known warnings."""
     with warnings.catch_warnings(), torch.enable_grad():
-        # Parameters outside layers (positions, class tokens) are cut along their last dimension, as the warning says.
+        # Parameters outside layers (positions, class tokens) are cut along their last dimension, as intended.
         warnings.filterwarnings("ignore", message="Unwrapped parameters detected")
         warnings.filterwarnings("ignore", category=UserWarning, module="torch_pruning")
         yield
 
 
 def dependency_graph(module: nn.Module, example: Tree) -> Any:
-    """Return torch-pruning's graph of which channels can only go together."""
+    """Return torch-pruning's graph of coupled channels."""
     from workbench.compress.prune.dependency_graph import ChannelGraph
 
     with tracing(), _out_of_place(module):
@@ -60,7 +59,7 @@ def dependency_graph(module: nn.Module, example: Tree) -> Any:
 
 @contextmanager
 def _out_of_place(module: nn.Module) -> Iterator[None]:
-    """Let activations write elsewhere: one that overwrites a Linear's tokens hides the Linear from the trace."""
+    """Make activations out-of-place: in-place ones hide the layer before them from the trace."""
     layers: list[Any] = [layer for layer in module.modules() if getattr(layer, "inplace", None) is True]
     for layer in layers:
         layer.inplace = False
@@ -72,7 +71,7 @@ def _out_of_place(module: nn.Module) -> Iterator[None]:
 
 
 def apply_cuts(module: nn.Module, cuts: Sequence[Cut], example: Tree) -> None:
-    """Remove the channels from ``module`` in place; weights that layers share stay one tensor."""
+    """Remove the channels from ``module`` in place; tied weights stay one tensor."""
     ties = find_ties(module)
     with unfrozen(module):
         graph = dependency_graph(module, example)
@@ -83,7 +82,7 @@ def apply_cuts(module: nn.Module, cuts: Sequence[Cut], example: Tree) -> None:
 
 
 def verify_cuts(module: nn.Module, cuts: Sequence[Cut], example: Tree) -> tuple[list[Cut], list[tuple[Cut, str]]]:
-    """Return the cuts that keep the model whole, and the others with the reason."""
+    """Return the cuts that pass, and the others with the reason."""
     if not cuts or _failure(module, cuts, example) is None:
         return list(cuts), []
     good: list[Cut] = []
@@ -106,7 +105,7 @@ def verify_cuts(module: nn.Module, cuts: Sequence[Cut], example: Tree) -> tuple[
 def _greedy(
     module: nn.Module, cuts: Sequence[Cut], broken: list[tuple[Cut, str]], example: Tree
 ) -> tuple[list[Cut], list[tuple[Cut, str]]]:
-    """Add one cut after the other, for cuts that work alone but not together."""
+    """Add cuts one by one, for cuts that pass alone but not together."""
     good: list[Cut] = []
     for cut in cuts:
         why = _failure(module, [*good, cut], example)
@@ -118,7 +117,7 @@ def _greedy(
 
 
 def _failure(module: nn.Module, cuts: Sequence[Cut], example: Tree) -> str | None:
-    """Return why the model without the channels is not the model with those channels at zero, or None."""
+    """Return why the model without the channels differs from the model with these channels at zero, or None."""
     if not cuts:
         return None
     trial = copied_module(module)
@@ -137,9 +136,9 @@ def _failure(module: nn.Module, cuts: Sequence[Cut], example: Tree) -> str | Non
             _set_numbers(trial, cut)
         apart = find_broken_tie(trial, ties)
         if apart is not None:
-            return f"{TIED} of {describe_tie(apart)}, which only a cut of all of them alike would leave one tensor"
+            return f"{TIED} of {describe_tie(apart)}"
         outputs = _run(trial, example)
-    except Exception as error:  # noqa: BLE001 - whatever a forward with a fixed size raises is the answer
+    except Exception as error:  # noqa: BLE001 - a forward with a fixed size may raise anything
         return f"the model's forward fails without its channels ({type(error).__name__}: {first_line(error)[:120]})"
     return _difference(original, silent, outputs)
 
@@ -153,13 +152,13 @@ def _difference(
         return "the model gives NaN or infinity without its channels"
     for want, got in zip(silent, outputs, strict=True):
         if want.is_floating_point() and bool((want - got).abs().max() > _TOLERANCE * want.abs().max() + 1e-6):
-            return "a fixed reshape or padding in forward mixes its channels up: the outputs would be wrong"
+            return "a fixed reshape or padding in forward mixes its channels: the outputs would be wrong"
     return None
 
 
 @contextmanager
 def _silenced(graph: Any, module: nn.Module, cuts: Sequence[Cut]) -> Iterator[None]:
-    """Set the channels' producers to zero, and let group norms, for as long as this lasts, not count the channels."""
+    """Set the channels to zero at their producers, and exclude them from group norms, for a block."""
     quiet: dict[nn.GroupNorm, set[int]] = {}
     for cut in cuts:
         for dep, channels in _pruning_group(graph, module, cut):
@@ -175,16 +174,16 @@ def _silenced(graph: Any, module: nn.Module, cuts: Sequence[Cut]) -> Iterator[No
 
 
 def _without(channels: set[int]) -> Callable[[nn.GroupNorm, tuple[torch.Tensor], torch.Tensor], torch.Tensor]:
-    """Return a hook that normalises the other channels alone, as a group norm does once these are gone."""
+    """Return a hook that normalizes only the other channels, as a pruned group norm does."""
 
-    def normalise(layer: nn.GroupNorm, given: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
+    def normalize(layer: nn.GroupNorm, given: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
         kept = torch.tensor([place for place in range(layer.num_channels) if place not in channels])
         weight, bias = (None if p is None else p[kept] for p in (layer.weight, layer.bias))
         silent = torch.zeros_like(output)
         silent[:, kept] = functional.group_norm(given[0][:, kept], layer.num_groups, weight, bias, layer.eps)
         return silent
 
-    return normalise
+    return normalize
 
 
 def _silence(graph: Any, dep: Any, channels: Sequence[int]) -> None:

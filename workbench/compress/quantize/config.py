@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
 
-from workbench.compress.step import AFTER_QUANTIZE, EXCLUDE, RATE, SECONDS, UNTOUCHED, Step, refuse_idle
+from workbench.compress.step import EXCLUDE, RATE, SECONDS, UNTOUCHED, Step, refuse_idle
 from workbench.core.config import option
 from workbench.core.errors import ConfigError
 
@@ -28,17 +27,6 @@ class Quantize(Step):
     >>> Quantize(equalize="cross_layer", bias_correction=True, keep_drop=0.01).label
     'int8 cross-layer, biases, mixed'
     """
-
-    not_after: ClassVar[Mapping[str, str]] = AFTER_QUANTIZE
-    not_before: ClassVar[tuple[str, ...]] = (
-        "Distill",
-        "Factorize",
-        "Prune",
-        "PruneDepth",
-        "Quantize",
-        "Recover",
-        "Sparsify",
-    )
 
     bits: int = option(8, "bits per weight and activation; 4 for weight-only quantization", choices=(8, 4))
     activations: str = option(

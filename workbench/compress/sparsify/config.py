@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from workbench.compress.schedule import SCHEDULES
-from workbench.compress.step import AFTER_QUANTIZE, EXCLUDE, INCLUDE, UNTOUCHED, Step, check_patterns, refuse_idle
+from workbench.compress.step import EXCLUDE, INCLUDE, UNTOUCHED, Step, refuse_idle
 from workbench.core.config import option
 from workbench.core.errors import ConfigError
 
@@ -35,11 +35,9 @@ class Sparsify(Step):
     'sparse 2:4'
     """
 
-    not_after: ClassVar[Mapping[str, str]] = AFTER_QUANTIZE
     not_right_after: ClassVar[Mapping[str, str]] = {
         "Sparsify": "Two Sparsify steps in a row act as one. Put Distill or Recover between them."
     }
-    not_before: ClassVar[tuple[str, ...]] = ("Factorize", "Prune")
 
     ratio: float = option(0.5, "fraction of weights to set to zero", above=0.0, below=1.0)
     granularity: str = option(
@@ -74,7 +72,6 @@ class Sparsify(Step):
     allow_untouched: bool = option(False, UNTOUCHED, advanced=True)
 
     def __post_init__(self) -> None:
-        check_patterns("Sparsify", include=self.include, exclude=self.exclude)
         super().__post_init__()
         if self.pattern is not None:
             self._check_pattern(self.pattern)

@@ -1,4 +1,4 @@
-"""A file from which a killed training goes on; plain tensors and numbers, written all or nothing."""
+"""Checkpoint of one training, from which it resumes after a crash."""
 
 from __future__ import annotations
 
@@ -14,19 +14,13 @@ from workbench.core.errors import WorkbenchError
 from workbench.core.files import atomic_write
 
 EVERY_S = 30.0
-"""Seconds between two checkpoints."""
-# Writing takes at most this share of the time.
-_SHARE = 0.05
+"""Seconds between checkpoints."""
+_SHARE = 0.05  # largest share of the time for writing
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where the state of one training is kept while it runs.
-
-    Parameters
-    ----------
-    path
-        The file. It is written beside itself and renamed, so that it is always whole, and gone once training ended.
+    """File with the state of one training: replaced atomically, removed at the end.
 
     Examples
     --------
@@ -37,27 +31,27 @@ class Checkpoint:
     path: Path
 
     def load(self, signature: str) -> tuple[dict[str, Any] | None, str | None]:
-        """Return the state that was saved under ``signature``, or None; and a note where there is a file of no use.
+        """Return the state saved under ``signature``, or None with a note if the file cannot be used.
 
-        Nothing but tensors and plain values is read (``torch.load(weights_only=True)``), so that no code runs.
+        Only tensors and plain values are read (``torch.load(weights_only=True)``), so that no code runs.
         """
         if not self.path.is_file():
             return None, None
         try:
             state = torch.load(self.path, map_location="cpu", weights_only=True)
-            found = state["signature"]
+            saved = state["signature"]
         except Exception as error:  # noqa: BLE001 - torch raises many kinds for a damaged file
             reason = f"it cannot be read ({type(error).__name__})"
         else:
-            if found == signature:
+            if saved == signature:
                 return dict(state), None
-            reason = "it is of a training with other weights or options"
-        return None, f"The checkpoint {self.path.name} was not used: {reason}. Training began anew."
+            reason = "it belongs to a training with other weights or options"
+        return None, f"The checkpoint {self.path.name} was not used: {reason}. Training started from the beginning."
 
     def save(self, signature: str, state: dict[str, Any]) -> float:
-        """Write the state; return when it should be written again, in seconds of ``time.perf_counter``.
+        """Write the state; return the time of the next write (``time.perf_counter``).
 
-        A disk that is full ends no training: the state before it stays.
+        If the disk is full, the previous state is kept and training goes on.
         """
         started = time.perf_counter()
         with contextlib.suppress(OSError, RuntimeError, WorkbenchError), atomic_write(self.path) as temporary:
@@ -66,9 +60,9 @@ class Checkpoint:
         return self.due(ended, (ended - started) / _SHARE)
 
     def due(self, now: float, pause: float = 0.0) -> float:
-        """Return when the next state should be written: after ``pause`` seconds, or :data:`EVERY_S` if that is more."""
+        """Return the time of the next write: after ``pause`` seconds, at least :data:`EVERY_S`."""
         return now + max(EVERY_S, pause)
 
     def remove(self) -> None:
-        """Delete the file: the training has ended."""
+        """Delete the file."""
         self.path.unlink(missing_ok=True)

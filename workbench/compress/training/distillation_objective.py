@@ -1,4 +1,4 @@
-"""What a student learns from: the teacher's answers, the labels, and blends of samples."""
+"""Distillation objective: teacher outputs, labels, and mixup."""
 
 from __future__ import annotations
 
@@ -19,32 +19,30 @@ if TYPE_CHECKING:
     from workbench.tasks.task import Task
 
 CACHE_BYTES = 256 << 20
-"""The most that the teacher's answers may take in memory; beyond it the teacher answers every time."""
-# Half of the batches are blends, until the last part of the training, which sees real samples only, so that batch
-# norm's running statistics end as those of real ones.
+"""Largest size of the cached teacher outputs; beyond it the teacher runs on every batch."""
+# Half of the batches are mixed; the last part of the training has only real samples, for the statistics of batch norm.
 _BLENDED, _BLENDED_UNTIL = 0.5, 0.85
 
 
 class DistillationObjective:
-    """Batches and loss for a student whose teacher is the task's own model, or another one.
+    """Batches and loss of a student, with the task's model or another one as teacher.
 
-    With ``blend`` half of the batches are blended: pairs of samples (augmented ones, where the task augments) are
-    mixed, and the teacher's answer to the mixture is the aim. With few samples this keeps the student from learning
-    them by heart (Beyer et al. 2022, Knowledge distillation: a good teacher is patient and consistent). Integer inputs
-    are never blended.
+    With ``blend`` half of the batches are mixed (mixup): pairs of samples, after augmentation, are interpolated, and
+    the teacher's output for the mixture is the target. That reduces overfitting on few samples (Beyer et al. 2022,
+    Knowledge distillation: a good teacher is patient and consistent). Integer inputs are never mixed.
 
     Parameters
     ----------
     task : Task
-        Gives label loss and augmentation, and the teacher unless another is given.
+        Source of the label loss, the augmentation, and the default teacher.
     temperature, alpha
         As in :func:`mixed_loss`.
     blend : bool or "auto"
-        Whether to blend; ``"auto"`` does where the task has no augmentation of its own.
+        Whether to mix samples; ``"auto"``: if the task has no augmentation.
     temperature_end, alpha_end
-        What they are at the end of the training, reached in a straight line; None keeps them.
+        Values at the end of the training, reached linearly; None: constant.
     teacher : torch.nn.Module, optional
-        Put into eval mode; its outputs have the structure of the task's own model.
+        Set to eval mode; its outputs have the structure of the task's model.
     heads
         Weight and kind of outputs, by name; the kind ``"auto"`` follows the task's loss, see :func:`class_outputs`.
     matching : Matching, optional
@@ -78,17 +76,16 @@ class DistillationObjective:
         self.identity = weights_digest(module)
         self._teacher = Teacher(module, count=len(task.train), precision=precision, matching=matching)
         floating = all(leaf.is_floating_point() for leaf in leaves(task.examples(1)))
-        wanted = task.augment is None if blend == "auto" else bool(blend)
-        self._blends = wanted and floating
+        self._blends = floating and (task.augment is None if blend == "auto" else bool(blend))
         self._blended, self._share = False, 0.0
         self._repeats = is_deterministic(task)
 
     def at(self, share: float) -> None:
-        """Take note of how much of the training is done."""
+        """Set the share of the training that is done."""
         self._share = min(1.0, share)
 
     def augment(self, inputs: Tree, generator: torch.Generator) -> Tree:
-        """Return the batch as the student sees it."""
+        """Return the augmented batch for the student."""
         if self._task.augment is not None:
             inputs = self._task.augment(inputs, generator)
         draw = float(torch.rand((), generator=generator))
@@ -96,12 +93,12 @@ class DistillationObjective:
         return blend(inputs, generator) if self._blended else inputs
 
     def loss(self, outputs: Tree, inputs: Tree, targets: Tree, indices: torch.Tensor) -> torch.Tensor:
-        """Return the loss of a batch; blends have no label."""
+        """Return the loss of a batch; mixed samples have no label."""
         repeats = self._repeats and not self._blended
-        wanted, maps = self._teacher(inputs, indices if repeats else None)
+        soft_targets, maps = self._teacher(inputs, indices if repeats else None)
         value = mixed_loss(
             outputs,
-            wanted,
+            soft_targets,
             targets,
             self._task.loss,
             temperature=self._now(self._temperature),
@@ -111,11 +108,11 @@ class DistillationObjective:
         return value + self._matching.loss(maps) if self._matching else value
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the teacher's answers so far, for a checkpoint."""
+        """Return the cached teacher outputs for a checkpoint."""
         return self._teacher.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take the teacher's answers from a checkpoint."""
+        """Restore the cached teacher outputs from a checkpoint."""
         self._teacher.load_state_dict(state, self._task.train.take([0]).inputs)
 
     def _now(self, ends: tuple[float, float]) -> float:
@@ -124,9 +121,9 @@ class DistillationObjective:
 
 
 class Teacher:
-    """A model in eval mode that caches its answers to samples that look the same in every epoch, if they fit in memory.
+    """A model in eval mode with a cache of its outputs and the feature maps that ``matching`` compares.
 
-    An answer is the outputs, and the maps of the layers that ``matching`` compares.
+    Samples that are the same in every epoch are cached if the cache fits in memory.
     """
 
     def __init__(
@@ -134,13 +131,13 @@ class Teacher:
     ) -> None:
         self.module = set_memory_format(module, torch.channels_last).eval()
         self._forward, self._matching = Forward(precision), matching
-        self._known = torch.zeros(count, dtype=torch.bool)
+        self._cached = torch.zeros(count, dtype=torch.bool)
         self._store: Tree = None
         self._fits = True
 
     def __call__(self, inputs: Tree, indices: torch.Tensor | None) -> tuple[Tree, dict[str, torch.Tensor]]:
-        """Return outputs and maps for ``inputs``; ``indices`` names the samples, None says that they are new."""
-        if indices is not None and bool(self._known[indices].all()):
+        """Return outputs and maps for ``inputs``; ``indices`` identify cacheable samples, None: not cacheable."""
+        if indices is not None and bool(self._cached[indices].all()):
             cached: tuple[Tree, dict[str, torch.Tensor]] = tree_map(lambda kept: kept[indices], self._store)
             return cached
         with torch.no_grad():
@@ -151,12 +148,12 @@ class Teacher:
         return answer
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the answers so far as plain tensors."""
-        return {"known": self._known, "answers": leaves(self._store)}
+        """Return the cache as plain tensors."""
+        return {"known": self._cached, "answers": leaves(self._store)}
 
     def load_state_dict(self, state: dict[str, Any], example: Tree) -> None:
-        """Take the answers back; ``example`` is a batch of inputs that shows their structure."""
-        self._known = state["known"]
+        """Restore the cache; ``example`` is a batch of inputs, for the structure of the outputs."""
+        self._cached = state["known"]
         if state["answers"]:
             kept = iter(state["answers"])
             self._store = tree_map(lambda _: next(kept), self(example, None))
@@ -164,18 +161,18 @@ class Teacher:
     def _keep(self, answer: Tree, indices: torch.Tensor) -> None:
         if self._store is None:
             tensors = leaves(answer)
-            size = sum(x.nbytes for x in tensors) / len(indices) * len(self._known)
+            size = sum(x.nbytes for x in tensors) / len(indices) * len(self._cached)
             self._fits = size <= CACHE_BYTES and all(x.ndim and len(x) == len(indices) for x in tensors)
             if not self._fits:
                 return
-            self._store = tree_map(lambda x: x.new_empty((len(self._known), *x.shape[1:])), answer)
+            self._store = tree_map(lambda x: x.new_empty((len(self._cached), *x.shape[1:])), answer)
         for kept, new in zip(leaves(self._store), leaves(answer), strict=True):
             kept[indices] = new
-        self._known[indices] = True
+        self._cached[indices] = True
 
 
 def is_deterministic(task: Task) -> bool:
-    """Return whether a sample looks the same in every epoch: no augmentation, or one that draws no random numbers."""
+    """Return whether samples are the same in every epoch: no augmentation, or a deterministic one."""
     if task.augment is None:
         return True
     generator, inputs = torch.Generator().manual_seed(0), task.train.take(range(min(8, len(task.train)))).inputs
@@ -187,7 +184,7 @@ def is_deterministic(task: Task) -> bool:
 
 
 def blend(inputs: Tree, generator: torch.Generator) -> Tree:
-    """Return every sample mixed with another one of the batch, in a share of its own between 0 and 1."""
+    """Return every sample mixed with another one of the batch, with a random weight each."""
     count = len(leaves(inputs)[0])
     shares, partners = torch.rand(count, generator=generator), torch.randperm(count, generator=generator)
 

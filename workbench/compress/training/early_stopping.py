@@ -1,4 +1,4 @@
-"""The validation metric while a model trains: seen, and used to stop early with the best weights."""
+"""Evaluate on the validation split during training, and stop early with the best weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def validation_quality(module: nn.Module, task: Task) -> float:
-    """Return the task's metric on its validation split, in eval mode; every part keeps the mode that it had."""
+    """Return the task's metric on the validation split in eval mode; every submodule keeps its mode."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:
@@ -27,18 +27,18 @@ def validation_quality(module: nn.Module, task: Task) -> float:
 
 
 class EarlyStopping:
-    """Evaluates at times; with ``patience`` it remembers the best weights and says when to stop.
+    """Periodic evaluation; with ``patience`` also the best weights and the decision to stop.
 
     Parameters
     ----------
     module
-        Whose weights are remembered.
+        The trained module.
     quality
-        Measures ``module`` on the validation split; higher is better. None: nothing is ever evaluated.
+        Returns the metric of ``module`` on the validation split, higher is better; None: no evaluation.
     every
-        Steps between two evaluations; 0 for never.
+        Steps between evaluations; 0 for never.
     patience
-        Evaluations without a better one after which to stop; None for no early stop, and no weights remembered.
+        Evaluations without improvement after which to stop; None: never, and the best weights are not stored.
     """
 
     def __init__(
@@ -54,11 +54,11 @@ class EarlyStopping:
 
     @property
     def stopped(self) -> bool:
-        """True once patience is used up."""
+        """Return whether patience is exhausted."""
         return self.patience is not None and self.without >= self.patience
 
-    def look(self, done: int, *, last: bool = False) -> bool:
-        """Evaluate if it is time after ``done`` steps; return whether it was."""
+    def evaluate(self, done: int, *, last: bool = False) -> bool:
+        """Evaluate if it is due after ``done`` steps; return whether it was."""
         if not self.every or self.quality is None or self.at == done or (done % self.every and not last):
             return False
         self.metric, self.at = self.quality(), done
@@ -72,13 +72,13 @@ class EarlyStopping:
         return True
 
     def restore(self, per_epoch: int, epochs: float) -> tuple[str, ...]:
-        """Put the best weights back where the last ones are not the best; return what to say about it."""
+        """Restore the best weights if the last ones are worse; return notes."""
         if self.best is None or self.metric is None:
             return ()
         value, done = self.best
         early = (
             f"Training stopped early, after {(self.at or 0) / per_epoch:.1f} of {epochs:g} epochs: "
-            f"no better one in the last {'evaluation' if self.without == 1 else f'{self.without} evaluations'}. "
+            f"no improvement in the last {'evaluation' if self.without == 1 else f'{self.without} evaluations'}. "
             if self.stopped
             else ""
         )
@@ -89,11 +89,11 @@ class EarlyStopping:
         return (f"{early}The weights {where} were kept (validation {value:.4f}; the last had {self.metric:.4f}).",)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps."""
+        """Return the state for a checkpoint."""
         names = ("metric", "at", "best", "weights", "without")
         return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what :meth:`state_dict` returned."""
+        """Restore the output of :meth:`state_dict`."""
         for name, value in state.items():
             setattr(self, name, value)

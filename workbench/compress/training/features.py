@@ -1,4 +1,4 @@
-"""Layers inside student and teacher matched with each other: caught by hooks, projected to the same width."""
+"""Match feature maps of student and teacher: captured by hooks, projected to the same width."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from workbench.compress.training.numerics import to_float32
 from workbench.core.errors import ConfigError
 from workbench.tasks.trees import Tree, call_model, leaves
 
-# Layers that treat the last dimension as the channels, and those that treat the one after the batch as such.
+# Layers with channels in the last dimension, and those with channels after the batch.
 _LAST = (nn.Linear, nn.LayerNorm, nn.RMSNorm, nn.Embedding, nn.MultiheadAttention, nn.RNNBase)
 _FIRST = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm)
 _POOLS: dict[int, Callable[..., torch.Tensor]] = {
@@ -29,10 +29,10 @@ _POOLS: dict[int, Callable[..., torch.Tensor]] = {
 
 @dataclass(frozen=True)
 class Pair:
-    """A layer of the student and the layer of the teacher that it learns from.
+    """A layer of the student and one of the teacher to match.
 
-    ``kind`` is ``"features"``, ``"attention"``, or ``"map"``: tensors of one shape, compared as they are. A name may
-    end in ``":input"``: what goes into the layer.
+    ``kind`` is ``"features"``, ``"attention"``, or ``"map"``: tensors of the same shape, without projection. A name
+    that ends in ``":input"`` means the input of the layer.
     """
 
     student: str
@@ -41,7 +41,7 @@ class Pair:
 
 
 class ActivationTaps:
-    """Catches what layers give or read in the last call of a module; an end comes with :meth:`close`."""
+    """Outputs or inputs of layers in the last call of a module, captured by hooks until :meth:`close`."""
 
     def __init__(self, module: nn.Module, names: Sequence[str]) -> None:
         self.caught: dict[str, torch.Tensor] = {}
@@ -56,42 +56,42 @@ class ActivationTaps:
         )
 
     def _catch(self, name: str, given: Any) -> None:
-        found = leaves(given)
-        tensor = first_floating(found)
-        if tensor is None and found and isinstance(found[0], torch.Tensor):
-            tensor = found[0]
+        parts = leaves(given)
+        tensor = first_floating(parts)
+        if tensor is None and parts and isinstance(parts[0], torch.Tensor):
+            tensor = parts[0]
         if tensor is not None:
             self.caught[name] = tensor
 
     def close(self) -> None:
-        """Take the hooks away."""
+        """Remove the hooks."""
         for hook in self._hooks:
             hook.remove()
 
 
 class FeatureMatching:
-    """The pairs of layers, with a projection learned beside the student where a pair differs in width.
+    """Pairs of layers to match, with a trained projection if a pair differs in width.
 
-    A projection is a Linear over the channels, which on images is a 1x1 convolution. It is thrown away with this
-    object. Maps of different size are averaged down to the smaller one.
+    A projection is a Linear over the channels (on images a 1x1 convolution), and is not part of the student. Maps of
+    different size are averaged down to the smaller one.
 
     Parameters
     ----------
     student, teacher
         Hooked until :meth:`close`; also a context manager.
     example
-        A batch of inputs; both are run on it once to learn their shapes.
+        A batch of inputs, on which both run once.
     pairs
-        What to match.
+        Pairs of layers.
     weights
-        By kind: ``{"features": 1.0, "attention": 10.0}``.
+        Weights by kind: ``{"features": 1.0, "attention": 10.0}``.
     seed
-        Fixes the projections' first weights.
+        Seed of the projections.
 
     Raises
     ------
     ConfigError
-        If a layer is not there or not reached, or two layers cannot be matched; with their names and shapes.
+        If a layer does not exist or is not called, or two layers cannot be matched.
     """
 
     def __init__(
@@ -129,18 +129,18 @@ class FeatureMatching:
         self.close()
 
     def close(self) -> None:
-        """Take the hooks away."""
+        """Remove the hooks."""
         for taps in self._taps:
             taps.close()
 
     def teacher_maps(self) -> dict[str, torch.Tensor]:
-        """Return what the teacher's layers gave in its last call, by name."""
+        """Return the teacher's maps of its last call, by name."""
         return {name: to_float32(x) for name, x in self._taps[1].caught.items()}
 
     def loss(self, teacher_maps: Mapping[str, torch.Tensor] | None = None) -> torch.Tensor:
-        """Return the weighted error of the last calls of student and teacher: a mean over the pairs of each kind.
+        """Return the weighted loss of the last calls, averaged over the pairs of each kind.
 
-        ``teacher_maps`` stands for the teacher's last call if it did not run: what :meth:`teacher_maps` gave before.
+        ``teacher_maps`` replaces the teacher's last call by an earlier result of :meth:`teacher_maps`.
         """
         if teacher_maps is not None:
             self._taps[1].caught = dict(teacher_maps)
@@ -168,7 +168,7 @@ class FeatureMatching:
                 self.projections.append(nn.Identity() if same else nn.Linear(mine.shape[-1], theirs.shape[-1]))
 
     def _sides(self, pair: Pair) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return what both layers gave in the last call as ``[n, positions, channels]``."""
+        """Return both maps of the last call as ``[n, positions, channels]``."""
         sides, names = [], (pair.student, pair.teacher)
         for module, taps, name in zip(self._modules, self._taps, names, strict=True):
             if name not in taps.caught:
@@ -188,10 +188,10 @@ class FeatureMatching:
         return mine.reshape(len(mine), -1, mine.shape[-1]), theirs.reshape(len(theirs), -1, theirs.shape[-1])
 
 
-def check_layers(module: nn.Module, wanted: Sequence[tuple[str, str]], role: str) -> None:
-    """Raise :class:`ConfigError` for the first of ``wanted`` (name, option) that is no layer of ``module``."""
+def check_layers(module: nn.Module, layers: Sequence[tuple[str, str]], role: str) -> None:
+    """Raise :class:`ConfigError` for the first of ``layers`` (name, option) that ``module`` does not have."""
     names = [name for name, _ in module.named_modules() if name]
-    for tap, option in wanted:
+    for tap, option in layers:
         name = tap.removesuffix(INPUT)
         if name not in names:
             raise no_match_error(f"Distill.{option}: the {role} has no layer", name, names)
@@ -200,11 +200,10 @@ def check_layers(module: nn.Module, wanted: Sequence[tuple[str, str]], role: str
 def match_last_maps(
     student: nn.Module, teacher: nn.Module, example: Tree, *, same_names: bool
 ) -> tuple[Pair | None, str]:
-    """Return the pair of last feature maps, and a description of what was found.
+    """Return the pair of last feature maps and its description.
 
-    With ``same_names`` (the student is made from the teacher) the layer that gives the teacher's last map is looked up
-    in the student first: a step may have replaced the layers around it. The pair is of kind ``"map"`` if the shapes
-    are equal, else of kind ``"features"``; None if one of the two has no feature map.
+    With ``same_names`` (the student is made from the teacher) the layer of the teacher's last map is tried first in the
+    student. The pair is of kind ``"map"`` if the shapes are equal, else ``"features"``; None if a map is missing.
     """
     theirs, own = trace_maps(teacher, example).last, trace_maps(student, example)
     if theirs is None or own.last is None:
@@ -213,17 +212,17 @@ def match_last_maps(
     if same_names and own.shapes.get(theirs.tap) == theirs.shape:
         mine = theirs
     if mine.shape == theirs.shape:
-        return Pair(mine.tap, theirs.tap, "map"), f"{_described(theirs)} is the last feature map"
-    words = f"the last feature map is {_described(mine)} in the student and {_described(theirs)} in the teacher"
-    return Pair(mine.tap, theirs.tap, "features"), words
+        return Pair(mine.tap, theirs.tap, "map"), f"{_describe(theirs)} is the last feature map"
+    description = f"the last feature map is {_describe(mine)} in the student and {_describe(theirs)} in the teacher"
+    return Pair(mine.tap, theirs.tap, "features"), description
 
 
-def _described(found: FeatureMap) -> str:
-    return f"{found.tap} {list(found.shape[1:])}"
+def _describe(feature_map: FeatureMap) -> str:
+    return f"{feature_map.tap} {list(feature_map.shape[1:])}"
 
 
 def _channel_axis(layer: nn.Module, output: torch.Tensor) -> int:
-    """Return the dimension of the channels: by the kinds of layers inside, else 1 for images and last for tokens."""
+    """Return the dimension of the channels: by the layers inside, else 1 for images and last for tokens."""
     if output.ndim == 2:
         return 1
     last = any(isinstance(part, _LAST) for part in layer.modules())
@@ -234,7 +233,7 @@ def _channel_axis(layer: nn.Module, output: torch.Tensor) -> int:
 
 
 def _same_size(mine: torch.Tensor, theirs: torch.Tensor, pair: Pair) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return both ``[n, ..., channels]`` with the larger averaged down to the size of the smaller."""
+    """Return both maps ``[n, ..., channels]``, the larger averaged down to the size of the smaller."""
     a, b = mine.shape[1:-1], theirs.shape[1:-1]
     if a == b:
         return mine, theirs

@@ -1,4 +1,4 @@
-"""What the loss says about every weight: gradients over samples of the training split."""
+"""Mean gradients of the loss over samples of the training split."""
 
 from __future__ import annotations
 
@@ -27,10 +27,7 @@ def gather_gradients(
     progress: ProgressCallback,
     squared: bool = False,
 ) -> None:
-    """Leave in ``grad`` of every parameter the mean gradient, or if ``squared`` the mean of its squares by sample.
-
-    ``samples`` of the training split are seen, chosen by the step's seed.
-    """
+    """Set ``grad`` of every parameter to its mean over ``samples``, or if ``squared`` to the mean square per sample."""
     split = task.train
     count = min(samples, len(split))
     chosen = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))[:count]
@@ -43,8 +40,8 @@ def gather_gradients(
         part = split.take(chosen[start : start + size])
         with unfrozen(module):
             loss = task.loss(call_model(module, part.inputs), part.targets)
-            found = torch.autograd.grad(loss, parameters, allow_unused=True)
-        for total, gradient in zip(sums, found, strict=True):
+            gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+        for total, gradient in zip(sums, gradients, strict=True):
             if gradient is not None:
                 total += gradient.square() if squared else gradient * len(part)
     for parameter, total in zip(parameters, sums, strict=True):

@@ -1,4 +1,4 @@
-"""The training loop: a schedule that fits a wall-clock limit, an eye on the validation split, a state to go on from."""
+"""Training loop with a time limit, early stopping and resumable checkpoints."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from workbench.tasks.split import Split
 from workbench.tasks.trees import Tree, tree_map
 
 BatchLoss = Callable[[Tree, Tree, Tree, torch.Tensor], torch.Tensor]
-"""``loss(outputs, inputs, targets, indices)``: inputs as the model saw them, indices into the training split."""
+"""``loss(outputs, inputs, targets, indices)`` with augmented inputs and indices into the training split."""
 
 _REPORT_EVERY_S = 0.25
 _LONGEST_GRADIENT = 5.0
 
 
 class LossState(Protocol):
-    """What a loss remembers from batch to batch, and a checkpoint must keep; ``identity`` names what it works with."""
+    """State of a loss that checkpoints hold; ``identity`` is part of the checkpoint's signature."""
 
     identity: str
 
@@ -57,31 +57,29 @@ def train(
     memory: LossState | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> TrainingResult:
-    """Train ``module`` in place and leave it in the mode it was given in.
+    """Train ``module`` in place, in its current mode.
 
-    The learning rate follows the larger of the share of steps and the share of ``max_seconds``, so that a training
-    that is cut short still ends with a small one. The process keeps a steady allocator from here on: activations
-    otherwise return to the kernel after every step (:func:`workbench.core.allocator.use_steady_allocator`).
+    The learning rate follows the larger share of steps and ``max_seconds``, so that a training cut by time ends with a
+    small one too. From then on the process uses :func:`workbench.core.allocator.use_steady_allocator`.
 
     Parameters
     ----------
     progress
-        Gets ``values``: ``loss`` (running mean), ``epoch``, ``step``, ``learning_rate``, ``samples_per_s`` (of the
-        steps, without evaluations), and once it was measured ``metric`` on the validation split with
-        ``metric_epoch``, the epoch that it is of.
+        Receives ``values``: ``loss`` (running mean), ``epoch``, ``step``, ``learning_rate``, ``samples_per_s``
+        (without evaluations), and after an evaluation ``metric`` with its ``metric_epoch``.
     augment
-        Changes a batch of inputs; draws from the generator that it gets.
+        Changes a batch of inputs, with random numbers from the given generator.
     on_share
-        Is told how much of the training is done, 0 to 1, before every step.
+        Called before every step with the share of the training done, 0 to 1.
     quality
-        Measures the module on the validation split, in a mode of its choice; higher is better.
+        Returns the metric of the module on the validation split; higher is better.
     extra
-        Parameters that learn too and are no part of the model.
+        Further parameters to train.
     memory
-        What ``loss`` remembers, so that a checkpoint can keep it.
+        State of ``loss`` for the checkpoint.
     checkpoint
-        Go on from there if it is of this very training (equal weights, plan and seed), write it while training,
-        remove it at the end. Not cut by seconds, the weights end bit by bit as they would have without a break.
+        Resumed if its weights, plan and seed are equal, written while training, removed at the end. Without a time
+        limit the final weights are bitwise those of an uninterrupted training.
 
     Examples
     --------
@@ -102,7 +100,7 @@ def train(
 
 
 class _Run:
-    """One training: its state between two steps."""
+    """State of one training between two steps."""
 
     def __init__(
         self,
@@ -118,8 +116,8 @@ class _Run:
     ) -> None:
         if not any(p.requires_grad for p in module.parameters()):
             raise WorkbenchError(
-                f"{stage}: the model has no parameter that asks for gradients (requires_grad), so there is nothing to "
-                "train. Call requires_grad_(True) on the module in build(), or leave the training out of the recipe."
+                f"{stage}: the model has no parameter that requires gradients. Call requires_grad_(True) on the module "
+                "in build(), or leave the training out of the recipe."
             )
         self.module, self.plan, self.stage, self.progress = module, plan, stage, progress
         self.extra, self.memory, self.seed = extra or nn.Module(), memory, seed
@@ -133,46 +131,46 @@ class _Run:
         self.per_epoch = self.batches.per_epoch
         self.total = max(1, round(plan.epochs * self.per_epoch))
         every = max(1, round(plan.evaluate_every * self.per_epoch)) if plan.evaluate_every else 0
-        self.watch = EarlyStopping(module, quality, every=every, patience=plan.patience)
+        self.stopping = EarlyStopping(module, quality, every=every, patience=plan.patience)
         self.done, self.mean_loss, self.rate = 0, math.nan, 0.0
         self.samples, self.step_s = 0, 0.0
         self.started = self.reported = time.perf_counter()
         self.signature, self.next_save = "", math.inf
 
     def begin(self, checkpoint: Checkpoint | None) -> tuple[str, ...]:
-        """Take up where a checkpoint ends, or look at the model as it is; return what to say about it."""
+        """Resume from the checkpoint, or choose the numerics; evaluate and return notes."""
         state, note = None, None
         if checkpoint is not None:
             self.signature = self._signature()
             state, note = checkpoint.load(self.signature)
             self.next_save = checkpoint.due(time.perf_counter())
         if state is not None:
-            self._load(state)  # with its numerics, so that the weights end bit by bit as without a break
+            self._load(state)  # with its numerics, for bitwise equal weights
             note = f"Training went on from a checkpoint at epoch {self.done / self.per_epoch:.1f}."
         elif self.plan.timed:
             batch = tree_map(lambda x: x[: self.batches.size], self.inputs)
             options: dict[str, Any] = {"steps": self.total, "max_seconds": self.plan.max_seconds}
             self.numerics = choose_numerics(self.module, batch, precision=self.plan.precision, **options)
         self._arrange()
-        if self.watch.look(self.done):
-            self._say(0.0)
+        if self.stopping.evaluate(self.done):
+            self._report_progress(0.0)
         return (note,) if note else ()
 
     def _arrange(self) -> None:
-        """Bring module and data into the chosen layout and format."""
+        """Set the chosen layout and format of module and data."""
         if self.plan.precision == "auto" and self.numerics != default_numerics("auto"):
             self.forward = Forward(self.numerics.precision)
         self.numerics.prepare(self.module)
         self.inputs = self.numerics.arrange(self.inputs)
 
     def share(self) -> float:
-        """Return how much is done, by steps or by time, whichever is more."""
+        """Return the share done, by steps or time, whichever is larger."""
         limit, elapsed = self.plan.max_seconds, time.perf_counter() - self.started
         return max(self.done / self.total, elapsed / limit if limit else 0.0)
 
     def is_over(self) -> bool:
-        """Return whether the steps, the time or the patience are used up; at least one step is always made."""
-        return self.done > 0 and (self.done >= self.total or self.share() >= 1.0 or self.watch.stopped)
+        """Return whether steps, time or patience are exhausted; at least one step is always made."""
+        return self.done > 0 and (self.done >= self.total or self.share() >= 1.0 or self.stopping.stopped)
 
     def step(
         self,
@@ -180,7 +178,7 @@ class _Run:
         augment: Callable[[Tree, torch.Generator], Tree] | None,
         on_share: Callable[[float], None] | None,
     ) -> None:
-        """Learn from one batch."""
+        """Train on one batch."""
         started = time.perf_counter()
         share = self.share()
         factor = rate_factor(share, self.plan.schedule)
@@ -190,10 +188,10 @@ class _Run:
         if on_share is not None:
             on_share(share)
         indices = self.batches.draw()
-        batch, wanted = (tree_map(lambda x: x[indices], tree) for tree in (self.inputs, self.targets))
+        batch, targets = (tree_map(lambda x: x[indices], tree) for tree in (self.inputs, self.targets))
         if augment is not None:
             batch = self.numerics.arrange(augment(batch, self.generator))
-        value = loss(self.forward(self.module, batch), batch, wanted, indices)
+        value = loss(self.forward(self.module, batch), batch, targets, indices)
         self.optimizer.zero_grad(set_to_none=True)
         value.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.parameters, _LONGEST_GRADIENT)
@@ -205,43 +203,43 @@ class _Run:
 
     @property
     def samples_per_s(self) -> float | None:
-        """Training samples per second of the steps since this process took the training up; None before the first."""
+        """Samples per second over the steps of this process; None before the first."""
         return self.samples / self.step_s if self.step_s else None
 
     def report(self) -> None:
-        """Evaluate if it is time, and say how it goes a few times a second."""
-        looked = self.watch.look(self.done)
-        if looked or self.done == 1 or time.perf_counter() - self.reported > _REPORT_EVERY_S:
-            self._say(min(1.0, self.share()))
+        """Evaluate if it is due, and report progress a few times a second."""
+        evaluated = self.stopping.evaluate(self.done)
+        if evaluated or self.done == 1 or time.perf_counter() - self.reported > _REPORT_EVERY_S:
+            self._report_progress(min(1.0, self.share()))
 
     def save_if_due(self, checkpoint: Checkpoint | None) -> None:
-        """Write the state, where it is kept and the time has come."""
+        """Write the checkpoint if it is due."""
         if checkpoint is not None and time.perf_counter() >= self.next_save:
             self.next_save = checkpoint.save(self.signature, self._state())
 
     def end(self, notes: tuple[str, ...]) -> TrainingResult:
-        """Look at the last weights, keep the best where asked, and say what was done."""
-        self.watch.look(self.done, last=True)
-        self._say(1.0)
+        """Evaluate the last weights, restore the best, and return the result."""
+        self.stopping.evaluate(self.done, last=True)
+        self._report_progress(1.0)
         epochs = self.done / self.per_epoch
-        kept = self.watch.restore(self.per_epoch, self.plan.epochs)
-        best = self.watch.best
+        kept = self.stopping.restore(self.per_epoch, self.plan.epochs)
+        best = self.stopping.best
         started_best = best is not None and best[1] == 0
-        words = str(dataclasses.replace(self.numerics, precision=self.forward.actual))
-        said = (*notes, *kept, *self._cut(epochs))
-        return TrainingResult(epochs, self.done, said, started_best, self.samples_per_s, words)
+        numerics = str(dataclasses.replace(self.numerics, precision=self.forward.actual))
+        notes = (*notes, *kept, *self._cut(epochs))
+        return TrainingResult(epochs, self.done, notes, started_best, self.samples_per_s, numerics)
 
     def _cut(self, epochs: float) -> tuple[str, ...]:
-        if self.done >= self.total or self.watch.stopped or self.plan.max_seconds is None:
+        if self.done >= self.total or self.stopping.stopped or self.plan.max_seconds is None:
             return ()
         return (
             f"Training was cut by max_seconds={self.plan.max_seconds:g}: {epochs:.1f} of {self.plan.epochs:g} epochs; "
             "the learning rate was annealed over that time.",
         )
 
-    def _say(self, share: float) -> None:
+    def _report_progress(self, share: float) -> None:
         self.reported = time.perf_counter()
-        epoch, watch = self.done / self.per_epoch, self.watch
+        epoch, stopping = self.done / self.per_epoch, self.stopping
         values: dict[str, Any] = {"epoch": epoch, "step": self.done, "learning_rate": self.rate}
         message = f"epoch {epoch:.1f} of {self.total / self.per_epoch:g}"
         if self.done:
@@ -250,13 +248,13 @@ class _Run:
         if self.samples_per_s is not None:
             values["samples_per_s"] = self.samples_per_s
             message += f", {self.samples_per_s:.0f} samples/s"
-        if watch.metric is not None and watch.at is not None:
-            values |= {"metric": watch.metric, "metric_epoch": watch.at / self.per_epoch}
-            message += f", validation {watch.metric:.4f}"
+        if stopping.metric is not None and stopping.at is not None:
+            values |= {"metric": stopping.metric, "metric_epoch": stopping.at / self.per_epoch}
+            message += f", validation {stopping.metric:.4f}"
         self.progress(Progress(self.stage, share, 1.0, message, values))
 
     def _signature(self) -> str:
-        """Name everything that decides how this training goes."""
+        """Return a hash of everything that determines this training."""
         return short_id(
             {
                 "plan": dataclasses.asdict(self.plan),
@@ -276,7 +274,7 @@ class _Run:
             "batches": [self.batches.order, self.batches.position],
             "numerics": [self.numerics.channels_last, self.numerics.precision],
             "progress": [self.done, self.mean_loss, time.perf_counter() - self.started],
-            "watch": self.watch.state_dict(),
+            "watch": self.stopping.state_dict(),
             "memory": self.memory.state_dict() if self.memory is not None else {},
         }
 
@@ -291,13 +289,13 @@ class _Run:
         self.batches.order, self.batches.position = state["batches"]
         self.done, self.mean_loss, elapsed = state["progress"]
         self.started = time.perf_counter() - elapsed
-        self.watch.load_state_dict(state["watch"])
+        self.stopping.load_state_dict(state["watch"])
         if self.memory is not None:
             self.memory.load_state_dict(state["memory"])
 
 
 class _Batches:
-    """Shuffled index batches without end; a rest smaller than a batch waits for the next shuffle."""
+    """Endless shuffled index batches; a remainder smaller than a batch is dropped."""
 
     def __init__(self, count: int, size: int, generator: torch.Generator) -> None:
         self.count, self.size, self.generator = count, min(size, count), generator

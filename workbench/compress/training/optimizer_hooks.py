@@ -1,4 +1,4 @@
-"""Call back around the steps of whichever optimizer trains a module, without a word to the one who trains it."""
+"""Pre- and post-step hooks for any optimizer, independent of the training loop."""
 
 from __future__ import annotations
 
@@ -23,10 +23,9 @@ def _nothing(_: Optimizer) -> None:
 
 @contextmanager
 def optimizer_step_hooks(*, before: StepHook = _nothing, after: StepHook = _nothing) -> Iterator[None]:
-    """While open, call ``before(optimizer)`` and ``after(optimizer)`` around every optimizer step of this thread.
+    """Call ``before(optimizer)`` and ``after(optimizer)`` around every optimizer step of this thread.
 
-    Gradients are there in ``before``, new weights in ``after``; both run without recording gradients. What must hold in
-    every training (zeros that stay zero, a penalty on groups of weights) is kept in one place so, whoever trains.
+    ``before`` sees the gradients, ``after`` the new weights; both run without recording gradients.
     """
     thread = threading.get_ident()
 

@@ -1,4 +1,4 @@
-"""Memory layout and number format of a training, chosen by timing a few steps on a copy of the module."""
+"""Choose memory layout and number format of a training by timing a few steps on a copy of the module."""
 
 from __future__ import annotations
 
@@ -15,12 +15,11 @@ from workbench.tasks.module import copied_module
 from workbench.tasks.trees import Tree, leaves, tree_map
 
 MIN_STEPS = 100
-"""A training of fewer steps is not worth timing: it takes the default."""
+"""Trainings of fewer steps take the default."""
 MIN_SECONDS = 5.0
-"""A shorter training would spend a good part of its time on the choice."""
+"""Trainings with a shorter time limit take the default."""
 _SAMPLES, _ROUNDS = 64, 3
-# Another choice than the default must be this much faster, so that noise does not choose.
-_GAIN = 1.1
+_GAIN = 1.1  # speedup over the default that another choice needs, above the noise
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class Numerics:
         return channels_last(batch) if self.channels_last else tree_map(torch.Tensor.contiguous, batch)
 
     def prepare(self, module: nn.Module) -> nn.Module:
-        """Put a module's weights into this layout, in place."""
+        """Set this layout for a module's weights in place."""
         return set_memory_format(module, torch.channels_last if self.channels_last else torch.contiguous_format)
 
 
@@ -52,7 +51,7 @@ _chosen: dict[str, Numerics] = {}
 
 
 def default_numerics(precision: str = "auto") -> Numerics:
-    """Return the layout and format without timing: channels_last, and bfloat16 if the CPU has instructions for it."""
+    """Return the default: channels_last, and bfloat16 if the CPU has instructions for it."""
     if precision == "auto":
         precision = "bfloat16" if has_native_bfloat16() else "float32"
     return Numerics(True, precision)
@@ -61,10 +60,10 @@ def default_numerics(precision: str = "auto") -> Numerics:
 def choose_numerics(
     module: nn.Module, batch: Tree, *, precision: str, steps: int, max_seconds: float | None = None
 ) -> Numerics:
-    """Return the layout and format in which ``module`` trains fastest here; the same for the rest of the process.
+    """Return the fastest layout and format to train ``module``, cached per process.
 
-    Forward and backward passes over (part of) ``batch`` on copies of the module are timed in turn. A training of
-    fewer than :data:`MIN_STEPS` steps, or of fewer than :data:`MIN_SECONDS`, takes :func:`default_numerics`.
+    Forward and backward passes over (part of) ``batch`` are timed interleaved on copies of the module. Trainings below
+    :data:`MIN_STEPS` or :data:`MIN_SECONDS` take :func:`default_numerics`.
     """
     default = default_numerics(precision)
     candidates = _candidates(default, batch, precision)
@@ -80,7 +79,7 @@ def choose_numerics(
 
 
 def fastest(seconds: dict[Numerics, float], default: Numerics) -> Numerics:
-    """Return the choice of the shortest time, or the default if it takes at most 1.1 times as long."""
+    """Return the choice with the shortest time, or the default if it takes at most 1.1 times as long."""
     best = min(seconds, key=lambda numerics: seconds[numerics], default=default)
     near = default in seconds and seconds[default] <= _GAIN * seconds[best]
     return default if near else best
@@ -95,7 +94,7 @@ def _candidates(default: Numerics, batch: Tree, precision: str) -> list[Numerics
 
 
 def _rounds(steps: dict[Numerics, Callable[[], float]]) -> dict[Numerics, float]:
-    """Time every choice in turn; return the shortest time after the first round. What cannot run is left out."""
+    """Time the choices interleaved; return the shortest time of each after the first round, without those that fail."""
     seconds: dict[Numerics, float] = {}
     working = dict(steps)
     with torch.random.fork_rng(devices=[]):
@@ -113,7 +112,7 @@ def _rounds(steps: dict[Numerics, Callable[[], float]]) -> dict[Numerics, float]
 
 
 def _timed(module: nn.Module, batch: Tree, numerics: Numerics) -> Callable[[], float]:
-    """Return a function that takes one training step's passes on a copy and returns its seconds."""
+    """Return a function that runs the passes of one training step on a copy and returns the seconds."""
     own, inputs = numerics.prepare(copied_module(module)), numerics.arrange(batch)
     forward = Forward(numerics.precision)
 

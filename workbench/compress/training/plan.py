@@ -1,4 +1,4 @@
-"""How long and how hard to train: the plan, the optimizer, and the course of the learning rate."""
+"""Plan of a training: length, optimizer and learning rate schedule."""
 
 from __future__ import annotations
 
@@ -9,17 +9,16 @@ import torch
 from torch import nn
 
 _WARMUP = 0.05
-# Where the rate of one_cycle peaks, and the shares of the peak that it begins and ends with: those of
-# torch.optim.lr_scheduler.OneCycleLR.
+# Position of the peak of one_cycle, and its first and last shares of the peak, as in OneCycleLR of torch.optim.
 _PEAK, _FIRST, _LAST = 0.3, 1 / 25, 1 / 25e4
 
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """How long and how hard to train.
+    """Length, optimizer and evaluation of a training.
 
-    ``evaluate_every`` is counted in epochs, 0 for never; ``patience`` in evaluations, None for no early stop. With
-    ``timed`` the memory layout, and the number format of ``precision="auto"``, are those that are fastest here.
+    ``evaluate_every`` is in epochs, 0 for never; ``patience`` in evaluations, None for no early stopping. ``timed``
+    chooses the memory layout, and the number format of ``precision="auto"``, by timing.
     """
 
     epochs: float
@@ -37,10 +36,9 @@ class TrainingPlan:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What training did; ``kept_start`` says that no weights it came to were better than those it began with.
+    """Result of a training; ``kept_start``: the weights of the start were the best.
 
-    ``samples_per_s`` counts the steps of this process alone, evaluations left out; ``numerics`` is their memory layout
-    and number format.
+    ``samples_per_s`` is over the steps of this process, without evaluations; ``numerics`` their layout and format.
     """
 
     epochs: float
@@ -52,30 +50,30 @@ class TrainingResult:
 
     @property
     def pace(self) -> tuple[str, ...]:
-        """A note on the speed of the training; none if there was no step."""
+        """Note on the training speed; empty without a step."""
         if self.samples_per_s is None:
             return ()
         return (f"Trained at {self.samples_per_s:.0f} samples/s ({self.numerics}).",)
 
 
 def is_layer_normalized(module: nn.Module) -> bool:
-    """Return whether the model is of the transformer kind: LayerNorm or RMSNorm, and no batch norm."""
+    """Return whether the model has LayerNorm or RMSNorm and no batch norm, like transformers."""
     kinds = [type(m) for m in module.modules()]
     batch = any(issubclass(k, nn.modules.batchnorm._BatchNorm) for k in kinds)
     return not batch and any(issubclass(k, nn.LayerNorm | nn.RMSNorm) for k in kinds)
 
 
 SGD_RATE, ADAMW_RATE = 0.05, 1e-3
-"""Peak learning rates from random weights, or from weights far from the optimum."""
+"""Peak learning rates for weights far from the optimum."""
 
 
 def make_optimizer(module: nn.Module, plan: TrainingPlan, *, extra: nn.Module | None = None) -> torch.optim.Optimizer:
-    """Return AdamW for transformers and SGD with Nesterov momentum for the rest; no decay on vectors.
+    """Return AdamW for transformers, else SGD with Nesterov momentum; no weight decay on vectors.
 
-    ``extra`` holds parameters that learn beside those of ``module``.
+    ``extra`` holds further parameters to train.
     """
-    wanted = [*module.parameters(), *(extra.parameters() if extra is not None else ())]
-    learning = [p for p in wanted if p.requires_grad]
+    parameters = [*module.parameters(), *(extra.parameters() if extra is not None else ())]
+    learning = [p for p in parameters if p.requires_grad]
     matrices, vectors = [p for p in learning if p.ndim > 1], [p for p in learning if p.ndim <= 1]
     if plan.transformer:
         groups = [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}]
@@ -86,22 +84,22 @@ def make_optimizer(module: nn.Module, plan: TrainingPlan, *, extra: nn.Module | 
 
 
 def rate_factor(share: float, schedule: str = "cosine") -> float:
-    """Return the learning rate's factor at ``share`` of the training done.
+    """Return the factor of the learning rate at ``share`` of the training.
 
-    ``"cosine"``: a short warm-up, then a cosine to 0. ``"one_cycle"``: a cosine up over the first 30 %, then one
-    down to almost 0 (Smith and Topin 2017, arXiv 1708.07120). ``"constant"``: 1.
+    ``"cosine"``: short warm-up, then cosine to 0; ``"one_cycle"``: cosine up over the first 30 %, then down to almost 0
+    (Smith and Topin 2017, arXiv 1708.07120); ``"constant"``: 1.
     """
     if schedule == "constant":
         return 1.0
     if schedule == "one_cycle":
         if share < _PEAK:
-            return _between(_FIRST, 1.0, share / _PEAK)
-        return _between(1.0, _LAST, min(1.0, (share - _PEAK) / (1 - _PEAK)))
+            return _cosine(_FIRST, 1.0, share / _PEAK)
+        return _cosine(1.0, _LAST, min(1.0, (share - _PEAK) / (1 - _PEAK)))
     if share < _WARMUP:
         return (share + 0.01) / (_WARMUP + 0.01)
-    return _between(1.0, 0.0, min(1.0, (share - _WARMUP) / (1 - _WARMUP)))
+    return _cosine(1.0, 0.0, min(1.0, (share - _WARMUP) / (1 - _WARMUP)))
 
 
-def _between(start: float, end: float, share: float) -> float:
-    """Return the point at ``share`` of half a cosine from ``start`` to ``end``."""
+def _cosine(start: float, end: float, share: float) -> float:
+    """Interpolate from ``start`` to ``end`` by half a cosine."""
     return end + (start - end) * 0.5 * (1 + math.cos(math.pi * share))
