@@ -9,7 +9,7 @@ from word_rules import below
 LEFT = {
     "artifact": 103,
     "cli": 39,
-    "compress": 147,
+    "compress": 31,
     "core": 61,
     "engine": 182,
     "export": 0,
