@@ -31,9 +31,9 @@ def counters(monkeypatch):
     monkeypatch.setattr(conditions.time, "perf_counter", lambda: now.at)
     monkeypatch.setattr(conditions, "allowed_cores", lambda: [0, 1])
     monkeypatch.setattr(conditions, "_own_cpu_s", lambda pids: now.own)
-    monkeypatch.setattr(
-        conditions, "_sensors", lambda gpu: conditions._Sensors(now.mhz, 61.0, now.gpu if gpu else None)
-    )
+    monkeypatch.setattr(conditions, "_cpu_mhz", lambda: now.mhz)
+    monkeypatch.setattr(conditions, "_celsius", lambda: 61.0)
+    monkeypatch.setattr(conditions, "_gpu_mhz", lambda: now.gpu)
     return now
 
 
@@ -85,14 +85,14 @@ def test_the_clock_is_that_of_the_fastest_core_that_may_be_used(monkeypatch):
     cores = [SimpleNamespace(current=mhz) for mhz in (800.0, 3100.0, 2900.0, 4000.0)]
     monkeypatch.setattr(conditions.psutil, "cpu_freq", lambda percpu: cores)
     monkeypatch.setattr(conditions, "allowed_cores", lambda: [0, 1, 2])
-    assert conditions._sensors(gpu=False).mhz == 3100.0
+    assert conditions._cpu_mhz() == 3100.0
     monkeypatch.setattr(conditions.psutil, "cpu_freq", lambda percpu: None)
-    assert conditions._sensors(gpu=False).mhz is None
+    assert conditions._cpu_mhz() is None
 
 
 def test_sensors_are_read_once_a_second_at_most(counters, monkeypatch):
     reads = []
-    monkeypatch.setattr(conditions, "_sensors", lambda gpu: reads.append(1) or conditions._NO_SENSORS)
+    monkeypatch.setattr(conditions, "_cpu_mhz", lambda: reads.append(1))
     watch = LoadMonitor()
     for at in (0.2, 0.4, 0.9, 1.3):
         counters.at = at
@@ -103,7 +103,8 @@ def test_sensors_are_read_once_a_second_at_most(counters, monkeypatch):
 def test_a_system_without_steal_or_sensors_says_none(counters, monkeypatch):
     core = SimpleNamespace(user=0.0, system=0.0)
     monkeypatch.setattr(conditions.psutil, "cpu_times", lambda percpu: [core])
-    monkeypatch.setattr(conditions, "_sensors", lambda gpu: conditions._NO_SENSORS)
+    for name in ("_cpu_mhz", "_celsius", "_gpu_mhz"):
+        monkeypatch.setattr(conditions, name, lambda: None)
     watch = LoadMonitor()
     counters.at = 1.0
     lap = watch.lap()

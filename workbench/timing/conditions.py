@@ -22,6 +22,7 @@ MAX_CLOCK_DROP = 0.10
 _SENSORS_EVERY_S = 1.0
 """Reading the clock of a core can wake it up, and machines have hundreds of them."""
 _CPU_CHIPS = ("coretemp", "k10temp", "zenpower", "cpu_thermal", "acpitz")
+_NO_SENSOR = (OSError, RuntimeError, NotImplementedError, AttributeError)
 _BUSY = ("user", "nice", "system", "irq", "softirq")
 
 
@@ -33,16 +34,12 @@ class Conditions:
     ----------
     seconds : float
         Wall time of the interval.
-    others : float or None
-        Share of the cores' time that processes outside the timing used.
-    stolen : float or None
-        Steal time: share that the hypervisor gave to other machines.
-    mhz : (float, float) or None
-        Lowest and highest clock in MHz.
+    others, stolen : float or None
+        Shares of the cores' time used by processes outside the timing, and by other virtual machines (steal time).
+    mhz, gpu_mhz : (float, float) or None
+        Lowest and highest clock of CPU and GPU in MHz.
     celsius : float or None
         Highest temperature.
-    gpu_mhz : (float, float) or None
-        Lowest and highest clock of the GPU's cores.
 
     Examples
     --------
@@ -115,38 +112,45 @@ class LoadMonitor:
     def lap(self) -> Conditions:
         """Return the conditions since the last lap, or since the monitor was made."""
         first, self._last = self._last, self._read()
-        return _over(first, self._last)
+        last = self._last
+        seconds = last.at - first.at
+        room = max(seconds * last.cores, 1e-9)
+
+        def share(used_s: float) -> float:  # the counters have steps of 10 ms: a difference can exceed a short lap
+            return min(max(used_s, 0.0) / room, 1.0)
+
+        return Conditions(
+            seconds=seconds,
+            others=share((last.busy - first.busy) - (last.own - first.own)),
+            stolen=None if first.stolen is None or last.stolen is None else share(last.stolen - first.stolen),
+            mhz=_ends([first.mhz, last.mhz]),
+            celsius=max((one.celsius for one in (first, last) if one.celsius is not None), default=None),
+            gpu_mhz=_ends([first.gpu_mhz, last.gpu_mhz]),
+        )
 
     def _read(self) -> _Reading:
         cpus = psutil.cpu_times(percpu=True)
         mine = [cpus[i] for i in allowed_cores() if i < len(cpus)] or cpus
         busy = sum(getattr(cpu, name, 0.0) for cpu in mine for name in _BUSY)
         stolen = sum(cpu.steal for cpu in mine) if hasattr(mine[0], "steal") else None
-        now = time.perf_counter()
-        sensors = _NO_SENSORS
-        if now - self._sensors_at >= _SENSORS_EVERY_S:
-            self._sensors_at, sensors = now, _sensors(gpu=self._gpu)
-        return _Reading(now, len(mine), busy, _own_cpu_s(self._pids), stolen, sensors)
-
-
-class _Sensors(NamedTuple):
-    mhz: float | None
-    celsius: float | None
-    gpu_mhz: float | None
-
-
-_NO_SENSORS = _Sensors(None, None, None)
+        reading = _Reading(time.perf_counter(), len(mine), busy, _own_cpu_s(self._pids), stolen)
+        if reading.at - self._sensors_at < _SENSORS_EVERY_S:
+            return reading
+        self._sensors_at = reading.at
+        return reading._replace(mhz=_cpu_mhz(), celsius=_celsius(), gpu_mhz=_gpu_mhz() if self._gpu else None)
 
 
 class _Reading(NamedTuple):
-    """Counters at one moment: seconds of ``cores`` since the machine started, and of the timing's own processes."""
+    """Counters at one moment: seconds of ``cores`` since boot and of the timing's own processes, and sensors."""
 
     at: float
     cores: int
     busy: float
     own: float
     stolen: float | None
-    sensors: _Sensors
+    mhz: float | None = None
+    celsius: float | None = None
+    gpu_mhz: float | None = None
 
 
 def merge_conditions(laps: Sequence[Conditions]) -> Conditions | None:
@@ -175,26 +179,6 @@ def merge_conditions(laps: Sequence[Conditions]) -> Conditions | None:
     )
 
 
-def _over(first: _Reading, last: _Reading) -> Conditions:
-    seconds = last.at - first.at
-    room = max(seconds * last.cores, 1e-9)
-    # The counters have steps of 10 ms: on a short lap a difference can exceed the interval.
-    others = min(max((last.busy - first.busy) - (last.own - first.own), 0.0) / room, 1.0)
-    stolen = None
-    if first.stolen is not None and last.stolen is not None:
-        stolen = min(max(last.stolen - first.stolen, 0.0) / room, 1.0)
-    sensors = first.sensors, last.sensors
-    heat = [one.celsius for one in sensors if one.celsius is not None]
-    return Conditions(
-        seconds=seconds,
-        others=others,
-        stolen=stolen,
-        mhz=_ends(one.mhz for one in sensors),
-        celsius=max(heat, default=None),
-        gpu_mhz=_ends(one.gpu_mhz for one in sensors),
-    )
-
-
 def _ends(values: Iterable[float | None]) -> tuple[float, float] | None:
     numbers = [value for value in values if value is not None]
     return (min(numbers), max(numbers)) if numbers else None
@@ -209,18 +193,20 @@ def _own_cpu_s(pids: Iterable[int]) -> float:
     return total
 
 
-def _sensors(*, gpu: bool) -> _Sensors:
-    clock = celsius = None
-    with contextlib.suppress(OSError, RuntimeError, NotImplementedError, AttributeError):
-        # the fastest of the allowed cores: the others idle, and would lower a mean
+def _cpu_mhz() -> float | None:
+    """Return the fastest clock of the allowed cores: the others idle, and would lower a mean."""
+    with contextlib.suppress(*_NO_SENSOR):
         cores = psutil.cpu_freq(percpu=True) or []
         mine = [cores[i].current for i in allowed_cores() if i < len(cores)] or [core.current for core in cores]
-        clock = max((mhz for mhz in mine if mhz > 0), default=None)
-    with contextlib.suppress(OSError, RuntimeError, NotImplementedError, AttributeError):
+        return max((mhz for mhz in mine if mhz > 0), default=None)
+    return None
+
+
+def _celsius() -> float | None:
+    with contextlib.suppress(*_NO_SENSOR):
         chips = psutil.sensors_temperatures()
-        heat = [chip.current for name in _CPU_CHIPS for chip in chips.get(name, ()) if chip.current]
-        celsius = max(heat, default=None)
-    return _Sensors(clock, celsius, _gpu_mhz() if gpu else None)
+        return max((chip.current for name in _CPU_CHIPS for chip in chips.get(name, ()) if chip.current), default=None)
+    return None
 
 
 def _gpu_mhz() -> float | None:

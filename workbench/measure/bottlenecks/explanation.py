@@ -102,14 +102,10 @@ class LayerChange:
         Operators of the layer's nodes.
     before_ms, after_ms : float or None
         None if the layer has no node.
-    saved_ms : float
-        Before minus after; negative for a slower layer.
-    ratio : float or None
-        Speedup, before over after; None if one of them is missing.
-    state : str
-        ``both``, ``gone`` or ``new``.
-    why : str
-        Reason why the layer is gone, if known.
+    saved_ms, ratio : float, float or None
+        Before minus after, and the speedup, None if one of them is missing.
+    state, why : str
+        ``both``, ``gone`` or ``new``, and the reason why the layer is gone, if known.
     """
 
     layer: str

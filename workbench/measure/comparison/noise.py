@@ -51,10 +51,8 @@ class NoiseFloor:
         of the interval of a comparison already.
     apart : tuple of float
         The latency ratio of each pair.
-    machine, fingerprint : str
-        The machine; studies store the same fingerprint in their rows.
-    measured : str
-        Date of the measurement.
+    machine, fingerprint, measured : str
+        The machine with the fingerprint of study rows, and the date.
     disturbed : int
         Pairs that other processes disturbed. If they are more than a quarter, the floor is ``busy`` and does not
         replace one of an idle machine.

@@ -41,10 +41,8 @@ class Load:
         LoadGen derives the number of queries that it makes beforehand.
     samples_per_query : int
         MultiStream only.
-    percentile : float
-        Percentile of the criterion, 0 to 1.
-    latency_bound_ms : float
-        Server only: bound of that percentile.
+    percentile, latency_bound_ms : float
+        Percentile of the criterion, and its bound (Server only).
     outstanding : int
         Server only: LoadGen ends the test with more outstanding queries than this; 0 for no limit.
     """

@@ -51,18 +51,10 @@ class ScenarioResult:
 
     Attributes
     ----------
-    scenario : str
-        ``"single-stream"``, ``"multi-stream"``, ``"offline"`` or ``"server"``.
-    backend : str
-        Backend of the engine.
-    valid : bool
-        LoadGen's judgement; ``reasons`` holds the reasons for INVALID.
-    queries, samples_per_query : int
-        Completed queries, and the samples of each; Offline is one query of all samples.
-    duration_s : float
-        Seconds from the first query to the last completion.
-    samples_per_s : float
-        Completed samples per second.
+    valid, reasons : bool, tuple of str
+        LoadGen's judgement, and the reasons for INVALID.
+    queries, samples_per_query, duration_s, samples_per_s
+        Completed queries (Offline: one query of all samples), and seconds from the first query to the last completion.
     latency_ms_p50, latency_ms_p90, latency_ms_p99 : float or None
         None if the queries are too few to resolve it, and in Offline.
     percentile, latency_ms_target : float, float or None
@@ -71,12 +63,10 @@ class ScenarioResult:
         Server: the mean arrival rate, and the bound on ``latency_ms_target``.
     latencies_ms : array [queries]
         In the order of issue.
-    log : LoadGenLog
-        LoadGen's summary and figures; ``logs`` is the folder of its files, None if they were not kept.
-    conditions : Conditions
-        System load during the test.
-    notes : tuple of str
-        Caveats.
+    log, logs : LoadGenLog, Path or None
+        LoadGen's summary and figures, and the folder of its files if they were kept.
+    conditions, notes
+        System load during the test, and caveats.
     """
 
     scenario: str

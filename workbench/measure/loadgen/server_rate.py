@@ -53,20 +53,14 @@ class ServerRate:
 
     Attributes
     ----------
-    per_s : float or None
-        The highest tested rate that met the bound, in arrivals per second; None without any.
-    failed_per_s : float or None
-        The lowest tested rate above it that failed; None if every rate held.
+    per_s, failed_per_s : float or None
+        The highest tested rate that met the bound, and the lowest one above it that failed, in arrivals per second.
     latency_bound_ms, percentile : float
         The bound, and the percentile of the latency that must meet it.
-    probes : tuple of RateProbe
-        All tests, in order.
-    ended : str
-        Why the search ended.
+    probes, ended : tuple of RateProbe, str
+        All tests in order, and why the search ended.
     single_stream, offline : ScenarioResult
         One row at a time, and all rows at once: the basis of the first rate.
-    notes : tuple of str
-        Caveats.
     """
 
     per_s: float | None

@@ -21,22 +21,16 @@ class LayerTime:
 
     Attributes
     ----------
-    layer : str
-        The module of the node; without one, the node's own name.
-    op : str
-        The runtime's operator name: ``Conv``, ``aten::conv2d``, ``FullyConnected``.
-    ms : float
-        ms per call: median over calls (OpenVINO: mean).
-    share : float
-        Share of the sum of all rows, 0 to 1.
+    layer, node, op : str
+        The module of the node (without one, the node's name), and the runtime's own names of node and operator.
+    ms, share : float
+        ms per call, median over calls (OpenVINO: mean), and its share of the sum of all rows, 0 to 1.
     precision : str or None
         Compute precision, None if unknown.
     provider : str
         Execution provider or device.
     shape : tuple of int or None
         Shape of the first output, if known.
-    node : str
-        The runtime's own node name.
     """
 
     layer: str
@@ -57,22 +51,16 @@ class Profile:
     ----------
     rows : tuple of LayerTime
         Nodes in the order of computation.
-    plain_ms : float
-        Median of calls without the profiler, before and after the profiled ones.
-    fast_ms : float
-        10th percentile of those calls, an estimate of undisturbed calls.
+    plain_ms, fast_ms : float
+        Median and 10th percentile of calls without the profiler, before and after the profiled ones.
     profiled_ms : float
         Median of profiled calls.
     requested, precision : str
         Requested and actual compute precision.
-    work : tuple of LayerWork
-        Operations and memory of the layers, counted on the torch module; empty if they cannot be counted.
-    modules : frozenset of str
-        Names of all layers of the module.
-    fallbacks : tuple of str
-        Fallbacks of device or provider.
-    disturbed : tuple of str
-        Disturbances of the machine; empty for reliable times.
+    work, modules : tuple of LayerWork, frozenset of str
+        Operations and memory of the layers, empty if they cannot be counted; names of all layers of the module.
+    fallbacks, disturbed : tuple of str
+        Fallbacks of device or provider, and disturbances of the machine.
     trace : Path or None
         Trace file for chrome://tracing or Perfetto.
     """

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from workbench.core.checks import require_callable, require_int, require_positive
@@ -24,16 +23,10 @@ class Energy:
 
     Attributes
     ----------
-    seconds : float
-        Time between start and stop.
-    joules : float or None
-        Energy above idle; negative if the power was below idle.
-    total_joules : float or None
-        Energy including idle.
-    idle_watts : float or None
-        Idle power, which was subtracted.
-    source : str or None
-        The counters that were summed.
+    joules, total_joules : float or None
+        Energy above idle (negative below idle), and energy including idle.
+    idle_watts, source : float or None, str or None
+        The subtracted idle power, and the counters that were summed.
     reason : str or None
         Why there is no figure, or which part of the machine is missing in it.
 
@@ -152,9 +145,7 @@ class EnergyMeter:
     def __enter__(self) -> Self:
         return self.start()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.stop()
 
     def unavailable(self) -> str | None:

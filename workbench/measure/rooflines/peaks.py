@@ -45,10 +45,8 @@ class MachinePeaks:
 
     Attributes
     ----------
-    peaks : tuple of Peak
-        The best library of each precision.
-    tried : tuple of Peak
-        All measured peaks.
+    peaks, tried : tuple of Peak
+        The best library of each precision, and all measured peaks.
     copy_gb_s : float
         Bandwidth of a copy of an array much larger than the cache, reads plus writes (10^9 bytes/s).
     notes : tuple of str

@@ -32,18 +32,10 @@ class RooflinePoint:
     ----------
     flop_per_sample : int
         Operations, two per multiply-accumulate.
-    weight_bytes : float
-        Read once per call.
-    activation_bytes_per_sample : float
-        Read and written.
-    intensity : float
-        Operations per byte at this batch size.
-    gflops : float or None
-        Reached throughput, None for a variant that was not run.
-    roof_gflops : float or None
-        Attainable throughput at this intensity and precision, None without a peak.
-    share : float or None
-        Reached over attainable throughput: 0.4 is 40 %.
+    weight_bytes, activation_bytes_per_sample, intensity : float
+        Bytes read once per call, bytes read and written per sample, and operations per byte at this batch size.
+    gflops, roof_gflops, share : float or None
+        Reached throughput (None if not run), attainable throughput at this intensity and precision, and their ratio.
     bound : str or None
         ``memory`` below the ridge point, ``compute`` above.
     note : str or None
