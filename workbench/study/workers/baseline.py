@@ -1,8 +1,7 @@
-"""The baseline's threads: torch eager at whichever of 1 and n threads is faster here and now.
+"""The baseline's threads: torch eager at the faster of 1 and n threads on this machine, now.
 
-Threaded torch eager is bimodal beside other load, because its workers spin at every barrier: with one of two cores
-taken a call of 13 ms took 31 ms (90th percentile 161), while one thread stayed at 22 ms. A baseline must be the
-fastest that a person can have for free, so both are timed where the study runs.
+Threaded torch eager is bimodal under load, because its workers spin at every barrier: with one of two cores taken, a
+call of 13 ms took 31 ms, and 22 ms with one thread. The baseline must be the fastest that is there without effort.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from workbench.tasks.task import Task
 
 CHOICE_S = 1.5
-"""Seconds that one point is timed for."""
+"""Seconds of timing per point."""
 _ROUNDS = (3, 30)
 _BLOCK_S = 0.04
 
@@ -29,12 +28,7 @@ _BLOCK_S = 0.04
 class ThreadChoice:
     """The faster thread count of torch eager at a point.
 
-    Attributes
-    ----------
-    threads, other : int
-        The one chosen and the one it was compared with.
-    ratio, low, high : float
-        Time of ``other`` over that of ``threads``, with its 95 % interval.
+    ``ratio`` is the time with ``other`` threads over that with ``threads``, with its 95 % CI.
     """
 
     threads: int
@@ -52,7 +46,7 @@ class ThreadChoice:
 
 
 def fastest_threads(call: Callable[[int], object], threads: int, *, budget_s: float = CHOICE_S) -> ThreadChoice:
-    """Time ``call(1)`` and ``call(threads)`` in turns, where the argument is a number of threads; return the faster."""
+    """Time ``call(1)`` and ``call(threads)`` interleaved; the argument is the number of threads."""
     from workbench.timing.arms import CallArm, block_seconds
     from workbench.timing.interleave import interleave
     from workbench.timing.pace import pace_ratio
@@ -62,11 +56,11 @@ def fastest_threads(call: Callable[[int], object], threads: int, *, budget_s: fl
         arm.warm()
     block_s = max(_BLOCK_S, block_seconds(arms))
     timed = interleave(arms, rounds=_ROUNDS, block_s=block_s, budget_s=budget_s).timed
-    found = pace_ratio(timed["1"], timed[str(threads)])  # time of 1 thread over that of several
-    if found.ratio >= 1:
-        return ThreadChoice(threads, 1, found.ratio, found.low, found.high)
-    found = found.inverse()
-    return ThreadChoice(1, threads, found.ratio, found.low, found.high)
+    ratio = pace_ratio(timed["1"], timed[str(threads)])  # time with 1 thread over that with several
+    if ratio.ratio >= 1:
+        return ThreadChoice(threads, 1, ratio.ratio, ratio.low, ratio.high)
+    ratio = ratio.inverse()
+    return ThreadChoice(1, threads, ratio.ratio, ratio.low, ratio.high)
 
 
 def _with(call: Callable[[int], object], count: int) -> Callable[[], object]:
@@ -74,7 +68,7 @@ def _with(call: Callable[[int], object], count: int) -> Callable[[], object]:
 
 
 def choose_threads(task: Task, points: Sequence[OperatingPoint], threads: int) -> dict[OperatingPoint, ThreadChoice]:
-    """Return the faster thread count of the task's own model in torch eager at each point; torch's threads are kept."""
+    """Return the faster thread count of the task's model in torch eager at each point."""
     import torch
 
     from workbench.tasks.axes import resized
@@ -100,20 +94,20 @@ def choose_threads(task: Task, points: Sequence[OperatingPoint], threads: int) -
 
 
 def with_earlier_baseline(plan: Plan, rows: Iterable[TrialRow]) -> tuple[Plan, tuple[OperatingPoint, ...]]:
-    """Return the plan with the baseline threads of complete rows of this machine, and the points that have none.
+    """Return the plan with the baseline threads of this machine's complete rows, and the points without such a row.
 
     A study keeps one baseline at each point, so that its rows can be compared.
     """
-    base, own, known = plan.baseline(plan.primary), fingerprint_id(), {}
+    base, machine, threads = plan.baseline(plan.primary), fingerprint_id(), {}
     if base.backend != "torch-eager" or base.threads < 2:
         return plan, ()
     for row in rows:
-        same = row["fingerprint"] == own and row["threads"] in (1, base.threads)
+        same = row["fingerprint"] == machine and row["threads"] in (1, base.threads)
         if row["baseline"] and row["state"] == "complete" and same:
             for point in plan.points:
                 if point.batch == row["batch_size"] and shape_words(point.shape) == row["shape"]:
-                    known[point] = row["threads"]
-    return plan.rebased(known, {}), tuple(point for point in plan.points if point not in known)
+                    threads[point] = row["threads"]
+    return plan.rebased(threads, {}), tuple(point for point in plan.points if point not in threads)
 
 
 def with_fastest_baseline(

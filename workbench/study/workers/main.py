@@ -1,9 +1,7 @@
-"""The process that a study starts: ``python -m workbench.study.workers.main prepare|time --events FD``.
+"""The worker process of a study: ``python -m workbench.study.workers.main prepare|time --events FD``.
 
-*prepare* applies recipes and writes artefacts; it lives over many recipes and keeps shared beginnings. *time* holds
-one engine: it loads, runs blocks when it is given the token, and evaluates. Commands come on standard input (see
-``wire``), events leave on the descriptor; standard output is turned to standard error, so that what a library prints
-cannot break the protocol. The process ends when its input closes, even in the middle of work.
+A *prepare* worker applies recipes and writes artifacts, with a cache of shared prefixes. A *time* worker holds one
+engine, and runs blocks of calls and the evaluation. It ends when its input closes, even in the middle of a command.
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import IO, Any
 
 from workbench.core.allocator import use_steady_allocator
-from workbench.engine.backends.openvino.compiler_guard import disable_trial_compile
+from workbench.engine.backends.openvino.compiler_guard import crashes_are_survived
 from workbench.study.workers.phases import spans_of
 from workbench.study.workers.protocol import read_frame
 
@@ -47,12 +45,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     handlers = _handlers(options.kind, hello, emit)
     emit("ready")
     while True:
-        command, payload = frames.get()
-        _answer(handlers, command, payload, emit)
+        _answer(handlers, *frames.get(), emit)
 
 
 def _own_streams(descriptor: int) -> tuple[IO[str], IO[bytes]]:
-    """Keep the event descriptor and the input for us alone; anything printed goes to standard error."""
+    """Reserve the event descriptor and the input; printed text goes to standard error, and cannot break the protocol."""
     own = os.dup(descriptor)
     os.dup2(2, 1)
     if descriptor > 2:
@@ -66,11 +63,11 @@ def _own_streams(descriptor: int) -> tuple[IO[str], IO[bytes]]:
 def _read(commands: IO[bytes], frames: queue.SimpleQueue[tuple[dict[str, Any], bytes]]) -> None:
     while (frame := read_frame(commands)) is not None:
         frames.put(frame)
-    os._exit(0)  # the study is gone or done with us: there is nobody to work for
+    os._exit(0)  # the study has ended, or needs this worker no longer
 
 
 def _handlers(kind: str, hello: dict[str, Any], emit: Emit) -> dict[str, Handler]:
-    disable_trial_compile()
+    crashes_are_survived()
     if hello.get("allocator", "steady") == "steady":  # before the first tensor, for all arms and trainings alike
         use_steady_allocator()
     if kind == "prepare":
@@ -88,10 +85,9 @@ def _answer(handlers: dict[str, Handler], command: dict[str, Any], payload: byte
     try:
         answer = handlers[name](command, payload)
         emit(name, **{"spans": spans_of(name, begun, time.monotonic()), **answer})
-    except MemoryError as error:
-        emit("error", type="MemoryError", message=f"Out of memory: {error}", traceback=traceback.format_exc())
     except Exception as error:  # noqa: BLE001 - the study decides what a failed command means
-        emit("error", type=type(error).__name__, message=str(error), traceback=traceback.format_exc())
+        words = f"Out of memory: {error}" if isinstance(error, MemoryError) else str(error)
+        emit("error", type=type(error).__name__, message=words, traceback=traceback.format_exc())
 
 
 if __name__ == "__main__":

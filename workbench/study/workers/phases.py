@@ -1,4 +1,4 @@
-"""Where the seconds of a run went: what its children did, by phase; what is left is the workbench's own cost."""
+"""Phase timing: the seconds of a run by the work of its processes; the rest is the workbench's own cost."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import time
 from collections.abc import Iterable, Iterator
 
 PHASES = ("train", "export", "load", "warm-up", "timed", "footprint", "quality", "waiting")
-"""What is work for its own sake. Imports, process starts, the database and the parent's sums belong to none of them.
+"""The work of a run, without imports, process starts, the database, and the study's own computations.
 
-``train`` is the whole of applying a recipe, ``footprint`` the memory and energy of calls, ``waiting`` the time that
-another study on this machine had the cores.
+``train`` is the whole of applying a recipe, ``footprint`` the measurement of memory and energy, ``waiting`` the wait
+for the machine lock.
 """
 _COMMANDS = {
     "open": "load",
@@ -27,7 +27,7 @@ Span = tuple[str, float, float]
 
 
 def spans_of(command: str, begun: float, ended: float) -> list[Span]:
-    """Return the phase that a command of a child was; preparing tells its own two.
+    """Return the phase of a worker's command; preparing returns its own two.
 
     Examples
     --------
@@ -38,7 +38,7 @@ def spans_of(command: str, begun: float, ended: float) -> list[Span]:
 
 
 class Phases:
-    """Collects intervals from several threads.
+    """Collects spans from several threads.
 
     Examples
     --------
@@ -53,13 +53,13 @@ class Phases:
         self._spans: list[Span] = []
 
     def add(self, spans: Iterable[Span]) -> None:
-        """Note intervals."""
+        """Record spans."""
         with self._lock:
             self._spans += [(str(phase), float(begun), float(ended)) for phase, begun, ended in spans]
 
     @contextlib.contextmanager
     def during(self, phase: str) -> Iterator[None]:
-        """Note how long a ``with`` block takes."""
+        """Record the time of a ``with`` block."""
         begun = time.monotonic()
         try:
             yield
@@ -67,25 +67,20 @@ class Phases:
             self.add([(phase, begun, time.monotonic())])
 
     def seconds(self) -> dict[str, float]:
-        """Return the seconds of each phase that there was; what two children did at once counts once."""
-        with self._lock:
-            spans = list(self._spans)
-        return {
-            phase: _union([(begun, ended) for name, begun, ended in spans if name == phase])
-            for phase in PHASES
-            if any(name == phase for name, _, _ in spans)
-        }
+        """Return the seconds of each phase; overlapping spans count once."""
+        seconds = {phase: self._union(phase) for phase in PHASES}
+        return {phase: value for phase, value in seconds.items() if value is not None}
 
     def covered_s(self) -> float:
-        """Return the seconds in which there was any phase at all."""
+        """Return the seconds with any phase."""
+        return self._union() or 0.0
+
+    def _union(self, phase: str | None = None) -> float | None:
+        """Return the length of the union of spans, None if there is none."""
         with self._lock:
-            return _union([(begun, ended) for _, begun, ended in self._spans])
-
-
-def _union(intervals: list[tuple[float, float]]) -> float:
-    """Return the length of the union of intervals."""
-    total, reached = 0.0, float("-inf")
-    for begun, ended in sorted(intervals):
-        total += max(0.0, ended - max(begun, reached))
-        reached = max(reached, ended)
-    return total
+            spans = sorted((begun, ended) for name, begun, ended in self._spans if phase in (None, name))
+        total, reached = 0.0, float("-inf")
+        for begun, ended in spans:
+            total += max(0.0, ended - max(begun, reached))
+            reached = max(reached, ended)
+        return total if spans else None
