@@ -71,8 +71,8 @@ def test_the_faster_one_is_first_whatever_its_size():
     fast, slow = planned("fast"), planned("slow")
     found = standings({slow: blocks(5.5, 0), fast: blocks(5.0, 1)}, {fast: 9.0, slow: 1.0}, 0.01)
     assert [(one.trial.name, one.rank, one.tied) for one in found] == [("fast", 1, True), ("slow", 2, False)]
-    assert found[0].behind is None
-    assert found[1].behind.ratio == pytest.approx(1.1, abs=0.01)
+    assert found[0].ratio is None
+    assert found[1].ratio.ratio == pytest.approx(1.1, abs=0.01)
     assert "fast" in found[1].note("fast on onnxruntime")
 
 

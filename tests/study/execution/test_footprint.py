@@ -127,7 +127,7 @@ def test_torchs_allocator_is_asked_where_torch_runs():
     mib, words = process("cpu")._allocator()
     assert mib == 0 and "CPU allocator" in words
     mib, words = process("CPUExecutionProvider", backend="onnxruntime")._allocator()
-    assert mib is None and words == "onnxruntime does not tell what its allocator holds; torch alone does."
+    assert mib is None and words.startswith("onnxruntime has no counter of its allocator")
 
 
 def test_a_profiler_that_fails_is_a_reason(monkeypatch):
@@ -155,7 +155,7 @@ def test_energy_is_that_of_the_device_it_runs_on_and_of_a_sample(monkeypatch, pl
     monkeypatch.setattr(timing_main, "measure_energy", measure)
     answer = process(place).energy({"seconds": 1.0, "idle_s": 0.5}, b"")
     assert asked == {"idle_s": 0.5, "gpus": gpus, "samples": 4, "seconds": 1.0, "meter": "meter"}
-    words = "RAPL package-0; the machine's power at rest is subtracted. Without something."
+    words = "RAPL package-0; the power of the idle machine is subtracted. Without something."
     assert answer == {"energy": (3.0, words)}
 
 

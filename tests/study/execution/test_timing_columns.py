@@ -102,15 +102,15 @@ def test_memory_and_energy_come_with_a_word_where_one_is_needed():
 
 
 @pytest.mark.parametrize(
-    ("machine", "apart", "seen"),
-    [(0.01, 1.04, "two processes of the baseline (A/A)"), (0.05, 1.03, "when this machine's noise was measured")],
+    ("machine", "apart", "source"),
+    [(0.01, 1.04, "two baseline processes"), (0.05, 1.03, "this machine")],
 )
-def test_a_floor_above_the_usual_says_where_it_comes_from(tmp_path, monkeypatch, machine, apart, seen):
+def test_a_floor_above_the_usual_says_where_it_comes_from(tmp_path, monkeypatch, machine, apart, source):
     monkeypatch.setattr("workbench.study.execution.timing_columns.machine_floor", lambda: machine)
     noise = NoiseFloors(tmp_path / "noise.json")
     noise.measure(SimpleNamespace(key="k"), baseline_blocks(apart), baseline_blocks())
     replica = noise.of(SimpleNamespace(key="k"))
-    assert replica.floor == pytest.approx(max(machine, apart - 1), abs=1e-3) and seen in replica.seen
+    assert replica.floor == pytest.approx(max(machine, apart - 1), abs=1e-3) and source in replica.source
 
 
 def baseline_blocks(apart: float = 1.0) -> list[Block]:

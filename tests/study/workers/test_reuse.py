@@ -49,7 +49,7 @@ def test_the_recipes_of_a_study_share_their_beginning(twice, shared_task):
     assert kept == {p.recipe_id for recipe in (CHAIN, OTHER) for p in recipe.prefixes()}
     assert "prepare_s" not in rows["float"]["notes"] and "prepare_s" not in rows["chain"]["notes"]
     words = rows["other"]["notes"]["prepare_s"]
-    assert words.startswith("The first 2 steps (prune 0.5 + recover) came from the cache of finished beginnings")
+    assert words.startswith("The first 2 steps (prune 0.5 + recover) came from the prefix cache")
     seconds = sum(step["seconds"] for step in rows["other"]["steps"][:2])
     assert f"the {seconds:.1f} s that were needed once" in words
 

@@ -6,6 +6,7 @@ artifact is sent to a worker once. Dask transports tasks and data, holds the res
 
 from __future__ import annotations
 
+import contextlib
 import queue
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from workbench.study.cluster.summary import ClusterSummary
 from workbench.study.cluster.worker_info import ClusterWorker, describe_kinds, shares_cores
 from workbench.study.cluster.workers import ClusterWorkers
 from workbench.study.execution.budget import TimeBudget
-from workbench.study.execution.run import FAILED, RETRY, Slot, UnitEnd
+from workbench.study.execution.run import FAILED, RETRY, Executor, Slot, UnitEnd
 from workbench.study.execution.task_queue import PREPARE, WorkUnit
 from workbench.study.plan.trials import Plan, Trial
 from workbench.study.results.schema import TrialRow, judged_on
@@ -45,8 +46,8 @@ class RunningUnit:
     budget: TimeBudget
 
 
-class DaskExecutor:
-    """Does a unit per worker at a time, an :class:`workbench.study.execution.run.Executor`."""
+class DaskExecutor(Executor):
+    """Does one unit at a time on each worker."""
 
     def __init__(
         self,
@@ -79,7 +80,7 @@ class DaskExecutor:
         return "; ".join((next(iter(plans.values())).words(), *self._machines, where))
 
     def make_ready(self) -> None:
-        """Do nothing: workers get what they need with their units."""
+        """Do nothing: workers get their inputs with the units."""
 
     def idle(self) -> list[Slot]:
         """Look for new and lost workers, and return the idle ones."""
@@ -116,25 +117,19 @@ class DaskExecutor:
 
     def wait(self) -> list[UnitEnd]:
         """Handle one event of the workers, and return the units that have ended."""
-        try:
+        with contextlib.suppress(queue.Empty):
             kind, event = self._connection.events.get(timeout=_POLL_S)
-        except queue.Empty:
-            kind, event = "", None
-        if kind == "progress":
-            step = {"step": event["step"]} if "step" in event else {}
-            self._session.say(f"{event['message']} (worker {event['by']})", **step)
-        elif kind == "ended" and event.key in self._running:
-            self._finish(self._running.pop(event.key))
+            if kind == "progress":
+                step = {"step": event["step"]} if "step" in event else {}
+                self._session.say(f"{event['message']} (worker {event['by']})", **step)
+            elif event.key in self._running:
+                self._finish(self._running.pop(event.key))
         ended, self._ended = self._ended, []
         return ended
 
     def deserted(self, sites: Iterable[str]) -> list[str]:
         """Return the sites that have had no worker for a minute."""
         return self._workers.deserted(sites)
-
-    def hold_finals(self) -> list[str]:
-        """Return nothing: on a cluster there are no finals."""
-        return []
 
     def close(self, *, kill: bool) -> None:
         """Stop the units that run, if ``kill``; otherwise none does."""
@@ -200,7 +195,7 @@ class DaskExecutor:
     def _finish(self, running: RunningUnit) -> None:
         result, failure = self._connection.result(running.future, running.worker)
         if result is None:
-            self._stop.check()  # a unit that was told to stop ends like one that failed
+            self._stop.check()  # a cancelled unit ends like one that failed
             self._retry(running, failure)
             return
         self._spans += result.spans

@@ -1,4 +1,4 @@
-"""How often an engine gives the float model's answer, or, where outputs have no classes, how near the two are."""
+"""Agreement of an engine's answers with the float model's; correlation and error if outputs have no classes."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ if TYPE_CHECKING:
 
 
 def agreement(mine: Tree, base: Tree, targets: Tree) -> tuple[float | None, str]:
-    """Return the share of samples whose largest output is that of the float model, with a word on it.
+    """Return the share of samples whose largest output is that of the float model, with a note.
 
-    Outputs have classes where one of them is float and the targets are class numbers for it: ``[n]`` for ``[n, c]``,
-    ``[n, ...]`` for ``[n, c, ...]`` or ``[n, ..., c]``. Each array of targets goes with the first output that fits.
-    Where there are several positions in a sample they are counted one by one, and the word says so. A position with NaN
-    or infinity agrees with nothing. Where outputs have no classes the share is None, and the word tells correlation and
-    relative error.
+    An output has classes if it is float and there are targets with class numbers for it: ``[n]`` for ``[n, c]``,
+    ``[n, ...]`` for ``[n, c, ...]`` or ``[n, ..., c]``. Each array of targets belongs to the first output that fits.
+    Several positions in a sample are counted one by one. A position with NaN or infinity never agrees. Without classes
+    the share is None, and the note holds correlation and relative error.
 
     Examples
     --------
@@ -41,15 +40,15 @@ def agreement(mine: Tree, base: Tree, targets: Tree) -> tuple[float | None, str]
 
 
 def _with_classes(pairs: Sequence[tuple[Tensor, Tensor]], targets: Tree) -> list[tuple[Tensor, Tensor, int]]:
-    """Return the outputs that have classes, with the axis of the classes: at most one for each array of targets."""
-    found: dict[int, tuple[Tensor, Tensor, int]] = {}
+    """Return the outputs that have classes, with the axis of the classes."""
+    matches: dict[int, tuple[Tensor, Tensor, int]] = {}
     for labels in leaves(targets):
         for place, (mine, base) in enumerate(pairs):
-            axis = _class_axis(base, labels) if place not in found else None
+            axis = _class_axis(base, labels) if place not in matches else None
             if axis is not None:
-                found[place] = (mine, base, axis)
+                matches[place] = (mine, base, axis)
                 break
-    return list(found.values())
+    return list(matches.values())
 
 
 def _class_axis(outputs: Tensor, labels: Tensor) -> int | None:
@@ -67,15 +66,15 @@ def _is_whole(labels: Tensor) -> bool:
 
 
 def _nearness(pairs: Sequence[tuple[Tensor, Tensor]]) -> str:
-    """Return correlation (Pearson) and relative error (of 2-norms) over all float outputs, in words."""
+    """Return the note on Pearson correlation and relative error (2-norm) over all float outputs."""
     import torch
 
     floats = [(m.double().flatten(), b.double().flatten()) for m, b in pairs if b.is_floating_point()]
     if not floats:
-        return "They are no floats either, so that nothing says how near they are to the float model's."
+        return "They are not floats: their error is not measured."
     mine, base = (torch.cat(parts) for parts in zip(*floats, strict=True))
     if not bool(mine.isfinite().all() and base.isfinite().all()):
-        return "Some are NaN or infinite, so that nothing says how near they are to the float model's."
+        return "Some are NaN or infinite: their error is not measured."
     norm = float(base.norm())
     error = f"relative error {float((mine - base).norm()) / norm:.2g}" if norm else "the float model's are all 0"
     a, b = mine - mine.mean(), base - base.mean()

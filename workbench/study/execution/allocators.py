@@ -1,4 +1,4 @@
-"""The effect of the C allocator on torch eager: calls in two processes, one as commonly started and one steady."""
+"""The effect of the C allocator on torch eager, timed in two processes: default and steady."""
 
 from __future__ import annotations
 
@@ -34,20 +34,9 @@ _ROUNDS = (6, 40)
 
 @dataclass(frozen=True)
 class AllocatorTime:
-    """Calls with one allocator setting.
+    """Median latency with the ``"default"`` or ``"steady"`` allocator, and speedup over the default with its 95 % CI.
 
-    Attributes
-    ----------
-    allocator : str
-        ``"default"`` or ``"steady"``.
-    ms : float
-        Median latency of a call in ms.
-    speedup, low, high : float
-        Over the default, with the 95 % CI.
-    page_faults_per_call : float or None
-        None if the system does not count them.
-    peak_rss_mib : float or None
-        Peak memory of the process, the runtime included.
+    ``page_faults_per_call`` is None if the system does not count them; ``peak_rss_mib`` includes the runtime.
     """
 
     allocator: str
@@ -74,14 +63,10 @@ def time_allocators(
 
     Parameters
     ----------
-    variant : Variant
-        What is run.
-    batch_size : int
-        Samples of one call.
     threads : int, optional
         By default the physical cores that this process may use.
     budget_s : float
-        Seconds of timing; starting the two processes comes on top.
+        Seconds of timing, without the start of the two processes.
 
     Raises
     ------
@@ -118,7 +103,7 @@ def time_allocators(
             return _timed(started, budget_s)
         finally:
             for arm in started.values():
-                arm.worker.close()
+                arm.end()
 
 
 def _timed(started: dict[str, EngineProcess], budget_s: float) -> list[AllocatorTime]:
@@ -129,8 +114,8 @@ def _timed(started: dict[str, EngineProcess], budget_s: float) -> list[Allocator
     timed = interleave(list(arms.values()), rounds=_ROUNDS, block_s=_BLOCK_S, budget_s=budget_s).timed
     rows = []
     for name, arm in arms.items():
-        found = pace_ratio(timed[ALLOCATORS[0]], timed[name])
+        ratio = pace_ratio(timed[ALLOCATORS[0]], timed[name])
         faults, _ = usage_per_call(timed[name])
         memory, _ = arm.worker.ask("memory")["rss"]
-        rows.append(AllocatorTime(name, Timing.of(timed[name]).p50, found.ratio, found.low, found.high, faults, memory))
+        rows.append(AllocatorTime(name, Timing.of(timed[name]).p50, ratio.ratio, ratio.low, ratio.high, faults, memory))
     return rows

@@ -1,9 +1,9 @@
-"""Finals: time the leading rows within the limit head to head, so that their order does not go through a baseline."""
+"""Finals: time the leading rows within the limit head to head, instead of each one against the baseline only."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,38 +24,33 @@ from workbench.timing.pace import PaceRatio, pace_ratio
 FINALISTS = 3
 FINALS_S = 12.0
 LEAST_S = 8.0
-"""Seconds left of a budget below which finals are left out: starting the processes takes some of them."""
+"""Seconds of the budget below which there are no finals: starting the processes takes some of them."""
 _LONGER = 3
-"""Times as many rounds as a group has at the most."""
+"""Factor on the maximum number of rounds of a group."""
 _RESAMPLES = 300
+BEYOND = " Its drop may be beyond the limit, by its 95 % CI."
 
 
 @dataclass(frozen=True)
 class FinalRank:
-    """A finalist's rank, and the evidence: its time over the winner's with the 95 % CI (None for the winner)."""
+    """A finalist's rank, with the ratio of its latency to the winner's (None for the winner)."""
 
     trial: Trial
     rank: int
-    behind: PaceRatio | None
+    ratio: PaceRatio | None
     tied: bool
 
     def note(self, winner: str) -> str:
-        """Return the sentence for the row."""
-        if self.behind is None:
+        """Return the note of the row."""
+        if self.ratio is None:
             return "First in head-to-head timing."
-        ci = f"{self.behind.ratio:.2f} times its latency, 95 % CI {self.behind.low:.2f}-{self.behind.high:.2f}"
-        if self.tied:
-            return f"{NOT_TOLD_APART} {winner} in head-to-head timing ({ci})."
-        return f"Slower than {winner} in head-to-head timing ({ci})."
-
-
-BEYOND = " Its drop may be beyond the limit, by its 95 % CI."
+        ci = f"{self.ratio.ratio:.2f} times its latency, 95 % CI {self.ratio.low:.2f}-{self.ratio.high:.2f}"
+        return f"{NOT_TOLD_APART if self.tied else 'Slower than'} {winner} in head-to-head timing ({ci})."
 
 
 def leading(items: Sequence[tuple[Trial, TrialRow]], limit: float) -> list[Trial]:
     """Return the fastest trial within the quality limit and at most two whose 95 % CI reaches that of the fastest."""
-    rows = [row for _, row in items]
-    latencies = relative_latencies(rows)
+    latencies = relative_latencies([row for _, row in items])
     rivals = [
         (latency, trial)
         for (trial, row), latency in zip(items, latencies, strict=True)
@@ -82,7 +77,7 @@ def standings(
     *,
     unsure: Collection[Trial] = (),
 ) -> list[FinalRank]:
-    """Rank trials that were timed interleaved: by pace, and those not told apart from the fastest by quality and size.
+    """Rank trials that were timed interleaved: by pace, and ties with the fastest by quality and size.
 
     Parameters
     ----------
@@ -91,78 +86,74 @@ def standings(
     sizes : mapping of trial to MiB
         Of the files; None counts as largest.
     floor : float
-        Share up to which two loads of one model are apart.
+        Noise floor, as a share.
     unsure : collection of trials
-        Those whose drop may be beyond the limit by its 95 % CI: of a tie the others come first.
+        Trials whose drop may be beyond the limit by its 95 % CI: of a tie the others come first.
     """
     trials = list(timed)
     fastest = max(trials, key=lambda trial: pace_ratio(timed[trials[0]], timed[trial]).ratio)
 
-    def tied(trial: Trial, other: Trial) -> bool:
-        found = pace_ratio(timed[trial], timed[other], floor=floor)
-        return trial is other or verdict(found.low, found.high, floor=floor) != "faster"
+    def tied(trial: Trial) -> bool:
+        ratio = pace_ratio(timed[trial], timed[fastest], floor=floor)
+        return trial is fastest or verdict(ratio.low, ratio.high, floor=floor) != "faster"
 
-    level = [trial for trial in trials if tied(trial, fastest)]
-    winner = min(level, key=lambda trial: (trial in unsure, _size(sizes[trial]), trial is not fastest))
-    behind = {trial: pace_ratio(timed[trial], timed[winner], floor=floor) for trial in trials if trial is not winner}
-    order = [winner, *sorted(behind, key=lambda trial: (trial not in level, behind[trial].ratio))]
-    return [FinalRank(trial, rank, behind.get(trial), trial in level) for rank, trial in enumerate(order, start=1)]
+    def size(trial: Trial) -> float:
+        mib = sizes[trial]
+        return math.inf if mib is None else mib
+
+    level = [trial for trial in trials if tied(trial)]
+    winner = min(level, key=lambda trial: (trial in unsure, size(trial), trial is not fastest))
+    ratios = {trial: pace_ratio(timed[trial], timed[winner], floor=floor) for trial in trials if trial is not winner}
+    order = [winner, *sorted(ratios, key=lambda trial: (trial not in level, ratios[trial].ratio))]
+    return [FinalRank(trial, rank, ratios.get(trial), trial in level) for rank, trial in enumerate(order, start=1)]
 
 
-def _size(mib: float | None) -> float:
-    return math.inf if mib is None else mib
-
-
-def run_finals(
-    plan: Plan,
-    ledger: RunSession,
-    bench: TimingPool,
-    noise: NoiseFloors,
-    budget: TimeBudget,
-    *,
-    say: Callable[[str], None],
-) -> None:
+def run_finals(plan: Plan, session: RunSession, pool: TimingPool, floors: NoiseFloors, budget: TimeBudget) -> None:
     """Time the leading trials and the baseline at the primary point, and write ranks and speedups into their rows.
 
-    Beside other load the faster thread count of torch eager may have changed since the plan was made, so the other
-    one is timed too; if it is told to be faster now, it becomes the baseline of the finalists.
+    Under load the faster thread count of torch eager may have changed since the plan was made. The other count is timed
+    too, and becomes the baseline of the finalists if it is faster now.
     """
-    if not ledger.finished:
+    if not session.finished:
         return
-    trials = leading([(t, row) for t, row in ledger.every_item() if t.point == plan.primary], ledger.quality_drop)
+    items = [(trial, row) for trial, row in session.every_item() if trial.point == plan.primary]
+    trials = leading(items, session.quality_drop)
     base = plan.baseline(plan.primary)
     rivals = [trial for trial in trials if trial.key != base.key]
     if not rivals:
         return
     if len(trials) == 1:
-        ledger.amend(trials[0], {"final_rank": 1, "notes": {"final_rank": "No other row is near in latency."}})
+        session.amend(trials[0], {"final_rank": 1, "notes": {"final_rank": "No other row is near in latency."}})
         return
-    say(f"finals: {', '.join(f'{trial.name} on {trial.engine_words}' for trial in trials)}")
+    session.say(f"finals: {', '.join(f'{trial.name} on {trial.engine_words}' for trial in trials)}")
     other = other_threads(base, max(trial.threads for trial in plan.trials))
     arms = [*rivals, *([other] if other is not None else [])]
-    floor = noise.of(base).floor
+    floor = floors.of(base).floor
 
-    def told_apart(blocks: Mapping[str, list[Block]]) -> bool:
-        paired = [blocks[trial.key] for trial in rivals if trial.key in blocks]
-        return all(_decided(one, paired[0], floor) for one in paired[1:])
+    def decided(blocks: Mapping[str, list[Block]]) -> bool:
+        first, *rest = [blocks[trial.key] for trial in rivals if trial.key in blocks] or [[]]
+        ratios = [pace_ratio(one, first, floor=floor, resamples=_RESAMPLES) for one in rest]
+        return all(verdict(ratio.low, ratio.high, floor=floor) != "undecided" for ratio in ratios)
 
-    timed = bench.time(
+    timed = pool.time(
         arms,
         base,
         replica=False,
         rounds=(budget.rounds[0], _LONGER * budget.rounds[1]),
         block_s=budget.block_s,
         budget_s=FINALS_S,
-        after_round=lambda number: say(f"finals: round {number}"),
-        enough=told_apart,
+        after_round=lambda number: session.say(f"finals: round {number}"),
+        enough=decided,
         footprint=False,
     )
-    bench.end([trial.key for trial in arms])
-    _write(timed, trials, base, other, ledger, noise)
+    pool.end([trial.key for trial in arms])
+    finalists = [trial for trial in trials if trial.key in timed.arms]
+    if finalists:
+        _write(timed, finalists, _faster_baseline(timed, base, other, session, floors), base, session, floors)
 
 
 def other_threads(base: Trial, threads: int) -> Trial | None:
-    """Return the baseline at the one of 1 and ``threads`` that was not chosen, None if there is one count only."""
+    """Return the baseline at the other one of 1 and ``threads``, None if there is one count only."""
     count = threads if base.threads == 1 else 1
     if base.backend != "torch-eager" or count == base.threads:
         return None
@@ -170,58 +161,42 @@ def other_threads(base: Trial, threads: int) -> Trial | None:
     return replace(base, threads=count, key=key, baseline=False)
 
 
-def _decided(one: Sequence[Block], other: Sequence[Block], floor: float) -> bool:
-    found = pace_ratio(one, other, floor=floor, resamples=_RESAMPLES)
-    return verdict(found.low, found.high, floor=floor) != "undecided"
-
-
 def _write(
-    timed: GroupTiming,
-    trials: Sequence[Trial],
-    base: Trial,
-    other: Trial | None,
-    ledger: RunSession,
-    noise: NoiseFloors,
+    timed: GroupTiming, trials: Sequence[Trial], base: Trial, planned: Trial, session: RunSession, floors: NoiseFloors
 ) -> None:
-    blocks = {trial: timed.rounds.timed[timed.arms[trial.key].name] for trial in trials if trial.key in timed.arms}
-    if not blocks:
-        return
-    floor = noise.of(base)
-    base = _faster_baseline(timed, base, other, ledger, noise)
-    theirs = timed.rounds.timed[timed.arms[base.key].name]
-    sizes = {trial: ledger.row(trial)["size_mib"] for trial in blocks}
-    unsure = {trial for trial in blocks if may_exceed(ledger.row(trial)["quality_drop_high"], ledger.quality_drop)}
-    ranks = standings(blocks, sizes, floor.floor, unsure=unsure)
+    floor, theirs = floors.of(planned), timed.blocks(base)
+    sizes = {trial: session.row(trial)["size_mib"] for trial in trials}
+    unsure = {trial for trial in trials if may_exceed(session.row(trial)["quality_drop_high"], session.quality_drop)}
+    ranks = standings({trial: timed.blocks(trial) for trial in trials}, sizes, floor.floor, unsure=unsure)
     winner = ranks[0].trial
-    for standing in ranks:
-        trial = standing.trial
-        columns: dict[str, Any] = {"final_rank": standing.rank, "notes": {}}
+    for final in ranks:
+        trial = final.trial
+        columns: dict[str, Any] = {"notes": {}}
         if trial.key != base.key:
-            columns |= speed_columns(timed.arms[trial.key], blocks[trial], theirs, floor, timed=timed.rounds)
+            columns = speed_columns(timed.arms[trial.key], timed.blocks(trial), theirs, floor, timed=timed.rounds)
             columns["baseline_key"] = base.key
-        columns["notes"] = {
-            **columns["notes"],
-            "final_rank": standing.note(f"{winner.name} on {winner.engine_words}")
-            + (BEYOND if standing.tied and trial in unsure and winner not in unsure else ""),
-        }
-        ledger.amend(trial, columns)
+        note = final.note(f"{winner.name} on {winner.engine_words}")
+        beyond = BEYOND if final.tied and trial in unsure and winner not in unsure else ""
+        columns["notes"]["final_rank"] = note + beyond
+        session.amend(trial, {**columns, "final_rank": final.rank})
 
 
 def _faster_baseline(
-    timed: GroupTiming, base: Trial, other: Trial | None, ledger: RunSession, noise: NoiseFloors
+    timed: GroupTiming, base: Trial, other: Trial | None, session: RunSession, floors: NoiseFloors
 ) -> Trial:
-    """Return the baseline that is faster beside the finalists; one that is new gets a row."""
+    """Return the baseline that is faster in the finals; a new one gets a row."""
     if other is None or other.key not in timed.arms:
         return base
-    mine, theirs = (timed.rounds.timed[timed.arms[trial.key].name] for trial in (other, base))
-    floor = noise.of(base)
-    found = pace_ratio(theirs, mine, floor=floor.floor)
-    if verdict(found.low, found.high, floor=floor.floor) != "faster":
+    mine, floor = timed.blocks(other), floors.of(base)
+    ratio = pace_ratio(timed.blocks(base), mine, floor=floor.floor)
+    if verdict(ratio.low, ratio.high, floor=floor.floor) != "faster":
         return base
     new = replace(other, baseline=True)
     unmeasured = replace(floor, ratio=None, low=None, high=None)  # the A/A ratio was that of the other baseline
     columns = baseline_columns(timed.arms[other.key], mine, unmeasured, timed.rounds)
-    words = f"{found.ratio:.2f}x speedup over {base.threads} threads beside the finalists"
-    columns["notes"]["threads"] = f"{words} (95 % CI {found.low:.2f}-{found.high:.2f})."
-    ledger.take_in(new, like=base, columns=columns)
+    columns["notes"]["threads"] = (
+        f"{ratio.ratio:.2f}x speedup over {base.threads} threads in the finals "
+        f"(95 % CI {ratio.low:.2f}-{ratio.high:.2f})."
+    )
+    session.take_in(new, like=base, columns=columns)
     return new

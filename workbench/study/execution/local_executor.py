@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from workbench.study.execution.budget import TimeBudget
 from workbench.study.execution.finals import LEAST_S, run_finals
 from workbench.study.execution.machine_lock import machine_lock
 from workbench.study.execution.quality import write_inputs
-from workbench.study.execution.run import BUDGET, FAILED, Run, Slot, UnitEnd
+from workbench.study.execution.run import BUDGET, FAILED, Executor, Run, Slot, UnitEnd
 from workbench.study.execution.scoring import (
     finished_columns,
     quality_columns,
@@ -61,11 +61,8 @@ def monitoring(monitor: Monitor | None) -> contextlib.AbstractContextManager[obj
     return contextlib.nullcontext() if monitor.running else monitor
 
 
-class LocalExecutor:
-    """Does one unit at a time, an :class:`workbench.study.execution.run.Executor`.
-
-    Subclasses decide what is timed, how quality is measured, and what a failed preparation means.
-    """
+class LocalExecutor(Executor):
+    """Does one unit at a time with worker processes of this machine."""
 
     def __init__(
         self,
@@ -115,10 +112,6 @@ class LocalExecutor:
         """Return the one slot."""
         return [Slot(SITE)]
 
-    def accepts(self, unit: WorkUnit, slot: Slot) -> bool:
-        """Return True: any unit may start."""
-        return True
-
     def start(
         self, unit: WorkUnit, slot: Slot, plan: Plan, budget: TimeBudget, *, following: Callable[[], Sequence[Trial]]
     ) -> None:
@@ -141,24 +134,19 @@ class LocalExecutor:
         ended, self._ended = self._ended, []
         return ended
 
-    def deserted(self, sites: Iterable[str]) -> list[str]:
-        """Return nothing: this machine stays."""
-        return []
-
     def hold_finals(self) -> list[str]:
         """Time the leading rows head to head, if they are near each other and the time allows it."""
         if self._stop.remaining() < LEAST_S:
             return [f"not run, {BUDGET}: the head-to-head timing of the leading rows"]
         with self._machine_lock(exclusive=True):
             try:
-                say = self._session.say
-                run_finals(self._all, self._session, self._pool, self._floors, self._budget, say=say)
+                run_finals(self._all, self._session, self._pool, self._floors, self._budget)
             except OutOfTime:  # the rows keep their own timing
                 return [f"not finished, {BUDGET}: the head-to-head timing of the leading rows"]
         return []
 
     def close(self, *, kill: bool) -> None:
-        """End the processes; each of these even if another one fails."""
+        """End the processes."""
         with contextlib.ExitStack() as each:
             each.callback(self._client.close, kill=kill)
             each.callback(self._pool.close, kill=kill)
@@ -220,8 +208,7 @@ class LocalExecutor:
             self._pool.end([AA_REPLICA])
             self._pool.prestart(self._session.missing(following()))  # nothing is timed until the next group
             if replica is not None and AA_REPLICA in timed.rounds.timed:
-                reference = timed.arms[base.key].name
-                self._floors.measure(base, timed.rounds.timed[reference], timed.rounds.timed[AA_REPLICA])
+                self._floors.measure(base, timed.blocks(base), timed.rounds.timed[AA_REPLICA])
             for trial in trials:
                 self._finish(trial, timed, base)
                 self._pool.end([trial.key])

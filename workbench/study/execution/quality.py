@@ -1,4 +1,4 @@
-"""Quality of what an engine answered: the metric over the evaluation split, and the paired interval of its drop."""
+"""Quality of an engine's outputs: the metric over the evaluation split, and the paired interval of its drop."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from workbench.tasks.task import Task
 
 QUALITY = ("quality", "quality_drop", "quality_drop_low", "quality_drop_high", "agreement")
-"""The columns of a row that the outputs for the evaluation split give."""
+"""The columns of a row that depend on the outputs for the evaluation split."""
 RESAMPLES = 200
 _LEAST_RESAMPLES = 100
 _LIMIT_S = 2.0
@@ -28,9 +28,9 @@ _LIMIT_S = 2.0
 
 @dataclass(frozen=True)
 class Quality:
-    """Quality and its drop against the baseline, both in the metric's units; ``notes`` say why one is None.
+    """Quality and its drop against the baseline in the metric's units, and the agreement with its answers.
 
-    ``agreement`` is the share of samples with the baseline's answer.
+    ``notes`` hold the reason of each None.
     """
 
     quality: float | None
@@ -41,7 +41,7 @@ class Quality:
     notes: dict[str, str]
 
     def columns(self) -> dict[str, Any]:
-        """Return the row's columns, with the notes."""
+        """Return the columns of the row."""
         return {
             "quality": self.quality,
             "quality_drop": self.drop,
@@ -53,7 +53,7 @@ class Quality:
 
 
 def write_inputs(task: Task, folder: Path, *, points: tuple[OperatingPoint, ...]) -> None:
-    """Write the evaluation inputs and one example batch per point into ``folder``, where they are not there yet."""
+    """Write the evaluation inputs and one example batch per point into ``folder``, if they are missing."""
     write_split(task, folder, "evaluation")
     for point in points:
         if not _written(examples_folder(folder, point)):
@@ -62,7 +62,7 @@ def write_inputs(task: Task, folder: Path, *, points: tuple[OperatingPoint, ...]
 
 
 def write_split(task: Task, folder: Path, split: str) -> None:
-    """Write the inputs of a split into ``folder``, where they are not there yet."""
+    """Write the inputs of a split into ``folder``, if they are missing."""
     if not _written(split_folder(folder, split)):
         save_arrays(to_numpy(task.split(split).inputs), split_folder(folder, split))
 
@@ -72,34 +72,32 @@ def _written(folder: Path) -> bool:
 
 
 def judge(task: Task, outputs: Path, baseline: Path) -> Quality:
-    """Score outputs that a child wrote, paired with the baseline's outputs on the same samples."""
+    """Score the outputs in a folder, paired with the baseline's on the same samples."""
     mine, base = (to_torch(load_arrays(folder, mmap=False)) for folder in (outputs, baseline))
     try:
         quality, reference = task.score(mine), task.score(base)
     except WorkbenchError as error:
         return _unknown(str(error))
     if not math.isfinite(quality):
-        return _unknown(f"the metric is {quality} on the outputs of this engine.")
+        return _unknown(f"The metric is {quality} on the outputs of this engine.")
     drop = reference - quality
     if outputs == baseline:
-        note = "This is the baseline: its drop is 0 by definition."
-        own = "This is the baseline: it agrees with itself."
-        notes = {"quality_drop_low": note, "quality_drop_high": note, "agreement": own}
+        drop_note, agreement_note = "This is the baseline: its drop is 0 by definition.", "This is the baseline."
+        notes = {"quality_drop_low": drop_note, "quality_drop_high": drop_note, "agreement": agreement_note}
         return Quality(quality, 0.0, 0.0, 0.0, 1.0, notes | _sign(task))
-    share, word = agreement(mine, base, task.evaluation.targets)
+    share, note = agreement(mine, base, task.evaluation.targets)
     if not math.isfinite(drop):
-        words = f"The metric of the baseline is {reference}: there is nothing to hold this one against."
-        names = ("quality_drop", "quality_drop_low", "quality_drop_high")
-        return Quality(quality, None, None, None, share, {**dict.fromkeys(names, words), "agreement": word})
+        notes = dict.fromkeys(QUALITY[1:4], f"The metric of the baseline is {reference}.")
+        return Quality(quality, None, None, None, share, {**notes, "agreement": note})
     interval = _interval(task, mine, base)
     if isinstance(interval, str):
-        notes = {"quality_drop_low": interval, "quality_drop_high": interval, "agreement": word}
+        notes = {"quality_drop_low": interval, "quality_drop_high": interval, "agreement": note}
         return Quality(quality, drop, None, None, share, notes)
-    return Quality(quality, drop, *interval, share, {"agreement": word} | _sign(task))
+    return Quality(quality, drop, *interval, share, {"agreement": note} | _sign(task))
 
 
 def _sign(task: Task) -> dict[str, str]:
-    return {} if task.higher_is_better else {"quality": "The negative of the task's metric, of which less is better."}
+    return {} if task.higher_is_better else {"quality": "The negative of the task's metric, which is minimized."}
 
 
 def _interval(task: Task, mine: Any, base: Any) -> tuple[float, float] | str:
@@ -109,8 +107,8 @@ def _interval(task: Task, mine: Any, base: Any) -> tuple[float, float] | str:
 
     def score(indices: Any) -> tuple[float, float]:
         index = torch.from_numpy(indices)
-        taken = [tree_map(lambda leaf: leaf[index], tree) for tree in (base, mine, targets)]
-        before, after = (float(task.metric(outputs, taken[2])) for outputs in taken[:2])
+        *outputs, labels = [tree_map(lambda leaf: leaf[index], tree) for tree in (base, mine, targets)]
+        before, after = (float(task.metric(output, labels)) for output in outputs)
         if not (math.isfinite(before) and math.isfinite(after)):
             raise ValueError("the metric is not finite on a resample")
         return before, after

@@ -6,11 +6,13 @@ this machine, :class:`workbench.study.cluster.dask_executor.DaskExecutor` on the
 
 from __future__ import annotations
 
+import abc
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from workbench.compress.recipe import Recipe
 from workbench.core.errors import Cancelled, StudyError, WorkbenchError
@@ -45,40 +47,50 @@ class UnitEnd:
     state: str = DONE
 
 
-class Executor(Protocol):
-    """Does the units of a run and writes their rows into its session."""
+class Executor(abc.ABC):
+    """Does the units of a run, and writes their rows into its session."""
 
+    @abc.abstractmethod
     def announce(self, plans: Mapping[str, Plan]) -> str:
-        """Return a description of the plans and of the machines."""
+        """Return a description of the plans."""
 
-    def make_ready(self) -> None:
-        """Get ready for the first unit."""
-
+    @abc.abstractmethod
     def idle(self) -> list[Slot]:
         """Return the free slots."""
 
-    def accepts(self, unit: WorkUnit, slot: Slot) -> bool:
-        """Return False if a unit must not start on a slot now."""
-
+    @abc.abstractmethod
     def start(
         self, unit: WorkUnit, slot: Slot, plan: Plan, budget: TimeBudget, *, following: Callable[[], Sequence[Trial]]
     ) -> None:
         """Start a unit whose trials are claimed; ``following`` returns the trials that are timed after it."""
 
+    @abc.abstractmethod
     def wait(self) -> list[UnitEnd]:
         """Return the units that have ended, after a short wait."""
 
-    def deserted(self, sites: Iterable[str]) -> list[str]:
-        """Return the sites that have lost all their slots for good."""
-
-    def hold_finals(self) -> list[str]:
-        """Time the leading rows head to head, if that applies; return notes on what was left out."""
-
+    @abc.abstractmethod
     def close(self, *, kill: bool) -> None:
         """End the processes; ``kill`` does not wait for their work."""
 
+    @abc.abstractmethod
     def summary(self, **counts: Any) -> RunSummary:
         """Return the summary of the run."""
+
+    @abc.abstractmethod
+    def make_ready(self) -> None:
+        """Get ready for the first unit."""
+
+    def accepts(self, unit: WorkUnit, slot: Slot) -> bool:
+        """Return False if a unit must not start on a slot now."""
+        return True
+
+    def deserted(self, sites: Iterable[str]) -> list[str]:
+        """Return the sites that have lost all their slots for good."""
+        return []
+
+    def hold_finals(self) -> list[str]:
+        """Time the leading rows head to head; return lines on what was left out."""
+        return []
 
 
 class Run:
@@ -121,10 +133,7 @@ class Run:
         self._plans = plans
         try:
             self._session.say(self._executor.announce(plans), plan=self._session.rows())
-            if do is None:
-                self.do(plans)
-            else:
-                do()
+            (do or functools.partial(self.do, plans))()
             self.cut += self._executor.hold_finals()
             whole = True
         except OutOfTime:

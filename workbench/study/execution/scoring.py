@@ -49,8 +49,7 @@ def finished_columns(
     validation: dict[str, Any],
 ) -> dict[str, Any]:
     """Return the columns of a trial that was timed, given those of quality and of the drop on the validation split."""
-    arm, reference = timed.arms[trial.key], timed.arms[base.key]
-    mine, theirs = (timed.rounds.timed[a.name] for a in (arm, reference))
+    arm, mine, theirs = timed.arms[trial.key], timed.blocks(trial), timed.blocks(base)
     if trial.baseline:
         columns = baseline_columns(arm, mine, floor, timed.rounds)
     else:
@@ -65,10 +64,10 @@ def finished_columns(
         notes |= {} if warning is None else {"validation_drop": warning}
         if trial.point in plan.baseline_notes:
             notes["threads"] = plan.baseline_notes[trial.point]
-    found = {name: value for part in parts for name, value in part.items()}
-    found |= {name: prepared.get(name) for name in PREPARED}
+    merged = {name: value for part in parts for name, value in part.items()}
+    merged |= {name: prepared.get(name) for name in PREPARED}
     samples = save_samples(files / "samples", mine, theirs)
-    return {**found, "baseline_key": base.key, "samples": samples, "notes": notes}
+    return {**merged, "baseline_key": base.key, "samples": samples, "notes": notes}
 
 
 def quality_columns(

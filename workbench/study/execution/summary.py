@@ -1,4 +1,4 @@
-"""What a run of a study did, and where its time went."""
+"""The summary of a run: trials by state, and seconds by phase."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What a run did: trials finished now, reused from before, failed, still open; ``cut`` says what was left out.
+    """Numbers of trials that are finished, reused from earlier runs, failed, and open; ``cut`` lists what was left out.
 
-    ``phases_s`` holds the seconds on the wall clock that the processes of trials spent in each of
-    :data:`workbench.study.workers.phases.PHASES`; ``covered_s`` those in which there was any of them.
+    ``phases_s`` are the wall-clock seconds of each of :data:`workbench.study.workers.phases.PHASES`; ``covered_s`` are
+    those of any of them.
     """
 
     finished: int
@@ -26,10 +26,7 @@ class RunSummary:
 
     @property
     def harness_s(self) -> float | None:
-        """Seconds that were nobody's phase: process starts, imports, the database, and the study's own sums.
-
-        None on a cluster, whose machines have clocks of their own.
-        """
+        """Seconds outside of all phases: process starts, imports, database. None on a cluster: it has several clocks."""
         return max(0.0, self.seconds - self.covered_s)
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""From what was timed to the columns of a row."""
+"""The columns of a row from its timing, with notes in place of missing values."""
 
 from __future__ import annotations
 
@@ -32,45 +32,43 @@ _WEIGHTS = ("weights.safetensors", "exported.pt2")
 
 @dataclass(frozen=True)
 class NoiseFloor:
-    """How far two processes of the same baseline were apart: ``ratio`` of their latencies with its interval (A-A).
+    """The A/A noise floor: the share up to which differences count as noise, and its source.
 
-    All three are None if it was not measured for this trial. ``floor`` is the share up to which differences count
-    as noise, because of ``seen``.
+    ``ratio`` is that of two baseline processes with its 95 % CI, None without an A/A test of this trial.
     """
 
     floor: float = ASSUMED_NOISE
-    seen: str = "two loads of one model were up to that far apart when this machine's noise was measured"
+    source: str = "the A/A test of this machine"
     ratio: float | None = None
     low: float | None = None
     high: float | None = None
 
 
 class NoiseFloors:
-    """The noise floors of a study (A/A timings), kept in a file; never below that of the machine if it is known."""
+    """The A/A noise floors of a study, kept in a file; never below that of the machine."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._known: dict[str, list[float]] = json.loads(path.read_text()) if path.exists() else {}
+        self._ratios: dict[str, list[float]] = json.loads(path.read_text()) if path.exists() else {}
         self._least = machine_floor()
 
     def measure(self, baseline: Trial, first: Sequence[Block], second: Sequence[Block]) -> None:
-        """Keep the ratio of one process of the baseline against another."""
-        found = pace_ratio(first, second)
-        self._known[baseline.key] = [found.ratio, found.low, found.high]
-        write_json(self._path, self._known)
+        """Record the ratio of two processes of the baseline."""
+        ratio = pace_ratio(first, second)
+        self._ratios[baseline.key] = [ratio.ratio, ratio.low, ratio.high]
+        write_json(self._path, self._ratios)
 
     def of(self, baseline: Trial) -> NoiseFloor:
-        """Return the floor; for a batch size that was not measured, the largest of the others."""
-        own = self._known.get(baseline.key)
-        known = self._known.values() if own is None else [own]
-        apart = max((_apart(*values) for values in known), default=0.0)
-        seen = "two processes of the baseline (A/A) were that far apart" if apart > self._least else NoiseFloor.seen
-        replica = NoiseFloor(max(apart, self._least), seen)
-        return replica if own is None else replace(replica, ratio=own[0], low=own[1], high=own[2])
+        """Return the floor of a baseline; without an A/A test of its own, the largest of the others."""
+        own = self._ratios.get(baseline.key)
+        apart = max((_apart(*values) for values in ([own] if own else self._ratios.values())), default=0.0)
+        source = "the A/A test of two baseline processes" if apart > self._least else NoiseFloor.source
+        floor = NoiseFloor(max(apart, self._least), source)
+        return floor if own is None else replace(floor, ratio=own[0], low=own[1], high=own[2])
 
 
 def _apart(ratio: float, low: float, high: float) -> float:
-    """Return how far two processes of one model are apart beyond the error of their own timing, as a share."""
+    """Return the difference of two processes beyond the error of their own timing, as a share."""
     error = math.log(high / low) / 2
     return math.expm1(math.sqrt(max(math.log(ratio) ** 2 - error**2, 0.0)))
 
@@ -83,12 +81,12 @@ def speed_columns(
     *,
     timed: Rounds | None = None,
 ) -> dict[str, Any]:
-    """Return latency, throughput, speedup and verdict, with notes for what is None."""
+    """Return latency, throughput, speedup and verdict."""
     timing = Timing.of(blocks)
     notes = {f"latency_ms_{name}": reason for name, reason in timing.notes.items() if name != "low"}
     if "low" in timing.notes:
         notes |= dict.fromkeys(("latency_ms_low", "latency_ms_high"), timing.notes["low"])
-    found = pace_ratio(base, blocks, floor=noise.floor)
+    ratio = pace_ratio(base, blocks, floor=noise.floor)
     faults, switches = usage_per_call(blocks)
     columns = {
         "latency_ms_p50": timing.p50,
@@ -98,11 +96,11 @@ def speed_columns(
         "latency_ms_p90": timing.p90,
         "latency_ms_p99": timing.p99,
         "throughput_per_s": arm.trial.batch_size * 1e3 / timing.p50,
-        "speedup": found.ratio,
-        "speedup_low": found.low,
-        "speedup_high": found.high,
-        "verdict": verdict(found.low, found.high, floor=noise.floor),
-        "estimator": found.estimator,
+        "speedup": ratio.ratio,
+        "speedup_low": ratio.low,
+        "speedup_high": ratio.high,
+        "verdict": verdict(ratio.low, ratio.high, floor=noise.floor),
+        "estimator": ratio.estimator,
         "noise_floor": noise.floor,
         "page_faults_per_call": faults,
         "context_switches_per_call": switches,
@@ -114,18 +112,18 @@ def speed_columns(
     if timed is not None and timed.notes:
         notes["conditions"] = " ".join(timed.notes)
     if faults is None:
-        notes |= dict.fromkeys(("page_faults_per_call", "context_switches_per_call"), "Not counted for this arm.")
+        notes |= dict.fromkeys(("page_faults_per_call", "context_switches_per_call"), "Not counted for this trial.")
     elif faults > MANY_FAULTS:
         notes["page_faults_per_call"] = "The allocator returns memory to the kernel after every call."
     if not arm.opened.get("steady", True):
         notes["latency_ms_p50"] = "The warm-up did not become steady within its limit."
     if noise.floor > ASSUMED_NOISE:
-        notes["verdict"] = f"Differences up to {noise.floor:.1%} count as noise: {noise.seen}."
-    if max(found.waited) > MAX_WAIT:
-        base_share, share = (f"{100 * waited:.0f} %" for waited in found.waited)
+        notes["verdict"] = f"Noise floor {noise.floor:.1%}, from {noise.source}."
+    if max(ratio.waited) > MAX_WAIT:
+        base_share, share = (f"{100 * waited:.0f} %" for waited in ratio.waited)
         notes["speedup"] = (
-            f"Even the fastest calls waited for a core ({base_share} of the time for the baseline, {share} for this "
-            "arm). The interval allows for what that may hide."
+            f"Even the fastest calls waited for a core ({base_share} of the time in the baseline, {share} in this "
+            "trial). The 95 % CI includes that uncertainty."
         )
     return {**columns, "notes": notes}
 
@@ -138,7 +136,7 @@ def timed_columns(
     *,
     timed: Rounds | None = None,
 ) -> dict[str, Any]:
-    """Return latency, throughput, speedup, verdict, memory and load time, with notes for what is None."""
+    """Return latency, throughput, speedup, verdict, memory and load time."""
     columns = speed_columns(arm, blocks, base, noise, timed=timed)
     return {**columns, **opened_columns(arm, columns["notes"])}
 
@@ -146,19 +144,19 @@ def timed_columns(
 def baseline_columns(
     arm: EngineProcess, blocks: Sequence[Block], noise: NoiseFloor, timed: Rounds | None = None
 ) -> dict[str, Any]:
-    """Return the columns of the baseline: speedup 1 by definition, its interval that of a second baseline process."""
+    """Return the columns of the baseline: its speedup is 1, with the interval of the A/A test."""
     columns = timed_columns(arm, blocks, blocks, noise, timed=timed)
     columns |= {"speedup": 1.0, "speedup_low": None, "speedup_high": None, "verdict": "same"}
     if noise.low is None or noise.high is None:
         columns["notes"] |= dict.fromkeys(("speedup_low", "speedup_high"), "This is the baseline: 1 by definition.")
     else:
         columns |= {"speedup_low": min(1.0, noise.low), "speedup_high": max(1.0, noise.high)}
-        columns["notes"]["speedup"] = "1 by definition; the interval is that of a second process of the baseline (A-A)."
+        columns["notes"]["speedup"] = "1 by definition; the interval is that of the A/A test of two processes."
     return columns
 
 
 def opened_columns(arm: EngineProcess, notes: dict[str, str]) -> dict[str, Any]:
-    """Return what loading told: the cold start, difference from torch, memory, the engine's own remarks."""
+    """Return cold start, difference from torch, memory, and the engine's notes."""
     diff = arm.opened["max_abs_diff"]
     if diff is None or not math.isfinite(diff):
         notes["max_abs_diff"] = "The outputs were not compared with torch." if diff is None else f"It is {diff}."
@@ -169,25 +167,24 @@ def opened_columns(arm: EngineProcess, notes: dict[str, str]) -> dict[str, Any]:
 
 
 def footprint_columns(arm: EngineProcess, notes: dict[str, str]) -> dict[str, float | None]:
-    """Return memory and energy of an arm; what a figure is, or why it is None, goes into ``notes``."""
+    """Return memory and energy of an arm; their sources and reasons go into ``notes``."""
     columns: dict[str, float | None] = {}
     for name in FOOTPRINT:
-        columns[name], word = arm.figures.get(name, (None, None))
-        if word or columns[name] is None:
-            notes[name] = word or "It was not measured."
+        columns[name], note = arm.figures.get(name, (None, None))
+        if note or columns[name] is None:
+            notes[name] = note or "It was not measured."
     return columns
 
 
 def cold_columns(arm: EngineProcess, notes: dict[str, str]) -> dict[str, float | None]:
-    """Return what a fresh process waited for before its first answer: loading, compiling and the first call, in ms.
+    """Return the cold start in ms: loading, compiling and the first call, which add up.
 
-    The three add up: what is compiling in a step of its own is not in ``load_ms``. The import of the runtime is not
-    counted, and the warm-up comes later.
+    A separate compilation is not in ``load_ms``. Imports of the runtime and the warm-up are not included.
     """
     cold, backend = arm.opened["cold"], arm.trial.backend
     compiled, first = cold["compile_s"], cold["first_call_s"]
     if compiled is None:
-        notes["compile_ms"] = f"{backend} has no step of its own for compiling: what it does of it is part of load_ms."
+        notes["compile_ms"] = f"{backend} compiles while it loads: the time is part of load_ms."
     if first is None:
         notes["first_call_ms"] = "The outputs were not compared with torch, which is the first call."
     return {
@@ -198,28 +195,28 @@ def cold_columns(arm: EngineProcess, notes: dict[str, str]) -> dict[str, float |
 
 
 def shape_notes(trial: Trial, own: Shape) -> dict[str, str]:
-    """Return what must be said of a row whose inputs were cut or repeated to another size than their own."""
+    """Return the notes of a row whose inputs were cut or repeated to another size."""
     if set(trial.shape) <= set(own):
         return {}
-    words = "At the inputs' own sizes, not at those of this row."
-    return {"macs": words, "first_call_ms": words, "shape": "The example inputs were cut, or repeated from the start."}
+    note = "At the inputs' own sizes, not at those of this row."
+    return {"macs": note, "first_call_ms": note, "shape": "The example inputs were cut, or repeated from the start."}
 
 
 def size_columns(folder: Path, backend: str) -> dict[str, Any]:
-    """Return the size in MiB of the file that the backend loads, and a note that names the file."""
+    """Return the size in MiB of the file that the backend loads, with its name as the note."""
     names = _WEIGHTS if runs_module(backend) else ("model.onnx",)
     for name in names:
-        found = [folder / name, *folder.glob(f"{name}.data")]
-        if found[0].exists():
-            size = sum(path.stat().st_size for path in found) / 2**20
+        paths = [folder / name, *folder.glob(f"{name}.data")]
+        if paths[0].exists():
+            size = sum(path.stat().st_size for path in paths) / 2**20
             return {"size_mib": size, "notes": {"size_mib": f"The size of {name}."}}
-    return {"size_mib": None, "notes": {"size_mib": f"The artefact has no {' or '.join(names)}."}}
+    return {"size_mib": None, "notes": {"size_mib": f"The artifact has no {' or '.join(names)}."}}
 
 
 def save_samples(folder: Path, blocks: Sequence[Block], base: Sequence[Block]) -> str:
-    """Write the raw ms per call of a trial and of the baseline beside it; return the name, made from the content.
+    """Write the raw latencies of a trial and of its baseline; return the name, a hash of the content.
 
-    ``arm_0`` holds the ms of the arm's first block and ``arm_wait_0`` the ms that its threads waited for a core.
+    ``arm_0`` holds the ms of the arm's first block, and ``arm_wait_0`` the ms that its threads waited for a core.
     """
     arrays = {}
     for name, kind in (("arm", blocks), ("base", base)):

@@ -31,6 +31,10 @@ class GroupTiming:
     arms: dict[str, EngineProcess]
     failed: dict[str, TrialFailed]
 
+    def blocks(self, trial: Trial) -> list[Block]:
+        """Return the blocks of a trial."""
+        return self.rounds.timed[self.arms[trial.key].name]
+
 
 class TimingPool:
     """Keeps the baseline's process, and starts, times and ends the processes of groups."""

@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _own_streams(descriptor: int) -> tuple[IO[str], IO[bytes]]:
-    """Reserve the event descriptor and the input; printed text goes to standard error, and cannot break the protocol."""
+    """Reserve the event descriptor and the input; prints go to standard error, and cannot break the protocol."""
     own = os.dup(descriptor)
     os.dup2(2, 1)
     if descriptor > 2:

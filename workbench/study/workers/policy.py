@@ -36,7 +36,7 @@ def dask_variables() -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class WorkerPolicy:
-    """How the workers of a run are treated.
+    """Stall timeout, phase timing and environment of the workers of a run.
 
     ``stall_s`` is the longest time without an event (None: no limit), ``unset`` the variables that they do not inherit.
     """

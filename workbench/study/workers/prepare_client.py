@@ -175,8 +175,8 @@ class PrepareClient:
             "probe", on_event=on_event, recipe=recipe.to_dict(), engine=engine, batch_size=batch_size,
             threads=threads, pace=pace, checkpoints=checkpoints,
         )  # fmt: skip
-        found: dict[str, Any] = answer["found"]
-        return found
+        result: dict[str, Any] = answer["result"]
+        return result
 
     def choose_threads(self, points: Sequence[OperatingPoint], threads: int) -> dict[OperatingPoint, ThreadChoice]:
         """Return the faster thread count of torch eager at each point, timed in the worker.

@@ -1,4 +1,4 @@
-"""Inside a *prepare* child: apply recipes and write artefacts, keeping the task and shared beginnings warm."""
+"""The *prepare* worker: apply recipes and write artifacts, with the task and shared prefixes in memory."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 _EVERY_S = 0.2
 _CLEARLY = 1.3
-"""Times as long as one thread that several must take, at the low end of the 95 % CI, for steps to be applied on one."""
+"""Least time with several threads over that with one, by the low end of the 95 % CI, to apply steps on one thread."""
 
 
 class PrepareWorker:
-    """Answers ``task`` (which task to work on) and ``prepare`` (one recipe into one folder)."""
+    """Answers ``task``, ``prepare``, ``probe`` and ``threads``."""
 
     def __init__(self, emit: Callable[..., None]) -> None:
         import torch
@@ -32,7 +32,7 @@ class PrepareWorker:
 
         torch.set_num_threads(default_threads())
         self._emit = emit
-        self._task: Task | None = None
+        self._loaded_task: Task | None = None
         self._cache: MutableMapping[str, Variant] = {}
         self._prober: Prober | None = None
 
@@ -42,10 +42,17 @@ class PrepareWorker:
             "task": self.load, "prepare": self.prepare, "probe": self.probe, "threads": self.choose_threads
         }  # fmt: skip
 
-    def load(self, command: dict[str, Any], payload: bytes) -> dict[str, Any]:
-        """Load the task by reference, else from what the study pickled; say where finished beginnings are kept.
+    @property
+    def _task(self) -> Task:
+        if self._loaded_task is None:
+            raise StudyError("A prepare worker needs the command 'task' before any other.")
+        return self._loaded_task
 
-        It is built with as many threads as in the study's process: a build that trains gives other weights with others.
+    def load(self, command: dict[str, Any], payload: bytes) -> dict[str, Any]:
+        """Load the task by reference, or from the pickled payload.
+
+        It is built with the thread count of the study's process, because that changes the weights of a build that
+        trains.
         """
         import torch
 
@@ -56,44 +63,37 @@ class PrepareWorker:
         if command["reference"] is not None:
             from workbench.tasks.load import load_task
 
-            self._task = load_task(command["reference"])
+            self._loaded_task = load_task(command["reference"])
         else:
             import cloudpickle
 
-            self._task = cloudpickle.loads(payload)
+            self._loaded_task = cloudpickle.loads(payload)
         fingerprint = self._task.fingerprint
         torch.set_num_threads(own)
         self._cache = PrefixCache(self._task) if command["prefix_cache"] else {}
-        _import_exporter()
+        with contextlib.suppress(ImportError):  # a private module that the first export would import
+            import torch.onnx._internal.exporter._compat
         return {"fingerprint": fingerprint}
 
     def prepare(self, command: dict[str, Any], payload: bytes) -> dict[str, Any]:
-        """Apply a recipe, write the artefact into ``folder``, and return what the rows need.
+        """Apply a recipe, write the artifact into ``folder``, and return the preparation metadata.
 
-        Where the export allows no dynamic batch, each further batch size gets an artefact ``<folder>-b<size>``. A
-        training that a kill ended goes on from its last checkpoint.
+        If the export has no dynamic batch, each further batch size gets an artifact ``<folder>-b<size>``. A training
+        that was killed continues from its last checkpoint.
         """
         from workbench.artifact import save_variant
-        from workbench.compress.recipe import Recipe
-        from workbench.measure.comparison.latency_cost import latency_cost
 
-        if self._task is None:
-            raise StudyError("The preparing process was asked for a recipe before it got a task.")
         if self._prober is not None:
             self._prober.close()
-        started = time.monotonic()
-        recipe = Recipe.from_dict(command["recipe"])
+        folder, sizes, started = Path(command["folder"]), command["batch_sizes"], time.monotonic()
         report = _Throttled(self._emit)
-        with latency_cost(recipe) or contextlib.nullcontext() as cost:
-            kept = Path(command["folder"]).with_name("checkpoints")
-            variant = recipe.apply(self._task, progress=report, cache=self._cache, cost=cost, checkpoints=kept)
+        variant = self._apply(command["recipe"], folder.with_name("checkpoints"), report)
         applied = time.monotonic()
-        report(Progress("export", 0, 1, "writing the artefact"))
-        sizes = command["batch_sizes"]
-        artifact = save_variant(variant, command["folder"], batch=sizes[0])
+        report(Progress("export", 0, 1, "writing the artifact"))
+        artifact = save_variant(variant, folder, batch=sizes[0])
         fixed = artifact.onnx_path is not None and not artifact.io.dynamic_batch
         for size in sizes[1:] if fixed else ():
-            save_variant(variant, f"{command['folder']}-b{size}", batch=size)
+            save_variant(variant, f"{folder}-b{size}", batch=size)
         ended = time.monotonic()
         return {
             "spans": [("train", started, applied), ("export", applied, ended)],
@@ -108,47 +108,43 @@ class PrepareWorker:
         }
 
     def probe(self, command: dict[str, Any], payload: bytes) -> dict[str, Any]:
-        """Apply a recipe and return its quality and size, and on an engine its speedup over the first one probed.
+        """Apply a recipe without an artifact, and return quality, size, and with ``engine`` its speedup.
 
-        No artifact is written; finished prefixes are kept as always. ``pace`` also measures how long an epoch takes.
+        The speedup is over the first recipe that was probed. ``pace`` also measures the time of an epoch.
         """
-        from workbench.compress.recipe import Recipe
-        from workbench.measure.comparison.latency_cost import latency_cost
         from workbench.study.workers.probing import Prober, epoch_seconds
 
-        if self._task is None:
-            raise StudyError("The preparing process was asked for a probe before it got a task.")
         self._prober = self._prober or Prober()
         started = time.monotonic()
-        recipe, kept = Recipe.from_dict(command["recipe"]), Path(command["checkpoints"])
-        report = _Throttled(self._emit)
-        with latency_cost(recipe) or contextlib.nullcontext() as cost:
-            variant = recipe.apply(self._task, progress=report, cache=self._cache, cost=cost, checkpoints=kept)
+        variant = self._apply(command["recipe"], Path(command["checkpoints"]), _Throttled(self._emit))
         applied = time.monotonic()
-        options = {name: command[name] for name in ("engine", "batch_size", "threads")}
-        found = self._prober.probe(variant, **options)
+        result = self._prober.probe(variant, **{name: command[name] for name in ("engine", "batch_size", "threads")})
         if command["pace"]:
-            found["epoch_s"] = epoch_seconds(self._task) if self._task.has_train else None
+            result["epoch_s"] = epoch_seconds(self._task) if self._task.has_train else None
         ended = time.monotonic()
         spans = [("train", started, applied), ("timed", applied, ended)]
-        return {"spans": spans, "found": {**found, "seconds": ended - started}}
+        return {"spans": spans, "result": {**result, "seconds": ended - started}}
+
+    def _apply(self, recipe_fields: dict[str, Any], checkpoints: Path, report: Callable[[Progress], None]) -> Variant:
+        from workbench.compress.recipe import Recipe
+        from workbench.measure.comparison.latency_cost import latency_cost
+
+        recipe = Recipe.from_dict(recipe_fields)
+        with latency_cost(recipe) or contextlib.nullcontext() as cost:
+            return recipe.apply(self._task, progress=report, cache=self._cache, cost=cost, checkpoints=checkpoints)
 
     def choose_threads(self, command: dict[str, Any], payload: bytes) -> dict[str, Any]:
         """Time the float model in torch eager with 1 and ``threads`` threads at each of ``points``.
 
         If one thread is clearly faster at the first point, steps are applied on one thread too: threads that spin at
-        every barrier beside other load would make a training several times as long.
+        every barrier would make a training under load several times as long.
         """
         import torch
 
         from workbench.study.plan.shapes import OperatingPoint
         from workbench.study.workers.baseline import choose_threads
 
-        if self._task is None:
-            raise StudyError("The preparing process was asked to time a baseline before it got a task.")
-        points = [
-            OperatingPoint(batch, tuple((name, size) for name, size in shape)) for batch, shape in command["points"]
-        ]
+        points = [OperatingPoint(batch, tuple(map(tuple, shape))) for batch, shape in command["points"]]
         choices = choose_threads(self._task, points, command["threads"])
         first = choices[points[0]]
         if first.threads == 1 and first.low > _CLEARLY:
@@ -156,27 +152,20 @@ class PrepareWorker:
         return {"choices": [dataclasses.asdict(choices[point]) for point in points]}
 
 
-def _import_exporter() -> None:
-    """Import now what the first export would: the study still writes inputs, and an export is no import."""
-
-    with contextlib.suppress(ImportError):  # a private place, which may move: then the first export imports it
-        import torch.onnx._internal.exporter._compat  # noqa: F401
-
-
 def _reused_notes(variant: Variant) -> dict[str, str]:
-    """Return what a row must say where steps came from the cache: their time is not in ``prepare_s``."""
+    """Return the note of a row with cached steps: their time is not in ``prepare_s``."""
     count = variant.reused_steps
     if not count:
         return {}
     reused = variant.reports[:count]
     which = "The first step" if count == 1 else f"The first {count} steps"
-    words = (
-        f"{which} ({' + '.join(report.label for report in reused)}) came from the cache of finished beginnings; the "
-        f"{sum(report.seconds for report in reused):.1f} s that were needed once are not in this time."
+    note = (
+        f"{which} ({' + '.join(report.label for report in reused)}) came from the prefix cache; their "
+        f"{sum(report.seconds for report in reused):.1f} s are not in this time."
     )
-    if any("cut by max_seconds" in note for report in reused for note in report.notes):
-        words += " A training there was cut by max_seconds; Study(..., prefix_cache=False) trains anew."
-    return {"prepare_s": words}
+    if any("cut by max_seconds" in line for report in reused for line in report.notes):
+        note += " A training there was cut by max_seconds; Study(..., prefix_cache=False) trains again."
+    return {"prepare_s": note}
 
 
 class _Throttled:

@@ -1,4 +1,4 @@
-"""Inside a *prepare* child: apply a recipe without an artifact, and time it against a reference on one engine."""
+"""Probes of the *prepare* worker: quality, size, and speedup over a reference on one engine, without an artifact."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 _BATCH = 128
 _TRAINING = 4.0
-"""A step of distillation takes about four forward passes: the teacher's, the student's, and its backward pass."""
+"""Forward passes that a step of distillation takes: the teacher's, the student's, and its backward pass."""
 
 
 class Prober:
-    """Keeps the reference's engine open between probes; the first variant that is timed is the reference."""
+    """Times variants against the first one, whose engine stays open between probes."""
 
     def __init__(self) -> None:
         self._cost: LatencyCost | None = None
@@ -30,7 +30,7 @@ class Prober:
             self._cost = None
 
     def probe(self, variant: Variant, *, engine: str | None, batch_size: int, threads: int) -> dict[str, Any]:
-        """Return speedup over the reference, quality, size, and what the steps took out."""
+        """Return speedup over the reference, quality, size, and the number of removed units."""
         ratio = None if engine is None else self._ratio(variant, engine, batch_size, threads)
         reports = variant.reports
         first = reports[0] if reports else None
@@ -56,12 +56,12 @@ class Prober:
 
 
 def _could_go(layer: LayerReport) -> bool:
-    """Return True for a block that was removed, or was scored and kept; others cannot be removed."""
+    """Return True for a block that was removed, or scored and kept."""
     return layer.touched or layer.reason.startswith("kept")
 
 
 def epoch_seconds(task: Task) -> float | None:
-    """Return about how long an epoch of distillation takes, from one forward pass; None without training samples."""
+    """Estimate the time of an epoch of distillation from one forward pass."""
     import torch
 
     from workbench.compress.model_ops import predict_with

@@ -1,4 +1,4 @@
-"""Inside a *time* child: one engine, loaded from an artefact, run in blocks when the study hands over the token."""
+"""The *time* worker: one engine that is loaded from an artifact, and runs blocks of calls on command."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _CUDA_PROVIDERS = ("CUDAExecutionProvider", "TensorrtExecutionProvider", "NvTens
 class TimingWorker:
     """Answers ``open``, ``warm``, ``block``, ``memory``, ``energy`` and ``evaluate``.
 
-    Only what the backend needs is imported, so that the peak memory is that of this backend.
+    It imports only what the backend needs, so that the peak memory is that of this backend.
     """
 
     def __init__(self, backend: str, emit: Callable[..., None]) -> None:
-        # what opening needs is imported now, while other processes import too, and is no part of loading
+        # import what open() needs now, together with other processes, and not as a part of loading
         import workbench.artifact.artifact
         import workbench.engine.engine  # noqa: F401
         from workbench.engine.backends import require_backend
@@ -41,7 +41,7 @@ class TimingWorker:
         self._inputs: Any = None
         self._arm: CallArm | None = None
         self._pss = PeakPss()
-        with contextlib.suppress(WorkbenchError):  # said by open, which answers with the same error
+        with contextlib.suppress(WorkbenchError):  # open() raises the same error
             require_backend(backend)
 
     def handlers(self) -> dict[str, Callable[[dict[str, Any], bytes], dict[str, Any]]]:
@@ -56,7 +56,7 @@ class TimingWorker:
         }
 
     def open(self, command: dict[str, Any], payload: bytes) -> dict[str, Any]:
-        """Load the artefact into an engine; ``payload`` is the pickled ``build`` where the backend runs modules."""
+        """Load the artifact into an engine; ``payload`` is the pickled ``build`` if the backend runs modules."""
         from workbench.artifact import open_artifact
         from workbench.engine.engine import OptimizedInferenceEngine
 
@@ -88,74 +88,69 @@ class TimingWorker:
         }
 
     def warm(self, command: dict[str, Any], payload: bytes) -> dict[str, Any]:
-        """Run until the time per call is steady."""
+        """Run until the latency is steady."""
         calls, steady = warm_until_steady(self._call)
         self._pss.read()
         return {"calls": calls, "steady": steady}
 
     def block(self, command: dict[str, Any], payload: bytes) -> dict[str, Any]:
-        """Run one block of calls, the settling after the switch left out."""
+        """Run one block of calls, after settling calls."""
         if self._arm is None:
             self._arm = CallArm(self._backend, self._call)
         return self._arm.block(command["seconds"]).to_dict()
 
     def memory(self, command: dict[str, Any], payload: bytes) -> dict[str, Any]:
-        """Return the peaks of this process so far, each with the reason where it is None; ``gpu`` is where it runs."""
+        """Return the peaks of this process, each with the reason if it is None, and the number of its GPU."""
         rss = peak_rss_mib()
         self._pss.read()
-        # last, since torch's profiler takes memory itself
-        return {
-            "rss": rss,
-            "pss": (self._pss.mib, self._pss.reason),
-            "allocator": self._allocator(),
-            "gpu": self._gpu(),
-        }
+        pss = self._pss.mib, self._pss.reason
+        return {"rss": rss, "pss": pss, "allocator": self._allocator(), "gpu": self._gpu()}  # the profiler comes last
 
     def energy(self, command: dict[str, Any], payload: bytes) -> dict[str, Any]:
-        """Return the energy of a sample above the machine at rest in mJ, or None, and the source or the reason."""
+        """Return the energy per sample above the idle machine in mJ with its source, or None with the reason."""
         gpu = self._gpu()
         meter = EnergyMeter(idle_s=command["idle_s"], gpus=() if gpu is None else (gpu,))
-        found = measure_energy(self._call, samples=batch_size(self._inputs), seconds=command["seconds"], meter=meter)
-        source, missing = found.energy.source, found.energy.reason
-        said = found.reason or f"{source}; the machine's power at rest is subtracted.{f' {missing}' if missing else ''}"
-        return {"energy": (found.energy_mj_per_sample, said)}
+        measured = measure_energy(self._call, samples=batch_size(self._inputs), seconds=command["seconds"], meter=meter)
+        source, missing = measured.energy.source, measured.energy.reason
+        note = f"{source}; the power of the idle machine is subtracted.{f' {missing}' if missing else ''}"
+        return {"energy": (measured.energy_mj_per_sample, measured.reason or note)}
 
     def evaluate(self, command: dict[str, Any], payload: bytes) -> dict[str, Any]:
-        """Run all evaluation inputs in batches and write the joined outputs into ``outputs``."""
+        """Run all inputs of a split in batches, and write the joined outputs into ``outputs``."""
         inputs = load_arrays(command["inputs"])
         engine, size, n = self._opened(), command["batch_size"], batch_size(inputs)
-        found, said = [], time.monotonic()
+        parts, reported = [], time.monotonic()
         for start in range(0, n, size):
             chunk = tree_map(np.array, slice_batch(inputs, start, min(start + size, n)))
-            found.append(slice_batch(engine.predict(_filled(chunk, size)).result, 0, min(size, n - start)))
-            if time.monotonic() - said > _EVERY_S:
-                said = time.monotonic()
+            parts.append(slice_batch(engine.predict(_filled(chunk, size)).result, 0, min(size, n - start)))
+            if time.monotonic() - reported > _EVERY_S:
+                reported = time.monotonic()
                 done = min(start + size, n)
-                words = f"{done} of {n} samples"
-                self._emit("progress", stage="evaluate", done=done, total=n, message=words, values={})
-        save_arrays(concat(found), command["outputs"])
+                text = f"{done} of {n} samples"
+                self._emit("progress", stage="evaluate", done=done, total=n, message=text, values={})
+        save_arrays(concat(parts), command["outputs"])
         return {"samples": n}
 
     def _allocator(self) -> tuple[float | None, str]:
-        """Return the most that the runtime's allocator says it held in MiB, and what that is or why it is None."""
+        """Return the peak of the runtime's allocator in MiB with a description, or None with the reason."""
         from workbench.engine.backends import runs_module
 
         if self._engine is None:
             return None, "No engine is open."
         if not runs_module(self._backend):
-            return None, f"{self._backend} does not tell what its allocator holds; torch alone does."
+            return None, f"{self._backend} has no counter of its allocator; only torch has one."
         if self._gpu() is not None:
             peak = self._engine.predict(self._inputs).metrics.peak_memory_mib
             return peak, "Weights and calls, in torch's allocator on the GPU."
         from workbench.measure.resources.torch_memory import torch_call_peak_mib
 
         try:
-            return torch_call_peak_mib(self._call), "What a call holds in torch's CPU allocator beside the weights."
-        except Exception as error:  # noqa: BLE001 - a profiler that fails must not take the row along
+            return torch_call_peak_mib(self._call), "Peak of a call in torch's CPU allocator, without the weights."
+        except Exception as error:  # noqa: BLE001 - a profiler that fails must not fail the row
             return None, f"torch's profiler could not count it: {type(error).__name__}: {error}"
 
     def _gpu(self) -> int | None:
-        """Return the number of the CUDA device that the engine runs on, None on the CPU and before it is open."""
+        """Return the number of the engine's CUDA device, None on the CPU or without an engine."""
         if self._engine is None:
             return None
         place = self._engine.placement.place
@@ -168,10 +163,10 @@ class TimingWorker:
 
     def _opened(self) -> Any:
         if self._engine is None:
-            raise StudyError("The timing process was asked to run before it opened an engine.")
+            raise StudyError("A time worker needs the command 'open' before it runs.")
         return self._engine
 
 
 def _filled(chunk: Any, size: int) -> Any:
-    """Repeat samples up to ``size``: a runtime that compiles for one batch size would compile again for the rest."""
+    """Repeat samples up to ``size``, because a runtime may compile anew for each batch size."""
     return tree_map(lambda leaf: np.resize(leaf, (size, *leaf.shape[1:])), chunk)
