@@ -16,7 +16,7 @@ import pytest
 from paths import SUPPORT
 
 import workbench as wb
-from workbench import cli
+from workbench.cli.main import main
 from workbench.core.errors import BackendUnavailable, ConfigError, PackageMissing, StudyError
 from workbench.core.lazy import install_command
 from workbench.core.machine import fingerprint_id
@@ -167,7 +167,7 @@ def test_the_command_runs_on_a_cluster(cluster_of, tmp_path, capsys):
     address = cluster_of(1).scheduler_address
     where = ["--storage", f"sqlite:///{tmp_path}/s.db", "--cluster", address, "--json"]
     what = ["--recipes", str(tmp_path / "recipes.json"), "--backends", "onnxruntime", "--batch-sizes", "2"]
-    assert cli.main(["study", "--task", ANSWERS, *what, "--threads", "1", *where]) == 0
+    assert main(["study", "--task", ANSWERS, *what, "--threads", "1", *where]) == 0
     out, err = capsys.readouterr()
     assert [row["state"] for row in json.loads(out)] == ["complete"] * 3
     assert "workbench: 1 worker on " in err and "(worker 0)" in err

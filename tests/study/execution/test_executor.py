@@ -56,7 +56,7 @@ def test_the_baseline_is_a_row_of_its_own_with_speedup_one(ran):
     (row,) = [r for r in ran.study.rows() if r["baseline"] and r["batch_size"] == 4]
     assert (row["recipe"], row["backend"], row["speedup"], row["quality_drop"]) == ("float", "torch-eager", 1.0, 0.0)
     assert row["speedup_low"] <= 1.0 <= row["speedup_high"]
-    assert "A-A" in row["notes"]["speedup"]
+    assert "A/A" in row["notes"]["speedup"]
 
 
 def test_quality_on_an_engine_is_that_of_the_model_itself(ran, shared_task):

@@ -37,7 +37,7 @@ def test_a_metric_that_is_no_number_leaves_the_columns_empty_with_the_reason(tas
     good = written(tmp_path / "good", np.linspace(-1, 1, 100))
     flat = written(tmp_path / "flat", np.ones(100))
     found = judge(task, flat, good)
-    assert (found.quality, found.drop) == (None, None) and "the metric is nan" in found.notes["quality"]
+    assert (found.quality, found.drop) == (None, None) and "metric is nan" in found.notes["quality"]
     found = judge(task, good, flat)
     assert math.isclose(found.quality, 1.0, rel_tol=1e-5) and (found.drop, found.low, found.high) == (None, None, None)
     for name in ("quality_drop", "quality_drop_low", "quality_drop_high"):

@@ -46,13 +46,7 @@ class Blob:
 
 
 def artifact_blob(folder: Path, key: str) -> Blob:
-    """Return a prepared artifact of a study's folder: its files, one folder per fixed batch size, and the metadata.
-
-    Raises
-    ------
-    StudyError
-        If the artifact cannot be read.
-    """
+    """Return a prepared artifact of a study's folder: its files, one folder per fixed batch size, and the metadata."""
     root = folder / ARTIFACTS
     paths = [root / f"{key}.json"]
     for artifact in (root / key, *root.glob(f"{key}-b*")):

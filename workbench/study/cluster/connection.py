@@ -93,12 +93,7 @@ class Transfer:
 def connected(cluster: Any) -> Iterator[ClusterConnection]:
     """Connect to the ``cluster`` of :meth:`Study.run`; a client that was passed stays open.
 
-    Raises
-    ------
-    PackageMissing
-        If distributed is not installed.
-    ConfigError
-        If it is not a valid cluster, or does not answer in time.
+    Raises PackageMissing without distributed, ConfigError if it is not a valid cluster or does not answer in time.
     """
     config = cluster if isinstance(cluster, Cluster) else Cluster(cluster)
     with optional_import("Study.run(cluster=...)"):
@@ -158,12 +153,8 @@ class ClusterConnection:
     def workers(self, backends: Sequence[str], required: Collection[str], fingerprint: str) -> list[ClusterWorker]:
         """Return the workers that may time, after a probe of each; waits for the first one.
 
-        Raises
-        ------
-        ConfigError
-            If there is none, or one has other package versions than this process.
-        BackendUnavailable
-            If a worker cannot run one of the ``required`` backends.
+        Raises ConfigError if there is none or its package versions differ, BackendUnavailable if it cannot run one of
+        the ``required`` backends.
         """
         end = time.monotonic() + self.config.timeout_s
         while not (there := self._workers()) and time.monotonic() < end:

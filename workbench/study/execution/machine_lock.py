@@ -11,20 +11,11 @@ import functools
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol
+
+from workbench.study.workers.process import CancelToken
 
 POLL_S = 0.1
 NAME = "inference-workbench-turn"
-
-
-class Waiter(Protocol):
-    """Ends a wait early; :class:`workbench.study.workers.process.CancelToken` is one."""
-
-    def wait(self, seconds: float) -> None:
-        """Sleep, but no longer than until the cancel."""
-
-    def check(self) -> None:
-        """Raise if the work is to stop."""
 
 
 def lock_folder() -> Path:
@@ -37,28 +28,16 @@ def lock_folder() -> Path:
 
 @contextlib.contextmanager
 def machine_lock(
-    *, exclusive: bool, stop: Waiter, say: Callable[[str], None], folder: Path | None = None
+    *, exclusive: bool, stop: CancelToken, say: Callable[[str], None], folder: Path | None = None
 ) -> Iterator[Callable[[], bool]]:
     """Hold the machine lock within a ``with`` block, which gets a function that returns True if another study waits.
 
     Every process queues for a second lock first: who waits for the cores gets them before a process that just
     released them and takes them again. The lock is not reentrant.
 
-    Parameters
-    ----------
-    exclusive : bool
-        True to time. False for work that must not disturb a timing, which several processes may do at once.
-    stop : Waiter
-        Checked while waiting.
-    say : callable
-        Gets a message if the lock is held elsewhere, or if the folder supports no locks: then work goes on without.
-    folder : Path, optional
-        :func:`lock_folder` by default.
-
-    Raises
-    ------
-    Cancelled, OutOfTime
-        As ``stop.check()`` does.
+    ``exclusive`` is True to time, and False for work that must not disturb a timing, which several processes may do at
+    once. ``say`` gets a message if the lock is held elsewhere, or if ``folder`` (:func:`lock_folder` by default) has no
+    locks, and work goes on without one. Raises what ``stop.check()`` does.
 
     Examples
     --------
@@ -77,7 +56,7 @@ def machine_lock(
 
 
 def _acquire(
-    stack: contextlib.ExitStack, where: Path, *, exclusive: bool, stop: Waiter, say: Callable[[str], None]
+    stack: contextlib.ExitStack, where: Path, *, exclusive: bool, stop: CancelToken, say: Callable[[str], None]
 ) -> Callable[[], bool]:
     where.mkdir(parents=True, exist_ok=True)
     queue, cores = (stack.enter_context(_opened(where / f"{NAME}{suffix}")) for suffix in (".queue", ".lock"))

@@ -17,6 +17,7 @@ from workbench.study.plan.trials import BASELINE_BACKEND, Plan, Trial, check_rec
 from workbench.study.results.ranking import Recommendation
 from workbench.study.results.schema import row_recipe
 from workbench.study.storage.artifact_store import ArtifactStore
+from workbench.study.workers.policy import WorkerPolicy
 from workbench.study.workers.prepare_client import PrepareClient, Shipment, pack
 from workbench.study.workers.process import CancelToken
 from workbench.study.workers.timing_client import EngineProcess, TimingSetup
@@ -90,7 +91,7 @@ def measure_seed_variance(
     plan = plan_for(task.fingerprint, recipes, [backend], [batch], threads=threads, budget_s=None)
     check_recipes(plan.recipes, task)
     shipment = pack(task)
-    client, done = PrepareClient(shipment, files, stop, prefix_cache=cache), False
+    client, done = PrepareClient(shipment, files, stop, prefix_cache=cache, policy=WorkerPolicy()), False
     try:
         results = _Seeds(task, plan, shipment, files, stop, progress, client).results(recipes)
         done = True

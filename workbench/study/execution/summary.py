@@ -26,7 +26,7 @@ class RunSummary:
 
     @property
     def harness_s(self) -> float | None:
-        """Seconds outside of all phases: process starts, imports, database. None on a cluster: it has several clocks."""
+        """Seconds outside of all phases: process starts, imports, database. None on a cluster."""
         return max(0.0, self.seconds - self.covered_s)
 
     def __repr__(self) -> str:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import IO, Any
 
 from workbench.core.allocator import use_steady_allocator
-from workbench.engine.backends.openvino.compiler_guard import crashes_are_survived
+from workbench.engine.backends.openvino.compiler_guard import disable_trial_compile
 from workbench.study.workers.phases import spans_of
 from workbench.study.workers.protocol import read_frame
 
@@ -67,7 +67,7 @@ def _read(commands: IO[bytes], frames: queue.SimpleQueue[tuple[dict[str, Any], b
 
 
 def _handlers(kind: str, hello: dict[str, Any], emit: Emit) -> dict[str, Handler]:
-    crashes_are_survived()
+    disable_trial_compile()
     if hello.get("allocator", "steady") == "steady":  # before the first tensor, for all arms and trainings alike
         use_steady_allocator()
     if kind == "prepare":

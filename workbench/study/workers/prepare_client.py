@@ -41,10 +41,7 @@ class Shipment:
 def pack(task: Task, *, elsewhere: bool = False) -> Shipment:
     """Return a task to be sent; ``elsewhere`` pickles all of it, for machines without its files.
 
-    Raises
-    ------
-    StudyError
-        If its functions cannot be pickled.
+    Raises StudyError if its functions cannot be pickled.
     """
     build = _pickled(task.build, f"build of task {task.name!r}")
     reference = None if elsewhere else task.reference
@@ -83,21 +80,12 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
 
 
 class PrepareClient:
-    """Starts the worker on first use, and again after it was lost.
-
-    ``shipment`` is the task; None if the process starts before the task is known, see :meth:`carry`.
-    """
+    """Starts the worker on first use, and again after it was lost; ``task`` is None until :meth:`carry` sets it."""
 
     def __init__(
-        self,
-        shipment: Shipment | None,
-        files: Path,
-        stop: CancelToken,
-        *,
-        prefix_cache: bool = True,
-        policy: WorkerPolicy | None = None,
+        self, task: Shipment | None, files: Path, stop: CancelToken, *, prefix_cache: bool, policy: WorkerPolicy
     ) -> None:
-        self._shipment, self._files, self._stop = shipment, files, stop
+        self._shipment, self._files, self._stop = task, files, stop
         self._prefix_cache, self._policy = prefix_cache, policy
         self._worker: WorkerProcess | None = None
         self._sent = self._loaded = False
@@ -130,12 +118,7 @@ class PrepareClient:
     ) -> dict[str, Any]:
         """Apply the recipe of a trial, write its artifact into the store, and return the preparation metadata.
 
-        Raises
-        ------
-        TrialFailed
-            If the recipe failed (the worker stays alive), or the process ended (the next call starts another).
-        StudyError
-            If the worker loads a different task.
+        Raises TrialFailed if the recipe failed or the process ended, StudyError if the worker loads a different task.
         """
         folder, started = store.target(trial), time.monotonic()
         if folder.exists():
@@ -163,13 +146,7 @@ class PrepareClient:
         threads: int,
         pace: bool,
     ) -> dict[str, Any]:
-        """Apply a recipe without an artifact; with ``engine``, time it against the first recipe that was probed.
-
-        Raises
-        ------
-        TrialFailed
-            As :meth:`prepare`.
-        """
+        """Apply a recipe without an artifact; with ``engine``, time it against the first recipe that was probed."""
         checkpoints = str(self._files / "artifacts" / "checkpoints")
         answer = self._loaded_worker().ask(
             "probe", on_event=on_event, recipe=recipe.to_dict(), engine=engine, batch_size=batch_size,

@@ -74,35 +74,14 @@ class WorkerError(TrialFailed):
 
 
 class WorkerProcess:
-    """A process that runs :mod:`workbench.study.workers.main`, with its own process group.
+    """A process that runs :mod:`workbench.study.workers.main` as ``"prepare"`` or ``"time"``, in a group of its own.
 
-    Parameters
-    ----------
-    kind : str
-        ``"prepare"`` or ``"time"``.
-    hello : mapping
-        First message: what the worker may import before its first command.
-    log : Path
-        File for whatever the worker and its libraries print; its last line is quoted if the worker dies.
-    stop : CancelToken
-        Checked while waiting.
-    policy : WorkerPolicy
-        Stall timeout, environment and phase timing.
-
-    Raises
-    ------
-    StudyError
-        If the process cannot be started.
+    ``hello`` is its first message, with what it may import before the first command. ``log`` takes its prints; the last
+    line is quoted if it dies. Raises StudyError if it cannot be started.
     """
 
     def __init__(
-        self,
-        kind: str,
-        hello: Mapping[str, Any],
-        *,
-        log: Path,
-        stop: CancelToken,
-        policy: WorkerPolicy | None = None,
+        self, kind: str, hello: Mapping[str, Any], *, log: Path, stop: CancelToken, policy: WorkerPolicy | None = None
     ) -> None:
         self.log = log
         self._stop = stop
@@ -140,14 +119,8 @@ class WorkerProcess:
     ) -> dict[str, Any]:
         """Send a command and wait for its answer; other events go to ``on_event``.
 
-        Raises
-        ------
-        Cancelled, OutOfTime
-            After a cancel or the deadline; the worker still runs then.
-        WorkerError
-            If the command failed in the worker.
-        TrialFailed
-            If the worker ended, with the reason; or if it was killed at the stall timeout.
+        Raises Cancelled or OutOfTime (the worker still runs then), WorkerError if the command failed in the worker, and
+        TrialFailed if the worker ended or was killed at the stall timeout.
         """
         self.wait_ready()
         self.send(command, payload, **fields)
