@@ -7,7 +7,7 @@ from paths import ROOT
 from word_rules import below
 
 LEFT = {
-    "artifact": 103,
+    "artifact": 0,
     "cli": 39,
     "compress": 31,
     "core": 61,

@@ -108,12 +108,12 @@ def test_a_missing_file_is_named(copy):
 
 
 def test_what_is_no_artefact_is_refused(copy, tmp_path):
-    with pytest.raises(ArtifactError, match=r"holds no manifest\.json"):
+    with pytest.raises(ArtifactError, match=r"has no manifest\.json"):
         open_artifact(tmp_path)
     with pytest.raises(ArtifactError, match="does not exist"):
         open_artifact(tmp_path / "nowhere")
     forge(copy, format=99)
-    with pytest.raises(ArtifactError, match="newer workbench: artefact format 99"):
+    with pytest.raises(ArtifactError, match=r"artifact format 99.*newer workbench"):
         open_artifact(copy)
     (copy / "manifest.json").write_text("{")
     with pytest.raises(ArtifactError, match="cannot be read as a manifest"):
@@ -183,7 +183,7 @@ def test_saving_again_replaces_and_nothing_else_is_touched(saved, copy, tmp_path
     other = tmp_path / "mine"
     other.mkdir()
     (other / "thesis.txt").write_text("years of work")
-    with pytest.raises(ArtifactError, match="is not an artefact"):
+    with pytest.raises(ArtifactError, match="is not an artifact"):
         save_variant(saved[0], other)
     assert (other / "thesis.txt").read_text() == "years of work"
     again = save_variant(saved[0], copy)

@@ -1,4 +1,4 @@
-"""Variants on disk. Light: names are imported from their modules when first used."""
+"""Artifacts: variants on disk. Names are imported on first use."""
 
 from workbench.core.lazy import attach
 

@@ -1,4 +1,4 @@
-"""Open a variant on disk: checked by hash, and without torch."""
+"""Open an artifact (a variant on disk) without torch, checked by hash."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class Artifact:
     Attributes
     ----------
     folder
-        Where its files are.
+        Folder of its files.
     manifest
         Content of ``manifest.json``: recipe, task, params, macs, validation quality, step reports, export notes,
         library versions and the hash of every file.
     io
-        What the model takes and gives.
+        Inputs and outputs of the model.
     """
 
     folder: Path
@@ -38,27 +38,27 @@ class Artifact:
 
     @property
     def onnx_path(self) -> Path | None:
-        """The ONNX file, or None where the module could not be exported: see :attr:`export_error`."""
+        """The ONNX file, or None if the export failed: see :attr:`export_error`."""
         return self.folder / ONNX if ONNX in self.manifest["files"] else None
 
     @property
     def export_error(self) -> str | None:
-        """Why there is no ONNX file, or None where there is one."""
+        """The error of the ONNX export, or None."""
         return self.manifest["export"].get("error")  # type: ignore[no-any-return]
 
     @property
     def quantized(self) -> bool:
-        """True where rounding to integers is part of the model."""
+        """True if the model is quantized."""
         return bool(self.manifest["quantized"])
 
     @property
     def size_mib(self) -> float:
-        """Size of the model file in MiB: the ONNX file, or the weights where there is none."""
+        """Size of the model file in MiB: the ONNX file, or the weights if there is none."""
         files = self.manifest["files"]
         for name in (ONNX, WEIGHTS, PROGRAM):
             if name in files:
                 return float(files[name]["bytes"]) / 2**20
-        raise ArtifactError(f"The artefact {self.folder} holds no model file.")
+        raise ArtifactError(f"The artifact {self.folder} has no model file.")
 
     def __repr__(self) -> str:
         task = self.manifest["task"].get("name")
@@ -66,29 +66,29 @@ class Artifact:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a row about this artefact must say, for example that its batch size is fixed."""
+        """Notes of the export, for example a fixed batch size."""
         return tuple(self.manifest["export"].get("notes", ()))
 
     @functools.cached_property
     def reference(self) -> Reference:
-        """A small batch and what torch gave for it."""
+        """A small batch with torch's outputs."""
         return Reference.read(self.folder / REFERENCE)
 
 
 def open_artifact(folder: str | Path) -> Artifact:
-    """Open an artefact and check every file against the manifest.
+    """Open an artifact and check every file against the manifest.
 
     Raises
     ------
     ArtifactError
-        If the folder is no artefact, is of another format, or a file is missing or was changed; the file is named.
+        If the folder is not an artifact, has another format, or a file is missing or changed.
 
     Examples
     --------
-    >>> open_artifact("artefacts/prune-0.5").io.dynamic_batch
+    >>> open_artifact("artifacts/prune-0.5").io.dynamic_batch
     True
     """
-    folder = require_path("An artefact's folder", folder, error=ArtifactError)
+    folder = require_path("An artifact's folder", folder, error=ArtifactError)
     manifest = read_manifest(folder, needs=(IO, REFERENCE))
     return Artifact(folder, manifest, _read_io(folder / IO))
 
@@ -98,12 +98,10 @@ def _read_io(path: Path) -> IOSpec:
         io = IOSpec.read(path)
         tree_builder(io.output_tree)(io.outputs)
         io.describe_inputs()
-        whole = [isinstance(s.name, str) and np.dtype(s.dtype).kind in "biufc" for s in (*io.inputs, *io.outputs)]
+        arrays = [isinstance(s.name, str) and np.dtype(s.dtype).kind in "biufc" for s in (*io.inputs, *io.outputs)]
+        if not io.inputs or not io.outputs or not all(arrays):
+            raise ArtifactError("one of them is not an array")
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError, ArtifactError) as error:
-        said = error if isinstance(error, ArtifactError) else repr(error)
-        raise ArtifactError(
-            f"{path} does not describe a model's inputs and outputs: {str(said).rstrip('.')}."
-        ) from error
-    if not io.inputs or not io.outputs or not all(whole):
-        raise ArtifactError(f"{path} does not describe a model's inputs and outputs: one of them is no array.")
+        reason = str(error if isinstance(error, ArtifactError) else repr(error)).rstrip(".")
+        raise ArtifactError(f"{path} does not describe a model's inputs and outputs: {reason}.") from error
     return io

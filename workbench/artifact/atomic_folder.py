@@ -1,4 +1,4 @@
-"""Write a whole folder or nothing: a temporary one takes its place when it is complete."""
+"""Write a folder atomically: a temporary one replaces it when complete."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from workbench.artifact.manifest import MANIFEST
 from workbench.core.errors import ArtifactError, WorkbenchError
 
 _TRIES = 100
-_OCCUPIED = (errno.ENOTEMPTY, errno.EEXIST)  # by an artefact that must make room first
+_OCCUPIED = (errno.ENOTEMPTY, errno.EEXIST)  # by an artifact, which is moved away first
 
 
 @contextlib.contextmanager
 def replacing_folder(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside ``folder`` that takes its place when the block ends well.
+    """Yield a temporary folder next to ``folder`` that replaces it if the block succeeds.
 
-    An artefact that was there stays until then, and comes back when the last moment fails. Of two writers at once
-    each writes a whole artefact, and the later one stays.
+    An existing artifact stays until then, and is restored if the replacement fails. Of two concurrent writers the later
+    one wins.
 
     Raises
     ------
     ArtifactError
-        If ``folder`` holds something else, or cannot be written: no rights, no space.
+        If ``folder`` is not an artifact, or cannot be written.
     """
-    _refuse_other(folder)
+    _refuse_foreign(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
@@ -38,7 +38,7 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(0o755)
-        _take_place(temporary, folder)
+        _replace(temporary, folder)
     except (OSError, WorkbenchError) as error:
         cause = error if isinstance(error, OSError) else error.__cause__
         if isinstance(error, ArtifactError) or not isinstance(cause, OSError):
@@ -48,7 +48,7 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _take_place(temporary: Path, folder: Path) -> None:
+def _replace(temporary: Path, folder: Path) -> None:
     old = temporary.with_name(f"{temporary.name}.old")
     try:
         for _ in range(_TRIES):
@@ -58,9 +58,9 @@ def _take_place(temporary: Path, folder: Path) -> None:
             except OSError as error:
                 if error.errno not in _OCCUPIED and not folder.exists():
                     raise
-            _refuse_other(folder)
+            _refuse_foreign(folder)
             shutil.rmtree(old, ignore_errors=True)
-            with contextlib.suppress(FileNotFoundError):  # another writer has moved it
+            with contextlib.suppress(FileNotFoundError):  # moved by another writer
                 os.replace(folder, old)
         raise OSError(errno.EBUSY, "other processes keep writing it")
     except OSError:
@@ -71,7 +71,7 @@ def _take_place(temporary: Path, folder: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _refuse_other(folder: Path) -> None:
+def _refuse_foreign(folder: Path) -> None:
     for _ in range(_TRIES):
         before = _identity(folder)
         if before is None:
@@ -84,9 +84,9 @@ def _refuse_other(folder: Path) -> None:
             continue
         if not names or MANIFEST in names:
             return
-        if _identity(folder) == before:  # else another writer took it away, or emptied it, while it was read
+        if _identity(folder) == before:  # else another writer changed it meanwhile
             break
-    raise ArtifactError(f"{folder} exists and is not an artefact. Choose another folder; nothing was changed.")
+    raise ArtifactError(f"{folder} exists and is not an artifact. Choose another folder; nothing was changed.")
 
 
 def _identity(path: Path) -> tuple[int, int, int] | None:
@@ -99,5 +99,5 @@ def _identity(path: Path) -> tuple[int, int, int] | None:
 
 def _advice(folder: Path, error: OSError) -> str:
     full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    kept = "The artefact that was there is unchanged." if folder.exists() else "Nothing was kept."
-    return f"{kept} Free some space, or choose another folder." if full else kept
+    state = "The existing artifact is unchanged." if folder.exists() else "Nothing was written."
+    return f"{state} Free some space, or choose another folder." if full else state

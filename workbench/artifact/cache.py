@@ -1,4 +1,4 @@
-"""Finished beginnings of recipes on disk, shared by every process of this user: no training is done twice."""
+"""Prefix cache on disk: variants of recipe prefixes, shared by all processes of a user."""
 
 from __future__ import annotations
 
@@ -26,33 +26,31 @@ DEFAULT_MIB = 2048
 LIMIT_VARIABLE = "WORKBENCH_CACHE_MIB"
 _POLL_S = 0.5
 _ABANDONED_S = 24 * 3600.0
-# What runs a finished model, not what trains it: an update of these changes no training.
-_RUNTIMES = ("onnxruntime", "openvino")
+_RUNTIMES = ("onnxruntime", "openvino")  # their versions do not affect training
 
 
 class PrefixCache(MutableMapping[str, "Variant"]):
-    """Recipe ids to variants of one task, kept as structure, weights and reports on disk.
+    """Map recipe ids to variants of one task, stored as structure, weights and reports.
 
-    Give it to :meth:`Recipe.apply`; studies use it by default. An entry belongs to the task's fingerprint, the code
-    of steps and task, and the versions of the libraries that train. Quantized variants end a recipe and are not kept.
-    A training that ``max_seconds`` has cut is kept under its own recipe id, which holds the limit: asked for again, it
-    comes back as it was, although a machine with more time would have got further. What cannot be written (no space, a
-    structure that only a program describes) is kept in memory instead, as long as this object lives.
+    For :meth:`Recipe.apply`; studies use it by default. Entries are keyed by the task's fingerprint, the code of steps
+    and task, and the versions of training libraries. Quantized variants are not stored. A training cut by
+    ``max_seconds`` is stored under its recipe id and returned as it is. Variants that cannot be written (no space, or a
+    structure without a description) stay in memory.
 
     Parameters
     ----------
     task : Task or str
-        Or what :func:`workbench.load_task` understands: whose variants these are.
+        A task, or a name or path that :func:`workbench.load_task` accepts.
     folder : path, optional
-        By default ``prefixes`` in the folder that ``WORKBENCH_CACHE`` names, else in the user's cache.
+        By default ``prefixes`` in ``WORKBENCH_CACHE``, else in the user's cache.
     limit_mib : int, optional
-        What all entries together may take, in MiB; those not used for longest go first. By default
-        ``WORKBENCH_CACHE_MIB``, else 2048. 0 keeps nothing on disk.
+        Total size in MiB; least recently used entries are evicted. By default ``WORKBENCH_CACHE_MIB``, else 2048. 0
+        disables the disk.
 
     Raises
     ------
     ConfigError, TaskError
-        If the folder or the limit is of a wrong type or below 0, or there is no such task.
+        If an argument is not valid.
 
     Examples
     --------
@@ -69,8 +67,8 @@ class PrefixCache(MutableMapping[str, "Variant"]):
         self.limit_mib = _limit() if limit_mib is None else limit_mib
         if isinstance(self.limit_mib, bool) or not isinstance(self.limit_mib, int) or self.limit_mib < 0:
             raise ConfigError(
-                f"PrefixCache limit_mib must be an integer of at least 0, got {given(self.limit_mib)}. 0 keeps nothing "
-                "on disk; None takes the usual limit."
+                f"PrefixCache limit_mib must be an integer of at least 0, or None for the default, got "
+                f"{given(self.limit_mib)}."
             )
         self._task = load_task(task)
         self._memory: dict[str, Variant] = {}
@@ -84,13 +82,13 @@ class PrefixCache(MutableMapping[str, "Variant"]):
         from workbench.artifact.load import load_prefix
 
         try:
-            found = load_prefix(folder, self._task, recipe_id=recipe_id)
-        except ArtifactError as error:  # damaged, or just removed by another process: it is made again
+            variant = load_prefix(folder, self._task, recipe_id=recipe_id)
+        except ArtifactError as error:  # damaged, or removed by another process
             _remove(folder)
             raise KeyError(recipe_id) from error
         with contextlib.suppress(OSError):
             os.utime(folder)
-        return found
+        return variant
 
     def __setitem__(self, recipe_id: str, variant: Variant) -> None:
         from workbench.artifact.save import save_prefix
@@ -98,21 +96,21 @@ class PrefixCache(MutableMapping[str, "Variant"]):
 
         if not isinstance(recipe_id, str) or not isinstance(variant, Variant):
             raise ConfigError(
-                "PrefixCache keeps variants by recipe id: cache[recipe.recipe_id] = variant; got "
-                f"{given(recipe_id)} and {given(variant)}."
+                f"PrefixCache maps recipe ids to variants, got {given(recipe_id)} and {given(variant)}. Use "
+                "cache[recipe.recipe_id] = variant."
             )
         try:
             if self.limit_mib and variant.task.fingerprint == self._task.fingerprint:
                 save_prefix(variant, self._entry(recipe_id))
-                self._make_room()
+                self._evict()
         except WorkbenchError:
             pass
         if recipe_id not in self._memory and not self._entry(recipe_id).is_dir():
             self._memory[recipe_id] = variant
 
     def __delitem__(self, recipe_id: str) -> None:
-        known = self._memory.pop(recipe_id, None) is not None
-        if not _remove(self._entry(recipe_id)) and not known:
+        in_memory = self._memory.pop(recipe_id, None) is not None
+        if not _remove(self._entry(recipe_id)) and not in_memory:
             raise KeyError(recipe_id)
 
     def __iter__(self) -> Iterator[str]:
@@ -124,15 +122,14 @@ class PrefixCache(MutableMapping[str, "Variant"]):
 
     @property
     def size_mib(self) -> float:
-        """What all entries take on disk, those of other tasks too."""
+        """Size of all entries on disk (MiB), including other tasks'."""
         return sum(size for _, size, _ in self._entries()) / 2**20
 
     @contextlib.contextmanager
     def making(self, recipe_id: str, waiting: Callable[[], None]) -> Iterator[None]:
-        """Hold the right to make an entry, so that two processes never train the same one at the same time.
+        """Hold a lock while an entry is made, so that no two processes train the same one.
 
-        ``waiting`` is called twice a second while another process has it; raising in it ends the wait. A process that
-        dies gives the right free.
+        ``waiting`` is called twice a second while another process holds the lock; raise in it to stop waiting.
         """
         lock = self._lock(recipe_id, waiting)
         try:
@@ -155,7 +152,7 @@ class PrefixCache(MutableMapping[str, "Variant"]):
                     return lock.release
                 except Timeout:
                     waiting()
-        except (OSError, NotImplementedError):  # a file system without locks: at worst a training is done twice
+        except (OSError, NotImplementedError):  # no locks on this file system
             return None
 
     @functools.cached_property
@@ -164,22 +161,22 @@ class PrefixCache(MutableMapping[str, "Variant"]):
         from workbench.artifact.manifest import FORMAT
 
         versions = library_versions([name for name in FINGERPRINT_LIBRARIES if name not in _RUNTIMES])
-        known = {"format": FORMAT, "task": self._task.fingerprint, "libraries": versions}
-        return short_id({**known, "code": code_digest(self._task)})
+        key = {"format": FORMAT, "task": self._task.fingerprint, "libraries": versions}
+        return short_id({**key, "code": code_digest(self._task)})
 
     def _entry(self, recipe_id: str) -> Path:
         return self.folder / f"{recipe_id}-{self._mark}"
 
     def _entries(self) -> list[tuple[float, int, Path]]:
-        """Return every entry's last use, size in bytes and folder; the one not used for longest first."""
-        found = []
+        """Return last use, size in bytes and folder of each entry, least recently used first."""
+        entries = []
         for path in self.folder.glob("*"):
-            with contextlib.suppress(OSError):  # another process removes it just now
+            with contextlib.suppress(OSError):  # removed by another process
                 if path.is_dir():
-                    found.append((path.stat().st_mtime, sum(file.stat().st_size for file in path.iterdir()), path))
-        return sorted(found)
+                    entries.append((path.stat().st_mtime, sum(file.stat().st_size for file in path.iterdir()), path))
+        return sorted(entries)
 
-    def _make_room(self) -> None:
+    def _evict(self) -> None:
         entries = self._entries()
         total, limit = sum(size for _, size, _ in entries), self.limit_mib * 2**20
         for used, size, path in entries:
@@ -190,7 +187,7 @@ class PrefixCache(MutableMapping[str, "Variant"]):
 
 
 def _remove(folder: Path) -> bool:
-    """Remove an entry so that no other process ever sees half of it; say whether it was there."""
+    """Remove an entry atomically; return whether it existed."""
     aside = folder.with_name(f".{folder.name}.{os.getpid()}.{time.monotonic_ns()}.gone")
     try:
         os.replace(folder, aside)
@@ -201,9 +198,7 @@ def _remove(folder: Path) -> bool:
 
 
 def _limit() -> int:
-    given = os.environ.get(LIMIT_VARIABLE, "").strip()
-    if not given:
-        return DEFAULT_MIB
-    if not given.isdecimal():
-        raise ConfigError(f"{LIMIT_VARIABLE} must be a whole number of MiB (0 keeps nothing on disk), got {given!r}.")
-    return int(given)
+    value = os.environ.get(LIMIT_VARIABLE, "").strip()
+    if value and not value.isdecimal():
+        raise ConfigError(f"{LIMIT_VARIABLE} must be a whole number of MiB (0 disables the disk), got {value!r}.")
+    return int(value) if value else DEFAULT_MIB

@@ -1,4 +1,4 @@
-"""A hash over the code that a training depends on, so that edited code never meets what older code has trained."""
+"""Hash the code that a training depends on, so that edited code invalidates cached results."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _LIBRARIES = ("torch", "builtins")
 
 
 def code_digest(task: Task) -> str:
-    """Return the sha256 (hex) over the steps' own code and that of a task: loss, metric, augment, build and layers.
+    """Return the sha256 (hex) of the steps' code and the task's: loss, metric, augment, build and layers.
 
-    A file counts as a whole, because helpers may stand beside the function; functions of a notebook count by their
-    byte code. What such files import is not followed: change the task's ``version`` when that matters.
+    Hashes whole files, or the byte code of functions defined in a notebook. Imports of these files are not followed:
+    change the task's ``version`` if they matter.
     """
     total = hashlib.sha256(_steps_digest())
     for part in _parts(task):
@@ -41,13 +41,13 @@ def _steps_digest() -> bytes:
 def _parts(task: Task) -> Iterator[str]:
     for role in ("build", "loss", "metric", "augment"):
         function = getattr(task, role)
-        yield f"{role} {_of(function)}" if callable(function) else role
+        yield f"{role} {_source(function)}" if callable(function) else role
     kinds = {type(part) for part in task.model().modules()}
-    yield from sorted({_of(kind) for kind in kinds if kind.__module__.partition(".")[0] not in _LIBRARIES})
+    yield from sorted({_source(kind) for kind in kinds if kind.__module__.partition(".")[0] not in _LIBRARIES})
 
 
-def _of(thing: Callable[..., Any]) -> str:
-    """Return the text of the file that defines a function or class, or its byte code where there is no such file."""
+def _source(thing: Callable[..., Any]) -> str:
+    """Return the text of the file that defines a function or class, or its byte code if there is no file."""
     while isinstance(thing, functools.partial):
         thing = thing.func
     thing = inspect.unwrap(thing)
@@ -74,5 +74,5 @@ def _code(code: CodeType) -> Iterator[str]:
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             yield from _code(constant)
-        else:  # the order of a set differs from process to process
+        else:  # the order of a set differs between processes
             yield repr(sorted(map(repr, constant)) if isinstance(constant, frozenset) else constant)

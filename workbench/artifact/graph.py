@@ -1,7 +1,7 @@
-"""A captured graph as data: operators and tensors by name, plain values. Reading it runs no code.
+"""Serialize a captured graph as plain data; reading it runs no code.
 
-torch's own format for exported programs can run code while it is read. Here only operators of torch that compute are
-called, only plain values are given to them, and every name that becomes part of the graph's code is an identifier.
+torch's format for exported programs can run code while it is read. Here only computing operators of torch are called,
+only with plain values, and every name in the graph's generated code is an identifier.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _PYTHON: dict[str, Callable[..., Any]] = {
         *(math.ceil, math.floor, math.trunc, torch.sym_max, torch.sym_min, torch.sym_int, torch.sym_float),
     )
 }
-"""Functions of Python that work out sizes."""
+"""Python functions on sizes."""
 _NAMESPACES = ("aten", "quantized_decomposed", "torchao")
 _OPERATOR = re.compile(rf"({'|'.join(_NAMESPACES)})\.([A-Za-z0-9_]+)\.([A-Za-z0-9_]+)", re.ASCII)
 _PRIVATE = frozenset(
@@ -42,7 +42,7 @@ _PRIVATE = frozenset(
         *("_safe_softmax", "_softmax", "_to_copy", "_unsafe_view", "_weight_norm", "_weight_norm_interface"),
     }
 )
-"""Operators with a leading underscore that exported programs hold; the others are torch's own business."""
+"""Allowed operators with a leading underscore."""
 _REFUSED = re.compile("unsafe_|_unsafe|backward|from_file|^set_$|^resize|^save$|storage", re.ASCII)
 _ARGUMENTS = frozenset({"filename", "unsafe", "out"})
 _TENSOR = re.compile(r"\w+(\.\w+)*", re.ASCII)
@@ -56,7 +56,7 @@ def describe_graph(graph: fx.GraphModule) -> tuple[list[dict[str, Any]], dict[st
     Raises
     ------
     StructureError
-        If a node does something else than to call an operator that :func:`rebuild_graph` takes: it is named.
+        If a node is not a call of an operator that :func:`rebuild_graph` allows.
     """
     nodes: list[dict[str, Any]] = []
     tensors: dict[str, torch.Tensor] = {}
@@ -82,12 +82,12 @@ def describe_graph(graph: fx.GraphModule) -> tuple[list[dict[str, Any]], dict[st
 def rebuild_graph(
     nodes: Sequence[Mapping[str, Any]], tensors: Mapping[str, torch.Tensor], io: IOSpec
 ) -> fx.GraphModule:
-    """Return the module of a graph that :func:`describe_graph` wrote; inputs and outputs are structured as in ``io``.
+    """Return the module of a graph from :func:`describe_graph`, with inputs and outputs structured as in ``io``.
 
     Raises
     ------
     ArtifactError
-        If it names anything but operators that compute, or is not a complete graph.
+        If it names anything but computing operators, or is not a complete graph.
     """
     try:
         return _rebuilt(nodes, tensors, io)
@@ -107,15 +107,15 @@ def _rebuilt(nodes: Sequence[Mapping[str, Any]], tensors: Mapping[str, torch.Ten
         if kind == "placeholder":
             node = graph.placeholder(f"input_{len(rebuilt)}")
         elif kind == "get_attr":
-            _hold(root, entry["target"], tensors[entry["target"]], parameter=entry["parameter"] is True)
+            _add_tensor(root, entry["target"], tensors[entry["target"]], parameter=entry["parameter"] is True)
             node = graph.get_attr(entry["target"])
         elif kind == "call_function":
-            args, kwargs = _back(entry["args"], rebuilt), _back(entry["kwargs"], rebuilt)
+            args, kwargs = _from_plain(entry["args"], rebuilt), _from_plain(entry["kwargs"], rebuilt)
             node = graph.call_function(_function(entry["target"]), tuple(args), dict(kwargs))
             if _LAYER.fullmatch(entry["layer"]):
                 node.meta["nn_module_stack"] = {"layer": (entry["layer"], "")}
         elif kind == "output":
-            node = graph.output(tuple(_back(entry["args"], rebuilt)))
+            node = graph.output(tuple(_from_plain(entry["args"], rebuilt)))
         else:
             raise ArtifactError(f"its graph holds a node of the kind {short_repr(kind)}")
         rebuilt[str(entry["name"])] = node
@@ -124,18 +124,18 @@ def _rebuilt(nodes: Sequence[Mapping[str, Any]], tensors: Mapping[str, torch.Ten
     if len(outputs) != codegen.pytree_info.out_spec.num_leaves:
         raise ArtifactError(f"it is not a complete graph: it has {len(outputs)} outputs")
     if sum(entry["op"] == "placeholder" for entry in nodes) != len(io.inputs):
-        raise ArtifactError("it is not a complete graph: its inputs are others than those in io.json")
+        raise ArtifactError("it is not a complete graph: its inputs differ from io.json")
     graph.set_codegen(codegen)
     graph.lint()
     return fx.GraphModule(root, graph)
 
 
 def _codegen(io: IOSpec) -> Any:
-    """Return what makes a graph of flat tensors take and give the structure of ``io``."""
+    """Return the code generator for the input and output structure of ``io``."""
     from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
 
-    given = rebuild_inputs(io.kind, io.input_names, [0] * len(io.inputs))
-    call = ((), given) if io.kind == "dict" else (given if isinstance(given, tuple) else (given,), {})
+    inputs = rebuild_inputs(io.kind, io.input_names, [0] * len(io.inputs))
+    call = ((), inputs) if io.kind == "dict" else (inputs if isinstance(inputs, tuple) else (inputs,), {})
     names = list(io.input_names) if io.kind == "dict" else [f"given_{place}" for place in range(len(io.inputs))]
     for name in names:
         if not name.isidentifier() or keyword.iskeyword(name) or name == "self":
@@ -144,7 +144,7 @@ def _codegen(io: IOSpec) -> Any:
     return _PyTreeCodeGen(_PyTreeInfo(names, pytree.tree_structure(call), pytree.tree_structure(outputs)))
 
 
-def _hold(root: nn.Module, target: object, tensor: torch.Tensor, *, parameter: bool) -> None:
+def _add_tensor(root: nn.Module, target: object, tensor: torch.Tensor, *, parameter: bool) -> None:
     if not isinstance(target, str) or not _TENSOR.fullmatch(target):
         raise ArtifactError(f"{short_repr(target)} is not a valid tensor name")
     *path, name = target.split(".")
@@ -161,18 +161,18 @@ def _hold(root: nn.Module, target: object, tensor: torch.Tensor, *, parameter: b
 
 
 def _name_of(target: Any) -> str:
-    """Return the name of a function, by which :func:`_function` gives it."""
-    named = next((name for name, function in _PYTHON.items() if function is target), str(target))
+    """Return the name under which :func:`_function` finds a function."""
+    name = next((key for key, function in _PYTHON.items() if function is target), str(target))
     try:
-        if _function(named) is target:
-            return named
+        if _function(name) is target:
+            return name
     except ArtifactError:
         pass
-    raise StructureError(f"its graph calls {named}, which is not an operator that can be named in an artifact")
+    raise StructureError(f"its graph calls {name}, which is not an operator that an artifact may call")
 
 
 def _function(name: object) -> Callable[..., Any]:
-    """Return the function of a name, if it is one that only computes."""
+    """Return the function of a name; ArtifactError unless it only computes."""
     if isinstance(name, str) and name in _PYTHON:
         return _PYTHON[name]
     parts = _OPERATOR.fullmatch(name) if isinstance(name, str) else None
@@ -192,7 +192,7 @@ def _only_computes(name: str) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """Return an argument as JSON holds it."""
+    """Return an argument in JSON form."""
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):
@@ -205,28 +205,28 @@ def _plain(value: Any) -> Any:
         return {"dict": {str(key): _plain(part) for key, part in value.items()}}
     if isinstance(value, torch.device):
         return {"device": str(value)}
-    for word, kind in _VALUES.items():
+    for key, kind in _VALUES.items():
         if isinstance(value, kind):
-            return {word: str(value).removeprefix("torch.")}
+            return {key: str(value).removeprefix("torch.")}
     raise StructureError(f"its graph holds a {type(value).__name__}, which is not a plain value")
 
 
-def _back(value: Any, rebuilt: Mapping[str, fx.Node]) -> Any:
-    """Return what :func:`_plain` wrote."""
+def _from_plain(value: Any, rebuilt: Mapping[str, fx.Node]) -> Any:
+    """Return an argument from its JSON form."""
     if isinstance(value, list):
-        return [_back(part, rebuilt) for part in value]
+        return [_from_plain(part, rebuilt) for part in value]
     if not isinstance(value, dict):
         return value
-    ((word, content),) = value.items()
-    if word == "node":
+    ((kind, content),) = value.items()
+    if kind == "node":
         return rebuilt[content]
-    if word == "dict":
-        return {key: _back(part, rebuilt) for key, part in content.items()}
-    if word == "float":
+    if kind == "dict":
+        return {key: _from_plain(part, rebuilt) for key, part in content.items()}
+    if kind == "float":
         return float(content)
-    if word == "device":
+    if kind == "device":
         return torch.device(content)
-    constant = getattr(torch, content, None) if isinstance(content, str) and word in _VALUES else None
-    if constant is None or not isinstance(constant, _VALUES[word]):
+    constant = getattr(torch, content, None) if isinstance(content, str) and kind in _VALUES else None
+    if constant is None or not isinstance(constant, _VALUES[kind]):
         raise ArtifactError(f"its graph holds {short_repr(value)}, which is not a plain value")
     return constant

@@ -1,4 +1,4 @@
-"""The manifest of an artefact: what it holds, the hash of every file, and one over itself. No torch."""
+"""Manifest of an artifact: contents, the hash of every file, and its own digest. Torch-free."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from workbench.core.machine import library_versions
 
 FORMAT = 3
 _READ = (2, 3)
-"""Formats that are read: 2 had no graphs, and kept every quantized module as a program."""
+"""Readable formats; 2 stored every quantized module as a program."""
 MANIFEST = "manifest.json"
 ONNX = "model.onnx"
 IO = "io.json"
@@ -31,7 +31,7 @@ FILES = (ONNX, IO, REFERENCE, WEIGHTS, STRUCTURE, GRAPH, PROGRAM)
 
 _PACKAGE = "inference-workbench"
 _MAX_BYTES = 64 * 2**20
-_AGAIN = "Write the artefact again with variant.save(folder), or get an undamaged copy."
+_AGAIN = "Save the variant again with variant.save(folder), or get an undamaged copy."
 _NUMBER = (int, float)
 _KINDS: dict[str, type | tuple[type, ...]] = {
     "recipe": dict,
@@ -52,7 +52,7 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     "files": dict,
 }
 _TEXT, _MAYBE = (str,), (str, type(None))
-_FORM: dict[str, Any] = {
+_SCHEMA: dict[str, Any] = {
     "label": _TEXT,
     "task": {"name": _TEXT, "version": _TEXT, "fingerprint": _TEXT},
     "recipe": {"steps": [{"step": _TEXT}], "name": _MAYBE},
@@ -62,44 +62,37 @@ _FORM: dict[str, Any] = {
     "versions": {},
     "base": _MAYBE,
 }
-"""The form of what is read of a manifest without looking again: types, lists of a form, and the keys of objects."""
+"""Schema of the manifest's parts that are read unchecked: types, lists of a schema, keys of objects."""
 
 
 def write_manifest(folder: Path, values: Mapping[str, Any]) -> None:
-    """Write the manifest of the files that lie in ``folder`` by now; it comes last, so that it makes them complete."""
+    """Write the manifest of the files in ``folder``. Call it last: a folder without manifest is incomplete."""
     files = {p.name: {"sha256": sha256_file(p), "bytes": p.stat().st_size} for p in sorted(folder.iterdir())}
-    whole = {"format": FORMAT, **values, "files": files}
-    whole["digest"] = _digest(whole)
-    (folder / MANIFEST).write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+    manifest = {"format": FORMAT, **values, "files": files}
+    manifest["digest"] = _digest(manifest)
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
 
 
 def read_manifest(folder: Path, *, needs: Collection[str]) -> dict[str, Any]:
     """Return the manifest of a folder after checking it and every file that it names.
 
-    The hashes tell damage and careless edits. They are no signature: who wants to deceive can make them again, so
-    nothing that is read afterwards may run code.
-
-    Parameters
-    ----------
-    needs
-        Files that must be among those it names.
+    The hashes detect damage and careless edits. They are not a signature: nothing that is read afterwards may run code.
 
     Raises
     ------
     ArtifactError
-        If the folder is no artefact, is of another format, or a file is missing, a link or changed; it is named.
+        If the folder is not an artifact, has another format, or a file (of ``needs`` too) is missing, a link or
+        changed.
     """
-    manifest = _parsed(folder)
+    manifest = _parse(folder)
     _check_format(folder, manifest.get("format"))
     if manifest.pop("digest", None) != _digest(manifest):
-        raise ArtifactError(
-            f"{folder / MANIFEST} is not what was written with this artefact (its digest differs). {_AGAIN}"
-        )
+        raise ArtifactError(f"{folder / MANIFEST} was changed after it was written (its digest differs). {_AGAIN}")
     for key, kind in _KINDS.items():
         value = manifest.get(key)
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             raise ArtifactError(f"{folder / MANIFEST} has no usable {key!r}: {short_repr(value)}. {_AGAIN}")
-    bad = unfit(manifest, _FORM)
+    bad = mismatch(manifest, _SCHEMA)
     if bad is not None:
         raise ArtifactError(f"{folder / MANIFEST} has no usable {bad}. {_AGAIN}")
     files = manifest["files"]
@@ -111,29 +104,29 @@ def read_manifest(folder: Path, *, needs: Collection[str]) -> dict[str, Any]:
     return manifest
 
 
-def unfit(value: Any, form: Any, where: str = "") -> str | None:
-    """Return the path of the first part of ``value`` that does not have its form, None if all have.
+def mismatch(value: Any, schema: Any, where: str = "") -> str | None:
+    """Return the path of the first part of ``value`` that does not match the schema, or None.
 
     Examples
     --------
-    >>> unfit({"isa": ["avx2", 3]}, {"isa": [(str,)]})
+    >>> mismatch({"isa": ["avx2", 3]}, {"isa": [(str,)]})
     'isa.1'
     """
-    if isinstance(form, dict):
+    if isinstance(schema, dict):
         if not isinstance(value, dict):
             return where or "content"
-        parts = [(value[key], part, f"{where}.{key}".lstrip(".")) for key, part in form.items() if key in value]
-    elif isinstance(form, list):
+        parts = [(value[key], part, f"{where}.{key}".lstrip(".")) for key, part in schema.items() if key in value]
+    elif isinstance(schema, list):
         if not isinstance(value, list):
             return where
-        parts = [(item, form[0], f"{where}.{index}") for index, item in enumerate(value)]
+        parts = [(item, schema[0], f"{where}.{index}") for index, item in enumerate(value)]
     else:
-        return None if isinstance(value, form) else where
-    return next((bad for part in parts if (bad := unfit(*part)) is not None), None)
+        return None if isinstance(value, schema) else where
+    return next((bad for part in parts if (bad := mismatch(*part)) is not None), None)
 
 
 def module_files(manifest: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the names of the files that the torch module is made from."""
+    """Return the names of the torch module's files."""
     if manifest["replayable"]:
         return STRUCTURE, WEIGHTS
     if manifest["export"].get("is_module"):
@@ -155,39 +148,36 @@ def version_note(manifest: Mapping[str, Any]) -> str:
     return f"It was written by {_PACKAGE} {manifest['versions'].get(_PACKAGE)}; this is {here}."
 
 
-def _parsed(folder: Path) -> dict[str, Any]:
+def _parse(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if not folder.is_dir():
-        what = "is no folder" if folder.exists() else "does not exist"
-        raise ArtifactError(f"{folder} is not an artefact: it {what}. Write one with variant.save(folder).")
+        problem = "is not a folder" if folder.exists() else "does not exist"
+        raise ArtifactError(f"{folder} is not an artifact: it {problem}. Write one with variant.save(folder).")
     if not path.is_symlink() and not path.exists():
         raise ArtifactError(
-            f"{folder} is not an artefact: it holds no {MANIFEST}, which is written last. If a save was interrupted "
-            "here, save again; else write one with variant.save(folder)."
+            f"{folder} is not an artifact: it has no {MANIFEST}, which is written last. Save a variant with "
+            "variant.save(folder)."
         )
     size = _regular_size(folder, path)
     if size > _MAX_BYTES:
-        raise ArtifactError(f"{path} has {size:,} bytes, more than any manifest. {_AGAIN}")
+        raise ArtifactError(f"{path} is too large for a manifest ({size:,} bytes). {_AGAIN}")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{path} cannot be read as a manifest: {short_repr(str(error))}. {_AGAIN}") from error
     if not isinstance(manifest, dict):
-        raise ArtifactError(f"{path} cannot be read as a manifest: it is no JSON object. {_AGAIN}")
+        raise ArtifactError(f"{path} cannot be read as a manifest: it is not a JSON object. {_AGAIN}")
     return manifest
 
 
-def _check_format(folder: Path, found: object) -> None:
-    if isinstance(found, int) and not isinstance(found, bool) and found in _READ:
+def _check_format(folder: Path, value: object) -> None:
+    number = value if isinstance(value, int) and not isinstance(value, bool) else -1
+    if number in _READ:
         return
-    if isinstance(found, int) and not isinstance(found, bool) and found > FORMAT:
-        raise ArtifactError(
-            f"{folder} was written by a newer workbench: artefact format {short_repr(found)}, and this version reads "
-            f"{FORMAT}. Update inference-workbench, or save the variant again with this version."
-        )
+    newer = " (written by a newer workbench)" if number > FORMAT else ""
+    remedy = "Update inference-workbench, or save the variant again." if newer else "Save the variant again."
     raise ArtifactError(
-        f"{folder / MANIFEST} has artefact format {short_repr(found)}; this version reads {FORMAT}. Save the variant "
-        "again with variant.save(folder)."
+        f"{folder / MANIFEST} has artifact format {short_repr(value)}{newer}; this version reads {FORMAT}. {remedy}"
     )
 
 
@@ -198,37 +188,36 @@ def _digest(manifest: Mapping[str, Any]) -> str:
 
 def _check_file(folder: Path, name: str, expected: object) -> None:
     if name not in FILES:
-        where = "outside its folder" if Path(name).name != name else "that no artefact has"
-        raise ArtifactError(f"{folder / MANIFEST} names the file {short_repr(name)} {where}. Do not use this artefact.")
+        problem = "outside its folder" if Path(name).name != name else "that artifacts do not have"
+        raise ArtifactError(
+            f"{folder / MANIFEST} names the file {short_repr(name)} {problem}. Do not use this artifact."
+        )
     entry = expected if isinstance(expected, dict) else {}
-    size, hexed = entry.get("bytes"), entry.get("sha256")
-    whole = isinstance(size, int) and not isinstance(size, bool) and size >= 0
-    if not whole or not isinstance(hexed, str) or not re.fullmatch("[0-9a-f]{64}", hexed):
+    size, sha256 = entry.get("bytes"), entry.get("sha256")
+    valid = isinstance(size, int) and not isinstance(size, bool) and size >= 0
+    if not valid or not isinstance(sha256, str) or not re.fullmatch("[0-9a-f]{64}", sha256):
         raise ArtifactError(f"{folder / MANIFEST} has no usable size and sha256 of {name}. {_AGAIN}")
     path = folder / name
-    found = _regular_size(folder, path)
-    if found != size:
+    actual = _regular_size(folder, path)
+    if actual != size:
         raise ArtifactError(
-            f"{path} has {found:,} bytes instead of {short_repr(size)}: it was cut or changed after it was "
-            f"written. {_AGAIN}"
+            f"{path} was changed after it was written: {actual:,} bytes instead of {short_repr(size)}. {_AGAIN}"
         )
     try:
-        same = sha256_file(path) == hexed
+        same = sha256_file(path) == sha256
     except OSError as error:
         raise ArtifactError(f"{path} cannot be read: {error.strerror}.") from error
     if not same:
-        raise ArtifactError(
-            f"{path} is not the file that was written with this artefact (its sha256 differs). {_AGAIN}"
-        )
+        raise ArtifactError(f"{path} was changed after it was written (its sha256 differs). {_AGAIN}")
 
 
 def _regular_size(folder: Path, path: Path) -> int:
-    """Return the size of a file that is no link: a link could lead anywhere, and change after the check."""
+    """Return the size of a regular file; a link is refused, because its target may change after the check."""
     try:
-        found = path.lstat()
+        status = path.lstat()
     except OSError as error:
-        raise ArtifactError(f"The artefact {folder} lacks its file {path.name}. {_AGAIN}") from error
-    if not stat.S_ISREG(found.st_mode):
-        what = "a symbolic link" if stat.S_ISLNK(found.st_mode) else "no regular file"
-        raise ArtifactError(f"{path} is {what}; an artefact holds plain files. Copy the file itself there.")
-    return found.st_size
+        raise ArtifactError(f"The artifact {folder} lacks its file {path.name}. {_AGAIN}") from error
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a symbolic link" if stat.S_ISLNK(status.st_mode) else "not a regular file"
+        raise ArtifactError(f"{path} is {kind}; artifacts hold regular files only. Copy the file itself there.")
+    return status.st_size

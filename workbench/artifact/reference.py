@@ -1,4 +1,4 @@
-"""A small batch with the outputs torch gave for it: what every runtime is checked against. numpy only."""
+"""A small batch with torch's outputs, for the validation of runtimes. numpy only."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Reference:
         return int(self.inputs[0].shape[0])
 
     def tiled_inputs(self, size: int) -> Arrays:
-        """Return ``size`` samples: the first ones, repeated from the start where there are fewer."""
+        """Return the first ``size`` samples, repeated from the start if there are fewer."""
         index = np.arange(size) % self.batch_size
         return [np.ascontiguousarray(array[index]) for array in self.inputs]
 
@@ -43,21 +43,21 @@ class Reference:
 
     @classmethod
     def read(cls, path: Path) -> Reference:
-        """Read what :meth:`write` wrote; ArtifactError if it is something else."""
+        """Read what :meth:`write` wrote; ArtifactError if the file is not valid."""
         try:
-            with zipfile.ZipFile(path) as packed:
-                if any(part.compress_type != zipfile.ZIP_STORED for part in packed.infolist()):
-                    raise ValueError("it is compressed, and could unfold to any size")
+            with zipfile.ZipFile(path) as archive:
+                if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
+                    raise ValueError("it is compressed, and could expand to any size")
             with np.load(path, allow_pickle=False) as stored:
                 inputs = [stored[f"input_{i}"] for i in range(sum(n.startswith("input_") for n in stored.files))]
                 outputs = [stored[f"output_{i}"] for i in range(sum(n.startswith("output_") for n in stored.files))]
+            if not inputs or not outputs:
+                raise ValueError("arrays are missing")
         except (OSError, ValueError, KeyError, MemoryError, zipfile.BadZipFile) as error:
             raise ArtifactError(f"{path} does not hold reference inputs and outputs: {error}.") from error
-        if not inputs or not outputs:
-            raise ArtifactError(f"{path} does not hold reference inputs and outputs.")
         return cls(inputs, outputs)
 
 
 def sample_count(bytes_per_sample: int) -> int:
-    """Return how many samples a reference takes: 8, fewer where they are large, at least one."""
+    """Return the number of samples of a reference: 8, fewer for large samples, at least 1."""
     return max(1, min(MAX_SAMPLES, MAX_BYTES // max(1, bytes_per_sample)))

@@ -1,4 +1,4 @@
-"""Write a variant to disk: everything that another process or person needs to run it."""
+"""Save a variant as an artifact."""
 
 from __future__ import annotations
 
@@ -38,31 +38,31 @@ from workbench.tasks.trees import call_model, leaves
 if TYPE_CHECKING:
     from workbench.compress.variant import Variant
 
-_ROUNDING = "rounding to integers is part of its graph"
+_QUANTIZED = "it is quantized"
 
 
 def save_variant(variant: Variant, folder: str | Path, *, batch: int = 1) -> Artifact:
-    """Write a variant into ``folder``, all or nothing; an artefact that was there is replaced.
+    """Save a variant into ``folder`` atomically; an existing artifact is replaced.
 
-    A module that cannot be exported is written without an ONNX file: torch eager can still run it, and
-    :attr:`Artifact.export_error` says why no other backend can.
+    A module that cannot be exported is saved without an ONNX file, for torch eager only; see
+    :attr:`Artifact.export_error`.
 
     Parameters
     ----------
     batch
-        The size of the ONNX file's batch where the module allows no dynamic one.
+        Batch size of the ONNX file if the module does not allow a dynamic one.
 
     Raises
     ------
     ConfigError
-        If ``batch`` is no integer of at least 1, or ``folder`` neither text nor a path.
+        If an argument is not valid.
     ArtifactError
-        If the module can be written neither as edits of ``task.build()`` nor as a program, or the folder holds
-        something else or cannot be written.
+        If the module can be saved neither as edits of ``task.build()`` nor as a program, or the folder is not an
+        artifact or cannot be written.
 
     Examples
     --------
-    >>> save_variant(recipe.apply(task), "artefacts/prune-0.5").size_mib
+    >>> save_variant(recipe.apply(task), "artifacts/prune-0.5").size_mib
     0.31
     """
     folder = require_path("Variant.save: folder", folder)
@@ -71,7 +71,7 @@ def save_variant(variant: Variant, folder: str | Path, *, batch: int = 1) -> Art
         export = _write_onnx(variant, temporary / ONNX, batch)
         make_reference(variant.module, variant.task.examples(8), export.io).write(temporary / REFERENCE)
         _write_json(temporary / IO, export.io.to_dict())
-        reason = _ROUNDING if variant.quantized else _write_weights(variant, temporary)
+        reason = _QUANTIZED if variant.quantized else _write_weights(variant, temporary)
         if reason and not export.is_module:
             _write_program(variant, export, temporary, reason)
         write_manifest(temporary, _manifest(variant, export.to_dict(), reason))
@@ -79,22 +79,19 @@ def save_variant(variant: Variant, folder: str | Path, *, batch: int = 1) -> Art
 
 
 def save_prefix(variant: Variant, folder: Path) -> None:
-    """Write structure, weights and reports only: what :func:`workbench.artifact.load.load_prefix` needs.
+    """Save structure, weights and reports only, for :func:`workbench.artifact.load.load_prefix`.
 
-    Raises
-    ------
-    ArtifactError
-        If the folder cannot be written, or edits of ``task.build()`` do not make the module again.
+    Raises ArtifactError if the folder cannot be written, or the module is not an edit of ``task.build()``.
     """
     with replacing_folder(folder) as temporary:
-        reason = _ROUNDING if variant.quantized else _write_weights(variant, temporary)
+        reason = _QUANTIZED if variant.quantized else _write_weights(variant, temporary)
         if reason:
-            raise ArtifactError(f"The variant {variant.recipe.label!r} cannot be kept as weights: {reason}.")
-        write_manifest(temporary, _manifest(variant, {"error": "kept as the beginning of recipes"}, None))
+            raise ArtifactError(f"The variant {variant.recipe.label!r} cannot be saved as weights: {reason}.")
+        write_manifest(temporary, _manifest(variant, {"error": "saved as a recipe prefix"}, None))
 
 
 def make_reference(module: nn.Module, examples: Tree, io: IOSpec) -> Reference:
-    """Return a small batch of ``examples`` and what ``module`` gives for it."""
+    """Return a small batch of ``examples`` with the module's outputs."""
     total = sum(leaf.numel() * leaf.element_size() // max(1, leaf.shape[0]) for leaf in input_leaves(examples))
     size = sample_count(total) if io.batch is None else io.batch
     inputs = resize_batch(examples, size)
@@ -108,10 +105,7 @@ def make_reference(module: nn.Module, examples: Tree, io: IOSpec) -> Reference:
 
 @dataclasses.dataclass(frozen=True)
 class _Export:
-    """The outcome of the ONNX export: ``program`` is None and ``error`` says why where it failed.
-
-    ``is_module``: the file is not made from the module, the module runs the file.
-    """
+    """Result of the ONNX export; ``program`` is None if it failed. ``is_module``: the module runs the ONNX file."""
 
     io: IOSpec
     program: Any = None
@@ -135,31 +129,31 @@ def _write_onnx(variant: Variant, path: Path, batch: int) -> _Export:
     try:
         report = export_onnx(variant.module, inputs, path, names=task.parameter_names, batch=batch, dims=task.open_dims)
     except ExportError as error:
-        if (cause := _disk_error(error)) is not None:  # no fault of the module: the next try may do better
+        if (cause := _disk_error(error)) is not None:  # not the module's fault
             raise cause from error
         return _Export(describe_io(variant.module, inputs, task.parameter_names), error=str(error))
-    ready = isinstance(variant.module, OnnxModule)
-    return _Export(report.io, report.program, opset=report.opset, notes=report.notes, is_module=ready)
+    is_module = isinstance(variant.module, OnnxModule)
+    return _Export(report.io, report.program, opset=report.opset, notes=report.notes, is_module=is_module)
 
 
 def _disk_error(error: BaseException) -> OSError | None:
-    found: BaseException | None = error
-    while found is not None and not (isinstance(found, OSError) and found.errno is not None):
-        found = found.__cause__ or found.__context__
-    return found
+    cause: BaseException | None = error
+    while cause is not None and not (isinstance(cause, OSError) and cause.errno is not None):
+        cause = cause.__cause__ or cause.__context__
+    return cause
 
 
 def _write_weights(variant: Variant, folder: Path) -> str | None:
-    """Write structure and weights and prove that they give the same module; return why not where they cannot."""
+    """Write structure and weights if they restore the module, else return the reason why not."""
     try:
         edits = describe_structure(variant.module, variant.start())
     except StructureError as error:
         return str(error)
     weights = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in own_tensors(variant.module)}
     try:
-        again = replay(variant.start(), edits)
-        set_weights(again, weights)
-        if not _same_outputs(variant, again.eval()):
+        restored = replay(variant.start(), edits)
+        set_weights(restored, weights)
+        if not _same_outputs(variant, restored.eval()):
             return "edits of build() do not give the same outputs"
     except ArtifactError as error:
         return str(error)
@@ -188,15 +182,14 @@ def _same_outputs(variant: Variant, module: nn.Module, batch: int | None = None)
 
 
 def _write_program(variant: Variant, export: _Export, folder: Path, reason: str) -> None:
-    """Write the captured module as a graph of plain data where that gives the same again, else as torch writes it."""
+    """Write the captured module as a graph of plain data if that restores it, else as a torch export program."""
     program = export.program
     if program is None:
         try:
             program = _captured(variant).program
         except ExportError as error:
             raise ArtifactError(
-                f"The variant {variant.recipe.label!r} cannot be written: {reason}, so that its weights alone do not "
-                f"make it again, and as a program: {error}"
+                f"The variant {variant.recipe.label!r} cannot be saved as weights ({reason}) or as a program: {error}"
             ) from error
     if _write_graph(variant, program, export.io, folder):
         return
@@ -207,10 +200,10 @@ def _write_program(variant: Variant, export: _Export, folder: Path, reason: str)
 def _write_graph(variant: Variant, program: torch.export.ExportedProgram, io: IOSpec, folder: Path) -> bool:
     try:
         nodes, tensors = describe_graph(program.module(check_guards=False))
-        again = with_form_of(rebuild_graph(json.loads(json.dumps(nodes)), tensors, io), io)
-        if not _same_outputs(variant, again, io.batch):
+        restored = with_form_of(rebuild_graph(json.loads(json.dumps(nodes)), tensors, io), io)
+        if not _same_outputs(variant, restored, io.batch):
             return False
-    except (StructureError, ArtifactError, RuntimeError, TypeError, ValueError):  # the program says all that it is
+    except (StructureError, ArtifactError, RuntimeError, TypeError, ValueError):  # only a program describes it
         return False
     _write_json(folder / GRAPH, nodes)
     _write_tensors(tensors, folder / WEIGHTS)
@@ -229,7 +222,7 @@ def _captured(variant: Variant) -> Captured:
 
 @contextlib.contextmanager
 def _plain_errors() -> Iterator[None]:
-    """Turn what safetensors and torch raise when a disk is full into the OSError that it is."""
+    """Convert errors of safetensors and torch on a full disk to OSError."""
     try:
         yield
     except (safetensors.SafetensorError, RuntimeError) as error:

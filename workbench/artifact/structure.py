@@ -1,7 +1,6 @@
-"""How a module differs in structure from the one build() makes, as JSON, and the same edits made again.
+"""Describe a module as edits of ``build()`` in JSON, and replay them.
 
-Only submodules of the types in ``TYPES`` are ever constructed, and only plain values are set: reading
-``structure.json`` runs no code.
+Replay constructs only submodules of the types in ``TYPES`` and sets only plain values: it runs no code from the file.
 """
 
 from __future__ import annotations
@@ -60,67 +59,65 @@ TYPES: dict[str, tuple[type[nn.Module], _Args]] = {
     "Sigmoid": (nn.Sigmoid, _take()),
     "Tanh": (nn.Tanh, _take()),
 }
-"""Submodule types that an artefact may put in place of others, and the arguments that make them again."""
+"""Submodule types that an artifact may construct, with their arguments."""
 
 _PLAIN = (bool, int, float, str, type(None))
 _OWN = frozenset(vars(nn.Module()))
 
 
 class StructureError(Exception):
-    """The differences cannot be written down; the message says which."""
+    """A module that cannot be described."""
 
 
 def describe_structure(module: nn.Module, base: nn.Module) -> dict[str, Any]:
-    """Return the edits that give ``base`` the structure of ``module``; ``base`` is edited on the way.
+    """Return the edits that turn ``base`` into the structure of ``module``, and apply them to ``base``.
 
     Raises
     ------
     StructureError
-        If a difference is not among those that can be made again: it is named.
+        If a difference cannot be described.
     """
-    found: dict[str, Any] = {"modules": {}, "removed": [], "order": {}, "attributes": {}, "tensors": {}, "aliases": {}}
+    edits: dict[str, Any] = {"modules": {}, "removed": [], "order": {}, "attributes": {}, "tensors": {}, "aliases": {}}
     first_paths: dict[int, str] = {}
-    for path, wanted in module.named_modules(remove_duplicate=False):
-        first = first_paths.setdefault(id(wanted), path)
-        edit = _module_edit(path, wanted, first, base)
+    for path, target in module.named_modules(remove_duplicate=False):
+        first = first_paths.setdefault(id(target), path)
+        edit = _module_edit(path, target, first, base)
         if edit is not None:
-            found["modules"][path] = edit
+            edits["modules"][path] = edit
             _put_module(base, path, edit)
     paths = {path for path, _ in module.named_modules(remove_duplicate=False)}
     for path in [p for p, _ in base.named_modules(remove_duplicate=False) if p not in paths]:
-        if not any(path.startswith(f"{gone}.") for gone in found["removed"]):
-            found["removed"].append(path)
-    for path, wanted in module.named_modules():
-        have = base.get_submodule(path)
-        names = list(wanted._modules)
-        if [n for n in have._modules if n in names] != names:
-            found["order"][path] = names
-        _collect(found["attributes"], path, _attribute_edits(path, wanted, have))
-        _collect(found["tensors"], path, _tensor_edits(wanted, have))
-    found["aliases"] = aliases(module)
-    _untie(found, module, base)
-    return found
+        if not any(path.startswith(f"{parent}.") for parent in edits["removed"]):
+            edits["removed"].append(path)
+    for path, target in module.named_modules():
+        current = base.get_submodule(path)
+        names = list(target._modules)
+        if [n for n in current._modules if n in names] != names:
+            edits["order"][path] = names
+        if attributes := _attribute_edits(path, target, current):
+            edits["attributes"][path] = attributes
+        if tensors := _tensor_edits(target, current):
+            edits["tensors"][path] = tensors
+    edits["aliases"] = aliases(module)
+    _untie(edits, module, base)
+    return edits
 
 
-def _untie(found: dict[str, Any], module: nn.Module, base: nn.Module) -> None:
-    """Give a tensor of its own to every name that is another's second name in ``base`` only."""
+def _untie(edits: dict[str, Any], module: nn.Module, base: nn.Module) -> None:
+    """Add a tensor edit for each name that is an alias in ``base`` only."""
     for name, owner in aliases(base).items():
         path, _, last = name.rpartition(".")
-        if found["aliases"].get(name) != owner and name in dict(own_tensors(module, duplicates=True)):
+        if edits["aliases"].get(name) != owner and name in dict(own_tensors(module, duplicates=True)):
             store = module.get_submodule(path)
             kind = "_parameters" if last in store._parameters else "_buffers"
-            found["tensors"].setdefault(path, {})[last] = _tensor_form(kind, getattr(store, kind)[last])
+            edits["tensors"].setdefault(path, {})[last] = _tensor_form(kind, getattr(store, kind)[last])
 
 
 def replay(base: nn.Module, edits: Mapping[str, Any]) -> nn.Module:
-    """Make the edits of :func:`describe_structure` on a fresh ``build()``.
+    """Apply the edits of :func:`describe_structure` to a fresh ``build()``.
 
-    Tensors that are new are on the device ``meta``, without memory or values: :func:`set_weights` fills them.
-
-    Raises
-    ------
-    ArtifactError
-        If the edits do not fit this module or name a type that is not allowed.
+    New tensors are on the device ``meta`` until :func:`set_weights`. Raises ArtifactError if the edits do not fit the
+    module, or name a type that is not allowed.
     """
     try:
         for path, edit in edits["modules"].items():
@@ -142,20 +139,20 @@ def replay(base: nn.Module, edits: Mapping[str, Any]) -> nn.Module:
             _set_alias(base, name, owner)
     except (AttributeError, LookupError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         raise ArtifactError(
-            f"The artefact's structure does not fit the module that build() makes: {first_line(error)}. "
-            "Use the build function of the task that it was written with."
+            f"The artifact's structure does not fit the module that build() makes: {first_line(error)}. Use the build "
+            "function of the task that it was saved with."
         ) from error
     return base
 
 
 def own_tensors(module: nn.Module, *, duplicates: bool = False) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield parameters and buffers, those left out of ``state_dict`` too; shared ones once unless ``duplicates``."""
+    """Yield parameters and buffers, including non-persistent ones; shared ones once unless ``duplicates``."""
     yield from module.named_parameters(remove_duplicate=not duplicates)
     yield from module.named_buffers(remove_duplicate=not duplicates)
 
 
 def aliases(module: nn.Module) -> dict[str, str]:
-    """Return the names of tensors that are another tensor's second name, with the first name."""
+    """Return the second names of tensors, with the first name."""
     owners: dict[int, str] = {}
     return {
         name: owners[id(tensor)]
@@ -165,60 +162,57 @@ def aliases(module: nn.Module) -> dict[str, str]:
 
 
 def _type_key(module: nn.Module) -> tuple[str, str]:
-    # A class defined inside build() is another object each time it is called: the name tells.
+    # a class defined inside build() is a new object per call
     return type(module).__module__, type(module).__qualname__
 
 
-def _module_edit(path: str, wanted: nn.Module, first: str, base: nn.Module) -> dict[str, Any] | None:
+def _module_edit(path: str, target: nn.Module, first: str, base: nn.Module) -> dict[str, Any] | None:
     try:
-        have: nn.Module | None = base.get_submodule(path)
+        current: nn.Module | None = base.get_submodule(path)
     except AttributeError:
-        have = None
+        current = None
     if first != path:
-        return None if have is not None and have is base.get_submodule(first) else {"same_as": first}
-    if have is not None and _type_key(have) == _type_key(wanted):
+        return None if current is not None and current is base.get_submodule(first) else {"same_as": first}
+    if current is not None and _type_key(current) == _type_key(target):
         return None
-    name = type(wanted).__name__
-    if name not in TYPES or type(wanted) is not TYPES[name][0] or not path:
-        raise StructureError(f"{path or 'the module itself'} is a {name} where build() has {_name_of(have)}")
-    return {"type": name, "args": {key: _encode(value) for key, value in TYPES[name][1](wanted).items()}}
-
-
-def _name_of(module: nn.Module | None) -> str:
-    return "nothing" if module is None else f"a {type(module).__name__}"
+    name = type(target).__name__
+    if name not in TYPES or type(target) is not TYPES[name][0] or not path:
+        original = "nothing" if current is None else f"a {type(current).__name__}"
+        raise StructureError(f"{path or 'the module itself'} is a {name}, and build() has {original}")
+    return {"type": name, "args": {key: _encode(value) for key, value in TYPES[name][1](target).items()}}
 
 
 def _put_module(base: nn.Module, path: str, edit: Mapping[str, Any]) -> None:
     parent, _, name = path.rpartition(".")
     if "same_as" in edit:
-        made = base.get_submodule(edit["same_as"])
+        module = base.get_submodule(edit["same_as"])
     elif edit["type"] in TYPES:
         with torch.device("meta"):
-            made = TYPES[edit["type"]][0](**{key: _decode(value) for key, value in edit["args"].items()})
+            module = TYPES[edit["type"]][0](**{key: _decode(value) for key, value in edit["args"].items()})
     else:
         raise ValueError(f"type {edit['type']!r} is not among those allowed")
-    base.get_submodule(parent)._modules[name] = made.eval()
+    base.get_submodule(parent)._modules[name] = module.eval()
 
 
-def _attribute_edits(path: str, wanted: nn.Module, have: nn.Module) -> dict[str, Any]:
+def _attribute_edits(path: str, target: nn.Module, current: nn.Module) -> dict[str, Any]:
     edits = {}
-    known = vars(have)
-    for name, value in vars(wanted).items():
+    present = vars(current)
+    for name, value in vars(target).items():
         if name in _OWN:
             continue
         if isinstance(value, torch.Tensor):
-            old = known.get(name)
+            old = present.get(name)
             if not (isinstance(old, torch.Tensor) and old.shape == value.shape and torch.equal(old, value)):
                 raise StructureError(f"{path}.{name} is a changed tensor that is neither parameter nor buffer")
-        elif _is_plain(value) and (name not in known or _encode_or_none(known[name]) != _encode(value)):
+        elif _is_plain(value) and (name not in present or _encode_or_none(present[name]) != _encode(value)):
             edits[name] = _encode(value)
     return edits
 
 
-def _tensor_edits(wanted: nn.Module, have: nn.Module) -> dict[str, Any]:
+def _tensor_edits(target: nn.Module, current: nn.Module) -> dict[str, Any]:
     edits: dict[str, Any] = {}
     for kind in ("_parameters", "_buffers"):
-        new, old = getattr(wanted, kind), getattr(have, kind)
+        new, old = getattr(target, kind), getattr(current, kind)
         for name in new.keys() | old.keys():
             a, b = _tensor_form(kind, new.get(name)), _tensor_form(kind, old.get(name))
             if a != b or name not in new or name not in old:
@@ -288,8 +282,3 @@ def _decode(value: Any) -> Any:
         ((kind, items),) = value.items()
         return (tuple if kind == "tuple" else list)(_decode(item) for item in items)
     return value
-
-
-def _collect(into: dict[str, Any], path: str, edits: dict[str, Any]) -> None:
-    if edits:
-        into[path] = edits

@@ -141,7 +141,7 @@ def test_a_beginning_of_several_keys_is_told(ran, tmp_path):
 def test_other_folders_and_full_disks_leave_nothing_behind(ran, tmp_path, monkeypatch):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("do not touch")
-    with pytest.raises(ArtifactError, match="is not an artefact"):
+    with pytest.raises(ArtifactError, match="is not an artifact"):
         ran.export(tmp_path / "mine")
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
     with pytest.raises(ConfigError, match="output"):

@@ -37,7 +37,7 @@ def test_it_has_a_process_group_of_its_own(worker):
 
 
 def test_a_failed_command_is_an_error_with_the_child_s_own_words_and_the_child_goes_on(worker):
-    with pytest.raises(WorkerError, match="is not an artefact"):
+    with pytest.raises(WorkerError, match="is not an artifact"):
         worker.ask("open", artifact="/nowhere", inputs="/nowhere", batch_size=1, threads=1)
     assert worker.ask("memory")["event"] == "memory"
 
