@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from workbench.core.speedup import WIDE, row_speedup, speedup_text
+from workbench.core.format.speedup import WIDE, row_speedup, speedup_text
 
 
 @pytest.mark.parametrize(

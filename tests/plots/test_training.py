@@ -45,7 +45,7 @@ def test_events_of_a_real_training_are_read():
     from torch import nn
 
     from workbench.compress.training.loop import train
-    from workbench.compress.training.plan import Plan
+    from workbench.compress.training.plan import TrainingPlan
     from workbench.tasks.split import Split
 
     told, module, script = [], nn.Linear(3, 2), iter([0.1, 0.2, 0.3])
@@ -54,7 +54,7 @@ def test_events_of_a_real_training_are_read():
         return nn.functional.cross_entropy(outputs, targets)
 
     data = Split(torch.randn(20, 3), torch.zeros(20, dtype=torch.int64))
-    plan = Plan(2, 10, None, None)
+    plan = TrainingPlan(2, 10, None, None)
     train(module, data, loss, plan, stage="x", progress=told.append, seed=0, quality=lambda: next(script))
     frame = training_data({"x": told}).dropna(subset=["metric"])
     assert frame["metric"].tolist() == [0.1, 0.2, 0.3]

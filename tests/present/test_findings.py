@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from workbench.core.speedup import row_speedup
+from workbench.core.format import numbers
+from workbench.core.format.speedup import row_speedup
 from workbench.present import findings
 from workbench.present.text_table import rows_text
 from workbench.study.results.ranking import best_row
@@ -27,21 +28,21 @@ Rows = list[dict[str, Any]]
     ],
 )
 def test_numbers(value: float | None, written: str) -> None:
-    assert findings.number(value) == written
+    assert numbers.number(value) == written
 
 
 def test_large_and_tiny_numbers() -> None:
-    assert findings.number(12345.6) == "12,346"
-    assert findings.number(2.1e-6) == "2.10e−06"
-    assert [findings.count(n) for n in (None, 12, 296_000, 42_000_000, 3.1e9)] == ["–", "12", "296 k", "42 M", "3.1 G"]
+    assert numbers.number(12345.6) == "12,346"
+    assert numbers.number(2.1e-6) == "2.10e−06"
+    assert [numbers.count(n) for n in (None, 12, 296_000, 42_000_000, 3.1e9)] == ["–", "12", "296 k", "42 M", "3.1 G"]
 
 
 def test_quality_and_its_drop() -> None:
-    assert findings.quality(0.97123) == "0.9712"
-    assert findings.quality(-312.5) == "−312.50"
-    assert findings.drop(0.006) == "+0.0060"
-    assert findings.drop(-0.0004) == "−0.0004"
-    assert findings.quality_interval(0.0, 0.0) == findings.quality_interval(None, 1.0) == ""
+    assert numbers.quality(0.97123) == "0.9712"
+    assert numbers.quality(-312.5) == "−312.50"
+    assert numbers.drop(0.006) == "+0.0060"
+    assert numbers.drop(-0.0004) == "−0.0004"
+    assert numbers.quality_interval(0.0, 0.0) == numbers.quality_interval(None, 1.0) == ""
 
 
 def test_headline_of_a_recommended_row(rows: Rows) -> None:
@@ -78,9 +79,9 @@ def test_the_headline_has_the_one_form_of_a_speedup(rows: Rows, low: float, high
 
 
 def test_quality_in_words() -> None:
-    assert findings.quality_words({"quality": 0.95, "quality_drop": 0.02}) == "quality drop 0.0200 (to 0.9500)"
-    assert findings.quality_words({"quality": 0.95, "quality_drop": -0.01}) == "quality gain 0.0100 (to 0.9500)"
-    assert findings.quality_words({"quality": 0.95, "quality_drop": 0.0}) == "same quality (0.9500)"
+    assert findings.quality_change({"quality": 0.95, "quality_drop": 0.02}) == "quality drop 0.0200 (to 0.9500)"
+    assert findings.quality_change({"quality": 0.95, "quality_drop": -0.01}) == "quality gain 0.0100 (to 0.9500)"
+    assert findings.quality_change({"quality": 0.95, "quality_drop": 0.0}) == "same quality (0.9500)"
 
 
 def test_a_reference_is_named_in_the_notes(rows: Rows) -> None:

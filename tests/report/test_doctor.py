@@ -13,11 +13,11 @@ from workbench.report import doctor
 @pytest.mark.parametrize(
     ("isa", "words"),
     [
-        (("avx2", "avx512_bf16"), "avx512_bf16: computed natively"),
-        (("avx512_bf16", "amx_bf16"), "amx_bf16: computed natively"),
-        (("asimd", "bf16"), "bf16: computed natively"),
-        (("avx2", "avx512f"), "emulated here, and slower than fp32"),
-        ((), "no instructions for it"),
+        (("avx2", "avx512_bf16"), "avx512_bf16: native"),
+        (("avx512_bf16", "amx_bf16"), "amx_bf16: native"),
+        (("asimd", "bf16"), "bf16: native"),
+        (("avx2", "avx512f"), "emulated here and slower than fp32"),
+        ((), "not supported by the CPU"),
     ],
 )
 def test_it_says_by_what_bfloat16_is_computed(isa: tuple[str, ...], words: str) -> None:
@@ -27,8 +27,8 @@ def test_it_says_by_what_bfloat16_is_computed(isa: tuple[str, ...], words: str) 
 
 
 def test_cores_hardware_threads_and_memory_nodes_stand_in_one_short_line() -> None:
-    found = doctor.examine()
-    lines = {line.partition(" ")[0]: line for line in doctor.words(found).splitlines()}
+    found = doctor.system_info()
+    lines = {line.partition(" ")[0]: line for line in doctor.system_info_text(found).splitlines()}
     assert str(cpu_topology() or "topology unknown") in lines["cores"]
     assert "NUMA" in lines["cores"] or cpu_topology() is None
     assert lines["bf16"].endswith(found["bf16"])

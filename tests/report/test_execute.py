@@ -53,10 +53,10 @@ def test_a_failing_cell_is_named_and_what_ran_is_kept(tmp_path: Path) -> None:
 def test_a_foreign_error_keeps_its_name_and_a_dead_kernel_is_told(tmp_path: Path) -> None:
     with pytest.raises(NotebookFailed, match=r"The cell '1 / 0' stopped with ZeroDivisionError: division by zero"):
         execute_notebook(notebook(tmp_path, "1 / 0"), tmp_path / "out.ipynb", {}, log=lambda _: None)
-    with pytest.raises(NotebookFailed, match="process ended without a word"):
+    with pytest.raises(NotebookFailed, match="kernel died without a message"):
         killed = notebook(tmp_path, "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
         execute_notebook(killed, tmp_path / "out.ipynb", {}, log=lambda _: None)
-    with pytest.raises(NotebookFailed, match="Its last words: Fatal Python error: Aborted"):
+    with pytest.raises(NotebookFailed, match="kernel died: Fatal Python error: Aborted"):
         aborted = notebook(tmp_path, "import faulthandler, os; faulthandler.enable(); os.abort()")
         execute_notebook(aborted, tmp_path / "out.ipynb", {}, log=lambda _: None)
 

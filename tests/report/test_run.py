@@ -55,17 +55,17 @@ def test_the_trials_are_those_asked_for(done: tuple[ReportResult, str]) -> None:
 def test_the_page_is_whole_and_needs_no_network(done: tuple[ReportResult, str]) -> None:
     page = done[0].html.read_text()
     assert fetches(page) == [] and "<script" not in page
-    assert page.count("data:image/png;base64,") == 5  # four charts of the trials, and what the run took
+    assert page.count("data:image/png;base64,") == 5  # four charts of the trials, and the resources of the run
     order = [
         "Recommendation",
         "Latency and quality",
         "Throughput",
         "Memory and",
-        "gained",
-        "Every trial",
-        "Which layers",
+        "Gain and cost",
+        "All trials",
+        "Layers changed",
     ]
-    order += ["could not be measured", "Make the recommended", "How these numbers"]
+    order += ["Skipped and failed trials", "Code of the recommended", "Method"]
     places = [page.index(words, page.index("<main>")) for words in order]
     assert places == sorted(places)
     assert "incomplete" not in page and "report.run()" not in page

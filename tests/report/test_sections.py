@@ -80,8 +80,8 @@ def cells(source: str, column: int) -> list[str]:
 
 
 def test_chart_table_and_tile_show_one_latency(rows: Rows) -> None:
+    from workbench.core.format.numbers import number
     from workbench.plots import tradeoff_data
-    from workbench.present.findings import number
 
     row = next(r for r in rows if r["recommended"])
     drifted = {**row, "latency_ms_p50": 9.9}  # timed in a slow moment, and so was the baseline beside it
@@ -165,19 +165,19 @@ def test_coverage_counts_layers_once_per_recipe(rows: Rows) -> None:
     page = parsed(sections.coverage(rows))
     text = " ".join(page.words)
     assert sum(tag == "details" for tag, _ in page.tags) == 5
-    assert "2 of 3 layers touched" in text and "its output dimension is the task's" in text
-    assert "quality on validation 0.9740 → 0.9120" in text
+    assert "2 of 3 layers changed" in text and "its output dimension is the task's" in text
+    assert "validation quality 0.9740 → 0.9120" in text
 
 
 def test_notes_list_what_was_cut_what_failed_and_why_figures_are_missing(rows: Rows) -> None:
     rows[5].update(state="failed", error="TrialFailed: killed")
     text = " ".join(parsed(sections.notes(rows, ["chain at batch 1"])).words)
-    for words in ("Not run in this report", "chain at batch 1", "TrialFailed: killed", "latency_ms_p99", "and 52 more"):
+    for words in ("Skipped trials", "chain at batch 1", "TrialFailed: killed", "latency_ms_p99", "and 52 more"):
         assert words in text
 
 
 def test_notes_of_a_study_without_any() -> None:
-    assert "Everything that was planned ran" in sections.notes([], [])
+    assert "All planned trials ran" in sections.notes([], [])
 
 
 @pytest.mark.parametrize("words", ["alternate in random order", "first 50 ms", "95 %", "own metric", "baseline"])

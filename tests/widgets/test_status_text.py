@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from workbench.core.speedup import row_speedup
+from workbench.core.format.speedup import row_speedup
 from workbench.study.results.schema import update_row
 from workbench.widgets.status_text import TimeEstimate, clock, point_facts, point_name, recommendation, trials_sentence
 from workbench.widgets.trial_table import table_html

@@ -34,7 +34,7 @@ def add_bench(commands: Any) -> None:
 
 def bench(arguments: argparse.Namespace) -> int:
     """Do it: 0 where at least one backend ran the artefact, 1 where none did."""
-    from workbench.present.progress_log import Lines
+    from workbench.present.progress_log import ProgressLog
     from workbench.present.text_table import bench_text
     from workbench.present.trials import write_trials
     from workbench.study.bundle.artifact_bench import bench_artifact
@@ -59,7 +59,7 @@ def bench(arguments: argparse.Namespace) -> int:
             data=arguments.data,
             task=task,
             trust=arguments.trust,
-            progress=Lines(sys.stderr),
+            progress=ProgressLog(sys.stderr),
             on_row=finished.append,
         )
     except KeyboardInterrupt:

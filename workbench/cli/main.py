@@ -200,10 +200,10 @@ def _add_study(commands: Any) -> None:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    from workbench.report.doctor import examine, words
+    from workbench.report.doctor import system_info, system_info_text
 
-    found = examine()
-    write(json.dumps(found, indent=2) if arguments.json else words(found))
+    info = system_info()
+    write(json.dumps(info, indent=2) if arguments.json else system_info_text(info))
     return DONE
 
 
@@ -234,7 +234,7 @@ def _report(arguments: argparse.Namespace) -> int:
 
 def _study(arguments: argparse.Namespace) -> int:
     from workbench.engine.names import is_backend, unknown_backend
-    from workbench.present.progress_log import Lines
+    from workbench.present.progress_log import ProgressLog
     from workbench.present.text_table import rows_text
     from workbench.study.plan.shapes import parsed_shapes
     from workbench.study.results.gates import QualityGate
@@ -263,7 +263,7 @@ def _study(arguments: argparse.Namespace) -> int:
                 shapes=shapes,
                 cluster=arguments.cluster,
                 **({} if arguments.stall_timeout_s is None else {"stall_timeout_s": arguments.stall_timeout_s}),
-                progress=Lines(sys.stderr),
+                progress=ProgressLog(sys.stderr),
             )
             for line in (*getattr(summary, "machines", ()), *summary.cut):  # a cluster's machines; what was left out
                 say(line)

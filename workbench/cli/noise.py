@@ -23,10 +23,12 @@ def add_noise(commands: Any) -> None:
 def noise(arguments: argparse.Namespace) -> int:
     """Do it."""
     from workbench.measure.comparison.noise import cached_noise, measure_noise
-    from workbench.present.progress_log import Lines
+    from workbench.present.progress_log import ProgressLog
 
     try:
-        found = measure_noise(backends=arguments.backends, budget_s=arguments.budget_s, progress=Lines(sys.stderr))
+        found = measure_noise(
+            backends=arguments.backends, budget_s=arguments.budget_s, progress=ProgressLog(sys.stderr)
+        )
     except KeyboardInterrupt:
         say("Stopped by Ctrl-C. The floor that was kept before stays.")
         return STOPPED

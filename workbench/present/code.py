@@ -1,4 +1,4 @@
-"""The Python code that makes one row of a study again: its recipe, without default options, and its engine."""
+"""Python code that reproduces a row of a study: its recipe without default options, and its engine."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from workbench.compress.recipe import Recipe
 from workbench.compress.steps import Step
 from workbench.core.errors import StudyError
 from workbench.core.untrusted import one_line
-from workbench.present.findings import Row, engine_name
+from workbench.present.findings import Row, backend_name
 from workbench.study.results.schema import row_options, row_recipe
 
 
 def code_for(row: Row, *, reference: str | None) -> str:
-    """Return a program that makes the variant of ``row`` and runs it on its engine.
+    """Return a program that builds the variant of ``row`` and runs it on its engine.
 
     Parameters
     ----------
     row : mapping
         A study's row; its recipe, backend, batch size, threads and engine options are used.
     reference : str or None
-        How :func:`workbench.load_task` finds the task; None where only the reader has it.
+        The name of the task for :func:`workbench.load_task`; None if there is none.
     """
-    recipe = row_recipe(row, trust=True) if row.get("recipe_json") else Recipe()  # it is written down, and not applied
+    recipe = row_recipe(row, trust=True) if row.get("recipe_json") else Recipe()  # written to code, not applied
     steps = [step_code(step) for step in recipe.steps]
     seed = [f"seed={recipe.seed}"] if recipe.seed else []
     options = [f"{name}={value!r}" for name, value in row_options(row).items()]
     shape = f", {row['shape']}" if row.get("shape") else ""
-    words = f"{row['recipe']} on {engine_name(row['backend'])}, batch size {row['batch_size']}{shape}"
+    title = f"{row['recipe']} on {backend_name(row['backend'])}, batch size {row['batch_size']}{shape}"
     lines = [
-        f"# {one_line(words)}",
+        f"# {one_line(title)}",
         "import workbench as wb",
         "",
         _task_line(reference),
@@ -47,7 +47,7 @@ def code_for(row: Row, *, reference: str | None) -> str:
 
 
 def _checked(code: str) -> str:
-    """Return code that imports the workbench alone and calls nothing but it; StudyError if a value became code."""
+    """Return ``code`` if it imports and calls only the workbench; raise StudyError otherwise."""
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Import | ast.ImportFrom) and ast.unparse(node) != "import workbench as wb":
             raise StudyError(f"The code of a row would import: {ast.unparse(node)!r}. Do not use this study.")
@@ -60,7 +60,7 @@ _CALLED = re.compile(r"wb(\.[A-Za-z_]\w*)+|recipe\.apply|engine\.predict|task\.e
 
 
 def step_code(step: Step) -> str:
-    """Return the expression that makes ``step``, with only the options that are not defaults.
+    """Return the expression of ``step``, with only the options that are not defaults.
 
     Examples
     --------
@@ -68,8 +68,8 @@ def step_code(step: Step) -> str:
     >>> step_code(Prune(ratio=0.3))
     'wb.Prune(ratio=0.3)'
     """
-    given = [f"{name}={value!r}" for name, value in step.changed().items()]
-    return f"wb.{type(step).__name__}({', '.join(given)})"
+    options = [f"{name}={value!r}" for name, value in step.changed().items()]
+    return f"wb.{type(step).__name__}({', '.join(options)})"
 
 
 def highlighted(code: str) -> str:
@@ -88,7 +88,7 @@ def _task_line(reference: str | None) -> str:
         return f"task = wb.tasks.{reference}()"
     if reference:
         return f"task = wb.load_task({reference!r})"
-    return "task = ...  # the Task that the study was made with"
+    return "task = ...  # the Task of the study"
 
 
 def _call(head: str, arguments: list[str], width: int = 88) -> str:

@@ -1,4 +1,4 @@
-"""The rows of a study as a file for other tools: Parquet, CSV, lines of JSON, or one HTML table."""
+"""Export the rows of a study as Parquet, CSV, JSON lines, or an HTML table."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.core.errors import ConfigError
 from workbench.core.files import atomic_write
+from workbench.core.format.numbers import plural
 from workbench.core.lazy import install_command
 from workbench.present.findings import Row, notes_by_reason
-from workbench.present.html import style, text
-from workbench.present.tables import MACHINE, SHAPE, TRIALS, table
+from workbench.present.html import escaped, style
+from workbench.present.tables import BATCH, MACHINE, SHAPE, TRIALS, table, with_column
 from workbench.present.trials import plain_row, write_trials
 from workbench.study.results.schema import COLUMNS
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 FORMATS = (".parquet", ".csv", ".jsonl", ".html")
 _NESTED = ("steps", "notes")
-# Sorts a table by the column whose head is clicked: by number where both cells have one.
+# Sort a table by the clicked column: by number if both cells have one.
 _SORT = """
 document.querySelectorAll("th").forEach((head, place) => head.addEventListener("click", () => {
   const body = head.closest("table").tBodies[0], up = head.dataset.up !== "1";
@@ -38,17 +39,17 @@ document.querySelectorAll("th").forEach((head, place) => head.addEventListener("
 
 
 def write_rows(rows: Sequence[Row], path: str | Path) -> Path:
-    """Write rows into a file whose ending says the format: .parquet, .csv, .jsonl or .html.
+    """Write rows to a file in the format of its extension: .parquet, .csv, .jsonl or .html.
 
-    Parquet and CSV have a column for each of a row's; ``steps`` and ``notes`` are JSON in them. The HTML page is one
-    table that needs nothing else, sorted by a click on a head, with what must be known of the figures below it.
+    Parquet and CSV have all columns of the rows, with ``steps`` and ``notes`` as JSON. The HTML page is one sortable,
+    self-contained table with the notes on its figures.
 
     Raises
     ------
     ConfigError
-        If there are no rows, the ending is another, or pyarrow is missing for Parquet.
+        If there are no rows, the extension is unknown, or pyarrow is missing for Parquet.
     WorkbenchError
-        If the file cannot be written; what was there stays.
+        If the file cannot be written; an existing file is kept.
 
     Examples
     --------
@@ -58,7 +59,7 @@ def write_rows(rows: Sequence[Row], path: str | Path) -> Path:
     target = Path(path)
     check_format(target)
     if not rows:
-        raise ConfigError(f"There are no rows to write into {target}.")
+        raise ConfigError(f"There are no rows to write to {target}.")
     if target.suffix == ".jsonl":
         return write_trials(rows, target)
     with atomic_write(target) as temporary:
@@ -72,17 +73,17 @@ def write_rows(rows: Sequence[Row], path: str | Path) -> Path:
 
 
 def check_format(path: Path) -> None:
-    """Refuse an ending that has no format, or whose library is missing, before any work."""
+    """Refuse an unknown extension or one whose library is missing, before any work."""
     if path.suffix not in FORMATS:
         raise ConfigError(
-            f"{path}: the ending says the format, one of {', '.join(FORMATS)}; got {path.suffix or 'none'!r}."
+            f"The extension of {path} must be one of {', '.join(FORMATS)}; got {path.suffix or 'none'!r}."
         )
     if path.suffix == ".parquet":
         try:
             import pyarrow  # noqa: F401
         except ModuleNotFoundError as error:
             raise ConfigError(
-                f"{path}: Parquet files need pyarrow. Get it: {install_command('parquet')}. Or write a .csv."
+                f"{path}: Parquet files need pyarrow: {install_command('parquet')}. Or write a .csv."
             ) from error
 
 
@@ -98,24 +99,22 @@ def _flat(rows: Sequence[Row]) -> pd.DataFrame:
 
 
 def _html(rows: Sequence[Row]) -> str:
-    columns = [*TRIALS]
-    if any(row.get("shape") for row in rows):
-        columns.insert(3, SHAPE)
+    columns = with_column(TRIALS, SHAPE, after=BATCH) if any(row.get("shape") for row in rows) else TRIALS
     if len({row.get("fingerprint") for row in rows}) > 1:
-        columns.append(MACHINE)
+        columns = (*columns, MACHINE)
     machines = dict.fromkeys(f"{row.get('machine')} ({row.get('fingerprint')})" for row in rows)
     notes = "".join(
-        f"<li><b>{text(column)}</b>: {text(reason)} <small>{text(', '.join(where))}</small></li>"
-        for column, reason, where in notes_by_reason(rows)
+        f"<li><b>{escaped(column)}</b>: {escaped(reason)} <small>{escaped(', '.join(trials))}</small></li>"
+        for column, reason, trials in notes_by_reason(rows)
     )
-    title = f"{rows[0]['task']}: {len(rows)} {'trial' if len(rows) == 1 else 'trials'}"
+    title = f"{rows[0]['task']}: {plural(len(rows), 'trial')}"
     return f"""<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>{text(title)}</title><link rel="icon" href="data:,">
+<html lang="en"><head><meta charset="utf-8"><title>{escaped(title)}</title><link rel="icon" href="data:,">
 <style>{style()}
 body {{ font-family: system-ui, "Segoe UI", "Liberation Sans", Arial, sans-serif; margin: 28px; color: #1d2429; }}
 th {{ cursor: pointer; }} .scroll {{ max-height: none; }} .wbr {{ max-width: none; }}</style></head>
-<body><h1>{text(title)}</h1><p>{text("; ".join(machines))}</p>
+<body><h1>{escaped(title)}</h1><p>{escaped("; ".join(machines))}</p>
 <div class="wbr">{table(columns, rows)}</div>
-<details><summary>What must be known of the figures</summary><ul>{notes}</ul></details>
+<details><summary>Notes on figures</summary><ul>{notes}</ul></details>
 <script>{_SORT}</script></body></html>
 """

@@ -1,26 +1,23 @@
-"""What a notebook cell shows: pieces of HTML in the report's style, and charts with words for who cannot see them."""
+"""HTML of reports and notebook cells, in one style."""
 
 from __future__ import annotations
 
 import html
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
 
 STYLE_FILE = Path(__file__).with_name("report.css")
 
 
 @cache
 def style() -> str:
-    """Return the report's style sheet."""
+    """Return the style sheet."""
     return STYLE_FILE.read_text(encoding="utf-8")
 
 
 class Html:
-    """A piece of HTML that a notebook shows as such; ``str()`` gives its source."""
+    """HTML that a notebook displays; ``str()`` returns its source."""
 
     def __init__(self, source: str) -> None:
         self.source = source
@@ -35,11 +32,33 @@ class Html:
         return f'<div class="wbr">{self.source}</div>'
 
 
-def text(value: object) -> str:
+def escaped(value: object) -> str:
     """Return ``value`` as HTML text."""
     return html.escape(str(value))
 
 
+def hint(text: str) -> str:
+    """Return a paragraph in a muted style."""
+    return f'<p class="hint">{escaped(text)}</p>'
+
+
 def details(summary: str, body: str, *, opened: bool = False) -> str:
-    """Return a part of the page that is folded until asked for."""
-    return f"<details{' open' if opened else ''}><summary>{text(summary)}</summary>{body}</details>"
+    """Return a collapsible section."""
+    return f"<details{' open' if opened else ''}><summary>{escaped(summary)}</summary>{body}</details>"
+
+
+def text_rows(heads: Sequence[str], rows: Iterable[Sequence[str]], *, muted: Iterable[bool] = ()) -> str:
+    """Return an HTML table of texts, left-aligned; rows with a true value in ``muted`` are pale."""
+    flags = list(muted)
+    lines = [
+        f'<tr class="{"untouched" if flags and flags[i] else ""}">'
+        + "".join(f'<td class="words">{escaped(cell)}</td>' for cell in row)
+        + "</tr>"
+        for i, row in enumerate(rows)
+    ]
+    return scrolling("".join(f'<th class="words">{escaped(head)}</th>' for head in heads), "".join(lines))
+
+
+def scrolling(heads: str, body: str) -> str:
+    """Return a table of HTML heads and rows that scrolls sideways if it is too wide."""
+    return f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>'

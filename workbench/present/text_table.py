@@ -1,10 +1,11 @@
-"""A study's rows as a table of plain text, for a terminal."""
+"""A study's rows as plain text, for a terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
 
+from workbench.core.format.numbers import plural, text_table
 from workbench.present.findings import Row, headline, notes_by_reason
 from workbench.present.tables import (
     BACKEND,
@@ -24,45 +25,36 @@ from workbench.present.tables import (
     TIMED,
     VERDICT,
     Column,
+    with_column,
     with_threads,
 )
 from workbench.study.results.ranking import Recommendation, references_placed
 
-_SPEEDUP = replace(SPEEDUP, figure=lambda row: " ".join(filter(None, (SPEEDUP.figure(row), SPEEDUP.beside(row)))))
+_SPEEDUP = replace(SPEEDUP, figure=lambda row: " ".join(filter(None, (SPEEDUP.figure(row), SPEEDUP.detail(row)))))
 COLUMNS = (RECIPE, BACKEND, BATCH, STATE, LATENCY, _SPEEDUP, VERDICT, QUALITY, MEMORY, SIZE)
 BENCH = (BACKEND, BATCH, STATE, TIMED, P90, THROUGHPUT, MEMORY, SIZE, *COLD)
-_TOLD = ("latency_ms_p50", "backend", "failed")
+_SHOWN_NOTES = ("latency_ms_p50", "backend", "failed")
 
 
 def rows_text(rows: Sequence[Row], best: Recommendation) -> str:
-    """Return the answer in a sentence, and below it a line for each trial with the recommended one starred."""
+    """Return the recommendation, and below it a line for each trial, the recommended one starred."""
     several = len({row["fingerprint"] for row in rows}) > 1
     columns = with_threads((*COLUMNS, MACHINE) if several else COLUMNS, rows)
-    lines = _lines(columns, references_placed(rows))
-    return "\n".join([headline(best), best.reason, "", *lines])
+    return "\n".join([headline(best), best.reason, "", *_lines(columns, references_placed(rows))])
 
 
 def bench_text(rows: Sequence[Row]) -> str:
-    """Return what was timed of one artefact, on which machine, and what must be known of the figures."""
+    """Return the timings of one artifact, its machine, and the notes on its figures."""
     first = rows[0]
     head = f"{first['recipe']} of task {first['task']} on {first['machine']} ({first['fingerprint']})"
-    threads = f"{first['threads']} thread{'s' if first['threads'] > 1 else ''} each"
-    told = [f"{', '.join(where)}: {why}" for column, why, where in notes_by_reason(rows) if column in _TOLD]
-    return "\n".join([f"{head}, {threads}", "", *_lines(BENCH, rows), *([""] if told else []), *told])
+    head += f", {plural(first['threads'], 'thread')} each"
+    notes = [f"{', '.join(trials)}: {why}" for column, why, trials in notes_by_reason(rows) if column in _SHOWN_NOTES]
+    return "\n".join([head, "", *_lines(BENCH, rows), *([""] if notes else []), *notes])
 
 
 def _lines(columns: Sequence[Column], rows: Sequence[Row]) -> list[str]:
     if any(row.get("shape") for row in rows):
-        place = columns.index(BATCH) + 1
-        columns = (*columns[:place], SHAPE, *columns[place:])
-    heads = ["", *(f"{c.head}, {c.unit.split(',')[0]}" if c.unit and not c.words else c.head for c in columns)]
-    table = [heads] + [["*" if row.get("recommended") else "", *(c.figure(row) for c in columns)] for row in rows]
-    widths = [max(len(line[i]) for line in table) for i in range(len(heads))]
-    left = [True, *(column.words for column in columns)]
-    lines = [
-        "  ".join(
-            cell.ljust(w) if to_left else cell.rjust(w) for cell, w, to_left in zip(line, widths, left, strict=True)
-        )
-        for line in table
-    ]
-    return [line.rstrip() for line in lines]
+        columns = with_column(columns, SHAPE, after=BATCH)
+    heads = ["", *(f"{c.head}, {c.unit.split(',')[0]}" if c.unit and not c.is_text else c.head for c in columns)]
+    cells = [["*" if row.get("recommended") else "", *(c.figure(row) for c in columns)] for row in rows]
+    return text_table(heads, cells, right={i for i, column in enumerate(columns, 1) if not column.is_text})

@@ -12,10 +12,10 @@ from workbench.core.files import atomic_write
 
 
 def write_trials(rows: Iterable[Mapping[str, Any]], path: str | Path) -> Path:
-    """Write one line per row, in the order given; a number that is not finite becomes null.
+    """Write one line per row, atomically and in the given order.
 
-    The steps' lists of layers, which every trial of a recipe would repeat, are left out. The file takes its place
-    in one step, so that a reader never sees half of it.
+    A number that is not finite becomes null. The layers of each step are left out, because every trial of a recipe
+    would repeat them.
     """
     with atomic_write(path) as temporary:
         lines = (json.dumps(plain_row(row), ensure_ascii=False, allow_nan=False) for row in rows)
@@ -24,12 +24,12 @@ def write_trials(rows: Iterable[Mapping[str, Any]], path: str | Path) -> Path:
 
 
 def read_trials(path: str | Path) -> list[dict[str, Any]]:
-    """Return the rows that :func:`write_trials` wrote."""
+    """Read the rows of :func:`write_trials`."""
     return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines() if line]
 
 
 def plain_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a row as JSON can hold it, without the steps' lists of layers; what is not finite is None."""
+    """Return a row as JSON values, without the layers of each step; None for numbers that are not finite."""
     steps = [{k: v for k, v in step.items() if k != "layers"} for step in row.get("steps") or []]
     plain: dict[str, Any] = without_nan({**row, "steps": steps})
     return plain

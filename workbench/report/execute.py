@@ -1,4 +1,4 @@
-"""Run a notebook headless with papermill, in a kernel of this very Python."""
+"""Run a notebook headless with papermill, in a kernel of this Python."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from workbench.core import errors
 from workbench.core.errors import WorkbenchError
 from workbench.core.files import atomic_write
 
-_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_COLORS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class NotebookFailed(WorkbenchError):
-    """A notebook did not run to its end; ``stopped`` tells that the user interrupted it."""
+    """A notebook did not run to its end; ``stopped`` is True if the user interrupted it."""
 
     def __init__(self, reason: str, *, stopped: bool = False) -> None:
         super().__init__(reason)
@@ -30,18 +30,18 @@ class NotebookFailed(WorkbenchError):
 def execute_notebook(
     source: str | Path, target: str | Path, parameters: Mapping[str, Any], *, log: Callable[[str], None]
 ) -> None:
-    """Run ``source`` with ``parameters`` and leave the executed notebook at ``target``, also where a cell fails.
+    """Run ``source`` with ``parameters`` and write the executed notebook to ``target``, also if a cell fails.
 
     Parameters
     ----------
     log
-        Gets what the cells write to standard error, as it comes.
+        Called with the text that cells write to standard error.
 
     Raises
     ------
     NotebookFailed
-        With the cell and the error in one sentence. The first Ctrl-C interrupts the running cell, so that it
-        can put its work in order; a second one ends the kernel.
+        If a cell or the kernel fails. The first Ctrl-C interrupts the running cell, which can then clean up; a second
+        one kills the kernel.
     """
     import papermill
     from nbclient.exceptions import DeadKernelError
@@ -52,7 +52,7 @@ def execute_notebook(
     kernels: list[Any] = []
     with (
         atomic_write(target) as path,
-        tempfile.TemporaryFile() as last_words,
+        tempfile.TemporaryFile() as kernel_stderr,
         _first_interrupt_to(kernels) as interrupted,
     ):
         try:
@@ -62,7 +62,7 @@ def execute_notebook(
                 parameters=dict(parameters),
                 kernel_name="python3",
                 language="python",
-                kernel_manager_class=_kernel_manager(kernels, last_words),
+                kernel_manager_class=_kernel_manager(kernels, kernel_stderr),
                 progress_bar=False,
                 stderr_file=_Writer(log),
             )
@@ -70,50 +70,50 @@ def execute_notebook(
             stopped = interrupted.is_set() or error.ename == "KeyboardInterrupt"
             failure = NotebookFailed("Stopped by Ctrl-C." if stopped else _sentence(error), stopped=stopped)
         except DeadKernelError:
-            failure = NotebookFailed(_obituary(last_words))
+            failure = NotebookFailed(_death(kernel_stderr))
         except KeyboardInterrupt:
             failure = NotebookFailed("Stopped by Ctrl-C.", stopped=True)
     if failure is not None:
         raise failure
 
 
-def _obituary(last_words: IO[bytes]) -> str:
-    """Return how a kernel ended that gave no answer."""
-    last_words.seek(0)
-    lines = last_words.read().decode(errors="replace").strip().splitlines()
-    said = next((line for line in lines if line.startswith(("Fatal", "terminate"))), lines[-1] if lines else "")
-    if said:
-        return f"The notebook's process ended. Its last words: {said[:300]}"
-    return "The notebook's process ended without a word; where memory ran out, the system ends it like that."
+def _death(kernel_stderr: IO[bytes]) -> str:
+    """Return the error of a kernel that died."""
+    kernel_stderr.seek(0)
+    lines = kernel_stderr.read().decode(errors="replace").strip().splitlines()
+    message = next((line for line in lines if line.startswith(("Fatal", "terminate"))), lines[-1] if lines else "")
+    if message:
+        return f"The notebook's kernel died: {message[:300]}"
+    return "The notebook's kernel died without a message. The system does this if memory runs out."
 
 
 def _sentence(error: Any) -> str:
-    """Return where a notebook failed and why: the cell's first line of code, and the error's last line."""
+    """Return the failing cell's first line of code and its error."""
     source = next((line for line in error.source.splitlines() if line.strip() and not line.startswith("#")), "")
-    reason = _COLOURS.sub("", str(error.evalue)).strip().splitlines()
-    words = " ".join(line.strip() for line in reason) if len(reason) <= 3 else reason[0]
-    own = isinstance(getattr(errors, error.ename, None), type)  # our own messages speak for themselves
-    where = f"The cell {source.strip()!r} stopped"
-    return f"{where}: {words}" if own and words else f"{where} with {error.ename}: {words or 'no message'}"
+    reason = _COLORS.sub("", str(error.evalue)).strip().splitlines()
+    message = " ".join(line.strip() for line in reason) if len(reason) <= 3 else reason[0]
+    own = isinstance(getattr(errors, error.ename, None), type)  # messages of the workbench need no type
+    cell = f"The cell {source.strip()!r} stopped"
+    return f"{cell}: {message}" if own and message else f"{cell} with {error.ename}: {message or 'no message'}"
 
 
 class _Writer:
-    """A file for papermill that hands text on."""
+    """A file object for papermill that calls ``log``."""
 
     def __init__(self, log: Callable[[str], None]) -> None:
         self._log = log
 
-    def write(self, words: str) -> None:
-        self._log(words)
+    def write(self, text: str) -> None:
+        self._log(text)
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Do nothing: no text is buffered."""
 
 
-def _kernel_manager(started: list[Any], last_words: IO[bytes]) -> type:
-    """Return a kernel manager that starts this Python, whatever kernels are installed or which venv is active.
+def _kernel_manager(started: list[Any], kernel_stderr: IO[bytes]) -> type:
+    """Return a kernel manager that starts this Python, independent of installed kernels and the active venv.
 
-    What the process itself writes, apart from its cells, goes to ``last_words``.
+    ``kernel_stderr`` receives the standard error of the process, apart from its cells.
     """
     from ipykernel.kernelspec import RESOURCES, get_kernel_dict
     from jupyter_client.kernelspec import KernelSpec
@@ -127,7 +127,7 @@ def _kernel_manager(started: list[Any], last_words: IO[bytes]) -> type:
             started.append(self)
 
         async def _async_launch_kernel(self, kernel_cmd: list[str], **options: Any) -> None:
-            await super()._async_launch_kernel(kernel_cmd, **{**options, "stderr": last_words})
+            await super()._async_launch_kernel(kernel_cmd, **{**options, "stderr": kernel_stderr})
 
         @property
         def kernel_spec(self) -> KernelSpec:
@@ -138,21 +138,21 @@ def _kernel_manager(started: list[Any], last_words: IO[bytes]) -> type:
 
 @contextmanager
 def _first_interrupt_to(kernels: list[Any]) -> Iterator[threading.Event]:
-    """Give the first Ctrl-C to the kernel, which stands in a session of its own and would not see it."""
-    seen = threading.Event()
+    """Pass the first Ctrl-C to the kernel, which runs in another session; the event is set then."""
+    interrupted = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield seen
+        yield interrupted
         return
 
-    def pass_on(number: int, frame: Any) -> None:
+    def forward(number: int, frame: Any) -> None:
         process = kernels[-1].provisioner.process if kernels and kernels[-1].provisioner else None
-        if seen.is_set() or process is None or process.poll() is not None or not hasattr(signal, "SIGKILL"):
+        if interrupted.is_set() or process is None or process.poll() is not None or not hasattr(signal, "SIGKILL"):
             raise KeyboardInterrupt
-        seen.set()
+        interrupted.set()
         process.send_signal(signal.SIGINT)
 
-    before = signal.signal(signal.SIGINT, pass_on)
+    before = signal.signal(signal.SIGINT, forward)
     try:
-        yield seen
+        yield interrupted
     finally:
         signal.signal(signal.SIGINT, before)

@@ -1,4 +1,4 @@
-"""From an executed notebook to one HTML file that needs nothing from the network."""
+"""Convert an executed notebook to one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LINKS = re.compile(r"""(?:src|href)\s*=\s*["']?\s*(?:https?:)?//""", re.IGNOREC
 
 
 def write_page(notebook: str | Path, path: str | Path, *, title: str, failure: str | None = None) -> Path:
-    """Convert an executed notebook to ``path``: no code, pictures inside, a banner where it failed.
+    """Convert an executed notebook to ``path``: without code, images embedded, with a banner if it failed.
 
     Cells tagged ``notebook-only`` and outputs of cells tagged ``log`` are left out.
     """
@@ -32,7 +32,7 @@ def write_page(notebook: str | Path, path: str | Path, *, title: str, failure: s
 
 
 def fetches(source: str) -> list[str]:
-    """Return where an HTML page would fetch something from the network, with the text around it."""
+    """Return the links of an HTML page to the network, with the text around them."""
     return [source[max(0, m.start() - 20) : m.end() + 60] for m in _LINKS.finditer(source)]
 
 

@@ -1,4 +1,4 @@
-"""Report: what the report notebook calls, one method per piece of the page."""
+"""The report of one task, with a method for each section of the page."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from workbench.plots.drawing.figure import with_alt
 from workbench.present import tables
 from workbench.present.code import code_for, highlighted
 from workbench.present.findings import Row, headline
-from workbench.present.html import Html, details, style, text
-from workbench.present.progress_log import Lines
+from workbench.present.html import Html, details, escaped, hint, style
+from workbench.present.progress_log import ProgressLog
 from workbench.present.trials import write_trials
 from workbench.report import sections
 from workbench.report.settings import ReportSettings
@@ -40,10 +40,10 @@ _RATE_HZ = 2.0
 
 
 class Report:
-    """One report: opens the study, runs it within the budget, and gives each piece of the page.
+    """Run a study within a time budget and return the sections of its page.
 
-    Keywords are those of :class:`ReportSettings`. A study that fails part of the way is remembered, so that the
-    pieces show what was measured; :meth:`finish` then raises what went wrong.
+    Keywords are those of :class:`ReportSettings`. An error of the study is kept, so that the sections show the complete
+    trials; :meth:`finish` raises it.
 
     Examples
     --------
@@ -68,18 +68,18 @@ class Report:
 
     @cached_property
     def study(self) -> Study:
-        """The study behind the report."""
+        """The study."""
         from workbench.study.study import Study
 
         return Study(self.task, storage=storage_url(self.settings, self.folder))
 
     def run(self, *, progress: ProgressCallback | None = None) -> None:
-        """Run the study; trials that are complete from an earlier run are reused.
+        """Run the study; complete trials of an earlier run are reused.
 
-        An error or Ctrl-C is kept for :meth:`finish`, so that the pieces between show what is complete. Progress
-        goes to standard error as lines unless ``progress`` takes it. ``trials.jsonl`` is written in any case.
+        An error or Ctrl-C is kept for :meth:`finish`. Progress is written to standard error unless ``progress`` is
+        given. ``trials.jsonl`` is written in any case.
         """
-        told = progress or Lines(sys.stderr, started_at=self.settings.started_at)
+        log = ProgressLog(sys.stderr, started_at=self.settings.started_at)
         study = self.study
         try:
             self.summary = study.run(
@@ -93,50 +93,47 @@ class Report:
                 seed=self.settings.seed,
                 baseline=self.settings.baseline,
                 references=self.settings.references,
-                progress=told,
+                progress=progress or log,
             )
         except (WorkbenchError, KeyboardInterrupt) as error:
             self.failure = error
         finally:
-            self._forget()
+            self.__dict__.pop("_answer", None)
             self.save_trials()
-        if isinstance(told, Lines):
-            told.say(headline(self.best))
+        if progress is None:
+            log.write(headline(self.best))
 
     @cached_property
     def _answer(self) -> tuple[list[Row], Recommendation]:
-        known = self.study.planned()
-        wanted = [
+        planned = self.study.planned()
+        rows = [
             row
             for row in self.study.rows()
-            if (row["recipe_id"] in known or row["technique"] == "float")
+            if (row["recipe_id"] in planned or row["technique"] == "float")
             and row["batch_size"] in self.settings.batch_sizes
-            and (not self.settings.backends or row["backend"] in self.settings.backends or _is_shown_anyway(row))
+            and (not self.settings.backends or row["backend"] in self.settings.backends or _is_reference(row))
         ]
-        best = self._best(wanted)
-        return list(mark_recommended(wanted, best)), best
+        best = self._best(rows)
+        return list(mark_recommended(rows, best)), best
 
     def _best(self, rows: Sequence[Any]) -> Recommendation:
         judged = (r for r in rows if r["state"] == "complete" and r["quality_drop"] is not None and is_ranked(r))
         size = self.settings.batch_size if any(r["batch_size"] == self.settings.batch_size for r in judged) else None
         return best_row(rows, quality_drop=self.settings.quality_drop, batch_size=size)
 
-    def _forget(self) -> None:
-        self.__dict__.pop("_answer", None)
-
     @property
     def rows(self) -> list[Row]:
-        """The rows of this report's plan, backends and batch sizes, at most one of them recommended."""
+        """The rows of the plan at the report's backends and batch sizes, at most one of them recommended."""
         return self._answer[0]
 
     @property
     def best(self) -> Recommendation:
-        """The recommended row, or the nearest miss, with the reason."""
+        """The recommended row, or the closest miss, with the reason."""
         return self._answer[1]
 
     @property
     def shown(self) -> Row | None:
-        """The row that steps and code are shown for: the recommended one, else the nearest miss."""
+        """The row whose steps and code are shown: the recommended one, else the closest miss."""
         return next((r for r in self.rows if r["recommended"]), self.best.row)
 
     def save_trials(self) -> Path:
@@ -144,7 +141,7 @@ class Report:
         return write_trials(self.rows, self.folder / TRIALS_FILE)
 
     def header(self) -> Html:
-        """Return the title with task, machine, date and versions, and the style that all pieces share."""
+        """Return the title with task, machine, date and versions, and the style of all sections."""
         training = f"{len(self.task.train):,}" if self.task.has_train else "none"
         facts = {"samples": f"{len(self.task.evaluation):,} for evaluation, {training} for training"}
         if self.task.reference and self.task.reference != self.task.name:
@@ -153,59 +150,59 @@ class Report:
         return Html(f"<style>{style()}</style>{page}")
 
     def recommendation(self) -> Html:
-        """Return the answer in words."""
-        failed = f'<p class="failure">{text(self._what_stopped())}</p>' if self.failure else ""
+        """Return the recommendation in a box."""
+        failed = f'<p class="failure">{escaped(self._failure_text())}</p>' if self.failure else ""
         return Html(failed + sections.recommendation(self.best, self._baseline(), self.rows))
 
     def tradeoff(self) -> Figure:
-        """Return the chart of latency against quality."""
+        """Return the chart of quality over latency."""
         from workbench.plots import plot_tradeoff
 
         size, limit = self.settings.batch_size, self.settings.quality_drop
         return with_alt(plot_tradeoff(self.rows, batch_size=size, quality_drop=limit), headline(self.best))
 
     def tradeoff_table(self) -> Html:
-        """Return the figures behind :meth:`tradeoff`, fastest first, reference rows under their baseline."""
+        """Return the table of :meth:`tradeoff`, by latency, reference rows below their baseline."""
         rows = self._at_batch(LATENCY)
         return Html(tables.table(tables.with_threads(tables.TRADEOFF, rows), rows))
 
     def throughput(self) -> Figure:
-        """Return the chart of samples per second against batch size."""
+        """Return the chart of throughput over batch size."""
         from workbench.plots import plot_throughput
 
         return plot_throughput(self.rows, batch_size=self.settings.batch_size)
 
     def throughput_table(self) -> Html:
-        """Return samples per second for each recipe, backend and batch size."""
+        """Return the table of :meth:`throughput`."""
         return Html(tables.throughput_table([row for row in self.rows if row["state"] == "complete"]))
 
     def memory(self) -> Figure:
-        """Return the charts of peak memory and of model size against quality."""
+        """Return the charts of quality over peak memory and over model size."""
         from workbench.plots import plot_memory
 
         size, limit = self.settings.batch_size, self.settings.quality_drop
         return plot_memory(self.rows, batch_size=size, quality_drop=limit)
 
     def memory_table(self) -> Html:
-        """Return the figures behind :meth:`memory`, leanest first."""
+        """Return the table of :meth:`memory`, by peak memory."""
         rows = self._at_batch("peak_rss_mib")
         return Html(tables.table(tables.with_threads(tables.MEMORY_TABLE, rows), rows))
 
     def waterfall(self) -> Figure:
-        """Return the chart of what each step gained and cost."""
+        """Return the chart of gains and costs by step."""
         from workbench.plots import plot_waterfall
 
         return plot_waterfall(self.rows, batch_size=self.settings.batch_size, row=self.shown)
 
     def waterfall_table(self) -> Html:
-        """Return the figures behind :meth:`waterfall`."""
+        """Return the table of :meth:`waterfall`."""
         from workbench.plots import waterfall_data
 
         frame = waterfall_data(self.rows, batch_size=self.settings.batch_size, row=self.shown)
         return Html(tables.waterfall_table(frame))
 
     def trials_table(self) -> Html:
-        """Return every trial with every figure."""
+        """Return the table of all trials and figures, collapsed if it is long."""
         sizes = sorted(
             {row["batch_size"] for row in self.rows}, key=lambda size: (size != self.settings.batch_size, size)
         )
@@ -213,37 +210,37 @@ class Report:
         return Html(details(f"All {len(order)} trials", tables.table(tables.TRIALS, order), opened=len(order) <= 24))
 
     def resources(self) -> Figure:
-        """Return the chart of what the run took over its time: processor, memory, and the GPU where there is one."""
+        """Return the chart of CPU, memory and GPU over the run."""
         from workbench.plots import plot_monitor
 
         return plot_monitor(self.monitor)
 
     def coverage(self) -> Html:
-        """Return which layers each step touched, folded."""
+        """Return the layers that each step changed, collapsed."""
         return Html(sections.coverage(self.rows))
 
     def decisions(self) -> Html:
-        """Return what the plan considered, predicted and measured, and why it went on or not."""
+        """Return the decisions of the plan with predictions and measurements."""
         return Html(sections.decisions(self.study.decisions(), begun=bool(self.rows)))
 
     def notes(self) -> Html:
-        """Return what was cut, what failed, and what could not be measured."""
+        """Return skipped trials, failed trials and missing figures."""
         if not self.rows:
-            return Html('<p class="hint">Nothing ran.</p>')
+            return Html(hint("No trial was run."))
         return Html(sections.notes(self.rows, self.summary.cut if self.summary else ()))
 
     def code(self) -> Html:
-        """Return the Python code that makes the recommended point again."""
+        """Return the Python code that reproduces the recommended variant."""
         if self.shown is None:
-            return Html('<p class="hint">No trial has finished, so there is nothing to repeat.</p>')
+            return Html(hint("No trial has finished, so there is no variant to reproduce."))
         return Html(highlighted(code_for(self.shown, reference=self.task.reference)))
 
     def method(self) -> Html:
-        """Return how the numbers were made."""
+        """Return the measurement method."""
         return Html(sections.method())
 
     def finish(self) -> None:
-        """Close the study, unless the panel still shows it; raises what stopped it, if anything did."""
+        """Close the study unless the panel uses it; raise the error that stopped it, if any."""
         if not self.settings.interactive:
             self.study.close()
         if self.failure is not None:
@@ -253,9 +250,9 @@ class Report:
         rows = [r for r in self.rows if r["state"] == "complete" and r["batch_size"] == self.settings.batch_size]
         return table_order(rows, column)
 
-    def _what_stopped(self) -> str:
+    def _failure_text(self) -> str:
         if isinstance(self.failure, KeyboardInterrupt):
-            return "Stopped by Ctrl-C. Below is what was finished; the same command goes on from there."
+            return "Stopped by Ctrl-C. Finished trials are below; run the same command again to continue."
         return str(self.failure)
 
     def _baseline(self) -> Mapping[str, Any] | None:
@@ -265,10 +262,10 @@ class Report:
         return next((row for row in rows if row["baseline"]), None)
 
 
-def _is_shown_anyway(row: Row) -> bool:
+def _is_reference(row: Row) -> bool:
     return bool(row["baseline"]) or row.get("reference") is not None
 
 
 def storage_url(settings: ReportSettings, folder: Path) -> str:
-    """Return the database of a report's study: the one asked for, else ``study.db`` in the output folder."""
+    """Return the database URL of a report's study, by default ``study.db`` in the output folder."""
     return settings.storage or f"sqlite:///{folder / DATABASE_FILE}"

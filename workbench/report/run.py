@@ -1,4 +1,4 @@
-"""The whole report: parameters checked, notebook run, HTML page, executed notebook and trials left in a folder."""
+"""Run the report notebook of a task and write its page, notebook and trials to a folder."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from workbench.tasks.task import Task
 
 NOTEBOOK = "90_tradeoff_report.ipynb"
-GIVEN_APART = ("task", "output_dir", "started_at", "interactive")  # not for -p: run_report sets them itself
+RESERVED = ("task", "output_dir", "started_at", "interactive")  # parameters set by run_report
 
 
 @dataclass(frozen=True)
 class ReportResult:
-    """What a report left behind. ``ok`` is False where it is incomplete, and ``reason`` then says where and why.
+    """Files of a report. ``ok`` is False if it is incomplete; ``reason`` holds the cell and the error.
 
-    ``stopped`` tells that the user stopped it; the same call goes on from what is kept.
+    ``stopped`` is True if the user interrupted it; the same call continues.
     """
 
     html: Path
@@ -46,18 +46,18 @@ def run_report(
     parameters: Mapping[str, Any] | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> ReportResult:
-    """Measure a task and leave ``report.html``, ``report.ipynb`` and ``trials.jsonl`` in a folder.
+    """Measure a task and write ``report.html``, ``report.ipynb`` and ``trials.jsonl`` to a folder.
 
     Parameters
     ----------
     task : str or Task
-        Built-in name, ``file.py:function``, ``module:function``, or a Task that was loaded from one of these.
+        Built-in name, ``file.py:function``, ``module:function``, or a Task loaded from one of these.
     output : path
-        The folder; made where missing. The study's database lies in it too, so that the same call resumes.
+        The folder, created if missing. It also holds the study's database, from which the same call resumes.
     parameters : mapping, optional
-        Values for the notebook's tagged parameters cell, for example ``{"budget_s": 600}``.
+        Values of the notebook's parameters, for example ``{"budget_s": 600}``.
     progress : callable, optional
-        Gets lines of text; by default they go to standard error.
+        Called with lines of text; default: written to standard error.
 
     Raises
     ------
@@ -73,39 +73,39 @@ def run_report(
     >>> run_report("digits", output="reports/digits").html  # doctest: +SKIP
     PosixPath('reports/digits/report.html')
     """
-    started, say = time.time(), progress or _to_stderr
+    started, log = time.time(), progress or _to_stderr
     notebook = find_notebook(NOTEBOOK)
-    given = _checked(notebook, parameters or {})
-    asked = {**given, "output_dir": str(output), "started_at": started, "interactive": False}
-    from_dict(ReportSettings, asked)  # a wrong setting is told before the task is loaded
+    values = _checked(notebook, parameters or {})
+    values |= {"output_dir": str(output), "started_at": started, "interactive": False}
+    from_dict(ReportSettings, values)  # refuse a wrong setting before loading the task
     folder = writable_folder(output).resolve()
     loaded = _load(task)
     remarks = loaded.check()
-    ready = {**asked, "task": _reference(loaded), "output_dir": str(folder)}
-    settings = from_dict(ReportSettings, ready)
-    say(f"report of {loaded.name}: at most {settings.budget:.0f} s, into {folder}\n")
+    values |= {"task": _reference(loaded), "output_dir": str(folder)}
+    settings = from_dict(ReportSettings, values)
+    log(f"report of {loaded.name}: at most {settings.budget:.0f} s, into {folder}\n")
     for remark in remarks:
-        say(f"note: {remark}\n")
-    return _execute(notebook, folder, ready, settings, loaded, say)
+        log(f"note: {remark}\n")
+    return _execute(notebook, folder, values, settings, loaded, log)
 
 
 def _execute(
     notebook: Path,
     folder: Path,
-    ready: Mapping[str, Any],
+    values: Mapping[str, Any],
     settings: ReportSettings,
     task: Task,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> ReportResult:
     from workbench.report.execute import NotebookFailed, execute_notebook
     from workbench.report.page import write_page
 
     result = ReportResult(folder / "report.html", folder / "report.ipynb", folder / "trials.jsonl", ok=True)
-    for old in (result.html, result.notebook, result.trials):  # never a new page beside old trials
+    for old in (result.html, result.notebook, result.trials):  # no old trials next to a new page
         old.unlink(missing_ok=True)
     reason, stopped = "", False
     try:
-        execute_notebook(notebook, result.notebook, ready, log=say)
+        execute_notebook(notebook, result.notebook, values, log=log)
     except NotebookFailed as error:
         reason, stopped = str(error), error.stopped
     if reason and not result.trials.exists():
@@ -115,7 +115,7 @@ def _execute(
 
 
 def _rescue(settings: ReportSettings, folder: Path, task: Task, path: Path, reason: str) -> str:
-    """Write the trials that the database holds, where the notebook could not; returns the reason, with more if so."""
+    """Write the trials of the database if the notebook did not; return the reason, extended on a failure."""
     from workbench.present.trials import write_trials
     from workbench.report.report import storage_url
     from workbench.study.study import Study
@@ -129,11 +129,11 @@ def _rescue(settings: ReportSettings, folder: Path, task: Task, path: Path, reas
 
 
 def _checked(notebook: Path, given: Mapping[str, Any]) -> dict[str, Any]:
-    for name in GIVEN_APART:
+    for name in RESERVED:
         if name in given:
-            raise ConfigError(f"Parameter {name!r} is set by the report itself; give the task and the output folder.")
+            raise ConfigError(f"Parameter {name!r} is set by the report. Give the task and the output folder instead.")
     defaults = read_parameters(notebook)
-    return check_parameters(given, {name: value for name, value in defaults.items() if name not in GIVEN_APART})
+    return check_parameters(given, {name: value for name, value in defaults.items() if name not in RESERVED})
 
 
 def _load(task: str | Task) -> Task:
@@ -146,13 +146,13 @@ def _load(task: str | Task) -> Task:
 def _reference(task: Task) -> str:
     if task.reference is None:
         raise ConfigError(
-            f"The report runs in a process of its own and cannot find the task {task.name!r} there. Put the function "
-            "that makes it into a file and give 'path/to/file.py:function'."
+            f"The report runs in another process, where task {task.name!r} must be importable. Put the function that "
+            "makes it into a file and give 'path/to/file.py:function'."
         )
     return task.reference
 
 
-def _to_stderr(words: str) -> None:
-    with contextlib.suppress(BrokenPipeError):  # nobody listens any more; the work is worth finishing
-        sys.stderr.write(words)
+def _to_stderr(text: str) -> None:
+    with contextlib.suppress(BrokenPipeError):  # the reader is gone; the work continues
+        sys.stderr.write(text)
         sys.stderr.flush()

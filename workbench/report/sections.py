@@ -1,4 +1,4 @@
-"""The pieces of a report's page, from rows to HTML: each a function that a test can call."""
+"""Sections of the report page, from rows to HTML."""
 
 from __future__ import annotations
 
@@ -6,40 +6,35 @@ import datetime
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from workbench.core.format.numbers import count, drop, interval, listed, number, plural, quality, quality_interval
+from workbench.core.format.speedup import row_speedup
 from workbench.core.machine import Machine, library_versions
-from workbench.core.speedup import row_speedup
 from workbench.engine.names import DEFAULT_BACKENDS
 from workbench.present.findings import (
     Row,
-    break_even_words,
+    backend_name,
+    break_even_text,
     caveats,
-    count,
+    cold_start_ms,
     cuts_by_reason,
-    drop,
-    engine_name,
-    first_answer_ms,
     headline,
-    interval,
     notes_by_reason,
-    number,
-    quality,
-    quality_interval,
-    some,
 )
-from workbench.present.html import details, text
+from workbench.present.html import details, escaped, hint, text_rows
 from workbench.report.settings import ReportSettings
 from workbench.study.results.ranking import Recommendation
 from workbench.study.strategy.decision_log import Decision
 
 LIBRARIES = ("torch", "onnxruntime", "openvino", "torch-pruning", "torchao", "inference-workbench")
+UNFINISHED = ("failed", "pruned", "cancelled", "waiting", "running")
 
 METHOD = """
 Every trial is one recipe on one backend at one batch size, timed in a process of its own.
 It runs in short blocks that alternate in random order with blocks of the baseline: the original model in torch eager
-(unless another baseline was asked for), float32, inference mode. Calls of the warm-up, and the first 50 ms after each
+(unless another baseline is set), float32, inference mode. Calls of the warm-up, and the first 50 ms after each
 switch, are discarded.|
 The speedup is the baseline's latency over the trial's latency, both from the same rounds. The latency in charts, tables
-and ranking is baseline-normalised: the latency of the baseline's own row, divided by the speedup. The drift of the
+and ranking is baseline-normalized: the latency of the baseline's own row, divided by the speedup. The drift of the
 machine between two trials is therefore left out. The latency as timed is the median time of one call with a whole
 batch; throughput follows from it.|
 Other work on the machine is left out too, as far as it can be. The kernel counts how long threads waited for a core:
@@ -53,8 +48,8 @@ bootstrap over evaluation samples for the quality drop. p90 and p99 appear only 
 noise floor is the difference between two loads of one model on this machine, and part of the interval of the speedup.
 Faster and slower mean that this interval excludes 1; same means that it lies within the noise floor; every other
 interval is undecided. An interval wider than a factor of 1.5 supports a bound only ("at least").|
-Trials are ranked by the baseline-normalised latency. Of trials that are not told apart, the smaller model is preferred.
-Reference rows and trials at low fidelity (survey) are shown and never recommended.|
+Trials are ranked by the baseline-normalized latency. If the difference of two trials is undecided, the smaller model is
+preferred. Reference rows and trials at low fidelity (survey) are shown and never recommended.|
 Quality is the task's own metric on its evaluation samples, run on the engine that was timed. Training,
 calibration and the figures after each step use other samples. Agreement is the share of those samples for which the
 output equals that of the float model, right or wrong. Peak memory is that of the trial's process, runtime included; PSS
@@ -65,93 +60,84 @@ the cold start of a fresh process, without the import of the runtime; they add u
 
 
 def header(facts: Mapping[str, str], machine: Machine, settings: ReportSettings, *, name: str) -> str:
-    """Return the title with task, machine, date and versions. ``facts`` are further pairs about the task."""
+    """Return the title with task, machine, date and versions; ``facts`` are more pairs about the task."""
     now = datetime.datetime.now().astimezone()
-    versions = library_versions(LIBRARIES)
-    shown = [f"{lib} {version}" for lib, version in versions.items() if version]
+    versions = [f"{library} {version}" for library, version in library_versions(LIBRARIES).items() if version]
     pairs = {
         **facts,
         "machine": f"{machine.cpu_model}, {machine.memory_mib / 1024:.0f} GiB, {machine.system}",
-        "cores": f"{machine.cores_allowed} allowed of {machine.cores_logical}; int8 {int8_words(machine)}",
+        "cores": f"{machine.cores_allowed} allowed of {machine.cores_logical}; int8 {_int8(machine)}",
         "GPU": ", ".join(machine.gpus) or machine.gpu_reason or "none",
-        "asked": _asked(settings),
-        "versions": f"Python {machine.python}, {', '.join(shown)}",
+        "settings": _settings(settings),
+        "versions": ", ".join([f"Python {machine.python}", *versions]),
     }
-    body = "".join(f"<dt>{text(key)}</dt><dd>{text(value)}</dd>" for key, value in pairs.items())
+    body = "".join(f"<dt>{escaped(key)}</dt><dd>{escaped(value)}</dd>" for key, value in pairs.items())
     stamp = f'<time datetime="{now.isoformat(timespec="seconds")}">{now:%d %B %Y, %H:%M}</time>'
-    return f'<header><p class="kicker">Trade-off report · {stamp}</p><h1>{text(name)}</h1><dl>{body}</dl></header>'
+    return f'<header><p class="kicker">Trade-off report · {stamp}</p><h1>{escaped(name)}</h1><dl>{body}</dl></header>'
 
 
-def int8_words(machine: Machine) -> str:
-    """Return what the instruction sets mean for int8 on this machine."""
+def _int8(machine: Machine) -> str:
     return "with dot-product instructions" if machine.int8_dot else "without dot-product instructions (7-bit weights)"
 
 
+def _settings(settings: ReportSettings) -> str:
+    threads = f"{settings.threads} threads" if settings.threads else "default threads"
+    sizes = ", ".join(map(str, settings.batch_sizes))
+    backends = ", ".join(map(backend_name, settings.backends or DEFAULT_BACKENDS))
+    return (
+        f"batch sizes {sizes}; {backends}; {threads}; quality drop at most {settings.quality_drop:g}; "
+        f"{settings.budget:.0f} s in all; seed {settings.seed}"
+    )
+
+
 def recommendation(best: Recommendation, baseline: Row | None, rows: Sequence[Row]) -> str:
-    """Return the answer in a box: one sentence, the figures beside the baseline's, and what weakens them."""
+    """Return the recommendation in a box: headline, figures with those of the baseline, and caveats."""
     kind = "good" if best.met else "miss"
-    tiles = "" if best.row is None else _tiles(best.row, baseline)
-    warnings = "".join(f"<li>{text(words)}</li>" for words in caveats(best, rows))
-    earned = break_even_words(best.row) if best.row is not None and best.met else ""
-    reason = f"<p>{text(best.reason)} {text(earned)}</p>"
-    listed = f'<ul class="caveats">{warnings}</ul>' if warnings else ""
-    return f'<section class="answer {kind}"><h3>{text(headline(best))}</h3>{tiles}{reason}{listed}</section>'
+    tiles = "" if best.row is None else _tiles(best.row, baseline or {})
+    break_even = break_even_text(best.row) if best.row is not None and best.met else ""
+    items = "".join(f"<li>{escaped(sentence)}</li>" for sentence in caveats(best, rows))
+    warnings = f'<ul class="caveats">{items}</ul>' if items else ""
+    reason = f"<p>{escaped(best.reason)} {escaped(break_even)}</p>"
+    return f'<section class="answer {kind}"><h3>{escaped(headline(best))}</h3>{tiles}{reason}{warnings}</section>'
 
 
-def _baseline_words(base: Row) -> str:
-    """Return the baseline's engine with its threads."""
-    threads = base.get("threads")
-    count = "" if threads is None else f", {threads} thread{'' if threads == 1 else 's'}"
-    return f"{engine_name(base['backend'])}{count}"
-
-
-def _tiles(row: Row, baseline: Row | None) -> str:
-    base, speedup = baseline or {}, row_speedup(row)
-    over = f"over {_baseline_words(base)}" if base else "over the baseline"
+def _tiles(row: Row, base: Row) -> str:
+    speedup = row_speedup(row)
+    lost = quality_interval(row.get("quality_drop_low"), row.get("quality_drop_high"))
+    latency = interval(row.get("latency_ms_rel_low"), row.get("latency_ms_rel_high"))
     tiles = [
-        _tile("speedup", speedup.figure, f"95 % CI {speedup.interval}" if speedup.interval else "", over),
-        _tile(
-            f"latency, batch {row['batch_size']}",
-            f"{number(row.get('latency_ms_rel'))} ms",
-            _between(row, "latency_ms_rel", 3),
-            _was(base, "latency_ms_rel", "ms"),
-        ),
-        _tile("quality drop", drop(row.get("quality_drop")), _drop_between(row), _quality(row, base)),
-        _tile(
-            "peak memory",
-            f"{number(row.get('peak_rss_mib'))} MiB",
-            "runtime included",
-            _was(base, "peak_rss_mib", "MiB"),
-        ),
-        _tile(
-            "model on disk",
-            f"{number(row.get('size_mib'))} MiB",
-            f"{count(row.get('params'))} parameters",
-            _was(base, "size_mib", "MiB"),
-        ),
+        _tile("speedup", speedup.figure, _ci(speedup.interval), f"over {_baseline(base)}"),
+        _tile(f"latency, batch {row['batch_size']}", *_with_unit(row, base, "latency_ms_rel", "ms", _ci(latency))),
+        _tile("quality drop", drop(row.get("quality_drop")), _ci(lost), _quality(row, base)),
+        _tile("peak memory", *_with_unit(row, base, "peak_rss_mib", "MiB", "runtime included")),
+        _tile("model on disk", *_with_unit(row, base, "size_mib", "MiB", f"{count(row.get('params'))} parameters")),
     ]
-    if (waited := first_answer_ms(row)) is not None:
-        tiles.append(_tile("first answer", f"{number(waited)} ms", "load, compile and first call", ""))
+    if (cold := cold_start_ms(row)) is not None:
+        tiles.append(_tile("cold start", f"{number(cold)} ms", "load, compile and first call", ""))
     return f'<div class="tiles">{"".join(tiles)}</div>'
 
 
-def _tile(name: str, figure: str, beside: str, below: str) -> str:
-    lines = "".join(f"<small>{text(line)}</small>" for line in (beside, below) if line)
-    return f'<div class="tile"><span>{text(name)}</span><strong>{text(figure)}</strong>{lines}</div>'
+def _tile(name: str, figure: str, *details: str) -> str:
+    lines = "".join(f"<small>{escaped(line)}</small>" for line in details if line)
+    return f'<div class="tile"><span>{escaped(name)}</span><strong>{escaped(figure)}</strong>{lines}</div>'
 
 
-def _between(row: Row, name: str, digits: int) -> str:
-    words = interval(row.get(f"{name}_low"), row.get(f"{name}_high"), digits)
-    return f"95 % CI {words}" if words else ""
+def _with_unit(row: Row, base: Row, name: str, unit: str, detail: str) -> tuple[str, str, str]:
+    """Return a figure, its detail, and the baseline's figure."""
+    before = "" if base.get(name) is None else f"baseline: {number(base[name])} {unit}"
+    return f"{number(row.get(name))} {unit}", detail, before
 
 
-def _drop_between(row: Row) -> str:
-    words = quality_interval(row.get("quality_drop_low"), row.get("quality_drop_high"))
-    return f"95 % CI {words}" if words else ""
+def _ci(text: str) -> str:
+    return f"95 % CI {text}" if text else ""
 
 
-def _was(base: Row, name: str, unit: str) -> str:
-    return "" if base.get(name) is None else f"baseline: {number(base[name])} {unit}"
+def _baseline(base: Row) -> str:
+    """Return the baseline's backend with its threads."""
+    if not base:
+        return "the baseline"
+    threads = base.get("threads")
+    return backend_name(base["backend"]) + ("" if threads is None else f", {plural(threads, 'thread')}")
 
 
 def _quality(row: Row, base: Row) -> str:
@@ -160,76 +146,61 @@ def _quality(row: Row, base: Row) -> str:
     return quality(row["quality"]) + ("" if base.get("quality") is None else f", baseline: {quality(base['quality'])}")
 
 
-def _asked(settings: ReportSettings) -> str:
-    threads = f"{settings.threads} threads" if settings.threads else "default threads"
-    sizes = ", ".join(map(str, settings.batch_sizes))
-    backends = ", ".join(map(engine_name, settings.backends or DEFAULT_BACKENDS))
-    return (
-        f"batch sizes {sizes}; {backends}; {threads}; quality drop at most {settings.quality_drop:g}; "
-        f"{settings.budget:.0f} s in all; seed {settings.seed}"
-    )
-
-
 def coverage(rows: Sequence[Row]) -> str:
-    """Return, for each recipe and step, which layers were touched and why the others were not; folded."""
+    """Return, for each recipe and step, the layers it changed and the reasons for the others; collapsed."""
     recipes = {row["recipe_id"]: row for row in rows if row.get("steps")}
     if not recipes:
-        return '<p class="hint">No recipe with steps was prepared.</p>'
-    parts = []
-    for row in recipes.values():
-        steps = "".join(_step(step) for step in row["steps"])
-        parts.append(details(f"{row['recipe']}: {' + '.join(str(s['label']) for s in row['steps'])}", steps))
-    return "".join(parts)
+        return hint("No recipe with steps was prepared.")
+    return "".join(
+        details(
+            f"{row['recipe']}: {' + '.join(str(s['label']) for s in row['steps'])}", "".join(map(_step, row["steps"]))
+        )
+        for row in recipes.values()
+    )
 
 
 def _step(step: Mapping[str, Any]) -> str:
     layers = step.get("layers") or []
-    touched = sum(bool(layer["touched"]) for layer in layers)
+    touched = [bool(layer["touched"]) for layer in layers]
     facts = [
-        f"{touched} of {len(layers)} layers touched",
+        f"{sum(touched)} of {len(layers)} layers changed",
         f"parameters {count(step['params_before'])} → {count(step['params_after'])}",
         f"MACs {count(step['macs_before'])} → {count(step['macs_after'])}",
-        f"quality on validation {quality(step['quality_before'])} → {quality(step['quality_after'])}",
+        f"validation quality {quality(step['quality_before'])} → {quality(step['quality_after'])}",
         f"{step['seconds']:.1f} s",
     ]
     if step.get("epochs_done"):
         facts.append(f"{step['epochs_done']:.3g} epochs")
-    lines = "".join(
-        f'<tr class="{"" if layer["touched"] else "untouched"}"><td class="words">{text(layer["name"])}</td>'
-        f'<td class="words">{text(layer["type"])}</td>'
-        f'<td class="words">{"touched" if layer["touched"] else "left"}</td>'
-        f'<td class="words">{text(layer["reason"])}</td></tr>'
+    cells = [
+        (layer["name"], layer["type"], "changed" if layer["touched"] else "unchanged", layer["reason"])
         for layer in layers
-    )
-    heads = "".join(f'<th class="words">{head}</th>' for head in ("layer", "type", "", "how, or why not"))
-    notes = "".join(f'<p class="hint">{text(note)}</p>' for note in step.get("notes") or [])
-    body = f"<table><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table>" if layers else ""
-    return f"<h4>{text(step['label'])}</h4><p>{text('; '.join(facts))}</p>{notes}<div class='scroll'>{body}</div>"
+    ]
+    table = text_rows(("layer", "type", "", "reason"), cells, muted=[not one for one in touched]) if layers else ""
+    notes = "".join(map(hint, step.get("notes") or []))
+    return f"<h4>{escaped(step['label'])}</h4><p>{escaped('; '.join(facts))}</p>{notes}{table}"
 
 
-def decisions(found: Sequence[Decision], *, begun: bool) -> str:
-    """Return the table of a plan's decisions: the candidates, predicted and measured, and why they were kept or not."""
-    if not found and not begun:
-        return '<p class="hint">The time was over before anything was decided.</p>'
-    if not found:
-        return '<p class="hint">The recipes were given: the plan had nothing to decide.</p>'
+def decisions(log: Sequence[Decision], *, begun: bool) -> str:
+    """Return the table of a plan's decisions: candidates, predictions, measurements, outcomes and reasons."""
+    if not log:
+        given = (
+            "The recipes were given, so the plan had no decisions." if begun else "No decision within the time budget."
+        )
+        return hint(given)
     heads = ("part", "candidate", "predicted", "measured", "outcome", "why")
-    lines = []
-    for one in found:
-        cells = (
+    cells = [
+        (
             *(one.stage, one.subject, _speed_and_drop(one.predicted_speedup, one.predicted_drop)),
             *(_speed_and_drop(one.speedup, one.drop), one.outcome, one.why),
         )
-        body = "".join(f'<td class="words">{text(cell)}</td>' for cell in cells)
-        lines.append(f'<tr class="{"" if one.outcome == "kept" else "untouched"}">{body}</tr>')
-    head = "".join(f'<th class="words">{name}</th>' for name in heads)
-    hint = (
-        '<p class="hint">Speedups of free variants are over the baseline, those of structures and trainings over the '
-        "best variant without training, as measured when the plan decided; what was timed again later has its "
-        "final figures in the tables above. Drops are in the metric's units.</p>"
+        for one in log
+    ]
+    table = text_rows(heads, cells, muted=[one.outcome != "kept" for one in log])
+    return table + hint(
+        "Speedups of free variants are over the baseline, those of structures and trainings over the best variant "
+        "without training, as measured at the decision. The tables above have the final figures of variants that were "
+        "timed again. Drops are in the metric's units."
     )
-    table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
-    return f'<div class="scroll">{table}</div>{hint}'
 
 
 def _speed_and_drop(speedup: float | None, lost: float | None) -> str:
@@ -239,29 +210,26 @@ def _speed_and_drop(speedup: float | None, lost: float | None) -> str:
 
 
 def notes(rows: Sequence[Row], cut: Sequence[str]) -> str:
-    """Return what was cut, what failed and what could not be measured, equal reasons together."""
-    found = notes_by_reason(rows)
-    failed = [n for n in found if n[0] in ("failed", "pruned", "cancelled", "waiting", "running")]
-    rest = [n for n in found if n not in failed]
+    """Return skipped trials, failed trials and missing figures, grouped by reason."""
+    groups = notes_by_reason(rows)
+    failed = [group for group in groups if group[0] in UNFINISHED]
+    rest = [group for group in groups if group not in failed]
     parts = []
     if cut:
-        items = "".join(f"<li>{text(words)}</li>" for words in cuts_by_reason(cut))
-        parts.append(f"<h4>Not run in this report</h4><ul>{items}</ul>")
+        items = "".join(f"<li>{escaped(reason)}</li>" for reason in cuts_by_reason(cut))
+        parts.append(f"<h4>Skipped trials</h4><ul>{items}</ul>")
     if failed:
-        items = "".join(f"<li><b>{text(s)}</b>: {text(why)} <i>({text(some(who))})</i></li>" for s, why, who in failed)
+        items = "".join(
+            f"<li><b>{escaped(state)}</b>: {escaped(why)} <i>({escaped(listed(trials))})</i></li>"
+            for state, why, trials in failed
+        )
         parts.append(f"<h4>Trials without a result</h4><ul>{items}</ul>")
     if rest:
-        lines = "".join(
-            f'<tr><td class="words"><code>{text(column)}</code></td><td class="words">{text(why)}</td>'
-            f'<td class="words">{text(some(who, 2))}</td></tr>'
-            for column, why, who in rest
-        )
-        heads = "".join(f'<th class="words">{head}</th>' for head in ("column", "what to know", "trials"))
-        shown = f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table></div>'
-        parts.append(details(f"Notes on single figures ({len(rest)})", shown))
-    return "".join(parts) or '<p class="hint">Everything that was planned ran and could be measured.</p>'
+        cells = [(column, why, listed(trials, 2)) for column, why, trials in rest]
+        parts.append(details(f"Notes on figures ({len(rest)})", text_rows(("column", "note", "trials"), cells)))
+    return "".join(parts) or hint("All planned trials ran, and every figure was measured.")
 
 
 def method() -> str:
-    """Return how the numbers were made."""
-    return "".join(f"<p>{text(' '.join(part.split()))}</p>" for part in METHOD.split("|"))
+    """Return the measurement method."""
+    return "".join(f"<p>{escaped(' '.join(part.split()))}</p>" for part in METHOD.split("|"))

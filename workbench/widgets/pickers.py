@@ -12,7 +12,7 @@ import ipywidgets as widgets
 from workbench.compress.recipe import Recipe
 from workbench.compress.steps import Distill, Factorize, Prune, PruneDepth, Quantize, Recover, Sparsify, Step
 from workbench.core.errors import ConfigError, RecipeError
-from workbench.present.findings import engine_name
+from workbench.present.findings import backend_name
 from workbench.widgets.form import Form
 from workbench.widgets.layout import close_tree, hint
 
@@ -200,7 +200,7 @@ class EnginePicker:
         self.boxes: dict[str, widgets.Checkbox] = {}
         rows: list[widgets.Widget] = []
         for status in statuses:
-            label = engine_name(status.name) + (f" {status.version}" if status.version else "")
+            label = backend_name(status.name) + (f" {status.version}" if status.version else "")
             box = widgets.Checkbox(
                 value=status.available, disabled=not status.available, description=label, indent=False
             )

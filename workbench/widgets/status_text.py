@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 
-from workbench.present.findings import Row, engine_name, number, quality, variant_name
+from workbench.core.format.numbers import number, quality
+from workbench.present.findings import Row, backend_name, variant_name
 from workbench.study.results.ranking import Recommendation
 from workbench.study.results.schema import STATES
 
@@ -66,7 +67,7 @@ def point_name(row: Row, *, threads: bool = False) -> str:
     """
     options = ", ".join(f"{name}={value}" for name, value in json.loads(row["engine_json"]).items())
     parts = [
-        f"{variant_name(row)} on {engine_name(row['backend'])}{f' ({options})' if options else ''}",
+        f"{variant_name(row)} on {backend_name(row['backend'])}{f' ({options})' if options else ''}",
         f"batch size {row['batch_size']}",
         str(row.get("shape") or ""),
         f"{row['threads']} thread{'' if row['threads'] == 1 else 's'}" if threads and row.get("threads") else "",

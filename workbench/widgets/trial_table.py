@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+from workbench.core.format.numbers import shortened
 from workbench.present import tables
-from workbench.present.findings import Row, first_line
+from workbench.present.findings import Row
 from workbench.study.results.ranking import table_order
 from workbench.study.results.relative_latency import LATENCY
 
@@ -14,12 +15,12 @@ _ORDER = {"complete": 0, "running": 1, "waiting": 2, "pruned": 3, "failed": 4, "
 
 
 def _reason(row: Row) -> str:
-    return first_line(str(row.get("error") or (row.get("notes") or {}).get("state") or ""), 140)
+    return shortened(str(row.get("error") or (row.get("notes") or {}).get("state") or ""), 140)
 
 
 COLUMNS = (
     *(tables.RECIPE, tables.BACKEND, tables.BATCH, tables.LATENCY, tables.SPEEDUP, tables.VERDICT, tables.QUALITY),
-    *(tables.DROP, tables.MEMORY, tables.SIZE, dataclasses.replace(tables.STATE, beside=_reason)),
+    *(tables.DROP, tables.MEMORY, tables.SIZE, dataclasses.replace(tables.STATE, detail=_reason)),
 )
 
 

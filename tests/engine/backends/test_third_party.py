@@ -86,7 +86,7 @@ def test_a_broken_one_is_told_and_takes_no_other_along(installed, images):
 
 
 def test_doctor_shows_them_too(installed):
-    lines = doctor.words(doctor.examine()).splitlines()
+    lines = doctor.system_info_text(doctor.system_info()).splitlines()
     (good,) = [line for line in lines if line.startswith("  abacus ")]
     assert "available   3.0" in good and good.endswith("threads not set  fixed batch")
     assert any(line.startswith("  lost ") and "missing" in line for line in lines)

@@ -7,7 +7,7 @@ import pytest
 
 import workbench as wb
 from workbench.core.errors import ConfigError, InputError
-from workbench.core.speedup import speedup_text
+from workbench.core.format.speedup import speedup_text
 
 
 class Sleeper:

@@ -33,7 +33,7 @@ _SHELL = """
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job may start with it ignored
     from workbench.report import lines
     from workbench.study.execution.budget import TimeBudget
-    lines.Lines.__init__.__kwdefaults__["every_s"] = 0.0
+    lines.ProgressLog.__init__.__kwdefaults__["every_s"] = 0.0
     TimeBudget.rounds, TimeBudget.block_s = (6, 6), 0.01
     from workbench.cli.main import main
     sys.exit(main(sys.argv[1:]))

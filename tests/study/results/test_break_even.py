@@ -2,7 +2,7 @@
 
 import pytest
 
-from workbench.present.findings import break_even_words
+from workbench.present.findings import break_even_text
 from workbench.study.results.break_even import break_even
 
 ROW = {"latency_ms_rel": 2.0, "speedup": 5.0, "prepare_s": 80.0, "batch_size": 32, "verdict": "faster"}
@@ -12,7 +12,7 @@ def test_the_seconds_spent_are_those_saved_by_so_many_calls():
     found = break_even(ROW)
     assert found.saved_ms == 8.0 and found.calls == 10_000
     assert found.calls * found.saved_ms / 1e3 == pytest.approx(found.spent_s)
-    assert break_even_words(ROW) == ("Break-even after 320 k samples: 80.0 s to build, 8.00 ms saved per batch of 32.")
+    assert break_even_text(ROW) == ("Break-even after 320 k samples: 80.0 s to build, 8.00 ms saved per batch of 32.")
 
 
 def test_what_came_from_the_cache_counts_with_what_it_took_once():
@@ -27,4 +27,4 @@ def test_what_came_from_the_cache_counts_with_what_it_took_once():
 )
 def test_what_is_not_surely_faster_never_pays(change):
     assert break_even({**ROW, **change}) is None
-    assert break_even_words({**ROW, **change}) == ""
+    assert break_even_text({**ROW, **change}) == ""

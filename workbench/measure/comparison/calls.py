@@ -10,7 +10,7 @@ import numpy as np
 
 from workbench.core.checks import given, require_callable, require_int, require_nonnegative, require_positive
 from workbench.core.errors import ConfigError
-from workbench.core.speedup import SpeedupText, speedup_text
+from workbench.core.format.speedup import SpeedupText, speedup_text
 from workbench.core.stats import bootstrap_median
 from workbench.timing.arms import CallArm, EventArm
 from workbench.timing.blocks import Block

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from workbench.core.checks import given, require_engine, require_int, require_nonnegative, require_positive
 from workbench.core.errors import ConfigError, InputError
-from workbench.core.speedup import speedup_text
+from workbench.core.format.speedup import speedup_text
 from workbench.core.stats import ASSUMED_NOISE, Verdict, verdict
 from workbench.engine.loading.placement import runs_on_gpu
 from workbench.measure.comparison.noise import cached_noise, floor_of, noise_text

@@ -163,9 +163,8 @@ def annotate(
 def legend_right(ax: Axes, handles: Sequence[Any] | None = None, **options: Any) -> Any:
     """Put a legend at the right of the axes."""
     place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0), "borderaxespad": 0.0}
-    known: dict[str, Any] = {} if handles is None else {"handles": handles}
     look = {"frameon": False, "fontsize": TEXT - 0.5, "labelspacing": 0.65, **options}
-    return ax.legend(**known, **look, **place)
+    return ax.legend(handles=handles, **look, **place)
 
 
 def escaped(text: object) -> str:

@@ -70,5 +70,5 @@ def dot_rows(
 
 
 def column_text(ax: Axes, place: float, text: str, color: str = style.INK) -> None:
-    """Write the text of a row at the right of the axes, where no mark can be."""
+    """Write the text of a row at the right of the axes, clear of its marks."""
     annotate(ax, text, (1.0, place), (7, 0), color=color, coords=ax.get_yaxis_transform())

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from workbench.artifact.artifact import Artifact
+from workbench.core.format.speedup import row_speedup
 from workbench.core.machine import INT8_DOT
-from workbench.core.speedup import row_speedup
 from workbench.core.untrusted import code_span, escape_markdown, one_line
 from workbench.export.io import IOSpec, TensorSpec
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from workbench.core.errors import StudyError, unknown_name
-from workbench.core.speedup import row_speedup
+from workbench.core.format.speedup import row_speedup
 from workbench.study.results.quality_limits import may_exceed, within_limit
 from workbench.study.results.relative_latency import LATENCY, baseline_of, column_values
 from workbench.study.results.schema import NUMERIC, TrialRow, is_ranked, row_engine

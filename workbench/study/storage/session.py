@@ -10,8 +10,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from workbench.core.errors import StudyError
+from workbench.core.format.speedup import row_speedup
 from workbench.core.progress import Progress, ProgressCallback
-from workbench.core.speedup import row_speedup
 from workbench.study.plan.trials import Plan, Trial
 from workbench.study.results.ranking import best_row
 from workbench.study.results.schema import TrialRow, explained, update_row

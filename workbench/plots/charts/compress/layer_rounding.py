@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from workbench.compress.steps import Quantize
-from workbench.core.format import plural
+from workbench.core.format.numbers import plural
 from workbench.plots.drawing.figure import (
     TEXT,
     axes_or_new,

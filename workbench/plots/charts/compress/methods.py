@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from workbench.core.format import plural
+from workbench.core.format.numbers import plural
 from workbench.plots.drawing.figure import TEXT, annotate, axes_or_new, empty_chart, figure_of, set_labels, set_title
 from workbench.plots.drawing.lines import lines, shades
 from workbench.present import style

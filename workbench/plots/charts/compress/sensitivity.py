@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.transforms import ScaledTranslation
 
 from workbench.core.errors import ConfigError
-from workbench.core.format import plural
+from workbench.core.format.numbers import plural
 from workbench.plots.drawing.figure import TEXT, axes_or_new, empty_chart, escaped, figure_of, set_labels, set_title
 from workbench.present import style
 

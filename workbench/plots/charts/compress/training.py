@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from workbench.core.format import plural
+from workbench.core.format.numbers import plural
 from workbench.core.progress import Progress
 from workbench.plots.drawing.edge_labels import LineLabel, place_on_lines
 from workbench.plots.drawing.figure import (

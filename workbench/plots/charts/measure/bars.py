@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from workbench.core.checks import given
 from workbench.core.errors import ConfigError
-from workbench.core.format import short
+from workbench.core.format.numbers import short
 from workbench.plots.drawing.figure import axes_or_new, empty_chart, figure_of, set_labels, set_title
 from workbench.plots.drawing.rows import bar_rows, set_rows
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from workbench.core.checks import given
 from workbench.core.errors import ConfigError
-from workbench.core.format import short
+from workbench.core.format.numbers import short
 from workbench.plots.drawing.figure import empty_chart, figure_of, new_figure, set_labels, set_title, style_axes
 from workbench.plots.drawing.rows import bar_rows, set_rows
 

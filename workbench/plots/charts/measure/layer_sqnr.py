@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from workbench.core.errors import ConfigError
-from workbench.core.format import plural
+from workbench.core.format.numbers import plural
 from workbench.plots.drawing.figure import axes_or_new, empty_chart, figure_of, set_labels, set_title
 from workbench.plots.drawing.rows import bar_rows, set_rows
 from workbench.present import style

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from workbench.core.checks import given
 from workbench.core.errors import ConfigError
-from workbench.core.format import short
+from workbench.core.format.numbers import short
 from workbench.plots.drawing import boxes
 from workbench.plots.drawing.figure import TEXT, annotate, empty_chart, figure_of, new_stack, set_labels, set_title
 from workbench.present import style

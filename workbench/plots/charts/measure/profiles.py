@@ -12,7 +12,7 @@ from matplotlib.patches import Patch
 
 from workbench.core.checks import given, require_int
 from workbench.core.errors import ConfigError
-from workbench.core.format import plural, short
+from workbench.core.format.numbers import plural, short
 from workbench.measure.bottlenecks.explanation import ProfileComparison
 from workbench.measure.profiling.op_kinds import KINDS, kind_of
 from workbench.measure.profiling.rows import Profile

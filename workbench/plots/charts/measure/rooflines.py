@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from workbench.core.checks import given
 from workbench.core.errors import ConfigError
-from workbench.core.format import plural
+from workbench.core.format.numbers import plural
 from workbench.measure.rooflines.peaks import MachinePeaks
 from workbench.measure.rooflines.roofline import RooflinePoint
 from workbench.plots.drawing.edge_labels import apart

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 
 from workbench.core.checks import given
 from workbench.core.errors import ConfigError
-from workbench.core.format import short
+from workbench.core.format.numbers import short
 from workbench.plots.drawing.edge_labels import LineLabel, place_on_lines
 from workbench.plots.drawing.figure import (
     TEXT,

@@ -12,7 +12,7 @@ from matplotlib.patches import Patch
 
 from workbench.core.checks import given
 from workbench.core.errors import ConfigError
-from workbench.core.format import plural
+from workbench.core.format.numbers import plural
 from workbench.plots.drawing.figure import TEXT, axes_or_new, empty_chart, figure_of, set_labels, set_title
 from workbench.plots.drawing.rows import HEIGHT, set_rows
 from workbench.present import style

@@ -12,7 +12,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 from workbench.core.checks import given
 from workbench.core.errors import ConfigError, unknown_name
-from workbench.core.format import plural
+from workbench.core.format.numbers import plural
 from workbench.plots.drawing.figure import (
     TEXT,
     annotate,

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from workbench.core.format import plural
+from workbench.core.format.numbers import plural
 from workbench.plots.charts.study.tidy import choose_batch, complete_frame, front_mask, why_empty
 from workbench.plots.drawing.edge_labels import spread_right
 from workbench.plots.drawing.figure import (

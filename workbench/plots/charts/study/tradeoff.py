@@ -8,8 +8,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from workbench.core.format import plural
-from workbench.core.speedup import row_speedup
+from workbench.core.format.numbers import plural
+from workbench.core.format.speedup import row_speedup
 from workbench.plots.charts.study.scatter import Axis, key, mark_label, scatter
 from workbench.plots.charts.study.tidy import choose_batch, complete_frame, front_mask, why_empty
 from workbench.plots.drawing.figure import axes_or_new, empty_chart, figure_of, set_title

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from workbench.core.speedup import row_speedup
+from workbench.core.format.speedup import row_speedup
 from workbench.plots.charts.study.stages import Measure, draw_measure, gain_key, name_stages
 from workbench.plots.charts.study.tidy import latency_rows, rows_of, why_empty
 from workbench.plots.drawing.figure import empty_chart, figure_of, new_figure, style_axes

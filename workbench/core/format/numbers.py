@@ -1,0 +1,138 @@
+"""Numbers and counts as text, and tables of plain text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Return a number with ``digits`` significant digits, whole from 1000 on; a dash for None and NaN.
+
+    Examples
+    --------
+    >>> number(0.012345), number(8.0), number(12345.6), number(None)
+    ('0.0123', '8.00', '12,346', '–')
+    """
+    if value is None or value != value:
+        return "–"
+    if value == 0:
+        return "0"
+    if abs(value) >= 10**digits:
+        return f"{value:,.0f}".replace("-", "−")
+    written = f"{value:#.{digits}g}" if abs(value) >= 1e-4 else f"{value:.{digits - 1}e}"
+    return written.rstrip(".").replace("-", "−")
+
+
+def short(value: float) -> str:
+    """Return a number with three significant digits, without trailing zeros, whole from 100 on.
+
+    Examples
+    --------
+    >>> short(2222.2), short(0.12345), short(8.0)
+    ('2,222', '0.123', '8')
+    """
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def count(value: float | None) -> str:
+    """Return a large count in thousands, millions or billions; a dash for None.
+
+    Examples
+    --------
+    >>> count(1_250_000), count(12), count(None)
+    ('1.25 M', '12', '–')
+    """
+    if value is None:
+        return "–"
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g} {letter}"
+    return f"{value:.0f}"
+
+
+def plural(count: int, word: str) -> str:
+    """Return a count with its word.
+
+    Examples
+    --------
+    >>> plural(1, "recipe"), plural(3, "recipe")
+    ('1 recipe', '3 recipes')
+    """
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"
+
+
+def signed(value: float | None, digits: int = 3) -> str:
+    """Return a change with its sign."""
+    return f"+{number(value, digits)}" if value is not None and value > 0 else number(value, digits)
+
+
+def interval(low: float | None, high: float | None, digits: int = 3) -> str:
+    """Return an interval such as ``"3.90 to 4.40"``; empty if there is none."""
+    return "" if low is None or high is None else f"{number(low, digits)} to {number(high, digits)}"
+
+
+def quality(value: float | None) -> str:
+    """Return a figure in the metric's units: four decimals, two from 100 on."""
+    if value is None or value != value:
+        return "–"
+    return f"{value:.{2 if abs(value) >= 100 else 4}f}".replace("-", "−")
+
+
+def drop(value: float | None) -> str:
+    """Return a quality drop with its sign; a gain is negative."""
+    return f"+{quality(value)}" if value is not None and value > 0 else quality(value)
+
+
+def quality_interval(low: float | None, high: float | None) -> str:
+    """Return the interval of a quality drop; empty if there is none or it is the baseline's."""
+    return "" if low is None or high is None or low == high == 0 else f"{quality(low)} to {quality(high)}"
+
+
+def percent(share: float | None) -> str:
+    """Return a share in percent; only 1 is ``"100"``.
+
+    Examples
+    --------
+    >>> percent(1.0), percent(0.99996), percent(0.975)
+    ('100', '99.99', '97.50')
+    """
+    if share is None or share != share:
+        return "–"
+    return "100" if share == 1 else f"{math.floor(1e4 * share) / 100:.2f}"
+
+
+def shortened(text: str, limit: int = 300) -> str:
+    """Return the first line that is not empty, cut at ``limit`` characters."""
+    line = next((line.strip() for line in text.splitlines() if line.strip()), "")
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def listed(names: Sequence[str], limit: int = 4) -> str:
+    """Return a list as text, cut after ``limit`` names.
+
+    Examples
+    --------
+    >>> listed(["a", "b", "c"], limit=2)
+    'a; b; and 1 more'
+    """
+    shown = "; ".join(names[:limit])
+    return shown if len(names) <= limit else f"{shown}; and {len(names) - limit} more"
+
+
+def text_table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, right: Collection[int] = ()) -> list[str]:
+    """Return the lines of a table in plain text; columns ``right`` are aligned to the right.
+
+    Examples
+    --------
+    >>> text_table(("layer", "ms"), [("conv1", "1.5"), ("head", "12.0")], right={1})
+    ['layer    ms', 'conv1   1.5', 'head   12.0']
+    """
+    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
+    return [
+        "  ".join(
+            cell.rjust(width) if i in right else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in (heads, *rows)
+    ]
