@@ -99,7 +99,7 @@ def test_stopping_leaves_the_trials_and_shows_what_was_finished(rows: Rows, make
     report.run(progress=lambda _: None)
     assert len((report.folder / "trials.jsonl").read_text().splitlines()) == 54
     shown = str(report.recommendation())
-    assert "Stopped by Ctrl-C. Below is what was finished; the same command goes on" in shown and "6.1x" in shown
+    assert "Stopped by Ctrl-C" in shown and "6.1x" in shown
     with pytest.raises(KeyboardInterrupt):
         report.finish()
 
@@ -114,8 +114,8 @@ def test_the_decisions_are_a_table(rows: Rows, make_report: Any) -> None:
     shown = str(make_report(rows).decisions())
     assert shown.count("<tr") == 1 + 2
     assert "8 blocks out" in shown and "1.43x" in shown and "+0.0040" in shown and "not begun" in shown
-    assert "nothing to decide" in sections.decisions((), begun=True)
-    assert "time was over" in sections.decisions((), begun=False)
+    assert "no decisions" in sections.decisions((), begun=True)
+    assert "time budget" in sections.decisions((), begun=False)
 
 
 def test_the_page_needs_nothing_from_the_network(rows: Rows, make_report: Any, tmp_path: Any) -> None:

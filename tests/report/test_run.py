@@ -91,7 +91,7 @@ def test_progress_comes_as_lines(done: tuple[ReportResult, str]) -> None:
         ({"budget_s": "soon"}, "a whole number"),
         ({"budget_s": 3}, "at least 30"),
         ({"backends": ["tensorflow"]}, "Unknown backend"),
-        ({"task": "digits"}, "set by the report itself"),
+        ({"task": "digits"}, "set by the report"),
     ],
 )
 def test_wrong_parameters_are_refused_before_any_work(parameters: Any, words: str, tmp_path: Path) -> None:

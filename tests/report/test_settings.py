@@ -34,7 +34,7 @@ def test_the_recommendation_is_at_32_where_it_is_measured() -> None:
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({"task": " "}, "task is empty"),
+        ({"task": " "}, "task must not be empty"),
         ({"budget_s": 5}, "at least 30 seconds"),
         ({"budget_s": -1}, "at least 0"),
         ({"batch_sizes": ()}, "different whole numbers"),
