@@ -80,7 +80,8 @@ def test_an_unknown_notebook_names_the_nearest() -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "words"), [("x = 1 + y", "not a literal"), ("import os", "only assign literals"), (None, "no cell tagged")]
+    ("source", "words"),
+    [("x = 1 + y", "not a literal"), ("import os", "only assign literals"), (None, "no cell tagged")],
 )
 def test_a_cell_that_is_more_than_literals_is_refused(source: str | None, words: str, tmp_path: Path) -> None:
     cells = [] if source is None else [{"metadata": {"tags": ["parameters"]}, "source": [source]}]
