@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from workbench.core.checks import given
 from workbench.core.errors import ConfigError
-from workbench.core.format import number
+from workbench.core.format.numbers import number
 from workbench.measure.bottlenecks import rules
 from workbench.measure.bottlenecks.rules import Bottleneck
 from workbench.measure.profiling.rows import Profile

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from workbench.core.format import plural
+from workbench.core.format.numbers import plural
 from workbench.engine.names import MODULE_BACKENDS
 from workbench.measure.profiling.op_kinds import bytes_each, is_precision_change, is_product, is_rounding
 from workbench.measure.profiling.rows import LayerTime, Profile

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from workbench.core.format import plural
+from workbench.core.format.numbers import plural
 
 if TYPE_CHECKING:
     from workbench.measure.profiling.rows import Profile
