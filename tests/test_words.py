@@ -14,7 +14,7 @@ LEFT = {
     "engine": 182,
     "export": 0,
     "plots": 0,
-    "present": 6,
+    "present": 0,
     "report": 0,
     "study": 405,
     "tasks": 53,

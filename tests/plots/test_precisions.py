@@ -37,7 +37,7 @@ def test_the_distance_is_that_over_the_whole_split(tiny_task):
         with torch.no_grad():
             want = tiny_task.model()(x)
         got = half.predict(x).result
-    assert list(frame["asked"]) == ["bfloat16"] * 2
+    assert list(frame["requested"]) == ["bfloat16"] * 2
     assert list(frame["precision"])[1] == "float32" and list(frame["tolerance"]) == [5e-2, 1e-3]
     assert frame["share"][0] == pytest.approx(float((got - want).abs().max() / want.abs().max()), rel=1e-2)
     assert frame["share"][1] < 1e-5

@@ -73,7 +73,7 @@ def test_parquet_without_its_library_says_how_to_get_it(tmp_path, monkeypatch):
 
 
 def test_no_rows_are_no_file(tmp_path):
-    with pytest.raises(ConfigError, match="no rows"):
+    with pytest.raises(ConfigError, match="No rows"):
         write_rows([], tmp_path / "rows.csv")
 
 

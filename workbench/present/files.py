@@ -59,7 +59,7 @@ def write_rows(rows: Sequence[Row], path: str | Path) -> Path:
     target = Path(path)
     check_format(target)
     if not rows:
-        raise ConfigError(f"There are no rows to write to {target}.")
+        raise ConfigError(f"No rows to write to {target}.")
     if target.suffix == ".jsonl":
         return write_trials(rows, target)
     with atomic_write(target) as temporary:

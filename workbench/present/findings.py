@@ -30,7 +30,7 @@ def headline(best: Recommendation) -> str:
     """Return the recommendation of a study in one sentence."""
     row = best.row
     if row is None:
-        return "There is no recommendation: no trial has finished. Run again to continue, or raise budget_s."
+        return "No recommendation: no trial has finished. Run again to continue, or raise budget_s."
     backend = backend_name(row["backend"])
     if not best.met:
         return f"Nothing met the goal. The nearest miss is {row['recipe']} on {backend}."

@@ -1,8 +1,7 @@
 """One color and marker per technique, one fill and line per backend: the same in every chart.
 
-Colors are those of Okabe and Ito (2008), told apart with any common color vision; the marker says the same
-again, so that a chart also reads in gray. Their eighth color, yellow, is too light for lines on white: the wine of
-Paul Tol's muted scheme stands in for it.
+Colors are from Okabe and Ito (2008), distinct under all common color vision deficiencies; markers make charts readable
+in gray. Wine, from Paul Tol's muted scheme, replaces their yellow, which is too light for lines on white.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ MARKERS = "os^DvPX"
 
 @dataclass(frozen=True)
 class Mark:
-    """How a technique is drawn: color, marker, and the word in the legend."""
+    """Look of a technique: color, marker, and its name in the legend."""
 
     color: str
     marker: str
@@ -31,7 +30,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Stroke:
-    """How a backend is drawn: how its markers are filled and how its lines are dashed."""
+    """Look of a backend: fill of its markers and dashes of its lines."""
 
     fill: str
     dash: Any
@@ -57,9 +56,9 @@ REFERENCE: dict[str, Any] = {
     "markeredgecolor": "#8c8c8c",
     "markeredgewidth": 1.6,
 }
-"""The look of a reference row: hollow and gray, whatever its technique and backend."""
+"""The look of a reference row: hollow and gray."""
 SURVEY: dict[str, Any] = {"alpha": 0.45, "markeredgewidth": 0.9}
-"""The look of a row that was measured at low fidelity."""
+"""The look of a row at low fidelity."""
 OTHER_TECHNIQUE = Mark("#7F7F7F", "h", "other", 9.0)
 
 BACKENDS = {
@@ -80,19 +79,19 @@ def series(number: int) -> dict[str, str]:
 
 
 def technique(name: Any) -> Mark:
-    """Return the mark of a technique; an unknown one gets the mark of ``other``."""
+    """Return the mark of a technique; default: the mark of ``other``."""
     return TECHNIQUES.get(name, OTHER_TECHNIQUE)
 
 
 def backend(name: Any) -> Stroke:
-    """Return the stroke of a backend; an unknown one is drawn half filled and keeps its own name."""
+    """Return the stroke of a backend; default: half filled, with its own name."""
     return BACKENDS.get(name, Stroke("right", (0, (2, 2)), str(name)))
 
 
 def marker(row: Any, **changes: Any) -> dict[str, Any]:
-    """Return the marker options of :meth:`matplotlib.axes.Axes.plot` for one row (technique and backend)."""
+    """Return the marker options of ``Axes.plot`` for a row with technique and backend."""
     mark = technique(row["technique"])
-    style = {
+    look = {
         "marker": mark.marker,
         "markersize": mark.size,
         "fillstyle": backend(row["backend"]).fill,
@@ -102,4 +101,4 @@ def marker(row: Any, **changes: Any) -> dict[str, Any]:
         "markeredgewidth": 1.3,
         "linestyle": "none",
     }
-    return style | changes
+    return look | changes

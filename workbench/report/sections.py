@@ -35,13 +35,12 @@ It runs in short blocks that alternate in random order with blocks of the baseli
 switch, are discarded.|
 The speedup is the baseline's latency over the trial's latency, both from the same rounds. The latency in charts, tables
 and ranking is baseline-normalized: the latency of the baseline's own row, divided by the speedup. The drift of the
-machine between two trials is therefore left out. The latency as timed is the median time of one call with a whole
+machine between two trials is therefore removed. The latency as timed is the median time of one call with a whole
 batch; throughput follows from it.|
-Other work on the machine is left out too, as far as it can be. The kernel counts how long threads waited for a core:
-calls that waited are left out of medians and ratios as long as enough others remain. Otherwise the lowest tenth of the
-calls counts, and the interval is widened by what waiting may hide. All processes keep freed memory (a steady
-allocator). The baseline runs on one thread or on all, whichever is faster here; torch as commonly started is a
-reference row beside it.|
+Disturbance by other load is removed as far as possible. The kernel counts how long threads waited for a core: calls
+that waited are excluded from medians and ratios if enough others remain. Otherwise the lowest tenth of the calls is
+used, and the interval is widened accordingly. All processes keep freed memory (a steady allocator). The baseline runs on one thread or on all, whichever is faster here; torch with its default settings is
+a reference row.|
 The leading rows within the limit are timed head to head at the end, and the order of these finalists is final.|
 Intervals are 95 % CIs: order statistics for the median, a bootstrap over pairs of blocks for the speedup, a paired
 bootstrap over evaluation samples for the quality drop. p90 and p99 appear only if the samples resolve them. The A/A
@@ -53,8 +52,8 @@ preferred. Reference rows and trials at low fidelity (survey) are shown and neve
 Quality is the task's own metric on its evaluation samples, run on the engine that was timed. Training,
 calibration and the figures after each step use other samples. Agreement is the share of those samples for which the
 output equals that of the float model, right or wrong. Peak memory is that of the trial's process, runtime included; PSS
-divides pages that several processes share among them. Energy is read from the counters of processor or GPU, above the
-machine at rest, and left out if they cannot be read. Size is the model file on disk. Load, compile and first call are
+divides shared pages among their processes. Energy is read from the counters of processor or GPU, minus the
+idle power, and omitted if they cannot be read. Size is the model file on disk. Load, compile and first call are
 the cold start of a fresh process, without the import of the runtime; they add up to the time until its first answer.
 """
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -120,19 +120,37 @@ def listed(names: Sequence[str], limit: int = 4) -> str:
     return shown if len(names) <= limit else f"{shown}; and {len(names) - limit} more"
 
 
-def text_table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, right: Collection[int] = ()) -> list[str]:
-    """Return the lines of a table in plain text; columns ``right`` are aligned to the right.
+def cut_middle(text: str, limit: int) -> str:
+    """Return a text with its middle cut out if it is longer than ``limit``.
 
     Examples
     --------
-    >>> text_table(("layer", "ms"), [("conv1", "1.5"), ("head", "12.0")], right={1})
-    ['layer    ms', 'conv1   1.5', 'head   12.0']
+    >>> cut_middle("features.0.block.conv", 13)
+    'featur…k.conv'
     """
-    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
-    return [
-        "  ".join(
-            cell.rjust(width) if i in right else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in (heads, *rows)
-    ]
+    half = (limit - 1) // 2
+    return text if len(text) <= limit else f"{text[:half]}…{text[-half:]}"
+
+
+def text_table(
+    heads: Sequence[str], rows: Iterable[Sequence[str]], *, right: Collection[int] = (), rule: bool = False,
+    widest: int | None = None,
+) -> list[str]:  # fmt: skip
+    """Return the lines of a table in plain text.
+
+    Columns ``right`` are aligned to the right, ``rule`` adds a line below the heads, and cells are cut at ``widest``.
+
+    Examples
+    --------
+    >>> text_table(("layer", "ms"), [("conv", "1.5")], right=(1,), rule=True)
+    ['layer   ms', '-----  ---', 'conv   1.5']
+    """
+    lines = [list(heads), *([cut_middle(cell, widest or len(cell)) for cell in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    if rule:
+        lines.insert(1, ["-" * width for width in widths])
+    padded = (
+        (c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
+        for line in lines
+    )
+    return ["  ".join(cells).rstrip() for cells in padded]

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from workbench.core.checks import given
 from workbench.core.errors import ConfigError
-from workbench.core.format.numbers import number
+from workbench.core.format.numbers import number, text_table
 from workbench.measure.bottlenecks import rules
 from workbench.measure.bottlenecks.rules import Bottleneck
 from workbench.measure.profiling.rows import Profile
-from workbench.measure.profiling.text import disturbed_of, head_of, table
+from workbench.measure.profiling.text import MAX_WIDTH, disturbed_of, head_of
 from workbench.measure.rooflines.peaks import MachinePeaks, cached_peaks
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ class ProfileComparison:
         ]
         heads = ("layer", "op", "before ms", "after ms", "saved ms", "ratio", "state")
         lines = [f"before: {head_of(self.before)}", f"after:  {head_of(self.after)}", ""]
-        lines += table(heads, cells, right=(2, 3, 4, 5))
+        lines += text_table(heads, cells, right=(2, 3, 4, 5), rule=True, widest=MAX_WIDTH)
         sums = (
             f"sum of rows   {self.before.total_ms:.4f} -> {self.after.total_ms:.4f} ms",
             f"a plain call  {self.before.plain_ms:.4f} -> {self.after.plain_ms:.4f} ms ({self.speedup:.2f}x)",

@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from workbench.core.format.numbers import plural
+from workbench.core.format.numbers import plural, text_table
 
 if TYPE_CHECKING:
     from workbench.measure.profiling.rows import Profile
 
-_MAX_ROWS, _MAX_WIDTH = 15, 34
+MAX_ROWS, MAX_WIDTH = 15, 34
 
 
 def profile_text(profile: Profile) -> str:
     """Return a table of the longest rows, with sum, plain call and profiler overhead below."""
     rows = sorted(profile.rows, key=lambda row: -row.ms)
     lines = [head_of(profile), ""]
-    lines += table(
+    lines += text_table(
         ("layer", "op", "ms", "share", "precision", "provider"),
         [
             (row.layer, row.op, f"{row.ms:.4f}", f"{100 * row.share:.1f} %", row.precision or "-", row.provider)
-            for row in rows[:_MAX_ROWS]
+            for row in rows[:MAX_ROWS]
         ],
         right=(2, 3),
+        rule=True,
+        widest=MAX_WIDTH,
     )
-    if len(rows) > _MAX_ROWS:
-        rest = sum(row.ms for row in rows[_MAX_ROWS:])
-        lines.append(f"... and {len(rows) - _MAX_ROWS} more: {rest:.4f} ms")
+    if len(rows) > MAX_ROWS:
+        rest = sum(row.ms for row in rows[MAX_ROWS:])
+        lines.append(f"... and {len(rows) - MAX_ROWS} more: {rest:.4f} ms")
     notes = [*profile.notes, *disturbed_of(profile)]
     return "\n".join([*lines, "", *sums_of(profile), *(f"note: {note}" for note in notes)])
 
@@ -55,28 +56,3 @@ def sums_of(profile: Profile) -> list[str]:
         f"plain call        {profile.plain_ms:.4f} ms (10th percentile {profile.fast_ms:.4f} ms)",
         f"profiled call     {profile.profiled_ms:.4f} ms ({extra:+.0f} % profiler overhead)",
     ]
-
-
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> list[str]:
-    """Return the lines of a table; long cells are cut in the middle.
-
-    Examples
-    --------
-    >>> table(("layer", "ms"), [("conv", "1.5")], right=(1,))
-    ['layer   ms', '-----  ---', 'conv   1.5']
-    """
-    cells = [[_cut(cell) for cell in row] for row in rows]
-    widths = [max(len(line[i]) for line in [list(heads), *cells]) for i in range(len(heads))]
-
-    def line(parts: Sequence[str]) -> str:
-        padded = (p.rjust(w) if i in right else p.ljust(w) for i, (p, w) in enumerate(zip(parts, widths, strict=True)))
-        return "  ".join(padded).rstrip()
-
-    return [line(heads), "  ".join("-" * width for width in widths), *map(line, cells)]
-
-
-def _cut(text: str) -> str:
-    if len(text) <= _MAX_WIDTH:
-        return text
-    half = (_MAX_WIDTH - 1) // 2
-    return f"{text[:half]}…{text[-half:]}"

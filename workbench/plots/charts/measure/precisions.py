@@ -16,7 +16,7 @@ from workbench.plots.drawing.rows import DOT, column_text, dot_rows, set_rows
 from workbench.present import style
 from workbench.tasks.trees import leaves
 
-COLUMNS = ["name", "backend", "asked", "precision", "share", "tolerance", "quality", "drop"]
+COLUMNS = ["name", "backend", "requested", "precision", "share", "tolerance", "quality", "drop"]
 _LOWEST = 1e-9
 """Identical outputs are drawn here, because a log scale has no zero."""
 
@@ -97,5 +97,5 @@ def plot_precisions(frame: pd.DataFrame, *, metric: str = "quality", ax: Axes | 
 
 def _look(row: Mapping[Any, Any]) -> dict[str, Any]:
     color = DOT if row["share"] <= row["tolerance"] else style.BAD
-    as_requested = row["asked"] in (row["precision"], "auto")
+    as_requested = row["requested"] in (row["precision"], "auto")
     return {"color": color, "markersize": 7, "markerfacecolor": color if as_requested else "white"}

@@ -12,7 +12,7 @@ from matplotlib.patches import Patch
 
 from workbench.core.checks import given, require_int
 from workbench.core.errors import ConfigError
-from workbench.core.format.numbers import plural, short
+from workbench.core.format.numbers import cut_middle, plural, short
 from workbench.measure.bottlenecks.explanation import ProfileComparison
 from workbench.measure.profiling.op_kinds import KINDS, kind_of
 from workbench.measure.profiling.rows import Profile
@@ -105,7 +105,7 @@ def plot_profile(profile: Profile, *, most: int = 14, ax: Axes | None = None) ->
     legend_right(target, [Patch(label=kind, **_look(kind)) for kind in kinds])
     engine = f"{style.backend(profile.backend).word}, batch {profile.batch_size}, {plural(profile.threads, 'thread')}"
     times = f"all nodes {short(profile.total_ms)} ms, a call without profiler {short(profile.plain_ms)} ms"
-    model = _shortened(f"{profile.task}, {profile.label}, {engine}", 74)
+    model = cut_middle(f"{profile.task}, {profile.label}, {engine}", 74)
     set_title(target, "Time of a call by layer", f"{model}\n{times}{_disturbed(profile)}")
     return figure_of(target)
 
@@ -147,7 +147,7 @@ def plot_profiles(comparison: ProfileComparison, *, most: int = 14, ax: Axes | N
     _rows(target, list(frame["layer"]), float(frame[["before_ms", "after_ms"]].max().max()) * 1.42)
     one, two = comparison.before, comparison.after
     handles = [
-        Patch(color=color, label=escaped(_shortened(f"{when}: {profile.label}, {profile.backend}", 44)))
+        Patch(color=color, label=escaped(cut_middle(f"{when}: {profile.label}, {profile.backend}", 44)))
         for when, profile, color in (("before", one, style.FAINT), ("after", two, BAR))
     ]
     below: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (0.0, -0.46 / (0.42 * count)), "borderaxespad": 0.0}
@@ -174,15 +174,10 @@ def _look(kind: str) -> dict[str, Any]:
 
 
 def _rows(ax: Axes, names: list[str], right: float) -> None:
-    set_rows(ax, [_shortened(name, _WIDEST) for name in names])
+    set_rows(ax, [cut_middle(name, _WIDEST) for name in names])
     ax.set_xlim(0, right or 1.0)
     set_labels(ax, "Time (ms/call) ↓")
 
 
 def _disturbed(*profiles: Profile) -> str:
     return "; disturbed by other load" if any(profile.disturbed for profile in profiles) else ""
-
-
-def _shortened(text: str, most: int) -> str:
-    half = (most - 1) // 2
-    return text if len(text) <= most else f"{text[:half]}…{text[-half:]}"

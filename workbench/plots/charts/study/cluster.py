@@ -18,7 +18,7 @@ from workbench.plots.drawing.rows import HEIGHT, set_rows
 from workbench.present import style
 from workbench.study.cluster.job import WAITING, Span
 
-COLUMNS = ["worker", "host", "kind", "words", "technique", "started_s", "seconds"]
+COLUMNS = ["worker", "host", "kind", "label", "technique", "started_s", "seconds"]
 _LOOKS: dict[str, dict[str, Any]] = {
     "prepare": {"alpha": 0.45, "hatch": "///"},
     "time": {"alpha": 1.0},
@@ -50,7 +50,7 @@ def cluster_data(summary: Any) -> pd.DataFrame:
             "worker": span.worker,
             "host": span.host,
             "kind": span.kind,
-            "words": span.words,
+            "label": span.words,
             "technique": span.technique,
             "started_s": span.started - begin,
             "seconds": span.ended - span.started,

@@ -125,9 +125,8 @@ def _ratio(start: float, end: float, measure: Measure) -> str:
         return f" ({_signed(end - start)})"
     if measure.result:
         return f" ({measure.result})"
-    if end <= 0 or abs(start / end - 1) < 0.005:
-        return ""
-    return f" ({start / end:.3g}x less)" if start > end else f" ({end / start:.3g}x more)"
+    change = 100 * (end / start - 1) if start > 0 else 0.0
+    return f" ({_signed(change)} %)" if abs(change) >= 0.5 else ""
 
 
 def _signed(change: float) -> str:
