@@ -20,7 +20,7 @@ STAGES = {
     "planning": "checking the task",
     "preparing": "float on torch-eager at batch 2: started",
     "training": "epoch",
-    "exporting": "trained: writing the artefact",
+    "exporting": "trained: writing the artifact",
     "loading": "loading trained on",
     "timing": "timing trained on torch-eager, onnxruntime at batch 2: round 2",
     "quality": "evaluating trained on onnxruntime",
@@ -31,9 +31,9 @@ STAGES = {
 _SHELL = """
     import signal, sys
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job may start with it ignored
-    from workbench.report import lines
+    from workbench.present import progress_log
     from workbench.study.execution.budget import TimeBudget
-    lines.ProgressLog.__init__.__kwdefaults__["every_s"] = 0.0
+    progress_log.ProgressLog.__init__.__kwdefaults__["every_s"] = 0.0
     TimeBudget.rounds, TimeBudget.block_s = (6, 6), 0.01
     from workbench.cli.main import main
     sys.exit(main(sys.argv[1:]))

@@ -39,7 +39,7 @@ def test_an_export_that_hangs_is_killed_after_the_time_that_was_given(tmp_path):
     summary, rows = ran("hanging_export", tmp_path, [PRUNE, other], ["onnxruntime"], stall_timeout_s=ENOUGH_S)
     failed = rows["prune", "onnxruntime"]
     assert failed["state"] == "failed"
-    assert f"no progress for {ENOUGH_S:g} s" in failed["error"] and "writing the artefact" in failed["error"]
+    assert f"no progress for {ENOUGH_S:g} s" in failed["error"] and "writing the artifact" in failed["error"]
     assert rows["int8", "onnxruntime"]["state"] == "complete"
     assert (summary.finished, summary.failed) == (3, 1)
 
