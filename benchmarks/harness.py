@@ -59,7 +59,7 @@ def run(storage: str, answer: Path, *, plan: bool) -> None:
         if plan:
             found = study.run(budget_s=PLAN_S, references=["torch-default"])
         else:
-            found = study.run(recipes(), BACKENDS, BATCHES)
+            found = study.run(recipes(), backends=BACKENDS, batch_sizes=BATCHES)
         best = study.best()
     known = {
         "finished": found.finished,

@@ -74,7 +74,7 @@ def test_running_passes_the_settings_on_and_writes_the_trials(rows: Rows, make_r
     report = make_report(rows, threads=1, batch_sizes=[32], backends=["openvino"], budget_s=100)
     report.run()
     asked = report.study.asked
-    assert asked["threads"] == 1 and asked["batch_sizes"] == (32,) and asked["backends"] == ["openvino"]
+    assert asked["threads"] == 1 and asked["batch_sizes"] == (32,) and asked["backends"] == ("openvino",)
     assert asked["budget_s"] == 85 and asked["quality_drop"] == 0.01
     lines = (report.folder / "trials.jsonl").read_text().splitlines()
     assert len(lines) == len(report.rows) == 6 + 1

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from workbench.core.errors import ConfigError
-from workbench.report.settings import DEFAULT_BUDGET_S, LEAST_STUDY_S, RESERVE_S, ReportSettings
+from workbench.report.settings import LEAST_STUDY_S, RESERVE_S, ReportSettings
+from workbench.study.config import BUDGET_S
 
 
 def test_the_default_budget_depends_on_the_task() -> None:
     assert ReportSettings(task="digits").budget == 200
-    assert ReportSettings(task="mine.py:task").budget == DEFAULT_BUDGET_S == 1200
+    assert ReportSettings(task="mine.py:task").budget == BUDGET_S == 1200
     assert ReportSettings(task="digits", budget_s=90).budget == 90
 
 

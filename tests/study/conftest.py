@@ -23,7 +23,13 @@ def int8_study(tmp_path_factory, shared_task, _short_timing):
 
     folder = tmp_path_factory.mktemp("study")
     with wb.Study(shared_task, storage=f"sqlite:///{folder}/s.db") as study:
-        study.run([wb.Recipe(wb.Quantize(), name="int8")], ["onnxruntime"], (4,), threads=1, quality_drop=1.0)
+        study.run(
+            [wb.Recipe(wb.Quantize(), name="int8")],
+            backends=["onnxruntime"],
+            batch_sizes=(4,),
+            threads=1,
+            quality_drop=1.0,
+        )
     return folder
 
 

@@ -17,7 +17,8 @@ from workbench.present.text_table import rows_text
 from workbench.report.sections import coverage, notes
 from workbench.study.offline import export_stored, stored_rows
 from workbench.study.results.schema import COLUMNS, checked_row, row_recipe
-from workbench.study.strategy.decision_log import CURRENT, Decision, DecisionLog, last_decisions
+from workbench.study.storage.last_run import STRATEGY
+from workbench.study.strategy.decision_log import Decision, DecisionLog, last_decisions
 
 
 @pytest.fixture
@@ -137,7 +138,7 @@ def test_a_plan_whose_record_was_changed_is_not_repeated(tmp_path):
     record = DecisionLog(kept, "s", {"budget": 1})
     record.once("axes", lambda: ["width"])
     record.add(Decision("free", "x", "kept", "y", speedup=float("nan")))
-    name = kept.setting("s", CURRENT)
+    name = kept.setting("s", STRATEGY)
     assert DecisionLog(kept, "s", {"budget": 1}).facts == {"axes": ["width"]}
     assert last_decisions(kept, "s").decisions[0].subject == "x"
     whole = kept[name]

@@ -21,7 +21,7 @@ RECIPES = [
 def test_a_transformer_with_outputs_by_attribute_is_measured_on_every_engine(name, tmp_path):
     require_package("transformers")
     with wb.Study(f"{TASKS}:{name}", storage=f"sqlite:///{tmp_path}/s.db") as study:
-        study.run(RECIPES, BACKENDS, [2], threads=1)
+        study.run(RECIPES, backends=BACKENDS, batch_sizes=[2], threads=1)
         rows = study.rows()
     failed = [(row["recipe"], row["backend"], row["error"]) for row in rows if row["state"] != "complete"]
     assert failed == []

@@ -94,11 +94,6 @@ class FakeStudy:
     def best(self, quality_drop: float | None = None, minimize: str = "latency_ms_p50", **_: Any) -> Recommendation:
         return best_row(self.rows(), quality_drop=self._limit if quality_drop is None else quality_drop)
 
-    def plot(self, kind: str = "tradeoff", **options: Any) -> Any:
-        from workbench import plots
-
-        return getattr(plots, f"plot_{kind}")(self.rows(), **options)
-
     def close(self) -> None:
         self.closed = True
 

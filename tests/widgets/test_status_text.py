@@ -13,7 +13,7 @@ from workbench.widgets.trial_table import table_html
 @pytest.fixture
 def rows(fakes):
     study = fakes.FakeStudy()
-    study.start(fakes.RECIPES, ["torch-eager", "openvino"], [1, 32], quality_drop=0.01).result()
+    study.start(fakes.RECIPES, backends=["torch-eager", "openvino"], batch_sizes=[1, 32], quality_drop=0.01).result()
     return study.rows()
 
 
@@ -23,7 +23,7 @@ def test_clock() -> None:
 
 def test_the_recommended_point_is_told_with_gain_cost_and_certainty(fakes) -> None:
     study = fakes.FakeStudy()
-    study.start(fakes.RECIPES, ["torch-eager", "openvino"], [1, 32], quality_drop=0.01).result()
+    study.start(fakes.RECIPES, backends=["torch-eager", "openvino"], batch_sizes=[1, 32], quality_drop=0.01).result()
     headline, text = recommendation(study.best())
     assert headline == "Recommended: chain on OpenVINO, batch size 32."
     assert "ms/batch" in text
@@ -33,7 +33,7 @@ def test_the_recommended_point_is_told_with_gain_cost_and_certainty(fakes) -> No
 
 def test_nothing_met_the_goal_is_said_plainly(fakes) -> None:
     study = fakes.FakeStudy()
-    study.start(fakes.RECIPES[1:], ["openvino"], [8], quality_drop=0.001).result()
+    study.start(fakes.RECIPES[1:], backends=["openvino"], batch_sizes=[8], quality_drop=0.001).result()
     headline, text = recommendation(study.best(0.001))
     assert headline == "No variant meets the goal."
     assert "Closest" in text

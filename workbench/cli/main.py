@@ -21,14 +21,13 @@ from workbench.cli.base import (
     STOPPED,
     CannotWrite,
     add_command,
+    add_options,
     add_shape,
     as_bad_input,
-    drop,
+    chosen_options,
     drop_output,
     hold_streams,
-    positive,
     say,
-    seconds,
     write,
     writing,
 )
@@ -38,7 +37,10 @@ from workbench.cli.noise import add_noise
 from workbench.cli.rows import add_fail_if, add_rows, judge
 from workbench.core.errors import ConfigError, StudyError, TrialFailed, WorkbenchError, did_you_mean
 from workbench.core.lazy import missing_package
+from workbench.study.config import RunConfig
 
+_RUN_OPTIONS = ("backends", "batch_sizes", "threads", "quality_drop", "budget_s", "baseline", "references",
+                "stall_timeout_s")  # fmt: skip
 COMMANDS = ("doctor", "report", "study", "bench", "export", "noise", "rows", "regression")
 
 
@@ -160,28 +162,8 @@ def _add_study(commands: Any) -> None:
         '"ratio": 0.5}, {"step": "Quantize"}]}]; without it a strategy decides them while it runs (on a cluster: a '
         "fixed list)",
     )
-    command.add_argument("--backends", nargs="+", help="such as torch-eager onnxruntime openvino; default: these three")
-    command.add_argument("--batch-sizes", nargs="+", type=positive, default=[1, 8, 32], metavar="N")
+    add_options(command, RunConfig, _RUN_OPTIONS)
     add_shape(command)
-    command.add_argument("--threads", type=positive, help="CPU threads of every engine")
-    command.add_argument(
-        "--baseline", default="torch-eager", help="backend of the float model that speedups are measured against"
-    )
-    command.add_argument(
-        "--references",
-        nargs="+",
-        default=[],
-        metavar="NAME",
-        help="also time torch-default (as commonly started) or torch-compile beside the baseline",
-    )
-    command.add_argument("--budget-s", type=seconds, help="seconds for the whole; training lengths follow it")
-    command.add_argument(
-        "--stall-timeout-s",
-        type=seconds,
-        metavar="S",
-        help="a process that works for so long without a sign is killed and its trial fails (default 1800)",
-    )
-    command.add_argument("--quality-drop", type=drop, help="largest acceptable drop (default 0.01)")
     command.add_argument(
         "--cluster",
         metavar="ADDRESS",
@@ -240,9 +222,9 @@ def _study(arguments: argparse.Namespace) -> int:
     from workbench.study.results.gates import QualityGate
 
     gates = [QualityGate.parse(words) for words in arguments.fail_if]
-    shapes = parsed_shapes(arguments.shape)
+    config = RunConfig(**chosen_options(arguments, _RUN_OPTIONS), shapes=parsed_shapes(arguments.shape))
     recipes = _read_recipes(arguments.recipes) if arguments.recipes else None
-    for name in arguments.backends or ():
+    for name in config.backends or ():
         if not is_backend(name):
             raise ConfigError(unknown_backend(name))
     study = _open_study(arguments)
@@ -251,20 +233,7 @@ def _study(arguments: argparse.Namespace) -> int:
     stopped = False
     with study:
         try:
-            summary = study.run(
-                recipes,
-                arguments.backends,
-                arguments.batch_sizes,
-                threads=arguments.threads,
-                budget_s=arguments.budget_s,
-                baseline=arguments.baseline,
-                references=arguments.references,
-                **({} if arguments.quality_drop is None else {"quality_drop": arguments.quality_drop}),
-                shapes=shapes,
-                cluster=arguments.cluster,
-                **({} if arguments.stall_timeout_s is None else {"stall_timeout_s": arguments.stall_timeout_s}),
-                progress=ProgressLog(sys.stderr),
-            )
+            summary = study.run(recipes, config=config, cluster=arguments.cluster, progress=ProgressLog(sys.stderr))
             for line in (*getattr(summary, "machines", ()), *summary.cut):  # a cluster's machines; what was left out
                 say(line)
             if summary.open:

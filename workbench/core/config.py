@@ -46,6 +46,12 @@ def option(
     return dataclasses.field(default=default, metadata={"option": meta})
 
 
+def option_of(config: type[Config], name: str, **changes: Any) -> Any:
+    """Declare the option of another config, with changes such as ``default`` or ``help``."""
+    field = next(field for field in dataclasses.fields(config) if field.name == name)  # type: ignore[arg-type]
+    return option(**{"default": field.default, **field.metadata["option"], **changes})
+
+
 class Config:
     """Base of the frozen option dataclasses: checks every ``option`` when the object is made."""
 
@@ -104,7 +110,7 @@ def from_dict(cls: type[C], values: Mapping[str, Any]) -> C:
             raise ConfigError(unknown_name(f"option of {cls.__name__}", key, names))
     ready = {}
     for key, value in values.items():
-        nested = next((t for t in _members(hints[key]) if isinstance(t, type) and issubclass(t, Config)), None)
+        nested = next((t for t in members_of(hints[key]) if isinstance(t, type) and issubclass(t, Config)), None)
         ready[key] = from_dict(nested, value) if nested and isinstance(value, Mapping) else value
     return cls(**ready)
 
@@ -144,14 +150,15 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _members(hint: Any) -> tuple[Any, ...]:
+def members_of(hint: Any) -> tuple[Any, ...]:
+    """Return the members of a union, and any other type alone."""
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return typing.get_args(hint)
     return (hint,)
 
 
 def _coerce(value: Any, hint: Any) -> Any:
-    members = _members(hint)
+    members = members_of(hint)
     if isinstance(value, list) and any(typing.get_origin(m) is tuple or m is tuple for m in members):
         return tuple(value)
     if isinstance(value, int) and not isinstance(value, bool) and float in members and int not in members:
@@ -176,7 +183,7 @@ def _matches(value: Any, hint: Any) -> bool:
 
 
 def _type_name(hint: Any) -> str:
-    return " or ".join(map(_member_name, _members(hint)))
+    return " or ".join(map(_member_name, members_of(hint)))
 
 
 def _member_name(member: Any) -> str:
@@ -189,8 +196,8 @@ def _member_name(member: Any) -> str:
 
 def _check(owner: str, name: str, value: Any, hint: Any, meta: Mapping[str, Any]) -> None:
     where = f"{owner}.{name}"
-    if not any(_matches(value, m) for m in _members(hint)):
-        several = isinstance(value, str) and any(typing.get_origin(m) is tuple for m in _members(hint))
+    if not any(_matches(value, m) for m in members_of(hint)):
+        several = isinstance(value, str) and any(typing.get_origin(m) is tuple for m in members_of(hint))
         advice = f" Write {name}=({value!r},)." if several else ""
         raise ConfigError(f"{where} must be {_type_name(hint)}, got {value!r} ({type(value).__name__}).{advice}")
     if value is None or not meta:

@@ -83,16 +83,8 @@ class Report:
         study = self.study
         try:
             self.summary = study.run(
-                None,
-                list(self.settings.backends) or None,
-                self.settings.batch_sizes,
-                threads=self.settings.threads or None,
-                budget_s=self.settings.seconds_left(),
-                quality_drop=self.settings.quality_drop,
+                config=self.settings.run_config,
                 monitor=self.monitor,
-                seed=self.settings.seed,
-                baseline=self.settings.baseline,
-                references=self.settings.references,
                 progress=progress or log,
             )
         except (WorkbenchError, KeyboardInterrupt) as error:

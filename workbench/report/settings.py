@@ -5,15 +5,14 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from workbench.core.config import Config, option
+from workbench.core.config import Config, option, option_of
 from workbench.core.errors import ConfigError
 from workbench.engine.backends import backend_status
 from workbench.engine.names import is_backend, unknown_backend
+from workbench.study.config import RunConfig, check_batch_sizes, default_budget_s, primary_batch
 
-DEFAULT_BUDGET_S = 1200.0
-TASK_BUDGET_S = {"digits": 200.0}
-RESERVE_S = 15.0  # start of the kernel, loading, drawing and writing: not part of the study's budget
-DRAW_S = 8.0  # the part of it after the study
+RESERVE_S = 15.0  # starting the kernel, loading the task, drawing and writing: not the study's to spend
+DRAW_S = 8.0  # the part of it that comes after the study
 LEAST_BUDGET_S = 30.0
 LEAST_STUDY_S = 5.0
 LONG_BUDGET_S = 600.0
@@ -21,7 +20,7 @@ LONG_BUDGET_S = 600.0
 
 @dataclass(frozen=True)
 class ReportSettings(Config):
-    """Settings of a report; an empty or zero value selects the default.
+    """Parameters of a report; those of :class:`RunConfig` as notebook literals: empty or 0 stands for the default.
 
     Examples
     --------
@@ -33,14 +32,14 @@ class ReportSettings(Config):
     output_dir: str = option("reports/digits", "folder of trials.jsonl and, by default, of the study's database")
     storage: str = option("", "database URL of the study; empty: study.db in the output folder")
     budget_s: float = option(0, "seconds for the whole report; 0: 200 for digits, 1,200 for others", minimum=0)
-    batch_sizes: tuple[int, ...] = option((1, 8, 32), "samples per call; each size is measured separately")
-    backends: tuple[str, ...] = option((), "backends to time; empty: torch-eager, onnxruntime, openvino")
-    baseline: str = option("torch-eager", "backend of the float model that speedups are measured against")
-    quality_drop: float = option(0.01, "largest acceptable quality drop, in the metric's units", minimum=0)
-    threads: int = option(0, "CPU threads of every engine; 0: the physical cores allowed here", minimum=0)
-    seed: int = option(0, "random seed of the recipes", minimum=0)
-    started_at: float = option(0, "start of the time budget, in seconds since 1970; 0: now", minimum=0)
-    interactive: bool = option(False, "show the panel at the end; not if run headless")
+    batch_sizes: tuple[int, ...] = option_of(RunConfig, "batch_sizes")
+    backends: tuple[str, ...] = option_of(RunConfig, "backends", default=())
+    baseline: str = option_of(RunConfig, "baseline")
+    quality_drop: float = option_of(RunConfig, "quality_drop")
+    threads: int = option_of(RunConfig, "threads", default=0, minimum=0)
+    seed: int = option_of(RunConfig, "seed")
+    started_at: float = option(0, "start of the command in seconds since 1970; 0: now", minimum=0)
+    interactive: bool = option(False, "show the panel at the end; never when run headless")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -48,28 +47,38 @@ class ReportSettings(Config):
             raise ConfigError("ReportSettings.task must not be empty. Give a task, such as 'digits'.")
         if 0 < self.budget_s < LEAST_BUDGET_S:
             raise ConfigError(
-                f"ReportSettings.budget_s must be 0 (default) or at least {LEAST_BUDGET_S:g} seconds, "
-                f"got {self.budget_s:g}."
-            )
-        sizes = self.batch_sizes
-        if not sizes or min(sizes) < 1 or len(set(sizes)) < len(sizes):
-            raise ConfigError(
-                f"ReportSettings.batch_sizes must be different whole numbers of at least 1, got {list(sizes)}."
+                f"ReportSettings.budget_s must be 0 (the default) or at least {LEAST_BUDGET_S:g} seconds, "
+                f"got {self.budget_s:g}: loading and drawing alone take half of that."
             )
         for name in (*self.backends, self.baseline):
             if not is_backend(name):
                 raise ConfigError(unknown_backend(name))
+        check_batch_sizes(self)
+
+    @property
+    def run_config(self) -> RunConfig:
+        """The options of the study's run, with the budget that is left now."""
+        return RunConfig(
+            backends=self.backends or None,
+            batch_sizes=self.batch_sizes,
+            threads=self.threads or None,
+            quality_drop=self.quality_drop,
+            budget_s=self.seconds_left(),
+            baseline=self.baseline,
+            references=self.references,
+            seed=self.seed,
+        )
 
     @property
     def references(self) -> tuple[str, ...]:
-        """Reference rows; torch.compile needs a long budget, because it compiles for a minute or more."""
+        """The reference rows; torch.compile compiles for a minute or more, so it takes a long budget."""
         compiled = self.budget >= LONG_BUDGET_S and backend_status(["torch-compile"])[0].available
         return ("torch-default", "torch-compile") if compiled else ("torch-default",)
 
     @property
     def budget(self) -> float:
         """Seconds for the whole report."""
-        return float(self.budget_s) or TASK_BUDGET_S.get(self.task, DEFAULT_BUDGET_S)
+        return float(self.budget_s) or default_budget_s(self.task)
 
     @property
     def study_budget(self) -> float:
@@ -77,7 +86,7 @@ class ReportSettings(Config):
         return self.budget - RESERVE_S
 
     def seconds_left(self) -> float:
-        """Return the study's remaining seconds: less than planned after a slow start."""
+        """Return the seconds left for the study: less than planned if starting took long."""
         if not self.started_at:
             return self.study_budget
         left = self.budget - DRAW_S - (time.time() - self.started_at)
@@ -85,5 +94,5 @@ class ReportSettings(Config):
 
     @property
     def batch_size(self) -> int:
-        """The batch size of the recommendation: 32 if it is measured, else the largest."""
-        return 32 if 32 in self.batch_sizes else max(self.batch_sizes)
+        """The batch size of the recommendation."""
+        return primary_batch(self.batch_sizes)

@@ -8,15 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workbench.core.errors import StudyError
-from workbench.core.machine import fingerprint_id
 from workbench.study.bundle.bundle import hand_over
+from workbench.study.recommend import recommendation
 from workbench.study.results.merge import rows_of_task
-from workbench.study.results.ranking import Recommendation, best_row, mark_recommended
+from workbench.study.results.ranking import Recommendation, mark_recommended
 from workbench.study.results.schema import TrialRow
-from workbench.study.search.api import stored_question
-from workbench.study.search.goals import recommend
 from workbench.study.storage.database import Store
-from workbench.study.storage.last_run import last_run
 from workbench.study.storage.url import parse_url
 
 if TYPE_CHECKING:
@@ -102,12 +99,7 @@ def _answer(store: Store, name: str, storage: str, quality_drop: float | None) -
         raise StudyError(f"{storage} holds no trial. Run the study first.")
     latest = max(stored.values(), key=lambda trial: trial.updated).row["task_fingerprint"]
     rows = rows_of_task(stored.values(), latest)
-    searched = stored_question(store, name)
-    if searched is not None and quality_drop is None:
-        return rows, recommend(rows, searched, machine=fingerprint_id())
-    among, batch_size = last_run(store, name).among(rows)
-    drop = store.accepted_drop(name, quality_drop)
-    return rows, best_row(among, quality_drop=drop, batch_size=batch_size, machine=fingerprint_id())
+    return rows, recommendation(store, name, rows, quality_drop=quality_drop)
 
 
 def _named(store: Store, storage: str, study: str | None) -> str:

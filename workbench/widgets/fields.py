@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import types
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import ipywidgets as widgets
 
-from workbench.core.config import Config
+from workbench.core.config import Config, members_of
 from workbench.core.errors import ConfigError
 
 _WORDS = {None: "not set", True: "yes", False: "no"}
@@ -137,12 +136,6 @@ def parse_text(text: str, hint: Any, where: str) -> Any:
     if str in members or Any in members:
         return text
     raise ConfigError(f"{where} must be {_kind_words(members)}, got {text!r}.")
-
-
-def members_of(hint: Any) -> tuple[Any, ...]:
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return typing.get_args(hint)
-    return (hint,)
 
 
 def _choices(hint: Any, meta: Mapping[str, Any]) -> tuple[Any, ...]:

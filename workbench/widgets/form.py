@@ -10,9 +10,9 @@ from typing import Any, Generic, TypeVar
 
 import ipywidgets as widgets
 
-from workbench.core.config import Config
+from workbench.core.config import Config, members_of
 from workbench.core.errors import ConfigError
-from workbench.widgets.fields import Field, label_for, listener, make_field, members_of, option_meta
+from workbench.widgets.fields import Field, label_for, listener, make_field, option_meta
 from workbench.widgets.layout import hint
 
 C = TypeVar("C", bound=Config)

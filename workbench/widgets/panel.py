@@ -140,7 +140,7 @@ class Workbench:
             raise RecipeError("Select at least one recipe under 'Recipes to run'.")
         if not changes["backends"]:
             raise StudyError("Select at least one engine under 'Engines'.")
-        return {**changes, **settings.options()}
+        return {**changes, **vars(settings)}
 
     def start(self, **changes: Any) -> None:
         """Start the run in the background; does nothing while one is active."""
@@ -185,7 +185,9 @@ class Workbench:
             raise
         if self.error is not None:
             raise self.error
-        return {kind: self.study.plot(kind) for kind in CHARTS}
+        from workbench import plots
+
+        return {kind: getattr(plots, f"plot_{kind}")(self.study) for kind in CHARTS}
 
     def code(self, row: Row) -> str:
         """Return Python code that reproduces one row of :meth:`Study.rows`."""

@@ -89,7 +89,9 @@ def test_a_grid_is_done_once_although_a_worker_is_killed_in_the_middle(cluster_o
 
     recipes = [PRUNE, wb.Recipe(wb.Prune(ratio=0.25), name="less")]
     with open_study(shared_task, tmp_path) as study:
-        summary = study.run(recipes, BACKENDS, (4, 1), threads=1, cluster=cluster, progress=kill_one)
+        summary = study.run(
+            recipes, backends=BACKENDS, batch_sizes=(4, 1), threads=1, cluster=cluster, progress=kill_one
+        )
         rows = study.rows()
         assert killed and gone()
         assert (summary.finished, summary.failed, summary.open, summary.cancelled) == (12, 0, 0, False)
@@ -124,9 +126,11 @@ def test_a_grid_is_done_once_although_a_worker_is_killed_in_the_middle(cluster_o
         assert [row["quality"] for row in float_rows] == pytest.approx([0.9] * 4)
         assert sum(row["baseline"] for row in rows) == 2 and study.best(quality_drop=1.0).met
 
-        reused = study.run(recipes, BACKENDS, (4, 1), threads=1, cluster=cluster)
+        reused = study.run(recipes, backends=BACKENDS, batch_sizes=(4, 1), threads=1, cluster=cluster)
         assert (reused.finished, reused.reused, reused.spans, reused.transfers) == (0, 12, (), ())
-        local = study.run(recipes, BACKENDS, (4, 1), threads=1)  # these are this machine's own trials
+        local = study.run(
+            recipes, backends=BACKENDS, batch_sizes=(4, 1), threads=1
+        )  # these are this machine's own trials
         assert (local.finished, local.reused) == (0, 12)
 
 
@@ -135,7 +139,7 @@ def test_machines_that_differ_each_have_a_baseline_and_are_never_compared(cluste
     cluster = cluster_of(2)
     psutil.Process(pids(cluster)["1"]).cpu_affinity(allowed_cores()[:1])  # another kind of machine: fewer cores
     with open_study(shared_task, tmp_path) as study:
-        summary = study.run([PRUNE], ["torch-eager"], (2,), threads=1, cluster=cluster)
+        summary = study.run([PRUNE], backends=["torch-eager"], batch_sizes=(2,), threads=1, cluster=cluster)
         rows = study.rows()
         assert (summary.finished, summary.failed) == (4, 0)
         kinds = {row["fingerprint"] for row in rows}
@@ -154,9 +158,9 @@ def test_machines_that_differ_each_have_a_baseline_and_are_never_compared(cluste
 
 def test_what_lies_on_a_worker_is_not_sent_again(cluster_of, shared_task, tmp_path):
     with distributed.Client(cluster_of(1), set_as_default=False) as client, open_study(shared_task, tmp_path) as study:
-        first = study.run([PRUNE], ["onnxruntime"], (4,), threads=1, cluster=client)
+        first = study.run([PRUNE], backends=["onnxruntime"], batch_sizes=(4,), threads=1, cluster=client)
         assert [item.name for item in first.transfers] == ["task"]  # what it has made itself lies there
-        second = study.run([PRUNE], ["onnxruntime"], (4, 2), threads=1, cluster=client)
+        second = study.run([PRUNE], backends=["onnxruntime"], batch_sizes=(4, 2), threads=1, cluster=client)
         assert (second.finished, second.reused) == (3, 3)
         assert {item.name for item in second.transfers} <= {"task"}
         assert client.status == "running"  # who gave a client keeps it
@@ -181,7 +185,7 @@ def test_cancel_ends_what_the_workers_do_and_keeps_what_is_complete(cluster_of, 
                 threading.Thread(target=study.cancel).start()
 
         asked = {"threads": 1, "cluster": cluster_of(1), "progress": cancel_in_training}
-        job = study.start([SLOW], ["torch-eager"], [2], **asked)
+        job = study.start([SLOW], backends=["torch-eager"], batch_sizes=[2], **asked)
         summary = job.result(240)
         assert summary.cancelled and summary.open == 1 and gone(1)
         states = {row["recipe"]: row["state"] for row in study.rows()}
@@ -195,7 +199,9 @@ def test_ctrl_c_ends_what_the_workers_do(cluster_of, shared_task, tmp_path):
 
     with open_study(shared_task, tmp_path) as study:
         with pytest.raises(KeyboardInterrupt):
-            study.run([SLOW], ["torch-eager"], [2], threads=1, cluster=cluster_of(1), progress=interrupt)
+            study.run(
+                [SLOW], backends=["torch-eager"], batch_sizes=[2], threads=1, cluster=cluster_of(1), progress=interrupt
+            )
         assert gone(1)
         assert "running" not in {row["state"] for row in study.rows()}
 
@@ -211,7 +217,9 @@ def test_units_stop_when_the_study_s_process_is_gone(cluster_of, shared_task, tm
             if event.values.get("step", {}).get("stage") == "recover":
                 study.cancel()
 
-        summary = study.run([SLOW], ["torch-eager"], [2], threads=1, cluster=client, progress=stop_in_training)
+        summary = study.run(
+            [SLOW], backends=["torch-eager"], batch_sizes=[2], threads=1, cluster=client, progress=stop_in_training
+        )
         assert summary.cancelled and gone()
 
 
@@ -224,7 +232,7 @@ def test_a_unit_that_takes_every_worker_along_fails_with_the_reason_and_others_g
 
     with open_study(shared_task, tmp_path) as study:
         asked = {"threads": 1, "cluster": wb.study.Cluster(cluster, tries=2), "progress": kill_who_trains}
-        summary = study.run([SLOW, PRUNE], ["torch-eager"], [2], **asked)
+        summary = study.run([SLOW, PRUNE], backends=["torch-eager"], batch_sizes=[2], **asked)
         rows = {row["recipe"]: row for row in study.rows()}
         assert (summary.finished, summary.failed) == (2, 1)
         assert rows["slow"]["state"] == "failed" and rows["prune"]["state"] == "complete"
@@ -235,7 +243,7 @@ def test_a_unit_that_takes_every_worker_along_fails_with_the_reason_and_others_g
 def test_a_recipe_that_fails_is_not_tried_on_another_worker(cluster_of, shared_task, tmp_path):
     impossible = wb.Recipe(wb.Factorize(ratio=1.0), name="impossible")
     with open_study(shared_task, tmp_path) as study:
-        summary = study.run([impossible], ["torch-eager"], [2], threads=1, cluster=cluster_of(2))
+        summary = study.run([impossible], backends=["torch-eager"], batch_sizes=[2], threads=1, cluster=cluster_of(2))
         rows = {row["recipe"]: row for row in study.rows()}
         assert rows["float"]["state"] == "complete" and rows["impossible"]["state"] == "failed"
         assert "could not be prepared" in rows["impossible"]["error"]
@@ -245,7 +253,9 @@ def test_a_recipe_that_fails_is_not_tried_on_another_worker(cluster_of, shared_t
 
 def test_a_budget_that_is_too_short_leaves_the_rest_waiting(cluster_of, shared_task, tmp_path):
     with open_study(shared_task, tmp_path) as study:
-        summary = study.run([PRUNE], ["torch-eager"], [2], threads=1, cluster=cluster_of(1), budget_s=3)
+        summary = study.run(
+            [PRUNE], backends=["torch-eager"], batch_sizes=[2], threads=1, cluster=cluster_of(1), budget_s=3
+        )
         assert summary.finished == 0 and summary.open == 2 and not summary.cancelled
         assert any("budget" in line for line in summary.cut) and gone(1)
 
@@ -259,7 +269,7 @@ def test_what_cannot_be_done_is_said_before_work_starts(cluster_of, shared_task,
 
         def refused(kind, words, cluster, *, backends=("torch-eager",), **more):
             with pytest.raises(kind, match=words):
-                study.run([PRUNE], backends, [2], threads=1, cluster=cluster, **more)
+                study.run([PRUNE], backends=backends, batch_sizes=[2], threads=1, cluster=cluster, **more)
 
         refused(ConfigError, "no Dask scheduler answers", wb.study.Cluster(nobody, timeout_s=1))
         refused(ConfigError, "no Dask scheduler answers", wb.study.Cluster("nonsense://x", timeout_s=1))

@@ -32,7 +32,7 @@ def ran(tmp_path_factory, shared_task):
     folder = tmp_path_factory.mktemp("study")
     events = []
     with wb.Study(shared_task, storage=f"sqlite:///{folder}/tiny.db") as study:
-        summary = study.run(RECIPES, BACKENDS, (4, 1), threads=1, progress=events.append)
+        summary = study.run(RECIPES, backends=BACKENDS, batch_sizes=(4, 1), threads=1, progress=events.append)
         yield Ran(study, summary, events)
 
 
@@ -149,12 +149,12 @@ def test_a_monitor_rests_while_something_is_timed(shared_task, tmp_path, monkeyp
 
     monkeypatch.setattr(room, "interleave", spy)
     with wb.Study(shared_task, storage=f"sqlite:///{tmp_path}/m.db") as study:
-        study.run(RECIPES, ["onnxruntime"], (4,), threads=1, monitor=monitor)
+        study.run(RECIPES, backends=["onnxruntime"], batch_sizes=(4,), threads=1, monitor=monitor)
         assert not monitor.running and len(monitor.samples) > 5
         assert held == [0, 0] and len(monitor.pauses) == 2
         assert [mark.name for mark in monitor.marks] == ["float", "prune"]
         with monitor:  # one that runs already goes on
-            study.run(RECIPES, ["onnxruntime"], (4,), threads=1, monitor=monitor)
+            study.run(RECIPES, backends=["onnxruntime"], batch_sizes=(4,), threads=1, monitor=monitor)
             assert monitor.running
         with pytest.raises(StudyError, match=r"Write monitor=wb\.Monitor"):
             study.run(RECIPES, monitor=2.0)
@@ -218,7 +218,7 @@ def test_events_tell_the_plan_each_row_and_the_best_so_far(ran):
 
 
 def test_running_again_reuses_what_is_complete(ran, started):
-    again = ran.study.run(RECIPES, BACKENDS, (4, 1), threads=1)
+    again = ran.study.run(RECIPES, backends=BACKENDS, batch_sizes=(4, 1), threads=1)
     assert (again.finished, again.reused) == (0, 8)
     assert started == []
 
@@ -233,12 +233,12 @@ def test_another_study_object_finds_the_rows_in_the_database(ran, shared_task):
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [
-        ({"backends": ["onnxruntim"]}, StudyError, "Did you mean 'onnxruntime'"),
-        ({"backends": "openvino"}, StudyError, "are lists"),
-        ({"batch_sizes": [0]}, StudyError, "at least 1"),
-        ({"threads": 0}, StudyError, "threads must be"),
-        ({"budget_s": -1.0}, StudyError, "budget_s must be above 0"),
-        ({"quality_drop": -1.0}, StudyError, "quality_drop"),
+        ({"backends": ["onnxruntim"]}, ConfigError, "Did you mean 'onnxruntime'"),
+        ({"backends": "openvino"}, ConfigError, "backends must be tuple"),
+        ({"batch_sizes": [0]}, ConfigError, "at least 1"),
+        ({"threads": 0}, ConfigError, "threads must be"),
+        ({"budget_s": -1.0}, ConfigError, "budget_s must be above 0"),
+        ({"quality_drop": -1.0}, ConfigError, "quality_drop"),
     ],
 )
 def test_bad_arguments_are_answered_before_work_starts(ran, started, arguments, error, words):
@@ -277,7 +277,7 @@ def test_a_backend_that_is_not_installed_is_said_with_the_way_to_get_it(ran, mon
 
     monkeypatch.setattr(backends, "require_backend", missing)
     with pytest.raises(BackendUnavailable, match="pip install"):
-        ran.study.run(RECIPES, ["openvino"])
+        ran.study.run(RECIPES, backends=["openvino"])
 
 
 class Others(RunSession):
@@ -314,7 +314,7 @@ def test_what_a_run_elsewhere_left_undone_meanwhile_is_done_in_another_pass(monk
 def test_a_wrong_name_of_an_argument_does_not_keep_the_study_busy(ran):
     with pytest.raises(TypeError, match="recipies"):
         ran.study.start(recipies=[])
-    job = ran.study.start(RECIPES, BACKENDS, (4, 1), threads=1)
+    job = ran.study.start(RECIPES, backends=BACKENDS, batch_sizes=(4, 1), threads=1)
     assert job.result(60).reused == 8
 
 
@@ -322,7 +322,7 @@ def test_closing_waits_until_a_run_in_another_thread_has_given_its_trials_free(s
     begun = threading.Event()
     storage = f"sqlite:///{tmp_path}/s.db"
     with wb.Study(shared_task, storage=storage) as study:
-        job = study.start(RECIPES, BACKENDS, (4,), threads=1, progress=lambda event: begun.set())
+        job = study.start(RECIPES, backends=BACKENDS, batch_sizes=(4,), threads=1, progress=lambda event: begun.set())
         assert begun.wait(60)
     assert job.result(1.0).cancelled
     with wb.Study(shared_task, storage=storage) as study:

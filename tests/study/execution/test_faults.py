@@ -41,12 +41,12 @@ def test_a_killed_trial_fails_alone_and_is_tried_again_by_the_next_run(shared_ta
                 os.kill(worker.pid, signal.SIGKILL)
 
     with open_study(shared_task, tmp_path) as study:
-        summary = study.run([], ["torch-eager", "onnxruntime"], [2], threads=1, progress=kill_once)
+        summary = study.run([], backends=["torch-eager", "onnxruntime"], batch_sizes=[2], threads=1, progress=kill_once)
         assert (summary.finished, summary.failed, summary.cancelled) == (1, 1, False)
         (failed,) = [r for r in study.rows() if r["state"] == "failed"]
         assert failed["backend"] == "onnxruntime" and "SIGKILL" in failed["error"]
         assert study.best().row["backend"] == "torch-eager"
-        again = study.run([], ["torch-eager", "onnxruntime"], [2], threads=1)
+        again = study.run([], backends=["torch-eager", "onnxruntime"], batch_sizes=[2], threads=1)
         assert (again.finished, again.reused, again.failed) == (1, 1, 0)
         assert set(states(study).values()) == {"complete"}
         assert [r["error"] for r in study.rows()] == [None, None]
@@ -61,7 +61,7 @@ def test_cancel_from_another_thread_keeps_what_is_complete_and_ends_every_proces
             if event.values.get("step", {}).get("stage") == "recover":
                 threading.Thread(target=study.cancel).start()
 
-        job = study.start([SLOW], ["torch-eager"], [2], threads=1, progress=cancel_in_training)
+        job = study.start([SLOW], backends=["torch-eager"], batch_sizes=[2], threads=1, progress=cancel_in_training)
         summary = job.result(240)
         assert summary.cancelled and (summary.finished, summary.open) == (1, 1)
         assert states(study) == {("float", "torch-eager"): "complete", ("slow", "torch-eager"): "cancelled"}
@@ -81,7 +81,7 @@ def test_a_second_run_of_one_study_object_is_refused_while_it_runs(shared_task, 
                 refused.append(str(error))
             raise Cancelled
 
-        summary = study.run([PRUNE], ["torch-eager"], [2], progress=again)
+        summary = study.run([PRUNE], backends=["torch-eager"], batch_sizes=[2], progress=again)
         assert summary.cancelled and summary.finished == 0
         assert "running already" in refused[0]
 
@@ -95,7 +95,7 @@ def test_a_killed_preparing_process_fails_that_recipe_only(shared_task, tmp_path
                     process.kill()
 
     with open_study(shared_task, tmp_path) as study:
-        summary = study.run([SLOW, PRUNE], ["torch-eager"], [2], threads=1, progress=kill_once)
+        summary = study.run([SLOW, PRUNE], backends=["torch-eager"], batch_sizes=[2], threads=1, progress=kill_once)
         assert states(study) == {
             ("float", "torch-eager"): "complete",
             ("slow", "torch-eager"): "failed",
@@ -116,7 +116,7 @@ def test_a_killed_baseline_is_started_again_and_nothing_fails(shared_task, tmp_p
             os.kill(killed[0], signal.SIGKILL)
 
     with open_study(shared_task, tmp_path) as study:
-        summary = study.run([], ["torch-eager", "onnxruntime"], [2], threads=1, progress=kill_once)
+        summary = study.run([], backends=["torch-eager", "onnxruntime"], batch_sizes=[2], threads=1, progress=kill_once)
         assert (summary.finished, summary.failed) == (2, 0)
 
 
@@ -124,7 +124,7 @@ def test_a_killed_baseline_is_started_again_and_nothing_fails(shared_task, tmp_p
 def test_a_recipe_that_cannot_be_applied_fails_with_its_reason_and_the_rest_goes_on(shared_task, tmp_path):
     impossible = wb.Recipe(wb.Factorize(ratio=1.0), name="impossible")
     with open_study(shared_task, tmp_path) as study:
-        study.run([impossible, PRUNE], ["torch-eager"], [2], threads=1)
+        study.run([impossible, PRUNE], backends=["torch-eager"], batch_sizes=[2], threads=1)
         rows = {r["recipe"]: r for r in study.rows()}
         assert rows["impossible"]["state"] == "failed" and "touched no layer" in rows["impossible"]["error"]
         assert rows["prune"]["state"] == "complete"
@@ -134,7 +134,7 @@ def test_a_recipe_that_cannot_be_applied_fails_with_its_reason_and_the_rest_goes
 def test_a_budget_leaves_what_does_not_fit_waiting_and_says_so(shared_task, tmp_path):
     long = wb.Recipe(wb.Prune(ratio=0.5), wb.Recover(max_seconds=500.0), name="long")
     with open_study(shared_task, tmp_path) as study:
-        summary = study.run([long], ["torch-eager"], [2], threads=1, budget_s=200)
+        summary = study.run([long], backends=["torch-eager"], batch_sizes=[2], threads=1, budget_s=200)
         assert states(study)["long", "torch-eager"] == "waiting"
         assert any("long on torch-eager at batch 2" in line for line in summary.cut)
         (row,) = [r for r in study.rows() if r["recipe"] == "long"]
@@ -156,7 +156,8 @@ _SCRIPT = """
         row = event.values.get("row")
         print(f"ROW {row['recipe']} {row['state']}" if row else event.message, flush=True)
     try:
-        print("SUMMARY", study.run(recipes, ["torch-eager"], [2], threads=1, progress=say), flush=True)
+        summary = study.run(recipes, backends=["torch-eager"], batch_sizes=[2], threads=1, progress=say)
+        print("SUMMARY", summary, flush=True)
     except KeyboardInterrupt:
         print("INTERRUPTED", flush=True)
 """
@@ -209,7 +210,7 @@ def test_a_run_that_was_killed_is_taken_up_again(shared_task, tmp_path):
             if event.values.get("step", {}).get("stage") == "recover":
                 study.cancel()
 
-        summary = study.run([SLOW], ["torch-eager"], [2], threads=1, progress=stop)
+        summary = study.run([SLOW], backends=["torch-eager"], batch_sizes=[2], threads=1, progress=stop)
         assert summary.reused == 1
         assert states(study)["slow", "torch-eager"] == "cancelled"
 
@@ -253,7 +254,7 @@ def test_a_task_from_a_notebook_travels_without_a_reference(tmp_path):
                        metric=lambda out, y: float((out["logits"].argmax(1) == y).float().mean()),
                        loss=lambda out, y: torch.nn.functional.cross_entropy(out["logits"], y))
         study = wb.Study(task, storage=sys.argv[1])
-        study.run([], ["torch-eager", "onnxruntime"], [2], threads=1)
+        study.run([], backends=["torch-eager", "onnxruntime"], batch_sizes=[2], threads=1)
         for row in study.rows():
             print(row["backend"], row["state"], row["quality"], row["error"])
         """
@@ -271,7 +272,7 @@ def test_a_task_that_cannot_travel_is_refused_before_work_starts(shared_task, tm
         open_study(shared_task, tmp_path) as study,
         pytest.raises(StudyError, match=r"build of task.*cannot be pickled"),
     ):
-        study.run([PRUNE], ["torch-eager"], [2])
+        study.run([PRUNE], backends=["torch-eager"], batch_sizes=[2])
     assert started == [] and EngineProcess is not None
 
 
@@ -288,6 +289,6 @@ def test_waiting_for_a_run_elsewhere_can_be_cancelled(shared_task, tmp_path, sta
             if "waiting for another run" in event.message:
                 study.cancel()
 
-        summary = study.run([], ["torch-eager"], [2], threads=1, progress=cancel)
+        summary = study.run([], backends=["torch-eager"], batch_sizes=[2], threads=1, progress=cancel)
         assert summary.cancelled and (summary.finished, summary.open) == (0, 1)
         assert started == []

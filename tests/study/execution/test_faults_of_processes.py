@@ -72,7 +72,7 @@ def kept_rows(folder):
 def complete_again(folder, kept):
     """Run it to its end, and check that nothing was done twice."""
     with wb.Study(ANSWERS, storage=f"sqlite:///{folder}/s.db") as study:
-        summary = study.run(RECIPES, BACKENDS, [2], threads=1)
+        summary = study.run(RECIPES, backends=BACKENDS, batch_sizes=[2], threads=1)
         rows = {row["trial_key"]: row for row in study.rows()}
     assert {row["state"] for row in rows.values()} == {"complete"} and len(rows) == 4
     assert (summary.finished, summary.reused, summary.failed) == (4 - len(kept), len(kept), 0)
@@ -126,7 +126,7 @@ _TWO = """
     task, url, ratio = sys.argv[1:]
     study = wb.Study(task, storage=url, name=f"study-{ratio}")
     recipe = wb.Recipe(wb.Prune(ratio=float(ratio)), name="prune")
-    summary = study.run([recipe], ["onnxruntime"], [4, 2], threads=1)
+    summary = study.run([recipe], backends=["onnxruntime"], batch_sizes=[4, 2], threads=1)
     print(json.dumps({"finished": summary.finished, "spans": seen}))
 """
 

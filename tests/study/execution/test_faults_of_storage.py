@@ -74,14 +74,14 @@ def test_a_full_disk_ends_the_run_in_words_and_the_next_one_takes_up_what_is_lef
     url = storage(tmp_path, small_disk, what=what)
     with wb.Study(shared_task, storage=url) as study:
         with pytest.raises(StudyError, match=r"full|No space left"):
-            study.run([PRUNE], ["onnxruntime"], [2], threads=1, progress=fill_once)
+            study.run([PRUNE], backends=["onnxruntime"], batch_sizes=[2], threads=1, progress=fill_once)
         ballast[0].unlink()
         before = {row["trial_key"]: row for row in study.rows()}
         kept = [row for row in before.values() if row["state"] == "complete"]
         assert [(row["recipe"], row["backend"]) for row in kept][:1] == [("float", "torch-eager")]
         assert len(kept) < 3
     with wb.Study(shared_task, storage=url) as study:
-        summary = study.run([PRUNE], ["onnxruntime"], [2], threads=1)
+        summary = study.run([PRUNE], backends=["onnxruntime"], batch_sizes=[2], threads=1)
         assert (summary.finished, summary.reused, summary.failed) == (3 - len(kept), len(kept), 0)
         after = {row["trial_key"]: row for row in study.rows()}
     assert {row["state"] for row in after.values()} == {"complete"}
@@ -103,7 +103,7 @@ def locked(path):
 def test_a_database_that_stays_locked_is_told_with_what_to_do(shared_task, tmp_path):
     with wb.Study(shared_task, storage=f"sqlite:///{tmp_path}/s.db?timeout=0.2") as study:
         with locked(tmp_path / "s.db"), pytest.raises(StudyError, match=r"locked.*Another program keeps it locked"):
-            study.run([PRUNE], ["onnxruntime"], [2], threads=1)
+            study.run([PRUNE], backends=["onnxruntime"], batch_sizes=[2], threads=1)
         assert study.rows() == []
 
 
@@ -119,7 +119,7 @@ def test_a_database_that_is_locked_in_the_middle_of_a_run_loses_nothing_that_is_
     url = f"sqlite:///{tmp_path}/s.db?timeout=0.2"
     with wb.Study(shared_task, storage=url) as study:
         with held, pytest.raises(StudyError, match="locked"):
-            study.run([PRUNE], ["onnxruntime"], [2], threads=1, progress=lock_once)
+            study.run([PRUNE], backends=["onnxruntime"], batch_sizes=[2], threads=1, progress=lock_once)
         assert [row["state"] for row in study.rows()].count("complete") == 1
 
 

@@ -14,7 +14,7 @@ ENOUGH_S = 25.0
 def ran(name, folder, recipes, backends, **options):
     """Run a task with a fault; return its summary and the rows by recipe and backend."""
     with wb.Study(f"{FAULTS}:{name}", storage=f"sqlite:///{folder}/s.db") as study:
-        summary = study.run(recipes, backends, [2], threads=1, **options)
+        summary = study.run(recipes, backends=backends, batch_sizes=[2], threads=1, **options)
         rows = {(row["recipe"], row["backend"]): row for row in study.rows()}
     alive = [
         p for p in psutil.Process().children(recursive=True) if "workbench.study.workers.main" in " ".join(p.cmdline())
@@ -56,6 +56,6 @@ def test_an_engine_that_crashes_fails_its_row_by_the_name_of_the_signal(tmp_path
 @pytest.mark.parametrize("wrong", [0, -1.0, True, "10"])
 def test_a_timeout_that_is_none_is_refused_before_any_work(shared_task, tmp_path, started, wrong):
     with wb.Study(shared_task, storage=f"sqlite:///{tmp_path}/s.db") as study:
-        with pytest.raises(wb.core.errors.StudyError, match="stall_timeout_s must be above 0"):
-            study.run([PRUNE], ["onnxruntime"], [2], stall_timeout_s=wrong)
+        with pytest.raises(wb.core.errors.ConfigError, match="stall_timeout_s must be"):
+            study.run([PRUNE], backends=["onnxruntime"], batch_sizes=[2], stall_timeout_s=wrong)
         assert started == [] and study.rows() == []

@@ -54,7 +54,7 @@ def test_answers_never_compare_two_shapes(ran):
 
 
 def test_running_again_reuses_every_shape(ran, started):
-    again = ran.run([], ["onnxruntime"], (4,), threads=1, shapes={"sequence": [4]})
+    again = ran.run([], backends=["onnxruntime"], batch_sizes=(4,), threads=1, shapes={"sequence": [4]})
     assert (again.finished, again.reused) == (0, 2) and started == []
 
 

@@ -61,10 +61,6 @@ def test_names_are_not_part_of_a_key():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"sizes": (0,)}, "integers of at least 1"),
-        ({"sizes": (1.5,)}, "integers of at least 1"),
-        ({"sizes": ()}, "integers of at least 1"),
-        ({"backends": ()}, "backends is empty"),
         ({"recipes": ("prune",)}, "Recipe objects"),
         ({"recipes": (PRUNE, Recipe(Prune(0.4), name="prune"))}, "both called 'prune'"),
     ],

@@ -37,7 +37,7 @@ def test_references_are_trials_of_the_float_model_at_the_primary_point_alone():
 @pytest.mark.slow
 def test_a_study_shows_torch_as_commonly_started_and_never_ranks_it(shared_task, tmp_path):
     with wb.Study(shared_task, storage=f"sqlite:///{tmp_path}/s.db") as study:
-        study.run([], ["onnxruntime"], (4,), threads=1, references=["torch-default"])
+        study.run([], backends=["onnxruntime"], batch_sizes=(4,), threads=1, references=["torch-default"])
         rows = study.rows()
         (reference,) = [row for row in rows if row["reference"] is not None]
         (base,) = [row for row in rows if row["baseline"]]

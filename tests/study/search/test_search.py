@@ -15,7 +15,7 @@ import pytest
 
 import workbench as wb
 from workbench.compress.model_ops import predict_with
-from workbench.core.errors import BackendUnavailable, ConfigError, StudyError
+from workbench.core.errors import BackendUnavailable, ConfigError
 from workbench.study.results.schema import OPTIONAL
 from workbench.study.search.sampler import quiet
 
@@ -133,7 +133,9 @@ def test_hopeless_points_are_rows_that_were_not_timed_until_a_plan_asks_for_them
     assert [one.state for one in result.history.trials] == ["pruned"]
     assert result.best.met and result.best.row["recipe"] == "float"  # rows of the whole study stand beside
     assert "Study('answers'" in repr(searched.study)
-    summary = searched.study.run([wb.Recipe.from_json(row["recipe_json"])], ["onnxruntime"], [4], threads=1)
+    summary = searched.study.run(
+        [wb.Recipe.from_json(row["recipe_json"])], backends=["onnxruntime"], batch_sizes=[4], threads=1
+    )
     assert (summary.finished, summary.failed) == (1, 0)
     (same,) = [r for r in searched.study.rows() if r["trial_key"] == row["trial_key"]]
     assert same["state"] == "complete" and same["error"] is None
@@ -175,20 +177,20 @@ def test_a_file_that_is_too_large_is_not_timed_and_nothing_met_is_said_plainly(s
     [
         ({"space": {}}, ConfigError, r"space must be a wb.Space"),
         ({"sampler": "tp"}, ConfigError, "Did you mean 'tpe'"),
-        ({"trials": 0}, ConfigError, "trials must be an integer of at least 1"),
-        ({"trials": True}, ConfigError, "trials must be an integer"),
+        ({"trials": 0}, ConfigError, "trials must be at least 1"),
+        ({"trials": True}, ConfigError, "trials must be int"),
         ({"seed": -1}, ConfigError, "seed must be"),
         ({"threads": 0}, ConfigError, "threads must be"),
-        ({"budget_s": 0}, StudyError, "budget_s must be above 0"),
+        ({"budget_s": 0}, ConfigError, "budget_s must be above 0"),
         ({"goals": 0.01}, ConfigError, "goals must be"),
         ({"minimize": "speedup"}, ConfigError, "Write maximize='speedup'"),
         ({"prior": "prune"}, ConfigError, "prior must be"),
-        ({"prune": "no"}, ConfigError, r"prune must be True or False, got 'no' \(str\)"),
+        ({"prune": "no"}, ConfigError, r"prune must be bool, got 'no' \(str\)"),
         ({"minimize": []}, ConfigError, "minimize is empty. Name a column"),
         ({"progress": 1}, ConfigError, "progress must be a function"),
         ({"space": wb.Space(wb.vary(wb.Prune, ratio=wb.between(0.1, 0.8))), "sampler": "grid"}, ConfigError, "a step"),
         ({"space": wb.Space(wb.Distill(features=("no.such.layer",)))}, ConfigError, "no.such.layer"),
-        ({"sampler": "grid", "minimize": ("size_mib", "latency_ms_p50")}, ConfigError, "one figure is enough"),
+        ({"sampler": "grid", "minimize": ("size_mib", "latency_ms_p50")}, ConfigError, "one figure"),
     ],
 )
 def test_bad_arguments_are_answered_before_work_starts(shared_task, tmp_path, started, arguments, error, words):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from workbench.core.errors import StudyError
+from workbench.study.config import RunConfig
 from workbench.study.results.schema import new_row
 from workbench.study.storage.last_run import ASKED, LastRun, last_run
 
@@ -27,9 +28,9 @@ def row(backend, batch, *, state="complete", baseline=False, reference=None):
 
 
 def test_the_primary_batch_size_is_32_or_the_largest():
-    assert LastRun.of(None, (1, 8, 32, 64)) == LastRun((), 32)
-    assert LastRun.of(["openvino"], [1, 8]) == LastRun(("openvino",), 8)
-    assert LastRun.from_dict(LastRun.of(["a"], [4]).to_dict()) == LastRun(("a",), 4)
+    assert LastRun.of(RunConfig(batch_sizes=(1, 8, 32, 64))) == LastRun((), 32)
+    assert LastRun.of(RunConfig(backends=["openvino"], batch_sizes=[1, 8])) == LastRun(("openvino",), 8)
+    assert LastRun.from_dict(LastRun.of(RunConfig(backends=["a"], batch_sizes=[4])).to_dict()) == LastRun(("a",), 4)
 
 
 def test_rows_of_other_engines_and_sizes_do_not_answer():

@@ -39,7 +39,14 @@ def ran(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WORKBENCH_CACHE", str(folder / "cache"))
         with wb.Study(small_task(), storage=f"sqlite:///{folder}/s.db") as study:
-            summary = study.run(None, BACKENDS, (8, 1), threads=1, budget_s=240.0, progress=lambda p: said.append(p))
+            summary = study.run(
+                None,
+                backends=BACKENDS,
+                batch_sizes=(8, 1),
+                threads=1,
+                budget_s=240.0,
+                progress=lambda p: said.append(p),
+            )
             yield study, summary, said
 
 
@@ -79,21 +86,21 @@ def test_the_plan_is_printed_before_it_starts_and_its_recipes_are_known(ran):
 def test_running_again_does_nothing_new(ran):
     study, before, _ = ran
     rows = len(study.rows())
-    again = study.run(None, BACKENDS, (8, 1), threads=1, budget_s=230.0)
+    again = study.run(None, backends=BACKENDS, batch_sizes=(8, 1), threads=1, budget_s=230.0)
     assert again.finished == 0 and again.reused >= before.finished and len(study.rows()) == rows
 
 
 def test_explicit_recipes_have_no_decisions(ran):
     study = ran[0]
     known = study.decisions()
-    study.run([wb.Recipe(name="float")], ["onnxruntime"], (8,), threads=1)
+    study.run([wb.Recipe(name="float")], backends=["onnxruntime"], batch_sizes=(8,), threads=1)
     assert known and study.decisions() == () and study.planned() == ()
 
 
 def test_without_a_training_split_the_best_free_variant_is_found_and_data_is_priced(tmp_path, monkeypatch):
     monkeypatch.setenv("WORKBENCH_CACHE", str(tmp_path / "cache"))
     with wb.Study(small_task(train=False), storage=f"sqlite:///{tmp_path}/s.db") as study:
-        study.run(None, ["onnxruntime"], (8,), threads=1, budget_s=150.0)
+        study.run(None, backends=["onnxruntime"], batch_sizes=(8,), threads=1, budget_s=150.0)
         assert study.best().met
         assert [d.stage for d in study.decisions()].count("data") == 1
         assert not any(step.get("epochs_done") for row in study.rows() for step in row["steps"])

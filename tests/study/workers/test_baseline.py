@@ -103,9 +103,9 @@ def test_nothing_is_chosen_for_one_thread_or_another_runtime():
 @pytest.mark.slow
 def test_the_study_says_why_its_baseline_has_its_threads(shared_task, tmp_path):
     with wb.Study(shared_task, storage=f"sqlite:///{tmp_path}/s.db") as study:
-        study.run([], ["onnxruntime"], (4,), threads=2)
+        study.run([], backends=["onnxruntime"], batch_sizes=(4,), threads=2)
         (base,) = [row for row in study.rows() if row["baseline"]]
         assert base["threads"] in (1, 2) and "times as long here" in base["notes"]["threads"]
-        again = study.run([], ["onnxruntime"], (4,), threads=2)
+        again = study.run([], backends=["onnxruntime"], batch_sizes=(4,), threads=2)
         assert (again.finished, again.reused) == (0, 2)
         assert sum(row["baseline"] for row in study.rows()) in (1, 2)  # 2 if finals found the other one faster

@@ -42,7 +42,7 @@ def test_the_harness_is_what_no_phase_covers():
 @pytest.mark.slow
 def test_a_run_tells_where_its_time_went(shared_task, tmp_path):
     with wb.Study(shared_task, storage=f"sqlite:///{tmp_path}/s.db") as study:
-        summary = study.run([], ["onnxruntime"], [4], threads=1)
+        summary = study.run([], backends=["onnxruntime"], batch_sizes=[4], threads=1)
     assert set(summary.phases_s) == set(PHASES)
     assert all(seconds >= 0 for seconds in summary.phases_s.values())
     assert max(summary.phases_s.values()) <= summary.covered_s <= sum(summary.phases_s.values()) + 1e-6

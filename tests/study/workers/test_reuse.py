@@ -26,7 +26,7 @@ class Events(list):
 def run(task, folder, name, recipes, **options):
     events = Events()
     with wb.Study(task, storage=f"sqlite:///{folder}/{name}.db", **options) as study:
-        summary = study.run(recipes, ["torch-eager"], [2], threads=1, progress=events.append)
+        summary = study.run(recipes, backends=["torch-eager"], batch_sizes=[2], threads=1, progress=events.append)
         assert summary.failed == 0 and summary.open == 0
         return {r["recipe"]: r for r in study.rows()}, events
 
@@ -93,7 +93,7 @@ def spread(shared_task, tmp_path_factory):
     with wb.Study(shared_task, storage=f"sqlite:///{folder}/s.db") as study:
         with pytest.raises(StudyError, match="needs a recipe"):
             study.seed_variance()
-        study.run([recipe], ["torch-eager"], [2], threads=1, quality_drop=1.0)
+        study.run([recipe], backends=["torch-eager"], batch_sizes=[2], threads=1, quality_drop=1.0)
         rows, events = study.rows(), []
         found = study.seed_variance(recipe, progress=events.append)
         yield study, recipe, rows, found, events

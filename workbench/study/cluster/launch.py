@@ -12,13 +12,13 @@ from workbench.study.cluster.connection import connected
 from workbench.study.cluster.dask_executor import DaskExecutor
 from workbench.study.cluster.worker_info import by_site
 from workbench.study.cluster.workers import ClusterWorkers
+from workbench.study.config import RunConfig
 from workbench.study.execution.budget import TimeBudget
 from workbench.study.execution.run import Run
 from workbench.study.execution.summary import RunSummary
 from workbench.study.plan.trials import Plan, check_recipes, plan_for
 from workbench.study.results.schema import TrialRow
 from workbench.study.storage.artifact_store import ArtifactStore
-from workbench.study.storage.database import Store
 from workbench.study.storage.session import RunSession
 from workbench.study.workers.policy import WorkerPolicy
 from workbench.study.workers.prepare_client import pack
@@ -27,50 +27,45 @@ from workbench.study.workers.process import CancelToken
 if TYPE_CHECKING:
     from workbench.compress.recipe import Recipe
     from workbench.study.plan.shapes import Shape
-    from workbench.tasks.task import Task
+    from workbench.study.study import Study
 
 
 def run_on_cluster(
-    task: Task,
+    study: Study,
     cluster: Any,
-    store: Store,
-    study: str,
+    recipes: Sequence[Recipe] | None,
+    config: RunConfig,
     stop: CancelToken,
     *,
-    recipes: Sequence[Recipe] | None,
-    backends: Sequence[str] | None,
-    batch_sizes: Sequence[int],
-    threads: int | None,
-    budget_s: float | None,
-    quality_drop: float,
     shapes: tuple[Shape, ...],
-    prefix_cache: bool,
-    policy: WorkerPolicy,
     progress: ProgressCallback,
 ) -> RunSummary:
     """Run a plan on every kind of machine of a cluster; errors as :meth:`workbench.Study.run`."""
-    names = backends if backends is not None else DEFAULT_BACKENDS
-    options: dict[str, Any] = {"threads": threads, "budget_s": budget_s, "shapes": shapes}
-    first = plan_for(task.fingerprint, recipes, names, batch_sizes, **options, site=this_site())
+    task, wanted = study.task, config.replace(backends=config.backends or DEFAULT_BACKENDS)
+    first = plan_for(task.fingerprint, recipes, wanted, shapes=shapes, site=this_site())
     check_recipes(first.recipes, task)
     shipment = pack(task, elsewhere=True)
     with connected(cluster) as connection, connection:
         stop.check()
         progress(Progress("study", 0, 0, f"probing the workers of {connection.address}"))
-        members = connection.workers(first.backends, first.backends if backends is not None else (), task.fingerprint)
+        members = connection.workers(first.backends, config.backends or (), task.fingerprint)
         runs = [name for name in first.backends if all(worker.info.backends[name] is None for worker in members)]
         workers = ClusterWorkers(connection, members, runs, task.fingerprint)
+        available = config.replace(backends=tuple(runs))
         plans: dict[str, Plan] = {}
         rows: dict[str, TrialRow] = {}
         for fingerprint, group in by_site(members).items():
             site = group[0].site
-            plans[fingerprint] = plan_for(task.fingerprint, recipes, runs, batch_sizes, **options, site=site)
+            plans[fingerprint] = plan_for(task.fingerprint, recipes, available, shapes=shapes, site=site)
             rows |= plans[fingerprint].rows(task.name, shipment.fingerprint, site=site)
         trials = tuple(trial for plan in plans.values() for trial in plan.trials)
         whole = Plan(trials, first.recipes, tuple(runs), first.primary, first.others)
         budgets = {site: TimeBudget(plan, stop, parallel=workers.hosts(site)) for site, plan in plans.items()}
-        with RunSession(store, study, whole, rows, quality_drop=quality_drop, progress=progress) as session:
+        with RunSession(
+            study._store, study.name, whole, rows, quality_drop=config.quality_drop, progress=progress
+        ) as session:
             executor = DaskExecutor(
-                workers, connection, session, shipment, store.files, stop, prefix_cache=prefix_cache, policy=policy
-            )
-            return Run(session, ArtifactStore(store.files), executor, stop, budgets).work(plans)
+                workers, connection, session, shipment, study.files, stop,
+                prefix_cache=study.prefix_cache, policy=WorkerPolicy(config.stall_timeout_s),
+            )  # fmt: skip
+            return Run(session, ArtifactStore(study.files), executor, stop, budgets).work(plans)

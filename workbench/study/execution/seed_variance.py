@@ -12,8 +12,9 @@ from workbench.compress.recipe import Recipe
 from workbench.core.errors import StudyError, TrialFailed
 from workbench.core.machine import default_threads
 from workbench.core.progress import Progress, ProgressCallback
+from workbench.study.config import BASELINE_BACKEND, PRIMARY_BATCH, RunConfig
 from workbench.study.execution.quality import judge, write_inputs
-from workbench.study.plan.trials import BASELINE_BACKEND, Plan, Trial, check_recipes, plan_for
+from workbench.study.plan.trials import Plan, Trial, check_recipes, plan_for
 from workbench.study.results.ranking import Recommendation
 from workbench.study.results.schema import row_recipe
 from workbench.study.storage.artifact_store import ArtifactStore
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from workbench.tasks.task import Task
-
-_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -86,9 +85,9 @@ def measure_seed_variance(
     recipe, numbers = _recipe(recipe, best), _seeds(seeds)
     row = best.row
     backend = backend or (row["backend"] if row else BASELINE_BACKEND)
-    batch, threads = (row["batch_size"], row["threads"]) if row else (_BATCH, default_threads())
+    batch, threads = (row["batch_size"], row["threads"]) if row else (PRIMARY_BATCH, default_threads())
     recipes = [Recipe(*recipe.steps, seed=seed, name=f"{recipe.label}, seed {seed}") for seed in numbers]
-    plan = plan_for(task.fingerprint, recipes, [backend], [batch], threads=threads, budget_s=None)
+    plan = plan_for(task.fingerprint, recipes, RunConfig(backends=(backend,), batch_sizes=(batch,), threads=threads))
     check_recipes(plan.recipes, task)
     shipment = pack(task)
     client, done = PrepareClient(shipment, files, stop, prefix_cache=cache, policy=WorkerPolicy()), False

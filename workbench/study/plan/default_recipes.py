@@ -6,10 +6,10 @@ from typing import TypeVar
 
 from workbench.compress.recipe import Recipe
 from workbench.compress.steps import Distill, Factorize, Prune, Quantize, Recover
+from workbench.study.config import BUDGET_S
 
 _Step = TypeVar("_Step", Distill, Recover)
 
-DEFAULT_BUDGET_S = 1200.0
 _LONG_S = 600.0
 # (most epochs, share of the budget). What is left goes to exports and timings: they take about as long on any budget,
 # so a long one leaves more for training; distillation gains most from it (Beyer et al., arXiv 2106.05237).
@@ -28,7 +28,7 @@ def default_recipes(budget_s: float | None = None) -> list[Recipe]:
     >>> [recipe.name for recipe in default_recipes(200)]
     ['float', 'quantize', 'prune', 'distill', 'chain', 'factorize', 'chain-gentle']
     """
-    budget = DEFAULT_BUDGET_S if budget_s is None else budget_s
+    budget = BUDGET_S if budget_s is None else budget_s
     shares = _LONG if budget >= _LONG_S else _SHORT
 
     def within(kind: str, step: type[_Step]) -> _Step:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.compress.recipe import Recipe
 from workbench.core.config import canonical_json
-from workbench.core.errors import StudyError
+from workbench.core.errors import ConfigError, StudyError
 from workbench.core.machine import Site, this_site
+from workbench.study.config import BASELINE_BACKEND, RunConfig, primary_batch
 from workbench.study.plan.shapes import OperatingPoint, Shape, shape_words
 from workbench.study.plan.trial_keys import artifact_key, trial_key
 from workbench.study.results.references import ReferenceKind, checked_references
@@ -17,8 +18,6 @@ from workbench.study.results.schema import TrialRow, engine_words, new_row
 
 if TYPE_CHECKING:
     from workbench.tasks.task import Task
-
-BASELINE_BACKEND = "torch-eager"
 
 
 @dataclass(frozen=True)
@@ -173,52 +172,44 @@ class Plan:
 def plan_for(
     task_fingerprint: str,
     recipes: Sequence[Recipe] | None,
-    backends: Sequence[str] | None,
-    batch_sizes: Sequence[int],
+    config: RunConfig,
     *,
-    threads: int | None,
-    budget_s: float | None,
     shapes: tuple[Shape, ...] = ((),),
     site: Site | None = None,
-    baseline: str = BASELINE_BACKEND,
-    references: Sequence[str] = (),
 ) -> Plan:
-    """Return the plan of what :meth:`Study.run` was asked for, with its defaults; errors as there.
+    """Return the plan of a run, with its defaults; errors as in :meth:`Study.run`.
 
-    Where a ``site`` elsewhere is given, who asks has looked there for what of ``backends`` runs.
+    With a ``site`` elsewhere, the caller has checked which of the backends run there.
     """
+    from workbench.engine.backends import require_backend
     from workbench.engine.names import is_backend, unknown_backend
     from workbench.study.plan.default_recipes import default_recipes
 
-    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
-        raise StudyError(f"threads must be an integer of at least 1, or None; got {threads!r}.")
-    if backends is None:
-        backends = _default_backends()
-    if isinstance(backends, str) or isinstance(batch_sizes, int):
-        raise StudyError("backends and batch_sizes are lists: backends=['openvino'], batch_sizes=[32].")
-    kinds = checked_references(references)
-    for name in (*backends, baseline):
+    kinds = checked_references(config.references)
+    backends = _default_backends() if config.backends is None else config.backends
+    for name in (*backends, config.baseline):
         if not is_backend(name):
-            raise StudyError(unknown_backend(name))
-    for name in (*backends, baseline, *(kind.backend for kind in kinds)):
+            raise ConfigError(unknown_backend(name))
+    for name in (*backends, config.baseline, *(kind.backend for kind in kinds)):
         if site is None:
-            _require_backend(name)
-    chosen = default_recipes(budget_s) if recipes is None else recipes
-    count = threads or (site or this_site()).threads
-    more: dict[str, Any] = {"shapes": shapes, "site": site, "baseline": baseline, "references": kinds}
-    return make_plan(task_fingerprint, chosen, backends, batch_sizes, threads=count, **more)
+            require_backend(name)
+    return make_plan(
+        task_fingerprint,
+        default_recipes(config.budget_s) if recipes is None else recipes,
+        backends,
+        config.batch_sizes,
+        threads=config.threads or (site or this_site()).threads,
+        shapes=shapes,
+        site=site,
+        baseline=config.baseline,
+        references=kinds,
+    )
 
 
-def _default_backends() -> list[str]:
+def _default_backends() -> tuple[str, ...]:
     from workbench.engine.backends import DEFAULT_BACKENDS, backend_status
 
-    return [state.name for state in backend_status(DEFAULT_BACKENDS) if state.available]
-
-
-def _require_backend(name: str) -> None:
-    from workbench.engine import backends
-
-    backends.require_backend(name)
+    return tuple(state.name for state in backend_status(DEFAULT_BACKENDS) if state.available)
 
 
 def check_recipes(recipes: Sequence[Recipe], task: Task) -> None:
@@ -258,17 +249,12 @@ def make_plan(
     Raises
     ------
     StudyError
-        For an empty list, a batch size that is no positive integer, or one name for two different recipes.
+        If an entry is not a Recipe, or two different recipes have one name.
     """
-    sizes = _sizes(batch_sizes)
     ordered = _recipes(recipes)
     chosen = tuple(dict.fromkeys(backends))
-    if not chosen:
-        raise StudyError(
-            "backends is empty; give at least one, or leave it out for torch-eager, onnxruntime and openvino."
-        )
-    batch = 32 if 32 in sizes else max(sizes)
-    ordered_sizes = (batch, *sorted((s for s in sizes if s != batch), reverse=True))
+    batch = primary_batch(batch_sizes)
+    ordered_sizes = (batch, *sorted((size for size in batch_sizes if size != batch), reverse=True))
     primary, *others = [OperatingPoint(size, shape) for size in ordered_sizes for shape in shapes]
     trials = []
     for point in (primary, *others):
@@ -314,14 +300,6 @@ def reference_trial(
     found = planned(task_fingerprint, recipe, kind.backend, point, threads, kind.options, site=site)
     key = trial_key(found.artifact_key, kind.backend, point, threads, site=site, reference=kind.words)
     return replace(found, key=key, baseline=False, reference=kind.words)
-
-
-def _sizes(batch_sizes: Sequence[int]) -> tuple[int, ...]:
-    sizes = tuple(dict.fromkeys(batch_sizes))
-    bad = [s for s in sizes if isinstance(s, bool) or not isinstance(s, int) or s < 1]
-    if bad or not sizes:
-        raise StudyError(f"batch_sizes must be integers of at least 1, for example (1, 8, 32); got {batch_sizes!r}.")
-    return sizes
 
 
 def _recipes(recipes: Sequence[Recipe]) -> tuple[Recipe, ...]:

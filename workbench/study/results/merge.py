@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from workbench.core.checks import given
 from workbench.core.errors import StudyError
+from workbench.study.config import PRIMARY_BATCH
 from workbench.study.results.relative_latency import COLUMNS as LATENCY_COLUMNS, with_relative_latency
 from workbench.study.results.schema import TrialRow, checked_row, judged_on, update_row
 
@@ -95,7 +96,7 @@ def _in_order(rows: list[TrialRow]) -> list[TrialRow]:
 
     def place(row: Mapping[str, Any]) -> tuple[Any, ...]:
         size = row["batch_size"]
-        return size != 32, -size, *(ranks[name][row[name]] for name in names)
+        return size != PRIMARY_BATCH, -size, *(ranks[name][row[name]] for name in names)
 
     return sorted(rows, key=place)
 

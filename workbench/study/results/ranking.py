@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from workbench.core.errors import StudyError, unknown_name
 from workbench.core.format.speedup import row_speedup
+from workbench.study.config import QUALITY_DROP, primary_batch
 from workbench.study.results.quality_limits import may_exceed, within_limit
 from workbench.study.results.relative_latency import LATENCY, baseline_of, column_values
 from workbench.study.results.schema import NUMERIC, TrialRow, is_ranked, row_engine
@@ -41,7 +42,7 @@ class Recommendation:
 def best_row(
     rows: Sequence[TrialRow],
     *,
-    quality_drop: float = 0.01,
+    quality_drop: float = QUALITY_DROP,
     minimize: str = LATENCY,
     batch_size: int | None = None,
     shape: str | None = None,
@@ -209,7 +210,7 @@ def _judged(row: TrialRow, minimize: str) -> bool:
 def _batch_size(complete: list[TrialRow], judged: list[TrialRow], asked: int | None) -> int:
     if asked is None:
         sizes = {r["batch_size"] for r in judged}
-        return 32 if 32 in sizes else max(sizes)
+        return primary_batch(list(sizes))
     measured = sorted({r["batch_size"] for r in complete})
     if asked not in measured:
         raise StudyError(f"No trial has finished at batch size {asked}. Measured: {', '.join(map(str, measured))}.")

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.compress.recipe import Recipe
 from workbench.core.errors import Cancelled, WorkbenchError
+from workbench.study.config import BASELINE_BACKEND
 from workbench.study.execution.local_executor import SITE, LocalExecutor
 from workbench.study.execution.quality import write_split
 from workbench.study.execution.timing_columns import size_columns
 from workbench.study.plan.shapes import OperatingPoint, Shape
-from workbench.study.plan.trials import BASELINE_BACKEND, Plan, Trial, planned
+from workbench.study.plan.trials import Plan, Trial, planned
 from workbench.study.results.quality_limits import hopeless
 from workbench.study.results.schema import TrialRow, judged_on
 from workbench.study.search.goals import Goals

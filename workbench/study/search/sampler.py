@@ -25,7 +25,6 @@ from workbench.study.storage.url import parse_url, tune_sqlite
 if TYPE_CHECKING:
     import optuna
 
-SAMPLERS = ("tpe", "random", "grid", "nsga2")
 _STARTUP = 10
 _POPULATION = 16
 _TIMEOUT_S = 30

@@ -25,14 +25,13 @@ from sqlalchemy.engine import Connection
 from workbench.core.config import without_nan
 from workbench.core.errors import StudyError, first_line
 from workbench.core.untrusted import one_line
+from workbench.study.config import QUALITY_DROP
 from workbench.study.results.schema import TrialRow, checked_row
 from workbench.study.storage.url import connect, files_folder, parse_url
 
 SCHEMA_VERSION = 1
 STALE_S = 30.0
 _ATTEMPTS = 3
-DROP = 0.01
-"""The largest drop of quality where nobody has asked for another."""
 
 _METADATA = sa.MetaData()
 TRIALS = sa.Table(
@@ -147,15 +146,9 @@ class Store:
         with self._begin() as connection:
             found = connection.execute(query).mappings().all()
         return {
-            r["trial_key"]: StoredTrial(
-                r["trial_key"],
-                self._row(study, r["trial_key"], r["row"]),
-                r["state"],
-                r["owner"],
-                r["heartbeat"],
-                r["updated"],
-            )
+            key: StoredTrial(key, self._row(study, key, r["row"]), r["state"], r["owner"], r["heartbeat"], r["updated"])
             for r in found
+            for key in [r["trial_key"]]
         }
 
     def all_complete(self, study: str, keys: Collection[str]) -> bool:
@@ -272,12 +265,12 @@ class Store:
             raise StudyError(f"{self.url}: the setting {name!r} is no JSON. Give another storage.") from error
 
     def accepted_drop(self, study: str, asked: float | None) -> float:
-        """Return the largest drop of quality: what is asked for, else that of the last run, else ``DROP``."""
+        """Return the largest drop of quality: what is asked for, else that of the last run, else the default."""
         if asked is not None:
             return asked
         stored = self.setting(study, "quality_drop")
         known = isinstance(stored, int | float) and not isinstance(stored, bool) and 0 <= stored <= sys.float_info.max
-        return float(stored) if known else DROP
+        return float(stored) if known else QUALITY_DROP
 
     def set_setting(self, study: str, name: str, value: Any) -> None:
         """Store a JSON-ready value for a study."""

@@ -1,38 +1,38 @@
-"""What the last run of a study asked for, so that its rows are recommended as its report did."""
+"""The question of the last run of a study, so that rows are recommended as its report does."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from workbench.core.errors import StudyError
 from workbench.core.untrusted import parse_untrusted
+from workbench.study.config import RunConfig
 from workbench.study.results.schema import TrialRow, is_ranked
 from workbench.study.storage.database import Store
 
-ASKED = "asked"
-"""Name of the setting."""
-_USUAL = 32
+ASKED, SEARCH, STRATEGY = "asked", "search", "strategy"
+"""Settings of a study: the last run, the last search, and the log of the last default plan; None if there was none."""
 
 
 @dataclass(frozen=True)
 class LastRun:
-    """The engines that were asked for, empty if none were named, and the primary batch size, None if not known."""
+    """The engines that were named, empty for the default, and the primary batch size, None if there was no run."""
 
     backends: tuple[str, ...] = ()
     batch_size: int | None = None
 
     @classmethod
-    def of(cls, backends: Sequence[str] | None, batch_sizes: Sequence[int]) -> LastRun:
-        """Return it of the arguments of :meth:`Study.run`.
+    def of(cls, config: RunConfig) -> LastRun:
+        """Return the question of a run.
 
         Examples
         --------
-        >>> LastRun.of(None, (1, 8))
+        >>> LastRun.of(RunConfig(batch_sizes=(1, 8)))
         LastRun(backends=(), batch_size=8)
         """
-        return cls(tuple(backends or ()), _USUAL if _USUAL in batch_sizes else max(batch_sizes))
+        return cls(config.backends or (), config.primary_batch)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON-ready values."""
@@ -51,8 +51,17 @@ class LastRun:
 
 
 def last_run(store: Store, study: str) -> LastRun:
-    """Return what the last run of a study asked for."""
-    known = store.setting(study, ASKED)
-    if known is None:
+    """Return the question of the last run of a study."""
+    stored = store.setting(study, ASKED)
+    if stored is None:
         return LastRun()
-    return parse_untrusted(f"The setting {ASKED!r} of {study!r}", known, LastRun.from_dict, error=StudyError)
+    return parse_untrusted(f"The setting {ASKED!r} of {study!r}", stored, LastRun.from_dict, error=StudyError)
+
+
+def save_question(store: Store, study: str, config: RunConfig, *, default_plan: bool) -> None:
+    """Store the question of a run, which replaces that of a search."""
+    store.set_setting(study, "quality_drop", config.quality_drop)
+    store.set_setting(study, ASKED, LastRun.of(config).to_dict())
+    store.set_setting(study, SEARCH, None)
+    if not default_plan:
+        store.set_setting(study, STRATEGY, None)

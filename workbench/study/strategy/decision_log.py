@@ -11,9 +11,8 @@ from workbench.compress.recipe import Recipe
 from workbench.core.config import short_id, without_nan
 from workbench.core.errors import StudyError
 from workbench.core.untrusted import parse_untrusted
+from workbench.study.storage.last_run import STRATEGY
 
-CURRENT = "strategy"
-"""Setting that names the record of the last run."""
 OUTCOMES = ("kept", "dropped", "survey", "not begun")
 
 
@@ -57,7 +56,7 @@ class DecisionLog:
 
     def __init__(self, settings: Settings, study: str, question: Mapping[str, Any]) -> None:
         self._settings, self._study = settings, study
-        self._name = f"{CURRENT} {short_id(dict(question))}"
+        self._name = f"{STRATEGY} {short_id(dict(question))}"
         known = _read(settings, study, self._name) or copy.deepcopy(_NOTHING)
         self.facts: dict[str, Any] = known["facts"]
         self.recipes: dict[str, dict[str, Any]] = known["recipes"]
@@ -115,7 +114,7 @@ class DecisionLog:
         }  # fmt: skip
         values = without_nan(values)
         self._settings.set_setting(self._study, self._name, {**values, "digest": short_id(values)})
-        self._settings.set_setting(self._study, CURRENT, self._name)
+        self._settings.set_setting(self._study, STRATEGY, self._name)
 
 
 @dataclass(frozen=True)
@@ -129,7 +128,7 @@ class PlanDecisions:
 
 def last_decisions(settings: Settings, study: str) -> PlanDecisions | None:
     """Return the decisions of the last default plan of a study, None if there was none."""
-    name = settings.setting(study, CURRENT)
+    name = settings.setting(study, STRATEGY)
     known = None if name is None else _read(settings, study, name)
     if known is None:
         return None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from workbench.compress.recipe import Recipe
 from workbench.core.machine import fingerprint_id
-from workbench.study.plan.default_recipes import DEFAULT_BUDGET_S
+from workbench.study.config import BUDGET_S, RunConfig
 from workbench.study.plan.trials import Plan
 from workbench.study.results.schema import TrialRow
 from workbench.study.storage.database import Store
@@ -23,32 +23,30 @@ _NEAR = 1.3
 """Budgets within this factor are one question: a resumed run has less time left than the first one had."""
 
 
-def plan_request(task: Task, plan: Plan, *, limit: float, budget_s: float | None, seed: int) -> PlanRequest:
+def plan_request(task: Task, plan: Plan, config: RunConfig) -> PlanRequest:
     """Return the question of a default plan; without a budget it is made for the default one."""
     return PlanRequest(
-        limit=limit,
-        budget_s=float(DEFAULT_BUDGET_S if budget_s is None else budget_s),
+        limit=config.quality_drop,
+        budget_s=config.budget_s or BUDGET_S,
         backends=plan.backends,
         train_samples=len(task.train) if task.has_train else 0,
         validation_samples=len(task.validation),
         points=len(plan.points),
         batch=plan.primary.batch,
-        seed=seed,
+        seed=config.seed,
     )
 
 
-def decision_log_for(
-    store: Store, study: str, plan: Plan, fingerprint: str, *, limit: float, budget_s: float | None, seed: int
-) -> DecisionLog:
+def decision_log_for(store: Store, study: str, plan: Plan, fingerprint: str, config: RunConfig) -> DecisionLog:
     """Return the record of a question, with the decisions of an earlier run that had about the same budget."""
     asked = {
-        "task": fingerprint, "machine": fingerprint_id(), "limit": limit, "backends": list(plan.backends),
+        "task": fingerprint, "machine": fingerprint_id(), "limit": config.quality_drop, "backends": list(plan.backends),
         "points": [[point.batch, [list(pair) for pair in point.shape]] for point in plan.points],
-        "threads": max(trial.threads for trial in plan.trials), "seed": seed, "depth": has_depth(),
+        "threads": max(trial.threads for trial in plan.trials), "seed": config.seed, "depth": has_depth(),
         "baseline": plan.baseline(plan.primary).backend,
     }  # fmt: skip
     record = DecisionLog(store, study, asked)
-    budget = float(DEFAULT_BUDGET_S if budget_s is None else budget_s)
+    budget = config.budget_s or BUDGET_S
     before = record.facts.setdefault("budget_s", budget)
     if abs(math.log(before / budget)) > math.log(_NEAR):
         record.restart()

@@ -5,14 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import dataclass, field
-from typing import Any
 
-from workbench.core.checks import given
-from workbench.core.errors import StudyError
+from workbench.study.config import STALL_TIMEOUT_S
 from workbench.study.workers.phases import Phases
-
-STALL_S = 1800.0
-"""Default stall timeout in seconds; compiling a large model can take many minutes."""
 
 
 def dask_variables() -> tuple[str, ...]:
@@ -41,23 +36,6 @@ class WorkerPolicy:
     ``stall_s`` is the longest time without an event (None: no limit), ``unset`` the variables that they do not inherit.
     """
 
-    stall_s: float | None = STALL_S
+    stall_s: float | None = STALL_TIMEOUT_S
     phases: Phases = field(default_factory=Phases)
     unset: tuple[str, ...] = field(default_factory=dask_variables)
-
-
-def worker_policy(stall_timeout_s: Any) -> WorkerPolicy:
-    """Return the policy of a run.
-
-    Raises
-    ------
-    StudyError
-        If ``stall_timeout_s`` is neither None nor above 0.
-    """
-    if stall_timeout_s is not None and not (
-        isinstance(stall_timeout_s, int | float) and not isinstance(stall_timeout_s, bool) and stall_timeout_s > 0
-    ):
-        raise StudyError(
-            f"stall_timeout_s must be above 0 seconds, or None for no limit; got {given(stall_timeout_s)}."
-        )
-    return WorkerPolicy(stall_timeout_s)

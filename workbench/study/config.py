@@ -1,0 +1,140 @@
+"""Options of runs and searches: the one place of their defaults, bounds and help texts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from workbench.core.config import Config, option
+from workbench.core.errors import ConfigError
+
+C = TypeVar("C", bound=Config)
+
+QUALITY_DROP = 0.01
+"""Default limit of the quality drop, in the metric's units."""
+PRIMARY_BATCH = 32
+BASELINE_BACKEND = "torch-eager"
+STALL_TIMEOUT_S = 1800.0
+"""Compiling a large model can take many minutes without a sign of progress."""
+BUDGET_S = 1200.0
+"""Time budget of a report or panel, and of a default plan without one."""
+TASK_BUDGET_S = {"digits": 200.0}
+
+
+def primary_batch(sizes: Sequence[int]) -> int:
+    """Return the batch size that is timed first and recommended for: 32 if it is one of ``sizes``, else the largest."""
+    return PRIMARY_BATCH if PRIMARY_BATCH in sizes else max(sizes)
+
+
+def default_budget_s(task: str) -> float:
+    """Return the time budget of a report or panel for a task."""
+    return TASK_BUDGET_S.get(task, BUDGET_S)
+
+
+def check_batch_sizes(config: Any) -> None:
+    """Refuse a config whose ``batch_sizes`` are not different and at least 1."""
+    sizes = config.batch_sizes
+    if not sizes or min(sizes) < 1 or len(set(sizes)) < len(sizes):
+        raise ConfigError(
+            f"{type(config).__name__}.batch_sizes must be different whole numbers of at least 1, such as 1, 8, 32; "
+            f"got {', '.join(map(str, sizes)) or 'none'}."
+        )
+
+
+@dataclass(frozen=True)
+class RunConfig(Config):
+    """Options of :meth:`Study.run`. Command-line flags, forms and notebook parameters are made from them.
+
+    Examples
+    --------
+    >>> RunConfig(batch_sizes=[1, 8]).primary_batch
+    8
+    """
+
+    backends: tuple[str, ...] | None = option(
+        None, "backends to time; by default those of torch-eager, onnxruntime and openvino that run here"
+    )
+    batch_sizes: tuple[int, ...] = option(
+        (1, 8, 32), "samples per call; 32, or else the largest, is timed first for all recipes"
+    )
+    threads: int | None = option(
+        None, "CPU threads of every engine; by default the physical cores allowed here", minimum=1
+    )
+    quality_drop: float = option(
+        QUALITY_DROP,
+        "largest acceptable drop of quality, in the metric's units: 0.01 is one point of accuracy",
+        minimum=0,
+    )
+    budget_s: float | None = option(
+        None, "time budget; training lengths follow it, and trials that do not fit stay waiting", above=0, unit="s"
+    )
+    shapes: Mapping[str, Any] | None = option(
+        None,
+        "sizes of dimensions that Task(dynamic=...) leaves open, such as {'sequence': [16, 64]}; several are combined "
+        "position by position",
+        advanced=True,
+    )
+    baseline: str = option(
+        BASELINE_BACKEND, "backend of the float model that speedups are measured against", advanced=True
+    )
+    references: tuple[str, ...] = option(
+        (), "float model rows to show and never rank: torch-default (as commonly started), torch-compile", advanced=True
+    )
+    seed: int = option(0, "seed of the recipes of the default plan", minimum=0, advanced=True)
+    stall_timeout_s: float | None = option(
+        STALL_TIMEOUT_S, "longest time without progress of a worker, which is then killed", above=0, unit="s",
+        advanced=True,
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_batch_sizes(self)
+        if self.backends == ():
+            raise ConfigError("RunConfig.backends is empty. Give at least one, or None for the default.")
+
+    @property
+    def primary_batch(self) -> int:
+        """The batch size that is timed first and recommended for."""
+        return primary_batch(self.batch_sizes)
+
+
+@dataclass(frozen=True)
+class SearchConfig(Config):
+    """Options of :meth:`Study.search`."""
+
+    sampler: str = option(
+        "tpe",
+        "tpe, random, grid (every point of a finite space, in random order), or nsga2, which recombines points and so "
+        "needs several open options",
+        choices=("tpe", "random", "grid", "nsga2"),
+    )
+    trials: int = option(30, "number of different points to try, those of interrupted calls included", minimum=1)
+    budget_s: float | None = option(
+        None, "time budget of the call; trainings that do not fit are skipped for cheaper points", above=0, unit="s"
+    )
+    seed: int = option(0, "seed of the sampler", minimum=0)
+    threads: int | None = option(
+        None, "CPU threads of the baseline and of every engine unless the space varies them", minimum=1
+    )
+    prune: bool = option(
+        True,
+        "skip the timing of points whose validation quality or file size is beyond the goals; their rows are `pruned`",
+    )
+    stall_timeout_s: float | None = option(
+        STALL_TIMEOUT_S, "longest time without progress of a worker, which is then killed", above=0, unit="s",
+        advanced=True,
+    )  # fmt: skip
+
+
+def configured(cls: type[C], config: C | None, options: Mapping[str, Any]) -> C:
+    """Return ``config``, or else the defaults of ``cls``, with some options changed.
+
+    Raises
+    ------
+    ConfigError
+        If ``config`` is not a ``cls``, or an option is unknown or out of its bounds.
+    """
+    if config is not None and not isinstance(config, cls):
+        raise ConfigError(f"config must be a {cls.__name__}, got {config!r}.")
+    return (cls() if config is None else config).replace(**options)
