@@ -312,7 +312,7 @@ def test_what_a_run_elsewhere_left_undone_meanwhile_is_done_in_another_pass(monk
 
 
 def test_a_wrong_name_of_an_argument_does_not_keep_the_study_busy(ran):
-    with pytest.raises(TypeError, match="recipies"):
+    with pytest.raises(ConfigError, match="recipies"):
         ran.study.start(recipies=[])
     job = ran.study.start(RECIPES, backends=BACKENDS, batch_sizes=(4, 1), threads=1)
     assert job.result(60).reused == 8
