@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from workbench import __version__, cli
+from workbench import __version__
+from workbench.cli import main as cli
 from workbench.core.errors import ConfigError, StudyError, TaskError
 from workbench.report import doctor
 from workbench.report.run import ReportResult
@@ -93,7 +94,7 @@ def test_doctor_as_json_and_as_text(capsys: Any) -> None:
 def test_doctor_says_how_to_get_what_is_missing() -> None:
     found = doctor.system_info()
     found["backends"][1] |= {"available": False, "reason": "not installed", "how": "pip install onnxruntime"}
-    assert "onnxruntime    missing     not installed. Get it: pip install onnxruntime" in doctor.system_info_text(found)
+    assert "onnxruntime    missing     not installed. Install: pip install onnxruntime" in doctor.system_info_text(found)
 
 
 def test_doctor_says_what_the_instruction_sets_mean() -> None:
