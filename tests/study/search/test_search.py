@@ -217,7 +217,7 @@ _SCRIPT = textwrap.dedent(
     import sys
     import workbench as wb
     from workbench.study.execution.budget import TimeBudget
-    Pacing.rounds, Pacing.block_s = (6, 6), 0.01
+    TimeBudget.rounds, TimeBudget.block_s = (6, 6), 0.01
     prune = wb.vary(wb.Prune, ratio=wb.between(0.1, 0.9), round_to=1)
     space = wb.Space(prune, backends="onnxruntime", batch_sizes=4)
     def tell(event):
