@@ -17,49 +17,36 @@ from workbench.core.errors import ArtifactError, first_line
 _Args = Callable[[Any], dict[str, Any]]
 
 
-def _take(*names: str) -> _Args:
-    return lambda module: {name: getattr(module, name) for name in names}
+def _values_of(*names: str) -> _Args:
+    return lambda module: {
+        name: (module.bias is not None if name == "bias" else getattr(module, name)) for name in names
+    }
 
 
-def _with_bias(*names: str) -> _Args:
-    return lambda module: {**_take(*names)(module), "bias": module.bias is not None}
-
-
-_CONV = _with_bias(
-    "in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode"
+_CONV = _values_of(
+    *("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode", "bias")
 )
-_NORM = _take("num_features", "eps", "momentum", "affine", "track_running_stats")
-_POOL = _take("kernel_size", "stride", "padding")
+_NORM = _values_of("num_features", "eps", "momentum", "affine", "track_running_stats")
+_POOL = _values_of("kernel_size", "stride", "padding")
+_NOTHING = (nn.Sequential, nn.ModuleList, nn.Identity, nn.ReLU, nn.ReLU6, nn.SiLU, nn.Hardswish, nn.Sigmoid, nn.Tanh)
 
-TYPES: dict[str, tuple[type[nn.Module], _Args]] = {
-    "Linear": (nn.Linear, _with_bias("in_features", "out_features")),
-    "Conv1d": (nn.Conv1d, _CONV),
-    "Conv2d": (nn.Conv2d, _CONV),
-    "Conv3d": (nn.Conv3d, _CONV),
-    "BatchNorm1d": (nn.BatchNorm1d, _NORM),
-    "BatchNorm2d": (nn.BatchNorm2d, _NORM),
-    "BatchNorm3d": (nn.BatchNorm3d, _NORM),
-    "LayerNorm": (nn.LayerNorm, _take("normalized_shape", "eps", "elementwise_affine")),
-    "GroupNorm": (nn.GroupNorm, _take("num_groups", "num_channels", "eps", "affine")),
-    "Embedding": (nn.Embedding, _take("num_embeddings", "embedding_dim")),
-    "AvgPool2d": (nn.AvgPool2d, _POOL),
-    "MaxPool2d": (nn.MaxPool2d, _POOL),
-    "AdaptiveAvgPool2d": (nn.AdaptiveAvgPool2d, _take("output_size")),
-    "Sequential": (nn.Sequential, _take()),
-    "ModuleList": (nn.ModuleList, _take()),
-    "Identity": (nn.Identity, _take()),
-    "PassThrough": (PassThrough, _take("outputs")),
-    "Flatten": (nn.Flatten, _take("start_dim", "end_dim")),
-    "Dropout": (nn.Dropout, _take("p")),
-    "ReLU": (nn.ReLU, _take()),
-    "ReLU6": (nn.ReLU6, _take()),
-    "GELU": (nn.GELU, _take("approximate")),
-    "SiLU": (nn.SiLU, _take()),
-    "Hardswish": (nn.Hardswish, _take()),
-    "Sigmoid": (nn.Sigmoid, _take()),
-    "Tanh": (nn.Tanh, _take()),
+_ARGUMENTS: dict[type[nn.Module], _Args] = {
+    nn.Linear: _values_of("in_features", "out_features", "bias"),
+    **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), _CONV),
+    **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d), _NORM),
+    nn.LayerNorm: _values_of("normalized_shape", "eps", "elementwise_affine"),
+    nn.GroupNorm: _values_of("num_groups", "num_channels", "eps", "affine"),
+    nn.Embedding: _values_of("num_embeddings", "embedding_dim"),
+    **dict.fromkeys((nn.AvgPool2d, nn.MaxPool2d), _POOL),
+    nn.AdaptiveAvgPool2d: _values_of("output_size"),
+    PassThrough: _values_of("outputs"),
+    nn.Flatten: _values_of("start_dim", "end_dim"),
+    nn.Dropout: _values_of("p"),
+    nn.GELU: _values_of("approximate"),
+    **dict.fromkeys(_NOTHING, _values_of()),
 }
-"""Submodule types that an artifact may construct, with their arguments."""
+TYPES = {kind.__name__: kind for kind in _ARGUMENTS}
+"""Submodule types that an artifact may construct."""
 
 _PLAIN = (bool, int, float, str, type(None))
 _OWN = frozenset(vars(nn.Module()))
@@ -176,10 +163,10 @@ def _module_edit(path: str, target: nn.Module, first: str, base: nn.Module) -> d
     if current is not None and _type_key(current) == _type_key(target):
         return None
     name = type(target).__name__
-    if name not in TYPES or type(target) is not TYPES[name][0] or not path:
+    if type(target) not in _ARGUMENTS or not path:
         original = "nothing" if current is None else f"a {type(current).__name__}"
         raise StructureError(f"{path or 'the module itself'} is a {name}, and build() has {original}")
-    return {"type": name, "args": {key: _encode(value) for key, value in TYPES[name][1](target).items()}}
+    return {"type": name, "args": {key: _encode(value) for key, value in _ARGUMENTS[type(target)](target).items()}}
 
 
 def _put_module(base: nn.Module, path: str, edit: Mapping[str, Any]) -> None:
@@ -188,7 +175,7 @@ def _put_module(base: nn.Module, path: str, edit: Mapping[str, Any]) -> None:
         module = base.get_submodule(edit["same_as"])
     elif edit["type"] in TYPES:
         with torch.device("meta"):
-            module = TYPES[edit["type"]][0](**{key: _decode(value) for key, value in edit["args"].items()})
+            module = TYPES[edit["type"]](**{key: _decode(value) for key, value in edit["args"].items()})
     else:
         raise ValueError(f"type {edit['type']!r} is not among those allowed")
     base.get_submodule(parent)._modules[name] = module.eval()

@@ -56,15 +56,12 @@ class Decomposition(ABC):
     """A decomposed weight, which gives layers of any rank."""
 
     method: str
+    full: tuple[int, ...]
+    """Full rank of each mode."""
 
     def __init__(self, candidate: CandidateLayer) -> None:
         self.candidate = candidate
         self.weight = candidate.weight  # [groups, out, in, *kernel]
-
-    @property
-    @abstractmethod
-    def full(self) -> tuple[int, ...]:
-        """The full rank in each mode."""
 
     @abstractmethod
     def unfolded(self) -> list[torch.Tensor]:
@@ -111,17 +108,13 @@ class Channel(Decomposition):
         if gram is None:
             self._left, values, self._right = torch.linalg.svd(matrix, full_matrices=False)
             self._energies = values.square()
-            self._roots = values.sqrt()
-            return
-        self._energies, self._left = _principal(gram, matrix)
-        self._right = self._left.mT @ matrix
-        norms = self._right.norm(dim=2)
-        self._right = self._right / norms.clamp_min(1e-300)[..., None]
-        self._roots = norms.sqrt()
-
-    @property
-    def full(self) -> tuple[int, ...]:
-        return (self._roots.shape[1],)
+        else:
+            self._energies, self._left = _principal(gram, matrix)
+            self._right = self._left.mT @ matrix
+            values = self._right.norm(dim=2)
+            self._right = self._right / values.clamp_min(1e-300)[..., None]
+        self._roots = values.sqrt()
+        self.full = (values.shape[1],)
 
     def unfolded(self) -> list[torch.Tensor]:
         return [self.weight.flatten(2)]
@@ -139,11 +132,9 @@ class Channel(Decomposition):
         right = self._roots[:, :rank, None] * self._right[:, :rank]
         left = self._left[:, :, :rank] * self._roots[:, None, :rank]
         if isinstance(layer, Convolution):
-            groups, kernel = layer.groups, layer.kernel_size
-            first = _conv(layer, layer.in_channels, groups * rank, right.reshape(groups * rank, -1, *kernel))
-            ones = (1,) * len(kernel)
-            second = _point(layer, groups * rank, layer.out_channels, left.reshape(-1, rank, *ones))
-            return self._finished(first, second)
+            ones = (1,) * len(layer.kernel_size)
+            first = _conv(layer, right.reshape(layer.groups * rank, -1, *layer.kernel_size))
+            return self._finished(first, _point(layer, left.reshape(-1, rank, *ones), bias=layer.bias is not None))
         has_bias = getattr(layer, "bias", None) is not None
         if isinstance(layer, nn.Embedding):
             table = nn.Embedding(layer.num_embeddings, rank, padding_idx=layer.padding_idx)
@@ -160,10 +151,7 @@ class Spatial(Decomposition):
         super().__init__(candidate)
         self._left, values, self._right = torch.linalg.svd(self.unfolded()[0], full_matrices=False)
         self._energies, self._roots = values.square(), values.sqrt()
-
-    @property
-    def full(self) -> tuple[int, ...]:
-        return (self._roots.shape[1],)
+        self.full = (values.shape[1],)
 
     def unfolded(self) -> list[torch.Tensor]:
         # [groups, in * high, out * wide]
@@ -183,8 +171,7 @@ class Spatial(Decomposition):
         left = (self._left[:, :, :rank] * self._roots[:, None, :rank]).mT.reshape(groups * rank, into, high, 1)
         right = self._roots[:, :rank, None] * self._right[:, :rank]
         right = right.reshape(groups, rank, out, wide).transpose(1, 2).reshape(groups * out, rank, 1, wide)
-        first = _conv(layer, layer.in_channels, groups * rank, left, axes=(0,))
-        second = _conv(layer, groups * rank, layer.out_channels, right, axes=(1,), bias=layer.bias is not None)
+        first, second = _conv(layer, left, axes=(0,)), _conv(layer, right, axes=(1,), bias=layer.bias is not None)
         return self._finished(first, second)
 
 
@@ -201,10 +188,7 @@ class Tucker2(Decomposition):
         super().__init__(candidate)
         self._into, self._out = (torch.linalg.svd(m, full_matrices=False)[0] for m in self.unfolded())
         self._core = torch.einsum("goik,goq,gip->gqpk", self.weight.flatten(3), self._out, self._into)
-
-    @property
-    def full(self) -> tuple[int, ...]:
-        return (self._into.shape[2], self._out.shape[2])
+        self.full = (self._into.shape[2], self._out.shape[2])
 
     def unfolded(self) -> list[torch.Tensor]:
         weight = self.weight.flatten(3)
@@ -230,11 +214,7 @@ class Tucker2(Decomposition):
         into = self._into[:, :, :first].mT.reshape(groups * first, -1, *ones)
         core = self._core[:, :second, :first].reshape(groups * second, first, *kernel)
         out = self._out[:, :, :second].reshape(-1, second, *ones)
-        return self._finished(
-            _point(layer, layer.in_channels, groups * first, into, bias=False),
-            _conv(layer, groups * first, groups * second, core),
-            _point(layer, groups * second, layer.out_channels, out),
-        )
+        return self._finished(_point(layer, into), _conv(layer, core), _point(layer, out, bias=layer.bias is not None))
 
 
 def decompose(candidate: CandidateLayer, method: str, gram: torch.Tensor | None = None) -> Decomposition:
@@ -264,29 +244,20 @@ def _kept(energies: torch.Tensor) -> Floats:
 
 
 def _conv(
-    layer: Convolution,
-    into: int,
-    out: int,
-    weight: torch.Tensor,
-    *,
-    axes: Sequence[int] | None = None,
-    bias: bool = False,
+    layer: Convolution, weight: torch.Tensor, *, axes: Sequence[int] | None = None, bias: bool = False
 ) -> nn.Module:
     """Return a convolution with kernel, stride, padding and dilation of ``layer`` along ``axes`` (None: all)."""
-    count = len(layer.kernel_size)
-    chosen = range(count) if axes is None else axes
 
     def along(values: Sequence[int], rest: int) -> tuple[int, ...]:
-        return tuple(value if axis in chosen else rest for axis, value in enumerate(values))
+        return tuple(value if axes is None or axis in axes else rest for axis, value in enumerate(values))
 
-    padding = layer.padding if isinstance(layer.padding, str) else along(layer.padding, 0)
     make: Any = type(layer)
-    new: nn.Module = make(
-        into,
-        out,
+    new = make(
+        weight.shape[1] * layer.groups,
+        weight.shape[0],
         along(layer.kernel_size, 1),
         along(layer.stride, 1),
-        padding,
+        layer.padding if isinstance(layer.padding, str) else along(layer.padding, 0),
         along(layer.dilation, 1),
         groups=layer.groups,
         bias=bias,
@@ -295,12 +266,10 @@ def _conv(
     return _set(new, weight)
 
 
-def _point(layer: Convolution, into: int, out: int, weight: torch.Tensor, *, bias: bool | None = None) -> nn.Module:
-    """Return a 1x1 convolution; ``bias`` None: as ``layer`` has."""
+def _point(layer: Convolution, weight: torch.Tensor, *, bias: bool = False) -> nn.Module:
+    """Return a 1x1 convolution."""
     make: Any = type(layer)
-    has_bias = layer.bias is not None if bias is None else bias
-    new: nn.Module = make(into, out, 1, groups=layer.groups, bias=has_bias)
-    return _set(new, weight)
+    return _set(make(weight.shape[1] * layer.groups, weight.shape[0], 1, groups=layer.groups, bias=bias), weight)
 
 
 def _linear(weight: torch.Tensor, *, bias: bool) -> nn.Module:

@@ -14,31 +14,19 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
-from workbench.compress.graph.operators import LINEAR, WEIGHTED
+from workbench.compress.graph.operators import LINEAR, WEIGHTED, aten
 
-_aten = torch.ops.aten
-_RELUS = frozenset({_aten.relu.default, _aten.relu_.default, _aten.hardtanh.default, _aten.hardtanh_.default})
-_ADDS = frozenset({_aten.add.Tensor, _aten.add_.Tensor})
-_POOLS = frozenset({_aten.avg_pool2d.default, _aten.adaptive_avg_pool2d.default})
-_MOVES = frozenset(
-    {
-        _aten.view.default,
-        _aten.reshape.default,
-        _aten.flatten.using_ints,
-        _aten.permute.default,
-        _aten.transpose.int,
-        _aten.squeeze.dim,
-        _aten.squeeze.dims,
-        _aten.unsqueeze.default,
-        _aten.slice.Tensor,
-        _aten.pad.default,
-        _aten.constant_pad_nd.default,
-        _aten.max_pool2d.default,
-        _aten.upsample_nearest2d.vec,
-        _aten.pixel_shuffle.default,
-    }
+_aten, _CAT = torch.ops.aten, torch.ops.aten.cat.default
+_RELUS = aten("relu.default", "relu_.default", "hardtanh.default", "hardtanh_.default")
+_ADDS = aten("add.Tensor", "add_.Tensor")
+_POOLS = aten("avg_pool2d.default", "adaptive_avg_pool2d.default")
+_PADS = aten("pad.default", "constant_pad_nd.default")
+_MOVES = _PADS | aten(
+    *("view.default", "reshape.default", "flatten.using_ints", "squeeze.dim", "squeeze.dims", "unsqueeze.default"),
+    *("permute.default", "transpose.int", "slice.Tensor", "max_pool2d.default", "upsample_nearest2d.vec"),
+    "pixel_shuffle.default",
 )
-_PADS = frozenset({_aten.pad.default, _aten.constant_pad_nd.default})
+"""Data movement that both runtimes run on int8."""
 
 
 @dataclass(frozen=True)
@@ -108,18 +96,17 @@ class Annotator:
         _mark(node, {node.args[0]: self.activation, node.args[1]: self.weight}, None)
         if not self.flow or node.target is LINEAR or _ends_in_float(node):
             return
-        self._integers.add(node)
-        if not self._fused_relu(node):
-            _set_output(node, self.activation)
+        self._observe_output(node)
 
-    def _fused_relu(self, node: Node) -> bool:
-        """Observe the output of a ReLU that is the only reader: runtimes fuse both operators."""
+    def _observe_output(self, node: Node) -> None:
+        """Observe the output of a node, or that of a ReLU that is its only reader: runtimes fuse both."""
+        self._integers.add(node)
         users = list(node.users)
-        if len(users) != 1 or users[0].target not in _RELUS:
-            return False
-        _mark(users[0], {}, self.activation)
-        self._integers.add(users[0])
-        return True
+        if len(users) == 1 and users[0].target in _RELUS:
+            _mark(users[0], {}, self.activation)
+            self._integers.add(users[0])
+        else:
+            node.meta["quantization_annotation"].output_qspec = self.activation
 
     def _follow(self, node: Node) -> None:
         """Keep int8 through an operator if both runtimes have an int8 kernel for it."""
@@ -129,19 +116,18 @@ class Annotator:
         first = inputs[0]
         if node.target in _ADDS and len(inputs) == 2 and first is not inputs[1]:
             _mark(node, dict.fromkeys(inputs, self.activation), None)
-            self._integers.add(node)
-            if not self._fused_relu(node):
-                _set_output(node, self.activation)
-        elif node.target in _POOLS:
+            self._observe_output(node)
+            return
+        if node.target in _POOLS:
             _mark(node, {first: self.activation}, self.activation)
-            self._integers.add(node)
-        elif node.target is _aten.cat.default and len(set(inputs)) == len(inputs):
+        elif node.target is _CAT and len(set(inputs)) == len(inputs):
             shared = _shared(first, node)
             _mark(node, {first: self.activation} | dict.fromkeys(inputs[1:], shared), shared)
-            self._integers.add(node)
         elif (node.target in _MOVES and _keeps_zero(node)) or node.target in _RELUS:
             _mark(node, {first: self.activation}, _shared(first, node))
-            self._integers.add(node)
+        else:
+            return
+        self._integers.add(node)
 
     def _drop_dead_ends(self, graph: GraphModule) -> None:
         """Remove annotations of data movement and concatenations without an int8 reader.
@@ -150,9 +136,8 @@ class Annotator:
         and OpenVINO 2026.4 crashes when it compiles long chains of them.
         """
         for node in reversed(graph.graph.nodes):
-            if node.target not in _MOVES | _POOLS | {_aten.cat.default}:
-                continue
-            if node in self._integers and not any(_is_marked(user) for user in node.users):
+            unread = not any("quantization_annotation" in user.meta for user in node.users)
+            if unread and node in self._integers and node.target in _MOVES | _POOLS | {_CAT}:
                 node.meta.pop("quantization_annotation", None)
                 self._integers.discard(node)
 
@@ -170,7 +155,7 @@ def _ends_in_float(node: Node) -> bool:
 
 
 def _meets_parameter(node: Node) -> bool:
-    joins = node.target in _ADDS or node.target is _aten.cat.default
+    joins = node.target in _ADDS or node.target is _CAT
     return joins and any(source.op == "get_attr" for source in _sources(node))
 
 
@@ -183,15 +168,12 @@ def _sources(node: Node, depth: int = 3) -> Iterator[Node]:
 
 
 def _tensor_inputs(node: Node) -> list[Node]:
-    if node.target is _aten.cat.default:
+    if node.target is _CAT:
         return [source for source in node.args[0] if isinstance(source, Node)]  # type: ignore[union-attr]
     if node.target in _ADDS and not (len(node.args) == 2 and all(isinstance(a, Node) for a in node.args)):
         return []
-    return [source for source in node.args if isinstance(source, Node) and not _is_number(source)]
-
-
-def _is_number(node: Node) -> bool:
-    return isinstance(node.meta.get("val"), torch.SymInt | torch.SymFloat | int | float)
+    numbers = torch.SymInt | torch.SymFloat | int | float
+    return [arg for arg in node.args if isinstance(arg, Node) and not isinstance(arg.meta.get("val"), numbers)]
 
 
 def _keeps_zero(node: Node) -> bool:
@@ -217,11 +199,3 @@ def _mark(node: Node, inputs: dict[Any, Any], output: Any) -> None:
     node.meta["quantization_annotation"] = QuantizationAnnotation(
         input_qspec_map=inputs, output_qspec=output, _annotated=True
     )
-
-
-def _set_output(node: Node, spec: Any) -> None:
-    node.meta["quantization_annotation"].output_qspec = spec
-
-
-def _is_marked(node: Node) -> bool:
-    return "quantization_annotation" in node.meta

@@ -13,10 +13,14 @@ from workbench.compress.handlers import Work
 from workbench.compress.model_ops import predict_with
 from workbench.compress.quantize.annotate import LayerDecision
 from workbench.compress.quantize.bias_overflow import prevent_bias_overflow
-from workbench.compress.quantize.qspec import Scheme, make_quantizer
+from workbench.compress.quantize.fixed_range_fake_quant import freeze_ranges
+from workbench.compress.quantize.qspec import QdqQuantizer, Scheme
 from workbench.core.progress import Progress
 from workbench.tasks.module import copied_module
 from workbench.tasks.trees import Tree, tree_map
+
+with quiet_torchao():
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e, prepare_qat_pt2e
 
 _BATCH = 32
 
@@ -25,18 +29,14 @@ def prepare(
     graph: GraphModule, scheme: Scheme, excluded: Mapping[str, str], *, training: bool
 ) -> tuple[GraphModule, list[LayerDecision]]:
     """Insert observers into ``graph``, in place, and return the decision for each layer."""
-    quantizer = make_quantizer(scheme, excluded, training=training)
+    quantizer = QdqQuantizer(scheme, excluded, training=training)
     with quiet_torchao():
-        from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e, prepare_qat_pt2e
-
         prepared: GraphModule = (prepare_qat_pt2e if training else prepare_pt2e)(graph, quantizer)
     return prepared, quantizer.annotator.decisions
 
 
 def calibrate(prepared: GraphModule, work: Work, scheme: Scheme) -> None:
     """Run the calibration samples through the observers, and freeze the ranges for training."""
-    from workbench.compress.quantize.fixed_range_fake_quant import freeze_ranges
-
     batches = list(work.task.calibration.batches(_BATCH))
     if scheme.step.activations != "static":
         batches = batches[:1]  # one call suffices for weights
@@ -51,8 +51,6 @@ def convert(prepared: GraphModule) -> GraphModule:
     """Return the graph with integers instead of observers."""
     prevent_bias_overflow(prepared)
     with quiet_torchao():
-        from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
-
         converted: GraphModule = convert_pt2e(prepared)
     for part in converted.modules():
         part.training = False  # exporters check it

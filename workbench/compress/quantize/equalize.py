@@ -13,27 +13,17 @@ import torch
 from torch.fx import GraphModule, Node
 
 from workbench.compress.graph.interpreter import readers, replace_stored, run_graph, stored
-from workbench.compress.graph.operators import CONVOLUTIONS, LINEAR
+from workbench.compress.graph.operators import CONVOLUTIONS, LINEAR, aten
 from workbench.compress.quantize.annotate import weighted_nodes
 from workbench.tasks.trees import Tree
 
 _aten = torch.ops.aten
-# Operators with f(s x) = s f(x) for each channel and scale s > 0.
-_HOMOGENEOUS = frozenset(
-    {
-        _aten.relu.default,
-        _aten.relu_.default,
-        _aten.leaky_relu.default,
-        _aten.max_pool1d.default,
-        _aten.max_pool2d.default,
-        _aten.avg_pool1d.default,
-        _aten.avg_pool2d.default,
-        _aten.adaptive_avg_pool1d.default,
-        _aten.adaptive_avg_pool2d.default,
-        _aten.dropout.default,
-    }
+_HOMOGENEOUS = aten(
+    *("relu.default", "relu_.default", "leaky_relu.default", "dropout.default"),
+    *(f"{pool}{n}d.default" for pool in ("max_pool", "avg_pool", "adaptive_avg_pool") for n in (1, 2)),
 )
-_RESHAPES = frozenset({_aten.flatten.using_ints, _aten.view.default, _aten.reshape.default, _aten.squeeze.dims})
+"""Operators with f(s x) = s f(x) per channel for s > 0."""
+_RESHAPES = aten("flatten.using_ints", "view.default", "reshape.default", "squeeze.dims")
 _NORMS: dict[Any, tuple[int, ...]] = {_aten.layer_norm.default: (2, 3), _aten.rms_norm.default: (2,)}
 """Argument positions of the norms' scale and shift per channel."""
 _ROUNDS, _SETTLED = 20, 1e-3

@@ -9,9 +9,16 @@ from typing import Any
 import torch
 
 from workbench.compress.graph.torchao_import import quiet_torchao
+from workbench.compress.quantize import observers
 from workbench.compress.quantize.annotate import Annotator
+from workbench.compress.quantize.fixed_range_fake_quant import FixedRangeFakeQuantize
 from workbench.compress.steps import Quantize
 from workbench.core.machine import this_machine
+
+with quiet_torchao():
+    from torchao.quantization.pt2e import observer
+    from torchao.quantization.pt2e.fake_quantize import FusedMovingAvgObsFakeQuantize
+    from torchao.quantization.pt2e.quantizer import QuantizationSpec, Quantizer
 
 _EPS = 2.0**-24
 
@@ -23,16 +30,6 @@ class Scheme:
     step: Quantize
     levels: tuple[int, int]
     notes: tuple[str, ...]
-
-    @property
-    def symmetric_weights(self) -> bool:
-        """True if weights have the zero point 0."""
-        return self.step.symmetric != "none"
-
-    @property
-    def weight_dtype(self) -> torch.dtype:
-        """dtype of the integer weights."""
-        return torch.int8 if self.symmetric_weights else torch.uint8
 
     def describe(self, shape: torch.Size) -> str:
         """Return the report of a layer with a weight of this shape."""
@@ -69,51 +66,45 @@ def scheme_for(step: Quantize) -> Scheme:
     return Scheme(step, levels, tuple(notes))
 
 
-def make_quantizer(scheme: Scheme, excluded: Mapping[str, str], *, training: bool) -> Any:
-    """Return a torchao ``Quantizer`` around an :class:`Annotator`, which is its attribute ``annotator``."""
-    with quiet_torchao():
-        from torchao.quantization.pt2e.quantizer import Quantizer
+class QdqQuantizer(Quantizer):  # type: ignore[misc]
+    """torchao's quantizer interface around an :class:`Annotator`."""
 
-    class QdqQuantizer(Quantizer):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-            activation, weight = _activation_spec(scheme, training), _weight_spec(scheme, training)
-            flow = scheme.step.activations == "static"
-            self.annotator = Annotator(activation, weight, excluded, flow=flow, describe=scheme.describe)
+    def __init__(self, scheme: Scheme, excluded: Mapping[str, str], *, training: bool) -> None:
+        super().__init__()
+        self.annotator = Annotator(
+            _activation_spec(scheme.step, training),
+            _weight_spec(scheme, training),
+            excluded,
+            flow=scheme.step.activations == "static",
+            describe=scheme.describe,
+        )
 
-        def annotate(self, model: torch.fx.GraphModule) -> torch.fx.GraphModule:
-            self.annotator.annotate(model)
-            return model
+    def annotate(self, model: torch.fx.GraphModule) -> torch.fx.GraphModule:
+        """Annotate a graph, in place."""
+        self.annotator.annotate(model)
+        return model
 
-        def validate(self, model: torch.fx.GraphModule) -> None:
-            return None
-
-    return QdqQuantizer()
+    def validate(self, model: torch.fx.GraphModule) -> None:
+        """Accept every graph."""
 
 
 def _weight_spec(scheme: Scheme, training: bool) -> Any:
-    from torchao.quantization.pt2e.quantizer import QuantizationSpec
-
-    per_channel = scheme.step.per_channel
-    if scheme.symmetric_weights:
-        kind = torch.per_channel_symmetric if per_channel else torch.per_tensor_symmetric
+    step, symmetric = scheme.step, scheme.step.symmetric != "none"
+    if step.per_channel:
+        qscheme = torch.per_channel_symmetric if symmetric else torch.per_channel_affine
     else:
-        kind = torch.per_channel_affine if per_channel else torch.per_tensor_affine
+        qscheme = torch.per_tensor_symmetric if symmetric else torch.per_tensor_affine
     return QuantizationSpec(
-        dtype=scheme.weight_dtype,
-        observer_or_fake_quant_ctr=_trained_weight(per_channel) if training else _weight_observer(scheme.step),
+        dtype=torch.int8 if symmetric else torch.uint8,
+        observer_or_fake_quant_ctr=_trained_weight(step) if training else _weight_observer(step),
         quant_min=scheme.levels[0],
         quant_max=scheme.levels[1],
-        qscheme=kind,
-        ch_axis=0 if per_channel else None,
+        qscheme=qscheme,
+        ch_axis=0 if step.per_channel else None,
     )
 
 
 def _weight_observer(step: Quantize) -> Any:
-    from torchao.quantization.pt2e import observer
-
-    from workbench.compress.quantize import observers
-
     least_square = step.observer == "mse"
     if step.group_size is not None:
         return observers.GroupObserver.with_args(group_size=step.group_size, least_square=least_square)
@@ -124,28 +115,23 @@ def _weight_observer(step: Quantize) -> Any:
     return kind.with_args(eps=_EPS)
 
 
-def _trained_weight(per_channel: bool) -> Any:
-    from torchao.quantization.pt2e import observer
-    from torchao.quantization.pt2e.fake_quantize import FusedMovingAvgObsFakeQuantize
-
-    moving = observer.MovingAveragePerChannelMinMaxObserver if per_channel else observer.MovingAverageMinMaxObserver
+def _trained_weight(step: Quantize) -> Any:
+    per_tensor, per_channel = observer.MovingAverageMinMaxObserver, observer.MovingAveragePerChannelMinMaxObserver
     # A constant of 1 makes the range that of the current weights.
-    return FusedMovingAvgObsFakeQuantize.with_args(observer=moving, averaging_constant=1.0, eps=_EPS)
+    return FusedMovingAvgObsFakeQuantize.with_args(
+        observer=per_channel if step.per_channel else per_tensor, averaging_constant=1.0, eps=_EPS
+    )
 
 
-def _activation_spec(scheme: Scheme, training: bool) -> Any:
+def _activation_spec(step: Quantize, training: bool) -> Any:
     """Return uint8 with a zero point, which both runtimes' int8 kernels take without conversion."""
-    from torchao.quantization.pt2e.observer import PlaceholderObserver
-    from torchao.quantization.pt2e.quantizer import QuantizationSpec
-
-    if scheme.step.activations == "none":
+    if step.activations == "none":
         return None
-    dynamic = scheme.step.activations == "dynamic"
+    dynamic = step.activations == "dynamic"
+    placeholder = observer.PlaceholderObserver.with_args(eps=_EPS)
     return QuantizationSpec(
         dtype=torch.uint8,
-        observer_or_fake_quant_ctr=PlaceholderObserver.with_args(eps=_EPS)
-        if dynamic
-        else _activation_observer(scheme.step, training),
+        observer_or_fake_quant_ctr=placeholder if dynamic else _activation_observer(step, training),
         quant_min=0,
         quant_max=255,
         qscheme=torch.per_tensor_affine,
@@ -154,13 +140,8 @@ def _activation_spec(scheme: Scheme, training: bool) -> Any:
 
 
 def _activation_observer(step: Quantize, training: bool) -> Any:
-    from workbench.compress.quantize.observers import RANGES
-
     options: dict[str, Any] = {"eps": _EPS, "centered": step.symmetric == "both"}
     if step.observer == "percentile":
         options["percentile"] = step.percentile
-    if not training:
-        return RANGES[step.observer].with_args(**options)
-    from workbench.compress.quantize.fixed_range_fake_quant import FixedRangeFakeQuantize
-
-    return FixedRangeFakeQuantize.with_args(observer=RANGES[step.observer], **options)
+    kind = observers.RANGES[step.observer]
+    return FixedRangeFakeQuantize.with_args(observer=kind, **options) if training else kind.with_args(**options)
