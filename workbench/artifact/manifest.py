@@ -32,37 +32,26 @@ FILES = (ONNX, IO, REFERENCE, WEIGHTS, STRUCTURE, GRAPH, PROGRAM)
 _PACKAGE = "inference-workbench"
 _MAX_BYTES = 64 * 2**20
 _AGAIN = "Save the variant again with variant.save(folder), or get an undamaged copy."
-_NUMBER = (int, float)
-_KINDS: dict[str, type | tuple[type, ...]] = {
-    "recipe": dict,
-    "recipe_id": str,
-    "label": str,
-    "technique": str,
-    "task": dict,
-    "quantized": bool,
-    "params": int,
-    "macs": int,
-    "validation_quality": _NUMBER,
-    "steps": list,
-    "export": dict,
-    "replayable": bool,
-    "replay_reason": (str, type(None)),
-    "machine": dict,
-    "versions": dict,
-    "files": dict,
-}
 _TEXT, _MAYBE = (str,), (str, type(None))
 _SCHEMA: dict[str, Any] = {
-    "label": _TEXT,
-    "task": {"name": _TEXT, "version": _TEXT, "fingerprint": _TEXT},
     "recipe": {"steps": [{"step": _TEXT}], "name": _MAYBE},
+    "recipe_id": _TEXT,
+    "label": _TEXT,
+    "technique": _TEXT,
+    "task": {"name": _TEXT, "version": _TEXT, "fingerprint": _TEXT},
+    "quantized": (bool,),
+    "params": (int,),
+    "macs": (int,),
+    "validation_quality": (int, float),
     "steps": [{"notes": [_TEXT], "layers": [{}]}],
     "export": {"error": _MAYBE, "notes": [_TEXT]},
+    "replayable": (bool,),
+    "replay_reason": _MAYBE,
     "machine": {"cpu_model": _MAYBE, "isa": [_TEXT]},
     "versions": {},
-    "base": _MAYBE,
+    "files": {},
 }
-"""Schema of the manifest's parts that are read unchecked: types, lists of a schema, keys of objects."""
+"""Required keys, with the schema of what is read unchecked: types, lists of a schema, keys of objects."""
 
 
 def write_manifest(folder: Path, values: Mapping[str, Any]) -> None:
@@ -88,11 +77,8 @@ def read_manifest(folder: Path, *, needs: Collection[str]) -> dict[str, Any]:
     _check_format(folder, manifest.get("format"))
     if manifest.pop("digest", None) != _digest(manifest):
         raise ArtifactError(f"{folder / MANIFEST} was changed after it was written (its digest differs). {_AGAIN}")
-    for key, kind in _KINDS.items():
-        value = manifest.get(key)
-        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            raise ArtifactError(f"{folder / MANIFEST} has no usable {key!r}: {short_repr(value)}. {_AGAIN}")
-    bad = mismatch(manifest, _SCHEMA)
+    bad = next((key for key in _SCHEMA if key not in manifest), None)
+    bad = bad or mismatch(manifest, {**_SCHEMA, "base": _MAYBE})
     if bad is not None:
         raise ArtifactError(f"{folder / MANIFEST} has no usable {bad}. {_AGAIN}")
     files = manifest["files"]
@@ -114,14 +100,15 @@ def mismatch(value: Any, schema: Any, where: str = "") -> str | None:
     """
     if isinstance(schema, dict):
         if not isinstance(value, dict):
-            return where or "content"
+            return where
         parts = [(value[key], part, f"{where}.{key}".lstrip(".")) for key, part in schema.items() if key in value]
     elif isinstance(schema, list):
         if not isinstance(value, list):
             return where
         parts = [(item, schema[0], f"{where}.{index}") for index, item in enumerate(value)]
     else:
-        return None if isinstance(value, schema) else where
+        valid = bool in schema if isinstance(value, bool) else isinstance(value, schema)
+        return None if valid else where
     return next((bad for part in parts if (bad := mismatch(*part)) is not None), None)
 
 

@@ -14,24 +14,19 @@ from workbench.compress.steps import Factorize, Prune, Quantize, Step
 from workbench.compress.variant import LayerReport
 from workbench.core.errors import ConfigError
 
-_SHARES = (0.25, 0.5, 0.75)
-
 
 class Probe(ABC):
     """One technique with the options of a template step; None takes the technique's defaults."""
 
     technique: str
-    settings: tuple[float, ...] = _SHARES
+    step_type: type[Step]
+    settings: tuple[float, ...] = (0.25, 0.5, 0.75)
 
     def __init__(self, step: Any) -> None:
-        self.step: Any = self.default() if step is None else step
+        self.step: Any = self.step_type() if step is None else step
         ratios: tuple[str, ...] = getattr(self.step, "ratios", ())
         if ratios:
             raise ConfigError(f"sensitivity: the ratios of the step to {self.technique} must be empty, got {ratios!r}.")
-
-    @abstractmethod
-    def default(self) -> Step:
-        """Return the default template."""
 
     def with_settings(self, settings: Sequence[float]) -> Self:
         """Return the probe with other settings, in ascending order, each once."""
@@ -51,9 +46,9 @@ class Probe(ABC):
     def layers(self, module: nn.Module, run: Callable[[Step], Outcome]) -> list[str]:
         """Return the layers that the technique can change, in the model's order."""
 
-    @abstractmethod
     def step_for(self, layer: str, setting: float, layers: Sequence[str]) -> Step:
         """Return the step that changes one of ``layers`` alone."""
+        return self.step_with({layer: setting}, layers)
 
     @abstractmethod
     def step_with(self, values: Mapping[str, float], layers: Sequence[str]) -> Step:
@@ -71,17 +66,11 @@ class Probe(ABC):
 class PruneProbe(Probe):
     """Structured pruning of one group of layers."""
 
-    technique = "prune"
-
-    def default(self) -> Step:
-        return Prune()
+    technique, step_type = "prune", Prune
 
     def layers(self, module: nn.Module, run: Callable[[Step], Outcome]) -> list[str]:
         step = self.step.replace(ratio=max(self.settings), of="channels", scope="local", allow_untouched=True)
         return _changed_widths(module, run(step).module)
-
-    def step_for(self, layer: str, setting: float, layers: Sequence[str]) -> Step:
-        return self.step_with({layer: setting}, layers)
 
     def step_with(self, values: Mapping[str, float], layers: Sequence[str]) -> Step:
         ratios = ("*=0", *(f"{name}={value:g}" for name, value in values.items()))
@@ -102,17 +91,11 @@ class PruneProbe(Probe):
 class FactorizeProbe(Probe):
     """Low rank in one layer."""
 
-    technique = "factorize"
-
-    def default(self) -> Step:
-        return Factorize()
+    technique, step_type = "factorize", Factorize
 
     def layers(self, module: nn.Module, run: Callable[[Step], Outcome]) -> list[str]:
         step = self.step.replace(budget=None, rank="energy", ratio=min(self.settings), measured=False)
         return [layer.name for layer in run(step).layers if layer.touched]
-
-    def step_for(self, layer: str, setting: float, layers: Sequence[str]) -> Step:
-        return self.step_with({layer: setting}, layers)
 
     def step_with(self, values: Mapping[str, float], layers: Sequence[str]) -> Step:
         ratios = ("*=1", *(f"{name}={value:g}" for name, value in values.items()))
@@ -123,14 +106,11 @@ class FactorizeProbe(Probe):
 class QuantizeProbe(Probe):
     """Fewer bits in one layer."""
 
-    technique = "quantize"
+    technique, step_type = "quantize", Quantize
 
     def __init__(self, step: Any) -> None:
         super().__init__(step)
         self.settings = _bits() if step is None else (self.step.bits,)
-
-    def default(self) -> Step:
-        return Quantize()
 
     def check(self, setting: float) -> None:
         if setting not in _bits():
@@ -151,20 +131,13 @@ class QuantizeProbe(Probe):
         step = self._with_bits(min(values.values(), default=8))
         return step.replace(exclude=(*step.exclude, *(name for name in layers if name not in values)))
 
-    def members(self, module: nn.Module, outcome: Outcome, layer: str) -> tuple[str, ...]:
-        return tuple(report.name for report in outcome.layers if report.touched and report.name == layer)
-
     def _with_bits(self, bits: float) -> Quantize:
         weight_only = {"activations": "none", "qat_epochs": 0.0} if bits < 8 else {}
         step: Quantize = self.step.replace(bits=int(bits), **weight_only)
         return step
 
 
-PROBES: dict[str, Callable[[Any], Probe]] = {
-    "prune": PruneProbe,
-    "factorize": FactorizeProbe,
-    "quantize": QuantizeProbe,
-}
+PROBES: dict[str, type[Probe]] = {probe.technique: probe for probe in (PruneProbe, FactorizeProbe, QuantizeProbe)}
 
 
 def _bits() -> tuple[float, ...]:
