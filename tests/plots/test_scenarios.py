@@ -33,7 +33,10 @@ FOUR = [
 def rate(probes, *, bound=20.0, found=None, failed=None):
     tried = tuple(
         RateProbe(
-            per_s, held, "" if held else "p99", result("server", per_s, (1.0, 2.0, ms), target=per_s, bound=bound)
+            per_s,
+            held,
+            reason="" if held else "p99",
+            result=result("server", per_s, (1.0, 2.0, ms), target=per_s, bound=bound),
         )
         for per_s, held, ms in probes
     )

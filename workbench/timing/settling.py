@@ -36,6 +36,16 @@ def run_for(call: Callable[[], object], seconds: float) -> list[float]:
             return samples
 
 
+def run_calls(call: Callable[[], object], count: int) -> list[float]:
+    """Call ``count`` times; return ms per call."""
+    samples = []
+    for _ in range(count):
+        begun = time.perf_counter()
+        call()
+        samples.append((time.perf_counter() - begun) * 1e3)
+    return samples
+
+
 def warm_until_steady(
     call: Callable[[], object], *, window_s: float = _WARM_WINDOW_S, limit_s: float = _WARM_LIMIT_S
 ) -> tuple[int, bool]:

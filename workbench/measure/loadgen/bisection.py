@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 _DOWN = 0.5
 _UP = 1.5
@@ -13,20 +13,13 @@ _CONFIDENCE = 0.99
 """The confidence of LoadGen's early stopping."""
 
 
-class Probe(Protocol):
-    """The result for one rate."""
+@dataclass(frozen=True)
+class Probe:
+    """The result for one rate: ``held`` if it met the bound, ``disturbed`` if a failure may not count."""
 
-    @property
-    def per_s(self) -> float:
-        """The rate."""
-
-    @property
-    def held(self) -> bool:
-        """Return True if the rate met the bound."""
-
-    @property
-    def disturbed(self) -> bool:
-        """Return True if other processes disturbed the test, so that a failure may not count."""
+    per_s: float
+    held: bool
+    disturbed: bool = False
 
 
 P = TypeVar("P", bound=Probe)

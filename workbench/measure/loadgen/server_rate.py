@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from workbench.core.checks import (
     require_positive,
 )
 from workbench.core.errors import ConfigError
-from workbench.measure.loadgen.bisection import SearchRange, queries_needed, search
+from workbench.measure.loadgen.bisection import Probe, SearchRange, queries_needed, search
 from workbench.measure.loadgen.drivers import Rows, ServedEngine
 from workbench.measure.loadgen.run import loadgen
 from workbench.measure.loadgen.scenarios import ScenarioResult, require_percentile, run_scenario
@@ -33,18 +33,11 @@ _OVER = 3
 
 
 @dataclass(frozen=True)
-class RateProbe:
+class RateProbe(Probe):
     """The test of one rate: ``held`` if LoadGen judged it as valid, otherwise with the ``reason``."""
 
-    per_s: float
-    held: bool
-    reason: str
-    result: ScenarioResult
-
-    @property
-    def disturbed(self) -> bool:
-        """True if other processes disturbed the test."""
-        return bool(self.result.conditions.reasons)
+    reason: str = ""
+    result: ScenarioResult = field(kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -206,7 +199,8 @@ def probe_result(result: ScenarioResult) -> RateProbe:
             reason += ", and LoadGen ended the test because of too many outstanding rows"
     elif not result.valid:
         reason = "; ".join(result.reasons)
-    return RateProbe(result.target_per_s or 0.0, within and result.valid, reason, result)
+    held, disturbed = within and result.valid, bool(result.conditions.reasons)
+    return RateProbe(result.target_per_s or 0.0, held, disturbed, reason, result=result)
 
 
 def _notes(probes: Sequence[RateProbe]) -> tuple[str, ...]:

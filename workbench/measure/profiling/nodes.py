@@ -14,6 +14,7 @@ from workbench.export.io import LAYER_KEY
 from workbench.measure.accuracy.activation_taps import layer_points
 
 ROUNDING = ("QuantizeLinear", "DequantizeLinear")
+WARM_CALLS = 3
 _LONGEST_CHAIN = 8
 TOGETHER = " + "
 """Separator of the layer names of one fused node."""

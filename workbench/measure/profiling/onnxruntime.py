@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bisect
 import json
-import time
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,10 +15,10 @@ from workbench.core.files import TemporaryFolder
 from workbench.engine.backends.base import ModelSource, require_onnx
 from workbench.engine.backends.onnx_files import onnx_files
 from workbench.engine.backends.onnxruntime.graph_cache import too_large
-from workbench.measure.profiling.nodes import LayerNames, NodeTime, ProfiledCalls, cut_median, owner_of
+from workbench.measure.profiling.nodes import WARM_CALLS, LayerNames, NodeTime, ProfiledCalls, cut_median, owner_of
 from workbench.measure.profiling.op_kinds import is_product
+from workbench.timing.settling import run_calls
 
-WARM_CALLS = 3
 LAUNCHES = (
     "node times on a GPU are launch times, because ONNX Runtime's profiler does not see kernels; use nsys "
     "(workbench.measure.nsight_command)"
@@ -44,14 +43,15 @@ def observe(session: Any, source: ModelSource, arrays: Arrays, calls: int, owner
     written = None if too_large(onnx_files(str(path))) else folder.path / "rewritten.onnx"
     try:
         opened = session.profiling(folder.path / "profile", write=written)
-        ms = _run(opened, source, arrays, calls)
+        feed, names = dict(zip(source.io.input_names, arrays, strict=True)), list(source.io.output_names)
+        ms = run_calls(lambda: opened.run(names, feed), WARM_CALLS + calls)
         file = Path(opened.end_profiling())
     except Exception as error:
         raise EngineError(f"ONNX Runtime cannot profile {source.label}: {first_line(error)}") from error
     events = json.loads(file.read_text(encoding="utf-8"))
     outputs, stored = _graph(written)
-    names = LayerNames(path, owners)
-    nodes = tuple(_node(key, runs, names, outputs, stored) for key, runs in by_node(events, calls).items())
+    layers = LayerNames(path, owners)
+    nodes = tuple(_node(key, runs, layers, outputs, stored) for key, runs in by_node(events, calls).items())
     notes = (LAUNCHES,) if session.device != "cpu" else ()
 
     def write_trace(target: Path) -> None:
@@ -59,16 +59,6 @@ def observe(session: Any, source: ModelSource, arrays: Arrays, calls: int, owner
         target.write_bytes(file.read_bytes())
 
     return ProfiledCalls(nodes, tuple(ms[-calls:]), write_trace, notes)
-
-
-def _run(opened: Any, source: ModelSource, arrays: Arrays, calls: int) -> list[float]:
-    feed, names = dict(zip(source.io.input_names, arrays, strict=True)), list(source.io.output_names)
-    ms = []
-    for _ in range(WARM_CALLS + calls):
-        begun = time.perf_counter()
-        opened.run(names, feed)
-        ms.append((time.perf_counter() - begun) * 1e3)
-    return ms
 
 
 def by_node(events: list[dict[str, Any]], calls: int) -> dict[tuple[str, str], list[list[dict[str, Any]]]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,10 +14,10 @@ import numpy as np
 from workbench.artifact.reference import Arrays
 from workbench.core.errors import EngineError, first_line
 from workbench.engine.backends.base import ModelSource, require_onnx
-from workbench.measure.profiling.nodes import LayerNames, NodeTime, ProfiledCalls
+from workbench.measure.profiling.nodes import WARM_CALLS, LayerNames, NodeTime, ProfiledCalls
 from workbench.measure.profiling.op_kinds import is_product
+from workbench.timing.settling import run_calls
 
-WARM_CALLS = 3
 LOADS = 5
 AVERAGES = (
     "OpenVINO counts one average per node over all calls, in whole microseconds: ms is the median over {loads} loads "
@@ -69,9 +68,16 @@ def _load(
 ) -> tuple[dict[str, tuple[Any, float]], list[float]]:
     """Return the executed nodes of one load with their mean in microseconds, and the ms of every call."""
     request, outputs = compiled.create_infer_request(), range(len(source.io.outputs))
-    _run(session, request, arrays, outputs, WARM_CALLS)
+
+    def call() -> None:  # as the session's own calls
+        held = session.give(request, arrays)
+        request.infer(share_outputs=True)
+        del held
+        _ = [np.array(request.get_output_tensor(i).data) for i in outputs]
+
+    run_calls(call, WARM_CALLS)
     before = {info.node_name: info for info in request.get_profiling_info()}
-    ms = _run(session, request, arrays, outputs, calls)
+    ms = run_calls(call, calls)
     nodes = {}
     for info in request.get_profiling_info():
         first = before.get(info.node_name)
@@ -81,19 +87,6 @@ def _load(
             before_us = 0.0 if first is None else _us(first)
             nodes[info.node_name] = info, mean_behind(before_us, _us(info), WARM_CALLS, calls)
     return nodes, ms
-
-
-def _run(session: Any, request: Any, arrays: Arrays, outputs: range, calls: int) -> list[float]:
-    """Return the ms of calls that do the same work as those of the session."""
-    ms = []
-    for _ in range(calls):
-        begun = time.perf_counter()
-        held = session.give(request, arrays)
-        request.infer(share_outputs=True)
-        del held
-        _ = [np.array(request.get_output_tensor(i).data) for i in outputs]
-        ms.append((time.perf_counter() - begun) * 1e3)
-    return ms
 
 
 def _us(info: Any) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,11 +19,11 @@ from workbench.core.errors import EngineError, first_line
 from workbench.core.quiet import without_lines
 from workbench.engine.backends.base import ModelSource
 from workbench.export.capture import layer_of_node
-from workbench.measure.profiling.nodes import NodeTime, ProfiledCalls
+from workbench.measure.profiling.nodes import WARM_CALLS, NodeTime, ProfiledCalls
 from workbench.measure.profiling.op_kinds import is_rounding
 from workbench.measure.profiling.work import layer_hooks
+from workbench.timing.settling import run_calls
 
-WARM_CALLS = 3
 _REMARKS = "USDT:"
 _CALL, _LAYER = "workbench call", "workbench layer: "
 COMPILED = (
@@ -53,20 +52,19 @@ def observe(session: Any, source: ModelSource, arrays: Arrays, calls: int, owner
     compiled = session.words != "torch eager"
     facts: dict[str, tuple[str, tuple[int, ...]]] = {} if compiled else _outputs(session, inner, arrays)
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.startswith("cuda") else [])]
-    ms = []
+
+    def call() -> None:
+        with record_function(_CALL):
+            session.run(arrays)
+
     try:
         with contextlib.nullcontext() if compiled else _recorded(inner):
-            for _ in range(WARM_CALLS):
-                session.run(arrays)
+            run_calls(lambda: session.run(arrays), WARM_CALLS)
             profiler = torch.profiler.profile(activities=activities)
             with without_lines(_REMARKS):
                 profiler.start()
             try:
-                for _ in range(calls):
-                    begun = time.perf_counter()
-                    with record_function(_CALL):
-                        session.run(arrays)
-                    ms.append((time.perf_counter() - begun) * 1e3)
+                ms = run_calls(call, calls)
             finally:
                 with without_lines(_REMARKS):
                     profiler.stop()
