@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from workbench.plots import plot_bars, plot_tradeoff
+from workbench.plots import plot_bars, plot_tradeoff, plot_waterfall
 from workbench.plots.drawing.figure import with_alt
 
 
@@ -18,3 +18,8 @@ def test_alternative_text_can_be_set_and_is_the_message_of_a_chart_without_data(
     chart = plot_tradeoff([])
     assert "No trials yet" in chart._repr_mimebundle_()[0]["text/plain"]
     assert with_alt(chart, "a text") is chart and chart._repr_mimebundle_()[0]["text/plain"] == "a text"
+
+
+def test_panels_are_described_by_their_titles(rows):
+    alt = plot_waterfall(rows)._repr_mimebundle_()[0]["text/plain"]
+    assert alt.startswith("Latency; (ms/batch of 32) ↓ | MACs; ")

@@ -53,7 +53,7 @@ def test_headline_of_a_recommended_row(rows: Rows) -> None:
 
 def test_headline_where_nothing_met_the_goal(rows: Rows) -> None:
     hard = [dict(r, quality_drop=r["quality_drop"] + 0.5) for r in rows if not r["baseline"]]
-    assert findings.headline(best_row(hard, quality_drop=0.01)).startswith("Nothing met the goal. The nearest miss is")
+    assert findings.headline(best_row(hard, quality_drop=0.01)).startswith("Nothing met the goal. The closest miss is")
 
 
 def test_headline_where_the_baseline_is_best(rows: Rows) -> None:

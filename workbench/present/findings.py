@@ -33,7 +33,7 @@ def headline(best: Recommendation) -> str:
         return "No recommendation: no trial has finished. Run again to continue, or raise budget_s."
     backend = backend_name(row["backend"])
     if not best.met:
-        return f"Nothing met the goal. The nearest miss is {row['recipe']} on {backend}."
+        return f"Nothing met the goal. The closest miss is {row['recipe']} on {backend}."
     if row["baseline"]:
         return f"Keep the baseline in {backend}: no variant within the quality limit has a lower latency."
     return f"Take {row['recipe']} on {backend}: {row_speedup(row)}, {quality_change(row)}."

@@ -185,7 +185,7 @@ def decisions(log: Sequence[Decision], *, begun: bool) -> str:
             "The recipes were given, so the plan had no decisions." if begun else "No decision within the time budget."
         )
         return hint(given)
-    heads = ("part", "candidate", "predicted", "measured", "outcome", "why")
+    heads = ("part", "candidate", "predicted", "measured", "outcome", "reason")
     cells = [
         (
             *(one.stage, one.subject, _speed_and_drop(one.predicted_speedup, one.predicted_drop)),

@@ -50,12 +50,9 @@ def _described(figure: Figure) -> str:
     parts = []
     for ax in figure.axes:
         if ax.axison:
-            texts = [
-                *(note.get_text() for note in ax.texts if note.get_fontweight() == "bold"),
-                ax.get_title(loc="left"),
-            ]
-            axes = [f"{name}: {label}" for name, label in (("x", ax.get_xlabel()), ("y", ax.get_ylabel())) if label]
-            parts.append("; ".join(filter(None, [*texts[:1], *texts[-1:], *axes])))
+            title = next((note.get_text() for note in ax.texts if note.get_gid() == TITLE), "")
+            labels = [f"{name}: {label}" for name, label in (("x", ax.get_xlabel()), ("y", ax.get_ylabel())) if label]
+            parts.append("; ".join(filter(None, [title, ax.get_title(loc="left"), *labels])))
         else:
             parts.append(" ".join(note.get_text() for note in ax.texts))
     return " | ".join(part for part in parts if part).replace("\n", " ").replace(r"\$", "$")
