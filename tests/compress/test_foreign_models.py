@@ -155,7 +155,7 @@ def test_layers_that_give_several_values_are_passed_over_when_others_are_factori
     variant = wb.Recipe(wb.Factorize(ratio=0.3, min_saving=0.0)).apply(lengths_task())
     layers = {layer.name: layer for layer in variant.reports[0].layers}
     assert [name for name, layer in layers.items() if layer.touched] == ["head"]
-    assert layers["first"].reason == "a Masked does more than a plain Conv1d"
+    assert "Masked" in layers["first"].reason and "Conv1d" in layers["first"].reason
 
 
 @pytest.mark.parametrize("recipe", [wb.Recipe(), wb.Recipe(wb.Quantize())], ids=["float", "int8"])

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 from torch import nn
 
+from workbench.compress.model_ops import count_macs, count_params
+from workbench.compress.recipe import Recipe
 from workbench.compress.steps import STEP_TYPES, Step
 from workbench.compress.training.checkpoint import Checkpoint
 from workbench.compress.variant import LayerReport, Variant
+from workbench.core.errors import ConfigError
 from workbench.core.progress import ProgressCallback
 
 if TYPE_CHECKING:
@@ -42,6 +47,15 @@ class Work:
         if self.checkpoints is None:
             return None
         return Checkpoint(self.checkpoints / f"{self.key}-{stage}-{self.seed}.pt")
+
+    def cost_of(self, module: nn.Module) -> float:
+        """Return the cost of a candidate by ``cost``."""
+        macs = count_macs(module, self.task.examples(2))
+        variant = Variant(module, Recipe(), (), self.task, False, count_params(module), macs, math.nan)
+        value: object = self.cost(variant) if self.cost is not None else None
+        if not isinstance(value, int | float | np.number) or not (math.isfinite(value) and value > 0):
+            raise ConfigError(f"Recipe.apply: cost must return a number above 0, and returned {value!r}.")
+        return float(value)
 
 
 @dataclass(frozen=True)

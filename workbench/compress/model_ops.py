@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+from torch.utils.hooks import RemovableHandle
 
 from workbench.tasks.trees import batch_size, call_model
 
@@ -34,13 +35,8 @@ def count_macs(module: nn.Module, inputs: Any) -> int:
     # The counter cannot see into fused attention, which is off while gradients are on.
     cpu_attention = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
     counter = FlopCounterMode(display=False, custom_mapping=cpu_attention)
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # the fused encoder layer, which frozen weights would take
-    try:
-        with open_recurrence(module), torch.enable_grad(), counter:
-            call_model(module, inputs)
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
+    with without_fast_path(), open_recurrence(module), torch.enable_grad(), counter:
+        call_model(module, inputs)
     return int(counter.get_total_flops()) // (2 * batch_size(inputs))
 
 
@@ -77,3 +73,36 @@ def unfrozen(module: nn.Module) -> Iterator[None]:
     finally:
         for name in frozen:
             module.get_parameter(name).requires_grad_(False)
+
+
+@contextlib.contextmanager
+def removing(handles: Iterable[RemovableHandle]) -> Iterator[None]:
+    """Remove hooks at the end of a block."""
+    handles = list(handles)
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextlib.contextmanager
+def kept_modes(module: nn.Module) -> Iterator[None]:
+    """Restore the mode, training or eval, of every submodule at the end of a block."""
+    modes = [(part, part.training) for part in module.modules()]
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
+@contextlib.contextmanager
+def without_fast_path() -> Iterator[None]:
+    """Run encoder layers operator by operator, not as one fused kernel, for a block."""
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)

@@ -109,8 +109,8 @@ def test_settings_that_the_model_reads_are_kept_on_the_stand_in():
         (Residual, "head", "another shape"),
         (ExtraTower, "blocks.0", "output 1 has another shape"),
         (SameTower, "blocks.0", "called 3 times"),
-        (HiddenTower, "blocks.1", "by another way than its name"),
-        (Plain, "features.3", "no addition"),
+        (HiddenTower, "blocks.1", "by its name"),
+        (Plain, "features.3", "through an addition"),
     ],
 )
 def test_what_is_no_block_has_its_reason(factory, name, reason):

@@ -1,4 +1,4 @@
-"""Handler of PruneDepth: find the removable blocks, remove those that cost least, and report on all of them."""
+"""Handler of PruneDepth: find the removable blocks, remove those of least loss per saving, and report."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def prune_depth(step: PruneDepth, work: Work) -> Outcome:
         If the model has no removable block.
     """
     module = work.module
-    work.progress(Progress(step.label, message="looking for residual blocks"))
+    work.progress(Progress(step.label, message="searching residual blocks"))
     blocked = skip_reasons(module, step.include, step.exclude, where="PruneDepth")
     excluded = excluded_names(module, step.exclude, where="PruneDepth")
     findings = find_blocks(module, work.task.examples(2), blocked, excluded)
@@ -46,10 +46,10 @@ def prune_depth(step: PruneDepth, work: Work) -> Outcome:
 
 def _no_block(step: PruneDepth, findings: ResidualBlocks) -> str:
     listed = "; ".join(f"{name}: {reason}" for name, reason in list(findings.refused.items())[:2])
-    more = f"; and {len(findings.refused) - 2} more" if len(findings.refused) > 2 else ""
+    rest = f"; and {len(findings.refused) - 2} more" if len(findings.refused) > 2 else ""
     return (
-        "PruneDepth needs a residual block, a module whose input is added to what it computes; this model has no "
-        f"removable one ({listed}{more}). Use Prune to remove channels, leave '{step.label}' out, or pass "
+        "PruneDepth needs a residual block, a module whose input is added to its result; this model has no "
+        f"removable one ({listed}{rest}). Use Prune to remove channels, leave '{step.label}' out, or pass "
         "allow_untouched=True."
     )
 
@@ -69,33 +69,27 @@ def _count(step: PruneDepth, findings: ResidualBlocks) -> int:
 
 
 def _reasons(remover: BlockRemover, saving: Savings) -> dict[str, tuple[bool, str]]:
-    """Return for every removable block whether it was removed, and why or why not."""
+    """Return for every removable block whether it was removed, with the reason."""
     reasons: dict[str, tuple[bool, str]] = {}
+
+    def trade(name: str, added: float) -> str:
+        return f"{remover.loss.words} +{added:.3g}, {saving.by_block[name]:.1%} of the {saving.unit}"
+
     for number, removal in enumerate(remover.removals, start=1):
         name = removal.block.name
-        reasons[name] = (
-            True,
-            (
-                f"removed as number {number}: {remover.loss.words} +{removal.added:.3g}, "
-                f"{saving.by_block[name]:.1%} of the {saving.unit}"
-            ),
-        )
+        reasons[name] = True, f"removed as number {number}: {trade(name, removal.added)}"
     for name, added in remover.added.items():
-        reasons[name] = (
-            False,
-            (
-                f"kept: its removal costs more for what it saves ({remover.loss.words} +{added:.3g}, "
-                f"{saving.by_block[name]:.1%} of the {saving.unit})"
-            ),
-        )
+        reasons[name] = False, f"kept: more loss per saving ({trade(name, added)})"
     return reasons | {name: (False, reason) for name, reason in remover.broken.items()}
 
 
 def _report(
     findings: ResidualBlocks, types: dict[str, str], reasons: dict[str, tuple[bool, str]]
 ) -> tuple[LayerReport, ...]:
-    found = reasons | {name: (False, reason) for name, reason in findings.refused.items()}
-    return tuple(LayerReport(display_name(name), kind, *found[name]) for name, kind in types.items() if name in found)
+    by_name = reasons | {name: (False, reason) for name, reason in findings.refused.items()}
+    return tuple(
+        LayerReport(display_name(name), kind, *by_name[name]) for name, kind in types.items() if name in by_name
+    )
 
 
 def _notes(step: PruneDepth, findings: ResidualBlocks, remover: BlockRemover, count: int) -> tuple[str, ...]:
@@ -110,5 +104,5 @@ def _notes(step: PruneDepth, findings: ResidualBlocks, remover: BlockRemover, co
             f"calibration samples, {remover.scored} removals tried."
         )
     if len(removed) < count:
-        notes.append(f"{count - len(removed)} blocks fewer than asked for: the model breaks without more of them.")
+        notes.append(f"{count - len(removed)} blocks fewer than requested: the model fails without more of them.")
     return tuple(notes)

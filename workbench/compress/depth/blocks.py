@@ -1,4 +1,4 @@
-"""Find the removable blocks of a model: modules with an additive path that the model was tried without."""
+"""Find the removable blocks of a model: modules with an additive path, without which the model runs."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from torch import nn
 from workbench.compress.depth.pass_through import FIRST_INPUT, PLAIN, PassThrough
 from workbench.compress.depth.trace import Call, trace_calls
 from workbench.compress.layer_selection import holds_matrix
-from workbench.compress.model_ops import count_macs, predict_with
+from workbench.compress.model_ops import count_macs, predict_with, removing
 from workbench.core.errors import first_line
 from workbench.tasks.trees import Tree, named_leaves
 
 
 @dataclass(frozen=True)
 class Block:
-    """A removable block: its stand-in, the multiply-accumulates that its removal saves, and its kind.
+    """A removable block: its stand-in, the saved multiply-accumulates, and its kind.
 
-    Blocks of one kind have equal classes, parameter shapes, and input and output shapes: they take equally long.
+    Blocks of one kind have equal classes, parameter shapes, and input and output shapes.
     """
 
     name: str
@@ -33,25 +33,24 @@ class Block:
 
 @dataclass
 class ResidualBlocks:
-    """The removable blocks in the model's order, and for the other parts of the model the reason why not."""
+    """The removable blocks in the model's order, and the reasons of the other modules."""
 
     blocks: list[Block] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
 
 
 def find_blocks(module: nn.Module, example: Tree, blocked: Mapping[str, str], excluded: Set[str]) -> ResidualBlocks:
-    """Return the blocks of ``module`` that can be removed.
+    """Return the removable blocks of ``module``.
 
-    ``blocked`` holds modules to leave alone, with the reason; a block that holds one of ``excluded`` stays too.
-
-    Of blocks within blocks the outer one is taken, unless it is a row of blocks (a stage) or cannot be removed.
+    ``blocked`` holds modules to skip with the reason; a block that contains one of ``excluded`` stays too. Of nested
+    blocks the outer one is taken, unless it is a row of blocks (a stage) or cannot be removed.
     """
     return _Search(module, example, blocked, excluded).findings()
 
 
 @contextmanager
 def replaced(module: nn.Module, stand_ins: Mapping[str, nn.Module]) -> Iterator[None]:
-    """Put stand-ins in the places of submodules, and the submodules back at the end."""
+    """Replace submodules by stand-ins for a block."""
     originals = {name: module.get_submodule(name) for name in stand_ins}
     try:
         for name, stand_in in stand_ins.items():
@@ -59,22 +58,17 @@ def replaced(module: nn.Module, stand_ins: Mapping[str, nn.Module]) -> Iterator[
         yield
     finally:
         for name, original in originals.items():
-            _place(module, name, original)
+            module.set_submodule(name, original)
 
 
 def put(module: nn.Module, name: str, stand_in: nn.Module) -> None:
-    """Put ``stand_in`` in the place of the submodule ``name``, in the same mode, training or not."""
+    """Replace the submodule ``name`` by ``stand_in`` in the same mode."""
     stand_in.training = module.get_submodule(name).training
-    _place(module, name, stand_in)
-
-
-def _place(module: nn.Module, name: str, layer: nn.Module) -> None:
-    parent, _, last = name.rpartition(".")
-    module.get_submodule(parent)._modules[last] = layer
+    module.set_submodule(name, stand_in)
 
 
 class _Search:
-    """The search in one model."""
+    """Search in one model."""
 
     def __init__(self, module: nn.Module, example: Tree, blocked: Mapping[str, str], excluded: Set[str]) -> None:
         self.module, self.example, self.blocked, self.excluded = module, example, blocked, excluded
@@ -85,41 +79,41 @@ class _Search:
         self.classes = Counter(type(self.layers[name]) for name in self.additive)
         self.outputs = predict_with(module, example)
         self.macs = count_macs(module, example)
-        self.found = ResidualBlocks()
+        self.result = ResidualBlocks()
 
     def findings(self) -> ResidualBlocks:
-        """Return the removable blocks and the reasons of the rest."""
+        """Return the removable blocks and the reasons of the others."""
         for name in self._parts(""):
             self._look_at(name)
         self._explain("")
         order = {name: number for number, name in enumerate(self.layers)}
-        self.found.blocks.sort(key=lambda block: order[block.name])
-        return self.found
+        self.result.blocks.sort(key=lambda block: order[block.name])
+        return self.result
 
     def _look_at(self, name: str) -> None:
-        """Take the block, or the blocks within it where it cannot be removed."""
+        """Take the block, or the blocks within it if it cannot be removed."""
         block = self._block(name)
         if isinstance(block, Block):
-            self.found.blocks.append(block)
+            self.result.blocks.append(block)
             return
-        before = len(self.found.blocks)
+        before = len(self.result.blocks)
         for part in self._parts(name):
             self._look_at(part)
-        if len(self.found.blocks) == before:  # else the parts say it
-            inner = [part for part in self.found.refused if part.startswith(f"{name}.")]
+        if len(self.result.blocks) == before:  # else the parts have reasons
+            inner = [part for part in self.result.refused if part.startswith(f"{name}.")]
             for part in inner:
-                del self.found.refused[part]
-            self.found.refused[name] = block
+                del self.result.refused[part]
+            self.result.refused[name] = block
 
     def _parts(self, name: str) -> list[str]:
-        """Return the outermost blocks within a module, a row of blocks replaced by its blocks."""
+        """Return the outermost blocks within a module, with rows of blocks expanded."""
         prefix = f"{name}." if name else ""
         inner = [part for part in self.additive if part.startswith(prefix)]
         outermost = [part for part in inner if not any(part.startswith(f"{other}.") for other in inner)]
         return [block for part in outermost for block in (self._row(part) or [part])]
 
     def _row(self, name: str) -> list[str]:
-        """Return the blocks of a module that only calls blocks one after the other; nothing for another module."""
+        """Return the blocks of a module that only calls blocks in sequence; empty for others."""
         parts, layer = self._parts(name), self.layers[name]
         kinds = Counter(type(self.layers[part]) for part in parts)
         repeated = any(count > 1 for count in kinds.values())
@@ -127,7 +121,7 @@ class _Search:
         return parts if _is_container(layer) or repeated or alone else []
 
     def _block(self, name: str) -> Block | str:
-        """Return the block of that name, or the reason why it cannot be removed."""
+        """Return the block, or the reason against its removal."""
         layer, calls = self.layers[name], self.calls[name]
         if name in self.blocked:
             return self.blocked[name]
@@ -135,9 +129,9 @@ class _Search:
         if within is not None:
             return f"{within} within it is excluded by name"
         if self.names[id(layer)] > 1:
-            return "it stands in the model under several names: removing it would take it out everywhere"
+            return "it has several names in the model: removing it would remove it everywhere"
         if len(calls) > 1:
-            return f"it is called {len(calls)} times: removing it would take it out everywhere"
+            return f"it is called {len(calls)} times: removing it would remove it everywhere"
         call = calls[0]
         if call.outputs is None:
             return call.reason
@@ -151,12 +145,12 @@ class _Search:
         try:
             try:
                 reason = self._run_without(name, stand_in)
-            except AttributeError:  # the forward around the block may read a setting of it
+            except AttributeError:  # the forward around the block may read its settings
                 vars(stand_in).update(_settings(layer, stand_in))
                 reason = self._run_without(name, stand_in)
             with replaced(self.module, {name: stand_in}):
                 saved = self.macs - count_macs(self.module, self.example)
-        except Exception as error:  # noqa: BLE001 - whatever the forward around the block raises is the answer
+        except Exception as error:  # noqa: BLE001 - the forward around the block may raise anything
             return f"the model fails without it ({type(error).__name__}: {first_line(error)[:120]})"
         if reason is not None:
             return reason
@@ -166,31 +160,28 @@ class _Search:
         return Block(name, type(layer).__name__, stand_in, saved, (type(layer), call.shapes, shapes, saved))
 
     def _run_without(self, name: str, stand_in: nn.Module) -> str | None:
-        """Run the model without a block; return why its outputs are not those of a whole model, or None."""
+        """Run the model without a block; return why its outputs are not valid, or None."""
         reached: list[bool] = []
         hook = stand_in.register_forward_hook(lambda *_: reached.append(True))
-        try:
-            with replaced(self.module, {name: stand_in}):
-                outputs = predict_with(self.module, self.example)
-        finally:
-            hook.remove()
+        with removing([hook]), replaced(self.module, {name: stand_in}):
+            outputs = predict_with(self.module, self.example)
         if not reached:
-            return "the model's forward reaches it by another way than its name, so that it cannot be replaced"
+            return "the model's forward does not call it by its name, so that it cannot be replaced"
         return difference(self.outputs, outputs)
 
     def _explain(self, name: str) -> None:
-        """Note why the parts of the model that are in no block are none, outermost first."""
-        taken = {block.name for block in self.found.blocks} | set(self.found.refused)
+        """Record reasons for the modules that are in no block, outermost first."""
+        explained = {block.name for block in self.result.blocks} | set(self.result.refused)
         for child, layer in self.layers[name].named_children():
             path = f"{name}.{child}" if name else child
-            if path in taken or path not in self.layers:
+            if path in explained or path not in self.layers:
                 continue
-            if _is_container(layer) or any(other.startswith(f"{path}.") for other in taken):
+            if _is_container(layer) or any(other.startswith(f"{path}.") for other in explained):
                 self._explain(path)
                 if holds_matrix(layer):
-                    self.found.refused[path] = self._reason(path)
+                    self.result.refused[path] = self._reason(path)
             elif any(holds_matrix(part) for part in layer.modules()):
-                self.found.refused[path] = self._reason(path)
+                self.result.refused[path] = self._reason(path)
 
     def _reason(self, name: str) -> str:
         calls = self.calls[name]
@@ -199,9 +190,9 @@ class _Search:
         return calls[0].reason or "it holds blocks" if calls else "the model's forward does not call it"
 
 
-def difference(wanted: Tree, got: Tree) -> str | None:
-    """Return how the outputs of a model without a block differ in structure from its own, or None."""
-    before, after = (dict(named_leaves(outputs)) for outputs in (wanted, got))
+def difference(expected: Tree, outputs: Tree) -> str | None:
+    """Return how the outputs of a model without a block differ in structure from the original, or None."""
+    before, after = (dict(named_leaves(outputs)) for outputs in (expected, outputs))
     if list(before) != list(after):
         return "the model's outputs have another structure without it"
     for name, leaf in after.items():
@@ -214,8 +205,8 @@ def difference(wanted: Tree, got: Tree) -> str | None:
 
 def _settings(layer: nn.Module, stand_in: nn.Module) -> dict[str, object]:
     """Return the plain attributes of a block that its stand-in does not have."""
-    known = vars(stand_in)
-    return {name: value for name, value in vars(layer).items() if name not in known and isinstance(value, PLAIN)}
+    own = vars(stand_in)
+    return {name: value for name, value in vars(layer).items() if name not in own and isinstance(value, PLAIN)}
 
 
 def _is_container(layer: nn.Module) -> bool:

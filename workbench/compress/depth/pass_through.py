@@ -1,4 +1,4 @@
-"""PassThrough: a module in place of a removed block, with the block's signature and output structure."""
+"""PassThrough: stand-in of a removed block, with its signature and output structure."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 from torch import nn
 
 Form = tuple[Any, ...]
-"""An output made of inputs, in plain nested tuples, so that JSON can hold it.
+"""Structure of outputs made of inputs, in nested tuples for JSON.
 
 ``("input", 0, "x")`` is ``args[0]["x"]``, ``("input", "hidden")`` is ``kwargs["hidden"]``; ``("constant", None)`` is a
-plain value; ``("tuple", form, ...)`` and ``("list", form, ...)`` hold forms, ``("dict", (key, form), ...)`` names them.
+plain value; ``("tuple", form, ...)``, ``("list", form, ...)`` and ``("dict", (key, form), ...)`` hold forms.
 """
 
 FIRST_INPUT: Form = ("input", 0)
@@ -18,12 +18,12 @@ PLAIN = (bool, int, float, str, type(None))
 
 
 class PassThrough(nn.Module):
-    """Return inputs in the structure of the outputs that a removed block gave.
+    """Return inputs in the structure of a removed block's outputs.
 
     Parameters
     ----------
     outputs
-        Structure of the outputs and the input in each place; see :data:`Form`.
+        Structure of the outputs; see :data:`Form`.
 
     Raises
     ------

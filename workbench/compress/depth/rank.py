@@ -1,4 +1,4 @@
-"""Rank blocks: what the outputs lose without a block, for what its removal saves; one removal after the other."""
+"""Rank blocks by the loss of the outputs per saving, and remove them one by one."""
 
 from __future__ import annotations
 
@@ -9,35 +9,31 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from workbench.compress.depth.blocks import Block, difference, put, replaced
 from workbench.compress.graph.outputs import relative_squared_error
 from workbench.compress.handlers import Work
-from workbench.compress.model_ops import count_macs, count_params, predict_with
-from workbench.compress.recipe import Recipe
+from workbench.compress.model_ops import count_macs, predict_with
 from workbench.compress.steps import PruneDepth
 from workbench.compress.training.losses import LONE, class_outputs, leaf_loss
-from workbench.compress.variant import Variant
-from workbench.core.errors import ConfigError, first_line
+from workbench.core.errors import first_line
 from workbench.core.progress import Progress
 from workbench.tasks.module import copied_module
 from workbench.tasks.trees import Tree, leaves, named_leaves
 
-# A removal that costs less than this, or saves less than this fraction of the model, counts as this much: two blocks
-# that cost nothing are ranked by what they save, and a measured saving below the noise does not divide by zero.
+# Lower bounds for the ranking: blocks without loss are ranked by saving, and a saving below the noise is not 0.
 _LEAST_LOSS = 1e-9
 _LEAST_SAVING = 1e-3
 _BATCH = 64
 _DIVERGENCE = "KL divergence"
-_LEAST_BATCH = 8  # fewer samples have no statistics worth the name
+_LEAST_BATCH = 8  # least number of samples for batch statistics
 
 
 @dataclass(frozen=True)
 class Savings:
-    """The fraction of the whole that the removal of each block saves, and in words what the whole is."""
+    """Saving of each block as a fraction of the model's cost, with the unit of the cost."""
 
     by_block: dict[str, float]
     unit: str
@@ -46,7 +42,7 @@ class Savings:
 
 @dataclass(frozen=True)
 class Removal:
-    """One removal: the loss that it added, and the loss of the outputs after it."""
+    """One removal with the added and the total loss of the outputs."""
 
     block: Block
     added: float
@@ -54,19 +50,18 @@ class Removal:
 
 
 class OutputLoss:
-    """Distance of a module's outputs on calibration data from what they were at first.
+    """Distance of a module's outputs on calibration data from the original ones.
 
-    KL divergence for outputs ``[n, classes]`` that are logits by the task's loss, the squared error relative to the
-    output's energy for others; the mean over the floating outputs. BatchNorm takes the statistics of the batch in both
-    cases: those of a model without a block are adapted first by any training, and with the old ones nearly every
-    removal looks hopeless.
+    KL divergence for logits ``[n, classes]``, the relative squared error for others; the mean over the floating
+    outputs. BatchNorm uses batch statistics: training adapts them quickly, and the old ones do not fit a model without
+    a block.
     """
 
     def __init__(self, module: nn.Module, work: Work, samples: int) -> None:
         calibration = work.task.calibration
         self.samples = min(samples, len(calibration))
         self._task, self._split = work.task, calibration.take(range(self.samples))
-        self._batch = math.ceil(self.samples / math.ceil(self.samples / _BATCH))  # batches of about equal size
+        self._batch = math.ceil(self.samples / math.ceil(self.samples / _BATCH))  # batches of similar size
         self._reference = self._outputs(module)
         classes = class_outputs(work.task)
         self._kinds = [_kind(name or LONE, classes) for name, leaf in named_leaves(self._reference) if _floats(leaf)]
@@ -74,10 +69,8 @@ class OutputLoss:
 
     def __call__(self, module: nn.Module) -> float:
         """Return the loss; infinity for outputs that are not finite."""
-        outputs = [
-            [leaf for leaf in leaves(tree) if _floats(leaf)] for tree in (self._reference, self._outputs(module))
-        ]
-        losses = [_distance(kind, wanted, got) for kind, wanted, got in zip(self._kinds, *outputs, strict=True)]
+        outputs = [list(filter(_floats, leaves(tree))) for tree in (self._reference, self._outputs(module))]
+        losses = [_distance(kind, mine, new) for kind, mine, new in zip(self._kinds, *outputs, strict=True)]
         loss = sum(losses) / max(1, len(losses))
         return loss if math.isfinite(loss) else math.inf
 
@@ -89,7 +82,7 @@ class OutputLoss:
 
 @contextmanager
 def batch_statistics(module: nn.Module) -> Iterator[None]:
-    """Let BatchNorm in eval mode use the statistics of each batch, and its own again at the end."""
+    """Use batch statistics in BatchNorm in eval mode, for a block."""
     norms: list[Any] = [layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
     kept = [(layer, layer.running_mean, layer.running_var) for layer in norms]
     try:
@@ -109,16 +102,16 @@ def _kind(name: str, classes: Collection[str]) -> str:
     return _DIVERGENCE if name in classes else "relative squared error"
 
 
-def _distance(kind: str, wanted: torch.Tensor, got: torch.Tensor) -> float:
+def _distance(kind: str, expected: torch.Tensor, output: torch.Tensor) -> float:
     if kind == _DIVERGENCE:
-        return max(0.0, float(leaf_loss(got.double(), wanted.double(), 1.0, "kl")))
-    return relative_squared_error([wanted], [got])
+        return max(0.0, float(leaf_loss(output.double(), expected.double(), 1.0, "kl")))
+    return relative_squared_error([expected], [output])
 
 
 def savings(step: PruneDepth, work: Work, blocks: Sequence[Block]) -> Savings:
-    """Return what the removal of each block saves: latency if the step measures it, else MACs.
+    """Return the saving of each block: in latency if the step measures it, else in MACs.
 
-    Blocks of one kind take equally long, so that all of a kind are removed at once for one measurement.
+    Blocks of one kind are assumed to take equally long and measured together.
     """
     if work.cost is None or not step.measure_latency:
         macs = max(1, count_macs(work.module, work.task.examples(2)))
@@ -132,13 +125,14 @@ def savings(step: PruneDepth, work: Work, blocks: Sequence[Block]) -> Savings:
         work.progress(Progress(step.label, number, len(kinds), f"measuring the latency of {same[0].name}"))
         saved = whole - _cost(work, {block.name: block.stand_in for block in same})
         share[kind] = max(_LEAST_SAVING, saved / len(same) / whole)
-    where = f" on {step.engine} at batch {step.engine_batch}"
     listed = ", ".join(
         f"{share[kind]:.1%} for {next(block.name for block in blocks if block.kind == kind)}"
         + (f" and {count - 1} alike" if count > 1 else "")
         for kind, count in kinds.items()
     )
-    note = f"Saving of a block: latency measured{where}, of {whole:.4g}: {listed}."
+    note = (
+        f"Saving of a block: latency measured on {step.engine} at batch {step.engine_batch}, of {whole:.4g}: {listed}."
+    )
     return Savings({block.name: share[block.kind] for block in blocks}, "latency", (note,))
 
 
@@ -146,20 +140,14 @@ def _cost(work: Work, stand_ins: dict[str, nn.Module]) -> float:
     module = copied_module(work.module)
     for name, stand_in in stand_ins.items():
         put(module, name, copied_module(stand_in))
-    macs = count_macs(module, work.task.examples(2))
-    variant = Variant(module.eval(), Recipe(), (), work.task, False, count_params(module), macs, math.nan)
-    value: object = work.cost(variant) if work.cost is not None else None
-    if not isinstance(value, int | float | np.number) or not (math.isfinite(value) and value > 0):
-        raise ConfigError(f"Recipe.apply: cost must return a number above 0, and returned {value!r}.")
-    return float(value)
+    return work.cost_of(module.eval())
 
 
 class BlockRemover:
-    """Removes blocks from a module, in each turn the one of least added loss for what its removal saves.
+    """Remove blocks one by one, each time the one of least added loss per saving.
 
-    A loss from before the last removals is usually a lower bound. Therefore only the block that comes first is scored
-    again, until the first one's loss is recent: usually the order that scoring all of them gives, for a few scores a
-    removal.
+    An outdated loss is usually a lower bound. Therefore only the first block of the ranking is scored again, until the
+    first one's loss is recent. That usually gives the order of scoring all blocks.
     """
 
     def __init__(
@@ -174,10 +162,10 @@ class BlockRemover:
         self._turns: dict[str, int] = {}
         self._base = 0.0
         self._example = work.task.examples(2)
-        self._wanted = predict_with(work.module, self._example)
+        self._expected = predict_with(work.module, self._example)
 
     def remove(self, count: int) -> None:
-        """Remove up to ``count`` blocks: fewer where the rest breaks the model together with those removed."""
+        """Remove up to ``count`` blocks; fewer if the model fails without more of them."""
         while len(self.removals) < count:
             name = self._next(count)
             if name is None:
@@ -210,9 +198,9 @@ class BlockRemover:
         reason: str | None
         try:
             with replaced(self.work.module, {name: self.left[name].stand_in}):
-                reason = difference(self._wanted, predict_with(self.work.module, self._example))
+                reason = difference(self._expected, predict_with(self.work.module, self._example))
                 total = math.inf if reason else self.loss(self.work.module)
-        except Exception as error:  # noqa: BLE001 - what the forward around the blocks raises is the answer
+        except Exception as error:  # noqa: BLE001 - the forward around the blocks may raise anything
             reason, total = f"the model fails without it ({type(error).__name__}: {first_line(error)[:120]})", math.inf
         if math.isfinite(total):
             self.added[name], self._turns[name] = total - self._base, turn

@@ -1,7 +1,7 @@
-"""Trace a model once, and find for every module which of its inputs an addition carries to its outputs.
+"""Trace a model once, and find for every module which inputs reach its outputs through an addition.
 
-Operators are watched with the tensors that they really compute, below autograd: the way that a forward is written
-(functional sums, keyword arguments, nested outputs) makes no difference.
+Operators are observed below autograd, so the style of a forward (functional sums, keyword arguments, nested outputs)
+does not matter.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from workbench.compress.depth.pass_through import PLAIN, Form
-from workbench.tasks.trees import Tree, call_model
+from workbench.compress.model_ops import predict_with, removing, without_fast_path
+from workbench.tasks.trees import Tree
 
 Path = tuple[int | str, ...]
 """Place of an input: position or keyword, then keys within it."""
 
-# The operators that leave an input recognizable in their result: what a shortcut may pass on its way through a block.
+# Operators that a shortcut may pass on its way through a block.
 _SAME = "clone contiguous _to_copy _unsafe_view alias detach lift_fresh view reshape dropout copy"
 _ACTIVATIONS = (
     "relu relu6 hardtanh clamp clamp_min clamp_max leaky_relu elu celu selu gelu silu hardswish mish softplus "
@@ -37,8 +38,8 @@ _FIRST = frozenset(f"{_SAME} {_ACTIVATIONS} {_NORMS} sub addcmul addcdiv".split(
 class Call:
     """One call of a module.
 
-    ``outputs`` gives back inputs in the structure of the outputs, or is None, and ``reason`` says why. ``additive``
-    holds if an input reaches an output through an addition. ``shapes`` are those of the inputs and outputs.
+    ``outputs`` is the structure of the outputs by inputs, or None with a ``reason``. ``additive``: an input reaches an
+    output through an addition. ``shapes`` are those of the inputs and outputs.
     """
 
     outputs: Form | None
@@ -49,7 +50,7 @@ class Call:
 
 
 class _Carriers:
-    """The tensors of one running call in which an input still stands, by their storage."""
+    """Tensors of a running call that carry an input, by storage."""
 
     def __init__(self, inputs: Mapping[Path, torch.Tensor]) -> None:
         self.inputs = inputs
@@ -59,25 +60,25 @@ class _Carriers:
                 self._held.setdefault(_place(tensor), {})[path] = False
 
     def in_tensor(self, value: object) -> dict[Path, bool]:
-        """Return the inputs that a tensor carries, with whether something was added to them."""
+        """Return the inputs that a tensor carries, with whether there was an addition."""
         if not isinstance(value, torch.Tensor):
             return {}
         held = self._held.get(_place(value), {})
         return {path: added for path, added in held.items() if self.inputs[path].numel() == value.numel()}
 
     def follow(self, name: str, args: tuple[Any, ...], result: object) -> None:
-        """Note what one operator did."""
+        """Update the carriers after an operator."""
         first = result[0] if isinstance(result, tuple | list) and result else result
         if not isinstance(first, torch.Tensor):
             return
         place = _place(first)
         in_place = name.endswith("_") and not name.endswith("__")
         if not in_place and any(isinstance(arg, torch.Tensor) and _place(arg) == place for arg in args):
-            return  # a view: it is known by its storage
-        found = self._through(name.rstrip("_") if in_place else name, args)
-        found = {path: added for path, added in found.items() if self.inputs[path].numel() == first.numel()}
-        if found:
-            self._held[place] = found
+            return  # a view has the same storage
+        carried = self._through(name.rstrip("_") if in_place else name, args)
+        carried = {path: added for path, added in carried.items() if self.inputs[path].numel() == first.numel()}
+        if carried:
+            self._held[place] = carried
         else:
             self._held.pop(place, None)
 
@@ -97,7 +98,7 @@ class _Carriers:
 
 
 class _Watch(TorchDispatchMode):
-    """Tell every running call about each operator; results are held, so that no storage is used twice."""
+    """Pass each operator to all running calls; results are kept alive, so that no storage is reused."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -113,7 +114,7 @@ class _Watch(TorchDispatchMode):
 
 
 def trace_calls(module: nn.Module, example: Tree) -> dict[str, list[Call]]:
-    """Return the calls of every submodule while ``module`` runs on ``example``, by the module's first name."""
+    """Return the calls of every submodule while ``module`` runs on ``example``, by the first name of each."""
     calls: dict[str, list[Call]] = {name: [] for name, _ in module.named_modules()}
     watch = _Watch()
 
@@ -121,24 +122,17 @@ def trace_calls(module: nn.Module, example: Tree) -> dict[str, list[Call]]:
         watch.running.append(_Carriers(dict(_tensors(args, kwargs))))
 
     def end(name: str) -> Any:
-        def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> None:
+        def record(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> None:
             calls[name].append(_call(watch.running.pop(), len(args) == 1 and not kwargs, outputs))
 
-        return note
+        return record
 
     hooks: list[Any] = []
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # one kernel of a whole layer hides its additions
-    try:
-        for name, layer in module.named_modules():
-            hooks.append(layer.register_forward_pre_hook(begin, with_kwargs=True))
-            hooks.append(layer.register_forward_hook(end(name), with_kwargs=True))
-        with torch.no_grad(), watch:
-            call_model(module, example)
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-        for hook in hooks:
-            hook.remove()
+    for name, layer in module.named_modules():
+        hooks.append(layer.register_forward_pre_hook(begin, with_kwargs=True))
+        hooks.append(layer.register_forward_hook(end(name), with_kwargs=True))
+    with removing(hooks), without_fast_path(), watch:
+        predict_with(module, example)
     return calls
 
 
@@ -150,16 +144,16 @@ def _call(carriers: _Carriers, lone: bool, outputs: Any) -> Call:
     except _NotAnInputError as error:
         return Call(None, str(error), bool(additive), lone, shapes)
     if not additive:
-        return Call(None, "its input reaches its output through no addition", False, lone, shapes)
+        return Call(None, "its input does not reach its output through an addition", False, lone, shapes)
     return Call(form, "", True, lone, shapes)
 
 
 class _NotAnInputError(Exception):
-    """An output that no input can stand in for; the message is the reason."""
+    """An output that is not an input; the message is the reason."""
 
 
 def _form(carriers: _Carriers, value: Any, where: str, additive: list[Path]) -> Form:
-    """Return how inputs give ``value``; paths of inputs that were added to are appended to ``additive``."""
+    """Return the form of ``value`` by inputs; inputs with an addition are appended to ``additive``."""
     if isinstance(value, torch.Tensor):
         return ("input", *_source(carriers, value, where, additive))
     if isinstance(value, PLAIN):
@@ -170,25 +164,25 @@ def _form(carriers: _Carriers, value: Any, where: str, additive: list[Path]) -> 
     if type(value) is dict:
         forms = _forms(carriers, list(value.values()), [f"output {key!r}" for key in value], additive)
         return ("dict", *zip(value, forms, strict=True))
-    raise _NotAnInputError(f"{where} is a {type(value).__name__}, which no pass-through can make")
+    raise _NotAnInputError(f"{where} is a {type(value).__name__}, which a pass-through cannot make")
 
 
 def _forms(carriers: _Carriers, values: list[Any], words: list[str], additive: list[Path]) -> list[Form]:
-    """Return the forms of several outputs; all are looked at, so that ``additive`` is complete."""
-    found: list[Form] = []
+    """Return the forms of several outputs, all of them for ``additive``."""
+    forms: list[Form] = []
     failure: _NotAnInputError | None = None
     for value, where in zip(values, words, strict=True):
         try:
-            found.append(_form(carriers, value, where, additive))
+            forms.append(_form(carriers, value, where, additive))
         except _NotAnInputError as error:
             failure = failure or error
     if failure is not None:
         raise failure
-    return found
+    return forms
 
 
 def _source(carriers: _Carriers, value: torch.Tensor, where: str, additive: list[Path]) -> Path:
-    """Return the input that a tensor among the outputs carries, or is."""
+    """Return the input that an output tensor carries or is."""
     for path, added in carriers.in_tensor(value).items():
         given = carriers.inputs[path]
         if added and (given.shape, given.dtype) == (value.shape, value.dtype):
@@ -201,7 +195,7 @@ def _source(carriers: _Carriers, value: torch.Tensor, where: str, additive: list
     if tuple(value.shape) not in shapes:
         before = ", ".join(map(str, sorted(map(list, shapes)))) or "none"
         raise _NotAnInputError(f"{where} has another shape than every input ({before} -> {list(value.shape)})")
-    raise _NotAnInputError(f"{where} is computed inside, and no addition carries an input to it")
+    raise _NotAnInputError(f"{where} is computed inside, without an addition of an input")
 
 
 def _tensors(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Iterator[tuple[Path, torch.Tensor]]:

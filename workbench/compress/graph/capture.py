@@ -27,9 +27,9 @@ _TOLERANCE = 1e-3
 
 
 def capture(module: nn.Module, example: Tree, *, dims: OpenDims = ()) -> GraphModule:
-    """Return the graph of ``module`` in eval mode; any batch size fits, the inputs stand as in ``example``.
+    """Return the graph of ``module`` in eval mode with a dynamic batch.
 
-    So does any size of ``dims``, the open dimensions of each input, where the module allows it.
+    ``dims``, the open dimensions of each input, are dynamic too if the module allows it.
 
     Raises
     ------
@@ -37,13 +37,13 @@ def capture(module: nn.Module, example: Tree, *, dims: OpenDims = ()) -> GraphMo
         If torch.export cannot follow the module, or only for one fixed batch size, or the graph gives other outputs.
     """
     if any(dims):
-        with contextlib.suppress(ExportError):  # the export says what is fixed then
+        with contextlib.suppress(ExportError):  # captured_sizes then returns fixed sizes
             return _captured(module, example, dims)
     return _captured(module, example, ())
 
 
 def captured_sizes(graph: GraphModule, example: Tree, dims: OpenDims) -> list[Shape]:
-    """Return the shape of one sample of each input of a captured graph; None where any size fits."""
+    """Return the shape of one sample of each input of a captured graph, with None for dynamic sizes."""
     places = [node for node in graph.graph.nodes if node.op == "placeholder"]
     kept = any(not isinstance(size, int) for node in places for size in node.meta["val"].shape[1:])
     parts = leaves(example)
@@ -60,7 +60,7 @@ def _captured(module: nn.Module, example: Tree, dims: OpenDims) -> GraphModule:
             f"{type(module).__name__} cannot be captured as a graph with a dynamic batch, which Quantize needs: "
             + reason_of(error, otherwise="leave Quantize out of the recipe")
         ) from error
-    # The guards repeat what the task checked already, and cost time on every call.
+    # The task was checked already; guards cost time on every call.
     graph = program.module(check_guards=False)
     _drop_assertions(graph)
     _spell_out(graph, unfoldable=True)
@@ -71,7 +71,7 @@ def _captured(module: nn.Module, example: Tree, dims: OpenDims) -> GraphModule:
 
 
 def _drop_assertions(graph: GraphModule) -> None:
-    """Take out checks of dtypes, which a ``.to(...)`` in forward leaves behind: training may run in bfloat16."""
+    """Remove dtype checks, which come from ``.to(...)`` in forward: training may run in bfloat16."""
     for node in list(graph.graph.nodes):
         if node.target is _aten._assert_tensor_metadata.default:
             graph.graph.erase_node(node)
@@ -87,12 +87,11 @@ def _fold_batch_norm(graph: GraphModule) -> None:
 
 
 def _spell_out(graph: GraphModule, *, unfoldable: bool) -> None:
-    """Write batch norms as a product and a sum: all of them, or those that torchao would fold where it must not.
+    """Replace batch norms by a product and a sum: all, or with ``unfoldable`` those that torchao folds wrongly.
 
-    torchao folds a norm into the convolution or Linear before it without asking who else takes that output or that
-    weight; in networks that normalise before they convolve, the skip connection does. It folds wrongly into transposed
-    convolutions in groups, and fails if the weight is computed in forward. A norm that is left over makes
-    it search for training patterns for half a minute, and finds none.
+    torchao ignores other readers of the output or weight before a norm (skip connections of pre-activation networks),
+    folds wrongly into grouped transposed convolutions, and fails if the weight is computed in forward. Norms left over
+    would make it search for training patterns for half a minute.
     """
     for norm in list(graph.graph.nodes):
         if norm.target is not _BATCH_NORM or norm.args[3] is None or norm.args[5]:
@@ -114,7 +113,7 @@ def _spell_out(graph: GraphModule, *, unfoldable: bool) -> None:
 
 
 def _can_be_folded(source: Node) -> bool:
-    """Return whether torchao may fold a norm into this convolution or Linear."""
+    """Return whether torchao folds a norm into this convolution or Linear correctly."""
     weight, bias = source.args[1], source.args[2] if len(source.args) > 2 else None
     stored = all(part is None or (isinstance(part, Node) and part.op == "get_attr") for part in (weight, bias))
     alone = len(source.users) == 1 and isinstance(weight, Node) and len(weight.users) == 1
@@ -123,9 +122,9 @@ def _can_be_folded(source: Node) -> bool:
 
 
 def _affine(graph: GraphModule, norm: Node) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return what a batch norm multiplies by and adds, shaped to broadcast over its input ``[n, c, ...]``."""
-    read: Any = [None if node is None else attrgetter(str(node.target))(graph).detach() for node in norm.args[1:5]]  # type: ignore[union-attr]
-    weight, bias, mean, variance = read
+    """Return scale and shift of a batch norm, shaped to broadcast over its input ``[n, c, ...]``."""
+    tensors: Any = [None if node is None else attrgetter(str(node.target))(graph).detach() for node in norm.args[1:5]]  # type: ignore[union-attr]
+    weight, bias, mean, variance = tensors
     scale: torch.Tensor = (variance + norm.args[7]).rsqrt() * (1.0 if weight is None else weight)
     shift: torch.Tensor = (0.0 if bias is None else bias) - mean * scale
     shape = [-1] + [1] * (norm.meta["val"].ndim - 2)
@@ -133,14 +132,14 @@ def _affine(graph: GraphModule, norm: Node) -> tuple[torch.Tensor, torch.Tensor]
 
 
 def _check_same(graph: GraphModule, module: nn.Module, example: Tree) -> None:
-    """Refuse a graph that computes something else than the module."""
+    """Raise ExportError if the graph computes something else than the module."""
     with torch.inference_mode():
         pairs = zip(leaves(call_model(graph, example)), leaves(call_model(module, example)), strict=True)
         for mine, theirs in pairs:
             apart = float((mine.double() - theirs.double()).abs().max()) if theirs.numel() else 0.0
             if not apart <= _TOLERANCE * max(1.0, float(theirs.double().abs().max()) if theirs.numel() else 0.0):
                 raise ExportError(
-                    f"The captured graph of {type(module).__name__} computes something else than the module: the "
-                    f"outputs are up to {apart:.3g} apart. A forward with random values, or one that changes the "
-                    "module's own state, cannot be quantized; leave Quantize out of the recipe."
+                    f"The captured graph of {type(module).__name__} must compute the module's outputs, but differs by "
+                    f"up to {apart:.3g}. A forward that is random or changes the module's state cannot be quantized; "
+                    "leave Quantize out of the recipe."
                 )

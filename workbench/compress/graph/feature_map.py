@@ -1,56 +1,54 @@
-"""The last feature map of a module: what its head or its final pooling reads, found by running it once."""
+"""Find the last feature map of a module, the input of its head or final pooling, in one run."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from workbench.tasks.trees import Tree, call_model, leaves
+from workbench.compress.model_ops import predict_with, removing
+from workbench.tasks.trees import Tree, leaves
 
 INPUT = ":input"
-"""Ends the name of a layer when what goes into the layer is meant, not what comes out."""
+"""Suffix of the name of a layer for its input instead of its output."""
 
 _HEADS = (nn.Linear, nn.Bilinear, nn.modules.conv._ConvNd)
 
 
 @dataclass(frozen=True)
 class FeatureMap:
-    """A tensor that a layer reads (``"head:input"``) or gives (``"layer3"``), with its shape."""
+    """A tensor that a layer reads (``"head:input"``) or returns (``"layer3"``), with its shape."""
 
     tap: str
     shape: tuple[int, ...]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Trace:
-    """Every floating tensor that goes into and comes out of the layers of a module in one call, in order.
+    """Shapes of the floating inputs and outputs of all layers in one call, in order, and the last feature map.
 
-    ``last`` is the last feature map: the last tensor of three dimensions or more that stands before the head (the
-    last layer that multiplies by a weight) or is read by it, and is not itself an output of the module. A layer with
-    weights comes before it, and it covers more than one position, so it is the tensor before a final pooling. If
-    there is none, it is the head's input.
+    That is the last tensor of three or more dimensions before the head (the last layer with a weight matrix) or read
+    by it, after a layer with weights, with more than one position, and not an output of the module: the tensor before
+    a final pooling. Without such a tensor it is the head's input.
     """
 
-    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    last: FeatureMap | None = None
+    shapes: dict[str, tuple[int, ...]]
+    last: FeatureMap | None
 
 
 def trace_maps(module: nn.Module, example: Tree) -> Trace:
-    """Run ``module`` once on a batch, in the mode that it is in, and return what its layers read and gave."""
-    recorder = _Recorder(module)
-    try:
-        with torch.no_grad():
-            outputs = call_model(module, example)
-    finally:
-        recorder.close()
+    """Run ``module`` once on a batch, in its current mode, and return the shapes in its layers."""
+    recorder = _Recorder()
+    handles = [handle for name, layer in module.named_modules() if name for handle in recorder.hooks(name, layer)]
+    with removing(handles):
+        outputs = predict_with(module, example)
     shapes = {tap: tuple(x.shape) for tap, x in recorder.events}
-    given = {_place(x) for x in leaves(outputs) if isinstance(x, torch.Tensor)}
+    returned = {x.data_ptr() for x in leaves(outputs) if isinstance(x, torch.Tensor)}
     samples = len(leaves(example)[0])
-    inner = [(tap, x) for tap, x in recorder.inner() if x.ndim > 1 and len(x) == samples and _place(x) not in given]
+    inner = [e for e in recorder.inner() if e[1].ndim > 1 and len(e[1]) == samples and e[1].data_ptr() not in returned]
     last = next(((tap, x) for tap, x in reversed(inner) if _covers_positions(x)), None)
     if last is None and recorder.head:  # a model without maps, such as a perceptron
         last = next(((tap, x) for tap, x in reversed(inner) if tap == recorder.head + INPUT), None)
@@ -58,48 +56,34 @@ def trace_maps(module: nn.Module, example: Tree) -> Trace:
 
 
 class _Recorder:
-    """Hooks on every layer below the root; the layer that multiplied by a weight last is the head."""
+    """Tensors of the layers in order; the last layer with a weight matrix is the head."""
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self) -> None:
         self.events: list[tuple[str, torch.Tensor]] = []
         self.head, self._head_at = "", 0
         self._first_at: int | None = None
-        self._hooks: list[Any] = []
-        for name, layer in module.named_modules():
-            if name:
-                self._hooks.append(layer.register_forward_pre_hook(self._reader(name, layer), with_kwargs=True))
-                self._hooks.append(layer.register_forward_hook(self._giver(name, layer)))
 
-    def inner(self) -> list[tuple[str, torch.Tensor]]:
-        """Return the tensors from the first layer with weights to what the head reads, or to the end without a head."""
-        first = len(self.events) if self._first_at is None else self._first_at
-        return self.events[first : self._head_at if self.head else None]
+    def hooks(self, name: str, layer: nn.Module) -> tuple[Any, Any]:
+        """Register the hooks of one layer."""
+        weighted = next(layer.parameters(recurse=False), None) is not None
 
-    def close(self) -> None:
-        """Remove the hooks."""
-        for hook in self._hooks:
-            hook.remove()
-
-    def _reader(self, name: str, layer: nn.Module) -> Any:
-        weighted = _has_weights(layer)
-
-        def read(_: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        def before(_: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
             self._record(name + INPUT, [*leaves(inputs), *leaves(named)])
             if weighted:
                 self.head = name if isinstance(layer, _HEADS) else ""
                 self._head_at = len(self.events)
 
-        return read
-
-    def _giver(self, name: str, layer: nn.Module) -> Any:
-        weighted = _has_weights(layer)
-
-        def give(_: nn.Module, inputs: Any, outputs: Any) -> None:
+        def after(_: nn.Module, inputs: Any, outputs: Any) -> None:
             if weighted and self._first_at is None:
                 self._first_at = len(self.events)
             self._record(name, leaves(outputs))
 
-        return give
+        return layer.register_forward_pre_hook(before, with_kwargs=True), layer.register_forward_hook(after)
+
+    def inner(self) -> list[tuple[str, torch.Tensor]]:
+        """Return the tensors from the first layer with weights to the head's input, or to the end without a head."""
+        first = len(self.events) if self._first_at is None else self._first_at
+        return self.events[first : self._head_at if self.head else None]
 
     def _record(self, tap: str, tensors: list[Any]) -> None:
         x = first_floating(tensors)
@@ -112,15 +96,7 @@ def first_floating(tensors: list[Any]) -> torch.Tensor | None:
     return next((x for x in tensors if isinstance(x, torch.Tensor) and x.is_floating_point()), None)
 
 
-def _has_weights(layer: nn.Module) -> bool:
-    return next(layer.parameters(recurse=False), None) is not None
-
-
 def _covers_positions(x: torch.Tensor) -> bool:
     if x.ndim < 3 or (x.shape[1] == 1 and x.ndim == 3):
         return False
     return math.prod(x.shape[2:]) > 1
-
-
-def _place(x: torch.Tensor) -> int:
-    return x.data_ptr()

@@ -1,32 +1,28 @@
-"""Layers of other packages that are a Linear in other clothes, turned into one that every step knows."""
+"""Replace transformers' ``Conv1D`` by an equivalent ``nn.Linear``."""
 
 from __future__ import annotations
 
+from collections import Counter
+
 from torch import nn
 
-# Named, not imported: transformers is no dependency, and takes seconds to import.
-_TRANSPOSED = ("transformers.pytorch_utils", "Conv1D")
+_CONV1D = ("transformers.pytorch_utils", "Conv1D")  # by name, because the import of transformers takes seconds
 
 
 def replace_hf_conv1d(module: nn.Module) -> nn.Module:
-    """Put an ``nn.Linear`` of equal outputs in the place of every ``Conv1D`` of transformers (GPT-2), in place.
+    """Replace every ``Conv1D`` of transformers (GPT-2) by an ``nn.Linear`` with equal outputs, in place.
 
-    It keeps its weight as ``[in, out]``, where a Linear has ``[out, in]``; otherwise they are the same. A layer whose
-    weight is shared with another one stays as it is.
+    Its weight is ``[in, out]`` instead of ``[out, in]``. A layer with a tied weight stays as it is.
     """
-    counts: dict[int, int] = {}
-    for layer in module.modules():
-        for parameter in layer.parameters(recurse=False):
-            counts[id(parameter)] = counts.get(id(parameter), 0) + 1
+    owners = Counter(id(p) for layer in module.modules() for p in layer.parameters(recurse=False))
     replaced: dict[nn.Module, nn.Linear] = {}
     for path, layer in list(module.named_modules(remove_duplicate=False)):
         kind = type(layer)
-        if (kind.__module__, kind.__name__) != _TRANSPOSED or counts[id(layer.weight)] > 1:
+        if (kind.__module__, kind.__name__) != _CONV1D or owners[id(layer.weight)] > 1:
             continue
         if layer not in replaced:
             replaced[layer] = _linear(layer)
-        parent, _, name = path.rpartition(".")
-        setattr(module.get_submodule(parent), name, replaced[layer])
+        module.set_submodule(path, replaced[layer])
     return module
 
 

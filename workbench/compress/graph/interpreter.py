@@ -1,4 +1,4 @@
-"""Run a captured graph node by node, to see or to change values on the way."""
+"""Run a captured graph node by node, to observe or change values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.fx import GraphModule, Interpreter, Node
 from workbench.tasks.trees import Tree, leaves
 
 Visit = Callable[[Node, tuple[Any, ...], Any], Any]
-"""``visit(node, its arguments, its value)`` returns the value that goes on."""
+"""``visit(node, arguments, value)`` returns the value for the following nodes."""
 
 
 class _Walker(Interpreter):
@@ -28,7 +28,7 @@ class _Walker(Interpreter):
 
 
 def run_graph(graph: GraphModule, inputs: Tree, visit: Visit) -> list[torch.Tensor]:
-    """Run ``graph`` on a batch, show every function's value to ``visit``, and return the output tensors."""
+    """Run ``graph`` on a batch with ``visit`` after every function; return the output tensors."""
     names = [str(node.target) for node in graph.graph.nodes if node.op == "placeholder"]
     if isinstance(inputs, Mapping) and set(names) == set(inputs):
         flat = [inputs[name] for name in names]
@@ -40,15 +40,15 @@ def run_graph(graph: GraphModule, inputs: Tree, visit: Visit) -> list[torch.Tens
 
 
 def stored(graph: GraphModule, node: Any) -> torch.Tensor | None:
-    """Return the tensor behind a node that reads one of the graph's own, None for any other."""
+    """Return the tensor that a ``get_attr`` node reads, None for another node."""
     if not isinstance(node, Node) or node.op != "get_attr":
         return None
-    found: torch.Tensor = attrgetter(str(node.target))(graph)
-    return found
+    tensor: torch.Tensor = attrgetter(str(node.target))(graph)
+    return tensor
 
 
 def replace_stored(graph: GraphModule, node: Node, value: torch.Tensor) -> None:
-    """Give the graph a tensor of its own in the place of the one that ``node`` reads, which a module may share."""
+    """Replace the tensor that ``node`` reads, which a module may share, by one of the graph's own."""
     old = stored(graph, node)
     if old is None:
         raise TypeError(f"{node} reads no tensor of the graph")
@@ -59,7 +59,7 @@ def replace_stored(graph: GraphModule, node: Node, value: torch.Tensor) -> None:
 
 
 def readers(graph: GraphModule, node: Node) -> int:
-    """Return how many operators take the tensor that ``node`` reads, by whatever node."""
+    """Return the number of operators that read the tensor of ``node``, through any node."""
     return sum(
         len(other.users) for other in graph.graph.nodes if other.op == "get_attr" and other.target == node.target
     )

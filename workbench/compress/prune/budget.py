@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import numpy as np
 from torch import nn
 
 from workbench.compress.handlers import Work
 from workbench.compress.model_ops import count_macs, count_params
 from workbench.compress.prune.verify_cut import Cut, apply_cuts
-from workbench.compress.recipe import Recipe
 from workbench.compress.steps import Prune
-from workbench.compress.variant import Variant
 from workbench.core.errors import ConfigError
 from workbench.core.progress import Progress
 from workbench.tasks.module import copied_module
@@ -44,14 +40,9 @@ class CostBudget:
         """Return the cost of ``module``."""
         if self.step.of == "params":
             return count_params(module)
-        macs = count_macs(module, self.work.task.examples(2))
-        if self.step.of == "macs" or self.work.cost is None:
-            return macs
-        variant = Variant(module, Recipe(), (), self.work.task, False, count_params(module), macs, math.nan)
-        value: object = self.work.cost(variant)
-        if not isinstance(value, int | float | np.number) or not (math.isfinite(value) and value > 0):
-            raise ConfigError(f"Recipe.apply: cost must return a number above 0, and returned {value!r}.")
-        return float(value)
+        if self.step.of == "latency" and self.work.cost is not None:
+            return self.work.cost_of(module)
+        return count_macs(module, self.work.task.examples(2))
 
     def ratio(self, module: nn.Module, share: float, cuts_at: Callable[[float], list[Cut]]) -> float:
         """Return the smallest channel ratio that leaves ``1 - share`` of the first cost.

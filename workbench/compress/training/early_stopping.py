@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from workbench.compress.model_ops import predict_with
+from workbench.compress.model_ops import kept_modes, predict_with
 
 if TYPE_CHECKING:
     from workbench.tasks.task import Task
@@ -17,13 +17,9 @@ if TYPE_CHECKING:
 
 def validation_quality(module: nn.Module, task: Task) -> float:
     """Return the task's metric on the validation split in eval mode; every submodule keeps its mode."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
+    with kept_modes(module):
+        module.eval()
         return task.evaluate(lambda inputs: predict_with(module, inputs), split="validation")
-    finally:
-        for part, training in modes:
-            part.training = training
 
 
 class EarlyStopping:

@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
-from workbench.compress.model_ops import open_recurrence
+from workbench.compress.model_ops import open_recurrence, without_fast_path
 from workbench.export.capture import layer_of_node
 from workbench.tasks.trees import batch_size, call_model, leaves
 
@@ -75,18 +75,13 @@ def layer_work(variant: Variant) -> tuple[LayerWork, ...]:
     """
     module, inputs = variant.module, variant.task.examples(2)
     counter = _Counter(module, batch_size(inputs))
-    fast = torch.backends.mha.get_fastpath_enabled()
     # the fast path and fused attention without gradients would hide their products
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with open_recurrence(module), torch.enable_grad(), counter:
-            if isinstance(module, fx.GraphModule):
-                _Interpreter(module, counter).run(*leaves(inputs), enable_io_processing=False)
-            else:
-                with _named(module, counter):
-                    call_model(module, inputs)
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
+    with without_fast_path(), open_recurrence(module), torch.enable_grad(), counter:
+        if isinstance(module, fx.GraphModule):
+            _Interpreter(module, counter).run(*leaves(inputs), enable_io_processing=False)
+        else:
+            with _named(module, counter):
+                call_model(module, inputs)
     return tuple(counter.found.values())
 
 

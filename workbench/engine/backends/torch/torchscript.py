@@ -67,7 +67,9 @@ class ScriptSession(TorchSession):
 
 
 def _traced(torch: Any, flat: Any, examples: list[Any]) -> Any:
-    with torch.inference_mode(), _quiet(), _plain_attention(torch):
+    from workbench.compress.model_ops import without_fast_path
+
+    with torch.inference_mode(), _quiet(), without_fast_path():  # fused encoder layers cannot be traced
         traced = torch.jit.trace(flat, tuple(examples), check_trace=False)
         return torch.jit.optimize_for_inference(torch.jit.freeze(traced))
 
@@ -81,17 +83,6 @@ def _quiet() -> Iterator[None]:
         warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", DeprecationWarning)
         warnings.filterwarnings("ignore", category=TracerWarning)
         yield
-
-
-@contextlib.contextmanager
-def _plain_attention(torch: Any) -> Iterator[None]:
-    """Keep transformer layers off their one fused kernel, which cannot be traced."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
 
 
 BACKEND = TorchScript()
