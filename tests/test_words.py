@@ -9,7 +9,7 @@ from word_rules import below
 LEFT = {
     "artifact": 0,
     "cli": 39,
-    "compress": 31,
+    "compress": 0,
     "core": 57,
     "engine": 182,
     "export": 0,
