@@ -211,7 +211,7 @@ def test_layers_side_by_side_by_hand(made):
     assert (table["head"].state, table["head"].why) == ("gone", "removed from the model")
     assert (table["extra"].state, table["extra"].saved_ms, table["extra"].ratio) == ("new", -0.02, None)
     assert found.speedup == pytest.approx(2.0) and found.saved_ms == pytest.approx(0.6)
-    assert "1.2000 -> 0.6000 ms (2.00x)" in str(found) and "gone: fused into another node" in str(found)
+    assert "1.2000 -> 0.6000 ms (2.00x speedup)" in str(found) and "gone: fused into another node" in str(found)
     assert found.frame()["layer"].tolist() == list(table)
     assert "untouched" not in rules_of(found.explain())
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from workbench.core.checks import given
 from workbench.core.errors import ConfigError
-from workbench.core.format.numbers import number, text_table
+from workbench.core.format.numbers import text_table
 from workbench.measure.bottlenecks import rules
 from workbench.measure.bottlenecks.rules import Bottleneck
 from workbench.measure.profiling.rows import Profile
-from workbench.measure.profiling.text import MAX_WIDTH, disturbed_of, head_of
+from workbench.measure.profiling.text import MAX_WIDTH, disturbed_of, head_of, ms_text
 from workbench.measure.rooflines.peaks import MachinePeaks, cached_peaks
 
 if TYPE_CHECKING:
@@ -153,20 +153,20 @@ class ProfileComparison:
             (
                 row.layer,
                 row.op_after or row.op_before or "",
-                number(row.before_ms),
-                number(row.after_ms),
+                ms_text(row.before_ms),
+                ms_text(row.after_ms),
                 f"{row.saved_ms:+.4f}",
-                "-" if row.ratio is None else f"{row.ratio:.2f}x",
+                "–" if row.ratio is None else f"{row.ratio:.2f}x",
                 row.state if not row.why else f"{row.state}: {row.why}",
             )
             for row in self.rows
         ]
-        heads = ("layer", "op", "before ms", "after ms", "saved ms", "ratio", "state")
+        heads = ("layer", "op", "before ms", "after ms", "saved ms", "speedup", "state")
         lines = [f"before: {head_of(self.before)}", f"after:  {head_of(self.after)}", ""]
         lines += text_table(heads, cells, right=(2, 3, 4, 5), rule=True, widest=MAX_WIDTH)
         sums = (
-            f"sum of rows   {self.before.total_ms:.4f} -> {self.after.total_ms:.4f} ms",
-            f"a plain call  {self.before.plain_ms:.4f} -> {self.after.plain_ms:.4f} ms ({self.speedup:.2f}x)",
+            f"sum of rows  {self.before.total_ms:.4f} -> {self.after.total_ms:.4f} ms",
+            f"plain call   {self.before.plain_ms:.4f} -> {self.after.plain_ms:.4f} ms ({self.speedup:.2f}x speedup)",
         )
         return "\n".join([*lines, "", *sums])
 

@@ -19,7 +19,7 @@ def profile_text(profile: Profile) -> str:
     lines += text_table(
         ("layer", "op", "ms", "share", "precision", "provider"),
         [
-            (row.layer, row.op, f"{row.ms:.4f}", f"{100 * row.share:.1f} %", row.precision or "-", row.provider)
+            (row.layer, row.op, ms_text(row.ms), f"{100 * row.share:.1f} %", row.precision or "–", row.provider)
             for row in rows[:MAX_ROWS]
         ],
         right=(2, 3),
@@ -31,6 +31,11 @@ def profile_text(profile: Profile) -> str:
         lines.append(f"... and {len(rows) - MAX_ROWS} more: {rest:.4f} ms")
     notes = [*profile.notes, *disturbed_of(profile)]
     return "\n".join([*lines, "", *sums_of(profile), *(f"note: {note}" for note in notes)])
+
+
+def ms_text(value: float | None) -> str:
+    """Return ms with four decimals, a dash for None."""
+    return "–" if value is None else f"{value:.4f}"
 
 
 def disturbed_of(profile: Profile) -> list[str]:

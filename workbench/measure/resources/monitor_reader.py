@@ -115,19 +115,11 @@ def _join(first: Sample, second: Sample) -> Sample:
     def mean(values: Sequence[float]) -> float:
         return (values[0] * first.span_s + values[1] * second.span_s) / span
 
-    def both(name: str, join: Callable[[Sequence[float]], float]) -> float | None:
-        return _all((getattr(first, name), getattr(second, name)), join)
-
-    return Sample(
-        second.at_s,
-        span,
-        both("cpu_percent", mean),
-        both("machine_percent", mean),
-        both("rss_mib", max),
-        both("gpu_percent", mean),
-        both("gpu_memory_mib", max),
-        both("gpu_watts", mean),
-    )
+    joins: dict[str, Callable[[Sequence[float]], float]]
+    joins = {"cpu_percent": mean, "machine_percent": mean, "rss_mib": max}
+    joins |= {"gpu_percent": mean, "gpu_memory_mib": max, "gpu_watts": mean}
+    figures = {name: _all((getattr(first, name), getattr(second, name)), join) for name, join in joins.items()}
+    return Sample(second.at_s, span, **figures)
 
 
 def _all(values: Sequence[float | None], join: Callable[[Sequence[float]], float]) -> float | None:
