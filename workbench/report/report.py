@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from workbench import plots
 from workbench.core.config import from_dict
 from workbench.core.errors import WorkbenchError
 from workbench.core.files import writable_folder
@@ -148,10 +149,8 @@ class Report:
 
     def tradeoff(self) -> Figure:
         """Return the chart of quality over latency."""
-        from workbench.plots import plot_tradeoff
-
         size, limit = self.settings.batch_size, self.settings.quality_drop
-        return with_alt(plot_tradeoff(self.rows, batch_size=size, quality_drop=limit), headline(self.best))
+        return with_alt(plots.plot_tradeoff(self.rows, batch_size=size, quality_drop=limit), headline(self.best))
 
     def tradeoff_table(self) -> Html:
         """Return the table of :meth:`tradeoff`, by latency, reference rows below their baseline."""
@@ -160,9 +159,7 @@ class Report:
 
     def throughput(self) -> Figure:
         """Return the chart of throughput over batch size."""
-        from workbench.plots import plot_throughput
-
-        return plot_throughput(self.rows, batch_size=self.settings.batch_size)
+        return plots.plot_throughput(self.rows, batch_size=self.settings.batch_size)
 
     def throughput_table(self) -> Html:
         """Return the table of :meth:`throughput`."""
@@ -170,10 +167,8 @@ class Report:
 
     def memory(self) -> Figure:
         """Return the charts of quality over peak memory and over model size."""
-        from workbench.plots import plot_memory
-
         size, limit = self.settings.batch_size, self.settings.quality_drop
-        return plot_memory(self.rows, batch_size=size, quality_drop=limit)
+        return plots.plot_memory(self.rows, batch_size=size, quality_drop=limit)
 
     def memory_table(self) -> Html:
         """Return the table of :meth:`memory`, by peak memory."""
@@ -182,30 +177,27 @@ class Report:
 
     def waterfall(self) -> Figure:
         """Return the chart of gains and costs by step."""
-        from workbench.plots import plot_waterfall
-
-        return plot_waterfall(self.rows, batch_size=self.settings.batch_size, row=self.shown)
+        return plots.plot_waterfall(self.rows, batch_size=self.settings.batch_size, row=self.shown)
 
     def waterfall_table(self) -> Html:
         """Return the table of :meth:`waterfall`."""
-        from workbench.plots import waterfall_data
-
-        frame = waterfall_data(self.rows, batch_size=self.settings.batch_size, row=self.shown)
+        frame = plots.waterfall_data(self.rows, batch_size=self.settings.batch_size, row=self.shown)
         return Html(tables.waterfall_table(frame))
 
     def trials_table(self) -> Html:
         """Return the table of all trials and figures, collapsed if it is long."""
-        sizes = sorted(
-            {row["batch_size"] for row in self.rows}, key=lambda size: (size != self.settings.batch_size, size)
-        )
-        order = [r for size in sizes for r in table_order([r for r in self.rows if r["batch_size"] == size], LATENCY)]
+        sizes = {row["batch_size"] for row in self.rows}
+        first = self.settings.batch_size
+        order = [
+            row
+            for size in sorted(sizes, key=lambda size: (size != first, size))
+            for row in table_order([row for row in self.rows if row["batch_size"] == size], LATENCY)
+        ]
         return Html(details(f"All {len(order)} trials", tables.table(tables.TRIALS, order), opened=len(order) <= 24))
 
     def resources(self) -> Figure:
         """Return the chart of CPU, memory and GPU over the run."""
-        from workbench.plots import plot_monitor
-
-        return plot_monitor(self.monitor)
+        return plots.plot_monitor(self.monitor)
 
     def coverage(self) -> Html:
         """Return the layers that each step changed, collapsed."""

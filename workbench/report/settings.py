@@ -11,8 +11,8 @@ from workbench.engine.backends import backend_status
 from workbench.engine.names import is_backend, unknown_backend
 from workbench.study.config import RunConfig, check_batch_sizes, default_budget_s, primary_batch
 
-RESERVE_S = 15.0  # starting the kernel, loading the task, drawing and writing: not the study's to spend
-DRAW_S = 8.0  # the part of it that comes after the study
+RESERVE_S = 15.0  # start of the kernel, loading, drawing and writing
+DRAW_S = 8.0  # the part of it after the study
 LEAST_BUDGET_S = 30.0
 LEAST_STUDY_S = 5.0
 LONG_BUDGET_S = 600.0
@@ -39,7 +39,7 @@ class ReportSettings(Config):
     threads: int = option_of(RunConfig, "threads", default=0, minimum=0)
     seed: int = option_of(RunConfig, "seed")
     started_at: float = option(0, "start of the command in seconds since 1970; 0: now", minimum=0)
-    interactive: bool = option(False, "show the panel at the end; never when run headless")
+    interactive: bool = option(False, "show the panel at the end; not if run headless")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -48,7 +48,7 @@ class ReportSettings(Config):
         if 0 < self.budget_s < LEAST_BUDGET_S:
             raise ConfigError(
                 f"ReportSettings.budget_s must be 0 (the default) or at least {LEAST_BUDGET_S:g} seconds, "
-                f"got {self.budget_s:g}: loading and drawing alone take half of that."
+                f"got {self.budget_s:g}."
             )
         for name in (*self.backends, self.baseline):
             if not is_backend(name):
@@ -71,7 +71,7 @@ class ReportSettings(Config):
 
     @property
     def references(self) -> tuple[str, ...]:
-        """The reference rows; torch.compile compiles for a minute or more, so it takes a long budget."""
+        """The reference rows; torch.compile takes a minute or more to compile, so it needs a long budget."""
         compiled = self.budget >= LONG_BUDGET_S and backend_status(["torch-compile"])[0].available
         return ("torch-default", "torch-compile") if compiled else ("torch-default",)
 
