@@ -1,114 +1,52 @@
-"""What all commands share: exit codes, how they are added, and where they write."""
+"""Exit codes, output and argument types of all commands."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import math
 import os
 import sys
-import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
-from workbench.core.config import Config, check_option, members_of
 from workbench.core.errors import ConfigError, StudyError, WorkbenchError
 
 DONE, FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 130
 
 
 def add_command(commands: Any, name: str, words: str, work: Any) -> Any:
-    """Return the parser of a new command; ``work`` gets the arguments and returns the exit code."""
+    """Add a command and return its parser; ``work`` takes the arguments and returns the exit code."""
     command = commands.add_parser(name, help=words, description=words)
     command.add_argument("--debug", action="store_true", help="show the stack trace of an error")
     command.set_defaults(work=work)
     return command
 
 
-def add_options(command: Any, config: type[Config], names: Sequence[str]) -> None:
-    """Add a flag for each of these options of a config, with its type, bounds, default and help."""
-    hints = typing.get_type_hints(config)
-    for field in dataclasses.fields(config):  # type: ignore[arg-type]
-        if field.name in names:
-            members = members_of(hints[field.name])
-            several = next((hint for hint in members if typing.get_origin(hint) is tuple), None)
-            kinds = typing.get_args(several) if several else members
-            kind = next(kind for kind in (int, float, str) if kind in kinds)
-            command.add_argument(
-                f"--{field.name.replace('_', '-')}",
-                nargs="+" if several else None,
-                type=_parser(config, field.name, kind, single=several is None),
-                metavar={int: "N", float: "X", str: "NAME"}[kind],
-                help=_help(field),
-            )
-
-
-def chosen_options(arguments: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
-    """Return the options that were given."""
-    values = {name: getattr(arguments, name) for name in names}
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def _help(field: dataclasses.Field[Any]) -> str:
-    words = str(field.metadata["option"]["help"]).replace("%", "%%")
-    if field.default in (None, ()):
-        return words
-    default = " ".join(map(str, field.default)) if isinstance(field.default, tuple) else f"{field.default}"
-    return f"{words} (default {default})"
-
-
-def _parser(config: type[Config], name: str, kind: type[Any], *, single: bool) -> Callable[[str], Any]:
-    """Return a function that reads an option's text, for argparse."""
-
-    def parse(text: str) -> Any:
-        try:
-            value = kind(text)
-            return check_option(config, name, value) if single else value
-        except ConfigError as error:
-            raise argparse.ArgumentTypeError(
-                str(error).removeprefix(f"{config.__name__}.{name} ").rstrip(".")
-            ) from None
-        except ValueError:
-            article = "a whole number" if kind is int else "a number"
-            raise argparse.ArgumentTypeError(f"must be {article}, got {text!r}") from None
-
-    return parse
-
-
 def add_shape(command: Any) -> None:
-    """Add the option for the sizes of open dimensions."""
-    words = "sizes of an open dimension beside the batch, such as sequence=16,64; may be repeated, then taken together"
+    """Add the flag for sizes of open dimensions."""
+    words = "sizes of an open dimension besides the batch, such as sequence=16,64; repeated ones combine by position"
     command.add_argument("--shape", action="append", metavar="NAME=SIZES", help=words)
 
 
 def positive(text: str) -> int:
-    """Return a whole number of at least 1, for argparse."""
+    """Parse a whole number of at least 1."""
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)
 
 
-def seconds(text: str) -> float:
-    """Return a number of seconds above 0, for argparse."""
-    return _number(text, lambda found: 0 < found < math.inf, "number of seconds above 0")
-
-
 def drop(text: str) -> float:
-    """Return a drop of quality, a finite number of at least 0, for argparse."""
-    return _number(text, lambda found: 0 <= found < math.inf, "number of at least 0, in the metric's units")
-
-
-def _number(text: str, fits: Callable[[float], bool], words: str) -> float:
+    """Parse an accuracy drop, a finite number of at least 0."""
     with contextlib.suppress(ValueError):
-        if fits(found := float(text)):
-            return found
-    raise argparse.ArgumentTypeError(f"{text!r} is no {words}")
+        if 0 <= (value := float(text)) < math.inf:
+            return value
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0, in the metric's units")
 
 
 @contextlib.contextmanager
 def as_bad_input() -> Iterator[None]:
-    """Make an error of a study one of what was given: it exits with 2, since nothing was begun."""
+    """Turn StudyError into ConfigError, for exit code 2, because no work has started."""
     try:
         yield
     except StudyError as error:
@@ -116,7 +54,7 @@ def as_bad_input() -> Iterator[None]:
 
 
 class CannotWrite(WorkbenchError):
-    """Standard output is closed, or takes no more."""
+    """Standard output is closed or full."""
 
 
 def say(words: str) -> None:
@@ -140,25 +78,25 @@ def write(words: str) -> None:
 
 @contextlib.contextmanager
 def writing() -> Iterator[None]:
-    """Turn what goes wrong with standard output into CannotWrite, in one line; BrokenPipeError stays."""
+    """Turn errors of standard output into CannotWrite; BrokenPipeError stays."""
     try:
         yield
-    except BrokenPipeError:  # a reader that has seen enough
+    except BrokenPipeError:  # the reader has closed it
         raise
     except (OSError, ValueError, AttributeError) as error:
         why = getattr(error, "strerror", None) or "it is closed"
         drop_output()
-        raise CannotWrite(f"Cannot write to standard output: {why}. What was done is kept.") from error
+        raise CannotWrite(f"Cannot write to standard output: {why}. Results are kept.") from error
 
 
 def drop_output() -> None:
-    """Send what is still written to standard output nowhere: Python flushes it once more when it ends."""
+    """Discard further output, because Python flushes standard output at exit."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def hold_streams() -> None:
-    """Open what the caller has closed of the standard streams, so that no file gets their numbers."""
+    """Open closed standard streams on the null device, so that no file gets their descriptors."""
     for number in range(3):
         try:
             os.fstat(number)

@@ -1,4 +1,4 @@
-"""``workbench bench``: time an artefact on this machine, without torch."""
+"""``workbench bench``: benchmark an artifact on this machine, without torch."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ if TYPE_CHECKING:
 
 def add_bench(commands: Any) -> None:
     """Add the command."""
-    words = "Time an artefact on this machine, and write rows that a study elsewhere can merge."
+    words = "Benchmark an artifact on this machine and write rows that a study elsewhere can merge."
     command = add_command(commands, "bench", words, bench)
-    command.add_argument("artifact", metavar="ARTEFACT", help="folder that variant.save or workbench export wrote")
+    command.add_argument("artifact", metavar="ARTIFACT", help="folder that variant.save or workbench export wrote")
     command.add_argument("--backends", nargs="+", help="such as onnxruntime openvino; default: those that run here")
     command.add_argument("--batch-sizes", nargs="+", type=positive, metavar="N", help="default: 1 8 32")
     command.add_argument("--threads", type=positive, help="CPU threads of every backend")
     add_shape(command)
-    command.add_argument("--output", type=Path, help="file for the rows, one line of JSON each; its folder is made")
-    command.add_argument("--data", type=Path, help=".npz file with an array for each input; default: its own samples")
-    command.add_argument("--task", help="the task it was made for, which backends of torch need")
-    command.add_argument("--trust", action="store_true", help="let backends of torch run code that the artefact names")
+    command.add_argument("--output", type=Path, help="file for the rows, one JSON object per line")
+    command.add_argument("--data", type=Path, help=".npz file with an array per input; default: the artifact's samples")
+    command.add_argument("--task", help="the artifact's task; backends of torch need it")
+    command.add_argument("--trust", action="store_true", help="let backends of torch run code named in the artifact")
     command.add_argument("--json", action="store_true", help="print the rows as JSON instead of a table")
 
 
 def bench(arguments: argparse.Namespace) -> int:
-    """Do it: 0 where at least one backend ran the artefact, 1 where none did."""
+    """Print the rows; return 1 if no backend ran the artifact."""
     from workbench.present.progress_log import ProgressLog
     from workbench.present.text_table import bench_text
     from workbench.present.trials import write_trials
@@ -64,11 +64,11 @@ def bench(arguments: argparse.Namespace) -> int:
         )
     except KeyboardInterrupt:
         stopped, rows = True, finished
-        say(f"Stopped by Ctrl-C. {'What was timed before is below.' if rows else 'Nothing was timed.'}")
+        say(f"Stopped by Ctrl-C. {'Finished rows follow.' if rows else 'No row is finished.'}")
         if not rows:
             return STOPPED
     write(json.dumps(rows, indent=1) if arguments.json else bench_text(rows))
-    if arguments.output is not None:  # afterwards, so that a full disk loses nothing that was measured
+    if arguments.output is not None:  # last, so that a full disk loses no result
         write_trials(rows, arguments.output)
         say(f"{len(rows)} row{'s' if len(rows) > 1 else ''} written to {arguments.output}.")
     if stopped:
@@ -77,10 +77,10 @@ def bench(arguments: argparse.Namespace) -> int:
 
 
 def _require_file(path: Path) -> None:
-    """Say before work starts that the rows could not be written."""
+    """Refuse an output path that cannot be written, before work starts."""
     if path.is_dir():
-        raise ConfigError(f"--output {path} is a folder. Name a file in it: {path / 'rows.jsonl'}")
+        raise ConfigError(f"--output {path} is a folder. Give a file, such as {path / 'rows.jsonl'}.")
     above = path.absolute().parent.parent
-    if not above.is_dir():  # one folder is made, several would hide a mistyped path
-        raise ConfigError(f"--output {path}: the folder {above} does not exist. Make it first, or check the path.")
+    if not above.is_dir():  # creating several would hide a mistyped path
+        raise ConfigError(f"--output {path}: the folder {above} must exist. Create it, or check the path.")
     writable_folder(path.parent)

@@ -1,4 +1,4 @@
-"""``workbench export``: hand the winner of a study over as a folder that runs without torch."""
+"""``workbench export``: write the recommended variant as a folder that runs without torch."""
 
 from __future__ import annotations
 
@@ -7,28 +7,27 @@ from pathlib import Path
 from typing import Any
 
 from workbench.cli.base import DONE, STOPPED, add_command, as_bad_input, drop, say, write
+from workbench.cli.flags import DROP_HELP, STORAGE_HELP
 
 
 def add_export(commands: Any) -> None:
     """Add the command."""
-    words = "Write the winner of a study into a folder, with all that it needs to run without torch."
+    words = "Write the recommended variant into a folder that runs without torch."
     command = add_command(commands, "export", words, export)
-    command.add_argument("--study", required=True, metavar="URL", help="its database, such as sqlite:///studies.db")
-    replaced = (
-        "an artefact there is replaced, and an edited run.py, engine.json or README.md with it; other files are refused"
-    )
+    command.add_argument("--study", required=True, metavar="URL", help=STORAGE_HELP)
+    replaced = "replaces an earlier export, with any edits of run.py, engine.json and README.md; refuses other files"
     command.add_argument("--output", required=True, type=Path, help=f"folder to write; {replaced}")
-    command.add_argument("--name", help="which study of the database; may be left out where there is one only")
-    command.add_argument("--task", help="the task it is of: makes an artefact again that is gone")
-    command.add_argument("--trial", metavar="ID", help="trial_key of another row than the winner, or its beginning")
+    command.add_argument("--name", help="name of the study, if the database has several")
+    command.add_argument("--task", help="the study's task; needed only to rebuild a missing artifact")
+    command.add_argument("--trial", metavar="ID", help="trial_key, or its first characters, of another row")
     command.add_argument(
-        "--trust", action="store_true", help="allow a recipe of the database that calls a function (Distill.student)"
+        "--trust", action="store_true", help="allow recipes of the database that call functions (Distill.student)"
     )
-    command.add_argument("--quality-drop", type=drop, help="largest acceptable drop; default: that of the last run")
+    command.add_argument("--quality-drop", type=drop, help=DROP_HELP)
 
 
 def export(arguments: argparse.Namespace) -> int:
-    """Do it."""
+    """Write the folder."""
     from workbench.study.bundle.bundle import PROGRAM
     from workbench.study.offline import export_stored
 
@@ -44,7 +43,7 @@ def export(arguments: argparse.Namespace) -> int:
                 trust=arguments.trust,
             )
     except KeyboardInterrupt:
-        say("Stopped by Ctrl-C. Nothing was written.")
+        say("Stopped by Ctrl-C. No file was written.")
         return STOPPED
     write(f"folder   {folder}\nprogram  {folder / PROGRAM}\nread     {folder / 'README.md'}")
     return DONE

@@ -1,4 +1,4 @@
-"""``workbench noise``: measure how far two loads of one model are apart on this machine, and keep it for verdicts."""
+"""``workbench noise``: measure and store the A/A noise floor of this machine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from workbench.cli.base import DONE, STOPPED, add_command, say, write
 
 def add_noise(commands: Any) -> None:
     """Add the command."""
-    words = "Measure this machine's noise floor (A-A), and keep it for every verdict to come."
+    words = "Measure this machine's A/A noise floor and store it for later verdicts."
     command = add_command(commands, "noise", words, noise)
     command.add_argument("--backends", nargs="+", help="such as onnxruntime openvino; default: those that run here")
     command.add_argument("--budget-s", type=float, default=60.0, help="seconds for all pairs (default 60)")
@@ -21,19 +21,19 @@ def add_noise(commands: Any) -> None:
 
 
 def noise(arguments: argparse.Namespace) -> int:
-    """Do it."""
+    """Print the noise floor."""
     from workbench.measure.comparison.noise import cached_noise, measure_noise
     from workbench.present.progress_log import ProgressLog
 
     try:
-        found = measure_noise(
+        floor = measure_noise(
             backends=arguments.backends, budget_s=arguments.budget_s, progress=ProgressLog(sys.stderr)
         )
     except KeyboardInterrupt:
-        say("Stopped by Ctrl-C. The floor that was kept before stays.")
+        say("Stopped by Ctrl-C. The stored noise floor is unchanged.")
         return STOPPED
-    write(json.dumps(dataclasses.asdict(found), indent=1) if arguments.json else f"{found}.")
-    kept = cached_noise()
-    if kept is not None and kept != found:
-        say(f"Kept for verdicts, since it was measured quietly: {kept}.")
+    write(json.dumps(dataclasses.asdict(floor), indent=1) if arguments.json else f"{floor}.")
+    stored = cached_noise()
+    if stored is not None and stored != floor:
+        say(f"Verdicts use the stored floor, which was measured on a quieter machine: {stored}.")
     return DONE
