@@ -6,8 +6,10 @@ STAMP := $(VENV)/.installed
 WORKERS ?= 2
 TASK ?= digits
 FILE ?= tests
-# A file's tests stay in one process: what they share is then made once.
-PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+# A file's tests stay in one process: what they share is then made once. Each process keeps to one core; tests that
+# need several cores run by themselves.
+PYTEST := $(BIN)/python -m pytest
+PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 OUTPUT ?= reports/$(notdir $(subst :,/,$(TASK)))
 # Set TORCH_INDEX_URL to take torch from another index, for example one with CPU-only or other CUDA builds.
 PIP_TORCH := $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL),)
@@ -40,13 +42,15 @@ lint: install ## ruff, mypy, import-linter
 	$(BIN)/lint-imports
 
 test: lint ## lint and the fast tests, in WORKERS processes (FILE=tests/engine for one folder or file)
-	$(PYTEST) -m "not slow and not gpu" $(FILE)
+	$(PYTEST) -m "cores and not slow and not gpu" $(FILE) || [ $$? -eq 5 ]
+	$(PYTEST) $(PARALLEL) -m "not cores and not slow and not gpu" $(FILE)
 
 test-all: test ## lint and every test
-	$(PYTEST) -m "slow or gpu" $(FILE)
+	$(PYTEST) -m "(cores and slow) or gpu" $(FILE) || [ $$? -eq 5 ]
+	$(PYTEST) $(PARALLEL) -m "slow and not cores and not gpu" $(FILE)
 
 coverage: install ## line coverage of the fast tests, in htmlcov/ and as a table
-	$(PYTEST) -m "not slow and not gpu" --cov --cov-report=html --cov-report=term $(FILE)
+	$(PYTEST) $(PARALLEL) -m "not slow and not gpu and not cores" --fast-limit-s 0 --cov --cov-report=html --cov-report=term $(FILE)
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) reports dist build htmlcov .coverage* .pytest_cache .mypy_cache .ruff_cache

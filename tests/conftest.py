@@ -6,15 +6,17 @@ import atexit
 import os
 import shutil
 import tempfile
+from collections.abc import Generator
 from pathlib import Path
 
 from paths import SUPPORT
 
-# Of several processes side by side each takes one thread: two teams on two cores wait for each other half of the time.
-os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
-if "PYTEST_XDIST_WORKER" in os.environ:
+# Runtimes start a thread for each core that they may use, and these spin: workers of pytest-xdist that share the cores
+# would wait for each other most of the time. Tests marked `cores` need several cores and run in a process of their own.
+if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
     _cores = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, {_cores[int(os.environ["PYTEST_XDIST_WORKER"][2:]) % len(_cores)]})
+    os.sched_setaffinity(0, {_cores[int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw")) % len(_cores)]})
+os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 
 import pytest
 from hypothesis import settings
@@ -30,6 +32,36 @@ atexit.register(shutil.rmtree, os.environ["WORKBENCH_CACHE"], ignore_errors=True
 # Tests that run side by side measure nothing that matters: they need not wait for each other's turn on the cores.
 os.environ["WORKBENCH_LOCK_DIR"] = os.environ["WORKBENCH_CACHE"]
 FIXTURES = SUPPORT
+
+
+CPU_S = pytest.StashKey[float]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the limit for fast tests."""
+    text = "processor seconds that a test may take unless it is marked slow; 0: any"
+    parser.addoption("--fast-limit-s", type=float, default=2.0, help=text)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Count the processor seconds of a test and its child processes; unlike wall time, a busy neighbor adds few."""
+    before = sum(os.times()[:4])
+    try:
+        return (yield)
+    finally:
+        item.stash[CPU_S] = sum(os.times()[:4]) - before
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Fail a test that is too slow for the fast tier."""
+    report = yield
+    limit, used = item.config.getoption("--fast-limit-s"), item.stash.get(CPU_S, 0.0)
+    if report.when == "call" and report.passed and 0 < limit < used and not item.get_closest_marker("slow"):
+        report.outcome = "failed"
+        report.longrepr = f"Took {used:.1f} processor seconds; fast tests may take {limit:g}. Mark it slow, or shrink it."
+    return report
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from typing import Any
 from workbench.core.late_binding import bind_late
 from workbench.core.lazy import attach
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # ONNX Runtime reports to its maker and writes a device id into the home folder unless this is set before it starts
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
