@@ -73,5 +73,5 @@ def test_the_distillation_notebook_draws_its_curves(
     }
     shown = run_outputs("11_distill.ipynb", parameters)
     assert sum("image/png" in o.get("data", {}) for o in shown) == 1
-    table = next(o.data["text/plain"] for o in shown if "learns from" in o.get("data", {}).get("text/plain", ""))
+    table = next(o.data["text/plain"] for o in shown if "objective" in o.get("data", {}).get("text/plain", ""))
     assert all(name in table for name in ("labels", "logits", "last map", "features", "attention", "less teacher"))
