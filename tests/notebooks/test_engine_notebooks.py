@@ -69,7 +69,7 @@ def test_the_tuning_notebook_reads_its_own_numbers_and_keeps_what_it_chose(run_o
     for words in (
         "CPUs of each core",
         "of the weights are denormal",
-        "held against usual weights",
+        "relative to normal weights",
         "samples per second",
     ):
         assert words in text or any(words in o.get("data", {}).get("text/html", "") for o in outputs)
