@@ -60,7 +60,9 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     limit, used = item.config.getoption("--fast-limit-s"), item.stash.get(CPU_S, 0.0)
     if report.when == "call" and report.passed and 0 < limit < used and not item.get_closest_marker("slow"):
         report.outcome = "failed"
-        report.longrepr = f"Took {used:.1f} processor seconds; fast tests may take {limit:g}. Mark it slow, or shrink it."
+        report.longrepr = (
+            f"Fast tests may take {limit:g} processor seconds, took {used:.1f}. Mark it slow, or shrink it."
+        )
     return report
 
 

@@ -38,7 +38,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
         (["study", "--task", "digits", "--storage", "s", "--stall-timeout-s", "long"], "must be a number"),
         (["study", "--task", "digits", "--storage", "s", "--budget-s", "nan"], "must be finite and above 0"),
         (["study", "--task", "digits", "--storage", "s", "--quality-drop", "nan"], "must be finite and at least 0"),
-        (["bench"], "required: ARTEFACT"),
+        (["bench"], "required: ARTIFACT"),
         (["bench", "none"], "none is not an artifact: it does not exist"),
         (["bench", "none", "--output", "."], "--output . is a folder"),
         (["bench", "none", "--batch-sizes", "0"], "whole number of at least 1"),
@@ -51,7 +51,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
         (["doctor", "--jsn"], "unrecognized arguments: --jsn. See: workbench doctor --help"),
         (["bench", "a", "--shape", "s=16", "batch=3"], "unrecognized arguments: batch=3. See: workbench bench --help"),
         (["bench", "a", "--shape", "s=-3"], "each size must be an integer of at least 1"),
-        (["bench", "a", "--output", "no/such/rows.jsonl"], "does not exist. Make it first"),
+        (["bench", "a", "--output", "no/such/rows.jsonl"], "must exist. Create it"),
     ],
 )
 def test_a_wrong_command_line_is_told_in_one_line(arguments: list[str], words: str, capsys: Any) -> None:
@@ -127,7 +127,7 @@ def test_errors_are_one_line_and_debug_shows_the_trace(
     [
         (True, False, 0, ""),
         (False, False, 1, "incomplete. The cell"),
-        (False, True, 130, "the same command goes on from there"),
+        (False, True, 130, "the same command resumes"),
     ],
 )
 def test_report_passes_parameters_on_and_says_how_it_ended(
@@ -147,7 +147,7 @@ def test_report_passes_parameters_on_and_says_how_it_ended(
     assert asked == {"task": "digits", "output": Path("o"), "parameters": {"budget_s": "60", "batch_sizes": "1,8"}}
     assert "o/report.html" in out
     assert words in err
-    assert run(capsys, *given, "-p", "budget_s", "70")[2] == "workbench: Parameter 'budget_s' is given twice.\n"
+    assert run(capsys, *given, "-p", "budget_s", "70")[2] == "workbench: Each parameter may be given once, 'budget_s' is given twice.\n"
 
 
 def test_a_report_fails_on_conditions_of_its_recommended_row(
@@ -183,9 +183,9 @@ def test_stopping_before_any_work(capsys: Any, monkeypatch: pytest.MonkeyPatch) 
     ("text", "words"),
     [
         (None, "Cannot read the recipes"),
-        ("{", "is no JSON"),
-        ("{}", "must hold a list"),
-        ("[]", "must hold a list"),
+        ("{", "is not valid JSON"),
+        ("{}", "must be a list"),
+        ("[]", "must be a list"),
         ('[{"steps": [{"step": "Prun"}]}]', "Prune"),
         ('[{"steps": [{"step": "Prune", "ratio": 1.5}]}]', "below 1"),
     ],

@@ -8,7 +8,6 @@ from word_rules import below
 
 LEFT = {
     "artifact": 0,
-    "cli": 39,
     "compress": 0,
     "core": 57,
     "engine": 182,
