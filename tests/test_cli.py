@@ -147,7 +147,8 @@ def test_report_passes_parameters_on_and_says_how_it_ended(
     assert asked == {"task": "digits", "output": Path("o"), "parameters": {"budget_s": "60", "batch_sizes": "1,8"}}
     assert "o/report.html" in out
     assert words in err
-    assert run(capsys, *given, "-p", "budget_s", "70")[2] == "workbench: Each parameter may be given once, 'budget_s' is given twice.\n"
+    twice = run(capsys, *given, "-p", "budget_s", "70")[2]
+    assert twice == "workbench: Each parameter may be given once, 'budget_s' is given twice.\n"
 
 
 def test_a_report_fails_on_conditions_of_its_recommended_row(
