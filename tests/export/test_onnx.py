@@ -61,7 +61,7 @@ def test_the_module_is_not_changed_by_its_export(two_inputs):
 
 def test_the_report_describes_the_file(two_inputs):
     report = two_inputs[2]
-    assert report.dynamic_batch and report.batch is None and not report.notes
+    assert report.io.dynamic_batch and report.io.batch is None and not report.notes
     assert [(s.name, s.dtype, s.shape) for s in report.io.inputs] == [
         ("image", "float32", (3, 6, 6)),
         ("tokens", "int64", (7,)),
@@ -88,7 +88,7 @@ def test_an_input_may_be_named_like_a_weight_and_an_output_like_a_value(tmp_path
 
 def test_a_module_that_fixes_its_batch_is_written_for_that_batch(tmp_path):
     report = export_onnx(FixedBatch(), torch.randn(2, 3, 4), tmp_path / "fixed.onnx", names=["x"], batch=4)
-    assert (report.dynamic_batch, report.batch) == (False, 4)
+    assert (report.io.dynamic_batch, report.io.batch) == (False, 4)
     assert "turns the batch size into a constant" in report.notes[0]
     assert run(report.path, {"x": torch.randn(4, 3, 4)})["output"].shape == (4, 12)
 

@@ -131,7 +131,7 @@ def test_resolutions_are_open_too(tmp_path):
 def test_a_module_that_fixes_a_size_is_exported_with_it_and_a_note(tmp_path):
     module = nn.Sequential(nn.Flatten(), nn.Linear(12, 2)).eval()
     report = export_onnx(module, torch.randn(2, 3, 4), tmp_path / "m.onnx", names=["x"], dims=[{1: "sequence"}])
-    assert report.io.axes == () and report.io.inputs[0].shape == (3, 4) and report.dynamic_batch
+    assert report.io.axes == () and report.io.inputs[0].shape == (3, 4) and report.io.dynamic_batch
     assert any("fixed in the file: sequence at 3" in note for note in report.notes)
 
 

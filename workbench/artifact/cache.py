@@ -131,29 +131,23 @@ class PrefixCache(MutableMapping[str, "Variant"]):
 
         ``waiting`` is called twice a second while another process holds the lock; raise in it to stop waiting.
         """
-        lock = self._lock(recipe_id, waiting)
+        from filelock import FileLock, Timeout
+
+        lock = None
+        if self.limit_mib:
+            with contextlib.suppress(OSError, NotImplementedError):  # no locks on this file system
+                self.folder.mkdir(parents=True, exist_ok=True)
+                lock = FileLock(self.folder / f".{self._entry(recipe_id).name}.lock")
+                while not lock.is_locked:
+                    try:
+                        lock.acquire(timeout=_POLL_S)
+                    except Timeout:
+                        waiting()
         try:
             yield
         finally:
             if lock is not None:
-                lock()
-
-    def _lock(self, recipe_id: str, waiting: Callable[[], None]) -> Callable[[], None] | None:
-        from filelock import FileLock, Timeout
-
-        if not self.limit_mib:
-            return None
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.folder / f".{self._entry(recipe_id).name}.lock")
-            while True:
-                try:
-                    lock.acquire(timeout=_POLL_S)
-                    return lock.release
-                except Timeout:
-                    waiting()
-        except (OSError, NotImplementedError):  # no locks on this file system
-            return None
+                lock.release()
 
     @functools.cached_property
     def _mark(self) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import datetime
 import errno
 import json
@@ -68,13 +67,13 @@ def save_variant(variant: Variant, folder: str | Path, *, batch: int = 1) -> Art
     folder = require_path("Variant.save: folder", folder)
     require_int("Variant.save: batch", batch)
     with replacing_folder(folder) as temporary:
-        export = _write_onnx(variant, temporary / ONNX, batch)
-        make_reference(variant.module, variant.task.examples(8), export.io).write(temporary / REFERENCE)
-        _write_json(temporary / IO, export.io.to_dict())
+        io, program, export = _write_onnx(variant, temporary / ONNX, batch)
+        make_reference(variant.module, variant.task.examples(8), io).write(temporary / REFERENCE)
+        _write_json(temporary / IO, io.to_dict())
         reason = _QUANTIZED if variant.quantized else _write_weights(variant, temporary)
-        if reason and not export.is_module:
-            _write_program(variant, export, temporary, reason)
-        write_manifest(temporary, _manifest(variant, export.to_dict(), reason))
+        if reason and not export["is_module"]:
+            _write_program(variant, program, io, temporary, reason)
+        write_manifest(temporary, _manifest(variant, export, reason))
     return open_artifact(folder)
 
 
@@ -103,37 +102,20 @@ def make_reference(module: nn.Module, examples: Tree, io: IOSpec) -> Reference:
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class _Export:
-    """Result of the ONNX export; ``program`` is None if it failed. ``is_module``: the module runs the ONNX file."""
-
-    io: IOSpec
-    program: Any = None
-    error: str | None = None
-    opset: int | None = None
-    notes: tuple[str, ...] = ()
-    is_module: bool = False
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "error": self.error,
-            "opset": self.opset,
-            "batch": self.io.batch,
-            "notes": list(self.notes),
-            "is_module": self.is_module,
-        }
-
-
-def _write_onnx(variant: Variant, path: Path, batch: int) -> _Export:
+def _write_onnx(variant: Variant, path: Path, batch: int) -> tuple[IOSpec, Any, dict[str, Any]]:
+    """Write the ONNX file; return inputs and outputs, the program (None if it failed) and the manifest's entry."""
     task, inputs = variant.task, variant.task.examples(2)
+    entry: dict[str, Any] = {"error": None, "opset": None, "batch": None, "notes": [], "is_module": False}
     try:
         report = export_onnx(variant.module, inputs, path, names=task.parameter_names, batch=batch, dims=task.open_dims)
     except ExportError as error:
         if (cause := _disk_error(error)) is not None:  # not the module's fault
             raise cause from error
-        return _Export(describe_io(variant.module, inputs, task.parameter_names), error=str(error))
+        return describe_io(variant.module, inputs, task.parameter_names), None, {**entry, "error": str(error)}
+    # the module of an external quantizer runs the file itself
     is_module = isinstance(variant.module, OnnxModule)
-    return _Export(report.io, report.program, opset=report.opset, notes=report.notes, is_module=is_module)
+    entry |= {"opset": report.opset, "batch": report.io.batch, "notes": list(report.notes), "is_module": is_module}
+    return report.io, report.program, entry
 
 
 def _disk_error(error: BaseException) -> OSError | None:
@@ -181,9 +163,8 @@ def _same_outputs(variant: Variant, module: nn.Module, batch: int | None = None)
     )
 
 
-def _write_program(variant: Variant, export: _Export, folder: Path, reason: str) -> None:
+def _write_program(variant: Variant, program: Any, io: IOSpec, folder: Path, reason: str) -> None:
     """Write the captured module as a graph of plain data if that restores it, else as a torch export program."""
-    program = export.program
     if program is None:
         try:
             program = _captured(variant).program
@@ -191,7 +172,7 @@ def _write_program(variant: Variant, export: _Export, folder: Path, reason: str)
             raise ArtifactError(
                 f"The variant {variant.recipe.label!r} cannot be saved as weights ({reason}) or as a program: {error}"
             ) from error
-    if _write_graph(variant, program, export.io, folder):
+    if _write_graph(variant, program, io, folder):
         return
     with quiet_export(), _plain_errors():
         torch.export.save(program, folder / PROGRAM)

@@ -11,7 +11,6 @@ from workbench.artifact.manifest import recipe_of
 from workbench.core.errors import ArtifactError
 from workbench.core.lazy import optional_import
 from workbench.engine.engine import OptimizedInferenceEngine
-from workbench.export.io import IOSpec
 
 if TYPE_CHECKING:
     from workbench.compress.variant import Variant
@@ -29,6 +28,14 @@ class InferenceModel:
         The recipe that made the variant.
     steps : tuple of dict
         A report per step, as :meth:`StepReport.to_dict` wrote it.
+    quality : float
+        The task's metric on the *validation* split when the variant was saved.
+    params, macs : int
+        Number of parameters, and multiply-accumulates per sample.
+    quantized : bool
+        True if the model is quantized.
+    io : IOSpec
+        Names, dtypes and shapes of inputs and outputs.
     """
 
     def __init__(self, artifact: Artifact, *, backend: str = "onnxruntime") -> None:
@@ -37,36 +44,17 @@ class InferenceModel:
                 f"{artifact.folder} has no ONNX file ({artifact.export_error}). Give the task: "
                 "load_variant(folder, task)."
             )
-        self.artifact = artifact
-        self.recipe = recipe_of(artifact.folder, artifact.manifest)
-        self.steps = tuple(artifact.manifest["steps"])
+        manifest = artifact.manifest
+        self.artifact, self.io, self.quantized = artifact, artifact.io, artifact.quantized
+        self.recipe = recipe_of(artifact.folder, manifest)
+        self.steps: tuple[dict[str, Any], ...] = tuple(manifest["steps"])
+        self.quality, self.params, self.macs = (
+            float(manifest["validation_quality"]),
+            manifest["params"],
+            manifest["macs"],
+        )
         self._backend = backend
         self._engine: OptimizedInferenceEngine | None = None
-
-    @property
-    def quality(self) -> float:
-        """The task's metric on the *validation* split when the variant was saved."""
-        return float(self.artifact.manifest["validation_quality"])
-
-    @property
-    def params(self) -> int:
-        """Number of parameters."""
-        return int(self.artifact.manifest["params"])
-
-    @property
-    def macs(self) -> int:
-        """Multiply-accumulates per sample."""
-        return int(self.artifact.manifest["macs"])
-
-    @property
-    def quantized(self) -> bool:
-        """True if rounding to integers is part of the model."""
-        return self.artifact.quantized
-
-    @property
-    def io(self) -> IOSpec:
-        """Names, dtypes and shapes of inputs and outputs."""
-        return self.artifact.io
 
     def engine(self, **options: Any) -> OptimizedInferenceEngine:
         """Return an initialized engine for the model, with options of :class:`InferenceConfig`."""

@@ -45,12 +45,10 @@ _INPUT, _OUTPUT = "workbench.input.{}", "workbench.output.{}"
 
 @dataclasses.dataclass(frozen=True)
 class ExportReport:
-    """Result of an export; ``batch`` is the fixed batch size, None if dynamic."""
+    """Result of an export; ``program`` is None for an :class:`OnnxModule`."""
 
     path: Path
     opset: int
-    dynamic_batch: bool
-    batch: int | None
     notes: tuple[str, ...]
     io: IOSpec
     program: Any = dataclasses.field(repr=False, compare=False)
@@ -89,7 +87,7 @@ def export_onnx(
 
     Examples
     --------
-    >>> export_onnx(nn.Linear(4, 2), torch.zeros(1, 4), "linear.onnx", names=["x"]).dynamic_batch
+    >>> export_onnx(nn.Linear(4, 2), torch.zeros(1, 4), "linear.onnx", names=["x"]).io.dynamic_batch
     True
     """
     path = Path(path)
@@ -98,7 +96,7 @@ def export_onnx(
     if isinstance(module, OnnxModule):
         with atomic_write(path) as temporary:
             temporary.write_bytes(module.content)
-        return ExportReport(path, module.opset, True, None, (), module.io, None)
+        return ExportReport(path, module.opset, (), module.io, None)
     module, fixed = evaluating(module), batch or batch_size(inputs)
     if any(dims):
         try:
@@ -139,9 +137,7 @@ def _write(
     with atomic_write(path) as temporary:
         temporary.write_bytes(content)
     io = with_table_sizes(io, model.graph)
-    return ExportReport(
-        path, features.opset, captured.batch is None, captured.batch, captured.notes, io, captured.program
-    )
+    return ExportReport(path, features.opset, captured.notes, io, captured.program)
 
 
 def _convert(program: Any, io: IOSpec, features: IntegerFeatures) -> Any:
@@ -179,15 +175,12 @@ def _tidy(model: Any, io: IOSpec) -> None:
             if dim.dim_param:
                 dim.dim_param = re.sub(r"\w+", lambda match: symbols.get(match[0], match[0]), dim.dim_param)
     layers = [_layer_of(node) for node in model.graph.node]
-    for owner in (model, model.graph, *model.graph.node, *model.graph.input, *model.graph.value_info, *model.functions):
+    graph, functions = model.graph, model.functions
+    inner = [node for function in functions for node in function.node]
+    owners = (*graph.node, *graph.input, *graph.value_info, *graph.initializer, *functions, *inner)
+    for owner in (model, graph, *owners):
         del owner.metadata_props[:]
         owner.doc_string = ""
-    for node in (n for function in model.functions for n in function.node):
-        del node.metadata_props[:]
-        node.doc_string = ""
-    for tensor in model.graph.initializer:
-        del tensor.metadata_props[:]
-        tensor.doc_string = ""
     for node, layer in zip(model.graph.node, layers, strict=True):
         if layer:
             node.metadata_props.add(key=LAYER_KEY, value=layer)

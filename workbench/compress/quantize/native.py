@@ -17,7 +17,7 @@ from workbench.compress.graph.capture import capture
 from workbench.compress.handlers import Outcome, Work
 from workbench.compress.layer_selection import excluded_names
 from workbench.compress.quantize.annotate import LayerDecision
-from workbench.compress.quantize.qspec import scheme_for
+from workbench.compress.quantize.qspec import Scheme, scheme_for
 from workbench.compress.quantize.report import report_layers
 from workbench.compress.steps import Quantize
 from workbench.core.errors import BackendUnavailable, ExportError, first_line
@@ -27,6 +27,7 @@ from workbench.export.onnx import export_onnx
 from workbench.export.onnx_module import OnnxModule
 from workbench.export.quiet import quiet_export
 
+Feed = dict[str, np.ndarray[Any, Any]]
 _BATCH = 16
 _MAKERS = {"onnxruntime": "ONNX Runtime's quantizer", "nncf": "NNCF"}
 _TELEMETRY = "openvino_telemetry"
@@ -50,13 +51,12 @@ def quantize_native(step: Quantize, work: Work) -> Outcome:
         left = [node for node, name in names.items() if name in excluded]
         feeds = _feeds(work, io.input_names, 1 if nncf else _BATCH)
         work.progress(Progress("quantize", 0, 1, f"running {_MAKERS[step.route]}"))
-        reduced = scheme.levels[1] < 127
         try:
             with quiet_export(), _quiet_root(), _without_telemetry():
                 if nncf is not None:
-                    _by_nncf(nncf, path, target, feeds, left, step, reduced)
+                    _by_nncf(nncf, path, target, feeds, left, scheme)
                 else:
-                    _by_onnxruntime(path, target, feeds, left, step, reduced)
+                    _by_onnxruntime(path, target, feeds, left, scheme)
         except Exception as error:
             raise ExportError(
                 f"{_MAKERS[step.route]} failed on {type(module).__name__}: {type(error).__name__}: "
@@ -68,7 +68,7 @@ def quantize_native(step: Quantize, work: Work) -> Outcome:
     return Outcome(quantized, report_layers(module, decisions), notes=notes, quantized=True)
 
 
-def _feeds(work: Work, names: tuple[str, ...], size: int) -> list[dict[str, np.ndarray[Any, Any]]]:
+def _feeds(work: Work, names: tuple[str, ...], size: int) -> list[Feed]:
     batches = (inputs for inputs, _ in work.task.calibration.batches(size))
     return [
         {name: np.ascontiguousarray(leaf) for name, leaf in zip(names, input_leaves(inputs), strict=True)}
@@ -128,9 +128,7 @@ def _is_dequantized(node: Any, producers: Mapping[str, Any]) -> bool:
     return node is not None and node.op_type == "DequantizeLinear"
 
 
-def _by_onnxruntime(
-    path: Path, target: Path, feeds: list[dict[str, Any]], left: list[str], step: Quantize, reduced: bool
-) -> None:
+def _by_onnxruntime(path: Path, target: Path, feeds: list[Feed], left: list[str], scheme: Scheme) -> None:
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
@@ -145,23 +143,15 @@ def _by_onnxruntime(
         str(target),
         Reader(),
         quant_format=QuantFormat.QDQ,
-        per_channel=step.per_channel,
-        reduce_range=reduced,
+        per_channel=scheme.step.per_channel,
+        reduce_range=scheme.levels[1] < 127,
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
         nodes_to_exclude=left,
     )
 
 
-def _by_nncf(
-    nncf: Any,
-    path: Path,
-    target: Path,
-    feeds: list[dict[str, Any]],
-    left: list[str],
-    step: Quantize,
-    reduced: bool,
-) -> None:
+def _by_nncf(nncf: Any, path: Path, target: Path, feeds: list[Feed], left: list[str], scheme: Scheme) -> None:
     import onnx
     from nncf.quantization import advanced_parameters as parameters
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet as Ranges
@@ -169,8 +159,8 @@ def _by_nncf(
     # No model_type: with TRANSFORMER, OpenVINO 2026.4 outputs differ from ONNX Runtime's by a quarter of their range.
     # On ONNX files NNCF 3.4 is more accurate with min-max ranges and without bias correction (digits: SQNR 40 dB, 18 dB
     # with its defaults).
-    fix = parameters.OverflowFix.ENABLE if reduced else parameters.OverflowFix.DISABLE
-    weights = parameters.QuantizationParameters(per_channel=step.per_channel)
+    fix = parameters.OverflowFix.ENABLE if scheme.levels[1] < 127 else parameters.OverflowFix.DISABLE
+    weights = parameters.QuantizationParameters(per_channel=scheme.step.per_channel)
     quantized = nncf.quantize(
         onnx.load(str(path)),
         nncf.Dataset(feeds),
