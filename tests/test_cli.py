@@ -230,7 +230,7 @@ def test_study_runs_resumes_and_prints_rows(capsys: Any, tiny_spec: str, tmp_pat
     code, _, err = run(
         capsys, "export", "--study", given[4], "--output", winner, "--trial", "none", "--task", tiny_spec
     )
-    assert code == 2 and "is no trial_key of a finished row" in err and len(err.splitlines()) == 1
+    assert code == 2 and "is not the key of a finished row" in err and len(err.splitlines()) == 1
 
 
 def test_bench_writes_rows_that_a_study_merges(

@@ -51,7 +51,7 @@ def check(found: dict[str, Any], folder: Path) -> None:
     assert "cannot run here" in found["refused"]["torch"] and "pip install torch" in found["refused"]["torch"]
     assert found["doctor"]["code"] == 0
     assert re.search(r"torch-eager +missing .*pip install torch", found["doctor"]["out"])
-    assert re.search(r"GPU +GPUs were not looked for: \w+ is not installed", found["doctor"]["out"])
+    assert re.search(r"GPU +GPUs are unknown: \w+ is not installed", found["doctor"]["out"])
     assert found["bench"]["code"] == 0, found["bench"]["err"]
     task = f"{PROGRAM.with_name('answers.py')}:answers"
     with wb.Study(task, storage=f"sqlite:///{folder / 's.db'}") as study:

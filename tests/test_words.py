@@ -9,14 +9,14 @@ from word_rules import below
 LEFT = {
     "artifact": 0,
     "compress": 0,
-    "core": 57,
+    "core": 0,
     "engine": 182,
     "export": 0,
     "plots": 0,
     "present": 0,
     "report": 0,
     "study": 405,
-    "tasks": 53,
+    "tasks": 0,
 }
 """Findings that are left in each room; lower a number whenever a room improves."""
 

@@ -12,8 +12,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from workbench.core.late_binding import bind_late
-from workbench.core.lazy import attach
+from workbench.core.lazy import attach, bind_late
 
 __version__ = "0.2.0"
 

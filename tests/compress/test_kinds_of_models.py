@@ -13,7 +13,7 @@ import workbench as wb
 from workbench.compress.training.losses import class_outputs
 from workbench.core.errors import TaskError, WorkbenchError
 from workbench.export.capture import export_program
-from workbench.tasks.module import copied_module
+from workbench.tasks.module import copy_module
 
 Out = collections.namedtuple("Out", ["logits", "hidden"])
 
@@ -182,7 +182,7 @@ def test_what_cannot_be_copied_is_named():
     model = nn.Sequential(nn.Linear(3, 3))
     model[0].guard = threading.Lock()
     with pytest.raises(TaskError, match=r"0\.guard is a lock"):
-        copied_module(model)
+        copy_module(model)
 
 
 @pytest.mark.parametrize("old", [True, False])

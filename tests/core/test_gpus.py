@@ -34,7 +34,7 @@ def test_what_the_driver_tells_of_the_process_wins_and_the_most_is_kept():
         device.used, device.own = 1100 * MIB + held * MIB, {7: held * MIB, 8: 100 * MIB}
         memory.read()
     use = memory.peak(0)
-    assert use.mib == 500 and "of this process" in use.how
+    assert use.mib == 500 and "of this process" in use.source
 
 
 @pytest.mark.parametrize("own", [{}, {8: 100 * MIB}, {7: NA}])
@@ -45,14 +45,14 @@ def test_where_the_process_is_hidden_it_is_what_the_device_holds_more(own):
         device.used = used * MIB
         memory.read()
     use = memory.peak(1)
-    assert use.mib == 700 and "the whole device held more" in use.how
+    assert use.mib == 700 and "whole device" in use.source
     assert memory.peak(0).mib == 0
 
 
 def test_what_cannot_be_known_says_why():
     memory = GpuMemory(7, devices=[Device(NA)])
     memory.read()
-    assert memory.peak(0).mib is None and "tells neither" in memory.peak(0).how
+    assert memory.peak(0).mib is None and "reports no memory" in memory.peak(0).source
     assert memory.peak(3) == (None, "There is no GPU cuda:3 here.")
 
 

@@ -21,8 +21,8 @@ from export_models import (
 from torch import nn
 
 from workbench.core.errors import ExportError
+from workbench.core.quiet import silence_thread
 from workbench.export.onnx import export_onnx
-from workbench.export.quiet import quiet_export
 
 
 def run(path, feed):
@@ -119,7 +119,7 @@ def test_every_input_needs_a_name(tmp_path):
 
 
 def test_other_threads_are_heard_while_an_export_is_quiet(capsys):
-    with quiet_export():
+    with silence_thread():
         sys.stdout.write("mine\n")
         other = threading.Thread(target=lambda: sys.stdout.write("other\n"))
         other.start()

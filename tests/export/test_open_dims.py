@@ -16,7 +16,7 @@ from workbench.core.errors import InputError
 from workbench.engine.backends import backend_status
 from workbench.export.io import IOSpec
 from workbench.export.onnx import export_onnx
-from workbench.tasks.axes import resized
+from workbench.tasks.axes import resize
 
 LENGTHS = f"{SUPPORT / 'lengths.py'}:lengths"
 MISSING = {state.name: state.reason for state in backend_status(["torch-compile", "aot-inductor"]) if state.reason}
@@ -74,7 +74,7 @@ def test_every_backend_runs_every_length(folders, backend, quantize):
     options = {"backend": backend, "batch_size": 4, "build": task.build, "trust": True}
     with wb.OptimizedInferenceEngine.from_artifact(artifact, **options) as engine:
         for size in (3, 8, 17):
-            inputs = resized(task.examples(4), task.open_dims, {"sequence": size})
+            inputs = resize(task.examples(4), task.open_dims, {"sequence": size})
             want, got = variant.predict(inputs), engine.predict(inputs).result
             for name in want:
                 assert got[name].shape == want[name].shape
@@ -97,7 +97,7 @@ def test_every_way_of_quantizing_keeps_lengths_open(step, tmp_path):
     assert artifact.io.axes == ("sequence",)
     with wb.OptimizedInferenceEngine.from_artifact(artifact, backend="onnxruntime", batch_size=4) as engine:
         for size in (3, 17):
-            inputs = resized(task.examples(4), task.open_dims, {"sequence": size})
+            inputs = resize(task.examples(4), task.open_dims, {"sequence": size})
             with torch.no_grad():
                 want = task.model()(**inputs)["logits"]
             assert float((engine.predict(inputs).result["logits"] - want).abs().max()) < 0.1

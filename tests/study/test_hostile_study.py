@@ -102,7 +102,7 @@ def test_an_artifact_elsewhere_is_not_followed(copied, tmp_path):
 
 def test_an_artifact_of_another_recipe_is_not_handed_over(copied, tmp_path):
     edit(copied, lambda row: json.dumps({**row, "recipe_id": "0" * 12}))
-    with pytest.raises(WorkbenchError, match="Do not use this study"):
+    with pytest.raises(WorkbenchError, match="Do not use these files"):
         export_stored(f"sqlite:///{copied}/s.db", tmp_path / "out")
 
 
@@ -148,7 +148,7 @@ def test_a_plan_whose_record_was_changed_is_not_repeated(tmp_path):
                 continue
             kept[name] = json.dumps({**json.loads(whole), key: value})
             for read in (lambda: DecisionLog(kept, "s", {"budget": 1}), lambda: last_decisions(kept, "s")):
-                with pytest.raises(WorkbenchError, match="does not hold what the workbench wrote"):
+                with pytest.raises(WorkbenchError, match="what the workbench wrote"):
                     read()
 
 

@@ -9,7 +9,7 @@ from paths import SUPPORT
 
 import workbench as wb
 from workbench.core.errors import TaskError
-from workbench.tasks.axes import axis_sizes, checked_dynamic, open_dims, other_sizes, resized
+from workbench.tasks.axes import alternative_sizes, axis_sizes, check_dynamic, open_dims, resize
 
 LENGTHS = f"{SUPPORT / 'lengths.py'}:lengths"
 TWO = {"tokens": np.zeros((2, 8)), "weight": np.zeros((2, 8))}
@@ -22,16 +22,16 @@ TWO = {"tokens": np.zeros((2, 8)), "weight": np.zeros((2, 8))}
 )
 def test_other_forms_are_refused_with_the_right_one(dynamic):
     with pytest.raises(TaskError, match=r"\{'tokens': \{1: 'sequence'\}\}"):
-        checked_dynamic(dynamic)
+        check_dynamic(dynamic)
 
 
 @pytest.mark.parametrize(
     ("dynamic", "words"),
     [
-        ({"token": {1: "s"}}, "there is no input 'token'. The inputs are tokens, weight"),
-        ({"tokens": {2: "s"}}, "no dimension 2"),
-        ({"tokens": {1: "s"}, "other": {1: "s"}}, "'s' is 8 in one input and 5 in other"),
-        ({"one": {1: "s"}}, "'s' is 1 in the example inputs"),
+        ({"token": {1: "s"}}, "input 'token' does not exist. The inputs are tokens, weight"),
+        ({"tokens": {2: "s"}}, "a dimension 2"),
+        ({"tokens": {1: "s"}, "other": {1: "s"}}, "got 8 and 5 .in other. for 's'"),
+        ({"one": {1: "s"}}, "'s' must be at least 2"),
     ],
 )
 def test_dimensions_that_are_not_there_are_told(dynamic, words):
@@ -54,7 +54,7 @@ def test_a_task_tells_before_any_work(tiny_task):
         loss=tiny_task.loss,
         dynamic={"picture": {2: "height"}},
     )
-    with pytest.raises(TaskError, match=r"there is no input 'picture'\. The inputs are image"):
+    with pytest.raises(TaskError, match=r"input 'picture' does not exist\. The inputs are image"):
         wrong.check()
     assert tiny_task.open_dims == [{}]
 
@@ -71,13 +71,13 @@ def test_open_dimensions_are_part_of_what_a_task_is():
 def test_inputs_are_cut_or_repeated(kind):
     tree = {"a": kind([[1, 2, 3]]), "b": kind([[[1, 2], [3, 4]]])}
     dims = [{1: "s"}, {2: "w"}]
-    found = resized(tree, dims, {"s": 5, "w": 1})
+    found = resize(tree, dims, {"s": 5, "w": 1})
     assert found["a"].tolist() == [[1, 2, 3, 1, 2]] and found["b"].tolist() == [[[1], [3]]]
-    assert resized(tree, dims, {"s": 2})["a"].tolist() == [[1, 2]]
-    assert resized(tree, [], {"s": 2})["a"].tolist() == [[1, 2, 3]]
+    assert resize(tree, dims, {"s": 2})["a"].tolist() == [[1, 2]]
+    assert resize(tree, [], {"s": 2})["a"].tolist() == [[1, 2, 3]]
     assert axis_sizes(tree, dims) == {"s": 3, "w": 2}
 
 
 @pytest.mark.parametrize(("size", "other"), [(8, 4), (7, 6), (2, 1), (6, 3)])
 def test_other_sizes_are_smaller_and_keep_divisors(size, other):
-    assert other_sizes(np.zeros((2, size)), [{1: "s"}]) == {"s": other}
+    assert alternative_sizes(np.zeros((2, size)), [{1: "s"}]) == {"s": other}

@@ -118,10 +118,10 @@ def test_accuracy_is_the_share_of_right_answers():
 def test_damaged_and_missing_files_are_refused(tmp_path):
     path = tmp_path / "digits.npz"
     with pytest.raises(TaskError, match="is missing"):
-        data.checked_file(path, "0")
+        data.verify_file(path, "0")
     path.write_bytes(b"not this")
     with pytest.raises(TaskError, match="damaged or changed: its sha256 is"):
-        data.checked_file(path, "0" * 64)
+        data.verify_file(path, "0" * 64)
 
 
 def test_data_folder_of_a_wheel_and_of_a_checkout(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from torch import nn
 from workbench.core.errors import TaskError
 from workbench.tasks import Task, load_task
 from workbench.tasks.load import load_module
-from workbench.tasks.module import own_module
+from workbench.tasks.module import build_module
 
 SOURCE = """
 import torch
@@ -124,16 +124,16 @@ def test_builtin_names():
     [
         ("digit", "Unknown task 'digit'. Did you mean 'digits'"),
         ("{file}", "Name the function too: "),
-        ("{file}:mini", r"'mini' is not there. Did you mean 'mine'\? Functions of that file: build, accuracy, mine"),
-        ("{file}:number", "'number' is no function"),
+        ("{file}:mini", r"'mini' does not exist. Did you mean 'mine'\? Functions of that file: build, accuracy, mine"),
+        ("{file}:number", "'number' is not a function"),
         ("{file}:minus", "must return a workbench Task, got int"),
         ("{file}:broken", "failed while it was made: RuntimeError: no disk"),
         ("{file}:refuses", "name must be one line"),
-        ("{folder}/my task.py:mine", "There is no task file .*my task.py. Did you mean .*my tasks.py"),
+        ("{folder}/my task.py:mine", "The task file .*my task.py does not exist. Did you mean .*my tasks.py"),
         ("{folder}/none/a.py:mine", "The folder .*none does not exist"),
-        ("no_such_module:mine", "There is no module 'no_such_module'"),
-        ("json.no_such_part:mine", "There is no module 'json.no_such_part'"),
-        ("json:no_such_function", "'no_such_function' is not there"),
+        ("no_such_module:mine", "The module 'no_such_module' is not on"),
+        ("json.no_such_part:mine", "The module 'json.no_such_part' is not on"),
+        ("json:no_such_function", "'no_such_function' does not exist"),
         (":mine", "does not name a function"),
         ("a.py:not a name", "does not name a function"),
         ("", "must be one line"),
@@ -151,7 +151,7 @@ def test_a_module_is_found_in_the_same_way(file):
         load_module(f"{file}:mine")
     with pytest.raises(TaskError, match=r"Model '.*:broken' failed while it was made: RuntimeError: no disk"):
         load_module(f"{file}:broken")
-    with pytest.raises(TaskError, match="There is no model file"):
+    with pytest.raises(TaskError, match="The model file"):
         load_module("nowhere/model.py:build")
     with pytest.raises(TaskError, match=r"Unknown model 'digits'\. Give 'path/to/file\.py:function' or"):
         load_module("digits")
@@ -161,7 +161,7 @@ def test_a_wrapper_for_several_devices_is_taken_off(tmp_path):
     path = tmp_path / "several.py"
     path.write_text("from torch import nn\n\ndef wrapped():\n    return nn.DataParallel(nn.Linear(2, 3))\n")
     assert type(load_module(f"{path}:wrapped")) is nn.Linear
-    assert type(own_module(lambda: nn.DataParallel(nn.Linear(2, 3)), whose="Task x")) is nn.Linear
+    assert type(build_module(lambda: nn.DataParallel(nn.Linear(2, 3)), whose="Task x")) is nn.Linear
 
 
 def test_errors_inside_files_and_modules(tmp_path, monkeypatch):

@@ -167,22 +167,22 @@ def test_digest_does_not_depend_on_chunks(monkeypatch):
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        ((X, Y[:-1]), "23 inputs but 22 targets"),
+        ((X, Y[:-1]), "23 inputs and 22 targets"),
         ((X, X, Y), r"write \(\(first, second\), targets\)"),
-        ((X[:0], Y[:0]), "no samples"),
-        ([], "no samples"),
+        ((X[:0], Y[:0]), "at least one sample"),
+        ([], "at least one sample"),
         ("train.csv", "cannot read data from str"),
         ((np.array(["a", "b"]), Y[:2]), "dtype"),
         (("ab", Y[:2]), "got str"),
-        ((np.float32(3), Y), "no batch dimension"),
+        ((np.float32(3), Y), "got a scalar"),
         (({"a": X, "b": X[:3]}, Y), "a has 23, b has 3"),
         ([(X[0], 1), (X[0, :2], 1)], "do not stack"),
         ([(X[0], None), (X[0], 1)], "1 of 2 samples have no target"),
-        ([{"a": X[0], "label": 1, "target": 1}], "several targets"),
-        (DataLoader([(torch.ones(n), 0) for n in (1, 2)], batch_size=1), "batches do not fit together"),
-        (Random(), "other values each time"),
-        (DataLoader(Random()), "other values each time"),
-        (Unsized(), "no __len__"),
+        ([{"a": X[0], "label": 1, "target": 1}], "must have one target"),
+        (DataLoader([(torch.ones(n), 0) for n in (1, 2)], batch_size=1), "batches of the DataLoader"),
+        (Random(), "same values"),
+        (DataLoader(Random()), "same values"),
+        (Unsized(), "must have __len__"),
     ],
 )
 def test_errors_say_what_is_wrong(source, words):
@@ -192,7 +192,7 @@ def test_errors_say_what_is_wrong(source, words):
 
 
 def test_take_refuses_what_is_not_there():
-    with pytest.raises(TaskError, match="samples 0 to 22"):
+    with pytest.raises(TaskError, match="from 0 to 22"):
         Split(X, Y).take([23])
 
 

@@ -160,7 +160,7 @@ def test_parameter_names():
     assert make().parameter_names == ("features",)
     assert make(train=({"b": X, "a": X}, Y)).parameter_names == ("b", "a")
     assert make(train=((X, X), Y)).parameter_names == ("features", "scale")
-    with pytest.raises(TaskError, match=r"forward takes only 2 \(features, scale\)"):
+    with pytest.raises(TaskError, match=r"got 2 parameters \(features, scale\)"):
         _ = make(train=((X, X, X), Y)).parameter_names
 
     class Any(nn.Module):
@@ -204,7 +204,7 @@ def test_a_task_travels_by_value():
     ("changes", "words"),
     [
         ({"name": " "}, "name must be one line"),
-        ({"build": build()}, "write build=lambda: model"),
+        ({"build": build()}, "Write build=lambda: model"),
         ({"build": "model.pt"}, "build must be a function"),
         ({"metric": 0.5}, "metric must be a function"),
         ({"loss": None}, "loss must be a function"),

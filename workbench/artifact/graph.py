@@ -23,7 +23,7 @@ from workbench.core.checks import short_repr
 from workbench.core.errors import ArtifactError, first_line
 from workbench.export.capture import layer_of_node
 from workbench.export.io import IOSpec, rebuild_inputs, tree_builder
-from workbench.tasks.trees import plain_tree
+from workbench.tasks.trees import to_builtins
 
 _PYTHON: dict[str, Callable[..., Any]] = {
     f"{function.__module__.lstrip('_')}.{function.__name__}": function
@@ -140,7 +140,7 @@ def _codegen(io: IOSpec) -> Any:
     for name in names:
         if not name.isidentifier() or keyword.iskeyword(name) or name == "self":
             raise ArtifactError(f"{short_repr(name)} is not a valid argument name")
-    outputs = plain_tree(tree_builder(io.output_tree)(range(len(io.outputs))))
+    outputs = to_builtins(tree_builder(io.output_tree)(range(len(io.outputs))))
     return _PyTreeCodeGen(_PyTreeInfo(names, pytree.tree_structure(call), pytree.tree_structure(outputs)))
 
 

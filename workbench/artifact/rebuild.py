@@ -18,12 +18,12 @@ from workbench.artifact.manifest import GRAPH, ONNX, PROGRAM, STRUCTURE, WEIGHTS
 from workbench.artifact.structure import own_tensors, replay
 from workbench.core.checks import short_repr
 from workbench.core.errors import ArtifactError, TaskError, first_line
+from workbench.core.quiet import silence_thread
 from workbench.export.io import IOSpec, rebuild_inputs, tree_builder
 from workbench.export.onnx_module import OnnxModule
-from workbench.export.quiet import quiet_export
+from workbench.tasks.fixed_sizes import require_sizes
 from workbench.tasks.load import load_module as load_named
-from workbench.tasks.module import guard_inputs, own_module, with_output_form
-from workbench.tasks.sizes import with_sizes
+from workbench.tasks.module import build_module, protect_inputs, restore_output_structure
 
 _TRUST = (
     "Give trust=True if you or your study wrote this folder; else use its ONNX file: load_variant(folder) without the "
@@ -57,7 +57,7 @@ def load_module(artifact: Artifact, build: Callable[[], nn.Module] | None = None
     if STRUCTURE in files:
         module = rebuild(artifact.folder, start_of(artifact.folder, artifact.manifest, build, trust=trust))
         inputs = [torch.from_numpy(array) for array in artifact.reference.inputs]
-        return guard_inputs(module, rebuild_inputs(artifact.io.kind, artifact.io.input_names, inputs))
+        return protect_inputs(module, rebuild_inputs(artifact.io.kind, artifact.io.input_names, inputs))
     if GRAPH in files:
         return _load_graph(artifact)
     if ONNX in files:
@@ -82,7 +82,7 @@ def start_of(
     if student is None:
         if build is None:
             raise ArtifactError(f"The artifact {folder} holds weights for its task's module: give build=task.build.")
-        return own_module(build, whose=f"The artifact {folder}")
+        return build_module(build, whose=f"The artifact {folder}")
     if not trust:
         raise ArtifactError(
             f"The module of {folder} is made by the function {student!r} (Distill.student), which is code that the "
@@ -157,8 +157,8 @@ def _load_graph(artifact: Artifact) -> nn.Module:
 
 def with_form_of(module: nn.Module, io: IOSpec) -> nn.Module:
     """Give a graph the output structure of ``io`` and a check of input sizes; return it."""
-    with_sizes(module, io.input_names if io.kind == "dict" else (), [spec.shape for spec in io.inputs])
-    return with_output_form(module, tree_builder(io.output_tree)(range(len(io.outputs))))
+    require_sizes(module, io.input_names if io.kind == "dict" else (), [spec.shape for spec in io.inputs])
+    return restore_output_structure(module, tree_builder(io.output_tree)(range(len(io.outputs))))
 
 
 def _register_operators() -> None:
@@ -170,7 +170,7 @@ def _load_program(artifact: Artifact) -> nn.Module:
     """Read the torch export program of a trusted artifact."""
     _register_operators()
     try:
-        with quiet_export():
+        with silence_thread():
             module: nn.Module = torch.export.load(artifact.folder / PROGRAM).module()
     except Exception as error:
         raise ArtifactError(

@@ -26,12 +26,12 @@ from workbench.artifact.structure import StructureError, describe_structure, own
 from workbench.core.checks import require_int, require_path
 from workbench.core.errors import ArtifactError, ExportError, first_line
 from workbench.core.machine import FINGERPRINT_LIBRARIES, library_versions, this_machine
+from workbench.core.quiet import silence_thread
 from workbench.export.capture import Captured, capture_dynamic, resize_batch
 from workbench.export.io import IOSpec, Tree, describe_tree, input_leaves
 from workbench.export.module_io import describe_io
 from workbench.export.onnx import export_onnx
 from workbench.export.onnx_module import OnnxModule
-from workbench.export.quiet import quiet_export
 from workbench.tasks.trees import call_model, leaves
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ def _write_program(variant: Variant, program: Any, io: IOSpec, folder: Path, rea
             ) from error
     if _write_graph(variant, program, io, folder):
         return
-    with quiet_export(), _plain_errors():
+    with silence_thread(), _plain_errors():
         torch.export.save(program, folder / PROGRAM)
 
 

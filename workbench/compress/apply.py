@@ -23,7 +23,7 @@ from workbench.core.errors import ConfigError, CoverageError, RecipeError
 from workbench.core.files import writable_folder
 from workbench.core.progress import Progress, ProgressCallback, ignore_progress
 from workbench.tasks.load import load_task
-from workbench.tasks.module import copied_module
+from workbench.tasks.module import copy_module
 
 if TYPE_CHECKING:
     from workbench.tasks.task import Task
@@ -225,7 +225,7 @@ def _lock(cache: Cache | None, prefix: Recipe, progress: ProgressCallback) -> Ab
 
 
 def _own_copy(variant: Variant) -> Variant:
-    return replace(variant, module=copied_module(variant.module))
+    return replace(variant, module=copy_module(variant.module))
 
 
 def _seed(recipe: Recipe, index: int) -> int:

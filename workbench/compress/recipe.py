@@ -21,7 +21,7 @@ from workbench.compress.steps import (
 from workbench.core.checks import given
 from workbench.core.config import canonical_json, short_id
 from workbench.core.errors import RecipeError, unknown_name
-from workbench.core.late_binding import call_late
+from workbench.core.lazy import call_late
 from workbench.core.untrusted import require_line
 
 if TYPE_CHECKING:

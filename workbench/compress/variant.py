@@ -12,9 +12,9 @@ from torch import nn
 from workbench.compress.model_ops import predict_with
 from workbench.compress.recipe import Recipe
 from workbench.compress.steps import Step, step_from_dict, step_to_dict
-from workbench.core.late_binding import call_late
+from workbench.core.lazy import call_late
 from workbench.tasks.load import load_module
-from workbench.tasks.module import guard_inputs
+from workbench.tasks.module import protect_inputs
 from workbench.tasks.trees import to_torch
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class Variant:
     def start(self) -> nn.Module:
         """Return a fresh copy of the module that the recipe starts from: the task's model or a student."""
         student = self.recipe.student
-        return self.task.model() if student is None else guard_inputs(load_module(student), self.task.examples(2))
+        return self.task.model() if student is None else protect_inputs(load_module(student), self.task.examples(2))
 
     def predict(self, inputs: Any) -> Any:
         """Run the module without gradients on arrays or tensors ``[n, ...]`` in the task's structure."""

@@ -22,12 +22,12 @@ _FROM_HEAP = (1 << 30, 32 << 20)
 """Bytes up to which a block comes from the heap: glibc before 2.35 refuses more than 32 MiB."""
 _TOP_PAD = 64 << 20
 _STEADY = False
-"""Whether this process was made steady: glibc cannot be asked."""
+"""True after `use_steady_allocator`: glibc has no way to read its thresholds."""
 
 
 @dataclass(frozen=True)
 class AllocatorState:
-    """Which C allocator this process has, and whether it is steady.
+    """The C allocator of this process.
 
     Attributes
     ----------
@@ -68,11 +68,11 @@ def allocator_state() -> AllocatorState:
 
 
 def use_steady_allocator() -> AllocatorState:
-    """Keep freed memory in this process from now on, where glibc on Linux allows it; return the state.
+    """Keep freed memory in this process from now on if it runs glibc on Linux; return the state.
 
-    Activations of torch eager otherwise return to the kernel after a call and are faulted in page by page in the next.
-    The heap then never shrinks: a process keeps the most that it ever used. It holds for the whole process and cannot
-    be undone. A preloaded allocator (jemalloc, tcmalloc) is left as it is.
+    Without it, activations of torch eager return to the kernel after a call and cause page faults in the next one.
+    The heap then never shrinks below its peak. The setting holds for the whole process and cannot be undone.
+    Preloaded allocators (jemalloc, tcmalloc) are left as they are.
 
     Examples
     --------
@@ -121,7 +121,7 @@ def _preloaded() -> str | None:
 
 
 def _kept_by_environment() -> str | None:
-    """Return the variable that keeps freed memory in the process, None where none does."""
+    """Return the environment variable that keeps freed memory in the process, or None."""
     for variable in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"):
         if not os.environ.get(variable, "").isdigit() or int(os.environ[variable]) < _FROM_HEAP[-1]:
             break

@@ -28,10 +28,9 @@ def option(
     unit: str | None = None,
     advanced: bool = False,
 ) -> Any:
-    """Declare one option of a frozen config: its default, what it means and which values are allowed.
+    """Declare one option of a frozen config: its default, help text and valid values.
 
-    ``minimum``/``maximum`` include the bound, ``above``/``below`` exclude it. Widgets build forms from the
-    same metadata.
+    ``minimum``/``maximum`` include the bound, ``above``/``below`` exclude it. Forms are built from the same metadata.
     """
     meta = {
         "help": help,
@@ -53,10 +52,10 @@ def option_of(config: type[Config], name: str, **changes: Any) -> Any:
 
 
 class Config:
-    """Base of the frozen option dataclasses: checks every ``option`` when the object is made."""
+    """Base of the frozen option dataclasses; every ``option`` is validated on creation."""
 
     def __new__(cls, *_: Any, **options: Any) -> Self:
-        """Refuse options that are not there by name, with the one that was meant; copies are made without any."""
+        """Raise ConfigError for an unknown option, with the nearest name; copies are made without options."""
         names: list[str] = [field.name for field in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else []
         for name in options:
             if names and name not in names:
@@ -75,7 +74,7 @@ class Config:
         return dataclasses.replace(self, **changes)  # type: ignore[type-var]
 
     def changed(self) -> dict[str, Any]:
-        """Return the options that are not at their defaults."""
+        """Return the options that differ from their defaults."""
         fields = dataclasses.fields(self)  # type: ignore[arg-type]
         return {f.name: getattr(self, f.name) for f in fields if getattr(self, f.name) != f.default}
 
@@ -85,12 +84,12 @@ class Config:
 
 
 def check_option(cls: type[Any], name: str, value: Any) -> Any:
-    """Return the value of one option as ``cls`` keeps it, whatever the others are.
+    """Return the validated value of one option of ``cls``, independent of the others.
 
     Raises
     ------
     ConfigError
-        If there is no such option, or it cannot have this value.
+        If the option is unknown or the value is not valid.
     """
     fields = {field.name: field for field in dataclasses.fields(cls)}
     if name not in fields:
@@ -121,7 +120,7 @@ def canonical_json(value: Any) -> str:
 
 
 def without_nan(value: Any) -> Any:
-    """Return JSON-ready values with None for every number that is not finite, since JSON has none of those.
+    """Return JSON-ready values with None for NaN and infinity, which JSON lacks.
 
     Examples
     --------
@@ -198,8 +197,8 @@ def _check(owner: str, name: str, value: Any, hint: Any, meta: Mapping[str, Any]
     where = f"{owner}.{name}"
     if not any(_matches(value, m) for m in members_of(hint)):
         several = isinstance(value, str) and any(typing.get_origin(m) is tuple for m in members_of(hint))
-        advice = f" Write {name}=({value!r},)." if several else ""
-        raise ConfigError(f"{where} must be {_type_name(hint)}, got {value!r} ({type(value).__name__}).{advice}")
+        remedy = f" Write {name}=({value!r},)." if several else ""
+        raise ConfigError(f"{where} must be {_type_name(hint)}, got {value!r} ({type(value).__name__}).{remedy}")
     if value is None or not meta:
         return
     if meta["choices"] is not None and value not in meta["choices"]:

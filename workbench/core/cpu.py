@@ -1,24 +1,23 @@
-"""Physical cores, their hardware threads and memory nodes, as far as this process may use them. Read from Linux."""
+"""CPU topology within this process's affinity mask, its processes, and their CPU time."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 SYSTEM = Path("/sys/devices/system")
-# The second name is that of kernels before 5.1.
-_SIBLINGS = ("core_cpus_list", "thread_siblings_list")
+_SIBLINGS = ("core_cpus_list", "thread_siblings_list")  # the second one: kernels before 5.1
 
 
 @dataclass(frozen=True)
 class Topology:
-    """The logical CPUs that a process may use, by physical core and by memory node, each in ascending order.
-
-    ``cores`` holds a tuple of hardware threads (SMT siblings) for each physical core, ``nodes`` one of CPUs for each
-    NUMA node that has any.
+    """Logical CPUs by physical core (SMT siblings) and by NUMA node, each in ascending order.
 
     Examples
     --------
@@ -31,7 +30,7 @@ class Topology:
 
     @property
     def smt(self) -> int:
-        """The most hardware threads that one core gives."""
+        """The largest number of hardware threads per core."""
         return max(map(len, self.cores))
 
     def __str__(self) -> str:
@@ -40,42 +39,42 @@ class Topology:
 
 
 def cpu_topology() -> Topology | None:
-    """Return the topology within this process's affinity mask, None where the system does not tell it."""
-    return _known(frozenset(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else None
+    """Return the topology within this process's affinity mask, or None if the system does not report it."""
+    return _cached_topology(frozenset(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else None
 
 
 @functools.cache
-def _known(allowed: frozenset[int]) -> Topology | None:
+def _cached_topology(allowed: frozenset[int]) -> Topology | None:
     return read_topology(SYSTEM, allowed)
 
 
 def read_topology(root: Path, allowed: Iterable[int]) -> Topology | None:
-    """Return the topology that a folder like ``/sys/devices/system`` describes, of the allowed CPUs alone.
+    """Return the topology of the allowed CPUs from a folder like ``/sys/devices/system``, or None if it is incomplete.
 
-    None where it does not say which CPUs share a core. A system without NUMA is one node.
+    A system without NUMA is one node.
     """
-    wanted = frozenset(allowed)
+    cpus = frozenset(allowed)
     cores: set[tuple[int, ...]] = set()
-    for cpu in wanted:
+    for cpu in cpus:
         siblings = _siblings(root / "cpu" / f"cpu{cpu}" / "topology")
         if siblings is None or cpu not in siblings:
             return None
-        cores.add(tuple(sorted(siblings & wanted)))
+        cores.add(tuple(sorted(siblings & cpus)))
     if not cores:
         return None
     paths = sorted((root / "node").glob("node[0-9]*"), key=lambda path: int(path.name[4:]))
-    lists = [(_read_list(path / "cpulist") or frozenset()) & wanted for path in paths]
+    lists = [(_read_list(path / "cpulist") or frozenset()) & cpus for path in paths]
     nodes = [tuple(sorted(node)) for node in lists if node]
-    if sum(map(len, nodes)) != len(wanted):
-        nodes = [tuple(sorted(wanted))]
+    if sum(map(len, nodes)) != len(cpus):
+        nodes = [tuple(sorted(cpus))]
     return Topology(tuple(sorted(cores)), tuple(nodes))
 
 
 def cpus_to_pin(topology: Topology, threads: int) -> tuple[int, ...]:
-    """Return a CPU for each of ``threads``, empty where there are fewer CPUs than threads.
+    """Return a CPU for each of ``threads``, or nothing if there are fewer CPUs than threads.
 
-    One thread on a physical core, on one memory node where a node has so many cores; hardware threads of cores that
-    are taken already come last.
+    Each thread gets its own physical core first, within one NUMA node if the node has enough cores; SMT siblings
+    come last.
 
     Examples
     --------
@@ -89,8 +88,34 @@ def cpus_to_pin(topology: Topology, threads: int) -> tuple[int, ...]:
     return tuple(cpus[:threads]) if len(cpus) >= threads else ()
 
 
+def allowed_cores() -> list[int]:
+    """Return the logical cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(psutil.cpu_count() or 1))
+
+
+def own_processes(pids: Iterable[int] = ()) -> list[psutil.Process]:
+    """Return this process, its descendants, and the living processes among ``pids``."""
+    this = psutil.Process()
+    own = {this.pid: this}
+    with contextlib.suppress(psutil.Error):
+        own |= {process.pid: process for process in this.children(recursive=True)}
+    for pid in pids:
+        with contextlib.suppress(psutil.Error):
+            own.setdefault(pid, psutil.Process(pid))
+    return list(own.values())
+
+
+def cpu_seconds(process: psutil.Process) -> float:
+    """Return the CPU seconds of a process, on Linux with those of its reaped children; psutil.Error if it has ended."""
+    times = process.cpu_times()
+    waited_for = getattr(times, "children_user", 0.0) + getattr(times, "children_system", 0.0)
+    return float(times.user + times.system + waited_for)
+
+
 def parse_cpu_list(text: str) -> frozenset[int]:
-    """Return the numbers of a list as the kernel writes it.
+    """Return the CPU numbers of a list in the kernel's format.
 
     Examples
     --------
@@ -106,7 +131,7 @@ def parse_cpu_list(text: str) -> frozenset[int]:
 
 
 def _siblings(folder: Path) -> frozenset[int] | None:
-    return next((found for name in _SIBLINGS if (found := _read_list(folder / name))), None)
+    return next((cpus for name in _SIBLINGS if (cpus := _read_list(folder / name))), None)
 
 
 def _read_list(path: Path) -> frozenset[int] | None:

@@ -1,4 +1,4 @@
-"""Errors that say what was wrong, what was given, what is allowed and what to do."""
+"""Errors of the workbench; each message holds the requirement, the value and a remedy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class WorkbenchError(Exception):
 
 
 class ConfigError(WorkbenchError, ValueError):
-    """A setting has a wrong type, an unknown name or a value out of range."""
+    """An option has a wrong type, an unknown name or a value out of range."""
 
 
 class TaskError(WorkbenchError, ValueError):
@@ -19,31 +19,31 @@ class TaskError(WorkbenchError, ValueError):
 
 
 class RecipeError(WorkbenchError, ValueError):
-    """Steps stand in an order that cannot work."""
+    """The order of the steps is not valid."""
 
 
 class CoverageError(WorkbenchError):
-    """A step touched no layer at all."""
+    """A step changed no layer."""
 
 
 class ExportError(WorkbenchError):
-    """A module cannot be written in the format a backend needs."""
+    """A module cannot be exported to the format of a backend."""
 
 
 class ArtifactError(WorkbenchError):
-    """An artefact is missing, damaged, or does not fit the task."""
+    """An artifact is missing, damaged, or does not fit the task."""
 
 
 class BackendUnavailable(WorkbenchError):
-    """A backend cannot run here; the message names the command that would get it."""
+    """A backend cannot run here; the message holds the command that installs it."""
 
 
 class PackageMissing(WorkbenchError, ImportError):
-    """A package is not installed; the message names the command that installs it."""
+    """A package is not installed; the message holds the command that installs it."""
 
 
 class EngineError(WorkbenchError):
-    """An engine is used wrongly: before initialize, after dispose, or with outputs that do not fit."""
+    """An engine is misused: before initialize, after dispose, or with outputs that do not fit."""
 
 
 class InputError(WorkbenchError, ValueError):
@@ -59,7 +59,7 @@ class TrialFailed(WorkbenchError):
 
 
 class Cancelled(WorkbenchError):
-    """Work was stopped because the user asked for it."""
+    """The user cancelled the work."""
 
 
 def did_you_mean(given: str, allowed: Iterable[str]) -> str:
@@ -84,7 +84,7 @@ _LONGEST = 400
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an exception's text that says something, cut if it is very long.
+    """Return the first informative line of an exception's text, cut if it is very long.
 
     Examples
     --------
@@ -95,6 +95,6 @@ def first_line(error: BaseException) -> str:
     if lines and lines[0].startswith("The following operation failed in the TorchScript interpreter"):
         lines = lines[-1:]  # a trace through the interpreter comes first
     if len(lines) > 1 and lines[0].startswith("Exception from "):
-        lines = [" ".join(lines[1:])]  # OpenVINO names its own source file first, and what happened below
+        lines = [" ".join(lines[1:])]  # OpenVINO names its own source file first
     line = lines[0] if lines else type(error).__name__
     return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 3]}..."

@@ -1,4 +1,4 @@
-"""Files that are never half written, and their hashes."""
+"""Write files atomically, and hash them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NOTHING = 2**16
 
 @contextlib.contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary name beside ``path``; on success it takes the place of ``path`` in one step.
+    """Yield a temporary path that replaces ``path`` in one step at the end of the block.
 
     Raises
     ------
@@ -35,7 +35,8 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
         os.close(handle)
     except OSError as error:
-        raise WorkbenchError(f"Cannot write {path}: {error.strerror}. {_advice(error)}") from error
+        remedy = "Free some space." if error.errno == errno.ENOSPC else "Choose a folder you can write to."
+        raise WorkbenchError(f"Cannot write {path}: {error.strerror}. {remedy}") from error
     temporary = Path(name)
     try:
         yield temporary
@@ -48,7 +49,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 
 def is_disk_full(words: str) -> bool:
-    """Say whether an error's words are those of a full disk.
+    """Return True if an error message is that of a full disk.
 
     Examples
     --------
@@ -58,19 +59,15 @@ def is_disk_full(words: str) -> bool:
     return _FULL in words
 
 
-def _advice(error: OSError) -> str:
-    return "Free some space." if error.errno == errno.ENOSPC else "Choose a folder you can write to."
-
-
 def _reason(error: OSError, folder: Path) -> str:
-    """Return why a write failed; numpy says only how much of it was written."""
+    """Return the reason of a failed write, which numpy's errors lack."""
     if error.strerror is not None:
         return error.strerror
     return _FULL if shutil.disk_usage(folder).free < _NOTHING else str(error)
 
 
 def write_json(path: str | Path, value: Any, *, indent: int | None = None) -> None:
-    """Write a JSON-ready value in one step; raises as :func:`atomic_write`.
+    """Write a JSON-ready value atomically; errors as :func:`atomic_write`.
 
     Examples
     --------
@@ -81,13 +78,13 @@ def write_json(path: str | Path, value: Any, *, indent: int | None = None) -> No
 
 
 def _umask() -> int:
-    mask = os.umask(0o077)  # there is no way to read it but to set it
+    mask = os.umask(0o077)  # it can only be read by setting it
     os.umask(mask)
     return mask
 
 
 def cache_dir() -> Path:
-    """Return the folder for what can be made again: ``WORKBENCH_CACHE`` where set, else the user's cache folder."""
+    """Return the cache folder: ``WORKBENCH_CACHE`` if set, else the user's cache folder."""
     import platformdirs
 
     return Path(os.environ.get("WORKBENCH_CACHE") or platformdirs.user_cache_dir("inference-workbench"))
@@ -100,7 +97,7 @@ def sha256_file(path: str | Path) -> str:
 
 
 def writable_folder(folder: str | Path) -> Path:
-    """Return ``folder`` as a path, made where missing, or say before work starts why it cannot be written."""
+    """Return ``folder`` as a path, created if missing, or raise WorkbenchError if it cannot be written."""
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -108,7 +105,7 @@ def writable_folder(folder: str | Path) -> Path:
             pass
     except OSError as error:
         raise WorkbenchError(
-            f"Cannot write to the folder {folder}: {error.strerror}. Choose another folder or change its rights."
+            f"Cannot write to the folder {folder}: {error.strerror}. Choose another folder or change its permissions."
         ) from error
     return folder
 

@@ -1,4 +1,4 @@
-"""Names that are imported on first use, and what is said where an install lacks the package that they need."""
+"""Import names on first use, explain missing packages, and bind methods of lower rooms to code of upper ones."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ LAB = frozenset(
         "filelock",
         "ipykernel",
         "ipywidgets",
+        "jinja2",
         "matplotlib",
         "nbconvert",
         "nbformat",
@@ -34,16 +35,16 @@ LAB = frozenset(
         "traitlets",
     }
 )
-"""Modules that come with the extra ``lab``: what makes, compresses and compares models."""
+"""Modules of the extra ``lab``, which builds, compresses and compares models."""
 
 RUNTIME = frozenset({"onnx", "onnxruntime", "openvino"})
-"""Modules that come with the extra ``runtime``: what loads artefacts and runs them."""
+"""Modules of the extra ``runtime``, which loads and runs artifacts."""
 
 LOADGEN = frozenset({"mlperf_loadgen"})
-"""Modules that come with the extra ``loadgen``: MLPerf's load generator."""
+"""Modules of the extra ``loadgen``: MLPerf's load generator."""
 
 CLUSTER = frozenset({"distributed"})
-"""Modules that come with the extra ``cluster``: Dask's scheduler and workers."""
+"""Modules of the extra ``cluster``: Dask's scheduler and workers."""
 
 _EXTRAS = {"lab": LAB, "runtime": RUNTIME, "loadgen": LOADGEN, "cluster": CLUSTER}
 
@@ -60,19 +61,19 @@ def install_command(extra: str) -> str:
 
 
 def missing_package(error: ModuleNotFoundError, what: str) -> PackageMissing | None:
-    """Return what to say where ``what`` failed for a package of an extra, None where another module is missing."""
+    """Return the error for ``what`` if the missing module belongs to an extra, else None."""
     extra = next((extra for extra, modules in _EXTRAS.items() if error.name in modules), None)
     if extra is None:
         return None
     return PackageMissing(
-        f"{what} needs the package {error.name!r}, which this install does not have. Get it: {install_command(extra)}",
+        f"{what} needs the package {error.name!r}, which is not installed. Get it: {install_command(extra)}",
         name=error.name,
     )
 
 
 @contextlib.contextmanager
 def optional_import(what: str) -> Iterator[None]:
-    """Say which command installs what a block lacks, instead of a ModuleNotFoundError.
+    """Replace a ModuleNotFoundError in the block by PackageMissing with the command that installs the extra.
 
     Raises
     ------
@@ -87,10 +88,10 @@ def optional_import(what: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        found = missing_package(error, what)
-        if found is None:
+        missing = missing_package(error, what)
+        if missing is None:
             raise
-        raise found from None  # the trace of the import leads nowhere that the reader could mend
+        raise missing from None
 
 
 def attach(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
@@ -115,3 +116,23 @@ def attach(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], 
             return load(name)
 
     return load_named, names, public
+
+
+_LOADERS: dict[str, Callable[[], Callable[..., Any]]] = {}
+
+
+def bind_late(name: str, load: Callable[[], Callable[..., Any]]) -> None:
+    """Bind ``name`` to the function that ``load`` imports and returns on the first call."""
+    _LOADERS[name] = load
+
+
+def call_late(name: str, *args: Any, **options: Any) -> Any:
+    """Call the function that was bound to ``name``.
+
+    Examples
+    --------
+    >>> bind_late("greet", lambda: "Hello, {}".format)
+    >>> call_late("greet", "you")
+    'Hello, you'
+    """
+    return _LOADERS[name]()(*args, **options)

@@ -1,4 +1,4 @@
-"""What this machine is: cores that may be used, instruction sets, memory, GPUs, and a fingerprint of all that."""
+"""Describe this machine: cores, instruction sets, memory, GPUs, and a fingerprint of them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ FINGERPRINT_LIBRARIES = ("torch", "torchao", "torch-pruning", "onnxruntime", "op
 
 @dataclass(frozen=True)
 class Machine:
-    """One machine as a process on it may use it; memory in MiB."""
+    """Hardware that a process may use; memory in MiB."""
 
     system: str
     python: str
@@ -58,13 +58,13 @@ class Machine:
 
     @property
     def int8_dot(self) -> bool:
-        """True where the CPU multiplies int8 into int32 without saturating in between (VNNI, AMX, Arm dot product)."""
+        """True if the CPU multiplies int8 into int32 without saturation (VNNI, AMX, Arm dot product)."""
         return bool(INT8_DOT.intersection(self.isa))
 
 
 @functools.cache
 def this_machine() -> Machine:
-    """Return what is known of this machine; read once per process.
+    """Return the description of this machine; read once per process.
 
     Examples
     --------
@@ -89,7 +89,7 @@ def this_machine() -> Machine:
 
 
 def describe_machine() -> str:
-    """Return this machine in a few words.
+    """Return this machine as one line of text.
 
     Examples
     --------
@@ -102,24 +102,21 @@ def describe_machine() -> str:
 
 
 def available_cores() -> int:
-    """Return how many logical cores this process may keep busy: its affinity, cut by the cgroup's CPU quota."""
+    """Return the number of logical cores for this process: its affinity mask, limited by the cgroup's CPU quota."""
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _cgroup_quota(Path("/sys/fs/cgroup"))
     return affinity if quota is None else max(1, min(affinity, math.floor(quota)))
 
 
 def default_threads() -> int:
-    """Return the threads an engine gets unless told: physical cores within what is allowed.
-
-    Two hardware threads of one core in the affinity mask count as one.
-    """
+    """Return the default threads of an engine: the available physical cores; SMT siblings count as one."""
     machine, topology = this_machine(), cpu_topology()
     physical = machine.cores_physical if topology is None else len(topology.cores)
     return max(1, min(physical, machine.cores_allowed))
 
 
 def library_versions(names: Iterable[str]) -> dict[str, str | None]:
-    """Return the installed version of each distribution, None where it is missing; imports none of them."""
+    """Return the installed version of each distribution, or None, without importing it."""
     versions: dict[str, str | None] = {}
     for name in names:
         try:
@@ -131,7 +128,7 @@ def library_versions(names: Iterable[str]) -> dict[str, str | None]:
 
 @dataclass(frozen=True)
 class Site:
-    """Where trials run, as their keys and rows tell: ``threads`` is what an engine gets there unless told."""
+    """Machine of trials, as in their keys and rows; ``threads`` is the default of its engines."""
 
     fingerprint: str
     words: str
@@ -142,7 +139,7 @@ class Site:
 
 @functools.cache
 def this_site() -> Site:
-    """Return this machine with its libraries as a site of trials.
+    """Return this machine with its library versions.
 
     Examples
     --------
@@ -155,12 +152,12 @@ def this_site() -> Site:
 
 @functools.cache
 def fingerprint() -> dict[str, object]:
-    """Return what makes two timings comparable: the machine and the versions of the libraries that run."""
+    """Return the machine and library versions that two comparable timings share."""
     return {**asdict(this_machine()), "libraries": library_versions(FINGERPRINT_LIBRARIES)}
 
 
 def fingerprint_id() -> str:
-    """Return 12 hex digits that name :func:`fingerprint`."""
+    """Return the id of :func:`fingerprint`, 12 hex digits."""
     return short_id(fingerprint())
 
 
@@ -176,11 +173,11 @@ def _cpu_info() -> dict[str, str]:
 
 def _sysctl_info() -> dict[str, str]:
     names = {"model name": "machdep.cpu.brand_string", "flags": "machdep.cpu.leaf7_features"}
-    found = {}
+    info = {}
     for key, name in names.items():
-        answer = subprocess.run(["sysctl", "-n", name], capture_output=True, text=True, check=False)
-        found[key] = answer.stdout.strip().lower() if key == "flags" else answer.stdout.strip()
-    return found
+        output = subprocess.run(["sysctl", "-n", name], capture_output=True, text=True, check=False).stdout.strip()
+        info[key] = output.lower() if key == "flags" else output
+    return info
 
 
 def _instruction_sets(info: dict[str, str]) -> tuple[str, ...]:
@@ -219,7 +216,7 @@ def _gpus() -> tuple[tuple[str, ...], str | None]:
     try:
         return _nvidia_gpus()
     except ModuleNotFoundError as error:  # a runtime install
-        return (), f"GPUs were not looked for: {error.name} is not installed. Get it: {install_command('lab')}"
+        return (), f"GPUs are unknown: {error.name} is not installed. Get it: {install_command('lab')}"
 
 
 def _nvidia_gpus() -> tuple[tuple[str, ...], str | None]:
@@ -227,7 +224,7 @@ def _nvidia_gpus() -> tuple[tuple[str, ...], str | None]:
 
     try:
         pynvml.nvmlInit()
-    except pynvml.NVMLError as error:  # asked first, since nvitop prints a page of hints where there is no driver
+    except pynvml.NVMLError as error:  # checked first: without a driver, nvitop prints a page of hints
         return (), f"No NVIDIA GPU: {str(error).strip().rstrip('.')}."
     from nvitop import Device
 

@@ -1,4 +1,4 @@
-"""Progress events: what long work reports while it runs, in a process or across one."""
+"""Progress events of long work, within a process or across processes."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """One report from running work.
+    """One progress event.
 
-    ``stage`` names the work (``"distill"``), ``done`` of ``total`` counts it in the stage's own unit
-    (``total`` 0: unknown), ``values`` holds figures worth showing live, for example ``{"loss": 0.31}``.
+    ``stage`` names the work (``"distill"``); ``done`` and ``total`` (0: unknown) are in the stage's unit; ``values``
+    holds live figures such as ``{"loss": 0.31}``.
     """
 
     stage: str
@@ -23,13 +23,13 @@ class Progress:
 
     @property
     def fraction(self) -> float | None:
-        """Share done between 0 and 1, or None where the total is unknown."""
+        """Fraction done between 0 and 1, or None if the total is unknown."""
         return min(1.0, self.done / self.total) if self.total > 0 else None
 
 
 ProgressCallback = Callable[[Progress], None]
-"""Called with each report; it may raise :class:`workbench.core.errors.Cancelled` to stop the work."""
+"""Called with each event; it may raise :class:`workbench.core.errors.Cancelled` to stop the work."""
 
 
 def ignore_progress(_: Progress) -> None:
-    """Default callback: drop the report."""
+    """Drop the event: the default callback."""

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
 ASSUMED_NOISE = 0.02
-"""The share that counts as noise where the machine's own floor was not measured."""
+"""Noise floor (relative) if the machine's own was not measured."""
 _SAME = 1.25
 Verdict = Literal["faster", "same", "slower", "undecided"]
 
@@ -19,8 +19,8 @@ Verdict = Literal["faster", "same", "slower", "undecided"]
 def quantile_bounds(n: int, q: float, *, level: float = 0.95) -> tuple[int, int] | None:
     """Return 0-based ranks (low, high) of sorted samples that enclose quantile ``q`` with probability ``level``.
 
-    Equal-tailed binomial bounds (David and Nagaraja, Order Statistics, 7.1); None where a bound does not exist
-    for so few samples: p90 needs 36, p99 needs 368.
+    Equal-tailed binomial bounds (David and Nagaraja, Order Statistics, 7.1); None if there are too few samples for a
+    bound: p90 needs 36, p99 needs 368.
 
     Examples
     --------
@@ -37,7 +37,7 @@ def quantile_bounds(n: int, q: float, *, level: float = 0.95) -> tuple[int, int]
 
 
 def percentile(samples: Sequence[float] | Array, q: float) -> float | None:
-    """Return the ``q`` quantile (0 to 1), or None where the samples do not resolve it at 95 %."""
+    """Return the ``q`` quantile (0 to 1), or None if the samples do not resolve it at 95 %."""
     values = np.asarray(samples, dtype=np.float64)
     if quantile_bounds(values.size, q) is None:
         return None
@@ -72,11 +72,10 @@ def ratio_interval(
         If the two have different numbers of blocks, or fewer than 2.
     """
     if len(base) != len(arm) or len(base) < 2:
-        raise ValueError(f"Pairs of blocks are needed, at least 2; got {len(base)} and {len(arm)}.")
+        raise ValueError(f"base and arm must have the same number of blocks, at least 2; got {len(base)}, {len(arm)}.")
     logs = np.log([np.median(b) for b in base]) - np.log([np.median(a) for a in arm])
-    found = bootstrap_median(logs, seed=seed, level=level, resamples=resamples)
-    middle, low, high = (float(value) for value in np.exp(found))
-    return middle, low, high
+    median, low, high = np.exp(bootstrap_median(logs, seed=seed, level=level, resamples=resamples))
+    return float(median), float(low), float(high)
 
 
 def bootstrap_median(
@@ -89,17 +88,17 @@ def bootstrap_median(
     >>> bootstrap_median([1.0, 1.0, 1.0])
     (1.0, 1.0, 1.0)
     """
-    known = np.asarray(values, dtype=np.float64)
-    picks = np.random.default_rng(seed).integers(0, known.size, size=(resamples, known.size))
-    low, high = np.quantile(np.median(known[picks], axis=1), ((1 - level) / 2, (1 + level) / 2))
-    return float(np.median(known)), float(low), float(high)
+    samples = np.asarray(values, dtype=np.float64)
+    picks = np.random.default_rng(seed).integers(0, samples.size, size=(resamples, samples.size))
+    low, high = np.quantile(np.median(samples[picks], axis=1), ((1 - level) / 2, (1 + level) / 2))
+    return float(np.median(samples)), float(low), float(high)
 
 
 def verdict(low: float, high: float, *, floor: float = ASSUMED_NOISE) -> Verdict:
-    """Return the verdict on a 95 % interval of the speedup that noise and disturbance have widened already.
+    """Return the verdict on a 95 % CI of the speedup, already widened for noise and disturbance.
 
-    ``faster`` and ``slower`` need an interval that excludes 1. ``same`` needs one that holds 1 and lies within 2 %, or
-    within the A/A noise floor and a quarter more for the error of the timing itself; anything else is ``undecided``.
+    ``faster`` and ``slower`` need an interval that excludes 1, ``same`` one that includes 1 and lies within 2 %, or
+    within 1.25 times the A/A noise floor. Anything else is ``undecided``.
 
     Examples
     --------
@@ -124,7 +123,7 @@ def bootstrap_drop(
     resamples: int = 200,
     level: float = 0.95,
 ) -> tuple[float, float]:
-    """Return the paired interval of a quality drop, ``baseline - this``, over resampled examples.
+    """Return the paired bootstrap CI of a quality drop, ``baseline - this``.
 
     ``score(indices)`` returns (baseline quality, this quality) on the same ``indices`` of the ``n`` examples.
     """

@@ -1,4 +1,4 @@
-"""Text and paths from files and databases: checked when they are read, quoted when they are written."""
+"""Check text and paths from files and databases when read, and escape them when written."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ACTIVE = re.compile(r"[\\`*<>|$]|^[#>]|\]\(|\]:|!\[|\[\[")
 
 
 def require_line(where: str, value: object, *, error: type[WorkbenchError], most: int = MOST_NAME) -> str:
-    """Return text that is one line of printable characters, or raise ``error``.
+    """Return text of one printable line, or raise ``error``.
 
     Examples
     --------
@@ -32,7 +32,7 @@ def require_line(where: str, value: object, *, error: type[WorkbenchError], most
 
 
 def escape_control(text: str) -> str:
-    """Return text whose control characters, line ends and tabs excepted, are written as escapes.
+    """Return text with its control characters escaped, except for line ends and tabs.
 
     Examples
     --------
@@ -49,7 +49,7 @@ def _escaped(character: str) -> str:
 
 
 def one_line(value: object) -> str:
-    """Return a value as one line: what is not printable, line ends included, becomes an escape or a space.
+    """Return a value as one printable line: control characters are escaped, whitespace becomes a space.
 
     Examples
     --------
@@ -61,7 +61,7 @@ def one_line(value: object) -> str:
 
 
 def escape_markdown(value: object) -> str:
-    """Return a value as one line of Markdown that shows its characters and means nothing.
+    """Return a value as one line of Markdown with its markup escaped.
 
     Examples
     --------
@@ -73,7 +73,7 @@ def escape_markdown(value: object) -> str:
 
 
 def code_span(value: object) -> str:
-    """Return a value as one line of code in Markdown, whatever backticks it holds.
+    """Return a value as a code span of Markdown, also if it contains backticks.
 
     Examples
     --------
@@ -87,11 +87,11 @@ def code_span(value: object) -> str:
 
 
 def parse_untrusted(where: str, value: Any, parse: Callable[[Any], T], *, error: type[WorkbenchError]) -> T:
-    """Return ``parse(value)``, or raise ``error`` if the value does not have the form that ``parse`` expects."""
+    """Return ``parse(value)``, or raise ``error`` if the value does not have the expected form."""
     try:
         return parse(value)
     except (WorkbenchError, TypeError, ValueError, LookupError, AttributeError, RecursionError) as problem:
-        raise error(f"{where} does not hold what the workbench wrote there, but {given(value)}.") from problem
+        raise error(f"{where} is not what the workbench wrote: {given(value)}.") from problem
 
 
 def safe_path(folder: Path, name: object, *, error: type[WorkbenchError]) -> Path:
@@ -99,16 +99,16 @@ def safe_path(folder: Path, name: object, *, error: type[WorkbenchError]) -> Pat
     line = require_line(f"A file name in {folder}", name, error=error)
     path = folder / line
     if line in (".", "..") or Path(line).name != line or not path.resolve().is_relative_to(folder.resolve()):
-        raise error(f"The name {line!r} leads out of the folder {folder}. Do not use what holds it.")
+        raise error(f"The name {line!r} leads out of the folder {folder}. Do not use its source.")
     return path
 
 
 def require_regular_file(path: Path, *, error: type[WorkbenchError]) -> None:
-    """Raise ``error`` where a path, links followed, leads to no regular file: to a device, a pipe, a folder."""
+    """Raise ``error`` if a path, after following links, is a device, a pipe or a folder."""
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError) as problem:  # ValueError: a NUL in the path
         words = problem.strerror if isinstance(problem, OSError) else problem
         raise error(f"{str(path)!r} cannot be read: {words}.") from problem
     if not stat.S_ISREG(mode):
-        raise error(f"{path} is no regular file.")
+        raise error(f"{path} is not a regular file.")

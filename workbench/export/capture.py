@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
-import logging
 import re
-import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -15,10 +13,10 @@ import torch
 from torch import fx, nn
 
 from workbench.core.errors import ExportError
+from workbench.core.quiet import quiet, silence_thread
 from workbench.export.io import Tree
-from workbench.export.quiet import quiet_export
 from workbench.tasks.axes import OpenDims
-from workbench.tasks.module import copied_module, plain_outputs
+from workbench.tasks.module import copy_module, plain_outputs
 from workbench.tasks.trees import batch_size, leaves, tree_map
 
 
@@ -41,7 +39,7 @@ def evaluating(module: nn.Module) -> nn.Module:
     """Return the module in eval mode: itself, or a copy if some part of it is training."""
     if isinstance(module, fx.GraphModule) or not any(m.training for m in module.modules()):
         return module
-    return copied_module(module).eval()
+    return copy_module(module).eval()
 
 
 def is_quantized(captured: Captured) -> bool:
@@ -90,7 +88,7 @@ def _arguments(inputs: Tree) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 def _export(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any) -> Any:
     try:
-        with torch.no_grad(), quiet_export(), plain_outputs(module):
+        with torch.no_grad(), silence_thread(), plain_outputs(module):
             return export_program(module, args, kwargs, shapes)
     except Exception as error:
         raise ExportError(f"The module cannot be exported: {reason_of(error)}") from error
@@ -111,7 +109,7 @@ def export_program(
             if shapes is None or "specialized" not in str(error):
                 raise
             try:
-                with _quiet_guards():
+                with quiet(loggers=("torch._guards",)):
                     return torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=True)
             except Exception:  # noqa: BLE001 - the first error names the line of the user's code
                 raise error from None
@@ -138,21 +136,6 @@ def _named_keywords(module: nn.Module, kwargs: dict[str, Any]) -> Iterator[None]
         del module.forward
         if before is not None:
             module.forward = before
-
-
-@contextlib.contextmanager
-def _quiet_guards() -> Iterator[None]:
-    """Drop what torch logs in this thread when the strict mode fails."""
-    logger, owner = logging.getLogger("torch._guards"), threading.get_ident()
-
-    def keep(record: logging.LogRecord) -> bool:
-        return record.thread != owner
-
-    logger.addFilter(keep)
-    try:
-        yield
-    finally:
-        logger.removeFilter(keep)
 
 
 def reason_of(error: BaseException, *, otherwise: str = "run it with the backend torch-eager") -> str:

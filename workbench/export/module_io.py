@@ -11,7 +11,7 @@ from torch import nn
 from workbench.core.errors import ExportError
 from workbench.export.capture import reason_of, resize_batch
 from workbench.export.io import IOSpec, TensorSpec, Tree, describe_tree, input_kind, input_leaves
-from workbench.tasks.axes import OpenDims, other_sizes, resized
+from workbench.tasks.axes import OpenDims, alternative_sizes, resize
 from workbench.tasks.trees import call_model
 
 
@@ -60,10 +60,10 @@ def _output_shapes(
     """Return the shapes of the outputs, with None for sizes that vary with the inputs'."""
     if not any(dims):
         return shapes
-    sizes = other_sizes(inputs, dims)
+    sizes = alternative_sizes(inputs, dims)
     try:
         with torch.no_grad():
-            outputs = call_model(module, resized(resize_batch(inputs, 2), dims, sizes))
+            outputs = call_model(module, resize(resize_batch(inputs, 2), dims, sizes))
         others = [tuple(leaf.shape[1:]) for _, leaf in describe_tree(outputs, torch.is_tensor)[1]]
         pairs = [zip(one, other, strict=True) for one, other in zip(shapes, others, strict=True)]
         return [tuple(size if size == other else None for size, other in pair) for pair in pairs]

@@ -15,6 +15,7 @@ from torch import nn
 
 from workbench.core.errors import ExportError
 from workbench.core.files import atomic_write
+from workbench.core.quiet import silence_thread
 from workbench.export.agreement import compare_outputs
 from workbench.export.capture import (
     Captured,
@@ -30,9 +31,8 @@ from workbench.export.io import LAYER_KEY, IOSpec, Tree, describe_tree, input_le
 from workbench.export.module_io import describe_io
 from workbench.export.onnx_integers import IntegerFeatures, dynamic_translations, integer_features, lower_integers
 from workbench.export.onnx_module import OnnxModule, unoptimized_session
-from workbench.export.quiet import quiet_export
 from workbench.export.reductions import keep_reduced_dims
-from workbench.tasks.axes import OpenDims, axis_sizes, other_sizes, resized
+from workbench.tasks.axes import OpenDims, alternative_sizes, axis_sizes, resize
 from workbench.tasks.trees import batch_size, call_model
 
 _VALIDATION_BATCHES = (1, 3)
@@ -142,7 +142,7 @@ def _write(
 
 def _convert(program: Any, io: IOSpec, features: IntegerFeatures) -> Any:
     try:
-        with torch.no_grad(), quiet_export():
+        with torch.no_grad(), silence_thread():
             exported = torch.onnx.export(
                 program,
                 (),
@@ -213,12 +213,12 @@ def _validate(content: bytes, module: nn.Module, inputs: Tree, io: IOSpec, *, qu
         session = unoptimized_session(content, threads=1)
     except Exception as error:
         raise ExportError(f"The module cannot be exported: the ONNX file is not valid: {reason_of(error)}") from error
-    other = other_sizes(inputs, io.open_dims) if io.axes else {}
+    other = alternative_sizes(inputs, io.open_dims) if io.axes else {}
     suffix = "".join(f", {axis} {size}" for axis, size in other.items())
     for number, size in enumerate(_VALIDATION_BATCHES if io.batch is None else (io.batch,)):
         batch = resize_batch(inputs, size)
         if number:
-            batch = resized(batch, io.open_dims, other)
+            batch = resize(batch, io.open_dims, other)
         with torch.no_grad():
             want = [leaf.numpy() for _, leaf in describe_tree(call_model(module, batch), torch.is_tensor)[1]]
         feed = {n: np.ascontiguousarray(leaf) for n, leaf in zip(io.input_names, input_leaves(batch), strict=True)}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workbench.core.errors import StudyError
-from workbench.study.bundle.bundle import hand_over
+from workbench.study.bundle.bundle import export_bundle
 from workbench.study.recommend import recommendation
 from workbench.study.results.merge import rows_of_task
 from workbench.study.results.ranking import Recommendation, mark_recommended
@@ -54,7 +54,7 @@ def export_stored(
             return opened.export(output, trial=trial, quality_drop=quality_drop, trust=trust)
     with _opened(storage) as store:
         rows, best = _answer(store, _named(store, storage, study), storage, quality_drop)
-        return hand_over(rows, best, output, files=store.files, trial=trial, task=None)
+        return export_bundle(rows, best, output, files=store.files, trial=trial, task=None)
 
 
 def stored_rows(

@@ -289,10 +289,10 @@ class Study:
         StudyError, ArtifactError
             If no row meets the goal, there is no such trial or ONNX file, or the folder cannot be written.
         """
-        from workbench.study.bundle.bundle import hand_over
+        from workbench.study.bundle.bundle import export_bundle
 
         best = self.best(quality_drop)
-        return hand_over(self._rows(), best, output, files=self.files, trial=trial, task=self.task, trust=trust)
+        return export_bundle(self._rows(), best, output, files=self.files, trial=trial, task=self.task, trust=trust)
 
     def cancel(self) -> None:
         """Stop a run, from any thread; complete rows are kept."""

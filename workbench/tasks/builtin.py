@@ -1,4 +1,4 @@
-"""The tasks that ship with the workbench: hard digits, for a residual CNN and for a small vision transformer."""
+"""The shipped tasks on distorted digits: a residual CNN and a small vision transformer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
 
-from workbench.tasks.data import checked_file, data_dir
+from workbench.tasks.data import data_dir, verify_file
 from workbench.tasks.models import DigitsResNet, DigitsViT
 from workbench.tasks.task import Task
 
@@ -34,7 +34,7 @@ def digits() -> Task:
     Raises
     ------
     TaskError
-        If a shipped file is missing or its sha256 is wrong.
+        If a shipped file is missing or has another sha256.
 
     Examples
     --------
@@ -58,7 +58,7 @@ def accuracy(outputs: torch.Tensor, targets: torch.Tensor) -> float:
 def jitter(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Turn, scale, shear and shift each image ``[n, 1, h, w]``: 0.35 rad, 20 %, 0.2 and 3 pixels at most.
 
-    The nearest pixel is taken, because interpolation would smooth the noise away that the digits carry.
+    Nearest-neighbor sampling keeps the noise, which interpolation would smooth.
     """
     turn, scale, shear, x, y = (torch.rand(5, len(images), generator=generator) * 2 - 1).unbind(0)
     cos, sin = torch.cos(0.35 * turn) * (1 + 0.2 * scale), torch.sin(0.35 * turn) * (1 + 0.2 * scale)
@@ -84,8 +84,8 @@ def _task(name: str, build: Callable[[], nn.Module]) -> Task:
 
 @functools.lru_cache(maxsize=1)
 def digits_data() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return normalised images ``[n, 1, 32, 32]``, labels ``[n]`` and which samples are for evaluation ``[n]``."""
-    path = checked_file(data_dir() / "digits.npz", SHA256["digits.npz"])
+    """Return normalized images ``[n, 1, 32, 32]``, labels ``[n]``, and a mask of the evaluation samples ``[n]``."""
+    path = verify_file(data_dir() / "digits.npz", SHA256["digits.npz"])
     with np.load(path, allow_pickle=False) as data:
         packed, labels, evaluation = data["packed"], data["labels"], data["evaluation"]
     levels = np.empty((len(packed), math.prod((SIDE, SIDE))), dtype=np.float32)
@@ -105,5 +105,5 @@ def _build_vit() -> nn.Module:
 
 
 def _trained(model: nn.Module, name: str) -> nn.Module:
-    model.load_state_dict(load_file(checked_file(data_dir() / name, SHA256[name])))
+    model.load_state_dict(load_file(verify_file(data_dir() / name, SHA256[name])))
     return model.eval()

@@ -1,4 +1,4 @@
-"""Everything about a task that would otherwise fail in the middle of the work."""
+"""Validate a task before any work: data, model, loss, metric, augmentation, and overlap of the splits."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from workbench.core.errors import TaskError
+from workbench.tasks.batch_independence import batch_dependent_output, outputs_equal
 from workbench.tasks.digest import raw_bytes, weights_digest
-from workbench.tasks.mixing import mixed_output, same_outputs
 from workbench.tasks.split import Split
 from workbench.tasks.trees import Tree, call_model, named_leaves, tree_map
 
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
 
 _CHUNK = 1024
 _SLOW_S = 5.0
-"""Seconds from which build() is said to be slow."""
-_LESS = ", from which those for validation and calibration were taken out before"
+"""Seconds of build() that cause a warning."""
+_HELD_OUT = " after validation and calibration were held out"
 _OVERLAP_LIMIT = 0.01
 _LEAST_JUDGED, _ORDERS, _CLEARLY = 32, 8, 6.0
-"""Samples, wrong orders of them, and standard deviations, from which less of a metric is taken to be better."""
+"""Minimum samples, shuffled orders, and standard deviations for the check of the metric's direction."""
 
 
 def check_task(task: Task) -> tuple[str, ...]:
-    """Raise ``TaskError`` for the first thing that cannot work; return remarks on what is only unusual."""
+    """Raise TaskError for the first problem; return warnings."""
     for role in task.roles:
         _check_values(task, task.split(role))
         _check_structure(task, task.split(role).take([0]).inputs, role)
     _check_structure(task, task.examples(1), "example_inputs")
     outputs, build_s = _check_model(task)
-    _ = task.open_dims  # says what does not fit
+    _ = task.open_dims  # validates dynamic
     _check_loss(task, outputs)
     _check_metric(task)
     _check_augment(task)
@@ -46,7 +46,7 @@ def _slow_build(seconds: float) -> list[str]:
     if seconds < _SLOW_S:
         return []
     return [
-        f"build() takes {seconds:.0f} s, and every process of a study calls it. Train once, save the weights, and load "
+        f"build() takes {seconds:.0f} s, and every worker of a study calls it. Train once, save the weights, and load "
         "them in build()."
     ]
 
@@ -64,8 +64,8 @@ def _check_values(task: Task, split: Split) -> None:
                     row = int((~leaf.isfinite()).reshape(len(leaf), -1).any(1).nonzero()[0])
                     raise _fail(
                         task,
-                        f"{split.name} {path} holds NaN or infinite values, first in sample {start + row} of its "
-                        f"{len(split)}{_LESS if split.name == 'train' else ''}. Remove or fill such samples.",
+                        f"{split.name} {path} must be finite, got NaN or infinity first in sample {start + row} of "
+                        f"{len(split)}{_HELD_OUT if split.name == 'train' else ''}. Remove or fill such samples.",
                     )
 
 
@@ -75,14 +75,14 @@ def _describe(inputs: Tree) -> dict[str, str]:
 
 def _check_structure(task: Task, inputs: Tree, role: str) -> None:
     first = "train" if task.has_train else "evaluation"
-    given, expected = _describe(inputs), _describe(task.split(first).take([0]).inputs)
-    if given != expected:
-        words = [", ".join(f"{k}: {v}" for k, v in d.items()) for d in (given, expected)]
-        raise _fail(task, f"{role} has inputs of {words[0]} per sample, but {first} has {words[1]}. Make them equal.")
+    shapes = [_describe(inputs), _describe(task.split(first).take([0]).inputs)]
+    if shapes[0] != shapes[1]:
+        own, expected = (", ".join(f"{key}: {value}" for key, value in one.items()) for one in shapes)
+        raise _fail(task, f"{role} must have the inputs of {first} per sample, {expected}, got {own}.")
 
 
 def _probe(task: Task) -> Split:
-    """Return two training (else validation) samples; with class labels, those of the lowest and highest label."""
+    """Return two training (else validation) samples; for class labels, those with the lowest and highest label."""
     split = task.train if task.has_train else task.validation
     targets = split.targets
     if isinstance(targets, torch.Tensor) and targets.ndim == 1:
@@ -91,12 +91,12 @@ def _probe(task: Task) -> Split:
 
 
 def _check_model(task: Task) -> tuple[Tree, float]:
-    """Return the outputs for two samples, and the seconds that ``build()`` took."""
+    """Return the outputs for two samples, and the seconds of ``build()``."""
     begun = time.perf_counter()
     model = task.model()
     build_s = time.perf_counter() - begun
     if weights_digest(model) != weights_digest(task.model()):
-        raise _fail(task, "build() gives other weights each time. Load the trained weights inside build().")
+        raise _fail(task, "build() must return the same weights each time. Load the trained weights inside build().")
     probe = _probe(task)
     names = ", ".join(task.parameter_names)
     try:
@@ -104,34 +104,34 @@ def _check_model(task: Task) -> tuple[Tree, float]:
             outputs = call_model(model, probe.inputs)
             single = dict(named_leaves(call_model(model, probe.take([0]).inputs), "output"))
             again = dict(named_leaves(call_model(model, probe.inputs), "output"))
-            mixed = mixed_output(model, probe.inputs) or mixed_output(model, task.examples(3))
+            mixed = batch_dependent_output(model, probe.inputs) or batch_dependent_output(model, task.examples(3))
     except Exception as error:
         shapes = ", ".join(f"{k} {v}" for k, v in _describe(probe.inputs).items())
-        doubles = ". It runs in float32: convert nothing to float64 in forward" if "Double" in str(error) else ""
+        doubles = ". It runs in float32: do not convert to float64 in forward" if "Double" in str(error) else ""
         message = f"the model failed on a batch of 2 ({names}; per sample: {shapes}){doubles}"
         raise _fail(task, message, error) from error
     listed = list(named_leaves(outputs, "output"))
     if not listed:
-        raise _fail(task, "the model returned nothing; forward must return tensors.")
+        raise _fail(task, "forward must return tensors, got none.")
     for path, leaf in listed:
         if not isinstance(leaf, torch.Tensor):
-            raise _fail(task, f"the model's {path} is {type(leaf).__name__}; forward must return tensors.")
+            raise _fail(task, f"forward must return tensors, got {type(leaf).__name__} for {path}.")
         alone = getattr(single.get(path), "shape", None)
         if leaf.shape[:1] != (2,) or alone is None or alone[:1] != (1,):
             raise _fail(
                 task,
-                f"the model's {path} has shape {list(leaf.shape)} for a batch of 2, and "
-                f"{'is missing' if alone is None else list(alone)} for a single sample; the first dimension must be "
-                "the batch. Look for a squeeze, a reshape with a fixed size, or a mean over the batch.",
+                f"the first dimension of the model's {path} must be the batch, got shape {list(leaf.shape)} for 2 "
+                f"samples and {'none' if alone is None else list(alone)} for one. Look for a squeeze, a reshape with a "
+                "fixed size, or a mean over the batch.",
             )
         if leaf.is_floating_point() and not bool(leaf.isfinite().all()):
-            raise _fail(task, f"the model's {path} holds NaN or infinite values for good inputs. Check its weights.")
-    changed = [path for path, leaf in listed if not same_outputs(leaf, again.get(path))]
+            raise _fail(task, f"the model's {path} must be finite, got NaN or infinity. Check its weights.")
+    changed = [path for path, leaf in listed if not outputs_equal(leaf, again.get(path))]
     if changed:
         raise _fail(
             task,
-            f"the model's {changed[0]} is another for the same inputs each time. Turn dropout and other random parts "
-            "off in eval mode, and keep no state between calls.",
+            f"the model's {changed[0]} must be the same for the same inputs. Disable dropout and other random parts in "
+            "eval mode, and keep no state between calls.",
         )
     if mixed is not None:
         raise _fail(
@@ -157,16 +157,17 @@ def _check_loss(task: Task, outputs: Tree) -> None:
         )
         raise _fail(task, f"the loss failed with {shapes} and {aims}", error) from error
     if not isinstance(value, torch.Tensor) or value.numel() != 1:
-        given = f"a tensor {list(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
-        raise _fail(task, f"the loss must return one number as a tensor, got {given}. Take the mean over the batch.")
+        kind = f"a tensor {list(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
+        raise _fail(task, f"the loss must return a scalar tensor, got {kind}. Take the mean over the batch.")
     if not math.isfinite(value.item()):
-        raise _fail(task, f"the loss is {value.item()} on two {probe.name} samples. Check the labels and the loss.")
+        reason = f"the loss must be finite, got {value.item()} on two {probe.name} samples"
+        raise _fail(task, f"{reason}. Check the labels and the loss.")
     if not value.requires_grad:
-        raise _fail(task, "the loss has no gradient towards the outputs. Compute it with torch, without detach().")
+        raise _fail(task, "the loss must have a gradient for the outputs. Compute it with torch, without detach().")
 
 
 def _check_metric(task: Task) -> None:
-    """Evaluate a few samples; more of them if those are too alike for the metric, as for an AUC of one class."""
+    """Evaluate a few samples, or more if the metric fails on these, as an AUC does for one class."""
     size, model = len(task.evaluation), task.model()
     problem: TaskError | None = None
     for count in dict.fromkeys(min(count, size) for count in (8, 64, size)):
@@ -179,14 +180,13 @@ def _check_metric(task: Task) -> None:
         if math.isfinite(value):
             _check_direction(task, model)
             return
-        words = f"the metric is {value} on {len(rows)} evaluation samples; it must be a finite number."
-        problem = _fail(task, words)
+        problem = _fail(task, f"the metric must be finite, got {value} on {len(rows)} evaluation samples.")
     if problem is not None:
         raise problem
 
 
 def _check_direction(task: Task, model: Any) -> None:
-    """Refuse a metric that is clearly larger for the answers to other samples than for the right ones."""
+    """Raise TaskError if the metric is clearly larger for shuffled outputs than for the right ones."""
     some = task.evaluation.take(range(min(len(task.evaluation), 256)))
     size = len(some)
     if size < _LEAST_JUDGED:
@@ -196,13 +196,13 @@ def _check_direction(task: Task, model: Any) -> None:
     try:
         right = task.score(outputs, some)
         wrong = np.array([task.score(tree_map(lambda leaf: leaf.roll(by, 0), outputs), some) for by in shifts])  # noqa: B023
-    except TaskError:  # not every metric takes outputs in another order
+    except TaskError:  # some metrics fail for shuffled outputs
         return
     if right < wrong.mean() - _CLEARLY * max(float(wrong.std()), 0.01 * abs(float(wrong.mean()))):
         raise _fail(
             task,
-            f"the metric is {right:.4g} for the outputs and {wrong.mean():.4g} for the same in a wrong order: less "
-            "of it seems to be better. Give Task(higher_is_better=False), or return its negative.",
+            f"a higher metric must be better, got {right:.4g} for the outputs and {wrong.mean():.4g} for shuffled "
+            "ones. Give Task(higher_is_better=False), or return the negative.",
         )
 
 
@@ -216,40 +216,40 @@ def _check_augment(task: Task) -> None:
     except Exception as error:
         raise _fail(task, "augment(inputs, generator) failed on a batch of 2", error) from error
     if after != _describe(inputs) or any(len(leaf) != 2 for _, leaf in named_leaves(changed)):
-        raise _fail(task, f"augment must keep shapes and dtypes; it made {after} of {_describe(inputs)}.")
+        raise _fail(task, f"augment must keep shapes and dtypes {_describe(inputs)}, got {after}.")
 
 
 def _held_out(task: Task) -> tuple[str, ...]:
-    """Return the remark on evaluation samples that serve as validation or calibration."""
+    """Return the warning about evaluation samples that serve as validation or calibration."""
     if task.has_train:
         return ()
     held = [f"{role} ({len(task.split(role)):,})" for role in task.held_out]
-    taken = f" {' and '.join(held)} were taken out of evaluation ({len(task.evaluation):,} stay)." if held else ""
-    return (f"There is no training split: steps that train are refused.{taken}",)
+    counts = f" {' and '.join(held)} were held out of evaluation ({len(task.evaluation):,} left)." if held else ""
+    return (f"Without a training split, steps that train are refused.{counts}",)
 
 
 def _hashes(split: Split) -> list[bytes]:
     """Return a short hash of every sample's inputs."""
-    found: list[bytes] = []
+    hashes: list[bytes] = []
     for inputs, _ in split.batches(_CHUNK):
         rows = [np.frombuffer(raw_bytes(leaf), np.uint8).reshape(len(leaf), -1) for _, leaf in named_leaves(inputs)]
         joined = rows[0] if len(rows) == 1 else np.concatenate(rows, axis=1)
-        found += [hashlib.blake2b(row.data, digest_size=12).digest() for row in joined]
-    return found
+        hashes += [hashlib.blake2b(row.data, digest_size=12).digest() for row in joined]
+    return hashes
 
 
 def _check_overlap(task: Task) -> tuple[str, ...]:
     hashes = {role: _hashes(task.split(role)) for role in task.roles}
-    learnt = {h for role in task.roles[:-1] for h in hashes[role]}
+    seen_in_training = {h for role in task.roles[:-1] for h in hashes[role]}
     others = "training" if task.has_train else "calibration or validation"
     notes = []
-    for judge, known in (("evaluation", learnt), ("validation", set(hashes.get("train", ())))):
-        shared = sum(h in known for h in hashes[judge])
-        # data of few distinct values repeats itself without any leak
+    for judge, reference in (("evaluation", seen_in_training), ("validation", set(hashes.get("train", ())))):
+        shared = sum(h in reference for h in hashes[judge])
+        # data of few distinct values repeats without any leakage
         distinct = len(set(hashes[judge])) >= (1 - _OVERLAP_LIMIT) * len(hashes[judge])
         share = f"{shared} of {len(hashes[judge])} {judge} samples are also among the {others} samples"
         if distinct and shared > _OVERLAP_LIMIT * len(hashes[judge]):
-            raise _fail(task, f"{share}, so quality would be measured on what was learnt. Remove them from one side.")
+            raise _fail(task, f"{share} (data leakage). Remove them from one split.")
         if shared:
             notes.append(f"{share}.")
     return tuple(notes)

@@ -1,4 +1,4 @@
-"""Files that ship with the workbench, and the proof that they are the right ones."""
+"""Locate and verify the shipped data files."""
 
 from __future__ import annotations
 
@@ -10,39 +10,25 @@ from workbench.core.files import sha256_file
 
 
 def data_dir() -> Path:
-    """Return the folder of the shipped data: inside the installed package, or ``data/`` of a source checkout.
-
-    Raises
-    ------
-    TaskError
-        If neither is there.
-    """
+    """Return the data folder: in the installed package, or ``data/`` of a checkout; TaskError if both are missing."""
     package = Path(__file__).resolve().parents[1]
     candidates = (package / "_data", package.parent / "data")
     for folder in candidates:
         if (folder / "digits.npz").is_file():
             return folder
-    looked = " and ".join(map(str, candidates))
-    raise TaskError(f"The built-in data is missing: no digits.npz in {looked}. Install the package again.")
+    folders = " and ".join(map(str, candidates))
+    raise TaskError(f"The built-in data is missing: no digits.npz in {folders}. Install the package again.")
 
 
-_RESTORE = (
-    "Restore it from git, or, if you made it again on purpose, put the new sum into the table in workbench/tasks."
-)
+_RESTORE = "Restore it from git. If you rebuilt it on purpose, update its sha256 in workbench/tasks."
 
 
 @functools.lru_cache
-def checked_file(path: Path, sha256: str, *, advice: str = _RESTORE) -> Path:
-    """Return ``path`` if its content has this sha256; the answer is remembered.
-
-    Raises
-    ------
-    TaskError
-        If the file is missing or its content differs; ``advice`` says what to do then.
-    """
+def verify_file(path: Path, sha256: str, *, advice: str = _RESTORE) -> Path:
+    """Return ``path`` if its content has this sha256, else raise TaskError with ``advice``; the result is cached."""
     if not path.is_file():
         raise TaskError(f"{path} is missing. Install the package again, or restore the file from git.")
-    found = sha256_file(path)
-    if found != sha256:
-        raise TaskError(f"{path} is damaged or changed: its sha256 is {found}, expected {sha256}. {advice}")
+    digest = sha256_file(path)
+    if digest != sha256:
+        raise TaskError(f"{path} is damaged or changed: its sha256 must be {sha256}, got {digest}. {advice}")
     return path

@@ -1,4 +1,4 @@
-"""Hashes over tensors: equal values give equal digests in every process."""
+"""Hash tensors: equal values give equal digests in every process."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import nn
 
 
 def raw_bytes(tensor: torch.Tensor) -> memoryview:
-    """Return the bytes of a CPU tensor in row order, without a copy where it is contiguous."""
+    """Return the bytes of a CPU tensor in row-major order, without a copy if it is contiguous."""
     flat = tensor.detach().contiguous().reshape(-1)
     return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")
 

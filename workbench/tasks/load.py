@@ -1,4 +1,4 @@
-"""Find a task by name, by file and function, or by module and function; and models in the same way."""
+"""Load tasks, functions and models by name, by file and function, or by module and function."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ from torch import nn
 from workbench.core.checks import given
 from workbench.core.errors import TaskError, did_you_mean
 from workbench.core.untrusted import require_line
-from workbench.tasks.module import as_own_module
+from workbench.tasks.builtin import digits, digits_vit
+from workbench.tasks.module import prepare_module
+from workbench.tasks.sentences import minilm
 from workbench.tasks.task import Task
 
-BUILTIN = {"digits": "builtin", "digits_vit": "builtin", "minilm": "sentences"}
-"""Name of each task that ships with the workbench, and the module that makes it."""
+BUILTIN = {"digits": digits, "digits_vit": digits_vit, "minilm": minilm}
 _PLACES = "'path/to/file.py:function' or 'package.module:function'"
 _FORMS = f"Give {', '.join(map(repr, BUILTIN))}, {_PLACES}."
 
@@ -40,12 +41,12 @@ def load_task(spec: str | Path | Task | Callable[[], Task]) -> Task:
     Returns
     -------
     Task
-        With ``reference`` set where another process can find it the same way.
+        With ``reference`` set if another process can load it by the same name.
 
     Raises
     ------
     TaskError
-        If there is no such file, module or function, it fails, or returns no Task.
+        If the file, module or function does not exist, fails, or returns anything but a Task.
 
     Examples
     --------
@@ -57,35 +58,34 @@ def load_task(spec: str | Path | Task | Callable[[], Task]) -> Task:
     if not isinstance(spec, str | Path) and not callable(spec):
         raise TaskError(f"A task must be a Task or name one, got {given(spec)}. {_FORMS}")
     if callable(spec):
-        return _called(spec, getattr(spec, "__name__", repr(spec)))
+        return _make_task(spec, getattr(spec, "__name__", repr(spec)))
     text = str(spec).strip()
     if text in BUILTIN:
-        module = importlib.import_module(f"workbench.tasks.{BUILTIN[text]}")
-        return _called(getattr(module, text), text)
-    found, reference = _named(text, "task", tuple(BUILTIN), _FORMS)
-    task = _called(found, text)
+        return _make_task(BUILTIN[text], text)
+    function, reference = _resolve(text, "task", tuple(BUILTIN), _FORMS)
+    task = _make_task(function, text)
     task.reference = reference
     return task
 
 
 def load_function(reference: str) -> Callable[..., Any]:
-    """Return the function that ``"path/to/file.py:function"`` or ``"package.module:function"`` names.
+    """Return the function ``"path/to/file.py:function"`` or ``"package.module:function"``.
 
     Raises
     ------
     TaskError
-        If there is no such file, module or function, or it cannot be imported.
+        If the file, module or function does not exist or cannot be imported.
 
     Examples
     --------
     >>> load_function("math:sqrt")(9.0)
     3.0
     """
-    return _named(reference.strip(), "function", (), f"Give {_PLACES}.")[0]
+    return _resolve(reference.strip(), "function", (), f"Give {_PLACES}.")[0]
 
 
 def load_module(reference: str) -> nn.Module:
-    """Return the module that a function makes, on the CPU, float32, in eval mode.
+    """Return the module that a function builds, on the CPU, float32, in eval mode.
 
     Parameters
     ----------
@@ -95,28 +95,28 @@ def load_module(reference: str) -> nn.Module:
     Raises
     ------
     TaskError
-        If there is no such file, module or function, it fails, or returns no module.
+        If the file, module or function does not exist, fails, or returns anything but a module.
 
     Examples
     --------
     >>> load_module("models.py:small_net")  # doctest: +SKIP
     SmallNet(...)
     """
-    function, _ = _named(reference.strip(), "model", (), f"Give {_PLACES}.")
+    function, _ = _resolve(reference.strip(), "model", (), f"Give {_PLACES}.")
     try:
         module = function()
     except Exception as error:
         raise TaskError(f"Model {reference!r} failed while it was made: {type(error).__name__}: {error}") from error
-    return as_own_module(module, maker=f"Model {reference!r}", whose=f"Model {reference!r}")
+    return prepare_module(module, maker=f"Model {reference!r}", whose=f"Model {reference!r}")
 
 
-def _named(text: str, kind: str, known: Sequence[str], forms: str) -> tuple[Callable[..., Any], str]:
-    """Return the function that ``text`` names and the reference by which another process finds it."""
+def _resolve(text: str, kind: str, builtin: Sequence[str], forms: str) -> tuple[Callable[..., Any], str]:
+    """Return the function named by ``text``, and the reference by which another process loads it."""
     require_line(f"The name of a {kind}", text, error=TaskError, most=4096)
     place, colon, function = text.rpartition(":")
-    # the colon of a Windows drive parts no function from its file
     if not colon or "/" in function or "\\" in function:
-        raise TaskError(f"Unknown {kind} {text!r}.{_near(text, known)} {forms}")
+        hint = f" Name the function too: {text}:function." if text.endswith(".py") else did_you_mean(text, builtin)
+        raise TaskError(f"Unknown {kind} {text!r}.{hint} {forms}")
     if not place or not function.isidentifier():
         raise TaskError(f"{kind.capitalize()} {text!r} does not name a function. {forms}")
     if place.endswith(".py") or "/" in place or "\\" in place:
@@ -125,13 +125,7 @@ def _named(text: str, kind: str, known: Sequence[str], forms: str) -> tuple[Call
     return _function(_from_module(place), function, place), text
 
 
-def _near(text: str, known: Sequence[str]) -> str:
-    if text.endswith(".py"):
-        return f" Name the function too: {text}:function."
-    return did_you_mean(text, known)
-
-
-def _called(function: Callable[[], Any], name: str) -> Task:
+def _make_task(function: Callable[[], Any], name: str) -> Task:
     try:
         task = function()
     except TaskError:
@@ -144,36 +138,36 @@ def _called(function: Callable[[], Any], name: str) -> Task:
 
 
 def _function(module: ModuleType, name: str, place: str) -> Callable[..., Any]:
-    found = getattr(module, name, None)
-    if callable(found):
-        return found  # type: ignore[no-any-return]
+    function = getattr(module, name, None)
+    if callable(function):
+        return function  # type: ignore[no-any-return]
     own = [
         key
         for key, value in vars(module).items()
         if inspect.isfunction(value) and value.__module__ == module.__name__ and not key.startswith("_")
     ]
     hint = did_you_mean(name, own)
-    what = "is no function" if found is not None else "is not there"
-    raise TaskError(f"{place}: {name!r} {what}.{hint} Functions of that file: {', '.join(own) or 'none'}.")
+    problem = "is not a function" if function is not None else "does not exist"
+    raise TaskError(f"{place}: {name!r} {problem}.{hint} Functions of that file: {', '.join(own) or 'none'}.")
 
 
 def _from_file(path: Path, kind: str) -> ModuleType:
     if not path.is_file():
-        beside = [str(p) for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
-        where = "" if path.parent.is_dir() else f" The folder {path.parent} does not exist."
-        raise TaskError(f"There is no {kind} file {path}.{where}{did_you_mean(str(path), beside)}")
+        siblings = [str(p) for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
+        hint = did_you_mean(str(path), siblings) if path.parent.is_dir() else f" Nor does the folder {path.parent}."
+        raise TaskError(f"The {kind} file {path} does not exist.{hint}")
     # one module per file and content: an edited file is read again, an unedited one keeps its classes
-    mark = hashlib.sha256(str(path).encode() + b"\0" + path.read_bytes()).hexdigest()[:12]
-    name = f"workbench_task_{path.stem if path.stem.isidentifier() else 'file'}_{mark}"
+    digest = hashlib.sha256(str(path).encode() + b"\0" + path.read_bytes()).hexdigest()[:12]
+    name = f"workbench_task_{path.stem if path.stem.isidentifier() else 'file'}_{digest}"
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise TaskError(f"{path} is no Python file; its name must end in .py.")
+        raise TaskError(f"A {kind} file must end in .py, got {path}.")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     before, path_before = set(sys.modules), list(sys.path)
-    # a script may import its neighbours, and so may a task file; later imports (inside build) find them last
+    # like a script, a task file may import its siblings; later imports (inside build) find them last
     sys.path.insert(0, str(path.parent))
     try:
         spec.loader.exec_module(module)
@@ -184,16 +178,16 @@ def _from_file(path: Path, kind: str) -> ModuleType:
         sys.path.remove(str(path.parent))
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))
-    # another process cannot import these by name: their functions must travel with their code
+    # other processes cannot import these by name, so their functions are pickled by value
     cloudpickle.register_pickle_by_value(module)
     for other in sorted(set(sys.modules) - before):
-        if _only_here(other, path_before):
+        if _needs_siblings(other, path_before):
             cloudpickle.register_pickle_by_value(sys.modules[other])
     return module
 
 
-def _only_here(name: str, path: list[str]) -> bool:
-    """Whether a module that a task file imported would not be found with the usual search path."""
+def _needs_siblings(name: str, path: list[str]) -> bool:
+    """Return True if a module imported by a task file is missing from the usual search path."""
     file = getattr(sys.modules[name], "__file__", None)
     if not file or not file.endswith(".py"):
         return False
@@ -206,7 +200,7 @@ def _only_here(name: str, path: list[str]) -> bool:
 def _from_module(name: str) -> ModuleType:
     here = str(Path.cwd())
     added = here not in sys.path and "" not in sys.path
-    if added:  # a console script does not look where the user stands, python -m does
+    if added:  # unlike python -m, a console script does not search the current folder
         sys.path.append(here)
     try:
         return importlib.import_module(name)
@@ -214,7 +208,7 @@ def _from_module(name: str) -> ModuleType:
         missing = error.name or name
         if name == missing or name.startswith(f"{missing}."):
             raise TaskError(
-                f"There is no module {missing!r} on Python's path. Install it, or give the file: "
+                f"The module {missing!r} is not on Python's path. Install it, or give the file: "
                 "path/to/file.py:function."
             ) from error
         raise TaskError(f"The module {name} needs {missing!r}, which is not installed.") from error

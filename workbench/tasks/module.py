@@ -1,4 +1,4 @@
-"""The module that a task's ``build`` makes, as every part of the workbench uses it: the same in every process."""
+"""Prepare the module that a task's ``build`` returns, and control its inputs and outputs by hooks."""
 
 from __future__ import annotations
 
@@ -14,47 +14,47 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from workbench.core.errors import TaskError
-from workbench.tasks.trees import Tree, call_model, leaves, plain_tree, tree_map
+from workbench.tasks.trees import Tree, call_model, leaves, to_builtins, tree_map
 
 M = TypeVar("M", bound=nn.Module)
 
 
-def own_module(build: Callable[[], nn.Module], *, whose: str) -> nn.Module:
-    """Return what ``build`` makes: a copy, on the CPU, float32, in eval mode.
+def build_module(build: Callable[[], nn.Module], *, whose: str) -> nn.Module:
+    """Return a copy of the module that ``build`` returns, on the CPU, float32, in eval mode.
 
     Raises
     ------
     TaskError
-        If ``build`` fails, gives no module, or one that cannot be copied; ``whose`` begins the message.
+        If ``build`` fails, or returns anything but a module that can be copied; ``whose`` begins the message.
     """
     try:
         module = build()
     except Exception as error:
         raise TaskError(f"{whose}: build() failed: {type(error).__name__}: {error}") from error
-    return as_own_module(module, maker=f"{whose}: build()", whose=f"{whose}: the module that build() makes")
+    return prepare_module(module, maker=f"{whose}: build()", whose=f"{whose}: the module from build()")
 
 
-def as_own_module(module: Any, *, maker: str, whose: str) -> nn.Module:
-    """Return a copy of what a function of the user's made, on the CPU, float32, in eval mode.
+def prepare_module(module: Any, *, maker: str, whose: str) -> nn.Module:
+    """Return a copy of a user's module, on the CPU, float32, in eval mode.
 
     Raises
     ------
     TaskError
-        If it is no module, with ``maker`` as the subject, or cannot be copied, with ``whose``.
+        If ``module`` is not a module (the message begins with ``maker``) or cannot be copied (with ``whose``).
     """
     if not isinstance(module, nn.Module):
         raise TaskError(f"{maker} must return a torch.nn.Module, got {type(module).__name__}.")
     if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
-        module = module.module  # on one device it does nothing but hide the model
-    # a function that hands out one module again and again must not see it pruned or trained
-    copied: nn.Module = copied_module(module, whose=whose)
-    return plain_weights(copied.to("cpu").float().eval())
+        module = module.module
+    # a function may return the same module each time, which must not be pruned or trained
+    own: nn.Module = copy_module(module, whose=whose)
+    return fold_parametrizations(own.to("cpu").float().eval())
 
 
-def plain_weights(module: M) -> M:
-    """Store weights that are computed in every call (weight norm, spectral norm, parametrizations), and return it.
+def fold_parametrizations(module: M) -> M:
+    """Store weights that are computed in each call (weight norm, spectral norm, parametrizations); return the module.
 
-    Nothing can be cut out of or rounded in a weight that is made anew from others.
+    A computed weight can be neither pruned nor quantized.
     """
     for part in module.modules():
         hooks: list[Any] = [hook for hook in part._forward_pre_hooks.values() if _computes(hook)]
@@ -68,29 +68,29 @@ def plain_weights(module: M) -> M:
 
 
 def _computes(hook: Any) -> bool:
-    """Return whether a hook is one of torch's that compute a weight before each call."""
+    """Return True for torch's hooks that compute a weight before each call."""
     return type(hook).__module__ in ("torch.nn.utils.weight_norm", "torch.nn.utils.spectral_norm")
 
 
-def copied_module(module: M, *, whose: str = "The model") -> M:
-    """Return a deep copy of a module; activations that ``forward`` left on it are copied without their graph.
+def copy_module(module: M, *, whose: str = "The model") -> M:
+    """Return a deep copy of a module; tensors that it holds with an autograd graph are copied without the graph.
 
     Raises
     ------
     TaskError
-        If it cannot be copied: the attribute that is in the way is named.
+        If it cannot be copied; the message names the attribute that fails.
     """
-    # a tensor with a graph refuses to be deep-copied: kept activations, and weights that weight_norm has computed
+    # deepcopy fails for tensors with a graph: kept activations, and the results of weight_norm
     kept = {id(tensor): tensor for part in module.modules() for tensor in _tensors(vars(part), depth=4)}
     memo: dict[int, Any] = {key: tensor.detach().clone() for key, tensor in kept.items() if tensor.grad_fn is not None}
     try:
-        with warnings.catch_warnings():  # torch warns about a type of its own in captured graphs
+        with warnings.catch_warnings():  # captured graphs hold a deprecated type of torch
             warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated", category=FutureWarning)
             return copy.deepcopy(module, memo)
     except Exception as error:
         raise TaskError(
             f"{whose} cannot be copied: {type(error).__name__}: {error}. Keep locks, open files and generators out of "
-            f"the module{_culprit(module)}."
+            f"it{_culprit(module)}."
         ) from error
 
 
@@ -120,18 +120,15 @@ def _culprit(module: nn.Module) -> str:
     return ""
 
 
-def guard_inputs(module: M, inputs: Tree) -> M:
-    """Return ``module``, which gets copies of its inputs from now on if it writes into them.
-
-    Whether it does is found out by running a copy on ``inputs``.
-    """
-    return with_own_inputs(module) if writes_inputs(module, inputs) else module
+def protect_inputs(module: M, inputs: Tree) -> M:
+    """Add :func:`copy_inputs` to a module that modifies its inputs, tested on ``inputs``; return the module."""
+    return copy_inputs(module) if writes_inputs(module, inputs) else module
 
 
-def with_own_inputs(module: M) -> M:
-    """Give a module copies of its inputs in every call, and return it.
+def copy_inputs(module: M) -> M:
+    """Add a hook that copies the inputs of each call, and return the module.
 
-    ``ReLU(inplace=True)`` as the first layer, or ``x -= mean``, would otherwise change the caller's data.
+    ``ReLU(inplace=True)`` as the first layer, or ``x -= mean``, would otherwise modify the caller's data.
     """
     if not any(hook is _copy_inputs for hook in module._forward_pre_hooks.values()):
         module.register_forward_pre_hook(_copy_inputs, with_kwargs=True, prepend=True)
@@ -140,14 +137,14 @@ def with_own_inputs(module: M) -> M:
 
 def writes_inputs(module: nn.Module, inputs: Tree) -> bool:
     """Return whether a call of ``module`` changes its inputs; False if it cannot be called with them."""
-    given = tree_map(torch.clone, inputs)
-    before = [leaf._version for leaf in leaves(given)]
+    clones = tree_map(torch.clone, inputs)
+    before = [leaf._version for leaf in leaves(clones)]
     try:
         with torch.no_grad():
-            call_model(copied_module(module), given)
-    except Exception:  # noqa: BLE001 - whoever runs it next says what is wrong
+            call_model(copy_module(module), clones)
+    except Exception:  # noqa: BLE001 - the next call reports it
         return False
-    return any(leaf._version != version for leaf, version in zip(leaves(given), before, strict=True))
+    return any(leaf._version != version for leaf, version in zip(leaves(clones), before, strict=True))
 
 
 def _copy_inputs(_module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
@@ -160,7 +157,7 @@ def _cloned(value: Any) -> Any:
 
 @contextlib.contextmanager
 def plain_outputs(module: nn.Module) -> Iterator[None]:
-    """Let a module give tuples, lists and dicts of Python's own types for a while: only those can be written down."""
+    """Convert a module's outputs to builtin tuples, lists and dicts in the block, because exporters need these."""
     handle = module.register_forward_hook(_plain)
     try:
         yield
@@ -169,13 +166,13 @@ def plain_outputs(module: nn.Module) -> Iterator[None]:
 
 
 def _plain(_module: nn.Module, _args: Any, outputs: Any) -> Any:
-    return plain_tree(outputs)
+    return to_builtins(outputs)
 
 
-def with_output_form(module: M, form: Tree) -> M:
-    """Let a module give its outputs in the structure of ``form``, whatever its leaves are, and return it."""
+def restore_output_structure(module: M, form: Tree) -> M:
+    """Add a hook that returns the outputs in the structure of ``form``, and return the module."""
     if not _is_plain(form):
-        module.register_forward_hook(_Formed(form))
+        module.register_forward_hook(_OutputStructure(form))
     return module
 
 
@@ -187,15 +184,15 @@ def _is_plain(tree: Tree) -> bool:
     return True
 
 
-class _Formed:
-    """A forward hook: gives named tuples and attributes back to outputs that a graph holds as plain ones."""
+class _OutputStructure:
+    """Forward hook that restores named tuples and attribute dicts, which captured graphs lack."""
 
     def __init__(self, form: Tree) -> None:
         self._form = tree_map(lambda _: 0, form)
 
     def __call__(self, _module: nn.Module, _args: Any, outputs: Any) -> Tree:
-        found = iter(leaves(outputs))
-        return tree_map(lambda _: next(found), self._form)
+        values = iter(leaves(outputs))
+        return tree_map(lambda _: next(values), self._form)
 
-    def __deepcopy__(self, _memo: dict[int, Any]) -> _Formed:
+    def __deepcopy__(self, _memo: dict[int, Any]) -> _OutputStructure:
         return self

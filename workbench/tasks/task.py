@@ -1,4 +1,4 @@
-"""Task: what the model must do, and how well it does it."""
+"""Task: a trained model with its data, metric and loss."""
 
 from __future__ import annotations
 
@@ -17,13 +17,11 @@ from torch import nn
 from workbench.core.config import short_id
 from workbench.core.errors import TaskError, unknown_name
 from workbench.core.untrusted import require_line
-from workbench.tasks.axes import checked_dynamic, open_dims, plain
+from workbench.tasks.axes import check_dynamic, dynamic_to_json, open_dims
 from workbench.tasks.digest import weights_digest
-from workbench.tasks.module import own_module, with_own_inputs, writes_inputs
+from workbench.tasks.module import build_module, copy_inputs, writes_inputs
 from workbench.tasks.split import ROLES, Split
 from workbench.tasks.trees import Tree, batch_size, call_model, concat, named_leaves, slice_batch, to_torch, tree_map
-
-__all__ = ["Split", "Task"]
 
 MAX_VALIDATION = 2000
 MAX_CALIBRATION = 256
@@ -31,44 +29,44 @@ _SPLIT_SEED = 20_240_229
 
 
 class Task:
-    """A trained model with the data, metric and loss that say what it must do.
+    """A trained model with its data, metric and loss.
 
     Parameters
     ----------
     name
-        Stands in every row and chart.
+        Shown in every row and chart.
     build
-        Returns the trained module. Called without arguments, in other processes too; load the weights inside.
+        Returns the trained module. Called without arguments, also in other processes; load the weights inside.
     train, evaluation
         ``(inputs, targets)`` as tensors or arrays ``[n, ...]``, a Dataset, a DataLoader, or a list of samples;
-        inputs may be a tuple or a dict (keywords of ``forward``). Read when first needed. ``train`` may be left out:
-        steps that train are then refused, the others work.
+        inputs may be a tuple or a dict (keywords of ``forward``). Read on first use. Without ``train``, only steps
+        that do not train work.
     metric
         ``metric(outputs, targets) -> float`` over a whole split as CPU tensors; higher is better.
     loss
         ``loss(outputs, targets) -> scalar tensor`` over a batch.
     calibration, validation
-        As ``train``. By default 256 and a tenth (at most 2,000) of the training samples, taken out with a fixed seed;
-        without a training split they are taken out of the evaluation samples. ``calibration`` needs no targets.
+        As ``train``. By default 256 and a tenth (at most 2,000) of the training samples, held out with a fixed seed;
+        without a training split, of the evaluation samples. ``calibration`` needs no targets.
     example_inputs
         A batch ``[n, ...]`` in the structure of the inputs; by default the first training (else calibration) samples.
     augment
-        ``augment(inputs, generator) -> inputs`` for a batch, used in training only.
+        ``augment(inputs, generator) -> inputs`` for a batch, for training only.
     dynamic
-        Dimensions of ``forward``'s parameters that may have any size: ``{"tokens": {1: "sequence"}}``; batch is 0.
+        Dimensions of ``forward``'s parameters of any size: ``{"tokens": {1: "sequence"}}``; the batch is 0.
     version
-        Change it when metric or loss change: results of another version are never mixed.
+        Change it together with metric or loss: results of different versions are never mixed.
     reference
-        How another process finds the task again; ``load_task`` sets it.
+        Name by which another process loads the task; set by ``load_task``.
     higher_is_better
-        False for a metric of which less is better, such as an error: quality is then its negative everywhere.
+        False for a metric such as an error: quality is its negative then.
 
     Attributes
     ----------
     has_train : bool
-        Whether there is a training split.
+        True if the task has a training split.
     held_out : tuple of str
-        Which of validation and calibration are taken out of the training samples, else of the evaluation samples.
+        The splits (validation, calibration) that are held out of the training, else the evaluation samples.
 
     Examples
     --------
@@ -100,11 +98,11 @@ class Task:
         require_line("Task name", name, error=TaskError)
         if isinstance(build, nn.Module):
             raise TaskError(
-                "Task build must be a function that returns the module, not the module: write build=lambda: model."
+                "Task build must be a function that returns the module, got the module. Write build=lambda: model."
             )
-        for word, given in (("build", build), ("metric", metric), ("loss", loss), ("augment", augment)):
-            if not callable(given) and not (word == "augment" and given is None):
-                raise TaskError(f"Task {word} must be a function, got {given!r}.")
+        for argument, function in (("build", build), ("metric", metric), ("loss", loss), ("augment", augment)):
+            if not callable(function) and not (argument == "augment" and function is None):
+                raise TaskError(f"Task {argument} must be a function, got {function!r}.")
         if evaluation is None:
             raise TaskError("Task evaluation must be given: (inputs, targets), a Dataset or a DataLoader.")
         self.name, self.version, self.reference = name, str(version), reference
@@ -113,7 +111,7 @@ class Task:
         self.higher_is_better = higher_is_better
         self.metric = metric if higher_is_better else Negative(metric)
         self.build, self.loss, self.augment = build, loss, augment
-        self.dynamic = checked_dynamic(dynamic)
+        self.dynamic = check_dynamic(dynamic)
         self.has_train = train is not None
         self._example_inputs = None if example_inputs is None else to_torch(example_inputs)
         self._sources: dict[str, Any] = {"train": train, "evaluation": evaluation}
@@ -128,33 +126,27 @@ class Task:
 
     @property
     def roles(self) -> tuple[str, ...]:
-        """Names of the splits that the task has: all, or all but train."""
+        """Names of the task's splits: all, or all but train."""
         return ROLES if self.has_train else ROLES[1:]
 
     @property
     def train(self) -> Split:
-        """Samples to train on, without those of validation and calibration.
-
-        Raises
-        ------
-        TaskError
-            If the task has no training split; see :attr:`has_train`.
-        """
+        """Training samples, without validation and calibration; TaskError if :attr:`has_train` is False."""
         return self._read("train")
 
     @property
     def validation(self) -> Split:
-        """Samples that steps, search and early stops are judged by."""
+        """Samples for decisions of steps, search and early stopping."""
         return self._read("validation")
 
     @property
     def calibration(self) -> Split:
-        """Samples that quantization takes its ranges from."""
+        """Samples for the ranges of quantization."""
         return self._read("calibration")
 
     @property
     def evaluation(self) -> Split:
-        """Samples that only finished variants are judged by."""
+        """Samples for the quality of finished variants only."""
         return self._read("evaluation")
 
     def split(self, name: str) -> Split:
@@ -168,67 +160,66 @@ class Task:
             raise TaskError(f"Task {self.name} has no training split. Give Task(train=(inputs, targets)).")
         if role not in self._splits:
             if role == "evaluation" and self.has_train:
-                self._splits[role] = _named(Split.of(self._sources[role], name=role), role)
+                self._splits[role] = _renamed(Split.of(self._sources[role], name=role), role)
             else:
-                self._divide()
+                self._hold_out()
             self._sources[role] = None
         return self._splits[role]
 
-    def _divide(self) -> None:
-        """Read the splits; take validation and calibration out of train, else of evaluation, if they are not given."""
+    def _hold_out(self) -> None:
+        """Read the splits; hold missing ones (validation, calibration) out of train, else of evaluation."""
         source, roles = ("train", ROLES[:3]) if self.has_train else ("evaluation", ROLES[1:])
-        given = {r: Split.of(self._sources[r], name=r) for r in roles if self._sources[r] is not None}
-        whole = given[source]
-        wanted = self.held_out
+        splits = {r: Split.of(self._sources[r], name=r) for r in roles if self._sources[r] is not None}
+        whole, missing = splits[source], self.held_out
         counts = {"validation": min(MAX_VALIDATION, max(1, len(whole) // 10))}
         counts["calibration"] = min(MAX_CALIBRATION, max(1, (len(whole) - counts["validation"]) // 4))
-        if wanted and len(whole) <= sum(counts[r] for r in wanted):
+        if missing and len(whole) <= sum(counts[r] for r in missing):
             raise TaskError(
-                f"{source} has {len(whole)} samples, too few to take {' and '.join(wanted)} from; give "
-                f"more samples, or {' and '.join(wanted)}."
+                f"{source} has {len(whole)} samples, too few to hold out {' and '.join(missing)}. Give more samples, "
+                f"or {' and '.join(missing)}."
             )
         order = torch.from_numpy(np.random.default_rng(_SPLIT_SEED).permutation(len(whole)))
         start = 0
-        for role in wanted:
-            given[role] = whole.take(order[start : start + counts[role]].sort().values, name=role)
+        for role in missing:
+            splits[role] = whole.take(order[start : start + counts[role]].sort().values, name=role)
             start += counts[role]
-        if wanted:
-            given[source] = whole.take(order[start:].sort().values, name=source)
-        self._splits |= {role: _named(split, role) for role, split in given.items()}
+        if missing:
+            splits[source] = whole.take(order[start:].sort().values, name=source)
+        self._splits |= {role: _renamed(split, role) for role, split in splits.items()}
 
     def model(self) -> nn.Module:
-        """Return a fresh copy of the trained module: on the CPU, float32, in eval mode.
+        """Return a fresh copy of the trained module, on the CPU, float32, in eval mode.
 
         Raises
         ------
         TaskError
-            If ``build`` fails or gives no module, or a weight is NaN or infinite (the message names it).
+            If ``build`` fails or returns anything but a module, or a weight is NaN or infinite.
         """
-        module = own_module(self.build, whose=f"Task {self.name}")
+        module = build_module(self.build, whose=f"Task {self.name}")
         for key, value in module.state_dict().items():
             if isinstance(value, torch.Tensor) and value.is_floating_point() and not bool(value.isfinite().all()):
                 bad = int((~value.isfinite()).sum())
                 raise TaskError(
-                    f"Task {self.name}: {key} holds {bad} of {value.numel()} values that are NaN or "
-                    "infinite. Load the weights of a training that converged."
+                    f"Task {self.name}: weights must be finite, got {bad} of {value.numel()} NaN or infinite values in "
+                    f"{key}. Load the weights of a training that converged."
                 )
         if self._writes_inputs is None:
             self._writes_inputs = writes_inputs(module, self.examples(2))
-        return with_own_inputs(module) if self._writes_inputs else module
+        return copy_inputs(module) if self._writes_inputs else module
 
     def examples(self, n: int = 1) -> Tree:
-        """Return a batch of ``n`` inputs ``[n, ...]``; fewer samples than that are repeated."""
+        """Return a batch of ``n`` inputs ``[n, ...]``; too few samples are repeated."""
         if n < 1:
             raise TaskError(f"The number of examples must be at least 1, got {n}.")
         if self._example_inputs is not None:
-            given, size = self._example_inputs, batch_size(self._example_inputs)
+            inputs, size = self._example_inputs, batch_size(self._example_inputs)
         else:
             split = self._read(self.roles[0])
             size = len(split)
-            given = split.take(range(min(n, size))).inputs
+            inputs = split.take(range(min(n, size))).inputs
         if size >= n:
-            return tree_map(torch.clone, slice_batch(given, 0, n))
-        return slice_batch(concat([given] * math.ceil(n / size)), 0, n)
+            return tree_map(torch.clone, slice_batch(inputs, 0, n))
+        return slice_batch(concat([inputs] * math.ceil(n / size)), 0, n)
 
     @functools.cached_property
     def parameter_names(self) -> tuple[str, ...]:
@@ -245,30 +236,29 @@ class Task:
                 names.append(name)
         if len(names) < count:
             raise TaskError(
-                f"Task {self.name}: the data has {count} inputs, but forward takes only "
-                f"{len(names)} ({', '.join(names) or 'none'})."
+                f"Task {self.name}: forward must take the {count} inputs of the data, got {len(names)} parameters "
+                f"({', '.join(names) or 'none'})."
             )
         return tuple(names[:count])
 
     @functools.cached_property
     def open_dims(self) -> list[dict[int, str]]:
-        """For each input, flat and in order, the dimensions that ``dynamic`` leaves open."""
+        """For each input, flat and in order, its dynamic dimensions."""
         return open_dims(self.dynamic, self.parameter_names, self.examples(1))
 
     def outputs(self, predict: Callable[[Tree], Tree], split: str | Split = "evaluation", batch_size: int = 64) -> Tree:
-        """Return the outputs for a whole split, joined, as CPU tensors in the model's output structure.
+        """Return the outputs for a whole split as CPU tensors in the model's output structure.
 
-        ``predict`` gets a batch of inputs in the split's structure and gives tensors or numpy arrays; a module
-        may be given as it is.
+        ``predict`` is a module, or a function that maps a batch of inputs to tensors or numpy arrays.
         """
         data = self.split(split) if isinstance(split, str) else split
         call = functools.partial(call_model, predict) if isinstance(predict, nn.Module) else predict
         with torch.no_grad():
-            # copies: what is called may write into its inputs, and these are the task's own data
+            # clones, because predict may write into its inputs
             return concat([to_torch(call(tree_map(torch.clone, inputs))) for inputs, _ in data.batches(batch_size)])
 
     def score(self, outputs: Tree, split: str | Split = "evaluation") -> float:
-        """Return the metric of outputs that were made for a whole split."""
+        """Return the metric of the outputs for a whole split."""
         data = self.split(split) if isinstance(split, str) else split
         try:
             value: Any = self.metric(outputs, data.targets)
@@ -286,23 +276,11 @@ class Task:
     def evaluate(
         self, predict: Callable[[Tree], Tree], *, split: str | Split = "evaluation", batch_size: int = 64
     ) -> float:
-        """Return the metric of ``predict`` over a split.
-
-        Examples
-        --------
-        >>> task.evaluate(task.model())
-        0.953
-        """
+        """Return the metric of ``predict`` over a split, as in ``task.evaluate(task.model())``."""
         return self.score(self.outputs(predict, split, batch_size), split)
 
     def check(self) -> tuple[str, ...]:
-        """Look for everything that would fail later; return remarks that are no errors. Done once per task.
-
-        Raises
-        ------
-        TaskError
-            Saying what is wrong with data, model, metric or loss, and what to do.
-        """
+        """Validate data, model, metric and loss once; return warnings, or raise TaskError for the first problem."""
         if self._notes is None:
             from workbench.tasks.check import check_task
 
@@ -313,29 +291,29 @@ class Task:
     def fingerprint(self) -> str:
         """12 hex digits over the data of all splits, the float weights and the version."""
         digests = {role: self.split(role).digest for role in self.roles}
-        known = {"data": digests, "weights": weights_digest(self.model()), "version": self.version}
-        known |= {"dynamic": plain(self.dynamic)} if self.dynamic else {}
-        return short_id(known if self.higher_is_better else {**known, "higher_is_better": False})
+        content = {"data": digests, "weights": weights_digest(self.model()), "version": self.version}
+        content |= {"dynamic": dynamic_to_json(self.dynamic)} if self.dynamic else {}
+        return short_id(content if self.higher_is_better else {**content, "higher_is_better": False})
 
     def __getstate__(self) -> dict[str, Any]:
-        # another process gets the samples as they were split here, not the loaders they came from
+        # splits are pickled, not their sources
         for role in self.roles:
             self._read(role)
         return self.__dict__
 
 
 class Negative:
-    """The negative of a metric of which less is better."""
+    """Negative of a metric whose lower values are better."""
 
     def __init__(self, metric: Callable[[Tree, Tree], float]) -> None:
         self.__wrapped__ = metric
 
     def __call__(self, outputs: Tree, targets: Tree) -> Any:
-        """Return it."""
+        """Return the negative metric."""
         return -self.__wrapped__(outputs, targets)
 
 
-def _named(split: Split, role: str) -> Split:
+def _renamed(split: Split, role: str) -> Split:
     if split.name != role:
         split = copy.copy(split)
         split.name = role

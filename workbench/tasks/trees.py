@@ -1,7 +1,4 @@
-"""Nested tensors: one array, or tuples, lists and dicts of them.
-
-Nothing here needs torch unless a torch tensor is asked for, so that engines without torch can use it too.
-"""
+"""Nested arrays (pytrees): one array, or tuples, lists and dicts of them. Torch is imported for torch tensors only."""
 
 from __future__ import annotations
 
@@ -13,11 +10,11 @@ import numpy as np
 from workbench.core.errors import TaskError
 
 Tree = Any
-"""A tensor or numpy array, or a tuple, list or dict of trees; ``None`` stands for nothing."""
+"""A tensor, a numpy array, None, or a tuple, list or dict of trees."""
 
 
 class AttributeDict(dict[str, Any]):
-    """A dict whose entries are attributes too, as in the outputs of transformers: ``outputs.logits``.
+    """Dict with attribute access, as in the outputs of transformers: ``outputs.logits``.
 
     Examples
     --------
@@ -29,14 +26,14 @@ class AttributeDict(dict[str, Any]):
         try:
             return self[name]
         except KeyError:
-            raise AttributeError(f"There is no {name!r}; there is {', '.join(map(repr, self)) or 'nothing'}.") from None
+            keys = ", ".join(map(repr, self)) or "none"
+            raise AttributeError(f"Key {name!r} does not exist. Keys: {keys}.") from None
 
 
 def tree_map(fn: Callable[[Any], Any], tree: Tree) -> Tree:
     """Return the same structure with ``fn`` applied to every array.
 
-    A dict stays one, any other mapping becomes an :class:`AttributeDict`; tuples (named ones too) and lists keep their
-    type; ``None`` stays.
+    Dicts, tuples (also named ones), lists and ``None`` keep their type; other mappings become :class:`AttributeDict`.
 
     Examples
     --------
@@ -56,18 +53,18 @@ def tree_map(fn: Callable[[Any], Any], tree: Tree) -> Tree:
     return fn(tree)
 
 
-def plain_tree(tree: Tree) -> Tree:
-    """Return the same arrays in tuples, lists and dicts of Python's own types.
+def to_builtins(tree: Tree) -> Tree:
+    """Return the same arrays in builtin tuples, lists and dicts.
 
     Examples
     --------
-    >>> plain_tree(AttributeDict(a=(1, 2)))
+    >>> to_builtins(AttributeDict(a=(1, 2)))
     {'a': (1, 2)}
     """
     if isinstance(tree, Mapping):
-        return {key: plain_tree(value) for key, value in tree.items()}
+        return {key: to_builtins(value) for key, value in tree.items()}
     if isinstance(tree, tuple | list):
-        return (tuple if isinstance(tree, tuple) else list)(plain_tree(value) for value in tree)
+        return (tuple if isinstance(tree, tuple) else list)(to_builtins(value) for value in tree)
     return tree
 
 
@@ -93,19 +90,13 @@ def leaves(tree: Tree) -> list[Any]:
 
 
 def batch_size(tree: Tree) -> int:
-    """Return the length of the leading dimension that all arrays share.
-
-    Raises
-    ------
-    TaskError
-        If there is no array, one has no dimension, or the lengths differ.
-    """
+    """Return the common length of the first dimension; TaskError if lengths differ or an array has no dimension."""
     sizes = {name or "the array": _length(name, leaf) for name, leaf in named_leaves(tree)}
     if not sizes:
-        raise TaskError("There is no array to take the batch size from; give at least one tensor or numpy array.")
+        raise TaskError("A batch needs at least one tensor or numpy array, got none.")
     if len(set(sizes.values())) > 1:
-        listed = ", ".join(f"{name} has {size}" for name, size in sizes.items())
-        raise TaskError(f"All arrays must hold the same number of samples in their first dimension, but {listed}.")
+        lengths = ", ".join(f"{name} has {size}" for name, size in sizes.items())
+        raise TaskError(f"All arrays must have the same first dimension, the number of samples, but {lengths}.")
     return next(iter(sizes.values()))
 
 
@@ -114,25 +105,19 @@ def _length(name: str, leaf: Any) -> int:
     if shape is None:
         raise TaskError(f"Expected a tensor or numpy array{f' at {name}' if name else ''}, got {type(leaf).__name__}.")
     if len(shape) == 0:
-        raise TaskError(f"The array{f' at {name}' if name else ''} has no batch dimension; its shape must be [n, ...].")
+        raise TaskError(f"The array{f' at {name}' if name else ''} must have the shape [n, ...], got a scalar.")
     return int(shape[0])
 
 
 def slice_batch(tree: Tree, start: int, stop: int) -> Tree:
-    """Return samples ``start`` to ``stop`` (not included) of every array, as views."""
+    """Return the samples from ``start`` to ``stop`` (exclusive) of every array, as views."""
     return tree_map(lambda leaf: leaf[start:stop], tree)
 
 
 def concat(trees: Sequence[Tree]) -> Tree:
-    """Join batches of one structure along the leading dimension.
-
-    Raises
-    ------
-    TaskError
-        If there is nothing to join or the structures differ.
-    """
+    """Concatenate batches along the first dimension; TaskError if the structures differ."""
     if not trees:
-        raise TaskError("There are no batches to join.")
+        raise TaskError("Concatenation needs at least one batch, got none.")
     first = trees[0]
     if len(trees) == 1:
         return first
@@ -162,7 +147,7 @@ def _concat_arrays(arrays: Sequence[Any]) -> Any:
 
 
 def to_numpy(tree: Tree) -> Tree:
-    """Return numpy arrays; CPU tensors share their memory, bfloat16 (which numpy lacks) becomes float32."""
+    """Return numpy arrays: CPU tensors share memory, bfloat16 becomes float32."""
     return tree_map(_array, tree)
 
 
@@ -174,21 +159,21 @@ def _array(leaf: Any) -> np.ndarray[Any, Any]:
 
 
 def to_torch(tree: Tree) -> Tree:
-    """Return CPU tensors; writable, contiguous numpy arrays share their memory."""
+    """Return CPU tensors: writable, contiguous numpy arrays share memory."""
     import torch
 
     def convert(leaf: Any) -> Any:
         if isinstance(leaf, torch.Tensor):
             return leaf.detach().cpu()
         array = np.ascontiguousarray(leaf) if np.ndim(leaf) else np.asarray(leaf)
-        # torch warns about memory that it must not write to, and a later write would be undefined
+        # writing through a tensor into read-only memory is undefined
         return torch.from_numpy(array if array.flags.writeable else array.copy())
 
     return tree_map(convert, tree)
 
 
 def call_model(module: Callable[..., Any], inputs: Tree) -> Tree:
-    """Call a module the way its inputs say: a tensor as the argument, a tuple as several, a dict as keywords."""
+    """Call a module with a tensor as its argument, a tuple as positional, or a dict as keyword arguments."""
     if isinstance(inputs, Mapping):
         return module(**inputs)
     if isinstance(inputs, tuple | list):

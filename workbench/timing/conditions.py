@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import psutil
 
+from workbench.core.cpu import allowed_cores, cpu_seconds, own_processes
 from workbench.core.gpus import gpu_devices, number_or_none
-from workbench.core.processes import allowed_cores, cpu_seconds, own_processes
 
 MAX_OTHERS = 0.10
 """Share of the cores that other processes may use before a timing counts as disturbed."""

@@ -396,8 +396,8 @@ def test_a_student_of_ones_own_learns_features_by_other_names_and_is_quantized(m
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"teacher": "{models}:nothing"}, "Distill.teacher=.*'nothing' is not there.*small, zeros"),
-        ({"teacher": "{folder}/no.py:f"}, "There is no model file .*no.py"),
+        ({"teacher": "{models}:nothing"}, "Distill.teacher=.*'nothing' does not exist.*small, zeros"),
+        ({"teacher": "{folder}/no.py:f"}, "The model file .*no.py"),
         ({"teacher": "{models}:number"}, "must return a torch.nn.Module, got int"),
         ({"teacher": "{models}:wide"}, r"gives output: float32 \[5\] .*model gives output: float32 \[4\]"),
         ({"student": "{models}:other_input"}, "cannot run on the task's inputs: RuntimeError"),

@@ -147,7 +147,7 @@ def test_a_predicate_that_cannot_be_used_says_why(rules, name, words):
 
 
 def test_a_predicate_file_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(ConfigError, match=r"Prune\.exclude: There is no function file"):
+    with pytest.raises(ConfigError, match=r"Prune\.exclude: The function file"):
         pruned(seeded(Twins), Prune(0.5, exclude=(f"{tmp_path / 'gone.py'}:wide",)))
 
 

@@ -17,10 +17,10 @@ from paths import SUPPORT
 
 import workbench as wb
 from workbench.cli.main import main
+from workbench.core.cpu import allowed_cores
 from workbench.core.errors import BackendUnavailable, ConfigError, PackageMissing, StudyError
 from workbench.core.lazy import install_command
 from workbench.core.machine import fingerprint_id
-from workbench.core.processes import allowed_cores
 from workbench.study.results.schema import OPTIONAL
 
 distributed = pytest.importorskip("distributed", reason=f"needs Dask: {install_command('cluster')}")

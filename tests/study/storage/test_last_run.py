@@ -48,5 +48,5 @@ def test_a_size_that_was_not_finished_is_not_asked_for():
 
 def test_a_study_without_a_run_and_a_setting_of_another_form():
     assert last_run(Kept(), "s") == LastRun()
-    with pytest.raises(StudyError, match="does not hold what the workbench wrote"):
+    with pytest.raises(StudyError, match="what the workbench wrote"):
         last_run(Kept({ASKED: {"backends": 3}}), "s")

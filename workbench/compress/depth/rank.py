@@ -20,7 +20,7 @@ from workbench.compress.steps import PruneDepth
 from workbench.compress.training.losses import LONE, class_outputs, leaf_loss
 from workbench.core.errors import first_line
 from workbench.core.progress import Progress
-from workbench.tasks.module import copied_module
+from workbench.tasks.module import copy_module
 from workbench.tasks.trees import Tree, leaves, named_leaves
 
 # Lower bounds for the ranking: blocks without loss are ranked by saving, and a saving below the noise is not 0.
@@ -137,9 +137,9 @@ def savings(step: PruneDepth, work: Work, blocks: Sequence[Block]) -> Savings:
 
 
 def _cost(work: Work, stand_ins: dict[str, nn.Module]) -> float:
-    module = copied_module(work.module)
+    module = copy_module(work.module)
     for name, stand_in in stand_ins.items():
-        put(module, name, copied_module(stand_in))
+        put(module, name, copy_module(stand_in))
     return work.cost_of(module.eval())
 
 

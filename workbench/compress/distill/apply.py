@@ -26,7 +26,7 @@ from workbench.compress.training.plan import TrainingPlan, TrainingResult, is_la
 from workbench.compress.variant import LayerReport
 from workbench.core.errors import ConfigError, TaskError
 from workbench.tasks.load import load_module
-from workbench.tasks.module import guard_inputs
+from workbench.tasks.module import protect_inputs
 from workbench.tasks.trees import Tree, named_leaves
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def _load(step: Distill, role: str, task: Task) -> nn.Module:
     reference = getattr(step, role)
     where, inputs = f"Distill.{role}={reference!r}", task.examples(2)
     try:
-        module = guard_inputs(load_module(reference), inputs)
+        module = protect_inputs(load_module(reference), inputs)
     except TaskError as error:
         raise ConfigError(f"{where}: {error}") from error
     expected = _describe(predict_with(task.model(), inputs))

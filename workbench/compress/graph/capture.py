@@ -11,12 +11,12 @@ from torch import nn
 from torch.fx import GraphModule, Node
 
 from workbench.compress.graph.operators import WEIGHTED
-from workbench.compress.graph.torchao_import import quiet_torchao
 from workbench.core.errors import ExportError
+from workbench.core.quiet import quiet_torchao
 from workbench.export.capture import dynamic_arguments, export_program, reason_of
 from workbench.tasks.axes import OpenDims
+from workbench.tasks.fixed_sizes import Shape
 from workbench.tasks.module import plain_outputs
-from workbench.tasks.sizes import Shape
 from workbench.tasks.trees import Tree, call_model, leaves
 
 _aten = torch.ops.aten

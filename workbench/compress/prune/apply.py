@@ -22,7 +22,7 @@ from workbench.compress.schedule import scheduled_share
 from workbench.compress.steps import Prune, Recover
 from workbench.compress.variant import LayerReport
 from workbench.core.progress import Progress
-from workbench.tasks.module import copied_module
+from workbench.tasks.module import copy_module
 
 _RECURRENT = (
     "recurrent: its outputs are also its state, shared by all its gates, so Prune does not cut it (train a narrower "
@@ -48,7 +48,7 @@ def prune(step: Prune, work: Work) -> Outcome:
     module, example = work.module, work.task.examples(2)
     shapes = _widths(module)
     budget, state = CostBudget(step, work), _State()
-    before = copied_module(module) if step.rewind else None
+    before = copy_module(module) if step.rewind else None
     if step.sparse_epochs:
         state.epochs += train_sparse(step, work, _groups(step, work, state)[0])
     for number in range(1, step.rounds + 1):

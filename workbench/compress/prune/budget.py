@@ -13,7 +13,7 @@ from workbench.compress.prune.verify_cut import Cut, apply_cuts
 from workbench.compress.steps import Prune
 from workbench.core.errors import ConfigError
 from workbench.core.progress import Progress
-from workbench.tasks.module import copied_module
+from workbench.tasks.module import copy_module
 
 _MOST = 0.95
 # Tolerance as a share of the first cost, and halvings of the ratio's range: latencies take seconds and are noisy.
@@ -60,7 +60,7 @@ class CostBudget:
             cuts = cuts_at(ratio)
             key = tuple((cut.root, len(cut.channels)) for cut in cuts)
             if key not in costs:
-                trial = copied_module(module)
+                trial = copy_module(module)
                 apply_cuts(trial, cuts, self.work.task.examples(2))
                 costs[key] = self(trial.eval())
                 self.candidates += 1

@@ -15,7 +15,7 @@ from torch.nn import functional
 from workbench.compress.model_ops import require_all_grads, unfrozen
 from workbench.compress.prune.tied_weights import describe_tie, find_broken_tie, find_ties, restore_ties
 from workbench.core.errors import first_line
-from workbench.tasks.module import copied_module
+from workbench.tasks.module import copy_module
 from workbench.tasks.trees import Tree, call_model, leaves
 
 _TOLERANCE = 1e-3  # relative to the largest output; sums over fewer terms round differently
@@ -120,7 +120,7 @@ def _failure(module: nn.Module, cuts: Sequence[Cut], example: Tree) -> str | Non
     """Return why the model without the channels differs from the model with these channels at zero, or None."""
     if not cuts:
         return None
-    trial = copied_module(module)
+    trial = copy_module(module)
     ties = find_ties(trial)
     require_all_grads(trial)
     original = _run(trial, example)

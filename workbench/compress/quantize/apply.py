@@ -26,8 +26,8 @@ from workbench.compress.training.loop import train
 from workbench.compress.training.numerics import set_memory_format
 from workbench.compress.training.plan import TrainingPlan, TrainingResult, is_layer_normalized
 from workbench.core.progress import Progress
-from workbench.tasks.module import copied_module, with_output_form
-from workbench.tasks.sizes import with_sizes
+from workbench.tasks.fixed_sizes import require_sizes
+from workbench.tasks.module import copy_module, restore_output_structure
 from workbench.tasks.trees import Tree
 
 _TEMPERATURE, _ALPHA = 4.0, 0.9
@@ -57,14 +57,14 @@ def quantize(step: Quantize, work: Work) -> Outcome:
         excluded |= kept
         remarks.append(sqnr)
         notes.append(note)
-    plain = copied_module(graph) if step.bias_correction else None
+    plain = copy_module(graph) if step.bias_correction else None
     converted, decisions, trained = _round(graph, step, work, scheme, excluded)
     if plain is not None:
         work.progress(Progress("quantize", 0, 1, "correcting biases"))
         remarks.append(correct_biases(plain, converted, samples(work, _BIAS_SAMPLES)))
     layers = report_layers(work.module, [_with_remarks(decision, remarks) for decision in decisions])
-    with_output_form(converted, predict_with(work.module, example))
-    with_sizes(converted, list(example) if isinstance(example, Mapping) else (), sizes)
+    restore_output_structure(converted, predict_with(work.module, example))
+    require_sizes(converted, list(example) if isinstance(example, Mapping) else (), sizes)
     return Outcome(converted, layers, trained.epochs, (*notes, *trained.pace, *trained.notes), quantized=True)
 
 

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch.fx import GraphModule
 
-from workbench.compress.graph.torchao_import import quiet_torchao
 from workbench.compress.handlers import Work
 from workbench.compress.model_ops import predict_with
 from workbench.compress.quantize.annotate import LayerDecision
@@ -16,7 +15,8 @@ from workbench.compress.quantize.bias_overflow import prevent_bias_overflow
 from workbench.compress.quantize.fixed_range_fake_quant import freeze_ranges
 from workbench.compress.quantize.qspec import QdqQuantizer, Scheme
 from workbench.core.progress import Progress
-from workbench.tasks.module import copied_module
+from workbench.core.quiet import quiet_torchao
+from workbench.tasks.module import copy_module
 from workbench.tasks.trees import Tree, tree_map
 
 with quiet_torchao():
@@ -61,7 +61,7 @@ def quantized_copy(
     graph: GraphModule, work: Work, scheme: Scheme, excluded: Mapping[str, str]
 ) -> tuple[GraphModule, list[LayerDecision]]:
     """Return a calibrated and converted copy of ``graph``, and the decision for each layer."""
-    prepared, decisions = prepare(copied_module(graph), scheme, excluded, training=False)
+    prepared, decisions = prepare(copy_module(graph), scheme, excluded, training=False)
     calibrate(prepared, work, scheme)
     return convert(prepared), decisions
 

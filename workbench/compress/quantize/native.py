@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -22,10 +21,10 @@ from workbench.compress.quantize.report import report_layers
 from workbench.compress.steps import Quantize
 from workbench.core.errors import BackendUnavailable, ExportError, first_line
 from workbench.core.progress import Progress
+from workbench.core.quiet import silence_thread
 from workbench.export.io import input_leaves
 from workbench.export.onnx import export_onnx
 from workbench.export.onnx_module import OnnxModule
-from workbench.export.quiet import quiet_export
 
 Feed = dict[str, np.ndarray[Any, Any]]
 _BATCH = 16
@@ -52,7 +51,7 @@ def quantize_native(step: Quantize, work: Work) -> Outcome:
         feeds = _feeds(work, io.input_names, 1 if nncf else _BATCH)
         work.progress(Progress("quantize", 0, 1, f"running {_MAKERS[step.route]}"))
         try:
-            with quiet_export(), _quiet_root(), _without_telemetry():
+            with silence_thread(new_handlers=True), _without_telemetry():
                 if nncf is not None:
                     _by_nncf(nncf, path, target, feeds, left, scheme)
                 else:
@@ -179,7 +178,7 @@ def _by_nncf(nncf: Any, path: Path, target: Path, feeds: list[Feed], left: list[
 
 def _import_nncf() -> Any:
     try:
-        with quiet_export(), _without_telemetry():
+        with silence_thread(), _without_telemetry():
             import nncf
     except ImportError as error:
         raise BackendUnavailable(
@@ -202,20 +201,3 @@ def _without_telemetry() -> Iterator[None]:
             del sys.modules[_TELEMETRY]
         else:
             sys.modules[_TELEMETRY] = before  # type: ignore[assignment]
-
-
-@contextlib.contextmanager
-def _quiet_root() -> Iterator[None]:
-    """Drop warnings of the root logger, and remove handlers that a library adds to it."""
-    root, handlers = logging.getLogger(), list(logging.getLogger().handlers)
-
-    def keep(record: logging.LogRecord) -> bool:
-        return record.levelno >= logging.ERROR
-
-    root.addFilter(keep)
-    try:
-        yield
-    finally:
-        root.removeFilter(keep)
-        for handler in [one for one in root.handlers if one not in handlers]:
-            root.removeHandler(handler)

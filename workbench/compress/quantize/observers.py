@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
-from workbench.compress.graph.torchao_import import quiet_torchao
+from workbench.core.quiet import quiet_torchao
 
 with quiet_torchao():
     from torchao.quantization.pt2e import observer

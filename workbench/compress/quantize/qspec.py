@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from workbench.compress.graph.torchao_import import quiet_torchao
 from workbench.compress.quantize import observers
 from workbench.compress.quantize.annotate import Annotator
 from workbench.compress.quantize.fixed_range_fake_quant import FixedRangeFakeQuantize
 from workbench.compress.steps import Quantize
 from workbench.core.machine import this_machine
+from workbench.core.quiet import quiet_torchao
 
 with quiet_torchao():
     from torchao.quantization.pt2e import observer

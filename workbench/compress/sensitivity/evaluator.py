@@ -13,7 +13,7 @@ from workbench.compress.handlers import Outcome, Work
 from workbench.compress.model_ops import predict_with
 from workbench.compress.steps import Step
 from workbench.core.progress import Progress, ProgressCallback
-from workbench.tasks.module import copied_module
+from workbench.tasks.module import copy_module
 from workbench.tasks.trees import Tree, leaves
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class StepEvaluator:
     def run(self, step: Step, report: Progress) -> Outcome:
         """Run a step on a copy of the model; its own progress is replaced by ``report``."""
         torch.manual_seed(self.seed)
-        return run_step(step, Work(self.task, copied_module(self.module), lambda _: self.progress(report), self.seed))
+        return run_step(step, Work(self.task, copy_module(self.module), lambda _: self.progress(report), self.seed))
 
     def value(self, module: nn.Module) -> float:
         """Return the quality, or the noise share of the outputs' energy."""

@@ -7,7 +7,7 @@ from torch import nn
 
 from workbench.compress.variant import LayerReport
 from workbench.core.errors import BackendUnavailable, CoverageError, first_line
-from workbench.tasks.module import copied_module
+from workbench.tasks.module import copy_module
 
 _LEAST_CAPABILITY = (8, 0)
 
@@ -37,7 +37,7 @@ def semi_structured(
     >>> fast, reports = semi_structured(variant.module)  # doctest: +SKIP
     """
     _require_gpu()
-    changed = copied_module(module).eval().to("cuda", dtype)
+    changed = copy_module(module).eval().to("cuda", dtype)
     reports = []
     for name, layer in changed.named_modules():
         if isinstance(layer, nn.Linear):

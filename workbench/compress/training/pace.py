@@ -11,7 +11,7 @@ from torch import nn
 
 from workbench.compress.training.numerics import Forward, channels_last, has_native_bfloat16, set_memory_format
 from workbench.core.config import short_id
-from workbench.tasks.module import copied_module
+from workbench.tasks.module import copy_module
 from workbench.tasks.trees import Tree, leaves, tree_map
 
 MIN_STEPS = 100
@@ -113,7 +113,7 @@ def _rounds(steps: dict[Numerics, Callable[[], float]]) -> dict[Numerics, float]
 
 def _timed(module: nn.Module, batch: Tree, numerics: Numerics) -> Callable[[], float]:
     """Return a function that runs the passes of one training step on a copy and returns the seconds."""
-    own, inputs = numerics.prepare(copied_module(module)), numerics.arrange(batch)
+    own, inputs = numerics.prepare(copy_module(module)), numerics.arrange(batch)
     forward = Forward(numerics.precision)
 
     def step() -> float:

@@ -145,13 +145,13 @@ def _exported(variant: Variant, batch: int) -> ModelSource:
 
 
 def _variant_source(variant: Variant, io: IOSpec, reference: Reference, **fields: Any) -> ModelSource:
-    from workbench.tasks.module import copied_module
+    from workbench.tasks.module import copy_module
 
     module, mode = variant.module, mode_of_recipe(variant.recipe.to_dict()) if variant.quantized else None
     return ModelSource(
         label=f"variant {variant.recipe.label!r}",
         io=io,
-        module=lambda: copied_module(module),
+        module=lambda: copy_module(module),
         quantized=variant.quantized,
         mode=mode,
         reference=reference,

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import psutil
 
+from workbench.core.cpu import allowed_cores, cpu_seconds, own_processes
 from workbench.core.gpus import MIB, gpu_devices, number_or_none
-from workbench.core.processes import allowed_cores, cpu_seconds, own_processes
 
 
 class Sample(NamedTuple):

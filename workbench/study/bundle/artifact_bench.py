@@ -1,6 +1,6 @@
-"""Time one artefact on this machine, on every backend that runs it here: rows that a study elsewhere takes in.
+"""Time one artifact on this machine on every backend that runs it; a study on another machine can merge the rows.
 
-Needs no torch, unless a backend of torch is asked for.
+Torch is needed only for torch backends.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ if TYPE_CHECKING:
 GROUP_S = 6.0
 """Most seconds that the backends are timed at one batch size and shape."""
 _QUALITY = "Quality needs the task and its data: run a study with them on this machine."
-_SPEEDUP = "Needs the float model in torch eager, timed beside it on this machine: run a study here."
+_SPEEDUP = "The speedup needs the float model in torch eager, timed interleaved on this machine: run a study here."
 NOTES = {
     **dict.fromkeys(QUALITY, _QUALITY),
     "validation_drop": _QUALITY,
-    "prepare_s": "The artefact was there already.",
-    "candidates": "One artefact was timed, and none was judged.",
+    "prepare_s": "The artifact existed already.",
+    "candidates": "One artifact was timed, and none was judged.",
     "samples": "A bench keeps no raw samples.",
 }
 
@@ -68,46 +68,45 @@ def bench_artifact(
     progress: ProgressCallback = ignore_progress,
     on_row: Callable[[TrialRow], object] | None = None,
 ) -> list[TrialRow]:
-    """Return a row for each backend, batch size and shape, timed in processes of their own that take turns.
+    """Time an artifact on each backend, batch size and shape, in interleaved processes; return the rows.
 
     Parameters
     ----------
     artifact : Artifact or path
-        What ``variant.save(folder)`` or ``workbench export`` wrote.
+        A folder written by ``variant.save(folder)`` or ``workbench export``.
     backends : sequence of str, optional
-        By default those of onnxruntime and openvino that run here, and torch-eager where ``task`` is given.
+        By default those of onnxruntime and openvino that run here, and torch-eager if ``task`` is given.
     batch_sizes : sequence of int, optional
-        1, 8 and 32 by default; where the model's batch is fixed, that one.
+        1, 8 and 32 by default; the model's own if its batch is fixed.
     threads : int, optional
-        Of every backend; by default the physical cores that this process may use.
+        Threads of every backend; by default the physical cores that this process may use.
     shapes : dict of sequences of int, optional
-        Sizes of dimensions that the model leaves open beside the batch: ``{"sequence": [16, 64]}``; several are taken
-        together, position by position. The samples are cut or repeated to them; by default they stay as they are, and
-        the rows say which size that is.
+        Sizes of the dynamic dimensions besides the batch: ``{"sequence": [16, 64]}``; several are taken together,
+        position by position. The samples are cut or repeated to these sizes, and stay as they are by default.
     data : path, optional
-        An .npz file with an array ``[n, ...]`` for each input, by its name; by default the artefact's own samples.
+        An .npz file with an array ``[n, ...]`` for each input, by its name; by default the artifact's own samples.
         Fewer samples than a batch are repeated.
     task : Task, optional
-        The task that the artefact was made for; the backends of torch need its ``build``.
+        The task that the artifact was made for; torch backends need its ``build``.
     trust : bool
-        Backends of torch may read the artefact's program, a format that can run code: only for a folder of your own.
+        Torch backends may read the artifact's program, a format that can run code: only for your own folders.
     on_row : callable, optional
-        Gets each row as soon as it is there, so that Ctrl-C leaves those before it.
+        Called with each row as soon as it is complete, so that Ctrl-C loses no earlier row.
 
     Returns
     -------
     list of TrialRow
-        In the columns of a study. Quality is None, since it needs the task; a backend that cannot run the artefact has
-        the state ``failed`` and the reason under ``error``.
+        In the columns of a study. Quality is None, because it needs the task. If a backend cannot run the artifact,
+        its row has the state ``failed`` and the reason under ``error``.
 
     Raises
     ------
     ArtifactError, ConfigError, BackendUnavailable
-        Before any work, if the artefact is damaged, or something asked for cannot be done.
+        Before any work, if the artifact is damaged, or an argument is not valid.
 
     Examples
     --------
-    >>> rows = bench_artifact("artefacts/prune-0.5", batch_sizes=(1, 32))  # doctest: +SKIP
+    >>> rows = bench_artifact("artifacts/prune-0.5", batch_sizes=(1, 32))  # doctest: +SKIP
     >>> [(row["backend"], row["batch_size"], row["latency_ms_p50"]) for row in rows]  # doctest: +SKIP
     [('onnxruntime', 1, 0.41), ('openvino', 1, 0.33), ('onnxruntime', 32, 6.2), ('openvino', 32, 5.1)]
     """
@@ -149,7 +148,7 @@ def _say(progress: ProgressCallback, where: str, done: int, total: int, words: s
 
 
 def _planned(artifact: Artifact, request: BenchRequest, point: OperatingPoint) -> list[Trial]:
-    """Return the trials at one point, the baseline first where it is among them."""
+    """Return the trials at one point, the baseline first."""
     manifest = artifact.manifest
     recipe = recipe_of(artifact.folder, manifest)
     versions, dot = manifest["versions"], bool(manifest["machine"].get("int8_dot"))

@@ -1,4 +1,4 @@
-"""What a bench of an artefact is asked to do, checked before any work starts."""
+"""Check the arguments of ``bench_artifact`` before any work starts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from workbench.engine.backends import DEFAULT_BACKENDS, backend_status, require_
 from workbench.engine.binding.inputs import Binder
 from workbench.export.io import IOSpec, rebuild_inputs
 from workbench.study.plan.shapes import OperatingPoint, own_shape, shapes_of
-from workbench.tasks.axes import OpenDims, resized
+from workbench.tasks.axes import OpenDims, resize
 
 if TYPE_CHECKING:
     from workbench.tasks.task import Task
@@ -31,7 +31,7 @@ BATCH_SIZES = (1, 8, 32)
 
 @dataclass(frozen=True)
 class BenchRequest:
-    """What to time: backends at points (batch size and shape); threads, samples, and the pickled ``build``."""
+    """Backends and operating points to time, with threads, samples, and the pickled ``build``."""
 
     backends: tuple[str, ...]
     points: tuple[OperatingPoint, ...]
@@ -53,45 +53,45 @@ class BenchRequest:
         task: Task | None,
         trust: bool,
     ) -> BenchRequest:
-        """Check what is asked for; errors as :func:`workbench.study.bundle.artifact_bench.bench_artifact`."""
+        """Check the arguments; errors as :func:`workbench.study.bundle.artifact_bench.bench_artifact`."""
         sizes = _batch_sizes(artifact.io, batch_sizes)
         count = default_threads() if threads is None else require_int("threads", threads)
         samples = artifact.reference if data is None else Reference(_read_inputs(artifact.io, data), [])
         chosen = _default_backends(artifact, task, trust) if backends is None else _backends(backends)
-        refused = [why for name in chosen if (why := _module_refused(name, artifact, task, trust)) is not None]
-        if refused:
-            raise ConfigError(refused[0])
+        for name in chosen:
+            if (reason := _module_refused(name, artifact, task, trust)) is not None:
+                raise ConfigError(reason)
         own = own_shape(samples.inputs, artifact.io.open_dims)
-        known = shapes_of(shapes, artifact.io.axes, whose="this artefact's", own=own)
-        points = tuple(OperatingPoint(size, shape) for size in sizes for shape in known)
+        dims = shapes_of(shapes, artifact.io.axes, whose="this artifact's", own=own)
+        points = tuple(OperatingPoint(size, shape) for size in sizes for shape in dims)
         return cls(chosen, points, count, samples, artifact.io.open_dims, _packed(artifact, task))
 
     def inputs(self, point: OperatingPoint) -> Arrays:
         """Return flat inputs for one call."""
         try:
-            found: Arrays = resized(self.samples.tiled_inputs(point.batch), self.dims, dict(point.shape))
-            return found
+            arrays: Arrays = resize(self.samples.tiled_inputs(point.batch), self.dims, dict(point.shape))
+            return arrays
         except MemoryError as error:
             raise ConfigError(
-                f"bench: a batch of {point.words} does not fit into memory: {error}. Ask for less."
+                f"bench: a batch of {point.words} does not fit into memory: {error}. Choose a smaller one."
             ) from error
 
 
 def _default_backends(artifact: Artifact, task: Task | None, trust: bool) -> tuple[str, ...]:
     named = [name for name in DEFAULT_BACKENDS if _module_refused(name, artifact, task, trust) is None]
-    found = tuple(state.name for state in backend_status(named) if state.available)
-    if not found:
-        raise BackendUnavailable(f"No backend runs here: {install_command('runtime')}")
-    return found
+    available = tuple(state.name for state in backend_status(named) if state.available)
+    if not available:
+        raise BackendUnavailable(f"No backend runs here. Install one: {install_command('runtime')}")
+    return available
 
 
 def _backends(backends: Sequence[str]) -> tuple[str, ...]:
-    chosen = tuple(dict.fromkeys(require_sequence("bench: backends", backends, of=str)))
-    if not chosen:
+    names = tuple(dict.fromkeys(require_sequence("bench: backends", backends, of=str)))
+    if not names:
         raise ConfigError("bench: backends is empty. Name at least one, or leave it out for those that run here.")
-    for name in chosen:
+    for name in names:
         require_backend(name)
-    return chosen
+    return names
 
 
 def _batch_sizes(io: IOSpec, batch_sizes: Sequence[int] | None) -> tuple[int, ...]:
@@ -104,14 +104,13 @@ def _batch_sizes(io: IOSpec, batch_sizes: Sequence[int] | None) -> tuple[int, ..
         raise ConfigError("bench: batch_sizes is empty. Name at least one size, for example 1.")
     if io.batch is not None and sizes != (io.batch,):
         raise ConfigError(
-            f"bench: batch_sizes {list(sizes)} cannot be timed: this artefact was exported for a batch of {io.batch} "
-            f"only. Ask for {io.batch}, or leave it out."
+            f"bench: batch_sizes must be {io.batch}, the size that this artifact was exported for, got {list(sizes)}."
         )
     return sizes
 
 
 def _module_refused(backend: str, artifact: Artifact, task: Task | None, trust: bool) -> str | None:
-    """Return why a backend of torch cannot make the module of an artefact, None where it can or needs none."""
+    """Return the reason why a torch backend may not restore the module, None if it may or needs none."""
     manifest, other = artifact.manifest, "or take onnxruntime or openvino."
     if not runs_module(backend):
         return None
@@ -121,14 +120,14 @@ def _module_refused(backend: str, artifact: Artifact, task: Task | None, trust: 
         code = f"call the function {manifest['base']!r} that {artifact.folder} names"
     elif task is None:
         return (
-            f"Backend {backend!r} runs the torch module, and an artefact holds only its weights: give the task "
-            f"(--task) that it was made for, {other}"
+            f"Backend {backend!r} runs the torch module, and an artifact holds only its weights. Give its task "
+            f"(--task), {other}"
         )
     else:
         code = None
     if code is None or trust:
         return None
-    return f"Backend {backend!r} would {code}, which can run code. For a folder of your own give --trust, {other}"
+    return f"Backend {backend!r} would {code}, which can run code. For your own folder give --trust, {other}"
 
 
 def _packed(artifact: Artifact, task: Task | None) -> bytes:
@@ -138,7 +137,7 @@ def _packed(artifact: Artifact, task: Task | None) -> bytes:
     if written.get("fingerprint") != task.fingerprint:
         raise ConfigError(
             f"{artifact.folder} was made for the task {written.get('name')!r} (fingerprint "
-            f"{written.get('fingerprint')}), and the one given is {task.name!r} ({task.fingerprint}). Give that task."
+            f"{written.get('fingerprint')}), got {task.name!r} ({task.fingerprint}). Give that task."
         )
     from workbench.study.workers.prepare_client import pack
 
@@ -146,26 +145,26 @@ def _packed(artifact: Artifact, task: Task | None) -> bytes:
 
 
 def _read_inputs(io: IOSpec, data: Any) -> Arrays:
-    """Return the arrays of an .npz file in the order of the inputs, checked as an engine would."""
+    """Return the arrays of an .npz file in the order of the inputs, with an engine's checks."""
     path = require_path("bench: data", data)
     try:
         packed = np.load(path, allow_pickle=False)
         if isinstance(packed, np.ndarray):
             raise ValueError("it holds one array without a name")
         with packed as stored:
-            found = {name: stored[name] for name in stored.files}
+            arrays = {name: stored[name] for name in stored.files}
     except OSError as error:
         raise ConfigError(f"Cannot read the inputs in {path}: {error.strerror or error}.") from error
     except (ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile) as error:
         raise ConfigError(
-            f"{path} is no .npz file of arrays: {error}. Write one with numpy.savez(path, {io.input_names[0]}=array)."
+            f"{path} is not an .npz file of arrays: {error}. Write one: numpy.savez(path, {io.input_names[0]}=array)."
         ) from error
-    if set(found) != set(io.input_names):
+    if set(arrays) != set(io.input_names):
         raise ConfigError(
-            f"{path} holds {', '.join(map(given, found)) or 'nothing'}, and the model takes {io.describe_inputs()}: "
-            "give one array for each of these names."
+            f"{path} must hold one array for each of {io.describe_inputs()}, got "
+            f"{', '.join(map(given, arrays)) or 'nothing'}."
         )
-    tree = rebuild_inputs(io.kind, io.input_names, [found[name] for name in io.input_names])
+    tree = rebuild_inputs(io.kind, io.input_names, [arrays[name] for name in io.input_names])
     try:
         return Binder(io, lambda _: None).bind(tree)[0]
     except InputError as error:

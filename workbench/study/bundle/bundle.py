@@ -1,4 +1,4 @@
-"""The folder that a winner is handed over in: its artefact, the engine that won, a page in words, and a program."""
+"""Export a trial as a folder: its artifact, the options of its engine, a README, and a program."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from workbench.tasks.task import Task
 
 ENGINE, PAGE, PROGRAM = "engine.json", "README.md", "run.py"
-INSTEAD = "onnxruntime"
-"""What a folder names where the row ran on torch, which needs the task's code and is not in a small install."""
+TORCH_FREE = "onnxruntime"
+"""Backend of a folder whose row ran on torch: torch needs the task's code and is not part of the extra ``runtime``."""
 
 
-def hand_over(
+def export_bundle(
     rows: Sequence[TrialRow],
     best: Recommendation,
     output: str | Path,
@@ -42,15 +42,15 @@ def hand_over(
     task: Task | None,
     trust: bool = False,
 ) -> Path:
-    """Write the winner, or the row that ``trial`` names, into ``output``; see :meth:`Study.export`."""
+    """Write the recommended row, or the one named by ``trial``, into ``output``; see :meth:`Study.export`."""
     folder = require_path("Study.export: output", output)
     row, reason = _chosen(rows, best, trial)
     _refuse_foreign(folder)
     with _artifact(row, files, task, trust) as (artifact, remade):
         if artifact.onnx_path is None:
             raise StudyError(
-                f"{row['recipe']} has no ONNX file, which a machine without torch needs: {artifact.export_error} "
-                "Export another row: --trial takes the trial_key of one that ran on onnxruntime or openvino."
+                f"A bundle needs an ONNX file, and {row['recipe']} has none: {artifact.export_error} "
+                "Export another row with --trial: one that ran on onnxruntime or openvino."
             )
         with replacing_folder(folder) as temporary:
             for name in (*artifact.manifest["files"], MANIFEST):
@@ -64,30 +64,30 @@ def hand_over(
 
 
 def _refuse_foreign(folder: Path) -> None:
-    """Refuse an artefact's folder with files that would be lost: the whole folder is replaced."""
+    """Raise ArtifactError if the folder holds files that no export wrote: the whole folder is replaced."""
     try:
         named = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
         written = {*FILES, *named, MANIFEST, ENGINE, PAGE, PROGRAM}
-    except (FileNotFoundError, NotADirectoryError):  # no artefact: replacing_folder says whether it may be written
+    except (FileNotFoundError, NotADirectoryError):  # not an artifact: replacing_folder checks it
         return
     except (OSError, ValueError, KeyError, TypeError, RecursionError):  # a damaged one may be replaced too
         written = {*FILES, MANIFEST, ENGINE, PAGE, PROGRAM}
     foreign = sorted(path.name for path in folder.iterdir() if path.name not in written)
     if foreign:
         raise ArtifactError(
-            f"{folder} holds files that no export wrote, and they would be lost: {', '.join(foreign)}. Move them "
-            "away, or choose another folder; nothing was changed."
+            f"Files in {folder} that no export wrote would be lost: {', '.join(foreign)}. Move them away, or choose "
+            "another folder."
         )
 
 
 def engine_options(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of the :class:`InferenceConfig` that a row was measured with, on a backend without torch.
+    """Return the options of the row's :class:`InferenceConfig`, on a backend without torch.
 
-    Where another backend stands in, the options of its own are left behind.
+    If the row ran on torch, its options for that backend are left out.
     """
     options = row_options(row)
     if runs_module(row["backend"]):
-        options = {"backend": INSTEAD, "batch_size": row["batch_size"], "threads": row["threads"]}
+        options = {"backend": TORCH_FREE, "batch_size": row["batch_size"], "threads": row["threads"]}
     config = InferenceConfig(**options)
     return {
         **options,
@@ -102,40 +102,40 @@ def _chosen(rows: Sequence[TrialRow], best: Recommendation, trial: str | None) -
     if trial is None:
         if best.row is None or not best.met:
             raise StudyError(
-                f"There is no winner to export. {best.reason} Allow a larger --quality-drop, or name a row by its "
-                "trial_key with --trial."
+                f"No row meets the goal, so none is exported. {best.reason} Allow a larger --quality-drop, or name a "
+                "row with --trial."
             )
         return best.row, best.reason
     if not isinstance(trial, str) or not trial:
         raise StudyError(f"Study.export: trial must be the trial_key of a row, got {given(trial)}.")
-    found = [row for row in rows if row["state"] == "complete" and row["trial_key"].startswith(trial)]
-    if len(found) != 1:
-        known = ", ".join(
+    complete = [row for row in rows if row["state"] == "complete"]
+    matches = [row for row in complete if row["trial_key"].startswith(trial)]
+    if len(matches) != 1:
+        keys = ", ".join(
             f"{row['trial_key']} ({row['recipe']} on {row['backend']} at batch {row['batch_size']})"
-            for row in (found or rows)
-            if row["state"] == "complete"
+            for row in (matches or complete)
         )
-        what = "is the beginning of several trial keys" if found else "is no trial_key of a finished row"
-        raise StudyError(f"{trial!r} {what}. There are: {known or 'none'}.")
-    return found[0], "It was chosen by its trial key, not by the study."
+        problem = "is the beginning of several keys" if matches else "is not the key of a finished row"
+        raise StudyError(f"trial_key {trial!r} {problem}. Choose one of: {keys or 'none'}.")
+    return matches[0], "It was chosen by its trial key, not by the study."
 
 
 @contextmanager
 def _artifact(row: TrialRow, files: Path, task: Task | None, trust: bool) -> Iterator[tuple[Artifact, bool]]:
-    """Yield the artefact of a row, and whether it had to be made again, which needs the task."""
+    """Yield the artifact of a row, and True if it was made again, which needs the task."""
     kept = safe_path(files / "artifacts", row["artifact_key"], error=StudyError)
     own = safe_path(files / "artifacts", f"{kept.name}-b{row['batch_size']}", error=StudyError)  # if its batch is fixed
     try:
-        found = open_artifact(own if own.is_dir() else kept)
-        _require_same(found, row)
+        artifact = open_artifact(own if own.is_dir() else kept)
+        _require_same(artifact, row)
     except ArtifactError as error:
         if task is None:
             raise StudyError(
-                f"The artefact of {row['recipe']} is not among the study's files any more ({error}) Give the task "
-                "(--task), and it is made again from its recipe."
+                f"The artifact of {row['recipe']} cannot be read from the study's files ({error}) Give the task "
+                "(--task) to make it again from its recipe."
             ) from error
     else:
-        yield found, False
+        yield artifact, False
         return
     with tempfile.TemporaryDirectory(prefix="workbench-export-") as folder:
         yield _made_again(row, Path(folder) / "artifact", task, trust), True
@@ -146,8 +146,8 @@ def _require_same(artifact: Artifact, row: TrialRow) -> None:
     made = (artifact.manifest["recipe_id"], artifact.manifest["task"].get("fingerprint"))
     if made != (row["recipe_id"], row["task_fingerprint"]):
         raise StudyError(
-            f"The artefact {artifact.folder} is of recipe {given(made[0])} and task {given(made[1])}, and the row of "
-            f"{given(row['recipe_id'])} and {given(row['task_fingerprint'])}. Do not use this study's files."
+            f"The artifact {artifact.folder} must be of recipe {given(row['recipe_id'])} and task "
+            f"{given(row['task_fingerprint'])}, got {given(made[0])} and {given(made[1])}. Do not use these files."
         )
 
 

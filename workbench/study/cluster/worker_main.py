@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from workbench.core.cpu import allowed_cores
 from workbench.core.errors import StudyError, TrialFailed
 from workbench.core.machine import this_site
-from workbench.core.processes import allowed_cores
 from workbench.core.progress import Progress
 from workbench.study.cluster.blobs import Blob, artifact_blob, held_blobs, mark_whole, read_task, write_blob
 from workbench.study.cluster.job import WAITING, ClusterJob, JobResult, Span

@@ -13,7 +13,7 @@ from workbench.core.stats import bootstrap_drop
 from workbench.study.execution.agreement import agreement
 from workbench.study.plan.shapes import OperatingPoint
 from workbench.study.workers.protocol import examples_folder, load_arrays, save_arrays, split_folder
-from workbench.tasks.axes import resized
+from workbench.tasks.axes import resize
 from workbench.tasks.trees import batch_size, to_numpy, to_torch, tree_map
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def write_inputs(task: Task, folder: Path, *, points: tuple[OperatingPoint, ...]
     write_split(task, folder, "evaluation")
     for point in points:
         if not _written(examples_folder(folder, point)):
-            examples = resized(task.examples(point.batch), task.open_dims, dict(point.shape))
+            examples = resize(task.examples(point.batch), task.open_dims, dict(point.shape))
             save_arrays(to_numpy(examples), examples_folder(folder, point))
 
 

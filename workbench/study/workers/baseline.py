@@ -71,7 +71,7 @@ def choose_threads(task: Task, points: Sequence[OperatingPoint], threads: int) -
     """Return the faster thread count of the task's model in torch eager at each point."""
     import torch
 
-    from workbench.tasks.axes import resized
+    from workbench.tasks.axes import resize
     from workbench.tasks.trees import call_model
 
     model, before = task.model(), torch.get_num_threads()
@@ -79,7 +79,7 @@ def choose_threads(task: Task, points: Sequence[OperatingPoint], threads: int) -
     choices = {}
     try:
         for point in points:
-            inputs = resized(task.examples(point.batch), task.open_dims, dict(point.shape))
+            inputs = resize(task.examples(point.batch), task.open_dims, dict(point.shape))
 
             def call(count: int, inputs: Any = inputs) -> object:
                 if torch.get_num_threads() != count:

@@ -42,7 +42,7 @@ class AotSession(TorchSession):
     def _prepare(self, source: ModelSource, config: InferenceConfig) -> Call:
         from workbench.core.files import TemporaryFolder
         from workbench.engine.backends.torch.flat_module import FlatModule, first_disagreement, require_examples
-        from workbench.tasks.axes import other_sizes, resized
+        from workbench.tasks.axes import alternative_sizes, resize
 
         self._flat = FlatModule(self._module, source.io)
         self._folder = TemporaryFolder()
@@ -54,7 +54,7 @@ class AotSession(TorchSession):
         first = [tensor[:size] for tensor in examples]
         if source.io.batch is None and (runner := self._for_all(examples)) is not None:
             more = require_examples(self._examples(source, size + 1), source.label, NAME)
-            batches = [first, more, resized(more, self._dims, other_sizes(more, self._dims))]
+            batches = [first, more, resize(more, self._dims, alternative_sizes(more, self._dims))]
             checks = {"quantized": source.quantized, "tolerance": self.tolerance}
             if first_disagreement(self._flat, runner, batches, **checks) is None:  # type: ignore[arg-type]
                 return lambda tensors: runner(*tensors)
@@ -85,13 +85,13 @@ class AotSession(TorchSession):
         return self._runners[sizes](*tensors)
 
     def _compile(self, examples: list[Any], shapes: Any) -> Any:
+        from workbench.core.quiet import silence_thread
         from workbench.export.capture import export_program, reason_of
-        from workbench.export.quiet import quiet_export
 
         inductor = self._torch._inductor
         path = str(self._folder.path / f"{'any' if shapes else len(self._runners)}.pt2")
         # Tensors made in inference mode cannot be followed by the exporter.
-        with self._torch.inference_mode(False), self._torch.no_grad(), quiet_export():
+        with self._torch.inference_mode(False), self._torch.no_grad(), silence_thread():
             try:
                 program = export_program(self._flat, tuple(tensor.clone() for tensor in examples), {}, shapes)
             except Exception as error:

@@ -40,8 +40,8 @@ class CompiledSession(TorchSession):
     compiles = True
 
     def _prepare(self, source: ModelSource, config: InferenceConfig) -> Call:
+        from workbench.core.quiet import silence_thread
         from workbench.engine.backends.torch.flat_module import FlatModule
-        from workbench.export.quiet import quiet_export
 
         torch = self._torch
         if config.compile_mode == "reduce-overhead" and self.device == "cpu":
@@ -54,14 +54,14 @@ class CompiledSession(TorchSession):
         self._batch = source.io.batch or config.batch_size
         self._each = functools.partial(_compiled, torch, flat, options, dynamic=False)
         self._one_for_all = True
-        with quiet_export():  # its import alone warns of what torch itself has deprecated
+        with silence_thread():  # its import alone warns of what torch itself has deprecated
             self._fixed = _compiled(torch, flat, options, dynamic=None if open_lengths else False)
             self._other = _compiled(torch, flat, options, dynamic=None)
         examples = self._examples(source, self._batch)
         if examples is None:
             return self._dispatch
         try:
-            with torch.inference_mode(), quiet_export():
+            with torch.inference_mode(), silence_thread():
                 for _ in range(2):
                     self._dispatch(examples)
         except Exception as error:

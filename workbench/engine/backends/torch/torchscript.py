@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
 from workbench.core.errors import EngineError, first_line
+from workbench.core.quiet import quiet
 from workbench.engine.backends.base import Availability, Capabilities, ModelSource, Session
 from workbench.engine.backends.torch.session import PRECISIONS, Call, TorchSession, torch_status
 from workbench.engine.config import InferenceConfig
@@ -74,15 +74,12 @@ def _traced(torch: Any, flat: Any, examples: list[Any]) -> Any:
         return torch.jit.optimize_for_inference(torch.jit.freeze(traced))
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence torch's words on the age of TorchScript, said in a note, and on constants, which are looked for."""
+def _quiet() -> contextlib.AbstractContextManager[None]:
+    """Silence the deprecation of TorchScript, which is a note, and the warnings of constants, which are checked."""
     from torch.jit._trace import TracerWarning
 
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", DeprecationWarning)
-        warnings.filterwarnings("ignore", category=TracerWarning)
-        yield
+    deprecated = {"message": r"`torch\.jit\.\w+` is deprecated", "category": DeprecationWarning}
+    return quiet(warnings=(deprecated, {"category": TracerWarning}))
 
 
 BACKEND = TorchScript()

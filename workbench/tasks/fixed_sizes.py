@@ -1,4 +1,4 @@
-"""A captured graph holds the sizes that it was captured with: inputs of others are refused, not computed wrongly."""
+"""Refuse inputs of other sizes than those that a graph was captured with."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from workbench.core.errors import InputError
 from workbench.tasks.trees import leaves
 
 Shape = tuple[int | None, ...]
-"""Of one sample: None where any size may stand."""
+"""Shape of one sample; None for a dimension of any size."""
 M = TypeVar("M", bound=nn.Module)
 
 
-def with_sizes(module: M, names: Sequence[str], shapes: Sequence[Shape]) -> M:
-    """Let a module refuse inputs of other sizes, and return it.
+def require_sizes(module: M, names: Sequence[str], shapes: Sequence[Shape]) -> M:
+    """Add a hook that raises InputError for inputs of other sizes, and return the module.
 
     Parameters
     ----------
     names
-        Of the inputs that ``forward`` takes by keyword; empty where it takes them by place.
+        Names of the keyword inputs of ``forward``; empty if they are positional.
     shapes
-        Of one sample of each input, in the order of ``names`` or of their places.
+        Shape of one sample of each input, in the order of ``names`` or of the positions.
     """
     module.register_forward_pre_hook(_Sizes(tuple(names), tuple(shapes)), with_kwargs=True, prepend=True)
     return module
 
 
 class _Sizes:
-    """A forward pre-hook; it rests while a compiler or tracer follows the module."""
+    """Forward pre-hook; inactive during compilation and tracing."""
 
     def __init__(self, names: tuple[str, ...], shapes: tuple[Shape, ...]) -> None:
         self._names, self._shapes = names, shapes
@@ -44,9 +44,8 @@ class _Sizes:
             for dim, size in enumerate(shape, 1):
                 if size is not None and (tensor.ndim != len(shape) + 1 or tensor.shape[dim] != size):
                     name = self._names[place] if self._names else f"input {place}"
-                    wanted = ["n", *("any" if size is None else size for size in shape)]
+                    expected = ["n", *("any" if size is None else size for size in shape)]
                     raise InputError(
-                        f"{name} must have the shape {wanted}, got {list(tensor.shape)}: the graph of this variant was "
-                        "captured with these sizes. Cut or pad the inputs, or leave the size open in the task "
-                        "(dynamic=...), where the model allows that."
+                        f"{name} must have the shape {expected}, with which the variant's graph was captured, got "
+                        f"{list(tensor.shape)}. Cut or pad the inputs, or declare the dimension: Task(dynamic=...)."
                     )

@@ -8,7 +8,7 @@ from torch import nn
 
 import workbench as wb
 from workbench.core.errors import InputError
-from workbench.tasks.sizes import with_sizes
+from workbench.tasks.fixed_sizes import require_sizes
 
 
 def test_other_sizes_are_refused_by_place_and_by_name():
@@ -16,11 +16,11 @@ def test_other_sizes_are_refused_by_place_and_by_name():
         def forward(self, a, b):
             return a.sum() + b.sum()
 
-    placed = with_sizes(Two(), (), [(3,), (None, 2)])
+    placed = require_sizes(Two(), (), [(3,), (None, 2)])
     assert placed(torch.ones(5, 3), torch.ones(5, 9, 2)) == 105
     with pytest.raises(InputError, match=r"input 1 must have the shape \['n', 'any', 2\], got \[5, 9, 3\]"):
         placed(torch.ones(5, 3), torch.ones(5, 9, 3))
-    named = with_sizes(Two(), ("b", "a"), [(2,), (3,)])
+    named = require_sizes(Two(), ("b", "a"), [(2,), (3,)])
     assert named(a=torch.ones(1, 3), b=torch.ones(1, 2)) == 5
     with pytest.raises(InputError, match="a must have the shape"):
         named(b=torch.ones(1, 2), a=torch.ones(1, 4))

@@ -1,4 +1,4 @@
-"""Whether a model's output for a sample depends on the other samples of its batch, as after a mean over the batch."""
+"""Detect models whose output for a sample depends on the rest of its batch, as after a mean over the batch."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from torch import nn
 from workbench.tasks.trees import Tree, batch_size, call_model, named_leaves, slice_batch, tree_map
 
 _RELATIVE, _OF_LARGEST = 1e-2, 1e-3
-"""By how much outputs may differ: of the value itself, and of the largest. Runtimes sum in other orders."""
+"""Tolerances: relative to the value, and to the largest value. Runtimes sum in different orders."""
 
 
-def mixed_output(model: nn.Module, inputs: Tree) -> str | None:
-    """Return the name of the first output in which a sample depends on others of its batch, None if there is none.
+def batch_dependent_output(model: nn.Module, inputs: Tree) -> str | None:
+    """Return the name of the first output in which a sample depends on the rest of its batch, or None.
 
-    Every sample is run alone and held against its place in the batch: one may depend on the first only.
+    Every sample is run alone and compared with its row of the batch, because it may depend on the first row only.
 
     Examples
     --------
-    >>> mixed_output(nn.Linear(3, 2), torch.randn(4, 3)) is None
+    >>> batch_dependent_output(nn.Linear(3, 2), torch.randn(4, 3)) is None
     True
     """
     size = batch_size(inputs)
@@ -30,7 +30,7 @@ def mixed_output(model: nn.Module, inputs: Tree) -> str | None:
             alone = dict(named_leaves(_call(model, slice_batch(inputs, place, place + 1)), "output"))
             for name, batch in together.items():
                 has_batch = isinstance(batch, torch.Tensor) and batch.shape[:1] == (size,)
-                if has_batch and not same_outputs(batch[place : place + 1], alone.get(name)):
+                if has_batch and not outputs_equal(batch[place : place + 1], alone.get(name)):
                     return name
     return None
 
@@ -39,8 +39,8 @@ def _call(model: nn.Module, inputs: Tree) -> Tree:
     return call_model(model, tree_map(torch.clone, inputs))  # it may write into them
 
 
-def same_outputs(one: torch.Tensor, other: Any) -> bool:
-    """Return whether an output equals another one, up to the order in which a runtime sums."""
+def outputs_equal(one: torch.Tensor, other: Any) -> bool:
+    """Return True if two outputs are equal up to the order of summation."""
     if not isinstance(other, torch.Tensor) or one.shape != other.shape:
         return False
     one, other = one.double(), other.double()
