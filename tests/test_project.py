@@ -85,6 +85,12 @@ def test_readme_names_what_exists() -> None:
     assert "conda env create -f environment.yml" in README
 
 
+def test_architecture_names_what_exists() -> None:
+    paths = re.findall(r"`([a-z0-9_/]+\.(?:pyi?|ipynb))`", (ROOT / "ARCHITECTURE.md").read_text())
+    assert len(paths) > 20
+    assert [path for path in paths if not (ROOT / "workbench" / path).exists() and not (ROOT / path).exists()] == []
+
+
 def test_readme_code_runs_against_the_public_names() -> None:
     import workbench as wb
 
