@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import importlib
 import os
 import shutil
 import tempfile
@@ -70,6 +71,22 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep every test out of the user's cache."""
     monkeypatch.setenv("WORKBENCH_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _libraries_are_loaded() -> None:
+    """Import what most tests use, so that no single test pays for it."""
+    for name in (
+        "torch",
+        "torch_pruning",
+        "torchao",
+        "onnxruntime",
+        "openvino",
+        "pandas",
+        "matplotlib.figure",
+        "nbformat",
+    ):
+        importlib.import_module(name)
 
 
 @pytest.fixture(autouse=True, scope="session")
