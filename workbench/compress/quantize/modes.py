@@ -83,12 +83,12 @@ def refusal(mode: str | None, engine: str) -> str | None:
     return MODES[mode].get(engine) if mode is not None else None
 
 
-def apart(mode: str | None) -> str | None:
+def unbatchable(mode: str | None) -> str | None:
     """Return why a mode must not batch samples of different callers, or None if it may.
 
     Examples
     --------
-    >>> apart("static") is None
+    >>> unbatchable("static") is None
     True
     """
     return "dynamic quantization takes activation ranges from the whole batch" if mode == "dynamic" else None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from workbench.artifact.artifact import Artifact, open_artifact
 from workbench.artifact.manifest import MANIFEST
 from workbench.artifact.reference import Reference
-from workbench.compress.quantize.modes import apart, mode_of_recipe
+from workbench.compress.quantize.modes import mode_of_recipe, unbatchable
 from workbench.core.errors import ConfigError, EngineError, ExportError
 from workbench.core.files import TemporaryFolder
 from workbench.core.lazy import optional_import
@@ -79,7 +79,7 @@ def source_from_artifact(
         mode=mode,
         reference=artifact.reference,
         notes=(*artifact.notes, *_cpu_notes(artifact)),
-        unbatchable=apart(mode),
+        unbatchable=unbatchable(mode),
     )
 
 
@@ -155,6 +155,6 @@ def _variant_source(variant: Variant, io: IOSpec, reference: Reference, **fields
         quantized=variant.quantized,
         mode=mode,
         reference=reference,
-        unbatchable=apart(mode),
+        unbatchable=unbatchable(mode),
         **fields,
     )
