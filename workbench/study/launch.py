@@ -62,8 +62,8 @@ def _run(
 ) -> RunSummary:
     started = time.monotonic()
     watched = monitoring(monitor)
-    progress(Progress("study", 0, 0, "checking the task"))
     try:
+        progress(Progress("study", 0, 0, "checking the task"))
         if cluster is not None:
             return _run_on_cluster(study, recipes, config, stop, cluster, monitor, progress)
         with watched:

@@ -211,9 +211,7 @@ class Study:
         from workbench.study.execution.seed_variance import measure_seed_variance
 
         with self._active.work(self._active.begin()) as stop:
-            return measure_seed_variance(
-                self.task, recipe, seeds, backend, self.best(), self.files, stop, progress, cache=self.prefix_cache
-            )
+            return measure_seed_variance(self, recipe, seeds, backend, stop, progress)
 
     def rows(self) -> list[TrialRow]:
         """Return all rows of this task, waiting and failed ones too, in the order of the plan.

@@ -110,7 +110,7 @@ def names(units):
 
 
 def test_a_plan_opens_step_by_step(plan):
-    board = TaskQueue("here", plan, plan.trials, prepared=())
+    board = TaskQueue("here", plan, plan.trials, None, prepared=())
     assert names(board.ready()) == [("prepare", "float", None), ("prepare", "prune", None)]
     first, second = board.ready()
     board.start(first)
@@ -138,17 +138,17 @@ def test_a_plan_opens_step_by_step(plan):
 
 def test_what_is_there_is_not_made_again_and_the_baseline_always_is_needed(plan):
     left = [t for t in plan.of(PRUNE) if t.batch_size == 1]
-    assert names(TaskQueue("here", plan, left, prepared=()).ready()) == [
+    assert names(TaskQueue("here", plan, left, None, prepared=()).ready()) == [
         ("prepare", "float", None),
         ("prepare", "prune", None),
     ]
     keys = {t.artifact_key for t in plan.trials}
-    assert names(TaskQueue("here", plan, left, prepared=keys).ready()) == [("time", "prune", 1)]
-    assert TaskQueue("here", plan, [], prepared=()).open == []
+    assert names(TaskQueue("here", plan, left, None, prepared=keys).ready()) == [("time", "prune", 1)]
+    assert TaskQueue("here", plan, [], None, prepared=()).open == []
 
 
 def test_a_recipe_that_cannot_be_prepared_takes_its_timings_along(plan):
-    board = TaskQueue("here", plan, plan.trials, prepared=())
+    board = TaskQueue("here", plan, plan.trials, None, prepared=())
     board.end(board.ready()[1])
     board.drop(PRUNE)
     assert {unit.trials[0].name for unit in board.open} == {"float"}
@@ -157,7 +157,7 @@ def test_a_recipe_that_cannot_be_prepared_takes_its_timings_along(plan):
 def test_of_equals_the_artefact_that_is_near_goes_ahead_and_tiers_order_the_rest(plan):
     other = wb.Recipe(wb.Prune(ratio=0.25), name="other")
     plan = make_plan("task", [PRUNE, other], ["torch-eager"], (4, 1), threads=1)
-    board = TaskQueue("here", plan, plan.trials, prepared={t.artifact_key for t in plan.trials})
+    board = TaskQueue("here", plan, plan.trials, None, prepared={t.artifact_key for t in plan.trials})
     board.end(board.ready()[0])
     near = {t.artifact_key for t in plan.of(other)}
     assert names(board.ready())[:2] == [("time", "prune", 4), ("time", "other", 4)]
@@ -165,7 +165,8 @@ def test_of_equals_the_artefact_that_is_near_goes_ahead_and_tiers_order_the_rest
     for unit in board.ready()[:2]:
         board.end(unit)
     board.end(board.ready()[0])  # float at batch 1
-    assert names(board.ready(first=({other.recipe_id},))) == [("time", "other", 1), ("time", "prune", 1)]
+    board.tiers = ({other.recipe_id},)
+    assert names(board.ready()) == [("time", "other", 1), ("time", "prune", 1)]
 
 
 def test_keys_belong_to_the_machine_that_will_run_and_artefacts_to_what_makes_them():

@@ -7,10 +7,10 @@ artifact is sent to a worker once. Dask transports tasks and data, holds the res
 from __future__ import annotations
 
 import contextlib
-import queue
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Empty
 from typing import Any
 
 from workbench.core.errors import StudyError
@@ -22,9 +22,8 @@ from workbench.study.cluster.job import ClusterJob, JobResult, Span
 from workbench.study.cluster.summary import ClusterSummary
 from workbench.study.cluster.worker_info import ClusterWorker, describe_kinds, shares_cores
 from workbench.study.cluster.workers import ClusterWorkers
-from workbench.study.execution.budget import TimeBudget
 from workbench.study.execution.run import FAILED, RETRY, Executor, Slot, UnitEnd
-from workbench.study.execution.task_queue import PREPARE, WorkUnit
+from workbench.study.execution.task_queue import PREPARE, TaskQueue, WorkUnit
 from workbench.study.plan.trials import Plan, Trial
 from workbench.study.results.schema import TrialRow, judged_on
 from workbench.study.storage.session import RunSession
@@ -42,8 +41,7 @@ class RunningUnit:
     unit: WorkUnit
     worker: ClusterWorker
     future: Any
-    plan: Plan
-    budget: TimeBudget
+    queue: TaskQueue
 
 
 class DaskExecutor(Executor):
@@ -96,14 +94,12 @@ class DaskExecutor(Executor):
         units = [running.unit for running in self._running.values()]
         return unit.kind != PREPARE or not any(u.kind == PREPARE and u.artifact_key == unit.artifact_key for u in units)
 
-    def start(
-        self, unit: WorkUnit, slot: Slot, plan: Plan, budget: TimeBudget, *, following: Callable[[], Sequence[Trial]]
-    ) -> None:
+    def start(self, unit: WorkUnit, slot: Slot, queue: TaskQueue) -> None:
         """Send a unit to a worker with the blobs that the worker lacks."""
         worker = next(worker for worker in self._workers.members if worker.address == slot.address)
         self._session.say(f"{unit.words}: sent to {worker.words}")
         try:
-            for blob in self._needed_blobs(unit, plan):
+            for blob in self._needed_blobs(unit, queue.plan):
                 self._connection.send(worker, blob, self._fingerprint)
         except StudyError:
             raise
@@ -112,12 +108,12 @@ class DaskExecutor(Executor):
             self._ended.append(UnitEnd(unit, RETRY))
             return
         self._submitted += 1
-        future = self._connection.submit(worker, self._job(unit, worker, plan, budget), self._submitted)
-        self._running[future.key] = RunningUnit(unit, worker, future, plan, budget)
+        future = self._connection.submit(worker, self._job(unit, worker, queue), self._submitted)
+        self._running[future.key] = RunningUnit(unit, worker, future, queue)
 
     def wait(self) -> list[UnitEnd]:
         """Handle one event of the workers, and return the units that have ended."""
-        with contextlib.suppress(queue.Empty):
+        with contextlib.suppress(Empty):
             kind, event = self._connection.events.get(timeout=_POLL_S)
             if kind == "progress":
                 step = {"step": event["step"]} if "step" in event else {}
@@ -156,8 +152,8 @@ class DaskExecutor(Executor):
                 self._blobs[key] = artifact_blob(self._files, key)
         return [self._task, *(self._blobs[key] for key in dict.fromkeys(keys))]
 
-    def _job(self, unit: WorkUnit, worker: ClusterWorker, plan: Plan, budget: TimeBudget) -> ClusterJob:
-        point = unit.point or plan.primary
+    def _job(self, unit: WorkUnit, worker: ClusterWorker, queue: TaskQueue) -> ClusterJob:
+        plan, budget, point = queue.plan, queue.budget, unit.point or queue.plan.primary
         base = plan.baseline(point)
         trials = tuple(dict.fromkeys((base, *unit.trials)))
         recipes = tuple(dict.fromkeys((base.recipe, unit.recipe)))
@@ -227,7 +223,7 @@ class DaskExecutor(Executor):
                 if trial.baseline:
                     raise StudyError(f"The baseline at batch {trial.point.words} cannot be timed: {row['error']}")
         seconds = sum(span.ended - span.started for span in result.spans if span.kind == running.unit.kind)
-        running.budget.grouped(seconds, primary=running.unit.point == running.plan.primary)
+        running.queue.budget.grouped(seconds, primary=running.unit.point == running.queue.plan.primary)
 
     def _retry(self, running: RunningUnit, reason: str) -> None:
         """Have a unit done on another worker, or give it up after ``Cluster.tries``, or if no other worker is left."""

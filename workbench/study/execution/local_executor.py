@@ -23,7 +23,7 @@ from workbench.study.execution.scoring import (
     validation_columns,
 )
 from workbench.study.execution.summary import RunSummary
-from workbench.study.execution.task_queue import PREPARE, WorkUnit
+from workbench.study.execution.task_queue import PREPARE, TaskQueue, WorkUnit
 from workbench.study.execution.timing_columns import NoiseFloors
 from workbench.study.execution.timing_pool import AA_REPLICA, GroupTiming, TimingPool
 from workbench.study.plan.trials import Plan, Trial
@@ -112,11 +112,9 @@ class LocalExecutor(Executor):
         """Return the one slot."""
         return [Slot(SITE)]
 
-    def start(
-        self, unit: WorkUnit, slot: Slot, plan: Plan, budget: TimeBudget, *, following: Callable[[], Sequence[Trial]]
-    ) -> None:
+    def start(self, unit: WorkUnit, slot: Slot, queue: TaskQueue) -> None:
         """Do a unit; :meth:`wait` returns it."""
-        self._plan = plan
+        self._plan = queue.plan
         mine = self._session.still_mine(unit.trials)
         if unit.kind == PREPARE:
             done = self._prepare(unit.trials[0], mine)
@@ -124,9 +122,9 @@ class LocalExecutor(Executor):
             return
         trials = self._worth_timing(mine)
         if trials:
-            self._group(trials, following)
+            self._group(trials, lambda: queue.following(unit))
         else:
-            budget.skip(primary=unit.point == plan.primary)
+            queue.budget.skip(primary=unit.point == queue.plan.primary)
         self._ended.append(UnitEnd(unit))
 
     def wait(self) -> list[UnitEnd]:

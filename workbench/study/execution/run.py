@@ -59,10 +59,8 @@ class Executor(abc.ABC):
         """Return the free slots."""
 
     @abc.abstractmethod
-    def start(
-        self, unit: WorkUnit, slot: Slot, plan: Plan, budget: TimeBudget, *, following: Callable[[], Sequence[Trial]]
-    ) -> None:
-        """Start a unit whose trials are claimed; ``following`` returns the trials that are timed after it."""
+    def start(self, unit: WorkUnit, slot: Slot, queue: TaskQueue) -> None:
+        """Start a unit of a queue; its trials are claimed."""
 
     @abc.abstractmethod
     def wait(self) -> list[UnitEnd]:
@@ -94,13 +92,7 @@ class Executor(abc.ABC):
 
 
 class Run:
-    """Does the trials of plans that are not complete, one plan for each kind of machine (site).
-
-    Attributes
-    ----------
-    cut : list of str
-        A line for what was left out.
-    """
+    """Does the open trials of plans, one plan for each kind of machine; ``cut`` lists what was left out."""
 
     def __init__(
         self,
@@ -116,17 +108,11 @@ class Run:
         self._plans: Mapping[str, Plan] = {}
         self._claimed: set[tuple[str, Recipe]] = set()
         self._made: set[Recipe] = set()
-        self._tiers: dict[str, tuple[int, tuple[set[str], set[str]]]] = {}
 
     def work(self, plans: Mapping[str, Plan], do: Callable[[], None] | None = None) -> RunSummary:
-        """Run the plans, or call ``do``, which runs them by :meth:`do`. Finished rows stay after a cancel.
+        """Run the plans, or call ``do``, which runs parts of them by :meth:`do`. Finished rows stay after a cancel.
 
-        Raises
-        ------
-        StudyError
-            If the baseline cannot be prepared or timed, the disk is full, or the database fails.
-        KeyboardInterrupt
-            Once the processes are ended and the running trials are marked.
+        Raises StudyError if the baseline cannot be prepared or timed, the disk is full, or the database fails.
         """
         started = time.monotonic()
         state, reason, whole = "cancelled", "Cancelled while it ran.", False
@@ -197,17 +183,15 @@ class Run:
             for site in self._executor.deserted([site for site, queue in queues.items() if queue.open]):
                 trials = self._session.claim(self._plans[site].trials)
                 self.leave_out(site, trials, "every worker of their kind is gone")
-                queues[site] = TaskQueue(site, self._plans[site], (), prepared=())
+                queues[site] = TaskQueue(site, self._plans[site], (), self._budgets[site], prepared=())
             if all(site in stuck and not queue.running for site, queue in queues.items() if queue.open):
                 break  # every open unit needs an artifact that another run makes
 
     def _queue(self, site: str, plan: Plan) -> TaskQueue:
         prepared = {t.artifact_key for t in plan.trials if self._store.prepared(t, plan.batch_sizes) is not None}
-        queue = TaskQueue(site, plan, self._session.missing(plan.trials), prepared=prepared)
-        unmade = {unit.recipe for unit in queue.open if unit.kind == PREPARE}
-        for recipe in plan.recipes:
-            if recipe not in unmade:
-                self._budgets[site].prepared(recipe)
+        queue = TaskQueue(site, plan, self._session.missing(plan.trials), self._budgets[site], prepared=prepared)
+        for recipe in set(plan.recipes) - {unit.recipe for unit in queue.open if unit.kind == PREPARE}:
+            queue.budget.prepared(recipe)
         return queue
 
     def _place(self, slot: Slot, queue: TaskQueue) -> bool:
@@ -217,15 +201,20 @@ class Run:
                 self._claim(queue, unit.recipe)
             elif unit.kind == PREPARE and self._store.prepared(unit.trials[0], queue.plan.batch_sizes) is not None:
                 queue.end(unit)  # another kind of machine, or another run, has made it
-                self._budgets[queue.site].prepared(unit.recipe)
+                queue.budget.prepared(unit.recipe)
             elif self._fits(unit, queue):
-                self._start(unit, slot, queue)
+                mine = self._session.still_mine(unit.trials)
+                primary = [trial for trial in mine if trial.point == queue.plan.primary] or mine[:1]
+                self._session.running(primary if unit.kind == PREPARE else mine)
+                queue.start(unit)
+                self._executor.start(unit, slot, queue)
                 return True
         return False
 
     def _next(self, slot: Slot, queue: TaskQueue) -> WorkUnit | None:
         has_baseline = self._store.prepared(queue.plan.of(queue.plan.recipes[0])[0], queue.plan.batch_sizes) is not None
-        for unit in queue.ready(first=self._worth(queue), near=slot.near):
+        self._update_tiers(queue)
+        for unit in queue.ready(near=slot.near):
             if (unit.kind == PREPARE or has_baseline) and self._executor.accepts(unit, slot):
                 return unit
         return None
@@ -238,45 +227,31 @@ class Run:
         queue.keep(recipe, mine)
         if not mine and (recipe.steps or self._session.missing(trials)):  # complete, or another run does them
             queue.drop(recipe)
-            self._budgets[queue.site].prepared(recipe)
+            queue.budget.prepared(recipe)
 
-    def _worth(self, queue: TaskQueue) -> tuple[set[str], set[str]]:
-        """Return the tiers of recipe ids that are timed first at the other points: the best one, and the front."""
-        count, tiers = self._tiers.get(queue.site, (-1, (set(), set())))
-        if count != self._session.finished:
+    def _update_tiers(self, queue: TaskQueue) -> None:
+        """Set the recipes that are timed first at the other points: the best one, then the Pareto front."""
+        if queue.tiers_at != self._session.finished:
             rows = [self._session.row(t) for t in queue.plan.trials if t.point == queue.plan.primary]
             front = pareto_rows(rows, x="latency_ms_rel", y="quality")
             best = self._session.best()
-            tiers = {best["recipe_id"]} if best else set(), {row["recipe_id"] for row in front}
-            self._tiers[queue.site] = self._session.finished, tiers
-        return tiers
+            queue.tiers = {best["recipe_id"]} if best else set(), {row["recipe_id"] for row in front}
+            queue.tiers_at = self._session.finished
 
     def _fits(self, unit: WorkUnit, queue: TaskQueue) -> bool:
         """Return True if the budget allows a unit; leave it out otherwise."""
-        budget, primary = self._budgets[unit.site], unit.point in (None, queue.plan.primary)
-        if not primary:
-            if budget.group_fits():
+        if unit.point not in (None, queue.plan.primary):
+            if queue.budget.group_fits():
                 return True
             queue.end(unit)
             self.leave_out(unit.site, self._session.still_mine(unit.trials), primary=False)
             return False
         prepared = unit.kind != PREPARE
-        if (prepared and unit.recipe in self._made) or budget.fits(unit.recipe, prepared=prepared):
+        if (prepared and unit.recipe in self._made) or queue.budget.fits(unit.recipe, prepared=prepared):
             return True
         queue.drop(unit.recipe)
         self.leave_out(unit.site, self._session.still_mine(queue.plan.of(unit.recipe)))
         return False
-
-    def _start(self, unit: WorkUnit, slot: Slot, queue: TaskQueue) -> None:
-        mine = self._session.still_mine(unit.trials)
-        primary = [trial for trial in mine if trial.point == queue.plan.primary] or mine[:1]
-        self._session.running(primary if unit.kind == PREPARE else mine)
-        queue.start(unit)
-
-        def following() -> Sequence[Trial]:
-            return queue.following(unit, first=self._worth(queue))
-
-        self._executor.start(unit, slot, queue.plan, self._budgets[unit.site], following=following)
 
     def _land(self, end: UnitEnd, queue: TaskQueue) -> None:
         unit = end.unit
@@ -285,7 +260,7 @@ class Run:
             return
         queue.end(unit)
         if unit.kind == PREPARE:
-            self._budgets[unit.site].prepared(unit.recipe)
+            queue.budget.prepared(unit.recipe)
             if end.state == DONE:
                 self._made.add(unit.recipe)
             else:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from workbench.compress.recipe import Recipe
+from workbench.study.execution.budget import TimeBudget
 from workbench.study.plan.shapes import OperatingPoint
 from workbench.study.plan.trials import Plan, Trial
 from workbench.study.storage.session import words_of
@@ -41,18 +42,16 @@ class WorkUnit:
 class TaskQueue:
     """The open units of one kind of machine, its ``site``.
 
-    Parameters
-    ----------
-    plan : Plan
-        The whole plan for this site.
-    trials : sequence of Planned
-        Trials to do; :meth:`keep` restricts those of a recipe to the claimed ones.
-    prepared : collection of str
-        Keys of artifacts that exist.
+    ``trials`` are those to do; :meth:`keep` restricts them to the claimed ones. ``prepared`` are the keys of artifacts
+    that exist. ``tiers`` of recipe ids come first at the other points.
     """
 
-    def __init__(self, site: str, plan: Plan, trials: Sequence[Trial], *, prepared: Collection[str]) -> None:
-        self.site, self.plan = site, plan
+    def __init__(
+        self, site: str, plan: Plan, trials: Sequence[Trial], budget: TimeBudget, *, prepared: Collection[str]
+    ) -> None:
+        self.site, self.plan, self.budget = site, plan, budget
+        self.tiers: Sequence[Collection[str]] = ()
+        self.tiers_at = -1
         self._float = plan.recipes[0]
         keys, recipes = {t.key for t in trials}, {t.recipe for t in trials}
         ordered = [recipe for recipe in plan.recipes if recipe in recipes]
@@ -78,23 +77,23 @@ class TaskQueue:
         """Units that wait or run."""
         return [*self._waiting, *self._running]
 
-    def ready(self, *, first: Sequence[Collection[str]] = (), near: Collection[str] = ()) -> list[WorkUnit]:
+    def ready(self, *, near: Collection[str] = ()) -> list[WorkUnit]:
         """Return the units that may start, the most useful one first.
 
-        Timing at the primary point comes before preparing, so that the main question is answered early. Other points
-        come last, ordered by ``first``, tiers of recipe ids. Of equals, one with its artifact in ``near`` comes first.
+        Timing at the primary point comes before preparing, so that the main question is answered early; other points
+        come last. Of equals, one with its artifact in ``near`` comes first.
         """
-        ranks = self._ranks(first)
+        ranks = self._ranks()
         return sorted(self._free(), key=lambda unit: (self._rank(unit, ranks), unit.artifact_key not in near))
 
-    def following(self, unit: WorkUnit, *, first: Sequence[Collection[str]] = ()) -> tuple[Trial, ...]:
+    def following(self, unit: WorkUnit) -> tuple[Trial, ...]:
         """Return the trials that are timed after a unit, whether their recipe is prepared or not."""
-        ranks = self._ranks(first)
+        ranks = self._ranks()
         groups = [other for other in self._waiting if other.kind == TIME and other != unit]
         return min(groups, key=lambda other: self._rank(other, ranks)).trials if groups else ()
 
-    def _ranks(self, first: Sequence[Collection[str]]) -> dict[tuple[Recipe, OperatingPoint], int]:
-        return {pair: rank for rank, pair in enumerate(self.plan.rest(self.plan.recipes, tiers=first))}
+    def _ranks(self) -> dict[tuple[Recipe, OperatingPoint], int]:
+        return {pair: rank for rank, pair in enumerate(self.plan.rest(self.plan.recipes, tiers=self.tiers))}
 
     def _rank(self, unit: WorkUnit, ranks: Mapping[tuple[Recipe, OperatingPoint], int]) -> tuple[int, int]:
         if unit.point is None:

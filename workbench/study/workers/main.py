@@ -23,7 +23,6 @@ from workbench.study.workers.phases import spans_of
 from workbench.study.workers.protocol import read_frame
 
 Emit = Callable[..., None]
-Handler = Callable[[dict[str, Any], bytes], dict[str, Any]]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,10 +41,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     threading.Thread(target=_read, args=(commands, frames), daemon=True).start()
     hello, _ = frames.get()
     sys.path[:] = [*sys.path, *(p for p in hello["path"] if p not in sys.path)]
-    handlers = _handlers(options.kind, hello, emit)
+    worker = _worker(options.kind, hello, emit)
     emit("ready")
     while True:
-        _answer(handlers, *frames.get(), emit)
+        _answer(worker, *frames.get(), emit)
 
 
 def _own_streams(descriptor: int) -> tuple[IO[str], IO[bytes]]:
@@ -66,24 +65,25 @@ def _read(commands: IO[bytes], frames: queue.SimpleQueue[tuple[dict[str, Any], b
     os._exit(0)  # the study has ended, or needs this worker no longer
 
 
-def _handlers(kind: str, hello: dict[str, Any], emit: Emit) -> dict[str, Handler]:
+def _worker(kind: str, hello: dict[str, Any], emit: Emit) -> Any:
+    """Return the object whose methods are the commands."""
     disable_trial_compile()
     if hello.get("allocator", "steady") == "steady":  # before the first tensor, for all arms and trainings alike
         use_steady_allocator()
     if kind == "prepare":
         from workbench.study.workers.prepare_main import PrepareWorker
 
-        return PrepareWorker(emit).handlers()
+        return PrepareWorker(emit)
     from workbench.study.workers.timing_main import TimingWorker
 
-    return TimingWorker(hello["backend"], emit).handlers()
+    return TimingWorker(hello["backend"], emit)
 
 
-def _answer(handlers: dict[str, Handler], command: dict[str, Any], payload: bytes, emit: Emit) -> None:
+def _answer(worker: Any, command: dict[str, Any], payload: bytes, emit: Emit) -> None:
     name = command.pop("command")
     begun = time.monotonic()
     try:
-        answer = handlers[name](command, payload)
+        answer: dict[str, Any] = getattr(worker, name)(command, payload)
         emit(name, **{"spans": spans_of(name, begun, time.monotonic()), **answer})
     except Exception as error:  # noqa: BLE001 - the study decides what a failed command means
         words = f"Out of memory: {error}" if isinstance(error, MemoryError) else str(error)

@@ -23,7 +23,7 @@ _CLEARLY = 1.3
 
 
 class PrepareWorker:
-    """Answers ``task``, ``prepare``, ``probe`` and ``threads``."""
+    """Each public method is a command."""
 
     def __init__(self, emit: Callable[..., None]) -> None:
         import torch
@@ -36,19 +36,13 @@ class PrepareWorker:
         self._cache: MutableMapping[str, Variant] = {}
         self._prober: Prober | None = None
 
-    def handlers(self) -> dict[str, Callable[[dict[str, Any], bytes], dict[str, Any]]]:
-        """Return the commands by name."""
-        return {
-            "task": self.load, "prepare": self.prepare, "probe": self.probe, "threads": self.choose_threads
-        }  # fmt: skip
-
     @property
     def _task(self) -> Task:
         if self._loaded_task is None:
             raise StudyError("A prepare worker needs the command 'task' before any other.")
         return self._loaded_task
 
-    def load(self, command: dict[str, Any], payload: bytes) -> dict[str, Any]:
+    def task(self, command: dict[str, Any], payload: bytes) -> dict[str, Any]:
         """Load the task by reference, or from the pickled payload.
 
         It is built with the thread count of the study's process, because that changes the weights of a build that
@@ -133,7 +127,7 @@ class PrepareWorker:
         with latency_cost(recipe) or contextlib.nullcontext() as cost:
             return recipe.apply(self._task, progress=report, cache=self._cache, cost=cost, checkpoints=checkpoints)
 
-    def choose_threads(self, command: dict[str, Any], payload: bytes) -> dict[str, Any]:
+    def threads(self, command: dict[str, Any], payload: bytes) -> dict[str, Any]:
         """Time the float model in torch eager with 1 and ``threads`` threads at each of ``points``.
 
         If one thread is clearly faster at the first point, steps are applied on one thread too: threads that spin at

@@ -24,7 +24,7 @@ _CUDA_PROVIDERS = ("CUDAExecutionProvider", "TensorrtExecutionProvider", "NvTens
 
 
 class TimingWorker:
-    """Answers ``open``, ``warm``, ``block``, ``memory``, ``energy`` and ``evaluate``.
+    """Each public method is a command.
 
     It imports only what the backend needs, so that the peak memory is that of this backend.
     """
@@ -43,17 +43,6 @@ class TimingWorker:
         self._pss = PeakPss()
         with contextlib.suppress(WorkbenchError):  # open() raises the same error
             require_backend(backend)
-
-    def handlers(self) -> dict[str, Callable[[dict[str, Any], bytes], dict[str, Any]]]:
-        """Return the commands by name."""
-        return {
-            "open": self.open,
-            "warm": self.warm,
-            "block": self.block,
-            "memory": self.memory,
-            "energy": self.energy,
-            "evaluate": self.evaluate,
-        }
 
     def open(self, command: dict[str, Any], payload: bytes) -> dict[str, Any]:
         """Load the artifact into an engine; ``payload`` is the pickled ``build`` if the backend runs modules."""
