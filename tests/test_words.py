@@ -10,7 +10,7 @@ LEFT = {
     "artifact": 0,
     "compress": 0,
     "core": 0,
-    "engine": 182,
+    "engine": 0,
     "export": 0,
     "plots": 0,
     "present": 0,

@@ -122,8 +122,8 @@ def test_openvino_takes_intels_gpus_and_no_others():
 
 def test_onnx_runtime_is_told_the_number():
     def chosen(**options):
-        found = choose_providers(InferenceConfig(**options), known=known, available=available)
-        return dict(found.asked), found.missing
+        found = choose_providers(InferenceConfig(**options), names=known, available=available)
+        return dict(found.requested), found.missing
 
     known = ["CPUExecutionProvider", "CUDAExecutionProvider", "DmlExecutionProvider", "TensorrtExecutionProvider"]
     available = known

@@ -29,17 +29,17 @@ ONLY_FOR = {
     "allocator": MODULE_BACKENDS,
     "streams": ("openvino",),
 }
-"""Options that mean something to some built-in backends only: refused where none of those runs."""
+"""Options of some built-in backends only; an error if none of these runs."""
 
 _ON_GPU_ONLY = {"cuda_graph", "gpu_memory_limit_mib"}
-"""Options that mean something on GPUs only: refused where none is asked for."""
+"""Options for GPUs only; an error if none is requested."""
 
 
 @dataclasses.dataclass(frozen=True)
 class QuantizationConfig(Config):
-    """Weight-only quantization that an engine applies to a float model while loading it.
+    """Weight-only quantization of a float model at loading.
 
-    Activations need calibration data, which an engine does not have: that is the step ``Quantize``.
+    Quantized activations need calibration data: use the step ``Quantize``.
 
     Examples
     --------
@@ -49,26 +49,26 @@ class QuantizationConfig(Config):
 
     quantization_bits: int = option(8, "Bits of a stored weight.", choices=(8,))
     quantize_weights: bool = option(True, "Store weights of Conv, MatMul and Gemm as int8 with a scale per channel.")
-    quantize_activations: bool = option(False, "Refused here: needs calibration, see the step Quantize.")
+    quantize_activations: bool = option(False, "Not supported here: needs calibration, see the step Quantize.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.quantize_activations:
             raise ConfigError(
                 "QuantizationConfig.quantize_activations=True needs calibration data, which an engine does not have. "
-                'Write it as a step instead: Recipe(Quantize(bits=8, activations="static")).apply(task), '
+                'Use a step instead: Recipe(Quantize(bits=8, activations="static")).apply(task), '
                 "then OptimizedInferenceEngine.from_variant(variant)."
             )
         if not self.quantize_weights:
             raise ConfigError(
-                "QuantizationConfig with quantize_weights=False would do nothing. "
+                "QuantizationConfig with quantize_weights=False has no effect. "
                 "Use quantize_weights=True, or leave InferenceConfig.quantization at None."
             )
 
 
 @dataclasses.dataclass(frozen=True)
 class InferenceConfig(Config):
-    """How to load a model and run it.
+    """Options to load and run a model.
 
     Examples
     --------
@@ -76,13 +76,15 @@ class InferenceConfig(Config):
     True
     """
 
-    model_path: str | None = option(None, "An ONNX file, OpenVINO's .xml, or an artefact's folder.")
+    model_path: str | None = option(None, "An ONNX file, OpenVINO's .xml, or an artifact's folder.")
     backend: str = option("auto", "The runtime; auto measures the candidates and takes the fastest.")
     candidates: tuple[str, ...] = option(
-        DEFAULT_BACKENDS, "What auto measures; torch-compile and aot-inductor take minutes to load.", advanced=True
+        DEFAULT_BACKENDS,
+        "Backends that auto measures; torch-compile and aot-inductor take minutes to load.",
+        advanced=True,
     )
-    use_gpu: bool = option(False, "Run on a GPU where the backend has one; else on the CPU, with a note.")
-    device: str | None = option(None, "Which one: 'cpu', 'cuda' or 'cuda:1'; None goes by use_gpu.", advanced=True)
+    use_gpu: bool = option(False, "Run on a GPU if the backend has one; otherwise on the CPU, with a note.")
+    device: str | None = option(None, "Device: 'cpu', 'cuda' or 'cuda:1'; None goes by use_gpu.", advanced=True)
     batch_size: int = option(
         1, "Samples in one call: predict_batch groups by it, compilers compile for it.", minimum=1, unit="samples"
     )
@@ -90,11 +92,11 @@ class InferenceConfig(Config):
         None,
         "Threads of one call; None: the physical cores this process may use.",
         minimum=1,
-        maximum=512,  # ONNX Runtime does not come back from loading with a few thousand
+        maximum=512,  # ONNX Runtime hangs at loading with a few thousand
         unit="threads",
     )
     compile_mode: str = option(
-        "default", "How hard torch-compile tries, which costs time at loading.", choices=COMPILE_MODES, advanced=True
+        "default", "Optimization effort of torch-compile, paid at loading.", choices=COMPILE_MODES, advanced=True
     )
     providers: tuple[str, ...] = option(
         (),
@@ -105,74 +107,74 @@ class InferenceConfig(Config):
         None, "Options of those providers, such as {'cuda': {'cudnn_conv_algo_search': 'HEURISTIC'}}.", advanced=True
     )
     graph_optimization: str = option(
-        "all", "How far ONNX Runtime rewrites the graph.", choices=GRAPH_OPTIMIZATIONS, advanced=True
+        "all", "Graph optimization level of ONNX Runtime.", choices=GRAPH_OPTIMIZATIONS, advanced=True
     )
     keep_optimized: bool = option(
-        False, "Keep the graph that ONNX Runtime has rewritten, for faster loading next time.", advanced=True
+        False, "Cache the graph that ONNX Runtime has optimized, for faster loading next time.", advanced=True
     )
     spin: bool | None = option(
         None,
-        "Whether ONNX Runtime's workers wait in a loop: faster on idle cores, slower where other work wants them. "
+        "Let ONNX Runtime's workers wait in a loop: faster on idle cores, slower if other processes use them. "
         "None: they do, and auto measures both.",
         advanced=True,
     )
     memory_format: str = option(
-        "contiguous", "How 4-d tensors lie in memory, for torch's backends.", choices=MEMORY_FORMATS, advanced=True
+        "contiguous", "Memory format of 4-d tensors, for torch's backends.", choices=MEMORY_FORMATS, advanced=True
     )
     flush_denormals: bool = option(
-        False, "Take floats below 1.2e-38 as zero, which are slow on many CPUs.", advanced=True
+        False, "Flush denormals (floats below 1.2e-38, slow on many CPUs) to zero.", advanced=True
     )
     allocator: str = option(
         "default",
-        "C allocator for torch's backends: steady keeps freed activations in the process, for fewer page faults and "
-        "more memory; it holds for the whole process.",
+        "C allocator for torch's backends: steady keeps freed activations, for fewer page faults and more memory, in "
+        "the whole process.",
         choices=ALLOCATORS,
         advanced=True,
     )
     streams: int | None = option(
         None,
-        "Calls that OpenVINO runs at once, on shares of the threads, for throughput; None: one call on all of them.",
+        "Calls that OpenVINO runs at once, on shares of the threads, for throughput; None: one call on all threads.",
         minimum=1,
         advanced=True,
     )
     pin_threads: bool | None = option(
-        None, "Keep each worker on a physical core of its own, on one NUMA node where they fit.", advanced=True
+        None, "Pin each worker to a physical core of its own, on one NUMA node if they fit.", advanced=True
     )
     strict: bool = option(
-        False, "Raise an error where the engine would run on another device, provider or precision than asked for."
+        False, "Raise an error if the engine would run on another device, provider or precision than configured."
     )
     cuda_graph: bool = option(
         False,
-        "torch-eager on a GPU: record the launches of a call as a CUDA graph, one for each of up to four shapes.",
+        "torch-eager on a GPU: record calls as CUDA graphs, one for each of up to four shapes.",
         advanced=True,
     )
-    precision: Precision = option(Precision(), "What a float model is computed in; its name alone will do.")
+    precision: Precision = option(Precision(), "Compute precision of a float model, or its name.")
     quantization: QuantizationConfig | None = option(None, "Weight-only quantization of a float model.")
     check_finite: bool | None = option(
         None,
-        "Refuse inputs with NaN or infinity, which reads every input once more in every call. None: refuse NaN where "
-        "the engine would hide it behind finite numbers, as OpenVINO and integers do.",
+        "Refuse inputs with NaN or infinity, at the cost of reading them once more. None: refuse NaN if the engine "
+        "would hide it behind finite numbers, as OpenVINO and integers do.",
         advanced=True,
     )
     pool_limit_mib: float = option(
-        64.0, "Memory kept for joining inputs while no call needs it.", minimum=0.0, unit="MiB", advanced=True
+        64.0, "Limit on unused buffers for joining inputs.", minimum=0.0, unit="MiB", advanced=True
     )
     gpu_memory_limit_mib: float | None = option(
         None,
-        "Most of a GPU's memory that all torch engines of this process may hold together; None: all of it.",
+        "Limit on GPU memory of all torch engines of this process together; None: all of it.",
         above=0.0,
         unit="MiB",
         advanced=True,
     )
     verify: bool = option(
         True,
-        "Compare outputs with the reference when the engine is loaded; with OpenVINO, compile elsewhere first.",
+        "Compare outputs with the reference at loading; with OpenVINO, compile in another process first.",
         advanced=True,
     )
     tolerance: float | None = option(
         None,
-        "Largest accepted difference from the reference as a share of its largest value, where the precision sets "
-        "none; None: that of the precision, 0.001 in float32.",
+        "Largest accepted difference from the reference as a share of its largest value, if the precision sets none; "
+        "None: that of the precision, 0.001 in float32.",
         above=0.0,
         advanced=True,
     )
@@ -190,46 +192,44 @@ class InferenceConfig(Config):
                 f"Backend {self.backend!r} has no weight-only int8: InferenceConfig.quantization needs the backend "
                 'onnxruntime, openvino or auto. Recipe(Quantize(bits=8, activations="none")) runs on all of them.'
             )
-        self._check_idle()
+        self._check_ineffective()
         if self.precision.compute == "tf32" and not wants_gpu(self):
             raise ConfigError(
                 "InferenceConfig.precision='tf32' is a mode of CUDA devices, and this engine runs on the CPU. "
-                "Set use_gpu=True, or take 'bfloat16', which many CPUs have."
+                "Set use_gpu=True, or use 'bfloat16', which many CPUs have."
             )
 
     def accepted(self, precision: str, *, quantized: bool) -> float | None:
-        """Return the accepted share of the reference's largest value for what a session computes in.
+        """Return the accepted difference in a precision, as a share of the reference's largest value.
 
-        None for a quantized model without a tolerance: it is held to its root mean square error.
+        None for a quantized model without a tolerance, whose root mean square error is checked.
         """
         given = self.tolerance if self.precision.tolerance is None else self.precision.tolerance
         return TOLERANCES[precision] if given is None and not quantized else given
 
-    def _check_idle(self) -> None:
+    def _check_ineffective(self) -> None:
         runs = self.candidates if self.backend == "auto" else (self.backend,)
         for name in self.changed().keys() & ONLY_FOR.keys():
             backends = ONLY_FOR[name]
             if not set(backends).intersection(runs):
                 default = next(field.default for field in dataclasses.fields(self) if field.name == name)
                 raise ConfigError(
-                    f"InferenceConfig.{name}={getattr(self, name)!r} would do nothing: it is for the backend "
-                    f"{' or '.join(backends)}, and {' '.join(runs)} was asked for. Leave it at {default!r}."
+                    f"InferenceConfig.{name}={getattr(self, name)!r} has no effect: it is for the backend "
+                    f"{' or '.join(backends)}, not for {' '.join(runs)}. Leave it at {default!r}."
                 )
         for name in self.changed().keys() & _ON_GPU_ONLY:
             if not wants_gpu(self):
                 raise ConfigError(
-                    f"InferenceConfig.{name}={getattr(self, name)!r} would do nothing: it is for GPUs, and this engine "
-                    "runs on the CPU. Set use_gpu=True, or leave it out."
+                    f"InferenceConfig.{name}={getattr(self, name)!r} has no effect on the CPU. "
+                    "Set use_gpu=True, or leave it out."
                 )
 
     def _check_backends(self) -> None:
         if not self.candidates:
-            raise ConfigError(
-                f"InferenceConfig.candidates is empty: name at least one backend, such as {DEFAULT_BACKENDS!r}."
-            )
+            raise ConfigError(f"InferenceConfig.candidates must not be empty, such as {DEFAULT_BACKENDS!r}.")
         if self.backend != "auto" and self.candidates != DEFAULT_BACKENDS:
             raise ConfigError(
-                f"InferenceConfig.candidates would do nothing with backend={self.backend!r}: it is for backend='auto'."
+                f"InferenceConfig.candidates has no effect with backend={self.backend!r}: it is for backend='auto'."
             )
         for name in self.candidates if self.backend == "auto" else (self.backend,):
             if not is_backend(name):
@@ -237,7 +237,7 @@ class InferenceConfig(Config):
 
 
 def config_of(options: Mapping[str, Any]) -> InferenceConfig:
-    """Return the config of an engine whose model is given otherwise; an unknown option suggests the nearest name."""
+    """Return the config of an engine from options without a model; errors suggest the nearest name."""
     if options.get("model_path") is not None:
-        raise ConfigError("model_path does not go with from_variant or from_artifact: they say what the model is.")
+        raise ConfigError("model_path must not be given to from_variant or from_artifact, which define the model.")
     return from_dict(InferenceConfig, options)

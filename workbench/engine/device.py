@@ -24,7 +24,7 @@ class Device(NamedTuple):
 
     @property
     def is_cuda(self) -> bool:
-        """Whether it is a GPU."""
+        """True for a GPU."""
         return self.name != "cpu"
 
 

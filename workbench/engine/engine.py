@@ -306,7 +306,7 @@ class OptimizedInferenceEngine:
     def __reduce_ex__(self, _protocol: object) -> Any:
         raise EngineError(
             "An engine holds a loaded model, which cannot be pickled. Pickle engine.config with a model_path, or the "
-            "artifact's folder, and make the engine where it is unpickled."
+            "artifact's folder, and make the engine after unpickling."
         )
 
     def __enter__(self) -> Self:

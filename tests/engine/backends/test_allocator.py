@@ -11,7 +11,7 @@ from workbench.core.errors import ConfigError
 
 def test_only_torchs_backends_take_it():
     assert wb.InferenceConfig(backend="torch-eager", allocator="steady").allocator == "steady"
-    with pytest.raises(ConfigError, match="allocator='steady' would do nothing"):
+    with pytest.raises(ConfigError, match="allocator='steady' has no effect"):
         wb.InferenceConfig(backend="openvino", allocator="steady")
     with pytest.raises(ConfigError, match="allocator"):
         wb.InferenceConfig(backend="torch-eager", allocator="jemalloc")

@@ -69,8 +69,8 @@ def file(tmp_path):
 def tried(monkeypatch):
     """Return a function that makes processes of a program try models, and the list of those started."""
     started = []
-    monkeypatch.setattr(compiler_guard, "_TRIED", compiler_guard._Trials())
-    monkeypatch.setattr(compiler_guard, "_EXPENDABLE", False)
+    monkeypatch.setattr(compiler_guard, "_TRIALS", compiler_guard._TrialProcess())
+    monkeypatch.setattr(compiler_guard, "_disabled", False)
 
     def use(program):
         def start():
@@ -99,7 +99,7 @@ def test_one_process_tries_all_models_each_once(tried, file):
     for shapes in ([[1, 3]], [[2, 3]], [[1, 3]]):
         assert crash_free_settings(file, shapes, "CPU", SETTINGS) == ({}, ())
     assert len(started) == 1
-    assert len(compiler_guard._TRIED._survived) == 2
+    assert len(compiler_guard._TRIALS._survived) == 2
 
 
 def test_a_process_that_ended_while_it_was_idle_is_started_again(tried, file):
@@ -107,14 +107,14 @@ def test_a_process_that_ended_while_it_was_idle_is_started_again(tried, file):
     for size in range(3):
         assert crash_free_settings(file, [[size, 3]], "CPU", SETTINGS) == ({}, ())
     assert len(started) == 3
-    assert len(compiler_guard._TRIED._survived) == 3
+    assert len(compiler_guard._TRIALS._survived) == 3
 
 
 def test_a_crash_leads_to_settings_that_survive_with_a_note(tried, file):
     started = tried(DIES_OF_SNIPPETS)
     settings, notes = crash_free_settings(file, None, "CPU", SETTINGS)
     assert settings == {"SNIPPETS_MODE": "DISABLE"}
-    assert notes == (compiler_guard.PLAIN_NOTE,)
+    assert notes == (compiler_guard.SNIPPETS_NOTE,)
     assert len(started) == 2
 
 

@@ -117,7 +117,7 @@ def test_code_that_branches_on_values_is_followed_or_refused():
         pass  # the check goes by the tolerance that was asked for
     with pytest.raises(EngineError) as caught:
         Engine.from_variant(variant(Signed), backend="torchscript")
-    assert "TorchScript traces variant 'float' wrongly, at batch 1, inputs of the other sign: " in str(caught.value)
+    assert "TorchScript traces variant 'float' wrongly, at batch 1, inputs of the opposite sign: " in str(caught.value)
     assert "Use the backend torch-eager" in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -163,7 +163,7 @@ def test_what_must_be_followed_needs_example_inputs(backend):
         pytest.skip(MISSING[backend])
     source = dataclasses.replace(source_from_variant(variant(Pair), onnx=False, batch=2), reference=None)
     before = torch.get_num_threads()
-    with pytest.raises(EngineError, match="follows the module on example inputs, and variant 'float' has none"):
+    with pytest.raises(EngineError, match="needs example inputs, and variant 'float' has none"):
         Engine(InferenceConfig(backend=backend, threads=before + 1), source=source).initialize()
     assert torch.get_num_threads() == before
 

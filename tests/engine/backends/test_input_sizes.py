@@ -52,13 +52,13 @@ class TestOtherSizes:
                 others.at(7)
         assert others.at(9)[0] == 9
 
-    def test_a_size_that_is_requests_for_again_stays_and_the_oldest_goes(self):
+    def test_a_size_that_is_requested_again_stays_and_the_oldest_goes(self):
         others, _ = sizes(wrong=(None,))
         first = others.at(1)[1]
         for size in range(2, 12):
             others.at(size)
             assert others.at(1)[1] is first
-        assert others.still(1) and others.still(11) and not others.still(2)
+        assert others.has(1) and others.has(11) and not others.has(2)
 
 
 def test_requests_of_sizes_that_are_compiled_no_more_are_freed(monkeypatch):
@@ -69,7 +69,7 @@ def test_requests_of_sizes_that_are_compiled_no_more_are_freed(monkeypatch):
     with wb.OptimizedInferenceEngine.from_variant(variant, backend="openvino", batch_size=8) as engine:
         expected = engine.predict(images).result
         session = engine.session.model  # the compiled models have no other way to be seen
-        session._others._apart = True
+        session._others._separate = True
         references = []
         for size in range(1, 6):
             np.testing.assert_allclose(engine.predict(images[:size]).result, expected[:size], atol=1e-4)

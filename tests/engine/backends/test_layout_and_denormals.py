@@ -105,10 +105,10 @@ def test_a_platform_without_the_switch_and_one_without_workers_say_so(fading, mo
     options = {"backend": "torch-eager", "threads": 2, "flush_denormals": True, **FADING}
     monkeypatch.setattr("workbench.engine.process.threads.can_reach_workers", lambda: False)
     with Engine.from_variant(fading, **options) as engine:
-        assert any("thread that calls only" in note for note in engine.notes)
+        assert any("calling thread only" in note for note in engine.notes)
     monkeypatch.setattr("workbench.engine.process.threads.can_flush", lambda: False)
     with Engine.from_variant(fading, **options) as engine:
-        assert any("cannot be told to flush" in note for note in engine.notes)
+        assert any("cannot flush denormals" in note for note in engine.notes)
 
 
 def test_every_worker_is_reached_once_and_errors_come_back():
@@ -199,7 +199,7 @@ def test_other_dimensions_are_left_alone():
 @pytest.mark.parametrize("options", [{"backend": "onnxruntime"}, {"candidates": ("onnxruntime", "openvino")}])
 def test_a_format_that_would_do_nothing_is_refused(options):
     with pytest.raises(
-        ConfigError, match="memory_format='channels_last' would do nothing: it is for the backend torch-eager"
+        ConfigError, match="memory_format='channels_last' has no effect: it is for the backend torch-eager"
     ):
         InferenceConfig(model_path="m.onnx", memory_format="channels_last", **options)
     assert InferenceConfig(model_path="m.onnx", memory_format="channels_last").memory_format == "channels_last"

@@ -130,7 +130,7 @@ def test_the_smallest_limit_holds_and_the_first_state_comes_back():
 
 
 def test_a_limit_needs_a_gpu_to_limit():
-    with pytest.raises(ConfigError, match=r"gpu_memory_limit_mib=512.0 would do nothing: .* Set use_gpu=True"):
+    with pytest.raises(ConfigError, match=r"gpu_memory_limit_mib=512.0 has no effect .* Set use_gpu=True"):
         InferenceConfig(gpu_memory_limit_mib=512)
     with pytest.raises(ConfigError, match="gpu_memory_limit_mib must be above 0"):
         InferenceConfig(gpu_memory_limit_mib=0, use_gpu=True)

@@ -33,7 +33,7 @@ IDLE = "azure"
 
 
 def chosen(available=ON_A_GPU, **options):
-    return choose_providers(InferenceConfig(backend="onnxruntime", **options), known=KNOWN, available=available)
+    return choose_providers(InferenceConfig(backend="onnxruntime", **options), names=KNOWN, available=available)
 
 
 def onnx_engine(variant, **options):
@@ -70,9 +70,9 @@ def test_a_missing_provider_says_how_to_get_it():
 
 def test_options_are_handed_over_as_text():
     found = chosen(providers=("cuda",), provider_options={"cuda": {"device_id": 1, "enable_cuda_graph": True}})
-    assert found.asked == ((CUDA, {"device_id": "1", "enable_cuda_graph": "1"}), (CPU, {}))
-    assert device_of(*found.asked[0]) == "cuda:1"
-    assert chosen(provider_options={"cpu": {}}).asked == ((CPU, {}),)
+    assert found.requested == ((CUDA, {"device_id": "1", "enable_cuda_graph": "1"}), (CPU, {}))
+    assert device_of(*found.requested[0]) == "cuda:1"
+    assert chosen(provider_options={"cpu": {}}).requested == ((CPU, {}),)
     assert device_of(CPU, {}) == "cpu" and device_of("DmlExecutionProvider", {}) == "gpu"
     assert device_of("OpenVINOExecutionProvider", {"device_type": "GPU.1"}) == "gpu"
 
@@ -81,7 +81,10 @@ def test_options_are_handed_over_as_text():
     ("options", "words"),
     [
         ({"providers": ("cudda",)}, "Did you mean 'cuda'"),
-        ({"providers": ("cuda",), "provider_options": {"tensorrt": {}}}, "'tensorrt', which is not among"),
+        (
+            {"providers": ("cuda",), "provider_options": {"tensorrt": {}}},
+            "must be for cuda cpu, got 'tensorrt'",
+        ),
         ({"providers": ("cuda",), "provider_options": {"cuda": 3}}, "must be a mapping of options, got 3"),
         (
             {"provider_options": {"nope": {}}},
@@ -90,9 +93,9 @@ def test_options_are_handed_over_as_text():
         ({"provider_options": {3: {}}}, r"InferenceConfig\.provider_options: Unknown provider 3"),
         (
             {"provider_options": {"cpu": {"use_arena": 0, "a": 1}}},
-            "has use_arena, a for 'cpu', but .* takes no options",
+            "takes no options for 'cpu', got use_arena, a",
         ),
-        ({"providers": (IDLE,), "provider_options": {IDLE: {"nope": 1}}}, "has nope for 'azure'"),
+        ({"providers": (IDLE,), "provider_options": {IDLE: {"nope": 1}}}, "for 'azure', got nope"),
     ],
 )
 def test_wrong_providers_are_refused(options, words):
@@ -115,7 +118,7 @@ def test_a_wrong_provider_is_a_config_error_of_the_engine(images):
 
 @pytest.mark.parametrize("option", [{"providers": ("cpu",)}, {"spin": False}, {"graph_optimization": "none"}])
 def test_options_of_onnxruntime_are_refused_elsewhere(option):
-    with pytest.raises(ConfigError, match=r"would do nothing: it is for the backend onnxruntime"):
+    with pytest.raises(ConfigError, match=r"has no effect: it is for the backend onnxruntime"):
         InferenceConfig(backend="openvino", **option)
     InferenceConfig(backend="auto", **option)
 
@@ -244,7 +247,7 @@ def test_a_rewritten_graph_is_kept_and_read_again(images, graphs):
     (kept,) = graphs.iterdir()
     written = kept.read_bytes()
     with onnx_engine(images, keep_optimized=True) as engine:
-        assert any("rewrote before" in note for note in engine.notes)
+        assert any("optimized before" in note for note in engine.notes)
         np.testing.assert_array_equal(engine.predict(x).result, first)
     assert kept.read_bytes() == written
     onnx_engine(images, keep_optimized=True, graph_optimization="basic").dispose()
@@ -270,7 +273,7 @@ def test_a_damaged_graph_is_made_again(images, graphs):
     (kept,) = graphs.iterdir()
     kept.write_bytes(b"nothing")
     with onnx_engine(images, keep_optimized=True) as engine:
-        assert engine.max_abs_diff < 1e-5 and not any("rewrote before" in note for note in engine.notes)
+        assert engine.max_abs_diff < 1e-5 and not any("optimized before" in note for note in engine.notes)
     assert kept.stat().st_size > 100
 
 
@@ -281,7 +284,7 @@ def test_where_nothing_can_be_kept_the_engine_runs_and_says_so(images, tmp_path,
         assert any("keep_optimized: Cannot write" in note and "nothing is kept" in note for note in engine.notes)
     monkeypatch.setenv("WORKBENCH_CACHE", str(tmp_path))
     with onnx_engine(images, keep_optimized=True, providers=(IDLE,)) as engine:
-        assert any("a graph that azure has compiled cannot be written" in note for note in engine.notes)
+        assert any("a graph compiled by azure cannot be written" in note for note in engine.notes)
     monkeypatch.setattr(graph_cache, "_LARGEST_MIB", 0)
     with onnx_engine(images, keep_optimized=True) as engine:
         assert any("too large for one file" in note for note in engine.notes)

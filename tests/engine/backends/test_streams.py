@@ -181,7 +181,7 @@ def test_streams_are_said_and_none_is_as_it_was(images):
     with Engine.from_variant(images, backend="openvino", threads=2, streams=1) as engine:
         assert engine.parallel_calls == 1
         assert any(note.startswith("streams=1: 1 call at once, on all threads (2)") for note in engine.notes)
-    assert streams_note(2, 2, 8).startswith("streams=2: 2 calls at once, which share the threads (8); a call beside")
+    assert streams_note(2, 2, 8).startswith("streams=2: 2 calls at once, which share the threads (8); a call next to")
     assert (
         streams_note(100, 1, 1)
         == "streams=100: OpenVINO opens 1 of them for 1 thread: 1 call at once, on all threads (1)"
@@ -198,8 +198,8 @@ def test_streams_are_said_and_none_is_as_it_was(images):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"backend": "onnxruntime", "streams": 2}, "streams=2 would do nothing: it is for the backend openvino"),
-        ({"candidates": ("torch-eager",), "streams": 2}, "and torch-eager was asked for"),
+        ({"backend": "onnxruntime", "streams": 2}, "streams=2 has no effect: it is for the backend openvino"),
+        ({"candidates": ("torch-eager",), "streams": 2}, "not for torch-eager"),
         ({"backend": "openvino", "streams": 0}, "streams must be at least 1"),
         ({"backend": "openvino", "streams": "auto"}, "streams must be int or None"),
     ],

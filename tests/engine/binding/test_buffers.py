@@ -77,7 +77,7 @@ class TestOut:
         ("make", "words_"),
         [
             (lambda x: np.zeros((4, 6), np.float32), "output_buffers"),
-            (lambda x: np.zeros((3, 5), np.float32), "4 samples need"),
+            (lambda x: np.zeros((3, 5), np.float32), "for 4 samples, got"),
             (lambda x: np.zeros((4, 5), np.float64), "float64"),
             (lambda x: np.zeros((5, 4), np.float32).T, "contiguous"),
             (lambda x: np.broadcast_to(np.float32(0), (4, 5)), "contiguous and writable"),

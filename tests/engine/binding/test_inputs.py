@@ -64,7 +64,7 @@ def test_safe_conversions_are_made_and_said():
         ("tensor", (IMAGE,), np.zeros((2, 4, 3), np.float32), r"given with shape \[2, 4, 3\]"),
         ("tensor", (IMAGE,), np.zeros((), np.float32), r"given with shape \[\]"),
         ("tensor", (TensorSpec("x", "float32", ()),), np.zeros((), np.float32), r"give x\[None\]"),
-        ("tensor", (IMAGE,), image(0), "holds no sample"),
+        ("tensor", (IMAGE,), image(0), "at least one sample"),
         ("tensor", (IMAGE,), [1.0, 2.0], "it was given a list"),
         ("tensor", (IMAGE,), None, "it was given None"),
         ("tensor", (IMAGE,), {"image": image()}, "it was given a dict"),

@@ -233,5 +233,5 @@ def test_a_model_without_large_weights_has_nothing_to_quantize(tmp_path):
         [("y", TensorProto.FLOAT, ["n", 4])],
     )
     config = InferenceConfig(model_path=path, backend="onnxruntime", quantization=QuantizationConfig())
-    with pytest.raises(EngineError, match="holds no weight of Conv, Gemm or MatMul"):
+    with pytest.raises(EngineError, match="has no weight of Conv, Gemm or MatMul"):
         Engine(config).initialize()

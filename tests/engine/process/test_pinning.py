@@ -24,7 +24,7 @@ SEVERAL = pytest.mark.skipif(
 @pytest.mark.parametrize(
     ("threads", "cpus", "words"),
     [
-        (2, (1,), "pinned 1 worker to CPU 1 of one NUMA node (2 there are); CPU 0 is left to the thread that calls"),
+        (2, (1,), "pinned 1 worker to CPU 1 of one NUMA node (of 2); CPU 0 is left to the calling thread"),
         (3, (1, 2), "pinned 2 workers to CPUs 1 2; CPU 0 is left"),
         (5, (1, 2, 3, 4), "CPUs 1 2 3 4;"),
         (1, (), "nothing was pinned: with one thread there are no workers"),
@@ -41,7 +41,7 @@ def test_nothing_is_touched_unless_asked(monkeypatch):
     assert choose_pins(None, 2, TWO) == choose_pins(False, 2, TWO) == ThreadPins()
     assert InferenceConfig().pin_threads is None
     monkeypatch.setattr("workbench.engine.process.pinning.cpu_topology", lambda: None)
-    assert "does not tell which CPUs share a core" in choose_pins(True, 2).notes[0]
+    assert "does not report which CPUs share a core" in choose_pins(True, 2).notes[0]
 
 
 def worker_masks() -> list[set[int]]:

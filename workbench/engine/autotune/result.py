@@ -59,7 +59,7 @@ class TunedSetting:
 
     @property
     def clearly_faster(self) -> bool:
-        """Whether the whole CI of the ratio is below 1."""
+        """True if the whole CI of the ratio is below 1."""
         return self.ratio_high is not None and self.ratio_high < 1.0
 
     def __str__(self) -> str:
@@ -99,7 +99,7 @@ def describe(changes: Mapping[str, Any]) -> str:
 
 
 class Verdict(NamedTuple):
-    """Whether the final setting won, whether time sufficed to decide, and a sentence."""
+    """Decision of a tuning: the final setting won, time sufficed to decide, and a sentence."""
 
     won: bool
     decided: bool

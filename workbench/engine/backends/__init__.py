@@ -1,4 +1,4 @@
-"""The runtimes, by name. Each is imported when it is first asked for."""
+"""Backends by name. Runtimes are imported on first use."""
 
 from __future__ import annotations
 
@@ -23,18 +23,17 @@ __all__ = [
 
 
 def get_backend(name: str) -> Backend:
-    """Return a backend by name, whether it can run here or not.
+    """Return a backend by name, even if it cannot run here.
 
-    Another package adds one by an entry point in the group ``workbench.backends``, which names a
-    :class:`~workbench.engine.backends.base.Backend`: an object with ``name``, ``capabilities``, ``status`` and
-    ``load``.
+    Other packages add backends by an entry point in the group ``workbench.backends``, which names a
+    :class:`~workbench.engine.backends.base.Backend`: an object with ``name``, ``capabilities``, ``status``, ``load``.
 
     Raises
     ------
     ConfigError
-        If there is no backend of that name.
+        If no backend has that name.
     BackendUnavailable
-        If another package offers it and it cannot be imported, or is no backend.
+        If another package's backend cannot be imported, or is not a valid backend.
 
     Examples
     --------
@@ -56,25 +55,19 @@ def get_backend(name: str) -> Backend:
         ) from error
 
 
-def _checked(found: Any, name: str, where: str) -> Backend:
-    missing = [part for part in ("name", "capabilities", "status", "load") if not hasattr(found, part)]
+def _checked(backend: Any, name: str, origin: str) -> Backend:
+    missing = [part for part in ("name", "capabilities", "status", "load") if not hasattr(backend, part)]
     if missing:
-        raise TypeError(f"{where} is no backend, it has no {', '.join(missing)}")
-    if found.name != name:
-        raise TypeError(f"{where} calls itself {found.name!r}, its entry point calls it {name!r}")
-    if not isinstance(found.capabilities, Capabilities):
-        raise TypeError(f"{where} has capabilities of type {type(found.capabilities).__name__}, not Capabilities")
-    return cast(Backend, found)
+        raise TypeError(f"{origin} is not a valid backend: it has no {', '.join(missing)}")
+    if backend.name != name:
+        raise TypeError(f"{origin} is named {backend.name!r}, its entry point {name!r}")
+    if not isinstance(backend.capabilities, Capabilities):
+        raise TypeError(f"{origin} has capabilities of type {type(backend.capabilities).__name__}, not Capabilities")
+    return cast(Backend, backend)
 
 
 def require_backend(name: str) -> Backend:
-    """Return a backend that can run here.
-
-    Raises
-    ------
-    BackendUnavailable
-        With the reason and the command that would get it.
-    """
+    """Return a backend that can run here, or raise BackendUnavailable with the reason and the command to install it."""
     backend = get_backend(name)
     status = backend.status()
     if not status.available:
@@ -93,7 +86,7 @@ def takes_onnx(name: str) -> bool:
 
 
 def capabilities_of(name: str) -> Capabilities | None:
-    """Return what a backend can do, None where it cannot be imported."""
+    """Return the capabilities of a backend, None if it cannot be imported."""
     try:
         return get_backend(name).capabilities
     except BackendUnavailable:
@@ -101,7 +94,7 @@ def capabilities_of(name: str) -> Capabilities | None:
 
 
 def backend_status(names: Sequence[str] | None = None) -> list[Availability]:
-    """Return the state of each backend here, of all by default; importing each runtime is part of the check."""
+    """Return the availability of backends (default: all); this imports each runtime."""
     return [_status(name) for name in (all_names() if names is None else names)]
 
 
@@ -110,5 +103,5 @@ def _status(name: str) -> Availability:
         return get_backend(name).status()
     try:
         return get_backend(name).status()
-    except Exception as error:  # noqa: BLE001 - it is another package's code, and must not take the others along
+    except Exception as error:  # noqa: BLE001 - another package's code must not hide the other backends
         return Availability(name, False, reason=first_line(error).rstrip("."))

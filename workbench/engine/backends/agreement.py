@@ -20,23 +20,21 @@ def agreement_at(
     source: ModelSource,
     config: InferenceConfig,
 ) -> Agreement:
-    """Run the reference inputs in calls of ``size`` samples, and compare what they give."""
+    """Run the reference inputs in calls of ``size`` samples, and compare the outputs."""
     total = reference.batch_size
     parts = []
     for start in range(0, total, size):
         inputs = [array.take(range(start, start + size), axis=0, mode="wrap") for array in reference.inputs]
         outputs = run(inputs)
         parts.append(outputs if size <= total - start else [output[: total - start] for output in outputs])
-    outputs = [np.concatenate([part[i] for part in parts]) for i in range(len(parts[0]))]
-    if precision != "float32":  # an index of the largest value may change with its last bits: quality tells its cost
-        floats = [i for i, output in enumerate(reference.outputs) if output.dtype.kind == "f"]
-        wanted, outputs = [reference.outputs[i] for i in floats], [outputs[i] for i in floats]
-    else:
-        wanted = reference.outputs
+    outputs, expected = [np.concatenate([part[i] for part in parts]) for i in range(len(parts[0]))], reference.outputs
+    if precision != "float32":  # an argmax may change with the last bits: measured quality shows its cost
+        floats = [i for i, output in enumerate(expected) if output.dtype.kind == "f"]
+        expected, outputs = [expected[i] for i in floats], [outputs[i] for i in floats]
     limit = config.accepted(precision, quantized=source.quantized)
-    return compare_outputs(wanted, outputs, quantized=source.quantized, tolerance=limit)
+    return compare_outputs(expected, outputs, quantized=source.quantized, tolerance=limit)
 
 
 def precision_of(session: Session) -> str:
-    """Return what a session computes in; one of another package that says nothing computes in float32."""
+    """Return the compute precision of a session, float32 by default."""
     return getattr(session, "precision", "float32")

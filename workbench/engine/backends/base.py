@@ -18,7 +18,7 @@ from workbench.export.io import IOSpec
 
 @dataclasses.dataclass(frozen=True)
 class Availability:
-    """Whether a backend runs here; otherwise ``reason``, and the command ``how`` to install it."""
+    """Availability of a backend here; if not ``available``, the ``reason`` and the command ``how`` to install it."""
 
     name: str
     available: bool

@@ -1,4 +1,4 @@
-"""The files that one ONNX model consists of: the graph, and those that hold its large weights."""
+"""Files of one ONNX model: the graph, and external weights."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from workbench.core.untrusted import require_regular_file
 
 
 def read_graph(path: str | Path) -> Any:
-    """Return an ONNX model without the weights that lie in files of their own.
+    """Return an ONNX model without its external weights.
 
     Raises
     ------
     EngineError
-        If it cannot be read, or names a weight file outside its folder.
+        If the file cannot be read, or names weights outside its folder.
     """
     import onnx
 
@@ -31,12 +31,12 @@ def read_graph(path: str | Path) -> Any:
 
 
 def weight_files(model: Any, path: Path) -> list[Path]:
-    """Return the files beside the model at ``path`` in which it keeps weights.
+    """Return the external weight files of the model at ``path``.
 
     Raises
     ------
     EngineError
-        If a name leads out of the model's folder, or to something that is no regular file.
+        If a file is outside of the model's folder, or is not a regular file.
     """
     from onnx import external_data_helper as external
 
@@ -47,27 +47,24 @@ def weight_files(model: Any, path: Path) -> list[Path]:
         for entry in tensor.external_data
         if entry.key == "location"
     }
-    return [_beside(path, name) for name in sorted(names)]
+    return [_inside_folder(path, name) for name in sorted(names)]
 
 
-def _beside(path: Path, name: str) -> Path:
-    found = path.parent / name
-    homes = (path.parent.resolve(), path.resolve().parent)  # a cache of downloads links both files to another folder
-    if (
-        Path(name).is_absolute()
-        or ".." in Path(name).parts
-        or not any(found.resolve().is_relative_to(h) for h in homes)
-    ):
+def _inside_folder(path: Path, name: str) -> Path:
+    file = path.parent / name
+    homes = (path.parent.resolve(), path.resolve().parent)  # download caches link both files to another folder
+    inside = any(file.resolve().is_relative_to(home) for home in homes)
+    if Path(name).is_absolute() or ".." in Path(name).parts or not inside:
         raise EngineError(f"{path} keeps weights in {name!r}, which is outside its folder. Do not use this file.")
-    require_regular_file(found, error=EngineError)
-    return found
+    require_regular_file(file, error=EngineError)
+    return file
 
 
 def onnx_files(path: str | Path) -> list[Path]:
-    """Return an ONNX file and the files beside it in which it keeps weights."""
+    """Return an ONNX file and its external weight files."""
     return [Path(path), *weight_files(read_graph(path), Path(path))]
 
 
 def digest_of(files: list[Path]) -> str:
-    """Return a hash of the files' contents, in their order."""
+    """Return a hash of the contents of files, in their order."""
     return hashlib.sha256("".join(map(sha256_file, files)).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""A batch that does not fit into memory is halved until it does, and the size that fits is remembered. numpy only."""
+"""Halve a batch that does not fit into memory, and remember the size that fits. numpy only."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from workbench.artifact.reference import Arrays
 from workbench.core.errors import EngineError, first_line
 from workbench.engine.backends.base import Session, run_and_copy
 
-_WORDS = re.compile(
+_MESSAGES = re.compile(
     r"out of memory|bad[_ ]alloc|not enough memory|(failed|unable) to allocate (memory|[\d.]+ \w+)"
     r"|can('t|not) allocate memory|smaller than requested bytes|STATUS_ALLOC_FAILED|CL_OUT_OF|OUT_OF_HOST_MEMORY"
     r"|CL_MEM_OBJECT_ALLOCATION_FAILURE|out of GPU resources|exceeded max size of memory object allocation",
     re.IGNORECASE,
 )
-"""What runtimes say: torch, CUDA's libraries, ONNX Runtime, OpenVINO and its OpenCL, and C++ itself."""
+"""Messages of torch, CUDA's libraries, ONNX Runtime, OpenVINO and its OpenCL, and C++."""
 
 LONGEST = 120
-"""Characters of a runtime's words in a message: torch goes on for several sentences."""
+"""Characters of a runtime's message to quote."""
 
 _Shapes = tuple[tuple[int, ...], ...]
 
 
 class _Limit(NamedTuple):
-    """The samples that did not fit at first, those that are tried since, and what the runtime said at first."""
+    """Samples of the first failure, samples of a call since then, and the runtime's message."""
 
     failed: int
     samples: int
@@ -37,7 +37,7 @@ class _Limit(NamedTuple):
 
 
 def memory_reason(error: BaseException) -> str | None:
-    """Return in what words an error says that there is no memory left, None where it says something else.
+    """Return the message of an out-of-memory error, None for other errors.
 
     Examples
     --------
@@ -45,26 +45,26 @@ def memory_reason(error: BaseException) -> str | None:
     'Failed to allocate 4096 bytes of memory'
     """
     for line in str(error).splitlines():
-        if found := _WORDS.search(line):
-            return textwrap.shorten(line[found.start() :], LONGEST, placeholder=" ...")
+        if match := _MESSAGES.search(line):
+            return textwrap.shorten(line[match.start() :], LONGEST, placeholder=" ...")
     named = isinstance(error, MemoryError) or any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
     return textwrap.shorten(first_line(error), LONGEST, placeholder=" ...") if named else None
 
 
 class OomBackoffSession:
-    """A session that runs a batch which does not fit into memory in parts.
+    """A session that splits batches which do not fit into memory.
 
-    The batch is halved until it fits. What fits is remembered for inputs of these shapes, and used from the start by
-    all further calls. Everything else is the session's own.
+    A batch is halved until it fits. Later calls with these shapes use the size that fits. All other attributes are the
+    session's own.
 
     Parameters
     ----------
     session
-        What runs the model.
+        Runs the model.
     backend
         Its name, for messages.
     fixed
-        Whether the model takes one batch size only: there is nothing to halve then.
+        Whether the model takes one batch size only, which cannot be halved.
     """
 
     def __init__(self, session: Session, *, backend: str, fixed: bool) -> None:
@@ -80,7 +80,7 @@ class OomBackoffSession:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the session says, and the sizes that did not fit."""
+        """Notes of the session, and on sizes that did not fit."""
         return (*self.session.notes, *self._own_notes())
 
     @notes.setter
@@ -90,7 +90,7 @@ class OomBackoffSession:
 
     @property
     def peak_memory_mib(self) -> float | None:
-        """The most device memory that the model held so far, None where that is not known."""
+        """The most device memory that the model held so far, None if unknown."""
         peak = None if self.pipe is None else self.pipe.peak
         return None if peak is None else peak.mib
 
@@ -102,7 +102,7 @@ class OomBackoffSession:
         )
 
     def run(self, inputs: Arrays) -> tuple[Arrays, float]:
-        """Run one batch, in parts where it has to be."""
+        """Run one batch, in parts if necessary."""
         limit = self.limit_for(inputs)
         if limit is None:
             try:
@@ -111,7 +111,7 @@ class OomBackoffSession:
                 reason = memory_reason(error)
                 if reason is None:
                     raise
-            # Only here are the frames of the failed call gone, and the memory that they held.
+            # Only outside of the handler the frames of the failed call, and their memory, are gone.
             limit = self._lower(inputs, reason)
         parts: list[Arrays] = []
         copied = 0.0
@@ -119,10 +119,10 @@ class OomBackoffSession:
             outputs, seconds = self.run(part)
             parts.append(outputs)
             copied += seconds
-        return [np.concatenate(found) for found in zip(*parts, strict=True)], copied
+        return [np.concatenate(arrays) for arrays in zip(*parts, strict=True)], copied
 
     def run_into(self, inputs: Arrays, outputs: Arrays) -> float:
-        """Run one batch into the caller's arrays, in parts where it has to be."""
+        """Run one batch into the caller's arrays, in parts if necessary."""
         inner = getattr(self.session, "run_into", None)
         limit = self.limit_for(inputs)
         if limit is None and inner is not None:
@@ -139,7 +139,7 @@ class OomBackoffSession:
         return sum(self.run_into(part, into) for part, into in pairs)
 
     def limit_for(self, inputs: Arrays) -> int | None:
-        """Return the samples to which a batch has to be cut, None where it fits or was never seen to fail."""
+        """Return the largest number of samples in a call, None if the batch may fit as a whole."""
         if not self._limits:
             return None
         limit = self._limits.get(_shapes(inputs))
@@ -151,29 +151,29 @@ class OomBackoffSession:
         if free is not None:
             free()
         if size == 1 or self._fixed:
-            raise EngineError(self._hopeless(size, reason))
+            raise EngineError(self._failure(size, reason))
         shapes = _shapes(inputs)
         with self._lock:
             first = self._limits.get(shapes, _Limit(size, size, reason))
-            # Another thread may have come to a smaller size meanwhile.
+            # Another thread may have found a smaller size meanwhile.
             self._limits[shapes] = first._replace(samples=min(first.samples, size // 2))
             return self._limits[shapes].samples
 
-    def _hopeless(self, size: int, reason: str) -> str:
-        where = f"{self._backend} ran out of memory on {self.session.device}"
+    def _failure(self, size: int, reason: str) -> str:
+        start = f"{self._backend} ran out of memory on {self.session.device}"
         if self._fixed and size > 1:
             return (
-                f"{where} with {size} samples, the only batch size that this model was exported for: {reason}. "
+                f"{start} with {size} samples, the only batch size that this model was exported for: {reason}. "
                 "Use a smaller batch_size, for which it is exported again."
             )
         return (
-            f"{where} with a single sample: {reason}. Free what other processes and engines hold there, use a smaller "
+            f"{start} with a single sample: {reason}. Free memory of other processes and engines, use a smaller "
             "model or input, or a 16-bit precision."
         )
 
 
-class _Done(NamedTuple):
-    """A call that was not begun but run, since it did not fit beside another or as a whole."""
+class _CompletedCall(NamedTuple):
+    """A call that ran at once, because it did not fit next to another one or as a whole."""
 
     begun: float
     outputs: Arrays
@@ -181,7 +181,7 @@ class _Done(NamedTuple):
 
 
 class GuardedPipe:
-    """The pipe of a session on a device, with calls run in parts where they have to be."""
+    """The pipe of a session on a device, which runs calls in parts if necessary."""
 
     def __init__(self, session: OomBackoffSession, pipe: Any) -> None:
         self._session, self._pipe = session, pipe
@@ -190,24 +190,24 @@ class GuardedPipe:
         return getattr(self._pipe, name)
 
     def begin(self, inputs: Arrays) -> Any:
-        """Send a batch on its way; one that does not fit is run here, and its result waits for :meth:`finish`."""
+        """Begin a call; one that does not fit runs here, and its result waits for :meth:`finish`."""
         if self._session.limit_for(inputs) is None:
             try:
                 return self._pipe.begin(inputs)
             except Exception as error:
                 if memory_reason(error) is None:
                     raise
-        # Tried again alone: the call before may have held what was missing.
+        # Tried again alone, because the previous call may have held the missing memory.
         begun = time.perf_counter()
         outputs, copied = self._session.run(inputs)
-        return _Done(begun, outputs, time.perf_counter() - begun - copied)
+        return _CompletedCall(begun, outputs, time.perf_counter() - begun - copied)
 
     def finish(self, flight: Any) -> tuple[Arrays, float, float]:
-        """Return the outputs, and the seconds spent on copies and on waiting for the call before."""
-        if isinstance(flight, _Done):
+        """Return the outputs, and the seconds of copying and of waiting for the previous call."""
+        if isinstance(flight, _CompletedCall):
             return flight.outputs, time.perf_counter() - flight.begun - flight.computed, 0.0
-        found: tuple[Arrays, float, float] = self._pipe.finish(flight)
-        return found
+        result: tuple[Arrays, float, float] = self._pipe.finish(flight)
+        return result
 
 
 def _shapes(inputs: Arrays) -> _Shapes:

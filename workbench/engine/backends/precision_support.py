@@ -45,12 +45,12 @@ def falls_back(compute: str, reason: str) -> ComputePrecision:
     return ComputePrecision("float32", (f"precision={compute!r}: {reason}; computing in float32",))
 
 
-def precision_on_cpu(wanted: Precision, *, quantized: bool = False, gpu_asked: bool = False) -> ComputePrecision:
+def precision_on_cpu(policy: Precision, *, quantized: bool = False, gpu_requested: bool = False) -> ComputePrecision:
     """Return torch's precision on this CPU.
 
     A format without instructions is emulated if it was requested for a CPU, but not on a CPU that stands in for a GPU.
     """
-    compute = wanted.compute
+    compute = policy.compute
     if compute == "float32":
         return ComputePrecision()
     if quantized:
@@ -60,12 +60,12 @@ def precision_on_cpu(wanted: Precision, *, quantized: bool = False, gpu_asked: b
     native = native_set("bfloat16" if compute == "auto" else compute)
     if compute == "auto" and not native:
         return falls_back(compute, "this CPU computes in no 16-bit format natively")
-    if native is None and gpu_asked:
+    if native is None and gpu_requested:
         return falls_back(compute, "this CPU would only emulate it")
     return computes_in("bfloat16" if compute == "auto" else compute, native)
 
 
-def precision_on_cuda(wanted: Precision, capability: tuple[int, int], *, quantized: bool = False) -> ComputePrecision:
+def precision_on_cuda(policy: Precision, capability: tuple[int, int], *, quantized: bool = False) -> ComputePrecision:
     """Return torch's precision on a CUDA device of a compute capability; nothing is emulated there.
 
     Examples
@@ -73,7 +73,7 @@ def precision_on_cuda(wanted: Precision, capability: tuple[int, int], *, quantiz
     >>> precision_on_cuda(Precision("auto"), (7, 5)).precision
     'float16'
     """
-    compute = wanted.compute
+    compute = policy.compute
     if compute == "float32":
         return ComputePrecision("float32", (FULL,) if capability >= _LEAST_CAPABILITY["tf32"] else ())
     if quantized:
@@ -86,9 +86,9 @@ def precision_on_cuda(wanted: Precision, capability: tuple[int, int], *, quantiz
     return falls_back(compute, f"it needs compute capability {major}.{minor}, and this GPU has {here}")
 
 
-def precision_in_openvino(wanted: Precision, device: str, can: Sequence[str]) -> ComputePrecision:
+def precision_in_openvino(policy: Precision, device: str, can: Sequence[str]) -> ComputePrecision:
     """Return OpenVINO's precision on a device with these ``OPTIMIZATION_CAPABILITIES``; nothing is emulated."""
-    compute = wanted.compute
+    compute = policy.compute
     if compute == "float32":
         return ComputePrecision()
     if compute == "tf32":
@@ -101,14 +101,14 @@ def precision_in_openvino(wanted: Precision, device: str, can: Sequence[str]) ->
 
 
 def precision_in_onnxruntime(
-    wanted: Precision, *, quantized: bool = False, machine: Machine | None = None, architecture: str | None = None
+    policy: Precision, *, quantized: bool = False, machine: Machine | None = None, architecture: str | None = None
 ) -> tuple[ComputePrecision, dict[str, str]]:
     """Return ONNX Runtime's precision on this CPU, and the session configuration entries for it.
 
     Its CPU kernels compute in float32 and integers; a float16 file is cast around every node. The exception is an
     option for Arm processors with bfloat16 that rounds the inputs of matrix products.
     """
-    compute = wanted.compute
+    compute = policy.compute
     if compute == "float32":
         return ComputePrecision(), {}
     fast = (architecture or platform.machine()) in ("aarch64", "arm64") and native_set("bfloat16", machine) is not None

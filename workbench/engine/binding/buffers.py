@@ -1,4 +1,4 @@
-"""Memory that is used again: arrays lent out, kept when they come back, up to a limit. numpy only."""
+"""Pool of reusable arrays with a size limit. numpy only."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MIB = 2**20
 
 
 class BufferStatistics(NamedTuple):
-    """What a pool did: ``hits`` served from kept arrays, ``misses`` allocated, ``dropped`` freed for the limit."""
+    """Statistics of a pool: ``hits`` reused an array, ``misses`` allocated one, ``dropped`` were freed by the limit."""
 
     hits: int
     misses: int
@@ -27,8 +27,8 @@ class BufferStatistics(NamedTuple):
     limit_mib: float
 
     def __str__(self) -> str:
-        asked = self.hits + self.misses
-        share = f"{self.hits / asked:.0%} of {asked} served from kept buffers" if asked else "nothing asked for yet"
+        requests = self.hits + self.misses
+        share = f"{self.hits / requests:.0%} of {requests} served from kept buffers" if requests else "no requests yet"
         return (
             f"{share}; {self.lent_mib:.2f} MiB lent, {self.kept_mib:.2f} MiB kept "
             f"(limit {self.limit_mib:.0f}), at most {self.peak_mib:.2f} MiB"
@@ -36,13 +36,12 @@ class BufferStatistics(NamedTuple):
 
 
 class BufferPool:
-    """Lends arrays and keeps those that come back, for the next who asks for the same shape and dtype.
+    """Lend arrays, and keep returned ones for the next request of the same shape and dtype.
 
     Parameters
     ----------
     limit_mib : float
-        How much may be kept while nobody uses it; what was not asked for the longest goes first. What is lent out does
-        not count: the pool never refuses memory.
+        Limit on unused arrays; the least recently used go first. Lent arrays do not count: a request never fails.
     make
         Allocates an array by shape and dtype.
 
@@ -65,27 +64,30 @@ class BufferPool:
         self._lent = self._kept = self._peak = 0
 
     def take(self, shape: tuple[int, ...], dtype: str) -> Array:
-        """Return an array with any content; hand it back with :meth:`give`."""
-        key = (dtype, shape)
+        """Return an array with arbitrary content; return it with :meth:`give`."""
         with self._lock:
-            waiting = self._free.get(key)
-            if waiting:
-                found: Array | None = waiting.pop()
-                if not waiting:
-                    del self._free[key]
-                self._hits += 1
-                self._kept -= found.nbytes  # type: ignore[union-attr]
-            else:
-                found = None
-                self._misses += 1
-        array = self._make(shape, dtype) if found is None else found
+            array = self._reused((dtype, shape))
+        if array is None:
+            array = self._make(shape, dtype)
         with self._lock:
             self._lent += array.nbytes
             self._peak = max(self._peak, self._lent + self._kept)
         return array
 
+    def _reused(self, key: _Key) -> Array | None:
+        waiting = self._free.get(key)
+        if not waiting:
+            self._misses += 1
+            return None
+        array = waiting.pop()
+        if not waiting:
+            del self._free[key]
+        self._hits += 1
+        self._kept -= array.nbytes
+        return array
+
     def give(self, array: Array) -> None:
-        """Take an array of :meth:`take` back; nobody may use it any more."""
+        """Return an array of :meth:`take` to the pool."""
         with self._lock:
             self._lent -= array.nbytes
             key = (array.dtype.name, array.shape)
@@ -103,24 +105,24 @@ class BufferPool:
                 del self._free[key]
 
     @contextmanager
-    def lease(self, wanted: Sequence[tuple[tuple[int, ...], str]]) -> Iterator[list[Array]]:
+    def lease(self, specs: Sequence[tuple[tuple[int, ...], str]]) -> Iterator[list[Array]]:
         """Lend arrays for a ``with`` block, each by shape and dtype."""
-        taken = [self.take(shape, dtype) for shape, dtype in wanted]
+        arrays = [self.take(shape, dtype) for shape, dtype in specs]
         try:
-            yield taken
+            yield arrays
         finally:
-            for array in taken:
+            for array in arrays:
                 self.give(array)
 
     def clear(self) -> None:
-        """Free what is kept."""
+        """Free the unused arrays."""
         with self._lock:
             self._free.clear()
             self._kept = 0
 
     @property
     def statistics(self) -> BufferStatistics:
-        """What the pool did so far."""
+        """Statistics since the pool was made."""
         with self._lock:
             lent, kept, peak, limit = (n / MIB for n in (self._lent, self._kept, self._peak, self._limit))
             return BufferStatistics(self._hits, self._misses, self._dropped, lent, kept, peak, limit)

@@ -1,4 +1,4 @@
-"""Check what a caller gives an engine, before the runtime sees it. numpy only."""
+"""Check a caller's inputs before the runtime is called. numpy only."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from workbench.export.io import IOSpec, TensorSpec
 
 _INT32 = np.iinfo(np.int32)
 SAFE_CASTS = {("float64", "float32"), ("int32", "int64")}
-"""Conversions done for the caller, with a note; every other dtype must fit exactly."""
+"""Conversions with a note; every other dtype must match."""
 
 
 class Binder:
-    """Turns a caller's inputs into the flat, contiguous arrays that a session takes.
+    """Convert a caller's inputs to the flat, contiguous arrays of a session.
 
     Parameters
     ----------
     io
-        What the model takes.
+        Inputs of the model.
     note
-        Called with a sentence when an input is converted.
+        Called with a sentence if an input is converted.
     finite
         Refuse NaN and infinity.
     no_nan
-        Refuse NaN alone, for an engine that would hide it.
+        Refuse NaN only, for an engine that would hide it.
     narrow
-        Refuse int64 values that do not fit into 32 bits, for a runtime that computes in those.
+        Refuse int64 values beyond 32 bits, for a runtime that computes in int32.
     """
 
     __slots__ = ("_finite", "_io", "_kind", "_names", "_narrow", "_no_nan", "_note", "_specs")
@@ -51,21 +51,21 @@ class Binder:
         self._specs = [(spec, np.dtype(spec.dtype), spec.shape) for spec in io.inputs]
 
     def bind(self, inputs: Any) -> tuple[Arrays, int, bool]:
-        """Return the arrays, the number of samples, and whether torch tensors were given.
+        """Return the arrays, the number of samples, and whether there were torch tensors.
 
         Raises
         ------
         InputError
-            If structure, dtype, shape or batch do not fit; what is expected stands in the message.
+            If structure, dtype, shape or batch size do not fit.
         """
         leaves = (inputs,) if self._kind == "tensor" else self._unpack(inputs)
         arrays: Arrays = []
-        torch_given = False
+        has_tensors = False
         size = -1
         for leaf, (spec, dtype, shape) in zip(leaves, self._specs, strict=True):
             if type(leaf) is not np.ndarray:
-                leaf, is_torch = self._to_array(leaf, spec)
-                torch_given |= is_torch
+                leaf, is_tensor = self._to_array(leaf, spec)
+                has_tensors |= is_tensor
             if leaf.dtype != dtype:
                 leaf = self._cast(leaf, spec)
             if leaf.ndim == 0 or leaf.shape[1:] != shape:
@@ -77,26 +77,27 @@ class Binder:
             if self._finite:
                 _check_finite(leaf, spec)
             elif self._no_nan and dtype.kind == "f" and leaf.size and (largest := leaf.item(leaf.argmax())) != largest:
-                _refuse_nan(leaf, spec)  # argmax finds a NaN first, in a quarter of the time of max
+                _refuse_nan(leaf, spec)  # argmax returns the first NaN, in a quarter of the time of max
             if self._narrow and dtype.kind in "iu" and dtype.itemsize == 8:
-                _check_narrow(leaf, spec)
+                _check_int32(leaf, spec)
             if spec.below is not None and dtype.kind in "iu" and leaf.size:
-                _check_places(leaf, spec, spec.below)
+                _check_indices(leaf, spec, spec.below)
             arrays.append(leaf if leaf.flags.c_contiguous else np.ascontiguousarray(leaf))
-        return arrays, size, torch_given
+        return arrays, size, has_tensors
 
     def _unpack(self, inputs: Any) -> list[Any]:
         if self._kind == "dict":
             if not isinstance(inputs, Mapping) or set(inputs) != set(self._names):
-                given = f"a dict with {sorted(map(str, inputs))}" if isinstance(inputs, Mapping) else _kind_of(inputs)
-                raise self._expected(given)
+                raise self._wrong_structure(
+                    f"a dict with {sorted(map(str, inputs))}" if isinstance(inputs, Mapping) else _type_of(inputs)
+                )
             return [inputs[name] for name in self._names]
         if not isinstance(inputs, tuple | list) or len(inputs) != len(self._names):
-            given = f"{_kind_of(inputs)} of {len(inputs)}" if isinstance(inputs, tuple | list) else _kind_of(inputs)
-            raise self._expected(given)
+            length = f" of {len(inputs)}" if isinstance(inputs, tuple | list) else ""
+            raise self._wrong_structure(f"{_type_of(inputs)}{length}")
         return list(inputs)
 
-    def _expected(self, given: str) -> InputError:
+    def _wrong_structure(self, given: str) -> InputError:
         return InputError(f"The model takes {self._io.describe_inputs()}, but it was given {given}.")
 
     def _to_array(self, leaf: Any, spec: TensorSpec) -> tuple[np.ndarray[Any, Any], bool]:
@@ -108,8 +109,8 @@ class Binder:
             except TypeError as error:
                 raise InputError(f"Input {spec.describe()} was given as {leaf.dtype}: convert it first.") from error
         if len(self._names) == 1:
-            raise self._expected(_kind_of(leaf))
-        raise InputError(f"Input {spec.describe()} must be a numpy array or torch tensor, got {_kind_of(leaf)}.")
+            raise self._wrong_structure(_type_of(leaf))
+        raise InputError(f"Input {spec.describe()} must be a numpy array or torch tensor, got {_type_of(leaf)}.")
 
     def _cast(self, leaf: np.ndarray[Any, Any], spec: TensorSpec) -> np.ndarray[Any, Any]:
         if (str(leaf.dtype), spec.dtype) not in SAFE_CASTS:
@@ -123,7 +124,7 @@ class Binder:
         if cast.dtype.kind == "f" and np.isinf(cast).sum() > np.isinf(leaf).sum():
             largest = np.finfo(cast.dtype).max
             raise InputError(
-                f"Input {spec.describe()} was given as {leaf.dtype} and holds values beyond {largest:.3g}, the largest "
+                f"Input {spec.describe()} was given as {leaf.dtype} with values beyond {largest:.3g}, the largest "
                 f"of {spec.dtype}. Scale the data."
             )
         return cast
@@ -133,17 +134,15 @@ class Binder:
             want is None or want == got for want, got in zip(spec.shape, leaf.shape[1:], strict=True)
         ):
             return
-        hint = ""
-        if leaf.shape == spec.shape:
-            hint = " The batch dimension is missing: give x[None] for one sample."
+        hint = " The batch dimension is missing: give x[None] for one sample." if leaf.shape == spec.shape else ""
         raise InputError(f"Input {spec.describe()} was given with shape {list(leaf.shape)}.{hint}")
 
     def _refuse_batch(self, before: Arrays, leaf: np.ndarray[Any, Any], spec: TensorSpec) -> None:
         if leaf.shape[0] == 0:
-            raise InputError(f"Input {spec.describe()} holds no sample: its shape is {list(leaf.shape)}.")
+            raise InputError(f"Input {spec.describe()} must have at least one sample, got shape {list(leaf.shape)}.")
         sizes = [*(array.shape[0] for array in before), leaf.shape[0]]
         listed = ", ".join(f"{name} has {n}" for name, n in zip(self._names, sizes, strict=False))
-        raise InputError(f"All inputs must hold the same number of samples, but {listed}.")
+        raise InputError(f"All inputs must have the same number of samples, but {listed}.")
 
 
 def _check_finite(leaf: np.ndarray[Any, Any], spec: TensorSpec) -> None:
@@ -151,44 +150,42 @@ def _check_finite(leaf: np.ndarray[Any, Any], spec: TensorSpec) -> None:
         return
     bad = ~np.isfinite(leaf.reshape(len(leaf), -1)).all(axis=1)
     raise InputError(
-        f"Input {spec.describe()} holds NaN or infinity in {int(bad.sum())} of {len(leaf)} samples, first in sample "
-        f"{int(bad.argmax())}. Mend the data, or set InferenceConfig.check_finite to False."
+        f"Input {spec.describe()} has NaN or infinity in {int(bad.sum())} of {len(leaf)} samples, first in sample "
+        f"{int(bad.argmax())}. Fix the data, or set InferenceConfig.check_finite to False."
     )
 
 
 def _refuse_nan(leaf: np.ndarray[Any, Any], spec: TensorSpec) -> None:
     bad = np.isnan(leaf.reshape(len(leaf), -1)).any(axis=1)
     raise InputError(
-        f"Input {spec.describe()} holds NaN in {int(bad.sum())} of {len(leaf)} samples, first in sample "
-        f"{int(bad.argmax())}, which this engine would answer with plausible numbers. Mend the data, or set "
+        f"Input {spec.describe()} has NaN in {int(bad.sum())} of {len(leaf)} samples, first in sample "
+        f"{int(bad.argmax())}, which this engine would turn into finite outputs. Fix the data, or set "
         "InferenceConfig.check_finite to False."
     )
 
 
-def _check_places(leaf: np.ndarray[Any, Any], spec: TensorSpec, below: int) -> None:
+def _check_indices(leaf: np.ndarray[Any, Any], spec: TensorSpec, below: int) -> None:
     low, high = int(leaf.min()), int(leaf.max())
     if low < 0 or high >= below:
-        wrong = low if low < 0 else high
         raise InputError(
-            f"Input {spec.describe()} holds {wrong}, and the model looks it up in a table of {below}. "
-            f"Give values from 0 to {below - 1}."
+            f"Input {spec.describe()} indexes a table and must be in 0 to {below - 1}, got {low if low < 0 else high}."
         )
 
 
-def _check_narrow(leaf: np.ndarray[Any, Any], spec: TensorSpec) -> None:
+def _check_int32(leaf: np.ndarray[Any, Any], spec: TensorSpec) -> None:
     low, high = int(leaf.min()), int(leaf.max())
     if low < _INT32.min or high > _INT32.max:
         raise InputError(
-            f"Input {spec.describe()} holds {low if low < _INT32.min else high}, and OpenVINO computes integers in 32 "
-            f"bits: values must be between {_INT32.min:,} and {_INT32.max:,}. Use the backend onnxruntime."
+            f"Input {spec.describe()} must be between {_INT32.min:,} and {_INT32.max:,}, because OpenVINO computes "
+            f"integers in 32 bits, got {low if low < _INT32.min else high}. Use the backend onnxruntime."
         )
 
 
 def to_torch(outputs: Arrays) -> list[Any]:
-    """Return outputs as tensors that share their memory, for a caller who gave tensors: torch is imported then."""
+    """Return outputs as tensors that share their memory; the caller gave tensors, so torch is imported."""
     torch = sys.modules["torch"]
     return [torch.from_numpy(output) for output in outputs]
 
 
-def _kind_of(value: Any) -> str:
+def _type_of(value: Any) -> str:
     return "None" if value is None else f"a {type(value).__name__}"

@@ -1,4 +1,4 @@
-"""Check the buffers that a caller gives for a model's outputs. numpy only."""
+"""Check a caller's buffers for outputs. numpy only."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from workbench.export.io import IOSpec, TensorSpec, tree_builder, tree_children
 
 
 class OutputBinder:
-    """Turns what a caller gives as ``out`` into flat arrays that a session writes into."""
+    """Convert a caller's ``out`` to the flat arrays that a session writes into."""
 
     __slots__ = ("_build", "_flatten", "_io", "_specs")
 
@@ -24,29 +24,23 @@ class OutputBinder:
         self._specs = [(spec, np.dtype(spec.dtype), spec.shape) for spec in io.outputs]
 
     def new(self, size: int) -> Any:
-        """Return buffers for ``size`` samples in the structure of the outputs.
-
-        Raises
-        ------
-        InputError
-            If the io description leaves a dimension of an output open.
-        """
+        """Return buffers for ``size`` samples in the structure of the outputs; raise InputError for open shapes."""
         return self._build([np.zeros(shape, dtype) for shape, dtype in self.shapes(size)])
 
     def shapes(self, size: int) -> list[tuple[tuple[int, ...], str]]:
-        """Return shape and dtype of each output for ``size`` samples; raises as :meth:`new`."""
-        found = []
+        """Return shape and dtype of each output for ``size`` samples; raise InputError for open shapes."""
+        shapes = []
         for spec, dtype, shape in self._specs:
             if None in shape:
                 raise InputError(
-                    f"Output {spec.describe()} has a shape that depends on the input: no buffer can be made for it "
-                    "beforehand. Call predict without out."
+                    f"Output {spec.describe()} must have a fixed shape for a buffer, but it depends on the input. "
+                    "Call predict without out."
                 )
-            found.append((_with_batch(map(int, shape), spec, size), dtype.name))  # type: ignore[arg-type]
-        return found
+            shapes.append((_with_batch(map(int, shape), spec, size), dtype.name))  # type: ignore[arg-type]
+        return shapes
 
     def bind(self, out: Any, size: int, inputs: Arrays) -> Arrays:
-        """Return the arrays behind ``out``.
+        """Return the arrays of ``out``.
 
         Raises
         ------
@@ -60,27 +54,24 @@ class OutputBinder:
         for leaf, (spec, dtype, shape) in zip(leaves, self._specs, strict=True):
             array = leaf if type(leaf) is np.ndarray else _as_array(leaf, spec)
             if array.dtype != dtype or array.shape != _with_batch(shape, spec, size):
-                self._refuse(array, spec, size)
-            flags = array.flags
-            if not (flags.c_contiguous and flags.writeable):
-                raise InputError(f"out for {spec.name} must be contiguous and writable: np.empty gives such an array.")
-            for given in inputs:
-                if np.may_share_memory(array, given):
-                    raise InputError(f"out for {spec.name} shares memory with an input. Give a buffer of its own.")
+                self._check_open_shape(array, spec, size)
+            if not (array.flags.c_contiguous and array.flags.writeable):
+                raise InputError(f"out for {spec.name} must be contiguous and writable. Use np.empty.")
+            if any(np.may_share_memory(array, given) for given in inputs):
+                raise InputError(f"out for {spec.name} shares memory with an input. Give a buffer of its own.")
             arrays.append(array)
         return self._io.batch_first(arrays)
 
-    def _refuse(self, array: Any, spec: TensorSpec, size: int) -> None:
-        wanted = _with_batch(spec.shape, spec, size)
-        fits = array.ndim == len(wanted) and all(
-            want is None or want == got for want, got in zip(wanted, array.shape, strict=True)
+    def _check_open_shape(self, array: Any, spec: TensorSpec, size: int) -> None:
+        expected = _with_batch(spec.shape, spec, size)
+        fits = array.ndim == len(expected) and all(
+            want is None or want == got for want, got in zip(expected, array.shape, strict=True)
         )
-        if array.dtype == np.dtype(spec.dtype) and fits:
-            return  # a dimension that the description leaves open
-        raise InputError(
-            f"out for {spec.describe()} is {array.dtype}{list(array.shape)}, and {size} samples need "
-            f"{self._describe(size)}. engine.output_buffers({size}) makes it."
-        )
+        if array.dtype != np.dtype(spec.dtype) or not fits:
+            raise InputError(
+                f"out for {spec.describe()} must be {self._describe(size)} for {size} samples, got "
+                f"{array.dtype}{list(array.shape)}. Use engine.output_buffers({size})."
+            )
 
     def _describe(self, size: int) -> str:
         return ", ".join(
@@ -92,7 +83,7 @@ class OutputBinder:
 
 
 def _with_batch(shape: Iterable[Any], spec: TensorSpec, size: int) -> tuple[Any, ...]:
-    """Return the whole shape of an output for ``size`` samples, from that of one."""
+    """Return the shape of an output for ``size`` samples, from the shape of one sample."""
     dims = list(shape)
     if spec.batch_dim is not None:
         dims.insert(spec.batch_dim, size)
@@ -110,7 +101,7 @@ def _as_array(leaf: Any, spec: TensorSpec) -> Any:
 
 
 def _flattener(tree: Mapping[str, Any]) -> Callable[[Any], list[Any] | None]:
-    """Return a function that gives the leaves of a structure in order, None where the structure is another."""
+    """Return a function that returns the leaves of a structure in order, None for another structure."""
     (kind,) = tree
     if kind == "leaf":
         return lambda out: [out]
@@ -118,17 +109,17 @@ def _flattener(tree: Mapping[str, Any]) -> Callable[[Any], list[Any] | None]:
         return lambda out: []
     parts = [(key, _flattener(child)) for key, child in tree_children(tree)]
     form = Mapping if kind in ("dict", "attributes") else Sequence
-    return lambda out: _joined(out, parts) if isinstance(out, form) and len(out) == len(parts) else None
+    return lambda out: _flatten_members(out, parts) if isinstance(out, form) and len(out) == len(parts) else None
 
 
-def _joined(out: Any, members: Sequence[tuple[Any, Callable[[Any], list[Any] | None]]]) -> list[Any] | None:
+def _flatten_members(out: Any, members: Sequence[tuple[Any, Callable[[Any], list[Any] | None]]]) -> list[Any] | None:
     leaves: list[Any] = []
     for key, flatten in members:
         try:
-            found = flatten(out[key])
+            member = flatten(out[key])
         except KeyError:
             return None
-        if found is None:
+        if member is None:
             return None
-        leaves += found
+        leaves += member
     return leaves

@@ -61,7 +61,7 @@ class BatchQueue(Generic[T]):
 
     @property
     def ready(self) -> bool:
-        """Whether :meth:`take` would return at once."""
+        """True if :meth:`take` would return at once."""
         with self._due:
             left = self._seconds_left()
             return self._closed or self._samples >= self._size or (left is not None and left <= 0)

@@ -95,12 +95,12 @@ class EngineSession:
 
     @property
     def overlaps(self) -> bool:
-        """Whether a call can begin before the previous one has ended: on a GPU, and with streams."""
+        """True if a call can begin before the previous one has ended: on a GPU, and with streams."""
         return self._pipeline is not None or self.parallel_calls > 1
 
     @property
     def prefers_one_thread(self) -> bool:
-        """Whether the runtime's workers belong to the calling thread, as torch's do."""
+        """True if the runtime's workers belong to the calling thread, as torch's do."""
         return get_backend(self.backend).capabilities.threads == "process"
 
     def release_workers(self) -> None:

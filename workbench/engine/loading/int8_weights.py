@@ -1,4 +1,4 @@
-"""Weight-only int8: the weights of an ONNX file stored as int8 with a scale per output channel."""
+"""Weight-only int8: store the weights of an ONNX file as int8 with a scale per output channel."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from workbench.core.files import TemporaryFolder
 from workbench.engine.backends.base import ModelSource, require_onnx
 
 MIN_WEIGHTS = 256
-"""Smaller weights are left alone: their scales would outweigh what is saved."""
+"""Smaller weights stay float: their scales would outweigh the savings."""
 
 
 @dataclasses.dataclass(frozen=True)
 class WeightReport:
-    """What was stored as int8: ``layers`` of ``candidates``, and the size of the file before and after in MiB."""
+    """Weights stored as int8 (``layers`` of ``candidates``), and the file size before and after (MiB)."""
 
     layers: int
     candidates: int
@@ -36,12 +36,12 @@ def quantize_weights(source: Path, target: Path) -> WeightReport:
     """Write ``source`` to ``target`` with the constant weights of Conv, Gemm and MatMul as int8.
 
     Each becomes an int8 initializer and a DequantizeLinear node: symmetric, round to nearest, one scale per output
-    channel, so that a weight is off by at most half of its channel's largest absolute value over 127.
+    channel. The error of a weight is at most half of its channel's largest absolute value over 127.
 
     Raises
     ------
     EngineError
-        If the file holds no such weight.
+        If the file has no such weight.
     """
     import onnx
     from onnx import numpy_helper
@@ -62,8 +62,8 @@ def quantize_weights(source: Path, target: Path) -> WeightReport:
         nodes.append(node)
     if not done:
         raise EngineError(
-            f"{source.name} holds no weight of Conv, Gemm or MatMul with {MIN_WEIGHTS} or more float values: "
-            "leave InferenceConfig.quantization at None."
+            f"{source.name} has no weight of Conv, Gemm or MatMul with {MIN_WEIGHTS} or more float values. "
+            "Leave InferenceConfig.quantization at None."
         )
     kept = [node.SerializeToString() for node in nodes]
     del model.graph.node[:]
@@ -73,7 +73,7 @@ def quantize_weights(source: Path, target: Path) -> WeightReport:
 
 
 def _channel_axis(node: Any, stored: dict[str, Any]) -> int | None:
-    """Return the axis of the output channels in a node's constant float weight, or None where it has none."""
+    """Return the axis of the output channels in a node's constant float weight, None without one."""
     if node.op_type not in ("Conv", "Gemm", "MatMul") or len(node.input) < 2 or node.input[1] not in stored:
         return None
     tensor = stored[node.input[1]]
@@ -101,7 +101,7 @@ def _dequantize(onnx: Any, graph: Any, node: Any, tensor: Any, weight: np.ndarra
 
 
 def weight_only(source: ModelSource) -> ModelSource:
-    """Return a float source with its weights stored as int8, in a temporary file that lives as long as the source.
+    """Return a float source with its weights stored as int8, in a temporary file that lives with the source.
 
     Raises
     ------
@@ -109,7 +109,7 @@ def weight_only(source: ModelSource) -> ModelSource:
         If the source is quantized already.
     """
     if source.quantized:
-        raise ConfigError(f"{source.label} is quantized already: leave InferenceConfig.quantization at None.")
+        raise ConfigError(f"{source.label} is quantized already. Leave InferenceConfig.quantization at None.")
     path = require_onnx(source, "weight-only int8")
     folder = TemporaryFolder()
     target = folder.path / "model.onnx"

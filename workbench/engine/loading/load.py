@@ -33,7 +33,7 @@ class LoadedModel:
 
     @property
     def problem(self) -> str | None:
-        """How the outputs differ from the reference, None if they agree."""
+        """Difference of the outputs from the reference, None if they agree."""
         return None if self.agreement is None else self.agreement.problem
 
 
@@ -107,9 +107,9 @@ def load_compared(name: str, source: ModelSource, config: InferenceConfig) -> Lo
 
 def _require_as_configured(name: str, session: Session, source: ModelSource, config: InferenceConfig) -> None:
     problems = list(placement_of(session).fallbacks)
-    wanted, actual = config.precision.compute, precision_of(session)
-    if wanted not in ("auto", actual):
-        problems.append(f"computes in {actual}, not in {wanted}")
+    requested, actual = config.precision.compute, precision_of(session)
+    if requested not in ("auto", actual):
+        problems.append(f"computes in {actual}, not in {requested}")
     if problems:
         session.close()
         raise EngineError(

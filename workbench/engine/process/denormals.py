@@ -1,7 +1,7 @@
-"""Denormal floats flushed to zero for the thread that asks: a register, read and set through the C library.
+"""Flush denormal floats to zero on the calling thread, by its floating-point register.
 
-Numbers below 1.2e-38 (float32) are computed in microcode on most x86 processors, up to a hundred times slower than
-others. Each thread has a register that says whether they count as zero instead. No runtime is imported here.
+Numbers below 1.2e-38 (float32) are computed in microcode on most x86 processors, up to a hundred times slower. Each
+thread has a register with a flag that treats them as zero. Imports no runtime.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ R = TypeVar("R")
 
 
 class _Register(NamedTuple):
-    """Where the C library's floating-point environment holds the switch: 32-bit words, which of them, and its bits."""
+    """Flag in the C library's floating-point environment: number of 32-bit words, the word, and its bits."""
 
     words: int
-    place: int
+    word: int
     bits: int
 
 
@@ -41,53 +41,53 @@ def _library() -> tuple[Any, _Register] | None:
 
 
 def _environment() -> tuple[Any, _Register, Any] | None:
-    """Return the calling thread's floating-point environment as words, with what reads and writes it."""
-    found = _library()
-    if found is None:
+    """Return the C library, the register, and the calling thread's floating-point environment as words."""
+    access = _library()
+    if access is None:
         return None
-    library, register = found
+    library, register = access
     words = (ctypes.c_uint32 * register.words)()
     library.fegetenv(words)
     return library, register, words
 
 
 def can_flush() -> bool:
-    """Return whether threads can be told here to flush denormals to zero."""
+    """Return whether threads can flush denormals here."""
     return _library() is not None
 
 
 def flushing() -> bool:
-    """Return whether the calling thread flushes denormals to zero; False where that cannot be read.
+    """Return whether the calling thread flushes denormals to zero; False if that cannot be read.
 
     Examples
     --------
     >>> flushing()
     False
     """
-    found = _environment()
-    if found is None:
+    environment = _environment()
+    if environment is None:
         return False
-    _, register, words = found
-    return bool(words[register.place] & register.bits == register.bits)
+    _, register, words = environment
+    return bool(words[register.word] & register.bits == register.bits)
 
 
 def set_flushing(on: bool) -> bool:
-    """Let the calling thread flush denormals to zero, or not; return whether that can be set here."""
-    found = _environment()
-    if found is None:
+    """Switch flushing for the calling thread; return whether that is possible here."""
+    environment = _environment()
+    if environment is None:
         return False
-    library, register, words = found
+    library, register, words = environment
     if on:
-        words[register.place] |= register.bits
+        words[register.word] |= register.bits
     else:
-        words[register.place] &= ~register.bits
+        words[register.word] &= ~register.bits
     library.fesetenv(words)
     return True
 
 
 @contextlib.contextmanager
 def flushed(on: bool | None) -> Iterator[None]:
-    """Flush denormals in a ``with`` block (or not, or as it is with None), and put it back as it was.
+    """Switch flushing in a ``with`` block (None: no change), and restore it afterwards.
 
     Examples
     --------
@@ -106,7 +106,7 @@ def flushed(on: bool | None) -> Iterator[None]:
 
 
 def flushing_call(function: Callable[..., R]) -> Callable[..., R]:
-    """Return a function that flushes denormals while ``function`` runs, on the thread that calls."""
+    """Return a function that flushes denormals on the calling thread while ``function`` runs."""
 
     @functools.wraps(function)
     def call(*args: Any, **keywords: Any) -> R:

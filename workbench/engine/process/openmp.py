@@ -1,7 +1,7 @@
-"""Torch's OpenMP workers: run a function on each of the calling thread's, or let them go. Imports torch.
+"""Run functions on torch's OpenMP workers, or end them. Imports torch.
 
-Torch offers no way to them, but the library that it was linked with has one: a parallel region of OpenMP, which
-compilers write as a call of ``GOMP_parallel``. Each thread that calls torch has workers of its own.
+Torch has no API for its workers. The OpenMP library that it links has one: a parallel region, which compilers write as
+a call of ``GOMP_parallel``. Each thread that calls torch has workers of its own.
 """
 
 from __future__ import annotations
@@ -17,39 +17,39 @@ import torch
 
 _REGION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 _PAUSE_HARD = 2
-"""``omp_pause_hard`` of OpenMP 5.0: everything that the runtime holds for the thread is given back."""
+"""``omp_pause_hard`` of OpenMP 5.0 releases everything that the runtime holds for the thread."""
 
 
 @functools.cache
 def _openmp() -> Any:
-    """Return the OpenMP runtime that torch itself uses, None where it cannot be called."""
-    library = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
+    """Return torch's OpenMP library, None if it cannot be called."""
     if not sys.platform.startswith("linux"):
         return None
     try:
-        found = ctypes.CDLL(str(library))  # loaded already; symbols of what it was linked with are found through it
-        found.GOMP_parallel.argtypes = [_REGION, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
-        found.GOMP_parallel.restype = None
-        found.omp_get_thread_num.restype = ctypes.c_int
+        # Loaded already; symbols of the libraries that it links are found through it.
+        library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
+        library.GOMP_parallel.argtypes = [_REGION, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+        library.GOMP_parallel.restype = None
+        library.omp_get_thread_num.restype = ctypes.c_int
     except (OSError, AttributeError):
         return None
-    return found
+    return library
 
 
 def can_reach_workers() -> bool:
-    """Return whether :func:`on_workers` can run anything here."""
+    """Return whether :func:`on_workers` works here."""
     return _openmp() is not None
 
 
 def on_workers(function: Callable[[int], None]) -> bool:
-    """Call ``function(number)`` on each OpenMP thread of the calling thread's team, itself being number 0.
+    """Call ``function(number)`` on each OpenMP thread of the calling thread's team; the caller is number 0.
 
-    Returns whether that could be done. It takes some milliseconds: not for every call.
+    Return whether that is possible. It takes some milliseconds: not for every call.
 
     Raises
     ------
     Exception
-        What the function raised first, once all are done.
+        The first error of the function, after all have returned.
     """
     library = _openmp()
     if library is None:
@@ -59,7 +59,7 @@ def on_workers(function: Callable[[int], None]) -> bool:
     def region(_: Any) -> None:
         try:
             function(library.omp_get_thread_num())
-        except Exception as error:  # noqa: BLE001 - it must not leave a region of C code, and is raised below
+        except Exception as error:  # noqa: BLE001 - must not leave a region of C code; raised below
             errors.append(error)
 
     library.GOMP_parallel(_REGION(region), None, torch.get_num_threads(), 0)
@@ -69,11 +69,10 @@ def on_workers(function: Callable[[int], None]) -> bool:
 
 
 def end_workers() -> bool:
-    """End the workers of the calling thread, until its next parallel work; return whether that could be done.
+    """End the calling thread's workers until its next parallel work; return whether that is possible.
 
-    Workers wait for work by spinning, but only while all threads of all teams have a core: libgomp gives spinning up
-    for everybody as soon as a second thread has a team of its own, and small models then take several times as long.
+    Workers wait by spinning only while all threads of all teams have a core. As soon as a second thread has a team,
+    libgomp stops spinning for all teams, and small models take several times as long.
     """
-    library = _openmp()
-    pause = getattr(library, "omp_pause_resource_all", None)
+    pause = getattr(_openmp(), "omp_pause_resource_all", None)
     return pause is not None and pause(_PAUSE_HARD) == 0

@@ -1,4 +1,4 @@
-"""torch's TF32 switches are those of the whole process: set here only, and put back when nobody needs them any more."""
+"""Claims on torch's process-wide TF32 switches: set before calls, restored with the last claim."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _original: _Switches | None = None
 
 
 class Tf32Claim:
-    """One engine's wish whether float32 products and convolutions on CUDA devices are computed in TF32.
+    """One engine's claim on TF32 for float32 products and convolutions on CUDA devices.
 
-    torch's own default is a mixture: products in float32, convolutions in TF32. While several engines are open each
-    calls :meth:`apply` before it runs. When the last one is released all is as it was before the first was made.
+    Torch's default is mixed: products in float32, convolutions in TF32. Each engine calls :meth:`apply` before it runs.
+    The last release restores the state before the first claim.
 
     Examples
     --------
@@ -27,9 +27,9 @@ class Tf32Claim:
     >>> claim.release()
     """
 
-    def __init__(self, wanted: bool) -> None:
+    def __init__(self, enabled: bool) -> None:
         global _original
-        self.wanted = wanted
+        self.enabled = enabled
         with _lock:
             if not _claims:
                 _original = _Switches()
@@ -37,15 +37,15 @@ class Tf32Claim:
         self.apply()
 
     def apply(self) -> None:
-        """Set the switches where they are others."""
-        if _now() != (self.wanted, self.wanted):
-            # The older names set the newer ones (fp32_precision) with them. The other way round they disagree, and
-            # whoever reads the older ones gets an error (torch 2.13), Inductor's convolutions among them.
-            torch.backends.cuda.matmul.allow_tf32 = self.wanted
-            torch.backends.cudnn.allow_tf32 = self.wanted
+        """Set the switches."""
+        if _legacy_switches() != (self.enabled, self.enabled):
+            # The legacy switches set the new ones (fp32_precision) with them. The other way round they disagree, and
+            # reading a legacy one, as Inductor's convolutions do, is an error (torch 2.13).
+            torch.backends.cuda.matmul.allow_tf32 = self.enabled
+            torch.backends.cudnn.allow_tf32 = self.enabled
 
     def release(self) -> None:
-        """Give the claim up; may be called twice."""
+        """Release the claim; may be called twice."""
         global _original
         with _lock:
             if self not in _claims:
@@ -57,11 +57,12 @@ class Tf32Claim:
 
 
 class _Switches:
-    """All of the switches as they were, by both kinds of names."""
+    """Saved state of the legacy and the new switches."""
 
     def __init__(self) -> None:
-        self._legacy = _now()
-        self._modern = [(part, part.fp32_precision) for part in _parts()]
+        cudnn: Any = torch.backends.cudnn
+        self._legacy = _legacy_switches()
+        self._new = [(part, part.fp32_precision) for part in (torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn)]
 
     def restore(self) -> None:
         matmul, cudnn = self._legacy
@@ -69,18 +70,13 @@ class _Switches:
             torch.backends.cuda.matmul.allow_tf32 = matmul
         if cudnn is not None:
             torch.backends.cudnn.allow_tf32 = cudnn
-        for part, value in self._modern:
+        for part, value in self._new:
             if part.fp32_precision != value:
                 part.fp32_precision = value
 
 
-def _parts() -> tuple[Any, ...]:
-    cudnn: Any = torch.backends.cudnn
-    return torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn
-
-
-def _now() -> tuple[bool | None, bool | None]:
-    """Return the older switches; None for one that has no answer, since somebody set the newer ones beside it."""
+def _legacy_switches() -> tuple[bool | None, bool | None]:
+    """Return the legacy switches; None for one that cannot be read, because a new one was set."""
     return _read(torch.backends.cuda.matmul), _read(torch.backends.cudnn)
 
 

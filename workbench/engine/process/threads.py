@@ -1,4 +1,4 @@
-"""torch's threads are one set for the whole process: changed here only, and put back when nobody needs it any more."""
+"""Claims on torch's process-wide threads: set before calls, restored with the last claim."""
 
 from __future__ import annotations
 
@@ -15,39 +15,39 @@ from workbench.engine.process.denormals import can_flush, flushing, set_flushing
 from workbench.engine.process.openmp import can_reach_workers, end_workers, on_workers
 from workbench.engine.process.pinning import choose_pins, not_pinned
 
-CANNOT_FLUSH = "flush_denormals=True: threads cannot be told to flush denormals on this platform; they are computed"
+CANNOT_FLUSH = "flush_denormals=True has no effect: threads cannot flush denormals on this platform"
 CALLER_ONLY = (
-    "flush_denormals=True holds on the thread that calls only: torch's workers cannot be reached on this platform"
+    "flush_denormals=True holds on the calling thread only: torch's workers cannot be reached on this platform"
 )
 
 
-class _Wish(NamedTuple):
-    """What the workers of a team are to do; ``reign`` counts how often all was put back, since others forget then."""
+class _WorkerState(NamedTuple):
+    """State of a team's workers; ``generation`` counts resets, which the workers of other threads do not see."""
 
     threads: int
     flush: bool
     pins: tuple[int, ...]
-    reign: int
+    generation: int
 
 
 _lock = threading.Lock()
 _claims: set[ThreadClaim] = set()
 _original: int | None = None
-_reign = 0
-_told = threading.local()
-"""``wish``: what this thread's workers were told, absent where they were told nothing."""
+_generation = 0
+_applied = threading.local()
+"""``state``: the state of this thread's workers, absent or None for the default."""
 _masks: dict[int, set[int]] = {}
-"""Where each pinned worker, by its number in the system, might run before."""
+"""CPU mask before pinning, by native id of a worker."""
 
 
 class ThreadClaim:
-    """One engine's wish for a number of torch threads, whether they flush denormals, and where they are pinned.
+    """One engine's claim on torch's thread count, denormal flushing and pinning.
 
-    While several engines are open each calls :meth:`apply` before it runs. When the last one is released all is as it
-    was before the first was made. Workers belong to the thread that calls torch: those of another thread than the one
-    that releases are unpinned, and go on flushing until that thread runs a torch engine again, or ends.
+    Each engine calls :meth:`apply` before it runs. The last release restores the state before the first claim. Workers
+    belong to the thread that calls torch: those of other threads are unpinned on release, but flush until that thread
+    runs a torch engine again.
 
-    A ``with`` block around a call is for the thread that calls: outside of it, it computes as before.
+    A ``with`` block around a call flushes denormals on the calling thread.
     """
 
     def __init__(self, threads: int, *, flush: bool = False, pins: tuple[int, ...] = ()) -> None:
@@ -64,7 +64,7 @@ class ThreadClaim:
 
     @classmethod
     def of(cls, config: InferenceConfig, threads: int) -> Self:
-        """Return the claim of an engine, with the notes on what of it this platform does not do."""
+        """Return the claim of an engine, with notes on what this platform does not support."""
         pins, reach = choose_pins(config.pin_threads, threads), can_reach_workers()
         if pins.cpus and not reach:
             pins = not_pinned("torch's workers cannot be reached on this platform")
@@ -78,10 +78,11 @@ class ThreadClaim:
         return claim
 
     def apply(self) -> None:
-        """Set torch's thread count, and what its workers do, where it is another."""
+        """Set torch's thread count and the state of its workers."""
         if torch.get_num_threads() != self.threads:
             torch.set_num_threads(self.threads)
-        _tell(_Wish(self.threads, self.flush, self.pins, _reign) if self.flush or self.pins else None)
+        custom = self.flush or self.pins
+        _set_workers(_WorkerState(self.threads, self.flush, self.pins, _generation) if custom else None)
 
     def __enter__(self) -> None:
         if self.flush:
@@ -95,45 +96,45 @@ class ThreadClaim:
             set_flushing(self._before)
 
     def release(self) -> None:
-        """Give the claim up; may be called twice."""
-        global _reign
+        """Release the claim; may be called twice."""
+        global _generation
         with _lock:
             if self not in _claims:
                 return
             _claims.discard(self)
             if not _claims and _original is not None:
-                _tell(None)
+                _set_workers(None)
                 _unpin_all()
-                _reign += 1
+                _generation += 1
                 torch.set_num_threads(_original)
 
 
 def release_workers() -> None:
-    """End the calling thread's workers, since other threads are to run torch: see :func:`end_workers`.
+    """End the calling thread's workers, because other threads will run torch: see :func:`end_workers`.
 
-    Those that were told something stay: they would have to be told again.
+    Workers with a custom state stay, because new ones would lack it.
     """
-    if getattr(_told, "wish", None) is None:
+    if getattr(_applied, "state", None) is None:
         end_workers()
 
 
-def _tell(wish: _Wish | None) -> None:
-    """Tell this thread's workers once; new ones, of a larger team, start as the thread that calls is."""
-    if getattr(_told, "wish", None) == wish:
+def _set_workers(state: _WorkerState | None) -> None:
+    """Set the state of this thread's workers if it changed; new workers inherit the calling thread's."""
+    if getattr(_applied, "state", None) == state:
         return
-    _told.wish = wish
-    flush, pins = (wish.flush, wish.pins) if wish else (False, ())
+    _applied.state = state
+    flush, pins = (state.flush, state.pins) if state else (False, ())
 
-    def tell(number: int) -> None:
+    def apply(number: int) -> None:
         if number > 0:
             set_flushing(flush)
             _pin(pins[number - 1] if pins else None)
 
-    on_workers(tell)
+    on_workers(apply)
 
 
 def _pin(cpu: int | None) -> None:
-    """Pin the calling thread, or let it go where it might run before."""
+    """Pin the calling thread; None restores its mask."""
     worker = threading.get_native_id()
     if cpu is not None:
         _masks.setdefault(worker, os.sched_getaffinity(0))
@@ -143,8 +144,8 @@ def _pin(cpu: int | None) -> None:
 
 
 def _unpin_all() -> None:
-    """Let the workers of other threads go too."""
+    """Restore the masks of other threads' workers."""
     while _masks:
         worker, mask = _masks.popitem()
-        with contextlib.suppress(OSError):  # it has ended
+        with contextlib.suppress(OSError):  # the worker has ended
             os.sched_setaffinity(worker, mask)

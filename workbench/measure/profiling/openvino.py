@@ -70,7 +70,7 @@ def _load(
     request, outputs = compiled.create_infer_request(), range(len(source.io.outputs))
 
     def call() -> None:  # as the session's own calls
-        held = session.give(request, arrays)
+        held = session.set_inputs(request, arrays)
         request.infer(share_outputs=True)
         del held
         _ = [np.array(request.get_output_tensor(i).data) for i in outputs]

@@ -1,4 +1,4 @@
-"""CUDA graphs: the launches of a whole call recorded once, and given to the device as one afterwards."""
+"""CUDA graphs: record the launches of a whole call, and replay them as one."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import Tensor
 from workbench.core.errors import first_line
 
 GRAPHS = 4
-"""How many shapes of input are recorded; each keeps memory of its own for inputs and outputs."""
+"""Number of recorded input shapes; each has its own memory for inputs and outputs."""
 
-ONLY_CUDA = "cuda_graph=True: graphs are recorded on CUDA devices, and this runs on the CPU without"
+ONLY_CUDA = "cuda_graph=True has no effect: graphs are recorded on CUDA devices, and this runs on the CPU"
 WARM_UP = 3
 
 Call = Callable[[list[Tensor]], Any]
@@ -22,7 +22,7 @@ _Key = tuple[tuple[int, ...], ...]
 
 
 class RecordedGraph(NamedTuple):
-    """A graph, the tensors that it reads and those that it writes."""
+    """A graph with its input and output tensors."""
 
     graph: Any
     inputs: list[Tensor]
@@ -30,29 +30,29 @@ class RecordedGraph(NamedTuple):
 
 
 class GraphedCall:
-    """Calls a model by recorded graphs: one for each shape that comes twice, up to :data:`GRAPHS` of them.
+    """Call a model by recorded graphs: one for each shape that comes twice, up to :data:`GRAPHS`.
 
-    All other shapes, and a model whose calls cannot be recorded, run as without. What a call gives is overwritten by
-    the next one: copy it on the same stream before.
+    Other shapes, and models that cannot be recorded, run without graphs. The next call overwrites the outputs:
+    copy them on the same stream before.
 
     Parameters
     ----------
     call
-        Takes tensors on the device and gives tensors on the device.
+        Maps tensors on the device to tensors on the device.
     device
         ``"cuda:0"``.
     note
-        Called with a sentence where recording fails.
+        Called with a sentence if recording fails.
     cuda
-        torch.cuda; another in tests.
+        torch.cuda; a fake in tests.
     """
 
     def __init__(self, call: Call, device: str, *, note: Callable[[str], None], cuda: Any = torch.cuda) -> None:
         self._call, self._device, self._note, self._cuda = call, device, note, cuda
         self._side = cuda.Stream(device)
-        # One pool for all graphs: none runs beside another, and what one gives is copied before the next runs.
+        # One pool for all graphs: they never overlap, and outputs are copied before the next one runs.
         self._pool = cuda.graph_pool_handle()
-        self._seen: set[_Key] = set()
+        self._called: set[_Key] = set()
         self._graphs: dict[_Key, RecordedGraph] = {}
         self._failed = False
 
@@ -60,9 +60,9 @@ class GraphedCall:
         """Run one batch."""
         key = tuple(tuple(tensor.shape) for tensor in tensors)
         recorded = self._graphs.get(key)
-        if recorded is None and key in self._seen and len(self._graphs) < GRAPHS and not self._failed:
+        if recorded is None and key in self._called and len(self._graphs) < GRAPHS and not self._failed:
             recorded = self._record(key, tensors)
-        self._seen.add(key)
+        self._called.add(key)
         if recorded is None:
             return self._call(tensors)
         for static, tensor in zip(recorded.inputs, tensors, strict=True):
@@ -80,10 +80,10 @@ class GraphedCall:
                     self._call(static)
             current.wait_stream(self._side)
             graph = cuda.CUDAGraph()
-            # Other threads may allocate meanwhile: only this one is held to what can be recorded.
+            # Only this thread is restricted, because other threads may allocate meanwhile.
             with cuda.graph(graph, pool=self._pool, stream=self._side, capture_error_mode="thread_local"):
                 outputs = list(self._call(static))
-        except Exception as error:  # noqa: BLE001 - whatever cannot be recorded runs as it did
+        except Exception as error:  # noqa: BLE001 - such a model runs without graphs
             self._failed = True
             self._note(
                 f"cuda_graph=True: the calls of this model cannot be recorded ({first_line(error).rstrip('.')}); "
@@ -92,6 +92,6 @@ class GraphedCall:
         else:
             self._graphs[key] = RecordedGraph(graph, static, outputs)
             return self._graphs[key]
-        with contextlib.suppress(Exception):  # the call that follows says what is wrong
+        with contextlib.suppress(Exception):  # the next call raises the error
             cuda.synchronize(self._device)
         return None

@@ -1,6 +1,6 @@
-"""Device memory: the most that an engine held, and how much torch may take of it.
+"""Device memory: peak of one engine, and limits on torch's allocator.
 
-The limit is one for the whole process and device: set and put back here only.
+The limit is one for the whole process and device: set and restored here only.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from workbench.artifact.reference import Arrays
 MIB = 2**20
 
 WATCHED = 3
-"""Calls of each shape that are watched: the first may still tune and record, and from then on all are alike."""
+"""Measured calls of each shape: the first ones may tune and record, later ones are alike."""
 
 _lock = threading.Lock()
 _claims: dict[str, dict[MemoryLimit, float]] = {}
@@ -23,20 +23,19 @@ _originals: dict[str, float] = {}
 
 
 class MemoryLimit:
-    """One engine's limit on what torch's allocator takes of a device, for all engines of this process together.
+    """One engine's limit on torch's allocator, for all engines of this process together.
 
-    While several engines have limits the smallest holds. When the last one is released the limit is what it was before
-    the first was made. What does not go through the allocator (CUDA's own some hundred MiB, other runtimes) is beyond
-    it.
+    The smallest limit of several engines holds; the last release restores the original. Memory outside of the allocator
+    (CUDA's own, other runtimes) does not count.
 
     Parameters
     ----------
     limit_mib
-        More than the device has is no limit, and said in ``notes``.
+        A value above the memory of the device has no effect, with a note.
     device
         ``"cuda:0"``.
     cuda
-        torch.cuda; another in tests.
+        torch.cuda; a fake in tests.
     """
 
     def __init__(self, limit_mib: float, device: str, *, cuda: Any = torch.cuda) -> None:
@@ -53,7 +52,7 @@ class MemoryLimit:
             cuda.set_per_process_memory_fraction(min(claims.values()), device)
 
     def release(self) -> None:
-        """Give the limit up; may be called twice."""
+        """Release the limit; may be called twice."""
         with _lock:
             claims = _claims.get(self._device, {})
             if claims.pop(self, None) is None:
@@ -65,43 +64,43 @@ class MemoryLimit:
 
 
 class PeakMemory:
-    """The most device memory that one engine held since it was loaded: its weights, and what its calls took on top.
+    """Peak device memory of one engine since loading: its weights, and the memory of its calls.
 
-    Measured in torch's allocator, in the first calls of each shape; torch's own peak is reset for that. Memory of other
-    engines is not counted, unless they allocate at the same moment.
+    Read from torch's allocator in the first calls of each shape, which resets torch's own peak. Other engines do not
+    count, unless they allocate at the same moment.
 
     Parameters
     ----------
     device
-        ``"cuda:0"``; the model is moved there afterwards.
+        ``"cuda:0"``; the model moves there afterwards.
     cuda
-        torch.cuda; another in tests.
+        torch.cuda; a fake in tests.
     """
 
     def __init__(self, device: str, *, cuda: Any = torch.cuda) -> None:
         self._device, self._cuda = device, cuda
         self._before = cuda.memory_allocated(device)
         self._own = 0
-        self._seen: dict[tuple[tuple[int, ...], ...], int] = {}
+        self._calls: dict[tuple[tuple[int, ...], ...], int] = {}
         self.mib = 0.0
 
     def loaded(self) -> None:
-        """Take what is held more than before as the engine's own at rest."""
+        """Record the memory of the loaded model."""
         self._own = max(0, self._cuda.memory_allocated(self._device) - self._before)
         self.mib = self._own / MIB
 
     def start(self, inputs: Arrays) -> int | None:
-        """Begin to watch a call; return what :meth:`stop` takes."""
+        """Begin to measure a call; return the argument of :meth:`stop`."""
         shapes = tuple(array.shape for array in inputs)
-        seen = self._seen.get(shapes, 0)
-        if seen == WATCHED:
+        calls = self._calls.get(shapes, 0)
+        if calls == WATCHED:
             return None
-        self._seen[shapes] = seen + 1
+        self._calls[shapes] = calls + 1
         self._cuda.reset_peak_memory_stats(self._device)
         return int(self._cuda.memory_allocated(self._device))
 
     def stop(self, before: int | None) -> None:
-        """End watching: all that a call needs is allocated while it is begun."""
+        """Record the peak; a call allocates all of its memory while it begins."""
         if before is not None:
             peak = self._own + self._cuda.max_memory_allocated(self._device) - before
             self.mib = max(self.mib, peak / MIB)

@@ -1,7 +1,7 @@
-"""Batches through a CUDA device: pinned host memory, copies on one stream, computation on another.
+"""Transfer batches to and from a CUDA device: pinned host memory, copies on one stream, computation on another.
 
-A call is :meth:`CudaPipe.begin` and :meth:`CudaPipe.finish`. Between the two the host is free: it may begin the next
-call, whose inputs travel to the device while it still computes the call before.
+Between :meth:`CudaPipe.begin` and :meth:`CudaPipe.finish` of a call the host may begin the next one, whose inputs
+travel to the device meanwhile.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from workbench.engine.backends.cuda.memory import PeakMemory
 from workbench.engine.binding.buffers import Array, BufferPool
 
 Compute = Callable[[list[Tensor]], Any]
-"""Takes input tensors on the device, and gives the flat output tensors."""
+"""Maps input tensors on the device to flat output tensors."""
 
 
 class Flight(NamedTuple):
-    """A call that the device works on: what has to live until it is done, and the events that time it."""
+    """A call in flight: memory that must live until it is done, and its events."""
 
     begun: float
     staged: Arrays
@@ -35,36 +35,36 @@ class Flight(NamedTuple):
 
 
 class Marks:
-    """Points in the work of a device, between which it measures the time itself."""
+    """Events of one call on the device."""
 
     def __init__(self, cuda: Any) -> None:
         self.uploaded, self.begun, self.ended, self.done = (cuda.Event(enable_timing=True) for _ in range(4))
 
     def spent(self) -> tuple[float, float]:
-        """Return the seconds for which uploaded inputs waited for the device, and those that it computed."""
+        """Return the seconds between upload and computation, and of the computation."""
         return self.uploaded.elapsed_time(self.begun) / 1e3, self.begun.elapsed_time(self.ended) / 1e3
 
 
 def pinned_array(shape: tuple[int, ...], dtype: str) -> Array:
-    """Return an array in page-locked memory, which the device reads and writes without the CPU's help."""
+    """Return an array in page-locked memory, which the device accesses directly."""
     return torch.empty(shape, dtype=getattr(torch, dtype), pin_memory=True).numpy()
 
 
 class CudaPipe:
-    """The way of a batch to a device and back, for one engine.
+    """Transfers and calls of one engine on a device.
 
     Parameters
     ----------
     compute
-        Runs the model; called with the stream of the computation as the current one.
+        Runs the model on the current stream.
     device
         ``"cuda:0"``.
     limit_mib
-        How much pinned memory is kept while no call needs it.
+        Limit on unused pinned memory.
     peak
-        Watches the memory of the device; made before the model was moved there.
+        Measures device memory; made before the model was moved there.
     cuda, make
-        torch.cuda, and what allocates pinned memory; others in tests.
+        torch.cuda, and the allocator of pinned memory; fakes in tests.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class CudaPipe:
 
     @contextlib.contextmanager
     def preparing(self) -> Iterator[None]:
-        """Load and warm up a model on the stream that runs it later; all of it is done at the end of the block."""
+        """Load and warm up a model on the stream of computation; synchronize at the end of the block."""
         self._cuda.synchronize(self._device)
         with self._cuda.stream(self._work):
             yield
@@ -94,7 +94,7 @@ class CudaPipe:
             self.peak.loaded()
 
     def begin(self, inputs: Arrays) -> Flight:
-        """Send one batch on its way, and return at once; the inputs may be overwritten then."""
+        """Begin a call and return at once; inputs may be overwritten then."""
         begun = time.perf_counter()
         marks = self._marks.pop() if self._marks else Marks(self._cuda)
         lent: Arrays = []
@@ -102,7 +102,7 @@ class CudaPipe:
         try:
             staged = [self._stage(array, lent) for array in inputs]
             with self._cuda.stream(self._copies):
-                # Held until the call is done: memory of one stream that another reads must not be given away before.
+                # Kept until the call is done: memory of one stream that another reads must not be freed before.
                 tensors = [tensor.to(self._device, non_blocking=True) for tensor in staged]
                 marks.uploaded.record(self._copies)
             with self._cuda.stream(self._work):
@@ -120,7 +120,7 @@ class CudaPipe:
         return Flight(begun, lent[: len(inputs)], tensors, outputs, marks)
 
     def finish(self, flight: Flight, into: Arrays | None = None) -> tuple[Arrays, float, float]:
-        """Wait for a call; return its outputs and the seconds spent on copies, and on waiting for the call before.
+        """Wait for a call; return its outputs, and the seconds of copying and of waiting for the previous call.
 
         With ``into`` the outputs are written there.
         """
@@ -134,7 +134,7 @@ class CudaPipe:
         return outputs, max(0.0, time.perf_counter() - flight.begun - computed - waited), waited
 
     def run(self, inputs: Arrays, into: Arrays | None = None) -> tuple[Arrays, float]:
-        """Run one batch; also return the seconds that were not computation."""
+        """Run one batch; also return the seconds outside of computation."""
         outputs, copied, waited = self.finish(self.begin(inputs), into)
         return outputs, copied + waited
 
@@ -151,14 +151,14 @@ class CudaPipe:
         return buffer
 
     def _give_up(self, lent: Arrays) -> None:
-        """Wait for what is under way, so that nothing still reads the buffers that go back."""
-        with contextlib.suppress(Exception):  # a device that failed says so again; what failed first is raised
+        """Synchronize, so that nothing reads the returned buffers."""
+        with contextlib.suppress(Exception):  # the first error is raised; a failed device raises again
             self._cuda.synchronize(self._device)
         for array in lent:
             self.pool.give(array)
 
     def free_memory(self) -> None:
-        """Give back the device's memory that torch keeps without using it."""
+        """Free the device memory that torch caches."""
         with contextlib.suppress(Exception):  # as above
             self._cuda.synchronize(self._device)
             self._cuda.empty_cache()

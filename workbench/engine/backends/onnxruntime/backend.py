@@ -1,4 +1,4 @@
-"""ONNX Runtime."""
+"""The ONNX Runtime backend."""
 
 from __future__ import annotations
 
@@ -37,24 +37,24 @@ _LEVELS = {
     "layout": "ORT_ENABLE_LAYOUT",
     "all": "ORT_ENABLE_ALL",
 }
-# Workers that wait in a loop for the next piece of work are awake at once: on two idle cores small calls took up to
-# 1.9 times as long without. Beside another busy process they are in its way and their own: twice as slow with.
-_ASLEEP = {"session.intra_op.allow_spinning": "0", "session.force_spinning_stop": "1"}
+# Spinning workers start at once: on two idle cores small calls took up to 1.9 times as long without spinning. Next to
+# another busy process spinning workers compete with it and each other: small calls took twice as long with spinning.
+_NO_SPINNING = {"session.intra_op.allow_spinning": "0", "session.force_spinning_stop": "1"}
 _FLUSHING = {"session.set_denormal_as_zero": "1"}
 DYNAMIC = (
-    "ONNX Runtime also rounds the inputs of matrix products to int8 as it runs where only their weights are integers "
+    "ONNX Runtime also rounds the inputs of matrix products to int8 at run time if only their weights are integers "
     "and it can fuse the two (MatMulNBits): part of the quality measured on this engine"
 )
 
 
 class OnnxRuntime:
-    """The backend that runs the ONNX file in ONNX Runtime."""
+    """Runs the ONNX file in ONNX Runtime."""
 
     name = NAME
     capabilities = Capabilities(formats=("onnx",), devices=("cpu", "cuda"), precisions=("float32", "int8"))
 
     def status(self) -> Availability:
-        """Say whether ONNX Runtime can be imported."""
+        """Return whether ONNX Runtime can be imported."""
         try:
             import onnxruntime
         except (ImportError, OSError) as error:
@@ -73,44 +73,45 @@ class OnnxRuntime:
 
 
 class OnnxRuntimeSession:
-    """An InferenceSession with its names ready."""
+    """An InferenceSession with its names and output binding."""
 
     def __init__(self, path: str, source: ModelSource, config: InferenceConfig) -> None:
         import onnxruntime
 
         self.threads = config.threads or default_threads()
-        taken, entries = precision_in_onnxruntime(config.precision, quantized=source.quantized)
-        self.precision, self.notes = taken.precision, taken.notes
+        precision, entries = precision_in_onnxruntime(config.precision, quantized=source.quantized)
+        self.precision, self.notes = precision
         if config.spin is False:
-            entries |= _ASLEEP
+            entries |= _NO_SPINNING
         if config.flush_denormals:
             entries |= _FLUSHING
         pins = choose_pins(config.pin_threads, self.threads)
         if pins.cpus:  # counted from 1
             entries["session.intra_op_thread_affinities"] = ";".join(str(cpu + 1) for cpu in pins.cpus)
-        known, available = onnxruntime.get_all_providers(), onnxruntime.get_available_providers()
-        chosen = choose_providers(config, known=known, available=available)
-        opened = _Opener(onnxruntime, config, chosen, entries, self.threads)
-        session, kept = opened.kept(path) if config.keep_optimized else (opened.open(path), ())
-        self._opened, self._path = opened, path
+        names, available = onnxruntime.get_all_providers(), onnxruntime.get_available_providers()
+        chosen = choose_providers(config, names=names, available=available)
+        opener = _Opener(onnxruntime, config, chosen, entries, self.threads)
+        session, cache_notes = opener.cached(path) if config.keep_optimized else (opener.open(path), ())
+        self._opener, self._path = opener, path
         self._place(session, chosen, config)
-        self.notes = (*self.notes, *pins.notes, *self.fallbacks, *kept, *_weights_notes(source, config))
+        self.notes = (*self.notes, *pins.notes, *self.fallbacks, *cache_notes, *_weights_notes(source, config))
         self._session: Any = session
-        # The entry is for the workers of the session; the thread that calls works beside them.
-        as_asked = flushing_call if config.flush_denormals else _as_it_is
-        self._run, self._run_bound = as_asked(session.run), as_asked(session.run_with_iobinding)
+        # The entry covers the session's workers; the calling thread works with them.
+        self._run, self._run_bound = session.run, session.run_with_iobinding
+        if config.flush_denormals:
+            self._run, self._run_bound = flushing_call(self._run), flushing_call(self._run_bound)
         self._inputs = source.io.input_names
         self._outputs = list(source.io.output_names)
         self._binding: Any = None
         self._bound: tuple[Arrays, Arrays] = ([], [])
 
     def _place(self, session: Any, chosen: Providers, config: InferenceConfig) -> None:
-        """Find out which provider runs what; a session that reads a kept graph counts the nodes of that one."""
+        """Set device and providers; a session of a cached graph counts the nodes of that graph."""
         running = session.get_providers()
         recorded = getattr(session, "get_provider_graph_assignment_info", None)  # ONNX Runtime 1.24 and later
         self.nodes = count_nodes(recorded()) if recorded is not None else {}
         self.placement = next(iter(self.nodes), running[0])
-        self.device = device_of(self.placement, dict(chosen.asked).get(self.placement, {}))
+        self.device = device_of(self.placement, dict(chosen.requested).get(self.placement, {}))
         self.fallbacks = tuple(fallbacks(chosen, running=running, nodes=self.nodes, named=config.providers))
 
     def run(self, inputs: Arrays) -> tuple[Arrays, float]:
@@ -118,7 +119,7 @@ class OnnxRuntimeSession:
         return self._run(self._outputs, dict(zip(self._inputs, inputs, strict=True))), 0.0
 
     def run_into(self, inputs: Arrays, outputs: Arrays) -> float:
-        """Run one batch between the caller's own arrays: nothing is allocated or copied on the CPU."""
+        """Run one batch between the caller's arrays, without allocating or copying on the CPU."""
         if not (_same(inputs, self._bound[0]) and _same(outputs, self._bound[1])):
             self._bind(inputs, outputs)
         self._run_bound(self._binding)
@@ -134,11 +135,11 @@ class OnnxRuntimeSession:
         self._bound = list(inputs), list(outputs)  # kept alive: the binding holds addresses only
 
     def profiling(self, prefix: Path, *, write: Path | None = None) -> Any:
-        """Return a second session with the same settings that writes the times of its nodes to ``prefix`` and a date.
+        """Return a second session that writes the times of nodes to ``prefix`` and a date, and its graph to ``write``.
 
-        It writes the graph that runs to ``write``. Its file is complete once its ``end_profiling`` was called.
+        The file is complete after ``end_profiling``.
         """
-        return self._opened.open(self._path, write=write, profile=prefix)
+        return self._opener.open(self._path, write=write, profile=prefix)
 
     def close(self) -> None:
         """Free the session."""
@@ -146,12 +147,8 @@ class OnnxRuntimeSession:
         self._bound = [], []
 
 
-def _as_it_is(function: Any) -> Any:
-    return function
-
-
 def _same(arrays: Arrays, others: Arrays) -> bool:
-    """Return whether these are the very same arrays, so that addresses and shapes are known already."""
+    """Return whether these are the same arrays, with the same addresses and shapes."""
     return len(arrays) == len(others) and all(a is b for a, b in zip(arrays, others, strict=True))
 
 
@@ -167,7 +164,7 @@ class _Opener:
     def open(
         self, path: str | Path, *, level: str | None = None, write: Path | None = None, profile: Path | None = None
     ) -> Any:
-        """Return a session for a file; it writes its rewritten graph to ``write``, times of nodes to ``profile``."""
+        """Return a session of a file; it writes its optimized graph to ``write``, times of nodes to ``profile``."""
         options = self._runtime.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
@@ -180,28 +177,28 @@ class _Opener:
             options.enable_profiling, options.profile_file_prefix = True, str(profile)
         for key, value in self._entries.items():
             options.add_session_config_entry(key, value)
-        # Without this a provider that cannot start is replaced in silence, with a line printed to stdout.
-        with flushed(None):  # the first session of a process sets how the thread that makes it treats denormals
+        with flushed(None):  # the first session of a process changes how its thread treats denormals
+            # Without enable_fallback=False a provider that cannot start is replaced silently.
             return self._runtime.InferenceSession(
-                str(path), options, providers=list(self._chosen.asked), enable_fallback=False
+                str(path), options, providers=list(self._chosen.requested), enable_fallback=False
             )
 
-    def kept(self, path: str) -> tuple[Any, tuple[str, ...]]:
-        """Return a session of the kept graph, which is made where there is none yet, and what must be said of it."""
+    def cached(self, path: str) -> tuple[Any, tuple[str, ...]]:
+        """Return a session of the cached graph, which is written if missing, and notes."""
         files = onnx_files(path)
-        why = _not_kept(files, self._chosen.names)
-        if why:
-            return self.open(path), (f"keep_optimized: {why}; nothing is kept",)
-        settings = {"providers": self._chosen.asked, "level": self._level, "entries": self._entries}
+        reason = _not_cacheable(files, self._chosen.names)
+        if reason:
+            return self.open(path), (f"keep_optimized: {reason}; nothing is kept",)
+        settings = {"providers": self._chosen.requested, "level": self._level, "entries": self._entries}
         graph = cached_graph(files, version=self._runtime.__version__, settings=settings)
         if graph.is_file():
             try:
                 session = self.open(graph, level="none")
-            except Exception:  # noqa: BLE001 - ONNX Runtime's errors have no common class; damaged: made again
+            except Exception:  # noqa: BLE001 - ONNX Runtime's errors have no common class; a damaged graph is rewritten
                 graph.unlink(missing_ok=True)
             else:
                 touch(graph)
-                return session, ("reads the graph that ONNX Runtime rewrote before (keep_optimized)",)
+                return session, ("reads the graph that ONNX Runtime optimized before (keep_optimized)",)
         try:
             with writing_graph(graph) as temporary:
                 return self.open(path, write=temporary), ()
@@ -209,18 +206,18 @@ class _Opener:
             return self.open(path), (f"keep_optimized: {first_line(error).rstrip('.')}; nothing is kept",)
 
 
-def _not_kept(files: list[Path], providers: Sequence[str]) -> str | None:
+def _not_cacheable(files: list[Path], providers: Sequence[str]) -> str | None:
     compiling = [short_name(name) for name in providers if name not in (CPU, CUDA)]
     if compiling:
-        return f"a graph that {' '.join(compiling)} has compiled cannot be written"
-    return "the rewritten graph may be too large for one file" if too_large(files) else None
+        return f"a graph compiled by {' '.join(compiling)} cannot be written"
+    return "the optimized graph may be too large for one file" if too_large(files) else None
 
 
 def _weights_notes(source: ModelSource, config: InferenceConfig) -> tuple[str, ...]:
     notes = (DYNAMIC,) if source.mode is not None and "weights" in source.mode else ()
     if config.quantization is None:
         return notes
-    return (*notes, "ONNX Runtime computes with these weights in float: a smaller file, no faster model")
+    return (*notes, "ONNX Runtime computes with these weights in float: a smaller file, but not a faster model")
 
 
 BACKEND = OnnxRuntime()

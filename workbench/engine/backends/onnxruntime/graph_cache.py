@@ -1,4 +1,4 @@
-"""Graphs that ONNX Runtime has rewritten, kept on disk, so that a later session reads them instead of rewriting."""
+"""Cache of graphs optimized by ONNX Runtime, for faster loading."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _LARGEST_MIB = 1800  # an ONNX file ends at 2 GiB
 
 
 def cached_graph(files: list[Path], *, version: str, settings: dict[str, Any]) -> Path:
-    """Return where the rewritten graph of a model is kept, whether it is there or not.
+    """Return the path of the optimized graph of a model, which may not exist yet.
 
-    The name holds the content of the model's files, ONNX Runtime's version, the settings and the CPU's instruction
-    sets: the rewriting arranges weights for the very CPU.
+    The key contains the model's files, ONNX Runtime's version, the settings and the CPU's instruction sets, because
+    weights are arranged for one CPU.
     """
     key = {
         "model": digest_of(files),
@@ -35,13 +35,13 @@ def cached_graph(files: list[Path], *, version: str, settings: dict[str, Any]) -
 
 
 def too_large(files: list[Path]) -> bool:
-    """Return whether the rewritten graph of a model might not fit into one ONNX file."""
+    """Return whether the optimized graph of a model might not fit into one ONNX file."""
     return sum(file.stat().st_size for file in files) > _LARGEST_MIB * 2**20
 
 
 @contextlib.contextmanager
 def writing_graph(target: Path) -> Iterator[Path]:
-    """Yield where a session shall write its graph; it takes its place when the session is there, and old ones go.
+    """Yield the path to write a graph to; at the end it replaces ``target``, and old graphs are evicted.
 
     Raises
     ------
@@ -52,13 +52,13 @@ def writing_graph(target: Path) -> Iterator[Path]:
         yield temporary
         if not temporary.stat().st_size:
             raise WorkbenchError("ONNX Runtime wrote no graph")
-    _make_room(target)
+    _evict(target)
 
 
-def _make_room(newest: Path) -> None:
-    """Remove the graphs that were not used for longest, until the others fit the limit."""
+def _evict(newest: Path) -> None:
+    """Remove the least recently used graphs beyond the limit."""
     room = LIMIT_MIB * 2**20
-    with contextlib.suppress(OSError):  # another process may remove the same ones
+    with contextlib.suppress(OSError):  # another process may remove the same files
         files = sorted(newest.parent.glob("[!.]*.onnx"), key=lambda file: file.stat().st_mtime, reverse=True)
         for file in files:
             room -= file.stat().st_size

@@ -1,4 +1,4 @@
-"""Which of ONNX Runtime's execution providers a session gets, and what became of them."""
+"""Choose the execution providers of an ONNX Runtime session, and report fallbacks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from workbench.engine.device import device_index, gpu_request, wants_gpu
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _ENDING = "ExecutionProvider"
 _ALIASES = {"dml": "directml"}
-# What use_gpu=True takes, the first that this build of ONNX Runtime has.
+# Providers of use_gpu=True: the first one in this build of ONNX Runtime.
 _ON_GPU = (CUDA, "MIGraphXExecutionProvider", "DmlExecutionProvider", "CoreMLExecutionProvider")
 _HOW = {
     CUDA: "pip install onnxruntime-gpu on a machine with CUDA",
@@ -24,25 +24,25 @@ _HOW = {
     "CoreMLExecutionProvider": "pip install onnxruntime on macOS",
 }
 _TAKE_NONE = (CPU, "AzureExecutionProvider")
-"""Providers whose options ONNX Runtime drops without a word (seen with 1.32), those of the CPU's C interface too."""
+"""Providers whose options ONNX Runtime drops silently (1.32)."""
 _CUDA_DEVICES = (CUDA, "TensorrtExecutionProvider", "NvTensorRTRTXExecutionProvider")
 
 
 @dataclasses.dataclass(frozen=True)
 class Providers:
-    """The providers to ask for with their options, in order; ``missing`` says which this build does not have."""
+    """The requested providers with their options, in order; ``missing`` has a note on each that this build lacks."""
 
-    asked: tuple[tuple[str, dict[str, str]], ...]
+    requested: tuple[tuple[str, dict[str, str]], ...]
     missing: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Their names, the preferred one first."""
-        return tuple(name for name, _ in self.asked)
+        """Names of the requested providers, the preferred one first."""
+        return tuple(name for name, _ in self.requested)
 
 
 def short_name(provider: str) -> str:
-    """Return what a config calls a provider.
+    """Return the short name of a provider in a config.
 
     Examples
     --------
@@ -53,41 +53,38 @@ def short_name(provider: str) -> str:
     return _ALIASES.get(short, short)
 
 
-def choose_providers(config: InferenceConfig, *, known: Sequence[str], available: Sequence[str]) -> Providers:
-    """Return the providers of a session: those of the config, else a GPU's where one is asked for, and the CPU's last.
+def choose_providers(config: InferenceConfig, *, names: Sequence[str], available: Sequence[str]) -> Providers:
+    """Return the providers of a session: the config's, otherwise a GPU's if requested, and the CPU's last.
 
-    ``known`` are all that ONNX Runtime has names for, ``available`` those of this build.
+    ``names`` are all names in ONNX Runtime, ``available`` those in this build.
 
     Raises
     ------
     ConfigError
-        If the config names a provider that there is none of, or gives options to one that it does not name or
-        that takes none.
+        If a name is unknown, or options are given to a provider that is not named or takes none.
     """
-    wanted = [_full_name(name, known, "providers") for name in config.providers]
+    requested = [_full_name(name, names, "providers") for name in config.providers]
     given = config.provider_options or {}
-    options = {_full_name(name, known, "provider_options"): value for name, value in given.items()}
+    options = {_full_name(name, names, "provider_options"): value for name, value in given.items()}
     missing: tuple[str, ...] = ()
-    if not wanted and wants_gpu(config):
-        wanted = [name for name in (_ON_GPU if config.device is None else (CUDA,)) if name in available][:1]
-        if not wanted:
+    if not requested and wants_gpu(config):
+        requested = [name for name in (_ON_GPU if config.device is None else (CUDA,)) if name in available][:1]
+        if not requested:
             kind = "provider for a GPU" if config.device is None else "CUDA provider"
             missing = (
                 f"{gpu_request(config)}, but this ONNX Runtime has no {kind}: running on the CPU ({_HOW[CUDA]})",
             )
-    missing += tuple(_absent(name, available) for name in wanted if name not in available)
-    found = [name for name in dict.fromkeys(wanted) if name in available]
-    if CPU not in found:
-        found.append(CPU)
-    _check_options(options, [*wanted, CPU])
-    for name in found:
+    missing += tuple(_absent(name, available) for name in requested if name not in available)
+    chosen = list(dict.fromkeys([*(name for name in requested if name in available), CPU]))
+    _check_options(options, [*requested, CPU])
+    for name in chosen:
         if name in _CUDA_DEVICES and device_index(config):
             options[name] = {"device_id": device_index(config), **options.get(name, {})}
-    return Providers(tuple((name, _texts(options.get(name, {}))) for name in found), missing)
+    return Providers(tuple((name, _texts(options.get(name, {}))) for name in chosen), missing)
 
 
 def provider_status() -> list[Availability]:
-    """Return which execution providers this ONNX Runtime has, and how to get the ones that it lacks; [] without it."""
+    """Return the availability of execution providers in this ONNX Runtime; [] without it."""
     try:
         import onnxruntime
     except (ImportError, OSError):
@@ -103,12 +100,12 @@ def provider_status() -> list[Availability]:
     ]
 
 
-def _full_name(given: object, known: Sequence[str], option: str) -> str:
-    by_short = {short_name(name): name for name in known}
-    found = by_short.get(short_name(given)) if isinstance(given, str) else None
-    if found is None:
+def _full_name(given: object, names: Sequence[str], option: str) -> str:
+    by_short = {short_name(name): name for name in names}
+    name = by_short.get(short_name(given)) if isinstance(given, str) else None
+    if name is None:
         raise ConfigError(f"InferenceConfig.{option}: " + unknown_name("provider", given, by_short))
-    return found
+    return name
 
 
 def _absent(name: str, available: Iterable[str]) -> str:
@@ -117,12 +114,12 @@ def _absent(name: str, available: Iterable[str]) -> str:
     return f"provider {short_name(name)!r} is not in this ONNX Runtime, which has {has}{how}"
 
 
-def _check_options(options: Mapping[str, Any], wanted: Sequence[str]) -> None:
+def _check_options(options: Mapping[str, Any], requested: Sequence[str]) -> None:
     for name, value in options.items():
-        if name not in wanted:
+        if name not in requested:
             raise ConfigError(
-                f"InferenceConfig.provider_options has options for {short_name(name)!r}, which is not among the "
-                f"providers: {' '.join(map(short_name, wanted))}. Add it to InferenceConfig.providers."
+                f"InferenceConfig.provider_options must be for {' '.join(map(short_name, requested))}, got "
+                f"{short_name(name)!r}. Add it to InferenceConfig.providers."
             )
         if not isinstance(value, Mapping):
             raise ConfigError(
@@ -130,18 +127,18 @@ def _check_options(options: Mapping[str, Any], wanted: Sequence[str]) -> None:
             )
         if value and name in _TAKE_NONE:
             raise ConfigError(
-                f"InferenceConfig.provider_options has {', '.join(map(str, value))} for {short_name(name)!r}, but ONNX "
-                "Runtime takes no options for that provider and would drop them. Leave them out."
+                f"ONNX Runtime takes no options for {short_name(name)!r}, got {', '.join(map(str, value))} in "
+                "InferenceConfig.provider_options. Leave them out."
             )
 
 
 def _texts(options: Mapping[str, Any]) -> dict[str, str]:
-    """Return options as ONNX Runtime takes them: all of them text."""
+    """Return options as the texts that ONNX Runtime takes."""
     return {str(key): str(int(value)) if isinstance(value, bool) else str(value) for key, value in options.items()}
 
 
 def device_of(provider: str, options: Mapping[str, str]) -> str:
-    """Return the device that a provider computes on, as metrics name it."""
+    """Return the device of a provider, as named in metrics."""
     if provider in _CUDA_DEVICES:
         return f"cuda:{options.get('device_id', '0')}"
     if provider == "OpenVINOExecutionProvider":
@@ -150,7 +147,7 @@ def device_of(provider: str, options: Mapping[str, str]) -> str:
 
 
 def count_nodes(subgraphs: Iterable[Any]) -> dict[str, int]:
-    """Return the nodes of each provider, from what ONNX Runtime recorded of its assignment; most first."""
+    """Return the number of nodes by provider, from ONNX Runtime's record; most first."""
     nodes: dict[str, int] = {}
     for part in subgraphs:
         nodes[part.ep_name] = nodes.get(part.ep_name, 0) + len(part.get_nodes())
@@ -160,18 +157,17 @@ def count_nodes(subgraphs: Iterable[Any]) -> dict[str, int]:
 def fallbacks(
     chosen: Providers, *, running: Sequence[str], nodes: Mapping[str, int], named: Sequence[str]
 ) -> list[str]:
-    """Return what did not come out as asked: providers that are missing, did not start or took no node, and nodes
-    on the CPU where the config does not name it (``named`` are the providers that it names).
+    """Return notes on providers that are missing, did not start or took no node, and on nodes that fell to the CPU.
 
-    ``running`` are the session's providers, ``nodes`` is empty where ONNX Runtime does not tell.
+    ``running`` are the session's providers, ``named`` those in the config; ``nodes`` is empty if unknown.
     """
-    found = list(chosen.missing)
+    notes = list(chosen.missing)
     others = [name for name in chosen.names if name != CPU]
     for name in others:
         if name not in running:
-            found.append(f"provider {short_name(name)!r} is in this ONNX Runtime, but could not start here")
+            notes.append(f"provider {short_name(name)!r} is in this ONNX Runtime, but could not start here")
         elif nodes and name not in nodes:
-            found.append(f"provider {short_name(name)!r} takes none of the model's {sum(nodes.values())} nodes")
+            notes.append(f"provider {short_name(name)!r} takes none of the model's {sum(nodes.values())} nodes")
     if others and nodes.get(CPU) and set(nodes) != {CPU} and short_name(CPU) not in map(short_name, named):
-        found.append(f"{nodes[CPU]} of {sum(nodes.values())} nodes run on the CPU, as no other provider takes them")
-    return found
+        notes.append(f"{nodes[CPU]} of {sum(nodes.values())} nodes run on the CPU, because others do not take them")
+    return notes

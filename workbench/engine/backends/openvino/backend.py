@@ -1,4 +1,4 @@
-"""OpenVINO."""
+"""The OpenVINO backend."""
 
 from __future__ import annotations
 
@@ -32,23 +32,23 @@ from workbench.engine.device import openvino_device, wants_gpu
 NAME = "openvino"
 _HOW = "pip install openvino"
 DYNAMIC = (
-    "OpenVINO also rounds the inputs of matrix products to int8 as it runs where only their weights are integers "
+    "OpenVINO also rounds the inputs of matrix products to int8 at run time if only their weights are integers "
     "(dynamic quantization): faster, and part of the quality measured on this engine"
 )
 
-# The property sets the thread that compiles, from which new threads take it: those of a single stream do not follow,
-# and those that another engine left are used again, as this one's would be by the next (seen with 2026.4).
+# The property applies to the compiling thread and new threads inherit it, but threads of a single stream do not, and
+# OpenVINO reuses threads of other engines (2026.4).
 DENORMALS = (
-    "flush_denormals=True: OpenVINO has no switch that holds on all its threads (CPU_DENORMALS_OPTIMIZATION holds on "
-    "some): denormals are computed"
+    "flush_denormals=True has no effect: OpenVINO has no switch for all of its threads (CPU_DENORMALS_OPTIMIZATION "
+    "covers some)"
 )
 PINNED = (
-    "pinned threads while they compute, the one that calls too, to cores that OpenVINO chooses (ENABLE_CPU_PINNING)"
+    "pinned threads while they compute, also the calling thread, to cores that OpenVINO chooses (ENABLE_CPU_PINNING)"
 )
 
 
-def streams_note(wanted: int, opened: int, threads: int) -> str:
-    """Return what streams mean for calls, and that there are fewer than asked for where that is so.
+def streams_note(requested: int, opened: int, threads: int) -> str:
+    """Return a note on the effect of streams, and on streams that OpenVINO did not open.
 
     Examples
     --------
@@ -57,12 +57,12 @@ def streams_note(wanted: int, opened: int, threads: int) -> str:
     """
     fewer = f"OpenVINO opens {opened} of them for {threads} thread{'s' if threads > 1 else ''}: "
     calls = "1 call at once, on all threads" if opened == 1 else f"{opened} calls at once, which share the threads"
-    slower = "" if opened == 1 else "; a call beside others is slower than one alone"
-    return f"streams={wanted}: {fewer if opened < wanted else ''}{calls} ({threads}){slower}"
+    slower = "" if opened == 1 else "; a call next to others is slower than one alone"
+    return f"streams={requested}: {fewer if opened < requested else ''}{calls} ({threads}){slower}"
 
 
 class OpenVino:
-    """The backend that compiles the ONNX file, or one in its own format, with OpenVINO."""
+    """Compiles the ONNX file, or a file in OpenVINO's own format."""
 
     name = NAME
     capabilities = Capabilities(
@@ -70,7 +70,7 @@ class OpenVino:
     )
 
     def status(self) -> Availability:
-        """Say whether OpenVINO can be imported and finds a device."""
+        """Return whether OpenVINO can be imported and finds a CPU."""
         try:
             openvino = import_openvino()
             devices = shared_core().available_devices
@@ -93,19 +93,19 @@ class OpenVino:
 
 
 class _Requests:
-    """What one call at a time uses: requests for the configured batch, for other sizes, and into given memory."""
+    """Requests of one call at a time: for the configured batch, for other sizes, and into a caller's memory."""
 
     __slots__ = ("fixed", "into", "others")
 
     def __init__(self, fixed: Any) -> None:
         self.fixed = fixed
         self.others: dict[int, tuple[Any, Any]] = {}
-        # One of its own: a request that has once written into a caller's memory goes on to do so.
+        # Separate, because a request that wrote into a caller's memory continues to do so.
         self.into: Any = None
 
 
 class OpenVinoSession:
-    """A model compiled for the configured batch size, and again when others come, held against the reference first."""
+    """A model compiled for the configured batch size; other sizes are compiled on demand and verified first."""
 
     fallbacks: tuple[str, ...] = ()
     narrows_int64 = hides_nan = True
@@ -123,8 +123,8 @@ class OpenVinoSession:
             self.notes = self.fallbacks
         self.device = self.placement.lower()
         can = self._core.get_property(self.placement, "OPTIMIZATION_CAPABILITIES")
-        taken = precision_in_openvino(config.precision, self.placement, can)
-        self.precision, self.notes = taken.precision, (*self.notes, *taken.notes)
+        self.precision, notes = precision_in_openvino(config.precision, self.placement, can)
+        self.notes = (*self.notes, *notes)
         self._pin, self._streams = bool(config.pin_threads), config.streams
         if config.flush_denormals:
             self.notes = (*self.notes, DENORMALS)
@@ -132,13 +132,13 @@ class OpenVinoSession:
             self.notes = (*self.notes, PINNED)
         self._io = source.io
         self._count = len(source.io.outputs)
-        # what treats a batch as a whole is compiled for any size only, so that what is checked is what answers
+        # An unbatchable model is compiled for any size only, so that the verified model runs.
         self._batch = source.io.batch or (config.batch_size if source.unbatchable is None else 0)
         self._source, self._config = source, config
         self._compiled: Any = self._compile(self._batch or None)
         self._others = OtherSizes(self._batch, None if self._batch else self._compiled, self._agreeing)
         self._open = any(None in spec.shape for spec in source.io.inputs)
-        self._swallows = self.placement == "CPU" and (self.threads == 1 or available_cores() == 1)
+        self._hides_errors = self.placement == "CPU" and (self.threads == 1 or available_cores() == 1)
         self._shapes = OutputShapes(lambda: self._core.read_model(path), openvino.PartialShape)
         self._idle: list[_Requests] = [self._requests()]
         self._count_streams(config)
@@ -149,18 +149,18 @@ class OpenVinoSession:
             self.notes = (*self.notes, DYNAMIC)
 
     def _count_streams(self, config: InferenceConfig) -> None:
-        """Let as many calls in as there are streams, which OpenVINO may make fewer than asked for."""
+        """Set the number of parallel calls to that of the streams, which may be fewer than configured."""
         self.parallel_calls = 1
         if config.streams is not None:
             self.parallel_calls = max(1, int(self._compiled.get_property("NUM_STREAMS")))
             self.notes = (*self.notes, streams_note(config.streams, self.parallel_calls, self.threads))
 
     def counting(self, batch: int) -> Any:
-        """Return the model compiled once more with the same settings, so that its requests tell the times of nodes."""
+        """Return the model compiled with the same settings and performance counters."""
         return self._compile(batch, {"PERF_COUNT": True})
 
-    def _compile(self, batch: int | None, more: Mapping[str, Any] | None = None) -> Any:
-        """Return a compiled model; a static batch saves the runtime from working out shapes in every call."""
+    def _compile(self, batch: int | None, extra: Mapping[str, Any] | None = None) -> Any:
+        """Return a compiled model; a static batch avoids shape inference in every call."""
         model = self._core.read_model(self._path)
         shapes_known = all(None not in spec.shape for spec in self._io.inputs)
         shapes: list[list[Any]] | None = None
@@ -169,16 +169,16 @@ class OpenVinoSession:
             model.reshape(dict(enumerate(shapes)))
         settings: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY" if self._streams is None else "THROUGHPUT",
-            # bfloat16 would be taken silently on CPUs that have it.
+            # Otherwise CPUs with bfloat16 use it silently.
             "INFERENCE_PRECISION_HINT": HINTS[self.precision],
         }
         if self._streams is not None:
             settings["NUM_STREAMS"] = self._streams
         if self.placement == "CPU":
             settings["INFERENCE_NUM_THREADS"] = self.threads
-            # Pinned threads cannot step aside for other processes that OpenVINO or the system put on the same core.
+            # Pinned threads cannot move away from other processes on the same core.
             settings["ENABLE_CPU_PINNING"] = self._pin
-        settings |= more or {}
+        settings |= extra or {}
         begun = time.perf_counter()
         safer, notes = (
             crash_free_settings(self._path, shapes, self.placement, settings) if self._config.verify else ({}, ())
@@ -188,7 +188,7 @@ class OpenVinoSession:
         self.notes = (*self.notes, *(note for note in notes if note not in self.notes))
         begun = time.perf_counter()
         compiled = self._core.compile_model(model, self.placement, settings)
-        if not self.compile_s:  # that of loading
+        if not self.compile_s:  # only at loading
             self.compile_s = time.perf_counter() - begun
         return compiled
 
@@ -197,7 +197,7 @@ class OpenVinoSession:
 
     @contextlib.contextmanager
     def _lent(self) -> Iterator[_Requests]:
-        """Lend requests that no other call uses; a session that runs one call at a time has one set of them."""
+        """Lend requests that no other call uses."""
         try:
             requests = self._idle.pop()
         except IndexError:
@@ -212,15 +212,15 @@ class OpenVinoSession:
         if size == self._batch:
             return requests.fixed
         key, compiled = self._others.at(size)
-        known = requests.others.get(key)
-        if known is None or known[0] is not compiled:
-            # a request keeps its model alive: those of sizes that are compiled no more go too
-            requests.others = {kept: pair for kept, pair in requests.others.items() if self._others.still(kept)}
-            known = requests.others[key] = (compiled, compiled.create_infer_request())
-        return known[1]
+        cached = requests.others.get(key)
+        if cached is None or cached[0] is not compiled:
+            # A request keeps its model alive: drop those of evicted sizes.
+            requests.others = {size: pair for size, pair in requests.others.items() if self._others.has(size)}
+            cached = requests.others[key] = (compiled, compiled.create_infer_request())
+        return cached[1]
 
     def _agreeing(self, batch: int | None, sizes: tuple[int, ...]) -> Any:
-        """Return the model compiled for a batch size, None for any, unless it disagrees with the reference."""
+        """Return the model compiled for a batch size (None: any); None if it disagrees with the reference."""
         compiled = self._compile(batch)
         reference, config = self._source.reference, self._config
         if reference is None or not config.verify:
@@ -228,12 +228,12 @@ class OpenVinoSession:
         request = compiled.create_infer_request()
 
         def run(inputs: Arrays) -> Arrays:
-            return self._io.batch_first(self._answer(request, inputs)[0])
+            return self._io.batch_first(self._infer(request, inputs)[0])
 
         for size in sizes:
-            found = agreement_at(size, run, reference, self.precision, self._source, config)
-            if found.problem:
-                note = f"OpenVINO gives other outputs with an open batch ({found.problem}): each size is compiled apart"
+            problem = agreement_at(size, run, reference, self.precision, self._source, config).problem
+            if problem:
+                note = f"OpenVINO gives other outputs with an open batch ({problem}): each size is compiled separately"
                 self.notes = (*self.notes, note) if batch is None else self.notes
                 return None
         return compiled
@@ -242,17 +242,17 @@ class OpenVinoSession:
         """Run one batch; compiling for a new batch size counts as computing."""
         with self._lent() as requests:
             request = self._request_for(requests, inputs[0].shape[0])
-            if not self._swallows or not (self._open or request is not requests.fixed):
-                return self._answer(request, inputs)
-            wanted = self._shapes.of(inputs)
-            outputs, copied = self._answer(request, inputs)
-            self._shapes.check(outputs, wanted)
+            if not self._hides_errors or not (self._open or request is not requests.fixed):
+                return self._infer(request, inputs)
+            expected = self._shapes.of(inputs)
+            outputs, copied = self._infer(request, inputs)
+            self._shapes.check(outputs, expected)
             return outputs, copied
 
-    def _answer(self, request: Any, inputs: Arrays) -> tuple[Arrays, float]:
-        """Return what a request gives, and the seconds spent on copying."""
+    def _infer(self, request: Any, inputs: Arrays) -> tuple[Arrays, float]:
+        """Run a request; return its outputs, and the seconds of copying."""
         start = time.perf_counter()
-        held = self.give(request, inputs)
+        held = self.set_inputs(request, inputs)
         begun = time.perf_counter()
         request.infer(share_outputs=True)  # else OpenVINO copies every output once more
         ended = time.perf_counter()
@@ -265,11 +265,11 @@ class OpenVinoSession:
         start = time.perf_counter()
         if inputs[0].shape[0] != self._batch:
             return run_and_copy(self.run, inputs, outputs)
-        if self._open and self._swallows:
+        if self._open and self._hides_errors:
             return run_and_copy(self.run, inputs, outputs)
         with self._lent() as requests:
             request = requests.into = requests.into or self._compiled.create_infer_request()
-            held = self.give(request, inputs)
+            held = self.set_inputs(request, inputs)
             for index, array in enumerate(outputs):
                 request.set_output_tensor(index, self._tensor(array, shared_memory=True))
             copied = time.perf_counter() - start
@@ -277,9 +277,9 @@ class OpenVinoSession:
             del held
         return copied
 
-    def give(self, request: Any, inputs: Arrays) -> Arrays:
-        """Point a request at the inputs; the arrays that are returned have to outlive the call."""
-        # Tensors must be writable memory for OpenVINO, though it only reads these.
+    def set_inputs(self, request: Any, inputs: Arrays) -> Arrays:
+        """Set a request's inputs; the returned arrays must outlive the call."""
+        # OpenVINO requires writable memory, although it only reads inputs.
         held = [array if array.flags.writeable else array.copy() for array in inputs]
         for index, array in enumerate(held):
             request.set_input_tensor(index, self._tensor(array, shared_memory=True))

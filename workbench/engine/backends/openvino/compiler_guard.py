@@ -1,7 +1,7 @@
-"""Whether OpenVINO's compiler survives a model, tried in a process of its own: a crash would end a notebook or server.
+"""Compile a model for OpenVINO in another process first, because a crash would end a notebook or server.
 
-That process starts with the first model, ends when none came for a while, and ends with this process at the latest.
-A worker of a study is such a process itself, and tries nothing first.
+That process starts with the first model, ends after some idle time, and with this process at the latest. A worker of a
+study needs no trial: it is such a process itself.
 """
 
 from __future__ import annotations
@@ -20,98 +20,97 @@ from typing import Any
 from workbench.core.errors import EngineError
 from workbench.engine.backends.openvino.runtime import shared_core
 
-_PLAIN: dict[str, Any] = {"SNIPPETS_MODE": "DISABLE"}
-"""Without the kernels that OpenVINO generates for chains of element-wise operators, where 2026.4 was seen to crash."""
+_NO_SNIPPETS: dict[str, Any] = {"SNIPPETS_MODE": "DISABLE"}
+"""Without generated kernels for chains of element-wise operators, in which 2026.4 crashes on some models."""
 _LARGEST_STATUS = 255
-"""Of a process that ends by itself; Windows gives crashes larger ones."""
-PLAIN_NOTE = (
+"""Exit status of a process that ended normally; larger ones are crashes."""
+SNIPPETS_NOTE = (
     "compiled without the kernels that OpenVINO generates for chains of element-wise operators "
     "(SNIPPETS_MODE=DISABLE): its compiler crashes on this model with them"
 )
 
 
 _IDLE_S = 20.0
-"""After so many seconds without a model the process ends, since it holds some hundred MiB."""
-_EXPENDABLE = False
+"""Idle time after which the process ends, because it holds some hundred MiB."""
+_disabled = False
 
 
 def disable_trial_compile() -> None:
-    """Try nothing first from now on: another process waits for this one, and a crash ends one trial of many."""
-    global _EXPENDABLE
-    _EXPENDABLE = True
+    """Disable trial compiles in this process, whose crash its parent survives."""
+    global _disabled
+    _disabled = True
 
 
 def crash_free_settings(
     path: str, shapes: Sequence[Sequence[int]] | None, placement: str, settings: Mapping[str, Any]
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return settings to add so that the compiler survives a model, and notes on them.
+    """Return additional settings that prevent a crash of the compiler, and notes on them.
 
     Parameters
     ----------
     path
-        Of the model's file.
+        The model's file.
     shapes
-        Of its inputs, in order; None where they are left as they are in the file.
+        Shapes of its inputs, in order; None for those of the file.
 
     Raises
     ------
     EngineError
-        If it crashes with and without them.
+        If the compiler crashes with and without them.
     """
-    if _EXPENDABLE or getattr(sys, "frozen", False):  # a frozen program would start itself in place of Python
+    if _disabled or getattr(sys, "frozen", False):  # a frozen program would start itself instead of Python
         return {}, ()
-    end = _TRIED.end_of(path, shapes, placement, settings)
-    if end is None:
+    crash = _TRIALS.crash_of(path, shapes, placement, settings)
+    if crash is None:
         return {}, ()
-    if placement == "CPU" and _TRIED.end_of(path, shapes, placement, {**settings, **_PLAIN}) is None:
-        return dict(_PLAIN), (PLAIN_NOTE,)
+    if placement == "CPU" and _TRIALS.crash_of(path, shapes, placement, {**settings, **_NO_SNIPPETS}) is None:
+        return dict(_NO_SNIPPETS), (SNIPPETS_NOTE,)
     raise EngineError(
-        f"the compiler crashed ({end}) on {Path(path).name} in a process of its own, where it was tried first; "
-        "this one goes on. Use the backend onnxruntime."
+        f"the compiler crashed ({crash}) on {Path(path).name} in a trial process. Use the backend onnxruntime."
     )
 
 
-class _Trials:
-    """A process that compiles what it is told to, started again after a crash."""
+class _TrialProcess:
+    """A process that compiles models, restarted after a crash."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
         self._survived: set[str] = set()
         self._lock = threading.Lock()
 
-    def end_of(
+    def crash_of(
         self, path: str, shapes: Sequence[Sequence[int]] | None, placement: str, settings: Mapping[str, Any]
     ) -> str | None:
-        """Return by what the process ended while it compiled, None if it goes on; errors are no crashes."""
-        asked = json.dumps([path, shapes, placement, dict(settings)])
-        with self._lock, contextlib.suppress(OSError):  # where no process can be started, none is tried first
+        """Return the crash of compiling a model, None if it compiles or raises an error."""
+        request = json.dumps([path, shapes, placement, dict(settings)])
+        with self._lock, contextlib.suppress(OSError):  # no trial if no process can be started
             file = Path(path).stat()
-            known = f"{asked} {file.st_size} {file.st_mtime_ns}"
-            if known in self._survived:
+            key = f"{request} {file.st_size} {file.st_mtime_ns}"
+            if key in self._survived:
                 return None
-            end = self._asked(asked)
-            if end is None:
-                self._survived.add(known)
-            return end
+            crash = self._crash_on(request)
+            if crash is None:
+                self._survived.add(key)
+            return crash
         return None
 
-    def _asked(self, line: str, *, again: bool = True) -> str | None:
+    def _crash_on(self, request: str, *, retry: bool = True) -> str | None:
         if self._process is None or self._process.poll() is not None:
             self._process = _started()
         process = self._process
         try:
-            answered = _answers(process, line)
-        except BaseException:  # Ctrl-C: its answer would be taken for that to the next question
+            survived = _compiles(process, request)
+        except BaseException:  # Ctrl-C: the reply would be read as that to the next request
             process.kill()
             process.wait()
             self._process = None
             raise
-        if answered:
+        if survived:
             return None
         self._process = None
         code = process.wait()
-        if code == 0 and again:  # it had been idle for too long just then
-            return self._asked(line, again=False)
+        if code == 0 and retry:  # its idle time was over just then
+            return self._crash_on(request, retry=False)
         return _crash(code)
 
 
@@ -126,12 +125,12 @@ def _started() -> subprocess.Popen[str]:
     )
 
 
-def _answers(process: subprocess.Popen[str], line: str) -> bool:
-    """Return whether the process has compiled, or refused, what a line tells, and goes on."""
+def _compiles(process: subprocess.Popen[str], request: str) -> bool:
+    """Return whether the process has compiled or refused a model without a crash."""
     if process.stdin is None or process.stdout is None:
         return False
     try:
-        process.stdin.write(f"{line}\n")
+        process.stdin.write(f"{request}\n")
         process.stdin.flush()
         return bool(process.stdout.readline())
     except BrokenPipeError:
@@ -139,29 +138,29 @@ def _answers(process: subprocess.Popen[str], line: str) -> bool:
 
 
 def _crash(code: int) -> str | None:
-    """Return the crash that an exit status tells; None for a process that ended by itself, as one that cannot start."""
+    """Return the crash of an exit status, None for a process that ended normally or could not start."""
     if code < 0:
         return signal.Signals(-code).name
     return f"exit status {code:#x}" if code > _LARGEST_STATUS else None
 
 
 def _serve() -> None:
-    """Compile what standard input tells, line by line, and answer each with a line."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a library prints is no answer
+    """Compile the models requested on standard input, and reply with a line to each."""
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # keeps prints of libraries out of the replies
     idle = _timer()
     for line in sys.stdin:
         idle.cancel()
         path, shapes, placement, settings = json.loads(line)
-        with contextlib.suppress(Exception):  # this process only finds out what ends it
+        with contextlib.suppress(Exception):  # only crashes matter
             core = shared_core()
             model = core.read_model(path)
             if shapes is not None:
                 model.reshape(dict(enumerate(shapes)))
             core.compile_model(model, placement, settings)
         idle = _timer()
-        answers.write("tried\n")
-        answers.flush()
+        replies.write("tried\n")
+        replies.flush()
 
 
 def _timer() -> threading.Timer:
@@ -171,7 +170,7 @@ def _timer() -> threading.Timer:
     return timer
 
 
-_TRIED = _Trials()
+_TRIALS = _TrialProcess()
 
 if __name__ == "__main__":
     _serve()

@@ -1,4 +1,4 @@
-"""Tell from an OpenVINO model's graph in what precision it will be computed."""
+"""Find the compute precision of an OpenVINO model in its graph."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def computes_float64(model: Any) -> bool:
-    """Return whether anything but a constant of a model is float64."""
+    """Return whether a model has float64 values besides constants."""
     return any(
         output.get_element_type().get_type_name() == "f64"
         for node in model.get_ops()
@@ -16,7 +16,7 @@ def computes_float64(model: Any) -> bool:
 
 
 def rounds_on_the_fly(model: Any) -> bool:
-    """Return whether a matrix product has int8 weights and a float input: OpenVINO quantizes that input itself."""
+    """Return whether a matrix product has int8 weights and a float input, which OpenVINO quantizes at run time."""
     return any(
         op.get_type_name() == "MatMul"
         and _from_int8(op.input_value(1).get_node())
@@ -26,7 +26,7 @@ def rounds_on_the_fly(model: Any) -> bool:
 
 
 def _from_int8(node: Any) -> bool:
-    """Return whether a value is nothing but a dequantized int8 one."""
+    """Return whether a value is a dequantized integer."""
     while node.get_type_name() in ("Convert", "Multiply", "Subtract", "Reshape", "Transpose"):
         node = node.input_value(0).get_node()
         if node.get_output_element_type(0).get_type_name() in ("i8", "u8", "i4", "u4"):

@@ -1,4 +1,4 @@
-"""Inputs of other sizes than an OpenVINO session was compiled for: what answers them, and what they must give."""
+"""Compiled models for other batch sizes of an OpenVINO session, and checks of output shapes."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from workbench.artifact.reference import Arrays
 from workbench.core.errors import EngineError
 
 ANY = 0
-"""The batch size under which what is compiled for any is kept."""
+"""Key of the model compiled for any batch size."""
 _MOST_SIZES, _MOST_SHAPES = 8, 4096
-"""Batch sizes that are kept compiled where an open batch goes wrong, and shapes whose outputs' shapes are kept."""
+"""Cached batch sizes if an open batch fails, and cached input shapes."""
 
 
 class OtherSizes:
-    """What is compiled for batch sizes other than a session's own: one model for any, or one for each.
+    """Models for batch sizes other than a session's own: one for any size, or one for each.
 
-    OpenVINO rewrites a graph differently where the batch is open, and not always rightly. ``compile_agreeing`` gives
-    what is compiled for a size (None: any), or None where it disagrees with the reference at the sizes that follow.
+    OpenVINO optimizes a graph with an open batch differently, and not always correctly. ``compile_agreeing`` compiles
+    for a size (None: any), and returns None if outputs differ from the reference at the given sizes.
     """
 
     def __init__(
@@ -29,20 +29,20 @@ class OtherSizes:
         self._probes = (2, 3) if own == 1 else (1, 3)
         self._compile = compile_agreeing
         self._lock = threading.Lock()
-        self._apart = False
+        self._separate = False
         self._kept: collections.OrderedDict[int, Any] = collections.OrderedDict()
         if any_size is not None:
             self._kept[ANY] = any_size
 
     def at(self, size: int) -> tuple[int, Any]:
-        """Return the key and the compiled model that answer a batch of ``size`` samples."""
+        """Return the key and the compiled model for a batch of ``size`` samples."""
         with self._lock:
-            if not self._apart and ANY not in self._kept:
+            if not self._separate and ANY not in self._kept:
                 compiled = self._compile(None, self._probes)
-                self._apart = compiled is None
+                self._separate = compiled is None
                 if compiled is not None:
                     self._kept[ANY] = compiled
-            if not self._apart:
+            if not self._separate:
                 return ANY, self._kept[ANY]
             if size not in self._kept:
                 self._keep(size)
@@ -60,47 +60,47 @@ class OtherSizes:
         if len(self._kept) > _MOST_SIZES:
             self._kept.popitem(last=False)
 
-    def still(self, key: int) -> bool:
-        """Return whether what is compiled under a key is kept."""
+    def has(self, key: int) -> bool:
+        """Return whether the model of a key is cached."""
         return key in self._kept
 
     def close(self) -> None:
-        """Free what is compiled."""
+        """Free the compiled models."""
         self._kept.clear()
 
 
 class OutputShapes:
-    """The shapes that a model's outputs must have for inputs of new shapes, worked out without running.
+    """Shapes of a model's outputs for new input shapes, by shape inference.
 
-    With one thread OpenVINO (2026.4) gives empty or old arrays, or ends the process, where shapes do not fit inside
-    the model; working them out raises.
+    With one thread OpenVINO (2026.4) returns empty or old arrays, or ends the process, for shapes that do not fit
+    inside the model; shape inference raises.
     """
 
     def __init__(self, read_model: Callable[[], Any], partial_shape: Any) -> None:
         self._read, self._partial = read_model, partial_shape
         self._model: Any = None
-        self._known: dict[tuple[tuple[int, ...], ...], list[Any]] = {}
+        self._shapes: dict[tuple[tuple[int, ...], ...], list[Any]] = {}
         self._lock = threading.Lock()
 
     def of(self, inputs: Arrays) -> list[Any]:
-        """Return the partial shape of every output; shapes that do not fit the model raise what OpenVINO raises."""
+        """Return the partial shape of every output; raise OpenVINO's error for shapes that do not fit."""
         shapes = tuple(array.shape for array in inputs)
         with self._lock:
-            if shapes not in self._known:
-                if len(self._known) >= _MOST_SHAPES:
-                    self._known.clear()
+            if shapes not in self._shapes:
+                if len(self._shapes) >= _MOST_SHAPES:
+                    self._shapes.clear()
                 self._model = self._model or self._read()
                 self._model.reshape(dict(enumerate(map(list, shapes))))
-                self._known[shapes] = [port.get_partial_shape() for port in self._model.outputs]
-            return self._known[shapes]
+                self._shapes[shapes] = [port.get_partial_shape() for port in self._model.outputs]
+            return self._shapes[shapes]
 
-    def check(self, outputs: Arrays, wanted: list[Any]) -> None:
-        """Raise :class:`EngineError` where an output has another shape than it must have."""
-        for output, shape in zip(outputs, wanted, strict=True):
+    def check(self, outputs: Arrays, expected: list[Any]) -> None:
+        """Raise EngineError if an output has a wrong shape."""
+        for output, shape in zip(outputs, expected, strict=True):
             if not shape.compatible(self._partial(list(output.shape))):
-                raise EngineError(f"OpenVINO gave an output of shape {list(output.shape)}, which must be {shape}.")
+                raise EngineError(f"OpenVINO's output must have shape {shape}, got {list(output.shape)}.")
 
     def close(self) -> None:
         """Free the model."""
         self._model = None
-        self._known.clear()
+        self._shapes.clear()

@@ -1,7 +1,6 @@
-"""AOTInductor: the module exported, compiled into a shared library and loaded from it, without Python in a call.
+"""The aot-inductor backend: the module exported and compiled into a shared library, without Python in a call.
 
-The library is code. It lies in a temporary folder of its own that goes with the engine, and is never opened from
-elsewhere.
+The library is code: it is only loaded from a temporary folder of the engine.
 """
 
 from __future__ import annotations
@@ -15,28 +14,28 @@ from workbench.engine.backends.torch.session import PRECISIONS, Call, TorchSessi
 from workbench.engine.config import InferenceConfig
 
 NAME = "aot-inductor"
-FIXED = "AOTInductor cannot keep this module's batch size open: it compiles anew for every batch size that comes"
+FIXED = "AOTInductor cannot keep this module's batch size open: it compiles again for every batch size"
 
 
 class AotInductor:
-    """The backend that runs a compiled export of the module."""
+    """Runs a compiled export of the module."""
 
     name = NAME
     capabilities = Capabilities(formats=("module",), devices=("cpu", "cuda"), precisions=PRECISIONS, threads="process")
 
     def status(self) -> Availability:
-        """Say whether torch and a C++ compiler are here."""
+        """Return whether torch and a C++ compiler are installed."""
         return inductor_status(NAME)
 
     def load(self, source: ModelSource, config: InferenceConfig) -> Session:
-        """Export and compile the module, which takes seconds to minutes."""
+        """Export and compile the module, in seconds to minutes."""
         return AotSession(source, config, backend=NAME)
 
 
 class AotSession(TorchSession):
-    """A library for all batch sizes, or one for each where the module's code fixes them."""
+    """A library for all batch sizes, or one for each if the module's code fixes them."""
 
-    words = "AOTInductor"
+    title = "AOTInductor"
     compiles = True
 
     def _prepare(self, source: ModelSource, config: InferenceConfig) -> Call:
@@ -53,8 +52,8 @@ class AotSession(TorchSession):
         examples = require_examples(self._examples(source, max(size, 2)), source.label, NAME)
         first = [tensor[:size] for tensor in examples]
         if source.io.batch is None and (runner := self._for_all(examples)) is not None:
-            more = require_examples(self._examples(source, size + 1), source.label, NAME)
-            batches = [first, more, resize(more, self._dims, alternative_sizes(more, self._dims))]
+            larger = require_examples(self._examples(source, size + 1), source.label, NAME)
+            batches = [first, larger, resize(larger, self._dims, alternative_sizes(larger, self._dims))]
             checks = {"quantized": source.quantized, "tolerance": self.tolerance}
             if first_disagreement(self._flat, runner, batches, **checks) is None:  # type: ignore[arg-type]
                 return lambda tensors: runner(*tensors)
@@ -65,17 +64,17 @@ class AotSession(TorchSession):
         return self._each
 
     def _for_all(self, examples: list[Any]) -> Any:
-        """Return a library that takes any batch size, None where the module's code fixes it or Inductor does not."""
+        """Return a library for any batch size, None if the module's code or Inductor fixes it."""
         dim = self._torch.export.Dim
         batch = dim("batch")
-        shapes = tuple({0: batch, **dict.fromkeys(known, dim.DYNAMIC)} for known in self._dims)
+        shapes = tuple({0: batch, **dict.fromkeys(axes, dim.DYNAMIC)} for axes in self._dims)
         try:
             return self._compile(examples, {"tensors": shapes})
         except ExportError as error:
             if "batch size" in str(error):
                 return None
             raise
-        except EngineError:  # compiled for one size it may work, and if not, the error says why
+        except EngineError:  # it may compile for one size, or raise the reason
             return None
 
     def _each(self, tensors: list[Any]) -> Any:
@@ -90,7 +89,7 @@ class AotSession(TorchSession):
 
         inductor = self._torch._inductor
         path = str(self._folder.path / f"{'any' if shapes else len(self._runners)}.pt2")
-        # Tensors made in inference mode cannot be followed by the exporter.
+        # The exporter cannot trace tensors made in inference mode.
         with self._torch.inference_mode(False), self._torch.no_grad(), silence_thread():
             try:
                 program = export_program(self._flat, tuple(tensor.clone() for tensor in examples), {}, shapes)
@@ -106,7 +105,7 @@ class AotSession(TorchSession):
                 ) from error
 
     def close(self) -> None:
-        """Free the libraries and their folder too."""
+        """Free the libraries and their folder."""
         super().close()
         self._flat = self._folder = None  # type: ignore[assignment]
         self._runners = {}

@@ -1,4 +1,4 @@
-"""torch.compile: the module through Inductor, compiled while it is loaded."""
+"""The torch-compile backend: the module compiled by Inductor at loading."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ _NO_GRAPHS = "compile_mode='reduce-overhead' records CUDA graphs: on the CPU it 
 
 
 class TorchCompile:
-    """The backend that runs what ``torch.compile`` makes of the module."""
+    """Runs the module compiled by ``torch.compile``."""
 
     name = NAME
     capabilities = Capabilities(formats=("module",), devices=("cpu", "cuda"), precisions=PRECISIONS, threads="process")
 
     def status(self) -> Availability:
-        """Say whether torch and a C++ compiler are here."""
+        """Return whether torch and a C++ compiler are installed."""
         return inductor_status(NAME)
 
     def load(self, source: ModelSource, config: InferenceConfig) -> Session:
-        """Compile the module for the configured batch size, which takes seconds to minutes."""
+        """Compile the module for the configured batch size, in seconds to minutes."""
         return CompiledSession(source, config, backend=NAME)
 
 
 class CompiledSession(TorchSession):
-    """A module compiled for the configured batch size, and once more for all others when one of those comes."""
+    """A module compiled for the configured batch size, and on demand once more for all other sizes."""
 
-    words = "torch.compile"
+    title = "torch.compile"
     compiles = True
 
     def _prepare(self, source: ModelSource, config: InferenceConfig) -> Call:
@@ -47,14 +47,14 @@ class CompiledSession(TorchSession):
         if config.compile_mode == "reduce-overhead" and self.device == "cpu":
             self.notes = (*self.notes, _NO_GRAPHS)
         flat = FlatModule(self._module, source.io)
-        _own_scopes(flat)
+        _detach_missing_modules(flat)
         options = {**torch._inductor.list_mode_options(config.compile_mode), **inductor_options(source, self.device)}
-        # Lengths that are open beside the batch must not count as a new size each.
+        # Each open length must not count as a new size.
         open_lengths = any(None in spec.shape for spec in source.io.inputs)
         self._batch = source.io.batch or config.batch_size
         self._each = functools.partial(_compiled, torch, flat, options, dynamic=False)
         self._one_for_all = True
-        with silence_thread():  # its import alone warns of what torch itself has deprecated
+        with silence_thread():  # its import alone warns of deprecations inside torch
             self._fixed = _compiled(torch, flat, options, dynamic=None if open_lengths else False)
             self._other = _compiled(torch, flat, options, dynamic=None)
         examples = self._examples(source, self._batch)
@@ -73,15 +73,15 @@ class CompiledSession(TorchSession):
 
     def _dispatch(self, tensors: list[Any]) -> Any:
         if self.device != "cpu":
-            # The outputs of a recorded graph are written over by its next run; ours have been copied by then.
+            # The next run of a recorded graph overwrites its outputs, which have been copied by then.
             self._torch.compiler.cudagraph_mark_step_begin()
         if len(tensors[0]) == self._batch:
             return self._fixed(*tensors)
         if self._one_for_all:
             try:
                 return self._any_size(tensors)
-            except Exception:  # noqa: BLE001 - what is wrong with the module itself is raised again below
-                # Inductor fails on some open sizes (torch 2.13: a number made of the batch size, added to a Linear).
+            except Exception:  # noqa: BLE001 - errors of the module itself are raised again below
+                # Inductor fails on some open sizes (torch 2.13: a number computed from the batch size in a Linear).
                 self._one_for_all, self._other = False, self._each()
         return self._other(*tensors)
 
@@ -96,31 +96,30 @@ class CompiledSession(TorchSession):
         self._fixed = self._other = self._each = None  # type: ignore[assignment]
 
 
-def _own_scopes(flat: Any) -> None:
-    """Let torch look names up where the code that came by cloudpickle has them, as a study's processes get it.
+def _detach_missing_modules(flat: Any) -> None:
+    """Make torch resolve names of cloudpickled code in its own globals.
 
-    torch imports the module that such code names, but no such module is there, or a ``__main__`` that is another.
+    Torch imports the module that such code names, which is missing or, for ``__main__``, another one.
     """
-    left = [f for part in flat.modules() for kind in type(part).__mro__ for f in vars(kind).values()]
-    seen: set[int] = set()
-    while left:
-        scope = getattr(left.pop(), "__globals__", None)
-        if scope is None or id(scope) in seen:
+    functions = [f for part in flat.modules() for kind in type(part).__mro__ for f in vars(kind).values()]
+    visited: set[int] = set()
+    while functions:
+        scope = getattr(functions.pop(), "__globals__", None)
+        if scope is None or id(scope) in visited:
             continue
-        seen.add(id(scope))
+        visited.add(id(scope))
         module = sys.modules.get(scope.get("__name__", ""))
         if module is None or vars(module) is not scope:
             scope.pop("__name__", None)
-            left += [value for value in scope.values() if isinstance(value, types.FunctionType)]
+            functions += [value for value in scope.values() if isinstance(value, types.FunctionType)]
 
 
 def _compiled(torch: Any, flat: Any, options: dict[str, Any], *, dynamic: bool | None) -> Any:
-    more: dict[str, Any] = {}
-    # Compiled code is counted by the line of Python it came from, which all our engines share: past the eighth, torch
-    # would go back to eager without an error.
-    if "isolate_recompiles" in inspect.signature(torch.compile).parameters:
-        more["isolate_recompiles"] = True
-    return torch.compile(flat, dynamic=dynamic, options=options, **more)
+    # Torch counts compilations by line of Python code, which all engines share, and runs eagerly from the ninth on
+    # without an error, unless recompiles are isolated.
+    isolated = "isolate_recompiles" in inspect.signature(torch.compile).parameters
+    keywords = {"isolate_recompiles": True} if isolated else {}
+    return torch.compile(flat, dynamic=dynamic, options=options, **keywords)
 
 
 BACKEND = TorchCompile()

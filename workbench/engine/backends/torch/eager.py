@@ -1,4 +1,4 @@
-"""torch eager: the module as it is, in inference mode. The baseline of every comparison."""
+"""The torch-eager backend: the module in inference mode. The baseline of every comparison."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ NAME = "torch-eager"
 
 
 class TorchEager:
-    """The backend that runs the torch module itself."""
+    """Runs the torch module itself."""
 
     name = NAME
     capabilities = Capabilities(formats=("module",), devices=("cpu", "cuda"), precisions=PRECISIONS, threads="process")
 
     def status(self) -> Availability:
-        """Say whether torch can be imported."""
+        """Return whether torch can be imported."""
         return torch_status(NAME)
 
     def load(self, source: ModelSource, config: InferenceConfig) -> Session:
@@ -28,22 +28,22 @@ class TorchEager:
 
 
 class EagerSession(TorchSession):
-    """The module, called as its author wrote it."""
+    """The module without compilation."""
 
-    words = "torch eager"
+    title = "torch eager"
 
     def _prepare(self, source: ModelSource, config: InferenceConfig) -> Call:
         call = flat_call(self._module, source.io)
         return self._graphed(call, source, config) if config.cuda_graph else call
 
     def _graphed(self, call: Call, source: ModelSource, config: InferenceConfig) -> Call:
-        """Return what calls the module by recorded graphs; that of the configured batch size is recorded now."""
+        """Return a call by recorded graphs; the graph of the configured batch size is recorded now."""
         from workbench.engine.backends.cuda.graphs import ONLY_CUDA, GraphedCall
 
         if self.pipe is None:
             self.notes = (*self.notes, ONLY_CUDA)
             return call
-        graphed = GraphedCall(call, self.device, note=self._say)
+        graphed = GraphedCall(call, self.device, note=self._note)
         examples = self._examples(source, source.io.batch or config.batch_size)
         if examples is not None:
             self._record(graphed, examples)
@@ -55,10 +55,10 @@ class EagerSession(TorchSession):
                 for _ in range(2):
                     graphed(examples)
         except Exception as error:
-            if memory_reason(error) is None:  # else the calls to come find the size that fits
+            if memory_reason(error) is None:  # otherwise later calls find the size that fits
                 raise
 
-    def _say(self, note: str) -> None:
+    def _note(self, note: str) -> None:
         self.notes = (*self.notes, note)
 
 

@@ -1,4 +1,4 @@
-"""A torch module computed in 16 bits that takes and gives what the float module does. Imports torch."""
+"""A torch module computed in 16 bits with the float module's inputs and outputs. Imports torch."""
 
 from __future__ import annotations
 
@@ -21,11 +21,10 @@ _PRODUCTS = (
 
 
 class HalfPrecisionModule(nn.Module):
-    """The module under autocast: products in 16 bits, and what loses by it (sums, norms) in float32.
+    """The module under autocast: products in 16 bits, sums and norms in float32.
 
-    A module cast as a whole would fail as soon as its code makes a float32 tensor of its own, and lose accuracy in its
-    norms. What autocast costs, casting every weight in every call, is saved by storing the weights of layers that do
-    nothing but products in 16 bits once.
+    A module cast as a whole would fail on float32 tensors of its own, and lose accuracy in its norms. Weights that only
+    products use are stored in 16 bits, so that autocast does not cast them in every call.
     """
 
     def __init__(self, module: nn.Module, precision: str, device: str) -> None:
@@ -36,7 +35,7 @@ class HalfPrecisionModule(nn.Module):
         _store(module, self._dtype)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the module; 16-bit outputs come back in float32."""
+        """Run the module; 16-bit outputs are converted to float32."""
         with torch.autocast(self._device, self._dtype, cache_enabled=False):
             output = self.module(*args, **kwargs)
         return pytree.tree_map(_widened, output)
@@ -47,7 +46,7 @@ def _widened(leaf: Any) -> Any:
 
 
 def _unfuse(module: nn.Module) -> None:
-    """Keep encoder layers off their one fused kernel: it computes in the weights' dtype, and must find one in all."""
+    """Disable the fused kernel of encoder layers, which requires one dtype of all weights."""
     for part in module.modules():
         if isinstance(part, nn.TransformerEncoderLayer):
             part.activation_relu_or_gelu = 0
@@ -56,7 +55,7 @@ def _unfuse(module: nn.Module) -> None:
 
 
 def _store(module: nn.Module, dtype: torch.dtype) -> None:
-    """Cast the weights that only products use; one shared with another kind of layer is left alone."""
+    """Cast the weights that only products use."""
     others = {
         id(weight)
         for part in module.modules()

@@ -1,4 +1,4 @@
-"""What both users of torch's Inductor compiler share: whether it can run here, and the precautions it needs."""
+"""Status and options of torch's Inductor compiler."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LINUX = ("g++", "sudo apt-get install g++")
 
 
 def inductor_status(name: str) -> Availability:
-    """Say whether torch and a C++ compiler are here: Inductor writes C++ and has it compiled."""
+    """Return whether torch and a C++ compiler, which Inductor calls, are installed."""
     status = torch_status(name)
     usual, how = _COMPILERS.get(sys.platform, _LINUX)
     compiler = os.environ.get("CXX", usual)
@@ -28,15 +28,15 @@ def inductor_status(name: str) -> Availability:
 
 
 def reason_from(error: BaseException) -> str:
-    """Return what Inductor says in one line; its own exceptions wrap the one that tells."""
+    """Return the first line of an error; Inductor wraps the original exception."""
     inner = getattr(error, "inner_exception", None)
     return first_line(inner if isinstance(inner, BaseException) else error).rstrip(".")
 
 
 def inductor_options(source: ModelSource, device: str) -> dict[str, Any]:
-    """Return the options of Inductor for a model: weights frozen into the code, on the CPU and for float models.
+    """Return Inductor's options: frozen weights for float models on the CPU.
 
-    Its integer kernels are what freezing would take for a quantized model. They are wrong on CPUs without VNNI, and
-    failed to compile on one with it (torch 2.13), so such a model is computed as it is simulated.
+    For a quantized model freezing selects integer kernels, which are wrong on CPUs without VNNI and failed to compile
+    on one with it (torch 2.13). Such a model runs as simulated.
     """
     return {"freezing": device == "cpu" and not source.quantized}

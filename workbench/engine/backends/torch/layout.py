@@ -1,4 +1,4 @@
-"""How 4-d tensors of a torch module lie in memory. Imports torch."""
+"""Memory format of 4-d tensors of a torch module. Imports torch."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 from workbench.export.io import IOSpec
 
-NOTHING = "memory_format='channels_last': the model has no weight or input with four dimensions, so it does nothing"
+NOTHING = "memory_format='channels_last' has no effect: the model has no weight or input with four dimensions"
 
 
 class Layout:
-    """Lays out weights once and inputs in every call; ``notes`` say where there is nothing to lay out.
+    """Convert weights once and inputs in every call; ``notes`` if there is nothing to convert.
 
-    Convolutions that find the channels last (NHWC) need not convert what they are given before they compute. Other
-    tensors than 4-d ones are left alone. Outputs go back to the caller as contiguous arrays.
+    Convolutions run on channels-last (NHWC) tensors without converting them. Only 4-d tensors are converted; outputs
+    are returned as contiguous arrays.
     """
 
     def __init__(self, module: nn.Module, io: IOSpec, memory_format: str) -> None:
@@ -30,7 +30,7 @@ class Layout:
                 self._last, self.notes = False, (NOTHING,)
 
     def __call__(self, tensors: list[Any]) -> list[Any]:
-        """Return the inputs as the module takes them."""
+        """Return the inputs in the memory format."""
         return [_channels_last(tensor) for tensor in tensors] if self._last else tensors
 
 

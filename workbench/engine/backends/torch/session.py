@@ -1,4 +1,4 @@
-"""What every backend that runs a torch module shares: device, threads, tensors in and arrays out."""
+"""Base session of torch backends: device, threads, precision, tensors and arrays."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ SIMULATED = (
 )
 PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
 Call = Callable[[list[Any]], Any]
-"""Takes the input tensors in the order of the io description and gives the flat output tensors."""
+"""Maps input tensors in the order of the io description to flat output tensors."""
 
 
 class TorchSession:
-    """A module with its device and thread count; a subclass says in :meth:`_prepare` what runs it."""
+    """A module with its device and thread count; subclasses implement :meth:`_prepare`."""
 
-    words = "torch"
+    title = "torch"
     compiles = False
     compile_s: float | None = None
     fallbacks: tuple[str, ...] = ()
@@ -47,7 +47,7 @@ class TorchSession:
         from workbench.engine.backends.torch.layout import Layout
         from workbench.engine.process.threads import ThreadClaim
 
-        self.notes: tuple[str, ...] = (SIMULATED.format(self.words),) if source.quantized else ()
+        self.notes: tuple[str, ...] = (SIMULATED.format(self.title),) if source.quantized else ()
         if config.allocator == "steady" and not (allocator := use_steady_allocator()).steady:
             self.notes = (*self.notes, f"allocator='steady' has no effect: {allocator.reason}")
         where = choose_device(config)
@@ -84,11 +84,11 @@ class TorchSession:
 
     def _take_precision(self, source: ModelSource, config: InferenceConfig) -> None:
         if self.device == "cpu":
-            taken = precision_on_cpu(config.precision, quantized=source.quantized, gpu_asked=wants_gpu(config))
+            precision = precision_on_cpu(config.precision, quantized=source.quantized, gpu_requested=wants_gpu(config))
         else:
             capability = self._torch.cuda.get_device_capability(self.device)
-            taken = precision_on_cuda(config.precision, capability, quantized=source.quantized)
-        self.precision, self.notes = taken.precision, (*self.notes, *taken.notes)
+            precision = precision_on_cuda(config.precision, capability, quantized=source.quantized)
+        self.precision, self.notes = precision.precision, (*self.notes, *precision.notes)
         self.tolerance = config.accepted(self.precision, quantized=source.quantized)
         if self.precision in ("bfloat16", "float16"):
             from workbench.engine.backends.torch.half_precision import HalfPrecisionModule
@@ -108,16 +108,16 @@ class TorchSession:
 
     @property
     def module(self) -> Any:
-        """The module that runs, for what looks into it; None once the session is closed."""
+        """The module that runs; None once the session is closed."""
         return self._module
 
     def free_memory(self) -> None:
-        """Give back what torch keeps of the GPU's memory without using it."""
+        """Free the GPU memory that torch caches."""
         if self.pipe is not None:
             self.pipe.free_memory()
 
     def _on_device(self, tensors: list[Any]) -> Any:
-        """Run the module on tensors that are on the GPU; the pipe sets the stream."""
+        """Run the module on GPU tensors, on the pipe's stream."""
         self._claim.apply()
         if self._tf32 is not None:
             self._tf32.apply()
@@ -125,11 +125,11 @@ class TorchSession:
             return self._call(self._layout(tensors))
 
     def _prepare(self, source: ModelSource, config: InferenceConfig) -> Call:
-        """Return what runs the module; its threads and device are set."""
+        """Return the function that runs the module, with threads and device set."""
         raise NotImplementedError
 
     def _examples(self, source: ModelSource, size: int) -> list[Any] | None:
-        """Return example inputs on the device, None where the source has none."""
+        """Return example inputs on the device, None if the source has none."""
         if source.reference is None:
             return None
         tensors = [self._torch.from_numpy(array) for array in source.reference.tiled_inputs(size)]
@@ -144,7 +144,7 @@ class TorchSession:
         return outputs, before + (time.perf_counter() - ended)
 
     def run_into(self, inputs: Arrays, outputs: Arrays) -> float:
-        """Run one batch and copy its outputs into the caller's arrays; torch allocates them first all the same."""
+        """Run one batch and copy its outputs into the caller's arrays; torch allocates its own first."""
         if self.pipe is not None:
             return self.pipe.run(inputs, outputs)[1]
         leaves, before, ended = self._run(inputs)
@@ -153,11 +153,11 @@ class TorchSession:
         return before + (time.perf_counter() - ended)
 
     def _run(self, inputs: Arrays) -> tuple[list[Any], float, float]:
-        """Return the output tensors, the seconds spent on inputs, and when the computation ended."""
+        """Return the output tensors, the seconds of preparing inputs, and the end time of the computation."""
         torch = self._torch
         start = time.perf_counter()
         self._claim.apply()
-        # torch must not write to memory that the caller marked read-only
+        # Torch must not write to read-only memory of the caller.
         tensors = [torch.from_numpy(a if a.flags.writeable else a.copy()) for a in inputs]
         tensors = self._layout(tensors)
         begun = time.perf_counter()
@@ -170,7 +170,7 @@ class TorchSession:
         return leaves, begun - start, time.perf_counter()
 
     def close(self) -> None:
-        """Free the module and put back what was changed of torch's threads."""
+        """Free the module and release the claims on process-wide settings."""
         self._module = self._call = None
         self._claim.release()
         for claim in (self._tf32, self._limit):
@@ -181,7 +181,7 @@ class TorchSession:
 
 
 def torch_status(name: str) -> Availability:
-    """Say whether torch can be imported."""
+    """Return whether torch can be imported."""
     version = library_versions(["torch"])["torch"]
     try:
         import torch
@@ -191,7 +191,7 @@ def torch_status(name: str) -> Availability:
 
 
 def _owned(output: np.ndarray[Any, Any], inputs: Arrays) -> np.ndarray[Any, Any]:
-    # A module may return its input or an expanded view of something it keeps.
+    # A module may return its input, or an expanded view of its state.
     if not output.flags.c_contiguous:
         return np.array(output, order="C")
     for given in inputs:
@@ -201,7 +201,7 @@ def _owned(output: np.ndarray[Any, Any], inputs: Arrays) -> np.ndarray[Any, Any]
 
 
 def flat_call(module: Any, io: IOSpec) -> Call:
-    """Return a function that calls a module with flat tensors and gives its outputs as a flat list."""
+    """Return a function that maps flat input tensors to flat output tensors of a module."""
     flatten = _flattener(io.output_tree)
     if io.kind == "dict":
         names = io.input_names
@@ -210,7 +210,7 @@ def flat_call(module: Any, io: IOSpec) -> Call:
 
 
 def _flattener(tree: Mapping[str, Any]) -> Callable[[Any], list[Any]]:
-    """Return a function that takes the leaves out of an eager output, in the order of the io description."""
+    """Return a function that flattens an eager output in the order of the io description."""
     (kind,) = tree
     if kind == "leaf":
         return lambda output: [output]

@@ -1,4 +1,4 @@
-"""TorchScript: the module traced on example inputs, frozen and optimized. torch calls it deprecated; it still works."""
+"""The torchscript backend: the module traced on example inputs, frozen and optimized. Deprecated in torch."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from workbench.engine.backends.torch.session import PRECISIONS, Call, TorchSessi
 from workbench.engine.config import InferenceConfig
 
 NAME = "torchscript"
-DEPRECATED = "TorchScript is deprecated in torch and gets no more work; it runs today, and may be gone tomorrow"
-_OTHERS = "Use the backend torch-eager or torch-compile, which follow the code itself."
+DEPRECATED = "TorchScript is deprecated in torch, and may be removed"
+_OTHERS = "Use the backend torch-eager or torch-compile."
 
 
 class TorchScript:
-    """The backend that runs a frozen trace of the module."""
+    """Runs a frozen trace of the module."""
 
     name = NAME
     capabilities = Capabilities(formats=("module",), devices=("cpu", "cuda"), precisions=PRECISIONS, threads="process")
 
     def status(self) -> Availability:
-        """Say whether torch can be imported."""
+        """Return whether torch can be imported."""
         return torch_status(NAME)
 
     def load(self, source: ModelSource, config: InferenceConfig) -> Session:
@@ -32,9 +32,9 @@ class TorchScript:
 
 
 class ScriptSession(TorchSession):
-    """A trace that gives the module's own outputs."""
+    """A trace of the module, verified against it."""
 
-    words = "TorchScript"
+    title = "TorchScript"
     compiles = True
 
     def _prepare(self, source: ModelSource, config: InferenceConfig) -> Call:
@@ -57,7 +57,7 @@ class ScriptSession(TorchSession):
                 f"TorchScript traces {source.label} wrongly, {problem.rstrip('.')}. Its code depends on values or "
                 f"sizes that a trace turns into constants. {_OTHERS}"
             )
-        # The trace is compiled in its first calls, once without and once with what those have shown.
+        # The trace is compiled in its first calls, without and with their profile.
         with self._torch.inference_mode():
             for _ in range(3):
                 script(*examples)
