@@ -37,17 +37,7 @@ class CudaDevices(NamedTuple):
 
 
 def check_device(device: str | None, *, use_gpu: bool) -> None:
-    """Check the form of ``InferenceConfig.device``; whether the device exists is checked at loading.
-
-    Raises
-    ------
-    ConfigError
-        If the name is malformed, or contradicts ``use_gpu``.
-
-    Examples
-    --------
-    >>> check_device("cuda:1", use_gpu=False)
-    """
+    """Check the form of ``InferenceConfig.device``; raise ConfigError also if it contradicts ``use_gpu``."""
     if device is None:
         return
     if _FORM.fullmatch(device) is None:
@@ -65,13 +55,7 @@ def wants_gpu(config: InferenceConfig) -> bool:
 
 
 def device_index(config: InferenceConfig) -> int:
-    """Return the index of the requested GPU, 0 by default.
-
-    Examples
-    --------
-    >>> device_index(InferenceConfig(device="cuda:1"))
-    1
-    """
+    """Return the index of the requested GPU, 0 by default."""
     return int((config.device or "").partition(":")[2] or 0)
 
 
@@ -83,15 +67,7 @@ def gpu_request(config: InferenceConfig) -> str:
 def choose_device(config: InferenceConfig, devices: CudaDevices | None = None) -> Device:
     """Return torch's device: the requested GPU, or the CPU with a note if there is no GPU.
 
-    Raises
-    ------
-    ConfigError
-        If there are GPUs, but none with the requested index.
-
-    Examples
-    --------
-    >>> choose_device(InferenceConfig(use_gpu=True), CudaDevices(("NVIDIA L4",))).name
-    'cuda:0'
+    Raises ConfigError if there are GPUs, but none with the requested index.
     """
     if not wants_gpu(config):
         return Device("cpu")
@@ -122,12 +98,8 @@ def find_cuda() -> CudaDevices:
 def why_no_cuda(*, built: str | None, version: str, gpus: tuple[str, ...], reason: str | None) -> CudaDevices:
     """Return why torch finds no CUDA device: no GPU, a build without CUDA, or an unsuitable driver.
 
-    Parameters
-    ----------
-    built
-        CUDA version of torch's build, None for a CPU build.
-    gpus, reason
-        The GPUs that the driver lists, or why it lists none.
+    ``built`` is the CUDA version of torch's build; ``gpus`` are those that the driver lists, or ``reason`` why there
+    are none.
     """
     if not gpus:
         cause = (reason or "no NVIDIA GPU").rstrip(".").replace(": ", ", ")

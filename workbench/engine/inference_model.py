@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, overload
 
 from workbench.artifact.artifact import Artifact, open_artifact
@@ -79,9 +78,7 @@ class InferenceModel:
     def __enter__(self) -> InferenceModel:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __repr__(self) -> str:
@@ -102,26 +99,15 @@ def load_variant(
 ) -> Variant | InferenceModel:
     """Load a variant that :meth:`Variant.save` wrote, after checking the hash of every file.
 
-    Reading runs no code from the folder and uses no pickle, unless ``trust`` allows it.
-
-    Parameters
-    ----------
-    folder
-        Folder of the artifact.
-    task
-        The variant's task, or a name or path that :func:`workbench.load_task` accepts. With it a :class:`Variant` is
-        returned, whose module can be trained unless it is quantized. Without it an :class:`InferenceModel` is
-        returned, which predicts from the ONNX file and imports no torch.
-    trust
-        Allow code from the folder: the function of ``Distill(student=...)``, and torch export programs (a format that
-        can run code while it is read). Set it only for a folder that you or your study wrote. Without it such a
-        variant still runs from its ONNX file: leave the task out.
+    With ``task`` (or its name or path) a :class:`Variant` is returned, whose module can be trained unless it is
+    quantized. Without it an :class:`InferenceModel` is returned, which predicts from the ONNX file without torch.
+    Reading runs no code from the folder and uses no pickle, unless ``trust`` allows it: the function of
+    ``Distill(student=...)``, and torch export programs. Set it only for a folder that you or your study wrote.
 
     Raises
     ------
     ArtifactError
-        If a file is missing or changed, the format or the task is another one, or the module's outputs differ from
-        those at the time of saving.
+        If a file is missing or changed, the format or task does not match, or the module's outputs have changed.
 
     Examples
     --------

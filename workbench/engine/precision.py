@@ -56,13 +56,7 @@ class Precision(Config):
 
 
 def as_precision(value: object) -> Precision:
-    """Return a policy from its name, or the policy itself.
-
-    Raises
-    ------
-    ConfigError
-        If the value is neither; the message lists the allowed names.
-    """
+    """Return a policy from its name, or the policy itself; raise ConfigError otherwise."""
     if isinstance(value, Precision):
         return value
     allowed = ", ".join(sorted(COMPUTE))
@@ -77,12 +71,6 @@ def as_precision(value: object) -> Precision:
 
 
 def native_set(precision: str, machine: Machine | None = None) -> str | None:
-    """Return the CPU's instruction set for a 16-bit format, None if it has none.
-
-    Examples
-    --------
-    >>> native_set("float32") is None
-    True
-    """
+    """Return the CPU's instruction set for a 16-bit format, None if it has none."""
     isa = (machine or this_machine()).isa
     return next((name for name in _NATIVE.get(precision, ()) if name in isa), None)

@@ -52,10 +52,7 @@ def tune(
 ) -> TuneResult:
     """Return the stored result of a tuning, or measure and store one.
 
-    Raises
-    ------
-    InputError, EngineError
-        If ``inputs`` have another number of samples than a call, or there are none.
+    Raises InputError for another number of samples than one call has, and EngineError if there are no inputs.
     """
     size = source.io.batch or config.batch_size
     if inputs is None:

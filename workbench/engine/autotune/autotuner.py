@@ -41,13 +41,7 @@ _BACKEND_BLOCK_S, _BACKEND_ROUNDS, _BACKENDS_S = 0.03, 7, 5.0
 
 
 def axes(config: InferenceConfig, goal: str) -> dict[str, list[Any]]:
-    """Return the options to try with their values, in order; for ``backend="auto"`` pairs of backend and settings.
-
-    Examples
-    --------
-    >>> list(axes(InferenceConfig(backend="torch-eager"), "latency"))
-    ['threads', 'memory_format']
-    """
+    """Return the options to try with their values, in order; for ``backend="auto"`` pairs of backend and settings."""
     allowed, physical = available_cores(), default_threads()
     if config.backend == "auto":
         spin = config.spin is None and (config.threads or physical) > 1
@@ -73,14 +67,9 @@ def axes(config: InferenceConfig, goal: str) -> dict[str, list[Any]]:
 
 
 class Autotuner:
-    """Try the axes of a config one after the other, each on top of the best so far.
+    """Try the axes of a config one after the other, each on top of the best so far, within ``budget_s`` seconds.
 
-    Parameters
-    ----------
-    inputs : list of arrays, optional
-        Flat inputs of one call; without them no time is measured, and the first backend is taken.
-    budget_s : float
-        Seconds in all for :meth:`tune`.
+    Without ``inputs``, flat arrays of one call, no time is measured and the first backend is taken.
     """
 
     def __init__(
@@ -103,10 +92,7 @@ class Autotuner:
     def choose_backend(self) -> tuple[LoadedModel, tuple[Candidate, ...]]:
         """Return the fastest backend that agrees with the reference, and the table, fastest first.
 
-        Raises
-        ------
-        EngineError
-            If no backend runs the model; the message holds all reasons.
+        Raises EngineError with all reasons if no backend runs the model.
         """
         models: dict[str, tuple[Candidate, LoadedModel]] = {}
         rejected: dict[str, Candidate] = {}

@@ -27,18 +27,8 @@ def get_backend(name: str) -> Backend:
 
     Other packages add backends by an entry point in the group ``workbench.backends``, which names a
     :class:`~workbench.engine.backends.base.Backend`: an object with ``name``, ``capabilities``, ``status``, ``load``.
-
-    Raises
-    ------
-    ConfigError
-        If no backend has that name.
-    BackendUnavailable
-        If another package's backend cannot be imported, or is not a valid backend.
-
-    Examples
-    --------
-    >>> get_backend("torch-eager").capabilities.formats
-    ('module',)
+    Raises ConfigError for an unknown name, and BackendUnavailable if another package's backend cannot be imported or is
+    invalid.
     """
     if name in BACKENDS:
         return cast(Backend, importlib.import_module(BACKENDS[name]).BACKEND)

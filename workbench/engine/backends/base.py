@@ -35,18 +35,8 @@ class Availability:
 class Capabilities:
     """Features of a backend, installed or not.
 
-    Attributes
-    ----------
-    formats
-        ``"module"`` (a torch module) or ``"onnx"``.
-    devices
-        ``"cpu"``, ``"cuda"``, ``"gpu"`` (OpenVINO's).
-    precisions
-        Compute precisions; a backend without ``"int8"`` simulates quantized models in float.
-    dynamic_batch
-        Whether one loaded model takes any batch size, if the model itself does.
-    threads
-        Scope of the thread count: each ``"engine"``, the ``"process"`` (set before every call), or ``"none"``.
+    A backend without the precision ``"int8"`` simulates quantized models in float. ``dynamic_batch``: one loaded model
+    takes any batch size. ``threads`` is the scope of the thread count; the ``"process"``'s is set before every call.
 
     Examples
     --------
@@ -72,20 +62,10 @@ class Capabilities:
 
 @dataclasses.dataclass(frozen=True)
 class ModelSource:
-    """A model that a backend can load, in one or more formats.
+    """A model that a backend can load: an ONNX file, a function that makes the torch module, or an OpenVINO model.
 
-    Attributes
-    ----------
-    onnx_path, onnx_reason
-        The ONNX file, or the reason why there is none.
-    openvino_path
-        A model in OpenVINO's own format; there is no other format then.
-    module, module_reason
-        A function that makes the torch module, or the reason why there is none.
-    mode
-        How the model was quantized, a key of :data:`workbench.compress.quantize.modes.MODES`; None if unknown.
-    unbatchable
-        The reason why samples of different callers must not share a call; None if they may.
+    A missing format has a ``..._reason``. ``mode`` is a key of :data:`workbench.compress.quantize.modes.MODES`, None if
+    unknown. ``unbatchable`` is the reason why samples of different callers must not share a call, None if they may.
     """
 
     label: str

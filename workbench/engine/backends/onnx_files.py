@@ -12,13 +12,7 @@ from workbench.core.untrusted import require_regular_file
 
 
 def read_graph(path: str | Path) -> Any:
-    """Return an ONNX model without its external weights.
-
-    Raises
-    ------
-    EngineError
-        If the file cannot be read, or names weights outside its folder.
-    """
+    """Return an ONNX model without its external weights; raise EngineError for a damaged or unsafe file."""
     import onnx
 
     require_regular_file(Path(path), error=EngineError)
@@ -31,13 +25,7 @@ def read_graph(path: str | Path) -> Any:
 
 
 def weight_files(model: Any, path: Path) -> list[Path]:
-    """Return the external weight files of the model at ``path``.
-
-    Raises
-    ------
-    EngineError
-        If a file is outside of the model's folder, or is not a regular file.
-    """
+    """Return the external weight files of the model at ``path``; raise EngineError for one outside of its folder."""
     from onnx import external_data_helper as external
 
     names = {

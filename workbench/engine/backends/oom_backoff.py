@@ -37,13 +37,7 @@ class _Limit(NamedTuple):
 
 
 def memory_reason(error: BaseException) -> str | None:
-    """Return the message of an out-of-memory error, None for other errors.
-
-    Examples
-    --------
-    >>> memory_reason(RuntimeError("Check failed\\nFailed to allocate 4096 bytes of memory"))
-    'Failed to allocate 4096 bytes of memory'
-    """
+    """Return the message of an out-of-memory error, None for other errors."""
     for line in str(error).splitlines():
         if match := _MESSAGES.search(line):
             return textwrap.shorten(line[match.start() :], LONGEST, placeholder=" ...")
@@ -54,17 +48,8 @@ def memory_reason(error: BaseException) -> str | None:
 class OomBackoffSession:
     """A session that splits batches which do not fit into memory.
 
-    A batch is halved until it fits. Later calls with these shapes use the size that fits. All other attributes are the
-    session's own.
-
-    Parameters
-    ----------
-    session
-        Runs the model.
-    backend
-        Its name, for messages.
-    fixed
-        Whether the model takes one batch size only, which cannot be halved.
+    A batch is halved until it fits, unless the model's batch is ``fixed``. Later calls with these shapes use the size
+    that fits. All other attributes are the session's own.
     """
 
     def __init__(self, session: Session, *, backend: str, fixed: bool) -> None:

@@ -66,13 +66,7 @@ def precision_on_cpu(policy: Precision, *, quantized: bool = False, gpu_requeste
 
 
 def precision_on_cuda(policy: Precision, capability: tuple[int, int], *, quantized: bool = False) -> ComputePrecision:
-    """Return torch's precision on a CUDA device of a compute capability; nothing is emulated there.
-
-    Examples
-    --------
-    >>> precision_on_cuda(Precision("auto"), (7, 5)).precision
-    'float16'
-    """
+    """Return torch's precision on a CUDA device of a compute capability; nothing is emulated there."""
     compute = policy.compute
     if compute == "float32":
         return ComputePrecision("float32", (FULL,) if capability >= _LEAST_CAPABILITY["tf32"] else ())

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,21 +37,8 @@ class BufferStatistics(NamedTuple):
 class BufferPool:
     """Lend arrays, and keep returned ones for the next request of the same shape and dtype.
 
-    Parameters
-    ----------
-    limit_mib : float
-        Limit on unused arrays; the least recently used go first. Lent arrays do not count: a request never fails.
-    make
-        Allocates an array by shape and dtype.
-
-    Examples
-    --------
-    >>> pool = BufferPool(limit_mib=16)
-    >>> with pool.lease([((4, 8), "float32")]) as (buffer,):
-    ...     buffer.shape
-    (4, 8)
-    >>> pool.statistics.kept_mib > 0
-    True
+    ``limit_mib`` limits unused arrays; the least recently used go first. Lent arrays do not count: a request never
+    fails. ``make`` allocates an array by shape and dtype.
     """
 
     def __init__(self, *, limit_mib: float, make: Callable[[tuple[int, ...], str], Array] = np.empty) -> None:
@@ -103,16 +89,6 @@ class BufferPool:
             self._dropped += 1
             if not waiting:
                 del self._free[key]
-
-    @contextmanager
-    def lease(self, specs: Sequence[tuple[tuple[int, ...], str]]) -> Iterator[list[Array]]:
-        """Lend arrays for a ``with`` block, each by shape and dtype."""
-        arrays = [self.take(shape, dtype) for shape, dtype in specs]
-        try:
-            yield arrays
-        finally:
-            for array in arrays:
-                self.give(array)
 
     def clear(self) -> None:
         """Free the unused arrays."""

@@ -20,18 +20,8 @@ SAFE_CASTS = {("float64", "float32"), ("int32", "int64")}
 class Binder:
     """Convert a caller's inputs to the flat, contiguous arrays of a session.
 
-    Parameters
-    ----------
-    io
-        Inputs of the model.
-    note
-        Called with a sentence if an input is converted.
-    finite
-        Refuse NaN and infinity.
-    no_nan
-        Refuse NaN only, for an engine that would hide it.
-    narrow
-        Refuse int64 values beyond 32 bits, for a runtime that computes in int32.
+    ``note`` is called with a sentence if an input is converted. Refused are NaN and infinity with ``finite``, NaN with
+    ``no_nan`` (for an engine that would hide it), int64 values beyond 32 bits with ``narrow``.
     """
 
     __slots__ = ("_finite", "_io", "_kind", "_names", "_narrow", "_no_nan", "_note", "_specs")
@@ -51,13 +41,7 @@ class Binder:
         self._specs = [(spec, np.dtype(spec.dtype), spec.shape) for spec in io.inputs]
 
     def bind(self, inputs: Any) -> tuple[Arrays, int, bool]:
-        """Return the arrays, the number of samples, and whether there were torch tensors.
-
-        Raises
-        ------
-        InputError
-            If structure, dtype, shape or batch size do not fit.
-        """
+        """Return the arrays, the number of samples, whether any is a torch tensor; raise InputError for a misfit."""
         leaves = (inputs,) if self._kind == "tensor" else self._unpack(inputs)
         arrays: Arrays = []
         has_tensors = False

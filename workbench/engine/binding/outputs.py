@@ -40,13 +40,7 @@ class OutputBinder:
         return shapes
 
     def bind(self, out: Any, size: int, inputs: Arrays) -> Arrays:
-        """Return the arrays of ``out``.
-
-        Raises
-        ------
-        InputError
-            If structure, dtype, shape or memory layout do not fit, or a buffer shares memory with an input.
-        """
+        """Return the arrays of ``out``; raise InputError for a misfit, or memory shared with an input."""
         leaves = self._flatten(out)
         if leaves is None or len(leaves) != len(self._specs):
             raise InputError(f"out must have the structure of the outputs, {self._describe(size)}.")

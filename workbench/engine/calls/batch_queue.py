@@ -13,17 +13,9 @@ T = TypeVar("T")
 class BatchQueue(Generic[T]):
     """First-in, first-out queue that returns a group per call of the runtime.
 
-    A group is due if ``size`` samples wait, ``wait_s`` seconds after the request of its first input, or once the queue
-    is finished. Threads that put more than ``limit`` block until there is room.
-
-    Parameters
-    ----------
-    size : int
-        Samples in one group; a larger input forms a group of its own.
-    wait_s : float or None
-        Seconds; None waits for a full group.
-    limit : int
-        Capacity, in the units of ``weight`` in :meth:`put`.
+    A group is due if ``size`` samples wait, ``wait_s`` seconds after the request of its first input (None: no time
+    limit), or once the queue is finished. A larger input forms a group of its own. Threads that put more than
+    ``limit``, in the units of ``weight``, block until there is room.
     """
 
     def __init__(self, *, size: int, wait_s: float | None, limit: int) -> None:

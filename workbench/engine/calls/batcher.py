@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import Future
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from workbench.core.checks import require_bool, require_int, require_nonnegative
@@ -26,22 +25,9 @@ class Batcher:
     """Join inputs into calls of up to ``batch_size`` samples; made by ``engine.batcher(...)``.
 
     Inputs run in order of arrival, on as many threads as the engine has parallel calls. A call starts if enough samples
-    wait for a full batch, ``max_wait_ms`` after the first of them arrived, or when the batcher is closed. If
-    ``pending`` inputs wait, further callers block.
-
-    Parameters
-    ----------
-    session : callable
-        Returns the engine's session.
-    batch_size : int, optional
-        Samples in one call; None: the engine's.
-    max_wait_ms : float, optional
-        Longest wait of a sample for others; None waits for a full batch.
-    pending : int, optional
-        Largest number of waiting inputs; None: four batches.
-    copy : bool
-        Copy inputs, so that the caller may change them at once. With False they must not change until the result is
-        there.
+    wait for a full batch, ``max_wait_ms`` after the first of them arrived (None: no time limit), or when the batcher is
+    closed. If ``pending`` inputs (None: four batches) wait, further callers block. With ``copy=False`` inputs must not
+    change until the result is there.
 
     Examples
     --------
@@ -81,12 +67,7 @@ class Batcher:
     def submit(self, inputs: Any) -> Future[InferenceResult]:
         """Submit inputs and return a future; block while ``pending`` inputs wait.
 
-        Raises
-        ------
-        InputError
-            If the inputs do not fit the model.
-        EngineError
-            If the batcher or the engine is closed.
+        Raises InputError if they do not fit the model, and EngineError if the batcher or the engine is closed.
         """
         bound = self._session().bound(inputs)
         bound = bound.copy() if self._copy else bound
@@ -140,9 +121,7 @@ class Batcher:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _work(self) -> None:

@@ -7,22 +7,13 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from types import TracebackType
 
 from workbench.artifact.reference import Arrays
 from workbench.engine.calls.batching import RuntimeCall
 
 
 class CallLimiter:
-    """Admit ``width`` threads to a ``with`` block at once.
-
-    Examples
-    --------
-    >>> limiter = CallLimiter(2)
-    >>> with limiter, limiter:
-    ...     "two threads are inside"
-    'two threads are inside'
-    """
+    """Admit ``width`` threads to a ``with`` block at once."""
 
     def __init__(self, width: int) -> None:
         self.width = width
@@ -33,9 +24,7 @@ class CallLimiter:
     def __enter__(self) -> None:
         self._permits.acquire()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._permits.release()
 
     @contextlib.contextmanager

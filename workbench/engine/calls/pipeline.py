@@ -41,14 +41,8 @@ class JoinedCall(NamedTuple):
 class CallPipeline:
     """Begin and finish the calls of one session.
 
-    Parameters
-    ----------
-    fixed
-        The only batch size of the model, None for any.
-    require_open
-        Raises EngineError if the session is closed.
-    failure
-        Maps an error of the runtime to an EngineError.
+    ``fixed`` is the only batch size of the model, None for any. ``require_open`` raises EngineError if the session is
+    closed; ``failure`` maps an error of the runtime to an EngineError.
     """
 
     def __init__(

@@ -34,21 +34,10 @@ class ProbeResult:
 
 
 def probe_batch(run: RunModel, io: IOSpec, *, inputs: Arrays | None = None) -> ProbeResult:
-    """Run a model on random inputs, or on the given ones.
+    """Run a model on random inputs, or on the given flat ones, with samples repeated or dropped to fit the batch size.
 
-    Parameters
-    ----------
-    run : callable
-        Maps flat inputs to flat outputs.
-    io : IOSpec
-        The io description of the file; without ``inputs`` only the batch may be open.
-    inputs : list of arrays, optional
-        Flat inputs; samples are repeated or dropped to fit the batch size.
-
-    Raises
-    ------
-    Exception
-        The error of ``run`` if it fails on all inputs.
+    ``run`` maps flat inputs to flat outputs; its error is raised if it fails on all inputs. Without ``inputs`` only the
+    batch of ``io`` may be open.
     """
     size = io.batch or _SAMPLES
     if inputs is None:
@@ -59,11 +48,11 @@ def probe_batch(run: RunModel, io: IOSpec, *, inputs: Arrays | None = None) -> P
         outputs = run(inputs)
     if io.batch is not None:
         axes = [_fixed_axis(output, size) for output in outputs]
-        unbatchable = _mixes_fixed(run, inputs, outputs, axes) if size > 1 else None
+        unbatchable = _mixes(run, inputs, outputs, axes, fixed=True) if size > 1 else None
     else:
         shorter = run([array[:-1] for array in inputs])
         axes = [_open_axis(output, less, size) for output, less in zip(outputs, shorter, strict=True)]
-        unbatchable = _mixes(run, inputs, outputs, axes)
+        unbatchable = _mixes(run, inputs, outputs, axes, fixed=False)
     specs = tuple(
         dataclasses.replace(spec, shape=_sample_shape(tuple(output.shape), axis, spec.shape), batch_dim=axis)
         for spec, output, axis in zip(io.outputs, outputs, axes, strict=True)
@@ -122,23 +111,16 @@ def _sample_shape(shape: tuple[int, ...], axis: int | None, declared: tuple[int 
     return shape if axis is None else (*shape[:axis], *shape[axis + 1 :])
 
 
-def _mixes(run: RunModel, inputs: Arrays, outputs: Arrays, axes: Sequence[int | None]) -> str | None:
-    """Run each sample alone, because a sample may depend on the first one only."""
-    for index in range(len(inputs[0])):
-        alone = run([array[index : index + 1] for array in inputs])
-        for output, single, axis in zip(outputs, alone, axes, strict=True):
-            if axis is not None and not _close(np.take(output, [index], axis), single):
-                return _MIXES
-    return None
-
-
-def _mixes_fixed(run: RunModel, inputs: Arrays, outputs: Arrays, axes: Sequence[int | None]) -> str | None:
-    """Zero all samples except the first, then all except the last."""
-    for index in (0, len(inputs[0]) - 1):
-        changed = run([_only(array, index) for array in inputs])
-        for output, other, axis in zip(outputs, changed, axes, strict=True):
-            if axis is not None and not _close(np.take(output, [index], axis), np.take(other, [index], axis)):
-                return _MIXES
+def _mixes(run: RunModel, inputs: Arrays, outputs: Arrays, axes: Sequence[int | None], *, fixed: bool) -> str | None:
+    """Run each sample alone, because a sample may depend on the first one only; in a fixed batch among zeros."""
+    size = len(inputs[0])
+    for index in (0, size - 1) if fixed else range(size):
+        alone = run([_only(array, index) if fixed else array[index : index + 1] for array in inputs])
+        for output, other, axis in zip(outputs, alone, axes, strict=True):
+            if axis is not None:
+                single = np.take(other, [index], axis) if fixed else other
+                if not _close(np.take(output, [index], axis), single):
+                    return _MIXES
     return None
 
 

@@ -37,11 +37,6 @@ def quantize_weights(source: Path, target: Path) -> WeightReport:
 
     Each becomes an int8 initializer and a DequantizeLinear node: symmetric, round to nearest, one scale per output
     channel. The error of a weight is at most half of its channel's largest absolute value over 127.
-
-    Raises
-    ------
-    EngineError
-        If the file has no such weight.
     """
     import onnx
     from onnx import numpy_helper
@@ -101,13 +96,7 @@ def _dequantize(onnx: Any, graph: Any, node: Any, tensor: Any, weight: np.ndarra
 
 
 def weight_only(source: ModelSource) -> ModelSource:
-    """Return a float source with its weights stored as int8, in a temporary file that lives with the source.
-
-    Raises
-    ------
-    ConfigError
-        If the source is quantized already.
-    """
+    """Return a float source with its weights stored as int8, in a temporary file that lives with the source."""
     if source.quantized:
         raise ConfigError(f"{source.label} is quantized already. Leave InferenceConfig.quantization at None.")
     path = require_onnx(source, "weight-only int8")

@@ -40,10 +40,7 @@ class LoadedModel:
 def load(name: str, source: ModelSource, config: InferenceConfig) -> tuple[OomBackoffSession, float]:
     """Load a model in one backend; also return the seconds, without importing the runtime and trial compiles.
 
-    Raises
-    ------
-    EngineError
-        If the backend does not support the quantization mode of the model, or memory runs out.
+    Raises EngineError if the backend does not support the quantization mode of the model, or memory runs out.
     """
     reason = refusal(source.mode, name)
     if reason is not None:
@@ -69,13 +66,7 @@ def load(name: str, source: ModelSource, config: InferenceConfig) -> tuple[OomBa
 
 
 def load_checked(source: ModelSource, config: InferenceConfig) -> LoadedModel:
-    """Load a model in the configured backend.
-
-    Raises
-    ------
-    EngineError
-        As :func:`load`, or if the outputs are too far from the reference.
-    """
+    """Load a model in the configured backend; raise EngineError if its outputs are too far from the reference."""
     model = load_compared(config.backend, source, config)
     if model.problem:
         model.session.close()

@@ -16,10 +16,7 @@ Tensor = tuple[TensorSpec, int | None]
 def tensor_of(path: Path, name: str, dtype: str, shape: Sequence[int | None] | None) -> Tensor:
     """Return a tensor of a file; ``shape`` includes the batch, with None for open dimensions.
 
-    Raises
-    ------
-    EngineError
-        If the tensor has no batch dimension.
+    Raises EngineError if the tensor has no batch dimension.
     """
     name = require_line(f"{path}: an input or output name", name, error=EngineError)
     if not shape:

@@ -24,13 +24,7 @@ _OPENVINO_ONLY = "it is an OpenVINO model, which only the backend openvino reads
 
 
 def source_from_openvino(path: Path) -> ModelSource:
-    """Return the model of an ``.xml`` file.
-
-    Raises
-    ------
-    EngineError
-        If the file cannot be read, or an input or output has no batch dimension.
-    """
+    """Return the model of an ``.xml`` file; raise EngineError if it cannot be read."""
     weights = path.with_suffix(".bin")
     for file in (path, weights):
         if file.exists() or file.is_symlink():

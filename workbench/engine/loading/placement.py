@@ -11,17 +11,11 @@ _GPUS = ("cuda", "CUDA", "Tensorrt", "NvTensorRT", "GPU")
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """The device or provider of a model.
+    """The device or provider of a model by the runtime's name: ``"CPUExecutionProvider"``, ``"cuda:0"``, ``"GPU"``.
 
-    Attributes
-    ----------
-    place : str
-        The runtime's name: ``"CPUExecutionProvider"``, ``"cuda:0"``, ``"GPU"``.
-    nodes : mapping of str to int
-        Graph nodes by place, if the runtime reports them. ONNX Runtime counts them before fusion, so the count does not
-        depend on ``graph_optimization``; a graph from the cache (``keep_optimized``) is counted as stored.
-    fallbacks : tuple of str
-        What runs elsewhere than configured. With ``InferenceConfig(strict=True)`` they are errors.
+    ``nodes`` are graph nodes by place, if the runtime reports them; ONNX Runtime counts them before fusion, in a cached
+    graph (``keep_optimized``) as stored. ``fallbacks`` run elsewhere than configured: errors with
+    ``InferenceConfig(strict=True)``.
 
     Examples
     --------
@@ -45,11 +39,5 @@ def placement_of(session: Any) -> Placement:
 
 
 def runs_on_gpu(place: object) -> bool:
-    """Return whether a placement, or its text, names a GPU.
-
-    Examples
-    --------
-    >>> runs_on_gpu("cuda:0"), runs_on_gpu(Placement("CPUExecutionProvider"))
-    (True, False)
-    """
+    """Return whether a placement, or its text, names a GPU."""
     return str(place).startswith(_GPUS)

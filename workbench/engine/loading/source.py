@@ -33,17 +33,8 @@ _EXPORTS: weakref.WeakKeyDictionary[Any, dict[int, ModelSource]] = weakref.WeakK
 def source_from_path(path: str | Path, *, example_inputs: Any = None) -> ModelSource:
     """Return the model of an artifact's folder, an ONNX file, or an OpenVINO model (``.xml`` next to its ``.bin``).
 
-    Parameters
-    ----------
-    example_inputs : optional
-        Inputs in the model's structure, used instead of random ones to check an ONNX file.
-
-    Raises
-    ------
-    EngineError
-        If the path is none of these.
-    InputError
-        If the example inputs do not fit the model.
+    ``example_inputs``, in the model's structure, replace random ones to check an ONNX file. Raises EngineError for any
+    other path, and InputError if the example inputs do not fit.
     """
     path = Path(path)
     if path.is_dir() and (path / MANIFEST).is_file():
@@ -99,11 +90,6 @@ def source_from_variant(variant: Variant, *, onnx: bool, batch: int) -> ModelSou
 
     The export is reused as long as the variant lives. A module that cannot be exported gives a source without an ONNX
     file and the reason.
-
-    Raises
-    ------
-    ConfigError
-        If ``variant`` is not a Variant.
     """
     from workbench.artifact.save import make_reference
     from workbench.compress.variant import Variant

@@ -44,12 +44,8 @@ def can_reach_workers() -> bool:
 def on_workers(function: Callable[[int], None]) -> bool:
     """Call ``function(number)`` on each OpenMP thread of the calling thread's team; the caller is number 0.
 
-    Return whether that is possible. It takes some milliseconds: not for every call.
-
-    Raises
-    ------
-    Exception
-        The first error of the function, after all have returned.
+    Return whether that is possible. It takes some milliseconds: not for every call. The first error is raised at the
+    end.
     """
     library = _openmp()
     if library is None:

@@ -15,13 +15,7 @@ class ThreadPins(NamedTuple):
 
 
 def choose_pins(pin: bool | None, threads: int, topology: Topology | None = None) -> ThreadPins:
-    """Return the CPUs of the workers. The calling thread is not pinned, and its core is left free.
-
-    Examples
-    --------
-    >>> choose_pins(None, 4)
-    ThreadPins(cpus=(), notes=())
-    """
+    """Return the CPUs of the workers. The calling thread is not pinned, and its core is left free."""
     if not pin:
         return ThreadPins()
     topology = topology or cpu_topology()

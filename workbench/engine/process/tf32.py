@@ -18,13 +18,6 @@ class Tf32Claim:
 
     Torch's default is mixed: products in float32, convolutions in TF32. Each engine calls :meth:`apply` before it runs.
     The last release restores the state before the first claim.
-
-    Examples
-    --------
-    >>> claim = Tf32Claim(True)
-    >>> torch.backends.cuda.matmul.allow_tf32
-    True
-    >>> claim.release()
     """
 
     def __init__(self, enabled: bool) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from types import TracebackType
 from typing import NamedTuple, Self
 
 import torch
@@ -89,9 +88,7 @@ class ThreadClaim:
             self._before = flushing()
             set_flushing(True)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self.flush:
             set_flushing(self._before)
 

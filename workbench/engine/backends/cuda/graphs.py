@@ -32,19 +32,8 @@ class RecordedGraph(NamedTuple):
 class GraphedCall:
     """Call a model by recorded graphs: one for each shape that comes twice, up to :data:`GRAPHS`.
 
-    Other shapes, and models that cannot be recorded, run without graphs. The next call overwrites the outputs:
-    copy them on the same stream before.
-
-    Parameters
-    ----------
-    call
-        Maps tensors on the device to tensors on the device.
-    device
-        ``"cuda:0"``.
-    note
-        Called with a sentence if recording fails.
-    cuda
-        torch.cuda; a fake in tests.
+    Other shapes, and models that cannot be recorded (``note`` gets the reason), run without graphs. The next call
+    overwrites the outputs: copy them on the same stream before. ``cuda`` is torch.cuda, or a fake in tests.
     """
 
     def __init__(self, call: Call, device: str, *, note: Callable[[str], None], cuda: Any = torch.cuda) -> None:

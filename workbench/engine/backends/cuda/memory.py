@@ -26,16 +26,7 @@ class MemoryLimit:
     """One engine's limit on torch's allocator, for all engines of this process together.
 
     The smallest limit of several engines holds; the last release restores the original. Memory outside of the allocator
-    (CUDA's own, other runtimes) does not count.
-
-    Parameters
-    ----------
-    limit_mib
-        A value above the memory of the device has no effect, with a note.
-    device
-        ``"cuda:0"``.
-    cuda
-        torch.cuda; a fake in tests.
+    (CUDA's own, other runtimes) does not count. A limit above the memory of the device has no effect, with a note.
     """
 
     def __init__(self, limit_mib: float, device: str, *, cuda: Any = torch.cuda) -> None:
@@ -66,15 +57,8 @@ class MemoryLimit:
 class PeakMemory:
     """Peak device memory of one engine since loading: its weights, and the memory of its calls.
 
-    Read from torch's allocator in the first calls of each shape, which resets torch's own peak. Other engines do not
-    count, unless they allocate at the same moment.
-
-    Parameters
-    ----------
-    device
-        ``"cuda:0"``; the model moves there afterwards.
-    cuda
-        torch.cuda; a fake in tests.
+    Made before the model moves to the device. Read from torch's allocator in the first calls of each shape, which
+    resets torch's own peak. Other engines do not count, unless they allocate at the same moment.
     """
 
     def __init__(self, device: str, *, cuda: Any = torch.cuda) -> None:

@@ -51,20 +51,10 @@ def pinned_array(shape: tuple[int, ...], dtype: str) -> Array:
 
 
 class CudaPipe:
-    """Transfers and calls of one engine on a device.
+    """Transfers and calls of one engine on a device; ``compute`` runs the model on the current stream.
 
-    Parameters
-    ----------
-    compute
-        Runs the model on the current stream.
-    device
-        ``"cuda:0"``.
-    limit_mib
-        Limit on unused pinned memory.
-    peak
-        Measures device memory; made before the model was moved there.
-    cuda, make
-        torch.cuda, and the allocator of pinned memory; fakes in tests.
+    ``limit_mib`` limits unused pinned memory. ``peak`` was made before the model moved to the device. ``cuda`` and
+    ``make`` (the allocator of pinned memory) are fakes in tests.
     """
 
     def __init__(

@@ -41,13 +41,7 @@ def too_large(files: list[Path]) -> bool:
 
 @contextlib.contextmanager
 def writing_graph(target: Path) -> Iterator[Path]:
-    """Yield the path to write a graph to; at the end it replaces ``target``, and old graphs are evicted.
-
-    Raises
-    ------
-    WorkbenchError
-        If the cache cannot be written.
-    """
+    """Yield the path to write a graph to; at the end it replaces ``target``, and old graphs are evicted."""
     with atomic_write(target) as temporary:
         yield temporary
         if not temporary.stat().st_size:

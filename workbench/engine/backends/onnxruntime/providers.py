@@ -42,13 +42,7 @@ class Providers:
 
 
 def short_name(provider: str) -> str:
-    """Return the short name of a provider in a config.
-
-    Examples
-    --------
-    >>> short_name("CUDAExecutionProvider")
-    'cuda'
-    """
+    """Return the short name of a provider: ``"cuda"`` for ``"CUDAExecutionProvider"``."""
     short = provider.removesuffix(_ENDING).lower()
     return _ALIASES.get(short, short)
 
@@ -56,12 +50,8 @@ def short_name(provider: str) -> str:
 def choose_providers(config: InferenceConfig, *, names: Sequence[str], available: Sequence[str]) -> Providers:
     """Return the providers of a session: the config's, otherwise a GPU's if requested, and the CPU's last.
 
-    ``names`` are all names in ONNX Runtime, ``available`` those in this build.
-
-    Raises
-    ------
-    ConfigError
-        If a name is unknown, or options are given to a provider that is not named or takes none.
+    ``names`` are all names in ONNX Runtime, ``available`` those in this build. Raises ConfigError for an unknown name,
+    and for options of a provider that is not named or takes none.
     """
     requested = [_full_name(name, names, "providers") for name in config.providers]
     given = config.provider_options or {}

@@ -22,9 +22,13 @@ from workbench.engine.backends.base import (
     run_and_copy,
 )
 from workbench.engine.backends.openvino.compiler_guard import crash_free_settings
-from workbench.engine.backends.openvino.graph_precision import computes_float64, rounds_on_the_fly
 from workbench.engine.backends.openvino.input_sizes import OtherSizes, OutputShapes
-from workbench.engine.backends.openvino.runtime import import_openvino, shared_core
+from workbench.engine.backends.openvino.runtime import (
+    computes_float64,
+    import_openvino,
+    rounds_on_the_fly,
+    shared_core,
+)
 from workbench.engine.backends.precision_support import HINTS, precision_in_openvino
 from workbench.engine.config import InferenceConfig
 from workbench.engine.device import openvino_device, wants_gpu
@@ -48,13 +52,7 @@ PINNED = (
 
 
 def streams_note(requested: int, opened: int, threads: int) -> str:
-    """Return a note on the effect of streams, and on streams that OpenVINO did not open.
-
-    Examples
-    --------
-    >>> streams_note(1, 1, 4)
-    'streams=1: 1 call at once, on all threads (4)'
-    """
+    """Return a note on the effect of streams, and on streams that OpenVINO did not open."""
     fewer = f"OpenVINO opens {opened} of them for {threads} thread{'s' if threads > 1 else ''}: "
     calls = "1 call at once, on all threads" if opened == 1 else f"{opened} calls at once, which share the threads"
     slower = "" if opened == 1 else "; a call next to others is slower than one alone"

@@ -46,17 +46,8 @@ def crash_free_settings(
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Return additional settings that prevent a crash of the compiler, and notes on them.
 
-    Parameters
-    ----------
-    path
-        The model's file.
-    shapes
-        Shapes of its inputs, in order; None for those of the file.
-
-    Raises
-    ------
-    EngineError
-        If the compiler crashes with and without them.
+    ``shapes`` are those of the inputs in order, None for those of the file. Raises EngineError if the compiler crashes
+    with and without the settings.
     """
     if _disabled or getattr(sys, "frozen", False):  # a frozen program would start itself instead of Python
         return {}, ()

@@ -8,28 +8,13 @@ from __future__ import annotations
 from typing import Any
 
 from workbench.core.errors import EngineError, ExportError
-from workbench.engine.backends.base import Availability, Capabilities, ModelSource, Session
+from workbench.engine.backends.base import ModelSource
 from workbench.engine.backends.torch.inductor import inductor_options, inductor_status, reason_from
-from workbench.engine.backends.torch.session import PRECISIONS, Call, TorchSession
+from workbench.engine.backends.torch.session import Call, TorchBackend, TorchSession
 from workbench.engine.config import InferenceConfig
 
 NAME = "aot-inductor"
 FIXED = "AOTInductor cannot keep this module's batch size open: it compiles again for every batch size"
-
-
-class AotInductor:
-    """Runs a compiled export of the module."""
-
-    name = NAME
-    capabilities = Capabilities(formats=("module",), devices=("cpu", "cuda"), precisions=PRECISIONS, threads="process")
-
-    def status(self) -> Availability:
-        """Return whether torch and a C++ compiler are installed."""
-        return inductor_status(NAME)
-
-    def load(self, source: ModelSource, config: InferenceConfig) -> Session:
-        """Export and compile the module, in seconds to minutes."""
-        return AotSession(source, config, backend=NAME)
 
 
 class AotSession(TorchSession):
@@ -111,4 +96,4 @@ class AotSession(TorchSession):
         self._runners = {}
 
 
-BACKEND = AotInductor()
+BACKEND = TorchBackend(NAME, AotSession, inductor_status)

@@ -9,28 +9,12 @@ import types
 from typing import Any
 
 from workbench.core.errors import EngineError
-from workbench.engine.backends.base import Availability, Capabilities, ModelSource, Session
+from workbench.engine.backends.base import ModelSource
 from workbench.engine.backends.torch.inductor import inductor_options, inductor_status, reason_from
-from workbench.engine.backends.torch.session import PRECISIONS, Call, TorchSession
+from workbench.engine.backends.torch.session import Call, TorchBackend, TorchSession
 from workbench.engine.config import InferenceConfig
 
-NAME = "torch-compile"
 _NO_GRAPHS = "compile_mode='reduce-overhead' records CUDA graphs: on the CPU it is the same as 'default'"
-
-
-class TorchCompile:
-    """Runs the module compiled by ``torch.compile``."""
-
-    name = NAME
-    capabilities = Capabilities(formats=("module",), devices=("cpu", "cuda"), precisions=PRECISIONS, threads="process")
-
-    def status(self) -> Availability:
-        """Return whether torch and a C++ compiler are installed."""
-        return inductor_status(NAME)
-
-    def load(self, source: ModelSource, config: InferenceConfig) -> Session:
-        """Compile the module for the configured batch size, in seconds to minutes."""
-        return CompiledSession(source, config, backend=NAME)
 
 
 class CompiledSession(TorchSession):
@@ -122,4 +106,4 @@ def _compiled(torch: Any, flat: Any, options: dict[str, Any], *, dynamic: bool |
     return torch.compile(flat, dynamic=dynamic, options=options, **keywords)
 
 
-BACKEND = TorchCompile()
+BACKEND = TorchBackend("torch-compile", CompiledSession, inductor_status)

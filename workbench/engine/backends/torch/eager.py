@@ -4,27 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from workbench.engine.backends.base import Availability, Capabilities, ModelSource, Session
+from workbench.engine.backends.base import ModelSource
 from workbench.engine.backends.oom_backoff import memory_reason
-from workbench.engine.backends.torch.session import PRECISIONS, Call, TorchSession, flat_call, torch_status
+from workbench.engine.backends.torch.session import Call, TorchBackend, TorchSession, flat_call
 from workbench.engine.config import InferenceConfig
-
-NAME = "torch-eager"
-
-
-class TorchEager:
-    """Runs the torch module itself."""
-
-    name = NAME
-    capabilities = Capabilities(formats=("module",), devices=("cpu", "cuda"), precisions=PRECISIONS, threads="process")
-
-    def status(self) -> Availability:
-        """Return whether torch can be imported."""
-        return torch_status(NAME)
-
-    def load(self, source: ModelSource, config: InferenceConfig) -> Session:
-        """Make the module, move it to its device and set the threads."""
-        return EagerSession(source, config, backend=NAME)
 
 
 class EagerSession(TorchSession):
@@ -62,4 +45,4 @@ class EagerSession(TorchSession):
         self.notes = (*self.notes, note)
 
 
-BACKEND = TorchEager()
+BACKEND = TorchBackend("torch-eager", EagerSession)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from workbench.artifact.reference import Arrays
 from workbench.core.allocator import use_steady_allocator
 from workbench.core.errors import first_line
 from workbench.core.machine import default_threads, library_versions
-from workbench.engine.backends.base import Availability, ModelSource, require_module
+from workbench.engine.backends.base import Availability, Capabilities, ModelSource, Session, require_module
 from workbench.engine.backends.precision_support import precision_on_cpu, precision_on_cuda
 from workbench.engine.config import InferenceConfig
 from workbench.engine.device import choose_device, wants_gpu
@@ -28,7 +29,12 @@ SIMULATED = (
     "simulated quantization: {} runs quantize and dequantize as separate float operations; quality is that of the "
     "quantized model, speed is not"
 )
-PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
+_CAPABILITIES = Capabilities(
+    formats=("module",),
+    devices=("cpu", "cuda"),
+    precisions=("float32", "tf32", "bfloat16", "float16"),
+    threads="process",
+)
 Call = Callable[[list[Any]], Any]
 """Maps input tensors in the order of the io description to flat output tensors."""
 
@@ -188,6 +194,24 @@ def torch_status(name: str) -> Availability:
     except (ImportError, OSError) as error:
         return Availability(name, False, version, first_line(error), "pip install torch==2.13.0")
     return Availability(name, True, torch.__version__)
+
+
+@dataclasses.dataclass
+class TorchBackend:
+    """A backend that runs the torch module in one kind of session."""
+
+    name: str
+    session: type[TorchSession]
+    check: Callable[[str], Availability] = torch_status
+    capabilities: Capabilities = _CAPABILITIES
+
+    def status(self) -> Availability:
+        """Return whether torch, and a compiler if needed, are installed."""
+        return self.check(self.name)
+
+    def load(self, source: ModelSource, config: InferenceConfig) -> Session:
+        """Make the module, and compile it if the session does."""
+        return self.session(source, config, backend=self.name)
 
 
 def _owned(output: np.ndarray[Any, Any], inputs: Arrays) -> np.ndarray[Any, Any]:

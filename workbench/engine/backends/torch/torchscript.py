@@ -7,28 +7,13 @@ from typing import Any
 
 from workbench.core.errors import EngineError, first_line
 from workbench.core.quiet import quiet
-from workbench.engine.backends.base import Availability, Capabilities, ModelSource, Session
-from workbench.engine.backends.torch.session import PRECISIONS, Call, TorchSession, torch_status
+from workbench.engine.backends.base import ModelSource
+from workbench.engine.backends.torch.session import Call, TorchBackend, TorchSession
 from workbench.engine.config import InferenceConfig
 
 NAME = "torchscript"
 DEPRECATED = "TorchScript is deprecated in torch, and may be removed"
 _OTHERS = "Use the backend torch-eager or torch-compile."
-
-
-class TorchScript:
-    """Runs a frozen trace of the module."""
-
-    name = NAME
-    capabilities = Capabilities(formats=("module",), devices=("cpu", "cuda"), precisions=PRECISIONS, threads="process")
-
-    def status(self) -> Availability:
-        """Return whether torch can be imported."""
-        return torch_status(NAME)
-
-    def load(self, source: ModelSource, config: InferenceConfig) -> Session:
-        """Trace the module, and compare the trace with it at two batch sizes."""
-        return ScriptSession(source, config, backend=NAME)
 
 
 class ScriptSession(TorchSession):
@@ -81,4 +66,4 @@ def _quiet() -> contextlib.AbstractContextManager[None]:
     return quiet(warnings=(deprecated, {"category": TracerWarning}))
 
 
-BACKEND = TorchScript()
+BACKEND = TorchBackend(NAME, ScriptSession)
