@@ -27,7 +27,7 @@ SEVERAL = pytest.mark.skipif(
         (2, (1,), "pinned 1 worker to CPU 1 of one NUMA node (of 2); CPU 0 is left to the calling thread"),
         (3, (1, 2), "pinned 2 workers to CPUs 1 2; CPU 0 is left"),
         (5, (1, 2, 3, 4), "CPUs 1 2 3 4;"),
-        (1, (), "nothing was pinned: with one thread there are no workers"),
+        (1, (), "nothing was pinned: one thread has no workers"),
         (9, (), "nothing was pinned: 9 threads are more than the CPUs"),
     ],
 )
