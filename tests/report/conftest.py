@@ -37,8 +37,8 @@ class FakeStudy:
     def rows(self) -> list[dict[str, Any]]:
         return self.kept
 
-    def run(self, *, config: Any, **options: Any) -> Any:
-        self.asked = {**vars(config), **options}
+    def run(self, recipes: Any = None, *, config: Any, **options: Any) -> Any:
+        self.asked = {"recipes": recipes, **vars(config), **options}
         if self.outcome is not None:
             raise self.outcome
         return SimpleNamespace(cut=("not run, the time budget does not allow it: chain at batch 1",))
