@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import workbench as wb
 from workbench.core.machine import FINGERPRINT_LIBRARIES, describe_machine, library_versions
 from workbench.core.progress import Progress
-from workbench.study.plan.default_recipes import default_recipes
+from workbench.study.plan.recipes import default_recipes
 
 TASKS = ("digits", "digits_vit", "cifar")
 CONTESTANTS = ("int8 alone", "fixed list", "default plan")

@@ -16,6 +16,7 @@ from .artifact.cache import PrefixCache as PrefixCache
 from .artifact.save import save_variant as save_variant
 from .compress.apply import apply as apply
 from .compress.recipe import Recipe as Recipe
+from .compress.recipe_sweep import sweep as sweep
 from .compress.sensitivity import sensitivity as sensitivity
 from .compress.steps import (
     Distill as Distill,
@@ -46,6 +47,7 @@ from .measure.resources.monitor import Monitor as Monitor
 from .measure.rooflines.peaks import measure_peaks as measure_peaks
 from .measure.rooflines.roofline import roofline as roofline
 from .report.run import run_report as run_report
+from .study.config import RunConfig as RunConfig
 from .study.execution.allocators import time_allocators as time_allocators
 from .study.search.domain import between as between, choice as choice, maybe as maybe, vary as vary
 from .study.search.goals import Goals as Goals

@@ -59,7 +59,7 @@ def test_steps_that_train_nothing_work(recipe):
 
 
 def test_a_plan_is_refused_before_the_first_recipe_is_prepared():
-    from workbench.study.plan.trials import check_recipes
+    from workbench.study.plan.recipes import check_recipes
 
     with pytest.raises(ConfigError, match="needs a training split"):
         check_recipes([wb.Recipe(), wb.Recipe(wb.Distill())], _task())

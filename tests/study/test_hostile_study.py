@@ -16,7 +16,8 @@ from workbench.present.code import code_for
 from workbench.present.text_table import rows_text
 from workbench.report.sections import coverage, notes
 from workbench.study.offline import export_stored, stored_rows
-from workbench.study.results.schema import COLUMNS, checked_row, row_recipe
+from workbench.study.plan.recipes import row_recipe
+from workbench.study.results.schema import COLUMNS, checked_row
 from workbench.study.storage.last_run import STRATEGY
 from workbench.study.strategy.decision_log import Decision, DecisionLog, last_decisions
 

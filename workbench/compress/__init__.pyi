@@ -1,4 +1,5 @@
 from .recipe import Recipe as Recipe
+from .recipe_sweep import sweep as sweep
 from .step_rules import check_order as check_order
 from .steps import (
     STEP_TYPES as STEP_TYPES,

@@ -38,6 +38,7 @@ from .charts.measure.sweep import plot_sweep as plot_sweep, sweep_data as sweep_
 from .charts.measure.tuning import plot_tuning as plot_tuning, tuning_data as tuning_data
 from .charts.study.cluster import cluster_data as cluster_data, plot_cluster as plot_cluster
 from .charts.study.memory import memory_data as memory_data, plot_memory as plot_memory
+from .charts.study.params import params_data as params_data, plot_params as plot_params
 from .charts.study.search import plot_search as plot_search, search_data as search_data
 from .charts.study.throughput import plot_throughput as plot_throughput, throughput_data as throughput_data
 from .charts.study.tradeoff import plot_tradeoff as plot_tradeoff, tradeoff_data as tradeoff_data

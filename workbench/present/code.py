@@ -10,7 +10,8 @@ from workbench.compress.steps import Step
 from workbench.core.errors import StudyError
 from workbench.core.untrusted import one_line
 from workbench.present.findings import Row, backend_name
-from workbench.study.results.schema import row_options, row_recipe
+from workbench.study.plan.recipes import row_recipe
+from workbench.study.results.schema import row_options
 
 
 def code_for(row: Row, *, reference: str | None) -> str:

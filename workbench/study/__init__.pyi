@@ -5,7 +5,7 @@ from .config import RunConfig as RunConfig, SearchConfig as SearchConfig
 from .execution.job import Job as Job
 from .execution.seed_variance import SeedVariance as SeedVariance
 from .execution.summary import RunSummary as RunSummary
-from .plan.default_recipes import default_recipes as default_recipes
+from .plan.recipes import default_recipes as default_recipes
 from .results.merge import MergeSummary as MergeSummary
 from .results.ranking import Recommendation as Recommendation
 from .results.schema import COLUMNS as COLUMNS, STATES as STATES, TrialRow as TrialRow

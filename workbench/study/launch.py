@@ -14,8 +14,9 @@ from workbench.study.config import BASELINE_BACKEND, RunConfig
 from workbench.study.execution.local_executor import LocalExecutor, monitoring
 from workbench.study.execution.machine_lock import machine_lock
 from workbench.study.execution.summary import RunSummary
+from workbench.study.plan.recipes import check_recipes
 from workbench.study.plan.shapes import task_shapes
-from workbench.study.plan.trials import check_recipes, plan_for
+from workbench.study.plan.trials import plan_for
 from workbench.study.storage.last_run import save_question
 from workbench.study.storage.session import RunSession
 from workbench.study.strategy.deadline import TrialDeadline

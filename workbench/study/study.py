@@ -222,7 +222,7 @@ class Study:
         return mark_recommended(rows, recommendation(self._store, self.name, rows))
 
     def frame(self) -> pd.DataFrame:
-        """Return :meth:`rows` as a frame, with every column of a row."""
+        """Return :meth:`rows` as a frame, with recipe parameters as columns such as ``params_prune_ratio``."""
         return rows_frame(self.rows())
 
     def pareto(self, x: str = LATENCY, y: str = "quality", *, batch_size: int | None = None) -> pd.DataFrame:

@@ -13,7 +13,7 @@ from workbench.core.progress import Progress
 from workbench.engine.backends import DEFAULT_BACKENDS, backend_status
 from workbench.present.code import code_for
 from workbench.present.findings import Row
-from workbench.study.plan.default_recipes import default_recipes
+from workbench.study.plan.recipes import default_recipes
 from workbench.study.study import Study
 from workbench.tasks.load import load_task
 from workbench.widgets.panel_job import PanelJob

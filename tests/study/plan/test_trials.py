@@ -5,7 +5,7 @@ import pytest
 from workbench.compress.recipe import Recipe
 from workbench.compress.steps import Distill, Prune, Quantize
 from workbench.core.errors import StudyError
-from workbench.study.plan.default_recipes import default_recipes
+from workbench.study.plan.recipes import default_recipes
 from workbench.study.plan.shapes import OperatingPoint
 from workbench.study.plan.trials import make_plan, planned
 

@@ -19,8 +19,9 @@ from workbench.core.untrusted import safe_path
 from workbench.engine.backends import runs_module
 from workbench.engine.config import InferenceConfig
 from workbench.study.bundle.readme import page, program
+from workbench.study.plan.recipes import row_recipe
 from workbench.study.results.ranking import Recommendation
-from workbench.study.results.schema import TrialRow, row_options, row_recipe
+from workbench.study.results.schema import TrialRow, row_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,7 +16,8 @@ from workbench.study.config import RunConfig
 from workbench.study.execution.budget import TimeBudget
 from workbench.study.execution.run import Run
 from workbench.study.execution.summary import RunSummary
-from workbench.study.plan.trials import Plan, check_recipes, plan_for
+from workbench.study.plan.recipes import check_recipes
+from workbench.study.plan.trials import Plan, plan_for
 from workbench.study.results.schema import TrialRow
 from workbench.study.storage.artifact_store import ArtifactStore
 from workbench.study.storage.session import RunSession

@@ -14,8 +14,9 @@ from workbench.core.machine import default_threads
 from workbench.core.progress import Progress, ProgressCallback
 from workbench.study.config import BASELINE_BACKEND, PRIMARY_BATCH, RunConfig
 from workbench.study.execution.quality import judge, write_inputs
-from workbench.study.plan.trials import Trial, check_recipes, plan_for
-from workbench.study.results.schema import TrialRow, row_recipe
+from workbench.study.plan.recipes import check_recipes, row_recipe
+from workbench.study.plan.trials import Trial, plan_for
+from workbench.study.results.schema import TrialRow
 from workbench.study.storage.artifact_store import ArtifactStore
 from workbench.study.workers.policy import WorkerPolicy
 from workbench.study.workers.prepare_client import PrepareClient, pack

@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.compress.recipe import Recipe
 from workbench.core.config import canonical_json
-from workbench.core.errors import ConfigError, StudyError
+from workbench.core.errors import ConfigError
 from workbench.core.machine import Site, this_site
 from workbench.study.config import BASELINE_BACKEND, RunConfig, primary_batch
+from workbench.study.plan.recipes import default_recipes, ordered_recipes
 from workbench.study.plan.shapes import OperatingPoint, Shape, shape_words
 from workbench.study.plan.trial_keys import artifact_key, trial_key
 from workbench.study.results.references import ReferenceKind, checked_references
 from workbench.study.results.schema import TrialRow, engine_words, new_row
 
 if TYPE_CHECKING:
-    from workbench.tasks.task import Task
+    pass
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,6 @@ def plan_for(
     """
     from workbench.engine.backends import require_backend
     from workbench.engine.names import is_backend, unknown_backend
-    from workbench.study.plan.default_recipes import default_recipes
 
     kinds = checked_references(config.references)
     backends = _default_backends() if config.backends is None else config.backends
@@ -212,23 +212,6 @@ def _default_backends() -> tuple[str, ...]:
     return tuple(state.name for state in backend_status(DEFAULT_BACKENDS) if state.available)
 
 
-def check_recipes(recipes: Sequence[Recipe], task: Task) -> None:
-    """Refuse what cannot work with this task or on this machine, before the first recipe is prepared.
-
-    Raises
-    ------
-    TaskError, ConfigError, BackendUnavailable
-        If the task cannot be used, an option does not fit it, or latency is to be measured where it cannot be.
-    """
-    from workbench.compress.apply import check_steps
-    from workbench.measure.comparison.latency_cost import latency_cost
-
-    for recipe in recipes:
-        latency_cost(recipe)
-    task.check()
-    check_steps(dict.fromkeys(step for recipe in recipes for step in recipe.steps), task)
-
-
 def make_plan(
     task_fingerprint: str,
     recipes: Sequence[Recipe],
@@ -251,7 +234,7 @@ def make_plan(
     StudyError
         If an entry is not a Recipe, or two different recipes have one name.
     """
-    ordered = _recipes(recipes)
+    ordered = ordered_recipes(recipes)
     chosen = tuple(dict.fromkeys(backends))
     batch = primary_batch(batch_sizes)
     ordered_sizes = (batch, *sorted((size for size in batch_sizes if size != batch), reverse=True))
@@ -300,19 +283,3 @@ def reference_trial(
     found = planned(task_fingerprint, recipe, kind.backend, point, threads, kind.options, site=site)
     key = trial_key(found.artifact_key, kind.backend, point, threads, site=site, reference=kind.words)
     return replace(found, key=key, baseline=False, reference=kind.words)
-
-
-def _recipes(recipes: Sequence[Recipe]) -> tuple[Recipe, ...]:
-    for recipe in recipes:
-        if not isinstance(recipe, Recipe):
-            raise StudyError(f"recipes must hold Recipe objects, got {recipe!r}. Write Recipe(Prune(0.5), ...).")
-    # of two floats that differ in their seed only, one is enough: a seed changes nothing without steps
-    floats = [r for r in recipes if not r.steps][:1] or [Recipe(name="float")]
-    ordered = tuple(dict.fromkeys([*floats, *(r for r in recipes if r.steps)]))
-    named: dict[str, Recipe] = {}
-    for recipe in ordered:
-        name = recipe.name or recipe.label
-        if name in named:
-            raise StudyError(f"Two different recipes are both called {name!r}. Give each Recipe a name of its own.")
-        named[name] = recipe
-    return ordered

@@ -11,9 +11,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any, TypedDict
 
-from workbench.compress.recipe import Recipe
 from workbench.core.checks import given
-from workbench.core.errors import StudyError, WorkbenchError
+from workbench.core.errors import StudyError
 from workbench.core.untrusted import MOST_NAME, escape_control
 
 STATES = ("waiting", "running", "complete", "pruned", "failed", "cancelled")
@@ -195,32 +194,6 @@ def row_options(row: Mapping[str, Any]) -> dict[str, Any]:
     threads = {} if row.get("threads") is None else {"threads": row["threads"]}
     more = json.loads(row["engine_json"])
     return {"backend": row["backend"], "batch_size": row["batch_size"], **threads, **more}
-
-
-def row_recipe(row: Mapping[str, Any], *, trust: bool = False) -> Recipe:
-    """Return the recipe of a row.
-
-    Parameters
-    ----------
-    trust : bool
-        Allow a recipe that names functions to call (``Distill.student``, predicates of ``exclude``): applying it runs
-        code which the row names.
-
-    Raises
-    ------
-    StudyError
-        If it is no recipe, or names a function without ``trust``.
-    """
-    try:
-        recipe = Recipe.from_json(row["recipe_json"])
-    except (WorkbenchError, TypeError, ValueError, LookupError, AttributeError, RecursionError) as error:
-        raise StudyError(f"The recipe of {given(row['recipe'])} cannot be used: {error}") from error
-    if recipe.functions and not trust:
-        raise StudyError(
-            f"The recipe of {given(row['recipe'])} calls {', '.join(map(given, recipe.functions))}: that runs code "
-            "which the study names. Give trust=True (--trust) if you or people you trust wrote the study."
-        )
-    return recipe
 
 
 def is_ranked(row: Mapping[str, Any]) -> bool:

@@ -49,8 +49,8 @@ def search_study(
     study: Study, request: SearchRequest, config: SearchConfig, stop: CancelToken, progress: ProgressCallback
 ) -> SearchResult:
     """Search a space of recipes, engines and batch sizes; see :meth:`Study.search`."""
+    from workbench.study.plan.recipes import check_recipes
     from workbench.study.plan.shapes import shape_words, task_shape
-    from workbench.study.plan.trials import check_recipes
     from workbench.study.search.starting_points import starting_points
     from workbench.study.workers.prepare_client import pack
 

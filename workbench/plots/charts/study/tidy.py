@@ -11,6 +11,7 @@ import pandas as pd
 
 from workbench.core.errors import StudyError
 from workbench.core.machine import fingerprint_id
+from workbench.study.results.params import row_params
 from workbench.study.results.ranking import one_machine, usual_shape
 from workbench.study.results.relative_latency import with_relative_latency
 from workbench.study.results.schema import is_ranked
@@ -56,7 +57,8 @@ def complete_frame(rows: Any, *, references: bool = False) -> pd.DataFrame:
 
     Only rows of one machine (this one, or the one with most rows) and of one shape (the one with most rows) are kept.
     Reference rows are left out unless ``references`` is True. ``ranked`` is False for references and survey rows, which
-    are never on a Pareto front. ``reference`` is empty for other rows.
+    are never on a Pareto front. ``reference`` is empty for other rows. Recipe parameters are columns such as
+    ``params_prune_ratio``.
     """
     complete = [row for row in latency_rows(rows) if references or row.get("reference") is None]
     judged = [row for row in complete if row.get("quality") is not None] or complete  # bench rows have no quality
@@ -72,6 +74,8 @@ def complete_frame(rows: Any, *, references: bool = False) -> pd.DataFrame:
     frame["ranked"] = np.array([is_ranked(row) for row in table], dtype=bool)
     frame["recommended"] = np.array([row.get("recommended") is True for row in table], dtype=bool)
     frame["baseline"] = np.array([row["baseline"] for row in table], dtype=bool)
+    params = pd.DataFrame([row_params(row) for row in table], index=frame.index)
+    frame = frame.join(params)
     frame["quality_low"] = frame["quality"] - (frame["quality_drop_high"] - frame["quality_drop"])
     frame["quality_high"] = frame["quality"] + (frame["quality_drop"] - frame["quality_drop_low"])
     return frame

@@ -13,6 +13,7 @@ from workbench.core.format.speedup import row_speedup
 from workbench.plots.charts.study.scatter import Axis, key, mark_label, scatter
 from workbench.plots.charts.study.tidy import choose_batch, complete_frame, front_mask, why_empty
 from workbench.plots.drawing.figure import axes_or_new, empty_chart, figure_of, set_title
+from workbench.study.results.params import PREFIX
 
 COLUMNS = [
     *("recipe", "recipe_id", "technique", "backend", "batch_size", "threads"),
@@ -38,7 +39,8 @@ def tradeoff_data(rows: Any, *, batch_size: int = 32) -> pd.DataFrame:
     frame = frame.dropna(subset=["quality"])
     frame["pareto"] = front_mask(frame, "latency_ms_rel")
     frame["batch_size"] = frame["batch_size"].astype(int)
-    return frame.sort_values("latency_ms_rel")[COLUMNS].reset_index(drop=True)
+    params = [name for name in frame.columns if name.startswith(PREFIX)]
+    return frame.sort_values("latency_ms_rel")[[*COLUMNS, *params]].reset_index(drop=True)
 
 
 def plot_tradeoff(
