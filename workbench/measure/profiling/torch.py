@@ -49,7 +49,7 @@ def observe(session: Any, source: ModelSource, arrays: Arrays, calls: int, owner
     """
     module, device = session.module, session.device
     inner = getattr(module, "module", module) if type(module).__name__ == "HalfPrecisionModule" else module
-    compiled = session.words != "torch eager"
+    compiled = session.title != "torch eager"
     facts: dict[str, tuple[str, tuple[int, ...]]] = {} if compiled else _outputs(session, inner, arrays)
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.startswith("cuda") else [])]
 
@@ -74,7 +74,7 @@ def observe(session: Any, source: ModelSource, arrays: Arrays, calls: int, owner
     roots = [event for event in events or [] if event.name == _CALL]
     runs = [list(operators(event, "" if compiled else None, device)) for event in roots]
     nodes = _nodes(runs, facts, session, _graph_layers(inner))
-    notes = (COMPILED.format(backend=session.words),) if compiled else (OPERATORS,)
+    notes = (COMPILED.format(backend=session.title),) if compiled else (OPERATORS,)
 
     def write_trace(target: Path) -> None:
         profiler.export_chrome_trace(str(target))
