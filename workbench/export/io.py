@@ -25,18 +25,11 @@ Tree = Any
 
 @dataclasses.dataclass(frozen=True)
 class TensorSpec:
-    """One input or output.
+    """One input or output; ``shape`` is that of one sample, without the batch, with None for a dynamic size.
 
-    Attributes
-    ----------
-    shape
-        Shape of one sample, without the batch; None for a dynamic size.
-    axes
-        Names of the dynamic dimensions, by dimension; empty if none has a name.
-    batch_dim
-        Position of the batch dimension, None for an output without one; 0 for inputs.
-    below
-        Size of the embedding table that an integer input indexes, else None.
+    ``axes`` are the names of the dynamic dimensions, by dimension; empty if none has a name. ``batch_dim`` is the
+    position of the batch dimension, None for an output without one. ``below`` is the size of the embedding table that
+    an integer input indexes, else None.
     """
 
     name: str

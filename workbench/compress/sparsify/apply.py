@@ -92,28 +92,21 @@ def _layers(step: Sparsify, work: Work) -> _State:
     for name, layer in module.named_modules():
         if not holds_matrix(layer) and not isinstance(layer, SPARSE_LAYERS):
             continue
-        refusal = blocked.get(name) or _refusal(layer)
-        if refusal is None and owners.setdefault(id(layer.weight), name) != name:
-            refusal = f"shares its weight with {owners[id(layer.weight)]}"
-        blocks = refusal if refusal is not None else _blocks(step, layer)
-        if isinstance(blocks, str):
-            state.reasons[name] = blocks
-        else:
+        blocks = blocked.get(name) or _blocks(step, layer)
+        if isinstance(blocks, Blocks) and owners.setdefault(id(layer.weight), name) != name:
+            blocks = f"shares its weight with {owners[id(layer.weight)]}"
+        if isinstance(blocks, Blocks):
             state.layers[name], state.blocks[name] = layer, blocks
+        else:
+            state.reasons[name] = blocks
     return state
-
-
-def _refusal(layer: nn.Module) -> str | None:
-    if not isinstance(layer, SPARSE_LAYERS):
-        return f"{type(layer).__name__} is not supported: only Linear and convolutions that are not transposed"
-    if not isinstance(layer._parameters.get("weight"), nn.Parameter):
-        return "its weight is parametrized"
-    return None
 
 
 def _blocks(step: Sparsify, layer: nn.Module) -> Blocks | str:
     if not isinstance(layer, SPARSE_LAYERS):
-        raise TypeError(f"Sparsify does not support {type(layer).__name__}")
+        return f"{type(layer).__name__} is not supported: only Linear and convolutions that are not transposed"
+    if not isinstance(layer._parameters.get("weight"), nn.Parameter):
+        return "its weight is parametrized"
     return pattern_blocks(layer, step.kept_of[1]) if step.kept_of else blocks_of(layer, step.granularity)
 
 
