@@ -67,7 +67,7 @@ def test_nothing_measured_is_said(rows: tuple[TunedSetting, ...]):
 
 def undecided() -> TuneResult:
     rows = (*ROWS[:5], dataclasses.replace(ROWS[5], rounds=2))
-    return dataclasses.replace(result(*rows), decided=False, verdict=judge(rows[-1], rows).verdict)
+    return dataclasses.replace(result(*rows), decided=False, verdict=judge(rows[-1], rows).text)
 
 
 def test_what_is_undecided_is_said_with_the_reason():

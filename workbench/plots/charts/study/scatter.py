@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +12,7 @@ from matplotlib.lines import Line2D
 
 from workbench.plots.charts.study.tidy import front
 from workbench.plots.drawing.edge_labels import LineLabel, place_on_lines
-from workbench.plots.drawing.figure import figure_of, legend_right, needs_log, plain_log, set_labels
+from workbench.plots.drawing.figure import figure_of, fit_axis, legend_right, set_labels
 from workbench.plots.drawing.labels import Label, Obstacles, place_labels
 from workbench.present import style
 
@@ -104,14 +103,7 @@ def _cost_limits(ax: Axes, frame: pd.DataFrame, axis: Axis) -> None:
     if axis.low and axis.high:  # show whole intervals unless one would compress the points
         low = max(min(low, float(frame[axis.low].fillna(low).min())), low / _ROOM)
         high = min(max(high, float(frame[axis.high].fillna(high).max())), high * _ROOM)
-    if needs_log([low, high]):
-        span = math.log(high / low)
-        ax.set_xscale("log")
-        ax.set_xlim(low / math.exp(0.2 * span), high * math.exp(0.07 * span))
-        plain_log(ax.xaxis, *ax.get_xlim())
-    else:
-        span = (high - low) or 0.4 * high or 1.0
-        ax.set_xlim(low - 0.22 * span, high + 0.12 * span)
+    fit_axis(ax, "x", [low, high], before=0.21, after=0.1)
 
 
 def _front(ax: Axes, frame: pd.DataFrame, axis: Axis, floor: float) -> list[tuple[float, float]]:
