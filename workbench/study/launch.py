@@ -24,7 +24,7 @@ from workbench.study.strategy.executor import StrategyRun
 from workbench.study.strategy.launch import decision_log_for, finished_rows, first_part, float_only, plan_request
 from workbench.study.workers.baseline import with_earlier_baseline, with_fastest_baseline
 from workbench.study.workers.policy import WorkerPolicy
-from workbench.study.workers.prepare_client import PrepareClient, pack
+from workbench.study.workers.prepare_client import PrepareClient, pack_task
 
 if TYPE_CHECKING:
     from workbench.compress.recipe import Recipe
@@ -120,26 +120,26 @@ def _run_here(
         if not store.all_complete(study.name, [trial.key for trial in plan.trials]):
             client.start()  # it imports torch during the checks
         check_recipes(plan.recipes, task)
-        shipment = pack(task)
-        client.carry(shipment)
+        packed = pack_task(task)
+        client.carry(packed)
         stop.check()
         with machine_lock(exclusive=True, stop=stop, say=_reporter(progress)):
             plan = with_fastest_baseline(plan, new_points, client.choose_threads)
         save_question(store, study.name, config, default_plan=recipes is None)
         first = plan if recipes is not None else first_part(plan)
-        rows_of_plan = first.rows(task.name, shipment.fingerprint)
+        rows_of_plan = first.rows(task.name, packed.fingerprint)
         with RunSession(
             store, study.name, first, rows_of_plan, quality_drop=config.quality_drop, progress=progress
         ) as session:
             if recipes is not None:
                 run = LocalExecutor(
-                    task, plan, session, shipment, study.files, stop, client=client, monitor=monitor, policy=policy
+                    task, plan, session, packed, study.files, stop, client=client, monitor=monitor, policy=policy
                 )
                 return run.work()
             return StrategyRun(
-                task, plan, session, shipment, study.files, stop, client=client, monitor=monitor, policy=policy,
+                task, plan, session, packed, study.files, stop, client=client, monitor=monitor, policy=policy,
                 deadline=deadline, question=plan_request(task, plan, config),
-                record=decision_log_for(store, study.name, plan, shipment.fingerprint, config),
+                record=decision_log_for(store, study.name, plan, packed.fingerprint, config),
             ).work()  # fmt: skip
 
 

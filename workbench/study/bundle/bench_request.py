@@ -139,9 +139,9 @@ def _packed(artifact: Artifact, task: Task | None) -> bytes:
             f"{artifact.folder} was made for the task {written.get('name')!r} (fingerprint "
             f"{written.get('fingerprint')}), got {task.name!r} ({task.fingerprint}). Give that task."
         )
-    from workbench.study.workers.prepare_client import pack
+    from workbench.study.workers.prepare_client import pack_task
 
-    return pack(task).build
+    return pack_task(task).build
 
 
 def _read_inputs(io: IOSpec, data: Any) -> Arrays:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from workbench.core.errors import StudyError
 from workbench.core.files import atomic_write
-from workbench.study.workers.prepare_client import Shipment
+from workbench.study.workers.prepare_client import PackedTask
 
 ARTIFACTS, TASK = "artifacts", "task"
 _MARKS = "blobs"
@@ -57,15 +57,15 @@ def artifact_blob(folder: Path, key: str) -> Blob:
         raise StudyError(f"The artifact {key} cannot be read in {root}: {error.strerror}.") from error
 
 
-def task_blob(shipment: Shipment) -> Blob:
+def task_blob(packed: PackedTask) -> Blob:
     """Return the blob of a task."""
-    return Blob.of(TASK, {f"{TASK}/whole": shipment.task, f"{TASK}/build": shipment.build})
+    return Blob.of(TASK, {f"{TASK}/whole": packed.task, f"{TASK}/build": packed.build})
 
 
-def read_task(folder: Path, fingerprint: str) -> Shipment:
+def read_task(folder: Path, fingerprint: str) -> PackedTask:
     """Return the task that :func:`write_blob` wrote into a folder."""
     whole, build = ((folder / TASK / name).read_bytes() for name in ("whole", "build"))
-    return Shipment(None, whole, build, fingerprint)
+    return PackedTask(None, whole, build, fingerprint)
 
 
 def write_blob(blob: Blob, folder: Path) -> None:

@@ -28,7 +28,7 @@ from workbench.study.plan.trials import Plan, Trial
 from workbench.study.results.schema import TrialRow, judged_on
 from workbench.study.storage.session import RunSession
 from workbench.study.workers.policy import WorkerPolicy
-from workbench.study.workers.prepare_client import Shipment
+from workbench.study.workers.prepare_client import PackedTask
 from workbench.study.workers.process import CancelToken
 
 _POLL_S = 0.2
@@ -52,7 +52,7 @@ class DaskExecutor(Executor):
         workers: ClusterWorkers,
         connection: ClusterConnection,
         session: RunSession,
-        shipment: Shipment,
+        packed: PackedTask,
         files: Path,
         stop: CancelToken,
         *,
@@ -61,8 +61,8 @@ class DaskExecutor(Executor):
     ) -> None:
         self._workers, self._connection, self._session = workers, connection, session
         self._files, self._stop, self._prefix_cache, self._policy = files, stop, prefix_cache, policy
-        self._fingerprint = shipment.fingerprint
-        self._task = task_blob(shipment)
+        self._fingerprint = packed.fingerprint
+        self._task = task_blob(packed)
         self._blobs: dict[str, Blob] = {}
         self._machines = tuple(describe_kinds(workers.members))
         self._running: dict[str, RunningUnit] = {}

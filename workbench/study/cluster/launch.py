@@ -22,7 +22,7 @@ from workbench.study.results.schema import TrialRow
 from workbench.study.storage.artifact_store import ArtifactStore
 from workbench.study.storage.session import RunSession
 from workbench.study.workers.policy import WorkerPolicy
-from workbench.study.workers.prepare_client import pack
+from workbench.study.workers.prepare_client import pack_task
 from workbench.study.workers.process import CancelToken
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def run_on_cluster(
     task, wanted = study.task, config.replace(backends=config.backends or DEFAULT_BACKENDS)
     first = plan_for(task.fingerprint, recipes, wanted, shapes=shapes, site=this_site())
     check_recipes(first.recipes, task)
-    shipment = pack(task, elsewhere=True)
+    packed = pack_task(task, elsewhere=True)
     with connected(cluster) as connection, connection:
         stop.check()
         progress(Progress("study", 0, 0, f"probing the workers of {connection.address}"))
@@ -58,7 +58,7 @@ def run_on_cluster(
         for fingerprint, group in by_site(members).items():
             site = group[0].site
             plans[fingerprint] = plan_for(task.fingerprint, recipes, available, shapes=shapes, site=site)
-            rows |= plans[fingerprint].rows(task.name, shipment.fingerprint, site=site)
+            rows |= plans[fingerprint].rows(task.name, packed.fingerprint, site=site)
         trials = tuple(trial for plan in plans.values() for trial in plan.trials)
         whole = Plan(trials, first.recipes, tuple(runs), first.primary, first.others)
         budgets = {site: TimeBudget(plan, stop, parallel=workers.hosts(site)) for site, plan in plans.items()}
@@ -66,7 +66,7 @@ def run_on_cluster(
             study._store, study.name, whole, rows, quality_drop=config.quality_drop, progress=progress
         ) as session:
             executor = DaskExecutor(
-                workers, connection, session, shipment, study.files, stop,
+                workers, connection, session, packed, study.files, stop,
                 prefix_cache=study.prefix_cache, policy=WorkerPolicy(config.stall_timeout_s),
             )  # fmt: skip
             return Run(session, ArtifactStore(study.files), executor, stop, budgets).work(plans)

@@ -34,7 +34,7 @@ from workbench.study.storage.artifact_store import ArtifactStore
 from workbench.study.storage.database import Store
 from workbench.study.storage.session import RunSession
 from workbench.study.workers.policy import WorkerPolicy
-from workbench.study.workers.prepare_client import PrepareClient, Shipment
+from workbench.study.workers.prepare_client import PackedTask, PrepareClient
 from workbench.study.workers.process import CancelToken, WorkerError
 
 if TYPE_CHECKING:
@@ -125,14 +125,14 @@ class _Work:
         self._stop.check()
         # on shared cores, loading a library disturbs another worker's timing as much as a training does
         with self._span(exclusive=True) if self._job.shares_cores else contextlib.nullcontext():
-            shipment = read_task(self._files, self._job.fingerprint)
-            parts = self._prepare(shipment) if self._job.unit.kind == PREPARE else self._time(shipment)
+            packed = read_task(self._files, self._job.fingerprint)
+            parts = self._prepare(packed) if self._job.unit.kind == PREPARE else self._time(packed)
         return JobResult(**parts, spans=tuple(self._spans))
 
-    def _prepare(self, shipment: Shipment) -> dict[str, Any]:
+    def _prepare(self, packed: PackedTask) -> dict[str, Any]:
         job, trial, store = self._job, self._job.unit.trials[0], ArtifactStore(self._files)
         cache = job.prefix_cache
-        client = PrepareClient(shipment, self._files, self._stop, prefix_cache=cache, policy=self._policy)
+        client = PrepareClient(packed, self._files, self._stop, prefix_cache=cache, policy=self._policy)
         done = False
         try:
             client.start()
@@ -147,14 +147,14 @@ class _Work:
         mark_whole(blob, self._files)
         return {"blob": blob}
 
-    def _time(self, shipment: Shipment) -> dict[str, Any]:
+    def _time(self, packed: PackedTask) -> dict[str, Any]:
         job, error = self._job, None
         with tempfile.TemporaryDirectory(dir=self._files) as scratch:
             store = Store(f"sqlite:///{scratch}/unit.db")
             try:
                 with RunSession(store, _UNIT, job.plan, job.rows, quality_drop=0.0, progress=self._report) as session:
                     executor = _UnitExecutor(
-                        _task(shipment), job.plan, session, shipment, self._files, self._stop, policy=self._policy,
+                        _task(packed), job.plan, session, packed, self._files, self._stop, policy=self._policy,
                         budget=_JobBudget(job, self._stop),
                     )  # fmt: skip
                     try:
@@ -256,8 +256,8 @@ def _folder(worker: Any, fingerprint: str) -> Path:
 
 
 @functools.lru_cache(maxsize=1)
-def _task(shipment: Shipment) -> Task:
+def _task(packed: PackedTask) -> Task:
     import cloudpickle
 
-    task: Task = cloudpickle.loads(shipment.task)
+    task: Task = cloudpickle.loads(packed.task)
     return task

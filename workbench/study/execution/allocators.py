@@ -15,7 +15,7 @@ from workbench.core.machine import default_threads
 from workbench.study.execution.timing_pool import open_arms
 from workbench.study.plan.shapes import OperatingPoint
 from workbench.study.plan.trials import planned
-from workbench.study.workers.prepare_client import pack
+from workbench.study.workers.prepare_client import pack_task
 from workbench.study.workers.process import CancelToken
 from workbench.study.workers.protocol import examples_folder, save_arrays
 from workbench.study.workers.timing_client import EngineProcess, TimingSetup
@@ -92,7 +92,7 @@ def time_allocators(
         folder = Path(name)
         save_variant(variant, folder / "artifact", batch=batch_size)
         save_arrays(to_numpy(variant.task.examples(batch_size)), examples_folder(folder / "inputs", point))
-        build = pack(variant.task).build
+        build = pack_task(variant.task).build
         setup = TimingSetup(folder, folder / "inputs", lambda _: folder / "artifact", build, CancelToken())
         started = {}
         try:

@@ -30,7 +30,7 @@ from workbench.study.plan.trials import Plan, Trial
 from workbench.study.storage.artifact_store import ArtifactStore
 from workbench.study.storage.session import RunSession, words_of
 from workbench.study.workers.policy import WorkerPolicy
-from workbench.study.workers.prepare_client import PrepareClient, Shipment
+from workbench.study.workers.prepare_client import PackedTask, PrepareClient
 from workbench.study.workers.process import CancelToken, OutOfTime
 from workbench.study.workers.timing_client import TimingSetup
 
@@ -69,7 +69,7 @@ class LocalExecutor(Executor):
         task: Task,
         plan: Plan,
         session: RunSession,
-        shipment: Shipment,
+        packed: PackedTask,
         files: Path,
         stop: CancelToken,
         *,
@@ -84,10 +84,10 @@ class LocalExecutor(Executor):
         self._policy = policy or WorkerPolicy()
         self._budget = budget or TimeBudget(plan, stop)
         self._client = client or PrepareClient(None, files, stop, prefix_cache=prefix_cache, policy=self._policy)
-        self._client.carry(shipment)
+        self._client.carry(packed)
         self._store = ArtifactStore(files)
         self._inputs = files / "inputs" / task.fingerprint
-        setup = TimingSetup(files, self._inputs, self._store.artifact, shipment.build, stop, self._policy)
+        setup = TimingSetup(files, self._inputs, self._store.artifact, packed.build, stop, self._policy)
         self._pool = TimingPool(setup)
         self._floors = NoiseFloors(files / "noise.json")
         self._ended: list[UnitEnd] = []

@@ -19,7 +19,7 @@ from workbench.study.plan.trials import Trial, plan_for
 from workbench.study.results.schema import TrialRow
 from workbench.study.storage.artifact_store import ArtifactStore
 from workbench.study.workers.policy import WorkerPolicy
-from workbench.study.workers.prepare_client import PrepareClient, pack
+from workbench.study.workers.prepare_client import PrepareClient, pack_task
 from workbench.study.workers.process import CancelToken
 from workbench.study.workers.timing_client import EngineProcess, TimingSetup
 
@@ -85,8 +85,8 @@ def measure_seed_variance(
     recipes = [Recipe(*recipe.steps, seed=seed, name=f"{recipe.label}, seed {seed}") for seed in numbers]
     plan = plan_for(task.fingerprint, recipes, RunConfig(backends=(backend,), batch_sizes=(batch,), threads=threads))
     check_recipes(plan.recipes, task)
-    shipment, store, inputs = pack(task), ArtifactStore(files), files / "inputs" / task.fingerprint
-    setup = TimingSetup(files, inputs, store.artifact, shipment.build, stop)
+    packed, store, inputs = pack_task(task), ArtifactStore(files), files / "inputs" / task.fingerprint
+    setup = TimingSetup(files, inputs, store.artifact, packed.build, stop)
     results: list[SeedResult] = []
 
     def say(words: str) -> None:
@@ -113,7 +113,7 @@ def measure_seed_variance(
             raise StudyError(f"The seed variance cannot be measured: {trial.words}: {error}") from error
         return prepared
 
-    client, done = PrepareClient(shipment, files, stop, prefix_cache=study.prefix_cache, policy=WorkerPolicy()), False
+    client, done = PrepareClient(packed, files, stop, prefix_cache=study.prefix_cache, policy=WorkerPolicy()), False
     try:
         client.start()  # imports while the inputs are written
         write_inputs(task, inputs, points=(plan.primary,))

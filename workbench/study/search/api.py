@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from workbench.compress.recipe import Recipe
     from workbench.compress.sensitivity import Sensitivity
     from workbench.study.study import Study
-    from workbench.study.workers.prepare_client import Shipment
+    from workbench.study.workers.prepare_client import PackedTask
     from workbench.study.workers.process import CancelToken
 
 _CHECKED_POINTS = 50
@@ -52,7 +52,7 @@ def search_study(
     from workbench.study.plan.recipes import check_recipes
     from workbench.study.plan.shapes import shape_words, task_shape
     from workbench.study.search.starting_points import starting_points
-    from workbench.study.workers.prepare_client import pack
+    from workbench.study.workers.prepare_client import pack_task
 
     started = time.monotonic()
     require_callable("search: progress", progress, takes="each Progress report")
@@ -66,11 +66,11 @@ def search_study(
     first = starting_points(request.prior, space, drop=asked.goals.max_quality_drop, task=study.task)
     if config.sampler != "grid":
         first = training_free_points(space) + first
-    shipment = pack(study.task)
+    packed = pack_task(study.task)
     threads = config.threads or default_threads()
     identity = {
         "space": space.to_dict(), "question": asked.to_dict(), "seed": config.seed, "threads": threads,
-        "task": shipment.fingerprint, "machine": fingerprint_id(),
+        "task": packed.fingerprint, "machine": fingerprint_id(),
     }  # fmt: skip
     name, owner = search_name(study.name, config.sampler, identity), new_owner()
     study._store.set_setting(study.name, "quality_drop", asked.goals.max_quality_drop)
@@ -79,7 +79,7 @@ def search_study(
     try:
         proposer.enqueue_first(first)
         proposer.requeue_abandoned(lambda key: _is_claimed(study, key))
-        new, reused, ended, cancelled = _loop(study, space, asked, proposer, shipment, stop, config, threads, progress)
+        new, reused, ended, cancelled = _loop(study, space, asked, proposer, packed, stop, config, threads, progress)
         history = History(name, asked, proposer.tried())
     finally:
         proposer.close()
@@ -127,7 +127,7 @@ def _loop(
     space: Space,
     asked: Objective,
     proposer: OptunaSampler,
-    shipment: Shipment,
+    packed: PackedTask,
     stop: CancelToken,
     config: SearchConfig,
     threads: int,
@@ -140,8 +140,8 @@ def _loop(
     from workbench.study.storage.session import RunSession
     from workbench.study.workers.process import OutOfTime
 
-    plan = search_plan(shipment.fingerprint, space.batch_sizes, threads=threads, shape=task_shape(study.task))
-    rows = plan.rows(study.task.name, shipment.fingerprint)
+    plan = search_plan(packed.fingerprint, space.batch_sizes, threads=threads, shape=task_shape(study.task))
+    rows = plan.rows(study.task.name, packed.fingerprint)
     loops: list[SearchLoop] = []
 
     def relay(event: Progress) -> None:
@@ -156,7 +156,7 @@ def _loop(
         cancelled = False
         try:
             with SearchRun(
-                study.task, session, shipment, study.files, stop, plan=plan, goals=asked.goals, prune=config.prune,
+                study.task, session, packed, study.files, stop, plan=plan, goals=asked.goals, prune=config.prune,
                 prefix_cache=study.prefix_cache, policy=WorkerPolicy(config.stall_timeout_s),
             ) as runner:  # fmt: skip
                 loop = SearchLoop(

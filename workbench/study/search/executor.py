@@ -23,7 +23,7 @@ from workbench.study.search.goals import Goals
 from workbench.study.search.space import Proposal
 from workbench.study.storage.session import RunSession
 from workbench.study.workers.policy import WorkerPolicy
-from workbench.study.workers.prepare_client import Shipment
+from workbench.study.workers.prepare_client import PackedTask
 from workbench.study.workers.process import CancelToken, OutOfTime
 from workbench.study.workers.protocol import load_arrays
 from workbench.study.workers.timing_client import EngineProcess
@@ -51,7 +51,7 @@ class SearchRun(LocalExecutor):
         self,
         task: Task,
         session: RunSession,
-        shipment: Shipment,
+        packed: PackedTask,
         files: Path,
         stop: CancelToken,
         *,
@@ -61,8 +61,8 @@ class SearchRun(LocalExecutor):
         prefix_cache: bool,
         policy: WorkerPolicy,
     ) -> None:
-        super().__init__(task, plan, session, shipment, files, stop, prefix_cache=prefix_cache, policy=policy)
-        self._goals, self._prune, self._fingerprint = goals, prune, shipment.fingerprint
+        super().__init__(task, plan, session, packed, files, stop, prefix_cache=prefix_cache, policy=policy)
+        self._goals, self._prune, self._fingerprint = goals, prune, packed.fingerprint
         self._seen = set(plan.recipes)
 
     def __enter__(self) -> SearchRun:

@@ -26,7 +26,7 @@ from workbench.study.strategy.deadline import TrainingPruned, TrialDeadline, Tri
 from workbench.study.strategy.decision_log import DecisionLog
 from workbench.study.strategy.interface import PlanRequest, ProbeResult, StopCheck, TrialResult
 from workbench.study.strategy.strategy import Strategy
-from workbench.study.workers.prepare_client import Shipment
+from workbench.study.workers.prepare_client import PackedTask
 from workbench.study.workers.process import CancelToken
 from workbench.study.workers.timing_client import EngineProcess
 
@@ -70,7 +70,7 @@ class StrategyRun(LocalExecutor):
         task: Task,
         plan: Plan,
         session: RunSession,
-        shipment: Shipment,
+        packed: PackedTask,
         files: Path,
         stop: CancelToken,
         *,
@@ -80,10 +80,10 @@ class StrategyRun(LocalExecutor):
         **options: Any,
     ) -> None:
         budget = StrategyBudget(Plan((), (), (), plan.primary, plan.others), stop)
-        super().__init__(task, plan, session, shipment, files, stop, budget=budget, **options)
+        super().__init__(task, plan, session, packed, files, stop, budget=budget, **options)
         self._question, self._record, self._leash = question, record, deadline
         self._budget: StrategyBudget = budget
-        self._fingerprint = shipment.fingerprint
+        self._fingerprint = packed.fingerprint
         self._end = time.monotonic() + question.budget_s
         self._threads = max(trial.threads for trial in plan.trials)
         self._known: dict[str, Recipe] = {recipe.recipe_id: recipe for recipe in plan.recipes}

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Shipment:
+class PackedTask:
     """A task to be sent: its reference or, if it has none, the pickled task; and its pickled ``build``."""
 
     reference: str | None
@@ -38,7 +38,7 @@ class Shipment:
     fingerprint: str
 
 
-def pack(task: Task, *, elsewhere: bool = False) -> Shipment:
+def pack_task(task: Task, *, elsewhere: bool = False) -> PackedTask:
     """Return a task to be sent; ``elsewhere`` pickles all of it, for machines without its files.
 
     Raises StudyError if its functions cannot be pickled.
@@ -46,7 +46,7 @@ def pack(task: Task, *, elsewhere: bool = False) -> Shipment:
     build = _pickled(task.build, f"build of task {task.name!r}")
     reference = None if elsewhere else task.reference
     whole = b"" if reference is not None else _pickled(task, f"task {task.name!r}")
-    return Shipment(reference, whole, build, task.fingerprint)
+    return PackedTask(reference, whole, build, task.fingerprint)
 
 
 def _pickled(thing: Any, words: str) -> bytes:
@@ -83,16 +83,16 @@ class PrepareClient:
     """Starts the worker on first use, and again after it was lost; ``task`` is None until :meth:`carry` sets it."""
 
     def __init__(
-        self, task: Shipment | None, files: Path, stop: CancelToken, *, prefix_cache: bool, policy: WorkerPolicy
+        self, task: PackedTask | None, files: Path, stop: CancelToken, *, prefix_cache: bool, policy: WorkerPolicy
     ) -> None:
-        self._shipment, self._files, self._stop = task, files, stop
+        self._packed, self._files, self._stop = task, files, stop
         self._prefix_cache, self._policy = prefix_cache, policy
         self._worker: WorkerProcess | None = None
         self._sent = self._loaded = False
 
-    def carry(self, shipment: Shipment) -> None:
+    def carry(self, packed: PackedTask) -> None:
         """Set the task."""
-        self._shipment = shipment
+        self._packed = packed
 
     def start(self) -> WorkerProcess:
         """Start the process and send the task, so that its imports overlap with other work."""
@@ -103,9 +103,9 @@ class PrepareClient:
             self._sent = self._loaded = False
             log = self._files / "logs" / "prepare.log"
             self._worker = WorkerProcess("prepare", {}, log=log, stop=self._stop, policy=self._policy)
-        if self._shipment is not None and not self._sent:
+        if self._packed is not None and not self._sent:
             with contextlib.suppress(TrialFailed):  # the next command raises the error again
-                self._send(self._worker, self._shipment)
+                self._send(self._worker, self._packed)
         return self._worker
 
     def prepare(
@@ -175,26 +175,26 @@ class PrepareClient:
             else:
                 worker.close()
 
-    def _send(self, worker: WorkerProcess, shipment: Shipment) -> None:
+    def _send(self, worker: WorkerProcess, packed: PackedTask) -> None:
         import torch
 
-        fields = {"reference": shipment.reference, "threads": torch.get_num_threads()}
-        worker.send("task", shipment.task, prefix_cache=self._prefix_cache, **fields)
+        fields = {"reference": packed.reference, "threads": torch.get_num_threads()}
+        worker.send("task", packed.task, prefix_cache=self._prefix_cache, **fields)
         self._sent = True
 
     def _loaded_worker(self) -> WorkerProcess:
-        worker, shipment = self.start(), self._shipment
+        worker, packed = self.start(), self._packed
         if self._loaded:
             return worker
-        if shipment is None:
+        if packed is None:
             raise StudyError("PrepareClient needs a task before its first recipe: call carry().")
         if not self._sent:
-            self._send(worker, shipment)
+            self._send(worker, packed)
         answer = worker.answer("task")
-        if answer["fingerprint"] != shipment.fingerprint:
+        if answer["fingerprint"] != packed.fingerprint:
             raise StudyError(
-                f"Task {shipment.reference!r} has fingerprint {answer['fingerprint']} in a worker process, but "
-                f"{shipment.fingerprint} here: data, weights or version differ. Fix its random seeds, load trained "
+                f"Task {packed.reference!r} has fingerprint {answer['fingerprint']} in a worker process, but "
+                f"{packed.fingerprint} here: data, weights or version differ. Fix its random seeds, load trained "
                 "weights in build(), and do not change a task after loading it."
             )
         self._loaded = True
