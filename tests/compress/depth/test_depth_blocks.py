@@ -110,7 +110,7 @@ def test_settings_that_the_model_reads_are_kept_on_the_stand_in():
         (ExtraTower, "blocks.0", "output 1 has another shape"),
         (SameTower, "blocks.0", "called 3 times"),
         (HiddenTower, "blocks.1", "by its name"),
-        (Plain, "features.3", "through an addition"),
+        (Plain, "features.3", "without an addition"),
     ],
 )
 def test_what_is_no_block_has_its_reason(factory, name, reason):

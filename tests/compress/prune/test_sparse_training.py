@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from workbench.compress import Prune, Recipe
 from workbench.compress.handlers import Work
-from workbench.compress.prune.apply import _groups, _State, prune
+from workbench.compress.prune.apply import _State, prune
 from workbench.compress.prune.sparse_training import train_sparse
 from workbench.compress.training.optimizer_hooks import optimizer_step_hooks
 from workbench.core.errors import ConfigError
@@ -132,7 +132,7 @@ def test_channels_shrink_and_less_is_lost_when_they_go(tiny_task):
     for strength in (1e-9, 0.5):
         step = Prune(0.5, sparse_epochs=16.0, sparse_strength=strength, round_to=1)
         work = Work(tiny_task, tiny_task.model(), ignore_progress, 0)
-        assert train_sparse(step, work, _groups(step, work, _State())[0]) == 16.0
+        assert train_sparse(step, work, _State(step, work).groups()[0]) == 16.0
         sizes = norms(work.module)
         weakest[strength] = float(sizes[:8].mean() / sizes.mean())
         outcome = prune(step.replace(sparse_epochs=0.0, sparse_strength=0.3), work)

@@ -119,7 +119,7 @@ def trace_calls(module: nn.Module, example: Tree) -> dict[str, list[Call]]:
     watch = _Watch()
 
     def begin(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        watch.running.append(_Carriers(dict(_tensors(args, kwargs))))
+        watch.running.append(_Carriers(dict(_tensors({**dict(enumerate(args)), **kwargs}))))
 
     def end(name: str) -> Any:
         def record(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> None:
@@ -137,7 +137,7 @@ def trace_calls(module: nn.Module, example: Tree) -> dict[str, list[Call]]:
 
 
 def _call(carriers: _Carriers, lone: bool, outputs: Any) -> Call:
-    shapes = tuple(tuple(t.shape) for t in (*carriers.inputs.values(), *_flat(outputs)))
+    shapes = tuple(tuple(t.shape) for t in (*carriers.inputs.values(), *dict(_tensors(outputs)).values()))
     additive: list[Path] = []
     try:
         form = _form(carriers, outputs, "its output", additive)
@@ -198,25 +198,15 @@ def _source(carriers: _Carriers, value: torch.Tensor, where: str, additive: list
     raise _NotAnInputError(f"{where} is computed inside, without an addition of an input")
 
 
-def _tensors(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Iterator[tuple[Path, torch.Tensor]]:
-    places: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
-    for key, value in places:
-        yield from _nested(value, (key,))
-
-
-def _nested(value: Any, path: Path) -> Iterator[tuple[Path, torch.Tensor]]:
+def _tensors(value: Any, path: Path = ()) -> Iterator[tuple[Path, torch.Tensor]]:
     if isinstance(value, torch.Tensor):
         yield path, value
     elif isinstance(value, Mapping):
         for key, part in value.items():
-            yield from _nested(part, (*path, key))
+            yield from _tensors(part, (*path, key))
     elif isinstance(value, tuple | list):
         for number, part in enumerate(value):
-            yield from _nested(part, (*path, number))
-
-
-def _flat(outputs: Any) -> list[torch.Tensor]:
-    return [tensor for _, tensor in _nested(outputs, ())]
+            yield from _tensors(part, (*path, number))
 
 
 def _place(tensor: torch.Tensor) -> int:

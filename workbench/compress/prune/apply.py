@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from torch import nn
@@ -36,23 +35,61 @@ _NOT_TRACED = "not found in the trace: it is not called, or forward overwrites i
 class _State:
     """State over the rounds: widths before the first, reasons of layers kept whole, broken groups."""
 
+    step: Prune
+    work: Work
     widths: dict[str, int] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
     broken: dict[str, str] = field(default_factory=dict)
-    epochs: float = 0.0
+
+    def groups(self) -> tuple[list[Group], dict[str, str]]:
+        """Return the prunable groups with their importance, and the reasons of the other layers."""
+        step, module = self.step, self.work.module
+        blocked = skip_reasons(module, step.include, step.exclude, where="Prune") | self.broken
+        scorer = scorer_for(step, module, self.work)
+        groups = find_groups(module, self.work.task.examples(2), scorer, skip_reasons=blocked, round_to=step.round_to)
+        module.zero_grad(set_to_none=True)
+        return groups
+
+    def cuts(self, budget: CostBudget, share: float) -> list[Cut]:
+        """Return the verified cuts that bring the module to ``share`` of the target."""
+        step, ratio = self.step, share * self.step.ratio
+        groups, reasons = self.groups()
+        own = {root: share * value for root, value in own_ratios(step, groups).items()}
+        self.widths = {group.root: group.width for group in groups} | self.widths
+
+        def select(ratio: float) -> tuple[list[Cut], dict[str, str]]:
+            return select_channels(step, groups, ratio, own=own, whole=self.widths)
+
+        # For a budget, cuts of about the same size show first which groups break.
+        good, broken = self._verified(*select(ratio), reasons)
+        while step.of != "channels":
+            groups = [group for group in groups if group.root not in broken]
+            least = budget.ratio(self.work.module, ratio, lambda ratio: select(ratio)[0])
+            good, broken = self._verified(*select(least), reasons)
+            if not broken:
+                break
+        return good
+
+    def _verified(self, cuts: list[Cut], whole: dict[str, str], reasons: dict[str, str]) -> tuple[list[Cut], set[str]]:
+        """Return the cuts that pass verification, and the roots of the groups that fail."""
+        self.reasons = reasons | whole
+        self.work.progress(Progress("prune", 0, 1, f"trying {len(cuts)} groups"))
+        good, broken = verify_cuts(self.work.module, cuts, self.work.task.examples(2))
+        self.broken.update({name: why for cut, why in broken for name in cut.members})
+        return good, {cut.root for cut, _ in broken}
 
 
 @register_handler(Prune)
 def prune(step: Prune, work: Work) -> Outcome:
     """Remove channels of the variant's module, group by group; see :class:`Prune`."""
     module, example = work.module, work.task.examples(2)
-    shapes = _widths(module)
-    budget, state = CostBudget(step, work), _State()
+    shapes, epochs = _widths(module), 0.0
+    budget, state = CostBudget(step, work), _State(step, work)
     before = copy_module(module) if step.rewind else None
     if step.sparse_epochs:
-        state.epochs += train_sparse(step, work, _groups(step, work, state)[0])
+        epochs += train_sparse(step, work, state.groups()[0])
     for number in range(1, step.rounds + 1):
-        cuts = _round(step, work, state, budget, scheduled_share(step.schedule, number / step.rounds))
+        cuts = state.cuts(budget, scheduled_share(step.schedule, number / step.rounds))
         apply_cuts(module, cuts, example)
         if before is not None:
             apply_cuts(before, cuts, example)
@@ -60,58 +97,10 @@ def prune(step: Prune, work: Work) -> Outcome:
         module.eval()
         if step.recover_epochs and number < step.rounds:
             between = replace(work, seed=work.seed + number)
-            state.epochs += recover(Recover(epochs=step.recover_epochs), between).epochs_done
+            epochs += recover(Recover(epochs=step.recover_epochs), between).epochs_done
     layers = _report(module, shapes, state.reasons | state.broken)
     notes = (*_notes(step, state, module), *_missed(step, module, shapes, state.reasons), *budget.notes())
-    return Outcome(module, layers, state.epochs, notes)
-
-
-def _groups(step: Prune, work: Work, state: _State) -> tuple[list[Group], dict[str, str]]:
-    module = work.module
-    blocked = skip_reasons(module, step.include, step.exclude, where="Prune") | state.broken
-    scorer = scorer_for(step, module, work)
-    groups = find_groups(module, work.task.examples(2), scorer, skip_reasons=blocked, round_to=step.round_to)
-    module.zero_grad(set_to_none=True)
-    return groups
-
-
-def _round(step: Prune, work: Work, state: _State, budget: CostBudget, share: float) -> list[Cut]:
-    """Return the verified cuts that bring the module to ``share`` of the target."""
-    groups, reasons = _groups(step, work, state)
-    own = {root: share * value for root, value in own_ratios(step, groups).items()}
-    state.widths = {group.root: group.width for group in groups} | state.widths
-    ratio = share * step.ratio
-    # For a budget, cuts of about the same size show first which groups break.
-    good, broken = _tried(step, work, state, groups, reasons, ratio, own)
-    while step.of != "channels":
-        groups = [group for group in groups if not broken & {group.root}]
-
-        def cuts_at(ratio: float, groups: list[Group] = groups) -> list[Cut]:
-            return select_channels(step, groups, ratio, own=own, whole=state.widths)[0]
-
-        least = budget.ratio(work.module, ratio, cuts_at)
-        good, broken = _tried(step, work, state, groups, reasons, least, own)
-        if not broken:
-            break
-    return good
-
-
-def _tried(
-    step: Prune,
-    work: Work,
-    state: _State,
-    groups: Sequence[Group],
-    reasons: dict[str, str],
-    ratio: float,
-    own: dict[str, float],
-) -> tuple[list[Cut], set[str]]:
-    """Return the cuts at ``ratio`` that pass verification, and the roots of the groups that fail."""
-    cuts, whole = select_channels(step, groups, ratio, own=own, whole=state.widths)
-    state.reasons = reasons | whole
-    work.progress(Progress("prune", 0, 1, f"trying {len(cuts)} groups"))
-    good, broken = verify_cuts(work.module, cuts, work.task.examples(2))
-    state.broken.update({name: why for cut, why in broken for name in cut.members})
-    return good, {cut.root for cut, _ in broken}
+    return Outcome(module, layers, epochs, notes)
 
 
 def _widths(module: nn.Module) -> dict[str, tuple[int, ...]]:

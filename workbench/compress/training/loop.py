@@ -83,8 +83,8 @@ def train(
 
     Examples
     --------
-    >>> train(model.train(), task.train, loss, Plan(3, 128, None, None), stage="train", progress=print, seed=0)
-    Trained(epochs=3.0, ...)
+    >>> train(model.train(), task.train, loss, TrainingPlan(3, 128, None, None), stage="train", progress=print, seed=0)
+    TrainingResult(epochs=3.0, ...)
     """
     use_steady_allocator()
     run = _Run(module, data, plan, stage, progress, seed, quality, extra, memory)
