@@ -70,13 +70,13 @@ def test_a_prefix_cache_takes_a_task_by_name_and_only_variants(task, variant, tm
     assert list(cache) == [variant.recipe.recipe_id]
     assert wb.PrefixCache(task, tmp_path)[variant.recipe.recipe_id].params == variant.params
     for key, value in (("id", 3), (3, variant)):
-        with pytest.raises(ConfigError, match="keeps variants by recipe id"):
+        with pytest.raises(ConfigError, match="maps recipe ids to variants"):
             cache[key] = value
 
 
 @pytest.mark.parametrize("limit", [-1, 1.5, "2", True])
 def test_the_limit_of_a_prefix_cache(task, limit):
-    with pytest.raises(ConfigError, match=r"at least 0, got .*0 keeps nothing on disk"):
+    with pytest.raises(ConfigError, match=r"at least 0, or None"):
         wb.PrefixCache(task, limit_mib=limit)
 
 
@@ -93,7 +93,7 @@ def test_the_folder_of_a_prefix_cache(task):
 
 
 def test_latency_cost_takes_a_recipe():
-    with pytest.raises(ConfigError, match=r"takes a Recipe, got Prune.*wb.latency_cost\(wb.Recipe\(step\)\)"):
+    with pytest.raises(ConfigError, match=r"must be a Recipe, got Prune.*wb.latency_cost\(wb.Recipe\(step\)\)"):
         wb.latency_cost(wb.Prune(of="latency"))
     with pytest.raises(ConfigError, match="takes a Recipe, got None"):
         wb.latency_cost(None)

@@ -66,7 +66,7 @@ def test_devices_pipes_and_folders_are_no_files(tmp_path):
         with pytest.raises(ConfigError):
             regular(path, error=ConfigError)
     (tmp_path / "zero").symlink_to("/dev/zero")
-    with pytest.raises(ConfigError, match="no regular file"):
+    with pytest.raises(ConfigError, match="not a regular file"):
         regular(tmp_path / "zero", error=ConfigError)
 
 

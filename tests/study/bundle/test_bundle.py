@@ -111,7 +111,7 @@ def test_an_artefact_that_is_gone_is_made_again_with_the_task(ran, shared_task, 
     storage = f"sqlite:///{tmp_path / 's.db'}"
     with wb.Study(shared_task, storage=storage) as study:
         study.merge(ran.rows())
-    with pytest.raises(StudyError, match=r"was cut or changed.*Give the task \(--task\)"):
+    with pytest.raises(StudyError, match=r"was changed.*Give the task \(--task\)"):
         export_stored(storage, tmp_path / "w", trial=row["trial_key"])
     assert not (tmp_path / "w").exists()
     folder = export_stored(storage, tmp_path / "w", trial=row["trial_key"], task=shared_task)
