@@ -68,7 +68,7 @@ def test_an_engine_needs_a_model(images):
 
 
 def test_more_threads_than_cores_are_said(images, monkeypatch):
-    monkeypatch.setattr("workbench.engine.loading.validation.available_cores", lambda: 1)
+    monkeypatch.setattr("workbench.engine.loading.notes.available_cores", lambda: 1)
     for threads, said in ((2, True), (1, False)):
         with OptimizedInferenceEngine.from_variant(images, backend="onnxruntime", threads=threads) as engine:
             note = f"threads={threads}: this process may use 1 core only, which the threads share"

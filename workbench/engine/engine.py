@@ -24,9 +24,9 @@ from workbench.engine.calls.streaming import stream
 from workbench.engine.config import InferenceConfig, config_of
 from workbench.engine.loading.int8_weights import weight_only
 from workbench.engine.loading.load import load_checked
+from workbench.engine.loading.notes import load_notes
 from workbench.engine.loading.placement import Placement, placement_of
 from workbench.engine.loading.source import source_from_artifact, source_from_path, source_from_variant
-from workbench.engine.loading.validation import load_notes
 from workbench.export.io import IOSpec
 
 if TYPE_CHECKING:

@@ -44,14 +44,11 @@ def axes(config: InferenceConfig, goal: str) -> dict[str, list[Any]]:
     """Return the options to try with their values, in order; for ``backend="auto"`` pairs of backend and settings."""
     allowed, physical = available_cores(), default_threads()
     if config.backend == "auto":
-        spin = config.spin is None and (config.threads or physical) > 1
-        names = dict.fromkeys(config.candidates)
-        values = [(name, settings) for name in names for settings in ({}, {"spin": False})]
-        return {
-            "backend": [
-                (name, settings) for name, settings in values if not settings or (spin and name == "onnxruntime")
-            ]
-        }
+        spins = config.spin is None and (config.threads or physical) > 1
+        pairs: list[Any] = [(name, {}) for name in dict.fromkeys(config.candidates)]
+        if spins and ("onnxruntime", {}) in pairs:
+            pairs.insert(pairs.index(("onnxruntime", {})) + 1, ("onnxruntime", {"spin": False}))
+        return {"backend": pairs}
     counts = [2**power for power in range(allowed.bit_length()) if 2**power <= allowed]
     options: dict[str, list[Any]] = {}
     if get_backend(config.backend).capabilities.threads != "none":

@@ -5,16 +5,16 @@ from __future__ import annotations
 import dataclasses
 import time
 
+from workbench.artifact.reference import Arrays
 from workbench.compress.quantize.modes import refusal
 from workbench.core.errors import EngineError, WorkbenchError, first_line
 from workbench.engine.backends import require_backend
-from workbench.engine.backends.agreement import precision_of
+from workbench.engine.backends.agreement import agreement_at, precision_of
 from workbench.engine.backends.base import BatchFirstSession, ModelSource, Session
 from workbench.engine.backends.oom_backoff import OomBackoffSession, memory_reason
 from workbench.engine.backends.precision_support import falls_back
 from workbench.engine.config import InferenceConfig
 from workbench.engine.loading.placement import placement_of
-from workbench.engine.loading.validation import FirstCallTimer, verify
 from workbench.export.agreement import Agreement
 
 
@@ -79,14 +79,23 @@ def load_compared(name: str, source: ModelSource, config: InferenceConfig) -> Lo
     session, seconds = load(name, source, config)
     if config.strict:
         _require_as_configured(name, session, source, config)
-    precision = precision_of(session)
+    precision, agreement = precision_of(session), None
+    seconds_of_calls: list[float] = []
+
+    def run(inputs: Arrays) -> Arrays:
+        start = time.perf_counter()
+        outputs, _ = session.run(inputs)
+        seconds_of_calls.append(time.perf_counter() - start)
+        return outputs
+
     try:
-        run = FirstCallTimer(session)
-        agreement = verify(run, session, source, config) if config.verify else None
+        if config.verify and source.reference is not None:
+            default = source.reference.batch_size if source.unbatchable is not None else config.batch_size
+            agreement = agreement_at(source.io.batch or default, run, source.reference, precision, source, config)
     except Exception as error:
         session.close()
         raise EngineError(f"{name} cannot run {source.label} in {precision}: {first_line(error)}") from error
-    model = LoadedModel(name, session, agreement, seconds, run.seconds)
+    model = LoadedModel(name, session, agreement, seconds, next(iter(seconds_of_calls), None))
     if model.problem and config.precision.compute == "auto" and precision != "float32":
         session.close()
         float32 = config.replace(precision=config.precision.replace(compute="float32"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -90,16 +91,13 @@ class OpenVino:
             ) from error
 
 
+@dataclasses.dataclass(slots=True)
 class _Requests:
     """Requests of one call at a time: for the configured batch, for other sizes, and into a caller's memory."""
 
-    __slots__ = ("fixed", "into", "others")
-
-    def __init__(self, fixed: Any) -> None:
-        self.fixed = fixed
-        self.others: dict[int, tuple[Any, Any]] = {}
-        # Separate, because a request that wrote into a caller's memory continues to do so.
-        self.into: Any = None
+    fixed: Any
+    others: dict[int, tuple[Any, Any]] = dataclasses.field(default_factory=dict)
+    into: Any = None  # separate, because a request that wrote into a caller's memory continues to do so
 
 
 class OpenVinoSession:

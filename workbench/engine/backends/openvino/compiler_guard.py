@@ -22,14 +22,10 @@ from workbench.engine.backends.openvino.runtime import shared_core
 
 _NO_SNIPPETS: dict[str, Any] = {"SNIPPETS_MODE": "DISABLE"}
 """Without generated kernels for chains of element-wise operators, in which 2026.4 crashes on some models."""
-_LARGEST_STATUS = 255
-"""Exit status of a process that ended normally; larger ones are crashes."""
 SNIPPETS_NOTE = (
     "compiled without the kernels that OpenVINO generates for chains of element-wise operators "
     "(SNIPPETS_MODE=DISABLE): its compiler crashes on this model with them"
 )
-
-
 _IDLE_S = 20.0
 """Idle time after which the process ends, because it holds some hundred MiB."""
 _disabled = False
@@ -102,7 +98,7 @@ class _TrialProcess:
         code = process.wait()
         if code == 0 and retry:  # its idle time was over just then
             return self._crash_on(request, retry=False)
-        return _crash(code)
+        return signal.Signals(-code).name if code < 0 else None  # it ended normally, or could not start
 
 
 def _started() -> subprocess.Popen[str]:
@@ -126,13 +122,6 @@ def _compiles(process: subprocess.Popen[str], request: str) -> bool:
         return bool(process.stdout.readline())
     except BrokenPipeError:
         return False
-
-
-def _crash(code: int) -> str | None:
-    """Return the crash of an exit status, None for a process that ended normally or could not start."""
-    if code < 0:
-        return signal.Signals(-code).name
-    return f"exit status {code:#x}" if code > _LARGEST_STATUS else None
 
 
 def _serve() -> None:

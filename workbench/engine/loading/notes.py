@@ -1,42 +1,14 @@
-"""Verify a loaded model against its reference outputs and collect warnings. numpy only."""
+"""Collect warnings about a loaded model."""
 
 from __future__ import annotations
 
-import time
-
-from workbench.artifact.reference import Arrays
 from workbench.core.machine import available_cores, this_machine
-from workbench.engine.backends.agreement import agreement_at, precision_of
 from workbench.engine.backends.base import ModelSource, Session
 from workbench.engine.config import InferenceConfig
 from workbench.export.agreement import Agreement
 
 NOTABLE_SHARE = 0.05
 """Difference as a share of the reference's largest value from which a note is added."""
-
-
-class FirstCallTimer:
-    """Run a session; ``seconds`` is the duration of its first call, None before it."""
-
-    def __init__(self, session: Session) -> None:
-        self.seconds: float | None = None
-        self._run = session.run
-
-    def __call__(self, inputs: Arrays) -> Arrays:
-        """Run one batch."""
-        start = time.perf_counter()
-        outputs, _ = self._run(inputs)
-        if self.seconds is None:
-            self.seconds = time.perf_counter() - start
-        return outputs
-
-
-def verify(run: FirstCallTimer, session: Session, source: ModelSource, config: InferenceConfig) -> Agreement | None:
-    """Run the reference inputs in calls of the configured batch size; None without a reference."""
-    if source.reference is None:
-        return None
-    default = source.reference.batch_size if source.unbatchable is not None else config.batch_size
-    return agreement_at(source.io.batch or default, run, source.reference, precision_of(session), source, config)
 
 
 def load_notes(

@@ -57,7 +57,7 @@ def test_int8_on_a_cpu_without_the_instructions_is_said(saved, monkeypatch):
     from workbench.core.machine import this_machine
 
     old = dataclasses.replace(this_machine(), isa=("avx2",), cpu_model="an old CPU")
-    monkeypatch.setattr("workbench.engine.loading.validation.this_machine", lambda: old)
+    monkeypatch.setattr("workbench.engine.loading.notes.this_machine", lambda: old)
     monkeypatch.setattr("workbench.engine.loading.source.this_machine", lambda: old)
     written = {"machine": {"int8_dot": True, "cpu_model": "a new CPU"}, "quantized": True}
     elsewhere = dataclasses.replace(saved, manifest={**saved.manifest, **written})
