@@ -102,8 +102,8 @@ def search_run(tmp_path):
                 follow=more.get("follow", False),
                 progress=more.get("progress", events.append),
             )
-            words = loop.work()
-            return words, runner, proposer.tried(), asked
+            words = loop.run()
+            return words, runner, proposer.records(), asked
         finally:
             proposer.close()
 

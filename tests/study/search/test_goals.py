@@ -8,7 +8,7 @@ import workbench as wb
 from workbench.core.errors import ConfigError
 from workbench.study.results.quality_limits import hopeless
 from workbench.study.results.schema import new_row
-from workbench.study.search.goals import Objective, misses, nearest_misses, question, recommend
+from workbench.study.search.goals import Objective, misses, nearest_misses, objective_for, recommend
 
 
 def row(name, latency, drop, *, batch=8, size=1.0, rss=50.0, state="complete", baseline=False, **more):
@@ -122,10 +122,10 @@ def test_the_search_sees_the_validation_split_only():
 
 
 def test_without_a_figure_it_is_latency_at_one_batch_size_and_throughput_over_several():
-    assert question(None, None, None, (8,), shape="").figures == ("latency_ms_rel",)
-    several = question(None, None, None, (1, 8), shape="")
+    assert objective_for(None, None, None, (8,), shape="").figures == ("latency_ms_rel",)
+    several = objective_for(None, None, None, (1, 8), shape="")
     assert several.figures == ("throughput_per_s",) and several.directions == ["maximize"]
-    both = question(None, ("latency_ms_rel", "size_mib"), "speedup", (8,), shape="x=1")
+    both = objective_for(None, ("latency_ms_rel", "size_mib"), "speedup", (8,), shape="x=1")
     assert both.directions == ["minimize", "minimize", "maximize"]
     assert Objective.from_dict(both.to_dict()) == both
 
@@ -138,15 +138,18 @@ def test_without_a_figure_it_is_latency_at_one_batch_size_and_throughput_over_se
         (lambda: wb.Goals(max_latency_ms=0.0), "above 0"),
         (lambda: wb.Goals(max_size_mib=float("nan")), "finite"),
         (lambda: wb.Goals(max_quality_drop=None), "must be float, got None"),
-        (lambda: question({"max_size_mib": 1}, None, None, (8,), shape=""), r"goals must be wb.Goals"),
-        (lambda: question(None, "latency", None, (8,), shape=""), "Did you mean 'latency_ms_"),
-        (lambda: question(None, "throughput_per_s", None, (8,), shape=""), "Write maximize='throughput_per_s'"),
-        (lambda: question(None, None, "size_mib", (8,), shape=""), "Write minimize='size_mib'"),
-        (lambda: question(None, None, "quality", (8,), shape=""), "minimize='quality_drop'"),
-        (lambda: question(None, None, "agreement", (8,), shape=""), "agreement is of the evaluation split"),
-        (lambda: question(None, "quality_drop_high", None, (8,), shape=""), "which a search does not see"),
-        (lambda: question(None, "latency_ms_rel", None, (1, 8), shape=""), "a call of 1 and one of 8 samples"),
-        (lambda: question(None, (1,), None, (8,), shape=""), "minimize must be the name of a column"),
+        (lambda: objective_for({"max_size_mib": 1}, None, None, (8,), shape=""), r"goals must be wb.Goals"),
+        (lambda: objective_for(None, "latency", None, (8,), shape=""), "Did you mean 'latency_ms_"),
+        (lambda: objective_for(None, "throughput_per_s", None, (8,), shape=""), "Write maximize='throughput_per_s'"),
+        (lambda: objective_for(None, None, "size_mib", (8,), shape=""), "Write minimize='size_mib'"),
+        (lambda: objective_for(None, None, "quality", (8,), shape=""), "minimize='quality_drop'"),
+        (lambda: objective_for(None, None, "agreement", (8,), shape=""), "agreement is of the evaluation split"),
+        (lambda: objective_for(None, "quality_drop_high", None, (8,), shape=""), "of the evaluation split"),
+        (
+            lambda: objective_for(None, "latency_ms_rel", None, (1, 8), shape=""),
+            "1 to 8 cannot be compared",
+        ),
+        (lambda: objective_for(None, (1,), None, (8,), shape=""), "minimize must be the name of a column"),
     ],
 )
 def test_bad_questions_are_refused_in_words(make, words):

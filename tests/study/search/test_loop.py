@@ -12,8 +12,8 @@ import pytest
 import workbench as wb
 from workbench.core.errors import Cancelled, StudyError
 from workbench.study.search.goals import Goals, recommend
-from workbench.study.search.history import History, counts, distinct
-from workbench.study.search.sampler import OptunaSampler, quiet
+from workbench.study.search.history import History, count_distinct, counts
+from workbench.study.search.sampler import OptunaSampler, quiet_optuna
 from workbench.study.storage.database import new_owner
 from workbench.study.workers.process import OutOfTime
 
@@ -34,7 +34,7 @@ def oracle(formula, space, goals, sizes=(8,)):
 
 def test_a_grid_does_every_point_once_and_finds_the_best_by_definition(search_run, formula):
     words, runner, tried, asked = search_run(SPACE, sampler="grid", trials=1000)
-    assert words == f"the whole space was gone through ({SPACE.size} different points)"
+    assert words == f"the whole space was searched ({SPACE.size} points)"
     assert len(runner.done) == SPACE.size == 24 == len({t.key for t in runner.done})
     assert [one.state for one in tried] == ["complete"] * 24
     best = recommend(list(runner.rows.values()), asked)
@@ -51,7 +51,7 @@ def test_each_sampler_comes_near_the_best_of_an_endless_space_within_the_goals(s
     pruned = wb.maybe(wb.vary(wb.Prune, ratio=wb.between(0.1, 0.9)))
     space = wb.Space(pruned, wb.maybe(wb.Quantize()), backends=("onnxruntime", "openvino"), batch_sizes=8)
     words, runner, tried, asked = search_run(space, sampler=sampler, trials=30)
-    assert words.startswith("30 different points") and distinct(tried) == 30
+    assert words == "all 30 trials were run" and count_distinct(tried) == 30
     best = recommend(list(runner.rows.values()), asked)
     # within a drop of 0.01 int8 and a ratio of (0.008 / 0.04) ** 0.5 are the best there is
     limit = 10 * (1 - 0.7 * (0.008 / 0.04) ** 0.5) * 0.6 * 0.4
@@ -67,7 +67,7 @@ def test_goals_reach_the_sampler_as_constraints(search_run, sampler):
     _, _, tight, _ = search_run(space, sampler=sampler, trials=60)
     late = [one.params["Prune.ratio"] for one in tight[30:]]
     assert sum(ratio > 0.65 for ratio in late) < 0.2 * len(late)  # by chance a third of them, and speed alone wants all
-    with quiet():
+    with quiet_optuna():
         study = optuna.load_study(study_name="a search", storage=search_run.url)
         assert all(set(t.constraints) == {"max_quality_drop"} for t in study.trials)
         for trial, one in zip(study.trials, tight, strict=True):
@@ -87,7 +87,7 @@ def test_every_trial_is_in_optunas_tables_with_its_state_parameters_and_values(s
         broken=lambda t: t.backend == "onnxruntime" and len(t.recipe.steps) == 2, pruned=lambda drop: drop > 0.02
     )
     _, _, tried, _ = search_run(SPACE, sampler="grid", trials=1000, runner=runner)
-    with quiet():
+    with quiet_optuna():
         study = optuna.load_study(study_name="a search", storage=search_run.url)
     assert study.directions == [optuna.study.StudyDirection.MINIMIZE] and study.metric_names == ["latency_ms_p50"]
     assert len(study.trials) == len(tried) == 24
@@ -98,13 +98,13 @@ def test_every_trial_is_in_optunas_tables_with_its_state_parameters_and_values(s
         assert trial.params["backend"] == row["backend"]
         assert trial.values == ([pytest.approx(row["latency_ms_p50"])] if row["state"] == "complete" else None)
         assert trial.user_attrs["ending"]["reason"] == row["error"]
-    assert counts(tried) == {"complete": 15, "pruned": 4, "failed": 5} and distinct(tried) == 24
+    assert counts(tried) == {"complete": 15, "pruned": 4, "failed": 5} and count_distinct(tried) == 24
 
 
 def test_what_is_known_is_answered_from_its_row_and_counts_once(search_run):
     small = wb.Space(wb.vary(wb.Prune, ratio=wb.choice(0.3, 0.6)), backends=("onnxruntime", "openvino"), batch_sizes=8)
     _, runner, tried, _ = search_run(small, sampler="random", trials=4)
-    assert len(runner.done) == 4 and distinct(tried) == 4 < len(tried)
+    assert len(runner.done) == 4 and count_distinct(tried) == 4 < len(tried)
     assert [one.reused for one in tried].count(False) == 4
     by_key = {one.trial_key: one.values for one in tried if not one.reused}
     assert all(one.values == by_key[one.trial_key] for one in tried)
@@ -116,7 +116,7 @@ def test_a_sampler_that_goes_round_in_circles_is_led_to_what_was_not_tried(searc
         wb.vary(wb.Prune, ratio=wb.choice(0.3, 0.6, 0.9)), backends=("onnxruntime", "openvino"), batch_sizes=8
     )
     words, runner, tried, _ = search_run(small, sampler="tpe", trials=100)
-    assert "gone through (6 different points)" in words and len(runner.done) == 6
+    assert "searched (6 points)" in words and len(runner.done) == 6
     known = [one.reused for one in tried]
     assert [True, True] not in [known[n : n + 2] for n in range(len(known))]
 
@@ -157,7 +157,7 @@ def test_a_point_that_is_interrupted_is_proposed_again_first(search_run, formula
     fresh = formula()
     _, _, tried, _ = search_run(SPACE, sampler="random", trials=5, runner=fresh)
     assert tried[3].state == "interrupted" and tried[4].trial_key == runner.lost == fresh.done[0].key
-    assert tried[4].params == tried[3].params and distinct(tried) == 5
+    assert tried[4].params == tried[3].params and count_distinct(tried) == 5
 
 
 def test_a_callback_that_cancels_after_a_point_has_ended_loses_nothing(search_run, formula):
@@ -191,7 +191,7 @@ def test_points_of_a_process_that_is_gone_are_taken_up_and_those_of_a_living_one
     _, _, tried, _ = search_run(question_space, sampler="random", trials=1)
     assert [one.state for one in tried] == ["interrupted", "complete"]
     assert tried[1].params == left[0].trial.params
-    with quiet():
+    with quiet_optuna():
         states = [t.state.name for t in optuna.load_study(study_name="a search", storage=search_run.url).trials]
     assert states == ["FAIL", "RUNNING", "COMPLETE"]
 
@@ -218,7 +218,7 @@ def test_several_figures_give_nsga2_a_front(search_run):
     space = wb.Space(wb.vary(wb.Prune, ratio=wb.between(0.1, 0.9)), backends="openvino", batch_sizes=8)
     figures = ("latency_ms_p50", "quality_drop")
     search_run(space, sampler="nsga2", trials=10, goals=Goals(max_quality_drop=1.0), figures=figures)
-    with quiet():
+    with quiet_optuna():
         study = optuna.load_study(study_name="a search", storage=search_run.url)
         assert len(study.best_trials) == 10  # less latency is more drop here: nothing beats anything
 
@@ -256,7 +256,7 @@ def test_a_point_that_another_process_has_ended_meanwhile_is_no_error(search_run
         made[1]._study.tell(point.number, state=optuna.trial.TrialState.FAIL)
     made[0].tell(points[0], "complete", values=[1.0])
     made[0].requeue(points[1])
-    assert [one.state for one in made[1].tried()] == ["failed", "failed"]
+    assert [one.state for one in made[1].records()] == ["failed", "failed"]
     for one in made:
         one.close()
 
@@ -266,9 +266,12 @@ def test_every_number_of_a_stepped_range_is_one_point(search_run, sampler):
     space = wb.Space(wb.vary(wb.Prune, ratio=wb.between(0.1, 0.5, step=0.1)), backends="openvino", batch_sizes=8)
     words, runner, _, _ = search_run(space, sampler=sampler, trials=50)
     ratios = [json.loads(trial.recipe.to_json())["steps"][0]["ratio"] for trial in runner.done]
-    assert sorted(ratios) == [0.1, 0.2, 0.3, 0.4, 0.5] and "(5 different points)" in words
+    assert sorted(ratios) == [0.1, 0.2, 0.3, 0.4, 0.5] and "(5 points)" in words
 
 
 def test_what_optuna_says_of_its_tables_comes_in_words():
-    with pytest.raises(StudyError, match=r"Optuna's tables .* cannot be used: disk is full. Free some space"), quiet():
+    with (
+        pytest.raises(StudyError, match=r"Optuna's tables .* cannot be used: disk is full. Free some space"),
+        quiet_optuna(),
+    ):
         raise optuna.exceptions.StorageInternalError("x") from OSError("disk is full")

@@ -60,9 +60,9 @@ def test_a_search_begins_with_them_and_the_sampler_fills_in_the_rest(search_run)
     [
         (table(task="another"), "of task 'another', and this study of 't'"),
         (table(measure="sqnr_db"), "measured in sqnr_db"),
-        (table("factorize"), "leaves Factorize.ratio closed"),
-        ("prune", "prior must be what wb.sensitivity"),
-        ([1], "prior must be what wb.sensitivity"),
+        (table("factorize"), "varies Factorize.ratio"),
+        ("prune", "prior must be a result of wb.sensitivity"),
+        ([1], "prior must be a result of wb.sensitivity"),
     ],
 )
 def test_a_prior_that_says_nothing_of_the_search_is_refused(prior, words):

@@ -15,7 +15,7 @@ from workbench.core.untrusted import parse_untrusted
 from workbench.study.config import SearchConfig
 from workbench.study.results.leakage import SEEN
 from workbench.study.results.schema import TrialRow
-from workbench.study.search.goals import Goals, Objective, misses, question, recommend
+from workbench.study.search.goals import Goals, Objective, misses, objective_for, recommend
 from workbench.study.search.history import History
 from workbench.study.search.result import SearchResult
 from workbench.study.search.sampler import OptunaSampler, load_records, search_name
@@ -58,34 +58,38 @@ def search_study(
     require_callable("search: progress", progress, takes="each Progress report")
     space = _checked_space(request.space, config)
     shape = shape_words(task_shape(study.task))
-    asked = question(request.goals, request.minimize, request.maximize, space.batch_sizes, shape=shape)
-    if len(asked.figures) > 1 and config.sampler == "grid":
+    objective = objective_for(request.goals, request.minimize, request.maximize, space.batch_sizes, shape=shape)
+    if len(objective.figures) > 1 and config.sampler == "grid":
         raise ConfigError("search: a grid tries every point, so it takes one figure only.")
     progress(Progress("search", 0, config.trials, "checking the task"))
     check_recipes(_some_recipes(space), study.task)
-    first = starting_points(request.prior, space, drop=asked.goals.max_quality_drop, task=study.task)
+    first = starting_points(request.prior, space, drop=objective.goals.max_quality_drop, task=study.task)
     if config.sampler != "grid":
         first = training_free_points(space) + first
     packed = pack_task(study.task)
     threads = config.threads or default_threads()
     identity = {
-        "space": space.to_dict(), "question": asked.to_dict(), "seed": config.seed, "threads": threads,
+        "space": space.to_dict(), "question": objective.to_dict(), "seed": config.seed, "threads": threads,
         "task": packed.fingerprint, "machine": fingerprint_id(),
     }  # fmt: skip
     name, owner = search_name(study.name, config.sampler, identity), new_owner()
-    study._store.set_setting(study.name, "quality_drop", asked.goals.max_quality_drop)
-    study._store.set_setting(study.name, SEARCH, {"name": name, "question": asked.to_dict()})
-    proposer = OptunaSampler(study.storage, name, space, asked, sampler=config.sampler, seed=config.seed, owner=owner)
+    study._store.set_setting(study.name, "quality_drop", objective.goals.max_quality_drop)
+    study._store.set_setting(study.name, SEARCH, {"name": name, "question": objective.to_dict()})
+    sampler = OptunaSampler(
+        study.storage, name, space, objective, sampler=config.sampler, seed=config.seed, owner=owner
+    )
     try:
-        proposer.enqueue_first(first)
-        proposer.requeue_abandoned(lambda key: _is_claimed(study, key))
-        new, reused, ended, cancelled = _loop(study, space, asked, proposer, packed, stop, config, threads, progress)
-        history = History(name, asked, proposer.tried())
+        sampler.enqueue_first(first)
+        sampler.requeue_abandoned(lambda key: _is_claimed(study, key))
+        new, reused, ended, cancelled = _loop(
+            study, space, objective, sampler, packed, stop, config, threads, progress
+        )
+        history = History(name, objective, sampler.records())
     finally:
-        proposer.close()
+        sampler.close()
     rows = study._rows()
-    best = recommend(rows, asked, machine=fingerprint_id())
-    nearest = {} if best.met else misses(rows, asked, machine=fingerprint_id())
+    best = recommend(rows, objective, machine=fingerprint_id())
+    nearest = {} if best.met else misses(rows, objective, machine=fingerprint_id())
     remarks = (row["notes"].get("validation_drop", "") for row in rows if row["baseline"])
     notes = tuple(dict.fromkeys(note for note in remarks if note.startswith(SEEN)))
     return SearchResult(best, nearest, history, new, reused, ended, cancelled, time.monotonic() - started, notes)
@@ -96,8 +100,8 @@ def search_history(study: Study) -> History:
     last = _last_search(study._store, study.name)
     if last is None:
         raise ConfigError(f"The study {study.name!r} holds no search. Start one: study.search(wb.Space(...)).")
-    name, asked = last
-    return History(name, asked, load_records(study.storage, name))
+    name, objective = last
+    return History(name, objective, load_records(study.storage, name))
 
 
 def stored_question(store: Store, study: str) -> Objective | None:
@@ -125,8 +129,8 @@ def _checked_space(space: Any, config: SearchConfig) -> Space:
 def _loop(
     study: Study,
     space: Space,
-    asked: Objective,
-    proposer: OptunaSampler,
+    objective: Objective,
+    sampler: OptunaSampler,
     packed: PackedTask,
     stop: CancelToken,
     config: SearchConfig,
@@ -148,22 +152,29 @@ def _loop(
         loops[0].relay(event)
 
     def best() -> TrialRow | None:
-        leader = recommend(study._rows(), asked, machine=fingerprint_id())
+        leader = recommend(study._rows(), objective, machine=fingerprint_id())
         return leader.row if leader.met else None
 
-    drop, follow = asked.goals.max_quality_drop, config.sampler != "grid" and len(asked.figures) == 1
+    drop, follow = objective.goals.max_quality_drop, config.sampler != "grid" and len(objective.figures) == 1
     with RunSession(study._store, study.name, plan, rows, quality_drop=drop, progress=relay) as session:
         cancelled = False
         try:
             with SearchRun(
-                study.task, session, packed, study.files, stop, plan=plan, goals=asked.goals, prune=config.prune,
+                study.task, session, packed, study.files, stop, plan=plan, goals=objective.goals, prune=config.prune,
                 prefix_cache=study.prefix_cache, policy=WorkerPolicy(config.stall_timeout_s),
             ) as runner:  # fmt: skip
                 loop = SearchLoop(
-                    space, asked, proposer, runner, trials=config.trials, best=best, follow=follow, progress=progress
+                    space,
+                    objective,
+                    sampler,
+                    runner,
+                    trials=config.trials,
+                    best=best,
+                    follow=follow,
+                    progress=progress,
                 )
                 loops.append(loop)
-                words = loop.work()
+                words = loop.run()
         except OutOfTime:
             words = "the time budget was used up"
         except Cancelled:

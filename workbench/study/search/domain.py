@@ -1,4 +1,4 @@
-"""What may vary in a search: a range, a choice, a step with open options, steps that may be left out."""
+"""Search domains: ranges and choices (Optuna's float, int and categorical), varied steps, and optional steps."""
 
 from __future__ import annotations
 
@@ -35,32 +35,31 @@ class Between:
         if not isinstance(self.log, bool):
             raise ConfigError(f"between: log must be True or False, got {given(self.log)}.")
         if not self.low < self.high:
-            raise ConfigError(f"between({self.low}, {self.high}) is empty: the first number must be below the second.")
+            raise ConfigError(f"between: low must be below high, got {self.low} and {self.high}.")
         if self.step is not None and not 0 < self.step <= self.high - self.low:
             raise ConfigError(
-                f"between({self.low}, {self.high}, step={self.step}): step must be above 0 and reach no further than "
-                f"from one end to the other, {self.high - self.low:g}."
+                f"between: step must be above 0 and at most high - low, {self.high - self.low:g}, got {self.step}."
             )
         if self.log and (self.low <= 0 or self.step is not None):
             raise ConfigError(
-                f"between({self.low}, {self.high}, step={self.step}, log=True): a logarithmic range starts above 0 and "
-                "has no step."
+                f"between: a logarithmic range must start above 0 and have no step, got low={self.low}, "
+                f"step={self.step}."
             )
         if self.whole and self.step is not None and not isinstance(self.step, int):
-            raise ConfigError(f"between({self.low}, {self.high}) is of whole numbers; step={self.step} is none.")
+            raise ConfigError(f"between: step must be an integer if low and high are integers, got {self.step}.")
 
     @property
     def whole(self) -> bool:
-        """True for whole numbers: both ends are."""
+        """True if both ends are integers."""
         return isinstance(self.low, int) and isinstance(self.high, int)
 
     @property
     def continuous(self) -> bool:
-        """True where the range holds more numbers than can be tried."""
+        """True for a range of fractions without a step."""
         return self.step is None and not self.whole
 
     def values(self) -> tuple[float, ...]:
-        """Return every number of the range in order; of an endless one its two ends."""
+        """Return every number of the range in order, or both ends of a continuous range."""
         if self.continuous:
             return self.low, self.high
         if self.whole:
@@ -69,7 +68,7 @@ class Between:
         return tuple(float(low + i * step) for i in range(int((high - low) / step) + 1))
 
     def nearest(self, value: float) -> float:
-        """Return the number of the range that is nearest to ``value``."""
+        """Return the number of the range nearest to ``value``."""
         if self.continuous:
             return min(max(value, self.low), self.high)
         return min(self.values(), key=lambda one: abs(one - value))
@@ -83,28 +82,28 @@ class Choice:
 
     @property
     def continuous(self) -> bool:
-        """False: a choice can be gone through."""
+        """False: a choice is finite."""
         return False
 
     def values(self) -> tuple[Any, ...]:
-        """Return what Optuna chooses from: the values themselves, or words for what is none of a few plain types."""
-        found: list[Any] = []
+        """Return the categories for Optuna: plain values as they are, other options as labels."""
+        categories: list[Any] = []
         for option in self.options:
             plain = option is None or isinstance(option, _PLAIN)
-            found.append(option if plain else numbered(label(option), found))
-        return tuple(found)
+            categories.append(option if plain else unique_name(label(option), categories))
+        return tuple(categories)
 
     def option(self, value: Any) -> Any:
-        """Return what a value of :meth:`values` stands for."""
+        """Return the option of one of :meth:`values`."""
         for name, option in zip(self.values(), self.options, strict=True):
             if type(name) is type(value) and name == value:
                 return option
-        raise ConfigError(f"{value!r} is none of {', '.join(map(repr, self.values()))}.")
+        raise ConfigError(f"A choice must be one of {', '.join(map(repr, self.values()))}, got {value!r}.")
 
 
 @dataclass(frozen=True)
 class Varied:
-    """A step some of whose options are open; see :func:`vary`."""
+    """A step with open options; see :func:`vary`."""
 
     step: type[Step]
     options: tuple[tuple[str, Any], ...]
@@ -112,30 +111,30 @@ class Varied:
 
 @dataclass(frozen=True)
 class Maybe:
-    """Steps that stand in the recipe together or not at all; see :func:`maybe`."""
+    """Optional steps; see :func:`maybe`."""
 
     parts: tuple[Any, ...]
 
 
 Domain = Between | Choice
 Draw = Callable[[str, Domain], Any]
-"""Takes the name of a parameter and its domain, and returns one of its values."""
+"""Maps the name of a parameter and its domain to one of its values, as ``trial.suggest_*`` does."""
 
 
 def between(low: float, high: float, *, step: float | None = None, log: bool = False) -> Between:
-    """Return the numbers from ``low`` to ``high``, both included: whole ones where both are ``int``.
+    """Return a range from ``low`` to ``high``, both included; of integers if both are ``int``.
 
     Parameters
     ----------
     step : number, optional
-        Only ``low``, ``low + step``, and so on; needed to go through a range of fractions as a grid.
+        Only ``low``, ``low + step``, and so on; a grid over fractions needs it.
     log : bool
-        Look as closely at small numbers as at large ones.
+        Sample on a logarithmic scale.
 
     Raises
     ------
     ConfigError
-        If the range is empty, or an end is no finite number.
+        If the range is empty, or an end is not a finite number.
 
     Examples
     --------
@@ -146,12 +145,12 @@ def between(low: float, high: float, *, step: float | None = None, log: bool = F
 
 
 def choice(*options: Any) -> Choice:
-    """Return one of several: plain values for an option, or steps (None: no step, a Recipe: all of its steps).
+    """Return a choice of plain values for an option, or of steps (None: no step, a Recipe: all of its steps).
 
     Raises
     ------
     ConfigError
-        If there is nothing to choose, or one of them twice.
+        If there are no options, or duplicates.
 
     Examples
     --------
@@ -159,28 +158,27 @@ def choice(*options: Any) -> Choice:
     ('minmax', 'percentile')
     """
     if not options:
-        raise ConfigError("choice() is empty: give what may be chosen, such as choice('minmax', 'percentile').")
+        raise ConfigError("choice must have options, got none. Write choice('minmax', 'percentile').")
     if len(options) == 1 and isinstance(options[0], list | tuple | set):
-        raise ConfigError(f"choice takes its options one by one: choice(*{options[0]!r}).")
-    made = Choice(tuple(options))
-    seen = [(type(option), option) for option in options]
-    if twice := [one for place, one in enumerate(seen) if one in seen[:place]]:
-        raise ConfigError(f"choice: {given(twice[0][1])} stands in it twice.")
-    return made
+        raise ConfigError(f"choice must get its options one by one. Write choice(*{options[0]!r}).")
+    typed = [(type(option), option) for option in options]
+    if duplicates := [one for place, one in enumerate(typed) if one in typed[:place]]:
+        raise ConfigError(f"choice: options must differ, got {given(duplicates[0][1])} twice.")
+    return Choice(tuple(options))
 
 
 def vary(step: type[Step] | Step, **options: Any) -> Varied:
-    """Return a step with open options: ranges, choices, and fixed values beside them.
+    """Return a step with open options: ranges, choices, and fixed values.
 
     Parameters
     ----------
     step : type or Step
-        ``wb.Prune``, or a step whose other options then hold: ``wb.Prune(importance="taylor")``.
+        ``wb.Prune``, or a step that fixes other options: ``wb.Prune(importance="taylor")``.
 
     Raises
     ------
     ConfigError
-        If the step has no such option, or the option cannot have one of the values.
+        If an option is unknown, or one of its values is not valid.
 
     Examples
     --------
@@ -190,16 +188,16 @@ def vary(step: type[Step] | Step, **options: Any) -> Varied:
     """
     kind = step if isinstance(step, type) else type(step)
     if kind not in STEP_TYPES.values():
-        raise ConfigError(f"vary takes a step ({', '.join(STEP_TYPES)}), got {given(step)}.")
+        raise ConfigError(f"vary: step must be one of {', '.join(STEP_TYPES)}, got {given(step)}.")
     for name, value in options.items():
         for one in representative_values(value):
             check_option(kind, name, one)
-    kept = step.changed() if isinstance(step, Step) else {}
-    return Varied(kind, tuple({**kept, **options}.items()))
+    fixed = step.changed() if isinstance(step, Step) else {}
+    return Varied(kind, tuple({**fixed, **options}.items()))
 
 
 def maybe(*parts: Step | Varied | Choice) -> Maybe:
-    """Return steps that the recipe has, all of them, or leaves out.
+    """Return optional steps: a recipe has all of them, or none.
 
     Examples
     --------
@@ -207,32 +205,28 @@ def maybe(*parts: Step | Varied | Choice) -> Maybe:
     >>> len(maybe(vary(Prune, ratio=between(0.1, 0.8)), Recover(epochs=2)).parts)
     2
     """
-    if not parts:
-        raise ConfigError("maybe() is empty: give the steps that may be left out, such as maybe(wb.Quantize()).")
-    if any(part is None for part in parts):
-        raise ConfigError(
-            "maybe(None) leaves nothing out: give the steps that may be left out, as maybe(wb.Quantize())."
-        )
+    if not parts or any(part is None for part in parts):
+        raise ConfigError(f"maybe must have steps, got {parts!r}. Write maybe(wb.Quantize()).")
     return Maybe(tuple(parts))
 
 
 def representative_values(value: Any) -> Sequence[Any]:
-    """Return the values that stand for all that an option may have: both ends of a range, every choice."""
+    """Return the values to validate: both ends of a range, every choice, or the fixed value."""
     if isinstance(value, Between):
         return value.low, value.values()[-1]
     return value.options if isinstance(value, Choice) else (value,)
 
 
-def numbered(word: str, taken: Collection[Any]) -> str:
-    """Return a word that is not taken yet: itself, or with a number behind it."""
+def unique_name(word: str, used: Collection[Any]) -> str:
+    """Return ``word``, with a number if it is used already."""
     count = 1
-    while (name := word if count == 1 else f"{word}#{count}") in taken:
+    while (name := word if count == 1 else f"{word}#{count}") in used:
         count += 1
     return name
 
 
 def label(part: Any) -> str:
-    """Return what a part of a space is called in names of parameters."""
+    """Return the label of a part of a space, for names of parameters."""
     if isinstance(part, Varied):
         return part.step.__name__
     if isinstance(part, Recipe):

@@ -83,25 +83,25 @@ class SearchRun(LocalExecutor):
         base = self._all.baseline(OperatingPoint(proposal.batch_size, self._all.primary.shape))
         recipe = proposal.recipe if proposal.recipe.steps else base.recipe
         threads = proposal.threads or base.threads
-        found = planned(self._fingerprint, recipe, proposal.backend, base.point, threads, proposal.options)
-        return base if found.key == base.key else found
+        trial = planned(self._fingerprint, recipe, proposal.backend, base.point, threads, proposal.options)
+        return base if trial.key == base.key else trial
 
     def baseline(self, trial: Trial) -> TrialRow:
-        """Return the row of the baseline that a trial is compared with; it is there once the trial was done."""
+        """Return the row of the trial's baseline; it exists once the trial was run."""
         return self._session.row(self._all.baseline(trial.point))
 
     def fits(self, trial: Trial) -> bool:
-        """Return False where the time left is enough for a point without training but not for this one."""
+        """Return False if the time left is enough for a point without training but not for this one."""
         ready = self._prepared(trial) is not None
         return self._budget.fits(trial.recipe, prepared=ready) or not self._budget.fits(Recipe(), prepared=False)
 
     def do(self, trial: Trial) -> tuple[TrialRow, bool]:
-        """Return the row of a trial, complete, pruned or failed, and whether anything had to be done for it.
+        """Return the row of a trial, complete, pruned or failed, and True if it had to be run.
 
         Raises
         ------
         OutOfTime, Cancelled
-            If the budget ends or the stop is asked for; the trial is left for the next run.
+            If the budget ends or the search is cancelled; the trial is left for the next run.
         StudyError
             If the baseline cannot be run.
         """
@@ -114,7 +114,7 @@ class SearchRun(LocalExecutor):
         self._session.extend(self._plan, self._plan.rows(self._task.name, self._fingerprint))
         if not self._session.missing(pair):
             return self._session.row(trial), False
-        self._session.claim(pair)  # before the work on the baseline: another search sees that this one lives
+        self._session.claim(pair)  # before the baseline, so that other searches see this claim
         for recipe in recipes:
             if recipe not in self._seen:
                 self._seen.add(recipe)
@@ -131,7 +131,7 @@ class SearchRun(LocalExecutor):
         write_split(self._task, self._inputs, _SPLIT)
 
     def _worth_timing(self, trials: Sequence[Trial]) -> Sequence[Trial]:
-        """Prune what the cheap figures say is hopeless: the variant's validation quality, and the size of its file."""
+        """Prune trials by validation quality and file size before they are timed."""
         return [t for t in trials if t.baseline or not self._prune or not self._pruned(t)]
 
     def _pruned(self, trial: Trial) -> bool:
@@ -152,24 +152,24 @@ class SearchRun(LocalExecutor):
             return False
         self._pool.end([trial.key])
         prepared = self._prepared(trial) or {}
-        known = {name: prepared.get(name) for name in ("steps", "params", "macs", "prepare_s")}
+        columns = {name: prepared.get(name) for name in ("steps", "params", "macs", "prepare_s")}
         notes = {**drop.pop("notes"), **size.pop("notes")}
-        self._session.prune(trial, " ".join(reasons), {**known, **drop, **size, "notes": notes})
+        self._session.prune(trial, " ".join(reasons), {**columns, **drop, **size, "notes": notes})
         return True
 
     def _validation(self, trial: Trial, arm: EngineProcess, reference: EngineProcess) -> dict[str, Any]:
-        found = self._validated(trial, arm, reference)
+        columns = self._validated(trial, arm, reference)
         if trial.threads != reference.trial.threads:
-            found["notes"]["threads"] = f"The baseline beside it ran on {reference.trial.threads}."
-        return found
+            columns["notes"]["threads"] = f"Its baseline ran on {reference.trial.threads} threads."
+        return columns
 
     def _validated(self, trial: Trial, arm: EngineProcess, reference: EngineProcess) -> dict[str, Any]:
-        """Measure the drop that the search may see, on the engine; once per recipe and engine."""
+        """Measure the drop on the validation split, once per recipe and engine."""
         if trial.baseline:
             return _drop(0.0, "This is the baseline: its drop is 0 by definition.")
-        known = _measured(self._session.complete_rows(), trial.judged_on)
-        if known is not None:
-            return _drop(known, _ON_ENGINE)
+        measured = _measured(self._session.complete_rows(), trial.judged_on)
+        if measured is not None:
+            return _drop(measured, _ON_ENGINE)
         outputs = self._files / "outputs"
         base, mine = outputs / f"{_SPLIT}-{reference.trial.artifact_key}", outputs / f"{_SPLIT}-{trial.key}"
         if not (base / "tree.json").exists():
@@ -189,7 +189,7 @@ class SearchRun(LocalExecutor):
 
 
 def search_plan(fingerprint: str, batch_sizes: Sequence[int], *, threads: int, shape: Shape) -> Plan:
-    """Return a plan of nothing but the baseline, at every batch size: the first one of ``batch_sizes`` is primary."""
+    """Return a plan of the baseline at every batch size; the first one is primary."""
     points = [OperatingPoint(size, shape) for size in batch_sizes]
     float_model = Recipe(name="float")
     trials = tuple(planned(fingerprint, float_model, BASELINE_BACKEND, point, threads) for point in points)

@@ -1,4 +1,4 @@
-"""The question of a search: goals that a point must hold, figures to make small or large, and which row answers it."""
+"""Goals and objective of a search, and the recommendation of one row."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _FIGURES = {LATENCY: "fastest", "throughput_per_s": "highest throughput"}
 
 @dataclass(frozen=True)
 class Goals(Config):
-    """What a point must hold to be recommended; None asks for nothing.
+    """Limits that a point must meet to be recommended; None: no limit.
 
     Examples
     --------
@@ -43,18 +43,18 @@ class Goals(Config):
     'drop at most 0.02, size at most 1.5 MiB'
     """
 
-    max_quality_drop: float = option(0.01, "largest drop of quality, in the metric's units", minimum=0.0)
-    max_latency_ms: float | None = option(None, "longest baseline-normalised latency of a call", above=0.0, unit="ms")
-    max_peak_rss_mib: float | None = option(None, "largest peak memory of the engine's process", above=0.0, unit="MiB")
-    max_size_mib: float | None = option(None, "largest file that the engine loads", above=0.0, unit="MiB")
+    max_quality_drop: float = option(0.01, "maximum drop of quality, in the metric's units", minimum=0.0)
+    max_latency_ms: float | None = option(None, "maximum baseline-normalized latency of a call", above=0.0, unit="ms")
+    max_peak_rss_mib: float | None = option(None, "maximum peak memory of the engine's process", above=0.0, unit="MiB")
+    max_size_mib: float | None = option(None, "maximum size of the model file", above=0.0, unit="MiB")
 
     @property
     def limits(self) -> dict[str, float]:
-        """The limits that were given, by the name of their goal."""
+        """The limits that are set, by goal."""
         return {name: getattr(self, name) for name in _COLUMNS if getattr(self, name) is not None}
 
     def words(self) -> str:
-        """Return the goals in words."""
+        """Return the goals as text."""
         return ", ".join(
             f"{goal_words(name)[0]} at most {limit:g}{goal_words(name)[1]}" for name, limit in self.limits.items()
         )
@@ -62,34 +62,31 @@ class Goals(Config):
     def excess(
         self, row: Mapping[str, Any], *, base: Mapping[str, Any] | None = None, drop: str = "quality_drop"
     ) -> dict[str, float]:
-        """Return for each goal how far a row is beyond it, as a share of the limit; 0 or below where it holds.
+        """Return the violation of each goal as a share of the limit; 0 or below if the goal is met.
 
-        What was not measured counts as one whole limit too much. ``base`` is the baseline's row, for the
-        baseline-normalised latency; without it, latency is what was measured. ``drop`` names the column of the drop: a
-        search may look at ``"validation_drop"`` only.
+        A figure that was not measured counts as 1. ``base`` is the baseline's row, for the baseline-normalized latency;
+        without it, latency is as measured. ``drop`` is the column of the drop: a search may use ``"validation_drop"``
+        only.
         """
-        found = {}
+        excess = {}
         for name, limit in self.limits.items():
-            value = _figure(row, base, drop if name == "max_quality_drop" else _COLUMNS[name])
-            found[name] = 1.0 if value is None else (float(value) - limit) / (limit or 1.0)
-            if (
-                name == "max_quality_drop"
-                and value is not None
-                and within_limit(value, limit, quality=row.get("quality"))
-            ):
-                found[name] = min(found[name], 0.0)
-        return found
+            is_drop = name == "max_quality_drop"
+            value = _figure(row, base, drop if is_drop else _COLUMNS[name])
+            excess[name] = 1.0 if value is None else (float(value) - limit) / (limit or 1.0)
+            if is_drop and value is not None and within_limit(value, limit, quality=row.get("quality")):
+                excess[name] = min(excess[name], 0.0)
+        return excess
 
     def hold(
         self, row: Mapping[str, Any], *, base: Mapping[str, Any] | None = None, drop: str = "quality_drop"
     ) -> bool:
-        """Say whether a row holds all goals; as :meth:`excess`."""
-        return all(far <= 0 for far in self.excess(row, base=base, drop=drop).values())
+        """Return True if a row meets all goals; arguments as :meth:`excess`."""
+        return all(excess <= 0 for excess in self.excess(row, base=base, drop=drop).values())
 
 
 @dataclass(frozen=True)
 class Objective:
-    """What a search is asked: the goals, the figures to make small (or, of those where more is better, large)."""
+    """Objective of a search: the goals, and the figures to minimize (or maximize if higher is better)."""
 
     goals: Goals
     figures: tuple[str, ...]
@@ -98,19 +95,19 @@ class Objective:
 
     @property
     def directions(self) -> list[Literal["minimize", "maximize"]]:
-        """For each figure, what Optuna calls its direction."""
+        """Optuna's direction of each figure."""
         return ["maximize" if figure in HIGHER_IS_BETTER else "minimize" for figure in self.figures]
 
     def values(self, row: TrialRow, base: TrialRow | None) -> list[float] | str:
-        """Return the figures of a row as a search sees them, or why one is unknown.
+        """Return the figures of a row for a search, or the reason why one is unknown.
 
-        Latency is baseline-normalised, throughput follows from it, and quality is that of the validation split.
+        Latency and throughput are baseline-normalized, quality is that of the validation split.
         """
-        found = [_figure(row, base, _SEEN.get(figure, figure)) for figure in self.figures]
-        for figure, value in zip(self.figures, found, strict=True):
+        values = [_figure(row, base, _VALIDATION.get(figure, figure)) for figure in self.figures]
+        for figure, value in zip(self.figures, values, strict=True):
             if value is None or not math.isfinite(value):
                 return f"{figure} is unknown: {row['notes'].get(figure, 'it was not measured')}"
-        return [float(value) for value in found if value is not None]
+        return [float(value) for value in values if value is not None]
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready values."""
@@ -118,18 +115,18 @@ class Objective:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Objective:
-        """Return what :meth:`to_dict` described."""
+        """Build from the values of :meth:`to_dict`."""
         figures, sizes = tuple(values["figures"]), tuple(map(int, values["batch_sizes"]))
         if not figures or not all(figure in NUMERIC for figure in figures):
             raise ConfigError(f"The figures of a search must be numeric columns, got {given(figures)}.")
         return cls(from_dict(Goals, values["goals"]), figures, sizes, str(values["shape"]))
 
 
-_SEEN = {"quality_drop": "validation_drop"}
-_UNSEEN = ("agreement", "quality_drop_low", "quality_drop_high")
+_VALIDATION = {"quality_drop": "validation_drop"}
+_EVALUATION = ("agreement", "quality_drop_low", "quality_drop_high")
 
 
-def question(
+def objective_for(
     goals: Goals | None,
     minimize: str | Sequence[str] | None,
     maximize: str | Sequence[str] | None,
@@ -137,13 +134,13 @@ def question(
     *,
     shape: str,
 ) -> Objective:
-    """Return the question of a search; without a figure, latency at one batch size and throughput over several.
+    """Return the objective of a search; the default figure is latency, or throughput for several batch sizes.
 
     Raises
     ------
     ConfigError
-        If ``goals`` is something else, or a figure is unknown, on the wrong side, or no figure at all over several
-        batch sizes, as latency is.
+        If ``goals`` is not Goals, a figure is unknown or has the other direction, or latency is minimized over several
+        batch sizes.
     """
     if goals is not None and not isinstance(goals, Goals):
         raise ConfigError(f"search: goals must be wb.Goals(max_quality_drop=0.01, ...), got {given(goals)}.")
@@ -154,96 +151,96 @@ def question(
         if name not in NUMERIC:
             raise ConfigError("search: " + unknown_name("numeric column", name, NUMERIC))
         if name == "quality":
-            raise ConfigError("search: write minimize='quality_drop', the loss against the float model.")
-        if name in _UNSEEN:
+            raise ConfigError("search: quality cannot be a figure. Write minimize='quality_drop'.")
+        if name in _EVALUATION:
             raise ConfigError(
-                f"search: {name} is of the evaluation split, which a search does not see. Write "
-                "minimize='quality_drop': it looks at the validation split then."
+                f"search: {name} is of the evaluation split, which a search must not use. Write "
+                "minimize='quality_drop', which is measured on the validation split."
             )
     for wrong, side, other in (
         ([n for n in small if n in HIGHER_IS_BETTER], "minimize", "maximize"),
         ([n for n in large if n not in HIGHER_IS_BETTER], "maximize", "minimize"),
     ):
         if wrong:
-            raise ConfigError(f"search: {wrong[0]} does not belong into {side}. Write {other}={wrong[0]!r}.")
+            raise ConfigError(f"search: {wrong[0]} cannot be {side}d. Write {other}={wrong[0]!r}.")
     if len(batch_sizes) > 1 and any(name in small for name in _LATENCIES):
         raise ConfigError(
-            f"search: a call of {min(batch_sizes)} and one of {max(batch_sizes)} samples are no rivals in latency, the "
-            "smaller one always wins. Give one batch size; or maximize='throughput_per_s' with a goal for the latency."
+            f"search: latencies of batch sizes {min(batch_sizes)} to {max(batch_sizes)} cannot be compared. Give one "
+            "batch size; or maximize='throughput_per_s' with a goal for the latency."
         )
     figures = tuple(dict.fromkeys((*small, *large)))
     return Objective(goals or Goals(), figures, batch_sizes, shape)
 
 
-def recommend(rows: Sequence[TrialRow], asked: Objective, *, machine: str | None = None) -> Recommendation:
-    """Return exactly one row that answers the question, or the nearest miss and the plain statement.
+def recommend(rows: Sequence[TrialRow], objective: Objective, *, machine: str | None = None) -> Recommendation:
+    """Return one row that meets the goals, or the closest miss with the reason.
 
     As :func:`~workbench.study.results.ranking.best_row`: only complete rows of one machine, compared by the
-    baseline-normalised latency, finalists by their head-to-head timing, ties by size. Quality is that of the evaluation
-    split, which the search did not see.
+    baseline-normalized latency, finalists by their head-to-head timing, ties by size. Quality is that of the evaluation
+    split, which the search did not use.
     """
-    known, other = _rivals(rows, asked, machine)
-    order = {row["trial_key"]: cost for row, cost in zip(known, costs(known, asked.figures[0]), strict=True)}
-    rivals = [r for r in known if math.isfinite(order[r["trial_key"]])]
+    complete, other = _rivals(rows, objective, machine)
+    order = {row["trial_key"]: cost for row, cost in zip(complete, costs(complete, objective.figures[0]), strict=True)}
+    rivals = [r for r in complete if math.isfinite(order[r["trial_key"]])]
     rivals.sort(key=lambda r: (order[r["trial_key"]], r["quality_drop"]))
     if not rivals:
-        return Recommendation(None, False, f"No finished trial has both a quality and {asked.figures[0]}.", 0)
+        return Recommendation(None, False, f"No finished trial has both a quality and {objective.figures[0]}.", 0)
     base = baseline_of(rivals)
-    held = [r for r in rivals if asked.goals.hold(r, base=base(r))]
+    held = [r for r in rivals if objective.goals.hold(r, base=base(r))]
     if held:
-        winner = winner_of(held, asked.figures[0])
-        kind = _FIGURES.get(asked.figures[0]) or f"best {asked.figures[0]}"
-        at = f" at batch {winner.row['batch_size']}" if len(asked.batch_sizes) > 1 else ""
-        counts = f"of {len(held)} variants that hold the goals ({asked.goals.words()}; {len(rivals)} compared){at}"
-        best = answer(winner, kind, counts, asked.goals.max_quality_drop, len(rivals))
+        winner = winner_of(held, objective.figures[0])
+        kind = _FIGURES.get(objective.figures[0]) or f"best {objective.figures[0]}"
+        at = f" at batch {winner.row['batch_size']}" if len(objective.batch_sizes) > 1 else ""
+        counts = f"of {len(held)} variants that hold the goals ({objective.goals.words()}; {len(rivals)} compared){at}"
+        best = answer(winner, kind, counts, objective.goals.max_quality_drop, len(rivals))
         return dataclasses.replace(best, reason=best.reason + other)
 
     def far(row: TrialRow) -> tuple[float, float]:
-        beyond = asked.goals.excess(row, base=base(row))
+        beyond = objective.goals.excess(row, base=base(row))
         return sum(max(0.0, share) for share in beyond.values()), order[row["trial_key"]]
 
     row = min(rivals, key=far)
-    return Recommendation(row, False, _nothing_held(rivals, row, asked.goals) + other, len(rivals))
+    return Recommendation(row, False, _nothing_held(rivals, row, objective.goals) + other, len(rivals))
 
 
-def misses(rows: Sequence[TrialRow], asked: Objective, *, machine: str | None = None) -> dict[str, TrialRow]:
+def misses(rows: Sequence[TrialRow], objective: Objective, *, machine: str | None = None) -> dict[str, TrialRow]:
     """Return :func:`nearest_misses` of the rows that :func:`recommend` compares."""
-    return nearest_misses(_rivals(rows, asked, machine)[0], asked.goals)
+    return nearest_misses(_rivals(rows, objective, machine)[0], objective.goals)
 
 
-def _rivals(rows: Sequence[TrialRow], asked: Objective, machine: str | None) -> tuple[list[TrialRow], str]:
-    """Return the rows that may answer a question, all of one machine, with a sentence where that is not this one."""
-    known = [r for r in rows if r["state"] == "complete" and r["batch_size"] in asked.batch_sizes]
-    known = [r for r in known if r["shape"] == asked.shape and r["quality_drop"] is not None and is_ranked(r)]
-    return one_machine(known, machine)
+def _rivals(rows: Sequence[TrialRow], objective: Objective, machine: str | None) -> tuple[list[TrialRow], str]:
+    """Return the candidate rows, all of one machine, with a note if that is another machine."""
+    complete = [r for r in rows if r["state"] == "complete" and r["batch_size"] in objective.batch_sizes]
+    complete = [r for r in complete if r["shape"] == objective.shape and r["quality_drop"] is not None and is_ranked(r)]
+    return one_machine(complete, machine)
 
 
 def nearest_misses(rows: Sequence[TrialRow], goals: Goals) -> dict[str, TrialRow]:
-    """Return for each goal the row that comes nearest to it among those that hold all others, where there are any."""
-    found, base = {}, baseline_of(rows)
+    """Return for each goal the closest row among those that meet all other goals."""
+    nearest, base = {}, baseline_of(rows)
     beyond = {row["trial_key"]: goals.excess(row, base=base(row)) for row in rows}
     for name in goals.limits:
         others = [r for r in rows if all(b <= 0 for goal, b in beyond[r["trial_key"]].items() if goal != name)]
         if others:
-            found[name] = min(others, key=lambda r: beyond[r["trial_key"]][name])
-    return found
+            nearest[name] = min(others, key=lambda r: beyond[r["trial_key"]][name])
+    return nearest
 
 
 def costs(rows: Sequence[TrialRow], figure: str) -> list[float]:
     """Return a figure of rows as a cost, lower is better; infinite if it is unknown."""
     base = baseline_of(rows)
-    found = [_figure(row, base(row), figure) for row in rows]
+    values = [_figure(row, base(row), figure) for row in rows]
     sign = -1.0 if figure in HIGHER_IS_BETTER else 1.0
-    return [math.inf if value is None else sign * value for value in found]
+    return [math.inf if value is None else sign * value for value in values]
 
 
 def goal_words(name: str) -> tuple[str, str]:
-    """Return what a goal limits in words, and its unit."""
+    """Return the name and the unit of a goal for text."""
     return _WORDS[name]
 
 
 def goal_column(name: str) -> str:
-    """Return the column that a goal limits."""
+    """Return the column of a goal."""
     return _COLUMNS[name]
 
 
@@ -258,12 +255,12 @@ def _figure(row: Mapping[str, Any], base: Mapping[str, Any] | None, column: str)
 
 
 def _several(side: str, names: str | Sequence[str] | None) -> tuple[str, ...]:
-    found = () if names is None else (names,) if isinstance(names, str) else tuple(names)
-    if not found and names is not None:
+    columns = () if names is None else (names,) if isinstance(names, str) else tuple(names)
+    if not columns and names is not None:
         raise ConfigError(f"search: {side} is empty. Name a column, such as latency_ms_rel, or leave it out.")
-    if not all(isinstance(name, str) for name in found):
+    if not all(isinstance(name, str) for name in columns):
         raise ConfigError(f"search: {side} must be the name of a column, or several, got {given(names)}.")
-    return found
+    return columns
 
 
 def _nothing_held(rivals: Sequence[TrialRow], row: TrialRow, goals: Goals) -> str:

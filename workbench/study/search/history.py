@@ -1,4 +1,4 @@
-"""What a search has tried, in order: a record for each point that was proposed."""
+"""History of a search: a record of each proposed point, in order."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ COMPLETE, PRUNED, FAILED, INTERRUPTED = "complete", "pruned", "failed", "interru
 class TrialRecord:
     """One proposed point.
 
-    ``state`` is complete, pruned (not timed: hopeless), failed, or interrupted (a cancel or a kill: it is proposed
-    again; or the time left was too short for it, as ``reason`` then says).
-    ``values`` are the figures of the question as the search saw them, ``excess`` how far each goal was missed
-    as a share of its limit (0 or below: held), ``reused`` True where the row was there already, ``elapsed_s`` the
-    seconds of searching until then, those of interrupted calls included.
+    ``state`` is complete, pruned (not timed), failed, or interrupted (cancelled, killed, or too long for the time
+    left). ``values`` are the objective's figures on the validation split, ``excess`` the violation of each goal as a
+    share of its limit (0 or below: met). ``reused`` is True if the row existed already. ``elapsed_s`` includes
+    interrupted calls.
     """
 
     number: int
@@ -42,31 +41,31 @@ class TrialRecord:
 
     @property
     def holds(self) -> bool:
-        """True where it was timed and no goal is known to be missed."""
-        return self.state == COMPLETE and all(beyond <= 0 for beyond in self.excess.values())
+        """True if it was timed and met all goals."""
+        return self.state == COMPLETE and all(excess <= 0 for excess in self.excess.values())
 
 
 @dataclass(frozen=True)
 class History:
-    """All that one search has tried, earlier calls included; ``name`` is that of its study in Optuna's tables."""
+    """All points of one search, with those of earlier calls; ``name`` is that of its Optuna study."""
 
     name: str
     objective: Objective
     trials: tuple[TrialRecord, ...]
 
     def best_so_far(self) -> list[float | None]:
-        """Return after each point the best value of the first figure among those that hold the goals."""
+        """Return after each point the best value of the first figure among the points that meet the goals."""
         better = max if self.objective.directions[0] == "maximize" else min
         best: float | None = None
-        found = []
+        curve = []
         for one in self.trials:
             if one.holds and one.values:
                 best = one.values[0] if best is None else better(best, one.values[0])
-            found.append(best)
-        return found
+            curve.append(best)
+        return curve
 
     def frame(self) -> pd.DataFrame:
-        """Return a row for each point: number, state, seconds, what it was, figures, drop, best so far, parameters."""
+        """Return a row for each point: number, state, seconds, recipe, figures, drop, best so far, parameters."""
         import pandas as pd
 
         figures = self.objective.figures
@@ -96,15 +95,15 @@ class History:
         return pd.DataFrame(rows).astype(dict.fromkeys(dict.fromkeys(numbers), float))
 
 
-def counts(tried: Iterable[TrialRecord]) -> dict[str, int]:
-    """Return how many different points ended how; a point that came back counts once."""
-    found: dict[str, dict[str, None]] = {COMPLETE: {}, PRUNED: {}, FAILED: {}}
-    for one in tried:
-        if one.state in found:
-            found[one.state][one.trial_key or f"number {one.number}"] = None
-    return {state: len(keys) for state, keys in found.items()}
+def counts(records: Iterable[TrialRecord]) -> dict[str, int]:
+    """Return the number of distinct points by state."""
+    keys: dict[str, set[str]] = {COMPLETE: set(), PRUNED: set(), FAILED: set()}
+    for one in records:
+        if one.state in keys:
+            keys[one.state].add(one.trial_key or f"number {one.number}")
+    return {state: len(distinct) for state, distinct in keys.items()}
 
 
-def distinct(tried: Sequence[TrialRecord]) -> int:
-    """Return how many different points have ended."""
-    return sum(counts(tried).values())
+def count_distinct(records: Sequence[TrialRecord]) -> int:
+    """Return the number of distinct points that have ended."""
+    return sum(counts(records).values())

@@ -1,4 +1,4 @@
-"""What a search returns."""
+"""The result of a search."""
 
 from __future__ import annotations
 
@@ -15,23 +15,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What a search found.
+    """The result of ``Study.search``.
 
     Attributes
     ----------
     best : Best
-        Exactly one row and the reason why it is recommended; or, with ``met`` False, the nearest miss and the plain
-        statement that nothing met the goals.
+        One row and the reason; with ``met`` False, the closest miss.
     nearest : dict
-        Where nothing met them: for each goal the row that comes nearest to it among those that hold all others.
+        If no row met the goals: for each goal the closest row among those that meet all others.
     history : History
-        Every point that was tried, in order.
+        Every point, in order.
     new, reused : int
-        Trials that were done in this call, and points that a kept row answered.
+        Trials run in this call, and points whose row existed.
     ended : str
-        Why the search ended.
+        Reason for the end of the search.
     notes : tuple of str
-        What a reader must know, such as that the float model seems to have been trained on the validation split.
+        Warnings, such as possible leakage of the validation split into the float model.
     """
 
     best: Recommendation
@@ -45,12 +44,12 @@ class SearchResult:
     notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
-        found = counts(self.history.trials)
-        parts = [f"{found['complete']} timed"]
-        parts += [f"{found[state]} {state}" for state in ("pruned", "failed") if found[state]]
-        text = f"points: {', '.join(parts)}; {self.new} trials done now in {self.seconds:.0f} s; it ended: {self.ended}"
+        states = counts(self.history.trials)
+        parts = [f"{states['complete']} timed"]
+        parts += [f"{states[state]} {state}" for state in ("pruned", "failed") if states[state]]
+        text = f"points: {', '.join(parts)}; {self.new} trials run now in {self.seconds:.0f} s; ended: {self.ended}"
         return "\n  ".join([f"SearchResult({text})", self.best.reason, *(f"note: {note}" for note in self.notes)])
 
     def frame(self) -> pd.DataFrame:
-        """Return a row for each point that was tried; see :meth:`History.frame`."""
+        """Return a row for each point; see :meth:`History.frame`."""
         return self.history.frame()

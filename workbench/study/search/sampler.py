@@ -1,4 +1,4 @@
-"""Optuna as the search sees it: it proposes by ask and tell, and keeps its tables in the study's own database."""
+"""Optuna's sampler over a search space, with its tables in the study's database."""
 
 from __future__ import annotations
 
@@ -33,25 +33,25 @@ _MARK = "interrupted"
 
 @dataclass
 class PendingTrial:
-    """A point that Optuna proposed; ``proposal`` is None where it cannot work, and ``error`` says why."""
+    """A proposed point; ``proposal`` is None if it is not valid, with the reason in ``error``."""
 
     trial: optuna.Trial
     proposal: Proposal | None
     error: str | None = None
-    told: bool = False
+    ended: bool = False
 
     @property
     def number(self) -> int:
-        """Its number in Optuna's study."""
+        """The number in Optuna's study."""
         return self.trial.number
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep Optuna from writing lines of its own, put its loudness back afterwards, and say in words what it raises."""
+def quiet_optuna() -> Iterator[None]:
+    """Silence Optuna's log and experimental warnings; raise its storage errors as StudyError."""
     import optuna
 
-    loudness = optuna.logging.get_verbosity()
+    verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         with warnings.catch_warnings():
@@ -61,12 +61,12 @@ def quiet() -> Iterator[None]:
         cause = first_line(error.__cause__ or error)
         raise StudyError(f"Optuna's tables in the storage cannot be used: {cause}. {advice(cause)}") from error
     finally:
-        optuna.logging.set_verbosity(loudness)
+        optuna.logging.set_verbosity(verbosity)
 
 
 @contextlib.contextmanager
 def _unless_ended() -> Iterator[None]:
-    """Leave a point as it is that another process has ended meanwhile: it took this search for one that is gone."""
+    """Ignore points that another process has ended, because it took this search for dead."""
     import optuna
 
     with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
@@ -74,18 +74,18 @@ def _unless_ended() -> Iterator[None]:
 
 
 class OptunaSampler:
-    """One study of Optuna: it is opened again where it is there already.
+    """One Optuna study, created or loaded.
 
     Parameters
     ----------
     storage : str
-        URL of the study's database. Optuna's tables are called ``trials``, ``studies`` and so on, ours ``workbench_*``.
+        URL of the study's database. Optuna's tables are ``trials``, ``studies`` and so on, ours ``workbench_*``.
     name : str
-        Of Optuna's study.
+        Name of the Optuna study.
     sampler : str
         ``"tpe"``, ``"random"``, ``"grid"`` or ``"nsga2"``.
     owner : str
-        Who asks, see :func:`workbench.study.storage.database.new_owner`: points of one that is gone are proposed again.
+        Id of this search, see :func:`workbench.study.storage.database.new_owner`: points of dead searches are requeued.
     """
 
     def __init__(
@@ -94,24 +94,24 @@ class OptunaSampler:
         with optional_import("Study.search"):
             import optuna
         self._space, self._question, self._owner = space, question, owner
-        with quiet():
+        with quiet_optuna():
             self._storage = _database(storage)
             self._study = optuna.create_study(
                 storage=self._storage, study_name=name, directions=question.directions, load_if_exists=True
             )
-            known = len(self._study.get_trials(deepcopy=False))
-            # a sampler that starts anew with one seed would propose the same again
-            self._study.sampler = _sampler(sampler, seed + known)
-            if not known:
+            count = len(self._study.get_trials(deepcopy=False))
+            # with the same seed, a restarted sampler would repeat its proposals
+            self._study.sampler = _sampler(sampler, seed + count)
+            if not count:
                 self._study.set_metric_names(list(question.figures))
                 for key, value in (("space", repr(space)), ("goals", question.goals.words()), ("sampler", sampler)):
                     self._study.set_user_attr(key, value)
-        self._earlier_s = max((one.elapsed_s for one in self.tried()), default=0.0)
+        self._earlier_s = max((one.elapsed_s for one in self.records()), default=0.0)
         self._started = time.monotonic()
 
     def ask(self) -> PendingTrial:
         """Return the next point."""
-        with quiet():
+        with quiet_optuna():
             trial = self._study.ask()
             trial.set_user_attr("owner", self._owner)
             try:
@@ -121,7 +121,7 @@ class OptunaSampler:
 
     def tell(
         self,
-        asked: PendingTrial,
+        pending: PendingTrial,
         state: str,
         *,
         values: Sequence[float] | None = None,
@@ -130,71 +130,71 @@ class OptunaSampler:
         reason: str | None = None,
         reused: bool = False,
     ) -> None:
-        """Say how a point ended; ``row`` holds the columns worth showing beside it."""
+        """Record the end of a point; ``row`` holds columns to show in Optuna's tables."""
         from optuna.trial import TrialState
 
         states = {COMPLETE: TrialState.COMPLETE, PRUNED: TrialState.PRUNED, FAILED: TrialState.FAIL}
-        asked.told = True
-        with quiet(), _unless_ended():
+        pending.ended = True
+        with quiet_optuna(), _unless_ended():
             ending = {"reason": reason, "reused": reused, "elapsed_s": self._elapsed_s()}
-            asked.trial.set_user_attr("row", dict(row or {}))
-            asked.trial.set_user_attr("ending", ending)
+            pending.trial.set_user_attr("row", dict(row or {}))
+            pending.trial.set_user_attr("ending", ending)
             for goal, beyond in (excess or {}).items():
-                asked.trial.set_constraint(goal, beyond)
-            self._study.tell(asked.trial, None if values is None else list(values), state=states[state])
+                pending.trial.set_constraint(goal, beyond)
+            self._study.tell(pending.trial, None if values is None else list(values), state=states[state])
 
-    def name(self, asked: PendingTrial, trial_key: str) -> None:
-        """Note which trial a point is, before work on it begins."""
-        with quiet():
-            asked.trial.set_user_attr("trial_key", trial_key)
+    def set_trial_key(self, pending: PendingTrial, trial_key: str) -> None:
+        """Record the trial of a point before its run."""
+        with quiet_optuna():
+            pending.trial.set_user_attr("trial_key", trial_key)
 
-    def requeue(self, asked: PendingTrial) -> None:
-        """Have a point proposed again that was interrupted, unless it was told how it ended."""
-        if asked.told:
+    def requeue(self, pending: PendingTrial) -> None:
+        """Propose an interrupted point again, unless it has ended."""
+        if pending.ended:
             return
-        with quiet():
-            self._again(asked.trial.number, asked.trial._trial_id, asked.trial.params)
+        with quiet_optuna():
+            self._again(pending.trial.number, pending.trial._trial_id, pending.trial.params)
 
-    def drop(self, asked: PendingTrial, reason: str) -> None:
-        """End a point that was not begun; unlike one that is put back it is not proposed again."""
+    def skip(self, pending: PendingTrial, reason: str) -> None:
+        """End a point without a run; it is not proposed again."""
         from optuna.trial import TrialState
 
-        with quiet():
-            asked.trial.set_user_attr("ending", {"reason": reason, "reused": False, "elapsed_s": self._elapsed_s()})
-            asked.trial.set_user_attr(_MARK, True)
-            self._study.tell(asked.trial, state=TrialState.FAIL)
-        asked.told = True
+        with quiet_optuna():
+            pending.trial.set_user_attr("ending", {"reason": reason, "reused": False, "elapsed_s": self._elapsed_s()})
+            pending.trial.set_user_attr(_MARK, True)
+            self._study.tell(pending.trial, state=TrialState.FAIL)
+        pending.ended = True
 
     def requeue_abandoned(self, at_work: Callable[[str], bool]) -> int:
-        """Have points proposed again whose search was killed; ``at_work`` says of a trial key whether a run has it."""
+        """Requeue points whose search was killed; ``at_work`` returns True for trial keys claimed by a run."""
         from optuna.trial import TrialState
 
         count = 0
-        with quiet():
+        with quiet_optuna():
             for trial in self._study.get_trials(states=(TrialState.RUNNING,)):
                 key, owner = trial.user_attrs.get("trial_key"), trial.user_attrs.get("owner")
-                gone = owner is not None and is_stale(owner, time.time())
+                dead = owner is not None and is_stale(owner, time.time())
                 young = trial.datetime_start is not None and time.time() - trial.datetime_start.timestamp() < _TIMEOUT_S
-                if gone or not (young or (key is not None and at_work(key))):
+                if dead or not (young or (key is not None and at_work(key))):
                     self._again(trial.number, trial._trial_id, trial.params)
                     count += 1
         return count
 
     def enqueue_first(self, params: Sequence[Mapping[str, Any]]) -> None:
-        """Propose these first, where nothing was proposed yet; what they leave open the sampler chooses."""
-        with quiet():
+        """Enqueue parameters in a new study; the sampler chooses the missing ones."""
+        with quiet_optuna():
             if not self._study.get_trials(deepcopy=False):
                 for one in params:
                     self._study.enqueue_trial(dict(one))
 
-    def propose(self, params: Mapping[str, Any]) -> None:
-        """Have this point proposed next."""
-        with quiet():
+    def enqueue(self, params: Mapping[str, Any]) -> None:
+        """Propose this point next."""
+        with quiet_optuna():
             self._study.enqueue_trial(dict(params))
 
-    def tried(self) -> tuple[TrialRecord, ...]:
-        """Return what was proposed and has ended."""
-        with quiet():
+    def records(self) -> tuple[TrialRecord, ...]:
+        """Return the ended points."""
+        with quiet_optuna():
             trials = self._study.get_trials(deepcopy=False)
         return tuple(_tried(trial) for trial in trials if trial.state.is_finished())
 
@@ -209,7 +209,7 @@ class OptunaSampler:
     def _again(self, number: int, trial_id: int, params: dict[str, Any]) -> None:
         from optuna.trial import TrialState
 
-        # in this order a kill in between proposes it twice, which costs nothing, and never loses it
+        # in this order, a kill between both calls repeats the point instead of losing it
         self._study.enqueue_trial(params)
         with _unless_ended():
             self._storage.set_trial_user_attr(trial_id, _MARK, True)
@@ -217,11 +217,11 @@ class OptunaSampler:
 
 
 def load_records(storage: str, name: str) -> tuple[TrialRecord, ...]:
-    """Return what a search of this name has tried."""
+    """Return the points of a search."""
     with optional_import("Study.search_history"):
         import optuna
 
-    with quiet():
+    with quiet_optuna():
         database = _database(storage)
         try:
             study = optuna.load_study(study_name=name, storage=database)
@@ -232,13 +232,13 @@ def load_records(storage: str, name: str) -> tuple[TrialRecord, ...]:
 
 
 def _tried(trial: Any) -> TrialRecord:
-    told = trial.user_attrs
-    row, ending = told.get("row", {}), told.get("ending", {})
-    failed = INTERRUPTED if told.get(_MARK) else FAILED
+    attrs = trial.user_attrs
+    row, ending = attrs.get("row", {}), attrs.get("ending", {})
+    failed = INTERRUPTED if attrs.get(_MARK) else FAILED
     return TrialRecord(
         number=trial.number,
         state={"COMPLETE": COMPLETE, "PRUNED": PRUNED, "FAIL": failed}[trial.state.name],
-        trial_key=told.get("trial_key"),
+        trial_key=attrs.get("trial_key"),
         recipe=row.get("recipe"),
         backend=row.get("backend"),
         batch_size=row.get("batch_size"),
@@ -271,7 +271,7 @@ def _sampler(name: str, seed: int) -> Any:
             seed=seed,
             n_startup_trials=_STARTUP,
             multivariate=True,
-            group=True,  # options of a step that is left out are not there: each group of options is modelled apart
+            group=True,  # optional steps: each group of parameters gets its own model
         )
     if name == "nsga2":
         return samplers.NSGAIISampler(seed=seed, population_size=_POPULATION)
@@ -279,16 +279,16 @@ def _sampler(name: str, seed: int) -> Any:
         return samplers.RandomSampler(seed=seed)
 
     class _Grid(samplers.BruteForceSampler):
-        """Goes through every point; it knows options that are not there, which GridSampler does not."""
+        """Grid over conditional parameters, which GridSampler lacks."""
 
         def after_trial(self, *_: Any) -> None:
-            """Leave the end to the search: stopping a study is refused where one asks and tells."""
+            """Do not stop the study, which fails outside of optimize()."""
 
     return _Grid(seed=seed)
 
 
 def _database(storage: str) -> optuna.storages.RDBStorage:
-    """Open Optuna's tables in the study's database, with the same settings as ours."""
+    """Open Optuna's tables in the study's database with the workbench's connection settings."""
     from optuna.storages import RDBStorage
 
     url = parse_url(storage)
@@ -302,6 +302,6 @@ def _database(storage: str) -> optuna.storages.RDBStorage:
     return made
 
 
-def search_name(study: str, sampler: str, known: Mapping[str, Any]) -> str:
-    """Return the name of a search in Optuna's tables: equal questions about equal spaces have equal names."""
-    return f"{study}: {sampler} {short_id({**known, 'sampler': sampler})}"
+def search_name(study: str, sampler: str, request: Mapping[str, Any]) -> str:
+    """Return the name of a search in Optuna's tables; equal requests have equal names."""
+    return f"{study}: {sampler} {short_id({**request, 'sampler': sampler})}"

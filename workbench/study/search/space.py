@@ -17,17 +17,17 @@ from workbench.core.errors import ConfigError, RecipeError
 from workbench.engine.config import ONLY_FOR, InferenceConfig
 from workbench.engine.names import is_backend, unknown_backend
 from workbench.study.search.domain import Choice, Domain, Draw, Maybe, Varied, representative_values
-from workbench.study.search.template import Picked, domain_words, make, plain, template
+from workbench.study.search.template import Picked, domain_words, make_step, plain, template
 
 COUNTED = 20_000
-"""A space with more points than this counts as one that cannot be gone through."""
+"""A space with more points counts as infinite."""
 _CHECKED = 400
 _ELSEWHERE = ("model_path", "backend", "candidates", "batch_size", "quantization", "provider_options")
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """One point of a space: what to apply, and where and how to run it. ``threads`` None: the study's."""
+    """One point of a space: recipe, backend, batch size, threads (None: the study's), and engine options."""
 
     recipe: Recipe
     backend: str
@@ -37,27 +37,26 @@ class Proposal:
 
 
 class Space:
-    """What a search may vary.
+    """The space of a search.
 
     Parameters
     ----------
-    *steps : Step, or what vary, maybe or choice returned
-        The recipe in order. ``choice`` takes whole recipes too: ``Space(wb.choice(recipe_a, recipe_b))``.
+    *steps : Step, or the result of vary, maybe or choice
+        The recipe in order. ``choice`` also takes whole recipes: ``Space(wb.choice(recipe_a, recipe_b))``.
     backends : str or sequence of str
         Runtimes to choose from.
     batch_sizes : int or sequence of int
         Samples per call to choose from.
     engine : mapping, optional
-        Options of :class:`InferenceConfig` by name, each a value, ``wb.choice(...)`` or ``wb.between(...)``. One that
-        means something to some backends only is left out on the others.
+        Options of :class:`InferenceConfig` by name, each a value, ``wb.choice(...)`` or ``wb.between(...)``. Options of
+        some backends only are left out on the others.
     seed : int
-        Of the recipes.
+        Seed of the recipes.
 
     Raises
     ------
     ConfigError
-        If an option is unknown or cannot have a value, a range is empty, a backend is unknown, or some combination of
-        steps and options cannot work; that is said before any work starts.
+        If an option, a value, a range, a backend, or a combination of steps and options is not valid.
 
     Examples
     --------
@@ -92,12 +91,12 @@ class Space:
         return f"Space({'; '.join(words)})"
 
     def propose(self, draw: Draw) -> Proposal:
-        """Return the point that ``draw`` chooses; it is asked for what is open, in a fixed order.
+        """Return the point chosen by ``draw``, which is called for each parameter in a fixed order.
 
         Raises
         ------
         ConfigError, RecipeError
-            If the point cannot work; of a space that is small enough to be checked whole, none is left by then.
+            If the point is not valid, which is possible only in spaces too large to be checked whole.
         """
         drawn: dict[str, Any] = {}
 
@@ -112,11 +111,11 @@ class Space:
         return Proposal(self._recipe(picked, drawn), backend, batch_size, threads, tuple(changed))
 
     def at(self, point: Mapping[str, Any]) -> Proposal:
-        """Return the point with these parameters, as :meth:`points` yields them."""
+        """Return the point with these parameters of :meth:`points`."""
         return self.propose(functools.partial(_looked_up, point))
 
     def points(self) -> Iterator[dict[str, Any]]:
-        """Yield the parameters of every point; of endless ranges the two ends stand for all."""
+        """Yield the parameters of every point, with both ends of continuous ranges."""
         path: list[int] = []
         while True:
             counts: list[int] = []
@@ -131,7 +130,7 @@ class Space:
 
     @functools.cached_property
     def size(self) -> int | None:
-        """How many points there are; None where they cannot be gone through: endless ranges, or over 20,000 points."""
+        """Number of points, or None for continuous ranges and over 20,000 points."""
         if any(domain.continuous for domain in self.domains.values()):
             return None
         count = 0
@@ -143,19 +142,19 @@ class Space:
 
     @functools.cached_property
     def domains(self) -> dict[str, Domain]:
-        """Every parameter that may be asked for, by name."""
-        found = {name: domain for node in self.template for name, domain in node.domains()}
+        """Every parameter, by name."""
+        domains = {name: domain for node in self.template for name, domain in node.domains()}
         for name, values in (("backend", self.backends), ("batch_size", self.batch_sizes)):
             if len(values) > 1:
-                found[name] = Choice(values)
-        return found | {f"engine.{name}": value for name, value in self.engine.items() if isinstance(value, Domain)}
+                domains[name] = Choice(values)
+        return domains | {f"engine.{name}": value for name, value in self.engine.items() if isinstance(value, Domain)}
 
     def path_to(self, step: type[Step], option: str) -> dict[str, Any] | None:
-        """Return the parameters that lead to an open option of a step, its own with None; None where there is none."""
+        """Return the parameters that lead to an open option of a step, with None for its own, or None."""
         return next((path for node in self.template if (path := node.path_to(step, option)) is not None), None)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the space as JSON-ready values: equal spaces give equal ones."""
+        """Return the space as JSON-ready values; equal spaces give equal values."""
         return {
             "steps": [plain(node.part) for node in self.template],
             "backends": list(self.backends),
@@ -165,7 +164,7 @@ class Space:
         }
 
     def _walk(self, draw: Draw) -> tuple[list[Picked], str, int, dict[str, Any]]:
-        """Ask for what is open, without making anything yet."""
+        """Draw all parameters."""
         picked = [one for node in self.template for one in node.pick(draw)]
         backend = _drawn(draw, "backend", self.backends)
         batch_size = _drawn(draw, "batch_size", self.batch_sizes)
@@ -177,8 +176,8 @@ class Space:
         return picked, backend, batch_size, options
 
     def _recipe(self, picked: Sequence[Picked], drawn: Mapping[str, Any]) -> Recipe:
-        """Return the recipe; drawn options that its label does not show go into its name, so that names differ."""
-        plain_recipe = Recipe(*map(make, picked), seed=self.seed)
+        """Return the recipe; its name shows drawn options that its label lacks."""
+        plain_recipe = Recipe(*map(make_step, picked), seed=self.seed)
         words, options = [], {name for node in self.template for name in node.options()}
         for name, value in drawn.items():
             option = name.rpartition(".")[2]
@@ -188,7 +187,7 @@ class Space:
         return Recipe(*plain_recipe.steps, seed=self.seed, name=", ".join([plain_recipe.label, *words]))
 
     def _check(self) -> None:
-        """Make points and refuse the space where one cannot work: all of a small one, else as many drawn by chance."""
+        """Validate all points of a small space, else random ones."""
         few = []
         for point in self.points():
             few.append(point)
@@ -214,18 +213,18 @@ class Space:
         except (ConfigError, RecipeError) as error:
             words = ", ".join(f"{name}={value!r}" for name, value in chosen.items()) or "its only one"
             raise ConfigError(
-                f"Space holds a point that cannot work ({words}): {error} Steps that need each other go into one "
-                "maybe(...); options that need each other into steps of their own in a choice(vary(...), vary(...))."
+                f"Space: a point is not valid ({words}): {error} Put steps that need each other into one maybe(...), "
+                "and options that need each other into a choice(vary(...), vary(...))."
             ) from error
 
 
 def meaning(domain: Domain, value: Any) -> Any:
-    """Return what one of a domain's values stands for."""
+    """Return the option of a domain's value."""
     return domain.option(value) if isinstance(domain, Choice) else value
 
 
 def _replay(path: list[int], counts: list[int], chosen: dict[str, Any], name: str, domain: Domain) -> Any:
-    """Draw the value that ``path`` says at this place, the first one beyond its end."""
+    """Draw the value at this position of ``path``, or the first one after its end."""
     place, values = len(counts), domain.values()
     if place == len(path):
         path.append(0)
@@ -239,7 +238,7 @@ def _looked_up(point: Mapping[str, Any], name: str, domain: Domain) -> Any:
 
 
 def _drawn(draw: Draw, name: str, values: tuple[Any, ...]) -> Any:
-    """Ask only where there is a choice."""
+    """Draw one of several values."""
     return draw(name, Choice(values)) if len(values) > 1 else values[0]
 
 
@@ -249,21 +248,21 @@ def _config(backend: str, batch_size: int, options: str) -> InferenceConfig:
 
 
 def _backends(backends: Any) -> tuple[str, ...]:
-    found = (backends,) if isinstance(backends, str) else require_sequence("Space: backends", backends, of=str)
-    if not found:
+    names = (backends,) if isinstance(backends, str) else require_sequence("Space: backends", backends, of=str)
+    if not names:
         raise ConfigError("Space: backends is empty. Give at least one, such as backends=('onnxruntime',).")
-    for name in found:
+    for name in names:
         if not isinstance(name, str) or not is_backend(name):
             raise ConfigError(f"Space: {unknown_backend(str(name))}")
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(names))
 
 
 def _batch_sizes(sizes: Any) -> tuple[int, ...]:
     several = (sizes,) if isinstance(sizes, int) else require_sequence("Space: batch_sizes", sizes, of=int)
-    found = tuple(require_int("Space: each of batch_sizes", size) for size in several)
-    if not found:
+    checked = tuple(require_int("Space: each of batch_sizes", size) for size in several)
+    if not checked:
         raise ConfigError("Space: batch_sizes is empty. Give at least one, such as batch_sizes=(32,).")
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(checked))
 
 
 def _engine(engine: Any, backends: tuple[str, ...]) -> dict[str, Any]:
@@ -275,17 +274,16 @@ def _engine(engine: Any, backends: tuple[str, ...]) -> dict[str, Any]:
     for name, value in engine.items():
         if name in _ELSEWHERE:
             raise ConfigError(
-                f"Space: engine cannot hold {name!r}. backends=... and batch_sizes=... are arguments of their own, "
-                "and what changes the model is a step."
+                f"Space: engine cannot hold {name!r}. Use backends=..., batch_sizes=..., or a step that changes the "
+                "model."
             )
         for one in representative_values(value):
             if one is not None and not isinstance(one, bool | int | float | str):
                 raise ConfigError(f"Space: engine[{name!r}] must be plain values, got {given(one)}.")
-            if name != "precision":  # a name stands for a whole Precision, which the config itself understands
+            if name != "precision":  # the config accepts names of precisions
                 check_option(InferenceConfig, name, one)
         if not set(ONLY_FOR.get(name, backends)) & set(backends):
             raise ConfigError(
-                f"Space: engine[{name!r}] would do nothing: it is for {' or '.join(ONLY_FOR[name])}, and the backends "
-                f"are {', '.join(backends)}."
+                f"Space: engine[{name!r}] needs the backend {' or '.join(ONLY_FOR[name])}, got {', '.join(backends)}."
             )
     return dict(engine)

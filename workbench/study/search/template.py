@@ -1,4 +1,4 @@
-"""A recipe with open places: its parts with the names that their parameters have."""
+"""Recipe templates: the parts of a search space with the names of their parameters."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from workbench.compress.recipe import Recipe
 from workbench.compress.steps import STEP_TYPES, Step, step_to_dict
 from workbench.core.checks import given
 from workbench.core.errors import ConfigError
-from workbench.study.search.domain import Between, Choice, Domain, Draw, Maybe, Varied, label, numbered
+from workbench.study.search.domain import Between, Choice, Domain, Draw, Maybe, Varied, label, unique_name
 
 YES_NO = Choice((True, False))
 Picked = tuple[type[Step], tuple[tuple[str, Any], ...]] | Step
-"""A step that was chosen: its type and options, not made yet, or the step itself."""
+"""A chosen step: its type and options, or the step itself."""
 
 
 @dataclass(frozen=True)
 class Node:
-    """A part of a template, the name of what it asks for, and the parts in it."""
+    """A part of a template, the name of its parameter, and its inner parts."""
 
     part: Any
     name: str
     inner: tuple[Node, ...] = ()
 
     def pick(self, draw: Draw) -> Iterator[Picked]:
-        """Yield the steps that ``draw`` chooses of it."""
+        """Yield the steps chosen by ``draw``."""
         if isinstance(self.part, Recipe):
             yield from self.part.steps
         elif isinstance(self.part, Step):
@@ -43,7 +43,7 @@ class Node:
             yield from next(node for node in self.inner if node.part is chosen).pick(draw)
 
     def domains(self) -> Iterator[tuple[str, Domain]]:
-        """Yield what it may ask for."""
+        """Yield its parameters with their domains."""
         if isinstance(self.part, Varied):
             yield from ((f"{self.name}.{name}", value) for name, value in self._open())
         elif isinstance(self.part, Maybe | Choice):
@@ -59,10 +59,10 @@ class Node:
             yield from node.options()
 
     def path_to(self, step: type[Step], option: str) -> dict[str, Any] | None:
-        """Return the choices that lead to an open option of a step, and None under the option's own name; or None."""
+        """Return the choices that lead to an open option of a step, with None for the option itself, or None."""
         if isinstance(self.part, Varied):
-            found = self.part.step is step and option in dict(self._open())
-            return {f"{self.name}.{option}": None} if found else None
+            is_open = self.part.step is step and option in dict(self._open())
+            return {f"{self.name}.{option}": None} if is_open else None
         for place, node in enumerate(self.inner):
             path = node.path_to(step, option)
             if path is not None:
@@ -70,7 +70,7 @@ class Node:
         return None
 
     def words(self) -> str:
-        """Return the part in words."""
+        """Return the part as text."""
         if isinstance(self.part, Varied):
             opened = [f"{name} {domain_words(value)}" for name, value in self._open()]
             return f"{self.part.step.__name__}: {', '.join(opened)}" if opened else label(self.part)
@@ -86,47 +86,41 @@ class Node:
 
 
 def template(parts: Sequence[Any]) -> tuple[Node, ...]:
-    """Return the nodes of a template; equal names are numbered.
-
-    Raises
-    ------
-    ConfigError
-        If a part is no step, nor made by vary, maybe or choice.
-    """
-    taken: set[str] = set()
-    return tuple(_node(part, taken, top=True) for part in parts)
+    """Return the nodes of a template; equal names get a number. ConfigError for anything but steps and domains."""
+    used: set[str] = set()
+    return tuple(_node(part, used, top=True) for part in parts)
 
 
-def _node(part: Any, taken: set[str], *, top: bool = False) -> Node:
+def _node(part: Any, used: set[str], *, top: bool = False) -> Node:
     if not isinstance(part, Step | Varied | Maybe | Choice) and (top or not (part is None or isinstance(part, Recipe))):
         advice = " Whole recipes go into wb.choice(recipe, ...)." if isinstance(part, Recipe) else ""
         advice = f" Write wb.vary(wb.{part.__name__}, ...)." if isinstance(part, type) else advice
         raise ConfigError(
-            f"Space takes steps, and vary(...), maybe(...) and choice(...) of steps; got {given(part)}.{advice}"
+            f"Space: parts must be steps, vary(...), maybe(...) or choice(...), got {given(part)}.{advice}"
         )
     if not isinstance(part, Varied | Maybe | Choice):
         return Node(part, "")
-    name = numbered(f"{label(part)}?" if isinstance(part, Maybe) else label(part), taken)
-    taken.add(name)
+    name = unique_name(f"{label(part)}?" if isinstance(part, Maybe) else label(part), used)
+    used.add(name)
     inner = part.parts if isinstance(part, Maybe) else part.options if isinstance(part, Choice) else ()
-    return Node(part, name, tuple(_node(one, taken) for one in inner))
+    return Node(part, name, tuple(_node(one, used) for one in inner))
 
 
-def make(picked: Picked) -> Step:
-    """Return the step itself."""
+def make_step(picked: Picked) -> Step:
+    """Return the step of a choice."""
     if isinstance(picked, Step):
         return picked
     kind, options = picked
-    return _made(kind.__name__, options)
+    return _cached_step(kind.__name__, options)
 
 
 @functools.lru_cache(maxsize=4096)
-def _made(kind: str, options: tuple[tuple[str, Any], ...]) -> Step:
+def _cached_step(kind: str, options: tuple[tuple[str, Any], ...]) -> Step:
     return STEP_TYPES[kind](**dict(options))
 
 
 def plain(part: Any) -> Any:
-    """Return a part as JSON-ready values: equal parts give equal ones."""
+    """Return a part as JSON-ready values; equal parts give equal values."""
     if isinstance(part, Between):
         return {"between": [part.low, part.high, part.step, part.log]}
     if isinstance(part, Choice):
@@ -141,7 +135,7 @@ def plain(part: Any) -> Any:
 
 
 def domain_words(value: Any) -> str:
-    """Return what an option may be, in words."""
+    """Return the domain of an option as text."""
     if isinstance(value, Between):
         return f"{value.low:g} to {value.high:g}"
     return ", ".join(map(str, value.values())) if isinstance(value, Choice) else str(value)

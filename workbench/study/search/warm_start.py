@@ -1,4 +1,4 @@
-"""What costs seconds where training costs minutes: points without any, and trained steps with the rest of the best."""
+"""Warm starts: points without training first, and crossover of trained steps with the best point."""
 
 from __future__ import annotations
 
@@ -15,16 +15,15 @@ from workbench.study.search.space import Space, meaning
 from workbench.study.search.template import Node, Picked
 
 TRAINING = ("epochs", "qat_epochs", "recover_epochs", "sparse_epochs", "dense_epochs")
-"""Options of steps that say how long to train; 0 is not at all."""
+"""Options of steps for the length of training; 0 is none."""
 MOST = 6
 
 
 def training_free_points(space: Space, *, most: int = MOST) -> list[dict[str, Any]]:
-    """Return parameters of points without any training, where other points of the space do train; else nothing.
+    """Return parameters of points without training, if other points of the space train.
 
-    They lead through what may be left out and chosen, more steps first, on every backend; the options of the steps are
-    left to the sampler. A search that begins with them has an answer within a minute, and knows the engine before it
-    trains anything.
+    They cover optional and chosen steps, more steps first, on every backend; the sampler chooses the options of the
+    steps. With them first, a search has a result within a minute, and has compared the engines before any training.
 
     Examples
     --------
@@ -42,10 +41,7 @@ def training_free_points(space: Space, *, most: int = MOST) -> list[dict[str, An
 
 
 def crossover(space: Space, params: Mapping[str, Any], best: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the point with what a point trained and everything else as in the best one; None where it trained nothing.
-
-    The training is done already and kept, so that this one costs seconds.
-    """
+    """Return the best point with the trained steps of another one, which are cached; None if that trained nothing."""
     trained = [_trains_at(node, params) for node in space.template]
     if not any(trained):
         return None
@@ -59,7 +55,7 @@ def crossover(space: Space, params: Mapping[str, Any], best: Mapping[str, Any]) 
 
 
 def trains(picked: Picked) -> bool:
-    """Say whether a step, or one that was chosen and not made yet, trains."""
+    """Return True if a chosen step trains."""
     if isinstance(picked, Step):
         return any(getattr(picked, name, 0.0) > 0 for name in TRAINING)
     kind, options = picked
@@ -67,8 +63,8 @@ def trains(picked: Picked) -> bool:
 
 
 def _options(kind: type[Step], options: Sequence[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
-    known = {field.name: field.default for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    yield from (known | dict(options)).items()
+    defaults = {field.name: field.default for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    yield from (defaults | dict(options)).items()
 
 
 def _can_train(node: Node) -> bool:
@@ -85,7 +81,7 @@ def _trained(part: Any) -> bool:
 
 
 def _ways(node: Node) -> list[dict[str, Any]]:
-    """Return the choices that lead through a part without training."""
+    """Return the choices of a part without training."""
     part = node.part
     if isinstance(part, Maybe):
         return [*({node.name: True, **way} for way in _together(node.inner)), {node.name: False}]
