@@ -81,9 +81,7 @@ def search_study(
     try:
         sampler.enqueue_first(first)
         sampler.requeue_abandoned(lambda key: _is_claimed(study, key))
-        new, reused, ended, cancelled = _loop(
-            study, space, objective, sampler, packed, stop, config, threads, progress
-        )
+        new, reused, ended, cancelled = _loop(study, space, objective, sampler, packed, stop, config, threads, progress)
         history = History(name, objective, sampler.records())
     finally:
         sampler.close()
