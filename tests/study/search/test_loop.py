@@ -128,7 +128,7 @@ def test_a_sampler_with_nothing_new_ends_the_search(search_run, formula, monkeyp
     runner.trial = lambda _, trial=runner.trial: trial(same.at({}))  # whatever is proposed, it is one trial
     continuous = wb.Space(wb.vary(wb.Prune, ratio=wb.between(0.1, 0.2)), backends="onnxruntime", batch_sizes=8)
     words, _, tried, _ = search_run(continuous, runner=runner)
-    assert "nothing new" in words and len(tried) == 6 and len(runner.done) == 1
+    assert "known points in a row" in words and len(tried) == 6 and len(runner.done) == 1
 
 
 def test_the_same_call_again_goes_on_and_proposes_something_else(search_run):

@@ -29,12 +29,12 @@ SPACE = wb.Space(wb.maybe(wb.vary(wb.Prune, ratio=wb.between(0.1, 0.6))), backen
 
 
 def test_the_hardest_setting_within_the_goal_and_the_next_one():
-    assert first_settings(table(), drop=0.01, more=True) == [0.5, 0.75]  # two layers lose 0.008 together
-    assert first_settings(table(), drop=0.005, more=True) == [0.25, 0.5]
-    assert first_settings(table(), drop=0.0, more=True) == [0.25, 0.5]  # none holds it: the mildest
-    assert first_settings(table(), drop=1.0, more=True) == [0.75]
+    assert first_settings(table(), drop=0.01, larger_removes_more=True) == [0.5, 0.75]  # two layers lose 0.008 together
+    assert first_settings(table(), drop=0.005, larger_removes_more=True) == [0.25, 0.5]
+    assert first_settings(table(), drop=0.0, larger_removes_more=True) == [0.25, 0.5]  # none holds it: the mildest
+    assert first_settings(table(), drop=1.0, larger_removes_more=True) == [0.75]
     ranks = table("factorize", ((0.75, 0.001), (0.5, 0.004), (0.25, 0.02)))
-    assert first_settings(ranks, drop=0.01, more=False) == [0.5, 0.25]  # a smaller rank takes more away
+    assert first_settings(ranks, drop=0.01, larger_removes_more=False) == [0.5, 0.25]  # a smaller rank takes more away
 
 
 def test_points_lead_to_the_option_through_what_may_be_left_out_and_stay_in_the_range():
@@ -58,8 +58,8 @@ def test_a_search_begins_with_them_and_the_sampler_fills_in_the_rest(search_run)
 @pytest.mark.parametrize(
     ("prior", "words"),
     [
-        (table(task="another"), "of task 'another', and this study of 't'"),
-        (table(measure="sqnr_db"), "measured in sqnr_db"),
+        (table(task="another"), "task 't', got 'another'"),
+        (table(measure="sqnr_db"), "measured in quality, got sqnr_db"),
         (table("factorize"), "varies Factorize.ratio"),
         ("prune", "prior must be a result of wb.sensitivity"),
         ([1], "prior must be a result of wb.sensitivity"),
