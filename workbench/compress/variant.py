@@ -65,25 +65,19 @@ class StepReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return all fields as JSON-ready values; ``step`` as :func:`step_to_dict` writes it."""
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        values.update(
-            step=step_to_dict(self.step),
-            layers=[layer.to_dict() for layer in self.layers],
-            touched=self.touched,
-            notes=list(self.notes),
-        )
-        return values
+        layers = [layer.to_dict() for layer in self.layers]
+        own = {"step": step_to_dict(self.step), "layers": layers, "touched": self.touched, "notes": list(self.notes)}
+        return vars(self) | own
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> StepReport:
         """Build from the output of :meth:`to_dict`; an unknown step or option raises :class:`WorkbenchError`."""
-        fields = _fields(cls, values)
-        fields.update(
-            step=step_from_dict(values["step"]),
-            layers=tuple(map(LayerReport.from_dict, values["layers"])),
-            notes=tuple(values.get("notes", ())),
-        )
-        return cls(**fields)
+        own = {
+            "step": step_from_dict(values["step"]),
+            "layers": tuple(map(LayerReport.from_dict, values["layers"])),
+            "notes": tuple(values.get("notes", ())),
+        }
+        return cls(**(_fields(cls, values) | own))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -87,16 +87,12 @@ def train(
     TrainingResult(epochs=3.0, ...)
     """
     use_steady_allocator()
-    run = _Run(module, data, plan, stage, progress, seed, quality, extra, memory)
-    notes = run.begin(checkpoint)
+    run = _Run(module, data, plan, stage, progress, seed, quality, extra, memory, checkpoint)
+    notes = run.begin()
     while not run.is_over():
         run.step(loss, augment, on_share)
         run.report()
-        run.save_if_due(checkpoint)
-    done = run.end(notes)
-    if checkpoint is not None:
-        checkpoint.remove()
-    return done
+    return run.end(notes)
 
 
 class _Run:
@@ -113,6 +109,7 @@ class _Run:
         quality: Callable[[], float] | None,
         extra: nn.Module | None,
         memory: LossState | None,
+        checkpoint: Checkpoint | None,
     ) -> None:
         if not any(p.requires_grad for p in module.parameters()):
             raise WorkbenchError(
@@ -120,7 +117,7 @@ class _Run:
                 "in build(), or leave the training out of the recipe."
             )
         self.module, self.plan, self.stage, self.progress = module, plan, stage, progress
-        self.extra, self.memory, self.seed = extra or nn.Module(), memory, seed
+        self.extra, self.memory, self.seed, self.checkpoint = extra or nn.Module(), memory, seed, checkpoint
         self.numerics, self.forward = default_numerics(plan.precision), Forward(plan.precision)
         self.optimizer = make_optimizer(module, plan, extra=extra)
         self.peaks = [group["lr"] for group in self.optimizer.param_groups]
@@ -137,13 +134,13 @@ class _Run:
         self.started = self.reported = time.perf_counter()
         self.signature, self.next_save = "", math.inf
 
-    def begin(self, checkpoint: Checkpoint | None) -> tuple[str, ...]:
+    def begin(self) -> tuple[str, ...]:
         """Resume from the checkpoint, or choose the numerics; evaluate and return notes."""
         state, note = None, None
-        if checkpoint is not None:
+        if self.checkpoint is not None:
             self.signature = self._signature()
-            state, note = checkpoint.load(self.signature)
-            self.next_save = checkpoint.due(time.perf_counter())
+            state, note = self.checkpoint.load(self.signature)
+            self.next_save = self.checkpoint.due(time.perf_counter())
         if state is not None:
             self._load(state)  # with its numerics, for bitwise equal weights
             note = f"Training went on from a checkpoint at epoch {self.done / self.per_epoch:.1f}."
@@ -151,17 +148,13 @@ class _Run:
             batch = tree_map(lambda x: x[: self.batches.size], self.inputs)
             options: dict[str, Any] = {"steps": self.total, "max_seconds": self.plan.max_seconds}
             self.numerics = choose_numerics(self.module, batch, precision=self.plan.precision, **options)
-        self._arrange()
-        if self.stopping.evaluate(self.done):
-            self._report_progress(0.0)
-        return (note,) if note else ()
-
-    def _arrange(self) -> None:
-        """Set the chosen layout and format of module and data."""
         if self.plan.precision == "auto" and self.numerics != default_numerics("auto"):
             self.forward = Forward(self.numerics.precision)
         self.numerics.prepare(self.module)
         self.inputs = self.numerics.arrange(self.inputs)
+        if self.stopping.evaluate(self.done):
+            self._report_progress(0.0)
+        return (note,) if note else ()
 
     def share(self) -> float:
         """Return the share done, by steps or time, whichever is larger."""
@@ -207,27 +200,24 @@ class _Run:
         return self.samples / self.step_s if self.step_s else None
 
     def report(self) -> None:
-        """Evaluate if it is due, and report progress a few times a second."""
+        """Evaluate and write the checkpoint if they are due, and report progress a few times a second."""
         evaluated = self.stopping.evaluate(self.done)
         if evaluated or self.done == 1 or time.perf_counter() - self.reported > _REPORT_EVERY_S:
             self._report_progress(min(1.0, self.share()))
-
-    def save_if_due(self, checkpoint: Checkpoint | None) -> None:
-        """Write the checkpoint if it is due."""
-        if checkpoint is not None and time.perf_counter() >= self.next_save:
-            self.next_save = checkpoint.save(self.signature, self._state())
+        if self.checkpoint is not None and time.perf_counter() >= self.next_save:
+            self.next_save = self.checkpoint.save(self.signature, self._state())
 
     def end(self, notes: tuple[str, ...]) -> TrainingResult:
         """Evaluate the last weights, restore the best, and return the result."""
         self.stopping.evaluate(self.done, last=True)
         self._report_progress(1.0)
-        epochs = self.done / self.per_epoch
-        kept = self.stopping.restore(self.per_epoch, self.plan.epochs)
-        best = self.stopping.best
-        started_best = best is not None and best[1] == 0
+        epochs, best = self.done / self.per_epoch, self.stopping.best
+        notes = (*notes, *self.stopping.restore(self.per_epoch, self.plan.epochs), *self._cut(epochs))
         numerics = str(dataclasses.replace(self.numerics, precision=self.forward.actual))
-        notes = (*notes, *kept, *self._cut(epochs))
-        return TrainingResult(epochs, self.done, notes, started_best, self.samples_per_s, numerics)
+        if self.checkpoint is not None:
+            self.checkpoint.remove()
+        kept_start = best is not None and best[1] == 0
+        return TrainingResult(epochs, self.done, notes, kept_start, self.samples_per_s, numerics)
 
     def _cut(self, epochs: float) -> tuple[str, ...]:
         if self.done >= self.total or self.stopping.stopped or self.plan.max_seconds is None:
