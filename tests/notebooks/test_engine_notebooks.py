@@ -73,8 +73,8 @@ def test_the_tuning_notebook_reads_its_own_numbers_and_keeps_what_it_chose(run_o
         "samples per second",
     ):
         assert words in text or any(words in o.get("data", {}).get("text/html", "") for o in outputs)
-    assert text.count("Kept for the next engine: ") == 3  # in so little time not all are decided
-    assert len(list((here / "cache" / "tuning").glob("*.json"))) == text.count("Kept for the next engine: True.")
+    assert text.count("Cached for the next engine: ") == 3  # in so little time not all are decided
+    assert len(list((here / "cache" / "tuning").glob("*.json"))) == text.count("Cached for the next engine: True.")
 
 
 @pytest.mark.slow

@@ -35,6 +35,7 @@ def test_an_unknown_engine_is_answered_with_the_nearest():
         latency_cost(Recipe(Prune(of="latency", engine="onnxruntim")))
 
 
+@pytest.mark.slow
 def test_a_variant_is_timed_in_turns_with_the_first(tiny_task, monkeypatch):
     """The engine is real, the timing is not: blocks of known length in place of the clock."""
     import numpy as np
@@ -85,6 +86,7 @@ def test_pruning_to_a_latency_runs_on_onnxruntime():
     assert "Latency on onnxruntime at batch 64" in report.notes[-1]
 
 
+@pytest.mark.slow
 def test_the_preparing_process_measures_by_itself(tiny_spec, tmp_path, monkeypatch):
     from workbench.study.workers.prepare_main import PrepareWorker
 

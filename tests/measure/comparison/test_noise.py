@@ -18,6 +18,7 @@ from workbench.measure.comparison import noise
 from workbench.measure.comparison.noise import NoiseFloor, cached_noise, machine_floor, measure_noise, noise_text
 
 
+@pytest.mark.slow
 def test_pairs_of_real_engines_give_a_floor_that_is_kept(tiny_task, monkeypatch):
     monkeypatch.setattr(noise, "PAIR_S", 0.1)
     monkeypatch.setattr(noise, "_BLOCK_S", 0.005)

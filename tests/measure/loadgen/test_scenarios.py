@@ -234,7 +234,8 @@ def test_a_missing_package_is_said_with_the_command(monkeypatch):
         wb.run_scenario(Sleeper(1.0), ROWS)
 
 
-@pytest.mark.parametrize("backend", ["onnxruntime", pytest.param("torch-eager", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["onnxruntime", "torch-eager"])
 def test_a_real_engine_answers_every_scenario(backend, tiny_task):
     variant = wb.Recipe().apply(tiny_task)
     with wb.OptimizedInferenceEngine.from_variant(variant, backend=backend, batch_size=8) as engine:

@@ -73,6 +73,7 @@ def test_the_commands_record_the_calls_alone():
     assert kernels[-3:] == ["--task", "my.py:task", "--trust"]
 
 
+@pytest.mark.slow
 def test_what_the_profiler_runs_makes_the_calls_and_says_why_there_are_no_ranges(tiny, tmp_path):
     save_variant(tiny, tmp_path / "tiny")
     command = inner(nsight_command(tmp_path / "tiny", backend="onnxruntime", device="cpu", batch_size=4, calls=3))
