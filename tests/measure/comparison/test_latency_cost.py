@@ -103,7 +103,7 @@ def test_the_preparing_process_measures_by_itself(tiny_spec, tmp_path, monkeypat
         preparer.task({"reference": tiny_spec, "prefix_cache": False}, b"")
         recipe = Recipe(Prune(0.5, of="latency", engine="onnxruntime", engine_batch=2, round_to=1))
         answer = preparer.prepare(
-            {"recipe": recipe.to_dict(), "folder": str(tmp_path / "artefact"), "batch_sizes": [1]}, b""
+            {"recipe": recipe.to_dict(), "folder": str(tmp_path / "artifact"), "batch_sizes": [1]}, b""
         )
     finally:
         torch.set_num_threads(threads)

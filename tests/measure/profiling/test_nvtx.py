@@ -58,11 +58,11 @@ def inner(command: str) -> list[str]:
 
 def test_the_commands_record_the_calls_alone():
     options = {"backend": "onnxruntime", "batch_size": 8, "threads": 2, "calls": 5, "output": "out put"}
-    words = shlex.split(nsight_command("artefacts/my int8", **options))
+    words = shlex.split(nsight_command("artifacts/my int8", **options))
     assert words[:2] == ["nsys", "profile"] and "--capture-range=cudaProfilerApi" in words
     assert words[words.index("--output") + 1] == "out put"
-    replay = inner(nsight_command("artefacts/my int8", **options))
-    assert replay[:4] == [sys.executable, "-m", "workbench.measure.profiling.replay", "artefacts/my int8"]
+    replay = inner(nsight_command("artifacts/my int8", **options))
+    assert replay[:4] == [sys.executable, "-m", "workbench.measure.profiling.replay", "artifacts/my int8"]
     pairs = dict(zip(replay[4::2], replay[5::2], strict=True))
     assert pairs == {
         "--backend": "onnxruntime", "--batch-size": "8", "--device": "cuda", "--precision": "float32", "--calls": "5",

@@ -82,7 +82,7 @@ def layer_work(variant: Variant) -> tuple[LayerWork, ...]:
         else:
             with _named(module, counter):
                 call_model(module, inputs)
-    return tuple(counter.found.values())
+    return tuple(counter.work.values())
 
 
 @contextlib.contextmanager
@@ -122,7 +122,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, module: nn.Module, samples: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.inside = [WHOLE]
-        self.found: dict[str, LayerWork] = {}
+        self.work: dict[str, LayerWork] = {}
         self._samples = samples
         self._kept: list[Tensor] = [*module.parameters(), *module.buffers()]
         self._stored = {_place(tensor) for tensor in self._kept}
@@ -150,7 +150,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             moved // self._samples,
             _channels(stored, args),
         )
-        before = self.found.get(here.layer)
+        before = self.work.get(here.layer)
         if before is not None:
             here = replace(
                 before,
@@ -158,7 +158,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 weights=before.weights + here.weights,
                 activations=before.activations + here.activations,
             )
-        self.found[here.layer] = here
+        self.work[here.layer] = here
 
 
 def _attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
