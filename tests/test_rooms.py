@@ -13,9 +13,6 @@ CIRCLES: list[set[str]] = []
 """Groups of modules that still import each other, also by imports inside functions; they may only shrink."""
 
 LONG = {
-    "workbench.study.plan.trials": 336,
-    "workbench.study.results.schema": 323,
-    "workbench.study.storage.database": 348,
     "workbench.study.strategy.executor": 335,
     "workbench.tasks.task": 342,
 }

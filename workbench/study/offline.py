@@ -1,4 +1,4 @@
-"""Studies in a database that are asked without their task: its data and code may be elsewhere."""
+"""Read and export studies without their task, whose data and code may be elsewhere."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def export_stored(
     quality_drop: float | None = None,
     trust: bool = False,
 ) -> Path:
-    """Write the winner of a study into a folder; as :meth:`Study.export`, but the task may be left out.
+    """Write the recommended variant of a study into a folder; as :meth:`Study.export`, but ``task`` is optional.
 
-    ``study`` is its name; it may be left out where the database holds one only, or the task says which.
+    ``study`` is the name, optional if the database has one study, or with ``task``.
 
     Raises
     ------
     StudyError
-        If there is no such database or study, it holds several and none is named, or as :meth:`Study.export`.
+        If there is no such database or study, or as :meth:`Study.export`.
 
     Examples
     --------
@@ -60,19 +60,10 @@ def export_stored(
 def stored_rows(
     storage: str, *, study: str | None = None, quality_drop: float | None = None
 ) -> tuple[list[TrialRow], Recommendation]:
-    """Return the rows of a study and its recommendation, without its task; ``recommended`` marks the row to take.
+    """Return the rows of a study, with ``recommended``, and its recommendation, without its task.
 
-    Of a task that changed, the rows of the version that was run last.
-
-    Parameters
-    ----------
-    study : str, optional
-        Its name; may be left out where the database holds one only.
-
-    Raises
-    ------
-    StudyError
-        If there is no such database or study, or it has no trial.
+    ``study`` is the name, optional if the database has one study. Of a task that changed, the rows of its last version
+    are returned. StudyError is raised if there is no such database or study, or it has no trial.
 
     Examples
     --------
@@ -103,7 +94,7 @@ def _answer(store: Store, name: str, storage: str, quality_drop: float | None) -
 
 
 def _named(store: Store, storage: str, study: str | None) -> str:
-    """Return the name of the study that is asked for: the only one where none is named."""
+    """Return ``study`` if it exists; without it the name of the only study."""
     names = store.studies()
     if study is not None:
         if study not in names:
@@ -111,17 +102,14 @@ def _named(store: Store, storage: str, study: str | None) -> str:
             raise StudyError(f"{storage} holds no study {study!r}. It holds: {held}.")
         return study
     if len(names) != 1:
-        known = (
-            f"the studies {', '.join(map(repr, names))}: name one of them: --name (name=... in Python)"
-            if names
-            else "no study"
-        )
-        raise StudyError(f"{storage} holds {known}.")
+        if not names:
+            raise StudyError(f"{storage} holds no study.")
+        raise StudyError(f"{storage} holds the studies {', '.join(map(repr, names))}. Choose one by --name.")
     return names[0]
 
 
 def _not_held(task: Task, storage: str) -> str:
-    """Return in words that a database has no rows of a task, and of which ones it has."""
+    """Return the message for a database without rows of a task, with those that it has."""
     with _opened(storage) as store:
         rows = [(name, trial.row) for name in store.studies() for trial in store.load(name).values()]
     held = dict.fromkeys(f"{r['task']!r} (study {n!r}, fingerprint {r['task_fingerprint']})" for n, r in rows)
@@ -132,7 +120,7 @@ def _not_held(task: Task, storage: str) -> str:
 
 
 def _require_database(storage: str) -> None:
-    """Refuse a file that is not there: opening it would make an empty study."""
+    """Refuse a missing file: opening it would make an empty study."""
     url = parse_url(storage)
     if url.get_backend_name() == "sqlite" and not Path(str(url.database)).is_file():
-        raise StudyError(f"There is no study in {storage}: the file {url.database} does not exist. Check the address.")
+        raise StudyError(f"{storage}: the file {url.database} does not exist. Check the address.")

@@ -201,7 +201,7 @@ def test_a_database_with_several_studies_or_none_asks_for_a_name(ran, shared_tas
         study.merge(rows)
     with wb.Study(shared_task, storage=storage, name="two") as study:
         study.merge(rows)
-    with pytest.raises(StudyError, match="the studies 'one', 'two': name one of them: --name"):
+    with pytest.raises(StudyError, match="the studies 'one', 'two'"):
         export_stored(storage, tmp_path / "w")
     with pytest.raises(StudyError, match=r"holds no study 'three'\. It holds: 'one', 'two'"):
         export_stored(storage, tmp_path / "w", study="three")

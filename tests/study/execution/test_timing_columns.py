@@ -15,7 +15,7 @@ from workbench.study.execution.timing_columns import (
     footprint_columns,
     timed_columns,
 )
-from workbench.study.results.leakage import seen_note
+from workbench.study.results.leakage import leakage_warning
 from workbench.timing.blocks import Block, Usage
 from workbench.timing.pace import LOWEST, UNDISTURBED
 
@@ -35,15 +35,15 @@ def columns(base_ms: float, *, noise=NoiseFloor(), waited=0.0, usage=None):  # n
 
 
 def test_a_model_that_knows_the_validation_split_is_told_of():
-    words = seen_note(0.99, 0.92, samples=(2000, 1000))
+    words = leakage_warning(0.99, 0.92, samples=(2000, 1000))
     assert "it scores 0.99 there and 0.92 on the evaluation split" in words and "validation=(inputs, targets)" in words
     # two proportions, pooled: 3 standard errors of 500 and 500 samples around 0.96 are 18.6 samples
     assert pytest.approx(18.6, abs=0.02) == 500 * 3 * (0.96 * 0.04 * (2 / 500)) ** 0.5
-    assert seen_note(489 / 500, 471 / 500, samples=(500, 500)) is None
-    assert seen_note(490 / 500, 470 / 500, samples=(500, 500)) is not None
+    assert leakage_warning(489 / 500, 471 / 500, samples=(500, 500)) is None
+    assert leakage_warning(490 / 500, 470 / 500, samples=(500, 500)) is not None
     no_shares = [(0.9812, 0.9), (31.0, 0.9), (0.9, -0.2), (float("nan"), 0.9)]
     for unknown in (*no_shares, (None, 0.9), (0.9, None), (0.8, 0.9), (1.0, 1.0)):
-        assert seen_note(*unknown, samples=(500, 500)) is None
+        assert leakage_warning(*unknown, samples=(500, 500)) is None
 
 
 def test_an_interval_that_excludes_one_decides_whatever_the_machine_did():

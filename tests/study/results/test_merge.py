@@ -47,10 +47,10 @@ def test_rows_come_in_once_and_say_which_machine(study, row, tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row(trial_key=key, batch_size=i)) + "\n" for i, key in enumerate("abc", 1)))
     merged = study.merge(path)
-    assert str(merged) == ("3 rows added, 0 replaced, 0 known already; measured on Neoverse-N1, 4 cores (ffffffffffff)")
+    assert str(merged) == ("3 rows added, 0 replaced, 0 unchanged; measured on Neoverse-N1, 4 cores (ffffffffffff)")
     before = study.rows()
     again = study.merge(path)
-    assert (again.added, again.replaced, again.known) == (0, 0, 3)
+    assert (again.added, again.replaced, again.unchanged) == (0, 0, 3)
     assert study.rows() == before and len(before) == 3
     assert before[0]["notes"]["quality"] == "needs the task"
 
@@ -58,7 +58,7 @@ def test_rows_come_in_once_and_say_which_machine(study, row, tmp_path):
 def test_what_json_printed_and_rows_themselves_are_taken_too(study, row, tmp_path):
     (tmp_path / "rows.json").write_text(json.dumps([row()], indent=1))
     assert study.merge(tmp_path / "rows.json").added == 1
-    assert study.merge([row()]).known == 1
+    assert study.merge([row()]).unchanged == 1
 
 
 def test_a_newer_measurement_replaces_a_merged_one_and_never_the_studys_own(study, row):
@@ -66,7 +66,7 @@ def test_a_newer_measurement_replaces_a_merged_one_and_never_the_studys_own(stud
     study._store.add(study.name, {"own": own})
     study.merge([row()])
     merged = study.merge([row(latency_ms_p50=2.0), {**own, "latency_ms_p50": 1.0}])
-    assert (merged.added, merged.replaced, merged.known) == (0, 1, 1)
+    assert (merged.added, merged.replaced, merged.unchanged) == (0, 1, 1)
     stored = study._store.load(study.name)
     assert stored["own"].row["latency_ms_p50"] == 3.0
     assert stored["k" * 12].row["latency_ms_p50"] == 2.0
@@ -74,10 +74,10 @@ def test_a_newer_measurement_replaces_a_merged_one_and_never_the_studys_own(stud
 
 def test_unfinished_rows_are_left_out_and_none_at_all_is_told(study, row):
     merged = study.merge([row(), row(trial_key="w", state="waiting"), row(trial_key="x", state="failed")])
-    assert (merged.added, merged.left_out) == (1, 2)
-    assert "2 left out, since they are not finished" in str(merged)
+    assert (merged.added, merged.skipped) == (1, 2)
+    assert "2 skipped" in str(merged)
     for rows in ([], [row(state="failed")]):
-        with pytest.raises(StudyError, match="holds no finished row"):
+        with pytest.raises(StudyError, match="finished row"):
             study.merge(rows)
 
 
@@ -98,7 +98,7 @@ def test_a_row_without_a_column_is_refused(study, row, column):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"task_fingerprint": "0" * 12}, "of the task 'answers' with the fingerprint 000000000000, and this study"),
+        ({"task_fingerprint": "0" * 12}, "'answers' with 000000000000"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"batch_size": True}, "batch_size is True"),
         ({"backend": None}, "backend is None"),
@@ -122,10 +122,10 @@ def test_rows_that_do_not_belong_are_refused_and_nothing_is_taken(study, row, ch
     [
         (None, "Cannot read the rows"),
         ("{}\n{", "line 2 of"),
-        ('{"quality": NaN}', "NaN is no number"),
-        ("[", "is no row"),
+        ('{"quality": NaN}', "NaN is not a valid number"),
+        ("[", "is not a row"),
         ("7", "but 7"),
-        ("", "holds no finished row"),
+        ("", "finished row"),
     ],
 )
 def test_files_that_hold_no_rows_are_told(study, tmp_path, text, words):
@@ -138,10 +138,10 @@ def test_files_that_hold_no_rows_are_told(study, tmp_path, text, words):
 
 def test_other_things_are_no_rows(study, tmp_path):
     (tmp_path / "b").write_bytes(b"\xff\xfe")
-    with pytest.raises(StudyError, match="it is no text"):
+    with pytest.raises(StudyError, match="not a text file"):
         study.merge(tmp_path / "b")
     for wrong in (5, {"a": 1}, b"x"):
-        with pytest.raises(StudyError, match="takes the path of a file"):
+        with pytest.raises(StudyError, match="must be the path of a file"):
             study.merge(wrong)
 
 

@@ -7,7 +7,7 @@ import pytest
 from workbench.core.errors import StudyError
 from workbench.study.results.ranking import best_row, mark_recommended, pareto_rows, table_order
 from workbench.study.results.schema import COLUMNS, new_row
-from workbench.study.results.winner import NOT_TOLD_APART
+from workbench.study.results.winner import TIED
 
 
 def row(name, latency, drop, *, batch=32, state="complete", baseline=False, machine="here", **more):
@@ -46,7 +46,7 @@ def test_the_fastest_within_the_limit_wins_limit_included():
     assert "4x speedup" in best.reason
 
 
-def test_rows_timed_minutes_apart_are_ranked_by_the_baseline_normalised_latency():
+def test_rows_timed_minutes_apart_are_ranked_by_the_baseline_normalized_latency():
     base = row("float", 20.0, 0.0, baseline=True)
     early = {**row("early", 9.0, 0.0), "speedup": 2.6}  # the machine was slow then, the baseline too
     late = {**row("late", 8.0, 0.0), "speedup": 2.1}
@@ -221,7 +221,7 @@ def test_the_head_to_head_timing_of_finalists_decides():
     assert best.row is second and "2 finalists" in best.reason
     assert "Second, first on openvino: Slower than second in head-to-head timing." in best.reason
     assert "openvino: the fastest of" in best.reason
-    level = {**first, "notes": {"final_rank": f"{NOT_TOLD_APART} second in head-to-head timing."}}
+    level = {**first, "notes": {"final_rank": f"{TIED} second in head-to-head timing."}}
     assert "openvino: among the fastest of" in best_row([BASE, level, second, other]).reason
     lossy = {**second, "quality_drop": 0.5}
     assert best_row([BASE, first, lossy, other]).row is first

@@ -7,7 +7,7 @@ import os
 import pytest
 
 import workbench as wb
-from workbench.core.errors import StudyError
+from workbench.core.errors import ConfigError, StudyError
 from workbench.study.plan.trials import make_plan
 from workbench.study.results.references import REFERENCES, checked_references
 from workbench.study.results.schema import is_ranked
@@ -18,8 +18,8 @@ def test_names_are_checked():
     with pytest.raises(StudyError, match="torch-default"):
         checked_references(["torch-defalt"])
     for wrong in ("torch-default", 3, None):
-        with pytest.raises(StudyError, match="list of names"):
-            checked_references(wrong)
+        with pytest.raises(ConfigError, match="references must be tuple"):
+            wb.RunConfig(references=wrong)
 
 
 def test_references_are_trials_of_the_float_model_at_the_primary_point_alone():

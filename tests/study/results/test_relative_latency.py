@@ -1,4 +1,4 @@
-"""The baseline-normalised latency against figures worked out by hand."""
+"""The baseline-normalized latency against figures worked out by hand."""
 
 import pytest
 
@@ -34,7 +34,7 @@ def test_without_a_key_it_is_the_baseline_of_the_operating_point_with_as_many_th
         assert relative_latencies([base, variant])[1].note
 
 
-def test_a_figure_that_is_not_normalised_has_a_note():
+def test_a_figure_that_is_not_normalized_has_a_note():
     alone, unknown = row("v", 4.0, 2.0, latency_ms_low=3.9), row("w", 5.0)
     found = with_relative_latency([alone])[0]
     assert [found[name] for name in COLUMNS] == [4.0, 3.9, None] and "latency_ms_rel" in found["notes"]

@@ -14,7 +14,8 @@ from rows import small_row
 from sqlalchemy.exc import IntegrityError
 
 from workbench.core.errors import StudyError
-from workbench.study.storage.database import SETTINGS, STALE_S, Store, is_stale, new_owner
+from workbench.study.storage.database import SETTINGS, Store
+from workbench.study.storage.owner import STALE_S, is_stale, new_owner
 
 KEYS = [f"key{i}" for i in range(20)]
 
@@ -144,7 +145,7 @@ def test_an_address_that_is_no_text_is_refused_with_one_that_is(url, words):
         Store(url)
 
 
-@pytest.mark.parametrize(("version", "words"), [(99, "a newer workbench"), (0, "an older workbench")])
+@pytest.mark.parametrize(("version", "words"), [(99, "schema 1, got 99"), (0, "schema 1, got 0")])
 def test_another_schema_is_refused_and_left_as_it_is(tmp_path, version, words):
     path = tmp_path / "s.db"
     Store(f"sqlite:///{path}").close()

@@ -16,7 +16,7 @@ from workbench.study.plan.trials import Plan, Trial
 from workbench.study.results.quality_limits import may_exceed, within_limit
 from workbench.study.results.relative_latency import relative_latencies
 from workbench.study.results.schema import TrialRow, is_ranked
-from workbench.study.results.winner import NOT_TOLD_APART
+from workbench.study.results.winner import TIED
 from workbench.study.storage.session import RunSession
 from workbench.timing.blocks import Block
 from workbench.timing.pace import PaceRatio, pace_ratio
@@ -45,7 +45,7 @@ class FinalRank:
         if self.ratio is None:
             return "First in head-to-head timing."
         ci = f"{self.ratio.ratio:.2f} times its latency, 95 % CI {self.ratio.low:.2f}-{self.ratio.high:.2f}"
-        return f"{NOT_TOLD_APART if self.tied else 'Slower than'} {winner} in head-to-head timing ({ci})."
+        return f"{TIED if self.tied else 'Slower than'} {winner} in head-to-head timing ({ci})."
 
 
 def leading(items: Sequence[tuple[Trial, TrialRow]], limit: float) -> list[Trial]:

@@ -22,7 +22,7 @@ from workbench.study.execution.timing_columns import (
 from workbench.study.execution.timing_pool import GroupTiming
 from workbench.study.plan.shapes import task_shape
 from workbench.study.plan.trials import Plan, Trial
-from workbench.study.results.leakage import seen_note
+from workbench.study.results.leakage import leakage_warning
 from workbench.study.results.schema import judged_on
 from workbench.study.storage.artifact_store import ArtifactStore
 from workbench.study.storage.session import RunSession
@@ -60,7 +60,7 @@ def finished_columns(
     notes |= shape_notes(trial, task_shape(task))
     if trial.baseline:
         sizes = len(task.validation), len(task.evaluation)
-        warning = seen_note(prepared.get("validation_quality"), quality["quality"], samples=sizes)
+        warning = leakage_warning(prepared.get("validation_quality"), quality["quality"], samples=sizes)
         notes |= {} if warning is None else {"validation_drop": warning}
         if trial.point in plan.baseline_notes:
             notes["threads"] = plan.baseline_notes[trial.point]

@@ -65,7 +65,7 @@ def check_recipes(recipes: Sequence[Recipe], task: Task) -> None:
     Raises
     ------
     TaskError, ConfigError, BackendUnavailable
-        If the task cannot be used, an option does not fit it, or latency is to be measured where it cannot be.
+        If the task cannot be used, an option does not fit it, or latency cannot be measured here.
     """
     from workbench.compress.apply import check_steps
     from workbench.measure.comparison.latency_cost import latency_cost
@@ -105,7 +105,7 @@ def row_recipe(row: Mapping[str, Any], *, trust: bool = False) -> Recipe:
     Raises
     ------
     StudyError
-        If it is no recipe, or names a function without ``trust``.
+        If it is not a valid recipe, or names a function without ``trust``.
     """
     try:
         recipe = Recipe.from_json(row["recipe_json"])

@@ -1,4 +1,4 @@
-"""The second axis of a study: sizes of the inputs beside the batch, such as a sequence's length or a resolution."""
+"""Operating points: the batch size and the sizes of other open dimensions, such as a sequence length."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ if TYPE_CHECKING:
     from workbench.tasks.task import Task
 
 Shape = tuple[tuple[str, int], ...]
-"""Names of open dimensions with a size each; empty where the inputs leave none open."""
+"""Names of open dimensions with a size each; empty if all other dimensions are fixed."""
 
 
 class OperatingPoint(NamedTuple):
-    """Where a group of trials is timed: the batch size, and the sizes of the other open dimensions."""
+    """An operating point: the batch size, and the sizes of the other open dimensions."""
 
     batch: int
     shape: Shape = ()
 
     @property
     def words(self) -> str:
-        """The point in words: ``"32"``, or ``"32 (sequence=64)"``."""
+        """The label: ``"32"``, or ``"32 (sequence=64)"``."""
         return f"{self.batch} ({shape_words(self.shape)})" if self.shape else str(self.batch)
 
 
 def shape_words(shape: Shape) -> str:
-    """Return a shape as the column ``shape`` of a row holds it.
+    """Return the text of a shape in the column ``shape``.
 
     Examples
     --------
@@ -41,9 +41,7 @@ def shape_words(shape: Shape) -> str:
 
 
 def own_shape(leaves: Sequence[Any], dims: OpenDims) -> Shape:
-    """Return the sizes that the open dimensions of inputs have by themselves.
-
-    A name that stands for several sizes at once is left out: no one size tells what was measured.
+    """Return the sizes of the open dimensions in example inputs, without names that have several sizes.
 
     Examples
     --------
@@ -51,15 +49,15 @@ def own_shape(leaves: Sequence[Any], dims: OpenDims) -> Shape:
     >>> own_shape([np.zeros((2, 16)), np.zeros((2, 16))], [{1: "sequence"}, {1: "sequence"}])
     (('sequence', 16),)
     """
-    found: dict[str, set[int]] = {}
+    sizes: dict[str, set[int]] = {}
     for leaf, names in zip(leaves, dims, strict=True):
         for dim, name in names.items():
-            found.setdefault(name, set()).add(int(leaf.shape[dim]))
-    return tuple((name, sizes.pop()) for name, sizes in found.items() if len(sizes) == 1)
+            sizes.setdefault(name, set()).add(int(leaf.shape[dim]))
+    return tuple((name, values.pop()) for name, values in sizes.items() if len(values) == 1)
 
 
 def task_shape(task: Task) -> Shape:
-    """Return the sizes that the open dimensions of a task's example inputs have by themselves."""
+    """Return the sizes of the open dimensions in a task's example inputs."""
     return own_shape(input_leaves(task.examples(1)), task.open_dims)
 
 
@@ -72,13 +70,13 @@ def task_shapes(task: Task, shapes: Mapping[str, Sequence[int]] | None) -> tuple
 def shapes_of(
     shapes: Mapping[str, Sequence[int]] | None, axes: Collection[str], *, whose: str, own: Shape = ()
 ) -> tuple[Shape, ...]:
-    """Return the shapes to time: one for each position of the lists, which are taken together; ``own`` without any.
+    """Return the shapes to time: one for each position of the lists; ``own`` without lists.
 
     Raises
     ------
     ConfigError
-        If ``whose`` inputs have no open dimension of a name, a size is no integer of at least 1, or the lists differ
-        in their length.
+        If ``whose`` inputs have no open dimension of a name, a size is not an integer of at least 1, or the lists have
+        different lengths.
 
     Examples
     --------
@@ -92,50 +90,47 @@ def shapes_of(
     for name in shapes:
         if name not in axes:
             raise ConfigError(_unknown(name, axes, whose))
-    found = {name: _sizes(name, sizes) for name, sizes in shapes.items()}
-    counts = {len(sizes) for sizes in found.values()}
+    lists = {name: _sizes(name, sizes) for name, sizes in shapes.items()}
+    counts = {len(sizes) for sizes in lists.values()}
     if len(counts) > 1:
-        words = ", ".join(f"{name} {list(sizes)}" for name, sizes in found.items())
-        raise ConfigError(f"shapes are taken together, position by position, so all need equally many sizes: {words}.")
-    rows = zip(*found.values(), strict=True)
-    return tuple(dict.fromkeys(tuple(zip(found, sizes, strict=True)) for sizes in rows))
+        words = ", ".join(f"{name} {list(sizes)}" for name, sizes in lists.items())
+        raise ConfigError(f"shapes must have equally many sizes for each name, got {words}.")
+    rows = zip(*lists.values(), strict=True)
+    return tuple(dict.fromkeys(tuple(zip(lists, sizes, strict=True)) for sizes in rows))
 
 
 def _unknown(name: Any, axes: Collection[str], whose: str) -> str:
     if not axes:
         return (
             f"shapes names {name!r}, but {whose} inputs have fixed shapes: only the batch may have any size. Write "
-            "Task(dynamic={'tokens': {1: 'sequence'}}) for what your model leaves open, and make the artefact again."
+            "Task(dynamic={'tokens': {1: 'sequence'}}) for an open dimension, and make the artifact again."
         )
-    return (
-        f"shapes names {name!r}, which {whose} inputs do not leave open.{did_you_mean(str(name), axes)} "
-        f"Open: {', '.join(axes)}."
-    )
+    return f"shapes: {name!r} is not an open dimension.{did_you_mean(str(name), axes)} Open: {', '.join(axes)}."
 
 
 def _sizes(name: str, sizes: Any) -> tuple[int, ...]:
-    found = require_sequence(f"shapes: {name}", sizes, of=int)
-    if not found:
+    values = require_sequence(f"shapes: {name}", sizes, of=int)
+    if not values:
         raise ConfigError(f"shapes: {name} is empty. Give at least one size.")
-    return tuple(require_int(f"shapes: each size of {name}", size) for size in found)
+    return tuple(require_int(f"shapes: each size of {name}", size) for size in values)
 
 
-def parsed_shapes(words: Sequence[str] | None) -> dict[str, list[int]] | None:
-    """Return what ``--shape NAME=SIZES`` said, each ``"sequence=16,64"``.
+def parsed_shapes(texts: Sequence[str] | None) -> dict[str, list[int]] | None:
+    """Return the shapes of ``--shape NAME=SIZES`` options, each ``"sequence=16,64"``.
 
     Raises
     ------
     ConfigError
-        If it is not of that form, a size is below 1, or a name comes twice.
+        If an option has another form, a size is below 1, or a name comes twice.
     """
-    found: dict[str, list[int]] = {}
-    for word in words or ():
-        name, _, sizes = word.partition("=")
+    shapes: dict[str, list[int]] = {}
+    for text in texts or ():
+        name, _, sizes = text.partition("=")
         parts = sizes.split(",")
         if any(part.removeprefix("-").isdecimal() and int(part) < 1 for part in parts):
-            raise ConfigError(f"--shape {word!r}: each size must be an integer of at least 1, as in sequence=16,64")
-        if not name.isidentifier() or name in found or not all(part.isdecimal() for part in parts):
-            twice = " twice" if name in found else ""
-            raise ConfigError(f"--shape {word!r}{twice}: write a name and its sizes, once each: sequence=16,64")
-        found[name] = [int(part) for part in parts]
-    return found or None
+            raise ConfigError(f"--shape {text!r}: each size must be an integer of at least 1, as in sequence=16,64")
+        if not name.isidentifier() or name in shapes or not all(part.isdecimal() for part in parts):
+            twice = " twice" if name in shapes else ""
+            raise ConfigError(f"--shape {text!r}{twice}: write a name and its sizes, once each: sequence=16,64")
+        shapes[name] = [int(part) for part in parts]
+    return shapes or None

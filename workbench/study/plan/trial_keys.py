@@ -11,7 +11,7 @@ from workbench.study.plan.shapes import OperatingPoint, shape_words
 
 
 def artifact_key(recipe_id: str, task_fingerprint: str, libraries: Mapping[str, str | None], *, int8_dot: bool) -> str:
-    """Return the 12 hex digits that name what a recipe makes of a task, with these libraries, for this kind of CPU."""
+    """Return the key of the artifact of a recipe and a task, with these libraries, for this kind of CPU."""
     return short_id(
         {
             "recipe": recipe_id,
@@ -23,16 +23,16 @@ def artifact_key(recipe_id: str, task_fingerprint: str, libraries: Mapping[str, 
 
 
 def trial_key(
-    artifact: str, backend: str, point: OperatingPoint, threads: int, *, site: Site | None = None, **more: Any
+    artifact: str, backend: str, point: OperatingPoint, threads: int, *, site: Site | None = None, **extra: Any
 ) -> str:
-    """Return the 12 hex digits that name a trial on a machine; ``more`` tells apart what was measured otherwise."""
+    """Return the key of a trial on a machine; ``extra`` holds further conditions of the measurement."""
     engine = {"backend": backend, "threads": threads}
     if point.shape:
-        more["shape"] = shape_words(point.shape)
-    known = {
+        extra["shape"] = shape_words(point.shape)
+    identity = {
         "artifact": artifact,
         "engine": engine,
         "batch_size": point.batch,
         "machine": site.fingerprint if site else fingerprint_id(),
     }
-    return short_id({**known, **more})
+    return short_id({**identity, **extra})

@@ -1,10 +1,10 @@
-"""The plan of a study: which trials there are, their keys, and the order in which they are worth doing."""
+"""The plan of a study: its trials, their keys and their order."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from workbench.compress.recipe import Recipe
 from workbench.core.config import canonical_json
@@ -17,16 +17,13 @@ from workbench.study.plan.trial_keys import artifact_key, trial_key
 from workbench.study.results.references import ReferenceKind, checked_references
 from workbench.study.results.schema import TrialRow, engine_words, new_row
 
-if TYPE_CHECKING:
-    pass
-
 
 @dataclass(frozen=True)
 class Trial:
-    """One trial to do. ``baseline`` marks the float model on torch eager, which the others are compared with.
+    """A planned trial. ``baseline`` marks the float model on the baseline's backend.
 
     ``options`` are those of the engine beyond backend, batch size and threads, sorted by name. ``reference`` is the
-    kind of a trial that is shown beside the baseline and never ranked.
+    label of a reference row.
     """
 
     key: str
@@ -43,22 +40,22 @@ class Trial:
 
     @property
     def point(self) -> OperatingPoint:
-        """Where it is timed."""
+        """The operating point."""
         return OperatingPoint(self.batch_size, self.shape)
 
     @property
     def words(self) -> str:
-        """The trial in words."""
+        """The label of the trial."""
         return f"{self.name} on {self.engine_words} at batch {self.point.words}"
 
     @property
     def engine_json(self) -> str:
-        """The engine's options as a row holds them."""
+        """The engine's options as in a row."""
         return canonical_json(dict(self.options))
 
     @property
     def judged_on(self) -> tuple[str, str, str]:
-        """What quality depends on, as :func:`workbench.study.results.schema.judged_on` tells of a row."""
+        """The key of quality, as :func:`workbench.study.results.schema.judged_on`."""
         return self.recipe.recipe_id, self.backend, self.engine_json
 
     @property
@@ -264,8 +261,8 @@ def planned(
     """Return one trial of a task, with its keys; the float model on the backend ``baseline`` is the baseline."""
     site = site or this_site()
     artifact = artifact_key(recipe.recipe_id, task_fingerprint, dict(site.libraries), int8_dot=site.int8_dot)
-    more = {"options": dict(options)} if options else {}
-    key = trial_key(artifact, backend, point, threads, site=site, **more)
+    extra = {"options": dict(options)} if options else {}
+    key = trial_key(artifact, backend, point, threads, site=site, **extra)
     is_baseline = not recipe.steps and backend == baseline and not options
     name = recipe.name or recipe.label
     return Trial(key, recipe, name, backend, point.batch, threads, artifact, is_baseline, point.shape, options)
@@ -280,6 +277,6 @@ def reference_trial(
     site: Site | None = None,
 ) -> Trial:
     """Return the trial of a reference; its key differs from that of an ordinary trial on the same backend."""
-    found = planned(task_fingerprint, recipe, kind.backend, point, threads, kind.options, site=site)
-    key = trial_key(found.artifact_key, kind.backend, point, threads, site=site, reference=kind.words)
-    return replace(found, key=key, baseline=False, reference=kind.words)
+    trial = planned(task_fingerprint, recipe, kind.backend, point, threads, kind.options, site=site)
+    key = trial_key(trial.artifact_key, kind.backend, point, threads, site=site, reference=kind.words)
+    return replace(trial, key=key, baseline=False, reference=kind.words)

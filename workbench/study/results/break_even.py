@@ -1,4 +1,4 @@
-"""What compressing cost against what it saves: after how many samples the seconds are earned back."""
+"""Break-even of a compressed variant: the number of samples after which its preparation has paid off."""
 
 from __future__ import annotations
 
@@ -9,17 +9,16 @@ from typing import Any
 
 @dataclass(frozen=True)
 class BreakEven:
-    """When the seconds spent on a variant are earned back by its faster calls.
+    """The break-even of a variant: when its faster calls have saved the seconds that it took.
 
     Attributes
     ----------
     spent_s : float
-        Seconds of preparing the variant: training, calibration and export. Steps that were taken from the cache of
-        finished beginnings count with what they took when they were made.
+        Seconds of training, calibration and export. Steps from the prefix cache count with their original time.
     saved_ms : float
-        Milliseconds that a call saves against the baseline, by the baseline-normalised latency.
+        Milliseconds saved per call against the baseline, by the baseline-normalized latency.
     calls, samples : float
-        How many calls, and samples in them, save what was spent.
+        Number of calls, and of samples in them, to the break-even.
     """
 
     spent_s: float
@@ -31,7 +30,7 @@ class BreakEven:
 def break_even(row: Mapping[str, Any]) -> BreakEven | None:
     """Return the break-even of a finished row, None if it has no decided speedup or was not measured.
 
-    Counts this row's own preparation only, not that of the other variants that were tried.
+    Only the preparation of this row counts, not that of other variants.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Conditions on the recommended row, such as ``speedup<3``: what a model's own CI fails on."""
+"""Quality gates: conditions on the recommended row, such as ``speedup<3``, that fail a CI job."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _FORM = re.compile(r"\s*(\w+)\s*(<=|>=|<|>)\s*(\S+)\s*")
 
 @dataclass(frozen=True)
 class QualityGate:
-    """A condition on a column of the recommended row; where it holds, the check fails.
+    """A condition on a column of the recommended row; the gate fails if it holds.
 
     Examples
     --------
@@ -41,17 +41,11 @@ class QualityGate:
 
     @classmethod
     def parse(cls, text: str) -> QualityGate:
-        """Read ``COLUMN<NUMBER``, with one of < <= > >=.
-
-        Raises
-        ------
-        ConfigError
-            If it has another form, the column is not one of numbers, or the limit is none.
-        """
-        found = _FORM.fullmatch(text)
-        if found is None:
-            raise ConfigError(f"A condition is COLUMN<NUMBER with one of < <= > >=, such as 'speedup<3'; got {text!r}.")
-        column, compare, limit = found.groups()
+        """Read ``COLUMN<NUMBER``, with one of < <= > >=; ConfigError if it has another form or no numeric column."""
+        match = _FORM.fullmatch(text)
+        if match is None:
+            raise ConfigError(f"A gate must be COLUMN<NUMBER with one of < <= > >=, such as 'speedup<3', got {text!r}.")
+        column, compare, limit = match.groups()
         if column not in NUMERIC:
             raise ConfigError(f"{text!r}: {unknown_name('numeric column', column, NUMERIC)}")
         try:
@@ -59,15 +53,15 @@ class QualityGate:
         except ValueError:
             value = math.nan
         if not math.isfinite(value):
-            raise ConfigError(f"{text!r}: {limit!r} is no number.")
+            raise ConfigError(f"{text!r}: {limit!r} is not a number.")
         return cls(column, compare, value)
 
     def failure(self, row: Mapping[str, Any]) -> str | None:
-        """Return why a row fails, None where it does not; a column that was not measured fails, with its reason."""
+        """Return why a row fails, or None. A column that was not measured fails, with its reason."""
         value = row.get(self.column)
         if value is None:
-            why = (row.get("notes") or {}).get(self.column) or "it was not measured"
-            return f"{self.column} is not known, so {self} cannot be ruled out: {why}"
+            why = (row.get("notes") or {}).get(self.column) or "no reason given"
+            return f"{self.column} was not measured ({why}), so {self} may hold"
         if _COMPARE[self.compare](float(value), self.limit):
             return f"{self.column} is {value:.4g}, and {self} fails"
         return None
@@ -77,12 +71,12 @@ class QualityGate:
 
 
 def failures(best: Recommendation, gates: Iterable[QualityGate]) -> list[str]:
-    """Return why a study fails its conditions, a sentence each; where nothing met the goal, that alone."""
-    conditions = list(gates)
-    if not conditions:
+    """Return a sentence for each gate that fails; only the recommendation's reason if no row met the goal."""
+    gates = list(gates)
+    if not gates:
         return []
     if best.row is None or not best.met:
         return [best.reason]
     name = f"{best.row['recipe']} on {row_engine(best.row)}"
-    found = [gate.failure(best.row) for gate in conditions]
-    return [f"{name}: {words}." for words in found if words is not None]
+    reasons = [gate.failure(best.row) for gate in gates]
+    return [f"{name}: {reason}." for reason in reasons if reason is not None]

@@ -1,26 +1,26 @@
-"""Whether a float model seems to have been trained on the validation split."""
+"""Detect a float model that was trained on the validation split."""
 
 from __future__ import annotations
 
 import math
 
 _WHOLE = 1e-3
-"""How far from a whole number a count may be that went through float32."""
-SEEN = "The float model seems to know the validation split"
-"""How the note of a baseline begins whose model scores better there than chance explains."""
+"""Largest distance from a whole number of a count that went through float32."""
+LEAKAGE = "Possible leakage"
+"""Beginning of the warning."""
 
 
-def seen_note(validation: float | None, evaluation: float | None, *, samples: tuple[int, int]) -> str | None:
-    """Return a warning where a model scores better on the validation split than chance explains, else None.
+def leakage_warning(validation: float | None, evaluation: float | None, *, samples: tuple[int, int]) -> str | None:
+    """Return a warning if a model scores better on the validation split than chance explains, else None.
 
-    Shares of right answers only: of two independent splits with these ``samples`` they differ by more than 3 standard
-    errors in one case of 700. The spread of other metrics is not known.
+    Only for shares of correct answers: on two independent splits with these ``samples`` they differ by more than 3
+    standard errors in one case of 700.
 
     Examples
     --------
-    >>> seen_note(0.99, 0.92, samples=(2000, 1000))[:50]
-    'The float model seems to know the validation split'
-    >>> seen_note(0.93, 0.92, samples=(2000, 1000)) is None
+    >>> leakage_warning(0.99, 0.92, samples=(2000, 1000))[:16]
+    'Possible leakage'
+    >>> leakage_warning(0.93, 0.92, samples=(2000, 1000)) is None
     True
     """
     if validation is None or evaluation is None:
@@ -32,12 +32,12 @@ def seen_note(validation: float | None, evaluation: float | None, *, samples: tu
     if validation - evaluation <= 3 * error:
         return None
     return (
-        f"{SEEN}: it scores {validation:.4g} there and {evaluation:.4g} on the evaluation split, further apart than "
-        "chance explains. Was it trained on those samples? Then variants that are trained again look worse there than "
-        "they are: give the task validation=(inputs, targets) that the model has not seen."
+        f"{LEAKAGE}: the float model scores {validation:.4g} on the validation split and {evaluation:.4g} on the "
+        "evaluation split, more than 3 standard errors apart. If it was trained on the validation split, pass "
+        "validation=(inputs, targets) with unseen samples to the task."
     )
 
 
 def _is_share(value: float, of: int) -> bool:
-    """Say whether a metric may be a share of so many samples: some whole number of them."""
+    """Return whether a metric may be a share of so many samples."""
     return 0 <= value <= 1 and abs(value * of - round(value * of)) < _WHOLE

@@ -1,4 +1,4 @@
-"""Rows that come from elsewhere: read from a file, checked, and told apart from what this study has timed itself."""
+"""Merge rows that were measured elsewhere, and select the rows of a task."""
 
 from __future__ import annotations
 
@@ -18,65 +18,53 @@ if TYPE_CHECKING:
     from workbench.study.storage.database import Store, StoredTrial
     from workbench.tasks.task import Task
 
-_RAW = "The raw samples stay where it was timed."
+_SETTINGS = ("recipe_id", "backend", "batch_size", "shape", "threads", "engine_json", "fingerprint", "reference")
+_RAW = "The raw samples are on the machine of the measurement."
 
 
 @dataclass(frozen=True)
 class MergeSummary:
-    """What :meth:`Study.merge` did: rows that are new, that replaced an older one, and that were there already.
-
-    ``left_out`` counts those that are not finished; ``machines`` says whose figures came in.
-    """
+    """Numbers of rows that :meth:`Study.merge` has added, replaced, found unchanged and skipped as unfinished."""
 
     added: int
     replaced: int
-    known: int
-    left_out: int
+    unchanged: int
+    skipped: int
     machines: tuple[str, ...]
 
     def __str__(self) -> str:
-        parts = [f"{self.added} rows added", f"{self.replaced} replaced", f"{self.known} known already"]
-        if self.left_out:
-            parts.append(f"{self.left_out} left out, since they are not finished")
+        parts = [f"{self.added} rows added", f"{self.replaced} replaced", f"{self.unchanged} unchanged"]
+        if self.skipped:
+            parts.append(f"{self.skipped} skipped because they are not finished")
         return f"{', '.join(parts)}; measured on {'; '.join(self.machines)}"
 
 
 def merge_rows(store: Store, study: str, task: Task, rows: str | Path | Iterable[Mapping[str, Any]]) -> MergeSummary:
-    """Take finished rows of a task into a study; see :meth:`Study.merge`."""
-    source, found = _read(rows)
-    checked = [_checked(row, f"{source}, row {number}", task) for number, row in enumerate(found, 1)]
+    """Add finished rows of a task to a study; see :meth:`Study.merge`."""
+    source, read = _read(rows)
+    checked = [_checked(row, f"{source}, row {number}", task) for number, row in enumerate(read, 1)]
     finished = {row["trial_key"]: row for row in checked if row["state"] == "complete"}
     if not finished:
-        raise StudyError(f"{source} holds no finished row, so there is nothing to merge.")
+        raise StudyError(f"{source} must hold a finished row to merge, got {len(checked)} unfinished ones.")
     added, replaced = store.merge(study, finished)
     machines = dict.fromkeys(f"{row['machine']} ({row['fingerprint']})" for row in finished.values())
-    known = len(finished) - added - replaced
-    return MergeSummary(added, replaced, known, len(checked) - len(finished), tuple(machines))
+    unchanged = len(finished) - added - replaced
+    return MergeSummary(added, replaced, unchanged, len(checked) - len(finished), tuple(machines))
 
 
 def rows_of_task(stored: Iterable[StoredTrial], task_fingerprint: str) -> list[TrialRow]:
-    """Return the rows of a task; of several with the same settings the one that knows most, then the newest.
+    """Return the rows of a task in the order of a plan.
 
-    There are several where libraries were updated, or where a row was measured here and merged from elsewhere too.
-    They come in the order of one plan, though several runs and merges may have written them.
+    Of several rows with the same settings, after an update of libraries or a merge, the one with most columns is kept,
+    of equals the newest.
     """
     best: dict[tuple[Any, ...], tuple[tuple[bool, bool, bool, float], TrialRow]] = {}
     for trial in stored:
         row = trial.row
         if row["task_fingerprint"] != task_fingerprint:
             continue
-        settings = (
-            row["recipe_id"],
-            row["backend"],
-            row["batch_size"],
-            row["shape"],
-            row["threads"],
-            row["engine_json"],
-            row["fingerprint"],
-            row["reference"],
-        )
-        whole = row["fidelity"] != "survey"
-        rank = (whole, row["samples"] is not None, row["quality"] is not None, trial.updated)
+        settings = tuple(row[name] for name in _SETTINGS)  # type: ignore[literal-required]
+        rank = (row["fidelity"] != "survey", row["samples"] is not None, row["quality"] is not None, trial.updated)
         if settings not in best or best[settings][0] < rank:
             best[settings] = (rank, row)
     rows = _in_order([row for _, row in best.values()])
@@ -86,9 +74,9 @@ def rows_of_task(stored: Iterable[StoredTrial], task_fingerprint: str) -> list[T
 
 
 def _in_order(rows: list[TrialRow]) -> list[TrialRow]:
-    """Return rows as a plan has them: batch 32 first, then from large to small; shapes, recipes and backends in turn.
+    """Return rows as in a plan: batch 32 first, then the largest; then shapes, recipes and backends as in ``rows``.
 
-    The latter three come in the order in which they first stand in ``rows``, the float model first.
+    The float model comes first.
     """
     names = ("shape", "recipe_id", "backend", "fingerprint")
     ahead: list[Mapping[str, Any]] = sorted(rows, key=lambda row: (row["technique"] != "float", not row["baseline"]))
@@ -106,7 +94,7 @@ def _read(rows: Any) -> tuple[str, Sequence[Any]]:
         return str(rows), _from_file(Path(rows))
     if not isinstance(rows, Iterable) or isinstance(rows, Mapping | bytes):
         raise StudyError(
-            f"Study.merge takes the path of a file that `workbench bench --output` wrote, or rows; got {given(rows)}."
+            f"rows must be the path of a file from `workbench bench --output`, or rows, got {given(rows)}."
         )
     return "the rows given", list(rows)
 
@@ -115,35 +103,34 @@ def _from_file(path: Path) -> Sequence[Any]:
     try:
         text = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        said = error.strerror if isinstance(error, OSError) else "it is no text"
-        raise StudyError(f"Cannot read the rows in {path}: {said}.") from error
+        reason = error.strerror if isinstance(error, OSError) else "it is not a text file"
+        raise StudyError(f"Cannot read the rows in {path}: {reason}.") from error
     number = 0
     try:
-        if text.startswith("["):  # what --json printed
-            found: list[Any] = json.loads(text, parse_constant=_refuse)
-            return found
+        if text.startswith("["):  # from --json
+            rows: list[Any] = json.loads(text, parse_constant=_refuse)
+            return rows
         lines = []
-        for number, line in enumerate(text.splitlines(), 1):  # noqa: B007 - told where it stops
+        for number, line in enumerate(text.splitlines(), 1):  # noqa: B007 - the last one is in the error
             lines.append(json.loads(line, parse_constant=_refuse))
         return lines
     except (ValueError, RecursionError) as error:
         where = f"line {number} of {path}" if number else str(path)
         raise StudyError(
-            f"{where} is no row: {error}. Give a file that `workbench bench --output` or a report (trials.jsonl) wrote."
+            f"{where} is not a row: {error}. Give a file from `workbench bench --output`, or a report's trials.jsonl."
         ) from error
 
 
 def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no number that a row may hold")
+    raise ValueError(f"{constant} is not a valid number of a row")
 
 
 def _checked(row: Any, where: str, task: Task) -> TrialRow:
     row = checked_row(row, where)
     if row["task_fingerprint"] != task.fingerprint:
         raise StudyError(
-            f"{where} is of the task {row['task']!r} with the fingerprint {row['task_fingerprint']}, and this "
-            f"study is of {task.name!r} with {task.fingerprint}: data, float weights or version differ, so that "
-            "the figures do not belong together. Open the study with that task."
+            f"{where} must be of the task {task.name!r} with fingerprint {task.fingerprint}, got {row['task']!r} with "
+            f"{row['task_fingerprint']}: data, float weights or version differ. Open a study of that task."
         )
     computed: dict[str, Any] = {"recommended": False, "candidates": None, **dict.fromkeys(LATENCY_COLUMNS)}
     if row["samples"] is not None:

@@ -1,4 +1,4 @@
-"""Answers from the rows of a study: the recommended row, the Pareto front, and the order of a table."""
+"""Rank the rows of a study: the recommended row, the Pareto front, and the order of a table."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ HIGHER_IS_BETTER = frozenset({"quality", "agreement", "throughput_per_s", "speed
 
 @dataclass(frozen=True)
 class Recommendation:
-    """The answer of :meth:`Study.best`.
+    """The result of :meth:`Study.best`.
 
     ``row`` is the recommended row if ``met`` is True, else the nearest miss, or None if no trial has finished.
-    ``reason`` is a sentence with the evidence; ``candidates`` counts the rows that were compared. ``ties`` holds the
-    rows within the limit whose latency is not told apart from that of ``row``.
+    ``reason`` is a sentence with the evidence, ``candidates`` the number of compared rows. ``ties`` holds the rows
+    within the limit that are tied with ``row`` in latency.
     """
 
     row: TrialRow | None
@@ -48,26 +48,23 @@ def best_row(
     shape: str | None = None,
     machine: str | None = None,
 ) -> Recommendation:
-    """Return exactly one recommended row, or the nearest miss, or the reason why there is none.
+    """Return one recommended row, or the nearest miss, or the reason why there is none.
 
-    Reference rows and rows of a survey are never recommended. See :func:`~workbench.study.results.winner.winner_of` for
-    the head-to-head timing of finalists and for ties.
+    Only complete rows of one machine take part, without references and rows of a survey. See
+    :func:`~workbench.study.results.winner.winner_of` for head-to-head timing and ties.
 
     Parameters
     ----------
-    rows : sequence of TrialRow
-        All rows of a study; only complete ones of one machine take part.
     quality_drop : float
         Largest measured drop of quality allowed, in the metric's units.
     minimize : str
-        Numeric column to make smallest among the rows within the limit; the baseline-normalised latency by default.
+        Numeric column to minimize among the rows within the limit; the baseline-normalized latency by default.
     batch_size : int, optional
-        Batch size asked; by default 32 where it was measured with a quality, else the largest that was.
+        By default 32 if it was measured with a quality, else the largest that was.
     shape : str, optional
-        Shape asked, as the rows' column holds it; by default the one most rows of that batch size have, of equals the
-        first.
+        As in the rows' column; by default the one with most rows at that batch size, of equals the first.
     machine : str, optional
-        Preferred machine ``fingerprint``; where it has no complete row, the machine with most rows is taken.
+        Preferred machine ``fingerprint``; if it has no complete row, the machine with most rows is taken.
 
     Raises
     ------
@@ -80,37 +77,37 @@ def best_row(
         surveyed = any(r["state"] == "complete" and r.get("reference") is None for r in rows)
         missing = "No trial has finished at full fidelity yet." if surveyed else "No trial has finished yet."
         return Recommendation(None, False, missing, 0)
-    # what cannot be judged, such as the rows of a bench, decides nothing: neither machine nor batch size nor shape
+    # rows without a quality, such as those of a bench, choose neither machine nor batch size nor shape
     judged, other = one_machine([r for r in complete if _judged(r, minimize)] or complete, machine)
     complete = [r for r in complete if r.get("fingerprint") == judged[0].get("fingerprint")]
     batch_size = _batch_size(complete, judged, batch_size)
     same_batch, judged = ([r for r in part if r["batch_size"] == batch_size] for part in (complete, judged))
     shape = _shape(same_batch, judged, shape)
-    asked = f"batch {batch_size}" + (f", {shape}" if shape else "")
+    place = f"batch {batch_size}" + (f", {shape}" if shape else "")
     rivals = [
         r
         for r in ranked(complete, minimize)
         if r["batch_size"] == batch_size and r["shape"] == shape and _judged(r, minimize)
     ]
     if not rivals:
-        return Recommendation(None, False, f"No finished trial at {asked} has both a quality and {minimize}.", 0)
+        return Recommendation(None, False, f"No finished trial at {place} has both a quality and {minimize}.", 0)
     within = [r for r in rivals if within_limit(_drop(r), quality_drop, quality=r["quality"])]
     if within:
         winner = winner_of(within, minimize, limit=quality_drop)
         kind = "fastest" if minimize == LATENCY else f"smallest {minimize}"
-        counts = f"of {len(within)} variants within a drop of {quality_drop:g} ({len(rivals)} compared, {asked})"
+        counts = f"of {len(within)} variants within a drop of {quality_drop:g} ({len(rivals)} compared, {place})"
         best = answer(winner, kind, counts, quality_drop, len(rivals))
         return replace(best, reason=best.reason + other)
-    row = min(rivals, key=_drop)  # of equal drops the first, which is the fastest
+    row = min(rivals, key=_drop)  # of equal drops the first has the lowest latency
     reason = (
-        f"Nothing met the goal: the nearest miss of the {len(rivals)} finished variants at {asked} has a drop of "
+        f"Nothing met the goal: the nearest miss of the {len(rivals)} finished variants at {place} has a drop of "
         f"{_amount(_drop(row))}{interval_words(row)}, above the limit of {quality_drop:g}."
     )
     return Recommendation(row, False, reason + other, len(rivals))
 
 
 def answer(winner: Winner, kind: str, counts: str, limit: float, candidates: int) -> Recommendation:
-    """Return the answer that a winner is: its name, how many were compared, the evidence, and what to mind."""
+    """Return the recommendation of a winner, with the number of compared rows and the evidence."""
     row = winner.row
     place = "among the" if winner.by in ("size", "level finals") else "the"
     reason = f"{row['recipe']} on {row_engine(row)}: {place} {kind} {counts}: {evidence(winner.order, limit)}"
@@ -118,10 +115,10 @@ def answer(winner: Winner, kind: str, counts: str, limit: float, candidates: int
 
 
 def pareto_rows(rows: Iterable[TrialRow], *, x: str, y: str, batch_size: int | None = None) -> list[TrialRow]:
-    """Return the complete rows that no other row beats in both columns, sorted by ``x``.
+    """Return the Pareto front of two columns among the complete rows, sorted by ``x``.
 
-    Throughput, speedup and quality are better if higher, every other column if lower. Equal rows all stay. Rows of two
-    machines or shapes are not compared with each other. Reference rows and rows of a survey are left out.
+    The columns of :data:`HIGHER_IS_BETTER` are maximized, the others minimized. Equal rows all stay. Rows of two
+    machines or shapes are not compared. Reference rows and rows of a survey are left out.
     """
     for column in (x, y):
         _check_column(column)
@@ -145,13 +142,13 @@ def pareto_rows(rows: Iterable[TrialRow], *, x: str, y: str, batch_size: int | N
 
 
 def ranked(rows: Sequence[_Row], column: str) -> list[_Row]:
-    """Return rows sorted by a column, of equal ones that with the smaller drop first, unknown ones last."""
+    """Return rows sorted by a column, then by their drop; rows without a value come last."""
 
-    def known(value: float | None) -> tuple[bool, float]:
+    def rank(value: float | None) -> tuple[bool, float]:
         return value is None, value or 0.0
 
     pairs = zip(column_values(rows, column), rows, strict=True)
-    return [row for _, row in sorted(pairs, key=lambda pair: (known(pair[0]), known(pair[1]["quality_drop"])))]
+    return [row for _, row in sorted(pairs, key=lambda pair: (rank(pair[0]), rank(pair[1]["quality_drop"])))]
 
 
 def table_order(rows: Sequence[_Row], column: str) -> list[_Row]:
@@ -172,7 +169,7 @@ def references_placed(rows: Sequence[_Row]) -> list[_Row]:
 
 
 def check_question(*, quality_drop: float, minimize: str) -> None:
-    """Refuse a question that has no answer, before any work starts."""
+    """Refuse a limit below 0 and a column that cannot be minimized."""
     if not isinstance(quality_drop, int | float) or not math.isfinite(quality_drop) or quality_drop < 0:
         raise StudyError(f"quality_drop must be a number of at least 0 in the metric's units, got {quality_drop!r}.")
     _check_column(minimize)
@@ -186,9 +183,9 @@ def _check_column(name: str) -> None:
 
 
 def one_machine(rows: Sequence[_Row], machine: str | None) -> tuple[list[_Row], str]:
-    """Timings of two machines are never compared: return the rows of one, and a sentence where it is not this one.
+    """Return the rows of one machine, and a sentence if it is not ``machine``.
 
-    ``machine`` is the fingerprint that is preferred; where it has no row, the machine with most rows is taken.
+    ``machine`` is the preferred fingerprint; if it has no row, the machine with most rows is taken.
     """
     counts: dict[Any, int] = {}
     for row in rows:
@@ -207,33 +204,34 @@ def _judged(row: TrialRow, minimize: str) -> bool:
     return row["quality_drop"] is not None and row.get(column) is not None
 
 
-def _batch_size(complete: list[TrialRow], judged: list[TrialRow], asked: int | None) -> int:
-    if asked is None:
+def _batch_size(complete: list[TrialRow], judged: list[TrialRow], batch_size: int | None) -> int:
+    if batch_size is None:
         sizes = {r["batch_size"] for r in judged}
         return primary_batch(list(sizes))
     measured = sorted({r["batch_size"] for r in complete})
-    if asked not in measured:
-        raise StudyError(f"No trial has finished at batch size {asked}. Measured: {', '.join(map(str, measured))}.")
-    return asked
+    if batch_size not in measured:
+        words = ", ".join(map(str, measured))
+        raise StudyError(f"No trial has finished at batch size {batch_size}. Measured: {words}.")
+    return batch_size
 
 
 def usual_shape(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Return the shape that most rows have, of equals the first; empty where there are no rows."""
+    """Return the shape of most rows, of equals the first; empty without rows."""
     counts = Counter(row["shape"] for row in rows)
     return max(counts, key=lambda name: counts[name], default="")
 
 
-def _shape(rows: list[TrialRow], judged: list[TrialRow], asked: str | None) -> str:
+def _shape(rows: list[TrialRow], judged: list[TrialRow], shape: str | None) -> str:
     counts = dict.fromkeys(row["shape"] for row in rows)
-    if asked is None:
+    if shape is None:
         return usual_shape(judged or rows)
-    if asked not in counts:
-        raise StudyError(f"No trial has finished at the shape {asked!r}. Measured: {', '.join(map(repr, counts))}.")
-    return asked
+    if shape not in counts:
+        raise StudyError(f"No trial has finished at the shape {shape!r}. Measured: {', '.join(map(repr, counts))}.")
+    return shape
 
 
 def evidence(within: Sequence[TrialRow], limit: float) -> str:
-    """Return the evidence for the first of ``within``, which are ranked and lose at most ``limit``, and its caveats."""
+    """Return drop and speedup of the first of ``within``, the ranked rows within ``limit``, and their caveats."""
     row = within[0]
     text = f"drop {_amount(_drop(row))}{interval_words(row)}"
     if row["speedup"] is not None and not row["baseline"]:
@@ -276,13 +274,13 @@ def _costs(rows: Sequence[TrialRow], column: str) -> list[float | None]:
 
 
 def mark_recommended(rows: list[TrialRow], best: Recommendation) -> list[TrialRow]:
-    """Return ``rows`` with ``recommended`` true on the row of ``best`` where the goal was met, and on no other."""
+    """Return ``rows`` with ``recommended`` True on the row of ``best`` if it met the goal, and on no other."""
     chosen: Any = best.row if best.met else None
     return [{**row, "recommended": row is chosen} for row in rows]
 
 
 def marked(rows: Sequence[Mapping[str, Any]]) -> Recommendation:
-    """Return the answer that rows carry already, as :func:`mark_recommended` left it there."""
+    """Return the recommendation that :func:`mark_recommended` has marked in rows."""
     chosen: Any = next((row for row in rows if row.get("recommended")), None)
     reason = "Its row is marked." if chosen is not None else "Nothing met the goal: no row is recommended."
     return Recommendation(chosen, chosen is not None, reason, len(rows))

@@ -1,4 +1,4 @@
-"""Two states of a study beside each other: what became slower, larger or worse between them."""
+"""Compare two states of a study: trials that became slower, larger or worse."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from workbench.study.results.schema import row_engine
 
 Row = Mapping[str, Any]
 QUALITY_SHARE = 0.005
-"""Of quality that counts as a change where no interval tells."""
+"""Change of quality that counts without an interval."""
 SIZE_SHARE = 0.01
-"""Of size and memory that counts as a change."""
+"""Change of size that counts."""
 _IDENTITY = ("machine", "recipe_id", "backend", "batch_size", "shape", "threads", "engine_json", "reference",
              "fidelity")  # fmt: skip
 _KINDS = ("speed", "quality", "size")
@@ -23,7 +23,7 @@ _KINDS = ("speed", "quality", "size")
 
 @dataclass(frozen=True)
 class Change:
-    """One trial in both: ``kind`` is speed, quality or size; ``worse`` tells the direction, ``words`` the figures."""
+    """A change of one trial: ``kind`` is speed, quality or size, ``worse`` the direction, ``words`` the figures."""
 
     trial: str
     kind: str
@@ -33,10 +33,10 @@ class Change:
 
 @dataclass(frozen=True)
 class Regression:
-    """What changed from one state to another.
+    """Significant changes from one state of a study to another.
 
-    ``changes`` has what is beyond doubt only; ``missing`` are trials that the new state does not have complete,
-    ``added`` those that the old one did not; ``notes`` tell what a reader must know, such as other versions.
+    ``missing`` are trials that are complete in the old state only, ``added`` in the new one only; ``notes`` hold
+    differences of the two, such as other versions.
     """
 
     compared: int
@@ -52,7 +52,7 @@ class Regression:
 
     @property
     def holds(self) -> bool:
-        """Whether nothing became worse, and every trial is there still: one that fails now would be gone."""
+        """True if no trial became worse or is missing; a trial that fails now is missing."""
         return not self.worse and not self.missing
 
     def __str__(self) -> str:
@@ -67,10 +67,9 @@ class Regression:
 def compare_rows(before: Sequence[Row], after: Sequence[Row]) -> Regression:
     """Compare the rows of two states of a study, trial by trial.
 
-    Speed is compared by the speedup over the baseline, which was timed in turns with each: where the two intervals are
-    further apart than the noise floors of both, it changed. Quality is compared by the intervals of the drop. The
-    baselines' own latencies are told apart the same way. Two machines are never compared: of several, each stands
-    against itself. Where one machine has rows of several versions, the new ones count.
+    Speed is compared by the speedup over the baseline, for the baseline by latency: it changed if the two intervals are
+    further apart than both noise floors. Quality is compared by the intervals of the drop. Each machine is compared
+    with itself; of several versions on one machine, the newest counts.
 
     Raises
     ------
@@ -111,15 +110,15 @@ def compare_rows(before: Sequence[Row], after: Sequence[Row]) -> Regression:
 
 
 def _newest(rows: Sequence[Row], earlier: Collection[Any]) -> list[Row]:
-    """Return the rows of each machine's newest fingerprint: one that was not there ``earlier``, else the last one.
+    """Return the rows of each machine's newest fingerprint: one that is not in ``earlier``, else the last one.
 
-    What fails since an upgrade must not be taken for what it was before.
+    A trial that fails after an upgrade must not count with its row from before it.
     """
     newest: dict[Any, Any] = {}
     for row in rows:
-        machine, found = row.get("machine"), row.get("fingerprint")
-        if machine not in newest or found not in earlier or newest[machine] in earlier:
-            newest[machine] = found
+        machine, fingerprint = row.get("machine"), row.get("fingerprint")
+        if machine not in newest or fingerprint not in earlier or newest[machine] in earlier:
+            newest[machine] = fingerprint
     return [row for row in rows if newest[row.get("machine")] == row.get("fingerprint")]
 
 
@@ -157,8 +156,8 @@ def _listed(values: set[Any]) -> str:
 
 
 def _changes(old: Row, new: Row) -> list[Change]:
-    found = [_speed(old, new), _quality(old, new), _size(old, new, "size_mib"), _size(old, new, "peak_rss_mib")]
-    return [change for change in found if change is not None]
+    changes = [_speed(old, new), _quality(old, new), _size(old, new, "size_mib"), _size(old, new, "peak_rss_mib")]
+    return [change for change in changes if change is not None]
 
 
 def _speed(old: Row, new: Row) -> Change | None:
@@ -180,10 +179,10 @@ def _speed(old: Row, new: Row) -> Change | None:
 
 
 def _intervals(old: Row, new: Row, name: str) -> list[tuple[float, float]] | None:
-    """Return the interval of a column in both rows, None where one of them has none."""
-    found = [(row.get(f"{name}_low"), row.get(f"{name}_high")) for row in (old, new)]
-    known = [(float(low), float(high)) for low, high in found if low is not None and high is not None]
-    return known if len(known) == 2 else None
+    """Return the interval of a column in both rows, None if one of them has none."""
+    bounds = [(row.get(f"{name}_low"), row.get(f"{name}_high")) for row in (old, new)]
+    intervals = [(float(low), float(high)) for low, high in bounds if low is not None and high is not None]
+    return intervals if len(intervals) == 2 else None
 
 
 def _floor(row: Row) -> float:
@@ -192,19 +191,16 @@ def _floor(row: Row) -> float:
 
 
 def _quality(old: Row, new: Row) -> Change | None:
-    """Compare quality: by the drop's interval where both have one, and else by the figure itself.
-
-    The baseline's drop is 0 by definition: its quality is compared, which changes with the weights or the data only.
-    """
-    known = old.get("quality"), new.get("quality")
-    if known[0] is not None and known[1] is None and "quality" in new:
+    """Compare quality by the intervals of the drop if both have one, else by the drop; of the baseline by quality."""
+    quality = old.get("quality")
+    if quality is not None and new.get("quality") is None and "quality" in new:
         why = (new.get("notes") or {}).get("quality", "it was not measured")
-        return Change(_words(new), "quality", True, f"quality {known[0]:.4g} before, unknown now: {why}")
+        return Change(_words(new), "quality", True, f"quality {quality:.4g} before, unknown now: {why}")
     bounds = None if old.get("baseline") else _intervals(old, new, "quality_drop")
     if bounds is None:
         column = "quality" if old.get("baseline") else "quality_drop"
         before, after = old.get(column), new.get(column)
-        if before is None or after is None or abs(after - before) <= QUALITY_SHARE * abs(known[0] or 1.0):
+        if before is None or after is None or abs(after - before) <= QUALITY_SHARE * abs(quality or 1.0):
             return None
         worse = (after < before) is (column == "quality")
         return Change(_words(new), "quality", worse, f"{column.replace('_', ' ')} {before:.4g} before, {after:.4g} now")
@@ -220,7 +216,7 @@ def _size(old: Row, new: Row, column: str) -> Change | None:
     if was is None or now is None or was <= 0:
         return None
     share = now / was - 1
-    # The peak of a process depends on what else it loaded: only the file is exact.
+    # only the size of the file is exact: peak memory varies with the libraries of a process
     least = SIZE_SHARE if column == "size_mib" else 10 * SIZE_SHARE
     if abs(share) <= least:
         return None

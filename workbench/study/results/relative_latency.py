@@ -1,7 +1,7 @@
-"""The baseline-normalised latency: the one latency by which rows are shown, ranked and compared.
+"""The baseline-normalized latency, by which rows are shown, ranked and compared.
 
-The pace of a machine drifts between rows that were timed minutes apart, and each row was timed interleaved with its
-baseline. The latency of the baseline's own row, divided by the speedup, removes that drift.
+Machines drift between rows that are timed minutes apart. Each row is timed interleaved with its baseline, so the
+latency of the baseline's own row divided by the speedup removes that drift.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _NO_SPEEDUP = "The speedup was not measured, so this is latency_ms_p50."
 
 
 class RelativeLatency(NamedTuple):
-    """The baseline-normalised latency of a row in ms with its 95 % CI; ``note`` holds why it is another figure."""
+    """The baseline-normalized latency of a row in ms with its 95 % CI; ``note`` explains another figure."""
 
     ms: float | None
     low: float | None
@@ -28,10 +28,10 @@ class RelativeLatency(NamedTuple):
 
 
 def relative_latency(row: Row, base: Row | None) -> RelativeLatency:
-    """Return the baseline-normalised latency of a row; ``base`` is the row of its baseline.
+    """Return the baseline-normalized latency of a row; ``base`` is the row of its baseline.
 
-    It is the baseline's ``latency_ms_p50`` over the row's speedup, and its 95 % CI is that of the speedup. The
-    baseline's own, and that of a row without baseline or speedup, is what was measured.
+    It is the baseline's ``latency_ms_p50`` over the row's speedup, with the 95 % CI of the speedup. For the baseline,
+    and for a row without baseline or speedup, it is ``latency_ms_p50``.
 
     Examples
     --------
@@ -53,7 +53,7 @@ def relative_latency(row: Row, base: Row | None) -> RelativeLatency:
 
 
 def relative_latencies(rows: Sequence[Row]) -> list[RelativeLatency]:
-    """Return the baseline-normalised latency of each row; a row that has the columns already keeps them."""
+    """Return the baseline-normalized latency of each row; a row that has the columns already keeps them."""
     base = baseline_of(rows)
     return [
         relative_latency(row, base(row)) if _number(row.get(LATENCY)) is None else _columns(row, COLUMNS)
@@ -62,7 +62,7 @@ def relative_latencies(rows: Sequence[Row]) -> list[RelativeLatency]:
 
 
 def with_relative_latency(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Return copies of rows with the columns :data:`COLUMNS`, and a note if a figure is not normalised."""
+    """Return copies of rows with the columns :data:`COLUMNS`, and a note if a figure is not normalized."""
     filled = []
     for row, latency in zip(rows, relative_latencies(rows), strict=True):
         notes = {**(row.get("notes") or {}), **({LATENCY: latency.note} if latency.note else {})}
@@ -71,7 +71,7 @@ def with_relative_latency(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def column_values(rows: Sequence[Row], column: str) -> list[Any]:
-    """Return a column's values, those of :data:`COLUMNS` also for rows that do not have them yet."""
+    """Return the values of a column; those of :data:`COLUMNS` are computed if rows lack them."""
     if column in COLUMNS:
         return [latency[COLUMNS.index(column)] for latency in relative_latencies(rows)]
     return [row.get(column) for row in rows]

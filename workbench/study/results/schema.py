@@ -1,6 +1,6 @@
-"""The row of a trial: its columns in order, their meaning, and an empty one.
+"""The row of a trial: its columns, their meaning and their checks.
 
-Units stand in the names. A column that could not be measured is None, and ``notes[column]`` says why.
+Names end in units. A column that could not be measured is None, and ``notes[column]`` holds the reason.
 """
 
 from __future__ import annotations
@@ -21,37 +21,30 @@ STATES = ("waiting", "running", "complete", "pruned", "failed", "cancelled")
 class TrialRow(TypedDict):
     """One trial: task x recipe x backend x batch size, as :meth:`Study.rows` returns it.
 
-    ``shape`` holds the sizes of the inputs' open dimensions beside the batch, such as ``"sequence=64"``; it is empty
-    where they have none. ``speedup`` is baseline latency over this latency at the same batch size and
-    shape. ``latency_ms_rel`` is the baseline-normalised latency, with its 95 % CI: the ``latency_ms_p50`` of the row
-    that ``baseline_key`` names over this row's speedup. Rows are shown, ranked and compared by it; it is computed when
-    rows are read (:mod:`~workbench.study.results.relative_latency`). ``latency_ms_p50`` is what was timed.
-    ``estimator`` names the estimator of the row's latency, ``allocator`` the memory allocator of the timing process;
-    ``page_faults_per_call`` and ``context_switches_per_call`` are counts of that process. ``final_rank`` is the place
-    of a finalist in the head-to-head timing, 1 for the first; None for the other rows. ``reference`` is None, or the
-    label of a row that is shown for comparison and never ranked, such as ``"as commonly started"`` or
-    ``"torch.compile"``. ``fidelity`` is ``"full"``, or ``"survey"`` for a row that was measured at low fidelity and is
-    never recommended.
-    ``quality_drop`` is baseline quality minus this one in the metric's own units, measured on the engine that is timed.
-    ``agreement`` is the share of evaluation samples whose largest output is that of the float baseline; where
-    outputs have no classes it is None, and its note has their correlation and relative error. ``peak_rss_mib`` is the
-    most that the trial's process had in memory, ``peak_pss_mib`` the same with shared pages divided among those who map
-    them, ``gpu_memory_mib`` what it held on a GPU, and ``allocator_peak_mib`` what torch's allocator counts; the notes
-    say which of several ways it was. ``energy_mj_per_sample`` is what a sample takes above the machine at rest.
-    ``steps`` holds one dict per StepReport. ``candidates`` counts the (recipe, engine) pairs whose quality
-    was measured on the evaluation split of this study. ``samples`` names the file with the raw ms per call, of this
-    trial and of the baseline next to it, in the folder ``samples`` beside the database. ``noise_floor`` is the share up
-    to which a difference counts as noise in ``verdict``, ``conditions`` what the machine did while this was timed:
-    the load of other processes, stolen time, clock, temperature; its note says where that disturbed. ``load_ms``,
-    ``compile_ms`` and ``first_call_ms`` are the cold start, what a fresh process waits for before its first answer:
-    reading the model and creating the session, compiling where the backend does that in a step of its own, and the
-    first call; they add up. ``fingerprint`` names the machine with the versions of its libraries, ``machine`` says in
-    words what it is: figures of two fingerprints are never compared.
-    ``engine_json`` holds the engine's options beyond backend, batch size and threads, where they are not its defaults.
-    ``validation_drop`` is the drop on the validation split, which a search may look at; its note says where that was
-    measured. A ``pruned`` row is one that a search did not time, and ``error`` says why.
-    ``baseline_key`` is the trial_key of the baseline that this one was timed in turns with.
-    ``notes`` maps a column to the reason why it is None or needs a word.
+    Identity: ``shape`` holds the sizes of open dimensions, such as ``"sequence=64"``, or is empty. ``engine_json``
+    holds the engine's options that are not defaults. ``fingerprint`` identifies machine and libraries, ``machine``
+    describes it; rows of two fingerprints are never compared. ``reference`` is the label of a row that is shown and
+    never ranked, such as ``"torch.compile"``. ``fidelity`` is ``"full"``, or ``"survey"`` for a row that is never
+    recommended.
+
+    Quality: ``quality_drop`` is the baseline's quality minus this one, in the metric's units, on the timed engine.
+    ``agreement`` is the share of evaluation samples with the baseline's largest output, None without classes.
+    ``validation_drop`` is the drop on the validation split, which a search uses. ``candidates`` is the number of
+    (recipe, engine) pairs of the study that were evaluated on the evaluation split.
+
+    Latency: ``latency_ms_rel`` is the baseline-normalized latency (:mod:`workbench.study.results.relative_latency`), by
+    which rows are ranked; ``latency_ms_p50`` was timed. ``speedup`` is the latency of the baseline, the row
+    ``baseline_key``, over this one, timed interleaved. ``noise_floor`` is the relative difference that counts as noise
+    in ``verdict``. ``final_rank`` is the place of a finalist in head-to-head timing. ``load_ms``, ``compile_ms`` and
+    ``first_call_ms`` add up to the cold start. ``conditions`` describes load, clock and temperature of the machine,
+    ``estimator`` the estimator of latency, ``allocator`` the memory allocator of the process. ``samples`` is the file
+    of the raw ms per call in the study's folder ``samples``.
+
+    Resources: ``peak_rss_mib`` and ``peak_pss_mib`` are of the trial's process, ``gpu_memory_mib`` on a GPU,
+    ``allocator_peak_mib`` of torch's allocator; ``energy_mj_per_sample`` is above the machine at rest.
+
+    ``steps`` holds one dict per StepReport. ``error`` holds why a trial failed or was pruned. ``notes`` maps columns to
+    the reason why it is None or needs a comment.
     """
 
     task: str
@@ -143,8 +136,8 @@ OPTIONAL = ("error", "reference", "final_rank")
 """The columns in which None is a value of its own, so that it needs no note."""
 
 
-def new_row(**known: Any) -> TrialRow:
-    """Return a waiting row with every column present, None where nothing is known yet.
+def new_row(**columns: Any) -> TrialRow:
+    """Return a waiting row with the given columns; the others are None.
 
     Examples
     --------
@@ -163,7 +156,7 @@ def new_row(**known: Any) -> TrialRow:
         steps=[],
         notes={},
     )
-    row.update(known)
+    row.update(columns)
     return row  # type: ignore[return-value]
 
 
@@ -192,8 +185,7 @@ def row_options(row: Mapping[str, Any]) -> dict[str, Any]:
     {'backend': 'openvino', 'batch_size': 8, 'threads': 2, 'streams': 2}
     """
     threads = {} if row.get("threads") is None else {"threads": row["threads"]}
-    more = json.loads(row["engine_json"])
-    return {"backend": row["backend"], "batch_size": row["batch_size"], **threads, **more}
+    return {"backend": row["backend"], "batch_size": row["batch_size"], **threads, **json.loads(row["engine_json"])}
 
 
 def is_ranked(row: Mapping[str, Any]) -> bool:
@@ -220,14 +212,14 @@ def explained(row: Mapping[str, Any]) -> TrialRow:
 
 
 def checked_row(row: object, where: str) -> TrialRow:
-    """Return a row from a file or a database after checking that each of its columns has the type it must have.
+    """Return a row from a file or a database after checking the type of each column.
 
     Control characters in free text are written as escapes.
 
     Raises
     ------
     StudyError
-        If it is no row: the column and its value are named.
+        If a column is missing or has a wrong value.
     """
     if not isinstance(row, Mapping):
         raise StudyError(f"{where} is not a row of a study, but {given(row)}.")
@@ -237,9 +229,9 @@ def checked_row(row: object, where: str) -> TrialRow:
     bad = [name for name in COLUMNS if not (name not in REQUIRED if row[name] is None else _fits(name, row[name]))]
     if bad:
         raise StudyError(f"{where} is not a row of a study: {bad[0]} is {given(row[bad[0]])}.")
-    found = {name: escape_control(row[name]) if isinstance(row[name], str) else row[name] for name in COLUMNS}
-    found["notes"] = {escape_control(name): escape_control(words) for name, words in row["notes"].items()}
-    return found  # type: ignore[return-value]
+    checked = {name: escape_control(row[name]) if isinstance(row[name], str) else row[name] for name in COLUMNS}
+    checked["notes"] = {escape_control(name): escape_control(words) for name, words in row["notes"].items()}
+    return checked  # type: ignore[return-value]
 
 
 def _fits(name: str, value: Any) -> bool:
@@ -268,10 +260,10 @@ def _fits(name: str, value: Any) -> bool:
 def _has_names(text: str) -> bool:
     """Return whether JSON is an object whose keys are names of options."""
     try:
-        found = json.loads(text)
+        values = json.loads(text)
     except (ValueError, RecursionError):
         return False
-    return isinstance(found, dict) and all(key.isidentifier() and key.isascii() for key in found)
+    return isinstance(values, dict) and all(key.isidentifier() and key.isascii() for key in values)
 
 
 def _is_number(value: Any, kind: Any) -> bool:

@@ -1,4 +1,4 @@
-"""The winner among the rows within a quality limit: head-to-head timing first, then latency, ties by size."""
+"""Choose the winner among the rows within a quality limit: head-to-head timing, then latency, ties by size."""
 
 from __future__ import annotations
 
@@ -10,19 +10,18 @@ from workbench.study.results.quality_limits import may_exceed
 from workbench.study.results.relative_latency import LATENCY, RelativeLatency, relative_latencies
 from workbench.study.results.schema import TrialRow, row_engine
 
-NOT_TOLD_APART = "Not told apart from"
-"""Beginning of the note of a row whose latency is not told apart from the winner's."""
+TIED = "Tied with"
+"""Beginning of the note of a row whose latency does not differ significantly from the winner's."""
 _EQUAL_SIZE = 0.02
 """Files whose sizes differ by less than this share count as equally large."""
 
 
 @dataclass(frozen=True)
 class Winner:
-    """The winning row. ``order`` holds all rows with the winner first, ``ties`` those not told apart from it.
+    """The winning row. ``order`` holds all rows with the winner first, ``ties`` those that are tied with it.
 
     ``by`` is the rule that decided: ``"rank"`` (the ranked column), ``"size"`` (a tie), ``"finals"`` (head-to-head
-    timing), or ``"level finals"`` if not all finalists were told apart from it. ``note`` is a sentence about it, empty
-    for ``"rank"``.
+    timing), or ``"level finals"`` if a finalist is tied with it. ``note`` explains it, empty for ``"rank"``.
     """
 
     order: tuple[TrialRow, ...]
@@ -37,22 +36,21 @@ class Winner:
 
 
 def winner_of(rows: Sequence[TrialRow], column: str, *, limit: float = math.inf) -> Winner:
-    """Return the winner of rows that are ranked by ``column`` and all allowed.
+    """Return the winner of rows that are ranked by ``column`` and within the limit.
 
-    By latency, the lowest ``final_rank`` wins, unless the whole 95 % CI of a row that was no finalist is below that of
-    the finalist. Without finalists the first row wins; of the rows not told apart from it, the smallest one whose drop
-    does not reach beyond ``limit`` by its 95 % CI, if there is one.
+    By latency, the lowest ``final_rank`` wins, unless the 95 % CI of another row is below that of the finalist. Without
+    finalists the first row wins; of the rows tied with it, the smallest whose 95 % CI of the drop is within ``limit``.
     """
     if column != LATENCY:
         return Winner(tuple(rows))
-    latency = {id(row): found for row, found in zip(rows, relative_latencies(rows), strict=True)}
+    latency = {id(row): value for row, value in zip(rows, relative_latencies(rows), strict=True)}
     leader = rows[0]
     finalists = [row for row in rows if row.get("final_rank") is not None]
     if finalists:
         first = min(finalists, key=lambda row: row["final_rank"] or 0)
         if leader.get("final_rank") is None and _below(latency[id(leader)], latency[id(first)]):
             return Winner(tuple(rows))
-        level = any(str(row["notes"].get("final_rank", "")).startswith(NOT_TOLD_APART) for row in finalists)
+        level = any(str(row["notes"].get("final_rank", "")).startswith(TIED) for row in finalists)
         by = "level finals" if level else "finals"
         return Winner(_ahead(first, rows), by, note=_finals_note(first, finalists))
     ties = [row for row in rows if row is leader or _tied(leader, row, latency)]
@@ -74,7 +72,7 @@ def winner_of(rows: Sequence[TrialRow], column: str, *, limit: float = math.inf)
 
 
 def _tied(leader: TrialRow, row: TrialRow, latency: dict[int, RelativeLatency]) -> bool:
-    """Return whether two rows are not told apart; against the baseline that is the verdict."""
+    """Return whether two rows are tied; against the baseline that is the verdict."""
     if leader["baseline"] or row["baseline"]:
         return (row if leader["baseline"] else leader)["verdict"] in ("same", "undecided")
     return _inside(latency[id(leader)], latency[id(row)]) and _inside(latency[id(row)], latency[id(leader)])
@@ -100,7 +98,7 @@ def _ahead(first: TrialRow, rows: Sequence[TrialRow]) -> tuple[TrialRow, ...]:
 
 
 def _finals_note(first: TrialRow, finalists: Sequence[TrialRow]) -> str:
-    """Return how the finals ended: how many there were, and how the second one compares with the winner."""
+    """Return the number of finalists, and how the second one compares with the winner."""
     others = [row for row in finalists if row is not first]
     if not others:
         return ""
@@ -112,5 +110,5 @@ def _finals_note(first: TrialRow, finalists: Sequence[TrialRow]) -> str:
 
 def _tie_note(row: TrialRow, others: Sequence[TrialRow], end: str) -> str:
     names = ", ".join(f"{other['recipe']} on {row_engine(other)}" for other in others[:3])
-    more = f" and {len(others) - 3} more" if len(others) > 3 else ""
-    return f" {NOT_TOLD_APART} {names}{more} in latency{end}."
+    rest = f" and {len(others) - 3} more" if len(others) > 3 else ""
+    return f" {TIED} {names}{rest} in latency{end}."

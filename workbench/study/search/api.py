@@ -13,7 +13,7 @@ from workbench.core.machine import default_threads, fingerprint_id
 from workbench.core.progress import Progress, ProgressCallback
 from workbench.core.untrusted import parse_untrusted
 from workbench.study.config import SearchConfig
-from workbench.study.results.leakage import SEEN
+from workbench.study.results.leakage import LEAKAGE
 from workbench.study.results.schema import TrialRow
 from workbench.study.search.goals import Goals, Objective, misses, objective_for, recommend
 from workbench.study.search.history import History
@@ -21,8 +21,9 @@ from workbench.study.search.result import SearchResult
 from workbench.study.search.sampler import OptunaSampler, load_records, search_name
 from workbench.study.search.space import Space
 from workbench.study.search.warm_start import training_free_points
-from workbench.study.storage.database import Store, is_stale, new_owner
+from workbench.study.storage.database import Store
 from workbench.study.storage.last_run import SEARCH
+from workbench.study.storage.owner import is_stale, new_owner
 from workbench.study.workers.policy import WorkerPolicy
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def search_study(
     best = recommend(rows, objective, machine=fingerprint_id())
     nearest = {} if best.met else misses(rows, objective, machine=fingerprint_id())
     remarks = (row["notes"].get("validation_drop", "") for row in rows if row["baseline"])
-    notes = tuple(dict.fromkeys(note for note in remarks if note.startswith(SEEN)))
+    notes = tuple(dict.fromkeys(note for note in remarks if note.startswith(LEAKAGE)))
     return SearchResult(best, nearest, history, new, reused, ended, cancelled, time.monotonic() - started, notes)
 
 

@@ -19,7 +19,8 @@ from workbench.study.search.domain import Between, Domain
 from workbench.study.search.goals import Objective
 from workbench.study.search.history import COMPLETE, FAILED, INTERRUPTED, PRUNED, TrialRecord
 from workbench.study.search.space import Proposal, Space, meaning
-from workbench.study.storage.database import advice, is_stale
+from workbench.study.storage.database import advice
+from workbench.study.storage.owner import is_stale
 from workbench.study.storage.url import parse_url, tune_sqlite
 
 if TYPE_CHECKING:

@@ -1,21 +1,16 @@
-"""The database of trials: one table that is the truth, shared by any number of processes without double work.
+"""The database of trials, shared by any number of processes; each trial is claimed by one of them.
 
-Our tables are called ``workbench_*``, since Optuna keeps a table ``trials`` of its own in the same database.
+Tables are called ``workbench_*`` because Optuna has a table ``trials`` in the same database.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
-import os
-import platform
 import sys
 import time
-import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -27,10 +22,10 @@ from workbench.core.errors import StudyError, first_line
 from workbench.core.untrusted import one_line
 from workbench.study.config import QUALITY_DROP
 from workbench.study.results.schema import TrialRow, checked_row
+from workbench.study.storage.owner import STALE_S, is_stale
 from workbench.study.storage.url import connect, files_folder, parse_url
 
 SCHEMA_VERSION = 1
-STALE_S = 30.0
 _ATTEMPTS = 3
 
 _METADATA = sa.MetaData()
@@ -60,7 +55,7 @@ _SCHEMA_KEY = {"study": "", "name": "schema_version"}
 
 @dataclass(frozen=True)
 class StoredTrial:
-    """A trial as the database holds it; ``owner`` is the run that works on it, ``updated`` is in seconds since 1970."""
+    """A trial in the database; ``owner`` is the run that has claimed it, ``updated`` is in seconds since 1970."""
 
     key: str
     row: TrialRow
@@ -71,45 +66,16 @@ class StoredTrial:
 
 
 class TakenOver(StudyError):
-    """Another run has a trial by now."""
-
-
-def new_owner() -> str:
-    """Return a name for one run: host, process and a random part."""
-    return f"{_processes()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
-
-
-@functools.cache
-def _processes() -> str:
-    """Return whose numbers of processes ours is one of: the host's, since when it runs, and in which container."""
-    parts = [platform.node()]
-    with contextlib.suppress(OSError):  # Linux only
-        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()[:8])
-        parts.append(Path("/proc/self/ns/pid").readlink().name.strip("pid:[]"))
-    return "/".join(parts)
-
-
-def is_stale(owner: str, heartbeat: float | None, *, now: float | None = None) -> bool:
-    """Say whether a run is dead: its process is gone from this host, or it has not been heard of for 30 s.
-
-    Of a process in another container of this host nothing but its sign of life is known.
-    """
-    import psutil
-
-    host, _, rest = owner.rpartition(":")[0].rpartition(":")
-    if host == _processes() and rest.isdigit() and not psutil.pid_exists(int(rest)):
-        return True
-    return heartbeat is None or (time.time() if now is None else now) - heartbeat > STALE_S
+    """Another run has claimed the trial."""
 
 
 class Store:
-    """Open the database at ``url``, making tables where they are missing.
+    """Open the database at ``url`` and create missing tables.
 
     Raises
     ------
     StudyError
-        If the URL cannot be understood, the folder cannot be written, the file is no database, or the tables were
-        written by another version.
+        If the URL is not valid, the folder cannot be written, or the file is not a database of this schema.
     """
 
     def __init__(self, url: str) -> None:
@@ -122,12 +88,12 @@ class Store:
             self._create()
 
     def add(self, study: str, rows: Mapping[str, TrialRow]) -> None:
-        """Insert rows whose key is not there yet; those that are there stay as they are."""
+        """Insert rows with new keys; existing rows stay as they are."""
         with self._begin() as connection:
-            known = set(connection.scalars(sa.select(TRIALS.c.trial_key).where(TRIALS.c.study == study)))
+            existing = set(connection.scalars(sa.select(TRIALS.c.trial_key).where(TRIALS.c.study == study)))
         now = time.time()
         for position, (key, row) in enumerate(rows.items()):
-            if key not in known:
+            if key not in existing:
                 values = {"study": study, "trial_key": key, "position": position, "updated": now, **_columns(row)}
                 # two runs may insert at the same moment: the unique key decides, and one copy is enough
                 with contextlib.suppress(exc.IntegrityError), self._begin() as connection:
@@ -144,10 +110,10 @@ class Store:
         if keys is not None:
             query = query.where(TRIALS.c.trial_key.in_(list(keys)))
         with self._begin() as connection:
-            found = connection.execute(query).mappings().all()
+            records = connection.execute(query).mappings().all()
         return {
             key: StoredTrial(key, self._row(study, key, r["row"]), r["state"], r["owner"], r["heartbeat"], r["updated"])
-            for r in found
+            for r in records
             for key in [r["trial_key"]]
         }
 
@@ -157,18 +123,18 @@ class Store:
         return len(stored) == len(set(keys)) and all(trial.state == "complete" for trial in stored.values())
 
     def _row(self, study: str, key: str, text: str) -> TrialRow:
-        """Return a row of the database after checking it: anybody may have written the file."""
+        """Return a row after checking it: the file may come from others."""
         where = f"{self.url}: trial {one_line(key)!r} of study {one_line(study)!r}"
         try:
-            found = json.loads(text)
+            row = json.loads(text)
         except (TypeError, ValueError, RecursionError) as error:
             raise StudyError(f"{where} is not a row of a study: it is not JSON.") from error
-        return checked_row(found, where)
+        return checked_row(row, where)
 
     def merge(self, study: str, rows: Mapping[str, TrialRow]) -> tuple[int, int]:
-        """Take rows in that were measured elsewhere; return how many are new, and how many replaced an older one.
+        """Add rows that were measured elsewhere; return the numbers of new and of replaced rows.
 
-        What this study has timed itself, whose raw samples lie here, stays; so does what a run works on.
+        Rows that this study has timed itself, with raw samples, and claimed rows stay.
         """
         before = self.load(study, rows)
         self.add(study, rows)
@@ -186,12 +152,11 @@ class Store:
         return len(rows) - len(before), replaced
 
     def claim(self, study: str, keys: Iterable[str], owner: str) -> set[str]:
-        """Take the trials that nobody owns, or whose owner is dead; return the keys that are now ours.
+        """Claim the trials without a living owner, and return their keys; complete trials are never claimed.
 
-        Complete trials are never taken. Each take compares and swaps in one statement, so that of two runs only
-        one gets a trial.
+        Each claim compares and swaps in one statement, so that only one of two runs gets a trial.
         """
-        taken = set()
+        claimed = set()
         for key, trial in self.load(study, keys).items():
             if trial.owner is not None and not is_stale(trial.owner, trial.heartbeat):
                 continue
@@ -204,16 +169,16 @@ class Store:
                     .values(owner=owner, heartbeat=time.time())
                 )
             if changed.rowcount == 1:
-                taken.add(key)
-        return taken
+                claimed.add(key)
+        return claimed
 
     def save(self, study: str, key: str, row: TrialRow, owner: str, *, release: bool) -> None:
-        """Write a row we own; ``release`` gives it free for other runs.
+        """Write a claimed row; ``release`` ends the claim.
 
         Raises
         ------
         TakenOver
-            If another run took the trial over, because this process did not answer for too long.
+            If another run has claimed the trial after a missing heartbeat.
         """
         values = {"updated": time.time(), **_columns(row)}
         values.update(owner=None, heartbeat=None) if release else values.update(heartbeat=time.time())
@@ -226,11 +191,11 @@ class Store:
         if changed.rowcount != 1:
             raise TakenOver(
                 f"Trial {row['recipe']} on {row['backend']} at batch {row['batch_size']} was taken over by another "
-                f"run: this process gave no sign for {STALE_S:g} s. Run the study again; what is complete is kept."
+                f"run: this process had no heartbeat for {STALE_S:g} s. Run the study again; complete rows are kept."
             )
 
     def amend(self, study: str, key: str, row: TrialRow) -> bool:
-        """Write a complete row that nobody owns; return whether there is one."""
+        """Write a complete row without an owner; return whether there is one."""
         with self._begin() as connection:
             changed = connection.execute(
                 TRIALS.update()
@@ -241,7 +206,7 @@ class Store:
         return changed.rowcount == 1
 
     def release(self, study: str, owner: str) -> None:
-        """Give free everything a run still owns."""
+        """Release all claims of a run."""
         with self._begin() as connection:
             connection.execute(
                 TRIALS.update()
@@ -250,27 +215,27 @@ class Store:
             )
 
     def beat(self, owner: str) -> None:
-        """Say that a run is alive."""
+        """Write the heartbeat of a run."""
         with self._begin() as connection:
             connection.execute(TRIALS.update().where(TRIALS.c.owner == owner).values(heartbeat=time.time()))
 
     def setting(self, study: str, name: str) -> Any:
-        """Return a stored value of a study, or None."""
+        """Return a setting of a study, or None."""
         query = sa.select(SETTINGS.c.value).where(SETTINGS.c.study == study, SETTINGS.c.name == name)
         with self._begin() as connection:
             value = connection.scalar(query)
         try:
             return None if value is None else json.loads(value)
         except (TypeError, ValueError, RecursionError) as error:
-            raise StudyError(f"{self.url}: the setting {name!r} is no JSON. Give another storage.") from error
+            raise StudyError(f"{self.url}: the setting {name!r} is not JSON. Give another storage.") from error
 
-    def accepted_drop(self, study: str, asked: float | None) -> float:
-        """Return the largest drop of quality: what is asked for, else that of the last run, else the default."""
-        if asked is not None:
-            return asked
+    def accepted_drop(self, study: str, quality_drop: float | None) -> float:
+        """Return the limit of the quality drop: ``quality_drop``, else that of the last run, else the default."""
+        if quality_drop is not None:
+            return quality_drop
         stored = self.setting(study, "quality_drop")
-        known = isinstance(stored, int | float) and not isinstance(stored, bool) and 0 <= stored <= sys.float_info.max
-        return float(stored) if known else QUALITY_DROP
+        valid = isinstance(stored, int | float) and not isinstance(stored, bool) and 0 <= stored <= sys.float_info.max
+        return float(stored) if valid else QUALITY_DROP
 
     def set_setting(self, study: str, name: str, value: Any) -> None:
         """Store a JSON-ready value for a study."""
@@ -286,7 +251,7 @@ class Store:
                 connection.execute(change)
 
     def close(self) -> None:
-        """Close all connections; nothing is read or written any more."""
+        """Close all connections."""
         self._closed = True
         self._engine.dispose()
 
@@ -303,12 +268,11 @@ class Store:
                     raise
         with contextlib.suppress(exc.IntegrityError), self._engine.begin() as connection:
             connection.execute(SETTINGS.insert().values(**_SCHEMA_KEY, value=str(SCHEMA_VERSION)))
-        found = self.setting(**_SCHEMA_KEY)
-        if found != SCHEMA_VERSION:
-            age = "a newer" if isinstance(found, int) and found > SCHEMA_VERSION else "an older"
+        version = self.setting(**_SCHEMA_KEY)
+        if version != SCHEMA_VERSION:
             raise StudyError(
-                f"{self.url} was written by {age} workbench (schema {found}; this one reads {SCHEMA_VERSION}). "
-                "Use that version, or give another storage."
+                f"{self.url} must have schema {SCHEMA_VERSION}, got {version}. Use the version of the workbench that "
+                "wrote it, or give another storage."
             )
 
     @contextlib.contextmanager
@@ -334,7 +298,7 @@ def _columns(row: TrialRow) -> dict[str, Any]:
 
 
 def advice(cause: str) -> str:
-    """Return what to do about what a database said."""
+    """Return the remedy for an error of the database."""
     words = {
         "not a database": "Give the path of a SQLite file, or of a file that does not exist yet.",
         "readonly": "Change its rights, or give another file.",

@@ -1,4 +1,4 @@
-"""The ledger of one run: claims trials, writes rows, keeps the heartbeat, and tells the caller what happens."""
+"""The session of one run: claims trials, writes rows, keeps the heartbeat and reports progress."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from workbench.core.errors import StudyError
@@ -15,7 +14,8 @@ from workbench.core.progress import Progress, ProgressCallback
 from workbench.study.plan.trials import Plan, Trial
 from workbench.study.results.ranking import best_row
 from workbench.study.results.schema import TrialRow, explained, update_row
-from workbench.study.storage.database import Store, TakenOver, is_stale, new_owner
+from workbench.study.storage.database import Store, TakenOver
+from workbench.study.storage.owner import is_stale, new_owner
 
 if TYPE_CHECKING:
     from workbench.study.workers.process import CancelToken
@@ -25,7 +25,7 @@ _CLEAR: dict[str, Any] = {"error": None, "notes": {}}
 
 
 class RunSession:
-    """The rows of a plan as one run works on them. Use as a context manager: the heartbeat runs inside."""
+    """The rows of a plan during one run. Use it as a context manager, in which the heartbeat runs."""
 
     def __init__(
         self,
@@ -57,31 +57,29 @@ class RunSession:
         self._heart.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._end.set()
         self._heart.join()
 
     def extend(self, plan: Plan, rows: dict[str, TrialRow]) -> None:
-        """Go over to another plan, whose trials come on top of those known; a search finds them one by one."""
+        """Replace the plan and add its new trials; a search finds them one by one."""
         self._plan, self._left = plan, None
         self._trials |= {trial.key: trial for trial in plan.trials}
         new = {key: row for key, row in rows.items() if key not in self._rows}
         if new:
             self._store.add(self._study, new)
-            found = {key: trial.row for key, trial in self._store.load(self._study, new).items()}
-            self._reused += sum(row["state"] == "complete" for row in found.values())
-            self._rows |= found
+            rows = {key: trial.row for key, trial in self._store.load(self._study, new).items()}
+            self._reused += sum(row["state"] == "complete" for row in rows.values())
+            self._rows |= rows
 
     def claim(self, trials: Iterable[Trial]) -> list[Trial]:
-        """Take those of ``trials`` that are not complete, not given up in this run, and nobody else's."""
-        wanted = {t.key: t for t in trials if t.key not in self._given_up}
-        for key, stored in self._store.load(self._study, wanted).items():
+        """Claim those of ``trials`` that are not complete, not given up in this run, and without another owner."""
+        claimable = {t.key: t for t in trials if t.key not in self._given_up}
+        for key, stored in self._store.load(self._study, claimable).items():
             self._rows[key] = stored.row
-        open_keys = [key for key in wanted if self._rows[key]["state"] != "complete" and key not in self._mine]
+        open_keys = [key for key in claimable if self._rows[key]["state"] != "complete" and key not in self._mine]
         self._mine |= self._store.claim(self._study, open_keys, self._owner)
-        return [t for key, t in wanted.items() if key in self._mine]
+        return [t for key, t in claimable.items() if key in self._mine]
 
     def still_mine(self, trials: Iterable[Trial]) -> list[Trial]:
         """Return those of ``trials`` that this run has claimed and not ended."""
@@ -97,7 +95,7 @@ class RunSession:
         return [t for t in trials if t.key not in self._given_up and self._rows[t.key]["state"] != "complete"]
 
     def row(self, trial: Trial) -> TrialRow:
-        """Return the row of a trial as it stands."""
+        """Return the current row of a trial."""
         return self._rows[trial.key]
 
     def rows(self) -> list[TrialRow]:
@@ -117,7 +115,7 @@ class RunSession:
         return [row for row in self._rows.values() if row["state"] == "complete"]
 
     def best(self) -> TrialRow | None:
-        """Return the row that would be recommended now, None where none meets the goal."""
+        """Return the row that would be recommended now, None if no row meets the goal."""
         best = best_row(self.complete_rows(), quality_drop=self.quality_drop)
         return best.row if best.met else None
 
@@ -129,20 +127,20 @@ class RunSession:
                 self._save(trial, row, f"{trial.words}: started")  # type: ignore[arg-type]
 
     def complete(self, trial: Trial, columns: dict[str, Any]) -> None:
-        """Write a finished row and give it free."""
+        """Save a complete row and release its claim."""
         self._finished += 1
         row = explained(update_row(self._rows[trial.key], **columns, state="complete"))
         self._save(trial, row, f"{trial.words}: {_result(row)}", release=True)
 
     def amend(self, trial: Trial, columns: dict[str, Any]) -> None:
-        """Write columns of a complete row again; a row that another run holds stays as it is."""
+        """Change columns of a complete row, unless another run has claimed it."""
         row = update_row(self._rows[trial.key], **columns)
         if self._store.amend(self._study, trial.key, row):
             self._rows[trial.key] = row
             self.say(f"{trial.words}: {_result(row)}", row=row, best=self.best())
 
     def take_in(self, trial: Trial, *, like: Trial, columns: dict[str, Any]) -> None:
-        """Add a finished row that was not planned, with everything else as in the row of ``like``."""
+        """Add a complete row that is not in the plan, with all other columns as in the row of ``like``."""
         row = update_row(
             self._rows[like.key], **columns, trial_key=trial.key, baseline_key=trial.key, threads=trial.threads
         )
@@ -150,7 +148,7 @@ class RunSession:
         self._rows[trial.key] = row
 
     def fail(self, trials: Iterable[Trial], reason: str) -> None:
-        """Write why trials failed; they are tried again in the next run, not in this one."""
+        """Mark trials as failed with a reason; the next run tries them again."""
         for trial in trials:
             if trial.key in self._mine:
                 self._failed += 1
@@ -159,13 +157,13 @@ class RunSession:
                 self._save(trial, row, f"{trial.words}: failed. {reason}", release=True)
 
     def prune(self, trial: Trial, reason: str, columns: dict[str, Any]) -> None:
-        """Write that a trial is not worth timing, with what is known of it."""
+        """Mark a trial as pruned, with the measured columns."""
         self._given_up.add(trial.key)
         row = update_row(self._rows[trial.key], **columns, state="pruned", error=reason)
         self._save(trial, row, f"{trial.words}: pruned. {reason}", release=True)
 
     def cut(self, trials: Iterable[Trial], reason: str) -> None:
-        """Leave trials waiting, with the reason; the next run takes them up."""
+        """Leave trials waiting, with the reason; the next run resumes them."""
         for trial in trials:
             self._given_up.add(trial.key)
             if trial.key in self._mine:
@@ -173,7 +171,7 @@ class RunSession:
                 self._save(trial, row, f"{trial.words}: not run, {reason}", release=True)
 
     def abandon(self, *, state: str, reason: str) -> None:
-        """Put what was running into ``state`` and give everything free; used when a run ends early."""
+        """Set running trials to ``state`` and release all claims, when a run ends early."""
         for trial in self._plan.trials:
             if trial.key in self._mine and self._rows[trial.key]["state"] == "running":
                 row = update_row(self._rows[trial.key], state=state, error=reason)
@@ -184,19 +182,19 @@ class RunSession:
         self._store.release(self._study, self._owner)
 
     def others_at_work(self) -> list[Trial]:
-        """Return the trials that a living run elsewhere works on."""
+        """Return the trials that another living run has claimed."""
         keys = [t.key for t in self._plan.trials if t.key not in self._mine]
-        found = self._store.load(self._study, keys)
-        for key, stored in found.items():
+        trials = self._store.load(self._study, keys)
+        for key, stored in trials.items():
             self._rows[key] = stored.row
-        busy = {k for k, s in found.items() if s.owner is not None and not is_stale(s.owner, s.heartbeat)}
+        busy = {k for k, s in trials.items() if s.owner is not None and not is_stale(s.owner, s.heartbeat)}
         return [t for t in self._plan.trials if t.key in busy and self._rows[t.key]["state"] != "complete"]
 
     def wait_for_others(self, trials: Sequence[Trial], stop: CancelToken, *, look_s: float) -> bool:
-        """Wait while other runs work on the plan's trials; True where something is left that another pass can do.
+        """Wait while other runs work on the plan's trials; return True if another pass can do some of the rest.
 
-        A run elsewhere may have been killed, or ended, while this one did other trials. A pass that left what the one
-        before left, with nobody at work meanwhile, would go on for ever.
+        Another run may have ended meanwhile. A pass that leaves the same trials as the one before, without other runs,
+        is not repeated.
         """
         waited = False
         while others := self.others_at_work():
@@ -210,7 +208,7 @@ class RunSession:
         return again
 
     def counts(self) -> dict[str, int]:
-        """Return how many trials were finished now, were there before, failed, or are still open."""
+        """Return the numbers of finished, reused, failed and open trials."""
         complete = sum(row["state"] in ("complete", "pruned") for row in self._rows.values())
         return {
             "finished": self._finished,
@@ -220,15 +218,15 @@ class RunSession:
         }
 
     def say(self, message: str, *, extra: float = 0.0, **values: Any) -> None:
-        """Send a progress event; ``extra`` is the part of a trial that is done beyond whole ones."""
+        """Send a progress event; ``extra`` is the finished share of a trial."""
         done = sum(row["state"] in ("complete", "pruned", "failed") for row in self._rows.values())
         self._shown = max(self._shown, min(done + extra, len(self._rows)))  # a bar never goes back
         self._progress(Progress("study", self._shown, len(self._rows), message, values))
 
     def following(self, words: str, *, seconds: float | None = None) -> Callable[[dict[str, Any]], None]:
-        """Return a listener that passes a child's progress on, prefixed with what it works on.
+        """Return a listener that forwards a worker's progress with a prefix.
 
-        ``seconds`` is how long the work is expected to take: the bar moves by up to nine tenths of a trial meanwhile.
+        ``seconds`` is the expected time of the work: the bar moves by up to nine tenths of a trial.
         """
         started = time.monotonic()
 
@@ -251,7 +249,7 @@ class RunSession:
 
     def _beat(self) -> None:
         while not self._end.wait(BEAT_S):
-            with contextlib.suppress(StudyError):  # a lost beat is made good by the next
+            with contextlib.suppress(StudyError):  # the next heartbeat makes up for a lost one
                 self._store.beat(self._owner)
 
 
@@ -270,7 +268,7 @@ def _result(row: TrialRow) -> str:
 
 
 def words_of(trials: Sequence[Trial]) -> str:
-    """Return a group of trials in a few words."""
+    """Return the label of a group of trials."""
     backends = ", ".join(dict.fromkeys(t.backend for t in trials))
     sizes = ", ".join(dict.fromkeys(t.point.words for t in trials))
     return f"{trials[0].name} on {backends} at batch {sizes}"

@@ -1,4 +1,4 @@
-"""Database URLs of studies: what they mean, where the files of a study lie, and the connection."""
+"""Database URLs of studies: parsing, the folder of files, and the connection."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LOCK_S = 30
 
 
 def parse_url(url: object) -> URL:
-    """Return the parts of a database URL; StudyError where it cannot be understood or names no file."""
+    """Return the parts of a database URL; StudyError if it is not valid or has no file."""
     if not isinstance(url, str) or not url.strip():
         file = f"sqlite:///{url}" if isinstance(url, Path) else "sqlite:///study.db"
         raise StudyError(f"storage must be a database URL as text, got {given(url)}. For a file write {file!r}.")
@@ -32,7 +32,7 @@ def parse_url(url: object) -> URL:
         ) from error
     except exc.ArgumentError as error:
         raise StudyError(
-            f"storage {url!r} is no database URL. For a file write 'sqlite:///{url}' (three slashes, then the path)."
+            f"storage {url!r} is not a database URL. For a file write 'sqlite:///{url}' (three slashes, then the path)."
         ) from error
     if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
         raise StudyError(
@@ -43,7 +43,7 @@ def parse_url(url: object) -> URL:
 
 
 def files_folder(url: URL) -> Path:
-    """Return the folder for artefacts and raw samples, made where missing: beside a SQLite file, else in the cache."""
+    """Return the folder for artifacts and raw samples, made if missing: next to a SQLite file, else in the cache."""
     if url.get_backend_name() == "sqlite":
         path = Path(str(url.database)).absolute()
         if path.is_dir():
@@ -58,11 +58,11 @@ def files_folder(url: URL) -> Path:
 
 
 def connect(url: URL) -> Engine:
-    """Return the engine of a database; StudyError where its driver is missing."""
+    """Return the engine of a database; StudyError if its driver is missing."""
     try:
         if url.get_backend_name() != "sqlite":
             return sa.create_engine(url, pool_pre_ping=True)
-        # seconds to wait for another program's lock, unless the URL says: sqlite:///study.db?timeout=5
+        # seconds to wait for another program's lock, unless the URL has one: sqlite:///study.db?timeout=5
         wait = {} if "timeout" in url.query else {"timeout": LOCK_S}
         path = str(Path(str(url.database)).absolute())  # a later chdir must not lead to another file
         engine = sa.create_engine(url.set(database=path), connect_args=wait)
