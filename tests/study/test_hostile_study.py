@@ -154,7 +154,7 @@ def test_a_plan_whose_record_was_changed_is_not_repeated(tmp_path):
 
 
 def test_settings_of_another_form_are_refused(copied, tmp_path):
-    for name in ("search", "strategy", "quality_drop", "task"):
+    for name in ("search", "strategy", "quality_drop", "asked"):
         for value in values(tmp_path / "ran"):
             with opened(copied) as raw:
                 raw.execute("DELETE FROM workbench_settings WHERE name = ?", (name,))
