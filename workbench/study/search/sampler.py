@@ -86,7 +86,7 @@ class OptunaSampler:
     sampler : str
         ``"tpe"``, ``"random"``, ``"grid"`` or ``"nsga2"``.
     owner : str
-        Id of this search, see :func:`workbench.study.storage.database.new_owner`: points of dead searches are requeued.
+        Id of this search, see :func:`workbench.study.storage.owner.new_owner`: points of dead searches are requeued.
     """
 
     def __init__(
