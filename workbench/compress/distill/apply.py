@@ -44,8 +44,7 @@ _PROOF_SAMPLES = 8
 def check(step: Distill, task: Task) -> None:
     """Raise :class:`ConfigError` if teacher, student, heads or layers cannot be used."""
     model = task.model()
-    with torch.no_grad():
-        check_heads(predict_with(model, task.examples(2)), step.head_rules)
+    check_heads(predict_with(model, task.examples(2)), step.head_rules)
     teacher = _load(step, "teacher", task) if step.teacher is not None else model
     pairs = [(pair, "features") for pair in step.feature_pairs]
     pairs += [(pair, "attention") for pair in step.attention_pairs]

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from workbench.compress.model_ops import require_all_grads, unfrozen
+from workbench.compress.model_ops import predict_with, require_all_grads, unfrozen
 from workbench.compress.prune.tied_weights import describe_tie, find_broken_tie, find_ties, restore_ties
 from workbench.core.errors import first_line
 from workbench.tasks.module import copy_module
@@ -212,5 +212,4 @@ def _set_numbers(module: nn.Module, cut: Cut) -> None:
 
 
 def _run(module: nn.Module, example: Tree) -> list[torch.Tensor]:
-    with torch.no_grad():
-        return leaves(call_model(module, example))
+    return leaves(predict_with(module, example))

@@ -9,11 +9,12 @@ import torch
 from torch import nn
 
 from workbench.compress.distill.config import Head
+from workbench.compress.model_ops import predict_with
 from workbench.compress.training.features import FeatureMatching
 from workbench.compress.training.losses import class_outputs, mixed_loss, resolve_heads
 from workbench.compress.training.numerics import Forward, channels_last, set_memory_format
 from workbench.tasks.digest import weights_digest
-from workbench.tasks.trees import Tree, call_model, leaves, tree_map
+from workbench.tasks.trees import Tree, leaves, tree_map
 
 if TYPE_CHECKING:
     from workbench.tasks.task import Task
@@ -69,8 +70,7 @@ class DistillationObjective:
         self._temperature = (temperature, temperature if temperature_end is None else temperature_end)
         self._alpha = (alpha, alpha if alpha_end is None else alpha_end)
         own = task.model()
-        with torch.no_grad():
-            example = call_model(own, task.examples(2))
+        example = predict_with(own, task.examples(2))
         self._heads = resolve_heads(heads or {}, example, class_outputs(task, own))
         module = own if teacher is None else teacher
         self.identity = weights_digest(module)

@@ -12,10 +12,11 @@ from torch.nn import functional
 
 from workbench.compress.graph.feature_map import INPUT, FeatureMap, first_floating, trace_maps
 from workbench.compress.layer_selection import no_match_error
+from workbench.compress.model_ops import predict_with
 from workbench.compress.training.losses import attention_error, feature_error
 from workbench.compress.training.numerics import to_float32
 from workbench.core.errors import ConfigError
-from workbench.tasks.trees import Tree, call_model, leaves
+from workbench.tasks.trees import Tree, leaves
 
 # Layers with channels in the last dimension, and those with channels after the batch.
 _LAST = (nn.Linear, nn.LayerNorm, nn.RMSNorm, nn.Embedding, nn.MultiheadAttention, nn.RNNBase)
@@ -157,9 +158,8 @@ class FeatureMatching:
     def _learn_shapes(self, example: Tree, seed: int) -> None:
         if not self.pairs:
             return
-        with torch.no_grad():
-            for module in self._modules:
-                call_model(module, example)
+        for module in self._modules:
+            predict_with(module, example)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             for pair in self.pairs:
