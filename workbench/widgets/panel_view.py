@@ -12,6 +12,7 @@ import ipywidgets as widgets
 from workbench.compress.recipe import Recipe
 from workbench.plots import figure_png, plot_tradeoff
 from workbench.present.findings import Row
+from workbench.study.config import QUALITY_DROP
 from workbench.study.results.ranking import Recommendation
 from workbench.widgets.error_box import ErrorBox
 from workbench.widgets.form import Form
@@ -41,7 +42,7 @@ class ResultsView:
         self._make_code = make_code
         self._lock = threading.RLock()
         self._rows: list[Row] = []
-        self._limit = 0.01
+        self._limit = QUALITY_DROP
         self._quiet = False
         self._picked = False
         self._drawn: Any = None

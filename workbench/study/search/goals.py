@@ -11,6 +11,7 @@ from typing import Any, Literal
 from workbench.core.checks import given
 from workbench.core.config import Config, from_dict, option
 from workbench.core.errors import ConfigError, unknown_name
+from workbench.study.config import QUALITY_DROP
 from workbench.study.results.quality_limits import within_limit
 from workbench.study.results.ranking import HIGHER_IS_BETTER, Recommendation, answer, interval_words, one_machine
 from workbench.study.results.relative_latency import LATENCY, baseline_of, relative_latency
@@ -43,7 +44,7 @@ class Goals(Config):
     'drop at most 0.02, size at most 1.5 MiB'
     """
 
-    max_quality_drop: float = option(0.01, "maximum drop of quality, in the metric's units", minimum=0.0)
+    max_quality_drop: float = option(QUALITY_DROP, "maximum drop of quality, in the metric's units", minimum=0.0)
     max_latency_ms: float | None = option(None, "maximum baseline-normalized latency of a call", above=0.0, unit="ms")
     max_peak_rss_mib: float | None = option(None, "maximum peak memory of the engine's process", above=0.0, unit="MiB")
     max_size_mib: float | None = option(None, "maximum size of the model file", above=0.0, unit="MiB")
