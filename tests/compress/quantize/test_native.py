@@ -93,6 +93,7 @@ def test_onnx_runtimes_quantizer_gives_what_a_direct_call_gives(task, variant, t
     assert report.params_after == report.params_before
 
 
+@pytest.mark.slow
 @needs_nncf
 def test_nncf_gives_what_a_direct_call_gives(task, tmp_path) -> None:
     found = Recipe(Quantize(route="nncf", target="int8_dot")).apply(task)
@@ -115,7 +116,7 @@ def test_nncf_gives_what_a_direct_call_gives(task, tmp_path) -> None:
     assert all(layer.touched for layer in found.reports[0].layers)
 
 
-@pytest.mark.parametrize("route", ["qdq", "onnxruntime", pytest.param("nncf", marks=needs_nncf)])
+@pytest.mark.parametrize("route", ["qdq", "onnxruntime", pytest.param("nncf", marks=[needs_nncf, pytest.mark.slow])])
 def test_every_route_stays_near_a_trained_float_model(tiny_task, route) -> None:
     images = tiny_task.examples(64)
     wanted = predict_with(tiny_task.model(), images)
@@ -152,6 +153,7 @@ def test_the_module_can_be_copied_pickled_and_called_with_any_batch(task, varian
     assert variant.predict(task.examples(1))["logits"].shape == (1, 4)
 
 
+@pytest.mark.slow
 def test_an_artefact_holds_the_file_alone_and_needs_no_trust(task, variant, tmp_path) -> None:
     artifact = save_variant(variant, tmp_path / "native")
     assert set(artifact.manifest["files"]) == {"io.json", "model.onnx", "reference.npz"}

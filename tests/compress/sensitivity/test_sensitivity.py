@@ -350,8 +350,9 @@ def test_attention_has_weights_of_its_own_name():
 
     x = torch.randn(60, 4, 8, generator=torch.Generator().manual_seed(0))
     task = task_of(seeded(build), x, torch.arange(60) % 4)
-    frame = sensitivity(task, "quantize", settings=(8,), measure="sqnr_db").frame()
-    assert {"0", "1.linear1", "1.linear2"} <= set(frame["layer"])
+    table = sensitivity(task, "quantize", settings=(8,), measure="sqnr_db", layers=("1.linear1",))
+    assert {"0", "1.linear1", "1.linear2"} <= set(table.layers)
+    assert list(table.frame()["layer"]) == ["1.linear1"] and table.cells[0].value > 0
 
 
 class TwoHeads(nn.Module):
