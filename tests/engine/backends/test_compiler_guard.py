@@ -129,6 +129,7 @@ def test_a_process_that_cannot_start_refuses_nothing(tried, file):
     assert crash_free_settings(file, None, "CPU", SETTINGS) == ({}, ())
 
 
+@pytest.mark.slow
 def test_towers_that_crash_the_compiler_leave_the_process_alive():
     """With a fixed batch, OpenVINO 2026.4 ends with a segmentation fault on them."""
     done = subprocess.run([sys.executable, "-c", TOWERS], capture_output=True, text=True, timeout=300, check=False)

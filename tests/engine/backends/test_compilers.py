@@ -95,7 +95,7 @@ def test_outputs_are_the_modules_own_at_other_batch_sizes_too(backend, kind):
         engine.predict(given)
 
 
-@pytest.mark.parametrize("backend", COMPILERS)
+@pytest.mark.parametrize("backend", AOT_SLOW)
 def test_outputs_do_not_share_memory_with_inputs(backend):
     with Engine.from_variant(variant(Same), backend=backend, batch_size=2) as engine:
         x = np.ones((2, 6), np.float32)

@@ -61,18 +61,17 @@ class TestOtherSizes:
         assert others.has(1) and others.has(11) and not others.has(2)
 
 
-def test_requests_of_sizes_that_are_compiled_no_more_are_freed(monkeypatch):
+def test_requests_of_sizes_that_are_compiled_no_more_are_freed(images, monkeypatch):
     """A request keeps its compiled model alive: each size ever used would stay in memory."""
     monkeypatch.setattr("workbench.engine.backends.openvino.input_sizes._MOST_SIZES", 2)
-    variant = wb.Variant.original(wb.tasks.digits())
-    images = variant.task.examples(8).numpy()
-    with wb.OptimizedInferenceEngine.from_variant(variant, backend="openvino", batch_size=8) as engine:
-        expected = engine.predict(images).result
+    x = images.task.examples(8).numpy()
+    with wb.OptimizedInferenceEngine.from_variant(images, backend="openvino", batch_size=8) as engine:
+        expected = engine.predict(x).result
         session = engine.session.model  # the compiled models have no other way to be seen
         session._others._separate = True
         references = []
         for size in range(1, 6):
-            np.testing.assert_allclose(engine.predict(images[:size]).result, expected[:size], atol=1e-4)
+            np.testing.assert_allclose(engine.predict(x[:size]).result, expected[:size], atol=1e-4)
             references.append(weakref.ref(session._others.at(size)[1]))
         gc.collect()
         assert [reference() is not None for reference in references] == [False, False, False, True, True]

@@ -7,7 +7,16 @@ import time
 from collections import deque
 from typing import Generic, TypeVar
 
+from workbench.core.checks import require_nonnegative
+
 T = TypeVar("T")
+
+
+def wait_seconds(where: str, max_wait_ms: float | None) -> float | None:
+    """Return a checked time limit in seconds, None without one."""
+    if max_wait_ms is None:
+        return None
+    return require_nonnegative(f"{where}: max_wait_ms", max_wait_ms, unit="milliseconds") / 1e3
 
 
 class BatchQueue(Generic[T]):

@@ -6,9 +6,9 @@ import threading
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from workbench.core.checks import require_bool, require_int, require_nonnegative
+from workbench.core.checks import require_bool, require_int
 from workbench.core.errors import ConfigError, EngineError
-from workbench.engine.calls.batch_queue import BatchQueue
+from workbench.engine.calls.batch_queue import BatchQueue, wait_seconds
 from workbench.engine.calls.batching import BoundInputs
 
 if TYPE_CHECKING:
@@ -46,11 +46,7 @@ class Batcher:
     ) -> None:
         self.batch_size = session().call_size if batch_size is None else batch_size
         require_int("batcher: batch_size", self.batch_size, minimum=1)
-        wait_s = (
-            None
-            if max_wait_ms is None
-            else require_nonnegative("batcher: max_wait_ms", max_wait_ms, unit="milliseconds") / 1e3
-        )
+        wait_s = wait_seconds("batcher", max_wait_ms)
         limit = 4 * self.batch_size if pending is None else pending
         require_int("batcher: pending", limit, minimum=1)
         if max_wait_ms is None and limit < self.batch_size:

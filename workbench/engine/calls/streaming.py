@@ -8,9 +8,9 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from workbench.core.checks import given, require_bool, require_int, require_nonnegative
+from workbench.core.checks import given, require_bool, require_int
 from workbench.core.errors import EngineError, InputError
-from workbench.engine.calls.batch_queue import BatchQueue
+from workbench.engine.calls.batch_queue import BatchQueue, wait_seconds
 from workbench.engine.calls.batching import BoundInputs
 
 if TYPE_CHECKING:
@@ -38,11 +38,7 @@ def stream(
         raise InputError(f"stream takes an iterable of inputs, each as for predict, got {given(items)}.")
     size = session().call_size if batch_size is None else batch_size
     require_int("stream: batch_size", size, minimum=1)
-    wait_s = (
-        None
-        if max_wait_ms is None
-        else require_nonnegative("stream: max_wait_ms", max_wait_ms, unit="milliseconds") / 1e3
-    )
+    wait_s = wait_seconds("stream", max_wait_ms)
     reader = _Reader(session, iter(items), size, wait_s, prefetch, copy=copy)
     return _results(reader, inline=wait_s is None and not session().overlaps)
 
