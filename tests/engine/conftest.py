@@ -42,3 +42,14 @@ def wide():
 
     variant = wide_variant()
     return variant, variant.task.examples(64).numpy()
+
+
+@pytest.fixture
+def two_threads():
+    """Give torch two threads, also in a process that started with one."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import statistics
 
 import numpy as np
+import pytest
 import torch
 
 import workbench as wb
 from workbench.engine import InferenceConfig, OptimizedInferenceEngine, QuantizationConfig
 
 
+@pytest.mark.slow
 def test_basic_use(saved, images):
     config = InferenceConfig(
         model_path=saved.folder,
@@ -30,6 +32,7 @@ def test_basic_use(saved, images):
     engine.dispose()
 
 
+@pytest.mark.slow
 def test_a_batch(saved, images):
     inputs = [images.task.examples(20)[i : i + 1] for i in range(20)]
     with OptimizedInferenceEngine(InferenceConfig(model_path=saved.folder, batch_size=16)) as engine:

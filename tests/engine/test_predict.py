@@ -239,6 +239,7 @@ def test_temporary_exports_go_with_their_variant():
     assert not path.parent.exists()
 
 
+@pytest.mark.slow
 def test_ctrl_c_after_openvino_engines_that_closed_in_the_order_they_opened():
     """Each Core installs a stack for signal handlers; a freed one left behind would end the process by a signal."""
     script = """

@@ -268,6 +268,7 @@ class Gru(nn.Module):
         return self.gru(x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", RUNTIMES)
 @pytest.mark.parametrize("batch_size", [1, 2])
 def test_an_output_with_its_batch_in_another_dimension_is_cut_and_joined_there(tmp_path, backend, batch_size):

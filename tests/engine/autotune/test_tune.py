@@ -278,6 +278,7 @@ def test_a_cache_that_cannot_be_written_costs_a_note_only(images, quick, tmp_pat
         assert engine.threads == 1
 
 
+@pytest.mark.slow
 def test_auto_is_tuned_on_the_backend_it_chose(images, quick):
     with Engine.from_variant(images, backend="auto", candidates=("onnxruntime",), batch_size=4) as engine:
         selection = engine.selection
@@ -285,6 +286,9 @@ def test_auto_is_tuned_on_the_backend_it_chose(images, quick):
         assert quick[0] == InferenceConfig(backend="onnxruntime", batch_size=4, **selection[0].settings)
         assert engine.backend == "onnxruntime" and engine.selection == selection
         assert any(note.startswith("auto: ") for note in engine.notes)
+
+
+def test_options_of_other_backends_are_dropped_from_the_config_of_auto():
     config = InferenceConfig(memory_format="channels_last", streams=2, graph_optimization="basic", batch_size=3)
     alone = {"batch_size": 3}
     assert config_for_backend(config, "torch-eager", {}) == InferenceConfig(

@@ -63,6 +63,13 @@ INPUTS = {
 }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _inductor_is_loaded():
+    """Load Inductor and its C++ toolchain once, outside of the time of a test."""
+    if backend_status(["torch-compile"])[0].available:
+        torch.compile(lambda x: x + 1)(torch.ones(2))
+
+
 @functools.cache
 def variant(kind):
     return make_variant(kind, INPUTS.get(kind, ROWS))

@@ -61,6 +61,7 @@ def test_the_words_of_the_libraries_that_are_here(library):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit on a process's memory is Linux's")
+@pytest.mark.slow
 def test_a_real_allocator_that_runs_out_is_survived(tmp_path):
     """A child that may not have more than 800 MiB beyond what it has is given a batch that would take 2 GiB."""
     script = """

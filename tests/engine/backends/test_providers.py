@@ -207,6 +207,7 @@ def test_every_level_gives_the_same_outputs(images, level):
         assert engine.max_abs_diff < 1e-5
 
 
+@pytest.mark.slow
 def test_auto_measures_onnxruntime_with_and_without_waiting_in_a_loop(images):
     options = {"backend": "auto", "candidates": ("onnxruntime",), "batch_size": 2}
     with Engine.from_variant(images, threads=2, **options) as engine:

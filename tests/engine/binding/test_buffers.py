@@ -115,6 +115,7 @@ class TestOut:
 
 class TestMemory:
     @pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+    @pytest.mark.slow
     def test_with_out_no_call_allocates_a_buffer_and_none_is_lost(self, wide, name):
         """The input is 64 KiB and the output as much: any copy of either would be seen."""
         variant, x = wide

@@ -117,6 +117,7 @@ def test_auto_leaves_out_what_disagrees(saved):
         Engine(InferenceConfig(), source=with_reference(saved, lambda output: output + 1)).initialize()
 
 
+@pytest.mark.slow
 def test_a_quantized_variant_runs_everywhere_and_says_what_is_simulated(tiny_task, tmp_path):
     import workbench as wb
 

@@ -35,14 +35,6 @@ def alive(numbers: set[int]) -> set[int]:
     return numbers & {int(path.name) for path in Path("/proc/self/task").iterdir()}
 
 
-@pytest.fixture
-def two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
 def test_workers_end_and_others_start_with_the_next_work(two_threads):
     first = workers()
     assert len(first) == 1 and alive(first) == first

@@ -52,7 +52,7 @@ def worker_masks() -> list[set[int]]:
 
 
 @SEVERAL
-def test_torch_workers_are_pinned_while_the_engine_is_open_and_the_caller_never_is(images):
+def test_torch_workers_are_pinned_while_the_engine_is_open_and_the_caller_never_is(images, two_threads):
     everywhere = os.sched_getaffinity(0)
     cpu = choose_pins(True, 2).cpus[0]
     x = images.task.examples(4).numpy()
@@ -73,7 +73,7 @@ def test_torch_workers_are_pinned_while_the_engine_is_open_and_the_caller_never_
 
 
 @SEVERAL
-def test_workers_of_another_thread_are_let_go_by_the_last_engine_and_pinned_by_the_next(images):
+def test_workers_of_another_thread_are_let_go_by_the_last_engine_and_pinned_by_the_next(images, two_threads):
     everywhere = os.sched_getaffinity(0)
     x = images.task.examples(4).numpy()
     options = {"backend": "torch-eager", "batch_size": 4, "threads": 2, "pin_threads": True}
