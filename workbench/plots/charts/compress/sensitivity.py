@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.transforms import ScaledTranslation
 
-from workbench.core.errors import ConfigError
 from workbench.core.format.numbers import plural
 from workbench.plots.drawing.figure import TEXT, axes_or_new, empty_chart, escaped, figure_of, set_labels, set_title
+from workbench.plots.drawing.frames import require
 from workbench.present import style
 
 _ROW, _COLUMN, _MOST_NAMED = 0.24, 0.72, 60
@@ -35,14 +35,9 @@ def sensitivity_data(table: Any) -> pd.DataFrame:
 
     A value is the quality drop in the metric's units, or the SQNR in dB for a table of ``sqnr_db``; NaN if the setting
     is not possible for the layer.
-
-    Raises
-    ------
-    ConfigError
-        If ``table`` is not a result of :func:`workbench.sensitivity`.
     """
-    if not hasattr(table, "frame") or not hasattr(table, "measure"):
-        raise ConfigError(f"A heat map takes what wb.sensitivity(...) returns, got {type(table).__name__}.")
+    fits = hasattr(table, "frame") and hasattr(table, "measure")
+    require(fits, "plot_sensitivity", "what wb.sensitivity(...) returns", table)
     frame = table.frame()
     if frame.empty:
         return pd.DataFrame()

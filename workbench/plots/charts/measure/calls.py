@@ -10,33 +10,27 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from workbench.core.checks import given
-from workbench.core.errors import ConfigError
 from workbench.core.format.numbers import short
 from workbench.plots.drawing.figure import empty_chart, figure_of, new_figure, set_labels, set_title, style_axes
+from workbench.plots.drawing.frames import attribute_frame, require
 from workbench.plots.drawing.rows import bar_rows, set_rows
 
-COLUMNS = ["group", "name", "ms", "low_ms", "high_ms", "per_s", "ratio", "ratio_low", "ratio_high"]
+COLUMNS = ["name", "ms", "low_ms", "high_ms", "per_s", "ratio", "ratio_low", "ratio_high"]
 _ROOM = 2.05
 _WRAP = 26
 
 
 def calls_data(groups: Mapping[str, Sequence[Any]]) -> pd.DataFrame:
     """Return a row for each call of each group of :func:`workbench.time_calls`."""
-    if not isinstance(groups, Mapping) or not all(
+    fits = isinstance(groups, Mapping) and all(
         isinstance(calls, list | tuple) and all(hasattr(call, "ratio_low") for call in calls)
         for calls in groups.values()
-    ):
-        raise ConfigError(
-            'plot_calls takes titles and the calls of wb.time_calls, such as {"batch 1": wb.time_calls(calls)}; '
-            f"got {given(groups)}."
-        )
-    rows = [
-        {"group": group, **{column: getattr(call, column) for column in COLUMNS[1:]}}
-        for group, calls in groups.items()
-        for call in calls
-    ]
-    return pd.DataFrame(rows, columns=COLUMNS)
+    )
+    source = 'titles and the calls of wb.time_calls, such as {"batch 1": wb.time_calls(calls)}'
+    require(fits, "plot_calls", source, groups)
+    frame = attribute_frame([call for calls in groups.values() for call in calls], {name: name for name in COLUMNS})
+    frame.insert(0, "group", [group for group, calls in groups.items() for _ in calls])
+    return frame
 
 
 def plot_calls(
@@ -57,11 +51,6 @@ def plot_calls(
         The work of one call, for the axis: ``"64 samples"``.
     ax
         Draw only the first group, here.
-
-    Raises
-    ------
-    ConfigError
-        If ``groups`` is not a mapping of titles to calls.
 
     Examples
     --------

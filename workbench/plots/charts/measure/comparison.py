@@ -7,8 +7,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from workbench.core.checks import given
-from workbench.core.errors import ConfigError
 from workbench.measure.comparison.compare import Comparison
 from workbench.measure.comparison.noise import NoiseFloor
 from workbench.plots.drawing.figure import (
@@ -22,6 +20,7 @@ from workbench.plots.drawing.figure import (
     set_labels,
     set_title,
 )
+from workbench.plots.drawing.frames import require
 from workbench.present import style
 
 _COLORS = ("#7F7F7F", "#0072B2")
@@ -41,8 +40,7 @@ def plot_comparison(comparison: Comparison) -> Figure:
     --------
     >>> plot_comparison(wb.compare(eager, fast, x))  # doctest: +SKIP
     """
-    if not isinstance(comparison, Comparison):
-        raise ConfigError(f"plot_comparison takes what wb.compare returns, got {given(comparison)}.")
+    require(isinstance(comparison, Comparison), "plot_comparison", "what wb.compare(...) returns", comparison)
     figure, (left, right) = new_figure(8.6, 3.5, columns=2)
     medians = [np.array([np.median(block) for block in t.blocks]) for t in (comparison.baseline, comparison.candidate)]
     _rounds(left, medians, [comparison.baseline_name, comparison.candidate_name])
@@ -57,8 +55,7 @@ def plot_noise(noise: NoiseFloor, *, ax: Axes | None = None) -> Figure:
     --------
     >>> plot_noise(wb.measure_noise())  # doctest: +SKIP
     """
-    if not isinstance(noise, NoiseFloor):
-        raise ConfigError(f"plot_noise takes what wb.measure_noise returns, got {given(noise)}.")
+    require(isinstance(noise, NoiseFloor), "plot_noise", "what wb.measure_noise(...) returns", noise)
     target = axes_or_new(ax, 6.4, 3.2)
     apart = np.sort([100 * abs(np.expm1(abs(np.log(ratio)))) for ratio in noise.apart])
     pairs = np.arange(1, len(apart) + 1)

@@ -9,9 +9,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from workbench.core.errors import ConfigError
 from workbench.core.format.numbers import plural
 from workbench.plots.drawing.figure import axes_or_new, empty_chart, figure_of, set_labels, set_title
+from workbench.plots.drawing.frames import require
 from workbench.plots.drawing.rows import bar_rows, set_rows
 from workbench.present import style
 
@@ -22,14 +22,8 @@ def layer_sqnr_data(report: Any) -> pd.DataFrame:
     """Return a row per layer in the order of computation: layer, op, sqnr_db, and whether it is among the worst.
 
     The worst are the layers within 3 dB (a factor of two in energy) of the lowest ratio.
-
-    Raises
-    ------
-    ConfigError
-        If ``report`` is not a result of :func:`workbench.debug_accuracy`.
     """
-    if not hasattr(report, "layer_frame"):
-        raise ConfigError(f"This chart takes what wb.debug_accuracy(...) returns, got {type(report).__name__}.")
+    require(hasattr(report, "layer_frame"), "plot_layer_sqnr", "what wb.debug_accuracy(...) returns", report)
     frame: pd.DataFrame = report.layer_frame().astype({"sqnr_db": float})
     finite = frame["sqnr_db"][np.isfinite(frame["sqnr_db"])]
     return frame.assign(worst=frame["sqnr_db"] <= finite.min() + 3 if len(finite) else False)

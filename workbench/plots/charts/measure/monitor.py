@@ -10,11 +10,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from workbench.core.checks import given
-from workbench.core.errors import ConfigError
 from workbench.core.format.numbers import short
 from workbench.plots.drawing import boxes
 from workbench.plots.drawing.figure import TEXT, annotate, empty_chart, figure_of, new_stack, set_labels, set_title
+from workbench.plots.drawing.frames import require
 from workbench.present import style
 
 OWN, ALL, GPU = style.PALETTE[0], "#8c8c8c", style.GOOD
@@ -45,18 +44,9 @@ _PANELS = (
 
 
 def monitor_data(monitor: Any) -> pd.DataFrame:
-    """Return a row for each sample of a :class:`workbench.measure.Monitor`; ``part`` numbers the parts between pauses.
-
-    Raises
-    ------
-    ConfigError
-        If ``monitor`` is not a Monitor.
-    """
-    if not all(hasattr(monitor, name) for name in _NEEDED):
-        raise ConfigError(
-            f"plot_monitor takes a workbench.measure.Monitor that has run, got {given(monitor)}. "
-            "Write `with Monitor() as monitor: ...`, then plot_monitor(monitor)."
-        )
+    """Return a row for each sample of a Monitor; ``part`` numbers the parts between pauses."""
+    fits = all(hasattr(monitor, name) for name in _NEEDED)
+    require(fits, "plot_monitor", "a workbench.measure.Monitor that has run", monitor)
     frame = pd.DataFrame(monitor.columns())
     starts = [pause.start_s for pause in monitor.pauses]
     frame["part"] = np.searchsorted(starts, frame["at_s"] - frame["span_s"] / 2) if len(frame) else []

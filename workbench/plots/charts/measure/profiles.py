@@ -10,8 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from workbench.core.checks import given, require_int
-from workbench.core.errors import ConfigError
+from workbench.core.checks import require_int
 from workbench.core.format.numbers import cut_middle, plural, short
 from workbench.measure.bottlenecks.explanation import ProfileComparison
 from workbench.measure.profiling.op_kinds import KINDS, kind_of
@@ -27,6 +26,7 @@ from workbench.plots.drawing.figure import (
     set_labels,
     set_title,
 )
+from workbench.plots.drawing.frames import require
 from workbench.plots.drawing.rows import BAR, set_rows
 from workbench.present import style
 
@@ -42,14 +42,8 @@ def profile_data(profile: Profile, *, most: int = 14) -> pd.DataFrame:
     """Return time and share of the longest layers by kind of operator, of all other layers, and outside of all nodes.
 
     Columns: layer, kind, ms, share (of an undisturbed call, or of the rows if these are longer), layer_ms.
-
-    Raises
-    ------
-    ConfigError
-        If ``profile`` is not a Profile.
     """
-    if not isinstance(profile, Profile):
-        raise ConfigError(f"plot_profile takes what wb.profile(...) returns, got {given(profile)}.")
+    require(isinstance(profile, Profile), "plot_profile", "what wb.profile(...) returns", profile)
     require_int("plot_profile: most", most)
     frame = profile.frame()
     columns = ["layer", "kind", "ms", "share", "layer_ms"]
@@ -111,15 +105,9 @@ def plot_profile(profile: Profile, *, most: int = 14, ax: Axes | None = None) ->
 
 
 def profiles_data(comparison: ProfileComparison, *, most: int = 14) -> pd.DataFrame:
-    """Return the longest layers of two profiles: layer, before_ms, after_ms, saved_ms, ratio, state.
-
-    Raises
-    ------
-    ConfigError
-        If ``comparison`` is not a ProfileComparison.
-    """
-    if not isinstance(comparison, ProfileComparison):
-        raise ConfigError(f"plot_profiles takes what wb.compare_profiles(...) returns, got {given(comparison)}.")
+    """Return the longest layers of two profiles: layer, before_ms, after_ms, saved_ms, ratio, state."""
+    source = "what wb.compare_profiles(...) returns"
+    require(isinstance(comparison, ProfileComparison), "plot_profiles", source, comparison)
     require_int("plot_profiles: most", most)
     frame = comparison.frame()[["layer", "before_ms", "after_ms", "saved_ms", "ratio", "state"]]
     frame[["before_ms", "after_ms"]] = frame[["before_ms", "after_ms"]].astype(float)

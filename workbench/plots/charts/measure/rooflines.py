@@ -26,6 +26,7 @@ from workbench.plots.drawing.figure import (
     set_labels,
     set_title,
 )
+from workbench.plots.drawing.frames import attribute_frame, require
 from workbench.plots.drawing.labels import Label, Obstacles, place_labels
 from workbench.present import style
 
@@ -37,17 +38,10 @@ _NEAR = 26  # pixels between marks that share a label
 
 
 def roofline_data(points: Sequence[RooflinePoint]) -> pd.DataFrame:
-    """Return a row for each point of :func:`workbench.roofline`.
-
-    Raises
-    ------
-    ConfigError
-        If ``points`` are not RooflinePoints.
-    """
-    if not isinstance(points, list | tuple) or not all(isinstance(point, RooflinePoint) for point in points):
-        raise ConfigError(f"plot_roofline takes what wb.roofline(...) returns, got {given(points)}.")
-    columns = list(RooflinePoint.__dataclass_fields__)
-    return pd.DataFrame([[getattr(point, name) for name in columns] for point in points], columns=columns)
+    """Return a row for each point of :func:`workbench.roofline`."""
+    fits = isinstance(points, list | tuple) and all(isinstance(point, RooflinePoint) for point in points)
+    require(fits, "plot_roofline", "what wb.roofline(...) returns", points)
+    return attribute_frame(points, {name: name for name in RooflinePoint.__dataclass_fields__})
 
 
 def plot_roofline(points: Sequence[RooflinePoint], peaks: MachinePeaks, *, ax: Axes | None = None) -> Figure:

@@ -11,8 +11,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from workbench.core.checks import given
-from workbench.core.errors import ConfigError
 from workbench.core.format.numbers import short
 from workbench.plots.drawing.edge_labels import LineLabel, place_on_lines
 from workbench.plots.drawing.figure import (
@@ -27,12 +25,11 @@ from workbench.plots.drawing.figure import (
     set_title,
     show_message,
 )
+from workbench.plots.drawing.frames import attribute_frame, require
 from workbench.plots.drawing.labels import Label, Obstacles, place_labels
 from workbench.plots.drawing.rows import BAR, bar_rows, column_text, set_rows
 from workbench.present import style
 
-COLUMNS = ["scenario", "backend", "valid", "samples_per_s", "p50_ms", "p90_ms", "p99_ms", "bound_ms", "load"]
-PROBE_COLUMNS = ["per_s", "held", "latency_ms", "completed_per_s", "reason"]
 _EDGE: dict[str, Any] = {"markeredgecolor": style.INK, "markeredgewidth": 0.6, "linestyle": "none"}
 _PERCENTILES: dict[str, dict[str, Any]] = {
     "p50": {"marker": "o", "color": "#0072B2", "markersize": 5.0, **_EDGE},
@@ -48,26 +45,12 @@ _INVALID: dict[str, Any] = {
 
 def scenario_data(results: Sequence[Any]) -> pd.DataFrame:
     """Return a row for each result of :func:`workbench.run_scenario`; unknown figures are NaN."""
-    if not isinstance(results, list | tuple) or not all(hasattr(result, "latency_ms_target") for result in results):
-        raise ConfigError(
-            f"plot_scenarios takes a list of results of wb.run_scenario, such as [one, two]; got {given(results)}."
-        )
-    rows = [
-        {
-            "scenario": result.scenario,
-            "backend": result.backend,
-            "valid": result.valid,
-            "samples_per_s": result.samples_per_s,
-            "p50_ms": result.latency_ms_p50,
-            "p90_ms": result.latency_ms_p90,
-            "p99_ms": result.latency_ms_p99,
-            "bound_ms": result.latency_bound_ms,
-            "load": _load(result),
-        }
-        for result in results
-    ]
-    numbers = ("p50_ms", "p90_ms", "p99_ms", "bound_ms")
-    return pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(numbers, float))
+    fits = isinstance(results, list | tuple) and all(hasattr(result, "latency_ms_target") for result in results)
+    require(fits, "plot_scenarios", "a list of results of wb.run_scenario, such as [one, two]", results)
+    latencies = {f"{name}_ms": f"latency_ms_{name}" for name in _PERCENTILES} | {"bound_ms": "latency_bound_ms"}
+    names = ("scenario", "backend", "valid", "samples_per_s")
+    frame = attribute_frame(results, {**{name: name for name in names}, **latencies})
+    return frame.assign(load=[_load(result) for result in results]).astype(dict.fromkeys(latencies, float))
 
 
 def _load(result: Any) -> str:
@@ -137,19 +120,12 @@ def _latency(ax: Axes, frame: pd.DataFrame) -> None:
 
 def server_rate_data(rate: Any) -> pd.DataFrame:
     """Return a row for each rate that :func:`workbench.find_server_rate` tried; an unknown latency is NaN."""
-    if not hasattr(rate, "probes") or not hasattr(rate, "latency_bound_ms"):
-        raise ConfigError(f"plot_server_rate takes a result of wb.find_server_rate, got {given(rate)}.")
-    rows = [
-        {
-            "per_s": probe.per_s,
-            "held": probe.held,
-            "latency_ms": probe.result.latency_ms_target,
-            "completed_per_s": probe.result.samples_per_s,
-            "reason": probe.reason,
-        }
-        for probe in rate.probes
-    ]
-    return pd.DataFrame(rows, columns=PROBE_COLUMNS).astype({"latency_ms": float})
+    fits = hasattr(rate, "probes") and hasattr(rate, "latency_bound_ms")
+    require(fits, "plot_server_rate", "a result of wb.find_server_rate", rate)
+    results = [probe.result for probe in rate.probes]
+    figures = attribute_frame(results, {"latency_ms": "latency_ms_target", "completed_per_s": "samples_per_s"})
+    probes = attribute_frame(rate.probes, {name: name for name in ("per_s", "held", "reason")})
+    return probes.join(figures.astype({"latency_ms": float}))
 
 
 def plot_server_rate(rate: Any, *, ax: Axes | None = None) -> Figure:

@@ -10,8 +10,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from workbench.core.checks import given
-from workbench.core.errors import ConfigError
 from workbench.plots.drawing.edge_labels import spread_right
 from workbench.plots.drawing.figure import (
     axes_or_new,
@@ -22,6 +20,7 @@ from workbench.plots.drawing.figure import (
     set_title,
     settings_axis,
 )
+from workbench.plots.drawing.frames import require
 from workbench.plots.drawing.lines import lines as draw_lines
 from workbench.present import style
 
@@ -32,15 +31,13 @@ _PLACES = tuple(style.BACKENDS)[: len(style.PALETTE)]
 
 def sweep_data(lines: Mapping[str, Mapping[int, Any]]) -> pd.DataFrame:
     """Return a row per name and setting, from calls of :func:`workbench.time_calls`."""
-    if not isinstance(lines, Mapping) or not all(
+    fits = isinstance(lines, Mapping) and all(
         isinstance(calls, Mapping)
         and all(isinstance(n, int | float | np.number) and hasattr(call, "per_s") for n, call in calls.items())
         for calls in lines.values()
-    ):
-        raise ConfigError(
-            "plot_sweep takes for each name the calls of wb.time_calls by a number, such as "
-            f'{{"openvino": {{1: one, 8: eight}}}}; got {given(lines)}.'
-        )
+    )
+    source = 'for each name the calls of wb.time_calls by a number, such as {"openvino": {1: one, 8: eight}}'
+    require(fits, "plot_sweep", source, lines)
     rows = [
         {
             "name": name,

@@ -11,30 +11,21 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from workbench.plots.drawing.figure import axes_or_new, empty_chart, figure_of, fit_axis, set_labels, set_title
+from workbench.plots.drawing.frames import attribute_frame
 from workbench.plots.drawing.rows import DOT, dot_rows, set_rows
 from workbench.present import style
 
-COLUMNS = ["stage", "name", "ms", "ratio", "ratio_low", "ratio_high", "rounds", "chosen", "reason"]
 _LINE = 64
 
 
 def tuning_data(result: Any) -> pd.DataFrame:
     """Return a row for each setting that :meth:`engine.tune` measured or skipped, in that order."""
-    rows = [
-        {
-            "stage": row.stage,
-            "name": row.name,
-            "ms": row.median_ms,
-            "ratio": row.ratio,
-            "ratio_low": row.ratio_low,
-            "ratio_high": row.ratio_high,
-            "rounds": row.rounds,
-            "chosen": row.stage == "final" and bool(result.changes),
-            "reason": row.reason or "",
-        }
-        for row in result.table
-    ]
-    return pd.DataFrame(rows, columns=COLUMNS)
+    names = ("ratio", "ratio_low", "ratio_high", "rounds", "reason")
+    frame = attribute_frame(
+        result.table, {"stage": "stage", "name": "name", "ms": "median_ms", **{name: name for name in names}}
+    )
+    chosen = (frame["stage"] == "final") & bool(result.changes)
+    return frame.assign(chosen=chosen, reason=frame["reason"].fillna(""))
 
 
 def plot_tuning(result: Any, *, ax: Axes | None = None) -> Figure:

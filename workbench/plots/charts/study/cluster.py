@@ -10,15 +10,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from workbench.core.checks import given
-from workbench.core.errors import ConfigError
 from workbench.core.format.numbers import plural
 from workbench.plots.drawing.figure import TEXT, axes_or_new, empty_chart, figure_of, set_labels, set_title
+from workbench.plots.drawing.frames import attribute_frame, require
 from workbench.plots.drawing.rows import HEIGHT, set_rows
 from workbench.present import style
 from workbench.study.cluster.job import WAITING, Span
 
-COLUMNS = ["worker", "host", "kind", "label", "technique", "started_s", "seconds"]
+_COLUMNS = {"worker": "worker", "host": "host", "kind": "kind", "label": "words", "technique": "technique",
+            "started_s": "started"}  # fmt: skip
 _LOOKS: dict[str, dict[str, Any]] = {
     "prepare": {"alpha": 0.45, "hatch": "///"},
     "time": {"alpha": 1.0},
@@ -34,30 +34,15 @@ def cluster_data(summary: Any) -> pd.DataFrame:
     ----------
     summary : ClusterSummary or iterable of Span
         The result of :meth:`workbench.Study.run` with ``cluster``.
-
-    Raises
-    ------
-    ConfigError
-        If ``summary`` is neither.
     """
     source = getattr(summary, "spans", summary)
     spans = list(source) if isinstance(source, Iterable) else [source]
-    if not all(isinstance(span, Span) for span in spans):
-        raise ConfigError(f"plot_cluster takes what study.run(cluster=...) returned; got {given(summary)}.")
-    begin = min((span.started for span in spans), default=0.0)
-    rows = [
-        {
-            "worker": span.worker,
-            "host": span.host,
-            "kind": span.kind,
-            "label": span.words,
-            "technique": span.technique,
-            "started_s": span.started - begin,
-            "seconds": span.ended - span.started,
-        }
-        for span in sorted(spans, key=lambda span: (span.host, span.worker, span.started))
-    ]
-    return pd.DataFrame(rows, columns=COLUMNS)
+    fits = all(isinstance(span, Span) for span in spans)
+    require(fits, "plot_cluster", "what study.run(cluster=...) returned", summary)
+    spans.sort(key=lambda span: (span.host, span.worker, span.started))
+    frame = attribute_frame(spans, _COLUMNS)
+    frame["seconds"] = [span.ended - span.started for span in spans]
+    return frame.assign(started_s=frame["started_s"] - frame["started_s"].min())
 
 
 def plot_cluster(summary: Any, *, ax: Axes | None = None) -> Figure:

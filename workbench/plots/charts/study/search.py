@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from workbench.core.checks import given
 from workbench.core.errors import ConfigError, unknown_name
 from workbench.core.format.numbers import plural
 from workbench.plots.drawing.figure import (
@@ -25,6 +24,7 @@ from workbench.plots.drawing.figure import (
     set_title,
     style_axes,
 )
+from workbench.plots.drawing.frames import require
 from workbench.present import style
 
 _FAR = 6.0
@@ -104,11 +104,8 @@ def _history(search: Any) -> Any:
     history = search if isinstance(search, History) else getattr(search, "history", None)
     if history is None and callable(getattr(search, "search_history", None)):
         history = search.search_history()
-    if not isinstance(history, History):
-        raise ConfigError(
-            f"plot_search takes a study that was searched, a result of study.search(...), or its history; got "
-            f"{given(search)}."
-        )
+    source = "a study that was searched, a result of study.search(...), or its history"
+    require(isinstance(history, History), "plot_search", source, search)
     return history
 
 
