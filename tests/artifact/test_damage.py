@@ -244,6 +244,7 @@ FULL = """
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_artefact_that_was_there(copy, content, tmp_path):
     """In turn the first file, the weights and the ONNX file do not fit."""
     pytest.importorskip("resource", reason="file size limits need POSIX")

@@ -46,6 +46,7 @@ def int8_copy(int8, tmp_path):
     return shutil.copytree(int8.folder, tmp_path / "copy")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_a_quantized_module_comes_back_the_same_without_trust(mode, task, tmp_path):
     variant = wb.Recipe(MODES[mode]).apply(task)

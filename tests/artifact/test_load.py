@@ -99,6 +99,7 @@ FRESH = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["prune", "chain"])
 def test_a_fresh_process_gets_equal_outputs_and_can_train_without_any_pickle(saved, task, tiny_spec, tmp_path, name):
     variant, folder = saved(name)

@@ -58,6 +58,7 @@ def test_the_reference_is_what_torch_gives(saved):
     assert reference.batch_size == 8
 
 
+@pytest.mark.slow
 def test_a_fresh_process_makes_the_same_module_and_can_train_it(saved, tmp_path):
     variant, artifact = saved
     factor = save_variant(make_variant(factorized()), tmp_path / "factorized")
