@@ -207,6 +207,7 @@ def test_torch_compile_runs_code_whose_module_is_not_there():
         check(engine, made, ROWS, (2, 3))
 
 
+@pytest.mark.slow
 def test_auto_measures_only_the_candidates():
     with Engine.from_variant(variant(Pair), candidates=("torchscript", "openvino"), batch_size=2) as engine:
         assert {candidate.backend for candidate in engine.selection} == {"torchscript", "openvino"}
