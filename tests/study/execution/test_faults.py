@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 import workbench as wb
-from workbench.core.errors import Cancelled, StudyError
+from workbench.core.errors import Cancelled, ConfigError, StudyError
 from workbench.study.workers.timing_client import EngineProcess
 
 PRUNE = wb.Recipe(wb.Prune(ratio=0.5), name="prune")
@@ -66,7 +66,7 @@ def test_cancel_from_another_thread_keeps_what_is_complete_and_ends_every_proces
         assert summary.cancelled and (summary.finished, summary.open) == (1, 1)
         assert states(study) == {("float", "torch-eager"): "complete", ("slow", "torch-eager"): "cancelled"}
         assert workers() == []
-        with pytest.raises(StudyError, match="budget_s"):
+        with pytest.raises(ConfigError, match="budget_s"):
             study.start(budget_s=0)
 
 

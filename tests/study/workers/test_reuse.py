@@ -6,7 +6,7 @@ import pytest
 
 import workbench as wb
 from workbench.artifact import PrefixCache
-from workbench.core.errors import Cancelled, StudyError
+from workbench.core.errors import Cancelled, ConfigError, StudyError
 
 pytestmark = pytest.mark.slow
 TRAINED = (wb.Prune(ratio=0.5), wb.Recover(epochs=1))
@@ -51,7 +51,7 @@ def test_the_recipes_of_a_study_share_their_beginning(twice, shared_task):
     words = rows["other"]["notes"]["prepare_s"]
     assert words.startswith("The first 2 steps (prune 0.5 + recover) came from the prefix cache")
     seconds = sum(step["seconds"] for step in rows["other"]["steps"][:2])
-    assert f"the {seconds:.1f} s that were needed once" in words
+    assert f"{seconds:.1f} s" in words
 
 
 def test_a_later_study_trains_nothing_and_every_row_says_where_its_steps_came_from(twice):
@@ -81,7 +81,7 @@ def test_a_training_that_was_cut_is_said_where_it_is_reused(shared_task):
     cache = PrefixCache(shared_task)
     assert _reused_notes(cut.apply(shared_task, cache=cache)) == {}
     words = _reused_notes(cut.apply(shared_task, cache=cache))["prepare_s"]
-    assert "cut by max_seconds; Study(..., prefix_cache=False) trains anew" in words
+    assert "cut by max_seconds; Study(..., prefix_cache=False)" in words
     one = wb.Recipe(wb.Prune(ratio=0.5))
     assert "The first step (prune 0.5) came" in _reused_notes(one.apply(shared_task, cache=cache))["prepare_s"]
 
@@ -154,7 +154,7 @@ def test_a_spread_that_has_no_answer_is_refused_before_work_starts(spread, argum
     study = spread[0]
     with pytest.raises(StudyError, match=words):
         study.seed_variance(*arguments)
-    with pytest.raises(StudyError, match="Did you mean"):
+    with pytest.raises(ConfigError, match="Did you mean"):
         study.seed_variance(CHAIN, backend="torch-eagre")
 
 

@@ -16,28 +16,10 @@ WAITING = "waiting"
 class ClusterJob:
     """A unit with everything that its worker needs, apart from the blobs that were sent before.
 
-    Attributes
-    ----------
-    run : str
-        Name of the run, for its events and for a cancel.
-    plan : Plan
-        The unit's trials and their baseline.
-    rows : dict of TrialRow
-        Rows by key: the unit's own, the baseline's, and complete ones with the quality of the recipe.
-    batch_sizes : tuple of int
-        All of the study: an export without a dynamic batch writes an artifact for each.
-    rounds, block_s, share_s
-        As in :class:`workbench.study.execution.budget.TimeBudget`.
-    seconds : float
-        Time left of the run's budget; infinite without one.
-    stall_s : float, optional
-        Stall timeout of the worker's processes.
-    worker : str
-        The worker's name in the cluster, which may differ from Dask's name for it on the worker.
-    shares_cores : bool
-        True if other workers of the host may use its cores: then all its work waits for their timings.
-    times : bool
-        True if the unit times something, which a preparation does if steps are guided by latency.
+    ``run`` names the run for events and cancels. ``plan`` and ``rows`` hold the unit's trials, the baseline, and rows
+    with the quality of the recipe. ``seconds`` are left of the budget. ``worker`` is the name in the cluster, which may
+    differ from Dask's on the worker. If other workers of the host may use its cores (``shares_cores``), all its work
+    waits for their timings; otherwise only what ``times`` something does.
     """
 
     run: str

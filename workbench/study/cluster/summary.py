@@ -13,16 +13,8 @@ from workbench.study.execution.summary import RunSummary
 class ClusterSummary(RunSummary):
     """The summary of a run on a cluster.
 
-    Attributes
-    ----------
-    machines : tuple of str
-        The kinds of machine that took part, and what it means if there are several.
-    dashboard : str
-        Address of Dask's dashboard.
-    spans : tuple of Span
-        Work of each worker over time; :func:`workbench.plots.plot_cluster` draws it.
-    transfers : tuple of Transfer
-        Tasks and artifacts that were sent to workers.
+    It adds the kinds of ``machines``, the address of Dask's ``dashboard``, the ``spans`` of work of each worker, which
+    :func:`workbench.plots.plot_cluster` draws, and the ``transfers`` of tasks and artifacts to workers.
     """
 
     machines: tuple[str, ...] = ()

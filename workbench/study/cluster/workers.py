@@ -14,27 +14,13 @@ GONE_S = 60.0
 
 
 class ClusterWorkers:
-    """The workers of a run; new ones join if they are of a kind that the run began with.
-
-    Parameters
-    ----------
-    members : sequence of ClusterWorker
-        The first workers.
-    backends : sequence of str
-        Backends that a worker must be able to run.
-    fingerprint : str
-        Of the task.
-    """
+    """The workers of a run; new ones join if they run all ``backends`` and are of a kind that the run began with."""
 
     def __init__(
-        self,
-        connection: ClusterConnection,
-        members: Sequence[ClusterWorker],
-        backends: Sequence[str],
-        fingerprint: str,
+        self, connection: ClusterConnection, members: Sequence[ClusterWorker], backends: Sequence[str], task: str
     ) -> None:
         self.members = list(members)
-        self._connection, self._backends, self._fingerprint = connection, backends, fingerprint
+        self._connection, self._backends, self._fingerprint = connection, backends, task
         self._kinds = frozenset(by_site(members))
         self._looked = 0.0
         self._present_at = dict.fromkeys(self._kinds, time.monotonic())

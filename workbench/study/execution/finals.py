@@ -79,16 +79,8 @@ def standings(
 ) -> list[FinalRank]:
     """Rank trials that were timed interleaved: by pace, and ties with the fastest by quality and size.
 
-    Parameters
-    ----------
-    timed : mapping of trial to blocks
-        Blocks of the same rounds.
-    sizes : mapping of trial to MiB
-        Of the files; None counts as largest.
-    floor : float
-        Noise floor, as a share.
-    unsure : collection of trials
-        Trials whose drop may be beyond the limit by its 95 % CI: of a tie the others come first.
+    ``sizes`` are those of the files in MiB, None counts as largest. ``unsure`` are the trials whose drop may be beyond
+    the limit by its 95 % CI: of a tie the others come first.
     """
     trials = list(timed)
     fastest = max(trials, key=lambda trial: pace_ratio(timed[trials[0]], timed[trial]).ratio)

@@ -170,10 +170,7 @@ class PrepareClient:
         """End the process; ``kill`` does not wait for its work."""
         worker, self._worker = self._worker, None
         if worker is not None:
-            if kill:
-                worker.kill()
-            else:
-                worker.close()
+            worker.close(kill=kill)
 
     def _send(self, worker: WorkerProcess, packed: PackedTask) -> None:
         import torch

@@ -144,8 +144,11 @@ class WorkerProcess:
             self._wait("ready", None)
             self._ready = True
 
-    def close(self) -> None:
-        """End an idle worker by closing its input; it exits at once."""
+    def close(self, *, kill: bool = False) -> None:
+        """End an idle worker by closing its input; ``kill`` does not wait for its work."""
+        if kill:
+            self.kill()
+            return
         with contextlib.suppress(OSError):
             self._stdin.close()
         try:

@@ -123,7 +123,4 @@ class EngineProcess:
 
     def end(self, *, kill: bool = False) -> None:
         """End the process; ``kill`` does not wait for its work."""
-        if kill:
-            self.worker.kill()
-        else:
-            self.worker.close()
+        self.worker.close(kill=kill)
