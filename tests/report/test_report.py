@@ -107,7 +107,7 @@ def test_stopping_leaves_the_trials_and_shows_what_was_finished(rows: Rows, make
 def test_the_seed_reaches_the_default_plan(rows: Rows, make_report: Any) -> None:
     report = make_report(rows, seed=7)
     report.run(progress=lambda _: None)
-    assert report.study.asked["seed"] == 7 and "recipes" not in report.study.asked
+    assert report.study.asked["seed"] == 7 and report.study.asked["recipes"] is None
 
 
 def test_the_decisions_are_a_table(rows: Rows, make_report: Any) -> None:

@@ -199,7 +199,7 @@ def test_the_recommended_row_is_first_in_the_finals_and_says_so(ran):
 
 def test_frames_hold_every_row_and_the_front_is_part_of_it(ran):
     frame = ran.study.frame()
-    assert list(frame.columns) == list(COLUMNS) and len(frame) == 8
+    assert list(frame.columns[: len(COLUMNS)]) == list(COLUMNS) and len(frame) == 8
     front = ran.study.pareto(batch_size=4)
     assert 1 <= len(front) <= 4 and front["latency_ms_rel"].is_monotonic_increasing
 
