@@ -47,7 +47,7 @@ def test_ratio_interval_finds_a_known_ratio_and_cancels_drift() -> None:
 
 def test_ratio_interval_refuses_unpaired_blocks() -> None:
     block = np.ones(3)
-    with pytest.raises(ValueError, match="got 2 and 1"):
+    with pytest.raises(ValueError, match="got 2, 1"):
         stats.ratio_interval([block, block], [block])
 
 

@@ -130,7 +130,7 @@ def test_builtin_names():
         ("{file}:broken", "failed while it was made: RuntimeError: no disk"),
         ("{file}:refuses", "name must be one line"),
         ("{folder}/my task.py:mine", "The task file .*my task.py does not exist. Did you mean .*my tasks.py"),
-        ("{folder}/none/a.py:mine", "The folder .*none does not exist"),
+        ("{folder}/none/a.py:mine", "Nor does the folder .*none"),
         ("no_such_module:mine", "The module 'no_such_module' is not on"),
         ("json.no_such_part:mine", "The module 'json.no_such_part' is not on"),
         ("json:no_such_function", "'no_such_function' does not exist"),

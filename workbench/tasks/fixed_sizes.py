@@ -46,6 +46,6 @@ class _Sizes:
                     name = self._names[place] if self._names else f"input {place}"
                     expected = ["n", *("any" if size is None else size for size in shape)]
                     raise InputError(
-                        f"{name} must have the shape {expected}, with which the variant's graph was captured, got "
-                        f"{list(tensor.shape)}. Cut or pad the inputs, or declare the dimension: Task(dynamic=...)."
+                        f"{name} must have the shape {expected}, got {list(tensor.shape)}: the graph was captured with "
+                        "these sizes. Cut or pad the inputs, or declare the dimension: Task(dynamic=...)."
                     )

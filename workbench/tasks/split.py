@@ -212,7 +212,7 @@ def _common_size(name: str, inputs: Tree, targets: Tree) -> int:
     if size != other:
         raise TaskError(f"{name}: every input must have one target, got {size} inputs and {other} targets.")
     if size == 0:
-        raise TaskError(f"{name} holds no samples; give at least one.")
+        raise TaskError(f"{name} must hold at least one sample, got none.")
     return size
 
 

@@ -107,7 +107,7 @@ def test_without_training_samples_the_report_ends_with_the_best_and_tells_what_d
     played = play(world(200.0), train=0)
     assert played.best.recipe.name == "quantize" and played.world.trained_s == 0 and played.ended
     told = [decision.why for decision in played.record.decisions if decision.stage == "data"]
-    assert len(told) == 1 and "1." in told[0] and "x of quantize" in told[0]
+    assert len(told) == 1 and "1." in told[0] and "x over quantize" in told[0]
     assert not any(getattr(step, "epochs", 0) for row in played.world.rows.values() for step in row.recipe.steps)
 
 

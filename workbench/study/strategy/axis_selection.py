@@ -1,4 +1,4 @@
-"""The decision from evidence: candidate structures are applied untrained and timed on the leading engine."""
+"""Select compression axes by untrained probes, timed on the leading engine."""
 
 from __future__ import annotations
 
@@ -12,23 +12,22 @@ from workbench.study.strategy.drop_model import POINT, DropModel, next_share, pr
 from workbench.study.strategy.interface import ProbeResult
 
 GAIN = 1.05
-"""An axis that is predicted to gain less than this over the leading variant is dropped."""
+"""Minimum predicted speedup of an axis over the leading variant."""
 _ALL, _FIRST_ONE = 4.0, 2.8
-"""What probing and one short training are expected to take beside the training itself, in the time that int8 took to
-be finished: with all axes, and with depth alone, which gains most for its loss."""
+"""Expected time of probing and one short training in units of `finish_s`: for all axes, and for depth alone."""
 _USUAL = 1.35
-"""Speedup that 30 % of the blocks give on a residual network that was not probed."""
+"""Assumed speedup for 30 % of the blocks without a probe."""
 _SHARE, _LONG_S = 0.2, 600.0
 FIRST = 0.6
-"""The share of the limit that the first candidate of an axis is predicted to lose: it is the fallback of the others."""
+"""Predicted drop of an axis' first candidate, as a share of the limit."""
 _SURVEYED = {"depth": "depth", "width": "prune", "rank": "factorize"}
-"""The names of the axes in the survey."""
-_MODEL_LESS = {"depth": "It has no residual block that can be taken out.", "width": "", "rank": ""}
+"""Names of the axes in the survey."""
+_MODEL_LESS = {"depth": "It has no removable residual block.", "width": "", "rank": ""}
 
 
 @dataclass(frozen=True)
 class AxisForecast:
-    """An axis with its first candidate: the share, and its predicted speedup over the leading variant and drop."""
+    """Forecast of an axis: the share of its first candidate, with predicted drop and speedup over the leader."""
 
     axis: Axis
     model: DropModel
@@ -38,7 +37,7 @@ class AxisForecast:
 
 
 def axes_in_time(context: Context) -> dict[str, float]:
-    """Return the axes to probe with their shares: all, depth alone if the time is short, or none."""
+    """Return the axes to probe with their shares: all, depth alone, or none, by the time left."""
     kept = context.record.facts.get("axes")
     if kept is None:
         left = context.left_s() - LEAST_TRAINING_S
@@ -50,7 +49,7 @@ def axes_in_time(context: Context) -> dict[str, float]:
 
 
 def forecast_axes(context: Context, leader: Leader, axes: dict[str, float]) -> list[AxisForecast]:
-    """Probe axes once and return those that are predicted to pay, the largest speedup first."""
+    """Probe axes and return the forecasts with a sufficient gain, the largest speedup first."""
     for name in PROBED:
         if name not in axes:
             context.decide("structures", WORDS[name], "not begun", "The time left allows one axis, and depth is first.")
@@ -69,7 +68,7 @@ def forecast_axes(context: Context, leader: Leader, axes: dict[str, float]) -> l
 
 
 def untrained_axes(context: Context, leader: Leader) -> list[Axis]:
-    """Return what gains speed by a gentle cut, with its drop before any training: for tasks that cannot be trained."""
+    """Return the axes probed at small shares, for tasks without training."""
     probes = _probes(context, leader, GENTLE)
     options = depth_options(context, leader)
     axes = [(name, _axis(name, probe, GENTLE[name], options), probe) for name, probe in probes.items()]
@@ -81,12 +80,12 @@ def untrained_axes(context: Context, leader: Leader) -> list[Axis]:
 
 
 def _probes(context: Context, leader: Leader, shares: dict[str, float]) -> dict[str, ProbeResult]:
-    """Return the probe of every axis; the reference is the leading variant."""
+    """Return the probe of each axis against the leading variant."""
     wanted: list[tuple[str, Steps]] = []
     for name, share in shares.items():
         steps = probe_steps(name, share, depth_options(context, leader))
         if steps is None:
-            context.decide("structures", WORDS[name], "dropped", "This version has no such step.")
+            context.decide("structures", WORDS[name], "dropped", "The step does not exist.")
         else:
             wanted.append((name, steps))
 
@@ -112,7 +111,7 @@ def _probes(context: Context, leader: Leader, shares: dict[str, float]) -> dict[
 
 
 def depth_options(context: Context, leader: Leader) -> dict[str, Any]:
-    """Return the options of depth pruning: with time enough, blocks are ranked by the latency that they save."""
+    """Return the options of depth pruning: for long budgets, blocks are ranked by saved latency."""
     if context.question.budget_s < _LONG_S:
         return {}
     return {"measure_latency": True, "engine": leader.engine, "engine_batch": context.question.batch}
@@ -135,7 +134,7 @@ def _axis(name: str, probe: ProbeResult, share: float, options: dict[str, Any]) 
 
 
 def _unprobed(context: Context, leader: Leader) -> Axis:
-    """Return depth as it is known from other models, if there was no time for a probe of this one."""
+    """Return depth with the prior of other models, without a probe."""
     options = depth_options(context, leader)
     steps = probe_steps("depth", PROBED["depth"], options) or ()
     return Axis("depth", PROBED["depth"], _USUAL, 0.1, context.finish_s, probe=steps, options=options, counted=False)
@@ -150,7 +149,7 @@ def _forecast(context: Context, leader: Leader, axis: Axis) -> AxisForecast | No
     if share is None and model.drop(axis.unit) <= allowed:
         share = axis.unit
     if share is None:
-        why = f"The smallest amount is predicted to lose {model.drop(axis.unit):.4f} more after recovery."
+        why = f"The smallest share has a predicted drop of {model.drop(axis.unit):.4f} after recovery."
         context.decide("structures", WORDS[axis.name], "dropped", why, predicted_drop=model.drop(axis.unit))
         return None
     speedup = speedup_at(share, probed=axis.probed, ratio=axis.ratio)
@@ -158,34 +157,34 @@ def _forecast(context: Context, leader: Leader, axis: Axis) -> AxisForecast | No
     drop = max(0.0, leader.drop) + model.drop(share)
     figures = {"predicted_speedup": speedup, "predicted_drop": drop}
     if max(speedup, most) < GAIN:
-        why = f"Measured untrained, {axis.probed:.0%} gains {axis.ratio:.2f}x of {leader.name} on {leader.engine}."
+        why = f"Untrained, {axis.probed:.0%} has a speedup of {axis.ratio:.2f}x over {leader.name} on {leader.engine}."
         context.decide("structures", WORDS[axis.name], "dropped", why, **figures)
         return None
-    why = f"{axis.words(share)} is predicted at {speedup:.2f}x of {leader.name}, {drop:.4f} lost after recovery."
+    why = f"{axis.words(share)}: {speedup:.2f}x over {leader.name}, drop {drop:.4f} after recovery (predicted)."
     context.decide("structures", WORDS[axis.name], "kept", why, **figures)
     return AxisForecast(axis, model, share, speedup, drop)
 
 
 def floor_of(context: Context) -> float:
-    """Return the drop below which drops are not told apart."""
+    """Return the smallest drop that is resolved."""
     return 0.1 * context.limit or 1e-6
 
 
 def point_of(context: Context) -> float:
-    """Return one point in the metric's units: 0.01 for shares of correct answers, else the limit."""
+    """Return one point in the metric's units: 0.01 for accuracies, else the limit."""
     quality = context.base_quality
     return POINT if is_share(quality) or not context.limit else context.limit
 
 
 def value_of_data(context: Context, leader: Leader, axes: list[Axis]) -> str:
-    """Return what a training split would buy, from the speedups measured untrained."""
+    """Return a note on the predicted gain of a training split, from the untrained speedups."""
     words = []
     for axis in axes:
         model = prior(axis.name, point=point_of(context), samples=4000)
         share = model.share(max(0.0, 0.8 * (context.limit - max(0.0, leader.drop))))
         speedup = speedup_at(share, probed=axis.probed, ratio=axis.ratio)
         if speedup >= GAIN:
-            words.append(f"{WORDS[axis.name]} of {share:.0%}, predicted at {speedup:.2f}x of {leader.name}")
+            words.append(f"{WORDS[axis.name]} of {share:.0%} ({speedup:.2f}x over {leader.name} predicted)")
     if not words:
-        return "No structure gains speed on the leading engine, so training data is predicted to buy none."
-    return f"About 4,000 training samples would pay for {' or '.join(words)}, within the limit after recovery."
+        return "No compression axis gains speed on the leading engine, so no gain of training data is predicted."
+    return f"About 4,000 training samples would allow {' or '.join(words)} within the limit."

@@ -1,4 +1,4 @@
-"""What the parts of the strategy share: question, evidence, costs, and the time that is kept back."""
+"""State shared by the parts of the strategy: request, results, costs, and reserved time."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from workbench.study.strategy.interface import PlanExecutor, PlanRequest, StopCh
 _FINISH_S = 15.0
 _GROUP_S = 4.0
 _FINALS_S = 16.0
-"""Seconds that the head-to-head timing of the leading rows takes, with the start of its processes."""
+"""Seconds of the finalists' head-to-head timing, with the start of its processes."""
 _OVERRUN = 3.0
-"""A preparation is stopped once it took so many times what was predicted: a gentler candidate still fits then."""
+"""A preparation is stopped after this multiple of its prediction, so that a smaller candidate still fits."""
 _SLACK_S = 8.0
 _AGAIN = 0.7
-_TOLD_S, _LEAST_FINISH_S = 1.0, 4.0
+_REUSED_S, _LEAST_FINISH_S = 1.0, 4.0
 _SURVEY_FROM_S, _SURVEY = 120.0, 0.12
 LEAST_TRAINING_S = 8.0
 
 
 @dataclass(frozen=True)
 class Leader:
-    """The best variant without training: its engine, and the steps that candidates end with there."""
+    """The best variant without training: its engine, and the final steps of candidates for it."""
 
     engine: str
     finish: Steps
@@ -37,7 +37,7 @@ class Leader:
 
 @dataclass
 class Context:
-    """What is known and what it cost; ``finish_s`` are the seconds that finishing and timing one variant take."""
+    """Results and costs so far; ``finish_s`` are the seconds to quantize and time one variant."""
 
     question: PlanRequest
     work: PlanExecutor
@@ -46,21 +46,21 @@ class Context:
     finish_s: float = _FINISH_S
     epoch_s: float | None = None
     base_quality: float | None = None
-    """Quality of the float model that trainings are watched against."""
+    """Quality of the float model, for early stopping of trainings."""
 
     late: bool = False
-    """True once the survey is done: what is left is for training."""
+    """True after the survey: the remaining time is for training."""
     unsupported: dict[str, str] = field(default_factory=dict)
-    """Techniques that this model has nothing for, with the reason."""
+    """Techniques that do not apply to this model, with the reason."""
 
     @property
     def limit(self) -> float:
-        """The largest accepted drop of quality."""
+        """The maximum drop of quality."""
         return self.question.limit
 
     @property
     def reserve_s(self) -> float:
-        """Seconds that no candidate may use: the finalists, the other batch sizes, and the survey."""
+        """Seconds reserved for finalists, other batch sizes, and the survey."""
         budget = self.question.budget_s
         if self.late:
             return _FINALS_S / 2
@@ -69,7 +69,7 @@ class Context:
         return finalists + others + (_SURVEY * budget if budget >= _SURVEY_FROM_S else 0.0)
 
     def left_s(self) -> float:
-        """Return the seconds that candidates may still use."""
+        """Return the seconds left for candidates."""
         return self.work.remaining() - self.reserve_s
 
     def recipe(self, steps: Steps, name: str) -> Recipe:
@@ -87,9 +87,9 @@ class Context:
         keep_s: float | None = None,
         watch: StopCheck | None = None,
     ) -> list[TrialResult]:
-        """Measure a recipe of the plan within the time that it may take; ``keep_s`` stays after its preparation.
+        """Measure a recipe within its time limit; ``keep_s`` is reserved for the time after its preparation.
 
-        A preparation that ended without a trial is not repeated by a resumed run if it was stopped for its quality.
+        A resumed run does not repeat a preparation that was pruned for its quality.
         """
         name = f"outcome {recipe.recipe_id}"
         stopped = self.record.facts.get(name)
@@ -97,24 +97,21 @@ class Context:
             return [TrialResult(recipe, backend, "pruned", reason=stopped) for backend in backends]
         keep = self.reserve_s + self.finish_s if keep_s is None else keep_s
         limit = min(_OVERRUN * predicted_s + _SLACK_S, self.work.remaining() - keep)
-        if not recipe.steps:  # without the float model there is nothing to compare with: it may take all of the time
+        if not recipe.steps:  # every comparison needs the float model
             limit = math.inf
         self.record.recipe(recipe)
-        found = self.work.measure(recipe, backends, limit_s=limit, survey=survey, judged=judged, watch=watch)
-        for result in found:
+        results = self.work.measure(recipe, backends, limit_s=limit, survey=survey, judged=judged, watch=watch)
+        for result in results:
             if result.state == "pruned":
                 self.record.once(name, lambda result=result: result.reason)  # type: ignore[misc]
             if result.epoch_s is not None:
                 self.epoch_s = result.epoch_s
-        self.results += found
-        return found
+        self.results += results
+        return results
 
-    def update_finish_s(self, seconds: float, found: Sequence[TrialResult]) -> None:
-        """Note how long int8 takes from calibration to its rows, from the first time, which also imports libraries.
-
-        Reused rows take no time and tell nothing.
-        """
-        if seconds > _TOLD_S and any(result.complete for result in found):
+    def update_finish_s(self, seconds: float, results: Sequence[TrialResult]) -> None:
+        """Estimate the time of int8 from calibration to its rows by the first one, unless its rows were reused."""
+        if seconds > _REUSED_S and any(result.complete for result in results):
             seconds = max(seconds, _LEAST_FINISH_S)
             seconds *= _AGAIN
             self.finish_s = float(self.record.once("finish_s", lambda: round(seconds, 1)) or seconds)
@@ -122,6 +119,6 @@ class Context:
             self.finish_s = float(self.record.facts.get("finish_s", self.finish_s))
 
     def decide(self, stage: str, subject: str, outcome: str, why: str, **figures: float | None) -> None:
-        """Note a decision, and report it."""
+        """Log and report a decision."""
         self.record.add(Decision(stage, subject, outcome, why, **figures))
         self.work.say(f"plan: {subject}: {outcome}. {why}")

@@ -1,4 +1,4 @@
-"""A stop with a nearer deadline for one preparation, so that it cannot use up the time of what comes after it."""
+"""Time limit and pruning of a single preparation."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from workbench.study.workers.process import CancelToken
 
 
 class TrialTimeout(TrialFailed):
-    """A preparation took longer than it may. The run goes on without it."""
+    """A preparation exceeded its time limit; the run continues without it."""
 
 
 class TrainingPruned(TrialFailed):
-    """A training was stopped because it cannot be expected to end within the quality limit."""
+    """A training was pruned, because it is unlikely to end within the quality limit."""
 
 
 class TrialDeadline(CancelToken):
-    """Passes another stop on, and ends what runs at a deadline of its own with :class:`TrialTimeout`."""
+    """Cancel token with an additional time limit that raises :class:`TrialTimeout`."""
 
     def __init__(self, outer: CancelToken, *, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(outer.deadline)
@@ -28,24 +28,24 @@ class TrialDeadline(CancelToken):
         self._counts = False
 
     def limit(self, seconds: float) -> None:
-        """Allow so many seconds, counted from the first look at the clock: waiting for the machine is not counted."""
+        """Set the time limit, counted from the first check, without the wait for the machine."""
         self._seconds, self._counts = max(0.0, seconds), False
 
     def set(self) -> None:
-        """Ask for the stop."""
+        """Cancel."""
         self._outer.set()
 
     @property
     def requested(self) -> bool:
-        """True once the stop was asked for."""
+        """True once cancelled."""
         return self._outer.requested
 
     def wait(self, seconds: float) -> None:
-        """Sleep, but no longer than until the stop is asked for."""
+        """Sleep until cancelled or for ``seconds``."""
         self._outer.wait(seconds)
 
     def remaining(self) -> float:
-        """Return the seconds until the nearer deadline."""
+        """Return the seconds until the earlier deadline."""
         used = self._clock() - self._begun if self._counts else 0.0
         return min(self._outer.remaining(), self._seconds - used)
 

@@ -1,4 +1,4 @@
-"""The record of a strategy's decisions: repeated by a resumed run, and shown in the report."""
+"""Log of a strategy's decisions: replayed by a resumed run, and shown in the report."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ OUTCOMES = ("kept", "dropped", "survey", "not begun")
 
 @dataclass(frozen=True)
 class Decision:
-    """One thing that was considered: what was predicted and measured, and why it was kept or dropped.
+    """One decision: predicted and measured figures, the outcome and its reason.
 
-    Speedups of candidates are ``x int8`` if int8 alone leads, else of the leading variant without training.
+    Speedups of candidates are relative to the leading variant without training.
     """
 
     stage: str
@@ -38,76 +38,73 @@ class Decision:
 
 
 class Settings(Protocol):
-    """Keeps JSON-ready values of a study: :class:`workbench.study.storage.database.Store`."""
+    """Stores JSON-ready values of a study: :class:`workbench.study.storage.database.Store`."""
 
     def setting(self, study: str, name: str) -> Any:
         """Return a value, or None."""
 
     def set_setting(self, study: str, name: str, value: Any) -> None:
-        """Keep a value."""
+        """Store a value."""
 
 
 class DecisionLog:
-    """The decisions of one question to one study.
+    """The decisions of one request to one study.
 
-    Decisions that depend on the clock are kept when they are made, and a run that is asked the same question again
-    repeats them: its recipes are equal, so that finished trials are reused.
+    Decisions that depend on time are stored at once, and a run with the same request replays them: its recipes are
+    equal, so that complete trials are reused.
     """
 
     def __init__(self, settings: Settings, study: str, question: Mapping[str, Any]) -> None:
         self._settings, self._study = settings, study
         self._name = f"{STRATEGY} {short_id(dict(question))}"
-        known = _read(settings, study, self._name) or copy.deepcopy(_NOTHING)
-        self.facts: dict[str, Any] = known["facts"]
-        self.recipes: dict[str, dict[str, Any]] = known["recipes"]
-        self._known = [Decision(**values) for values in known["decisions"]]
+        stored = _read(settings, study, self._name) or copy.deepcopy(_EMPTY)
+        self.facts: dict[str, Any] = stored["facts"]
+        self.recipes: dict[str, dict[str, Any]] = stored["recipes"]
+        self._stored = [Decision(**values) for values in stored["decisions"]]
         self.decisions: list[Decision] = []
-        self.ended = self.frozen = known["ended"]
-        self.trials: list[str] = known["trials"]
+        self.ended = self.frozen = stored["ended"]
+        self.trials: list[str] = stored["trials"]
 
     def once(self, name: str, make: Callable[[], Any]) -> Any:
-        """Return a fact: the one that was kept, else the one made now; None is not kept.
-
-        After a plan has ended no new facts are made: running it again repeats it.
-        """
+        """Return the stored fact, else make and store it, unless it is None or the plan has ended."""
         if name not in self.facts:
             if self.frozen:
                 return None
-            made = make()
-            if made is None:
+            fact = make()
+            if fact is None:
                 return None
-            self.facts[name] = made
+            self.facts[name] = fact
             self.save()
         return self.facts[name]
 
     def restart(self) -> None:
-        """Forget the decisions: the question has another budget now."""
+        """Clear the decisions, for a request with another budget."""
         self.facts, self.recipes, self.trials, self.ended, self.frozen = {}, {}, [], False, False
 
     def recipe(self, recipe: Recipe) -> Recipe:
-        """Note a recipe as part of the plan, and return it."""
+        """Add a recipe to the plan, and return it."""
         if recipe.recipe_id not in self.recipes:
             self.recipes[recipe.recipe_id] = recipe.to_dict()
             self.save()
         return recipe
 
     def add(self, decision: Decision) -> None:
-        """Note a decision."""
+        """Add a decision."""
         self.decisions.append(decision)
         self.save()
 
     def end(self, trials: list[str]) -> None:
-        """Note that everything that was decided is done, with the keys of the trials."""
+        """Mark the plan as complete, with the keys of its trials."""
         self.ended, self.trials = True, trials
         self.save()
 
     def repeat(self) -> None:
-        """Keep the decisions of the earlier run: nothing is left to do."""
-        self.decisions = list(self._known)
+        """Keep the decisions of the earlier run."""
+        self.decisions = list(self._stored)
         self.save()
 
     def save(self) -> None:
-        """Write the record."""
+        """Write the log."""
         values: dict[str, Any] = {
             "facts": self.facts, "recipes": self.recipes, "ended": self.ended, "trials": self.trials,
             "decisions": [decision.to_dict() for decision in self.decisions],
@@ -119,7 +116,7 @@ class DecisionLog:
 
 @dataclass(frozen=True)
 class PlanDecisions:
-    """The decisions of the last run of a default plan, as the store holds them."""
+    """The stored decisions of the last default plan."""
 
     decisions: tuple[Decision, ...]
     recipe_ids: tuple[str, ...]
@@ -136,11 +133,11 @@ def last_decisions(settings: Settings, study: str) -> PlanDecisions | None:
     return PlanDecisions(decisions, tuple(known["recipes"]), known["ended"])
 
 
-_NOTHING: dict[str, Any] = {"facts": {}, "recipes": {}, "ended": False, "trials": [], "decisions": []}
+_EMPTY: dict[str, Any] = {"facts": {}, "recipes": {}, "ended": False, "trials": [], "decisions": []}
 
 
 def _read(settings: Settings, study: str, name: str) -> dict[str, Any] | None:
-    """Return a record, None if there is none; StudyError if it was changed since it was written, or is none."""
+    """Return a stored log, or None; StudyError if it was changed."""
     values = settings.setting(study, name)
     if values is None:
         return None
@@ -148,12 +145,12 @@ def _read(settings: Settings, study: str, name: str) -> dict[str, Any] | None:
 
 
 def _whole(values: dict[str, Any]) -> dict[str, Any]:
-    found = {key: value for key, value in values.items() if key != "digest"}
-    if found.keys() != _NOTHING.keys() or values["digest"] != short_id(found):
+    content = {key: value for key, value in values.items() if key != "digest"}
+    if content.keys() != _EMPTY.keys() or values["digest"] != short_id(content):
         raise ValueError("the digest differs")
-    for values in found["decisions"]:
-        Decision(**values)
-    for recipe in found["recipes"].values():
+    for decision in content["decisions"]:
+        Decision(**decision)
+    for recipe in content["recipes"].values():
         if Recipe.from_dict(recipe).functions:
-            raise ValueError("no plan calls functions")
-    return copy.deepcopy(found)
+            raise ValueError("recipes of a plan must not call functions")
+    return copy.deepcopy(content)

@@ -1,4 +1,4 @@
-"""Predict the drop that is left after recovery, and the share of a model that can be taken out for a given drop."""
+"""Model of the quality drop after recovery as a function of the removed share."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _LEAST_SAMPLES = 50
 
 @dataclass(frozen=True)
 class DropModel:
-    """The drop after recovery grows with a power of the share taken out: ``scale * (share / at) ** power``.
+    """Power law of the drop after recovery: ``scale * (share / at) ** power``.
 
-    The priors are measured: a ResNet-56 on CIFAR-10 with 3,370 training images lost 0.5, 1.0 and 2.0 points with 30,
-    37 and 44 % of its blocks out, after 3 to 7 minutes of distillation on two cores; 30 and 50 % of its channels out
-    cost 1.1 and 3.5 points or more.
+    The priors are measured with a ResNet-56 on CIFAR-10 and 3,370 training images, after 3 to 7 minutes of
+    distillation on two cores: 0.5, 1.0 and 2.0 points for 30, 37 and 44 % of its blocks; 1.1 and 3.5 points for 30 and
+    50 % of its channels.
     """
 
     scale: float
@@ -31,7 +31,7 @@ class DropModel:
         return float(self.scale * (share / self.at) ** self.power)
 
     def share(self, drop: float) -> float:
-        """Return the share that is predicted to lose ``drop``; 0 if nothing may be lost.
+        """Return the share with a predicted drop of ``drop``; 0 for no drop.
 
         Examples
         --------
@@ -41,19 +41,16 @@ class DropModel:
         return float(self.at * (drop / self.scale) ** (1 / self.power)) if drop > 0 else 0.0
 
     def observed(self, share: float, drop: float, *, floor: float) -> DropModel:
-        """Return the prediction after an observation; drops below ``floor`` are not resolved by the data."""
-        seen = max(drop, floor) * (self.at / share) ** self.power
-        return replace(self, scale=math.exp(_TRUST * math.log(seen) + (1 - _TRUST) * math.log(self.scale)))
+        """Return the model after an observation; drops below ``floor`` are not resolved by the data."""
+        scale = max(drop, floor) * (self.at / share) ** self.power
+        return replace(self, scale=math.exp(_TRUST * math.log(scale) + (1 - _TRUST) * math.log(self.scale)))
 
 
 _PRIORS = {"depth": (0.37, 3.5), "width": (0.28, 2.4), "rank": (0.35, 2.4)}
 
 
 def prior(axis: str, *, point: float, samples: int) -> DropModel:
-    """Return the prediction for an axis before anything was trained; ``point`` is the unit of the quality limit.
-
-    With fewer training samples more is lost.
-    """
+    """Return the prior of an axis; ``point`` is the unit of the quality limit. Fewer samples give a larger drop."""
     at, power = _PRIORS[axis]
     scarce = max(1.0, _SAMPLES / max(samples, _LEAST_SAMPLES)) ** 0.25
     return DropModel(point * scarce, at, power)
@@ -69,11 +66,11 @@ def next_share(
     most: float = _MOST,
     beyond: float = 1.25,
 ) -> float | None:
-    """Return the share above ``low`` that is predicted to lose ``allowed``, in multiples of ``unit``.
+    """Return the share above ``low`` with a predicted drop of ``allowed``, in multiples of ``unit``, or None.
 
-    ``low`` is known to hold the limit, ``high`` to miss it; no more than ``most`` can be taken out. The first share is
-    rounded down, later ones to the nearest, because a fallback is there. One unit above ``low`` is tried if it is
-    predicted to lose at most ``beyond`` times as much as allowed. None if there is no such share.
+    ``low`` meets the limit, ``high`` misses it, ``most`` is the largest share. The first share is rounded down, later
+    ones to the nearest, because a fallback exists. One unit above ``low`` is tried if its predicted drop is at most
+    ``beyond * allowed``.
 
     Examples
     --------
@@ -81,21 +78,21 @@ def next_share(
     >>> round(next_share(model, low=0.0, high=None, unit=1 / 27, allowed=0.005) * 27)
     8
     """
-    wanted = min(model.share(allowed), most)
+    share = min(model.share(allowed), most)
     if high is not None:
-        wanted = min(wanted, high - unit)
-    wanted = math.floor(min(wanted / unit + (_NEAREST if low else 0.0), most / unit) + 1e-6) * unit
-    if high is not None and wanted > high - unit / 2:
-        wanted -= unit
-    if wanted > low + unit / 2:
-        return wanted
+        share = min(share, high - unit)
+    share = math.floor(min(share / unit + (_NEAREST if low else 0.0), most / unit) + 1e-6) * unit
+    if high is not None and share > high - unit / 2:
+        share -= unit
+    if share > low + unit / 2:
+        return share
     step = (math.floor(low / unit + 1e-6) + 1) * unit
     missed = high is not None and step > high - unit / 2
     return step if not missed and step <= most + 1e-9 and model.drop(step) <= beyond * allowed else None
 
 
 def with_untrained_drop(model: DropModel, *, share: float, untrained: float | None, floor: float) -> DropModel:
-    """Return a prediction that uses the drop before any training: recovery leaves at most a quarter of it.
+    """Return the model updated by the untrained drop, of which recovery leaves at most a quarter.
 
     Examples
     --------
@@ -110,9 +107,7 @@ def with_untrained_drop(model: DropModel, *, share: float, untrained: float | No
 
 
 def speedup_at(share: float, *, probed: float, ratio: float) -> float:
-    """Return the predicted speedup at a share, from the ``ratio`` measured at the share ``probed``.
-
-    The time saved is proportional to the share.
+    """Return the predicted speedup at a share, from the ``ratio`` at the share ``probed``: saved time is proportional.
 
     Examples
     --------
@@ -124,6 +119,6 @@ def speedup_at(share: float, *, probed: float, ratio: float) -> float:
 
 
 def share_for(speedup: float, *, probed: float, ratio: float) -> float | None:
-    """Return the share at which ``speedup`` is predicted; None if the axis gains nothing."""
+    """Return the share with a predicted speedup of ``speedup``, or None if the axis gains nothing."""
     saved = 1 - 1 / ratio
     return None if saved <= 0 else probed * (1 - 1 / speedup) / saved

@@ -1,4 +1,4 @@
-"""What the strategy is asked and what it learns: questions, results of trials, and probes of structures."""
+"""Types between the strategy and its executor: the request, results of trials, and probes."""
 
 from __future__ import annotations
 
@@ -13,11 +13,9 @@ from workbench.study.results.quality_limits import within_limit
 
 @dataclass(frozen=True)
 class PlanRequest:
-    """What a run is asked for.
+    """Request of a run: maximum drop, budget in seconds, number of operating points, and primary batch size.
 
-    ``limit`` is the largest accepted drop of quality, ``budget_s`` the seconds that the plan is made for,
-    ``points`` the number of batch sizes and shapes, ``batch`` the primary batch size, ``train_samples`` 0 if the task
-    has no training split.
+    ``train_samples`` is 0 if the task has no training split.
     """
 
     limit: float
@@ -32,11 +30,11 @@ class PlanRequest:
 
 @dataclass(frozen=True)
 class TrialResult:
-    """One trial at the primary batch size. ``state`` is that of its row; ``reason`` why it is not complete.
+    """Result of a trial at the primary batch size, with the state of its row.
 
-    ``quality`` is that on the evaluation split, ``validation`` that of the variant in torch on the validation split.
-    ``speedup_high`` is the upper end of the 95 % CI of ``speedup``.
-    ``quantize_loss`` is what the step Quantize lost on the validation split, ``epoch_s`` the seconds of an epoch.
+    ``quality`` is measured on the evaluation split, ``validation`` in torch on the validation split. ``speedup_high``
+    is the upper end of the 95 % CI. ``quantize_loss`` is the validation drop of the step Quantize, ``epoch_s`` the
+    seconds per epoch, and ``reason`` the reason if it is not complete.
     """
 
     recipe: Recipe
@@ -69,10 +67,10 @@ class TrialResult:
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """A variant that was applied and not kept as a trial.
+    """Result of a probe: a variant without a trial.
 
-    ``ratio`` is its speedup over the reference on the engine, None if it was not timed. ``macs`` and ``params`` are
-    shares of the float model's. ``units`` counts what the first step could take out, ``taken`` what it took.
+    ``ratio`` is its speedup over the reference, or None. ``macs`` and ``params`` are relative to the float model.
+    ``units`` is the number of removable units of the first step, ``taken`` the number removed.
     """
 
     ratio: float | None = None
@@ -97,21 +95,20 @@ class ProbeResult:
 
 
 StopCheck = Callable[[float, float], str | None]
-"""``watch(share, metric)`` returns why a training is stopped early, or None to go on."""
+"""``watch(progress, metric)`` returns the reason to prune a training, or None."""
 
 
 class PlanExecutor(Protocol):
-    """Carries out the strategy's actions: :class:`workbench.study.strategy.executor.StrategyRun`.
+    """Executes the strategy's actions: :class:`workbench.study.strategy.executor.StrategyRun`.
 
-    Every action ends within ``limit_s`` seconds: a preparation that takes longer is stopped, and its trials have the
-    state ``waiting``.
+    A preparation that exceeds ``limit_s`` seconds is stopped, and its trials stay ``waiting``.
     """
 
     def remaining(self) -> float:
         """Return the seconds that are left of the budget."""
 
     def say(self, message: str) -> None:
-        """Report a sentence of progress."""
+        """Report progress."""
 
     def measure(
         self,
@@ -125,22 +122,22 @@ class PlanExecutor(Protocol):
     ) -> list[TrialResult]:
         """Prepare a recipe, time it at the primary point and evaluate it; complete rows are reused.
 
-        ``survey`` is the note of rows of low fidelity; ``judged=False`` leaves the evaluation split out.
+        ``survey`` is the note of low-fidelity rows; ``judged=False`` skips the evaluation split.
         """
 
     def probe(
         self, recipes: Sequence[Recipe], *, engine: str | None, limit_s: float, watch: StopCheck | None = None
     ) -> list[ProbeResult]:
-        """Apply recipes without keeping trials; on an engine, time each against the first one."""
+        """Apply recipes without trials; with an engine, time each against the first one."""
 
     def finals(self) -> None:
         """Time the leading rows within the limit head to head."""
 
     def others(self, recipes: Sequence[Recipe], *, limit_s: float) -> None:
-        """Time recipes on the engines they were timed on, at the other batch sizes and shapes."""
+        """Time recipes on the same engines at the other batch sizes and shapes."""
 
     def best(self) -> str | None:
-        """Return the recipe_id that would be recommended now."""
+        """Return the recipe_id of the current recommendation."""
 
     def front(self) -> list[Recipe]:
         """Return the recipes on the Pareto front at the primary point."""

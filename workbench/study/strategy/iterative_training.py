@@ -1,4 +1,4 @@
-"""Train few: each rung takes more out of the best variant so far and recovers; a rung that misses is made gentler."""
+"""Iterative compression along one axis: each candidate removes more of the best variant and recovers by training."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from workbench.study.strategy.interface import StopCheck, TrialResult
 
 MOST_RUNGS = 6
 _SHARES = (0.35, 0.6, 1.0)
-"""The share of the training time that is left which each rung takes; the last one is that of all later ones."""
+"""Share of the remaining time for each candidate; the last one is for all later candidates."""
 _AIM = 0.9
-"""The share of the limit that later rungs are predicted to lose."""
+"""Predicted drop of later candidates, as a share of the limit."""
 _BEYOND = (1.25, 1.25, 1.6)
-"""How far beyond what is allowed one unit more may be predicted: later rungs have no better use of the time."""
+"""Tolerated predicted drop of one more unit, as a multiple of the allowed drop."""
 _NEAR = 1.6
-"""A rung that misses the limit by less than this factor may be trained longer."""
+"""A candidate that misses the limit by less than this factor may be trained longer."""
 _SPENT, _MOST_ON = 0.5, 2
-"""The share of the limit from which a rung is trained on if nothing larger may follow it, and how often."""
+"""Minimum drop, as a share of the limit, for further training of the best candidate, and its repetitions."""
 _BATCH, _STEPS, _LEAST_EPOCHS = 128, 1200, 30
 _GAIN = 1.02
 _WON_BACK = 1 / 3
@@ -34,7 +34,7 @@ _WON_BACK = 1 / 3
 
 @dataclass(frozen=True)
 class Candidate:
-    """A candidate: what it takes out in all, its steps before the finish, and the seconds it is predicted to take."""
+    """A candidate: its total share, its steps before the final ones, and its predicted seconds."""
 
     share: float
     steps: Steps
@@ -45,14 +45,13 @@ class Candidate:
 
 @dataclass
 class IterativeTraining:
-    """Climbs one axis. ``prefix`` are the steps of the best variant that held the limit, with ``low`` taken out."""
+    """Search along one axis. ``prefix`` are the steps of the best variant within the limit, with the share ``low``."""
 
     context: Context
     leader: Leader
     forecast: AxisForecast
     head: Steps = ()
-    """Steps of an early comparison, trained already: the first rung goes on from them. ``base`` are those of another
-    axis, which is climbed already."""
+    """Trained steps of an early comparison, where the first candidate starts. ``base`` are those of another axis."""
     base: Steps = ()
     prefix: Steps = ()
     low: float = 0.0
@@ -66,16 +65,16 @@ class IterativeTraining:
 
     @property
     def steps(self) -> Steps:
-        """The steps of the best variant that held the limit, before the finish."""
+        """The steps of the best variant within the limit, before the final ones."""
         return self.prefix or self.base
 
     def __post_init__(self) -> None:
         self.model = self.forecast.model
 
     def run(self) -> None:
-        """Train rungs until the time is used up or no larger share is predicted to hold the limit.
+        """Train candidates until the time is used up or no larger share is predicted to meet the limit.
 
-        After ``out_of_time`` it can be called again, and goes on.
+        After ``out_of_time``, another call continues.
         """
         self.out_of_time = False
         while self.number < MOST_RUNGS:
@@ -94,7 +93,7 @@ class IterativeTraining:
         return Candidate(kept["share"], steps, kept["seconds"], kept["predicted_s"], kept["longer"])
 
     def _planned(self, number: int) -> dict[str, object] | None:
-        """Return the next rung as JSON-ready values, None if there is none to try."""
+        """Return the next candidate as JSON-ready values, or None."""
         rung = self._next(number)
         if rung is None:
             return None
@@ -121,7 +120,7 @@ class IterativeTraining:
         predicted = seconds * 1.1 + axis.seconds + context.finish_s
         if share is None:
             return self._longer(seconds, predicted) or self._on(seconds, predicted, allowed)
-        steps = axis.steps(share, taken=self.low) if self.low else None
+        steps = axis.steps(share, removed=self.low) if self.low else None
         before = self.prefix if steps is not None else self.base
         if number == 0 and self.head:
             before, steps = self.head, ()
@@ -131,7 +130,7 @@ class IterativeTraining:
         return Candidate(share, (*before, *steps, self._distill(seconds)), seconds, predicted)
 
     def _longer(self, seconds: float, predicted: float) -> Candidate | None:
-        """Train the rung that missed by little again, if no gentler one is between it and what held."""
+        """Return the candidate that narrowly missed the limit with a longer training, once."""
         missed = self.missed
         if missed is None or self.prolonged or seconds < missed.seconds / 2:
             return None
@@ -140,7 +139,7 @@ class IterativeTraining:
         return Candidate(missed.share, steps, seconds, predicted, longer=True)
 
     def _on(self, seconds: float, predicted: float, allowed: float) -> Candidate | None:
-        """Train the best rung on if it lost much of what is allowed: what it wins back is spent on a larger share."""
+        """Return the best candidate with more training if its drop is large, to allow a larger share."""
         best, spent = self.best, _SPENT * self.context.limit
         if best is None or best.drop is None or best.drop < spent or self.continued >= _MOST_ON or allowed <= 0:
             return None
@@ -148,7 +147,7 @@ class IterativeTraining:
         return Candidate(self.low, (*self.prefix, self._distill(seconds)), seconds, predicted, longer=True)
 
     def _seconds(self, number: int) -> float | None:
-        """Return the seconds of the next training, None if the time left is too short for one."""
+        """Return the seconds of the next training, or None if the time left is too short."""
         context = self.context
         overhead = 1.2 * (self.forecast.axis.seconds + context.finish_s)
         left = (context.left_s() - overhead) / 1.1
@@ -166,12 +165,12 @@ class IterativeTraining:
         return distill(seconds, epochs=self._epochs(), epoch_s=self.context.epoch_s)
 
     def _epochs(self) -> float:
-        """Return the most epochs of a training; small data needs more of them for as many steps."""
+        """Return the maximum epochs of a training; small data needs more."""
         per_epoch = max(1, self.context.question.train_samples // _BATCH)
         return float(max(_LEAST_EPOCHS, math.ceil(_STEPS / per_epoch)))
 
     def _try(self, number: int, rung: Candidate) -> bool:
-        """Train, finish and measure a rung; return False if the ladder ends."""
+        """Train and measure a candidate; return False at the end of the search."""
         context, axis = self.context, self.forecast.axis
         subject = f"{axis.words(rung.share)}, {'longer ' if rung.longer else ''}trained for {rung.seconds:.0f} s"
         expected = speedup_at(rung.share, probed=axis.probed, ratio=axis.ratio)
@@ -204,7 +203,7 @@ class IterativeTraining:
         return True
 
     def _helped(self, rung: Candidate, drop: float | None) -> bool:
-        """Return False if a training won back less than a third of what the cut costs without any."""
+        """Return False if training recovered less than a third of the untrained drop."""
         axis = self.forecast.axis
         if drop is None or axis.untrained is None or self.best is not None:
             return True
@@ -214,7 +213,7 @@ class IterativeTraining:
     def _without_result(
         self, rung: Candidate, result: TrialResult | None, subject: str, figures: dict[str, float | None]
     ) -> bool:
-        """Note a rung that was stopped or failed; a smaller share may follow one that was stopped."""
+        """Log a candidate without a result; a smaller share may follow a stopped one."""
         why = result.reason if result is not None and result.reason else "It has no result."
         self.context.decide("training", subject, "dropped", why, **figures)
         self.missed = None
@@ -246,7 +245,7 @@ class IterativeTraining:
         self.model = self.model.observed(share, own, floor=floor_of(self.context))
 
     def _train_rounding(self, rung: Candidate, result: TrialResult, number: int) -> None:
-        """Try quantization-aware training if rounding is what takes a variant beyond the limit."""
+        """Try quantization-aware training if rounding alone exceeds the limit."""
         context, finish = self.context, self.leader.finish
         lost, drop = result.quantize_loss, result.drop
         if lost is None or drop is None or finish != (Quantize(),) or drop - lost > context.limit:
@@ -275,7 +274,7 @@ def _in_order(steps: Steps) -> bool:
 
 
 def stop_check_for(context: Context) -> StopCheck:
-    """Return what stops a training that cannot be expected to end within the limit."""
+    """Return the check that prunes trainings unlikely to end within the limit."""
 
     def watch(share: float, metric: float) -> str | None:
         base, samples = context.base_quality, context.question.validation_samples
