@@ -27,6 +27,7 @@ def test_other_sizes_are_refused_by_place_and_by_name():
 
 
 @pytest.mark.parametrize("recurrent", [False, True])
+@pytest.mark.slow
 def test_an_int8_variant_keeps_open_lengths_or_refuses_others(recurrent, tmp_path):
     class Net(nn.Module):
         def __init__(self):

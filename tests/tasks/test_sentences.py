@@ -86,6 +86,7 @@ def test_the_files_are_those_that_the_readme_lists():
         assert stored["embeddings"].shape == (2504, 384)
 
 
+@pytest.mark.slow
 def test_the_script_finds_prose_and_leaves_code_out():
     spec = importlib.util.spec_from_file_location("make_sentences", data.data_dir() / "make_sentences.py")
     script = importlib.util.module_from_spec(spec)
