@@ -58,7 +58,10 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Fail a test that is too slow for the fast tier."""
     report = yield
-    limit, used = item.config.getoption("--fast-limit-s"), item.stash.get(CPU_S, 0.0)
+    used, own = item.stash.get(CPU_S, 0.0), item.get_closest_marker("cpu_limit")
+    limit = item.config.getoption("--fast-limit-s") and (
+        own.args[0] if own else item.config.getoption("--fast-limit-s")
+    )
     if report.when == "call" and report.passed and 0 < limit < used and not item.get_closest_marker("slow"):
         report.outcome = "failed"
         report.longrepr = (

@@ -21,6 +21,7 @@ def workbench(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, check=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -55,6 +56,7 @@ def test_an_unwritable_output_folder(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_an_unknown_backend_of_a_study(tmp_path: Path) -> None:
     done = workbench("study", "--task", TINY, "--backends", "openvin", "--storage", "sqlite:///s.db", cwd=tmp_path)
     assert done.returncode == 2

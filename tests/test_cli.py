@@ -207,6 +207,7 @@ def test_a_storage_that_cannot_be_opened_is_bad_input(capsys: Any, tiny_spec: st
     assert code == 2 and len(err.splitlines()) == 1
 
 
+@pytest.mark.cpu_limit(40)
 def test_study_runs_resumes_and_prints_rows(capsys: Any, tiny_spec: str, tmp_path: Path) -> None:
     (tmp_path / "r.json").write_text('[{"steps": [{"step": "Prune", "ratio": 0.5}], "name": "half"}]')
     given = ["study", "--task", tiny_spec, "--storage", f"sqlite:///{tmp_path / 's.db'}", "--batch-sizes", "4"]
@@ -233,6 +234,7 @@ def test_study_runs_resumes_and_prints_rows(capsys: Any, tiny_spec: str, tmp_pat
     assert code == 2 and "is not the key of a finished row" in err and len(err.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_bench_writes_rows_that_a_study_merges(
     capsys: Any, tiny_spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -290,6 +292,7 @@ def test_bench_fails_where_no_backend_runs_the_artefact(
     assert code == 1 and "It broke." in out
 
 
+@pytest.mark.slow
 def test_the_command_stops_quietly_when_its_reader_has_gone() -> None:
     pipe = f"{sys.executable} -m workbench doctor --json | head -c 10"
     done = subprocess.run(["bash", "-c", pipe], capture_output=True, text=True, check=False)

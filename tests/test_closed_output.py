@@ -15,6 +15,7 @@ def run(command, redirect):
     return subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False, timeout=120)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_a_full_disk_behind_the_output_is_one_line(command):
     done = run(command, ">/dev/full")
@@ -29,6 +30,7 @@ def test_help_leaves_no_trace(command, redirect):
     assert "Traceback" not in done.stderr and "Exception" not in done.stderr
 
 
+@pytest.mark.slow
 def test_closed_streams_are_one_line_or_silence():
     done = run(["doctor"], ">&-")
     assert done.returncode == 1 and "Cannot write to standard output" in done.stderr and done.stderr.count("\n") == 1
@@ -38,6 +40,7 @@ def test_closed_streams_are_one_line_or_silence():
     assert done.returncode == 2
 
 
+@pytest.mark.slow
 def test_folders_that_cannot_be_made_are_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     line = f'HOME="{tmp_path}/file" XDG_CACHE_HOME="{tmp_path}/file/x" "{sys.executable}" -m workbench doctor'

@@ -63,6 +63,7 @@ def check(found: dict[str, Any], folder: Path) -> None:
         assert found[command]["err"].startswith("workbench: ") and found[command]["err"].endswith(f"{GET_LAB}\n")
 
 
+@pytest.mark.slow
 def test_without_the_packages_of_the_lab_artefacts_run_and_the_rest_says_what_to_install(
     artefact: Path, tmp_path: Path
 ) -> None:

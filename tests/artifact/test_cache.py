@@ -252,6 +252,7 @@ def test_another_task_finds_nothing(task, tmp_path):
     assert PRUNE.apply(other, cache=cache).reused_steps == 0  # a cache of the wrong task gives nothing wrong
 
 
+@pytest.mark.slow
 def test_edited_code_never_meets_what_older_code_trained(task, tmp_path):
     text = (FIXTURES / "tiny.py").read_text()
     specs = []

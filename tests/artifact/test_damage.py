@@ -208,6 +208,7 @@ KILLED = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the test forks")
 def test_a_killed_save_never_looks_finished(copy, tmp_path):
     folder = tmp_path / "fresh"
@@ -283,6 +284,7 @@ def test_writers_at_once_leave_one_whole_artefact_and_nothing_else(tmp_path):
     assert [path.name for path in tmp_path.iterdir() if path.name != "cache"] == ["shared"]
 
 
+@pytest.mark.slow
 def test_when_the_last_moment_fails_the_old_artefact_comes_back(copy, content, monkeypatch):
     replace = os.replace
 

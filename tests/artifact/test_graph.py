@@ -59,6 +59,7 @@ def test_a_quantized_module_comes_back_the_same_without_trust(mode, task, tmp_pa
     assert wb.load_variant(again.save(tmp_path / "b").folder, task).quality == variant.quality
 
 
+@pytest.mark.slow
 def test_parts_named_by_numbers_need_no_trust_either(task, tmp_path):
     def build():
         torch.manual_seed(0)

@@ -16,6 +16,7 @@ from workbench.core.errors import WorkbenchError
 from workbench.study.bundle.readme import program
 
 
+@pytest.mark.slow
 def test_io_json(copy, content, tmp_path):
     mark, io = tmp_path / "ran", json.loads(content["io.json"])
     clean, tried, kept = shape_of(program(open_artifact(copy).io)), 0, 0
@@ -33,6 +34,7 @@ def test_io_json(copy, content, tmp_path):
     assert not mark.exists()
 
 
+@pytest.mark.slow
 def test_manifest_json(copy, content, tmp_path):
     mark = tmp_path / "ran"
     manifest = {k: v for k, v in json.loads(content["manifest.json"]).items() if k not in ("digest", "files")}

@@ -62,6 +62,7 @@ def exactly_like(variant, other):
     assert other.quantized == variant.quantized
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["float", "prune", "factorize", "chain"])
 def test_with_its_task_the_variant_comes_back_whole(saved, task, name):
     variant, folder = saved(name)
@@ -109,6 +110,7 @@ def test_a_fresh_process_gets_equal_outputs_and_can_train_without_any_pickle(sav
     subprocess.run(command, check=True)
 
 
+@pytest.mark.slow
 def test_a_variant_that_came_back_can_be_compressed_further_and_saved_again(saved, task, tmp_path):
     again = wb.load_variant(saved("prune")[1], task)
     once_more = wb.load_variant(again.save(tmp_path / "again").folder, task)
@@ -148,6 +150,7 @@ def test_without_its_task_it_predicts_from_onnx_and_needs_no_torch(saved, task, 
     model.close()
 
 
+@pytest.mark.slow
 def test_a_quantized_variant_comes_back_without_trust_or_predicts_without_its_task(saved, task):
     variant, folder = saved("int8")
     again = wb.load_variant(folder, task)

@@ -22,6 +22,7 @@ def saved(factory, folder, blocks=1, **options):
     return task, variant
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factory", [Residual, KeywordTower, DictTower, ReadTower, Encoder, TiedTower])
 def test_a_saved_variant_gives_equal_outputs(factory, tmp_path):
     task, variant = saved(factory, tmp_path / "artifact", blocks=2)

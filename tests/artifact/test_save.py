@@ -180,6 +180,7 @@ def test_a_graph_with_a_part_that_is_no_operator_is_kept_as_a_program(tmp_path):
             torch.testing.assert_close(load_module(artifact, trust=True)(IMAGES[:size]), module(IMAGES[:size]))
 
 
+@pytest.mark.slow
 def test_saving_again_replaces_and_nothing_else_is_touched(saved, copy, tmp_path):
     other = tmp_path / "mine"
     other.mkdir()

@@ -206,6 +206,7 @@ class TestOneCell:
         assert (refused["status"], refused["reason"]) == ("refused", "not like this")
         assert (broken["status"], broken["reason"]) == ("failed", "KeyError: 'oops'")
 
+    @pytest.mark.slow
     def test_an_engine_without_dynamic_int8_says_so_and_the_others_answer(self, tiny_task: Any) -> None:
         technique = next(t for t in TECHNIQUES if t.name == "Quantize dynamic")
         cell = run_cell(technique, tiny_task, {})
@@ -220,6 +221,7 @@ class TestOneCell:
         assert technique.recipe().steps[0].features == (A_LAYER,)
         assert dict(tiny_task.model().named_modules())[name].weight.ndim >= 2
 
+    @pytest.mark.slow
     def test_a_real_one_counts_what_was_touched_on_every_engine(self, tiny_task: Any) -> None:
         cell = run_cell(TECHNIQUES[0], tiny_task, {})
         assert works(cell), cell["reason"]

@@ -72,6 +72,7 @@ def test_a_repeated_engine_runs_its_network_so_many_times():
     assert Repeated(engine, 3).predict("x") == "x" and engine.calls == 3
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").exists(), reason="The load looks for its asker in /proc.")
 def test_a_planted_load_takes_a_core_belongs_to_nobody_here_and_ends():
     before = {process.pid for process in psutil.process_iter()}

@@ -158,6 +158,7 @@ def test_layers_that_give_several_values_are_passed_over_when_others_are_factori
     assert "Masked" in layers["first"].reason and "Conv1d" in layers["first"].reason
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", [wb.Recipe(), wb.Recipe(wb.Quantize())], ids=["float", "int8"])
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
 def test_the_length_of_a_tensor_keeps_the_batch_dynamic(recipe: wb.Recipe, backend: str) -> None:

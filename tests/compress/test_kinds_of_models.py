@@ -212,6 +212,7 @@ class Named(nn.Module):
         return Out(self.b(hidden), hidden)
 
 
+@pytest.mark.slow
 def test_named_outputs_reach_metric_loss_and_runtimes_with_their_names(tmp_path):
     task = task_of(
         Named,
@@ -236,6 +237,7 @@ def test_named_outputs_reach_metric_loss_and_runtimes_with_their_names(tmp_path)
                 assert result.logits.shape == (2, 3) and result[1].shape[0] == 2
 
 
+@pytest.mark.slow
 def test_double_models_and_buffers_run_everywhere(tmp_path):
     class Scaled(nn.Module):
         def __init__(self):

@@ -94,6 +94,7 @@ def test_label_and_prefixes():
     assert Recipe().label == "float"
 
 
+@pytest.mark.slow
 def test_a_chain_reports_every_step_and_leaves_the_task_alone(tiny_task):
     own = tiny_task.model()
     before = digest(own)

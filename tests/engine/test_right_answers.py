@@ -132,6 +132,7 @@ def variant(request):
     return wb.Recipe(step).apply(task_of(seeded(make), x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", RUNTIMES)
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_a_quantized_engine_gives_the_simulation_at_every_size(variant, backend, batch_size):
@@ -173,6 +174,7 @@ class Inplace(nn.Module):
         return self.out(x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["relu", "sub", "index"])
 def test_a_forward_that_writes_into_its_input_changes_nobodys_data(how):
     task = task_of(seeded(lambda: Inplace(how)), noise(200, 12))
@@ -338,6 +340,7 @@ def test_a_file_of_one_batch_size_refuses_to_fill_up_what_is_mixed(tmp_path, mak
         engine.predict(noise(2, 6).numpy())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["torch-eager", "onnxruntime"])
 @pytest.mark.parametrize("saved", [False, True])
 def test_dynamic_ranges_are_never_those_of_another_callers_samples(tmp_path, backend, saved):
@@ -466,6 +469,7 @@ def test_nan_is_refused_where_an_engine_would_hide_it(plain, backend, steps):
             assert not bool(torch.isfinite(engine.predict(x).result[2]).all())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("openvino" not in RUNTIMES, reason="openvino is not installed: pip install openvino")
 def test_openvino_says_that_it_computes_float64_in_float32():
     variant = wb.Variant.original(task_of(seeded(Doubles), 0.1 * noise(300, 6)))
@@ -490,6 +494,7 @@ class Words(nn.Module):
         return self.out((self.large(ids) + self.small(ids.flatten(1))).mean(1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", RUNTIMES)
 @pytest.mark.parametrize("steps", [(), (wb.Quantize(activations="none"),)])
 @pytest.mark.parametrize("source", ["variant", "saved", "file"])

@@ -93,6 +93,7 @@ def test_a_module_that_fixes_its_batch_is_written_for_that_batch(tmp_path):
     assert run(report.path, {"x": torch.randn(4, 3, 4)})["output"].shape == (4, 12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "inputs", "words"),
     [

@@ -82,6 +82,7 @@ def test_every_backend_runs_every_length(folders, backend, quantize):
                 assert float((got[name] - want[name]).abs().max()) < (0.05 if quantize else 1e-5), (size, name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "step",
     [

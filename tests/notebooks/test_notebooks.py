@@ -41,6 +41,7 @@ def test_parameters_are_literals_that_papermill_can_read(path: Path) -> None:
     assert all(line.count("=") == 1 and ":" not in line.split("=")[0] for line in cell["source"])
 
 
+@pytest.mark.cpu_limit(60)
 def test_the_quickstart_runs_without_a_widget(
     run_notebook: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,7 @@ from paths import SUPPORT
 SHORT = SUPPORT / "short.py"
 
 
+@pytest.mark.slow
 def test_the_pruning_notebook_runs(run_outputs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     parameters: dict[str, Any] = {

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import pytest
+from paths import SUPPORT
 
 from workbench.compress import Prune, Recipe, Recover
 from workbench.plots import figure_png, plot_pruning, pruning_data
+from workbench.tasks.load import load_task
 
 
-@pytest.fixture
-def variants(tiny_task):
+@pytest.fixture(scope="module")
+def variants():
+    tiny_task = load_task(f"{SUPPORT / 'tiny.py'}:tiny")
     cache: dict = {}
     cuts = [Prune(ratio, of="macs", importance=name, round_to=1) for name in ("random", "l2") for ratio in (0.6, 0.3)]
     recipes = [Recipe(), *map(Recipe, cuts), *(Recipe(cut, Recover(epochs=0.3)) for cut in cuts)]

@@ -49,6 +49,7 @@ def frame(variants, original):
     return quantize_modes_data(variants, original)
 
 
+@pytest.mark.slow
 def test_sizes_are_those_of_saved_files_and_the_largest_comes_first(variants, original, frame, tmp_path):
     sizes = frame.set_index("name")["size_kib"]
     for name in ("static", "dynamic", "small"):
@@ -91,6 +92,7 @@ def test_engines_stand_there_with_the_reason_of_the_table_of_modes(frame):
         }
 
 
+@pytest.mark.slow
 def test_a_metric_that_cannot_be_resampled_leaves_the_interval_out(variants, original, monkeypatch):
     whole, metric = original.task.validation.targets, original.task.metric
 
@@ -142,6 +144,7 @@ def test_a_layer_alone_is_the_model_with_that_weight_rounded(variants, original)
     assert head == pytest.approx(ratio, abs=0.1)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_held_against_the_float_model_has_no_line(task, original, variants):
     others = {
         "evened": wb.Recipe(wb.Quantize(equalize="cross_layer")).apply(task),

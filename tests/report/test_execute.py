@@ -50,6 +50,7 @@ def test_a_failing_cell_is_named_and_what_ran_is_kept(tmp_path: Path) -> None:
     assert "before" in printed(tmp_path / "out.ipynb") and "after" not in printed(tmp_path / "out.ipynb")
 
 
+@pytest.mark.slow
 def test_a_foreign_error_keeps_its_name_and_a_dead_kernel_is_told(tmp_path: Path) -> None:
     with pytest.raises(NotebookFailed, match=r"The cell '1 / 0' stopped with ZeroDivisionError: division by zero"):
         execute_notebook(notebook(tmp_path, "1 / 0"), tmp_path / "out.ipynb", {}, log=lambda _: None)

@@ -23,6 +23,7 @@ PIECES = (
 )
 
 
+@pytest.mark.slow
 def test_every_piece_shows_something(rows: Rows, make_report: Any) -> None:
     report = make_report(rows)
     for name in PIECES:
@@ -118,6 +119,7 @@ def test_the_decisions_are_a_table(rows: Rows, make_report: Any) -> None:
     assert "time budget" in sections.decisions((), begun=False)
 
 
+@pytest.mark.slow
 def test_the_page_needs_nothing_from_the_network(rows: Rows, make_report: Any, tmp_path: Any) -> None:
     report = make_report(rows)
     book = nbformat.v4.new_notebook()

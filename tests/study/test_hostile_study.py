@@ -60,6 +60,7 @@ def shown(folder, out):
     return [*codes, (out / "run.py").read_text()]
 
 
+@pytest.mark.slow
 def test_every_column(copied, tmp_path):
     mark, out = tmp_path / "ran", tmp_path / "out"
     clean = [shape_of(code) for code in shown(copied, out)]

@@ -321,6 +321,7 @@ def test_given_settings_are_where_the_panel_starts(tiny_task, fakes) -> None:
     assert panel.view.settings.control("batch_sizes").value == "4"
 
 
+@pytest.mark.slow
 def test_headless_builds_no_widget_and_returns_figures(tiny_task, fakes, caplog: pytest.LogCaptureFixture) -> None:
     before = set(registry._instances)
     with caplog.at_level(logging.INFO, logger="workbench"):

@@ -178,6 +178,7 @@ def test_what_is_left_trains():
     assert any(not torch.equal(value, before[name]) for name, value in variant.module.state_dict().items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["torch-eager", "torchscript", "onnxruntime", "openvino"])
 @pytest.mark.parametrize("factory", [Residual, Encoder], ids=["cnn", "transformer"])
 def test_engines_give_the_same_outputs(factory, backend):

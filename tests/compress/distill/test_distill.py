@@ -176,6 +176,7 @@ def test_integer_inputs_are_never_blended():
     assert not any(blended(task, 0.5))
 
 
+@pytest.mark.slow
 def test_distillation_wins_back_what_pruning_cost(tiny_task):
     cache = {}
     pruned = Recipe(Prune(0.5)).apply(tiny_task, cache=cache)

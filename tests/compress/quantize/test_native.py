@@ -174,6 +174,7 @@ def test_a_missing_nncf_is_answered_with_the_command(task, monkeypatch) -> None:
         Recipe(Quantize(route="nncf")).apply(task)
 
 
+@pytest.mark.slow
 def test_the_libraries_leave_no_handler_behind(task, variant) -> None:
     before = list(logging.getLogger().handlers)
     Recipe(Quantize(route="onnxruntime", per_channel=False)).apply(task)

@@ -63,6 +63,7 @@ class PreActivation(nn.Module):
         return self.head(h.mean((2, 3)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "step", [Quantize(target="int8_dot"), Quantize(target="int8_dot", qat_epochs=0.1), Quantize(activations="none")]
 )
@@ -129,6 +130,7 @@ def test_any_batch_size_fits_and_the_report_covers_every_layer(tiny_task):
     assert report.notes == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tiny", "option_a"])
 def test_residual_nets_run_in_integers_on_both_runtimes(name, tiny_task, tmp_path):
     if name == "tiny":
@@ -150,6 +152,7 @@ def test_residual_nets_run_in_integers_on_both_runtimes(name, tiny_task, tmp_pat
     assert np.abs(compiled(x.numpy())[0] - want).max() < 0.05 * np.abs(want).max()
 
 
+@pytest.mark.slow
 def test_a_transformer_keeps_its_answers_and_quantizes_only_products_with_weights(tmp_path):
     build = seeded(TinyViT)
     variant = quantized(build)
@@ -244,6 +247,7 @@ def test_dicts_in_and_out_keep_their_structure():
     assert {key: tuple(value.shape) for key, value in outputs.items()} == {"logits": (3, 4), "maps": (3, 2, 4, 4)}
 
 
+@pytest.mark.slow
 def test_training_with_rounding_wins_back_what_rounding_cost():
     x, _ = images(512)
 
@@ -265,6 +269,7 @@ def test_training_with_rounding_wins_back_what_rounding_cost():
     assert report.epochs_done == pytest.approx(4, abs=0.1)
 
 
+@pytest.mark.slow
 def test_training_that_makes_it_worse_is_undone_and_said(tiny_task):
     step = Quantize(qat_epochs=0.5, learning_rate=30.0, distill=False)
     variant = Recipe(step).apply(tiny_task)

@@ -300,6 +300,7 @@ def test_an_early_stop_goes_on_counting_after_a_break(tmp_path, every_step):
     assert same(module.state_dict(), whole.state_dict())
 
 
+@pytest.mark.slow
 def test_a_training_whose_process_was_killed_goes_on_and_ends_the_same(tmp_path):
     recipe, folder = RECIPES["recover"], tmp_path / "state"
     here = str(Path(__file__).parent)

@@ -238,6 +238,7 @@ def test_what_the_time_did_not_suffice_for_is_not_kept_and_replaces_nothing(imag
         assert found.cached and found.table == complete.table and engine.threads == 1
 
 
+@pytest.mark.slow
 def test_another_question_is_measured_anew(images, quick):
     other = make_variant(Images, torch.randn(20, 3, 8, 8, generator=torch.Generator().manual_seed(0)))
     with torch.no_grad():

@@ -108,6 +108,7 @@ def run(mode: str, engine: str):
     return pytest.param(mode, engine, marks=[pytest.mark.slow] if engine in COMPILERS else [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mode", "engine"), [run(mode, engine) for mode, engine in RUNS])
 def test_outputs_are_those_that_torch_simulates(mode: str, engine: str) -> None:
     x = task().examples(8)

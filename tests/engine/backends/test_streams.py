@@ -57,6 +57,7 @@ def test_the_gate_lets_so_many_in_and_one_alone(width):
     assert alone == [0, 0]
 
 
+@pytest.mark.cores
 def test_calls_of_several_threads_overlap(engine, images, monkeypatch):
     barrier, run = threading.Barrier(2), engine.session.model.run
     monkeypatch.setattr(engine.session.model, "run", lambda arrays: (barrier.wait(SOON), run(arrays))[1])
@@ -73,6 +74,7 @@ async def _both(engine, x):
     return await asyncio.gather(engine.apredict(x), engine.apredict(x))
 
 
+@pytest.mark.cores
 def test_many_threads_get_their_own_results_at_any_batch_size(engine, images):
     x = images.task.examples(20).numpy()
     items = [np.ascontiguousarray(x[i % 17 : i % 17 + 1 + i % 4]) for i in range(120)]
@@ -88,6 +90,7 @@ def test_many_threads_get_their_own_results_at_any_batch_size(engine, images):
         np.testing.assert_allclose(into, expected(images, item), atol=1e-5)
 
 
+@pytest.mark.cores
 def test_predict_batch_keeps_the_order_and_counts_each_call_once(engine, images):
     x = images.task.examples(20).numpy()
     items = [np.ascontiguousarray(part) for part in np.split(x, [3, 4, 11])]
@@ -98,6 +101,7 @@ def test_predict_batch_keeps_the_order_and_counts_each_call_once(engine, images)
         assert result.metrics.compute_ms > 0 and 0 <= result.metrics.queue_ms <= result.metrics.total_ms
 
 
+@pytest.mark.cores
 def test_a_batcher_runs_as_many_calls_at_once(engine, images, monkeypatch):
     barrier, run = threading.Barrier(2), engine.session.model.run
     monkeypatch.setattr(engine.session.model, "run", lambda arrays: (barrier.wait(SOON), run(arrays))[1])
@@ -108,6 +112,7 @@ def test_a_batcher_runs_as_many_calls_at_once(engine, images, monkeypatch):
     np.testing.assert_allclose(found, expected(images, x), atol=1e-5)
 
 
+@pytest.mark.cores
 def test_a_stream_runs_as_many_calls_at_once(engine, images, monkeypatch):
     barrier, run = threading.Barrier(2), engine.session.model.run
     monkeypatch.setattr(engine.session.model, "run", lambda arrays: (barrier.wait(SOON), run(arrays))[1])
@@ -116,6 +121,7 @@ def test_a_stream_runs_as_many_calls_at_once(engine, images, monkeypatch):
     np.testing.assert_allclose(np.concatenate(found), expected(images, x), atol=1e-5)
 
 
+@pytest.mark.cores
 def test_what_one_worker_leaves_in_the_line_another_takes_in_time(engine, images, monkeypatch):
     gate, run, sizes = threading.Event(), engine.session.model.run, []
 
@@ -136,6 +142,7 @@ def test_what_one_worker_leaves_in_the_line_another_takes_in_time(engine, images
     assert sizes == [3, 3]
 
 
+@pytest.mark.cores
 def test_one_call_that_fails_is_told_and_leaves_none_running(engine, images, monkeypatch):
     run, running, calls = engine.session.model.run, [], iter(range(100))
 

@@ -35,6 +35,7 @@ def alive(numbers: set[int]) -> set[int]:
     return numbers & {int(path.name) for path in Path("/proc/self/task").iterdir()}
 
 
+@pytest.mark.cores
 def test_workers_end_and_others_start_with_the_next_work(two_threads):
     first = workers()
     assert len(first) == 1 and alive(first) == first
@@ -43,6 +44,7 @@ def test_workers_end_and_others_start_with_the_next_work(two_threads):
     assert len(workers()) == 1
 
 
+@pytest.mark.cores
 @pytest.mark.parametrize("ask", ["initialize", "batcher"])
 def test_the_thread_that_leaves_the_calls_to_others_keeps_no_workers(wide, two_threads, ask):
     x = wide.task.examples(4)
@@ -57,6 +59,7 @@ def test_the_thread_that_leaves_the_calls_to_others_keeps_no_workers(wide, two_t
         assert not alive(mine)
 
 
+@pytest.mark.cores
 def test_workers_that_were_told_something_stay(wide, two_threads):
     with OptimizedInferenceEngine.from_variant(wide, backend="torch-eager", threads=2, flush_denormals=True) as engine:
         engine.predict(wide.task.examples(4))
@@ -65,6 +68,7 @@ def test_workers_that_were_told_something_stay(wide, two_threads):
         assert alive(mine) == mine
 
 
+@pytest.mark.cores
 def test_other_backends_leave_torch_alone(wide, two_threads):
     with OptimizedInferenceEngine.from_variant(wide, backend="onnxruntime", threads=2) as engine:
         mine = workers()

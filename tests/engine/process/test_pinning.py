@@ -51,6 +51,7 @@ def worker_masks() -> list[set[int]]:
     return found
 
 
+@pytest.mark.cores
 @SEVERAL
 def test_torch_workers_are_pinned_while_the_engine_is_open_and_the_caller_never_is(images, two_threads):
     everywhere = os.sched_getaffinity(0)
@@ -72,6 +73,7 @@ def test_torch_workers_are_pinned_while_the_engine_is_open_and_the_caller_never_
     assert worker_masks() == [everywhere]
 
 
+@pytest.mark.cores
 @SEVERAL
 def test_workers_of_another_thread_are_let_go_by_the_last_engine_and_pinned_by_the_next(images, two_threads):
     everywhere = os.sched_getaffinity(0)
@@ -105,6 +107,7 @@ def test_workers_of_another_thread_are_let_go_by_the_last_engine_and_pinned_by_t
     assert worker_masks() == [everywhere]
 
 
+@pytest.mark.cores
 @SEVERAL
 def test_onnxruntime_pins_its_own_worker(images):
     def masks() -> dict[str, set[int]]:

@@ -82,6 +82,7 @@ def behind(module, x):
     return {n: (v.relu() if n in ("stem", "plain") else v).double().numpy() for n, v in found.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 def test_layers_are_compared_as_torch_and_numpy_do_by_hand(engine):
     task = make_task()
@@ -96,6 +97,7 @@ def test_layers_are_compared_as_torch_and_numpy_do_by_hand(engine):
         assert layer.sqnr_db == pytest.approx(10 * np.log10(signal / noise), abs=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 def test_integers_are_read_behind_their_rounding_on_the_engine(engine):
     task = make_task()

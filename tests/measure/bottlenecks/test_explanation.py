@@ -75,6 +75,7 @@ def test_launch_bound_by_hand(made):
     assert "nodes take" not in rules.launch_bound(made["make_profile"](plain_ms=2.0)).text
 
 
+@pytest.mark.slow
 def test_a_small_net_with_one_sample_is_launch_bound(tiny):
     found = wb.explain(wb.profile(tiny, backend="onnxruntime", threads=1, calls=20))
     assert "launch-bound" in rules_of(found)
@@ -111,6 +112,7 @@ def test_odd_channels_by_hand(made):
     assert rules.odd_channels(made["make_profile"]()) is None  # 3 pixels in and 10 classes out are the task's
 
 
+@pytest.mark.slow
 def test_a_net_with_thirteen_channels_is_told_so():
     found = wb.explain(wb.profile(variant_of(Odd, (1, 24, 24)), batch_size=4, backend="onnxruntime", calls=10))
     reason = next(reason for reason in found.bottlenecks if reason.rule == "channels")
@@ -124,6 +126,7 @@ def test_precision_changes_by_hand(made):
     assert rules.precision_changes(made["make_profile"]()) is None
 
 
+@pytest.mark.slow
 def test_roundings_that_no_runtime_fused_are_found_with_the_float_products_between_them(tiny_int8):
     found = wb.profile(tiny_int8, backend="onnxruntime", graph_optimization="none", threads=1, calls=10)
     rules = rules_of(wb.explain(found))

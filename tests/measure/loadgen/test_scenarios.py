@@ -86,6 +86,7 @@ def test_offline_runs_in_the_calls_of_the_engine():
     assert result.latency_ms_p50 is None and any("no latency percentiles" in note for note in result.notes)
 
 
+@pytest.mark.slow
 def test_server_joins_rows_that_arrive_together_and_its_arrivals_have_a_seed():
     engine = Sleeper(10.0, call_size=8)
     first = run(engine, "server", target_per_s=400.0, seed=3)
@@ -112,6 +113,7 @@ def boom(number):
     return on_call
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_an_error_of_the_engine_comes_out_when_the_test_has_ended_and_the_next_test_runs(scenario):
     warm = Sleeper(1.0)
@@ -121,6 +123,7 @@ def test_an_error_of_the_engine_comes_out_when_the_test_has_ended_and_the_next_t
     assert run(Sleeper(1.0), scenario, duration_s=0.1).queries > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_ctrl_c_ends_the_work_and_is_raised_afterwards(scenario):
     handler = signal.getsignal(signal.SIGINT)

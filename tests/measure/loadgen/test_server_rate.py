@@ -127,6 +127,7 @@ def test_wrong_options_are_refused_before_work_starts(options, words):
     assert not engine.calls
 
 
+@pytest.mark.slow
 def test_a_bound_below_the_time_of_one_row_is_said(tmp_path):
     rate = wb.find_server_rate(
         Sleeper(2.0), ROWS, latency_bound_ms=1.0, percentile=0.5, probe_s=0.1, logs=tmp_path / "logs"
@@ -139,11 +140,13 @@ def test_a_bound_below_the_time_of_one_row_is_said(tmp_path):
     assert {path.name.split("-")[0] for path in (tmp_path / "logs").iterdir()} == {"offline", "probe", "single"}
 
 
+@pytest.mark.slow
 def test_a_budget_too_small_for_one_test_is_said():
     rate = wb.find_server_rate(Sleeper(2.0), ROWS, latency_bound_ms=50.0, budget_s=0.1)
     assert rate.per_s is None and not rate.probes and "budget_s" in rate.ended
 
 
+@pytest.mark.slow
 def test_a_rate_that_holds_and_one_far_too_high_are_judged():
     server = {"scenario": "server", "percentile": 0.9, "duration_s": 1.0}
     high = probe_result(

@@ -41,6 +41,7 @@ def test_every_runtime_gives_the_layers_of_the_module_in_one_schema(tiny, backen
     assert set(PRODUCTS) | {"norm"} <= found.modules
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
 def test_integers_are_seen_where_they_are_computed(tiny_int8, backend):
     found = wb.profile(tiny_int8, batch_size=4, backend=backend, threads=1, calls=5)

@@ -11,11 +11,13 @@ import workbench as wb
 from workbench.core.errors import ConfigError, EngineError
 
 
+@pytest.mark.slow
 def test_the_largest_array_of_a_call_is_seen():
     found = wb.trace_allocations(lambda: np.ones(2**18, np.float32), calls=3)
     assert 1024 <= found.peak_kib < 1100 and found.left_kib < 1 and found.calls == 3
 
 
+@pytest.mark.slow
 def test_what_a_call_keeps_is_seen():
     kept = []
     found = wb.trace_allocations(lambda: kept.append(bytearray(64 * 1024)), calls=10)

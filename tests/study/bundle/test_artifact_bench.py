@@ -66,6 +66,7 @@ def test_keys_tell_artefact_engine_and_batch_apart_and_are_those_of_the_study(ro
     assert same.key not in {row["trial_key"] for row in rows}  # a study's own trial knows quality too
 
 
+@pytest.mark.slow
 def test_torch_runs_with_the_task_and_is_the_baseline_then(artefact, shared_task):
     found = bench_artifact(artefact, backends=["onnxruntime", "torch-eager"], batch_sizes=[4], task=shared_task)
     base, other = found

@@ -40,6 +40,7 @@ def key_of(study, recipe, backend):
     return row["trial_key"]
 
 
+@pytest.mark.slow
 def test_the_folder_holds_the_winner_and_runs_without_the_lab(ran, tmp_path):
     folder = ran.export(tmp_path / "winner", trial=key_of(ran, "int8", "onnxruntime"))
     assert {"model.onnx", "io.json", "manifest.json", "engine.json", "README.md", "run.py"} <= {
@@ -58,6 +59,7 @@ def test_the_folder_holds_the_winner_and_runs_without_the_lab(ran, tmp_path):
     assert got.shape == stored.outputs[0].shape and np.isfinite(got).all()
 
 
+@pytest.mark.slow
 def test_the_page_says_what_it_is_and_what_was_measured(ran, tmp_path):
     row = next(r for r in ran.rows() if r["recipe"] == "int8")
     text = (ran.export(tmp_path / "w", trial=row["trial_key"]) / "README.md").read_text()
@@ -79,6 +81,7 @@ def test_the_page_says_what_it_is_and_what_was_measured(ran, tmp_path):
     assert "None" not in text and "{" not in text.replace("{root", "")
 
 
+@pytest.mark.slow
 def test_the_winner_of_the_study_is_the_one_that_is_written(ran, tmp_path):
     best = ran.best()
     folder = ran.export(tmp_path / "winner")
@@ -87,6 +90,7 @@ def test_the_winner_of_the_study_is_the_one_that_is_written(ran, tmp_path):
     assert ran.export(folder) == folder  # an artefact there is replaced
 
 
+@pytest.mark.slow
 def test_a_row_on_torch_is_handed_over_with_an_engine_that_runs_there(ran, tmp_path):
     folder = ran.export(tmp_path / "base", trial=key_of(ran, "float", "torch-eager"))
     options = json.loads((folder / "engine.json").read_text())
@@ -99,11 +103,13 @@ def test_a_row_on_torch_is_handed_over_with_an_engine_that_runs_there(ran, tmp_p
     assert "this is the original on torch-eager" in text and "1 times" not in text
 
 
+@pytest.mark.slow
 def test_without_the_task_the_database_is_enough(ran, tmp_path):
     folder = export_stored(ran.storage, tmp_path / "w")
     assert open_artifact(folder).manifest["recipe_id"] == ran.best().row["recipe_id"]
 
 
+@pytest.mark.slow
 def test_an_artefact_that_is_gone_is_made_again_with_the_task(ran, shared_task, tmp_path):
     row = next(r for r in ran.rows() if r["recipe"] == "int8")
     shutil.copytree(ran.files, tmp_path / "s_files")
@@ -119,6 +125,7 @@ def test_an_artefact_that_is_gone_is_made_again_with_the_task(ran, shared_task, 
     assert "made again from its recipe" in (folder / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_nothing_that_met_the_goal_is_told(ran, tmp_path):
     with (
         wb.Study(ran.task, storage=ran.storage, name="empty") as empty,
@@ -127,6 +134,7 @@ def test_nothing_that_met_the_goal_is_told(ran, tmp_path):
         empty.export(tmp_path / "w")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trial", ["nothing", "", 5])
 def test_a_trial_that_is_none_is_told_with_those_that_are(ran, tmp_path, trial):
     with pytest.raises(StudyError, match="trial_key"):
@@ -135,12 +143,14 @@ def test_a_trial_that_is_none_is_told_with_those_that_are(ran, tmp_path, trial):
         ran.export(tmp_path / "w", trial="nothing")
 
 
+@pytest.mark.slow
 def test_a_beginning_of_several_keys_is_told(ran, tmp_path):
     rows = [{**row, "trial_key": f"same{i}"} for i, row in enumerate(ran.rows())]
     with pytest.raises(StudyError, match="the beginning of several"):
         export_bundle(rows, ran.best(), tmp_path / "w", files=ran.files, trial="same", task=None)
 
 
+@pytest.mark.slow
 def test_other_folders_and_full_disks_leave_nothing_behind(ran, tmp_path, monkeypatch):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("do not touch")
@@ -159,6 +169,7 @@ def test_other_folders_and_full_disks_leave_nothing_behind(ran, tmp_path, monkey
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damaged", [False, True])
 def test_files_of_ones_own_in_an_artefact_are_not_lost(ran, tmp_path, monkeypatch, damaged):
     folder = ran.export(tmp_path / "w")
@@ -184,6 +195,7 @@ def test_a_database_that_is_not_there_is_not_made(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_database_of_another_task_says_which_it_holds(ran, tmp_path):
     from workbench.tasks.load import load_task
 
@@ -192,6 +204,7 @@ def test_a_database_of_another_task_says_which_it_holds(ran, tmp_path):
         export_stored(ran.storage, tmp_path / "w", task=other)
 
 
+@pytest.mark.slow
 def test_a_database_with_several_studies_or_none_asks_for_a_name(ran, shared_task, tmp_path):
     storage = f"sqlite:///{tmp_path}/s.db"
     rows = ran.rows()
@@ -207,6 +220,7 @@ def test_a_database_with_several_studies_or_none_asks_for_a_name(ran, shared_tas
         export_stored(storage, tmp_path / "w", study="three")
 
 
+@pytest.mark.slow
 def test_a_model_without_an_onnx_file_is_refused(ran, tmp_path, monkeypatch):
     artifact = open_artifact(ran.export(tmp_path / "whole"))
     files = {name: entry for name, entry in artifact.manifest["files"].items() if name != "model.onnx"}
@@ -254,6 +268,7 @@ def test_the_program_gives_inputs_in_the_models_structure(kind):
     }.get(kind)
 
 
+@pytest.mark.slow
 def test_a_row_that_knows_little_makes_a_page_too(ran, tmp_path):
     artifact = open_artifact(ran.export(tmp_path / "w"))
     row = {"recipe": "r", "task": "t", "threads": 2, "batch_size": 1, "backend": "openvino", "fingerprint": "f"}

@@ -27,6 +27,7 @@ def ran(tmp_path_factory):
         yield study
 
 
+@pytest.mark.slow
 def test_each_shape_has_rows_of_its_own(ran):
     rows = ran.rows()
     assert {(r["backend"], r["shape"]) for r in rows} == {
@@ -41,6 +42,7 @@ def test_each_shape_has_rows_of_its_own(ran):
     assert len({row["trial_key"] for row in rows}) == 6
 
 
+@pytest.mark.slow
 def test_answers_never_compare_two_shapes(ran):
     best = ran.best(quality_drop=1.0, shape="sequence=16")
     assert best.row["shape"] == "sequence=16" and best.candidates == 2
@@ -53,11 +55,13 @@ def test_answers_never_compare_two_shapes(ran):
     assert len(complete_frame(ran.rows())) == 2
 
 
+@pytest.mark.slow
 def test_running_again_reuses_every_shape(ran, started):
     again = ran.run([], backends=["onnxruntime"], batch_sizes=(4,), threads=1, shapes={"sequence": [4]})
     assert (again.finished, again.reused) == (0, 2) and started == []
 
 
+@pytest.mark.slow
 def test_a_winner_at_a_shape_is_handed_over(ran, tmp_path):
     key = next(r["trial_key"] for r in ran.rows() if r["shape"] == "sequence=16" and not r["baseline"])
     folder = ran.export(tmp_path / "w", trial=key)
@@ -66,6 +70,7 @@ def test_a_winner_at_a_shape_is_handed_over(ran, tmp_path):
     assert "`tokens`: int64 [batch, sequence]" in text and "a batch of 4, sequence=16:" in text
 
 
+@pytest.mark.slow
 def test_a_bench_times_shapes_and_says_what_is_not_open(ran, shared_task, tmp_path, started):
     artifact = wb.Recipe().apply(ran.task).save(tmp_path / "a")
     rows = bench_artifact(artifact, backends=["onnxruntime"], batch_sizes=[2], shapes={"sequence": [4, 300]})

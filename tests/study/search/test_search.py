@@ -45,6 +45,7 @@ def by_point(study):
     return {(r["recipe"], r["backend"], r["engine_json"]): r for r in study.rows()}
 
 
+@pytest.mark.slow
 def test_every_point_is_a_row_with_the_baseline_beside_it(searched):
     rows = by_point(searched.study)
     none = '{"graph_optimization":"none"}'
@@ -61,6 +62,7 @@ def test_every_point_is_a_row_with_the_baseline_beside_it(searched):
     assert "the whole space was searched (4 points)" in searched.result.ended
 
 
+@pytest.mark.slow
 def test_the_drop_that_the_search_sees_is_that_of_the_validation_split(searched, shared_task):
     variant = wb.Recipe(wb.Prune(0.5, round_to=1)).apply(shared_task)
 
@@ -76,6 +78,7 @@ def test_the_drop_that_the_search_sees_is_that_of_the_validation_split(searched,
     assert lost > 0 and seen == pytest.approx([0.0, 0.0, lost, lost])
 
 
+@pytest.mark.slow
 def test_exactly_one_row_is_recommended_and_the_study_keeps_saying_so(searched):
     best = searched.result.best
     assert best.met and "hold the goals (drop at most 1; 5 compared)" in best.reason
@@ -84,6 +87,7 @@ def test_exactly_one_row_is_recommended_and_the_study_keeps_saying_so(searched):
     assert best.reason in repr(searched.result)
 
 
+@pytest.mark.slow
 def test_optuna_opens_the_search_in_the_same_database(searched):
     history = searched.study.search_history()
     with quiet_optuna():
@@ -101,6 +105,7 @@ def test_optuna_opens_the_search_in_the_same_database(searched):
     assert history == searched.result.history and len(history.frame()) == 4
 
 
+@pytest.mark.slow
 def test_events_count_points_and_tell_the_best_so_far(searched):
     assert {event.stage for event in searched.events} == {"search"}
     done = [event.done for event in searched.events]
@@ -111,12 +116,14 @@ def test_events_count_points_and_tell_the_best_so_far(searched):
     assert "best so far: " in searched.events[-1].message
 
 
+@pytest.mark.slow
 def test_the_same_call_again_starts_no_process(searched, started):
     again = searched.study.search(SPACE, sampler="grid", goals=LOOSE, trials=10, threads=1)
     assert started == [] and again.new == 0
     assert again.history == searched.result.history and again.best == searched.result.best
 
 
+@pytest.mark.slow
 def test_another_sampler_is_answered_from_the_rows(searched, started):
     other = searched.study.search(SPACE, sampler="random", goals=LOOSE, trials=3, threads=1)
     assert started == [] and (other.new, len({one.trial_key for one in other.history.trials})) == (0, 3)
@@ -201,6 +208,7 @@ def test_bad_arguments_are_answered_before_work_starts(shared_task, tmp_path, st
         assert study.best().row is None
 
 
+@pytest.mark.slow
 def test_a_backend_that_is_not_installed_is_said(searched, monkeypatch):
     from workbench.engine import backends
 

@@ -163,6 +163,7 @@ def test_a_server_that_is_gone_is_told_in_words_and_what_was_written_is_there_ag
     store.close()
 
 
+@pytest.mark.slow
 def test_a_study_runs_and_resumes_on_it(url, shared_task):
     options = {"backends": ["onnxruntime"], "batch_sizes": [4]}
     with wb.Study(shared_task, storage=url) as study:

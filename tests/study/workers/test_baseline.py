@@ -41,6 +41,7 @@ def test_the_faster_of_one_and_several_threads_is_chosen(single_s, several_s, th
     assert 1.5 < found.low <= found.ratio <= found.high  # the true one is 3
 
 
+@pytest.mark.slow
 def test_a_real_model_is_timed_and_torch_keeps_its_threads(shared_task):
     before = torch.get_num_threads()
     point = OperatingPoint(4)

@@ -57,6 +57,7 @@ def test_a_kill_in_the_middle_of_work_is_noticed(worker):
         worker.ask("memory")
 
 
+@pytest.mark.slow
 def test_a_stop_from_another_thread_ends_the_waiting(tmp_path):
     stop = CancelToken()
     worker = WorkerProcess("time", {"backend": "onnxruntime"}, log=tmp_path / "log", stop=stop)
@@ -140,6 +141,7 @@ def test_a_timing_child_without_torch_imports_none():
         assert run.stdout.strip() == "[]", backend
 
 
+@pytest.mark.slow
 def test_a_child_that_gives_no_sign_for_too_long_is_killed_and_that_is_said(tmp_path):
     worker = WorkerProcess("time", {"backend": "onnxruntime"}, log=tmp_path / "log", stop=CancelToken())
     worker.wait_ready()
