@@ -98,7 +98,7 @@ class Row:
         return self.model.name, self.engine
 
 
-def say(text: str) -> None:
+def notify(text: str) -> None:
     """Print a line of progress."""
     print(f"[{time.strftime('%H:%M:%S')}] {text}", file=sys.stderr, flush=True)
 
@@ -106,7 +106,7 @@ def say(text: str) -> None:
 def kept(folder: Path, retrain: bool, make: Callable[[Path], None]) -> Path:
     """Return ``folder``, made by ``make`` in a temporary place where it is missing or asked for anew."""
     if retrain or not folder.exists():
-        say(f"making {folder.name}")
+        notify(f"making {folder.name}")
         temporary = folder.with_name(f".{folder.name}.tmp")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
@@ -147,10 +147,10 @@ def _export(task: Task, module: torch.nn.Module, folder: Path) -> None:
 
 def _torch_pruning(task: Task, store: Path, ratio: float, retrain: bool) -> Model:
     def make(folder: Path) -> None:
-        _export(task, peers.torch_pruning_alone(task, ratio, PEER_EPOCHS, say), folder)
+        _export(task, peers.torch_pruning_alone(task, ratio, PEER_EPOCHS, notify), folder)
 
     folder = kept(store / f"torch-pruning-{ratio:g}", retrain, make)
-    module = peers.torch_pruning_alone(task, ratio, 0, say)
+    module = peers.torch_pruning_alone(task, ratio, 0, notify)
     module.load_state_dict(safetensors.torch.load_file(folder / "weights.safetensors"))
     path = folder / "model.onnx"
     counts = (count_params(module), count_macs(module, task.examples(2)))
@@ -164,7 +164,7 @@ def _ours(task: Task, store: Path, name: str, recipe: wb.Recipe, retrain: bool, 
         nonlocal last
         if time.monotonic() - last > 20:
             last = time.monotonic()
-            say(f"{name}: {event.stage}: {event.message}")
+            notify(f"{name}: {event.stage}: {event.message}")
 
     def make(folder: Path) -> None:
         checkpoints = store / "checkpoints"
@@ -247,7 +247,7 @@ def judged(task: Task, models: list[Model], threads: int) -> list[Row]:
             base = right if base is None else base  # the float model on torch eager comes first
             low, high = bootstrap_drop(_scores(base, right), len(labels), resamples=2000)
             rows.append(Row(model, engine, right.mean(), base.mean() - right.mean(), low, high))
-            say(f"{model.name} on {engine}: {right.mean():.4f}")
+            notify(f"{model.name} on {engine}: {right.mean():.4f}")
     return rows
 
 
@@ -328,7 +328,7 @@ def main() -> int:
     models = contestants(task, given.store, given.retrain)
     rows = judged(task, models, given.threads)
     for batch in BATCHES:
-        say(f"timing {len(rows)} rows at batch {batch}")
+        notify(f"timing {len(rows)} rows at batch {batch}")
         timed(task, rows, given.threads, batch, given.rounds)
     machine = this_machine()
     versions = library_versions(("torch", "torch-pruning", "torchao", "onnxruntime", "openvino", "nncf"))

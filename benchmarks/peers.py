@@ -16,7 +16,7 @@ from workbench.tasks import Task
 BATCH = 128
 
 
-def torch_pruning_alone(task: Task, ratio: float, epochs: float, say: Callable[[str], None]) -> nn.Module:
+def torch_pruning_alone(task: Task, ratio: float, epochs: float, notify: Callable[[str], None]) -> nn.Module:
     """Return the model with ``ratio`` of the channels inside its blocks cut by torch-pruning, trained on the labels.
 
     The channels of the residual stream stay: the shortcut's padding is fixed in ``forward``, and torch-pruning cuts
@@ -37,11 +37,11 @@ def torch_pruning_alone(task: Task, ratio: float, epochs: float, say: Callable[[
     )
     pruner.step()
     if epochs:
-        _train(model, task, epochs, say)
+        _train(model, task, epochs, notify)
     return model.eval()
 
 
-def _train(model: nn.Module, task: Task, epochs: float, say: Callable[[str], None]) -> None:
+def _train(model: nn.Module, task: Task, epochs: float, notify: Callable[[str], None]) -> None:
     generator = torch.Generator().manual_seed(0)
     images, labels = task.train.inputs, task.train.targets
     steps = round(epochs * (len(images) // BATCH))
@@ -61,7 +61,7 @@ def _train(model: nn.Module, task: Task, epochs: float, say: Callable[[str], Non
         schedule.step()
         if step % (len(images) // BATCH) == 0 or step == steps:
             quality = task.evaluate(model.eval(), split="validation")
-            say(f"torch-pruning: step {step} of {steps}, loss {loss.item():.3f}, validation {quality:.4f}")
+            notify(f"torch-pruning: step {step} of {steps}, loss {loss.item():.3f}, validation {quality:.4f}")
             best = max(best, (quality, copy.deepcopy(model.state_dict())), key=lambda pair: pair[0])
             model.train()
     model.load_state_dict(best[1])

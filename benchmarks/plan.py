@@ -68,7 +68,7 @@ class Duel:
     verdict: str
 
 
-def say(text: str) -> None:
+def notify(text: str) -> None:
     """Print a line of progress."""
     print(f"[{time.strftime('%H:%M:%S')}] {text}", file=sys.stderr, flush=True)
 
@@ -100,7 +100,7 @@ def run(name: str, contestant: str, budget_s: float, folder: Path) -> Winner:
         nonlocal last
         if event.message != last and (event.message.startswith("plan") or " ms," in event.message):
             last = event.message
-            say(f"{name}, {contestant}: {last}")
+            notify(f"{name}, {contestant}: {last}")
 
     with wb.Study(task_of(name), storage=f"sqlite:///{place / 'study.db'}") as study:
         summary = study.run(recipes_of(contestant, budget_s), budget_s=budget_s, quality_drop=LIMIT, progress=progress)
@@ -114,7 +114,7 @@ def run(name: str, contestant: str, budget_s: float, folder: Path) -> Winner:
         row["speedup"] or 1.0, row["quality_drop"] or 0.0, best.met, summary.seconds, finished,
     )  # fmt: skip
     answer.write_text(json.dumps(dataclasses.asdict(winner), indent=1))
-    say(f"{name}, {contestant}: {best.reason}")
+    notify(f"{name}, {contestant}: {best.reason}")
     return winner
 
 
@@ -203,7 +203,7 @@ def main(arguments: list[str] | None = None) -> int:
         ours = winners[name]["default plan"]
         for one in CONTESTANTS[:-1]:
             duels.append(duel(name, ours, winners[name][one]))
-            say(f"{name}: {duels[-1]}")
+            notify(f"{name}: {duels[-1]}")
     text = page(winners, duels, budgets)
     asked.output.parent.mkdir(parents=True, exist_ok=True)
     asked.output.write_text(text)

@@ -53,7 +53,7 @@ OLIVE = ("olive-ai==0.13.0", "torch", "onnxruntime", "openvino>=2026.0", "nncf>=
 CONSTRAINTS = Path(__file__).parents[1] / "constraints.txt"
 
 
-def say(text: str) -> None:
+def notify(text: str) -> None:
     """Print a line of progress."""
     print(f"[{time.strftime('%H:%M:%S')}] {text}", file=sys.stderr, flush=True)
 
@@ -65,7 +65,7 @@ def olive_python(given: Path | None, work: Path) -> Path:
     home = work / "olive"
     python = (home / "bin" / "python").absolute()
     if not python.exists():
-        say(f"making Olive's environment in {home}")
+        notify(f"making Olive's environment in {home}")
         temporary = work / "olive.tmp"
         shutil.rmtree(temporary, ignore_errors=True)
         subprocess.run([sys.executable, "-m", "venv", str(temporary)], check=True)
@@ -92,17 +92,17 @@ def searched(tool: str, seed: int, setting: Setting, work: Path) -> None:
     """Have a tool search with a seed, unless what it chose is kept; a search that fails leaves nothing behind."""
     target = work / "chosen" / f"{tool}-{seed}"
     if target.exists():
-        say(f"{tool}, seed {seed}: known already")
+        notify(f"{tool}, seed {seed}: known already")
         return
     temporary = target.with_name(f".{target.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    say(f"{tool}, seed {seed}: {setting.seconds:.0f} s")
-    candidate = TOOLS[tool](setting, seed, temporary, say)
+    notify(f"{tool}, seed {seed}: {setting.seconds:.0f} s")
+    candidate = TOOLS[tool](setting, seed, temporary, notify)
     text = json.dumps(dataclasses.asdict(candidate), indent=1) + "\n"
     (temporary / "candidate.json").write_text(text, encoding="utf-8")
     temporary.rename(target)
-    say(f"{tool}, seed {seed}: {candidate.words} after {candidate.seconds:.0f} s, {candidate.tried} tried")
+    notify(f"{tool}, seed {seed}: {candidate.words} after {candidate.seconds:.0f} s, {candidate.tried} tried")
 
 
 def verdicts(rows: Sequence[Judged], floor: float) -> tuple[list[str], list[str], bool]:
@@ -158,7 +158,7 @@ def main() -> int:
             searched(tool, seed, setting, work)
     if given.no_judge:
         return 0
-    rows, base = judge(setting.task, kept(work), threads=given.threads, loads=given.loads, say=say)
+    rows, base = judge(setting.task, kept(work), threads=given.threads, loads=given.loads, notify=notify)
     words, pairs, holds = verdicts(rows, machine_floor())
     given.output.parent.mkdir(parents=True, exist_ok=True)
     text = page(table(rows, base), words, pairs, rows, threads=given.threads, picture="search.png")

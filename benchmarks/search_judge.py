@@ -108,7 +108,7 @@ def engine(row: Judged, folder: Path, batch: int, threads: int) -> wb.OptimizedI
 
 
 def judge(
-    task: Task, places: Sequence[tuple[Candidate, Path]], *, threads: int, loads: int, say: Say
+    task: Task, places: Sequence[tuple[Candidate, Path]], *, threads: int, loads: int, notify: Say
 ) -> tuple[list[Judged], Judged]:
     """Return the candidates as measured here, and the float model in torch eager, which is the baseline."""
     rows = [Judged(candidate) for candidate, _ in places]
@@ -142,10 +142,10 @@ def judge(
         scores = functools.partial(_scores, right, mine)
         row.quality, row.drop = float(mine.mean()), float(right.mean() - mine.mean())
         row.low, row.high = bootstrap_drop(scores, len(labels), resamples=2000)
-        say(f"{row.name}: accuracy {row.quality:.4f}, drop {row.drop:.4f}")
+        notify(f"{row.name}: accuracy {row.quality:.4f}, drop {row.drop:.4f}")
     measured = [base, *(row for row in rows if not row.problem)]
     for batch in BATCHES:
-        _time(measured, openers, task, batch, loads, say)
+        _time(measured, openers, task, batch, loads, notify)
     return rows, base
 
 
@@ -164,7 +164,7 @@ def _time(
     task: Task,
     batch: int,
     loads: int,
-    say: Say,
+    notify: Say,
 ) -> None:
     """Load all anew ``loads`` times, time them by turns, and take the blocks of all loads together.
 
@@ -173,7 +173,7 @@ def _time(
     images = np.ascontiguousarray(task.evaluation.inputs[:batch].numpy())
     blocks: dict[str, list[np.ndarray]] = {row.name: [] for row in rows}
     for load in range(loads):
-        say(f"timing {len(rows)} models at batch {batch}, load {load + 1} of {loads}")
+        notify(f"timing {len(rows)} models at batch {batch}, load {load + 1} of {loads}")
         with contextlib.ExitStack() as stack:
             arms = []
             for row in rows:

@@ -17,7 +17,7 @@ from workbench.timing.arms import CallArm
 from workbench.timing.interleave import interleave
 
 
-def run_nncf(setting: Setting, seed: int, folder: Path, say: Say) -> Candidate:
+def run_nncf(setting: Setting, seed: int, folder: Path, notify: Say) -> Candidate:
     """Quantize with NNCF under its control of accuracy, in both presets and both bias corrections.
 
     NNCF does not look at latency. Of what it gives the fastest is taken, as timed here on OpenVINO's defaults.
@@ -43,7 +43,7 @@ def run_nncf(setting: Setting, seed: int, folder: Path, say: Say) -> Candidate:
         if time.monotonic() - begun > setting.seconds:
             break
         words = f"quantize_with_accuracy_control(preset={preset}, fast_bias_correction={fast})"
-        say(f"nncf, seed {seed}: {words}")
+        notify(f"nncf, seed {seed}: {words}")
         try:
             model = nncf.quantize_with_accuracy_control(
                 shared_core().read_model(str(setting.onnx)),

@@ -17,7 +17,7 @@ GRACE_S = 120.0
 """Olive looks at its clock between two candidates only."""
 
 
-def run_olive(setting: Setting, seed: int, folder: Path, say: Say) -> Candidate:
+def run_olive(setting: Setting, seed: int, folder: Path, notify: Say) -> Candidate:
     """Have Olive search in its own environment; see search_olive_worker.py for what it gets."""
     if setting.olive is None:
         raise ValueError("run_olive needs the Python of Olive's environment in setting.olive.")
@@ -29,7 +29,7 @@ def run_olive(setting: Setting, seed: int, folder: Path, say: Say) -> Candidate:
         "folder": str(folder / "olive"), "result": str(result),
     }  # fmt: skip
     job.write_text(json.dumps(wanted, indent=1), encoding="utf-8")
-    say(f"olive, seed {seed}: searching for {setting.seconds:.0f} s")
+    notify(f"olive, seed {seed}: searching for {setting.seconds:.0f} s")
     begun, notes = time.monotonic(), []
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     command = [str(setting.olive), str(ROOT / "benchmarks" / "search_olive_worker.py"), str(job)]

@@ -50,7 +50,7 @@ def best_seen(history: History) -> TrialRecord | None:
     return min(held, key=lambda one: one.values[0] if one.values else 0.0, default=None)
 
 
-def run_workbench(setting: Setting, seed: int, folder: Path, say: Say) -> Candidate:
+def run_workbench(setting: Setting, seed: int, folder: Path, notify: Say) -> Candidate:
     """Search with the workbench.
 
     The goal is a drop of 0.005, half of what is accepted: the search tries models that were trained and takes the
@@ -64,7 +64,7 @@ def run_workbench(setting: Setting, seed: int, folder: Path, say: Say) -> Candid
         ended = "best" in event.values
         if ended or time.monotonic() - last > 30:
             last = time.monotonic()
-            say(f"workbench, seed {seed}: {event.message}")
+            notify(f"workbench, seed {seed}: {event.message}")
 
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     begun = time.monotonic()

@@ -13,9 +13,7 @@ LINES, FILES = 320, 16
 CIRCLES: list[set[str]] = []
 """Groups of modules that still import each other, also by imports inside functions; they may only shrink."""
 
-LONG = {
-    "workbench.study.strategy.executor": 335,
-}
+LONG: dict[str, int] = {}
 """Modules that are still above the limit, with the lines they may have."""
 
 FULL: dict[str, int] = {}

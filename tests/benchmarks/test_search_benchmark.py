@@ -149,7 +149,7 @@ def test_an_olive_that_found_nothing_or_never_answered_is_said():
 def test_a_search_is_kept_and_not_done_again(tmp_path, monkeypatch):
     done = []
 
-    def run(setting, seed, folder, say):
+    def run(setting, seed, folder, notify):
         done.append(seed)
         (folder / "model.xml").write_text("x")
         return candidate("nncf", seed, notes=("n",), versions={"nncf": "3"})
@@ -164,7 +164,7 @@ def test_a_search_is_kept_and_not_done_again(tmp_path, monkeypatch):
 
 
 def test_a_search_that_fails_leaves_nothing_behind(tmp_path, monkeypatch):
-    def run(setting, seed, folder, say):
+    def run(setting, seed, folder, notify):
         raise RuntimeError("no")
 
     monkeypatch.setitem(TOOLS, "nncf", run)

@@ -31,7 +31,7 @@ TEXT = {
     r"\bbeside each other\b|\bside by side with\b": "rule 3: interleaved, or next to",
     BRITISH: "rule 10: American spelling",
 }
-NAMES = {"said", "told", "asked", "known", "found", "more", "seen", "heard", "wanted", "gone", "taken"}
+NAMES = {"said", "told", "asked", "known", "found", "more", "seen", "heard", "wanted", "gone"}
 """Participles as names of variables, parameters or functions: rule 9 asks for the noun."""
 
 

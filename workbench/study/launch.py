@@ -123,7 +123,7 @@ def _run_here(
         packed = pack_task(task)
         client.carry(packed)
         stop.check()
-        with machine_lock(exclusive=True, stop=stop, say=_reporter(progress)):
+        with machine_lock(exclusive=True, stop=stop, notify=_reporter(progress)):
             plan = with_fastest_baseline(plan, new_points, client.choose_threads)
         save_question(store, study.name, config, default_plan=recipes is None)
         first = plan if recipes is not None else first_part(plan)

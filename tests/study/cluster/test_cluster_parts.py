@@ -232,7 +232,7 @@ def test_what_a_nanny_sets_is_not_inherited_and_what_the_user_sets_is(monkeypatc
 def test_a_run_that_an_error_stops_says_so_in_its_rows():
     calls = []
     session = SimpleNamespace(
-        abandon=lambda **how: calls.append(how), say=lambda *_, **__: None, rows=list, missing=lambda trials: trials
+        abandon=lambda **how: calls.append(how), notify=lambda *_, **__: None, rows=list, missing=lambda trials: trials
     )
 
     def full():

@@ -297,7 +297,7 @@ class Others(RunSession):
     def missing(self, trials):
         return self.left
 
-    def say(self, words):
+    def notify(self, words):
         pass
 
 

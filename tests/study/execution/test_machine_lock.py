@@ -20,7 +20,7 @@ _HOLD = """
     from workbench.study.workers.process import CancelToken
     from workbench.study.execution.machine_lock import machine_lock
     exclusive, folder = sys.argv[2] == "exclusive", Path(sys.argv[1])
-    with machine_lock(exclusive=exclusive, stop=CancelToken(), say=lambda words: None, folder=folder):
+    with machine_lock(exclusive=exclusive, stop=CancelToken(), notify=lambda words: None, folder=folder):
         print("held", flush=True)
         sys.stdin.read()
 """
@@ -50,12 +50,12 @@ def taken(folder, *, exclusive):
     """Say whether a turn can be had at once; one that must wait is told to stop."""
     stop, said = CancelToken(), []
 
-    def say(words):
+    def notify(words):
         said.append(words)
         stop.set()
 
     try:
-        with machine_lock(exclusive=exclusive, stop=stop, say=say, folder=folder):
+        with machine_lock(exclusive=exclusive, stop=stop, notify=notify, folder=folder):
             return True
     except Cancelled:
         assert "another study on this machine" in said[0]
@@ -80,7 +80,7 @@ def test_the_turn_of_a_killed_process_is_free_at_once(hold, tmp_path):
 
 
 def test_the_turn_is_free_after_the_block_also_after_an_error(tmp_path):
-    with pytest.raises(KeyError), machine_lock(exclusive=True, stop=CancelToken(), say=print, folder=tmp_path):
+    with pytest.raises(KeyError), machine_lock(exclusive=True, stop=CancelToken(), notify=print, folder=tmp_path):
         raise KeyError
     assert taken(tmp_path, exclusive=True)
 
@@ -88,18 +88,18 @@ def test_the_turn_is_free_after_the_block_also_after_an_error(tmp_path):
 def test_waiting_ends_when_the_other_is_done(hold, tmp_path):
     process, said = hold("exclusive"), []
 
-    def say(words):
+    def notify(words):
         said.append(words)
         process.stdin.close()
 
-    with machine_lock(exclusive=True, stop=CancelToken(), say=say, folder=tmp_path):
+    with machine_lock(exclusive=True, stop=CancelToken(), notify=notify, folder=tmp_path):
         assert len(said) == 1  # once, however often it looked
 
 
 def test_waiting_ends_with_the_budget(hold, tmp_path):
     hold("exclusive")
     waiter = machine_lock(
-        exclusive=True, stop=CancelToken(time.monotonic() + 0.3), say=lambda words: None, folder=tmp_path
+        exclusive=True, stop=CancelToken(time.monotonic() + 0.3), notify=lambda words: None, folder=tmp_path
     )
     with pytest.raises(OutOfTime), waiter:
         pass
@@ -110,15 +110,15 @@ def test_who_has_waited_comes_before_one_who_wants_another_turn(tmp_path):
     order, waits, free = [], threading.Event(), threading.Event()
 
     def greedy():
-        with machine_lock(exclusive=True, stop=CancelToken(), say=lambda words: None, folder=tmp_path):
+        with machine_lock(exclusive=True, stop=CancelToken(), notify=lambda words: None, folder=tmp_path):
             free.set()
             waits.wait(30)
-        with machine_lock(exclusive=True, stop=CancelToken(), say=lambda words: None, folder=tmp_path):
+        with machine_lock(exclusive=True, stop=CancelToken(), notify=lambda words: None, folder=tmp_path):
             order.append("greedy")
 
     def patient():
         free.wait(30)
-        with machine_lock(exclusive=True, stop=CancelToken(), say=lambda words: waits.set(), folder=tmp_path):
+        with machine_lock(exclusive=True, stop=CancelToken(), notify=lambda words: waits.set(), folder=tmp_path):
             order.append("patient")
 
     threads = [threading.Thread(target=work) for work in (greedy, patient)]
@@ -132,7 +132,7 @@ def test_who_has_waited_comes_before_one_who_wants_another_turn(tmp_path):
 def test_where_no_lock_can_be_had_work_goes_on_and_that_is_said(tmp_path):
     (tmp_path / "file").write_text("")
     said = []
-    with machine_lock(exclusive=True, stop=CancelToken(), say=said.append, folder=tmp_path / "file" / "folder"):
+    with machine_lock(exclusive=True, stop=CancelToken(), notify=said.append, folder=tmp_path / "file" / "folder"):
         assert "No machine lock" in said[0]
 
 
@@ -142,7 +142,7 @@ def test_a_file_system_without_locks_lets_the_work_go_on(tmp_path, monkeypatch):
 
     monkeypatch.setattr("fcntl.flock", unable)
     said = []
-    with machine_lock(exclusive=True, stop=CancelToken(), say=said.append, folder=tmp_path) as wanted:
+    with machine_lock(exclusive=True, stop=CancelToken(), notify=said.append, folder=tmp_path) as wanted:
         assert not wanted()
     assert len(said) == 1 and "(No locks available)" in said[0]
 
@@ -151,7 +151,7 @@ def test_a_link_in_place_of_the_lock_is_not_followed(tmp_path):
     victim = tmp_path / "victim"
     (tmp_path / f"{NAME}.queue").symlink_to(victim)
     said = []
-    with machine_lock(exclusive=True, stop=CancelToken(), say=said.append, folder=tmp_path):
+    with machine_lock(exclusive=True, stop=CancelToken(), notify=said.append, folder=tmp_path):
         assert said and not victim.exists()
 
 

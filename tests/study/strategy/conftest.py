@@ -60,7 +60,7 @@ class World:
     def remaining(self):
         return self.budget_s - self.now
 
-    def say(self, message):
+    def notify(self, message):
         self.said.append(message)
 
     def measure(self, recipe, backends, *, limit_s, survey="", judged=True, watch=None):

@@ -132,9 +132,9 @@ def bench_artifact(
             inputs = rebuild_inputs(opened.io.kind, opened.io.input_names, request.inputs(point))
             save_arrays(inputs, examples_folder(setup.inputs, point))
             trials = _planned(opened, request, point)
-            say = functools.partial(_say, progress, f"batch {point.words}", len(rows), total)
-            with machine_lock(exclusive=True, stop=setup.stop, say=say):
-                timed = _time(trials, setup, say)
+            notify = functools.partial(_say, progress, f"batch {point.words}", len(rows), total)
+            with machine_lock(exclusive=True, stop=setup.stop, notify=notify):
+                timed = _time(trials, setup, notify)
             for row in with_relative_latency([_row(opened, trial, timed, own, replica) for trial in trials]):
                 rows.append(row)  # type: ignore[arg-type]
                 if on_row is not None:
@@ -170,12 +170,12 @@ def _planned(artifact: Artifact, request: BenchRequest, point: OperatingPoint) -
     return sorted(trials, key=lambda trial: not trial.baseline)
 
 
-def _time(trials: Sequence[Trial], setup: TimingSetup, say: Callable[[str], None]) -> GroupTiming:
+def _time(trials: Sequence[Trial], setup: TimingSetup, notify: Callable[[str], None]) -> GroupTiming:
     """Time trials of one point in turns; the first that lives is the reference of how long is enough."""
     failed: dict[str, TrialFailed] = {}
     started: dict[str, EngineProcess] = {}
     try:
-        say(f"loading {', '.join(trial.backend for trial in trials)}")
+        notify(f"loading {', '.join(trial.backend for trial in trials)}")
         for trial in trials:
             started[trial.key] = EngineProcess.start(trial, setup)
         arms = open_arms(started, failed)
@@ -186,7 +186,7 @@ def _time(trials: Sequence[Trial], setup: TimingSetup, say: Callable[[str], None
                     rounds=TimeBudget.rounds,
                     block_s=TimeBudget.block_s,
                     budget_s=GROUP_S,
-                    after_round=lambda number: say(f"round {number}"),
+                    after_round=lambda number: notify(f"round {number}"),
                 )
                 break
             except TrialFailed as error:  # the reference is lost: the others go on without it

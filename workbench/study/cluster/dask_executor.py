@@ -97,7 +97,7 @@ class DaskExecutor(Executor):
     def start(self, unit: WorkUnit, slot: Slot, queue: TaskQueue) -> None:
         """Send a unit to a worker with the blobs that the worker lacks."""
         worker = next(worker for worker in self._workers.members if worker.address == slot.address)
-        self._session.say(f"{unit.words}: sent to {worker.words}")
+        self._session.notify(f"{unit.words}: sent to {worker.words}")
         try:
             for blob in self._needed_blobs(unit, queue.plan):
                 self._connection.send(worker, blob, self._fingerprint)
@@ -117,7 +117,7 @@ class DaskExecutor(Executor):
             kind, event = self._connection.events.get(timeout=_POLL_S)
             if kind == "progress":
                 step = {"step": event["step"]} if "step" in event else {}
-                self._session.say(f"{event['message']} (worker {event['by']})", **step)
+                self._session.notify(f"{event['message']} (worker {event['by']})", **step)
             elif event.key in self._running:
                 self._finish(self._running.pop(event.key))
         ended, self._ended = self._ended, []
@@ -235,7 +235,7 @@ class DaskExecutor(Executor):
             self._give_up(unit, f"Given up after {count}: {'; '.join(words for _, words in failures)}.")
         else:
             self._ended.append(UnitEnd(unit, RETRY))
-            self._session.say(f"{unit.words}: {failures[-1][1]}; it is done again elsewhere")
+            self._session.notify(f"{unit.words}: {failures[-1][1]}; it is done again elsewhere")
 
     def _give_up(self, unit: WorkUnit, reason: str) -> None:
         self._ended.append(UnitEnd(unit, FAILED))
@@ -250,11 +250,11 @@ class DaskExecutor(Executor):
         for worker in lost:
             self._lose(worker, "ended")
         for words in refused:
-            self._session.say(f"not taken: {words}")
+            self._session.notify(f"not taken: {words}")
 
     def _lose(self, worker: ClusterWorker, why: str) -> None:
         self._workers.drop(worker)
-        self._session.say(f"{worker.words} is gone: it {why}")
+        self._session.notify(f"{worker.words} is gone: it {why}")
         for key in [key for key, running in self._running.items() if running.worker is worker]:
             running = self._running.pop(key)
             self._connection.cancel([running.future])

@@ -42,8 +42,8 @@ def run_on_cluster(
     progress: ProgressCallback,
 ) -> RunSummary:
     """Run a plan on every kind of machine of a cluster; errors as :meth:`workbench.Study.run`."""
-    task, wanted = study.task, config.replace(backends=config.backends or DEFAULT_BACKENDS)
-    first = plan_for(task.fingerprint, recipes, wanted, shapes=shapes, site=this_site())
+    task, request = study.task, config.replace(backends=config.backends or DEFAULT_BACKENDS)
+    first = plan_for(task.fingerprint, recipes, request, shapes=shapes, site=this_site())
     check_recipes(first.recipes, task)
     packed = pack_task(task, elsewhere=True)
     with connected(cluster) as connection, connection:

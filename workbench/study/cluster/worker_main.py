@@ -184,7 +184,7 @@ class _Work:
         with contextlib.ExitStack() as stack:
             if exclusive:
                 lock = machine_lock(
-                    exclusive=True, stop=self._stop, say=lambda text: self._send(f"{unit.words}: {text}")
+                    exclusive=True, stop=self._stop, notify=lambda text: self._send(f"{unit.words}: {text}")
                 )
                 stack.enter_context(lock)
                 record(WAITING, begun, time.time())

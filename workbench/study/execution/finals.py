@@ -117,7 +117,7 @@ def run_finals(plan: Plan, session: RunSession, pool: TimingPool, floors: NoiseF
     if len(trials) == 1:
         session.amend(trials[0], {"final_rank": 1, "notes": {"final_rank": "No other row is near in latency."}})
         return
-    session.say(f"finals: {', '.join(f'{trial.name} on {trial.engine_words}' for trial in trials)}")
+    session.notify(f"finals: {', '.join(f'{trial.name} on {trial.engine_words}' for trial in trials)}")
     other = other_threads(base, max(trial.threads for trial in plan.trials))
     arms = [*rivals, *([other] if other is not None else [])]
     floor = floors.of(base).floor
@@ -134,7 +134,7 @@ def run_finals(plan: Plan, session: RunSession, pool: TimingPool, floors: NoiseF
         rounds=(budget.rounds[0], _LONGER * budget.rounds[1]),
         block_s=budget.block_s,
         budget_s=FINALS_S,
-        after_round=lambda number: session.say(f"finals: round {number}"),
+        after_round=lambda number: session.notify(f"finals: round {number}"),
         enough=decided,
         footprint=False,
     )

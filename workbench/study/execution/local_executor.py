@@ -216,7 +216,7 @@ class LocalExecutor(Executor):
 
     def _timed(self, trials: Sequence[Trial], base: Trial, replica: Trial | None) -> GroupTiming:
         words, budget = words_of(trials), self._budget
-        self._session.say(f"loading {words}")
+        self._session.notify(f"loading {words}")
         try:
             with self._monitor.paused() if self._monitor is not None else contextlib.nullcontext():
                 return self._pool.time(
@@ -226,7 +226,7 @@ class LocalExecutor(Executor):
                     rounds=budget.rounds,
                     block_s=budget.block_s,
                     budget_s=budget.share_s(),
-                    after_round=lambda n: self._session.say(f"timing {words}: round {n}"),
+                    after_round=lambda n: self._session.notify(f"timing {words}: round {n}"),
                 )
         except TrialFailed as error:
             self._session.fail(trials, f"The baseline's process could not be timed: {error}")
@@ -272,6 +272,6 @@ class LocalExecutor(Executor):
         """Hold the machine lock; the wait for it is a phase of its own."""
         with contextlib.ExitStack() as stack:
             with self._policy.phases.during("waiting"):
-                lock = machine_lock(exclusive=exclusive, stop=self._stop, say=self._session.say)
+                lock = machine_lock(exclusive=exclusive, stop=self._stop, notify=self._session.notify)
                 contended = stack.enter_context(lock)
             yield contended

@@ -28,7 +28,7 @@ def lock_folder() -> Path:
 
 @contextlib.contextmanager
 def machine_lock(
-    *, exclusive: bool, stop: CancelToken, say: Callable[[str], None], folder: Path | None = None
+    *, exclusive: bool, stop: CancelToken, notify: Callable[[str], None], folder: Path | None = None
 ) -> Iterator[Callable[[], bool]]:
     """Hold the machine lock within a ``with`` block, which gets a function that returns True if another study waits.
 
@@ -36,27 +36,27 @@ def machine_lock(
     released them and takes them again. The lock is not reentrant.
 
     ``exclusive`` is True to time, and False for work that must not disturb a timing, which several processes may do at
-    once. ``say`` gets a message if the lock is held elsewhere, or if ``folder`` (:func:`lock_folder` by default) has no
-    locks, and work goes on without one. Raises what ``stop.check()`` does.
+    once. ``notify`` gets a message if the lock is held elsewhere, or if ``folder`` (:func:`lock_folder` by default) has
+    no locks, and work continues without one. Raises what ``stop.check()`` raises.
 
     Examples
     --------
-    >>> with machine_lock(exclusive=True, stop=CancelToken(), say=print):  # doctest: +SKIP
+    >>> with machine_lock(exclusive=True, stop=CancelToken(), notify=print):  # doctest: +SKIP
     ...     samples = arm.block(0.06)
     """
     where = lock_folder() if folder is None else folder
     with contextlib.ExitStack() as stack:
         try:
-            contended = _acquire(stack, where, exclusive=exclusive, stop=stop, say=say)
+            contended = _acquire(stack, where, exclusive=exclusive, stop=stop, notify=notify)
         except OSError as error:  # the folder is missing, or its file system has no locks
             stack.close()
-            say(f"No machine lock in {where} ({error.strerror}); other studies may disturb timings.")
+            notify(f"No machine lock in {where} ({error.strerror}); other studies may disturb timings.")
             contended = _uncontended
         yield contended
 
 
 def _acquire(
-    stack: contextlib.ExitStack, where: Path, *, exclusive: bool, stop: CancelToken, say: Callable[[str], None]
+    stack: contextlib.ExitStack, where: Path, *, exclusive: bool, stop: CancelToken, notify: Callable[[str], None]
 ) -> Callable[[], bool]:
     where.mkdir(parents=True, exist_ok=True)
     queue, cores = (stack.enter_context(_opened(where / f"{NAME}{suffix}")) for suffix in (".queue", ".lock"))
@@ -65,7 +65,7 @@ def _acquire(
         while not _try_lock(descriptor, exclusive=alone):
             if not reported:
                 reported = True
-                say("waiting for another study on this machine, which has the cores")
+                notify("waiting for another study on this machine, which has the cores")
             stop.wait(POLL_S)
             stop.check()
     fcntl.flock(queue, fcntl.LOCK_UN)

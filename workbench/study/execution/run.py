@@ -118,7 +118,7 @@ class Run:
         state, reason, whole = "cancelled", "Cancelled while it ran.", False
         self._plans = plans
         try:
-            self._session.say(self._executor.announce(plans), plan=self._session.rows())
+            self._session.notify(self._executor.announce(plans), plan=self._session.rows())
             (do or functools.partial(self.do, plans))()
             self.cut += self._executor.hold_finals()
             whole = True

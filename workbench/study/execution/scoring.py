@@ -99,7 +99,7 @@ def _copied(row: Mapping[str, Any], notes: dict[str, str]) -> dict[str, Any]:
 
 def _evaluate(arm: EngineProcess, outputs: Path, session: RunSession) -> None:
     words = f"evaluating {arm.trial.words}"
-    session.say(words)
+    session.notify(words)
     arm.evaluate(outputs, session.following(words))
 
 

@@ -89,16 +89,16 @@ def measure_seed_variance(
     setup = TimingSetup(files, inputs, store.artifact, packed.build, stop)
     results: list[SeedResult] = []
 
-    def say(words: str) -> None:
+    def notify(words: str) -> None:
         progress(Progress("seeds", len(results), len(recipes), words))
 
     def evaluate(trial: Trial, outputs: Path) -> dict[str, Any]:
         """Prepare a trial, write its outputs for the evaluation split, and return the preparation metadata."""
 
         def on_event(event: dict[str, Any]) -> None:
-            say(f"{trial.name}: {event['message'] or event['stage']}")
+            notify(f"{trial.name}: {event['message'] or event['stage']}")
 
-        say(trial.words)
+        notify(trial.words)
         try:
             prepared = store.prepared(trial, plan.batch_sizes)
             if prepared is None:
@@ -131,7 +131,7 @@ def measure_seed_variance(
                 raise StudyError(f"The quality of {trial.words} is unknown: {judged.notes['quality']}")
             validation, params = prepared["validation_quality"], prepared["params"]
             results.append(SeedResult(one.seed, judged.quality, judged.drop, validation, params))
-        say("every seed is evaluated")
+        notify("every seed is evaluated")
         done = True
     finally:
         client.close(kill=not done)

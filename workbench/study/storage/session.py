@@ -137,7 +137,7 @@ class RunSession:
         row = update_row(self._rows[trial.key], **columns)
         if self._store.amend(self._study, trial.key, row):
             self._rows[trial.key] = row
-            self.say(f"{trial.words}: {_result(row)}", row=row, best=self.best())
+            self.notify(f"{trial.words}: {_result(row)}", row=row, best=self.best())
 
     def take_in(self, trial: Trial, *, like: Trial, columns: dict[str, Any]) -> None:
         """Add a complete row that is not in the plan, with all other columns as in the row of ``like``."""
@@ -199,7 +199,7 @@ class RunSession:
         waited = False
         while others := self.others_at_work():
             waited = True
-            self.say(f"waiting for another run: {words_of(others)}")
+            self.notify(f"waiting for another run: {words_of(others)}")
             stop.wait(look_s)
             stop.check()
         left = {trial.key for trial in self.missing(trials)}
@@ -217,7 +217,7 @@ class RunSession:
             "open": len(self._rows) - complete - self._failed,
         }
 
-    def say(self, message: str, *, extra: float = 0.0, **values: Any) -> None:
+    def notify(self, message: str, *, extra: float = 0.0, **values: Any) -> None:
         """Send a progress event; ``extra`` is the finished share of a trial."""
         done = sum(row["state"] in ("complete", "pruned", "failed") for row in self._rows.values())
         self._shown = max(self._shown, min(done + extra, len(self._rows)))  # a bar never goes back
@@ -233,7 +233,7 @@ class RunSession:
         def listen(event: dict[str, Any]) -> None:
             share = 0.0 if seconds is None else min(0.9, 0.9 * (time.monotonic() - started) / seconds)
             step = {name: event[name] for name in ("stage", "done", "total", "message", "values")}
-            self.say(f"{words}: {_step_words(step)}", extra=share, step=step)
+            self.notify(f"{words}: {_step_words(step)}", extra=share, step=step)
 
         return listen
 
@@ -245,7 +245,7 @@ class RunSession:
         values: dict[str, Any] = {"row": row}
         if row["state"] == "complete":
             values["best"] = self.best()
-        self.say(message, **values)
+        self.notify(message, **values)
 
     def _beat(self) -> None:
         while not self._end.wait(BEAT_S):

@@ -54,17 +54,19 @@ def forecast_axes(context: Context, leader: Leader, axes: dict[str, float]) -> l
         if name not in axes:
             context.decide("structures", WORDS[name], "not begun", "The time left allows one axis, and depth is first.")
     probes = _probes(context, leader, axes)
-    found = []
+    forecasts = []
     if has_depth() and "depth" not in probes:
-        found += [forecast] if (forecast := _forecast(context, leader, _unprobed(context, leader))) is not None else []
+        forecasts += (
+            [forecast] if (forecast := _forecast(context, leader, _unprobed(context, leader))) is not None else []
+        )
     for name, probe in probes.items():
         axis = _axis(name, probe, PROBED[name], depth_options(context, leader))
         if axis is None:
             why = probe.error or _MODEL_LESS[name] or "It could not be timed."
             context.decide("structures", WORDS[name], "dropped", why)
         elif (forecast := _forecast(context, leader, axis)) is not None:
-            found.append(forecast)
-    return sorted(found, key=lambda forecast: -forecast.speedup)
+            forecasts.append(forecast)
+    return sorted(forecasts, key=lambda forecast: -forecast.speedup)
 
 
 def untrained_axes(context: Context, leader: Leader) -> list[Axis]:
@@ -81,22 +83,24 @@ def untrained_axes(context: Context, leader: Leader) -> list[Axis]:
 
 def _probes(context: Context, leader: Leader, shares: dict[str, float]) -> dict[str, ProbeResult]:
     """Return the probe of each axis against the leading variant."""
-    wanted: list[tuple[str, Steps]] = []
+    axis_steps: list[tuple[str, Steps]] = []
     for name, share in shares.items():
         steps = probe_steps(name, share, depth_options(context, leader))
         if steps is None:
             context.decide("structures", WORDS[name], "dropped", "The step does not exist.")
         else:
-            wanted.append((name, steps))
+            axis_steps.append((name, steps))
 
     def make() -> dict[str, Any] | None:
         most = max(_SHARE * context.question.budget_s, 2 * context.finish_s)
         limit = min(most, context.left_s() - LEAST_TRAINING_S)
         recipes = [context.recipe(leader.finish, "reference")]
-        recipes += [context.recipe((*steps, *leader.finish), name) for name, steps in wanted]
-        context.work.say(f"plan: timing {', '.join(name for name, _ in wanted)} untrained on {leader.engine}")
-        found = context.work.probe(recipes, engine=leader.engine, limit_s=limit)
-        return {name: asdict(probe) for (name, _), probe in zip((("reference", ()), *wanted), found, strict=False)}
+        recipes += [context.recipe((*steps, *leader.finish), name) for name, steps in axis_steps]
+        context.work.notify(f"plan: timing {', '.join(name for name, _ in axis_steps)} untrained on {leader.engine}")
+        results = context.work.probe(recipes, engine=leader.engine, limit_s=limit)
+        return {
+            name: asdict(probe) for (name, _), probe in zip((("reference", ()), *axis_steps), results, strict=False)
+        }
 
     kept = context.record.once("probes", make) or {}
     probes = {name: ProbeResult(**values) for name, values in kept.items()}
@@ -104,7 +108,7 @@ def _probes(context: Context, leader: Leader, shares: dict[str, float]) -> dict[
     if reference is not None and reference.epoch_s is not None and context.epoch_s is None:
         context.epoch_s = reference.epoch_s
     context.unsupported |= {_SURVEYED[name]: probe.error for name, probe in probes.items() if probe.error}
-    for name, _ in wanted:
+    for name, _ in axis_steps:
         if name not in probes:
             context.decide("structures", f"a probe of {WORDS[name]}", "not begun", "The time for probing was used up.")
     return probes

@@ -121,4 +121,4 @@ class Context:
     def decide(self, stage: str, subject: str, outcome: str, why: str, **figures: float | None) -> None:
         """Log and report a decision."""
         self.record.add(Decision(stage, subject, outcome, why, **figures))
-        self.work.say(f"plan: {subject}: {outcome}. {why}")
+        self.work.notify(f"plan: {subject}: {outcome}. {why}")

@@ -1,4 +1,4 @@
-"""Time limit and pruning of a single preparation."""
+"""Time limits of single preparations and groups, and pruning."""
 
 from __future__ import annotations
 
@@ -6,8 +6,14 @@ import math
 import time
 from collections.abc import Callable
 
+from workbench.compress.recipe import Recipe
 from workbench.core.errors import TrialFailed
+from workbench.study.execution.budget import TimeBudget
 from workbench.study.workers.process import CancelToken
+
+GROUP_S = 6.0
+"""Longest timing of one group."""
+_LEAST_S = 3.0
 
 
 class TrialTimeout(TrialFailed):
@@ -60,3 +66,17 @@ class TrialDeadline(CancelToken):
                 f"It was stopped after {used:.0f} s, several times what was predicted: the time is kept for variants "
                 "that fit."
             )
+
+
+class StrategyBudget(TimeBudget):
+    """Leaves the choice of what fits to the strategy; ``timing_s`` is the time of the next group."""
+
+    timing_s = GROUP_S
+
+    def fits(self, recipe: Recipe, *, prepared: bool) -> bool:
+        """Return True while there is time for anything at all."""
+        return self._stop.remaining() >= _LEAST_S
+
+    def share_s(self) -> float:
+        """Return the seconds that the next group may spend in timing."""
+        return self.timing_s

@@ -126,11 +126,11 @@ class PlanDecisions:
 def last_decisions(settings: Settings, study: str) -> PlanDecisions | None:
     """Return the decisions of the last default plan of a study, None if there was none."""
     name = settings.setting(study, STRATEGY)
-    known = None if name is None else _read(settings, study, name)
-    if known is None:
+    stored = None if name is None else _read(settings, study, name)
+    if stored is None:
         return None
-    decisions = tuple(Decision(**values) for values in known["decisions"])
-    return PlanDecisions(decisions, tuple(known["recipes"]), known["ended"])
+    decisions = tuple(Decision(**values) for values in stored["decisions"])
+    return PlanDecisions(decisions, tuple(stored["recipes"]), stored["ended"])
 
 
 _EMPTY: dict[str, Any] = {"facts": {}, "recipes": {}, "ended": False, "trials": [], "decisions": []}

@@ -53,7 +53,7 @@ def choose_axis(context: Context, leader: Leader, forecasts: list[AxisForecast])
 
 
 def _as_fast(context: Context, leader: Leader, forecast: AxisForecast, first: AxisForecast) -> AxisForecast | None:
-    """Return a prospect at the share where it is as fast as the first one, None if that loses far too much."""
+    """Return a forecast at the speedup of the first one, or None if its drop is far beyond the limit."""
     axis = forecast.axis
     share = share_for(first.speedup, probed=axis.probed, ratio=axis.ratio)
     if share is None or share >= 0.9 or axis.steps(share) is None:
@@ -71,16 +71,16 @@ def _compared(context: Context, rivals: list[AxisForecast], seconds: float) -> C
     ]
 
     def make() -> list[dict[str, object]]:
-        found = []
+        results = []
         for rival, head in zip(rivals, heads, strict=True):
-            context.work.say(f"plan: comparing {rival.axis.words(rival.share)} after {seconds:.0f} s of training")
+            context.work.notify(f"plan: comparing {rival.axis.words(rival.share)} after {seconds:.0f} s of training")
             recipes = [context.recipe(head, rival.axis.name)]
             limit = 3 * seconds + rival.axis.seconds + 8.0
             probes = context.work.probe(
                 recipes, engine=None, limit_s=min(limit, context.left_s()), watch=stop_check_for(context)
             )
-            found.append(asdict(probes[0]) if probes else asdict(ProbeResult(error="It took too long.")))
-        return found
+            results.append(asdict(probes[0]) if probes else asdict(ProbeResult(error="It took too long.")))
+        return results
 
     probes = [ProbeResult(**values) for values in context.record.once("early comparison", make) or ()]
     for probe in probes:
@@ -110,19 +110,19 @@ def _bolder(context: Context, leader: Leader, forecast: AxisForecast) -> ChosenA
     seconds = max(LEAST_TRAINING_S, _BOLD_SHARE * context.left_s())
     worth = share is not None and context.left_s() >= max(_LEAST_S, _WORTH * seconds)
     plan = {"share": share if worth else None, "seconds": round(seconds, 1)}
-    asked = context.record.once("bold", lambda: plan) or {"share": None}
-    steps = None if asked["share"] is None else axis.steps(asked["share"])
+    chosen = context.record.once("bold", lambda: plan) or {"share": None}
+    steps = None if chosen["share"] is None else axis.steps(chosen["share"])
     if steps is None:
         return ChosenAxis(forecast)
-    share, head = asked["share"], (*steps, distill(asked["seconds"], epochs=8.0, epoch_s=context.epoch_s))
+    share, head = chosen["share"], (*steps, distill(chosen["seconds"], epochs=8.0, epoch_s=context.epoch_s))
 
     def make() -> dict[str, object]:
-        context.work.say(f"plan: trying {axis.words(share)} by {asked['seconds']:.0f} s of training")
-        limit = min(3 * asked["seconds"] + axis.seconds + 8.0, context.left_s())
-        found = context.work.probe(
+        context.work.notify(f"plan: trying {axis.words(share)} by {chosen['seconds']:.0f} s of training")
+        limit = min(3 * chosen["seconds"] + axis.seconds + 8.0, context.left_s())
+        results = context.work.probe(
             [context.recipe(head, axis.name)], engine=None, limit_s=limit, watch=stop_check_for(context)
         )
-        return asdict(found[0] if found else ProbeResult(error="It took too long."))
+        return asdict(results[0] if results else ProbeResult(error="It took too long."))
 
     probe = ProbeResult(**(context.record.once("bold cut", make) or {"error": "It was not tried."}))
     if probe.error or probe.validation_drop is None:
@@ -132,7 +132,7 @@ def _bolder(context: Context, leader: Leader, forecast: AxisForecast) -> ChosenA
         context.epoch_s = probe.epoch_s
     expected = _LEFT * max(0.0, probe.validation_drop)
     model = forecast.model.observed(share, expected, floor=floor_of(context))
-    lost = f"It lost {probe.validation_drop:.4f} on the validation split after {asked['seconds']:.0f} s of training"
+    lost = f"It lost {probe.validation_drop:.4f} on the validation split after {chosen['seconds']:.0f} s of training"
     if expected <= allowed:
         context.decide(
             "early comparison", axis.words(share), "kept", f"{lost}, {_LEFT:.0%} of which is expected to stay."

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from workbench.compress.recipe import Recipe
 from workbench.core.errors import TrialFailed
 from workbench.core.machine import available_cores
-from workbench.study.execution.budget import TimeBudget
 from workbench.study.execution.local_executor import SITE, LocalExecutor
 from workbench.study.execution.quality import QUALITY
 from workbench.study.execution.run import BUDGET
@@ -22,7 +21,7 @@ from workbench.study.plan.trials import Plan, Trial, planned
 from workbench.study.results.ranking import pareto_rows
 from workbench.study.results.schema import is_ranked
 from workbench.study.storage.session import RunSession
-from workbench.study.strategy.deadline import TrainingPruned, TrialDeadline, TrialTimeout
+from workbench.study.strategy.deadline import GROUP_S, StrategyBudget, TrainingPruned, TrialDeadline, TrialTimeout
 from workbench.study.strategy.decision_log import DecisionLog
 from workbench.study.strategy.interface import PlanRequest, ProbeResult, StopCheck, TrialResult
 from workbench.study.strategy.strategy import Strategy
@@ -35,23 +34,8 @@ if TYPE_CHECKING:
 
 _PACE = 40.0
 """The share of the budget, as a divisor, that the timing of one group may take."""
-_SURVEY_S, _MOST_S = 1.0, 6.0
-_LEAST_S = 3.0
+_SURVEY_S = 1.0
 _NOT_JUDGED = "Not evaluated: this row is a survey of a combination that is known to gain nothing."
-
-
-class StrategyBudget(TimeBudget):
-    """Leaves the choice of what fits to the strategy; ``timing_s`` is the time of the next group."""
-
-    timing_s = _MOST_S
-
-    def fits(self, recipe: Recipe, *, prepared: bool) -> bool:
-        """Return True while there is time for anything at all."""
-        return self._stop.remaining() >= _LEAST_S
-
-    def share_s(self) -> float:
-        """Return the seconds that the next group may spend in timing."""
-        return self.timing_s
 
 
 class StrategyRun(LocalExecutor):
@@ -61,8 +45,8 @@ class StrategyRun(LocalExecutor):
     ----------
     plan : Plan
         The float model on every backend, at every point.
-    leash : Leash
-        The stop that the preparing process looks at.
+    deadline : TrialDeadline
+        Cancel token of the preparing process.
     """
 
     def __init__(
@@ -81,7 +65,7 @@ class StrategyRun(LocalExecutor):
     ) -> None:
         budget = StrategyBudget(Plan((), (), (), plan.primary, plan.others), stop)
         super().__init__(task, plan, session, packed, files, stop, budget=budget, **options)
-        self._question, self._record, self._leash = question, record, deadline
+        self._question, self._record, self._deadline = question, record, deadline
         self._budget: StrategyBudget = budget
         self._fingerprint = packed.fingerprint
         self._end = time.monotonic() + question.budget_s
@@ -120,9 +104,9 @@ class StrategyRun(LocalExecutor):
         """Return the seconds that are left of the plan's time."""
         return min(self._stop.remaining(), self._end - time.monotonic())
 
-    def say(self, message: str) -> None:
+    def notify(self, message: str) -> None:
         """Report a sentence of progress."""
-        self._session.say(message)
+        self._session.notify(message)
 
     def measure(
         self,
@@ -142,23 +126,23 @@ class StrategyRun(LocalExecutor):
         self._known[recipe.recipe_id] = recipe
         self._low |= {trial.key: (survey, judged) for trial in trials if survey}
         self._budget.timing_s = _SURVEY_S if survey else self._timing_s()
-        self._leash.limit(limit_s)
+        self._deadline.limit(limit_s)
         self._watch = watch
         try:
-            self._do(base, trials, self._all.primary)
+            self._run_plan(base, trials, self._all.primary)
         finally:
             self._watch = None
-            self._leash.limit(math.inf)
-        known = trials if recipe.steps else list(dict.fromkeys((base, *trials)))
-        return [self._result(trial) for trial in known if trial.reference is None]
+            self._deadline.limit(math.inf)
+        measured = trials if recipe.steps else list(dict.fromkeys((base, *trials)))
+        return [self._result(trial) for trial in measured if trial.reference is None]
 
     def probe(
         self, recipes: Sequence[Recipe], *, engine: str | None, limit_s: float, watch: StopCheck | None = None
     ) -> list[ProbeResult]:
         """Apply recipes in the preparing process; an error of one is its result, and the end of the time ends all."""
-        base, found = self._all.baseline(self._all.primary), []
+        base, results = self._all.baseline(self._all.primary), []
         options: dict[str, Any] = {"engine": engine, "batch_size": base.batch_size, "threads": self._threads}
-        self._leash.limit(limit_s)
+        self._deadline.limit(limit_s)
         try:
             with self._machine_lock(exclusive=True) if available_cores() <= 4 else contextlib.nullcontext():
                 for number, recipe in enumerate(recipes):
@@ -166,20 +150,20 @@ class StrategyRun(LocalExecutor):
                     listen = self._watched(self._session.following(words), watch)
                     try:
                         values = self._client.probe(recipe, listen, pace=engine is not None and number == 0, **options)
-                        found.append(ProbeResult(**values))
+                        results.append(ProbeResult(**values))
                     except TrialTimeout as error:
                         self._client.close(kill=True)
-                        self._session.say(f"{words}: {error}")
+                        self._session.notify(f"{words}: {error}")
                         break
                     except TrialFailed as error:
                         if isinstance(error, TrainingPruned):
                             self._client.close(kill=True)
-                        found.append(ProbeResult(error=str(error)))
+                        results.append(ProbeResult(error=str(error)))
                         if number == 0 and len(recipes) > 1:
                             break  # nothing can be compared with a reference that failed
         finally:
-            self._leash.limit(math.inf)
-        return found
+            self._deadline.limit(math.inf)
+        return results
 
     def finals(self) -> None:
         """Time the leading rows within the limit head to head, before what is not essential takes the time."""
@@ -208,7 +192,7 @@ class StrategyRun(LocalExecutor):
                     self._session.claim(trials)
                     self._run.leave_out(SITE, trials, primary=False)
                     continue
-                self._do(base, trials, point)
+                self._run_plan(base, trials, point)
 
     def best(self) -> str | None:
         """Return the recipe_id that would be recommended now."""
@@ -224,7 +208,7 @@ class StrategyRun(LocalExecutor):
     # how it is done
 
     def _timing_s(self) -> float:
-        return min(max(self._question.budget_s / _PACE, 2.0), _MOST_S)
+        return min(max(self._question.budget_s / _PACE, 2.0), GROUP_S)
 
     def _trial(self, recipe: Recipe, backend: str, point: OperatingPoint) -> Trial:
         base = self._all.baseline(point)
@@ -247,7 +231,7 @@ class StrategyRun(LocalExecutor):
         self._session.extend(*self._planned(self._all.baseline(trials[0].point), trials, trials[0].point))
         return bool(self._session.missing(trials))
 
-    def _do(self, base: Trial, trials: Sequence[Trial], point: OperatingPoint) -> None:
+    def _run_plan(self, base: Trial, trials: Sequence[Trial], point: OperatingPoint) -> None:
         """Do the trials of one recipe at one point that are not complete, the baseline first if it is not."""
         self._session.extend(*self._planned(base, trials, point))
         if not self._session.missing(self._plan.trials):
@@ -297,12 +281,12 @@ class StrategyRun(LocalExecutor):
         return super()._quality(trial, arm, reference)
 
     def _validation(self, trial: Trial, arm: EngineProcess, reference: EngineProcess) -> dict[str, Any]:
-        found = super()._validation(trial, arm, reference)
+        columns = super()._validation(trial, arm, reference)
         note = self._low.get(trial.key, ("", True))[0]
         if note:
-            found["fidelity"] = "survey"
-            found["notes"]["fidelity"] = note
-        return found
+            columns["fidelity"] = "survey"
+            columns["notes"]["fidelity"] = note
+        return columns
 
     def _result(self, trial: Trial) -> TrialResult:
         """Return what a trial's row and its preparation hold."""

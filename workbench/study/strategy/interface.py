@@ -107,7 +107,7 @@ class PlanExecutor(Protocol):
     def remaining(self) -> float:
         """Return the seconds that are left of the budget."""
 
-    def say(self, message: str) -> None:
+    def notify(self, message: str) -> None:
         """Report progress."""
 
     def measure(

@@ -176,7 +176,7 @@ class IterativeTraining:
         expected = speedup_at(rung.share, probed=axis.probed, ratio=axis.ratio)
         lost = max(0.0, self.leader.drop) + self.model.drop(rung.share)
         figures: dict[str, float | None] = {"predicted_speedup": expected, "predicted_drop": lost}
-        context.work.say(f"plan: training {subject}; {expected:.2f}x of {self.leader.name} is predicted")
+        context.work.notify(f"plan: training {subject}; {expected:.2f}x of {self.leader.name} is predicted")
         result = self._measured(rung, number)
         if result is None or not result.complete:
             return self._without_result(rung, result, subject, figures)
@@ -227,10 +227,10 @@ class IterativeTraining:
     def _measured(self, rung: Candidate, number: int) -> TrialResult | None:
         context = self.context
         recipe = context.recipe((*rung.steps, *self.leader.finish), self._name(rung, number))
-        found = context.measure(
+        results = context.measure(
             recipe, [self.leader.engine], predicted_s=rung.predicted_s, watch=stop_check_for(context)
         )
-        return found[0] if found else None
+        return results[0] if results else None
 
     def _name(self, rung: Candidate, number: int) -> str:
         words = self.forecast.axis.short(rung.share)
@@ -257,12 +257,12 @@ class IterativeTraining:
             return
         trained = Quantize(qat_epochs=3, max_seconds=round(seconds / 2, 1))
         recipe = context.recipe((*rung.steps, trained), f"{self.forecast.axis.short(rung.share)} + distill + qat")
-        found = context.measure(recipe, [self.leader.engine], predicted_s=seconds + context.finish_s)
-        if found and found[0].within(context.limit):
-            self.best, self.missed = found[0], None
-            ratio = (found[0].speedup or 0.0) / self.leader.speedup
+        results = context.measure(recipe, [self.leader.engine], predicted_s=seconds + context.finish_s)
+        if results and results[0].within(context.limit):
+            self.best, self.missed = results[0], None
+            ratio = (results[0].speedup or 0.0) / self.leader.speedup
             why = "Training with simulated rounding brought it within the limit."
-            context.decide("training", recipe.name or "", "kept", why, speedup=ratio, drop=found[0].drop)
+            context.decide("training", recipe.name or "", "kept", why, speedup=ratio, drop=results[0].drop)
 
 
 def _in_order(steps: Steps) -> bool:

@@ -39,13 +39,13 @@ def plan_request(task: Task, plan: Plan, config: RunConfig) -> PlanRequest:
 
 def decision_log_for(store: Store, study: str, plan: Plan, fingerprint: str, config: RunConfig) -> DecisionLog:
     """Return the record of a question, with the decisions of an earlier run that had about the same budget."""
-    asked = {
+    question = {
         "task": fingerprint, "machine": fingerprint_id(), "limit": config.quality_drop, "backends": list(plan.backends),
         "points": [[point.batch, [list(pair) for pair in point.shape]] for point in plan.points],
         "threads": max(trial.threads for trial in plan.trials), "seed": config.seed, "depth": has_depth(),
         "baseline": plan.baseline(plan.primary).backend,
     }  # fmt: skip
-    record = DecisionLog(store, study, asked)
+    record = DecisionLog(store, study, question)
     budget = config.budget_s or BUDGET_S
     before = record.facts.setdefault("budget_s", budget)
     if abs(math.log(before / budget)) > math.log(_NEAR):

@@ -15,7 +15,7 @@ from workbench.study.strategy.survey import survey
 from workbench.study.strategy.training_free import measure_training_free
 
 _FEW = 1000
-"""Training samples below which the report says what more of them would buy."""
+"""Below this number of training samples the report estimates the gain of more data."""
 
 
 class Strategy:
@@ -63,12 +63,12 @@ class Strategy:
     def _use_the_rest(self, leader: Leader) -> None:
         """Train with what the survey has left, if a training was not begun for lack of time."""
         context = self._context
-        context.late, known = True, len(context.results)
+        context.late, results_before = True, len(context.results)
         if self._ladder is not None and self._ladder.out_of_time:
             self._ladder.run()
         elif self._ladder is None and "axes" not in context.record.facts and context.question.train_samples:
             self._improve(leader)
-        if len(context.results) > known:
+        if len(context.results) > results_before:
             context.work.finals()
             self._others(recommended=True)
 
@@ -119,8 +119,8 @@ class Strategy:
                 continue
             steps = axis.steps(axis.probed) or ()
             recipe = context.recipe((*steps, *leader.finish), f"{axis.short(axis.probed)} untrained")
-            found = context.measure(recipe, [leader.engine], predicted_s=axis.seconds + context.finish_s)
-            for result in found:
+            results = context.measure(recipe, [leader.engine], predicted_s=axis.seconds + context.finish_s)
+            for result in results:
                 outcome = "kept" if result.within(context.limit) else "dropped"
                 ratio = None if result.speedup is None else result.speedup / leader.speedup
                 why = "Measured without any recovery."

@@ -40,17 +40,17 @@ def survey(context: Context, leader: Leader, trained: Steps) -> None:
             context.decide("survey", item.name, "dropped", context.unsupported[item.name])
             continue
         predicted = item.train_s + _FINISH * context.finish_s
-        known = context.record.facts.get(f"survey {item.name}")
-        if known is None and (context.record.frozen or context.work.remaining() < 1.2 * predicted + 2.0):
+        entered = context.record.facts.get(f"survey {item.name}")
+        if entered is None and (context.record.frozen or context.work.remaining() < 1.2 * predicted + 2.0):
             context.decide("survey", item.name, "not begun", "The time left is too short.")
             continue
         context.record.once(f"survey {item.name}", lambda: True)
         recipe = context.recipe(item.steps, item.name)
         keep_s = _KEEP * context.finish_s
-        found = context.measure(
+        results = context.measure(
             recipe, [item.engine], predicted_s=predicted, survey=item.note, judged=item.judged, keep_s=keep_s
         )
-        for result in found:
+        for result in results:
             if result.complete:
                 ratio = (result.speedup or 0.0) / leader.speedup
                 context.decide("survey", item.name, "survey", item.note, speedup=ratio, drop=result.drop)

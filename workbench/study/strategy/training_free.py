@@ -79,7 +79,7 @@ def _tell(context: Context, floats: list[TrialResult], int8: list[TrialResult]) 
         else:
             level = (result.speedup or 0.0) < before
             why = (
-                "It is not told apart from float on this engine."
+                "Its speedup over float is undecided on this engine."
                 if level
                 else "It is within the limit without training."
             )
@@ -87,12 +87,12 @@ def _tell(context: Context, floats: list[TrialResult], int8: list[TrialResult]) 
 
 
 def _on(floats: list[TrialResult], backend: str) -> float:
-    found = [r.speedup for r in floats if r.backend == backend and r.speedup is not None]
-    return found[0] if found else 1.0
+    speedups = [r.speedup for r in floats if r.backend == backend and r.speedup is not None]
+    return speedups[0] if speedups else 1.0
 
 
 def _note_quality(context: Context, floats: list[TrialResult]) -> None:
     """Watch trainings against the lower of both qualities: the float model may have seen the validation split."""
     for baseline in floats[:1]:
-        known = [value for value in (baseline.quality, baseline.validation) if value is not None]
-        context.base_quality = min(known) if known else None
+        qualities = [value for value in (baseline.quality, baseline.validation) if value is not None]
+        context.base_quality = min(qualities) if qualities else None
