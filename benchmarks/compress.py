@@ -168,12 +168,12 @@ def _ours(task: Task, store: Path, name: str, recipe: wb.Recipe, retrain: bool, 
 
     def make(folder: Path) -> None:
         checkpoints = store / "checkpoints"
-        recipe.apply(task, progress=progress, cache=cache, checkpoints=checkpoints).save(folder / "artefact")
+        recipe.apply(task, progress=progress, cache=cache, checkpoints=checkpoints).save(folder / "artifact")
         shutil.rmtree(checkpoints, ignore_errors=True)
 
     place = store / name.replace(", ", "-").replace(" ", "-")
-    retrain = retrain or not _was_made_by(place / "artefact" / "manifest.json", recipe)
-    artifact = open_artifact(kept(place, retrain, make) / "artefact")
+    retrain = retrain or not _was_made_by(place / "artifact" / "manifest.json", recipe)
+    artifact = open_artifact(kept(place, retrain, make) / "artifact")
     module = load_module(artifact, task.build, trust=True)
     manifest = artifact.manifest
     path = artifact.folder / "model.onnx"

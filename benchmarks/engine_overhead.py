@@ -164,8 +164,8 @@ def loaded(task: Task, backend: str, batch: int, plan: Plan) -> Iterator[tuple[C
     shape = tuple(task.examples(batch).shape)
     options = {"backend": backend, "batch_size": batch, "threads": plan.threads}
     with tempfile.TemporaryDirectory() as folder:
-        variant.save(Path(folder) / "artefact")
-        path = Path(folder) / "artefact" / "model.onnx"
+        variant.save(Path(folder) / "artifact")
+        path = Path(folder) / "artifact" / "model.onnx"
         for load in range(plan.loads):
             call = bare(backend, variant.module, path, plan.threads, shape) if load % 2 else None
             with wb.OptimizedInferenceEngine.from_variant(variant, **options) as engine:

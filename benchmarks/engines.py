@@ -210,8 +210,8 @@ class Cell:
         x = np.ascontiguousarray(self.task.examples(self.batch).numpy())
         left_out: dict[str, str] = {}
         with tempfile.TemporaryDirectory() as folder:
-            variant.save(Path(folder) / "artefact")
-            hand = by_hand(variant, Path(folder) / "artefact" / "model.onnx", x, self.plan.threads)
+            variant.save(Path(folder) / "artifact")
+            hand = by_hand(variant, Path(folder) / "artifact" / "model.onnx", x, self.plan.threads)
             with engines(variant, self.batch, self.plan.threads, left_out, BACKENDS) as ready:
                 calls = {name: load() for name, load in hand.items()}
                 calls |= {name: (lambda e=engine: e.predict(x)) for name, engine in ready.items()}

@@ -72,7 +72,7 @@ class Beside:
 def p90_interval(turns: Turns, *, draws: int = 500) -> tuple[float, float]:
     """Return the 95 % interval of the 90th percentile of all calls, over runs of turns drawn again.
 
-    A pace lasts for some seconds, and a turn of the three tools for one: neighbours are not independent, runs of
+    A pace lasts for some seconds, and a turn of the three tools for one: neighbors are not independent, runs of
     ``TOGETHER`` are drawn (moving blocks, Künsch 1989).
     """
     rng = np.random.default_rng(0)

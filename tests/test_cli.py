@@ -279,7 +279,7 @@ def test_what_was_timed_is_printed_where_it_cannot_be_written(
     assert code == 2 and "OpenVINO" in out and "No space left" in err
 
 
-def test_bench_fails_where_no_backend_runs_the_artefact(
+def test_bench_fails_where_no_backend_runs_the_artifact(
     capsys: Any, tiny_spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from workbench.study.results.schema import new_row

@@ -17,7 +17,7 @@ ENVIRONMENT = (ROOT / "environment.yml").read_text()
 
 
 def distribution(requirement: str) -> str:
-    """Return the normalised distribution name of a requirement line."""
+    """Return the normalized distribution name of a requirement line."""
     return re.split(r"[<>=!~;\[ ]", requirement, maxsplit=1)[0].lower().replace("_", "-")
 
 

@@ -22,10 +22,10 @@ OFFLINE = re.compile("NewConnectionError|connection broken|Max retries|timed out
 
 
 @pytest.fixture(scope="module")
-def artefact(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return an artefact of the float model, made with all that this install has."""
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return an artifact of the float model, made with all that this install has."""
     task = wb.load_task(f"{PROGRAM.with_name('answers.py')}:answers")
-    return wb.Recipe().apply(task).save(tmp_path_factory.mktemp("artefact") / "float").folder
+    return wb.Recipe().apply(task).save(tmp_path_factory.mktemp("artifact") / "float").folder
 
 
 def run(command: list[str], folder: Path, *, python_path: str) -> dict[str, Any]:
@@ -64,15 +64,15 @@ def check(found: dict[str, Any], folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_without_the_packages_of_the_lab_artefacts_run_and_the_rest_says_what_to_install(
-    artefact: Path, tmp_path: Path
+def test_without_the_packages_of_the_lab_artifacts_run_and_the_rest_says_what_to_install(
+    artifact: Path, tmp_path: Path
 ) -> None:
-    check(run([sys.executable, str(PROGRAM), str(artefact), "--block"], tmp_path, python_path=str(ROOT)), tmp_path)
+    check(run([sys.executable, str(PROGRAM), str(artifact), "--block"], tmp_path, python_path=str(ROOT)), tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_the_wheel_with_the_extra_runtime_alone(artefact: Path, tmp_path: Path) -> None:
+def test_the_wheel_with_the_extra_runtime_alone(artifact: Path, tmp_path: Path) -> None:
     pip("wheel", "--no-deps", "--wheel-dir", str(tmp_path), str(ROOT))
     (wheel,) = tmp_path.glob("inference_workbench-*.whl")
     venv.create(tmp_path / "venv", with_pip=True)
@@ -80,7 +80,7 @@ def test_the_wheel_with_the_extra_runtime_alone(artefact: Path, tmp_path: Path) 
         path for path in (tmp_path / "venv/bin/python", tmp_path / "venv/Scripts/python.exe") if path.exists()
     )
     pip("install", f"{wheel}[runtime]", python=str(python))
-    check(run([str(python), str(PROGRAM), str(artefact)], tmp_path, python_path=""), tmp_path)
+    check(run([str(python), str(PROGRAM), str(artifact)], tmp_path, python_path=""), tmp_path)
 
 
 def pip(*arguments: str, python: str = sys.executable) -> None:

@@ -141,13 +141,13 @@ def test_a_teacher_or_student_that_names_no_function(reference):
 
 
 @pytest.mark.parametrize("batch", [0, -1, "x", 1.5, True])
-def test_the_batch_of_an_artefact(variant, tmp_path, batch):
+def test_the_batch_of_an_artifact(variant, tmp_path, batch):
     with pytest.raises(ConfigError, match=r"Variant.save: batch must be an integer of at least 1"):
         variant.save(tmp_path / "new", batch=batch)
     assert not (tmp_path / "new").exists()
 
 
-def test_the_folder_of_an_artefact(variant):
+def test_the_folder_of_an_artifact(variant):
     with pytest.raises(ConfigError, match=r"Variant.save: folder must be a folder as text or Path, got 3 \(int\)"):
         variant.save(3)
 

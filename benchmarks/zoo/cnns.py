@@ -40,7 +40,7 @@ CNNS = (
         "DenseNet",
         "CNN",
         "pytorchcv",
-        "every layer reads the concatenation of all before it, normalised before it convolves",
+        "every layer reads the concatenation of all before it, normalized before it convolves",
         from_pytorchcv(
             "densenet_cifar",
             "CIFARDenseNet",

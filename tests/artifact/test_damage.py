@@ -246,7 +246,7 @@ FULL = """
 
 
 @pytest.mark.slow
-def test_a_full_disk_leaves_the_artefact_that_was_there(copy, content, tmp_path):
+def test_a_full_disk_leaves_the_artifact_that_was_there(copy, content, tmp_path):
     """In turn the first file, the weights and the ONNX file do not fit."""
     pytest.importorskip("resource", reason="file size limits need POSIX")
     assert len(content["weights.safetensors"]) < 20_000 < len(content["model.onnx"])
@@ -260,7 +260,7 @@ def test_a_full_disk_leaves_the_artefact_that_was_there(copy, content, tmp_path)
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
-def test_writers_at_once_leave_one_whole_artefact_and_nothing_else(tmp_path):
+def test_writers_at_once_leave_one_whole_artifact_and_nothing_else(tmp_path):
     folder, errors = tmp_path / "shared", []
 
     def write(number):
@@ -285,7 +285,7 @@ def test_writers_at_once_leave_one_whole_artefact_and_nothing_else(tmp_path):
 
 
 @pytest.mark.slow
-def test_when_the_last_moment_fails_the_old_artefact_comes_back(copy, content, monkeypatch):
+def test_when_the_last_moment_fails_the_old_artifact_comes_back(copy, content, monkeypatch):
     replace = os.replace
 
     def fail(source, target):

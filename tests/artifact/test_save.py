@@ -19,9 +19,9 @@ IMAGES = torch.randn(3, 1, 6, 6, generator=torch.Generator().manual_seed(3))
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """Return a pruned variant and its artefact."""
+    """Return a pruned variant and its artifact."""
     variant = make_variant(pruned())
-    return variant, save_variant(variant, tmp_path_factory.mktemp("artefacts") / "pruned")
+    return variant, save_variant(variant, tmp_path_factory.mktemp("artifacts") / "pruned")
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def test_a_missing_file_is_named(copy):
         open_artifact(copy)
 
 
-def test_what_is_no_artefact_is_refused(copy, tmp_path):
+def test_what_is_no_artifact_is_refused(copy, tmp_path):
     with pytest.raises(ArtifactError, match=r"has no manifest\.json"):
         open_artifact(tmp_path)
     with pytest.raises(ArtifactError, match="does not exist"):
@@ -127,7 +127,7 @@ def test_a_manifest_cannot_point_outside_its_folder(copy):
         open_artifact(copy)
 
 
-def test_a_module_that_cannot_be_exported_still_gives_an_artefact(tmp_path):
+def test_a_module_that_cannot_be_exported_still_gives_an_artifact(tmp_path):
     class Branches(nn.Module):
         def __init__(self):
             super().__init__()
@@ -193,7 +193,7 @@ def test_saving_again_replaces_and_nothing_else_is_touched(saved, copy, tmp_path
     assert sorted(p.name for p in tmp_path.iterdir() if p.name != "cache") == ["copy", "mine"]
 
 
-def test_a_failed_save_leaves_the_old_artefact(saved, copy, monkeypatch):
+def test_a_failed_save_leaves_the_old_artifact(saved, copy, monkeypatch):
     def fail(*_args, **_more):
         raise RuntimeError("disk on fire")
 

@@ -185,7 +185,7 @@ def test_the_first_answer_is_given_where_following_the_bytecode_does_not_help() 
 
 
 class Dense(nn.Module):
-    """Every layer reads the concatenation of all before it, normalised before it convolves."""
+    """Every layer reads the concatenation of all before it, normalized before it convolves."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -258,7 +258,7 @@ class TestTransposedLinears:
         tied = replace_hf_conv1d(nn.Sequential(first, second))
         assert all(type(layer) is conv1d for layer in tied)
 
-    def test_steps_work_on_them_and_the_artefact_comes_back(self, tmp_path: Any) -> None:
+    def test_steps_work_on_them_and_the_artifact_comes_back(self, tmp_path: Any) -> None:
         conv1d = self.layers()
 
         def build() -> nn.Module:

@@ -23,7 +23,7 @@ def words():
 
 @pytest.fixture(scope="session")
 def saved(images, tmp_path_factory):
-    """Return the artefact of the small CNN."""
+    """Return the artifact of the small CNN."""
     from workbench.artifact import save_variant
 
     return save_variant(images, tmp_path_factory.mktemp("engine") / "images")

@@ -24,7 +24,7 @@ def test_the_engine_notebook_compares_runtimes_and_their_settings(run_outputs: A
     assert pictures(outputs) == 2
     for words in ("every engine loaded", "max_abs_diff", "rewrote before", "takes none of the model's", "40 results"):
         assert words in text
-    assert (here / "artefacts" / "engines" / "manifest.json").is_file()
+    assert (here / "artifacts" / "engines" / "manifest.json").is_file()
 
 
 @pytest.mark.slow

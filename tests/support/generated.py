@@ -278,7 +278,7 @@ def logits_of(outputs: object) -> Tensor:
 
 
 def task_of(spec: Spec) -> wb.Task:
-    """Return a task with random data, labelled by the model itself, so that its quality is high."""
+    """Return a task with random data, labeled by the model itself, so that its quality is high."""
 
     def build() -> nn.Module:
         with torch.random.fork_rng():

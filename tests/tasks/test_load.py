@@ -76,7 +76,7 @@ def test_functions_of_a_file_run_in_another_process(file, tmp_path):
     assert "Linear(in_features=3, out_features=2" in run_elsewhere(cloudpickle.dumps(task.build), tmp_path)
 
 
-def test_neighbours_of_a_file_travel_too(tmp_path):
+def test_neighbors_of_a_file_travel_too(tmp_path):
     (tmp_path / "nets_beside_it.py").write_text(
         "from torch import nn\nclass Net(nn.Linear):\n    def __init__(self): super().__init__(3, 2)\n"
     )

@@ -206,7 +206,7 @@ def test_every_technique_runs_on_it_and_on_both_runtimes(small, tmp_path, steps,
     variant = wb.Recipe(*steps).apply(small)
     assert variant.reports[0].touched > 0
     assert variant.quality > floor
-    artifact = variant.save(tmp_path / "artefact")
+    artifact = variant.save(tmp_path / "artifact")
     assert artifact.export_error is None and artifact.io.dynamic_batch
     inputs = small.evaluation.inputs
     wanted = similarity_order(variant.predict(inputs), small.evaluation.targets)

@@ -29,7 +29,7 @@ class ResidualBlock(nn.Module):
 
 
 class DigitsResNet(nn.Module):
-    """Residual CNN for grey 32x32 images: a stem, four stages of halving resolution, global pooling, one Linear.
+    """Residual CNN for gray 32x32 images: a stem, four stages of halving resolution, global pooling, one Linear.
 
     Parameters
     ----------
@@ -102,7 +102,7 @@ class TransformerBlock(nn.Module):
 
 
 class DigitsViT(nn.Module):
-    """Small vision transformer for grey 32x32 images: a token for 4x4 pixels, learned positions, mean over tokens.
+    """Small vision transformer for gray 32x32 images: a token for 4x4 pixels, learned positions, mean over tokens.
 
     Two strided convolutions make the tokens instead of one linear patch embedding: from a few thousand images a
     transformer does not learn what an edge is (Xiao et al. 2021, Early Convolutions Help Transformers See Better).

@@ -229,7 +229,7 @@ def words_task():
     ],
     ids=["spatial", "tucker2", "embedding"],
 )
-def test_an_artefact_makes_the_new_layers_again(task, options, tmp_path):
+def test_an_artifact_makes_the_new_layers_again(task, options, tmp_path):
     task = task()
     variant = Recipe(Factorize(**options)).apply(task)
     edits = json.loads(json.dumps(describe_structure(variant.module, task.model())))

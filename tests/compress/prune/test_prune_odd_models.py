@@ -13,7 +13,7 @@ from workbench.core.errors import ConfigError
 
 
 class ChannelsLast(nn.Module):
-    """A normalised convolution, and one whose channels a reshape mixes with the positions."""
+    """A normalized convolution, and one whose channels a reshape mixes with the positions."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -154,7 +154,7 @@ def test_the_module_can_be_copied_pickled_and_called_with_any_batch(task, varian
 
 
 @pytest.mark.slow
-def test_an_artefact_holds_the_file_alone_and_needs_no_trust(task, variant, tmp_path) -> None:
+def test_an_artifact_holds_the_file_alone_and_needs_no_trust(task, variant, tmp_path) -> None:
     artifact = save_variant(variant, tmp_path / "native")
     assert set(artifact.manifest["files"]) == {"io.json", "model.onnx", "reference.npz"}
     assert artifact.onnx_path.read_bytes() == variant.module.content

@@ -45,7 +45,7 @@ def nodes(variant, word):
 
 
 class PreActivation(nn.Module):
-    """The stem's output is normalised on one way and taken as it is on the other; one convolution serves twice."""
+    """The stem's output is normalized on one way and taken as it is on the other; one convolution serves twice."""
 
     def __init__(self):
         super().__init__()

@@ -114,7 +114,7 @@ def test_outputs_do_not_share_memory_with_inputs(backend):
 
 
 @pytest.mark.parametrize("backend", AOT_SLOW)
-def test_an_artefact_runs_with_the_tasks_build(backend, saved, images):
+def test_an_artifact_runs_with_the_tasks_build(backend, saved, images):
     with Engine.from_artifact(saved, build=images.task.build, backend=backend, batch_size=2) as engine:
         check(engine, images, INPUTS[Images], (2,))
 

@@ -67,7 +67,7 @@ def test_int8_on_a_cpu_without_the_instructions_is_said(saved, monkeypatch):
     assert not any("VNNI" in note for note in load(source_from_artifact(saved)).notes)
 
 
-def test_an_artefact_runs_in_every_backend(saved, images, backend):
+def test_an_artifact_runs_in_every_backend(saved, images, backend):
     with Engine.from_artifact(saved.folder, build=images.task.build, backend=backend, batch_size=3) as engine:
         assert engine.max_abs_diff < 1e-5 and engine.load_s > 0
         with torch.no_grad():
@@ -83,7 +83,7 @@ def test_an_engine_tells_how_long_its_cold_start_took(saved, images, backend):
         assert engine.first_call_s is None
 
 
-def test_torch_needs_the_tasks_build_for_an_artefact(saved):
+def test_torch_needs_the_tasks_build_for_an_artifact(saved):
     with pytest.raises(ArtifactError, match=r"build=task\.build"):
         Engine.from_artifact(saved, backend="torch-eager")
 

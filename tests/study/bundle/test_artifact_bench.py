@@ -1,4 +1,4 @@
-"""One artefact on every backend of this machine: rows of a study, without a study."""
+"""One artifact on every backend of this machine: rows of a study, without a study."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from workbench.study.results.schema import OPTIONAL
 
 
 @pytest.fixture(scope="module")
-def artefact(tmp_path_factory, shared_task):
-    return wb.Recipe().apply(shared_task).save(tmp_path_factory.mktemp("artefact") / "float")
+def artifact(tmp_path_factory, shared_task):
+    return wb.Recipe().apply(shared_task).save(tmp_path_factory.mktemp("artifact") / "float")
 
 
 @pytest.fixture(scope="module")
-def rows(artefact):
-    return bench_artifact(artefact, batch_sizes=(1, 4), threads=1)
+def rows(artifact):
+    return bench_artifact(artifact, batch_sizes=(1, 4), threads=1)
 
 
 def test_there_is_a_finished_row_for_each_backend_and_batch_size(rows):
@@ -56,7 +56,7 @@ def test_openvino_tells_compiling_apart_from_loading(rows):
         assert row["load_ms"] > 0 and row["first_call_ms"] > 0
 
 
-def test_keys_tell_artefact_engine_and_batch_apart_and_are_those_of_the_study(rows, shared_task):
+def test_keys_tell_artifact_engine_and_batch_apart_and_are_those_of_the_study(rows, shared_task):
     from workbench.study.plan.trials import make_plan
 
     assert len({row["trial_key"] for row in rows}) == 4
@@ -67,20 +67,20 @@ def test_keys_tell_artefact_engine_and_batch_apart_and_are_those_of_the_study(ro
 
 
 @pytest.mark.slow
-def test_torch_runs_with_the_task_and_is_the_baseline_then(artefact, shared_task):
-    found = bench_artifact(artefact, backends=["onnxruntime", "torch-eager"], batch_sizes=[4], task=shared_task)
+def test_torch_runs_with_the_task_and_is_the_baseline_then(artifact, shared_task):
+    found = bench_artifact(artifact, backends=["onnxruntime", "torch-eager"], batch_sizes=[4], task=shared_task)
     base, other = found
     assert (base["backend"], base["baseline"], base["speedup"]) == ("torch-eager", True, 1.0)
     assert other["speedup"] > 0 and other["verdict"] is not None
 
 
-def test_given_inputs_are_taken_and_repeated(artefact, tmp_path):
+def test_given_inputs_are_taken_and_repeated(artifact, tmp_path):
     np.savez(tmp_path / "x.npz", image=np.ones((3, 1, 8, 8), np.float32))
-    (row,) = bench_artifact(artefact, backends=["onnxruntime"], batch_sizes=[4], data=tmp_path / "x.npz")
+    (row,) = bench_artifact(artifact, backends=["onnxruntime"], batch_sizes=[4], data=tmp_path / "x.npz")
     assert row["state"] == "complete"
 
 
-def test_a_backend_that_cannot_run_it_fails_alone(artefact, monkeypatch):
+def test_a_backend_that_cannot_run_it_fails_alone(artifact, monkeypatch):
     from workbench.study.workers.timing_client import EngineProcess
 
     warm = EngineProcess.warm
@@ -91,13 +91,13 @@ def test_a_backend_that_cannot_run_it_fails_alone(artefact, monkeypatch):
         warm(arm)
 
     monkeypatch.setattr(EngineProcess, "warm", kill)
-    found = {row["backend"]: row for row in bench_artifact(artefact, batch_sizes=[4])}
+    found = {row["backend"]: row for row in bench_artifact(artifact, batch_sizes=[4])}
     assert found["onnxruntime"]["state"] == "failed" and "SIGKILL" in found["onnxruntime"]["error"]
     assert found["openvino"]["state"] == "complete"
 
 
 @pytest.mark.parametrize("lost", [("onnxruntime",), ("onnxruntime", "openvino")])
-def test_a_backend_that_is_lost_while_it_is_timed_fails_alone(artefact, monkeypatch, lost):
+def test_a_backend_that_is_lost_while_it_is_timed_fails_alone(artifact, monkeypatch, lost):
     from workbench.study.workers.timing_client import EngineProcess
 
     block, calls = EngineProcess.block, []
@@ -109,7 +109,7 @@ def test_a_backend_that_is_lost_while_it_is_timed_fails_alone(artefact, monkeypa
         return block(arm, seconds)
 
     monkeypatch.setattr(EngineProcess, "block", kill)
-    found = {row["backend"]: row["state"] for row in bench_artifact(artefact, batch_sizes=[4])}
+    found = {row["backend"]: row["state"] for row in bench_artifact(artifact, batch_sizes=[4])}
     assert found == {name: "failed" if name in lost else "complete" for name in ("onnxruntime", "openvino")}
 
 
@@ -128,9 +128,9 @@ def test_a_backend_that_is_lost_while_it_is_timed_fails_alone(artefact, monkeypa
         ({"data": 5}, ConfigError, "bench: data"),
     ],
 )
-def test_bad_arguments_are_answered_before_work_starts(artefact, started, options, error, words):
+def test_bad_arguments_are_answered_before_work_starts(artifact, started, options, error, words):
     with pytest.raises(error, match=words):
-        bench_artifact(artefact, **options)
+        bench_artifact(artifact, **options)
     assert started == []
 
 
@@ -143,35 +143,35 @@ def test_bad_arguments_are_answered_before_work_starts(artefact, started, option
         ({"image": np.array([None])}, "is not an .npz file of arrays"),
     ],
 )
-def test_inputs_that_do_not_fit_are_told(artefact, tmp_path, started, arrays, words):
+def test_inputs_that_do_not_fit_are_told(artifact, tmp_path, started, arrays, words):
     np.savez(tmp_path / "x.npz", **arrays)
     with pytest.raises(ConfigError, match=words):
-        bench_artifact(artefact, data=tmp_path / "x.npz")
+        bench_artifact(artifact, data=tmp_path / "x.npz")
     assert started == []
 
 
-def test_other_files_are_no_inputs(artefact, tmp_path):
+def test_other_files_are_no_inputs(artifact, tmp_path):
     (tmp_path / "x.npz").write_text("no numbers")
     np.save(tmp_path / "y.npy", np.ones(3))
     for name in ("x.npz", "y.npy"):
         with pytest.raises(ConfigError, match=r"not an \.npz file"):
-            bench_artifact(artefact, data=tmp_path / name)
+            bench_artifact(artifact, data=tmp_path / name)
 
 
-def test_an_artefact_that_is_none_or_damaged_is_told_before_work_starts(artefact, tmp_path, started):
+def test_an_artifact_that_is_none_or_damaged_is_told_before_work_starts(artifact, tmp_path, started):
     with pytest.raises(ArtifactError, match="does not exist"):
         bench_artifact(tmp_path / "none")
-    shutil.copytree(artefact.folder, tmp_path / "cut")
+    shutil.copytree(artifact.folder, tmp_path / "cut")
     (tmp_path / "cut" / "model.onnx").write_bytes(b"cut")
     with pytest.raises(ArtifactError, match="was changed"):
         bench_artifact(tmp_path / "cut")
     assert started == []
 
 
-def test_a_fixed_batch_is_the_only_one(artefact, shared_task, started, monkeypatch):
+def test_a_fixed_batch_is_the_only_one(artifact, shared_task, started, monkeypatch):
     import dataclasses
 
-    fixed = dataclasses.replace(artefact, io=dataclasses.replace(artefact.io, batch=4))
+    fixed = dataclasses.replace(artifact, io=dataclasses.replace(artifact.io, batch=4))
     with pytest.raises(ConfigError, match="must be 4"):
         bench_artifact(fixed, batch_sizes=[1, 4])
     other = wb.Task(
@@ -183,32 +183,32 @@ def test_a_fixed_batch_is_the_only_one(artefact, shared_task, started, monkeypat
         loss=shared_task.loss,
     )
     with pytest.raises(ConfigError, match="was made for the task 'answers'"):
-        bench_artifact(artefact, backends=["torch-eager"], task=other)
+        bench_artifact(artifact, backends=["torch-eager"], task=other)
     assert started == []
 
 
-def test_no_backend_at_all_says_what_to_install(artefact, monkeypatch):
+def test_no_backend_at_all_says_what_to_install(artifact, monkeypatch):
     monkeypatch.setattr("workbench.study.bundle.bench_request.backend_status", lambda names: [])
     with pytest.raises(BackendUnavailable, match=r"pip install \"inference-workbench\[runtime\]"):
-        bench_artifact(artefact)
+        bench_artifact(artifact)
 
 
-def test_a_program_is_read_by_torch_only_with_trust(artefact):
+def test_a_program_is_read_by_torch_only_with_trust(artifact):
     import dataclasses
 
-    program = dataclasses.replace(artefact, manifest={**artefact.manifest, "replayable": False})
+    program = dataclasses.replace(artifact, manifest={**artifact.manifest, "replayable": False})
     with pytest.raises(ConfigError, match="--trust"):
         bench_artifact(program, backends=["torch-eager"])
-    named = dataclasses.replace(artefact, manifest={**artefact.manifest, "base": "os:getcwd"})
+    named = dataclasses.replace(artifact, manifest={**artifact.manifest, "base": "os:getcwd"})
     with pytest.raises(ConfigError, match=r"'os:getcwd'.*--trust"):
         bench_artifact(named, backends=["torch-eager"])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("finished", [0, 1])
-def test_ctrl_c_ends_the_processes_and_keeps_what_is_finished(artefact, tmp_path, finished):
+def test_ctrl_c_ends_the_processes_and_keeps_what_is_finished(artifact, tmp_path, finished):
     output = tmp_path / "rows.jsonl"
-    given = [sys.executable, "-m", "workbench", "bench", str(artefact.folder), "--output", str(output)]
+    given = [sys.executable, "-m", "workbench", "bench", str(artifact.folder), "--output", str(output)]
     given += ["--backends", "onnxruntime", "--batch-sizes", *map(str, range(1, 41))]
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # an ignored one would be handed down
     worker = subprocess.Popen(given, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -230,5 +230,5 @@ def test_ctrl_c_ends_the_processes_and_keeps_what_is_finished(artefact, tmp_path
         assert out == "" and list(tmp_path.iterdir()) == []
 
 
-def test_opening_by_path_is_the_same(artefact):
-    assert open_artifact(str(artefact.folder)).manifest == artefact.manifest
+def test_opening_by_path_is_the_same(artifact):
+    assert open_artifact(str(artifact.folder)).manifest == artifact.manifest

@@ -87,7 +87,7 @@ def test_the_winner_of_the_study_is_the_one_that_is_written(ran, tmp_path):
     folder = ran.export(tmp_path / "winner")
     assert open_artifact(folder).manifest["recipe_id"] == best.row["recipe_id"]
     assert best.reason in (folder / "README.md").read_text()
-    assert ran.export(folder) == folder  # an artefact there is replaced
+    assert ran.export(folder) == folder  # an artifact there is replaced
 
 
 @pytest.mark.slow
@@ -110,7 +110,7 @@ def test_without_the_task_the_database_is_enough(ran, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_artefact_that_is_gone_is_made_again_with_the_task(ran, shared_task, tmp_path):
+def test_an_artifact_that_is_gone_is_made_again_with_the_task(ran, shared_task, tmp_path):
     row = next(r for r in ran.rows() if r["recipe"] == "int8")
     shutil.copytree(ran.files, tmp_path / "s_files")
     (tmp_path / "s_files" / "artifacts" / row["artifact_key"] / "model.onnx").write_bytes(b"cut")
@@ -171,7 +171,7 @@ def test_other_folders_and_full_disks_leave_nothing_behind(ran, tmp_path, monkey
 
 @pytest.mark.slow
 @pytest.mark.parametrize("damaged", [False, True])
-def test_files_of_ones_own_in_an_artefact_are_not_lost(ran, tmp_path, monkeypatch, damaged):
+def test_files_of_ones_own_in_an_artifact_are_not_lost(ran, tmp_path, monkeypatch, damaged):
     folder = ran.export(tmp_path / "w")
     (folder / "mine.txt").write_text("do not touch")
     (folder / "rows").mkdir()

@@ -150,7 +150,7 @@ def test_machines_that_differ_each_have_a_baseline_and_are_never_compared(cluste
             assert len({row["notes"]["machine"] for row in mine}) == 1  # timed by the one worker of its kind
         assert len({row["notes"]["machine"] for row in rows}) == 2
         made = [span.words for span in summary.spans if span.kind == "prepare"]
-        assert sorted(made) == ["preparing float", "preparing prune"]  # both kinds take the same artefacts
+        assert sorted(made) == ["preparing float", "preparing prune"]  # both kinds take the same artifacts
         assert "2 kinds of machine" in repr(summary) and "never compared" in repr(summary)
         best = study.best(quality_drop=1.0)
         assert best.row["fingerprint"] == fingerprint_id() and best.candidates == 2

@@ -154,7 +154,7 @@ def test_a_recipe_that_cannot_be_prepared_takes_its_timings_along(plan):
     assert {unit.trials[0].name for unit in board.open} == {"float"}
 
 
-def test_of_equals_the_artefact_that_is_near_goes_ahead_and_tiers_order_the_rest(plan):
+def test_of_equals_the_artifact_that_is_near_goes_ahead_and_tiers_order_the_rest(plan):
     other = wb.Recipe(wb.Prune(ratio=0.25), name="other")
     plan = make_plan("task", [PRUNE, other], ["torch-eager"], (4, 1), threads=1)
     board = TaskQueue("here", plan, plan.trials, None, prepared={t.artifact_key for t in plan.trials})
@@ -169,7 +169,7 @@ def test_of_equals_the_artefact_that_is_near_goes_ahead_and_tiers_order_the_rest
     assert names(board.ready()) == [("time", "other", 1), ("time", "prune", 1)]
 
 
-def test_keys_belong_to_the_machine_that_will_run_and_artefacts_to_what_makes_them():
+def test_keys_belong_to_the_machine_that_will_run_and_artifacts_to_what_makes_them():
     here = make_plan("task", [PRUNE], ["torch-eager"], (4,), threads=1)
     there = make_plan("task", [PRUNE], ["torch-eager"], (4,), threads=1, site=other_site())
     assert [t.key for t in make_plan("task", [PRUNE], ["torch-eager"], (4,), threads=1, site=SITE).trials] == [

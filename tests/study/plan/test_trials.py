@@ -107,7 +107,7 @@ def test_more_time_brings_more_recipes():
     assert len(default_recipes(1200)) > len(default_recipes(200))
 
 
-def test_options_of_the_engine_make_another_trial_of_the_same_artefact():
+def test_options_of_the_engine_make_another_trial_of_the_same_artifact():
     def one(*options):
         return planned("f" * 12, Recipe(), "torch-eager", OperatingPoint(8), 2, options)
 
