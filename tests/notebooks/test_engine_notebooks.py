@@ -22,7 +22,7 @@ def test_the_engine_notebook_compares_runtimes_and_their_settings(run_outputs: A
     outputs = run_outputs("20_engines.ipynb", parameters)
     text = printed(outputs)
     assert pictures(outputs) == 2
-    for words in ("every engine loaded", "max_abs_diff", "rewrote before", "takes none of the model's", "40 results"):
+    for words in ("every engine loaded", "max_abs_diff", "optimized before", "takes none of the model's", "40 results"):
         assert words in text
     assert (here / "artifacts" / "engines" / "manifest.json").is_file()
 

@@ -135,7 +135,7 @@ def test_a_failing_notebook_says_where_and_why_and_leaves_a_page(tmp_path: Path)
 def test_a_notebook_that_dies_leaves_what_was_measured(tmp_path: Path) -> None:
     result = run_report(f"{SHORT}:dying", output=tmp_path, parameters=SMALL, progress=lambda _: None)
     assert not result.ok
-    assert "ended without a word" in result.reason
+    assert "died without" in result.reason
     assert {r["state"] for r in read_trials(result.trials)} == {"complete"}
     assert "This report is incomplete." in result.html.read_text()
     again = run_report(f"{SHORT}:short", output=tmp_path, parameters=SMALL, progress=lambda _: None)
