@@ -36,6 +36,9 @@ FIXTURES = SUPPORT
 
 
 CPU_S = pytest.StashKey[float]()
+LIBRARIES = ("torch", "torch._dynamo", "torch.onnx", "torch_pruning", "torchao.quantization.pt2e.quantize_pt2e",
+             "onnxruntime", "onnxscript", "openvino", "optuna", "pandas", "matplotlib.figure", "nbformat",
+             "sqlalchemy")  # fmt: skip
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -52,6 +55,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
         return (yield)
     finally:
         item.stash[CPU_S] = sum(os.times()[:4]) - before
+        item.user_properties.append(("cpu_s", round(item.stash[CPU_S], 2)))  # for --junit-xml
 
 
 @pytest.hookimpl(wrapper=True)
@@ -79,16 +83,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True, scope="session")
 def _libraries_are_loaded() -> None:
     """Import what most tests use, so that no single test pays for it."""
-    for name in (
-        "torch",
-        "torch_pruning",
-        "torchao",
-        "onnxruntime",
-        "openvino",
-        "pandas",
-        "matplotlib.figure",
-        "nbformat",
-    ):
+    for name in LIBRARIES:
         importlib.import_module(name)
 
 

@@ -167,3 +167,17 @@ def small_task(dropout: float = 0.0) -> Task:
     """Return a task of 96 images for :func:`small_net`, a training of which takes a moment."""
     x, y = images(96)
     return task_of(seeded(lambda: small_net(dropout)), x, y)
+
+
+def plain_net():
+    """Return a CNN of two convolutions and two Linears on 1x8x8 images, without residuals or norms."""
+    return nn.Sequential(
+        nn.Conv2d(1, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(16, 32, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(32, 32),
+        nn.Linear(32, 4),
+    )

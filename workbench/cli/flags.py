@@ -42,7 +42,7 @@ def chosen_options(arguments: argparse.Namespace, names: Sequence[str]) -> dict[
 
 def _help(field: dataclasses.Field[Any]) -> str:
     words = str(field.metadata["option"]["help"]).replace("%", "%%")
-    if field.default in (None, ()):
+    if field.default in (None, (), ""):
         return words
     default = " ".join(map(str, field.default)) if isinstance(field.default, tuple) else f"{field.default}"
     return f"{words} (default {default})"

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from workbench.cli.base import DONE, FAILED, STOPPED, add_command, say, write
-from workbench.cli.flags import TASK_HELP
+from workbench.cli.flags import TASK_HELP, add_options, chosen_options
 from workbench.cli.rows import add_fail_if, passes
 from workbench.core.errors import ConfigError
+from workbench.report.settings import ReportSettings
 
-FLAGS = ("budget_s", "batch_sizes", "backends", "baseline", "quality_drop", "threads", "seed", "storage")
+FLAGS = ("storage", "budget_s", "batch_sizes", "backends", "baseline", "quality_drop", "threads", "seed")
 
 
 def add_report(commands: Any) -> None:
@@ -20,8 +21,7 @@ def add_report(commands: Any) -> None:
     command = add_command(commands, "report", text, report)
     command.add_argument("--task", required=True, help=TASK_HELP)
     command.add_argument("--output", required=True, type=Path, help="folder of the results; the same command resumes")
-    for name in FLAGS:
-        command.add_argument(f"--{name.replace('_', '-')}", metavar="VALUE", help=f"the same as -p {name} VALUE")
+    add_options(command, ReportSettings, FLAGS)
     command.add_argument(
         "-p",
         "--parameter",
@@ -55,9 +55,8 @@ def report(arguments: argparse.Namespace) -> int:
 
 
 def _parameters(arguments: argparse.Namespace) -> dict[str, Any]:
-    flags = [(name, getattr(arguments, name)) for name in FLAGS if getattr(arguments, name) is not None]
     parameters: dict[str, Any] = {}
-    for name, value in (*arguments.parameters, *flags):
+    for name, value in (*arguments.parameters, *chosen_options(arguments, FLAGS).items()):
         if name in parameters:
             raise ConfigError(f"Each parameter may be given once, {name!r} is given twice.")
         parameters[name] = value

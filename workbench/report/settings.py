@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from workbench.core.config import Config, option, option_of
 from workbench.core.errors import ConfigError
-from workbench.engine.backends import backend_status
 from workbench.engine.names import is_backend, unknown_backend
 from workbench.study.config import RunConfig, check_batch_sizes, default_budget_s, primary_batch
 
@@ -36,7 +35,9 @@ class ReportSettings(Config):
     backends: tuple[str, ...] = option_of(RunConfig, "backends", default=())
     baseline: str = option_of(RunConfig, "baseline")
     quality_drop: float = option_of(RunConfig, "quality_drop")
-    threads: int = option_of(RunConfig, "threads", default=0, minimum=0)
+    threads: int = option_of(
+        RunConfig, "threads", default=0, minimum=0, help="CPU threads of every engine; 0: the physical cores allowed"
+    )
     seed: int = option_of(RunConfig, "seed")
     started_at: float = option(0, "start of the command in seconds since 1970; 0: now", minimum=0)
     interactive: bool = option(False, "show the panel at the end; not if run headless")
@@ -72,6 +73,8 @@ class ReportSettings(Config):
     @property
     def references(self) -> tuple[str, ...]:
         """The reference rows; torch.compile takes a minute or more to compile, so it needs a long budget."""
+        from workbench.engine.backends import backend_status  # the command line needs the options alone
+
         compiled = self.budget >= LONG_BUDGET_S and backend_status(["torch-compile"])[0].available
         return ("torch-default", "torch-compile") if compiled else ("torch-default",)
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workbench.core.errors import StudyError
-from workbench.study.bundle.bundle import export_bundle
 from workbench.study.recommend import recommendation
 from workbench.study.results.merge import rows_of_task
 from workbench.study.results.ranking import Recommendation, mark_recommended
@@ -44,6 +43,8 @@ def export_stored(
     >>> export_stored("sqlite:///studies.db", "winner")  # doctest: +SKIP
     PosixPath('winner')
     """
+    from workbench.study.bundle.bundle import export_bundle
+
     _require_database(storage)
     if task is not None:
         from workbench.study.study import Study

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from compress_models import images, seeded, task_of
-from torch import nn
+from compress_models import images, plain_net, seeded, task_of
 
 from workbench.compress import Prune, Quantize, Recipe
 from workbench.compress.sensitivity import Sensitivity, sensitivity
@@ -13,22 +12,9 @@ from workbench.compress.sensitivity.fit import largest_holding
 from workbench.core.errors import Cancelled, ConfigError
 
 
-def net():
-    return nn.Sequential(
-        nn.Conv2d(1, 16, 3, padding=1),
-        nn.ReLU(),
-        nn.Conv2d(16, 32, 3, stride=2, padding=1),
-        nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(32, 32),
-        nn.Linear(32, 4),
-    )
-
-
 @pytest.fixture(scope="module")
 def task():
-    return task_of(seeded(net), *images(80))
+    return task_of(seeded(plain_net), *images(80))
 
 
 def whole_loss(task, table, step):
@@ -92,7 +78,7 @@ def test_a_goal_that_nothing_holds_is_said_with_what_was_measured():
 
 def test_what_does_not_fit_is_refused_before_any_work(task):
     table = sensitivity(task, "prune", settings=(0.5,))
-    other = task_of(seeded(net), *images(80))
+    other = task_of(seeded(plain_net), *images(80))
     object.__setattr__(other, "name", "another")
     for arguments, words in (
         ({}, "give drop"),

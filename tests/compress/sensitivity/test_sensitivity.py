@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from compress_models import images, seeded, task_of
+from compress_models import images, plain_net, seeded, task_of
 from hypothesis import given, settings, strategies as st
 from paths import SUPPORT
 from torch import nn
@@ -21,21 +21,8 @@ from workbench.compress.sensitivity import Cell, Sensitivity, evaluator, sensiti
 from workbench.core.errors import Cancelled, ConfigError
 
 
-def net():
-    return nn.Sequential(
-        nn.Conv2d(1, 16, 3, padding=1),
-        nn.ReLU(),
-        nn.Conv2d(16, 32, 3, stride=2, padding=1),
-        nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(32, 32),
-        nn.Linear(32, 4),
-    )
-
-
 def net_task():
-    return task_of(seeded(net), *images(80))
+    return task_of(seeded(plain_net), *images(80))
 
 
 def outputs_with(task, name, weight):

@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
-from workbench.compress.model_ops import open_recurrence, without_fast_path
+from workbench.compress.model_ops import open_recurrence, removing, without_fast_path
 from workbench.export.capture import layer_of_node
 from workbench.tasks.trees import batch_size, call_model, leaves
 
@@ -97,11 +97,8 @@ def layer_hooks(module: nn.Module, enter: Any, leave: Any, *, whole: bool = Fals
             continue
         handles.append(part.register_forward_pre_hook(lambda _m, _i, name=name: enter(name)))
         handles.append(part.register_forward_hook(lambda _m, _i, out, name=name: leave(name, out), always_call=False))
-    try:
+    with removing(handles):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextlib.contextmanager

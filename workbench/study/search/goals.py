@@ -240,11 +240,6 @@ def goal_words(name: str) -> tuple[str, str]:
     return _WORDS[name]
 
 
-def goal_column(name: str) -> str:
-    """Return the column of a goal."""
-    return _COLUMNS[name]
-
-
 def _figure(row: Mapping[str, Any], base: Mapping[str, Any] | None, column: str) -> float | None:
     if column not in (LATENCY, "throughput_per_s"):
         value: float | None = row.get(column)

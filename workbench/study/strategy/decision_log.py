@@ -13,8 +13,6 @@ from workbench.core.errors import StudyError
 from workbench.core.untrusted import parse_untrusted
 from workbench.study.storage.last_run import STRATEGY
 
-OUTCOMES = ("kept", "dropped", "survey", "not begun")
-
 
 @dataclass(frozen=True)
 class Decision:

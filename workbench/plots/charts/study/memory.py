@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from workbench.plots.charts.study.scatter import Axis, key, mark_label, scatter
-from workbench.plots.charts.study.tidy import choose_batch, complete_frame, front_mask, why_empty
+from workbench.plots.charts.study.tidy import at_batch_size, complete_frame, front_mask, why_empty
 from workbench.plots.drawing.figure import empty_chart, figure_of, new_figure, set_title, style_axes
 
 COLUMNS = [
@@ -28,8 +28,7 @@ def memory_data(rows: Any, *, batch_size: int = 32) -> pd.DataFrame:
     ``peak_rss_mib`` is the peak of the trial's process, ``size_mib`` the size of the model on disk; ``pareto`` and
     ``pareto_size`` mark the Pareto front of quality and each of the two. Reference rows are left out.
     """
-    frame = complete_frame(rows)
-    frame = frame[frame["batch_size"] == choose_batch(frame, batch_size)]
+    frame = at_batch_size(complete_frame(rows), batch_size)
     frame = frame.dropna(subset=["quality"]).dropna(subset=["peak_rss_mib", "size_mib"], how="all").copy()
     frame["pareto"] = front_mask(frame, "peak_rss_mib")
     frame["pareto_size"] = front_mask(frame, "size_mib")

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from workbench.core.errors import StudyError, unknown_name
-from workbench.plots.charts.study.tidy import choose_batch, complete_frame, why_empty
+from workbench.plots.charts.study.tidy import at_batch_size, complete_frame, why_empty
 from workbench.plots.drawing.figure import (
     axes_or_new,
     empty_chart,
@@ -40,7 +40,7 @@ def params_data(rows: Any, x: str, y: str = "quality", *, batch_size: int = 32) 
             raise StudyError(unknown_name("numeric column", name, numeric))
     if frame.empty:
         return frame.reindex(columns=list(dict.fromkeys([*COLUMNS, x, y])))
-    same = frame[frame["batch_size"] == choose_batch(frame, batch_size)].dropna(subset=[x, y])
+    same = at_batch_size(frame, batch_size).dropna(subset=[x, y])
     columns = list(dict.fromkeys([*COLUMNS, x, y]))
     return same.sort_values(["backend", x])[columns].reset_index(drop=True)
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from workbench.core.format.numbers import plural
-from workbench.plots.charts.study.tidy import choose_batch, complete_frame, front_mask, why_empty
+from workbench.plots.charts.study.tidy import at_batch_size, complete_frame, front_mask, why_empty
 from workbench.plots.drawing.edge_labels import spread_right
 from workbench.plots.drawing.figure import (
     empty_chart,
@@ -50,7 +50,7 @@ def throughput_data(rows: Any, *, batch_size: int = 32) -> pd.DataFrame:
     frame["threads"] = frame["threads"].fillna(0).astype(int)
     frame["throughput_low"] = 1000 * frame["batch_size"] / frame["latency_ms_high"]
     frame["throughput_high"] = 1000 * frame["batch_size"] / frame["latency_ms_low"]
-    at = frame[frame["batch_size"] == choose_batch(frame, batch_size)]
+    at = at_batch_size(frame, batch_size)
     recommended = frame["recipe_id"].isin(frame.loc[frame["recommended"], "recipe_id"])
     groups = {
         "recommended": _keys(frame[frame["recommended"]]),

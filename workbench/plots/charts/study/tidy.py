@@ -81,13 +81,13 @@ def complete_frame(rows: Any, *, references: bool = False) -> pd.DataFrame:
     return frame
 
 
-def choose_batch(frame: pd.DataFrame, batch_size: int) -> int:
-    """Return ``batch_size`` if it was measured, else the recommended row's, else the largest one."""
+def at_batch_size(frame: pd.DataFrame, batch_size: int) -> pd.DataFrame:
+    """Return the rows at ``batch_size`` if it was measured, else at the recommended row's, else at the largest one."""
     sizes = frame["batch_size"].dropna()
-    if sizes.empty or (sizes == batch_size).any():
-        return batch_size
-    best = frame.loc[frame["recommended"], "batch_size"].dropna()
-    return int(best.iloc[0] if len(best) else sizes.max())
+    if not sizes.empty and not (sizes == batch_size).any():
+        best = frame.loc[frame["recommended"], "batch_size"].dropna()
+        batch_size = int(best.iloc[0] if len(best) else sizes.max())
+    return frame[frame["batch_size"] == batch_size]
 
 
 def pareto_mask(cost: Iterable[float], gain: Iterable[float]) -> npt.NDArray[np.bool_]:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from workbench.core.format.numbers import plural
 from workbench.core.format.speedup import row_speedup
 from workbench.plots.charts.study.scatter import Axis, key, mark_label, scatter
-from workbench.plots.charts.study.tidy import choose_batch, complete_frame, front_mask, why_empty
+from workbench.plots.charts.study.tidy import at_batch_size, complete_frame, front_mask, why_empty
 from workbench.plots.drawing.figure import axes_or_new, empty_chart, figure_of, set_title
 from workbench.study.results.params import PREFIX
 
@@ -30,8 +30,7 @@ def tradeoff_data(rows: Any, *, batch_size: int = 32) -> pd.DataFrame:
     rows and survey rows are never on the front; a reference without a quality has that of the baseline, because its
     model is the same. If ``batch_size`` was not measured, the recommended row's or the largest one is used.
     """
-    frame = complete_frame(rows, references=True)
-    frame = frame[frame["batch_size"] == choose_batch(frame, batch_size)]
+    frame = at_batch_size(complete_frame(rows, references=True), batch_size)
     frame = frame.dropna(subset=["latency_ms_rel"]).copy()
     same = (frame["reference"] != "") & frame["quality"].isna()
     for name in ("quality", "quality_low", "quality_high"):
