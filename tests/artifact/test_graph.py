@@ -152,6 +152,7 @@ def nodes_of(folder):
     return json.loads((folder / "graph.json").read_text())
 
 
+@pytest.mark.cpu_limit(5)
 @pytest.mark.parametrize("offset", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2, 3))])
 def test_hostile_values_run_nothing(int8_copy, task, tmp_path, offset):
     mark = tmp_path / "ran"

@@ -120,6 +120,7 @@ def test_a_variant_that_came_back_can_be_compressed_further_and_saved_again(save
     torch.testing.assert_close(found, again.predict(task.examples(3)), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_without_its_task_it_predicts_from_onnx_and_needs_no_torch(saved, task, tmp_path):
     variant, folder = saved("prune")
     images = task.examples(7).numpy()

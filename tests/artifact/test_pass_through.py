@@ -49,6 +49,7 @@ def test_a_second_step_goes_on_from_a_saved_one(tmp_path):
     assert sum(isinstance(m, PassThrough) for m in again.modules()) == 1
 
 
+@pytest.mark.cpu_limit(5)
 @pytest.mark.parametrize(
     "edit",
     [

@@ -311,6 +311,7 @@ def test_two_way_recurrent_layers_stay_and_the_rest_is_cut(kind, use):
     assert variant.predict(noise(2, 5, 6)).shape == (2, 3)
 
 
+@pytest.mark.slow
 def test_attention_behind_a_recurrent_layer_does_not_hang():
     class Net(nn.Module):
         def __init__(self):

@@ -42,6 +42,7 @@ def test_a_generated_model_is_right_everywhere_or_refused(seed):
     assert cells.right >= LEAST_RIGHT * (cells.right + len(cells.refused))
 
 
+@pytest.mark.cpu_limit(20)
 @pytest.mark.parametrize("kind", ["vector", *(pytest.param(k, marks=pytest.mark.slow) for k in ("image", "sequence"))])
 def test_a_smallest_model_of_each_kind(kind):
     pool = "none" if kind == "vector" else "mean"

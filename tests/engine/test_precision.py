@@ -86,6 +86,7 @@ def machine(*isa):
     return dataclasses.replace(this_machine(), isa=isa)
 
 
+@pytest.mark.cpu_limit(5)
 @pytest.mark.parametrize("name", ["images", "words", "encoder", "pair", "own"])
 @pytest.mark.parametrize("backend", [*TORCH, "onnxruntime", "openvino"])
 @pytest.mark.parametrize("precision", ["bfloat16", "float16", "auto"])

@@ -222,6 +222,7 @@ def test_a_failing_runtime_is_reported_in_one_line(images, monkeypatch):
             engine.predict(IMAGES[:1])
 
 
+@pytest.mark.slow
 def test_temporary_exports_go_with_their_variant():
     import gc
 

@@ -310,6 +310,7 @@ class AfterFirst(nn.Module):
         return x + 0.1 * (x - x[:1])
 
 
+@pytest.mark.cpu_limit(5)
 @pytest.mark.parametrize("backend", RUNTIMES)
 @pytest.mark.parametrize("make", [Centered, AfterFirst, Summary])
 def test_samples_of_different_callers_are_not_joined_where_that_changes_them(tmp_path, backend, make):

@@ -129,6 +129,7 @@ def test_other_threads_are_heard_while_an_export_is_quiet(capsys):
     assert capsys.readouterr().out == "other\nafter\n"
 
 
+@pytest.mark.slow
 def test_nodes_name_the_layer_that_they_came_from_and_nothing_else(tmp_path):
     class Block(nn.Module):
         def __init__(self):

@@ -95,6 +95,7 @@ def test_draws_into_a_given_axes(chart: Callable[..., Figure], rows: Rows) -> No
     assert ax.get_title(loc="left")
 
 
+@pytest.mark.cpu_limit(5)
 def test_units_stand_on_the_axes(rows: Rows) -> None:
     assert plot_tradeoff(rows).axes[0].get_xlabel() == "Latency (ms/batch of 32) ↓"
     assert plot_throughput(rows).axes[0].get_ylabel() == "Throughput (samples/s) ↑"

@@ -154,6 +154,7 @@ def test_a_plan_whose_record_was_changed_is_not_repeated(tmp_path):
                     read()
 
 
+@pytest.mark.cpu_limit(5)
 def test_settings_of_another_form_are_refused(copied, tmp_path):
     for name in ("search", "strategy", "quality_drop", "asked"):
         for value in values(tmp_path / "ran"):

@@ -88,6 +88,7 @@ def test_run_shows_answer_chart_table_and_code(open_panel, monkeypatch: pytest.M
     assert panel.view.cancel.disabled
 
 
+@pytest.mark.cpu_limit(5)
 def test_the_default_plan_reaches_the_study_until_recipes_are_chosen(open_panel) -> None:
     panel = open_panel()
     go(panel)

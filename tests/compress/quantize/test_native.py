@@ -129,6 +129,7 @@ def _weights(model):
     return sorted(onnx.numpy_helper.to_array(t).tobytes() for t in kept)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("route", ["onnxruntime", pytest.param("nncf", marks=needs_nncf)])
 def test_excluded_layers_stay_in_float(task, route) -> None:
     report = Recipe(Quantize(route=route, exclude=("head",))).apply(task).reports[0]

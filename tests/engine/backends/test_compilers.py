@@ -86,6 +86,7 @@ def check(engine, model, inputs, sizes):
             torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Pair, Images, Words])
 @pytest.mark.parametrize("backend", AOT_SLOW)
 def test_outputs_are_the_modules_own_at_other_batch_sizes_too(backend, kind):
@@ -113,6 +114,7 @@ def test_outputs_do_not_share_memory_with_inputs(backend):
         np.testing.assert_array_equal(first, x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", AOT_SLOW)
 def test_an_artifact_runs_with_the_tasks_build(backend, saved, images):
     with Engine.from_artifact(saved, build=images.task.build, backend=backend, batch_size=2) as engine:
@@ -129,6 +131,7 @@ def test_code_that_branches_on_values_is_followed_or_refused():
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("torch-compile" in MISSING, reason=str(MISSING.get("torch-compile")))
 def test_torch_compile_follows_a_branch_and_aot_inductor_says_why_it_cannot():
     with Engine.from_variant(variant(Signed), backend="torch-compile", batch_size=2) as engine:
@@ -175,6 +178,7 @@ def test_what_must_be_followed_needs_example_inputs(backend):
     assert torch.get_num_threads() == before
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("torch-compile" in MISSING, reason=str(MISSING.get("torch-compile")))
 def test_many_engines_are_all_compiled():
     """torch counts compiled code by its line of Python, and goes back to eager without an error when it is too much."""
@@ -197,6 +201,7 @@ def test_modes_of_torch_compile(mode):
         assert said == (mode == "reduce-overhead" and not torch.cuda.is_available())
 
 
+@pytest.mark.cpu_limit(5)
 @pytest.mark.skipif("torch-compile" in MISSING, reason=str(MISSING.get("torch-compile")))
 def test_torch_compile_runs_code_whose_module_is_not_there():
     """A study's process gets a task's code by cloudpickle: the file it came from is no module there."""

@@ -123,6 +123,7 @@ def test_outputs_are_those_that_torch_simulates(mode: str, engine: str) -> None:
     assert 0 < np.abs(wanted - whole).max() <= limit * np.ptp(whole)
 
 
+@pytest.mark.cpu_limit(5)
 @pytest.mark.parametrize(("mode", "engine"), REFUSED)
 def test_what_an_engine_does_not_run_is_refused_with_the_reason(mode: str, engine: str) -> None:
     reason = refusal(mode, engine)
@@ -134,6 +135,7 @@ def test_what_an_engine_does_not_run_is_refused_with_the_reason(mode: str, engin
     assert reason in str(caught.value)
 
 
+@pytest.mark.cpu_limit(5)
 @pytest.mark.parametrize("mode", MODES)
 def test_the_file_holds_the_integers(mode: str) -> None:
     graph = onnx.load(file(mode)).graph

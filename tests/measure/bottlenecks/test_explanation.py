@@ -94,6 +94,7 @@ def test_memory_bound_by_hand(made):
     assert rules.memory_bound(made["make_profile"](rows), None) is None
 
 
+@pytest.mark.slow
 def test_a_large_product_of_one_sample_is_memory_bound(made):
     found = wb.profile(variant_of(Wide, (64,)), backend="onnxruntime", threads=1, calls=10)
     peaks = made["make_peaks"](copy_gb_s=2.0)
@@ -144,6 +145,7 @@ def test_fallback_by_hand(made):
     assert rules.fallback(made["make_profile"]()) is None
 
 
+@pytest.mark.slow
 def test_a_provider_that_takes_nothing_is_found(tiny):
     found = wb.profile(tiny, backend="onnxruntime", providers=("azure", "cpu"), calls=3)
     reason = next(reason for reason in wb.explain(found).bottlenecks if reason.rule == "fallback")

@@ -69,6 +69,7 @@ def test_simulated_int8_in_torch_is_seen_as_roundings_and_products_of_its_layers
     assert sum("quantize_per" in row.op for row in found.rows) > len(PRODUCTS)
 
 
+@pytest.mark.cpu_limit(5)
 @pytest.mark.parametrize("backend", [pytest.param("torch-eager", marks=pytest.mark.slow), *ENGINES[1:]])
 def test_a_trace_is_written_and_nothing_else_is_left(tiny, backend, tmp_path, monkeypatch):
     scratch, target = tmp_path / "scratch", tmp_path / "out" / "trace.json"

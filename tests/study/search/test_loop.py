@@ -43,6 +43,7 @@ def test_a_grid_does_every_point_once_and_finds_the_best_by_definition(search_ru
     assert "of 14 variants that hold the goals (drop at most 0.01; 24 compared)" in best.reason
 
 
+@pytest.mark.cpu_limit(5)
 @pytest.mark.parametrize(
     ("sampler", "near"),
     [("tpe", 1.25), *(pytest.param(name, 1.5, marks=pytest.mark.slow) for name in ("random", "nsga2"))],

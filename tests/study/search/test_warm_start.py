@@ -111,6 +111,7 @@ def test_a_point_that_fails_or_is_hopeless_is_not_followed_up(search_run, formul
     assert tried[2].params != start[0] | {"Prune?": True, "Prune.ratio": 0.4}
 
 
+@pytest.mark.slow
 def test_what_takes_too_long_is_left_out_and_not_proposed_again(search_run, formula):
     runner = formula()
     runner.fits = lambda trial: not any(map(trains, trial.recipe.steps))
