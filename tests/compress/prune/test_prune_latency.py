@@ -106,7 +106,7 @@ def test_a_cost_of_another_engine_is_refused():
 
 
 def test_a_cost_that_no_width_lowers_is_said():
-    with pytest.raises(ConfigError, match="100% of the latency are left"):
+    with pytest.raises(ConfigError, match="100% of the latency is left"):
         applied(LATENCY, lambda variant: 2.0)
 
 

@@ -134,6 +134,7 @@ def test_a_grid_is_done_once_although_a_worker_is_killed_in_the_middle(cluster_o
         assert (local.finished, local.reused) == (0, 12)
 
 
+@pytest.mark.cores
 @pytest.mark.skipif(len(allowed_cores()) < 2, reason="one core only: two workers cannot differ in the cores they have")
 def test_machines_that_differ_each_have_a_baseline_and_are_never_compared(cluster_of, shared_task, tmp_path):
     cluster = cluster_of(2)

@@ -72,7 +72,7 @@ class CostBudget:
         if self.last > budget + close * self.first:
             raise ConfigError(
                 f"Prune(ratio={step.ratio:g}, of={step.of!r}) cannot be met: with {_MOST:.0%} of the channels pruned, "
-                f"{self.last / self.first:.0%} of the {step.of} are left. Use a smaller ratio or round_to."
+                f"{self.last / self.first:.0%} of the {step.of} is left. Use a smaller ratio or round_to."
             )
         for _ in range(halvings):
             middle = (low + high) / 2

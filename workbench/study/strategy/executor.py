@@ -89,7 +89,7 @@ class StrategyRun(LocalExecutor):
             self._strategy.run()
         finally:  # also if the budget ends in the middle
             self._run.cut += [
-                f"not run, {decision.why.rstrip('.')}: {decision.subject}"
+                f"{decision.subject}: not run. {decision.why}"
                 for decision in self._record.decisions
                 if decision.outcome == "not begun" and decision.stage != "data"
             ]
