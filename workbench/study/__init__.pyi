@@ -11,7 +11,6 @@ from .results.ranking import Recommendation as Recommendation
 from .results.schema import COLUMNS as COLUMNS, STATES as STATES, TrialRow as TrialRow
 from .search.domain import between as between, choice as choice, maybe as maybe, vary as vary
 from .search.goals import Goals as Goals
-from .search.history import History as History
-from .search.result import SearchResult as SearchResult
+from .search.history import History as History, SearchResult as SearchResult
 from .search.space import Space as Space
 from .study import Study as Study

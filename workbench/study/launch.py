@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from workbench.compress.recipe import Recipe
 from workbench.core.errors import Cancelled, StudyError
 from workbench.core.progress import Progress, ProgressCallback, ignore_progress
 from workbench.study.config import BASELINE_BACKEND, RunConfig
@@ -20,14 +21,14 @@ from workbench.study.plan.trials import plan_for
 from workbench.study.storage.last_run import save_question
 from workbench.study.storage.session import RunSession
 from workbench.study.strategy.deadline import TrialDeadline
+from workbench.study.strategy.decision_log import decision_log_for
 from workbench.study.strategy.executor import StrategyRun
-from workbench.study.strategy.launch import decision_log_for, finished_rows, first_part, float_only, plan_request
+from workbench.study.strategy.interface import PlanRequest
 from workbench.study.workers.baseline import with_earlier_baseline, with_fastest_baseline
 from workbench.study.workers.policy import WorkerPolicy
 from workbench.study.workers.prepare_client import PrepareClient, pack_task
 
 if TYPE_CHECKING:
-    from workbench.compress.recipe import Recipe
     from workbench.measure.resources.monitor import Monitor
     from workbench.study.study import Study
     from workbench.study.workers.process import CancelToken
@@ -106,9 +107,10 @@ def _run_here(
     task, store, deadline = study.task, study._store, TrialDeadline(stop)
     policy = WorkerPolicy(config.stall_timeout_s)
     shapes = task_shapes(task, config.shapes)
-    plan = plan_for(task.fingerprint, float_only(config.seed) if recipes is None else recipes, config, shapes=shapes)
+    floats = [Recipe(name="float", seed=config.seed)]
+    plan = plan_for(task.fingerprint, floats if recipes is None else recipes, config, shapes=shapes)
     if recipes is None:
-        rows = finished_rows(decision_log_for(store, study.name, plan, task.fingerprint, config), store, study.name)
+        rows = decision_log_for(store, study.name, plan, task.fingerprint, config).finished_rows()
         if rows:
             save_question(store, study.name, config, default_plan=True)
             progress(Progress("study", len(rows), len(rows), plan.words(), {"plan": rows}))
@@ -126,7 +128,9 @@ def _run_here(
         with machine_lock(exclusive=True, stop=stop, notify=_reporter(progress)):
             plan = with_fastest_baseline(plan, new_points, client.choose_threads)
         save_question(store, study.name, config, default_plan=recipes is None)
-        first = plan if recipes is not None else first_part(plan)
+        first = plan
+        if recipes is None:
+            first = replace(plan, trials=tuple(trial for trial in plan.trials if trial.point == plan.primary))
         rows_of_plan = first.rows(task.name, packed.fingerprint)
         with RunSession(
             store, study.name, first, rows_of_plan, quality_drop=config.quality_drop, progress=progress
@@ -138,7 +142,7 @@ def _run_here(
                 return run.work()
             return StrategyRun(
                 task, plan, session, packed, study.files, stop, client=client, monitor=monitor, policy=policy,
-                deadline=deadline, question=plan_request(task, plan, config),
+                deadline=deadline, question=PlanRequest.of(task, plan, config),
                 record=decision_log_for(store, study.name, plan, packed.fingerprint, config),
             ).work()  # fmt: skip
 

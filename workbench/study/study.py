@@ -32,8 +32,7 @@ if TYPE_CHECKING:
     from workbench.study.execution.seed_variance import SeedVariance
     from workbench.study.execution.summary import RunSummary
     from workbench.study.search.goals import Goals
-    from workbench.study.search.history import History
-    from workbench.study.search.result import SearchResult
+    from workbench.study.search.history import History, SearchResult
     from workbench.study.search.space import Space
     from workbench.tasks.task import Task
 

@@ -10,7 +10,7 @@ import pytest
 import workbench as wb
 from workbench.study.execution.budget import EXPORT_S, TRAINING_S, TimeBudget
 from workbench.study.search.executor import search_plan
-from workbench.study.search.warm_start import crossover, training_free_points, trains
+from workbench.study.search.starting_points import crossover, training_free_points, trains
 from workbench.study.workers.process import CancelToken
 
 TRAINED = wb.maybe(wb.vary(wb.Prune, ratio=wb.choice(0.2, 0.4)), wb.Distill(epochs=2))

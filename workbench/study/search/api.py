@@ -16,18 +16,15 @@ from workbench.study.config import SearchConfig
 from workbench.study.results.leakage import LEAKAGE
 from workbench.study.results.schema import TrialRow
 from workbench.study.search.goals import Goals, Objective, misses, objective_for, recommend
-from workbench.study.search.history import History
-from workbench.study.search.result import SearchResult
+from workbench.study.search.history import History, SearchResult
 from workbench.study.search.sampler import OptunaSampler, load_records, search_name
 from workbench.study.search.space import Space
-from workbench.study.search.warm_start import training_free_points
 from workbench.study.storage.database import Store
 from workbench.study.storage.last_run import SEARCH
 from workbench.study.storage.owner import is_stale, new_owner
 from workbench.study.workers.policy import WorkerPolicy
 
 if TYPE_CHECKING:
-    from workbench.compress.recipe import Recipe
     from workbench.compress.sensitivity import Sensitivity
     from workbench.study.study import Study
     from workbench.study.workers.prepare_client import PackedTask
@@ -52,7 +49,7 @@ def search_study(
     """Search a space of recipes, engines and batch sizes; see :meth:`Study.search`."""
     from workbench.study.plan.recipes import check_recipes
     from workbench.study.plan.shapes import shape_words, task_shape
-    from workbench.study.search.starting_points import starting_points
+    from workbench.study.search.starting_points import starting_points, training_free_points
     from workbench.study.workers.prepare_client import pack_task
 
     started = time.monotonic()
@@ -63,7 +60,8 @@ def search_study(
     if len(objective.figures) > 1 and config.sampler == "grid":
         raise ConfigError("search: a grid tries every point, so it takes one figure only.")
     progress(Progress("search", 0, config.trials, "checking the task"))
-    check_recipes(_some_recipes(space), study.task)
+    some = itertools.islice(space.points(), _CHECKED_POINTS)  # every kind of step, unless the space is large
+    check_recipes(list(dict.fromkeys(space.at(point).recipe for point in some)), study.task)
     first = starting_points(request.prior, space, drop=objective.goals.max_quality_drop, task=study.task)
     if config.sampler != "grid":
         first = training_free_points(space) + first
@@ -147,15 +145,14 @@ def _loop(
     rows = plan.rows(study.task.name, packed.fingerprint)
     loops: list[SearchLoop] = []
 
-    def relay(event: Progress) -> None:
-        loops[0].relay(event)
-
     def best() -> TrialRow | None:
         leader = recommend(study._rows(), objective, machine=fingerprint_id())
         return leader.row if leader.met else None
 
     drop, follow = objective.goals.max_quality_drop, config.sampler != "grid" and len(objective.figures) == 1
-    with RunSession(study._store, study.name, plan, rows, quality_drop=drop, progress=relay) as session:
+    with RunSession(
+        study._store, study.name, plan, rows, quality_drop=drop, progress=lambda event: loops[0].relay(event)
+    ) as session:
         cancelled = False
         try:
             with SearchRun(
@@ -163,14 +160,7 @@ def _loop(
                 prefix_cache=study.prefix_cache, policy=WorkerPolicy(config.stall_timeout_s),
             ) as runner:  # fmt: skip
                 loop = SearchLoop(
-                    space,
-                    objective,
-                    sampler,
-                    runner,
-                    trials=config.trials,
-                    best=best,
-                    follow=follow,
-                    progress=progress,
+                    space, objective, sampler, runner, trials=config.trials, best=best, follow=follow, progress=progress
                 )
                 loops.append(loop)
                 words = loop.run()
@@ -193,11 +183,8 @@ def _last_search(store: Store, study: str) -> tuple[str, Objective] | None:
     if stored is None:
         return None
     where = f"The setting {SEARCH!r} of {study!r}"
-    return parse_untrusted(
-        where, stored, lambda values: (str(values["name"]), Objective.from_dict(values["question"])), error=StudyError
-    )
 
+    def parse(values: dict[str, Any]) -> tuple[str, Objective]:
+        return str(values["name"]), Objective.from_dict(values["question"])
 
-def _some_recipes(space: Space) -> list[Recipe]:
-    """Return recipes of the first points, which have every kind of step unless the space is large."""
-    return list(dict.fromkeys(space.at(point).recipe for point in itertools.islice(space.points(), _CHECKED_POINTS)))
+    return parse_untrusted(where, stored, parse, error=StudyError)

@@ -131,11 +131,6 @@ def between(low: float, high: float, *, step: float | None = None, log: bool = F
     log : bool
         Sample on a logarithmic scale.
 
-    Raises
-    ------
-    ConfigError
-        If the range is empty, or an end is not a finite number.
-
     Examples
     --------
     >>> between(0.25, 0.75, step=0.25).values()
@@ -146,11 +141,6 @@ def between(low: float, high: float, *, step: float | None = None, log: bool = F
 
 def choice(*options: Any) -> Choice:
     """Return a choice of plain values for an option, or of steps (None: no step, a Recipe: all of its steps).
-
-    Raises
-    ------
-    ConfigError
-        If there are no options, or duplicates.
 
     Examples
     --------
@@ -174,11 +164,6 @@ def vary(step: type[Step] | Step, **options: Any) -> Varied:
     ----------
     step : type or Step
         ``wb.Prune``, or a step that fixes other options: ``wb.Prune(importance="taylor")``.
-
-    Raises
-    ------
-    ConfigError
-        If an option is unknown, or one of its values is not valid.
 
     Examples
     --------

@@ -18,18 +18,13 @@ from workbench.study.results.relative_latency import LATENCY, baseline_of, relat
 from workbench.study.results.schema import NUMERIC, TrialRow, is_ranked, row_engine
 from workbench.study.results.winner import winner_of
 
-_COLUMNS = {
-    "max_quality_drop": "quality_drop",
-    "max_latency_ms": LATENCY,
-    "max_peak_rss_mib": "peak_rss_mib",
-    "max_size_mib": "size_mib",
+_LIMITED = {
+    "max_quality_drop": ("quality_drop", "drop", ""),
+    "max_latency_ms": (LATENCY, "latency", " ms"),
+    "max_peak_rss_mib": ("peak_rss_mib", "peak memory", " MiB"),
+    "max_size_mib": ("size_mib", "size", " MiB"),
 }
-_WORDS = {
-    "max_quality_drop": ("drop", ""),
-    "max_latency_ms": ("latency", " ms"),
-    "max_peak_rss_mib": ("peak memory", " MiB"),
-    "max_size_mib": ("size", " MiB"),
-}
+"""Goals: the column, its name and its unit for text."""
 _LATENCIES = (LATENCY, "latency_ms_p50")
 _FIGURES = {LATENCY: "fastest", "throughput_per_s": "highest throughput"}
 
@@ -52,12 +47,12 @@ class Goals(Config):
     @property
     def limits(self) -> dict[str, float]:
         """The limits that are set, by goal."""
-        return {name: getattr(self, name) for name in _COLUMNS if getattr(self, name) is not None}
+        return {name: getattr(self, name) for name in _LIMITED if getattr(self, name) is not None}
 
     def words(self) -> str:
         """Return the goals as text."""
         return ", ".join(
-            f"{goal_words(name)[0]} at most {limit:g}{goal_words(name)[1]}" for name, limit in self.limits.items()
+            f"{_LIMITED[name][1]} at most {limit:g}{_LIMITED[name][2]}" for name, limit in self.limits.items()
         )
 
     def excess(
@@ -72,7 +67,7 @@ class Goals(Config):
         excess = {}
         for name, limit in self.limits.items():
             is_drop = name == "max_quality_drop"
-            value = _figure(row, base, drop if is_drop else _COLUMNS[name])
+            value = _figure(row, base, drop if is_drop else _LIMITED[name][0])
             excess[name] = 1.0 if value is None else (float(value) - limit) / (limit or 1.0)
             if is_drop and value is not None and within_limit(value, limit, quality=row.get("quality")):
                 excess[name] = min(excess[name], 0.0)
@@ -137,11 +132,7 @@ def objective_for(
 ) -> Objective:
     """Return the objective of a search; the default figure is latency, or throughput for several batch sizes.
 
-    Raises
-    ------
-    ConfigError
-        If ``goals`` is not Goals, a figure is unknown or has the other direction, or latency is minimized over several
-        batch sizes.
+    ConfigError if a figure is unknown or has the other direction, or latency is minimized over several batch sizes.
     """
     if goals is not None and not isinstance(goals, Goals):
         raise ConfigError(f"search: goals must be wb.Goals(max_quality_drop=0.01, ...), got {given(goals)}.")
@@ -158,12 +149,10 @@ def objective_for(
                 f"search: {name} is of the evaluation split, which a search must not use. Write "
                 "minimize='quality_drop', which is measured on the validation split."
             )
-    for wrong, side, other in (
-        ([n for n in small if n in HIGHER_IS_BETTER], "minimize", "maximize"),
-        ([n for n in large if n not in HIGHER_IS_BETTER], "maximize", "minimize"),
-    ):
-        if wrong:
-            raise ConfigError(f"search: {wrong[0]} cannot be {side}d. Write {other}={wrong[0]!r}.")
+    for names, side, other in ((small, "minimize", "maximize"), (large, "maximize", "minimize")):
+        for name in names:
+            if (name in HIGHER_IS_BETTER) != (side == "maximize"):
+                raise ConfigError(f"search: {name} cannot be {side}d. Write {other}={name!r}.")
     if len(batch_sizes) > 1 and any(name in small for name in _LATENCIES):
         raise ConfigError(
             f"search: latencies of batch sizes {min(batch_sizes)} to {max(batch_sizes)} cannot be compared. Give one "
@@ -235,11 +224,6 @@ def costs(rows: Sequence[TrialRow], figure: str) -> list[float]:
     return [math.inf if value is None else sign * value for value in values]
 
 
-def goal_words(name: str) -> tuple[str, str]:
-    """Return the name and the unit of a goal for text."""
-    return _WORDS[name]
-
-
 def _figure(row: Mapping[str, Any], base: Mapping[str, Any] | None, column: str) -> float | None:
     if column not in (LATENCY, "throughput_per_s"):
         value: float | None = row.get(column)
@@ -268,7 +252,7 @@ def _nothing_held(rivals: Sequence[TrialRow], row: TrialRow, goals: Goals) -> st
     for name, near in nearest_misses(rivals, goals).items():
         if near is not row:
             text += (
-                f" But for the {goal_words(name)[0]}, {near['recipe']} on {row_engine(near)} holds everything: "
+                f" But for the {_LIMITED[name][1]}, {near['recipe']} on {row_engine(near)} holds everything: "
                 f"{_misses(near, base, goals)}."
             )
     return text
@@ -278,9 +262,9 @@ def _misses(row: TrialRow, base: Callable[[TrialRow], TrialRow | None], goals: G
     words = []
     for name, beyond in goals.excess(row, base=base(row)).items():
         if beyond > 0:
-            what, unit = goal_words(name)
-            value = _figure(row, base(row), _COLUMNS[name])
+            column, noun, unit = _LIMITED[name]
+            value = _figure(row, base(row), column)
             shown = "unknown" if value is None else f"{value:.4g}{unit}"
             interval = interval_words(row) if name == "max_quality_drop" else ""
-            words.append(f"{what} {shown}{interval} instead of {goals.limits[name]:g}{unit}")
+            words.append(f"{noun} {shown}{interval} instead of {goals.limits[name]:g}{unit}")
     return ", ".join(words)

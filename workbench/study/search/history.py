@@ -1,11 +1,13 @@
-"""History of a search: a record of each proposed point, in order."""
+"""The result of a search, and its history: a record of each proposed point, in order."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from workbench.study.results.ranking import Recommendation
+from workbench.study.results.schema import TrialRow
 from workbench.study.search.goals import Objective
 
 if TYPE_CHECKING:
@@ -69,6 +71,9 @@ class History:
         import pandas as pd
 
         figures = self.objective.figures
+        numbers = [*figures, "validation_drop", "best_so_far"]
+        if not self.trials:
+            return pd.DataFrame(columns=["number", "state", "elapsed_s", *numbers, "holds", "reason"])
         rows = [
             {
                 "number": one.number,
@@ -89,9 +94,6 @@ class History:
             }
             for one, best in zip(self.trials, self.best_so_far(), strict=True)
         ]
-        numbers = [*figures, "validation_drop", "best_so_far"]
-        if not rows:
-            return pd.DataFrame(columns=["number", "state", "elapsed_s", *numbers, "holds", "reason"])
         return pd.DataFrame(rows).astype(dict.fromkeys(dict.fromkeys(numbers), float))
 
 
@@ -104,6 +106,43 @@ def counts(records: Iterable[TrialRecord]) -> dict[str, int]:
     return {state: len(distinct) for state, distinct in keys.items()}
 
 
-def count_distinct(records: Sequence[TrialRecord]) -> int:
-    """Return the number of distinct points that have ended."""
-    return sum(counts(records).values())
+@dataclass(frozen=True)
+class SearchResult:
+    """The result of ``Study.search``.
+
+    Attributes
+    ----------
+    best : Best
+        One row and the reason; with ``met`` False, the closest miss.
+    nearest : dict
+        If no row met the goals: for each goal the closest row among those that meet all others.
+    history : History
+        Every point, in order.
+    new, reused : int
+        Trials run in this call, and points whose row existed.
+    ended : str
+        Reason for the end of the search.
+    notes : tuple of str
+        Warnings, such as possible leakage of the validation split into the float model.
+    """
+
+    best: Recommendation
+    nearest: dict[str, TrialRow]
+    history: History
+    new: int
+    reused: int
+    ended: str
+    cancelled: bool
+    seconds: float
+    notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        states = counts(self.history.trials)
+        parts = [f"{states['complete']} timed"]
+        parts += [f"{states[state]} {state}" for state in ("pruned", "failed") if states[state]]
+        text = f"points: {', '.join(parts)}; {self.new} trials run now in {self.seconds:.0f} s; ended: {self.ended}"
+        return "\n  ".join([f"SearchResult({text})", self.best.reason, *(f"note: {note}" for note in self.notes)])
+
+    def frame(self) -> pd.DataFrame:
+        """Return a row for each point; see :meth:`History.frame`."""
+        return self.history.frame()

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 from workbench.core.progress import Progress, ProgressCallback
-from workbench.study.plan.trials import Trial
 from workbench.study.results.schema import TrialRow
+from workbench.study.search.executor import SearchRun
 from workbench.study.search.goals import Objective
-from workbench.study.search.history import COMPLETE, FAILED, INTERRUPTED, PRUNED, TrialRecord, count_distinct
+from workbench.study.search.history import COMPLETE, FAILED, INTERRUPTED, PRUNED, counts
 from workbench.study.search.sampler import OptunaSampler, PendingTrial
-from workbench.study.search.space import Proposal, Space
-from workbench.study.search.warm_start import crossover
+from workbench.study.search.space import Space
+from workbench.study.search.starting_points import crossover
 
+Place = tuple[tuple[str, Any], ...]
+"""The parameters of a point, sorted by name."""
 STUCK, IDLE = 8, 50
 """Known points in a row until a finite space gets an unknown point, and until the search ends."""
 TOO_LONG = 20
@@ -24,22 +26,6 @@ _SHOWN = (
     *("throughput_per_s", "speedup", "peak_rss_mib", "size_mib", "params", "macs"),
 )
 """Columns in Optuna's tables: none of the evaluation split."""
-
-
-class Runner(Protocol):
-    """Runs trials: :class:`workbench.study.search.executor.SearchRun`."""
-
-    def trial(self, proposal: Proposal) -> Trial:
-        """Return the trial of a proposal."""
-
-    def fits(self, trial: Trial) -> bool:
-        """Return False if the time left is enough for other points but not for this one."""
-
-    def do(self, trial: Trial) -> tuple[TrialRow, bool]:
-        """Return the row of a trial, and True if it had to be run."""
-
-    def baseline(self, trial: Trial) -> TrialRow:
-        """Return the row of the baseline at the trial's point."""
 
 
 class SearchLoop:
@@ -60,7 +46,7 @@ class SearchLoop:
         space: Space,
         question: Objective,
         proposer: OptunaSampler,
-        runner: Runner,
+        runner: SearchRun,
         *,
         trials: int,
         best: Callable[[], TrialRow | None],
@@ -68,8 +54,7 @@ class SearchLoop:
         follow: bool = False,
     ) -> None:
         self._space, self._question, self._sampler, self._runner = space, question, proposer, runner
-        self._trials, self._best, self._progress = trials, best, progress
-        self._follow = follow
+        self._trials, self._best, self._progress, self._follow = trials, best, progress, follow
         self._done = 0
         self.new = self.reused = 0
 
@@ -84,19 +69,21 @@ class SearchLoop:
         idle = too_long = 0
         while True:
             records = self._sampler.records()
-            self._done = count_distinct(records)
+            self._done = sum(counts(records).values())
             if self._done >= self._trials:
                 return f"all {self._done} trials were run"
-            if self._space.size is not None and _places(records) >= self._space.size:
+            places = {_place(one.params) for one in records if one.state != INTERRUPTED}
+            if self._space.size is not None and len(places) >= self._space.size:
                 return f"the whole space was searched ({self._space.size} points)"
             if idle and idle % STUCK == 0:
-                self._enqueue_unknown(records)
+                self._enqueue_unknown(places, seed=len(records))
             if idle >= IDLE:
                 return f"the sampler proposed {IDLE} known points in a row"
             pending = self._sampler.ask()
-            if too_long < TOO_LONG and self._is_too_long(pending):
+            fits = pending.proposal is None or self._runner.fits(self._runner.trial(pending.proposal))
+            if too_long < TOO_LONG and not fits:
                 too_long += 1
-                self._sampler.skip(pending, "Skipped: the time left was too short.")
+                self._sampler.tell(pending, INTERRUPTED, reason="Skipped: the time left was too short.")
                 continue
             too_long = 0
             try:
@@ -107,9 +94,6 @@ class SearchLoop:
             idle = 0 if fresh else idle + 1
             if fresh and self._follow and pending.proposal is not None:
                 self._enqueue_crossover(pending)
-
-    def _is_too_long(self, pending: PendingTrial) -> bool:
-        return pending.proposal is not None and not self._runner.fits(self._runner.trial(pending.proposal))
 
     def _enqueue_crossover(self, pending: PendingTrial) -> None:
         """Enqueue the trained steps of a point with the rest of the best point, unless that is known."""
@@ -124,20 +108,19 @@ class SearchLoop:
         if point is not None and _place(point) not in {_place(one.params) for one in records}:
             self._sampler.enqueue(point)
 
-    def _enqueue_unknown(self, records: Sequence[TrialRecord]) -> None:
+    def _enqueue_unknown(self, places: Collection[Place], *, seed: int) -> None:
         """Enqueue an unknown point, because a converged sampler repeats known ones."""
         if self._space.size is not None:
-            places = {_place(one.params) for one in records if one.state != INTERRUPTED}
             left = [point for point in self._space.points() if _place(point) not in places]
             if left:  # another process may have run the last ones
-                self._sampler.enqueue(random.Random(len(records)).choice(left))
+                self._sampler.enqueue(random.Random(seed).choice(left))
 
     def relay(self, event: Progress) -> None:
         """Relay the progress of a run, counted in points of the search."""
         values = dict(event.values)
         if "best" in values:
             values["best"] = self._best()
-        self._say(event.message, values)
+        self._report(event.message, values)
 
     def _answer(self, pending: PendingTrial, known_keys: Collection[str | None]) -> bool:
         """Run one point or take its row; return True if the point is new."""
@@ -151,7 +134,10 @@ class SearchLoop:
         self.new, self.reused = self.new + did, self.reused + (not did)
         self._tell(pending, row, self._runner.baseline(trial), reused=not did)
         self._done += fresh
-        self._say(self._words(trial, row, did=did), {"row": row, "best": self._best()})
+        best, state = self._best(), "finished" if row["state"] == COMPLETE else row["state"]
+        so_far = "no row meets the goals yet" if best is None else f"best so far: {best['recipe']} on {best['backend']}"
+        words = f"{trial.words}: {state if did else f'known already ({state})'}; {so_far}"
+        self._report(words, {"row": row, "best": best})
         return fresh
 
     def _tell(self, pending: PendingTrial, row: TrialRow, base: TrialRow, *, reused: bool) -> None:
@@ -164,21 +150,10 @@ class SearchLoop:
         state = PRUNED if row["state"] == PRUNED else FAILED
         self._sampler.tell(pending, state, excess=excess, row=shown, reason=values, reused=reused)
 
-    def _words(self, trial: Trial, row: TrialRow, *, did: bool) -> str:
-        state = {COMPLETE: "finished"}.get(row["state"], row["state"])
-        best = self._best()
-        so_far = "no row meets the goals yet" if best is None else f"best so far: {best['recipe']} on {best['backend']}"
-        return f"{trial.words}: {state if did else f'known already ({state})'}; {so_far}"
-
-    def _say(self, message: str, values: Mapping[str, Any]) -> None:
+    def _report(self, message: str, values: Mapping[str, Any]) -> None:
         self._progress(Progress("search", min(self._done, self._trials), self._trials, message, values))
 
 
-def _places(records: Sequence[TrialRecord]) -> int:
-    """Return the number of distinct parameters."""
-    return len({_place(one.params) for one in records if one.state != INTERRUPTED})
-
-
-def _place(params: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+def _place(params: Mapping[str, Any]) -> Place:
     # rounded, because the steps of a range accumulate errors
     return tuple(sorted((name, round(v, 9) if isinstance(v, float) else v) for name, v in params.items()))

@@ -131,18 +131,25 @@ class OptunaSampler:
         reason: str | None = None,
         reused: bool = False,
     ) -> None:
-        """Record the end of a point; ``row`` holds columns to show in Optuna's tables."""
+        """Record the end of a point; ``row`` holds columns to show in Optuna's tables.
+
+        A point with the state ``interrupted`` does not count, and is not proposed again.
+        """
         from optuna.trial import TrialState
 
-        states = {COMPLETE: TrialState.COMPLETE, PRUNED: TrialState.PRUNED, FAILED: TrialState.FAIL}
+        states = {COMPLETE: TrialState.COMPLETE, PRUNED: TrialState.PRUNED}
         pending.ended = True
         with quiet_optuna(), _unless_ended():
-            ending = {"reason": reason, "reused": reused, "elapsed_s": self._elapsed_s()}
+            elapsed_s = round(self._earlier_s + time.monotonic() - self._started, 3)
+            ending = {"reason": reason, "reused": reused, "elapsed_s": elapsed_s}
             pending.trial.set_user_attr("row", dict(row or {}))
             pending.trial.set_user_attr("ending", ending)
             for goal, beyond in (excess or {}).items():
                 pending.trial.set_constraint(goal, beyond)
-            self._study.tell(pending.trial, None if values is None else list(values), state=states[state])
+            if state == INTERRUPTED:
+                pending.trial.set_user_attr(_MARK, True)
+            ended = states.get(state, TrialState.FAIL)
+            self._study.tell(pending.trial, None if values is None else list(values), state=ended)
 
     def set_trial_key(self, pending: PendingTrial, trial_key: str) -> None:
         """Record the trial of a point before its run."""
@@ -155,16 +162,6 @@ class OptunaSampler:
             return
         with quiet_optuna():
             self._again(pending.trial.number, pending.trial._trial_id, pending.trial.params)
-
-    def skip(self, pending: PendingTrial, reason: str) -> None:
-        """End a point without a run; it is not proposed again."""
-        from optuna.trial import TrialState
-
-        with quiet_optuna():
-            pending.trial.set_user_attr("ending", {"reason": reason, "reused": False, "elapsed_s": self._elapsed_s()})
-            pending.trial.set_user_attr(_MARK, True)
-            self._study.tell(pending.trial, state=TrialState.FAIL)
-        pending.ended = True
 
     def requeue_abandoned(self, at_work: Callable[[str], bool]) -> int:
         """Requeue points whose search was killed; ``at_work`` returns True for trial keys claimed by a run."""
@@ -197,15 +194,12 @@ class OptunaSampler:
         """Return the ended points."""
         with quiet_optuna():
             trials = self._study.get_trials(deepcopy=False)
-        return tuple(_tried(trial) for trial in trials if trial.state.is_finished())
+        return tuple(_record(trial) for trial in trials if trial.state.is_finished())
 
     def close(self) -> None:
         """Close the connections."""
         self._storage.remove_session()
         self._storage.engine.dispose()
-
-    def _elapsed_s(self) -> float:
-        return round(self._earlier_s + time.monotonic() - self._started, 3)
 
     def _again(self, number: int, trial_id: int, params: dict[str, Any]) -> None:
         from optuna.trial import TrialState
@@ -226,13 +220,13 @@ def load_records(storage: str, name: str) -> tuple[TrialRecord, ...]:
         database = _database(storage)
         try:
             study = optuna.load_study(study_name=name, storage=database)
-            return tuple(_tried(trial) for trial in study.get_trials() if trial.state.is_finished())
+            return tuple(_record(trial) for trial in study.get_trials() if trial.state.is_finished())
         finally:
             database.remove_session()
             database.engine.dispose()
 
 
-def _tried(trial: Any) -> TrialRecord:
+def _record(trial: Any) -> TrialRecord:
     attrs = trial.user_attrs
     row, ending = attrs.get("row", {}), attrs.get("ending", {})
     failed = INTERRUPTED if attrs.get(_MARK) else FAILED
@@ -268,12 +262,8 @@ def _sampler(name: str, seed: int) -> Any:
     from optuna import samplers
 
     if name == "tpe":
-        return samplers.TPESampler(
-            seed=seed,
-            n_startup_trials=_STARTUP,
-            multivariate=True,
-            group=True,  # optional steps: each group of parameters gets its own model
-        )
+        # group: each optional step's parameters get their own model
+        return samplers.TPESampler(seed=seed, n_startup_trials=_STARTUP, multivariate=True, group=True)
     if name == "nsga2":
         return samplers.NSGAIISampler(seed=seed, population_size=_POPULATION)
     if name == "random":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
@@ -52,11 +53,6 @@ class Space:
         some backends only are left out on the others.
     seed : int
         Seed of the recipes.
-
-    Raises
-    ------
-    ConfigError
-        If an option, a value, a range, a backend, or a combination of steps and options is not valid.
 
     Examples
     --------
@@ -112,7 +108,7 @@ class Space:
 
     def at(self, point: Mapping[str, Any]) -> Proposal:
         """Return the point with these parameters of :meth:`points`."""
-        return self.propose(functools.partial(_looked_up, point))
+        return self.propose(functools.partial(value_at, point))
 
     def points(self) -> Iterator[dict[str, Any]]:
         """Yield the parameters of every point, with both ends of continuous ranges."""
@@ -133,12 +129,8 @@ class Space:
         """Number of points, or None for continuous ranges and over 20,000 points."""
         if any(domain.continuous for domain in self.domains.values()):
             return None
-        count = 0
-        for _ in self.points():
-            count += 1
-            if count > COUNTED:
-                return None
-        return count
+        count = sum(1 for _ in itertools.islice(self.points(), COUNTED + 1))
+        return count if count <= COUNTED else None
 
     @functools.cached_property
     def domains(self) -> dict[str, Domain]:
@@ -166,8 +158,9 @@ class Space:
     def _walk(self, draw: Draw) -> tuple[list[Picked], str, int, dict[str, Any]]:
         """Draw all parameters."""
         picked = [one for node in self.template for one in node.pick(draw)]
-        backend = _drawn(draw, "backend", self.backends)
-        batch_size = _drawn(draw, "batch_size", self.batch_sizes)
+        backends, sizes = self.backends, self.batch_sizes
+        backend = draw("backend", Choice(backends)) if len(backends) > 1 else backends[0]
+        batch_size = draw("batch_size", Choice(sizes)) if len(sizes) > 1 else sizes[0]
         options = {
             name: draw(f"engine.{name}", value) if isinstance(value, Domain) else value
             for name, value in self.engine.items()
@@ -188,13 +181,9 @@ class Space:
 
     def _check(self) -> None:
         """Validate all points of a small space, else random ones."""
-        few = []
-        for point in self.points():
-            few.append(point)
-            if len(few) > _CHECKED:
-                break
+        few = list(itertools.islice(self.points(), _CHECKED + 1))
         for point in few[:_CHECKED]:
-            self._refuse_bad(functools.partial(_looked_up, point))
+            self._refuse_bad(functools.partial(value_at, point))
         if len(few) > _CHECKED:
             chance = random.Random(0)
             for _ in range(_CHECKED):
@@ -233,13 +222,9 @@ def _replay(path: list[int], counts: list[int], chosen: dict[str, Any], name: st
     return meaning(domain, chosen[name])
 
 
-def _looked_up(point: Mapping[str, Any], name: str, domain: Domain) -> Any:
+def value_at(point: Mapping[str, Any], name: str, domain: Domain) -> Any:
+    """Draw the value of a parameter from a point."""
     return meaning(domain, point[name])
-
-
-def _drawn(draw: Draw, name: str, values: tuple[Any, ...]) -> Any:
-    """Draw one of several values."""
-    return draw(name, Choice(values)) if len(values) > 1 else values[0]
 
 
 @functools.lru_cache(maxsize=4096)

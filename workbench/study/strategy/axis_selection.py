@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -22,12 +24,12 @@ FIRST = 0.6
 """Predicted drop of an axis' first candidate, as a share of the limit."""
 _SURVEYED = {"depth": "depth", "width": "prune", "rank": "factorize"}
 """Names of the axes in the survey."""
-_MODEL_LESS = {"depth": "It has no removable residual block.", "width": "", "rank": ""}
+_MODEL_LESS = {"depth": "It has no removable residual block."}
 
 
 @dataclass(frozen=True)
 class AxisForecast:
-    """Forecast of an axis: the share of its first candidate, with predicted drop and speedup over the leader."""
+    """The share of its first candidate, with predicted drop and speedup over the leader."""
 
     axis: Axis
     model: DropModel
@@ -54,31 +56,28 @@ def forecast_axes(context: Context, leader: Leader, axes: dict[str, float]) -> l
         if name not in axes:
             context.decide("structures", WORDS[name], "not begun", "The time left allows one axis, and depth is first.")
     probes = _probes(context, leader, axes)
-    forecasts = []
-    if has_depth() and "depth" not in probes:
-        forecasts += (
-            [forecast] if (forecast := _forecast(context, leader, _unprobed(context, leader))) is not None else []
-        )
-    for name, probe in probes.items():
-        axis = _axis(name, probe, PROBED[name], depth_options(context, leader))
-        if axis is None:
-            why = probe.error or _MODEL_LESS[name] or "It could not be timed."
-            context.decide("structures", WORDS[name], "dropped", why)
-        elif (forecast := _forecast(context, leader, axis)) is not None:
-            forecasts.append(forecast)
-    return sorted(forecasts, key=lambda forecast: -forecast.speedup)
+    unprobed = [_unprobed(context, leader)] if has_depth() and "depth" not in probes else []
+    probed = _probed_axes(context, leader, probes, PROBED)
+    forecasts = [_forecast(context, leader, axis) for axis in itertools.chain(unprobed, probed)]
+    return sorted(filter(None, forecasts), key=lambda forecast: -forecast.speedup)
 
 
 def untrained_axes(context: Context, leader: Leader) -> list[Axis]:
     """Return the axes probed at small shares, for tasks without training."""
-    probes = _probes(context, leader, GENTLE)
-    options = depth_options(context, leader)
-    axes = [(name, _axis(name, probe, GENTLE[name], options), probe) for name, probe in probes.items()]
-    for name, axis, probe in axes:
-        if axis is None:
-            why = probe.error or _MODEL_LESS[name] or "It could not be timed."
+    return list(_probed_axes(context, leader, _probes(context, leader, GENTLE), GENTLE))
+
+
+def _probed_axes(
+    context: Context, leader: Leader, probes: dict[str, ProbeResult], shares: dict[str, float]
+) -> Iterator[Axis]:
+    """Yield the axes that could be probed; the others are dropped."""
+    for name, probe in probes.items():
+        axis = _axis(name, probe, shares[name], depth_options(context, leader))
+        if axis is not None:
+            yield axis
+        else:
+            why = probe.error or _MODEL_LESS.get(name, "It could not be timed.")
             context.decide("structures", WORDS[name], "dropped", why)
-    return [axis for _, axis, _ in axes if axis is not None]
 
 
 def _probes(context: Context, leader: Leader, shares: dict[str, float]) -> dict[str, ProbeResult]:
@@ -98,9 +97,8 @@ def _probes(context: Context, leader: Leader, shares: dict[str, float]) -> dict[
         recipes += [context.recipe((*steps, *leader.finish), name) for name, steps in axis_steps]
         context.work.notify(f"plan: timing {', '.join(name for name, _ in axis_steps)} untrained on {leader.engine}")
         results = context.work.probe(recipes, engine=leader.engine, limit_s=limit)
-        return {
-            name: asdict(probe) for (name, _), probe in zip((("reference", ()), *axis_steps), results, strict=False)
-        }
+        names = ("reference", *(name for name, _ in axis_steps))
+        return {name: asdict(probe) for name, probe in zip(names, results, strict=False)}
 
     kept = context.record.once("probes", make) or {}
     probes = {name: ProbeResult(**values) for name, values in kept.items()}
@@ -125,15 +123,13 @@ def _axis(name: str, probe: ProbeResult, share: float, options: dict[str, Any]) 
     steps = probe_steps(name, share, options) or ()
     if probe.error or probe.ratio is None:
         return None
-    most = 0.9
+    unit, most = 0.05, 0.9
     if name == "depth":
-        removed = 1 - probe.macs
-        if not probe.taken or removed <= 0:
+        share = 1 - probe.macs
+        if not probe.taken or share <= 0:
             return None
-        unit, share = removed / probe.taken, removed
+        unit = share / probe.taken
         most = min(most, unit * probe.units)
-    else:
-        unit = 0.05
     return Axis(name, share, probe.ratio, unit, probe.seconds, probe.validation_drop, most, steps, options)
 
 
@@ -145,7 +141,7 @@ def _unprobed(context: Context, leader: Leader) -> Axis:
 
 
 def _forecast(context: Context, leader: Leader, axis: Axis) -> AxisForecast | None:
-    model = prior(axis.name, point=point_of(context), samples=context.question.train_samples)
+    model = prior(axis.name, point=_point(context), samples=context.question.train_samples)
     lost = None if axis.untrained is None else axis.untrained - max(0.0, leader.drop)
     model = with_untrained_drop(model, share=axis.probed, untrained=lost, floor=floor_of(context))
     allowed = context.limit - max(0.0, leader.drop)
@@ -174,17 +170,16 @@ def floor_of(context: Context) -> float:
     return 0.1 * context.limit or 1e-6
 
 
-def point_of(context: Context) -> float:
+def _point(context: Context) -> float:
     """Return one point in the metric's units: 0.01 for accuracies, else the limit."""
-    quality = context.base_quality
-    return POINT if is_share(quality) or not context.limit else context.limit
+    return POINT if is_share(context.base_quality) or not context.limit else context.limit
 
 
 def value_of_data(context: Context, leader: Leader, axes: list[Axis]) -> str:
     """Return a note on the predicted gain of a training split, from the untrained speedups."""
     words = []
     for axis in axes:
-        model = prior(axis.name, point=point_of(context), samples=4000)
+        model = prior(axis.name, point=_point(context), samples=4000)
         share = model.share(max(0.0, 0.8 * (context.limit - max(0.0, leader.drop))))
         speedup = speedup_at(share, probed=axis.probed, ratio=axis.ratio)
         if speedup >= GAIN:

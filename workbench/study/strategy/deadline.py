@@ -29,6 +29,7 @@ class TrialDeadline(CancelToken):
 
     def __init__(self, outer: CancelToken, *, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(outer.deadline)
+        self._event = outer._event  # cancelled together
         self._outer, self._clock = outer, clock
         self._seconds, self._begun = math.inf, 0.0
         self._counts = False
@@ -37,26 +38,13 @@ class TrialDeadline(CancelToken):
         """Set the time limit, counted from the first check, without the wait for the machine."""
         self._seconds, self._counts = max(0.0, seconds), False
 
-    def set(self) -> None:
-        """Cancel."""
-        self._outer.set()
-
-    @property
-    def requested(self) -> bool:
-        """True once cancelled."""
-        return self._outer.requested
-
-    def wait(self, seconds: float) -> None:
-        """Sleep until cancelled or for ``seconds``."""
-        self._outer.wait(seconds)
-
     def remaining(self) -> float:
         """Return the seconds until the earlier deadline."""
         used = self._clock() - self._begun if self._counts else 0.0
         return min(self._outer.remaining(), self._seconds - used)
 
     def check(self) -> None:
-        """Raise as the other stop, or Overrun after the nearer deadline."""
+        """Raise as the outer token, or :class:`TrialTimeout` after the time limit."""
         self._outer.check()
         if not self._counts:
             self._counts, self._begun = True, self._clock()

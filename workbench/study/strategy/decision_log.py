@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from workbench.compress.recipe import Recipe
 from workbench.core.config import short_id, without_nan
 from workbench.core.errors import StudyError
+from workbench.core.machine import fingerprint_id
 from workbench.core.untrusted import parse_untrusted
+from workbench.study.config import BUDGET_S, RunConfig
+from workbench.study.plan.trials import Plan
+from workbench.study.results.schema import TrialRow
+from workbench.study.storage.database import Store
 from workbench.study.storage.last_run import STRATEGY
+from workbench.study.strategy.axes import has_depth
+
+_NEAR = 1.3
+"""Budgets within this factor are one request: a resumed run has less time left than the first one had."""
+_EMPTY: dict[str, Any] = {"facts": {}, "recipes": {}, "ended": False, "trials": [], "decisions": []}
 
 
 @dataclass(frozen=True)
@@ -30,20 +41,6 @@ class Decision:
     speedup: float | None = None
     drop: float | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON-ready values."""
-        return asdict(self)
-
-
-class Settings(Protocol):
-    """Stores JSON-ready values of a study: :class:`workbench.study.storage.database.Store`."""
-
-    def setting(self, study: str, name: str) -> Any:
-        """Return a value, or None."""
-
-    def set_setting(self, study: str, name: str, value: Any) -> None:
-        """Store a value."""
-
 
 class DecisionLog:
     """The decisions of one request to one study.
@@ -52,10 +49,10 @@ class DecisionLog:
     equal, so that complete trials are reused.
     """
 
-    def __init__(self, settings: Settings, study: str, question: Mapping[str, Any]) -> None:
-        self._settings, self._study = settings, study
+    def __init__(self, store: Store, study: str, question: Mapping[str, Any]) -> None:
+        self._store, self._study = store, study
         self._name = f"{STRATEGY} {short_id(dict(question))}"
-        stored = _read(settings, study, self._name) or copy.deepcopy(_EMPTY)
+        stored = _read(store, study, self._name) or copy.deepcopy(_EMPTY)
         self.facts: dict[str, Any] = stored["facts"]
         self.recipes: dict[str, dict[str, Any]] = stored["recipes"]
         self._stored = [Decision(**values) for values in stored["decisions"]]
@@ -96,20 +93,40 @@ class DecisionLog:
         self.ended, self.trials = True, trials
         self.save()
 
-    def repeat(self) -> None:
-        """Keep the decisions of the earlier run."""
+    def finished_rows(self) -> list[TrialRow] | None:
+        """Return the rows of a complete plan and keep its decisions; None if there is work left."""
+        if not self.ended or not self.trials or not self._store.all_complete(self._study, self.trials):
+            return None
         self.decisions = list(self._stored)
         self.save()
+        return [trial.row for trial in self._store.load(self._study, self.trials).values()]
 
     def save(self) -> None:
         """Write the log."""
         values: dict[str, Any] = {
             "facts": self.facts, "recipes": self.recipes, "ended": self.ended, "trials": self.trials,
-            "decisions": [decision.to_dict() for decision in self.decisions],
+            "decisions": [asdict(decision) for decision in self.decisions],
         }  # fmt: skip
         values = without_nan(values)
-        self._settings.set_setting(self._study, self._name, {**values, "digest": short_id(values)})
-        self._settings.set_setting(self._study, STRATEGY, self._name)
+        self._store.set_setting(self._study, self._name, {**values, "digest": short_id(values)})
+        self._store.set_setting(self._study, STRATEGY, self._name)
+
+
+def decision_log_for(store: Store, study: str, plan: Plan, fingerprint: str, config: RunConfig) -> DecisionLog:
+    """Return the log of a request, with the decisions of an earlier run that had about the same budget."""
+    question = {
+        "task": fingerprint, "machine": fingerprint_id(), "limit": config.quality_drop, "backends": list(plan.backends),
+        "points": [[point.batch, [list(pair) for pair in point.shape]] for point in plan.points],
+        "threads": max(trial.threads for trial in plan.trials), "seed": config.seed, "depth": has_depth(),
+        "baseline": plan.baseline(plan.primary).backend,
+    }  # fmt: skip
+    log = DecisionLog(store, study, question)
+    budget = config.budget_s or BUDGET_S
+    before = log.facts.setdefault("budget_s", budget)
+    if abs(math.log(before / budget)) > math.log(_NEAR):
+        log.restart()
+        log.facts["budget_s"] = budget
+    return log
 
 
 @dataclass(frozen=True)
@@ -121,22 +138,19 @@ class PlanDecisions:
     ended: bool
 
 
-def last_decisions(settings: Settings, study: str) -> PlanDecisions | None:
+def last_decisions(store: Store, study: str) -> PlanDecisions | None:
     """Return the decisions of the last default plan of a study, None if there was none."""
-    name = settings.setting(study, STRATEGY)
-    stored = None if name is None else _read(settings, study, name)
+    name = store.setting(study, STRATEGY)
+    stored = None if name is None else _read(store, study, name)
     if stored is None:
         return None
     decisions = tuple(Decision(**values) for values in stored["decisions"])
     return PlanDecisions(decisions, tuple(stored["recipes"]), stored["ended"])
 
 
-_EMPTY: dict[str, Any] = {"facts": {}, "recipes": {}, "ended": False, "trials": [], "decisions": []}
-
-
-def _read(settings: Settings, study: str, name: str) -> dict[str, Any] | None:
+def _read(store: Store, study: str, name: str) -> dict[str, Any] | None:
     """Return a stored log, or None; StudyError if it was changed."""
-    values = settings.setting(study, name)
+    values = store.setting(study, name)
     if values is None:
         return None
     return parse_untrusted(f"The setting {name!r} of {study!r}", values, _whole, error=StudyError)

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from workbench.study.results.quality_limits import standard_error
-from workbench.study.strategy.axes import WORDS, Steps, distill
+from workbench.study.strategy.axes import WORDS, Axis, Steps, distill
 from workbench.study.strategy.axis_selection import FIRST, AxisForecast, floor_of
 from workbench.study.strategy.context import LEAST_TRAINING_S, Context, Leader
 from workbench.study.strategy.drop_model import DropModel, next_share, share_for, speedup_at
@@ -70,16 +70,11 @@ def _compared(context: Context, rivals: list[AxisForecast], seconds: float) -> C
         for rival in rivals
     ]
 
-    def make() -> list[dict[str, object]]:
+    def make() -> list[dict[str, Any]]:
         results = []
         for rival, head in zip(rivals, heads, strict=True):
             context.work.notify(f"plan: comparing {rival.axis.words(rival.share)} after {seconds:.0f} s of training")
-            recipes = [context.recipe(head, rival.axis.name)]
-            limit = 3 * seconds + rival.axis.seconds + 8.0
-            probes = context.work.probe(
-                recipes, engine=None, limit_s=min(limit, context.left_s()), watch=stop_check_for(context)
-            )
-            results.append(asdict(probes[0]) if probes else asdict(ProbeResult(error="It took too long.")))
+            results.append(_probed(context, rival.axis, head, seconds))
         return results
 
     probes = [ProbeResult(**values) for values in context.record.once("early comparison", make) or ()]
@@ -116,13 +111,9 @@ def _bolder(context: Context, leader: Leader, forecast: AxisForecast) -> ChosenA
         return ChosenAxis(forecast)
     share, head = chosen["share"], (*steps, distill(chosen["seconds"], epochs=8.0, epoch_s=context.epoch_s))
 
-    def make() -> dict[str, object]:
+    def make() -> dict[str, Any]:
         context.work.notify(f"plan: trying {axis.words(share)} by {chosen['seconds']:.0f} s of training")
-        limit = min(3 * chosen["seconds"] + axis.seconds + 8.0, context.left_s())
-        results = context.work.probe(
-            [context.recipe(head, axis.name)], engine=None, limit_s=limit, watch=stop_check_for(context)
-        )
-        return asdict(results[0] if results else ProbeResult(error="It took too long."))
+        return _probed(context, axis, head, chosen["seconds"])
 
     probe = ProbeResult(**(context.record.once("bold cut", make) or {"error": "It was not tried."}))
     if probe.error or probe.validation_drop is None:
@@ -134,17 +125,23 @@ def _bolder(context: Context, leader: Leader, forecast: AxisForecast) -> ChosenA
     model = forecast.model.observed(share, expected, floor=floor_of(context))
     lost = f"It lost {probe.validation_drop:.4f} on the validation split after {chosen['seconds']:.0f} s of training"
     if expected <= allowed:
-        context.decide(
-            "early comparison", axis.words(share), "kept", f"{lost}, {_LEFT:.0%} of which is expected to stay."
-        )
+        why = f"{lost}, {_LEFT:.0%} of which is expected to stay."
+        context.decide("early comparison", axis.words(share), "kept", why)
         return ChosenAxis(_at(forecast, model, share, leader), head)
     context.decide("early comparison", axis.words(share), "dropped", f"{lost}: a gentler cut comes first.")
     gentle = next_share(model, low=0.0, allowed=FIRST * allowed, **options) or forecast.share
     return ChosenAxis(_at(forecast, model, min(gentle, share - axis.unit), leader))
 
 
+def _probed(context: Context, axis: Axis, head: Steps, seconds: float) -> dict[str, Any]:
+    """Return the probe of a short training as JSON-ready values."""
+    recipes, limit = [context.recipe(head, axis.name)], min(3 * seconds + axis.seconds + 8.0, context.left_s())
+    results = context.work.probe(recipes, engine=None, limit_s=limit, watch=stop_check_for(context))
+    return asdict(results[0] if results else ProbeResult(error="It took too long."))
+
+
 def _at(forecast: AxisForecast, model: DropModel, share: float, leader: Leader) -> AxisForecast:
-    """Return a prospect at another share."""
+    """Return a forecast at another share."""
     axis = forecast.axis
     speedup = speedup_at(share, probed=axis.probed, ratio=axis.ratio)
     return replace(forecast, model=model, share=share, speedup=speedup, drop=max(0.0, leader.drop) + model.drop(share))

@@ -39,7 +39,7 @@ _NOT_JUDGED = "Not evaluated: this row is a survey of a combination that is know
 
 
 class StrategyRun(LocalExecutor):
-    """A run whose trials are decided while it runs.
+    """A run whose trials are decided while it runs; it is the :class:`PlanExecutor` of its strategy.
 
     Parameters
     ----------
@@ -93,19 +93,14 @@ class StrategyRun(LocalExecutor):
                 for decision in self._record.decisions
                 if decision.outcome == "not begun" and decision.stage != "data"
             ]
-        self._record.end([key for key, row in self._keys().items() if row == "complete"])
+        self._record.end([row["trial_key"] for row in self._session.complete_rows()])
 
-    def _keys(self) -> dict[str, str]:
-        return {row["trial_key"]: row["state"] for row in self._session.rows()}
-
-    # what the strategy asks for
+    # the executor of a strategy
 
     def remaining(self) -> float:
-        """Return the seconds that are left of the plan's time."""
         return min(self._stop.remaining(), self._end - time.monotonic())
 
     def notify(self, message: str) -> None:
-        """Report a sentence of progress."""
         self._session.notify(message)
 
     def measure(
@@ -118,7 +113,6 @@ class StrategyRun(LocalExecutor):
         judged: bool = True,
         watch: StopCheck | None = None,
     ) -> list[TrialResult]:
-        """Prepare a recipe, time it at the primary point, and evaluate it."""
         base = self._all.baseline(self._all.primary)
         recipe = recipe if recipe.steps else base.recipe
         trials = [self._trial(recipe, backend, self._all.primary) for backend in backends]
@@ -139,7 +133,6 @@ class StrategyRun(LocalExecutor):
     def probe(
         self, recipes: Sequence[Recipe], *, engine: str | None, limit_s: float, watch: StopCheck | None = None
     ) -> list[ProbeResult]:
-        """Apply recipes in the preparing process; an error of one is its result, and the end of the time ends all."""
         base, results = self._all.baseline(self._all.primary), []
         options: dict[str, Any] = {"engine": engine, "batch_size": base.batch_size, "threads": self._threads}
         self._deadline.limit(limit_s)
@@ -166,15 +159,13 @@ class StrategyRun(LocalExecutor):
         return results
 
     def finals(self) -> None:
-        """Time the leading rows within the limit head to head, before what is not essential takes the time."""
         self._run.cut += super().hold_finals()
 
     def hold_finals(self) -> list[str]:
-        """Return nothing: the strategy has held the finals, or found nothing to hold them for."""
+        """Return an empty list: the strategy has held the finals."""
         return []
 
     def others(self, recipes: Sequence[Recipe], *, limit_s: float) -> None:
-        """Time recipes and the baseline at the other points, as long as a group fits."""
         engines: dict[str, list[str]] = {}
         for row in self._session.complete_rows():
             if row["batch_size"] == self._all.primary.batch and is_ranked(row):
@@ -185,27 +176,25 @@ class StrategyRun(LocalExecutor):
             for recipe in recipes:
                 backends = dict.fromkeys(engines.get(recipe.recipe_id, ()))
                 trials = [self._trial(recipe, backend, point) for backend in backends]
-                if not self._open(trials):
+                if not trials:
                     continue
-                if not self._budget.group_fits():
-                    self._session.extend(*self._planned(base, trials, point))
+                self._session.extend(*self._planned(base, trials, point))
+                if not self._session.missing(trials):
+                    continue
+                if self._budget.group_fits():
+                    self._run_plan(base, trials, point)
+                else:
                     self._session.claim(trials)
                     self._run.leave_out(SITE, trials, primary=False)
-                    continue
-                self._run_plan(base, trials, point)
 
     def best(self) -> str | None:
-        """Return the recipe_id that would be recommended now."""
         row = self._session.best()
         return None if row is None else row["recipe_id"]
 
     def front(self) -> list[Recipe]:
-        """Return the recipes on the Pareto front at the primary point."""
         rows = [row for row in self._session.complete_rows() if row["batch_size"] == self._all.primary.batch]
         ids = dict.fromkeys(row["recipe_id"] for row in pareto_rows(rows, x="latency_ms_rel", y="quality"))
         return [self._known[recipe_id] for recipe_id in ids if recipe_id in self._known]
-
-    # how it is done
 
     def _timing_s(self) -> float:
         return min(max(self._question.budget_s / _PACE, 2.0), GROUP_S)
@@ -223,13 +212,6 @@ class StrategyRun(LocalExecutor):
         others = tuple(other for other in self._all.points if other != point)
         self._plan = Plan(each, recipes, backends, point, others, self._all.baseline_notes)
         return self._plan, self._plan.rows(self._task.name, self._fingerprint)
-
-    def _open(self, trials: Sequence[Trial]) -> bool:
-        """Return True if one of the trials is not complete; those of earlier runs are loaded."""
-        if not trials:
-            return False
-        self._session.extend(*self._planned(self._all.baseline(trials[0].point), trials, trials[0].point))
-        return bool(self._session.missing(trials))
 
     def _run_plan(self, base: Trial, trials: Sequence[Trial], point: OperatingPoint) -> None:
         """Do the trials of one recipe at one point that are not complete, the baseline first if it is not."""

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from workbench.compress.recipe import Recipe
+from workbench.study.config import BUDGET_S, RunConfig
+from workbench.study.plan.trials import Plan
 from workbench.study.results.quality_limits import within_limit
+
+if TYPE_CHECKING:
+    from workbench.tasks.task import Task
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,15 @@ class PlanRequest:
     points: int = 1
     batch: int = 32
     seed: int = 0
+
+    @classmethod
+    def of(cls, task: Task, plan: Plan, config: RunConfig) -> PlanRequest:
+        """Return the request of a run; without a budget it has the default one."""
+        return cls(
+            limit=config.quality_drop, budget_s=config.budget_s or BUDGET_S, backends=plan.backends,
+            train_samples=len(task.train) if task.has_train else 0, validation_samples=len(task.validation),
+            points=len(plan.points), batch=plan.primary.batch, seed=config.seed,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -83,15 +97,6 @@ class ProbeResult:
     seconds: float = 0.0
     epoch_s: float | None = None
     error: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON-ready values."""
-        return dict(self.__dict__)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> ProbeResult:
-        """Build from the values of :meth:`to_dict`."""
-        return cls(**values)
 
 
 StopCheck = Callable[[float, float], str | None]

@@ -16,7 +16,7 @@ from workbench.study.strategy.context import LEAST_TRAINING_S, Context, Leader
 from workbench.study.strategy.drop_model import next_share, speedup_at
 from workbench.study.strategy.interface import StopCheck, TrialResult
 
-MOST_RUNGS = 6
+_MOST = 6
 _SHARES = (0.35, 0.6, 1.0)
 """Share of the remaining time for each candidate; the last one is for all later candidates."""
 _AIM = 0.9
@@ -77,15 +77,15 @@ class IterativeTraining:
         After ``out_of_time``, another call continues.
         """
         self.out_of_time = False
-        while self.number < MOST_RUNGS:
-            number, rung = self.number, self._rung(self.number)
-            if rung is None:
+        while self.number < _MOST:
+            number, candidate = self.number, self._candidate(self.number)
+            if candidate is None:
                 break
             self.number += 1
-            if not self._try(number, rung):
+            if not self._try(number, candidate):
                 break
 
-    def _rung(self, number: int) -> Candidate | None:
+    def _candidate(self, number: int) -> Candidate | None:
         kept = self.context.record.once(f"{self.forecast.axis.name} rung {number}", lambda: self._planned(number))
         if kept is None:
             return None
@@ -94,11 +94,11 @@ class IterativeTraining:
 
     def _planned(self, number: int) -> dict[str, object] | None:
         """Return the next candidate as JSON-ready values, or None."""
-        rung = self._next(number)
-        if rung is None:
+        candidate = self._next(number)
+        if candidate is None:
             return None
-        recipe = self.context.recipe(rung.steps, "rung")
-        return {**rung.__dict__, "steps": None, "recipe": recipe.to_dict()}
+        recipe = self.context.recipe(candidate.steps, "rung")
+        return {**candidate.__dict__, "steps": None, "recipe": recipe.to_dict()}
 
     def _next(self, number: int) -> Candidate | None:
         context, axis = self.context, self.forecast.axis
@@ -169,49 +169,50 @@ class IterativeTraining:
         per_epoch = max(1, self.context.question.train_samples // _BATCH)
         return float(max(_LEAST_EPOCHS, math.ceil(_STEPS / per_epoch)))
 
-    def _try(self, number: int, rung: Candidate) -> bool:
+    def _try(self, number: int, candidate: Candidate) -> bool:
         """Train and measure a candidate; return False at the end of the search."""
         context, axis = self.context, self.forecast.axis
-        subject = f"{axis.words(rung.share)}, {'longer ' if rung.longer else ''}trained for {rung.seconds:.0f} s"
-        expected = speedup_at(rung.share, probed=axis.probed, ratio=axis.ratio)
-        lost = max(0.0, self.leader.drop) + self.model.drop(rung.share)
+        longer = "longer " if candidate.longer else ""
+        subject = f"{axis.words(candidate.share)}, {longer}trained for {candidate.seconds:.0f} s"
+        expected = speedup_at(candidate.share, probed=axis.probed, ratio=axis.ratio)
+        lost = max(0.0, self.leader.drop) + self.model.drop(candidate.share)
         figures: dict[str, float | None] = {"predicted_speedup": expected, "predicted_drop": lost}
         context.work.notify(f"plan: training {subject}; {expected:.2f}x of {self.leader.name} is predicted")
-        result = self._measured(rung, number)
+        result = self._measured(candidate, number)
         if result is None or not result.complete:
-            return self._without_result(rung, result, subject, figures)
+            return self._without_result(candidate, result, subject, figures)
         ratio, drop = (result.speedup or 0.0) / self.leader.speedup, result.drop
         figures |= {"speedup": ratio, "drop": drop}
-        self._observe(rung.share, drop)
+        self._observe(candidate.share, drop)
         if not result.within(context.limit):
-            self.high = rung.share
-            self.missed = rung if drop is not None and drop <= _NEAR * context.limit else None
-            helped = self._helped(rung, drop)
+            self.high = candidate.share
+            self.missed = candidate if drop is not None and drop <= _NEAR * context.limit else None
+            helped = self._helped(candidate, drop)
             why = "Its drop is beyond the limit" + ("." if helped else ", and the training won too little of it back.")
             context.decide("training", subject, "dropped", why, **figures)
-            self._train_rounding(rung, result, number)
+            self._train_rounding(candidate, result, number)
             return helped
         if math.sqrt(ratio * expected) < _GAIN:  # two groups are minutes apart: the paired probe counts as much
             why = f"It is {ratio:.2f}x of {self.leader.name}: the axis gains nothing here."
             context.decide("training", subject, "dropped", why, **figures)
             return False
         better = self.best is None or (drop or 0.0) < (self.best.drop or 0.0)
-        if rung.share > self.low or (rung.share == self.low and better):
-            self.low, self.prefix, self.best = rung.share, rung.steps, result
-        self.high = None if self.high is not None and self.high <= rung.share else self.high
+        if candidate.share > self.low or (candidate.share == self.low and better):
+            self.low, self.prefix, self.best = candidate.share, candidate.steps, result
+        self.high = None if self.high is not None and self.high <= candidate.share else self.high
         context.decide("training", subject, "kept", "It is within the limit.", **figures)
         return True
 
-    def _helped(self, rung: Candidate, drop: float | None) -> bool:
+    def _helped(self, candidate: Candidate, drop: float | None) -> bool:
         """Return False if training recovered less than a third of the untrained drop."""
         axis = self.forecast.axis
         if drop is None or axis.untrained is None or self.best is not None:
             return True
-        untrained = axis.untrained * min(1.0, rung.share / axis.probed)
+        untrained = axis.untrained * min(1.0, candidate.share / axis.probed)
         return drop < (1 - _WON_BACK) * untrained or drop < _NEAR * self.context.limit
 
     def _without_result(
-        self, rung: Candidate, result: TrialResult | None, subject: str, figures: dict[str, float | None]
+        self, candidate: Candidate, result: TrialResult | None, subject: str, figures: dict[str, float | None]
     ) -> bool:
         """Log a candidate without a result; a smaller share may follow a stopped one."""
         why = result.reason if result is not None and result.reason else "It has no result."
@@ -219,24 +220,19 @@ class IterativeTraining:
         self.missed = None
         if result is None or result.state == "failed":
             return False
-        self.high = rung.share
+        self.high = candidate.share
         if result.state == "pruned":
-            self._observe(rung.share, 2 * self.context.limit)
+            self._observe(candidate.share, 2 * self.context.limit)
         return True
 
-    def _measured(self, rung: Candidate, number: int) -> TrialResult | None:
-        context = self.context
-        recipe = context.recipe((*rung.steps, *self.leader.finish), self._name(rung, number))
-        results = context.measure(
-            recipe, [self.leader.engine], predicted_s=rung.predicted_s, watch=stop_check_for(context)
-        )
+    def _measured(self, candidate: Candidate, number: int) -> TrialResult | None:
+        context, leader = self.context, self.leader
+        words = f"{self.forecast.axis.short(candidate.share)}{' on top' if self.base else ''} + distill"
+        words += f"{' longer' if candidate.longer else ''}{' + int8' if leader.finish else ''} ({number + 1})"
+        recipe = context.recipe((*candidate.steps, *leader.finish), words)
+        watch = stop_check_for(context)
+        results = context.measure(recipe, [leader.engine], predicted_s=candidate.predicted_s, watch=watch)
         return results[0] if results else None
-
-    def _name(self, rung: Candidate, number: int) -> str:
-        words = self.forecast.axis.short(rung.share)
-        words += " on top" if self.base else ""
-        end = " + int8" if self.leader.finish else ""
-        return f"{words} + distill{' longer' if rung.longer else ''}{end} ({number + 1})"
 
     def _observe(self, share: float, drop: float | None) -> None:
         if drop is None:
@@ -244,7 +240,7 @@ class IterativeTraining:
         own = drop - max(0.0, self.leader.drop)
         self.model = self.model.observed(share, own, floor=floor_of(self.context))
 
-    def _train_rounding(self, rung: Candidate, result: TrialResult, number: int) -> None:
+    def _train_rounding(self, candidate: Candidate, result: TrialResult, number: int) -> None:
         """Try quantization-aware training if rounding alone exceeds the limit."""
         context, finish = self.context, self.leader.finish
         lost, drop = result.quantize_loss, result.drop
@@ -256,13 +252,14 @@ class IterativeTraining:
         if seconds is None:
             return
         trained = Quantize(qat_epochs=3, max_seconds=round(seconds / 2, 1))
-        recipe = context.recipe((*rung.steps, trained), f"{self.forecast.axis.short(rung.share)} + distill + qat")
+        name = f"{self.forecast.axis.short(candidate.share)} + distill + qat"
+        recipe = context.recipe((*candidate.steps, trained), name)
         results = context.measure(recipe, [self.leader.engine], predicted_s=seconds + context.finish_s)
         if results and results[0].within(context.limit):
             self.best, self.missed = results[0], None
             ratio = (results[0].speedup or 0.0) / self.leader.speedup
             why = "Training with simulated rounding brought it within the limit."
-            context.decide("training", recipe.name or "", "kept", why, speedup=ratio, drop=results[0].drop)
+            context.decide("training", name, "kept", why, speedup=ratio, drop=results[0].drop)
 
 
 def _in_order(steps: Steps) -> bool:

@@ -27,7 +27,7 @@ class Strategy:
 
     def __init__(self, question: PlanRequest, work: PlanExecutor, record: DecisionLog) -> None:
         self._context = Context(question, work, record)
-        self._ladder: IterativeTraining | None = None
+        self._training: IterativeTraining | None = None
 
     def words(self) -> str:
         """Return the plan in a sentence, before it starts."""
@@ -64,9 +64,9 @@ class Strategy:
         """Train with what the survey has left, if a training was not begun for lack of time."""
         context = self._context
         context.late, results_before = True, len(context.results)
-        if self._ladder is not None and self._ladder.out_of_time:
-            self._ladder.run()
-        elif self._ladder is None and "axes" not in context.record.facts and context.question.train_samples:
+        if self._training is not None and self._training.out_of_time:
+            self._training.run()
+        elif self._training is None and "axes" not in context.record.facts and context.question.train_samples:
             self._improve(leader)
         if len(context.results) > results_before:
             context.work.finals()
@@ -89,7 +89,7 @@ class Strategy:
         if chosen is None:
             context.decide("training", "all axes", "dropped", f"None is predicted to gain over {leader.name}.")
             return ()
-        training = self._ladder = IterativeTraining(context, leader, chosen.forecast, chosen.head)
+        training = self._training = IterativeTraining(context, leader, chosen.forecast, chosen.head)
         training.run()
         for forecast in forecasts:
             if forecast.axis.name != chosen.forecast.axis.name and not training.out_of_time:
@@ -111,8 +111,7 @@ class Strategy:
         axes = untrained_axes(context, leader)
         for axis in axes:
             drop = axis.untrained
-            holds = drop is not None and drop <= context.limit and axis.ratio > 1.0
-            if not holds:
+            if drop is None or drop > context.limit or axis.ratio <= 1.0:
                 lost = "an unknown drop" if drop is None else f"a drop of {drop:.4f}"
                 why = f"It has {lost} on the validation split without recovery."
                 context.decide("no training", axis.words(axis.probed), "dropped", why, speedup=axis.ratio, drop=drop)

@@ -32,7 +32,7 @@ def measure_training_free(context: Context) -> Leader | None:
     int8 = context.measure(recipe, engines, predicted_s=2 * context.finish_s, keep_s=_KEEP_S)
     context.update_finish_s(before - context.work.remaining(), int8)
     int8 += _mended(context, floats, int8)
-    _tell(context, floats, int8)
+    _log_int8(context, floats, int8)
     return leader_of(context, floats, int8)
 
 
@@ -62,37 +62,27 @@ def _mended(context: Context, floats: list[TrialResult], int8: list[TrialResult]
     return context.measure(recipe, [best.backend], predicted_s=seconds / 3)
 
 
-def _tell(context: Context, floats: list[TrialResult], int8: list[TrialResult]) -> None:
+def _log_int8(context: Context, floats: list[TrialResult], int8: list[TrialResult]) -> None:
     for result in int8:
-        subject = f"{result.recipe.label} on {result.backend}"
+        before, speedup, outcome = _on(floats, result.backend), result.speedup or 0.0, "dropped"
+        figures = {"speedup": result.speedup, "drop": result.drop} if result.complete else {}
         if not result.complete:
-            context.decide("no training", subject, "dropped", result.reason or "It has no result.")
-            continue
-        before = _on(floats, result.backend)
-        figures = {"speedup": result.speedup, "drop": result.drop}
-        if not result.within(context.limit):
+            why = result.reason or "It has no result."
+        elif not result.within(context.limit):
             why = "Its drop is beyond the limit."
-            context.decide("no training", subject, "dropped", why, **figures)
-        elif (result.speedup_high or result.speedup or 0.0) < before:
-            why = f"It is {(result.speedup or 0.0) / before:.2f}x float on this engine."
-            context.decide("no training", subject, "dropped", why, **figures)
+        elif (result.speedup_high or speedup) < before:
+            why = f"It is {speedup / before:.2f}x float on this engine."
         else:
-            level = (result.speedup or 0.0) < before
-            why = (
-                "Its speedup over float is undecided on this engine."
-                if level
-                else "It is within the limit without training."
-            )
-            context.decide("no training", subject, "kept", why, **figures)
+            outcome, undecided = "kept", "Its speedup over float is undecided on this engine."
+            why = undecided if speedup < before else "It is within the limit without training."
+        context.decide("no training", f"{result.recipe.label} on {result.backend}", outcome, why, **figures)
 
 
 def _on(floats: list[TrialResult], backend: str) -> float:
-    speedups = [r.speedup for r in floats if r.backend == backend and r.speedup is not None]
-    return speedups[0] if speedups else 1.0
+    return next((r.speedup for r in floats if r.backend == backend and r.speedup is not None), 1.0)
 
 
 def _note_quality(context: Context, floats: list[TrialResult]) -> None:
     """Watch trainings against the lower of both qualities: the float model may have seen the validation split."""
-    for baseline in floats[:1]:
-        qualities = [value for value in (baseline.quality, baseline.validation) if value is not None]
-        context.base_quality = min(qualities) if qualities else None
+    qualities = [value for result in floats[:1] for value in (result.quality, result.validation) if value is not None]
+    context.base_quality = min(qualities, default=None)
