@@ -35,9 +35,10 @@ report: install ## run the main job on the embedded digits (TASK=..., OUTPUT=...
 lab: install ## open JupyterLab on the quickstart notebook
 	$(BIN)/jupyter lab notebooks/00_quickstart.ipynb
 
-lint: install ## ruff, mypy, import-linter
+lint: install ## ruff, mypy, import-linter, notebooks without outputs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/nbstripout --verify notebooks/*.ipynb
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

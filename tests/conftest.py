@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import importlib
 import os
 import shutil
@@ -33,6 +34,8 @@ atexit.register(shutil.rmtree, os.environ["WORKBENCH_CACHE"], ignore_errors=True
 # Tests that run side by side measure nothing that matters: they need not wait for each other's turn on the cores.
 os.environ["WORKBENCH_LOCK_DIR"] = os.environ["WORKBENCH_CACHE"]
 FIXTURES = SUPPORT
+# Capturing graphs allocates many objects that live on; the default thresholds spend a tenth of the time looking at them.
+gc.set_threshold(100_000, 50, 50)
 
 
 CPU_S = pytest.StashKey[float]()
