@@ -40,7 +40,7 @@ import peers
 
 import workbench as wb
 from workbench.artifact import open_artifact
-from workbench.artifact.rebuild import load_module
+from workbench.artifact.load import load_module
 from workbench.compress.model_ops import count_macs, count_params
 from workbench.compress.variant import Variant
 from workbench.core.allocator import allocator_state, use_steady_allocator

@@ -21,7 +21,7 @@ from torch import nn
 
 import workbench as wb
 from workbench.artifact import PrefixCache
-from workbench.artifact.code_digest import code_digest
+from workbench.artifact.cache import code_digest
 from workbench.core.errors import Cancelled, ConfigError
 
 FIXTURES = SUPPORT

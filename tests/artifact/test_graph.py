@@ -16,7 +16,7 @@ from torch import nn
 import workbench as wb
 from workbench.artifact import open_artifact
 from workbench.artifact.graph import describe_graph, rebuild_graph
-from workbench.artifact.rebuild import load_module
+from workbench.artifact.load import load_module
 from workbench.artifact.structure import StructureError
 from workbench.core.errors import ArtifactError
 from workbench.measure.profiling.work import module_names

@@ -7,7 +7,7 @@ import torch
 from artifact_models import Net, build, factorized, pruned
 from torch import nn
 
-from workbench.artifact.rebuild import set_weights
+from workbench.artifact.load import set_weights
 from workbench.artifact.structure import StructureError, aliases, describe_structure, own_tensors, replay
 from workbench.core.errors import ArtifactError
 

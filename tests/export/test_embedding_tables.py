@@ -7,8 +7,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from workbench.export.embedding_tables import with_table_sizes
 from workbench.export.io import IOSpec, TensorSpec
+from workbench.export.onnx_graph import with_table_sizes
 
 IO = IOSpec("tensor", (TensorSpec("ids", "int64", (5,)),), (), {"leaf": 0})
 

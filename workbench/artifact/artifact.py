@@ -19,17 +19,10 @@ from workbench.export.io import IOSpec, tree_builder
 
 @dataclasses.dataclass(frozen=True)
 class Artifact:
-    """A variant on disk.
+    """A variant on disk: the folder, its ``manifest.json``, and the inputs and outputs of the model.
 
-    Attributes
-    ----------
-    folder
-        Folder of its files.
-    manifest
-        Content of ``manifest.json``: recipe, task, params, macs, validation quality, step reports, export notes,
-        library versions and the hash of every file.
-    io
-        Inputs and outputs of the model.
+    The manifest has recipe, task, params, macs, validation quality, step reports, export notes, library versions and
+    the hash of every file.
     """
 
     folder: Path

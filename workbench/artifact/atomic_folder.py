@@ -22,12 +22,7 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
     """Yield a temporary folder next to ``folder`` that replaces it if the block succeeds.
 
     An existing artifact stays until then, and is restored if the replacement fails. Of two concurrent writers the later
-    one wins.
-
-    Raises
-    ------
-    ArtifactError
-        If ``folder`` is not an artifact, or cannot be written.
+    one wins. Raises ArtifactError if ``folder`` is not an artifact, or cannot be written.
     """
     _refuse_foreign(folder)
     try:

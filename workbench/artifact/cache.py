@@ -1,15 +1,19 @@
-"""Prefix cache on disk: variants of recipe prefixes, shared by all processes of a user."""
+"""Prefix cache on disk: variants of recipe prefixes, shared by all processes of a user; edited code invalidates it."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
+import inspect
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator, MutableMapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import CodeType
+from typing import TYPE_CHECKING, Any
 
 from workbench.core.checks import given, require_path
 from workbench.core.config import short_id
@@ -26,6 +30,7 @@ DEFAULT_MIB = 2048
 LIMIT_VARIABLE = "WORKBENCH_CACHE_MIB"
 _POLL_S = 0.5
 _ABANDONED_S = 24 * 3600.0
+_LIBRARIES = ("torch", "builtins")
 _RUNTIMES = ("onnxruntime", "openvino")  # their versions do not affect training
 
 
@@ -46,11 +51,6 @@ class PrefixCache(MutableMapping[str, "Variant"]):
     limit_mib : int, optional
         Total size in MiB; least recently used entries are evicted. By default ``WORKBENCH_CACHE_MIB``, else 2048. 0
         disables the disk.
-
-    Raises
-    ------
-    ConfigError, TaskError
-        If an argument is not valid.
 
     Examples
     --------
@@ -151,7 +151,6 @@ class PrefixCache(MutableMapping[str, "Variant"]):
 
     @functools.cached_property
     def _mark(self) -> str:
-        from workbench.artifact.code_digest import code_digest
         from workbench.artifact.manifest import FORMAT
 
         versions = library_versions([name for name in FINGERPRINT_LIBRARIES if name not in _RUNTIMES])
@@ -196,3 +195,64 @@ def _limit() -> int:
     if value and not value.isdecimal():
         raise ConfigError(f"{LIMIT_VARIABLE} must be a whole number of MiB (0 disables the disk), got {value!r}.")
     return int(value) if value else DEFAULT_MIB
+
+
+def code_digest(task: Task) -> str:
+    """Return the sha256 (hex) of the steps' code and the task's: loss, metric, augment, build and layers.
+
+    Hashes whole files, or the byte code of functions defined in a notebook. Imports of these files are not followed:
+    change the task's ``version`` if they matter.
+    """
+    total = hashlib.sha256(_steps_digest())
+    for part in _parts(task):
+        total.update(part.encode("utf-8", "surrogateescape"))
+        total.update(b"\0")
+    return total.hexdigest()
+
+
+@functools.cache
+def _steps_digest() -> bytes:
+    total = hashlib.sha256()
+    for path in sorted((Path(__file__).parents[1] / "compress").rglob("*.py")):
+        total.update(path.read_bytes())
+    return total.digest()
+
+
+def _parts(task: Task) -> Iterator[str]:
+    for role in ("build", "loss", "metric", "augment"):
+        function = getattr(task, role)
+        yield f"{role} {_source(function)}" if callable(function) else role
+    kinds = {type(part) for part in task.model().modules()}
+    yield from sorted({_source(kind) for kind in kinds if kind.__module__.partition(".")[0] not in _LIBRARIES})
+
+
+def _source(thing: Callable[..., Any]) -> str:
+    """Return the text of the file that defines a function or class, or its byte code if there is no file."""
+    while isinstance(thing, functools.partial):
+        thing = thing.func
+    thing = inspect.unwrap(thing)
+    name = getattr(thing, "__module__", None) or type(thing).__module__
+    file = None if name == "__main__" else getattr(sys.modules.get(name), "__file__", None)
+    if file is not None and Path(file).suffix == ".py" and Path(file).is_file():
+        return Path(file).read_text(encoding="utf-8", errors="surrogateescape")
+    return "".join(_codes(thing)) or f"{name}.{getattr(thing, '__qualname__', type(thing).__qualname__)}"
+
+
+def _codes(thing: Any) -> Iterator[str]:
+    code = getattr(thing, "__code__", None)
+    if isinstance(code, CodeType):
+        yield from _code(code)
+    elif inspect.isclass(thing):
+        for _, method in sorted(inspect.getmembers(thing, inspect.isfunction)):
+            yield from _code(method.__code__)
+    elif callable(thing) and not inspect.isbuiltin(thing):
+        yield from _codes(type(thing))
+
+
+def _code(code: CodeType) -> Iterator[str]:
+    yield f"{code.co_code.hex()} {code.co_names}"
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _code(constant)
+        else:  # the order of a set differs between processes
+            yield repr(sorted(map(repr, constant)) if isinstance(constant, frozenset) else constant)

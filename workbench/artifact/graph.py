@@ -43,7 +43,7 @@ _PRIVATE = frozenset(
     }
 )
 """Allowed operators with a leading underscore."""
-_REFUSED = re.compile("unsafe_|_unsafe|backward|from_file|^set_$|^resize|^save$|storage", re.ASCII)
+_REFUSED = re.compile("^_|unsafe_|_unsafe|backward|from_file|^set_$|^resize|^save$|storage", re.ASCII)
 _ARGUMENTS = frozenset({"filename", "unsafe", "out"})
 _TENSOR = re.compile(r"\w+(\.\w+)*", re.ASCII)
 _LAYER = re.compile(r"[\w.]+", re.ASCII)
@@ -53,10 +53,7 @@ _VALUES: dict[str, type] = {"dtype": torch.dtype, "memory_format": torch.memory_
 def describe_graph(graph: fx.GraphModule) -> tuple[list[dict[str, Any]], dict[str, torch.Tensor]]:
     """Return a graph's nodes as plain values, and its tensors by name.
 
-    Raises
-    ------
-    StructureError
-        If a node is not a call of an operator that :func:`rebuild_graph` allows.
+    Raises StructureError if a node is not a call of an operator that :func:`rebuild_graph` allows.
     """
     nodes: list[dict[str, Any]] = []
     tensors: dict[str, torch.Tensor] = {}
@@ -84,10 +81,7 @@ def rebuild_graph(
 ) -> fx.GraphModule:
     """Return the module of a graph from :func:`describe_graph`, with inputs and outputs structured as in ``io``.
 
-    Raises
-    ------
-    ArtifactError
-        If it names anything but computing operators, or is not a complete graph.
+    Raises ArtifactError if it names anything but computing operators, or is not a complete graph.
     """
     try:
         return _rebuilt(nodes, tensors, io)
@@ -177,18 +171,12 @@ def _function(name: object) -> Callable[..., Any]:
         return _PYTHON[name]
     parts = _OPERATOR.fullmatch(name) if isinstance(name, str) else None
     overload: Any = None
-    if parts is not None and _only_computes(parts[2]):
+    if parts is not None and (parts[2] in _PRIVATE or not _REFUSED.search(parts[2])):
         packet = getattr(getattr(torch.ops, parts[1]), parts[2], None)
         overload = getattr(packet, parts[3], None)
     if not isinstance(overload, torch._ops.OpOverload) or _ARGUMENTS & {a.name for a in overload._schema.arguments}:
         raise ArtifactError(f"its graph calls {short_repr(name)}, which is not an operator that an artifact may call")
     return overload
-
-
-def _only_computes(name: str) -> bool:
-    if name in _PRIVATE:
-        return True
-    return not name.startswith("_") and _REFUSED.search(name) is None
 
 
 def _plain(value: Any) -> Any:

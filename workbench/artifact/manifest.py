@@ -66,19 +66,14 @@ def read_manifest(folder: Path, *, needs: Collection[str]) -> dict[str, Any]:
     """Return the manifest of a folder after checking it and every file that it names.
 
     The hashes detect damage and careless edits. They are not a signature: nothing that is read afterwards may run code.
-
-    Raises
-    ------
-    ArtifactError
-        If the folder is not an artifact, has another format, or a file (of ``needs`` too) is missing, a link or
-        changed.
+    Raises ArtifactError if the folder is not an artifact or has another format, or if a file (of ``needs`` too) is
+    missing, a link or changed.
     """
     manifest = _parse(folder)
     _check_format(folder, manifest.get("format"))
     if manifest.pop("digest", None) != _digest(manifest):
         raise ArtifactError(f"{folder / MANIFEST} was changed after it was written (its digest differs). {_AGAIN}")
-    bad = next((key for key in _SCHEMA if key not in manifest), None)
-    bad = bad or mismatch(manifest, {**_SCHEMA, "base": _MAYBE})
+    bad = next((key for key in _SCHEMA if key not in manifest), None) or mismatch(manifest, {**_SCHEMA, "base": _MAYBE})
     if bad is not None:
         raise ArtifactError(f"{folder / MANIFEST} has no usable {bad}. {_AGAIN}")
     files = manifest["files"]
@@ -91,13 +86,7 @@ def read_manifest(folder: Path, *, needs: Collection[str]) -> dict[str, Any]:
 
 
 def mismatch(value: Any, schema: Any, where: str = "") -> str | None:
-    """Return the path of the first part of ``value`` that does not match the schema, or None.
-
-    Examples
-    --------
-    >>> mismatch({"isa": ["avx2", 3]}, {"isa": [(str,)]})
-    'isa.1'
-    """
+    """Return the path of the first part of ``value`` that does not match the schema, or None."""
     if isinstance(schema, dict):
         if not isinstance(value, dict):
             return where
@@ -158,7 +147,7 @@ def _parse(folder: Path) -> dict[str, Any]:
 
 
 def _check_format(folder: Path, value: object) -> None:
-    number = value if isinstance(value, int) and not isinstance(value, bool) else -1
+    number = value if type(value) is int else -1
     if number in _READ:
         return
     newer = " (written by a newer workbench)" if number > FORMAT else ""
@@ -181,8 +170,7 @@ def _check_file(folder: Path, name: str, expected: object) -> None:
         )
     entry = expected if isinstance(expected, dict) else {}
     size, sha256 = entry.get("bytes"), entry.get("sha256")
-    valid = isinstance(size, int) and not isinstance(size, bool) and size >= 0
-    if not valid or not isinstance(sha256, str) or not re.fullmatch("[0-9a-f]{64}", sha256):
+    if type(size) is not int or size < 0 or not isinstance(sha256, str) or not re.fullmatch("[0-9a-f]{64}", sha256):
         raise ArtifactError(f"{folder / MANIFEST} has no usable size and sha256 of {name}. {_AGAIN}")
     path = folder / name
     actual = _regular_size(folder, path)

@@ -19,17 +19,16 @@ from torch import nn
 from workbench.artifact.artifact import Artifact, open_artifact
 from workbench.artifact.atomic_folder import replacing_folder
 from workbench.artifact.graph import describe_graph, rebuild_graph
+from workbench.artifact.load import set_weights, with_form_of
 from workbench.artifact.manifest import GRAPH, IO, ONNX, PROGRAM, REFERENCE, STRUCTURE, WEIGHTS, write_manifest
-from workbench.artifact.rebuild import set_weights, with_form_of
 from workbench.artifact.reference import Reference, sample_count
 from workbench.artifact.structure import StructureError, describe_structure, own_tensors, replay
 from workbench.core.checks import require_int, require_path
 from workbench.core.errors import ArtifactError, ExportError, first_line
 from workbench.core.machine import FINGERPRINT_LIBRARIES, library_versions, this_machine
 from workbench.core.quiet import silence_thread
-from workbench.export.capture import Captured, capture_dynamic, resize_batch
+from workbench.export.capture import Captured, capture_dynamic, describe_io, resize_batch
 from workbench.export.io import IOSpec, Tree, describe_tree, input_leaves
-from workbench.export.module_io import describe_io
 from workbench.export.onnx import export_onnx
 from workbench.export.onnx_module import OnnxModule
 from workbench.tasks.trees import call_model, leaves

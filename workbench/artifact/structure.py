@@ -50,6 +50,7 @@ TYPES = {kind.__name__: kind for kind in _ARGUMENTS}
 
 _PLAIN = (bool, int, float, str, type(None))
 _OWN = frozenset(vars(nn.Module()))
+_ABSENT = object()
 
 
 class StructureError(Exception):
@@ -57,13 +58,7 @@ class StructureError(Exception):
 
 
 def describe_structure(module: nn.Module, base: nn.Module) -> dict[str, Any]:
-    """Return the edits that turn ``base`` into the structure of ``module``, and apply them to ``base``.
-
-    Raises
-    ------
-    StructureError
-        If a difference cannot be described.
-    """
+    """Return the edits that turn ``base`` into the structure of ``module`` (else StructureError), and apply them."""
     edits: dict[str, Any] = {"modules": {}, "removed": [], "order": {}, "attributes": {}, "tensors": {}, "aliases": {}}
     first_paths: dict[int, str] = {}
     for path, target in module.named_modules(remove_duplicate=False):
@@ -183,15 +178,14 @@ def _put_module(base: nn.Module, path: str, edit: Mapping[str, Any]) -> None:
 
 def _attribute_edits(path: str, target: nn.Module, current: nn.Module) -> dict[str, Any]:
     edits = {}
-    present = vars(current)
     for name, value in vars(target).items():
         if name in _OWN:
             continue
+        old = vars(current).get(name, _ABSENT)
         if isinstance(value, torch.Tensor):
-            old = present.get(name)
             if not (isinstance(old, torch.Tensor) and old.shape == value.shape and torch.equal(old, value)):
                 raise StructureError(f"{path}.{name} is a changed tensor that is neither parameter nor buffer")
-        elif _is_plain(value) and (name not in present or _encode_or_none(present[name]) != _encode(value)):
+        elif _is_plain(value) and not (_is_plain(old) and _encode(old) == _encode(value)):
             edits[name] = _encode(value)
     return edits
 
@@ -258,10 +252,6 @@ def _encode(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return {"tuple" if isinstance(value, tuple) else "list": [_encode(item) for item in value]}
     return value
-
-
-def _encode_or_none(value: Any) -> Any:
-    return _encode(value) if _is_plain(value) else ("not plain",)
 
 
 def _decode(value: Any) -> Any:

@@ -9,9 +9,6 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from workbench.core.checks import given
-from workbench.core.errors import ConfigError
-
 ALLOCATORS = ("default", "steady")
 _MAPS = Path("/proc/self/maps")
 _PRELOADED = ("jemalloc", "tcmalloc", "mimalloc", "hoard")
@@ -27,21 +24,10 @@ _STEADY = False
 
 @dataclass(frozen=True)
 class AllocatorState:
-    """The C allocator of this process.
+    """The C allocator of this process: its library (``"glibc"``, a preloaded one, ``"other"``).
 
-    Attributes
-    ----------
-    library : str
-        ``"glibc"``, ``"jemalloc"``, ``"tcmalloc"``, ``"mimalloc"``, ``"hoard"``, or ``"other"``.
-    steady : bool
-        Whether freed memory stays in the process, so that calls of one shape take no page faults.
-    reason : str
-        Why it is steady or not, in a sentence.
-
-    Examples
-    --------
-    >>> str(AllocatorState("glibc", True, "Freed memory stays in the process."))
-    'glibc, steady'
+    It is ``steady`` if freed memory stays in the process, so that calls of one shape take no page faults; ``reason`` is
+    a sentence.
     """
 
     library: str
@@ -73,11 +59,6 @@ def use_steady_allocator() -> AllocatorState:
     Without it, activations of torch eager return to the kernel after a call and cause page faults in the next one.
     The heap then never shrinks below its peak. The setting holds for the whole process and cannot be undone.
     Preloaded allocators (jemalloc, tcmalloc) are left as they are.
-
-    Examples
-    --------
-    >>> use_steady_allocator().library != ""
-    True
     """
     global _STEADY
     before = allocator_state()
@@ -95,42 +76,22 @@ def use_steady_allocator() -> AllocatorState:
     return allocator_state()
 
 
-def require_allocator(where: str, name: object) -> str:
-    """Return the name of an allocator setting, or raise ConfigError."""
-    if not isinstance(name, str) or name not in ALLOCATORS:
-        raise ConfigError(f"{where} must be 'default' or 'steady', got {given(name)}.")
-    return name
-
-
 def _library() -> str:
-    preloaded = _preloaded()
-    if preloaded is not None:
-        return preloaded
-    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
-        return "glibc"
-    return "other"
-
-
-def _preloaded() -> str | None:
     try:
         loaded = _MAPS.read_text(encoding="utf-8", errors="replace")
     except OSError:
         loaded = os.environ.get("LD_PRELOAD", "")
     names = {Path(line.rpartition(" ")[2]).name for line in loaded.splitlines() if "/" in line}
-    return next((one for one in _PRELOADED if any(name.startswith(f"lib{one}") for name in names)), None)
+    own = "glibc" if sys.platform == "linux" and platform.libc_ver()[0] == "glibc" else "other"
+    return next((one for one in _PRELOADED if any(name.startswith(f"lib{one}") for name in names)), own)
 
 
 def _kept_by_environment() -> str | None:
     """Return the environment variable that keeps freed memory in the process, or None."""
-    for variable in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"):
-        if not os.environ.get(variable, "").isdigit() or int(os.environ[variable]) < _FROM_HEAP[-1]:
-            break
-    else:
+    parts = os.environ.get("GLIBC_TUNABLES", "").split(":")
+    settings = {**os.environ, **dict(part.split("=", 1) for part in parts if part.count("=") == 1)}
+    thresholds = {name: value for name, value in settings.items() if "threshold" in name.lower() and value.isdecimal()}
+    large = {name for name, value in thresholds.items() if int(value) >= _FROM_HEAP[-1]}
+    if large >= {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"}:
         return "MALLOC_TRIM_THRESHOLD_ and MALLOC_MMAP_THRESHOLD_"
-    tunables = dict(
-        part.split("=", 1) for part in os.environ.get("GLIBC_TUNABLES", "").split(":") if part.count("=") == 1
-    )
-    needed = ("glibc.malloc.trim_threshold", "glibc.malloc.mmap_threshold")
-    if all(tunables.get(name, "").isdigit() and int(tunables[name]) >= _FROM_HEAP[-1] for name in needed):
-        return "GLIBC_TUNABLES"
-    return None
+    return "GLIBC_TUNABLES" if large >= {"glibc.malloc.trim_threshold", "glibc.malloc.mmap_threshold"} else None

@@ -16,24 +16,12 @@ _SHORT.maxstring = _SHORT.maxother = 60
 
 
 def short_repr(value: object) -> str:
-    """Return the repr of a value, cut if it is long.
-
-    Examples
-    --------
-    >>> short_repr("extra")
-    "'extra'"
-    """
+    """Return the repr of a value, cut if it is long."""
     return _SHORT.repr(value)
 
 
 def given(value: object) -> str:
-    """Return a value with its type for an error message.
-
-    Examples
-    --------
-    >>> given("digits"), given(None)
-    ("'digits' (str)", 'None')
-    """
+    """Return a value with its type for an error message: ``'digits' (str)``."""
     return "None" if value is None else f"{_SHORT.repr(value)} ({type(value).__name__})"
 
 

@@ -6,14 +6,21 @@ import dataclasses
 import hashlib
 import json
 import math
+import operator
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Self, TypeVar
 
 from workbench.core.errors import ConfigError, unknown_name
 
 C = TypeVar("C")
+_LIMITS = {
+    "minimum": ("at least", operator.ge),
+    "above": ("above", operator.gt),
+    "maximum": ("at most", operator.le),
+    "below": ("below", operator.lt),
+}
 
 
 def option(
@@ -56,10 +63,8 @@ class Config:
 
     def __new__(cls, *_: Any, **options: Any) -> Self:
         """Raise ConfigError for an unknown option, with the nearest name; copies are made without options."""
-        names: list[str] = [field.name for field in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else []
-        for name in options:
-            if names and name not in names:
-                raise ConfigError(unknown_name(f"option of {cls.__name__}", name, names))
+        if options:
+            _require_options(cls, options)
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
@@ -84,34 +89,31 @@ class Config:
 
 
 def check_option(cls: type[Any], name: str, value: Any) -> Any:
-    """Return the validated value of one option of ``cls``, independent of the others.
-
-    Raises
-    ------
-    ConfigError
-        If the option is unknown or the value is not valid.
-    """
-    fields = {field.name: field for field in dataclasses.fields(cls)}
-    if name not in fields:
-        raise ConfigError(unknown_name(f"option of {cls.__name__}", name, fields))
+    """Return the validated value of one option of ``cls``, independent of the others, or raise ConfigError."""
+    _require_options(cls, [name])
+    field = next(field for field in dataclasses.fields(cls) if field.name == name)
     hint = typing.get_type_hints(cls)[name]
     value = _coerce(value, hint)
-    _check(cls.__name__, name, value, hint, fields[name].metadata.get("option", {}))
+    _check(cls.__name__, name, value, hint, field.metadata.get("option", {}))
     return value
 
 
 def from_dict(cls: type[C], values: Mapping[str, Any]) -> C:
     """Build a config from a mapping; an unknown option is an error that suggests the nearest name."""
+    _require_options(cls, values)
     hints = typing.get_type_hints(cls)
-    names = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
-    for key in values:
-        if key not in names:
-            raise ConfigError(unknown_name(f"option of {cls.__name__}", key, names))
     ready = {}
     for key, value in values.items():
         nested = next((t for t in members_of(hints[key]) if isinstance(t, type) and issubclass(t, Config)), None)
         ready[key] = from_dict(nested, value) if nested and isinstance(value, Mapping) else value
     return cls(**ready)
+
+
+def _require_options(cls: type[Any], options: Iterable[str]) -> None:
+    names = [field.name for field in dataclasses.fields(cls)]
+    for name in options:
+        if name not in names:
+            raise ConfigError(unknown_name(f"option of {cls.__name__}", name, names))
 
 
 def canonical_json(value: Any) -> str:
@@ -120,13 +122,7 @@ def canonical_json(value: Any) -> str:
 
 
 def without_nan(value: Any) -> Any:
-    """Return JSON-ready values with None for NaN and infinity, which JSON lacks.
-
-    Examples
-    --------
-    >>> without_nan({"loss": [1.0, float("nan")]})
-    {'loss': [1.0, None]}
-    """
+    """Return JSON-ready values with None for NaN and infinity, which JSON lacks."""
     if isinstance(value, Mapping):
         return {str(key): without_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -208,20 +204,8 @@ def _check(owner: str, name: str, value: Any, hint: Any, meta: Mapping[str, Any]
 
 
 def _check_range(where: str, value: float, meta: Mapping[str, Any]) -> None:
-    low, high, above, below = meta["minimum"], meta["maximum"], meta["above"], meta["below"]
-    fits = (
-        math.isfinite(value)
-        and (low is None or value >= low)
-        and (high is None or value <= high)
-        and (above is None or value > above)
-        and (below is None or value < below)
-    )
-    if not fits:
-        bounds = [
-            f"{word} {bound:g}"
-            for word, bound in (("at least", low), ("above", above), ("at most", high), ("below", below))
-            if bound is not None
-        ]
-        if not math.isfinite(value):
-            bounds.insert(0, "finite")
+    limits = [(*limit, meta[name]) for name, limit in _LIMITS.items() if meta[name] is not None]
+    finite = math.isfinite(value)
+    if not finite or not all(fits(value, bound) for _, fits, bound in limits):
+        bounds = [*([] if finite else ["finite"]), *(f"{words} {bound:g}" for words, _, bound in limits)]
         raise ConfigError(f"{where} must be {' and '.join(bounds)}, got {value!r}.")

@@ -17,13 +17,7 @@ _SIBLINGS = ("core_cpus_list", "thread_siblings_list")  # the second one: kernel
 
 @dataclass(frozen=True)
 class Topology:
-    """Logical CPUs by physical core (SMT siblings) and by NUMA node, each in ascending order.
-
-    Examples
-    --------
-    >>> Topology(cores=((0, 4), (1, 5)), nodes=((0, 1, 4, 5),)).smt
-    2
-    """
+    """Logical CPUs by physical core (SMT siblings) and by NUMA node, each in ascending order."""
 
     cores: tuple[tuple[int, ...], ...]
     nodes: tuple[tuple[int, ...], ...]
@@ -115,13 +109,7 @@ def cpu_seconds(process: psutil.Process) -> float:
 
 
 def parse_cpu_list(text: str) -> frozenset[int]:
-    """Return the CPU numbers of a list in the kernel's format.
-
-    Examples
-    --------
-    >>> sorted(parse_cpu_list("0-2,8"))
-    [0, 1, 2, 8]
-    """
+    """Return the CPU numbers of a list in the kernel's format, such as ``0-2,8``."""
     numbers: set[int] = set()
     for part in text.strip().split(","):
         if part:

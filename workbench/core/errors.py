@@ -63,13 +63,7 @@ class Cancelled(WorkbenchError):
 
 
 def did_you_mean(given: str, allowed: Iterable[str]) -> str:
-    """Return ``" Did you mean 'x'?"`` for the nearest allowed name, or an empty string.
-
-    Examples
-    --------
-    >>> did_you_mean("onnxruntim", ["onnxruntime", "openvino"])
-    " Did you mean 'onnxruntime'?"
-    """
+    """Return ``" Did you mean 'x'?"`` for the nearest allowed name, or an empty string."""
     near = difflib.get_close_matches(given, list(allowed), n=1, cutoff=0.6)
     return f" Did you mean {near[0]!r}?" if near else ""
 
@@ -84,13 +78,7 @@ _LONGEST = 400
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first informative line of an exception's text, cut if it is very long.
-
-    Examples
-    --------
-    >>> first_line(ValueError("\nno such layer\nat line 3"))
-    'no such layer'
-    """
+    """Return the first informative line of an exception's text, cut if it is very long."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if lines and lines[0].startswith("The following operation failed in the TorchScript interpreter"):
         lines = lines[-1:]  # a trace through the interpreter comes first

@@ -24,10 +24,7 @@ _NOTHING = 2**16
 def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path that replaces ``path`` in one step at the end of the block.
 
-    Raises
-    ------
-    WorkbenchError
-        If the folder cannot be written or the disk is full; ``path`` keeps its old content.
+    Raises WorkbenchError if the folder cannot be written or the disk is full; ``path`` keeps its old content then.
     """
     path = Path(path)
     try:
@@ -49,13 +46,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 
 def is_disk_full(words: str) -> bool:
-    """Return True if an error message is that of a full disk.
-
-    Examples
-    --------
-    >>> is_disk_full("Cannot write a.npy: No space left on device.")
-    True
-    """
+    """Return True if an error message is that of a full disk."""
     return _FULL in words
 
 
@@ -67,12 +58,7 @@ def _reason(error: OSError, folder: Path) -> str:
 
 
 def write_json(path: str | Path, value: Any, *, indent: int | None = None) -> None:
-    """Write a JSON-ready value atomically; errors as :func:`atomic_write`.
-
-    Examples
-    --------
-    >>> write_json("known.json", {"floor": 0.02})  # doctest: +SKIP
-    """
+    """Write a JSON-ready value atomically; errors as :func:`atomic_write`."""
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(value, indent=indent), encoding="utf-8")
 

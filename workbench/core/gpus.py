@@ -12,16 +12,7 @@ MIB = 2**20
 
 
 def gpu_devices() -> tuple[tuple[Any, ...], str | None]:
-    """Return nvitop's devices in the order of ``cuda:0``, ``cuda:1``, ..., or none with the reason.
-
-    ``CUDA_VISIBLE_DEVICES`` is followed.
-
-    Examples
-    --------
-    >>> devices, reason = gpu_devices()
-    >>> bool(devices) or reason is not None
-    True
-    """
+    """Return nvitop's devices as ``CUDA_VISIBLE_DEVICES`` orders them (``cuda:0``, ...), or none with the reason."""
     machine = this_machine()
     if not machine.gpus:
         return (), machine.gpu_reason
@@ -48,22 +39,7 @@ class GpuMemory:
 
     Create it before the process loads its model. If the driver does not report memory by process, as in most
     containers, the increase of the whole device is used, which includes other processes. Both include CUDA's context
-    (some hundred MiB).
-
-    Parameters
-    ----------
-    pid : int, optional
-        The process; this one by default.
-    devices : sequence, optional
-        nvitop's devices; those of :func:`gpu_devices` by default.
-
-    Examples
-    --------
-    >>> memory = GpuMemory()
-    >>> memory.read()
-    >>> use = memory.peak(0)
-    >>> use.mib is None or use.mib >= 0
-    True
+    (some hundred MiB). By default the process is this one, and the devices are those of :func:`gpu_devices`.
     """
 
     def __init__(self, pid: int | None = None, *, devices: Sequence[Any] | None = None) -> None:
@@ -96,6 +72,4 @@ class GpuMemory:
 
 
 def _larger(before: float | None, now: float | None) -> float | None:
-    if before is None or now is None:
-        return now if before is None else before
-    return max(before, now)
+    return max((value for value in (before, now) if value is not None), default=None)

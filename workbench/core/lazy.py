@@ -10,59 +10,27 @@ import lazy_loader
 
 from workbench.core.errors import PackageMissing, did_you_mean
 
-LAB = frozenset(
-    {
-        "IPython",
-        "cloudpickle",
-        "filelock",
-        "ipykernel",
-        "ipywidgets",
-        "jinja2",
-        "matplotlib",
-        "nbconvert",
-        "nbformat",
-        "nvitop",
-        "onnxscript",
-        "optuna",
-        "pandas",
-        "papermill",
-        "pynvml",
-        "safetensors",
-        "sqlalchemy",
-        "torch",
-        "torch_pruning",
-        "torchao",
-        "traitlets",
-    }
-)
-"""Modules of the extra ``lab``, which builds, compresses and compares models."""
-
-RUNTIME = frozenset({"onnx", "onnxruntime", "openvino"})
-"""Modules of the extra ``runtime``, which loads and runs artifacts."""
-
-LOADGEN = frozenset({"mlperf_loadgen"})
-"""Modules of the extra ``loadgen``: MLPerf's load generator."""
-
-CLUSTER = frozenset({"distributed"})
-"""Modules of the extra ``cluster``: Dask's scheduler and workers."""
-
-_EXTRAS = {"lab": LAB, "runtime": RUNTIME, "loadgen": LOADGEN, "cluster": CLUSTER}
+EXTRAS = {
+    "lab": {
+        "IPython", "cloudpickle", "filelock", "ipykernel", "ipywidgets", "jinja2", "matplotlib", "nbconvert",
+        "nbformat", "nvitop", "onnxscript", "optuna", "pandas", "papermill", "pynvml", "safetensors", "sqlalchemy",
+        "torch", "torch_pruning", "torchao", "traitlets",
+    },
+    "runtime": {"onnx", "onnxruntime", "openvino"},
+    "loadgen": {"mlperf_loadgen"},
+    "cluster": {"distributed"},
+}  # fmt: skip
+"""Modules of each extra of this distribution."""
 
 
 def install_command(extra: str) -> str:
-    """Return the command that installs one extra of this distribution.
-
-    Examples
-    --------
-    >>> install_command("lab")
-    'pip install "inference-workbench[lab]"'
-    """
+    """Return the command that installs one extra of this distribution."""
     return f'pip install "inference-workbench[{extra}]"'
 
 
 def missing_package(error: ModuleNotFoundError, what: str) -> PackageMissing | None:
     """Return the error for ``what`` if the missing module belongs to an extra, else None."""
-    extra = next((extra for extra, modules in _EXTRAS.items() if error.name in modules), None)
+    extra = next((extra for extra, modules in EXTRAS.items() if error.name in modules), None)
     if extra is None:
         return None
     return PackageMissing(
@@ -73,18 +41,7 @@ def missing_package(error: ModuleNotFoundError, what: str) -> PackageMissing | N
 
 @contextlib.contextmanager
 def optional_import(what: str) -> Iterator[None]:
-    """Replace a ModuleNotFoundError in the block by PackageMissing with the command that installs the extra.
-
-    Raises
-    ------
-    PackageMissing
-        If a package of an extra is not installed.
-
-    Examples
-    --------
-    >>> with optional_import("wb.Task"):
-    ...     import torch
-    """
+    """Replace a ModuleNotFoundError in the block by PackageMissing with the command that installs the extra."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -97,14 +54,7 @@ def optional_import(what: str) -> Iterator[None]:
 def attach(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
     """Return ``__getattr__``, ``__dir__`` and ``__all__`` of a package whose names its ``.pyi`` stub lists.
 
-    Each name is imported on first use.
-
-    Raises
-    ------
-    PackageMissing
-        On use of a name whose module needs a package of an extra that is not installed.
-    AttributeError
-        On use of a name that the stub does not list.
+    Each name is imported on first use: PackageMissing if its extra is not installed, AttributeError if not listed.
     """
     load, names, public = lazy_loader.attach_stub(package, file)
 
@@ -127,12 +77,5 @@ def bind_late(name: str, load: Callable[[], Callable[..., Any]]) -> None:
 
 
 def call_late(name: str, *args: Any, **options: Any) -> Any:
-    """Call the function that was bound to ``name``.
-
-    Examples
-    --------
-    >>> bind_late("greet", lambda: "Hello, {}".format)
-    >>> call_late("greet", "you")
-    'Hello, you'
-    """
+    """Call the function that was bound to ``name``."""
     return _LOADERS[name]()(*args, **options)

@@ -19,24 +19,9 @@ from workbench.core.cpu import cpu_topology
 from workbench.core.lazy import install_command
 
 INSTRUCTION_SETS = (
-    "sse4_2",
-    "avx",
-    "avx2",
-    "fma",
-    "avx512f",
-    "avx512_vnni",
-    "avx_vnni",
-    "avx512_bf16",
-    "avx512_fp16",
-    "amx_int8",
-    "amx_bf16",
-    "amx_fp16",
-    "asimd",
-    "asimdhp",
-    "asimddp",
-    "i8mm",
-    "bf16",
-)
+    "sse4_2", "avx", "avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "avx512_fp16",
+    "amx_int8", "amx_bf16", "amx_fp16", "asimd", "asimdhp", "asimddp", "i8mm", "bf16",
+)  # fmt: skip
 INT8_DOT = frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"})
 FINGERPRINT_LIBRARIES = ("torch", "torchao", "torch-pruning", "onnxruntime", "openvino", "numpy", "inference-workbench")
 
@@ -64,13 +49,7 @@ class Machine:
 
 @functools.cache
 def this_machine() -> Machine:
-    """Return the description of this machine; read once per process.
-
-    Examples
-    --------
-    >>> this_machine().cores_allowed >= 1
-    True
-    """
+    """Return the description of this machine; read once per process."""
     gpus, reason = _gpus()
     info = _cpu_info()
     logical = os.cpu_count() or 1
@@ -89,13 +68,7 @@ def this_machine() -> Machine:
 
 
 def describe_machine() -> str:
-    """Return this machine as one line of text.
-
-    Examples
-    --------
-    >>> describe_machine()  # doctest: +SKIP
-    'AMD EPYC 7763, 4 cores, 16,384 MiB, Linux'
-    """
+    """Return this machine as one line: ``AMD EPYC 7763, 4 cores, 16,384 MiB, Linux``."""
     machine, system = this_machine(), platform.system()
     cores = f"{machine.cores_allowed} core{'s' if machine.cores_allowed > 1 else ''}"
     return ", ".join((machine.cpu_model, cores, f"{machine.memory_mib:,} MiB", system, *machine.gpus))
@@ -139,13 +112,7 @@ class Site:
 
 @functools.cache
 def this_site() -> Site:
-    """Return this machine with its library versions.
-
-    Examples
-    --------
-    >>> this_site().fingerprint == fingerprint_id()
-    True
-    """
+    """Return this machine with its library versions."""
     libraries = tuple(library_versions(FINGERPRINT_LIBRARIES).items())
     return Site(fingerprint_id(), describe_machine(), this_machine().int8_dot, default_threads(), libraries)
 

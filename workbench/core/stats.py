@@ -21,11 +21,6 @@ def quantile_bounds(n: int, q: float, *, level: float = 0.95) -> tuple[int, int]
 
     Equal-tailed binomial bounds (David and Nagaraja, Order Statistics, 7.1); None if there are too few samples for a
     bound: p90 needs 36, p99 needs 368.
-
-    Examples
-    --------
-    >>> quantile_bounds(35, 0.9) is None, quantile_bounds(36, 0.9) is None
-    (True, False)
     """
     tail = (1 - level) / 2
     cdf = np.cumsum(_binomial_pmf(n, q))
@@ -65,11 +60,6 @@ def ratio_interval(
     ``base[i]`` and ``arm[i]`` are the samples of block ``i``, timed next to each other, so that slow drift of the
     machine cancels. The ratio is the median of the per-block ratios of medians; the interval is a percentile
     bootstrap over pairs of blocks (Efron and Tibshirani 1993, chapter 13).
-
-    Raises
-    ------
-    ValueError
-        If the two have different numbers of blocks, or fewer than 2.
     """
     if len(base) != len(arm) or len(base) < 2:
         raise ValueError(f"base and arm must have the same number of blocks, at least 2; got {len(base)}, {len(arm)}.")
@@ -81,13 +71,7 @@ def ratio_interval(
 def bootstrap_median(
     values: Sequence[float] | Array, *, seed: int = 0, level: float = 0.95, resamples: int = 2000
 ) -> tuple[float, float, float]:
-    """Return (median, low, high): the median with its percentile bootstrap (Efron and Tibshirani 1993, chapter 13).
-
-    Examples
-    --------
-    >>> bootstrap_median([1.0, 1.0, 1.0])
-    (1.0, 1.0, 1.0)
-    """
+    """Return (median, low, high): the median with its percentile bootstrap (Efron and Tibshirani 1993, chapter 13)."""
     samples = np.asarray(values, dtype=np.float64)
     picks = np.random.default_rng(seed).integers(0, samples.size, size=(resamples, samples.size))
     low, high = np.quantile(np.median(samples[picks], axis=1), ((1 - level) / 2, (1 + level) / 2))

@@ -19,67 +19,31 @@ _ACTIVE = re.compile(r"[\\`*<>|$]|^[#>]|\]\(|\]:|!\[|\[\[")
 
 
 def require_line(where: str, value: object, *, error: type[WorkbenchError], most: int = MOST_NAME) -> str:
-    """Return text of one printable line, or raise ``error``.
-
-    Examples
-    --------
-    >>> require_line("An input name", "input_ids", error=WorkbenchError)
-    'input_ids'
-    """
+    """Return text of one printable line, or raise ``error``."""
     if not isinstance(value, str) or not value.strip() or len(value) > most or not value.isprintable():
         raise error(f"{where} must be one line of at most {most} printable characters, got {given(value)}.")
     return value
 
 
 def escape_control(text: str) -> str:
-    """Return text with its control characters escaped, except for line ends and tabs.
-
-    Examples
-    --------
-    >>> escape_control("a\\x1b[31m")
-    'a\\\\x1b[31m'
-    """
-    if text.isprintable():
-        return text
-    return "".join(part if part.isprintable() or part in "\n\t" else _escaped(part) for part in text)
-
-
-def _escaped(character: str) -> str:
-    return character.encode("unicode_escape").decode()
+    """Return text with its control characters escaped, except for line ends and tabs."""
+    kept = (part if part.isprintable() or part in "\n\t" else part.encode("unicode_escape").decode() for part in text)
+    return "".join(kept)
 
 
 def one_line(value: object) -> str:
-    """Return a value as one printable line: control characters are escaped, whitespace becomes a space.
-
-    Examples
-    --------
-    >>> one_line("int8\\nimport os")
-    'int8 import os'
-    """
-    text = " ".join(str(value).split())
-    return "".join(part if part.isprintable() else _escaped(part) for part in text)
+    """Return a value as one printable line: control characters are escaped, whitespace becomes a space."""
+    return escape_control(" ".join(str(value).split()))
 
 
 def escape_markdown(value: object) -> str:
-    """Return a value as one line of Markdown with its markup escaped.
-
-    Examples
-    --------
-    >>> print(markdown("digits_vit"), escape_markdown("<b>[a](b)</b>"))
-    digits_vit \\<b\\>\\[a\\](b)\\</b\\>
-    """
+    """Return a value as one line of Markdown with its markup escaped."""
     text = one_line(value)
     return _MARKDOWN.sub(r"\\\1", text) if _ACTIVE.search(text) else text
 
 
 def code_span(value: object) -> str:
-    """Return a value as a code span of Markdown, also if it contains backticks.
-
-    Examples
-    --------
-    >>> code_span("input_ids"), code_span("a`b")
-    ('`input_ids`', '``a`b``')
-    """
+    """Return a value as a code span of Markdown, also if it contains backticks."""
     text = one_line(value)
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
     pad = " " if text.startswith("`") or text.endswith("`") else ""

@@ -115,7 +115,7 @@ class OptimizedInferenceEngine:
     ) -> Self:
         """Return an initialized engine for an artifact or its folder.
 
-        Torch's backends need ``build`` (the task's) or ``trust``: see :func:`workbench.artifact.rebuild.load_module`.
+        Torch's backends need ``build`` (the task's) or ``trust``: see :func:`workbench.artifact.load.load_module`.
         """
         config = config_of(options)
         opened = artifact if isinstance(artifact, Artifact) else open_artifact(artifact)

@@ -1,4 +1,4 @@
-"""Capture a module as a graph with torch.export, with a dynamic batch if the module allows it."""
+"""Capture a module as a graph with torch.export, and describe its inputs and outputs by running it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import inspect
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,10 +14,10 @@ from torch import fx, nn
 
 from workbench.core.errors import ExportError
 from workbench.core.quiet import quiet, silence_thread
-from workbench.export.io import Tree
-from workbench.tasks.axes import OpenDims
+from workbench.export.io import IOSpec, TensorSpec, Tree, describe_tree, input_kind, input_leaves
+from workbench.tasks.axes import OpenDims, alternative_sizes, resize
 from workbench.tasks.module import copy_module, plain_outputs
-from workbench.tasks.trees import batch_size, leaves, tree_map
+from workbench.tasks.trees import batch_size, call_model, leaves, tree_map
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,10 +50,7 @@ def is_quantized(captured: Captured) -> bool:
 def capture_dynamic(module: nn.Module, inputs: Tree, *, dims: OpenDims = ()) -> Captured:
     """Capture with a dynamic batch, and with ``dims``, the open dimensions of each input, dynamic too.
 
-    Raises
-    ------
-    ExportError
-        If the module cannot be captured so, with the reason in one sentence.
+    Raises ExportError, with the reason in one sentence, if the module cannot be captured so.
     """
     # torch.export takes a size of 1 as a constant.
     arguments = dynamic_arguments(resize_batch(inputs, max(2, batch_size(inputs))), dims)
@@ -81,9 +78,7 @@ def dynamic_arguments(example: Tree, dims: OpenDims) -> tuple[tuple[Any, ...], d
 
 
 def _arguments(inputs: Tree) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    if isinstance(inputs, Mapping):
-        return (), dict(inputs)
-    return (tuple(inputs), {}) if isinstance(inputs, tuple | list) else ((inputs,), {})
+    return ((), dict(inputs)) if isinstance(inputs, Mapping) else (tuple(input_leaves(inputs)), {})
 
 
 def _export(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any) -> Any:
@@ -169,3 +164,62 @@ def layer_of_node(node: fx.Node) -> str:
     stack = node.meta.get("nn_module_stack") or {}
     names = [str(path) for path, _ in stack.values()]
     return names[-1].removeprefix("L['self'].").removeprefix("L__self___") if names else ""
+
+
+def describe_io(
+    module: nn.Module, inputs: Tree, names: Sequence[str], *, batch: int | None = None, dims: OpenDims = ()
+) -> IOSpec:
+    """Return the inputs and outputs of a module, from a run on a small batch of ``inputs``.
+
+    With ``dims`` the module runs at other sizes too, which shows the outputs' dimensions that follow them. Raises
+    ExportError if an output is not a tensor, or has no leading batch dimension.
+    """
+    size = batch or 2
+    with torch.no_grad():
+        outputs = call_model(module, resize_batch(inputs, size))
+    try:
+        tree, leaves = describe_tree(outputs, torch.is_tensor)
+    except TypeError as error:
+        raise ExportError(f"The module's outputs cannot be exported: {error}.") from error
+    for name, leaf in leaves:
+        if leaf.ndim == 0 or leaf.shape[0] != size:
+            raise ExportError(
+                f"Every output must have the batch as its first dimension, got {name!r} of shape {list(leaf.shape)} "
+                f"for a batch of {size}. Return per-sample values, or leave this output out."
+            )
+    shapes = _output_shapes(module, inputs, [tuple(leaf.shape[1:]) for _, leaf in leaves], dims)
+    axes = [*dims] or [{} for _ in names]
+    return IOSpec(
+        kind=input_kind(inputs),
+        inputs=tuple(_spec(n, leaf, d) for n, leaf, d in zip(names, input_leaves(inputs), axes, strict=True)),
+        outputs=tuple(
+            dataclasses.replace(_spec(f"{name}_out" if name in names else name, leaf, {}), shape=shape)
+            for (name, leaf), shape in zip(leaves, shapes, strict=True)
+        ),
+        output_tree=tree,
+        batch=batch,
+    )
+
+
+def _output_shapes(
+    module: nn.Module, inputs: Tree, shapes: list[tuple[int | None, ...]], dims: OpenDims
+) -> list[tuple[int | None, ...]]:
+    """Return the shapes of the outputs, with None for sizes that vary with the inputs'."""
+    if not any(dims):
+        return shapes
+    sizes = alternative_sizes(inputs, dims)
+    try:
+        with torch.no_grad():
+            outputs = call_model(module, resize(resize_batch(inputs, 2), dims, sizes))
+        others = [tuple(leaf.shape[1:]) for _, leaf in describe_tree(outputs, torch.is_tensor)[1]]
+        pairs = [zip(one, other, strict=True) for one, other in zip(shapes, others, strict=True)]
+        return [tuple(size if size == other else None for size, other in pair) for pair in pairs]
+    except Exception as error:
+        tried = ", ".join(f"{axis} = {size}" for axis, size in sizes.items())
+        raise ExportError(f"The module cannot be exported: it does not run at {tried}: {reason_of(error)}") from error
+
+
+def _spec(name: str, leaf: torch.Tensor, dims: Mapping[int, str]) -> TensorSpec:
+    shape = tuple(None if dim in dims else size for dim, size in enumerate(leaf.shape[1:], 1))
+    axes = tuple(dims.get(dim) for dim in range(1, leaf.ndim)) if dims else ()
+    return TensorSpec(name, str(leaf.dtype).removeprefix("torch."), shape, axes)

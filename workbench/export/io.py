@@ -50,18 +50,11 @@ class TensorSpec:
 
 @dataclasses.dataclass(frozen=True)
 class IOSpec:
-    """Inputs and outputs of an exported model.
+    """Inputs and outputs of an exported model: flat tensors in the runtime's order.
 
-    Attributes
-    ----------
-    kind
-        Structure of the inputs: one tensor, a tuple of tensors (positional) or a dict (keywords of forward).
-    inputs, outputs
-        The flat tensors in the runtime's order.
-    output_tree
-        Output structure of the torch module, from :func:`describe_tree`.
-    batch
-        The fixed batch size, or None for a dynamic batch.
+    ``kind`` is the structure of the inputs: one tensor, a tuple (positional) or a dict (keywords of forward).
+    ``output_tree`` is that of the torch module's outputs, from :func:`describe_tree`. ``batch`` is the fixed batch
+    size, or None for a dynamic one.
     """
 
     kind: Literal["tensor", "tuple", "dict"]
@@ -196,12 +189,7 @@ def describe_tree(tree: Tree, is_leaf: Callable[[Any], bool]) -> tuple[dict[str,
     """Return the JSON form of an output structure, and its named leaves.
 
     A leaf becomes ``{"leaf": index}``. Mappings other than dicts (outputs of transformers) become dicts with
-    attributes.
-
-    Raises
-    ------
-    TypeError
-        If the tree holds anything but leaves, None, mappings, tuples and lists.
+    attributes. Raises TypeError if the tree holds anything but leaves, None, mappings, tuples and lists.
     """
     leaves: list[tuple[str, Any]] = []
 
@@ -230,13 +218,7 @@ def _join(name: str, part: str) -> str:
 
 
 def tree_children(description: Mapping[str, Any]) -> list[tuple[Any, Mapping[str, Any]]]:
-    """Return the children of a described container, each with its key or index.
-
-    Examples
-    --------
-    >>> tree_children({"tuple": [{"leaf": 0}, {"none": True}]})
-    [(0, {'leaf': 0}), (1, {'none': True})]
-    """
+    """Return the children of a described container, each with its key or index."""
     ((kind, value),) = description.items()
     if kind in ("dict", "attributes"):
         return list(value.items())
@@ -244,13 +226,7 @@ def tree_children(description: Mapping[str, Any]) -> list[tuple[Any, Mapping[str
 
 
 def tree_builder(description: Mapping[str, Any]) -> Callable[[Sequence[Any]], Tree]:
-    """Return a function that puts flat leaves into a structure from :func:`describe_tree`.
-
-    Examples
-    --------
-    >>> tree_builder({"dict": {"logits": {"leaf": 0}, "aux": {"none": True}}})([3])
-    {'logits': 3, 'aux': None}
-    """
+    """Return a function that puts flat leaves into a structure from :func:`describe_tree`."""
     ((kind, value),) = description.items()
     if kind == "leaf":
         index = int(value)

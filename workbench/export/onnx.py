@@ -21,17 +21,16 @@ from workbench.export.capture import (
     Captured,
     capture_dynamic,
     capture_fixed,
+    describe_io,
     evaluating,
     is_quantized,
     reason_of,
     resize_batch,
 )
-from workbench.export.embedding_tables import with_table_sizes
 from workbench.export.io import LAYER_KEY, IOSpec, Tree, describe_tree, input_leaves
-from workbench.export.module_io import describe_io
+from workbench.export.onnx_graph import keep_reduced_dims, with_table_sizes
 from workbench.export.onnx_integers import IntegerFeatures, dynamic_translations, integer_features, lower_integers
 from workbench.export.onnx_module import OnnxModule, unoptimized_session
-from workbench.export.reductions import keep_reduced_dims
 from workbench.tasks.axes import OpenDims, alternative_sizes, axis_sizes, resize
 from workbench.tasks.trees import batch_size, call_model
 
@@ -65,6 +64,8 @@ def export_onnx(
 ) -> ExportReport:
     """Export ``module`` to ``path``, with a dynamic batch if the module allows it.
 
+    Raises ExportError if it cannot be exported, or the file's outputs differ from the module's.
+
     Parameters
     ----------
     module
@@ -79,16 +80,6 @@ def export_onnx(
     dims
         Named dynamic dimensions per input, besides the batch. If the module does not allow them, they are fixed at the
         sizes of ``inputs``, with a note.
-
-    Raises
-    ------
-    ExportError
-        If the module cannot be exported, or the file's outputs differ from the module's.
-
-    Examples
-    --------
-    >>> export_onnx(nn.Linear(4, 2), torch.zeros(1, 4), "linear.onnx", names=["x"]).io.dynamic_batch
-    True
     """
     path = Path(path)
     if len(names) != len(input_leaves(inputs)):

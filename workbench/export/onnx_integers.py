@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from workbench.export.reductions import replace_nodes
+from workbench.export.onnx_graph import replace_nodes
 
 OPSET = 18
 """Native opset of the exporter, fully supported by both runtimes."""

@@ -26,19 +26,7 @@ def unoptimized_session(content: bytes, *, threads: int = 0) -> Any:
 class OnnxModule(nn.Module):
     """Run an ONNX model on the CPU, as the reference that engines are validated against.
 
-    Inputs and outputs are tensors in the structure of ``io``. The module has no parameters.
-
-    Parameters
-    ----------
-    content : bytes
-        The ONNX file.
-    io : IOSpec
-        Inputs and outputs.
-
-    Examples
-    --------
-    >>> OnnxModule(path.read_bytes(), artifact.io)(torch.zeros(2, 1, 8, 8)).shape
-    torch.Size([2, 10])
+    Inputs and outputs are tensors in the structure of ``io``; ``content`` is the file. The module has no parameters.
     """
 
     def __init__(self, content: bytes, io: IOSpec) -> None:

@@ -43,10 +43,7 @@ def _is_valid(name: Any, dims: Any) -> bool:
 def open_dims(dynamic: Mapping[str, Mapping[int, str]], names: Sequence[str], examples: Tree) -> list[dict[int, str]]:
     """Return the dynamic dimensions of each input of a task.
 
-    Raises
-    ------
-    TaskError
-        If an input or dimension does not exist, two dimensions of one name differ in size, or a size is 1.
+    Raises TaskError if an input or dimension does not exist, two of one name differ in size, or a size is 1.
     """
     unknown = [name for name in dynamic if name not in names]
     if unknown:
@@ -97,15 +94,7 @@ def resize(inputs: Tree, dims: OpenDims, sizes: Mapping[str, int]) -> Tree:
     def fit(leaf: Any) -> Any:
         for dim, axis in next(per_input, {}).items():
             if axis in sizes:
-                leaf = _index_select(leaf, np.arange(sizes[axis]) % leaf.shape[dim], dim)
+                leaf = leaf[(slice(None),) * dim + (np.arange(sizes[axis]) % leaf.shape[dim],)]
         return leaf
 
     return tree_map(fit, inputs)
-
-
-def _index_select(leaf: Any, index: np.ndarray[Any, Any], dim: int) -> Any:
-    if isinstance(leaf, np.ndarray):
-        return leaf.take(index, axis=dim)
-    import torch
-
-    return leaf.index_select(dim, torch.from_numpy(index))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,7 +13,8 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
 
-from workbench.tasks.data import data_dir, verify_file
+from workbench.core.errors import TaskError
+from workbench.core.files import sha256_file
 from workbench.tasks.models import DigitsResNet, DigitsViT
 from workbench.tasks.task import Task
 
@@ -23,6 +25,7 @@ SHA256 = {
 }
 SIDE = 32
 MEAN, STD = 0.102, 0.185
+_RESTORE = "Restore it from git. If you rebuilt it on purpose, update its sha256 in workbench/tasks."
 
 
 def digits() -> Task:
@@ -42,12 +45,12 @@ def digits() -> Task:
     >>> task.evaluate(task.model())
     0.943...
     """
-    return _task("digits", _build_resnet)
+    return _task("digits", functools.partial(_trained, DigitsResNet, "digits_resnet.safetensors"))
 
 
 def digits_vit() -> Task:
     """Return the task of :func:`digits` for a vision transformer of 0.4M parameters (91.4 %)."""
-    return _task("digits_vit", _build_vit)
+    return _task("digits_vit", functools.partial(_trained, DigitsViT, "digits_vit.safetensors"))
 
 
 def accuracy(outputs: torch.Tensor, targets: torch.Tensor) -> float:
@@ -96,14 +99,29 @@ def digits_data() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return images, torch.from_numpy(labels.astype(np.int64)), is_evaluation
 
 
-def _build_resnet() -> nn.Module:
-    return _trained(DigitsResNet(), "digits_resnet.safetensors")
-
-
-def _build_vit() -> nn.Module:
-    return _trained(DigitsViT(), "digits_vit.safetensors")
-
-
-def _trained(model: nn.Module, name: str) -> nn.Module:
+def _trained(kind: Callable[[], nn.Module], name: str) -> nn.Module:
+    model = kind()
     model.load_state_dict(load_file(verify_file(data_dir() / name, SHA256[name])))
     return model.eval()
+
+
+def data_dir() -> Path:
+    """Return the data folder: in the installed package, or ``data/`` of a checkout; TaskError if both are missing."""
+    package = Path(__file__).resolve().parents[1]
+    candidates = (package / "_data", package.parent / "data")
+    for folder in candidates:
+        if (folder / "digits.npz").is_file():
+            return folder
+    folders = " and ".join(map(str, candidates))
+    raise TaskError(f"The built-in data is missing: no digits.npz in {folders}. Install the package again.")
+
+
+@functools.lru_cache
+def verify_file(path: Path, sha256: str, *, advice: str = _RESTORE) -> Path:
+    """Return ``path`` if its content has this sha256, else raise TaskError with ``advice``; the result is cached."""
+    if not path.is_file():
+        raise TaskError(f"{path} is missing. Install the package again, or restore the file from git.")
+    digest = sha256_file(path)
+    if digest != sha256:
+        raise TaskError(f"{path} is damaged or changed: its sha256 must be {sha256}, got {digest}. {advice}")
+    return path

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from workbench.core.errors import TaskError
-from workbench.tasks.batch_independence import batch_dependent_output, outputs_equal
-from workbench.tasks.digest import raw_bytes, weights_digest
-from workbench.tasks.split import Split
-from workbench.tasks.trees import Tree, call_model, named_leaves, tree_map
+from workbench.tasks.module import weights_digest
+from workbench.tasks.split import Split, raw_bytes
+from workbench.tasks.trees import Tree, batch_size, call_model, named_leaves, slice_batch, tree_map
 
 if TYPE_CHECKING:
     from workbench.tasks.task import Task
@@ -26,6 +26,8 @@ _HELD_OUT = " after validation and calibration were held out"
 _OVERLAP_LIMIT = 0.01
 _LEAST_JUDGED, _ORDERS, _CLEARLY = 32, 8, 6.0
 """Minimum samples, shuffled orders, and standard deviations for the check of the metric's direction."""
+_RELATIVE, _OF_LARGEST = 1e-2, 1e-3
+"""Tolerances: relative to the value, and to the largest value. Runtimes sum in different orders."""
 
 
 def check_task(task: Task) -> tuple[str, ...]:
@@ -39,16 +41,11 @@ def check_task(task: Task) -> tuple[str, ...]:
     _check_loss(task, outputs)
     _check_metric(task)
     _check_augment(task)
-    return (*_slow_build(build_s), *_held_out(task), *_check_overlap(task))
-
-
-def _slow_build(seconds: float) -> list[str]:
-    if seconds < _SLOW_S:
-        return []
-    return [
-        f"build() takes {seconds:.0f} s, and every worker of a study calls it. Train once, save the weights, and load "
-        "them in build()."
-    ]
+    notes = []
+    if build_s >= _SLOW_S:
+        advice = "Train once, save the weights, and load them in build()."
+        notes.append(f"build() takes {build_s:.0f} s, and every worker of a study calls it. {advice}")
+    return (*notes, *_held_out(task), *_check_overlap(task))
 
 
 def _fail(task: Task, message: str, cause: Exception | None = None) -> TaskError:
@@ -253,3 +250,34 @@ def _check_overlap(task: Task) -> tuple[str, ...]:
         if shared:
             notes.append(f"{share}.")
     return tuple(notes)
+
+
+def batch_dependent_output(model: nn.Module, inputs: Tree) -> str | None:
+    """Return the name of the first output in which a sample depends on the rest of its batch, or None.
+
+    Every sample is run alone and compared with its row of the batch, because it may depend on the first row only.
+    """
+    size = batch_size(inputs)
+
+    def outputs(start: int, stop: int) -> dict[str, Any]:
+        part = tree_map(torch.clone, slice_batch(inputs, start, stop))  # the model may write into it
+        return dict(named_leaves(call_model(model, part), "output"))
+
+    with torch.no_grad():
+        together = outputs(0, size)
+        for place in range(size):
+            alone = outputs(place, place + 1)
+            for name, batch in together.items():
+                has_batch = isinstance(batch, torch.Tensor) and batch.shape[:1] == (size,)
+                if has_batch and not outputs_equal(batch[place : place + 1], alone.get(name)):
+                    return name
+    return None
+
+
+def outputs_equal(one: torch.Tensor, other: Any) -> bool:
+    """Return True if two outputs are equal up to the order of summation."""
+    if not isinstance(other, torch.Tensor) or one.shape != other.shape:
+        return False
+    one, other = one.double(), other.double()
+    largest = float(one.abs().max()) if one.numel() else 0.0
+    return torch.allclose(one, other, rtol=_RELATIVE, atol=_OF_LARGEST * largest, equal_nan=True)

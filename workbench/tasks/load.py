@@ -30,18 +30,13 @@ _FORMS = f"Give {', '.join(map(repr, BUILTIN))}, {_PLACES}."
 
 
 def load_task(spec: str | Path | Task | Callable[[], Task]) -> Task:
-    """Return the task that ``spec`` names.
+    """Return the task that ``spec`` names, with ``reference`` set if another process can load it by the same name.
 
     Parameters
     ----------
     spec
         A Task, a function that returns one, ``"digits"``, ``"digits_vit"``, ``"minilm"``,
         ``"path/to/file.py:function"`` or ``"package.module:function"``. The function is called without arguments.
-
-    Returns
-    -------
-    Task
-        With ``reference`` set if another process can load it by the same name.
 
     Raises
     ------
@@ -69,45 +64,18 @@ def load_task(spec: str | Path | Task | Callable[[], Task]) -> Task:
 
 
 def load_function(reference: str) -> Callable[..., Any]:
-    """Return the function ``"path/to/file.py:function"`` or ``"package.module:function"``.
-
-    Raises
-    ------
-    TaskError
-        If the file, module or function does not exist or cannot be imported.
-
-    Examples
-    --------
-    >>> load_function("math:sqrt")(9.0)
-    3.0
-    """
+    """Return the function ``"path/to/file.py:function"`` or ``"package.module:function"``, or raise TaskError."""
     return _resolve(reference.strip(), "function", (), f"Give {_PLACES}.")[0]
 
 
 def load_module(reference: str) -> nn.Module:
-    """Return the module that a function builds, on the CPU, float32, in eval mode.
+    """Return the module that a function of no arguments builds, on the CPU, float32, in eval mode, or raise TaskError.
 
-    Parameters
-    ----------
-    reference
-        ``"path/to/file.py:function"`` or ``"package.module:function"``. The function is called without arguments.
-
-    Raises
-    ------
-    TaskError
-        If the file, module or function does not exist, fails, or returns anything but a module.
-
-    Examples
-    --------
-    >>> load_module("models.py:small_net")  # doctest: +SKIP
-    SmallNet(...)
+    ``reference`` is ``"path/to/file.py:function"`` or ``"package.module:function"``.
     """
     function, _ = _resolve(reference.strip(), "model", (), f"Give {_PLACES}.")
-    try:
-        module = function()
-    except Exception as error:
-        raise TaskError(f"Model {reference!r} failed while it was made: {type(error).__name__}: {error}") from error
-    return prepare_module(module, maker=f"Model {reference!r}", whose=f"Model {reference!r}")
+    name = f"Model {reference!r}"
+    return prepare_module(_made(function, name), maker=name, whose=name)
 
 
 def _resolve(text: str, kind: str, builtin: Sequence[str], forms: str) -> tuple[Callable[..., Any], str]:
@@ -126,15 +94,19 @@ def _resolve(text: str, kind: str, builtin: Sequence[str], forms: str) -> tuple[
 
 
 def _make_task(function: Callable[[], Any], name: str) -> Task:
-    try:
-        task = function()
-    except TaskError:
-        raise
-    except Exception as error:
-        raise TaskError(f"Task {name!r} failed while it was made: {type(error).__name__}: {error}") from error
+    task = _made(function, f"Task {name!r}")
     if not isinstance(task, Task):
         raise TaskError(f"Task {name!r} must return a workbench Task, got {type(task).__name__}.")
     return task
+
+
+def _made(function: Callable[[], Any], name: str) -> Any:
+    try:
+        return function()
+    except TaskError:
+        raise
+    except Exception as error:
+        raise TaskError(f"{name} failed while it was made: {type(error).__name__}: {error}") from error
 
 
 def _function(module: ModuleType, name: str, place: str) -> Callable[..., Any]:

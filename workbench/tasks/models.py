@@ -42,10 +42,7 @@ class DigitsResNet(nn.Module):
     """
 
     def __init__(
-        self,
-        widths: tuple[int, ...] = (16, 32, 64, 96),
-        depths: tuple[int, ...] = (1, 2, 2, 1),
-        classes: int = 10,
+        self, widths: tuple[int, ...] = (16, 32, 64, 96), depths: tuple[int, ...] = (1, 2, 2, 1), classes: int = 10
     ) -> None:
         super().__init__()
         self.stem = nn.Conv2d(1, widths[0], 3, padding=1, bias=False)

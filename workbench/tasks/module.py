@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import hashlib
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -13,19 +14,19 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from workbench.core.errors import TaskError
+from workbench.core.errors import InputError, TaskError
+from workbench.tasks.split import raw_bytes
 from workbench.tasks.trees import Tree, call_model, leaves, to_builtins, tree_map
 
 M = TypeVar("M", bound=nn.Module)
+Shape = tuple[int | None, ...]
+"""Shape of one sample; None for a dimension of any size."""
 
 
 def build_module(build: Callable[[], nn.Module], *, whose: str) -> nn.Module:
     """Return a copy of the module that ``build`` returns, on the CPU, float32, in eval mode.
 
-    Raises
-    ------
-    TaskError
-        If ``build`` fails, or returns anything but a module that can be copied; ``whose`` begins the message.
+    Raises TaskError, whose message begins with ``whose``, if ``build`` fails or returns no module that can be copied.
     """
     try:
         module = build()
@@ -37,10 +38,7 @@ def build_module(build: Callable[[], nn.Module], *, whose: str) -> nn.Module:
 def prepare_module(module: Any, *, maker: str, whose: str) -> nn.Module:
     """Return a copy of a user's module, on the CPU, float32, in eval mode.
 
-    Raises
-    ------
-    TaskError
-        If ``module`` is not a module (the message begins with ``maker``) or cannot be copied (with ``whose``).
+    Raises TaskError if it is not a module (the message begins with ``maker``) or cannot be copied (with ``whose``).
     """
     if not isinstance(module, nn.Module):
         raise TaskError(f"{maker} must return a torch.nn.Module, got {type(module).__name__}.")
@@ -57,28 +55,22 @@ def fold_parametrizations(module: M) -> M:
     A computed weight can be neither pruned nor quantized.
     """
     for part in module.modules():
-        hooks: list[Any] = [hook for hook in part._forward_pre_hooks.values() if _computes(hook)]
+        hooks: list[Any] = list(part._forward_pre_hooks.values())
         for hook in hooks:
-            by_norm = type(hook).__name__ == "WeightNorm"
-            (nn.utils.remove_weight_norm if by_norm else nn.utils.remove_spectral_norm)(part, hook.name)
+            if type(hook).__module__ == "torch.nn.utils.weight_norm":
+                nn.utils.remove_weight_norm(part, hook.name)
+            elif type(hook).__module__ == "torch.nn.utils.spectral_norm":
+                nn.utils.remove_spectral_norm(part, hook.name)
         if parametrize.is_parametrized(part):
             for name in list(part.parametrizations):  # type: ignore[arg-type]
                 parametrize.remove_parametrizations(part, name, leave_parametrized=True)
     return module
 
 
-def _computes(hook: Any) -> bool:
-    """Return True for torch's hooks that compute a weight before each call."""
-    return type(hook).__module__ in ("torch.nn.utils.weight_norm", "torch.nn.utils.spectral_norm")
-
-
 def copy_module(module: M, *, whose: str = "The model") -> M:
     """Return a deep copy of a module; tensors that it holds with an autograd graph are copied without the graph.
 
-    Raises
-    ------
-    TaskError
-        If it cannot be copied; the message names the attribute that fails.
+    Raises TaskError that names the attribute that cannot be copied.
     """
     # deepcopy fails for tensors with a graph: kept activations, and the results of weight_norm
     kept = {id(tensor): tensor for part in module.modules() for tensor in _tensors(vars(part), depth=4)}
@@ -148,25 +140,20 @@ def writes_inputs(module: nn.Module, inputs: Tree) -> bool:
 
 
 def _copy_inputs(_module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
-    return tree_map(_cloned, args), tree_map(_cloned, kwargs)
+    def clone(value: Any) -> Any:
+        return value.clone() if isinstance(value, torch.Tensor) else value
 
-
-def _cloned(value: Any) -> Any:
-    return value.clone() if isinstance(value, torch.Tensor) else value
+    return tree_map(clone, args), tree_map(clone, kwargs)
 
 
 @contextlib.contextmanager
 def plain_outputs(module: nn.Module) -> Iterator[None]:
     """Convert a module's outputs to builtin tuples, lists and dicts in the block, because exporters need these."""
-    handle = module.register_forward_hook(_plain)
+    handle = module.register_forward_hook(lambda _module, _args, outputs: to_builtins(outputs))
     try:
         yield
     finally:
         handle.remove()
-
-
-def _plain(_module: nn.Module, _args: Any, outputs: Any) -> Any:
-    return to_builtins(outputs)
 
 
 def restore_output_structure(module: M, form: Tree) -> M:
@@ -196,3 +183,43 @@ class _OutputStructure:
 
     def __deepcopy__(self, _memo: dict[int, Any]) -> _OutputStructure:
         return self
+
+
+def require_sizes(module: M, names: Sequence[str], shapes: Sequence[Shape]) -> M:
+    """Add a hook that raises InputError for inputs of other sizes, and return the module.
+
+    ``names`` are keyword inputs of ``forward``, empty if they are positional; ``shapes`` are in their order.
+    """
+    module.register_forward_pre_hook(_Sizes(tuple(names), tuple(shapes)), with_kwargs=True, prepend=True)
+    return module
+
+
+class _Sizes:
+    """Forward pre-hook; inactive during compilation and tracing."""
+
+    def __init__(self, names: tuple[str, ...], shapes: tuple[Shape, ...]) -> None:
+        self._names, self._shapes = names, shapes
+
+    def __call__(self, _module: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+            return
+        given = [kwargs[name] for name in self._names if name in kwargs] if self._names else leaves(args)
+        for place, (tensor, shape) in enumerate(zip(given, self._shapes, strict=False)):
+            for dim, size in enumerate(shape, 1):
+                if size is not None and (tensor.ndim != len(shape) + 1 or tensor.shape[dim] != size):
+                    name = self._names[place] if self._names else f"input {place}"
+                    expected = ["n", *("any" if size is None else size for size in shape)]
+                    raise InputError(
+                        f"{name} must have the shape {expected}, got {list(tensor.shape)}: the graph was captured with "
+                        "these sizes. Cut or pad the inputs, or declare the dimension: Task(dynamic=...)."
+                    )
+
+
+def weights_digest(module: nn.Module) -> str:
+    """Return the sha256 (hex) over names, dtypes, shapes and bytes of a module's parameters and buffers."""
+    total = hashlib.sha256()
+    for key, value in module.state_dict().items():
+        if isinstance(value, torch.Tensor):
+            total.update(f"{key} {value.dtype} {list(value.shape)}\n".encode())
+            total.update(raw_bytes(value.cpu()))
+    return total.hexdigest()

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from workbench.core.errors import TaskError
 from workbench.core.quiet import quiet_torchao
-from workbench.tasks.data import data_dir, verify_file
+from workbench.tasks.builtin import data_dir, verify_file
 from workbench.tasks.task import Task
 
 SHA256 = {

@@ -12,7 +12,6 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, default_collate
 
 from workbench.core.errors import TaskError
-from workbench.tasks.digest import raw_bytes
 from workbench.tasks.trees import Tree, batch_size, concat, named_leaves, to_torch, tree_map
 
 ROLES = ("train", "calibration", "validation", "evaluation")
@@ -73,7 +72,8 @@ class Split:
             return cls._collated(source, name)
         if isinstance(source, tuple):
             if len(source) != 2:
-                raise TaskError(f"{name}: expected (inputs, targets), got a tuple of {len(source)}.{_several(source)}")
+                several = " For several inputs write ((first, second), targets)." if len(source) > 2 else ""
+                raise TaskError(f"{name}: expected (inputs, targets), got a tuple of {len(source)}.{several}")
             return cls(source[0], source[1], name=name)
         if isinstance(source, torch.Tensor | np.ndarray):
             return cls(source, None, name=name)
@@ -216,10 +216,6 @@ def _common_size(name: str, inputs: Tree, targets: Tree) -> int:
     return size
 
 
-def _several(parts: Sequence[Any]) -> str:
-    return " For several inputs write ((first, second), targets)." if len(parts) > 2 else ""
-
-
 def _tupled(tree: Tree) -> Tree:
     if isinstance(tree, Mapping):
         return {key: _tupled(value) for key, value in tree.items()}
@@ -274,3 +270,9 @@ def _ordered(loader: DataLoader[Any], name: str) -> Iterable[Any]:
         )
         return plain
     return loader
+
+
+def raw_bytes(tensor: torch.Tensor) -> memoryview:
+    """Return the bytes of a CPU tensor in row-major order, without a copy if it is contiguous."""
+    flat = tensor.detach().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")

@@ -18,8 +18,7 @@ from workbench.core.config import short_id
 from workbench.core.errors import TaskError, unknown_name
 from workbench.core.untrusted import require_line
 from workbench.tasks.axes import check_dynamic, dynamic_to_json, open_dims
-from workbench.tasks.digest import weights_digest
-from workbench.tasks.module import build_module, copy_inputs, writes_inputs
+from workbench.tasks.module import build_module, copy_inputs, weights_digest, writes_inputs
 from workbench.tasks.split import ROLES, Split
 from workbench.tasks.trees import Tree, batch_size, call_model, concat, named_leaves, slice_batch, to_torch, tree_map
 

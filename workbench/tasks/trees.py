@@ -14,13 +14,7 @@ Tree = Any
 
 
 class AttributeDict(dict[str, Any]):
-    """Dict with attribute access, as in the outputs of transformers: ``outputs.logits``.
-
-    Examples
-    --------
-    >>> AttributeDict(logits=3).logits
-    3
-    """
+    """Dict with attribute access, as in the outputs of transformers: ``outputs.logits``."""
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -34,33 +28,22 @@ def tree_map(fn: Callable[[Any], Any], tree: Tree) -> Tree:
     """Return the same structure with ``fn`` applied to every array.
 
     Dicts, tuples (also named ones), lists and ``None`` keep their type; other mappings become :class:`AttributeDict`.
-
-    Examples
-    --------
-    >>> tree_map(lambda x: x + 1, {"a": (1, 2)})
-    {'a': (2, 3)}
     """
     if tree is None:
         return None
     if isinstance(tree, Mapping):
         made = {key: tree_map(fn, value) for key, value in tree.items()}
         return made if type(tree) is dict else AttributeDict(made)
-    if isinstance(tree, tuple):
+    if isinstance(tree, tuple | list):
         items = [tree_map(fn, value) for value in tree]
-        return type(tree)._make(items) if hasattr(tree, "_make") else tuple(items)
-    if isinstance(tree, list):
-        return [tree_map(fn, value) for value in tree]
+        if hasattr(tree, "_make"):
+            return tree._make(items)
+        return tuple(items) if isinstance(tree, tuple) else items
     return fn(tree)
 
 
 def to_builtins(tree: Tree) -> Tree:
-    """Return the same arrays in builtin tuples, lists and dicts.
-
-    Examples
-    --------
-    >>> to_builtins(AttributeDict(a=(1, 2)))
-    {'a': (1, 2)}
-    """
+    """Return the same arrays in builtin tuples, lists and dicts."""
     if isinstance(tree, Mapping):
         return {key: to_builtins(value) for key, value in tree.items()}
     if isinstance(tree, tuple | list):
@@ -132,18 +115,12 @@ def concat(trees: Sequence[Tree]) -> Tree:
         if any(not isinstance(t, tuple | list) or len(t) != len(first) for t in trees):
             raise TaskError(f"Batches differ in their number of parts; the first has {len(first)}.")
         items = [concat([t[i] for t in trees]) for i in range(len(first))]
-        if hasattr(first, "_make"):
-            return type(first)._make(items)
-        return type(first)(items)
-    return _concat_arrays(trees)
-
-
-def _concat_arrays(arrays: Sequence[Any]) -> Any:
-    if isinstance(arrays[0], np.ndarray):
-        return np.concatenate(arrays)
+        return type(first)._make(items) if hasattr(first, "_make") else type(first)(items)
+    if isinstance(first, np.ndarray):
+        return np.concatenate(trees)
     import torch
 
-    return torch.cat(list(arrays))
+    return torch.cat(list(trees))
 
 
 def to_numpy(tree: Tree) -> Tree:

@@ -10,7 +10,7 @@ import torch
 from compress_models import TinyViT, images, seeded, task_of
 from torch import nn
 
-from workbench.artifact.rebuild import set_weights
+from workbench.artifact.load import set_weights
 from workbench.artifact.structure import describe_structure, own_tensors, replay
 from workbench.compress import Factorize, Recipe
 from workbench.compress.factorize.apply import factorize

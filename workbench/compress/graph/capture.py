@@ -15,8 +15,7 @@ from workbench.core.errors import ExportError
 from workbench.core.quiet import quiet_torchao
 from workbench.export.capture import dynamic_arguments, export_program, reason_of
 from workbench.tasks.axes import OpenDims
-from workbench.tasks.fixed_sizes import Shape
-from workbench.tasks.module import plain_outputs
+from workbench.tasks.module import Shape, plain_outputs
 from workbench.tasks.trees import Tree, call_model, leaves
 
 _aten = torch.ops.aten

@@ -26,8 +26,7 @@ from workbench.compress.training.loop import train
 from workbench.compress.training.numerics import set_memory_format
 from workbench.compress.training.plan import TrainingPlan, TrainingResult, is_layer_normalized
 from workbench.core.progress import Progress
-from workbench.tasks.fixed_sizes import require_sizes
-from workbench.tasks.module import copy_module, restore_output_structure
+from workbench.tasks.module import copy_module, require_sizes, restore_output_structure
 from workbench.tasks.trees import Tree
 
 _TEMPERATURE, _ALPHA = 4.0, 0.9

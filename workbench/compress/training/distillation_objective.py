@@ -13,7 +13,7 @@ from workbench.compress.model_ops import predict_with
 from workbench.compress.training.features import FeatureMatching
 from workbench.compress.training.losses import class_outputs, mixed_loss, resolve_heads
 from workbench.compress.training.numerics import Forward, channels_last, set_memory_format
-from workbench.tasks.digest import weights_digest
+from workbench.tasks.module import weights_digest
 from workbench.tasks.trees import Tree, leaves, tree_map
 
 if TYPE_CHECKING:

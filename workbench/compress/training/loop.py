@@ -20,7 +20,7 @@ from workbench.core.allocator import use_steady_allocator
 from workbench.core.config import short_id
 from workbench.core.errors import WorkbenchError
 from workbench.core.progress import Progress, ProgressCallback
-from workbench.tasks.digest import weights_digest
+from workbench.tasks.module import weights_digest
 from workbench.tasks.split import Split
 from workbench.tasks.trees import Tree, tree_map
 

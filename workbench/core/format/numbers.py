@@ -7,13 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """Return a number with ``digits`` significant digits, whole from 1000 on; a dash for None and NaN.
-
-    Examples
-    --------
-    >>> number(0.012345), number(8.0), number(12345.6), number(None)
-    ('0.0123', '8.00', '12,346', '–')
-    """
+    """Return a number with ``digits`` significant digits, whole from 1000 on; a dash for None and NaN."""
     if value is None or value != value:
         return "–"
     if value == 0:
@@ -25,24 +19,12 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def short(value: float) -> str:
-    """Return a number with three significant digits, without trailing zeros, whole from 100 on.
-
-    Examples
-    --------
-    >>> short(2222.2), short(0.12345), short(8.0)
-    ('2,222', '0.123', '8')
-    """
+    """Return a number with three significant digits, without trailing zeros, whole from 100 on."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def count(value: float | None) -> str:
-    """Return a large count in thousands, millions or billions; a dash for None.
-
-    Examples
-    --------
-    >>> count(1_250_000), count(12), count(None)
-    ('1.25 M', '12', '–')
-    """
+    """Return a large count in thousands, millions or billions (``1.25 M``); a dash for None."""
     if value is None:
         return "–"
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
@@ -52,13 +34,7 @@ def count(value: float | None) -> str:
 
 
 def plural(count: int, word: str) -> str:
-    """Return a count with its word.
-
-    Examples
-    --------
-    >>> plural(1, "recipe"), plural(3, "recipe")
-    ('1 recipe', '3 recipes')
-    """
+    """Return a count with its word: ``1 recipe``, ``3 recipes``."""
     return f"{count} {word}" if count == 1 else f"{count} {word}s"
 
 
@@ -90,13 +66,7 @@ def quality_interval(low: float | None, high: float | None) -> str:
 
 
 def percent(share: float | None) -> str:
-    """Return a share in percent; only 1 is ``"100"``.
-
-    Examples
-    --------
-    >>> percent(1.0), percent(0.99996), percent(0.975)
-    ('100', '99.99', '97.50')
-    """
+    """Return a share in percent; only 1 is ``"100"``."""
     if share is None or share != share:
         return "–"
     return "100" if share == 1 else f"{math.floor(1e4 * share) / 100:.2f}"
@@ -109,25 +79,13 @@ def shortened(text: str, limit: int = 300) -> str:
 
 
 def listed(names: Sequence[str], limit: int = 4) -> str:
-    """Return a list as text, cut after ``limit`` names.
-
-    Examples
-    --------
-    >>> listed(["a", "b", "c"], limit=2)
-    'a; b; and 1 more'
-    """
+    """Return a list as text, cut after ``limit`` names: ``a; b; and 1 more``."""
     shown = "; ".join(names[:limit])
     return shown if len(names) <= limit else f"{shown}; and {len(names) - limit} more"
 
 
 def cut_middle(text: str, limit: int) -> str:
-    """Return a text with its middle cut out if it is longer than ``limit``.
-
-    Examples
-    --------
-    >>> cut_middle("features.0.block.conv", 13)
-    'featur…k.conv'
-    """
+    """Return a text with its middle cut out if it is longer than ``limit``."""
     half = (limit - 1) // 2
     return text if len(text) <= limit else f"{text[:half]}…{text[-half:]}"
 

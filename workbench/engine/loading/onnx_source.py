@@ -15,8 +15,8 @@ from workbench.engine.backends.onnx_files import read_graph
 from workbench.engine.binding.inputs import Binder
 from workbench.engine.loading.batch_probe import ProbeResult, probe_batch
 from workbench.engine.loading.model_io import Tensor, io_of, tensor_of
-from workbench.export.embedding_tables import with_table_sizes
 from workbench.export.io import IOSpec
+from workbench.export.onnx_graph import with_table_sizes
 
 
 def source_from_onnx(path: Path, example_inputs: Any) -> ModelSource:

@@ -51,11 +51,11 @@ def source_from_path(path: str | Path, *, example_inputs: Any = None) -> ModelSo
 def source_from_artifact(
     artifact: Artifact, *, build: Callable[[], Any] | None = None, trust: bool = False
 ) -> ModelSource:
-    """Return the model of an artifact; ``build`` and ``trust`` as in :func:`workbench.artifact.rebuild.load_module`."""
+    """Return the model of an artifact; ``build`` and ``trust`` as in :func:`workbench.artifact.load.load_module`."""
 
     def module() -> Any:
         with optional_import("A backend of torch"):
-            from workbench.artifact.rebuild import load_module
+            from workbench.artifact.load import load_module
 
         return load_module(artifact, build, trust=trust)
 
@@ -93,7 +93,7 @@ def source_from_variant(variant: Variant, *, onnx: bool, batch: int) -> ModelSou
     """
     from workbench.artifact.save import make_reference
     from workbench.compress.variant import Variant
-    from workbench.export.module_io import describe_io
+    from workbench.export.capture import describe_io
 
     if not isinstance(variant, Variant):
         raise ConfigError(
@@ -108,7 +108,7 @@ def source_from_variant(variant: Variant, *, onnx: bool, batch: int) -> ModelSou
 
 def _exported(variant: Variant, batch: int) -> ModelSource:
     from workbench.artifact.save import make_reference
-    from workbench.export.module_io import describe_io
+    from workbench.export.capture import describe_io
     from workbench.export.onnx import export_onnx
 
     cache = _EXPORTS.setdefault(variant, {})
