@@ -28,10 +28,10 @@ from workbench.core.errors import ArtifactError, ExportError, first_line
 from workbench.core.machine import FINGERPRINT_LIBRARIES, library_versions, this_machine
 from workbench.core.quiet import silence_thread
 from workbench.export.capture import Captured, capture_dynamic, describe_io, resize_batch
-from workbench.export.io import IOSpec, Tree, describe_tree, input_leaves
+from workbench.export.io import IOSpec, describe_tree, input_leaves
 from workbench.export.onnx import export_onnx
 from workbench.export.onnx_module import OnnxModule
-from workbench.tasks.trees import call_model, leaves
+from workbench.tasks.trees import Tree, call_model, leaves
 
 if TYPE_CHECKING:
     from workbench.compress.variant import Variant

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 
 from workbench.core.config import short_id
-from workbench.core.cpu import cpu_topology
+from workbench.core.cpu import allowed_cores, cpu_topology
 from workbench.core.lazy import install_command
 
 INSTRUCTION_SETS = (
@@ -76,8 +76,8 @@ def describe_machine() -> str:
 
 def available_cores() -> int:
     """Return the number of logical cores for this process: its affinity mask, limited by the cgroup's CPU quota."""
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _cgroup_quota(Path("/sys/fs/cgroup"))
+    affinity = len(allowed_cores())
     return affinity if quota is None else max(1, min(affinity, math.floor(quota)))
 
 

@@ -14,10 +14,10 @@ from torch import fx, nn
 
 from workbench.core.errors import ExportError
 from workbench.core.quiet import quiet, silence_thread
-from workbench.export.io import IOSpec, TensorSpec, Tree, describe_tree, input_kind, input_leaves
+from workbench.export.io import IOSpec, TensorSpec, describe_tree, input_kind, input_leaves
 from workbench.tasks.axes import OpenDims, alternative_sizes, resize
 from workbench.tasks.module import copy_module, plain_outputs
-from workbench.tasks.trees import batch_size, call_model, leaves, tree_map
+from workbench.tasks.trees import Tree, batch_size, call_model, leaves, tree_map
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,13 +14,10 @@ import numpy as np
 from workbench.core.checks import given
 from workbench.core.errors import ArtifactError
 from workbench.core.untrusted import require_line
-from workbench.tasks.trees import AttributeDict
+from workbench.tasks.trees import AttributeDict, Tree
 
 LAYER_KEY = "layer"
 """Metadata key of an ONNX node for the module that it comes from."""
-
-Tree = Any
-"""A leaf, or a tuple, list or dict of trees."""
 
 
 @dataclasses.dataclass(frozen=True)

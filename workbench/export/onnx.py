@@ -27,12 +27,12 @@ from workbench.export.capture import (
     reason_of,
     resize_batch,
 )
-from workbench.export.io import LAYER_KEY, IOSpec, Tree, describe_tree, input_leaves
+from workbench.export.io import LAYER_KEY, IOSpec, describe_tree, input_leaves
 from workbench.export.onnx_graph import keep_reduced_dims, with_table_sizes
 from workbench.export.onnx_integers import IntegerFeatures, dynamic_translations, integer_features, lower_integers
 from workbench.export.onnx_module import OnnxModule, unoptimized_session
 from workbench.tasks.axes import OpenDims, alternative_sizes, axis_sizes, resize
-from workbench.tasks.trees import batch_size, call_model
+from workbench.tasks.trees import Tree, batch_size, call_model
 
 _VALIDATION_BATCHES = (1, 3)
 

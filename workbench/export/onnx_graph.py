@@ -1,4 +1,4 @@
-"""Read and edit ONNX graphs: sizes of embedding tables that inputs index, and reductions that OpenVINO miscomputes."""
+"""Read and edit ONNX graphs without torch: sizes of embedding tables that inputs index, and reductions for OpenVINO."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ _SAME_VALUES = frozenset(
 def with_table_sizes(io: IOSpec, graph: Any) -> IOSpec:
     """Return ``io`` with ``below`` set for each input that indexes a table of two or more dimensions.
 
-    One-dimensional tables do not count: negative indices may be intended there.
+    Runtimes disagree on indices out of range: torch refuses them, ONNX Runtime counts negative ones from the end, and
+    OpenVINO reads arbitrary memory. One-dimensional tables do not count: negative indices may be intended there.
     """
     sizes: dict[str, int] = {}
     for name, size in _lookups(graph):

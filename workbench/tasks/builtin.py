@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -91,7 +90,7 @@ def digits_data() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     path = verify_file(data_dir() / "digits.npz", SHA256["digits.npz"])
     with np.load(path, allow_pickle=False) as data:
         packed, labels, evaluation = data["packed"], data["labels"], data["evaluation"]
-    levels = np.empty((len(packed), math.prod((SIDE, SIDE))), dtype=np.float32)
+    levels = np.empty((len(packed), SIDE * SIDE), dtype=np.float32)
     levels[:, 0::2], levels[:, 1::2] = packed >> 4, packed & 15
     images = torch.from_numpy((levels / 15 - MEAN) / STD).reshape(-1, 1, SIDE, SIDE)
     is_evaluation = torch.zeros(len(labels), dtype=torch.bool)

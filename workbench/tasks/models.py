@@ -31,14 +31,7 @@ class ResidualBlock(nn.Module):
 class DigitsResNet(nn.Module):
     """Residual CNN for gray 32x32 images: a stem, four stages of halving resolution, global pooling, one Linear.
 
-    Parameters
-    ----------
-    widths
-        Channels of each stage.
-    depths
-        Blocks of each stage.
-    classes
-        Number of outputs.
+    ``widths`` are the channels and ``depths`` the blocks of each stage.
     """
 
     def __init__(
@@ -103,19 +96,7 @@ class DigitsViT(nn.Module):
 
     Two strided convolutions make the tokens instead of one linear patch embedding: from a few thousand images a
     transformer does not learn what an edge is (Xiao et al. 2021, Early Convolutions Help Transformers See Better).
-
-    Parameters
-    ----------
-    width
-        Size of a token.
-    depth
-        Number of blocks.
-    heads
-        Attention heads; a divisor of ``width``.
-    hidden
-        Width of each block's MLP.
-    classes
-        Number of outputs.
+    ``width`` is the size of a token, a multiple of ``heads``; ``depth`` counts blocks; ``hidden`` is the MLP's width.
     """
 
     def __init__(self, width: int = 96, depth: int = 4, heads: int = 4, hidden: int = 256, classes: int = 10) -> None:
