@@ -34,7 +34,7 @@ atexit.register(shutil.rmtree, os.environ["WORKBENCH_CACHE"], ignore_errors=True
 # Tests that run side by side measure nothing that matters: they need not wait for each other's turn on the cores.
 os.environ["WORKBENCH_LOCK_DIR"] = os.environ["WORKBENCH_CACHE"]
 FIXTURES = SUPPORT
-# Capturing graphs allocates many objects that live on; the default thresholds spend a tenth of the time looking at them.
+# Captured graphs are many objects that live on; the default thresholds spend a tenth of the time looking at them.
 gc.set_threshold(100_000, 50, 50)
 
 
