@@ -91,3 +91,41 @@ def test_median_iqr_and_interval_agree_with_numpy_and_scipy() -> None:
     assert interval is not None
     assert interval[0] < middle < interval[1]
     assert stats.median_interval(samples[:5]) is None
+
+
+@pytest.mark.parametrize(("level", "ends"), [(0.4, (1.0, 1.0)), (0.6, (0.0, 2.0))])
+def test_bootstrap_median_has_the_quantiles_of_the_exact_distribution(level: float, ends: tuple[float, float]) -> None:
+    """The median of three draws from (0, 1, 2) is 0 with probability 7/27, 1 with 13/27, 2 with 7/27."""
+    assert stats.bootstrap_median([0, 1, 2], level=level) == (1.0, *ends)
+
+
+def test_intervals_repeat_with_the_same_seed_and_differ_with_another() -> None:
+    values = np.random.default_rng(3).normal(1.0, 0.1, 40)
+    same = stats.bootstrap_median(values, seed=0, level=0.95, resamples=2000)
+    assert stats.bootstrap_median(values) == same != stats.bootstrap_median(values, seed=1)
+
+    def score(indices: np.ndarray) -> tuple[float, float]:
+        return float(values[indices].mean()), 0.0
+
+    drop = stats.bootstrap_drop(score, 40, seed=0, resamples=200, level=0.95)
+    assert stats.bootstrap_drop(score, 40) == drop != stats.bootstrap_drop(score, 40, seed=1)
+
+
+def test_ratio_interval_is_the_bootstrap_of_the_logs_of_two_blocks_or_more() -> None:
+    rng = np.random.default_rng(4)
+    base, arm = ([rng.lognormal(0.0, 0.2, 5) for _ in range(9)] for _ in range(2))
+    logs = [float(np.log(np.median(b) / np.median(a))) for b, a in zip(base, arm, strict=True)]
+    for options in ({}, {"seed": 3, "level": 0.5, "resamples": 99}):
+        wanted = np.exp(stats.bootstrap_median(logs, **options))
+        assert stats.ratio_interval(base, arm, **options) == pytest.approx(tuple(wanted))
+    assert stats.ratio_interval(base[:2], arm[:2])[0] > 0
+    with pytest.raises(ValueError, match="at least 2; got 1, 1"):
+        stats.ratio_interval(base[:1], arm[:1])
+
+
+@pytest.mark.parametrize(("level", "ends"), [(0.4, (0.5, 0.5)), (0.9, (0.0, 1.0))])
+def test_bootstrap_drop_has_the_quantiles_of_the_exact_distribution(level: float, ends: tuple[float, float]) -> None:
+    """The mean of two draws from (0, 1) is 0, 1/2 and 1 with probabilities 1/4, 1/2 and 1/4."""
+    values = np.array([0.0, 1.0])
+    drop = stats.bootstrap_drop(lambda i: (values[i].mean(), 0.0), 2, level=level, resamples=2000)
+    assert drop == ends

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,8 +13,12 @@ from workbench.study.execution.timing_columns import (
     FOOTPRINT,
     NoiseFloor,
     NoiseFloors,
+    baseline_columns,
     cold_columns,
     footprint_columns,
+    save_samples,
+    shape_notes,
+    size_columns,
     timed_columns,
 )
 from workbench.study.results.leakage import leakage_warning
@@ -20,18 +26,20 @@ from workbench.timing.blocks import Block, Usage
 from workbench.timing.pace import LOWEST, UNDISTURBED
 
 
-def columns(base_ms: float, *, noise=NoiseFloor(), waited=0.0, usage=None):  # noqa: B008 - frozen
+def arm_of(**opened):
+    cold = {"load_s": 0.1, "compile_s": None, "first_call_s": 0.01}
+    return SimpleNamespace(
+        trial=SimpleNamespace(batch_size=4, backend="onnxruntime"),
+        opened={"cold": cold, "max_abs_diff": 0.0, "notes": [], "steady": True, **opened},
+        figures={"peak_rss_mib": (10.0, None)},
+    )
+
+
+def columns(base_ms: float, *, noise=NoiseFloor(), waited=0.0, usage=None, timed=None, **opened):  # noqa: B008 - frozen
     blocks = [Block(np.full(5, 2.0) + i / 1000, usage=usage) for i in range(6)]
     calls = [np.full(5, base_ms) + i / 1000 for i in range(6)]
     base = [Block(ms, waited * ms) for ms in calls]
-    cold = {"load_s": 0.1, "compile_s": None, "first_call_s": 0.01}
-    opened = {"cold": cold, "max_abs_diff": 0.0, "notes": [], "steady": True}
-    arm = SimpleNamespace(
-        trial=SimpleNamespace(batch_size=4, backend="onnxruntime"),
-        opened=opened,
-        figures={"peak_rss_mib": (10.0, None)},
-    )
-    return timed_columns(arm, blocks, base, noise)
+    return timed_columns(arm_of(**opened), blocks, base, noise, timed=timed)
 
 
 def test_a_model_that_knows_the_validation_split_is_told_of():
@@ -143,3 +151,95 @@ def test_a_noisy_machine_has_the_floor_that_was_measured_there(tmp_path, monkeyp
     monkeypatch.setattr("workbench.study.execution.timing_columns.machine_floor", lambda: 0.15)
     replica = NoiseFloors(tmp_path / "noise.json").of(SimpleNamespace(key="k"))
     assert replica.floor == 0.15
+
+
+def test_latency_and_throughput_are_those_of_the_blocks():
+    row = columns(2.0)
+    assert row["latency_ms_p50"] == pytest.approx(2.0025) and row["throughput_per_s"] == pytest.approx(4e3 / 2.0025)
+    assert row["latency_ms_low"] <= row["latency_ms_p50"] <= row["latency_ms_high"]
+    assert "latency_ms_p99" in row["notes"] and "latency_ms_low" not in row["notes"]  # 30 calls do not resolve p99
+    assert row["conditions"] is None and "conditions" in row["notes"]
+    assert row["allocator"] is None and columns(2.0, allocator="glibc")["allocator"] == "glibc"
+
+
+def test_conditions_and_what_disturbed_them_are_columns():
+    quiet = columns(2.0, timed=SimpleNamespace(conditions="2.0 s, idle", notes=()))
+    assert quiet["conditions"] == "2.0 s, idle" and "conditions" not in quiet["notes"]
+    busy = columns(2.0, timed=SimpleNamespace(conditions="2.0 s, busy", notes=("One.", "Two.")))
+    assert busy["notes"]["conditions"] == "One. Two."
+
+
+def test_what_an_engine_notes_and_an_unsteady_warm_up_reach_the_row():
+    row = columns(2.0, steady=False, notes=["First.", "Second."], max_abs_diff=float("nan"))
+    assert row["notes"]["backend"] == "First. Second." and "latency_ms_p50" in row["notes"]
+    assert row["max_abs_diff"] is None and "nan" in row["notes"]["max_abs_diff"]
+    assert columns(2.0, max_abs_diff=0.25)["max_abs_diff"] == 0.25
+    assert "max_abs_diff" in columns(2.0, max_abs_diff=None)["notes"]
+
+
+def test_the_baseline_has_a_speedup_of_one_with_the_interval_of_the_aa_test():
+    blocks = baseline_blocks()
+    alone = baseline_columns(arm_of(), blocks, NoiseFloor())
+    assert (alone["speedup"], alone["speedup_low"], alone["speedup_high"], alone["verdict"]) == (
+        1.0,
+        None,
+        None,
+        "same",
+    )
+    assert {"speedup_low", "speedup_high"} <= alone["notes"].keys()
+    for low, high, ends in [(0.9, 1.2, (0.9, 1.2)), (1.1, 1.2, (1.0, 1.2)), (0.8, 0.9, (0.8, 1.0))]:
+        row = baseline_columns(arm_of(), blocks, NoiseFloor(ratio=1.0, low=low, high=high))
+        assert (row["speedup"], row["speedup_low"], row["speedup_high"]) == (1.0, *ends)
+        assert "A/A" in row["notes"]["speedup"] and "speedup_low" not in row["notes"]
+    assert baseline_columns(arm_of(), blocks, NoiseFloor(ratio=1.0, low=0.9))["speedup_low"] is None
+
+
+def test_floors_are_those_of_the_file_when_a_study_is_opened_again(tmp_path, monkeypatch):
+    monkeypatch.setattr("workbench.study.execution.timing_columns.machine_floor", lambda: 0.01)
+    first = NoiseFloors(tmp_path / "noise.json")
+    first.measure(SimpleNamespace(key="k"), baseline_blocks(1.1), baseline_blocks())
+    again = NoiseFloors(tmp_path / "noise.json").of(SimpleNamespace(key="k"))
+    assert again == first.of(SimpleNamespace(key="k")) and again.low <= again.ratio <= again.high
+
+
+def test_the_error_of_an_aa_test_is_subtracted_in_squares(tmp_path, monkeypatch):
+    """Differences and errors of independent sources add in squares, on the scale of logarithms."""
+    monkeypatch.setattr("workbench.study.execution.timing_columns.machine_floor", lambda: 0.0)
+    (tmp_path / "noise.json").write_text(json.dumps({"k": [1.5, 1.2, 1.9]}))
+    error = (np.log(1.9) - np.log(1.2)) / 2
+    wanted = np.exp(np.sqrt(np.log(1.5) ** 2 - error**2)) - 1
+    assert NoiseFloors(tmp_path / "noise.json").of(SimpleNamespace(key="k")).floor == pytest.approx(wanted)
+
+
+def test_raw_samples_are_saved_under_the_hash_of_their_content(tmp_path):
+    blocks = [Block(np.array([1.0, 2.0]), np.array([0.5, 0.25])), Block(np.array([3.0]))]
+    name = save_samples(tmp_path, blocks, [Block(np.array([4.0]))])
+    with np.load(tmp_path / name) as stored:
+        assert {key: stored[key].tolist() for key in stored} == {
+            "arm_0": [1.0, 2.0],
+            "arm_wait_0": [0.5, 0.25],
+            "arm_1": [3.0],
+            "base_0": [4.0],
+        }
+    digest = hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
+    assert name == f"{digest[:16]}.npz" == save_samples(tmp_path, blocks, [Block(np.array([4.0]))])
+
+
+def test_a_size_that_is_not_the_inputs_own_is_noted():
+    own = (("x", 1, 28),)
+    assert shape_notes(SimpleNamespace(shape=()), own) == shape_notes(SimpleNamespace(shape=own), own) == {}
+    notes = shape_notes(SimpleNamespace(shape=(("x", 1, 56),)), own)
+    assert notes.keys() == {"macs", "first_call_ms", "shape"} and "repeated" in notes["shape"]
+
+
+def test_the_size_is_that_of_the_file_that_the_backend_loads(tmp_path):
+    (tmp_path / "model.onnx").write_bytes(bytes(2**20))
+    (tmp_path / "model.onnx.data").write_bytes(bytes(2**19))
+    (tmp_path / "exported.pt2").write_bytes(bytes(2**18))
+    onnx = size_columns(tmp_path, "onnxruntime")
+    assert onnx["size_mib"] == 1.5 and "model.onnx" in onnx["notes"]["size_mib"]
+    assert size_columns(tmp_path, "torch-eager")["size_mib"] == 0.25
+    (tmp_path / "weights.safetensors").write_bytes(bytes(2**17))
+    assert size_columns(tmp_path, "torch-eager")["size_mib"] == 0.125
+    (tmp_path / "model.onnx").unlink()
+    assert size_columns(tmp_path, "onnxruntime")["size_mib"] is None

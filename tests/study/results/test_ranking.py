@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from workbench.core.errors import StudyError
-from workbench.study.results.ranking import best_row, mark_recommended, pareto_rows, table_order
+from workbench.study.results.ranking import best_row, mark_recommended, marked, pareto_rows, table_order
 from workbench.study.results.schema import COLUMNS, new_row
 from workbench.study.results.winner import TIED
 
@@ -114,10 +114,15 @@ def test_timings_of_two_machines_are_never_mixed():
 
 
 def test_exactly_one_row_is_marked_and_none_when_the_goal_is_missed():
-    marked = mark_recommended(ROWS, best_row(ROWS))
-    assert [r["recipe"] for r in marked if r["recommended"]] == ["c"]
+    rows = mark_recommended(ROWS, best_row(ROWS))
+    assert [r["recipe"] for r in rows if r["recommended"]] == ["c"]
+    assert (marked(rows).row, marked(rows).met, marked(rows).candidates) == (rows[3], True, len(rows))
+    assert marked(rows).reason == "Its row is marked."
     missed = [row("a", 6.0, 0.05)]
-    assert not any(r["recommended"] for r in mark_recommended(missed, best_row(missed)))
+    rows = mark_recommended(missed, best_row(missed))
+    assert not any(r["recommended"] for r in rows)
+    assert (marked(rows).row, marked(rows).met, marked(rows).candidates) == (None, False, 1)
+    assert marked(rows).reason.startswith("Nothing met the goal")
 
 
 @pytest.mark.parametrize(
@@ -156,6 +161,9 @@ def test_pareto_knows_which_way_is_better_and_leaves_unfinished_rows_out():
     assert [r["recipe"] for r in front] == ["d", "b", "c", "a", "more"]
     with pytest.raises(StudyError, match="numeric column"):
         pareto_rows(rows, x="recipe", y="quality")
+    fast = [row(name, 10.0, drop, throughput_per_s=pace) for name, pace, drop in [("a", 3.0, 0.0), ("b", 5.0, 0.1)]]
+    assert [r["recipe"] for r in pareto_rows(fast, x="throughput_per_s", y="quality")] == ["a", "b"]
+    assert [r["recipe"] for r in pareto_rows(fast[::-1], x="throughput_per_s", y="quality")] == ["a", "b"]
 
 
 def test_a_new_row_has_every_column():
@@ -242,6 +250,8 @@ def test_reference_rows_are_never_ranked_and_stand_under_their_baseline():
     kept = [("float", None), ("float", "as commonly started"), ("float", "torch.compile")]
     assert order == [("c", None), ("a", None), *kept]
     assert best_row([common]).row is None
+    alone = [common, ROWS[1]]  # its baseline is not here: it comes last
+    assert [r["reference"] for r in table_order(alone, "latency_ms_rel")] == [None, "as commonly started"]
 
 
 def test_rows_of_a_survey_are_never_recommended():
