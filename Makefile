@@ -10,6 +10,8 @@ FILE ?= tests
 # need several cores run by themselves.
 PYTEST := $(BIN)/python -m pytest
 PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+# COVERAGE=1 counts the lines that the fast tests run; counting makes them slower.
+COUNTED := $(if $(COVERAGE),--cov --cov-append --fast-limit-s 5,)
 OUTPUT ?= reports/$(notdir $(subst :,/,$(TASK)))
 # Set TORCH_INDEX_URL to take torch from another index, for example one with CPU-only or other CUDA builds.
 PIP_TORCH := $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL),)
@@ -43,15 +45,16 @@ lint: install ## ruff, mypy, import-linter, notebooks without outputs
 	$(BIN)/lint-imports
 
 test: lint ## lint and the fast tests, in WORKERS processes (FILE=tests/engine for one folder or file)
-	$(PYTEST) -m "cores and not slow and not gpu" $(FILE) || [ $$? -eq 5 ]
-	$(PYTEST) $(PARALLEL) -m "not cores and not slow and not gpu" $(FILE)
+	$(if $(COVERAGE),rm -f .coverage .coverage.*)
+	$(PYTEST) $(COUNTED) $(if $(COVERAGE),--cov-report=) -m "cores and not slow and not gpu" $(FILE) || [ $$? -eq 5 ]
+	$(PYTEST) $(PARALLEL) $(COUNTED) $(if $(COVERAGE),--cov-report=term:skip-covered --cov-report=html --cov-fail-under=90) -m "not cores and not slow and not gpu" $(FILE)
 
 test-all: test ## lint and every test
 	$(PYTEST) -m "(cores and slow) or gpu" $(FILE) || [ $$? -eq 5 ]
 	$(PYTEST) $(PARALLEL) -m "slow and not cores and not gpu" $(FILE)
 
-coverage: install ## line coverage of the fast tests, in htmlcov/ and as a table
-	$(PYTEST) $(PARALLEL) -m "not slow and not gpu and not cores" --fast-limit-s 0 --cov --cov-report=html --cov-report=term $(FILE)
+coverage: ## the fast tests with line coverage: a table, and htmlcov/
+	$(MAKE) test COVERAGE=1
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) reports dist build htmlcov .coverage* .pytest_cache .mypy_cache .ruff_cache
