@@ -139,7 +139,9 @@ def set_weights(module: nn.Module, weights: dict[str, torch.Tensor]) -> None:
                     f"{list(weights[name].shape)} in the artifact and {list(tensor.shape)} in the module."
                 )
             if tensor.is_meta:
-                filled[id(tensor)] = _filled(tensor, weights[name])
+                values = weights[name].to(tensor.dtype)
+                is_parameter = isinstance(tensor, nn.Parameter)
+                filled[id(tensor)] = nn.Parameter(values, tensor.requires_grad) if is_parameter else values
             else:
                 tensor.copy_(weights[name])
     for part in module.modules():
@@ -147,11 +149,6 @@ def set_weights(module: nn.Module, weights: dict[str, torch.Tensor]) -> None:
             for name, held in store.items():
                 if held is not None:
                     store[name] = filled.get(id(held), held)  # type: ignore[assignment]
-
-
-def _filled(tensor: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    values = values.to(tensor.dtype)
-    return nn.Parameter(values, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else values
 
 
 def _load_graph(artifact: Artifact) -> nn.Module:

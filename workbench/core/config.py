@@ -178,15 +178,13 @@ def _matches(value: Any, hint: Any) -> bool:
 
 
 def _type_name(hint: Any) -> str:
-    return " or ".join(map(_member_name, members_of(hint)))
-
-
-def _member_name(member: Any) -> str:
-    if typing.get_origin(member) is typing.Literal:
-        return " | ".join(map(repr, typing.get_args(member)))
-    if typing.get_origin(member) is tuple:
-        return f"tuple of {_type_name(typing.get_args(member)[0])}"
-    return "None" if member is type(None) else getattr(member, "__name__", str(member))
+    if len(members_of(hint)) > 1:
+        return " or ".join(map(_type_name, members_of(hint)))
+    if typing.get_origin(hint) is typing.Literal:
+        return " | ".join(map(repr, typing.get_args(hint)))
+    if typing.get_origin(hint) is tuple:
+        return f"tuple of {_type_name(typing.get_args(hint)[0])}"
+    return "None" if hint is type(None) else getattr(hint, "__name__", str(hint))
 
 
 def _check(owner: str, name: str, value: Any, hint: Any, meta: Mapping[str, Any]) -> None:
@@ -199,11 +197,8 @@ def _check(owner: str, name: str, value: Any, hint: Any, meta: Mapping[str, Any]
         return
     if meta["choices"] is not None and value not in meta["choices"]:
         raise ConfigError(f"{where}: " + unknown_name("value", value, map(str, meta["choices"])))
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        _check_range(where, value, meta)
-
-
-def _check_range(where: str, value: float, meta: Mapping[str, Any]) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return
     limits = [(*limit, meta[name]) for name, limit in _LIMITS.items() if meta[name] is not None]
     finite = math.isfinite(value)
     if not finite or not all(fits(value, bound) for _, fits, bound in limits):

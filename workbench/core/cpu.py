@@ -11,8 +11,9 @@ from pathlib import Path
 
 import psutil
 
+from workbench.core.format.numbers import plural
+
 SYSTEM = Path("/sys/devices/system")
-_SIBLINGS = ("core_cpus_list", "thread_siblings_list")  # the second one: kernels before 5.1
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Topology:
 
     def __str__(self) -> str:
         smt = f"SMT {self.smt} per core" if self.smt > 1 else "no SMT"
-        return f"{smt}, {len(self.nodes)} NUMA node{'s' if len(self.nodes) > 1 else ''}"
+        return f"{smt}, {plural(len(self.nodes), 'NUMA node')}"
 
 
 def cpu_topology() -> Topology | None:
@@ -50,7 +51,9 @@ def read_topology(root: Path, allowed: Iterable[int]) -> Topology | None:
     cpus = frozenset(allowed)
     cores: set[tuple[int, ...]] = set()
     for cpu in cpus:
-        siblings = _siblings(root / "cpu" / f"cpu{cpu}" / "topology")
+        folder = root / "cpu" / f"cpu{cpu}" / "topology"
+        # kernels before 5.1 have the second file only
+        siblings = _read_list(folder / "core_cpus_list") or _read_list(folder / "thread_siblings_list")
         if siblings is None or cpu not in siblings:
             return None
         cores.add(tuple(sorted(siblings & cpus)))
@@ -116,10 +119,6 @@ def parse_cpu_list(text: str) -> frozenset[int]:
             first, _, last = part.partition("-")
             numbers.update(range(int(first), int(last or first) + 1))
     return frozenset(numbers)
-
-
-def _siblings(folder: Path) -> frozenset[int] | None:
-    return next((cpus for name in _SIBLINGS if (cpus := _read_list(folder / name))), None)
 
 
 def _read_list(path: Path) -> frozenset[int] | None:

@@ -16,6 +16,7 @@ import psutil
 
 from workbench.core.config import short_id
 from workbench.core.cpu import allowed_cores, cpu_topology
+from workbench.core.format.numbers import plural
 from workbench.core.lazy import install_command
 
 INSTRUCTION_SETS = (
@@ -70,7 +71,7 @@ def this_machine() -> Machine:
 def describe_machine() -> str:
     """Return this machine as one line: ``AMD EPYC 7763, 4 cores, 16,384 MiB, Linux``."""
     machine, system = this_machine(), platform.system()
-    cores = f"{machine.cores_allowed} core{'s' if machine.cores_allowed > 1 else ''}"
+    cores = plural(machine.cores_allowed, "core")
     return ", ".join((machine.cpu_model, cores, f"{machine.memory_mib:,} MiB", system, *machine.gpus))
 
 

@@ -82,13 +82,7 @@ def alternative_sizes(inputs: Tree, dims: OpenDims) -> dict[str, int]:
 
 
 def resize(inputs: Tree, dims: OpenDims, sizes: Mapping[str, int]) -> Tree:
-    """Return ``inputs`` with the dynamic dimensions cut, or repeated from the start, to ``sizes``.
-
-    Examples
-    --------
-    >>> resize(np.array([[1, 2, 3]]), [{1: "sequence"}], {"sequence": 5})
-    array([[1, 2, 3, 1, 2]])
-    """
+    """Return ``inputs`` with the dynamic dimensions cut, or repeated from the start, to ``sizes``."""
     per_input = iter(dims)
 
     def fit(leaf: Any) -> Any:

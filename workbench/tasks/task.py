@@ -189,10 +189,7 @@ class Task:
     def model(self) -> nn.Module:
         """Return a fresh copy of the trained module, on the CPU, float32, in eval mode.
 
-        Raises
-        ------
-        TaskError
-            If ``build`` fails or returns anything but a module, or a weight is NaN or infinite.
+        Raises TaskError if ``build`` fails or returns anything but a module, or a weight is NaN or infinite.
         """
         module = build_module(self.build, whose=f"Task {self.name}")
         for key, value in module.state_dict().items():
