@@ -24,7 +24,7 @@ _STEADY = False
 
 @dataclass(frozen=True)
 class AllocatorState:
-    """The C allocator of this process; ``library`` is ``"glibc"``, a preloaded one such as ``"jemalloc"``, or ``"other"``.
+    """The C allocator of this process: ``library`` is ``"glibc"``, a preloaded one (``"jemalloc"``) or ``"other"``.
 
     It is ``steady`` if freed memory stays in the process, so that calls of one shape take no page faults; ``reason`` is
     a sentence.
