@@ -15,8 +15,7 @@ from . import (
 from .artifact.cache import PrefixCache as PrefixCache
 from .artifact.save import save_variant as save_variant
 from .compress.apply import apply as apply
-from .compress.recipe import Recipe as Recipe
-from .compress.recipe_sweep import sweep as sweep
+from .compress.recipe import Recipe as Recipe, sweep as sweep
 from .compress.sensitivity import sensitivity as sensitivity
 from .compress.steps import (
     Distill as Distill,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import workbench as wb
-from workbench.compress.graph.hf_conv1d import replace_hf_conv1d
+from workbench.compress.model_ops import replace_hf_conv1d
 from workbench.compress.prune.verify_cut import dependency_graph
 from workbench.core.errors import CoverageError, ExportError
 from workbench.export.capture import export_program

@@ -9,7 +9,7 @@ from compress_models import images, seeded, task_of
 from depth_models import Residual
 
 from workbench.compress import Recipe
-from workbench.compress.step_rules import check_order
+from workbench.compress.recipe import check_order
 from workbench.compress.steps import STEP_TYPES, Distill, Factorize, Prune, PruneDepth, Quantize, Recover, Sparsify
 from workbench.core.errors import RecipeError
 

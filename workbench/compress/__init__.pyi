@@ -1,6 +1,4 @@
-from .recipe import Recipe as Recipe
-from .recipe_sweep import sweep as sweep
-from .step_rules import check_order as check_order
+from .recipe import Recipe as Recipe, check_order as check_order, sweep as sweep
 from .steps import (
     STEP_TYPES as STEP_TYPES,
     Distill as Distill,

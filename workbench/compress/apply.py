@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 
-from workbench.compress.graph.hf_conv1d import replace_hf_conv1d
 from workbench.compress.handlers import CHECKS, HANDLERS, Cost, Outcome, Work
-from workbench.compress.model_ops import count_macs, count_params, predict_with
+from workbench.compress.model_ops import count_macs, count_params, quality_of, replace_hf_conv1d
 from workbench.compress.recipe import Recipe
-from workbench.compress.sparsify.masks import HeldZeros, hold_zeros
 from workbench.compress.steps import Distill, Factorize, Prune, PruneDepth, Quantize, Recover, Sparsify, Step
+from workbench.compress.training.optimizer_hooks import HeldZeros, hold_zeros
 from workbench.compress.variant import LayerReport, StepReport, Variant
 from workbench.core.checks import given, require_callable, require_path
 from workbench.core.errors import ConfigError, CoverageError, RecipeError
@@ -106,7 +105,8 @@ def apply(
                 if cached is not None:
                     variant, reused = cached, index + 1
                     continue
-                work = Work(task, variant.module, progress, _seed(recipe, index), cost, folder)
+                seed = recipe.seed * 7919 + index  # by the position only, so that equal prefixes give equal variants
+                work = Work(task, variant.module, progress, seed, cost, folder)
                 variant = _apply_step(recipe, index, variant, work)
                 if cache is not None and not variant.quantized:
                     cache[prefix.recipe_id] = _own_copy(variant)
@@ -204,8 +204,8 @@ def _float_variant(recipe: Recipe, task: Task, progress: ProgressCallback) -> Va
     progress(Progress("float", message=f"measuring the float model of {task.name}"))
     module = task.model()
     macs = count_macs(module, task.examples(2))
-    quality = task.evaluate(lambda inputs: predict_with(module, inputs), split="validation")
-    return Variant(module, Recipe(seed=recipe.seed), (), task, False, count_params(module), macs, quality)
+    start = Recipe(seed=recipe.seed)
+    return Variant(module, start, (), task, False, count_params(module), macs, quality_of(module, task))
 
 
 def _cached(cache: Cache | None, prefix: Recipe, task: Task) -> Variant | None:
@@ -228,11 +228,6 @@ def _own_copy(variant: Variant) -> Variant:
     return replace(variant, module=copy_module(variant.module))
 
 
-def _seed(recipe: Recipe, index: int) -> int:
-    # It depends on the position in the recipe only, so that equal prefixes give equal variants.
-    return recipe.seed * 7919 + index
-
-
 def _apply_step(recipe: Recipe, index: int, before: Variant, work: Work) -> Variant:
     step, task, prefix = recipe.steps[index], before.task, recipe.prefixes()[index]
     replace_hf_conv1d(before.module)
@@ -247,13 +242,13 @@ def _apply_step(recipe: Recipe, index: int, before: Variant, work: Work) -> Vari
     if not touched and not outcome.declined and not step.allow_untouched:
         raise CoverageError(_no_layer_touched(step.label, outcome.layers))
     module = outcome.module
-    quality = task.evaluate(lambda inputs: predict_with(module, inputs), split="validation")
+    quality = quality_of(module, task)
     params, macs = _count(outcome, before)
-    notes = [*outcome.notes]
+    notes = outcome.notes
     if held.zeros:
-        notes.append(f"Zeros of Sparsify held in training: {held.zeros:,} of {held.weights:,} weights.")
+        notes += (f"Zeros of Sparsify held in training: {held.zeros:,} of {held.weights:,} weights.",)
     if not touched:
-        notes.append("This step changed no layer.")
+        notes += ("This step changed no layer.",)
     report = StepReport(
         step=step,
         label=step.label,
@@ -266,7 +261,7 @@ def _apply_step(recipe: Recipe, index: int, before: Variant, work: Work) -> Vari
         quality_after=quality,
         seconds=time.perf_counter() - started,
         epochs_done=outcome.epochs_done,
-        notes=tuple(notes),
+        notes=notes,
     )
     work.progress(Progress(step.label, 1, 1, values={"quality": quality, "params": params, "macs": macs}))
     return Variant(module, prefix, (*before.reports, report), task, outcome.quantized, params, macs, quality)

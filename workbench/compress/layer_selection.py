@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from torch import nn
@@ -16,12 +16,8 @@ def excluded_names(module: nn.Module, patterns: Sequence[str], *, where: str) ->
 
     A pattern is a name, with ``*`` and ``?`` as in file names, a type, as ``"LayerNorm"``, or a reference to a
     predicate, ``"file.py:function"``, which is called for every module and covers that one only. A module is covered
-    by each of its names, and together with the modules that share a weight with it.
-
-    Raises
-    ------
-    ConfigError
-        If a pattern matches nothing, or a predicate fails.
+    by each of its names, and together with the modules that share a weight with it. A pattern that matches nothing and
+    a predicate that fails raise ConfigError.
     """
     return _covered(module, patterns, f"{where}.exclude")
 
@@ -51,6 +47,21 @@ def _covered(module: nn.Module, patterns: Sequence[str], where: str) -> frozense
             raise no_match_error(f"{where}: no module or type of layer is called", pattern, names)
         covered.update(name for name in names if any(name == root or name.startswith(f"{root}.") for root in roots))
     return _with_shared_weights(module, covered)
+
+
+def values_by_layer(entries: Sequence[str], names: Mapping[str, Sequence[str]], problem: str) -> dict[str, float]:
+    """Return the values of entries ``"pattern=value"``, for the keys of ``names`` with a name that matches.
+
+    A pattern that matches nothing raises ConfigError with ``problem``.
+    """
+    values: dict[str, float] = {}
+    for entry in entries:
+        pattern, _, value = entry.rpartition("=")
+        matched = [key for key, own in names.items() if any(matches(name, pattern) for name in own)]
+        if not matched:
+            raise no_match_error(problem, pattern, [name for own in names.values() for name in own])
+        values |= dict.fromkeys(matched, float(value))
+    return values
 
 
 def display_name(name: str) -> str:

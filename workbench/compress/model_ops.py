@@ -1,11 +1,12 @@
-"""Run a module, count its parameters and multiply-accumulates."""
+"""Run a module, count its parameters and multiply-accumulates, and replace transformers' Conv1D."""
 
 from __future__ import annotations
 
 import contextlib
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -14,11 +15,25 @@ from torch.utils.hooks import RemovableHandle
 
 from workbench.tasks.trees import batch_size, call_model
 
+if TYPE_CHECKING:
+    from workbench.tasks.task import Task
+
 
 def predict_with(module: nn.Module, inputs: Any) -> Any:
     """Call ``module`` on a batch without recording gradients."""
     with torch.no_grad():
         return call_model(module, inputs)
+
+
+def quality_of(module: nn.Module, task: Task) -> float:
+    """Return the task's metric of ``module`` on the validation split, in its current mode."""
+    return task.evaluate(lambda inputs: predict_with(module, inputs), split="validation")
+
+
+def validation_quality(module: nn.Module, task: Task) -> float:
+    """Return :func:`quality_of` in eval mode; every submodule keeps its mode."""
+    with restoring(module.modules(), "training"):
+        return quality_of(module.eval(), task)
 
 
 def count_params(module: nn.Module) -> int:
@@ -29,8 +44,8 @@ def count_params(module: nn.Module) -> int:
 def count_macs(module: nn.Module, inputs: Any) -> int:
     """Return multiply-accumulates per sample of convolutions and matrix products, attention and recurrence included.
 
-    Counted while the module runs on ``inputs`` (batch leading), so that functional calls count too.
-    Elementwise operations, normalization and pooling are not counted.
+    Counted while the module runs on ``inputs`` (batch leading), so that functional calls count too. Elementwise
+    operations, normalization and pooling are not counted.
     """
     # The counter cannot see into fused attention, which is off while gradients are on.
     cpu_attention = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
@@ -87,14 +102,14 @@ def removing(handles: Iterable[RemovableHandle]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def kept_modes(module: nn.Module) -> Iterator[None]:
-    """Restore the mode, training or eval, of every submodule at the end of a block."""
-    modes = [(part, part.training) for part in module.modules()]
+def restoring(parts: Iterable[nn.Module], *names: str) -> Iterator[None]:
+    """Restore attributes of modules, such as ``training``, at the end of a block."""
+    kept = [(part, name, getattr(part, name)) for part in parts for name in names]
     try:
         yield
     finally:
-        for part, training in modes:
-            part.training = training
+        for part, name, value in kept:
+            setattr(part, name, value)
 
 
 @contextlib.contextmanager
@@ -106,3 +121,32 @@ def without_fast_path() -> Iterator[None]:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(enabled)
+
+
+def is_hf_conv1d(layer: nn.Module) -> bool:
+    """Return whether a layer is transformers' ``Conv1D``, by name: the import of transformers takes seconds."""
+    return (type(layer).__module__, type(layer).__name__) == ("transformers.pytorch_utils", "Conv1D")
+
+
+def replace_hf_conv1d(module: nn.Module) -> nn.Module:
+    """Replace every ``Conv1D`` of transformers (GPT-2) by an ``nn.Linear`` with equal outputs, in place.
+
+    Its weight is ``[in, out]`` instead of ``[out, in]``. A layer with a tied weight stays as it is.
+    """
+    owners = Counter(id(p) for layer in module.modules() for p in layer.parameters(recurse=False))
+    replaced: dict[nn.Module, nn.Linear] = {}
+    for path, layer in list(module.named_modules(remove_duplicate=False)):
+        if not is_hf_conv1d(layer) or owners[id(layer.weight)] > 1:
+            continue
+        if layer not in replaced:
+            replaced[layer] = _linear(layer)
+        module.set_submodule(path, replaced[layer])
+    return module
+
+
+def _linear(layer: nn.Module) -> nn.Linear:
+    weight, bias = layer.get_parameter("weight"), layer.get_parameter("bias")
+    linear = nn.Linear(weight.shape[0], weight.shape[1], device="meta")
+    linear.weight = nn.Parameter(weight.detach().t().contiguous(), requires_grad=weight.requires_grad)
+    linear.bias = nn.Parameter(bias.detach().clone(), requires_grad=bias.requires_grad)
+    return linear.train(layer.training)

@@ -1,23 +1,15 @@
-"""Recipe: an ordered tuple of steps with a seed, a JSON form and a stable id."""
+"""Recipe: ordered steps with a seed, a JSON form and a stable id; check of the order, and sweeps of options."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
-from workbench.compress.step_rules import check_order
-from workbench.compress.steps import (
-    Distill,
-    Prune,
-    PruneDepth,
-    Recover,
-    Step,
-    step_from_dict,
-    step_to_dict,
-)
+from workbench.compress.steps import STEP_TYPES, Distill, Prune, PruneDepth, Recover, Step, step_from_dict, step_to_dict
 from workbench.core.checks import given
 from workbench.core.config import canonical_json, short_id
 from workbench.core.errors import RecipeError, unknown_name
@@ -162,3 +154,74 @@ def _describe(step: Step) -> str:
     """Return a step with its non-default options, long values cut."""
     changed = (f"{name}={reprlib.repr(value)}" for name, value in step.changed().items())
     return f"{type(step).__name__}({', '.join(changed)})"
+
+
+def check_order(steps: Sequence[Step]) -> None:
+    """Raise :class:`RecipeError` with the reason if the steps cannot work in this order.
+
+    Examples
+    --------
+    >>> from workbench.compress.steps import Prune, Quantize
+    >>> check_order([Prune(), Quantize()])
+    """
+    for index, step in enumerate(steps):
+        if type(step) not in STEP_TYPES.values():
+            raise RecipeError(
+                f"Step {index + 1} is {step!r} ({type(step).__name__}), not a step. Allowed: {', '.join(STEP_TYPES)}."
+            )
+        before = [type(s).__name__ for s in steps[:index]]
+        reason = _broken_rule(type(step), before) or step.placement_error(before)
+        if reason:
+            order = " -> ".join(type(s).__name__ for s in steps)
+            raise RecipeError(f"{order}: step {index + 1} ({type(step).__name__}) cannot stand here. {reason}")
+
+
+def _broken_rule(step: type[Step], before: Sequence[str]) -> str | None:
+    """Return why a step cannot come after the named ones, by the rule of the earliest; None if it can."""
+    for name in before:
+        if name in step.not_after:
+            return step.not_after[name]
+    if before and before[-1] in step.not_right_after:
+        return step.not_right_after[before[-1]]
+    if step.needs and not set(step.needs) & set(before):
+        return step.needs_why
+    return None
+
+
+def sweep(step: type[Step], *then: Step, seed: int = 0, **options: Any) -> list[Recipe]:
+    """Return a recipe for each combination of the options that are lists.
+
+    Parameters
+    ----------
+    step : type
+        The first step of the recipes, such as :class:`Prune`.
+    *then : Step
+        The steps after it, equal in all recipes.
+    seed : int
+        Seed of the recipes.
+    **options
+        Options of ``step``: a list is swept, any other value is fixed. The recipes are named by the swept ones.
+
+    Raises
+    ------
+    RecipeError
+        If no option is a list, or a list is empty.
+    ConfigError
+        If an option is unknown or out of its bounds.
+
+    Examples
+    --------
+    >>> from workbench.compress import Prune, Recover
+    >>> [recipe.name for recipe in sweep(Prune, Recover(epochs=3), ratio=[0.1, 0.3])]
+    ['prune ratio=0.1 + recover', 'prune ratio=0.3 + recover']
+    """
+    swept = {name: values for name, values in options.items() if isinstance(values, list)}
+    if not swept or not all(swept.values()):
+        raise RecipeError("sweep needs an option with a list of values, such as ratio=[0.1, 0.3, 0.5].")
+    recipes = []
+    for values in itertools.product(*swept.values()):
+        chosen = dict(zip(swept, values, strict=True))
+        words = ", ".join(f"{name}={value}" for name, value in chosen.items())
+        labels = [f"{step.__name__.lower()} {words}", *(each.label for each in then)]
+        recipes.append(Recipe(step(**{**options, **chosen}), *then, seed=seed, name=" + ".join(labels)))
+    return recipes

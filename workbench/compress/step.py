@@ -1,8 +1,9 @@
-"""Base of the steps: options, a label, and rules of order."""
+"""Base of the steps (options, label, rules of order), and the schedules of steps in rounds."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from math import exp, nan
 from typing import ClassVar
 
 from workbench.core.config import Config
@@ -16,6 +17,9 @@ EXCLUDE = (
 INCLUDE = "modules to consider, by name, type or predicate as in exclude; empty: all"
 SECONDS = "time limit of the training; the learning rate is annealed over this time"
 RATE = "peak learning rate; None: by the kind of model and training"
+SCHEDULES = ("even", "cubic", "one_cycle")
+# Slope and start of the one-cycle curve, as in fasterai.
+_SLOPE, _START = 14.0, 6.0
 
 
 class Step(Config):
@@ -68,6 +72,14 @@ class Step(Config):
         return None
 
 
+def number_in(text: str) -> float:
+    """Return the number that a text holds; NaN, which no bound admits, if it holds none."""
+    try:
+        return float(text)
+    except ValueError:
+        return nan
+
+
 def refuse_idle(step: Step, *rules: tuple[bool, Sequence[str], str]) -> None:
     """Raise ConfigError for options that were set and have no effect.
 
@@ -77,3 +89,22 @@ def refuse_idle(step: Step, *rules: tuple[bool, Sequence[str], str]) -> None:
         options = [f"{name}={value!r}" for name, value in step.changed().items() if name in names]
         if idle and options:
             raise ConfigError(f"{type(step).__name__}: {', '.join(options)} would do nothing. {remedy}")
+
+
+def scheduled_share(schedule: str, time: float) -> float:
+    """Return the share of the final ratio at ``time``, the share of the rounds done.
+
+    ``even``: in proportion. ``cubic``: large rounds first (Zhu and Gupta, To prune, or not to prune, arXiv
+    1710.01878). ``one_cycle``: small rounds at both ends, large ones in between (Hubens et al., One-Cycle Pruning,
+    arXiv 2107.02086).
+
+    Examples
+    --------
+    >>> scheduled_share("cubic", 0.5), scheduled_share("one_cycle", 1.0)
+    (0.875, 1.0)
+    """
+    if schedule == "cubic":
+        return 1 - (1 - time) ** 3
+    if schedule == "one_cycle":
+        return (1 + exp(_START - _SLOPE)) / (1 + exp(_START - _SLOPE * time))
+    return time

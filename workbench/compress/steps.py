@@ -5,31 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from workbench.compress.depth.config import PruneDepth
-from workbench.compress.distill.config import Distill, Recover
-from workbench.compress.factorize.config import FACTORIZE_TYPES, Factorize
-from workbench.compress.prune.config import PRUNE_BY_LOSS, Prune
-from workbench.compress.quantize.config import Quantize
-from workbench.compress.sparsify.config import Sparsify
-from workbench.compress.step import Step
+from workbench.compress.depth.config import PruneDepth as PruneDepth
+from workbench.compress.distill.config import Distill as Distill, Recover as Recover
+from workbench.compress.factorize.config import Factorize as Factorize
+from workbench.compress.prune.config import Prune as Prune
+from workbench.compress.quantize.config import Quantize as Quantize
+from workbench.compress.sparsify.config import Sparsify as Sparsify
+from workbench.compress.step import Step as Step
 from workbench.core.config import from_dict
 from workbench.core.errors import RecipeError, unknown_name
-
-__all__ = [
-    "FACTORIZE_TYPES",
-    "PRUNE_BY_LOSS",
-    "STEP_TYPES",
-    "Distill",
-    "Factorize",
-    "Prune",
-    "PruneDepth",
-    "Quantize",
-    "Recover",
-    "Sparsify",
-    "Step",
-    "step_from_dict",
-    "step_to_dict",
-]
 
 STEP_TYPES: dict[str, type[Step]] = {
     cls.__name__: cls for cls in (Prune, PruneDepth, Distill, Recover, Factorize, Sparsify, Quantize)

@@ -147,7 +147,7 @@ def test_blends_lie_between_two_samples():
 
 
 def blended(task, share, **options):
-    lesson = DistillationObjective(task, temperature=4.0, alpha=0.9, **options)
+    lesson = DistillationObjective(task, Distill(temperature=4.0, alpha=0.9, **options))
     lesson.at(share)
     x, generator = task.train.inputs[:8], torch.Generator().manual_seed(0)
     return [not torch.equal(lesson.augment(x, generator), x) for _ in range(40)]
@@ -160,11 +160,11 @@ def test_half_of_the_batches_are_blends_until_the_last_part(tiny_task):
     x, y = images()
     own = task_of(seeded(lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 4))), x, y, augment=lambda x, g: x + 1)
     assert all(blended(own, 0.9))
-    lesson = DistillationObjective(own, temperature=4.0, alpha=0.9, blend=True)
+    lesson = DistillationObjective(own, Distill(temperature=4.0, alpha=0.9, blend=True))
     sample, generator = own.train.inputs[:8], torch.Generator().manual_seed(0)
     made = [lesson.augment(sample, generator) for _ in range(40)]
     assert 10 < sum(torch.equal(x, sample + 1) for x in made) < 30
-    objective = DistillationObjective(own, temperature=4.0, alpha=0.9)
+    objective = DistillationObjective(own, Distill(temperature=4.0, alpha=0.9))
     assert all(torch.equal(objective.augment(sample, generator), sample + 1) for _ in made)
 
 
@@ -307,9 +307,8 @@ def test_features_and_attention_bring_the_student_closer():
 
 def test_temperature_and_alpha_move_in_a_straight_line():
     task = small_task()
-    lesson = DistillationObjective(
-        task, temperature=4.0, temperature_end=1.0, alpha=1.0, alpha_end=0.5, blend=False, precision="float32"
-    )
+    ends = {"temperature": 4.0, "temperature_end": 1.0, "alpha": 1.0, "alpha_end": 0.5}
+    lesson = DistillationObjective(task, Distill(**ends, blend=False, precision="float32"))
     index = torch.arange(8)
     x, y = task.train.inputs[index], task.train.targets[index]
     outputs, wanted = torch.randn(8, 4), task.model()(x).detach()

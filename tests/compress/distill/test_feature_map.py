@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from workbench.compress import Distill, Factorize, Prune, PruneDepth, Recipe
 from workbench.compress.distill.apply import distill
-from workbench.compress.graph.feature_map import trace_maps
+from workbench.compress.graph.outputs import trace_maps
 from workbench.compress.handlers import Work
 from workbench.compress.training.distillation_objective import CACHE_BYTES, DistillationObjective, Teacher
 from workbench.compress.training.features import FeatureMatching, Pair, match_last_maps
@@ -176,9 +176,8 @@ def test_the_objective_is_outputs_and_last_map_by_hand(features):
     pair, _ = match_last_maps(student, teacher, task.examples(2), same_names=True)
     assert pair == Pair("blocks", "blocks", "map")
     with FeatureMatching(student, teacher, task.examples(2), [pair], weights={"map": 0.7}, seed=0) as matching:
-        lesson = DistillationObjective(
-            task, temperature=3.0, alpha=0.6, blend=False, teacher=teacher, matching=matching, precision="float32"
-        )
+        step = Distill(temperature=3.0, alpha=0.6, blend=False, precision="float32")
+        lesson = DistillationObjective(task, step, teacher=teacher, matching=matching)
         got = lesson.loss(student(x), x, y, torch.arange(8))
     maps = [module.blocks(F.relu(module.stem(x))).detach().numpy() for module in (student, teacher)]
     logits = [module(x).detach().double() for module in (student, teacher)]
@@ -297,7 +296,7 @@ def test_cached_answers_train_as_fresh_ones(build, monkeypatch):
 def teacher_calls(task):
     teacher, calls = task.model(), []
     teacher.register_forward_hook(lambda *_: calls.append(1))
-    lesson = DistillationObjective(task, temperature=4.0, alpha=0.9, blend=False, teacher=teacher)
+    lesson = DistillationObjective(task, Distill(temperature=4.0, alpha=0.9, blend=False), teacher=teacher)
     generator, index = torch.Generator().manual_seed(0), torch.arange(8)
     for _ in range(3):
         inputs = lesson.augment(task.train.inputs[index], generator)

@@ -14,8 +14,7 @@ from torch.nn import functional as F
 
 from workbench.artifact import load_module, save_variant
 from workbench.compress import Prune, Recipe, Recover
-from workbench.compress.graph.batchnorm import reestimate
-from workbench.compress.graph.fold import fold_batch_norms
+from workbench.compress.graph.batchnorm import fold_batch_norms, reestimate
 from workbench.core.errors import CoverageError
 from workbench.tasks.split import Split
 

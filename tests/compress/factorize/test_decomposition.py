@@ -9,9 +9,10 @@ from hypothesis import given, settings, strategies as st
 from torch import nn
 
 from workbench.compress.factorize.candidates import find_candidates
+from workbench.compress.factorize.config import FACTORIZE_TYPES
 from workbench.compress.factorize.decomposition import decompose
 from workbench.compress.model_ops import count_macs, count_params
-from workbench.compress.steps import FACTORIZE_TYPES, Factorize
+from workbench.compress.steps import Factorize
 
 
 class Alone(nn.Module):

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from workbench.compress import Distill, Prune, Recipe
 from workbench.compress.prune.channel_selection import select_channels
 from workbench.compress.prune.groups import Group
-from workbench.compress.schedule import SCHEDULES, scheduled_share
+from workbench.compress.step import SCHEDULES, scheduled_share
 from workbench.core.errors import ConfigError, CoverageError, WorkbenchError
 
 

@@ -7,12 +7,11 @@ import torch
 from compress_models import OptionA, images, seeded, task_of
 
 from workbench.compress import Quantize
-from workbench.compress.graph.capture import capture
-from workbench.compress.graph.interpreter import run_graph
+from workbench.compress.graph.capture import capture, run_graph
 from workbench.compress.handlers import Work
 from workbench.compress.quantize.annotate import weighted_nodes
-from workbench.compress.quantize.bias_correction import correct_biases
-from workbench.compress.quantize.calibrate import quantized_copy
+from workbench.compress.quantize.apply import quantized_copy
+from workbench.compress.quantize.biases import correct_biases
 from workbench.compress.quantize.qspec import scheme_for
 
 

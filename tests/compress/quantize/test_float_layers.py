@@ -13,8 +13,7 @@ from torch import nn
 from workbench.compress import Quantize, Recipe
 from workbench.compress.graph.capture import capture
 from workbench.compress.handlers import Work
-from workbench.compress.quantize.calibrate import quantized_copy
-from workbench.compress.quantize.float_layers import output_sqnr, smallest_passing
+from workbench.compress.quantize.apply import output_sqnr, quantized_copy, smallest_passing
 from workbench.compress.quantize.qspec import scheme_for
 from workbench.core.errors import CoverageError
 

@@ -302,7 +302,7 @@ def test_the_whole_chain_stays_within_a_point_on_digits():
 
 
 def test_simulated_rounding_is_that_of_torch():
-    from workbench.compress.quantize.fixed_range_fake_quant import FakeRound
+    from workbench.compress.quantize.observers import FakeRound
 
     x = torch.randn(1000, requires_grad=True)
     scale, zero = 0.013, 77

@@ -8,7 +8,7 @@ from compress_models import images, plain_net, seeded, task_of
 
 from workbench.compress import Prune, Quantize, Recipe
 from workbench.compress.sensitivity import Sensitivity, sensitivity
-from workbench.compress.sensitivity.fit import largest_holding
+from workbench.compress.sensitivity.evaluator import largest_holding
 from workbench.core.errors import Cancelled, ConfigError
 
 

@@ -16,15 +16,7 @@ from workbench.core.progress import Progress
 
 @register_handler(PruneDepth)
 def prune_depth(step: PruneDepth, work: Work) -> Outcome:
-    """Remove residual blocks of the variant's module; see :class:`PruneDepth`.
-
-    Raises
-    ------
-    ConfigError
-        If ``blocks`` is larger than the number of removable blocks.
-    CoverageError
-        If the model has no removable block.
-    """
+    """Remove residual blocks of the variant's module; see :class:`PruneDepth`."""
     module = work.module
     work.progress(Progress(step.label, message="searching residual blocks"))
     blocked = skip_reasons(module, step.include, step.exclude, where="PruneDepth")

@@ -66,10 +66,8 @@ class PruneDepth(Step):
 
     @property
     def measured_on(self) -> tuple[str, int] | None:
-        """Engine and batch size of ``measure_latency``."""
         return (self.engine, self.engine_batch) if self.measure_latency else None
 
     @property
     def label(self) -> str:
-        """Short label for tables and charts."""
         return f"depth {self.ratio:g}" if self.blocks is None else f"depth -{self.blocks}"

@@ -18,17 +18,7 @@ PLAIN = (bool, int, float, str, type(None))
 
 
 class PassThrough(nn.Module):
-    """Return inputs in the structure of a removed block's outputs.
-
-    Parameters
-    ----------
-    outputs
-        Structure of the outputs; see :data:`Form`.
-
-    Raises
-    ------
-    ValueError
-        If ``outputs`` is not a valid form.
+    """Return inputs in the structure ``outputs``, a valid :data:`Form`, of a removed block's outputs.
 
     Examples
     --------

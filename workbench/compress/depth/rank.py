@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +15,7 @@ from torch import nn
 from workbench.compress.depth.blocks import Block, difference, put, replaced
 from workbench.compress.graph.outputs import relative_squared_error
 from workbench.compress.handlers import Work
-from workbench.compress.model_ops import count_macs, predict_with
+from workbench.compress.model_ops import count_macs, predict_with, restoring
 from workbench.compress.steps import PruneDepth
 from workbench.compress.training.losses import LONE, class_outputs, leaf_loss
 from workbench.core.errors import first_line
@@ -64,12 +64,14 @@ class OutputLoss:
         self._batch = math.ceil(self.samples / math.ceil(self.samples / _BATCH))  # batches of similar size
         self._reference = self._outputs(module)
         classes = class_outputs(work.task)
-        self._kinds = [_kind(name or LONE, classes) for name, leaf in named_leaves(self._reference) if _floats(leaf)]
+        names = [name or LONE for name, leaf in named_leaves(self._reference) if leaf.is_floating_point()]
+        self._kinds = [_DIVERGENCE if name in classes else "relative squared error" for name in names]
         self.words = " and ".join(dict.fromkeys(self._kinds))
 
     def __call__(self, module: nn.Module) -> float:
         """Return the loss; infinity for outputs that are not finite."""
-        outputs = [list(filter(_floats, leaves(tree))) for tree in (self._reference, self._outputs(module))]
+        trees = self._reference, self._outputs(module)
+        outputs = [list(filter(torch.Tensor.is_floating_point, leaves(tree))) for tree in trees]
         losses = [_distance(kind, mine, new) for kind, mine, new in zip(self._kinds, *outputs, strict=True)]
         loss = sum(losses) / max(1, len(losses))
         return loss if math.isfinite(loss) else math.inf
@@ -84,22 +86,10 @@ class OutputLoss:
 def batch_statistics(module: nn.Module) -> Iterator[None]:
     """Use batch statistics in BatchNorm in eval mode, for a block."""
     norms: list[Any] = [layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
-    kept = [(layer, layer.running_mean, layer.running_var) for layer in norms]
-    try:
+    with restoring(norms, "running_mean", "running_var"):
         for layer in norms:
             layer.running_mean = layer.running_var = None
         yield
-    finally:
-        for layer, mean, variance in kept:
-            layer.running_mean, layer.running_var = mean, variance
-
-
-def _floats(leaf: torch.Tensor) -> bool:
-    return leaf.is_floating_point()
-
-
-def _kind(name: str, classes: Collection[str]) -> str:
-    return _DIVERGENCE if name in classes else "relative squared error"
 
 
 def _distance(kind: str, expected: torch.Tensor, output: torch.Tensor) -> float:

@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from workbench.compress.depth.pass_through import PLAIN, Form
+from workbench.compress.graph.outputs import storage_of
 from workbench.compress.model_ops import predict_with, removing, without_fast_path
 from workbench.tasks.trees import Tree
 
@@ -57,13 +58,13 @@ class _Carriers:
         self._held: dict[int, dict[Path, bool]] = {}
         for path, tensor in inputs.items():
             if tensor.is_floating_point():
-                self._held.setdefault(_place(tensor), {})[path] = False
+                self._held.setdefault(storage_of(tensor), {})[path] = False
 
     def in_tensor(self, value: object) -> dict[Path, bool]:
         """Return the inputs that a tensor carries, with whether there was an addition."""
         if not isinstance(value, torch.Tensor):
             return {}
-        held = self._held.get(_place(value), {})
+        held = self._held.get(storage_of(value), {})
         return {path: added for path, added in held.items() if self.inputs[path].numel() == value.numel()}
 
     def follow(self, name: str, args: tuple[Any, ...], result: object) -> None:
@@ -71,9 +72,9 @@ class _Carriers:
         first = result[0] if isinstance(result, tuple | list) and result else result
         if not isinstance(first, torch.Tensor):
             return
-        place = _place(first)
+        place = storage_of(first)
         in_place = name.endswith("_") and not name.endswith("__")
-        if not in_place and any(isinstance(arg, torch.Tensor) and _place(arg) == place for arg in args):
+        if not in_place and any(isinstance(arg, torch.Tensor) and storage_of(arg) == place for arg in args):
             return  # a view has the same storage
         carried = self._through(name.rstrip("_") if in_place else name, args)
         carried = {path: added for path, added in carried.items() if self.inputs[path].numel() == first.numel()}
@@ -189,7 +190,7 @@ def _source(carriers: _Carriers, value: torch.Tensor, where: str, additive: list
             additive.append(path)
             return path
     for path, given in carriers.inputs.items():
-        if _place(given) == _place(value) and (given.shape, given.stride()) == (value.shape, value.stride()):
+        if storage_of(given) == storage_of(value) and (given.shape, given.stride()) == (value.shape, value.stride()):
             return path
     shapes = {tuple(given.shape) for given in carriers.inputs.values() if given.dtype == value.dtype}
     if tuple(value.shape) not in shapes:
@@ -207,7 +208,3 @@ def _tensors(value: Any, path: Path = ()) -> Iterator[tuple[Path, torch.Tensor]]
     elif isinstance(value, tuple | list):
         for number, part in enumerate(value):
             yield from _tensors(part, (*path, number))
-
-
-def _place(tensor: torch.Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Set
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from workbench.compress.graph.batchnorm import norms_with_statistics, reestimate
-from workbench.compress.graph.feature_map import trace_maps
-from workbench.compress.graph.fold import fold_batch_norms
+from workbench.compress.graph.batchnorm import fold_batch_norms, norms_with_statistics, reestimate
+from workbench.compress.graph.outputs import trace_maps
 from workbench.compress.handlers import Outcome, Work, register_handler
 from workbench.compress.layer_selection import display_name
-from workbench.compress.model_ops import predict_with
+from workbench.compress.model_ops import predict_with, validation_quality
 from workbench.compress.steps import Distill, Recover
 from workbench.compress.training.distillation_objective import DistillationObjective
-from workbench.compress.training.early_stopping import validation_quality
 from workbench.compress.training.features import FeatureMatching, Pair, check_layers, match_last_maps
 from workbench.compress.training.loop import BatchLoss, train
 from workbench.compress.training.losses import check_heads
 from workbench.compress.training.numerics import set_memory_format
-from workbench.compress.training.plan import TrainingPlan, TrainingResult, is_layer_normalized
+from workbench.compress.training.plan import TrainingPlan, is_layer_normalized
 from workbench.compress.variant import LayerReport
 from workbench.core.errors import ConfigError, TaskError
 from workbench.tasks.load import load_module
@@ -64,18 +62,7 @@ def distill(step: Distill, work: Work) -> Outcome:
     pairs, notes = _matched(step, task, student, teacher)
     weights, example = step.feature_weights, task.examples(2)
     with FeatureMatching(student, teacher, example, pairs, weights=weights, seed=work.seed) as matching:
-        objective = DistillationObjective(
-            task,
-            temperature=step.temperature,
-            alpha=step.alpha,
-            blend=step.blend,
-            temperature_end=step.temperature_end,
-            alpha_end=step.alpha_end,
-            teacher=teacher,
-            heads=step.head_rules,
-            matching=matching,
-            precision=step.precision,
-        )
+        objective = DistillationObjective(task, step, teacher=teacher, matching=matching)
         outcome = _trained(
             step,
             replace(work, module=student),
@@ -87,14 +74,11 @@ def distill(step: Distill, work: Work) -> Outcome:
             memory=objective,
             extra=matching.projections if matching else None,
         )
-    outcome = replace(outcome, notes=(*notes, *outcome.notes))
+    layers = outcome.layers
     if own:
-        note = f"The structure is that of student={step.student!r}, not of the task's own model."
-        layers = tuple(
-            replace(layer, touched=True, reason=f"the student's own: {layer.reason}") for layer in outcome.layers
-        )
-        outcome = replace(outcome, layers=layers, notes=(note, *outcome.notes))
-    return outcome
+        notes = (f"The structure is that of student={step.student!r}, not of the task's own model.", *notes)
+        layers = tuple(replace(layer, touched=True, reason=f"the student's own: {layer.reason}") for layer in layers)
+    return replace(outcome, layers=layers, notes=(*notes, *outcome.notes))
 
 
 def _matched(step: Distill, task: Task, student: nn.Module, teacher: nn.Module) -> tuple[list[Pair], tuple[str, ...]]:
@@ -176,43 +160,26 @@ def _trained(
     step: Distill | Recover, work: Work, stage: str, loss: BatchLoss, *, rate_scale: float, **options: Any
 ) -> Outcome:
     module, task = work.module, work.task
-    before = _weights(module)
+    before, transformer = _weights(module), is_layer_normalized(module)
+    shared: dict[str, Any] = {f.name: getattr(step, f.name) for f in fields(TrainingPlan) if hasattr(step, f.name)}
+    scale = 1.0 if transformer else rate_scale
+    plan = TrainingPlan(**shared, rate_scale=scale, transformer=transformer, timed=True)
     trained = train(
         module.train(),
         task.train,
         loss,
-        _plan(step, module, rate_scale),
+        plan,
         stage=stage,
         progress=work.progress,
         seed=work.seed,
-        quality=(lambda: validation_quality(module, task)) if step.evaluate_every else None,
+        quality=lambda: validation_quality(module, task),
         checkpoint=work.checkpoint(stage),
         **options,
     )
     set_memory_format(module.eval(), torch.contiguous_format)
-    layers = _layers(module, before, _why_unchanged(trained))
+    unchanged = "trained without improvement: put back" if trained.kept_start else "its weights did not change"
+    layers = _layers(module, before, unchanged)
     return Outcome(module, layers, trained.epochs, (*trained.notes, *trained.pace), declined=trained.kept_start)
-
-
-def _plan(step: Distill | Recover, module: nn.Module, rate_scale: float) -> TrainingPlan:
-    transformer = is_layer_normalized(module)
-    return TrainingPlan(
-        step.epochs,
-        step.batch_size,
-        step.learning_rate,
-        step.max_seconds,
-        1.0 if transformer else rate_scale,
-        transformer=transformer,
-        schedule=step.schedule,
-        precision=step.precision,
-        evaluate_every=step.evaluate_every,
-        patience=step.patience,
-        timed=True,
-    )
-
-
-def _why_unchanged(trained: TrainingResult) -> str:
-    return "trained without improvement: put back" if trained.kept_start else "its weights did not change"
 
 
 def _layers(module: nn.Module, before: Mapping[str, torch.Tensor], unchanged: str) -> tuple[LayerReport, ...]:
@@ -251,10 +218,7 @@ def _folded(work: Work, outcome: Outcome) -> Outcome:
 
 
 def _merged(
-    layers: tuple[LayerReport, ...],
-    kinds: Mapping[str, str],
-    reasons: Mapping[str, str],
-    touched: frozenset[str] | set[str],
+    layers: tuple[LayerReport, ...], kinds: Mapping[str, str], reasons: Mapping[str, str], touched: Set[str]
 ) -> tuple[LayerReport, ...]:
     """Return the reports with further reasons for some layers."""
     merged = {layer.name: layer for layer in layers}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
-from workbench.compress.step import RATE, SECONDS, UNTOUCHED, Step, refuse_idle
+from workbench.compress.step import RATE, SECONDS, UNTOUCHED, Step, number_in, refuse_idle
 from workbench.core.config import option
 from workbench.core.errors import ConfigError, unknown_name
 
@@ -68,10 +68,7 @@ class Distill(Step):
     temperature: float = option(4.0, "softmax temperature of teacher and student", above=0.0)
     alpha: float = option(0.9, "weight of the teacher's loss against the label loss", minimum=0.0, maximum=1.0)
     blend: bool | str = option(
-        "auto",
-        "mixup of samples; auto: if the task has no augmentation of its own",
-        choices=("auto", True, False),
-        advanced=True,
+        "auto", "mixup of samples; auto: if the task has no augmentation", choices=("auto", True, False), advanced=True
     )
     learning_rate: float | None = option(None, RATE, above=0.0, advanced=True)
     batch_size: int = option(128, "samples per training step", minimum=2, advanced=True)
@@ -84,9 +81,7 @@ class Distill(Step):
         None, "alpha at the end, reached linearly; None: constant", minimum=0.0, maximum=1.0, advanced=True
     )
     heads: tuple[str, ...] = option(
-        (),
-        "weights of outputs, as 'boxes=0.1' or 'boxes=0.1:mse' (auto, kl, kl_last, mse); others have weight 1",
-        advanced=True,
+        (), "weights of outputs, as 'boxes=0.1' or 'boxes=0.1:mse' (auto, kl, kl_last, mse); others: 1", advanced=True
     )
     features: tuple[str, ...] = option(
         ("auto",),
@@ -133,7 +128,6 @@ class Distill(Step):
 
     @property
     def label(self) -> str:
-        """Short label for tables and charts."""
         return "distill" if self.student is None else f"distill into {self.student.rpartition(':')[2]}"
 
     @property
@@ -143,7 +137,7 @@ class Distill(Step):
         for entry in self.heads:
             name, equals, rest = entry.rpartition("=")
             number, _, kind = rest.partition(":")
-            if not equals or not name.strip() or not _is_weight(number):
+            if not equals or not name.strip() or not 0.0 <= number_in(number) < math.inf:
                 raise ConfigError(f"Distill.heads: {entry!r} is not 'name=weight' with a weight of 0 or more.")
             if kind and kind not in HEAD_KINDS:
                 raise ConfigError(f"Distill.heads: {entry!r}: " + unknown_name("comparison", kind, HEAD_KINDS))
@@ -175,11 +169,9 @@ class Distill(Step):
 
     @property
     def training_option(self) -> str | None:
-        """The option that needs the training split; None if the step does not read it."""
         return f"epochs={self.epochs:g}"
 
     def placement_error(self, before: Sequence[str]) -> str | None:
-        """Return why a student of its own cannot come after other steps."""
         if self.student is None or not before:
             return None
         return f"With student={self.student!r} it starts from another module, and what {before[-1]} did would be lost."
@@ -233,7 +225,6 @@ class Recover(Step):
 
     @property
     def training_option(self) -> str | None:
-        """The option that needs the training split; None if the step does not read it."""
         if self.epochs:
             return f"epochs={self.epochs:g}"
         return None if self.batch_norm == "keep" else f"batch_norm={self.batch_norm!r}"
@@ -254,13 +245,6 @@ def _check_reference(role: str, reference: str | None) -> None:
         raise ConfigError(
             f"Distill.{role} must be 'path/to/file.py:function' or 'package.module:function', got {reference!r}."
         )
-
-
-def _is_weight(text: str) -> bool:
-    try:
-        return 0.0 <= float(text) < math.inf
-    except ValueError:
-        return False
 
 
 def _pairs(option_name: str, entries: Sequence[str]) -> tuple[tuple[str, str], ...]:

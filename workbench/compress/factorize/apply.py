@@ -3,43 +3,40 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import torch
 from torch import nn
 
-from workbench.compress.factorize.candidates import CandidateLayer, find_candidates, replace_layer
+from workbench.compress.factorize.candidates import CandidateLayer, Convolution, find_candidates, replace_layer
 from workbench.compress.factorize.decomposition import Decomposition, RankChoice, decompose
 from workbench.compress.factorize.ranks import by_budget, by_energy, by_noise, by_ratio, saves
-from workbench.compress.factorize.whiten import output_moments
 from workbench.compress.handlers import Outcome, Work, register_handler
-from workbench.compress.layer_selection import display_name, matches, no_match_error
-from workbench.compress.model_ops import count_macs, count_params
-from workbench.compress.recipe import Recipe
+from workbench.compress.layer_selection import display_name, values_by_layer
+from workbench.compress.model_ops import count_macs, count_params, removing
 from workbench.compress.steps import Factorize
-from workbench.compress.variant import LayerReport, Variant
+from workbench.compress.variant import LayerReport
 from workbench.core.errors import ConfigError
 from workbench.core.progress import Progress
+from workbench.tasks.trees import call_model
 
 _LEAST = 1e-9
+_BATCH = 32
 
-
-@dataclass(frozen=True)
-class _Plan:
-    """The replacement of a layer."""
-
-    choice: RankChoice
-    new: nn.Sequential
+Plan = tuple[RankChoice, nn.Sequential] | str
+"""The ranks of a layer and what replaces it, or the reason why it stays."""
 
 
 @register_handler(Factorize)
 def factorize(step: Factorize, work: Work) -> Outcome:
     """Replace every layer that gets cheaper; see :class:`Factorize`."""
     module, example = work.module, work.task.examples(2)
-    latency = _latency_check(step, work)
+    best = work.cost_of(module) if step.measured else math.inf
     kinds = {name: type(layer).__name__ for name, layer in module.named_modules()}
     candidates, reasons = find_candidates(step, module, example)
-    own = _own_ratios(step, candidates)
+    names = {candidate.name: candidate.names for candidate in candidates}
+    own = values_by_layer(step.ratios, names, "Factorize.ratios: no layer that can be split is called")
     plans = _one_by_one(step, work, candidates, own) if step.budget is None else _in_budget(step, work, candidates, own)
     touched: dict[str, str] = {}
     for candidate in candidates:
@@ -47,40 +44,31 @@ def factorize(step: Factorize, work: Work) -> Outcome:
         if isinstance(plan, str):
             reasons[candidate.name] = plan
             continue
-        replace_layer(module, candidate.names, plan.new)
-        faster, timed = latency.improved() if latency else (True, "")
-        if faster:
-            touched[candidate.name] = f"{_what(step, plan.choice)}; {_fewer(candidate, plan.choice)}{timed}"
-        else:
-            replace_layer(module, candidate.names, candidate.layer)
-            reasons[candidate.name] = f"{_what(step, plan.choice)}{timed}"
+        choice, new = plan
+        replace_layer(module, candidate.names, new)
+        words, timed = _what(step, choice), ""
+        if step.measured:
+            before, now = best, work.cost_of(module)
+            timed = f"; measured {before:.4g} -> {now:.4g} ms"
+            if now >= before:
+                replace_layer(module, candidate.names, candidate.layer)
+                reasons[candidate.name] = f"{words}{timed}: past the measured break-even"
+                continue
+            best = now
+        touched[candidate.name] = f"{words}; {_fewer(candidate, choice)}{timed}"
     named = touched | reasons
-    return Outcome(
-        module, tuple(LayerReport(display_name(n), kinds[n], n in touched, named[n]) for n in kinds if n in named)
-    )
-
-
-def _own_ratios(step: Factorize, candidates: Sequence[CandidateLayer]) -> dict[str, float]:
-    """Return the ratio of each layer in ``step.ratios``."""
-    ratios: dict[str, float] = {}
-    for entry in step.ratios:
-        pattern, _, value = entry.rpartition("=")
-        matched = [
-            candidate.name for candidate in candidates if any(matches(name, pattern) for name in candidate.names)
-        ]
-        if not matched:
-            names = [candidate.name for candidate in candidates]
-            raise no_match_error("Factorize.ratios: no layer that can be split is called", pattern, names)
-        ratios.update(dict.fromkeys(matched, float(value)))
-    return ratios
+    layers = [
+        LayerReport(display_name(name), kinds[name], name in touched, named[name]) for name in kinds if name in named
+    ]
+    return Outcome(module, tuple(layers))
 
 
 def _one_by_one(
     step: Factorize, work: Work, candidates: Sequence[CandidateLayer], own: Mapping[str, float]
-) -> dict[str, _Plan | str]:
+) -> dict[str, Plan]:
     """Return the plan for each layer, or the reason why it stays."""
-    grams = output_moments(candidates, work) if step.whiten else {}
-    plans: dict[str, _Plan | str] = {}
+    grams = _output_moments(candidates, work) if step.whiten else {}
+    plans: dict[str, Plan] = {}
     for index, candidate in enumerate(candidates):
         work.progress(Progress("factorize", index, len(candidates), candidate.name))
         if own.get(candidate.name) == 1:
@@ -94,7 +82,7 @@ def _one_by_one(
             plans[candidate.name] = str(reason)
             continue
         chosen = next(option for option in options if option.method == choice.method)
-        plans[candidate.name] = _Plan(choice, chosen.make(choice.ranks))
+        plans[candidate.name] = (choice, chosen.make(choice.ranks))
     return plans
 
 
@@ -107,7 +95,7 @@ def _choice(step: Factorize, decompositions: Sequence[Decomposition], ratio: flo
 
 def _in_budget(
     step: Factorize, work: Work, candidates: Sequence[CandidateLayer], own: Mapping[str, float]
-) -> dict[str, _Plan | str]:
+) -> dict[str, Plan]:
     """Return the plan for each layer so that the whole model keeps ``step.budget`` of its cost."""
     share = step.budget or 0.0
     total = count_params(work.module) if step.of == "params" else count_macs(work.module, work.task.examples(2))
@@ -115,8 +103,8 @@ def _in_budget(
     excess = (1 - share) * total
     for candidate in candidates:
         plan = plans.get(candidate.name)
-        if isinstance(plan, _Plan):
-            excess -= getattr(_whole(candidate), step.of) - getattr(plan.choice, step.of)
+        if isinstance(plan, tuple):
+            excess -= getattr(_whole(candidate), step.of) - getattr(plan[0], step.of)
     free = [candidate for candidate in candidates if candidate.name not in own]
     tables = {}
     for index, candidate in enumerate(free):
@@ -132,10 +120,10 @@ def _in_budget(
         )
     for candidate in free:
         choice = chosen.get(candidate.name)
-        stays = "unchanged: the budget is met without it"
-        plans[candidate.name] = (
-            stays if choice is None else _Plan(choice, decompose(candidate, choice.method).make(choice.ranks))
-        )
+        if choice is None:
+            plans[candidate.name] = "unchanged: the budget is met without it"
+        else:
+            plans[candidate.name] = (choice, decompose(candidate, choice.method).make(choice.ranks))
     return plans
 
 
@@ -162,42 +150,55 @@ def _what(step: Factorize, choice: RankChoice) -> str:
 
 def _fewer(candidate: CandidateLayer, choice: RankChoice) -> str:
     """Describe the savings of a choice: ``"34% fewer parameters and MACs"``."""
-    params = (
-        f"{abs(1 - choice.params / candidate.params):.0%} {'fewer' if choice.params < candidate.params else 'more'}"
-    )
+
+    def change(now: float, before: float) -> str:
+        return f"{abs(1 - now / before):.0%} {'fewer' if now < before else 'more'}"
+
+    params = change(choice.params, candidate.params)
     if not candidate.macs:
         return f"{params} parameters, {choice.macs:,.0f} MACs more"
-    macs = f"{abs(1 - choice.macs / candidate.macs):.0%} {'fewer' if choice.macs < candidate.macs else 'more'}"
+    macs = change(choice.macs, candidate.macs)
     return f"{params} parameters and MACs" if params == macs else f"{params} parameters, {macs} MACs"
 
 
-class _LatencyCheck:
-    """Compare the module's measured latency with its best so far."""
+class _OutputMoments:
+    """Second moments ``Y Y^T [groups, out, out]`` of a layer's outputs without bias.
 
-    def __init__(self, cost: Callable[[Variant], float], work: Work) -> None:
-        self._cost, self._work = cost, work
-        self._best = self._time()
+    For a Linear with fewer inputs than outputs they are computed from ``X X^T``, which is smaller.
+    """
 
-    def improved(self) -> tuple[bool, str]:
-        """Return whether the current module is the fastest so far, and a description."""
-        before, now = self._best, self._time()
-        self._best = min(before, now)
-        faster = now < before
-        return faster, f"; measured {before:.4g} -> {now:.4g} ms{'' if faster else ': past the measured break-even'}"
+    def __init__(self, candidate: CandidateLayer) -> None:
+        groups, out, into = candidate.weight.flatten(2).shape
+        self.candidate = candidate
+        self.from_inputs = not isinstance(candidate.layer, Convolution | nn.Embedding) and into < out
+        size = into if self.from_inputs else out
+        self.total = torch.zeros(groups, size, size, dtype=torch.float64)
 
-    def _time(self) -> float:
-        task, module = self._work.task, self._work.module
-        # the latency does not depend on the quality, which is not measured here
-        macs = count_macs(module, task.examples(2))
-        return float(self._cost(Variant(module, Recipe(), (), task, False, count_params(module), macs, math.nan)))
+    def add(self, layer: nn.Module, inputs: Any, output: torch.Tensor) -> None:
+        """Add the outputs of one call: a forward hook."""
+        values = (inputs[0] if self.from_inputs else output).detach().double()
+        if isinstance(layer, Convolution):
+            values = values.movedim(-len(layer.kernel_size) - 1, -1)
+        values = values.flatten(0, -2)
+        bias: Any = getattr(layer, "bias", None)
+        if bias is not None and not self.from_inputs:
+            values = values - bias.detach().double()
+        parts = values.reshape(len(values), self.candidate.groups, -1).transpose(0, 1)
+        self.total.add_(parts.mT @ parts)
+
+    def of_outputs(self) -> torch.Tensor:
+        """Return the moments of the outputs over all calls."""
+        weight = self.candidate.weight.flatten(2)
+        return weight @ self.total @ weight.mT if self.from_inputs else self.total
 
 
-def _latency_check(step: Factorize, work: Work) -> _LatencyCheck | None:
-    if not step.measured:
-        return None
-    if work.cost is None:
-        raise ConfigError(
-            f"Factorize(measured=True) needs a cost function that times variants on {step.engine}. Use "
-            "recipe.apply(task, cost=wb.latency_cost(recipe)), or measured=False."
-        )
-    return _LatencyCheck(work.cost, work)
+def _output_moments(candidates: Sequence[CandidateLayer], work: Work) -> dict[str, torch.Tensor]:
+    """Return the moments of each layer over the calibration samples."""
+    moments = [_OutputMoments(candidate) for candidate in candidates]
+    batches = list(work.task.calibration.batches(_BATCH))
+    with removing(own.candidate.layer.register_forward_hook(own.add) for own in moments):
+        for index, (inputs, _) in enumerate(batches):
+            work.progress(Progress("factorize", index, len(batches), "running the calibration data"))
+            with torch.enable_grad():  # fused attention kernels call no layer
+                call_model(work.module, inputs)
+    return {own.candidate.name: own.of_outputs() for own in moments}

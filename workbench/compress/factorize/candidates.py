@@ -12,16 +12,12 @@ import torch
 from torch import nn
 
 from workbench.compress.layer_selection import excluded_names, holds_matrix
+from workbench.compress.model_ops import is_hf_conv1d, predict_with, removing
 from workbench.compress.steps import Factorize
 from workbench.tasks.trees import Tree, batch_size, call_model
 
 Convolution = nn.Conv1d | nn.Conv2d
-_KINDS: dict[str, type[nn.Module]] = {
-    "Linear": nn.Linear,
-    "Conv1d": nn.Conv1d,
-    "Conv2d": nn.Conv2d,
-    "Embedding": nn.Embedding,
-}
+_KINDS = {kind.__name__: kind for kind in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Embedding)}
 
 
 @dataclass(frozen=True)
@@ -53,7 +49,7 @@ class CandidateLayer:
         """Weight as float64 ``[groups, out, in, *kernel]``, per group; the rows of an embedding are ``in``."""
         raw: Any = self.layer.weight
         weight: torch.Tensor = raw.detach().double()
-        if isinstance(self.layer, nn.Embedding) or _is_transposed(self.layer):
+        if isinstance(self.layer, nn.Embedding) or is_hf_conv1d(self.layer):
             weight = weight.T
         return weight.reshape(self.groups, -1, *weight.shape[1:])
 
@@ -72,16 +68,16 @@ class CandidateLayer:
         """Return the decompositions to consider for an option ``conv``; layers without a kernel have only one."""
         if not isinstance(self.layer, Convolution):
             return ("svd",)
-        usable = ["channel", "spatial", "tucker2"]
+        usable: tuple[str, ...] = ("channel", "spatial", "tucker2")
         if math.prod(self.layer.kernel_size) == 1:
-            usable = ["channel"]
+            usable = ("channel",)
         elif len(self.layer.kernel_size) == 1:
-            usable = ["channel", "tucker2"]
+            usable = ("channel", "tucker2")
         if is_depthwise(self.layer):
-            usable = [method for method in usable if method == "spatial"]
+            usable = tuple(method for method in usable if method == "spatial")
         if conv == "auto":
-            return tuple(usable)
-        return (conv,) if conv in usable else tuple(usable[:1])
+            return usable
+        return (conv,) if conv in usable else usable[:1]
 
 
 def find_candidates(step: Factorize, module: nn.Module, example: Tree) -> tuple[list[CandidateLayer], dict[str, str]]:
@@ -89,9 +85,10 @@ def find_candidates(step: Factorize, module: nn.Module, example: Tree) -> tuple[
     excluded = excluded_names(module, step.exclude, where="Factorize")
     names: dict[nn.Module, list[str]] = {}
     for name, layer in module.named_modules(remove_duplicate=False):
-        if isinstance(layer, tuple(_KINDS.values())) or _is_transposed(layer):
+        if isinstance(layer, tuple(_KINDS.values())) or is_hf_conv1d(layer):
             names.setdefault(layer, []).append(name)
-    calls, shared = _calls(names, module, example), _shared_weights(module)
+    counts = Counter(p for child in module.modules() for p in child.parameters(recurse=False))
+    calls, shared = _calls(names, module, example), {parameter for parameter, count in counts.items() if count > 1}
     candidates: list[CandidateLayer] = []
     reasons: dict[str, str] = {}
     for layer, all_names in names.items():
@@ -116,8 +113,7 @@ def find_candidates(step: Factorize, module: nn.Module, example: Tree) -> tuple[
 def replace_layer(module: nn.Module, names: Sequence[str], new: nn.Module) -> None:
     """Replace a layer by ``new`` under all its names."""
     for name in names:
-        parent, _, last = name.rpartition(".")
-        setattr(module.get_submodule(parent), last, new)
+        module.set_submodule(name, new)
 
 
 def refusal(layer: nn.Module, step: Factorize) -> str | None:
@@ -128,11 +124,11 @@ def refusal(layer: nn.Module, step: Factorize) -> str | None:
     # before the check of its type, which parametrizing changes
     if nn.utils.parametrize.is_parametrized(layer):
         return "its weight is parametrized"
-    if type(layer) is not _KINDS[kind] and not _is_transposed(layer):
+    if type(layer) is not _KINDS[kind] and not is_hf_conv1d(layer):
         return f"a {type(layer).__name__} is a subclass of {kind}"
     if isinstance(layer, nn.Embedding) and layer.max_norm is not None:
         return "its rows are normalized at look-up (max_norm)"
-    if isinstance(layer, Convolution) and is_depthwise(layer) and not _separable(layer, step.conv):
+    if isinstance(layer, Convolution) and is_depthwise(layer) and not _is_separable(layer, step.conv):
         flat = len(layer.kernel_size) == 1 or math.prod(layer.kernel_size) == 1
         return "depthwise: full rank across channels" + ("" if flat else "; conv='spatial' can cut it")
     return None
@@ -151,14 +147,8 @@ def is_depthwise(layer: Convolution) -> bool:
     return layer.groups > 1 and layer.groups in (layer.in_channels, layer.out_channels)
 
 
-def _separable(layer: Convolution, conv: str) -> bool:
+def _is_separable(layer: Convolution, conv: str) -> bool:
     return conv in ("spatial", "auto") and len(layer.kernel_size) == 2 and min(layer.kernel_size) > 1
-
-
-def _is_transposed(layer: nn.Module) -> bool:
-    """Return whether a layer is transformers' Conv1D, a Linear with weight ``[in, out]``."""
-    kind = type(layer)
-    return kind.__name__ == "Conv1D" and kind.__module__ == "transformers.pytorch_utils"
 
 
 def _calls(names: dict[nn.Module, list[str]], module: nn.Module, example: Tree) -> dict[nn.Module, list[Any]]:
@@ -169,13 +159,8 @@ def _calls(names: dict[nn.Module, list[str]], module: nn.Module, example: Tree) 
         if inputs and torch.is_tensor(inputs[0]) and torch.is_tensor(output):
             calls.setdefault(layer, []).append((tuple(inputs[0].shape), tuple(output.shape)))
 
-    hooks = [layer.register_forward_hook(record) for layer in names]
-    try:
-        with torch.enable_grad():  # fused attention kernels call no layer
-            call_model(module, example)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with removing(layer.register_forward_hook(record) for layer in names), torch.enable_grad():
+        call_model(module, example)  # without gradients, fused attention kernels call no layer
     return calls
 
 
@@ -195,11 +180,6 @@ def _candidate(names: tuple[str, ...], layer: nn.Module, calls: list[Any], sampl
     return CandidateLayer(names, layer, inner / samples, middle / samples, outer / samples)
 
 
-def _shared_weights(module: nn.Module) -> set[torch.Tensor]:
-    counts = Counter(p for child in module.modules() for p in child.parameters(recurse=False))
-    return {parameter for parameter, count in counts.items() if count > 1}
-
-
 def _unreplaceable(module: nn.Module, candidates: Sequence[CandidateLayer], example: Tree) -> dict[str, str]:
     """Return layers that the model's forward reaches into, by trying each inside a Sequential."""
     if _error_with(module, candidates, example) is None:
@@ -216,8 +196,7 @@ def _error_with(module: nn.Module, candidates: Sequence[CandidateLayer], example
     for candidate in candidates:
         replace_layer(module, candidate.names, nn.Sequential(candidate.layer).train(candidate.layer.training))
     try:
-        with torch.no_grad():
-            call_model(module, example)
+        predict_with(module, example)
     except Exception as error:  # noqa: BLE001 - a forward that reaches into the layer may raise anything
         return f"{type(error).__name__}: {error}"
     finally:

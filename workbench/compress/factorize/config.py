@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from workbench.compress.step import EXCLUDE, UNTOUCHED, Step, refuse_idle
+from workbench.compress.step import EXCLUDE, UNTOUCHED, Step, number_in, refuse_idle
 from workbench.core.config import option
 from workbench.core.errors import ConfigError, unknown_name
+
+FACTORIZE_TYPES = ("Linear", "Conv1d", "Conv2d", "Embedding")
 
 
 @dataclass(frozen=True)
@@ -47,10 +49,7 @@ class Factorize(Step):
     )
     of: str = option("macs", "cost to reduce: MACs or parameters", choices=("macs", "params"), advanced=True)
     rank: str = option(
-        "energy",
-        "rank by energy or by variational Bayes (vbmf)",
-        choices=("energy", "vbmf"),
-        advanced=True,
+        "energy", "rank by energy or by variational Bayes (vbmf)", choices=("energy", "vbmf"), advanced=True
     )
     ratios: tuple[str, ...] = option(
         (), "ratio per layer, as 'name=0.3'; * and ? match as in file names", advanced=True
@@ -76,7 +75,7 @@ class Factorize(Step):
                 raise ConfigError("Factorize.types: " + unknown_name("kind of layer", kind, FACTORIZE_TYPES))
         for entry in self.ratios:
             name, _, value = entry.rpartition("=")
-            if not name or not _is_share(value):
+            if not name or not 0.0 < number_in(value) <= 1.0:
                 raise ConfigError(f"Factorize.ratios must hold 'name=ratio' with a ratio in (0, 1], got {entry!r}.")
         self._check_together()
 
@@ -99,12 +98,10 @@ class Factorize(Step):
 
     @property
     def measured_on(self) -> tuple[str, int] | None:
-        """Engine and batch size for ``measured``, else None."""
         return (self.engine, self.engine_batch) if self.measured else None
 
     @property
     def label(self) -> str:
-        """Short name for tables and charts."""
         how = f"{self.energy:g} energy"
         if any(entry.startswith("*=") for entry in self.ratios):
             how = "by layer"
@@ -116,13 +113,3 @@ class Factorize(Step):
             how = "vbmf"
         ways = (self.conv if self.conv != "channel" else "", "whitened" if self.whiten else "")
         return " ".join(word for word in ("low-rank", *ways, how, "measured" if self.measured else "") if word)
-
-
-FACTORIZE_TYPES = ("Linear", "Conv1d", "Conv2d", "Embedding")
-
-
-def _is_share(text: str) -> bool:
-    try:
-        return 0.0 < float(text) <= 1.0
-    except ValueError:
-        return False

@@ -276,8 +276,7 @@ def _linear(weight: torch.Tensor, *, bias: bool) -> nn.Module:
     return _set(nn.Linear(weight.shape[1], weight.shape[0], bias=bias), weight)
 
 
-def _set(layer: Any, weight: torch.Tensor) -> nn.Module:
+def _set(layer: nn.Module, weight: torch.Tensor) -> nn.Module:
     with torch.no_grad():
-        layer.weight.copy_(weight)
-    made: nn.Module = layer
-    return made
+        layer.get_parameter("weight").copy_(weight)
+    return layer

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from workbench.compress.factorize.decomposition import Decomposition, Floats, RankChoice, RankTable
-from workbench.compress.pareto_allocation import allocate, lower_hull
+from workbench.compress.pareto_allocation import Point, allocate, lower_hull
 
 _ROUNDING = 1e-9
 
@@ -18,7 +18,7 @@ _ROUNDING = 1e-9
 def by_energy(tables: Sequence[RankTable], energy: float, of: str) -> RankChoice:
     """Return the cheapest choice in ``of`` (MACs or parameters) that keeps a fraction ``energy``."""
     choices = [table.at(_cheapest(table, energy, of)) for table in tables]
-    return min(choices, key=lambda choice: (_cost(choice, of), -choice.kept))
+    return min(choices, key=lambda choice: (getattr(choice, of), -choice.kept))
 
 
 def by_ratio(tables: Sequence[RankTable], ratio: float, of: str) -> RankChoice:
@@ -36,13 +36,10 @@ def by_noise(decompositions: Sequence[Decomposition], of: str) -> RankChoice | N
     ranks = [max(vbmf_rank(matrix.numpy()) for matrix in matrices) for matrices in first.unfolded()]
     if 0 in ranks:
         return None
-    table = first.table()
-    choice = table.with_ranks(ranks)
-    return (
-        choice
-        if len(decompositions) == 1
-        else by_energy([decomposition.table() for decomposition in decompositions], choice.kept, of)
-    )
+    choice = first.table().with_ranks(ranks)
+    if len(decompositions) == 1:
+        return choice
+    return by_energy([decomposition.table() for decomposition in decompositions], choice.kept, of)
 
 
 def by_budget(
@@ -54,7 +51,7 @@ def by_budget(
     ``least`` of parameters and MACs.
     """
     choices = {name: _hull(ways, whole[name], of, least) for name, ways in tables.items()}
-    paths = {name: [(_cost(choice, of), 1 - choice.kept) for choice in path] for name, path in choices.items()}
+    paths = {name: [(getattr(choice, of), 1 - choice.kept) for choice in path] for name, path in choices.items()}
     chosen: dict[str, RankChoice] = {}
     missing = excess
 
@@ -132,13 +129,9 @@ def _cheapest(table: RankTable, energy: float, of: str) -> int:
     return int(np.lexsort((-table.kept, cost))[0])
 
 
-def _cost(choice: RankChoice, of: str) -> float:
-    return choice.params if of == "params" else choice.macs
-
-
 def _hull(tables: Sequence[RankTable], whole: RankChoice, of: str, least: float) -> list[RankChoice]:
     """Return the choices on the lower convex hull of lost energy over cost, from the full layer to the cheapest."""
-    points = [(_cost(whole, of), 0.0)]
+    points: list[Point] = [(getattr(whole, of), 0.0)]
     sources = []
     for table in tables:
         cost = getattr(table, of)

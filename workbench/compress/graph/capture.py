@@ -1,16 +1,16 @@
-"""Capture a module as a graph that quantization can change: dynamic batch, batch norm folded."""
+"""Capture a module as a graph that quantization can change: dynamic batch, batch norm folded; and run it by node."""
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Mapping
 from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import nn
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule, Interpreter, Node
 
-from workbench.compress.graph.operators import WEIGHTED
 from workbench.core.errors import ExportError
 from workbench.core.quiet import quiet_torchao
 from workbench.export.capture import dynamic_arguments, export_program, reason_of
@@ -18,22 +18,31 @@ from workbench.tasks.axes import OpenDims
 from workbench.tasks.module import Shape, plain_outputs
 from workbench.tasks.trees import Tree, call_model, leaves
 
+
+def aten(*names: str) -> frozenset[Any]:
+    """Return ATen operators by name, like ``"view.default"``."""
+    return frozenset(attrgetter(name)(torch.ops.aten) for name in names)
+
+
+CONVOLUTIONS = aten(*(f"conv{n}d.{overload}" for n in (1, 2, 3) for overload in ("default", "padding")))
+LINEAR = torch.ops.aten.linear.default
+WEIGHTED = CONVOLUTIONS | {LINEAR}
+"""Operators that multiply by a weight."""
+
 _aten = torch.ops.aten
 _BATCH_NORM = _aten.batch_norm.default
 _TRANSPOSED = frozenset({_aten.conv_transpose1d.default, _aten.conv_transpose2d.input, _aten.conv_transpose3d.input})
 _FOLDS = WEIGHTED | _TRANSPOSED
 _TOLERANCE = 1e-3
+Visit = Callable[[Node, tuple[Any, ...], Any], Any]
+"""``visit(node, arguments, value)`` returns the value for the following nodes."""
 
 
 def capture(module: nn.Module, example: Tree, *, dims: OpenDims = ()) -> GraphModule:
     """Return the graph of ``module`` in eval mode with a dynamic batch.
 
-    ``dims``, the open dimensions of each input, are dynamic too if the module allows it.
-
-    Raises
-    ------
-    ExportError
-        If torch.export cannot follow the module, or only for one fixed batch size, or the graph gives other outputs.
+    ``dims``, the open dimensions of each input, are dynamic too if the module allows it. ExportError if torch.export
+    cannot follow the module, or only for one fixed batch size, or the graph gives other outputs.
     """
     if any(dims):
         with contextlib.suppress(ExportError):  # captured_sizes then returns fixed sizes
@@ -142,3 +151,53 @@ def _check_same(graph: GraphModule, module: nn.Module, example: Tree) -> None:
                     f"up to {apart:.3g}. A forward that is random or changes the module's state cannot be quantized; "
                     "leave Quantize out of the recipe."
                 )
+
+
+class _Walker(Interpreter):
+    def __init__(self, graph: GraphModule, visit: Visit) -> None:
+        super().__init__(graph)
+        self._visit = visit
+
+    def run_node(self, n: Node) -> Any:
+        value = super().run_node(n)
+        if n.op != "call_function":
+            return value
+        return self._visit(n, self.fetch_args_kwargs_from_env(n)[0], value)
+
+
+def run_graph(graph: GraphModule, inputs: Tree, visit: Visit) -> list[torch.Tensor]:
+    """Run ``graph`` on a batch with ``visit`` after every function; return the output tensors."""
+    names = [str(node.target) for node in graph.graph.nodes if node.op == "placeholder"]
+    if isinstance(inputs, Mapping) and set(names) == set(inputs):
+        flat = [inputs[name] for name in names]
+    else:
+        flat = leaves(inputs)
+    with torch.no_grad():
+        outputs = _Walker(graph, visit).run(*flat, enable_io_processing=False)
+    return [leaf for leaf in leaves(outputs) if isinstance(leaf, torch.Tensor)]
+
+
+def stored(graph: GraphModule, node: Any) -> torch.Tensor | None:
+    """Return the tensor that a ``get_attr`` node reads, None for another node."""
+    if not isinstance(node, Node) or node.op != "get_attr":
+        return None
+    tensor: torch.Tensor = attrgetter(str(node.target))(graph)
+    return tensor
+
+
+def replace_stored(graph: GraphModule, node: Node, value: torch.Tensor) -> None:
+    """Replace the tensor that ``node`` reads, which a module may share, by one of the graph's own."""
+    old = stored(graph, node)
+    if old is None:
+        raise TypeError(f"{node} reads no tensor of the graph")
+    path, _, name = str(node.target).rpartition(".")
+    value = value.detach()
+    new = torch.nn.Parameter(value, old.requires_grad) if isinstance(old, torch.nn.Parameter) else value
+    setattr(graph.get_submodule(path), name, new)
+
+
+def readers(graph: GraphModule, node: Node) -> int:
+    """Return the number of operators that read the tensor of ``node``, through any node."""
+    return sum(
+        len(other.users) for other in graph.graph.nodes if other.op == "get_attr" and other.target == node.target
+    )

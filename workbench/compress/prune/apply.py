@@ -8,16 +8,14 @@ from torch import nn
 
 from workbench.compress.distill.apply import recover
 from workbench.compress.handlers import Outcome, Work, register_handler
-from workbench.compress.layer_selection import display_name, holds_matrix, skip_reasons
+from workbench.compress.layer_selection import display_name, holds_matrix, skip_reasons, values_by_layer
 from workbench.compress.model_ops import count_params
 from workbench.compress.prune.budget import CostBudget
-from workbench.compress.prune.channel_selection import own_ratios, select_channels
+from workbench.compress.prune.channel_selection import scorer_for, select_channels
 from workbench.compress.prune.groups import MODEL_OUTPUTS, PRUNABLE, Group, find_groups
-from workbench.compress.prune.importance import scorer_for
 from workbench.compress.prune.sparse_training import train_sparse
-from workbench.compress.prune.tied_weights import describe_tie, find_ties
-from workbench.compress.prune.verify_cut import TIED, Cut, apply_cuts, verify_cuts
-from workbench.compress.schedule import scheduled_share
+from workbench.compress.prune.verify_cut import TIED, Cut, apply_cuts, describe_tie, find_ties, verify_cuts
+from workbench.compress.step import scheduled_share
 from workbench.compress.steps import Prune, Recover
 from workbench.compress.variant import LayerReport
 from workbench.core.progress import Progress
@@ -27,7 +25,7 @@ _RECURRENT = (
     "recurrent: its outputs are also its state, shared by all its gates, so Prune does not cut it (train a narrower "
     "one with Distill(student=...), or use Sparsify or Quantize)"
 )
-_FAR = 0.1
+_FAR = 0.1  # difference of the pruned share from the ratio that is noted
 _NOT_TRACED = "not found in the trace: it is not called, or forward overwrites its output in place"
 
 
@@ -45,7 +43,7 @@ class _State:
         """Return the prunable groups with their importance, and the reasons of the other layers."""
         step, module = self.step, self.work.module
         blocked = skip_reasons(module, step.include, step.exclude, where="Prune") | self.broken
-        scorer = scorer_for(step, module, self.work)
+        scorer = scorer_for(step, self.work)
         groups = find_groups(module, self.work.task.examples(2), scorer, skip_reasons=blocked, round_to=step.round_to)
         module.zero_grad(set_to_none=True)
         return groups
@@ -54,7 +52,9 @@ class _State:
         """Return the verified cuts that bring the module to ``share`` of the target."""
         step, ratio = self.step, share * self.step.ratio
         groups, reasons = self.groups()
-        own = {root: share * value for root, value in own_ratios(step, groups).items()}
+        members = {group.root: group.members for group in groups}
+        ratios = values_by_layer(step.ratios, members, "Prune.ratios: no layer whose channels can be cut is called")
+        own = {root: share * value for root, value in ratios.items()}
         self.widths = {group.root: group.width for group in groups} | self.widths
 
         def select(ratio: float) -> tuple[list[Cut], dict[str, str]]:

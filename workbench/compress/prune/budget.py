@@ -45,13 +45,7 @@ class CostBudget:
         return count_macs(module, self.work.task.examples(2))
 
     def ratio(self, module: nn.Module, share: float, cuts_at: Callable[[float], list[Cut]]) -> float:
-        """Return the smallest channel ratio that leaves ``1 - share`` of the first cost.
-
-        Raises
-        ------
-        ConfigError
-            If no ratio meets the budget.
-        """
+        """Return the smallest channel ratio that leaves ``1 - share`` of the first cost; ConfigError if none does."""
         step, budget = self.step, (1 - share) * self.first
         close, halvings = _MEASURED if step.of == "latency" else _COUNTED
         costs: dict[tuple[tuple[str, int], ...], float] = {}

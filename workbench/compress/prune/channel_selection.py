@@ -1,38 +1,44 @@
-"""Select the channels to prune in each group: per group, or ranked among groups."""
+"""Score the channels of each group, and select those to prune: per group, or ranked among groups."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import floor
+from typing import Any
 
 import torch
 
-from workbench.compress.layer_selection import matches, no_match_error
-from workbench.compress.prune.groups import Group
+from workbench.compress.handlers import Work
+from workbench.compress.prune.config import PRUNE_BY_LOSS, Prune
+from workbench.compress.prune.groups import Group, Scorer
 from workbench.compress.prune.verify_cut import Cut
-from workbench.compress.steps import Prune
 
 # Least share of a group's width that a ranking among groups keeps: very narrow layers block the network.
 _LEAST_RANKED = 0.1
 
 
-def own_ratios(step: Prune, groups: Sequence[Group]) -> dict[str, float]:
-    """Return the ratios of ``step.ratios``, by the roots of the groups that they name.
+def scorer_for(step: Prune, work: Work) -> Scorer:
+    """Return the scorer for the channels of a group.
 
-    Raises
-    ------
-    ConfigError
-        If a name matches no prunable layer.
+    Magnitude: Li et al., arXiv 1608.08710. BatchNorm scale: Liu et al., arXiv 1708.06519. LAMP: Lee et al., arXiv
+    2010.07611. Taylor: Molchanov et al., CVPR 2019. Hessian: approximated by the diagonal of the Fisher information,
+    after Optimal Brain Damage (LeCun et al., 1989). The last two use ``step.samples`` training samples.
     """
-    ratios: dict[str, float] = {}
-    for entry in step.ratios:
-        pattern, _, value = entry.rpartition("=")
-        matched = [g.root for g in groups if any(matches(name, pattern) for name in g.members)]
-        if not matched:
-            names = [name for group in groups for name in group.members]
-            raise no_match_error("Prune.ratios: no layer whose channels can be cut is called", pattern, names)
-        ratios.update(dict.fromkeys(matched, float(value)))
-    return ratios
+    from torch_pruning.pruner import importance
+
+    kinds: dict[str, Any] = {
+        "l2": lambda: importance.MagnitudeImportance(p=2),
+        "l1": lambda: importance.MagnitudeImportance(p=1),
+        "bn_scale": importance.BNScaleImportance,
+        "lamp": importance.LAMPImportance,
+        "taylor": importance.TaylorImportance,
+        "hessian": importance.HessianImportance,
+        "random": importance.RandomImportance,
+    }
+    if step.importance in PRUNE_BY_LOSS:
+        work.set_gradients("prune", step.samples, squared=step.importance == "hessian")
+    scorer: Scorer = kinds[step.importance]()
+    return scorer
 
 
 def select_channels(
@@ -60,8 +66,7 @@ def select_channels(
             continue
         pruned = group.importance.argsort(stable=True)[: len(group.units) - kept].tolist()
         channels = sorted(channel for place in pruned for channel in group.units[place])
-        counters = group.heads.counters if group.heads else ()
-        counted = tuple((path, name, kept * each) for path, name, each in counters)
+        counted = tuple((path, name, kept * each) for path, name, each in group.counters or ())
         cuts.append(Cut(group.root, group.members, tuple(channels), counted=counted))
     return cuts, reasons
 
@@ -87,17 +92,16 @@ def _thresholds(step: Prune, groups: Sequence[Group], ratio: float, whole: Mappi
 def _threshold(groups: Sequence[Group], ratio: float, whole: Mapping[str, int]) -> float:
     """Return the importance up to which channels are pruned to keep ``1 - ratio`` of those of ``whole``."""
     sizes = [torch.tensor([len(unit) for unit in group.units]) for group in groups]
-    scores = (
-        torch.cat([g.importance.repeat_interleave(size) for g, size in zip(groups, sizes, strict=True)]).sort().values
-    )
-    count = len(scores) - round((1 - ratio) * sum(whole[group.root] for group in groups))
-    return float(scores[count - 1]) if count > 0 else float("-inf")
+    scores = [group.importance.repeat_interleave(size) for group, size in zip(groups, sizes, strict=True)]
+    ranked = torch.cat(scores).sort().values
+    count = len(ranked) - round((1 - ratio) * sum(whole[group.root] for group in groups))
+    return float(ranked[count - 1]) if count > 0 else float("-inf")
 
 
 def _why_whole(step: Prune, group: Group, *, ranked: bool) -> str:
     if ranked:
         return f"the ranking keeps all {group.width} channels"
-    if group.heads:
+    if group.counters is not None:
         return f"the nearest number of attention heads keeps all {len(group.units)}"
     multiple = group.step * len(group.units[0])
     if multiple > step.round_to:

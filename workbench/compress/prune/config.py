@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from workbench.compress.schedule import SCHEDULES
-from workbench.compress.step import EXCLUDE, INCLUDE, UNTOUCHED, Step, refuse_idle
+from workbench.compress.step import EXCLUDE, INCLUDE, SCHEDULES, UNTOUCHED, Step, number_in, refuse_idle
 from workbench.core.config import option
 from workbench.core.errors import ConfigError
+
+PRUNE_BY_LOSS = ("taylor", "hessian")
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ class Prune(Step):
         super().__post_init__()
         for entry in self.ratios:
             name, _, value = entry.rpartition("=")
-            if not name or not _is_share(value):
+            if not name or not 0.0 <= number_in(value) < 1.0:
                 raise ConfigError(
                     f"Prune.ratios: {entry!r} is not 'name=ratio' with a ratio from 0 to below 1, like 'layer3.*=0.7'."
                 )
@@ -130,16 +131,11 @@ class Prune(Step):
             ),
             (not self.sparse_epochs, ("sparse_strength", "sparse_by"), "Set sparse_epochs above 0."),
             (self.of != "latency", ("engine", "engine_batch"), "Set of='latency'."),
-            (
-                self.importance not in PRUNE_BY_LOSS,
-                ("samples",),
-                f"Set importance to {' or '.join(map(repr, PRUNE_BY_LOSS))}.",
-            ),
+            (self.importance not in PRUNE_BY_LOSS, ("samples",), "Set importance to 'taylor' or 'hessian'."),
         )
 
     @property
     def training_option(self) -> str | None:
-        """The option that needs the training split; None if the step does not read it."""
         if self.sparse_epochs:
             return f"sparse_epochs={self.sparse_epochs:g}"
         if self.importance in PRUNE_BY_LOSS:
@@ -148,22 +144,10 @@ class Prune(Step):
 
     @property
     def measured_on(self) -> tuple[str, int] | None:
-        """Engine and batch size of ``of="latency"``."""
         return (self.engine, self.engine_batch) if self.of == "latency" else None
 
     @property
     def label(self) -> str:
-        """Short label for tables and charts."""
         share = f"{self.ratio:g}" if self.of == "channels" else f"{self.ratio:g} {self.of}"
         by_layer = " by layer" if "*=0" in self.ratios else ""
         return f"prune {share}{by_layer}" + ("" if self.scope == "local" else f" {self.scope}")
-
-
-PRUNE_BY_LOSS = ("taylor", "hessian")
-
-
-def _is_share(text: str) -> bool:
-    try:
-        return 0.0 <= float(text) < 1.0
-    except ValueError:
-        return False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from math import lcm
 from typing import Any, TypeGuard
@@ -12,14 +12,19 @@ from torch import nn
 
 from workbench.compress.graph.outputs import output_layers
 from workbench.compress.model_ops import unfrozen
-from workbench.compress.prune.heads import Heads, find_heads
 from workbench.compress.prune.verify_cut import dependency_graph
 from workbench.tasks.trees import Tree
 
+Units = tuple[tuple[int, ...], ...]
+Counters = tuple[tuple[str, str, int], ...]
+"""Attributes for the number of heads or their joint width, with the amount per head: ``("block", "head_size", 64)``."""
+
+_WIDTH_OF_ONE = ("head_dim", "head_width", "attention_head_size", "dim_head", "d_head")
+_NUMBER = ("num_heads", "heads", "n_heads", "n_head", "nhead", "num_attention_heads")
+_WIDTH_OF_ALL = ("all_head_size", "inner_dim", "embed_dim", "split_size")
 PRUNABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
 Scorer = Callable[[Any], torch.Tensor | None]
 """Returns a score per channel of the root of a torch-pruning group; None if it does not apply."""
-
 MODEL_OUTPUTS = "its channels are outputs of the model"
 _LOST = "its channels cannot be followed through a later split, shuffle or custom function"
 
@@ -29,18 +34,18 @@ class Group:
     """Layers whose output channels are pruned together.
 
     ``units`` are the channels of ``root`` pruned at once (one channel, one in each block of a grouped convolution, or
-    an attention head); ``importance`` is the mean over each unit; ``step`` is the number of units pruned at a time, so
-    that the width is a multiple of ``round_to``. Groups of equal ``structure`` have the same layer types in the same
-    places.
+    an attention head, for which ``counters`` are not None); ``importance`` is the mean over each unit; ``step`` is the
+    number of units pruned at a time, so that the width is a multiple of ``round_to``. Groups of equal ``structure``
+    have the same layer types in the same places.
     """
 
     root: str
     members: tuple[str, ...]
-    units: tuple[tuple[int, ...], ...]
+    units: Units
     importance: torch.Tensor
     step: int
     structure: str
-    heads: Heads | None = None
+    counters: Counters | None = None
 
     @property
     def width(self) -> int:
@@ -70,26 +75,21 @@ def find_groups(
         if scores is None:
             reasons.update(dict.fromkeys(members, why or "the importance does not apply to it"))
             continue
-        groups.append(_group(module, members, scores.detach().double(), graph, group, outs, round_to))
+        groups.append(_group(module, members, scores.detach().double(), graph, group, round_to))
     return groups, reasons
 
 
 def _group(
-    module: nn.Module,
-    members: tuple[str, ...],
-    scores: torch.Tensor,
-    graph: Any,
-    group: Any,
-    outs: Sequence[nn.Module],
-    round_to: int,
+    module: nn.Module, members: tuple[str, ...], scores: torch.Tensor, graph: Any, group: Any, round_to: int
 ) -> Group:
     width = len(scores)
     widths = [len(idxs) for dep, idxs in group if graph.is_in_channel_pruning_fn(dep.handler)]
     heads = find_heads(module, members[0], width, widths)
     if heads is not None:
-        units, step = heads.units, 1
+        (units, counters), step = heads, 1
     else:
-        blocks = _channel_blocks(outs, [dep.target.module for dep, _ in group])
+        counters = None
+        blocks = _channel_blocks([dep.target.module for dep, _ in group])
         size = width // blocks
         units = tuple(tuple(place + block * size for block in range(blocks)) for place in range(size))
         if _drags(graph, group, module.get_submodule(members[0]), units):
@@ -98,7 +98,7 @@ def _group(
         step = lcm(round_to, *each) // max(each) if len(each) == 1 else 1
     importance = torch.stack([scores[list(unit)].mean() for unit in units])
     structure = _structure(graph, group) + (" heads" if heads is not None else "")
-    return Group(members[0], members, units, importance, step, structure, heads)
+    return Group(members[0], members, units, importance, step, structure, counters)
 
 
 def _drags(graph: Any, group: Any, layer: nn.Module, units: Sequence[tuple[int, ...]]) -> bool:
@@ -152,17 +152,13 @@ def _structure(graph: Any, group: Any) -> str:
 
 
 def _refusal(
-    members: Sequence[str],
-    outs: Sequence[nn.Module],
-    layers: Sequence[Any],
-    skip_reasons: Mapping[str, str],
-    fixed: frozenset[str],
+    members: Sequence[str], outs: Sequence[nn.Module], layers: Sequence[Any], skip: Mapping[str, str], fixed: Set[str]
 ) -> str | None:
     if any(name in fixed for name in members):
         return MODEL_OUTPUTS
-    blocked = [name for name in members if name in skip_reasons]
+    blocked = [name for name in members if name in skip]
     if blocked:
-        why = skip_reasons[blocked[0]]
+        why = skip[blocked[0]]
         return why if len(members) == 1 else f"shares its channels with {blocked[0]}, {why}"
     if any(isinstance(m, nn.LayerNorm | nn.RMSNorm) for m in outs):
         return "its channels are normalized together (LayerNorm): cutting some changes all others"
@@ -185,7 +181,7 @@ def _astray(graph: Any, group: Any) -> str | None:
     return None
 
 
-def _channel_blocks(outs: Sequence[nn.Module], touched: Sequence[nn.Module]) -> int:
+def _channel_blocks(touched: Sequence[nn.Module]) -> int:
     """Return the number of equal blocks that must lose the same channels (grouped layers)."""
     blocks = 1
     for layer in touched:
@@ -199,3 +195,33 @@ def _channel_blocks(outs: Sequence[nn.Module], touched: Sequence[nn.Module]) -> 
 def is_grouped(layer: nn.Module) -> TypeGuard[nn.modules.conv._ConvNd]:
     """Return whether a layer is a convolution with groups of several channels."""
     return isinstance(layer, nn.modules.conv._ConvNd) and 1 < layer.groups < layer.in_channels
+
+
+def find_heads(module: nn.Module, root: str, width: int, reader_widths: Sequence[int]) -> tuple[Units, Counters] | None:
+    """Return the channels of each head, and its counters, if ``root`` projects queries, keys or values, else None.
+
+    The number or width of the heads is an attribute of the module around it. One Linear may project queries, keys and
+    values together; ``reader_widths``, the inputs of the layers that read them, separate these.
+    """
+    if not isinstance(module.get_submodule(root), nn.Linear):
+        return None
+    path = root.rpartition(".")[0]
+    around = module.get_submodule(path)
+    inner = min(reader_widths, default=width)
+    # The width of a head stays constant; the number of heads may be from before an earlier cut.
+    size = _first(around, _WIDTH_OF_ONE) or inner // (_first(around, _NUMBER) or inner)
+    if size < 2 or inner % size or width % inner:
+        return None
+    number = inner // size
+    units = tuple(
+        tuple(part + head * size + place for part in range(0, width, inner) for place in range(size))
+        for head in range(number)
+    )
+    counters = [(path, name, 1) for name in _NUMBER if getattr(around, name, None) == number]
+    counters += [(path, name, size) for name in _WIDTH_OF_ALL if getattr(around, name, None) == inner]
+    return units, tuple(counters)
+
+
+def _first(module: nn.Module, names: Sequence[str]) -> int | None:
+    values = (getattr(module, name, None) for name in names)
+    return next((value for value in values if isinstance(value, int) and value > 0), None)

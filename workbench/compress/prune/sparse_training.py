@@ -23,12 +23,9 @@ _GROWTHS = 20  # increments of the growing penalty
 
 
 def train_sparse(step: Prune, work: Work, groups: Sequence[Group]) -> float:
-    """Train ``work.module`` on the labels with a penalty on the channels of ``groups``; return the epochs done.
+    """Train on the labels with a penalty on the channels of ``groups``; return the epochs done.
 
-    Raises
-    ------
-    ConfigError
-        If the penalty applies to no layer.
+    A penalty that applies to no layer raises ConfigError.
     """
     training = Recover(epochs=step.sparse_epochs)
     module = work.module

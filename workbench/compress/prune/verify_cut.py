@@ -12,12 +12,14 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from workbench.compress.model_ops import predict_with, require_all_grads, unfrozen
-from workbench.compress.prune.tied_weights import describe_tie, find_broken_tie, find_ties, restore_ties
+from workbench.compress.layer_selection import display_name
+from workbench.compress.model_ops import predict_with, removing, require_all_grads, restoring, unfrozen
 from workbench.core.errors import first_line
 from workbench.tasks.module import copy_module
 from workbench.tasks.trees import Tree, call_model, leaves
 
+Tie = tuple[tuple[str, str], ...]
+"""Layers that share a parameter, with its name in each: ``(("embed", "weight"), ("head", "weight"))``."""
 _TOLERANCE = 1e-3  # relative to the largest output; sums over fewer terms round differently
 TIED = "it would break the tied weight"
 
@@ -61,13 +63,10 @@ def dependency_graph(module: nn.Module, example: Tree) -> Any:
 def _out_of_place(module: nn.Module) -> Iterator[None]:
     """Make activations out-of-place: in-place ones hide the layer before them from the trace."""
     layers: list[Any] = [layer for layer in module.modules() if getattr(layer, "inplace", None) is True]
-    for layer in layers:
-        layer.inplace = False
-    try:
-        yield
-    finally:
+    with restoring(layers, "inplace"):
         for layer in layers:
-            layer.inplace = True
+            layer.inplace = False
+        yield
 
 
 def apply_cuts(module: nn.Module, cuts: Sequence[Cut], example: Tree) -> None:
@@ -99,21 +98,14 @@ def verify_cuts(module: nn.Module, cuts: Sequence[Cut], example: Tree) -> tuple[
             broken.append((cut, why))
     if _failure(module, good, example) is None:
         return good, broken
-    return _greedy(module, good, broken, example)
-
-
-def _greedy(
-    module: nn.Module, cuts: Sequence[Cut], broken: list[tuple[Cut, str]], example: Tree
-) -> tuple[list[Cut], list[tuple[Cut, str]]]:
-    """Add cuts one by one, for cuts that pass alone but not together."""
-    good: list[Cut] = []
-    for cut in cuts:
-        why = _failure(module, [*good, cut], example)
+    together: list[Cut] = []
+    for cut in good:
+        why = _failure(module, [*together, cut], example)
         if why is None:
-            good.append(cut)
+            together.append(cut)
         else:
             broken.append((cut, f"together with other groups: {why}"))
-    return good, broken
+    return together, broken
 
 
 def _failure(module: nn.Module, cuts: Sequence[Cut], example: Tree) -> str | None:
@@ -165,12 +157,8 @@ def _silenced(graph: Any, module: nn.Module, cuts: Sequence[Cut]) -> Iterator[No
             _silence(graph, dep, channels)
             if isinstance(dep.target.module, nn.GroupNorm):
                 quiet.setdefault(dep.target.module, set()).update(channels)
-    hooks = [layer.register_forward_hook(_without(channels)) for layer, channels in quiet.items()]
-    try:
+    with removing(layer.register_forward_hook(_without(channels)) for layer, channels in quiet.items()):
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _without(channels: set[int]) -> Callable[[nn.GroupNorm, tuple[torch.Tensor], torch.Tensor], torch.Tensor]:
@@ -213,3 +201,40 @@ def _set_numbers(module: nn.Module, cut: Cut) -> None:
 
 def _run(module: nn.Module, example: Tree) -> list[torch.Tensor]:
     return leaves(predict_with(module, example))
+
+
+def find_ties(module: nn.Module) -> tuple[Tie, ...]:
+    """Return the parameters that several layers hold."""
+    owners: dict[int, list[tuple[str, str]]] = {}
+    for name, layer in module.named_modules():
+        for own, parameter in layer.named_parameters(recurse=False):
+            owners.setdefault(id(parameter), []).append((name, own))
+    return tuple(tuple(places) for places in owners.values() if len(places) > 1)
+
+
+def find_broken_tie(module: nn.Module, ties: Sequence[Tie]) -> Tie | None:
+    """Return a tie whose parameters were cut differently, or None."""
+    return next((tie for tie in ties if not _is_one(module, tie)), None)
+
+
+def restore_ties(module: nn.Module, ties: Sequence[Tie]) -> None:
+    """Make the parameters of every tie one tensor again if they are equal: layer-by-layer cuts separate them."""
+    for tie in ties:
+        if _is_one(module, tie):
+            first = _parameter(module, *tie[0])
+            for name, own in tie[1:]:
+                setattr(module.get_submodule(name), own, first)
+
+
+def describe_tie(tie: Tie) -> str:
+    """Return the names of the layers of a tie: ``"embed and head"``."""
+    return " and ".join(display_name(name) for name, _ in tie)
+
+
+def _is_one(module: nn.Module, tie: Tie) -> bool:
+    first, *others = (_parameter(module, *place) for place in tie)
+    return all(other is first or torch.equal(other, first) for other in others)
+
+
+def _parameter(module: nn.Module, name: str, own: str) -> nn.Parameter:
+    return module.get_submodule(name).get_parameter(own)

@@ -40,10 +40,7 @@ class Quantize(Step):
     )
     per_channel: bool = option(True, "one weight scale per output channel instead of per tensor", advanced=True)
     group_size: int | None = option(
-        None,
-        "4 bits: weights of an output channel that share a scale; None: all",
-        choices=(16, 32, 64, 128, 256),
-        advanced=True,
+        None, "4 bits: weights of a channel sharing a scale; None: all", choices=(16, 32, 64, 128, 256), advanced=True
     )
     symmetric: str = option(
         "weights",
@@ -58,11 +55,7 @@ class Quantize(Step):
         advanced=True,
     )
     percentile: float = option(
-        99.99,
-        "percent of values inside the range (observer='percentile')",
-        minimum=50.0,
-        maximum=100.0,
-        advanced=True,
+        99.99, "percent of values inside the range (observer='percentile')", minimum=50.0, maximum=100.0, advanced=True
     )
     equalize: str = option(
         "none",
@@ -78,10 +71,7 @@ class Quantize(Step):
         "qdq", "quantizer: this package's (qdq), ONNX Runtime's, or NNCF", choices=("qdq", "onnxruntime", "nncf")
     )
     reduce_range: bool | str = option(
-        "auto",
-        "7-bit weights, for CPUs without an int8 dot product",
-        choices=("auto", True, False),
-        advanced=True,
+        "auto", "7-bit weights, for CPUs without an int8 dot product", choices=("auto", True, False), advanced=True
     )
     target: str = option("this", "target CPU", choices=("this", "int8_dot", "no_int8_dot"), advanced=True)
     exclude: tuple[str, ...] = option((), EXCLUDE, advanced=True)
@@ -109,12 +99,10 @@ class Quantize(Step):
 
     @property
     def training_option(self) -> str | None:
-        """The option that needs the training split, or None."""
         return f"qat_epochs={self.qat_epochs:g}" if self.qat_epochs else None
 
     @property
     def label(self) -> str:
-        """Short name for tables and charts, unique per mode."""
         if self.route != "qdq":
             return f"int8 ({self.route})"
         extras = [
@@ -174,13 +162,6 @@ def _clashes(step: Quantize) -> Iterator[tuple[bool, str]]:
 
 
 _QDQ_ONLY = (
-    "bits",
-    "activations",
-    "qat_epochs",
-    "keep_drop",
-    "group_size",
-    "symmetric",
-    "observer",
-    "equalize",
-    "bias_correction",
+    *("bits", "activations", "qat_epochs", "keep_drop", "group_size"),
+    *("symmetric", "observer", "equalize", "bias_correction"),
 )

@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
-from workbench.compress.graph.interpreter import readers, replace_stored, run_graph, stored
-from workbench.compress.graph.operators import CONVOLUTIONS, LINEAR, aten
+from workbench.compress.graph.capture import CONVOLUTIONS, LINEAR, aten, readers, replace_stored, run_graph, stored
 from workbench.compress.quantize.annotate import weighted_nodes
 from workbench.tasks.trees import Tree
 

@@ -23,11 +23,6 @@ _NO_WEIGHT_ZERO = (
 
 _TORCH = ("torch-eager", "torch-compile", "torchscript", "aot-inductor")
 
-
-def _file_only(route: str) -> Mapping[str, str]:
-    return {engine: _NO_MODULE.format(engine, route) for engine in _TORCH}
-
-
 EVERYWHERE: Mapping[str, str] = {}
 MODES: dict[str, Mapping[str, str]] = {
     "static": EVERYWHERE,
@@ -40,8 +35,7 @@ MODES: dict[str, Mapping[str, str]] = {
     "4-bit weights asymmetric": EVERYWHERE,
     "4-bit weights in groups": EVERYWHERE,
     "4-bit weights in groups asymmetric": EVERYWHERE,
-    "onnxruntime": _file_only("onnxruntime"),
-    "nncf": _file_only("nncf"),
+    **{route: {engine: _NO_MODULE.format(engine, route) for engine in _TORCH} for route in ("onnxruntime", "nncf")},
 }
 """Mode to engine to the reason why it is not supported; all other engines run it."""
 
@@ -73,22 +67,10 @@ def mode_of_recipe(recipe: Mapping[str, Any]) -> str | None:
 
 
 def refusal(mode: str | None, engine: str) -> str | None:
-    """Return why an engine does not support a mode, or None if it does.
-
-    Examples
-    --------
-    >>> refusal("static", "openvino") is None
-    True
-    """
+    """Return why an engine does not support a mode, or None if it does."""
     return MODES[mode].get(engine) if mode is not None else None
 
 
 def unbatchable(mode: str | None) -> str | None:
-    """Return why a mode must not batch samples of different callers, or None if it may.
-
-    Examples
-    --------
-    >>> unbatchable("static") is None
-    True
-    """
+    """Return why a mode must not batch samples of different callers, or None if it may."""
     return "dynamic quantization takes activation ranges from the whole batch" if mode == "dynamic" else None

@@ -15,9 +15,8 @@ from torch import nn
 from workbench.compress.graph.capture import capture
 from workbench.compress.handlers import Outcome, Work
 from workbench.compress.layer_selection import excluded_names
-from workbench.compress.quantize.annotate import LayerDecision
+from workbench.compress.quantize.annotate import LayerDecision, report_layers
 from workbench.compress.quantize.qspec import Scheme, scheme_for
-from workbench.compress.quantize.report import report_layers
 from workbench.compress.steps import Quantize
 from workbench.core.errors import BackendUnavailable, ExportError, first_line
 from workbench.core.progress import Progress

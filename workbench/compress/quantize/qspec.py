@@ -10,7 +10,7 @@ import torch
 
 from workbench.compress.quantize import observers
 from workbench.compress.quantize.annotate import Annotator
-from workbench.compress.quantize.fixed_range_fake_quant import FixedRangeFakeQuantize
+from workbench.compress.quantize.observers import FixedRangeFakeQuantize
 from workbench.compress.steps import Quantize
 from workbench.core.machine import this_machine
 from workbench.core.quiet import quiet_torchao

@@ -8,13 +8,16 @@ from dataclasses import dataclass, replace
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from workbench.compress.pareto_allocation import Point, allocate, lower_hull
-from workbench.compress.sensitivity.fit import decibels, fit_step
+from workbench.compress.sensitivity.evaluator import StepEvaluator, decibels, largest_holding
 from workbench.compress.sensitivity.probe import PROBES
 from workbench.compress.steps import Step
-from workbench.core.checks import given
+from workbench.core.checks import given, require_callable, require_int
 from workbench.core.errors import ConfigError, unknown_name
-from workbench.core.progress import ProgressCallback, ignore_progress
+from workbench.core.progress import Progress, ProgressCallback, ignore_progress
+from workbench.tasks.load import load_task
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -193,8 +196,30 @@ class Sensitivity:
         >>> table = wb.sensitivity(task, "factorize")  # doctest: +SKIP
         >>> wb.Recipe(table.fit(task, drop=0.01)).apply(task)  # doctest: +SKIP
         """
-        goal = self._allowed(drop, sqnr_db)
-        return fit_step(self, task, goal, of=of, tries=tries, seed=seed, progress=progress)
+        goal, by_quality = self._allowed(drop, sqnr_db), self.measure == "quality"
+        require_int("Sensitivity.fit: tries", tries, minimum=1)
+        require_int("Sensitivity.fit: seed", seed, minimum=0)
+        require_callable("Sensitivity.fit: progress", progress, takes="each Progress report")
+        task = load_task(task)
+        if task.name != self.task:
+            raise ConfigError(f"Sensitivity.fit: the table is of task {self.task!r}, got {task.name!r}.")
+        task.check()
+        evaluator = StepEvaluator(task, self.measure, seed, progress)
+
+        def step_for(allowed: float) -> Step:
+            return self.step(drop=allowed, of=of) if by_quality else self.step(sqnr_db=decibels(allowed), of=of)
+
+        def loss(step: Step) -> float:
+            report = Progress("sensitivity", message=f"measuring {step.label} as a whole")
+            progress(report)
+            with torch.random.fork_rng(devices=[]):
+                value = evaluator.value(evaluator.run(step, report).module)
+            return self.base - value if by_quality else value
+
+        def describe(loss: float) -> str:
+            return f"a drop of {loss:.4g}" if by_quality else f"{decibels(loss):.1f} dB"
+
+        return largest_holding(step_for, loss, goal, tries=tries, describe=describe)
 
     def saved(self, values: Mapping[str, float], of: str = "size") -> float:
         """Return the summed savings of single layers at these settings, as a fraction of the model."""

@@ -16,19 +16,10 @@ from workbench.compress.graph.outputs import output_layers
 from workbench.compress.handlers import Outcome, Work, register_handler
 from workbench.compress.layer_selection import display_name, holds_matrix, skip_reasons
 from workbench.compress.model_ops import count_params
-from workbench.compress.schedule import scheduled_share
-from workbench.compress.sparsify.blocks import (
-    SPARSE_LAYERS,
-    Blocks,
-    blocks_of,
-    keep_best,
-    keep_of_each,
-    pattern_blocks,
-)
-from workbench.compress.sparsify.masks import hold_zeros
+from workbench.compress.sparsify.blocks import SPARSE_LAYERS, Blocks, blocks_of, keep_best, keep_of_each, pattern_blocks
+from workbench.compress.step import scheduled_share
 from workbench.compress.steps import Recover, Sparsify
-from workbench.compress.training.gradients import gather_gradients
-from workbench.compress.training.optimizer_hooks import optimizer_step_hooks
+from workbench.compress.training.optimizer_hooks import hold_zeros, optimizer_step_hooks
 from workbench.compress.variant import LayerReport
 
 # docs.openvino.ai, CPU device, "Sparse weights decompression"
@@ -130,9 +121,7 @@ def _scores(step: Sparsify, work: Work, state: _State) -> dict[str, torch.Tensor
         return {name: weight.abs() for name, weight in weights.items()}
     if step.criterion == "movement":
         return dict(state.movement)
-    gather_gradients(
-        work.module, work.task, samples=step.samples, seed=work.seed, stage="sparsify", progress=work.progress
-    )
+    work.set_gradients("sparsify", step.samples)
     scores = {}
     for name, layer in state.layers.items():
         gradient = layer.get_parameter("weight").grad

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from workbench.compress.schedule import SCHEDULES
-from workbench.compress.step import EXCLUDE, INCLUDE, UNTOUCHED, Step, refuse_idle
+from workbench.compress.step import EXCLUDE, INCLUDE, SCHEDULES, UNTOUCHED, Step, refuse_idle
 from workbench.core.config import option
 from workbench.core.errors import ConfigError
 
@@ -88,11 +87,7 @@ class Sparsify(Step):
         refuse_idle(
             self,
             (self.rounds == 1, ("schedule",), "Set rounds above 1."),
-            (
-                not trains,
-                ("recover_epochs",),
-                "Set rounds above 1 or dense_epochs above 0; or put Recover after Sparsify.",
-            ),
+            (not trains, ("recover_epochs",), "Set rounds above 1 or dense_epochs above 0, or add Recover."),
             (self.criterion != "gradient", ("samples",), "Set criterion='gradient'."),
             (self.pattern is not None, ("ratio",), "The pattern sets the ratio: give one of the two."),
         )
@@ -114,14 +109,12 @@ class Sparsify(Step):
 
     @property
     def training_option(self) -> str | None:
-        """The option that needs the training split, or None."""
         if self.recover_epochs:
             return f"recover_epochs={self.recover_epochs:g}"
         return f"criterion={self.criterion!r}" if self.criterion == "gradient" else None
 
     @property
     def label(self) -> str:
-        """Short name for tables and charts."""
         if self.dense_epochs:
             return "dense-sparse-dense"
         return f"sparse {self.pattern or format(self.ratio, 'g')}" + (" global" if self.scope == "global" else "")

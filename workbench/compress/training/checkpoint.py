@@ -20,13 +20,7 @@ _SHARE = 0.05  # largest share of the time for writing
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """File with the state of one training: replaced atomically, removed at the end.
-
-    Examples
-    --------
-    >>> Checkpoint(Path("checkpoints/distill.pt")).load("a1b2c3")
-    (None, None)
-    """
+    """File with the state of one training: replaced atomically, removed at the end."""
 
     path: Path
 

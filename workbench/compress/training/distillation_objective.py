@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from workbench.compress.distill.config import Head
+from workbench.compress.distill.config import Distill
 from workbench.compress.model_ops import predict_with
 from workbench.compress.training.features import FeatureMatching
 from workbench.compress.training.losses import class_outputs, mixed_loss, resolve_heads
@@ -30,53 +29,23 @@ class DistillationObjective:
 
     With ``blend`` half of the batches are mixed (mixup): pairs of samples, after augmentation, are interpolated, and
     the teacher's output for the mixture is the target. That reduces overfitting on few samples (Beyer et al. 2022,
-    Knowledge distillation: a good teacher is patient and consistent). Integer inputs are never mixed.
-
-    Parameters
-    ----------
-    task : Task
-        Source of the label loss, the augmentation, and the default teacher.
-    temperature, alpha
-        As in :func:`mixed_loss`.
-    blend : bool or "auto"
-        Whether to mix samples; ``"auto"``: if the task has no augmentation.
-    temperature_end, alpha_end
-        Values at the end of the training, reached linearly; None: constant.
-    teacher : torch.nn.Module, optional
-        Set to eval mode; its outputs have the structure of the task's model.
-    heads
-        Weight and kind of outputs, by name; the kind ``"auto"`` follows the task's loss, see :func:`class_outputs`.
-    matching : Matching, optional
-        Layers inside the student and this teacher that are compared too.
-    precision
-        As in the training, for the teacher.
+    Knowledge distillation: a good teacher is patient and consistent). ``"auto"`` mixes if the task has no augmentation;
+    integer inputs are never mixed. The kind ``"auto"`` of a head follows the task's loss, see :func:`class_outputs`.
+    ``matching`` compares layers inside the student and this teacher too.
     """
 
     def __init__(
-        self,
-        task: Task,
-        *,
-        temperature: float,
-        alpha: float,
-        blend: bool | str = "auto",
-        temperature_end: float | None = None,
-        alpha_end: float | None = None,
-        teacher: nn.Module | None = None,
-        heads: Mapping[str, Head] | None = None,
-        matching: FeatureMatching | None = None,
-        precision: str = "auto",
+        self, task: Task, step: Distill, *, teacher: nn.Module | None = None, matching: FeatureMatching | None = None
     ) -> None:
-        self._task, self._matching = task, matching
-        self._temperature = (temperature, temperature if temperature_end is None else temperature_end)
-        self._alpha = (alpha, alpha if alpha_end is None else alpha_end)
+        self._task, self._step, self._matching = task, step, matching
         own = task.model()
         example = predict_with(own, task.examples(2))
-        self._heads = resolve_heads(heads or {}, example, class_outputs(task, own))
+        self._heads = resolve_heads(step.head_rules, example, class_outputs(task, own))
         module = own if teacher is None else teacher
         self.identity = weights_digest(module)
-        self._teacher = Teacher(module, count=len(task.train), precision=precision, matching=matching)
+        self._teacher = Teacher(module, count=len(task.train), precision=step.precision, matching=matching)
         floating = all(leaf.is_floating_point() for leaf in leaves(task.examples(1)))
-        self._blends = floating and (task.augment is None if blend == "auto" else bool(blend))
+        self._blends = floating and (task.augment is None if step.blend == "auto" else bool(step.blend))
         self._blended, self._share = False, 0.0
         self._repeats = is_deterministic(task)
 
@@ -96,15 +65,11 @@ class DistillationObjective:
         """Return the loss of a batch; mixed samples have no label."""
         repeats = self._repeats and not self._blended
         soft_targets, maps = self._teacher(inputs, indices if repeats else None)
-        value = mixed_loss(
-            outputs,
-            soft_targets,
-            targets,
-            self._task.loss,
-            temperature=self._now(self._temperature),
-            alpha=1.0 if self._blended else self._now(self._alpha),
-            heads=self._heads,
-        )
+        step = self._step
+        temperature = self._now(step.temperature, step.temperature_end)
+        alpha = 1.0 if self._blended else self._now(step.alpha, step.alpha_end)
+        options: dict[str, Any] = {"temperature": temperature, "alpha": alpha, "heads": self._heads}
+        value = mixed_loss(outputs, soft_targets, targets, self._task.loss, **options)
         return value + self._matching.loss(maps) if self._matching else value
 
     def state_dict(self) -> dict[str, Any]:
@@ -115,9 +80,8 @@ class DistillationObjective:
         """Restore the cached teacher outputs from a checkpoint."""
         self._teacher.load_state_dict(state, self._task.train.take([0]).inputs)
 
-    def _now(self, ends: tuple[float, float]) -> float:
-        start, end = ends
-        return start + self._share * (end - start)
+    def _now(self, start: float, end: float | None) -> float:
+        return start if end is None else start + self._share * (end - start)
 
 
 class Teacher:

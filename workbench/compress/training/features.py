@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from workbench.compress.graph.feature_map import INPUT, FeatureMap, first_floating, trace_maps
+from workbench.compress.graph.outputs import INPUT, FeatureMap, first_floating, trace_maps
 from workbench.compress.layer_selection import no_match_error
 from workbench.compress.model_ops import predict_with
 from workbench.compress.training.losses import attention_error, feature_error
@@ -21,11 +21,11 @@ from workbench.tasks.trees import Tree, leaves
 # Layers with channels in the last dimension, and those with channels after the batch.
 _LAST = (nn.Linear, nn.LayerNorm, nn.RMSNorm, nn.Embedding, nn.MultiheadAttention, nn.RNNBase)
 _FIRST = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm)
-_POOLS: dict[int, Callable[..., torch.Tensor]] = {
-    1: functional.adaptive_avg_pool1d,
-    2: functional.adaptive_avg_pool2d,
-    3: functional.adaptive_avg_pool3d,
-}
+_POOLS: tuple[Callable[..., torch.Tensor], ...] = (
+    functional.adaptive_avg_pool1d,
+    functional.adaptive_avg_pool2d,
+    functional.adaptive_avg_pool3d,
+)
 
 
 @dataclass(frozen=True)
@@ -76,23 +76,9 @@ class FeatureMatching:
     A projection is a Linear over the channels (on images a 1x1 convolution), and is not part of the student. Maps of
     different size are averaged down to the smaller one.
 
-    Parameters
-    ----------
-    student, teacher
-        Hooked until :meth:`close`; also a context manager.
-    example
-        A batch of inputs, on which both run once.
-    pairs
-        Pairs of layers.
-    weights
-        Weights by kind: ``{"features": 1.0, "attention": 10.0}``.
-    seed
-        Seed of the projections.
-
-    Raises
-    ------
-    ConfigError
-        If a layer does not exist or is not called, or two layers cannot be matched.
+    Both modules run once on ``example`` and are hooked until :meth:`close`; also a context manager. ``weights`` are by
+    kind: ``{"features": 1.0, "attention": 10.0}``; ``seed`` is that of the projections. A layer that does not exist or
+    is not called and two layers that cannot be matched raise ConfigError.
     """
 
     def __init__(
@@ -109,10 +95,8 @@ class FeatureMatching:
         self._modules = student, teacher
         for module, role in ((student, "student"), (teacher, "teacher")):
             check_layers(module, [(getattr(pair, role), pair.kind) for pair in pairs], role)
-        self._taps = (
-            ActivationTaps(student, [pair.student for pair in pairs]),
-            ActivationTaps(teacher, [pair.teacher for pair in pairs]),
-        )
+        mine, theirs = [pair.student for pair in pairs], [pair.teacher for pair in pairs]
+        self._taps = ActivationTaps(student, mine), ActivationTaps(teacher, theirs)
         self.projections = nn.ModuleList()
         try:
             self._learn_shapes(example, seed)
@@ -237,11 +221,11 @@ def _same_size(mine: torch.Tensor, theirs: torch.Tensor, pair: Pair) -> tuple[to
     a, b = mine.shape[1:-1], theirs.shape[1:-1]
     if a == b:
         return mine, theirs
-    if len(a) != len(b) or len(a) not in _POOLS:
+    if len(a) != len(b) or not 1 <= len(a) <= len(_POOLS):
         raise ConfigError(
             f"Distill.{pair.kind}: the student's {pair.student!r} has positions {list(a)} and the teacher's "
             f"{pair.teacher!r} has {list(b)}; they cannot be matched. Choose layers of one kind."
         )
     size = [min(pair) for pair in zip(a, b, strict=True)]
-    pooled = [_POOLS[len(a)](x.movedim(-1, 1), size).movedim(1, -1) for x in (mine, theirs)]
+    pooled = [_POOLS[len(a) - 1](x.movedim(-1, 1), size).movedim(1, -1) for x in (mine, theirs)]
     return pooled[0], pooled[1]

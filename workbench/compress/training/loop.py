@@ -12,10 +12,8 @@ import torch
 from torch import nn
 
 from workbench.compress.training.checkpoint import Checkpoint
-from workbench.compress.training.early_stopping import EarlyStopping
-from workbench.compress.training.numerics import Forward
-from workbench.compress.training.pace import Numerics, choose_numerics, default_numerics
-from workbench.compress.training.plan import TrainingPlan, TrainingResult, make_optimizer, rate_factor
+from workbench.compress.training.numerics import Forward, Numerics, choose_numerics, default_numerics, number_format
+from workbench.compress.training.plan import EarlyStopping, TrainingPlan, TrainingResult, make_optimizer, rate_factor
 from workbench.core.allocator import use_steady_allocator
 from workbench.core.config import short_id
 from workbench.core.errors import WorkbenchError
@@ -80,55 +78,53 @@ def train(
     checkpoint
         Resumed if its weights, plan and seed are equal, written while training, removed at the end. Without a time
         limit the final weights are bitwise those of an uninterrupted training.
-
-    Examples
-    --------
-    >>> train(model.train(), task.train, loss, TrainingPlan(3, 128, None, None), stage="train", progress=print, seed=0)
-    TrainingResult(epochs=3.0, ...)
     """
     use_steady_allocator()
-    run = _Run(module, data, plan, stage, progress, seed, quality, extra, memory, checkpoint)
+    objective = loss, augment, on_share
+    run = _Run(module, data, *objective, plan, stage, progress, seed, quality, extra or nn.Module(), memory, checkpoint)
     notes = run.begin()
     while not run.is_over():
-        run.step(loss, augment, on_share)
+        run.step()
         run.report()
     return run.end(notes)
 
 
+@dataclasses.dataclass
 class _Run:
     """State of one training between two steps."""
 
-    def __init__(
-        self,
-        module: nn.Module,
-        data: Split,
-        plan: TrainingPlan,
-        stage: str,
-        progress: ProgressCallback,
-        seed: int,
-        quality: Callable[[], float] | None,
-        extra: nn.Module | None,
-        memory: LossState | None,
-        checkpoint: Checkpoint | None,
-    ) -> None:
-        if not any(p.requires_grad for p in module.parameters()):
+    module: nn.Module
+    data: Split
+    loss: BatchLoss
+    augment: Callable[[Tree, torch.Generator], Tree] | None
+    on_share: Callable[[float], None] | None
+    plan: TrainingPlan
+    stage: str
+    progress: ProgressCallback
+    seed: int
+    quality: Callable[[], float] | None
+    extra: nn.Module
+    memory: LossState | None
+    checkpoint: Checkpoint | None
+
+    def __post_init__(self) -> None:
+        plan = self.plan
+        if not any(p.requires_grad for p in self.module.parameters()):
             raise WorkbenchError(
-                f"{stage}: the model has no parameter that requires gradients. Call requires_grad_(True) on the module "
-                "in build(), or leave the training out of the recipe."
+                f"{self.stage}: the model has no parameter that requires gradients. Call requires_grad_(True) on the "
+                "module in build(), or leave the training out of the recipe."
             )
-        self.module, self.plan, self.stage, self.progress = module, plan, stage, progress
-        self.extra, self.memory, self.seed, self.checkpoint = extra or nn.Module(), memory, seed, checkpoint
         self.numerics, self.forward = default_numerics(plan.precision), Forward(plan.precision)
-        self.optimizer = make_optimizer(module, plan, extra=extra)
+        self.optimizer = make_optimizer(self.module, plan, extra=self.extra)
         self.peaks = [group["lr"] for group in self.optimizer.param_groups]
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        self.generator = torch.Generator().manual_seed(seed)
-        self.inputs, self.targets = data.inputs, data.targets
-        self.batches = _Batches(len(data), plan.batch_size, self.generator)
+        self.generator = torch.Generator().manual_seed(self.seed)
+        self.inputs, self.targets = self.data.inputs, self.data.targets
+        self.batches = _Batches(len(self.data), plan.batch_size, self.generator)
         self.per_epoch = self.batches.per_epoch
         self.total = max(1, round(plan.epochs * self.per_epoch))
         every = max(1, round(plan.evaluate_every * self.per_epoch)) if plan.evaluate_every else 0
-        self.stopping = EarlyStopping(module, quality, every=every, patience=plan.patience)
+        self.stopping = EarlyStopping(self.module, self.quality, every=every, patience=plan.patience)
         self.done, self.mean_loss, self.rate = 0, math.nan, 0.0
         self.samples, self.step_s = 0, 0.0
         self.started = self.reported = time.perf_counter()
@@ -165,12 +161,7 @@ class _Run:
         """Return whether steps, time or patience are exhausted; at least one step is always made."""
         return self.done > 0 and (self.done >= self.total or self.share() >= 1.0 or self.stopping.stopped)
 
-    def step(
-        self,
-        loss: BatchLoss,
-        augment: Callable[[Tree, torch.Generator], Tree] | None,
-        on_share: Callable[[float], None] | None,
-    ) -> None:
+    def step(self) -> None:
         """Train on one batch."""
         started = time.perf_counter()
         share = self.share()
@@ -178,13 +169,13 @@ class _Run:
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * factor
         self.rate = self.peaks[0] * factor
-        if on_share is not None:
-            on_share(share)
+        if self.on_share is not None:
+            self.on_share(share)
         indices = self.batches.draw()
         batch, targets = (tree_map(lambda x: x[indices], tree) for tree in (self.inputs, self.targets))
-        if augment is not None:
-            batch = self.numerics.arrange(augment(batch, self.generator))
-        value = loss(self.forward(self.module, batch), batch, targets, indices)
+        if self.augment is not None:
+            batch = self.numerics.arrange(self.augment(batch, self.generator))
+        value = self.loss(self.forward(self.module, batch), batch, targets, indices)
         self.optimizer.zero_grad(set_to_none=True)
         value.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.parameters, _LONGEST_GRADIENT)
@@ -213,7 +204,7 @@ class _Run:
         self._report_progress(1.0)
         epochs, best = self.done / self.per_epoch, self.stopping.best
         notes = (*notes, *self.stopping.restore(self.per_epoch, self.plan.epochs), *self._cut(epochs))
-        numerics = str(dataclasses.replace(self.numerics, precision=self.forward.actual))
+        numerics = str(dataclasses.replace(self.numerics, precision=number_format(self.forward.precision)))
         if self.checkpoint is not None:
             self.checkpoint.remove()
         kept_start = best is not None and best[1] == 0

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from workbench.compress.recipe import Recipe
-from workbench.compress.step_rules import check_order
+from workbench.compress.recipe import Recipe, check_order
 from workbench.compress.steps import Distill, Quantize
 from workbench.core.errors import RecipeError
 from workbench.study.results.quality_limits import futile, standard_error

@@ -36,7 +36,7 @@ def layer_rounding_data(variants: Mapping[str, Variant], original: Variant, *, s
     correspond to those of the float model.
     """
     from workbench.compress.graph.capture import capture
-    from workbench.compress.quantize.float_layers import output_sqnr
+    from workbench.compress.quantize.apply import output_sqnr
 
     task = original.task
     graph = capture(original.module, task.examples(2))

@@ -9,10 +9,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from workbench.compress import Distill, Prune, Quantize, Recipe, Recover
-from workbench.compress.training import pace
+from workbench.compress.training import numerics
 from workbench.compress.training.checkpoint import Checkpoint
 from workbench.compress.training.loop import train
-from workbench.compress.training.pace import MIN_STEPS, Numerics, choose_numerics, default_numerics, fastest
+from workbench.compress.training.numerics import MIN_STEPS, Numerics, choose_numerics, default_numerics, fastest
 from workbench.compress.training.plan import TrainingPlan
 from workbench.core.allocator import allocator_state
 from workbench.core.errors import Cancelled
@@ -25,8 +25,8 @@ DEFAULT, PLAIN = Numerics(True, "bfloat16"), Numerics(False, "float32")
 @pytest.fixture
 def native(monkeypatch):
     """A CPU with bfloat16 instructions, and nothing chosen yet."""
-    monkeypatch.setattr(pace, "has_native_bfloat16", lambda: True)
-    monkeypatch.setattr(pace, "_chosen", {})
+    monkeypatch.setattr(numerics, "has_native_bfloat16", lambda: True)
+    monkeypatch.setattr(numerics, "_chosen", {})
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def timings(monkeypatch):
 
             return step
 
-        monkeypatch.setattr(pace, "_timed", timed)
+        monkeypatch.setattr(numerics, "_timed", timed)
         return calls
 
     return plant
