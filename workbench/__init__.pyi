@@ -40,8 +40,8 @@ from .measure.comparison.noise import measure_noise as measure_noise
 from .measure.loadgen.scenarios import run_scenario as run_scenario
 from .measure.loadgen.server_rate import find_server_rate as find_server_rate
 from .measure.profiling.profile import profile as profile
-from .measure.resources.allocations import trace_allocations as trace_allocations
 from .measure.resources.energy import measure_energy as measure_energy
+from .measure.resources.memory import trace_allocations as trace_allocations
 from .measure.resources.monitor import Monitor as Monitor
 from .measure.rooflines.peaks import measure_peaks as measure_peaks
 from .measure.rooflines.roofline import roofline as roofline

@@ -11,7 +11,7 @@ import pytest
 import workbench as wb
 from benchmarks.loads import KINDS, planted
 from benchmarks.measurement_loads import LOADS, RATIOS, LoadedPair, Repeated, loads_judged, loads_table
-from workbench.timing.summary import Timing
+from workbench.timing.pace import Timing
 
 
 def pair(ratio: float, *, verdict: str, low: float, high: float, load: str = "half", found: float | None = None):

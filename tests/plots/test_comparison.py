@@ -9,7 +9,7 @@ import workbench as wb
 from workbench.core.errors import ConfigError
 from workbench.measure.comparison.compare import Comparison
 from workbench.measure.comparison.noise import NoiseFloor
-from workbench.timing.summary import Timing
+from workbench.timing.pace import Timing
 
 
 def comparison(rounds=8, quick=2.0):

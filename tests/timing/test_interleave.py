@@ -9,8 +9,8 @@ import pytest
 from workbench.core.errors import TrialFailed
 from workbench.timing.arms import CallArm
 from workbench.timing.interleave import interleave
+from workbench.timing.pace import Timing
 from workbench.timing.settling import run_for, warm_until_steady
-from workbench.timing.summary import Timing
 
 
 class Scripted:

@@ -13,15 +13,20 @@ from .loadgen.server_rate import ServerRate as ServerRate, find_server_rate as f
 from .profiling.nvtx import nsight_command as nsight_command
 from .profiling.profile import profile as profile
 from .profiling.rows import LayerTime as LayerTime, Profile as Profile
-from .resources.allocations import Allocations as Allocations, trace_allocations as trace_allocations
 from .resources.energy import (
     CallEnergy as CallEnergy,
     Energy as Energy,
     EnergyMeter as EnergyMeter,
     measure_energy as measure_energy,
 )
-from .resources.memory import PeakPss as PeakPss, peak_rss_mib as peak_rss_mib, pss_mib as pss_mib
+from .resources.memory import (
+    Allocations as Allocations,
+    PeakPss as PeakPss,
+    peak_rss_mib as peak_rss_mib,
+    pss_mib as pss_mib,
+    torch_call_peak_mib as torch_call_peak_mib,
+    trace_allocations as trace_allocations,
+)
 from .resources.monitor import Monitor as Monitor
-from .resources.torch_memory import torch_call_peak_mib as torch_call_peak_mib
 from .rooflines.peaks import MachinePeaks as MachinePeaks, cached_peaks as cached_peaks, measure_peaks as measure_peaks
 from .rooflines.roofline import RooflinePoint as RooflinePoint, roofline as roofline

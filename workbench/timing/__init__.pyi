@@ -1,2 +1,2 @@
 from .conditions import Conditions as Conditions, LoadMonitor as LoadMonitor
-from .summary import Timing as Timing
+from .pace import Timing as Timing

@@ -14,7 +14,7 @@ from workbench.core.errors import ConfigError, TrialFailed
 from workbench.timing.arms import Arm
 from workbench.timing.blocks import Block, Samples
 from workbench.timing.conditions import Conditions, LoadMonitor, merge_conditions
-from workbench.timing.summary import MIN_BLOCKS
+from workbench.timing.pace import MIN_BLOCKS
 
 BLOCK_S = 0.08
 

@@ -1,5 +1,6 @@
-"""Estimate the ratio of the undisturbed paces of two arms; load of other processes widens its CI and adds no bias.
+"""Estimate the latency of one arm, and the ratio of the undisturbed paces of two arms.
 
+Load of other processes widens the CI of the ratio and adds no bias.
 The undisturbed pace is the time per call while every runnable thread has a core. Three cases differ:
 
 - Some calls are disturbed. The kernel counts how long threads waited for a core (``wait_ms``), so the median is taken
@@ -18,15 +19,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from workbench.core.stats import median_interval, median_iqr, percentile
 from workbench.timing.blocks import MAX_WAIT, READ_MS, Block, Samples
 
 UNDISTURBED = "median of undisturbed calls"
 LOWEST = "lowest tenth of calls"
-_MIN_BLOCKS = 6
+MIN_BLOCKS = 6
+"""Fewer blocks do not bound a median at 95 % by order statistics."""
+_MIN_CALLS = {"p90": (0.9, 36), "p99": (0.99, 368)}
 _LOW = 0.1
 _SLOWDOWN = 2.5
 """A call whose threads waited for its whole length took up to 1 + 2.5 times as long in experiments."""
@@ -34,6 +39,61 @@ _UNLIKE = 0.2
 """Share of their common slow-down by which two arms that waited alike may differ."""
 _SHORTEST_GROUP = 0.999
 _Logs = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Latency of one arm, in ms per call.
+
+    ``p50`` is the median of the medians of blocks, and ``low``/``high`` bound it at 95 % by order statistics over them,
+    because calls within a block are not independent. These three leave out calls that waited for a core if enough
+    blocks have undisturbed ones; ``undisturbed`` is the share of those. The other figures are of all calls together. A
+    figure that the samples do not resolve is None, and ``notes`` holds the reason.
+    """
+
+    blocks: tuple[Samples, ...]
+    p50: float
+    iqr: float
+    low: float | None
+    high: float | None
+    p90: float | None
+    p99: float | None
+    notes: dict[str, str]
+    undisturbed: float = 1.0
+
+    @property
+    def calls(self) -> int:
+        """Number of calls that were timed."""
+        return sum(block.size for block in self.blocks)
+
+    @classmethod
+    def of(cls, blocks: Sequence[Any]) -> Timing:
+        """Summarize blocks, or lists of ms per call.
+
+        Examples
+        --------
+        >>> timing = Timing.of([[1.0, 2.0, 3.0]] * 6)
+        >>> timing.p50, timing.p99, timing.notes["p99"]
+        (2.0, None, '18 calls do not resolve p99: 368 are needed.')
+        """
+        timed = [Block.of(block) for block in blocks]
+        arrays = tuple(block.ms for block in timed)
+        samples = np.concatenate(arrays)
+        kept = [block.undisturbed_ms for block in timed]
+        share = sum(ms.size for ms in kept) / samples.size
+        enough = sum(ms.size > 0 for ms in kept) >= min(MIN_BLOCKS, len(timed))
+        medians = [float(np.median(ms)) for ms in (kept if enough else arrays) if ms.size]
+        iqr, bounds = median_iqr(samples)[1], median_interval(medians)
+        notes = {} if bounds else {"low": f"{len(medians)} blocks do not bound the median: {MIN_BLOCKS} are needed."}
+        if not enough:
+            notes["p50"] = f"{1 - share:.0%} of the calls waited for a core, which raises their median."
+        tails: dict[str, float | None] = {}
+        for name, (q, minimum) in _MIN_CALLS.items():
+            tails[name] = percentile(samples, q)
+            if tails[name] is None:
+                notes[name] = f"{samples.size} calls do not resolve {name}: {minimum} are needed."
+        low, high = bounds or (None, None)
+        return cls(arrays, float(np.median(medians)), iqr, low, high, tails["p90"], tails["p99"], notes, share)
 
 
 @dataclass(frozen=True)
@@ -139,10 +199,10 @@ def _undisturbed(free: _Logs, rng: np.random.Generator, resamples: int) -> tuple
     """
     defined = ~np.isnan(free)
     both = defined.all(axis=1)
-    if both.sum() >= max(min(_MIN_BLOCKS, len(free)), len(free) / 2):
+    if both.sum() >= max(min(MIN_BLOCKS, len(free)), len(free) / 2):
         steps = free[both, 0] - free[both, 1]
         return float(np.median(steps)), _medians(steps, rng, resamples)
-    if defined.sum(axis=0).min() < _MIN_BLOCKS:
+    if defined.sum(axis=0).min() < MIN_BLOCKS:
         return math.nan, None
     sides = [free[defined[:, side], side] for side in (0, 1)]
     drawn = [_medians(side, rng, resamples) for side in sides]

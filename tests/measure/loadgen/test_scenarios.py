@@ -15,8 +15,8 @@ from served import Sleeper
 
 import workbench as wb
 from workbench.core.errors import ConfigError, EngineError, InputError, PackageMissing
-from workbench.measure.loadgen.bisection import queries_needed
 from workbench.measure.loadgen.scenarios import SCENARIOS, latency_at
+from workbench.measure.loadgen.server_rate import queries_needed
 
 ROWS = np.arange(12, dtype=np.float32).reshape(6, 2)
 SERVER = {"target_per_s": 200.0, "latency_bound_ms": 50.0}

@@ -10,8 +10,14 @@ from served import Sleeper
 
 import workbench as wb
 from workbench.core.errors import ConfigError, InputError
-from workbench.measure.loadgen.bisection import Probe, SearchRange, queries_needed, search
-from workbench.measure.loadgen.server_rate import probe_result, probe_seconds
+from workbench.measure.loadgen.server_rate import (
+    RateProbe,
+    SearchRange,
+    probe_result,
+    probe_seconds,
+    queries_needed,
+    search,
+)
 
 ROWS = np.zeros((4, 2), np.float32)
 
@@ -21,7 +27,7 @@ def anywhere(rate):
 
 
 def capacity(most):
-    return lambda rate: Probe(rate, rate <= most)
+    return lambda rate: RateProbe(rate, rate <= most, result=None)
 
 
 @given(
@@ -50,7 +56,7 @@ def p99_of_queue(per_s, *, service_ms=4.0, queries=20_000):
 def test_a_simulated_queue_is_found_where_a_scan_finds_it():
     bound = 20.0
     found = search(
-        lambda rate: Probe(rate, p99_of_queue(rate) <= bound),
+        lambda rate: RateProbe(rate, p99_of_queue(rate) <= bound, result=None),
         SearchRange(125.0, 12.0, 1000.0),
         tolerance=0.01,
         room_for=anywhere,
@@ -87,7 +93,7 @@ def test_a_rate_that_failed_in_a_disturbed_test_is_tried_again_and_both_are_kept
     def server(rate):
         seen.append(rate)
         shaken = len(seen) == 1
-        return Probe(rate, rate <= 100 and not shaken, disturbed=shaken)
+        return RateProbe(rate, rate <= 100 and not shaken, disturbed=shaken, result=None)
 
     found = search(server, SearchRange(50.0, 1.0, 400.0), tolerance=0.05, room_for=anywhere)
     assert seen[:3] == [50.0, 50.0, 75.0] and found.held <= 100 < found.failed

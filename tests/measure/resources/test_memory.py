@@ -2,12 +2,19 @@
 
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
+import torch
 
-from workbench.measure.resources.memory import PeakPss, _line_mib, peak_rss_mib, pss_mib
+import workbench as wb
+from workbench.core.errors import ConfigError, EngineError
+from workbench.measure.resources.memory import PeakPss, _line_mib, peak_rss_mib, pss_mib, torch_call_peak_mib
+
+MIB = 2**18  # floats in a MiB
 
 _PEAK = """
 import sys
@@ -84,3 +91,65 @@ def test_other_systems_say_that_they_do_not_tell(monkeypatch):
     monkeypatch.setattr("workbench.measure.resources.memory.platform.system", lambda: "Darwin")
     mib, reason = pss_mib()
     assert mib is None and reason is not None and "Darwin" in reason
+
+
+@pytest.mark.slow
+def test_the_largest_array_of_a_call_is_seen():
+    found = wb.trace_allocations(lambda: np.ones(2**18, np.float32), calls=3)
+    assert 1024 <= found.peak_kib < 1100 and found.left_kib < 1 and found.calls == 3
+
+
+@pytest.mark.slow
+def test_what_a_call_keeps_is_seen():
+    kept = []
+    found = wb.trace_allocations(lambda: kept.append(bytearray(64 * 1024)), calls=10)
+    assert 640 <= found.left_kib < 660
+
+
+def test_what_cannot_be_traced():
+    with pytest.raises(ConfigError, match="call must be a function"):
+        wb.trace_allocations(3)
+    with pytest.raises(ConfigError, match="calls"):
+        wb.trace_allocations(list, calls=0)
+    tracemalloc.start()
+    try:
+        with pytest.raises(EngineError, match="already active"):
+            wb.trace_allocations(list)
+        assert tracemalloc.is_tracing()
+    finally:
+        tracemalloc.stop()
+    with pytest.raises(ZeroDivisionError):
+        wb.trace_allocations(lambda: 1 / 0)
+    assert not tracemalloc.is_tracing()
+
+
+def test_tensors_that_live_together_add_up_and_those_given_back_do_not():
+    def together():
+        first = torch.ones(8 * MIB)
+        return first + torch.ones(8 * MIB)  # three at a time
+
+    def one_after_the_other():
+        for _ in range(3):
+            torch.ones(8 * MIB).sum()
+
+    assert torch_call_peak_mib(together) == pytest.approx(24, abs=0.1)
+    assert torch_call_peak_mib(one_after_the_other) == pytest.approx(8, abs=0.1)
+
+
+def test_what_was_there_before_is_not_counted():
+    held = torch.ones(32 * MIB)
+    assert torch_call_peak_mib(held.sum) < 1
+    kept = [torch.ones(4 * MIB)]
+    assert torch_call_peak_mib(kept.clear) == 0
+
+
+def test_a_layer_holds_its_output():
+    layer, x = torch.nn.Linear(64, 1024), torch.ones(4096, 64)
+    with torch.inference_mode():
+        peak = torch_call_peak_mib(lambda: layer(x))
+    assert peak == pytest.approx(4096 * 1024 * 4 / 2**20, rel=0.1)
+
+
+def test_what_is_no_call_is_refused():
+    with pytest.raises(ConfigError, match="torch_call_peak_mib: call must be a function"):
+        torch_call_peak_mib(torch.ones(1))

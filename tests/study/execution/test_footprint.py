@@ -134,7 +134,7 @@ def test_a_profiler_that_fails_is_a_reason(monkeypatch):
     def broken(call):
         raise RuntimeError("Kineto is not there")
 
-    monkeypatch.setattr("workbench.measure.resources.torch_memory.torch_call_peak_mib", broken)
+    monkeypatch.setattr("workbench.measure.resources.memory.torch_call_peak_mib", broken)
     mib, words = process("cpu")._allocator()
     assert mib is None and words.endswith("RuntimeError: Kineto is not there")
 

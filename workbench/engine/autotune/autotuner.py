@@ -27,9 +27,8 @@ from workbench.engine.names import MODULE_BACKENDS
 from workbench.timing.arms import Arm, CallArm
 from workbench.timing.blocks import Block
 from workbench.timing.interleave import interleave
-from workbench.timing.pace import PaceRatio, pace_ratio
+from workbench.timing.pace import PaceRatio, Timing, pace_ratio
 from workbench.timing.settling import SETTLE_S
-from workbench.timing.summary import Timing
 
 GOALS = ("latency", "throughput")
 FINAL_SHARE = 0.35

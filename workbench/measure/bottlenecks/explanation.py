@@ -11,8 +11,7 @@ from workbench.core.errors import ConfigError
 from workbench.core.format.numbers import text_table
 from workbench.measure.bottlenecks import rules
 from workbench.measure.bottlenecks.rules import Bottleneck
-from workbench.measure.profiling.rows import Profile
-from workbench.measure.profiling.text import MAX_WIDTH, disturbed_of, head_of, ms_text
+from workbench.measure.profiling.rows import MAX_WIDTH, Profile, disturbed_of, head_of, ms_by, ms_text
 from workbench.measure.rooflines.peaks import MachinePeaks, cached_peaks
 
 if TYPE_CHECKING:
@@ -47,17 +46,10 @@ def explain(profile: Profile, before: Profile | None = None, *, peaks: MachinePe
 
     Parameters
     ----------
-    profile : Profile
-        Profile of the variant.
     before : Profile, optional
         Profile of the reference, to find the time that no step reduced.
     peaks : MachinePeaks, optional
         By default the cached result of :func:`workbench.measure_peaks` for these threads.
-
-    Raises
-    ------
-    ConfigError
-        If an argument is of another type.
 
     Examples
     --------
@@ -82,8 +74,8 @@ def explain(profile: Profile, before: Profile | None = None, *, peaks: MachinePe
     if before is not None:
         checks["untouched"] = lambda: rules.untouched(before, profile)
         checks["slower layers"] = lambda: rules.slower_layers(before, profile)
-    bottlenecks = [bottleneck for rule in checks.values() if (bottleneck := rule()) is not None]
-    ordered = tuple(sorted(bottlenecks, key=lambda bottleneck: -bottleneck.share))
+    detected = (bottleneck for rule in checks.values() if (bottleneck := rule()) is not None)
+    ordered = tuple(sorted(detected, key=lambda bottleneck: -bottleneck.share))
     notes = list(dict.fromkeys(note for one in (profile, before) if one is not None for note in disturbed_of(one)))
     if profile.disturbed and (note := rules.ambiguous_overhead(profile)):
         notes.append(note)
@@ -145,8 +137,7 @@ class ProfileComparison:
         """Return the rows as a frame."""
         import pandas as pd
 
-        columns = list(LayerChange.__dataclass_fields__)
-        return pd.DataFrame([[getattr(row, name) for name in columns] for row in self.rows], columns=columns)
+        return pd.DataFrame(list(self.rows), columns=list(LayerChange.__dataclass_fields__))
 
     def __str__(self) -> str:
         cells = [
@@ -164,11 +155,12 @@ class ProfileComparison:
         heads = ("layer", "op", "before ms", "after ms", "saved ms", "speedup", "state")
         lines = [f"before: {head_of(self.before)}", f"after:  {head_of(self.after)}", ""]
         lines += text_table(heads, cells, right=(2, 3, 4, 5), rule=True, widest=MAX_WIDTH)
-        sums = (
+        lines += [
+            "",
             f"sum of rows  {self.before.total_ms:.4f} -> {self.after.total_ms:.4f} ms",
             f"plain call   {self.before.plain_ms:.4f} -> {self.after.plain_ms:.4f} ms ({self.speedup:.2f}x speedup)",
-        )
-        return "\n".join([*lines, "", *sums])
+        ]
+        return "\n".join(lines)
 
 
 def compare_profiles(before: Profile, after: Profile) -> ProfileComparison:
@@ -194,10 +186,8 @@ def compare_profiles(before: Profile, after: Profile) -> ProfileComparison:
         )
     old = _layers(before)
     new = _merge_parts(_layers(after), set(old))
-    rows = [
-        _change(name, old.get(name), new.get(name), why=_why(name, before, after))
-        for name in dict.fromkeys((*old, *new))
-    ]
+    names = dict.fromkeys((*old, *new))
+    rows = [_change(name, old.get(name), new.get(name), why=_why(name, before, after)) for name in names]
     return ProfileComparison(before, after, tuple(sorted(rows, key=lambda row: -row.saved_ms)))
 
 
@@ -209,7 +199,7 @@ def _require(where: str, *profiles: object) -> None:
 
 def _slowest(profile: Profile) -> str:
     """Return a note on the slowest layers."""
-    times = {name: ms for name, (_, ms) in _layers(profile).items()}
+    times = ms_by(profile.rows, "layer")
     first = sorted(times, key=lambda name: -times[name])[:3]
     parts = (f"{name} {100 * times[name] / (profile.total_ms or 1.0):.0f} %" for name in first)
     return f"slowest layers: {', '.join(parts)}"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from workbench.core.format.numbers import plural
 from workbench.engine.names import MODULE_BACKENDS
-from workbench.measure.profiling.op_kinds import bytes_each, is_precision_change, is_product, is_rounding
-from workbench.measure.profiling.rows import LayerTime, Profile
+from workbench.measure.profiling.op_kinds import bytes_each, is_product, is_rounding, kind_of
+from workbench.measure.profiling.rows import LayerTime, Profile, ms_by
 from workbench.measure.rooflines.peaks import MachinePeaks
 
 TINY_MS = 0.01
@@ -51,17 +51,15 @@ def launch_bound(profile: Profile) -> Bottleneck | None:
         return None
     parts = []
     if tiny:
-        parts.append(
-            f"{len(tiny)} of {len(profile.rows)} nodes take {1e3 * TINY_MS:g} µs or less, {_ms(sum(tiny))} in total"
-        )
+        few = f"{len(tiny)} of {len(profile.rows)} nodes"
+        parts.append(f"{few} take {1e3 * TINY_MS:g} µs or less, {_ms(sum(tiny))} in total")
     if outside:
         parts.append(f"at least {_ms(outside)} of a call is outside of all nodes")
-    return Bottleneck(
-        "launch-bound",
+    text = (
         f"{'; '.join(parts)}: {_percent(share)} of a call ({_ms(call)}) is launch overhead, which smaller layers "
-        "do not reduce. Use a larger batch, fewer layers, or a runtime with more fusion.",
-        share,
+        "do not reduce. Use a larger batch, fewer layers, or a runtime with more fusion."
     )
+    return Bottleneck("launch-bound", text, share)
 
 
 def ambiguous_overhead(profile: Profile) -> str | None:
@@ -81,9 +79,11 @@ def memory_bound(profile: Profile, peaks: MachinePeaks | None) -> Bottleneck | N
     if peaks is None:
         return None
     work = {layer.layer: layer for layer in profile.work}
-    times = _product_times(profile.rows)
+    products = _products(profile.rows)
+    precisions = {row.layer: row.precision or "float32" for row in reversed(products)}
     limited: list[tuple[float, float, float, str]] = []
-    for name, (ms, precision) in times.items():
+    for name, ms in ms_by(products, "layer").items():
+        precision = precisions[name]
         ridge = peaks.ridge(precision) or peaks.ridge("float32")
         if name not in work or ridge is None or ms <= 0:
             continue
@@ -96,20 +96,19 @@ def memory_bound(profile: Profile, peaks: MachinePeaks | None) -> Bottleneck | N
     if share < _MEMORY:
         return None
     _, low, bandwidth, name = max(limited)
-    return Bottleneck(
-        "memory-bound",
+    text = (
         f"{_percent(share)} of the time is in {plural(len(limited), 'layer')} below the ridge point: {name} has "
         f"{_percent(low)} of its intensity and moves {bandwidth:.1f} of {peaks.copy_gb_s:.1f} GB/s (copy). Reduce "
-        "bytes (int8, 16 bits), not operations.",
-        share,
+        "bytes (int8, 16 bits), not operations."
     )
+    return Bottleneck("memory-bound", text, share)
 
 
 def odd_channels(profile: Profile) -> Bottleneck | None:
     """Detect slow layers whose channels are not multiples of 8."""
     channels = {layer.layer: layer.channels for layer in profile.work if layer.channels}
     order = [layer.layer for layer in profile.work if layer.channels]
-    times = {name: ms for name, (ms, _) in _product_times(profile.rows).items() if name in channels}
+    times = {name: ms for name, ms in ms_by(_products(profile.rows), "layer").items() if name in channels}
     odd: list[tuple[str, int, float]] = []
     reached, whole = 0.0, sum(times.values())
     for name in sorted(times, key=lambda one: -times[one]):
@@ -125,40 +124,35 @@ def odd_channels(profile: Profile) -> Bottleneck | None:
     share = sum(ms for *_, ms in odd) / (profile.total_ms or 1.0)
     if share < _SOME:
         return None
-    named = ", ".join(f"{name} ({count})" for name, count, _ in odd[:3])
-    return Bottleneck(
-        "channels",
+    text = (
         f"{plural(len(odd), 'layer')} with {_percent(share)} of the time: channels are not multiples of {MULTIPLE}: "
-        f"{named}{', ...' if len(odd) > 3 else ''}. Kernels pad to groups of {MULTIPLE} or 16; prune with "
-        f"round_to={MULTIPLE}.",
-        share,
+        f"{_first_three([f'{name} ({count})' for name, count, _ in odd])}. Kernels pad to groups of {MULTIPLE} or 16; "
+        f"prune with round_to={MULTIPLE}."
     )
+    return Bottleneck("channels", text, share)
 
 
 def precision_changes(profile: Profile) -> Bottleneck | None:
     """Detect much time in conversions of type or layout."""
     if profile.quantized and profile.backend in MODULE_BACKENDS:
         return None  # see simulated
-    rows = [row for row in profile.rows if is_precision_change(row.op)]
+    rows = [row for row in profile.rows if kind_of(row.op) == "precision change"]
     share = sum(row.share for row in rows)
     if share < _SOME:
         return None
     ops = ", ".join(dict.fromkeys(row.op for row in sorted(rows, key=lambda row: -row.ms)))
-    return Bottleneck(
-        "precision changes",
+    text = (
         f"{plural(len(rows), 'node')} convert types or layouts ({ops}), {_percent(share)} of the time: the work "
-        "between them is too short, or does not run in integers.",
-        share,
+        "between them is too short, or does not run in integers."
     )
+    return Bottleneck("precision changes", text, share)
 
 
 def fallback(profile: Profile) -> Bottleneck | None:
     """Detect nodes on a fallback provider, and a fallback of precision or device."""
-    spent: dict[str, float] = {}
-    for row in profile.rows:
-        spent[row.provider] = spent.get(row.provider, 0.0) + row.ms
-    first = profile.rows[0].provider if len(spent) == 1 else None
-    main = first or max(spent, key=lambda name: (not name.startswith("CPU"), spent[name]), default="")
+    spent = ms_by(profile.rows, "provider")
+    # the CPU is the main provider only if there is no other one
+    main = max(spent, key=lambda name: (not name.startswith("CPU"), spent[name]), default="")
     rows = [row for row in profile.rows if row.provider != main]
     parts = list(profile.fallbacks)
     share = sum(row.share for row in rows)
@@ -180,30 +174,27 @@ def simulated(profile: Profile) -> Bottleneck | None:
         return None
     share = sum(row.share for row in profile.rows if is_rounding(row.op))
     roundings = f", {_percent(share)} of the time is fake quantization" if share else ""
-    return Bottleneck(
-        "simulated",
+    text = (
         f"{profile.backend} runs quantized layers as float products with fake quantization{roundings}: the accuracy is "
-        "that of the quantized model, the speed is not. Use ONNX Runtime or OpenVINO.",
-        share,
+        "that of the quantized model, the speed is not. Use ONNX Runtime or OpenVINO."
     )
+    return Bottleneck("simulated", text, share)
 
 
 def float_products(profile: Profile) -> Bottleneck | None:
     """Detect float products of a quantized variant on an engine with integer kernels."""
     if not profile.quantized or profile.backend in MODULE_BACKENDS:
         return None
-    products = [row for row in profile.rows if is_product(row.op)]
-    rows = [row for row in products if row.precision not in ("int8", "int4")]
+    products = _products(profile.rows)
+    rows = sorted((row for row in products if row.precision not in ("int8", "int4")), key=lambda row: -row.ms)
     share = sum(row.share for row in rows)
     if not rows or share < _SOME:
         return None
-    named = ", ".join(dict.fromkeys(row.layer for row in sorted(rows, key=lambda row: -row.ms)[:3]))
-    return Bottleneck(
-        "float products",
+    text = (
         f"{len(rows)} of {plural(len(products), 'product')} of a quantized variant compute in {rows[0].precision}, "
-        f"{_percent(share)} of the time: {named}{', ...' if len(rows) > 3 else ''}.",
-        share,
+        f"{_percent(share)} of the time: {_first_three(list(dict.fromkeys(row.layer for row in rows)))}."
     )
+    return Bottleneck("float products", text, share)
 
 
 def untouched(before: Profile, after: Profile) -> Bottleneck | None:
@@ -216,46 +207,35 @@ def untouched(before: Profile, after: Profile) -> Bottleneck | None:
     share = new / (after.total_ms or 1.0)
     if share < _MEMORY or not before.macs or after.macs > 0.95 * before.macs:
         return None
-    return Bottleneck(
-        "untouched",
+    text = (
         f"MACs fell by {_percent(1 - after.macs / before.macs)}, but {_percent(share)} of the time is in nodes without "
-        f"MACs ({_ms(old)} before, {_ms(new)} after).",
-        share,
+        f"MACs ({_ms(old)} before, {_ms(new)} after)."
     )
+    return Bottleneck("untouched", text, share)
 
 
 def slower_layers(before: Profile, after: Profile) -> Bottleneck | None:
     """Detect layers that became much slower."""
-    old, new = _layer_times(before.rows), _layer_times(after.rows)
+    old, new = ms_by(before.rows, "layer"), ms_by(after.rows, "layer")
     lost = {name: new[name] - old[name] for name in new if name in old and new[name] > old[name]}
     whole = sum(lost.values())
     share = whole / (after.total_ms or 1.0)
     if share < _SOME:
         return None
     first = max(lost, key=lambda name: lost[name])
-    return Bottleneck(
-        "slower layers",
+    text = (
         f"{plural(len(lost), 'layer')} slower than before by {_ms(whole)} ({_percent(share)} of the time): {first} "
-        f"from {_ms(old[first])} to {_ms(new[first])}.",
-        share,
+        f"from {_ms(old[first])} to {_ms(new[first])}."
     )
+    return Bottleneck("slower layers", text, share)
 
 
-def _layer_times(rows: Sequence[LayerTime]) -> dict[str, float]:
-    times: dict[str, float] = {}
-    for row in rows:
-        times[row.layer] = times.get(row.layer, 0.0) + row.ms
-    return times
+def _products(rows: Iterable[LayerTime]) -> list[LayerTime]:
+    return [row for row in rows if is_product(row.op)]
 
 
-def _product_times(rows: Sequence[LayerTime]) -> dict[str, tuple[float, str]]:
-    """Return ms and precision of the products of each layer."""
-    times: dict[str, tuple[float, str]] = {}
-    for row in rows:
-        if is_product(row.op):
-            ms, precision = times.get(row.layer, (0.0, row.precision or "float32"))
-            times[row.layer] = ms + row.ms, precision
-    return times
+def _first_three(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def _ms(value: float) -> str:

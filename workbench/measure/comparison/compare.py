@@ -17,8 +17,7 @@ from workbench.timing.arms import CallArm, block_seconds
 from workbench.timing.blocks import Block, usage_per_call
 from workbench.timing.conditions import Conditions, LoadMonitor
 from workbench.timing.interleave import check_rounds, interleave
-from workbench.timing.pace import pace_ratio
-from workbench.timing.summary import Timing
+from workbench.timing.pace import Timing, pace_ratio
 
 _NARROW = 0.5
 """Share of the noise floor: a narrower interval of one pair of sessions holds no more information."""

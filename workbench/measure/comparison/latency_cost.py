@@ -14,8 +14,7 @@ from workbench.tasks.trees import tree_map
 from workbench.timing.arms import CallArm
 from workbench.timing.blocks import Block
 from workbench.timing.interleave import interleave
-from workbench.timing.pace import pace_ratio
-from workbench.timing.summary import Timing
+from workbench.timing.pace import Timing, pace_ratio
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

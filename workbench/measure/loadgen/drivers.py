@@ -12,8 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from workbench.core.errors import InputError, TaskError
-from workbench.measure.loadgen.run import Load
-from workbench.measure.loadgen.sut import BatchedSut, DirectSut, LoadGenSut
+from workbench.measure.loadgen.run import BatchedSut, DirectSut, Load, LoadGenSut
 from workbench.tasks.trees import batch_size, slice_batch, tree_map
 from workbench.timing.settling import run_for, warm_until_steady
 
@@ -31,36 +30,16 @@ class ServedEngine(Protocol):
     """The methods that a scenario calls; OptimizedInferenceEngine has them."""
 
     @property
-    def call_size(self) -> int:
-        """Samples in one call of predict_batch."""
-
+    def call_size(self) -> int: ...
     @property
-    def parallel_calls(self) -> int:
-        """Number of concurrent calls."""
-
-    def predict(self, inputs: Any) -> Any:
-        """Run one batch."""
-
-    def predict_batch(self, items: Any) -> Any:
-        """Run many batches."""
-
-    def batcher(self, *, batch_size: int | None, max_wait_ms: float | None, pending: int | None) -> Any:
-        """Return a dynamic batcher."""
+    def parallel_calls(self) -> int: ...
+    def predict(self, inputs: Any) -> Any: ...
+    def predict_batch(self, items: Any) -> Any: ...
+    def batcher(self, *, batch_size: int | None, max_wait_ms: float | None, pending: int | None) -> Any: ...
 
 
 class Rows:
-    """Samples whose rows the queries refer to.
-
-    Parameters
-    ----------
-    samples : array, tuple or dict, or Task
-        With a leading dimension ``[n, ...]``; a task stands for its examples.
-
-    Raises
-    ------
-    InputError
-        If there is no row.
-    """
+    """Samples ``[n, ...]`` whose rows the queries refer to; a task stands for its examples."""
 
     def __init__(self, samples: Any) -> None:
         examples = getattr(samples, "examples", None)
@@ -102,12 +81,11 @@ def _direct(engine: ServedEngine, rows: Rows, load: Load) -> tuple[LoadGenSut, L
         pace = part * 1e3 / float(np.median(_warm_ms(lambda: call(rows.first(part)))))
         return DirectSut(call, part=part), replace(load, per_s=_SPARE * pace)
     size = load.samples_per_query
-
-    def one(places: list[int]) -> object:
-        return engine.predict(rows.some(places))
-
-    fastest_ms = min(_warm_ms(lambda: one(rows.first(size))))  # the test ends by time: spare queries cost nothing
-    return DirectSut(one, part=size), replace(load, per_s=_SPARE * 1e3 / fastest_ms)
+    system = DirectSut(lambda places: engine.predict(rows.some(places)), part=size)
+    first = rows.first(size)
+    # the test ends by time: spare queries cost nothing
+    fastest_ms = min(_warm_ms(lambda: engine.predict(rows.some(first))))
+    return system, replace(load, per_s=_SPARE * 1e3 / fastest_ms)
 
 
 def _offline_call(engine: ServedEngine, rows: Rows) -> tuple[Callable[[list[int]], object], int]:

@@ -22,22 +22,15 @@ from workbench.engine.loading.placement import runs_on_gpu
 from workbench.measure.loadgen.drivers import Rows, ServedEngine, prepared_sut
 from workbench.measure.loadgen.log import LoadGenLog
 from workbench.measure.loadgen.run import Load, loadgen, run_load
-from workbench.measure.loadgen.sut import LoadGenSut
 from workbench.timing.blocks import Samples
 from workbench.timing.conditions import Conditions, LoadMonitor
 
 Scenario = Literal["single-stream", "multi-stream", "offline", "server"]
-SCENARIOS = {
-    "single-stream": "SingleStream",
-    "multi-stream": "MultiStream",
-    "offline": "Offline",
-    "server": "Server",
-}
+SCENARIOS = {"single-stream": "SingleStream", "multi-stream": "MultiStream", "offline": "Offline", "server": "Server"}
 """The names of this package and of LoadGen."""
-_PERCENTILES = {"single-stream": 0.90, "multi-stream": 0.99, "offline": 0.99, "server": 0.99}
-"""The percentiles of MLPerf."""
 _SUBMISSION_S = 600
 """Minimum seconds of a test by MLPerf's rules."""
+_QUANTILES = (0.5, 0.9, 0.99)
 _PER_S = {
     "single-stream": "result_qps_with_loadgen_overhead",
     "offline": "result_samples_per_second",
@@ -153,8 +146,6 @@ def run_scenario(
     ------
     PackageMissing
         If mlcommons-loadgen is not installed.
-    ConfigError, InputError
-        If an option is wrong or the samples do not fit the engine, before the test.
     Exception
         An exception of the engine, or KeyboardInterrupt, after LoadGen's test has ended.
 
@@ -174,7 +165,8 @@ def run_scenario(
         watch = LoadMonitor(gpu=runs_on_gpu(getattr(engine, "placement", "")))
         log = run_load(expected, system, count=rows.count, logs=folder)
         conditions = watch.lap()
-    return _result(scenario, expected, system, log, conditions, str(getattr(engine, "backend", "engine")), folder)
+    backend = str(getattr(engine, "backend", "engine"))
+    return _result(scenario, expected, system.seconds, log, conditions, backend, folder)
 
 
 def require_percentile(where: str, value: Any) -> float:
@@ -196,9 +188,9 @@ def _load(
             raise ConfigError(f"run_scenario: {rule}, got scenario={scenario!r} and {name}={given(value)}.")
     require_int("run_scenario: samples_per_query", samples_per_query)
     seconds = require_positive("run_scenario: duration_s", duration_s, unit="seconds")
-    quantile = _PERCENTILES[scenario]
-    if percentile is not None:
-        quantile = require_percentile("run_scenario: percentile", percentile)
+    if percentile is None:
+        percentile = 0.9 if scenario == "single-stream" else 0.99  # MLPerf's
+    quantile = require_percentile("run_scenario: percentile", percentile)
     return Load(
         SCENARIOS[scenario],
         seconds,
@@ -211,17 +203,10 @@ def _load(
 
 
 def _result(
-    scenario: str,
-    load: Load,
-    system: LoadGenSut,
-    log: LoadGenLog,
-    conditions: Conditions,
-    backend: str,
-    logs: Path | None,
+    scenario: str, load: Load, seconds: float, log: LoadGenLog, conditions: Conditions, backend: str, logs: Path | None
 ) -> ScenarioResult:
-    queries = log.latencies_ms.size
-    latencies = {q: _percentile(log, q, per_query=scenario == "multi-stream") for q in (0.5, 0.9, 0.99)}
-    server = scenario == "server"
+    server, queries = scenario == "server", log.latencies_ms.size
+    p50, p90, p99 = (_percentile(log, q, per_query=scenario == "multi-stream") for q in _QUANTILES)
     per_s = _PER_S.get(scenario)
     return ScenarioResult(
         scenario=scenario,
@@ -230,11 +215,11 @@ def _result(
         reasons=log.reasons,
         queries=queries,
         samples_per_query=round(log.samples / queries),
-        duration_s=system.seconds,
-        samples_per_s=float(log.detail[per_s]) if per_s else log.samples / system.seconds,
-        latency_ms_p50=latencies[0.5],
-        latency_ms_p90=latencies[0.9],
-        latency_ms_p99=latencies[0.99],
+        duration_s=seconds,
+        samples_per_s=float(log.detail[per_s]) if per_s else log.samples / seconds,
+        latency_ms_p50=p50,
+        latency_ms_p90=p90,
+        latency_ms_p99=p99,
         percentile=load.percentile,
         latency_ms_target=latency_at(log.latencies_ms, load.percentile),
         target_per_s=load.per_s if server else None,
@@ -266,7 +251,7 @@ def _notes(load: Load, log: LoadGenLog, conditions: Conditions) -> tuple[str, ..
         notes.append(
             f"not an MLPerf result: the test is shorter than {_SUBMISSION_S} s, and other rules were not checked."
         )
-    unresolved = [f"p{100 * q:g}" for q in (0.5, 0.9, 0.99) if quantile_bounds(log.latencies_ms.size, q) is None]
+    unresolved = [f"p{100 * q:g}" for q in _QUANTILES if quantile_bounds(log.latencies_ms.size, q) is None]
     if load.scenario == "Offline":
         notes.append("no latency percentiles: Offline issues all samples at once.")
     elif unresolved:

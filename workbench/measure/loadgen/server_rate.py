@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import numpy as np
 
 from workbench.core.checks import (
     given,
+    is_finite,
     require_engine,
     require_int,
     require_nonnegative,
@@ -19,12 +22,12 @@ from workbench.core.checks import (
     require_positive,
 )
 from workbench.core.errors import ConfigError
-from workbench.measure.loadgen.bisection import Probe, SearchRange, queries_needed, search
 from workbench.measure.loadgen.drivers import Rows, ServedEngine
 from workbench.measure.loadgen.run import loadgen
 from workbench.measure.loadgen.scenarios import ScenarioResult, require_percentile, run_scenario
 
 _START, _LOWEST, _HIGHEST = 0.5, 0.05, 4.0
+_DOWN, _UP = 0.5, 1.5
 _ALONE_S = 1.0
 _SLACK = 1.15
 """Random arrivals may be fewer than their mean."""
@@ -33,9 +36,12 @@ _OVER = 3
 
 
 @dataclass(frozen=True)
-class RateProbe(Probe):
+class RateProbe:
     """The test of one rate: ``held`` if LoadGen judged it as valid, otherwise with the ``reason``."""
 
+    per_s: float
+    held: bool
+    disturbed: bool = False
     reason: str = ""
     result: ScenarioResult = field(kw_only=True)
 
@@ -102,7 +108,7 @@ def find_server_rate(
     Parameters
     ----------
     engine, samples, max_wait_ms, seed
-        As in :func:`workbench.run_scenario`.
+        As in :func:`workbench.run_scenario`, also the errors.
     latency_bound_ms : float
         From the arrival of a row to its result.
     probe_s : float
@@ -114,11 +120,6 @@ def find_server_rate(
         The search ends when the lowest failed rate is at most this share above the highest one that held.
     logs : path, optional
         Keep LoadGen's files in this folder, in a subfolder per test.
-
-    Raises
-    ------
-    PackageMissing, ConfigError, InputError
-        As in :func:`workbench.run_scenario`.
 
     Examples
     --------
@@ -132,7 +133,7 @@ def find_server_rate(
     require_percentile("find_server_rate: percentile", percentile)
     least_s = require_positive("find_server_rate: probe_s", probe_s, unit="seconds")
     until = time.perf_counter() + require_positive("find_server_rate: budget_s", budget_s, unit="seconds")
-    if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not 0.005 <= tolerance <= 1:
+    if not is_finite(tolerance) or not 0.005 <= tolerance <= 1:
         raise ConfigError(f"find_server_rate: tolerance must be a share from 0.005 to 1, got {given(tolerance)}.")
     require_nonnegative("find_server_rate: max_wait_ms", max_wait_ms, unit="milliseconds")
     require_int("find_server_rate: seed", seed, minimum=0)
@@ -145,13 +146,11 @@ def find_server_rate(
 
     single = test("single-stream", _ALONE_S, scenario="single-stream")
     offline = test("offline", _ALONE_S, scenario="offline")
-    count = 0
+    numbers = itertools.count(1)
 
     def probe(per_s: float) -> RateProbe:
-        nonlocal count
-        count += 1
         options = {"target_per_s": per_s, "latency_bound_ms": bound, "percentile": percentile}
-        name = f"probe-{count:02}-{per_s:.4g}-per-s"
+        name = f"probe-{next(numbers):02}-{per_s:.4g}-per-s"
         seconds = probe_seconds(per_s, percentile, least_s)
         return probe_result(test(name, seconds, scenario="server", max_wait_ms=max_wait_ms, **options))
 
@@ -166,6 +165,92 @@ def find_server_rate(
         ended += f", which takes {first:.3g} s. Increase budget_s, or use a lower percentile"
     notes = _notes(probes)
     return ServerRate(bracket.held, bracket.failed, bound, percentile, probes, ended, single, offline, notes)
+
+
+@dataclass(frozen=True)
+class SearchRange:
+    """Start, minimum and maximum rate of a search, with descriptions of the two ends."""
+
+    start: float
+    lowest: float
+    highest: float
+    lowest_text: str = "the minimum rate"
+    highest_text: str = "the maximum rate"
+
+
+@dataclass
+class Bracket:
+    """State of a search: the highest rate that held, the lowest one that failed, and why the search ended."""
+
+    probes: list[RateProbe] = field(default_factory=list)
+    held: float | None = None
+    failed: float | None = None
+    ended: str = ""
+
+
+def search(
+    probe: Callable[[float], RateProbe], limits: SearchRange, *, tolerance: float, room_for: Callable[[float], bool]
+) -> Bracket:
+    """Search the highest rate that holds: bracket it, then bisect on a logarithmic scale.
+
+    A rate that failed in a disturbed test is tried once more, and the second result counts. The search ends when the
+    lowest failed rate is at most ``tolerance`` above the highest one that held, or there is no ``room_for`` a rate.
+    """
+    bracket = Bracket()
+    while True:
+        rate, bracket.ended = _next(bracket, limits, tolerance)
+        if not bracket.ended and not room_for(rate):
+            bracket.ended = f"time budget used up before {rate:.4g} per s"
+        if bracket.ended:
+            return bracket
+        result = probe(rate)
+        bracket.probes.append(result)
+        if not result.held and result.disturbed and room_for(rate):
+            result = probe(rate)
+            bracket.probes.append(result)
+        if result.held:
+            bracket.held = result.per_s
+        else:
+            bracket.failed = result.per_s
+
+
+def _next(bracket: Bracket, limits: SearchRange, tolerance: float) -> tuple[float, str]:
+    """Return the rate to try next, or why the search ends."""
+    held, failed = bracket.held, bracket.failed
+    if failed is None:
+        if held is None:
+            return limits.start, ""
+        if held >= limits.highest:
+            return 0.0, f"{limits.highest:.4g} per s holds ({limits.highest_text})"
+        return min(limits.highest, held * _UP), ""
+    if held is None:
+        if failed <= limits.lowest:
+            return 0.0, f"{limits.lowest:.4g} per s fails ({limits.lowest_text})"
+        return max(limits.lowest, failed * _DOWN), ""
+    if failed <= held * (1 + tolerance):
+        return 0.0, f"tolerance reached: the two rates differ by {100 * (failed / held - 1):.1f} %"
+    return math.sqrt(held * failed), ""
+
+
+def queries_needed(percentile: float, *, over: int = 1) -> int:
+    """Return the queries that LoadGen needs to confirm a percentile if ``over`` of them exceed the bound.
+
+    With so many, at most ``over`` would exceed the bound with a probability of at most 1 % if the percentile were
+    exactly at the bound: https://github.com/mlcommons/inference/blob/master/loadgen/early_stopping.cc
+
+    Examples
+    --------
+    >>> queries_needed(0.9), queries_needed(0.99)
+    (64, 662)
+    """
+
+    def at_most(n: int) -> float:
+        return sum(math.comb(n, k) * (1 - percentile) ** k * percentile ** (n - k) for k in range(over + 1))
+
+    queries = over + 1
+    while at_most(queries) > 0.01:
+        queries += 1
+    return queries
 
 
 def probe_seconds(per_s: float, percentile: float, least_s: float) -> float:

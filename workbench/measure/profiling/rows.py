@@ -7,12 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from workbench.measure.profiling.text import profile_text
+from workbench.core.format.numbers import plural, text_table
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from workbench.measure.profiling.work import LayerWork
+
+_MAX_ROWS = 15
+MAX_WIDTH = 34
+"""Characters of a cell in the text of a profile."""
 
 
 @dataclass(frozen=True)
@@ -118,8 +122,7 @@ class Profile:
         """Return the rows as a frame in the order of computation."""
         import pandas as pd
 
-        columns = list(LayerTime.__dataclass_fields__)
-        return pd.DataFrame([[getattr(row, name) for name in columns] for row in self.rows], columns=columns)
+        return pd.DataFrame(list(self.rows), columns=list(LayerTime.__dataclass_fields__))
 
     def _grouped(self, key: str, *texts: str) -> pd.DataFrame:
         groups = self.frame().groupby(key, sort=False)
@@ -130,7 +133,53 @@ class Profile:
         return table.sort_values("ms", ascending=False, kind="stable").reset_index()
 
     def __str__(self) -> str:
-        return profile_text(self)
+        heads = ("layer", "op", "ms", "share", "precision", "provider")
+        rows = sorted(self.rows, key=lambda row: -row.ms)
+        cells = [
+            (row.layer, row.op, ms_text(row.ms), f"{100 * row.share:.1f} %", row.precision or "–", row.provider)
+            for row in rows[:_MAX_ROWS]
+        ]
+        lines = [head_of(self), "", *text_table(heads, cells, right=(2, 3), rule=True, widest=MAX_WIDTH)]
+        if len(rows) > _MAX_ROWS:
+            rest = sum(row.ms for row in rows[_MAX_ROWS:])
+            lines.append(f"... and {len(rows) - _MAX_ROWS} more: {rest:.4f} ms")
+        overhead = f"{100 * self.overhead_ms / self.plain_ms:+.0f} % profiler overhead"
+        lines += [
+            "",
+            f"sum of {len(rows)} rows  {self.total_ms:.4f} ms",
+            f"plain call        {self.plain_ms:.4f} ms (10th percentile {self.fast_ms:.4f} ms)",
+            f"profiled call     {self.profiled_ms:.4f} ms ({overhead})",
+        ]
+        return "\n".join([*lines, *(f"note: {note}" for note in (*self.notes, *disturbed_of(self)))])
+
+
+def ms_by(rows: Iterable[LayerTime], field: str) -> dict[str, float]:
+    """Return the sum of the ms of rows for each value of one of their fields."""
+    sums: dict[str, float] = {}
+    for row in rows:
+        name = getattr(row, field)
+        sums[name] = sums.get(name, 0.0) + row.ms
+    return sums
+
+
+def head_of(profile: Profile) -> str:
+    """Return variant, engine and settings in one line."""
+    return (
+        f"{profile.task}, {profile.label} on {profile.backend} ({profile.device}), batch {profile.batch_size}, "
+        f"{plural(profile.threads, 'thread')}, {profile.calls} calls"
+    )
+
+
+def disturbed_of(profile: Profile) -> list[str]:
+    """Return a note for a disturbed profile."""
+    if not profile.disturbed:
+        return []
+    return [f"disturbed: {', '.join(profile.disturbed)}. Profile {profile.label!r} again on an idle machine."]
+
+
+def ms_text(value: float | None) -> str:
+    """Return ms with four decimals, a dash for None."""
+    return "–" if value is None else f"{value:.4f}"
 
 
 def _unique(values: Iterable[str | None]) -> str:

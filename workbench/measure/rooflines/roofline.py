@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from workbench.core.checks import given, require_int
 from workbench.core.errors import ConfigError
 from workbench.measure.profiling.op_kinds import bytes_each, is_product
-from workbench.measure.profiling.rows import Profile
+from workbench.measure.profiling.rows import Profile, ms_by
 from workbench.measure.rooflines.peaks import MachinePeaks, cached_peaks
 
 if TYPE_CHECKING:
@@ -110,15 +110,6 @@ def roofline(
     return tuple(points)
 
 
-def compute_precision(profile: Profile) -> str:
-    """Return the precision with the most time in matrix products."""
-    spent: dict[str, float] = {}
-    for row in profile.rows:
-        if is_product(row.op) and row.precision:
-            spent[row.precision] = spent.get(row.precision, 0.0) + row.ms
-    return max(spent, key=lambda name: spent[name]) if spent else profile.precision
-
-
 def _named(items: Any) -> Iterator[tuple[str, Any]]:
     from workbench.compress.variant import Variant
 
@@ -139,7 +130,9 @@ def _named(items: Any) -> Iterator[tuple[str, Any]]:
 
 def _of_whole(name: str, item: Profile | Variant, peaks: MachinePeaks, batch_size: int) -> RooflinePoint:
     if isinstance(item, Profile):
-        return _point(name, item.work, compute_precision(item), item.batch_size, item.plain_ms, peaks)
+        spent = ms_by((row for row in item.rows if is_product(row.op) and row.precision), "precision")
+        precision = max(spent, key=lambda one: spent[one], default=item.precision)
+        return _point(name, item.work, precision, item.batch_size, item.plain_ms, peaks)
     from workbench.measure.profiling.work import layer_work
 
     # the engine chooses the precision; a quantized variant is made for integers
@@ -148,13 +141,8 @@ def _of_whole(name: str, item: Profile | Variant, peaks: MachinePeaks, batch_siz
 
 def _of_layers(prefix: str, profile: Profile, peaks: MachinePeaks, most: int) -> Iterator[RooflinePoint]:
     work = {layer.layer: layer for layer in profile.work}
-    times: dict[str, float] = {}
-    kinds: dict[str, str] = {}
-    for row in profile.rows:
-        if row.layer in work:
-            times[row.layer] = times.get(row.layer, 0.0) + row.ms
-            if is_product(row.op) and row.precision:
-                kinds[row.layer] = row.precision
+    times = ms_by((row for row in profile.rows if row.layer in work), "layer")
+    kinds = {row.layer: row.precision for row in profile.rows if is_product(row.op) and row.precision}
     for name in sorted(times, key=lambda one: -times[one])[:most]:
         label = f"{prefix}: {name}" if prefix else name
         precision = kinds.get(name, profile.precision)

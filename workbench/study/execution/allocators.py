@@ -22,8 +22,7 @@ from workbench.study.workers.timing_client import EngineProcess, TimingSetup
 from workbench.tasks.trees import to_numpy
 from workbench.timing.blocks import usage_per_call
 from workbench.timing.interleave import interleave
-from workbench.timing.pace import pace_ratio
-from workbench.timing.summary import Timing
+from workbench.timing.pace import Timing, pace_ratio
 
 if TYPE_CHECKING:
     from workbench.compress.variant import Variant

@@ -23,8 +23,7 @@ from workbench.study.plan.trials import Trial
 from workbench.study.workers.timing_client import EngineProcess
 from workbench.timing.blocks import MAX_WAIT, Block, usage_per_call
 from workbench.timing.interleave import Rounds
-from workbench.timing.pace import pace_ratio
-from workbench.timing.summary import Timing
+from workbench.timing.pace import Timing, pace_ratio
 
 FOOTPRINT = ("peak_rss_mib", "peak_pss_mib", "gpu_memory_mib", "allocator_peak_mib", "energy_mj_per_sample")
 _WEIGHTS = ("weights.safetensors", "exported.pt2")

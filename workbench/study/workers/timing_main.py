@@ -131,7 +131,7 @@ class TimingWorker:
         if self._gpu() is not None:
             peak = self._engine.predict(self._inputs).metrics.peak_memory_mib
             return peak, "Weights and calls, in torch's allocator on the GPU."
-        from workbench.measure.resources.torch_memory import torch_call_peak_mib
+        from workbench.measure.resources.memory import torch_call_peak_mib
 
         try:
             return torch_call_peak_mib(self._call), "Peak of a call in torch's CPU allocator, without the weights."
