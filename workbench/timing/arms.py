@@ -60,20 +60,8 @@ class EventArm:
 
     A block is queued as a whole and timed by two CUDA events, so that neither a wait after each call nor Python's
     launch overhead counts, as long as the GPU is the slower of the two. Time calls that wait for their result, such as
-    ``engine.predict``, with :class:`CallArm`.
-
-    Parameters
-    ----------
-    name : str
-    call : function
-        Queues one call on the current stream of ``device``.
-    device : str
-        For example ``"cuda:0"``.
-
-    Raises
-    ------
-    ConfigError
-        If torch finds no CUDA device.
+    ``engine.predict``, with :class:`CallArm`. ``call`` queues one call on the current stream of ``device``, such as
+    ``"cuda:0"``; without a CUDA device, ConfigError is raised.
     """
 
     def __init__(

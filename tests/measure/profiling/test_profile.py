@@ -13,7 +13,8 @@ import pytest
 
 import workbench as wb
 from workbench.core.errors import BackendUnavailable, ConfigError
-from workbench.measure.profiling.nodes import cut_median, owner_of
+from workbench.measure.accuracy.activation_taps import owner_of
+from workbench.measure.profiling.nodes import cut_median
 from workbench.measure.profiling.onnxruntime import by_node
 from workbench.measure.profiling.op_kinds import KINDS, is_product, kind_of
 from workbench.measure.profiling.openvino import mean_behind

@@ -23,9 +23,9 @@ _OWNER = re.compile(r"^(?P<owner>.+)\.(weight|bias)([._].*)?$")
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """A layer of a graph: ``values`` are (operator, tensor) pairs of its outputs, the last one after quantization.
+    """A layer of a graph; ``name`` is the module that owns weight or bias, None if the file lacks it.
 
-    ``name`` is the module that owns weight or bias, None if the file lacks it.
+    ``values`` are (operator, tensor) pairs of its outputs, the last one after quantization.
     """
 
     name: str | None
@@ -71,11 +71,7 @@ def layer_points(path: Path, owners: Mapping[str, str] | None = None) -> list[Po
         for digest in [_digest(onnx.numpy_helper.to_array(tensor))]
         if digest in owners
     }
-    makers = {output: node for node in graph.node for output in node.output}
-    users: dict[str, list[Any]] = {}
-    for node in graph.node:
-        for name in node.input:
-            users.setdefault(name, []).append(node)
+    makers, users = links(graph)
     points = []
     for node in graph.node:
         if node.op_type not in _WEIGHTED or len(node.input) < 2:
@@ -84,6 +80,27 @@ def layer_points(path: Path, owners: Mapping[str, str] | None = None) -> list[Po
         if stored is not None:
             points.append(_point(node, stored, names.get(stored), users, shapes))
     return points
+
+
+def links(graph: Any) -> tuple[dict[str, Any], dict[str, list[Any]]]:
+    """Return the node that computes each tensor of a graph, and the nodes that read it."""
+    makers = {output: node for node in graph.node for output in node.output}
+    users: dict[str, list[Any]] = {}
+    for node in graph.node:
+        for name in node.input:
+            users.setdefault(name, []).append(node)
+    return makers, users
+
+
+def owner_of(names: Sequence[str]) -> str | None:
+    """Return the module that owns one of the stored tensors, by name.
+
+    Examples
+    --------
+    >>> owner_of(["x", "block.conv.weight_nchwc"])
+    'block.conv'
+    """
+    return next((match["owner"] for match in map(_OWNER.match, names) if match), None)
 
 
 def align(reference: Sequence[Point], candidate: Sequence[Point]) -> tuple[list[Pair], dict[str, str]]:
@@ -153,9 +170,7 @@ def _point(
         back = [user for user in users.get(rounding.output[0], []) if user.op_type == "DequantizeLinear"]
         if back:
             values.append(("DequantizeLinear", back[0].output[0]))
-    owners = (match["owner"] for match in map(_OWNER.match, tensors) if match)
-    size = tuple(sorted(shapes[stored]))
-    return Point(owner or next(owners, None), node.op_type, size, tuple(values))
+    return Point(owner or owner_of(tensors), node.op_type, tuple(sorted(shapes[stored])), tuple(values))
 
 
 def _digest(array: Any) -> str:
@@ -175,11 +190,8 @@ def _alike(a: Point, b: Point) -> bool:
 def _common(reference: Point, candidate: Point) -> tuple[str, str]:
     """Return the last tensors after the same operators; the candidate's may be quantized too."""
     first, second = _unquantized(reference), _unquantized(candidate)
-    depth = 0
-    for (a, _), (b, _) in zip(first[1:], second[1:], strict=False):
-        if a != b:
-            break
-        depth += 1
+    both = zip(first[1:], second[1:], strict=False)
+    depth = len(list(itertools.takewhile(lambda pair: pair[0][0] == pair[1][0], both)))
     last = depth + 1 == len(second)
     return first[depth][1], (candidate.values[-1][1] if last else second[depth][1])
 

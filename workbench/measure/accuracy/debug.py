@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -70,18 +70,18 @@ class AccuracyReport:
 
     def layer_frame(self) -> pd.DataFrame:
         """Return a row per layer in the order of computation: layer, op, sqnr_db."""
-        return _frame(self.layers, ("layer", "op", "sqnr_db"))
+        return _frame(self.layers, LayerSignal)
 
     def class_frame(self) -> pd.DataFrame:
         """Return a row per class, the largest drop first; ``mistaken_for`` is empty without new errors."""
-        frame = _frame(self.classes, ("label", "samples", "before", "after", "mistaken_for", "times_more"))
+        frame = _frame(self.classes, ClassDrop)
         frame["mistaken_for"] = frame["mistaken_for"].astype("Int64")
         frame.insert(4, "drop", frame["before"] - frame["after"])
         return frame.sort_values("drop", ascending=False, kind="stable", ignore_index=True)
 
     def metric_frame(self) -> pd.DataFrame:
         """Return a row per metric: before, after, drop."""
-        frame = _frame(self.metrics, ("metric", "before", "after"))
+        frame = _frame(self.metrics, MetricDrop)
         return frame.assign(drop=frame["before"] - frame["after"])
 
 
@@ -104,8 +104,6 @@ def debug_accuracy(
     ----------
     task : Task or str
         The task, or an argument of :func:`workbench.load_task`.
-    variant : Variant
-        Variant with an accuracy loss, usually a quantized one.
     reference : Variant, optional
         By default the task's own model. To isolate quantization in a recipe, use the variant without ``Quantize``.
     backend : str
@@ -116,17 +114,12 @@ def debug_accuracy(
     metrics : mapping of name to metric(outputs, targets), optional
         Metrics in addition to the task's own, each over the whole split as CPU tensors.
     progress : callable
-        Progress callback; it may raise :class:`Cancelled` to stop.
-
-    Returns
-    -------
-    AccuracyReport
-        Layers, classes and metrics, each as a frame.
+        It may raise :class:`Cancelled` to stop.
 
     Raises
     ------
     ConfigError
-        If an argument is of a wrong type or out of range, or the variants are of another task.
+        If an argument is not valid, or the variants are of another task.
     ExportError, EngineError, BackendUnavailable
         If one of the two cannot run on the backend.
 
@@ -174,20 +167,18 @@ def debug_accuracy(
 
 
 def _check_arguments(variant: object, reference: object, samples: object, metrics: object, progress: object) -> None:
-    """Raise ConfigError for arguments of wrong types."""
     from workbench.compress.variant import Variant
 
     for word, one in (("variant", variant), ("reference", reference)):
-        if not isinstance(one, Variant) and not (word == "reference" and one is None):
+        if not isinstance(one, Variant) and (word, one) != ("reference", None):
             raise ConfigError(
                 f"debug_accuracy: {word} must be a Variant, got {given(one)}. Use recipe.apply(task) or "
                 "wb.load_variant(folder, task)."
             )
     require_int("debug_accuracy: samples", samples)
     if metrics is not None and not isinstance(metrics, Mapping):
-        raise ConfigError(
-            f"debug_accuracy: metrics must be a dict such as {{'top 5': my_metric}}, got {given(metrics)}."
-        )
+        example = "{'top 5': my_metric}"
+        raise ConfigError(f"debug_accuracy: metrics must be a dict such as {example}, got {given(metrics)}.")
     for name, metric in (metrics or {}).items():
         require_callable(f"debug_accuracy: the metric {name!r}", metric, takes="(outputs, targets) of a whole split")
     require_callable("debug_accuracy: progress", progress, takes="each Progress report")
@@ -229,16 +220,14 @@ def _confusion(first: Tree, second: Tree, targets: Any) -> tuple[Any, Any] | Non
 
 def _class_drops(before: Any, after: Any) -> tuple[ClassDrop, ...]:
     drops = []
-    for label in range(len(before)):
+    for label in np.flatnonzero(before.sum(1)).tolist():
         samples = int(before[label].sum())
-        if not samples:
-            continue
         errors = after[label] - before[label]
         errors[label] = 0
         worst = int(errors.argmax())
         mistaken = (worst, int(errors[worst])) if errors[worst] > 0 else (None, 0)
-        shares = before[label, label] / samples, after[label, label] / samples
-        drops.append(ClassDrop(label, samples, float(shares[0]), float(shares[1]), *mistaken))
+        recall, recall_after = (float(table[label, label] / samples) for table in (before, after))
+        drops.append(ClassDrop(label, samples, recall, recall_after, *mistaken))
     return tuple(drops)
 
 
@@ -255,7 +244,7 @@ def _metric_drop(name: str, metric: Metric, first: Tree, second: Tree, targets: 
     return MetricDrop(name, *values)
 
 
-def _frame(rows: tuple[Any, ...], columns: tuple[str, ...]) -> pd.DataFrame:
+def _frame(rows: tuple[Any, ...], kind: Any) -> pd.DataFrame:
     import pandas as pd
 
-    return pd.DataFrame([asdict(row) for row in rows], columns=list(columns))
+    return pd.DataFrame(list(rows), columns=list(kind.__dataclass_fields__))

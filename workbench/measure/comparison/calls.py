@@ -79,23 +79,17 @@ def time_calls(
         Device of asynchronous GPU calls, such as ``"cuda:0"``: blocks are timed by CUDA events. Leave it out for calls
         that wait for their result, as ``engine.predict`` does.
 
-    Raises
-    ------
-    ConfigError
-        If there is no call, or a number is out of range.
-
     Examples
     --------
     >>> for row in wb.time_calls({"eager": lambda: eager.predict(x), "fast": lambda: fast.predict(x)}, samples=32):
     ...     print(row)  # doctest: +SKIP
     """
     _check(calls, samples, rounds, budget_s=budget_s, block_s=block_s, settle_s=settle_s, seed=seed)
-    arms: list[CallArm | EventArm] = []
-    for name, call in calls.items():
-        if device is None:
-            arms.append(CallArm(name, call, settle_s=settle_s))
-        else:
-            arms.append(EventArm(name, call, device=device, settle_s=settle_s))
+    arms: list[CallArm] | list[EventArm]
+    if device is None:
+        arms = [CallArm(name, call, settle_s=settle_s) for name, call in calls.items()]
+    else:
+        arms = [EventArm(name, call, device=device, settle_s=settle_s) for name, call in calls.items()]
     for arm in arms:
         arm.warm()
     blocks = interleave(arms, rounds=rounds, block_s=block_s, budget_s=budget_s, seed=seed).timed
@@ -105,9 +99,7 @@ def time_calls(
 
 def _check(calls: Any, samples: Any, rounds: Any, *, seed: Any, **seconds: Any) -> None:
     if not isinstance(calls, Mapping) or not calls or not all(isinstance(name, str) for name in calls):
-        raise ConfigError(
-            f"time_calls: calls must be a mapping of at least one name to a function, got {given(calls)}."
-        )
+        raise ConfigError(f"time_calls: calls must be a mapping of one or more names to functions, got {given(calls)}.")
     for name, call in calls.items():
         require_callable(f"time_calls: {name!r}", call, takes="no arguments")
     require_int("time_calls: samples", samples)

@@ -28,8 +28,7 @@ MANY_FAULTS = 100.0
 class Engine(Protocol):
     """The method that a comparison calls; OptimizedInferenceEngine has it."""
 
-    def predict(self, inputs: Any) -> Any:
-        """Run one batch."""
+    def predict(self, inputs: Any) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -98,13 +97,6 @@ def compare(
     floor : float, optional
         A/A noise floor as a share; by default the cached result of :func:`workbench.measure_noise`, otherwise 2 %.
 
-    Raises
-    ------
-    ConfigError
-        If ``rounds`` is not (min, max) with 6 <= min <= max, a time is not positive, or the floor not in [0, 1).
-    InputError
-        If both are the same engine, or one is not an engine.
-
     Examples
     --------
     >>> wb.compare(eager, fast, task.examples(16))  # doctest: +SKIP
@@ -121,7 +113,11 @@ def compare(
         require_engine(f"compare: {name}", engine)
     if baseline is candidate:
         raise InputError("compare: baseline and candidate must be different engines. Open two for an A/A test.")
-    share, noise = _noise(floor)
+    if floor is None:
+        cached = cached_noise()
+        share, noise = floor_of(cached), noise_text(cached)
+    else:
+        share, noise = floor, f"noise floor {100 * floor:.1f} % (given)"
     end = time.perf_counter() + budget_s
     watch = LoadMonitor(gpu=any(runs_on_gpu(getattr(engine, "placement", "")) for engine in (baseline, candidate)))
     names = _names(baseline, candidate)
@@ -136,15 +132,8 @@ def compare(
         pace = pace_ratio(blocks[names[0]], blocks[names[1]], seed=seed, resamples=500)
         return pace.high / pace.low < 1 + _NARROW * share
 
-    timed = interleave(
-        arms,
-        rounds=rounds,
-        block_s=block_s or block_seconds(arms),
-        budget_s=end - time.perf_counter(),
-        seed=seed,
-        enough=narrow,
-        monitor=watch,
-    )
+    length, left = block_s or block_seconds(arms), end - time.perf_counter()
+    timed = interleave(arms, rounds=rounds, block_s=length, budget_s=left, seed=seed, enough=narrow, monitor=watch)
     first, second = timed.timed[names[0]], timed.timed[names[1]]
     notes = (*_notes(baseline, candidate), *fault_notes(timed.timed), *timed.notes)
     pace = pace_ratio(first, second, floor=share, seed=seed)
@@ -166,14 +155,6 @@ def fault_notes(timed: Mapping[str, Sequence[Block]]) -> tuple[str, ...]:
                 "InferenceConfig(allocator='steady')."
             )
     return tuple(notes)
-
-
-def _noise(floor: float | None) -> tuple[float, str]:
-    """Return the noise floor and its text."""
-    if floor is not None:
-        return floor, f"noise floor {100 * floor:.1f} % (given)"
-    cached = cached_noise()
-    return floor_of(cached), noise_text(cached)
 
 
 def _names(baseline: Engine, candidate: Engine) -> tuple[str, str]:

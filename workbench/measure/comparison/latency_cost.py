@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from workbench.compress.steps import Step
@@ -27,15 +26,6 @@ _ROUNDS = (4, 12)
 _NARROW = 0.05
 
 
-@dataclass
-class _Reference:
-    """The first variant: its engine stays open, and later ones are interleaved with it."""
-
-    engine: OptimizedInferenceEngine
-    arm: CallArm
-    ms: float
-
-
 class LatencyCost:
     """Callable that returns the latency of a variant on one engine in ms per batch.
 
@@ -51,11 +41,6 @@ class LatencyCost:
     threads : int, optional
         Threads of one call; None: the engine's default.
 
-    Raises
-    ------
-    ConfigError, BackendUnavailable
-        If the backend is unknown or unavailable.
-
     Examples
     --------
     >>> with LatencyCost("onnxruntime", batch_size=8) as cost:  # doctest: +SKIP
@@ -67,33 +52,28 @@ class LatencyCost:
         require_backend(backend)
         self.measures = (backend, batch_size)
         self._threads = threads
-        self._reference: _Reference | None = None
+        self._reference: tuple[OptimizedInferenceEngine, CallArm, float] | None = None
 
     def __call__(self, variant: Variant) -> float:
-        """Return the latency in ms per batch.
-
-        Raises
-        ------
-        ExportError, EngineError
-            If the variant cannot run on the engine.
-        """
+        """Return the latency in ms per batch; raise ExportError or EngineError if the variant cannot run."""
         engine, arm = self._open(variant)
         if self._reference is None:
-            timed = interleave([arm], rounds=(_ROUNDS[0], _ROUNDS[0]), block_s=_BLOCK_S)
-            self._reference = _Reference(engine, arm, Timing.of(timed.timed[arm.name]).p50)
-            return self._reference.ms
-        reference = self._reference
+            blocks = interleave([arm], rounds=(_ROUNDS[0], _ROUNDS[0]), block_s=_BLOCK_S).timed
+            ms = Timing.of(blocks["reference"]).p50
+            self._reference = engine, arm, ms
+            return ms
+        _, reference, ms = self._reference
         try:
-            timed = interleave([reference.arm, arm], rounds=_ROUNDS, block_s=_BLOCK_S, enough=self._narrow)
+            blocks = interleave([reference, arm], rounds=_ROUNDS, block_s=_BLOCK_S, enough=_narrow).timed
         finally:
             engine.dispose()
-        return reference.ms / pace_ratio(timed.timed[reference.arm.name], timed.timed[arm.name]).ratio
+        return ms / pace_ratio(blocks["reference"], blocks["candidate"]).ratio
 
     def close(self) -> None:
         """Close the reference engine; the next variant becomes the reference."""
         reference, self._reference = self._reference, None
         if reference is not None:
-            reference.engine.dispose()
+            reference[0].dispose()
 
     def __enter__(self) -> Self:
         return self
@@ -111,9 +91,10 @@ class LatencyCost:
         arm.warm()
         return engine, arm
 
-    def _narrow(self, blocks: Mapping[str, list[Block]]) -> bool:
-        pace = pace_ratio(blocks["reference"], blocks["candidate"], resamples=500)
-        return pace.high / pace.low < 1 + _NARROW
+
+def _narrow(blocks: Mapping[str, list[Block]]) -> bool:
+    pace = pace_ratio(blocks["reference"], blocks["candidate"], resamples=500)
+    return pace.high / pace.low < 1 + _NARROW
 
 
 def latency_cost(recipe: Recipe, *, threads: int | None = None) -> LatencyCost | None:
@@ -122,7 +103,7 @@ def latency_cost(recipe: Recipe, *, threads: int | None = None) -> LatencyCost |
     Raises
     ------
     ConfigError, BackendUnavailable
-        If ``recipe`` is not a Recipe, or its steps name different engines or batch sizes, or an unavailable engine.
+        If the steps of ``recipe`` name different engines or batch sizes, or an unavailable engine.
 
     Examples
     --------

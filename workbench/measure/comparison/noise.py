@@ -54,8 +54,8 @@ class NoiseFloor:
     machine, fingerprint, measured : str
         The machine with the fingerprint of study rows, and the date.
     disturbed : int
-        Pairs that other processes disturbed. If they are more than a quarter, the floor is ``busy`` and does not
-        replace one of an idle machine.
+        Pairs that other processes disturbed. If more than a quarter, the floor is ``busy``, and one of an idle machine
+        stays in the cache.
 
     Examples
     --------
@@ -107,11 +107,6 @@ def measure_noise(
         Seconds for all pairs; at least 6 pairs are measured.
     keep : bool
         Write the result into the cache (``WORKBENCH_CACHE``), unless it is ``busy`` and the cached one is not.
-
-    Raises
-    ------
-    ConfigError, BackendUnavailable
-        If an argument is not valid.
 
     Examples
     --------
@@ -201,12 +196,10 @@ def _aa_pair(variant: Variant, backend: str, batch_size: int, *, seed: int) -> t
 
 def _floor(pairs: Sequence[tuple[float, float]], *, disturbed: int = 0) -> NoiseFloor:
     """Return the floor from ratios and the standard errors of their logarithms."""
-    logs, errors = (
-        np.array(column) for column in zip(*((math.log(ratio), error) for ratio, error in pairs), strict=True)
-    )
-    floor = max(math.expm1(_NORMAL * _spread(logs, errors)), _LEAST_FLOOR)
+    ratios, errors = zip(*pairs, strict=True)
+    floor = max(math.expm1(_NORMAL * _spread(np.log(ratios), np.array(errors))), _LEAST_FLOOR)
     today = datetime.date.today().isoformat()
-    return NoiseFloor(floor, tuple(ratio for ratio, _ in pairs), describe_machine(), fingerprint_id(), today, disturbed)
+    return NoiseFloor(floor, ratios, describe_machine(), fingerprint_id(), today, disturbed)
 
 
 def _spread(logs: Array, errors: Array) -> float:

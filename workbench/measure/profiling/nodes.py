@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +10,13 @@ from typing import Any
 import numpy as np
 
 from workbench.export.io import LAYER_KEY
-from workbench.measure.accuracy.activation_taps import layer_points
+from workbench.measure.accuracy.activation_taps import layer_points, links
 
 ROUNDING = ("QuantizeLinear", "DequantizeLinear")
 WARM_CALLS = 3
 _LONGEST_CHAIN = 8
 TOGETHER = " + "
 """Separator of the layer names of one fused node."""
-_OWNER = re.compile(r"^(?P<owner>.+?)\.(weight|bias)([._].*)?$")
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ class LayerNames:
         import onnx
 
         graph = onnx.load(str(path)).graph
-        self._makers = {output: node for node in graph.node for output in node.output}
+        self._makers, users = links(graph)
         self._nodes = {node.name: node for node in graph.node if node.name} | self._makers
         self._products: dict[str, str] = {}
         self._layers: dict[str, str] = {}
@@ -63,10 +61,9 @@ class LayerNames:
             if point.name is not None:
                 self._add_product(point.values[0][1], point.name)
         for node in graph.node:
-            layer = next((entry.value for entry in node.metadata_props if entry.key == LAYER_KEY), None)
-            if layer:
+            if layer := next((entry.value for entry in node.metadata_props if entry.key == LAYER_KEY), None):
                 self._add(node, layer)
-        self._add_quantizers(graph)
+        self._add_quantizers(graph, users)
 
     def of(self, names: Sequence[str], *, product: bool = False) -> str | None:
         """Return the layer of a runtime's node that fuses the nodes with these names (or output tensors).
@@ -112,32 +109,16 @@ class LayerNames:
             node = self._makers[computed[-1]] if computed else None
         return None
 
-    def _add_quantizers(self, graph: Any) -> None:
-        users: dict[str, list[Any]] = {}
-        for node in graph.node:
-            for name in node.input:
-                users.setdefault(name, []).append(node)
+    def _add_quantizers(self, graph: Any, users: Mapping[str, Sequence[Any]]) -> None:
+        quantizers = [node for node in graph.node if node.op_type in ROUNDING]
         # a pair after a layer, then one before the next layer
-        for node in [node for node in graph.node if node.op_type in ROUNDING]:
-            layer = self._layers.get(node.input[0])
-            if layer:
+        for node in quantizers:
+            if layer := self._layers.get(node.input[0]):
                 self._add(node, layer)
-        for node in [node for node in reversed(graph.node) if node.op_type in ROUNDING]:
+        for node in reversed(quantizers):
             following = (self._layers.get(user.output[0]) for user in users.get(node.output[0], []))
-            layer = next((one for one in following if one), None)
-            if layer:
+            if layer := next(filter(None, following), None):
                 self._add(node, layer)
-
-
-def owner_of(names: Sequence[str]) -> str | None:
-    """Return the module that owns one of the stored tensors, by name.
-
-    Examples
-    --------
-    >>> owner_of(["x", "block.conv.weight_nchwc"])
-    'block.conv'
-    """
-    return next((match["owner"] for match in map(_OWNER.match, names) if match), None)
 
 
 def cut_median(whole: Sequence[float]) -> float:

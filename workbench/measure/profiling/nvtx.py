@@ -37,13 +37,7 @@ def nvtx_reason() -> str | None:
 
 @contextlib.contextmanager
 def annotated(name: str) -> Iterator[str | None]:
-    """Put an NVTX range around a block; yield the reason if NVTX is unavailable.
-
-    Examples
-    --------
-    >>> with annotated("first batch") as missing:  # doctest: +SKIP
-    ...     engine.predict(x)
-    """
+    """Put an NVTX range around a block; yield the reason if NVTX is unavailable."""
     reason = nvtx_reason()
     if reason is not None:
         yield reason
@@ -104,8 +98,6 @@ def nsight_command(
 
     Parameters
     ----------
-    artifact : path
-        Folder of an artifact.
     tool : str
         ``nsys`` for a timeline, ``ncu`` for the counters of every kernel (by replay).
     task : str, optional
@@ -114,11 +106,6 @@ def nsight_command(
         Allow torch's backends to run code that the artifact names.
     output : path
         Report file without its suffix.
-
-    Raises
-    ------
-    ConfigError
-        If an argument is not valid.
 
     Examples
     --------
@@ -131,15 +118,11 @@ def nsight_command(
     if not isinstance(backend, str) or not is_backend(backend):
         raise ConfigError(f"nsight_command: {unknown_backend(backend)}")
     check_device(device, use_gpu=False)
-    require_int("nsight_command: batch_size", batch_size)
-    require_int("nsight_command: calls", calls)
-    if threads is not None:
-        require_int("nsight_command: threads", threads)
+    for word, count in (("batch_size", batch_size), ("calls", calls), ("threads", 1 if threads is None else threads)):
+        require_int(f"nsight_command: {word}", count)
     name = ("--output", str(output)) if tool == "nsys" else ("--export", str(output))
-    replay = ["--backend", backend, "--batch-size", str(batch_size), "--device", device, "--precision", precision]
-    replay += ["--calls", str(calls)]
-    replay += [] if threads is None else ["--threads", str(threads)]
-    replay += [] if task is None else ["--task", task]
-    replay += ["--trust"] if trust else []
+    options = {"--backend": backend, "--batch-size": batch_size, "--device": device, "--precision": precision}
+    options |= {"--calls": calls, "--threads": threads, "--task": task}
+    replay = [str(part) for option in options.items() if option[1] is not None for part in option]
     python = [sys.executable or "python", "-m", "workbench.measure.profiling.replay"]
-    return shlex.join([*_COMMANDS[tool], *name, *python, str(folder), *replay])
+    return shlex.join([*_COMMANDS[tool], *name, *python, str(folder), *replay, *(["--trust"] if trust else [])])

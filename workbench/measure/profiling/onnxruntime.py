@@ -15,7 +15,8 @@ from workbench.core.files import TemporaryFolder
 from workbench.engine.backends.base import ModelSource, require_onnx
 from workbench.engine.backends.onnx_files import onnx_files
 from workbench.engine.backends.onnxruntime.graph_cache import too_large
-from workbench.measure.profiling.nodes import WARM_CALLS, LayerNames, NodeTime, ProfiledCalls, cut_median, owner_of
+from workbench.measure.accuracy.activation_taps import owner_of
+from workbench.measure.profiling.nodes import WARM_CALLS, LayerNames, NodeTime, ProfiledCalls, cut_median
 from workbench.measure.profiling.op_kinds import is_product
 from workbench.timing.settling import run_calls
 
@@ -102,9 +103,8 @@ def _node(
     ms = cut_median([sum(e["dur"] for e in events) + (len(events) - 1) / 2 for events in runs if events]) / 1e3
     shapes = first.get("output_type_shape") or [{}]
     shape = next(iter(shapes[0].values()), None)
-    return NodeTime(
-        node, op, layer, ms, _precision(op, first), first.get("provider", ""), None if shape is None else tuple(shape)
-    )
+    provider, size = first.get("provider", ""), None if shape is None else tuple(shape)
+    return NodeTime(node, op, layer, ms, _precision(op, first), provider, size)
 
 
 def _precision(op: str, arguments: Mapping[str, Any]) -> str | None:

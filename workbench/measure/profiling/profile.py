@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,8 +50,6 @@ def profile(
 
     Parameters
     ----------
-    variant : Variant
-        Variant to profile.
     inputs : optional
         A batch in the structure of the model's inputs; by default ``batch_size`` examples of the task.
     backend : str
@@ -75,6 +73,8 @@ def profile(
     >>> found = wb.profile(variant, batch_size=8, backend="openvino", trace="trace.json")  # doctest: +SKIP
     >>> found.by_layer().head(3)  # doctest: +SKIP
     """
+    from workbench.measure.profiling.work import layer_work, module_names
+
     target = _check(variant, inputs, batch_size, backend, calls, trace)
     batch = batch_size if inputs is None else size_of(inputs)
     base = {"backend": backend, "batch_size": batch, "threads": threads, "precision": precision, "verify": False}
@@ -105,12 +105,13 @@ def profile(
             precision=getattr(session, "precision", "float32"),
             quantized=variant.quantized,
             calls=calls,
-            rows=tuple(_rows(observed.nodes)),
+            rows=_rows(observed.nodes),
             plain_ms=float(np.median(plain)),
             fast_ms=float(np.quantile(plain, _FAST)),
             profiled_ms=float(np.median(observed.ms)),
             macs=variant.macs,
-            **_counted(variant),
+            work=layer_work(variant),
+            modules=module_names(variant.module),
             fallbacks=placement_of(session).fallbacks,
             notes=(*session.notes, *observed.notes),
             disturbed=disturbed,
@@ -155,23 +156,14 @@ def _observer(backend: str) -> Callable[..., ProfiledCalls]:
 
 def _plain(session: Any, arrays: list[Any]) -> list[float]:
     """Return the ms of calls without the profiler."""
-
-    def call() -> None:
-        session.run(arrays)
-
-    warm_until_steady(call)
-    return run_for(call, _PLAIN_S)
+    warm_until_steady(lambda: session.run(arrays))
+    return run_for(lambda: session.run(arrays), _PLAIN_S)
 
 
-def _rows(nodes: Iterable[NodeTime]) -> Iterable[LayerTime]:
-    every = list(nodes)
-    total = sum(node.ms for node in every) or 1.0
-    for one in every:
-        layer = one.layer or one.node.removeprefix("node_")
-        yield LayerTime(layer, one.op, one.ms, one.ms / total, one.precision, one.provider, one.shape, one.node)
-
-
-def _counted(variant: Variant) -> dict[str, Any]:
-    from workbench.measure.profiling.work import layer_work, module_names
-
-    return {"work": layer_work(variant), "modules": module_names(variant.module)}
+def _rows(nodes: Sequence[NodeTime]) -> tuple[LayerTime, ...]:
+    total = sum(node.ms for node in nodes) or 1.0
+    layers = (node.layer or node.node.removeprefix("node_") for node in nodes)
+    return tuple(
+        LayerTime(layer, one.op, one.ms, one.ms / total, one.precision, one.provider, one.shape, one.node)
+        for layer, one in zip(layers, nodes, strict=True)
+    )

@@ -80,7 +80,7 @@ def layer_work(variant: Variant) -> tuple[LayerWork, ...]:
         if isinstance(module, fx.GraphModule):
             _Interpreter(module, counter).run(*leaves(inputs), enable_io_processing=False)
         else:
-            with _named(module, counter):
+            with layer_hooks(module, counter.inside.append, counter.leave):
                 call_model(module, inputs)
     return tuple(counter.work.values())
 
@@ -98,18 +98,6 @@ def layer_hooks(module: nn.Module, enter: Any, leave: Any, *, whole: bool = Fals
         handles.append(part.register_forward_pre_hook(lambda _m, _i, name=name: enter(name)))
         handles.append(part.register_forward_hook(lambda _m, _i, out, name=name: leave(name, out), always_call=False))
     with removing(handles):
-        yield
-
-
-@contextlib.contextmanager
-def _named(module: nn.Module, counter: _Counter) -> Iterator[None]:
-    def enter(name: str) -> None:
-        counter.inside.append(name)
-
-    def leave(_name: str, _out: Any) -> None:
-        counter.inside.pop()
-
-    with layer_hooks(module, enter, leave):
         yield
 
 
@@ -135,27 +123,18 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._kept.append(tensor)  # otherwise an activation may get its memory
         count = _FLOP.get(func._overloadpacket)
         if count is not None:
-            self._add(int(count(*args, **kwargs, out_val=out)), given, stored, out, args)
+            layer, samples, weights = self.inside[-1], self._samples, _numbers(stored)
+            flop = int(count(*args, **kwargs, out_val=out)) // samples
+            moved = (_numbers(given) - weights + _numbers(_tensors(out))) // samples
+            last = self.work.get(layer) or LayerWork(layer, 0, 0, 0, _channels(stored, args))
+            self.work[layer] = replace(
+                last, flop=last.flop + flop, weights=last.weights + weights, activations=last.activations + moved
+            )
         return out
 
-    def _add(self, flop: int, given: list[Tensor], stored: list[Tensor], out: Any, args: Any) -> None:
-        moved = sum(t.numel() for t in given) - sum(t.numel() for t in stored) + sum(t.numel() for t in _tensors(out))
-        here = LayerWork(
-            self.inside[-1],
-            flop // self._samples,
-            sum(t.numel() for t in stored),
-            moved // self._samples,
-            _channels(stored, args),
-        )
-        before = self.work.get(here.layer)
-        if before is not None:
-            here = replace(
-                before,
-                flop=before.flop + here.flop,
-                weights=before.weights + here.weights,
-                activations=before.activations + here.activations,
-            )
-        self.work[here.layer] = here
+    def leave(self, _name: str, _output: Any) -> None:
+        """Return to the layer around the running one."""
+        self.inside.pop()
 
 
 def _attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
@@ -181,6 +160,10 @@ def _channels(stored: list[Tensor], args: Any) -> tuple[int, int] | None:
 
 def _tensors(values: Any) -> list[Tensor]:
     return [leaf for leaf in torch.utils._pytree.tree_leaves(values) if isinstance(leaf, Tensor)]
+
+
+def _numbers(tensors: list[Tensor]) -> int:
+    return sum(tensor.numel() for tensor in tensors)
 
 
 def _place(tensor: Tensor) -> int:

@@ -21,14 +21,8 @@ _SETTLE_S = 0.1
 class Energy:
     """Energy between start and stop.
 
-    Attributes
-    ----------
-    joules, total_joules : float or None
-        Energy above idle (negative below idle), and energy including idle.
-    idle_watts, source : float or None, str or None
-        The subtracted idle power, and the counters that were summed.
-    reason : str or None
-        Why there is no figure, or which part of the machine is missing in it.
+    ``joules`` are above idle (or below: negative), ``total_joules`` include it; ``idle_watts`` is the subtracted power.
+    ``source`` names the summed counters, ``reason`` why there is no figure, or the part that is missing in it.
 
     Examples
     --------
@@ -48,10 +42,8 @@ class Energy:
             return f"not measured: {self.reason}"
         watts = self.joules / self.seconds if self.seconds else 0.0
         missing = f"; {self.reason}" if self.reason else ""
-        return (
-            f"{self.joules:.3g} J in {self.seconds:.2f} s "
-            f"({watts:.3g} W above {self.idle_watts:.3g} W idle; {self.source}{missing})"
-        )
+        above = f"{watts:.3g} W above {self.idle_watts:.3g} W idle"
+        return f"{self.joules:.3g} J in {self.seconds:.2f} s ({above}; {self.source}{missing})"
 
 
 class EnergyMeter:
@@ -74,11 +66,6 @@ class EnergyMeter:
     ----------
     energy : Energy or None
         Result of the last measurement.
-
-    Raises
-    ------
-    ConfigError
-        If ``idle_s`` is not above 0, or ``gpus`` are not GPU indices.
 
     Examples
     --------
@@ -108,13 +95,7 @@ class EnergyMeter:
         self.energy: Energy | None = None
 
     def start(self) -> Self:
-        """Measure idle power before the first measurement, then start.
-
-        Raises
-        ------
-        EngineError
-            If the meter is running.
-        """
+        """Measure idle power before the first measurement, then start; raise EngineError if the meter is running."""
         if self._open is not None:
             raise EngineError("The energy meter is already running. Stop it first.")
         if self._idle_watts is None:
@@ -125,13 +106,7 @@ class EnergyMeter:
         return self
 
     def stop(self) -> Energy:
-        """Stop and return the energy; a second stop returns the same result.
-
-        Raises
-        ------
-        EngineError
-            If the meter was never started.
-        """
+        """Stop and return the energy, at a second stop the same; raise EngineError if the meter was never started."""
         if self._open is None:
             if self.energy is None:
                 raise EngineError("The energy meter was never started. Use a with block, or call start().")
@@ -139,7 +114,11 @@ class EnergyMeter:
         (counters, reason, started), self._open = self._open, None
         seconds = self._clock() - started
         total = self._reader.stop() if self._reader is not None else 0.0
-        self.energy = self._result(counters, reason, seconds, total)
+        if not counters or self._idle_watts is None:
+            self.energy = Energy(seconds, reason=reason or "Idle power was not measured.")
+        else:
+            above, names = total - self._idle_watts * seconds, ", ".join(counter.name for counter in counters)
+            self.energy = Energy(seconds, above, total, self._idle_watts, names, reason)
         return self.energy
 
     def __enter__(self) -> Self:
@@ -154,23 +133,15 @@ class EnergyMeter:
         return None if counters else reason
 
     def _measure_idle(self) -> None:
-        counters, _ = self._find()
-        if not counters:
+        if self.unavailable() is not None:
             return
         self._sleep(_SETTLE_S)
-        counters, _ = self._find()
-        started, reader = self._clock(), _CounterThread(counters)
+        started, reader = self._clock(), _CounterThread(self._find()[0])
         try:
             self._sleep(self._idle_s)
         finally:
             joules = reader.stop()
         self._idle_watts = joules / (self._clock() - started)
-
-    def _result(self, counters: list[Counter], reason: str | None, seconds: float, total: float) -> Energy:
-        if not counters or self._idle_watts is None:
-            return Energy(seconds, reason=reason or "Idle power was not measured.")
-        above = total - self._idle_watts * seconds
-        return Energy(seconds, above, total, self._idle_watts, ", ".join(c.name for c in counters), reason)
 
 
 class CallEnergy(NamedTuple):
@@ -204,11 +175,6 @@ def measure_energy(
         Seconds of the idle power measurement.
     meter : EnergyMeter, optional
         A meter with selected GPUs; it reuses its idle power in the next measurement.
-
-    Raises
-    ------
-    ConfigError
-        If ``call`` is not a function, or a number is out of range.
 
     Examples
     --------

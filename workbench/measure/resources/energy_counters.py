@@ -11,7 +11,6 @@ from typing import Any, Protocol
 from workbench.core.gpus import gpu_devices
 
 POWERCAP = Path("/sys/class/powercap")
-_ALLOW = "sudo chmod a+r {files}"
 _CONTROLS = ("intel-rapl", "intel-rapl-mmio")
 """Two interfaces of the same registers: only the first one is counted."""
 
@@ -23,7 +22,7 @@ class Counter(Protocol):
     every_s: float
 
     def joules(self) -> float:
-        """Read it: joules since it was made."""
+        """Read the joules since the creation."""
 
 
 class RaplDomain:
@@ -43,7 +42,6 @@ class RaplDomain:
         self._sum = 0
 
     def joules(self) -> float:
-        """Read it: joules since it was made."""
         now = self._read()
         step = now - self._last
         self._sum += step if step >= 0 else step + self._range
@@ -65,7 +63,6 @@ class NvmlCounter:
         self._first = nvml.nvmlDeviceGetTotalEnergyConsumption(handle)
 
     def joules(self) -> float:
-        """Read it: joules since it was made."""
         return float(self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle) - self._first) / 1e3
 
 
@@ -81,7 +78,6 @@ class NvmlPower:
         self._at, self._watts = self._read()
 
     def joules(self) -> float:
-        """Read it: joules since it was made."""
         at, watts = self._read()
         self._sum += (at - self._at) * (watts + self._watts) / 2
         self._at, self._watts = at, watts
@@ -101,10 +97,8 @@ def rapl_counters(root: Path = POWERCAP) -> tuple[list[Counter], str | None]:
         return [], f"{platform.system()} has no file of CPU energy; RAPL requires Linux."
     zones = _zones(root)
     if not zones:
-        return [], (
-            f"{root} lists no RAPL domain; most virtual machines and containers have none. On bare metal, "
-            "`sudo modprobe intel_rapl_common intel_rapl_msr` may help."
-        )
+        remedy = "On bare metal, `sudo modprobe intel_rapl_common intel_rapl_msr` may help."
+        return [], f"{root} lists no RAPL domain; most virtual machines and containers have none. {remedy}"
     packages = [zone for zone, name in zones if name.startswith("package")]
     chosen = [*packages, *(zone for zone, name in zones if name == "dram")] if packages else []
     chosen = chosen or [zone for zone, name in zones if name == "psys"]
@@ -116,7 +110,7 @@ def rapl_counters(root: Path = POWERCAP) -> tuple[list[Counter], str | None]:
             files = " ".join(str(each / "energy_uj") for each in chosen)
             return [], (
                 f"{zone / 'energy_uj'} is readable by root only (CVE-2020-8694). On your own machine, run "
-                f"{_ALLOW.format(files=files)} (until reboot)."
+                f"sudo chmod a+r {files} (until reboot)."
             )
         except (OSError, ValueError) as error:
             return [], f"{zone} cannot be read: {error}."

@@ -56,15 +56,8 @@ class Monitor:
 
     Attributes
     ----------
-    cost : Cost
-        Overhead of the monitor.
     error : Exception or None
         The error that ended the sampling; it does not end the run.
-
-    Raises
-    ------
-    ConfigError
-        If ``rate_hz`` is not above 0, or ``limit`` below 2.
 
     Examples
     --------
@@ -234,10 +227,7 @@ class Monitor:
 
     def _close_pause(self) -> None:
         if self._pauses and self._pauses[-1].end_s is None:
-            self._pauses[-1] = Pause(self._pauses[-1].start_s, self._elapsed())
-
-    def _elapsed(self) -> float:
-        return time.perf_counter() - self._started
+            self._pauses[-1] = Pause(self._pauses[-1].start_s, time.perf_counter() - self._started)
 
     def _take_last(self) -> None:
         """Sample the remaining time before a pause or the end, so that sums are complete."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -32,15 +33,7 @@ class Sample(NamedTuple):
 
 
 class ResourceReader:
-    """Reader of counters since its last reading.
-
-    Parameters
-    ----------
-    gpu : bool
-        False leaves GPUs out.
-    devices : sequence, optional
-        nvitop's devices; others in tests.
-    """
+    """Reader of counters since its last reading; ``devices`` replace nvitop's in tests."""
 
     def __init__(self, *, gpu: bool = True, devices: Sequence[Any] | None = None) -> None:
         self._devices: Sequence[Any] = devices or ()
@@ -96,11 +89,8 @@ class ResourceReader:
         memory = [number_or_none(device.memory_used()) for device in self._devices]
         power = [number_or_none(device.power_usage()) for device in self._devices]
         held, milliwatts = _all(memory, sum), _all(power, sum)
-        return (
-            _all(use, _mean),
-            None if held is None else held / MIB,
-            None if milliwatts is None else milliwatts / 1e3,
-        )
+        watts = None if milliwatts is None else milliwatts / 1e3
+        return _all(use, statistics.fmean), None if held is None else held / MIB, watts
 
 
 def merge_pairs(samples: Sequence[Sample]) -> list[Sample]:
@@ -115,10 +105,10 @@ def _join(first: Sample, second: Sample) -> Sample:
     def mean(values: Sequence[float]) -> float:
         return (values[0] * first.span_s + values[1] * second.span_s) / span
 
-    joins: dict[str, Callable[[Sequence[float]], float]]
-    joins = {"cpu_percent": mean, "machine_percent": mean, "rss_mib": max}
-    joins |= {"gpu_percent": mean, "gpu_memory_mib": max, "gpu_watts": mean}
-    figures = {name: _all((getattr(first, name), getattr(second, name)), join) for name, join in joins.items()}
+    figures = {
+        name: _all((getattr(first, name), getattr(second, name)), max if name.endswith("_mib") else mean)
+        for name in Sample._fields[2:]
+    }
     return Sample(second.at_s, span, **figures)
 
 
@@ -126,7 +116,3 @@ def _all(values: Sequence[float | None], join: Callable[[Sequence[float]], float
     """Return ``join`` of the values, or None if one of them is None."""
     numbers = [value for value in values if value is not None]
     return join(numbers) if numbers and len(numbers) == len(values) else None
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

@@ -19,7 +19,7 @@ from workbench.core.files import cache_dir, write_json
 from workbench.core.machine import default_threads, describe_machine, fingerprint_id, this_machine
 from workbench.core.progress import Progress, ProgressCallback, ignore_progress
 from workbench.engine.precision import native_set
-from workbench.measure.rooflines.peak_gemm import Product, products_of
+from workbench.measure.rooflines.peak_gemm import products_of
 from workbench.timing.conditions import LoadMonitor
 from workbench.timing.settling import run_for
 
@@ -115,11 +115,6 @@ def measure_peaks(
     keep : bool
         Write the result into the cache (``WORKBENCH_CACHE``) for charts and explanations.
 
-    Raises
-    ------
-    ConfigError, BackendUnavailable
-        If an argument is not valid, or the device is missing.
-
     Examples
     --------
     >>> print(wb.measure_peaks())  # doctest: +SKIP
@@ -128,7 +123,12 @@ def measure_peaks(
     count = default_threads() if threads is None else require_int("measure_peaks: threads", threads)
     requested = _check(precisions, budget_s, device)
     if device == "cuda":
-        _require_cuda()
+        import torch
+
+        if not torch.cuda.is_available():
+            raise BackendUnavailable(
+                "measure_peaks: device='cuda' requires a CUDA device, and torch finds none. Use device='cpu'."
+            )
     native, notes = _native(requested, device)
     products = [product for name in native for product in products_of(name, SIDES[device], count, device)]
     if not products:
@@ -139,7 +139,9 @@ def measure_peaks(
     for number, product in enumerate(products):
         progress(Progress("peaks", number, len(products) + 1, f"{product.precision} with {product.library}"))
         try:
-            tried.append(Peak(product.precision, _gflops(product, share), product.library))
+            with product.opened() as call:
+                gflops = product.flop / _fastest_ms(call, share) / 1e6
+            tried.append(Peak(product.precision, gflops, product.library))
         except Exception as error:  # noqa: BLE001 - a library may lack a kernel
             notes.append(f"{product.precision} with {product.library}: {first_line(error)}")
     progress(Progress("peaks", len(products), len(products) + 1, "copying memory"))
@@ -179,35 +181,17 @@ def _check(precisions: object, budget_s: object, device: object) -> tuple[str, .
     return tuple(dict.fromkeys(precisions))  # type: ignore[call-overload]
 
 
-def _require_cuda() -> None:
-    import torch
-
-    if not torch.cuda.is_available():
-        raise BackendUnavailable(
-            "measure_peaks: device='cuda' requires a CUDA device, and torch finds none. Use device='cpu'."
-        )
-
-
 def _native(requested: Sequence[str], device: str) -> tuple[list[str], list[str]]:
     """Return the precisions that the device supports in hardware, and a note for each other one."""
     if device == "cuda":
-        missing = (
-            ["int8 is not measured on CUDA devices: torch has no public GEMM for it"] if "int8" in requested else []
-        )
-        return [name for name in requested if name != "int8"], missing
-    native, notes = [], []
-    for name in requested:
-        if name == "float32" or native_set(name) or (name == "int8" and this_machine().int8_dot):
-            native.append(name)
-        else:
-            notes.append(f"{name}: not supported by the instructions of this CPU")
-    return native, notes
-
-
-def _gflops(product: Product, budget_s: float) -> float:
-    """Return GFLOP/s of the fastest call."""
-    with product.opened() as call:
-        return product.flop / _fastest_ms(call, budget_s) / 1e6
+        native = {name for name in requested if name != "int8"}
+        note = "int8 is not measured on CUDA devices: torch has no public GEMM for it"
+    else:
+        native = {name for name in requested if name == "float32" or native_set(name)}
+        native |= {"int8"} if this_machine().int8_dot else set()
+        note = "{}: not supported by the instructions of this CPU"
+    notes = [note.format(name) for name in requested if name not in native]
+    return [name for name in requested if name in native], notes
 
 
 def _fastest_ms(call: Callable[[], object], budget_s: float) -> float:

@@ -81,7 +81,7 @@ def roofline(
     Raises
     ------
     ConfigError
-        If an item is of another type or has no countable work, or there are no peaks.
+        If an item has no countable work, or there are no peaks.
 
     Examples
     --------
