@@ -86,18 +86,10 @@ def explain(profile: Profile, before: Profile | None = None, *, peaks: MachinePe
 
 @dataclass(frozen=True)
 class LayerChange:
-    """One layer in two profiles.
+    """One layer in two profiles; operators and ms are None if it has no node.
 
-    Attributes
-    ----------
-    op_before, op_after : str or None
-        Operators of the layer's nodes.
-    before_ms, after_ms : float or None
-        None if the layer has no node.
-    saved_ms, ratio : float, float or None
-        Before minus after, and the speedup, None if one of them is missing.
-    state, why : str
-        ``both``, ``gone`` or ``new``, and the reason why the layer is gone, if known.
+    ``saved_ms`` is before minus after, ``ratio`` the speedup. ``state`` is ``both``, ``gone`` or ``new``, and ``why``
+    the reason why the layer is gone, if known.
     """
 
     layer: str

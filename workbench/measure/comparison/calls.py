@@ -99,7 +99,9 @@ def time_calls(
 
 def _check(calls: Any, samples: Any, rounds: Any, *, seed: Any, **seconds: Any) -> None:
     if not isinstance(calls, Mapping) or not calls or not all(isinstance(name, str) for name in calls):
-        raise ConfigError(f"time_calls: calls must be a mapping of one or more names to functions, got {given(calls)}.")
+        raise ConfigError(
+            f"time_calls: calls must be a mapping of at least one name to a function, got {given(calls)}."
+        )
     for name, call in calls.items():
         require_callable(f"time_calls: {name!r}", call, takes="no arguments")
     require_int("time_calls: samples", samples)

@@ -189,9 +189,7 @@ class BatchedSut(LoadGenSut):
 
 
 def run_load(load: Load, system: LoadGenSut, *, count: int, logs: Path | None = None) -> LoadGenLog:
-    """Run one test on the calling thread over ``count`` samples and return its log.
-
-    LoadGen's files are kept in ``logs``, or deleted if it is None.
+    """Run one test on the calling thread over ``count`` samples and return its log; keep LoadGen's files in ``logs``.
 
     Raises
     ------

@@ -90,8 +90,7 @@ class EnergyMeter:
         self._find: Callable[[], tuple[list[Counter], str | None]] = lambda: _find(powercap, indices, nvml)
         self._clock, self._sleep = clock, sleep
         self._idle_watts: float | None = None
-        self._open: tuple[list[Counter], str | None, float] | None = None
-        self._reader: _CounterThread | None = None
+        self._open: tuple[_CounterThread, str | None, float] | None = None
         self.energy: Energy | None = None
 
     def start(self) -> Self:
@@ -101,8 +100,7 @@ class EnergyMeter:
         if self._idle_watts is None:
             self._measure_idle()
         counters, reason = self._find()
-        self._reader = _CounterThread(counters)
-        self._open = counters, reason, self._clock()
+        self._open = _CounterThread(counters), reason, self._clock()
         return self
 
     def stop(self) -> Energy:
@@ -111,13 +109,13 @@ class EnergyMeter:
             if self.energy is None:
                 raise EngineError("The energy meter was never started. Use a with block, or call start().")
             return self.energy
-        (counters, reason, started), self._open = self._open, None
+        (reader, reason, started), self._open = self._open, None
         seconds = self._clock() - started
-        total = self._reader.stop() if self._reader is not None else 0.0
-        if not counters or self._idle_watts is None:
+        total = reader.stop()
+        if not reader.counters or self._idle_watts is None:
             self.energy = Energy(seconds, reason=reason or "Idle power was not measured.")
         else:
-            above, names = total - self._idle_watts * seconds, ", ".join(counter.name for counter in counters)
+            above, names = total - self._idle_watts * seconds, ", ".join(counter.name for counter in reader.counters)
             self.energy = Energy(seconds, above, total, self._idle_watts, names, reason)
         return self.energy
 
@@ -222,7 +220,7 @@ class _CounterThread:
     """Reads counters periodically, at the shortest interval that one of them needs."""
 
     def __init__(self, counters: Sequence[Counter]) -> None:
-        self._counters = counters
+        self.counters = counters
         self._lock, self._end = threading.Lock(), threading.Event()
         self._error: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="workbench-energy", daemon=True)
@@ -240,11 +238,11 @@ class _CounterThread:
 
     def _run(self) -> None:
         try:
-            while not self._end.wait(min(counter.every_s for counter in self._counters)):
+            while not self._end.wait(min(counter.every_s for counter in self.counters)):
                 self._read()
         except Exception as error:  # noqa: BLE001 - raised by stop
             self._error = error
 
     def _read(self) -> float:
         with self._lock:
-            return sum(counter.joules() for counter in self._counters)
+            return sum(counter.joules() for counter in self.counters)
