@@ -1,6 +1,6 @@
 from .bundle.artifact_bench import bench_artifact as bench_artifact
 from .cluster.connection import Cluster as Cluster
-from .cluster.summary import ClusterSummary as ClusterSummary
+from .cluster.job import ClusterSummary as ClusterSummary
 from .config import RunConfig as RunConfig, SearchConfig as SearchConfig
 from .execution.job import Job as Job
 from .execution.seed_variance import SeedVariance as SeedVariance

@@ -20,7 +20,7 @@ from workbench.study.plan.shapes import task_shapes
 from workbench.study.plan.trials import plan_for
 from workbench.study.storage.last_run import save_question
 from workbench.study.storage.session import RunSession
-from workbench.study.strategy.deadline import TrialDeadline
+from workbench.study.strategy.deadline import StrategyBudget, TrialDeadline
 from workbench.study.strategy.decision_log import decision_log_for
 from workbench.study.strategy.executor import StrategyRun
 from workbench.study.strategy.interface import PlanRequest
@@ -142,7 +142,7 @@ def _run_here(
                 return run.work()
             return StrategyRun(
                 task, plan, session, packed, study.files, stop, client=client, monitor=monitor, policy=policy,
-                deadline=deadline, question=PlanRequest.of(task, plan, config),
+                deadline=deadline, budget=StrategyBudget(plan, stop), question=PlanRequest.of(task, plan, config),
                 record=decision_log_for(store, study.name, plan, packed.fingerprint, config),
             ).work()  # fmt: skip
 

@@ -111,16 +111,7 @@ def bench_artifact(
     [('onnxruntime', 1, 0.41), ('openvino', 1, 0.33), ('onnxruntime', 32, 6.2), ('openvino', 32, 5.1)]
     """
     opened = artifact if isinstance(artifact, Artifact) else open_artifact(artifact)
-    request = BenchRequest.of(
-        opened,
-        backends=backends,
-        batch_sizes=batch_sizes,
-        threads=threads,
-        shapes=shapes,
-        data=data,
-        task=task,
-        trust=trust,
-    )
+    request = BenchRequest.of(opened, backends, batch_sizes, threads, shapes, data, task, trust)
     rows: list[TrialRow] = []
     own = own_shape(request.samples.inputs, request.dims)
     total = len(request.backends) * len(request.points)
@@ -132,7 +123,7 @@ def bench_artifact(
             inputs = rebuild_inputs(opened.io.kind, opened.io.input_names, request.inputs(point))
             save_arrays(inputs, examples_folder(setup.inputs, point))
             trials = _planned(opened, request, point)
-            notify = functools.partial(_say, progress, f"batch {point.words}", len(rows), total)
+            notify = functools.partial(_notify, progress, f"batch {point.words}", len(rows), total)
             with machine_lock(exclusive=True, stop=setup.stop, notify=notify):
                 timed = _time(trials, setup, notify)
             for row in with_relative_latency([_row(opened, trial, timed, own, replica) for trial in trials]):
@@ -143,7 +134,7 @@ def bench_artifact(
     return rows
 
 
-def _say(progress: ProgressCallback, where: str, done: int, total: int, words: str) -> None:
+def _notify(progress: ProgressCallback, where: str, done: int, total: int, words: str) -> None:
     progress(Progress("bench", done, total, f"{where}: {words}"))
 
 
@@ -182,20 +173,18 @@ def _time(trials: Sequence[Trial], setup: TimingSetup, notify: Callable[[str], N
         while True:
             try:
                 rounds = time_arms(
-                    list(arms.values()),
-                    rounds=TimeBudget.rounds,
-                    block_s=TimeBudget.block_s,
-                    budget_s=GROUP_S,
+                    list(arms.values()), rounds=TimeBudget.rounds, block_s=TimeBudget.block_s, budget_s=GROUP_S,
                     after_round=lambda number: notify(f"round {number}"),
-                )
+                )  # fmt: skip
                 break
             except TrialFailed as error:  # the reference is lost: the others go on without it
                 lost = next(iter(arms))
                 failed[lost] = error
                 del arms[lost]
         failed |= rounds.lost
-        measure_footprints({name: arm for name, arm in arms.items() if name not in failed}, failed)
-        return GroupTiming(rounds, {name: arm for name, arm in arms.items() if name not in failed}, failed)
+        living = {name: arm for name, arm in arms.items() if name not in failed}
+        measure_footprints(living, failed)
+        return GroupTiming(rounds, {name: arm for name, arm in living.items() if name not in failed}, failed)
     finally:
         for arm in started.values():
             arm.end()
@@ -204,22 +193,14 @@ def _time(trials: Sequence[Trial], setup: TimingSetup, notify: Callable[[str], N
 def _row(artifact: Artifact, trial: Trial, timed: GroupTiming, own: Shape, replica: NoiseFloor) -> TrialRow:
     manifest = artifact.manifest
     row = new_row(
+        **{name: manifest[name] for name in ("recipe_id", "technique", "params", "macs", "steps")},
+        **{name: getattr(trial, name) for name in ("backend", "batch_size", "threads", "baseline", "artifact_key")},
         task=str(manifest["task"].get("name")),
-        recipe=trial.name,
-        recipe_id=manifest["recipe_id"],
-        recipe_json=trial.recipe.to_json(),
-        technique=manifest["technique"],
-        backend=trial.backend,
-        batch_size=trial.batch_size,
-        shape=shape_words(trial.shape),
-        threads=trial.threads,
-        baseline=trial.baseline,
-        params=manifest["params"],
-        macs=manifest["macs"],
-        steps=manifest["steps"],
-        trial_key=trial.key,
-        artifact_key=trial.artifact_key,
         task_fingerprint=str(manifest["task"].get("fingerprint")),
+        recipe=trial.name,
+        recipe_json=trial.recipe.to_json(),
+        shape=shape_words(trial.shape),
+        trial_key=trial.key,
         fingerprint=fingerprint_id(),
         machine=describe_machine(),
         notes=NOTES,

@@ -44,7 +44,6 @@ class BenchRequest:
     def of(
         cls,
         artifact: Artifact,
-        *,
         backends: Sequence[str] | None,
         batch_sizes: Sequence[int] | None,
         threads: int | None,
@@ -111,7 +110,7 @@ def _batch_sizes(io: IOSpec, batch_sizes: Sequence[int] | None) -> tuple[int, ..
 
 def _module_refused(backend: str, artifact: Artifact, task: Task | None, trust: bool) -> str | None:
     """Return the reason why a torch backend may not restore the module, None if it may or needs none."""
-    manifest, other = artifact.manifest, "or take onnxruntime or openvino."
+    manifest, other, code = artifact.manifest, "or take onnxruntime or openvino.", None
     if not runs_module(backend):
         return None
     if not manifest["replayable"]:
@@ -123,8 +122,6 @@ def _module_refused(backend: str, artifact: Artifact, task: Task | None, trust: 
             f"Backend {backend!r} runs the torch module, and an artifact holds only its weights. Give its task "
             f"(--task), {other}"
         )
-    else:
-        code = None
     if code is None or trust:
         return None
     return f"Backend {backend!r} would {code}, which can run code. For your own folder give --trust, {other}"

@@ -10,6 +10,7 @@ import jinja2
 from markupsafe import Markup
 
 from workbench.artifact.artifact import Artifact
+from workbench.core.format.numbers import interval, number
 from workbench.core.format.speedup import row_speedup
 from workbench.core.machine import INT8_DOT
 from workbench.core.untrusted import code_span, escape_markdown, one_line
@@ -72,22 +73,17 @@ def instruction_words(manifest: Mapping[str, Any]) -> str:
 def _figures(row: Row) -> dict[str, str]:
     """Return the figures of a row that are known, by their names in the table."""
     figures = {}
-    for name, (column, unit, interval) in FIGURES.items():
+    for name, (column, unit, start) in FIGURES.items():
         value = row.get(column)
         if column == "speedup" and row.get("baseline"):  # its interval is the noise of two equal processes
             figures[name] = f"none: this is the original on {row['backend']}, which the others are compared with"
         elif value is not None and column == "speedup":
             figures[name] = str(row_speedup(row))
         elif value is not None:
-            low, high = row.get(f"{interval}_low"), row.get(f"{interval}_high")
-            has_ci = low is not None and high is not None
-            ci = f" (95 % CI {_number(low)} to {_number(high)})" if has_ci else ""
-            figures[name] = f"{_number(100 * value if unit == ' %' else value)}{unit}{ci}"
+            ci = interval(row.get(f"{start}_low"), row.get(f"{start}_high"), 4)
+            shown = number(100 * value if unit == " %" else value, 4)
+            figures[name] = f"{shown}{unit} (95 % CI {ci})" if ci else f"{shown}{unit}"
     return figures
-
-
-def _number(value: Any) -> str:
-    return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
 
 
 def _escape(value: Any) -> Markup:
@@ -101,7 +97,7 @@ def _environment(**options: Any) -> jinja2.Environment:
     )
     made.filters |= {
         "count": lambda value: f"{value:,}",
-        "number": _number,
+        "number": lambda value: number(value, 4),
         "code": lambda value: Markup(code_span(value)),
         "one_line": one_line,
     }

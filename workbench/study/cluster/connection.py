@@ -1,4 +1,4 @@
-"""The connection to a Dask cluster: probe its workers, send blobs and jobs, receive events and results."""
+"""The connection to a Dask cluster and its workers: probe them, send blobs and jobs, receive events and results."""
 
 from __future__ import annotations
 
@@ -17,13 +17,24 @@ from workbench.core.errors import BackendUnavailable, ConfigError, StudyError
 from workbench.core.lazy import optional_import
 from workbench.core.machine import this_site
 from workbench.study.cluster.blobs import Blob
-from workbench.study.cluster.job import ClusterJob, JobResult
-from workbench.study.cluster.worker_info import ClusterWorker, WorkerInfo, able, differences, needed, start_words
+from workbench.study.cluster.job import ClusterJob, JobResult, Transfer
+from workbench.study.cluster.worker_info import (
+    ClusterWorker,
+    WorkerInfo,
+    able,
+    by_site,
+    differences,
+    needed,
+    start_words,
+)
 
 _ADDRESS = re.compile(r"[a-z+]+://\S+|[^:/\s]+:\d+")
 _POLL_S = 0.2
 _HALT_S = 15.0
 _GATHER_S = 30.0
+_LOOK_S = 1.0
+_GONE_S = 60.0
+"""Seconds without any worker of a kind after which its trials are left for another run."""
 
 
 @dataclass(frozen=True)
@@ -77,16 +88,6 @@ class Cluster:
             raise ConfigError(f"Cluster: gpu must be True or False, got {given(self.gpu)}.")
         require_positive("Cluster: timeout_s", self.timeout_s, unit="seconds")
         require_int("Cluster: tries", self.tries)
-
-
-@dataclass(frozen=True)
-class Transfer:
-    """A blob that was sent to a worker: its name (``"task"`` or an artifact key), the hash of its content, its size."""
-
-    worker: str
-    name: str
-    digest: str
-    size: int
 
 
 @contextlib.contextmanager
@@ -157,7 +158,7 @@ class ClusterConnection:
         the ``required`` backends.
         """
         end = time.monotonic() + self.config.timeout_s
-        while not (there := self._workers()) and time.monotonic() < end:
+        while not (there := self.alive()) and time.monotonic() < end:
             time.sleep(_POLL_S)
         if not able(there, gpu=self.config.gpu):
             tags = " and ".join(f"{name!r}" for name in needed(gpu=self.config.gpu))
@@ -178,7 +179,7 @@ class ClusterConnection:
         """Return new workers, and a sentence for each that cannot take part."""
         from workbench.study.cluster.worker_main import probe
 
-        there = self._workers()
+        there = self.alive()
         self._probed &= set(there)  # one that comes back is probed again
         new = [address for address in able(there, gpu=self.config.gpu) if address not in self._probed]
         self._probed |= set(new)
@@ -195,10 +196,6 @@ class ClusterConnection:
                 workers.append(ClusterWorker(address, name, answer, dict(answer.held_blobs)))
         return workers, refused
 
-    def alive(self) -> set[str]:
-        """Return the addresses of all workers of the scheduler."""
-        return set(self._workers())
-
     def send(self, worker: ClusterWorker, blob: Blob, fingerprint: str) -> None:
         """Send a blob to a worker, unless the worker has its content."""
         from workbench.study.cluster.worker_main import keep
@@ -213,15 +210,9 @@ class ClusterConnection:
         """Start a job on a worker; at its end ``("ended", future)`` is put into :attr:`events`."""
         from workbench.study.cluster.worker_main import do
 
-        future = self._client.submit(
-            do,
-            job,
-            key=f"{job.unit.words}-{self.run}-{number}",
-            workers=[worker.address],
-            resources=needed(gpu=self.config.gpu),
-            pure=False,
-            retries=0,
-        )
+        key, resources = f"{job.unit.words}-{self.run}-{number}", needed(gpu=self.config.gpu)
+        options = {"workers": [worker.address], "resources": resources, "pure": False, "retries": 0}
+        future = self._client.submit(do, job, key=key, **options)
         future.add_done_callback(lambda done: self.events.put(("ended", done)))
         return future
 
@@ -255,7 +246,8 @@ class ClusterConnection:
                 time.sleep(_POLL_S)
         self.cancel(futures)
 
-    def _workers(self) -> dict[str, Any]:
+    def alive(self) -> dict[str, Any]:
+        """Return the scheduler's facts about all of its workers, by address."""
         try:
             return dict(self._client.scheduler_info()["workers"])
         except (OSError, ValueError) as error:
@@ -263,3 +255,52 @@ class ClusterConnection:
                 f"The Dask scheduler at {self.address} no longer answers ({error}). Complete trials are kept; run "
                 "again once it is back."
             ) from error
+
+
+class ClusterWorkers:
+    """The workers of a run; new ones join if they run all ``backends`` and are of a kind that the run began with."""
+
+    def __init__(
+        self, connection: ClusterConnection, members: Sequence[ClusterWorker], backends: Sequence[str], task: str
+    ) -> None:
+        self.members = list(members)
+        self._connection, self._backends, self._fingerprint = connection, backends, task
+        self._kinds = frozenset(by_site(members))
+        self._looked = 0.0
+        self._present_at = dict.fromkeys(self._kinds, time.monotonic())
+
+    def addresses(self, site: str) -> set[str]:
+        """Return the addresses of the workers of one kind."""
+        return {worker.address for worker in self.members if worker.site.fingerprint == site}
+
+    def hosts(self, site: str) -> int:
+        """Return the number of hosts that have workers of one kind."""
+        return len({worker.info.host for worker in self.members if worker.site.fingerprint == site})
+
+    def drop(self, worker: ClusterWorker) -> None:
+        """Remove a lost worker."""
+        self.members = [other for other in self.members if other is not worker]
+
+    def look(self) -> tuple[list[ClusterWorker], list[str]]:
+        """Look once a second; return the lost workers, and a sentence about each new one that is not taken."""
+        now = time.monotonic()
+        if now - self._looked < _LOOK_S:
+            return [], []
+        self._looked = now
+        alive = self._connection.alive()
+        lost = [worker for worker in self.members if worker.address not in alive]
+        joined, refused = self._connection.newcomers(self._backends, self._fingerprint)
+        for worker in joined:
+            unfit = [name for name in self._backends if worker.info.backends.get(name) is not None]
+            if worker.site.fingerprint in self._kinds and not unfit:
+                self.members.append(worker)
+            else:
+                why = f"cannot run {', '.join(unfit)}" if unfit else "is of another kind than those this run began with"
+                refused.append(f"{worker.words} {why}.")
+        return lost, refused
+
+    def deserted(self, sites: Iterable[str]) -> list[str]:
+        """Return those of ``sites`` that have had no worker for a minute."""
+        present, now = by_site(self.members), time.monotonic()
+        self._present_at |= dict.fromkeys(present, now)
+        return [site for site in sites if now - self._present_at[site] > _GONE_S]

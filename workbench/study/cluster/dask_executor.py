@@ -17,11 +17,9 @@ from workbench.core.errors import StudyError
 from workbench.core.files import atomic_write
 from workbench.measure.comparison.latency_cost import latency_cost
 from workbench.study.cluster.blobs import Blob, artifact_blob, task_blob, write_blob
-from workbench.study.cluster.connection import ClusterConnection
-from workbench.study.cluster.job import ClusterJob, JobResult, Span
-from workbench.study.cluster.summary import ClusterSummary
+from workbench.study.cluster.connection import ClusterConnection, ClusterWorkers
+from workbench.study.cluster.job import ClusterJob, ClusterSummary, JobResult, Span
 from workbench.study.cluster.worker_info import ClusterWorker, describe_kinds, shares_cores
-from workbench.study.cluster.workers import ClusterWorkers
 from workbench.study.execution.run import FAILED, RETRY, Executor, Slot, UnitEnd
 from workbench.study.execution.task_queue import PREPARE, TaskQueue, WorkUnit
 from workbench.study.plan.trials import Plan, Trial
@@ -72,7 +70,6 @@ class DaskExecutor(Executor):
         self._submitted = 0
 
     def announce(self, plans: Mapping[str, Plan]) -> str:
-        """Return a description of the plan, the kinds of machines, and the dashboard."""
         dashboard = self._connection.dashboard
         where = f"dashboard {dashboard}" if dashboard else self._connection.address
         return "; ".join((next(iter(plans.values())).words(), *self._machines, where))
@@ -82,7 +79,11 @@ class DaskExecutor(Executor):
 
     def idle(self) -> list[Slot]:
         """Look for new and lost workers, and return the idle ones."""
-        self._look()
+        lost, refused = self._workers.look()
+        for worker in lost:
+            self._lose(worker, "ended")
+        for words in refused:
+            self._session.notify(f"not taken: {words}")
         busy = {running.worker.address for running in self._running.values()}
         idle = [worker for worker in self._workers.members if worker.address not in busy]
         return [Slot(worker.site.fingerprint, worker.address, worker.held_blobs) for worker in idle]
@@ -124,22 +125,16 @@ class DaskExecutor(Executor):
         return ended
 
     def deserted(self, sites: Iterable[str]) -> list[str]:
-        """Return the sites that have had no worker for a minute."""
         return self._workers.deserted(sites)
 
     def close(self, *, kill: bool) -> None:
-        """Stop the units that run, if ``kill``; otherwise none does."""
-        if kill:
+        if kill:  # otherwise none runs
             self._connection.halt(running.future for running in self._running.values())
 
     def summary(self, **counts: Any) -> ClusterSummary:
-        """Return the summary with machines, spans and transfers."""
+        dashboard, transfers = self._connection.dashboard, tuple(self._connection.transfers)
         return ClusterSummary(
-            **counts,
-            machines=self._machines,
-            dashboard=self._connection.dashboard,
-            spans=tuple(self._spans),
-            transfers=tuple(self._connection.transfers),
+            **counts, machines=self._machines, dashboard=dashboard, spans=tuple(self._spans), transfers=transfers
         )
 
     # jobs
@@ -159,22 +154,13 @@ class DaskExecutor(Executor):
         recipes = tuple(dict.fromkeys((base.recipe, unit.recipe)))
         timing = unit.kind != PREPARE
         return ClusterJob(
-            run=self._connection.run,
-            unit=unit,
-            plan=Plan(trials, recipes, plan.backends, point, ()),
-            rows=self._related_rows(unit, base) if timing else {},
-            fingerprint=self._fingerprint,
-            batch_sizes=plan.batch_sizes,
-            rounds=budget.rounds,
-            block_s=budget.block_s,
-            share_s=budget.share_s(),
-            seconds=self._stop.remaining(),
-            prefix_cache=self._prefix_cache,
-            stall_s=self._policy.stall_s,
-            worker=worker.name,
-            shares_cores=shares_cores(worker, self._workers.members),
+            run=self._connection.run, unit=unit, plan=Plan(trials, recipes, plan.backends, point, ()),
+            rows=self._related_rows(unit, base) if timing else {}, fingerprint=self._fingerprint,
+            batch_sizes=plan.batch_sizes, rounds=budget.rounds, block_s=budget.block_s, share_s=budget.share_s(),
+            seconds=self._stop.remaining(), prefix_cache=self._prefix_cache, stall_s=self._policy.stall_s,
+            worker=worker.name, shares_cores=shares_cores(worker, self._workers.members),
             times=timing or latency_cost(unit.recipe) is not None,
-        )
+        )  # fmt: skip
 
     def _related_rows(self, unit: WorkUnit, base: Trial) -> dict[str, TrialRow]:
         """Return the rows of a unit, the baseline's, and those with the same quality."""
@@ -226,7 +212,7 @@ class DaskExecutor(Executor):
         running.queue.budget.grouped(seconds, primary=running.unit.point == running.queue.plan.primary)
 
     def _retry(self, running: RunningUnit, reason: str) -> None:
-        """Have a unit done on another worker, or give it up after ``Cluster.tries``, or if no other worker is left."""
+        """Repeat a unit on another worker; give it up after ``Cluster.tries``, or if no other worker is left."""
         unit, failures = running.unit, self._failures.setdefault(running.unit, [])
         failures.append((running.worker.address, f"{running.worker.words} {reason}"))
         tried, living = {address for address, _ in failures}, self._workers.addresses(unit.site)
@@ -242,15 +228,6 @@ class DaskExecutor(Executor):
         self._session.fail(self._session.still_mine(unit.trials), reason)
         if not unit.recipe.steps:
             raise StudyError(f"{unit.words} failed, so there is no baseline: {reason}")
-
-    # workers
-
-    def _look(self) -> None:
-        lost, refused = self._workers.look()
-        for worker in lost:
-            self._lose(worker, "ended")
-        for words in refused:
-            self._session.notify(f"not taken: {words}")
 
     def _lose(self, worker: ClusterWorker, why: str) -> None:
         self._workers.drop(worker)

@@ -1,10 +1,11 @@
-"""The messages between a study and a worker of its cluster; neither needs the study's database."""
+"""The messages between a study and a worker of its cluster, and the summary of a run there."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
 from workbench.study.cluster.blobs import Blob
+from workbench.study.execution.summary import RunSummary
 from workbench.study.execution.task_queue import WorkUnit
 from workbench.study.plan.trials import Plan
 from workbench.study.results.schema import TrialRow
@@ -68,3 +69,35 @@ class JobResult:
     error: str | None = None
     final: bool = False
     spans: tuple[Span, ...] = ()
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """A blob that was sent to a worker: its name (``"task"`` or an artifact key), the hash of its content, its size."""
+
+    worker: str
+    name: str
+    digest: str
+    size: int
+
+
+@dataclass(frozen=True)
+class ClusterSummary(RunSummary):
+    """The summary of a run on a cluster.
+
+    It adds the kinds of ``machines``, the address of Dask's ``dashboard``, the ``spans`` of work of each worker, which
+    :func:`workbench.plots.plot_cluster` draws, and the ``transfers`` of tasks and artifacts to workers.
+    """
+
+    machines: tuple[str, ...] = ()
+    dashboard: str = ""
+    spans: tuple[Span, ...] = ()
+    transfers: tuple[Transfer, ...] = ()
+
+    @property
+    def harness_s(self) -> None:
+        """None: each machine has its own clock."""
+
+    def __repr__(self) -> str:
+        lines = [super().__repr__(), *(f"  {line}" for line in self.machines)]
+        return "\n".join([*lines, *([f"  dashboard {self.dashboard}"] if self.dashboard else [])])

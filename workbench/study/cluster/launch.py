@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 from workbench.core.machine import this_site
 from workbench.core.progress import Progress, ProgressCallback
 from workbench.engine.names import DEFAULT_BACKENDS
-from workbench.study.cluster.connection import connected
+from workbench.study.cluster.connection import ClusterWorkers, connected
 from workbench.study.cluster.dask_executor import DaskExecutor
 from workbench.study.cluster.worker_info import by_site
-from workbench.study.cluster.workers import ClusterWorkers
 from workbench.study.config import RunConfig
 from workbench.study.execution.budget import TimeBudget
 from workbench.study.execution.run import Run

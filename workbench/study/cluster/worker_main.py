@@ -57,14 +57,8 @@ def probe(backends: Sequence[str], fingerprint: str, dask_worker: Any) -> Worker
             reasons[name] = None if status.available else f"{status.reason}. {status.how or ''}".strip()
         except Exception as error:  # noqa: BLE001 - a backend of another package may fail in any way
             reasons[name] = f"{type(error).__name__}: {error}"
-    return WorkerInfo(
-        site=this_site(),
-        python=platform.python_version(),
-        host=platform.node(),
-        cores=frozenset(allowed_cores()),
-        backends=reasons,
-        held_blobs=held_blobs(_folder(dask_worker, fingerprint)),
-    )
+    held, cores = held_blobs(_folder(dask_worker, fingerprint)), frozenset(allowed_cores())
+    return WorkerInfo(this_site(), platform.python_version(), platform.node(), cores, reasons, held)
 
 
 def keep(blob: Blob, fingerprint: str, dask_worker: Any) -> None:
@@ -131,8 +125,7 @@ class _Work:
 
     def _prepare(self, packed: PackedTask) -> dict[str, Any]:
         job, trial, store = self._job, self._job.unit.trials[0], ArtifactStore(self._files)
-        cache = job.prefix_cache
-        client = PrepareClient(packed, self._files, self._stop, prefix_cache=cache, policy=self._policy)
+        client = PrepareClient(packed, self._files, self._stop, prefix_cache=job.prefix_cache, policy=self._policy)
         done = False
         try:
             client.start()

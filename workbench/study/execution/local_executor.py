@@ -85,6 +85,7 @@ class LocalExecutor(Executor):
         self._budget = budget or TimeBudget(plan, stop)
         self._client = client or PrepareClient(None, files, stop, prefix_cache=prefix_cache, policy=self._policy)
         self._client.carry(packed)
+        self._fingerprint = packed.fingerprint
         self._store = ArtifactStore(files)
         self._inputs = files / "inputs" / task.fingerprint
         setup = TimingSetup(files, self._inputs, self._store.artifact, packed.build, stop, self._policy)

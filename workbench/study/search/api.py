@@ -156,7 +156,7 @@ def _loop(
         cancelled = False
         try:
             with SearchRun(
-                study.task, session, packed, study.files, stop, plan=plan, goals=objective.goals, prune=config.prune,
+                study.task, plan, session, packed, study.files, stop, goals=objective.goals, prune=config.prune,
                 prefix_cache=study.prefix_cache, policy=WorkerPolicy(config.stall_timeout_s),
             ) as runner:  # fmt: skip
                 loop = SearchLoop(

@@ -37,14 +37,11 @@ class Between:
         if not self.low < self.high:
             raise ConfigError(f"between: low must be below high, got {self.low} and {self.high}.")
         if self.step is not None and not 0 < self.step <= self.high - self.low:
-            raise ConfigError(
-                f"between: step must be above 0 and at most high - low, {self.high - self.low:g}, got {self.step}."
-            )
+            span = self.high - self.low
+            raise ConfigError(f"between: step must be above 0 and at most high - low, {span:g}, got {self.step}.")
         if self.log and (self.low <= 0 or self.step is not None):
-            raise ConfigError(
-                f"between: a logarithmic range must start above 0 and have no step, got low={self.low}, "
-                f"step={self.step}."
-            )
+            values = f"low={self.low}, step={self.step}"
+            raise ConfigError(f"between: a logarithmic range must start above 0 and have no step, got {values}.")
         if self.whole and self.step is not None and not isinstance(self.step, int):
             raise ConfigError(f"between: step must be an integer if low and high are integers, got {self.step}.")
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from workbench.compress.recipe import Recipe
 from workbench.core.errors import Cancelled, WorkbenchError
@@ -21,16 +21,10 @@ from workbench.study.results.quality_limits import hopeless
 from workbench.study.results.schema import TrialRow, judged_on
 from workbench.study.search.goals import Goals
 from workbench.study.search.space import Proposal
-from workbench.study.storage.session import RunSession
-from workbench.study.workers.policy import WorkerPolicy
-from workbench.study.workers.prepare_client import PackedTask
-from workbench.study.workers.process import CancelToken, OutOfTime
+from workbench.study.workers.process import OutOfTime
 from workbench.study.workers.protocol import load_arrays
 from workbench.study.workers.timing_client import EngineProcess
 from workbench.tasks.trees import to_torch
-
-if TYPE_CHECKING:
-    from workbench.tasks.task import Task
 
 _ON_ENGINE = "On this engine, on the validation split."
 _SPLIT = "validation"
@@ -39,31 +33,14 @@ _SPLIT = "validation"
 class SearchRun(LocalExecutor):
     """Carries out proposed trials one by one; use as a context manager.
 
-    Parameters
-    ----------
-    plan : Plan
-        The baseline at every point that may be proposed, see :func:`search_plan`.
-    goals : Goals
-        With ``prune``, a trial whose variant or file is beyond hope of holding them is not timed.
+    Its plan is that of :func:`search_plan`; other arguments are those of :class:`LocalExecutor`. With ``prune``, a
+    trial whose variant or file is beyond hope of holding the goals is not timed.
     """
 
-    def __init__(
-        self,
-        task: Task,
-        session: RunSession,
-        packed: PackedTask,
-        files: Path,
-        stop: CancelToken,
-        *,
-        plan: Plan,
-        goals: Goals,
-        prune: bool,
-        prefix_cache: bool,
-        policy: WorkerPolicy,
-    ) -> None:
-        super().__init__(task, plan, session, packed, files, stop, prefix_cache=prefix_cache, policy=policy)
-        self._goals, self._prune, self._fingerprint = goals, prune, packed.fingerprint
-        self._seen = set(plan.recipes)
+    def __init__(self, *run: Any, goals: Goals, prune: bool, **options: Any) -> None:
+        super().__init__(*run, **options)
+        self._goals, self._prune = goals, prune
+        self._seen = set(self._all.recipes)
 
     def __enter__(self) -> SearchRun:
         return self
@@ -126,7 +103,6 @@ class SearchRun(LocalExecutor):
         return row, True
 
     def make_ready(self) -> None:
-        """Start the preparing process, and write the inputs, also those of the validation split."""
         super().make_ready()
         write_split(self._task, self._inputs, _SPLIT)
 
@@ -167,9 +143,9 @@ class SearchRun(LocalExecutor):
         """Measure the drop on the validation split, once per recipe and engine."""
         if trial.baseline:
             return _drop(0.0, "This is the baseline: its drop is 0 by definition.")
-        measured = _measured(self._session.complete_rows(), trial.judged_on)
-        if measured is not None:
-            return _drop(measured, _ON_ENGINE)
+        for row in self._session.complete_rows():
+            if judged_on(row) == trial.judged_on and row["notes"].get("validation_drop") == _ON_ENGINE:
+                return _drop(row["validation_drop"], _ON_ENGINE)
         outputs = self._files / "outputs"
         base, mine = outputs / f"{_SPLIT}-{reference.trial.artifact_key}", outputs / f"{_SPLIT}-{trial.key}"
         if not (base / "tree.json").exists():
@@ -198,10 +174,3 @@ def search_plan(fingerprint: str, batch_sizes: Sequence[int], *, threads: int, s
 
 def _drop(value: float | None, note: str) -> dict[str, Any]:
     return {"validation_drop": value, "notes": {"validation_drop": note}}
-
-
-def _measured(rows: Iterable[TrialRow], engine: tuple[str, str, str]) -> float | None:
-    for row in rows:
-        if judged_on(row) == engine and row["notes"].get("validation_drop") == _ON_ENGINE:
-            return row["validation_drop"]
-    return None

@@ -13,6 +13,8 @@ from workbench.study.search.goals import Objective
 if TYPE_CHECKING:
     import pandas as pd
 
+_FIRST = ("number", "state", "elapsed_s", "recipe", "technique", "backend", "batch_size")
+"""Columns of the frame before the figures."""
 COMPLETE, PRUNED, FAILED, INTERRUPTED = "complete", "pruned", "failed", "interrupted"
 
 
@@ -76,20 +78,12 @@ class History:
             return pd.DataFrame(columns=["number", "state", "elapsed_s", *numbers, "holds", "reason"])
         rows = [
             {
-                "number": one.number,
-                "state": one.state,
-                "elapsed_s": one.elapsed_s,
-                "recipe": one.recipe,
-                "technique": one.technique,
-                "backend": one.backend,
-                "batch_size": one.batch_size,
+                **{name: getattr(one, name) for name in _FIRST},
                 **dict(zip(figures, one.values or [None] * len(figures), strict=True)),
                 "validation_drop": one.validation_drop,
                 "holds": one.holds,
                 "best_so_far": best,
-                "reused": one.reused,
-                "reason": one.reason,
-                "trial_key": one.trial_key,
+                **{name: getattr(one, name) for name in ("reused", "reason", "trial_key")},
                 **{f"param {name}": value for name, value in one.params.items()},
             }
             for one, best in zip(self.trials, self.best_so_far(), strict=True)

@@ -231,18 +231,14 @@ def _record(trial: Any) -> TrialRecord:
     row, ending = attrs.get("row", {}), attrs.get("ending", {})
     failed = INTERRUPTED if attrs.get(_MARK) else FAILED
     return TrialRecord(
+        **{name: row.get(name) for name in ("recipe", "technique", "backend", "batch_size", "validation_drop")},
         number=trial.number,
         state={"COMPLETE": COMPLETE, "PRUNED": PRUNED, "FAIL": failed}[trial.state.name],
         trial_key=attrs.get("trial_key"),
-        recipe=row.get("recipe"),
-        backend=row.get("backend"),
-        batch_size=row.get("batch_size"),
         params=dict(trial.params),
         values=None if trial.values is None else tuple(trial.values),
-        validation_drop=row.get("validation_drop"),
         excess={goal: float(beyond) for goal, beyond in trial.constraints.items()},
         reason=ending.get("reason"),
-        technique=row.get("technique"),
         reused=bool(ending.get("reused", False)),
         elapsed_s=float(ending.get("elapsed_s", 0.0)),
     )

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from workbench.compress.steps import STEP_TYPES, Distill, Factorize, Prune, Recover, Step
+from workbench.compress.steps import Distill, Factorize, Prune, PruneDepth, Recover, Step
+from workbench.core.format.numbers import plural
 
 Steps = tuple[Step, ...]
 PROBED = {"depth": 0.3, "width": 0.3, "rank": 0.35}
@@ -42,27 +43,20 @@ class Axis:
         """Return the steps from ``removed`` to ``share``, or None if the axis must start again from the full model."""
         if not removed and abs(share - self.probed) < self.unit / 2:
             return self.probe or None
-        if self.name == "depth" and not self.counted:
-            ratio = 1 - (1 - share) / (1 - removed)
-            return (depth_step(ratio=round(ratio, 3), **self.options),) if ratio >= _LEAST else None
-        if self.name == "depth":
+        if self.name == "rank":
+            return None if removed else (Factorize(budget=round(1 - share, 3)),)
+        if self.name == "depth" and self.counted:
             blocks = round((share - removed) / self.unit)
-            return (depth_step(blocks=blocks, **self.options),) if blocks >= 1 else None
-        if self.name == "width":
-            ratio = 1 - (1 - share) / (1 - removed)
-            return (Prune(ratio=round(ratio, 3)),) if ratio >= _LEAST else None
-        if removed:
-            return None
-        return (Factorize(budget=round(1 - share, 3)),)
+            return (PruneDepth(blocks=blocks, **self.options),) if blocks >= 1 else None
+        ratio = 1 - (1 - share) / (1 - removed)
+        return probe_steps(self.name, round(ratio, 3), self.options) if ratio >= _LEAST else None
 
     def words(self, share: float) -> str:
         """Return a share as text."""
-        if self.name == "depth" and not self.counted:
-            return f"{share:.0%} of the blocks out"
-        if self.name == "depth":
-            blocks = round(share / self.unit)
-            return f"{blocks} block{'s' if blocks != 1 else ''} out ({share:.0%} of the work)"
-        return f"{WORDS[self.name]} {share:.0%}"
+        if self.name != "depth":
+            return f"{WORDS[self.name]} {share:.0%}"
+        blocks = plural(round(share / self.unit), "block")
+        return f"{blocks} out ({share:.0%} of the work)" if self.counted else f"{share:.0%} of the blocks out"
 
     def short(self, share: float) -> str:
         """Return a short name for tables."""
@@ -71,20 +65,10 @@ class Axis:
         return f"{'prune' if self.name == 'width' else 'factorize'} {share:.2f}"
 
 
-def depth_step(**options: Any) -> Step:
-    """Return a step of depth pruning."""
-    return STEP_TYPES["PruneDepth"](**options)
-
-
-def has_depth() -> bool:
-    """Return True if depth pruning exists."""
-    return "PruneDepth" in STEP_TYPES
-
-
-def probe_steps(name: str, share: float, options: Mapping[str, Any] | None = None) -> Steps | None:
-    """Return the steps of an axis' probe, or None if the step does not exist."""
+def probe_steps(name: str, share: float, options: Mapping[str, Any]) -> Steps:
+    """Return the steps of an axis' probe; ``options`` are those of depth pruning."""
     if name == "depth":
-        return (depth_step(ratio=share, **(options or {})),) if has_depth() else None
+        return (PruneDepth(ratio=share, **options),)
     return (Prune(ratio=share),) if name == "width" else (Factorize(budget=round(1 - share, 3)),)
 
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from workbench.study.results.quality_limits import is_share
-from workbench.study.strategy.axes import GENTLE, PROBED, WORDS, Axis, Steps, has_depth, probe_steps
+from workbench.study.strategy.axes import GENTLE, PROBED, WORDS, Axis, probe_steps
 from workbench.study.strategy.context import LEAST_TRAINING_S, Context, Leader
 from workbench.study.strategy.drop_model import POINT, DropModel, next_share, prior, speedup_at, with_untrained_drop
 from workbench.study.strategy.interface import ProbeResult
@@ -43,7 +43,7 @@ def axes_in_time(context: Context) -> dict[str, float]:
     kept = context.record.facts.get("axes")
     if kept is None:
         left = context.left_s() - LEAST_TRAINING_S
-        names = list(PROBED) if left >= _ALL * context.finish_s else ["depth"] if has_depth() else []
+        names = list(PROBED) if left >= _ALL * context.finish_s else ["depth"]
         if left < _FIRST_ONE * context.finish_s:
             return {}
         kept = context.record.once("axes", lambda: names) or ()
@@ -56,7 +56,7 @@ def forecast_axes(context: Context, leader: Leader, axes: dict[str, float]) -> l
         if name not in axes:
             context.decide("structures", WORDS[name], "not begun", "The time left allows one axis, and depth is first.")
     probes = _probes(context, leader, axes)
-    unprobed = [_unprobed(context, leader)] if has_depth() and "depth" not in probes else []
+    unprobed = [_unprobed(context, leader)] if "depth" not in probes else []
     probed = _probed_axes(context, leader, probes, PROBED)
     forecasts = [_forecast(context, leader, axis) for axis in itertools.chain(unprobed, probed)]
     return sorted(filter(None, forecasts), key=lambda forecast: -forecast.speedup)
@@ -82,23 +82,17 @@ def _probed_axes(
 
 def _probes(context: Context, leader: Leader, shares: dict[str, float]) -> dict[str, ProbeResult]:
     """Return the probe of each axis against the leading variant."""
-    axis_steps: list[tuple[str, Steps]] = []
-    for name, share in shares.items():
-        steps = probe_steps(name, share, depth_options(context, leader))
-        if steps is None:
-            context.decide("structures", WORDS[name], "dropped", "The step does not exist.")
-        else:
-            axis_steps.append((name, steps))
 
     def make() -> dict[str, Any] | None:
         most = max(_SHARE * context.question.budget_s, 2 * context.finish_s)
         limit = min(most, context.left_s() - LEAST_TRAINING_S)
         recipes = [context.recipe(leader.finish, "reference")]
-        recipes += [context.recipe((*steps, *leader.finish), name) for name, steps in axis_steps]
-        context.work.notify(f"plan: timing {', '.join(name for name, _ in axis_steps)} untrained on {leader.engine}")
+        for name, share in shares.items():
+            steps = probe_steps(name, share, depth_options(context, leader))
+            recipes.append(context.recipe((*steps, *leader.finish), name))
+        context.work.notify(f"plan: timing {', '.join(shares)} untrained on {leader.engine}")
         results = context.work.probe(recipes, engine=leader.engine, limit_s=limit)
-        names = ("reference", *(name for name, _ in axis_steps))
-        return {name: asdict(probe) for name, probe in zip(names, results, strict=False)}
+        return {name: asdict(probe) for name, probe in zip(("reference", *shares), results, strict=False)}
 
     kept = context.record.once("probes", make) or {}
     probes = {name: ProbeResult(**values) for name, values in kept.items()}
@@ -106,7 +100,7 @@ def _probes(context: Context, leader: Leader, shares: dict[str, float]) -> dict[
     if reference is not None and reference.epoch_s is not None and context.epoch_s is None:
         context.epoch_s = reference.epoch_s
     context.unsupported |= {_SURVEYED[name]: probe.error for name, probe in probes.items() if probe.error}
-    for name, _ in axis_steps:
+    for name in shares:
         if name not in probes:
             context.decide("structures", f"a probe of {WORDS[name]}", "not begun", "The time for probing was used up.")
     return probes
@@ -120,7 +114,7 @@ def depth_options(context: Context, leader: Leader) -> dict[str, Any]:
 
 
 def _axis(name: str, probe: ProbeResult, share: float, options: dict[str, Any]) -> Axis | None:
-    steps = probe_steps(name, share, options) or ()
+    steps = probe_steps(name, share, options)
     if probe.error or probe.ratio is None:
         return None
     unit, most = 0.05, 0.9
@@ -136,7 +130,7 @@ def _axis(name: str, probe: ProbeResult, share: float, options: dict[str, Any]) 
 def _unprobed(context: Context, leader: Leader) -> Axis:
     """Return depth with the prior of other models, without a probe."""
     options = depth_options(context, leader)
-    steps = probe_steps("depth", PROBED["depth"], options) or ()
+    steps = probe_steps("depth", PROBED["depth"], options)
     return Axis("depth", PROBED["depth"], _USUAL, 0.1, context.finish_s, probe=steps, options=options, counted=False)
 
 

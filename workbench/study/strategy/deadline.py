@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from workbench.compress.recipe import Recipe
 from workbench.core.errors import TrialFailed
 from workbench.study.execution.budget import TimeBudget
+from workbench.study.plan.trials import Plan
 from workbench.study.workers.process import CancelToken
 
 GROUP_S = 6.0
@@ -60,6 +62,9 @@ class StrategyBudget(TimeBudget):
     """Leaves the choice of what fits to the strategy; ``timing_s`` is the time of the next group."""
 
     timing_s = GROUP_S
+
+    def __init__(self, plan: Plan, stop: CancelToken) -> None:
+        super().__init__(replace(plan, recipes=()), stop)
 
     def fits(self, recipe: Recipe, *, prepared: bool) -> bool:
         """Return True while there is time for anything at all."""

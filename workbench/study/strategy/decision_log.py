@@ -18,7 +18,6 @@ from workbench.study.plan.trials import Plan
 from workbench.study.results.schema import TrialRow
 from workbench.study.storage.database import Store
 from workbench.study.storage.last_run import STRATEGY
-from workbench.study.strategy.axes import has_depth
 
 _NEAR = 1.3
 """Budgets within this factor are one request: a resumed run has less time left than the first one had."""
@@ -114,10 +113,10 @@ class DecisionLog:
 
 def decision_log_for(store: Store, study: str, plan: Plan, fingerprint: str, config: RunConfig) -> DecisionLog:
     """Return the log of a request, with the decisions of an earlier run that had about the same budget."""
-    question = {
+    question = {  # its digest names the log: also a value that never differs stays
         "task": fingerprint, "machine": fingerprint_id(), "limit": config.quality_drop, "backends": list(plan.backends),
         "points": [[point.batch, [list(pair) for pair in point.shape]] for point in plan.points],
-        "threads": max(trial.threads for trial in plan.trials), "seed": config.seed, "depth": has_depth(),
+        "threads": max(trial.threads for trial in plan.trials), "seed": config.seed, "depth": True,
         "baseline": plan.baseline(plan.primary).backend,
     }  # fmt: skip
     log = DecisionLog(store, study, question)

@@ -6,8 +6,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from workbench.compress.recipe import Recipe
 from workbench.core.errors import TrialFailed
@@ -20,17 +19,11 @@ from workbench.study.plan.shapes import OperatingPoint
 from workbench.study.plan.trials import Plan, Trial, planned
 from workbench.study.results.ranking import pareto_rows
 from workbench.study.results.schema import is_ranked
-from workbench.study.storage.session import RunSession
 from workbench.study.strategy.deadline import GROUP_S, StrategyBudget, TrainingPruned, TrialDeadline, TrialTimeout
 from workbench.study.strategy.decision_log import DecisionLog
 from workbench.study.strategy.interface import PlanRequest, ProbeResult, StopCheck, TrialResult
 from workbench.study.strategy.strategy import Strategy
-from workbench.study.workers.prepare_client import PackedTask
-from workbench.study.workers.process import CancelToken
 from workbench.study.workers.timing_client import EngineProcess
-
-if TYPE_CHECKING:
-    from workbench.tasks.task import Task
 
 _PACE = 40.0
 """The share of the budget, as a divisor, that the timing of one group may take."""
@@ -41,36 +34,18 @@ _NOT_JUDGED = "Not evaluated: this row is a survey of a combination that is know
 class StrategyRun(LocalExecutor):
     """A run whose trials are decided while it runs; it is the :class:`PlanExecutor` of its strategy.
 
-    Parameters
-    ----------
-    plan : Plan
-        The float model on every backend, at every point.
-    deadline : TrialDeadline
-        Cancel token of the preparing process.
+    Its plan has the float model on every backend at every point; other arguments are those of :class:`LocalExecutor`.
+    ``deadline`` is the cancel token of the preparing process.
     """
 
-    def __init__(
-        self,
-        task: Task,
-        plan: Plan,
-        session: RunSession,
-        packed: PackedTask,
-        files: Path,
-        stop: CancelToken,
-        *,
-        question: PlanRequest,
-        record: DecisionLog,
-        deadline: TrialDeadline,
-        **options: Any,
-    ) -> None:
-        budget = StrategyBudget(Plan((), (), (), plan.primary, plan.others), stop)
-        super().__init__(task, plan, session, packed, files, stop, budget=budget, **options)
+    _budget: StrategyBudget
+
+    def __init__(self, *run: Any, question: PlanRequest, record: DecisionLog, deadline: TrialDeadline, **options: Any):
+        super().__init__(*run, **options)
         self._question, self._record, self._deadline = question, record, deadline
-        self._budget: StrategyBudget = budget
-        self._fingerprint = packed.fingerprint
         self._end = time.monotonic() + question.budget_s
-        self._threads = max(trial.threads for trial in plan.trials)
-        self._known: dict[str, Recipe] = {recipe.recipe_id: recipe for recipe in plan.recipes}
+        self._threads = max(trial.threads for trial in self._all.trials)
+        self._known: dict[str, Recipe] = {recipe.recipe_id: recipe for recipe in self._all.recipes}
         self._low: dict[str, tuple[str, bool]] = {}
         self._watch: StopCheck | None = None
         self._strategy = Strategy(question, self, record)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from workbench.compress.steps import Prune, Quantize, Sparsify
-from workbench.study.strategy.axes import PROBED, Steps, distill, has_depth, probe_steps, recover
+from workbench.study.strategy.axes import PROBED, Steps, distill, probe_steps, recover
 from workbench.study.strategy.axis_selection import depth_options
 from workbench.study.strategy.context import LEAST_TRAINING_S, Context, Leader
 from workbench.study.strategy.training_free import SIMULATED, SIMULATED_NOTE
@@ -60,17 +60,18 @@ def survey(context: Context, leader: Leader, trained: Steps) -> None:
 
 def _items(context: Context, leader: Leader, trained: Steps) -> Sequence[Item]:
     budget, engine = context.question.budget_s, leader.engine
-    train_s = float(context.record.once("survey seconds", lambda: _train_s(context)) or 0.0)
+    most_s = round(min(_MOST_S, _TRAIN_SHARE * budget), 1)
+    train_s = float(context.record.once("survey seconds", lambda: most_s) or 0.0)
     trains = context.question.train_samples > 0 and train_s >= LEAST_TRAINING_S / 2
     after: Steps = (recover(train_s),) if trains else ()
     seconds = train_s if trains else 0.0
-    items = []
-    if has_depth():
-        depth = probe_steps("depth", PROBED["depth"], depth_options(context, leader)) or ()
-        items.append(_item("depth", (*depth, *after), engine, seconds, trained))
-    items.append(_item("prune", (Prune(ratio=0.3), *after), engine, seconds, trained))
-    rank = probe_steps("rank", PROBED["rank"]) or ()
-    items.append(Item("factorize", (*rank, *after), engine, train_s=seconds))
+    options = depth_options(context, leader)
+    depth, rank = (probe_steps(name, PROBED[name], options) for name in ("depth", "rank"))
+    items = [
+        _item("depth", (*depth, *after), engine, seconds, trained),
+        _item("prune", (Prune(ratio=0.3), *after), engine, seconds, trained),
+        Item("factorize", (*rank, *after), engine, train_s=seconds),
+    ]
     if SIMULATED in context.question.backends:
         items.append(Item("quantize", (Quantize(),), SIMULATED, SIMULATED_NOTE, judged=False))
     if trains:
@@ -90,7 +91,3 @@ def _item(name: str, steps: Steps, engine: str, train_s: float, trained: Steps) 
     if trained and steps and type(trained[0]) is type(steps[0]):
         return Item(name, trained, engine, TRAINED)
     return Item(name, steps, engine, train_s=train_s)
-
-
-def _train_s(context: Context) -> float:
-    return round(min(_MOST_S, _TRAIN_SHARE * context.question.budget_s), 1)
