@@ -11,7 +11,7 @@ from benchmarks.search_judge import Judged
 from benchmarks.search_ours import MARGIN
 from workbench.core.machine import describe_machine, library_versions
 from workbench.measure.comparison.noise import cached_noise, noise_text
-from workbench.plots.drawing.figure import TEXT, new_figure, set_title
+from workbench.plots.drawing.figure import TEXT, describe, new_figure
 from workbench.present import style
 
 LOOKS = {"workbench": ("#D55E00", "*", 13), "olive": ("#0072B2", "s", 8), "nncf": ("#009E73", "D", 8)}
@@ -92,6 +92,6 @@ def chart(rows: Sequence[Judged], base: Judged) -> Figure:
     ax.set_xlim(0, 1.15 * max([row.ms[BATCH] for row in rows if BATCH in row.ms], default=1.0))
     float_ms = base.ms.get(BATCH)
     detail = f"the float model in torch eager takes {float_ms:.1f} ms" if float_ms else ""
-    set_title(ax, "What each search chose", detail)
+    describe(ax, "What each search chose", detail)
     ax.legend(fontsize=TEXT, frameon=False)
     return figure

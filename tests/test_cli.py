@@ -154,7 +154,7 @@ def test_report_passes_parameters_on_and_says_how_it_ended(
 def test_a_report_fails_on_conditions_of_its_recommended_row(
     capsys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from workbench.present.trials import write_trials
+    from workbench.present.files import write_trials
     from workbench.study.results.schema import new_row
 
     row = new_row(recipe="r", backend="openvino", state="complete", recommended=True, speedup=2.5, notes={})
@@ -274,7 +274,7 @@ def test_what_was_timed_is_printed_where_it_cannot_be_written(
 
     row = new_row(state="complete", recipe="r", task="t", backend="openvino", batch_size=1, threads=1)
     monkeypatch.setattr("workbench.study.bundle.artifact_bench.bench_artifact", lambda *_, **__: [row])
-    monkeypatch.setattr("workbench.present.trials.write_trials", full)
+    monkeypatch.setattr("workbench.present.files.write_trials", full)
     code, out, err = run(capsys, "bench", "folder", "--output", str(tmp_path / "rows.jsonl"))
     assert code == 2 and "OpenVINO" in out and "No space left" in err
 

@@ -9,7 +9,7 @@ from typing import Any
 import nbformat
 import pytest
 
-from workbench.report.execute import execute_notebook
+from workbench.report.notebook import execute_notebook
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import workbench as wb
-from workbench.plots.charts.measure.precisions import COLUMNS
+from workbench.plots.charts.measure.accuracy import COLUMNS
 from workbench.present import style
 
 ROWS = [

@@ -11,7 +11,7 @@ from typing import Any
 from workbench.compress.recipe import Recipe
 from workbench.compress.steps import Distill, Prune, Quantize
 from workbench.present.code import code_for, highlighted, step_code
-from workbench.present.trials import read_trials, write_trials
+from workbench.present.files import read_trials, write_trials
 
 Rows = list[dict[str, Any]]
 ASKED = [

@@ -9,9 +9,8 @@ import pytest
 
 from workbench.cli.main import main
 from workbench.core.errors import ConfigError
-from workbench.present.files import write_rows
-from workbench.present.trials import read_trials
-from workbench.report.page import fetches
+from workbench.present.files import read_trials, write_rows
+from workbench.report.notebook import fetches
 from workbench.study.results.schema import COLUMNS, new_row
 from workbench.study.storage.database import Store
 

@@ -9,7 +9,7 @@ import pytest
 from workbench.core.format import numbers
 from workbench.core.format.speedup import row_speedup
 from workbench.present import findings
-from workbench.present.text_table import rows_text
+from workbench.present.terminal import rows_text
 from workbench.study.results.ranking import best_row
 
 Rows = list[dict[str, Any]]

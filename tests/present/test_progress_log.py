@@ -7,7 +7,7 @@ import re
 import time
 
 from workbench.core.progress import Progress
-from workbench.present.progress_log import ProgressLog
+from workbench.present.terminal import ProgressLog
 
 
 def test_news_is_written_once_and_not_too_often() -> None:

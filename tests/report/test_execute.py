@@ -12,7 +12,7 @@ from typing import Any
 import nbformat
 import pytest
 
-from workbench.report.execute import NotebookFailed, execute_notebook
+from workbench.report.notebook import NotebookFailed, execute_notebook
 
 
 def notebook(folder: Path, *sources: str) -> Path:

@@ -8,7 +8,7 @@ from typing import Any
 import nbformat
 import pytest
 
-from workbench.report.page import fetches, write_page
+from workbench.report.notebook import fetches, write_page
 
 
 def page_of(tmp_path: Path, *cells: Any, failure: str | None = None) -> str:

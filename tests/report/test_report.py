@@ -13,7 +13,7 @@ from workbench.core.errors import StudyError
 from workbench.plots.drawing.figure import Chart
 from workbench.present.html import Html
 from workbench.report import sections
-from workbench.report.page import fetches, write_page
+from workbench.report.notebook import fetches, write_page
 
 Rows = list[dict[str, Any]]
 PICTURES = ("tradeoff", "throughput", "memory", "waterfall")

@@ -11,8 +11,8 @@ import pytest
 from paths import SUPPORT
 
 from workbench.core.errors import ConfigError, TaskError, WorkbenchError
-from workbench.present.trials import read_trials
-from workbench.report.page import fetches
+from workbench.present.files import read_trials
+from workbench.report.notebook import fetches
 from workbench.report.run import ReportResult, run_report
 from workbench.tasks.task import Task
 

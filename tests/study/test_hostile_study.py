@@ -13,7 +13,7 @@ from hostile import shape_of, values
 import workbench as wb
 from workbench.core.errors import WorkbenchError
 from workbench.present.code import code_for
-from workbench.present.text_table import rows_text
+from workbench.present.terminal import rows_text
 from workbench.report.sections import coverage, notes
 from workbench.study.offline import export_stored, stored_rows
 from workbench.study.plan.recipes import row_recipe

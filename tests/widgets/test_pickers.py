@@ -9,8 +9,8 @@ from workbench.compress.steps import Distill, Factorize, Prune, PruneDepth, Quan
 from workbench.core.errors import ConfigError, RecipeError
 from workbench.engine.backends.base import Availability
 from workbench.widgets.form import Form
+from workbench.widgets.panel_job import RunSettings
 from workbench.widgets.pickers import EnginePicker, RecipeList, StepPicker
-from workbench.widgets.settings import RunSettings
 
 
 def test_ticked_steps_make_a_recipe_in_an_order_that_works() -> None:

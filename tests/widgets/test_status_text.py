@@ -6,8 +6,15 @@ import pytest
 
 from workbench.core.format.speedup import row_speedup
 from workbench.study.results.schema import update_row
-from workbench.widgets.status_text import TimeEstimate, clock, point_facts, point_name, recommendation, trials_sentence
-from workbench.widgets.trial_table import table_html
+from workbench.widgets.status_text import (
+    TimeEstimate,
+    clock,
+    point_facts,
+    point_name,
+    recommendation,
+    table_html,
+    trials_sentence,
+)
 
 
 @pytest.fixture

@@ -349,7 +349,7 @@ def test_headless_errors_are_raised(tiny_task, fakes) -> None:
 def test_rows_that_differ_in_shape_or_engine_options_are_points_of_their_own(fakes) -> None:
     from workbench.study.results.ranking import best_row
     from workbench.study.results.relative_latency import with_relative_latency
-    from workbench.widgets.error_box import ErrorBox
+    from workbench.widgets.layout import ErrorBox
 
     first = fakes.finished(fakes.waiting(fakes.RECIPES[0], "openvino", 32))
     changes = [{}, {"shape": "sequence=64"}, {"engine_json": '{"streams": 2}'}, {"threads": 4}]

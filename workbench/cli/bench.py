@@ -34,9 +34,8 @@ def add_bench(commands: Any) -> None:
 
 def bench(arguments: argparse.Namespace) -> int:
     """Print the rows; return 1 if no backend ran the artifact."""
-    from workbench.present.progress_log import ProgressLog
-    from workbench.present.text_table import bench_text
-    from workbench.present.trials import write_trials
+    from workbench.present.files import write_trials
+    from workbench.present.terminal import ProgressLog, bench_text
     from workbench.study.bundle.artifact_bench import bench_artifact
     from workbench.study.plan.shapes import parsed_shapes
 

@@ -12,23 +12,11 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from workbench import __version__
-from workbench.cli.base import (
-    BAD_INPUT,
-    DONE,
-    FAILED,
-    STOPPED,
-    CannotWrite,
-    drop_output,
-    hold_streams,
-    say,
-    writing,
-)
+from workbench.cli.base import BAD_INPUT, DONE, FAILED, STOPPED, CannotWrite, drop_output, hold_streams, say, writing
 from workbench.cli.bench import add_bench
-from workbench.cli.doctor import add_doctor
-from workbench.cli.export import add_export
-from workbench.cli.noise import add_noise
+from workbench.cli.machine import add_doctor, add_noise
 from workbench.cli.report import add_report
-from workbench.cli.rows import add_rows
+from workbench.cli.rows import add_export, add_rows
 from workbench.cli.study import add_study
 from workbench.core.errors import StudyError, TrialFailed, WorkbenchError, did_you_mean
 from workbench.core.lazy import missing_package

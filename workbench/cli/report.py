@@ -6,8 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from workbench.cli.base import DONE, FAILED, STOPPED, add_command, say, write
-from workbench.cli.flags import TASK_HELP, add_options, chosen_options
+from workbench.cli.base import DONE, FAILED, STOPPED, TASK_HELP, add_command, add_options, chosen_options, say, write
 from workbench.cli.rows import add_fail_if, passes
 from workbench.core.errors import ConfigError
 from workbench.report.settings import ReportSettings
@@ -37,7 +36,7 @@ def add_report(commands: Any) -> None:
 
 def report(arguments: argparse.Namespace) -> int:
     """Write the report; return 1 if it is incomplete or a condition of --fail-if holds."""
-    from workbench.present.trials import read_trials
+    from workbench.present.files import read_trials
     from workbench.report.run import run_report
     from workbench.study.results.gates import QualityGate
     from workbench.study.results.ranking import marked

@@ -9,8 +9,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from workbench.cli.base import DONE, FAILED, STOPPED, add_command, add_shape, as_bad_input, say, write
-from workbench.cli.flags import STORAGE_HELP, TASK_HELP, add_options, chosen_options
+from workbench.cli.base import (
+    DONE,
+    FAILED,
+    STOPPED,
+    STORAGE_HELP,
+    TASK_HELP,
+    add_command,
+    add_options,
+    add_shape,
+    as_bad_input,
+    chosen_options,
+    say,
+    write,
+)
 from workbench.cli.rows import add_fail_if, passes
 from workbench.core.errors import ConfigError
 from workbench.study.config import RunConfig
@@ -74,7 +86,7 @@ def study(arguments: argparse.Namespace) -> int:
 
 def _run(opened: Any, recipes: Sequence[Any] | None, config: RunConfig, arguments: argparse.Namespace) -> bool:
     """Run the plan and return whether Ctrl-C stopped it."""
-    from workbench.present.progress_log import ProgressLog
+    from workbench.present.terminal import ProgressLog
 
     try:
         summary = opened.run(recipes, config=config, cluster=arguments.cluster, progress=ProgressLog(sys.stderr))
@@ -89,7 +101,7 @@ def _run(opened: Any, recipes: Sequence[Any] | None, config: RunConfig, argument
 
 
 def _print(rows: Sequence[Any], best: Any, *, as_json: bool) -> None:
-    from workbench.present.text_table import rows_text
+    from workbench.present.terminal import rows_text
 
     write(json.dumps(rows, indent=1) if as_json else rows_text(rows, best))
 

@@ -1,12 +1,13 @@
-"""Export the rows of a study as Parquet, CSV, JSON lines, or an HTML table."""
+"""Rows of a study as files: trials.jsonl, Parquet, CSV, or an HTML table."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from workbench.core.config import without_nan
 from workbench.core.errors import ConfigError
 from workbench.core.files import atomic_write
 from workbench.core.format.numbers import plural
@@ -14,7 +15,6 @@ from workbench.core.lazy import install_command
 from workbench.present.findings import Row, notes_by_reason
 from workbench.present.html import escaped, style
 from workbench.present.tables import BATCH, MACHINE, SHAPE, TRIALS, table, with_column
-from workbench.present.trials import plain_row, write_trials
 from workbench.study.results.schema import COLUMNS
 
 if TYPE_CHECKING:
@@ -118,3 +118,27 @@ th {{ cursor: pointer; }} .scroll {{ max-height: none; }} .wbr {{ max-width: non
 <details><summary>Notes on figures</summary><ul>{notes}</ul></details>
 <script>{_SORT}</script></body></html>
 """
+
+
+def write_trials(rows: Iterable[Mapping[str, Any]], path: str | Path) -> Path:
+    """Write one line per row, atomically and in the given order.
+
+    A number that is not finite becomes null. The layers of each step are left out, because every trial of a recipe
+    would repeat them.
+    """
+    with atomic_write(path) as temporary:
+        lines = (json.dumps(plain_row(row), ensure_ascii=False, allow_nan=False) for row in rows)
+        temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return Path(path)
+
+
+def read_trials(path: str | Path) -> list[dict[str, Any]]:
+    """Read the rows of :func:`write_trials`."""
+    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines() if line]
+
+
+def plain_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row as JSON values, without the layers of each step; None for numbers that are not finite."""
+    steps = [{k: v for k, v in step.items() if k != "layers"} for step in row.get("steps") or []]
+    plain: dict[str, Any] = without_nan({**row, "steps": steps})
+    return plain

@@ -18,10 +18,10 @@ from workbench.measure.resources.monitor import Monitor
 from workbench.plots.drawing.figure import with_alt
 from workbench.present import tables
 from workbench.present.code import code_for, highlighted
+from workbench.present.files import write_trials
 from workbench.present.findings import Row, headline
 from workbench.present.html import Html, details, escaped, hint, style
-from workbench.present.progress_log import ProgressLog
-from workbench.present.trials import write_trials
+from workbench.present.terminal import ProgressLog
 from workbench.report import sections
 from workbench.report.settings import ReportSettings
 from workbench.study.results.ranking import Recommendation, best_row, mark_recommended, table_order
@@ -83,11 +83,7 @@ class Report:
         log = ProgressLog(sys.stderr, started_at=self.settings.started_at)
         study = self.study
         try:
-            self.summary = study.run(
-                config=self.settings.run_config,
-                monitor=self.monitor,
-                progress=progress or log,
-            )
+            self.summary = study.run(config=self.settings.run_config, monitor=self.monitor, progress=progress or log)
         except (WorkbenchError, KeyboardInterrupt) as error:
             self.failure = error
         finally:

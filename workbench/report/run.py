@@ -97,8 +97,7 @@ def _execute(
     task: Task,
     log: Callable[[str], None],
 ) -> ReportResult:
-    from workbench.report.execute import NotebookFailed, execute_notebook
-    from workbench.report.page import write_page
+    from workbench.report.notebook import NotebookFailed, execute_notebook, write_page
 
     result = ReportResult(folder / "report.html", folder / "report.ipynb", folder / "trials.jsonl", ok=True)
     for old in (result.html, result.notebook, result.trials):  # no old trials next to a new page
@@ -116,7 +115,7 @@ def _execute(
 
 def _rescue(settings: ReportSettings, folder: Path, task: Task, path: Path, reason: str) -> str:
     """Write the trials of the database if the notebook did not; return the reason, extended on a failure."""
-    from workbench.present.trials import write_trials
+    from workbench.present.files import write_trials
     from workbench.report.report import storage_url
     from workbench.study.study import Study
 

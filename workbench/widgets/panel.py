@@ -16,8 +16,7 @@ from workbench.present.findings import Row
 from workbench.study.plan.recipes import default_recipes
 from workbench.study.study import Study
 from workbench.tasks.load import load_task
-from workbench.widgets.panel_job import PanelJob
-from workbench.widgets.settings import RunSettings
+from workbench.widgets.panel_job import PanelJob, RunSettings
 from workbench.widgets.status_text import TimeEstimate, clock, trials_sentence
 
 if TYPE_CHECKING:

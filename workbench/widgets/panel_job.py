@@ -1,15 +1,18 @@
-"""Run the study's job for a panel, with a timer thread for its updates."""
+"""The run of a panel: its settings, and its job in the background."""
 
 from __future__ import annotations
 
 import concurrent.futures
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from workbench.core.config import Config, from_dict, option_of
 from workbench.core.errors import Cancelled, StudyError
 from workbench.core.progress import Progress
+from workbench.study.config import BUDGET_S, RunConfig, check_batch_sizes, default_budget_s
 
 if TYPE_CHECKING:
     from workbench.study.execution.job import Job
@@ -134,3 +137,22 @@ class PanelJob:
         if error is not None and not isinstance(error, Exception):
             raise StudyError(f"The run ended with {type(error).__name__}.") from error
         self.result = job.result()
+
+
+@dataclass(frozen=True)
+class RunSettings(Config):
+    """The options of :class:`RunConfig` that a panel shows."""
+
+    batch_sizes: tuple[int, ...] = option_of(RunConfig, "batch_sizes")
+    threads: int | None = option_of(RunConfig, "threads")
+    quality_drop: float = option_of(RunConfig, "quality_drop")
+    budget_s: float = option_of(RunConfig, "budget_s", default=BUDGET_S, above=None, minimum=10.0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_batch_sizes(self)
+
+    @classmethod
+    def for_task(cls, name: str, given: Mapping[str, Any]) -> RunSettings:
+        """Return the default settings for a task, with what is ``given``."""
+        return from_dict(cls, {"budget_s": default_budget_s(name), **given})

@@ -12,16 +12,13 @@ import ipywidgets as widgets
 from workbench.compress.recipe import Recipe
 from workbench.plots import figure_png, plot_tradeoff
 from workbench.present.findings import Row
-from workbench.study.config import QUALITY_DROP
+from workbench.study.config import PRIMARY_BATCH, QUALITY_DROP
 from workbench.study.results.ranking import Recommendation
-from workbench.widgets.error_box import ErrorBox
 from workbench.widgets.form import Form
-from workbench.widgets.layout import close_tree
+from workbench.widgets.layout import STYLE, ErrorBox, close_tree
+from workbench.widgets.panel_job import RunSettings
 from workbench.widgets.pickers import EnginePicker, RecipeList, StepPicker
-from workbench.widgets.settings import RunSettings
-from workbench.widgets.status_text import plan_sentence, point_facts, point_name, recommendation
-from workbench.widgets.style import STYLE
-from workbench.widgets.trial_table import table_html
+from workbench.widgets.status_text import plan_sentence, point_facts, point_name, recommendation, table_html
 
 BAR_STYLES = {"failed": "danger", "cancelled": "warning", "finished": "success"}
 
@@ -101,7 +98,7 @@ class ResultsView:
         if sizes == list(self.batch.options):
             return
         before = self.batch.value
-        preferred = best.row["batch_size"] if best.row else 32
+        preferred = best.row["batch_size"] if best.row else PRIMARY_BATCH
         self._quietly(
             self.batch,
             options=sizes,

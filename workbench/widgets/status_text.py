@@ -1,13 +1,16 @@
-"""Texts of the panel: state, time and recommendation, as pure functions over rows."""
+"""Texts of the panel: state, time, recommendation and the table of trials, as pure functions over rows."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterable, Sequence
 
-from workbench.core.format.numbers import number, quality
+from workbench.core.format.numbers import number, quality, shortened
+from workbench.present import tables
 from workbench.present.findings import Row, backend_name, variant_name
-from workbench.study.results.ranking import Recommendation
+from workbench.study.results.ranking import Recommendation, table_order
+from workbench.study.results.relative_latency import LATENCY
 from workbench.study.results.schema import STATES
 
 _STATE_WORDS = {"complete": "finished"}
@@ -143,3 +146,31 @@ class TimeEstimate:
         elif self._budget:
             return f"{text}, at most about {clock(limit)} left"
         return text if limit == float("inf") else f"{text}, about {clock(limit)} left"
+
+
+_ORDER = {"complete": 0, "running": 1, "waiting": 2, "pruned": 3, "failed": 4, "cancelled": 5}
+
+
+def _reason(row: Row) -> str:
+    return shortened(str(row.get("error") or (row.get("notes") or {}).get("state") or ""), 140)
+
+
+COLUMNS = (
+    *(tables.RECIPE, tables.BACKEND, tables.BATCH, tables.LATENCY, tables.SPEEDUP, tables.VERDICT, tables.QUALITY),
+    *(tables.DROP, tables.MEMORY, tables.SIZE, dataclasses.replace(tables.STATE, detail=_reason)),
+)
+
+
+def table_html(rows: Sequence[Row], *, batch_size: int | None = None) -> str:
+    """Return the HTML table of ``rows``, or of those at one batch size.
+
+    The recommended row comes first, then finished rows by latency, then the rest by state.
+    """
+    shown = [row for row in rows if batch_size is None or row["batch_size"] == batch_size]
+    at = "" if batch_size is None else f" at batch size {batch_size}"
+    columns = tables.with_threads(COLUMNS, shown)
+    return tables.table(columns, sorted(table_order(shown, LATENCY), key=_sort_key), empty=f"No trials{at} yet.")
+
+
+def _sort_key(row: Row) -> tuple[bool, int]:
+    return not row.get("recommended"), _ORDER.get(row["state"], len(_ORDER))

@@ -31,9 +31,9 @@ STAGES = {
 _SHELL = """
     import signal, sys
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job may start with it ignored
-    from workbench.present import progress_log
+    from workbench.present import terminal
     from workbench.study.execution.budget import TimeBudget
-    progress_log.ProgressLog.__init__.__kwdefaults__["every_s"] = 0.0
+    terminal.ProgressLog.__init__.__kwdefaults__["every_s"] = 0.0
     TimeBudget.rounds, TimeBudget.block_s = (6, 6), 0.01
     from workbench.cli.main import main
     sys.exit(main(sys.argv[1:]))

@@ -118,35 +118,32 @@ def figure_of(ax: Axes) -> Figure:
 
 
 def figure_png(figure: Figure, *, dpi: float | None = None) -> bytes:
-    """Return the figure as PNG bytes.
-
-    Examples
-    --------
-    >>> figure_png(new_figure(2, 1)[0])[:4]
-    b'\\x89PNG'
-    """
+    """Return the figure as PNG bytes."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi or figure.dpi)
     return buffer.getvalue()
 
 
-def set_title(ax: Axes, title: str, detail: str = "") -> None:
-    """Set a left-aligned title with a smaller, lighter line of details below it."""
-    if not detail:
-        ax.set_title(escaped(title), loc="left", fontsize=11.5, fontweight="bold", color=INK)
-        return
-    below = ax.set_title(escaped(detail), loc="left", fontsize=TEXT, color=MUTED)
-    # anchored to the lower line, which matplotlib itself lifts above an axis on top
-    look: dict[str, Any] = {"fontsize": 11.5, "fontweight": "bold", "color": INK, "gid": TITLE}
-    ax.annotate(escaped(title), (0, 1), (0, 5), below, "offset points", annotation_clip=False, **look)
+def describe(
+    ax: Axes, title: str | None = None, detail: str = "", *, x: str | None = None, y: str | None = None
+) -> Figure:
+    """Set title, a lighter line of details below it, and axis labels; return the figure. None leaves a text as it is.
 
-
-def set_labels(ax: Axes, x: str | None = None, y: str | None = None) -> None:
-    """Label the axes: quantity, unit in parentheses, and an arrow for the better direction."""
+    An axis label has quantity, unit in parentheses, and an arrow for the better direction.
+    """
     if x is not None:
         ax.set_xlabel(escaped(x), fontsize=TEXT + 0.5, color=INK)
     if y is not None:
         ax.set_ylabel(escaped(y), fontsize=TEXT + 0.5, color=INK)
+    look: dict[str, Any] = {"fontsize": 11.5, "fontweight": "bold", "color": INK}
+    if title is not None and not detail:
+        ax.set_title(escaped(title), loc="left", **look)
+    elif title is not None:
+        below = ax.set_title(escaped(detail), loc="left", fontsize=TEXT, color=MUTED)
+        # anchored to the lower line, which matplotlib itself lifts above an axis on top
+        at: dict[str, Any] = {"xycoords": below, "textcoords": "offset points", "annotation_clip": False}
+        ax.annotate(escaped(title), (0, 1), (0, 5), gid=TITLE, **at, **look)
+    return figure_of(ax)
 
 
 def annotate(
@@ -165,13 +162,7 @@ def legend_right(ax: Axes, handles: Sequence[Any] | None = None, **options: Any)
 
 
 def escaped(text: object) -> str:
-    """Return a text whose dollar signs matplotlib shows; a pair of them would mean mathematics.
-
-    Examples
-    --------
-    >>> print(escaped("$x$"))
-    \\$x\\$
-    """
+    """Return a text whose dollar signs matplotlib shows; a pair of them would mean mathematics."""
     return str(text).replace("$", r"\$")
 
 

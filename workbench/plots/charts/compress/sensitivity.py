@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.transforms import ScaledTranslation
 
 from workbench.core.format.numbers import plural
-from workbench.plots.drawing.figure import TEXT, axes_or_new, empty_chart, escaped, figure_of, set_labels, set_title
+from workbench.plots.drawing.figure import TEXT, axes_or_new, describe, empty_chart, escaped, figure_of
 from workbench.plots.drawing.frames import require
 from workbench.present import style
 
@@ -52,10 +52,6 @@ def plot_sensitivity(table: Any, *, ax: Axes | None = None) -> Figure:
 
     Darker is worse; the scale spans at least half a point of quality, or 3 dB. Hatched cells are not possible:
     ``note`` in ``table.frame()`` holds the reason.
-
-    Examples
-    --------
-    >>> plot_sensitivity(wb.sensitivity(task, "prune"))  # doctest: +SKIP
     """
     wide = sensitivity_data(table)
     rows, columns = wide.shape if wide.size else (1, 1)
@@ -63,11 +59,10 @@ def plot_sensitivity(table: Any, *, ax: Axes | None = None) -> Figure:
     if not wide.size:
         return empty_chart(ax, f"No layer that {table.technique} can change was found.")
     target = axes_or_new(ax, min(14.0, width), min(24.0, 1.5 + _ROW * rows))
-    _draw(target, table, wide)
-    return figure_of(target)
+    return _draw(target, table, wide)
 
 
-def _draw(ax: Axes, table: Any, wide: pd.DataFrame) -> None:
+def _draw(ax: Axes, table: Any, wide: pd.DataFrame) -> Figure:
     values = wide.to_numpy(dtype=float)
     in_quality = table.measure == "quality"
     # a chance gain over the float model is as pale as no loss
@@ -76,7 +71,7 @@ def _draw(ax: Axes, table: Any, wide: pd.DataFrame) -> None:
     ax.imshow(np.ma.masked_invalid(hurts), cmap=_PALE_TO_BAD, norm=shade, aspect="auto", interpolation="nearest")
     for row, column in np.argwhere(np.isnan(values)):
         ax.add_patch(_hatched(xy=(column - 0.5, row - 0.5), width=1, height=1))
-    _name_axes(ax, table, wide)
+    _name_axes(ax, wide)
     if len(wide) <= _MOST_NAMED:
         _write(ax, values, hurts, shade, in_quality)
     _color_bar(ax, shade, in_quality)
@@ -85,7 +80,7 @@ def _draw(ax: Axes, table: Any, wide: pd.DataFrame) -> None:
     loss = "Quality drop" if in_quality else "SQNR of the outputs"
     split = f"validation quality {table.base:.4f} before" if in_quality else "calibration split"
     detail = f"{table.task}, {table.technique}: {plural(len(wide), 'layer')}, {split}"
-    set_title(ax, f"{loss}, one layer at a time", detail)
+    return describe(ax, f"{loss}, one layer at a time", detail, x=_ACROSS.get(table.technique, "Setting"))
 
 
 def _scale(losses: Any, table: Any) -> tuple[float, float]:
@@ -111,25 +106,21 @@ def _explain_hatching(ax: Axes) -> None:
     )
 
 
-def _name_axes(ax: Axes, table: Any, wide: pd.DataFrame) -> None:
+def _name_axes(ax: Axes, wide: pd.DataFrame) -> None:
     ax.grid(visible=False)
     step = 1 + len(wide) // _MOST_NAMED
     ax.set_yticks(range(0, len(wide), step), [escaped(name) for name in wide.index[::step]], fontsize=TEXT - 0.5)
     ax.set_xticks(range(wide.shape[1]), [f"{setting:g}" for setting in wide.columns])
     ax.tick_params(length=0)
-    set_labels(ax, _ACROSS.get(table.technique, "Setting"))
 
 
 def _write(ax: Axes, values: Any, hurts: Any, shade: Normalize, in_quality: bool) -> None:
     for row, column in np.argwhere(~np.isnan(values)):
         value, dark = float(values[row, column]), float(shade(hurts[row, column])) > 0.55
-        text = (f"{value:+.3f}" if abs(value) >= 5e-4 else "0") if in_quality else _decibels(value)
+        decibels = f"{value:.1f}" if np.isfinite(value) else "exact"
+        text = (f"{value:+.3f}" if abs(value) >= 5e-4 else "0") if in_quality else decibels
         color = "white" if dark else style.INK
         ax.text(column, row, text, ha="center", va="center", fontsize=TEXT - 1.5, color=color)
-
-
-def _decibels(value: float) -> str:
-    return f"{value:.1f}" if np.isfinite(value) else "exact"
 
 
 def _color_bar(ax: Axes, shade: Normalize, in_quality: bool) -> None:

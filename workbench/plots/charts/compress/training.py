@@ -12,41 +12,23 @@ from matplotlib.figure import Figure
 
 from workbench.core.format.numbers import plural
 from workbench.core.progress import Progress
-from workbench.plots.drawing.edge_labels import LineLabel, place_on_lines
-from workbench.plots.drawing.figure import (
-    TEXT,
-    empty_chart,
-    figure_of,
-    new_figure,
-    set_labels,
-    set_title,
-    style_axes,
-)
-from workbench.plots.drawing.labels import Obstacles
-from workbench.plots.drawing.lines import lines
+from workbench.plots.drawing.figure import TEXT, describe, empty_chart, figure_of, new_figure, style_axes
+from workbench.plots.drawing.labels import LineLabel, Obstacles, place_on_lines
+from workbench.plots.drawing.marks import lines
 from workbench.present import style
 
 COLUMNS = ["run", "part", "stage", "epoch", "total_epoch", "step", "loss", "learning_rate", "metric"]
 
 
 def training_data(runs: Mapping[str, Iterable[Progress]]) -> pd.DataFrame:
-    """Return a row per training event.
+    """Return a row per training event of ``runs``: for each name, the events of a ``progress`` callback.
 
-    Parameters
-    ----------
-    runs
-        For each run, the events of its ``progress`` callback, as collected by ``events.append``.
-
-    Returns
-    -------
-    DataFrame
-        ``part`` numbers the trainings of a run, ``epoch`` counts epochs within one of them, ``total_epoch`` over all so
-        far. ``metric`` is on the validation split, NaN if it was not measured after that step; ``loss`` is the running
-        mean over batches, NaN before the first step.
+    ``part`` numbers the trainings of a run, ``epoch`` counts epochs within one, ``total_epoch`` over all so far.
+    ``metric`` is on the validation split, NaN if it was not measured after that step; ``loss`` is the running mean over
+    batches, NaN before the first step.
 
     Examples
     --------
-    >>> events = []
     >>> recipe.apply(task, progress=events.append)  # doctest: +SKIP
     >>> training_data({"distill": events})  # doctest: +SKIP
     """
@@ -87,24 +69,15 @@ def plot_training(
     metric: str = "metric",
     ax: Axes | None = None,
 ) -> Figure:
-    """Draw the validation metric over epochs, a curve per run.
+    """Draw the validation metric over epochs, a curve for each of the ``runs`` of :func:`training_data`.
 
-    Parameters
-    ----------
-    runs
-        As for :func:`training_data`.
-    references
-        Names and values of horizontal lines, for example ``{"original model": 0.94}``.
-    metric
-        The name of the metric, for the axis: ``"accuracy"``.
-    ax
-        Draw all epochs here; None: a new figure, with the last half enlarged in a second panel.
+    ``references`` are names and values of horizontal lines, for example ``{"original model": 0.94}``, and ``metric`` is
+    the name for the axis. A new figure has a second panel with the last half enlarged; ``ax`` gets all epochs.
     """
     frame = training_data(runs).dropna(subset=["metric"])
     if frame.empty:
-        return empty_chart(
-            ax, "No validation metric recorded. Train with evaluate_every above 0 and record the progress."
-        )
+        reason = "No validation metric recorded. Train with evaluate_every above 0 and record the progress."
+        return empty_chart(ax, reason)
     axes = new_figure(11.0, 4.6, columns=2)[1] if ax is None else [style_axes(ax)]
     references = references or {}
     last = frame.groupby("run", sort=False)["metric"].last()
@@ -114,12 +87,12 @@ def plot_training(
         for value in references.values():
             target.axhline(value, color=style.MUTED, linewidth=1.0, linestyle=":")
         target.set_xlim(left=0.0)
-        set_labels(target, "Epochs (passes over the training data)", f"{metric} (validation split) ↑")
-    set_title(axes[0], "Validation metric over training", f"{plural(len(names), 'run')}, all epochs")
+        describe(target, x="Epochs (passes over the training data)", y=f"{metric} (validation split) ↑")
+    describe(axes[0], "Validation metric over training", f"{plural(len(names), 'run')}, all epochs")
     axes[0].margins(y=0.1)
     axes[0].legend(frameon=False, fontsize=TEXT, loc="lower right", bbox_to_anchor=(1.0, 0.1))
     for target in axes[1:]:
-        set_title(target, "Last half", "enlarged")
+        describe(target, "Last half", "enlarged")
         _enlarge(target, frame, references)
     for target in axes:
         _name_references(target, references, frame)

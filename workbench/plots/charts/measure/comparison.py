@@ -13,12 +13,10 @@ from workbench.plots.drawing.figure import (
     TEXT,
     annotate,
     axes_or_new,
+    describe,
     escaped,
-    figure_of,
     fit_axis,
     new_figure,
-    set_labels,
-    set_title,
 )
 from workbench.plots.drawing.frames import require
 from workbench.present import style
@@ -26,8 +24,7 @@ from workbench.present import style
 _COLORS = ("#7F7F7F", "#0072B2")
 _MARKS = ("o", "s")
 _BAND = "#E8E2D0"
-_LEGEND_LINE = 28
-"""Letters of both names that fit on one line."""
+_LEGEND_LINE = 28  # letters of both names that fit on one line
 
 
 def plot_comparison(comparison: Comparison) -> Figure:
@@ -49,12 +46,7 @@ def plot_comparison(comparison: Comparison) -> Figure:
 
 
 def plot_noise(noise: NoiseFloor, *, ax: Axes | None = None) -> Figure:
-    """Draw the difference of each pair of loads in the A/A test, with the noise floor.
-
-    Examples
-    --------
-    >>> plot_noise(wb.measure_noise())  # doctest: +SKIP
-    """
+    """Draw the difference of each pair of loads in the A/A test of ``wb.measure_noise()``, with the noise floor."""
     require(isinstance(noise, NoiseFloor), "plot_noise", "what wb.measure_noise(...) returns", noise)
     target = axes_or_new(ax, 6.4, 3.2)
     apart = np.sort([100 * abs(np.expm1(abs(np.log(ratio)))) for ratio in noise.apart])
@@ -67,10 +59,9 @@ def plot_noise(noise: NoiseFloor, *, ax: Axes | None = None) -> Figure:
     annotate(target, f"noise floor {floor:.2g} %", (0.01, floor), (0, 3), color=style.BAD, coords=at, va="baseline")
     target.set_xlim(0.3, len(apart) + 0.7)
     target.set_ylim(0, max(floor, apart[-1]) * 1.22)
-    set_labels(target, "Pairs of loads, sorted by difference", "Difference (% of a call) ↓")
     busy = "; disturbed by other load" if noise.busy else ""
-    set_title(target, "A/A test: one model loaded twice", f"{noise.machine}{busy}")
-    return figure_of(target)
+    labels = {"x": "Pairs of loads, sorted by difference", "y": "Difference (% of a call) ↓"}
+    return describe(target, "A/A test: one model loaded twice", f"{noise.machine}{busy}", **labels)
 
 
 def _rounds(ax: Axes, medians: list[np.ndarray], names: list[str]) -> None:
@@ -84,8 +75,8 @@ def _rounds(ax: Axes, medians: list[np.ndarray], names: list[str]) -> None:
     spacing = {"handletextpad": 0.2, "columnspacing": 1.2}
     ax.legend(loc="upper left", ncols=2 if one_line else 1, fontsize=TEXT, frameon=False, **spacing)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    set_labels(ax, "Round", "Latency (ms/call, median of a block) ↓")
-    set_title(ax, "Interleaved rounds", "a block of each in every round, in random order")
+    detail = "a block of each in every round, in random order"
+    describe(ax, "Interleaved rounds", detail, x="Round", y="Latency (ms/call, median of a block) ↓")
 
 
 def _ratios(ax: Axes, ratios: np.ndarray, comparison: Comparison) -> None:
@@ -101,7 +92,7 @@ def _ratios(ax: Axes, ratios: np.ndarray, comparison: Comparison) -> None:
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ticks = [tick for tick in ax.get_xticks() if 1 <= tick <= count and tick < place - 0.06 * count]
     ax.set_xticks([*ticks, place], [*(f"{tick:g}" for tick in ticks), "all"])
-    set_labels(ax, "Round", f"Speedup over {comparison.baseline_name} ↑")
     interval = f"{comparison.ratio:.3f}x (95 % CI {low:.3f}-{high:.3f})"
     detail = f"{interval}; noise floor {100 * floor:.1f} % included"
-    set_title(ax, f"{comparison.candidate_name}: {comparison.verdict}", detail)
+    title = f"{comparison.candidate_name}: {comparison.verdict}"
+    describe(ax, title, detail, x="Round", y=f"Speedup over {comparison.baseline_name} ↑")

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from workbench.core.format.numbers import short
 from workbench.plots.drawing import boxes
-from workbench.plots.drawing.figure import TEXT, annotate, empty_chart, figure_of, new_stack, set_labels, set_title
+from workbench.plots.drawing.figure import TEXT, annotate, describe, empty_chart, figure_of, new_stack
 from workbench.plots.drawing.frames import require
 from workbench.present import style
 
@@ -56,16 +56,8 @@ def monitor_data(monitor: Any) -> pd.DataFrame:
 def plot_monitor(monitor: Any, *, title: str = "Resources of the run") -> Figure:
     """Draw CPU and memory, and the GPU if there is one, over the time of the run.
 
-    Shaded times are pauses for timing, in which nothing is sampled; dotted lines are marks.
-
-    Parameters
-    ----------
-    monitor
-        A :class:`workbench.measure.Monitor`, running or stopped.
-
-    Examples
-    --------
-    >>> plot_monitor(monitor)  # doctest: +SKIP
+    Shaded times are pauses for timing, in which nothing is sampled; dotted lines are marks. ``monitor`` is a
+    :class:`workbench.measure.Monitor`, running or stopped.
     """
     frame = monitor_data(monitor)
     if frame.empty:
@@ -79,11 +71,11 @@ def plot_monitor(monitor: Any, *, title: str = "Resources of the run") -> Figure
     for ax, panel in zip(axes[marked:], panels, strict=True):
         _draw(ax, frame, panel, scale)
         _shade(ax, monitor, scale)
-    set_labels(axes[-1], f"Time ({unit})")
+    describe(axes[-1], x=f"Time ({unit})")
     axes[-1].set_xlim(0, seconds / scale)
     cost = str(monitor.cost)
     detail = f"{cost[0].upper()}{cost[1:]}.{' Shaded: paused for timing.' if monitor.pauses else ''}"
-    set_title(axes[0], title, detail)
+    describe(axes[0], title, detail)
     if marked:
         _shrink_strip(axes[0], heights, _name_marks(axes[0], monitor, scale) * _LEVEL_IN)
     else:  # above the title of the first panel

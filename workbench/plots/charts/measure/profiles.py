@@ -19,15 +19,13 @@ from workbench.plots.drawing.figure import (
     TEXT,
     annotate,
     axes_or_new,
+    describe,
     empty_chart,
     escaped,
-    figure_of,
     legend_right,
-    set_labels,
-    set_title,
 )
 from workbench.plots.drawing.frames import require
-from workbench.plots.drawing.rows import BAR, set_rows
+from workbench.plots.drawing.marks import BAR, set_rows
 from workbench.present import style
 
 COLORS = dict(zip(KINDS, ("#0072B2", "#D55E00", "#E69F00", "#CC79A7", "#56B4E9", "#009E73"), strict=True))
@@ -70,14 +68,7 @@ def profile_data(profile: Profile, *, most: int = 14) -> pd.DataFrame:
 def plot_profile(profile: Profile, *, most: int = 14, ax: Axes | None = None) -> Figure:
     """Draw the time of the longest layers as bars, colored by kind of operator, with their share of a call.
 
-    Parameters
-    ----------
-    most : int
-        Number of layers with a bar of their own; the others share one.
-
-    Examples
-    --------
-    >>> plot_profile(wb.profile(variant, backend="openvino"))  # doctest: +SKIP
+    ``most`` is the number of layers with a bar of their own; the others share one.
     """
     frame = profile_data(profile, most=most)
     if frame.empty:
@@ -100,8 +91,7 @@ def plot_profile(profile: Profile, *, most: int = 14, ax: Axes | None = None) ->
     engine = f"{style.backend(profile.backend).word}, batch {profile.batch_size}, {plural(profile.threads, 'thread')}"
     times = f"all nodes {short(profile.total_ms)} ms, a call without profiler {short(profile.plain_ms)} ms"
     model = cut_middle(f"{profile.task}, {profile.label}, {engine}", 74)
-    set_title(target, "Time of a call by layer", f"{model}\n{times}{_disturbed(profile)}")
-    return figure_of(target)
+    return describe(target, "Time of a call by layer", f"{model}\n{times}{_disturbed(profile)}")
 
 
 def profiles_data(comparison: ProfileComparison, *, most: int = 14) -> pd.DataFrame:
@@ -116,12 +106,7 @@ def profiles_data(comparison: ProfileComparison, *, most: int = 14) -> pd.DataFr
 
 
 def plot_profiles(comparison: ProfileComparison, *, most: int = 14, ax: Axes | None = None) -> Figure:
-    """Draw the time of each layer before (gray) and after (blue), with the change.
-
-    Examples
-    --------
-    >>> plot_profiles(wb.compare_profiles(before, after))  # doctest: +SKIP
-    """
+    """Draw the time of each layer before (gray) and after (blue), with the change, of ``wb.compare_profiles(...)``."""
     frame = profiles_data(comparison, most=most)
     if frame.empty:
         return empty_chart(ax, "Neither profile has a node with a time.")
@@ -143,8 +128,7 @@ def plot_profiles(comparison: ProfileComparison, *, most: int = 14, ax: Axes | N
     nodes = f"all nodes {short(one.total_ms)} → {short(two.total_ms)} ms"
     calls = f"a call {short(one.plain_ms)} → {short(two.plain_ms)} ms ({comparison.speedup:.2f}x speedup)"
     detail = f"{one.task}, batch {one.batch_size}: {nodes}, {calls}{_disturbed(one, two)}"
-    set_title(target, "Time per layer, before and after", detail)
-    return figure_of(target)
+    return describe(target, "Time per layer, before and after", detail)
 
 
 def _change(row: Mapping[Any, Any], before: float, after: float) -> str:
@@ -164,7 +148,7 @@ def _look(kind: str) -> dict[str, Any]:
 def _rows(ax: Axes, names: list[str], right: float) -> None:
     set_rows(ax, [cut_middle(name, _WIDEST) for name in names])
     ax.set_xlim(0, right or 1.0)
-    set_labels(ax, "Time (ms/call) ↓")
+    describe(ax, x="Time (ms/call) ↓")
 
 
 def _disturbed(*profiles: Profile) -> str:

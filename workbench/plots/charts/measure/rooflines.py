@@ -16,18 +16,16 @@ from workbench.core.errors import ConfigError
 from workbench.core.format.numbers import plural
 from workbench.measure.rooflines.peaks import MachinePeaks
 from workbench.measure.rooflines.roofline import RooflinePoint
-from workbench.plots.drawing.edge_labels import apart
 from workbench.plots.drawing.figure import (
     annotate,
     axes_or_new,
+    describe,
     empty_chart,
     figure_of,
     plain_log,
-    set_labels,
-    set_title,
 )
 from workbench.plots.drawing.frames import attribute_frame, require
-from workbench.plots.drawing.labels import Label, Obstacles, place_labels
+from workbench.plots.drawing.labels import Label, Obstacles, apart, place_labels
 from workbench.present import style
 
 COLORS = {"float32": "#222222", "bfloat16": "#0072B2", "float16": "#009E73", "int8": "#CC79A7"}
@@ -61,7 +59,6 @@ def plot_roofline(points: Sequence[RooflinePoint], peaks: MachinePeaks, *, ax: A
         return empty_chart(ax, "No point to draw: give at least one variant or profile.")
     target = axes_or_new(ax, 8.8, 5.2)
     left, right = _limits(target, frame, peaks)
-    set_labels(target, "Arithmetic intensity, upper bound (flop/byte)", "Performance (GFLOP/s) ↑")
     obstacles = Obstacles()
     _roofs(target, peaks, left, right, obstacles)
     labels = [_point(target, row, obstacles) for row in frame.to_dict("records")]
@@ -70,11 +67,12 @@ def plot_roofline(points: Sequence[RooflinePoint], peaks: MachinePeaks, *, ax: A
     detail = f"{machine}; slope: memory copy at {peaks.copy_gb_s:.1f} GB/s{shares}"
     if any(note.startswith("disturbed") for note in peaks.notes):
         detail += "; peaks disturbed by other load"
-    set_title(target, "Roofline", detail)
+    labels_of_axes = {"x": "Arithmetic intensity, upper bound (flop/byte)", "y": "Performance (GFLOP/s) ↑"}
+    figure = describe(target, "Roofline", detail, **labels_of_axes)
     _name_roofs(target, peaks, right)
-    figure_of(target).draw_without_rendering()  # settles the layout
+    figure.draw_without_rendering()  # settles the layout
     place_labels(target, _joined(target, labels), obstacles)
-    return figure_of(target)
+    return figure
 
 
 def _limits(ax: Axes, frame: pd.DataFrame, peaks: MachinePeaks) -> tuple[float, float]:

@@ -12,22 +12,20 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from workbench.core.format.numbers import short
-from workbench.plots.drawing.edge_labels import LineLabel, place_on_lines
 from workbench.plots.drawing.figure import (
     TEXT,
     annotate,
     axes_or_new,
+    describe,
     empty_chart,
     figure_of,
     fit_axis,
     new_figure,
-    set_labels,
-    set_title,
     show_message,
 )
 from workbench.plots.drawing.frames import attribute_frame, require
-from workbench.plots.drawing.labels import Label, Obstacles, place_labels
-from workbench.plots.drawing.rows import BAR, bar_rows, column_text, set_rows
+from workbench.plots.drawing.labels import Label, LineLabel, Obstacles, place_labels, place_on_lines
+from workbench.plots.drawing.marks import BAR, bar_rows, column_text, set_rows
 from workbench.present import style
 
 _EDGE: dict[str, Any] = {"markeredgecolor": style.INK, "markeredgewidth": 0.6, "linestyle": "none"}
@@ -66,10 +64,6 @@ def plot_scenarios(results: Sequence[Any], *, title: str = "MLPerf LoadGen scena
     """Draw throughput and latency percentiles of each scenario.
 
     A hatched bar is a test that LoadGen declares invalid. A percentile that the queries do not resolve is left out.
-
-    Examples
-    --------
-    >>> plot_scenarios([wb.run_scenario(engine, task, scenario="offline")])  # doctest: +SKIP
     """
     frame = scenario_data(results)
     if frame.empty:
@@ -82,10 +76,10 @@ def plot_scenarios(results: Sequence[Any], *, title: str = "MLPerf LoadGen scena
     looks = [_VALID if valid else _INVALID for valid in frame["valid"]]
     bar_rows(left, values, [short(value) for value in values], looks=looks, room=1.22)
     set_rows(left, names)
-    set_labels(left, "Throughput (samples/s) ↑")
-    set_title(left, title, "throughput" if frame["valid"].all() else "hatched: not valid (LoadGen)")
+    detail = "throughput" if frame["valid"].all() else "hatched: not valid (LoadGen)"
+    describe(left, title, detail, x="Throughput (samples/s) ↑")
     _latency(right, frame)
-    set_title(right, "", "latency of one query")
+    describe(right, "", "latency of one query")
     return figure
 
 
@@ -111,7 +105,7 @@ def _latency(ax: Axes, frame: pd.DataFrame) -> None:
         column_text(ax, place, " / ".join(map(short, resolved.values())) + " ms")
     fit_axis(ax, "x", values.ravel(), after=0.15, zero=True)
     set_rows(ax, [""] * len(frame), shown=False)
-    set_labels(ax, "Latency (ms) ↓")
+    describe(ax, x="Latency (ms) ↓")
     handles = [Line2D([], [], label=name, **look) for name, look in _PERCENTILES.items()]
     place_: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1.02, 0.99), "borderaxespad": 0.0}
     spacing: dict[str, Any] = {"handletextpad": 0.1, "columnspacing": 0.9}
@@ -132,10 +126,6 @@ def plot_server_rate(rate: Any, *, ax: Axes | None = None) -> Figure:
     """Draw the latency at the target percentile over the arrival rate, for every rate that was tried.
 
     A test with too few queries for that percentile is drawn at the upper edge.
-
-    Examples
-    --------
-    >>> plot_server_rate(wb.find_server_rate(engine, task, latency_bound_ms=20))  # doctest: +SKIP
     """
     frame = server_rate_data(rate)
     if frame.empty:
@@ -144,8 +134,9 @@ def plot_server_rate(rate: Any, *, ax: Axes | None = None) -> Figure:
     fit_axis(target, "x", frame["per_s"], before=0.1, after=0.1)
     fit_axis(target, "y", [*frame["latency_ms"].dropna(), rate.latency_bound_ms], before=0.15, after=0.25, zero=True)
     source = f"{rate.offline.backend}, Poisson arrivals (Offline: {short(rate.offline.samples_per_s)} samples/s)"
-    set_title(target, f"{'No' if rate.per_s is None else 'Highest'} rate within the latency bound", source)
-    set_labels(target, "Arrival rate (queries/s)", f"p{100 * rate.percentile:g} latency (ms) ↓")
+    title = f"{'No' if rate.per_s is None else 'Highest'} rate within the latency bound"
+    axis = f"p{100 * rate.percentile:g} latency (ms) ↓"
+    figure = describe(target, title, source, x="Arrival rate (queries/s)", y=axis)
     points = frame.assign(latency_ms=frame["latency_ms"].fillna(target.get_ylim()[1]))
     labels = []
     for held, mark, color, text in ((True, "o", style.GOOD, "valid"), (False, "X", style.BAD, "not valid")):
@@ -155,7 +146,7 @@ def plot_server_rate(rate: Any, *, ax: Axes | None = None) -> Figure:
             first = some.iloc[some["per_s"].argmin() if held else some["per_s"].argmax()]
             labels.append(Label(text, first["per_s"], first["latency_ms"], essential=True, color=color))
     _bound_and_rate(target, rate, labels, list(zip(points["per_s"], points["latency_ms"], strict=True)))
-    return figure_of(target)
+    return figure
 
 
 def _bound_and_rate(ax: Axes, rate: Any, labels: list[Label], points: list[tuple[float, float]]) -> None:

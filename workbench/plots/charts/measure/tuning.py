@@ -10,9 +10,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from workbench.plots.drawing.figure import axes_or_new, empty_chart, figure_of, fit_axis, set_labels, set_title
+from workbench.plots.drawing.figure import axes_or_new, describe, empty_chart, fit_axis
 from workbench.plots.drawing.frames import attribute_frame
-from workbench.plots.drawing.rows import DOT, dot_rows, set_rows
+from workbench.plots.drawing.marks import DOT, dot_rows, set_rows
 from workbench.present import style
 
 _LINE = 64
@@ -29,17 +29,7 @@ def tuning_data(result: Any) -> pd.DataFrame:
 
 
 def plot_tuning(result: Any, *, ax: Axes | None = None) -> Figure:
-    """Draw the time of each setting relative to the default; the chosen one is filled.
-
-    Parameters
-    ----------
-    result : TuneResult
-        The result of :meth:`engine.tune`.
-
-    Examples
-    --------
-    >>> plot_tuning(engine.tune())  # doctest: +SKIP
-    """
+    """Draw the time of each setting of ``engine.tune()`` relative to the default; the chosen one is filled."""
     frame = tuning_data(result)
     # the best so far is measured again with each candidate: its first mark is enough
     again = frame.duplicated("name") & (frame["stage"] != "final")
@@ -56,9 +46,8 @@ def plot_tuning(result: Any, *, ax: Axes | None = None) -> Figure:
     target.axvline(1.0, color=style.MUTED, linewidth=1.0, zorder=2)
     set_rows(target, labels)
     fit_axis(target, "x", [0.95, 1.05, *low, *high], after=0.3)
-    set_labels(target, "Time relative to the default ↓")
-    set_title(target, f"Settings of {result.backend}, batch {result.batch_size}", _outcome(result))
-    return figure_of(target)
+    title = f"Settings of {result.backend}, batch {result.batch_size}"
+    return describe(target, title, _outcome(result), x="Time relative to the default ↓")
 
 
 def _outcome(result: Any) -> str:

@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from workbench.core.format.numbers import plural
-from workbench.plots.drawing.figure import TEXT, axes_or_new, empty_chart, figure_of, set_labels, set_title
+from workbench.plots.drawing.figure import TEXT, axes_or_new, describe, empty_chart
 from workbench.plots.drawing.frames import attribute_frame, require
-from workbench.plots.drawing.rows import HEIGHT, set_rows
+from workbench.plots.drawing.marks import HEIGHT, set_rows
 from workbench.present import style
 from workbench.study.cluster.job import WAITING, Span
 
@@ -30,10 +30,7 @@ _KINDS = {"prepare": "prepare", "time": "time", WAITING: "wait for the host's lo
 def cluster_data(summary: Any) -> pd.DataFrame:
     """Return a row for each span of work, with its start in seconds; those of one worker in order of time.
 
-    Parameters
-    ----------
-    summary : ClusterSummary or iterable of Span
-        The result of :meth:`workbench.Study.run` with ``cluster``.
+    ``summary`` is what :meth:`workbench.Study.run` returned with ``cluster``, or its spans.
     """
     source = getattr(summary, "spans", summary)
     spans = list(source) if isinstance(source, Iterable) else [source]
@@ -48,16 +45,8 @@ def cluster_data(summary: Any) -> pd.DataFrame:
 def plot_cluster(summary: Any, *, ax: Axes | None = None) -> Figure:
     """Draw the tasks of each worker over time.
 
-    Workers of one host are adjacent: their solid bars, the timings, never overlap.
-
-    Parameters
-    ----------
-    summary : ClusterSummary or iterable of Span
-        As for :func:`cluster_data`.
-
-    Examples
-    --------
-    >>> plot_cluster(study.run(recipes, cluster="tcp://head:8786"))  # doctest: +SKIP
+    Workers of one host are adjacent: their solid bars, the timings, never overlap. ``summary`` as for
+    :func:`cluster_data`.
     """
     frame = cluster_data(summary)
     if frame.empty:
@@ -72,12 +61,11 @@ def plot_cluster(summary: Any, *, ax: Axes | None = None) -> Figure:
         target.barh(place, span["seconds"], left=span["started_s"], height=height, **edge, **look)
     set_rows(target, [f"{worker}\n{host}" for host, worker in lanes])
     target.set_xlim(0, (frame["started_s"] + frame["seconds"]).max() * 1.02)
-    set_labels(target, "Time since the first task (s)")
     counts = f"{plural(len(lanes), 'worker')} on {plural(frame['host'].nunique(), 'host')}"
-    set_title(target, counts, "one timing at a time on each host")
+    figure = describe(target, counts, "one timing at a time on each host", x="Time since the first task (s)")
     techniques = [name for name in style.TECHNIQUES if name in set(frame["technique"])]
     handles = [Patch(color=style.technique(name).color, label=style.technique(name).word) for name in techniques]
     kinds = [kind for kind in _LOOKS if kind in set(frame["kind"])]
     handles += [Patch(label=_KINDS[kind], **{"color": style.MUTED, **_LOOKS[kind]}) for kind in kinds]
-    figure_of(target).legend(handles=handles, loc="outside lower left", ncols=3, frameon=False, fontsize=TEXT - 0.5)
-    return figure_of(target)
+    figure.legend(handles=handles, loc="outside lower left", ncols=3, frameon=False, fontsize=TEXT - 0.5)
+    return figure

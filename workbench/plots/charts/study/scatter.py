@@ -11,9 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from workbench.plots.charts.study.tidy import front
-from workbench.plots.drawing.edge_labels import LineLabel, place_on_lines
-from workbench.plots.drawing.figure import figure_of, fit_axis, legend_right, set_labels
-from workbench.plots.drawing.labels import Label, Obstacles, place_labels
+from workbench.plots.drawing.figure import describe, figure_of, fit_axis, legend_right
+from workbench.plots.drawing.labels import Label, LineLabel, Obstacles, place_labels, place_on_lines
 from workbench.present import style
 
 FAR_BELOW = 6.0  # a drop beyond this many times the acceptable one is drawn at the lower edge
@@ -56,7 +55,7 @@ def scatter(
     on_lines = _reference_lines(ax, _baseline(whole), quality_drop)
     for _, row in shown.iterrows():
         _point(ax, row, axis, floor, {"fillstyle": fill} if fill else {})
-    set_labels(ax, axis.label, "Quality (task's metric) ↑")
+    describe(ax, x=axis.label, y="Quality (task's metric) ↑")
     labels, obstacles = _labels(shown, axis, floor, label)
     obstacles.lines = line
 

@@ -15,20 +15,18 @@ from workbench.core.format.numbers import plural
 from workbench.plots.drawing.figure import (
     TEXT,
     annotate,
+    describe,
     empty_chart,
     figure_of,
     fit_axis,
     new_figure,
     nice_ticks,
-    set_labels,
-    set_title,
     style_axes,
 )
 from workbench.plots.drawing.frames import require
 from workbench.present import style
 
-_FAR = 6.0
-"""The drop axis is logarithmic beyond the goal if a drop is this many times the goal."""
+_FAR = 6.0  # the drop axis is logarithmic beyond the goal if a drop is this many times the goal
 AGAINST = {"points": ("Distinct points tried", "point"), "seconds": ("Search time (s)", "elapsed_s")}
 _LOOKS = {
     "holds": ("o", "meets the goals"),
@@ -70,18 +68,8 @@ def search_data(search: Any) -> pd.DataFrame:
 def plot_search(search: Any, *, against: str = "points", ax: Axes | None = None) -> Figure:
     """Draw the objective of every point with the best so far, and the quality drop of every point, with the goals.
 
-    Parameters
-    ----------
-    search : Study, SearchResult or History
-        A study with a finished or running search, or the search's result.
-    against : str
-        ``"points"`` or ``"seconds"``.
-    ax
-        Draw only the objective, here.
-
-    Examples
-    --------
-    >>> plot_search(study.search(space))  # doctest: +SKIP
+    ``search`` is a study with a finished or running search, the search's result or its history; ``against`` is
+    ``"points"`` or ``"seconds"``. ``ax`` gets the objective alone.
     """
     if against not in AGAINST:
         raise ConfigError("plot_search: " + unknown_name("axis (against)", against, AGAINST))
@@ -132,8 +120,7 @@ def _objective(ax: Axes, frame: pd.DataFrame, history: Any, against: str) -> Non
         _goal(ax, limit)
     _x_axis(ax, frame, against)
     label, unit = _FIGURES.get(name, (name, ""))
-    set_labels(ax, y=f"{label} {'↑' if maximize else '↓'}")
-    set_title(ax, "Best so far", _best(frame, unit))
+    describe(ax, "Best so far", _best(frame, unit), y=f"{label} {'↑' if maximize else '↓'}")
 
 
 def _drops(ax: Axes, frame: pd.DataFrame, history: Any, against: str) -> None:
@@ -154,8 +141,7 @@ def _drops(ax: Axes, frame: pd.DataFrame, history: Any, against: str) -> None:
     _points(ax, frame, AGAINST[against][1], "validation_drop")
     _goal(ax, limit)
     _x_axis(ax, frame, against)
-    set_labels(ax, y="Quality drop (metric's units) ↓")
-    set_title(ax, "Quality drop", "on the validation split, which the search uses")
+    describe(ax, "Quality drop", "on the validation split, which the search uses", y="Quality drop (metric's units) ↓")
 
 
 def _points(ax: Axes, frame: pd.DataFrame, x: str, y: str, *, worse_below: bool = False) -> None:
@@ -180,7 +166,7 @@ def _x_axis(ax: Axes, frame: pd.DataFrame, against: str) -> None:
     ax.set_xlim(0.3 * counted, float(frame[column].max()) * 1.04 + 0.5 * counted)
     if counted:
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    set_labels(ax, label)
+    describe(ax, x=label)
 
 
 def _best(frame: pd.DataFrame, unit: str) -> str:

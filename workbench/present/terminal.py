@@ -1,11 +1,15 @@
-"""A study's rows as plain text, for a terminal."""
+"""Text for terminals and logs: progress, and a study's rows as tables."""
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TextIO
 
 from workbench.core.format.numbers import plural, text_table
+from workbench.core.progress import Progress
 from workbench.present.findings import Row, headline, notes_by_reason
 from workbench.present.tables import (
     BACKEND,
@@ -29,6 +33,38 @@ from workbench.present.tables import (
     with_threads,
 )
 from workbench.study.results.ranking import Recommendation, references_placed
+
+QUIET_S = 5.0
+
+
+class ProgressLog:
+    """A progress callback that writes ``[ 12 s] 3/54 message``, at most every five seconds.
+
+    The end of a trial is always written. Seconds count from ``started_at`` (since 1970), or from now.
+    """
+
+    def __init__(self, stream: TextIO, *, every_s: float = QUIET_S, started_at: float = 0.0) -> None:
+        self._stream, self._every_s = stream, every_s
+        self._start = time.monotonic() - (time.time() - started_at if started_at else 0.0)
+        self._last_s, self._last_message = float("-inf"), ""
+
+    def __call__(self, event: Progress) -> None:
+        now = time.monotonic()
+        message = event.message or event.stage
+        row = event.values.get("row")
+        ended = isinstance(row, dict) and row.get("state") in ("complete", "pruned", "failed")
+        if message == self._last_message or (now - self._last_s < self._every_s and not ended):
+            return
+        self._last_s, self._last_message = now, message
+        done = f"{int(event.done)}/{int(event.total)} " if event.total >= 1 else ""
+        self.write(f"{done}{message}")
+
+    def write(self, text: str) -> None:
+        """Write one line with the time since the start."""
+        with contextlib.suppress(BrokenPipeError):  # the reader is gone; the work continues
+            self._stream.write(f"[{time.monotonic() - self._start:4.0f} s] {text}\n")
+            self._stream.flush()
+
 
 _SPEEDUP = replace(SPEEDUP, figure=lambda row: " ".join(filter(None, (SPEEDUP.figure(row), SPEEDUP.detail(row)))))
 COLUMNS = (RECIPE, BACKEND, BATCH, STATE, LATENCY, _SPEEDUP, VERDICT, QUALITY, MEMORY, SIZE)

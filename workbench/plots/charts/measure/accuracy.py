@@ -1,4 +1,4 @@
-"""Accuracy of engines by compute precision: difference from the float model, tolerance and quality."""
+"""Accuracy of engines: SQNR of each layer, and difference from the float model by compute precision."""
 
 from __future__ import annotations
 
@@ -10,11 +10,46 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from workbench.core.format.numbers import plural
 from workbench.export.agreement import compare_outputs
-from workbench.plots.drawing.figure import TEXT, annotate, axes_or_new, empty_chart, figure_of, set_labels, set_title
-from workbench.plots.drawing.rows import DOT, column_text, dot_rows, set_rows
+from workbench.plots.drawing.figure import TEXT, annotate, axes_or_new, describe, empty_chart
+from workbench.plots.drawing.frames import require
+from workbench.plots.drawing.marks import DOT, bar_rows, column_text, dot_rows, set_rows
 from workbench.present import style
 from workbench.tasks.trees import leaves
+
+_ROW, _MOST_NAMED = 0.22, 80
+
+
+def layer_sqnr_data(report: Any) -> pd.DataFrame:
+    """Return a row per layer in the order of computation: layer, op, sqnr_db, and whether it is among the worst.
+
+    The worst are the layers within 3 dB (a factor of two in energy) of the lowest ratio.
+    """
+    require(hasattr(report, "layer_frame"), "plot_layer_sqnr", "what wb.debug_accuracy(...) returns", report)
+    frame: pd.DataFrame = report.layer_frame().astype({"sqnr_db": float})
+    finite = frame["sqnr_db"][np.isfinite(frame["sqnr_db"])]
+    return frame.assign(worst=frame["sqnr_db"] <= finite.min() + 3 if len(finite) else False)
+
+
+def plot_layer_sqnr(report: Any, *, ax: Axes | None = None) -> Figure:
+    """Draw the SQNR of each layer of ``wb.debug_accuracy(task, variant)`` as a bar, first layer on top."""
+    frame = layer_sqnr_data(report)
+    if frame.empty:
+        return empty_chart(ax, " ".join(report.notes) or "No layer could be compared.")
+    target = axes_or_new(ax, 7.6, min(24.0, 1.5 + _ROW * max(4, len(frame))))
+    values = frame["sqnr_db"].to_numpy(dtype=float)
+    lengths = np.where(np.isfinite(values), values, values[np.isfinite(values)].max(initial=1.0))
+    colors = [style.BAD if worst else style.TECHNIQUES["quantize"].color for worst in frame["worst"]]
+    looks = [{"height": 0.7, "color": color, "edgecolor": style.INK, "linewidth": 0.4} for color in colors]
+    texts = [f"{value:.1f}" if np.isfinite(value) else "exact" for value in values]
+    bar_rows(target, lengths.tolist(), texts if len(frame) <= _MOST_NAMED else (), looks=looks, room=1.12)
+    set_rows(target, list(frame["layer"]), step=1 + len(frame) // _MOST_NAMED)
+    missing = f", {plural(len(report.unaligned), 'layer')} not compared" if report.unaligned else ""
+    models = f"{report.candidate} against {report.reference}"
+    detail = f"{report.task} on {report.backend}: {models}; worst in orange{missing}"
+    return describe(target, "Per-layer SQNR", detail, x="SQNR (dB) ↑; -10 dB: ten times the error energy")
+
 
 COLUMNS = ["name", "backend", "requested", "precision", "share", "tolerance", "quality", "drop"]
 _LOWEST = 1e-9
@@ -26,20 +61,9 @@ def precision_data(
 ) -> pd.DataFrame:
     """Return a row for each engine: requested and actual precision, difference from the float model, quality.
 
-    Parameters
-    ----------
-    engines
-        Engines of one model, by the name for the chart.
-    task
-        The task of the model; all samples of ``split`` are run.
-    reference
-        The float model; None: the task's own.
-
-    Returns
-    -------
-    DataFrame
-        ``share`` is the largest difference from the reference over its largest value, ``tolerance`` the accepted
-        ``share``, ``drop`` the loss of ``quality`` in its own unit.
+    ``engines`` are those of one model by the name for the chart; all samples of ``split`` are run. ``reference`` is the
+    float model, by default the task's own. ``share`` is the largest difference from the reference over its largest
+    value, ``tolerance`` the accepted ``share``, ``drop`` the loss of ``quality`` in its own unit.
     """
     float_outputs = task.outputs(reference or task.model(), split, 64)
     expected, best = _arrays(float_outputs), task.score(float_outputs, split)
@@ -62,16 +86,7 @@ def _arrays(tree: Any) -> list[np.ndarray[Any, Any]]:
 def plot_precisions(frame: pd.DataFrame, *, metric: str = "quality", ax: Axes | None = None) -> Figure:
     """Draw the difference of each engine from the float model on a log scale, with its tolerance and quality.
 
-    Parameters
-    ----------
-    frame
-        The frame of :func:`precision_data`.
-    metric
-        The name of the task's metric.
-
-    Examples
-    --------
-    >>> plot_precisions(precision_data(engines, task))  # doctest: +SKIP
+    ``frame`` is that of :func:`precision_data`, ``metric`` the name of the task's metric.
     """
     if frame.empty:
         return empty_chart(ax, "No engine to draw: give at least one.")
@@ -89,10 +104,9 @@ def plot_precisions(frame: pd.DataFrame, *, metric: str = "quality", ax: Axes | 
     target.set_xscale("log")
     target.set_xlim(_LOWEST / 2, 2.0)
     set_rows(target, list(frame["name"]))
-    set_labels(target, "Max. difference from the float model (share of its largest output) ↓")
     key = f"|: tolerance; hollow: not the requested precision; right: {metric} and its change"
-    set_title(target, "Accuracy by compute precision", key)
-    return figure_of(target)
+    label = "Max. difference from the float model (share of its largest output) ↓"
+    return describe(target, "Accuracy by compute precision", key, x=label)
 
 
 def _look(row: Mapping[Any, Any]) -> dict[str, Any]:

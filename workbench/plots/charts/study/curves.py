@@ -1,4 +1,4 @@
-"""Throughput over batch size, one panel per backend."""
+"""Lines of a study: throughput over batch size, and a column over a recipe parameter."""
 
 from __future__ import annotations
 
@@ -10,33 +10,35 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from workbench.core.errors import StudyError, unknown_name
 from workbench.core.format.numbers import plural
 from workbench.plots.charts.study.tidy import at_batch_size, complete_frame, front_mask, why_empty
-from workbench.plots.drawing.edge_labels import spread_right
 from workbench.plots.drawing.figure import (
+    axes_or_new,
+    describe,
     empty_chart,
     figure_of,
     fit_axis,
     legend_right,
     new_figure,
-    set_labels,
-    set_title,
     settings_axis,
     style_axes,
 )
-from workbench.plots.drawing.labels import Label
+from workbench.plots.drawing.labels import Label, spread_right
+from workbench.plots.drawing.marks import lines
 from workbench.present import style
+from workbench.study.config import PRIMARY_BATCH
 
 SERIES = ["recipe_id", "backend", "engine_json", "threads", "fidelity"]
 """The columns that identify a line: one variant over the batch sizes."""
 _WRAP = 24  # letters of a label in one line
-COLUMNS = [
+THROUGHPUT_COLUMNS = [
     *("recipe", "recipe_id", "technique", "backend", "engine_json", "threads", "fidelity", "batch_size"),
     *("throughput_per_s", "throughput_low", "throughput_high", "emphasis", "recommended", "baseline"),
 ]
 
 
-def throughput_data(rows: Any, *, batch_size: int = 32) -> pd.DataFrame:
+def throughput_data(rows: Any, *, batch_size: int = PRIMARY_BATCH) -> pd.DataFrame:
     """Return samples per second for each variant and batch size, with the interval of the latency as timed.
 
     A variant is a recipe on a backend with engine options and threads. Reference rows are left out.
@@ -58,13 +60,13 @@ def throughput_data(rows: Any, *, batch_size: int = 32) -> pd.DataFrame:
         "pareto": _keys(at[front_mask(at, "latency_ms_rel")]),
         "reference": _keys(frame[recommended | (frame["technique"] == "float")]),
     }
-    keys = [*frame[SERIES].itertuples(index=False, name=None)]
+    keys = frame[SERIES].itertuples(index=False, name=None)
     frame["emphasis"] = [next((word for word, some in groups.items() if key in some), "") for key in keys]
     order = frame.sort_values(["backend", "recipe", *SERIES, "batch_size"])
-    return order[COLUMNS].reset_index(drop=True)
+    return order[THROUGHPUT_COLUMNS].reset_index(drop=True)
 
 
-def plot_throughput(rows: Any, *, batch_size: int = 32, ax: Axes | None = None) -> Figure:
+def plot_throughput(rows: Any, *, batch_size: int = PRIMARY_BATCH, ax: Axes | None = None) -> Figure:
     """Draw samples per second over batch size, one panel per backend, with the baseline repeated in each.
 
     The recommended recipe, the float model and the recipes on the latency-quality front at ``batch_size`` have color
@@ -85,10 +87,10 @@ def plot_throughput(rows: Any, *, batch_size: int = 32, ax: Axes | None = None) 
         settings_axis(target, sorted(set(frame["batch_size"])))
         fit_axis(target, "y", frame["throughput_per_s"], before=0.1, zero=True)
         panel = style.backend(names[0]).word if len(names) == 1 else "all backends"
-        set_title(target, f"Throughput, {panel}", "bars: 95 % CI" if number == 0 else "same scale")
+        detail, label = ("bars: 95 % CI", "Throughput (samples/s) ↑") if number == 0 else ("same scale", None)
+        describe(target, f"Throughput, {panel}", detail, x="Batch size (samples)", y=label)
         part = frame[frame["backend"].isin(names)]
         pending.append(_panel(target, part, reference, threads=frame["threads"].nunique() > 1))
-        set_labels(target, "Batch size (samples)", "Throughput (samples/s) ↑" if number == 0 else None)
     _legend(axes[-1], frame)
     for target, labels in zip(axes, pending, strict=True):  # last, to fit them to the final layout
         spread_right(target, labels)
@@ -141,3 +143,49 @@ def _legend(ax: Axes, frame: pd.DataFrame) -> None:
         handles.append(Line2D([], [], color=style.FAINT, linewidth=1.4, label="other recipes"))
     handles.append(Line2D([], [], color=style.INK, linewidth=1.2, linestyle=":", label="baseline (float, eager)"))
     legend_right(ax, handles)
+
+
+def params_data(rows: Any, x: str, y: str = "quality", *, batch_size: int = PRIMARY_BATCH) -> pd.DataFrame:
+    """Return the complete rows of one batch size that have both columns, sorted by backend and ``x``.
+
+    Raises
+    ------
+    StudyError
+        If there is no such column of numbers. Recipe parameters are columns such as ``params_prune_ratio``.
+    """
+    frame = complete_frame(rows)
+    numeric = [str(name) for name in frame.select_dtypes("number").columns]
+    for name in (x, y):
+        if len(frame) and name not in numeric:
+            raise StudyError(unknown_name("numeric column", name, numeric))
+    columns = list(dict.fromkeys(["recipe", "recipe_id", "technique", "backend", "batch_size", "recommended", x, y]))
+    if frame.empty:
+        return frame.reindex(columns=columns)
+    same = at_batch_size(frame, batch_size).dropna(subset=[x, y])
+    return same.sort_values(["backend", x], ignore_index=True)[columns]
+
+
+def plot_params(
+    rows: Any, x: str, y: str = "quality", *, batch_size: int = PRIMARY_BATCH, ax: Axes | None = None
+) -> Figure:
+    """Draw a column over a recipe parameter, such as quality over ``params_prune_ratio``, one line per backend.
+
+    Rows of recipes without that step are left out.
+
+    Examples
+    --------
+    >>> study.run(wb.sweep(wb.Prune, ratio=[0.1, 0.3, 0.5]))  # doctest: +SKIP
+    >>> wb.plots.plot_params(study, x="params_prune_ratio", y="quality")  # doctest: +SKIP
+    """
+    frame = params_data(rows, x, y, batch_size=batch_size)
+    if frame.empty:
+        return empty_chart(ax, why_empty(rows, x))
+    target = axes_or_new(ax, 7.5, 4.4)
+    names = {backend: style.backend(backend).word for backend in frame["backend"]}
+    lines(target, frame, x, y, hue="backend", names=names)
+    fit_axis(target, "x", frame[x])
+    fit_axis(target, "y", frame[y])
+    if len(names) > 1:
+        legend_right(target)
+    detail = f"batch size {int(frame['batch_size'].iloc[0])}, complete trials"
+    return describe(target, f"{y} over {x}", detail, x=x, y=y)

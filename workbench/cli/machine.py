@@ -1,4 +1,4 @@
-"""``workbench noise``: measure and store the A/A noise floor of this machine."""
+"""Commands of this machine: ``workbench doctor`` and ``workbench noise``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,22 @@ import sys
 from typing import Any
 
 from workbench.cli.base import DONE, STOPPED, add_command, say, write
+
+
+def add_doctor(commands: Any) -> None:
+    """Add the command."""
+    text = "Show machine, instruction sets, cores and GPU, and each backend with its install command."
+    command = add_command(commands, "doctor", text, doctor)
+    command.add_argument("--json", action="store_true", help="print JSON")
+
+
+def doctor(arguments: argparse.Namespace) -> int:
+    """Print what this machine can run."""
+    from workbench.report.doctor import system_info, system_info_text
+
+    facts = system_info()
+    write(json.dumps(facts, indent=2) if arguments.json else system_info_text(facts))
+    return DONE
 
 
 def add_noise(commands: Any) -> None:
@@ -23,7 +39,7 @@ def add_noise(commands: Any) -> None:
 def noise(arguments: argparse.Namespace) -> int:
     """Print the noise floor."""
     from workbench.measure.comparison.noise import cached_noise, measure_noise
-    from workbench.present.progress_log import ProgressLog
+    from workbench.present.terminal import ProgressLog
 
     try:
         floor = measure_noise(

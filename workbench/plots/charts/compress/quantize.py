@@ -1,4 +1,4 @@
-"""Quantization modes: file size, output error, quality drop, and the backends that run them."""
+"""Quantization: modes by size, error and quality; SQNR of the outputs if one layer alone is rounded."""
 
 from __future__ import annotations
 
@@ -16,11 +16,21 @@ from matplotlib.figure import Figure
 from workbench.compress.graph.outputs import relative_squared_error
 from workbench.compress.quantize.modes import mode_of, refusal
 from workbench.compress.steps import Quantize
+from workbench.core.format.numbers import plural
 from workbench.core.stats import bootstrap_drop
 from workbench.engine.names import DEFAULT_BACKENDS
 from workbench.measure.accuracy.layer_sqnr import sqnr_db
-from workbench.plots.drawing.figure import TEXT, annotate, empty_chart, new_figure, set_labels, set_title
-from workbench.plots.drawing.rows import bar_rows, dot_rows, plain_rows, set_rows
+from workbench.plots.drawing.figure import (
+    TEXT,
+    annotate,
+    axes_or_new,
+    describe,
+    empty_chart,
+    escaped,
+    legend_right,
+    new_figure,
+)
+from workbench.plots.drawing.marks import bar_rows, dot_rows, lines, plain_rows, set_rows, shades
 from workbench.present import style
 from workbench.tasks.trees import batch_size, leaves, tree_map
 
@@ -44,10 +54,6 @@ def quantize_modes_data(variants: Mapping[str, Variant], original: Variant) -> p
     ------
     ExportError
         If a variant cannot be written as ONNX.
-
-    Examples
-    --------
-    >>> quantize_modes_data({"int8": wb.Recipe(wb.Quantize()).apply(task)}, wb.Variant.original(task))  # doctest: +SKIP
     """
     expected = _outputs(original)
     rows = [_row(name, variant, original, expected) for name, variant in {"float": original, **variants}.items()]
@@ -109,12 +115,7 @@ def _interval(original: Variant, expected: Any, actual: Any) -> tuple[float, flo
 
 
 def plot_quantize_modes(frame: pd.DataFrame) -> Figure:
-    """Draw the frame of :func:`quantize_modes_data`: a row per mode with size, SQNR, quality drop and backends.
-
-    Examples
-    --------
-    >>> plot_quantize_modes(quantize_modes_data(variants, original))  # doctest: +SKIP
-    """
+    """Draw the frame of :func:`quantize_modes_data`: a row per mode with size, SQNR, quality drop and backends."""
     if len(frame) < 2:
         return empty_chart(None, "No mode to draw: give at least one variant besides the float model.")
     figure, axes = new_figure(11.4, 1.5 + _ROW * len(frame), columns=4, share_y=True)
@@ -124,20 +125,17 @@ def plot_quantize_modes(frame: pd.DataFrame) -> Figure:
     values = frame["size_kib"].to_list()
     fills = [{"height": 0.66, "color": k["markerfacecolor"], "edgecolor": k["color"], "linewidth": 1.0} for k in looks]
     bar_rows(sizes, values, [f"{size:,.0f}" for size in values], looks=fills, room=1.2)
-    set_labels(sizes, "ONNX file (KiB) ↓")
-    set_title(sizes, "Size", "hollow: float arithmetic")
+    describe(sizes, "Size", "hollow: float arithmetic", x="ONNX file (KiB) ↓")
     dot_rows(errors, frame["sqnr_db"].to_list(), looks=looks)
     for place in np.flatnonzero(frame["sqnr_db"] == math.inf):
         at: dict[str, Any] = {"coords": errors.get_yaxis_transform(), "ha": "right"}
         annotate(errors, "exact", (1, place), (-4, 0), color=style.MUTED, **at)
-    set_labels(errors, "SQNR of the outputs (dB) ↑")
-    set_title(errors, "Output error", "+6 dB: half the error")
+    describe(errors, "Output error", "+6 dB: half the error", x="SQNR of the outputs (dB) ↑")
     drops.axvline(0, color=style.MUTED, linestyle=":", linewidth=1)
     interval = {"color": style.FAINT, "linewidth": 4, "zorder": 2}
     ends = {"low": frame["drop_low"].to_list(), "high": frame["drop_high"].to_list()}
     dot_rows(drops, frame["drop_points"].to_list(), looks=looks, bar=interval, **ends)
-    set_labels(drops, "Validation quality drop (points) ↓")
-    set_title(drops, "Quality drop", "gray: paired 95 % CI")
+    describe(drops, "Quality drop", "gray: paired 95 % CI", x="Validation quality drop (points) ↓")
     _draw_engines(engines, frame)
     set_rows(sizes, frame["name"].tolist())
     for ax in axes:
@@ -161,4 +159,51 @@ def _draw_engines(ax: Axes, frame: pd.DataFrame) -> None:
     ax.set_xticks(range(len(names)), names, fontsize=TEXT - 1, rotation=35, ha="right", rotation_mode="anchor")
     ax.set_xlim(-0.6, len(names) - 0.4)
     ax.grid(visible=False)
-    set_title(ax, "Backends", "x: refused")
+    describe(ax, "Backends", "x: refused")
+
+
+def layer_rounding_data(variants: Mapping[str, Variant], original: Variant, *, samples: int = 64) -> pd.DataFrame:
+    """Return name, layer and sqnr_db: the SQNR of the model's outputs if that layer alone is rounded.
+
+    Layers are in the order of computation, samples from the calibration split. A variant has rows only if its single
+    step is ``Quantize`` by the qdq route without training, equalization or bias correction: only then do its layers
+    correspond to those of the float model.
+    """
+    from workbench.compress.graph.capture import capture
+    from workbench.compress.quantize.apply import output_sqnr
+
+    task = original.task
+    graph = capture(original.module, task.examples(2))
+    inputs = task.calibration.take(range(min(samples, len(task.calibration)))).inputs
+    rows = [
+        {"name": name, "layer": layer, "sqnr_db": ratio}
+        for name, variant in variants.items()
+        if _is_comparable(variant)
+        for layer, ratio in output_sqnr(graph, variant.module, inputs).items()  # type: ignore[arg-type]
+    ]
+    return pd.DataFrame(rows, columns=["name", "layer", "sqnr_db"])
+
+
+def _is_comparable(variant: Variant) -> bool:
+    steps = variant.recipe.steps
+    if len(steps) != 1 or not isinstance(steps[0], Quantize):
+        return False
+    step = steps[0]
+    return step.route == "qdq" and step.equalize == "none" and not (step.qat_epochs or step.bias_correction)
+
+
+def plot_layer_rounding(frame: pd.DataFrame, *, ax: Axes | None = None) -> Figure:
+    """Draw the frame of :func:`layer_rounding_data`, a line for each name over the layers."""
+    if frame.empty:
+        reason = "No layer to draw: give variants whose only step is Quantize, without training or equalization."
+        return empty_chart(ax, reason)
+    target = axes_or_new(ax, 9.0, 4.4)
+    layers = list(dict.fromkeys(frame["layer"]))
+    finite = frame[np.isfinite(frame["sqnr_db"])]
+    looks = shades(list(dict.fromkeys(frame["name"])), markers=True)
+    lines(target, finite.assign(place=finite["layer"].map(layers.index)), "place", "sqnr_db", hue="name", looks=looks)
+    names = [escaped(layer) for layer in layers]
+    target.set_xticks(range(len(layers)), names, fontsize=TEXT - 1, rotation=45, ha="right", rotation_mode="anchor")
+    legend_right(target)
+    detail = f"{plural(len(layers), 'layer')}, all others in float"
+    return describe(target, "SQNR if one layer is rounded", detail, y="SQNR of the outputs (dB) ↑")
