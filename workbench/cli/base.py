@@ -152,11 +152,9 @@ def _parser(config: type[Config], name: str, kind: type[Any], *, single: bool) -
             value = kind(text)
             return check_option(config, name, value) if single else value
         except ConfigError as error:
-            raise argparse.ArgumentTypeError(
-                str(error).removeprefix(f"{config.__name__}.{name} ").rstrip(".")
-            ) from None
+            reason = str(error).removeprefix(f"{config.__name__}.{name} ").rstrip(".")
         except ValueError:
-            article = "a whole number" if kind is int else "a number"
-            raise argparse.ArgumentTypeError(f"must be {article}, got {text!r}") from None
+            reason = f"must be {'a whole number' if kind is int else 'a number'}, got {text!r}"
+        raise argparse.ArgumentTypeError(reason)
 
     return parse

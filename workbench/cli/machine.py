@@ -41,10 +41,9 @@ def noise(arguments: argparse.Namespace) -> int:
     from workbench.measure.comparison.noise import cached_noise, measure_noise
     from workbench.present.terminal import ProgressLog
 
+    log = ProgressLog(sys.stderr)
     try:
-        floor = measure_noise(
-            backends=arguments.backends, budget_s=arguments.budget_s, progress=ProgressLog(sys.stderr)
-        )
+        floor = measure_noise(backends=arguments.backends, budget_s=arguments.budget_s, progress=log)
     except KeyboardInterrupt:
         say("Stopped by Ctrl-C. The stored noise floor is unchanged.")
         return STOPPED

@@ -90,13 +90,8 @@ def _parser() -> _Parser:
     parser = _Parser(prog="workbench", description="Compress a PyTorch model for this machine, and measure it.")
     parser.add_argument("--version", action="version", version=f"workbench {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command", parser_class=_Parser)
-    add_doctor(commands)
-    add_report(commands)
-    add_study(commands)
-    add_bench(commands)
-    add_export(commands)
-    add_noise(commands)
-    add_rows(commands)
+    for add in (add_doctor, add_report, add_study, add_bench, add_export, add_noise, add_rows):
+        add(commands)
     return parser
 
 

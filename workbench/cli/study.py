@@ -63,6 +63,7 @@ def add_study(commands: Any) -> None:
 
 def study(arguments: argparse.Namespace) -> int:
     """Run the study; return 1 if a condition of --fail-if holds, 130 after Ctrl-C."""
+    from workbench.present.terminal import rows_text
     from workbench.study.plan.shapes import parsed_shapes
     from workbench.study.results.gates import QualityGate
 
@@ -78,7 +79,7 @@ def study(arguments: argparse.Namespace) -> int:
         else:
             stopped = _run(opened, recipes, config, arguments)
         rows, best = opened.rows(), opened.best(arguments.quality_drop)
-    _print(rows, best, as_json=arguments.json)
+    write(json.dumps(rows, indent=1) if arguments.json else rows_text(rows, best))
     if stopped:
         return STOPPED
     return DONE if passes(best, gates) else FAILED
@@ -98,12 +99,6 @@ def _run(opened: Any, recipes: Sequence[Any] | None, config: RunConfig, argument
     if summary.open:
         say(f"{summary.open} trials are not finished; the same command resumes.")
     return False
-
-
-def _print(rows: Sequence[Any], best: Any, *, as_json: bool) -> None:
-    from workbench.present.terminal import rows_text
-
-    write(json.dumps(rows, indent=1) if as_json else rows_text(rows, best))
 
 
 def _open_study(arguments: argparse.Namespace) -> Any:

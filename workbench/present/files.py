@@ -14,7 +14,7 @@ from workbench.core.format.numbers import plural
 from workbench.core.lazy import install_command
 from workbench.present.findings import Row, notes_by_reason
 from workbench.present.html import escaped, style
-from workbench.present.tables import BATCH, MACHINE, SHAPE, TRIALS, table, with_column
+from workbench.present.tables import TRIALS, table, with_shape_and_machine
 from workbench.study.results.schema import COLUMNS
 
 if TYPE_CHECKING:
@@ -75,33 +75,26 @@ def write_rows(rows: Sequence[Row], path: str | Path) -> Path:
 def check_format(path: Path) -> None:
     """Refuse an unknown extension or one whose library is missing, before any work."""
     if path.suffix not in FORMATS:
-        raise ConfigError(
-            f"The extension of {path} must be one of {', '.join(FORMATS)}; got {path.suffix or 'none'!r}."
-        )
+        kinds = ", ".join(FORMATS)
+        raise ConfigError(f"The extension of {path} must be one of {kinds}; got {path.suffix or 'none'!r}.")
     if path.suffix == ".parquet":
         try:
             import pyarrow  # noqa: F401
         except ModuleNotFoundError as error:
-            raise ConfigError(
-                f"{path}: Parquet files need pyarrow: {install_command('parquet')}. Or write a .csv."
-            ) from error
+            how = install_command("parquet")
+            raise ConfigError(f"{path}: Parquet files need pyarrow: {how}. Or write a .csv.") from error
 
 
 def _flat(rows: Sequence[Row]) -> pd.DataFrame:
     import pandas as pd
 
-    flat: list[dict[str, Any]] = []
-    for row in map(plain_row, rows):
-        nested = {name: json.dumps(row[name], ensure_ascii=False) for name in _NESTED if name in row}
-        flat.append({**row, **nested})
-    frame = pd.DataFrame(flat, columns=list(COLUMNS))
-    return frame.convert_dtypes()
+    def flat(row: dict[str, Any]) -> dict[str, Any]:
+        return row | {name: json.dumps(row[name], ensure_ascii=False) for name in _NESTED if name in row}
+
+    return pd.DataFrame([flat(plain_row(row)) for row in rows], columns=list(COLUMNS)).convert_dtypes()
 
 
 def _html(rows: Sequence[Row]) -> str:
-    columns = with_column(TRIALS, SHAPE, after=BATCH) if any(row.get("shape") for row in rows) else TRIALS
-    if len({row.get("fingerprint") for row in rows}) > 1:
-        columns = (*columns, MACHINE)
     machines = dict.fromkeys(f"{row.get('machine')} ({row.get('fingerprint')})" for row in rows)
     notes = "".join(
         f"<li><b>{escaped(column)}</b>: {escaped(reason)} <small>{escaped(', '.join(trials))}</small></li>"
@@ -114,7 +107,7 @@ def _html(rows: Sequence[Row]) -> str:
 body {{ font-family: system-ui, "Segoe UI", "Liberation Sans", Arial, sans-serif; margin: 28px; color: #1d2429; }}
 th {{ cursor: pointer; }} .scroll {{ max-height: none; }} .wbr {{ max-width: none; }}</style></head>
 <body><h1>{escaped(title)}</h1><p>{escaped("; ".join(machines))}</p>
-<div class="wbr">{table(columns, rows)}</div>
+<div class="wbr">{table(with_shape_and_machine(TRIALS, rows), rows)}</div>
 <details><summary>Notes on figures</summary><ul>{notes}</ul></details>
 <script>{_SORT}</script></body></html>
 """

@@ -61,6 +61,14 @@ def with_threads(columns: Sequence[Column], rows: Sequence[Row]) -> tuple[Column
     return with_column(columns, THREADS, after=BACKEND) if several else tuple(columns)
 
 
+def with_shape_and_machine(columns: Sequence[Column], rows: Sequence[Row]) -> tuple[Column, ...]:
+    """Return columns with the shape after the batch if a row has one, and the machine at the end if rows differ."""
+    if any(row.get("shape") for row in rows):
+        columns = with_column(columns, SHAPE, after=BATCH)
+    several = len({row.get("fingerprint") for row in rows}) > 1
+    return (*columns, MACHINE) if several else tuple(columns)
+
+
 def _head(column: Column) -> str:
     kind = ' class="words"' if column.is_text else ""
     unit = f"<small>{escaped(column.unit)}</small>" if column.unit else ""
@@ -181,6 +189,8 @@ STATE = Column(
 )
 
 TRADEOFF = (RECIPE, BACKEND, LATENCY, SPEEDUP, VERDICT, QUALITY, DROP, TIMED, SPREAD, SIZE, MACS)
+TERMINAL = (RECIPE, BACKEND, BATCH, STATE, LATENCY, SPEEDUP, VERDICT, QUALITY, MEMORY, SIZE)
+BENCH = (BACKEND, BATCH, STATE, TIMED, P90, THROUGHPUT, MEMORY, SIZE, *COLD)
 MEMORY_TABLE = (RECIPE, BACKEND, MEMORY, PSS, SIZE, PARAMS, QUALITY, DROP)
 TRIALS = (
     *(RECIPE, BACKEND, BATCH, STATE, LATENCY, SPEEDUP, VERDICT, FINAL, QUALITY, DROP, TIMED, SPREAD, P90, P99),

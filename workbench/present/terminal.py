@@ -5,33 +5,12 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TextIO
 
 from workbench.core.format.numbers import plural, text_table
 from workbench.core.progress import Progress
 from workbench.present.findings import Row, headline, notes_by_reason
-from workbench.present.tables import (
-    BACKEND,
-    BATCH,
-    COLD,
-    LATENCY,
-    MACHINE,
-    MEMORY,
-    P90,
-    QUALITY,
-    RECIPE,
-    SHAPE,
-    SIZE,
-    SPEEDUP,
-    STATE,
-    THROUGHPUT,
-    TIMED,
-    VERDICT,
-    Column,
-    with_column,
-    with_threads,
-)
+from workbench.present.tables import BENCH, SPEEDUP, TERMINAL, Column, with_shape_and_machine, with_threads
 from workbench.study.results.ranking import Recommendation, references_placed
 
 QUIET_S = 5.0
@@ -66,17 +45,13 @@ class ProgressLog:
             self._stream.flush()
 
 
-_SPEEDUP = replace(SPEEDUP, figure=lambda row: " ".join(filter(None, (SPEEDUP.figure(row), SPEEDUP.detail(row)))))
-COLUMNS = (RECIPE, BACKEND, BATCH, STATE, LATENCY, _SPEEDUP, VERDICT, QUALITY, MEMORY, SIZE)
-BENCH = (BACKEND, BATCH, STATE, TIMED, P90, THROUGHPUT, MEMORY, SIZE, *COLD)
 _SHOWN_NOTES = ("latency_ms_p50", "backend", "failed")
 
 
 def rows_text(rows: Sequence[Row], best: Recommendation) -> str:
     """Return the recommendation, and below it a line for each trial, the recommended one starred."""
-    several = len({row["fingerprint"] for row in rows}) > 1
-    columns = with_threads((*COLUMNS, MACHINE) if several else COLUMNS, rows)
-    return "\n".join([headline(best), best.reason, "", *_lines(columns, references_placed(rows))])
+    lines = _lines(with_threads(TERMINAL, rows), references_placed(rows))
+    return "\n".join([headline(best), best.reason, "", *lines])
 
 
 def bench_text(rows: Sequence[Row]) -> str:
@@ -89,8 +64,12 @@ def bench_text(rows: Sequence[Row]) -> str:
 
 
 def _lines(columns: Sequence[Column], rows: Sequence[Row]) -> list[str]:
-    if any(row.get("shape") for row in rows):
-        columns = with_column(columns, SHAPE, after=BATCH)
+    columns = with_shape_and_machine(columns, rows)
     heads = ["", *(f"{c.head}, {c.unit.split(',')[0]}" if c.unit and not c.is_text else c.head for c in columns)]
-    cells = [["*" if row.get("recommended") else "", *(c.figure(row) for c in columns)] for row in rows]
+    cells = [["*" if row.get("recommended") else "", *(_figure(c, row) for c in columns)] for row in rows]
     return text_table(heads, cells, right={i for i, column in enumerate(columns, 1) if not column.is_text})
+
+
+def _figure(column: Column, row: Row) -> str:
+    """Return the figure of a cell, with the interval of a speedup."""
+    return f"{column.figure(row)} {column.detail(row) if column is SPEEDUP else ''}".rstrip()

@@ -182,13 +182,10 @@ class Report:
 
     def trials_table(self) -> Html:
         """Return the table of all trials and figures, collapsed if it is long."""
-        sizes = {row["batch_size"] for row in self.rows}
-        first = self.settings.batch_size
-        order = [
-            row
-            for size in sorted(sizes, key=lambda size: (size != first, size))
-            for row in table_order([row for row in self.rows if row["batch_size"] == size], LATENCY)
-        ]
+        first, sizes = self.settings.batch_size, {row["batch_size"] for row in self.rows}
+        order: list[Row] = []
+        for size in sorted(sizes, key=lambda size: (size != first, size)):
+            order += table_order([row for row in self.rows if row["batch_size"] == size], LATENCY)
         return Html(details(f"All {len(order)} trials", tables.table(tables.TRIALS, order), opened=len(order) <= 24))
 
     def resources(self) -> Figure:

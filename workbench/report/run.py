@@ -79,7 +79,9 @@ def run_report(
     values |= {"output_dir": str(output), "started_at": started, "interactive": False}
     from_dict(ReportSettings, values)  # refuse a wrong setting before loading the task
     folder = writable_folder(output).resolve()
-    loaded = _load(task)
+    with optional_import("run_report"):
+        from workbench.tasks.load import load_task
+    loaded = load_task(task)
     remarks = loaded.check()
     values |= {"task": _reference(loaded), "output_dir": str(folder)}
     settings = from_dict(ReportSettings, values)
@@ -133,13 +135,6 @@ def _checked(notebook: Path, given: Mapping[str, Any]) -> dict[str, Any]:
             raise ConfigError(f"Parameter {name!r} is set by the report. Give the task and the output folder instead.")
     defaults = read_parameters(notebook)
     return check_parameters(given, {name: value for name, value in defaults.items() if name not in RESERVED})
-
-
-def _load(task: str | Task) -> Task:
-    with optional_import("run_report"):
-        from workbench.tasks.load import load_task
-
-    return load_task(task)
 
 
 def _reference(task: Task) -> str:

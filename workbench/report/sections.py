@@ -60,11 +60,13 @@ process, without the import of the runtime; they add up to the time until its fi
 def header(facts: Mapping[str, str], machine: Machine, settings: ReportSettings, *, name: str) -> str:
     """Return the title with task, machine, date and versions; ``facts`` are more pairs about the task."""
     now = datetime.datetime.now().astimezone()
+    int8 = f"{'with' if machine.int8_dot else 'without'} dot-product instructions"
+    int8 += "" if machine.int8_dot else " (7-bit weights)"
     versions = [f"{library} {version}" for library, version in library_versions(LIBRARIES).items() if version]
     pairs = {
         **facts,
         "machine": f"{machine.cpu_model}, {machine.memory_mib / 1024:.0f} GiB, {machine.system}",
-        "cores": f"{machine.cores_allowed} allowed of {machine.cores_logical}; int8 {_int8(machine)}",
+        "cores": f"{machine.cores_allowed} allowed of {machine.cores_logical}; int8 {int8}",
         "GPU": ", ".join(machine.gpus) or machine.gpu_reason or "none",
         "settings": _settings(settings),
         "versions": ", ".join([f"Python {machine.python}", *versions]),
@@ -72,10 +74,6 @@ def header(facts: Mapping[str, str], machine: Machine, settings: ReportSettings,
     body = "".join(f"<dt>{escaped(key)}</dt><dd>{escaped(value)}</dd>" for key, value in pairs.items())
     stamp = f'<time datetime="{now.isoformat(timespec="seconds")}">{now:%d %B %Y, %H:%M}</time>'
     return f'<header><p class="kicker">Trade-off report · {stamp}</p><h1>{escaped(name)}</h1><dl>{body}</dl></header>'
-
-
-def _int8(machine: Machine) -> str:
-    return "with dot-product instructions" if machine.int8_dot else "without dot-product instructions (7-bit weights)"
 
 
 def _settings(settings: ReportSettings) -> str:
@@ -149,12 +147,9 @@ def coverage(rows: Sequence[Row]) -> str:
     recipes = {row["recipe_id"]: row for row in rows if row.get("steps")}
     if not recipes:
         return hint("No recipe with steps was prepared.")
-    return "".join(
-        details(
-            f"{row['recipe']}: {' + '.join(str(s['label']) for s in row['steps'])}", "".join(map(_step, row["steps"]))
-        )
-        for row in recipes.values()
-    )
+    titles = [f"{row['recipe']}: {' + '.join(str(s['label']) for s in row['steps'])}" for row in recipes.values()]
+    bodies = ["".join(map(_step, row["steps"])) for row in recipes.values()]
+    return "".join(map(details, titles, bodies))
 
 
 def _step(step: Mapping[str, Any]) -> str:
@@ -169,9 +164,9 @@ def _step(step: Mapping[str, Any]) -> str:
     ]
     if step.get("epochs_done"):
         facts.append(f"{step['epochs_done']:.3g} epochs")
+    states = ["changed" if one else "unchanged" for one in touched]
     cells = [
-        (layer["name"], layer["type"], "changed" if layer["touched"] else "unchanged", layer["reason"])
-        for layer in layers
+        (layer["name"], layer["type"], state, layer["reason"]) for layer, state in zip(layers, states, strict=True)
     ]
     table = text_rows(("layer", "type", "", "reason"), cells, muted=[not one for one in touched]) if layers else ""
     notes = "".join(map(hint, step.get("notes") or []))
@@ -181,10 +176,8 @@ def _step(step: Mapping[str, Any]) -> str:
 def decisions(log: Sequence[Decision], *, begun: bool) -> str:
     """Return the table of a plan's decisions: candidates, predictions, measurements, outcomes and reasons."""
     if not log:
-        given = (
-            "The recipes were given, so the plan had no decisions." if begun else "No decision within the time budget."
-        )
-        return hint(given)
+        given = "The recipes were given, so the plan had no decisions."
+        return hint(given if begun else "No decision within the time budget.")
     heads = ("part", "candidate", "predicted", "measured", "outcome", "reason")
     cells = [
         (

@@ -25,12 +25,21 @@ class Field:
     edits.
     """
 
-    name: str
+    option: dataclasses.Field[Any]
     control: widgets.Widget
     read: Callable[[], Any]
     write: Callable[[Any], None]
     listen: Callable[[Callable[[], None]], None]
-    advanced: bool
+
+    @property
+    def name(self) -> str:
+        """The name of the option."""
+        return self.option.name
+
+    @property
+    def advanced(self) -> bool:
+        """True if the option is among the further settings."""
+        return bool(option_meta(self.option).get("advanced"))
 
 
 def make_field(owner: type[Config], field: dataclasses.Field[Any], value: Any) -> Field:
@@ -62,9 +71,7 @@ def make_field(owner: type[Config], field: dataclasses.Field[Any], value: Any) -
     def write(new: Any) -> None:
         control.value = new
 
-    return Field(
-        field.name, control, lambda: control.value, write, listener(control), bool(option_meta(field).get("advanced"))
-    )
+    return Field(field, control, lambda: control.value, write, listener(control))
 
 
 def _text_field(
@@ -78,7 +85,7 @@ def _text_field(
     def write(new: Any) -> None:
         control.value = _as_text(new)
 
-    return Field(field.name, control, read, write, listener(control), bool(option_meta(field).get("advanced")))
+    return Field(field, control, read, write, listener(control))
 
 
 def listener(control: widgets.Widget) -> Callable[[Callable[[], None]], None]:
@@ -93,13 +100,7 @@ def option_meta(field: dataclasses.Field[Any]) -> Mapping[str, Any]:
 
 
 def label_for(field: dataclasses.Field[Any]) -> str:
-    """Return the option's label, with its unit unless the name ends in it.
-
-    Examples
-    --------
-    >>> label_for(dataclasses.fields(Prune)[0])  # doctest: +SKIP
-    'ratio'
-    """
+    """Return the option's label, with its unit unless the name ends in it."""
     unit = option_meta(field).get("unit")
     words = field.name.removesuffix(f"_{unit}").replace("_", " ")
     has_unit = not unit or unit in words.split() or _UNIT_WORDS.get(unit) in words.split()
@@ -169,7 +170,12 @@ def _tooltip(meta: Mapping[str, Any], default: Any) -> str:
         if meta.get(key) is not None
     ]
     parts = [str(meta.get("help", "")).rstrip("."), "; ".join(bounds), f"default {_word(default)}"]
-    return ". ".join(part[:1].upper() + part[1:] for part in parts if part) + "."
+    return ". ".join(map(sentence_case, filter(None, parts))) + "."
+
+
+def sentence_case(text: str) -> str:
+    """Return a text with its first letter in upper case, and the rest as it is."""
+    return text[:1].upper() + text[1:]
 
 
 def _word(value: Any) -> str:

@@ -12,8 +12,8 @@ import ipywidgets as widgets
 
 from workbench.core.config import Config, members_of
 from workbench.core.errors import ConfigError
-from workbench.widgets.fields import Field, label_for, listener, make_field, option_meta
-from workbench.widgets.layout import hint
+from workbench.widgets.fields import Field, label_for, listener, make_field, option_meta, sentence_case
+from workbench.widgets.layout import hint, html_box
 
 C = TypeVar("C", bound=Config)
 
@@ -21,16 +21,9 @@ C = TypeVar("C", bound=Config)
 class Form(Generic[C]):
     """A form built from the option metadata of a frozen config.
 
-    Parameters
-    ----------
-    start : Config or type
-        Initial config, or a class for its defaults.
-    on_change : callable, optional
-        Called without arguments after every edit, valid or not.
-    hide : collection of str
-        Options to hide; they keep the value of ``start``.
-    explain : bool
-        Show each option's help below its control, not only as a tooltip.
+    ``start`` is the initial config, or a class for its defaults. ``on_change`` is called without arguments after every
+    edit, valid or not. Options in ``hide`` are not shown and keep the value of ``start``. With ``explain``, each
+    option's help is below its control, not only a tooltip.
 
     Examples
     --------
@@ -54,9 +47,9 @@ class Form(Generic[C]):
         self._quiet = False
         shown = [f for f in dataclasses.fields(self._owner) if f.name not in hide]  # type: ignore[arg-type]
         self._fields = {f.name: _field(self._owner, f, getattr(self._start, f.name)) for f in shown}
-        self._messages = {name: _message() for name in self._fields}
-        self._whole = _message()
-        self._help = {f.name: _sentence(str(option_meta(f).get("help", ""))) for f in shown} if explain else {}
+        self._messages = {name: html_box(kind="wb-fault", hidden=True) for name in self._fields}
+        self._whole = html_box(kind="wb-fault", hidden=True)
+        self._help = {f.name: sentence_case(str(option_meta(f).get("help", ""))) for f in shown} if explain else {}
         self.view = widgets.VBox(self._rows())
         self.view.add_class("wb-form")
         for field in self._fields.values():
@@ -126,12 +119,12 @@ class Form(Generic[C]):
         for name, field in self._fields.items():
             _show_fault(self._messages[name], self._fault(field, defaults))
         alone = any(box.value for box in self._messages.values())
+        fault = ""
         try:
             _ = self.value
         except ConfigError as error:
-            _show_fault(self._whole, "" if alone else str(error))
-        else:
-            _show_fault(self._whole, "")
+            fault = "" if alone else str(error)
+        _show_fault(self._whole, fault)
 
     def _fault(self, field: Field, defaults: C) -> str:
         try:
@@ -153,9 +146,8 @@ def _field(owner: type[Config], field: dataclasses.Field[Any], value: Any) -> Fi
 
 def _nested_field(field: dataclasses.Field[Any], inner: type[Config], value: Any, *, optional: bool) -> Field:
     form: Form[Any] = Form(inner if value is None else value)
-    switch = widgets.Checkbox(
-        value=value is not None, disabled=not optional, description=label_for(field), indent=False
-    )
+    label = label_for(field)
+    switch = widgets.Checkbox(value=value is not None, disabled=not optional, description=label, indent=False)
 
     def show() -> None:
         form.view.layout.display = "" if switch.value else "none"
@@ -169,26 +161,12 @@ def _nested_field(field: dataclasses.Field[Any], inner: type[Config], value: Any
         form.on_change(callback)
         listener(switch)(callback)
 
+    def read() -> Any:
+        return form.value if switch.value else None
+
     show()
     listener(switch)(show)
-    return Field(
-        field.name,
-        widgets.VBox([switch, form.view]),
-        lambda: form.value if switch.value else None,
-        write,
-        listen,
-        bool(option_meta(field).get("advanced")),
-    )
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
-def _message() -> widgets.HTML:
-    box = widgets.HTML("", layout=widgets.Layout(display="none"))
-    box.add_class("wb-fault")
-    return box
+    return Field(field, widgets.VBox([switch, form.view]), read, write, listen)
 
 
 def _show_fault(box: widgets.HTML, text: str) -> None:

@@ -13,11 +13,17 @@ import ipywidgets as widgets
 from workbench.core.errors import WorkbenchError
 
 
+def html_box(source: str = "", kind: str = "", *, hidden: bool = False) -> widgets.HTML:
+    """Return a widget of HTML with a class of the style sheet."""
+    box = widgets.HTML(source, layout=widgets.Layout(display="none") if hidden else widgets.Layout())
+    if kind:
+        box.add_class(kind)
+    return box
+
+
 def hint(text: str) -> widgets.HTML:
     """Return a line of small gray text."""
-    line = widgets.HTML(html.escape(text))
-    line.add_class("wb-hint")
-    return line
+    return html_box(html.escape(text), "wb-hint")
 
 
 def close_tree(widget: widgets.Widget) -> None:
@@ -35,20 +41,12 @@ def _tree(widget: widgets.Widget) -> Iterator[widgets.Widget]:
 
 
 class ErrorBox:
-    """Store and show the last error of a panel.
-
-    Examples
-    --------
-    >>> guard = Guard()                                   # doctest: +SKIP
-    >>> button.on_click(error_box(start))                 # doctest: +SKIP
-    >>> error_box.error                                     # doctest: +SKIP
-    """
+    """Store and show the last error of a panel's callbacks: ``button.on_click(error_box(start))``."""
 
     def __init__(self) -> None:
         self.error: BaseException | None = None
         self.details: str = ""
-        self.view = widgets.HTML("", layout=widgets.Layout(display="none"))
-        self.view.add_class("wb-error")
+        self.view = html_box(kind="wb-error", hidden=True)
 
     def __call__(self, callback: Callable[..., None]) -> Callable[..., None]:
         """Return ``callback`` with its exceptions stored and shown instead of raised."""
@@ -66,7 +64,11 @@ class ErrorBox:
         """Store ``error`` and show it; ``details`` holds the stack trace."""
         self.error = error
         self.details = "".join(traceback.format_exception(error))
-        self.view.value = f"<b>{html.escape(_headline(error))}</b> {html.escape(_sentence(error))}"
+        headline, text = "Cannot run.", str(error)
+        if not isinstance(error, WorkbenchError):
+            headline = "Unexpected error."
+            text = f"{type(error).__name__}: {error} The panel's .error_details has the stack trace."
+        self.view.value = f"<b>{headline}</b> {html.escape(text)}"
         self.view.layout.display = ""
 
     def clear(self) -> None:
@@ -74,16 +76,6 @@ class ErrorBox:
         self.error, self.details = None, ""
         self.view.value = ""
         self.view.layout.display = "none"
-
-
-def _headline(error: BaseException) -> str:
-    return "Cannot run." if isinstance(error, WorkbenchError) else "Unexpected error."
-
-
-def _sentence(error: BaseException) -> str:
-    if isinstance(error, WorkbenchError):
-        return str(error)
-    return f"{type(error).__name__}: {error} The panel's .error_details has the stack trace."
 
 
 STYLE = """<style>

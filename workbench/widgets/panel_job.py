@@ -23,28 +23,12 @@ TICK_S = 0.5
 
 
 class PanelJob:
-    """Run one job at a time in the background.
+    """Run one job at a time in the background; the callables are called in the run's thread.
 
-    Parameters
-    ----------
-    open_study : callable
-        Returns the study; called in the run's thread.
-    tick : callable
-        Called about twice a second in the run's thread with the last progress event (or None) and whether rows
-        changed since the last tick.
-    ended : callable
-        Called once in the run's thread after the job, with ``state`` and ``error`` set.
-
-    Attributes
-    ----------
-    state : str
-        ready, running, cancelling, cancelled, finished or failed.
-    error : Exception or None
-        Error of the last run; None after a cancel.
-    result : RunSummary or None
-        Summary of the last run if it completed.
-    seconds : float
-        Duration of the last run.
+    ``open_study`` returns the study. ``tick`` is called about twice a second with the last progress event (or None) and
+    whether rows changed since the last tick, ``ended`` once after the job, with ``state`` and ``error`` set. ``state``
+    is ready, running, cancelling, cancelled, finished or failed. ``error``, ``result`` and ``seconds`` are those of the
+    last run; after a cancel there is no error.
     """
 
     def __init__(

@@ -15,7 +15,7 @@ from workbench.present.findings import Row
 from workbench.study.config import PRIMARY_BATCH, QUALITY_DROP
 from workbench.study.results.ranking import Recommendation
 from workbench.widgets.form import Form
-from workbench.widgets.layout import STYLE, ErrorBox, close_tree
+from workbench.widgets.layout import STYLE, ErrorBox, close_tree, html_box
 from workbench.widgets.panel_job import RunSettings
 from workbench.widgets.pickers import EnginePicker, RecipeList, StepPicker
 from workbench.widgets.status_text import plan_sentence, point_facts, point_name, recommendation, table_html
@@ -43,27 +43,26 @@ class ResultsView:
         self._quiet = False
         self._picked = False
         self._drawn: Any = None
-        self.state = _html("<b>Ready.</b> Choose at the left, then Run. Chart and table fill as trials finish.")
+        self.state = html_box("<b>Ready.</b> Choose at the left, then Run. Chart and table fill as trials finish.")
         thin = widgets.Layout(width="auto", height="14px", margin="2px 0")
         self.bar = widgets.FloatProgress(min=0, max=1, layout=thin)
-        self.time = _html("", "wb-hint")
-        self.answer = _html("", "wb-answer", hidden=True)
+        self.time = html_box("", "wb-hint")
+        self.answer = html_box("", "wb-answer", hidden=True)
         self.batch = widgets.ToggleButtons(style={"button_width": "52px"})
-        self.batch_row = widgets.HBox([_html("Batch size shown"), self.batch])
+        self.batch_row = widgets.HBox([html_box("Batch size shown"), self.batch])
         self.batch_row.add_class("wb-batch")
         self.chart = widgets.Image(format="png", layout=widgets.Layout(width="100%", max_width="980px"))
-        self.table = _html("", "wb-table")
+        self.table = html_box("", "wb-table")
         self.point = widgets.Dropdown(description="Code for", layout=widgets.Layout(width="100%", max_width="640px"))
-        self.code = _html("")
-        self.facts = _html("", "wb-hint")
+        self.code = html_box("")
+        self.facts = html_box("", "wb-hint")
         self.code_section = widgets.VBox([_head("Repeat a point in Python"), self.point, self.code, self.facts])
         for widget in (self.batch_row, self.chart, self.code_section):
             widget.layout.display = "none"
         self.batch.observe(error_box(self._batch_changed), names="value")
         self.point.observe(error_box(self._point_changed), names="value")
-        self.summary = widgets.VBox(
-            [self.state, self.bar, self.time, error_box.view, self.answer, self.batch_row, self.chart]
-        )
+        progress = [self.state, self.bar, self.time, error_box.view]
+        self.summary = widgets.VBox([*progress, self.answer, self.batch_row, self.chart])
         self.details = widgets.VBox([_head("Trials"), self.table, self.code_section])
         self.details.layout.display = "none"
 
@@ -99,24 +98,17 @@ class ResultsView:
             return
         before = self.batch.value
         preferred = best.row["batch_size"] if best.row else PRIMARY_BATCH
-        self._quietly(
-            self.batch,
-            options=sizes,
-            value=before if before in sizes else preferred if preferred in sizes else sizes[-1],
-        )
+        value = before if before in sizes else preferred if preferred in sizes else sizes[-1]
+        self._quietly(self.batch, options=sizes, value=value)
 
     def _update_points(self, finished: list[Row], best: Recommendation) -> None:
         chosen = _key(best.row) if best.row else None
-        ordered = sorted(
-            finished, key=lambda row: (_key(row) != chosen, -row["batch_size"], row["latency_ms_rel"] or 0)
-        )
+        finished = sorted(finished, key=lambda r: (_key(r) != chosen, -r["batch_size"], r["latency_ms_rel"] or 0))
         threads = len({row["threads"] for row in finished}) > 1
         lead = "recommended: " if best.met else "closest miss: "
-        names = [point_name(row, threads=threads) for row in ordered]
-        options = [
-            ((lead if _key(row) == chosen else "") + n, _key(row)) for n, row in zip(names, ordered, strict=True)
-        ]
-        keys = [key for _, key in options]
+        keys = [_key(row) for row in finished]
+        names = [(lead if _key(row) == chosen else "") + point_name(row, threads=threads) for row in finished]
+        options = list(zip(names, keys, strict=True))
         value = self.point.value if self._picked and self.point.value in keys else keys[0] if keys else None
         if list(self.point.options) != options or self.point.value != value:
             self._quietly(self.point, options=options, value=value)
@@ -171,7 +163,7 @@ class PanelView:
         on_settings: Callable[[], None],
     ) -> None:
         self.error_box = ErrorBox()
-        self.plan_note = _html("", "wb-hint")
+        self.plan_note = html_box("", "wb-hint")
         self.results = ResultsView(self.error_box, make_code)
         self.recipes = RecipeList(presets, on_change=self._show_plan)
         self.steps = StepPicker(self.recipes.add)
@@ -213,43 +205,22 @@ class PanelView:
         buttons = widgets.HBox([self.run, self.cancel])
         buttons.add_class("wb-buttons")
         builder = widgets.Accordion([self.steps.view], titles=("Make a recipe from steps",), selected_index=None)
-        controls = widgets.VBox(
-            [
-                _html(f'<p class="wb-title">{html.escape(title)}</p>'),
-                buttons,
-                self.plan_note,
-                _head("Recipes to run"),
-                self.recipes.automatic,
-                self.recipes.view,
-                builder,
-                _head("Engines"),
-                self.engines.view,
-                _head("Measurement"),
-                self.settings.view,
-            ]
-        )
+        head = html_box(f'<p class="wb-title">{html.escape(title)}</p>')
+        recipes = [_head("Recipes to run"), self.recipes.automatic, self.recipes.view, builder]
+        rest = [_head("Engines"), self.engines.view, _head("Measurement"), self.settings.view]
+        controls = widgets.VBox([head, buttons, self.plan_note, *recipes, *rest])
+        controls.add_class("wb-controls")
+        self.results.summary.add_class("wb-results")
+        self.results.details.add_class("wb-details")
         grid = widgets.GridBox([controls, self.results.summary, self.results.details])
-        for widget, name in (
-            (controls, "wb-controls"),
-            (self.results.summary, "wb-results"),
-            (self.results.details, "wb-details"),
-            (grid, "wb-grid"),
-        ):
-            widget.add_class(name)
-        panel = widgets.VBox([_html(STYLE), grid])
+        grid.add_class("wb-grid")
+        panel = widgets.VBox([html_box(STYLE), grid])
         panel.add_class("wb-panel")
         return panel
 
 
-def _html(text: str, kind: str = "", *, hidden: bool = False) -> widgets.HTML:
-    box = widgets.HTML(text, layout=widgets.Layout(display="none") if hidden else widgets.Layout())
-    if kind:
-        box.add_class(kind)
-    return box
-
-
 def _head(text: str) -> widgets.HTML:
-    return _html(f'<div class="wb-head">{html.escape(text)}</div>')
+    return html_box(f'<div class="wb-head">{html.escape(text)}</div>')
 
 
 def _key(row: Row) -> str:

@@ -29,13 +29,7 @@ _STEP_WORDS = {
 
 
 class StepPicker:
-    """Build a recipe from steps: a checkbox and a form per step.
-
-    Parameters
-    ----------
-    on_add : callable
-        Called with the recipe when the user adds it.
-    """
+    """Build a recipe from steps, with a checkbox and a form per step; ``on_add`` is called with a recipe to add."""
 
     def __init__(self, on_add: Callable[[Recipe], None]) -> None:
         self._on_add = on_add
@@ -120,9 +114,8 @@ class RecipeList:
     def __init__(self, recipes: Sequence[Recipe] = (), *, on_change: Callable[[], None] = lambda: None) -> None:
         self._entries: dict[str, _Entry] = {}
         self._on_change = on_change
-        self.automatic = widgets.Checkbox(
-            value=True, description="default plan: choose recipes while it runs", indent=False
-        )
+        words = "default plan: choose recipes while it runs"
+        self.automatic = widgets.Checkbox(value=True, description=words, indent=False)
         self.automatic.observe(lambda _change: self._on_change(), names="value")
         self.view = widgets.VBox()
         self.view.add_class("wb-list")
@@ -201,13 +194,12 @@ class EnginePicker:
         rows: list[widgets.Widget] = []
         for status in statuses:
             label = backend_name(status.name) + (f" {status.version}" if status.version else "")
-            box = widgets.Checkbox(
-                value=status.available, disabled=not status.available, description=label, indent=False
-            )
+            on = bool(status.available)
+            box = widgets.Checkbox(value=on, disabled=not on, description=label, indent=False)
             box.observe(lambda _change: on_change(), names="value")
             self.boxes[status.name] = box
             rows.append(box)
-            if not status.available:
+            if not on:
                 why = ". ".join(part.rstrip(".") for part in (status.reason, status.how) if part)
                 rows.append(hint(f"Not available: {why}."))
         self.view = widgets.VBox(rows)

@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 
-from workbench.core.format.numbers import number, quality, shortened
+from workbench.core.format.numbers import number, plural, quality, shortened
 from workbench.present import tables
 from workbench.present.findings import Row, backend_name, variant_name
 from workbench.study.results.ranking import Recommendation, table_order
 from workbench.study.results.relative_latency import LATENCY
-from workbench.study.results.schema import STATES
-
-_STATE_WORDS = {"complete": "finished"}
-
-
-def state_label(state: str) -> str:
-    """Return the label of a trial's state."""
-    return _STATE_WORDS.get(state, state)
 
 
 def clock(seconds: float) -> str:
@@ -34,19 +27,11 @@ def clock(seconds: float) -> str:
     return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
 
 
-def count_states(rows: Iterable[Row]) -> dict[str, int]:
-    """Count rows by state; every state is a key."""
-    counts = dict.fromkeys(STATES, 0)
-    for row in rows:
-        counts[row["state"]] = counts.get(row["state"], 0) + 1
-    return counts
-
-
 def trials_sentence(rows: Sequence[Row]) -> str:
     """Return progress, such as ``"12 of 63 trials finished, 1 failed"``."""
-    counts = count_states(rows)
+    counts = Counter(row["state"] for row in rows)
     text = f"{counts['complete']} of {len(rows)} trials finished"
-    extra = [f"{counts[state]} {state_label(state)}" for state in ("pruned", "failed", "cancelled") if counts[state]]
+    extra = [f"{counts[state]} {state}" for state in ("pruned", "failed", "cancelled") if counts[state]]
     return ", ".join([text, *extra])
 
 
@@ -56,11 +41,10 @@ def plan_sentence(recipes: int | None, engines: int, batch_sizes: int, budget_s:
     ``recipes`` is None for the default plan.
     """
     if recipes is None:
-        return f"The default plan on {engines} engine{'' if engines == 1 else 's'}, in about {clock(budget_s)} at most."
-    parts = [(recipes, "recipe"), (engines, "engine"), (batch_sizes, "batch size")]
-    counts = ", ".join(f"{n} {word}{'' if n == 1 else 's'}" for n, word in parts)
-    total = recipes * engines * batch_sizes
-    return f"{total} trial{'' if total == 1 else 's'} ({counts}) in about {clock(budget_s)} at most."
+        return f"The default plan on {plural(engines, 'engine')}, in about {clock(budget_s)} at most."
+    trials = plural(recipes * engines * batch_sizes, "trial")
+    counts = f"{plural(recipes, 'recipe')}, {plural(engines, 'engine')}, {plural(batch_sizes, 'batch size')}"
+    return f"{trials} ({counts}) in about {clock(budget_s)} at most."
 
 
 def point_name(row: Row, *, threads: bool = False) -> str:
@@ -73,7 +57,7 @@ def point_name(row: Row, *, threads: bool = False) -> str:
         f"{variant_name(row)} on {backend_name(row['backend'])}{f' ({options})' if options else ''}",
         f"batch size {row['batch_size']}",
         str(row.get("shape") or ""),
-        f"{row['threads']} thread{'' if row['threads'] == 1 else 's'}" if threads and row.get("threads") else "",
+        plural(row["threads"], "thread") if threads and row.get("threads") else "",
     ]
     return ", ".join(part for part in parts if part)
 
@@ -109,16 +93,13 @@ def recommendation(best: Recommendation) -> tuple[str, str]:
 
 
 def _figures(row: Row) -> str:
-    parts = []
-    if row.get("latency_ms_rel") is not None:
-        parts.append(f"latency {number(row['latency_ms_rel'])} ms/batch")
-    if row.get("throughput_per_s") is not None:
-        parts.append(f"{number(row['throughput_per_s'])} samples/s")
-    if row.get("quality") is not None:
-        parts.append(f"quality {quality(row['quality'])}")
-    if row.get("peak_rss_mib") is not None:
-        parts.append(f"peak memory {number(row['peak_rss_mib'])} MiB")
-    return ", ".join(parts) or "no figures"
+    texts = {
+        "latency_ms_rel": f"latency {number(row.get('latency_ms_rel'))} ms/batch",
+        "throughput_per_s": f"{number(row.get('throughput_per_s'))} samples/s",
+        "quality": f"quality {quality(row.get('quality'))}",
+        "peak_rss_mib": f"peak memory {number(row.get('peak_rss_mib'))} MiB",
+    }
+    return ", ".join(text for name, text in texts.items() if row.get(name) is not None) or "no figures"
 
 
 class TimeEstimate:
@@ -148,7 +129,7 @@ class TimeEstimate:
         return text if limit == float("inf") else f"{text}, about {clock(limit)} left"
 
 
-_ORDER = {"complete": 0, "running": 1, "waiting": 2, "pruned": 3, "failed": 4, "cancelled": 5}
+_STATES = ("complete", "running", "waiting", "pruned", "failed", "cancelled")
 
 
 def _reason(row: Row) -> str:
@@ -168,9 +149,6 @@ def table_html(rows: Sequence[Row], *, batch_size: int | None = None) -> str:
     """
     shown = [row for row in rows if batch_size is None or row["batch_size"] == batch_size]
     at = "" if batch_size is None else f" at batch size {batch_size}"
-    columns = tables.with_threads(COLUMNS, shown)
-    return tables.table(columns, sorted(table_order(shown, LATENCY), key=_sort_key), empty=f"No trials{at} yet.")
-
-
-def _sort_key(row: Row) -> tuple[bool, int]:
-    return not row.get("recommended"), _ORDER.get(row["state"], len(_ORDER))
+    order = {state: place for place, state in enumerate(_STATES)}
+    shown = sorted(table_order(shown, LATENCY), key=lambda r: (not r.get("recommended"), order.get(r["state"], 9)))
+    return tables.table(tables.with_threads(COLUMNS, shown), shown, empty=f"No trials{at} yet.")
