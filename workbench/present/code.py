@@ -15,14 +15,9 @@ from workbench.study.results.schema import row_options
 
 
 def code_for(row: Row, *, reference: str | None) -> str:
-    """Return a program that builds the variant of ``row`` and runs it on its engine.
+    """Return a program that builds the variant of a study's ``row`` and runs it on its engine.
 
-    Parameters
-    ----------
-    row : mapping
-        A study's row; its recipe, backend, batch size, threads and engine options are used.
-    reference : str or None
-        The name of the task for :func:`workbench.load_task`; None if there is none.
+    ``reference`` is the name of the task for :func:`workbench.load_task`; None if there is none.
     """
     recipe = row_recipe(row, trust=True) if row.get("recipe_json") else Recipe()  # written to code, not applied
     steps = [step_code(step) for step in recipe.steps]

@@ -50,11 +50,6 @@ def write_rows(rows: Sequence[Row], path: str | Path) -> Path:
         If there are no rows, the extension is unknown, or pyarrow is missing for Parquet.
     WorkbenchError
         If the file cannot be written; an existing file is kept.
-
-    Examples
-    --------
-    >>> write_rows(study.rows(), "rows.csv")  # doctest: +SKIP
-    PosixPath('rows.csv')
     """
     target = Path(path)
     check_format(target)

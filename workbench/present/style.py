@@ -6,6 +6,7 @@ in gray. Wine, from Paul Tol's muted scheme, replaces their yellow, which is too
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,6 +87,12 @@ def technique(name: Any) -> Mark:
 def backend(name: Any) -> Stroke:
     """Return the stroke of a backend; default: half filled, with its own name."""
     return BACKENDS.get(name, Stroke("right", (0, (2, 2)), str(name)))
+
+
+def in_legend(names: Iterable[str], known: Mapping[str, Any]) -> list[str]:
+    """Return the distinct names in the order of ``known`` (TECHNIQUES or BACKENDS), unknown ones last."""
+    present = set(names)
+    return [name for name in known if name in present] + sorted(present - set(known))
 
 
 def marker(row: Any, **changes: Any) -> dict[str, Any]:

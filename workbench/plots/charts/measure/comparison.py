@@ -32,10 +32,6 @@ def plot_comparison(comparison: Comparison) -> Figure:
 
     The vertical bar is the 95 % CI of the speedup of undisturbed calls, noise floor included (the shaded band). Dots
     are the ratios of block medians, disturbed calls included.
-
-    Examples
-    --------
-    >>> plot_comparison(wb.compare(eager, fast, x))  # doctest: +SKIP
     """
     require(isinstance(comparison, Comparison), "plot_comparison", "what wb.compare(...) returns", comparison)
     figure, (left, right) = new_figure(8.6, 3.5, columns=2)

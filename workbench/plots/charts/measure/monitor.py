@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -23,9 +22,8 @@ _LEVEL_IN = 0.16  # inches of a line of names
 _NEEDED = ("columns", "pauses", "marks", "seconds", "cost")
 
 
-@dataclass(frozen=True)
-class _Panel:
-    """A column over time: title, unit, color, and whether the axis ends at 100 %."""
+class _Panel(NamedTuple):
+    """A column over time; the axis of a share ends at 100 %."""
 
     title: str
     column: str

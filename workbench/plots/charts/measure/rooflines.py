@@ -30,7 +30,6 @@ from workbench.present import style
 
 COLORS = {"float32": "#222222", "bfloat16": "#0072B2", "float16": "#009E73", "int8": "#CC79A7"}
 MARKERS = {"float32": "o", "bfloat16": "s", "float16": "D", "int8": "P"}
-"""The color and mark of a precision."""
 _OTHER = "#7F7F7F"
 _NEAR = 26  # pixels between marks that share a label
 
@@ -47,10 +46,6 @@ def plot_roofline(points: Sequence[RooflinePoint], peaks: MachinePeaks, *, ax: A
 
     The length of the line from a point to its roof is the loss to anything but arithmetic and memory. A variant that
     was not run is a hollow mark on its roof.
-
-    Examples
-    --------
-    >>> plot_roofline(wb.roofline(profiles, peaks), peaks)  # doctest: +SKIP
     """
     frame = roofline_data(points)
     if not isinstance(peaks, MachinePeaks):

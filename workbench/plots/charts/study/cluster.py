@@ -24,7 +24,7 @@ _LOOKS: dict[str, dict[str, Any]] = {
     "time": {"alpha": 1.0},
     WAITING: {"color": style.FAINT},
 }
-_KINDS = {"prepare": "prepare", "time": "time", WAITING: "wait for the host's lock"}
+_WORDS = {WAITING: "wait for the host's lock"}
 
 
 def cluster_data(summary: Any) -> pd.DataFrame:
@@ -63,9 +63,9 @@ def plot_cluster(summary: Any, *, ax: Axes | None = None) -> Figure:
     target.set_xlim(0, (frame["started_s"] + frame["seconds"]).max() * 1.02)
     counts = f"{plural(len(lanes), 'worker')} on {plural(frame['host'].nunique(), 'host')}"
     figure = describe(target, counts, "one timing at a time on each host", x="Time since the first task (s)")
-    techniques = [name for name in style.TECHNIQUES if name in set(frame["technique"])]
-    handles = [Patch(color=style.technique(name).color, label=style.technique(name).word) for name in techniques]
+    marks = [mark for name, mark in style.TECHNIQUES.items() if name in set(frame["technique"])]
+    handles = [Patch(color=mark.color, label=mark.word) for mark in marks]
     kinds = [kind for kind in _LOOKS if kind in set(frame["kind"])]
-    handles += [Patch(label=_KINDS[kind], **{"color": style.MUTED, **_LOOKS[kind]}) for kind in kinds]
+    handles += [Patch(label=_WORDS.get(kind, kind), **{"color": style.MUTED, **_LOOKS[kind]}) for kind in kinds]
     figure.legend(handles=handles, loc="outside lower left", ncols=3, frameon=False, fontsize=TEXT - 0.5)
     return figure

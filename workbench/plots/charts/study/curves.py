@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 
 from workbench.core.errors import StudyError, unknown_name
 from workbench.core.format.numbers import plural
+from workbench.plots.charts.study.scatter import technique_key
 from workbench.plots.charts.study.tidy import at_batch_size, complete_frame, front_mask, why_empty
 from workbench.plots.drawing.figure import (
     axes_or_new,
@@ -75,8 +76,7 @@ def plot_throughput(rows: Any, *, batch_size: int = PRIMARY_BATCH, ax: Axes | No
     frame = throughput_data(rows, batch_size=batch_size)
     if frame.empty:
         return empty_chart(ax, why_empty(rows, "throughput"))
-    present = set(frame["backend"])
-    backends = [b for b in style.BACKENDS if b in present] + sorted(present - set(style.BACKENDS))
+    backends = style.in_legend(frame["backend"], style.BACKENDS)
     groups = [[b] for b in backends] if ax is None else [backends]
     width = min(15.0, 1.9 + 3.2 * len(groups))
     axes = new_figure(width, 4.6, columns=len(groups), share_y=True)[1] if ax is None else [style_axes(ax)]
@@ -133,12 +133,7 @@ def _line(ax: Axes, line: pd.DataFrame, *, threads: bool) -> list[Label]:
 
 
 def _legend(ax: Axes, frame: pd.DataFrame) -> None:
-    drawn = set(frame.loc[frame["emphasis"] != "", "technique"])
-    techniques = [t for t in style.TECHNIQUES if t in drawn] + (["other"] if drawn - set(style.TECHNIQUES) else [])
-    handles = []
-    for name in techniques:
-        look = style.marker({"technique": name, "backend": "openvino"}, linestyle="-", linewidth=1.4)
-        handles.append(Line2D([], [], label=style.technique(name).word, **look))
+    handles = technique_key(frame.loc[frame["emphasis"] != "", "technique"], linestyle="-", linewidth=1.4)
     if (frame["emphasis"] == "").any():
         handles.append(Line2D([], [], color=style.FAINT, linewidth=1.4, label="other recipes"))
     handles.append(Line2D([], [], color=style.INK, linewidth=1.2, linestyle=":", label="baseline (float, eager)"))

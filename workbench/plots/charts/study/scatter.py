@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -166,17 +166,9 @@ def mark_label(row: Any) -> str:
 
 def key(ax: Axes, frame: pd.DataFrame) -> None:
     """Add the legend of techniques, backends and marks at the right of ``ax``."""
-    techniques = [t for t in style.TECHNIQUES if t in set(frame["technique"])]
-    backends = [b for b in style.BACKENDS if b in set(frame["backend"])]
-    backends += sorted(set(frame["backend"]) - set(backends))
-    if not set(frame["technique"]) <= set(style.TECHNIQUES):
-        techniques.append("other")
-    handles = [Line2D([], [], linestyle="none", label="technique")]
-    for name in techniques:
-        look = style.marker({"technique": name, "backend": "openvino"})
-        handles.append(Line2D([], [], label=style.technique(name).word, **look))
+    handles = [Line2D([], [], linestyle="none", label="technique"), *technique_key(frame["technique"])]
     handles.append(Line2D([], [], linestyle="none", label="backend"))
-    for name in backends:
+    for name in style.in_legend(frame["backend"], style.BACKENDS):
         look = style.marker({"technique": "float", "backend": name}, marker="s")
         handles.append(Line2D([], [], label=style.backend(name).word, **look))
     handles.append(Line2D([], [], linestyle="none", label="marks"))
@@ -193,6 +185,17 @@ def key(ax: Axes, frame: pd.DataFrame) -> None:
         if text.get_text() in ("technique", "backend", "marks"):
             text.set_fontweight("bold")
             text.set_x(-22)
+
+
+def technique_key(names: Iterable[str], **look: Any) -> list[Line2D]:
+    """Return the entries of a legend for techniques, unknown ones as one."""
+    known = [name if name in style.TECHNIQUES else "other" for name in names]
+    return [
+        Line2D(
+            [], [], label=style.technique(name).word, **style.marker({"technique": name, "backend": "openvino"}, **look)
+        )
+        for name in style.in_legend(known, style.TECHNIQUES)
+    ]
 
 
 def _labels(

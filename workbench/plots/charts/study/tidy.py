@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -26,24 +27,14 @@ TEXTS = ("task", "recipe", "recipe_id", "technique", "backend", "state", "verdic
 
 
 def rows_of(rows: Any) -> list[dict[str, Any]]:
-    """Return the rows of a list of dicts, a DataFrame or a Study as a list of dicts.
-
-    Raises
-    ------
-    StudyError
-        If ``rows`` is of another type.
-    """
+    """Return the rows of a list of dicts, a DataFrame or a Study as a list of dicts; raise StudyError for others."""
     if isinstance(rows, pd.DataFrame):
-        return [{str(k): None if v != v else v for k, v in row.items()} for row in _records(rows)]
+        return [{str(k): None if v != v else v for k, v in row.items()} for row in rows.to_dict("records")]
     if callable(getattr(rows, "rows", None)):
         rows = rows.rows()
     if not isinstance(rows, Iterable) or isinstance(rows, str | bytes | Mapping):
         raise StudyError(f"Charts take rows (a list of dicts, a DataFrame or a Study), got {type(rows).__name__}.")
     return [dict(row) for row in rows]
-
-
-def _records(frame: pd.DataFrame) -> list[dict[Any, Any]]:
-    return frame.to_dict("records")
 
 
 def latency_rows(rows: Any) -> list[dict[str, Any]]:
@@ -121,12 +112,13 @@ def front(frame: pd.DataFrame, cost: str, gain: str = "quality") -> pd.DataFrame
 
 def why_empty(rows: Any, what: str) -> str:
     """Return the reason for an empty chart."""
-    states = [str(row.get("state")) for row in rows_of(rows)]
-    if not states:
+    table = rows_of(rows)
+    if not table:
         return f"No trials yet: {what} appears here when the first one is complete."
-    failed = [str(row.get("error")) for row in rows_of(rows) if row.get("state") == "failed" and row.get("error")]
-    counts = ", ".join(f"{states.count(s)} {s}" for s in dict.fromkeys(states))
-    first = f" The first error: {failed[0]}" if failed else ""
+    states = Counter(str(row.get("state")) for row in table)
+    counts = ", ".join(f"{count} {state}" for state, count in states.items())
     if "complete" in states:
         return f"No complete trial has {what} ({counts})."
+    error = next((row["error"] for row in table if row.get("state") == "failed" and row.get("error")), "")
+    first = f" The first error: {error}" if error else ""
     return f"No trial is complete ({counts}), so there is no {what} to draw.{first}"
