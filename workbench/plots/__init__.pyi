@@ -27,7 +27,12 @@ from .charts.measure.calls import (
     plot_sweep as plot_sweep,
     sweep_data as sweep_data,
 )
-from .charts.measure.comparison import plot_comparison as plot_comparison, plot_noise as plot_noise
+from .charts.measure.comparison import (
+    plot_comparison as plot_comparison,
+    plot_noise as plot_noise,
+    plot_tuning as plot_tuning,
+    tuning_data as tuning_data,
+)
 from .charts.measure.monitor import monitor_data as monitor_data, plot_monitor as plot_monitor
 from .charts.measure.profiles import (
     plot_profile as plot_profile,
@@ -42,7 +47,6 @@ from .charts.measure.scenarios import (
     scenario_data as scenario_data,
     server_rate_data as server_rate_data,
 )
-from .charts.measure.tuning import plot_tuning as plot_tuning, tuning_data as tuning_data
 from .charts.study.cluster import cluster_data as cluster_data, plot_cluster as plot_cluster
 from .charts.study.curves import (
     params_data as params_data,

@@ -89,10 +89,10 @@ def backend(name: Any) -> Stroke:
     return BACKENDS.get(name, Stroke("right", (0, (2, 2)), str(name)))
 
 
-def in_legend(names: Iterable[str], known: Mapping[str, Any]) -> list[str]:
-    """Return the distinct names in the order of ``known`` (TECHNIQUES or BACKENDS), unknown ones last."""
+def in_legend(names: Iterable[str], looks: Mapping[str, Any]) -> list[str]:
+    """Return the distinct names in the order of ``looks`` (TECHNIQUES or BACKENDS), unknown ones last."""
     present = set(names)
-    return [name for name in known if name in present] + sorted(present - set(known))
+    return [name for name in looks if name in present] + sorted(present - set(looks))
 
 
 def marker(row: Any, **changes: Any) -> dict[str, Any]:

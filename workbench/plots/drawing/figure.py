@@ -83,9 +83,9 @@ def axes_or_new(ax: Axes | None, width: float, height: float) -> Axes:
     return style_axes(ax) if ax is not None else new_figure(width, height)[1][0]
 
 
-def empty_chart(ax: Axes | None, message: str, *, width: int = 60) -> Figure:
+def empty_chart(ax: Axes | None, message: str) -> Figure:
     """Return a chart that shows a message in place of data."""
-    return show_message(axes_or_new(ax, 9.0, 2.6), message, width=width)
+    return show_message(axes_or_new(ax, 9.0, 2.6), message)
 
 
 def show_message(ax: Axes, message: str, *, width: int = 60) -> Figure:
@@ -154,11 +154,18 @@ def annotate(
     return ax.annotate(escaped(text), at, offset, coords, "offset points", **look)
 
 
+def legend(
+    ax: Axes, corner: str, at: tuple[float, float] | None = None, handles: Sequence[Any] | None = None, **options: Any
+) -> Any:
+    """Put a legend without a frame into a corner of the axes, or with that corner of its own ``at`` a place."""
+    place: dict[str, Any] = {} if at is None else {"bbox_to_anchor": at, "borderaxespad": 0.0}
+    look = {"loc": corner, "frameon": False, "fontsize": TEXT - 0.5, **place, **options}
+    return ax.legend(handles=handles, **look)
+
+
 def legend_right(ax: Axes, handles: Sequence[Any] | None = None, **options: Any) -> Any:
     """Put a legend at the right of the axes."""
-    place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0), "borderaxespad": 0.0}
-    look = {"frameon": False, "fontsize": TEXT - 0.5, "labelspacing": 0.65, **options}
-    return ax.legend(handles=handles, **look, **place)
+    return legend(ax, "upper left", (1.01, 1.0), handles, labelspacing=0.65, **options)
 
 
 def escaped(text: object) -> str:

@@ -19,6 +19,7 @@ from workbench.plots.drawing.figure import (
     axes_or_new,
     describe,
     empty_chart,
+    legend,
     new_figure,
     style_axes,
 )
@@ -64,7 +65,7 @@ def plot_compression_methods(methods: Mapping[str, Sequence[Any]], original: Any
     target.axhline(original.quality, color=style.MUTED, linestyle=":", linewidth=1)
     at: dict[str, Any] = {"coords": target.get_yaxis_transform(), "ha": "right", "va": "baseline"}
     annotate(target, "original", (1, original.quality), (-4, 3), color=style.MUTED, **at)
-    target.legend(frameon=False, fontsize=TEXT - 0.5, loc="lower right")
+    legend(target, "lower right")
     labels = {"x": "MACs left (% of the original) ↓", "y": "Validation quality (task's metric) ↑"}
     return describe(target, "Quality by MACs left", original.task.name, **labels)
 
@@ -112,7 +113,7 @@ def plot_rank_energy(task: Any, *, conv: str = "channel", ax: Axes | None = None
         target.plot(last["rank"], last["energy"], "o", color=looks[str(layer)]["color"], markersize=5, zorder=4)
     target.set_xlim(0, 101)
     if len(looks) <= 24:
-        target.legend(frameon=False, fontsize=TEXT - 2, loc="lower right", ncols=1 + len(looks) // 9)
+        legend(target, "lower right", fontsize=TEXT - 2, ncols=1 + len(looks) // 9)
     detail = f"{task.name}, {plural(len(looks), 'layer')}; dot: break-even in MACs"
     labels = {"x": "Rank kept (% of the full rank) ↓", "y": "Energy kept (% of the squared singular values) ↑"}
     return describe(target, f"Energy kept by rank ({conv})", detail, **labels)

@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.transforms import ScaledTranslation
 
 from workbench.core.format.numbers import plural
-from workbench.plots.drawing.figure import TEXT, axes_or_new, describe, empty_chart, escaped, figure_of
+from workbench.plots.drawing.figure import TEXT, axes_or_new, describe, empty_chart, escaped, figure_of, legend
 from workbench.plots.drawing.frames import require
 from workbench.present import style
 
@@ -76,7 +76,10 @@ def _draw(ax: Axes, table: Any, wide: pd.DataFrame) -> Figure:
         _write(ax, values, hurts, shade, in_quality)
     _color_bar(ax, shade, in_quality)
     if np.isnan(values).any():
-        _explain_hatching(ax)
+        below = ax.transAxes + ScaledTranslation(0, -_BELOW_AXIS, figure_of(ax).dpi_scale_trans)
+        words = "not possible at this setting (why: note in table.frame())"
+        sample = _hatched(xy=(0, 0), width=1, height=1, label=words)
+        legend(ax, "upper left", (0.0, 0.0), [sample], fontsize=TEXT - 1, bbox_transform=below, borderpad=0.0)
     loss = "Quality drop" if in_quality else "SQNR of the outputs"
     split = f"validation quality {table.base:.4f} before" if in_quality else "calibration split"
     detail = f"{table.task}, {table.technique}: {plural(len(wide), 'layer')}, {split}"
@@ -89,21 +92,6 @@ def _scale(losses: Any, table: Any) -> tuple[float, float]:
         return 0.0, max(float(losses.max(initial=0.0)), _LEAST_DROP * max(1.0, abs(float(table.base))))
     low = float(losses.min()) if losses.size else 0.0
     return low, max(float(losses.max()) if losses.size else 0.0, low + _LEAST_DB)
-
-
-def _explain_hatching(ax: Axes) -> None:
-    below = ScaledTranslation(0, -_BELOW_AXIS, figure_of(ax).dpi_scale_trans)
-    ax.legend(
-        [_hatched(xy=(0, 0), width=1, height=1)],
-        ["not possible at this setting (why: note in table.frame())"],
-        frameon=False,
-        fontsize=TEXT - 1,
-        loc="upper left",
-        bbox_to_anchor=(0.0, 0.0),
-        bbox_transform=ax.transAxes + below,
-        borderaxespad=0.0,
-        borderpad=0.0,
-    )
 
 
 def _name_axes(ax: Axes, wide: pd.DataFrame) -> None:

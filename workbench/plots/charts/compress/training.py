@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from workbench.core.format.numbers import plural
 from workbench.core.progress import Progress
-from workbench.plots.drawing.figure import TEXT, describe, empty_chart, figure_of, new_figure, style_axes
+from workbench.plots.drawing.figure import TEXT, describe, empty_chart, figure_of, legend, new_figure, style_axes
 from workbench.plots.drawing.labels import LineLabel, Obstacles, place_on_lines
 from workbench.plots.drawing.marks import lines
 from workbench.present import style
@@ -90,7 +90,7 @@ def plot_training(
         describe(target, x="Epochs (passes over the training data)", y=f"{metric} (validation split) ↑")
     describe(axes[0], "Validation metric over training", f"{plural(len(names), 'run')}, all epochs")
     axes[0].margins(y=0.1)
-    axes[0].legend(frameon=False, fontsize=TEXT, loc="lower right", bbox_to_anchor=(1.0, 0.1))
+    legend(axes[0], "lower right", (1.0, 0.1), fontsize=TEXT, borderaxespad=0.5)
     for target in axes[1:]:
         describe(target, "Last half", "enlarged")
         _enlarge(target, frame, references)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from workbench.core.format.numbers import short
 from workbench.plots.drawing import boxes
-from workbench.plots.drawing.figure import TEXT, annotate, describe, empty_chart, figure_of, new_stack
+from workbench.plots.drawing.figure import TEXT, annotate, describe, empty_chart, figure_of, legend, new_stack
 from workbench.plots.drawing.frames import require
 from workbench.present import style
 
@@ -102,8 +102,7 @@ def _draw(ax: Axes, frame: pd.DataFrame, panel: _Panel, scale: float) -> None:
         _name_peak(ax, frame, panel, scale)
     annotate(ax, panel.title, (0, 1), (0, 4), coords="axes fraction", va="baseline", fontsize=TEXT)
     if is_cpu:
-        place: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1.0, 0.97), "borderpad": 0.1}
-        ax.legend(frameon=False, fontsize=TEXT - 0.5, ncols=2, **place)
+        legend(ax, "lower right", (1.0, 0.97), ncols=2, borderpad=0.1, borderaxespad=0.5)
 
 
 def _steps(

@@ -22,6 +22,7 @@ from workbench.plots.drawing.figure import (
     describe,
     empty_chart,
     escaped,
+    legend,
     legend_right,
 )
 from workbench.plots.drawing.frames import require
@@ -123,8 +124,7 @@ def plot_profiles(comparison: ProfileComparison, *, most: int = 14, ax: Axes | N
         Patch(color=color, label=escaped(cut_middle(f"{when}: {profile.label}, {profile.backend}", 44)))
         for when, profile, color in (("before", one, style.FAINT), ("after", two, BAR))
     ]
-    below: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (0.0, -0.46 / (0.42 * count)), "borderaxespad": 0.0}
-    target.legend(handles=handles, ncols=2, frameon=False, fontsize=TEXT, **below)
+    legend(target, "upper left", (0.0, -0.46 / (0.42 * count)), handles, ncols=2, fontsize=TEXT)
     nodes = f"all nodes {short(one.total_ms)} → {short(two.total_ms)} ms"
     calls = f"a call {short(one.plain_ms)} → {short(two.plain_ms)} ms ({comparison.speedup:.2f}x speedup)"
     detail = f"{one.task}, batch {one.batch_size}: {nodes}, {calls}{_disturbed(one, two)}"

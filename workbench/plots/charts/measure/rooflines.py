@@ -16,14 +16,7 @@ from workbench.core.errors import ConfigError
 from workbench.core.format.numbers import plural
 from workbench.measure.rooflines.peaks import MachinePeaks
 from workbench.measure.rooflines.roofline import RooflinePoint
-from workbench.plots.drawing.figure import (
-    annotate,
-    axes_or_new,
-    describe,
-    empty_chart,
-    figure_of,
-    plain_log,
-)
+from workbench.plots.drawing.figure import annotate, axes_or_new, describe, empty_chart, figure_of, plain_log
 from workbench.plots.drawing.frames import attribute_frame, require
 from workbench.plots.drawing.labels import Label, Obstacles, apart, place_labels
 from workbench.present import style

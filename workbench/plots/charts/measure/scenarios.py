@@ -20,6 +20,7 @@ from workbench.plots.drawing.figure import (
     empty_chart,
     figure_of,
     fit_axis,
+    legend,
     new_figure,
     show_message,
 )
@@ -107,9 +108,8 @@ def _latency(ax: Axes, frame: pd.DataFrame) -> None:
     set_rows(ax, [""] * len(frame), shown=False)
     describe(ax, x="Latency (ms) ↓")
     handles = [Line2D([], [], label=name, **look) for name, look in _PERCENTILES.items()]
-    place_: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1.02, 0.99), "borderaxespad": 0.0}
-    spacing: dict[str, Any] = {"handletextpad": 0.1, "columnspacing": 0.9}
-    ax.legend(handles=handles, ncols=3, frameon=False, fontsize=TEXT, **spacing, **place_)
+    spacing = {"handletextpad": 0.1, "columnspacing": 0.9}
+    legend(ax, "lower right", (1.02, 0.99), handles, ncols=3, fontsize=TEXT, **spacing)
 
 
 def server_rate_data(rate: Any) -> pd.DataFrame:

@@ -189,12 +189,12 @@ def key(ax: Axes, frame: pd.DataFrame) -> None:
 
 def technique_key(names: Iterable[str], **look: Any) -> list[Line2D]:
     """Return the entries of a legend for techniques, unknown ones as one."""
-    known = [name if name in style.TECHNIQUES else "other" for name in names]
+    techniques = [name if name in style.TECHNIQUES else "other" for name in names]
     return [
         Line2D(
             [], [], label=style.technique(name).word, **style.marker({"technique": name, "backend": "openvino"}, **look)
         )
-        for name in style.in_legend(known, style.TECHNIQUES)
+        for name in style.in_legend(techniques, style.TECHNIQUES)
     ]
 
 

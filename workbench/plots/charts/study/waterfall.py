@@ -23,6 +23,7 @@ from workbench.plots.drawing.figure import (
     empty_chart,
     escaped,
     figure_of,
+    legend,
     new_figure,
     style_axes,
 )
@@ -223,8 +224,7 @@ def name_stages(ax: Axes, names: Sequence[str]) -> None:
 def gain_key(ax: Axes) -> None:
     """Explain the looks of gain and cost, below the axes at the right."""
     handles = [Patch(label="gain", **GAIN), Patch(label="cost", **COST)]
-    place: dict[str, Any] = {"loc": "upper right", "bbox_to_anchor": (1.0, -0.09), "borderaxespad": 0.0}
-    ax.legend(handles=handles, ncols=2, frameon=False, fontsize=TEXT - 0.5, **place)
+    legend(ax, "upper right", (1.0, -0.09), handles, ncols=2)
 
 
 def _scale(ax: Axes, measure: Measure, low: float, high: float) -> float:
