@@ -13,8 +13,7 @@ import pytest
 from workbench.compress.recipe import Recipe
 from workbench.compress.steps import Distill, Prune, Quantize
 from workbench.core.progress import Progress, ignore_progress
-from workbench.study.execution.job import Job
-from workbench.study.execution.summary import RunSummary
+from workbench.study.execution.job import Job, RunSummary
 from workbench.study.results.ranking import Recommendation, best_row, mark_recommended
 from workbench.study.results.relative_latency import with_relative_latency
 from workbench.study.results.schema import TrialRow, new_row, update_row

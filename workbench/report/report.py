@@ -31,7 +31,7 @@ from workbench.study.results.schema import is_ranked
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from workbench.study.execution.summary import RunSummary
+    from workbench.study.execution.job import RunSummary
     from workbench.study.study import Study
     from workbench.tasks.task import Task
 

@@ -2,9 +2,8 @@ from .bundle.artifact_bench import bench_artifact as bench_artifact
 from .cluster.connection import Cluster as Cluster
 from .cluster.job import ClusterSummary as ClusterSummary
 from .config import RunConfig as RunConfig, SearchConfig as SearchConfig
-from .execution.job import Job as Job
+from .execution.job import Job as Job, RunSummary as RunSummary
 from .execution.seed_variance import SeedVariance as SeedVariance
-from .execution.summary import RunSummary as RunSummary
 from .plan.recipes import default_recipes as default_recipes
 from .results.merge import MergeSummary as MergeSummary
 from .results.ranking import Recommendation as Recommendation

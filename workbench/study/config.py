@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from workbench.core.config import Config, option
-from workbench.core.errors import ConfigError
+from workbench.core.errors import ConfigError, StudyError, unknown_name
 
 C = TypeVar("C", bound=Config)
 
@@ -20,6 +20,29 @@ STALL_TIMEOUT_S = 1800.0
 BUDGET_S = 1200.0
 """Time budget of a report or panel, and of a default plan without one."""
 TASK_BUDGET_S = {"digits": 200.0}
+
+
+class ReferenceKind(NamedTuple):
+    """A kind of reference row, the float model in torch next to the faster baseline: its label, backend and options."""
+
+    words: str
+    backend: str
+    options: tuple[tuple[str, Any], ...] = ()
+
+
+REFERENCES = {
+    "torch-default": ReferenceKind("as commonly started", "torch-eager", (("allocator", "default"),)),
+    "torch-compile": ReferenceKind("torch.compile", "torch-compile"),
+}
+"""By their name; they separate the gain of the allocator, or of a compiler, from that of the compression."""
+
+
+def checked_references(names: Sequence[str]) -> tuple[ReferenceKind, ...]:
+    """Return the kinds of references by their names; StudyError for an unknown one."""
+    for name in names:
+        if name not in REFERENCES:
+            raise StudyError(unknown_name("reference", name, REFERENCES))
+    return tuple(REFERENCES[name] for name in dict.fromkeys(names))
 
 
 def primary_batch(sizes: Sequence[int]) -> int:

@@ -28,9 +28,8 @@ if TYPE_CHECKING:
     from workbench.compress.sensitivity import Sensitivity
     from workbench.measure.resources.monitor import Monitor
     from workbench.study.cluster.connection import Cluster
-    from workbench.study.execution.job import Job
+    from workbench.study.execution.job import Job, RunSummary
     from workbench.study.execution.seed_variance import SeedVariance
-    from workbench.study.execution.summary import RunSummary
     from workbench.study.search.goals import Goals
     from workbench.study.search.history import History, SearchResult
     from workbench.study.search.space import Space

@@ -15,8 +15,7 @@ from workbench.core.progress import Progress
 from workbench.study.config import BUDGET_S, RunConfig, check_batch_sizes, default_budget_s
 
 if TYPE_CHECKING:
-    from workbench.study.execution.job import Job
-    from workbench.study.execution.summary import RunSummary
+    from workbench.study.execution.job import Job, RunSummary
     from workbench.study.study import Study
 
 TICK_S = 0.5

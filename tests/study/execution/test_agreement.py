@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from workbench.study.execution.agreement import agreement
+from workbench.study.execution.quality import agreement
 
 LABELS = torch.tensor([0, 1, 2, 1])
 BASE = torch.tensor([[9.0, 0, 0], [0, 9, 0], [0, 0, 9], [0, 0, 9]])

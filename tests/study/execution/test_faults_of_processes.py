@@ -115,7 +115,7 @@ _TWO = """
     import json, sys, time
     import workbench as wb
     from workbench.study.execution.budget import TimeBudget
-    from workbench.study.workers.phases import Phases
+    from workbench.study.workers.policy import Phases
     TimeBudget.rounds, TimeBudget.block_s = (6, 6), 0.05
     seen, add = [], Phases.add
     def spy(self, spans):

@@ -21,7 +21,7 @@ from workbench.study.execution.timing_columns import (
     size_columns,
     timed_columns,
 )
-from workbench.study.results.leakage import leakage_warning
+from workbench.study.results.quality_limits import leakage_warning
 from workbench.timing.blocks import Block, Usage
 from workbench.timing.pace import LOWEST, UNDISTURBED
 

@@ -10,8 +10,7 @@ from rows import make_rows, small_row
 import workbench as wb
 from workbench.core.errors import StudyError
 from workbench.plots import params_data, plot_params, tradeoff_data
-from workbench.study.results.frame import rows_frame
-from workbench.study.results.params import row_params
+from workbench.study.results.frame import row_params, rows_frame
 from workbench.study.results.schema import COLUMNS
 
 RECIPES = [wb.Recipe(name="float"), *wb.sweep(wb.Prune, ratio=[0.1, 0.3, 0.5]), wb.Recipe(wb.Quantize())]

@@ -8,8 +8,8 @@ import pytest
 
 import workbench as wb
 from workbench.core.errors import ConfigError, StudyError
+from workbench.study.config import REFERENCES, checked_references
 from workbench.study.plan.trials import make_plan
-from workbench.study.results.references import REFERENCES, checked_references
 from workbench.study.results.schema import is_ranked
 
 

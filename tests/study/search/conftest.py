@@ -13,7 +13,7 @@ from workbench.study.search.executor import search_plan
 from workbench.study.search.goals import Goals, Objective
 from workbench.study.search.loop import SearchLoop
 from workbench.study.search.sampler import OptunaSampler
-from workbench.study.storage.owner import new_owner
+from workbench.study.storage.database import new_owner
 
 TASK = "f" * 12
 

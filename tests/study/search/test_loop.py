@@ -14,7 +14,7 @@ from workbench.core.errors import Cancelled, StudyError
 from workbench.study.search.goals import Goals, recommend
 from workbench.study.search.history import History, counts
 from workbench.study.search.sampler import OptunaSampler, quiet_optuna
-from workbench.study.storage.owner import new_owner
+from workbench.study.storage.database import new_owner
 from workbench.study.workers.process import OutOfTime
 
 SPACE = wb.Space(

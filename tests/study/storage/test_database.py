@@ -14,8 +14,7 @@ from rows import small_row
 from sqlalchemy.exc import IntegrityError
 
 from workbench.core.errors import StudyError
-from workbench.study.storage.database import SETTINGS, Store
-from workbench.study.storage.owner import STALE_S, is_stale, new_owner
+from workbench.study.storage.database import SETTINGS, STALE_S, Store, is_stale, new_owner
 
 KEYS = [f"key{i}" for i in range(20)]
 

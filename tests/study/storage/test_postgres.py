@@ -14,8 +14,7 @@ from rows import small_row
 
 import workbench as wb
 from workbench.core.errors import StudyError
-from workbench.study.storage.database import Store
-from workbench.study.storage.owner import new_owner
+from workbench.study.storage.database import Store, new_owner
 
 pytest.importorskip("psycopg", reason='psycopg is not installed: pip install "inference-workbench[postgres]"')
 KEYS = [f"key{i}" for i in range(20)]

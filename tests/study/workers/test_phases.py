@@ -3,8 +3,8 @@
 import pytest
 
 import workbench as wb
-from workbench.study.execution.summary import RunSummary
-from workbench.study.workers.phases import PHASES, Phases, spans_of
+from workbench.study.execution.job import RunSummary
+from workbench.study.workers.policy import PHASES, Phases, spans_of
 
 
 def test_overlaps_count_once_in_a_phase_and_once_in_the_whole():

@@ -31,8 +31,7 @@ from workbench.study.execution.timing_columns import (
 )
 from workbench.study.execution.timing_pool import GroupTiming, measure_footprints, open_arms, time_arms
 from workbench.study.plan.shapes import OperatingPoint, Shape, own_shape, shape_words
-from workbench.study.plan.trial_keys import artifact_key, trial_key
-from workbench.study.plan.trials import Trial
+from workbench.study.plan.trials import Trial, artifact_key, trial_key
 from workbench.study.results.relative_latency import with_relative_latency
 from workbench.study.results.schema import TrialRow, explained, new_row, update_row
 from workbench.study.workers.process import CancelToken
@@ -182,9 +181,8 @@ def _time(trials: Sequence[Trial], setup: TimingSetup, notify: Callable[[str], N
                 failed[lost] = error
                 del arms[lost]
         failed |= rounds.lost
-        living = {name: arm for name, arm in arms.items() if name not in failed}
-        measure_footprints(living, failed)
-        return GroupTiming(rounds, {name: arm for name, arm in living.items() if name not in failed}, failed)
+        arms = measure_footprints({name: arm for name, arm in arms.items() if name not in failed}, failed)
+        return GroupTiming(rounds, arms, failed)
     finally:
         for arm in started.values():
             arm.end()

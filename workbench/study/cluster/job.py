@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from workbench.study.cluster.blobs import Blob
-from workbench.study.execution.summary import RunSummary
+from workbench.study.execution.job import RunSummary
 from workbench.study.execution.task_queue import WorkUnit
 from workbench.study.plan.trials import Plan
 from workbench.study.results.schema import TrialRow

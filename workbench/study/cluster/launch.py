@@ -13,8 +13,8 @@ from workbench.study.cluster.dask_executor import DaskExecutor
 from workbench.study.cluster.worker_info import by_site
 from workbench.study.config import RunConfig
 from workbench.study.execution.budget import TimeBudget
+from workbench.study.execution.job import RunSummary
 from workbench.study.execution.run import Run
-from workbench.study.execution.summary import RunSummary
 from workbench.study.plan.recipes import check_recipes
 from workbench.study.plan.trials import Plan, plan_for
 from workbench.study.results.schema import TrialRow

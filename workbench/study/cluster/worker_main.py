@@ -125,7 +125,8 @@ class _Work:
 
     def _prepare(self, packed: PackedTask) -> dict[str, Any]:
         job, trial, store = self._job, self._job.unit.trials[0], ArtifactStore(self._files)
-        client = PrepareClient(packed, self._files, self._stop, prefix_cache=job.prefix_cache, policy=self._policy)
+        client = PrepareClient(self._files, self._stop, prefix_cache=job.prefix_cache, policy=self._policy)
+        client.carry(packed)
         done = False
         try:
             client.start()

@@ -35,7 +35,8 @@ _ROUNDS = (6, 40)
 class AllocatorTime:
     """Median latency with the ``"default"`` or ``"steady"`` allocator, and speedup over the default with its 95 % CI.
 
-    ``page_faults_per_call`` is None if the system does not count them; ``peak_rss_mib`` includes the runtime.
+    ``page_faults_per_call`` is None if the system does not count them; ``peak_rss_mib`` includes the runtime. ``note``
+    is about calls that waited for a core, which raise ``ms`` and leave the speedup as it is.
     """
 
     allocator: str
@@ -45,13 +46,14 @@ class AllocatorTime:
     high: float
     page_faults_per_call: float | None
     peak_rss_mib: float | None
+    note: str = ""
 
     def __str__(self) -> str:
         faults = "not counted" if self.page_faults_per_call is None else f"{self.page_faults_per_call:.0f}"
         memory = "not known" if self.peak_rss_mib is None else f"{self.peak_rss_mib:.0f} MiB"
         return (
             f"{self.allocator}: {self.ms:.3g} ms, {self.speedup:.2f}x (95 % CI {self.low:.2f}-{self.high:.2f}), "
-            f"page faults per call {faults}, peak memory {memory}"
+            f"page faults per call {faults}, peak memory {memory}{f'. {self.note}' if self.note else ''}"
         )
 
 
@@ -69,10 +71,8 @@ def time_allocators(
 
     Raises
     ------
-    ConfigError
-        If an argument is out of range.
-    TrialFailed
-        If a process ends, or cannot load the variant.
+    ConfigError, TrialFailed
+        If an argument is out of range; if a process ends, or cannot load the variant.
 
     Examples
     --------
@@ -116,5 +116,7 @@ def _timed(started: dict[str, EngineProcess], budget_s: float) -> list[Allocator
         ratio = pace_ratio(timed[ALLOCATORS[0]], timed[name])
         faults, _ = usage_per_call(timed[name])
         memory, _ = arm.worker.ask("memory")["rss"]
-        rows.append(AllocatorTime(name, Timing.of(timed[name]).p50, ratio.ratio, ratio.low, ratio.high, faults, memory))
+        timing = Timing.of(timed[name])
+        speedup = ratio.ratio, ratio.low, ratio.high
+        rows.append(AllocatorTime(name, timing.p50, *speedup, faults, memory, timing.notes.get("p50", "")))
     return rows

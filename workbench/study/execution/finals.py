@@ -9,9 +9,8 @@ from typing import Any
 
 from workbench.core.stats import verdict
 from workbench.study.execution.budget import TimeBudget
-from workbench.study.execution.timing_columns import NoiseFloors, baseline_columns, speed_columns
+from workbench.study.execution.timing_columns import NoiseFloors, baseline_columns, timed_columns
 from workbench.study.execution.timing_pool import GroupTiming, TimingPool
-from workbench.study.plan.trial_keys import trial_key
 from workbench.study.plan.trials import Plan, Trial
 from workbench.study.results.quality_limits import may_exceed, within_limit
 from workbench.study.results.relative_latency import relative_latencies
@@ -130,11 +129,10 @@ def run_finals(plan: Plan, session: RunSession, pool: TimingPool, floors: NoiseF
     timed = pool.time(
         arms,
         base,
-        replica=False,
+        after_round=lambda number: session.notify(f"finals: round {number}"),
         rounds=(budget.rounds[0], _LONGER * budget.rounds[1]),
         block_s=budget.block_s,
         budget_s=FINALS_S,
-        after_round=lambda number: session.notify(f"finals: round {number}"),
         enough=decided,
         footprint=False,
     )
@@ -149,8 +147,7 @@ def other_threads(base: Trial, threads: int) -> Trial | None:
     count = threads if base.threads == 1 else 1
     if base.backend != "torch-eager" or count == base.threads:
         return None
-    key = trial_key(base.artifact_key, base.backend, base.point, count)
-    return replace(base, threads=count, key=key, baseline=False)
+    return replace(base.with_threads(count), baseline=False)
 
 
 def _write(
@@ -165,7 +162,8 @@ def _write(
         trial = final.trial
         columns: dict[str, Any] = {"notes": {}}
         if trial.key != base.key:
-            columns = speed_columns(timed.arms[trial.key], timed.blocks(trial), theirs, floor, timed=timed.rounds)
+            arm, mine = timed.arms[trial.key], timed.blocks(trial)
+            columns = timed_columns(arm, mine, theirs, floor, timed=timed.rounds, opened=False)
             columns["baseline_key"] = base.key
         note = final.note(f"{winner.name} on {winner.engine_words}")
         beyond = BEYOND if final.tied and trial in unsure and winner not in unsure else ""

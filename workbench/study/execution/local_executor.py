@@ -13,16 +13,11 @@ from workbench.core.errors import StudyError, TrialFailed
 from workbench.core.machine import available_cores
 from workbench.study.execution.budget import TimeBudget
 from workbench.study.execution.finals import LEAST_S, run_finals
+from workbench.study.execution.job import RunSummary
 from workbench.study.execution.machine_lock import machine_lock
 from workbench.study.execution.quality import write_inputs
-from workbench.study.execution.run import BUDGET, FAILED, Executor, Run, Slot, UnitEnd
-from workbench.study.execution.scoring import (
-    finished_columns,
-    quality_columns,
-    raise_if_disk_full,
-    validation_columns,
-)
-from workbench.study.execution.summary import RunSummary
+from workbench.study.execution.run import BUDGET, DONE, FAILED, Executor, Run, Slot, UnitEnd
+from workbench.study.execution.scoring import finished_columns, quality_columns, raise_if_disk_full, validation_columns
 from workbench.study.execution.task_queue import PREPARE, TaskQueue, WorkUnit
 from workbench.study.execution.timing_columns import NoiseFloors
 from workbench.study.execution.timing_pool import AA_REPLICA, GroupTiming, TimingPool
@@ -45,13 +40,7 @@ FEW_CORES = 4
 
 
 def monitoring(monitor: Monitor | None) -> contextlib.AbstractContextManager[object]:
-    """Return a context that runs a monitor, unless it is None or runs already.
-
-    Raises
-    ------
-    StudyError
-        If it is not a Monitor.
-    """
+    """Return a context that runs a monitor, unless it is None or runs already; StudyError if it is not a Monitor."""
     if monitor is None:
         return contextlib.nullcontext()
     from workbench.measure.resources.monitor import Monitor
@@ -83,7 +72,7 @@ class LocalExecutor(Executor):
         self._files, self._stop, self._monitor = files, stop, monitor
         self._policy = policy or WorkerPolicy()
         self._budget = budget or TimeBudget(plan, stop)
-        self._client = client or PrepareClient(None, files, stop, prefix_cache=prefix_cache, policy=self._policy)
+        self._client = client or PrepareClient(files, stop, prefix_cache=prefix_cache, policy=self._policy)
         self._client.carry(packed)
         self._fingerprint = packed.fingerprint
         self._store = ArtifactStore(files)
@@ -97,8 +86,6 @@ class LocalExecutor(Executor):
     def work(self) -> RunSummary:
         """Run the plan; errors as :meth:`workbench.study.execution.run.Run.work`."""
         return self._run.work({SITE: self._plan})
-
-    # the executor of a run
 
     def announce(self, plans: Mapping[str, Plan]) -> str:
         """Return a description of the plan."""
@@ -118,11 +105,10 @@ class LocalExecutor(Executor):
         self._plan = queue.plan
         mine = self._session.still_mine(unit.trials)
         if unit.kind == PREPARE:
-            done = self._prepare(unit.trials[0], mine)
-            self._ended.append(UnitEnd(unit) if done else UnitEnd(unit, FAILED))
+            state = DONE if self._prepare(unit.trials[0], mine) else FAILED
+            self._ended.append(UnitEnd(unit, state))
             return
-        trials = self._worth_timing(mine)
-        if trials:
+        if trials := self._worth_timing(mine):
             self._group(trials, lambda: queue.following(unit))
         else:
             queue.budget.skip(primary=unit.point == queue.plan.primary)
@@ -166,10 +152,11 @@ class LocalExecutor(Executor):
         if first:
             self._pool.start_baseline(self._plan.baseline(first[0].point))
         self._pool.prestart(first, replica=self._replica(first))
-        listener, sizes = self._listener(trial), self._plan.batch_sizes
         try:
             with self._machine_lock(exclusive=False) if few else contextlib.nullcontext():
-                prepared = self._client.prepare(trial, self._store, listener, batch_sizes=sizes)
+                prepared = self._client.prepare(
+                    trial, self._store, self._listener(trial), batch_sizes=self._plan.batch_sizes
+                )
         except TrialFailed as error:
             self._pool.end([*(t.key for t in first), AA_REPLICA])
             self._unprepared(mine, error)
@@ -181,11 +168,9 @@ class LocalExecutor(Executor):
         return True
 
     def _listener(self, trial: Trial) -> Callable[[dict[str, Any]], None]:
-        """Return the listener to the progress of a trial's preparation."""
         return self._session.following(trial.name, seconds=self._budget.prepare_s(trial.recipe))
 
     def _unprepared(self, trials: Sequence[Trial], error: TrialFailed) -> None:
-        """Record trials whose preparation failed."""
         self._session.fail(trials, f"The variant could not be prepared: {error}")
 
     def _prepared(self, trial: Trial) -> dict[str, Any] | None:
@@ -217,17 +202,16 @@ class LocalExecutor(Executor):
 
     def _timed(self, trials: Sequence[Trial], base: Trial, replica: Trial | None) -> GroupTiming:
         words, budget = words_of(trials), self._budget
+        limits: dict[str, Any] = {"rounds": budget.rounds, "block_s": budget.block_s, "budget_s": budget.share_s()}
         self._session.notify(f"loading {words}")
         try:
             with self._monitor.paused() if self._monitor is not None else contextlib.nullcontext():
                 return self._pool.time(
                     trials,
                     base,
-                    replica=replica is not None,
-                    rounds=budget.rounds,
-                    block_s=budget.block_s,
-                    budget_s=budget.share_s(),
                     after_round=lambda n: self._session.notify(f"timing {words}: round {n}"),
+                    replica=replica is not None,
+                    **limits,
                 )
         except TrialFailed as error:
             self._session.fail(trials, f"The baseline's process could not be timed: {error}")
@@ -262,7 +246,7 @@ class LocalExecutor(Executor):
         return quality_columns(trial, arm, reference, task=self._task, session=self._session, files=self._files)
 
     def _validation(self, trial: Trial, arm: EngineProcess, reference: EngineProcess) -> dict[str, Any]:
-        """Return the drop on the validation split with its note: that of preparing, which costs nothing more."""
+        """Return the drop on the validation split with its note: that of preparing, which is already there."""
         return self._prepared_drop(trial, self._plan.baseline(trial.point))
 
     def _prepared_drop(self, trial: Trial, base: Trial) -> dict[str, Any]:

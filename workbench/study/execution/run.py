@@ -17,7 +17,7 @@ from typing import Any
 from workbench.compress.recipe import Recipe
 from workbench.core.errors import Cancelled, StudyError, WorkbenchError
 from workbench.study.execution.budget import TimeBudget
-from workbench.study.execution.summary import RunSummary
+from workbench.study.execution.job import RunSummary
 from workbench.study.execution.task_queue import PREPARE, TaskQueue, WorkUnit
 from workbench.study.plan.trials import Plan, Trial
 from workbench.study.results.ranking import pareto_rows

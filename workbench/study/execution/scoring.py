@@ -22,7 +22,7 @@ from workbench.study.execution.timing_columns import (
 from workbench.study.execution.timing_pool import GroupTiming
 from workbench.study.plan.shapes import task_shape
 from workbench.study.plan.trials import Plan, Trial
-from workbench.study.results.leakage import leakage_warning
+from workbench.study.results.quality_limits import leakage_warning
 from workbench.study.results.schema import judged_on
 from workbench.study.storage.artifact_store import ArtifactStore
 from workbench.study.storage.session import RunSession

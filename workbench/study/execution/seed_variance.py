@@ -113,7 +113,8 @@ def measure_seed_variance(
             raise StudyError(f"The seed variance cannot be measured: {trial.words}: {error}") from error
         return prepared
 
-    client, done = PrepareClient(packed, files, stop, prefix_cache=study.prefix_cache, policy=WorkerPolicy()), False
+    client, done = PrepareClient(files, stop, prefix_cache=study.prefix_cache, policy=WorkerPolicy()), False
+    client.carry(packed)
     try:
         client.start()  # imports while the inputs are written
         write_inputs(task, inputs, points=(plan.primary,))

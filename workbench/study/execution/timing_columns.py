@@ -72,15 +72,16 @@ def _apart(ratio: float, low: float, high: float) -> float:
     return math.expm1(math.sqrt(max(math.log(ratio) ** 2 - error**2, 0.0)))
 
 
-def speed_columns(
+def timed_columns(
     arm: EngineProcess,
     blocks: Sequence[Block],
     base: Sequence[Block],
     noise: NoiseFloor,
     *,
     timed: Rounds | None = None,
+    opened: bool = True,
 ) -> dict[str, Any]:
-    """Return latency, throughput, speedup and verdict."""
+    """Return latency, throughput, speedup and verdict; with ``opened`` also memory and load time."""
     timing = Timing.of(blocks)
     notes = {f"latency_ms_{name}": reason for name, reason in timing.notes.items() if name != "low"}
     if "low" in timing.notes:
@@ -104,12 +105,12 @@ def speed_columns(
         "page_faults_per_call": faults,
         "context_switches_per_call": switches,
         "allocator": arm.opened.get("allocator"),
-        "conditions": str(timed.conditions) if timed is not None and timed.conditions is not None else None,
+        "conditions": None if timed is None or timed.conditions is None else str(timed.conditions),
     }
-    if columns["conditions"] is None:
-        notes["conditions"] = "System load was not monitored during this measurement."
     if timed is not None and timed.notes:
         notes["conditions"] = " ".join(timed.notes)
+    elif columns["conditions"] is None:
+        notes["conditions"] = "System load was not monitored during this measurement."
     if faults is None:
         notes |= dict.fromkeys(("page_faults_per_call", "context_switches_per_call"), "Not counted for this trial.")
     elif faults > MANY_FAULTS:
@@ -124,20 +125,7 @@ def speed_columns(
             f"Even the fastest calls waited for a core ({base_share} of the time in the baseline, {share} in this "
             "trial). The 95 % CI includes that uncertainty."
         )
-    return {**columns, "notes": notes}
-
-
-def timed_columns(
-    arm: EngineProcess,
-    blocks: Sequence[Block],
-    base: Sequence[Block],
-    noise: NoiseFloor,
-    *,
-    timed: Rounds | None = None,
-) -> dict[str, Any]:
-    """Return latency, throughput, speedup, verdict, memory and load time."""
-    columns = speed_columns(arm, blocks, base, noise, timed=timed)
-    return {**columns, **opened_columns(arm, columns["notes"])}
+    return {**columns, "notes": notes, **(_opened_columns(arm, notes) if opened else {})}
 
 
 def baseline_columns(
@@ -154,7 +142,7 @@ def baseline_columns(
     return columns
 
 
-def opened_columns(arm: EngineProcess, notes: dict[str, str]) -> dict[str, Any]:
+def _opened_columns(arm: EngineProcess, notes: dict[str, str]) -> dict[str, Any]:
     """Return cold start, difference from torch, memory, and the engine's notes."""
     diff = arm.opened["max_abs_diff"]
     if diff is None or not math.isfinite(diff):

@@ -89,23 +89,16 @@ class TimingPool:
         trials: Sequence[Trial],
         baseline: Trial,
         *,
-        replica: bool,
-        rounds: tuple[int, int],
-        block_s: float,
-        budget_s: float,
         after_round: Callable[[int], None],
         enough: Callable[[Mapping[str, list[Block]]], bool] | None = None,
+        replica: bool = False,
         footprint: bool = True,
+        **limits: Any,
     ) -> GroupTiming:
-        """Time a group interleaved with the baseline. A lost baseline is restarted once.
+        """Time a group interleaved with the baseline, with a ``replica`` for the A/A test; errors as of the baseline.
 
-        ``enough`` ends the timing early; by default once every speedup has a narrow interval. Memory and energy are
-        measured if ``footprint``.
-
-        Raises
-        ------
-        TrialFailed
-            If the baseline cannot be run.
+        A lost baseline is restarted once. ``enough`` and ``limits`` are those of :func:`time_arms`. Memory and energy
+        are measured if ``footprint``.
         """
         reference = self.start_baseline(baseline)
         self.prestart(trials, replica=baseline if replica else None)
@@ -118,8 +111,7 @@ class TimingPool:
             try:
                 reference = self.baseline(baseline)
                 living = [reference, *(arm for arm in arms.values() if arm.worker.alive)]
-                limits: dict[str, Any] = {"rounds": rounds, "block_s": block_s, "budget_s": budget_s}
-                timed = time_arms(living, **limits, after_round=after_round, enough=enough)
+                timed = time_arms(living, after_round=after_round, enough=enough, **limits)
                 break
             except TrialFailed:
                 if attempt == 2:
@@ -160,49 +152,47 @@ class TimingPool:
 def time_arms(
     arms: Sequence[EngineProcess],
     *,
-    rounds: tuple[int, int],
-    block_s: float,
-    budget_s: float,
     after_round: Callable[[int], None],
     enough: Callable[[Mapping[str, list[Block]]], bool] | None = None,
+    **limits: Any,
 ) -> Rounds:
-    """Time open arms interleaved, the first one as the reference, and monitor the machine's load meanwhile."""
-    return interleave(
-        arms,
-        rounds=rounds,
-        block_s=block_s,
-        budget_s=budget_s,
-        enough=enough or functools.partial(is_narrow, arms[0].name if arms else ""),
-        after_round=after_round,
-        monitor=LoadMonitor(gpu=any(runs_on_gpu(arm.opened.get("placement")) for arm in arms)),
-    )
+    """Time open arms interleaved, the first one as the reference, and monitor the machine's load meanwhile.
+
+    ``enough`` ends the timing early, by default once every speedup has a narrow interval. ``limits`` are ``rounds``,
+    ``block_s`` and ``budget_s`` of :func:`interleave`.
+    """
+    monitor = LoadMonitor(gpu=any(runs_on_gpu(arm.opened.get("placement")) for arm in arms))
+    enough = enough or functools.partial(_is_narrow, arms[0].name if arms else "")
+    return interleave(arms, enough=enough, after_round=after_round, monitor=monitor, **limits)
 
 
 def open_arms(started: Mapping[str, EngineProcess], failed: dict[str, TrialFailed]) -> dict[str, EngineProcess]:
     """Open and warm arms one after the other, once all imports are over; errors go into ``failed``."""
-
-    def keep(arms: Mapping[str, EngineProcess], *steps: Callable[[EngineProcess], None]) -> dict[str, EngineProcess]:
-        kept = {}
-        for name, arm in arms.items():
-            try:
-                for step in steps:
-                    step(arm)
-                kept[name] = arm
-            except TrialFailed as error:
-                failed[name] = error
-        return kept
-
-    ready = keep(started, lambda arm: arm.worker.wait_ready())
-    return keep(ready, lambda arm: arm.open(), lambda arm: arm.warm())
+    ready = _surviving(started, lambda arm: arm.worker.wait_ready(), failed)
+    return _surviving(ready, _open, failed)
 
 
-def measure_footprints(arms: Mapping[str, EngineProcess], failed: dict[str, TrialFailed]) -> None:
-    """Measure memory and energy of arms; the error of an arm that is lost goes into ``failed``."""
+def _open(arm: EngineProcess) -> None:
+    arm.open()
+    arm.warm()
+
+
+def measure_footprints(arms: Mapping[str, EngineProcess], failed: dict[str, TrialFailed]) -> dict[str, EngineProcess]:
+    """Measure memory and energy of arms, and return those that live; errors of the others go into ``failed``."""
+    return _surviving(arms, lambda arm: arm.measure_footprint(), failed)
+
+
+def _surviving(
+    arms: Mapping[str, EngineProcess], step: Callable[[EngineProcess], None], failed: dict[str, TrialFailed]
+) -> dict[str, EngineProcess]:
+    kept = {}
     for name, arm in arms.items():
         try:
-            arm.measure_footprint()
+            step(arm)
+            kept[name] = arm
         except TrialFailed as error:
             failed[name] = error
+    return kept
 
 
 def _end_reason(arm: EngineProcess) -> TrialFailed:
@@ -213,7 +203,7 @@ def _end_reason(arm: EngineProcess) -> TrialFailed:
     return TrialFailed("The process was not timed.")
 
 
-def is_narrow(reference: str, blocks: Mapping[str, list[Block]]) -> bool:
+def _is_narrow(reference: str, blocks: Mapping[str, list[Block]]) -> bool:
     """Return True once every speedup over the reference has a narrow 95 % CI."""
     for name, mine in blocks.items():
         if name != reference:

@@ -7,14 +7,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from workbench.compress.recipe import Recipe
-from workbench.core.config import canonical_json
+from workbench.core.config import canonical_json, short_id
 from workbench.core.errors import ConfigError
-from workbench.core.machine import Site, this_site
-from workbench.study.config import BASELINE_BACKEND, RunConfig, primary_batch
+from workbench.core.machine import FINGERPRINT_LIBRARIES, Site, fingerprint_id, this_site
+from workbench.study.config import BASELINE_BACKEND, ReferenceKind, RunConfig, checked_references, primary_batch
 from workbench.study.plan.recipes import default_recipes, ordered_recipes
 from workbench.study.plan.shapes import OperatingPoint, Shape, shape_words
-from workbench.study.plan.trial_keys import artifact_key, trial_key
-from workbench.study.results.references import ReferenceKind, checked_references
 from workbench.study.results.schema import TrialRow, engine_words, new_row
 
 
@@ -63,13 +61,15 @@ class Trial:
         """The backend, with the options that are not its defaults."""
         return engine_words(self.backend, dict(self.options))
 
+    def with_threads(self, count: int) -> Trial:
+        """Return the same trial of this machine with another number of threads."""
+        key = trial_key(self.artifact_key, self.backend, self.point, count)
+        return replace(self, threads=count, key=key)
+
 
 @dataclass(frozen=True)
 class Plan:
-    """All trials: every recipe at the ``primary`` point first, then at the other ones, see :meth:`rest`.
-
-    A point is a batch size with the sizes of the other open dimensions.
-    """
+    """All trials: every recipe at the ``primary`` point first, then at the other ones, see :meth:`rest`."""
 
     trials: tuple[Trial, ...]
     recipes: tuple[Recipe, ...]
@@ -133,10 +133,7 @@ class Plan:
 
         def moved(trial: Trial) -> Trial:
             count = threads.get(trial.point, trial.threads)
-            if not trial.baseline or count == trial.threads:
-                return trial
-            key = trial_key(trial.artifact_key, trial.backend, trial.point, count)
-            return replace(trial, threads=count, key=key)
+            return trial.with_threads(count) if trial.baseline and count != trial.threads else trial
 
         return replace(self, trials=tuple(map(moved, self.trials)), baseline_notes=notes)
 
@@ -223,13 +220,8 @@ def make_plan(
 ) -> Plan:
     """Return the plan, with the float model first; it is added if it is missing, because it is the baseline.
 
-    The primary batch size is 32 where asked, else the largest, at the first shape: that is measured for every recipe
-    before the others.
-
-    Raises
-    ------
-    StudyError
-        If an entry is not a Recipe, or two different recipes have one name.
+    The primary point is batch 32 if asked for, else the largest, at the first shape. StudyError is raised if an entry
+    is not a Recipe, or two different recipes have one name.
     """
     ordered = ordered_recipes(recipes)
     chosen = tuple(dict.fromkeys(backends))
@@ -239,11 +231,13 @@ def make_plan(
     trials = []
     for point in (primary, *others):
         for recipe in ordered:
-            runs_on = chosen if recipe.steps else tuple(dict.fromkeys((baseline, *chosen)))
+            runs_on = chosen if recipe.steps else dict.fromkeys((baseline, *chosen))
             where: dict[str, Any] = {"site": site, "baseline": baseline}
-            trials += [planned(task_fingerprint, recipe, b, point, threads, **where) for b in runs_on]
-            if point == primary and not recipe.steps:
-                trials += [reference_trial(task_fingerprint, recipe, kind, point, threads, site) for kind in references]
+            trials += [planned(task_fingerprint, recipe, backend, point, threads, **where) for backend in runs_on]
+            for kind in references if point == primary and not recipe.steps else ():
+                like = planned(task_fingerprint, recipe, kind.backend, point, threads, kind.options, site=site)
+                key = trial_key(like.artifact_key, kind.backend, point, threads, site=site, reference=kind.words)
+                trials.append(replace(like, key=key, baseline=False, reference=kind.words))
     return Plan(tuple(trials), ordered, chosen, primary, tuple(others))
 
 
@@ -268,15 +262,23 @@ def planned(
     return Trial(key, recipe, name, backend, point.batch, threads, artifact, is_baseline, point.shape, options)
 
 
-def reference_trial(
-    task_fingerprint: str,
-    recipe: Recipe,
-    kind: ReferenceKind,
-    point: OperatingPoint,
-    threads: int,
-    site: Site | None = None,
-) -> Trial:
-    """Return the trial of a reference; its key differs from that of an ordinary trial on the same backend."""
-    trial = planned(task_fingerprint, recipe, kind.backend, point, threads, kind.options, site=site)
-    key = trial_key(trial.artifact_key, kind.backend, point, threads, site=site, reference=kind.words)
-    return replace(trial, key=key, baseline=False, reference=kind.words)
+def artifact_key(recipe_id: str, task_fingerprint: str, libraries: Mapping[str, str | None], *, int8_dot: bool) -> str:
+    """Return the key of an artifact, 12 hex digits, for a recipe, a task, these libraries and this kind of CPU."""
+    return short_id(
+        {
+            "recipe": recipe_id,
+            "task": task_fingerprint,
+            "libraries": {name: libraries.get(name) for name in FINGERPRINT_LIBRARIES},
+            "int8_dot": int8_dot,  # int8 schemes are chosen for the CPU
+        }
+    )
+
+
+def trial_key(
+    artifact: str, backend: str, point: OperatingPoint, threads: int, *, site: Site | None = None, **extra: Any
+) -> str:
+    """Return the key of a trial on a machine; ``extra`` holds further conditions of the measurement."""
+    if point.shape:
+        extra["shape"] = shape_words(point.shape)
+    engine, machine = {"backend": backend, "threads": threads}, site.fingerprint if site else fingerprint_id()
+    return short_id({"artifact": artifact, "engine": engine, "batch_size": point.batch, "machine": machine, **extra})

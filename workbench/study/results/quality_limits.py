@@ -1,4 +1,4 @@
-"""Decisions about a quality limit from small validation splits, with their standard errors."""
+"""Decisions from the quality on small splits, with their standard errors: limits, hopeless trainings, leakage."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import math
 _SHRINKS = ((0.85, 0.5), (0.7, 0.2), (0.5, 0.07))
 """From a share of a training on, the share of its drop that is left at best: the learning rate anneals at the end, and
 with it goes nearly all of a drop that is seen before: 0.15 at 40 % of a training ended as 0.01."""
-
-
 _ROUNDING = 2.0**-21
 """Four units in the last place of a float32 number, as a share of it: many metrics are computed in float32."""
+_WHOLE = 1e-3
+"""Largest distance from a whole number of a count that went through float32."""
+LEAKAGE = "Possible leakage"
+"""Beginning of the warning."""
 
 
 def within_limit(drop: float, limit: float, *, quality: float | None = None) -> bool:
@@ -81,3 +83,36 @@ def futile(drop: float, share: float, limit: float, *, quality: float | None, sa
 def is_share(quality: float | None, drop: float = 0.0) -> bool:
     """Return True if a metric looks like a share of correct answers."""
     return quality is not None and 0 <= quality <= 1 and 0 <= quality - drop <= 1
+
+
+def leakage_warning(validation: float | None, evaluation: float | None, *, samples: tuple[int, int]) -> str | None:
+    """Return a warning if a model scores better on the validation split than chance explains, else None.
+
+    Only for shares of correct answers: on two independent splits with these ``samples`` they differ by more than 3
+    standard errors in one case of 700.
+
+    Examples
+    --------
+    >>> leakage_warning(0.99, 0.92, samples=(2000, 1000))[:16]
+    'Possible leakage'
+    >>> leakage_warning(0.93, 0.92, samples=(2000, 1000)) is None
+    True
+    """
+    if validation is None or evaluation is None:
+        return None
+    if not all(_is_count(value, of) for value, of in zip((validation, evaluation), samples, strict=True)):
+        return None
+    share = (validation * samples[0] + evaluation * samples[1]) / sum(samples)
+    error = math.sqrt(share * (1 - share) * (1 / samples[0] + 1 / samples[1]))
+    if validation - evaluation <= 3 * error:
+        return None
+    return (
+        f"{LEAKAGE}: the float model scores {validation:.4g} on the validation split and {evaluation:.4g} on the "
+        "evaluation split, more than 3 standard errors apart. If it was trained on the validation split, pass "
+        "validation=(inputs, targets) with unseen samples to the task."
+    )
+
+
+def _is_count(value: float, of: int) -> bool:
+    """Return whether a metric may be a share of so many samples."""
+    return 0 <= value <= 1 and abs(value * of - round(value * of)) < _WHOLE

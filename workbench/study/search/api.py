@@ -13,15 +13,14 @@ from workbench.core.machine import default_threads, fingerprint_id
 from workbench.core.progress import Progress, ProgressCallback
 from workbench.core.untrusted import parse_untrusted
 from workbench.study.config import SearchConfig
-from workbench.study.results.leakage import LEAKAGE
+from workbench.study.results.quality_limits import LEAKAGE
 from workbench.study.results.schema import TrialRow
 from workbench.study.search.goals import Goals, Objective, misses, objective_for, recommend
 from workbench.study.search.history import History, SearchResult
 from workbench.study.search.sampler import OptunaSampler, load_records, search_name
 from workbench.study.search.space import Space
-from workbench.study.storage.database import Store
+from workbench.study.storage.database import Store, is_stale, new_owner
 from workbench.study.storage.last_run import SEARCH
-from workbench.study.storage.owner import is_stale, new_owner
 from workbench.study.workers.policy import WorkerPolicy
 
 if TYPE_CHECKING:

@@ -19,9 +19,8 @@ from workbench.study.search.domain import Between, Domain
 from workbench.study.search.goals import Objective
 from workbench.study.search.history import COMPLETE, FAILED, INTERRUPTED, PRUNED, TrialRecord
 from workbench.study.search.space import Proposal, Space, meaning
-from workbench.study.storage.database import advice
-from workbench.study.storage.owner import is_stale
-from workbench.study.storage.url import parse_url, tune_sqlite
+from workbench.study.storage.database import is_stale
+from workbench.study.storage.url import advice, parse_url, tune_sqlite
 
 if TYPE_CHECKING:
     import optuna
@@ -86,7 +85,7 @@ class OptunaSampler:
     sampler : str
         ``"tpe"``, ``"random"``, ``"grid"`` or ``"nsga2"``.
     owner : str
-        Id of this search, see :func:`workbench.study.storage.owner.new_owner`: points of dead searches are requeued.
+        Id of this search, see :func:`workbench.study.storage.database.new_owner`: points of dead searches are requeued.
     """
 
     def __init__(

@@ -6,11 +6,16 @@ Tables are called ``workbench_*`` because Optuna has a table ``trials`` in the s
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
+import os
+import platform
 import sys
 import time
+import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -22,10 +27,11 @@ from workbench.core.errors import StudyError, first_line
 from workbench.core.untrusted import one_line
 from workbench.study.config import QUALITY_DROP
 from workbench.study.results.schema import TrialRow, checked_row
-from workbench.study.storage.owner import STALE_S, is_stale
-from workbench.study.storage.url import connect, files_folder, parse_url
+from workbench.study.storage.url import advice, connect, files_folder, parse_url
 
 SCHEMA_VERSION = 1
+STALE_S = 30.0
+"""Longest time without a heartbeat of a living run."""
 _ATTEMPTS = 3
 
 _METADATA = sa.MetaData()
@@ -57,7 +63,6 @@ _SCHEMA_KEY = {"study": "", "name": "schema_version"}
 class StoredTrial:
     """A trial in the database; ``owner`` is the run that has claimed it, ``updated`` is in seconds since 1970."""
 
-    key: str
     row: TrialRow
     state: str
     owner: str | None
@@ -110,11 +115,10 @@ class Store:
         if keys is not None:
             query = query.where(TRIALS.c.trial_key.in_(list(keys)))
         with self._begin() as connection:
-            records = connection.execute(query).mappings().all()
+            records = connection.execute(query).all()
         return {
-            key: StoredTrial(key, self._row(study, key, r["row"]), r["state"], r["owner"], r["heartbeat"], r["updated"])
+            r.trial_key: StoredTrial(self._row(study, r.trial_key, r.row), r.state, r.owner, r.heartbeat, r.updated)
             for r in records
-            for key in [r["trial_key"]]
         }
 
     def all_complete(self, study: str, keys: Collection[str]) -> bool:
@@ -143,12 +147,7 @@ class Store:
             own = old.owner is not None or (old.state == "complete" and old.row["samples"] is not None)
             if not own and old.row != rows[key]:
                 replaced += 1
-                with self._begin() as connection:
-                    connection.execute(
-                        TRIALS.update()
-                        .where(TRIALS.c.study == study, TRIALS.c.trial_key == key, TRIALS.c.owner.is_(None))
-                        .values(updated=time.time(), **_columns(rows[key]))
-                    )
+                self._update(*_trial(study, key), TRIALS.c.owner.is_(None), updated=time.time(), **_columns(rows[key]))
         return len(rows) - len(before), replaced
 
     def claim(self, study: str, keys: Iterable[str], owner: str) -> set[str]:
@@ -161,14 +160,8 @@ class Store:
             if trial.owner is not None and not is_stale(trial.owner, trial.heartbeat):
                 continue
             same_owner = TRIALS.c.owner.is_(None) if trial.owner is None else TRIALS.c.owner == trial.owner
-            with self._begin() as connection:
-                changed = connection.execute(
-                    TRIALS.update()
-                    .where(TRIALS.c.study == study, TRIALS.c.trial_key == key)
-                    .where(same_owner, TRIALS.c.state != "complete")
-                    .values(owner=owner, heartbeat=time.time())
-                )
-            if changed.rowcount == 1:
+            free = (*_trial(study, key), same_owner, TRIALS.c.state != "complete")
+            if self._update(*free, owner=owner, heartbeat=time.time()):
                 claimed.add(key)
         return claimed
 
@@ -180,15 +173,9 @@ class Store:
         TakenOver
             If another run has claimed the trial after a missing heartbeat.
         """
-        values = {"updated": time.time(), **_columns(row)}
-        values.update(owner=None, heartbeat=None) if release else values.update(heartbeat=time.time())
-        with self._begin() as connection:
-            changed = connection.execute(
-                TRIALS.update()
-                .where(TRIALS.c.study == study, TRIALS.c.trial_key == key, TRIALS.c.owner == owner)
-                .values(**values)
-            )
-        if changed.rowcount != 1:
+        now = time.time()
+        claim = {"owner": None, "heartbeat": None} if release else {"heartbeat": now}
+        if not self._update(*_trial(study, key), TRIALS.c.owner == owner, updated=now, **_columns(row), **claim):
             raise TakenOver(
                 f"Trial {row['recipe']} on {row['backend']} at batch {row['batch_size']} was taken over by another "
                 f"run: this process had no heartbeat for {STALE_S:g} s. Run the study again; complete rows are kept."
@@ -196,28 +183,16 @@ class Store:
 
     def amend(self, study: str, key: str, row: TrialRow) -> bool:
         """Write a complete row without an owner; return whether there is one."""
-        with self._begin() as connection:
-            changed = connection.execute(
-                TRIALS.update()
-                .where(TRIALS.c.study == study, TRIALS.c.trial_key == key)
-                .where(TRIALS.c.owner.is_(None), TRIALS.c.state == "complete")
-                .values(updated=time.time(), **_columns(row))
-            )
-        return changed.rowcount == 1
+        where = (*_trial(study, key), TRIALS.c.owner.is_(None), TRIALS.c.state == "complete")
+        return self._update(*where, updated=time.time(), **_columns(row)) == 1
 
     def release(self, study: str, owner: str) -> None:
         """Release all claims of a run."""
-        with self._begin() as connection:
-            connection.execute(
-                TRIALS.update()
-                .where(TRIALS.c.study == study, TRIALS.c.owner == owner)
-                .values(owner=None, heartbeat=None)
-            )
+        self._update(TRIALS.c.study == study, TRIALS.c.owner == owner, owner=None, heartbeat=None)
 
     def beat(self, owner: str) -> None:
         """Write the heartbeat of a run."""
-        with self._begin() as connection:
-            connection.execute(TRIALS.update().where(TRIALS.c.owner == owner).values(heartbeat=time.time()))
+        self._update(TRIALS.c.owner == owner, heartbeat=time.time())
 
     def setting(self, study: str, name: str) -> Any:
         """Return a setting of a study, or None."""
@@ -275,6 +250,11 @@ class Store:
                 "wrote it, or give another storage."
             )
 
+    def _update(self, *where: sa.ColumnElement[bool], **values: Any) -> int:
+        """Change trials in one statement, and return their number."""
+        with self._begin() as connection:
+            return connection.execute(TRIALS.update().where(*where).values(**values)).rowcount
+
     @contextlib.contextmanager
     def _begin(self) -> Iterator[Connection]:
         if self._closed:
@@ -293,16 +273,37 @@ class Store:
             raise StudyError(f"The storage {self.url} cannot be used: {cause}. {advice(cause)}") from error
 
 
+def _trial(study: str, key: str) -> tuple[sa.ColumnElement[bool], sa.ColumnElement[bool]]:
+    return TRIALS.c.study == study, TRIALS.c.trial_key == key
+
+
 def _columns(row: TrialRow) -> dict[str, Any]:
     return {"state": row["state"], "row": json.dumps(without_nan(row), allow_nan=False)}
 
 
-def advice(cause: str) -> str:
-    """Return the remedy for an error of the database."""
-    words = {
-        "not a database": "Give the path of a SQLite file, or of a file that does not exist yet.",
-        "readonly": "Change its rights, or give another file.",
-        "locked": "Another program keeps it locked; close that one and run again.",
-        "full": "Free some space and run again; what is complete is kept.",
-    }
-    return next((advice for part, advice in words.items() if part in cause), "Check the address and the rights.")
+def new_owner() -> str:
+    """Return a name for one run: host, process and a random part."""
+    return f"{_processes()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+
+
+@functools.cache
+def _processes() -> str:
+    """Return an id of this PID namespace: host, boot and container."""
+    parts = [platform.node()]
+    with contextlib.suppress(OSError):  # Linux only
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()[:8])
+        parts.append(Path("/proc/self/ns/pid").readlink().name.strip("pid:[]"))
+    return "/".join(parts)
+
+
+def is_stale(owner: str, heartbeat: float | None, *, now: float | None = None) -> bool:
+    """Return whether a run is dead: its process has gone from this host, or it had no heartbeat for 30 s.
+
+    A process in another container of this host is judged by its heartbeat only.
+    """
+    import psutil
+
+    host, _, rest = owner.rpartition(":")[0].rpartition(":")
+    if host == _processes() and rest.isdigit() and not psutil.pid_exists(int(rest)):
+        return True
+    return heartbeat is None or (time.time() if now is None else now) - heartbeat > STALE_S

@@ -14,8 +14,7 @@ from workbench.core.progress import Progress, ProgressCallback
 from workbench.study.plan.trials import Plan, Trial
 from workbench.study.results.ranking import best_row
 from workbench.study.results.schema import TrialRow, explained, update_row
-from workbench.study.storage.database import Store, TakenOver
-from workbench.study.storage.owner import is_stale, new_owner
+from workbench.study.storage.database import Store, TakenOver, is_stale, new_owner
 
 if TYPE_CHECKING:
     from workbench.study.workers.process import CancelToken

@@ -1,4 +1,4 @@
-"""Database URLs of studies: parsing, the folder of files, and the connection."""
+"""Database URLs of studies: parsing, the folder of files, the connection, and remedies of its errors."""
 
 from __future__ import annotations
 
@@ -78,3 +78,14 @@ def tune_sqlite(connection: Any, _record: object) -> None:
     cursor.execute("PRAGMA journal_mode=WAL")  # readers and the heartbeat do not wait for a writer
     cursor.execute("PRAGMA synchronous=NORMAL")
     cursor.close()
+
+
+def advice(cause: str) -> str:
+    """Return the remedy for an error of the database."""
+    words = {
+        "not a database": "Give the path of a SQLite file, or of a file that does not exist yet.",
+        "readonly": "Change its rights, or give another file.",
+        "locked": "Another program keeps it locked; close that one and run again.",
+        "full": "Free some space and run again; what is complete is kept.",
+    }
+    return next((advice for part, advice in words.items() if part in cause), "Check the address and the rights.")

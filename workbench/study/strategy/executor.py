@@ -11,10 +11,10 @@ from typing import Any
 from workbench.compress.recipe import Recipe
 from workbench.core.errors import TrialFailed
 from workbench.core.machine import available_cores
+from workbench.study.execution.job import RunSummary
 from workbench.study.execution.local_executor import SITE, LocalExecutor
 from workbench.study.execution.quality import QUALITY
 from workbench.study.execution.run import BUDGET
-from workbench.study.execution.summary import RunSummary
 from workbench.study.plan.shapes import OperatingPoint
 from workbench.study.plan.trials import Plan, Trial, planned
 from workbench.study.results.ranking import pareto_rows

@@ -6,6 +6,7 @@ call of 13 ms took 31 ms, and 22 ms with one thread. The baseline must be the fa
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -51,7 +52,7 @@ def fastest_threads(call: Callable[[int], object], threads: int, *, budget_s: fl
     from workbench.timing.interleave import interleave
     from workbench.timing.pace import pace_ratio
 
-    arms = [CallArm(str(count), _with(call, count)) for count in (threads, 1)]
+    arms = [CallArm(str(count), functools.partial(call, count)) for count in (threads, 1)]
     for arm in arms:
         arm.warm()
     block_s = max(_BLOCK_S, block_seconds(arms))
@@ -61,10 +62,6 @@ def fastest_threads(call: Callable[[int], object], threads: int, *, budget_s: fl
         return ThreadChoice(threads, 1, ratio.ratio, ratio.low, ratio.high)
     ratio = ratio.inverse()
     return ThreadChoice(1, threads, ratio.ratio, ratio.low, ratio.high)
-
-
-def _with(call: Callable[[int], object], count: int) -> Callable[[], object]:
-    return lambda: call(count)
 
 
 def choose_threads(task: Task, points: Sequence[OperatingPoint], threads: int) -> dict[OperatingPoint, ThreadChoice]:
@@ -98,15 +95,17 @@ def with_earlier_baseline(plan: Plan, rows: Iterable[TrialRow]) -> tuple[Plan, t
 
     A study keeps one baseline at each point, so that its rows can be compared.
     """
-    base, machine, threads = plan.baseline(plan.primary), fingerprint_id(), {}
+    base, machine = plan.baseline(plan.primary), fingerprint_id()
     if base.backend != "torch-eager" or base.threads < 2:
         return plan, ()
-    for row in rows:
-        same = row["fingerprint"] == machine and row["threads"] in (1, base.threads)
-        if row["baseline"] and row["state"] == "complete" and same:
-            for point in plan.points:
-                if point.batch == row["batch_size"] and shape_words(point.shape) == row["shape"]:
-                    threads[point] = row["threads"]
+    measured = {
+        (row["batch_size"], row["shape"]): row["threads"]
+        for row in rows
+        if row["baseline"] and row["state"] == "complete" and row["fingerprint"] == machine
+        if row["threads"] in (1, base.threads)
+    }
+    counts = {point: measured.get((point.batch, shape_words(point.shape))) for point in plan.points}
+    threads = {point: count for point, count in counts.items() if count is not None}
     return plan.rebased(threads, {}), tuple(point for point in plan.points if point not in threads)
 
 

@@ -19,7 +19,7 @@ from typing import IO, Any
 
 from workbench.core.allocator import use_steady_allocator
 from workbench.engine.backends.openvino.compiler_guard import disable_trial_compile
-from workbench.study.workers.phases import spans_of
+from workbench.study.workers.policy import spans_of
 from workbench.study.workers.protocol import read_frame
 
 Emit = Callable[..., None]

@@ -80,12 +80,11 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
 
 
 class PrepareClient:
-    """Starts the worker on first use, and again after it was lost; ``task`` is None until :meth:`carry` sets it."""
+    """Starts the worker on first use, and again after it was lost; :meth:`carry` sets the task."""
 
-    def __init__(
-        self, task: PackedTask | None, files: Path, stop: CancelToken, *, prefix_cache: bool, policy: WorkerPolicy
-    ) -> None:
-        self._packed, self._files, self._stop = task, files, stop
+    def __init__(self, files: Path, stop: CancelToken, *, prefix_cache: bool, policy: WorkerPolicy) -> None:
+        self._packed: PackedTask | None = None
+        self._files, self._stop = files, stop
         self._prefix_cache, self._policy = prefix_cache, policy
         self._worker: WorkerProcess | None = None
         self._sent = self._loaded = False
@@ -124,9 +123,10 @@ class PrepareClient:
         if folder.exists():
             shutil.rmtree(folder)  # left by a killed process
         try:
-            recipe = trial.recipe.to_dict()
-            fields: dict[str, Any] = {"recipe": recipe, "folder": str(folder), "batch_sizes": list(batch_sizes)}
-            answer = self._loaded_worker().ask("prepare", on_event=on_event, **fields)
+            recipe, sizes = trial.recipe.to_dict(), list(batch_sizes)
+            answer = self._loaded_worker().ask(
+                "prepare", on_event=on_event, recipe=recipe, folder=str(folder), batch_sizes=sizes
+            )
         except WorkerError:
             raise
         except TrialFailed:
@@ -147,12 +147,10 @@ class PrepareClient:
         pace: bool,
     ) -> dict[str, Any]:
         """Apply a recipe without an artifact; with ``engine``, time it against the first recipe that was probed."""
-        checkpoints = str(self._files / "artifacts" / "checkpoints")
-        answer = self._loaded_worker().ask(
+        result: dict[str, Any] = self._loaded_worker().ask(
             "probe", on_event=on_event, recipe=recipe.to_dict(), engine=engine, batch_size=batch_size,
-            threads=threads, pace=pace, checkpoints=checkpoints,
-        )  # fmt: skip
-        result: dict[str, Any] = answer["result"]
+            threads=threads, pace=pace, checkpoints=str(self._files / "artifacts" / "checkpoints"),
+        )["result"]  # fmt: skip
         return result
 
     def choose_threads(self, points: Sequence[OperatingPoint], threads: int) -> dict[OperatingPoint, ThreadChoice]:

@@ -1,4 +1,4 @@
-"""The *prepare* worker: apply recipes and write artifacts, with the task and shared prefixes in memory."""
+"""The *prepare* worker: apply recipes, write artifacts and probe, with the task and shared prefixes in memory."""
 
 from __future__ import annotations
 
@@ -14,12 +14,16 @@ from workbench.core.progress import Progress
 
 if TYPE_CHECKING:
     from workbench.compress.variant import Variant
-    from workbench.study.workers.probing import Prober
+    from workbench.measure.comparison.latency_cost import LatencyCost
     from workbench.tasks.task import Task
 
 _EVERY_S = 0.2
 _CLEARLY = 1.3
 """Least time with several threads over that with one, by the low end of the 95 % CI, to apply steps on one thread."""
+
+_BATCH = 128
+_TRAINING = 4.0
+"""Forward passes that a step of distillation takes: the teacher's, the student's, and its backward pass."""
 
 
 class PrepareWorker:
@@ -106,8 +110,6 @@ class PrepareWorker:
 
         The speedup is over the first recipe that was probed. ``pace`` also measures the time of an epoch.
         """
-        from workbench.study.workers.probing import Prober, epoch_seconds
-
         self._prober = self._prober or Prober()
         started = time.monotonic()
         variant = self._apply(command["recipe"], Path(command["checkpoints"]), _Throttled(self._emit))
@@ -184,3 +186,62 @@ class _Throttled:
             message=progress.message,
             values=values,
         )
+
+
+class Prober:
+    """Times variants against the first one, whose engine stays open between probes."""
+
+    def __init__(self) -> None:
+        self._cost: LatencyCost | None = None
+        self._reference_ms = 0.0
+
+    def close(self) -> None:
+        """Free the reference's engine."""
+        if self._cost is not None:
+            self._cost.close()
+            self._cost = None
+
+    def probe(self, variant: Variant, *, engine: str | None, batch_size: int, threads: int) -> dict[str, Any]:
+        """Return speedup over the reference, quality, size, and the number of removed units."""
+        ratio = None if engine is None else self._ratio(variant, engine, batch_size, threads)
+        trained = [report for report in variant.reports if report.epochs_done]
+        epoch_s = trained[-1].seconds / trained[-1].epochs_done if trained else None
+        result = {"ratio": ratio, "quality": variant.quality, "epoch_s": epoch_s}
+        if not variant.reports:
+            return {**result, "validation_drop": 0.0, "macs": 1.0, "params": 1.0, "units": 0, "taken": 0}
+        first = variant.reports[0]
+        removable = [layer for layer in first.layers if layer.touched or layer.reason.startswith("kept")]
+        return {
+            **result,
+            "validation_drop": first.quality_before - variant.quality,
+            "macs": variant.macs / first.macs_before if first.macs_before else 1.0,
+            "params": variant.params / first.params_before if first.params_before else 1.0,
+            "units": len(removable),
+            "taken": first.touched,
+        }
+
+    def _ratio(self, variant: Variant, engine: str, batch_size: int, threads: int) -> float:
+        if self._cost is None or self._cost.measures != (engine, batch_size):
+            self.close()
+            from workbench.measure.comparison.latency_cost import LatencyCost
+
+            self._cost = LatencyCost(engine, batch_size=batch_size, threads=threads)
+            self._reference_ms = self._cost(variant)
+            return 1.0
+        return self._reference_ms / self._cost(variant)
+
+
+def epoch_seconds(task: Task) -> float | None:
+    """Estimate the time of an epoch of distillation from one forward pass."""
+    import torch
+
+    from workbench.compress.model_ops import predict_with
+
+    module, samples = task.model(), len(task.train)
+    inputs = task.train.take(range(min(_BATCH, samples))).inputs
+    with torch.no_grad():
+        predict_with(module, inputs)  # the first call also allocates
+        begun = time.perf_counter()
+        predict_with(module, inputs)
+        seconds = time.perf_counter() - begun
+    return _TRAINING * seconds * samples / min(_BATCH, samples)

@@ -41,11 +41,6 @@ def read_frame(stream: IO[bytes]) -> tuple[dict[str, Any], bytes] | None:
     return json.loads(text), payload
 
 
-def split_folder(folder: Path, split: str) -> Path:
-    """Return the folder of the inputs of a split."""
-    return folder / split
-
-
 def examples_folder(folder: Path, point: OperatingPoint) -> Path:
     """Return the folder of the inputs of one timed call."""
     return folder / "-".join((f"batch-{point.batch}", *(f"{name}-{size}" for name, size in point.shape)))

@@ -12,7 +12,7 @@ from workbench.engine.backends import runs_module
 from workbench.study.plan.trials import Trial
 from workbench.study.workers.policy import WorkerPolicy
 from workbench.study.workers.process import CancelToken, WorkerError, WorkerProcess
-from workbench.study.workers.protocol import examples_folder, split_folder
+from workbench.study.workers.protocol import examples_folder
 from workbench.timing.blocks import Block
 
 ENERGY_S = 1.0
@@ -116,7 +116,7 @@ class EngineProcess:
         self.worker.ask(
             "evaluate",
             on_event=on_event,
-            inputs=str(split_folder(self.setup.inputs, split)),
+            inputs=str(self.setup.inputs / split),
             outputs=str(outputs),
             batch_size=self.trial.batch_size,
         )

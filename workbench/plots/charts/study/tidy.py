@@ -12,7 +12,7 @@ import pandas as pd
 
 from workbench.core.errors import StudyError
 from workbench.core.machine import fingerprint_id
-from workbench.study.results.params import row_params
+from workbench.study.results.frame import row_params
 from workbench.study.results.ranking import one_machine, usual_shape
 from workbench.study.results.relative_latency import with_relative_latency
 from workbench.study.results.schema import is_ranked

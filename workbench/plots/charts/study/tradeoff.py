@@ -17,7 +17,7 @@ from workbench.plots.charts.study.scatter import Axis, key, mark_label, scatter
 from workbench.plots.charts.study.tidy import at_batch_size, complete_frame, front_mask, why_empty
 from workbench.plots.drawing.figure import axes_or_new, describe, empty_chart, figure_of, new_figure, style_axes
 from workbench.study.config import PRIMARY_BATCH
-from workbench.study.results.params import PREFIX
+from workbench.study.results.frame import PREFIX
 
 COLUMNS = [
     *("recipe", "recipe_id", "technique", "backend", "batch_size", "threads"),
