@@ -8,13 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from workbench.artifact.manifest import IO, ONNX, PROGRAM, REFERENCE, WEIGHTS, read_manifest
 from workbench.artifact.reference import Reference
 from workbench.core.checks import require_path
 from workbench.core.errors import ArtifactError
-from workbench.export.io import IOSpec, tree_builder
+from workbench.export.io import IOSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,18 +81,4 @@ def open_artifact(folder: str | Path) -> Artifact:
     """
     folder = require_path("An artifact's folder", folder, error=ArtifactError)
     manifest = read_manifest(folder, needs=(IO, REFERENCE))
-    return Artifact(folder, manifest, _read_io(folder / IO))
-
-
-def _read_io(path: Path) -> IOSpec:
-    try:
-        io = IOSpec.read(path)
-        tree_builder(io.output_tree)(io.outputs)
-        io.describe_inputs()
-        arrays = [isinstance(s.name, str) and np.dtype(s.dtype).kind in "biufc" for s in (*io.inputs, *io.outputs)]
-        if not io.inputs or not io.outputs or not all(arrays):
-            raise ArtifactError("one of them is not an array")
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, ArtifactError) as error:
-        reason = str(error if isinstance(error, ArtifactError) else repr(error)).rstrip(".")
-        raise ArtifactError(f"{path} does not describe a model's inputs and outputs: {reason}.") from error
-    return io
+    return Artifact(folder, manifest, IOSpec.read(folder / IO))

@@ -70,9 +70,7 @@ class Config:
     def __post_init__(self) -> None:
         hints = typing.get_type_hints(type(self))
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
-            value = _coerce(getattr(self, field.name), hints[field.name])
-            object.__setattr__(self, field.name, value)
-            _check(type(self).__name__, field.name, value, hints[field.name], field.metadata.get("option", {}))
+            object.__setattr__(self, field.name, _validated(type(self), field, getattr(self, field.name), hints))
 
     def replace(self: C, **changes: Any) -> C:
         """Return a copy with some options changed."""
@@ -92,10 +90,7 @@ def check_option(cls: type[Any], name: str, value: Any) -> Any:
     """Return the validated value of one option of ``cls``, independent of the others, or raise ConfigError."""
     _require_options(cls, [name])
     field = next(field for field in dataclasses.fields(cls) if field.name == name)
-    hint = typing.get_type_hints(cls)[name]
-    value = _coerce(value, hint)
-    _check(cls.__name__, name, value, hint, field.metadata.get("option", {}))
-    return value
+    return _validated(cls, field, value, typing.get_type_hints(cls))
 
 
 def from_dict(cls: type[C], values: Mapping[str, Any]) -> C:
@@ -187,14 +182,20 @@ def _type_name(hint: Any) -> str:
     return "None" if hint is type(None) else getattr(hint, "__name__", str(hint))
 
 
-def _check(owner: str, name: str, value: Any, hint: Any, meta: Mapping[str, Any]) -> None:
-    where = f"{owner}.{name}"
+def _validated(cls: type[Any], field: dataclasses.Field[Any], value: Any, hints: Mapping[str, Any]) -> Any:
+    """Return the value in the type of its field, or raise ConfigError."""
+    name, hint, where = field.name, hints[field.name], f"{cls.__name__}.{field.name}"
+    value = _coerce(value, hint)
     if not any(_matches(value, m) for m in members_of(hint)):
         several = isinstance(value, str) and any(typing.get_origin(m) is tuple for m in members_of(hint))
         remedy = f" Write {name}=({value!r},)." if several else ""
         raise ConfigError(f"{where} must be {_type_name(hint)}, got {value!r} ({type(value).__name__}).{remedy}")
-    if value is None or not meta:
-        return
+    if value is not None and "option" in field.metadata:
+        _check_bounds(where, value, field.metadata["option"])
+    return value
+
+
+def _check_bounds(where: str, value: Any, meta: Mapping[str, Any]) -> None:
     if meta["choices"] is not None and value not in meta["choices"]:
         raise ConfigError(f"{where}: " + unknown_name("value", value, map(str, meta["choices"])))
     if isinstance(value, bool) or not isinstance(value, int | float):

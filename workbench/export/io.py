@@ -128,11 +128,15 @@ class IOSpec:
     def read(cls, path: str | Path) -> IOSpec:
         """Read ``io.json``; ArtifactError if it is missing or not valid."""
         try:
-            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
-        except ArtifactError:
-            raise
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-            raise ArtifactError(f"{path} does not describe a model's inputs and outputs: {error!r}.") from error
+            io = cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+            tree_builder(io.output_tree)(io.outputs)
+            kinds = [np.dtype(spec.dtype).kind for spec in (*io.inputs, *io.outputs)]
+            if not io.inputs or not io.outputs or not set(kinds) <= set("biufc"):
+                raise ArtifactError("one of them is not an array")
+        except (ArtifactError, OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            reason = str(error if isinstance(error, ArtifactError) else repr(error)).rstrip(".")
+            raise ArtifactError(f"{path} does not describe a model's inputs and outputs: {reason}.") from error
+        return io
 
     def describe_inputs(self) -> str:
         """Return a description of the expected inputs, for error messages."""

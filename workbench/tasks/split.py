@@ -113,7 +113,7 @@ class Split:
                 "whose collate_fn pads them, or whole arrays as the tuple (inputs, targets)."
             ) from error
         # default_collate turns a tuple of parts into a list
-        return cls(tree_map(lambda x: x, _tupled(joined[0])), _tupled(joined[1]), name=name)
+        return cls(_tupled(joined[0]), _tupled(joined[1]), name=name)
 
     @property
     def inputs(self) -> Tree:
