@@ -31,7 +31,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $(STAMP)
 
-report: install ## run the main job on the embedded digits (TASK=..., OUTPUT=...) and print where the HTML is
+report: install ## compress and measure the digits task (TASK=..., OUTPUT=...) and print the path of the HTML report
 	$(BIN)/workbench report --task $(TASK) --output $(OUTPUT)
 
 lab: install ## open JupyterLab on the quickstart notebook
