@@ -51,8 +51,7 @@ from workbench.core.stats import bootstrap_drop, ratio_interval
 from workbench.engine.backends.openvino.runtime import import_openvino, shared_core
 from workbench.export.onnx import export_onnx
 from workbench.tasks import Task
-from workbench.timing.arms import CallArm
-from workbench.timing.interleave import interleave
+from workbench.timing.interleave import CallArm, interleave
 
 STORE = Path(__file__).parent / "results" / "compress"
 BASELINE = ("float", "torch-eager")

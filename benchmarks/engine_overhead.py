@@ -34,8 +34,7 @@ from workbench.core.machine import default_threads, library_versions, this_machi
 from workbench.core.stats import bootstrap_median
 from workbench.engine.backends.openvino.runtime import import_openvino, shared_core
 from workbench.tasks import Task
-from workbench.timing.arms import CallArm
-from workbench.timing.interleave import interleave
+from workbench.timing.interleave import CallArm, interleave
 from workbench.timing.settling import SETTLE_S
 
 LIMIT_US, LIMIT_COLD_US, COLD_US = 25.0, 50.0, 1000.0

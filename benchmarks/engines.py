@@ -51,8 +51,7 @@ from workbench.core.stats import ratio_interval
 from workbench.engine.backends import BACKENDS
 from workbench.engine.backends.openvino.runtime import import_openvino
 from workbench.tasks import Task
-from workbench.timing.arms import CallArm
-from workbench.timing.interleave import interleave
+from workbench.timing.interleave import CallArm, interleave
 
 LIMIT = 1.02
 SIXTEEN = "auto 16 bits"

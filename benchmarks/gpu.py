@@ -30,8 +30,7 @@ from workbench.core.machine import library_versions
 from workbench.core.stats import ratio_interval
 from workbench.engine.device import find_cuda
 from workbench.tasks import Task
-from workbench.timing.arms import CallArm
-from workbench.timing.interleave import interleave
+from workbench.timing.interleave import CallArm, interleave
 
 RESULTS = Path(__file__).parent / "results" / "gpu"
 PRECISIONS = ("float32", "tf32", "bfloat16", "float16")

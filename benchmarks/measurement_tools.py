@@ -14,8 +14,7 @@ from workbench.compress.variant import Variant
 from workbench.core.machine import default_threads
 from workbench.core.stats import bootstrap_median
 from workbench.tasks.models import DigitsViT
-from workbench.timing.arms import CallArm
-from workbench.timing.interleave import interleave
+from workbench.timing.interleave import CallArm, interleave
 
 CLOSE = 0.05
 """Share up to which medians of two tools may be apart."""

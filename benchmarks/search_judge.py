@@ -16,8 +16,7 @@ from benchmarks.search_common import BATCH, LIMIT, Candidate, Say
 from workbench.core.errors import WorkbenchError
 from workbench.core.stats import bootstrap_drop, ratio_interval
 from workbench.tasks import Task
-from workbench.timing.arms import CallArm
-from workbench.timing.interleave import interleave
+from workbench.timing.interleave import CallArm, interleave
 
 BASELINE = "float"
 BATCHES = (BATCH, 1)

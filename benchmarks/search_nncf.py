@@ -13,8 +13,7 @@ import numpy as np
 from benchmarks.search_common import BATCH, CALIBRATION, LIMIT, Candidate, Say, Setting
 from workbench.core.machine import library_versions
 from workbench.engine.backends.openvino.runtime import import_openvino, shared_core
-from workbench.timing.arms import CallArm
-from workbench.timing.interleave import interleave
+from workbench.timing.interleave import CallArm, interleave
 
 
 def run_nncf(setting: Setting, seed: int, folder: Path, notify: Say) -> Candidate:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 
-from workbench.timing.arms import CallArm
+from workbench.timing.interleave import CallArm
 from workbench.timing.settling import wait_until_idle
 
 DATA = b"x" * (1 << 21)

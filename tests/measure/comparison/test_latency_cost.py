@@ -40,7 +40,7 @@ def test_a_variant_is_timed_in_turns_with_the_first(tiny_task, monkeypatch):
     """The engine is real, the timing is not: blocks of known length in place of the clock."""
     import numpy as np
 
-    from workbench.timing.arms import CallArm
+    from workbench.timing.interleave import CallArm
 
     calls = []
 

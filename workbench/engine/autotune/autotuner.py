@@ -24,9 +24,8 @@ from workbench.engine.backends.base import ModelSource, Session
 from workbench.engine.config import MEMORY_FORMATS, InferenceConfig
 from workbench.engine.loading.load import LoadedModel, load_checked, load_compared
 from workbench.engine.names import MODULE_BACKENDS
-from workbench.timing.arms import Arm, CallArm
 from workbench.timing.blocks import Block
-from workbench.timing.interleave import interleave
+from workbench.timing.interleave import Arm, CallArm, interleave
 from workbench.timing.pace import PaceRatio, Timing, pace_ratio
 from workbench.timing.settling import SETTLE_S
 

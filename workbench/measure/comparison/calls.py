@@ -12,9 +12,8 @@ from workbench.core.checks import given, require_callable, require_int, require_
 from workbench.core.errors import ConfigError
 from workbench.core.format.speedup import SpeedupText, speedup_text
 from workbench.core.stats import bootstrap_median
-from workbench.timing.arms import CallArm, EventArm
 from workbench.timing.blocks import Block
-from workbench.timing.interleave import BLOCK_S, check_rounds, interleave
+from workbench.timing.interleave import BLOCK_S, CallArm, EventArm, check_rounds, interleave
 from workbench.timing.pace import pace_ratio
 from workbench.timing.settling import SETTLE_S
 

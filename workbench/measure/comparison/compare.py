@@ -13,10 +13,9 @@ from workbench.core.format.speedup import speedup_text
 from workbench.core.stats import ASSUMED_NOISE, Verdict, verdict
 from workbench.engine.loading.placement import runs_on_gpu
 from workbench.measure.comparison.noise import cached_noise, floor_of, noise_text
-from workbench.timing.arms import CallArm, block_seconds
 from workbench.timing.blocks import Block, usage_per_call
 from workbench.timing.conditions import Conditions, LoadMonitor
-from workbench.timing.interleave import check_rounds, interleave
+from workbench.timing.interleave import CallArm, block_seconds, check_rounds, interleave
 from workbench.timing.pace import Timing, pace_ratio
 
 _NARROW = 0.5

@@ -10,9 +10,8 @@ from workbench.core.errors import ConfigError
 from workbench.engine.backends import require_backend
 from workbench.engine.engine import OptimizedInferenceEngine
 from workbench.tasks.trees import tree_map
-from workbench.timing.arms import CallArm
 from workbench.timing.blocks import Block
-from workbench.timing.interleave import interleave
+from workbench.timing.interleave import CallArm, interleave
 from workbench.timing.pace import Timing, pace_ratio
 
 if TYPE_CHECKING:

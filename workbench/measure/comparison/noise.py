@@ -23,9 +23,8 @@ from workbench.core.machine import describe_machine, fingerprint_id
 from workbench.core.progress import Progress, ProgressCallback, ignore_progress
 from workbench.core.stats import ASSUMED_NOISE, Array
 from workbench.engine.backends import DEFAULT_BACKENDS, backend_status, require_backend
-from workbench.timing.arms import CallArm
 from workbench.timing.conditions import LoadMonitor
-from workbench.timing.interleave import interleave
+from workbench.timing.interleave import CallArm, interleave
 from workbench.timing.pace import pace_ratio
 
 if TYPE_CHECKING:

@@ -48,8 +48,7 @@ class ThreadChoice:
 
 def fastest_threads(call: Callable[[int], object], threads: int, *, budget_s: float = CHOICE_S) -> ThreadChoice:
     """Time ``call(1)`` and ``call(threads)`` interleaved; the argument is the number of threads."""
-    from workbench.timing.arms import CallArm, block_seconds
-    from workbench.timing.interleave import interleave
+    from workbench.timing.interleave import CallArm, block_seconds, interleave
     from workbench.timing.pace import pace_ratio
 
     arms = [CallArm(str(count), functools.partial(call, count)) for count in (threads, 1)]

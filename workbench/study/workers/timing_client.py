@@ -40,7 +40,7 @@ class TimingSetup:
 
 @dataclass
 class EngineProcess:
-    """An engine in a process of its own, an :class:`workbench.timing.arms.Arm`."""
+    """An engine in a process of its own, an :class:`workbench.timing.interleave.Arm`."""
 
     name: str
     trial: Trial

@@ -16,7 +16,7 @@ from workbench.measure.resources.energy import EnergyMeter, measure_energy
 from workbench.measure.resources.memory import PeakPss, peak_rss_mib
 from workbench.study.workers.protocol import load_arrays, save_arrays
 from workbench.tasks.trees import batch_size, concat, slice_batch, tree_map
-from workbench.timing.arms import CallArm
+from workbench.timing.interleave import CallArm
 from workbench.timing.settling import warm_until_steady
 
 _EVERY_S = 0.5
