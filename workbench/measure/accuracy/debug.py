@@ -137,8 +137,13 @@ def debug_accuracy(
     config = config_of({"backend": backend, "batch_size": batch_size, "threads": threads, "verify": False})
     task = load_task(task)
     data = task.split(split)
-    _check_tasks(task, *(one for one in (reference, variant) if one is not None))
     before = reference if reference is not None else Variant.original(task)
+    for one in (before, variant):
+        if one.task.fingerprint != task.fingerprint:
+            raise ConfigError(
+                f"debug_accuracy: variants must be of task {task.name!r} with the same data and weights, got "
+                f"{one.recipe.label!r} of {one.task.name!r}. Apply the recipe to this task."
+            )
     progress(Progress("debug", 0, 3, f"the reference on {backend}"))
     first = _outputs(task, before, data, config)
     progress(Progress("debug", 1, 3, f"the variant on {backend}"))
@@ -182,15 +187,6 @@ def _check_arguments(variant: object, reference: object, samples: object, metric
     for name, metric in (metrics or {}).items():
         require_callable(f"debug_accuracy: the metric {name!r}", metric, takes="(outputs, targets) of a whole split")
     require_callable("debug_accuracy: progress", progress, takes="each Progress report")
-
-
-def _check_tasks(task: Task, *variants: Variant) -> None:
-    for variant in variants:
-        if variant.task.fingerprint != task.fingerprint:
-            raise ConfigError(
-                f"debug_accuracy: variants must be of task {task.name!r} with the same data and weights, got "
-                f"{variant.recipe.label!r} of {variant.task.name!r}. Apply the recipe to this task."
-            )
 
 
 def _outputs(task: Task, variant: Variant, data: Split, config: InferenceConfig) -> Tree:

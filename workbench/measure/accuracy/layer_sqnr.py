@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -51,11 +50,6 @@ def layer_signals(
 
     ``outputs`` are those of the timed files for at least the samples of ``data``. If the files with additional outputs
     differ from them, there is a note.
-
-    Raises
-    ------
-    ExportError, EngineError
-        If a variant cannot be exported, or the engine cannot load a file with additional outputs.
     """
     if not takes_onnx(config.backend):
         note = f"no layers: layer outputs require an engine that runs ONNX files, got {config.backend}"
@@ -68,7 +62,11 @@ def layer_signals(
     pairs, lost = align(first, second)
     values = [pair.reference for pair in pairs], [pair.candidate for pair in pairs]
     opened = [tapped(source, names) for source, names in zip(sources, values, strict=True)]
-    size = _batch(opened, data, config)
+    fixed = next((source.io.batch for source in opened if source.io.batch is not None), None)
+    if fixed is not None and len(data) < fixed:
+        label = opened[0].label
+        raise ConfigError(f"debug_accuracy: samples must be at least {fixed}, the batch of {label}, got {len(data)}.")
+    size = fixed or config.batch_size
     sessions = [load(config.backend, source, config)[0] for source in opened]
     try:
         return _compare(pairs, lost, list(zip(opened, sessions, strict=True)), data, size, outputs)
@@ -90,15 +88,6 @@ def sqnr_db(signal: float, noise: float) -> float:
     if math.isfinite(signal) and not math.isfinite(noise):
         return -math.inf
     return 10 * math.log10(signal / noise) if signal > 0 else -math.inf
-
-
-def _batch(sources: Sequence[ModelSource], data: Split, config: InferenceConfig) -> int:
-    fixed = next((source.io.batch for source in sources if source.io.batch is not None), None)
-    if fixed is not None and len(data) < fixed:
-        raise ConfigError(
-            f"debug_accuracy: samples must be at least {fixed}, the fixed batch of {sources[0].label}, got {len(data)}."
-        )
-    return fixed or config.batch_size
 
 
 def _compare(

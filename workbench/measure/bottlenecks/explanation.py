@@ -17,8 +17,6 @@ from workbench.measure.rooflines.peaks import MachinePeaks, cached_peaks
 if TYPE_CHECKING:
     import pandas as pd
 
-NO_PEAKS = "memory-bound was not checked because the peaks of this machine are missing; run wb.measure_peaks()"
-
 
 @dataclass(frozen=True)
 class Explanation:
@@ -81,7 +79,9 @@ def explain(profile: Profile, before: Profile | None = None, *, peaks: MachinePe
         notes.append(note)
     if not ordered and profile.rows:
         notes.append(_slowest(profile))
-    return Explanation(ordered, tuple(checks), (*notes, *((NO_PEAKS,) if peaks is None else ())))
+    if peaks is None:
+        notes.append("memory-bound was not checked: the peaks of this machine are missing; run wb.measure_peaks()")
+    return Explanation(ordered, tuple(checks), tuple(notes))
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,7 @@ def latency_cost(recipe: Recipe, *, threads: int | None = None) -> LatencyCost |
     Raises
     ------
     ConfigError, BackendUnavailable
-        If the steps of ``recipe`` name different engines or batch sizes, or an unavailable engine.
+        If the steps name different engines or batch sizes, or an unavailable engine.
 
     Examples
     --------
