@@ -67,6 +67,11 @@ def test_ratio_interval_refuses_unpaired_blocks() -> None:
         (1.01, 1.4, 0.02, "faster"),
         (0.7, 0.99, 0.02, "slower"),
         (0.985, 0.999, 0.02, "slower"),
+        (1.0, 1.3, 0.02, "undecided"),
+        (0.7, 1.0, 0.02, "undecided"),
+        (0.6, 1.01, 0.02, "undecided"),
+        (0.5, 1.5, 0.4, "undecided"),
+        (1 / 1.5, 1.5, 0.4, "same"),
     ],
 )
 def test_verdict_words(low: float, high: float, floor: float, word: str) -> None:
@@ -113,11 +118,15 @@ def test_intervals_repeat_with_the_same_seed_and_differ_with_another() -> None:
 
 def test_ratio_interval_is_the_bootstrap_of_the_logs_of_two_blocks_or_more() -> None:
     rng = np.random.default_rng(4)
-    base, arm = ([rng.lognormal(0.0, 0.2, 5) for _ in range(9)] for _ in range(2))
+    base, arm = ([rng.lognormal(0.0, 0.2, 5) for _ in range(40)] for _ in range(2))
     logs = [float(np.log(np.median(b) / np.median(a))) for b, a in zip(base, arm, strict=True)]
-    for options in ({}, {"seed": 3, "level": 0.5, "resamples": 99}):
-        wanted = np.exp(stats.bootstrap_median(logs, **options))
-        assert stats.ratio_interval(base, arm, **options) == pytest.approx(tuple(wanted))
+    options: dict[str, float] = {"seed": 3, "level": 0.5, "resamples": 99}
+    wanted = tuple(np.exp(stats.bootstrap_median(logs, **options)))
+    assert stats.ratio_interval(base, arm, **options) == pytest.approx(wanted, rel=1e-12)
+    for changed in ({"seed": 0}, {"level": 0.95}, {"resamples": 2000}):
+        assert stats.ratio_interval(base, arm, **options | changed) != pytest.approx(wanted, rel=1e-12)
+    defaults = stats.ratio_interval(base, arm, seed=0, level=0.95, resamples=2000)
+    assert stats.ratio_interval(base, arm) == defaults
     assert stats.ratio_interval(base[:2], arm[:2])[0] > 0
     with pytest.raises(ValueError, match="at least 2; got 1, 1"):
         stats.ratio_interval(base[:1], arm[:1])

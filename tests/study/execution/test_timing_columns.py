@@ -22,6 +22,7 @@ from workbench.study.execution.timing_columns import (
     timed_columns,
 )
 from workbench.study.results.quality_limits import leakage_warning
+from workbench.study.results.schema import COLUMNS
 from workbench.timing.blocks import Block, Usage
 from workbench.timing.pace import LOWEST, UNDISTURBED
 
@@ -88,7 +89,7 @@ def test_the_cold_start_is_told_in_parts_that_add_up():
     opened["cold"] |= {"compile_s": None, "first_call_s": None}
     found = cold_columns(SimpleNamespace(opened=opened, trial=SimpleNamespace(backend="onnxruntime")), notes)
     assert found == {"load_ms": 500.0, "compile_ms": None, "first_call_ms": None}
-    assert "part of load_ms" in notes["compile_ms"] and "first_call_ms" in notes
+    assert "Part of load_ms" in notes["compile_ms"] and "first_call_ms" in notes
 
 
 def test_memory_and_energy_come_with_a_word_where_one_is_needed():
@@ -243,3 +244,28 @@ def test_the_size_is_that_of_the_file_that_the_backend_loads(tmp_path):
     assert size_columns(tmp_path, "torch-eager")["size_mib"] == 0.125
     (tmp_path / "model.onnx").unlink()
     assert size_columns(tmp_path, "onnxruntime")["size_mib"] is None
+
+
+def test_every_figure_is_a_column_and_every_note_a_sentence():
+    noisy = NoiseFloor(floor=0.3, source="the A/A test of two baseline processes")
+    usage = Usage(faults=5 * 900, switches=0)
+    rows = [columns(12.0), columns(2.4, waited=1.0, noise=noisy, usage=usage, steady=False, max_abs_diff=None)]
+    rows.append(baseline_columns(arm_of(), baseline_blocks(), NoiseFloor()))
+    for row in rows:
+        notes = row.pop("notes")
+        assert set(row) <= set(COLUMNS) and notes.keys() <= set(COLUMNS)
+        assert {name for name, value in row.items() if value is None} <= notes.keys() | {"allocator"}
+        for note in notes.values():
+            assert not note[0].islower() and note[-1] == "." and any(letter.islower() for letter in note)
+    assert rows[1]["noise_floor"] == 0.3
+    assert columns(12.0, usage=usage)["notes"].keys() - columns(12.0, usage=Usage(0, 0))["notes"].keys() == {
+        "page_faults_per_call"
+    }
+
+
+def test_few_calls_have_no_interval_and_say_why_for_both_ends():
+    short = [Block(np.array([2.0])), Block(np.array([2.1]))]
+    row = timed_columns(arm_of(), short, short, NoiseFloor())
+    assert row["latency_ms_low"] is row["latency_ms_high"] is None
+    assert row["notes"]["latency_ms_low"] == row["notes"]["latency_ms_high"] != ""
+    assert not {"latency_ms_p50", "verdict"} & row["notes"].keys()  # steady unless the engine notes otherwise

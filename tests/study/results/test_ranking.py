@@ -5,7 +5,16 @@ import itertools
 import pytest
 
 from workbench.core.errors import StudyError
-from workbench.study.results.ranking import best_row, mark_recommended, marked, pareto_rows, table_order
+from workbench.study.results.ranking import (
+    best_row,
+    mark_recommended,
+    marked,
+    one_machine,
+    pareto_rows,
+    ranked,
+    table_order,
+    usual_shape,
+)
 from workbench.study.results.schema import COLUMNS, new_row
 from workbench.study.results.winner import TIED
 
@@ -267,3 +276,71 @@ def test_more_agreement_is_better():
     assert [r["recipe"] for r in pareto_rows(rows, x="latency_ms_p50", y="agreement")] == ["a", "b"]
     with pytest.raises(StudyError, match="agreement is better if higher"):
         best_row(rows, minimize="agreement")
+
+
+def test_the_shape_of_most_rows_is_ranked_unless_another_is_asked_for():
+    rows = [
+        row("a", 4.0, 0.0, shape="length=8"),
+        row("b", 6.0, 0.0, shape="length=64"),
+        row("c", 7.0, 0.0, shape="length=64"),
+    ]
+    usual = best_row(rows)
+    assert (usual.row["recipe"], usual.candidates) == ("b", 2) and "batch 32, length=64" in usual.reason
+    other = best_row(rows, shape="length=8")
+    assert (other.row["recipe"], other.candidates) == ("a", 1) and "length=8" in other.reason
+    with pytest.raises(StudyError, match=r"'length=9'.*Measured: 'length=8', 'length=64'\."):
+        best_row(rows, shape="length=9")
+    unjudged = [row("d", 1.0, None, shape="length=1"), row("e", 1.0, None, shape="length=1"), rows[0]]
+    assert best_row(unjudged).row["recipe"] == "a"  # rows without a quality do not choose the shape
+    assert usual_shape(rows) == "length=64" and usual_shape(rows[:2]) == "length=8" and usual_shape([]) == ""
+
+
+def test_rows_without_the_figures_are_counted_out_with_a_reason():
+    unknown = best_row([row("a", 4.0, None)])
+    assert (unknown.row, unknown.met, unknown.candidates) == (None, False, 0)
+    assert "batch 32 has both a quality and" in unknown.reason
+    nothing = best_row([row("a", 4.0, 0.0, state="failed")])
+    assert (nothing.row, nothing.met, nothing.candidates) == (None, False, 0) and "finished yet" in nothing.reason
+    missed = best_row([row("a", 6.0, 0.05), row("b", 9.0, 0.03)], quality_drop=0)
+    assert (missed.met, missed.candidates) == (False, 2)
+
+
+def test_the_limit_allows_for_float32_at_the_size_of_the_metric():
+    large = {**row("large", 4.0, 1.0 + 2e-4), "quality": 1000.0}
+    assert best_row([large], quality_drop=1.0).met
+    assert not best_row([{**large, "quality": 10.0}], quality_drop=1.0).met
+
+
+def test_the_reason_names_what_was_minimized_and_the_evidence():
+    sure = row("sure", 5.0, 0.002, size_mib=3.0, quality_drop_low=0.0, quality_drop_high=0.01)
+    wide = row("wide", 4.0, 0.008123456, size_mib=2.0, quality_drop_low=0.001, quality_drop_high=0.02)
+    best = best_row([wide, sure], minimize="size_mib")
+    assert best.row["recipe"] == "wide" and "the smallest size_mib of 2 variants" in best.reason
+    assert "drop 0.0081 (95 % CI 0.001 to 0.02), 5x speedup" in best.reason
+    assert "95 % CI of the drop reaches 0.02, beyond the limit" in best.reason
+    assert "Within the limit by its whole 95 % CI: sure on openvino" in best.reason
+    alone = best_row([sure], minimize="size_mib").reason
+    assert "beyond the limit" not in alone and "whole 95 %" not in alone
+    half_known = best_row([{**sure, "quality_drop_high": None}], minimize="size_mib").reason
+    assert "95 % CI" not in half_known.split("speedup")[0]
+    kept = best_row([{**row("float", 4.0, 0.0, baseline=True), "verdict": "same"}]).reason
+    assert "speedup" not in kept and "is the baseline itself" in kept
+    undecided = best_row([{**row("a", 4.0, 0.0, notes={"verdict": "Noise floor 9 %."}), "verdict": "undecided"}]).reason
+    assert "drop 0, " in undecided and "Noise floor 9 %." in undecided
+
+
+def test_equal_rows_are_ordered_by_their_drop_and_unknown_ones_come_last():
+    rows = [row("none", 4.0, None), row("more", 4.0, 0.02), row("less", 4.0, -0.01), row("first", 3.0, 0.5)]
+    names = [r["recipe"] for r in ranked([new_row(recipe="unknown", state="complete"), *rows], "latency_ms_p50")]
+    assert names == ["first", "less", "more", "none", "unknown"]
+
+
+def test_the_machine_of_most_rows_is_taken_if_the_preferred_one_has_none():
+    rows = [row("a", 4.0, 0.0, machine="x"), row("b", 5.0, 0.0, machine="y"), row("c", 6.0, 0.0, machine="y")]
+    assert [r["recipe"] for r in one_machine(rows, None)[0]] == ["b", "c"] and one_machine(rows, None)[1] == ""
+    assert [r["recipe"] for r in one_machine(rows, "x")[0]] == ["a"] and one_machine(rows, "x")[1] == ""
+    kept, sentence = one_machine(rows, "z")
+    assert [r["recipe"] for r in kept] == ["b", "c"] and "another machine (y)" in sentence
+    named = [{**r, "machine": "EPYC"} for r in rows]
+    assert "another machine (EPYC, y)" in one_machine(named, "z")[1]
+    assert one_machine([], "x") == ([], "")

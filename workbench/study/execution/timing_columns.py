@@ -171,7 +171,7 @@ def cold_columns(arm: EngineProcess, notes: dict[str, str]) -> dict[str, float |
     cold, backend = arm.opened["cold"], arm.trial.backend
     compiled, first = cold["compile_s"], cold["first_call_s"]
     if compiled is None:
-        notes["compile_ms"] = f"{backend} compiles while it loads: the time is part of load_ms."
+        notes["compile_ms"] = f"Part of load_ms: {backend} compiles while it loads."
     if first is None:
         notes["first_call_ms"] = "The outputs were not compared with torch, which is the first call."
     return {
