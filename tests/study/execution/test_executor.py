@@ -163,7 +163,7 @@ def test_a_monitor_rests_while_something_is_timed(shared_task, tmp_path, monkeyp
 def test_every_row_tells_its_cold_start(ran):
     for row in ran.study.rows():
         assert row["load_ms"] > 0 and row["first_call_ms"] > 0
-        assert row["compile_ms"] is None and "part of load_ms" in row["notes"]["compile_ms"]
+        assert row["compile_ms"] is None and "Part of load_ms" in row["notes"]["compile_ms"]
 
 
 def test_pruning_shows_in_params_macs_size_and_steps(ran):
