@@ -73,12 +73,13 @@ def test_the_description_survives_json(tmp_path):
     assert spec.describe_inputs() == "a dict {image: float32 [batch, 3, any]; mask: int64 [batch]}"
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"kind": "tensor"}'])
+@pytest.mark.parametrize("content", ["", "[]", '{"kind": "tensor"}', '{"kind": "set"}'])
 def test_a_damaged_description_is_refused(tmp_path, content):
     path = tmp_path / "io.json"
     path.write_text(content)
-    with pytest.raises(ArtifactError, match=r"io\.json"):
+    with pytest.raises(ArtifactError, match=r"io\.json") as caught:
         IOSpec.read(path)
+    assert str(caught.value).count("does not describe") == 1
 
 
 def test_an_unknown_node_is_refused():

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_LONGEST = 400
+
 
 class WorkbenchError(Exception):
     """Base of every error the workbench raises on purpose."""
@@ -72,9 +74,6 @@ def unknown_name(kind: str, given: object, allowed: Iterable[str]) -> str:
     """Return the message for a name that is not one of the allowed ones."""
     names = sorted(allowed)
     return f"Unknown {kind} {given!r}.{did_you_mean(str(given), names)} Allowed: {', '.join(names)}."
-
-
-_LONGEST = 400
 
 
 def first_line(error: BaseException) -> str:
