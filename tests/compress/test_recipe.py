@@ -11,8 +11,8 @@ import torch
 from compress_models import images, seeded, task_of
 from torch import nn
 
-from workbench.compress import Distill, Factorize, Prune, Quantize, Recipe, Recover, Variant
-from workbench.core.errors import Cancelled, CoverageError, RecipeError, TaskError
+from workbench.compress import Distill, Factorize, Prune, Quantize, Recipe, Recover, Variant, sweep
+from workbench.core.errors import Cancelled, ConfigError, CoverageError, RecipeError, TaskError
 
 
 def digest(module):
@@ -207,3 +207,29 @@ def test_reports_are_ready_for_json(tiny_task):
     report = Recipe(Prune(0.5)).apply(tiny_task).reports[0].to_dict()
     assert json.loads(json.dumps(report))["step"]["step"] == "Prune"
     assert report["layers"][0].keys() == {"name", "type", "touched", "reason"}
+
+
+def test_lists_are_swept_and_other_values_are_fixed():
+    recipes = sweep(Prune, Recover(epochs=2), ratio=[0.1, 0.3], of="macs", seed=3)
+    assert recipes == [Recipe(Prune(ratio=r, of="macs"), Recover(epochs=2), seed=3) for r in (0.1, 0.3)]
+    assert [recipe.name for recipe in recipes] == ["prune ratio=0.1 + recover", "prune ratio=0.3 + recover"]
+
+
+def test_several_lists_are_combined_and_every_name_is_different():
+    recipes = sweep(Prune, ratio=[0.1, 0.3], of=["channels", "macs"])
+    assert len({recipe.recipe_id for recipe in recipes}) == len({recipe.name for recipe in recipes}) == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({}, RecipeError, "list of values"),
+        ({"ratio": []}, RecipeError, "list of values"),
+        ({"ratio": 0.1}, RecipeError, "list of values"),
+        ({"ratio": [0.1, 1.5]}, ConfigError, "ratio must be"),
+        ({"rate": [0.1]}, ConfigError, "Did you mean 'ratio'"),
+    ],
+)
+def test_what_cannot_be_swept_is_refused(options, error, words):
+    with pytest.raises(error, match=words):
+        sweep(Prune, **options)

@@ -243,7 +243,10 @@ def _apply_step(recipe: Recipe, index: int, before: Variant, work: Work) -> Vari
         raise CoverageError(_no_layer_touched(step.label, outcome.layers))
     module = outcome.module
     quality = quality_of(module, task)
-    params, macs = _count(outcome, before)
+    # Quantization changes the width of numbers, not their count; its graph holds folded constants.
+    params, macs = before.params, before.macs
+    if not outcome.quantized:
+        params, macs = count_params(module), count_macs(module, task.examples(2))
     notes = outcome.notes
     if held.zeros:
         notes += (f"Zeros of Sparsify held in training: {held.zeros:,} of {held.weights:,} weights.",)
@@ -272,13 +275,6 @@ def _zeros_of(before: Variant, step: Step) -> AbstractContextManager[HeldZeros]:
     earlier = [report.step for report in before.reports if isinstance(report.step, Sparsify)]
     sparse = any(not sparsify.dense_epochs for sparsify in earlier) and not isinstance(step, Sparsify)
     return hold_zeros() if sparse else nullcontext(HeldZeros())
-
-
-def _count(outcome: Outcome, before: Variant) -> tuple[int, int]:
-    # Quantization changes the width of numbers, not their count; its graph holds folded constants.
-    if outcome.quantized:
-        return before.params, before.macs
-    return count_params(outcome.module), count_macs(outcome.module, before.task.examples(2))
 
 
 def _no_layer_touched(stage: str, layers: tuple[LayerReport, ...]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -277,6 +278,8 @@ def test_measured_splits_stay_where_the_clock_says_so():
     assert Factorize(measured=True, engine="openvino").measured_on == ("openvino", 32)
     with pytest.raises(ConfigError, match=r"recipe.apply\(task, cost=wb.latency_cost"):
         factorize(Factorize(measured=True), Work(task, task.model(), ignore_progress, 0))
+    with pytest.raises(ConfigError, match="cost must return a number above 0, and returned nan"):
+        factorize(Factorize(measured=True), Work(task, task.model(), ignore_progress, 0, lambda _: math.nan))
 
 
 @pytest.mark.parametrize(

@@ -146,7 +146,8 @@ class _Search:
             try:
                 reason = self._run_without(name, stand_in)
             except AttributeError:  # the forward around the block may read its settings
-                vars(stand_in).update(_settings(layer, stand_in))
+                own = {name: value for name, value in vars(layer).items() if isinstance(value, PLAIN)}
+                vars(stand_in).update(own | vars(stand_in))
                 reason = self._run_without(name, stand_in)
             with replaced(self.module, {name: stand_in}):
                 saved = self.macs - count_macs(self.module, self.example)
@@ -201,12 +202,6 @@ def difference(expected: Tree, outputs: Tree) -> str | None:
         if leaf.is_floating_point() and bool(before[name].isfinite().all()) and not bool(leaf.isfinite().all()):
             return "the model gives NaN or infinity without it"
     return None
-
-
-def _settings(layer: nn.Module, stand_in: nn.Module) -> dict[str, object]:
-    """Return the plain attributes of a block that its stand-in does not have."""
-    own = vars(stand_in)
-    return {name: value for name, value in vars(layer).items() if name not in own and isinstance(value, PLAIN)}
 
 
 def _is_container(layer: nn.Module) -> bool:

@@ -128,9 +128,11 @@ def refusal(layer: nn.Module, step: Factorize) -> str | None:
         return f"a {type(layer).__name__} is a subclass of {kind}"
     if isinstance(layer, nn.Embedding) and layer.max_norm is not None:
         return "its rows are normalized at look-up (max_norm)"
-    if isinstance(layer, Convolution) and is_depthwise(layer) and not _is_separable(layer, step.conv):
-        flat = len(layer.kernel_size) == 1 or math.prod(layer.kernel_size) == 1
-        return "depthwise: full rank across channels" + ("" if flat else "; conv='spatial' can cut it")
+    if isinstance(layer, Convolution) and is_depthwise(layer):
+        kernel = layer.kernel_size
+        if step.conv not in ("spatial", "auto") or len(kernel) != 2 or min(kernel) == 1:
+            flat = len(kernel) == 1 or math.prod(kernel) == 1
+            return "depthwise: full rank across channels" + ("" if flat else "; conv='spatial' can cut it")
     return None
 
 
@@ -145,10 +147,6 @@ def _unsupported(layer: nn.Module) -> str:
 def is_depthwise(layer: Convolution) -> bool:
     """Return whether every group has one input or one output channel."""
     return layer.groups > 1 and layer.groups in (layer.in_channels, layer.out_channels)
-
-
-def _is_separable(layer: Convolution, conv: str) -> bool:
-    return conv in ("spatial", "auto") and len(layer.kernel_size) == 2 and min(layer.kernel_size) > 1
 
 
 def _calls(names: dict[nn.Module, list[str]], module: nn.Module, example: Tree) -> dict[nn.Module, list[Any]]:

@@ -17,7 +17,10 @@ _ROUNDING = 1e-9
 
 def by_energy(tables: Sequence[RankTable], energy: float, of: str) -> RankChoice:
     """Return the cheapest choice in ``of`` (MACs or parameters) that keeps a fraction ``energy``."""
-    choices = [table.at(_cheapest(table, energy, of)) for table in tables]
+    choices = []
+    for table in tables:
+        cost = np.where(table.kept >= energy - _ROUNDING, getattr(table, of), np.inf)
+        choices.append(table.at(int(np.lexsort((-table.kept, cost))[0])))
     return min(choices, key=lambda choice: (getattr(choice, of), -choice.kept))
 
 
@@ -122,11 +125,6 @@ def _free_energy(ratios: Floats, alpha: float, edge: float) -> Floats:
     signal = np.log(tau + 1) + alpha * np.log(tau / alpha + 1) - tau
     total: Floats = (energy + np.where(ratios > edge, signal, 0)).sum(axis=1)
     return total
-
-
-def _cheapest(table: RankTable, energy: float, of: str) -> int:
-    cost = np.where(table.kept >= energy - _ROUNDING, getattr(table, of), np.inf)
-    return int(np.lexsort((-table.kept, cost))[0])
 
 
 def _hull(tables: Sequence[RankTable], whole: RankChoice, of: str, least: float) -> list[RankChoice]:

@@ -70,20 +70,15 @@ def _captured(module: nn.Module, example: Tree, dims: OpenDims) -> GraphModule:
         ) from error
     # The task was checked already; guards cost time on every call.
     graph = program.module(check_guards=False)
-    _drop_assertions(graph)
+    # Checks of dtypes come from .to(...) in forward, and training may run in bfloat16.
+    for node in list(graph.graph.nodes):
+        if node.target is _aten._assert_tensor_metadata.default:
+            graph.graph.erase_node(node)
     _spell_out(graph, unfoldable=True)
     _fold_batch_norm(graph)
     _spell_out(graph, unfoldable=False)
     _check_same(graph, module, example)
     return graph
-
-
-def _drop_assertions(graph: GraphModule) -> None:
-    """Remove dtype checks, which come from ``.to(...)`` in forward: training may run in bfloat16."""
-    for node in list(graph.graph.nodes):
-        if node.target is _aten._assert_tensor_metadata.default:
-            graph.graph.erase_node(node)
-    graph.recompile()
 
 
 def _fold_batch_norm(graph: GraphModule) -> None:

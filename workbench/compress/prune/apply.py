@@ -83,7 +83,8 @@ class _State:
 def prune(step: Prune, work: Work) -> Outcome:
     """Remove channels of the variant's module, group by group; see :class:`Prune`."""
     module, example = work.module, work.task.examples(2)
-    shapes, epochs = _widths(module), 0.0
+    kinds, epochs = (*PRUNABLE, nn.Embedding), 0.0
+    shapes = {name: tuple(layer.weight.shape) for name, layer in module.named_modules() if isinstance(layer, kinds)}
     budget, state = CostBudget(step, work), _State(step, work)
     before = copy_module(module) if step.rewind else None
     if step.sparse_epochs:
@@ -101,11 +102,6 @@ def prune(step: Prune, work: Work) -> Outcome:
     layers = _report(module, shapes, state.reasons | state.broken)
     notes = (*_notes(step, state, module), *_missed(step, module, shapes, state.reasons), *budget.notes())
     return Outcome(module, layers, epochs, notes)
-
-
-def _widths(module: nn.Module) -> dict[str, tuple[int, ...]]:
-    kinds = (*PRUNABLE, nn.Embedding)
-    return {name: tuple(m.weight.shape) for name, m in module.named_modules() if isinstance(m, kinds)}
 
 
 def _report(module: nn.Module, before: dict[str, tuple[int, ...]], reasons: dict[str, str]) -> tuple[LayerReport, ...]:

@@ -41,7 +41,7 @@ def correct_biases(plain: GraphModule, converted: GraphModule, inputs: Tree) -> 
         shift = means[node.name] - _mean(node, value)
         _add_to_bias(converted, node, shift)
         remarks[owner] = f"bias corrected by up to {float(shift.abs().max()):.2g}"
-        return value + _shaped(node, shift, value)
+        return value + (shift if node.target is LINEAR else shift.reshape(-1, *[1] * (value.ndim - 2)))
 
     run_graph(plain, inputs, record)
     run_graph(converted, inputs, correct)
@@ -52,10 +52,6 @@ def correct_biases(plain: GraphModule, converted: GraphModule, inputs: Tree) -> 
 def _mean(node: Node, value: torch.Tensor) -> torch.Tensor:
     axis = value.ndim - 1 if node.target is LINEAR else 1
     return value.mean([i for i in range(value.ndim) if i != axis])
-
-
-def _shaped(node: Node, shift: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    return shift if node.target is LINEAR else shift.reshape(-1, *[1] * (value.ndim - 2))
 
 
 def _add_to_bias(graph: GraphModule, node: Node, shift: torch.Tensor) -> None:

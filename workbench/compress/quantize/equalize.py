@@ -83,7 +83,7 @@ def _balance(graph: GraphModule, first: Node, second: Node) -> float:
     before, after = stored(graph, first.args[1]), stored(graph, second.args[1])
     if before is None or after is None:
         raise TypeError(f"{first} and {second} must have stored weights")
-    groups = _groups(second)
+    groups: int = 1 if second.target is LINEAR or len(second.args) < 7 else second.args[6]  # type: ignore[assignment]
     ranges, next_ranges = before.abs().flatten(1).amax(1), _by_input(after, groups).abs().amax(1)
     scale = torch.sqrt(ranges / next_ranges).detach()
     scale = torch.where((ranges > 0) & (next_ranges > 0), scale, torch.ones_like(scale))
@@ -96,10 +96,6 @@ def _balance(graph: GraphModule, first: Node, second: Node) -> float:
     grouped = after.reshape(groups, after.shape[0] // groups, *after.shape[1:])
     replace_stored(graph, second.args[1], (grouped * scale.reshape(shape)).reshape(after.shape))  # type: ignore[arg-type]
     return float((scale - 1).abs().max())
-
-
-def _groups(node: Node) -> int:
-    return 1 if node.target is LINEAR or len(node.args) < 7 else int(node.args[6])  # type: ignore[arg-type]
 
 
 def _by_input(weight: torch.Tensor, groups: int) -> torch.Tensor:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from workbench.compress.layer_selection import matches, no_match_error
 from workbench.compress.model_ops import count_macs, count_params
@@ -198,7 +197,8 @@ class _Sweep:
         members = self.probe.members(self.module, outcome, name)
         value = self.evaluator.value(outcome.module)
         if outcome.quantized:
-            owned = sum(_weights(self.module, member) for member in members)
+            layers = [self.module.get_submodule(member) for member in members]
+            owned = sum(p.numel() for layer in layers for key, p in layer.named_parameters() if "bias" not in key)
             params, macs, size = 1.0, 1.0, 1 - owned * (1 - setting / 32) / self.params
         else:
             params = count_params(outcome.module) / self.params
@@ -219,10 +219,6 @@ class _Sweep:
     def _save(self) -> None:
         if self.path is not None:
             write_json(self.path, self.results)
-
-
-def _weights(module: nn.Module, name: str) -> int:
-    return sum(p.numel() for key, p in module.get_submodule(name).named_parameters() if "bias" not in key)
 
 
 def _read(path: Path | None) -> dict[str, Any]:

@@ -92,14 +92,11 @@ def keep_best(
     order = torch.cat([block_scores[name] for name in names]).argsort(stable=True)
     dropped = order[sizes[order].cumsum(0) <= ratio * sizes.sum() + 1e-6]
     counts = torch.bincount(layer[dropped], minlength=len(names)).tolist()
-    return {
-        name: _mask(blocks[name], block_scores[name], _at_most(count, block_scores[name]))
-        for name, count in zip(names, counts, strict=True)
-    }
-
-
-def _at_most(count: int, scores: torch.Tensor) -> int:
-    return min(count, len(scores) - max(1, round(_LEAST_LEFT * len(scores))))
+    masks = {}
+    for name, count in zip(names, counts, strict=True):
+        most = len(block_scores[name]) - max(1, round(_LEAST_LEFT * len(block_scores[name])))
+        masks[name] = _mask(blocks[name], block_scores[name], min(count, most))
+    return masks
 
 
 def _mask(blocks: Blocks, scores: torch.Tensor, count: int) -> torch.Tensor:

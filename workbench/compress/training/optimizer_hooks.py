@@ -18,12 +18,8 @@ from workbench.compress.model_ops import removing
 StepHook = Callable[[Optimizer], None]
 
 
-def _nothing(_: Optimizer) -> None:
-    return None
-
-
 @contextmanager
-def optimizer_step_hooks(*, before: StepHook = _nothing, after: StepHook = _nothing) -> Iterator[None]:
+def optimizer_step_hooks(*, before: StepHook = lambda _: None, after: StepHook = lambda _: None) -> Iterator[None]:
     """Call ``before(optimizer)`` and ``after(optimizer)`` around every optimizer step of this thread.
 
     ``before`` sees the gradients, ``after`` the new weights; both run without recording gradients.
