@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from workbench.cli.base import DONE, FAILED, STOPPED, add_command, add_shape, positive, say, write
 from workbench.core.errors import ConfigError
 from workbench.core.files import writable_folder
+from workbench.core.format.numbers import plural
 
 if TYPE_CHECKING:
     from workbench.study.results.schema import TrialRow
@@ -69,7 +70,7 @@ def bench(arguments: argparse.Namespace) -> int:
     write(json.dumps(rows, indent=1) if arguments.json else bench_text(rows))
     if arguments.output is not None:  # last, so that a full disk loses no result
         write_trials(rows, arguments.output)
-        say(f"{len(rows)} row{'s' if len(rows) > 1 else ''} written to {arguments.output}.")
+        say(f"{plural(len(rows), 'row')} written to {arguments.output}.")
     if stopped:
         return STOPPED
     return DONE if any(row["state"] == "complete" for row in rows) else FAILED

@@ -111,8 +111,7 @@ th {{ cursor: pointer; }} .scroll {{ max-height: none; }} .wbr {{ max-width: non
 def write_trials(rows: Iterable[Mapping[str, Any]], path: str | Path) -> Path:
     """Write one line per row, atomically and in the given order.
 
-    A number that is not finite becomes null. The layers of each step are left out, because every trial of a recipe
-    would repeat them.
+    A number that is not finite becomes null. The layers of each step are left out: every trial would repeat them.
     """
     with atomic_write(path) as temporary:
         lines = (json.dumps(plain_row(row), ensure_ascii=False, allow_nan=False) for row in rows)

@@ -19,13 +19,7 @@ _TYPES = {bool: "true or false", int: "a whole number", float: "a number", str: 
 
 
 def find_notebook(name: str) -> Path:
-    """Return the path of one of the project's notebooks, in a checkout or an installed wheel.
-
-    Raises
-    ------
-    ConfigError
-        If there is no notebook of that name.
-    """
+    """Return the path of one of the project's notebooks, in a checkout or an installed wheel."""
     package = Path(__file__).resolve().parents[1]
     folders = (package / "_notebooks", package.parent / "notebooks")
     for folder in folders:

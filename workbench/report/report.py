@@ -94,13 +94,13 @@ class Report:
 
     @cached_property
     def _answer(self) -> tuple[list[Row], Recommendation]:
-        planned = self.study.planned()
+        planned, backends = self.study.planned(), self.settings.backends
         rows = [
             row
             for row in self.study.rows()
             if (row["recipe_id"] in planned or row["technique"] == "float")
             and row["batch_size"] in self.settings.batch_sizes
-            and (not self.settings.backends or row["backend"] in self.settings.backends or _is_reference(row))
+            and (not backends or row["backend"] in backends or row["baseline"] or row.get("reference") is not None)
         ]
         best = self._best(rows)
         return list(mark_recommended(rows, best)), best
@@ -237,10 +237,6 @@ class Report:
         if self.best.row is not None:
             return baseline_of(rows)(self.best.row)
         return next((row for row in rows if row["baseline"]), None)
-
-
-def _is_reference(row: Row) -> bool:
-    return bool(row["baseline"]) or row.get("reference") is not None
 
 
 def storage_url(settings: ReportSettings, folder: Path) -> str:

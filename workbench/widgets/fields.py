@@ -141,19 +141,22 @@ def parse_text(text: str, hint: Any, where: str) -> Any:
 
 def _choices(hint: Any, meta: Mapping[str, Any]) -> tuple[Any, ...]:
     """Return the allowed values of an option with fixed choices, or an empty tuple."""
+    members = members_of(hint)
     choices: list[Any] = list(meta.get("choices") or ())
     if choices:
-        return (*choices, *([None] if type(None) in members_of(hint) and None not in choices else []))
-    for member in members_of(hint):
+        return (*choices, *([None] if type(None) in members and None not in choices else []))
+    if hint is bool:
+        return ()
+    for member in members:
         if typing.get_origin(member) is typing.Literal:
             choices += typing.get_args(member)
-        elif member is bool and len(members_of(hint)) > 1:
+        elif member is bool:
             choices += [True, False]
         elif member is type(None):
             choices.append(None)
-        elif hint is not bool:
+        else:
             return ()
-    return () if hint is bool else tuple(choices)
+    return tuple(choices)
 
 
 def _step(meta: Mapping[str, Any]) -> float:

@@ -248,9 +248,8 @@ class Workbench:
     def _show_earlier(self) -> None:
         rows = self.study.rows()
         if rows:
-            self.view.results.show_state(
-                "Ready.", f"From an earlier run: {trials_sentence(rows)}. Run continues with the rest."
-            )
+            trials = f"From an earlier run: {trials_sentence(rows)}."
+            self.view.results.show_state("Ready.", f"{trials} Run continues with the rest.")
             self._show_rows()
 
     def _show_rows(self) -> None:
@@ -286,8 +285,7 @@ class Workbench:
         self._view.busy(False)
 
     def _show_end(self) -> None:
-        rows = self.study.rows()
-        result = self._job.result
+        rows, result = self.study.rows(), self._job.result
         trials = f"{trials_sentence(rows)}."
         results, state = self.view.results, self.state
         results.show_notes(f"{clock(self._job.seconds)} in all", *(result.cut if result is not None else ()))

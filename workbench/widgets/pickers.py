@@ -106,10 +106,7 @@ class _Entry:
 
 
 class RecipeList:
-    """Select recipes to run: presets and custom ones, or the default plan.
-
-    ``automatic`` (the default plan) is on at first; selecting recipes turns it off.
-    """
+    """Select recipes to run: presets and custom ones, or the default plan (``automatic``), until one is selected."""
 
     def __init__(self, recipes: Sequence[Recipe] = (), *, on_change: Callable[[], None] = lambda: None) -> None:
         self._entries: dict[str, _Entry] = {}
@@ -170,7 +167,7 @@ class RecipeList:
         """The selected recipes, or None for the default plan."""
         return None if self.automatic.value else self.chosen
 
-    def _choose_recipes(self) -> None:
+    def _choose_recipes(self, _change: Any) -> None:
         self.automatic.value = False
         self._on_change()
 
@@ -181,7 +178,7 @@ class RecipeList:
     def _entry(self, recipe: Recipe, ticked: bool, preset: bool) -> _Entry:
         name = recipe.name or recipe.label
         box = widgets.Checkbox(value=ticked, description=name, indent=False, tooltip=repr(recipe))
-        box.observe(lambda _change: self._choose_recipes(), names="value")
+        box.observe(self._choose_recipes, names="value")
         view = box if name == recipe.label else widgets.VBox([box, hint(recipe.label)])
         return _Entry(recipe, box, view, preset)
 

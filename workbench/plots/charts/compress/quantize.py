@@ -70,7 +70,7 @@ def _row(name: str, variant: Variant, original: Variant, expected: Any) -> dict[
         "name": name,
         "mode": mode or "float",
         "size_kib": _size_kib(variant),
-        "sqnr_db": _outputs_sqnr(expected, actual),
+        "sqnr_db": sqnr_db(1.0, relative_squared_error(leaves(expected), leaves(actual))),
         "quality": variant.quality,
         "drop_points": 100 * (original.quality - variant.quality),
         "drop_low": 100 * low,
@@ -91,10 +91,6 @@ def _size_kib(variant: Variant) -> float:
         path = Path(folder) / "model.onnx"
         export_onnx(variant.module, task.examples(2), path, names=task.parameter_names)
         return path.stat().st_size / 1024
-
-
-def _outputs_sqnr(expected: Any, actual: Any) -> float:
-    return sqnr_db(1.0, relative_squared_error(leaves(expected), leaves(actual)))
 
 
 def _interval(original: Variant, expected: Any, actual: Any) -> tuple[float, float]:

@@ -36,7 +36,7 @@ COLUMNS = [
     *("stage", "label", "kind", "latency_ms_rel", "size_mib", "params", "macs", "quality_validation"),
     *("latency_ms_change", "size_mib_change", "params_change", "macs_change", "quality_change", "timed_at"),
 ]
-TRAINING = ("Distill", "Recover")
+_TRAINING = ("Distill", "Recover")
 
 
 def waterfall_data(rows: Any, *, batch_size: int = PRIMARY_BATCH, row: Mapping[str, Any] | None = None) -> pd.DataFrame:
@@ -102,19 +102,19 @@ def plot_waterfall(
     else:
         axes = [style_axes(ax)]
     for number, (target, measure) in enumerate(zip(axes, measures, strict=False)):
-        draw_measure(target, frame, measure, first=number == 0)
-    gain_key(axes[min(len(axes), len(measures)) - 1])
-    name_stages(axes[0], [*frame["label"], f"result: {chosen['recipe']}"])
+        _draw_measure(target, frame, measure, first=number == 0)
+    _gain_key(axes[min(len(axes), len(measures)) - 1])
+    _name_stages(axes[0], [*frame["label"], f"result: {chosen['recipe']}"])
     return figure_of(axes[0])
 
 
-def _measures(row: Mapping[str, Any]) -> Sequence[Measure]:
+def _measures(row: Mapping[str, Any]) -> Sequence[_Measure]:
     unit = f"(ms/batch of {row['batch_size']}) ↓"
     return (
-        Measure("latency_ms_rel", "Latency", unit, "timed", structural=True, result=row_speedup(row).brief),
-        Measure("macs", "MACs", "(million/sample) ↓", "counted", scale=1e-6),
-        Measure("size_mib", "Size", "(MiB on disk) ↓", "measured", structural=True),
-        Measure("quality_validation", "Quality", "(validation split) ↑", "measured", higher_is_better=True),
+        _Measure("latency_ms_rel", "Latency", unit, "timed", structural=True, result=row_speedup(row).brief),
+        _Measure("macs", "MACs", "(million/sample) ↓", "counted", scale=1e-6),
+        _Measure("size_mib", "Size", "(MiB on disk) ↓", "measured", structural=True),
+        _Measure("quality_validation", "Quality", "(validation split) ↑", "measured", higher_is_better=True),
     )
 
 
@@ -140,7 +140,7 @@ def _share_structure(stages: list[dict[str, Any]], steps: Sequence[Mapping[str, 
     first = len(stages) - len(steps)
     for place in range(len(stages) - 2, first - 1, -1):
         here, after = stages[place], stages[place + 1]
-        trained = steps[place + 1 - first]["step"].get("step") in TRAINING
+        trained = steps[place + 1 - first]["step"].get("step") in _TRAINING
         if trained and pd.isna(here["latency_ms_rel"]) and not pd.isna(after["latency_ms_rel"]):
             here.update({name: after[name] for name in ("latency_ms_rel", "size_mib", "timed_at")})
 
@@ -159,13 +159,13 @@ def _seed(row: Mapping[str, Any]) -> Any:
     return json.loads(row.get("recipe_json") or "{}").get("seed")
 
 
-HEIGHT = 0.56
-GAIN: dict[str, Any] = {"facecolor": style.GOOD, "edgecolor": style.INK, "linewidth": 0.6}
-COST: dict[str, Any] = {"facecolor": "#F6D6C1", "edgecolor": style.BAD, "linewidth": 0.6, "hatch": "////"}
+_HEIGHT = 0.56
+_GAIN: dict[str, Any] = {"facecolor": style.GOOD, "edgecolor": style.INK, "linewidth": 0.6}
+_COST: dict[str, Any] = {"facecolor": "#F6D6C1", "edgecolor": style.BAD, "linewidth": 0.6, "hatch": "////"}
 
 
 @dataclass(frozen=True)
-class Measure:
+class _Measure:
     """One panel: column, title, unit, and the participle of its measurement.
 
     A ``structural`` figure is measured once for two stages of the same structure. ``result`` is the text of a ratio
@@ -182,7 +182,7 @@ class Measure:
     result: str = ""
 
 
-def draw_measure(ax: Axes, frame: pd.DataFrame, measure: Measure, *, first: bool) -> None:
+def _draw_measure(ax: Axes, frame: pd.DataFrame, measure: _Measure, *, first: bool) -> None:
     """Draw a measure from the first stage to the last, with the result as a full bar below.
 
     A gain is green, a cost is hatched orange; the change follows each bar. An unknown stage has a text instead, and
@@ -214,20 +214,20 @@ def draw_measure(ax: Axes, frame: pd.DataFrame, measure: Measure, *, first: bool
     plain_rows(ax, shown=first)
 
 
-def name_stages(ax: Axes, names: Sequence[str]) -> None:
+def _name_stages(ax: Axes, names: Sequence[str]) -> None:
     """Name the stages at the left, the last one bold."""
     names = [name if len(name) <= 30 else f"{name[:29]}…" for name in names]
     ax.set_yticks(range(len(names)), [escaped(name) for name in names], fontsize=TEXT)
     ax.get_yticklabels()[-1].set_fontweight("bold")
 
 
-def gain_key(ax: Axes) -> None:
+def _gain_key(ax: Axes) -> None:
     """Explain the looks of gain and cost, below the axes at the right."""
-    handles = [Patch(label="gain", **GAIN), Patch(label="cost", **COST)]
+    handles = [Patch(label="gain", **_GAIN), Patch(label="cost", **_COST)]
     legend(ax, "upper right", (1.0, -0.09), handles, ncols=2)
 
 
-def _scale(ax: Axes, measure: Measure, low: float, high: float) -> float:
+def _scale(ax: Axes, measure: _Measure, low: float, high: float) -> float:
     """Set the x range with room for texts at the right and return the start of full bars."""
     if measure.higher_is_better:
         span = (high - low) or 0.02 * abs(high) or 1.0
@@ -239,7 +239,7 @@ def _scale(ax: Axes, measure: Measure, low: float, high: float) -> float:
     return left
 
 
-def _unchanged(frame: pd.DataFrame, place: int, measure: Measure) -> str:
+def _unchanged(frame: pd.DataFrame, place: int, measure: _Measure) -> str:
     """Return the text of a stage without a change."""
     if measure.structural and frame["timed_at"].iloc[place] == frame["timed_at"].iloc[place - 1]:
         return "same structure"
@@ -247,22 +247,22 @@ def _unchanged(frame: pd.DataFrame, place: int, measure: Measure) -> str:
 
 
 def _full_bar(ax: Axes, place: int, value: float, zero: float, color: str) -> None:
-    ax.barh(place, value - zero, left=zero, height=HEIGHT, color=color, edgecolor=style.INK, linewidth=0.6, zorder=3)
+    ax.barh(place, value - zero, left=zero, height=_HEIGHT, color=color, edgecolor=style.INK, linewidth=0.6, zorder=3)
 
 
 def _step_bar(
-    ax: Axes, place: int, before: float, after: float, measure: Measure, together: str, unchanged: str
+    ax: Axes, place: int, before: float, after: float, measure: _Measure, together: str, unchanged: str
 ) -> None:
     change = after - before
     if abs(change) <= 1e-9 * max(abs(before), 1e-12):
         annotate(ax, f"{unchanged}{together}", (before, place), color=style.MUTED)
         return
     gain = (change > 0) == measure.higher_is_better
-    ax.barh(place, change, left=before, height=HEIGHT, zorder=3, **(GAIN if gain else COST))
+    ax.barh(place, change, left=before, height=_HEIGHT, zorder=3, **(_GAIN if gain else _COST))
     annotate(ax, f"{_signed(change)}{together}", (max(before, after), place), zorder=6)
 
 
-def _ratio(start: float, end: float, measure: Measure) -> str:
+def _ratio(start: float, end: float, measure: _Measure) -> str:
     if measure.higher_is_better:
         return f" ({_signed(end - start)})"
     if measure.result:
