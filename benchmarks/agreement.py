@@ -28,7 +28,8 @@ from benchmarks.zoo import ARCHITECTURES, Architecture, task_of
 from workbench.compress.variant import Variant
 from workbench.core.errors import WorkbenchError
 from workbench.core.machine import library_versions, this_machine
-from workbench.engine.backends import BACKENDS, get_backend
+from workbench.engine.backends import get_backend
+from workbench.engine.names import BACKENDS
 from workbench.engine.precision import TOLERANCES, native_set
 from workbench.tasks.trees import call_model, leaves, tree_map
 

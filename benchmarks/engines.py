@@ -48,8 +48,8 @@ from workbench.core.allocator import allocator_state, use_steady_allocator
 from workbench.core.errors import WorkbenchError
 from workbench.core.machine import default_threads, library_versions, this_machine
 from workbench.core.stats import ratio_interval
-from workbench.engine.backends import BACKENDS
 from workbench.engine.backends.openvino.runtime import import_openvino
+from workbench.engine.names import BACKENDS
 from workbench.tasks import Task
 from workbench.timing.interleave import CallArm, interleave
 

@@ -7,7 +7,8 @@ import pytest
 from workbench.core.config import from_dict
 from workbench.core.errors import ConfigError
 from workbench.engine import InferenceConfig, OptimizedInferenceEngine, QuantizationConfig
-from workbench.engine.backends import BACKENDS, DEFAULT_BACKENDS, backend_status, get_backend, require_backend
+from workbench.engine.backends import backend_status, get_backend, require_backend
+from workbench.engine.names import BACKENDS, DEFAULT_BACKENDS
 
 
 @pytest.mark.parametrize(
@@ -68,7 +69,7 @@ def test_an_engine_needs_a_model(images):
 
 
 def test_more_threads_than_cores_are_said(images, monkeypatch):
-    monkeypatch.setattr("workbench.engine.loading.notes.available_cores", lambda: 1)
+    monkeypatch.setattr("workbench.engine.loading.load.available_cores", lambda: 1)
     for threads, said in ((2, True), (1, False)):
         with OptimizedInferenceEngine.from_variant(images, backend="onnxruntime", threads=threads) as engine:
             note = f"threads={threads}: this process may use 1 core only, which the threads share"

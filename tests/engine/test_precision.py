@@ -13,13 +13,14 @@ from workbench.core.config import from_dict
 from workbench.core.errors import ConfigError, EngineError
 from workbench.core.machine import this_machine
 from workbench.engine import InferenceConfig, OptimizedInferenceEngine, Precision
-from workbench.engine.backends.precision_support import (
+from workbench.engine.precision import (
     HINTS,
+    TOLERANCES,
+    native_set,
     precision_in_onnxruntime,
     precision_in_openvino,
     precision_on_cpu,
 )
-from workbench.engine.precision import TOLERANCES, native_set
 
 Engine = OptimizedInferenceEngine
 TORCH = ["torch-eager", "torchscript"]

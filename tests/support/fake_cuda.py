@@ -12,7 +12,7 @@ import time
 
 import torch
 
-from workbench.engine.backends.cuda.transfers import CudaPipe
+from workbench.engine.backends.torch.cuda import CudaPipe
 from workbench.engine.backends.torch.eager import EagerSession
 
 

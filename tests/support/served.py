@@ -5,10 +5,8 @@ from __future__ import annotations
 import threading
 import time
 
-from workbench.engine.calls.batcher import Batcher
-from workbench.engine.calls.batching import BoundInputs
-from workbench.engine.calls.concurrent import predict_batch
-from workbench.engine.calls.result import InferenceResult, metrics_of
+from workbench.engine.calls.batcher import Batcher, predict_batch
+from workbench.engine.calls.batching import BoundInputs, InferenceResult, metrics_of
 
 
 class Sleeper:

@@ -37,15 +37,7 @@ _ON_GPU_ONLY = {"cuda_graph", "gpu_memory_limit_mib"}
 
 @dataclasses.dataclass(frozen=True)
 class QuantizationConfig(Config):
-    """Weight-only quantization of a float model at loading.
-
-    Quantized activations need calibration data: use the step ``Quantize``.
-
-    Examples
-    --------
-    >>> QuantizationConfig(quantization_bits=8, quantize_weights=True).quantization_bits
-    8
-    """
+    """Weight-only quantization of a float model at loading."""
 
     quantization_bits: int = option(8, "Bits of a stored weight.", choices=(8,))
     quantize_weights: bool = option(True, "Store weights of Conv, MatMul and Gemm as int8 with a scale per channel.")
@@ -68,13 +60,7 @@ class QuantizationConfig(Config):
 
 @dataclasses.dataclass(frozen=True)
 class InferenceConfig(Config):
-    """Options to load and run a model.
-
-    Examples
-    --------
-    >>> InferenceConfig(model_path="model.onnx", backend="onnxruntime", batch_size=16).threads is None
-    True
-    """
+    """Options to load and run a model."""
 
     model_path: str | None = option(None, "An ONNX file, OpenVINO's .xml, or an artifact's folder.")
     backend: str = option("auto", "The runtime; auto measures the candidates and takes the fastest.")
@@ -144,9 +130,7 @@ class InferenceConfig(Config):
         False, "Raise an error if the engine would run on another device, provider or precision than configured."
     )
     cuda_graph: bool = option(
-        False,
-        "torch-eager on a GPU: record calls as CUDA graphs, one for each of up to four shapes.",
-        advanced=True,
+        False, "torch-eager on a GPU: record calls as CUDA graphs, one for each of up to four shapes.", advanced=True
     )
     precision: Precision = option(Precision(), "Compute precision of a float model, or its name.")
     quantization: QuantizationConfig | None = option(None, "Weight-only quantization of a float model.")
@@ -212,7 +196,7 @@ class InferenceConfig(Config):
         for name in self.changed().keys() & ONLY_FOR.keys():
             backends = ONLY_FOR[name]
             if not set(backends).intersection(runs):
-                default = next(field.default for field in dataclasses.fields(self) if field.name == name)
+                default = getattr(InferenceConfig, name)
                 raise ConfigError(
                     f"InferenceConfig.{name}={getattr(self, name)!r} has no effect: it is for the backend "
                     f"{' or '.join(backends)}, not for {' '.join(runs)}. Leave it at {default!r}."

@@ -24,7 +24,6 @@ class Device(NamedTuple):
 
     @property
     def is_cuda(self) -> bool:
-        """True for a GPU."""
         return self.name != "cpu"
 
 
@@ -65,10 +64,7 @@ def gpu_request(config: InferenceConfig) -> str:
 
 
 def choose_device(config: InferenceConfig, devices: CudaDevices | None = None) -> Device:
-    """Return torch's device: the requested GPU, or the CPU with a note if there is no GPU.
-
-    Raises ConfigError if there are GPUs, but none with the requested index.
-    """
+    """Return torch's device: the requested GPU, or the CPU with a note without any; ConfigError for a missing index."""
     if not wants_gpu(config):
         return Device("cpu")
     devices = devices if devices is not None else find_cuda()
@@ -96,11 +92,7 @@ def find_cuda() -> CudaDevices:
 
 
 def why_no_cuda(*, built: str | None, version: str, gpus: tuple[str, ...], reason: str | None) -> CudaDevices:
-    """Return why torch finds no CUDA device: no GPU, a build without CUDA, or an unsuitable driver.
-
-    ``built`` is the CUDA version of torch's build; ``gpus`` are those that the driver lists, or ``reason`` why there
-    are none.
-    """
+    """Return why torch, ``built`` for a CUDA version, finds no device; ``reason`` is why the driver lists no GPUs."""
     if not gpus:
         cause = (reason or "no NVIDIA GPU").rstrip(".").replace(": ", ", ")
         return CudaDevices((), f"torch finds no CUDA device ({cause})", "nvidia-smi must list a GPU first")

@@ -10,22 +10,19 @@ from typing import TYPE_CHECKING, Any, Self
 from workbench.artifact.artifact import Artifact, open_artifact
 from workbench.core.checks import require_bool, require_int
 from workbench.core.errors import ConfigError, EngineError
-from workbench.engine.autotune.api import check_request, choose_backend, config_for_backend, tune
+from workbench.engine.autotune.api import check_request, config_for_backend, tune
+from workbench.engine.autotune.autotuner import Autotuner
 from workbench.engine.autotune.result import Candidate, TuneResult, describe
 from workbench.engine.backends import takes_onnx
-from workbench.engine.backends.agreement import precision_of
-from workbench.engine.backends.base import ModelSource
+from workbench.engine.backends.base import ModelSource, Placement, placement_of, precision_of
 from workbench.engine.binding.buffers import BufferPool, BufferStatistics
-from workbench.engine.calls.batcher import Batcher
-from workbench.engine.calls.concurrent import AwaitedCalls, predict_batch
-from workbench.engine.calls.result import InferenceResult
+from workbench.engine.calls.batcher import AwaitedCalls, Batcher, predict_batch
+from workbench.engine.calls.batching import InferenceResult
 from workbench.engine.calls.session import CLOSED, NOT_YET, EngineSession
 from workbench.engine.calls.streaming import stream
 from workbench.engine.config import InferenceConfig, config_of
 from workbench.engine.loading.int8_weights import weight_only
-from workbench.engine.loading.load import load_checked
-from workbench.engine.loading.notes import load_notes
-from workbench.engine.loading.placement import Placement, placement_of
+from workbench.engine.loading.load import load_checked, load_notes
 from workbench.engine.loading.source import source_from_artifact, source_from_path, source_from_variant
 from workbench.export.io import IOSpec
 
@@ -36,29 +33,15 @@ if TYPE_CHECKING:
 class OptimizedInferenceEngine:
     """A model in a backend.
 
-    Use it in a ``with`` block, or call :meth:`initialize` and :meth:`dispose`. Threads may share an engine.
+    Use it in a ``with`` block, or call :meth:`initialize` and :meth:`dispose`. Threads may share an engine. ``source``
+    is the model if ``config`` names no file; ``example_inputs``, in the model's structure, replace random ones to check
+    the outputs of a file.
 
-    Parameters
-    ----------
-    config : InferenceConfig
-        The model file, and how to run it.
-    source : ModelSource, optional
-        The model, if ``config`` names no file.
-    example_inputs : optional
-        Inputs in the model's structure to check the outputs of a file; random ones by default.
-
-    Attributes
-    ----------
-    backend, precision, threads, placement
-        Actual backend, compute precision, threads of one call, and device or provider with fallbacks.
-    load_s, compile_s, first_call_s : float or None
-        Seconds to load the model (compiling included), to compile it in a separate step, and for its first call.
-    max_abs_diff : float or None
-        Largest difference of the outputs from the reference (torch's outputs for a few examples).
-    selection : tuple of Candidate
-        With ``backend="auto"``: the measured candidates, fastest first.
-    session : EngineSession or None
-        The loaded model; None before :meth:`initialize` and after :meth:`dispose`.
+    ``backend``, ``precision``, ``threads`` (of one call) and ``placement`` (device or provider, with fallbacks) are the
+    actual ones. ``load_s``, ``compile_s`` and ``first_call_s`` are seconds to load the model (compiling included), to
+    compile it in a separate step, and for its first call. ``max_abs_diff`` is the largest difference of the outputs
+    from the reference (torch's outputs for a few examples). ``selection`` has the measured candidates of
+    ``backend="auto"``, fastest first. ``session`` is the loaded model between initialize and dispose, else None.
 
     Examples
     --------
@@ -150,7 +133,7 @@ class OptimizedInferenceEngine:
     def _load(self) -> None:
         config, source = self.config, self._source()
         if config.backend == "auto":
-            model, self.selection = choose_backend(source, config)
+            model, self.selection = Autotuner(source, config).choose_backend()
             self._note("auto: " + "; ".join(map(str, self.selection)))
         else:
             model, self.selection = load_checked(source, config), ()
@@ -158,7 +141,7 @@ class OptimizedInferenceEngine:
         self.backend, self.load_s, self.precision = model.backend, model.load_s, precision_of(session)
         self.compile_s, self.first_call_s = getattr(session, "compile_s", None), model.first_call_s
         self.max_abs_diff = agreement.max_abs_diff if agreement else None
-        self._notes |= load_notes(source, session, config, agreement)
+        self._notes |= load_notes(source, model, config)
         self._keep = source.keep_alive
         self.placement, self.threads = placement_of(session), session.threads
         self.session = EngineSession(

@@ -19,22 +19,9 @@ if TYPE_CHECKING:
 class InferenceModel:
     """A saved variant without its task: predicts from the ONNX file and exposes the manifest's values.
 
-    Attributes
-    ----------
-    artifact : Artifact
-        The folder, its manifest, and the description of inputs and outputs.
-    recipe : Recipe
-        The recipe that made the variant.
-    steps : tuple of dict
-        A report per step, as :meth:`StepReport.to_dict` wrote it.
-    quality : float
-        The task's metric on the *validation* split when the variant was saved.
-    params, macs : int
-        Number of parameters, and multiply-accumulates per sample.
-    quantized : bool
-        True if the model is quantized.
-    io : IOSpec
-        Names, dtypes and shapes of inputs and outputs.
+    ``quality`` is the task's metric on the *validation* split when the variant was saved, ``macs`` the number of
+    multiply-accumulates per sample. ``steps`` has a report per step of ``recipe``, as :meth:`StepReport.to_dict` wrote
+    it. Further attributes are ``artifact``, ``io``, ``params`` and ``quantized``.
     """
 
     def __init__(self, artifact: Artifact, *, backend: str = "onnxruntime") -> None:
@@ -47,11 +34,8 @@ class InferenceModel:
         self.artifact, self.io, self.quantized = artifact, artifact.io, artifact.quantized
         self.recipe = recipe_of(artifact.folder, manifest)
         self.steps: tuple[dict[str, Any], ...] = tuple(manifest["steps"])
-        self.quality, self.params, self.macs = (
-            float(manifest["validation_quality"]),
-            manifest["params"],
-            manifest["macs"],
-        )
+        self.params, self.macs = manifest["params"], manifest["macs"]
+        self.quality = float(manifest["validation_quality"])
         self._backend = backend
         self._engine: OptimizedInferenceEngine | None = None
 
@@ -104,10 +88,8 @@ def load_variant(
     Reading runs no code from the folder and uses no pickle, unless ``trust`` allows it: the function of
     ``Distill(student=...)``, and torch export programs. Set it only for a folder that you or your study wrote.
 
-    Raises
-    ------
-    ArtifactError
-        If a file is missing or changed, the format or task does not match, or the module's outputs have changed.
+    Raises ArtifactError if a file is missing or changed, the format or task does not match, or the module's outputs
+    have changed.
 
     Examples
     --------

@@ -43,5 +43,4 @@ def all_names() -> tuple[str, ...]:
 
 
 def unknown_backend(name: object) -> str:
-    """Return the message for an unknown backend."""
     return unknown_name("backend", name, all_names())

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.core.errors import RecipeError, StudyError
 from workbench.core.progress import Progress
-from workbench.engine.backends import DEFAULT_BACKENDS, backend_status
+from workbench.engine.backends import backend_status
+from workbench.engine.names import DEFAULT_BACKENDS
 from workbench.present.code import code_for
 from workbench.present.findings import Row
 from workbench.study.plan.recipes import default_recipes

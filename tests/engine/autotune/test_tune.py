@@ -18,7 +18,7 @@ from workbench.engine import InferenceConfig, OptimizedInferenceEngine, TuneResu
 from workbench.engine.autotune import api, autotuner
 from workbench.engine.autotune.api import config_for_backend, model_digest
 from workbench.engine.autotune.result import TunedSetting, judge
-from workbench.engine.loading.placement import Placement
+from workbench.engine.backends.base import Placement
 from workbench.engine.loading.source import source_from_path, source_from_variant
 
 Engine = OptimizedInferenceEngine

@@ -12,13 +12,11 @@ from fake_cuda import FakeCuda, give_pipe, plain_array
 
 from workbench.core.errors import ConfigError, EngineError
 from workbench.engine import InferenceConfig, OptimizedInferenceEngine
-from workbench.engine.backends.cuda.graphs import GRAPHS, GraphedCall
-from workbench.engine.backends.cuda.transfers import CudaPipe
-from workbench.engine.backends.precision_support import precision_on_cuda
+from workbench.engine.backends.torch.cuda import GRAPHS, CudaPipe, GraphedCall
 from workbench.engine.backends.torch.eager import EagerSession
 from workbench.engine.calls.batch_queue import BatchQueue
-from workbench.engine.precision import Precision
-from workbench.engine.process.tf32 import Tf32Claim
+from workbench.engine.precision import Precision, precision_on_cuda
+from workbench.engine.process.cuda import Tf32Claim
 
 Engine = OptimizedInferenceEngine
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from workbench.core.errors import ConfigError
 from workbench.engine import InferenceConfig, OptimizedInferenceEngine
-from workbench.engine.backends.torch.layout import NOTHING, Layout
-from workbench.engine.process.denormals import can_flush, flushing
-from workbench.engine.process.openmp import on_workers
+from workbench.engine.backends.torch.modules import NOTHING, Layout
+from workbench.engine.process.thread_options import can_flush, flushing
+from workbench.engine.process.threads import on_workers
 from workbench.export.io import IOSpec, TensorSpec
 
 Engine = OptimizedInferenceEngine

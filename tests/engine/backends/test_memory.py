@@ -13,9 +13,10 @@ from fake_cuda import FakeCuda, give_pipe
 
 from workbench.core.errors import ConfigError
 from workbench.engine import InferenceConfig, OptimizedInferenceEngine
-from workbench.engine.backends.cuda.memory import WATCHED, MemoryLimit, PeakMemory
 from workbench.engine.backends.oom_backoff import memory_reason
+from workbench.engine.backends.torch.cuda import WATCHED, PeakMemory
 from workbench.engine.backends.torch.eager import EagerSession
+from workbench.engine.process.cuda import MemoryLimit
 
 
 def real_errors():

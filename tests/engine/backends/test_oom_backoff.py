@@ -96,8 +96,6 @@ def test_the_batch_is_halved_and_the_size_that_fits_is_used_from_the_start():
         "torch-eager ran out of memory with 32 samples on cuda:0 (out of memory. Tried to allocate 2.00 GiB.): larger "
         "batches run in parts of 4"
     )
-    session.notes = (*session.notes, "more")
-    assert session.notes == ("says so", "more", note)
 
 
 def test_threads_that_run_out_together_agree_on_the_smallest_size():

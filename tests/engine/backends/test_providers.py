@@ -11,8 +11,9 @@ import pytest
 
 from workbench.core.errors import ConfigError, EngineError
 from workbench.engine import InferenceConfig, OptimizedInferenceEngine as Engine
+from workbench.engine.backends import onnx_files as graph_cache
+from workbench.engine.backends.base import Placement, placement_of
 from workbench.engine.backends.onnx_files import digest_of, onnx_files
-from workbench.engine.backends.onnxruntime import graph_cache
 from workbench.engine.backends.onnxruntime.providers import (
     CPU,
     CUDA,
@@ -23,7 +24,6 @@ from workbench.engine.backends.onnxruntime.providers import (
     fallbacks,
     short_name,
 )
-from workbench.engine.loading.placement import Placement, placement_of
 
 KNOWN = onnxruntime.get_all_providers()
 TENSORRT = "TensorrtExecutionProvider"

@@ -19,8 +19,9 @@ from workbench.compress.quantize.modes import MODES, mode_of, mode_of_recipe, re
 from workbench.compress.variant import Variant
 from workbench.core.errors import EngineError
 from workbench.engine import OptimizedInferenceEngine
-from workbench.engine.backends import BACKENDS, get_backend
+from workbench.engine.backends import get_backend
 from workbench.engine.backends.openvino.runtime import import_openvino
+from workbench.engine.names import BACKENDS
 from workbench.tasks.task import Task
 
 WEIGHTS = {"activations": "none"}

@@ -14,7 +14,7 @@ import torch
 from workbench.core.errors import ConfigError, EngineError
 from workbench.engine import InferenceConfig, OptimizedInferenceEngine
 from workbench.engine.backends.openvino.backend import streams_note
-from workbench.engine.calls.call_limiter import CallLimiter
+from workbench.engine.calls.parallel import CallLimiter
 
 Engine = OptimizedInferenceEngine
 SOON = 20.0

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from workbench.core.errors import InputError
-from workbench.engine.binding.inputs import Binder
+from workbench.engine.binding.binders import Binder
 from workbench.export.io import IOSpec, TensorSpec
 
 IMAGE = TensorSpec("image", "float32", (3, 4))

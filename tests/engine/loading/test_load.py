@@ -57,7 +57,7 @@ def test_int8_on_a_cpu_without_the_instructions_is_said(saved, monkeypatch):
     from workbench.core.machine import this_machine
 
     old = dataclasses.replace(this_machine(), isa=("avx2",), cpu_model="an old CPU")
-    monkeypatch.setattr("workbench.engine.loading.notes.this_machine", lambda: old)
+    monkeypatch.setattr("workbench.engine.loading.load.this_machine", lambda: old)
     monkeypatch.setattr("workbench.engine.loading.source.this_machine", lambda: old)
     written = {"machine": {"int8_dot": True, "cpu_model": "a new CPU"}, "quantized": True}
     elsewhere = dataclasses.replace(saved, manifest={**saved.manifest, **written})
@@ -101,6 +101,15 @@ def test_engines_without_torch_import_no_torch_and_report_to_nobody(saved, backe
         "assert not bad, bad\n"
     )
     subprocess.run([sys.executable, "-c", code, str(saved.folder), backend], check=True)
+
+
+def test_an_error_of_openvino_without_a_text_names_its_class(saved, monkeypatch):
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr("workbench.engine.backends.openvino.backend.OpenVinoSession", fail)
+    with pytest.raises(EngineError, match="MemoryError"):
+        OptimizedInferenceEngine(InferenceConfig(model_path=saved.folder, backend="openvino")).initialize()
 
 
 def test_auto_measures_and_takes_the_fastest(images):

@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 
-from workbench.engine.process.denormals import can_flush, flushed, flushing, flushing_call, set_flushing
+from workbench.engine.process.thread_options import can_flush, flushed, flushing, set_flushing
 
 pytestmark = pytest.mark.skipif(not can_flush(), reason="needs Linux on x86-64 or 64-bit Arm")
 TINY = np.full(64, 1e-40, np.float32)
@@ -41,7 +41,7 @@ def test_a_call_flushes_on_its_own_thread_only() -> None:
     seen = []
     worker = threading.Thread(target=lambda: seen.append(computed()))
 
-    @flushing_call
+    @flushed(True)
     def inside(more: int) -> tuple[bool, int]:
         return computed(), more
 
@@ -54,7 +54,7 @@ def test_a_call_flushes_on_its_own_thread_only() -> None:
 
 
 def test_a_platform_without_the_switch_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workbench.engine.process.denormals._library", lambda: None)
+    monkeypatch.setattr("workbench.engine.process.thread_options._library", lambda: None)
     assert not can_flush() and not set_flushing(True) and not flushing()
     with flushed(True):
         assert not flushing()

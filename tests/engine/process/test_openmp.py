@@ -12,7 +12,7 @@ from engine_models import make_variant
 from torch import nn
 
 from workbench.engine import OptimizedInferenceEngine
-from workbench.engine.process.openmp import can_reach_workers, end_workers, on_workers
+from workbench.engine.process.threads import can_reach_workers, end_workers, on_workers
 
 pytestmark = pytest.mark.skipif(
     not (can_reach_workers() and sys.platform.startswith("linux")), reason="needs Linux, and torch built with OpenMP"

@@ -11,8 +11,8 @@ import pytest
 
 from workbench.core.cpu import Topology
 from workbench.engine import InferenceConfig, OptimizedInferenceEngine
-from workbench.engine.process.openmp import on_workers
-from workbench.engine.process.pinning import ThreadPins, choose_pins
+from workbench.engine.process.thread_options import ThreadPins, choose_pins
+from workbench.engine.process.threads import on_workers
 
 Engine = OptimizedInferenceEngine
 TWO = Topology(((0, 4), (1, 5), (2, 6), (3, 7)), ((0, 1, 4, 5), (2, 3, 6, 7)))
@@ -40,7 +40,7 @@ def test_what_is_pinned_is_said(threads, cpus, words):
 def test_nothing_is_touched_unless_asked(monkeypatch):
     assert choose_pins(None, 2, TWO) == choose_pins(False, 2, TWO) == ThreadPins()
     assert InferenceConfig().pin_threads is None
-    monkeypatch.setattr("workbench.engine.process.pinning.cpu_topology", lambda: None)
+    monkeypatch.setattr("workbench.engine.process.thread_options.cpu_topology", lambda: None)
     assert "does not report which CPUs share a core" in choose_pins(True, 2).notes[0]
 
 
@@ -135,7 +135,7 @@ def test_openvino_chooses_itself_and_says_so(images):
 def test_a_platform_that_cannot_pin_says_so_and_runs(images, backend, monkeypatch):
     monkeypatch.setattr("workbench.engine.process.threads.can_reach_workers", lambda: False)
     monkeypatch.setattr(
-        "workbench.engine.process.pinning.cpu_topology", lambda: TWO if backend == "torch-eager" else None
+        "workbench.engine.process.thread_options.cpu_topology", lambda: TWO if backend == "torch-eager" else None
     )
     with Engine.from_variant(images, backend=backend, threads=2, pin_threads=True) as engine:
         assert any(note.startswith("pin_threads=True: nothing was pinned") for note in engine.notes)

@@ -17,22 +17,14 @@ from workbench.core.errors import ConfigError, EngineError, InputError, Workbenc
 from workbench.core.files import cache_dir, write_json
 from workbench.core.machine import default_threads, fingerprint
 from workbench.engine.autotune.autotuner import GOALS, Autotuner
-from workbench.engine.autotune.result import Candidate, TunedSetting, TuneResult
+from workbench.engine.autotune.result import TunedSetting, TuneResult
 from workbench.engine.backends import runs_module
 from workbench.engine.backends.base import ModelSource, require_module, require_onnx
 from workbench.engine.backends.onnx_files import digest_of, onnx_files
 from workbench.engine.config import ONLY_FOR, InferenceConfig
-from workbench.engine.loading.load import LoadedModel
 from workbench.engine.names import DEFAULT_BACKENDS
 
 FORMAT = 2
-
-
-def choose_backend(source: ModelSource, config: InferenceConfig) -> tuple[LoadedModel, tuple[Candidate, ...]]:
-    """Load and measure the candidates of ``backend="auto"``; see :meth:`Autotuner.choose_backend`."""
-    size = source.io.batch or config.batch_size
-    inputs = None if source.reference is None else source.reference.tiled_inputs(size)
-    return Autotuner(source, config, inputs).choose_backend()
 
 
 def check_request(budget_s: object, goal: object, placement: str) -> None:
@@ -111,20 +103,17 @@ def _path(source: ModelSource, config: InferenceConfig, inputs: Arrays, goal: st
 
 def _stored(result: TuneResult, path: Path) -> TuneResult:
     """Store a decided result; a note holds the reason if that is not possible."""
-    if not result.decided:
+    if result.decided:
+        values = {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
+        values["table"] = [dataclasses.asdict(row) for row in result.table]
+        del values["config"]  # the engine's own with these changes
+        try:
+            write_json(path, {"format": FORMAT, "result": values}, indent=1)
+            return result
+        except WorkbenchError as error:
+            reason = str(error)
+    else:
         reason = "an earlier result stays, tune() takes it" if path.is_file() else "the time did not suffice for one"
-        return _not_stored(result, reason)
-    values = {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
-    values["table"] = [dataclasses.asdict(row) for row in result.table]
-    del values["config"]  # the engine's own with these changes
-    try:
-        write_json(path, {"format": FORMAT, "result": values}, indent=1)
-    except WorkbenchError as error:
-        return _not_stored(result, str(error))
-    return result
-
-
-def _not_stored(result: TuneResult, reason: str) -> TuneResult:
     return dataclasses.replace(result, notes=(*result.notes, f"not kept for the next time: {reason}"))
 
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from workbench.artifact.reference import Arrays
@@ -64,18 +64,21 @@ def axes(config: InferenceConfig, goal: str) -> dict[str, list[Any]]:
 class Autotuner:
     """Try the axes of a config one after the other, each on top of the best so far, within ``budget_s`` seconds.
 
-    Without ``inputs``, flat arrays of one call, no time is measured and the first backend is taken.
+    ``inputs`` are flat arrays of one call, by default the source's examples. Without any no time is measured, and the
+    first backend is taken.
     """
 
     def __init__(
         self,
         source: ModelSource,
         config: InferenceConfig,
-        inputs: Arrays | None,
+        inputs: Arrays | None = None,
         *,
         goal: str = "latency",
         budget_s: float = 0.0,
     ) -> None:
+        if inputs is None and source.reference is not None:
+            inputs = source.reference.tiled_inputs(source.io.batch or config.batch_size)
         self._source, self._config, self._inputs = source, config, inputs or []
         self._goal, self._budget = goal, budget_s
         self._axes = axes(config, goal)
@@ -85,10 +88,7 @@ class Autotuner:
         self._table: list[TunedSetting] = []
 
     def choose_backend(self) -> tuple[LoadedModel, tuple[Candidate, ...]]:
-        """Return the fastest backend that agrees with the reference, and the table, fastest first.
-
-        Raises EngineError with all reasons if no backend runs the model.
-        """
+        """Return the fastest backend that agrees with the reference, and the table, fastest first; or EngineError."""
         models: dict[str, tuple[Candidate, LoadedModel]] = {}
         rejected: dict[str, Candidate] = {}
         for name, settings in self._axes["backend"]:
@@ -276,9 +276,6 @@ class ParallelArm:
                 self._call()
                 counts[number] += 1
 
-        threads = [threading.Thread(target=work, args=(number,)) for number in range(self._threads)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        with ThreadPoolExecutor(self._threads) as threads:
+            list(threads.map(work, range(self._threads)))
         return [(time.perf_counter() - begun) * 1e3 / sum(counts)]

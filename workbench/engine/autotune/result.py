@@ -29,7 +29,6 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        """The backend with its settings."""
         return f"{self.backend} {describe(self.settings)}" if self.settings else self.backend
 
     def __str__(self) -> str:

@@ -8,18 +8,7 @@ from typing import Any, cast
 
 from workbench.core.errors import BackendUnavailable, ConfigError, first_line
 from workbench.engine.backends.base import Availability, Backend, Capabilities
-from workbench.engine.names import BACKENDS, DEFAULT_BACKENDS, all_names, third_party, unknown_backend
-
-__all__ = [
-    "BACKENDS",
-    "DEFAULT_BACKENDS",
-    "backend_status",
-    "capabilities_of",
-    "get_backend",
-    "require_backend",
-    "runs_module",
-    "takes_onnx",
-]
+from workbench.engine.names import BACKENDS, all_names, third_party, unknown_backend
 
 
 def get_backend(name: str) -> Backend:
@@ -89,9 +78,10 @@ def backend_status(names: Sequence[str] | None = None) -> list[Availability]:
 
 
 def _status(name: str) -> Availability:
-    if name in BACKENDS:
-        return get_backend(name).status()
     try:
         return get_backend(name).status()
-    except Exception as error:  # noqa: BLE001 - another package's code must not hide the other backends
+    except Exception as error:
+        if name in BACKENDS:
+            raise
+        # Another package's code must not hide the other backends.
         return Availability(name, False, reason=first_line(error).rstrip("."))

@@ -1,10 +1,10 @@
-"""Interfaces of backends and sessions, and the model source that a backend loads."""
+"""Interfaces of backends and sessions, the place of a session, and the model source that a backend loads."""
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -13,6 +13,7 @@ import numpy as np
 from workbench.artifact.reference import Arrays, Reference
 from workbench.core.errors import EngineError, ExportError
 from workbench.engine.config import InferenceConfig
+from workbench.export.agreement import Agreement, compare_outputs
 from workbench.export.io import IOSpec
 
 
@@ -27,7 +28,6 @@ class Availability:
     how: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON-ready values."""
         return dataclasses.asdict(self)
 
 
@@ -37,11 +37,6 @@ class Capabilities:
 
     A backend without the precision ``"int8"`` simulates quantized models in float. ``dynamic_batch``: one loaded model
     takes any batch size. ``threads`` is the scope of the thread count; the ``"process"``'s is set before every call.
-
-    Examples
-    --------
-    >>> str(Capabilities(formats=("onnx",), precisions=("float32", "int8")))
-    'onnx; cpu; float32 int8; any batch; threads per engine'
     """
 
     formats: tuple[str, ...]
@@ -56,7 +51,6 @@ class Capabilities:
         return "; ".join((*map(" ".join, (self.formats, self.devices, self.precisions)), batch, threads))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON-ready values."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
 
 
@@ -82,6 +76,26 @@ class ModelSource:
     keep_alive: Any = None
     unbatchable: str | None = None
 
+    def agreement(
+        self, run: Callable[[Arrays], Arrays], precision: str, config: InferenceConfig, *, size: int | None = None
+    ) -> Agreement | None:
+        """Compare outputs in calls of ``size`` samples with the reference; None without it or ``config.verify``."""
+        reference = self.reference
+        if reference is None or not config.verify:
+            return None
+        total = reference.batch_size
+        size = size or self.io.batch or (config.batch_size if self.unbatchable is None else total)
+        parts = []
+        for start in range(0, total, size):
+            outputs = run([array.take(range(start, start + size), axis=0, mode="wrap") for array in reference.inputs])
+            parts.append(outputs if size <= total - start else [output[: total - start] for output in outputs])
+        outputs, expected = [np.concatenate(arrays) for arrays in zip(*parts, strict=True)], reference.outputs
+        if precision != "float32":  # an argmax may change with the last bits: measured quality shows its cost
+            floats = [i for i, output in enumerate(expected) if output.dtype.kind == "f"]
+            expected, outputs = [expected[i] for i in floats], [outputs[i] for i in floats]
+        limit = config.accepted(precision, quantized=self.quantized)
+        return compare_outputs(expected, outputs, quantized=self.quantized, tolerance=limit)
+
 
 class Session(Protocol):
     """A loaded model.
@@ -90,17 +104,20 @@ class Session(Protocol):
 
     - ``run_into(inputs, outputs)`` writes into contiguous arrays of the caller and returns the seconds of copying.
     - ``precision``, a key of :data:`workbench.engine.precision.TOLERANCES`; float32 by default.
-    - ``nodes`` and ``fallbacks`` of :class:`~workbench.engine.loading.placement.Placement`.
+    - ``nodes`` and ``fallbacks`` of :class:`~workbench.engine.backends.base.Placement`.
     - ``compile_s`` and ``trial_compile_s``, seconds of a separate compile step and of trying it in another process.
     - ``parallel_calls``, the number of threads that may call it at once; one by default.
-    - ``pipe``, a :class:`~workbench.engine.backends.cuda.transfers.CudaPipe`, to overlap calls on a device.
+    - ``pipe``, a :class:`~workbench.engine.backends.torch.cuda.CudaPipe`, to overlap calls on a device.
     - ``free_memory()`` returns cached device memory before a smaller batch is tried.
     """
 
     device: str
     threads: int
     placement: str
-    notes: tuple[str, ...]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences about this model's figures; calls may add some."""
 
     def run(self, inputs: Arrays) -> tuple[Arrays, float]:
         """Run one batch of checked, flat inputs; return outputs owned by the caller, and the seconds of copying."""
@@ -120,23 +137,9 @@ class BatchFirstSession:
             raise AttributeError(name)
         return getattr(self._session, name)
 
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Notes of the session."""
-        return self._session.notes
-
-    @notes.setter
-    def notes(self, notes: tuple[str, ...]) -> None:
-        self._session.notes = notes
-
     def run(self, inputs: Arrays) -> tuple[Arrays, float]:
-        """Run one batch."""
         outputs, copied = self._session.run(inputs)
         return self._io.batch_first(outputs), copied
-
-    def close(self) -> None:
-        """Free the session."""
-        self._session.close()
 
 
 class Backend(Protocol):
@@ -180,3 +183,40 @@ def run_and_copy(run: Callable[[Arrays], tuple[Arrays, float]], inputs: Arrays, 
     start = time.perf_counter()
     copy_into(outputs, arrays)
     return copied + time.perf_counter() - start
+
+
+_GPUS = ("cuda", "CUDA", "Tensorrt", "NvTensorRT", "GPU")
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """The device or provider of a model by the runtime's name: ``"CPUExecutionProvider"``, ``"cuda:0"``, ``"GPU"``.
+
+    ``nodes`` are graph nodes by place, if the runtime reports them; ONNX Runtime counts them before fusion, in a cached
+    graph (``keep_optimized``) as stored. ``fallbacks`` run elsewhere than configured: errors with
+    ``InferenceConfig(strict=True)``.
+    """
+
+    place: str
+    nodes: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    fallbacks: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        if not self.nodes:
+            return self.place
+        return ", ".join(f"{name} ({count} node{'s' if count != 1 else ''})" for name, count in self.nodes.items())
+
+
+def placement_of(session: Any) -> Placement:
+    """Return the placement of a session; its ``nodes`` and ``fallbacks`` are optional."""
+    return Placement(str(session.placement), getattr(session, "nodes", {}), tuple(getattr(session, "fallbacks", ())))
+
+
+def runs_on_gpu(place: object) -> bool:
+    """Return whether a placement, or its text, names a GPU."""
+    return str(place).startswith(_GPUS)
+
+
+def precision_of(session: Session) -> str:
+    """Return the compute precision of a session, float32 by default."""
+    return getattr(session, "precision", "float32")

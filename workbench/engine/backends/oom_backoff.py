@@ -65,13 +65,12 @@ class OomBackoffSession:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Notes of the session, and on sizes that did not fit."""
-        return (*self.session.notes, *self._own_notes())
-
-    @notes.setter
-    def notes(self, notes: tuple[str, ...]) -> None:
-        own = self._own_notes()
-        self.session.notes = tuple(note for note in notes if note not in own)
+        own = sorted(
+            f"{self._backend} ran out of memory with {limit.failed} samples on {self.session.device} ({limit.reason}): "
+            f"larger batches run in parts of {limit.samples}"
+            for limit in list(self._limits.values())
+        )
+        return (*self.session.notes, *own)
 
     @property
     def peak_memory_mib(self) -> float | None:
@@ -79,15 +78,7 @@ class OomBackoffSession:
         peak = None if self.pipe is None else self.pipe.peak
         return None if peak is None else peak.mib
 
-    def _own_notes(self) -> list[str]:
-        return sorted(
-            f"{self._backend} ran out of memory with {limit.failed} samples on {self.session.device} ({limit.reason}): "
-            f"larger batches run in parts of {limit.samples}"
-            for limit in list(self._limits.values())
-        )
-
     def run(self, inputs: Arrays) -> tuple[Arrays, float]:
-        """Run one batch, in parts if necessary."""
         limit = self.limit_for(inputs)
         if limit is None:
             try:
@@ -107,7 +98,6 @@ class OomBackoffSession:
         return [np.concatenate(arrays) for arrays in zip(*parts, strict=True)], copied
 
     def run_into(self, inputs: Arrays, outputs: Arrays) -> float:
-        """Run one batch into the caller's arrays, in parts if necessary."""
         inner = getattr(self.session, "run_into", None)
         limit = self.limit_for(inputs)
         if limit is None and inner is not None:
@@ -135,26 +125,23 @@ class OomBackoffSession:
         free = getattr(self.session, "free_memory", None)
         if free is not None:
             free()
-        if size == 1 or self._fixed:
-            raise EngineError(self._failure(size, reason))
+        start = f"{self._backend} ran out of memory on {self.session.device}"
+        if self._fixed and size > 1:
+            raise EngineError(
+                f"{start} with {size} samples, the only batch size that this model was exported for: {reason}. "
+                "Use a smaller batch_size, for which it is exported again."
+            )
+        if size == 1:
+            raise EngineError(
+                f"{start} with a single sample: {reason}. Free memory of other processes and engines, use a smaller "
+                "model or input, or a 16-bit precision."
+            )
         shapes = _shapes(inputs)
         with self._lock:
             first = self._limits.get(shapes, _Limit(size, size, reason))
             # Another thread may have found a smaller size meanwhile.
             self._limits[shapes] = first._replace(samples=min(first.samples, size // 2))
             return self._limits[shapes].samples
-
-    def _failure(self, size: int, reason: str) -> str:
-        start = f"{self._backend} ran out of memory on {self.session.device}"
-        if self._fixed and size > 1:
-            return (
-                f"{start} with {size} samples, the only batch size that this model was exported for: {reason}. "
-                "Use a smaller batch_size, for which it is exported again."
-            )
-        return (
-            f"{start} with a single sample: {reason}. Free memory of other processes and engines, use a smaller "
-            "model or input, or a 16-bit precision."
-        )
 
 
 class _CompletedCall(NamedTuple):

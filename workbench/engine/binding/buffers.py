@@ -91,14 +91,12 @@ class BufferPool:
                 del self._free[key]
 
     def clear(self) -> None:
-        """Free the unused arrays."""
         with self._lock:
             self._free.clear()
             self._kept = 0
 
     @property
     def statistics(self) -> BufferStatistics:
-        """Statistics since the pool was made."""
         with self._lock:
             lent, kept, peak, limit = (n / MIB for n in (self._lent, self._kept, self._peak, self._limit))
             return BufferStatistics(self._hits, self._misses, self._dropped, lent, kept, peak, limit)

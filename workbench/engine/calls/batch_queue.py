@@ -53,19 +53,19 @@ class BatchQueue(Generic[T]):
     def take(self) -> list[T]:
         """Wait for the next group; return an empty list once the queue is closed and empty."""
         with self._due:
-            while not self._closed and self._samples < self._size:
-                left = self._seconds_left()
-                if left is not None and left <= 0:
-                    break
-                self._due.wait(left)
+            while not self._is_due():
+                self._due.wait(self._seconds_left())
             return self._pop()
 
     @property
     def ready(self) -> bool:
         """True if :meth:`take` would return at once."""
         with self._due:
-            left = self._seconds_left()
-            return self._closed or self._samples >= self._size or (left is not None and left <= 0)
+            return self._is_due()
+
+    def _is_due(self) -> bool:
+        left = self._seconds_left()
+        return self._closed or self._samples >= self._size or (left is not None and left <= 0)
 
     def _seconds_left(self) -> float | None:
         """Return the seconds until the first input is due, None without a time limit."""

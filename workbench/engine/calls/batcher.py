@@ -1,18 +1,21 @@
-"""Dynamic batching: calls of several threads share one call of the runtime."""
+"""Dynamic batching and awaited calls: threads and coroutines share an engine."""
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from concurrent.futures import Future
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from workbench.core.checks import require_bool, require_int
-from workbench.core.errors import ConfigError, EngineError
+from workbench.core.errors import ConfigError, EngineError, InputError
 from workbench.engine.calls.batch_queue import BatchQueue, wait_seconds
-from workbench.engine.calls.batching import BoundInputs
+from workbench.engine.calls.batching import BoundInputs, InferenceResult
+from workbench.engine.calls.session import EngineSession, GetSession
 
 if TYPE_CHECKING:
-    from workbench.engine.calls.result import InferenceResult
+    from workbench.engine.calls.batching import InferenceResult
     from workbench.engine.calls.session import GetSession
 
 
@@ -133,3 +136,38 @@ class Batcher:
                 continue
             for request, result in zip(live, results, strict=True):
                 request.future.set_result(result)
+
+
+def predict_batch(session: EngineSession, items: Sequence[Any]) -> list[InferenceResult]:
+    """Run many inputs; see :meth:`OptimizedInferenceEngine.predict_batch`."""
+    if not isinstance(items, list | tuple):
+        raise InputError(f"predict_batch takes a list of inputs, got {type(items).__name__}. For one: predict(x).")
+    bound = [session.bound(item, position) for position, item in enumerate(items)]
+    return session.run_bound(bound, session.call_size)
+
+
+class AwaitedCalls:
+    """Run calls of coroutines on the engine's own threads, which start with the first call."""
+
+    def __init__(self, session: GetSession) -> None:
+        self._session = session
+        self._executor: ThreadPoolExecutor | None = None
+
+    async def predict(self, inputs: Any, *, copy: bool) -> InferenceResult:
+        """Run one batch; see :meth:`OptimizedInferenceEngine.apredict`."""
+        session = self._session()
+        bound = session.bound(inputs)
+        bound = bound.copy() if copy else bound
+        if self._executor is None:
+            session.release_workers()
+            self._executor = ThreadPoolExecutor(session.parallel_calls, thread_name_prefix="workbench-engine")
+        return await asyncio.get_running_loop().run_in_executor(self._executor, self._run, bound)
+
+    def _run(self, bound: BoundInputs) -> InferenceResult:
+        return self._session().run_bound([bound], bound.size)[0]
+
+    def close(self) -> None:
+        """End the threads; calls that have not begun raise the error of a disposed engine."""
+        executor, self._executor = self._executor, None
+        if executor is not None:
+            executor.shutdown(wait=False)  # cancelling futures would cancel the tasks that wait for them

@@ -1,4 +1,4 @@
-"""Join inputs into batches of the configured size, and split the outputs."""
+"""Join inputs into batches of the configured size, split the outputs, and measure the calls."""
 
 from __future__ import annotations
 
@@ -10,6 +10,45 @@ import numpy as np
 
 from workbench.artifact.reference import Arrays
 from workbench.engine.binding.buffers import BufferPool
+
+
+class InferenceMetrics(NamedTuple):
+    """Times of one call in milliseconds, and its place.
+
+    ``queue_ms`` is the wait while other threads use the engine; ``copy_ms`` is checking, converting and copying inputs
+    and outputs; ``compute_ms`` is time inside the runtime; ``total_ms`` is the whole call. ``batch_size`` is the number
+    of samples. ``peak_memory_mib`` is the most device memory since loading, by torch's allocator on a GPU; None
+    elsewhere.
+    """
+
+    queue_ms: float
+    copy_ms: float
+    compute_ms: float
+    total_ms: float
+    batch_size: int
+    device: str
+    backend: str
+    peak_memory_mib: float | None = None
+
+    @property
+    def inference_time_ms(self) -> float:
+        """Time inside the runtime, equal to ``compute_ms``."""
+        return self.compute_ms
+
+
+def metrics_of(
+    queued: float, computed: float, total: float, size: int, device: str, backend: str, peak_mib: float | None = None
+) -> InferenceMetrics:
+    """Return the metrics of a call from times in seconds; the rest of ``total`` is copying."""
+    copied = total - queued - computed
+    return InferenceMetrics(queued * 1e3, copied * 1e3, computed * 1e3, total * 1e3, size, device, backend, peak_mib)
+
+
+class InferenceResult(NamedTuple):
+    """Outputs in the eager model's structure (arrays owned by the caller), and the metrics of the call."""
+
+    result: Any
+    metrics: InferenceMetrics
 
 
 class BoundInputs(NamedTuple):
@@ -75,7 +114,7 @@ def run_in_batches(
     finally:
         for array in lent:
             pool.give(array)
-    outputs = [_concatenate([part[i] for part in parts]) for i in range(len(parts[0]))]
+    outputs = parts[0] if len(parts) == 1 else [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
     return split_outputs(items, outputs, runs, batch)
 
 
@@ -86,18 +125,11 @@ def _batches(joined: Arrays, batch: int, *, fixed: bool) -> Iterator[Arrays]:
         yield pad(inputs, batch) if fixed and inputs[0].shape[0] < batch else inputs
 
 
-def one_by_one(
-    call: Callable[[Arrays], tuple[Arrays, float]],
-) -> Callable[[Iterable[Arrays]], Iterator[tuple[Arrays, RuntimeCall]]]:
-    """Return a function that runs batches sequentially; ``call`` returns outputs and seconds of copying."""
-
-    def calls(batches: Iterable[Arrays]) -> Iterator[tuple[Arrays, RuntimeCall]]:
-        for inputs in batches:
-            begun = time.perf_counter()
-            outputs, copied = call(inputs)
-            yield outputs, RuntimeCall(begun, time.perf_counter(), copied)
-
-    return calls
+def timed_call(call: Callable[[Arrays], tuple[Arrays, float]], inputs: Arrays) -> tuple[Arrays, RuntimeCall]:
+    """Run one batch by ``call``, which returns outputs and seconds of copying."""
+    begun = time.perf_counter()
+    outputs, copied = call(inputs)
+    return outputs, RuntimeCall(begun, time.perf_counter(), copied)
 
 
 def trim(outputs: Arrays, count: int) -> Arrays:
@@ -130,7 +162,3 @@ def split_outputs(items: Sequence[Arrays], outputs: Arrays, runs: list[RuntimeCa
         results.append((own, runs if len(runs) == 1 else runs[start // batch : (stop - 1) // batch + 1]))
         start = stop
     return results
-
-
-def _concatenate(parts: Arrays) -> np.ndarray[Any, Any]:
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)

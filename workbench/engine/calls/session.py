@@ -3,35 +3,36 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from workbench.artifact.reference import Arrays
 from workbench.core.errors import EngineError, InputError, first_line
 from workbench.engine.backends import get_backend
 from workbench.engine.backends.base import ModelSource, copy_into
 from workbench.engine.backends.oom_backoff import OomBackoffSession
+from workbench.engine.binding.binders import Binder, OutputBinder, to_torch
 from workbench.engine.binding.buffers import BufferPool
-from workbench.engine.binding.inputs import Binder, to_torch
-from workbench.engine.binding.outputs import OutputBinder
 from workbench.engine.calls.batch_queue import BatchQueue
 from workbench.engine.calls.batching import (
     BoundInputs,
+    InferenceResult,
     ItemOutputs,
-    RuntimeCall,
     by_shape,
-    one_by_one,
+    metrics_of,
     pad,
     run_in_batches,
+    timed_call,
 )
-from workbench.engine.calls.call_limiter import CallLimiter, ParallelCalls
-from workbench.engine.calls.pipeline import DEPTH, CallPipeline, JoinedCall
-from workbench.engine.calls.result import InferenceResult, metrics_of
+from workbench.engine.calls.parallel import DEPTH, CallLimiter, CallPipeline, JoinedCall, ParallelCalls
 from workbench.engine.config import InferenceConfig
 from workbench.export.io import tree_builder
+
+R = TypeVar("R")
 
 CLOSED = "The engine was disposed. Make a new one."
 FORKED = (
@@ -66,27 +67,17 @@ class EngineSession:
         hides = config.check_finite is None and (source.quantized or getattr(model, "hides_nan", False))
         self._bind = Binder(io, note, finite=bool(config.check_finite), no_nan=hides, narrow=narrow).bind
         self._build, self._moves = tree_builder(io.output_tree), io.moves_batch
+        self._timed_call = functools.partial(timed_call, self.call)
         self._limiter = CallLimiter(getattr(model, "parallel_calls", 1))
-        self._pipeline = self._pipelined(model)
+        self._pipeline: CallPipeline | None = None
+        if model.pipe is not None and self._unbatchable is None:
+            guards = self.require_model, self._guarded
+            self._pipeline = CallPipeline(model.pipe, self._limiter, pool, *guards, fixed=io.batch)
         self._parallel = ParallelCalls(self.call, self._limiter) if self.parallel_calls > 1 else None
-
-    def _pipelined(self, model: OomBackoffSession) -> CallPipeline | None:
-        if model.pipe is None or self._unbatchable is not None:
-            return None
-        return CallPipeline(
-            model.pipe,
-            limiter=self._limiter,
-            pool=self.pool,
-            fixed=self.fixed,
-            require_open=self.require_model,
-            failure=self._failure,
-        )
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Notes of the loaded model; calls may add some."""
-        model = self.model
-        return model.notes if model is not None else ()
+        return model.notes if (model := self.model) is not None else ()
 
     @property
     def parallel_calls(self) -> int:
@@ -112,8 +103,7 @@ class EngineSession:
 
     @property
     def _peak_mib(self) -> float | None:
-        model = self.model
-        return model.peak_memory_mib if model is not None else None
+        return model.peak_memory_mib if (model := self.model) is not None else None
 
     def predict(self, inputs: Any, out: Any = None) -> InferenceResult:
         """Run one batch; see :meth:`OptimizedInferenceEngine.predict`."""
@@ -129,16 +119,13 @@ class EngineSession:
             if buffers is None or padded:
                 outputs, copied = self.call(arrays)
             else:
-                outputs, copied = buffers, self._call_into(arrays, buffers)
+                outputs, copied = buffers, self._guarded(self.require_model().run_into, arrays, buffers)
             ended = time.perf_counter()
         if padded:
             outputs = [output[:size] for output in outputs]
-        if buffers is not None:
-            if padded:
+            if buffers is not None:
                 copy_into(buffers, outputs)
-            result = out
-        else:
-            result = self._result(outputs, as_torch=as_torch)
+        result = out if buffers is not None else self._result(outputs, as_torch=as_torch)
         queued, computed, total = begun - requested, ended - begun - copied, time.perf_counter() - start
         return InferenceResult(
             result, metrics_of(queued, computed, total, size, self._device, self.backend, self._peak_mib)
@@ -146,22 +133,16 @@ class EngineSession:
 
     def call(self, arrays: Arrays) -> tuple[Arrays, float]:
         """Call the runtime once; also return the seconds of copying."""
-        model = self.require_model()
-        try:
-            return model.run(arrays)
-        except EngineError:
-            raise
-        except Exception as error:
-            raise self._failure(error) from error
+        return self._guarded(self.require_model().run, arrays)
 
-    def _call_into(self, arrays: Arrays, buffers: Arrays) -> float:
-        model = self.require_model()
+    def _guarded(self, call: Callable[..., R], *arguments: Any) -> R:
+        """Call the runtime; raise EngineError for its errors."""
         try:
-            return model.run_into(arrays, buffers)
+            return call(*arguments)
         except EngineError:
             raise
         except Exception as error:
-            raise self._failure(error) from error
+            raise EngineError(f"{self.backend} failed while it ran the model: {first_line(error)}") from error
 
     def require_model(self) -> OomBackoffSession:
         """Return the loaded model; raise EngineError if it is closed, or was loaded before a fork."""
@@ -170,9 +151,6 @@ class EngineSession:
         if os.getpid() != self._process:
             raise EngineError(FORKED)
         return self.model
-
-    def _failure(self, error: Exception) -> EngineError:
-        return EngineError(f"{self.backend} failed while it ran the model: {first_line(error)}")
 
     def _pad(self, arrays: Arrays, size: int) -> Arrays:
         fixed = self.call_size
@@ -255,14 +233,10 @@ class EngineSession:
     def _run_separately(self, items: Sequence[BoundInputs]) -> list[InferenceResult]:
         """Run each input in a call of its own, because joining or padding would change its outputs."""
         with self._limiter:
-            outputs = []
-            for item in items:
-                arrays = item.arrays
-                if self.fixed is not None and item.size != self.fixed:
-                    arrays = self._pad(arrays, item.size)
-                begun = time.perf_counter()
-                leaves, copied = self.call(arrays)
-                outputs.append((leaves, [RuntimeCall(begun, time.perf_counter(), copied)]))
+            arrays = [
+                item.arrays if self.fixed in (None, item.size) else self._pad(item.arrays, item.size) for item in items
+            ]
+            outputs = [(leaves, [run]) for leaves, run in map(self._timed_call, arrays)]
         return self.results(outputs, items)
 
     def results(self, outputs: Sequence[ItemOutputs], items: Sequence[BoundInputs]) -> list[InferenceResult]:
@@ -285,7 +259,7 @@ class EngineSession:
         groups = by_shape(items) if self._open else [list(range(len(items)))]
         done: list[ItemOutputs] = [([], [])] * len(items)
         concurrent = self._pipeline or self._parallel
-        calls = one_by_one(self.call) if concurrent is None else concurrent.calls
+        calls = functools.partial(map, self._timed_call) if concurrent is None else concurrent.calls
         for group in groups:
             outputs = run_in_batches(
                 [items[i] for i in group], batch, fixed=self.fixed is not None, calls=calls, pool=self.pool

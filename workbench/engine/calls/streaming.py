@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
@@ -14,7 +15,7 @@ from workbench.engine.calls.batch_queue import BatchQueue, wait_seconds
 from workbench.engine.calls.batching import BoundInputs
 
 if TYPE_CHECKING:
-    from workbench.engine.calls.result import InferenceResult
+    from workbench.engine.calls.batching import InferenceResult
     from workbench.engine.calls.session import GetSession
 
 _LEAVE_S = 1.0
@@ -47,21 +48,14 @@ class _Reader:
     """Read and check items, and group them for calls; optionally on a thread of its own."""
 
     def __init__(
-        self,
-        session: GetSession,
-        items: Iterator[Any],
-        size: int,
-        wait_s: float | None,
-        prefetch: int,
-        *,
-        copy: bool,
+        self, session: GetSession, items: Iterator[Any], size: int, wait_s: float | None, prefetch: int, *, copy: bool
     ) -> None:
         self.session, self.size, self.prefetch = session, size, prefetch
         group = size * session().parallel_calls
         self.queue: BatchQueue[BoundInputs] = BatchQueue(size=group, wait_s=wait_s, limit=group * prefetch)
         self.finished, self._copy = False, copy
         self._items = enumerate(items)
-        self._error: BaseException | None = None
+        self.error: BaseException | None = None
         self._thread: threading.Thread | None = None
 
     def inline(self) -> Iterator[list[InferenceResult]]:
@@ -86,11 +80,6 @@ class _Reader:
         self._thread.start()
         return self.session().run_queue(self.queue, self.size)
 
-    def raise_error(self) -> None:
-        """Raise the error that ended the reading."""
-        if self._error is not None:
-            raise self._error
-
     def stop(self) -> None:
         """Stop reading; a thread that waits inside ``items`` ends with the next item."""
         self.queue.cancel()
@@ -113,14 +102,14 @@ class _Reader:
             while (item := self._next()) is not None and self._put(*item):
                 pass
         except BaseException as error:  # noqa: BLE001 - raised to the consumer of the results
-            self._error = error
+            self.error = error
         self._finish()
 
     def _next(self) -> tuple[int, Any] | None:
         try:
             return next(self._items, None)
         except Exception as error:  # noqa: BLE001 - raised after the results of earlier items
-            self._error = error
+            self.error = error
             return None
 
     def _put(self, position: int, item: Any) -> bool:
@@ -129,8 +118,8 @@ class _Reader:
             bound = self.session().bound(item)
             bound = bound.copy() if self._copy else bound
         except (InputError, EngineError) as error:
-            self._error = type(error)(f"Item {position}: {error}")
-            self._error.__cause__ = error
+            self.error = type(error)(f"Item {position}: {error}")
+            self.error.__cause__ = error
             return False
         return self.queue.put(bound, samples=bound.size, weight=bound.size, requested=time.perf_counter())
 
@@ -147,7 +136,8 @@ def _results(reader: _Reader, *, inline: bool) -> Iterator[InferenceResult]:
         if not (inline and reader.finished):
             for results in reader.threaded() if reader.session().prefers_one_thread else _run_ahead(reader):
                 yield from results
-        reader.raise_error()
+        if reader.error is not None:
+            raise reader.error
     finally:
         reader.stop()
 
@@ -178,13 +168,5 @@ def _run_ahead(reader: _Reader) -> Iterator[list[InferenceResult]]:
         stopped.set()
         reader.queue.cancel()
         while worker.is_alive():  # the worker may wait for room
-            _clear(done)
-            worker.join(0.01)
-
-
-def _clear(done: queue.Queue[Any]) -> None:
-    while True:
-        try:
-            done.get_nowait()
-        except queue.Empty:
-            return
+            with contextlib.suppress(queue.Empty):
+                done.get(timeout=0.01)

@@ -47,7 +47,8 @@ def probe_batch(run: RunModel, io: IOSpec, *, inputs: Arrays | None = None) -> P
         inputs = [np.ascontiguousarray(array[index]) for array in inputs]
         outputs = run(inputs)
     if io.batch is not None:
-        axes = [_fixed_axis(output, size) for output in outputs]
+        # A fixed batch leaves no other test of a dimension than its length.
+        axes = [output.shape.index(size) if size in output.shape else None for output in outputs]
         unbatchable = _mixes(run, inputs, outputs, axes, fixed=True) if size > 1 else None
     else:
         shorter = run([array[:-1] for array in inputs])
@@ -98,11 +99,6 @@ def _open_axis(output: np.ndarray, shorter: np.ndarray, size: int) -> int | None
         return None
     grown = [axis for axis in range(output.ndim) if (output.shape[axis], shorter.shape[axis]) == (size, size - 1)]
     return grown[0] if len(grown) == 1 or (grown and grown[0] == 0) else None
-
-
-def _fixed_axis(output: np.ndarray, size: int) -> int | None:
-    """Return the first dimension that is as long as the batch: a fixed batch leaves no other test."""
-    return next((axis for axis, length in enumerate(output.shape) if length == size), None)
 
 
 def _sample_shape(shape: tuple[int, ...], axis: int | None, declared: tuple[int | None, ...]) -> tuple[int | None, ...]:

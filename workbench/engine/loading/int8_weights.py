@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,8 +16,7 @@ MIN_WEIGHTS = 256
 """Smaller weights stay float: their scales would outweigh the savings."""
 
 
-@dataclasses.dataclass(frozen=True)
-class WeightReport:
+class WeightReport(NamedTuple):
     """Weights stored as int8 (``layers`` of ``candidates``), and the file size before and after (MiB)."""
 
     layers: int

@@ -1,4 +1,4 @@
-"""Load a model in one backend and verify its outputs."""
+"""Load a model in one backend, verify its outputs, and collect warnings."""
 
 from __future__ import annotations
 
@@ -8,13 +8,18 @@ import time
 from workbench.artifact.reference import Arrays
 from workbench.compress.quantize.modes import refusal
 from workbench.core.errors import EngineError, WorkbenchError, first_line
+from workbench.core.machine import available_cores, this_machine
 from workbench.engine.backends import require_backend
-from workbench.engine.backends.agreement import agreement_at, precision_of
-from workbench.engine.backends.base import BatchFirstSession, ModelSource, Session
+from workbench.engine.backends.base import (
+    BatchFirstSession,
+    ModelSource,
+    Session,
+    placement_of,
+    precision_of,
+)
 from workbench.engine.backends.oom_backoff import OomBackoffSession, memory_reason
-from workbench.engine.backends.precision_support import falls_back
 from workbench.engine.config import InferenceConfig
-from workbench.engine.loading.placement import placement_of
+from workbench.engine.precision import falls_back
 from workbench.export.agreement import Agreement
 
 
@@ -30,10 +35,10 @@ class LoadedModel:
     agreement: Agreement | None
     load_s: float
     first_call_s: float | None
+    notes: tuple[str, ...] = ()
 
     @property
     def problem(self) -> str | None:
-        """Difference of the outputs from the reference, None if they agree."""
         return None if self.agreement is None else self.agreement.problem
 
 
@@ -79,7 +84,7 @@ def load_compared(name: str, source: ModelSource, config: InferenceConfig) -> Lo
     session, seconds = load(name, source, config)
     if config.strict:
         _require_as_configured(name, session, source, config)
-    precision, agreement = precision_of(session), None
+    precision = precision_of(session)
     seconds_of_calls: list[float] = []
 
     def run(inputs: Arrays) -> Arrays:
@@ -89,9 +94,7 @@ def load_compared(name: str, source: ModelSource, config: InferenceConfig) -> Lo
         return outputs
 
     try:
-        if config.verify and source.reference is not None:
-            default = source.reference.batch_size if source.unbatchable is not None else config.batch_size
-            agreement = agreement_at(source.io.batch or default, run, source.reference, precision, source, config)
+        agreement = source.agreement(run, precision, config)
     except Exception as error:
         session.close()
         raise EngineError(f"{name} cannot run {source.label} in {precision}: {first_line(error)}") from error
@@ -100,8 +103,7 @@ def load_compared(name: str, source: ModelSource, config: InferenceConfig) -> Lo
         session.close()
         float32 = config.replace(precision=config.precision.replace(compute="float32"))
         notes = falls_back("auto", f"in {precision} the {model.problem}").notes
-        model = load_compared(name, source, float32)
-        model.session.notes = (*model.session.notes, *notes)
+        model = dataclasses.replace(load_compared(name, source, float32), notes=notes)
     return model
 
 
@@ -134,3 +136,46 @@ def _disagreement(model: LoadedModel, source: ModelSource, problem: str) -> str:
         f"{model.backend} gives other outputs than {reference} for {source.label}: {problem}.{hint} Use another "
         "backend, or set InferenceConfig.tolerance (a share of the largest value) or verify=False."
     )
+
+
+NOTABLE_SHARE = 0.05
+"""Difference as a share of the reference's largest value from which a note is added."""
+
+
+def load_notes(source: ModelSource, model: LoadedModel, config: InferenceConfig) -> dict[str, None]:
+    """Return the notes of a loaded model, as an ordered set."""
+    ineffective, quality = _ineffective_options(model.session, config), quality_notes(source, model.agreement)
+    separate: tuple[str, ...] = ()
+    if source.unbatchable is not None:
+        separate = (f"each input runs in a call of its own: {source.unbatchable}",)
+    return dict.fromkeys((*source.notes, *model.session.notes, *model.notes, *ineffective, *separate, *quality))
+
+
+def _ineffective_options(session: Session, config: InferenceConfig) -> list[str]:
+    notes = []
+    allowed = available_cores()
+    if session.device == "cpu" and config.threads is not None and config.threads > allowed:
+        cores = "1 core" if allowed == 1 else f"{allowed} cores"
+        notes.append(f"threads={config.threads}: this process may use {cores} only, which the threads share")
+    if config.gpu_memory_limit_mib is not None and getattr(session, "pipe", None) is None:
+        place = "the CPU" if session.device == "cpu" else f"{session.device} in another runtime"
+        limit = f"gpu_memory_limit_mib={config.gpu_memory_limit_mib:g}"
+        notes.append(f"{limit} has no effect on {place}: it limits torch's backends on CUDA devices")
+    return notes
+
+
+def quality_notes(source: ModelSource, agreement: Agreement | None) -> list[str]:
+    notes = []
+    if source.quantized and not this_machine().int8_dot:
+        notes.append(
+            "this CPU has no int8 dot product (VNNI): int8 products may saturate unless the model was quantized with a "
+            'reduced range, which Quantize(reduce_range="auto") does; trust the quality measured on this engine'
+        )
+    if agreement is not None and agreement.share > NOTABLE_SHARE:
+        notes.append(
+            f"outputs differ from the reference by up to {agreement.max_abs_diff:.3g} ({agreement.share:.0%} of its "
+            "largest value): trust the quality measured on this engine"
+        )
+    if agreement is None:
+        notes.append("outputs were not compared with a reference")
+    return notes

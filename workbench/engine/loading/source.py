@@ -12,15 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.artifact.artifact import Artifact, open_artifact
 from workbench.artifact.manifest import MANIFEST
-from workbench.artifact.reference import Reference
 from workbench.compress.quantize.modes import mode_of_recipe, unbatchable
 from workbench.core.errors import ConfigError, EngineError, ExportError
 from workbench.core.files import TemporaryFolder
 from workbench.core.lazy import optional_import
 from workbench.core.machine import this_machine
 from workbench.engine.backends.base import ModelSource
-from workbench.engine.loading.onnx_source import source_from_onnx
-from workbench.engine.loading.openvino_source import source_from_openvino
+from workbench.engine.loading.model_files import source_from_onnx, source_from_openvino
 from workbench.export.io import IOSpec
 
 if TYPE_CHECKING:
@@ -91,7 +89,6 @@ def source_from_variant(variant: Variant, *, onnx: bool, batch: int) -> ModelSou
     The export is reused as long as the variant lives. A module that cannot be exported gives a source without an ONNX
     file and the reason.
     """
-    from workbench.artifact.save import make_reference
     from workbench.compress.variant import Variant
     from workbench.export.capture import describe_io
 
@@ -101,13 +98,12 @@ def source_from_variant(variant: Variant, *, onnx: bool, batch: int) -> ModelSou
         )
     if onnx:
         return _exported(variant, batch)
-    inputs, names = variant.task.examples(8), variant.task.parameter_names
-    io = describe_io(variant.module, inputs, names, dims=variant.task.open_dims)
-    return _variant_source(variant, io, make_reference(variant.module, inputs, io))
+    task = variant.task
+    io = describe_io(variant.module, task.examples(8), task.parameter_names, dims=task.open_dims)
+    return _variant_source(variant, io)
 
 
 def _exported(variant: Variant, batch: int) -> ModelSource:
-    from workbench.artifact.save import make_reference
     from workbench.export.capture import describe_io
     from workbench.export.onnx import export_onnx
 
@@ -125,12 +121,13 @@ def _exported(variant: Variant, batch: int) -> ModelSource:
         except ExportError as error:
             io = describe_io(variant.module, task.examples(2), names)
             fields["onnx_reason"] = str(error)
-        source = _variant_source(variant, io, make_reference(variant.module, task.examples(8), io), **fields)
+        source = _variant_source(variant, io, **fields)
         cache[0 if io.batch is None else batch] = source
     return source
 
 
-def _variant_source(variant: Variant, io: IOSpec, reference: Reference, **fields: Any) -> ModelSource:
+def _variant_source(variant: Variant, io: IOSpec, **fields: Any) -> ModelSource:
+    from workbench.artifact.save import make_reference
     from workbench.tasks.module import copy_module
 
     module, mode = variant.module, mode_of_recipe(variant.recipe.to_dict()) if variant.quantized else None
@@ -140,7 +137,7 @@ def _variant_source(variant: Variant, io: IOSpec, reference: Reference, **fields
         module=lambda: copy_module(module),
         quantized=variant.quantized,
         mode=mode,
-        reference=reference,
+        reference=make_reference(module, variant.task.examples(8), io),
         unbatchable=unbatchable(mode),
         **fields,
     )

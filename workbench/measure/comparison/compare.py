@@ -11,7 +11,7 @@ from workbench.core.checks import given, require_engine, require_int, require_no
 from workbench.core.errors import ConfigError, InputError
 from workbench.core.format.speedup import speedup_text
 from workbench.core.stats import ASSUMED_NOISE, Verdict, verdict
-from workbench.engine.loading.placement import runs_on_gpu
+from workbench.engine.backends.base import runs_on_gpu
 from workbench.measure.comparison.noise import cached_noise, floor_of, noise_text
 from workbench.timing.blocks import Block, usage_per_call
 from workbench.timing.conditions import Conditions, LoadMonitor

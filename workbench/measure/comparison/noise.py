@@ -22,7 +22,8 @@ from workbench.core.files import cache_dir, write_json
 from workbench.core.machine import describe_machine, fingerprint_id
 from workbench.core.progress import Progress, ProgressCallback, ignore_progress
 from workbench.core.stats import ASSUMED_NOISE, Array
-from workbench.engine.backends import DEFAULT_BACKENDS, backend_status, require_backend
+from workbench.engine.backends import backend_status, require_backend
+from workbench.engine.names import DEFAULT_BACKENDS
 from workbench.timing.conditions import LoadMonitor
 from workbench.timing.interleave import CallArm, interleave
 from workbench.timing.pace import pace_ratio

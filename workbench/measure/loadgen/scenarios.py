@@ -18,7 +18,7 @@ from workbench.core.checks import (
 )
 from workbench.core.errors import ConfigError, unknown_name
 from workbench.core.stats import quantile_bounds
-from workbench.engine.loading.placement import runs_on_gpu
+from workbench.engine.backends.base import runs_on_gpu
 from workbench.measure.loadgen.drivers import Rows, ServedEngine, prepared_sut
 from workbench.measure.loadgen.log import LoadGenLog
 from workbench.measure.loadgen.run import Load, loadgen, run_load

@@ -13,8 +13,7 @@ from workbench.artifact.reference import Arrays
 from workbench.core.errors import EngineError, first_line
 from workbench.core.files import TemporaryFolder
 from workbench.engine.backends.base import ModelSource, require_onnx
-from workbench.engine.backends.onnx_files import onnx_files
-from workbench.engine.backends.onnxruntime.graph_cache import too_large
+from workbench.engine.backends.onnx_files import onnx_files, too_large
 from workbench.measure.accuracy.activation_taps import owner_of
 from workbench.measure.profiling.nodes import WARM_CALLS, LayerNames, NodeTime, ProfiledCalls, cut_median
 from workbench.measure.profiling.op_kinds import is_product

@@ -12,9 +12,9 @@ from workbench.core.checks import given, require_int
 from workbench.core.errors import ConfigError
 from workbench.core.files import atomic_write
 from workbench.engine.backends import takes_onnx
+from workbench.engine.backends.base import placement_of, runs_on_gpu
 from workbench.engine.config import config_of
 from workbench.engine.loading.load import load
-from workbench.engine.loading.placement import placement_of, runs_on_gpu
 from workbench.engine.loading.source import source_from_variant
 from workbench.engine.names import MODULE_BACKENDS, is_backend, unknown_backend
 from workbench.measure.accuracy.activation_taps import weight_owners

@@ -86,7 +86,7 @@ def _onnxruntime(precision: str, side: int, threads: int) -> Iterator[Call]:
 @contextlib.contextmanager
 def _openvino(precision: str, side: int, threads: int) -> Iterator[Call]:
     from workbench.engine.backends.openvino.runtime import import_openvino, shared_core
-    from workbench.engine.backends.precision_support import HINTS
+    from workbench.engine.precision import HINTS
 
     openvino = import_openvino()
     core = shared_core()

@@ -17,8 +17,9 @@ from workbench.core.checks import given, require_int, require_path, require_sequ
 from workbench.core.errors import BackendUnavailable, ConfigError, InputError
 from workbench.core.lazy import install_command
 from workbench.core.machine import default_threads
-from workbench.engine.backends import DEFAULT_BACKENDS, backend_status, require_backend, runs_module
-from workbench.engine.binding.inputs import Binder
+from workbench.engine.backends import backend_status, require_backend, runs_module
+from workbench.engine.binding.binders import Binder
+from workbench.engine.names import DEFAULT_BACKENDS
 from workbench.export.io import IOSpec, rebuild_inputs
 from workbench.study.plan.shapes import OperatingPoint, own_shape, shapes_of
 from workbench.tasks.axes import OpenDims, resize

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from workbench.core.errors import TrialFailed
-from workbench.engine.loading.placement import runs_on_gpu
+from workbench.engine.backends.base import runs_on_gpu
 from workbench.study.plan.trials import Trial
 from workbench.study.workers.timing_client import EngineProcess, TimingSetup
 from workbench.timing.blocks import Block

@@ -201,7 +201,8 @@ def plan_for(
 
 
 def _default_backends() -> tuple[str, ...]:
-    from workbench.engine.backends import DEFAULT_BACKENDS, backend_status
+    from workbench.engine.backends import backend_status
+    from workbench.engine.names import DEFAULT_BACKENDS
 
     return tuple(state.name for state in backend_status(DEFAULT_BACKENDS) if state.available)
 

@@ -10,8 +10,7 @@ from workbench.artifact.reference import Arrays
 from workbench.core.errors import ConfigError, EngineError, WorkbenchError, first_line
 from workbench.core.machine import default_threads
 from workbench.engine.backends.base import Availability, Capabilities, ModelSource, Session, require_onnx
-from workbench.engine.backends.onnx_files import onnx_files
-from workbench.engine.backends.onnxruntime.graph_cache import cached_graph, too_large, touch, writing_graph
+from workbench.engine.backends.onnx_files import cached_graph, onnx_files, too_large, touch, writing_graph
 from workbench.engine.backends.onnxruntime.providers import (
     CPU,
     CUDA,
@@ -22,25 +21,14 @@ from workbench.engine.backends.onnxruntime.providers import (
     fallbacks,
     short_name,
 )
-from workbench.engine.backends.precision_support import precision_in_onnxruntime
 from workbench.engine.config import InferenceConfig
-from workbench.engine.process.denormals import flushed, flushing_call
-from workbench.engine.process.pinning import choose_pins
+from workbench.engine.precision import precision_in_onnxruntime
+from workbench.engine.process.thread_options import choose_pins, flushed
 
 NAME = "onnxruntime"
-_HOW = "pip install onnxruntime"
-_RECORD = "session.record_ep_graph_assignment_info"
-_LEVELS = {
-    "none": "ORT_DISABLE_ALL",
-    "basic": "ORT_ENABLE_BASIC",
-    "extended": "ORT_ENABLE_EXTENDED",
-    "layout": "ORT_ENABLE_LAYOUT",
-    "all": "ORT_ENABLE_ALL",
-}
 # Spinning workers start at once: on two idle cores small calls took up to 1.9 times as long without spinning. Next to
 # another busy process spinning workers compete with it and each other: small calls took twice as long with spinning.
 _NO_SPINNING = {"session.intra_op.allow_spinning": "0", "session.force_spinning_stop": "1"}
-_FLUSHING = {"session.set_denormal_as_zero": "1"}
 DYNAMIC = (
     "ONNX Runtime also rounds the inputs of matrix products to int8 at run time if only their weights are integers "
     "and it can fuse the two (MatMulNBits): part of the quality measured on this engine"
@@ -54,15 +42,13 @@ class OnnxRuntime:
     capabilities = Capabilities(formats=("onnx",), devices=("cpu", "cuda"), precisions=("float32", "int8"))
 
     def status(self) -> Availability:
-        """Return whether ONNX Runtime can be imported."""
         try:
             import onnxruntime
         except (ImportError, OSError) as error:
-            return Availability(NAME, False, None, first_line(error), _HOW)
+            return Availability(NAME, False, None, first_line(error), "pip install onnxruntime")
         return Availability(NAME, True, onnxruntime.__version__)
 
     def load(self, source: ModelSource, config: InferenceConfig) -> Session:
-        """Load the ONNX file."""
         path = require_onnx(source, NAME)
         try:
             return OnnxRuntimeSession(str(path), source, config)
@@ -84,7 +70,7 @@ class OnnxRuntimeSession:
         if config.spin is False:
             entries |= _NO_SPINNING
         if config.flush_denormals:
-            entries |= _FLUSHING
+            entries["session.set_denormal_as_zero"] = "1"
         pins = choose_pins(config.pin_threads, self.threads)
         if pins.cpus:  # counted from 1
             entries["session.intra_op_thread_affinities"] = ";".join(str(cpu + 1) for cpu in pins.cpus)
@@ -99,7 +85,7 @@ class OnnxRuntimeSession:
         # The entry covers the session's workers; the calling thread works with them.
         self._run, self._run_bound = session.run, session.run_with_iobinding
         if config.flush_denormals:
-            self._run, self._run_bound = flushing_call(self._run), flushing_call(self._run_bound)
+            self._run, self._run_bound = flushed(True)(self._run), flushed(True)(self._run_bound)
         self._inputs = source.io.input_names
         self._outputs = list(source.io.output_names)
         self._binding: Any = None
@@ -115,7 +101,6 @@ class OnnxRuntimeSession:
         self.fallbacks = tuple(fallbacks(chosen, running=running, nodes=self.nodes, named=config.providers))
 
     def run(self, inputs: Arrays) -> tuple[Arrays, float]:
-        """Run one batch."""
         return self._run(self._outputs, dict(zip(self._inputs, inputs, strict=True))), 0.0
 
     def run_into(self, inputs: Arrays, outputs: Arrays) -> float:
@@ -142,7 +127,6 @@ class OnnxRuntimeSession:
         return self._opener.open(self._path, write=write, profile=prefix)
 
     def close(self) -> None:
-        """Free the session."""
         self._session = self._run = self._run_bound = self._binding = None
         self._bound = [], []
 
@@ -159,7 +143,8 @@ class _Opener:
         self, runtime: Any, config: InferenceConfig, chosen: Providers, entries: Mapping[str, str], threads: int
     ) -> None:
         self._runtime, self._chosen, self._threads = runtime, chosen, threads
-        self._level, self._entries = config.graph_optimization, {**entries, _RECORD: "1"}
+        self._level = config.graph_optimization
+        self._entries = {**entries, "session.record_ep_graph_assignment_info": "1"}
 
     def open(
         self, path: str | Path, *, level: str | None = None, write: Path | None = None, profile: Path | None = None
@@ -168,8 +153,9 @@ class _Opener:
         options = self._runtime.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
-        levels = self._runtime.GraphOptimizationLevel.__members__
-        options.graph_optimization_level = levels[_LEVELS[level or self._level]]
+        level = level or self._level
+        name = "ORT_DISABLE_ALL" if level == "none" else f"ORT_ENABLE_{level.upper()}"
+        options.graph_optimization_level = self._runtime.GraphOptimizationLevel.__members__[name]
         options.log_severity_level = 4
         if write is not None:
             options.optimized_model_filepath = str(write)

@@ -13,7 +13,6 @@ import numpy as np
 from workbench.artifact.reference import Arrays
 from workbench.core.errors import EngineError, first_line
 from workbench.core.machine import available_cores, default_threads
-from workbench.engine.backends.agreement import agreement_at
 from workbench.engine.backends.base import (
     Availability,
     Capabilities,
@@ -24,15 +23,10 @@ from workbench.engine.backends.base import (
 )
 from workbench.engine.backends.openvino.compiler_guard import crash_free_settings
 from workbench.engine.backends.openvino.input_sizes import OtherSizes, OutputShapes
-from workbench.engine.backends.openvino.runtime import (
-    computes_float64,
-    import_openvino,
-    rounds_on_the_fly,
-    shared_core,
-)
-from workbench.engine.backends.precision_support import HINTS, precision_in_openvino
+from workbench.engine.backends.openvino.runtime import computes_float64, import_openvino, rounds_on_the_fly, shared_core
 from workbench.engine.config import InferenceConfig
 from workbench.engine.device import openvino_device, wants_gpu
+from workbench.engine.precision import HINTS, precision_in_openvino
 
 NAME = "openvino"
 _HOW = "pip install openvino"
@@ -81,14 +75,12 @@ class OpenVino:
         return Availability(NAME, True, version)
 
     def load(self, source: ModelSource, config: InferenceConfig) -> Session:
-        """Compile the file for latency on the given threads, or for throughput in streams."""
         path = source.openvino_path or require_onnx(source, NAME)
         try:
             return OpenVinoSession(str(path), source, config)
         except Exception as error:
-            raise EngineError(
-                f"OpenVINO cannot compile {source.label}: {str(error).strip().splitlines()[-1]}"
-            ) from error
+            reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+            raise EngineError(f"OpenVINO cannot compile {source.label}: {reason}") from error
 
 
 @dataclasses.dataclass(slots=True)
@@ -103,31 +95,25 @@ class _Requests:
 class OpenVinoSession:
     """A model compiled for the configured batch size; other sizes are compiled on demand and verified first."""
 
-    fallbacks: tuple[str, ...] = ()
+    fallbacks: tuple[str, ...]
     narrows_int64 = hides_nan = True
     compile_s = trial_compile_s = 0.0
+    parallel_calls = 1
 
     def __init__(self, path: str, source: ModelSource, config: InferenceConfig) -> None:
         openvino = import_openvino()
         self._core, self._path = shared_core(), path
         self._tensor = openvino.Tensor
         self.threads = config.threads or default_threads()
-        self.notes: tuple[str, ...] = ()
-        self.placement = "CPU"
+        self.placement, self.fallbacks = "CPU", ()
         if wants_gpu(config):
             self.placement, self.fallbacks = openvino_device(config, self._core.available_devices)
-            self.notes = self.fallbacks
         self.device = self.placement.lower()
         can = self._core.get_property(self.placement, "OPTIMIZATION_CAPABILITIES")
         self.precision, notes = precision_in_openvino(config.precision, self.placement, can)
-        self.notes = (*self.notes, *notes)
-        self._pin, self._streams = bool(config.pin_threads), config.streams
-        if config.flush_denormals:
-            self.notes = (*self.notes, DENORMALS)
-        if self._pin:
-            self.notes = (*self.notes, PINNED)
-        self._io = source.io
-        self._count = len(source.io.outputs)
+        self._pin, self._io, self._count = bool(config.pin_threads), source.io, len(source.io.outputs)
+        ineffective = (DENORMALS,) if config.flush_denormals else ()
+        self.notes: tuple[str, ...] = (*self.fallbacks, *notes, *ineffective, *((PINNED,) if self._pin else ()))
         # An unbatchable model is compiled for any size only, so that the verified model runs.
         self._batch = source.io.batch or (config.batch_size if source.unbatchable is None else 0)
         self._source, self._config = source, config
@@ -136,20 +122,15 @@ class OpenVinoSession:
         self._open = any(None in spec.shape for spec in source.io.inputs)
         self._hides_errors = self.placement == "CPU" and (self.threads == 1 or available_cores() == 1)
         self._shapes = OutputShapes(lambda: self._core.read_model(path), openvino.PartialShape)
-        self._idle: list[_Requests] = [self._requests()]
-        self._count_streams(config)
+        self._idle: list[_Requests] = [_Requests(self._compiled.create_infer_request())]
+        if config.streams is not None:
+            self.parallel_calls = max(1, int(self._compiled.get_property("NUM_STREAMS")))
+            self.notes = (*self.notes, streams_note(config.streams, self.parallel_calls, self.threads))
         graph = self._core.read_model(path)
         if computes_float64(graph):
             self.notes = (*self.notes, "OpenVINO computes float64 in float32")
         if source.quantized and rounds_on_the_fly(graph):
             self.notes = (*self.notes, DYNAMIC)
-
-    def _count_streams(self, config: InferenceConfig) -> None:
-        """Set the number of parallel calls to that of the streams, which may be fewer than configured."""
-        self.parallel_calls = 1
-        if config.streams is not None:
-            self.parallel_calls = max(1, int(self._compiled.get_property("NUM_STREAMS")))
-            self.notes = (*self.notes, streams_note(config.streams, self.parallel_calls, self.threads))
 
     def counting(self, batch: int) -> Any:
         """Return the model compiled with the same settings and performance counters."""
@@ -164,47 +145,41 @@ class OpenVinoSession:
             shapes = [[batch, *spec.shape] for spec in self._io.inputs]
             model.reshape(dict(enumerate(shapes)))
         settings: dict[str, Any] = {
-            "PERFORMANCE_HINT": "LATENCY" if self._streams is None else "THROUGHPUT",
+            "PERFORMANCE_HINT": "LATENCY" if self._config.streams is None else "THROUGHPUT",
             # Otherwise CPUs with bfloat16 use it silently.
             "INFERENCE_PRECISION_HINT": HINTS[self.precision],
         }
-        if self._streams is not None:
-            settings["NUM_STREAMS"] = self._streams
+        if self._config.streams is not None:
+            settings["NUM_STREAMS"] = self._config.streams
         if self.placement == "CPU":
             settings["INFERENCE_NUM_THREADS"] = self.threads
             # Pinned threads cannot move away from other processes on the same core.
             settings["ENABLE_CPU_PINNING"] = self._pin
         settings |= extra or {}
         begun = time.perf_counter()
-        safer, notes = (
-            crash_free_settings(self._path, shapes, self.placement, settings) if self._config.verify else ({}, ())
-        )
+        if self._config.verify:
+            safer, notes = crash_free_settings(self._path, shapes, self.placement, settings)
+            settings |= safer
+            self.notes = (*self.notes, *(note for note in notes if note not in self.notes))
         self.trial_compile_s += time.perf_counter() - begun
-        settings |= safer
-        self.notes = (*self.notes, *(note for note in notes if note not in self.notes))
         begun = time.perf_counter()
         compiled = self._core.compile_model(model, self.placement, settings)
         if not self.compile_s:  # only at loading
             self.compile_s = time.perf_counter() - begun
         return compiled
 
-    def _requests(self) -> _Requests:
-        return _Requests(self._compiled.create_infer_request())
-
     @contextlib.contextmanager
     def _lent(self) -> Iterator[_Requests]:
-        """Lend requests that no other call uses."""
         try:
             requests = self._idle.pop()
         except IndexError:
-            requests = self._requests()
+            requests = _Requests(self._compiled.create_infer_request())
         try:
             yield requests
         finally:
             self._idle.append(requests)
 
     def _request_for(self, requests: _Requests, size: int) -> Any:
-        """Return a request for a batch of ``size`` samples."""
         if size == self._batch:
             return requests.fixed
         key, compiled = self._others.at(size)
@@ -218,17 +193,14 @@ class OpenVinoSession:
     def _agreeing(self, batch: int | None, sizes: tuple[int, ...]) -> Any:
         """Return the model compiled for a batch size (None: any); None if it disagrees with the reference."""
         compiled = self._compile(batch)
-        reference, config = self._source.reference, self._config
-        if reference is None or not config.verify:
-            return compiled
         request = compiled.create_infer_request()
 
         def run(inputs: Arrays) -> Arrays:
             return self._io.batch_first(self._infer(request, inputs)[0])
 
         for size in sizes:
-            problem = agreement_at(size, run, reference, self.precision, self._source, config).problem
-            if problem:
+            agreement = self._source.agreement(run, self.precision, self._config, size=size)
+            if agreement is not None and (problem := agreement.problem):
                 note = f"OpenVINO gives other outputs with an open batch ({problem}): each size is compiled separately"
                 self.notes = (*self.notes, note) if batch is None else self.notes
                 return None
@@ -246,7 +218,6 @@ class OpenVinoSession:
             return outputs, copied
 
     def _infer(self, request: Any, inputs: Arrays) -> tuple[Arrays, float]:
-        """Run a request; return its outputs, and the seconds of copying."""
         start = time.perf_counter()
         held = self.set_inputs(request, inputs)
         begun = time.perf_counter()
@@ -257,11 +228,8 @@ class OpenVinoSession:
         return outputs, (begun - start) + (time.perf_counter() - ended)
 
     def run_into(self, inputs: Arrays, outputs: Arrays) -> float:
-        """Run one batch into the caller's own arrays."""
         start = time.perf_counter()
-        if inputs[0].shape[0] != self._batch:
-            return run_and_copy(self.run, inputs, outputs)
-        if self._open and self._hides_errors:
+        if inputs[0].shape[0] != self._batch or (self._open and self._hides_errors):
             return run_and_copy(self.run, inputs, outputs)
         with self._lent() as requests:
             request = requests.into = requests.into or self._compiled.create_infer_request()
@@ -282,7 +250,6 @@ class OpenVinoSession:
         return held
 
     def close(self) -> None:
-        """Free the compiled model."""
         self._idle = []
         self._others.close()
         self._shapes.close()

@@ -61,11 +61,9 @@ class OtherSizes:
             self._kept.popitem(last=False)
 
     def has(self, key: int) -> bool:
-        """Return whether the model of a key is cached."""
         return key in self._kept
 
     def close(self) -> None:
-        """Free the compiled models."""
         self._kept.clear()
 
 
@@ -101,6 +99,5 @@ class OutputShapes:
                 raise EngineError(f"OpenVINO's output must have shape {shape}, got {list(output.shape)}.")
 
     def close(self) -> None:
-        """Free the model."""
         self._model = None
         self._shapes.clear()

@@ -9,11 +9,10 @@ from typing import Any
 
 from workbench.core.errors import EngineError, ExportError
 from workbench.engine.backends.base import ModelSource
-from workbench.engine.backends.torch.inductor import inductor_options, inductor_status, reason_from
+from workbench.engine.backends.torch.compile import inductor_options, inductor_status, reason_from
 from workbench.engine.backends.torch.session import Call, TorchBackend, TorchSession
 from workbench.engine.config import InferenceConfig
 
-NAME = "aot-inductor"
 FIXED = "AOTInductor cannot keep this module's batch size open: it compiles again for every batch size"
 
 
@@ -25,7 +24,7 @@ class AotSession(TorchSession):
 
     def _prepare(self, source: ModelSource, config: InferenceConfig) -> Call:
         from workbench.core.files import TemporaryFolder
-        from workbench.engine.backends.torch.flat_module import FlatModule, first_disagreement, require_examples
+        from workbench.engine.backends.torch.modules import FlatModule, first_disagreement
         from workbench.tasks.axes import alternative_sizes, resize
 
         self._flat = FlatModule(self._module, source.io)
@@ -34,16 +33,16 @@ class AotSession(TorchSession):
         self._runners: dict[tuple[Any, ...], Any] = {}
         self._dims = source.io.open_dims
         size = source.io.batch or config.batch_size
-        examples = require_examples(self._examples(source, max(size, 2)), source.label, NAME)
+        examples = self._require_examples(source, max(size, 2))
         first = [tensor[:size] for tensor in examples]
         if source.io.batch is None and (runner := self._for_all(examples)) is not None:
-            larger = require_examples(self._examples(source, size + 1), source.label, NAME)
+            larger = self._require_examples(source, size + 1)
             batches = [first, larger, resize(larger, self._dims, alternative_sizes(larger, self._dims))]
-            checks = {"quantized": source.quantized, "tolerance": self.tolerance}
-            if first_disagreement(self._flat, runner, batches, **checks) is None:  # type: ignore[arg-type]
+            limits = {"quantized": source.quantized, "tolerance": self.tolerance}
+            if first_disagreement(self._flat, runner, batches, **limits) is None:
                 return lambda tensors: runner(*tensors)
         if source.io.batch is None:
-            self.notes = (*self.notes, FIXED)
+            self._note(FIXED)
         with self._torch.inference_mode():
             self._each(first)
         return self._each
@@ -90,10 +89,9 @@ class AotSession(TorchSession):
                 ) from error
 
     def close(self) -> None:
-        """Free the libraries and their folder."""
         super().close()
         self._flat = self._folder = None  # type: ignore[assignment]
         self._runners = {}
 
 
-BACKEND = TorchBackend(NAME, AotSession, inductor_status)
+BACKEND = TorchBackend("aot-inductor", AotSession, inductor_status)

@@ -2,17 +2,48 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
+import os
+import shutil
 import sys
 import types
 from typing import Any
 
-from workbench.core.errors import EngineError
-from workbench.engine.backends.base import ModelSource
-from workbench.engine.backends.torch.inductor import inductor_options, inductor_status, reason_from
-from workbench.engine.backends.torch.session import Call, TorchBackend, TorchSession
+from workbench.core.errors import EngineError, first_line
+from workbench.engine.backends.base import Availability, ModelSource
+from workbench.engine.backends.torch.session import Call, TorchBackend, TorchSession, torch_status
 from workbench.engine.config import InferenceConfig
+
+_COMPILERS = {"darwin": ("clang++", "xcode-select --install"), "linux": ("g++", "sudo apt-get install g++")}
+
+
+def inductor_status(name: str) -> Availability:
+    """Return whether torch and a C++ compiler, which Inductor calls, are installed."""
+    status = torch_status(name)
+    usual, how = _COMPILERS.get(sys.platform, _COMPILERS["linux"])
+    compiler = os.environ.get("CXX", usual)
+    if not status.available or shutil.which(compiler) is not None:
+        return status
+    reason = f"it needs a C++ compiler, and {compiler!r} is not on the PATH"
+    return dataclasses.replace(status, available=False, reason=reason, how=how)
+
+
+def reason_from(error: BaseException) -> str:
+    """Return the first line of an error; Inductor wraps the original exception."""
+    inner = getattr(error, "inner_exception", None)
+    return first_line(inner if isinstance(inner, BaseException) else error).rstrip(".")
+
+
+def inductor_options(source: ModelSource, device: str) -> dict[str, Any]:
+    """Return Inductor's options: frozen weights for float models on the CPU.
+
+    For a quantized model freezing selects integer kernels, which are wrong on CPUs without VNNI and failed to compile
+    on one with it (torch 2.13). Such a model runs as simulated.
+    """
+    return {"freezing": device == "cpu" and not source.quantized}
+
 
 _NO_GRAPHS = "compile_mode='reduce-overhead' records CUDA graphs: on the CPU it is the same as 'default'"
 
@@ -25,11 +56,11 @@ class CompiledSession(TorchSession):
 
     def _prepare(self, source: ModelSource, config: InferenceConfig) -> Call:
         from workbench.core.quiet import silence_thread
-        from workbench.engine.backends.torch.flat_module import FlatModule
+        from workbench.engine.backends.torch.modules import FlatModule
 
         torch = self._torch
         if config.compile_mode == "reduce-overhead" and self.device == "cpu":
-            self.notes = (*self.notes, _NO_GRAPHS)
+            self._note(_NO_GRAPHS)
         flat = FlatModule(self._module, source.io)
         _detach_missing_modules(flat)
         options = {**torch._inductor.list_mode_options(config.compile_mode), **inductor_options(source, self.device)}
@@ -63,19 +94,15 @@ class CompiledSession(TorchSession):
             return self._fixed(*tensors)
         if self._one_for_all:
             try:
-                return self._any_size(tensors)
+                for tensor in tensors:
+                    self._torch._dynamo.maybe_mark_dynamic(tensor, 0)
+                return self._other(*tensors)
             except Exception:  # noqa: BLE001 - errors of the module itself are raised again below
                 # Inductor fails on some open sizes (torch 2.13: a number computed from the batch size in a Linear).
                 self._one_for_all, self._other = False, self._each()
         return self._other(*tensors)
 
-    def _any_size(self, tensors: list[Any]) -> Any:
-        for tensor in tensors:
-            self._torch._dynamo.maybe_mark_dynamic(tensor, 0)
-        return self._other(*tensors)
-
     def close(self) -> None:
-        """Free the compiled code too."""
         super().close()
         self._fixed = self._other = self._each = None  # type: ignore[assignment]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from workbench.engine.backends.base import ModelSource
 from workbench.engine.backends.oom_backoff import memory_reason
-from workbench.engine.backends.torch.session import Call, TorchBackend, TorchSession, flat_call
+from workbench.engine.backends.torch.session import Call, TorchBackend, TorchSession
 from workbench.engine.config import InferenceConfig
 
 
@@ -16,19 +16,19 @@ class EagerSession(TorchSession):
     title = "torch eager"
 
     def _prepare(self, source: ModelSource, config: InferenceConfig) -> Call:
-        call = flat_call(self._module, source.io)
-        return self._graphed(call, source, config) if config.cuda_graph else call
+        from workbench.engine.backends.torch.modules import flat_call
 
-    def _graphed(self, call: Call, source: ModelSource, config: InferenceConfig) -> Call:
-        """Return a call by recorded graphs; the graph of the configured batch size is recorded now."""
-        from workbench.engine.backends.cuda.graphs import ONLY_CUDA, GraphedCall
+        call = flat_call(self._module, source.io)
+        if not config.cuda_graph:
+            return call
+        from workbench.engine.backends.torch.cuda import ONLY_CUDA, GraphedCall
 
         if self.pipe is None:
-            self.notes = (*self.notes, ONLY_CUDA)
+            self._note(ONLY_CUDA)
             return call
         graphed = GraphedCall(call, self.device, note=self._note)
         examples = self._examples(source, source.io.batch or config.batch_size)
-        if examples is not None:
+        if examples is not None:  # the graph of the configured batch size is recorded now
             self._record(graphed, examples)
         return graphed
 
@@ -40,9 +40,6 @@ class EagerSession(TorchSession):
         except Exception as error:
             if memory_reason(error) is None:  # otherwise later calls find the size that fits
                 raise
-
-    def _note(self, note: str) -> None:
-        self.notes = (*self.notes, note)
 
 
 BACKEND = TorchBackend("torch-eager", EagerSession)

@@ -5,25 +5,23 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from workbench.artifact.reference import Arrays
 from workbench.core.allocator import use_steady_allocator
-from workbench.core.errors import first_line
+from workbench.core.errors import EngineError, first_line
 from workbench.core.machine import default_threads, library_versions
 from workbench.engine.backends.base import Availability, Capabilities, ModelSource, Session, require_module
-from workbench.engine.backends.precision_support import precision_on_cpu, precision_on_cuda
 from workbench.engine.config import InferenceConfig
 from workbench.engine.device import choose_device, wants_gpu
-from workbench.export.io import IOSpec, tree_children
+from workbench.engine.precision import precision_on_cpu, precision_on_cuda
 
 if TYPE_CHECKING:
-    from workbench.engine.backends.cuda.memory import MemoryLimit, PeakMemory
-    from workbench.engine.backends.cuda.transfers import CudaPipe
-    from workbench.engine.process.tf32 import Tf32Claim
+    from workbench.engine.backends.torch.cuda import CudaPipe, PeakMemory
+    from workbench.engine.process.cuda import MemoryLimit, Tf32Claim
 
 SIMULATED = (
     "simulated quantization: {} runs quantize and dequantize as separate float operations; quality is that of the "
@@ -50,12 +48,13 @@ class TorchSession:
     def __init__(self, source: ModelSource, config: InferenceConfig, *, backend: str) -> None:
         import torch
 
-        from workbench.engine.backends.torch.layout import Layout
+        from workbench.engine.backends.torch.modules import Layout
         from workbench.engine.process.threads import ThreadClaim
 
+        self._backend, self._torch = backend, torch
         self.notes: tuple[str, ...] = (SIMULATED.format(self.title),) if source.quantized else ()
         if config.allocator == "steady" and not (allocator := use_steady_allocator()).steady:
-            self.notes = (*self.notes, f"allocator='steady' has no effect: {allocator.reason}")
+            self._note(f"allocator='steady' has no effect: {allocator.reason}")
         where = choose_device(config)
         self.device, self.fallbacks = where.name, where.notes
         self.notes = (*self.notes, *self.fallbacks)
@@ -64,11 +63,10 @@ class TorchSession:
         self.pipe: CudaPipe | None = None
         self._tf32: Tf32Claim | None = None
         self._limit: MemoryLimit | None = None
-        self._torch = torch
         self._module: Any = require_module(source, backend)
         self._peak: PeakMemory | None = None
         if self.device != "cpu":
-            from workbench.engine.backends.cuda.memory import PeakMemory
+            from workbench.engine.backends.torch.cuda import PeakMemory
 
             self._peak = PeakMemory(self.device)
             self._module = self._module.to(self.device)
@@ -97,14 +95,13 @@ class TorchSession:
         self.precision, self.notes = precision.precision, (*self.notes, *precision.notes)
         self.tolerance = config.accepted(self.precision, quantized=source.quantized)
         if self.precision in ("bfloat16", "float16"):
-            from workbench.engine.backends.torch.half_precision import HalfPrecisionModule
+            from workbench.engine.backends.torch.modules import HalfPrecisionModule
 
             self._module = HalfPrecisionModule(self._module, self.precision, self.device)
 
     def _open_pipe(self, config: InferenceConfig) -> None:
-        from workbench.engine.backends.cuda.memory import MemoryLimit
-        from workbench.engine.backends.cuda.transfers import CudaPipe
-        from workbench.engine.process.tf32 import Tf32Claim
+        from workbench.engine.backends.torch.cuda import CudaPipe
+        from workbench.engine.process.cuda import MemoryLimit, Tf32Claim
 
         if config.gpu_memory_limit_mib is not None:
             self._limit = MemoryLimit(config.gpu_memory_limit_mib, self.device)
@@ -118,7 +115,6 @@ class TorchSession:
         return self._module
 
     def free_memory(self) -> None:
-        """Free the GPU memory that torch caches."""
         if self.pipe is not None:
             self.pipe.free_memory()
 
@@ -141,8 +137,20 @@ class TorchSession:
         tensors = [self._torch.from_numpy(array) for array in source.reference.tiled_inputs(size)]
         return self._layout([tensor.to(self.device) for tensor in tensors])
 
+    def _require_examples(self, source: ModelSource, size: int) -> list[Any]:
+        """Return example inputs on the device; raise EngineError if the source has none."""
+        examples = self._examples(source, size)
+        if examples is None:
+            raise EngineError(
+                f"Backend {self._backend!r} needs example inputs, and {source.label} has none. "
+                "Use the backend torch-eager, or save the variant again with variant.save(folder)."
+            )
+        return examples
+
+    def _note(self, note: str) -> None:
+        self.notes = (*self.notes, note)
+
     def run(self, inputs: Arrays) -> tuple[Arrays, float]:
-        """Run one batch."""
         if self.pipe is not None:
             return self.pipe.run(inputs)
         leaves, before, ended = self._run(inputs)
@@ -164,19 +172,13 @@ class TorchSession:
         start = time.perf_counter()
         self._claim.apply()
         # Torch must not write to read-only memory of the caller.
-        tensors = [torch.from_numpy(a if a.flags.writeable else a.copy()) for a in inputs]
-        tensors = self._layout(tensors)
+        tensors = self._layout([torch.from_numpy(a if a.flags.writeable else a.copy()) for a in inputs])
         begun = time.perf_counter()
-        with torch.inference_mode():
-            if self._claim.flush:
-                with self._claim:
-                    leaves = self._call(tensors)
-            else:
-                leaves = self._call(tensors)
+        with torch.inference_mode(), self._claim:
+            leaves = self._call(tensors)
         return leaves, begun - start, time.perf_counter()
 
     def close(self) -> None:
-        """Free the module and release the claims on process-wide settings."""
         self._module = self._call = None
         self._claim.release()
         for claim in (self._tf32, self._limit):
@@ -206,11 +208,9 @@ class TorchBackend:
     capabilities: Capabilities = _CAPABILITIES
 
     def status(self) -> Availability:
-        """Return whether torch, and a compiler if needed, are installed."""
         return self.check(self.name)
 
     def load(self, source: ModelSource, config: InferenceConfig) -> Session:
-        """Make the module, and compile it if the session does."""
         return self.session(source, config, backend=self.name)
 
 
@@ -222,23 +222,3 @@ def _owned(output: np.ndarray[Any, Any], inputs: Arrays) -> np.ndarray[Any, Any]
         if np.may_share_memory(output, given):
             return np.array(output, order="C")
     return output
-
-
-def flat_call(module: Any, io: IOSpec) -> Call:
-    """Return a function that maps flat input tensors to flat output tensors of a module."""
-    flatten = _flattener(io.output_tree)
-    if io.kind == "dict":
-        names = io.input_names
-        return lambda tensors: flatten(module(**dict(zip(names, tensors, strict=True))))
-    return lambda tensors: flatten(module(*tensors))
-
-
-def _flattener(tree: Mapping[str, Any]) -> Callable[[Any], list[Any]]:
-    """Return a function that flattens an eager output in the order of the io description."""
-    (kind,) = tree
-    if kind == "leaf":
-        return lambda output: [output]
-    if kind == "none":
-        return lambda output: []
-    parts = [(key, _flattener(child)) for key, child in tree_children(tree)]
-    return lambda output: [leaf for key, flatten in parts for leaf in flatten(output[key])]

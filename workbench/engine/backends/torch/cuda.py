@@ -1,8 +1,4 @@
-"""Transfer batches to and from a CUDA device: pinned host memory, copies on one stream, computation on another.
-
-Between :meth:`CudaPipe.begin` and :meth:`CudaPipe.finish` of a call the host may begin the next one, whose inputs
-travel to the device meanwhile.
-"""
+"""Calls on a CUDA device: transfers on a stream of their own, peak memory, and recorded graphs. Imports torch."""
 
 from __future__ import annotations
 
@@ -16,11 +12,11 @@ import torch
 from torch import Tensor
 
 from workbench.artifact.reference import Arrays
+from workbench.core.errors import first_line
 from workbench.engine.backends.base import copy_into
-from workbench.engine.backends.cuda.memory import PeakMemory
-from workbench.engine.binding.buffers import Array, BufferPool
+from workbench.engine.binding.buffers import MIB, Array, BufferPool
 
-Compute = Callable[[list[Tensor]], Any]
+Call = Callable[[list[Tensor]], Any]
 """Maps input tensors on the device to flat output tensors."""
 
 
@@ -50,6 +46,45 @@ def pinned_array(shape: tuple[int, ...], dtype: str) -> Array:
     return torch.empty(shape, dtype=getattr(torch, dtype), pin_memory=True).numpy()
 
 
+WATCHED = 3
+"""Measured calls of each shape: the first ones may tune and record, later ones are alike."""
+
+
+class PeakMemory:
+    """Peak device memory of one engine since loading: its weights, and the memory of its calls.
+
+    Made before the model moves to the device. Read from torch's allocator in the first calls of each shape, which
+    resets torch's own peak. Other engines do not count, unless they allocate at the same moment.
+    """
+
+    def __init__(self, device: str, *, cuda: Any = torch.cuda) -> None:
+        self._device, self._cuda = device, cuda
+        self._before = cuda.memory_allocated(device)
+        self._own = 0
+        self._calls: dict[tuple[tuple[int, ...], ...], int] = {}
+        self.mib = 0.0
+
+    def loaded(self) -> None:
+        self._own = max(0, self._cuda.memory_allocated(self._device) - self._before)
+        self.mib = self._own / MIB
+
+    def start(self, inputs: Arrays) -> int | None:
+        """Begin to measure a call; return the argument of :meth:`stop`."""
+        shapes = tuple(array.shape for array in inputs)
+        calls = self._calls.get(shapes, 0)
+        if calls == WATCHED:
+            return None
+        self._calls[shapes] = calls + 1
+        self._cuda.reset_peak_memory_stats(self._device)
+        return int(self._cuda.memory_allocated(self._device))
+
+    def stop(self, before: int | None) -> None:
+        """Record the peak; a call allocates all of its memory while it begins."""
+        if before is not None:
+            peak = self._own + self._cuda.max_memory_allocated(self._device) - before
+            self.mib = max(self.mib, peak / MIB)
+
+
 class CudaPipe:
     """Transfers and calls of one engine on a device; ``compute`` runs the model on the current stream.
 
@@ -59,7 +94,7 @@ class CudaPipe:
 
     def __init__(
         self,
-        compute: Compute,
+        compute: Call,
         device: str,
         *,
         limit_mib: float,
@@ -110,10 +145,7 @@ class CudaPipe:
         return Flight(begun, lent[: len(inputs)], tensors, outputs, marks)
 
     def finish(self, flight: Flight, into: Arrays | None = None) -> tuple[Arrays, float, float]:
-        """Wait for a call; return its outputs, and the seconds of copying and of waiting for the previous call.
-
-        With ``into`` the outputs are written there.
-        """
+        """Wait for a call; return its outputs (in ``into``), and the seconds of copying and of waiting for others."""
         flight.marks.done.synchronize()
         outputs = [np.empty_like(array) for array in flight.outputs] if into is None else into
         copy_into(outputs, flight.outputs)
@@ -148,12 +180,83 @@ class CudaPipe:
             self.pool.give(array)
 
     def free_memory(self) -> None:
-        """Free the device memory that torch caches."""
         with contextlib.suppress(Exception):  # as above
             self._cuda.synchronize(self._device)
             self._cuda.empty_cache()
 
     def close(self) -> None:
-        """Free the pinned memory."""
         self.pool.clear()
         self._marks.clear()
+
+
+GRAPHS = 4
+"""Number of recorded input shapes; each has its own memory for inputs and outputs."""
+
+ONLY_CUDA = "cuda_graph=True has no effect: graphs are recorded on CUDA devices, and this runs on the CPU"
+WARM_UP = 3
+
+_Key = tuple[tuple[int, ...], ...]
+
+
+class RecordedGraph(NamedTuple):
+    """A graph with its input and output tensors."""
+
+    graph: Any
+    inputs: list[Tensor]
+    outputs: list[Tensor]
+
+
+class GraphedCall:
+    """Call a model by recorded graphs: one for each shape that comes twice, up to :data:`GRAPHS`.
+
+    Other shapes, and models that cannot be recorded (``note`` gets the reason), run without graphs. The next call
+    overwrites the outputs: copy them on the same stream before. ``cuda`` is torch.cuda, or a fake in tests.
+    """
+
+    def __init__(self, call: Call, device: str, *, note: Callable[[str], None], cuda: Any = torch.cuda) -> None:
+        self._call, self._device, self._note, self._cuda = call, device, note, cuda
+        self._side = cuda.Stream(device)
+        # One pool for all graphs: they never overlap, and outputs are copied before the next one runs.
+        self._pool = cuda.graph_pool_handle()
+        self._called: set[_Key] = set()
+        self._graphs: dict[_Key, RecordedGraph] = {}
+        self._failed = False
+
+    def __call__(self, tensors: list[Tensor]) -> Any:
+        key = tuple(tuple(tensor.shape) for tensor in tensors)
+        recorded = self._graphs.get(key)
+        if recorded is None and key in self._called and len(self._graphs) < GRAPHS and not self._failed:
+            recorded = self._record(key, tensors)
+        self._called.add(key)
+        if recorded is None:
+            return self._call(tensors)
+        for static, tensor in zip(recorded.inputs, tensors, strict=True):
+            static.copy_(tensor, non_blocking=True)
+        recorded.graph.replay()
+        return recorded.outputs
+
+    def _record(self, key: _Key, tensors: list[Tensor]) -> RecordedGraph | None:
+        cuda, static = self._cuda, [tensor.clone() for tensor in tensors]
+        try:
+            current = cuda.current_stream(self._device)
+            self._side.wait_stream(current)
+            with cuda.stream(self._side):
+                for _ in range(WARM_UP):
+                    self._call(static)
+            current.wait_stream(self._side)
+            graph = cuda.CUDAGraph()
+            # Only this thread is restricted, because other threads may allocate meanwhile.
+            with cuda.graph(graph, pool=self._pool, stream=self._side, capture_error_mode="thread_local"):
+                outputs = list(self._call(static))
+        except Exception as error:  # noqa: BLE001 - such a model runs without graphs
+            self._failed = True
+            self._note(
+                f"cuda_graph=True: the calls of this model cannot be recorded ({first_line(error).rstrip('.')}); "
+                "running without graphs"
+            )
+        else:
+            self._graphs[key] = RecordedGraph(graph, static, outputs)
+            return self._graphs[key]
+        with contextlib.suppress(Exception):  # the next call raises the error
+            cuda.synchronize(self._device)
+        return None

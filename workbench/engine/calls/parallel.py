@@ -1,13 +1,13 @@
-"""Pipelined GPU calls: overlap host-to-device copies with compute.
-
-For sessions with a ``pipe``: ``begin(inputs)`` returns at once, ``finish(flight)`` waits for the outputs.
-"""
+"""Concurrent calls: a limit per session, parallel calls on streams of threads, and pipelined calls on a GPU."""
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import Any, NamedTuple
 
 from workbench.artifact.reference import Arrays
@@ -21,9 +21,72 @@ from workbench.engine.calls.batching import (
     join_inputs,
     pad,
     split_outputs,
+    timed_call,
     trim,
 )
-from workbench.engine.calls.call_limiter import CallLimiter
+
+
+class CallLimiter:
+    """Admit ``width`` threads to a ``with`` block at once."""
+
+    def __init__(self, width: int) -> None:
+        self.width = width
+        # A lock costs a tenth of a semaphore, and most sessions run one call at a time.
+        self._permits = threading.Lock() if width == 1 else threading.Semaphore(width)
+        self._closing = threading.Lock()
+
+    def __enter__(self) -> None:
+        self._permits.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._permits.release()
+
+    @contextlib.contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Wait until no call runs, and admit none meanwhile."""
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self._closing)  # two threads with half of the permits each would deadlock
+            for _ in range(self.width):
+                stack.enter_context(self)
+            yield
+
+
+class ParallelCalls:
+    """Run a list of batches in as many concurrent calls as a limiter admits."""
+
+    def __init__(self, call: Callable[[Arrays], tuple[Arrays, float]], limiter: CallLimiter) -> None:
+        self._call, self._limiter = call, limiter
+        self._lock = threading.Lock()
+        self._executor: ThreadPoolExecutor | None = None  # starts with the first two batches
+
+    def calls(self, batches: Iterable[Arrays]) -> list[tuple[Arrays, RuntimeCall]]:
+        """Return the result of each call, in order; after a failure, wait for the others: they share buffers."""
+        batches = list(batches)
+        if len(batches) == 1:
+            return [self._one(batches[0])]
+        futures = [self._workers().submit(self._one, inputs) for inputs in batches]
+        failed = [future for future in wait(futures, return_when=FIRST_EXCEPTION).done if future.exception()]
+        if failed:
+            wait([future for future in futures if not future.cancel()])
+            failed[0].result()
+        return [future.result() for future in futures]
+
+    def _one(self, inputs: Arrays) -> tuple[Arrays, RuntimeCall]:
+        with self._limiter:
+            return timed_call(self._call, inputs)
+
+    def _workers(self) -> ThreadPoolExecutor:
+        with self._lock:
+            if self._executor is None:
+                self._executor = ThreadPoolExecutor(self._limiter.width, thread_name_prefix="workbench-calls")
+            return self._executor
+
+    def close(self) -> None:
+        with self._lock:
+            executor, self._executor = self._executor, None
+        if executor is not None:
+            executor.shutdown(wait=False)
+
 
 DEPTH = 2
 """Calls in flight: one computes while the inputs of the next travel. More would only hold more memory."""
@@ -42,21 +105,21 @@ class CallPipeline:
     """Begin and finish the calls of one session.
 
     ``fixed`` is the only batch size of the model, None for any. ``require_open`` raises EngineError if the session is
-    closed; ``failure`` maps an error of the runtime to an EngineError.
+    closed; ``guarded`` calls a function and maps errors of the runtime to EngineError.
     """
 
     def __init__(
         self,
         pipe: GuardedPipe,
-        *,
         limiter: CallLimiter,
         pool: BufferPool,
-        fixed: int | None,
         require_open: Callable[[], object],
-        failure: Callable[[Exception], EngineError],
+        guarded: Callable[..., Any],
+        *,
+        fixed: int | None,
     ) -> None:
         self._pipe, self._limiter, self._pool, self._fixed = pipe, limiter, pool, fixed
-        self._require_open, self._failure = require_open, failure
+        self._require_open, self._guarded = require_open, guarded
 
     def calls(self, batches: Iterable[Arrays]) -> Iterator[tuple[Arrays, RuntimeCall]]:
         """Run batches with two in flight; the caller holds the limiter."""
@@ -97,18 +160,10 @@ class CallPipeline:
 
     def _begin(self, inputs: Arrays) -> Any:
         self._require_open()
-        try:
-            return self._pipe.begin(inputs)
-        except EngineError:
-            raise
-        except Exception as error:
-            raise self._failure(error) from error
+        return self._guarded(self._pipe.begin, inputs)
 
     def _finish(self, flight: Any) -> tuple[Arrays, RuntimeCall]:
-        try:
-            outputs, copied, waited = self._pipe.finish(flight)
-        except Exception as error:
-            raise self._failure(error) from error
+        outputs, copied, waited = self._guarded(self._pipe.finish, flight)
         return outputs, RuntimeCall(flight.begun + waited, time.perf_counter(), copied)
 
     def _abandon(self, flights: Iterable[Any]) -> None:

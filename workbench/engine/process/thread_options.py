@@ -1,8 +1,4 @@
-"""Flush denormal floats to zero on the calling thread, by its floating-point register.
-
-Numbers below 1.2e-38 (float32) are computed in microcode on most x86 processors, up to a hundred times slower. Each
-thread has a register with a flag that treats them as zero. Imports no runtime.
-"""
+"""Denormal flushing and pinning of threads. Imports no runtime."""
 
 from __future__ import annotations
 
@@ -11,10 +7,10 @@ import ctypes
 import functools
 import platform
 import sys
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
-R = TypeVar("R")
+from workbench.core.cpu import Topology, cpu_topology, cpus_to_pin
 
 
 class _Register(NamedTuple):
@@ -29,6 +25,7 @@ _REGISTERS = {
     "x86_64": _Register(8, 7, 0x8040),  # MXCSR: flush to zero, and denormals are zero
     "aarch64": _Register(2, 0, 1 << 24),  # FPCR: FZ
 }
+"""Flags of a thread that treat denormals as zero; most x86 processors take up to a hundred times as long for them."""
 
 
 @functools.cache
@@ -52,7 +49,6 @@ def _environment() -> tuple[Any, _Register, Any] | None:
 
 
 def can_flush() -> bool:
-    """Return whether threads can flush denormals here."""
     return _library() is not None
 
 
@@ -81,7 +77,7 @@ def set_flushing(on: bool) -> bool:
 
 @contextlib.contextmanager
 def flushed(on: bool | None) -> Iterator[None]:
-    """Switch flushing in a ``with`` block (None: no change), and restore it afterwards."""
+    """Switch flushing (None: no change) in a ``with`` block or a decorated function, and restore it afterwards."""
     before = flushing()
     if on is not None and on != before:
         set_flushing(on)
@@ -92,12 +88,31 @@ def flushed(on: bool | None) -> Iterator[None]:
             set_flushing(before)
 
 
-def flushing_call(function: Callable[..., R]) -> Callable[..., R]:
-    """Return a function that flushes denormals on the calling thread while ``function`` runs."""
+class ThreadPins(NamedTuple):
+    """One CPU per worker besides the calling thread, with notes."""
 
-    @functools.wraps(function)
-    def call(*args: Any, **keywords: Any) -> R:
-        with flushed(True):
-            return function(*args, **keywords)
+    cpus: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
 
-    return call
+
+def choose_pins(pin: bool | None, threads: int, topology: Topology | None = None) -> ThreadPins:
+    """Return the CPUs of the workers. The calling thread is not pinned, and its core is left free."""
+    if not pin:
+        return ThreadPins()
+    topology = topology or cpu_topology()
+    if topology is None:
+        return not_pinned("this system does not report which CPUs share a core")
+    if threads == 1:
+        return not_pinned("one thread has no workers")
+    cpus = cpus_to_pin(topology, threads)
+    if not cpus:
+        return not_pinned(f"{threads} threads are more than the CPUs that this process may use")
+    single = len(topology.nodes) > 1 and any(set(cpus) <= set(node) for node in topology.nodes)
+    node = f" of one NUMA node (of {len(topology.nodes)})" if single else ""
+    place = f"CPU {cpus[1]}" if threads == 2 else f"CPUs {' '.join(map(str, cpus[1:]))}"
+    workers = "1 worker" if threads == 2 else f"{threads - 1} workers"
+    return ThreadPins(cpus[1:], (f"pinned {workers} to {place}{node}; CPU {cpus[0]} is left to the calling thread",))
+
+
+def not_pinned(reason: str) -> ThreadPins:
+    return ThreadPins((), (f"pin_threads=True: nothing was pinned: {reason}",))

@@ -1,1 +1,0 @@
-"""CUDA: transfers on their own stream, device memory, CUDA graphs."""
