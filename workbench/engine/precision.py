@@ -75,7 +75,6 @@ HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 """OpenVINO's names of compute precisions."""
 
 _OPENVINO_CAPABILITIES = {"bfloat16": "BF16", "float16": "FP16"}
-_FASTMATH = {"mlas.enable_gemm_fastmath_arm64_bfloat16": "1"}
 _LEAST_CAPABILITY = {"tf32": (8, 0), "bfloat16": (8, 0), "float16": (7, 0)}
 """First compute capability of CUDA devices with each format."""
 
@@ -167,5 +166,6 @@ def precision_in_onnxruntime(
         return ComputePrecision(), {}
     fast = (architecture or platform.machine()) in ("aarch64", "arm64") and native_set("bfloat16", machine) is not None
     if compute in ("bfloat16", "auto") and fast and not quantized:
-        return computes_in("bfloat16", "matrix products only, by ONNX Runtime's fast math"), dict(_FASTMATH)
+        entries = {"mlas.enable_gemm_fastmath_arm64_bfloat16": "1"}
+        return computes_in("bfloat16", "matrix products only, by ONNX Runtime's fast math"), entries
     return falls_back(compute, "ONNX Runtime's CPU kernels compute in float32 and integers only"), {}

@@ -145,9 +145,8 @@ NOTABLE_SHARE = 0.05
 def load_notes(source: ModelSource, model: LoadedModel, config: InferenceConfig) -> dict[str, None]:
     """Return the notes of a loaded model, as an ordered set."""
     ineffective, quality = _ineffective_options(model.session, config), quality_notes(source, model.agreement)
-    separate: tuple[str, ...] = ()
-    if source.unbatchable is not None:
-        separate = (f"each input runs in a call of its own: {source.unbatchable}",)
+    reason = source.unbatchable
+    separate = () if reason is None else (f"each input runs in a call of its own: {reason}",)
     return dict.fromkeys((*source.notes, *model.session.notes, *model.notes, *ineffective, *separate, *quality))
 
 
