@@ -8,8 +8,8 @@ from typing import Any
 from workbench.core.format.numbers import count, number, quality, shortened
 from workbench.core.format.speedup import row_speedup
 from workbench.present import style
-from workbench.study.results.break_even import break_even
 from workbench.study.results.ranking import Recommendation
+from workbench.study.results.relative_latency import break_even
 
 Row = Mapping[str, Any]
 

@@ -151,13 +151,7 @@ class SearchConfig(Config):
 
 
 def configured(cls: type[C], config: C | None, options: Mapping[str, Any]) -> C:
-    """Return ``config``, or else the defaults of ``cls``, with some options changed.
-
-    Raises
-    ------
-    ConfigError
-        If ``config`` is not a ``cls``, or an option is unknown or out of its bounds.
-    """
+    """Return ``config``, or else the defaults of ``cls``, with some options changed and checked."""
     if config is not None and not isinstance(config, cls):
         raise ConfigError(f"config must be a {cls.__name__}, got {config!r}.")
     return (cls() if config is None else config).replace(**options)

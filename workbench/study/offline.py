@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,12 +30,8 @@ def export_stored(
 ) -> Path:
     """Write the recommended variant of a study into a folder; as :meth:`Study.export`, but ``task`` is optional.
 
-    ``study`` is the name, optional if the database has one study, or with ``task``.
-
-    Raises
-    ------
-    StudyError
-        If there is no such database or study, or as :meth:`Study.export`.
+    ``study`` is the name, optional if the database has one study, or with ``task``. StudyError is raised if there is no
+    such database or study, or as by :meth:`Study.export`.
 
     Examples
     --------
@@ -53,7 +48,7 @@ def export_stored(
             if not opened.rows():
                 raise StudyError(_not_held(opened.task, storage))
             return opened.export(output, trial=trial, quality_drop=quality_drop, trust=trust)
-    with _opened(storage) as store:
+    with contextlib.closing(Store(storage)) as store:
         rows, best = _answer(store, _named(store, storage, study), storage, quality_drop)
         return export_bundle(rows, best, output, files=store.files, trial=trial, task=None)
 
@@ -71,18 +66,9 @@ def stored_rows(
     >>> rows, best = stored_rows("sqlite:///studies.db")  # doctest: +SKIP
     """
     _require_database(storage)
-    with _opened(storage) as store:
+    with contextlib.closing(Store(storage)) as store:
         rows, best = _answer(store, _named(store, storage, study), storage, quality_drop)
     return mark_recommended(rows, best), best
-
-
-@contextlib.contextmanager
-def _opened(storage: str) -> Iterator[Store]:
-    store = Store(storage)
-    try:
-        yield store
-    finally:
-        store.close()
 
 
 def _answer(store: Store, name: str, storage: str, quality_drop: float | None) -> tuple[list[TrialRow], Recommendation]:
@@ -111,7 +97,7 @@ def _named(store: Store, storage: str, study: str | None) -> str:
 
 def _not_held(task: Task, storage: str) -> str:
     """Return the message for a database without rows of a task, with those that it has."""
-    with _opened(storage) as store:
+    with contextlib.closing(Store(storage)) as store:
         rows = [(name, trial.row) for name in store.studies() for trial in store.load(name).values()]
     held = dict.fromkeys(f"{r['task']!r} (study {n!r}, fingerprint {r['task_fingerprint']})" for n, r in rows)
     return (

@@ -10,8 +10,8 @@ from workbench.core.checks import require_bool
 from workbench.core.errors import ConfigError
 from workbench.core.progress import ProgressCallback, ignore_progress
 from workbench.core.untrusted import require_line
-from workbench.study.active_run import ActiveRun
 from workbench.study.config import RunConfig, SearchConfig, configured
+from workbench.study.execution.job import ActiveRun
 from workbench.study.recommend import recommendation
 from workbench.study.results.frame import rows_frame
 from workbench.study.results.merge import MergeSummary, merge_rows, rows_of_task

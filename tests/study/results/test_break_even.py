@@ -3,7 +3,7 @@
 import pytest
 
 from workbench.present.findings import break_even_text
-from workbench.study.results.break_even import break_even
+from workbench.study.results.relative_latency import break_even
 
 ROW = {"latency_ms_rel": 2.0, "speedup": 5.0, "prepare_s": 80.0, "batch_size": 32, "verdict": "faster"}
 

@@ -14,17 +14,14 @@ EXPORT_S = 5.0
 """Estimate of the export and the loading of one variant."""
 TRAINING_S = 60.0
 """Guess for a training without a limit, until a training of its kind was measured."""
-_ROUNDS = (6, 20)
-_BLOCK_S = 0.06
 _SHARE_S = (1.0, 6.0)
-_FIRST_S = {True: 7.0, False: 4.0}
 
 
 class TimeBudget:
     """Estimates the time of what is left from what was done; ``parallel`` groups can be timed at once."""
 
-    rounds = _ROUNDS
-    block_s = _BLOCK_S
+    rounds = (6, 20)
+    block_s = 0.06
 
     def __init__(self, plan: Plan, stop: CancelToken, *, parallel: int = 1) -> None:
         self._stop, self._parallel = stop, max(1, parallel)
@@ -32,7 +29,7 @@ class TimeBudget:
         self._cached: set[Recipe] = set()
         self._unprepared = {recipe: self.prepare_s(recipe) for recipe in plan.recipes}
         self._groups = {True: len(plan.recipes), False: len(plan.recipes) * len(plan.others)}
-        self._group_s = dict(_FIRST_S)
+        self._group_s = {True: 7.0, False: 4.0}  # of a recipe's first group, and of a further one
 
     def prepare_s(self, recipe: Recipe) -> float:
         """Estimate the seconds of preparing a recipe: trainings and export.

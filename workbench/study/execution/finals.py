@@ -53,7 +53,8 @@ def leading(items: Sequence[tuple[Trial, TrialRow]], limit: float) -> list[Trial
     rivals = [
         (latency, trial)
         for (trial, row), latency in zip(items, latencies, strict=True)
-        if row["state"] == "complete" and is_ranked(row) and latency.ms is not None and _allowed(row, limit)
+        if row["state"] == "complete" and is_ranked(row) and latency.ms is not None
+        if row["quality_drop"] is not None and within_limit(row["quality_drop"], limit, quality=row["quality"])
     ]
     rivals.sort(key=lambda rival: rival[0].ms or math.inf)
     if not rivals:
@@ -62,11 +63,6 @@ def leading(items: Sequence[tuple[Trial, TrialRow]], limit: float) -> list[Trial
     reach = first.high if first.high is not None else first.ms
     near = [trial for latency, trial in rivals if (latency.low or latency.ms or math.inf) <= (reach or 0.0)]
     return near[:FINALISTS]
-
-
-def _allowed(row: TrialRow, limit: float) -> bool:
-    drop = row["quality_drop"]
-    return drop is not None and within_limit(drop, limit, quality=row["quality"])
 
 
 def standings(
@@ -88,12 +84,9 @@ def standings(
         ratio = pace_ratio(timed[trial], timed[fastest], floor=floor)
         return trial is fastest or verdict(ratio.low, ratio.high, floor=floor) != "faster"
 
-    def size(trial: Trial) -> float:
-        mib = sizes[trial]
-        return math.inf if mib is None else mib
-
     level = [trial for trial in trials if tied(trial)]
-    winner = min(level, key=lambda trial: (trial in unsure, size(trial), trial is not fastest))
+    mib = {trial: math.inf if size is None else size for trial, size in sizes.items()}
+    winner = min(level, key=lambda trial: (trial in unsure, mib[trial], trial is not fastest))
     ratios = {trial: pace_ratio(timed[trial], timed[winner], floor=floor) for trial in trials if trial is not winner}
     order = [winner, *sorted(ratios, key=lambda trial: (trial not in level, ratios[trial].ratio))]
     return [FinalRank(trial, rank, ratios.get(trial), trial in level) for rank, trial in enumerate(order, start=1)]

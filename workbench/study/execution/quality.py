@@ -166,17 +166,14 @@ def _with_classes(pairs: Sequence[tuple[Tensor, Tensor]], targets: Tree) -> list
 
 
 def _class_axis(outputs: Tensor, labels: Tensor) -> int | None:
-    if not outputs.is_floating_point() or outputs.ndim < 2 or not _is_whole(labels) or not labels.numel():
+    whole = not (labels.is_floating_point() or labels.is_complex() or str(labels.dtype) == "torch.bool")
+    if not outputs.is_floating_point() or outputs.ndim < 2 or not whole or not labels.numel():
         return None
     for axis in (1, outputs.ndim - 1):
         rest = tuple(size for i, size in enumerate(outputs.shape) if i != axis)
         if tuple(labels.shape) == rest and int(labels.max()) < outputs.shape[axis] > 1:
             return axis
     return None
-
-
-def _is_whole(labels: Tensor) -> bool:
-    return not (labels.is_floating_point() or labels.is_complex() or str(labels.dtype) == "torch.bool")
 
 
 def _nearness(pairs: Sequence[tuple[Tensor, Tensor]]) -> str:

@@ -60,13 +60,7 @@ def default_recipes(budget_s: float | None = None) -> list[Recipe]:
 
 
 def check_recipes(recipes: Sequence[Recipe], task: Task) -> None:
-    """Refuse what cannot work with this task or on this machine, before the first recipe is prepared.
-
-    Raises
-    ------
-    TaskError, ConfigError, BackendUnavailable
-        If the task cannot be used, an option does not fit it, or latency cannot be measured here.
-    """
+    """Refuse a task, an option or a measurement of latency that cannot work, before the first recipe is prepared."""
     from workbench.compress.apply import check_steps
     from workbench.measure.comparison.latency_cost import latency_cost
 
@@ -94,18 +88,10 @@ def ordered_recipes(recipes: Sequence[Recipe]) -> tuple[Recipe, ...]:
 
 
 def row_recipe(row: Mapping[str, Any], *, trust: bool = False) -> Recipe:
-    """Return the recipe of a row.
+    """Return the recipe of a row; StudyError if it is not valid, or names a function without ``trust``.
 
-    Parameters
-    ----------
-    trust : bool
-        Allow a recipe that names functions to call (``Distill.student``, predicates of ``exclude``): applying it runs
-        code which the row names.
-
-    Raises
-    ------
-    StudyError
-        If it is not a valid recipe, or names a function without ``trust``.
+    ``trust`` allows functions to call (``Distill.student``, predicates of ``exclude``): applying the recipe runs code
+    which the row names.
     """
     try:
         recipe = Recipe.from_json(row["recipe_json"])

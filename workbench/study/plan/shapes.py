@@ -72,11 +72,8 @@ def shapes_of(
 ) -> tuple[Shape, ...]:
     """Return the shapes to time: one for each position of the lists; ``own`` without lists.
 
-    Raises
-    ------
-    ConfigError
-        If ``whose`` inputs have no open dimension of a name, a size is not an integer of at least 1, or the lists have
-        different lengths.
+    ConfigError is raised if ``whose`` inputs have no open dimension of a name, a size is not an integer of at least 1,
+    or the lists have different lengths.
 
     Examples
     --------
@@ -116,13 +113,7 @@ def _sizes(name: str, sizes: Any) -> tuple[int, ...]:
 
 
 def parsed_shapes(texts: Sequence[str] | None) -> dict[str, list[int]] | None:
-    """Return the shapes of ``--shape NAME=SIZES`` options, each ``"sequence=16,64"``.
-
-    Raises
-    ------
-    ConfigError
-        If an option has another form, a size is below 1, or a name comes twice.
-    """
+    """Return the shapes of ``--shape NAME=SIZES`` options, each ``"sequence=16,64"``, with a name at most once."""
     shapes: dict[str, list[int]] = {}
     for text in texts or ():
         name, _, sizes = text.partition("=")

@@ -53,23 +53,11 @@ def best_row(
     Only complete rows of one machine take part, without references and rows of a survey. See
     :func:`~workbench.study.results.winner.winner_of` for head-to-head timing and ties.
 
-    Parameters
-    ----------
-    quality_drop : float
-        Largest measured drop of quality allowed, in the metric's units.
-    minimize : str
-        Numeric column to minimize among the rows within the limit; the baseline-normalized latency by default.
-    batch_size : int, optional
-        By default 32 if it was measured with a quality, else the largest that was.
-    shape : str, optional
-        As in the rows' column; by default the one with most rows at that batch size, of equals the first.
-    machine : str, optional
-        Preferred machine ``fingerprint``; if it has no complete row, the machine with most rows is taken.
-
-    Raises
-    ------
-    StudyError
-        For an unknown column, a negative limit, or a batch size that was not measured.
+    ``quality_drop`` is the largest drop allowed, in the metric's units, and ``minimize`` a numeric column. The default
+    of ``batch_size`` is 32 if it was measured with a quality, else the largest that was; that of ``shape`` has most
+    rows at this batch size, of equals it is the first. ``machine`` is a preferred fingerprint; if it has no complete
+    row, the machine with most rows is taken. StudyError is raised for an unknown column, a negative limit, or a batch
+    size or shape that was not measured.
     """
     check_question(quality_drop=quality_drop, minimize=minimize)
     complete = [r for r in rows if r["state"] == "complete" and is_ranked(r)]
@@ -183,14 +171,8 @@ def _check_column(name: str) -> None:
 
 
 def one_machine(rows: Sequence[_Row], machine: str | None) -> tuple[list[_Row], str]:
-    """Return the rows of one machine, and a sentence if it is not ``machine``.
-
-    ``machine`` is the preferred fingerprint; if it has no row, the machine with most rows is taken.
-    """
-    counts: dict[Any, int] = {}
-    for row in rows:
-        name = row.get("fingerprint")
-        counts[name] = counts.get(name, 0) + 1
+    """Return the rows of the preferred ``machine``, else of that with most rows, and a sentence in that case."""
+    counts = Counter(row.get("fingerprint") for row in rows)
     if not counts:
         return [], ""
     chosen = machine if machine in counts else max(counts, key=lambda name: counts[name])
@@ -206,8 +188,7 @@ def _judged(row: TrialRow, minimize: str) -> bool:
 
 def _batch_size(complete: list[TrialRow], judged: list[TrialRow], batch_size: int | None) -> int:
     if batch_size is None:
-        sizes = {r["batch_size"] for r in judged}
-        return primary_batch(list(sizes))
+        return primary_batch([r["batch_size"] for r in judged])
     measured = sorted({r["batch_size"] for r in complete})
     if batch_size not in measured:
         words = ", ".join(map(str, measured))
@@ -222,11 +203,11 @@ def usual_shape(rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _shape(rows: list[TrialRow], judged: list[TrialRow], shape: str | None) -> str:
-    counts = dict.fromkeys(row["shape"] for row in rows)
     if shape is None:
         return usual_shape(judged or rows)
-    if shape not in counts:
-        raise StudyError(f"No trial has finished at the shape {shape!r}. Measured: {', '.join(map(repr, counts))}.")
+    measured = dict.fromkeys(row["shape"] for row in rows)
+    if shape not in measured:
+        raise StudyError(f"No trial has finished at the shape {shape!r}. Measured: {', '.join(map(repr, measured))}.")
     return shape
 
 

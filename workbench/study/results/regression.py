@@ -56,8 +56,8 @@ class Regression:
         return not self.worse and not self.missing
 
     def __str__(self) -> str:
-        lines = [f"{self.compared} trials compared: {len(self.worse)} changes for the worse"]
-        lines[0] += f", {len(self.changes) - len(self.worse)} for the better."
+        worse, better = len(self.worse), len(self.changes) - len(self.worse)
+        lines = [f"{self.compared} trials compared: {worse} changes for the worse, {better} for the better."]
         for head, some in (("worse", True), ("better", False)):
             lines += [f"  {head}: {c.trial}: {c.words}" for c in self.changes if c.worse is some]
         lines += [f"  gone: {trial}" for trial in self.missing] + [f"  new: {trial}" for trial in self.added]
@@ -69,12 +69,8 @@ def compare_rows(before: Sequence[Row], after: Sequence[Row]) -> Regression:
 
     Speed is compared by the speedup over the baseline, for the baseline by latency: it changed if the two intervals are
     further apart than both noise floors. Quality is compared by the intervals of the drop. Each machine is compared
-    with itself; of several versions on one machine, the newest counts.
-
-    Raises
-    ------
-    StudyError
-        If the two have no finished trial in common, are of different tasks, or have no machine in common.
+    with itself; of several versions on one machine, the newest counts. StudyError is raised if the two have no finished
+    trial or no machine in common, or are of different tasks.
 
     Examples
     --------
@@ -162,8 +158,8 @@ def _changes(old: Row, new: Row) -> list[Change]:
 
 def _speed(old: Row, new: Row) -> Change | None:
     """Compare speedups; of the baseline, whose speedup is 1 by definition, the latency."""
-    name = "latency_ms" if old.get("baseline") else "speedup"
-    middle = "latency_ms_p50" if old.get("baseline") else "speedup"
+    baseline = old.get("baseline")
+    name, middle, unit = ("latency_ms", "latency_ms_p50", " ms") if baseline else ("speedup", "speedup", "x")
     bounds = _intervals(old, new, name)
     if bounds is None:
         return None
@@ -172,10 +168,9 @@ def _speed(old: Row, new: Row) -> Change | None:
     rose, fell = new_low > high * floor, new_high * floor < low
     if not rose and not fell:
         return None
-    unit = " ms" if old.get("baseline") else "x"
-    head = "latency of the baseline" if old.get("baseline") else "speedup"
+    head = "latency of the baseline" if baseline else "speedup"
     was, now = (f"{row[middle]:.2f}{unit} ({a:.2f} to {b:.2f})" for row, (a, b) in zip((old, new), bounds, strict=True))
-    return Change(_words(new), "speed", rose if old.get("baseline") else fell, f"{head} {was} before, {now} now")
+    return Change(_words(new), "speed", rose if baseline else fell, f"{head} {was} before, {now} now")
 
 
 def _intervals(old: Row, new: Row, name: str) -> list[tuple[float, float]] | None:
@@ -221,9 +216,8 @@ def _size(old: Row, new: Row, column: str) -> Change | None:
     if abs(share) <= least:
         return None
     head = "size" if column == "size_mib" else "peak memory"
-    return Change(
-        _words(new), "size", share > 0, f"{head} {was:.3g} MiB before, {now:.3g} MiB now ({100 * share:+.1f} %)"
-    )
+    figures = f"{head} {was:.3g} MiB before, {now:.3g} MiB now ({100 * share:+.1f} %)"
+    return Change(_words(new), "size", share > 0, figures)
 
 
 def _words(row: Row) -> str:

@@ -1,4 +1,4 @@
-"""The baseline-normalized latency, by which rows are shown, ranked and compared.
+"""The baseline-normalized latency, by which rows are shown, ranked and compared, and the break-even by it.
 
 Machines drift between rows that are timed minutes apart. Each row is timed interleaved with its baseline, so the
 latency of the baseline's own row divided by the speedup removes that drift.
@@ -7,6 +7,7 @@ latency of the baseline's own row divided by the speedup removes that drift.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 Row = Mapping[str, Any]
@@ -107,3 +108,37 @@ def _columns(row: Row, names: tuple[str, str, str]) -> RelativeLatency:
 
 def _number(value: Any) -> float | None:
     return None if value is None or value != value else float(value)
+
+
+@dataclass(frozen=True)
+class BreakEven:
+    """The numbers of ``calls`` and ``samples`` after which the preparation of a variant has paid off.
+
+    ``spent_s`` are the seconds of training, calibration and export; steps from the prefix cache count with their
+    original time. ``saved_ms`` are saved per call against the baseline, by the baseline-normalized latency.
+    """
+
+    spent_s: float
+    saved_ms: float
+    calls: float
+    samples: float
+
+
+def break_even(row: Mapping[str, Any]) -> BreakEven | None:
+    """Return the break-even of a finished row, None if it has no decided speedup or was not measured.
+
+    Only the preparation of this row counts, not that of other variants.
+
+    Examples
+    --------
+    >>> row = {"latency_ms_rel": 2.0, "speedup": 5.0, "prepare_s": 80.0, "batch_size": 32, "verdict": "faster"}
+    >>> break_even(row).samples
+    320000.0
+    """
+    latency, ratio, prepared = (row.get(name) for name in ("latency_ms_rel", "speedup", "prepare_s"))
+    if row.get("baseline") or row.get("verdict") != "faster" or not latency or not ratio or prepared is None:
+        return None
+    spent = max(prepared, sum(step.get("seconds") or 0.0 for step in row.get("steps") or ()))
+    saved = latency * (ratio - 1)
+    calls = 1e3 * spent / saved
+    return BreakEven(float(spent), saved, calls, calls * row["batch_size"])

@@ -212,14 +212,9 @@ def explained(row: Mapping[str, Any]) -> TrialRow:
 
 
 def checked_row(row: object, where: str) -> TrialRow:
-    """Return a row from a file or a database after checking the type of each column.
+    """Return a row from a file or a database, with escapes for control characters in free text.
 
-    Control characters in free text are written as escapes.
-
-    Raises
-    ------
-    StudyError
-        If a column is missing or has a wrong value.
+    StudyError is raised if a column is missing or has a wrong value.
     """
     if not isinstance(row, Mapping):
         raise StudyError(f"{where} is not a row of a study, but {given(row)}.")

@@ -75,13 +75,7 @@ class TakenOver(StudyError):
 
 
 class Store:
-    """Open the database at ``url`` and create missing tables.
-
-    Raises
-    ------
-    StudyError
-        If the URL is not valid, the folder cannot be written, or the file is not a database of this schema.
-    """
+    """Open the database at ``url`` and create missing tables; StudyError if the URL, folder or schema is not valid."""
 
     def __init__(self, url: str) -> None:
         parsed = parse_url(url)
@@ -166,13 +160,7 @@ class Store:
         return claimed
 
     def save(self, study: str, key: str, row: TrialRow, owner: str, *, release: bool) -> None:
-        """Write a claimed row; ``release`` ends the claim.
-
-        Raises
-        ------
-        TakenOver
-            If another run has claimed the trial after a missing heartbeat.
-        """
+        """Write a claimed row; ``release`` ends the claim. Raises TakenOver if another run has claimed it meanwhile."""
         now = time.time()
         claim = {"owner": None, "heartbeat": None} if release else {"heartbeat": now}
         if not self._update(*_trial(study, key), TRIALS.c.owner == owner, updated=now, **_columns(row), **claim):

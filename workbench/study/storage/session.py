@@ -24,7 +24,10 @@ _CLEAR: dict[str, Any] = {"error": None, "notes": {}}
 
 
 class RunSession:
-    """The rows of a plan during one run. Use it as a context manager, in which the heartbeat runs."""
+    """The rows of a plan during one run; use it as a context manager, in which the heartbeat runs.
+
+    ``finished`` is the number of trials that this run completed.
+    """
 
     def __init__(
         self,
@@ -47,7 +50,7 @@ class RunSession:
         self._mine: set[str] = set()
         self._given_up: set[str] = set()
         self._left: set[str] | None = None
-        self._finished = self._failed = 0
+        self.finished = self._failed = 0
         self._shown = 0.0
         self._end = threading.Event()
         self._heart = threading.Thread(target=self._beat, name="workbench-heartbeat", daemon=True)
@@ -84,11 +87,6 @@ class RunSession:
         """Return those of ``trials`` that this run has claimed and not ended."""
         return [t for t in trials if t.key in self._mine]
 
-    @property
-    def finished(self) -> int:
-        """Number of trials that this run completed."""
-        return self._finished
-
     def missing(self, trials: Iterable[Trial]) -> list[Trial]:
         """Return those of ``trials`` that are neither complete nor given up."""
         return [t for t in trials if t.key not in self._given_up and self._rows[t.key]["state"] != "complete"]
@@ -100,10 +98,6 @@ class RunSession:
     def rows(self) -> list[TrialRow]:
         """Return all rows of the plan."""
         return list(self._rows.values())
-
-    def items(self) -> list[tuple[Trial, TrialRow]]:
-        """Return every trial of the plan with its row."""
-        return [(trial, self._rows[trial.key]) for trial in self._plan.trials]
 
     def every_item(self) -> list[tuple[Trial, TrialRow]]:
         """Return every trial of this and of earlier plans of the run with its row."""
@@ -127,7 +121,7 @@ class RunSession:
 
     def complete(self, trial: Trial, columns: dict[str, Any]) -> None:
         """Save a complete row and release its claim."""
-        self._finished += 1
+        self.finished += 1
         row = explained(update_row(self._rows[trial.key], **columns, state="complete"))
         self._save(trial, row, f"{trial.words}: {_result(row)}", release=True)
 
@@ -209,12 +203,8 @@ class RunSession:
     def counts(self) -> dict[str, int]:
         """Return the numbers of finished, reused, failed and open trials."""
         complete = sum(row["state"] in ("complete", "pruned") for row in self._rows.values())
-        return {
-            "finished": self._finished,
-            "reused": self._reused,
-            "failed": self._failed,
-            "open": len(self._rows) - complete - self._failed,
-        }
+        still_open = len(self._rows) - complete - self._failed
+        return {"finished": self.finished, "reused": self._reused, "failed": self._failed, "open": still_open}
 
     def notify(self, message: str, *, extra: float = 0.0, **values: Any) -> None:
         """Send a progress event; ``extra`` is the finished share of a trial."""

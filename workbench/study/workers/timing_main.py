@@ -106,17 +106,20 @@ class TimingWorker:
 
     def evaluate(self, command: dict[str, Any], payload: bytes) -> dict[str, Any]:
         """Run all inputs of a split in batches, and write the joined outputs into ``outputs``."""
+        if self._engine is None:
+            raise StudyError("A time worker needs the command 'open' before it runs.")
         inputs = load_arrays(command["inputs"])
-        engine, size, n = self._opened(), command["batch_size"], batch_size(inputs)
-        parts, reported = [], time.monotonic()
+        size, n, parts, reported = command["batch_size"], batch_size(inputs), [], time.monotonic()
         for start in range(0, n, size):
             chunk = tree_map(np.array, slice_batch(inputs, start, min(start + size, n)))
-            parts.append(slice_batch(engine.predict(_filled(chunk, size)).result, 0, min(size, n - start)))
+            # filled up by repetition, because a runtime may compile anew for each batch size
+            full = tree_map(lambda leaf: np.resize(leaf, (size, *leaf.shape[1:])), chunk)
+            parts.append(slice_batch(self._engine.predict(full).result, 0, min(size, n - start)))
             if time.monotonic() - reported > _EVERY_S:
                 reported = time.monotonic()
                 done = min(start + size, n)
-                text = f"{done} of {n} samples"
-                self._emit("progress", stage="evaluate", done=done, total=n, message=text, values={})
+                message = f"{done} of {n} samples"
+                self._emit("progress", stage="evaluate", done=done, total=n, message=message, values={})
         save_arrays(concat(parts), command["outputs"])
         return {"samples": n}
 
@@ -149,13 +152,3 @@ class TimingWorker:
 
     def _call(self) -> object:
         return self._engine.predict(self._inputs)
-
-    def _opened(self) -> Any:
-        if self._engine is None:
-            raise StudyError("A time worker needs the command 'open' before it runs.")
-        return self._engine
-
-
-def _filled(chunk: Any, size: int) -> Any:
-    """Repeat samples up to ``size``, because a runtime may compile anew for each batch size."""
-    return tree_map(lambda leaf: np.resize(leaf, (size, *leaf.shape[1:])), chunk)
