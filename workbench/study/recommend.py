@@ -23,17 +23,11 @@ def recommendation(
     shape: str | None = None,
 ) -> Recommendation:
     """Return the recommended row; what is None is as in the study's last run or search. See :meth:`Study.best`."""
-    searched = stored_question(store, study)
+    searched, machine = stored_question(store, study), fingerprint_id()
     if searched is not None and (quality_drop, minimize, batch_size, shape) == (None,) * 4:
-        return recommend(rows, searched, machine=fingerprint_id())
+        return recommend(rows, searched, machine=machine)
     drop = store.accepted_drop(study, quality_drop)
     if (minimize, batch_size, shape) == (None,) * 3:
         rows, batch_size = last_run(store, study).among(rows)
-    return best_row(
-        rows,
-        quality_drop=drop,
-        minimize=minimize or LATENCY,
-        batch_size=batch_size,
-        shape=shape,
-        machine=fingerprint_id(),
-    )
+    column = minimize or LATENCY
+    return best_row(rows, quality_drop=drop, minimize=column, batch_size=batch_size, shape=shape, machine=machine)

@@ -145,19 +145,9 @@ def new_row(**columns: Any) -> TrialRow:
     >>> row["state"], row["quality"], row["notes"]
     ('waiting', None, {})
     """
-    row: dict[str, Any] = dict.fromkeys(COLUMNS)
-    row.update(
-        state="waiting",
-        shape="",
-        engine_json="{}",
-        fidelity="full",
-        recommended=False,
-        baseline=False,
-        steps=[],
-        notes={},
-    )
-    row.update(columns)
-    return row  # type: ignore[return-value]
+    texts = {"state": "waiting", "shape": "", "engine_json": "{}", "fidelity": "full"}
+    others = {"recommended": False, "baseline": False, "steps": [], "notes": {}}
+    return {**dict.fromkeys(COLUMNS), **texts, **others, **columns}  # type: ignore[typeddict-item]
 
 
 def engine_words(backend: str, options: Mapping[str, Any]) -> str:

@@ -178,14 +178,8 @@ class _Throttled:
             return
         self._next, self._stage = now + _EVERY_S, progress.stage
         values = {k: v for k, v in progress.values.items() if isinstance(v, bool | int | float | str)}
-        self._emit(
-            "progress",
-            stage=progress.stage,
-            done=float(progress.done),
-            total=float(progress.total),
-            message=progress.message,
-            values=values,
-        )
+        done, total = float(progress.done), float(progress.total)
+        self._emit("progress", stage=progress.stage, done=done, total=total, message=progress.message, values=values)
 
 
 class Prober:

@@ -224,10 +224,10 @@ class WorkerProcess:
 
     def _last_output(self) -> str:
         try:
-            lines = [x for x in self.log.read_text(errors="replace").splitlines() if x.strip()]
+            lines = self.log.read_text(errors="replace").splitlines()
         except OSError:
             return ""
-        lines = [x for x in lines if not x.startswith("USDT:")]  # printed by torch's profiler
+        lines = [x for x in lines if x.strip() and not x.startswith("USDT:")]  # printed by torch's profiler
         return f" It last printed: {lines[-1][:300]}" if lines else ""
 
 

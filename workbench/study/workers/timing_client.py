@@ -54,14 +54,9 @@ class EngineProcess:
     def start(cls, trial: Trial, setup: TimingSetup, *, name: str = "") -> EngineProcess:
         """Start the process, which imports its runtime in the background."""
         name = name or trial.key
-        worker = WorkerProcess(
-            "time",
-            {"backend": trial.backend, "allocator": dict(trial.options).get("allocator", "steady")},
-            log=setup.files / "logs" / f"{name}.log",
-            stop=setup.stop,
-            policy=setup.policy,
-        )
-        return cls(name, trial, setup, worker)
+        hello = {"backend": trial.backend, "allocator": dict(trial.options).get("allocator", "steady")}
+        log = setup.files / "logs" / f"{name}.log"
+        return cls(name, trial, setup, WorkerProcess("time", hello, log=log, stop=setup.stop, policy=setup.policy))
 
     def open(self) -> None:
         """Load the artifact."""
@@ -113,13 +108,8 @@ class EngineProcess:
 
     def evaluate(self, outputs: Path, on_event: Callable[[dict[str, Any]], None], *, split: str = "evaluation") -> None:
         """Run the inputs of a split and write the outputs into a folder."""
-        self.worker.ask(
-            "evaluate",
-            on_event=on_event,
-            inputs=str(self.setup.inputs / split),
-            outputs=str(outputs),
-            batch_size=self.trial.batch_size,
-        )
+        inputs, size = str(self.setup.inputs / split), self.trial.batch_size
+        self.worker.ask("evaluate", on_event=on_event, inputs=inputs, outputs=str(outputs), batch_size=size)
 
     def end(self, *, kill: bool = False) -> None:
         """End the process; ``kill`` does not wait for its work."""
