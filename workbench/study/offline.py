@@ -32,11 +32,6 @@ def export_stored(
 
     ``study`` is the name, optional if the database has one study, or with ``task``. StudyError is raised if there is no
     such database or study, or as by :meth:`Study.export`.
-
-    Examples
-    --------
-    >>> export_stored("sqlite:///studies.db", "winner")  # doctest: +SKIP
-    PosixPath('winner')
     """
     from workbench.study.bundle.bundle import export_bundle
 
@@ -60,10 +55,6 @@ def stored_rows(
 
     ``study`` is the name, optional if the database has one study. Of a task that changed, the rows of its last version
     are returned. StudyError is raised if there is no such database or study, or it has no trial.
-
-    Examples
-    --------
-    >>> rows, best = stored_rows("sqlite:///studies.db")  # doctest: +SKIP
     """
     _require_database(storage)
     with contextlib.closing(Store(storage)) as store:

@@ -38,11 +38,6 @@ def machine_lock(
     ``exclusive`` is True to time, and False for work that must not disturb a timing, which several processes may do at
     once. ``notify`` gets a message if the lock is held elsewhere, or if ``folder`` (:func:`lock_folder` by default) has
     no locks, and work continues without one. Raises what ``stop.check()`` raises.
-
-    Examples
-    --------
-    >>> with machine_lock(exclusive=True, stop=CancelToken(), notify=print):  # doctest: +SKIP
-    ...     samples = arm.block(0.06)
     """
     where = lock_folder() if folder is None else folder
     with contextlib.ExitStack() as stack:

@@ -43,7 +43,7 @@ class TaskQueue:
     """The open units of one kind of machine, its ``site``.
 
     ``trials`` are those to do; :meth:`keep` restricts them to the claimed ones. ``prepared`` are the keys of artifacts
-    that exist. ``tiers`` of recipe ids come first at the other points.
+    that exist. ``tiers`` of recipe ids come first at the other points. ``running`` are the units that have started.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class TaskQueue:
         keys, recipes = {t.key for t in trials}, {t.recipe for t in trials}
         ordered = [recipe for recipe in plan.recipes if recipe in recipes]
         self._waiting: list[WorkUnit] = []
-        self._running: list[WorkUnit] = []
+        self.running: list[WorkUnit] = []
         for recipe in dict.fromkeys([self._float, *ordered] if ordered else []):  # every group includes the baseline
             own = tuple(t for t in plan.of(recipe) if t.key in keys) or tuple(plan.of(recipe))[:1]
             if own[0].artifact_key not in prepared:
@@ -68,14 +68,9 @@ class TaskQueue:
                     self._waiting.append(WorkUnit(TIME, site, recipe, point, group))
 
     @property
-    def running(self) -> bool:
-        """True while a unit runs."""
-        return bool(self._running)
-
-    @property
     def open(self) -> list[WorkUnit]:
         """Units that wait or run."""
-        return [*self._waiting, *self._running]
+        return [*self._waiting, *self.running]
 
     def ready(self, *, near: Collection[str] = ()) -> list[WorkUnit]:
         """Return the units that may start, the most useful one first.
@@ -103,16 +98,16 @@ class TaskQueue:
     def start(self, unit: WorkUnit) -> None:
         """Move a unit to the running ones."""
         self._waiting.remove(unit)
-        self._running.append(unit)
+        self.running.append(unit)
 
     def back(self, unit: WorkUnit) -> None:
         """Put a running unit back, before the others of its kind."""
-        self._running.remove(unit)
+        self.running.remove(unit)
         self._waiting.insert(0, unit)
 
     def end(self, unit: WorkUnit) -> None:
         """Remove a unit that is done or given up."""
-        (self._running if unit in self._running else self._waiting).remove(unit)
+        (self.running if unit in self.running else self._waiting).remove(unit)
 
     def drop(self, recipe: Recipe) -> None:
         """Remove the waiting units of a recipe."""

@@ -130,7 +130,7 @@ class TimingPool:
 
     def settle(self) -> None:
         """Wait until the processes of the next group have finished their imports."""
-        for arm in (*self._started.values(), *([self._next_baseline] if self._next_baseline is not None else [])):
+        for arm in filter(None, (*self._started.values(), self._next_baseline)):
             with contextlib.suppress(TrialFailed):  # raised again when the arm is opened
                 arm.worker.wait_ready()
 
@@ -143,7 +143,7 @@ class TimingPool:
 
     def close(self, *, kill: bool = False) -> None:
         """End every process; ``kill`` does not wait for their work."""
-        arms = [*self._started.values(), *(arm for arm in (self._baseline, self._next_baseline) if arm is not None)]
+        arms = [*filter(None, (*self._started.values(), self._baseline, self._next_baseline))]
         self._started, self._baseline, self._next_baseline = {}, None, None
         for arm in arms:
             arm.end(kill=kill)
