@@ -28,7 +28,9 @@ def add_command(commands: Any, name: str, words: str, work: Any) -> Any:
 
 def add_shape(command: Any) -> None:
     """Add the flag for sizes of open dimensions."""
-    words = "sizes of an open dimension besides the batch, such as sequence=16,64; repeated ones combine by position"
+    words = (
+        "sizes of a dynamic dimension, such as sequence=16,64; may be repeated, and the lists are paired by position"
+    )
     command.add_argument("--shape", action="append", metavar="NAME=SIZES", help=words)
 
 
@@ -40,7 +42,7 @@ def positive(text: str) -> int:
 
 
 def drop(text: str) -> float:
-    """Parse an accuracy drop, a finite number of at least 0."""
+    """Parse a quality drop, a finite number of at least 0."""
     with contextlib.suppress(ValueError):
         if 0 <= (value := float(text)) < math.inf:
             return value
@@ -107,7 +109,7 @@ def hold_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
 
 
-DROP_HELP = "limit of the accuracy drop, in the metric's units; default: that of the last run"
+DROP_HELP = "limit on the quality drop, in the metric's units; default: that of the last run"
 TASK_HELP = "digits, digits_vit, minilm, path/to/file.py:function or module:function"
 STORAGE_HELP = "database URL, such as sqlite:///studies.db"
 

@@ -21,15 +21,23 @@ def add_bench(commands: Any) -> None:
     """Add the command."""
     words = "Benchmark an artifact on this machine and write rows that a study elsewhere can merge."
     command = add_command(commands, "bench", words, bench)
-    command.add_argument("artifact", metavar="ARTIFACT", help="folder that variant.save or workbench export wrote")
-    command.add_argument("--backends", nargs="+", help="such as onnxruntime openvino; default: those that run here")
-    command.add_argument("--batch-sizes", nargs="+", type=positive, metavar="N", help="default: 1 8 32")
+    command.add_argument("artifact", metavar="ARTIFACT", help="folder written by variant.save or workbench export")
+    command.add_argument(
+        "--backends", nargs="+", help="backends to time, such as onnxruntime openvino; default: all that run here"
+    )
+    command.add_argument(
+        "--batch-sizes", nargs="+", type=positive, metavar="N", help="samples per call; default: 1 8 32"
+    )
     command.add_argument("--threads", type=positive, help="CPU threads of every backend")
     add_shape(command)
     command.add_argument("--output", type=Path, help="file for the rows, one JSON object per line")
-    command.add_argument("--data", type=Path, help=".npz file with an array per input; default: the artifact's samples")
-    command.add_argument("--task", help="the artifact's task; backends of torch need it")
-    command.add_argument("--trust", action="store_true", help="let backends of torch run code named in the artifact")
+    command.add_argument(
+        "--data", type=Path, help=".npz file with an array per input; default: the samples in the artifact"
+    )
+    command.add_argument("--task", help="the artifact's task; required by torch backends")
+    command.add_argument(
+        "--trust", action="store_true", help="allow torch backends to run code that the artifact names"
+    )
     command.add_argument("--json", action="store_true", help="print the rows as JSON instead of a table")
 
 

@@ -31,7 +31,9 @@ def add_noise(commands: Any) -> None:
     """Add the command."""
     words = "Measure this machine's A/A noise floor and store it for later verdicts."
     command = add_command(commands, "noise", words, noise)
-    command.add_argument("--backends", nargs="+", help="such as onnxruntime openvino; default: those that run here")
+    command.add_argument(
+        "--backends", nargs="+", help="backends to time, such as onnxruntime openvino; default: all that run here"
+    )
     command.add_argument("--budget-s", type=float, default=60.0, help="seconds for all pairs (default 60)")
     command.add_argument("--json", action="store_true", help="print the figures as JSON")
 

@@ -87,7 +87,9 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> _Parser:
-    parser = _Parser(prog="workbench", description="Compress a PyTorch model for this machine, and measure it.")
+    parser = _Parser(
+        prog="workbench", description="Compress a PyTorch model for this machine and measure the variants."
+    )
     parser.add_argument("--version", action="version", version=f"workbench {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command", parser_class=_Parser)
     for add in (add_doctor, add_report, add_study, add_bench, add_export, add_noise, add_rows):

@@ -19,7 +19,9 @@ def add_report(commands: Any) -> None:
     text = "Measure a task and write report.html, the executed notebook and trials.jsonl into a folder."
     command = add_command(commands, "report", text, report)
     command.add_argument("--task", required=True, help=TASK_HELP)
-    command.add_argument("--output", required=True, type=Path, help="folder of the results; the same command resumes")
+    command.add_argument(
+        "--output", required=True, type=Path, help="folder for the results; repeat the command to resume"
+    )
     add_options(command, ReportSettings, FLAGS)
     command.add_argument(
         "-p",

@@ -108,13 +108,15 @@ def add_export(commands: Any) -> None:
     words = "Write the recommended variant into a folder that runs without torch."
     command = add_command(commands, "export", words, export)
     command.add_argument("--study", required=True, metavar="URL", help=STORAGE_HELP)
-    replaced = "replaces an earlier export, with any edits of run.py, engine.json and README.md; refuses other files"
+    replaced = "an earlier export in it is replaced, including edits of its files; a folder with other files is refused"
     command.add_argument("--output", required=True, type=Path, help=f"folder to write; {replaced}")
     command.add_argument("--name", help="name of the study, if the database has several")
     command.add_argument("--task", help="the study's task; needed only to rebuild a missing artifact")
-    command.add_argument("--trial", metavar="ID", help="trial_key, or its first characters, of another row")
+    command.add_argument("--trial", metavar="ID", help="trial_key (or its first characters) of a row to export instead")
     command.add_argument(
-        "--trust", action="store_true", help="allow recipes of the database that call functions (Distill.student)"
+        "--trust",
+        action="store_true",
+        help="allow recipes in the database that call functions, such as Distill.student",
     )
     command.add_argument("--quality-drop", type=drop, help=DROP_HELP)
 

@@ -57,7 +57,7 @@ def add_study(commands: Any) -> None:
         nargs="+",
         type=Path,
         metavar="FILE",
-        help="add rows that `workbench bench --output FILE` wrote elsewhere, and print all rows; runs nothing",
+        help="add rows that `workbench bench --output FILE` wrote elsewhere, and print all rows; no trial is run",
     )
 
 

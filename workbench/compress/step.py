@@ -9,14 +9,14 @@ from typing import ClassVar
 from workbench.core.config import Config
 from workbench.core.errors import ConfigError
 
-UNTOUCHED = "accept that the step changes no layer (an error otherwise)"
+UNTOUCHED = "allow that the step changes no layer; otherwise this is an error"
 EXCLUDE = (
-    "modules to skip, by name (with everything below it; * and ? match), by type, as 'LayerNorm', or by predicate, as "
-    "'file.py:function'"
+    "modules to skip: by name (submodules included; * and ? are wildcards), by type, such as 'LayerNorm', or by "
+    "predicate, as 'file.py:function'"
 )
 INCLUDE = "modules to consider, by name, type or predicate as in exclude; empty: all"
 SECONDS = "time limit of the training; the learning rate is annealed over this time"
-RATE = "peak learning rate; None: by the kind of model and training"
+RATE = "peak learning rate; None: default for the kind of model and training"
 SCHEDULES = ("even", "cubic", "one_cycle")
 # Slope and start of the one-cycle curve, as in fasterai.
 _SLOPE, _START = 14.0, 6.0

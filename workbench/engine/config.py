@@ -40,8 +40,12 @@ class QuantizationConfig(Config):
     """Weight-only quantization of a float model at loading."""
 
     quantization_bits: int = option(8, "Bits of a stored weight.", choices=(8,))
-    quantize_weights: bool = option(True, "Store weights of Conv, MatMul and Gemm as int8 with a scale per channel.")
-    quantize_activations: bool = option(False, "Not supported here: needs calibration, see the step Quantize.")
+    quantize_weights: bool = option(
+        True, "Store the weights of Conv, MatMul and Gemm as int8 with one scale per channel."
+    )
+    quantize_activations: bool = option(
+        False, "Not supported here, because it needs calibration; use the step Quantize."
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -62,27 +66,33 @@ class QuantizationConfig(Config):
 class InferenceConfig(Config):
     """Options to load and run a model."""
 
-    model_path: str | None = option(None, "An ONNX file, OpenVINO's .xml, or an artifact's folder.")
-    backend: str = option("auto", "The runtime; auto measures the candidates and takes the fastest.")
+    model_path: str | None = option(None, "An ONNX file, an OpenVINO .xml file, or the folder of an artifact.")
+    backend: str = option("auto", "The runtime; auto times the candidates and uses the fastest.")
     candidates: tuple[str, ...] = option(
         DEFAULT_BACKENDS,
-        "Backends that auto measures; torch-compile and aot-inductor take minutes to load.",
+        "Backends that auto times; torch-compile and aot-inductor take minutes to load.",
         advanced=True,
     )
     use_gpu: bool = option(False, "Run on a GPU if the backend has one; otherwise on the CPU, with a note.")
-    device: str | None = option(None, "Device: 'cpu', 'cuda' or 'cuda:1'; None goes by use_gpu.", advanced=True)
+    device: str | None = option(None, "Device: 'cpu', 'cuda' or 'cuda:1'; None follows use_gpu.", advanced=True)
     batch_size: int = option(
-        1, "Samples in one call: predict_batch groups by it, compilers compile for it.", minimum=1, unit="samples"
+        1,
+        "Samples per call: predict_batch groups inputs by it, and compilers specialize for it.",
+        minimum=1,
+        unit="samples",
     )
     threads: int | None = option(
         None,
-        "Threads of one call; None: the physical cores this process may use.",
+        "Threads of one call; None: the physical cores that this process may use.",
         minimum=1,
         maximum=512,  # ONNX Runtime hangs at loading with a few thousand
         unit="threads",
     )
     compile_mode: str = option(
-        "default", "Optimization effort of torch-compile, paid at loading.", choices=COMPILE_MODES, advanced=True
+        "default",
+        "Optimization effort of torch-compile; more effort makes loading slower.",
+        choices=COMPILE_MODES,
+        advanced=True,
     )
     providers: tuple[str, ...] = option(
         (),
@@ -96,12 +106,12 @@ class InferenceConfig(Config):
         "all", "Graph optimization level of ONNX Runtime.", choices=GRAPH_OPTIMIZATIONS, advanced=True
     )
     keep_optimized: bool = option(
-        False, "Cache the graph that ONNX Runtime has optimized, for faster loading next time.", advanced=True
+        False, "Cache the graph that ONNX Runtime has optimized, for faster loading later.", advanced=True
     )
     spin: bool | None = option(
         None,
-        "Let ONNX Runtime's workers wait in a loop: faster on idle cores, slower if other processes use them. "
-        "None: they do, and auto measures both.",
+        "Busy-wait in ONNX Runtime's worker threads: faster on idle cores, slower if other processes use them. "
+        "None: True, and auto times both.",
         advanced=True,
     )
     memory_format: str = option(
@@ -112,53 +122,57 @@ class InferenceConfig(Config):
     )
     allocator: str = option(
         "default",
-        "C allocator for torch's backends: steady keeps freed activations, for fewer page faults and more memory, in "
-        "the whole process.",
+        "C allocator for torch's backends: steady keeps freed memory in the whole process, which avoids page faults "
+        "but uses more memory.",
         choices=ALLOCATORS,
         advanced=True,
     )
     streams: int | None = option(
         None,
-        "Calls that OpenVINO runs at once, on shares of the threads, for throughput; None: one call on all threads.",
+        "Calls that OpenVINO runs in parallel on shares of the threads, for throughput; None: one call on all threads.",
         minimum=1,
         advanced=True,
     )
     pin_threads: bool | None = option(
-        None, "Pin each worker to a physical core of its own, on one NUMA node if they fit.", advanced=True
+        None, "Pin each worker thread to a physical core of its own, on one NUMA node if possible.", advanced=True
     )
     strict: bool = option(
         False, "Raise an error if the engine would run on another device, provider or precision than configured."
     )
     cuda_graph: bool = option(
-        False, "torch-eager on a GPU: record calls as CUDA graphs, one for each of up to four shapes.", advanced=True
+        False, "torch-eager on a GPU: record a CUDA graph for each input shape, up to four.", advanced=True
     )
     precision: Precision = option(Precision(), "Compute precision of a float model, or its name.")
     quantization: QuantizationConfig | None = option(None, "Weight-only quantization of a float model.")
     check_finite: bool | None = option(
         None,
         "Refuse inputs with NaN or infinity, at the cost of reading them once more. None: refuse NaN if the engine "
-        "would hide it behind finite numbers, as OpenVINO and integers do.",
+        "could return finite numbers for it, as OpenVINO and integer arithmetic do.",
         advanced=True,
     )
     pool_limit_mib: float = option(
-        64.0, "Limit on unused buffers for joining inputs.", minimum=0.0, unit="MiB", advanced=True
+        64.0,
+        "Limit on the memory of unused buffers that join inputs into batches.",
+        minimum=0.0,
+        unit="MiB",
+        advanced=True,
     )
     gpu_memory_limit_mib: float | None = option(
         None,
-        "Limit on GPU memory of all torch engines of this process together; None: all of it.",
+        "Limit on the GPU memory of all torch engines of this process together; None: no limit.",
         above=0.0,
         unit="MiB",
         advanced=True,
     )
     verify: bool = option(
         True,
-        "Compare outputs with the reference at loading; with OpenVINO, compile in another process first.",
+        "Compare outputs with the reference at loading; for OpenVINO, first compile in a separate process.",
         advanced=True,
     )
     tolerance: float | None = option(
         None,
-        "Largest accepted difference from the reference as a share of its largest value, if the precision sets none; "
-        "None: that of the precision, 0.001 in float32.",
+        "Largest accepted difference from the reference, as a share of its largest value; a tolerance in `precision` "
+        "takes precedence. None: the default of the precision, 0.001 in float32.",
         above=0.0,
         advanced=True,
     )

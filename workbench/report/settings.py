@@ -36,11 +36,11 @@ class ReportSettings(Config):
     baseline: str = option_of(RunConfig, "baseline")
     quality_drop: float = option_of(RunConfig, "quality_drop")
     threads: int = option_of(
-        RunConfig, "threads", default=0, minimum=0, help="CPU threads of every engine; 0: the physical cores allowed"
+        RunConfig, "threads", default=0, minimum=0, help="CPU threads of every engine; 0: the physical cores"
     )
     seed: int = option_of(RunConfig, "seed")
-    started_at: float = option(0, "start of the command in seconds since 1970; 0: now", minimum=0)
-    interactive: bool = option(False, "show the panel at the end; not if run headless")
+    started_at: float = option(0, "start time of the command (s since 1970); 0: now", minimum=0)
+    interactive: bool = option(False, "show the panel at the end; has no effect headless")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -16,7 +16,7 @@ QUALITY_DROP = 0.01
 PRIMARY_BATCH = 32
 BASELINE_BACKEND = "torch-eager"
 STALL_TIMEOUT_S = 1800.0
-"""Compiling a large model can take many minutes without a sign of progress."""
+"""Compiling a large model can take many minutes without reported progress."""
 BUDGET_S = 1200.0
 """Time budget of a report or panel, and of a default plan without one."""
 TASK_BUDGET_S = {"digits": 200.0}
@@ -79,10 +79,10 @@ class RunConfig(Config):
         None, "backends to time; by default those of torch-eager, onnxruntime and openvino that run here"
     )
     batch_sizes: tuple[int, ...] = option(
-        (1, 8, 32), "samples per call; 32, or else the largest, is timed first for all recipes"
+        (1, 8, 32), "samples per call; all recipes are timed first at 32 if it is one of them, else at the largest"
     )
     threads: int | None = option(
-        None, "CPU threads of every engine; by default the physical cores allowed here", minimum=1
+        None, "CPU threads of every engine; by default the physical cores that this process may use", minimum=1
     )
     quality_drop: float = option(
         QUALITY_DROP,
@@ -90,19 +90,21 @@ class RunConfig(Config):
         minimum=0,
     )
     budget_s: float | None = option(
-        None, "time budget; training lengths follow it, and trials that do not fit stay waiting", above=0, unit="s"
+        None, "time budget; it sets the length of trainings, and trials that do not fit are not run", above=0, unit="s"
     )
     shapes: Mapping[str, Any] | None = option(
         None,
-        "sizes of dimensions that Task(dynamic=...) leaves open, such as {'sequence': [16, 64]}; several are combined "
-        "position by position",
+        "sizes of dynamic dimensions of Task(dynamic=...), such as {'sequence': [16, 64]}; lists of several dimensions "
+        "are paired by position",
         advanced=True,
     )
     baseline: str = option(
         BASELINE_BACKEND, "backend of the float model that speedups are measured against", advanced=True
     )
     references: tuple[str, ...] = option(
-        (), "float model rows to show and never rank: torch-default (as commonly started), torch-compile", advanced=True
+        (),
+        "float models to time without ranking them: torch-default (torch as commonly started), torch-compile",
+        advanced=True,
     )
     seed: int = option(0, "seed of the recipes of the default plan", minimum=0, advanced=True)
     stall_timeout_s: float | None = option(
@@ -128,13 +130,16 @@ class SearchConfig(Config):
 
     sampler: str = option(
         "tpe",
-        "tpe, random, grid (every point of a finite space, in random order), or nsga2, which recombines points and so "
-        "needs several open options",
+        "tpe, random, grid (each point of a finite space, in random order), or nsga2 (recombines points; needs several "
+        "varied options)",
         choices=("tpe", "random", "grid", "nsga2"),
     )
-    trials: int = option(30, "number of different points to try, those of interrupted calls included", minimum=1)
+    trials: int = option(30, "number of distinct points to try, including those of interrupted calls", minimum=1)
     budget_s: float | None = option(
-        None, "time budget of the call; trainings that do not fit are skipped for cheaper points", above=0, unit="s"
+        None,
+        "time budget of the call; points whose training does not fit are replaced by cheaper ones",
+        above=0,
+        unit="s",
     )
     seed: int = option(0, "seed of the sampler", minimum=0)
     threads: int | None = option(
@@ -142,7 +147,7 @@ class SearchConfig(Config):
     )
     prune: bool = option(
         True,
-        "skip the timing of points whose validation quality or file size is beyond the goals; their rows are `pruned`",
+        "do not time points whose validation quality or file size misses a goal; their rows have the state `pruned`",
     )
     stall_timeout_s: float | None = option(
         STALL_TIMEOUT_S, "longest time without progress of a worker, which is then killed", above=0, unit="s",

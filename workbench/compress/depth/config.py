@@ -45,13 +45,13 @@ class PruneDepth(Step):
 
     ratio: float = option(0.3, "fraction of the removable blocks to remove", above=0.0, below=1.0)
     blocks: int | None = option(None, "exact number of blocks to remove, instead of ratio", minimum=1)
-    samples: int = option(256, "calibration samples for the loss of a removal", minimum=1, advanced=True)
-    rescore: int = option(1, "removals after which losses are measured again", minimum=1, advanced=True)
+    samples: int = option(256, "calibration samples to compute the loss of removing a block", minimum=1, advanced=True)
+    rescore: int = option(1, "number of removals after which losses are computed again", minimum=1, advanced=True)
     measure_latency: bool = option(
-        False, "rank blocks by latency on an engine instead of multiply-accumulates", advanced=True
+        False, "rank blocks by the latency saved on an engine instead of multiply-accumulates", advanced=True
     )
-    engine: str = option("onnxruntime", "engine of measure_latency", advanced=True)
-    engine_batch: int = option(32, "batch size of measure_latency", minimum=1, unit="samples", advanced=True)
+    engine: str = option("onnxruntime", "engine for measure_latency", advanced=True)
+    engine_batch: int = option(32, "batch size for measure_latency", minimum=1, unit="samples", advanced=True)
     include: tuple[str, ...] = option((), INCLUDE, advanced=True)
     exclude: tuple[str, ...] = option((), EXCLUDE, advanced=True)
     allow_untouched: bool = option(False, UNTOUCHED, advanced=True)

@@ -22,12 +22,12 @@ LAST_MAP = ("auto", "last")
 # projection it costs: digits with half of the channels 68.1, 64.8 and 60.9 % with 0, 1 and 20.
 _FEATURE_WEIGHTS = {"map": 20.0, "features": 1.0}
 
-_SCHEDULE = "learning rate: warm-up and cosine, one cycle, or constant"
+_SCHEDULE = "learning rate schedule: warm-up and cosine, one cycle, or constant"
 _PRECISION = (
     "number format of matrix products; auto: bfloat16 if the CPU supports it, unless float32 is faster in timed steps"
 )
 _EVALUATE = "epochs between evaluations on the validation split; 0: never"
-_PATIENCE = "early stop after this many evaluations without improvement, with the best weights; None: never"
+_PATIENCE = "stop after this many evaluations without improvement, and keep the best weights; None: never stop early"
 
 
 class Head(NamedTuple):
@@ -66,7 +66,9 @@ class Distill(Step):
 
     epochs: float = option(3.0, "epochs of training", above=0.0)
     temperature: float = option(4.0, "softmax temperature of teacher and student", above=0.0)
-    alpha: float = option(0.9, "weight of the teacher's loss against the label loss", minimum=0.0, maximum=1.0)
+    alpha: float = option(
+        0.9, "weight of the distillation loss; the label loss has weight 1 - alpha", minimum=0.0, maximum=1.0
+    )
     blend: bool | str = option(
         "auto", "mixup of samples; auto: if the task has no augmentation", choices=("auto", True, False), advanced=True
     )
@@ -75,10 +77,10 @@ class Distill(Step):
     max_seconds: float | None = option(None, SECONDS, above=0.0, unit="s")
     allow_untouched: bool = option(False, UNTOUCHED, advanced=True)
     temperature_end: float | None = option(
-        None, "temperature at the end, reached linearly; None: constant", above=0.0, advanced=True
+        None, "temperature at the end of a linear change; None: constant", above=0.0, advanced=True
     )
     alpha_end: float | None = option(
-        None, "alpha at the end, reached linearly; None: constant", minimum=0.0, maximum=1.0, advanced=True
+        None, "alpha at the end of a linear change; None: constant", minimum=0.0, maximum=1.0, advanced=True
     )
     heads: tuple[str, ...] = option(
         (), "weights of outputs, as 'boxes=0.1' or 'boxes=0.1:mse' (auto, kl, kl_last, mse); others: 1", advanced=True
@@ -102,10 +104,12 @@ class Distill(Step):
         10.0, "weight of the attention loss (1 - cosine similarity)", minimum=0.0, advanced=True
     )
     teacher: str | None = option(
-        None, "teacher, as 'file.py:function' that returns a module; None: the task's model", advanced=True
+        None, "teacher: 'file.py:function' of a function that returns a module; None: the task's model", advanced=True
     )
     student: str | None = option(
-        None, "student, as 'file.py:function' that returns a module; None: the current variant", advanced=True
+        None,
+        "student: 'file.py:function' of a function that returns a module; None: the current variant",
+        advanced=True,
     )
     schedule: str = option("cosine", _SCHEDULE, choices=SCHEDULES, advanced=True)
     precision: str = option("auto", _PRECISION, choices=PRECISIONS, advanced=True)
@@ -209,7 +213,7 @@ class Recover(Step):
     patience: int | None = option(None, _PATIENCE, minimum=1)
     batch_norm: str = option(
         "keep",
-        "running statistics after training: keep, or reestimate from the training split",
+        "BatchNorm statistics after training: keep, or reestimate over the training split",
         choices=("keep", "reestimate"),
         advanced=True,
     )

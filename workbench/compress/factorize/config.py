@@ -51,18 +51,22 @@ class Factorize(Step):
     rank: str = option(
         "energy", "rank by energy or by variational Bayes (vbmf)", choices=("energy", "vbmf"), advanced=True
     )
-    ratios: tuple[str, ...] = option(
-        (), "ratio per layer, as 'name=0.3'; * and ? match as in file names", advanced=True
-    )
+    ratios: tuple[str, ...] = option((), "ratio per layer, as 'name=0.3'; * and ? are wildcards", advanced=True)
     conv: str = option(
-        "channel", "decomposition of kernels; auto: the cheapest", choices=("channel", "spatial", "tucker2", "auto")
+        "channel",
+        "decomposition of convolution kernels; auto: the cheapest at equal energy",
+        choices=("channel", "spatial", "tucker2", "auto"),
     )
-    whiten: bool = option(False, "keep the energy of calibration outputs instead of weights", advanced=True)
-    measured: bool = option(False, "replace a layer only if the model gets measurably faster", advanced=True)
+    whiten: bool = option(False, "energy of the outputs on calibration data instead of the weights", advanced=True)
+    measured: bool = option(False, "replace a layer only if the measured latency of the model falls", advanced=True)
     engine: str = option("onnxruntime", "engine for measured=True", advanced=True)
     engine_batch: int = option(32, "batch size for measured=True", minimum=1, unit="samples", advanced=True)
     min_saving: float = option(
-        0.1, "smallest fraction of parameters and MACs that a layer must save", minimum=0.0, below=1.0, advanced=True
+        0.1,
+        "smallest saving in parameters and in MACs for a layer to be replaced, as a fraction",
+        minimum=0.0,
+        below=1.0,
+        advanced=True,
     )
     types: tuple[str, ...] = option(("Linear", "Conv1d", "Conv2d"), "layer types to factorize", advanced=True)
     exclude: tuple[str, ...] = option((), EXCLUDE, advanced=True)

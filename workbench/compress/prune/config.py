@@ -59,15 +59,15 @@ class Prune(Step):
         "Prune": "Two Prune steps in a row are one: use a larger ratio, or put Distill or Recover between them."
     }
 
-    ratio: float = option(0.5, "fraction of channels to prune", above=0.0, below=1.0)
+    ratio: float = option(0.5, "fraction to prune; its unit is the option of", above=0.0, below=1.0)
     of: str = option(
         "channels",
-        "what ratio is a fraction of: channels, multiply-accumulates, parameters, or latency on an engine",
+        "unit of ratio: fraction of channels, multiply-accumulates, parameters, or latency on an engine",
         choices=("channels", "macs", "params", "latency"),
         advanced=True,
     )
-    engine: str = option("onnxruntime", "engine of of='latency'", advanced=True)
-    engine_batch: int = option(32, "batch size of of='latency'", minimum=1, unit="samples", advanced=True)
+    engine: str = option("onnxruntime", "engine for of='latency'", advanced=True)
+    engine_batch: int = option(32, "batch size for of='latency'", minimum=1, unit="samples", advanced=True)
     importance: str = option(
         "l2",
         "importance of a channel: norm of its weights (l2, l1, lamp), BatchNorm scale, loss (taylor, hessian), random",
@@ -77,17 +77,17 @@ class Prune(Step):
     samples: int = option(256, "training samples for taylor and hessian", minimum=1, advanced=True)
     scope: str = option(
         "local",
-        "channels are ranked within each group of layers, within groups of the same structure, or over the whole model",
+        "rank channels within each group of layers, within groups of the same structure, or over the whole model",
         choices=("local", "isomorphic", "global"),
     )
-    ratios: tuple[str, ...] = option(
-        (), "ratios of single layers, as 'name=0.7'; * and ? match as in file names", advanced=True
+    ratios: tuple[str, ...] = option((), "ratios of single layers, as 'name=0.7'; * and ? are wildcards", advanced=True)
+    round_to: int = option(
+        8, "keep a multiple of this many channels, which suits vector units", minimum=1, advanced=True
     )
-    round_to: int = option(8, "keep a multiple of this many channels, for vector units", minimum=1, advanced=True)
     rounds: int = option(1, "rounds of iterative pruning", minimum=1, advanced=True)
     schedule: str = option(
         "even",
-        "sizes of the rounds: even, large ones first (cubic), or large ones in the middle (one_cycle)",
+        "sizes of the rounds: even, largest first (cubic), or largest in the middle (one_cycle)",
         choices=SCHEDULES,
         advanced=True,
     )
@@ -98,12 +98,14 @@ class Prune(Step):
     sparse_strength: float = option(0.3, "strength of the sparsity penalty", above=0.0, advanced=True)
     sparse_by: str = option(
         "group_norm",
-        "sparsity penalty: on group norms, on group norms and growing, or on BatchNorm scales",
+        "sparsity penalty: on group norms (constant or growing), or on BatchNorm scales",
         choices=("group_norm", "growing", "bn_scale"),
         advanced=True,
     )
     rewind: bool = option(
-        False, "weight rewinding: restore the surviving weights from before the step at every cut", advanced=True
+        False,
+        "weight rewinding: at every cut, reset the surviving weights to their values before the step",
+        advanced=True,
     )
     include: tuple[str, ...] = option((), INCLUDE, advanced=True)
     exclude: tuple[str, ...] = option((), EXCLUDE, advanced=True)

@@ -36,7 +36,7 @@ class Quantize(Step):
     )
     qat_epochs: float = option(0.0, "epochs of quantization-aware training; 0: post-training quantization", minimum=0.0)
     keep_drop: float | None = option(
-        None, "largest drop of validation quality; the most sensitive layers stay in float to meet it", minimum=0.0
+        None, "largest drop of validation quality; the most sensitive layers stay in float until it is met", minimum=0.0
     )
     per_channel: bool = option(True, "one weight scale per output channel instead of per tensor", advanced=True)
     group_size: int | None = option(
@@ -50,7 +50,7 @@ class Quantize(Step):
     )
     observer: str = option(
         "histogram",
-        "range estimation; mse applies to weights too",
+        "range estimation for activations; mse estimates the ranges of weights too",
         choices=("histogram", "minmax", "percentile", "mse"),
         advanced=True,
     )
@@ -68,12 +68,22 @@ class Quantize(Step):
     )
     bias_correction: bool = option(False, "subtract the mean rounding error from each bias", advanced=True)
     route: str = option(
-        "qdq", "quantizer: this package's (qdq), ONNX Runtime's, or NNCF", choices=("qdq", "onnxruntime", "nncf")
+        "qdq",
+        "quantizer: that of the workbench (qdq), of ONNX Runtime, or NNCF",
+        choices=("qdq", "onnxruntime", "nncf"),
     )
     reduce_range: bool | str = option(
-        "auto", "7-bit weights, for CPUs without an int8 dot product", choices=("auto", True, False), advanced=True
+        "auto",
+        "use 7-bit weights, for CPUs without int8 dot-product instructions; auto: decided by target",
+        choices=("auto", True, False),
+        advanced=True,
     )
-    target: str = option("this", "target CPU", choices=("this", "int8_dot", "no_int8_dot"), advanced=True)
+    target: str = option(
+        "this",
+        "CPU that reduce_range='auto' decides for: this machine, or one with or without int8 dot-product instructions",
+        choices=("this", "int8_dot", "no_int8_dot"),
+        advanced=True,
+    )
     exclude: tuple[str, ...] = option((), EXCLUDE, advanced=True)
     learning_rate: float | None = option(None, RATE, above=0.0, advanced=True)
     batch_size: int = option(128, "batch size of training", minimum=2, advanced=True)

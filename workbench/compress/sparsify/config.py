@@ -53,18 +53,18 @@ class Sparsify(Step):
         None, "keep N of every M consecutive inputs, as '2:4', instead of ratio", advanced=True
     )
     samples: int = option(256, "training samples for criterion='gradient'", minimum=1, advanced=True)
-    rounds: int = option(1, "number of rounds", minimum=1, advanced=True)
+    rounds: int = option(1, "rounds of iterative pruning", minimum=1, advanced=True)
     schedule: str = option(
         "even",
-        "size of rounds: even, largest first (cubic), or largest in the middle (one_cycle)",
+        "sizes of the rounds: even, largest first (cubic), or largest in the middle (one_cycle)",
         choices=SCHEDULES,
         advanced=True,
     )
     recover_epochs: float = option(
-        0.0, "epochs of training between rounds, with zeros held", minimum=0.0, advanced=True
+        0.0, "epochs of training between rounds; zeros stay zero", minimum=0.0, advanced=True
     )
     dense_epochs: float = option(
-        0.0, "epochs of final training of all weights, zeros included", minimum=0.0, advanced=True
+        0.0, "epochs of final training of all weights, including those that were zero", minimum=0.0, advanced=True
     )
     include: tuple[str, ...] = option((), INCLUDE, advanced=True)
     exclude: tuple[str, ...] = option((), EXCLUDE, advanced=True)
