@@ -1,10 +1,10 @@
-"""Train the networks of the built-in tasks from nothing, and measure that the digits are hard enough.
+"""Train the networks of the built-in tasks from scratch, and check that the digits are hard enough.
 
     python data/train_digits.py --model resnet     # digits_resnet.safetensors
     python data/train_digits.py --model vit        # digits_vit.safetensors, with the former as a teacher
-    python data/train_digits.py --checks           # what pruning and a smaller net cost, with the shipped weights
+    python data/train_digits.py --checks           # quality drop of pruning and of a smaller network
 
-Only the training split is learnt from; evaluation is looked at once, at the end.
+Training uses the training split only; the evaluation split is used once, at the end.
 """
 
 from __future__ import annotations

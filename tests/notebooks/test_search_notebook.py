@@ -26,6 +26,6 @@ def test_the_search_notebook_recommends_a_point_and_draws_the_front(run_outputs:
     outputs = run_outputs("33_search.ipynb", parameters)
     text = printed(outputs)
     assert "all 5 trials were run" in text and "all 3 trials were run" in text
-    assert "hold the goals (drop at most 0.5" in text
+    assert "meet the goals (drop at most 0.5" in text
     assert "break-even after" in text or "No break-even" in text
     assert pictures(outputs) == 2

@@ -154,7 +154,7 @@ def test_header_names_task_machine_date_and_versions() -> None:
         "a.py:b",
         "torch 2",
         "openvino 20",
-        "200 s in all",
+        "200 s in total",
         this_machine().cpu_model,
     ):
         assert words in text

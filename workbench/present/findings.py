@@ -35,7 +35,7 @@ def headline(best: Recommendation) -> str:
     if not best.met:
         return f"Nothing met the goal. The closest miss is {row['recipe']} on {backend}."
     if row["baseline"]:
-        return f"Keep the baseline in {backend}: no variant within the quality limit has a lower latency."
+        return f"Keep the baseline on {backend}: no variant within the limit on the quality drop has a lower latency."
     return f"Take {row['recipe']} on {backend}: {row_speedup(row)}, {quality_change(row)}."
 
 

@@ -164,7 +164,7 @@ ENERGY = _number("energy", "mJ per sample", "energy_mj_per_sample")
 SIZE = _number("size", "MiB on disk", "size_mib")
 PARAMS = Column("parameters", "", lambda row: count(row.get("params")), note="params")
 MACS = Column("MACs", "per sample", lambda row: count(row.get("macs")), note="macs")
-DIFFERENCE = _number("max diff", "outputs, to torch", "max_abs_diff", 2)
+DIFFERENCE = _number("max diff", "outputs, from torch", "max_abs_diff", 2)
 COLD = (
     _number("load", "ms", "load_ms", 2),
     _number("compile", "ms", "compile_ms", 2),

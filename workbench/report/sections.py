@@ -35,25 +35,25 @@ set), float32, inference mode. Calls of the warm-up, and the first 50 ms after e
 The speedup is the baseline's latency over the trial's latency, both from the same rounds. The latency in charts,
 tables and ranking is baseline-normalized: the latency of the baseline's own row, divided by the speedup. The drift of
 the machine between two trials is therefore removed. The latency as timed is the median time of one call with a whole
-batch; throughput follows from it.|
+batch; throughput is the batch size over this time.|
 Disturbance by other load is removed as far as possible. The kernel counts how long threads waited for a core: calls
-that waited are excluded from medians and ratios if enough others remain. Otherwise the lowest tenth of the calls is
-used, and the interval is widened accordingly. All processes keep freed memory (a steady allocator). The baseline runs
-on one thread or on all, whichever is faster here; torch with its default settings is a reference row.|
-The leading rows within the limit are timed head to head at the end, and the order of these finalists is final.|
+that waited are excluded from medians and ratios if enough others remain. Otherwise the fastest tenth of the calls is
+used, and the interval is widened accordingly. All processes keep freed memory for reuse (allocator "steady"). The
+baseline runs on one thread or on all, whichever is faster here; torch with its default settings is a reference row.|
+At the end, the leading rows within the limit are timed against each other, and the order of these finalists is final.|
 Intervals are 95 % CIs: order statistics for the median, a bootstrap over pairs of blocks for the speedup, a paired
-bootstrap over evaluation samples for the quality drop. p90 and p99 appear only if the samples resolve them. The A/A
-noise floor is the difference between two loads of one model on this machine, and part of the interval of the speedup.
-Faster and slower mean that this interval excludes 1; same means that it lies within the noise floor; every other
-interval is undecided. An interval wider than a factor of 1.5 supports a bound only ("at least").|
+bootstrap over evaluation samples for the quality drop. p90 and p99 appear only if there are enough calls for them. The
+A/A noise floor is the difference in latency between two loads of one model on this machine; it is part of the interval
+of the speedup. Faster and slower mean that this interval excludes 1; same means that it lies within the noise floor;
+every other interval is undecided. An interval wider than a factor of 1.5 supports a bound only ("at least").|
 Trials are ranked by the baseline-normalized latency. If the difference of two trials is undecided, the smaller model
 is preferred. Reference rows and trials at low fidelity (survey) are shown and never recommended.|
 Quality is the task's own metric on its evaluation samples, run on the engine that was timed. Training, calibration and
-the figures after each step use other samples. Agreement is the share of those samples for which the output equals that
-of the float model, right or wrong. Peak memory is that of the trial's process, runtime included; PSS divides shared
+the figures after each step use other samples. Agreement is the share of evaluation samples with the same output as
+the float model, right or wrong. Peak memory is that of the trial's process, runtime included; PSS divides shared
 pages among their processes. Energy is read from the counters of processor or GPU, minus the idle power, and omitted if
-they cannot be read. Size is the model file on disk. Load, compile and first call are the cold start of a fresh
-process, without the import of the runtime; they add up to the time until its first answer.
+they cannot be read. Size is the model file on disk. The cold start of a fresh process is the sum of load, compile and
+first call, without the import of the runtime.
 """
 
 
@@ -82,7 +82,7 @@ def _settings(settings: ReportSettings) -> str:
     backends = ", ".join(map(backend_name, settings.backends or DEFAULT_BACKENDS))
     return (
         f"batch sizes {sizes}; {backends}; {threads}; quality drop at most {settings.quality_drop:g}; "
-        f"{settings.budget:.0f} s in all; seed {settings.seed}"
+        f"{settings.budget:.0f} s in total; seed {settings.seed}"
     )
 
 
@@ -188,9 +188,9 @@ def decisions(log: Sequence[Decision], *, begun: bool) -> str:
     ]
     table = text_rows(heads, cells, muted=[one.outcome != "kept" for one in log])
     return table + hint(
-        "Speedups of free variants are over the baseline, those of structures and trainings over the best variant "
-        "without training, as measured at the decision. The tables above have the final figures of variants that were "
-        "timed again. Drops are in the metric's units."
+        "Speedups of variants without training are over the baseline, all other speedups over the best variant without "
+        "training, as measured at the decision. The tables above have the final figures of variants that were timed "
+        "again. Drops are in the metric's units."
     )
 
 

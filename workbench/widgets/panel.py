@@ -289,7 +289,7 @@ class Workbench:
         rows, result = self.study.rows(), self._job.result
         trials = f"{trials_sentence(rows)}."
         results, state = self.view.results, self.state
-        results.show_notes(f"{clock(self._job.seconds)} in all", *(result.cut if result is not None else ()))
+        results.show_notes(f"{clock(self._job.seconds)} in total", *(result.cut if result is not None else ()))
         if state == "finished" and result is not None and result.open:
             results.show_state("Time budget used up.", f"{trials} Run continues with the rest.", state="cancelled")
         elif state == "finished":

@@ -43,7 +43,9 @@ class ResultsView:
         self._quiet = False
         self._picked = False
         self._drawn: Any = None
-        self.state = html_box("<b>Ready.</b> Choose at the left, then Run. Chart and table fill as trials finish.")
+        self.state = html_box(
+            "<b>Ready.</b> Choose on the left, then press Run. Chart and table are updated as trials finish."
+        )
         thin = widgets.Layout(width="auto", height="14px", margin="2px 0")
         self.bar = widgets.FloatProgress(min=0, max=1, layout=thin)
         self.time = html_box("", "wb-hint")
@@ -56,7 +58,7 @@ class ResultsView:
         self.point = widgets.Dropdown(description="Code for", layout=widgets.Layout(width="100%", max_width="640px"))
         self.code = html_box("")
         self.facts = html_box("", "wb-hint")
-        self.code_section = widgets.VBox([_head("Repeat a point in Python"), self.point, self.code, self.facts])
+        self.code_section = widgets.VBox([_head("Reproduce a point in Python"), self.point, self.code, self.facts])
         for widget in (self.batch_row, self.chart, self.code_section):
             widget.layout.display = "none"
         self.batch.observe(error_box(self._batch_changed), names="value")

@@ -38,12 +38,12 @@ class StepPicker:
             kind: Form(kind, on_change=self._changed, hide=("allow_untouched",)) for kind in STEP_ORDER
         }
         self.name = widgets.Text(
-            placeholder="from the steps",
+            placeholder="empty: named after its steps",
             description="name",
             style={"description_width": "120px"},
             layout=widgets.Layout(width="auto", max_width="300px", margin="8px 0 2px 0"),
         )
-        self.add = widgets.Button(description="Add recipe", icon="plus", tooltip="Put this recipe on the list above")
+        self.add = widgets.Button(description="Add recipe", icon="plus", tooltip="Add this recipe to the list above")
         self.preview = hint("")
         for tick in self.ticks.values():
             tick.observe(self._changed, names="value")
@@ -111,7 +111,7 @@ class RecipeList:
     def __init__(self, recipes: Sequence[Recipe] = (), *, on_change: Callable[[], None] = lambda: None) -> None:
         self._entries: dict[str, _Entry] = {}
         self._on_change = on_change
-        words = "default plan: choose recipes while it runs"
+        words = "default plan: choose recipes from its measurements"
         self.automatic = widgets.Checkbox(value=True, description=words, indent=False)
         self.automatic.observe(lambda _change: self._on_change(), names="value")
         self.view = widgets.VBox()

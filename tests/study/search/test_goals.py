@@ -46,7 +46,7 @@ def asked(figures=("latency_ms_rel",), sizes=(8,), **goals):
 def test_exactly_one_row_holds_all_goals_and_is_first_in_the_figure(goals, figures, winner):
     best = recommend(ROWS, asked(figures, **goals))
     assert best.met and best.row["recipe"] == winner and best.reason.startswith(f"{winner} on openvino")
-    assert "hold the goals (drop at most" in best.reason and best.candidates == 4
+    assert "meet the goals (drop at most" in best.reason and best.candidates == 4
 
 
 def test_the_limit_itself_holds_and_of_equals_the_smaller_drop_wins():
@@ -84,7 +84,7 @@ def test_nothing_met_names_the_nearest_and_the_nearest_but_for_each_goal():
         "Nothing met the goals (drop at most 0.01, latency at most 4.5 ms, size at most 2.2 MiB)"
     )
     assert "The nearest is a on openvino: latency 6 ms instead of 4.5 ms." in best.reason
-    assert "But for the drop, b on openvino holds everything: drop 0.02 instead of 0.01." in best.reason
+    assert "Except for the drop, b on openvino meets every goal: drop 0.02 instead of 0.01." in best.reason
     near = nearest_misses(ROWS[1:], wb.Goals(**goals))
     assert {name: found["recipe"] for name, found in near.items()} == {"max_quality_drop": "b", "max_latency_ms": "a"}
 

@@ -81,7 +81,7 @@ def test_the_drop_that_the_search_sees_is_that_of_the_validation_split(searched,
 @pytest.mark.slow
 def test_exactly_one_row_is_recommended_and_the_study_keeps_saying_so(searched):
     best = searched.result.best
-    assert best.met and "hold the goals (drop at most 1; 5 compared)" in best.reason
+    assert best.met and "meet the goals (drop at most 1; 5 compared)" in best.reason
     (marked,) = [r for r in searched.study.rows() if r["recommended"]]
     assert marked["trial_key"] == best.row["trial_key"] == searched.study.best().row["trial_key"]
     assert best.reason in repr(searched.result)

@@ -34,7 +34,7 @@ class SearchRun(LocalExecutor):
     """Carries out proposed trials one by one; use as a context manager.
 
     Its plan is that of :func:`search_plan`; other arguments are those of :class:`LocalExecutor`. With ``prune``, a
-    trial whose variant or file is beyond hope of holding the goals is not timed.
+    trial whose variant or file is beyond hope of meeting the goals is not timed.
     """
 
     def __init__(self, *run: Any, goals: Goals, prune: bool, **options: Any) -> None:

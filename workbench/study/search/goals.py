@@ -181,7 +181,7 @@ def recommend(rows: Sequence[TrialRow], objective: Objective, *, machine: str | 
         winner = winner_of(held, objective.figures[0])
         kind = _FIGURES.get(objective.figures[0]) or f"best {objective.figures[0]}"
         at = f" at batch {winner.row['batch_size']}" if len(objective.batch_sizes) > 1 else ""
-        counts = f"of {len(held)} variants that hold the goals ({objective.goals.words()}; {len(rivals)} compared){at}"
+        counts = f"of {len(held)} variants that meet the goals ({objective.goals.words()}; {len(rivals)} compared){at}"
         best = answer(winner, kind, counts, objective.goals.max_quality_drop, len(rivals))
         return dataclasses.replace(best, reason=best.reason + other)
 
@@ -252,7 +252,7 @@ def _nothing_held(rivals: Sequence[TrialRow], row: TrialRow, goals: Goals) -> st
     for name, near in nearest_misses(rivals, goals).items():
         if near is not row:
             text += (
-                f" But for the {_LIMITED[name][1]}, {near['recipe']} on {row_engine(near)} holds everything: "
+                f" Except for the {_LIMITED[name][1]}, {near['recipe']} on {row_engine(near)} meets every goal: "
                 f"{_misses(near, base, goals)}."
             )
     return text

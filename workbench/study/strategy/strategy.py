@@ -33,7 +33,9 @@ class Strategy:
         """Return the plan in a sentence, before it starts."""
         question = self._context.question
         engines = ", ".join(question.backends)
-        trains = f"train few of them on {question.train_samples:,} samples" if question.train_samples else "no training"
+        trains = (
+            f"train a few of them on {question.train_samples:,} samples" if question.train_samples else "no training"
+        )
         return (
             f"plan for {question.budget_s:.0f} s: float and static int8 on {engines}; then compare depth, width and "
             f"rank on the fastest engine; {trains}; keep the best within a drop of {question.limit:g}; "

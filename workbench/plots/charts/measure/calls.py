@@ -89,7 +89,7 @@ def _panel(ax: Axes, frame: pd.DataFrame, per: str) -> None:
     ]
     low, high = frame["low_ms"].to_list(), frame["high_ms"].to_list()
     bar_rows(ax, frame["ms"].to_list(), texts, low=low, high=high, room=_ROOM)
-    describe(ax, x=f"Time (ms/{per}) ↓\nx: speedup over the first, same rounds")
+    describe(ax, x=f"Time (ms/{per}) ↓\nx: speedup over the first call, from the same rounds")
 
 
 _PLACES = tuple(style.BACKENDS)[: len(style.PALETTE)]

@@ -136,7 +136,7 @@ def _legend(ax: Axes, frame: pd.DataFrame) -> None:
     handles = technique_key(frame.loc[frame["emphasis"] != "", "technique"], linestyle="-", linewidth=1.4)
     if (frame["emphasis"] == "").any():
         handles.append(Line2D([], [], color=style.FAINT, linewidth=1.4, label="other recipes"))
-    handles.append(Line2D([], [], color=style.INK, linewidth=1.2, linestyle=":", label="baseline (float, eager)"))
+    handles.append(Line2D([], [], color=style.INK, linewidth=1.2, linestyle=":", label="baseline (float)"))
     legend_right(ax, handles)
 
 
