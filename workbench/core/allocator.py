@@ -47,7 +47,9 @@ def allocator_state() -> AllocatorState:
         kept = _kept_by_environment()
         if kept is not None:
             return AllocatorState(library, True, f"Freed memory stays in the process ({kept}).")
-        return AllocatorState(library, False, "Large freed buffers return to the kernel and are faulted in again.")
+        return AllocatorState(
+            library, False, "Large freed buffers return to the kernel and cause page faults when reused."
+        )
     if library in _PRELOADED:
         return AllocatorState(library, True, f"{library} keeps freed memory for a while by itself.")
     return AllocatorState(library, False, "Only glibc on Linux can be made steady from inside a process.")

@@ -436,7 +436,7 @@ def test_entries_that_cannot_be_read_are_refused_at_once(options, words):
 
 
 def test_a_student_of_ones_own_comes_first():
-    with pytest.raises(RecipeError, match="what Prune did would be lost"):
+    with pytest.raises(RecipeError, match="the effect of Prune would be lost"):
         Recipe(Prune(), Distill(student="a.py:f"))
     Recipe(Distill(student="a.py:f"), Prune())
 

@@ -39,7 +39,8 @@ class PruneDepth(Step):
 
     not_right_after: ClassVar[Mapping[str, str]] = {
         "PruneDepth": (
-            "Two PruneDepth steps in a row are one: remove more blocks at once, or put Distill or Recover between them."
+            "Two PruneDepth steps in a row act as one: remove more blocks at once, or put Distill or Recover between "
+            "them."
         )
     }
 

@@ -178,7 +178,8 @@ class Distill(Step):
     def placement_error(self, before: Sequence[str]) -> str | None:
         if self.student is None or not before:
             return None
-        return f"With student={self.student!r} it starts from another module, and what {before[-1]} did would be lost."
+        lost = f"the effect of {before[-1]} would be lost"
+        return f"With student={self.student!r} training starts from another module, so {lost}."
 
 
 @dataclass(frozen=True)
@@ -224,7 +225,7 @@ class Recover(Step):
         _check_patience(self)
         if not self.epochs and self.batch_norm == "keep" and not self.fold:
             raise ConfigError(
-                "Recover(epochs=0) does nothing. Train for some epochs, or give batch_norm='reestimate' or fold=True."
+                "Recover(epochs=0) does nothing. Set epochs above 0, batch_norm='reestimate' or fold=True."
             )
 
     @property

@@ -49,14 +49,14 @@ class Prune(Step):
 
     not_after: ClassVar[Mapping[str, str]] = {
         **Step.not_after,
-        "Factorize": "Prune must come before Factorize: a rank chosen for full layers does not fit cut ones.",
+        "Factorize": "Prune must come before Factorize: a rank chosen for full layers does not fit pruned layers.",
         "Sparsify": (
-            "Prune must come before Sparsify: cutting channels tears the groups of an N:M pattern apart, and the zeros "
+            "Prune must come before Sparsify: removing channels breaks the groups of an N:M pattern, and the zeros "
             "distort the importance of channels."
         ),
     }
     not_right_after: ClassVar[Mapping[str, str]] = {
-        "Prune": "Two Prune steps in a row are one: use a larger ratio, or put Distill or Recover between them."
+        "Prune": "Two Prune steps in a row act as one: use a larger ratio, or put Distill or Recover between them."
     }
 
     ratio: float = option(0.5, "fraction to prune; its unit is the option of", above=0.0, below=1.0)

@@ -134,7 +134,7 @@ class Quantize(Step):
 
 
 def _clashes(step: Quantize) -> Iterator[tuple[bool, str]]:
-    """Yield whether options contradict each other, with the error text."""
+    """Yield for each rule whether options contradict each other, and the error text."""
     static, trained = step.activations == "static", step.qat_epochs > 0
     activations = f"activations={step.activations!r}"
     yield (

@@ -30,7 +30,7 @@ class QualityGate:
     --------
     >>> gate = Gate.parse("speedup < 3")
     >>> gate.failure({"speedup": 2.5, "notes": {}})
-    'speedup is 2.5, and speedup<3 fails'
+    'speedup is 2.5, so speedup<3 holds'
     >>> gate.failure({"speedup": 4.0, "notes": {}}) is None
     True
     """
@@ -63,7 +63,7 @@ class QualityGate:
             why = (row.get("notes") or {}).get(self.column) or "no reason given"
             return f"{self.column} was not measured ({why}), so {self} may hold"
         if _COMPARE[self.compare](float(value), self.limit):
-            return f"{self.column} is {value:.4g}, and {self} fails"
+            return f"{self.column} is {value:.4g}, so {self} holds"
         return None
 
     def __str__(self) -> str:

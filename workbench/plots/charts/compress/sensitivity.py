@@ -37,7 +37,7 @@ def sensitivity_data(table: Any) -> pd.DataFrame:
     is not possible for the layer.
     """
     fits = hasattr(table, "frame") and hasattr(table, "measure")
-    require(fits, "plot_sensitivity", "what wb.sensitivity(...) returns", table)
+    require(fits, "plot_sensitivity", "the result of wb.sensitivity(...)", table)
     frame = table.frame()
     if frame.empty:
         return pd.DataFrame()

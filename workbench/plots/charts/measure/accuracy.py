@@ -26,7 +26,7 @@ def layer_sqnr_data(report: Any) -> pd.DataFrame:
 
     The worst are the layers within 3 dB (a factor of two in energy) of the lowest ratio.
     """
-    require(hasattr(report, "layer_frame"), "plot_layer_sqnr", "what wb.debug_accuracy(...) returns", report)
+    require(hasattr(report, "layer_frame"), "plot_layer_sqnr", "the result of wb.debug_accuracy(...)", report)
     frame: pd.DataFrame = report.layer_frame().astype({"sqnr_db": float})
     finite = frame["sqnr_db"][np.isfinite(frame["sqnr_db"])]
     return frame.assign(worst=frame["sqnr_db"] <= finite.min() + 3 if len(finite) else False)

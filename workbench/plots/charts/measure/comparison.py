@@ -41,7 +41,7 @@ def plot_comparison(comparison: Comparison) -> Figure:
     The vertical bar is the 95 % CI of the speedup of undisturbed calls, noise floor included (the shaded band). Dots
     are the ratios of block medians, disturbed calls included.
     """
-    require(isinstance(comparison, Comparison), "plot_comparison", "what wb.compare(...) returns", comparison)
+    require(isinstance(comparison, Comparison), "plot_comparison", "the result of wb.compare(...)", comparison)
     figure, (left, right) = new_figure(8.6, 3.5, columns=2)
     medians = [np.array([np.median(block) for block in t.blocks]) for t in (comparison.baseline, comparison.candidate)]
     _rounds(left, medians, [comparison.baseline_name, comparison.candidate_name])
@@ -51,7 +51,7 @@ def plot_comparison(comparison: Comparison) -> Figure:
 
 def plot_noise(noise: NoiseFloor, *, ax: Axes | None = None) -> Figure:
     """Draw the difference of each pair of loads in the A/A test of ``wb.measure_noise()``, with the noise floor."""
-    require(isinstance(noise, NoiseFloor), "plot_noise", "what wb.measure_noise(...) returns", noise)
+    require(isinstance(noise, NoiseFloor), "plot_noise", "the result of wb.measure_noise(...)", noise)
     target = axes_or_new(ax, 6.4, 3.2)
     apart = np.sort([100 * abs(np.expm1(abs(np.log(ratio)))) for ratio in noise.apart])
     pairs = np.arange(1, len(apart) + 1)

@@ -42,7 +42,7 @@ def profile_data(profile: Profile, *, most: int = 14) -> pd.DataFrame:
 
     Columns: layer, kind, ms, share (of an undisturbed call, or of the rows if these are longer), layer_ms.
     """
-    require(isinstance(profile, Profile), "plot_profile", "what wb.profile(...) returns", profile)
+    require(isinstance(profile, Profile), "plot_profile", "the result of wb.profile(...)", profile)
     require_int("plot_profile: most", most)
     frame = profile.frame()
     columns = ["layer", "kind", "ms", "share", "layer_ms"]
@@ -97,7 +97,7 @@ def plot_profile(profile: Profile, *, most: int = 14, ax: Axes | None = None) ->
 
 def profiles_data(comparison: ProfileComparison, *, most: int = 14) -> pd.DataFrame:
     """Return the longest layers of two profiles: layer, before_ms, after_ms, saved_ms, ratio, state."""
-    source = "what wb.compare_profiles(...) returns"
+    source = "the result of wb.compare_profiles(...)"
     require(isinstance(comparison, ProfileComparison), "plot_profiles", source, comparison)
     require_int("plot_profiles: most", most)
     frame = comparison.frame()[["layer", "before_ms", "after_ms", "saved_ms", "ratio", "state"]]

@@ -30,7 +30,7 @@ _NEAR = 26  # pixels between marks that share a label
 def roofline_data(points: Sequence[RooflinePoint]) -> pd.DataFrame:
     """Return a row for each point of :func:`workbench.roofline`."""
     fits = isinstance(points, list | tuple) and all(isinstance(point, RooflinePoint) for point in points)
-    require(fits, "plot_roofline", "what wb.roofline(...) returns", points)
+    require(fits, "plot_roofline", "the result of wb.roofline(...)", points)
     return attribute_frame(points, {name: name for name in RooflinePoint.__dataclass_fields__})
 
 
@@ -42,7 +42,7 @@ def plot_roofline(points: Sequence[RooflinePoint], peaks: MachinePeaks, *, ax: A
     """
     frame = roofline_data(points)
     if not isinstance(peaks, MachinePeaks):
-        raise ConfigError(f"plot_roofline: peaks must be what wb.measure_peaks() returns, got {given(peaks)}.")
+        raise ConfigError(f"plot_roofline: peaks must be the result of wb.measure_peaks(), got {given(peaks)}.")
     if frame.empty:
         return empty_chart(ax, "No point to draw: give at least one variant or profile.")
     target = axes_or_new(ax, 8.8, 5.2)

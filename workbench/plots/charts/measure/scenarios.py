@@ -115,7 +115,7 @@ def _latency(ax: Axes, frame: pd.DataFrame) -> None:
 def server_rate_data(rate: Any) -> pd.DataFrame:
     """Return a row for each rate that :func:`workbench.find_server_rate` tried; an unknown latency is NaN."""
     fits = hasattr(rate, "probes") and hasattr(rate, "latency_bound_ms")
-    require(fits, "plot_server_rate", "a result of wb.find_server_rate", rate)
+    require(fits, "plot_server_rate", "the result of wb.find_server_rate(...)", rate)
     results = [probe.result for probe in rate.probes]
     figures = attribute_frame(results, {"latency_ms": "latency_ms_target", "completed_per_s": "samples_per_s"})
     probes = attribute_frame(rate.probes, {name: name for name in ("per_s", "held", "reason")})

@@ -35,7 +35,7 @@ def cluster_data(summary: Any) -> pd.DataFrame:
     source = getattr(summary, "spans", summary)
     spans = list(source) if isinstance(source, Iterable) else [source]
     fits = all(isinstance(span, Span) for span in spans)
-    require(fits, "plot_cluster", "what study.run(cluster=...) returned", summary)
+    require(fits, "plot_cluster", "the result of study.run(cluster=...)", summary)
     spans.sort(key=lambda span: (span.host, span.worker, span.started))
     frame = attribute_frame(spans, _COLUMNS)
     frame["seconds"] = [span.ended - span.started for span in spans]
