@@ -46,8 +46,8 @@ def add_rows(commands: Any) -> None:
 def add_fail_if(command: Any) -> None:
     """Add the flag for conditions on the recommended row."""
     words = (
-        "exit with 1 if this condition holds for the recommended row, such as 'speedup<3' or 'quality_drop>0.005', or if "
-        "no variant meets the goal; may be repeated"
+        "exit with 1 if this condition holds for the recommended row, such as 'speedup<3' or 'quality_drop>0.005', or "
+        "if no variant meets the goal; may be repeated"
     )
     command.add_argument("--fail-if", action="append", default=[], metavar="CONDITION", help=words)
 
