@@ -1,4 +1,4 @@
-"""The Study: a task's trials in a database, run, searched, resumed, cancelled and asked."""
+"""The Study: a task's trials in a database: run, search, resume, cancel and query them."""
 
 from __future__ import annotations
 
@@ -269,7 +269,7 @@ class Study:
         """Write the recommended variant into a folder that runs without torch, and return the folder.
 
         It holds the artifact, ``engine.json``, ``README.md`` and ``run.py``. An artifact that is no longer among the
-        study's files is made again from its recipe.
+        study's files is rebuilt from its recipe.
 
         Parameters
         ----------

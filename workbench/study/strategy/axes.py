@@ -56,7 +56,7 @@ class Axis:
         if self.name != "depth":
             return f"{WORDS[self.name]} {share:.0%}"
         blocks = plural(round(share / self.unit), "block")
-        return f"{blocks} out ({share:.0%} of the work)" if self.counted else f"{share:.0%} of the blocks out"
+        return f"{blocks} removed ({share:.0%} of the work)" if self.counted else f"{share:.0%} of the blocks removed"
 
     def short(self, share: float) -> str:
         """Return a short name for tables."""

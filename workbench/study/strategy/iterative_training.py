@@ -176,7 +176,7 @@ class IterativeTraining:
         expected = speedup_at(candidate.share, probed=axis.probed, ratio=axis.ratio)
         lost = max(0.0, self.leader.drop) + self.model.drop(candidate.share)
         figures: dict[str, float | None] = {"predicted_speedup": expected, "predicted_drop": lost}
-        context.work.notify(f"plan: training {subject}; {expected:.2f}x of {self.leader.name} is predicted")
+        context.work.notify(f"plan: training {subject}; {expected:.2f}x speedup over {self.leader.name} is predicted")
         result = self._measured(candidate, number)
         if result is None or not result.complete:
             return self._without_result(candidate, result, subject, figures)
@@ -187,12 +187,12 @@ class IterativeTraining:
             self.high = candidate.share
             self.missed = candidate if drop is not None and drop <= _NEAR * context.limit else None
             helped = self._helped(candidate, drop)
-            why = "Its drop is beyond the limit" + ("." if helped else ", and the training won too little of it back.")
+            why = "Its drop is beyond the limit" + ("." if helped else ", and training recovered too little of it.")
             context.decide("training", subject, "dropped", why, **figures)
             self._train_rounding(candidate, result, number)
             return helped
         if math.sqrt(ratio * expected) < _GAIN:  # two groups are minutes apart: the paired probe counts as much
-            why = f"It is {ratio:.2f}x of {self.leader.name}: the axis gains nothing here."
+            why = f"Its speedup over {self.leader.name} is {ratio:.2f}x: the axis gains nothing here."
             context.decide("training", subject, "dropped", why, **figures)
             return False
         better = self.best is None or (drop or 0.0) < (self.best.drop or 0.0)

@@ -18,7 +18,7 @@ _FINISH, _KEEP = 0.7, 0.4
 """A float variant on one engine takes less to finish than int8 on each."""
 NOTE = "Survey: a short training and few rounds of timing, because this technique does not lead here."
 TRAINED = "Survey: the recommended structure without int8, timed in few rounds."
-MASKED = "Survey: zeros without speed on this engine. Timed once, not evaluated."
+MASKED = "Survey: zeros do not lower the latency on this engine. Timed once, not evaluated."
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ def _log_int8(context: Context, floats: list[TrialResult], int8: list[TrialResul
         elif not result.within(context.limit):
             why = "Its drop is beyond the limit."
         elif (result.speedup_high or speedup) < before:
-            why = f"It is {speedup / before:.2f}x float on this engine."
+            why = f"Its speedup over float is {speedup / before:.2f}x on this engine."
         else:
             outcome, undecided = "kept", "Its speedup over float is undecided on this engine."
             why = undecided if speedup < before else "It is within the limit without training."
