@@ -16,6 +16,7 @@ from workbench.core.checks import given, require_int, require_positive
 from workbench.core.errors import BackendUnavailable, ConfigError, StudyError
 from workbench.core.lazy import optional_import
 from workbench.core.machine import this_site
+from workbench.study.cluster import worker_main
 from workbench.study.cluster.blobs import Blob
 from workbench.study.cluster.job import ClusterJob, JobResult, Transfer
 from workbench.study.cluster.worker_info import (
@@ -101,16 +102,13 @@ def connected(cluster: Any) -> Iterator[ClusterConnection]:
         from distributed import Client
     if isinstance(config.at, Client):
         if config.at.asynchronous or config.at.status != "running":
-            raise ConfigError(
-                "cluster: the client must be connected and not asynchronous, got one that is "
-                f"{'asynchronous' if config.at.asynchronous else config.at.status}."
-            )
+            status = "asynchronous" if config.at.asynchronous else config.at.status
+            raise ConfigError(f"cluster: the client must be connected and not asynchronous, got one that is {status}.")
         yield ClusterConnection(config.at, config)
         return
     if isinstance(config.at, str) and not _ADDRESS.fullmatch(config.at):
-        raise ConfigError(
-            f"cluster: {given(config.at)} is not the address of a Dask scheduler, such as 'tcp://head:8786'."
-        )
+        example = "such as 'tcp://head:8786'"
+        raise ConfigError(f"cluster: {given(config.at)} is not the address of a Dask scheduler, {example}.")
     try:
         client: Any = Client(config.at, timeout=config.timeout_s, set_as_default=False)
     except (OSError, ValueError, TypeError, RuntimeError, AssertionError) as error:
@@ -163,9 +161,8 @@ class ClusterConnection:
         if not able(there, gpu=self.config.gpu):
             tags = " and ".join(f"{name!r}" for name in needed(gpu=self.config.gpu))
             which = f"none of its {len(there)} workers has the resource {tags}" if there else "it has no worker"
-            raise ConfigError(
-                f"cluster {self.address}: {which}. Start some: {start_words(self.address, gpu=self.config.gpu)}"
-            )
+            command = start_words(self.address, gpu=self.config.gpu)
+            raise ConfigError(f"cluster {self.address}: {which}. Start some: {command}")
         workers, refused = self.newcomers(backends, fingerprint)
         if refused:
             raise ConfigError(f"cluster {self.address}: {' '.join(refused)} Make them alike, or stop those workers.")
@@ -177,14 +174,12 @@ class ClusterConnection:
 
     def newcomers(self, backends: Sequence[str], fingerprint: str) -> tuple[list[ClusterWorker], list[str]]:
         """Return new workers, and a sentence for each that cannot take part."""
-        from workbench.study.cluster.worker_main import probe
-
         there = self.alive()
         self._probed &= set(there)  # one that comes back is probed again
         new = [address for address in able(there, gpu=self.config.gpu) if address not in self._probed]
         self._probed |= set(new)
         options = {"workers": new, "on_error": "return"}
-        answers = self._client.run(probe, list(backends), fingerprint, **options) if new else {}
+        answers = self._client.run(worker_main.probe, list(backends), fingerprint, **options) if new else {}
         workers, refused = [], []
         for address, answer in answers.items():
             name = str(there[address].get("name", address))
@@ -198,21 +193,17 @@ class ClusterConnection:
 
     def send(self, worker: ClusterWorker, blob: Blob, fingerprint: str) -> None:
         """Send a blob to a worker, unless the worker has its content."""
-        from workbench.study.cluster.worker_main import keep
-
         if worker.held_blobs.get(blob.name) == blob.digest:
             return
-        self._client.run(keep, blob, fingerprint, workers=[worker.address])
+        self._client.run(worker_main.keep, blob, fingerprint, workers=[worker.address])
         worker.held_blobs[blob.name] = blob.digest
         self.transfers.append(Transfer(worker.name, blob.name, blob.digest, blob.size))
 
     def submit(self, worker: ClusterWorker, job: ClusterJob, number: int) -> Any:
         """Start a job on a worker; at its end ``("ended", future)`` is put into :attr:`events`."""
-        from workbench.study.cluster.worker_main import do
-
         key, resources = f"{job.unit.words}-{self.run}-{number}", needed(gpu=self.config.gpu)
         options = {"workers": [worker.address], "resources": resources, "pure": False, "retries": 0}
-        future = self._client.submit(do, job, key=key, **options)
+        future = self._client.submit(worker_main.do, job, key=key, **options)
         future.add_done_callback(lambda done: self.events.put(("ended", done)))
         return future
 
@@ -238,11 +229,11 @@ class ClusterConnection:
 
     def halt(self, futures: Iterable[Any]) -> None:
         """Stop the running jobs, and wait until their processes have ended, at most 15 s."""
-        from workbench.study.cluster.worker_main import halt
-
         end = time.monotonic() + _HALT_S
         with contextlib.suppress(Exception):  # the scheduler may be gone: jobs then end by themselves
-            while sum(self._client.run(halt, self.run, on_error="ignore").values()) and time.monotonic() < end:
+            while (
+                sum(self._client.run(worker_main.halt, self.run, on_error="ignore").values()) and time.monotonic() < end
+            ):
                 time.sleep(_POLL_S)
         self.cancel(futures)
 

@@ -12,22 +12,29 @@ from workbench.core.errors import Cancelled, ConfigError, StudyError
 from workbench.core.machine import default_threads, fingerprint_id
 from workbench.core.progress import Progress, ProgressCallback
 from workbench.core.untrusted import parse_untrusted
+from workbench.engine.backends import require_backend
 from workbench.study.config import SearchConfig
+from workbench.study.plan.recipes import check_recipes
+from workbench.study.plan.shapes import shape_words, task_shape
 from workbench.study.results.quality_limits import LEAKAGE
 from workbench.study.results.schema import TrialRow
+from workbench.study.search.executor import SearchRun, search_plan
 from workbench.study.search.goals import Goals, Objective, misses, objective_for, recommend
 from workbench.study.search.history import History, SearchResult
+from workbench.study.search.loop import SearchLoop
 from workbench.study.search.sampler import OptunaSampler, load_records, search_name
 from workbench.study.search.space import Space
+from workbench.study.search.starting_points import starting_points, training_free_points
 from workbench.study.storage.database import Store, is_stale, new_owner
 from workbench.study.storage.last_run import SEARCH
+from workbench.study.storage.session import RunSession
 from workbench.study.workers.policy import WorkerPolicy
+from workbench.study.workers.prepare_client import PackedTask, pack_task
+from workbench.study.workers.process import CancelToken, OutOfTime
 
 if TYPE_CHECKING:
     from workbench.compress.sensitivity import Sensitivity
     from workbench.study.study import Study
-    from workbench.study.workers.prepare_client import PackedTask
-    from workbench.study.workers.process import CancelToken
 
 _CHECKED_POINTS = 50
 
@@ -46,11 +53,6 @@ def search_study(
     study: Study, request: SearchRequest, config: SearchConfig, stop: CancelToken, progress: ProgressCallback
 ) -> SearchResult:
     """Search a space of recipes, engines and batch sizes; see :meth:`Study.search`."""
-    from workbench.study.plan.recipes import check_recipes
-    from workbench.study.plan.shapes import shape_words, task_shape
-    from workbench.study.search.starting_points import starting_points, training_free_points
-    from workbench.study.workers.prepare_client import pack_task
-
     started = time.monotonic()
     require_callable("search: progress", progress, takes="each Progress report")
     space = _checked_space(request.space, config)
@@ -107,8 +109,6 @@ def stored_question(store: Store, study: str) -> Objective | None:
 
 
 def _checked_space(space: Any, config: SearchConfig) -> Space:
-    from workbench.engine.backends import require_backend
-
     if not isinstance(space, Space):
         raise ConfigError(f"search: space must be a wb.Space(...), got {given(space)}.")
     continuous = [name for name, domain in space.domains.items() if domain.continuous]
@@ -134,12 +134,6 @@ def _loop(
     progress: ProgressCallback,
 ) -> tuple[int, int, str, bool]:
     """Return the numbers of new and reused points, why the search ended, and whether it was cancelled."""
-    from workbench.study.plan.shapes import task_shape
-    from workbench.study.search.executor import SearchRun, search_plan
-    from workbench.study.search.loop import SearchLoop
-    from workbench.study.storage.session import RunSession
-    from workbench.study.workers.process import OutOfTime
-
     plan = search_plan(packed.fingerprint, space.batch_sizes, threads=threads, shape=task_shape(study.task))
     rows = plan.rows(study.task.name, packed.fingerprint)
     loops: list[SearchLoop] = []

@@ -100,7 +100,7 @@ class SearchLoop:
         records = self._sampler.records()
         better = max if self._question.directions[0] == "maximize" else min
         held = [one for one in records if one.holds and one.values]
-        this = next(one for one in records if one.number == pending.number)
+        this = next(one for one in records if one.number == pending.trial.number)
         if not held or this.state != COMPLETE:
             return
         best = better(held, key=lambda one: one.values[0] if one.values else 0.0)

@@ -40,11 +40,6 @@ class PendingTrial:
     error: str | None = None
     ended: bool = False
 
-    @property
-    def number(self) -> int:
-        """The number in Optuna's study."""
-        return self.trial.number
-
 
 @contextlib.contextmanager
 def quiet_optuna() -> Iterator[None]:
@@ -160,7 +155,7 @@ class OptunaSampler:
         if pending.ended:
             return
         with quiet_optuna():
-            self._again(pending.trial.number, pending.trial._trial_id, pending.trial.params)
+            self._again(pending.trial)
 
     def requeue_abandoned(self, at_work: Callable[[str], bool]) -> int:
         """Requeue points whose search was killed; ``at_work`` returns True for trial keys claimed by a run."""
@@ -173,7 +168,7 @@ class OptunaSampler:
                 dead = owner is not None and is_stale(owner, time.time())
                 young = trial.datetime_start is not None and time.time() - trial.datetime_start.timestamp() < _TIMEOUT_S
                 if dead or not (young or (key is not None and at_work(key))):
-                    self._again(trial.number, trial._trial_id, trial.params)
+                    self._again(trial)
                     count += 1
         return count
 
@@ -200,14 +195,14 @@ class OptunaSampler:
         self._storage.remove_session()
         self._storage.engine.dispose()
 
-    def _again(self, number: int, trial_id: int, params: dict[str, Any]) -> None:
+    def _again(self, trial: optuna.Trial | optuna.trial.FrozenTrial) -> None:
         from optuna.trial import TrialState
 
         # in this order, a kill between both calls repeats the point instead of losing it
-        self._study.enqueue_trial(params)
+        self._study.enqueue_trial(trial.params)
         with _unless_ended():
-            self._storage.set_trial_user_attr(trial_id, _MARK, True)
-            self._study.tell(number, state=TrialState.FAIL)
+            self._storage.set_trial_user_attr(trial._trial_id, _MARK, True)
+            self._study.tell(trial.number, state=TrialState.FAIL)
 
 
 def load_records(storage: str, name: str) -> tuple[TrialRecord, ...]:

@@ -112,9 +112,8 @@ class Context:
     def update_finish_s(self, seconds: float, results: Sequence[TrialResult]) -> None:
         """Estimate the time of int8 from calibration to its rows by the first one, unless its rows were reused."""
         if seconds > _REUSED_S and any(result.complete for result in results):
-            seconds = max(seconds, _LEAST_FINISH_S)
-            seconds *= _AGAIN
-            self.finish_s = float(self.record.once("finish_s", lambda: round(seconds, 1)) or seconds)
+            estimate = _AGAIN * max(seconds, _LEAST_FINISH_S)
+            self.finish_s = float(self.record.once("finish_s", lambda: round(estimate, 1)) or estimate)
         else:
             self.finish_s = float(self.record.facts.get("finish_s", self.finish_s))
 
