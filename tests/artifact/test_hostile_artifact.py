@@ -13,7 +13,7 @@ from hostile_artifact import opened, places, put
 import workbench as wb
 from workbench.artifact import open_artifact
 from workbench.core.errors import WorkbenchError
-from workbench.study.bundle.readme import program
+from workbench.study.bundle.bundle import program
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from copy import deepcopy
 import workbench as wb
 from workbench.artifact import open_artifact
 from workbench.core.errors import WorkbenchError
-from workbench.study.bundle.readme import page, program
+from workbench.study.bundle.bundle import page, program
 from workbench.study.results.schema import new_row
 
 ROW = new_row(

@@ -15,8 +15,7 @@ from paths import ROOT, SUPPORT
 import workbench as wb
 from workbench.artifact import open_artifact
 from workbench.core.errors import ArtifactError, ConfigError, StudyError
-from workbench.study.bundle.bundle import engine_options, export_bundle
-from workbench.study.bundle.readme import instruction_words, page, program
+from workbench.study.bundle.bundle import engine_options, export_bundle, instruction_words, page, program
 from workbench.study.offline import export_stored
 
 WITHOUT_LAB = """
