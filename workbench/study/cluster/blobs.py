@@ -57,11 +57,6 @@ def artifact_blob(folder: Path, key: str) -> Blob:
         raise StudyError(f"The artifact {key} cannot be read in {root}: {error.strerror}.") from error
 
 
-def task_blob(packed: PackedTask) -> Blob:
-    """Return the blob of a task."""
-    return Blob.of(TASK, {f"{TASK}/whole": packed.task, f"{TASK}/build": packed.build})
-
-
 def read_task(folder: Path, fingerprint: str) -> PackedTask:
     """Return the task that :func:`write_blob` wrote into a folder."""
     whole, build = ((folder / TASK / name).read_bytes() for name in ("whole", "build"))

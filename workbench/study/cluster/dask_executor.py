@@ -16,7 +16,7 @@ from typing import Any
 from workbench.core.errors import StudyError
 from workbench.core.files import atomic_write
 from workbench.measure.comparison.latency_cost import latency_cost
-from workbench.study.cluster.blobs import Blob, artifact_blob, task_blob, write_blob
+from workbench.study.cluster.blobs import TASK, Blob, artifact_blob, write_blob
 from workbench.study.cluster.connection import ClusterConnection, ClusterWorkers
 from workbench.study.cluster.job import ClusterJob, ClusterSummary, JobResult, Span
 from workbench.study.cluster.worker_info import ClusterWorker, describe_kinds, shares_cores
@@ -60,7 +60,7 @@ class DaskExecutor(Executor):
         self._workers, self._connection, self._session = workers, connection, session
         self._files, self._stop, self._prefix_cache, self._policy = files, stop, prefix_cache, policy
         self._fingerprint = packed.fingerprint
-        self._task = task_blob(packed)
+        self._task = Blob.of(TASK, {f"{TASK}/whole": packed.task, f"{TASK}/build": packed.build})
         self._blobs: dict[str, Blob] = {}
         self._machines = tuple(describe_kinds(workers.members))
         self._running: dict[str, RunningUnit] = {}

@@ -75,12 +75,7 @@ class SearchRun(LocalExecutor):
     def do(self, trial: Trial) -> tuple[TrialRow, bool]:
         """Return the row of a trial, complete, pruned or failed, and True if it had to be run.
 
-        Raises
-        ------
-        OutOfTime, Cancelled
-            If the budget ends or the search is cancelled; the trial is left for the next run.
-        StudyError
-            If the baseline cannot be run.
+        OutOfTime and Cancelled leave the trial for the next run; StudyError if the baseline cannot be run.
         """
         self._stop.check()
         base = self._all.baseline(trial.point)

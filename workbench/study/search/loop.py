@@ -61,10 +61,7 @@ class SearchLoop:
     def run(self) -> str:
         """Search until the trials or the points of the space are used up; return the reason for the end.
 
-        Raises
-        ------
-        OutOfTime, Cancelled
-            From the runner: the interrupted point is proposed again by the next call.
+        After OutOfTime or Cancelled from the runner, the next call proposes the interrupted point again.
         """
         idle = too_long = 0
         while True:

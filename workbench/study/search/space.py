@@ -89,10 +89,7 @@ class Space:
     def propose(self, draw: Draw) -> Proposal:
         """Return the point chosen by ``draw``, which is called for each parameter in a fixed order.
 
-        Raises
-        ------
-        ConfigError, RecipeError
-            If the point is not valid, which is possible only in spaces too large to be checked whole.
+        ConfigError or RecipeError if it is not valid, which is possible only in spaces too large to be checked whole.
         """
         drawn: dict[str, Any] = {}
 
