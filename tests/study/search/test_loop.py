@@ -254,7 +254,7 @@ def test_a_point_that_another_process_has_ended_meanwhile_is_no_error(search_run
     ]
     points = [made[0].ask(), made[0].ask()]
     for point in points:  # the other one took this search for dead
-        made[1]._study.tell(point.number, state=optuna.trial.TrialState.FAIL)
+        made[1]._study.tell(point.trial.number, state=optuna.trial.TrialState.FAIL)
     made[0].tell(points[0], "complete", values=[1.0])
     made[0].requeue(points[1])
     assert [one.state for one in made[1].records()] == ["failed", "failed"]
