@@ -127,7 +127,7 @@ def add_options(command: Any, config: type[Config], names: Sequence[str]) -> Non
                 f"--{field.name.replace('_', '-')}",
                 nargs="+" if several else None,
                 type=_parser(config, field.name, kind, single=several is None),
-                metavar={int: "N", float: "X", str: "NAME"}[kind],
+                metavar="URL" if field.name == "storage" else {int: "N", float: "X", str: "NAME"}[kind],
                 help=_help(field),
             )
 
@@ -142,7 +142,8 @@ def _help(field: dataclasses.Field[Any]) -> str:
     words = str(field.metadata["option"]["help"]).replace("%", "%%")
     if field.default in (None, (), ""):
         return words
-    default = " ".join(map(str, field.default)) if isinstance(field.default, tuple) else f"{field.default}"
+    values = field.default if isinstance(field.default, tuple) else (field.default,)
+    default = " ".join(f"{value:g}" if isinstance(value, float) else f"{value}" for value in values)
     return f"{words} (default {default})"
 
 

@@ -34,7 +34,7 @@ def add_study(commands: Any) -> None:
     """Add the command."""
     command = add_command(commands, "study", "Run or resume a study in a database, and print its rows.", study)
     command.add_argument("--task", required=True, help=TASK_HELP)
-    command.add_argument("--storage", required=True, help=STORAGE_HELP)
+    command.add_argument("--storage", required=True, metavar="URL", help=STORAGE_HELP)
     command.add_argument(
         "--recipes",
         type=Path,
