@@ -221,6 +221,7 @@ def test_layers_side_by_side_by_hand(made):
     assert "untouched" not in rules_of(found.explain())
 
 
+@pytest.mark.cpu_limit(5)
 def test_a_norm_is_gone_where_the_runtime_folds_it(tiny):
     first, second = (wb.profile(tiny, backend=name, threads=1, calls=3) for name in ("torch-eager", "onnxruntime"))
     table = {row.layer: row for row in wb.compare_profiles(first, second).rows}
