@@ -11,7 +11,8 @@ from workbench.cli.rows import add_fail_if, passes
 from workbench.core.errors import ConfigError
 from workbench.report.settings import ReportSettings
 
-FLAGS = ("storage", "budget_s", "batch_sizes", "backends", "baseline", "quality_drop", "threads", "seed")
+_OWN = ("task", "output_dir", "started_at", "interactive")
+FLAGS = tuple(name for name in ReportSettings.__dataclass_fields__ if name not in _OWN)
 
 
 def add_report(commands: Any) -> None:

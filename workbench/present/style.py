@@ -13,9 +13,12 @@ from typing import Any
 INK = "#222222"
 MUTED = "#6b6b6b"
 FAINT = "#c9c9c9"
-GOOD = "#009E73"
-BAD = "#D55E00"
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+GRAY = "#7F7F7F"
+BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
+GOOD, BAD = GREEN, VERMILION
+PALE_BAND, PALE_PAUSE, PALE_BAD, DARK_BAD = "#E8E2D0", "#f0e6d2", "#F6D6C1", "#6E2C00"
+HEAT = ("#FFF8F0", "#F0B27A", BAD, DARK_BAD)
+PALETTE = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, "#000000")
 MARKERS = "os^DvPX"
 
 
@@ -40,13 +43,13 @@ class Stroke:
 
 TECHNIQUES = {
     "float": Mark("#000000", "o", "float (not compressed)"),
-    "prune": Mark("#E69F00", "s", "prune"),
+    "prune": Mark(ORANGE, "s", "prune"),
     "depth": Mark("#882255", "X", "depth pruning", 9.0),
-    "distill": Mark("#0072B2", "^", "prune + distill", 9.0),
-    "factorize": Mark("#009E73", "D", "factorize", 7.5),
-    "sparsify": Mark("#56B4E9", "v", "sparsify", 9.0),
-    "quantize": Mark("#CC79A7", "P", "quantize", 9.5),
-    "chain": Mark("#D55E00", "*", "chain", 13.0),
+    "distill": Mark(BLUE, "^", "prune + distill", 9.0),
+    "factorize": Mark(GREEN, "D", "factorize", 7.5),
+    "sparsify": Mark(SKY, "v", "sparsify", 9.0),
+    "quantize": Mark(PURPLE, "P", "quantize", 9.5),
+    "chain": Mark(VERMILION, "*", "chain", 13.0),
 }
 REFERENCE: dict[str, Any] = {
     "marker": "o",
@@ -60,7 +63,7 @@ REFERENCE: dict[str, Any] = {
 """The look of a reference row: hollow and gray."""
 SURVEY: dict[str, Any] = {"alpha": 0.45, "markeredgewidth": 0.9}
 """The look of a row at low fidelity."""
-OTHER_TECHNIQUE = Mark("#7F7F7F", "h", "other", 9.0)
+OTHER_TECHNIQUE = Mark(GRAY, "h", "other", 9.0)
 
 BACKENDS = {
     "torch-eager": Stroke("none", ":", "torch eager"),

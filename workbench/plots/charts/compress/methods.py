@@ -121,15 +121,21 @@ def plot_rank_energy(task: Any, *, conv: str = "channel", ax: Axes | None = None
 
 COLUMNS = ["importance", "scope", "ratio", "epochs", "macs", "macs_share", "quality", "recipe"]
 _LOOKS = {
-    "l2": {"color": "#0072B2", "marker": "o"},
-    "l1": {"color": "#56B4E9", "marker": "X"},
-    "bn_scale": {"color": "#CC79A7", "marker": "P"},
-    "lamp": {"color": "#009E73", "marker": "D"},
-    "taylor": {"color": "#D55E00", "marker": "^"},
-    "hessian": {"color": "#E69F00", "marker": "v"},
+    "l2": {"color": style.BLUE, "marker": "o"},
+    "l1": {"color": style.SKY, "marker": "X"},
+    "bn_scale": {"color": style.PURPLE, "marker": "P"},
+    "lamp": {"color": style.GREEN, "marker": "D"},
+    "taylor": {"color": style.VERMILION, "marker": "^"},
+    "hessian": {"color": style.ORANGE, "marker": "v"},
     "random": {"color": style.MUTED, "marker": "s"},
 }
 """Looks of the importances, in the order of the table; the control, random, is gray."""
+
+
+def _looks(importances: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Return the looks by importance; one without a look of its own gets the next of the series."""
+    others = sorted(set(importances) - set(_LOOKS))
+    return _LOOKS | {name: style.series(number + 1) for number, name in enumerate(others)}
 
 
 def pruning_data(variants: Iterable[Variant]) -> pd.DataFrame:
@@ -150,7 +156,7 @@ def pruning_data(variants: Iterable[Variant]) -> pd.DataFrame:
         whole = {"macs": first.macs_before, "macs_share": 1.0, "quality": first.quality_before}
         rows.append({**curve, **pruned, "ratio": step.ratio, "recipe": variant.recipe.label})
         rows.append({**curve, **whole, "ratio": 0.0, "recipe": "float"})
-    order = {name: place for place, name in enumerate(_LOOKS)}
+    order = {name: place for place, name in enumerate(_looks(row["importance"] for row in rows))}
     frame = pd.DataFrame(rows, columns=COLUMNS).drop_duplicates()
     keys = ["epochs", "importance", "macs_share"]
     return frame.sort_values(keys, key=lambda c: c.map(order) if c.name == "importance" else c, ignore_index=True)
@@ -199,7 +205,8 @@ def _curves(ax: Axes, part: pd.DataFrame, dash: str) -> list[Label]:
     removed = 1 - part["macs_share"]
     suffix = part["scope"].map(lambda scope: "" if scope == "local" else f", {scope}")
     curves = part.assign(removed=removed, curve=part["importance"] + suffix).sort_values("removed", kind="stable")
-    curves = curves.sort_values("importance", key=lambda c: c.map(list(_LOOKS).index), kind="stable")
-    looks = {name: {**_LOOKS[name.partition(",")[0]], "linestyle": dash} for name in set(curves["curve"])}
+    known = _looks(curves["importance"])
+    curves = curves.sort_values("importance", key=lambda c: c.map(list(known).index), kind="stable")
+    looks = {name: {**known[name.partition(",")[0]], "linestyle": dash} for name in set(curves["curve"])}
     ends = lines(ax, curves, "removed", "quality", hue="curve", looks=looks)
     return [Label("float", float(removed.max()), quality, color=style.MUTED), *ends]

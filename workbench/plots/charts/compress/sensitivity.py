@@ -22,7 +22,7 @@ _ROW, _COLUMN, _MOST_NAMED = 0.24, 0.72, 60
 _LEAST_DROP = 0.005  # half a point of accuracy: less is mostly noise
 _LEAST_DB = 3.0
 _BELOW_AXIS = 0.5  # inches: below the settings and their name
-_PALE_TO_BAD = LinearSegmentedColormap.from_list("loss", ["#FFF8F0", "#F0B27A", style.BAD, "#6E2C00"])
+_PALE_TO_BAD = LinearSegmentedColormap.from_list("loss", list(style.HEAT))
 _ACROSS = {
     "prune": "Channels removed (share of the layer)",
     "factorize": "Rank kept (share of the full rank)",

@@ -29,9 +29,9 @@ from workbench.plots.drawing.frames import attribute_frame, require
 from workbench.plots.drawing.marks import DOT, dot_rows, set_rows
 from workbench.present import style
 
-_COLORS = ("#7F7F7F", "#0072B2")
+_COLORS = (style.GRAY, style.BLUE)
 _MARKS = ("o", "s")
-_BAND = "#E8E2D0"
+_BAND = style.PALE_BAND
 _LEGEND_LINE = 28  # letters of both names that fit on one line
 
 

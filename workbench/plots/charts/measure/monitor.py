@@ -16,7 +16,7 @@ from workbench.plots.drawing.frames import require
 from workbench.present import style
 
 OWN, ALL, GPU = style.PALETTE[0], "#8c8c8c", style.GOOD
-_PAUSE = "#f0e6d2"
+_PAUSE = style.PALE_PAUSE
 _LEVELS = 3
 _LEVEL_IN = 0.16  # inches of a line of names
 _NEEDED = ("columns", "pauses", "marks", "seconds", "cost")

@@ -29,7 +29,8 @@ from workbench.plots.drawing.frames import require
 from workbench.plots.drawing.marks import BAR, set_rows
 from workbench.present import style
 
-COLORS = dict(zip(KINDS, ("#0072B2", "#D55E00", "#E69F00", "#CC79A7", "#56B4E9", "#009E73"), strict=True))
+_ORDER = (style.BLUE, style.VERMILION, style.ORANGE, style.PURPLE, style.SKY, style.GREEN)
+COLORS = dict(zip(KINDS, _ORDER, strict=True))
 """The color of each kind of operator, in every chart of profiles."""
 OUTSIDE = "outside of all nodes"
 _CUT = 2.5  # the bar of OUTSIDE is cut if it is so many times as long as the longest layer

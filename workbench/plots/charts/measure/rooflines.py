@@ -21,9 +21,9 @@ from workbench.plots.drawing.frames import attribute_frame, require
 from workbench.plots.drawing.labels import Label, Obstacles, apart, place_labels
 from workbench.present import style
 
-COLORS = {"float32": "#222222", "bfloat16": "#0072B2", "float16": "#009E73", "int8": "#CC79A7"}
+COLORS = {"float32": style.INK, "bfloat16": style.BLUE, "float16": style.GREEN, "int8": style.PURPLE}
 MARKERS = {"float32": "o", "bfloat16": "s", "float16": "D", "int8": "P"}
-_OTHER = "#7F7F7F"
+_OTHER = style.GRAY
 _NEAR = 26  # pixels between marks that share a label
 
 

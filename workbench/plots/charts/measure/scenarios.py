@@ -31,9 +31,9 @@ from workbench.present import style
 
 _EDGE: dict[str, Any] = {"markeredgecolor": style.INK, "markeredgewidth": 0.6, "linestyle": "none"}
 _PERCENTILES: dict[str, dict[str, Any]] = {
-    "p50": {"marker": "o", "color": "#0072B2", "markersize": 5.0, **_EDGE},
-    "p90": {"marker": "s", "color": "#56B4E9", "markersize": 8.5, **_EDGE},
-    "p99": {"marker": "D", "color": "#E69F00", "markersize": 8.0, **_EDGE},
+    "p50": {"marker": "o", "color": style.BLUE, "markersize": 5.0, **_EDGE},
+    "p90": {"marker": "s", "color": style.SKY, "markersize": 8.5, **_EDGE},
+    "p99": {"marker": "D", "color": style.ORANGE, "markersize": 8.0, **_EDGE},
 }
 """Looks of the percentiles. Smaller marks are drawn over larger ones, so that all are visible."""
 _VALID: dict[str, Any] = {"height": 0.56, "color": BAR}

@@ -161,7 +161,7 @@ def _seed(row: Mapping[str, Any]) -> Any:
 
 _HEIGHT = 0.56
 _GAIN: dict[str, Any] = {"facecolor": style.GOOD, "edgecolor": style.INK, "linewidth": 0.6}
-_COST: dict[str, Any] = {"facecolor": "#F6D6C1", "edgecolor": style.BAD, "linewidth": 0.6, "hatch": "////"}
+_COST: dict[str, Any] = {"facecolor": style.PALE_BAD, "edgecolor": style.BAD, "linewidth": 0.6, "hatch": "////"}
 
 
 @dataclass(frozen=True)
