@@ -17,6 +17,7 @@ import workbench as wb
 from workbench.compress.model_ops import predict_with
 from workbench.core.errors import BackendUnavailable, ConfigError
 from workbench.study.results.schema import OPTIONAL
+from workbench.study.search import api
 from workbench.study.search.sampler import quiet_optuna
 
 PRUNE = wb.maybe(wb.vary(wb.Prune, ratio=wb.choice(0.5), round_to=1))
@@ -210,12 +211,10 @@ def test_bad_arguments_are_answered_before_work_starts(shared_task, tmp_path, st
 
 @pytest.mark.slow
 def test_a_backend_that_is_not_installed_is_said(searched, monkeypatch):
-    from workbench.engine import backends
-
     def missing(name):
         raise BackendUnavailable(f"Backend {name!r} cannot run here. pip install it")
 
-    monkeypatch.setattr(backends, "require_backend", missing)
+    monkeypatch.setattr(api, "require_backend", missing)
     with pytest.raises(BackendUnavailable, match="pip install"):
         searched.study.search(SPACE)
 
