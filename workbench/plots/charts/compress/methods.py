@@ -205,8 +205,8 @@ def _curves(ax: Axes, part: pd.DataFrame, dash: str) -> list[Label]:
     removed = 1 - part["macs_share"]
     suffix = part["scope"].map(lambda scope: "" if scope == "local" else f", {scope}")
     curves = part.assign(removed=removed, curve=part["importance"] + suffix).sort_values("removed", kind="stable")
-    known = _looks(curves["importance"])
-    curves = curves.sort_values("importance", key=lambda c: c.map(list(known).index), kind="stable")
-    looks = {name: {**known[name.partition(",")[0]], "linestyle": dash} for name in set(curves["curve"])}
+    shown_looks = _looks(curves["importance"])
+    curves = curves.sort_values("importance", key=lambda c: c.map(list(shown_looks).index), kind="stable")
+    looks = {name: {**shown_looks[name.partition(",")[0]], "linestyle": dash} for name in set(curves["curve"])}
     ends = lines(ax, curves, "removed", "quality", hue="curve", looks=looks)
     return [Label("float", float(removed.max()), quality, color=style.MUTED), *ends]
