@@ -85,9 +85,18 @@ class _Launch:
 
     def _here(self) -> RunSummary:
         """Run a plan, or the default strategy without recipes, in worker processes of this machine."""
+        study, config, stop = self.study, self.config, self.stop
+        deadline, policy = TrialDeadline(stop), WorkerPolicy(config.stall_timeout_s)
+        client = PrepareClient(study.files, deadline, prefix_cache=study.prefix_cache, policy=policy)
+        with contextlib.ExitStack() as cleanup:
+            cleanup.callback(client.close, kill=True)
+            if isinstance(study._task, str):
+                client.start()  # both processes import torch at the same time
+            return self._planned(client, deadline, policy)
+
+    def _planned(self, client: PrepareClient, deadline: TrialDeadline, policy: WorkerPolicy) -> RunSummary:
         study, config, stop, recipes = self.study, self.config, self.stop, self.recipes
-        task, store, name, deadline = study.task, study._store, study.name, TrialDeadline(stop)
-        policy = WorkerPolicy(config.stall_timeout_s)
+        task, store, name = study.task, study._store, study.name
         shapes = task_shapes(task, config.shapes)
         floats = [Recipe(name="float", seed=config.seed)]
         plan = plan_for(task.fingerprint, floats if recipes is None else recipes, config, shapes=shapes)
@@ -98,29 +107,26 @@ class _Launch:
                 self.progress(Progress("study", len(rows), len(rows), plan.words(), {"plan": rows}))
                 return RunSummary(0, len(rows), 0, 0, cancelled=False, seconds=0.0)
         plan, new_points = with_earlier_baseline(plan, study._rows())
-        client = PrepareClient(study.files, deadline, prefix_cache=study.prefix_cache, policy=policy)
-        with contextlib.ExitStack() as cleanup:
-            cleanup.callback(client.close, kill=True)
-            if not store.all_complete(name, [trial.key for trial in plan.trials]):
-                client.start()  # it imports torch during the checks
-            check_recipes(plan.recipes, task)
-            packed = pack_task(task)
-            client.carry(packed)
-            stop.check()
-            with machine_lock(exclusive=True, stop=stop, notify=self._notify):
-                plan = with_fastest_baseline(plan, new_points, client.choose_threads)
-            save_question(store, name, config, default_plan=recipes is None)
-            first = plan
-            if recipes is None:
-                first = replace(plan, trials=tuple(trial for trial in plan.trials if trial.point == plan.primary))
-            rows_of_plan = first.rows(task.name, packed.fingerprint)
-            with RunSession(
-                store, name, first, rows_of_plan, quality_drop=config.quality_drop, progress=self.progress
-            ) as session:
-                place = (task, plan, session, packed, study.files, stop)
-                options: dict[str, Any] = {"client": client, "monitor": self.monitor, "policy": policy}
-                if recipes is not None:
-                    return LocalExecutor(*place, **options).work()
-                record = decision_log_for(store, name, plan, packed.fingerprint, config)
-                options |= {"budget": StrategyBudget(plan, stop), "question": PlanRequest.of(task, plan, config)}
-                return StrategyRun(*place, deadline=deadline, record=record, **options).work()
+        if not store.all_complete(name, [trial.key for trial in plan.trials]):
+            client.start()  # it imports torch during the checks
+        check_recipes(plan.recipes, task)
+        packed = pack_task(task)
+        client.carry(packed)
+        stop.check()
+        with machine_lock(exclusive=True, stop=stop, notify=self._notify):
+            plan = with_fastest_baseline(plan, new_points, client.choose_threads)
+        save_question(store, name, config, default_plan=recipes is None)
+        first = plan
+        if recipes is None:
+            first = replace(plan, trials=tuple(trial for trial in plan.trials if trial.point == plan.primary))
+        rows_of_plan = first.rows(task.name, packed.fingerprint)
+        with RunSession(
+            store, name, first, rows_of_plan, quality_drop=config.quality_drop, progress=self.progress
+        ) as session:
+            place = (task, plan, session, packed, study.files, stop)
+            options: dict[str, Any] = {"client": client, "monitor": self.monitor, "policy": policy}
+            if recipes is not None:
+                return LocalExecutor(*place, **options).work()
+            record = decision_log_for(store, name, plan, packed.fingerprint, config)
+            options |= {"budget": StrategyBudget(plan, stop), "question": PlanRequest.of(task, plan, config)}
+            return StrategyRun(*place, deadline=deadline, record=record, **options).work()

@@ -69,18 +69,27 @@ class Study:
         name: str | None = None,
         prefix_cache: bool = True,
     ) -> None:
-        from workbench.tasks.load import load_task
+        from workbench.tasks.load import is_builtin, load_task
 
         if name is not None:
             require_line("Study: name", name, error=ConfigError)
         require_bool("Study: prefix_cache", prefix_cache)
-        self.task = load_task(task)
-        self.name = name or self.task.name
+        self._task = str(task) if is_builtin(task) else load_task(task)
+        self.name = name or (self._task if isinstance(self._task, str) else self._task.name)
         self.storage = storage
         self.prefix_cache = prefix_cache
         self._store = Store(storage)
         self.files = self._store.files
         self._active = ActiveRun()
+
+    @property
+    def task(self) -> Task:
+        """The task; a built-in one is loaded on first use, so that a run's worker can import torch at the same time."""
+        if isinstance(self._task, str):
+            from workbench.tasks.load import load_task
+
+            self._task = load_task(self._task)
+        return self._task
 
     def run(
         self,

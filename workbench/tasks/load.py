@@ -63,6 +63,11 @@ def load_task(spec: str | Path | Task | Callable[[], Task]) -> Task:
     return task
 
 
+def is_builtin(spec: object) -> bool:
+    """Return whether ``spec`` names a built-in task."""
+    return isinstance(spec, str) and spec in BUILTIN
+
+
 def load_function(reference: str) -> Callable[..., Any]:
     """Return the function ``"path/to/file.py:function"`` or ``"package.module:function"``, or raise TaskError."""
     return _resolve(reference.strip(), "function", (), f"Give {_PLACES}.")[0]
