@@ -48,6 +48,18 @@ def test_spaces_and_goals_are_written_without_torch_and_optuna() -> None:
     assert loaded_after(code) == set()
 
 
+def test_a_study_of_a_built_in_task_is_opened_without_torch(tmp_path) -> None:
+    code = f"import workbench as wb\nstudy = wb.Study('digits', storage='sqlite:///{tmp_path}/s.db')"
+    assert loaded_after(f"{code}\nassert study.name == 'digits'\nstudy.close()") == {"sqlalchemy"}
+
+
+@pytest.mark.parametrize("name", ["digits", "digits_vit"])
+def test_the_name_of_a_built_in_task_is_that_of_its_studies(name: str) -> None:
+    from workbench.tasks.load import load_task
+
+    assert load_task(name).name == name
+
+
 def test_every_public_name_resolves() -> None:
     import workbench as wb
 

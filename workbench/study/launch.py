@@ -90,8 +90,9 @@ class _Launch:
         client = PrepareClient(study.files, deadline, prefix_cache=study.prefix_cache, policy=policy)
         with contextlib.ExitStack() as cleanup:
             cleanup.callback(client.close, kill=True)
-            if isinstance(study._task, str):
-                client.start()  # both processes import torch at the same time
+            rows = study._store.load(study.name).values() if isinstance(study._task, str) else ()
+            if isinstance(study._task, str) and (not rows or any(row["state"] != "complete" for row in rows)):
+                client.start()  # there is work, as far as is known without the task: both import torch at the same time
             return self._planned(client, deadline, policy)
 
     def _planned(self, client: PrepareClient, deadline: TrialDeadline, policy: WorkerPolicy) -> RunSummary:

@@ -20,6 +20,7 @@ from workbench.study.results.relative_latency import LATENCY
 from workbench.study.results.schema import TrialRow
 from workbench.study.storage.database import Store
 from workbench.study.strategy.decision_log import Decision, last_decisions
+from workbench.tasks.names import BUILTIN_NAMES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,12 +70,10 @@ class Study:
         name: str | None = None,
         prefix_cache: bool = True,
     ) -> None:
-        from workbench.tasks.load import is_builtin, load_task
-
         if name is not None:
             require_line("Study: name", name, error=ConfigError)
         require_bool("Study: prefix_cache", prefix_cache)
-        self._task = str(task) if is_builtin(task) else load_task(task)
+        self._task = task if isinstance(task, str) and task in BUILTIN_NAMES else _load(task)
         self.name = name or (self._task if isinstance(self._task, str) else self._task.name)
         self.storage = storage
         self.prefix_cache = prefix_cache
@@ -86,9 +85,7 @@ class Study:
     def task(self) -> Task:
         """The task; a built-in one is loaded on first use, so that a run's worker can import torch at the same time."""
         if isinstance(self._task, str):
-            from workbench.tasks.load import load_task
-
-            self._task = load_task(self._task)
+            self._task = _load(self._task)
         return self._task
 
     def run(
@@ -322,3 +319,9 @@ class Study:
 
     def _rows(self) -> list[TrialRow]:
         return rows_of_task(self._store.load(self.name).values(), self.task.fingerprint)
+
+
+def _load(task: Task | str) -> Task:
+    from workbench.tasks.load import load_task  # imports torch
+
+    return load_task(task)

@@ -21,10 +21,11 @@ from workbench.core.errors import TaskError, did_you_mean
 from workbench.core.untrusted import require_line
 from workbench.tasks.builtin import digits, digits_vit
 from workbench.tasks.module import prepare_module
+from workbench.tasks.names import BUILTIN_NAMES
 from workbench.tasks.sentences import minilm
 from workbench.tasks.task import Task
 
-BUILTIN = {"digits": digits, "digits_vit": digits_vit, "minilm": minilm}
+BUILTIN = dict(zip(BUILTIN_NAMES, (digits, digits_vit, minilm), strict=True))
 _PLACES = "'path/to/file.py:function' or 'package.module:function'"
 _FORMS = f"Give {', '.join(map(repr, BUILTIN))}, {_PLACES}."
 
@@ -61,11 +62,6 @@ def load_task(spec: str | Path | Task | Callable[[], Task]) -> Task:
     task = _make_task(function, text)
     task.reference = reference
     return task
-
-
-def is_builtin(spec: object) -> bool:
-    """Return whether ``spec`` names a built-in task."""
-    return isinstance(spec, str) and spec in BUILTIN
 
 
 def load_function(reference: str) -> Callable[..., Any]:

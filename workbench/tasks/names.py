@@ -1,0 +1,3 @@
+"""Names of the built-in tasks, without torch."""
+
+BUILTIN_NAMES = ("digits", "digits_vit", "minilm")
