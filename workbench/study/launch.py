@@ -90,9 +90,10 @@ class _Launch:
         client = PrepareClient(study.files, deadline, prefix_cache=study.prefix_cache, policy=policy)
         with contextlib.ExitStack() as cleanup:
             cleanup.callback(client.close, kill=True)
-            rows = study._store.load(study.name).values() if isinstance(study._task, str) else ()
-            if isinstance(study._task, str) and (not rows or any(row["state"] != "complete" for row in rows)):
-                client.start()  # there is work, as far as is known without the task: both import torch at the same time
+            if isinstance(study._task, str):  # not loaded yet: this process and the worker can import torch together
+                states = {stored.state for stored in study._store.load(study.name).values()}
+                if states != {"complete"}:
+                    client.start()
             return self._planned(client, deadline, policy)
 
     def _planned(self, client: PrepareClient, deadline: TrialDeadline, policy: WorkerPolicy) -> RunSummary:

@@ -327,3 +327,12 @@ def test_closing_waits_until_a_run_in_another_thread_has_given_its_trials_free(s
     assert job.result(1.0).cancelled
     with wb.Study(shared_task, storage=storage) as study:
         assert "running" not in {row["state"] for row in study.rows()}
+
+
+@pytest.mark.slow
+def test_a_built_in_task_by_name_is_run_and_its_rows_are_reused(tmp_path):
+    options = {"backends": ["onnxruntime"], "batch_sizes": (32,), "threads": 1}
+    for finished, reused in ((2, 0), (0, 2)):
+        with wb.Study("digits", storage=f"sqlite:///{tmp_path}/s.db") as study:
+            summary = study.run([], **options)
+            assert (summary.finished, summary.reused, summary.failed) == (finished, reused, 0)
