@@ -275,16 +275,9 @@ class Study:
         """Write the recommended variant into a folder that runs without torch, and return the folder.
 
         It holds the artifact, ``engine.json``, ``README.md`` and ``run.py``. An artifact that is no longer among the
-        study's files is rebuilt from its recipe.
-
-        Parameters
-        ----------
-        output : path
-            A new or empty folder, or an artifact, which is replaced; other files in it are refused.
-        trial : str, optional
-            The ``trial_key`` of a finished row, or its beginning; by default the row of ``best(quality_drop)``.
-        trust : bool
-            Allow a recipe that calls functions (``Distill.student``) to be applied again.
+        study's files is rebuilt from its recipe, which ``trust`` allows to call functions (``Distill.student``).
+        ``output`` is a new or empty folder, or an artifact, which is replaced; other files in it are refused.
+        ``trial`` is the ``trial_key`` of a finished row, or its beginning; by default that of ``best(quality_drop)``.
 
         Raises
         ------
