@@ -198,8 +198,12 @@ def test_the_baseline_has_a_speedup_of_one_with_the_interval_of_the_aa_test():
 def test_floors_are_those_of_the_file_when_a_study_is_opened_again(tmp_path, monkeypatch):
     monkeypatch.setattr("workbench.study.execution.timing_columns.machine_floor", lambda: 0.01)
     first = NoiseFloors(tmp_path / "noise.json")
-    first.measure(SimpleNamespace(key="k"), baseline_blocks(1.1), baseline_blocks())
+    rng = np.random.default_rng(1)
+    noisy = [[Block.of(pace * rng.lognormal(0.0, 0.1, 5)) for _ in range(9)] for pace in (2.4, 2.0)]
+    first.measure(SimpleNamespace(key="k"), *noisy)
+    stored = json.loads((tmp_path / "noise.json").read_text())["k"]
     again = NoiseFloors(tmp_path / "noise.json").of(SimpleNamespace(key="k"))
+    assert [again.ratio, again.low, again.high] == stored and again.low < again.ratio < again.high
     assert again == first.of(SimpleNamespace(key="k")) and again.low <= again.ratio <= again.high
 
 
@@ -243,7 +247,8 @@ def test_the_size_is_that_of_the_file_that_the_backend_loads(tmp_path):
     (tmp_path / "weights.safetensors").write_bytes(bytes(2**17))
     assert size_columns(tmp_path, "torch-eager")["size_mib"] == 0.125
     (tmp_path / "model.onnx").unlink()
-    assert size_columns(tmp_path, "onnxruntime")["size_mib"] is None
+    none = size_columns(tmp_path, "onnxruntime")
+    assert none["size_mib"] is None and none["notes"].keys() == {"size_mib"}
 
 
 def test_every_figure_is_a_column_and_every_note_a_sentence():
@@ -268,4 +273,16 @@ def test_few_calls_have_no_interval_and_say_why_for_both_ends():
     row = timed_columns(arm_of(), short, short, NoiseFloor())
     assert row["latency_ms_low"] is row["latency_ms_high"] is None
     assert row["notes"]["latency_ms_low"] == row["notes"]["latency_ms_high"] != ""
+    assert all(isinstance(note, str) and note for note in row["notes"].values()) and "latency_ms_p90" in row["notes"]
     assert not {"latency_ms_p50", "verdict"} & row["notes"].keys()  # steady unless the engine notes otherwise
+
+
+def test_a_difference_within_the_noise_floor_is_the_same():
+    noisy = columns(2.05, noise=NoiseFloor(floor=0.2))
+    assert noisy["verdict"] == "same" and noisy["speedup_low"] < 1 < noisy["speedup_high"]
+    assert columns(2.05)["verdict"] != "same"
+
+
+def test_conditions_of_the_baseline_and_columns_without_an_opened_engine():
+    timed = SimpleNamespace(conditions="2.0 s, idle", notes=())
+    assert baseline_columns(arm_of(), baseline_blocks(), NoiseFloor(), timed)["conditions"] == "2.0 s, idle"

@@ -41,11 +41,20 @@ def test_without_a_key_it_is_the_baseline_of_the_operating_point_with_as_many_th
         assert relative_latencies([base, variant])[1].note
 
 
+def test_a_named_baseline_that_is_not_there_and_other_threads_give_the_nearest():
+    gone = row("v", 4.0, 2.0, threads=4, baseline_key="gone")
+    assert relative_latencies([ONE, FOUR, gone])[2].ms == 4.0  # of FOUR, with as many threads
+    two = row("w", 4.0, 2.0, threads=2)
+    assert relative_latencies([ONE, two])[1].ms == 10.0
+    assert relative_latencies([ONE, {**FOUR, "trial_key": None}, two])[2].ms == 4.0  # the last of the place
+
+
 def test_a_figure_that_is_not_normalized_has_a_note():
     alone, unknown = row("v", 4.0, 2.0, latency_ms_low=3.9), row("w", 5.0)
     found = with_relative_latency([alone])[0]
     assert [found[name] for name in COLUMNS] == [4.0, 3.9, None] and "latency_ms_rel" in found["notes"]
-    assert with_relative_latency([ONE, unknown])[1]["latency_ms_rel"] == 5.0
+    of_unknown = with_relative_latency([ONE, unknown])[1]
+    assert of_unknown["latency_ms_rel"] == 5.0 and of_unknown["notes"]["latency_ms_rel"]
     assert "latency_ms_rel" not in with_relative_latency([ONE])[0]["notes"]
     waiting = with_relative_latency([row("x", None)])[0]
     assert waiting["latency_ms_rel"] is None and waiting["notes"] == {}
