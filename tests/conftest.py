@@ -77,8 +77,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     limit = item.config.getoption("--fast-limit-s") and (
         own.args[0] if own else item.config.getoption("--fast-limit-s")
     )
-    slow = report.when != "call" or not report.passed or item.get_closest_marker("slow")
-    if not slow and 0 < limit < used and (limit := limit * slowness()) < used:
+    exempt = report.when != "call" or not report.passed or item.get_closest_marker("slow")
+    if not exempt and 0 < limit < used and (limit := limit * slowness()) < used:
         report.outcome = "failed"
         report.longrepr = (
             f"Fast tests may take {limit:g} processor seconds, took {used:.1f}. Mark it slow, or shrink it."

@@ -227,7 +227,7 @@ def _parts(task: Task) -> Iterator[str]:
 
 
 def _source(thing: Callable[..., Any]) -> str:
-    """Return the text of the file that defines a function or class, or its byte code if there is no file."""
+    """Return the text of the file that defines a function or class, else its byte code."""
     while isinstance(thing, functools.partial):
         thing = thing.func
     thing = inspect.unwrap(thing)

@@ -27,7 +27,7 @@ class PanelJob:
     ``open_study`` returns the study. ``tick`` is called about twice a second with the last progress event (or None) and
     whether rows changed since the last tick, ``ended`` once after the job, with ``state`` and ``error`` set. ``state``
     is ready, running, cancelling, cancelled, finished or failed. ``error``, ``result`` and ``seconds`` are those of the
-    last run; after a cancel there is no error.
+    last run; ``error`` is None after a cancel.
     """
 
     def __init__(

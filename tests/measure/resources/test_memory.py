@@ -95,15 +95,15 @@ def test_other_systems_say_that_they_do_not_tell(monkeypatch):
 
 @pytest.mark.slow
 def test_the_largest_array_of_a_call_is_seen():
-    found = wb.trace_allocations(lambda: np.ones(2**18, np.float32), calls=3)
-    assert 1024 <= found.peak_kib < 1100 and found.left_kib < 1 and found.calls == 3
+    allocations = wb.trace_allocations(lambda: np.ones(2**18, np.float32), calls=3)
+    assert 1024 <= allocations.peak_kib < 1100 and allocations.left_kib < 1 and allocations.calls == 3
 
 
 @pytest.mark.slow
 def test_what_a_call_keeps_is_seen():
     kept = []
-    found = wb.trace_allocations(lambda: kept.append(bytearray(64 * 1024)), calls=10)
-    assert 640 <= found.left_kib < 660
+    allocations = wb.trace_allocations(lambda: kept.append(bytearray(64 * 1024)), calls=10)
+    assert 640 <= allocations.left_kib < 660
 
 
 def test_what_cannot_be_traced():

@@ -50,10 +50,10 @@ BASE = torch.tensor([[9.0, 0, 0], [0, 9, 0], [0, 0, 9], [0, 0, 9]])
 
 def changed(*rows: int) -> torch.Tensor:
     """Return outputs with another answer in some rows."""
-    found = BASE.clone()
+    outputs = BASE.clone()
     for row in rows:
-        found[row] = found[row].roll(1)
-    return found
+        outputs[row] = outputs[row].roll(1)
+    return outputs
 
 
 @pytest.mark.parametrize(("rows", "share"), [((), 1.0), ((1,), 0.75), ((0, 1, 2, 3), 0.0)])

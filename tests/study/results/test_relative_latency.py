@@ -79,9 +79,9 @@ ROW = {"latency_ms_rel": 2.0, "speedup": 5.0, "prepare_s": 80.0, "batch_size": 3
 
 
 def test_the_seconds_spent_are_those_saved_by_so_many_calls():
-    found = break_even(ROW)
-    assert found.saved_ms == 8.0 and found.calls == 10_000
-    assert found.calls * found.saved_ms / 1e3 == pytest.approx(found.spent_s)
+    result = break_even(ROW)
+    assert result.saved_ms == 8.0 and result.calls == 10_000
+    assert result.calls * result.saved_ms / 1e3 == pytest.approx(result.spent_s)
     assert break_even_text(ROW) == ("Break-even after 320 k samples: 80.0 s to build, 8.00 ms saved per batch of 32.")
 
 

@@ -22,7 +22,7 @@ class Energy:
     """Energy between start and stop.
 
     ``joules`` are above idle (or below: negative), ``total_joules`` include it; ``idle_watts`` is the subtracted power.
-    ``source`` names the summed counters, ``reason`` why there is no figure, or the part that is missing in it.
+    ``source`` names the summed counters, ``reason`` explains a missing figure or part of it.
 
     Examples
     --------

@@ -81,7 +81,7 @@ def roofline(
     Raises
     ------
     ConfigError
-        If an item has no countable work, or there are no peaks.
+        If the work of an item cannot be counted, or peaks are missing.
 
     Examples
     --------

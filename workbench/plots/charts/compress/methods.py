@@ -174,10 +174,11 @@ def plot_pruning(variants: Iterable[Variant], *, ax: Axes | None = None) -> Figu
     parts = [part for _, part in frame.groupby(frame["epochs"] > 0)]
     single = ax is not None
     axes = new_figure(1.6 + 4.4 * len(parts), 4.4, columns=len(parts))[1] if ax is None else [ax] * len(parts)
+    looks = _looks(frame["importance"])  # one for both panels
     labels: list[tuple[Axes, list[Label]]] = []
     for target, part in zip(axes, parts, strict=True):
         dash = "--" if single and not part["epochs"].any() else "-"
-        labels.append((style_axes(target), _curves(target, part, dash)))
+        labels.append((style_axes(target), _curves(target, part, looks, dash)))
         describe(target, x="MACs removed (%) ↑")
         target.set_xticks([0.0, 0.2, 0.4, 0.6, 0.8])
         target.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=""))
@@ -199,14 +200,13 @@ def _title(part: pd.DataFrame) -> tuple[str, str]:
     return "Pruned and trained", f"epochs: {span}; own scale"
 
 
-def _curves(ax: Axes, part: pd.DataFrame, dash: str) -> list[Label]:
+def _curves(ax: Axes, part: pd.DataFrame, looks: dict[str, dict[str, str]], dash: str) -> list[Label]:
     quality = float(part.loc[part["recipe"] == "float", "quality"].max())
     ax.axhline(quality, color=style.INK, linewidth=1.0, linestyle=":", zorder=1)
     removed = 1 - part["macs_share"]
     suffix = part["scope"].map(lambda scope: "" if scope == "local" else f", {scope}")
     curves = part.assign(removed=removed, curve=part["importance"] + suffix).sort_values("removed", kind="stable")
-    shown_looks = _looks(curves["importance"])
-    curves = curves.sort_values("importance", key=lambda c: c.map(list(shown_looks).index), kind="stable")
-    looks = {name: {**shown_looks[name.partition(",")[0]], "linestyle": dash} for name in set(curves["curve"])}
-    ends = lines(ax, curves, "removed", "quality", hue="curve", looks=looks)
+    curves = curves.sort_values("importance", key=lambda c: c.map(list(looks).index), kind="stable")
+    dashed = {name: {**looks[name.partition(",")[0]], "linestyle": dash} for name in set(curves["curve"])}
+    ends = lines(ax, curves, "removed", "quality", hue="curve", looks=dashed)
     return [Label("float", float(removed.max()), quality, color=style.MUTED), *ends]
