@@ -111,7 +111,7 @@ class RecipeList:
     def __init__(self, recipes: Sequence[Recipe] = (), *, on_change: Callable[[], None] = lambda: None) -> None:
         self._entries: dict[str, _Entry] = {}
         self._on_change = on_change
-        words = "default plan: choose recipes from its measurements"
+        words = "default plan: it chooses recipes"
         self.automatic = widgets.Checkbox(value=True, description=words, indent=False)
         self.automatic.observe(lambda _change: self._on_change(), names="value")
         self.view = widgets.VBox()
