@@ -138,7 +138,7 @@ def page(
     return "\n\n".join(
         (
             "Written by `python -m benchmarks.measurement --only pairs`; not edited by hand.",
-            f"Seed {seed}. {str(floor).capitalize()}. The longest comparison took {longest:.1f} s.",
+            f"Seed {seed}. {floor}. The longest comparison took {longest:.1f} s.",
             pair_table(by_share),
             beside_table(others),
             "\n".join(f"- {verdict}" for verdict in verdicts),
@@ -221,7 +221,7 @@ def measure_loads(given: argparse.Namespace, floor: NoiseFloor) -> tuple[str, bo
     text = "\n\n".join(
         (
             "Written by `python -m benchmarks.measurement --only loads`; not edited by hand.",
-            f"Seed {given.seed}. {str(floor).capitalize()}. A call of the slower arm runs the network n times where "
+            f"Seed {given.seed}. {floor}. A call of the slower arm runs the network n times where "
             "one of the faster runs it m times, so the true ratio is n to m under any load. Each pair has "
             f"{BUDGET_S_LOADED:g} s.",
             loads_table(found),

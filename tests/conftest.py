@@ -16,10 +16,12 @@ from paths import SUPPORT
 
 # Runtimes start a thread for each core that they may use, and these spin: workers of pytest-xdist that share the cores
 # would wait for each other most of the time. Tests marked `cores` need several cores and run in a process of their own.
-if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
-    _cores = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, {_cores[int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw")) % len(_cores)]})
-os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"  # not a default: a worker inherits the number of the process that started it
+    if hasattr(os, "sched_setaffinity"):
+        _cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {_cores[int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw")) % len(_cores)]})
+os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 import pytest
 from hypothesis import settings

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from workbench.artifact import load_module, save_variant
-from workbench.compress import Prune, Recipe, Recover
+from workbench.compress import Prune, Recipe, Recover, Sparsify
 from workbench.compress.graph.batchnorm import fold_batch_norms, reestimate
 from workbench.core.errors import CoverageError
 from workbench.tasks.split import Split
@@ -85,6 +85,15 @@ def test_training_and_reestimation_go_together():
     assert reasons["0"] == "trained"
     seen = variant.module[0](variant.task.train.inputs).detach().numpy()
     np.testing.assert_allclose(variant.module[1].running_mean, seen.mean((0, 2, 3)), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_a_model_that_is_a_batch_norm_is_reported_by_one_name(epochs):
+    x, y = images()
+    task = task_of(seeded(lambda: nn.BatchNorm1d(4)), x.flatten(1)[:, :4], y)
+    steps = Sparsify(0.5, allow_untouched=True), Recover(epochs=epochs, batch_norm="reestimate", allow_untouched=True)
+    layers = Recipe(*steps).apply(task).reports[-1].layers
+    assert [(layer.name, layer.touched) for layer in layers] == [("(model)", True)]
 
 
 def test_a_model_without_batch_norm_has_nothing_to_tidy():

@@ -62,6 +62,17 @@ def test_a_file_that_cannot_be_understood_is_as_none(text):
     assert cached_noise() is None
 
 
+@pytest.mark.parametrize(("batch_size", "expected"), [(None, [1, 1, 8, 8, 1, 1]), (4, [4] * 6)])
+def test_backends_and_batch_sizes_take_turns(tiny_task, monkeypatch, batch_size, expected):
+    pairs = []
+    monkeypatch.setattr(
+        noise, "_aa_pair", lambda _, name, batch, seed: pairs.append((name, batch)) or (1.01, 0.0, False)
+    )
+    backends = ["torch-eager", "onnxruntime"]
+    measure_noise(Variant.original(tiny_task), backends=backends, batch_size=batch_size, budget_s=0, keep=False)
+    assert pairs == list(zip(backends * 3, expected, strict=True))
+
+
 def test_keep_false_writes_nothing(tiny_task, monkeypatch):
     monkeypatch.setattr(noise, "_aa_pair", lambda *args, seed: (1.01, 0.0, False))
     measure_noise(Variant.original(tiny_task), backends=["onnxruntime"], budget_s=0, keep=False)

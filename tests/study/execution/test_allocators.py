@@ -7,8 +7,10 @@ import torch
 
 import workbench as wb
 from workbench.core.allocator import allocator_state
-from workbench.core.errors import ConfigError
+from workbench.core.errors import Cancelled, ConfigError
 from workbench.study.execution.allocators import AllocatorTime
+from workbench.study.execution.machine_lock import machine_lock
+from workbench.study.workers.process import CancelToken
 
 
 def _wide() -> torch.nn.Module:
@@ -43,6 +45,20 @@ def test_the_steady_allocator_takes_hardly_any_page_faults_and_keeps_memory():
     assert steady.page_faults_per_call < default.page_faults_per_call / 20
     assert steady.low <= steady.speedup <= steady.high
     assert steady.peak_rss_mib > 0
+
+
+@pytest.mark.slow
+def test_a_study_that_times_is_waited_for(monkeypatch, tmp_path):
+    monkeypatch.setenv("WORKBENCH_LOCK_DIR", str(tmp_path))
+
+    def cancel(event):
+        raise Cancelled(event.message)
+
+    with (
+        machine_lock(exclusive=True, stop=CancelToken(), notify=lambda text: None),
+        pytest.raises(Cancelled, match="waiting for another study"),
+    ):
+        wb.time_allocators(wb.Variant.original(wide_task()), batch_size=2, progress=cancel)
 
 
 def test_arguments_are_checked_before_a_process_starts():

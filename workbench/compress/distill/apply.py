@@ -220,12 +220,13 @@ def _folded(work: Work, outcome: Outcome) -> Outcome:
 def _merged(
     layers: tuple[LayerReport, ...], kinds: Mapping[str, str], reasons: Mapping[str, str], touched: Set[str]
 ) -> tuple[LayerReport, ...]:
-    """Return the reports with further reasons for some layers."""
+    """Return the reports with further reasons for some layers, which are given by their names in the module."""
     merged = {layer.name: layer for layer in layers}
     for name, reason in reasons.items():
-        old = merged.get(name)
+        shown = display_name(name)
+        old = merged.get(shown)
         if old is not None and old.touched:
-            merged[name] = replace(old, reason=f"{old.reason}; {reason}")
+            merged[shown] = replace(old, reason=f"{old.reason}; {reason}")
         else:
-            merged[name] = LayerReport(name, kinds[name], name in touched, reason)
+            merged[shown] = LayerReport(shown, kinds[name], name in touched, reason)
     return tuple(merged.values())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from workbench.compress.layer_selection import display_name
 from workbench.compress.variant import LayerReport
 from workbench.core.errors import BackendUnavailable, CoverageError, first_line
 from workbench.tasks.module import copy_module
@@ -42,7 +43,7 @@ def semi_structured(
     for name, layer in changed.named_modules():
         if isinstance(layer, nn.Linear):
             refusal = _convert(layer)
-            reports.append(LayerReport(name, "Linear", refusal is None, refusal or "2:4 sparse"))
+            reports.append(LayerReport(display_name(name), "Linear", refusal is None, refusal or "2:4 sparse"))
     if not any(report.touched for report in reports):
         reasons = "; ".join(f"{r.name}: {r.reason}" for r in reports[:5]) or "the model has no Linear"
         raise CoverageError(f"No layer can run as 2:4 sparse. {reasons}. Use Sparsify(pattern='2:4') on wide Linears.")

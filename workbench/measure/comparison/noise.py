@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 PAIR_S = 2.5
 MIN_PAIRS = 6
+BATCHES = (1, 8)
 _NORMAL = 1.96
 """Standard deviations of a two-sided 95 % interval."""
 _LEAST_FLOOR = 0.01
@@ -86,7 +87,7 @@ def measure_noise(
     variant: Variant | None = None,
     *,
     backends: Sequence[str] | None = None,
-    batch_size: int = 8,
+    batch_size: int | None = None,
     budget_s: float = 60.0,
     keep: bool = True,
     progress: ProgressCallback = ignore_progress,
@@ -103,6 +104,8 @@ def measure_noise(
         The model to load; by default that of the task ``digits``.
     backends : sequence of str, optional
         Used in rotation; by default the available ones of torch-eager, onnxruntime and openvino.
+    batch_size : int, optional
+        By default 1 and 8 in rotation: the shorter a call, the more two loads differ.
     budget_s : float
         Seconds for all pairs; at least 6 pairs are measured.
     keep : bool
@@ -116,7 +119,7 @@ def measure_noise(
     from workbench.compress.variant import Variant
     from workbench.tasks import digits
 
-    require_int("measure_noise: batch_size", batch_size)
+    batches = BATCHES if batch_size is None else (require_int("measure_noise: batch_size", batch_size),)
     require_nonnegative("measure_noise: budget_s", budget_s, unit="seconds")
     if not isinstance(variant, Variant | None):
         raise ConfigError(f"measure_noise: variant must be a Variant, got {given(variant)}.")
@@ -124,11 +127,11 @@ def measure_noise(
     names = _running() if backends is None else _named(backends)
     pairs: list[tuple[float, float, bool]] = []
     end = time.perf_counter() + budget_s
-    for number, name in enumerate(itertools.cycle(names)):
+    for number, (batch, name) in enumerate(itertools.cycle(itertools.product(batches, names))):
         if number >= MIN_PAIRS and time.perf_counter() >= end:
             break
-        progress(Progress("noise", number, 0, f"pair {number + 1}: {name}"))
-        pairs.append(_aa_pair(chosen, name, batch_size, seed=number))
+        progress(Progress("noise", number, 0, f"pair {number + 1}: {name}, batch {batch}"))
+        pairs.append(_aa_pair(chosen, name, batch, seed=number))
     floor = _floor([pair[:2] for pair in pairs], disturbed=sum(pair[2] for pair in pairs))
     if keep and not (floor.busy and (cached := cached_noise()) and not cached.busy):
         write_json(_path(), asdict(floor), indent=1)

@@ -12,9 +12,11 @@ from workbench.core.allocator import ALLOCATORS
 from workbench.core.checks import given, require_int, require_positive
 from workbench.core.errors import ConfigError, TrialFailed
 from workbench.core.machine import default_threads
+from workbench.core.progress import Progress, ProgressCallback, ignore_progress
+from workbench.study.execution.machine_lock import machine_lock
 from workbench.study.execution.timing_pool import open_arms
 from workbench.study.plan.shapes import OperatingPoint
-from workbench.study.plan.trials import planned
+from workbench.study.plan.trials import Trial, planned
 from workbench.study.workers.prepare_client import pack_task
 from workbench.study.workers.process import CancelToken
 from workbench.study.workers.protocol import examples_folder, save_arrays
@@ -58,9 +60,16 @@ class AllocatorTime:
 
 
 def time_allocators(
-    variant: Variant, *, batch_size: int = 32, threads: int | None = None, budget_s: float = 6.0
+    variant: Variant,
+    *,
+    batch_size: int = 32,
+    threads: int | None = None,
+    budget_s: float = 6.0,
+    progress: ProgressCallback = ignore_progress,
 ) -> list[AllocatorTime]:
     """Time a variant in torch eager with the default and with the steady allocator, each in a process of its own.
+
+    A study that times on this machine is waited for.
 
     Parameters
     ----------
@@ -93,16 +102,25 @@ def time_allocators(
         save_arrays(to_numpy(variant.task.examples(batch_size)), examples_folder(folder / "inputs", point))
         build = pack_task(variant.task).build
         setup = TimingSetup(folder, folder / "inputs", lambda _: folder / "artifact", build, CancelToken())
-        started = {}
-        try:
-            for allocator in ALLOCATORS:
-                options = (("allocator", allocator),)
-                trial = planned(variant.task.fingerprint, variant.recipe, "torch-eager", point, count, options)
-                started[allocator] = EngineProcess.start(trial, setup, name=allocator)
-            return _timed(started, budget_s)
-        finally:
-            for arm in started.values():
-                arm.end()
+        trials = {
+            allocator: planned(
+                variant.task.fingerprint, variant.recipe, "torch-eager", point, count, (("allocator", allocator),)
+            )
+            for allocator in ALLOCATORS
+        }
+        with machine_lock(exclusive=True, stop=setup.stop, notify=lambda text: progress(Progress("time", 0, 1, text))):
+            return _started_and_timed(trials, setup, budget_s)
+
+
+def _started_and_timed(trials: dict[str, Trial], setup: TimingSetup, budget_s: float) -> list[AllocatorTime]:
+    started: dict[str, EngineProcess] = {}
+    try:
+        for allocator, trial in trials.items():
+            started[allocator] = EngineProcess.start(trial, setup, name=allocator)
+        return _timed(started, budget_s)
+    finally:
+        for arm in started.values():
+            arm.end()
 
 
 def _timed(started: dict[str, EngineProcess], budget_s: float) -> list[AllocatorTime]:
