@@ -31,6 +31,7 @@ from workbench.export.io import LAYER_KEY, IOSpec, describe_tree, input_leaves
 from workbench.export.onnx_graph import keep_reduced_dims, with_table_sizes
 from workbench.export.onnx_integers import IntegerFeatures, dynamic_translations, integer_features, lower_integers
 from workbench.export.onnx_module import OnnxModule, unoptimized_session
+from workbench.export.operator_table import keep_operator_table
 from workbench.tasks.axes import OpenDims, alternative_sizes, axis_sizes, resize
 from workbench.tasks.trees import Tree, batch_size, call_model
 
@@ -134,6 +135,7 @@ def _write(
 def _convert(program: Any, io: IOSpec, features: IntegerFeatures) -> Any:
     try:
         with torch.no_grad(), silence_thread():
+            keep_operator_table()
             exported = torch.onnx.export(
                 program,
                 (),
