@@ -25,3 +25,15 @@ def test_another_torch_is_left_alone(monkeypatch):
     monkeypatch.delattr(_registration.ONNXRegistry, "from_torchlib")
     operator_table.keep_operator_table.__wrapped__()
     assert not hasattr(_registration.ONNXRegistry, "from_torchlib")
+
+
+def test_the_table_is_read_again_after_operators_were_registered(monkeypatch):
+    operator_table.keep_operator_table()
+
+    def entries():
+        return [meta for metas in _registration.ONNXRegistry.from_torchlib().functions.values() for meta in metas]
+
+    one, same = entries(), entries()
+    assert all(a is b for a, b in zip(one, same, strict=True))
+    monkeypatch.setattr(operator_table, "registered_operators", lambda: -1)
+    assert not all(a is b for a, b in zip(one, entries(), strict=True))

@@ -30,8 +30,8 @@ def test_pairs_of_real_engines_give_a_floor_that_is_kept(tiny_task, monkeypatch)
     assert 0.01 <= found.floor <= math.expm1(1.96 * np.max(np.abs(np.log(found.apart)))) + 0.01
     assert found.fingerprint == fingerprint_id()
     assert [event.message for event in said][:2] == [
-        "pair 1: torch-eager",
-        "pair 2: onnxruntime",
+        "pair 1: torch-eager, batch 1",
+        "pair 2: onnxruntime, batch 1",
     ]
     assert cached_noise() == found
     assert machine_floor() == found.floor
