@@ -1,4 +1,4 @@
-"""Torch's table of ONNX operators, read once in a process: torch makes it anew in each export, in 0.4 s."""
+"""Torch's table of ONNX operators, read once in a process: torch makes it anew in each export."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def keep_operator_table() -> None:
         from torch.onnx._internal.exporter._registration import ONNXRegistry
 
         read_now = ONNXRegistry.from_torchlib
-        copied_registry(ONNXRegistry(), ONNXRegistry)
+        copied_registry(ONNXRegistry())
         registered_operators()
     except (ImportError, AttributeError):  # another version of torch
         return
@@ -29,7 +29,7 @@ def keep_operator_table() -> None:
         return read_now(*arguments, **options)
 
     ONNXRegistry.from_torchlib = staticmethod(  # type: ignore[method-assign]
-        lambda *arguments, **options: copied_registry(read(registered_operators(), *arguments, **options), ONNXRegistry)
+        lambda *arguments, **options: copied_registry(read(registered_operators(), *arguments, **options))
     )
 
 
@@ -38,9 +38,9 @@ def registered_operators() -> int:
     return len(torch._C._dispatch_get_all_op_names())
 
 
-def copied_registry(table: Any, kind: Any) -> Any:
+def copied_registry(table: Any) -> Any:
     """Return a table with the same operators that can be changed alone."""
-    copy = kind()
+    copy = type(table)()
     copy._opset_version = table._opset_version
     copy.functions = {target: list(functions) for target, functions in table.functions.items()}
     return copy

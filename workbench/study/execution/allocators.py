@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from workbench.core.progress import Progress, ProgressCallback, ignore_progress
 from workbench.study.execution.machine_lock import machine_lock
 from workbench.study.execution.timing_pool import open_arms
 from workbench.study.plan.shapes import OperatingPoint
-from workbench.study.plan.trials import Trial, planned
+from workbench.study.plan.trials import planned
 from workbench.study.workers.prepare_client import pack_task
 from workbench.study.workers.process import CancelToken
 from workbench.study.workers.protocol import examples_folder, save_arrays
@@ -77,6 +78,8 @@ def time_allocators(
         By default the physical cores that this process may use.
     budget_s : float
         Seconds of timing, without the start of the two processes.
+    progress : callable
+        Receives :class:`Progress` with a message while it waits; raising Cancelled in it ends the wait.
 
     Raises
     ------
@@ -102,25 +105,17 @@ def time_allocators(
         save_arrays(to_numpy(variant.task.examples(batch_size)), examples_folder(folder / "inputs", point))
         build = pack_task(variant.task).build
         setup = TimingSetup(folder, folder / "inputs", lambda _: folder / "artifact", build, CancelToken())
-        trials = {
-            allocator: planned(
-                variant.task.fingerprint, variant.recipe, "torch-eager", point, count, (("allocator", allocator),)
-            )
-            for allocator in ALLOCATORS
-        }
-        with machine_lock(exclusive=True, stop=setup.stop, notify=lambda text: progress(Progress("time", 0, 1, text))):
-            return _started_and_timed(trials, setup, budget_s)
-
-
-def _started_and_timed(trials: dict[str, Trial], setup: TimingSetup, budget_s: float) -> list[AllocatorTime]:
-    started: dict[str, EngineProcess] = {}
-    try:
-        for allocator, trial in trials.items():
-            started[allocator] = EngineProcess.start(trial, setup, name=allocator)
-        return _timed(started, budget_s)
-    finally:
-        for arm in started.values():
-            arm.end()
+        started = {}
+        with (
+            machine_lock(exclusive=True, stop=setup.stop, notify=lambda text: progress(Progress("time", message=text))),
+            contextlib.ExitStack() as ends,
+        ):
+            for allocator in ALLOCATORS:
+                options = (("allocator", allocator),)
+                trial = planned(variant.task.fingerprint, variant.recipe, "torch-eager", point, count, options)
+                started[allocator] = EngineProcess.start(trial, setup, name=allocator)
+                ends.callback(started[allocator].end)
+            return _timed(started, budget_s)
 
 
 def _timed(started: dict[str, EngineProcess], budget_s: float) -> list[AllocatorTime]:
